@@ -71,7 +71,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     chosen = load_recipe(given.recipe).pretrain.settings
     settings = {
-        "network": chosen.network,
+        "network": chosen.network.to_dict(),
         "steps": given.steps,
         "batch": 16,
         "micro_batch": 16,

@@ -14,7 +14,6 @@ import typer
 from pydantic import BaseModel
 from pydantic._internal._docs_extraction import extract_docstrings_from_cls
 
-from models.config import NetworkConfig
 from pipeline.cli.app import app
 from pipeline.run.recipe import Recipe
 
@@ -90,8 +89,6 @@ def _sections(
     stages = {"ingest", "detect", "caption", "parse", "train_tagger", "tag", "shard", "evaluate", "settings"}
     for name, annotation, _, _, _ in _fields(model):
         inner = _section_of(annotation)
-        if name == "network":
-            inner = NetworkConfig
         if inner is not None and inner not in seen and not (prefix == "ingest." and name == "sources"):
             seen.add(inner)
             yield from _sections(inner, f"{prefix}{name}.", keyed or name in stages, seen)

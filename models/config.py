@@ -15,7 +15,8 @@ NO_OBJECTS = "no objects"
 LAYERS, LEVELS, BRANCHES = 100, 16, 1024
 """Maximum numbers of modules of a kind. Weights of strangers state them, and each takes time and memory to build."""
 SIZES, ROWS = 2**16, 2**24
-"""Maximum widths, and maximum numbers of vectors in a table. Together they keep the number of weights within 64 bits."""
+"""Maximum widths, and maximum numbers of vectors in a table. Together they keep the number of weights within 64 bits.
+"""
 
 
 class ConfigError(ValueError):

@@ -1,7 +1,7 @@
 """The loops of deformable attention's reading on a CPU, which Numba compiles at the first call, in half a second each.
 
-Shapes: N images times heads, F cells of all levels with their frames, C channels per head, B images, Q queries, M heads,
-P = LK levels times points. Arrays are flat, in the order of the letters in their names.
+Shapes: N images times heads, F cells of all levels with their frames, C channels per head, B images, Q queries, M
+heads, P = LK levels times points. Arrays are flat, in the order of the letters in their names.
 """
 
 from __future__ import annotations
@@ -227,7 +227,8 @@ def loops(C: int, P: int) -> Loops:
 
     @_compiled
     def located(places: Any, weights: Any, levels: Any, query: int, cells_P: Any, shares_4P: Any) -> Any:
-        """Writes each point's upper left cell and the shares of its four cells. Returns where in the cell it lies: x, y."""
+        """Writes each point's upper left cell and the shares of its four cells. Returns where in the cell it lies: x,
+        y."""
         lowest = load(levels.limits, 0, P)
         x = within(load(places, query * 2 * P, P), lowest, load(levels.limits, P, P))
         y = within(load(places, query * 2 * P + P, P), lowest, load(levels.limits, 2 * P, P))

@@ -78,8 +78,8 @@ def feed_forward(
 ) -> Tensor:
     """Returns N×D. On a CPU with oneDNN, the ReLU is applied where the product is written, without a pass of its own.
 
-    A compiler fuses by itself, and does not see through oneDNN's kernels. Their ReLU makes 0 of NaN: a damaged weight of
-    `inner` is found where weights are loaded, not in the result.
+    A compiler fuses by itself, and does not see through oneDNN's kernels. Their ReLU makes 0 of NaN: a damaged weight
+    of `inner` is found where weights are loaded, not in the result.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_ND.dtype
     plain = type(inner) is nn.Linear and type(outer) is nn.Linear and type(activation) is nn.ReLU

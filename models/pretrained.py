@@ -1,4 +1,5 @@
-"""Fits the query tables of a network to fewer pairs: fine-tuning on HICO-DET takes 64 of 100, a tagger one for all slots."""
+"""Fits the query tables of a network to fewer pairs: fine-tuning on HICO-DET takes 64 of 100, a tagger one for all
+slots."""
 
 from __future__ import annotations
 

@@ -17,13 +17,15 @@ from models.weights_file import WeightsError
 
 _UNSUPPORTED = re.compile(r"(?:GLOBAL|global:?) (?!GLOBAL)([\w.]+)")
 _PICKLES_OF_OLD_FILES = 4
-"""Magic number, version, system and content: what torch wrote before 1.6, each as a pickle, with the values behind them."""
+"""Magic number, version, system and content: what torch wrote before 1.6, each as a pickle, with the values behind
+them."""
 
 
 def read_torch_file(path: Path) -> Any:
     """The content of a file of torch.save: tensors, plain values and argparse.Namespace.
 
-    Values of a zip are mapped into memory, not read. Raises `WeightsError` that names the file, and the code in it if any.
+    Values of a zip are mapped into memory, not read. Raises `WeightsError` that names the file, and the code in it if
+    any.
     """
     is_zip = zipfile.is_zipfile(path)
     try:
@@ -96,7 +98,8 @@ class _Inert:
 
 
 class _Looker(pickle._Unpickler):
-    """Goes through a pickle without importing what it names, and notes the storages. The C version reserves memory by ids."""
+    """Goes through a pickle without importing what it names, and notes the storages. The C version reserves memory by
+    ids."""
 
     dispatch: ClassVar = {
         code: read for code, read in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.claims.curve import CurveSettings, CurveStage
-from models.config import NetworkConfig
 from models.pretrained import load_initial
 from models.rlip import RLIP
 from models.weights import save
@@ -78,7 +77,7 @@ def write_initial(recipe: Recipe, path: Path) -> None:
     The detector was trained with ALIF. Its fusion layers would be an advantage of that variant.
     """
     settings = recipe.pretrain.settings
-    network = RLIP(NetworkConfig.from_dict(settings.network | {"fusion": "none"}), settings.tokenizer)
+    network = RLIP(replace(settings.network, fusion="none"), settings.tokenizer)
     load_initial(network, settings.pretrained, settings.tokenizer)
     path.parent.mkdir(parents=True, exist_ok=True)
     save(network, path)

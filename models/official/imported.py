@@ -66,8 +66,8 @@ _LEFT_OUT = (
     "transformer.enc_output",
     "transformer.pos_trans",
 )
-"""In RLIP, classes are texts, and the encoder proposes no boxes as that of a two-stage detector does. The decoder's own box
-heads duplicate the top-level ones."""
+"""In RLIP, classes are texts, and the encoder proposes no boxes as that of a two-stage detector does. The decoder's own
+box heads duplicate the top-level ones."""
 _ADDED = (
     "obj_bbox_embed.",
     "obj_class_embed.",
@@ -78,7 +78,8 @@ _ADDED = (
     "transformer.verb_decoder.",
     "verb_tgt_embed.",
 )
-"""What the authors' `convert_parameters_*.py` add to a detector, whose own parameters stay beside it. All are copies."""
+"""What the authors' `convert_parameters_*.py` add to a detector, whose own parameters stay beside it. All are copies.
+"""
 
 
 def from_detector(

@@ -1,6 +1,7 @@
 """The processes of a training run, and the few things that they tell each other beside gradients.
 
-They exchange JSON and arrays, as tensors of bytes. The object collectives of torch unpickle what arrives, so none is used.
+They exchange JSON and arrays, as tensors of bytes. The object collectives of torch unpickle what arrives, so none is
+used.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Ranks:
     def prove(self, secret: bytes) -> None:
         """Proves to every other process that this one knows the secret, and demands the same proof of each.
 
-        Nothing else that others send may be trusted before. Raises `RetryableError` when another does not know the secret.
+        Nothing else that others send may be trusted before. Raises `RetryableError` when another does not know the
+        secret.
         """
         challenges = [secrets.token_bytes(32) for _ in range(self.count)]
         received = self._swapped(challenges)

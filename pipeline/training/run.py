@@ -1,8 +1,7 @@
-"""Runs a whole training for a stage: prepares it, launches its processes, and collects what they made."""
+"""Runs a whole training run for a stage: prepares it, launches its processes, and collects their results."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from models.config import NO_OBJECTS
@@ -28,7 +27,7 @@ def prepare(config: TrainConfig) -> dict[str, Path]:
         needed = "an image with a box" if config.kind == "pretrain" else "an image with a relation between its boxes"
         raise FatalError(
             f"nothing to train on: the {config.kind} training set lacks {needed}; check what ingest rejected, and what stage "
-            "shard left out, such as the images of data.test (pretrain.allow_overlap)"
+            "shard excluded, such as the images of data.test (pretrain.allow_overlap)"
         )
     if not vocabulary_file.is_file():
         statistics = [read_table(path) for path in sorted({shard.statistics for shard in config.shards})]
@@ -36,14 +35,13 @@ def prepare(config: TrainConfig) -> dict[str, Path]:
         if not vocabulary.predicates.names and config.settings.loss.predicates:
             raise FatalError(
                 "nothing to learn predicates from: no image of the training set has a relation; lower shard.threshold, name a "
-                "dataset with relations in data.mix, or set loss.predicates = 0 to learn boxes alone"
+                "dataset with relations in data.mix, or set loss.predicates = 0 to learn boxes only"
             )
-        network = config.settings.network
         if config.settings.tokenizer is not None:
             copy_tokenizer(config.settings.tokenizer, tokenizer)
         else:
             names = (*vocabulary.objects.names, *vocabulary.predicates.names, NO_OBJECTS)
-            make_tokenizer(names, network["text"]["vocabulary"], tokenizer)
+            make_tokenizer(names, config.settings.network.text.vocabulary, tokenizer)
         vocabulary.save(vocabulary_file, image_size=config.settings.whole_size)
     return {VOCABULARY: vocabulary_file, **tokenizer_files(tokenizer)}
 
@@ -53,10 +51,9 @@ def run_training(config: TrainConfig, report: ReportProgress, worker: str = WORK
 
     `worker`: the module that each process runs.
     """
-    kept = prepare(config)
+    files: dict[str, Path] = {MODEL: config.work / MODEL, **prepare(config)}
     summary = launch(config, report, worker)
-    files: Mapping[str, Path] = {MODEL: config.work / MODEL, **kept}
     if (config.work / CALIBRATION).is_file():
-        files = {**files, CALIBRATION: config.work / CALIBRATION}
+        files[CALIBRATION] = config.work / CALIBRATION
     table = MetricsLog(config.work / METRICS_LOG).table()
     return Output(table, files, rows_in=summary.images, rows_out=summary.images, facts=summary.model_dump())

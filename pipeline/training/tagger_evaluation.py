@@ -103,10 +103,10 @@ def check_tagger(
 ) -> TaggerCheck:
     """Scores every ordered pair of boxes for the names of the held-out images, and measures this against the relations.
 
-    The names are the most frequent ones of these images, and others up to the number that a step has. Processes share the
-    images, and all return the same. Proposals imitate those of captions: all pairs of boxes of the two categories of
-    each given relation, and of some relations that only other images have. For proposals, a relation with a `symmetric`
-    predicate holds both ways. The network is left in training mode.
+    The names are the most frequent ones of these images, and others up to the number that a step has. Processes share
+    the images, and all return the same. Proposals imitate those of captions: all pairs of boxes of the two categories
+    of each given relation, and of some relations that only other images have. For proposals, a relation with a
+    `symmetric` predicate holds both ways. The network is left in training mode.
     """
     assert isinstance(network, RelationTagger)
     count = min(len(source), most)
@@ -262,8 +262,9 @@ def _scored(
     settings: TrainingSettings,
     device: torch.device,
 ) -> Scored | None:
-    """Returns scores and truth of one image, counted anew from the first after the last; None if it can't be read, or has no
-    relation of known predicate and categories. The network runs in any case, as it does in the other processes."""
+    """Returns scores and truth of one image, counted anew from the first after the last; None if it can't be read, or
+    has no relation of known predicate and categories. The network runs in any case, as it does in the other processes.
+    """
     sample, whole = _read(source, image % len(source), settings.whole_size)
     known = index_by_name(names.predicates)
     places = index_by_name(names.objects)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.config import NO_OBJECTS, NetworkConfig
+from models.config import NO_OBJECTS
 from models.losses import SetCriterion, TaggerCriterion
 from models.network import Network, Size
 from models.predictions import Predictions, Target
@@ -172,11 +172,6 @@ def full_precision(predictions: Predictions) -> Predictions:
     return Predictions(**tensors, auxiliary=[full_precision(layer) for layer in predictions.auxiliary])
 
 
-def network_config(settings: TrainingSettings) -> NetworkConfig:
-    """Returns the network configuration of the settings."""
-    return NetworkConfig.from_dict(settings.network)
-
-
 def start_from(network: Network, initial: Path | None, tokenizer: Path, say: Callable[[str], None]) -> None:
     """Loads the weights of a file into the network, if one is given, and says what of the network stays random.
 
@@ -191,7 +186,7 @@ class PretrainTask:
 
     def __init__(self, settings: TrainingSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
         self._settings, self._vocabulary, self._folder = settings, vocabulary, tokenizer
-        self._config = network_config(settings)
+        self._config = settings.network
         self._criterion = SetCriterion(settings.loss, official_compat=settings.official)
         self._tokenizer = LabelTokenizer(tokenizer, self._config.text)
 
@@ -233,7 +228,7 @@ class TaggerTask:
 
     def __init__(self, settings: TaggerSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
         self._settings, self._vocabulary, self._folder = settings, vocabulary, tokenizer
-        self._config = network_config(settings)
+        self._config = settings.network
         self._criterion = TaggerCriterion(settings.loss, official_compat=settings.official)
         self._tokenizer = LabelTokenizer(tokenizer, self._config.text)
 
@@ -289,7 +284,8 @@ def pair_queries(targets: Sequence[Target]) -> PairQueries:
 
 
 def names_for_noise(names: int, images: int, official_compat: bool) -> int:
-    """Returns from how many first object names wrong labels are drawn: all. The authors read the images axis by mistake."""
+    """Returns from how many first object names wrong labels are drawn: all. The authors read the images axis by
+    mistake."""
     return min(names, images) if official_compat else names
 
 

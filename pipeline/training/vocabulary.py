@@ -130,7 +130,8 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class TrainedNames:
-    """What the vocabulary beside weights tells who uses them: label names, and the longest side of the training's images."""
+    """What the vocabulary beside weights tells who uses them: label names, and the longest side of the training's
+    images."""
 
     image_size: Annotated[int, Field(ge=32)]
     objects: tuple[str, ...] = ()
@@ -138,7 +139,8 @@ class TrainedNames:
 
     @classmethod
     def read(cls, path: Path) -> TrainedNames:
-        """Reads a file that anyone may have written. Raises `FatalError` for anything but what `Vocabulary.save` writes."""
+        """Reads a file that anyone may have written. Raises `FatalError` for anything but what `Vocabulary.save`
+        writes."""
         return read_json(path, cls, "copy it again from the training's weights")
 
 

@@ -79,7 +79,7 @@ def test_without_the_newest_checkpoint_a_training_goes_on_from_the_one_before(wo
     assert checkpoints(work).steps() == [3, 2]
     damage(checkpoints(work).path(3), how)
     notes = run(work, shard)
-    assert "checkpoint step-00000003 is damaged and left out: " in notes
+    assert "checkpoint step-00000003 is damaged and ignored: " in notes
     assert "continuing from the checkpoint of step 2" in notes
     assert outcome(work) == undisturbed
     assert checkpoints(work).steps() == [6, 4] and (work / CHECKPOINTS / "damaged-step-00000003").is_dir()
@@ -89,7 +89,7 @@ def test_without_any_sound_checkpoint_it_begins_again_and_says_so(work, shard, u
     run(work, shard, stop_after=3)
     for step in checkpoints(work).steps():
         damage(checkpoints(work).path(step), "a byte")
-    assert "no checkpoint is sound: training from the beginning" in run(work, shard)
+    assert "every checkpoint is damaged: training from the beginning" in run(work, shard)
     assert outcome(work) == undisturbed
 
 

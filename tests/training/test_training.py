@@ -96,7 +96,7 @@ def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undistu
 def test_two_nodes_end_with_the_bits_of_one(work, shard, undisturbed, address):
     with agent(address, work, worker=WORKER) as other:
         assert launch(config(work, shard, processes=1, nodes=2, address=address), ignore).processes == 2
-        assert "the training finished" in end_of(other)[1]
+        assert "the training run finished" in end_of(other)[1]
     assert outcome(work) == undisturbed
 
 

@@ -1,4 +1,7 @@
-"""Saves and restores training runs: small states at once, large ones by a process of their own (docs/training.md)."""
+"""Saves and restores training runs: small states at once, large ones by a process of their own (docs/training.md).
+
+The trainer pays for a copy in memory; the process that writes it does what is slow.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,11 @@ _ALIGNMENT = 64
 
 
 class Snapshot:
-    """Memory that holds one copy at a time. `file` is its descriptor, which a child process inherits."""
+    """A copy of tensors in memory that another process can read, laid out as a safetensors file.
+
+    The header also says where each tensor lies in the whole, in the format of torch.distributed.checkpoint, whose reader
+    puts the parts together. `file` is the descriptor of the memory, which a child process inherits.
+    """
 
     def __init__(self) -> None:
         self.file = os.memfd_create("checkpoint", 0)
@@ -110,42 +117,46 @@ _MODEL, _FIRST, _SECOND, _STEPS, _EMA = "model.", "exp_avg.", "exp_avg_sq.", "st
 
 
 class TrainingState:
-    """The tensors of one process, all views of what the training works with, so that reading changes them in place."""
+    """The tensors of one process that the next step depends on, by name.
+
+    `model.`: parameters and buffers; `exp_avg.`, `exp_avg_sq.` and `steps.`: AdamW's state of a parameter; `ema.`: averages.
+    All are views of what the trainer works with, so that reading changes them in place.
+    """
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.AdamW, ema: Ema | None) -> None:
         self._network, self._optimizer, self._ema = network, optimizer, ema
 
     def tensors(self, rank: int) -> dict[str, Tensor]:
-        """Returns what this process has to write: its parts of sharded tensors and, if it is the first, all others."""
-        found = self._network_tensors()
+        """Returns what this process has to write: its parts of sharded tensors and, as rank 0, all others."""
+        tensors = self._network_tensors()
         for name, parameter in self._network.named_parameters():
             if state := self._optimizer.state.get(parameter):
-                found |= {_FIRST + name: state["exp_avg"], _SECOND + name: state["exp_avg_sq"]}
-                found[_STEPS + name] = state["step"].reshape(1)
-        return {name: value for name, value in found.items() if rank == 0 or isinstance(value, DTensor)}
+                tensors |= {_FIRST + name: state["exp_avg"], _SECOND + name: state["exp_avg_sq"]}
+                tensors[_STEPS + name] = state["step"].reshape(1)
+        return {name: value for name, value in tensors.items() if rank == 0 or isinstance(value, DTensor)}
 
     def load(self, folder: Path) -> None:
         """Reads a checkpoint of any number of processes, sharded or not.
 
-        Raises ValueError when it is one of another network.
+        Raises ValueError for a checkpoint of another network.
         """
         reader = HuggingFaceStorageReader(str(folder))
         there = reader.read_metadata().state_dict_metadata
-        found = self._network_tensors()
-        self._require_same(there, found)
+        tensors = self._network_tensors()
+        self._require_same(there, tensors)
         steps: dict[Tensor, Tensor] = {}
         for name, parameter in self._network.named_parameters():
             if _FIRST + name not in there:
                 continue
             averages = {kind: torch.zeros_like(parameter) for kind in ("exp_avg", "exp_avg_sq")}
             steps[parameter] = torch.zeros(1, device=parameter.device)
-            found |= {_FIRST + name: averages["exp_avg"], _SECOND + name: averages["exp_avg_sq"]}
-            found[_STEPS + name] = steps[parameter]
+            tensors |= {_FIRST + name: averages["exp_avg"], _SECOND + name: averages["exp_avg_sq"]}
+            tensors[_STEPS + name] = steps[parameter]
             # A fused kernel reads the number of steps on the device of the weights.
             self._optimizer.state[parameter] = {"step": steps[parameter].reshape(()), **averages}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
-            dcp.load(found, storage_reader=reader, no_dist=True)
+            dcp.load(tensors, storage_reader=reader, no_dist=True)
 
     def _network_tensors(self) -> dict[str, Tensor]:
         state = {_MODEL + name: _at_least_1d(value) for name, value in self._network.state_dict().items()}
@@ -164,7 +175,7 @@ class TrainingState:
 
 
 def _at_least_1d(value: Tensor) -> Tensor:
-    """The reader of safetensors can't read a part of a scalar."""
+    """Makes a vector of a scalar, of which the reader of safetensors can't read a part."""
     return value.reshape(1) if value.dim() == 0 else value
 
 
@@ -172,7 +183,7 @@ MIB = 2**20
 
 
 class Checkpointer:
-    """The checkpoints of one training. A failed write never stops it: the next one is another try."""
+    """The checkpoints of one training run. A failed write never stops it: the next checkpoint is another try."""
 
     def __init__(
         self,
@@ -183,7 +194,7 @@ class Checkpointer:
         is_sharded: bool,
         warn: Callable[[str], None],
     ) -> None:
-        """`warn` tells a person, in a sentence, that a checkpoint could not be written or was damaged."""
+        """`warn` receives a sentence for people when a checkpoint could not be written or is damaged."""
         self._state, self._settings, self._ranks, self._warn = state, settings, ranks, warn
         self._folder = CheckpointFolder(work / CHECKPOINTS)
         self._parts = ranks.count if is_sharded else 1
@@ -191,18 +202,18 @@ class Checkpointer:
         self._writer: subprocess.Popen[str] | None = None
         self._writing: int | None = None
         self.waited = 0.0
-        """Seconds for which the training stood still for checkpoints."""
+        """Seconds for which the training run waited for checkpoints."""
         self.written: int | None = None
         """Step of the newest checkpoint."""
 
     def steps(self) -> Iterator[int]:
-        """Yields the steps that have a checkpoint, newest first. The folder is only read when the first is asked for."""
+        """Yields the steps that have a checkpoint, newest first. The folder is not read before the first is taken."""
         yield from self._folder.steps()
 
     def load(self) -> dict[str, Any] | None:
-        """Restores the newest sound checkpoint. Returns what `save` was given as `about`; None where there is no checkpoint.
+        """Restores the newest undamaged checkpoint. Returns what `save` took as `about`; None where there is no checkpoint.
 
-        Damaged ones are told of and set aside. Raises `FatalError` for one of another network or version.
+        Damaged ones are reported and renamed. Raises `FatalError` for one of another network or version.
         """
         chosen, record, complaints = self._ranks.agreed(self._choose() if self._ranks.rank == 0 else (0, {}, []))
         for complaint in complaints if self._ranks.rank == 0 else ():
@@ -230,16 +241,17 @@ class Checkpointer:
             try:
                 return step, self._folder.record(step), complaints
             except ValueError as error:
-                complaints.append(f"checkpoint {self._folder.path(step).name} is damaged and left out: {error}")
+                complaints.append(f"checkpoint {self._folder.path(step).name} is damaged and ignored: {error}")
                 self._folder.set_aside(step)
         if complaints:
-            complaints.append("no checkpoint is sound: training from the beginning")
+            complaints.append("every checkpoint is damaged: training from the beginning")
         return 0, {}, complaints
 
     def save(self, step: int, about: dict[str, Any], spared: Collection[int] = ()) -> None:
-        """Copies the state, and has it written while the training goes on. It only waits for an unfinished earlier write.
+        """Copies the state, which is written while the training run goes on. It only waits for an unfinished earlier
+        write.
 
-        `spared`: steps whose checkpoints stay, however old.
+        `spared`: steps whose checkpoints are kept, however old.
         """
         self.finish()
         started = time.monotonic()
@@ -252,28 +264,23 @@ class Checkpointer:
             except OSError as error:
                 self._end({"error": f"no memory for a copy of the weights: {error.strerror}"})
             else:
-                self._write(self._request(step, size, about, spared), self._snapshot)
+                request = Request(
+                    folder=str(self._folder.path(step).parent),
+                    step=step,
+                    rank=self._ranks.rank,
+                    parts=self._parts,
+                    bytes=size,
+                    state={"about": about},
+                    keep=self._settings.keep_checkpoints,
+                    keep_every=self._settings.milestone_every,
+                    spared=list(spared),
+                    beside=[METRICS_LOG],
+                )
+                if size < self._settings.write_aside * MIB:
+                    self._end(answer(request, self._snapshot.file))
+                else:
+                    self._send(request, self._snapshot)
         self.waited += time.monotonic() - started
-
-    def _request(self, step: int, size: int, about: dict[str, Any], spared: Collection[int]) -> Request:
-        return Request(
-            folder=str(self._folder.path(step).parent),
-            step=step,
-            rank=self._ranks.rank,
-            parts=self._parts,
-            bytes=size,
-            state={"about": about},
-            keep=self._settings.keep_checkpoints,
-            keep_every=self._settings.milestone_every,
-            spared=list(spared),
-            beside=[METRICS_LOG],
-        )
-
-    def _write(self, request: Request, snapshot: Snapshot) -> None:
-        if request["bytes"] < self._settings.write_aside * MIB:
-            self._end(answer(request, snapshot.file))
-        else:
-            self._ask(request, snapshot)
 
     def finish(self) -> None:
         """Waits until the write under way is done, and warns if it failed."""
@@ -300,7 +307,7 @@ class Checkpointer:
         if self._snapshot is not None:
             self._snapshot.close()
 
-    def _ask(self, request: Request, snapshot: Snapshot) -> None:
+    def _send(self, request: Request, snapshot: Snapshot) -> None:
         if self._writer is None:
             self._writer = subprocess.Popen(
                 [sys.executable, "-m", "pipeline.training.checkpoints.folder", str(snapshot.file)],
@@ -314,14 +321,14 @@ class Checkpointer:
             self._writer.stdin.write(json.dumps(request) + "\n")
             self._writer.stdin.flush()
         except BrokenPipeError:
-            pass  # `finish` finds that it has ended
+            pass  # `finish` notices that it has ended
 
     def _end(self, result: dict[str, str]) -> None:
         step, self._writing = self._writing, None
         assert step is not None
         if "error" in result:
             give_up(self._folder, step, self._ranks.rank, self._parts)
-            last = f"the last one is of step {self.written}" if self.written else "there is none before it"
+            last = f"the last one is of step {self.written}" if self.written else "there is no earlier one"
             self._warn(f"the checkpoint of step {step} could not be written ({result['error']}); {last}")
         else:
             self.written = step

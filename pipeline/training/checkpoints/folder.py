@@ -1,7 +1,13 @@
-"""The checkpoints of a training run on disk: `step-00000500/` and so on, each complete from the moment its name exists."""
+"""The checkpoints of a training run on disk: `step-00000500/` and so on, each complete from the moment its name exists.
+
+`python -m pipeline.training.checkpoints.folder FILE` writes them from memory that it shares with a trainer: one request as
+a JSON line on its input, one answer as a JSON line on its output, {} or {"error": "..."}. Nothing here imports torch, so
+that this process starts at once and takes little memory.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -25,7 +31,7 @@ from storage.json_files import read_json, sealed_json
 
 FORMAT = 3
 RECORD = "checkpoint.json"
-"""What a checkpoint holds: its step, the files with sizes and checksums, and the state that is no tensor."""
+"""File with the step, the other files with their sizes and checksums, and the state that is not a tensor."""
 _NAME = re.compile(r"step-(\d{8,})")
 _CHUNK = 2**24
 
@@ -41,15 +47,15 @@ class CheckpointFolder:
         return self._folder / f"step-{step:08d}"
 
     def aside(self, step: int) -> Path:
-        """Returns the folder in which that checkpoint is written."""
+        """Returns the folder in which that checkpoint is written before it gets its name."""
         return self._folder / f".step-{step:08d}.new"
 
     def steps(self) -> list[int]:
         """Returns the steps that have a checkpoint, newest first, without looking into them."""
         if not self._folder.is_dir():
             return []
-        found = [_NAME.fullmatch(path.name) for path in self._folder.iterdir() if path.is_dir()]
-        return sorted((int(match[1]) for match in found if match), reverse=True)
+        names = [_NAME.fullmatch(path.name) for path in self._folder.iterdir() if path.is_dir()]
+        return sorted((int(match[1]) for match in names if match), reverse=True)
 
     def newest(self) -> int:
         """Returns the step of the newest checkpoint; 0 without one."""
@@ -77,7 +83,7 @@ class CheckpointFolder:
         return record
 
     def set_aside(self, step: int) -> None:
-        """Takes the name from a damaged checkpoint, so that none counts it as the newest. It is kept for people to look at."""
+        """Renames a damaged checkpoint, so that it no longer counts as the newest. It is kept for people to look at."""
         damaged = self._folder / f"damaged-step-{step:08d}"
         shutil.rmtree(damaged, ignore_errors=True)
         self.path(step).rename(damaged)
@@ -88,7 +94,7 @@ class CheckpointFolder:
             shutil.rmtree(path, ignore_errors=True)
 
     def discard(self, step: int) -> None:
-        """Removes a checkpoint. Its name goes first, so that no half of it is left under it."""
+        """Removes a checkpoint. It is renamed first, so that no half of it is ever left under its name."""
         aside = self._folder / f".step-{step:08d}.old.new"
         shutil.rmtree(aside, ignore_errors=True)
         self.path(step).rename(aside)
@@ -109,20 +115,16 @@ class CheckpointFolder:
 
 def checksum(file: Path) -> str:
     """Returns the XXH3 checksum of a file, in hexadecimal digits."""
-    digest = xxhash.xxh3_128()
     with file.open("rb") as data:
-        while chunk := data.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(data, xxhash.xxh3_128).hexdigest()
 
 
-_CHUNK = 2**24
 _SECONDS_TO_WAIT = 120
-"""How long the first process waits for the parts of the others."""
+"""How long rank 0 waits for the parts of the others."""
 
 
 class Request(TypedDict):
-    """Asks for the part of one process in a checkpoint; the first process completes the checkpoint."""
+    """Asks for the part of one process in a checkpoint; rank 0 completes the checkpoint."""
 
     folder: str
     step: int
@@ -131,12 +133,12 @@ class Request(TypedDict):
     """Number of processes that write a part."""
     bytes: int
     state: dict[str, Any]
-    """What the record holds beside the files."""
+    """What the record has besides the files."""
     keep: int
     keep_every: int | None
     spared: list[int]
     beside: list[str]
-    """Files of the work folder that a resumption needs too."""
+    """Other files of the work folder that are needed to resume."""
 
 
 def write(request: Request, memory: int) -> None:
@@ -146,15 +148,15 @@ def write(request: Request, memory: int) -> None:
     aside.mkdir(parents=True, exist_ok=True)
     name = _name(request["rank"], request["parts"])
     check = _copy(memory, aside / name, request["bytes"])
-    note = aside / f"{name}.json"
-    note.with_suffix(".new").write_text(json.dumps({"bytes": request["bytes"], "check": check}))
-    note.with_suffix(".new").rename(note)
+    done = aside / f"{name}.json"
+    done.with_suffix(".new").write_text(json.dumps({"bytes": request["bytes"], "check": check}))
+    done.with_suffix(".new").rename(done)
     if request["rank"] == 0:
         _complete(checkpoints, request)
 
 
 def give_up(checkpoints: CheckpointFolder, step: int, rank: int, parts: int) -> None:
-    """Says that a part will not come. The first process then removes the others, in place of waiting."""
+    """Says that a part will not come. Rank 0 then removes the others instead of waiting."""
     aside = checkpoints.aside(step)
     with suppress(OSError):
         if rank == 0:
@@ -190,15 +192,15 @@ def _complete(checkpoints: CheckpointFolder, request: Request) -> None:
     step, parts = request["step"], request["parts"]
     aside = checkpoints.aside(step)
     until = time.monotonic() + _SECONDS_TO_WAIT
-    while len(notes := sorted(aside.glob(f"*-of-{parts:05d}.safetensors.json"))) < parts:
+    while len(done := sorted(aside.glob(f"*-of-{parts:05d}.safetensors.json"))) < parts:
         if any(aside.glob("*.failed")):
             raise FileNotFoundError("another process could not write its part of the checkpoint")
         if time.monotonic() > until:
-            raise TimeoutError(f"only {len(notes)} of {parts} processes wrote their part of the checkpoint")
+            raise TimeoutError(f"only {len(done)} of {parts} processes wrote their part of the checkpoint")
         time.sleep(0.02)
-    files = {note.name.removesuffix(".json"): json.loads(note.read_text()) for note in notes}
-    for note in notes:
-        note.unlink()
+    files = {part.name.removesuffix(".json"): json.loads(part.read_text()) for part in done}
+    for part in done:
+        part.unlink()
     record = {"format": FORMAT, "step": step, "files": files} | request["state"]
     (aside / RECORD).write_bytes(sealed_json(record))
     LOCAL.sync_file(aside / RECORD)
@@ -222,7 +224,7 @@ def answer(request: Request, memory: int) -> dict[str, str]:
 
 if __name__ == "__main__":
     die_with_parent(os.getppid())
-    # Whoever asks the training to stop means its trainer, which needs a last checkpoint.
+    # A request to stop is meant for the trainer, which needs a last checkpoint.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     for line in sys.stdin:

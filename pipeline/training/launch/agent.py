@@ -36,13 +36,13 @@ _LEAVE_SECONDS = 5.0
 
 
 def join(address: str, folder: Path, stay: bool = False, worker: str = WORKER) -> int:
-    """Takes part in the training run of the coordinator at `address`; `folder` is its store, or a folder in it, on a file
-    system that all nodes share.
+    """Takes part in the training run of the coordinator at `address`; `folder` is its store, or a folder in it, on a
+    file system that all nodes share.
 
-    Returns the exit code: 0 when the training run finished or this process was asked to leave, 1 when it failed, 3 when the
-    coordinator is lost. With `stay`, it waits for the next training run instead, until it is asked to leave. Relative paths in
-    the settings must mean the same here as on the coordinator: start both in the same folder. Raises `FatalError` for an
-    invalid address.
+    Returns the exit code: 0 when the training run finished or this process was asked to leave, 1 when it failed, 3 when
+    the coordinator is lost. With `stay`, it waits for the next training run instead, until it is asked to leave.
+    Relative paths in the settings must mean the same here as on the coordinator: start both in the same folder. Raises
+    `FatalError` for an invalid address.
     """
     try:
         split_address(address)
@@ -72,7 +72,8 @@ class Agent:
     def run(self) -> int:
         """Takes part in one training run. Returns the exit code.
 
-        Waits without limit until the coordinator listens. SIGTERM makes the whole training run write a checkpoint and stop.
+        Waits without limit until the coordinator listens. SIGTERM makes the whole training run write a checkpoint and
+        stop.
         """
         print(f"waiting for a training run at {self._address}", flush=True)
         coordinator = Coordinator.wait_for(self._address, lambda: self.leaving)
@@ -221,9 +222,7 @@ class Coordinator:
         most = _PATIENCE * self.command.node_timeout if self.command else _COMMAND_SECONDS
         return f"has been silent for {seconds:.0f} s" if seconds > most else None
 
-    def send(
-        self, kind: Literal["running", "ended"], round_number: int, failures: Sequence[Failure] = ()
-    ) -> None:
+    def send(self, kind: Literal["running", "ended"], round_number: int, failures: Sequence[Failure] = ()) -> None:
         """Changes the state of this node that the coordinator reads."""
         self._state = NodeState(kind=kind, name=self.own_name, round=round_number, failures=tuple(failures))
 

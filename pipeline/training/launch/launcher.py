@@ -1,4 +1,5 @@
-"""Runs a training run on the coordinator: starts its ranks and those of the other nodes, and restarts all when one is lost."""
+"""Runs a training run on the coordinator: starts its ranks and those of the other nodes, and restarts all when one is
+lost."""
 
 from __future__ import annotations
 
@@ -37,10 +38,10 @@ _TAIL = 15
 def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) -> Summary:
     """Runs the ranks of a training run to their end. The model is then in `config.work`.
 
-    This must be called from the main thread: only there do signals interrupt it. When a rank is lost, all restart from the
-    last checkpoint, at most `settings.restarts` times without a newer one. Raises `FatalError` for an error that a rank
-    reports as such, otherwise `RetryableError` with the cause and the end of the log. On any other exception (Ctrl-C, a
-    cancelled flow) the ranks get time to write a checkpoint first.
+    This must be called from the main thread: only there do signals interrupt it. When a rank is lost, all restart from
+    the last checkpoint, at most `settings.restarts` times without a newer one. Raises `FatalError` for an error that a
+    rank reports as such, otherwise `RetryableError` with the cause and the end of the log. On any other exception
+    (Ctrl-C, a cancelled flow) the ranks get time to write a checkpoint first.
 
     With several nodes, `config.work` is on a file system that all of them share, under the same path.
     """
@@ -74,7 +75,8 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
 def _run_round(
     config: TrainConfig, config_file: Path, members: tuple[int, ...], nodes: Nodes, log: _Log, worker: str
 ) -> Failure | None:
-    """Runs the ranks of all members until they end. Returns why they did, or None when they finished or stopped on request."""
+    """Runs the ranks of all members until they end. Returns why they did, or None when they finished or stopped on
+    request."""
     nodes.start_round(members)
     placement = _placement(config, members, nodes.round, config_file.parent)
     ranks = RankProcesses(config_file, config, placement, log.path, worker)
@@ -131,7 +133,8 @@ def _stop(ranks: RankProcesses, nodes: Nodes, seconds: float, log: _Log) -> None
 
 
 class _Log:
-    """The log of the ranks of this node, to which the launcher adds lines, and the progress that rank 0 writes beside it."""
+    """The log of the ranks of this node, to which the launcher adds lines, and the progress that rank 0 writes beside
+    it."""
 
     def __init__(self, work: Path, report: ReportProgress) -> None:
         self.path = work / LOG

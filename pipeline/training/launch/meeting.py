@@ -47,9 +47,9 @@ def meeting(config: TrainConfig) -> Iterator[Path]:
 def join(config_file: Path, config: TrainConfig) -> Ranks:
     """Joins this process to the others of its training run, as the environment describes them.
 
-    Raises `FatalError` when the machine lacks the GPU that is asked for, `RetryableError` when another program answers in
-    place of a rank, and `RuntimeError` when a rank does not join within `collective_timeout`, which is also the longest that
-    any later collective waits.
+    Raises `FatalError` when the machine lacks the GPU that is asked for, `RetryableError` when another program answers
+    in place of a rank, and `RuntimeError` when a rank does not join within `collective_timeout`, which is also the
+    longest that any later collective waits.
     """
     count, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     device = choose_device(config.settings.device, int(os.environ.get("LOCAL_RANK", 0)))

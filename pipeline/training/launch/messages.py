@@ -1,7 +1,7 @@
 """The messages of nodes, as JSON in a store: a command of the coordinator to all, and the state of each other node.
 
-A message is a state, not an event: it is written again and again with a higher heartbeat, so that missing one does no harm,
-and a writer whose heartbeat stands still is known to be gone.
+A message is a state, not an event: it is written again and again with a higher heartbeat, so that missing one does no
+harm, and a writer whose heartbeat stands still is known to be gone.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Command(Settings):
 
     heartbeat: int = 0
     kind: Literal["wait", "run", "stop", "end", "finished", "failed"]
-    """wait: for the next round. run: train in round `round`. stop: make the ranks write a checkpoint and end. end: end them
-    at once. finished, failed: the training run is over."""
+    """wait: for the next round. run: train in round `round`. stop: make the ranks write a checkpoint and end. end: end
+    them at once. finished, failed: the training run is over."""
     round: int = 0
     members: tuple[int, ...] = ()
     """Numbers of the nodes in the round. The coordinator is 0."""
@@ -51,7 +51,8 @@ class NodeState(Settings):
     heartbeat: int = 0
     name: str
     kind: Literal["waiting", "running", "ended", "left"]
-    """waiting: for a round. running, ended: the ranks of round `round`. left: the node has left, and may join again under another number."""
+    """waiting: for a round. running, ended: the ranks of round `round`. left: the node has left, and may join again
+    under another number."""
     round: int = 0
     failures: tuple[Failure, ...] = ()
     """Failures of the ranks of round `round`."""

@@ -12,14 +12,15 @@ from pipeline.training.launch.rank_processes import WORKER
 from storage.errors import FatalError, RetryableError
 
 LEAVING_SECONDS = 600.0
-"""Seconds to wait for nodes that were asked to leave. Each ends by itself after the `stop_timeout` of its training run."""
+"""Seconds to wait for nodes that were asked to leave. Each ends by itself after the `stop_timeout` of its training run.
+"""
 
 
 def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False, worker: str = WORKER) -> int:
     """Joins the training run at `address` with so many whole nodes of the Ray cluster that this machine is in.
 
-    This machine is the coordinator, so it is not among them. Returns the highest exit code of the nodes.
-    Raises `FatalError` when Ray is not installed or the cluster has too few nodes, `RetryableError` when a node is lost. On
+    This machine is the coordinator, so it is not among them. Returns the highest exit code of the nodes. Raises
+    `FatalError` when Ray is not installed or the cluster has too few nodes, `RetryableError` when a node is lost. On
     any other exception (Ctrl-C) the nodes get time to stop the training run with a checkpoint.
     """
     try:
@@ -45,8 +46,8 @@ def lend_nodes(
 ) -> Iterator[list[Any]]:
     """Lets other nodes than this join the training run at `address` while the context lasts. Yields their tasks.
 
-    `ray` is the module, connected to the cluster. At its end, the nodes get time to stop the training run with a checkpoint. Raises
-    `FatalError` when the cluster has too few nodes.
+    `ray` is the module, connected to the cluster. At its end, the nodes get time to stop the training run with a
+    checkpoint. Raises `FatalError` when the cluster has too few nodes.
     """
     own = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != own and "CPU" in node["Resources"]]

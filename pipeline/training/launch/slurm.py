@@ -46,13 +46,15 @@ kill "$joined" 2>/dev/null
 wait "$joined"
 """
 _MARGIN = 30
-"""Seconds before the time limit, in addition to the training run's `stop_timeout`, at which Slurm asks the script to end."""
+"""Seconds before the time limit, in addition to the training run's `stop_timeout`, at which Slurm asks the script to
+end."""
 _SECTIONS = ("train_tagger", "pretrain.settings")
 """Sections of a recipe that describe training runs."""
 
 
 def training_overrides(nodes: int, gpus: int | None) -> list[str]:
-    """Returns the settings, as for `--set`, that let all training runs of a recipe use that many nodes and GPUs of each."""
+    """Returns the settings, as for `--set`, that let all training runs of a recipe use that many nodes and GPUs of
+    each."""
     processes = [f"{section}.processes={gpus}" for section in _SECTIONS] if gpus else []
     return [*processes, *(f"{section}.nodes={nodes}" for section in _SECTIONS)]
 
@@ -70,8 +72,8 @@ def sbatch_script(
 ) -> str:
     """Returns the script. `name` is that of the run, `store` its folder, `gpus` the number per node.
 
-    Slurm sends SIGTERM to the script `stop_timeout` seconds and some more before the time limit; the training run then writes a
-    checkpoint, and the script puts the job back into the queue.
+    Slurm sends SIGTERM to the script `stop_timeout` seconds and some more before the time limit; the training run then
+    writes a checkpoint, and the script puts the job back into the queue.
     """
     options = {
         "job-name": f"rlip-{name}",

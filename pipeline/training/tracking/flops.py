@@ -1,4 +1,7 @@
-"""The floating-point operations (FLOPs) of training steps: a few are counted, the others estimated from those."""
+"""The floating-point operations (FLOPs) of training steps: a few are counted, the others estimated from those.
+
+`view_flops` counts before a training run begins, on a network without values.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.rlip import RLIP
 from pipeline.data.images.training_view import DRAWS, STRIDE, training_views
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.task import network_config
 
 COUNTED = 4
 """Steps that are counted."""
@@ -22,9 +24,9 @@ COUNTED = 4
 class StepFlops:
     """The FLOPs of steps by the pixels of their batch.
 
-    Counting changes the order in which gradients are added up, and so their last bits. A step is therefore counted in an
-    extra pass, the gradients of which are thrown away, and only the first steps of a process are. All processes count the
-    same steps, because losses wait for those of the other processes.
+    Counting changes the order in which gradients are added up, and so their last bits. A step is therefore counted in
+    an extra pass, the gradients of which are thrown away, and only the first steps of a process are. All processes
+    count the same steps, because losses wait for those of the other processes.
     """
 
     def __init__(self, device: torch.device, most: int | None = None) -> None:
@@ -42,7 +44,8 @@ class StepFlops:
         self._counted.append((pixels, count_flops(step, self._device)))
 
     def of(self, pixels: int) -> int:
-        """Returns the FLOPs of a step: a linear function of the pixels, fitted to the counted steps; 0 before the first.
+        """Returns the FLOPs of a step: a linear function of the pixels, fitted to the counted steps; 0 before the
+        first.
 
         The constant part is that of the texts; what depends on more than the number of pixels is averaged.
         """
@@ -56,11 +59,11 @@ class StepFlops:
 def count_flops(step: Callable[[], object], device: torch.device) -> int:
     """Runs a step on a device and returns the floating-point operations that it took.
 
-    The random numbers of torch go on, there and on the CPU, as if it had not run.
+    Torch's random numbers continue, there and on the CPU, as if it had not run.
 
-    Counts what `torch.utils.flop_counter` knows: matrix products, convolutions and attention, where a multiplication and an
-    addition are two operations. Operations per element, such as activations, are left out, as is usual for MFU. What
-    activation checkpointing computes again counts too.
+    Counts what `torch.utils.flop_counter` knows: matrix products, convolutions and attention, where a multiplication
+    and an addition are two operations. Operations per element, such as activations, are left out, as is usual for MFU.
+    What activation checkpointing computes again counts too.
     """
     with torch.random.fork_rng([device] if device.type == "cuda" else []), FlopCounterMode(display=False) as counter:
         step()
@@ -74,7 +77,7 @@ TOKENS = 5
 
 
 class ViewFlops(NamedTuple):
-    """What a training computes for each image that it sees."""
+    """What a training run computes for each image that it sees."""
 
     flops: float
     height: int
@@ -86,11 +89,11 @@ def view_flops(settings: TrainingSettings) -> ViewFlops:
     """Returns the FLOPs of the forward and backward pass for one view of an image, and the size of the batches.
 
     Losses are left out, as is what activation checkpointing computes again. A tagger counts as the network that finds
-    its own pairs. It takes some seconds and no memory to speak of, because tensors have shapes alone.
+    its own pairs. It takes some seconds and hardly any memory, because tensors have shapes alone.
     """
     images = min(settings.micro_batch, settings.batch)
     height, width = _padded_sides(settings, images)
-    config = replace(network_config(settings), tagger=False)
+    config = replace(settings.network, tagger=False)
     with torch.device("meta"):
         network = RLIP(config, None).train()
         pixels = torch.empty(images, 3, height, width)

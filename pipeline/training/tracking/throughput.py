@@ -38,20 +38,20 @@ class Throughput:
     def values(self) -> dict[str, float]:
         """Returns the metrics by name.
 
-        images_per_second; data_wait: share of the time that is spent waiting for data; padding: share of the batches' pixels
-        that shows no image; memory_gib: as in `memory_gib`; mfu: model FLOPs utilisation, i.e. FLOPs / (seconds · peak),
-        with the waiting included (PaLM, arXiv 2204.02311, appendix B), where the FLOPs and the peak are known.
+        images_per_second; data_wait: share of the time that is spent waiting for data; padding: share of the batches'
+        pixels that shows no image; memory_gib: as in `memory_gib`; mfu: model FLOPs utilisation, i.e. FLOPs / (seconds
+        · peak), with the waiting included (PaLM, arXiv 2204.02311, appendix B), where the FLOPs and the peak are known.
         """
         seconds = max(self.waited + self.worked, 1e-9)
-        found = {
+        values = {
             "images_per_second": self.images / seconds,
             "data_wait": self.waited / seconds,
             "padding": 1 - self.shown_pixels / max(self.batch_pixels, 1),
             "memory_gib": self.memory_gib,
         }
         if self.peak and self.flops:
-            found["mfu"] = self.flops / (seconds * self.peak)
-        return found
+            values["mfu"] = self.flops / (seconds * self.peak)
+        return values
 
 
 class StepTimer:
@@ -70,11 +70,12 @@ class StepTimer:
         self._clear()
 
     def loaded(self) -> None:
-        """A batch is there; the time since the last call was spent waiting for it."""
+        """Counts the time since the last call as spent waiting for a batch."""
         self._waited += self._lap()
 
     def trained(self, images: int, shown_pixels: int, batch_pixels: int, flops: int = 0) -> None:
-        """A step is over. `images` of all processes, pixels and FLOPs of this one; `flops` 0: not counted."""
+        """Counts the time since the last call as that of a step. `images` of all processes, pixels and FLOPs of this
+        one; `flops` 0: not counted."""
         self._worked += self._lap()
         self._steps += 1
         self._images += images
@@ -83,7 +84,7 @@ class StepTimer:
         self._flops += flops
 
     def pause(self) -> None:
-        """Leaves out the time since the last call, for what is no part of a step, such as a checkpoint."""
+        """Excludes the time since the last call, which was no part of a step, such as a checkpoint."""
         self._lap()
 
     def take(self) -> Throughput:
@@ -115,8 +116,9 @@ class StepTimer:
 def memory_gib(device: torch.device) -> float:
     """Returns the memory of this process in GiB.
 
-    On a GPU that is the most that PyTorch had allocated there so far. On a CPU it is the proportional set size (PSS), which
-    divides shared memory by the processes that share it, or the resident set size where the system does not tell the PSS.
+    On a GPU that is the most that PyTorch had allocated there so far. On a CPU it is the proportional set size (PSS),
+    which divides shared memory by the processes that share it, or the resident set size where the system does not
+    report the PSS.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
@@ -147,14 +149,14 @@ _PEAKS: tuple[tuple[str, dict[Precision, float]], ...] = (
     (r"V100-PCIE.*", {"tf32": 14.0, "float32": 14.0}),
     (r"T4", {"tf32": 8.1, "float32": 8.1}),
 )
-"""Device name, as PyTorch tells it without the maker's → dense TFLOP/s by precision."""
+"""Device name in PyTorch, without the maker's → dense TFLOP/s by precision."""
 _MAKER = re.compile(r"^(NVIDIA|Tesla)\s+")
 
 
 def device_peak(device: torch.device, precision: Precision) -> float:
     """Returns the FLOP/s that a device can do: the vendor's dense figure, otherwise a measured one (`measured_peak`).
 
-    `precision` is that of the training.
+    `precision` is that of the training run.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
