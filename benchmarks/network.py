@@ -38,7 +38,6 @@ from models.rlip import RLIP
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.optimizer import gradient_norm, make_optimizer, update
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.task import full_precision
 
 TOKENS = 5
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -123,7 +122,7 @@ def forward_call(workload: Workload, network: RLIP, precision: str, remember: bo
     def call() -> Predictions:
         with torch.inference_mode(), autocast(precision):
             texts = remembered if remember else workload.texts(network)
-            return full_precision(network.predict(pixels, None, *texts))
+            return network.predict(pixels, None, *texts).float()
 
     return call
 
@@ -141,7 +140,7 @@ def step_call(workload: Workload, network: RLIP, precision: str) -> Callable[[],
         optimizer.zero_grad(set_to_none=True)
         with autocast(precision):
             objects, predicates = workload.texts(network)
-            predictions = full_precision(network.predict(pixels, None, objects, predicates))
+            predictions = network.predict(pixels, None, objects, predicates).float()
         loss = criterion(predictions, targets, predicates.float())["loss"]
         loss.backward()
         update(optimizer, gradient_norm(parameters).item(), settings.max_grad_norm)

@@ -1,6 +1,7 @@
-"""Gated bidirectional attention between image tokens and texts (docs/networks.md, 3).
+"""How images and texts are fused: by gated attention in the encoder (ALIF), or at the end as in RLIPv1
+(docs/networks.md, 3).
 
-Shapes: B images, V image tokens, T texts, D image width, E text width, M heads, C channels per head.
+Shapes: B images, V image tokens, Q queries, T texts, D image width, E text width, M heads, C channels per head.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from models.layers import SelfAttention
 
 
 class Fusion(nn.Module):
-    """Lets image tokens read from texts and texts from image tokens, by one table of logits; each has a gate.
+    """Gated attention: image tokens read from texts and texts from image tokens, by one table of logits.
 
     The residual starts from the layer-normalised input, as in the authors' code: out = LN(x) + gate * delta.
     """
@@ -79,13 +80,14 @@ class _BidirectionalAttention(nn.Module):
 
 
 class LanguageLayer(nn.Module):
-    """RoBERTa's layer without positions, so that the order of texts does not matter. Parameter names are RoBERTa's."""
+    """A post-norm transformer layer over the set of label texts: RoBERTa's, with its parameter names, but without
+    positions, so that the order of texts does not matter."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.attention = _Attention(config)
+        self.attention = _TextAttention(config)
         self.intermediate = _Dense(config.hidden, config.feedforward)
-        self.output = _Output(config.feedforward, config)
+        self.output = _TextOutput(config.feedforward, config)
 
     def forward(self, texts_BTD: Tensor, key_padding_mask_BT: Tensor | None) -> Tensor:
         """Returns B×T×D. Texts whose `key_padding_mask_BT` is True are not attended to."""
@@ -94,12 +96,12 @@ class LanguageLayer(nn.Module):
         return self.output(inner, attended_BTD)
 
 
-class _Attention(nn.Module):
+class _TextAttention(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.heads, self.dropout = config.heads, config.dropout
         self.self = nn.ModuleDict({n: nn.Linear(config.hidden, config.hidden) for n in ("query", "key", "value")})
-        self.output = _Output(config.hidden, config)
+        self.output = _TextOutput(config.hidden, config)
 
     def forward(self, texts_BTD: Tensor, key_padding_mask_BT: Tensor | None) -> Tensor:
         query, key, value = (
@@ -119,7 +121,7 @@ class _Dense(nn.Module):
         self.dense = nn.Linear(inputs, outputs)
 
 
-class _Output(nn.Module):
+class _TextOutput(nn.Module):
     def __init__(self, inputs: int, config: TextConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(inputs, config.hidden)
@@ -131,14 +133,16 @@ class _Output(nn.Module):
 
 
 class LateFusion(nn.Module):
-    """Cross-modal encoder over one sequence of decoded queries and texts; the image tokens never see the texts.
+    """RLIPv1's cross-modal encoder over one sequence of decoded queries and texts (RLIP-ParSeD, Yuan et al., 2022).
+
+    The image tokens never see the texts.
 
     It has as many layers as a decoder; in the heads, each of them stands for a decoder layer.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.decoder_layers))
+        self.layers = nn.ModuleList(_LateLayer(config) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(config.width)
 
     def forward(
@@ -158,7 +162,7 @@ class LateFusion(nn.Module):
         return fused
 
 
-class _Layer(nn.Module):
+class _LateLayer(nn.Module):
     """A pre-norm transformer layer with the authors' parameter names."""
 
     def __init__(self, config: NetworkConfig) -> None:

@@ -1,11 +1,12 @@
-"""Predictions of a network: scores and boxes of subject-object pairs.
+"""Predictions of a network, the ground truth that they are compared with, and the scored pairs that evaluation reads.
 
-Shapes: B images, P pairs, To object texts (the last stands for "no objects"), Tv predicate texts.
+Shapes: K layers, B images, P predicted pairs, N true pairs, To object texts (the last stands for "no objects"), Tv
+predicate texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -41,37 +42,24 @@ class Predictions:
         """Returns the tensors of this layer by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Predictions:
+        """Returns predictions with every tensor of every layer changed."""
+        changed = {name: change(value) for name, value in self.tensors().items()}
+        return Predictions(**changed, auxiliary=[layer.map(change) for layer in self.auxiliary])
 
-@dataclass
-class StackedPredictions:
-    """`Predictions` with a leading axis of K layers: the last decoder layer first, then the auxiliary ones."""
+    def float(self) -> Predictions:
+        """Returns the same predictions in 32 bits, which losses and matching need, whatever the network computed in."""
+        return self.map(Tensor.float)
 
-    subject_logits: Tensor
-    object_logits: Tensor
-    predicate_logits: Tensor
-    subject_boxes: Tensor
-    object_boxes: Tensor
-
-    @classmethod
-    def of(cls, predictions: Predictions) -> StackedPredictions:
-        """Stacks predictions with their auxiliary ones."""
-        layers = [predictions, *predictions.auxiliary]
-        return cls(
-            subject_logits=torch.stack([x.subject_logits for x in layers]),
-            object_logits=torch.stack([x.object_logits for x in layers]),
-            predicate_logits=torch.stack([x.predicate_logits for x in layers]),
-            subject_boxes=torch.stack([x.subject_boxes for x in layers]),
-            object_boxes=torch.stack([x.object_boxes for x in layers]),
-        )
-
-    def float(self) -> StackedPredictions:
-        """Returns the same predictions in 32 bits."""
-        return StackedPredictions(**{name: value.float() for name, value in vars(self).items()})
+    def stacked(self) -> Predictions:
+        """Returns logits and boxes with a leading axis of K layers: this layer first, then the auxiliary ones."""
+        layers, names = [self, *self.auxiliary], self.tensors().keys() - {"predicate_features"}
+        return Predictions(**{name: torch.stack([getattr(layer, name) for layer in layers]) for name in names})
 
 
 @dataclass
 class Target:
-    """The N true pairs of one image; boxes are cxcywh, normalised by the image size without padding."""
+    """The ground truth of one image, N pairs; boxes are cxcywh, normalised by the image size without padding."""
 
     subject_labels: Tensor
     """N int64, indices into the object texts"""
@@ -90,24 +78,6 @@ class Target:
         """Returns the same target with boxes and predicates in 32 bits."""
         floats = ("subject_boxes", "object_boxes", "predicates")
         return replace(self, **{name: getattr(self, name).float() for name in floats})
-
-
-def check_finite(values: Mapping[str, Tensor], network: nn.Module) -> None:
-    """Raises `FloatingPointError` that names the values that are not finite and the network's damaged weight, if any.
-
-    A network does not check its own predictions, because that waits for the device. Whoever reads them checks them.
-    """
-    sound = torch.stack([value.isfinite().all() for value in values.values()])
-    if sound.all():
-        return
-    name = list(values)[int(sound.int().argmin())]
-    damaged = next((name for name, weight in network.named_parameters() if not weight.isfinite().all()), None)
-    advice = (
-        f"the weight {damaged} has one too: load undamaged weights, or train with a lower learning rate"
-        if damaged
-        else "all weights are finite: look for bad values in the images, or for weights too large for the precision"
-    )
-    raise FloatingPointError(f"{name}: a value is NaN or infinite; {advice}")
 
 
 @dataclass
@@ -168,3 +138,22 @@ def _pairs(predictions: Predictions, sizes: list[tuple[int, int]]) -> list[Pairs
 
 def _scored(pairs: Pairs, confidence_P: Tensor) -> Pairs:
     return Pairs(**(vars(pairs) | {"predicate_scores": pairs.predicate_scores * confidence_P[:, None]}))
+
+
+def check_finite(values: Mapping[str, Tensor], network: nn.Module) -> None:
+    """Raises `FloatingPointError` that names the values that are not finite and the network's damaged weight, if any.
+
+    A network does not check its own predictions, because that would wait for the device. Whoever reads them checks
+    them.
+    """
+    sound = torch.stack([value.isfinite().all() for value in values.values()])
+    if sound.all():
+        return
+    name = list(values)[int(sound.int().argmin())]
+    damaged = next((name for name, weight in network.named_parameters() if not weight.isfinite().all()), None)
+    advice = (
+        f"the weight {damaged} has one too: load undamaged weights, or train with a lower learning rate"
+        if damaged
+        else "all weights are finite: look for bad values in the images, or for weights too large for the precision"
+    )
+    raise FloatingPointError(f"{name}: a value is NaN or infinite; {advice}")

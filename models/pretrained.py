@@ -1,5 +1,4 @@
-"""Fits the query tables of a network to fewer pairs: fine-tuning on HICO-DET takes 64 of 100, a tagger one for all
-slots."""
+"""Starts a network from the weights of another, as far as they have the same names."""
 
 from __future__ import annotations
 
@@ -14,43 +13,16 @@ from models.network import Network
 from models.weights import load
 from models.weights_file import by_part
 
-PER_PAIR = {
-    "tgt_embed.weight": 2,
-    "verb_tgt_embed.weight": 2,
-    "refpoint_embed.weight": 2,
-    "query_embed.weight": 2,
-    "transformer.verb_tgt.weight": 2,
-    "transformer.verb_query_embed.weight": 1,
-}
-"""Table → its rows per pair. With two, the first half of the rows belongs to subjects, the second to objects."""
-
-
-def fits_fewer_pairs(name: str, given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether a table of shape `given` holds the queries of a network with fewer pairs, whose table has shape `wanted`."""
-    return name in PER_PAIR and len(given) == 2 and given[1:] == wanted[1:] and given[0] > wanted[0]
-
-
-def first_pairs(name: str, table: Tensor, rows: int, official_compat: bool = False) -> Tensor:
-    """Returns the rows of the first pairs, `rows` in number.
-
-    `official_compat`: the first rows of the table, as the authors take them. Some objects then start from queries of
-    subjects, and no subject keeps its object.
-    """
-    if PER_PAIR[name] == 1 or official_compat:
-        return table[:rows]
-    subjects, objects = table.chunk(2)
-    return torch.cat((subjects[: rows // 2], objects[: rows // 2]))
-
 
 @dataclass(frozen=True)
 class Loaded:
-    """What became of a network's tensors, and of those of the file that it starts from. Names are sorted."""
+    """Which tensors of a network come from the file that it starts from. Names are sorted."""
 
     path: Path
     taken: list[str]
     """Names whose values come from the file."""
     random: list[str]
-    """Names in the network that the file lacks; they keep their random start."""
+    """Names in the network that the file lacks; they keep their random values."""
     left_out: list[str]
     """Names in the file that the network has no place for."""
 
@@ -65,26 +37,55 @@ class Loaded:
         return sentence
 
 
-def load_initial(network: Network, path: Path, tokenizer: Path | None) -> Loaded:
+def load_pretrained(network: Network, path: Path, tokenizer: Path | None) -> Loaded:
     """Loads weights of this project, of any kind and architecture, into the tensors of the same names.
 
     Of a file for more pairs, the first pairs are taken.
     Raises `FileNotFoundError`, or ValueError when the file holds no weights or a shape differs; then the network is
     unchanged.
     """
-    given, own = load(path, tokenizer).state_dict(), network.state_dict()
-    taken = own.keys() & given.keys()
+    saved, own = load(path, tokenizer).state_dict(), network.state_dict()
+    taken = own.keys() & saved.keys()
     for name in taken:
-        if fits_fewer_pairs(name, tuple(given[name].shape), tuple(own[name].shape)):
-            given[name] = first_pairs(name, given[name], len(own[name]), network.config.official_compat)
-    if unfit := [name for name in own if name in taken and given[name].shape != own[name].shape]:
+        if fits_fewer_pairs(name, tuple(saved[name].shape), tuple(own[name].shape)):
+            saved[name] = first_pairs(name, saved[name], len(own[name]), network.config.official_compat)
+    if unfit := [name for name in own if name in taken and saved[name].shape != own[name].shape]:
         raise ValueError(
-            f"pretrained = {path}: {unfit[0]} has shape {tuple(given[unfit[0]].shape)}, but the network has "
+            f"pretrained = {path}: {unfit[0]} has shape {tuple(saved[unfit[0]].shape)}, but the network has "
             f"{tuple(own[unfit[0]].shape)}; use weights of the same sizes, or change `network`"
         )
-    network.load_state_dict(own | {name: given[name] for name in taken})
-    return Loaded(path, sorted(taken), sorted(own.keys() - taken), sorted(given.keys() - taken))
+    network.load_state_dict(own | {name: saved[name] for name in taken})
+    return Loaded(path, sorted(taken), sorted(own.keys() - taken), sorted(saved.keys() - taken))
 
 
 def _counted(names: Iterable[str]) -> str:
     return ", ".join(f"{part} ({len(of_part)})" for part, of_part in by_part(names).items())
+
+
+PER_PAIR = {
+    "tgt_embed.weight": 2,
+    "verb_tgt_embed.weight": 2,
+    "refpoint_embed.weight": 2,
+    "query_embed.weight": 2,
+    "transformer.verb_tgt.weight": 2,
+    "transformer.verb_query_embed.weight": 1,
+}
+"""Query table → its rows per pair. Fine-tuning on HICO-DET takes 64 pairs of 100, a tagger one for all slots. With two,
+the first half of the rows belongs to subjects, the second to objects."""
+
+
+def fits_fewer_pairs(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a table of this shape has the queries of a network with fewer pairs, whose table has shape `wanted`."""
+    return name in PER_PAIR and len(shape) == 2 and shape[1:] == wanted[1:] and shape[0] > wanted[0]
+
+
+def first_pairs(name: str, table: Tensor, rows: int, official_compat: bool = False) -> Tensor:
+    """Returns the rows of the first pairs, `rows` in number.
+
+    `official_compat`: the first rows of the table, as the authors take them. Some objects then start from queries of
+    subjects, and no subject keeps its object.
+    """
+    if PER_PAIR[name] == 1 or official_compat:
+        return table[:rows]
+    subjects, objects = table.chunk(2)
+    return torch.cat((subjects[: rows // 2], objects[: rows // 2]))

@@ -131,7 +131,7 @@ class RelationTagger(Network):
             key_padding_mask_BGQ[:, :, :slots].flatten(1),
             encoded,
         )
-        return _first(self._predict(detected, related, groups, encoded), count)
+        return self._predict(detected, related, groups, encoded).map(lambda each: each[:, :count])
 
 
 def _fill(queries: PairQueries, slots: int) -> PairQueries:
@@ -153,14 +153,3 @@ def _interleave(subjects_and_objects: list[Tensor], groups: int) -> Tensor:
 def _by_slot(embedding_SD: Tensor, slots: int, groups: int) -> Tensor:
     rows = embedding_SD.expand(slots, -1) if len(embedding_SD) == 1 else embedding_SD[:slots]
     return rows.repeat(groups, 1)
-
-
-def _first(predictions: Predictions, count: int) -> Predictions:
-    return Predictions(
-        subject_logits=predictions.subject_logits[:, :count],
-        object_logits=predictions.object_logits[:, :count],
-        predicate_logits=predictions.predicate_logits[:, :count],
-        subject_boxes=predictions.subject_boxes[:, :count],
-        object_boxes=predictions.object_boxes[:, :count],
-        auxiliary=[_first(layer, count) for layer in predictions.auxiliary],
-    )

@@ -1,4 +1,5 @@
-"""Looks into weights files without torch, which takes seconds to import: configuration, names and shapes."""
+"""Looks into weights files without torch, which takes seconds to import: configuration, names and shapes, and
+differences."""
 
 from __future__ import annotations
 

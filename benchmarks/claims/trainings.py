@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.claims.curve import CurveSettings, CurveStage
-from models.pretrained import load_initial
+from models.pretrained import load_pretrained
 from models.rlip import RLIP
 from models.weights import save
 from pipeline.run.recipe import Recipe
@@ -78,7 +78,7 @@ def write_initial(recipe: Recipe, path: Path) -> None:
     """
     settings = recipe.pretrain.settings
     network = RLIP(replace(settings.network, fusion="none"), settings.tokenizer)
-    load_initial(network, settings.pretrained, settings.tokenizer)
+    load_pretrained(network, settings.pretrained, settings.tokenizer)
     path.parent.mkdir(parents=True, exist_ok=True)
     save(network, path)
 

@@ -21,7 +21,7 @@ from models.losses import SetCriterion, TaggerCriterion, pseudo_labels
 from models.matcher import Matches, hungarian
 from models.network import Network
 from models.official.names import place_of, share_of
-from models.predictions import Pairs, Predictions, StackedPredictions, Target, hoi, scene_graph, zero_shot
+from models.predictions import Pairs, Predictions, Target, hoi, scene_graph, zero_shot
 from recorded.recording import Arrays, Recording, targets_in
 
 FIELDS = {
@@ -103,9 +103,7 @@ def measure_loss(recording: Recording, given: Arrays) -> Arrays:
         losses = TaggerCriterion(settings, official_compat=True)(predictions, targets)
     else:
         measured |= _outputs(predictions) | _pseudo_labels(recording, predictions, texts[1], targets)
-        matches = hungarian(
-            StackedPredictions.of(predictions), targets, recording.match_weights(), official_compat=True
-        )
+        matches = hungarian(predictions.stacked(), targets, recording.match_weights(), official_compat=True)
         measured |= _matches(matches, [len(target.object_labels) for target in targets])
         criterion = SetCriterion(settings, match=recording.match_weights(), official_compat=True)
         losses = criterion(predictions, targets, texts[1])

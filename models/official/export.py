@@ -1,4 +1,7 @@
-"""Exports a network of this project as a checkpoint of the authors' code, the inverse of `imported`."""
+"""Exports a network of this project as a checkpoint of the authors' code, with its options: the inverse of `imported`.
+
+`differences` says what their code cannot do or does differently.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from pipeline.training.parallel import Sharded, make_parallel
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
-from pipeline.training.task import Draws, Task, full_precision
+from pipeline.training.task import Draws, Task
 from storage.errors import FatalError, PipelineError
 from storage.stream.order import stable_seed
 from storage.stream.stream import Skipped
@@ -122,7 +122,7 @@ class Trainer:
         if settings.lr_backbone == 0:
             self.network.backbone.requires_grad_(False)
         if settings.activation_checkpointing:
-            self.network.recompute()
+            self.network.checkpoint_activations()
         self._parallel = make_parallel(self.network, ranks, settings)
         self._optimizer = make_optimizer(self.network, settings)
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
@@ -237,7 +237,7 @@ class Trainer:
         try:
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 predictions = self._task.predict(self._parallel.module, images, batch.sizes, inputs)
-            return self._task.losses(full_precision(predictions), inputs)
+            return self._task.losses(predictions.float(), inputs)
         except FloatingPointError as error:
             raise FatalError(self._diverged(str(error))) from error
 

@@ -15,7 +15,7 @@ from models.encoder import Encoded
 from models.layers import encode_map
 from models.losses import SetCriterion, TaggerCriterion
 from models.matcher import MatchWeights, matching_costs
-from models.predictions import Predictions, StackedPredictions, Target
+from models.predictions import Predictions, Target
 from models.relation_tagger import PairQueries, RelationTagger
 from models.rlip import RLIP
 
@@ -167,7 +167,7 @@ def test_a_missing_object_costs_twice_in_matching(official):
     found, relation = predictions(), target(1)
     relation.object_boxes.zero_()
     overlaps_only = MatchWeights(object_class=0, subject_class=0, predicates=0, box=0)
-    cost = matching_costs(StackedPredictions.of(found), [relation, relation], overlaps_only, official)[0, 0, :, 0]
+    cost = matching_costs(found.stacked(), [relation, relation], overlaps_only, official)[0, 0, :, 0]
     subjects = giou(cxcywh_to_xyxy(found.subject_boxes[0]), cxcywh_to_xyxy(relation.subject_boxes))
     assert torch.allclose(cost, -subjects, atol=1e-5) != official
 

@@ -24,7 +24,7 @@ from pipeline.training.monitor import DivergenceAlarm
 from pipeline.training.run import prepare
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
-from pipeline.training.task import PretrainTask, full_precision
+from pipeline.training.task import PretrainTask
 from pipeline.training.tracking.flops import StepFlops, count_flops
 from pipeline.training.tracking.run_file import RunFile
 from pipeline.training.tracking.throughput import StepTimer, device_peak, known_peak, measured_peak, memory_gib
@@ -293,7 +293,7 @@ def test_a_counted_pass_changes_no_bit_of_the_step_after_it(work: Path, shard: S
     def step(network: Network) -> None:
         given = batch.inputs.to(CPU)
         predictions = task.predict(network, batch.images(CPU), batch.sizes, given)
-        task.losses(full_precision(predictions), given)["loss"].backward()  # type: ignore[no-untyped-call]
+        task.losses(predictions.float(), given)["loss"].backward()  # type: ignore[no-untyped-call]
 
     trained = []
     for counted in (False, True):

@@ -48,8 +48,8 @@ _ALIGNMENT = 64
 class Snapshot:
     """A copy of tensors in memory that another process can read, laid out as a safetensors file.
 
-    The header also says where each tensor lies in the whole, in the format of torch.distributed.checkpoint, whose reader
-    puts the parts together. `file` is the descriptor of the memory, which a child process inherits.
+    The header also says where each tensor lies in the whole, in the format of torch.distributed.checkpoint, whose
+    reader puts the parts together. `file` is the descriptor of the memory, which a child process inherits.
     """
 
     def __init__(self) -> None:
@@ -119,8 +119,8 @@ _MODEL, _FIRST, _SECOND, _STEPS, _EMA = "model.", "exp_avg.", "exp_avg_sq.", "st
 class TrainingState:
     """The tensors of one process that the next step depends on, by name.
 
-    `model.`: parameters and buffers; `exp_avg.`, `exp_avg_sq.` and `steps.`: AdamW's state of a parameter; `ema.`: averages.
-    All are views of what the trainer works with, so that reading changes them in place.
+    `model.`: parameters and buffers; `exp_avg.`, `exp_avg_sq.` and `steps.`: AdamW's state of a parameter; `ema.`:
+    averages. All are views of what the trainer works with, so that reading changes them in place.
     """
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.AdamW, ema: Ema | None) -> None:
@@ -211,7 +211,8 @@ class Checkpointer:
         yield from self._folder.steps()
 
     def load(self) -> dict[str, Any] | None:
-        """Restores the newest undamaged checkpoint. Returns what `save` took as `about`; None where there is no checkpoint.
+        """Restores the newest undamaged checkpoint. Returns what `save` took as `about`; None where there is no
+        checkpoint.
 
         Damaged ones are reported and renamed. Raises `FatalError` for one of another network or version.
         """

@@ -1,8 +1,8 @@
 """The checkpoints of a training run on disk: `step-00000500/` and so on, each complete from the moment its name exists.
 
-`python -m pipeline.training.checkpoints.folder FILE` writes them from memory that it shares with a trainer: one request as
-a JSON line on its input, one answer as a JSON line on its output, {} or {"error": "..."}. Nothing here imports torch, so
-that this process starts at once and takes little memory.
+`python -m pipeline.training.checkpoints.folder FILE` writes them from memory that it shares with a trainer: one request
+as a JSON line on its input, one answer as a JSON line on its output, {} or {"error": "..."}. Nothing here imports
+torch, so that this process starts at once and takes little memory.
 """
 
 from __future__ import annotations
