@@ -54,7 +54,9 @@ class Predictions:
     def stacked(self) -> Predictions:
         """Returns logits and boxes with a leading axis of K layers: this layer first, then the auxiliary ones."""
         layers, names = [self, *self.auxiliary], self.tensors().keys() - {"predicate_features"}
-        return Predictions(**{name: torch.stack([getattr(layer, name) for layer in layers]) for name in names})
+        return Predictions(
+            **{name: torch.stack([getattr(layer, name) for layer in layers]) for name in names}, auxiliary=[]
+        )
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The Relation Tagger: ParSeD whose queries are given pairs of labelled boxes (docs/tagger.md).
+"""The Relation Tagger: ParSeD whose queries are pairs of labelled boxes from outside (docs/tagger.md).
 
 Shapes: B images, N pairs, G groups, P pairs per group, T texts, E text width, D width.
 """
@@ -40,7 +40,7 @@ class PairQueries:
 
 
 class RelationTagger(Network):
-    """Scores the relations of given pairs.
+    """Scores the relations of pairs of boxes.
 
     Pairs are split, in their order, into groups of `config.pairs`; only pairs of the same group attend to each other.
     """

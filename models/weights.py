@@ -41,7 +41,7 @@ def write(state: Mapping[str, Tensor], config: NetworkConfig, path: Path | str) 
     for name, value in state.items():
         values[name] = value.detach().contiguous().cpu()
         storage = values[name].untyped_storage().data_ptr()
-        # A parameter of a detector may have several names in a network, which the format refuses.
+        # A parameter of a detector may have several names in a network, which the format does not allow.
         if storage in written:
             values[name] = values[name].clone()
         written.add(storage)

@@ -61,9 +61,9 @@ def import_checkpoint(
 ) -> Imported:
     """Imports an official checkpoint of any `Kind`; new parameters are random, the same for the same seed.
 
-    `args_file`: see `read_checkpoint`. `overrides` are settings of NetworkConfig that neither shapes nor the training's
-    settings determine, or that should differ. `text_folder`: see `read_text_encoder`; for detectors alone. Raises
-    `FileNotFoundError`, or `WeightsError` with file and parameters.
+    `args_file`: see `read_checkpoint`. `overrides` are settings of NetworkConfig that neither shapes nor the settings
+    of the training run determine, or that should differ. `text_folder`: see `read_text_encoder`; for detectors alone.
+    Raises `FileNotFoundError`, or `WeightsError` with file and parameters.
     """
     return import_state(read_checkpoint(path, args_file), overrides or {}, seed, text_folder)
 

@@ -55,10 +55,9 @@ class MicroBatch:
         return images_B3HW
 
     @property
-    def padded_share(self) -> float:
-        """The share of the pixels that are padding."""
-        shown = sum(height * width for height, width in self.sizes)
-        return 1 - shown / (self.pixels.shape[0] * self.pixels.shape[2] * self.pixels.shape[3])
+    def shown_pixels(self) -> int:
+        """The number of pixels that are not padding."""
+        return sum(height * width for height, width in self.sizes)
 
     def pin_memory(self) -> MicroBatch:
         """Moves all tensors to memory that a GPU reads while the processor goes on; torch's loaders call this."""

@@ -139,7 +139,7 @@ class Monitor:
         """Ends the passes over a micro-batch."""
         pixels = _pixels(batch)
         images = len(batch.pixels) * self._ranks.count
-        self._timer.trained(images, round(pixels * (1 - batch.padded_share)), pixels, self._flops.of(pixels))
+        self._timer.trained(images, batch.shown_pixels, pixels, self._flops.of(pixels))
 
     def updated(self, step: int, losses: Mapping[str, float], norm: float, checkpoints: Iterable[int]) -> None:
         """Ends a step. Warns when the training run begins to diverge."""

@@ -1,4 +1,7 @@
-"""The label names of a training set, the choice of a step's label texts, and the tokenizer that reads them."""
+"""The label names of a training set, the choice of a step's label texts, and the tokenizer that reads them.
+
+Names are counted when shards are written, so that a training run need not read the shards to know them.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ STATISTICS_FILE = "statistics.parquet"
 
 
 def statistics_of(index: pa.Table, samples: Mapping[str, TrainingSample]) -> pa.Table:
-    """Counts what tars hold, given their index and the samples in them by key (schema `SHARD_STATISTICS`)."""
+    """Counts the contents of tars, from their index and the samples in them by key (schema `SHARD_STATISTICS`)."""
     counts: Counter[tuple[str, str, str]] = Counter()
     placed = dict(zip(index["key"].to_pylist(), index["shard"].to_pylist(), strict=True))
     for key, sample in samples.items():
@@ -45,13 +48,13 @@ def statistics_of(index: pa.Table, samples: Mapping[str, TrainingSample]) -> pa.
 
 def counts_by_name(tables: Iterable[pa.Table], kind: str) -> Counter[str]:
     """Sums the counts of one kind over all tars, by name."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for table in tables:
         columns = (table[name].to_pylist() for name in ("kind", "name", "count"))
         for its_kind, name, count in zip(*columns, strict=True):
             if its_kind == kind:
-                found[name] += count
-    return found
+                counts[name] += count
+    return counts
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class TrainedNames:
-    """What the vocabulary beside weights tells who uses them: label names, and the longest side of the training's
+    """What the vocabulary beside weights says to those who use them: label names, and the longest side of the training
     images."""
 
     image_size: Annotated[int, Field(ge=32)]
@@ -139,9 +142,9 @@ class TrainedNames:
 
     @classmethod
     def read(cls, path: Path) -> TrainedNames:
-        """Reads a file that anyone may have written. Raises `FatalError` for anything but what `Vocabulary.save`
-        writes."""
-        return read_json(path, cls, "copy it again from the training's weights")
+        """Reads a file that anyone may have written. Raises `FatalError` for anything that `Vocabulary.save` would not
+        write."""
+        return read_json(path, cls, "copy it again from the folder of the trained weights")
 
 
 def index_by_name(names: Sequence[str]) -> dict[str, int]:
@@ -162,8 +165,8 @@ def tokenizer_files(folder: Path) -> dict[str, Path]:
 
 def is_tokenizer(folder: Path) -> bool:
     """Whether a folder holds the files that a tokenizer needs."""
-    found = tokenizer_files(folder).keys()
-    return "tokenizer.json" in found or {"vocab.json", "merges.txt"} <= found
+    names = tokenizer_files(folder).keys()
+    return "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
