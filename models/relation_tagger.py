@@ -1,4 +1,4 @@
-"""The Relation Tagger: ParSeD whose queries are pairs of labelled boxes from outside (docs/tagger.md).
+"""The Relation Tagger: ParSeD whose queries are pairs of labelled boxes from outside (docs/labels.md).
 
 Shapes: B images, N pairs, G groups, P pairs per group, T texts, E text width, D width.
 """

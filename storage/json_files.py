@@ -1,4 +1,4 @@
-"""JSON of our own that others may have touched: read within limits, checked against a type, and sealed against changes."""
+"""JSON of our own that others may have touched: read within limits, checked against a type, and sealed with a checksum."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ def _meaning(error: Exception, url: str) -> PipelineError | None:
         return RetryableError(_unreached(url, detail))
     if isinstance(error, ImportError):
         return FatalError(f"{url}: {error}; for S3: pip install 'rlip[s3]'")
-    if isinstance(error, ValueError):
-        return FatalError(f"{url}: {error}; name a folder, s3://bucket/folder or another address")
+    if isinstance(error, ValueError | NotImplementedError):
+        return FatalError(f"{url}: {str(error) or 'not a store'}; name a folder, s3://bucket/folder or another address")
     if type(error).__module__.startswith(("botocore", "aiohttp")):
         return RetryableError(_unreached(url, detail)) if names & _SILENT else FatalError(f"{url}: {detail}")
     return None

@@ -14,7 +14,6 @@ from pipeline.runtime.stage import dataset_of
 from storage.damage import CUT_LIMITS, CUT_REMEDY
 from storage.errors import FatalError
 from storage.json_files import parse_json
-from storage.limited_reader import LimitedReader
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.open_store import Address, existing_store, open_store
 from storage.run_records import documents_of, history_of, steps_of
@@ -116,10 +115,9 @@ def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
             f"{remote.url} has the records of {state}, but not {len(absent)} of its {len(places)} artifacts; push them from the "
             f"store that has them with `rlip push {state} {remote.url}`"
         )
-    with LimitedReader() as reader:
-        for done, (stage, key) in enumerate(lacking):
-            report(done, len(lacking))
-            remote.get(stage, key, run.store, reader)
+    for done, (stage, key) in enumerate(lacking):
+        report(done, len(lacking))
+        remote.get(stage, key, run.store)
     _pull_cuts(run.store, remote, {dataset_of(part) for step in steps.values() for part in step.partitions})
     if not number or not run.exists:
         for step, entry in steps.items():

@@ -143,12 +143,12 @@ def _fetch(url: str, part: _Part, report: Report) -> None:
     version = part.version
     if version is not None and start == version.length:
         return
-    request = Request(url, headers={"User-Agent": "rlip", "Accept-Encoding": "identity"})
-    if start and version is not None and version.validator is not None:
-        request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", version.validator)
     redirects = _Redirects()
     with _network_errors_told(url, part):
+        request = Request(url, headers={"User-Agent": "rlip", "Accept-Encoding": "identity"})
+        if start and version is not None and version.validator is not None:
+            request.add_header("Range", f"bytes={start}-")
+            request.add_header("If-Range", version.validator)
         response = build_opener(redirects).open(request, timeout=TIMEOUT)
     with response:
         if response.status != 206:
@@ -189,7 +189,7 @@ def _version_of(url: str, response: Any, sha256: str | None) -> _Version:
     tag, length = headers.get("ETag"), headers.get("Content-Length")
     # A weak ETag promises equal meaning, not equal bytes, so that no range may rest on it (RFC 9110, 13.1.5).
     validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
-    return _Version(url, validator, int(length) if length and length.isdecimal() else None, sha256)
+    return _Version(url, validator, int(length) if re.fullmatch(r"[0-9]{1,18}", length or "") else None, sha256)
 
 
 def _require_digest(url: str, part: _Part, digest: str | None) -> None:
@@ -241,6 +241,11 @@ def _network_errors_told(url: str, part: _Part) -> Iterator[None]:
         ) from error
     except URLError as error:
         raise _classified(url, error.reason) from error
+    except (http.client.InvalidURL, ValueError) as error:
+        raise FatalError(
+            f"{url}: this address, or one that the server names in its place, is none ({error}); check --mirror and RLIP_MIRROR, "
+            "or get the file from its official page (`rlip data list`)"
+        ) from error
     except (OSError, http.client.HTTPException) as error:
         raise _classified(url, error) from error
 

@@ -39,16 +39,14 @@ _NUMBERED_FILE = re.compile(r"(\d+)\.[A-Za-z]\w*$")
 
 
 class ExclusionList(Settings):
-    """A list of images that must not be trained on, such as a test set. Rows depend on its files' content, not on paths.
-
-    COCO 2014 and 2017 number their images alike (2017 only re-splits train2014 and val2014), so that a list of one also
-    fits the other.
+    """A list of images that must not be trained on, such as a test set. Rows depend on its files' content, not on
+    paths. COCO 2014 and 2017 number their images alike, so a list of one also fits the other.
     """
 
     ids: Path = runtime(...)
     """File with the image ids: text or JSON (docs of `read_ids`), such as V-COCO's `vcoco_test.ids` or COCO annotations."""
     reason: str = Field(min_length=1)
-    """Why its images are left out, as reports state it, e.g. "V-COCO test"."""
+    """Why its images are excluded, for reports, e.g. "V-COCO test"."""
     datasets: tuple[str, ...] = ()
     """Datasets that number their images as the list does, or as `map` says. Empty: all."""
     map: Path | None = runtime(None)

@@ -31,6 +31,8 @@ from storage.store import Store
 
 CUTS = "cuts"
 """Folder of a store that holds how its datasets are partitioned."""
+DIGESTS = "digests.json"
+"""File that caches the digests of partitions: one in the index, and one beside it that outlives the index."""
 _SETTLED_NS = 2_000_000_000
 """A file changed more recently than this before it was read may change again within the same timestamp tick."""
 
@@ -59,9 +61,9 @@ def partition_dataset(
     sample = Sample.of(source, index)
     taken = frozenset(sample.image_ids)
     part = f"-{sample.name}" if sample.name else ""
-    remembered = PartitionDigests(index.folder / "digests.json")
+    remembered = PartitionDigests(index.folder / DIGESTS)
     # New annotations replace the index and its folder. Most of them state what the earlier ones did.
-    earlier = PartitionDigests(index.folder.with_name(f"{source.name}-digests.json"))
+    earlier = PartitionDigests(index.folder.with_name(f"{source.name}-{DIGESTS}"))
 
     def partition_of(number: int, image_ids: Sequence[int]) -> Partition:
         present = tuple(image_id for image_id in index.present(image_ids) if image_id in taken)
@@ -177,6 +179,16 @@ class PartitionDigests:
         if self._changed:
             with suppress(OSError):
                 write_atomic(self._path, sealed_json({"digests": self._known}))
+
+
+def damaged_digests(indexes: Path) -> Iterator[tuple[Path, str]]:
+    """Read all cached digests in a folder of indexes. Yields each file with what is wrong with it, "" where nothing is."""
+    for path in sorted((*indexes.glob(f"*/{DIGESTS}"), *indexes.glob(f"*-{DIGESTS}"))):
+        try:
+            read_json(path, _Digests)
+            yield path, ""
+        except FatalError as error:
+            yield path, str(error)
 
 
 def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"], limits: ImageLimits) -> list[Any]:

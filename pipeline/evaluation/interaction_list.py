@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.data.datasets.annotations import read_text
 from storage.errors import FatalError
 
 
@@ -12,10 +13,7 @@ def read_interactions(path: Path) -> list[tuple[str, str]]:
 
     Raises `FatalError` for a file without such a line.
     """
-    try:
-        cells = [line.split() for line in path.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise FatalError(f"{path}: can't be read ({error}); use HICO-DET's hico_list_hoi.txt") from error
+    cells = [line.split() for line in read_text(path, "HICO-DET's hico_list_hoi.txt").splitlines()]
     found = [(row[-1], row[-2]) for row in cells if len(row) == 3 and row[0].isdigit()]
     if not found:
         raise FatalError(f"{path}: has no line such as '1 airplane board'; use HICO-DET's hico_list_hoi.txt")

@@ -17,10 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.data.datasets.annotations import read_text
 from pipeline.evaluation.hico import HicoScores, Triplet
 
-RARE_BELOW = 10
-"""A triplet of HICO-DET is rare if training has fewer instances than this."""
 HICO_TRIPLETS = 600
 
 # Positions in HICO-DET's list of 600 interactions, in the published order: by number of instances.
@@ -96,9 +95,9 @@ def split_of_positions(
 def read_positions(file: Path) -> list[int]:
     """Reads positions of unseen triplets: a JSON list, or numbers apart by spaces, commas or lines.
 
-    Raises ValueError if the file holds anything else.
+    Raises ValueError if the file holds anything else, and `AnnotationError` for one that can't be read.
     """
-    text = file.read_text()
+    text = read_text(file, "positions in a list of interactions")
     try:
         found = (
             json.loads(text)
@@ -127,11 +126,6 @@ def rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: bool
 def non_rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: bool | None) -> Split:
     """Leaves out the `number` triplets with the most instances in training, by the rule of `rare_first`."""
     return _greedy("non-rare first", sorted(counts, key=lambda triplet: -counts[triplet]), number, transductive)
-
-
-def rare_triplets(counts: Mapping[Triplet, int]) -> frozenset[Triplet]:
-    """Returns the triplets with fewer than `RARE_BELOW` instances in training."""
-    return frozenset(triplet for triplet, count in counts.items() if count < RARE_BELOW)
 
 
 def rare_means(scores: HicoScores, rare: Iterable[Triplet]) -> dict[str, float]:

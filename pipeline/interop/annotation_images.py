@@ -6,15 +6,12 @@ from array import array
 from collections.abc import Iterable, Iterator
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
-from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.record import NO_OBJECT, Box, GivenRelation, ImageRecord
 from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.images.refs import uri_of
 from pipeline.interop.run_rows import Tally
 from storage.errors import FatalError
-
-NO_OBJECT = -1
-"""`GivenRelation.object` of a relation without an object."""
 
 
 class AnnotationImages:

@@ -1,4 +1,4 @@
-"""Writes the table of `tag.cooccurrence` from a run's relations (docs/triplets.md, Other ways to candidates)."""
+"""Writes the table of `tag.cooccurrence` from a run's relations (docs/labels.md, Other ways to candidates)."""
 
 from __future__ import annotations
 

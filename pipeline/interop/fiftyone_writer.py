@@ -1,4 +1,4 @@
-"""Writes a run as folders that FiftyOne loads as `fiftyone.types.FiftyOneDataset` (docs/verdicts.md, Exchange).
+"""Writes a run as folders that FiftyOne loads as `fiftyone.types.FiftyOneDataset` (docs/review.md, Exchange).
 
 `metadata.json` states no version, so FiftyOne reads `samples.json` as plain documents of its `Sample.from_dict`, which needs no
 ids of its database.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
-from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, shown
+from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, explained, shown
 from pipeline.data.datasets.json_stream import stream_fields, stream_rows
 from pipeline.interop.image_files import ImageFiles
 from pipeline.interop.import_step import ImportStep
@@ -26,6 +26,7 @@ from pipeline.interop.official_labels import (
     read_element,
     read_frequencies,
 )
+from pipeline.interop.rejects import Rejects
 from pipeline.interop.run_rows import Tally
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
@@ -36,7 +37,7 @@ KINDS = ("labels", "captions", "graphs", "candidates", "frequencies")
 PARTITION = 1000
 """Images per partition, if the run has no partitions yet."""
 _OBJECTS = "an object {image id: ...} of captions, graphs or candidates, or names with frequencies"
-_Read = Callable[[int, Any], tuple[dict[str, Any], list[Rejected]]]
+_Read = Callable[[int, Any], tuple[dict[str, Any], Iterable[Rejected]]]
 
 
 @dataclass
@@ -96,13 +97,8 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
 
 def kind_of(path: Path) -> str:
     """Detects the kind of file from its first image. Raises `AnnotationError` if it is none of `KINDS`."""
-    try:
-        with path.open("rb") as file:
-            opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-    except OSError as error:
-        raise AnnotationError(
-            f"{path}: cannot be read ({error.strerror}); name a readable file of {', '.join(KINDS)}"
-        ) from error
+    with explained(path, f"a file of {', '.join(KINDS)}"), path.open("rb") as file:
+        opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if opening == b"[":
         return "labels"
     for name, value in stream_fields(path, _OBJECTS):
@@ -121,24 +117,26 @@ def kind_of(path: Path) -> str:
 def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, made: Imported, tally: Tally) -> None:
     images = ImportStep(run, "ingest", "images", IMAGES)
     relations = ImportStep(run, "tag", "relations", RELATIONS)
-    waiting: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]], list[Rejected]]]] = {}
+    waiting: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {}
+    rejects: dict[str, Rejects] = {}
     numbers: dict[str, int] = {}
     stated: set[str] = set()
     seen: set[tuple[str, int]] = set()
-    lost: list[Rejected] = []
+    lost = Rejects()
 
     def flush(dataset: str) -> None:
-        held = waiting.pop(dataset)
+        nonlocal lost
+        held, some = waiting.pop(dataset), rejects.pop(dataset)
         partition = f"{name or dataset}/{numbers.get(dataset, 0):04d}"
         numbers[dataset] = numbers.get(dataset, 0) + 1
-        rejects = [reject for *_, some in held for reject in some] + lost
-        images.put(partition, [image for image, *_ in held], rejects, len(held) + len(lost))
-        labels = [{"image_id": image["image_id"], "relations": found} for image, found, _ in held]
+        some.extend(lost)
+        images.put(partition, [image for image, _ in held], some, len(held) + len(lost))
+        labels = [{"image_id": image["image_id"], "relations": found} for image, found in held]
         # A Visual Genome set without any confidence holds annotations only: it was never tagged.
-        if dataset != VISUAL_GENOME or any(found for _, found, _ in held):
+        if dataset != VISUAL_GENOME or any(found for _, found in held):
             relations.put(partition, labels, [], len(held))
-        tally.note_all(rejects)
-        lost.clear()
+        tally.note_all(some)
+        lost = Rejects()
 
     for entry in stream_rows(path, EXPECTED):
         found = read_element(entry)
@@ -159,7 +157,8 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, ma
             flush(dataset)
         files.complete(found)
         found.image["dataset"] = name or dataset
-        waiting.setdefault(dataset, []).append((found.image, found.relations, found.rejects))
+        waiting.setdefault(dataset, []).append((found.image, found.relations))
+        rejects.setdefault(dataset, Rejects()).extend(found.rejects)
         made.images += 1
     for dataset in list(waiting):
         flush(dataset)
@@ -181,16 +180,18 @@ def _import_fields(path: Path, run: Run, dataset: str, made: Imported, tally: Ta
     for partition in known.values():
         sizes[partition] = sizes.get(partition, 0) + 1
     waiting: dict[str, list[dict[str, Any]]] = {}
-    rejects: dict[str, list[Rejected]] = {}
-    lost: list[Rejected] = []
+    rejects: dict[str, Rejects] = {}
+    lost = Rejects()
     seen: set[int] = set()
     number, full = 0, ""
 
     def flush(partition: str) -> None:
-        rows, some = waiting.pop(partition), rejects.pop(partition, []) + lost
+        nonlocal lost
+        rows, some = waiting.pop(partition), rejects.pop(partition)
+        some.extend(lost)
         step.put(partition, rows, some, len(rows) + len(lost))
         tally.note_all(some)
-        lost.clear()
+        lost = Rejects()
 
     for name, value in stream_fields(path, _OBJECTS):
         image_id = as_id(name)
@@ -203,7 +204,7 @@ def _import_fields(path: Path, run: Run, dataset: str, made: Imported, tally: Ta
         row, some = read(image_id, value)
         partition = known.get(image_id, f"{dataset}/{number:04d}")
         waiting.setdefault(partition, []).append(row)
-        rejects.setdefault(partition, []).extend(some)
+        rejects.setdefault(partition, Rejects()).extend(some)
         made.images += 1
         if len(waiting[partition]) == sizes.get(partition, PARTITION):
             # The last partition is held, so that bad entries at the end of the file still find a quarantine.
@@ -275,5 +276,6 @@ def _captions(table: pa.Table) -> Iterator[tuple[int, list[str]]]:
         yield row["image_id"], [caption["text"] for caption in row["captions"]]
 
 
-def _example(rejects: list[Rejected]) -> str:
-    return f"{rejects[0].reason}: {rejects[0].value!r}" if rejects else "the file is empty"
+def _example(rejects: Rejects) -> str:
+    first = next(iter(rejects), None)
+    return "the file is empty" if first is None else f"{first.reason}: {first.value!r}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,10 @@ class ImportStep:
         self._keys: dict[str, str] = {}
 
     def put(
-        self, partition: str, rows: Sequence[dict[str, Any]], rejects: Sequence[Rejected], rows_in: int | None = None
+        self, partition: str, rows: Sequence[dict[str, Any]], rejects: Iterable[Rejected], rows_in: int | None = None
     ) -> None:
         """Commits a partition under a key that is derived from its content."""
+        rejects = list(rejects)
         table = pa.Table.from_pylist(list(rows), schema=self._schema)
         made = _Given(self.name, self._table, table, rejects, rows_in)
         reasons = digest_json([[reject.image_id, reject.reason, reject.value] for reject in rejects])

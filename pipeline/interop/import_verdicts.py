@@ -1,4 +1,4 @@
-"""Turns what people annotated in another tool into verdicts on a run's labels (docs/verdicts.md, Exchange)."""
+"""Turns what people annotated in another tool into verdicts on a run's labels (docs/review.md, Exchange)."""
 
 from __future__ import annotations
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.data.datasets.annotations import as_id, readable, shown
+from pipeline.interop.rejects import Rejects
 from pipeline.runtime.stage import Rejected
 from tagger.english.nouns import phrase_lemma
 from tagger.english.predicates import canonical
@@ -17,12 +18,12 @@ _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nin
 _ARTICLES = ("a", "an", "the")
 
 
-def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[str, Any], list[Rejected]]:
+def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[str, Any], Iterable[Rejected]]:
     """Converts graphs to a row of `triplets` and rejects. `texts`: captions, if known, for character offsets.
 
     The table has no place for entities without a relation; they are rejected, as are relations of unknown entities.
     """
-    rejects: list[Rejected] = []
+    rejects = Rejects()
     triplets: list[dict[str, Any]] = []
     if not isinstance(graphs, list):
         return {"image_id": image_id, "triplets": []}, [Rejected(image_id, "graphs malformed", shown(graphs))]
@@ -49,7 +50,7 @@ def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[
             used.update(end for end in ends if end is not None)
             triplets.append(_triplet(number, subject, readable(predicate), object_))
         lost = sum(index not in used for index in range(len(nouns)))
-        rejects += [Rejected(image_id, "entity without a relation", "")] * lost
+        rejects.extend(Rejected(image_id, "entity without a relation") for _ in range(lost))
     return {"image_id": image_id, "triplets": triplets}, rejects
 
 
@@ -146,13 +147,13 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def read_captions(image_id: int, texts: Any, source: str) -> tuple[dict[str, Any], list[Rejected]]:
+def read_captions(image_id: int, texts: Any, source: str) -> tuple[dict[str, Any], Iterable[Rejected]]:
     """Converts texts to a row of `captions` from `source`. Rejects what is not text; draws keep their numbers."""
     if not isinstance(texts, list):
         return {"image_id": image_id, "captions": []}, [Rejected(image_id, "captions malformed", shown(texts))]
-    rejects = [
+    rejects = Rejects(
         Rejected(image_id, "caption not a text", shown(text)) for text in texts if not isinstance(text, str) or not text
-    ]
+    )
     kept = [
         {"text": readable(text), "draw": draw, "seed": None, "log_probability": None, "source": source}
         for draw, text in enumerate(texts)

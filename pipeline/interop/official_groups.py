@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.data.datasets.annotations import as_id, readable, shown
+from pipeline.interop.rejects import Rejects
 from pipeline.runtime.stage import Rejected
 from tagger.candidates.official import official_groups
 from tagger.pair import Pair
@@ -23,9 +24,9 @@ GROUPS = pa.schema(
 _MOST_BOXES = 2**31
 
 
-def read_groups(image_id: int, groups: Any) -> tuple[dict[str, Any], list[Rejected]]:
+def read_groups(image_id: int, groups: Any) -> tuple[dict[str, Any], Iterable[Rejected]]:
     """Converts groups to a row of `groups` and rejects."""
-    rejects: list[Rejected] = []
+    rejects = Rejects()
     kept: list[dict[str, Any]] = []
     if not isinstance(groups, list):
         return {"image_id": image_id, "groups": []}, [Rejected(image_id, "groups malformed", shown(groups))]

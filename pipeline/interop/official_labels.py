@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, readable, shown
+from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, as_number, readable, shown
 from pipeline.interop.json_writer import number
+from pipeline.interop.rejects import Rejects
 from pipeline.runtime.stage import Rejected
 
 EXPECTED = "labels: a list of {image_id, dataset, objects: [...], relationships: [...]}"
@@ -33,7 +33,7 @@ class LabelledImage:
 
     image: dict[str, Any]
     relations: list[dict[str, Any]]
-    rejects: list[Rejected] = field(default_factory=list)
+    rejects: Rejects = field(default_factory=Rejects)
 
 
 def read_element(entry: Any) -> LabelledImage | Rejected:
@@ -47,7 +47,7 @@ def read_element(entry: Any) -> LabelledImage | Rejected:
     if image_id is None:
         return Rejected(NO_IMAGE, "image id not an integer", shown(entry))
     dataset = entry.get("dataset", VISUAL_GENOME)
-    rejects: list[Rejected] = []
+    rejects = Rejects()
     if not isinstance(dataset, str) or not DATASET.fullmatch(dataset):
         rejects.append(Rejected(image_id, "dataset unknown", shown(dataset)))
         dataset = VISUAL_GENOME
@@ -134,7 +134,7 @@ def _image_id(value: Any) -> tuple[int | None, str]:
     return (as_id(digits.group(1)), readable(value)) if digits else (None, "")
 
 
-def _boxes(image_id: int, listed: Any, rejects: list[Rejected]) -> tuple[list[dict[str, Any]], dict[int, int]]:
+def _boxes(image_id: int, listed: Any, rejects: Rejects) -> tuple[list[dict[str, Any]], dict[int, int]]:
     """Returns the usable boxes and object id → box index."""
     boxes: list[dict[str, Any]] = []
     places: dict[int, int] = {}
@@ -165,7 +165,7 @@ def _boxes(image_id: int, listed: Any, rejects: list[Rejected]) -> tuple[list[di
 
 
 def _relations(
-    image_id: int, listed: Any, places: Mapping[int, int], dataset: str, rejects: list[Rejected]
+    image_id: int, listed: Any, places: Mapping[int, int], dataset: str, rejects: Rejects
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Returns annotated relations, and relations with a confidence."""
     given: dict[tuple[int, str, int], None] = {}
@@ -206,7 +206,7 @@ def _relations(
     )
 
 
-def _list(image_id: int, name: str, found: Any, rejects: list[Rejected]) -> list[Any]:
+def _list(image_id: int, name: str, found: Any, rejects: Rejects) -> list[Any]:
     if isinstance(found, list):
         return found
     rejects.append(Rejected(image_id, f"{name} malformed", shown(found)))
@@ -220,9 +220,8 @@ def _name(value: Any) -> str | None:
 
 
 def _score(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 <= value <= 1 and math.isfinite(value) else None
+    found = as_number(value)
+    return found if found is not None and 0 <= found <= 1 else None
 
 
 def _uri(dataset: str, split: str, image_id: int, name: str) -> str:
@@ -240,9 +239,9 @@ FREQUENCIES = pa.schema([("kind", pa.string()), ("name", pa.string()), ("count",
 KINDS = ("relationship", "object")
 
 
-def read_frequencies(content: Any) -> tuple[list[dict[str, Any]], list[Rejected]]:
+def read_frequencies(content: Any) -> tuple[list[dict[str, Any]], Iterable[Rejected]]:
     """Converts a file's content to rows of `frequencies` and rejects. A name without a count gets 0."""
-    rows, rejects = [], []
+    rows, rejects = [], Rejects()
     for kind in KINDS:
         names, counts = content.get(f"{kind}_names"), content.get(f"{kind}_freq")
         counts = counts if isinstance(counts, dict) else {}
@@ -253,7 +252,9 @@ def read_frequencies(content: Any) -> tuple[list[dict[str, Any]], list[Rejected]
                 rejects.append(Rejected(NO_IMAGE, "frequency malformed", shown((name, counts[name]))))
             else:
                 rows.append({"kind": kind, "name": readable(name), "count": count})
-        rejects += [Rejected(NO_IMAGE, "name not a text", shown(name)) for name in listed if not isinstance(name, str)]
+        rejects.extend(
+            Rejected(NO_IMAGE, "name not a text", shown(name)) for name in listed if not isinstance(name, str)
+        )
     return rows, rejects
 
 

@@ -24,7 +24,11 @@ API_KEY = "OPENLINEAGE_API_KEY"
 
 def is_server(target: str) -> bool:
     """Whether a target is a server, and not a file."""
-    return target.startswith(("http://", "https://"))
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def without_secrets(url: str) -> str:

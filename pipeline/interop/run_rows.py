@@ -33,7 +33,8 @@ class Tally:
 
     def note_all(self, rejects: Iterable[Rejected]) -> None:
         """Counts rejects by reason."""
-        self.counts.update(reject.reason for reject in rejects)
+        for reject in rejects:
+            self.counts[reject.reason] += reject.count
 
     def as_json(self) -> dict[str, int]:
         """Returns reason → count, most frequent first."""

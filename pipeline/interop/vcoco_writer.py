@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.datasets.record import ImageRecord
-from pipeline.interop.annotation_images import NO_OBJECT, AnnotationImages, size_fields
+from pipeline.data.datasets.record import NO_OBJECT, ImageRecord
+from pipeline.interop.annotation_images import AnnotationImages, size_fields
 from pipeline.interop.json_writer import number, write_list, write_object
 
 PERSON = "person"

@@ -1,4 +1,4 @@
-"""Proposes thresholds by predicate that reach a wanted precision, from verdicts on labels (docs/verdicts.md, Thresholds)."""
+"""Proposes thresholds by predicate that reach a wanted precision, from verdicts on labels (docs/review.md)."""
 
 from __future__ import annotations
 

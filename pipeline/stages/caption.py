@@ -1,4 +1,4 @@
-"""Stage `caption`: captions images with BLIP, or from recorded captions (docs/captioning.md)."""
+"""Stage `caption`: captions images with BLIP, or from recorded captions (docs/labels.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage `detect`: finds the boxes of images that no one annotated (docs/your_pictures.md)."""
+"""Stage `detect`: finds the boxes of images that no one annotated (docs/datasets.md)."""
 
 from __future__ import annotations
 

@@ -24,13 +24,12 @@ class MixSettings(Settings):
     """How several datasets are mixed."""
 
     kind: Literal["concat", "proportional", "temperature"] = "concat"
-    """concat: one large dataset, each image once per epoch, as the authors do. proportional: every stretch of the
-    training run has images of each dataset in proportion to its size. temperature: in proportion to its size to the
-    power of 1 / `temperature`."""
+    """concat: one large dataset, each image once per epoch, as the authors do. proportional: images of each dataset in
+    proportion to its size at all times. temperature: in proportion to its size to the power of 1 / `temperature`."""
     temperature: float = Field(2.0, ge=LEAST_TEMPERATURE)
     """For "temperature": 1 is proportional; the higher, the more equal the shares of large and small datasets."""
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """Dataset → factor of its share, unless the kind is "concat"; 1 where none is given."""
+    """Dataset → factor of its share, unless the kind is "concat"; 1 by default."""
 
     @model_validator(mode="after")
     def _has_no_useless_weights(self) -> Self:
@@ -58,9 +57,9 @@ class TrainingSettings(ViewSettings):
     """Settings of a training run. The defaults are the released recipe for 64 images per step."""
 
     official: bool = False
-    """Train as the authors do, bugs included: their views of images, pixel for pixel, at twice the time; images in any
-    order; no pairs of a box with itself; predicates as they are worded; networks and losses as with
-    `network.official_compat`. What the recipe itself sets takes precedence."""
+    """Train as the authors do, bugs included: their views of images, pixel for pixel, at twice the time; images in
+    any order; no pairs of a box with itself; predicates as worded; networks and losses as with
+    `network.official_compat`. The recipe's own settings take precedence."""
     seed: int = Field(0, ge=0)
     """Seed of all randomness: initial weights, order and augmentation of images, label texts, negative pairs, noise,
     dropout."""
@@ -78,8 +77,8 @@ class TrainingSettings(ViewSettings):
     it lacks are random, as are all without it."""
 
     random_start: bool = runtime(False)
-    """Start a network that is meant for pre-trained weights from random ones, which is otherwise refused: one whose
-    backbone is partly frozen (`backbone_norm`), or whose text encoder is as large as roberta-base."""
+    """Start a network from random weights although its backbone is partly frozen (`backbone_norm`) or its text
+    encoder is as large as roberta-base, which is refused otherwise."""
 
     epochs: int = Field(20, ge=1)
     """Length of the training run in epochs, unless `steps` is given."""
@@ -88,12 +87,12 @@ class TrainingSettings(ViewSettings):
     batch: int = Field(64, ge=1)
     """Number of images per step, over all processes."""
     micro_batch: int = Field(8, ge=1)
-    """Number of images that pass through the network together; `batch` is a multiple of it, or smaller. Its images
-    share their label texts, and the losses are normalised within it, so the outcome does not depend on the number of
-    processes. The released scripts: 8 with ResNet-50, 4 with Swin-T, 2 with Swin-L."""
+    """Number of images that pass through the network together, share their label texts and are normalised together
+    in the losses; `batch` is a multiple of it, or smaller. The released scripts: 8 with ResNet-50, 4 with Swin-T, 2
+    with Swin-L."""
     lr_for_batch: int | None = Field(None, ge=1)
-    """The `batch` that the learning rates are meant for. With another one, all are multiplied by the square root of the
-    ratio, as the authors do between 32 and 64. None: the rates are used as they are."""
+    """The `batch` that the learning rates are meant for. With another one, all are multiplied by the square root of
+    the ratio. Unset: the rates are used as they are."""
     lr: float = Field(1.41e-4, gt=0)
     """Peak learning rate of all parameters outside the backbone and the text encoder."""
     lr_backbone: float = Field(1.41e-5, ge=0)
@@ -136,39 +135,37 @@ class TrainingSettings(ViewSettings):
     """Number of steps between two entries of the losses and the gradient norm in the metrics."""
     evaluate_every: int | None = Field(None, ge=1)
     """Number of steps between two evaluations of a pre-training run on the datasets of `data.test` (zero-shot mAP,
-    AP50); None: only at its end. Not with `parallel = "fsdp"`."""
+    AP50). Unset: only at its end. Not with `parallel = "fsdp"`."""
     evaluate_images: int = Field(200, ge=1)
     """Number of images of these evaluations."""
     trackers: tuple[TrackerKind, ...] = runtime(())
-    """Where metrics go beside TensorBoard: "wandb", "mlflow" and "trackio", each offline unless its own settings say
-    otherwise (docs/training.md, Tracking)."""
+    """Where metrics go beside TensorBoard, each offline unless its own settings say otherwise (docs/training.md,
+    Tracking)."""
     tracking: Path = runtime(Path("out/training"))
     """Folder of what trackers write: `tensorboard --logdir out/training` shows all training runs."""
     alarm_factor: float = runtime(4.0, gt=1)
-    """A training run whose loss or gradient norm is more than so many times the median of its last steps, three steps
-    in a row, is reported as diverging, and its last good checkpoint is kept."""
+    """A run whose loss or gradient norm exceeds this many times the median of its last steps, three steps in a row,
+    is reported as diverging, and its last good checkpoint stays."""
     alarm_window: int = runtime(100, ge=6)
     """Number of steps of that median."""
     precision: Literal["auto", "float32", "tf32", "medium", "bfloat16"] = "float32"
-    """Number format that the network computes in. Weights and losses stay float32. tf32: GPUs round the factors of
-    matrix products to 10 bits; on a CPU it is float32. medium: CPUs with bfloat16 may round those factors to it, and
-    keep 32 bits for everything else; on a GPU it is tf32. bfloat16: by autocast, with tf32 for what stays float32.
-    auto: bfloat16 if the device has instructions for it, else float32; the key has the one chosen."""
+    """Number format that the network computes in. Weights and losses stay float32. tf32: GPUs round factors of
+    matrix products to 10 bits; float32 on a CPU. medium: CPUs with bfloat16 may round those factors to it; tf32 on
+    a GPU. bfloat16: autocast, with tf32 for the rest. auto: bfloat16 if the device has instructions for it, else
+    float32, and the key holds which."""
 
     checkpoint_every: int = runtime(500, ge=1)
     """Number of steps between two checkpoints."""
     keep_checkpoints: int = runtime(2, ge=1)
-    """Number of newest checkpoints to keep. If the newest is damaged, the training run continues from the one before.
-    """
+    """Number of newest checkpoints to keep. If the newest is damaged, the run continues from the one before."""
     milestone_every: int | None = runtime(None, ge=1)
-    """Number of steps between checkpoints that are kept until the training run ends; None: no such checkpoints."""
+    """Number of steps between checkpoints that are kept until the run ends; None: no such checkpoints."""
     write_aside: float = runtime(64.0, ge=0)
-    """Size in MiB from which a process of its own writes the checkpoint while the training run goes on."""
+    """Size in MiB from which a process of its own writes the checkpoint while training goes on."""
     parallel: Literal["ddp", "fsdp", "tree"] = runtime("ddp")
-    """How processes share the work. ddp: each has the whole network. fsdp: each keeps a part of weights, gradients and
-    averages (FSDP2). tree: as ddp, and gradients are summed in an order that does not depend on the number of
-    processes, so that any number ends with the same bits, at the cost of time and of memory for some copies of the
-    gradients."""
+    """How processes share the work. ddp: each has the whole network. fsdp: each keeps a part of weights, gradients
+    and averages (FSDP2). tree: as ddp, with gradients summed in an order that gives the same bits for any number of
+    processes, at the cost of time and memory."""
     compile: bool = runtime(False)
     """Compile the network with torch.compile, once per distinct size of images."""
     processes: int = runtime(2, ge=1, le=1024)
@@ -177,13 +174,13 @@ class TrainingSettings(ViewSettings):
     """Number of machines that train together from the start. On each but the coordinator runs `rlip join`
     (docs/training.md)."""
     min_nodes: int | None = runtime(None, ge=1)
-    """Smallest number of nodes to go on with after some were lost. None: all of `nodes`."""
+    """Smallest number of nodes to go on with after some were lost. Unset: all of `nodes`."""
     address: str | None = runtime(None)
-    """HOST:PORT of the coordinator, where it listens for the others, and on no other address. Required for several
-    nodes. Anyone who can connect to it can pose as one of them and run code: use a private network."""
+    """HOST:PORT where the coordinator listens for the other nodes, and on no other address. Needed for several
+    nodes. Anyone who can connect to it can disturb training: use a private network (docs/security.md)."""
     restarts: int = runtime(3, ge=0)
-    """How often in a row a training run that lost a process restarts from its last checkpoint before it gives up. Each
-    new checkpoint resets the count."""
+    """How often in a row training restarts from its last checkpoint after losing a process. Each new checkpoint
+    resets the count."""
     collective_timeout: float = runtime(600.0, gt=0)
     """Seconds that processes wait for each other in a collective operation before the training counts as hung."""
     stop_timeout: float = runtime(120.0, gt=0)
@@ -195,14 +192,13 @@ class TrainingSettings(ViewSettings):
     threads: int = runtime(1, ge=1)
     """Number of CPU threads per training process."""
     activation_checkpointing: bool = runtime(False)
-    """Compute parts of the forward pass again in the backward pass: less memory, more time, the same weights."""
+    """Compute parts of the forward pass again in the backward pass: less memory, more time, the
+    same weights."""
     max_damaged: float = runtime(0.01, ge=0, le=1)
-    """A training run stops when more than this share of its samples is damaged, checked at each checkpoint for all
-    processes together. Damaged samples are skipped and named. A micro-batch without any readable image stops it in any
-    case."""
+    """Training stops if more than this share of its samples is damaged, checked at each checkpoint. Damaged samples
+    are excluded and named. A micro-batch without any readable image stops it in any case."""
     cache_gib: float = runtime(20.0, ge=0)
-    """Size in GiB, within a few percent, of the copies that one training run keeps of samples in a remote store. 0:
-    none."""
+    """Size in GiB, within a few percent, of the copies that a run keeps of samples in a remote store. 0: none."""
     num_workers: int = runtime(0, ge=0)
     """Number of processes that load images for each training process. 0: it loads them itself, between steps."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
@@ -323,9 +319,7 @@ class TaggerSettings(TrainingSettings):
     box_noise: float = Field(0.4, ge=0, le=1)
     """Box noise b, as a share of box size: a box moves by up to b/2 of its size, and grows or shrinks by up to b."""
     label_noise: float = Field(0.2, ge=0, le=1)
-    """Probability that a box's label is replaced by a random one, so that the network has to look at the image. With
-    `network.official_compat`, only the first few names are drawn, as many as the micro-batch has images, as the authors
-    do."""
+    """Probability that a box's label is replaced by a random one, so that the network has to look at the image."""
     held_out: float = Field(0.05, ge=0, lt=1)
     """Share of the images, chosen by a hash of their ids, held out to measure and calibrate the tagger. 0: neither."""
     check_every: int = Field(1000, ge=1)

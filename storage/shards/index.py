@@ -104,6 +104,9 @@ def read_index_file(path: Path) -> pa.Table:
         for name in ("shard", *_COLUMNS):
             if found[name].null_count:
                 raise ValueError(f"a row without {name}")
+        for name in ("offset", "size"):
+            if len(found) and pc.min(found[name]).as_py() < 0:
+                raise ValueError(f"a row whose {name} is below 0")
         return found
     except (pa.ArrowException, ValueError, OSError) as error:
         reason = str(error).partition("\n")[0][:200]
@@ -127,6 +130,8 @@ def compare(tar: Path, index: pa.Table, progress: Progress = lambda done, total:
     found = index_tar(tar, progress)
     faults = [f"{entry.name or tar.name}: {entry.reason}" for entry in found.refused if entry.damaged]
     told, there = (_by_name(table) for table in (index, found.table))
+    if again := len(index) - len(told):
+        faults.append(f"{tar.name}: {again:,} rows of the index name a member again")
     for name in sorted(told.keys() | there.keys()):
         if name not in there:
             faults.append(f"{name}: in the index, but not in the tar")

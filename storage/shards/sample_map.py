@@ -270,8 +270,6 @@ class _Writer:
 def _members(rows: pa.Table, extensions: dict[str, int], shard: ShardFile) -> NDArray[np.void]:
     made = np.zeros(len(rows), _MEMBER)
     made["offset"], made["size"] = rows["offset"].to_numpy(), rows["size"].to_numpy()
-    if (made["offset"] < 0).any() or (made["size"] < 0).any():
-        raise FatalError(f"{shard.index}: states offsets or sizes below 0; make the index again")
     numbers = [extensions.setdefault(name, len(extensions)) for name in rows["extension"].to_pylist()]
     if len(extensions) > MOST_EXTENSIONS:
         raise FatalError(f"{shard.index}: more than {MOST_EXTENSIONS} extensions; name members KEY.EXTENSION")

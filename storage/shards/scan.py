@@ -8,7 +8,6 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
@@ -91,19 +90,23 @@ class DamagedTar(Exception):
 
 def entries_of(path: Path) -> Iterator[tarfile.TarInfo]:
     """Yields the entries of a tar in order, from its headers alone. Raises `DamagedTar`."""
-    size = os.path.getsize(path)
+    with path.open("rb") as file:
+        yield from entries_in(file, os.path.getsize(path))
+
+
+def entries_in(file: IO[bytes], size: float = math.inf) -> Iterator[tarfile.TarInfo]:
+    """Like `entries_of`, for an open tar of `size` bytes, from which an entry's bytes may be read before the next one."""
     try:
-        with (
-            path.open("rb") as file,
-            tarfile.open(fileobj=cast(IO[bytes], headers := _Headers(file)), mode="r:") as tar,
-        ):
+        with tarfile.open(fileobj=cast(IO[bytes], headers := _Headers(file)), mode="r:") as tar:
             while (info := tar.next()) is not None:
                 headers.begin()
                 tar.members = []  # type: ignore[attr-defined] # saves a kilobyte of memory per member
                 if len(tar.pax_headers) > MOST_GLOBALS:
                     raise tarfile.ReadError(f"a global header of {len(tar.pax_headers)} entries")
                 # Not every type states its bytes in `size`, but a next entry that does not lie behind this one never ends.
-                if tar.offset <= info.offset or (_is_plain(info) and info.offset_data + info.size > size):
+                if info.size < 0 or tar.offset <= info.offset:
+                    raise DamagedTar(info.name, "has a size below zero")
+                if _is_plain(info) and info.offset_data + info.size > size:
                     raise DamagedTar(info.name, ENDS_EARLY)
                 yield info
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
@@ -116,7 +119,7 @@ ENDS_EARLY = "ends after the tar does"
 class _Headers:
     """A tar from which only headers are read, so that one that states a huge size, or goes on and on, takes no memory."""
 
-    def __init__(self, file: BufferedReader) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._asked = 0
 

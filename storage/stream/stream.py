@@ -119,7 +119,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         self._reader = SampleReader(samples, cache)
         self._reader.require_tars()
         self._extensions = extensions
-        self._begin, self._end = 0, None if epochs is None else epochs * len(samples)
+        self._end = None if epochs is None else epochs * len(samples)
         self._at = _Place(0)
         self._loaded: _Place | None = None
 
@@ -131,18 +131,11 @@ class Stream(IterableDataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         """Samples that the next pass takes; of a stream without an end, those of one epoch."""
-        at = self._loaded or _Place(self._begin)
+        at = self._loaded or _Place(0)
         end = at.start + len(self.sequence) if self._end is None else self._end
         whole, rest = divmod(max(0, end - at.start), self.batch)
         first, _ = self._cut(0, self.batch)
         return max(0, whole * self.share + max(0, min(rest, first + self.share) - first) - at.given)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Makes the stream that of one epoch. A state that was loaded stays if it lies in that epoch."""
-        size = len(self.sequence)
-        self._begin, self._end = epoch * size, (epoch + 1) * size
-        if self._loaded is not None and not self._begin <= self._loaded.start < self._end:
-            self._loaded = None
 
     def batches(self) -> Batches:
         """Returns the same stream as whole batches, for loaders with `batch_size=None`."""
@@ -211,7 +204,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         """Yields each sample, what was found of it, and whether it is the last of its batch, and keeps the place up to date."""
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        at, self._loaded = self._loaded or _Place(self._begin), None
+        at, self._loaded = self._loaded or _Place(0), None
         if at.given and at.workers != workers:
             raise FatalError(
                 f"the state is of {at.workers} loader processes, but there are {workers}; save `state_after` to change them"

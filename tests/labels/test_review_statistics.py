@@ -17,7 +17,6 @@ from pipeline.labels.audit_sample import (
     permanent_numbers,
     wilson_interval,
 )
-from pipeline.labels.review_information import expected_information
 from pipeline.labels.reviewer_agreement import cohens_kappa, fleiss_kappa, reviewer_agreement
 from pipeline.labels.verdicts import JudgedRelation, Verdict
 
@@ -32,32 +31,6 @@ def population(seed: int, size: int) -> tuple[list[str], np.ndarray, np.ndarray]
     scores = draw.beta(2, 2, size)
     right = draw.random(size) < np.clip(0.25 + 0.7 * scores - 0.01 * which, 0, 1)
     return [NAMES[int(place)] for place in which], scores, right
-
-
-def test_uncertain_labels_of_frequent_predicates_come_first() -> None:
-    worth = expected_information([0.5, 0.5, 0.99, 0.5], ["on"] * 3 + ["rides"])
-    assert worth[0] > worth[3] > worth[2]
-    assert worth[0] == pytest.approx(3**0.5)
-    assert worth[1] == pytest.approx(3**0.5 / 2)
-    assert expected_information([0.0, 1.0], ["on", "on"]).tolist() == [0.0, 0.0]
-
-
-def test_a_predicate_that_was_judged_often_gives_way_to_others() -> None:
-    both = [0.5, 0.4, 0.5], ["on", "on", "rides"]
-    assert np.argmax(expected_information(*both)) == 0
-    assert np.argmax(expected_information(*both, {"on": 5})) == 2
-
-
-def test_the_head_of_the_queue_shares_verdicts_by_the_root_of_frequency() -> None:
-    names = ["on"] * 900 + ["rides"] * 100
-    head = np.argsort(-expected_information(np.full(1000, 0.5), names), kind="stable")[:80]
-    assert sum(names[int(place)] == "on" for place in head) == 60
-
-
-@pytest.mark.parametrize("bad", [[0.5, 1.5], [0.5, float("nan")], [0.5]])
-def test_what_is_no_probability_is_refused(bad: list[float]) -> None:
-    with pytest.raises(ValueError, match="probability"):
-        expected_information(bad, ["on", "on"])
 
 
 def test_the_sample_has_all_strata_first_and_then_follows_their_sizes() -> None:

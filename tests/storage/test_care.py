@@ -44,6 +44,11 @@ def _edit(artifact: Artifact, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **values}))
 
 
+def _reseal(artifact: Artifact, **values: Any) -> None:
+    changed = artifact.manifest.model_copy(update={**values, "seal": ""})
+    (artifact.folder / "manifest.json").write_bytes(changed.as_bytes())
+
+
 def _shorten(artifact: Artifact) -> None:
     path = artifact.file("captions.parquet")
     path.write_bytes(path.read_bytes()[:-1])
@@ -70,8 +75,8 @@ DAMAGE: dict[str, Callable[[Artifact], None]] = {
     "bytes do not match the digest": _flip,
     "gone": lambda artifact: artifact.file("captions.parquet").unlink(),
     "damaged manifest": _truncate,
-    "manifest of another key": lambda artifact: _edit(artifact, terms={"stage": "caption"}),
-    "edited manifest": lambda artifact: _edit(artifact, counts={"rows_in": 9, "rows_out": 9}),
+    "manifest of another key": lambda artifact: _reseal(artifact, terms={"stage": "caption"}),
+    "damaged manifest$": lambda artifact: _edit(artifact, counts={"rows_in": 9, "rows_out": 9}),
     "not in the store": lambda artifact: (artifact.folder / "manifest.json").unlink(),
 }
 

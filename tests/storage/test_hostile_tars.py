@@ -23,7 +23,7 @@ from storage.shards.reader import DamagedSample, SampleReader
 from storage.shards.sample_map import ShardFile, write_sample_map
 from storage.shards.scan import LONGEST_HEADER, LONGEST_NAME, MOST_GLOBALS, Member, Refused, scan_tar
 from storage.tables import SHARD_MEMBERS, table_bytes
-from tests.hostile.tars import entry, negative
+from tests.hostile.tars import entry, negative, plain
 
 Entry = tuple[str, bytes]
 
@@ -254,6 +254,24 @@ def test_each_kind_of_change_is_found_against_the_index(tmp_path: Path) -> None:
     assert told == ["has another place than the index says"] * 2
     os.truncate(tar, 1600)
     assert any("ends after the tar does" in fault or "not in the tar" in fault for fault in compare(tar, index).faults)
+
+
+def test_a_member_of_size_minus_1_is_damage_for_the_tar_and_for_its_index(tmp_path: Path) -> None:
+    tar = tmp_path / "x.tar"
+    tar.write_bytes(plain("a.jpg", b"pixels") + entry("b.jpg", size=negative(-1)) + bytes(10240))
+    assert members(tar) == ["a.jpg"] and [found.reason for found in refused(tar)] == ["has a size below zero"]
+    index = index_tar(tar).table
+    assert compare(tar, index).faults == ("b.jpg: has a size below zero",)
+    with pytest.raises(FatalError, match="a row whose size is below 0"):
+        read_index_file(write_index(tar, changed(index, "size", -1)))
+
+
+def test_rows_that_repeat_do_not_match(tmp_path: Path) -> None:
+    tar = write(tmp_path / "x.tar", GOOD)
+    index = index_tar(tar).table
+    assert compare(tar, pa.concat_tables([index] * 50_000)).faults == (
+        "x.tar: 49,999 rows of the index name a member again",
+    )
 
 
 def changed(index: pa.Table, column: str, value: object) -> pa.Table:

@@ -185,24 +185,10 @@ def test_the_state_after_the_last_batch_is_the_end_of_the_epoch(samples: SampleM
         Stream(samples, epochs=1, order=ORDER).load_state_dict(more.state_after(7))
 
 
-def test_an_epoch_that_is_set_keeps_a_state_within_it(samples: SampleMap) -> None:
-    state = Stream(samples, batch=10, order=ORDER).state_after(40)
-    stream = Stream(samples, batch=10, order=ORDER)
-    stream.load_state_dict(state)
-    stream.set_epoch(1)
-    assert keys(stream) == sequence(samples, 400, 2 * COUNT)
-    stream.load_state_dict(state)
-    stream.set_epoch(0)
-    assert keys(stream) == sequence(samples, 0, COUNT)
-
-
 def test_the_length_is_what_comes(samples: SampleMap) -> None:
     for rank in range(3):
         stream = Stream(samples, batch=10, rank=rank, ranks=3, epochs=1, order=ORDER)
         assert len(stream) == len(keys(stream))
-    stream = Stream(samples, batch=10, order=ORDER)
-    stream.set_epoch(4)
-    assert len(stream) == COUNT and keys(stream) == sequence(samples, 4 * COUNT, 5 * COUNT)
 
 
 def test_samples_are_webdatasets_and_compose_with_its_pipelines(samples: SampleMap) -> None:

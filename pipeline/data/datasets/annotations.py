@@ -48,6 +48,12 @@ def read_at_once(path: Path, expected: str) -> bytes:
     return data
 
 
+def read_text(path: Path, expected: str) -> str:
+    """Reads a text file in UTF-8 of at most `MOST_AT_ONCE` bytes. Raises `AnnotationError`."""
+    with explained(path, expected):
+        return read_at_once(path, expected).decode("utf-8-sig")
+
+
 def parse_json(text: str | bytes) -> Any:
     """Parses JSON; an integer of more digits than Python converts (4,300) becomes infinite. Raises ValueError, RecursionError."""
     try:
@@ -60,7 +66,7 @@ def parse_json(text: str | bytes) -> Any:
 
 @contextmanager
 def explained(path: Path, expected: str) -> Iterator[None]:
-    """Converts any error while the JSON file at `path` is read to `AnnotationError`."""
+    """Converts any error while the text or JSON file at `path` is read to `AnnotationError`."""
     try:
         yield
     except FileNotFoundError:
@@ -69,6 +75,8 @@ def explained(path: Path, expected: str) -> Iterator[None]:
         raise AnnotationError(f"{path}: is a folder; expected {expected}") from None
     except OSError as error:
         raise AnnotationError(f"{path}: can't be read ({error.strerror}); expected {expected}") from error
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{path}: not UTF-8 ({error}); save it as UTF-8; expected {expected}") from error
     except json.JSONDecodeError as error:
         raise AnnotationError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); expected {expected}"
@@ -104,10 +112,16 @@ def as_four_numbers(value: Any) -> tuple[float, float, float, float] | None:
     a, b, c, d = value
     if type(a) is type(b) is type(c) is type(d) is float:  # fast path: almost all of millions of boxes
         return a, b, c, d
-    if any(isinstance(item, bool) or not isinstance(item, int | float) for item in value):
+    a, b, c, d = map(as_number, value)
+    return None if a is None or b is None or c is None or d is None else (a, b, c, d)
+
+
+def as_number(value: Any) -> float | None:
+    """Converts a JSON number (including NaN and infinity) to a float; None for anything else, and beyond a float's range."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        return float(a), float(b), float(c), float(d)
+        return float(value)
     except OverflowError:
         return None
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.data.datasets.record import ImageRecord
+import numpy as np
+
+from pipeline.data.datasets.annotations import AnnotationError, shown
+from pipeline.data.datasets.record import NO_OBJECT, ImageRecord
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.refs import ImageRef, uri_of
@@ -16,6 +19,7 @@ from pipeline.runtime.stage import Rejected
 
 MAX_WAITING = 10_000
 """Maximum number of records held back until one of their images is found."""
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Reader(ABC):
@@ -48,10 +52,11 @@ class Reader(ABC):
         """Yields the records of the annotation files alone, without looking for images. Raises `AnnotationError`.
 
         Predicates are the set's own names. A relation without an object has -1 as `object`. Boxes of files that state neither
-        pixels nor the images' sizes are shares of the image: such a record is 1 wide and 1 high.
+        pixels nor the images' sizes are shares of the image: such a record is 1 wide and 1 high. Boxes that tables can't hold
+        are left out, as `validate` does where there are images.
         """
         self.rejects.clear()
-        yield from self._records()
+        yield from map(_finite, self._records())
 
     @property
     def annotation_file(self) -> Path:
@@ -110,6 +115,27 @@ class Reader(ABC):
             f"{source.images}: none of the {count} images of {source.name!r} exists; expected e.g. {expected}; {holds}; "
             f"set `images` to the folder that file names in {Path(source.listed_in).name} are relative to"
         )
+
+
+def _finite(record: ImageRecord) -> ImageRecord:
+    """A record without boxes that are no finite numbers of single precision, and without their relations."""
+    kept = [index for index, box in enumerate(record.boxes) if all(abs(side) <= _LARGEST for side in box[1:5])]
+    if len(kept) == len(record.boxes):
+        return record
+    places = {index: place for place, index in enumerate(kept)} | {NO_OBJECT: NO_OBJECT}
+    rejects = [
+        Rejected(record.image_id, "box not finite", box.written())
+        for index, box in enumerate(record.boxes)
+        if index not in places
+    ]
+    relations = []
+    for relation in record.relations:
+        if relation.subject in places and relation.object in places:
+            relations.append(relation._replace(subject=places[relation.subject], object=places[relation.object]))
+        else:
+            rejects.append(Rejected(record.image_id, "relation without box", shown(relation.predicate)))
+    boxes = tuple(record.boxes[index] for index in kept)
+    return replace(record, boxes=boxes, relations=tuple(relations), rejects=(*record.rejects, *rejects))
 
 
 def _first_names(root: Path | str) -> list[str]:

@@ -26,6 +26,10 @@ class Box(NamedTuple):
         return f"{self.category} [{self.x:g}, {self.y:g}, {self.w:g}, {self.h:g}]"[:200]
 
 
+NO_OBJECT = -1
+"""`GivenRelation.object` of a relation without an object."""
+
+
 class GivenRelation(NamedTuple):
     """A relation that the dataset gives; `subject` and `object` are indices into the record's boxes."""
 

@@ -113,18 +113,17 @@ class DataSource(Settings):
     """vg150: VG-SGG-dicts JSON with the names of labels and predicates."""
 
     share: float | None = runtime(None, gt=0, lt=1)
-    """Share of the images to take, e.g. 0.1, chosen by a hash of `seed` and image id: the same on every machine, and a smaller
-    share is part of a larger one. Unset: all."""
+    """Share of the images to take, chosen by a hash of `seed` and image id, so a smaller share is part of a larger
+    one. Unset: all."""
     seed: int = runtime(0, ge=0)
     """Which images `share` takes."""
     only: Path | None = runtime(None)
-    """File that lists the images to take, by id or file name, in the forms that `shard.exclude.ids` may have (a published
-    list, or annotations of a part)."""
+    """File that lists the images to take, by id or file name, in any form that `shard.exclude.ids` reads."""
 
     drop_fake: bool = False
-    """objects365: leave out boxes of depicted objects (`isfake`). The authors keep them."""
+    """objects365: exclude boxes of depicted objects (`isfake`). The authors keep them."""
     drop_reflected: bool = False
-    """objects365: leave out boxes of reflections (`isreflected`). The authors keep them."""
+    """objects365: exclude boxes of reflections (`isreflected`). The authors keep them."""
 
     @property
     def has_boxes(self) -> bool:

@@ -19,12 +19,11 @@ from pipeline.data.datasets.annotations import (
 from pipeline.data.datasets.json_stream import stream_lists, stream_rows
 from pipeline.data.datasets.pairs import vcoco_predicate
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.record import NO_OBJECT, Box, GivenRelation, ImageRecord
 from pipeline.runtime.stage import Rejected
 
 EXPECTED = "V-COCO: a list of actions {action_name, role_name, ann_id, image_id, role_object_id, label}"
 INSTANCES = "COCO instances: an object with the lists images, annotations and categories"
-NO_OBJECT = -1
 
 
 @dataclass

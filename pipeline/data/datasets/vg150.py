@@ -128,8 +128,13 @@ def _columns(path: Path) -> dict[str, NDArray[Any]]:
             lacking = [name for name in names if name not in file]
             if lacking:
                 raise AnnotationError(f"{path}: has no {', '.join(lacking)}; expected {EXPECTED}")
+            # A link, external storage and a virtual array can lead to other files.
+            if not all(isinstance(file.get(name, getlink=True), h5py.HardLink) for name in names):
+                raise AnnotationError(f"{path}: holds links in place of arrays; expected {EXPECTED}")
             if not all(isinstance(file[name], h5py.Dataset) and file[name].dtype.kind in "iuf" for name in names):
                 raise AnnotationError(f"{path}: holds other things than arrays of numbers; expected {EXPECTED}")
+            if any(file[name].external or file[name].is_virtual for name in names):
+                raise AnnotationError(f"{path}: keeps arrays in other files; expected {EXPECTED}")
             if (size := sum(file[name].nbytes for name in names)) > _MOST:
                 raise AnnotationError(
                     f"{path}: claims {size:,} bytes of arrays, {_MOST:,} at most are read; expected {EXPECTED}"

@@ -10,13 +10,12 @@ from typing import Any
 
 from pipeline.data.datasets.annotations import (
     NO_IMAGE,
-    AnnotationError,
     as_four_numbers,
     as_id,
     as_size,
     explained,
-    read_at_once,
     read_json,
+    read_text,
     readable,
     rows,
     shown,
@@ -247,11 +246,7 @@ class Aliases:
         canonical: dict[str, str] = {}
         if path is None:
             return cls(canonical)
-        try:
-            lines = read_at_once(path, _ALIASES).decode().splitlines()
-        except UnicodeDecodeError as error:
-            raise AnnotationError(f"{path}: can't be read as text ({error}); expected {_ALIASES}") from error
-        for line in lines:
+        for line in read_text(path, _ALIASES).splitlines():
             words = [" ".join(word.lower().split()) for word in line.split(",")]
             for word in words:
                 canonical.setdefault(word, words[0])

@@ -1,7 +1,7 @@
 """Reads images at another size, with the same pixels as Pillow at about half the cost.
 
 JPEGs are decoded by torchvision, which uses libjpeg as Pillow does. The antialiased bicubic filter is Pillow's, with
-weights rounded as in Pillow, and does not depend on the installed Pillow (docs/captioning.md explains why torchvision's
+weights rounded as in Pillow, and does not depend on the installed Pillow (docs/labels.md explains why torchvision's
 own is not used). Legend: H x W pixels in, h x w out, 3 colours.
 """
 

@@ -42,15 +42,13 @@ class ViewSettings(Settings):
     image_size: int = Field(640, ge=STRIDE)
     """Longest side of an image in pixels. Both sides are then rounded to multiples of 32, unless `official`."""
     smallest: float = Field(1.0, gt=0, le=1)
-    """Smallest scale of an image: its longest side is drawn between this share of `image_size` and all of it. It only
-    applies when `shortest` is empty."""
+    """Smallest scale of an image, as a share of `image_size`; it applies only if `shortest` is empty."""
     shortest: tuple[Annotated[int, Field(ge=STRIDE)], ...] = ()
-    """Lengths of the shorter side in pixels, of which one is drawn per image; an image whose longest side would exceed
-    `image_size` becomes smaller. The paper: 480, 512, ..., 800 with an `image_size` of 1333. Empty: the longest side
-    decides."""
+    """Lengths of the shorter side in pixels, of which one is drawn per image; `image_size` limits the longest side.
+    The paper: 480, 512, ..., 800 with an `image_size` of 1333. Empty: the longest side decides."""
     crop: float = Field(0.0, ge=0, le=1)
-    """Probability that a random part of the image is shown instead of the whole. The paper: 0.5. Each side of the part is
-    drawn between 384 and 600 pixels of the image at a shorter side of 400, 500 or 600 pixels."""
+    """Probability of a random crop. The paper: 0.5. Each side of the crop is drawn between 384 and 600 pixels of
+    the image at a shorter side of 400, 500 or 600 pixels."""
     flip: float = Field(0.5, ge=0, le=1)
     """Probability that an image is mirrored. "left" and "right" in its predicates then change places, unless `official`."""
     colour: float = Field(0.4, ge=0, lt=1)

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.evaluation.detections.content import DetectionColumns, DetectionsContent
 from pipeline.evaluation.detections.findings import DetectionFindings, DetectionsError, Fault, Faults
 from pipeline.evaluation.detections.names import listed, matched
-from pipeline.evaluation.ground_truth import NO_OBJECT, GroundTruth
+from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.interactions import Floats, Integers
 from pipeline.evaluation.labelled_boxes import LabelledBoxes
 from pipeline.evaluation.relations import Relations

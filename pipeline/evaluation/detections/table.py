@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.data.datasets.annotations import shown
+from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.evaluation.detections.content import EXPECTED, DetectionColumns, DetectionsContent
-from pipeline.evaluation.ground_truth import NO_OBJECT
 from pipeline.evaluation.interactions import Integers
 from storage.errors import FatalError
 from storage.tables import DETECTIONS
@@ -46,7 +46,7 @@ def read_parquet(content: DetectionsContent) -> None:
 
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """The values of a file with one JSON value a line, each with words on where it stands."""
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open("rb") as file:
         try:
             for number, line in enumerate(file, start=1):
                 if line.strip():
@@ -67,7 +67,7 @@ def read_rows(content: DetectionsContent, entries: Iterator[tuple[str, Any]]) ->
                 raise FatalError(f"{path}: {where} has no boxes and pairs: {shown(entry)}; expected {EXPECTED}")
         try:
             _add(content, pa.Table.from_pylist([entry for _, entry in batch], schema=DETECTIONS))
-        except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
+        except (pa.ArrowException, TypeError, ValueError, OverflowError, AttributeError) as error:
             span = f"{batch[0][0]} to {batch[-1][0]}"
             raise FatalError(f"{path}: {span}: values of another type ({error}); expected {EXPECTED}") from error
 

@@ -26,9 +26,9 @@ class DetectionsWriter:
     """A context: rows are streamed to a file aside, which takes its place when the context ends without an error."""
 
     def __init__(self, path: Path, row_group: int = ROW_GROUP) -> None:
-        """Raises `FatalError` if the name ends neither in .parquet nor in .json."""
-        if path.suffix not in (".parquet", ".json"):
-            raise FatalError(f"{path}: detections are written as .parquet or .json; choose a name that ends so")
+        """Raises `FatalError` for a folder, and for a name that ends neither in .parquet nor in .json."""
+        if path.suffix not in (".parquet", ".json") or path.is_dir():
+            raise FatalError(f"{path}: detections are written to a file; choose a name that ends in .parquet or .json")
         self._path, self._row_group = path, row_group
         self._rows: list[Mapping[str, Any]] = []
         self._contexts = ExitStack()

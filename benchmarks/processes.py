@@ -9,10 +9,11 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
+
+from benchmarks.harness import peak_mib
 
 LOOK_EVERY = 0.25
 """Seconds between two looks. A peak is the kernel's own, so only what a process takes after the last look is missed."""
@@ -89,26 +90,21 @@ class _Watch(threading.Thread):
         while self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE:
             try:
                 for each in [self._process, *self._process.children(recursive=True)]:
-                    self._note(each)
+                    self._look_at(each)
             except psutil.NoSuchProcess:
                 continue
             time.sleep(LOOK_EVERY)
         for (_, role), seconds in self._cpu.items():
             self._measured.cpu[role] = self._measured.cpu.get(role, 0.0) + seconds
 
-    def _note(self, process: psutil.Process) -> None:
+    def _look_at(self, process: psutil.Process) -> None:
         try:
-            words = " ".join(process.cmdline())
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            taken = process.cpu_times()
+            words, taken = " ".join(process.cmdline()), process.cpu_times()
         except (OSError, psutil.Error):
-            return
-        if not words:  # it has ended
             return
         role = next((name for part, name in _ROLES.items() if part in words), "rlip run")
         if role in ("worker", "training"):
             role = f"{role}, {self.step}"
-        peak = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
-        if role:
-            self._measured.peak_mib[role] = max(self._measured.peak_mib.get(role, 0), peak // 1024)
+        if role and words:  # no words: it has ended
+            self._measured.peak_mib[role] = max(self._measured.peak_mib.get(role, 0), peak_mib(process.pid))
             self._cpu[process.pid, role] = taken.user + taken.system

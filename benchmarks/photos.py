@@ -1,19 +1,14 @@
-"""The images that the streaming benchmark writes and reads: photographs of COCO, repeated, with labels for each."""
+"""Images that benchmarks read: photographs of COCO, repeated, with labels for each; noise where there are none."""
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from storage.shards.writer import Sample
 
@@ -57,29 +52,28 @@ def label(number: int) -> bytes:
 
 
 def write_photos(source: Path, folder: Path, megabytes: float) -> Photos:
-    """Repeats the JPEGs of a folder up to a size; synthetic ones if there are none."""
-    there = [path.read_bytes() for path in sorted(source.glob("*.jpg"))] if source.is_dir() else []
-    origin = f"{len(there)} photographs of {source}, repeated" if there else f"{SYNTHETIC} synthetic JPEGs, repeated"
-    originals = there or [_synthetic(number) for number in range(SYNTHETIC)]
-    sizes = [Image.open(io.BytesIO(data)).size for data in originals]
-    repeats = max(1, round(megabytes * 1e6 / sum(map(len, originals))))
-    folder.mkdir(parents=True)
-    paths = [folder / f"{number:06d}.jpg" for number in range(len(originals) * repeats)]
+    """Repeats the JPEGs of a folder up to a size; noise if there are none."""
+    originals = sorted(source.glob("*.jpg")) if source.is_dir() else []
+    origin = (
+        f"{len(originals)} photographs of {source}, repeated" if originals else f"{SYNTHETIC} images of noise, repeated"
+    )
+    originals = originals or write_noise(folder / "noise", SYNTHETIC)
+    sizes = [Image.open(path).size for path in originals]
+    data = [path.read_bytes() for path in originals]
+    repeats = max(1, round(megabytes * 1e6 / sum(map(len, data))))
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number:06d}.jpg" for number in range(len(data) * repeats)]
     for number, path in enumerate(paths):
-        path.write_bytes(originals[number % len(originals)])
+        path.write_bytes(data[number % len(data)])
     return Photos(paths, sizes * repeats, origin)
 
 
-def _synthetic(number: int) -> bytes:
-    """Returns a JPEG of smoothed noise with the size and detail of a photograph."""
-    grains = np.random.default_rng(number).integers(0, 255, (60, 80, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(grains).resize((640, 480), Image.Resampling.BICUBIC).save(buffer, "jpeg", quality=95)
-    return buffer.getvalue()
-
-
-def rgb(data: bytes) -> Tensor:
-    """Decodes a JPEG to 3 x height x width bytes with torchvision."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the bytes can't be written to, and nobody does
-        return decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
+def write_noise(folder: Path, count: int, width: int = 640, height: int = 480) -> list[Path]:
+    """Writes JPEGs of smoothed noise, with the detail of photographs. Returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draws = np.random.default_rng(0)
+    paths = [folder / f"{number:04d}.jpg" for number in range(count)]
+    for path in paths:
+        grains = Image.fromarray(draws.integers(0, 255, (max(height // 8, 1), max(width // 8, 1), 3), np.uint8))
+        grains.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
+    return paths

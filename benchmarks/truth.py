@@ -20,12 +20,6 @@ def closure(triplets: Iterable[Triplet]) -> set[Triplet]:
     return known | {(o, p, s) for s, p, o in known if p in _SYMMETRIC}
 
 
-def true_pairs(scene: Scene) -> set[tuple[int, str, int]]:
-    """Returns all true (subject index, canonical predicate, object index), symmetric ones in both orders."""
-    pairs = {(r.subject, CANONICAL[r.predicate], r.object) for r in scene.relations}
-    return pairs | {(o, p, s) for s, p, o in pairs if p in _SYMMETRIC}
-
-
 def judge(stated: Iterable[Triplet], planted: Iterable[Triplet]) -> tuple[set[Triplet], set[Triplet]]:
     """Returns (stated triplets that are true, planted triplets that were stated), in canonical form."""
     stated, planted = set(stated), set(planted)

@@ -1,4 +1,4 @@
-"""A reviewer's desk: all that the page needs of a run, opened once and kept up to date while the run goes on."""
+"""A run under review: its index, its verdicts and all else that the page needs, kept up to date while the run goes on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REFRESH_SECONDS = 10.0
 _log = logging.getLogger("rlip.review")
 
 
-class Desk:
+class ReviewState:
     """A run, its index, and the verdicts on its labels.
 
     `against`: another run to compare with. `planned`: step → the steps that it needs, of the run's recipe.
