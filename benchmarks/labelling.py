@@ -30,7 +30,7 @@ import torch
 from benchmarks.harness import Goal, Row, cpu_seconds, parser, run
 from benchmarks.sequential_tagging import label_sequentially
 from models.config import NetworkConfig
-from models.packed_linear import can_pack
+from models.layers import can_pack
 from models.relation_tagger import RelationTagger
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.settings import RELEASED

@@ -25,8 +25,8 @@ from rich.console import Console
 
 from benchmarks.harness import Row, parser, run
 from models.config import NetworkConfig
-from models.initial import load_initial
 from models.network import Network
+from models.pretrained import load_pretrained
 from models.rlip import RLIP
 from models.weights import save
 from pipeline.run import runner
@@ -41,8 +41,8 @@ from pipeline.stages.evaluate import EvaluateSettings, EvaluateStage
 from pipeline.stages.pretrain import PretrainStage
 from pipeline.training.config import METRICS_LOG, MODEL, SAMPLES, TOKENIZER, VOCABULARY, TrainConfig
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.prepare import prepare
 from pipeline.training.ranks import Ranks
+from pipeline.training.run import prepare
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples, shards_of
 from pipeline.training.task import PretrainTask
@@ -191,7 +191,7 @@ def write_initial(recipe: Recipe) -> None:
     """
     settings, path = settings_of(recipe), initial_file(recipe)
     network = RLIP(NetworkConfig.from_dict(settings.network | {"fusion": "none"}), settings.tokenizer)
-    load_initial(network, settings.pretrained, settings.tokenizer)
+    load_pretrained(network, settings.pretrained, settings.tokenizer)
     path.parent.mkdir(parents=True, exist_ok=True)
     save(network, path)
 

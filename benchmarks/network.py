@@ -30,13 +30,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.harness import Goal, Row, cpu_seconds, in_own_process, parser, peak_mib, run
 from models.config import NetworkConfig, TextConfig
 from models.losses import LossSettings, SetCriterion
-from models.predictions import Predictions
+from models.predictions import Predictions, Target
 from models.rlip import RLIP
-from models.target import Target
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.optimizer import gradient_norm, make_optimizer, update
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.task import full_precision
 
 TOKENS = 5
 PRECISIONS = ("fp32", "bf16")
@@ -105,7 +103,7 @@ def forward_call(workload: Workload, network: RLIP, precision: str) -> Callable[
 
     def call() -> Predictions:
         with torch.inference_mode(), autocast(precision):
-            return full_precision(network.predict(pixels, None, *workload.texts(network)))
+            return network.predict(pixels, None, *workload.texts(network)).float()
 
     return call
 
@@ -123,7 +121,7 @@ def step_call(workload: Workload, network: RLIP, precision: str) -> Callable[[],
         optimizer.zero_grad(set_to_none=True)
         with autocast(precision):
             objects, predicates = workload.texts(network)
-            predictions = full_precision(network.predict(pixels, None, objects, predicates))
+            predictions = network.predict(pixels, None, objects, predicates).float()
         criterion(predictions, targets, predicates.float())["loss"].backward()
         update(optimizer, gradient_norm(parameters).item(), settings.max_grad_norm)
 

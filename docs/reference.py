@@ -15,7 +15,6 @@ import typer
 from pydantic import BaseModel
 from pydantic._internal._docs_extraction import extract_docstrings_from_cls
 
-from models.config import NetworkConfig
 from pipeline.cli.app import app
 from pipeline.run.recipe import Recipe
 
@@ -105,7 +104,7 @@ def _sections(
     yield prefix.removesuffix("."), model, keyed
     stages = {"ingest", "detect", "caption", "parse", "train_tagger", "tag", "shard", "evaluate", "settings"}
     for name, annotation, _, _, _ in _fields(model):
-        inner = NetworkConfig if name == "network" else _section_of(annotation)
+        inner = _section_of(annotation)
         inherited = any(name in getattr(base, "model_fields", {}) for base in model.__mro__[1:])
         if inner is None or inner in seen or inherited:
             continue
@@ -150,7 +149,7 @@ def _section_of(annotation: Any) -> type[Any] | None:
 def _setting(name: str, annotation: Any, default: Any, description: str, runtime: bool, keyed: bool) -> str:
     decides = " ●" if keyed and not runtime else ""
     text = " ".join(description.split())
-    if name == "network" or default in (None, "", "required", ()):
+    if default in (None, "", "required", ()):
         type_ = ["required"] * (default == "required") + [_type(annotation)] * (get_origin(annotation) is not Literal)
         return f"- `{name}` ({', '.join(type_)}){decides}: {text}"
     others = [value for value in get_args(annotation) if value != default] if get_origin(annotation) is Literal else []

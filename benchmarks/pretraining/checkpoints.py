@@ -27,9 +27,8 @@ from benchmarks.pretraining.setup import make_config, make_trainer, write_traini
 from models.config import NetworkConfig
 from models.rlip import RLIP
 from pipeline.runtime.processes import keep_freed_memory
-from pipeline.training.checkpoints.checkpointer import Checkpointer
+from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingState
 from pipeline.training.checkpoints.folder import CheckpointFolder
-from pipeline.training.checkpoints.state import TrainingState
 from pipeline.training.config import CHECKPOINTS
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.ranks import Ranks

@@ -19,16 +19,15 @@ from benchmarks.photos import Photos
 from benchmarks.streaming.large_map import linked_tars
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.config import SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
-from pipeline.training.prepare import prepare
 from pipeline.training.ranks import Ranks
+from pipeline.training.run import prepare
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
-from pipeline.training.statistics import STATISTICS_FILE, statistics_of
 from pipeline.training.task import PretrainTask, Task
 from pipeline.training.tracking.flops import COUNTED
 from pipeline.training.trainer import Check, Trainer, TrainingResult
-from pipeline.training.vocabulary import Vocabulary
+from pipeline.training.vocabulary import STATISTICS_FILE, Vocabulary, statistics_of
 from storage.shards.sample_map import SampleMap
 from storage.shards.writer import Sample
 from storage.tables import write_table

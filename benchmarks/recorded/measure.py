@@ -14,18 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import postprocess
 from models.decoder import Decoded
-from models.encoded import Encoded
-from models.losses import SetCriterion, TaggerCriterion
+from models.encoder import Encoded
+from models.losses import SetCriterion, TaggerCriterion, pseudo_labels
 from models.matcher import Matches, hungarian
 from models.network import Network
 from models.official.names import place_of, share_of
-from models.postprocess import Pairs
-from models.predicate_losses import pseudo_labels
-from models.predictions import Predictions
-from models.stacked_predictions import StackedPredictions
-from models.target import Target
+from models.predictions import Pairs, Predictions, Target, hoi, scene_graph, zero_shot
 from recorded.recording import Arrays, Recording, targets_in
 
 FIELDS = {
@@ -81,9 +76,9 @@ def measure_evaluation(recording: Recording, given: Arrays) -> Arrays:
     return (
         _outputs(predictions)
         | _memory(encoded)
-        | _results("post.hoi.", postprocess.hoi(predictions, sizes), subject)
-        | _results("post.hoi_zs.", postprocess.zero_shot(predictions, sizes, subject), subject)
-        | _results("post.sgg.", postprocess.scene_graph(predictions, sizes), None)
+        | _results("post.hoi.", hoi(predictions, sizes), subject)
+        | _results("post.hoi_zs.", zero_shot(predictions, sizes, subject), subject)
+        | _results("post.sgg.", scene_graph(predictions, sizes), None)
     )
 
 
@@ -91,7 +86,7 @@ def measure_zero_shot(recording: Recording, given: Arrays) -> Arrays:
     """Computes the results of pairs whose likeliest subject is the recorded category."""
     subject = int(given["subject_category_id"])
     sizes = [tuple(row) for row in given["orig_sizes"].tolist()]
-    return _results("", postprocess.zero_shot(_evaluate(recording)[1], sizes, subject), subject)
+    return _results("", zero_shot(_evaluate(recording)[1], sizes, subject), subject)
 
 
 def measure_loss(recording: Recording, given: Arrays) -> Arrays:
@@ -107,9 +102,7 @@ def measure_loss(recording: Recording, given: Arrays) -> Arrays:
         losses = TaggerCriterion(settings, official_compat=True)(predictions, targets)
     else:
         measured |= _outputs(predictions) | _pseudo_labels(recording, predictions, texts[1], targets)
-        matches = hungarian(
-            StackedPredictions.of(predictions), targets, recording.match_weights(), official_compat=True
-        )
+        matches = hungarian(predictions.stacked(), targets, recording.match_weights(), official_compat=True)
         measured |= _matches(matches, [len(target.object_labels) for target in targets])
         criterion = SetCriterion(settings, match=recording.match_weights(), official_compat=True)
         losses = criterion(predictions, targets, texts[1])

@@ -34,7 +34,7 @@ from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.tag import TagStage
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.tracking.extras import require_extras
+from pipeline.training.tracking.trackers import require_extras
 from pipeline.training.vocabulary import is_tokenizer
 from storage.errors import FatalError, PipelineError
 

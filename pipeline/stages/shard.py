@@ -26,7 +26,7 @@ from pipeline.runtime.settings import runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.stages.split import NameTriplet, unseen_triplets
 from pipeline.training.sample import SampleRelation, TrainingSample, strongest
-from pipeline.training.statistics import STATISTICS_FILE, statistics_of
+from pipeline.training.vocabulary import STATISTICS_FILE, statistics_of
 from storage.errors import FatalError
 from storage.shards.writer import LABELS, Sample, write_shards
 from storage.tables import REJECTED, SHARD_MEMBERS, write_table

@@ -257,7 +257,7 @@ def test_versions_out_of_range_are_named_with_what_to_install() -> None:
 
 
 def test_a_training_without_its_extra_is_told_before_any_work(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.training.tracking.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.training.tracking.trackers.find_spec", lambda name: None)
     require(RunContext(recipe))
     with pytest.raises(
         FatalError, match=r"pretrain:none: the tracker 'tensorboard' .*pip install 'rlip\[tensorboard\]'"

@@ -63,7 +63,7 @@ def test_a_recipe_trains_as_its_script(script: dict[str, str]) -> None:
     data = DATA[script["setting"] if script["setting"] != "-" else script["data"]]
     assert (recipe.data.label, recipe.data.tagger, recipe.data.mix) == data
     settings: Any = recipe.train_tagger if script["setting"] == "tagger" else recipe.pretrain.settings
-    network, drawn = NetworkConfig.from_dict(settings.network), script["negative_texts"] == "500"
+    network, drawn = settings.network, script["negative_texts"] == "500"
     rates = (float(script["lr"]), float(script["lr_backbone"]), float(script["lr_backbone"]))
     epochs, drop = int(script["epochs"]), int(script["drop"])
     assert (settings.lr, settings.lr_backbone, settings.lr_text) == rates

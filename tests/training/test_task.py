@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.training.pairs import TargetPair, detection_pairs, labelled_pairs, normalised_boxes, tagging_pairs
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample, mirrored
+from pipeline.training.task import TargetPair, detection_pairs, labelled_pairs, normalised_boxes, tagging_pairs
 
 
 def image(xs, relations=()):

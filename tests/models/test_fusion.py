@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.late_fusion import LateFusion
+from models.fusion import LateFusion
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
 

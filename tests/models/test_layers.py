@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models import feedforward
-from models.feedforward import feed_forward
+from models import layers
+from models.layers import feed_forward
 
 
 def _results(dtype, dropout=0.0):
@@ -25,7 +25,7 @@ def _results(dtype, dropout=0.0):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_fused_kernels_compute_the_same(monkeypatch, dtype, dropout):
     fused = _results(dtype, dropout)
-    monkeypatch.setattr(feedforward, "can_pack", lambda device, dtype: False)
+    monkeypatch.setattr(layers, "can_pack", lambda device, dtype: False)
     near = 1e-5 if dtype == torch.float32 else 2e-2
     for one, other in zip(fused, _results(dtype, dropout), strict=True):
         assert one.dtype == other.dtype
