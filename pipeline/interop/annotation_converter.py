@@ -112,7 +112,7 @@ _ROLES = ("obj", "instr")
 
 @dataclass
 class _Action:
-    """One action. It has a row for each person of the set, and more if a person does it to several objects."""
+    """One action. It has a row for each person of the dataset, and more if a person does it to several objects."""
 
     roles: list[str]
     people: array[int] = field(default_factory=lambda: array("q"))

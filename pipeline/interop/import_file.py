@@ -72,9 +72,9 @@ def print_import(file: Path, run: Run, dataset: str | None, files: ImageFiles, a
 def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFiles | None = None) -> Imported:
     """Imports one of the authors' files into `run` as steps. The kind of file follows from its content.
 
-    `dataset` names the set; without it, labels go to the sets that the file states, other files to "imported". Bad entries
-    are quarantined and counted. Raises `FatalError` if the file is not one of the authors', if the run already has the
-    steps, or if a folder of images has none of the file's images.
+    `dataset` names the dataset; without it, labels go to the datasets that the file states, other files to "imported".
+    Bad entries are quarantined and counted. Raises `FatalError` if the file is not one of the authors', if the run already
+    has the steps, or if a folder of images has none of the file's images.
     """
     run.store.require_writable()
     if dataset is not None and not DATASET.fullmatch(dataset):
@@ -137,7 +137,7 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, re
         some.extend(lost)
         images.put(partition, [image for image, _ in held], some, len(held) + len(lost))
         labels = [{"image_id": image["image_id"], "relations": found} for image, found in held]
-        # A Visual Genome set without any confidence holds annotations only: it was never tagged.
+        # Visual Genome without any confidence holds annotations only: it was never tagged.
         if dataset != VISUAL_GENOME or any(found for _, found in held):
             relations.put(partition, labels, [], len(held))
         tally.note_all(some)
@@ -152,7 +152,7 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, re
         stated.add(dataset)
         if name is not None and len(stated) > 1:
             raise FatalError(
-                f"{path}: holds the sets {', '.join(sorted(stated))}, whose ids may collide; import it without --dataset"
+                f"{path}: holds the datasets {', '.join(sorted(stated))}, whose ids may collide; import it without --dataset"
             )
         if (dataset, image_id) in seen:
             lost.append(Rejected(image_id, "image twice", dataset))
@@ -291,7 +291,7 @@ _EXPECTED = 'paths of images: an object {"image id": "train/patch16/name.jpg"} (
 
 @dataclass
 class ImageFiles:
-    """Image folder of a set and Objects365's paths by image id. Both are optional."""
+    """Image folder of a dataset and Objects365's paths by image id. Both are optional."""
 
     folder: Path | None = None
     paths: Path | None = None

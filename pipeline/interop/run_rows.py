@@ -94,13 +94,13 @@ class RunRows:
         return self.datasets() if "ingest" in self._artifacts else []
 
     def official_name(self, dataset: str) -> str:
-        """Returns the authors' name for the set, by its format in the run's recipe, or its own name."""
+        """Returns the authors' name for the dataset, by its format in the run's recipe, or its own name."""
         data = self.run.read_document("recipe").get("data", {})
         formats = {source["name"]: source["format"] for source in data.get("sources", ())}
         return _OFFICIAL_NAMES.get(formats.get(dataset, ""), dataset)
 
     def images(self, dataset: str, *tables: str) -> Iterator[ImageRows]:
-        """Yields the images of a set in stored order, with their rows in `tables` (all tables if none is named)."""
+        """Yields the images of a dataset in stored order, with their rows in `tables` (all tables if none is named)."""
         for partition in sorted({p for found in self._artifacts.values() for p in found}):
             if partition.split("/")[0] == dataset:
                 yield from self._partition(partition, tables)
