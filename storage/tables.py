@@ -157,7 +157,7 @@ DETECTIONS = pa.schema(
 )
 """What a network found in images, best pairs first. `image_id` is null for images that belong to no dataset.
 
-Scores of detected boxes are here, in the order of the boxes of `images`: in that table they would change the bytes of all.
+Scores of detected boxes are here, in the order of the boxes of `images`: in that table they would change all its bytes.
 """
 
 REJECTED = pa.schema(

@@ -73,8 +73,8 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
     """Imports one of the authors' files into `run` as steps. The kind of file follows from its content.
 
     `dataset` names the dataset; without it, labels go to the datasets that the file states, other files to "imported".
-    Bad entries are quarantined and counted. Raises `FatalError` if the file is not one of the authors', if the run already
-    has the steps, or if a folder of images has none of the file's images.
+    Bad entries are quarantined and counted. Raises `FatalError` if the file is not one of the authors', if the run
+    already has the steps, or if a folder of images has none of the file's images.
     """
     run.store.require_writable()
     if dataset is not None and not DATASET.fullmatch(dataset):
@@ -152,7 +152,8 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, re
         stated.add(dataset)
         if name is not None and len(stated) > 1:
             raise FatalError(
-                f"{path}: holds the datasets {', '.join(sorted(stated))}, whose ids may collide; import it without --dataset"
+                f"{path}: holds the datasets {', '.join(sorted(stated))}, whose ids may collide; import it without "
+                "--dataset"
             )
         if (dataset, image_id) in seen:
             lost.append(Rejected(image_id, "image twice", dataset))
@@ -171,8 +172,8 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, re
         raise AnnotationError(f"{path}: none of its {len(lost)} elements is a usable image; expected {EXPECTED}")
     if files.folder is not None and not files.found:
         raise FatalError(
-            f"{path}: none of its {result.images} images can be read in {files.folder}, e.g. {files.missing}; name the folder"
-            " that holds them with --images, or leave it out to import the labels without sizes"
+            f"{path}: none of its {result.images} images can be read in {files.folder}, e.g. {files.missing}; "
+            "name the folder that holds them with --images, or leave it out to import the labels without sizes"
         )
     result.steps += [step.name for step in (images, relations) if step.record()]
 

@@ -23,8 +23,8 @@ class Mix:
     """The share of each dataset in a stream."""
 
     kind: Literal["concat", "proportional", "temperature"] = "concat"
-    """concat: one large dataset, each sample once per epoch (the authors' way). proportional: every stretch of the stream has
-    each dataset in proportion to its size. temperature: in proportion to its size to the power of 1 / `temperature`."""
+    """concat: one large dataset, each sample once per epoch (the authors' way). proportional: every stretch of the stream
+    has each dataset in proportion to its size. temperature: in proportion to its size to the power of 1 / `temperature`."""
     temperature: float = 2.0
     """For kind "temperature": 1 is proportional, infinity gives all datasets equal shares."""
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Mix:
             raise FatalError('mix: weights need kind "proportional" or "temperature"; "concat" takes every sample once')
 
     def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        """Returns each dataset's share of the stream; they sum to 1. Raises `FatalError` for weights of unknown datasets."""
+        """Returns each dataset's share of the stream; they sum to 1. Raises `FatalError` for weights of unknown ones."""
         unknown = sorted(self.weights.keys() - sizes.keys())
         if unknown:
             raise FatalError(f"mix: weights name {unknown[0]!r}; the datasets are {', '.join(sizes)}")

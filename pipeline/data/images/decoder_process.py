@@ -48,8 +48,8 @@ _ANSWER: TypeAdapter[Probe | dict[str, str]] = TypeAdapter(Probe | dict[str, str
 class DecoderProcess:
     """Calls `decode` on the bytes of images in another process, which ends with this one and is replaced if it dies.
 
-    `decode` returns a `Probe` or raises `BadImage`, and must be picklable. Its processor time and memory are limited. Use a
-    `DecoderProcess` from one thread.
+    `decode` returns a `Probe` or raises `BadImage`, and must be picklable. Its processor time and memory are limited.
+    Use a `DecoderProcess` from one thread.
     """
 
     def __init__(self, decode: Callable[[bytes], Probe]) -> None:
