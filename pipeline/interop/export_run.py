@@ -1,4 +1,4 @@
-"""`rlip export`: writes a run's labels in external formats and counts what those formats cannot hold."""
+"""`rlip export`: writes a run's labels in external formats and counts what those formats can't hold."""
 
 from __future__ import annotations
 
