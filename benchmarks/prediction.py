@@ -24,8 +24,7 @@ from benchmarks.harness import Row, in_own_process, parser, peak_mib, run
 from benchmarks.photos import write_noise
 from models.config import NetworkConfig, TextConfig
 from models.rlip import RLIP
-from pipeline.data.images.opening import read_image
-from pipeline.data.images.prefetch import read_ahead
+from pipeline.data.images.opening import read_ahead, read_image
 from pipeline.evaluation.detections.writer import DetectionsWriter
 from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.runtime.processes import keep_freed_memory

@@ -140,7 +140,7 @@ def partition_tables(number: int, dataset: str) -> dict[str, pa.Table]:
             "digest": pa.array([hashlib.sha256(f"{number} {row}".encode()).hexdigest() for row in range(IMAGES)]),
             "width": pa.array([WIDTH] * IMAGES, pa.int32()), "height": pa.array([HEIGHT] * IMAGES, pa.int32()),
             "boxes": _lists(tables.BOX, boxes, {"category": category, **box}),
-            "relations": _lists(tables.GIVEN_RELATION, np.bincount(image[given], minlength=IMAGES),
+            "relations": _lists(tables.ANNOTATED_RELATION, np.bincount(image[given], minlength=IMAGES),
                                 {name: values.filter(pa.array(given)) for name, values in ends.items()}),
         }),
         "captions": _table(tables.CAPTIONS, {"image_id": ids, "captions": captions}),

@@ -1,10 +1,10 @@
-"""What `rlip verify` reads besides artifacts: records of runs, cuts, verdicts, reports, and every cache in the store's folder."""
+"""What `rlip verify` reads besides artifacts: records, partition maps, verdicts, reports, and caches in the store's folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.data.datasets.index_files import damaged_indexes
+from pipeline.data.datasets.record_index import damaged_indexes
 from pipeline.data.partitioning import damaged_digests
 from pipeline.labels.verdict_log import VERDICTS, VerdictLog
 from pipeline.report.report_folder import damaged_reports

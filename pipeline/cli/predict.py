@@ -19,8 +19,7 @@ from models.weights_file import WeightsError
 from pipeline.cli.contact_sheet import labelled_cell
 from pipeline.data.datasets.annotations import read_text, readable
 from pipeline.data.datasets.bare_images import SUFFIXES
-from pipeline.data.images.opening import BadImage, read_image
-from pipeline.data.images.prefetch import read_ahead
+from pipeline.data.images.opening import BadImage, read_ahead, read_image
 from pipeline.evaluation.detections.writer import DetectionsWriter
 from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation

@@ -14,7 +14,7 @@ from pipeline.runtime.devices import best_precision
 from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.training.address import split_address
 from storage.errors import FatalError
-from storage.stream.mix import LEAST_TEMPERATURE, Mix
+from storage.stream.order import LEAST_TEMPERATURE, Mix
 
 TrackerKind = Literal["wandb", "mlflow", "trackio"]
 """The trackers besides TensorBoard. Each needs the extra of its name."""

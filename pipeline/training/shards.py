@@ -17,8 +17,7 @@ from pipeline.training.vocabulary import STATISTICS_FILE
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.shards.index import ARTIFACT_INDEX
-from storage.shards.range_cache import RangeCache
-from storage.shards.reader import DamagedSample, SampleReader
+from storage.shards.reader import DamagedSample, RangeCache, SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
 from storage.shards.writer import LABELS, tars_among
 from storage.stream.order import stable_seed

@@ -11,9 +11,8 @@ import pytest
 
 from pipeline.cli.damaged_files import damaged_files
 from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.data.datasets.index_files import damaged_indexes
 from pipeline.data.datasets.json_stream import stream_lists
-from pipeline.data.datasets.record_index import is_indexed, open_index, open_source
+from pipeline.data.datasets.record_index import damaged_indexes, is_indexed, open_index, open_source
 from pipeline.data.images.opening import fingerprint
 from pipeline.data.partitioning import index_of, partition_dataset
 from storage.disk import Disk

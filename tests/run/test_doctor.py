@@ -88,7 +88,8 @@ def test_files_of_a_benchmark_that_are_missing_are_told_with_their_origin(recipe
     found = missing(asked)["data.sources toy"]
     assert f"objects: no file {tmp_path}/vrd/objects.json; predicates: no file" in found
     assert (
-        "is had by hand from https://cs.stanford.edu/people/ranjaykrishna/vrd/; `rlip data get vrd` says how" in found
+        "must be downloaded manually from https://cs.stanford.edu/people/ranjaykrishna/vrd/; `rlip data get vrd` says how"
+        in found
     )
     (tmp_path / "vrd").mkdir()
     save_json(tmp_path / "vrd/objects.json", ["person"])

@@ -19,8 +19,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from storage.errors import FatalError, RetryableError
 from storage.shards.sample_map import SampleMap
-from storage.stream.mix import Interleaving, Mix
-from storage.stream.order import EpochOrder, OrderSettings, stable_seed, uniforms
+from storage.stream.order import EpochOrder, Interleaving, Mix, OrderSettings, stable_seed, uniforms
 from storage.stream.sequence import SampleSequence
 from storage.stream.stream import Stream, StreamBatch
 from tests.storage.shard_files import made_map, write_sets
@@ -363,8 +362,8 @@ def test_errors_of_this_machine_are_no_damage(samples: SampleMap, monkeypatch: p
 def test_a_stream_stops_when_too_many_samples_are_damaged(tmp_path: Path) -> None:
     samples = damaged(tmp_path, 1, 5, 9)
     with pytest.raises(FatalError, match=r"3 of 200 samples are damaged.*rlip shards verify"):
-        keys(Stream(samples, epochs=1, order=ORDER, most_damaged=0.01))
-    assert len(keys(Stream(samples, epochs=1, order=ORDER, most_damaged=0.02))) == 197
+        keys(Stream(samples, epochs=1, order=ORDER, max_damaged=0.01))
+    assert len(keys(Stream(samples, epochs=1, order=ORDER, max_damaged=0.02))) == 197
 
 
 def test_a_missing_or_short_tar_is_found_before_going_on(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ class BareImagesReader(Reader):
     """Yields every image of the folder and its subfolders, in the order of their names."""
 
     def _records(self) -> Iterator[ImageRecord]:
-        source = self.source
         seen: dict[int, str] = {}
         for name in picture_names(self.folder):
             image_id = id_of_name(name)
@@ -33,7 +32,7 @@ class BareImagesReader(Reader):
             if seen.setdefault(image_id, name) != name:
                 self.rejects.append(Rejected(image_id, "duplicate image id", f"{name}, as {seen[image_id]}"))
                 continue
-            yield ImageRecord(source.name, source.split, image_id, self.place(name))
+            yield self.record(image_id, self.place(name))
         self.report(1.0)
 
 
