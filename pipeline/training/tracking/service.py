@@ -1,4 +1,5 @@
-"""What the trackers of services share: a run whose values can't be taken back, continued when a training run is resumed."""
+"""What the trackers of services share: a run whose values can't be taken back, continued when a training run is
+resumed."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ PROJECT = "rlip"
 class WandbTracker(ServiceTracker):
     """Writes to `folder`/wandb offline, unless the user sets WANDB_MODE. Each attempt adds a folder of the same run id.
 
-    Values are plotted over `step`, a value of their own: the service would refuse to go back to an earlier step of its own.
+    Values are plotted over `step`, a value of their own: the service would refuse to go back to an earlier step of its
+    own.
     """
 
     kind = "wandb"
