@@ -33,7 +33,7 @@ from models.config import NetworkConfig
 from models.layers import can_pack
 from models.relation_tagger import RelationTagger
 from pipeline.runtime.processes import keep_freed_memory
-from pipeline.training.settings import RELEASED
+from pipeline.training.settings import TaggerSettings
 from tagger.box import Box
 from tagger.labelling.labeller import Labeller
 from tagger.labelling.tagging_image import TaggingImage
@@ -136,7 +136,7 @@ def measure(given: Namespace) -> Iterator[Row]:
         how = "runs slowly on PyTorch's own code" if name in precisions else "not measured"
         yield Row(name, note=f"{how}: this processor has no kernels for it")
     kind = {"architecture": "parsed", "tagger": True, "official_compat": True}
-    sizes = RELEASED | (SMALL if given.small else {}) | kind
+    sizes = TaggerSettings.network_defaults | (SMALL if given.small else {}) | kind
     tagger = RelationTagger(NetworkConfig.from_dict(sizes), TOKENIZER).eval()
     classes = mix((given.height, given.width))
     label = {name: Labeller(tagger, NAMES, precision=name, scope="image").label for name in precisions}  # type: ignore[arg-type]

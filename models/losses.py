@@ -6,8 +6,6 @@ pairs of all images, E text width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +44,6 @@ class SetCriterion(nn.Module):
     def _losses(self, layers: Predictions, targets: list[Target], features_TE: Tensor | None) -> dict[str, Tensor]:
         matches = hungarian(layers, targets, self.match, self.official_compat)
         wanted_NT = torch.cat([target.predicates for target in targets])
-        labelled_NT = _labelled(wanted_NT, self.official_compat)
         if self.settings.pseudo_predicates:
             if features_TE is None:
                 raise ValueError("pseudo predicates require predicate_features_TE, the texts' features before fusion")
@@ -54,8 +51,7 @@ class SetCriterion(nn.Module):
                 features_TE if self.official_compat else features_TE.detach(), wanted_NT
             )
         counted_BP = torch.ones(layers.object_logits.shape[1:3], dtype=torch.bool, device=wanted_NT.device)
-        terms = _terms(layers, targets, matches, wanted_NT, labelled_NT, counted_BP, self.settings)
-        return _weigh(terms, self.settings, self.official_compat)
+        return _losses(layers, targets, matches, wanted_NT, counted_BP, self.settings, self.official_compat)
 
 
 class TaggerCriterion(nn.Module):
@@ -84,22 +80,42 @@ class TaggerCriterion(nn.Module):
         slots = torch.arange(layers.object_logits.shape[2], device=device)
         counted_BP = torch.stack([slots < count for count in counts])
         wanted_NT = torch.cat([target.predicates for target in targets])
-        labelled_NT = _labelled(wanted_NT, self.official_compat)
-        terms = _terms(layers, targets, matches, wanted_NT, labelled_NT, counted_BP, self.settings)
-        return _weigh(terms, self.settings, self.official_compat)
+        return _losses(layers, targets, matches, wanted_NT, counted_BP, self.settings, self.official_compat)
 
 
-def _labelled(predicates_NT: Tensor, official_compat: bool) -> Tensor:
-    """Returns which predicates are true labels. The authors' CornerNet loss takes only those of confidence 1."""
-    return predicates_NT == 1 if official_compat else predicates_NT > 0
-
-
-@dataclass
-class _Terms:
-    """Sums over the batch and their divisors, each for K layers."""
-
-    sums: dict[str, Tensor]
-    counts: dict[str, Tensor]
+def _losses(
+    layers: Predictions,
+    targets: list[Target],
+    matches: Matches,
+    wanted_NT: Tensor,
+    counted_BP: Tensor,
+    settings: LossSettings,
+    official_compat: bool,
+) -> dict[str, Tensor]:
+    """Returns the means of the terms and their weighted total."""
+    true_NT = torch.cat([target.predicates for target in targets])
+    # To the authors' CornerNet loss, a predicate of less confidence than 1 is not a label.
+    labelled_NT = true_NT == 1 if official_compat else true_NT > 0
+    sums, counts = _terms(layers, targets, matches, wanted_NT, labelled_NT, counted_BP, settings)
+    divisors = {name: count.clamp(min=1) for name, count in counts.items()}
+    if official_compat:
+        objects = counts["object_box"] + 1e-4
+        classes = {name: counts[name] for name in ("subject_class", "object_class")}
+        divisors |= {**classes, "object_box": objects, "object_giou": objects}
+    means = {name: total / divisors[name] for name, total in sums.items()}
+    terms = {
+        "loss_class": (settings.classes, means["subject_class"] + means["object_class"]),
+        "loss_predicates": (settings.predicates, means["predicates"]),
+        "loss_subject_box": (settings.box, means["subject_box"]),
+        "loss_object_box": (settings.box, means["object_box"]),
+        "loss_subject_giou": (settings.giou, means["subject_giou"]),
+        "loss_object_giou": (settings.giou, means["object_giou"]),
+    }
+    report = {"loss": torch.stack([weight * values.sum() for weight, values in terms.values()]).sum()}
+    for name, (_, values) in terms.items():
+        last, *auxiliary = values.unbind()
+        report |= {name: last, **{f"{name}_{layer}": value for layer, value in enumerate(auxiliary)}}
+    return report
 
 
 def _terms(
@@ -110,7 +126,8 @@ def _terms(
     labelled_NT: Tensor,
     counted_BP: Tensor,
     settings: LossSettings,
-) -> _Terms:
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns the sums of the terms over the batch, and their divisors, each for K layers."""
     depth = len(layers.object_logits)
     at = (torch.arange(depth, device=matches.image.device)[:, None], matches.image, matches.query)
     sums: dict[str, Tensor] = {}
@@ -154,7 +171,7 @@ def _terms(
     judged_KBP1 = (_judged(layers, targets, matches, at) & counted_BP)[..., None]
     sums["predicates"] = (loss_KBPT * judged_KBP1).flatten(1).sum(1)
     counts["predicates"] = (positive & judged_KBP1).flatten(1).sum(1).to(goal.dtype)
-    return _Terms(sums, counts)
+    return sums, counts
 
 
 def _judged(layers: Predictions, targets: list[Target], matches: Matches, at: tuple[Tensor, Tensor, Tensor]) -> Tensor:
@@ -167,50 +184,6 @@ def _judged(layers: Predictions, targets: list[Target], matches: Matches, at: tu
     known_N = torch.cat([target.predicate_known for target in targets])
     judged_KBP[at] = known_N[matches.target]
     return judged_KBP
-
-
-def _weigh(terms: _Terms, settings: LossSettings, official_compat: bool) -> dict[str, Tensor]:
-    """Returns the means of the terms and their weighted total."""
-    if official_compat:
-        divisors = _official_counts(terms.counts)
-    else:
-        divisors = {name: count.clamp(min=1) for name, count in terms.counts.items()}
-    means = {name: total / divisors[name] for name, total in terms.sums.items()}
-    terms_by_layer = {
-        "loss_class": means["subject_class"] + means["object_class"],
-        "loss_predicates": means["predicates"],
-        "loss_subject_box": means["subject_box"],
-        "loss_object_box": means["object_box"],
-        "loss_subject_giou": means["subject_giou"],
-        "loss_object_giou": means["object_giou"],
-    }
-    weights = {
-        "loss_class": settings.classes,
-        "loss_predicates": settings.predicates,
-        "loss_subject_box": settings.box,
-        "loss_object_box": settings.box,
-        "loss_subject_giou": settings.giou,
-        "loss_object_giou": settings.giou,
-    }
-    report = {"loss": torch.stack([weights[name] * value.sum() for name, value in terms_by_layer.items()]).sum()}
-    for name, values in terms_by_layer.items():
-        last, *auxiliary = values.unbind()
-        report[name] = last
-        report |= {f"{name}_{layer}": value for layer, value in enumerate(auxiliary)}
-    return report
-
-
-def _official_counts(counts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the authors' divisors."""
-    pairs = counts["subject_box"].clamp(min=1)
-    objects = counts["object_box"] + 1e-4
-    return counts | {
-        "subject_box": pairs,
-        "subject_giou": pairs,
-        "object_box": objects,
-        "object_giou": objects,
-        "predicates": counts["predicates"].clamp(min=1),
-    }
 
 
 SIMILAR = 0.3

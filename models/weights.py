@@ -60,7 +60,7 @@ def load(path: Path | str, tokenizer_folder: Path | str | None) -> Network:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a file is not a mapping
     if broken := [name for name, value in state.items() if not value.isfinite().all()]:
         raise WeightsError(
-            f"{path}: NaN or infinite values in {summary(broken)}; the training that wrote them diverged: use an "
+            f"{path}: NaN or infinite values in {summary(broken)}; the training run that wrote them diverged: use an "
             "earlier checkpoint, or train again with a lower learning rate"
         )
     network = build(config, tokenizer_folder)

@@ -85,7 +85,7 @@ def infer_config(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides:
     open_settings += [f"text.{name}" for name, value in settings["text"].items() if value is None]
     if open_settings:
         raise ConfigError(
-            f"cannot infer {', '.join(open_settings)} from the file: pass the training's settings with --args "
+            f"cannot infer {', '.join(open_settings)} from the file: pass the settings of the training run with --args "
             f"FILE.json, or {' '.join(f'--set {name}={_EXAMPLES[name]}' for name in open_settings)} if correct"
         )
     return NetworkConfig.from_dict(settings)

@@ -88,8 +88,8 @@ class DivergenceAlarm:
         back = f"the checkpoint of step {kept} is kept" if kept is not None else "there is no checkpoint from before it"
         return (
             f"the training run seems to diverge at step {step}: {name.replace('_', ' ')} {value:.4g} is above "
-            f"{self._factor:g} times {median:.4g}, the median of the last {self._window} steps, for {IN_A_ROW} steps in a row; "
-            f"{back}"
+            f"{self._factor:g} times {median:.4g}, the median of the last {self._window} steps, for {IN_A_ROW} "
+            f"steps in a row; {back}"
         )
 
 

@@ -92,8 +92,8 @@ def test_a_first_step_that_fails_blames_what_it_started_from_and_no_rate(work, s
     with torch.no_grad():
         network.projection_text.weight.mul_(1e38)
     weights.save(network, tmp_path / "huge.safetensors")
-    with pytest.raises(FatalError, match=r"step 1 failed before it changed any weight .* initial = .*huge") as told:
-        run(work, shard, initial=tmp_path / "huge.safetensors")
+    with pytest.raises(FatalError, match=r"step 1 failed before it changed any weight .* pretrained = .*huge") as told:
+        run(work, shard, pretrained=tmp_path / "huge.safetensors")
     assert "lr" not in str(told.value)
 
 

@@ -26,7 +26,7 @@ from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
 from pipeline.training.task import PretrainTask
 from pipeline.training.tracking.flops import StepFlops, count_flops
-from pipeline.training.tracking.run_file import RunFile
+from pipeline.training.tracking.service import RunFile
 from pipeline.training.tracking.throughput import StepTimer, device_peak, known_peak, measured_peak, memory_gib
 from pipeline.training.tracking.trackers import GuardedTracker, Trackers, require_extras
 from pipeline.training.vocabulary import Vocabulary

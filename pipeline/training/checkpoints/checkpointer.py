@@ -224,8 +224,8 @@ class Checkpointer:
         path = self._folder.path(chosen)
         if record["format"] != FORMAT:
             raise FatalError(
-                f"{path}: has checkpoint format {record['format']}, but this version reads {FORMAT}; remove the folder to train "
-                "from the beginning"
+                f"{path}: has checkpoint format {record['format']}, but this version reads {FORMAT}; remove the "
+                "folder to train from the beginning"
             )
         try:
             self._state.load(path)

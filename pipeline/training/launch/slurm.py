@@ -14,8 +14,8 @@ set -u
 
 """
 _NODES = """\
-# The first node is the coordinator and runs the recipe; the others wait for its training runs. All must see this folder, the data
-# and the store under the same paths, and the first node's name must not resolve to a loopback address on itself.
+# The first node is the coordinator and runs the recipe; the others wait for its training runs. All must see this folder,
+# the data and the store under the same paths, and the first node's name must not resolve to a loopback address on itself.
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$first:$((20000 + SLURM_JOB_ID % 20000))
 
@@ -31,7 +31,7 @@ srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" rlip run {recipe
 _TAIL = """\
 run=$!
 
-# Before the time limit, Slurm asks this script to end. The training run writes a checkpoint, and the job is queued again.
+# Before the time limit, Slurm asks this script to end. The training run writes a checkpoint, and the job is requeued.
 stopped=
 trap 'stopped=yes; kill -TERM "$run"' TERM
 wait "$run"
