@@ -29,9 +29,8 @@ import numpy as np
 from benchmarks.evaluation_sets import open_images_set, vcoco_set
 from pipeline.evaluation.bootstrap import bootstrap, resampled
 from pipeline.evaluation.hico import HicoRules, Triplet, match_hico, score_hico
-from pipeline.evaluation.interactions import Integers
 from pipeline.evaluation.open_images import score_open_images
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.vcoco import score_vcoco
 
 HICO_IMAGES, DETECTIONS, TRIPLETS, TRUTHS = 9658, 100, 600, 3.5

@@ -11,14 +11,12 @@ anything (Efron and Stein 1981), by groups of images (Shao and Wu 1989). docs/ev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.interactions import Integers
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Integers, Relations
 
 GROUPS = 50
 """Groups of images that the jackknife leaves out one after the other."""
@@ -63,12 +61,7 @@ def resampled(relations: Relations, chosen: Integers) -> Relations:
     counts = np.searchsorted(relations.image, chosen, side="right") - starts
     before = np.cumsum(counts) - counts
     index = np.arange(int(counts.sum())) + np.repeat(starts - before, counts)
-    columns: dict[str, Any] = {
-        field.name: None if (column := getattr(relations, field.name)) is None else column[index]
-        for field in fields(relations)
-        if field.name not in ("images", "image")
-    }
-    return Relations(images=len(chosen), image=np.repeat(np.arange(len(chosen)), counts), **columns)
+    return replace(relations.take(index), images=len(chosen), image=np.repeat(np.arange(len(chosen)), counts))
 
 
 def _scored(metric: Metric, choices: Iterable[Integers]) -> dict[str, list[float]]:

@@ -17,9 +17,7 @@ from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import annotation_source
 from pipeline.data.images.refs import uri_of
-from pipeline.evaluation.interactions import Floats, Integers
-from pipeline.evaluation.labelled_boxes import LabelledBoxes
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Floats, Integers, LabelledBoxes, Relations
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 from tagger.english.predicates import canonical as canonical_predicate

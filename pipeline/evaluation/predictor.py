@@ -22,7 +22,8 @@ from models.predictions import Predictions
 from models.rlip import RLIP
 from pipeline.data.images.views import to_pixels
 from pipeline.evaluation.detection import Detections
-from pipeline.evaluation.interactions import Floats, Integers, Interactions, best_entries
+from pipeline.evaluation.ranking import best_entries
+from pipeline.evaluation.relations import Floats, Integers, Interactions
 
 WINDOW = 4
 """Batches' worth of consecutive images among which those of equal size are sought."""

@@ -11,8 +11,7 @@ import numpy as np
 
 from pipeline.evaluation.anatomy import Anatomy, Dissection, Kind, anatomy
 from pipeline.evaluation.anatomy import Score as ScoreFunction
-from pipeline.evaluation.calibration import Calibration, calibration
-from pipeline.evaluation.pair_quality import PairQuality, pair_quality
+from pipeline.evaluation.diagnostics import Calibration, PairQuality, calibration, pair_quality
 from pipeline.evaluation.published import PublishedResult, published_results, published_test_set
 from pipeline.evaluation.relations import Relations
 

@@ -21,11 +21,10 @@ from pipeline.evaluation.bootstrap import resampled
 from pipeline.evaluation.detection import Detections, average_precision_50
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import HicoScores, score_hico
-from pipeline.evaluation.interactions import Interactions
 from pipeline.evaluation.predictor import Found, Names, Predictor
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Interactions, Relations
 from pipeline.evaluation.splits import Split
-from pipeline.evaluation.vcoco_roles import in_roles
+from pipeline.evaluation.vcoco_detections import in_roles
 from pipeline.evaluation.vcoco_truth import VcocoTruth
 from pipeline.runtime.stage import Rejected, ReportProgress
 from storage.errors import FatalError

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.evaluation.anatomy import Anatomy, Kind
-from pipeline.evaluation.calibration import Calibration
+from pipeline.evaluation.diagnostics import Calibration
 from pipeline.evaluation.summary import ClassScore
 from pipeline.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Tick
 

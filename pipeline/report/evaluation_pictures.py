@@ -13,9 +13,8 @@ from PIL import Image
 
 from pipeline.data.images.opening import BadImage
 from pipeline.evaluation.anatomy import FALSE_POSITIVES, Dissection
-from pipeline.evaluation.image_scores import best_and_worst, image_precision
-from pipeline.evaluation.interactions import Integers, paired_pixel_iou
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.diagnostics import best_and_worst, image_precision
+from pipeline.evaluation.relations import Integers, Relations, aligned_iou
 
 LONGEST_SIDE = 560
 """Longest side of an image in the page, in pixels."""
@@ -176,7 +175,7 @@ def _drawn(
 
 def _is_same(box: DrawnBox, other: DrawnBox) -> bool:
     corners = [np.array([each.x, each.y, each.x + each.w, each.y + each.h]) for each in (box, other)]
-    return box.name == other.name and float(paired_pixel_iou(*corners)) >= SAME_BOX
+    return box.name == other.name and float(aligned_iou(corners[0], corners[1])) >= SAME_BOX
 
 
 def _hides(box: DrawnBox, other: DrawnBox, longest: int) -> bool:

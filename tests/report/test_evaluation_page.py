@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.data.images.opening import BadImage
 from pipeline.evaluation.anatomy import Kind, dissect
-from pipeline.evaluation.calibration import calibration
+from pipeline.evaluation.diagnostics import calibration
 from pipeline.evaluation.published import published_results
 from pipeline.evaluation.summary import ClassScore, Figure, summarise
 from pipeline.report.charts import HEIGHT, WIDTH
