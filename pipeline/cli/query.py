@@ -139,7 +139,7 @@ def _stoppable(connection: DuckDBPyConnection, work: Callable[[], Any]) -> Any:
 
 def _labels(run: Run, path: Path) -> ds.Dataset:
     """The flat labels of a run, written to a file so that no more than a partition is held in memory."""
-    from pipeline.labels.flat_labels import LABELS, flat_labels
+    from pipeline.labels.label_rows import LABELS, flat_labels
 
     with pq.ParquetWriter(path, LABELS) as writer:
         for table in flat_labels(run):

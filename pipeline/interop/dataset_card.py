@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.labels.kept_labels import recorded_choice
 from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import byte_copies, images_with_boxes
+from pipeline.labels.labelled_partitions import byte_copies, images_with_boxes
 from storage.artifact import Artifact
 from storage.digests import digest_json
 from storage.runs import Run

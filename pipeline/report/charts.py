@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.labels.label_tally import PredicateCount
+from pipeline.labels.label_funnel import PredicateCount
 from storage.artifact import Artifact
 from storage.manifest import REJECTED_FILE
 from storage.tables import METRICS, read_table

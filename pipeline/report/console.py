@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.labels.label_audit import LabelScores
 from pipeline.report.figures import DatasetAudit, Figures
 from pipeline.report.formatting import sanitise, share, table
+from pipeline.report.label_view import score_cells
 from pipeline.report.step_costs import scored_estimate
 from pipeline.report.steps import Outcome, stage_rows
 from pipeline.report.variants import VariantScores, score_name, score_names, score_text
@@ -125,9 +125,8 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
             f"Labels of {name}, compared with its {audit.labels.given:,} given relations",
             "labels", "kept", "precision", "recall", "precision at recall .8", "average precision",
         )  # fmt: skip
-        made.add_row(f"tagger, {choice}", *_scores(audit.labels.tagger))
-        made.add_row("naive matching", *_scores(audit.labels.naive))
-        made.add_row("boxes and names alone", *_scores(audit.labels.prior))
+        for method, scores in audit.labels.methods(choice):
+            made.add_row(method, *score_cells(scores))
         printed.append(made)
     if audit.captions is not None:
         found = audit.captions
@@ -138,11 +137,6 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
             )
         )
     return printed
-
-
-def _scores(scores: LabelScores) -> tuple[str, ...]:
-    values = (scores.precision, scores.recall, scores.precision_at_recall, scores.average_precision)
-    return (f"{scores.kept:,}", *map(share, values))
 
 
 def _variants(variants: tuple[VariantScores, ...]) -> Table:

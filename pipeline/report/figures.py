@@ -11,20 +11,13 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.captioning.recorded import RecordedCaptioner
-from pipeline.labels.caption_audit import CaptionAudit, CaptionCount
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import (
-    LabelledPartition,
-    byte_copies,
-    label_tally,
-    labelled_partitions,
-    partition_artifacts,
-)
+from pipeline.labels.label_audit import CaptionAudit, CaptionCount, LabelAudit, LabelCount
+from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import Overrides, overrides_of
-from pipeline.labels.label_tally import LabelFunnel, LabelTally, PredicateCount
+from pipeline.labels.labelled_partitions import LabelledPartition, byte_copies, labelled_partitions, partition_artifacts
 from pipeline.report.steps import StepSummary, summaries
 from pipeline.report.variants import VariantScores, share_of_gain, variant_scores
 from pipeline.report.view import RunView

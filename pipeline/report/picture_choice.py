@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.labels.label_funnel import labelled_partitions
+from pipeline.labels.labelled_partitions import labelled_partitions
 from pipeline.report.samples import Sample, read_samples
 from storage.runs import Run
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
-from pipeline.labels.label_funnel import candidates, labelled_partitions
 from pipeline.labels.label_overrides import Overrides, overrides_of
+from pipeline.labels.labelled_partitions import candidates, labelled_partitions
 from pipeline.training.sample import SampleRelation
 from storage.artifact import Artifact
 from storage.runs import Run

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.label_funnel import candidates, partition_tally
-from pipeline.labels.label_tally import LabelTally
+from pipeline.labels.label_funnel import LabelTally, partition_tally
+from pipeline.labels.labelled_partitions import candidates
 from pipeline.review.partition_rows import PartitionArtifacts
 from storage.artifact import Artifact
 from tagger.audit.labels import SYMMETRIC

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
+from located_truth import located_agreement
 
-from pipeline.labels.located_truth import located_agreement
 from pipeline.training.sample import SampleRelation
 from storage.tables import IMAGES
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from run_builder import RunBuilder
 
-from pipeline.labels.label_tally import PredicateCount
+from pipeline.labels.label_funnel import PredicateCount
 from pipeline.report.charts import (
     HEIGHT,
     LEFT,
