@@ -45,12 +45,8 @@ def _differ(name: str, old: Any, new: Any) -> list[Change]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         names = sorted(old.keys() | new.keys())
         return [change for key in names for change in _differ(f"{name}.{key}", old.get(key), new.get(key))]
-    old, new = _plain(old), _plain(new)
+    old, new = (list(value) if isinstance(value, tuple) else value for value in (old, new))
     return [] if old == new else [Change(name, old, new)]
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _short(value: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from pipeline.evaluation.anatomy import Score as ScoreFunction
 from pipeline.evaluation.diagnostics import Calibration, PairQuality, calibration, pair_quality
 from pipeline.evaluation.published import PublishedResult, published_results, published_test_set
 from pipeline.evaluation.relations import Relations
+from storage.json_files import json_values
 
 SURE = 100
 """Number of the surest wrong predictions that the caveat on missing labels looks at."""
@@ -109,7 +109,7 @@ class EvaluationSummary:
 
     def as_json(self) -> str:
         """Returns everything as JSON. NaN becomes null."""
-        return json.dumps(_plain(asdict(self)), ensure_ascii=False, indent=2)
+        return json.dumps(json_values(asdict(self)), ensure_ascii=False, indent=2)
 
 
 def summarise(
@@ -186,13 +186,3 @@ def _measured_caveats(dissection: Dissection, truth: Relations, classes: Sequenc
     if empty:
         caveats.append(f"{empty} of {truth.images} images have no truth, so every prediction in them counts as wrong.")
     return caveats
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -266,7 +266,7 @@ def write_frequencies(relations: Mapping[str, int], objects: Mapping[str, int]) 
         yield f"{kind}_freq", counts
 
 
-def counted(rows: list[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
+def counts_of(rows: list[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
     """Converts rows of `frequencies` to counts of relations and of objects."""
     relations, objects = (Counter({r["name"]: r["count"] for r in rows if r["kind"] == kind}) for kind in KINDS)
     return relations, objects

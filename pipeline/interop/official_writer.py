@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.interop.json_writer import write_list, write_object
 from pipeline.interop.official_graphs import write_captions, write_graphs
 from pipeline.interop.official_groups import write_candidates, write_groups
-from pipeline.interop.official_labels import VISUAL_GENOME, ElementWriter, counted, write_frequencies
+from pipeline.interop.official_labels import VISUAL_GENOME, ElementWriter, counts_of, write_frequencies
 from pipeline.interop.run_rows import RunRows, Tally, relations_of
 
 CAPTIONS, GRAPHS, CANDIDATES = "captions.json", "scene_graphs.json", "candidates.json"
@@ -37,7 +37,7 @@ def write_official(rows: RunRows, folder: Path, threshold: float, tally: Tally) 
         place = folder / partition.split("/")[0]
         place.mkdir(exist_ok=True)
         if not (place / FREQUENCIES).exists():
-            write_object(place / FREQUENCIES, write_frequencies(*counted(artifact.table("frequencies").to_pylist())))
+            write_object(place / FREQUENCIES, write_frequencies(*counts_of(artifact.table("frequencies").to_pylist())))
 
 
 def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:

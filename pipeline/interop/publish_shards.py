@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pipeline.interop.croissant import croissant
 from pipeline.interop.dataset_card import Release, dataset_card
 from pipeline.interop.shard_index_files import LoaderIndex, index_files
+from pipeline.runtime.wording import counted
 from storage.artifact import Artifact
 from storage.atomic import atomic_folder
 from storage.digests import digest_file
@@ -108,11 +109,6 @@ def _require_written(folder: Path, checksums: str) -> None:
         if folder.is_dir() and not any(folder.iterdir()):
             raise FatalError(f"{folder}: this empty folder can't be replaced; name a new folder")
     raise FatalError(f"{folder}: was written by another process meanwhile; name a new folder")
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things in words, such as "1 tar" and "2 tars"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def checksum_faults(folder: Path, progress: Callable[[int, int], None]) -> Iterator[tuple[str, str]]:

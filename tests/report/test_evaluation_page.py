@@ -13,7 +13,7 @@ from pipeline.evaluation.anatomy import Kind, dissect
 from pipeline.evaluation.diagnostics import calibration
 from pipeline.evaluation.published import published_results
 from pipeline.evaluation.summary import ClassScore, Figure, summarise
-from pipeline.report.charts import HEIGHT, WIDTH
+from pipeline.report.charts import AXES
 from pipeline.report.evaluation_charts import class_chart, class_groups, cost_bars, reliability_chart
 from pipeline.report.evaluation_page import (
     evaluation_markdown,
@@ -160,7 +160,7 @@ def test_dots_stay_inside_their_charts():
     classes = class_chart([*CLASSES, ClassScore("never", float("nan"), 3), ClassScore("none", 0.0, 0)])
     assert len(classes.dots) == 3
     assert [dot.style for dot in classes.dots] == ["dot dot-0", "dot dot-1", "dot dot-1"]
-    assert all(0 <= dot.x <= WIDTH and 0 <= dot.y <= HEIGHT for dot in (*reliability.dots, *classes.dots))
+    assert all(0 <= dot.x <= AXES.width and 0 <= dot.y <= AXES.height for dot in (*reliability.dots, *classes.dots))
     assert class_chart([]) is None
 
 

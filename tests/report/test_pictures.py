@@ -13,15 +13,15 @@ from report_page import report
 from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.report import picture_choice
+from pipeline.report import galleries
+from pipeline.report.galleries import choose_pictures, hardest_pictures, random_pictures
 from pipeline.report.picture_card import BADGE, DRAWN, Card, lay_out_card
-from pipeline.report.picture_choice import choose_pictures, hardest_pictures, random_pictures
 from pipeline.report.samples import read_samples
 
 CHOICE = ChoiceSettings(threshold=0.5)
 
 
-def ids(chosen: picture_choice.PictureChoice) -> list[int]:
+def ids(chosen: galleries.PictureChoice) -> list[int]:
     return [sample.row["image_id"] for sample in chosen.samples]
 
 
@@ -68,7 +68,7 @@ def test_the_hardest_of_a_large_run_name_the_partitions_examined(
     for part, size in enumerate((5, 20, 5)):
         rows = [relations(100 * part + n, (0, "ride", 2, 0.6)) for n in range(size)]
         thirty.add("tag", f"toys/{part:04d}", rows, candidates=[])
-    monkeypatch.setattr(picture_choice, "EXAMINED", 10)
+    monkeypatch.setattr(galleries, "EXAMINED", 10)
     hardest = hardest_pictures(thirty.run, ["toys"], CHOICE, 2, seed=1)
     assert re.match(r"Of (5|10|20) images in [12] of 3 partitions, drawn with seed 1, the 2 with", hardest.how)
 
