@@ -16,7 +16,7 @@ from pipeline.evaluation.relations import Relations
 from storage.json_files import json_values
 
 SURE = 100
-"""Number of the surest wrong predictions that the caveat on missing labels looks at."""
+"""Number of the most confident wrong predictions that the caveat on missing labels looks at."""
 RARE_TRUTHS = 10
 """Classes with fewer truths have an average precision that one image can change."""
 
@@ -53,7 +53,7 @@ class Figure:
     low: float | None = None
     high: float | None = None
     official: float | None = None
-    """The value by the authors' evaluator with its defects, where it differs"""
+    """The value by the authors' evaluator with its bugs, where it differs"""
 
     def __post_init__(self) -> None:
         if (self.low is None) != (self.high is None):
@@ -97,7 +97,7 @@ class EvaluationSummary:
     published: tuple[PublishedResult, ...] = field(default=())
     """Results on the same test set; none where it is not the benchmark's"""
     difference: str = ""
-    """In what the test set differs from that of published results"""
+    """How the test set differs from that of published results"""
     scored: str = "mAP"
     """Which figure the errors' costs are of"""
     measure: str = "AP"
@@ -159,7 +159,7 @@ def summarise(
 
 
 def _measured_caveats(dissection: Dissection, truth: Relations, classes: Sequence[ClassScore]) -> list[str]:
-    """What the truth and the surest errors of this evaluation say about how far its figures can be trusted."""
+    """What the truth and the most confident errors of this evaluation say about how far its figures can be trusted."""
     caveats = []
     wrong = np.flatnonzero(~dissection.right)
     if len(wrong) and dissection.predicted.scores is not None:

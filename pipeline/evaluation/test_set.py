@@ -1,4 +1,4 @@
-"""A test set with given relations, and the scores of a network on it."""
+"""A test set with ground-truth relations, and the scores of a network on it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TestSet:
 
     @cached_property
     def truth(self) -> GroundTruth:
-        """The given relations, with canonical predicates."""
+        """The ground-truth relations, with canonical predicates."""
         return GroundTruth.of_rows(self.rows)
 
     @property

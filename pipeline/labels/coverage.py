@@ -60,11 +60,11 @@ class LabelCoverage:
     images: int
     kept: Density
     given: Density | None
-    """The same for the distinct relations that the set gives; None when it gives none."""
+    """The same for the distinct relations that the dataset gives; None when it gives none."""
     lists: tuple[PredicateList, ...]
-    """Visual Genome's usual predicates, then the set's own (canonical, most given first) when it gives relations."""
+    """Visual Genome's usual predicates, then the dataset's own (canonical, most given first) when it gives relations."""
     geometry: tuple[PairBin, ...]
-    """Precision by distance, size ratio and direction of the pair, on images with given relations; empty without any."""
+    """Precision by distance, size ratio and direction of the pair, on images with ground-truth relations; empty without any."""
 
 
 @dataclass

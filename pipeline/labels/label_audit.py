@@ -30,7 +30,7 @@ class LabelScores:
     """For the tagger, the labels that stage `shard` keeps; for a baseline, those whose score reaches the threshold."""
     precision: float | None
     recall: float | None
-    """Over all given relations."""
+    """Over all ground-truth relations."""
     precision_at_recall: float | None
     """Best precision at a recall of at least .8 over the reachable relations."""
     average_precision: float
@@ -39,13 +39,13 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class LabelAudit:
-    """Scores of all labelling methods on the same images, namely those with given relations."""
+    """Scores of all labelling methods on the same images, namely those with ground-truth relations."""
 
     images: int
     given: int
-    """Given relations; the two directions of a symmetric predicate count once."""
+    """Ground-truth relations; the two directions of a symmetric predicate count once."""
     reachable: int
-    """Given relations that some candidate pair proposes."""
+    """Ground-truth relations that some candidate pair proposes."""
     tagger: LabelScores
     naive: LabelScores
     prior: LabelScores
@@ -166,20 +166,20 @@ Named = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class CaptionAudit:
-    """Agreement of captions with given relations by category, on images that have any. Missing relations lower it."""
+    """Agreement of captions with ground-truth relations by category, on images that have any. Missing relations lower it."""
 
     images: int
-    """Images with given relations."""
+    """Images with ground-truth relations."""
     stated: int
     """Triplets that the captions state."""
     judged: int
     """Stated triplets whose nouns both name categories of the dataset; the others have no box to compare with."""
     true: int
-    """Judged triplets that a given relation of the image confirms."""
+    """Judged triplets that a ground-truth relation of the image confirms."""
     given: int
-    """Given relations, counted once per image and category triple."""
+    """Ground-truth relations, counted once per image and category triple."""
     found: int
-    """Given relations that any caption of the image states."""
+    """Ground-truth relations that any caption of the image states."""
 
     @property
     def precision(self) -> float | None:
@@ -188,7 +188,7 @@ class CaptionAudit:
 
     @property
     def recall(self) -> float | None:
-        """Share of given relations that are found."""
+        """Share of ground-truth relations that are found."""
         return self.found / self.given if self.given else None
 
 
@@ -254,7 +254,7 @@ class _Nouns:
 def _judge(
     nouns: _Nouns, categories: list[str], given: set[Named], stated: list[tuple[str, str, str]]
 ) -> tuple[int, int, int]:
-    """Counts for one image: triplets judged, triplets true, given relations found."""
+    """Counts for one image: triplets judged, triplets true, ground-truth relations found."""
     judged = true = 0
     found: set[Named] = set()
     for subject, predicate, object_ in stated:

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.evaluation.published import PublishedResult, Source
 from pipeline.evaluation.summary import ClassScore, EvaluationSummary, Figure
 from pipeline.report.evaluation_charts import class_chart, class_groups, cost_bars, reliability_chart
-from pipeline.report.evaluation_pictures import EvaluatedImages, best_and_worst_pictures
+from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images
 from pipeline.report.formatting import without_controls
 from pipeline.report.page import render_page
 from pipeline.report.report_folder import meta_of
@@ -46,8 +46,8 @@ LABELS = {
 """Headings of published figures, short enough for a column."""
 WORST = 12
 """Classes that are listed as the worst."""
-PICTURES = 6
-"""Pictures of the best and of the worst images."""
+IMAGES = 6
+"""Number of the best, and of the worst images that are shown."""
 TILES = 4
 
 
@@ -75,16 +75,16 @@ def write_evaluation_page(
     summary: EvaluationSummary,
     page: Path,
     images: EvaluatedImages | None = None,
-    pictures: int = PICTURES,
+    count: int = IMAGES,
     *,
     home: str = "",
     stamp: str = "",
 ) -> Path:
-    """Writes the page of an evaluation and returns its path. With images at hand, it has `pictures` of the best and worst.
+    """Writes the page of an evaluation and returns its path. With images at hand, it has `count` of the best and worst.
 
     `home`: address of a page to lead back to; `stamp`: what `stamp_of` returns.
     """
-    text = evaluation_page(summary, images, pictures, home=home, stamp=stamp)
+    text = evaluation_page(summary, images, count, home=home, stamp=stamp)
     with atomic_file(page) as aside:
         aside.write_text(text, encoding="utf-8")
     return page
@@ -98,13 +98,13 @@ def stamp_of(page: Path) -> str | None:
 def evaluation_page(
     summary: EvaluationSummary,
     images: EvaluatedImages | None = None,
-    pictures: int = PICTURES,
+    count: int = IMAGES,
     *,
     home: str = "",
     stamp: str = "",
 ) -> str:
     """Returns the page as HTML. It loads nothing, runs no script and shows all names as text."""
-    best, worst = best_and_worst_pictures(images, pictures) if images else ([], [])
+    best, worst = best_and_worst_images(images, count) if images else ([], [])
     tables = published_tables(summary)
     return render_page(
         "evaluation.html",

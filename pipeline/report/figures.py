@@ -32,7 +32,7 @@ _VERSION = 8
 
 @dataclass(frozen=True)
 class DatasetAudit:
-    """One labelled dataset compared with its own given relations; both audits are None when it gives none.
+    """One labelled dataset compared with its own ground-truth relations; both audits are None when it gives none.
 
     `coverage` is None before any of its partitions is tagged.
     """
@@ -59,7 +59,7 @@ class Figures:
     unknown_captions: int | None
     """Recorded captions of images that no labelled dataset contains; they are ignored. None: not known."""
     share_of_gain: float | None
-    """Share of the gain in zero-shot mAP, of given relations over no relations, that pseudo-labels recover."""
+    """Share of the gain in zero-shot mAP, of ground-truth relations over no relations, that pseudo-labels recover."""
     steps: tuple[StepSummary, ...]
 
     def as_json(self) -> dict[str, Any]:

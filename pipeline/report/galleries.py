@@ -11,7 +11,7 @@ from pipeline.data.images.folders import locate_image, open_folder
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.labelled_partitions import labelled_partitions
-from pipeline.report.picture_card import Card, lay_out_card, save_picture
+from pipeline.report.image_card import Card, lay_out_card, save_image
 from pipeline.report.samples import Sample, read_samples
 from pipeline.report.view import RunView
 from storage.runs import Run
@@ -19,7 +19,7 @@ from storage.runs import Run
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures that were chosen in one way; `how` says in which, and from how many."""
+    """Images that were chosen in one way; `how` says in which, and from how many."""
 
     name: str
     title: str
@@ -48,7 +48,7 @@ class Galleries:
 
 def draw_galleries(view: RunView, count: int, seed: int, folder: Path) -> Galleries:
     """Chooses the images of a run and saves them below `folder`. An image of both galleries is saved once."""
-    chosen = choose_pictures(view.run, view.label_sets, view.choice, count, seed)
+    chosen = choose_images(view.run, view.label_sets, view.choice, count, seed)
     datasets = {sample.row["dataset"] for each in chosen for sample in each.samples}
     absent = {dataset: reason for dataset in sorted(datasets) if (reason := _absence(view.image_folders, dataset))}
     return Galleries(
@@ -101,7 +101,7 @@ def _card(
     except BadImage as bad:
         return lay_out_card(anchor, sample, problem=str(bad))
     size = size if all(size) else image.size
-    save_picture(image, folder / file)
+    save_image(image, folder / file)
     return lay_out_card(anchor, sample, file, size)
 
 
@@ -110,7 +110,7 @@ EXAMINED = 5000
 
 
 @dataclass(frozen=True)
-class PictureChoice:
+class ImageChoice:
     """The images of one gallery, and a sentence that says how they were chosen and from how many."""
 
     name: str
@@ -119,18 +119,18 @@ class PictureChoice:
     samples: tuple[Sample, ...]
 
 
-def choose_pictures(
+def choose_images(
     run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int
-) -> list[PictureChoice]:
+) -> list[ImageChoice]:
     """Chooses `count` images at random and half as many of the hardest. Leaves out a gallery without images."""
     chosen = [
-        random_pictures(run, datasets, choice, count, seed),
-        hardest_pictures(run, datasets, choice, count // 2, seed),
+        random_images(run, datasets, choice, count, seed),
+        hardest_images(run, datasets, choice, count // 2, seed),
     ]
     return [each for each in chosen if each.samples]
 
 
-def random_pictures(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> PictureChoice:
+def random_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> ImageChoice:
     """Draws at most `count` images of the labelled datasets, each with the same chance.
 
     The draw depends on the seed and the number of images in each partition alone, so every copy of a run has the same.
@@ -148,13 +148,13 @@ def random_pictures(run: Run, datasets: Sequence[str], choice: ChoiceSettings, c
     how = f"{len(samples):,} of {population:,} images, drawn at random with seed {seed}."
     if len(samples) == population:
         how = f"All {population:,} images."
-    return PictureChoice("random", "Drawn at random", how, samples)
+    return ImageChoice("random", "Drawn at random", how, samples)
 
 
-def hardest_pictures(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> PictureChoice:
-    """Chooses the at most `count` images whose labels disagree most with the given relations, the worst first.
+def hardest_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> ImageChoice:
+    """Chooses the at most `count` images whose labels disagree most with the ground-truth relations, the worst first.
 
-    Where no image has given relations, those whose scores leave most doubt. Of more than `EXAMINED` images, whole
+    Where no image has ground-truth relations, those whose scores leave most doubt. Of more than `EXAMINED` images, whole
     partitions are drawn with the seed until there are as many.
     """
     sizes = _sizes(run, datasets)
@@ -181,7 +181,7 @@ def hardest_pictures(run: Run, datasets: Sequence[str], choice: ChoiceSettings, 
     among = f"{len(judged) if judged else len(every):,} {of_which}"
     if len(examined) < len(sizes):
         among += f" in {len(examined):,} of {len(sizes):,} partitions, drawn with seed {seed}"
-    return PictureChoice("hardest", "Hardest", f"Of {among}, the {len(samples):,} with {what}", tuple(samples))
+    return ImageChoice("hardest", "Hardest", f"Of {among}, the {len(samples):,} with {what}", tuple(samples))
 
 
 def _sizes(run: Run, datasets: Sequence[str]) -> Mapping[str, int]:

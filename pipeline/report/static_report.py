@@ -38,15 +38,15 @@ from tagger.audit.coverage import FREQUENT
 
 _VERSION = 9
 """Incremented whenever the page of the same run would look different."""
-PICTURES = 24
-"""Pictures that are drawn at random; half as many of the hardest come beside them."""
+IMAGES = 24
+"""Images that are drawn at random; half as many of the hardest come beside them."""
 
 
 def write_report(
     view: RunView,
     outcome: Outcome | None,
     folder: Path,
-    samples: int = PICTURES,
+    samples: int = IMAGES,
     *,
     seed: int = 0,
     written: datetime | None = None,
