@@ -1,4 +1,4 @@
-"""Losses of pair predictions (docs/networks.md, 6), always computed in 32 bits, also under autocast.
+"""Losses of pair predictions (docs/networks.md, 6), always computed in 32 bits, even under autocast.
 
 Shapes: K layers, B images, P pairs, To object texts (the last for "no objects"), Tv predicate texts, M matched
 pairs of all images, E text width.
@@ -14,10 +14,7 @@ from torch import Tensor, nn
 from models.boxes import cxcywh_to_xyxy, giou
 from models.config import LossSettings
 from models.matcher import Matches, MatchWeights, hungarian
-from models.predicate_losses import cornernet_focal, pseudo_labels, quality_focal
-from models.predictions import Predictions
-from models.stacked_predictions import StackedPredictions
-from models.target import Target
+from models.predictions import Predictions, Target
 
 
 class SetCriterion(nn.Module):
@@ -44,11 +41,9 @@ class SetCriterion(nn.Module):
         """
         with torch.autocast(predictions.object_logits.device.type, enabled=False):
             features_TE = None if predicate_features_TE is None else predicate_features_TE.float()
-            return self._losses(StackedPredictions.of(predictions).float(), [t.float() for t in targets], features_TE)
+            return self._losses(predictions.stacked().float(), [t.float() for t in targets], features_TE)
 
-    def _losses(
-        self, layers: StackedPredictions, targets: list[Target], features_TE: Tensor | None
-    ) -> dict[str, Tensor]:
+    def _losses(self, layers: Predictions, targets: list[Target], features_TE: Tensor | None) -> dict[str, Tensor]:
         matches = hungarian(layers, targets, self.match, self.official_compat)
         wanted_NT = torch.cat([target.predicates for target in targets])
         labelled_NT = _labelled(wanted_NT, self.official_compat)
@@ -75,9 +70,9 @@ class TaggerCriterion(nn.Module):
     def forward(self, predictions: Predictions, targets: list[Target]) -> dict[str, Tensor]:
         """Same as `SetCriterion`; an image's first predictions stand for its target pairs, the others are empty."""
         with torch.autocast(predictions.object_logits.device.type, enabled=False):
-            return self._losses(StackedPredictions.of(predictions).float(), [t.float() for t in targets])
+            return self._losses(predictions.stacked().float(), [t.float() for t in targets])
 
-    def _losses(self, layers: StackedPredictions, targets: list[Target]) -> dict[str, Tensor]:
+    def _losses(self, layers: Predictions, targets: list[Target]) -> dict[str, Tensor]:
         counts = [len(target.object_labels) for target in targets]
         device = layers.object_logits.device
         # Made on the device from plain numbers: a tensor of counts would have to be copied there.
@@ -95,7 +90,7 @@ class TaggerCriterion(nn.Module):
 
 
 def _labelled(predicates_NT: Tensor, official_compat: bool) -> Tensor:
-    """Returns which predicates are true labels. To the authors' CornerNet loss, one of less confidence than 1 is none."""
+    """Returns which predicates are true labels. The authors' CornerNet loss takes only those of confidence 1."""
     return predicates_NT == 1 if official_compat else predicates_NT > 0
 
 
@@ -108,7 +103,7 @@ class _Terms:
 
 
 def _terms(
-    layers: StackedPredictions,
+    layers: Predictions,
     targets: list[Target],
     matches: Matches,
     wanted_NT: Tensor,
@@ -162,9 +157,7 @@ def _terms(
     return _Terms(sums, counts)
 
 
-def _judged(
-    layers: StackedPredictions, targets: list[Target], matches: Matches, at: tuple[Tensor, Tensor, Tensor]
-) -> Tensor:
+def _judged(layers: Predictions, targets: list[Target], matches: Matches, at: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Returns K×B×P: whether a prediction's predicates enter the loss.
 
     False where it stands for a pair with unknown predicates, and for all predictions if an image has only such pairs.
@@ -218,3 +211,39 @@ def _official_counts(counts: dict[str, Tensor]) -> dict[str, Tensor]:
         "object_giou": objects,
         "predicates": counts["predicates"].clamp(min=1),
     }
+
+
+SIMILAR = 0.3
+
+
+def quality_focal(logits: Tensor, goal: Tensor) -> Tensor:
+    """Returns elementwise cross-entropy, weighted by the squared distance to a goal in [0, 1] (Li et al., 2020)."""
+    score = logits.sigmoid().clamp(1e-6, 1 - 1e-6)
+    entropy = -(goal * score.log() + (1 - goal) * (1 - score).log())
+    return (goal - score).square() * entropy
+
+
+def cornernet_focal(logits: Tensor, goal: Tensor, positive: Tensor) -> Tensor:
+    """Returns an elementwise focal loss that penalises negatives less when their goal is high (Law and Deng, 2018).
+
+    `positive` (bool) marks true labels, whose goal is a confidence. They have the quality focal loss: it is least where
+    the score is the confidence, and at confidence 1 it is CornerNet's own term for positives.
+    """
+    score = logits.sigmoid().clamp(1e-6, 1 - 1e-6)
+    negative = -(1 - score).log() * score.square() * (1 - goal) ** 4
+    return torch.where(positive, quality_focal(logits, goal), negative)
+
+
+def pseudo_labels(features_TE: Tensor, truth_NT: Tensor) -> Tensor:
+    """Returns N×Tv similarities of predicate texts to those of the pair's true predicates; 0 for the true ones."""
+    if truth_NT.numel() == 0:
+        return torch.zeros_like(truth_NT)
+    # Matrix products avoid a T×T×E tensor; double precision, because their terms cancel for similar texts.
+    wide_TE = features_TE.double()
+    distance_TT = torch.cdist(wide_TE + 1e-6, wide_TE, compute_mode="use_mm_for_euclid_dist").to(truth_NT.dtype)
+    similarity_TT = distance_TT.max(1, keepdim=True).values - distance_TT
+    positive_NT = truth_NT > 0
+    summed_NT = truth_NT @ similarity_TT
+    highest_N1 = summed_NT.max(1, keepdim=True).values
+    share_NT = summed_NT / torch.where(highest_N1 > 0, highest_N1, 1.0)
+    return torch.where(positive_NT | (share_NT <= SIMILAR), 0.0, share_NT)

@@ -15,8 +15,8 @@ from pipeline.data.images.opening import BadImage
 from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
 from pipeline.runtime.wording import counted
+from pipeline.training.batches import Shown, StepImage, step_images
 from pipeline.training.sample import TrainingSample
-from pipeline.training.step_images import Shown, StepImage, step_images
 from storage.atomic import atomic_file
 from storage.errors import FatalError, translate_os_errors
 from storage.open_store import Address, existing_store

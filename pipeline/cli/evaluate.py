@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.convert import further_files
-from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import read_image
@@ -116,10 +115,8 @@ def evaluate_detections(asked: EvaluationRequest, as_json: bool) -> None:
                 )
                 split = options.split.name if options.split else ""
                 _write_report(asked.report, asked, shown, evaluated, split if split in PUBLISHED else "full")
-    except (ValueError, AnnotationError) as error:
+    except ValueError as error:
         raise FatalError(str(error)) from error
-    except OSError as error:
-        raise FatalError(f"{error.filename}: {error.strerror}; name a file that can be read") from error
     if as_json:
         rows = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in evaluated.figures]
         print(json.dumps({"benchmark": benchmark, "figures": rows}, allow_nan=False))

@@ -72,7 +72,7 @@ def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
 
     The query can read these tables and no file, URL or store. Tables have the names that stages give them (`images`,
     `relations`, `rejected`), plus the variant of the step if several steps write one (`shards_pseudo`). Each has a column
-    `partition`. `labels` has one row per label (`pipeline/labels/flat_labels.py`). Raises `FatalError` if the query fails,
+    `partition`. `labels` has one row per label (`pipeline/labels/label_rows.py`). Raises `FatalError` if the query fails,
     possibly only when the rows are read.
     """
     import duckdb

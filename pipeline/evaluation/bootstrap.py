@@ -5,7 +5,8 @@ whose only images are not drawn leaves the mean, so that resampled scores lie ab
 The interval is therefore the standard one, value ± z · standard error (Efron and Tibshirani 1993, "An Introduction to the
 Bootstrap", section 13.2). Resampling also understates the error of classes with one or two images, since these are found or
 not in every resample alike. So the error is at least that of the jackknife, whose variance is too large in expectation if
-anything (Efron and Stein 1981), by groups of images (Shao and Wu 1989). docs/evaluation.md has the measured coverage.
+anything (Efron and Stein 1981), by groups of images (Shao and Wu 1989). On two simulated
+populations, its 95 % intervals contained the mean over test sets in .98 and .90 of cases.
 """
 
 from __future__ import annotations

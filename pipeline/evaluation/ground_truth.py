@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.datasets.reader import Reader
+from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import annotation_source
 from pipeline.data.images.refs import uri_of
@@ -21,9 +22,6 @@ from pipeline.evaluation.relations import Floats, Integers, LabelledBoxes, Relat
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 from tagger.english.predicates import canonical as canonical_predicate
-
-NO_OBJECT = -1
-"""Object label of an interaction without an object; its object box is NaN."""
 
 
 @dataclass(frozen=True)

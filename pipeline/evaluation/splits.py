@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.data.datasets.annotations import read_text
 from pipeline.evaluation.hico import HicoScores, Triplet
 from storage.errors import FatalError
 
@@ -95,9 +96,9 @@ def split_of_positions(
 def read_positions(file: Path) -> list[int]:
     """Reads positions of unseen triplets: a JSON list, or numbers apart by spaces, commas or lines.
 
-    Raises ValueError if the file holds anything else.
+    Raises ValueError if the file holds anything else, and `AnnotationError` for one that can't be read.
     """
-    text = file.read_text()
+    text = read_text(file, "positions in a list of interactions")
     try:
         found = (
             json.loads(text)
@@ -163,10 +164,7 @@ def read_interactions(path: Path) -> list[tuple[str, str]]:
 
     Raises `FatalError` for a file without such a line.
     """
-    try:
-        cells = [line.split() for line in path.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise FatalError(f"{path}: can't be read ({error}); use HICO-DET's hico_list_hoi.txt") from error
+    cells = [line.split() for line in read_text(path, "HICO-DET's hico_list_hoi.txt").splitlines()]
     listed = [(row[-1], row[-2]) for row in cells if len(row) == 3 and row[0].isdigit()]
     if not listed:
         raise FatalError(f"{path}: has no line such as '1 airplane board'; use HICO-DET's hico_list_hoi.txt")

@@ -13,8 +13,7 @@ from PIL.Image import Image
 
 from models.network import Network
 from pipeline.data.images.folders import locate_image
-from pipeline.data.images.opening import BadImage, read_image
-from pipeline.data.images.prefetch import read_ahead
+from pipeline.data.images.opening import BadImage, read_ahead, read_image
 from pipeline.evaluation import benchmark
 from pipeline.evaluation.benchmark import Evaluated, Options
 from pipeline.evaluation.bootstrap import resampled

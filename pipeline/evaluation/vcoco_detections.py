@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.datasets.annotations import AnnotationError, as_id
+from pipeline.data.datasets.annotations import AnnotationError, as_id, as_number
 from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.pairs import vcoco_predicate
 from pipeline.evaluation.matching import pair_numbers
@@ -135,9 +135,9 @@ def _number(value: Any) -> float:
     """Converts a number; JSON writers that know no NaN write null."""
     if value is None:
         return float("nan")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} is not a number")
-    return float(value)
+    if (number := as_number(value)) is None:
+        raise ValueError(f"{str(value)[:100]!r} is not a number")
+    return number
 
 
 def _names(truth: VcocoTruth) -> str:

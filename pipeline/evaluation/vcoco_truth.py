@@ -70,7 +70,7 @@ def read_vcoco_truth(actions: Path, instances: Path, image_ids: Iterable[int] | 
         ids = list(dict.fromkeys(np.asarray(stated, np.int64).reshape(-1).tolist()))
         boxes = _Boxes(ids, instances)
         return _truth([_Verb.of(verb) for verb in verbs], boxes, ids, actions)
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
         raise AnnotationError(f"{actions} or {instances}: {error!r}; expected {_ACTIONS}, and {_INSTANCES}") from error
 
 

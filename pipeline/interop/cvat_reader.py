@@ -28,8 +28,6 @@ def read_cvat(path: Path) -> list[AnnotatedImage]:
     try:
         with path.open("rb") as file:
             reader.parser.ParseFile(file)
-    except OSError as error:
-        raise FatalError(f"{path}: can't be read ({error.strerror})") from error
     except expat.ExpatError as error:
         raise FatalError(f"{path}: not XML ({error}); export `CVAT for images 1.1`") from error
     except (KeyError, ValueError) as error:

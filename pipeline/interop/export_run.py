@@ -78,7 +78,7 @@ def export_run(run: Run, form: Format, folder: Path, threshold: float = 0.0, all
     """Writes a run into the new folder `folder`, which appears complete or not at all.
 
     Relations are those that the run's shards keep, or with `all_scores` every scored one; in either case those below
-    `threshold` are left out. `parquet` copies whole tables and ignores both. Raises `FatalError` if the folder exists or
+    `threshold` are excluded. `parquet` copies whole tables and ignores both. Raises `FatalError` if the folder exists or
     cannot be written, if the run has no steps that the format needs, or if `all_scores` is asked of a format without scores.
     """
     if folder.exists():

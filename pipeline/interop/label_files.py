@@ -61,12 +61,11 @@ def _images(
     for dataset in rows.datasets():
         for image in rows.images(dataset, "images", "captions", "relations"):
             if "images" in image.rows:
-                made = _image(image, scores.get((dataset, image.image_id), ()))
-                found = made["boxes"], made["captions"], made["relations"]
+                entry = _image(image, scores.get((dataset, image.image_id), ()))
                 count["images"] += 1
-                for name, items in zip(("boxes", "captions", "labels"), found, strict=True):
-                    count[name] += len(items)
-                yield made
+                for name, field in (("boxes", "boxes"), ("captions", "captions"), ("labels", "relations")):
+                    count[name] += len(entry[field])
+                yield entry
 
 
 def _image(image: ImageRows, scores: Sequence[float]) -> dict[str, Any]:

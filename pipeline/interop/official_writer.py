@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.interop.json_writer import write_list, write_object
-from pipeline.interop.official_graphs import write_captions, write_graphs
-from pipeline.interop.official_groups import write_candidates, write_groups
-from pipeline.interop.official_labels import VISUAL_GENOME, ElementWriter, counts_of, write_frequencies
+from pipeline.interop.official_graphs import write_candidates, write_captions, write_graphs, write_groups
+from pipeline.interop.official_labels import VISUAL_GENOME, ElementWriter, name_counts, write_frequencies
 from pipeline.interop.run_rows import RunRows, Tally, relations_of
 
 CAPTIONS, GRAPHS, CANDIDATES = "captions.json", "scene_graphs.json", "candidates.json"
@@ -32,17 +31,18 @@ def write_official(rows: RunRows, folder: Path, threshold: float, tally: Tally) 
                 (place / name).unlink()
         if "ingest" in rows.steps():
             _labels(rows, dataset, place, threshold, tally)
-    own = rows.run.artifacts("frequencies")
-    for partition, artifact in own.items():
+    for partition, artifact in rows.run.artifacts("frequencies").items():
         place = folder / partition.split("/")[0]
         place.mkdir(exist_ok=True)
         if not (place / FREQUENCIES).exists():
-            write_object(place / FREQUENCIES, write_frequencies(*counts_of(artifact.table("frequencies").to_pylist())))
+            write_object(
+                place / FREQUENCIES, write_frequencies(*name_counts(artifact.table("frequencies").to_pylist()))
+            )
 
 
 def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes each dataset as a file in the layout of the authors' Visual Genome annotations."""
-    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+    for dataset in rows.ingested():
         writer = ElementWriter(VISUAL_GENOME)
         elements = (writer.vg_element(*element) for element in _elements(rows, dataset, threshold, tally, vg=True))
         write_list(folder / f"{dataset}.json", elements)

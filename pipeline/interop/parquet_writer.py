@@ -42,8 +42,8 @@ def write_csv(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
         for part in flat_labels(rows.run):
             chosen = part if rows.choice is None else part.filter(part["kept"])
             tally.note("relation that the run does not keep", len(part) - len(chosen))
-            sure = pc.coalesce(chosen["confidence"], chosen["score"])
-            above = chosen.filter(pc.greater_equal(sure, threshold))
+            confidence = pc.coalesce(chosen["confidence"], chosen["score"])
+            above = chosen.filter(pc.greater_equal(confidence, threshold))
             tally.note(f"relation scored below {threshold:g}", len(chosen) - len(above))
             writer.write_table(above)
             tally.wrote["labels"] += len(above)
@@ -73,7 +73,7 @@ SCHEMA = pa.schema(
 def write_hugging_face(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `data/<set>/<split>.parquet` for each set and split, and the dataset card `README.md`."""
     written: dict[str, dict[str, int]] = {}
-    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+    for dataset in rows.ingested():
         (folder / "data" / dataset).mkdir(parents=True)
         writers: dict[str, pq.ParquetWriter] = {}
         images = (image for image in rows.images(dataset, "images", "captions", "relations") if "images" in image.rows)

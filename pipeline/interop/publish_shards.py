@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Literal, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.interop.croissant import croissant
-from pipeline.interop.dataset_card import Release, dataset_card
-from pipeline.interop.shard_index_files import LoaderIndex, index_files
+from pipeline.interop.dataset_card import Release, croissant, dataset_card
 from pipeline.runtime.wording import counted
 from storage.artifact import Artifact
 from storage.atomic import atomic_folder
@@ -24,6 +25,80 @@ from storage.runs import Run
 from storage.shards.index import write_index
 from storage.shards.writer import tars_among
 from storage.tables import SHARD_STATISTICS, write_table
+
+LoaderIndex = Literal["wids", "energon"]
+WIDS_FILE = "wids.json"
+ENERGON_FOLDER = ".nv-meta"
+_BLOCK = 512
+
+
+def loaders(names: Sequence[str]) -> list[LoaderIndex]:
+    """Returns the loaders of those names, each once. Raises `FatalError` for an unknown one."""
+    known: tuple[LoaderIndex, ...] = get_args(LoaderIndex)
+    for name in names:
+        if name not in known:
+            raise FatalError(f"{name!r}: no such loader; name {' or '.join(known)}")
+    return [each for each in known if each in names]
+
+
+def index_files(kind: LoaderIndex, tars: Mapping[str, pa.Table], sizes: Mapping[str, int]) -> dict[str, bytes]:
+    """Returns the files that a loader needs, by their path beside the tars.
+
+    `tars`: a tar's path, relative to the folder that the files go to → its index (schema `SHARD_MEMBERS`); `sizes`: the same
+    path → the tar's bytes. The tars must hold nothing but what their indexes list, since these loaders read whatever they find.
+    """
+    if kind == "wids":
+        return {WIDS_FILE: wids_index(tars, sizes)}
+    return energon_files(tars)
+
+
+def wids_index(tars: Mapping[str, pa.Table], sizes: Mapping[str, int]) -> bytes:
+    """Returns the list of shards that `wids.ShardListDataset` opens. It finds the tars beside the file or its URL."""
+    shards = [
+        {"url": tar, "nsamples": len(_first_members(index)), "filesize": sizes[tar]} for tar, index in tars.items()
+    ]
+    values = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
+    return json.dumps(values, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def energon_files(tars: Mapping[str, pa.Table]) -> dict[str, bytes]:
+    """Returns what Energon 7 needs to stream the tars as its split "train", with the members of a sample as they are.
+
+    These are `.nv-meta/.info.json`, `split.yaml` and `dataset.yaml`, and a `.tar.idx` beside each tar. The `index.sqlite` that
+    `energon prepare` writes as well serves look-ups by key, e.g. of joined datasets, so it is left out.
+    """
+    counts = {tar: len(_first_members(index)) for tar, index in tars.items()}
+    # Strings of JSON are strings of YAML, so that names need no quoting of their own.
+    split = "".join(f"  - {json.dumps(tar)}\n" for tar in tars)
+    return {
+        f"{ENERGON_FOLDER}/.info.json": json.dumps({"shard_counts": counts}, indent=1).encode() + b"\n",
+        f"{ENERGON_FOLDER}/split.yaml": f"split_parts:\n  train:\n{split}exclude: []\n".encode(),
+        f"{ENERGON_FOLDER}/dataset.yaml": b"__module__: megatron.energon\n__class__: CrudeWebdataset\n",
+        **{f"{tar.removesuffix('.tar')}.tar.idx": energon_tar_index(index) for tar, index in tars.items()},
+    }
+
+
+def energon_tar_index(index: pa.Table) -> bytes:
+    """Returns Energon's index of one tar: where the header of each sample's first member begins, and where the last ends.
+
+    These are unsigned 64-bit integers, little-endian. A header may take several blocks before a member's bytes, so a sample
+    begins where the one before it ends.
+    """
+    ends = index["offset"].to_numpy() + index["size"].to_numpy()
+    ends = -(-ends // _BLOCK) * _BLOCK
+    firsts = _first_members(index)
+    starts = [0, *ends[firsts[1:] - 1].tolist()] if len(firsts) else []
+    places = [*starts, int(ends[-1]) if len(ends) else 0]
+    return struct.pack(f"<{len(places)}Q", *places)
+
+
+def _first_members(index: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Returns the rows of an index that begin a sample."""
+    keys = index["key"].to_numpy()
+    if not len(keys):
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
+
 
 CHECKSUMS = "SHA256SUMS"
 """Lists the sha256 of every other file of a published folder, as `sha256sum --check` reads it."""
@@ -67,7 +142,7 @@ def publish_shards(
 
     The tars are copies with the same bytes. The folder depends on nothing but the arguments and the run: publishing it again
     gives the same bytes. Raises `FatalError` for a folder with something in it, a step without shards, and a damaged artifact,
-    and when another process wrote something else there meanwhile.
+    and when another process wrote something else there at the same time.
     """
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -108,7 +183,7 @@ def _require_written(folder: Path, checksums: str) -> None:
             return
         if folder.is_dir() and not any(folder.iterdir()):
             raise FatalError(f"{folder}: this empty folder can't be replaced; name a new folder")
-    raise FatalError(f"{folder}: was written by another process meanwhile; name a new folder")
+    raise FatalError(f"{folder}: another process has written it at the same time; name a new folder")
 
 
 def checksum_faults(folder: Path, progress: Callable[[int, int], None]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Reads a run's images with their rows of all steps, and selects the relations that an export writes."""
+"""Reads a run's images with their rows of all steps, and selects the relations to export."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Tally:
 
     def note_all(self, rejects: Iterable[Rejected]) -> None:
         """Counts rejects by reason."""
-        self.counts.update(reject.reason for reject in rejects)
+        for reject in rejects:
+            self.counts[reject.reason] += reject.count
 
     def as_json(self) -> dict[str, int]:
         """Returns reason → count, most frequent first."""
@@ -85,8 +86,12 @@ class RunRows:
 
     def datasets(self) -> list[str]:
         """Returns the datasets with rows of any step after `ingest`, or all ingested ones if there is no such step."""
-        made = [step for step in self._artifacts if step != "ingest"] or ["ingest"]
-        return sorted({partition.split("/")[0] for step in made for partition in self._artifacts.get(step, ())})
+        steps = [step for step in self._artifacts if step != "ingest"] or ["ingest"]
+        return sorted({partition.split("/")[0] for step in steps for partition in self._artifacts.get(step, ())})
+
+    def ingested(self) -> list[str]:
+        """Returns the datasets to export with boxes; none if the run has no images."""
+        return self.datasets() if "ingest" in self._artifacts else []
 
     def official_name(self, dataset: str) -> str:
         """Returns the authors' name for the set, by its format in the run's recipe, or its own name."""
@@ -153,8 +158,7 @@ def _tables_of(step: str, artifact: Artifact | None) -> list[str]:
 def relations_of(image: ImageRows, threshold: float, tally: Tally) -> list[dict[str, Any]]:
     """Returns relations that score at least `threshold`, best first, or annotated ones if the image is not tagged."""
     if "relations" not in image.rows:
-        given: list[dict[str, Any]] = image.items("images", "relations")
-        return given
+        return image.items("images", "relations")
     scored = image.items("relations")
     tally.note("relation that the run does not keep", image.rows["relations"]["not_kept"])
     kept = [relation for relation in scored if relation["score"] >= threshold]

@@ -37,7 +37,7 @@ class ChoiceSettings(Settings):
     """Which pairs to keep of an ambiguous caption. all: every pair; best: the likeliest, as many as the caption means;
     posterior: every pair, with its confidence multiplied by its posterior."""
     threshold: float = Field(0.2, ge=0.0, le=1.0)
-    """Pseudo relations with a lower confidence are left out."""
+    """Pseudo-labels with a lower confidence are excluded."""
     thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = Field({})
     """Thresholds for individual predicates, by canonical name."""
     per_pair: int | None = Field(None, ge=1)
@@ -46,9 +46,8 @@ class ChoiceSettings(Settings):
     """Maximum number of relations per image; the best-scoring are kept."""
 
     calibration: dict[str, tuple[float, float]] = Field({})
-    """Lines from scores to probabilities that replace the tagger's own, by canonical predicate: scale and offset of the logit;
-    the name "" is for all other predicates. `rlip verdicts calibration` fits them on verdicts. Only confidence "calibrated" reads
-    them."""
+    """Scale and offset of the score's logit by canonical predicate ("": all others), in place of the tagger's own.
+    `rlip verdicts calibration` fits them. Only confidence "calibrated" reads them."""
 
     def choice(self) -> LabelChoice:
         """The rule to apply to each image."""

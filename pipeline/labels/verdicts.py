@@ -1,6 +1,6 @@
 """Verdicts: what a person says of a pseudo-label. They are about content, so they stay valid when labels are made again.
 
-A relation is named by its image's digest, its two boxes and its predicate, and not by indices or runs (docs/verdicts.md).
+A relation is named by its image's digest, its two boxes and its predicate, and not by indices or runs (docs/review.md).
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def test_the_writer_refuses_what_is_not_finite_and_other_names(tmp_path: Path) -
     ):
         writer.write(row(1, "x.jpg", [(0, 1, "hold", float("nan"))]))
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(FatalError, match=r"a\.csv: detections are written as \.parquet or \.json"):
+    with pytest.raises(FatalError, match=r"a\.csv: detections are written to a file"):
         DetectionsWriter(tmp_path / "a.csv")
 
 

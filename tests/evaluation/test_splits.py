@@ -80,7 +80,7 @@ def test_names_stay_seen_however_many_triplets_are_left_out():
         rare_first(counts, 600, transductive=None)
 
 
-def test_rare_triplets_that_the_test_set_lacks_have_no_part_in_a_mean():
+def test_means_of_rare_triplets_and_of_the_others():
     means = rare_means(scores(t000=0.2, t001=0.6), {Triplet(0, 0, 0), Triplet(0, 0, 2)})
     assert means == pytest.approx({"full": 0.4, "rare": 0.2, "non-rare": 0.6})
 

@@ -282,7 +282,7 @@ def test_a_truncated_list_and_a_pickle_are_refused(tmp_path: Path):
     truth = read_vcoco_truth(actions, instances)
     for content in (detected.read_bytes()[:-20], b"\x80\x02]q\x00."):
         detected.write_bytes(content)
-        with pytest.raises(AnnotationError, match="not valid JSON"):
+        with pytest.raises(AnnotationError, match=r"not (valid JSON|UTF-8)"):
             read_vcoco_detections(detected, truth)
 
 

@@ -79,10 +79,10 @@ def test_a_divergence_is_told_and_its_last_good_checkpoint_stays(work, shard):
 
 def test_the_authors_way_is_chosen_by_one_setting():
     official = TrainingSettings(official=True)
-    assert official.network["official_compat"] and not official.self_pairs and official.predicate_form == "surface"
+    assert official.network.official_compat and not official.self_pairs and official.predicate_form == "surface"
     assert official.shortest[0] == 480 and official.crop == 0.5 and official.bucket == 1
     assert TrainingSettings(official=True, bucket=16).bucket == 16
-    assert TaggerSettings(official=True).network["official_compat"]
+    assert TaggerSettings(official=True).network.official_compat
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""References to image files: a local path, or an image stored in a tar or at a URL."""
+"""References to image files: local paths, and images stored in a tar or at a URL."""
 
 from __future__ import annotations
 

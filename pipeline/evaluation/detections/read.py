@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.datasets.annotations import shown
 from pipeline.data.datasets.json_stream import stream_rows
+from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.evaluation.detections.content import (
     EXPECTED,
     DetectionColumns,
@@ -29,7 +30,7 @@ from pipeline.evaluation.detections.names import listed, matched
 from pipeline.evaluation.detections.pair_list import PAIR_FIELDS, read_pair_list
 from pipeline.evaluation.detections.score_matrices import MATRIX_FIELDS, read_score_matrices
 from pipeline.evaluation.detections.table import json_lines, read_parquet, read_rows
-from pipeline.evaluation.ground_truth import NO_OBJECT, GroundTruth
+from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.relations import Floats, Integers, LabelledBoxes, Relations
 from storage.errors import FatalError
 from tagger.english.predicates import canonical

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.data.datasets.annotations import shown
+from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.evaluation.detections.content import EXPECTED, DetectionColumns, DetectionsContent
-from pipeline.evaluation.ground_truth import NO_OBJECT
 from pipeline.evaluation.relations import Integers
 from storage.atomic import atomic_file
 from storage.errors import FatalError
@@ -50,7 +50,7 @@ def read_parquet(content: DetectionsContent) -> None:
 
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """The values of a file with one JSON value a line, each with its place in the file in words."""
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open("rb") as file:
         try:
             for number, line in enumerate(file, start=1):
                 if line.strip():
@@ -71,7 +71,7 @@ def read_rows(content: DetectionsContent, entries: Iterator[tuple[str, Any]]) ->
                 raise FatalError(f"{path}: {where} has no boxes and pairs: {shown(entry)}; expected {EXPECTED}")
         try:
             _add(content, pa.Table.from_pylist([entry for _, entry in batch], schema=DETECTIONS))
-        except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
+        except (pa.ArrowException, TypeError, ValueError, OverflowError, AttributeError) as error:
             span = f"{batch[0][0]} to {batch[-1][0]}"
             raise FatalError(f"{path}: {span}: values of another type ({error}); expected {EXPECTED}") from error
 
@@ -151,9 +151,9 @@ class DetectionsWriter:
     """
 
     def __init__(self, path: Path, row_group: int = ROW_GROUP) -> None:
-        """Raises `FatalError` if the name ends neither in .parquet nor in .json."""
-        if path.suffix not in (".parquet", ".json"):
-            raise FatalError(f"{path}: detections are written as .parquet or .json; choose a name that ends so")
+        """Raises `FatalError` for a folder, and for a name that ends neither in .parquet nor in .json."""
+        if path.suffix not in (".parquet", ".json") or path.is_dir():
+            raise FatalError(f"{path}: detections are written to a file; choose a name that ends in .parquet or .json")
         self._path, self._row_group = path, row_group
         self._rows: list[Mapping[str, Any]] = []
         self._contexts = ExitStack()

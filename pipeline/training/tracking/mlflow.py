@@ -1,4 +1,4 @@
-"""Sends a training's values to MLflow: to a database in the folder, or to the server that MLFLOW_TRACKING_URI names."""
+"""Sends the values of a training run to MLflow: to a database in the folder, or to the server in MLFLOW_TRACKING_URI."""
 
 from __future__ import annotations
 

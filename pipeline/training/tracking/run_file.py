@@ -1,4 +1,4 @@
-"""What a tracker's run is called, and how far it got, for a training run that is resumed."""
+"""The id and the last step of a tracker's run, for a training run that is resumed."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from storage.atomic import write_atomic
 
 
 class RunFile:
-    """A JSON file with the id of a tracker's run and the last step that it was given.
+    """A JSON file with the id of a tracker's run and the last step that was sent to it.
 
-    Services such as MLflow can't take values back. A resumed training repeats the steps since its last checkpoint with the
-    same losses, so those that the run has already are not sent again.
+    Services such as MLflow can't take values back. A resumed training run repeats the steps since its last checkpoint
+    with the same losses, so those that the tracker already has are not sent again.
     """
 
     def __init__(self, path: Path, first_step: int) -> None:
-        """Reads the file, unless the training begins with `first_step` 0: then the run is a new one."""
+        """Reads the file, unless `first_step` is 0: then the run is a new one."""
         self._path = path
         self.id = ""
         """The id of the run; empty before `begin`."""
         self._known = self._step = 0
         if first_step and path.is_file():
             try:
-                found = from_json(path.read_bytes())
-                self.id, self._known = str(found["id"]), int(found["step"])
+                saved = from_json(path.read_bytes())
+                self.id, self._known = str(saved["id"]), int(saved["step"])
             except (ValueError, KeyError, TypeError):
                 return  # damaged: a new run shows the rest
             self._step = self._known
@@ -37,11 +37,11 @@ class RunFile:
         self._save()
 
     def is_known(self, step: int) -> bool:
-        """Whether an earlier attempt has given this step to the run."""
+        """Whether an earlier attempt has sent this step."""
         return step <= self._known
 
     def reached(self, step: int) -> None:
-        """Remembers that the run has the values of a step."""
+        """Remembers that a step was sent."""
         if step > self._step:
             self._step = step
             self._save()

@@ -1,4 +1,4 @@
-"""Writes a training's values to a local Trackio project, which `trackio show` displays."""
+"""Writes the values of a training run to a local Trackio project, which `trackio show` displays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ PROJECT = "rlip"
 
 
 class TrackioTracker:
-    """Writes to `folder`/trackio, unless the user sets TRACKIO_DIR. A resumed training goes on with the run of its name."""
+    """Writes to `folder`/trackio, unless the user sets TRACKIO_DIR. A resumed training run continues the Trackio run of
+    its name."""
 
     def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
         # Trackio reads this while it is imported.

@@ -1,4 +1,4 @@
-"""Sends a training's values to Weights & Biases, by default to files that `wandb sync` uploads later."""
+"""Sends the values of a training run to Weights & Biases, by default to files that `wandb sync` uploads later."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ PROJECT = "rlip"
 class WandbTracker:
     """Writes to `folder`/wandb offline, unless the user sets WANDB_MODE. Each attempt adds a folder of the same run id.
 
-    Values are plotted over `step`, a value of their own: the service would refuse to go back to an earlier step of its own.
+    Values are plotted over `step`, a value of their own: the service would refuse to go back to an earlier step of its
+    own.
     """
 
     def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
