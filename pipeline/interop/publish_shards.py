@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.interop.dataset_card import Release, croissant, dataset_card
+from pipeline.runtime.wording import counted
 from storage.artifact import Artifact
 from storage.atomic import atomic_folder
 from storage.digests import digest_file
@@ -110,11 +111,6 @@ def _require_written(folder: Path, checksums: str) -> None:
         if folder.is_dir() and not any(folder.iterdir()):
             raise FatalError(f"{folder}: this empty folder can't be replaced; name a new folder")
     raise FatalError(f"{folder}: another process has written it at the same time; name a new folder")
-
-
-def counted(number: int, what: str) -> str:
-    """A number with its noun, such as "1 tar" and "2 tars"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def checksum_faults(folder: Path, progress: Callable[[int, int], None]) -> Iterator[tuple[str, str]]:

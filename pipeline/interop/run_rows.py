@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.labels.kept_labels import choice_of, kept_labels
-from pipeline.labels.label_funnel import candidates, images_with_boxes, require_same_boxes
 from pipeline.labels.label_overrides import overrides_of
+from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
 from pipeline.runtime.stage import Rejected
 from storage.artifact import Artifact
 from storage.errors import FatalError
