@@ -41,8 +41,9 @@ class PairQuality:
 def pair_quality(dissection: Dissection, overlap: float = 0.5) -> PairQuality:
     """Measures the pairs and predicates of a dissection. `overlap`: least IoU of a right box.
 
-    On located pairs a prediction is right when the pair has its predicate. It counts once per pair and predicate, with its
-    best score, so neither boxes nor duplicates enter the average precision, which is the area under the precision envelope.
+    On located pairs a prediction is right when the pair has its predicate. It counts once per pair and predicate, with
+    its best score, so neither boxes nor duplicates enter the average precision, which is the area under the precision
+    envelope.
     """
     predicted, truth = dissection.predicted, dissection.truth
     pair_of_truth = _pairs(truth)
@@ -156,8 +157,8 @@ def _ratio(total: NDArray[Any], count: NDArray[Any]) -> Floats:
 def image_precision(dissection: Dissection) -> Floats:
     """Returns the average precision within each image, over all its relations in one ranking. NaN without truth.
 
-    It is the mean over the image's truths of the precision at the rank where each is found, 0 for those that are not. It
-    ranks images and is not the benchmark's metric.
+    It is the mean over the image's truths of the precision at the rank where each is found, 0 for those that are not.
+    It ranks images and is not the benchmark's metric.
     """
     predicted, truth = dissection.predicted, dissection.truth
     first = np.searchsorted(predicted.image, predicted.image)

@@ -48,9 +48,9 @@ class GroundTruth:
     def read(cls, reader: Reader, canonical: bool = False) -> GroundTruth:
         """Reads a set's annotations, without its images.
 
-        `canonical` gives predicates the project's canonical form, which merges synonyms; without it they are the dataset's own,
-        as public benchmarks score them. Boxes that are not finite or inverted are left out, with their relations and a
-        reason. Raises `AnnotationError` for unusable files, and `FatalError` if there is no image.
+        `canonical` gives predicates the project's canonical form, which merges synonyms; without it they are the
+        dataset's own, as public benchmarks score them. Boxes that are not finite or inverted are left out, with their
+        relations and a reason. Raises `AnnotationError` for unusable files, and `FatalError` if there is no image.
         """
         columns = _Columns(canonical)
         for record in reader.annotations():

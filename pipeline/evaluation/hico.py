@@ -2,8 +2,8 @@
 
 Rules: The 100 best interactions per image count, except duplicates, which pairwise suppression within equal triplets
 removes. A prediction looks for the true interaction with the same three labels whose less overlapping box overlaps it
-most; both must overlap by at least half (+1 pixel convention). It is correct if no better prediction found that one. The
-score is the mean 11-point average precision over the true triplets.
+most; both must overlap by at least half (+1 pixel convention). It is correct if no better prediction found that one.
+The score is the mean 11-point average precision over the true triplets.
 
 Equal scores are taken by ascending image, and within an image in the order of the predictions given.
 """
@@ -49,12 +49,12 @@ class HicoRules:
     """Predicates × objects: a factor of each score, 1 where the dataset lists the combination and else 0 (the authors'
     corre_hico.npy). It is applied before the best of an image are taken."""
     known_object: bool = False
-    """Known Object setting: a triplet is scored on those images only whose truth holds its object category. Otherwise the
-    Default setting: on all images. No public Python evaluator has it; it follows the dataset's Matlab code."""
+    """Known Object setting: a triplet is scored on those images only whose truth holds its object category. Otherwise
+    the Default setting: on all images. No public Python evaluator has it; it follows the dataset's Matlab code."""
     official: bool = False
     """Reproduces two bugs of the authors' evaluator: predictions on images without truth are ignored, and recalls of
-    exactly 3, 6 and 7 tenths miss their thresholds (`ranking.FLOAT_THRESHOLDS`). The authors' code has no value
-    for images with truth and without any prediction, where it stops with an error: they count as not found, here too."""
+    exactly 3, 6 and 7 tenths miss their thresholds (`ranking.FLOAT_THRESHOLDS`). The authors' code has no value for
+    images with truth and without any prediction, where it stops with an error: they count as not found, here too."""
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,19 @@
 """Relation and phrase detection on Open Images V6: score_wtd, which papers on scene graphs report, and Google's challenge.
 
 Rules of score_wtd: The 100 best relations of an image count for average precision, the 50 best for recall, except
-duplicates: pairs of the same triplet that overlap, and for phrases also enclosing boxes that do. A relation is correct if
-its triplet is, and both boxes overlap by at least half (+1 pixel convention); a phrase, if its triplet is and the enclosing
-box does. Each truth is found once. score_wtd = 0.2 R@50 + 0.4 wmAP_rel + 0.4 wmAP_phr, where wmAP is the mean of the
-predicates' AP (area under the falling envelope of precision), weighted by their numbers of truths (Zhang et al. 2019,
-"Graphical Contrastive Losses for Scene Graph Parsing").
+duplicates: pairs of the same triplet that overlap, and for phrases also enclosing boxes that do. A relation is correct
+if its triplet is, and both boxes overlap by at least half (+1 pixel convention); a phrase, if its triplet is and the
+enclosing box does. Each truth is found once. score_wtd = 0.2 R@50 + 0.4 wmAP_rel + 0.4 wmAP_phr, where wmAP is the mean
+of the predicates' AP (area under the falling envelope of precision), weighted by their numbers of truths (Zhang et al.
+2019, "Graphical Contrastive Losses for Scene Graph Parsing").
 
-Rules of the challenge (2018 and 2019): score = 0.4 mAP of relations + 0.2 Recall@50 of relations + 0.4 mAP of phrases. AP is
-of a relationship type ("at", "on"), the area under the falling envelope of precision over all images. A relation is correct
-if its three labels are and both boxes overlap by at least half (edges between pixels); a phrase, if its labels are and the
-box around both ends does. Each truth is found once, by the first prediction that overlaps it most. Predictions whose object
-classes nobody checked in the image do not count: each class must occur in a true relation of the image or be verified there;
-or one of them must be verified as absent, which makes it wrong. ("Open Images Challenge 2018 Visual Relationships Detection
-evaluation", storage.googleapis.com/openimages/web/vrd_detection_metric.html.)
+Rules of the challenge (2018 and 2019): score = 0.4 mAP of relations + 0.2 Recall@50 of relations + 0.4 mAP of phrases.
+AP is of a relationship type ("at", "on"), the area under the falling envelope of precision over all images. A relation
+is correct if its three labels are and both boxes overlap by at least half (edges between pixels); a phrase, if its
+labels are and the box around both ends does. Each truth is found once, by the first prediction that overlaps it most.
+Predictions whose object classes nobody checked in the image do not count: each class must occur in a true relation of
+the image or be verified there; or one of them must be verified as absent, which makes it wrong. ("Open Images Challenge
+2018 Visual Relationships Detection evaluation", storage.googleapis.com/openimages/web/vrd_detection_metric.html.)
 """
 
 from __future__ import annotations

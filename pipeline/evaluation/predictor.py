@@ -92,8 +92,8 @@ class Predictor:
     ) -> None:
         """`image_size`: length in pixels to which an image's longest side is resized; `per_image`: relations to keep.
 
-        `subject`: the name that the likeliest subject of a pair must have (HICO-DET: "person"), whose own probability is
-        then no factor of the score; None allows all. `allowed`: V×objects, by which scores are multiplied.
+        `subject`: the name that the likeliest subject of a pair must have (HICO-DET: "person"), whose own probability
+        is then no factor of the score; None allows all. `allowed`: V×objects, by which scores are multiplied.
 
         Raises `FatalError` for a network that finds no boxes, too many names and too large images.
         """

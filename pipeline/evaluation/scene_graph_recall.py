@@ -1,15 +1,16 @@
 """Recall of scene graphs as on Visual Genome: R@K, mR@K, ng-R@K and zero-shot R@K.
 
-Rules: R@K is the share of an image's true relations among its K best predictions, averaged over images that have any. mR@K
-is the same of each predicate, averaged over images that have it, then over predicates. Zero-shot R@K counts only true
-triplets that the training set lacks. A relation is found if its three labels agree and both boxes overlap by at least half
-(+1 pixel convention). With the graph constraint, a pair of objects has one predicate, its best; ng-R@K ranks all.
+Rules: R@K is the share of an image's true relations among its K best predictions, averaged over images that have any.
+mR@K is the same of each predicate, averaged over images that have it, then over predicates. Zero-shot R@K counts only
+true triplets that the training set lacks. A relation is found if its three labels agree and both boxes overlap by at
+least half (+1 pixel convention). With the graph constraint, a pair of objects has one predicate, its best; ng-R@K ranks
+all.
 
-PredCls, SGCls and SGDet are not metrics but what the network was given: boxes and labels, boxes, or nothing. Sources: Xu
-et al. 2017 (R@K), Newell and Deng 2017 (ng-R@K), Chen et al. 2019 and Tang et al. 2019 (mR@K). Lorenz et al. 2024, "A Fair
-Ranking and New Model for Panoptic Scene Graph Generation", show that recall rewards a network for finding an object several
-times, each time with another predicate. So, unless `official`, overlapping boxes of one label are one object, an object's
-pair has one predicate, and a prediction finds one truth at most.
+PredCls, SGCls and SGDet are not metrics but what the network was given: boxes and labels, boxes, or nothing. Sources:
+Xu et al. 2017 (R@K), Newell and Deng 2017 (ng-R@K), Chen et al. 2019 and Tang et al. 2019 (mR@K). Lorenz et al. 2024,
+"A Fair Ranking and New Model for Panoptic Scene Graph Generation", show that recall rewards a network for finding an
+object several times, each time with another predicate. So, unless `official`, overlapping boxes of one label are one
+object, an object's pair has one predicate, and a prediction finds one truth at most.
 """
 
 from __future__ import annotations

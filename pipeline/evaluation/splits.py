@@ -115,8 +115,9 @@ def read_positions(file: Path) -> list[int]:
 def rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: bool | None) -> Split:
     """Leaves out the `number` triplets with the fewest instances in training, whose names all remain seen.
 
-    Triplets are taken one after the other, by ascending count, and equal ones in the order of `counts`. One is passed over if
-    its subject, object or predicate would occur in no seen triplet any more. Raises ValueError if fewer can be left out.
+    Triplets are taken one after the other, by ascending count, and equal ones in the order of `counts`. One is passed
+    over if its subject, object or predicate would occur in no seen triplet any more. Raises ValueError if fewer can be
+    left out.
 
     On HICO-DET this rule gives the published lists, except for the order of equal counts, and for triplets with "no
     interaction", of which we had no counts.

@@ -107,8 +107,8 @@ class TestSet:
         """Returns zero_shot_map and zero_shot_recall under HICO-DET's rules, detection_ap50, and the number of triplets.
 
         Only images that were predicted count. `metrics` adds further figures. `unseen`: triplets (subject, canonical
-        predicate, object) that training left out; adds unseen_map, seen_map and full_map, those without a triplet in the
-        test set excepted, and the number of unseen triplets.
+        predicate, object) that training left out; adds unseen_map, seen_map and full_map, those without a triplet in
+        the test set excepted, and the number of unseen triplets.
         """
         ordered = sorted(found, key=lambda each: each.position)
         positions = np.array([each.position for each in ordered], np.int64)
@@ -133,8 +133,8 @@ class TestSet:
     def vcoco_scores(self, found: Iterable[Scored], truth: VcocoTruth) -> dict[str, float]:
         """Returns V-COCO's own figures by name, e.g. vcoco_role_1 (role AP over 24 roles).
 
-        Only images that the truth has and that were predicted count. Raises `FatalError` if there is none, or if no predicate
-        names a role.
+        Only images that the truth has and that were predicted count. Raises `FatalError` if there is none, or if no
+        predicate names a role.
         """
         known = frozenset(truth.image_ids)
         scored = {self.rows[each.position]["image_id"]: each for each in found}

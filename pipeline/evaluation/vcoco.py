@@ -1,10 +1,10 @@
 """Agent and role average precision of V-COCO (Gupta and Malik 2015), as vsrl_eval computes them.
 
 Rules: A prediction belongs to the true person that its person box overlaps most. It is correct if that person does the
-action, the boxes overlap by at least half (+1 pixel convention), and no better prediction has found the person. For a role,
-the box of the thing must overlap by half, too. Where the person has no thing, scenario 1 asks for a prediction without a
-box, and scenario 2 accepts any. Predictions of persons that nobody annotated do not count. Average precision is the area
-under the falling envelope of precision, and recall is of all persons who do the action.
+action, the boxes overlap by at least half (+1 pixel convention), and no better prediction has found the person. For a
+role, the box of the thing must overlap by half, too. Where the person has no thing, scenario 1 asks for a prediction
+without a box, and scenario 2 accepts any. Predictions of persons that nobody annotated do not count. Average precision
+is the area under the falling envelope of precision, and recall is of all persons who do the action.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class VcocoRules:
     overlap: float = 0.5
     """Minimum IoU of persons, and of things."""
     official: bool = False
-    """Whether the mean without "point" is computed as vsrl_eval does: it takes the first role of the third action from the
-    end for it, and divides by 24, whatever the actions are."""
+    """Whether the mean without "point" is computed as vsrl_eval does: it takes the first role of the third action from
+    the end for it, and divides by 24, whatever the actions are."""
 
 
 @dataclass(frozen=True)

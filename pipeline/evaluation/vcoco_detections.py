@@ -42,8 +42,9 @@ class VcocoDetections:
     def of(cls, relations: Relations, names: Sequence[str], truth: VcocoTruth) -> VcocoDetections:
         """Converts a network's relations, whose predicates are `names` like "cut_instr", "cut instr" or "walk".
 
-        As the authors of RLIPv2 write V-COCO's detections: a person's score as the agent of an action is the score of its
-        relation, or the greater of two where a pair has both `instr` and `obj`. Raises ValueError for an unknown name.
+        As the authors of RLIPv2 write V-COCO's detections: a person's score as the agent of an action is the score of
+        its relation, or the greater of two where a pair has both `instr` and `obj`. Raises ValueError for an unknown
+        name.
         """
         scores = scores_of(relations)
         action_of = np.full(len(names), -1, np.int64)
@@ -73,8 +74,8 @@ class VcocoDetections:
 def read_vcoco_detections(path: Path, truth: VcocoTruth, allow_missing: bool = False) -> VcocoDetections:
     """Reads the JSON form of the detections that vsrl_eval takes as a pickle, which is never opened.
 
-    Raises `AnnotationError` for a file of another kind, a detection that lacks a field, an image that the truth lacks, or,
-    unless `allow_missing`, images of the truth without a detection.
+    Raises `AnnotationError` for a file of another kind, a detection that lacks a field, an image that the truth lacks,
+    or, unless `allow_missing`, images of the truth without a detection.
     """
     position = {image_id: place for place, image_id in enumerate(truth.image_ids)}
     agents = [f"{action}_{AGENT}" for action in truth.actions]
@@ -165,8 +166,8 @@ def in_roles(
 ) -> VcocoDetections:
     """Converts a network's relations, whose labels are indices into names. Those of no role are left out.
 
-    "ride" of a board is that board's role, unless the network was asked for its own word ("surf"), too. Raises ValueError if
-    no predicate names a role.
+    "ride" of a board is that board's role, unless the network was asked for its own word ("surf"), too. Raises
+    ValueError if no predicate names a role.
     """
     words = [_words(role) for role in truth.roles]
     canonical_names = [canonical(name) for name in predicates]

@@ -59,9 +59,9 @@ class VcocoTruth:
 def read_vcoco_truth(actions: Path, instances: Path, image_ids: Iterable[int] | None = None) -> VcocoTruth:
     """Reads `vcoco_test.json` and the COCO instances of its images, in the layout of V-COCO's authors.
 
-    Boxes are cleaned as vsrl_eval does: the last pixel belongs to them, they are clipped to the image, and those without
-    an area are left out. `image_ids` is the split; by default, it is the images that V-COCO annotates.
-    Raises `AnnotationError` if a file is of another kind, an image is missing, or an annotation names a box that isn't there.
+    Boxes are cleaned as vsrl_eval does: the last pixel belongs to them, they are clipped to the image, and those
+    without an area are left out. `image_ids` is the split; by default, it is the images that V-COCO annotates. Raises
+    `AnnotationError` if a file is of another kind, an image is missing, or an annotation names a box that isn't there.
     """
     try:
         verbs = list(stream_rows(actions, _ACTIONS))

@@ -205,8 +205,8 @@ def judged_columns(
 ) -> JudgedColumns:
     """Judges each label of a partition's `relations`; only rule "best" reads `candidates`.
 
-    `overrides` come before all settings except `max_relations`. A label that reviewers rejected takes no place of another.
-    Raises `FatalError` when the labels lack a value that the settings require.
+    `overrides` come before all settings except `max_relations`. A label that reviewers rejected takes no place of
+    another. Raises `FatalError` when the labels lack a value that the settings require.
     """
     labels = FlatList.of(relations, "relations")
     coded = labels.fields.field("predicate").dictionary_encode()

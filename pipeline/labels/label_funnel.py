@@ -32,8 +32,8 @@ class LabelFunnel:
     """Counts over the labelled datasets; None for stages that the run has not reached.
 
     Each level adds up: `images`, `captions` and `triplets` without their losses led to something at the next level
-    (`grounded` triplets to candidates), `candidates` without losses plus `unproposed` are `scored`, and `scored` without
-    losses are `kept`.
+    (`grounded` triplets to candidates), `candidates` without losses plus `unproposed` are `scored`, and `scored`
+    without losses are `kept`.
     """
 
     images: int | None = None
@@ -73,8 +73,8 @@ class LabelTally:
     """The counts of one partition, or of several that were added up."""
 
     numbers: Counter[str] = field(default_factory=Counter)
-    """Level → how many there are. A level that no partition has reached is absent, not 0. `unexplained` counts partitions
-    whose tagger's version did not record what became of triplets."""
+    """Level → how many there are. A level that no partition has reached is absent, not 0. `unexplained` counts
+    partitions whose tagger's version did not record what became of triplets."""
     parts: dict[str, Counter[str]] = field(default_factory=dict)
     """Level → reason → losses; of `kept` and `given`: predicate → labels."""
 

@@ -51,8 +51,8 @@ Overrides = Mapping[int, ImageOverrides]
 def place_overrides(verdicts: SettledVerdicts, images: pa.Table, relations: pa.Table) -> tuple[Overrides, int]:
     """Finds the boxes of what was settled about the images of a partition, and counts what lies between no boxes of theirs.
 
-    Of several boxes in the same place, all are meant where a label is wrong. A label that is right is meant where the tagger
-    has scored it, and otherwise at the first of the boxes.
+    Of several boxes in the same place, all are meant where a label is wrong. A label that is right is meant where the
+    tagger has scored it, and otherwise at the first of the boxes.
     """
     scored: dict[int, set[Named]] = {
         row["image_id"]: {(r["subject"], r["object"], canonical(r["predicate"])) for r in row["relations"]}

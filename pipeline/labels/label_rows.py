@@ -124,8 +124,8 @@ def reviewable_labels(
 
     `choice` replaces the settings of the run.
 
-    What reviewers have settled is not applied: their verdicts tell how good the labels are that they were asked about. Raises
-    `FatalError` for a run without labels, and for boxes that were made again after the labels.
+    What reviewers have settled is not applied: their verdicts tell how good the labels are that they were asked about.
+    Raises `FatalError` for a run without labels, and for boxes that were made again after the labels.
     """
     choice = choice or choice_or_all(run)
     if all_scores:

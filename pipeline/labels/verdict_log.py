@@ -46,8 +46,8 @@ class VerdictLog:
     def append(self, verdicts: Sequence[Verdict]) -> None:
         """Append verdicts, those of one reviewer in one write. They are on the disk once this returns.
 
-        Raises `FatalError` for a full or unwritable disk and for a verdict that is too long, `RetryableError` for a failing
-        disk; none of the reviewer's verdicts is in the log then.
+        Raises `FatalError` for a full or unwritable disk and for a verdict that is too long, `RetryableError` for a
+        failing disk; none of the reviewer's verdicts is in the log then.
         """
         lines: dict[str, list[bytes]] = defaultdict(list)
         for verdict in verdicts:

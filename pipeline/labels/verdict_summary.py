@@ -143,8 +143,8 @@ def cohens_kappa(first: Sequence[str], second: Sequence[str]) -> Kappa:
 def fleiss_kappa(answers: Sequence[Mapping[str, int]]) -> Kappa:
     """Kappa of several reviewers (Fleiss, Psychological Bulletin 76, 1971). `answers`: answer → count, for each item.
 
-    Items may have different numbers of answers; each item counts once in the observed agreement, and those with a single
-    answer are left out.
+    Items may have different numbers of answers; each item counts once in the observed agreement, and those with a
+    single answer are left out.
     """
     shared = [item for item in answers if sum(item.values()) >= 2]
     if not shared:
@@ -202,9 +202,9 @@ def propose_thresholds(
 ) -> list[ProposedThreshold]:
     """Proposes a threshold for each predicate with at least `fewest` confident verdicts.
 
-    A calibration that is fitted on the verdicts gives each label the probability of being right. It does not matter which queue
-    asked for a verdict, since queues choose by confidence and predicate, which the calibration knows. No threshold lies below
-    the lowest confidence that was judged, where the fit would be a guess.
+    A calibration that is fitted on the verdicts gives each label the probability of being right. It does not matter
+    which queue asked for a verdict, since queues choose by confidence and predicate, which the calibration knows. No
+    threshold lies below the lowest confidence that was judged, where the fit would be a guess.
     """
     calibration, seen = fitted_on_verdicts(labels, standing)
     confidences: dict[str, list[float]] = {}

@@ -68,8 +68,8 @@ class JudgedRelation:
 class Verdict:
     """What one person said of one relation, and when.
 
-    Raises ValueError when fields have wrong types, when kind `wrong_pair` names no box or `wrong_predicate` no predicate, and
-    when another kind names one. Raises `FatalError` for an unsafe name of the reviewer.
+    Raises ValueError when fields have wrong types, when kind `wrong_pair` names no box or `wrong_predicate` no
+    predicate, and when another kind names one. Raises `FatalError` for an unsafe name of the reviewer.
     """
 
     relation: JudgedRelation

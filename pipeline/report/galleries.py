@@ -154,8 +154,8 @@ def random_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, cou
 def hardest_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> ImageChoice:
     """Chooses the at most `count` images whose labels disagree most with the ground-truth relations, the worst first.
 
-    Where no image has ground-truth relations, those whose scores leave most doubt. Of more than `EXAMINED` images, whole
-    partitions are drawn with the seed until there are as many.
+    Where no image has ground-truth relations, those whose scores leave most doubt. Of more than `EXAMINED` images,
+    whole partitions are drawn with the seed until there are as many.
     """
     sizes = _sizes(run, datasets)
     examined = _some_partitions(sizes, seed)

@@ -55,8 +55,9 @@ def write_report(
     """Writes the report of a run to `folder` and returns the path of its page.
 
     `samples` images are drawn at random with `seed`. A run that computed nothing keeps an existing report of the same
-    artifacts, if it is whole. `written` is the date in the page header. The training runs of the runs `against` are drawn
-    together with its own. Raises `FatalError` when `folder` holds anything but a report of this store, or cannot be written.
+    artifacts, if it is whole. `written` is the date in the page header. The training runs of the runs `against` are
+    drawn together with its own. Raises `FatalError` when `folder` holds anything but a report of this store, or cannot
+    be written.
     """
     page = folder / "index.html"
     compared = [[run.name, run_stamp(run)] for run in against]
