@@ -31,11 +31,9 @@ from pipeline.run.prepare import prepare  # noqa: E402
 from pipeline.run.progress import Lines  # noqa: E402
 from pipeline.run.recipe import load_recipe  # noqa: E402
 from pipeline.run.runner import run_step, stage_call, work  # noqa: E402
-from pipeline.runtime.engines.actor_pool import ActorPool  # noqa: E402
-from pipeline.runtime.engines.engine import Engine  # noqa: E402
+from pipeline.runtime.engines.engine import Engine, StageCall  # noqa: E402
 from pipeline.runtime.engines.local import LocalEngine  # noqa: E402
 from pipeline.runtime.engines.ray import RayEngine  # noqa: E402
-from pipeline.runtime.engines.stage_call import StageCall  # noqa: E402
 from pipeline.runtime.execute import WorkItem  # noqa: E402
 from pipeline.runtime.settings import Settings  # noqa: E402
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage  # noqa: E402
@@ -123,10 +121,9 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as folder, two_nodes() as cluster:
-        pool = ActorPool(address=cluster.address, least=2, most=2)
         engines: dict[str, MakeEngine] = {
             "local": lambda call: LocalEngine(call, 2),
-            "ray": lambda call: RayEngine(call, pool),
+            "ray": lambda call: RayEngine(call, address=cluster.address, least=2, most=2),
         }
         empty = {
             name: measure_empty(make, Path(folder) / f"empty-{name}", given.partitions)

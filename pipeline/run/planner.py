@@ -129,7 +129,7 @@ class Planner:
             step.stage(step.settings).audit(Inputs(tables))
             run.note(PASSED, passed | {step.name: stamp})
 
-    def given(self, step: Step) -> dict[str, tuple[Path, ...]]:
+    def uses(self, step: Step) -> dict[str, tuple[Path, ...]]:
         """Folders of the artifacts that the stage of the step is opened with, by table."""
         return _folders({table: self._whole(step, table, steps) for table, steps in step.uses.items()})
 

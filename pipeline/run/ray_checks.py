@@ -10,8 +10,7 @@ from typing import Any
 
 from pipeline.run.context import RunContext
 from pipeline.run.finding import Finding
-from pipeline.runtime.engines.probe import NodeView, look_around
-from pipeline.runtime.engines.ray_cluster import Node, connect, live_nodes, room_for
+from pipeline.runtime.engines.ray_cluster import Node, NodeView, connect, live_nodes, look_around, room_for
 from pipeline.runtime.execute import installed_version
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError, PipelineError

@@ -21,11 +21,10 @@ from pipeline.run.gates import require_passed
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.prepare import prepare
 from pipeline.run.progress import Display
-from pipeline.runtime.engines.actor_pool import ActorPool
-from pipeline.runtime.engines.engine import Engine
+from pipeline.runtime.engines.engine import Engine, StageCall
 from pipeline.runtime.engines.local import LocalEngine
+from pipeline.runtime.engines.ray import RayEngine
 from pipeline.runtime.engines.ray_cluster import connect
-from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.execute import Record, execute, installed_version
 from pipeline.runtime.logs import bound, log
 from pipeline.runtime.processes import preload
@@ -100,15 +99,14 @@ def open_engine(planner: Planner, plan: StepPlan, display: Display) -> Engine:
     run, call, due = planner.context.recipe.run, stage_call(planner, plan), len(plan.due)
     if run.engine == "local" or run.ray_address is None:
         return LocalEngine(call, min(run.workers, due), display.progress)
-    from pipeline.runtime.engines.ray import RayEngine  # Ray is an extra
-
-    pool = ActorPool(
+    return RayEngine(
+        call,
+        display.progress,
         address=run.ray_address,
         least=min(run.min_actors, due),
         most=run.max_actors,
         gpus_per_actor=run.gpus_per_actor,
     )
-    return RayEngine(call, pool, display.progress)
 
 
 def execute_whole(planner: Planner, plan: StepPlan, display: Display) -> Record:
@@ -140,7 +138,7 @@ def stage_call(planner: Planner, plan: StepPlan) -> StageCall:
     """What a worker needs to create the stage of the step."""
     step, context = plan.step, planner.context
     folders = context.recipe.data.image_folders()
-    return StageCall(step.stage, step.settings, folders, planner.given(step), context.store.address, context.logs)
+    return StageCall(step.stage, step.settings, folders, planner.uses(step), context.store.address, context.logs)
 
 
 def step_outcome(plan: StepPlan, records: Sequence[Record], seconds: float) -> StepOutcome:

@@ -48,7 +48,7 @@ class DetectStage(Stage):
         """Returns the modules that detectors are built of."""
         return ("models.rlip",)
 
-    def open(self, given: Inputs) -> None:
+    def open(self, uses: Inputs) -> None:
         """Load the detector. Raises `FatalError` when it can't be used, or its names fit no category."""
         from pipeline.detection.opened import open_detector
 

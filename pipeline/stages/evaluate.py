@@ -80,10 +80,10 @@ class EvaluateStage(Stage):
                 )
         return files
 
-    def open(self, given: Inputs) -> None:
+    def open(self, uses: Inputs) -> None:
         """Reads which triplets training left out, where the recipe has a split."""
-        if given.by_table.get("split"):
-            self._unseen = unseen_triplets(given.artifact("split").table("split"))
+        if uses.by_table.get("split"):
+            self._unseen = unseen_triplets(uses.artifact("split").table("split"))
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Predict every test image, then score; unreadable images go to quarantine.

@@ -73,7 +73,7 @@ class ParseStage(Stage):
         """Returns the module of the parser."""
         return ("tagger.parsing.parser" if self.settings.neural is None else "tagger.parsing.neural",)
 
-    def open(self, given: Inputs) -> None:
+    def open(self, uses: Inputs) -> None:
         """Load the parser and open the cache. Raises `FatalError` when one is missing or cannot be used."""
         self._neural: NeuralParser | None = None
         self._parse = self._reader()

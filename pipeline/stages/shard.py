@@ -116,13 +116,13 @@ class ShardStage(Stage):
         """The lists of images to leave out. Their content decides rows."""
         return exclusion_files(self.settings.exclude)
 
-    def open(self, given: Inputs) -> None:
+    def open(self, uses: Inputs) -> None:
         """Reads the fingerprints of the evaluation sets, and the triplets that must stay unseen."""
-        if given.by_table.get("fingerprints"):
-            known = given.table("fingerprints")
+        if uses.by_table.get("fingerprints"):
+            known = uses.table("fingerprints")
             self._contamination = Contamination(self.settings.exclude, known, self.settings.near_duplicates)
-        if given.by_table.get("split"):
-            self._unseen = unseen_triplets(given.artifact("split").table("split"))
+        if uses.by_table.get("split"):
+            self._unseen = unseen_triplets(uses.artifact("split").table("split"))
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Writes the tars of the partition."""

@@ -14,9 +14,8 @@ from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import LabelCount
-from pipeline.runtime.resources import Resources
 from pipeline.runtime.settings import runtime
-from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage
 from pipeline.stages.candidates import CandidateSettings, open_candidates
 from pipeline.stages.labeller import LabellerSettings, open_labeller
 from storage.errors import FatalError
@@ -80,10 +79,10 @@ class TagStage(Stage):
         on_gpus = self.settings.method in _NETWORK_MODULES
         return Resources.on(self.settings.device if on_gpus else "cpu", self.weights().values())
 
-    def open(self, given: Inputs) -> None:
+    def open(self, uses: Inputs) -> None:
         """Load the source of candidates and the labeller. Raises `FatalError` when one cannot be used."""
         self._candidates = open_candidates(self.settings)
-        self._open = open_labeller(self.settings, given.artifact("tagger"), self.worker)
+        self._open = open_labeller(self.settings, uses.artifact("tagger"), self.worker)
 
     def audit(self, made: Inputs) -> None:
         """Compare the labels with the relations that the labelled sets state.
