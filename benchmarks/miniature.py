@@ -28,7 +28,8 @@ from benchmarks.claims.trainings import Training, Variant, found, initial_file, 
 from benchmarks.labelling import processor
 from pipeline.run.context import RunContext
 from pipeline.run.progress import open_display
-from pipeline.run.recipe import Recipe, load_recipe
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.run.runner import logged_run, run
 from storage.artifact import Artifact
 from storage.open_store import open_store

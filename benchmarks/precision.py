@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.pretraining.setup import make_config, train
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.training.config import METRICS_LOG, Shard, TrainConfig
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample

@@ -29,7 +29,7 @@ from pipeline.run.context import RunContext  # noqa: E402
 from pipeline.run.planner import Planner  # noqa: E402
 from pipeline.run.prepare import prepare  # noqa: E402
 from pipeline.run.progress import Lines  # noqa: E402
-from pipeline.run.recipe import load_recipe  # noqa: E402
+from pipeline.run.recipe_files import load_recipe  # noqa: E402
 from pipeline.run.runner import run_step, stage_call, work  # noqa: E402
 from pipeline.runtime.engines.engine import Engine, StageCall  # noqa: E402
 from pipeline.runtime.engines.local import LocalEngine  # noqa: E402

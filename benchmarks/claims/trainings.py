@@ -110,7 +110,7 @@ def initial_file(recipe: Recipe) -> Path:
 
 
 def _folders(recipe: Recipe) -> Mapping[str, Path | str]:
-    return recipe.data.image_folders()
+    return recipe.resolved().data.image_folders()
 
 
 class _Lines:

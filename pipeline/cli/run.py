@@ -19,7 +19,8 @@ from pipeline.report.trained_tagger import TrainedTagger
 from pipeline.run.context import RunContext
 from pipeline.run.measured import measured
 from pipeline.run.progress import Display, open_display
-from pipeline.run.recipe import Recipe, load_recipe
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.run.runner import conclude, logged_run
 from storage.errors import FatalError
 

@@ -14,6 +14,7 @@ from pipeline.report.view import RunView
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.logs import RunLogs
+from pipeline.stages.ingest import IngestSettings
 from storage.open_store import open_store
 from storage.runs import Run
 from storage.store import Store
@@ -54,7 +55,15 @@ class RunContext:
     @property
     def sources(self) -> list[DataSource]:
         """The datasets that the steps need, with absolute paths."""
-        return [self.recipe.data.source(name) for name in self.steps[0].datasets]
+        known = {source.name: source for source in self.ingest.sources}
+        return [known[name] for name in self.steps[0].datasets]
+
+    @property
+    def ingest(self) -> IngestSettings:
+        """The settings of the first step."""
+        settings = self.steps[0].settings
+        assert isinstance(settings, IngestSettings)
+        return settings
 
     @property
     def view(self) -> RunView:
@@ -64,11 +73,12 @@ class RunContext:
 
 def run_view(recipe: Recipe, run: Run) -> RunView:
     """What reports show of a recipe's run."""
+    resolved = recipe.resolved()
     return RunView(
         run=run,
         label_sets=recipe.data.label,
         choice=choice_of(run) or recipe.shard,
-        captioning=recipe.caption_settings(),
-        image_folders=recipe.data.image_folders(),
+        captioning=resolved.caption,
+        image_folders=resolved.data.image_folders(),
         recipe=recipe.model_dump(mode="json"),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.settings import Settings
@@ -22,9 +21,7 @@ from pipeline.stages.shard import FROM_CAPTIONS, ShardStage, ShardTaggerStage
 from pipeline.stages.split import SplitStage
 from pipeline.stages.tag import TagStage
 from pipeline.stages.train_tagger import TrainTaggerStage
-from pipeline.training.config import MODEL
 from pipeline.training.settings import TrainingSettings
-from scenes.sample_weights import SAMPLE_WEIGHTS
 from storage.errors import FatalError, did_you_mean
 
 
@@ -59,11 +56,11 @@ def build_steps(recipe: Recipe) -> list[Step]:
 
     Raises `FatalError` when `run.until` names a stage that the recipe does not have.
     """
-    recipe = recipe.with_files(_file)
+    recipe = recipe.resolved()
     data = recipe.data
     trained_on = data.tagger if recipe.tag.weights is None else ()
     ingested = tuple(dict.fromkeys((*data.label, *data.mix, *trained_on, *data.test)))
-    steps = [Step("ingest", IngestStage, recipe.ingest_settings(), datasets=ingested)]
+    steps = [Step("ingest", IngestStage, recipe.ingest, datasets=ingested)]
     if bare := data.without_boxes:
         steps.append(Step("detect", DetectStage, recipe.detect, datasets=bare, reads={"images": ("ingest",)}))
     variants = recipe.pretrain.variants
@@ -74,10 +71,10 @@ def build_steps(recipe: Recipe) -> list[Step]:
         steps += _labelling(recipe)
     tagged = any(step.stage is TagStage for step in steps)
     packed = recipe.packs_labels and (tagged or recipe.shard.labels not in FROM_CAPTIONS)
-    if (split := recipe.split_settings()) is not None and (variants or packed):
+    if recipe.split is not None and (variants or packed):
         trained = tuple(dict.fromkeys((*data.label, *data.mix)))
         reads = {"images": ("ingest",)}
-        steps.append(Step("split", SplitStage, split, reads=reads, from_datasets={"images": trained}))
+        steps.append(Step("split", SplitStage, recipe.split, reads=reads, from_datasets={"images": trained}))
     if packed:
         steps.append(_shards(recipe, recipe.shard.labels, data.label, labels=recipe.shard.labels))
     if data.mix:
@@ -85,12 +82,6 @@ def build_steps(recipe: Recipe) -> list[Step]:
     for variant in variants:
         steps += _variant(recipe, variant)
     return steps if recipe.run.until is None else _needed(recipe, steps, recipe.run.until)
-
-
-def _file(setting: str, named: str | Path) -> str | Path:
-    """The file that a setting names: sample weights by their name, and weights to start from by their folder."""
-    path = SAMPLE_WEIGHTS.get(str(named), named)
-    return Path(path, MODEL) if setting.endswith(".pretrained") and Path(path).is_dir() else path
 
 
 def _needed(recipe: Recipe, steps: Sequence[Step], last: str) -> list[Step]:
@@ -119,8 +110,8 @@ def _labelling(recipe: Recipe) -> list[Step]:
     """The steps from images to scored relations, or to triplets if there is no dataset to train a tagger on."""
     data, images = recipe.data, _boxed(recipe)
     steps = [
-        Step("caption", CaptionStage, recipe.caption_settings(), datasets=data.label, reads={"images": images}),
-        Step("parse", ParseStage, recipe.parse_settings(), datasets=data.label, reads={"captions": ("caption",)}),
+        Step("caption", CaptionStage, recipe.caption, datasets=data.label, reads={"images": images}),
+        Step("parse", ParseStage, recipe.parse, datasets=data.label, reads={"captions": ("caption",)}),
     ]
     tagger = _tagger(recipe)
     if tagger:
@@ -145,7 +136,7 @@ def _tagger(recipe: Recipe) -> list[Step]:
         return [Step("import_tagger", ImportTaggerStage, taken)]
     if not recipe.data.tagger:
         return []
-    chosen = recipe.shard_settings().model_copy(update={"labels": "given", "without_relations": "drop"})
+    chosen = recipe.shard.model_copy(update={"labels": "given", "without_relations": "drop"})
     reads = {"images": ("ingest",)}
     packed = Step("shard_tagger", ShardTaggerStage, chosen, datasets=recipe.data.tagger, reads=reads)
     return [packed, Step("train_tagger", TrainTaggerStage, recipe.train_tagger, reads={"shards": (packed.name,)})]
@@ -158,7 +149,7 @@ def _shards(recipe: Recipe, use: str, datasets: tuple[str, ...], labels: str) ->
         reads["relations"] = ("tag",)
     is_compared = recipe.data.test and not recipe.pretrain.allow_overlap
     uses = _split_of(recipe) | ({"fingerprints": ("fingerprint",)} if is_compared else {})
-    chosen = recipe.shard_settings().model_copy(update={"labels": labels})
+    chosen = recipe.shard.model_copy(update={"labels": labels})
     return Step(f"shard:{use}", ShardStage, chosen, datasets=datasets, reads=reads, uses=uses)
 
 
@@ -202,6 +193,6 @@ def _variant(recipe: Recipe, variant: str) -> list[Step]:
         if recipe.data.test:
             tested = {"images": recipe.data.test}
             reads = {"images": ("ingest",), "weights": (pretrain,)}
-            scored = Step(f"evaluate:{suffix}", EvaluateStage, recipe.evaluate_settings(), reads=reads)
+            scored = Step(f"evaluate:{suffix}", EvaluateStage, recipe.evaluate, reads=reads)
             steps.append(replace(scored, uses=_split_of(recipe), from_datasets=tested))
     return steps

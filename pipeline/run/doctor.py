@@ -27,12 +27,11 @@ from pipeline.run.ray_checks import ray_cluster
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.devices import has_bfloat16
 from pipeline.runtime.execute import installed_version
-from pipeline.stages.candidates import open_candidates
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
-from pipeline.stages.tag import TagStage
+from pipeline.stages.tag import TagStage, open_candidates
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.tracking.extras import require_extras
 from pipeline.training.vocabulary import is_tokenizer
@@ -106,7 +105,7 @@ def _data(context: RunContext) -> Iterator[Finding]:
 
 def _annotations(context: RunContext) -> Iterator[Finding]:
     """Read the annotations as a run does, unless that takes long, and look at the boxes."""
-    indexes = context.recipe.ingest_settings().indexes
+    indexes = context.ingest.indexes
     for source in context.sources if context.recipe.scenes is None else ():
         if not source.has_boxes or source.missing() or source.unreadable():
             continue
@@ -131,7 +130,7 @@ def _weights(context: RunContext) -> Iterator[Finding]:
             found = step.stage(step.settings).weights()
         except FatalError as error:
             named: dict[str, str | Path] = {}
-            step.settings.with_files(named.setdefault)
+            step.settings.with_paths("file_read", named.setdefault)
             lost = [path for path in named.values() if not Path(path).exists()]
             looked = [] if all(Path(path).is_absolute() for path in lost) else [f" ({_looked()})"]
             yield Finding("missing", step.name, "".join([str(error), *looked, *map(_had, lost)]))
@@ -142,7 +141,7 @@ def _weights(context: RunContext) -> Iterator[Finding]:
                 seen.add(path)
                 yield _weight(f"{step.name} {role}", role, path)
         if step.stage is TagStage:
-            yield from _candidate_files(context.recipe)
+            yield from _candidate_files(step.settings)
         if step.stage is CaptionStage:
             yield from _captioner(step.settings)
     if any(step.stage is ParseStage for step in context.steps):
@@ -181,10 +180,10 @@ def _had(path: Path | str) -> str:
     return f". {sentence}" if sentence else ""
 
 
-def _candidate_files(recipe: Recipe) -> Iterator[Finding]:
+def _candidate_files(settings: Any) -> Iterator[Finding]:
     """Open the files that decide candidates, which is quick."""
     try:
-        open_candidates(recipe.tag)
+        open_candidates(settings)
     except FatalError as error:
         yield Finding("missing", "tag", str(error))
 

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from pipeline.report.step_costs import ESTIMATE, StepCost, step_costs
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step, build_steps
-from pipeline.run.forecast import forecast
-from pipeline.run.planner import Planner
+from pipeline.run.planner import Planner, forecast
 from pipeline.stages.evaluate import EvaluateStage
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from storage.runs import Run

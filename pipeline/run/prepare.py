@@ -11,7 +11,7 @@ from pipeline.data.datasets.record_index import is_indexed, open_index
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import precisions, require
 from pipeline.run.progress import Display
-from pipeline.run.recipe import STARTED
+from pipeline.run.recipe_files import STARTED
 from pipeline.runtime.logs import log
 from scenes.settings import SceneSettings
 from storage.errors import FatalError
@@ -42,7 +42,7 @@ def prepare(context: RunContext, display: Display) -> None:
 
 def read_annotations(context: RunContext, reading: Callable[[str, float], None] | None) -> None:
     """Parse the annotations that the steps need, unless they were parsed before. Raises `AnnotationError`."""
-    indexes = context.recipe.ingest_settings().indexes
+    indexes = context.ingest.indexes
     for source in context.sources:
         if not is_indexed(source, indexes):
             open_index(source, indexes, None if reading is None else partial(reading, source.name))
@@ -51,9 +51,7 @@ def read_annotations(context: RunContext, reading: Callable[[str, float], None] 
 def doubts_about_boxes(context: RunContext) -> Iterator[str]:
     """Tell which datasets have boxes that look wrong. Their annotations are read."""
     for source in context.sources:
-        if source.has_boxes and (
-            doubts := box_doubts(source.name, open_index(source, context.recipe.ingest_settings().indexes))
-        ):
+        if source.has_boxes and (doubts := box_doubts(source.name, open_index(source, context.ingest.indexes))):
             yield doubts
 
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from pipeline.report.figures import Figures, figures_of
 from pipeline.report.static_report import write_report
 from pipeline.report.steps import Outcome, StepOutcome
-from pipeline.run.checks import CHECKED
+from pipeline.run.checks import CHECKED, require_passed
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
 from pipeline.run.estimate import expected_seconds
-from pipeline.run.gates import require_passed
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.prepare import prepare
 from pipeline.run.progress import Display
@@ -137,7 +136,7 @@ def _other_hosts(context: RunContext, step: Step) -> Iterator[None]:
 def stage_call(planner: Planner, plan: StepPlan) -> StageCall:
     """What a worker needs to create the stage of the step."""
     step, context = plan.step, planner.context
-    folders = context.recipe.data.image_folders()
+    folders = {source.name: source.image_root for source in context.ingest.sources}
     return StageCall(step.stage, step.settings, folders, planner.uses(step), context.store.address, context.logs)
 
 

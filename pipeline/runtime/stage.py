@@ -131,7 +131,8 @@ class Stage(ABC):
     """One stage. A subclass is a small file in `pipeline/stages/` over plain functions.
 
     Raise `version` whenever the same input would give other rows. `reads` names tables of the same partition, `uses` names
-    whole artifacts that `open` receives (such as the tagger's weights), and `writes` names the table that the stage makes.
+    whole artifacts that `open` receives (such as the tagger's weights), and `writes` names the table that the stage makes. With
+    some settings a stage reads or uses fewer; the step at its place in the chain names those (`pipeline/run/dag.py`).
     A stage that reads no table is a source: it defines the partitions of its datasets.
     """
 

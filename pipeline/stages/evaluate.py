@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipeline.runtime.devices import choose_device
-from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, data_file, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from pipeline.stages.split import NameTriplet, unseen_triplets
 from storage.artifact import REMOVE_ARTIFACT
@@ -21,14 +21,10 @@ from storage.tables import METRICS
 class VcocoFiles(Settings):
     """The files of V-COCO's authors, which state what no table of images holds: persons who do nothing, or without a thing."""
 
-    actions: Path = runtime(...)
+    actions: Path = data_file(...)
     """V-COCO's list of actions, e.g. vcoco_test.json."""
-    instances: Path = runtime(...)
+    instances: Path = data_file(...)
     """COCO instances with the images of that list, e.g. instances_vcoco_all_2014.json."""
-
-    def below(self, root: Path) -> VcocoFiles:
-        """The same files, with relative paths joined to a folder."""
-        return VcocoFiles(actions=root / self.actions, instances=root / self.instances)
 
 
 class EvaluateSettings(Settings):

@@ -1,12 +1,15 @@
 """Stage `overlap`: finds training images that are also evaluation images, and refuses to train on them.
 
-Images count that the training reads, and those that its initial weights were trained on, where a store knows them.
+It compares the images that a training run reads, and those that its pretrained weights were trained on, which the records
+of the training runs in a store tell.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,14 @@ from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, near_duplicat
 from pipeline.runtime.logs import log
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
-from pipeline.stages.trained_images import TrainedImages
+from pipeline.stages.pretrain import PretrainStage
+from pipeline.training.config import MODEL
+from storage.artifact import Artifact
+from storage.digests import digest_file
 from storage.errors import FatalError
+from storage.open_store import existing_store
+from storage.shards.index import ARTIFACT_INDEX
+from storage.store import Store
 from storage.tables import OVERLAP, read_table
 
 SHOWN = 3
@@ -171,3 +180,71 @@ def _near(trained: pa.Table, tests: pa.Table, distance: int) -> dict[int, dict[i
 def _in_words(row: dict[str, Any]) -> str:
     distance = f" at distance {row['distance']}" if row["distance"] is not None else ""
     return f"{row['dataset']}/{row['image_id']} = {row['test_dataset']}/{row['test_image_id']} ({row['how']}{distance})"
+
+
+@dataclass(frozen=True)
+class TrainedImages:
+    """The shards that weights were trained on, those of the weights that they started from included."""
+
+    shards: tuple[Path, ...]
+    """Tables `shards` of the artifacts, which have an image's sha256 and perceptual hash."""
+    unknown: str = ""
+    """Why some images are not known, in words; "" if all are."""
+
+    @classmethod
+    def of(cls, weights: Path, address: str) -> TrainedImages:
+        """Looks a weights file up by its content: in the store at `address`, and in the store that the file itself lies in.
+
+        A copy of a run's weights is found wherever it lies, as long as a store has the run's artifacts.
+        """
+        stores = list(_stores(weights, address))
+        digest = _digest(weights, weights.stat().st_size, weights.stat().st_mtime_ns)
+        shards: dict[Path, None] = {}
+        followed: set[str] = set()
+        while digest not in followed:
+            followed.add(digest)
+            made = _made(stores, digest)
+            if made is None:
+                what = f"{weights} is" if not shards else f"{weights} began with weights that are"
+                return cls(tuple(shards), f"{what} of no training in the store")
+            store, artifact = made
+            for key in artifact.manifest.upstream.get("shards", ()):
+                packed = store.find("shard", key)
+                if packed is None:
+                    return cls(
+                        tuple(shards), f"shard {key[:12]}, which {weights} was trained on, is gone from the store"
+                    )
+                shards[packed.file(ARTIFACT_INDEX)] = None
+            earlier = artifact.manifest.terms.get("weights", {}).get("initial")
+            if earlier is None:
+                return cls(tuple(shards))
+            digest = earlier
+        return cls(tuple(shards))  # a training run that changed nothing
+
+
+def _stores(weights: Path, address: str) -> Iterator[Store]:
+    """The stores that may have made the weights. An address without a store yet has none."""
+    folder = weights.resolve().parent
+    places = [address] if address else []
+    if folder.parent.name == PretrainStage.name and folder.parents[1].name == "artifacts":
+        places.append(str(folder.parents[2]))
+    for place in dict.fromkeys(places):
+        try:
+            yield existing_store(place)
+        except FatalError:
+            continue
+
+
+def _made(stores: list[Store], digest: str) -> tuple[Store, Artifact] | None:
+    """The training that made the weights with this digest, and its store."""
+    for store in stores:
+        for artifact in store.artifacts(PretrainStage.name):
+            entry = artifact.manifest.files.get(MODEL)
+            if entry is not None and entry.digest == digest:
+                return store, artifact
+    return None
+
+
+@lru_cache(maxsize=8)
+def _digest(path: Path, size: int, changed: int) -> str:
+    return digest_file(path)

@@ -22,7 +22,7 @@ from pipeline.data.images.refs import UprightImage
 from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, kept_labels, naive_labels
 from pipeline.labels.label_overrides import OVERRIDES_FILE, Overrides, overrides_table, place_overrides
 from pipeline.labels.settled_verdicts import SettledVerdicts
-from pipeline.runtime.settings import runtime
+from pipeline.runtime.settings import data_file, runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.stages.split import NameTriplet, unseen_triplets
 from pipeline.training.sample import SampleRelation, TrainingSample, strongest
@@ -58,7 +58,7 @@ class ShardSettings(ChoiceSettings):
     """Largest size of a tar in bytes. A partition with more gets several."""
     exclude: tuple[ExclusionList, ...] = ()
     """Lists of images that must not be trained on, such as a test set."""
-    verdicts: Path | None = runtime(None)
+    verdicts: Path | None = data_file(None)
     """Folder of reviewers' verdicts (docs/verdicts.md). Pseudo-labels that most reviewers reject are left out; those that they
     accept or correct are kept, whatever their confidence. What it holds when a run begins counts, and is part of the key."""
     near_duplicates: int = Field(DEFAULT_DISTANCE, ge=0, le=16)
@@ -87,6 +87,7 @@ class ShardStage(Stage):
 
     name = "shard"
     version = 3
+    reads = ("images", "relations")
     writes = "shards"
     uses = ("fingerprints", "split")
     schema = SHARD_MEMBERS
@@ -94,7 +95,6 @@ class ShardStage(Stage):
 
     def __init__(self, settings: ShardSettings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         super().__init__(settings, image_folders)
-        self.reads = ("images", "relations") if settings.labels in FROM_CAPTIONS else ("images",)  # type: ignore[misc]
         self._contamination = Contamination(settings.exclude, None, settings.near_duplicates)
         self._unseen: frozenset[NameTriplet] | None = None
 

@@ -22,7 +22,7 @@ from pipeline.evaluation.splits import (
     read_positions,
     split_of_positions,
 )
-from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, data_file
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from storage.errors import FatalError
 from storage.tables import SPLIT
@@ -44,9 +44,9 @@ class SplitSettings(Settings):
     """rare_first, non_rare_first: number of triplets to leave out."""
     subject: str = "person"
     """The subject of all `interactions`."""
-    interactions: Path | None = runtime(None)
+    interactions: Path | None = data_file(None)
     """UC-RF, UC-NF, listed: HICO-DET's list of interactions (hico_list_hoi.txt)."""
-    positions: Path | None = runtime(None)
+    positions: Path | None = data_file(None)
     """listed: JSON list or numbers, from 0."""
 
     @model_validator(mode="after")
@@ -58,11 +58,6 @@ class SplitSettings(Settings):
                 state = "required by" if wanted else "not used by"
                 raise ValueError(f"{name}: {state} method {self.method!r}; {'set' if wanted else 'remove'} it")
         return self
-
-    def below(self, root: Path) -> SplitSettings:
-        """The same settings, with relative paths joined to a folder."""
-        paths = {name: getattr(self, name) for name in ("interactions", "positions")}
-        return self.model_copy(update={name: root / path for name, path in paths.items() if path is not None})
 
 
 class SplitStage(Stage):

@@ -9,8 +9,7 @@ from small_set import small_recipe, write_small_set
 
 from pipeline.data.partitioning import index_of
 from pipeline.run.context import RunContext
-from pipeline.run.forecast import StepForecast, forecast
-from pipeline.run.planner import Planner
+from pipeline.run.planner import Planner, StepForecast, forecast
 from pipeline.run.recipe import Recipe
 from pipeline.run.runner import run
 from pipeline.runtime.stage import WHOLE

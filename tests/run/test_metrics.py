@@ -57,7 +57,12 @@ def test_a_run_is_scraped_while_it_goes_on(tmp_path: Path) -> None:
     write_small_set(tmp_path)
     (tmp_path / "images" / "000002.png").write_bytes(b"no picture")
     port, file = free_port(), tmp_path / "run.prom"
-    words = ("run.until=ingest", "run.max_reject_share=0.5", f"run.metrics_port={port}", f"run.metrics_file={file}")
+    words = (
+        "run.until=ingest",
+        "run.checks.max_overall_reject_share=0.5",
+        f"run.metrics_port={port}",
+        f"run.metrics_file={file}",
+    )
     recipe, shown = small_recipe(tmp_path, *words), Scraping(port)
     with measured(recipe, shown) as display:  # type: ignore[arg-type]
         run(RunContext(recipe), display)

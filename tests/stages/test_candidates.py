@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline.stages.candidates import open_candidates
-from pipeline.stages.tag import TagSettings, TagStage
+from pipeline.stages.tag import TagSettings, TagStage, open_candidates
 from storage.errors import FatalError
 from tagger.box import Box
 from tagger.parsing.parser import load_parser, parse_captions
