@@ -17,7 +17,7 @@ from pipeline.report.console import outcome_json, print_estimate_score, print_ou
 from pipeline.report.steps import Outcome
 from pipeline.report.trained_tagger import TrainedTagger
 from pipeline.run.context import RunContext
-from pipeline.run.measured import measured
+from pipeline.run.metrics import measured
 from pipeline.run.progress import Display, open_display
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe

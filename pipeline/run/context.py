@@ -14,7 +14,6 @@ from pipeline.report.view import RunView
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.logs import RunLogs
-from pipeline.stages.ingest import IngestSettings
 from storage.open_store import open_store
 from storage.runs import Run
 from storage.store import Store
@@ -27,7 +26,7 @@ class RunContext:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+        self.recipe, self.resolved = recipe, recipe.resolved()
         self.steps = [replace(step, settings=step.settings.planned()) for step in build_steps(recipe)]
         self.outcomes: list[StepOutcome] = []
         """The steps that this execution has finished so far."""
@@ -55,15 +54,8 @@ class RunContext:
     @property
     def sources(self) -> list[DataSource]:
         """The datasets that the steps need, with absolute paths."""
-        known = {source.name: source for source in self.ingest.sources}
+        known = {source.name: source for source in self.resolved.data.sources}
         return [known[name] for name in self.steps[0].datasets]
-
-    @property
-    def ingest(self) -> IngestSettings:
-        """The settings of the first step."""
-        settings = self.steps[0].settings
-        assert isinstance(settings, IngestSettings)
-        return settings
 
     @property
     def view(self) -> RunView:

@@ -75,7 +75,7 @@ class DataSection(Settings):
             for name in getattr(self, role):
                 if name in bare:
                     raise ValueError(
-                        f"{role}: {name!r} has format 'images', so it states no relations; it can only be in label"
+                        f"{role}: {name!r} has format 'images', so it has no relations; it can only be in label"
                     )
         return self
 

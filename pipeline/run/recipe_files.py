@@ -174,7 +174,7 @@ def use_present_names(values: dict[str, Any], file: str) -> None:
         for each in targets:
             target = target.setdefault(each, {}) if isinstance(target, dict) else None
         if not isinstance(target, dict):
-            continue  # the check of the recipe reports a section that is none
+            continue  # validation reports what is no section
         if present in target:
             raise FatalError(f"{file}: {former} is the former name of {name}, which is set too; remove {former}")
         target[present] = section.pop(last)
@@ -238,7 +238,7 @@ def _layers(path: Path, extending: tuple[Path, ...] = ()) -> list[tuple[Path, di
     for name in names:
         base = _recipe_file(Path(name), path.parent)
         if base.resolve() in chain:
-            raise FatalError(f"{path}: extends {name}, which extends it in turn; end the circle")
+            raise FatalError(f"{path}: extends {name}, which extends it in turn; remove one of the two")
         layers += [layer for layer in _layers(base, chain) if layer not in layers]
     return [*layers, (path, values)]
 

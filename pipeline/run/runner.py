@@ -113,15 +113,15 @@ def execute_whole(planner: Planner, plan: StepPlan, display: Display) -> Record:
     (item,) = plan.due
     store = planner.context.store
     stage = stage_call(planner, plan).opened(store)
-    with _other_hosts(planner.context, plan.step):
+    with _lent_nodes(planner.context, plan.step):
         record = execute(stage, item, store, lambda done, total, note="": display.progress(item, done, total, note))
     display.finished(record)
     return record
 
 
 @contextmanager
-def _other_hosts(context: RunContext, step: Step) -> Iterator[None]:
-    """Lend nodes of the Ray cluster to a training run with several hosts, of which this machine is the first."""
+def _lent_nodes(context: RunContext, step: Step) -> Iterator[None]:
+    """Lend nodes of the Ray cluster to a training run on several nodes, of which this machine is the coordinator."""
     run, training = context.recipe.run, step.settings
     if run.engine != "ray" or not isinstance(training, TrainingSettings) or training.nodes == 1:
         yield
@@ -136,7 +136,7 @@ def _other_hosts(context: RunContext, step: Step) -> Iterator[None]:
 def stage_call(planner: Planner, plan: StepPlan) -> StageCall:
     """What a worker needs to create the stage of the step."""
     step, context = plan.step, planner.context
-    folders = {source.name: source.image_root for source in context.ingest.sources}
+    folders = context.resolved.data.image_folders()
     return StageCall(step.stage, step.settings, folders, planner.uses(step), context.store.address, context.logs)
 
 
@@ -191,11 +191,11 @@ def _append_record(context: RunContext, status: str, **facts: object) -> None:
     recipe, checks = context.recipe.model_dump(mode="json"), context.run.read_document(CHECKED)
     context.run.append(status, **host, recipe=recipe, outcome=outcome, **({CHECKED: checks} if checks else {}), **facts)
     if context.recipe.run.lineage is not None:
-        _tell_lineage(context, context.recipe.run.lineage)
+        _send_lineage(context, context.recipe.run.lineage)
 
 
-def _tell_lineage(context: RunContext, url: str) -> None:
-    """Tell a lineage server what the run has now. A server that fails must not fail the run, which `rlip lineage` tells later."""
+def _send_lineage(context: RunContext, url: str) -> None:
+    """Send a lineage server what the run has now. A server that fails must not fail the run: `rlip lineage` can send it later."""
     try:
         from pipeline.interop.openlineage_delivery import send_events
         from pipeline.interop.openlineage_events import RunLineage

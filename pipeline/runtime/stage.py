@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline.runtime.settings import Settings
 from storage.artifact import Artifact
+from storage.errors import FatalError
 from storage.store import Store
 
 GIB = 2**30
@@ -60,7 +61,7 @@ class Inputs:
     partition: str = ""
     image_ids: tuple[int, ...] = ()
     without: frozenset[int] = frozenset()
-    """Images that need no processing: `table` leaves their rows out."""
+    """Images that need no processing: `table` omits their rows."""
 
     def artifacts(self, table: str) -> Sequence[Artifact]:
         """The artifacts that hold `table`."""
@@ -73,11 +74,11 @@ class Inputs:
 
     def table(self, table: str) -> pa.Table:
         """The rows of `table` in all partitions, without the images that need no processing."""
-        found = pa.concat_tables([artifact.table(table) for artifact in self.by_table[table]])
+        rows = pa.concat_tables([artifact.table(table) for artifact in self.by_table[table]])
         if not self.without:
-            return found
-        left_out = pc.is_in(found["image_id"], pa.array(self.without, pa.int64()))
-        return found.filter(pc.invert(left_out))
+            return rows
+        skipped = pc.is_in(rows["image_id"], pa.array(self.without, pa.int64()))
+        return rows.filter(pc.invert(skipped))
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,15 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
+def named_files(section: str, named: Mapping[str, Path | None]) -> dict[str, Path]:
+    """The files that settings of a section name, by setting. Raises `FatalError` for one that is missing."""
+    files = {setting: path for setting, path in named.items() if path is not None}
+    for setting, path in files.items():
+        if not path.is_file():
+            raise FatalError(f"{section}.{setting} = {path}: no such file; correct the path")
+    return files
+
+
 class Stage(ABC):
     """One stage. A subclass is a small file in `pipeline/stages/` over plain functions.
 
@@ -139,7 +149,7 @@ class Stage(ABC):
     name: ClassVar[str]
     version: ClassVar[int]
     loads: ClassVar[str] = ""
-    """What a worker or the training's ranks load for seconds before the first image, in words, e.g. "the captioner"."""
+    """What takes a worker, or the ranks of a training run, seconds to load before the first image, e.g. "the captioner"."""
     audit_version: ClassVar[int] = 1
     """Raise it whenever `audit` would judge the same tables differently."""
     reads: ClassVar[tuple[str, ...]] = ()

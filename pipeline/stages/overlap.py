@@ -36,7 +36,7 @@ from storage.tables import OVERLAP, read_table
 SHOWN = 3
 """Number of overlaps that an error names."""
 INITIAL = "initial weights: "
-"""Begins the dataset of an image that the initial weights were trained on."""
+"""Begins the dataset of an image that the pretrained weights were trained on."""
 _COLUMNS = ["dataset", "image_id", "digest", "phash"]
 _HOW = (SAME_BYTES, SAME_ID, NEAR_DUPLICATE)
 
@@ -55,7 +55,7 @@ class OverlapSettings(Settings):
 
 
 class OverlapStage(Stage):
-    """Compares the images in the shards of a variant, and those behind its initial weights, with all evaluation sets."""
+    """Compares the images in the shards of a variant, and those behind its pretrained weights, with all evaluation sets."""
 
     name = "overlap"
     version = 1
@@ -66,15 +66,15 @@ class OverlapStage(Stage):
     settings: OverlapSettings
 
     def weights(self) -> dict[str, Path]:
-        """The initial weights, and the tables of the images that they were trained on, which decide rows."""
-        known = self.initial_images()
+        """The pretrained weights, and the tables of the images that they were trained on, which decide rows."""
+        known = self.pretraining_images()
         if known is None or self.settings.pretrained is None:
             return {}
         tables = {f"initial shards {number}": path for number, path in enumerate(known.shards)}
         return {"initial": self.settings.pretrained, **tables}
 
-    def initial_images(self) -> TrainedImages | None:
-        """What is known of the images behind the initial weights; None without such weights."""
+    def pretraining_images(self) -> TrainedImages | None:
+        """What is known of the images behind the pretrained weights; None without such weights."""
         path = self.settings.pretrained
         # `pretrain` itself refuses weights that are missing.
         return TrainedImages.of(path, self.settings.store) if path is not None and path.is_file() else None
@@ -85,7 +85,7 @@ class OverlapStage(Stage):
         tests = inputs.table("fingerprints")
         rows = list(_overlaps(trained, tests, self.settings.distance))
         facts: dict[str, Any] = {"images": len(trained), "evaluation images": len(tests)}
-        known = self.initial_images()
+        known = self.pretraining_images()
         if known is not None:
             seen = [_marked(_images(read_table(path))) for path in known.shards]
             before = pa.concat_tables([trained.slice(0, 0), *seen])
@@ -93,7 +93,9 @@ class OverlapStage(Stage):
             facts["images behind the initial weights"] = len(before)
             if known.unknown:
                 facts["not compared"] = known.unknown
-                log.warning("images behind the initial weights are not known", extra={"fields": {"why": known.unknown}})
+                log.warning(
+                    "images behind the pretrained weights are not known", extra={"fields": {"why": known.unknown}}
+                )
         table = pa.Table.from_pylist(rows, schema=OVERLAP)
         counted = Counter(table["how"].to_pylist())
         facts |= {how: counted[how] for how in _HOW}
@@ -108,7 +110,7 @@ class OverlapStage(Stage):
         by_set = Counter((dataset, test) for dataset, test, _ in images)
         counts = ", ".join(f"{count} of {dataset} in {test}" for (dataset, test), count in sorted(by_set.items()))
         first = ", ".join(_in_words(row) for row in found[:SHOWN])
-        way = "Leave them out with `exclude` or `near_duplicates` in [shard]"
+        way = "Exclude them with `exclude` or `near_duplicates` in [shard]"
         if any(row["dataset"].startswith(INITIAL) for row in found):
             way = (
                 "The weights in pretrain.settings.pretrained have seen some of them: start from weights that have not, whose "
@@ -184,7 +186,7 @@ def _in_words(row: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class TrainedImages:
-    """The shards that weights were trained on, those of the weights that they started from included."""
+    """The shards that weights were trained on, including those of the weights that training started from."""
 
     shards: tuple[Path, ...]
     """Tables `shards` of the artifacts, which have an image's sha256 and perceptual hash."""
@@ -206,7 +208,7 @@ class TrainedImages:
             made = _made(stores, digest)
             if made is None:
                 what = f"{weights} is" if not shards else f"{weights} began with weights that are"
-                return cls(tuple(shards), f"{what} of no training in the store")
+                return cls(tuple(shards), f"{what} of no training run in the store")
             store, artifact = made
             for key in artifact.manifest.upstream.get("shards", ()):
                 packed = store.find("shard", key)

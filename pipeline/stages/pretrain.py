@@ -25,7 +25,7 @@ class PretrainStage(Stage):
     settings: TrainingSettings
 
     def weights(self) -> dict[str, Path]:
-        """The tokenizer and the initial weights, where the settings name them."""
+        """The tokenizer and the pretrained weights, where the settings name them."""
         return self.settings.files()
 
     def imports(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from pipeline.data.images.opening import BadImage, read_image
 from pipeline.runtime.devices import best_precision, choose_device
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.runtime.settings import Settings, file_read, runtime
-from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage, named_files
 from pipeline.training.settings import CALIBRATION
 from storage.artifact import REMOVE_ARTIFACT, Artifact
 from storage.digests import digest_file
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 CANDIDATES_FILE = "candidates.parquet"
 DROPPED_FILE = "dropped.parquet"
 QUARANTINED = "image in quarantine"
-"""Why the triplets of an image led to nothing that could not be read or scored."""
+"""Why the triplets of an image that can't be read or scored led to no candidate."""
 _NETWORK_MODULES = {"tagger": ("models.relation_tagger",), "clip": ("transformers.models.clip.modeling_clip",)}
 """Method with a network → the modules of the network."""
 
@@ -74,15 +74,6 @@ class CandidateSettings(Settings):
             raise ValueError("cooccurrence: reads no captions; leave out matching, paraphrases, wording, enumeration")
         return self
 
-    def files(self) -> dict[str, Path]:
-        """The files whose content decides candidates, by role. Raises `FatalError` when one is missing."""
-        named = {"paraphrases": self.paraphrases, "cooccurrence": self.cooccurrence}
-        found = {role: path for role, path in named.items() if path is not None}
-        for role, path in found.items():
-            if not path.is_file():
-                raise FatalError(f"tag.{role}: no file {path}; set it to an existing file or leave it out")
-        return found
-
 
 class LabellerSettings(Settings):
     """How candidates are scored."""
@@ -91,7 +82,7 @@ class LabellerSettings(Settings):
     """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model that compares the rectangle around both boxes
     with words; prior: each candidate's prior, from boxes and names alone; naive: every candidate gets score 1."""
     weights: str | None = file_read(None)
-    """A trained tagger to take over instead of training one: a weights file, a folder with one, or a run of the store
+    """A trained tagger to use instead of training one: a weights file, a folder with one, or a run of the store
     (`demo`, `demo@2`). Its content is part of the key."""
     clip: Path | None = file_read(None)
     """Folder of a transformers CLIP model for method "clip"; its content is part of the key."""
@@ -153,7 +144,8 @@ class TagStage(Stage):
     def weights(self) -> dict[str, Path]:
         """The dictionaries and tables that decide candidates, and CLIP's folder for method "clip"."""
         settings: TagSettings = self.settings
-        return settings.files() | settings.clip_files()
+        named = {"paraphrases": settings.paraphrases, "cooccurrence": settings.cooccurrence}
+        return named_files("tag", named) | settings.clip_files()
 
     def imports(self) -> tuple[str, ...]:
         """Returns the module of the labeller's network."""
@@ -172,10 +164,10 @@ class TagStage(Stage):
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Score the partition's candidates; images that cannot be read or scored go to quarantine."""
         rows = inputs.table("images").to_pylist()
-        stated = {row["image_id"]: row["triplets"] for row in inputs.table("triplets").to_pylist()}
+        captioned = {row["image_id"]: row["triplets"] for row in inputs.table("triplets").to_pylist()}
         known = sorted({box["category"] for row in rows for box in row["boxes"]}.union(self.settings.categories))
-        proposed = [self._propose(row, stated.get(row["image_id"], []), known) for row in rows]
-        images = [self._image(row, given) for row, given in zip(rows, proposed, strict=True)]
+        proposed = [self._propose(row, captioned.get(row["image_id"], []), known) for row in rows]
+        images = [self._image(row, candidates) for row, candidates in zip(rows, proposed, strict=True)]
         labels = self._open.labeller.label(images, lambda done: report(done, len(rows)))
         report(len(rows), len(rows))
         rejected = [
@@ -185,12 +177,12 @@ class TagStage(Stage):
         ]
         kept = [_Labelled(*each) for each in zip(rows, images, labels, strict=True) if not each[2].problem]
         relations = [
-            {"image_id": one.row["image_id"], "tagger": self._open.digest, "relations": one.relations(stated)}
+            {"image_id": one.row["image_id"], "tagger": self._open.digest, "relations": one.relations(captioned)}
             for one in kept
         ]
         pairs = [{"image_id": one.row["image_id"], "pairs": [asdict(p) for p in one.image.pairs]} for one in kept]
         write_table(pa.Table.from_pylist(pairs, schema=CANDIDATES), work / CANDIDATES_FILE)
-        lost = _dropped(rows, proposed, stated, {reject.image_id for reject in rejected})
+        lost = _dropped(rows, proposed, captioned, {reject.image_id for reject in rejected})
         write_table(pa.Table.from_pylist(lost, schema=DROPPED), work / DROPPED_FILE)
         facts = {
             "triplets dropped": len(lost),
@@ -236,9 +228,9 @@ class _Labelled(NamedTuple):
     image: TaggingImage
     labels: Labels
 
-    def relations(self, stated: Mapping[int, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    def relations(self, captioned: Mapping[int, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
         """The image's relations as rows, each with the caption of its triplet."""
-        triplets = stated.get(self.row["image_id"], [])
+        triplets = captioned.get(self.row["image_id"], [])
         return [
             asdict(relation) | {"caption": triplets[relation.triplet]["caption"] if relation.proposed else -1}
             for relation in self.labels.relations
@@ -252,19 +244,19 @@ def _boxes(row: Mapping[str, Any]) -> list[Box]:
 def _dropped(
     rows: Sequence[Mapping[str, Any]],
     proposed: Sequence[Candidates],
-    stated: Mapping[int, Sequence[Mapping[str, Any]]],
+    captioned: Mapping[int, Sequence[Mapping[str, Any]]],
     quarantined: Collection[int],
 ) -> list[dict[str, Any]]:
     """The triplets that led to no candidate, as rows. Those of a quarantined image were not considered at all."""
-    found: list[dict[str, Any]] = []
+    dropped: list[dict[str, Any]] = []
     for row, candidates in zip(rows, proposed, strict=True):
         image_id = row["image_id"]
         if image_id in quarantined:
-            numbers = range(len(stated.get(image_id, ())))
-            found += [{"image_id": image_id, "triplet": n, "reason": QUARANTINED, "value": ""} for n in numbers]
+            numbers = range(len(captioned.get(image_id, ())))
+            dropped += [{"image_id": image_id, "triplet": n, "reason": QUARANTINED, "value": ""} for n in numbers]
         else:
-            found += [{"image_id": image_id, **each._asdict()} for each in candidates.dropped]
-    return found
+            dropped += [{"image_id": image_id, **each._asdict()} for each in candidates.dropped]
+    return dropped
 
 
 def _triplet(values: Mapping[str, Any]) -> Triplet:

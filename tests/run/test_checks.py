@@ -13,6 +13,7 @@ from small_set import small_recipe, write_small_set
 from pipeline.run.checks import Measured, require_precise_labels
 from pipeline.run.context import RunContext
 from pipeline.run.planner import Planner
+from pipeline.run.progress import Display
 from pipeline.run.runner import run
 from pipeline.runtime.stage import Inputs
 from storage.errors import FatalError
@@ -21,13 +22,6 @@ from storage.runs import Run
 
 LIMIT = "run.checks.max_reject_share=0.2"
 UNTIL = ("--direct", "--set", "run.until=caption")
-
-
-class Silent:
-    """A display that shows nothing."""
-
-    def __getattr__(self, name: str) -> object:
-        return lambda *args, **kwargs: None
 
 
 @pytest.fixture
@@ -85,7 +79,7 @@ def test_a_step_over_the_whole_set_is_refused(damaged: Path) -> None:
         damaged.read_text().replace('label = ["set"]', 'label = ["set"]\ntagger = ["set"]')
         .replace('annotations = "instances.json"', 'annotations = "instances.json"\nrelations = "relations.json"')
     )  # fmt: skip
-    run(RunContext(small_recipe(root, LIMIT, "run.until=shard_tagger")), Silent())  # type: ignore[arg-type]
+    run(RunContext(small_recipe(root, LIMIT, "run.until=shard_tagger")), Display())
     planner = Planner(RunContext(small_recipe(root, LIMIT)))
     steps = {step.name: step for step in planner.context.steps}
     planner.plan(steps["ingest"])

@@ -10,8 +10,8 @@ import pytest
 
 from models.config import LossSettings, NetworkConfig
 from pipeline.run.dag import build_steps
+from pipeline.run.networks import random_starts
 from pipeline.run.recipe_files import load_recipe
-from pipeline.run.starting_weights import random_starts
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"

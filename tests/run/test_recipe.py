@@ -153,7 +153,7 @@ def test_sample_weights_are_named_and_recorded_by_name(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('extends = "none.toml"', r"no recipe at .*none\.toml"),
-        ('extends = "r.toml"', "end the circle"),
+        ('extends = "r.toml"', "remove one `extends`"),
         ("extends = 3", "name one recipe"),
         ('extends = ["base.toml", 3]', "name one recipe"),
     ],

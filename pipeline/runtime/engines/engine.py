@@ -84,7 +84,7 @@ class Worker:
         self._stage: Stage | None = None
 
     def execute(self, item: WorkItem, report: ReportProgress) -> Record | PipelineError:
-        """The record of an item, or what went wrong with it. A failure that no one foresaw becomes a `FatalError`."""
+        """The record of an item, or what went wrong with it. An unexpected error becomes a `FatalError`."""
         with ExitStack() as stack:
             if self._call.logs is not None:
                 stack.enter_context(self._call.logs.open(f"worker-{self._number}"))
