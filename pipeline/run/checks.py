@@ -148,7 +148,7 @@ class Gates:
         self._failed: dict[tuple[str, str], str] = {}
         """Step and key of an artifact → the checks that it failed, in words; "" for one that passed."""
         self.held: dict[str, dict[str, str]] = {}
-        """Step → partition that it leaves out → the failed check above it."""
+        """Step → partition that it holds back → the failed check above it."""
 
     def judge(self, step: Step, made: Mapping[str, Artifact], inputs_of: InputsOf) -> dict[str, list[CheckResult]]:
         """Judge the partitions of a step. Returns partition → results; empty if the settings ask for no check."""
@@ -224,7 +224,7 @@ def require_passed(run: Run, steps: Iterable[Step]) -> None:
     if failed:
         more = f"\n  and {len(failed) - 10} more" if len(failed) > 10 else ""
         raise FatalError(
-            f"{len(failed)} check(s) of partitions failed, which the steps below left out; all others are done:\n  "
+            f"{len(failed)} check(s) failed, so the steps below held these partitions back; all others are done:\n  "
             + "\n  ".join(failed[:10])
             + f"{more}\n`rlip checks {run.name}` shows them all. Fix the data, or loosen [run.checks], which recomputes nothing"
         )

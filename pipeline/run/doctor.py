@@ -324,11 +324,11 @@ def _accelerator() -> Finding:
 def stated_ranges(package: str = "rlip", extras: Iterable[str] = ()) -> list[Requirement]:
     """The requirements of an installed package, including some of its extras; empty if it is not installed."""
     try:
-        stated = distribution(package).requires or []
+        lines = distribution(package).requires or []
     except PackageNotFoundError:
         return []
     environments = [{"extra": extra} for extra in ("", *extras)]
-    wanted = [Requirement(line) for line in stated]
+    wanted = [Requirement(line) for line in lines]
     return [w for w in wanted if w.marker is None or any(w.marker.evaluate(each) for each in environments)]
 
 

@@ -38,9 +38,11 @@ class Metrics(Display):
         step = ["run", "step"]
         self._due = Gauge("rlip_partitions_due", "Partitions that remain to be computed", step, registry=registry)
         self._partitions = Counter(
-            "rlip_partitions", "Partitions by state: computed, cached, left_out after a failed check", [*step, "state"],
+            "rlip_partitions",
+            "Partitions by state: computed, cached, left_out (held back after a failed check)",
+            [*step, "state"],
             registry=registry,
-        )  # fmt: skip
+        )
         self._rows = Counter(
             "rlip_rows", "Rows of computed partitions: in, out", [*step, "direction"], registry=registry
         )
@@ -54,7 +56,7 @@ class Metrics(Display):
         self._failed.labels(run).set(0)
 
     def step(self, plan: StepPlan) -> None:
-        """Count what is due, cached and left out."""
+        """Count what is due, cached and held back."""
         labels = (self._run, plan.step.name)
         self._due.labels(*labels).set(len(plan.due))
         for state, number in (("computed", 0), ("cached", len(plan.cached)), ("left_out", len(plan.held))):

@@ -34,7 +34,7 @@ class StepPlan:
     cached: list[Record] = field(default_factory=list)
     due: list[WorkItem] = field(default_factory=list)
     held: dict[str, str] = field(default_factory=dict)
-    """Partition that is left out → the failed check of what it would read."""
+    """Partition that is held back → the failed check of what it would read."""
     later: float | None = None
     """Seconds that the steps after it are expected to take; None where that is not known."""
 
@@ -242,7 +242,7 @@ class StepForecast:
     checks: tuple[str, ...] = ()
     """What each of its partitions must satisfy before a step may read it."""
     held: int = 0
-    """Partitions that are left out because what they would read failed a check."""
+    """Partitions that are held back because what they would read failed a check."""
 
 
 def forecast(planner: Planner) -> Iterator[StepForecast]:
@@ -281,7 +281,7 @@ def _forecast(planner: Planner) -> Iterator[StepForecast]:
             planner.done[step.name] = {}
         why = next(iter(causes.values()), "")
         held = planner.gates.held.get(step.name, {})
-        why = why or next((f"left out: {cause}" for cause in held.values()), "")
+        why = why or next((f"held back: {cause}" for cause in held.values()), "")
         yield StepForecast(step.name, cached, len(causes), why, at_most=bool(inherited), held=len(held))
 
 

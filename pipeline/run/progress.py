@@ -184,7 +184,7 @@ class Lines(_Paced):
         """Write how much is cached and due."""
         super().step(plan)
         self._written_at = time.monotonic()
-        held = f", {len(plan.held)} left out after a failed check" if plan.held else ""
+        held = f", {len(plan.held)} held back after a failed check" if plan.held else ""
         loading = f"; {_loading(plan)}" if _loading(plan) else ""
         self._write(f"{plan.step.name}: {len(plan.cached)} cached, {len(plan.due)} due{held}{loading}")
 

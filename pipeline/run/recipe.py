@@ -215,7 +215,7 @@ class Recipe(Settings):
     tag: TagSettings = TagSettings()
     shard: ShardSettings = ShardSettings()
     split: SplitSettings | None = None
-    """Combinations of names that no training is given, and whose scores are reported apart; unset: none."""
+    """Combinations of names that no training run gets, and whose scores are reported separately; unset: none."""
     pretrain: PretrainSection = PretrainSection(variants=())
     """Without this section, the run ends with labels, or with their shards if there is a section `[shard]`."""
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -54,7 +54,7 @@ class RecipeValues:
     file: Path
     values: dict[str, Any]
     origins: Mapping[str, str]
-    """Dotted setting → the file that decides it, or `--set`. Settings that are left out have none."""
+    """Dotted setting → the file that decides it, or `--set`. Omitted settings have none."""
 
     def origin(self, setting: str) -> str | None:
         """Where a setting comes from; None if nothing sets it. A section comes from where all of its settings do."""
@@ -93,7 +93,7 @@ def recipe_of(read: RecipeValues) -> Recipe:
 
 
 def _found(path: str | Path, origin: str | None) -> str | Path:
-    """A path that a recipe file states: from the current folder, else beside that file if it exists only there."""
+    """A path in a recipe file: from the current folder, else beside that file if it exists only there."""
     beside = path if origin in (None, SET) else Path(origin).parent / path
     with suppress(OSError):  # of a name that no file can have
         return path if Path(path).expanduser().exists() or not Path(beside).exists() else beside
@@ -287,8 +287,8 @@ def explain(error: ValidationError, origin: Callable[[str], str]) -> str:
         elif mistake["type"] == "missing":
             lines.append(f"{file}: {field}: missing")
         else:
-            given = "" if isinstance(mistake["input"], dict | list | Settings) else f" = {mistake['input']!r}"
-            lines.append(f"{file}: {field}{given}: {wanted}"[:500])
+            value = "" if isinstance(mistake["input"], dict | list | Settings) else f" = {mistake['input']!r}"
+            lines.append(f"{file}: {field}{value}: {wanted}"[:500])
     return "\n".join(lines)
 
 

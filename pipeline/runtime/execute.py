@@ -169,7 +169,7 @@ class ReusableRows:
 
     artifact: Artifact
     image_ids: frozenset[int]
-    """The images of these rows, and unchanged images that the stage left out or rejected."""
+    """The images of these rows, and unchanged images that have no row, or were rejected."""
     order: tuple[int, ...]
     """All images in the order of the new rows."""
 
@@ -298,7 +298,7 @@ def _collect(stage: Stage, output: Output, draft: Path, disk: Disk) -> dict[str,
 
 
 def _leave_only(files: Mapping[str, FileEntry], draft: Path, disk: Disk) -> None:
-    """Remove whatever else the stage left in the draft."""
+    """Remove everything else that the stage put into the draft."""
     for path in draft.iterdir():
         if path.name not in files:
             (disk.remove_tree if path.is_dir() else disk.remove)(path)

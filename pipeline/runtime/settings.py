@@ -73,7 +73,7 @@ _DEEPEST = 50
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Parses TOML. Raises ValueError for text that is none, is nested too deeply, or has numbers that are too long."""
+    """Parses TOML. Raises ValueError for invalid text, sections nested too deeply, and numbers that are too long."""
     for number, line in enumerate(text.splitlines(), start=1):
         if line.partition("=")[0].count(".") > _DEEPEST:
             raise ValueError(f"a name of more than {_DEEPEST} parts in line {number}")

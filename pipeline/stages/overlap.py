@@ -1,7 +1,7 @@
 """Stage `overlap`: finds training images that are also evaluation images, and refuses to train on them.
 
-It compares the images that a training run reads, and those that its pretrained weights were trained on, which the records
-of the training runs in a store tell.
+It compares the images that a training run reads, and those that its pretrained weights were trained on. The records of the
+runs in a store say which those are.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _marked(images: pa.Table) -> pa.Table:
 
 
 def _overlaps(trained: pa.Table, tests: pa.Table, distance: int) -> Iterator[dict[str, Any]]:
-    """The rows of the overlap table, in the order of the training images; a pair is listed once, by its surest match.
+    """The rows of the overlap table, in the order of the training images; a pair is listed once, by its strictest match.
 
     An image id says something only within a dataset: different datasets number their images independently.
     """

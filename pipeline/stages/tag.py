@@ -71,7 +71,7 @@ class CandidateSettings(Settings):
     def _captions_or_not(self) -> CandidateSettings:
         ways = (self.matching, self.wording, self.enumeration) != ("words", "canonical", "mentions")
         if self.cooccurrence is not None and (ways or self.paraphrases is not None):
-            raise ValueError("cooccurrence: reads no captions; leave out matching, paraphrases, wording, enumeration")
+            raise ValueError("cooccurrence: reads no captions; remove matching, paraphrases, wording, enumeration")
         return self
 
 

@@ -68,7 +68,7 @@ def test_a_plan_shows_the_checks_and_what_they_leave_out(damaged: Path) -> None:
     rows = {row["step"]: row for row in json.loads(output_of("plan", damaged, "--json", "--set", LIMIT))}
     assert rows["ingest"]["checks"] == ["reject share ≤ 0.2"] and rows["ingest"]["held"] == 0
     assert (rows["parse"]["cached"], rows["parse"]["due"], rows["parse"]["held"]) == (0, 1, 1)
-    assert "left out: ingest set/0000 failed its check: reject share 0.25" in rows["caption"]["why"]
+    assert "held back: ingest set/0000 failed its check: reject share 0.25" in rows["caption"]["why"]
 
 
 def test_a_step_over_the_whole_set_is_refused(damaged: Path) -> None:

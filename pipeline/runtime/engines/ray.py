@@ -72,7 +72,7 @@ class StageActor:
 
 @dataclass
 class _Task:
-    """An item on its way, with how often an actor was given it."""
+    """An item on its way, and how many actors have tried it."""
 
     item: WorkItem
     future: Future[Record]

@@ -130,8 +130,7 @@ def _why(error: BaseException) -> str:
     reason = str(error.__cause__ or error)
     lines = [line.strip() for line in reason.splitlines() if line.strip()]
     if reason.startswith("Version mismatch"):
-        stated = " ".join(lines)
-        return f"{stated} Install the same versions of Python and Ray (`pip install 'ray==...'`) here and on all nodes"
+        return f"{' '.join(lines)} Install the same versions of Python and Ray (`pip install 'ray==...'`) here and on all nodes"
     what = "run rlip on a node of the cluster, which `ray start --address HOST:PORT` makes of this machine"
     return f"can't connect to the Ray cluster ({' '.join(lines)}); {what}"
 
