@@ -50,7 +50,7 @@ class Step:
         return {name for names in (*self.reads.values(), *self.uses.values(), self.after) for name in names}
 
 
-_INGESTED = {"images": ("ingest",)}
+_INGESTED: Mapping[str, tuple[str, ...]] = {"images": ("ingest",)}
 
 
 def build_steps(recipe: Recipe) -> list[Step]:
@@ -160,7 +160,8 @@ def _split_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
 def _variant(recipe: Recipe, variant: str) -> list[Step]:
     """The steps of one variant: shards of one kind of label, then pre-training on them and evaluation, once per seed."""
     packed = _shards(recipe, variant, recipe.data.label, labels=variant)
-    steps, shards = [packed], (packed.name, "shard:mix") if recipe.data.mix else (packed.name,)
+    steps, tested = [packed], {"images": recipe.data.test}
+    shards = {"shards": (packed.name, "shard:mix") if recipe.data.mix else (packed.name,)}
     checked: tuple[str, ...] = ()
     if recipe.data.test:
         compared = OverlapSettings(
@@ -169,21 +170,28 @@ def _variant(recipe: Recipe, variant: str) -> list[Step]:
             pretrained=recipe.pretrain.settings.pretrained,
             store=recipe.store,
         )
-        reads = {"shards": shards, "fingerprints": ("fingerprint",)}
-        steps.append(Step(f"overlap:{variant}", OverlapStage, compared, reads=reads))
+        steps.append(
+            Step(f"overlap:{variant}", OverlapStage, compared, reads={**shards, "fingerprints": ("fingerprint",)})
+        )
         checked = (f"overlap:{variant}",)
     for seed in recipe.pretrain.seeds:
         suffix = variant if len(recipe.pretrain.seeds) == 1 else f"{variant}:{seed}"
         pretrain, settings = f"pretrain:{suffix}", recipe.pretrain.settings.reseeded(seed)
         if variant == "none" and not recipe.data.mix:  # there is no predicate to learn
             settings = settings.model_copy(update={"loss": settings.loss.model_copy(update={"predicates": 0.0})})
-        watched = {"images": recipe.data.test} if settings.evaluate_every else {}
-        reads = {"shards": shards} | (_INGESTED if watched else {})
-        steps.append(Step(pretrain, PretrainStage, settings, reads=reads, from_datasets=watched, after=checked))
-        if recipe.data.test:
-            reads, tested = {**_INGESTED, "weights": (pretrain,)}, {"images": recipe.data.test}
-            uses = _split_of(recipe)
-            steps.append(
-                Step(f"evaluate:{suffix}", EvaluateStage, recipe.evaluate, reads=reads, uses=uses, from_datasets=tested)
+        # It reads the test sets only if it is evaluated while it goes on.
+        watched = settings.evaluate_every is not None
+        steps.append(
+            Step(
+                pretrain,
+                PretrainStage,
+                settings,
+                reads={**shards, **_INGESTED} if watched else shards,
+                from_datasets=tested if watched else {},
+                after=checked,
             )
+        )
+        if recipe.data.test:
+            scored = Step(f"evaluate:{suffix}", EvaluateStage, recipe.evaluate, from_datasets=tested)
+            steps.append(replace(scored, reads={**_INGESTED, "weights": (pretrain,)}, uses=_split_of(recipe)))
     return steps
