@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import candidates
+from pipeline.labels.labelled_partitions import candidates
 from pipeline.run.dag import Step
 from pipeline.run.recipe import ChecksSection
 from pipeline.runtime.logs import log

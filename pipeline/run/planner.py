@@ -14,10 +14,9 @@ from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.stage import WHOLE, Inputs, Partition, Stage, dataset_of
 from pipeline.stages.tag import TagStage
 from storage.artifact import Artifact
-from storage.changes import changes
 from storage.digests import digest_json, digest_path
 from storage.errors import FatalError
-from storage.keys import KeyTerms
+from storage.keys import KeyTerms, changes
 
 _Causes = dict[str, str]
 """Partition → why it is due."""

@@ -147,7 +147,9 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
     path = _recipe_file(path)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    *bases, (_, own) = _layers(path)
+    layers: dict[Path, dict[str, Any]] = {}
+    _add_layers(path, layers)
+    *bases, (_, own) = layers.items()
     for file, found in [*((file, {k: v for k, v in base.items() if k != "name"}) for file, base in bases), (path, own)]:
         values = joined(values, found)
         origins = _without_replaced(origins, found) | dict.fromkeys(_leaves(found), str(file))
@@ -223,24 +225,24 @@ def _without_replaced(origins: Mapping[str, str], above: Mapping[str, Any], pref
     return left
 
 
-def _layers(path: Path, extending: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
-    """A recipe's file and values after those of the recipes that it extends, in the order in which they count."""
+def _add_layers(path: Path, layers: dict[Path, dict[str, Any]], extending: tuple[Path, ...] = ()) -> None:
+    """Adds the values of the recipes that a recipe extends, then its own, in the order in which they count; each file once."""
     values = _parsed(path)
     use_present_names(values, str(path))
     if isinstance(values.get("data"), dict) and "sources" in values["data"]:
         values["data"].setdefault("root", str(path.parent))
     extended = values.pop("extends", [])
     names = [extended] if isinstance(extended, str) else extended
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) and "\0" not in name for name in names):
         raise FatalError(f"{path}: extends = {extended!r}: name one recipe, e.g. {EXAMPLE}")
     chain = (*extending, path.resolve())
-    layers: list[tuple[Path, dict[str, Any]]] = []
     for name in names:
         base = _recipe_file(Path(name), path.parent)
         if base.resolve() in chain:
-            raise FatalError(f"{path}: extends {name}, which extends it in turn; remove one of the two")
-        layers += [layer for layer in _layers(base, chain) if layer not in layers]
-    return [*layers, (path, values)]
+            raise FatalError(f"{path}: extends {name}, which extends it in turn; remove one `extends`")
+        if base not in layers:
+            _add_layers(base, layers, chain)
+    layers[path] = values
 
 
 def _recipe_file(name: Path, folder: Path = Path()) -> Path:

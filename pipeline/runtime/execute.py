@@ -23,11 +23,10 @@ import pyarrow.compute as pc
 from pipeline.runtime.logs import bound, log
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage.artifact import Artifact
-from storage.changes import changes
 from storage.digests import digest_bytes, digest_file
 from storage.disk import Disk
 from storage.errors import FatalError, PipelineError, translate_os_errors
-from storage.keys import KeyTerms
+from storage.keys import KeyTerms, changes
 from storage.manifest import REJECTED_FILE, Counts, FileEntry, Manifest
 from storage.store import Store
 from storage.tables import REJECTED, read_table, table_bytes, write_table
@@ -307,7 +306,9 @@ def _leave_only(files: Mapping[str, FileEntry], draft: Path, disk: Disk) -> None
 def _count(output: Output) -> Counts:
     rows_in = output.rows_in if output.rows_in is not None else len(output.table)
     rows_out = output.rows_out if output.rows_out is not None else len(output.table)
-    reasons = Counter(rejected.reason for rejected in output.rejected)
+    reasons: Counter[str] = Counter()
+    for rejected in output.rejected:
+        reasons[rejected.reason] += rejected.count
     return Counts(rows_in=rows_in, rows_out=rows_out, rejected=dict(sorted(reasons.items())))
 
 

@@ -1,4 +1,4 @@
-"""Stage `tag`: turns triplets into candidate pairs of boxes and scores each (docs/tagger.md, Labelling)."""
+"""Stage `tag`: turns triplets into candidate pairs of boxes and scores each (docs/labels.md, Labelling)."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ _NETWORK_MODULES = {"tagger": ("models.relation_tagger",), "clip": ("transformer
 
 
 class CandidateSettings(Settings):
-    """How triplets become candidates; non-default values are for comparison (docs/triplets.md, Other ways to candidates)."""
+    """How triplets become candidates; non-default values are for comparison (docs/labels.md, Other ways to candidates)."""
 
     matching: Literal["words", "official"] = "words"
     """How nouns match categories. words: whole words, from the head noun; official: substrings, as in the authors' code."""
     paraphrases: Path | None = file_read(None)
-    """JSON file of phrases by category, in the authors' format; its content is part of the key. With matching "words" they
-    join the built-in synonyms, with "official" they replace them."""
+    """JSON file of phrases by category, in the authors' format. With matching "words" they join the built-in
+    synonyms, with "official" they replace them."""
     wording: Literal["canonical", "full", "official"] = "canonical"
     """How predicates are worded. canonical: "in front of"; full: "stand in front of"; official: like the authors' parser."""
     enumeration: Literal["mentions", "official"] = "mentions"
@@ -82,7 +82,7 @@ class LabellerSettings(Settings):
     """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model that compares the rectangle around both boxes
     with words; prior: each candidate's prior, from boxes and names alone; naive: every candidate gets score 1."""
     weights: str | None = file_read(None)
-    """A trained tagger to use instead of training one: a weights file, a folder with one, or a run of the store
+    """A trained tagger to reuse instead of training one: a weights file, a folder with one, or a run of the store
     (`demo`, `demo@2`). Its content is part of the key."""
     clip: Path | None = file_read(None)
     """Folder of a transformers CLIP model for method "clip"; its content is part of the key."""
