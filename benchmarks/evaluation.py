@@ -24,9 +24,8 @@ from benchmarks.evaluation_sets import HICO_IMAGES, open_images_set, synthetic, 
 from benchmarks.harness import Goal, Row, at_most, in_own_process, parser, peak_mib, run, wall_seconds
 from pipeline.evaluation.bootstrap import bootstrap, resampled
 from pipeline.evaluation.hico import HicoRules, Triplet, match_hico, score_hico
-from pipeline.evaluation.interactions import Integers
 from pipeline.evaluation.open_images import score_open_images
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.vcoco import score_vcoco
 
 Box = tuple[float, float, float, float]

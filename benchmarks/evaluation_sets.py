@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.evaluation.interactions import Integers
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import VcocoTruth
 

@@ -25,7 +25,7 @@ from benchmarks.photos import write_noise
 from models.config import NetworkConfig, TextConfig
 from models.rlip import RLIP
 from pipeline.data.images.opening import read_ahead, read_image
-from pipeline.evaluation.detections.writer import DetectionsWriter
+from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.vocabulary import make_tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -91,6 +92,15 @@ def sealed_json(value: dict[str, Any], default: Callable[[Any], Any] | None = No
     """
     head = json.dumps(value, indent=1, default=default).removesuffix("\n}").encode()
     return head + f',\n "seal": "{digest_bytes(head)}"\n}}'.encode()
+
+
+def json_values(value: Any) -> Any:
+    """A value as JSON can hold it: NaN and infinity become null, keys text, tuples lists."""
+    if isinstance(value, dict):
+        return {str(name): json_values(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def reason_of(error: ValueError) -> str:

@@ -175,6 +175,7 @@ class LocalStore:
         target = self.folder(manifest.stage, manifest.key)
         with translate_os_errors(f"writing {target}"):
             self.disk.write(draft / MANIFEST, manifest.as_bytes())
+            # Two syncs: no reader may see the name before the bytes are safe, no caller return before the name is.
             self.disk.sync_all([draft / name for name in (*manifest.files, MANIFEST)], draft)
             self.disk.make_durable(target.parent)
             if target.exists() and not (target / MANIFEST).is_file():

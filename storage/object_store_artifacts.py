@@ -145,6 +145,7 @@ class ObjectStoreArtifacts:
 
     def _stored_name(self, name: str, digest: str) -> str:
         """The name under which a data file is stored here."""
+        # Under plain names, a second training run of a key would overwrite files that the manifest of the first names.
         if self.files.renames:
             return name
         stem, dot, kind = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""A store at a URL (S3 or another object store), with a folder on this machine to work in."""
+"""A store at a URL (S3 or another object store), with a folder on this machine to work in and for verified copies."""
 
 from __future__ import annotations
 
@@ -30,98 +30,6 @@ from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.remote import PAUSES, Entry, Remote
 from storage.resume_point import ResumePoint
 from storage.store import StoredEntry
-
-_CHECK_BYTES = 16
-
-
-class VerifiedFiles:
-    """Copies on this machine's disk are verified before they are used: once in a process, and again if they change.
-
-    A change shows in size, times and inode.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[Path, str], tuple[int, ...]] = {}
-
-    def holds(self, path: Path, entry: FileEntry) -> bool:
-        """Whether a file is there with the bytes of `entry`, read unless this process has done so since it last changed."""
-        try:
-            state = _state(path)
-            if self._known.get((path, entry.digest)) != state:
-                if not entry.matches(path):
-                    return False
-                self._known[path, entry.digest] = state
-        except FileNotFoundError:
-            return False
-        return True
-
-
-def write_checked(path: Path, data: bytes) -> None:
-    """Cache bytes together with their checksum."""
-    write_atomic(path, xxh3_128_digest(data) + data, CACHE)
-
-
-def read_checked(path: Path) -> bytes | None:
-    """The bytes that were cached; None where there are none, or where they do not match their checksum."""
-    with suppress(FileNotFoundError):
-        data = path.read_bytes()
-        if data[:_CHECK_BYTES] == xxh3_128_digest(data[_CHECK_BYTES:]):
-            return data[_CHECK_BYTES:]
-    return None
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-
-_FOLDERS = ("runs", "cuts")
-
-
-class _Mirrored(BaseModel):
-    """The files that were copied: their tokens at the URL, and checksums of the copies."""
-
-    files: dict[str, tuple[str, str]]
-
-
-class Mirror:
-    """Copies in `root` of the records at a URL. A copy that changed here is replaced, too."""
-
-    def __init__(self, files: Remote, root: Path, disk: Disk) -> None:
-        self._files = files
-        self._root = root
-        self._disk = disk
-        self._state = root / "mirrored.json"
-
-    def refresh(self) -> None:
-        """Update the copies. Lists each folder once, then reads the files that changed there or here."""
-        known: dict[str, tuple[str, str]] = {}
-        with suppress(FileNotFoundError, FatalError):
-            known = read_json(self._state, _Mirrored).files
-        began = time.time()
-        there = {f"{top}/{path}": entry.token for top in _FOLDERS for path, entry in self._files.listing(top).items()}
-        now = {path: (token, _check_of(self._inside(path))) for path, token in there.items()}
-        changed = [path for path, state in now.items() if known.get(path) != state]
-        for path, data in self._files.read_many(changed).items():
-            write_atomic(self._inside(path), data, self._disk)
-            now[path] = (there[path], xxh3_128_hexdigest(data))
-        for top in _FOLDERS:
-            for mine in (self._root / top).rglob("*.json"):
-                is_older = mine.stat().st_mtime < began  # a run writes its records there first, then here
-                if is_older and mine.relative_to(self._root).as_posix() not in there:
-                    mine.unlink(missing_ok=True)
-        write_atomic(self._state, sealed_json({"files": now}), self._disk)
-
-    def _inside(self, path: str) -> Path:
-        """Where a file is copied to. Raises `FatalError` for a name that leads out of the store."""
-        if any(part in (".", "..") for part in path.split("/")):
-            raise FatalError(f"{self._files.url}: a record is named {path!r}, which leads out of the store; remove it")
-        return self._root / path
-
-
-def _check_of(path: Path) -> str:
-    return xxh3_128_hexdigest(path.read_bytes()) if path.is_file() else ""
-
 
 _DOWNLOADS = 8
 _NAMED = 16
@@ -194,6 +102,7 @@ class RemoteStore:
 
     def find_all(self, stage: str, keys: Iterable[str]) -> dict[str, Artifact]:
         """Key → committed artifact, for those keys that have one. Lists once, then reads manifests not yet cached here."""
+        # An index object at the URL would be a second truth, which two writers would have to keep.
         listed = {key: files[MANIFEST] for key, files in self.remote.listing(stage).items() if MANIFEST in files}
         places = {key: self._cached_manifest(stage, key, listed[key]) for key in keys if key in listed}
         known = {key: data for key, place in places.items() if (data := read_checked(place)) is not None}
@@ -409,11 +318,103 @@ class RemoteStore:
 
 def _holding(stage: str, key: str, files: dict[str, Entry], found: dict[str, float]) -> StoredEntry:
     size = sum(entry.size for entry in files.values())
-    made = max(entry.modified for entry in files.values())
-    return StoredEntry(stage, key, MANIFEST in files, size, max(made, found.get(key, 0.0)))
+    written = max(entry.modified for entry in files.values())
+    return StoredEntry(stage, key, MANIFEST in files, size, max(written, found.get(key, 0.0)))
 
 
 def folder_name(url: str) -> str:
     """A readable name for the folder that holds copies of a URL, different for each URL."""
     plain = "".join(c if c.isalnum() else "-" for c in url)[:60]
     return f"{plain}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+
+
+_CHECK_BYTES = 16
+
+
+class VerifiedFiles:
+    """Copies on this machine's disk are verified before they are used: once in a process, and again if they change.
+
+    A change shows in size, times and inode.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, str], tuple[int, ...]] = {}
+
+    def holds(self, path: Path, entry: FileEntry) -> bool:
+        """Whether a file is there with the bytes of `entry`, read unless this process has done so since it last changed."""
+        try:
+            state = _state(path)
+            if self._known.get((path, entry.digest)) != state:
+                if not entry.matches(path):
+                    return False
+                self._known[path, entry.digest] = state
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def write_checked(path: Path, data: bytes) -> None:
+    """Cache bytes together with their checksum."""
+    write_atomic(path, xxh3_128_digest(data) + data, CACHE)
+
+
+def read_checked(path: Path) -> bytes | None:
+    """The bytes that were cached; None where there are none, or where they do not match their checksum."""
+    with suppress(FileNotFoundError):
+        data = path.read_bytes()
+        if data[:_CHECK_BYTES] == xxh3_128_digest(data[_CHECK_BYTES:]):
+            return data[_CHECK_BYTES:]
+    return None
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+_FOLDERS = ("runs", "cuts")
+
+
+class _Mirrored(BaseModel):
+    """The files that were copied: their tokens at the URL, and checksums of the copies."""
+
+    files: dict[str, tuple[str, str]]
+
+
+class Mirror:
+    """Copies in `root` of the records at a URL. A copy that changed here is replaced, too."""
+
+    def __init__(self, files: Remote, root: Path, disk: Disk) -> None:
+        self._files = files
+        self._root = root
+        self._disk = disk
+        self._state = root / "mirrored.json"
+
+    def refresh(self) -> None:
+        """Update the copies. Lists each folder once, then reads the files that changed there or here."""
+        known: dict[str, tuple[str, str]] = {}
+        with suppress(FileNotFoundError, FatalError):
+            known = read_json(self._state, _Mirrored).files
+        began = time.time()
+        there = {f"{top}/{path}": entry.token for top in _FOLDERS for path, entry in self._files.listing(top).items()}
+        now = {path: (token, _check_of(self._inside(path))) for path, token in there.items()}
+        changed = [path for path, state in now.items() if known.get(path) != state]
+        for path, data in self._files.read_many(changed).items():
+            write_atomic(self._inside(path), data, self._disk)
+            now[path] = (there[path], xxh3_128_hexdigest(data))
+        for top in _FOLDERS:
+            for mine in (self._root / top).rglob("*.json"):
+                is_older = mine.stat().st_mtime < began  # a run writes its records there first, then here
+                if is_older and mine.relative_to(self._root).as_posix() not in there:
+                    mine.unlink(missing_ok=True)
+        write_atomic(self._state, sealed_json({"files": now}), self._disk)
+
+    def _inside(self, path: str) -> Path:
+        """Where a file is copied to. Raises `FatalError` for a name that leads out of the store."""
+        if any(part in (".", "..") for part in path.split("/")):
+            raise FatalError(f"{self._files.url}: a record is named {path!r}, which leads out of the store; remove it")
+        return self._root / path
+
+
+def _check_of(path: Path) -> str:
+    return xxh3_128_hexdigest(path.read_bytes()) if path.is_file() else ""

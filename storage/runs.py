@@ -212,11 +212,6 @@ class RunRecord(Run):
         """Names of the steps that the run had then."""
         return sorted(self._content.steps)
 
-    @property
-    def exists(self) -> bool:
-        """True: it was read."""
-        return True
-
     def _entry(self, step: str) -> StepKeys:
         return self._content.steps.get(step, StepKeys())
 

@@ -1,4 +1,7 @@
-"""The store: what the pipeline relies on, wherever artifacts lie. `LocalStore` and `RemoteStore` implement it."""
+"""The store: what the pipeline relies on, wherever artifacts are. `LocalStore` and `RemoteStore` implement it.
+
+It is a protocol: with a base class, a remote store overrode half of a local one, and callers asked which one they had.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrow schemas of the tables that flow between stages, and their evolution. One row is one image; nested columns hold its items.
+"""Arrow schemas of the tables between stages, and their evolution. One row is one image; nested columns hold its items.
 
 Older tables are read with today's columns by declared values (`ADDED`); anything undeclared is refused.
 """
@@ -155,7 +155,10 @@ DETECTIONS = pa.schema(
         ("pairs", pa.list_(DETECTED_PAIR)),
     ]
 )
-"""What a network found in images, best pairs first. `image_id` is null for images that belong to no dataset."""
+"""What a network found in images, best pairs first. `image_id` is null for images that belong to no dataset.
+
+Scores of detected boxes are here, in the order of the boxes of `images`: in that table they would change all its bytes.
+"""
 
 REJECTED = pa.schema(
     [("image_id", pa.int64()), ("stage", pa.string()), ("reason", pa.string()), ("value", pa.string())]

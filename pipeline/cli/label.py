@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.cli.run import run_context
-from pipeline.data.datasets.bare_images import id_of_name, picture_names
+from pipeline.data.datasets.bare_images import id_of_name, image_names
 from pipeline.data.images.folders import open_folder
 from pipeline.interop.label_files import LabelFiles, write_label_files
 from pipeline.report.formatting import sanitise
@@ -110,7 +110,7 @@ def label_folder(request: LabelRequest, out: Path | None, as_json: bool) -> Labe
 def _left_out(context: RunContext) -> dict[str, str]:
     """Name of each image that can't be read, or is left out for another reason → the reason."""
     (source,) = context.recipe.data.sources
-    names = {id_of_name(name): name for name in picture_names(open_folder(source.image_root))}
+    names = {id_of_name(name): name for name in image_names(open_folder(source.image_root))}
     found: dict[str, str] = {}
     for step in ("ingest", "detect"):
         for artifact in context.run.artifacts(step).values():

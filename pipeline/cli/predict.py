@@ -20,7 +20,7 @@ from pipeline.cli.contact_sheet import labelled_cell
 from pipeline.data.datasets.annotations import read_text, readable
 from pipeline.data.datasets.bare_images import SUFFIXES
 from pipeline.data.images.opening import BadImage, read_ahead, read_image
-from pipeline.evaluation.detections.writer import DetectionsWriter
+from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise

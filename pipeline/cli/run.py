@@ -13,9 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.report.console import outcome_json, print_estimate_score, print_outcome
+from pipeline.report.console import TrainedTagger, outcome_json, print_estimate_score, print_outcome
 from pipeline.report.steps import Outcome
-from pipeline.report.trained_tagger import TrainedTagger
 from pipeline.run.context import RunContext
 from pipeline.run.measured import measured
 from pipeline.run.progress import Display, open_display

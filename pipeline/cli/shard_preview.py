@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pipeline.cli.contact_sheet import contact_sheet, labelled_cell
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, decode_image
-from pipeline.interop.publish_shards import counted
 from pipeline.interop.shard_samples import MAX_LABELS_SIZE, TarSample, read_labels, read_member, tar_samples
 from pipeline.report.formatting import bytes_in_words, sanitise
+from pipeline.runtime.wording import counted
 from storage.atomic import atomic_file
 from storage.errors import FatalError, translate_os_errors
 

@@ -19,7 +19,6 @@ from pipeline.interop.publish_shards import (
     ENERGON_FOLDER,
     LoaderIndex,
     checksum_faults,
-    counted,
     index_files,
     listed_tars,
 )
@@ -28,6 +27,7 @@ from pipeline.interop.shard_samples import (
     tar_samples,
 )
 from pipeline.report.formatting import bytes_in_words, sanitise
+from pipeline.runtime.wording import counted
 from storage.atomic import write_atomic
 from storage.errors import FatalError, translate_os_errors
 from storage.shards.index import Progress as Report

@@ -34,78 +34,6 @@ from storage.errors import FatalError
 from storage.json_files import read_json, sealed_json
 from storage.store import Store
 
-
-@dataclass(frozen=True)
-class Sample:
-    """The images of a dataset that a recipe takes, in the order of the annotation file."""
-
-    image_ids: tuple[int, ...]
-    name: str
-    """A short digest of how they were chosen; "" for a whole dataset, whose partition map has no such suffix."""
-
-    @classmethod
-    def of(cls, source: DataSource, index: RecordIndex) -> Sample:
-        """Chooses the images of a source.
-
-        `share` takes those whose sha256 of seed and id is smallest, so that the choice depends on nothing else, smaller
-        shares are part of larger ones, and new images change few others. Raises `FatalError` for a list that names no image,
-        or one that the dataset lacks.
-        """
-        ids = tuple(index.ids.tolist())
-        if source.only is not None:
-            taken = _listed(source.only, source.name, index)
-            name = digest_json(sorted(taken))
-        elif source.share is not None:
-            count = max(1, round(source.share * len(ids)))
-            taken = frozenset(sorted(ids, key=lambda image_id: (_rank(source.seed, image_id), image_id))[:count])
-            name = digest_json([source.share, source.seed])
-        else:
-            return cls(ids, "")
-        return cls(tuple(image_id for image_id in ids if image_id in taken), name[:12])
-
-
-def _rank(seed: int, image_id: int) -> bytes:
-    return hashlib.sha256(f"{seed} {image_id}".encode()).digest()
-
-
-def _listed(path: Path, dataset: str, index: RecordIndex) -> frozenset[int]:
-    """The images of a dataset that a file lists."""
-    known = frozenset(index.ids.tolist())
-    names: dict[str, int] = {}
-    for image_id, name in index.names():
-        place = PurePosixPath(name)
-        for form in (name, place.name, place.stem):
-            names.setdefault(form, image_id)
-    found: set[int] = set()
-    unknown: list[str] = []
-    for where, entry in list_entries(path):
-        if (listed := _image(listed_value(entry), known, names)) is None:
-            unknown.append(f"{where}: {shown(entry)}")
-        else:
-            found.add(listed)
-    if unknown:
-        raise FatalError(
-            f"{path}: {len(unknown)} of {len(unknown) + len(found)} entries are no image of dataset {dataset!r}, e.g. "
-            f"{'; '.join(unknown[:3])}. Check that the list belongs to this dataset. Expected {IDS}"
-        )
-    if not found:
-        raise FatalError(f"{path}: names no image of dataset {dataset!r}; expected {IDS}")
-    return frozenset(found)
-
-
-def _image(value: Any, known: frozenset[int], names: Mapping[str, int]) -> int | None:
-    """The id of the image that an entry names by its file or its id; None for one that the dataset lacks.
-
-    A text is a file name first: Open Images names its files by hex digits, which may look like a number.
-    """
-    forms = (value, PurePosixPath(value).name) if isinstance(value, str) else ()
-    by_name = next((names[form] for form in forms if form in names), None)
-    if by_name is not None:
-        return by_name
-    numbers = (as_id(value), id_of_name(value) if isinstance(value, str) else None)
-    return next((number for number in numbers if number in known), None)
-
-
 PARTITION_MAPS = "cuts"
 """Folder of a store with the partition maps of its datasets. Stores of all versions call it so."""
 DIGESTS = "digests.json"
@@ -295,3 +223,74 @@ def _stamp(refs: Iterable[ImageRef], rest: Any) -> str | None:
         newest = max(newest, state.newest_ns)
         found.update(f"{state.text}\n".encode())
     return found.hexdigest() if newest < began - _SETTLED_NS else None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The images of a dataset that a recipe takes, in the order of the annotation file."""
+
+    image_ids: tuple[int, ...]
+    name: str
+    """A short digest of how they were chosen; "" for a whole dataset, whose partition map has no such suffix."""
+
+    @classmethod
+    def of(cls, source: DataSource, index: RecordIndex) -> Sample:
+        """Chooses the images of a source.
+
+        `share` takes those whose sha256 of seed and id is smallest, so that the choice depends on nothing else, smaller
+        shares are part of larger ones, and new images change few others. Raises `FatalError` for a list that names no image,
+        or one that the dataset lacks.
+        """
+        ids = tuple(index.ids.tolist())
+        if source.only is not None:
+            taken = _listed(source.only, source.name, index)
+            name = digest_json(sorted(taken))
+        elif source.share is not None:
+            count = max(1, round(source.share * len(ids)))
+            taken = frozenset(sorted(ids, key=lambda image_id: (_rank(source.seed, image_id), image_id))[:count])
+            name = digest_json([source.share, source.seed])
+        else:
+            return cls(ids, "")
+        return cls(tuple(image_id for image_id in ids if image_id in taken), name[:12])
+
+
+def _rank(seed: int, image_id: int) -> bytes:
+    return hashlib.sha256(f"{seed} {image_id}".encode()).digest()
+
+
+def _listed(path: Path, dataset: str, index: RecordIndex) -> frozenset[int]:
+    """The images of a dataset that a file lists."""
+    known = frozenset(index.ids.tolist())
+    names: dict[str, int] = {}
+    for image_id, name in index.names():
+        place = PurePosixPath(name)
+        for form in (name, place.name, place.stem):
+            names.setdefault(form, image_id)
+    found: set[int] = set()
+    unknown: list[str] = []
+    for where, entry in list_entries(path):
+        if (listed := _image(listed_value(entry), known, names)) is None:
+            unknown.append(f"{where}: {shown(entry)}")
+        else:
+            found.add(listed)
+    if unknown:
+        raise FatalError(
+            f"{path}: {len(unknown)} of {len(unknown) + len(found)} entries are no image of dataset {dataset!r}, e.g. "
+            f"{'; '.join(unknown[:3])}. Check that the list belongs to this dataset. Expected {IDS}"
+        )
+    if not found:
+        raise FatalError(f"{path}: names no image of dataset {dataset!r}; expected {IDS}")
+    return frozenset(found)
+
+
+def _image(value: Any, known: frozenset[int], names: Mapping[str, int]) -> int | None:
+    """The id of the image that an entry names by its file or its id; None for one that the dataset lacks.
+
+    A text is a file name first: Open Images names its files by hex digits, which may look like a number.
+    """
+    forms = (value, PurePosixPath(value).name) if isinstance(value, str) else ()
+    by_name = next((names[form] for form in forms if form in names), None)
+    if by_name is not None:
+        return by_name
+    numbers = (as_id(value), id_of_name(value) if isinstance(value, str) else None)
+    return next((number for number in numbers if number in known), None)

@@ -12,14 +12,12 @@ populations, its 95 % intervals contained the mean over test sets in .98 and .90
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.interactions import Integers
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Integers, Relations
 
 GROUPS = 50
 """Groups of images that the jackknife leaves out one after the other."""
@@ -64,12 +62,7 @@ def resampled(relations: Relations, chosen: Integers) -> Relations:
     counts = np.searchsorted(relations.image, chosen, side="right") - starts
     before = np.cumsum(counts) - counts
     index = np.arange(int(counts.sum())) + np.repeat(starts - before, counts)
-    columns: dict[str, Any] = {
-        field.name: None if (column := getattr(relations, field.name)) is None else column[index]
-        for field in fields(relations)
-        if field.name not in ("images", "image")
-    }
-    return Relations(images=len(chosen), image=np.repeat(np.arange(len(chosen)), counts), **columns)
+    return replace(relations.take(index), images=len(chosen), image=np.repeat(np.arange(len(chosen)), counts))
 
 
 def _scored(metric: Metric, choices: Iterable[Integers]) -> dict[str, list[float]]:

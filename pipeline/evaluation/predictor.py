@@ -20,7 +20,8 @@ from models.predictions import Pairs, Predictions, check_finite, scene_graph, ze
 from models.rlip import RLIP
 from pipeline.data.images.views import to_pixels
 from pipeline.evaluation.detection import Detections
-from pipeline.evaluation.interactions import Floats, Integers, Interactions, best_entries
+from pipeline.evaluation.ranking import best_entries
+from pipeline.evaluation.relations import Floats, Integers, Interactions
 from storage.errors import FatalError
 
 MOST_NAMES = 10_000

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pipeline.data.datasets.annotations import read_text
 from pipeline.evaluation.hico import HicoScores, Triplet
+from storage.errors import FatalError
 
 HICO_TRIPLETS = 600
 
@@ -154,3 +155,17 @@ def _greedy(name: str, order: Sequence[Triplet], number: int, transductive: bool
             "triplets that is seen"
         )
     return Split(name=name, unseen=frozenset(unseen), transductive=transductive)
+
+
+def read_interactions(path: Path) -> list[tuple[str, str]]:
+    """Reads HICO-DET's list of interactions, in whose order published splits count. Returns (verb, object) of each.
+
+    A line has a number, an object and a verb; other lines are headings.
+
+    Raises `FatalError` for a file without such a line.
+    """
+    cells = [line.split() for line in read_text(path, "HICO-DET's hico_list_hoi.txt").splitlines()]
+    listed = [(row[-1], row[-2]) for row in cells if len(row) == 3 and row[0].isdigit()]
+    if not listed:
+        raise FatalError(f"{path}: has no line such as '1 airplane board'; use HICO-DET's hico_list_hoi.txt")
+    return listed

@@ -1,4 +1,7 @@
-"""Converts annotation files of one public format to another, without a run and without images."""
+"""Converts annotation files of one public format to another, without a run and without images.
+
+A target format is a function in `TARGETS`, which writes `AnnotationImages` to a folder.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ from storage.errors import FatalError
 
 
 class AnnotationImages:
-    """Yields the records of a source with their file names, and counts in `tally` what a layout can't hold."""
+    """Yields the records of a source with their file names, and counts in `tally` what a layout can't hold.
+
+    The annotations are read twice: for the names, which need ids, and to write them.
+    """
 
     def __init__(self, source: DataSource, tally: Tally) -> None:
         """Reads all annotations once. Raises `FatalError` if there is no image, or boxes are shares of unknown sizes."""
@@ -112,7 +118,7 @@ _ROLES = ("obj", "instr")
 
 @dataclass
 class _Action:
-    """One action. It has a row for each person of the set, and more if a person does it to several objects."""
+    """One action. It has a row for each person of the dataset, and more if a person does it to several objects."""
 
     roles: list[str]
     people: array[int] = field(default_factory=lambda: array("q"))

@@ -24,7 +24,7 @@ from storage.runs import Run
 def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `instances.json`, `captions.json` and `relations.json` for each dataset.
 
-    What the tables of the store don't hold comes from the annotation file of the run, while it is there.
+    What the tables of the store don't hold comes from the annotation file of the run, if it still exists.
     """
     for dataset in rows.ingested():
         place = folder / dataset
@@ -150,7 +150,7 @@ _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 class AnnotationFile:
-    """The further fields of images, boxes and categories, such as licenses, outlines and supercategories.
+    """What the annotation file states beyond the tables: licenses, outlines, supercategories and other further fields.
 
     Texts of images and boxes wait on disk: COCO's outlines take a gigabyte in memory.
     """

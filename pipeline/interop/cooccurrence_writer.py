@@ -13,7 +13,7 @@ from tagger.matching.readers import by_whole_words
 
 
 def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Writes `cooccurrence.json` over all sets of the run: {subject: {object: [predicates, most frequent first]}}.
+    """Writes `cooccurrence.json` over all datasets of the run: {subject: {object: [predicates, most frequent first]}}.
 
     Box names map to categories like nouns in captions. A relation with a name of no category is excluded and counted.
     """

@@ -7,9 +7,8 @@ https://docs.mlcommons.org/croissant/
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +18,8 @@ import pyarrow.compute as pc
 
 from pipeline.labels.kept_labels import recorded_choice
 from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import byte_copies, images_with_boxes
+from pipeline.labels.labelled_partitions import byte_copies, images_with_boxes
+from pipeline.runtime.wording import markdown_table, markdown_text
 from storage.artifact import Artifact
 from storage.digests import digest_json
 from storage.runs import Run
@@ -107,7 +107,7 @@ def dataset_card(release: Release) -> str:
     return "\n".join(
         [
             "---", *_front_matter(release), "---", "",
-            f"# {_escaped(release.title)}", "", _escaped(describe(release)), "",
+            f"# {markdown_text(release.title)}", "", markdown_text(describe(release)), "",
             *_contents(release), *_how_to_stream(release), *_labels(release), *_audits(release), *_lineage(release),
             "## Licence", "",
             f"The publisher states `{release.license}`. The images keep the terms of the datasets that they are from.", "",
@@ -182,7 +182,7 @@ def _contents(release: Release) -> list[str]:
         ("bytes", f"{sum(release.sizes.values()):,}"),
     ]
     return [
-        "## Contents", "", *_markdown_table(("", "count"), rows), "",
+        "## Contents", "", *markdown_table(("", "count"), rows), "",
         "A sample has two members: the image as its dataset has it, and `json` with its labels. Boxes (`objects`) are x, y, w",
         "and h in pixels of that image; relations refer to boxes by their place in the list, and `predicate` is the canonical",
         "form of the words in `surface`.", "",
@@ -197,11 +197,11 @@ def _histogram(what: str, counts: Counter[str]) -> list[str]:
         return []
     ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     total = counts.total()
-    rows = [(_escaped(name), f"{count:,}", f"{count / total:.1%}") for name, count in ranked[:TOP]]
+    rows = [(markdown_text(name), f"{count:,}", f"{count / total:.1%}") for name, count in ranked[:TOP]]
     if len(ranked) > TOP:
         rest = sum(count for _, count in ranked[TOP:])
         rows.append((f"{len(ranked) - TOP:,} others", f"{rest:,}", f"{rest / total:.1%}"))
-    return [*_markdown_table((what, "count", "share"), rows), ""]
+    return [*markdown_table((what, "count", "share"), rows), ""]
 
 
 def _how_to_stream(release: Release) -> list[str]:
@@ -240,7 +240,7 @@ def _labels(release: Release) -> list[str]:
     choice = "" if settings.get("labels", "pseudo") != "pseudo" else recorded_choice(settings).in_words()
     lines = ["## Labels", "", _origin(release), ""]
     if choice:
-        lines += [f"Kept are labels with {_escaped(choice)}, at most {settings['max_relations']} per image.", ""]
+        lines += [f"Kept are labels with {markdown_text(choice)}, at most {settings['max_relations']} per image.", ""]
     return lines
 
 
@@ -268,14 +268,14 @@ def _audits(release: Release) -> list[str]:
                 count.add(ingested[partition].table("images"), tagged[partition])
         audit = count.audit()
         if audit.given:
-            rows.append((_escaped(dataset), *_scores(audit)))
+            rows.append((markdown_text(dataset), *_scores(audit)))
     if not rows:
         return []
     return [
         "## Audit", "",
         "On the images for which the dataset has ground-truth relations. Ground truth is never complete, so a label that it",
         "lacks counts as wrong here, and the precision is a lower bound.", "",
-        *_markdown_table(("dataset", "images", "ground truth", "kept", "precision", "recall"), rows), "",
+        *markdown_table(("dataset", "images", "ground truth", "kept", "precision", "recall"), rows), "",
     ]  # fmt: skip
 
 
@@ -296,22 +296,22 @@ def _lineage(release: Release) -> list[str]:
         rows.append((step, ", ".join(map(str, versions)), f"{len(keys):,}", f"`{named[:16]}`"))
         for artifact in artifacts:
             for role, digest in sorted(artifact.manifest.terms.get("weights", {}).items()):
-                models[step, _escaped(str(role)), str(digest)] = None
+                models[step, markdown_text(str(role)), str(digest)] = None
     lines = [
         "## Lineage", "",
-        f"Run `{release.run.name}` of recipe `{_escaped(str(recipe))}`. A key is the sha256 of",
+        f"Run `{release.run.name}` of recipe `{markdown_text(str(recipe))}`. A key is the sha256 of",
         "everything that decides an artifact's bytes; the key of several is that of their sorted list.", "",
-        *_markdown_table(("step", "version", "artifacts", "key"), rows), "",
+        *markdown_table(("step", "version", "artifacts", "key"), rows), "",
     ]  # fmt: skip
     captioned = _settings(
         artifact for step, found in release.lineage.items() if step == "caption" for artifact in found
     )
     if captioned:
         settings = ", ".join(f"{name} {json.dumps(captioned[name])}" for name in _CAPTIONING if name in captioned)
-        lines += [f"Captions: {_escaped(settings)}.", ""]
+        lines += [f"Captions: {markdown_text(settings)}.", ""]
     if models:
         used = [(step, role, f"`{digest}`") for step, role, digest in models]
-        lines += [*_markdown_table(("step", "model or list", "sha256"), used), ""]
+        lines += [*markdown_table(("step", "model or list", "sha256"), used), ""]
     return lines
 
 
@@ -319,16 +319,6 @@ def _settings(artifacts: Any) -> dict[str, Any]:
     """The settings that the first of some artifacts was made with; those of the others differ in the partition alone."""
     first = next(iter(artifacts), None)
     return {} if first is None else dict(first.manifest.terms["settings"])
-
-
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line: names come from datasets."""
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
-    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", line)
 
 
 _TERMS = (

@@ -1,4 +1,4 @@
-"""`rlip export`: writes a run's labels in external formats and counts what those formats cannot hold."""
+"""`rlip export`: writes a run's labels in external formats and counts what those formats can't hold."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ def print_export(
     run: Run, form: Format, folder: Path, threshold: float, all_scores: bool = False, as_json: bool = False
 ) -> None:
     """Exports a run and prints the files, how much was written, and what was lost."""
-    made = export_run(run, form, folder, threshold, all_scores)
+    result = export_run(run, form, folder, threshold, all_scores)
     if as_json:
-        print(json.dumps(asdict(made)))
+        print(json.dumps(asdict(result)))
         return
     console = Console()
-    for name in made.files:
+    for name in result.files:
         console.print(str(folder / name), markup=False, soft_wrap=True)
-    wrote = ", ".join(f"{number:,} {what}" for what, number in made.wrote.items())
-    console.print(f"{wrote}; labels: {made.labels}", markup=False, soft_wrap=True)
-    for reason, number in made.lost.items():
+    wrote = ", ".join(f"{number:,} {what}" for what, number in result.wrote.items())
+    console.print(f"{wrote}; labels: {result.labels}", markup=False, soft_wrap=True)
+    for reason, number in result.lost.items():
         console.print(f"  not exported: {number} x {reason}", markup=False)
 
 

@@ -57,45 +57,47 @@ class Imported:
 
 def print_import(file: Path, run: Run, dataset: str | None, files: ImageFiles, as_json: bool) -> None:
     """Imports a file and prints the result."""
-    made = import_file(file, run, dataset, files)
+    result = import_file(file, run, dataset, files)
     if as_json:
-        print(json.dumps(asdict(made)))
+        print(json.dumps(asdict(result)))
         return
     console = Console()
-    console.print(f"{made.images} images, {made.kind}: steps {', '.join(made.steps)} of run {made.run}", markup=False)
-    for reason, number in made.noted.items():
+    console.print(
+        f"{result.images} images, {result.kind}: steps {', '.join(result.steps)} of run {result.run}", markup=False
+    )
+    for reason, number in result.noted.items():
         console.print(f"  {number} x {reason}", markup=False)
 
 
 def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFiles | None = None) -> Imported:
     """Imports one of the authors' files into `run` as steps. The kind of file follows from its content.
 
-    `dataset` names the set; without it, labels go to the sets that the file states, other files to "imported". Bad entries
-    are quarantined and counted. Raises `FatalError` if the file is not one of the authors', if the run already has the
-    steps, or if a folder of images has none of the file's images.
+    `dataset` names the dataset; without it, labels go to the datasets that the file states, other files to "imported".
+    Bad entries are quarantined and counted. Raises `FatalError` if the file is not one of the authors', if the run
+    already has the steps, or if a folder of images has none of the file's images.
     """
     run.store.require_writable()
     if dataset is not None and not DATASET.fullmatch(dataset):
         raise FatalError(f"--dataset {dataset!r}: use letters, digits, '.', '_' and '-', e.g. coco2017")
     kind = kind_of(path)
-    made = Imported(run.name, kind)
+    result = Imported(run.name, kind)
     tally = Tally()
     if kind == "labels":
-        _import_labels(path, run, dataset, files or ImageFiles(), made, tally)
-        made.noted = tally.as_json()
-        return made
+        _import_labels(path, run, dataset, files or ImageFiles(), result, tally)
+        result.noted = tally.as_json()
+        return result
     dataset = dataset or "imported"
     if kind == "frequencies":
         rows, rejects = read_frequencies(dict(stream_fields(path, _OBJECTS)))
         step = ImportStep(run, "frequencies", "frequencies", FREQUENCIES)
         step.put(f"{dataset}/0000", rows, rejects, len(rows))
         step.record()
-        made.steps.append(step.name)
+        result.steps.append(step.name)
         tally.note_all(rejects)
     else:
-        _import_fields(path, run, dataset, made, tally)
-    made.noted = tally.as_json()
-    return made
+        _import_fields(path, run, dataset, result, tally)
+    result.noted = tally.as_json()
+    return result
 
 
 def kind_of(path: Path) -> str:
@@ -117,7 +119,7 @@ def kind_of(path: Path) -> str:
     raise AnnotationError(f"{path}: unknown kind of file; expected {EXPECTED}, or {_OBJECTS}")
 
 
-def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, made: Imported, tally: Tally) -> None:
+def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, result: Imported, tally: Tally) -> None:
     images = ImportStep(run, "ingest", "images", IMAGES)
     relations = ImportStep(run, "tag", "relations", RELATIONS)
     waiting: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {}
@@ -135,7 +137,7 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, ma
         some.extend(lost)
         images.put(partition, [image for image, _ in held], some, len(held) + len(lost))
         labels = [{"image_id": image["image_id"], "relations": found} for image, found in held]
-        # A Visual Genome set without any confidence holds annotations only: it was never tagged.
+        # Visual Genome without any confidence holds annotations only: it was never tagged.
         if dataset != VISUAL_GENOME or any(found for _, found in held):
             relations.put(partition, labels, [], len(held))
         tally.note_all(some)
@@ -150,7 +152,8 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, ma
         stated.add(dataset)
         if name is not None and len(stated) > 1:
             raise FatalError(
-                f"{path}: holds the sets {', '.join(sorted(stated))}, whose ids may collide; import it without --dataset"
+                f"{path}: holds the datasets {', '.join(sorted(stated))}, whose ids may collide; import it without "
+                "--dataset"
             )
         if (dataset, image_id) in seen:
             lost.append(Rejected(image_id, "image twice", dataset))
@@ -162,22 +165,22 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, ma
         found.image["dataset"] = name or dataset
         waiting.setdefault(dataset, []).append((found.image, found.relations))
         rejects.setdefault(dataset, Rejects()).extend(found.rejects)
-        made.images += 1
+        result.images += 1
     for dataset in list(waiting):
         flush(dataset)
-    if not made.images:
+    if not result.images:
         raise AnnotationError(f"{path}: none of its {len(lost)} elements is a usable image; expected {EXPECTED}")
     if files.folder is not None and not files.found:
         raise FatalError(
-            f"{path}: none of its {made.images} images can be read in {files.folder}, e.g. {files.missing}; name the folder"
-            " that holds them with --images, or leave it out to import the labels without sizes"
+            f"{path}: none of its {result.images} images can be read in {files.folder}, e.g. {files.missing}; "
+            "name the folder that holds them with --images, or leave it out to import the labels without sizes"
         )
-    made.steps += [step.name for step in (images, relations) if step.record()]
+    result.steps += [step.name for step in (images, relations) if step.record()]
 
 
-def _import_fields(path: Path, run: Run, dataset: str, made: Imported, tally: Tally) -> None:
+def _import_fields(path: Path, run: Run, dataset: str, result: Imported, tally: Tally) -> None:
     """Imports captions, graphs or candidates, in the run's own partitions if it has the images."""
-    step, read = _step_of(made.kind, path, run)
+    step, read = _step_of(result.kind, path, run)
     known = _partitions_of(run)
     sizes: dict[str, int] = {}
     for partition in known.values():
@@ -208,7 +211,7 @@ def _import_fields(path: Path, run: Run, dataset: str, made: Imported, tally: Ta
         partition = known.get(image_id, f"{dataset}/{number:04d}")
         waiting.setdefault(partition, []).append(row)
         rejects.setdefault(partition, Rejects()).extend(some)
-        made.images += 1
+        result.images += 1
         if len(waiting[partition]) == sizes.get(partition, PARTITION):
             # The last partition is held, so that bad entries at the end of the file still find a quarantine.
             if full:
@@ -217,10 +220,10 @@ def _import_fields(path: Path, run: Run, dataset: str, made: Imported, tally: Ta
             number += 1
     for partition in list(waiting):
         flush(partition)
-    if not made.images:
+    if not result.images:
         raise AnnotationError(f"{path}: none of its {len(lost)} fields is a usable image, e.g. {_example(lost)}")
     step.record()
-    made.steps.append(step.name)
+    result.steps.append(step.name)
 
 
 def _step_of(kind: str, path: Path, run: Run) -> tuple[ImportStep, _Read]:
@@ -289,7 +292,7 @@ _EXPECTED = 'paths of images: an object {"image id": "train/patch16/name.jpg"} (
 
 @dataclass
 class ImageFiles:
-    """Image folder of a set and Objects365's paths by image id. Both are optional."""
+    """Image folder of a dataset and Objects365's paths by image id. Both are optional."""
 
     folder: Path | None = None
     paths: Path | None = None
@@ -363,12 +366,12 @@ class ImportStep:
         """Commits a partition under a key that is derived from its content."""
         rejects = list(rejects)
         table = pa.Table.from_pylist(list(rows), schema=self._schema)
-        made = _Given(self.name, self._table, table, rejects, rows_in)
+        result = _ImportedTable(self.name, self._table, table, rejects, rows_in)
         reasons = digest_json([[reject.image_id, reject.reason, reject.value] for reject in rejects])
         content = {"imported": digest_bytes(table_bytes(table)), "rejected": reasons, "rows in": rows_in}
-        terms = KeyTerms(self.name, made.version, content, {})
+        terms = KeyTerms(self.name, result.version, content, {})
         item = WorkItem(self.name, partition, terms)
-        self._keys[partition] = execute(made, item, self._run.store, lambda done, total, note="": None).key
+        self._keys[partition] = execute(result, item, self._run.store, lambda done, total, note="": None).key
 
     def record(self) -> bool:
         """Records the step in the run. Returns False, and records nothing, if no partition was committed."""
@@ -377,8 +380,8 @@ class ImportStep:
         return bool(self._keys)
 
 
-class _Given(Stage):
-    """A stage that returns a given table."""
+class _ImportedTable(Stage):
+    """A stage that returns an imported table."""
 
     version = 0
 
@@ -390,5 +393,5 @@ class _Given(Stage):
         self._output = Output(table, rejected=rejects, rows_in=rows_in)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Returns the given table."""
+        """Returns the imported table."""
         return self._output

@@ -12,8 +12,8 @@ from pipeline.data.datasets.record import Box, overlap
 from pipeline.interop.annotated_image import AnnotatedImage
 from pipeline.interop.cvat_reader import read_cvat
 from pipeline.interop.label_studio import read_label_studio
-from pipeline.labels.label_funnel import images_with_boxes
-from pipeline.labels.reviewable_labels import reviewable_labels
+from pipeline.labels.label_rows import reviewable_labels
+from pipeline.labels.labelled_partitions import images_with_boxes
 from pipeline.labels.verdicts import Box4, JudgedRelation, Kind, Verdict, box4, now, require_reviewer
 from storage.errors import FatalError
 from storage.runs import Run

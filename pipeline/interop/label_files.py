@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.interop.json_writer import number, write_list
 from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
-from pipeline.labels.flat_labels import LABELS, flat_labels
+from pipeline.labels.label_rows import LABELS, flat_labels
 from storage.atomic import atomic_folder
 from storage.errors import FatalError
 from storage.runs import Run

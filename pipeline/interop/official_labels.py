@@ -57,7 +57,7 @@ EXPECTED = "labels: a list of {image_id, dataset, objects: [...], relationships:
 VISUAL_GENOME = "vg"
 """Dataset of elements that name none."""
 FIRST_IDS = {"coco2017": 10_000_000, "o365": 20_000_000}
-"""The authors' first object and relationship id in each set."""
+"""The authors' first object and relationship id in each dataset."""
 _VG_RELATION = ("relationship_id", "predicate", "synsets", "subject_id", "object_id")
 _MAX_PIXELS = 1e7
 DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -110,7 +110,7 @@ class ElementWriter:
     """Converts images to elements. Ids are unique over the file, as the authors' are; imported images keep theirs."""
 
     def __init__(self, dataset: str) -> None:
-        """`dataset`: the authors' name of the set. Elements of `vg` do not state it."""
+        """`dataset`: the authors' name of the dataset. Elements of `vg` do not state it."""
         self._dataset = dataset
         first = FIRST_IDS.get(dataset, 1)
         self._objects, self._relations = count(first), count(first)
@@ -262,7 +262,7 @@ def _score(value: Any) -> float | None:
 
 
 def _uri(dataset: str, split: str, image_id: int, name: str) -> str:
-    """Returns the image's path below its set's folder, by the authors' rules."""
+    """Returns the image's path below its dataset's folder, by the authors' rules."""
     if name:
         return name
     return f"{split}/{image_id:012d}.jpg" if dataset == "coco2017" else f"{image_id}.jpg"

@@ -14,6 +14,15 @@ from pipeline.interop.run_rows import RunRows, Tally, relations_of
 
 CAPTIONS, GRAPHS, CANDIDATES = "captions.json", "scene_graphs.json", "candidates.json"
 LABELS, FREQUENCIES, FILES = "labels.json", "keep_names_freq.json", "image_id_to_filepath.json"
+_OFFICIAL_NAMES = {
+    "coco": "coco2017",
+    "objects365": "o365",
+    "visual_genome": VISUAL_GENOME,
+    "vg150": VISUAL_GENOME,
+    "hico_det": "hico",
+    "hico_instances": "hico",
+}
+"""Format of a dataset → the authors' name of it."""
 
 
 def write_official(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -75,7 +84,9 @@ def _candidates(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str
 
 
 def _labels(rows: RunRows, dataset: str, place: Path, threshold: float, tally: Tally) -> None:
-    official = rows.official_name(dataset)
+    sources = rows.run.read_document("recipe").get("data", {}).get("sources", ())
+    formats = {source["name"]: source["format"] for source in sources}
+    official = _OFFICIAL_NAMES.get(formats.get(dataset, ""), dataset)
     writer = ElementWriter(official)
     relations, objects, paths = Counter[str](), Counter[str](), {}
 

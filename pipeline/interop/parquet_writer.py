@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from pipeline.interop.run_rows import TABLES, ImageRows, RunRows, Tally, relations_of
-from pipeline.labels.flat_labels import LABELS, flat_labels
+from pipeline.labels.label_rows import LABELS, flat_labels
 
 
 def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -71,7 +71,7 @@ SCHEMA = pa.schema(
 
 
 def write_hugging_face(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Writes `data/<set>/<split>.parquet` for each set and split, and the dataset card `README.md`."""
+    """Writes `data/<set>/<split>.parquet` for each dataset and split, and the card `README.md`."""
     written: dict[str, dict[str, int]] = {}
     for dataset in rows.ingested():
         (folder / "data" / dataset).mkdir(parents=True)
@@ -128,8 +128,8 @@ def _card(rows: RunRows, written: dict[str, dict[str, int]], threshold: float) -
         "---", "", f"# {run}", "",
         "Relations between bounding boxes, in absolute pixels of the original files (top-left corner and size).",
         f"Labels with a score come from a Relation Tagger ({kept}), others are annotations.",
-        "The images are not included; `file_name` is relative to the image folder of each set.", "",
-        "| set | split | images |", "|---|---|---|",
+        "The images are not included; `file_name` is relative to the image folder of each dataset.", "",
+        "| dataset | split | images |", "|---|---|---|",
     ]  # fmt: skip
     lines += [f"| {name} | {split} | {count} |" for name, splits in written.items() for split, count in splits.items()]
     return "\n".join(lines) + "\n"

@@ -9,10 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.interop.official_labels import VISUAL_GENOME
 from pipeline.labels.kept_labels import choice_of, kept_labels
-from pipeline.labels.label_funnel import candidates, images_with_boxes, require_same_boxes
 from pipeline.labels.label_overrides import overrides_of
+from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
 from pipeline.runtime.stage import Rejected
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -43,14 +42,6 @@ class Tally:
 
 TABLES = {"ingest": "images", "caption": "captions", "parse": "triplets", "tag": "relations", "candidates": "groups"}
 """Step → table."""
-_OFFICIAL_NAMES = {
-    "coco": "coco2017",
-    "objects365": "o365",
-    "visual_genome": VISUAL_GENOME,
-    "vg150": VISUAL_GENOME,
-    "hico_det": "hico",
-    "hico_instances": "hico",
-}
 
 
 @dataclass(frozen=True)
@@ -93,14 +84,8 @@ class RunRows:
         """Returns the datasets to export with boxes; none if the run has no images."""
         return self.datasets() if "ingest" in self._artifacts else []
 
-    def official_name(self, dataset: str) -> str:
-        """Returns the authors' name for the set, by its format in the run's recipe, or its own name."""
-        data = self.run.read_document("recipe").get("data", {})
-        formats = {source["name"]: source["format"] for source in data.get("sources", ())}
-        return _OFFICIAL_NAMES.get(formats.get(dataset, ""), dataset)
-
     def images(self, dataset: str, *tables: str) -> Iterator[ImageRows]:
-        """Yields the images of a set in stored order, with their rows in `tables` (all tables if none is named)."""
+        """Yields the images of a dataset in stored order, with their rows in `tables` (all tables if none is named)."""
         for partition in sorted({p for found in self._artifacts.values() for p in found}):
             if partition.split("/")[0] == dataset:
                 yield from self._partition(partition, tables)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
-from pipeline.labels.label_funnel import candidates, dropped
+from pipeline.labels.labelled_partitions import candidates, dropped
 from pipeline.review.index import ReviewIndex
 from pipeline.review.labels import Label, labels_of_image
 from pipeline.review.partition_rows import PART_BITS

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.labels.label_funnel import images_with_boxes
+from pipeline.labels.labelled_partitions import images_with_boxes
 from pipeline.report.view import RunView
 from pipeline.review.partition_rows import COUNTS, IMAGES, QUARANTINED, RELATIONS, SCORES, PartitionArtifacts
 from pipeline.runtime.logs import log

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from pipeline.labels.label_tally import LabelFunnel
+from pipeline.labels.label_funnel import LabelFunnel
 from pipeline.review.diagrams import Graph, Histogram, Plot, graph, histogram, long_tail, shares
 from pipeline.review.label_facts import MOST_AN_IMAGE, LabelFacts, PredicateFacts
 from pipeline.review.review_state import ReviewState

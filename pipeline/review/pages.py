@@ -20,6 +20,7 @@ from pipeline.review.labels import Label, labels_of
 from pipeline.review.listing import MAX_LISTED
 from pipeline.review.review_state import ReviewState
 from pipeline.review.search import QUEUES, Search
+from pipeline.runtime.wording import printable
 
 GRID = 20
 """Labels of one screen, five by four."""
@@ -201,11 +202,6 @@ def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str) -> dict[str, A
     own = verdicts.get(reviewer)
     others = [(name, one.kind) for name, one in sorted(verdicts.items()) if name != reviewer]
     return {"kind": own.kind if own is not None else "", "others": others}
-
-
-def printable(text: str) -> str:
-    """`text` without control characters and marks that turn its direction; a browser escapes neither."""
-    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 SIZE = 360

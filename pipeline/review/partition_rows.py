@@ -12,11 +12,9 @@ import pyarrow.compute as pc
 
 from pipeline.labels.audit_sample import permanent_numbers_of
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.held_artifact import held
-from pipeline.labels.judged_columns import judged_columns
-from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.labels.label_funnel import candidates, partition_tally, require_same_boxes
-from pipeline.labels.label_tally import LabelTally
+from pipeline.labels.kept_labels import ChoiceSettings, judged_columns
+from pipeline.labels.label_funnel import LabelTally, partition_tally
+from pipeline.labels.labelled_partitions import candidates, held, require_same_boxes
 from storage.artifact import Artifact
 from tagger.audit.labels import SYMMETRIC
 from tagger.english.predicates import canonical

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from pipeline.report.step_costs import ESTIMATE, StepCost, step_costs
+from pipeline.report.steps import ESTIMATE, StepCost, step_costs
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step, build_steps
 from pipeline.run.forecast import forecast

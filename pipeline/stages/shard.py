@@ -20,8 +20,7 @@ from pipeline.data.images.opening import BadImage, Probe, decode_image, read_byt
 from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, perceptual_hash, probe_and_hash
 from pipeline.data.images.refs import UprightImage
 from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, kept_labels, naive_labels
-from pipeline.labels.label_overrides import OVERRIDES_FILE, Overrides, overrides_table, place_overrides
-from pipeline.labels.settled_verdicts import SettledVerdicts
+from pipeline.labels.label_overrides import OVERRIDES_FILE, Overrides, SettledVerdicts, overrides_table, place_overrides
 from pipeline.runtime.settings import runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.stages.split import NameTriplet, unseen_triplets

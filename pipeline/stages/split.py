@@ -12,13 +12,13 @@ from pydantic import Field, model_validator
 
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.evaluation.hico import Triplet
-from pipeline.evaluation.interaction_list import read_interactions
 from pipeline.evaluation.splits import (
     PUBLISHED,
     Split,
     non_rare_first,
     published_split,
     rare_first,
+    read_interactions,
     read_positions,
     split_of_positions,
 )

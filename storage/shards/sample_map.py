@@ -256,7 +256,7 @@ class _Writer:
         names = rows["dataset"].fill_null("").to_numpy(zero_copy_only=False)[firsts]
         sets = [self._datasets.setdefault(str(name), len(self._datasets)) for name in names]
         if len(self._datasets) > MAX_DATASETS:
-            raise FatalError(f"{shard.index}: more than {MAX_DATASETS} datasets; put the set into fewer")
+            raise FatalError(f"{shard.index}: more than {MAX_DATASETS} datasets; put the images into fewer")
         samples["set"] = sets
         parts = {"samples": samples.tobytes(), "members": members.tobytes(), "keys": b"".join(encoded)}
         for name, data in parts.items():

@@ -114,7 +114,7 @@ def test_a_folder_without_any_of_the_images_stops_before_work(coco: Build) -> No
         ('{"images": [], "categories": []}', "has no field 'annotations'"),
         ('{"images": 3, "annotations": [], "categories": []}', "field 'images' is a JSON number"),
         ('{"images": [], "annotations": [], "categories": []}', "no usable image for dataset 'toy'"),
-        ("\xff\xfe\x00", "not valid JSON"),
+        ("\xff\xfe\x00", "not UTF-8"),
     ],
 )
 def test_an_annotation_file_that_is_something_else(coco: Build, content: str, message: str) -> None:

@@ -164,7 +164,7 @@ def test_an_index_whose_annotations_have_changed_since_is_not_rebuilt_from_them(
     source.annotations.write_text(source.annotations.read_text() + " ")
     with (index.folder / "records").open("r+b") as records:
         records.write(b"{")
-    with pytest.raises(AnnotationError, match="its annotations have changed meanwhile; run again"):
+    with pytest.raises(AnnotationError, match="its annotations have changed since it was built; run again"):
         list(index)
 
 

@@ -8,9 +8,8 @@ import pytest
 from relation_rows import best_of_pairs
 
 from pipeline.evaluation.hico import Triplet
-from pipeline.evaluation.interactions import Interactions
 from pipeline.evaluation.open_images import OpenImagesRules, score_open_images
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Interactions, Relations
 from pipeline.evaluation.vcoco import VcocoRules, score_vcoco
 from pipeline.evaluation.vcoco_detections import read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import read_vcoco_truth

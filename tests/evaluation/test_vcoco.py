@@ -14,12 +14,9 @@ from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.pairs import vcoco_predicate
 from pipeline.evaluation.anatomy import dissect
 from pipeline.evaluation.bootstrap import resampled
-from pipeline.evaluation.ranking import scores_of
-from pipeline.evaluation.relations import Relations
-from pipeline.evaluation.vcoco import VcocoRules, match_vcoco, score_vcoco
-from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
-from pipeline.evaluation.vcoco_role_relations import VcocoRoles
-from pipeline.evaluation.vcoco_roles import in_roles
+from pipeline.evaluation.relations import Relations, scores_of
+from pipeline.evaluation.vcoco import VcocoRoles, VcocoRules, match_vcoco, score_vcoco
+from pipeline.evaluation.vcoco_detections import VcocoDetections, in_roles, read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
 
 ACTIONS = ("hold", "walk")

@@ -13,7 +13,6 @@ import pytest
 from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 from toy_store import put_chain, record
 
-from pipeline.labels.label_funnel import label_counts
 from pipeline.report.figures import compute_figures
 from pipeline.review.diagrams import graph
 from pipeline.review.overview import Overview, overview_of
@@ -95,12 +94,12 @@ def test_funnel_and_audit_are_those_of_the_report(labelled: RunBuilder, opened: 
     more(labelled)
     state = opened()
     facts, choice = state.facts.facts(), state.view.choice
-    funnel, predicates = label_counts(labelled.run, ["toys"], choice)
-    assert facts.funnel == funnel
+    figures = compute_figures(labelled.run, ["toys"], choice)
+    assert facts.funnel == figures.labels
     assert {each.predicate: (each.kept, each.given) for each in facts.predicates if each.kept} == {
-        each.predicate: (each.kept, each.given) for each in predicates if each.kept
+        each.predicate: (each.kept, each.given) for each in figures.predicates if each.kept
     }
-    (theirs,) = compute_figures(labelled.run, ["toys"], choice).audits
+    (theirs,) = figures.audits
     (audit,) = facts.audits
     assert theirs.labels is not None
     assert (audit.images, audit.given, audit.reachable) == (

@@ -24,7 +24,7 @@ class BareImagesReader(Reader):
 
     def _records(self) -> Iterator[ImageRecord]:
         seen: dict[int, str] = {}
-        for name in picture_names(self.folder):
+        for name in image_names(self.folder):
             image_id = id_of_name(name)
             if readable(name) != name:
                 self.rejects.append(Rejected(image_id, "file name not usable", shown(name)))
@@ -36,7 +36,7 @@ class BareImagesReader(Reader):
         self.report(1.0)
 
 
-def picture_names(folder: ImageFolder) -> list[str]:
+def image_names(folder: ImageFolder) -> list[str]:
     """The names of the images in a folder, sorted."""
     return [name for name in folder.names() if PurePosixPath(name).suffix.lower() in SUFFIXES]
 

@@ -1,4 +1,4 @@
-"""Reads detection sets in COCO's instances JSON, with relations from a pair file if there is one."""
+"""Reads detection datasets in COCO's instances JSON, with relations from a pair file if there is one."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class CocoReader(Reader):
         return file_name
 
     def _categories(self, entries: list[Any]) -> dict[int, str]:
-        """The categories that boxes can name. Unusable ones cost their boxes, not the set."""
+        """The categories that boxes can name. Unusable ones cost their boxes, not the dataset."""
         categories: dict[int, str] = {}
         unusable: set[int] = set()
         for entry in entries:

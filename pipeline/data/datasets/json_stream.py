@@ -1,6 +1,7 @@
 """Streams annotation files of many gigabytes element by element, holding only one window of text in memory.
 
-Top-level lists are walked here. `json` parses their elements, exactly as `json.load` would (many tools write NaN).
+Top-level lists are walked here. `json` parses their elements, exactly as `json.load` would: many tools write NaN, which
+ijson rejects, and ijson needs a pass over the file for each list.
 """
 
 from __future__ import annotations

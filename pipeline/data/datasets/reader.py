@@ -35,9 +35,9 @@ class Reader(ABC):
         self.rejects: list[Rejected] = []
         """Rejected rows without a record: no usable id or file name, or a duplicate. Complete once `read` is exhausted."""
         self.objects: tuple[str, ...] = ()
-        """The set's own object names in the order of their ids, complete once it is read; empty if names are free text."""
+        """The dataset's own object names by id, complete once it is read; empty if names are free text."""
         self.predicates: tuple[str, ...] = ()
-        """The set's own predicate names in the order of their ids, in the same way."""
+        """The dataset's own predicate names, in the same way."""
 
     def read(self) -> Iterator[ImageRecord]:
         """Yields the records in the order of the annotation file. Raises `AnnotationError`.
@@ -51,9 +51,9 @@ class Reader(ABC):
     def annotations(self) -> Iterator[ImageRecord]:
         """Yields the records of the annotation files alone, without looking for images. Raises `AnnotationError`.
 
-        Predicates are the set's own names. A relation without an object has -1 as `object`. Boxes of files that state neither
-        pixels nor the images' sizes are shares of the image: such a record is 1 wide and 1 high. Boxes that tables can't hold
-        are rejected, as `validate` does where there are images.
+        Predicates are the dataset's own names. A relation without an object has -1 as `object`. Boxes of files that state
+        neither pixels nor the images' sizes are shares of the image: such a record is 1 wide and 1 high. Boxes that tables
+        can't hold are rejected, as `validate` does where there are images.
         """
         self.rejects.clear()
         yield from map(_finite, self._records())

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from xxhash import xxh3_64_digest, xxh3_128_digest
 
 from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.data.datasets.bare_images import BareImagesReader, picture_names
+from pipeline.data.datasets.bare_images import BareImagesReader, image_names
 from pipeline.data.datasets.coco import CocoReader
 from pipeline.data.datasets.hico_det import HicoDetReader
 from pipeline.data.datasets.instances import InstancesReader
@@ -310,7 +310,7 @@ def _digest(source: DataSource) -> str:
         if path is not None:
             files[name] = _stamp(path)
     if not source.has_boxes:
-        files["pictures"] = digest_json(picture_names(open_folder(source.images)))
+        files["pictures"] = digest_json(image_names(open_folder(source.images)))
     kept = {"name", "format", "split", "drop_fake", "drop_reflected"}
     return digest_json([LAYOUT, source.model_dump(mode="json", include=kept), files])
 

@@ -32,7 +32,7 @@ ImageRoot = Annotated[Path | str, PlainValidator(_root)]
 class UprightRoot(str):
     """The root of images that are read upright, as their EXIF orientation says: no annotation states boxes in raw pixels.
 
-    Since the root itself says so, every place that opens it gets upright images.
+    The root says so: a column in `images` tables would change their bytes, and everything below would be recomputed.
     """
 
 

@@ -137,21 +137,29 @@ def probe(
 
 def read_bytes(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
     """Reads the bytes of an image file within the limits. Raises `BadImage`."""
-    try:
+    data = _limited_bytes(path, limits)
+    if not data:
+        raise BadImage("empty file", path.name)
+    return data
+
+
+def _limited_bytes(path: ImageRef, limits: ImageLimits) -> bytes:
+    with _readable(path):
         data = read_first(path, limits.max_bytes + 1)
+    if len(data) > limits.max_bytes:
+        raise BadImage("too large", f"more than {limits.max_bytes} bytes")
+    return data
+
+
+@contextmanager
+def _readable(path: ImageRef) -> Iterator[None]:
+    """Converts errors of reading a file to `BadImage`."""
+    try:
+        yield
     except FileNotFoundError:
         raise BadImage("missing file", path.name) from None
     except OSError as error:
         raise BadImage("unreadable file", f"{path.name}: {error.strerror}") from error
-    if not data:
-        raise BadImage("empty file", path.name)
-    if len(data) > limits.max_bytes:
-        raise _too_long(limits)
-    return data
-
-
-def _too_long(limits: ImageLimits) -> BadImage:
-    return BadImage("too large", f"more than {limits.max_bytes} bytes")
 
 
 def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, upright: bool = False) -> Image.Image:
@@ -308,20 +316,11 @@ def fingerprint(
     "stat" reads no content, but treats a copy as a different file, and a file modified in place with its time preserved
     as unchanged.
     """
-    try:
-        if by == "stat":
+    if by == "stat":
+        with _readable(ref):
             size, time_ns = size_and_time(ref)
-            return hashlib.sha256(f"{size} {time_ns}".encode()).hexdigest()
-        if data is not None:
-            return hashlib.sha256(data).hexdigest()
-        data = read_first(ref, limits.max_bytes + 1)
-    except FileNotFoundError:
-        raise BadImage("missing file", ref.name) from None
-    except OSError as error:
-        raise BadImage("unreadable file", f"{ref.name}: {error.strerror}") from error
-    if len(data) > limits.max_bytes:
-        raise _too_long(limits)
-    return hashlib.sha256(data).hexdigest()
+        data = f"{size} {time_ns}".encode()
+    return hashlib.sha256(_limited_bytes(ref, limits) if data is None else data).hexdigest()
 
 
 Read = TypeVar("Read")

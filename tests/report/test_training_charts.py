@@ -11,10 +11,10 @@ import pytest
 from run_builder import RunBuilder
 
 from pipeline.cli.report import write_run_report
-from pipeline.report.charts import COLOURS, LEFT, RIGHT, WIDTH
-from pipeline.report.curves import training_curves
+from pipeline.report.charts import AXES, COLOURS
 from pipeline.report.static_report import write_report
 from pipeline.report.steps import Outcome
+from pipeline.report.training_charts import training_curves
 from pipeline.run.context import run_view
 from storage.errors import FatalError
 from storage.runs import Run
@@ -69,8 +69,8 @@ def test_each_metric_has_one_chart_with_a_line_per_training(book: RunBuilder, ot
         ("other, pseudo (seed 0)", "line-2", 1.0),
     ]
     ends = [float(line.points.split()[-1].split(",")[0]) for line in loss.lines]
-    middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
-    assert ends == [middle, middle, middle, WIDTH - RIGHT], "half as many steps, half as long a line"
+    middle = AXES.x(0.5)
+    assert ends == [middle, middle, middle, AXES.x(1)], "half as many steps, half as long a line"
 
 
 def test_small_rates_fit_beside_the_axis(book: RunBuilder, other: RunBuilder) -> None:

@@ -1,6 +1,6 @@
 """Lays out images of the report: boxes by role, numbered arrows, and names that keep out of each other's way.
 
-All lengths are in units of a thousandth of the picture's width, so that style sheets can size text and strokes.
+All lengths are in units of a thousandth of the image's width, so that style sheets can size text and strokes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from pipeline.report.drawing import Line, Point, Rect, along, beside, first_free
 from pipeline.report.samples import Sample, ShownBox, ShownRelation
 
 WIDTH = 1000
@@ -29,23 +30,9 @@ _ALONG = tuple(0.5 + side * step / 20 for step in range(9) for side in ((1, -1) 
 BADGE = 52
 """Distance that the numbers of two arrows keep where they can."""
 ASIDE = 9
-"""How far an arrow runs beside the line of centres, to its right, so that one in the other direction has room."""
+"""How far an arrow runs beside the line of centres."""
 CHARACTER, LINE_HEIGHT = 20, 40
 """Size of a character of a box's name."""
-
-
-class Rect(NamedTuple):
-    """A box in drawing units."""
-
-    x: float
-    y: float
-    w: float
-    h: float
-
-    def inset(self) -> Rect:
-        """The box a little smaller, for a second outline inside the first."""
-        by = min(7.0, self.w / 4, self.h / 4)
-        return Rect(*(round(value, 1) for value in (self.x + by, self.y + by, self.w - 2 * by, self.h - 2 * by)))
 
 
 class Outline(NamedTuple):
@@ -72,9 +59,8 @@ class Arrow(NamedTuple):
     relation: ShownRelation
     subject: Rect
     object: Rect
-    line: tuple[float, float, float, float]
-    """x1, y1, x2, y2"""
-    badge: tuple[float, float]
+    line: Line
+    badge: Point
     """Centre of the number"""
     folded: bool
     """Whether the relation is left out until the image is enlarged"""
@@ -116,7 +102,7 @@ def lay_out_card(
 ) -> Card:
     """Lays out one image. `size`: width and height of the image that its boxes refer to, in pixels, if it is drawn."""
     unit = WIDTH / size[0]
-    rects = [Rect(*(round(v * unit, 1) for v in (box.x, box.y, box.w, box.h))) for box in sample.boxes]
+    rects = [Rect(box.x, box.y, box.w, box.h).scaled(unit) for box in sample.boxes]
     height = round(size[1] * unit)
     kinds: dict[str, Sequence[ShownRelation]] = {
         "kept": sample.kept,
@@ -136,7 +122,7 @@ def lay_out_card(
     )
 
 
-def save_picture(image: Image.Image, path: Path) -> None:
+def save_image(image: Image.Image, path: Path) -> None:
     """Saves an image for the report, no longer than `LONGEST_SIDE`."""
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     image.save(path, quality=85)
@@ -159,31 +145,23 @@ def _outlines(sample: Sample, rects: Sequence[Rect]) -> Iterator[Outline]:
 def _arrows(kinds: dict[str, Sequence[ShownRelation]], rects: Sequence[Rect]) -> Iterator[Arrow]:
     number = 0
     for kind, relations in kinds.items():
-        badges: list[tuple[float, float]] = []  # only the arrows of kept labels are visible together
+        badges: list[Point] = []  # only the arrows of kept labels are visible together
         for place, relation in enumerate(relations[: DRAWN[kind]]):
             number += 1
             subject, object_ = (rects[end] for end in relation.ends)
-            line = _beside(_centre(subject), _centre(object_))
+            line = beside(subject.centre, object_.centre, ASIDE)
             badge = _badge(line, badges)
             badges.append(badge)
             folded = place >= SHOWN[kind]
             yield Arrow(number, kind, relation, subject, object_, line, badge, folded)
 
 
-def _beside(start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float, float, float]:
-    """The line from start to end, moved to its right by `ASIDE`."""
-    length = math.dist(start, end) or 1.0
-    across, down = (start[1] - end[1]) / length * ASIDE, (end[0] - start[0]) / length * ASIDE
-    moved = start[0] + across, start[1] + down, end[0] + across, end[1] + down
-    return round(moved[0], 1), round(moved[1], 1), round(moved[2], 1), round(moved[3], 1)
-
-
-def _badge(line: tuple[float, float, float, float], taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def _badge(line: Line, taken: Sequence[Point]) -> Point:
     """A place on the line, as near to its middle as leaves the other numbers readable."""
-    x1, y1, x2, y2 = line
     best, farthest = (0.0, 0.0), -1.0
-    for along in _ALONG:
-        at = round(x1 + (x2 - x1) * along, 1), round(y1 + (y2 - y1) * along, 1)
+    for share in _ALONG:
+        x, y = along(line, share)
+        at = round(x, 1), round(y, 1)
         apart = min((math.dist(at, other) for other in taken), default=math.inf)
         if apart >= BADGE:
             return at
@@ -201,19 +179,7 @@ def _names(boxes: Sequence[ShownBox], rects: Sequence[Rect], height: int) -> Ite
         width = CHARACTER * len(box.name)
         right, bottom = rect.x + rect.w - width - 6, rect.y + rect.h - LINE_HEIGHT
         corners = [(x, y) for y in (rect.y + 4, bottom) for x in (rect.x + 6, right)]
-        inside = [
-            Rect(max(0.0, min(x, WIDTH - width)), max(0.0, min(y, height - LINE_HEIGHT)), width, LINE_HEIGHT)
-            for x, y in corners
-        ]
-        place = next((each for each in inside if not any(_overlap(each, other) for other in taken)), inside[0])
+        inside = [Rect(x, y, width, LINE_HEIGHT).moved_into(WIDTH, height) for x, y in corners]
+        place = first_free(inside, taken) or inside[0]
         taken.append(place)
         yield Name(box.name, round(place.x, 1), round(place.y, 1))
-
-
-def _overlap(one: Rect, other: Rect) -> bool:
-    across = one.x < other.x + other.w and other.x < one.x + one.w
-    return across and one.y < other.y + other.h and other.y < one.y + one.h
-
-
-def _centre(rect: Rect) -> tuple[float, float]:
-    return round(rect.x + rect.w / 2, 1), round(rect.y + rect.h / 2, 1)

@@ -1,4 +1,4 @@
-"""Pictures of single evaluated images: what was found, what was wrong, what was not found."""
+"""Drawings of single evaluated images: what was found, what was wrong, what was not found."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from PIL import Image
 
 from pipeline.data.images.opening import BadImage
 from pipeline.evaluation.anatomy import FALSE_POSITIVES, Dissection
-from pipeline.evaluation.image_scores import best_and_worst, image_precision
-from pipeline.evaluation.interactions import Integers, paired_pixel_iou
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.diagnostics import best_and_worst, image_precision
+from pipeline.evaluation.relations import Integers, Relations, aligned_iou
+from pipeline.report.drawing import Line, Rect
 
 LONGEST_SIDE = 560
 """Longest side of an image in the page, in pixels."""
 LISTED = 5
 """Relations of each kind that are listed beside an image."""
 DRAWN = {"found": 3, "wrong": 1, "unfound": 3}
-"""Relations of each kind that are drawn, the surest first; more would hide the image."""
+"""Relations of each kind that are drawn, the most confident first; more would hide the image."""
 SAME_BOX = 0.5
 """IoU from which a box of the same name is drawn once."""
 
@@ -49,10 +49,7 @@ class DrawnBox(NamedTuple):
     """A box in pixels of the image, with its name, which is written unless that of another box stands there."""
 
     name: str
-    x: float
-    y: float
-    w: float
-    h: float
+    rect: Rect
     style: str
     labelled: bool = True
 
@@ -60,10 +57,7 @@ class DrawnBox(NamedTuple):
 class DrawnLine(NamedTuple):
     """From the centre of a subject to that of its object, in pixels of the image."""
 
-    x1: float
-    y1: float
-    x2: float
-    y2: float
+    line: Line
     style: str
 
 
@@ -79,7 +73,7 @@ class ListedRelation(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Picture:
+class ShownImage:
     """One image of the gallery. `source` is a data URI, or None with the `problem` that prevents it."""
 
     title: str
@@ -100,16 +94,16 @@ class Picture:
         return self.found[:LISTED] + self.wrong[:LISTED] + self.unfound[:LISTED]
 
 
-def best_and_worst_pictures(images: EvaluatedImages, count: int) -> tuple[list[Picture], list[Picture]]:
+def best_and_worst_images(images: EvaluatedImages, count: int) -> tuple[list[ShownImage], list[ShownImage]]:
     """Returns images of the `count` best and worst images by the average precision within each."""
     precision = image_precision(images.dissection)
     truths = np.bincount(images.dissection.truth.image, minlength=images.dissection.truth.images)
     chosen = best_and_worst(precision, truths, count)
-    best, worst = ([picture_of(images, int(at), float(precision[at])) for at in places] for places in chosen)
+    best, worst = ([shown_image(images, int(at), float(precision[at])) for at in places] for places in chosen)
     return best, worst
 
 
-def picture_of(images: EvaluatedImages, position: int, precision: float) -> Picture:
+def shown_image(images: EvaluatedImages, position: int, precision: float) -> ShownImage:
     """Returns the image of one image. An image that can't be read has its relations, but no drawing."""
     predicted, truth = images.dissection.predicted, images.dissection.truth
     predictions = np.flatnonzero(predicted.image == position)
@@ -137,7 +131,7 @@ def picture_of(images: EvaluatedImages, position: int, precision: float) -> Pict
             if not any(_is_same(box, other) for other in boxes):
                 boxes.append(box._replace(labelled=not any(_hides(box, other, max(size)) for other in boxes)))
     listed = {style: _listed(images, relations, rows, style) for style, relations, rows in shown}
-    return Picture(
+    return ShownImage(
         title=images.titles[position],
         precision=precision,
         source=source,
@@ -166,23 +160,23 @@ def _drawn(
                 left, top, right, bottom = (
                     round(float(value) * side, 1) for value, side in zip(corners, scale * 2, strict=True)
                 )
-                width, height = round(right - left, 1), round(bottom - top, 1)
-                boxes.append(DrawnBox(names[int(label)], left, top, width, height, style))
-                ends.append((round(left + width / 2, 1), round(top + height / 2, 1)))
+                rect = Rect(left, top, round(right - left, 1), round(bottom - top, 1))
+                boxes.append(DrawnBox(names[int(label)], rect, style))
+                ends.append(rect.centre)
         if len(ends) == 2:
-            lines.append(DrawnLine(*ends[0], *ends[1], style))
+            lines.append(DrawnLine((*ends[0], *ends[1]), style))
     return boxes, lines
 
 
 def _is_same(box: DrawnBox, other: DrawnBox) -> bool:
-    corners = [np.array([each.x, each.y, each.x + each.w, each.y + each.h]) for each in (box, other)]
-    return box.name == other.name and float(paired_pixel_iou(*corners)) >= SAME_BOX
+    corners = [np.array(each.rect.corners) for each in (box, other)]
+    return box.name == other.name and float(aligned_iou(corners[0], corners[1])) >= SAME_BOX
 
 
 def _hides(box: DrawnBox, other: DrawnBox, longest: int) -> bool:
-    """Whether the names of two boxes, in their upper left corners, would cover each other in a picture of this longest side."""
+    """Whether the names of two boxes, in their upper left corners, would cover each other in an image of this longest side."""
     reach = longest / 50 * max(len(box.name), len(other.name))
-    return other.labelled and abs(box.x - other.x) < reach and abs(box.y - other.y) < longest / 28
+    return other.labelled and abs(box.rect.x - other.rect.x) < reach and abs(box.rect.y - other.rect.y) < longest / 28
 
 
 def _listed(images: EvaluatedImages, relations: Relations, rows: Integers, style: str) -> tuple[ListedRelation, ...]:

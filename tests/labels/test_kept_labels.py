@@ -1,7 +1,8 @@
-"""Labels judged as columns, and permanent numbers made from columns, are those of the rules that judge image by image."""
+"""Labels judged as columns, and permanent numbers made from columns, are those that loops over images and labels give."""
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,21 @@ import pyarrow as pa
 import pytest
 
 from pipeline.labels.audit_sample import permanent_numbers, permanent_numbers_of
-from pipeline.labels.judged_columns import judged_columns
-from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
+from pipeline.labels.kept_labels import (
+    OVER_PER_IMAGE,
+    REPEATED,
+    UNREADABLE,
+    ChoiceSettings,
+    judged_columns,
+    judged_labels,
+)
 from pipeline.labels.verdicts import JudgedRelation
 from storage.errors import FatalError
 from storage.tables import CANDIDATES, RELATIONS
+from tagger.english.predicates import canonical
+from tagger.labelling.label_choice import Judged
+from tagger.pair import Pair
+from tagger.relation import Relation
 
 PREDICATES = ("riding", "rides", "is riding", "on", "on top of", "the", "next to", "hold")
 """Several words for one canonical predicate, and one that has none."""
@@ -46,6 +57,36 @@ def drawn(seed: int, **values: Any) -> tuple[pa.Table, pa.Table]:
     return pa.Table.from_pylist(images, schema=RELATIONS), pa.Table.from_pylist(candidates, schema=CANDIDATES)
 
 
+def judged_one_by_one(relations: pa.Table, candidates: pa.Table, choice: ChoiceSettings) -> list[Judged]:
+    """The verdicts by loops: those of the tagger's rules, then names, repetitions and the limit of each image."""
+    pairs = {row["image_id"]: [Pair(**pair) for pair in row["pairs"]] for row in candidates.to_pylist()}
+    names = [field.name for field in fields(Relation)]
+    fitted = choice.fitted_calibration()
+    every: list[Judged] = []
+    for row in relations.to_pylist():
+        labels = [Relation(**{name: label[name] for name in names}) for label in row["relations"]]
+        if fitted is not None:
+            labels = [replace(r, calibrated=fitted.probability(canonical(r.predicate), r.score)) for r in labels]
+        judged = choice.choice().judge(labels, pairs[row["image_id"]])
+        judged = [Judged(round(one.confidence, 6), one.reason) for one in judged]
+        best: dict[tuple[int, int, str], int] = {}
+        for place, label in enumerate(labels):
+            name = label.subject, label.object, canonical(label.predicate)
+            if judged[place].reason is None and not name[2]:
+                judged[place] = judged[place]._replace(reason=UNREADABLE)
+            if judged[place].reason is not None:
+                continue
+            first = best.setdefault(name, place)
+            better = first if judged[first].confidence >= judged[place].confidence else place
+            for each in {first, place} - {better}:
+                judged[each] = judged[each]._replace(reason=REPEATED)
+            best[name] = better
+        for name in sorted(best, key=lambda name: (-judged[best[name]].confidence, *name))[choice.max_relations :]:
+            judged[best[name]] = judged[best[name]]._replace(reason=OVER_PER_IMAGE)
+        every += judged
+    return every
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -62,11 +103,14 @@ def drawn(seed: int, **values: Any) -> tuple[pa.Table, pa.Table]:
 def test_columns_hold_what_judging_image_by_image_finds(settings: dict[str, Any], seed: int) -> None:
     relations, candidates = drawn(seed)
     choice = ChoiceSettings.model_validate(settings)
-    wanted = [one for of_image in judged_labels(relations, candidates, choice).values() for one in of_image]
+    wanted = judged_one_by_one(relations, candidates, choice)
     found = judged_columns(relations, candidates, choice)
     assert found.reason.to_pylist() == [one.reason for one in wanted]
     assert found.confidence.tolist() == [one.confidence for one in wanted]
     assert len(set(found.reason.to_pylist())) > 1
+    by_image = judged_labels(relations, candidates, choice)
+    assert [*by_image] == relations["image_id"].to_pylist()
+    assert [one for of_image in by_image.values() for one in of_image] == wanted
 
 
 @pytest.mark.parametrize(
@@ -74,9 +118,9 @@ def test_columns_hold_what_judging_image_by_image_finds(settings: dict[str, Any]
 )
 def test_a_value_that_the_labels_lack_is_named(settings: dict[str, Any], lacking: str) -> None:
     tables = drawn(0, **{lacking: None})
-    for judge in (judged_labels, judged_columns):
+    for more in ({}, {"per_pair": 2}):
         with pytest.raises(FatalError, match=f"shard.*{lacking}"):
-            judge(*tables, ChoiceSettings.model_validate(settings))
+            judged_columns(*tables, ChoiceSettings.model_validate(settings | more))
 
 
 def test_no_labels_are_no_columns() -> None:

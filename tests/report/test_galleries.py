@@ -13,15 +13,15 @@ from report_page import report
 from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.report import picture_choice
-from pipeline.report.picture_card import BADGE, DRAWN, Card, lay_out_card
-from pipeline.report.picture_choice import choose_pictures, hardest_pictures, random_pictures
+from pipeline.report import galleries
+from pipeline.report.galleries import choose_images, hardest_images, random_images
+from pipeline.report.image_card import BADGE, DRAWN, Card, lay_out_card
 from pipeline.report.samples import read_samples
 
 CHOICE = ChoiceSettings(threshold=0.5)
 
 
-def ids(chosen: picture_choice.PictureChoice) -> list[int]:
+def ids(chosen: galleries.ImageChoice) -> list[int]:
     return [sample.row["image_id"] for sample in chosen.samples]
 
 
@@ -34,20 +34,20 @@ def thirty(book: RunBuilder) -> RunBuilder:
 
 
 def test_a_seed_draws_the_same_pictures_and_says_from_how_many(thirty: RunBuilder) -> None:
-    drawn = random_pictures(thirty.run, ["toys"], CHOICE, 6, seed=3)
-    assert ids(drawn) == ids(random_pictures(thirty.run, ["toys"], CHOICE, 6, seed=3))
-    assert ids(drawn) != ids(random_pictures(thirty.run, ["toys"], CHOICE, 6, seed=4))
+    drawn = random_images(thirty.run, ["toys"], CHOICE, 6, seed=3)
+    assert ids(drawn) == ids(random_images(thirty.run, ["toys"], CHOICE, 6, seed=3))
+    assert ids(drawn) != ids(random_images(thirty.run, ["toys"], CHOICE, 6, seed=4))
     assert drawn.how == "6 of 30 images, drawn at random with seed 3."
-    assert random_pictures(thirty.run, ["toys"], CHOICE, 99, seed=0).how == "All 30 images."
+    assert random_images(thirty.run, ["toys"], CHOICE, 99, seed=0).how == "All 30 images."
 
 
 def test_every_image_has_the_same_chance(thirty: RunBuilder) -> None:
-    seen = Counter(i for seed in range(300) for i in ids(random_pictures(thirty.run, ["toys"], CHOICE, 3, seed)))
+    seen = Counter(i for seed in range(300) for i in ids(random_images(thirty.run, ["toys"], CHOICE, 3, seed)))
     assert len(seen) == 30 and min(seen.values()) >= 10 and max(seen.values()) <= 55
 
 
 def test_the_hardest_disagree_most_with_given_relations(labelled: RunBuilder) -> None:
-    hardest = hardest_pictures(labelled.run, ["toys"], CHOICE, 5, seed=0)
+    hardest = hardest_images(labelled.run, ["toys"], CHOICE, 5, seed=0)
     # Image 1: both kept labels are given. Image 2: "next to" is kept, but not given.
     assert [(s.row["image_id"], s.disagreements) for s in hardest.samples] == [(2, 1)]
     assert hardest.how.startswith("Of 2 images with given relations, the 1 with the most disagreements")
@@ -58,7 +58,7 @@ def test_without_given_relations_the_hardest_have_the_most_doubtful_scores(book:
     rows = [relations(1, (0, "ride", 2, 0.99)), relations(2, (0, "ride", 2, 0.6)), relations(3, (0, "ride", 2, 0.4))]
     proposed = [pairs(n, (0, "ride", 2, 1)) for n in (1, 2, 3)]
     book.add("tag", "toys/0000", rows, candidates=proposed)
-    hardest = hardest_pictures(book.run, ["toys"], CHOICE, 2, seed=0)
+    hardest = hardest_images(book.run, ["toys"], CHOICE, 2, seed=0)
     assert set(ids(hardest)) == {2, 3} and "the 2 with the most doubtful labels" in hardest.how
 
 
@@ -68,14 +68,14 @@ def test_the_hardest_of_a_large_run_name_the_partitions_examined(
     for part, size in enumerate((5, 20, 5)):
         rows = [relations(100 * part + n, (0, "ride", 2, 0.6)) for n in range(size)]
         thirty.add("tag", f"toys/{part:04d}", rows, candidates=[])
-    monkeypatch.setattr(picture_choice, "EXAMINED", 10)
-    hardest = hardest_pictures(thirty.run, ["toys"], CHOICE, 2, seed=1)
+    monkeypatch.setattr(galleries, "EXAMINED", 10)
+    hardest = hardest_images(thirty.run, ["toys"], CHOICE, 2, seed=1)
     assert re.match(r"Of (5|10|20) images in [12] of 3 partitions, drawn with seed 1, the 2 with", hardest.how)
 
 
 def test_a_gallery_without_pictures_is_left_out(thirty: RunBuilder) -> None:
-    assert [each.name for each in choose_pictures(thirty.run, ["toys"], CHOICE, 4, seed=0)] == ["random"]
-    assert choose_pictures(thirty.run, ["toys"], CHOICE, 0, seed=0) == []
+    assert [each.name for each in choose_images(thirty.run, ["toys"], CHOICE, 4, seed=0)] == ["random"]
+    assert choose_images(thirty.run, ["toys"], CHOICE, 0, seed=0) == []
 
 
 def test_each_arrow_has_the_number_of_its_line(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:

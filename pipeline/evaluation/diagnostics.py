@@ -1,16 +1,17 @@
-"""Where a network stands apart from its mAP: how many true pairs it locates, and how well it names the located ones."""
+"""What a benchmark's figure does not tell: which pairs are located and how they are named, calibration, and images' scores."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.anatomy import Dissection, near_truths
-from pipeline.evaluation.interactions import Floats, Integers
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.ranking import area_under_precision
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,10 @@ def pair_quality(dissection: Dissection, overlap: float = 0.5) -> PairQuality:
         pair_of_prediction[near.prediction[rows]] = pair[rows]
     precision, truths = _predicate_precision(predicted, truth, pair_of_prediction, pair_of_truth, named)
 
-    def share(flags: NDArray[np.bool_]) -> float:
+    def share(flags: Flags) -> float:
         return float(flags.mean()) if pairs else float("nan")
 
     return PairQuality(pairs, share(located), share(named), share(subject), share(object_), precision, truths)
-
-
-def area_under_precision(right: NDArray[np.bool_], truths: int) -> float:
-    """Returns the area under the precision envelope. `right` marks right predictions, best first; `truths` > 0."""
-    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(envelope[right].sum() / truths)
 
 
 def _pairs(truth: Relations) -> Integers:
@@ -93,12 +87,12 @@ def _predicate_precision(
     truth: Relations,
     pair_of_prediction: Integers,
     pair_of_truth: Integers,
-    named: NDArray[np.bool_],
+    named: Flags,
 ) -> tuple[dict[int, float], dict[int, int]]:
     vocabulary = int(max(predicted.predicates.max(initial=-1), truth.predicates.max(initial=-1))) + 1
     true_keys = np.unique((pair_of_truth * vocabulary + truth.predicates)[named[pair_of_truth]])
     on_pair = np.flatnonzero(pair_of_prediction >= 0)
-    scores = _scores(predicted)[on_pair]
+    scores = scores_of(predicted)[on_pair]
     keys = pair_of_prediction[on_pair] * vocabulary + predicted.predicates[on_pair]
     order = np.argsort(-scores, kind="stable")
     _, first = np.unique(keys[order], return_index=True)
@@ -115,7 +109,76 @@ def _predicate_precision(
     return precision, {each: int(truths[each]) for each in precision}
 
 
-def _scores(predicted: Relations) -> Floats:
-    if predicted.scores is None:
-        raise ValueError("predictions have no scores; only ground truth may lack them")
-    return predicted.scores
+class ReliabilityBin(NamedTuple):
+    """The predictions whose score lies in [low, high); the last bin includes 1."""
+
+    low: float
+    high: float
+    predictions: int
+    confidence: float
+    """Mean score; NaN in an empty bin"""
+    precision: float
+    """Share of right predictions; NaN in an empty bin"""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Reliability of scores."""
+
+    bins: tuple[ReliabilityBin, ...]
+    expected_error: float
+    """Mean gap between score and precision over bins, weighted by their predictions (ECE); NaN without predictions"""
+
+
+def calibration(scores: Floats, right: Flags, bins: int = 10) -> Calibration:
+    """Compares N scores in [0, 1] with what is right, in bins of equal width. Raises ValueError on other scores."""
+    if len(scores) and not (np.isfinite(scores).all() and scores.min() >= 0 and scores.max() <= 1):
+        raise ValueError("calibration needs scores in [0, 1]")
+    edges = np.arange(bins + 1) / bins
+    number = np.minimum((scores * bins).astype(np.int64), bins - 1)
+    count = np.bincount(number, minlength=bins)
+    confidence = _ratio(np.bincount(number, weights=scores, minlength=bins), count)
+    precision = _ratio(np.bincount(number, weights=right, minlength=bins), count)
+    rows = tuple(
+        ReliabilityBin(float(low), float(high), int(size), float(mean), float(share))
+        for low, high, size, mean, share in zip(edges[:-1], edges[1:], count, confidence, precision, strict=True)
+    )
+    if not len(scores):
+        return Calibration(rows, float("nan"))
+    gap, share = np.nan_to_num(np.abs(confidence - precision)), count / len(scores)
+    return Calibration(rows, float((gap * share).sum()))
+
+
+def _ratio(total: NDArray[Any], count: NDArray[Any]) -> Floats:
+    ratio: Floats = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+    return ratio
+
+
+def image_precision(dissection: Dissection) -> Floats:
+    """Returns the average precision within each image, over all its relations in one ranking. NaN without truth.
+
+    It is the mean over the image's truths of the precision at the rank where each is found, 0 for those that are not. It
+    ranks images and is not the benchmark's metric.
+    """
+    predicted, truth = dissection.predicted, dissection.truth
+    first = np.searchsorted(predicted.image, predicted.image)
+    rank = np.arange(len(predicted)) - first + 1
+    found = np.cumsum(dissection.right)
+    before = np.concatenate([[0], found])[first]
+    gained = np.where(dissection.right, (found - before) / rank, 0.0)
+    total = np.bincount(predicted.image, weights=gained, minlength=truth.images)
+    truths = np.bincount(truth.image, minlength=truth.images)
+    precision: Floats = np.divide(total, truths, out=np.full(truth.images, np.nan), where=truths > 0)
+    return precision
+
+
+def best_and_worst(precision: Floats, truths: NDArray[np.int64], count: int) -> tuple[Integers, Integers]:
+    """Returns the positions of the `count` best and worst images. Among equals, those with more truths come first.
+
+    Images without truth are never chosen, and none is both.
+    """
+    judged = np.flatnonzero(np.isfinite(precision))
+    best = judged[np.lexsort((-truths[judged], -precision[judged]))]
+    worst = judged[np.lexsort((-truths[judged], precision[judged]))]
+    chosen = best[: min(count, (len(judged) + 1) // 2)]
+    return chosen, worst[~np.isin(worst, chosen)][:count]

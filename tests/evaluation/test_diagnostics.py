@@ -5,9 +5,13 @@ import pytest
 from pair_scenes import BIKE, DOG, MAN, MAN_OFF, TRUE, relations, truth_of
 
 from pipeline.evaluation.anatomy import dissect
-from pipeline.evaluation.calibration import calibration
-from pipeline.evaluation.image_scores import best_and_worst, image_precision
-from pipeline.evaluation.pair_quality import area_under_precision, pair_quality
+from pipeline.evaluation.diagnostics import (
+    best_and_worst,
+    calibration,
+    image_precision,
+    pair_quality,
+)
+from pipeline.evaluation.ranking import area_under_precision
 
 
 def test_pairs_are_counted_once_however_many_predicates_they_have():

@@ -8,7 +8,7 @@ from uuid import uuid4
 import fsspec
 from toy_store import put
 
-from pipeline.labels.held_artifact import held
+from pipeline.labels.labelled_partitions import held
 from storage.remote_store import RemoteStore
 
 

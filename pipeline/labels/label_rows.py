@@ -1,16 +1,18 @@
-"""Flattens the labels of a run for analysis: one row per scored label, with its names, boxes, caption and words."""
+"""The labels of a run one by one: as rows for analysis, and as the relations that reviewers judge."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.labels.kept_labels import choice_of, judged_labels
-from pipeline.labels.label_funnel import candidates, images_with_boxes, require_same_boxes
+from pipeline.labels.kept_labels import ChoiceSettings, choice_of, choice_or_all, judged_labels, kept_labels
 from pipeline.labels.label_overrides import overrides_of
+from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
+from pipeline.labels.verdicts import JudgedRelation, box4
 from storage.artifact import Artifact
+from storage.errors import FatalError
 from storage.runs import Run
 from tagger.english.predicates import canonical
 from tagger.labelling.label_choice import Judged
@@ -54,15 +56,15 @@ def flat_labels(run: Run) -> Iterator[pa.Table]:
         parsed = _items(triplets.get(partition), "triplets")
         relations = tagged.table("relations")
         judged = {} if choice is None else judged_labels(relations, candidates(tagged), choice, settled.get(partition))
-        found: list[dict[str, Any]] = []
+        flat: list[dict[str, Any]] = []
         for row in relations.to_pylist():
             image_id, labels = row["image_id"], row["relations"]
             verdicts = judged.get(image_id, [Judged(label["score"]) for label in labels])
             for label, verdict in sorted(zip(labels, verdicts, strict=True), key=lambda pair: -pair[0]["score"]):
                 words = _at(parsed.get(image_id, []), label["triplet"])
                 caption = _at(texts.get(image_id, []), words["caption"]) if words else None
-                found.append(_row(rows[image_id], label, verdict, words, caption))
-        yield pa.Table.from_pylist(found, schema=LABELS)
+                flat.append(_row(rows[image_id], label, verdict, words, caption))
+        yield pa.Table.from_pylist(flat, schema=LABELS)
 
 
 def _row(
@@ -97,3 +99,56 @@ def _items(artifact: Artifact | None, table: str) -> dict[int, list[dict[str, An
 
 def _at(items: list[dict[str, Any]], place: int) -> dict[str, Any] | None:
     return items[place] if 0 <= place < len(items) else None
+
+
+NO_THRESHOLD = {"threshold": 0.0, "thresholds": {}}
+
+
+class ReviewableLabel(NamedTuple):
+    """A label of a run. `subject` and `object` are indices into the image's boxes."""
+
+    relation: JudgedRelation
+    confidence: float
+    dataset: str
+    image_id: int
+    subject: int
+    object: int
+    subject_category: str
+    object_category: str
+
+
+def reviewable_labels(
+    run: Run, all_scores: bool = False, choice: ChoiceSettings | None = None
+) -> Iterator[ReviewableLabel]:
+    """Yields the labels that a run's settings keep, in stored order, or with `all_scores` those below the threshold too.
+
+    `choice` replaces the settings of the run.
+
+    What reviewers have settled is not applied: their verdicts tell how good the labels are that they were asked about. Raises
+    `FatalError` for a run without labels, and for boxes that were made again after the labels.
+    """
+    choice = choice or choice_or_all(run)
+    if all_scores:
+        choice = choice.model_copy(update=NO_THRESHOLD)
+    images, tagged = images_with_boxes(run), run.artifacts("tag")
+    if not tagged:
+        raise FatalError(f"run {run.name!r} has no artifacts of step 'tag': there are no labels to judge")
+    for partition, artifact in sorted(tagged.items()):
+        if partition not in images:
+            continue
+        require_same_boxes(images[partition], artifact)
+        kept = kept_labels(artifact.table("relations"), candidates(artifact), choice)
+        for row in images[partition].table("images").to_pylist():
+            boxes = row["boxes"]
+            for label in kept.get(row["image_id"], ()):
+                ends = boxes[label.subject], boxes[label.object]
+                yield ReviewableLabel(
+                    JudgedRelation(row["digest"], box4(ends[0]), box4(ends[1]), label.predicate),
+                    label.confidence,
+                    row["dataset"],
+                    row["image_id"],
+                    label.subject,
+                    label.object,
+                    ends[0]["category"],
+                    ends[1]["category"],
+                )
