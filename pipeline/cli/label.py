@@ -18,8 +18,8 @@ from pipeline.data.images.folders import open_folder
 from pipeline.interop.label_files import LabelFiles, write_label_files
 from pipeline.report.formatting import sanitise
 from pipeline.run.context import RunContext
-from pipeline.run.recipe import Recipe, recipe_of
-from pipeline.run.recipe_files import RecipeValues
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import RecipeValues, recipe_of
 from pipeline.runtime.settings import apply_override
 from storage.errors import FatalError
 
@@ -70,7 +70,7 @@ class LabelRequest:
             "caption": caption,
             "tag": {"weights": self.tagger},
             # A folder from the web has files that are no images. They are named in the end, and don't stop the rest.
-            "run": {"max_reject_share": 1.0},
+            "run": {"checks": {"max_overall_reject_share": 1.0}},
         }
         if self.threshold is not None:
             detect["threshold"] = self.threshold
