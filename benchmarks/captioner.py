@@ -27,7 +27,7 @@ from scenes.predicates import CANONICAL
 from scenes.scene import Scene
 from scenes.truth import judge, planted_triplets
 from scenes.world import make_scene
-from tagger.matching.matcher import match
+from tagger.matching import match
 from tagger.parsing.parser import load_parser, parse_captions
 
 Named = set[tuple[str, str, str]]

@@ -7,7 +7,7 @@ subject, the object's category as object, and a predicate that states the action
 * authors: SceneGraphParser or, if it is not installed, our parser reduced to what theirs keeps; matched by substrings
   and by the phrases of --dictionary. Their predicates are converted to canonical form, so that "rides" counts as
   "ride", which their own chain does not do.
-* read: ours without implied triplets. ours: with them (`tagger.parsing.implied`, `tagger.parsing.consequences`).
+* read: ours without implied triplets. ours: with them (`tagger.parsing.implied`).
 * words: types for which a caption has a form of the action's verb and a name of the object, regardless of grammar. Only
   implied triplets can exceed it.
 
@@ -26,14 +26,12 @@ from typing import Any
 
 from benchmarks.authors_parser import MISSING, PeerTriplet, is_installed, parse_as_authors
 from benchmarks.vcoco_gold import read_interactions
-from tagger.english.closed_words import FUNCTION_WORDS, tokens_of
-from tagger.english.predicates import canonical, from_vcoco
-from tagger.english.verbs import verb_lemma
-from tagger.english.words import phrases
-from tagger.matching.matcher import match
-from tagger.matching.official import Paraphrases, match_officially, read_paraphrases
-from tagger.parsing.official import to_authors_triplets
+from tagger.english.lemmas import verb_lemma
+from tagger.english.predicates import canonical
+from tagger.english.words import FUNCTION_WORDS, phrases, tokens_of
+from tagger.matching import Paraphrases, match, match_by_substrings, read_paraphrases
 from tagger.parsing.parser import DEFAULT_PARSER, load_parser, parse_captions
+from tagger.parsing.wordings import authors_predicate
 
 Interactions = set[tuple[str, str]]
 
@@ -66,7 +64,32 @@ STATING = {
 """V-COCO's action → canonical predicates that state it; the same for all ways."""
 
 
-LITERAL = {action: (from_vcoco(action),) for action in STATING}
+LITERAL = {
+    "hold obj": ("hold",),
+    "sit instr": ("sit on",),
+    "ride instr": ("ride",),
+    "look obj": ("look at",),
+    "hit instr": ("hit with",),
+    "hit obj": ("hit",),
+    "eat obj": ("eat",),
+    "eat instr": ("eat with",),
+    "jump instr": ("jump on",),
+    "lay instr": ("lie on",),
+    "talk_on_phone instr": ("talk on",),
+    "carry obj": ("carry",),
+    "throw obj": ("throw",),
+    "catch obj": ("catch",),
+    "cut instr": ("cut with",),
+    "cut obj": ("cut",),
+    "work_on_computer instr": ("work on",),
+    "ski instr": ("ski on",),
+    "surf instr": ("surf on",),
+    "skateboard instr": ("skateboard on",),
+    "snowboard instr": ("snowboard on",),
+    "drink instr": ("drink with",),
+    "kick obj": ("kick",),
+    "read obj": ("read",),
+}
 """V-COCO's action → its own predicate: "man on a surfboard" does not state that he surfs."""
 
 Judge = Mapping[str, Collection[str]]
@@ -99,15 +122,15 @@ def authors(captions: Sequence[str], categories: Sequence[str], judge: Judge, pa
     if is_installed():
         stated = [t for found in parse_as_authors(captions, DEFAULT_PARSER) for t in found]
     else:
-        kept = [to_authors_triplets(found) for found in parse_captions(captions, load_parser())]
-        stated = [PeerTriplet(t.subject, t.predicate_lemma, t.object) for found in kept for t in found]
+        ours = [triplet for found in parse_captions(captions, load_parser()) for triplet in found]
+        stated = [PeerTriplet(t.subject, words, t.object) for t in ours if (words := authors_predicate(t))]
     return set().union(
         *(
             types_stated(
                 judge,
-                "person" in match_officially(t.subject, categories, paraphrases),
+                "person" in match_by_substrings(t.subject, categories, paraphrases),
                 t.predicate,
-                match_officially(t.object, categories, paraphrases),
+                match_by_substrings(t.object, categories, paraphrases),
             )
             for t in stated
         )

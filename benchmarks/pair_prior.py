@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from tagger.box import Box
-from tagger.candidates.pair_prior import DISTANCE, GAP, OBJECT_SIZE, OVERLAP, SUBJECT_SIZE, features
+from tagger.candidates.grounding import DISTANCE, GAP, OBJECT_SIZE, OVERLAP, SUBJECT_SIZE, features
 
 NAMES = ("subject size", "object size", "overlap", "gap", "distance")
 SHIPPED = np.array([SUBJECT_SIZE, OBJECT_SIZE, OVERLAP, GAP, DISTANCE])

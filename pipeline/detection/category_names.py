@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from storage.errors import FatalError
-from tagger.categories.hypernyms import HYPERNYMS
-from tagger.english.nouns import phrase_lemma
-from tagger.matching.matcher import match
+from tagger.categories.shared import HYPERNYMS
+from tagger.english.lemmas import phrase_lemma
+from tagger.matching import match
 
 _SHOWN = 20
 """Number of names of each side that an error lists."""

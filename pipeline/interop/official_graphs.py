@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.data.datasets.annotations import as_id, readable, shown
 from pipeline.runtime.stage import Rejected
-from tagger.english.nouns import phrase_lemma
+from tagger.english.lemmas import phrase_lemma
 from tagger.english.predicates import canonical
 
 IMPORTED_RULE = "imported"

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline.labels.flat_list import FlatList
 from tagger.audit.labels import SYMMETRIC
 from tagger.english.predicates import canonical
-from tagger.matching.matcher import match
+from tagger.matching import match
 
 Named = tuple[str, str, str]
 """A relation at category level: subject category, canonical predicate, object category."""

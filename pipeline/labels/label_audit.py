@@ -13,8 +13,7 @@ from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
 from pipeline.labels.label_funnel import candidates
 from pipeline.labels.label_overrides import Overrides
 from storage.artifact import Artifact
-from tagger.audit.labels import SYMMETRIC, Fact, LabelCurve, agreement, audit
-from tagger.audit.predicates import PredicateScores, audit_predicates
+from tagger.audit.labels import SYMMETRIC, Fact, LabelCurve, PredicateScores, agreement, audit, audit_predicates
 from tagger.english.predicates import canonical
 from tagger.labelling.calibration import calibration_error
 from tagger.pair import Pair

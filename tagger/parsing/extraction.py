@@ -6,18 +6,11 @@ from itertools import pairwise
 
 from spacy.tokens import Doc, Token
 
-from tagger.english.lexicon import BODY_PARTS
-from tagger.english.nouns import noun_lemma, phrase_lemma
+from tagger.english.lemmas import noun_lemma, phrase_lemma, verb_lemma
 from tagger.english.predicates import canonical
-from tagger.english.verbs import verb_lemma
-from tagger.english.words import words
-from tagger.parsing.consequences import consequences
-from tagger.parsing.implied import RULE as IMPLIED
-from tagger.parsing.implied import Means, means_of_person, means_of_verb
-from tagger.parsing.mentions import Mentions
-from tagger.parsing.phrases import NO_LINK, PART_NOUNS, Phrase, Phrases
-from tagger.parsing.readings import Reading, reading
-from tagger.parsing.subjects import Subjects
+from tagger.english.words import BODY_PARTS, words
+from tagger.parsing.implied import IMPLIED, Means, Reading, consequences, means_of_person, means_of_verb, reading
+from tagger.parsing.tree import NO_LINK, PART_NOUNS, Mentions, Phrase, Phrases, Subjects
 from tagger.triplet import Triplet
 
 # Prepositions that still relate subject and object when the verb's own object or another phrase comes between.
@@ -269,7 +262,7 @@ class Extraction:
                 self._linked.add(object_.i)
                 implied = reading(words, self._mentions.lemma(subject), self._mentions.lemma(object_))
                 meant = implied or Reading(canonical(words), False, rule)
-                ends = (object_, subject) if meant.turned else (subject, object_)
+                ends = (object_, subject) if meant.swapped else (subject, object_)
                 key = (ends[0].i, ends[1].i, meant.predicate)
                 if meant.predicate and key not in self._found:
                     self._found[key] = self._triplet(*ends, predicate, meant)

@@ -5,7 +5,7 @@ from benchmarks.interactions import LITERAL, captions_of, categories_of, gold_of
 from benchmarks.interactions import measure as measure_interactions
 from benchmarks.parsing import graph, measure, rows_of
 from benchmarks.vcoco_gold import read_interactions
-from tagger.matching.official import read_paraphrases
+from tagger.matching import read_paraphrases
 from tagger.parsing.parser import DEFAULT_PARSER
 
 
