@@ -19,13 +19,9 @@ import torch
 
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.stages.caption import open_captioner
-from scenes.captioning.reading import read
-from scenes.categories import WORLD_CATEGORIES
-from scenes.draw import render
-from scenes.grammar import caption
-from scenes.predicates import CANONICAL
-from scenes.scene import Scene
-from scenes.truth import judge, planted_triplets
+from scenes.grammar import caption, read
+from scenes.names import CANONICAL, SYMMETRIC, WORLD_CATEGORIES
+from scenes.scene import Scene, render
 from scenes.world import make_scene
 from tagger.matching import match
 from tagger.parsing.parser import load_parser, parse_captions
@@ -33,17 +29,23 @@ from tagger.parsing.parser import load_parser, parse_captions
 Named = set[tuple[str, str, str]]
 
 
+def closure(triplets: Named) -> Named:
+    """Returns the triplets and the reverses of those with symmetric predicates, all in canonical form."""
+    symmetric = {CANONICAL[predicate] for predicate in SYMMETRIC}
+    return triplets | {(o, p, s) for s, p, o in triplets if p in symmetric}
+
+
 def judged(
     scenes: Sequence[Scene], texts: Sequence[Sequence[str]], stated: Sequence[Sequence[Named]]
 ) -> dict[str, float]:
     total = right = planted = found = 0
     for scene, captions in zip(scenes, stated, strict=True):
-        truth = planted_triplets(scene)
+        truth = {(s, CANONICAL[p], o) for s, p, o in scene.triplets()}
         for triplets in captions:
             total += len(triplets)
-            right += len(judge(triplets, truth)[0])
+            right += len(triplets & closure(truth))
         planted += len(truth)
-        found += len(judge(set().union(*captions), truth)[1])
+        found += len(truth & closure(set().union(*captions)))
     return {
         "precision": round(right / total, 4),
         "recall": round(found / planted, 4),

@@ -19,7 +19,7 @@ from pipeline.training.config import METRICS_LOG, Shard, TrainConfig
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.statistics import STATISTICS_FILE, statistics_of
-from scenes.draw import render
+from scenes.scene import render
 from scenes.world import make_scene
 from storage.shards.writer import Sample, write_shards
 from storage.tables import write_table

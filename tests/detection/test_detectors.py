@@ -17,7 +17,7 @@ from pipeline.detection.opened import OpenDetector, open_detector
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import find_detector
 from pipeline.evaluation.detection import Detections, average_precision_50
-from scenes.draw import render
+from scenes.scene import render
 from scenes.world import make_scene
 from storage.errors import FatalError
 
