@@ -30,7 +30,7 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
 
-from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, Pixels
+from pipeline.captioning.network import CLIP_DEVIATION, CLIP_MEAN, Pixels
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, read_image
 from pipeline.data.images.prefetch import read_ahead
 from pipeline.data.images.refs import ImageRef

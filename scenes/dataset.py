@@ -1,4 +1,4 @@
-"""Writes a dataset of synthetic scenes to a temporary folder and renames it, so that a folder with a stamp is complete."""
+"""Writes a dataset of synthetic scenes aside and renames it, so that a folder with a stamp is complete."""
 
 import json
 import multiprocessing
@@ -60,7 +60,7 @@ def part_seed(settings: SceneSettings, part: str) -> int:
 
 
 def write_scenes(root: Path, settings: SceneSettings, progress: Progress | None = None) -> SceneFolders:
-    """Writes the dataset to `root`, unless it already exists with the same settings. `progress` gets (images done, total).
+    """Writes the dataset to `root`, unless it is there with the same settings. `progress` gets (images done, total).
 
     Raises FileExistsError if `root` holds anything but a dataset of scenes, OSError if it cannot be written.
     """

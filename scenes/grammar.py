@@ -1,7 +1,7 @@
 """Generates captions for the captioner's training and for written datasets, and reads them back.
 
-Every caption is true of its scene. Code that makes labels must not import this module: the pipeline must read images, not
-the grammar of the captions.
+Every caption is true of its scene. Code that makes labels must not import this module: the pipeline must read images,
+not the grammar of the captions.
 """
 
 import re

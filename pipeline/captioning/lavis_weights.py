@@ -1,6 +1,7 @@
 """Converts BLIP weights between the checkpoint of LAVIS (and of the original) and the folder of transformers.
 
-`python -m pipeline.captioning.lavis_weights CHECKPOINT.pth VOCAB.txt FOLDER` writes the folder that captioner "blip" reads.
+`python -m pipeline.captioning.lavis_weights CHECKPOINT.pth VOCAB.txt FOLDER` writes the folder that captioner "blip"
+reads.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def to_lavis(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename weights of a LAVIS `BlipCaption` to transformers' names. Raises `FatalError` for a name that no captioner has."""
+    """Rename weights of a LAVIS `BlipCaption` to transformers' names. Raises `FatalError` for an unknown name."""
     return _renamed(state, _OUTSIDE, _IN_BLOCK, _BLOCK)
 
 
@@ -57,7 +58,7 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def convert(checkpoint: Path, vocabulary: Path, folder: Path) -> None:
-    """Write a transformers folder from a checkpoint (read without unpickling code) and bert-base-uncased's vocab.txt."""
+    """Write a transformers folder from a checkpoint and the vocab.txt of bert-base-uncased. Unpickles no code."""
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
     weights = to_transformers(read_weights(checkpoint))

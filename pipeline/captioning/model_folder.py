@@ -59,7 +59,7 @@ def model_fault(folder: Path) -> str:
 
 
 def find_lavis_model(model: str) -> tuple[Path, Path]:
-    """Find the checkpoint and the vocabulary in a folder for LAVIS. Raises `FatalError` that says what the folder must hold."""
+    """Find the checkpoint and the vocabulary in a folder for LAVIS. Raises `FatalError` that says what is missing."""
     folder = Path(model).expanduser()
     checkpoints, vocabulary = sorted(folder.glob("*.pth")), folder / "vocab.txt"
     if len(checkpoints) != 1 or not vocabulary.is_file():

@@ -121,7 +121,7 @@ def export(model: BlipForConditionalGeneration, folder: Path) -> None:
 
 
 class Learner(nn.Module):
-    """The captioner with two auxiliary heads: one predicts the categories and roles in each patch, one the image's relations.
+    """The captioner with auxiliary heads for the categories and roles in each patch and for the image's relations.
 
     Shapes: B images, N patches, L tokens of all captions of an image in a row, T parts, R relations.
     """

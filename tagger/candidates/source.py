@@ -51,7 +51,8 @@ class CandidateSource(Protocol):
     ) -> Candidates:
         """Returns candidates for the boxes of one image; `captions` holds the caption number of each triplet.
 
-        `known`: the categories of other images, which distinguish a noun without a box here from one without a category.
+        `known`: the categories of other images, which distinguish a noun without a box here from one without a
+        category.
         """
 
 
@@ -76,7 +77,7 @@ def dropped(
     nouns: NounReader,
     known: Collection[str],
 ) -> Dropped:
-    """Returns the reason why triplet `number` leads to no candidate. `subjects`, `objects`: boxes that its nouns may mean."""
+    """Returns why triplet `number` leads to no candidate. `subjects`, `objects`: boxes that its nouns may mean."""
     if not predicate:
         return Dropped(number, Loss.NO_PREDICATE, triplet.predicate_lemma)
     ends = (

@@ -1,4 +1,4 @@
-"""What the categories of every dataset share: broader words with their kinds, and phrases that only seem to name one."""
+"""What the categories of all datasets share: broader words with their kinds, and phrases of other things."""
 
 from tagger.english.words import phrases
 

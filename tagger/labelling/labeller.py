@@ -6,7 +6,8 @@ its other categories and predicates; its groups are its distinct pairs of boxes 
 Batching changes no score: images share a pass through the encoder only when their pixels have the same shape and their
 lists are the same, and a pass through the decoders only when their shapes are the same.
 
-Shapes: B images, H×W pixels, N pairs, T object texts (the last is "no objects"), P predicate texts, D width, E text width.
+Shapes: B images, H×W pixels, N pairs, T object texts (the last is "no objects"), P predicate texts, D and E width of
+features and of texts.
 """
 
 from __future__ import annotations

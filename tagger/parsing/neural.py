@@ -136,7 +136,7 @@ def _triplet(
 
 
 def _find(caption: str, words: str, noun: bool, taken: Sequence[Place] = ()) -> Place | None:
-    """Finds where the caption has the words in sequence, by lemma, outside of `taken`; ignores articles between them."""
+    """Finds where the caption has the words in sequence, by lemma, outside of `taken`; ignores articles."""
     lemma = noun_lemma if noun else _predicate_lemma
     wanted = [lemma(word) for word in _WORD.findall(words.lower()) if word not in DETERMINERS]
     tokens = [

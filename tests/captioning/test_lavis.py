@@ -95,11 +95,11 @@ def test_batch_and_order_change_no_bit(lavis: LavisCaptioner, pictures: Pictures
 
 def test_a_killed_worker_is_replaced_and_the_captions_stay(lavis: LavisCaptioner, pictures: Pictures) -> None:
     before = lavis.caption(pictures[:2], [0, 1])
-    first = lavis.worker_pid
+    first = lavis.worker
     assert first is not None
-    os.kill(first, signal.SIGKILL)
+    os.kill(first.process.pid, signal.SIGKILL)
     assert lavis.caption(pictures[:2], [0, 1]) == before
-    assert lavis.worker_pid not in (None, first)
+    assert lavis.worker not in (None, first)
 
 
 def test_weights_that_are_no_captioner_are_named(python: Path, one_blip: Models, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_weights_that_are_no_captioner_are_named(python: Path, one_blip: Models,
     captioner = LavisCaptioner(settings((tmp_path, tmp_path), python))
     with pytest.raises(FatalError, match=r"(?s)can't load .*half\.pth.*KeyError"):
         captioner.caption([Image.new("RGB", (8, 8))], [1])
-    assert captioner.worker_pid is None
+    assert captioner.worker is None
 
 
 def test_weights_of_a_stranger_are_looked_at_before_a_worker_reads_them(one_blip: Models, tmp_path: Path) -> None:
