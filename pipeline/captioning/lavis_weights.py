@@ -84,8 +84,10 @@ def _renamed(
     for name, values in state.items():
         if name.endswith("position_ids"):
             continue
-        found = re.match(rf"{re.escape(block[0])}(\d+)\.(.*)", name)
-        names, start, rest = (in_block, f"{block[1]}{found[1]}.", found[2]) if found else (outside, "", name)
+        block_name = re.match(rf"{re.escape(block[0])}(\d+)\.(.*)", name)
+        names, start, rest = (
+            (in_block, f"{block[1]}{block_name[1]}.", block_name[2]) if block_name else (outside, "", name)
+        )
         prefix = next((old for old in names if rest.startswith(old)), None)
         if prefix is None:
             raise FatalError(f"{name}: not a captioning BLIP's weight; expected names like {', '.join([*outside][:3])}")

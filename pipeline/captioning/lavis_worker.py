@@ -72,10 +72,10 @@ def build(weights: Path, vocabulary: Path, prompt: str) -> Any:
 
 def _only_the_captioner() -> None:
     """Keep LAVIS's packages from importing all models, tasks and datasets, with everything those require."""
-    found = PathFinder.find_spec("lavis")
-    if found is None or not found.submodule_search_locations:
+    package = PathFinder.find_spec("lavis")
+    if package is None or not package.submodule_search_locations:
         raise ImportError(f"{sys.executable} has no salesforce-lavis; rebuild the environment with `make lavis-env`")
-    root = found.submodule_search_locations[0]
+    root = package.submodule_search_locations[0]
     for name, folder in (("lavis", root), ("lavis.models", f"{root}/models")):
         sys.modules[name] = ModuleType(name)
         sys.modules[name].__path__ = [folder]

@@ -58,13 +58,15 @@ class Extraction:
         self._adjacent_mentions()
         if implied:
             self._activities()
-        found = [
+        triplets = [
             triplet
             for (subject, object_, lemma), triplet in self._found.items()
             if lemma not in _SAID_BY_PRONOUN or (subject, object_) not in self._said_by_pronoun
         ]
-        found += consequences(found) if implied else []
-        return sorted(found, key=lambda triplet: (triplet.predicate_start, triplet.subject_start, triplet.object_start))
+        triplets += consequences(triplets) if implied else []
+        return sorted(
+            triplets, key=lambda triplet: (triplet.predicate_start, triplet.subject_start, triplet.object_start)
+        )
 
     def _activities(self) -> None:
         """Adds what activities imply ("a man skiing", "a skier": on skis) unless the caption itself relates the two."""
@@ -94,8 +96,8 @@ class Extraction:
 
     def _imply(self, subject: Token, word: Token, means: Means) -> None:
         predicate, noun = means[0], phrase_lemma(means[1])
-        said = (found for (at, _, _), found in self._found.items() if at == subject.i and found.rule != IMPLIED)
-        if any(found.object_lemma == noun for found in said):
+        stated_of_subject = (t for (at, _, _), t in self._found.items() if at == subject.i and t.rule != IMPLIED)
+        if any(triplet.object_lemma == noun for triplet in stated_of_subject):
             return
         stated = self._triplet(subject, word, (word.i, word.i + 1), Reading(predicate, False, IMPLIED))
         count = stated.subject_count

@@ -54,7 +54,10 @@ _Key = tuple[int, int, int, int, int]
 
 
 class PartsOfSpeech:
-    """Sets `pos` as the pipeline's own ruler does; tags and labels stay, lemmas and morphology are not set."""
+    """Sets `pos` as the pipeline's own ruler does, whose patterns take a fifth of the parsing time, from a cache.
+
+    Tags and labels stay; lemmas and morphology are not set.
+    """
 
     def __init__(self, parser: Language) -> None:
         """`parser` must satisfy `suits`."""
@@ -85,8 +88,8 @@ class PartsOfSpeech:
             before = label
         known = self._known
         try:
-            found: Any = np.array([[known[key]] for key in keys], dtype=np.uint64)
-            doc.from_array([POS], found)
+            parts: Any = np.array([[known[key]] for key in keys], dtype=np.uint64)
+            doc.from_array([POS], parts)
         except KeyError:
             self._learn(doc, keys)
         return doc

@@ -97,13 +97,16 @@ class Mentions:
     def attributes(self, token: Token) -> tuple[str, ...]:
         """Returns the adjectives and nouns that describe the noun but are not part of its lemma, in order."""
         named = self.lemma(token).split()
-        found = []
+        describing = []
         for child in token.lefts:
             if child.dep_ in _DESCRIBING and child.lower_ not in named and child.lower_ not in _NUMBERS:
-                found += [child, *(joined for joined in child.rights if joined.dep_ == "conj" and joined.i < token.i)]
+                describing += [
+                    child,
+                    *(joined for joined in child.rights if joined.dep_ == "conj" and joined.i < token.i),
+                ]
         if token.dep_ == "nsubj" and token.head.pos_ == "AUX":
-            found += [child for child in token.head.rights if child.dep_ == "acomp" and child.pos_ == "ADJ"]
-        return tuple(word.lower_ for word in found if word.is_alpha)
+            describing += [child for child in token.head.rights if child.dep_ == "acomp" and child.pos_ == "ADJ"]
+        return tuple(word.lower_ for word in describing if word.is_alpha)
 
     def referents(self, token: Token) -> list[Token]:
         """Returns the nouns that a noun stands for: itself, or what a quantity or picture noun is "of"."""
@@ -129,11 +132,11 @@ class Mentions:
 
     def coordinated(self, token: Token) -> list[Token]:
         """Returns the noun and the nouns coordinated with it to its right, in order."""
-        found = [token]
+        members = [token]
         for conjunct, left in sorted(self._left_conjunct.items()):
-            if any(left == member.i for member in found):
-                found.append(self._doc[conjunct])
-        return found
+            if any(left == member.i for member in members):
+                members.append(self._doc[conjunct])
+        return members
 
     def modified(self, noun: Token, modifier: Token) -> list[Token]:
         """Returns the nouns that a modifier after `noun` describes: both in "a man and a woman on a bench".
@@ -242,11 +245,6 @@ class Phrase:
     start: int
     end: int
     object: Token | None
-
-    @property
-    def reciprocal(self) -> bool:
-        """Whether the phrase relates its subjects to each other."""
-        return self.object is None
 
 
 class Phrases:
