@@ -107,7 +107,11 @@ class TemporaryServer:
         port = self.address.rpartition(":")[2]
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
         # By default, any page that is open in a browser of this machine may read from the server and write to it.
-        own = {"PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{self.address},http://localhost:{port}"}
+        own = {
+            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{self.address},http://localhost:{port}",
+            # A browser sends a POST without Content-Type before it asks whether it may. Its page has no token.
+            "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+        }
         parent = os.getpid()
         return subprocess.Popen(
             [*command, "--no-scheduler", "--no-late-runs", "--analytics-off"],

@@ -114,7 +114,7 @@ def match_by_substrings(span: str, categories: Collection[str], paraphrases: Par
     """Returns the last of `categories` that has a phrase anywhere in the span, as the authors do; empty if none has.
 
     By this rule "a chair" is a person, because "hair" is a phrase of person, unless a later category matches too.
-    A category without paraphrases matches by its own name (docs/triplets.md, Other ways to candidates).
+    A category without paraphrases matches by its own name (docs/labels.md, Other ways to candidates).
     """
     lowered = span.lower()
     matching = [

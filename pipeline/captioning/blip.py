@@ -229,7 +229,7 @@ class MatchScorer:
 
 
 def pair_crops(image: Image.Image, boxes: Sequence[Mapping[str, Any]], most: int) -> list[Image.Image]:
-    """Crop the image around each of the first `most` unordered pairs of boxes (docs/captioning.md), ignoring crowds.
+    """Crop the image around each of the first `most` unordered pairs of boxes (docs/labels.md), ignoring crowds.
 
     Boxes are x, y, w, h in pixels; the rectangle around a pair grows to whole pixels and ends at the image's border.
     (The authors' script ignored the right and bottom of the second box.)

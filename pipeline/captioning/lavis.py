@@ -46,8 +46,7 @@ class LavisCaptioner:
         self._settings = settings
         self._weights, self._vocabulary = find_lavis_model(settings.model)
         self._python = find_lavis_python(settings.lavis_python)
-        self.worker: _Worker | None = None
-        """The running process; None before the first batch and after it died."""
+        self._worker: _Worker | None = None
 
     def caption(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:
         """Caption each image, in the order of `images`: `draws` captions, or one with beam search."""
@@ -59,14 +58,14 @@ class LavisCaptioner:
 
     def close(self) -> None:
         """Stop the worker; the next batch starts another."""
-        if self.worker is not None:
-            self.worker.end()
-            self.worker = None
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
 
     def _batch(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                worker = self.worker = self.worker or self._started()
+                worker = self._worker = self._worker or self._started()
                 answer = worker.ask(*self._message(worker.side, images, image_ids))
             except _Died as died:
                 self.close()
@@ -127,15 +126,15 @@ class _Worker:
     """Side in pixels of the square image that its network takes."""
 
     def __init__(self, python: Path) -> None:
-        self.process = subprocess.Popen(
+        self._process = subprocess.Popen(
             [python, "-I", WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
         )
-        assert self.process.stdin and self.process.stdout
-        self._pipe = Pipe(self.process.stdout, self.process.stdin)  # type: ignore[arg-type]
+        assert self._process.stdin and self._process.stdout
+        self._pipe = Pipe(self._process.stdout, self._process.stdin)  # type: ignore[arg-type]
         self._last_lines: deque[str] = deque(maxlen=20)
         self._listener = Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -153,10 +152,10 @@ class _Worker:
 
     def end(self) -> None:
         """Kill the process if it is alive, and wait for its end."""
-        self.process.kill()
-        self.process.wait()
+        self._process.kill()
+        self._process.wait()
         self._listener.join()
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             assert stream
             try:
                 stream.close()
@@ -164,12 +163,12 @@ class _Worker:
                 continue
 
     def _listen(self) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
+        assert self._process.stderr
+        for line in self._process.stderr:
             self._last_lines.append(line.decode(errors="replace").rstrip())
 
     def _how_it_ended(self) -> str:
-        code = self.process.wait()
+        code = self._process.wait()
         self._listener.join()
         end = f"signal {-code}" if code < 0 else f"exit code {code}"
         lines = "\n".join(self._last_lines) or "nothing"

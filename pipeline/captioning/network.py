@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.packed_linear import PackedLinear
+from models.layers import PackedLinear
 from pipeline.captioning.captioner import ImageInput
 from pipeline.data.images.resize import resized
 
@@ -50,7 +50,7 @@ def _square(image: ImageInput, side: int) -> Tensor:
 class Pixels:
     """Turns images into network input: B x 3 x side x side, normalised as the model's folder states.
 
-    Images become squares without keeping their aspect ratio (docs/captioning.md, Pixels).
+    Images become squares without keeping their aspect ratio (docs/labels.md, Pixels).
     """
 
     def __init__(self, folder: Path, side: int, device: torch.device, dtype: torch.dtype) -> None:

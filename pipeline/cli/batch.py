@@ -12,11 +12,11 @@ from PIL import Image
 from pipeline.cli.contact_sheet import contact_sheet, labelled_cell
 from pipeline.cli.recorded_training import RecordedTraining
 from pipeline.data.images.opening import BadImage
-from pipeline.interop.publish_shards import counted
 from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
+from pipeline.runtime.wording import counted
+from pipeline.training.batches import Shown, StepImage, step_images
 from pipeline.training.sample import TrainingSample
-from pipeline.training.step_images import Shown, StepImage, step_images
 from storage.atomic import atomic_file
 from storage.errors import FatalError, translate_os_errors
 from storage.open_store import Address, existing_store

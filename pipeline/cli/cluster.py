@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.training.launch.agent import join
 from pipeline.training.launch.ray_nodes import join_with_ray
 from pipeline.training.launch.slurm import sbatch_script, training_overrides

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, kept_labels
-from pipeline.labels.label_funnel import candidates
 from pipeline.labels.label_overrides import Overrides, overrides_of
+from pipeline.labels.labelled_partitions import candidates
 from pipeline.report.label_view import LabelView
 from pipeline.report.steps import summaries
 from pipeline.report.variants import score_name, variant_scores

@@ -1,10 +1,11 @@
-"""What `rlip verify` reads besides artifacts: records of runs, cuts, verdicts, reports, and every cache in the store's folder."""
+"""What `rlip verify` reads besides artifacts: records, partition maps, verdicts, reports, and caches in the store's folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.data.datasets.index_files import damaged_indexes
+from pipeline.data.datasets.record_index import damaged_indexes
+from pipeline.data.partitioning import damaged_digests
 from pipeline.labels.verdict_log import VERDICTS, VerdictLog
 from pipeline.report.report_folder import damaged_reports
 from pipeline.report.view import REPORTS
@@ -24,10 +25,11 @@ def damaged_files(store: Store) -> Iterator[DamagedFile]:
     A cache that a recipe keeps outside the store is not found here; like these, it is verified where it is read.
     """
     yield from find_record_damage(store)
-    for folder, what in damaged_indexes(store.root / "indexes"):
+    indexes = store.root / "indexes"
+    for path, what in (*damaged_indexes(indexes), *damaged_digests(indexes)):
         if what:
-            yield DamagedFile(folder, what, is_cache=True)
-    for index in sorted((store.root / "indexes" / "review").glob("*.duckdb")):
+            yield DamagedFile(path, what, is_cache=True)
+    for index in sorted((indexes / "review").glob("*.duckdb")):
         if fault := index_fault(index):
             yield DamagedFile(index, fault, is_cache=True)
     parses = store.root / "parses.sqlite"

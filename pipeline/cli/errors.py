@@ -8,6 +8,8 @@ from typing import TextIO
 
 import typer
 
+from pipeline.runtime.wording import printable
+
 LONGEST = 8_000
 """Characters of a message that are printed. Names in files from elsewhere may be of any length."""
 _EXTRAS = {"duckdb": "review", "fastapi": "review", "uvicorn": "review"}
@@ -16,7 +18,10 @@ _RESUMES = " Everything committed is kept: run the same command again to resume.
 
 
 class errors_reported:  # noqa: N801 - used like a function
-    """Turns a `PipelineError` into one message and exit code 1, Ctrl-C and SIGTERM into one and exit code 130.
+    """Turns bad input into one message and exit code 1, Ctrl-C and SIGTERM into one and exit code 130.
+
+    Bad input is a `PipelineError`, and what any code may meet: a file that can't be used, a name that isn't UTF-8, and more
+    than fits in memory. Other errors are those of the program, and keep their traceback.
 
     `resumes`: whether the command goes on where it stopped, which the message then says.
     """
@@ -40,17 +45,35 @@ class errors_reported:  # noqa: N801 - used like a function
         if isinstance(error, KeyboardInterrupt):
             sys.stderr.write(f"\nStopped.{self._advice}\n")
             raise typer.Exit(130) from None
-        from storage.errors import PipelineError, RetryableError
+        from storage.errors import RetryableError
 
         if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
             sys.stderr.write(f"Error: this needs {error.name}: pip install 'rlip[{_EXTRAS[error.name]}]'\n")
             raise typer.Exit(1) from None
-        if isinstance(error, PipelineError):
+        if message := _message(error):
             advice = (
                 "\nA retry may help: run the same command again to resume." if isinstance(error, RetryableError) else ""
             )
-            sys.stderr.write(f"Error: {as_printed(str(error))}{advice}\n")
+            sys.stderr.write(f"Error: {as_printed(message)}{advice}\n")
             raise typer.Exit(1) from None
+
+
+def _message(error: BaseException) -> str:
+    """What to tell of bad input; "" for an error of the program."""
+    from storage.errors import PipelineError
+
+    if isinstance(error, PipelineError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename2 or error.filename
+        return (
+            f"{where}: {error.strerror}; name another file or folder, or change this one" if where else error.strerror
+        )
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object[:LONGEST]!r} is not UTF-8; rename the file, or type the text in a terminal of UTF-8"
+    if isinstance(error, MemoryError):
+        return "out of memory; ask for less at once, or use a machine with more"
+    return ""
 
 
 def _show_warning(
@@ -75,7 +98,7 @@ def as_printed(message: str) -> str:
     from storage.secrets import redacted
 
     shown = redacted(message if len(message) <= LONGEST else f"{message[:LONGEST]}…")
-    return "".join(character if character.isprintable() or character == "\n" else "�" for character in shown)
+    return printable(shown, keep="\n")
 
 
 def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:

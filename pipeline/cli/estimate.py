@@ -11,14 +11,15 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.report.formatting import bytes_in_words, table
-from pipeline.report.step_costs import ESTIMATE
+from pipeline.report.steps import ESTIMATE
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require_readable
 from pipeline.run.estimate import Estimate, estimate, with_trainings
 from pipeline.run.planner import Planner
 from pipeline.run.prepare import read_annotations
 from pipeline.run.progress import open_display
-from pipeline.run.recipe import RunSection, load_recipe
+from pipeline.run.recipe import RunSection
+from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError
 from storage.runs import find_run
 

@@ -14,25 +14,29 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.convert import further_files
-from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import read_image
 from pipeline.evaluation import benchmark as benchmarks
 from pipeline.evaluation.anatomy import AnatomyRules, dissect
 from pipeline.evaluation.benchmark import Evaluated, Options, hico_triplets
-from pipeline.evaluation.detections.over_truth import DetectionSet
-from pipeline.evaluation.detections.read import read_detections
+from pipeline.evaluation.detections.read import DetectionSet, read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import Triplet
-from pipeline.evaluation.interaction_list import read_interactions
-from pipeline.evaluation.splits import PUBLISHED, Split, published_split, read_positions, split_of_positions
+from pipeline.evaluation.splits import (
+    PUBLISHED,
+    Split,
+    published_split,
+    read_interactions,
+    read_positions,
+    split_of_positions,
+)
 from pipeline.evaluation.summary import Figure, summarise
+from pipeline.evaluation.vcoco import VcocoRoles
 from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
-from pipeline.evaluation.vcoco_role_relations import VcocoRoles
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
+from pipeline.report.evaluation_images import EvaluatedImages
 from pipeline.report.evaluation_page import evaluation_markdown, write_evaluation_page
-from pipeline.report.evaluation_pictures import EvaluatedImages
 from storage.atomic import write_atomic
 from storage.errors import FatalError, translate_os_errors
 
@@ -111,10 +115,8 @@ def evaluate_detections(asked: EvaluationRequest, as_json: bool) -> None:
                 )
                 split = options.split.name if options.split else ""
                 _write_report(asked.report, asked, shown, evaluated, split if split in PUBLISHED else "full")
-    except (ValueError, AnnotationError) as error:
+    except ValueError as error:
         raise FatalError(str(error)) from error
-    except OSError as error:
-        raise FatalError(f"{error.filename}: {error.strerror}; name a file that can be read") from error
     if as_json:
         rows = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in evaluated.figures]
         print(json.dumps({"benchmark": benchmark, "figures": rows}, allow_nan=False))

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection
 
 from pipeline.labels.audit_sample import RIGHT, WRONG
-from pipeline.labels.label_funnel import images_with_boxes
-from pipeline.labels.verdict_summary import StandingVerdicts, outcome_of
-from pipeline.labels.verdicts import JudgedRelation, box4
+from pipeline.labels.labelled_partitions import images_with_boxes
+from pipeline.labels.verdict_summary import outcome_of
+from pipeline.labels.verdicts import JudgedRelation, StandingVerdicts, box4
 from storage.runs import Run
 
 Scores = dict[JudgedRelation, float]

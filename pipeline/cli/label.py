@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.cli.run import run_context
-from pipeline.data.datasets.bare_images import id_of_name, picture_names
+from pipeline.data.datasets.bare_images import id_of_name, image_names
 from pipeline.data.images.folders import open_folder
 from pipeline.interop.label_files import LabelFiles, write_label_files
 from pipeline.report.formatting import sanitise
 from pipeline.run.context import RunContext
-from pipeline.run.recipe import Recipe, recipe_of
-from pipeline.run.recipe_files import RecipeValues
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import RecipeValues, recipe_of
 from pipeline.runtime.settings import apply_override
 from storage.errors import FatalError
 
@@ -70,7 +70,7 @@ class LabelRequest:
             "caption": caption,
             "tag": {"weights": self.tagger},
             # A folder from the web has files that are no images. They are named in the end, and don't stop the rest.
-            "run": {"max_reject_share": 1.0},
+            "run": {"checks": {"max_overall_reject_share": 1.0}},
         }
         if self.threshold is not None:
             detect["threshold"] = self.threshold
@@ -110,7 +110,7 @@ def label_folder(request: LabelRequest, out: Path | None, as_json: bool) -> Labe
 def _left_out(context: RunContext) -> dict[str, str]:
     """Name of each image that can't be read, or is left out for another reason → the reason."""
     (source,) = context.recipe.data.sources
-    names = {id_of_name(name): name for name in picture_names(open_folder(source.image_root))}
+    names = {id_of_name(name): name for name in image_names(open_folder(source.image_root))}
     found: dict[str, str] = {}
     for step in ("ingest", "detect"):
         for artifact in context.run.artifacts(step).values():

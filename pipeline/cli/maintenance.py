@@ -16,11 +16,10 @@ from pipeline.report.formatting import bytes_in_words, table
 from pipeline.report.report_folder import remove_report
 from storage.damage import Damage, DamagedFile, find_damage
 from storage.errors import FatalError
-from storage.garbage import find_garbage
+from storage.garbage import Share, find_garbage, usage_of
 from storage.open_store import Address, existing_store
 from storage.runs import find_run
 from storage.store import Store
-from storage.usage import Share, usage_of
 
 DAY = 86400.0
 
@@ -28,7 +27,8 @@ DAY = 86400.0
 def verify(root: Address, run_name: str | None, repair: bool, as_json: bool) -> None:
     """Read every artifact of a run, or everything in the store, again. Report damage and, with `repair`, remove it.
 
-    Records of runs, cuts and verdicts are not removed: their messages say what that would cost. Raises `FatalError` when damage
+    Records of runs, partition maps and verdicts are not removed: their messages say what that would cost. Raises `FatalError`
+    when damage
     remains in the store, so that scripts see it.
     """
     store = existing_store(root)

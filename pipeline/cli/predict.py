@@ -17,10 +17,10 @@ from models.config import ConfigError
 from models.weights import load
 from models.weights_file import WeightsError
 from pipeline.cli.contact_sheet import labelled_cell
+from pipeline.data.datasets.annotations import read_text, readable
 from pipeline.data.datasets.bare_images import SUFFIXES
-from pipeline.data.images.opening import BadImage, read_image
-from pipeline.data.images.prefetch import read_ahead
-from pipeline.evaluation.detections.writer import DetectionsWriter
+from pipeline.data.images.opening import BadImage, read_ahead, read_image
+from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
@@ -122,15 +122,17 @@ def _found(
     """Yields each image that can be read with its columns of the table."""
     waiting: deque[tuple[Path, Image]] = deque()
 
-    def readable() -> Iterator[Image]:
+    def opened() -> Iterator[Image]:
         for path, image in zip(files, read_ahead(files, read_image, ahead=batch), strict=True):
             if isinstance(image, BadImage):
                 left_out[path] = image
+            elif readable(str(path)) != str(path):
+                left_out[path] = BadImage("file name not usable", "not UTF-8")
             else:
                 waiting.append((path, image))
                 yield image
 
-    for found in predictor.predict(readable(), batch):
+    for found in predictor.predict(opened(), batch):
         path, image = waiting.popleft()
         yield path, image, found.row(names)
 
@@ -148,13 +150,9 @@ def _names(kind: str, given: str | None, known: Sequence[str]) -> tuple[str, ...
         source = f"{VOCABULARY} beside the weights"
     elif given.startswith("@"):
         source = given[1:]
-        try:
-            names = Path(source).read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise FatalError(
-                f"--{kind} {given}: can't be read ({error}); name a text file with one name a line"
-            ) from error
+        names = read_text(Path(source), f"names of {kind}, one a line").splitlines()
     else:
+        given.encode()  # `errors_reported` tells of text that isn't UTF-8
         names, source = given.split(","), f"--{kind}"
     unique = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not unique:
@@ -193,5 +191,5 @@ def _seen(row: Mapping[str, Any], width: int) -> SeenLabels:
 
 
 def _listed(left_out: Mapping[Path, BadImage]) -> str:
-    first = [f"{path} ({bad})" for path, bad in list(left_out.items())[:5]]
+    first = [readable(f"{path} ({bad})") for path, bad in list(left_out.items())[:5]]
     return ", ".join(first) + (f", and {len(left_out) - 5} more" if len(left_out) > 5 else "")

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.labels.kept_labels import choice_or_all
-from pipeline.report.curves import has_training
 from pipeline.report.report_folder import report_folder
 from pipeline.report.static_report import write_report
+from pipeline.report.training_charts import has_training
 from pipeline.report.view import RunView
 from pipeline.run.context import run_view
-from pipeline.run.recipe import STARTED, Recipe, recorded_recipe
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import STARTED, recorded_recipe
 from storage.errors import FatalError
 from storage.open_store import Address, existing_store
 from storage.runs import Run, RunRecord, find_run

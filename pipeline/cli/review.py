@@ -48,12 +48,10 @@ def serve_review(root: Address, run_name: str, options: ReviewOptions) -> None:
     """Serve the page until Ctrl-C. Prints the link that opens it."""
     import uvicorn
 
-    from pipeline.review.access.password import read_password
-    from pipeline.review.access.protect import protect
-    from pipeline.review.access.server import server_settings
-    from pipeline.review.access.terms import Access
-    from pipeline.review.app import create_app
-    from pipeline.review.desk import Desk
+    from pipeline.review.access import Access, kept_secret, read_password
+    from pipeline.review.app import page_routes
+    from pipeline.review.entrance import protected, server_settings
+    from pipeline.review.review_state import ReviewState
 
     store = existing_store(root)
     run = find_run(store, run_name)
@@ -64,17 +62,21 @@ def serve_review(root: Address, run_name: str, options: ReviewOptions) -> None:
     password = read_password(os.environ, options.password_file)
     listener = _listen(options.host, options.port)
     port = listener.getsockname()[1]
-    if password is None:
-        access = Access.local(port, options.reviewer or _user(), options.read_only)
-    else:
-        names = options.names or (f"{options.host}:{port}",)
-        access = Access.with_password(names, password, options.read_only)
-    access.check_address(options.host)
+    index = store.root / "indexes" / "review" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', run_name)}.duckdb"
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    access = Access(
+        names=options.names or (f"{host}:{port}",),
+        secret=kept_secret(index.with_suffix(".secret")),
+        reviewer=options.reviewer or _user(),
+        password=password,
+        read_only=options.read_only,
+    )
+    access.require_password_beyond_loopback(options.host)
     console = Console(stderr=True)
     with console.status("Indexing the run") as status:
-        desk = Desk(
+        state = ReviewState(
             view,
-            store.root / "indexes" / "review" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', run_name)}.duckdb",
+            index,
             verdicts,
             against,
             planned={} if recipe is None else {step.name: step.needs for step in build_steps(recipe)},
@@ -83,14 +85,13 @@ def serve_review(root: Address, run_name: str, options: ReviewOptions) -> None:
     try:
         # Errors of pages go to the package's log; without a handler nobody would see them.
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-        desk.watch()
-        app = protect(create_app(desk, access.read_only, signed_in=access.password is not None), access)
-        server = uvicorn.Server(server_settings(app, access, options.host, port))
-        address = access.url or f"http://{(options.names or (f'{options.host}:{port}',))[0]}/"
-        print(f"Review {run_name}: {address}\nVerdicts: {verdicts}\nCtrl-C ends the server.", flush=True)
+        state.watch()
+        app = protected(page_routes(state, access.read_only, signed_in=password is not None), access)
+        server = uvicorn.Server(server_settings(app, options.host, port))
+        print(f"Review {run_name}: {access.url}\nVerdicts: {verdicts}\nCtrl-C ends the server.", flush=True)
         server.run(sockets=[listener])
     finally:
-        desk.close()
+        state.close()
         listener.close()
 
 

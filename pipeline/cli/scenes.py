@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pipeline.run.prepare import write_world
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pipeline.cli.contact_sheet import contact_sheet, labelled_cell
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, decode_image
-from pipeline.interop.publish_shards import counted
-from pipeline.interop.shard_samples import LONGEST_LABELS, TarSample, read_labels, read_member, tar_samples
+from pipeline.interop.shard_samples import MAX_LABELS_SIZE, TarSample, read_labels, read_member, tar_samples
 from pipeline.report.formatting import bytes_in_words, sanitise
+from pipeline.runtime.wording import counted
 from storage.atomic import atomic_file
 from storage.errors import FatalError, translate_os_errors
 
@@ -31,7 +31,7 @@ def preview_shard(tar: Path, out: Path, samples: int) -> None:
     with tar.open("rb") as file:
         for sample in shown:
             image, labels = sample.image(), sample.labels()
-            data = read_member(file.fileno(), labels, LONGEST_LABELS) if labels is not None else None
+            data = read_member(file.fileno(), labels, MAX_LABELS_SIZE) if labels is not None else None
             seen = read_labels(data) if data is not None else None
             pixels = read_member(file.fileno(), image, DEFAULT_LIMITS.max_bytes) if image is not None else None
             if pixels is None:

@@ -14,13 +14,20 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from pipeline.cli.shard_contents import Contents, contents_of, gaps_of
-from pipeline.interop.publish_shards import CHECKSUMS, checksum_faults, counted, listed_tars
-from pipeline.interop.shard_index_files import ENERGON_FOLDER, LoaderIndex, index_files
+from pipeline.interop.publish_shards import (
+    CHECKSUMS,
+    ENERGON_FOLDER,
+    LoaderIndex,
+    checksum_faults,
+    index_files,
+    listed_tars,
+)
 from pipeline.interop.shard_samples import (
     require_tar,
     tar_samples,
 )
 from pipeline.report.formatting import bytes_in_words, sanitise
+from pipeline.runtime.wording import counted
 from storage.atomic import write_atomic
 from storage.errors import FatalError, translate_os_errors
 from storage.shards.index import Progress as Report

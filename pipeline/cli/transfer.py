@@ -9,16 +9,14 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.progress import Progress
 
-from pipeline.data.partitioning import CUTS, Cut, cuts_of, load_cut
+from pipeline.data.partitioning import PARTITION_MAPS, PartitionMap, load_partition_map, partition_maps_of
 from pipeline.runtime.stage import dataset_of
-from storage.damage import CUT_LIMITS, CUT_REMEDY
+from storage.damage import PARTITION_MAP_LIMITS, PARTITION_MAP_REMEDY
 from storage.errors import FatalError
 from storage.json_files import parse_json
-from storage.limited_reader import LimitedReader
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.open_store import Address, existing_store, open_store
-from storage.run_records import documents_of, history_of, steps_of
-from storage.runs import Run, RunRecord, find_run
+from storage.runs import Run, RunRecord, documents_of, find_run, history_of, steps_of
 from storage.store import Store
 
 Report = Callable[[int, int], None]
@@ -82,7 +80,7 @@ def push(
                 f"run {run.name!r} needs {stage} {key[:12]}, which the store has lost; run its recipe again"
             )
     remote.put_run(run)
-    _push_cuts(run, remote)
+    _push_partition_maps(run, remote)
     report(len(lacking), len(lacking))
     behind = (name for name, places in earlier.items() if any(key not in there[stage] for stage, key in places))
     return Copied(len(asked), copied, tuple(behind))
@@ -116,11 +114,10 @@ def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
             f"{remote.url} has the records of {state}, but not {len(absent)} of its {len(places)} artifacts; push them from the "
             f"store that has them with `rlip push {state} {remote.url}`"
         )
-    with LimitedReader() as reader:
-        for done, (stage, key) in enumerate(lacking):
-            report(done, len(lacking))
-            remote.get(stage, key, run.store, reader)
-    _pull_cuts(run.store, remote, {dataset_of(part) for step in steps.values() for part in step.partitions})
+    for done, (stage, key) in enumerate(lacking):
+        report(done, len(lacking))
+        remote.get(stage, key, run.store)
+    _pull_partition_maps(run.store, remote, {dataset_of(part) for step in steps.values() for part in step.partitions})
     if not number or not run.exists:
         for step, entry in steps.items():
             run.record(step, entry.stage, entry.partitions)
@@ -137,22 +134,22 @@ def _places(run: Run) -> list[tuple[str, str]]:
     return [(run.stage(step), key) for step in run.steps() for key in run.keys(step).values()]
 
 
-def _push_cuts(run: Run, remote: ObjectStoreArtifacts) -> None:
+def _push_partition_maps(run: Run, remote: ObjectStoreArtifacts) -> None:
     """Copy how the datasets of a run are partitioned, so that a run on them elsewhere finds the artifacts."""
-    folder = run.store.root / CUTS
+    folder = run.store.root / PARTITION_MAPS
     names = [path.name for path in folder.glob("*.json")]
     datasets = {dataset_of(partition) for step in run.steps() for partition in run.keys(step)}
-    for name in dict.fromkeys(name for dataset in datasets for name in cuts_of(names, dataset)):
-        remote.files.write(f"{CUTS}/{name}", (folder / name).read_bytes())
+    for name in dict.fromkeys(name for dataset in datasets for name in partition_maps_of(names, dataset)):
+        remote.files.write(f"{PARTITION_MAPS}/{name}", (folder / name).read_bytes())
 
 
-def _pull_cuts(store: Store, remote: ObjectStoreArtifacts, datasets: set[str]) -> None:
-    """Copy cuts that this store lacks, or of which it has only the first partitions. Raises `FatalError` for a bad one."""
-    names = remote.files.listing(CUTS)
-    wanted = [f"{CUTS}/{name}" for dataset in datasets for name in cuts_of(names, dataset)]
+def _pull_partition_maps(store: Store, remote: ObjectStoreArtifacts, datasets: set[str]) -> None:
+    """Copy partition maps that this store lacks or has only the first partitions of. Raises `FatalError` for a bad one."""
+    names = remote.files.listing(PARTITION_MAPS)
+    wanted = [f"{PARTITION_MAPS}/{name}" for dataset in datasets for name in partition_maps_of(names, dataset)]
     for path, data in remote.files.read_many(wanted).items():
-        theirs = parse_json(data, Cut, f"{remote.url}/{path}", CUT_REMEDY, CUT_LIMITS)
-        mine = load_cut(store.root / path).partitions
+        theirs = parse_json(data, PartitionMap, f"{remote.url}/{path}", PARTITION_MAP_REMEDY, PARTITION_MAP_LIMITS)
+        mine = load_partition_map(store.root / path).partitions
         if theirs.partitions[: len(mine)] == mine and len(theirs.partitions) > len(mine):
             store.put(store.root / path, data)
 

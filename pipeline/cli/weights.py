@@ -14,13 +14,11 @@ from rich.table import Table
 
 from models.config import ConfigError, NetworkConfig
 from models.official.checkpoint import read_checkpoint
-from models.official.export import export_checkpoint, write_checkpoint
+from models.official.export import differences, export_checkpoint, official_options, write_checkpoint
 from models.official.imported import Imported, import_checkpoint
-from models.official.kind import kind_of
-from models.official.options import differences, official_options
-from models.state_dict_diff import by_part
+from models.official.sizes import kind_of
 from models.weights import load, write
-from models.weights_file import WeightsError, is_own, read_config, read_shapes
+from models.weights_file import WeightsError, by_part, is_own, read_config, read_shapes
 from pipeline.runtime.settings import apply_override
 from storage.atomic import atomic_file
 from storage.errors import FatalError

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from storage.artifact import Artifact
-from storage.changes import Change, changes
 from storage.errors import FatalError
+from storage.keys import Change, changes
 from storage.open_store import Address, existing_store
 from storage.runs import Run, find_run
 from storage.store import Store

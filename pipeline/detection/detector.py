@@ -13,6 +13,7 @@ from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import DetectorFiles, find_detector
 from pipeline.evaluation.detection import Detections
+from pipeline.evaluation.detections.names import without_case
 from pipeline.runtime.devices import choose_device
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.config import MODEL, VOCABULARY
@@ -59,9 +60,9 @@ def map_names(names: Sequence[str], categories: Sequence[str]) -> list[str | Non
 
 
 def _category(name: str, categories: Sequence[str]) -> str | None:
-    words = _words(name)
+    words = without_case(name)
     for category in categories:
-        if _words(category) == words:
+        if without_case(category) == words:
             return category
     lemma = phrase_lemma(words)
     kinds = {
@@ -69,10 +70,6 @@ def _category(name: str, categories: Sequence[str]) -> str | None:
     }
     meant = [category for category in match(words, categories) if phrase_lemma(category) not in kinds]
     return meant[0] if len(meant) == 1 else None
-
-
-def _words(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from models.rlip import RLIP
 from models.weights import load
 from models.weights_file import WeightsError
 from pipeline.evaluation.detection import Detections
@@ -36,13 +35,11 @@ class OwnDetector:
             network = load(weights, tokenizer)
         except (WeightsError, OSError) as error:
             raise FatalError(f"detect.weights: {error}") from error
-        if not isinstance(network, RLIP):
-            raise FatalError(
-                f"detect.weights = {weights}: holds a {type(network).__name__}, which is given boxes and finds none; name the "
-                "weights of a detector or of a pre-training run"
-            )
         self.names, self._batch = tuple(names), batch
-        self._predictor = Predictor(network.to(device), Names(self.names, PREDICATES), image_size, per_image=1)
+        try:
+            self._predictor = Predictor(network.to(device), Names(self.names, PREDICATES), image_size, per_image=1)
+        except FatalError as error:
+            raise FatalError(f"detect.weights = {weights}: {error}") from error
 
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
         """Finds the boxes of images. An object of several pairs occurs once for each of them."""

@@ -51,7 +51,7 @@ def authors_predicate(triplet: Triplet) -> str:
     """Returns the predicate as the authors' parser words it; empty for a relation that its rules do not find.
 
     These are surface words, and of a verb with a preposition only the preposition: "a woman playing in a room" gives
-    "in" (docs/triplets.md, Other ways to candidates).
+    "in" (docs/labels.md, Other ways to candidates).
     """
     if triplet.rule not in _AUTHORS_RULES:
         return ""

@@ -111,7 +111,7 @@ def test_the_pages_of_a_run_can_be_opened_after_it(folder: Path) -> None:
     ((last,),) = _records(
         folder, "select id from flow_run where parent_task_run_id is null order by created desc limit 1"
     )
-    process = _server(folder, "--port", "0")
+    process = _server(folder)
     assert process.stdout is not None
     lines = [process.stdout.readline().strip() for _ in range(2)]
     assert lines[1].startswith("Last flow run, small: http://127.0.0.1:") and lines[1].endswith(str(last)), lines
@@ -122,6 +122,11 @@ def test_the_pages_of_a_run_can_be_opened_after_it(folder: Path) -> None:
         for origin in (pages, "http://elsewhere.example")
     }
     assert shared == {pages: pages, "http://elsewhere.example": None}, "no page of another origin may read"
+    written = httpx.post(
+        f"{pages}/api/flow_runs/{last}/set_state", headers={"Origin": "http://elsewhere.example"},
+        content=b'{"state": {"type": "CANCELLED"}, "force": true}',
+    )  # fmt: skip
+    assert written.status_code == 403, "nor write to it, as browsers let it try without a Content-Type"
     page = httpx.get(lines[1].rpartition(" ")[2], headers={"Accept": "text/html"})
     assert page.status_code == 200 and "<html" in page.text
     taken = _server(folder, "--port", pages.rpartition(":")[2])
@@ -173,8 +178,8 @@ def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_
 
 @pytest.mark.timeout(1800)
 def test_an_error_reaches_the_terminal_once_and_in_its_own_words(folder: Path) -> None:
-    process = _start(folder, "--set", "run.max_reject_share=0", "--set", "ingest.limits.max_pixels=16")
+    process = _start(folder, "--set", "run.checks.max_overall_reject_share=0", "--set", "ingest.limits.max_pixels=16")
     _, err = process.communicate(timeout=280)
     assert process.returncode == 1
     assert "While it lasts, Prefect shows this run at http://127.0.0.1:" in err
-    assert "run.max_reject_share" in err and err.count("Error:") == 1 and "Traceback" not in err
+    assert "run.checks.max_overall_reject_share" in err and err.count("Error:") == 1 and "Traceback" not in err

@@ -17,13 +17,13 @@ from pipeline.cli.transfer import pull, push
 from storage.artifact import Artifact
 from storage.damage import find_damage, find_record_damage
 from storage.errors import FatalError
+from storage.garbage import Share, usage_of
 from storage.json_files import sealed_json
 from storage.local_store import LocalStore, size_of
 from storage.manifest import FutureManifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run, runs_of
 from storage.store import Store
-from storage.usage import Share, usage_of
 
 Printed = Callable[[], Any]
 
@@ -42,6 +42,11 @@ def store(tmp_path: Path) -> Store:
 def _edit(artifact: Artifact, **values: Any) -> None:
     path = artifact.folder / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **values}))
+
+
+def _reseal(artifact: Artifact, **values: Any) -> None:
+    changed = artifact.manifest.model_copy(update={**values, "seal": ""})
+    (artifact.folder / "manifest.json").write_bytes(changed.as_bytes())
 
 
 def _shorten(artifact: Artifact) -> None:
@@ -70,8 +75,8 @@ DAMAGE: dict[str, Callable[[Artifact], None]] = {
     "bytes do not match the digest": _flip,
     "gone": lambda artifact: artifact.file("captions.parquet").unlink(),
     "damaged manifest": _truncate,
-    "manifest of another key": lambda artifact: _edit(artifact, terms={"stage": "caption"}),
-    "edited manifest": lambda artifact: _edit(artifact, counts={"rows_in": 9, "rows_out": 9}),
+    "manifest of another key": lambda artifact: _reseal(artifact, terms={"stage": "caption"}),
+    "damaged manifest$": lambda artifact: _edit(artifact, counts={"rows_in": 9, "rows_out": 9}),
     "not in the store": lambda artifact: (artifact.folder / "manifest.json").unlink(),
 }
 
@@ -122,7 +127,7 @@ def test_reading_and_pushing_what_is_damaged_say_what_mends_it(store: Store, dam
     [
         ("runs/demo/steps/caption.json", 2**26, r"remove it"),
         ("runs/demo/records/1.json", 2**26, r"remove this record"),
-        ("runs/demo/recipe.json", 2**26, r"run the recipe again, which writes it anew$"),
+        ("runs/demo/recipe.json", 2**26, r"run the recipe again, which rewrites it$"),
         ("cuts/toys.json", 2**28, r"remove it and run again: images are then partitioned from scratch"),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,16 +15,9 @@ from toy_store import put_chain, record
 
 from pipeline.cli.transfer import Copied, pull, push
 from storage.errors import FatalError, RetryableError
-from storage.limited_reader import LimitedReader
 from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run
-
-
-@pytest.fixture(scope="module")
-def reader() -> Iterator[LimitedReader]:
-    with LimitedReader() as reader:
-        yield reader
 
 
 @pytest.fixture(params=["memory", "file", "s3"])
@@ -115,12 +107,12 @@ class FaultyFiles(MemoryFileSystem):
 
 @pytest.mark.parametrize("error", [_Stopped(), TimeoutError(110, "timed out"), OSError(5, "503 slow down")], ids=repr)
 def test_a_push_that_stops_anywhere_leaves_whole_artifacts_and_goes_on(
-    run: Run, error: BaseException, tmp_path: Path, reader: LimitedReader
+    run: Run, error: BaseException, tmp_path: Path
 ) -> None:
     def copy(remote: ObjectStoreArtifacts, store: LocalStore) -> None:
         for stage in ("ingest", "caption", "parse"):
             for key in remote.keys(stage):
-                remote.get(stage, key, store, reader)
+                remote.get(stage, key, store)
 
     counted = FaultyFiles(0, error)
     push(run, ObjectStoreArtifacts(f"memory://{uuid4().hex}", counted))
@@ -163,7 +155,7 @@ def test_missing_credentials_are_told(run: Run, s3: str, monkeypatch: pytest.Mon
         ObjectStoreArtifacts(f"{s3}/x", files).put(next(iter(run.artifacts("parse").values())))
 
 
-def test_names_from_elsewhere_stay_inside_the_store(run: Run, tmp_path: Path, reader: LimitedReader) -> None:
+def test_names_from_elsewhere_stay_inside_the_store(run: Run, tmp_path: Path) -> None:
     url = f"memory://{uuid4().hex}"
     push(run, ObjectStoreArtifacts(url))
     files, root = fsspec.core.url_to_fs(url)
@@ -177,7 +169,7 @@ def test_names_from_elsewhere_stay_inside_the_store(run: Run, tmp_path: Path, re
     values = json.loads(files.cat_file(manifest))
     files.pipe_file(manifest, json.dumps({**values, "files": {"../../evil": {"digest": "0" * 64, "size": 1}}}).encode())
     with pytest.raises(FatalError, match="damaged manifest"):
-        ObjectStoreArtifacts(url).get("caption", key, LocalStore(tmp_path / "there"), reader)
+        ObjectStoreArtifacts(url).get("caption", key, LocalStore(tmp_path / "there"))
 
 
 def test_a_full_disk_here_is_not_blamed_on_the_other_side(run: Run, tmp_path: Path) -> None:

@@ -96,8 +96,7 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Import captions, scene graphs, candidates, labels or name frequencies as steps of a run; quarantine invalid rows."""
-    from pipeline.interop.image_files import ImageFiles
-    from pipeline.interop.import_file import print_import
+    from pipeline.interop.import_file import ImageFiles, print_import
     from storage.open_store import open_store
     from storage.runs import Run
 

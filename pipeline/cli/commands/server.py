@@ -12,7 +12,7 @@ from pipeline.cli.errors import errors_reported
 
 def server(
     store: StorePath = STORE,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 4200,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 0,
 ) -> None:
     """Serve Prefect's pages of the runs that were recorded beside a store, on this machine only."""
     from importlib.metadata import entry_points

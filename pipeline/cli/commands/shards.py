@@ -28,7 +28,7 @@ def index_shards(
 ) -> None:
     """Write each tar's index beside it (X.index.parquet), and name the entries that it leaves out; damaged tars get no index."""
     from pipeline.cli.shards import index_shards
-    from pipeline.interop.shard_index_files import loaders
+    from pipeline.interop.publish_shards import loaders
 
     with errors_reported():
         index_shards(tars, loaders(formats or []), keep_damaged, as_json)
@@ -92,8 +92,7 @@ def publish_shards(
     as_json: AsJson = False,
 ) -> None:
     """Write a run's shards as a folder to release: tars, indexes, statistics, dataset card, Croissant metadata, checksums."""
-    from pipeline.interop.publish_shards import print_publish
-    from pipeline.interop.shard_index_files import loaders
+    from pipeline.interop.publish_shards import loaders, print_publish
     from storage.open_store import existing_store
     from storage.runs import find_run
 
