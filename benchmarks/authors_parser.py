@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from tagger.parsing.official import authors_predicate
+from tagger.parsing.wordings import authors_predicate
 from tagger.triplet import Triplet
 
 MISSING = "the authors' parser is not installed (pip install SceneGraphParser tabulate)"

@@ -20,14 +20,11 @@ from benchmarks.harness import Row, parser, run
 from benchmarks.truth import judge, planted_triplets
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.stages.caption import open_captioner
-from scenes.captioning.reading import read
-from scenes.categories import WORLD_CATEGORIES
-from scenes.draw import render
-from scenes.grammar import caption
-from scenes.predicates import CANONICAL
-from scenes.scene import Scene
+from scenes.grammar import caption, read
+from scenes.names import CANONICAL, WORLD_CATEGORIES
+from scenes.scene import Scene, render
 from scenes.world import make_scene
-from tagger.matching.matcher import match
+from tagger.matching import match
 from tagger.parsing.parser import load_parser, parse_captions
 
 Named = set[tuple[str, str, str]]

@@ -26,7 +26,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from benchmarks.harness import Row, best_of, parser, run
 from benchmarks.photos import write_noise
-from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, Pixels
+from pipeline.captioning.network import CLIP_DEVIATION, CLIP_MEAN, Pixels
 from pipeline.data.images.opening import DEFAULT_LIMITS, read_image
 from pipeline.data.images.resize import read_resized
 from pipeline.runtime.processes import keep_freed_memory

@@ -1,6 +1,6 @@
 """Measures how often implied actions hold: `python -m benchmarks.implications VCOCO_TRAIN [--without SAMPLE]`.
 
-For each row of `tagger.parsing.consequences` between two actions of V-COCO: the share of V-COCO's (person, object)
+For each row of `tagger.parsing.implied` between two actions of V-COCO: the share of V-COCO's (person, object)
 pairs with the first action that also have the second. Leaves out the images of SAMPLE, on which
 `benchmarks.interactions` measures, so that rules are not tuned on the images of that benchmark.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.harness import Row, parser, run
 from benchmarks.interactions import LITERAL
 from benchmarks.vcoco_gold import Interactions, read_interactions
-from tagger.parsing.consequences import CONSEQUENCES, following
+from tagger.parsing.implied import CONSEQUENCES, following
 
 ACTION = {predicate: action for action, (predicate,) in LITERAL.items()}
 """Canonical predicate → V-COCO's action."""

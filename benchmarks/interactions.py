@@ -7,7 +7,7 @@ subject, the object's category as object, and a predicate that states the action
 * authors: SceneGraphParser or, if it is not installed, our parser reduced to what theirs keeps; matched by substrings
   and by the phrases of --dictionary. Their predicates are converted to canonical form, so that "rides" counts as
   "ride", which their own chain does not do.
-* read: ours without implied triplets. ours: with them (`tagger.parsing.implied`, `tagger.parsing.consequences`).
+* read: ours without implied triplets. ours: with them (`tagger.parsing.implied`, `tagger.parsing.implied`).
 * words: types for which a caption has a form of the action's verb and a name of the object, regardless of grammar. Only
   implied triplets can exceed it.
 
@@ -26,12 +26,10 @@ from typing import NamedTuple
 from benchmarks.authors_parser import MISSING, PeerTriplet, is_installed, parse_as_authors, to_authors_triplets
 from benchmarks.harness import Row, parser, run
 from benchmarks.vcoco_gold import read_interactions
-from tagger.english.closed_words import FUNCTION_WORDS, tokens_of
+from tagger.english.lemmas import verb_lemma
 from tagger.english.predicates import canonical
-from tagger.english.verbs import verb_lemma
-from tagger.english.words import phrases
-from tagger.matching.matcher import match
-from tagger.matching.official import Paraphrases, match_officially, read_paraphrases
+from tagger.english.words import FUNCTION_WORDS, phrases, tokens_of
+from tagger.matching import Paraphrases, match, match_by_substrings, read_paraphrases
 from tagger.parsing.parser import DEFAULT_PARSER, load_parser, parse_captions
 
 Interactions = set[tuple[str, str]]
@@ -107,7 +105,7 @@ def authors(captions: Sequence[str], categories: Sequence[str], paraphrases: Par
         stated = [[PeerTriplet(t.subject, t.predicate_lemma, t.object) for t in found] for found in kept]
     for triplets in stated:
         for t in triplets:
-            subjects, objects = (match_officially(noun, categories, paraphrases) for noun in (t.subject, t.object))
+            subjects, objects = (match_by_substrings(noun, categories, paraphrases) for noun in (t.subject, t.object))
             yield Ends(subjects, t.predicate, objects)
 
 

@@ -14,11 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.harness import Row, parser, run
-from tagger.english.closed_words import DETERMINERS, FUNCTION_WORDS, tokens_of
-from tagger.english.nouns import phrase_lemma
-from tagger.english.verbs import verb_lemma
-from tagger.parsing.full_predicate import full_predicate
+from tagger.english.lemmas import phrase_lemma, verb_lemma
+from tagger.english.words import DETERMINERS, FUNCTION_WORDS, tokens_of
 from tagger.parsing.parser import DEFAULT_PARSER, load_parser, parse_captions
+from tagger.parsing.wordings import full_predicate
 
 Stated = tuple[str, str, str]
 _TRIPLET = re.compile(r"\( (.*?) \)")

@@ -20,7 +20,7 @@ from pipeline.run.recipe_files import load_recipe
 from pipeline.training.config import METRICS_LOG, TrainConfig
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
-from scenes.draw import render
+from scenes.scene import render
 from scenes.world import make_scene
 from storage.shards.writer import Sample
 

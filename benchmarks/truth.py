@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from scenes.predicates import CANONICAL, SYMMETRIC
+from scenes.names import CANONICAL, SYMMETRIC
 from scenes.scene import Scene
 
 Triplet = tuple[str, str, str]

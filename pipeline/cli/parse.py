@@ -15,8 +15,8 @@ from storage.errors import FatalError
 
 def show_parse(console: Console, caption: str, model: str, as_json: bool = False) -> None:
     """Parse one caption and show its triplets. Raises `FatalError` if the model is missing or the caption is refused."""
-    from tagger.parsing.full_predicate import full_predicate
     from tagger.parsing.parser import ParserUnavailableError, load_parser, parse_captions, refusal
+    from tagger.parsing.wordings import full_predicate
 
     reason = refusal(caption)
     if reason is not None:

@@ -15,7 +15,7 @@ from pipeline.evaluation.predictor import Names, Predictor
 from storage.errors import FatalError
 
 PREDICATES = ("on",)
-"""The predicates that are asked for. A network needs a text, and no box is chosen by its predicates."""
+"""The predicates in its texts. A network needs at least one, and no box is chosen by its predicates."""
 
 
 class OwnDetector:
@@ -43,10 +43,10 @@ class OwnDetector:
 
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
         """Finds the boxes of images. An object of several pairs occurs once for each of them."""
-        return [_above(found.boxes, threshold) for found in self._predictor.predict(images, self._batch)]
+        return [_above(image.boxes, threshold) for image in self._predictor.predict(images, self._batch)]
 
 
-def _above(found: Detections, threshold: float) -> Detections:
-    assert found.scores is not None
-    kept = found.scores >= threshold
-    return Detections(found.boxes[kept], found.labels[kept], found.scores[kept])
+def _above(boxes: Detections, threshold: float) -> Detections:
+    assert boxes.scores is not None
+    kept = boxes.scores >= threshold
+    return Detections(boxes.boxes[kept], boxes.labels[kept], boxes.scores[kept])

@@ -9,7 +9,7 @@ from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.interop.json_writer import write_object
 from pipeline.interop.run_rows import RunRows, Tally, relations_of
 from tagger.candidates.cooccurrence import cooccurrence_table
-from tagger.matching.readers import by_whole_words
+from tagger.matching import by_whole_words
 
 
 def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:

@@ -12,7 +12,7 @@ from pipeline.data.datasets.annotations import as_id, readable, shown
 from pipeline.interop.official_labels import Rejects
 from pipeline.runtime.stage import Rejected
 from tagger.candidates.official import official_groups
-from tagger.english.nouns import phrase_lemma
+from tagger.english.lemmas import phrase_lemma
 from tagger.english.predicates import canonical
 from tagger.pair import Pair
 

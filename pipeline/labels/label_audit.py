@@ -13,11 +13,10 @@ from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
 from pipeline.labels.label_overrides import Overrides
 from pipeline.labels.labelled_partitions import candidates
 from storage.artifact import Artifact
-from tagger.audit.labels import SYMMETRIC, Fact, LabelCurve, agreement, audit
-from tagger.audit.predicates import PredicateScores, audit_predicates
+from tagger.audit.labels import SYMMETRIC, Fact, LabelCurve, PredicateScores, agreement, audit, audit_predicates
 from tagger.english.predicates import canonical
 from tagger.labelling.calibration import calibration_error
-from tagger.matching.matcher import match
+from tagger.matching import match
 from tagger.pair import Pair
 from tagger.relation import Relation
 

@@ -16,7 +16,7 @@ from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Sta
 from storage.tables import DETECTIONS, IMAGES, write_table
 
 if TYPE_CHECKING:
-    from pipeline.detection.opened import NamedBoxes
+    from pipeline.detection.detector import NamedBoxes
 
 DETECTIONS_FILE = "detections.parquet"
 _CHUNK = 4
@@ -49,7 +49,7 @@ class DetectStage(Stage):
 
     def open(self, uses: Inputs) -> None:
         """Load the detector. Raises `FatalError` when it can't be used, or its names fit no category."""
-        from pipeline.detection.opened import open_detector
+        from pipeline.detection.detector import open_detector
 
         self._detector = open_detector(self.settings, self.worker)
 

@@ -25,13 +25,21 @@ from storage.errors import FatalError
 from storage.json_files import read_json
 from storage.tables import CANDIDATES, DROPPED, RELATIONS, write_table
 from tagger.box import Box
-from tagger.candidates.cooccurrence import Cooccurrence, CooccurrenceError, read_cooccurrence
+from tagger.candidates.cooccurrence import cooccurrence_candidates, read_cooccurrence
 from tagger.candidates.grounding import ground
 from tagger.candidates.official import official_candidates
 from tagger.candidates.source import Candidates, CandidateSource
 from tagger.labelling.calibration import Calibration
-from tagger.matching.official import Paraphrases, ParaphrasesError, read_paraphrases
-from tagger.matching.readers import WORDINGS, NounReader, by_substrings, by_whole_words, by_whole_words_and
+from tagger.matching import (
+    AuthorsFileError,
+    NounReader,
+    Paraphrases,
+    by_substrings,
+    by_whole_words,
+    by_whole_words_and,
+    read_paraphrases,
+)
+from tagger.parsing.wordings import WORDINGS
 from tagger.triplet import Triplet
 
 if TYPE_CHECKING:
@@ -267,16 +275,17 @@ def open_candidates(settings: CandidateSettings) -> CandidateSource:
     """Open the source that the settings name. Raises `FatalError` when a file cannot be used."""
     try:
         if settings.cooccurrence is not None:
-            return Cooccurrence(read_cooccurrence(settings.cooccurrence), settings.overlap)
+            table = read_cooccurrence(settings.cooccurrence)
+            return partial(cooccurrence_candidates, table=table, overlapping=settings.overlap)
         paraphrases = read_paraphrases(settings.paraphrases) if settings.paraphrases is not None else {}
-    except (CooccurrenceError, ParaphrasesError) as error:
+    except AuthorsFileError as error:
         raise FatalError(f"tag: {error}") from error
-    nouns, wording = noun_reader(settings, paraphrases), WORDINGS[settings.wording]
-    if settings.enumeration == "official":
-        return lambda triplets, boxes, captions=(), known=(): official_candidates(
-            triplets, boxes, nouns, wording, settings.overlap, known
-        )
-    return partial(ground, nouns=nouns, wording=wording, overlapping=settings.overlap)
+    return partial(
+        official_candidates if settings.enumeration == "official" else ground,
+        nouns=noun_reader(settings, paraphrases),
+        wording=WORDINGS[settings.wording],
+        overlapping=settings.overlap,
+    )
 
 
 def noun_reader(settings: CandidateSettings, paraphrases: Paraphrases) -> NounReader:

@@ -15,8 +15,8 @@ from rlip_command import output_of, rlip
 
 from pipeline.run.context import RunContext
 from pipeline.run.recipe_files import load_recipe
-from scenes.categories import WORLD_CATEGORIES
-from scenes.draw import render
+from scenes.names import WORLD_CATEGORIES
+from scenes.scene import render
 from scenes.world import make_scene
 
 PICTURES = "drawn/coco/train"

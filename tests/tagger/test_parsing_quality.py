@@ -4,7 +4,7 @@ from benchmarks.implications import shares_of
 from benchmarks.interactions import LITERAL, captions_of, categories_of, gold_of, shares
 from benchmarks.parsing import graph, rows_of, score, triplets_of
 from benchmarks.vcoco_gold import read_interactions
-from tagger.matching.official import read_paraphrases
+from tagger.matching import read_paraphrases
 from tagger.parsing.parser import DEFAULT_PARSER
 
 

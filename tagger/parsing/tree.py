@@ -1,13 +1,14 @@
-"""Finds the noun mentions of a parsed caption: which tokens are nouns, what they stand for, which are coordinated."""
+"""Reads a caption's dependency tree: its nouns, its prepositional phrases, and who performs a verb."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from spacy.tokens import Doc, Token
 
 from tagger.categories.coco import ANIMATE, LEXICAL_PHRASES
-from tagger.english.lexicon import names_more
-from tagger.english.nouns import noun_lemma, phrase_lemma
-from tagger.english.words import words
+from tagger.english.lemmas import noun_lemma, phrase_lemma
+from tagger.english.predicates import canonical
+from tagger.english.words import GARMENTS, names_more, words
 
 # "a group of people" is people, "a close up of a dog" is a dog.
 _TRANSPARENT = words(
@@ -96,13 +97,16 @@ class Mentions:
     def attributes(self, token: Token) -> tuple[str, ...]:
         """Returns the adjectives and nouns that describe the noun but are not part of its lemma, in order."""
         named = self.lemma(token).split()
-        found = []
+        describing = []
         for child in token.lefts:
             if child.dep_ in _DESCRIBING and child.lower_ not in named and child.lower_ not in _NUMBERS:
-                found += [child, *(joined for joined in child.rights if joined.dep_ == "conj" and joined.i < token.i)]
+                describing += [
+                    child,
+                    *(joined for joined in child.rights if joined.dep_ == "conj" and joined.i < token.i),
+                ]
         if token.dep_ == "nsubj" and token.head.pos_ == "AUX":
-            found += [child for child in token.head.rights if child.dep_ == "acomp" and child.pos_ == "ADJ"]
-        return tuple(word.lower_ for word in found if word.is_alpha)
+            describing += [child for child in token.head.rights if child.dep_ == "acomp" and child.pos_ == "ADJ"]
+        return tuple(word.lower_ for word in describing if word.is_alpha)
 
     def referents(self, token: Token) -> list[Token]:
         """Returns the nouns that a noun stands for: itself, or what a quantity or picture noun is "of"."""
@@ -128,11 +132,11 @@ class Mentions:
 
     def coordinated(self, token: Token) -> list[Token]:
         """Returns the noun and the nouns coordinated with it to its right, in order."""
-        found = [token]
+        members = [token]
         for conjunct, left in sorted(self._left_conjunct.items()):
-            if any(left == member.i for member in found):
-                found.append(self._doc[conjunct])
-        return found
+            if any(left == member.i for member in members):
+                members.append(self._doc[conjunct])
+        return members
 
     def modified(self, noun: Token, modifier: Token) -> list[Token]:
         """Returns the nouns that a modifier after `noun` describes: both in "a man and a woman on a bench".
@@ -221,3 +225,169 @@ class Mentions:
             if objects and not self.is_animate(objects[-1]):
                 return objects[-1]
         return head
+
+
+PART_NOUNS = words(
+    "front top back side middle center centre edge end bottom left right corner rear inside outside base foot"
+)
+"""Nouns that are part of a preposition: "in front of", "on the back of"."""
+
+NO_LINK = words("as during than like about until since per via while whereas although though because if when")
+"""Prepositions that state no visible relation."""
+
+_RECIPROCALS = (("each", "other"), ("one", "another"))
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """Token range of a preposition (end exclusive) and the token it governs; None for "next to each other"."""
+
+    start: int
+    end: int
+    object: Token | None
+
+
+class Phrases:
+    """The prepositional phrases of one parsed caption."""
+
+    def __init__(self, doc: Doc) -> None:
+        self._doc = doc
+
+    def behind(self, head: Token) -> Iterator[Phrase]:
+        """Yields the phrases attached to a noun or verb, to its right."""
+        for child in head.rights:
+            if child.dep_ in ("prep", "agent"):
+                yield from self._followed(child, child.i)
+            elif child.dep_ in ("advmod", "acomp", "amod", "prt", "oprd", "acl") and child.pos_ in (
+                "ADV",
+                "ADJ",
+                "ADP",
+                "SCONJ",
+            ):
+                for preposition in child.rights:
+                    if preposition.dep_ == "prep" and preposition.i == child.i + 1:
+                        yield from self._followed(preposition, child.i)
+
+    def is_part_noun(self, token: Token) -> bool:
+        """Whether the noun belongs to a preposition, like "front" in "in front of"."""
+        return token.dep_ == "pobj" and token.lower_ in PART_NOUNS and self._of_after(token) is not None
+
+    def _followed(self, preposition: Token, start: int) -> Iterator[Phrase]:
+        if preposition.lower_ in NO_LINK:
+            return
+        for child in preposition.rights:
+            if child.dep_ == "prep" and child.i == preposition.i + 1:
+                yield from self._followed(child, start)
+            elif child.i > 0 and (self._doc[child.i - 1].lower_, child.lower_) in _RECIPROCALS:
+                yield Phrase(start, preposition.i + 1, None)
+            elif child.dep_ == "pobj":
+                part = self._of_after(child) if child.lower_ in PART_NOUNS else None
+                if part is not None:
+                    yield from self._followed(part, start)
+                else:
+                    yield Phrase(start, preposition.i + 1, child)
+
+    def _of_after(self, part: Token) -> Token | None:
+        for child in part.rights:
+            if child.dep_ == "prep" and child.lower_ == "of" and child.i == part.i + 1:
+                return child
+        return None
+
+
+# Performed by people and animals only: in "a boy in a shirt carrying a bag", the shirt does not carry.
+_AGENTIVE = words(
+    "hold wear carry ride look eat read use watch drink talk feed play throw catch hit swing pet brush cut walk "
+    "type text push pull kick lead hug kiss smile point reach lick chew bite chase sniff fly touch grab cook "
+    "prepare take pose work write speak smoke sell shop dance"
+)
+_CLAUSES = ("acl", "relcl")
+_CHAINED = ("advcl", "xcomp", "ccomp", "conj", "pcomp", "dep")
+
+
+class Subjects:
+    """Finds the subjects of the verbs of one parsed caption."""
+
+    def __init__(self, mentions: Mentions) -> None:
+        self._mentions = mentions
+        self._by_verb: dict[int, list[Token]] = {}
+
+    def of(self, verb: Token) -> list[Token]:
+        """Returns the nouns that perform the verb (for a passive: that undergo it)."""
+        if verb.i not in self._by_verb:
+            # In broken sentences, verbs may wait for each other's subjects: they have none.
+            self._by_verb[verb.i] = []
+            self._by_verb[verb.i] = self._found(verb)
+        return self._by_verb[verb.i]
+
+    def capable_subject(self, noun: Token, verb: Token) -> Token:
+        """Returns the noun or, if it can't perform the verb, the person or animal whose place or garment it is."""
+        is_worn = noun_lemma(noun.lower_) in GARMENTS
+        if verb.tag_ == "VBN" or not (is_worn or canonical(verb.lower_) in _AGENTIVE):
+            return noun
+        passed: set[int] = set()
+        able = noun
+        while able.i not in passed and not self._mentions.is_animate(able):
+            passed.add(able.i)
+            if able.dep_ not in ("pobj", "conj") or able.head.lower_ == "with":
+                return noun
+            able = able.head if able.dep_ == "conj" else able.head.head
+            if able.pos_ in ("VERB", "AUX"):
+                able = next(iter(self.of(able)[-1:]), able)
+        return able if self._mentions.is_animate(able) else noun
+
+    def antecedents(self, pronoun: Token) -> list[Token]:
+        """Resolves a pronoun: it is the bench in "a bench with a cat sitting on it" and "a bench has a cat on it"."""
+        for ancestor in pronoun.ancestors:
+            if ancestor.dep_ == "prep" and ancestor.lower_ == "with":
+                head = ancestor.head
+                if self._mentions.is_noun(head):
+                    return self._mentions.referents(head)
+                if head.pos_ in ("VERB", "AUX"):
+                    return self.of(head)
+            elif canonical(ancestor.lower_) == "have" and ancestor.pos_ in ("VERB", "AUX"):
+                return self.of(ancestor)
+        return []
+
+    def _found(self, verb: Token) -> list[Token]:
+        # Of two subjects, the nearer one is the verb's own ("... while a cat looks at a cow").
+        for child in [*reversed(list(verb.lefts)), *verb.rights]:
+            if child.dep_ in ("nsubj", "nsubjpass"):
+                if self._mentions.is_relative(child):
+                    return self._clause_head(verb)
+                return self._referents(child, verb)
+            if child.dep_ == "expl":
+                return [noun for attr in verb.children if attr.dep_ == "attr" for noun in self._referents(attr, verb)]
+        if verb.dep_ in _CLAUSES:
+            return self._clause_head(verb)
+        if verb.dep_ in _CHAINED:
+            return self._governing(verb.head, verb)
+        return []
+
+    def _governing(self, head: Token, verb: Token) -> list[Token]:
+        if head.pos_ in ("VERB", "AUX"):
+            return self.of(head)
+        if self._mentions.is_noun(head) and head.i < verb.i:
+            return self._modified(head, verb)
+        if head.dep_ in ("acomp", "advmod", "prep", "prt"):
+            return self._governing(head.head, verb)
+        return []
+
+    def _clause_head(self, verb: Token) -> list[Token]:
+        head = verb.head
+        if head.pos_ in ("VERB", "AUX"):
+            return self.of(head)
+        if not self._mentions.is_noun(head):
+            return []
+        return self._modified(self.capable_subject(head, verb), verb)
+
+    def _modified(self, noun: Token, modifier: Token) -> list[Token]:
+        members = self._mentions.modified(noun, modifier)
+        return [referent for member in members for referent in self._mentions.referents(member)]
+
+    def _referents(self, noun: Token, verb: Token) -> list[Token]:
+        if not self._mentions.is_noun(noun):
+            return self.antecedents(noun) if self._mentions.is_personal(noun) else []
+        members = self._mentions.coordinated(noun)
+        if noun.i < verb.i:
+            members = [member for member in members if member.i < verb.i]
+        return [referent for member in members for referent in self._mentions.referents(member)]

@@ -1,4 +1,4 @@
-"""Object categories: COCO's 80 names with COCO's ids, and the subset that the synthetic world draws."""
+"""Names in the synthetic world: COCO's object categories, those that it draws, and its predicates."""
 
 COCO_CATEGORIES: dict[str, int] = {
     "person": 1, "bicycle": 2, "car": 3, "motorcycle": 4, "airplane": 5, "bus": 6, "train": 7, "truck": 8, "boat": 9,
@@ -20,5 +20,39 @@ FURNITURE = ("chair", "couch", "bench", "bed", "dining table")
 THINGS = (
     "umbrella", "backpack", "handbag", "suitcase", "sports ball", "book", "cup", "tie", "laptop", "tv", "apple",
 )  # fmt: skip
+PEOPLE = ("man", "woman", "boy", "girl")
+"""Nouns of category person."""
 
 WORLD_CATEGORIES: tuple[str, ...] = ("person", *ANIMALS, *VEHICLES, *FURNITURE, *THINGS)
+
+
+PREDICATES: tuple[str, ...] = (
+    "riding", "holding", "carrying", "wearing", "sitting on", "lying on", "next to", "behind", "under", "on",
+    "looking at", "walking", "kicking", "eating",
+)  # fmt: skip
+
+CANONICAL: dict[str, str] = {
+    "riding": "ride",
+    "holding": "hold",
+    "carrying": "carry",
+    "wearing": "wear",
+    "sitting on": "sit on",
+    "lying on": "lie on",
+    "next to": "next to",
+    "behind": "behind",
+    "under": "under",
+    "on": "on",
+    "looking at": "look at",
+    "walking": "walk",
+    "kicking": "kick",
+    "eating": "eat",
+}
+"""Planted predicate -> canonical form: verbs as lemmas, prepositions kept."""
+
+SYMMETRIC: frozenset[str] = frozenset({"next to"})
+"""Predicates that hold in both directions."""
+
+
+def canonical_names() -> tuple[str, ...]:
+    """Returns the canonical forms of all planted predicates, in the order of PREDICATES."""
+    return tuple(CANONICAL[name] for name in PREDICATES)

@@ -1,4 +1,4 @@
-"""Writes a set of synthetic scenes to a temporary folder and renames it, so that a folder with a stamp is complete."""
+"""Writes a dataset of synthetic scenes aside and renames it, so that a folder with a stamp is complete."""
 
 import json
 import multiprocessing
@@ -9,15 +9,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from scenes.categories import COCO_CATEGORIES
-from scenes.draw import render
-from scenes.formats.coco import instances, objects365, pairs
-from scenes.formats.coco_captions import captions
-from scenes.formats.folders import SceneFolders
-from scenes.formats.hico_det import ground_truth
-from scenes.formats.visual_genome import visual_genome
-from scenes.formats.written import Written
-from scenes.predicates import PREDICATES
+from scenes.layouts import Written, captions, hico_det, instances, objects365, pairs, visual_genome
+from scenes.names import COCO_CATEGORIES, PREDICATES
+from scenes.scene import render
 from scenes.settings import SceneSettings
 from scenes.world import make_scene
 
@@ -31,15 +25,44 @@ PATCH = 500
 Progress = Callable[[int, int], None]
 
 
+class SceneFolders:
+    """The files of a written dataset. Those of a part exist only if it has images."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.stamp = root / "scenes.json"
+        """The dataset's settings. The file exists only once the dataset is complete."""
+        self.coco_images = root / "coco" / "train"
+        self.coco_instances = root / "coco" / "annotations" / "instances_train.json"
+        self.coco_captions = root / "coco" / "annotations" / "captions_train.json"
+        self.coco_relations = root / "coco" / "annotations" / "relations_train.json"
+        """Planted relations as pairs of boxes."""
+        self.objects365_images = root / "objects365" / "train"
+        self.objects365_instances = root / "objects365" / "zhiyuan_objv2_train.json"
+        """Boxes and categories, under Objects365's own file name."""
+        self.objects365_relations = root / "objects365" / "relations_train.json"
+        self.vg_images = root / "vg" / "images"
+        self.vg_relationships = root / "vg" / "relationships.json"
+        self.vg_objects = root / "vg" / "objects.json"
+        """All objects, including those without a relation."""
+        self.vg_image_data = root / "vg" / "image_data.json"
+        self.hico_images = root / "hico" / "images"
+        self.hico_test = root / "hico" / "test.json"
+        self.hico_verbs = root / "hico" / "verbs.json"
+        """List of verb names, whose ids count from 1."""
+        self.hico_objects = root / "hico" / "objects.json"
+        """Object name → id."""
+
+
 def part_seed(settings: SceneSettings, part: str) -> int:
     """Returns the seed of a part's scenes. It is never a multiple of ten, unlike the captioner's training seeds."""
     return settings.seed * 10 + PARTS[part]
 
 
 def write_scenes(root: Path, settings: SceneSettings, progress: Progress | None = None) -> SceneFolders:
-    """Writes the set to `root`, unless it already exists with the same settings. `progress` gets (images done, total).
+    """Writes the dataset to `root`, unless it is there with the same settings. `progress` gets (images done, total).
 
-    Raises FileExistsError if `root` holds anything but a set of scenes, OSError if it cannot be written.
+    Raises FileExistsError if `root` holds anything but a dataset of scenes, OSError if it cannot be written.
     """
     folders = SceneFolders(root)
     stamp = json.dumps({"layout": LAYOUT, "settings": settings.content()}, indent=1, sort_keys=True)
@@ -47,7 +70,7 @@ def write_scenes(root: Path, settings: SceneSettings, progress: Progress | None 
         if folders.stamp.read_text() == stamp:
             return folders
     elif root.exists() and any(root.iterdir()):
-        raise FileExistsError(f"{root}: not empty and not a set of scenes; choose another folder or empty this one")
+        raise FileExistsError(f"{root}: not empty and not a dataset of scenes; choose another folder or empty this one")
     aside = root.parent / f".{root.name}.{os.getpid()}.part"
     shutil.rmtree(aside, ignore_errors=True)
     try:
@@ -93,7 +116,7 @@ def _write(at: SceneFolders, settings: SceneSettings, progress: Progress | None)
         _dump(at.vg_objects, files["objects"])
         _dump(at.vg_image_data, files["image_data"])
     if written["hico"]:
-        _dump(at.hico_test, ground_truth(written["hico"]))
+        _dump(at.hico_test, hico_det(written["hico"]))
         _dump(at.hico_verbs, list(PREDICATES))
         _dump(at.hico_objects, COCO_CATEGORIES)
 

@@ -1,12 +1,24 @@
-"""Matches nouns to the box categories of an image, by whole words from the head noun, longest phrase first."""
+"""Maps the nouns of a caption to the box categories of one image, by our rules or the authors'."""
 
-from collections.abc import Collection, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Collection, Mapping
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from tagger.categories import coco, objects365
-from tagger.categories.hypernyms import HYPERNYMS
-from tagger.categories.other_things import OTHER_THINGS
-from tagger.english.nouns import phrase_lemma
+from tagger.categories.shared import HYPERNYMS, OTHER_THINGS
+from tagger.english.lemmas import phrase_lemma
+
+T = TypeVar("T")
+
+NounReader = Callable[[str, str, Collection[str]], list[str]]
+"""Maps a noun as written, its lemma and the image's categories to the categories that it means."""
+
+Texts = list[Annotated[str, StringConstraints(min_length=1)]]
+Paraphrases = dict[str, Texts]
+"""Phrases by category, as in the authors' `hico_obj_paraphrase.json`."""
 
 _NOTHING: frozenset[str] = frozenset()
 
@@ -63,27 +75,27 @@ def _broader_words(category: str) -> frozenset[str]:
 def _broader(phrase: str) -> tuple[str, ...]:
     """Returns the broader words for what the phrase names, the word with the fewest kinds first."""
     table = _synonym_table()
-    found = [
+    broader = [
         (len(kinds), word)
         for word, kinds in _hypernym_table().items()
         if any(phrase == kind or phrase in table.get(kind, _NOTHING) for kind in kinds)
     ]
-    return tuple(word for _, word in sorted(found))
+    return tuple(word for _, word in sorted(broader))
 
 
-@lru_cache(maxsize=1)
+@cache
 def _aliases() -> dict[str, str]:
     return {variant: phrase_lemma(name) for variant, name in (objects365.ALIASES | coco.ALIASES).items()}
 
 
-@lru_cache(maxsize=1)
+@cache
 def _synonym_table() -> dict[str, frozenset[str]]:
-    """Maps plain names to synonyms; a name of both data sets gets the words of both tables."""
+    """Maps plain names to synonyms; a name of both datasets gets the words of both tables."""
     ours, more = _in_lemmas(coco.SYNONYMS), _in_lemmas(objects365.SYNONYMS)
     return {name: ours.get(name, _NOTHING) | more.get(name, _NOTHING) for name in ours.keys() | more.keys()}
 
 
-@lru_cache(maxsize=1)
+@cache
 def _hypernym_table() -> dict[str, frozenset[str]]:
     return _in_lemmas(HYPERNYMS)
 
@@ -92,7 +104,60 @@ def _in_lemmas(table: Mapping[str, Collection[str]]) -> dict[str, frozenset[str]
     return {phrase_lemma(name): frozenset(map(phrase_lemma, words)) for name, words in table.items()}
 
 
-@lru_cache(maxsize=1)
+@cache
 def _known_phrases() -> frozenset[str]:
     table = _synonym_table()
     return frozenset(table).union(*table.values()) | OTHER_THINGS
+
+
+def match_by_substrings(span: str, categories: Collection[str], paraphrases: Paraphrases) -> list[str]:
+    """Returns the last of `categories` that has a phrase anywhere in the span, as the authors do; empty if none has.
+
+    By this rule "a chair" is a person, because "hair" is a phrase of person, unless a later category matches too.
+    A category without paraphrases matches by its own name (docs/labels.md, Other ways to candidates).
+    """
+    lowered = span.lower()
+    matching = [
+        category
+        for category in dict.fromkeys(categories)
+        if any(phrase in lowered for phrase in paraphrases.get(category, (category,)))
+    ]
+    return matching[-1:]
+
+
+def by_whole_words(surface: str, lemma: str, categories: Collection[str]) -> list[str]:
+    """Matches by our rules (`match`)."""
+    return match(lemma, categories)
+
+
+def by_whole_words_and(paraphrases: Paraphrases) -> NounReader:
+    """Returns our matching, with the phrases of an external dictionary added to our own synonyms."""
+    more = {category: frozenset(map(phrase_lemma, phrases)) for category, phrases in paraphrases.items()}
+    return lambda surface, lemma, categories: match(lemma, categories, more)
+
+
+def by_substrings(paraphrases: Paraphrases) -> NounReader:
+    """Returns the authors' matching (`match_by_substrings`), which reads nouns as written."""
+    cached = lru_cache(maxsize=None)(lambda surface, known: match_by_substrings(surface, known, paraphrases))
+    return lambda surface, lemma, categories: cached(surface, tuple(categories))
+
+
+class AuthorsFileError(ValueError):
+    """A file in a format of the authors can't be used; the message names the file, the position and the format."""
+
+
+def read_paraphrases(path: Path) -> Paraphrases:
+    """Reads the authors' dictionary of phrases. Raises `AuthorsFileError` for any other file."""
+    return read_authors_file(path, Paraphrases, "{category: [phrase, ...]}")
+
+
+def read_authors_file(path: Path, layout: type[T], expected: str) -> T:
+    """Reads JSON of the type `layout`, which `expected` describes. Raises `AuthorsFileError` for any other file."""
+    try:
+        return TypeAdapter(layout).validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        reason: Any = error
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = ": ".join([*map(str, first["loc"]), first["msg"]])
+        raise AuthorsFileError(f"{path}: {reason}; give a JSON file {expected}") from error
