@@ -139,7 +139,7 @@ def measure_work(workload: Workload, work: str, precision: str) -> tuple[float, 
     keep_freed_memory()  # as training processes do
     network = workload.network()
     if work == RECOMPUTED:
-        network.recompute()
+        network.checkpoint_activations()
     call = (forward_call if work == "forward" else step_call)(workload, network, precision)
     call()
     seconds = median(cpu_seconds(call) for _ in range(workload.repeat))
