@@ -15,7 +15,7 @@ from storage.manifest import MANIFEST, REJECTED_FILE, Manifest, parse_manifest
 from storage.tables import REJECTED, read_table
 from storage.upgrades import is_current, upgrade
 
-REMOVE_ARTIFACT = "remove its artifact with `rlip verify --repair`, then run again"
+REMOVE_ARTIFACT = "remove its artifact with `rlip store verify --repair`, then run again"
 """What to do about a damaged file of an artifact."""
 
 

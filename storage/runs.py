@@ -93,7 +93,7 @@ class Run:
         return [entry.step for path in paths if (entry := self._load(path)) is not None]
 
     def remove(self) -> None:
-        """Forget the run; its artifacts stay until `rlip gc`."""
+        """Forget the run; its artifacts stay until `rlip store gc`."""
         self.store.remove_run(self.name)
 
     @property
@@ -203,5 +203,5 @@ def find_run(store: Store, name: str) -> Run:
     records = run.records()
     if not is_record_number(number, len(records)):
         known = f"{name}@1 to {name}@{len(records)}" if records else "none yet"
-        raise FatalError(f"run {name!r} has no record {number!r}; records: {known} (`rlip runs {name}`)")
+        raise FatalError(f"run {name!r} has no record {number!r}; records: {known} (`rlip show {name} --history`)")
     return records[int(number) - 1]

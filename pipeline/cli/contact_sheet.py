@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.interop.shard_samples import SeenLabels
 from pipeline.report.formatting import sanitise
 
-CELL, PICTURE = 560, 420
+CELL_WIDTH, IMAGE_HEIGHT = 560, 420
 """Width of a cell, and the greatest height of its image, in pixels."""
 MARGIN, LINE = 12, 20
 ARROWS = 6
@@ -27,44 +27,45 @@ def contact_sheet(cells: Sequence[Image.Image]) -> Image.Image:
     columns = min(len(cells), 2 if len(cells) <= 4 else 3)
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
-    sheet = Image.new("RGB", (columns * (CELL + MARGIN) + MARGIN, sum(heights) + MARGIN * (len(rows) + 1)), "#dddddd")
+    sheet = Image.new(
+        "RGB", (columns * (CELL_WIDTH + MARGIN) + MARGIN, sum(heights) + MARGIN * (len(rows) + 1)), "#dddddd"
+    )
     top = MARGIN
     for row, height in zip(rows, heights, strict=True):
         for number, cell in enumerate(row):
-            framed = Image.new("RGB", (CELL, height), _PAPER)
+            framed = Image.new("RGB", (CELL_WIDTH, height), _PAPER)
             framed.paste(cell, (0, 0))
-            sheet.paste(framed, (MARGIN + number * (CELL + MARGIN), top))
+            sheet.paste(framed, (MARGIN + number * (CELL_WIDTH + MARGIN), top))
         top += height + MARGIN
     return sheet
 
 
 def labelled_cell(title: str, image: Image.Image, labels: SeenLabels | None) -> Image.Image:
     """One sample: its key, its image with boxes and arrows, and its relations in words."""
-    scale = min(CELL / image.width, PICTURE / image.height)
+    scale = min(CELL_WIDTH / image.width, IMAGE_HEIGHT / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     lines = _lines(labels)
-    cell = Image.new("RGB", (CELL, LINE + 8 + size[1] + 8 + LINE * len(lines)), _PAPER)
+    cell = Image.new("RGB", (CELL_WIDTH, LINE + 8 + size[1] + 8 + LINE * len(lines)), _PAPER)
     draw = ImageDraw.Draw(cell)
     draw.text((8, 4), title, _INK, _font(15))
-    picture = image.resize(size, Image.Resampling.LANCZOS)
+    resized = image.resize(size, Image.Resampling.LANCZOS)
     if labels is not None:
         # Boxes refer to pixels of the size that the labels state, which a reduced image no longer has.
-        _draw_labels(picture, labels, size[0] / (labels.width or image.width))
-    cell.paste(picture, ((CELL - size[0]) // 2, LINE + 8))
+        _draw_labels(resized, labels, size[0] / (labels.width or image.width))
+    cell.paste(resized, ((CELL_WIDTH - size[0]) // 2, LINE + 8))
     for number, line in enumerate(lines):
         draw.text((8, LINE + 14 + size[1] + LINE * number), line, _INK, _font(14))
     return cell
 
 
-def _draw_labels(picture: Image.Image, labels: SeenLabels, scale: float) -> None:
-    draw = ImageDraw.Draw(picture)
-    shown = _surest(labels)
+def _draw_labels(image: Image.Image, labels: SeenLabels, scale: float) -> None:
+    draw = ImageDraw.Draw(image)
+    shown = _most_confident(labels)
     used = {
         index for relation in shown for index in (labels.relations[relation].subject, labels.relations[relation].object)
     }
     boxes = [
-        _inside((b.x * scale, b.y * scale, (b.x + b.w) * scale, (b.y + b.h) * scale), picture.size)
-        for b in labels.boxes
+        _inside((b.x * scale, b.y * scale, (b.x + b.w) * scale, (b.y + b.h) * scale), image.size) for b in labels.boxes
     ]
     taken: list[_Box] = []
     for index, box in enumerate(boxes):
@@ -78,9 +79,9 @@ def _draw_labels(picture: Image.Image, labels: SeenLabels, scale: float) -> None
     for index in sorted(used):
         _tag(draw, f"{index} {sanitise(labels.boxes[index].category, 30)}", boxes[index][:2], _colour(index), taken)
     for relation in shown:
-        found = labels.relations[relation]
-        start, end = _centre(boxes[found.subject]), _centre(boxes[found.object])
-        _tag_line(draw, sanitise(found.predicate, 30), start, end, _colour(found.subject), taken)
+        one = labels.relations[relation]
+        start, end = _centre(boxes[one.subject]), _centre(boxes[one.object])
+        _tag_line(draw, sanitise(one.predicate, 30), start, end, _colour(one.subject), taken)
 
 
 def _lines(labels: SeenLabels | None) -> list[str]:
@@ -88,19 +89,19 @@ def _lines(labels: SeenLabels | None) -> list[str]:
         return ["no labels of this project's form"]
     if not labels.relations:
         return [f"{len(labels.boxes)} boxes, no relations"]
-    shown = _surest(labels)
+    shown = _most_confident(labels)
     lines = []
     for relation in shown:
-        found = labels.relations[relation]
-        ends = [f"{end} {sanitise(labels.boxes[end].category, 24)}" for end in (found.subject, found.object)]
-        sure = "" if found.confidence is None else f"   {found.confidence:.2f}"
-        lines.append(f"[{ends[0]}]  {sanitise(found.predicate, 30)}  [{ends[1]}]{sure}")
+        one = labels.relations[relation]
+        ends = [f"{end} {sanitise(labels.boxes[end].category, 24)}" for end in (one.subject, one.object)]
+        score = "" if one.confidence is None else f"   {one.confidence:.2f}"
+        lines.append(f"[{ends[0]}]  {sanitise(one.predicate, 30)}  [{ends[1]}]{score}")
     if len(labels.relations) > len(shown):
         lines.append(f"and {len(labels.relations) - len(shown)} more relations; {len(labels.boxes)} boxes")
     return lines
 
 
-def _surest(labels: SeenLabels) -> list[int]:
+def _most_confident(labels: SeenLabels) -> list[int]:
     ranked = sorted(range(len(labels.relations)), key=lambda place: -(labels.relations[place].confidence or 0.0))
     return sorted(ranked[:ARROWS])
 

@@ -101,5 +101,6 @@ def require_passed(run: Run, steps: list[Step]) -> None:
         raise FatalError(
             f"{len(failed)} check(s) of partitions failed, which the steps below left out; all others are done:\n  "
             + "\n  ".join(failed[:10])
-            + f"{more}\n`rlip checks {run.name}` shows them all. Fix the data, or loosen [run.checks], which recomputes nothing"
+            + f"{more}\n`rlip show {run.name} --checks` shows them all. "
+            "Fix the data, or loosen [run.checks], which recomputes nothing"
         )

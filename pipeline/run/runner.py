@@ -198,7 +198,7 @@ def _append_record(context: RunContext, status: str, **facts: object) -> None:
 
 
 def _tell_lineage(context: RunContext, url: str) -> None:
-    """Tell a lineage server what the run has now. A server that fails must not fail the run, which `rlip lineage` tells later."""
+    """Tell a lineage server what the run has now. A server that fails doesn't fail the run: `rlip store lineage` tells later."""
     try:
         from pipeline.interop.openlineage_delivery import send_events
         from pipeline.interop.openlineage_events import RunLineage

@@ -1,4 +1,4 @@
-"""Lends nodes of a Ray cluster to a training run: on each, one Ray task does what `rlip join` does."""
+"""Lends nodes of a Ray cluster to a training run: on each, one Ray task does what `rlip cluster join` does."""
 
 from __future__ import annotations
 
