@@ -11,6 +11,9 @@ import time
 import urllib.parse
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.harness import wall_seconds
 
 Pace = Mapping[str, float]
 """Seconds between two actions of one kind. A grid is a screen of 20 labels and the chips on it."""
@@ -39,10 +42,8 @@ class Reviewer:
         self._predicates = predicates
         self._search, self._page = "", 1
         self._chips: list[tuple[str, str]] = []
-        fields = {"reviewer": name, "password": password}
-        self._ask(
-            "POST", "login", urllib.parse.urlencode(fields), {"Content-Type": "application/x-www-form-urlencoded"}
-        )
+        form_type = {"Content-Type": "application/x-www-form-urlencoded"}
+        self._ask("POST", "login", urllib.parse.urlencode({"reviewer": name, "password": password}), form_type)
 
     def act(self, kind: str) -> None:
         """Do one thing: `filter`, `grid`, `image` or `verdict`. What it took goes to `seconds`."""
@@ -60,9 +61,9 @@ class Reviewer:
             headers = {"Content-Type": "application/json"}
             self._timed("verdict", "POST", "verdicts", json.dumps({"decisions": [said]}), headers)
 
-    def open(self, address: str) -> None:
-        """Open a page. Raises RuntimeError if the server refuses it."""
-        self._ask("GET", address)
+    def time(self, address: str) -> float:
+        """Opens a page and returns the seconds that it took. Raises RuntimeError if the server refuses it."""
+        return wall_seconds(lambda: self._ask("GET", address))
 
     def _look(self, kind: str) -> None:
         page = self._timed(kind, "GET", f"labels?{self._search}&page={self._page}")
@@ -75,25 +76,18 @@ class Reviewer:
     def _draw_search(self) -> str:
         """A search as people make them: most by predicate, a fifth by a word of the captions."""
         draw = self._random
-        predicate = draw.choice(self._predicates)
-        word = draw.choice(WORDS)
+        predicate, word, least = draw.choice(self._predicates), draw.choice(WORDS), round(draw.random() * 0.9, 2)
         order = draw.choice(("score", "score", "uncertain", "informative", "disagreement", "rare", "random", "lowest"))
-        least = round(draw.random() * 0.9, 2)
-        fields = draw.choice(
-            (
-                {"predicate": predicate},
-                {"predicate": predicate, "subject": word},
-                {"category": word, "kept": "yes"},
-                {"text": f"{word} {predicate}"},
-                {"least": least, "most": least + 0.1},
-            )
-        )
+        fields = draw.choice((
+            {"predicate": predicate}, {"predicate": predicate, "subject": word}, {"category": word, "kept": "yes"},
+            {"text": f"{word} {predicate}"}, {"least": least, "most": least + 0.1},
+        ))  # fmt: skip
         return urllib.parse.urlencode({**fields, "order": order})
 
-    def _timed(self, kind: str, *request: str | dict[str, str]) -> str:
+    def _timed(self, kind: str, *request: Any) -> str:
         began = time.perf_counter()
         try:
-            found = self._ask(*request)  # type: ignore[arg-type]
+            found = self._ask(*request)
         except (OSError, http.client.HTTPException, RuntimeError) as error:
             self._connection.close()
             self.failed.append(f"{kind}: {error!r}")
@@ -134,9 +128,9 @@ def review(reviewers: Sequence[Reviewer], seconds: float, paces: Sequence[Pace] 
         one.seconds, one.failed = defaultdict(list), []
     end = time.monotonic() + seconds
     threads = [
-        threading.Thread(target=_thinking, args=(one, end, paces[number % len(paces)]))
+        threading.Thread(target=_at_pace, args=(one, end, paces[number % len(paces)]))
         if paces
-        else threading.Thread(target=_hurrying, args=(one, end))
+        else threading.Thread(target=_without_pause, args=(one, end))
         for number, one in enumerate(reviewers)
     ]
     for thread in threads:
@@ -150,21 +144,17 @@ def review(reviewers: Sequence[Reviewer], seconds: float, paces: Sequence[Pace] 
     return found, [each for one in reviewers for each in one.failed]
 
 
-def _thinking(reviewer: Reviewer, end: float, pace: Pace) -> None:
+def _at_pace(reviewer: Reviewer, end: float, pace: Pace) -> None:
     start = time.monotonic()
     due = {kind: start + reviewer._random.random() * every for kind, every in pace.items()}
-    while True:
-        kind = min(due, key=due.__getitem__)
-        if due[kind] >= end:
-            return
+    while due[kind := min(due, key=due.__getitem__)] < end:
         time.sleep(max(0.0, due[kind] - time.monotonic()))
         reviewer.act(kind)
         due[kind] = max(due[kind] + pace[kind], time.monotonic())
 
 
-def _hurrying(reviewer: Reviewer, end: float) -> None:
+def _without_pause(reviewer: Reviewer, end: float) -> None:
     turn = ["verdict"] * 15 + ["grid"] * 4 + ["image"] * 4
-    reviewer.act("filter")
     while time.monotonic() < end:
         reviewer._random.shuffle(turn)
         for kind in ("filter", *turn):

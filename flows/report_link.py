@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from prefect.artifacts import create_markdown_artifact
 
 from flows.progress import artifact_key
-from pipeline.report.figures import Figures
-from pipeline.report.headline import headline
+from pipeline.report.figures import Figures, headline
 from pipeline.report.steps import StepOutcome
 from pipeline.run.recipe import Recipe
 

@@ -10,6 +10,7 @@ from pipeline.report.steps import Outcome
 from pipeline.report.variants import VariantScores
 from pipeline.run.context import RunContext
 from pipeline.run.recipe import Recipe
+from pipeline.runtime.wording import markdown_table
 from storage.runs import Run
 
 
@@ -31,6 +32,7 @@ def publish_summary(context: RunContext, outcome: Outcome) -> None:
 def summary_page(recipe: Recipe, run: Run, figures: Figures) -> str:
     """The figures and paths of a run in Markdown. Contains no text from the data, because Prefect renders it."""
     counts = [[name, f"{count:,}"] for name, count in figures.labels.levels()]
+    audits = [row for audit in figures.audits for row in _audit(audit)]
     lines = [
         f"# {recipe.name}",
         "",
@@ -39,9 +41,9 @@ def summary_page(recipe: Recipe, run: Run, figures: Figures) -> str:
         "",
         "## Labels",
         "",
-        *_table(counts, ["", f"kept: {figures.choice}"]),
+        *(markdown_table(["", f"kept: {figures.choice}"], counts) if counts else ()),
         "",
-        *_table([row for audit in figures.audits for row in _audit(audit)], ["labels", "precision", "recall"]),
+        *(markdown_table(["labels", "precision", "recall"], audits) if audits else ()),
         *_variants(figures.variants, figures.share_of_gain),
     ]
     return "\n".join(lines) + "\n"
@@ -66,11 +68,7 @@ def _variants(variants: tuple[VariantScores, ...], share: float | None) -> list[
         for variant in variants
     ]
     gain = [] if share is None else ["", f"Pseudo-labels yield {share:.2f} of the gain of true relations."]
-    return ["", "## Scores", "", *_table(rows, ["variant (seeds)", *names]), *gain] if names else []
-
-
-def _table(rows: list[list[str]], head: list[str]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]] if rows else []
+    return ["", "## Scores", "", *markdown_table(["variant (seeds)", *names], rows), *gain] if names else []
 
 
 def _share(value: float | None) -> str:

@@ -11,8 +11,7 @@ import fsspec
 from storage.artifact import Artifact, require_schemas
 from storage.errors import FatalError
 from storage.manifest import MANIFEST, Manifest, parse_manifest
-from storage.remote import Entry, Remote
-from storage.remote_retry import PAUSES
+from storage.remote import PAUSES, Entry, Remote
 from storage.runs import Run, RunRecord
 from storage.store import Store, require_valid_address
 
@@ -20,7 +19,7 @@ from storage.store import Store, require_valid_address
 class ObjectStoreArtifacts:
     """Artifacts at a URL, laid out as in a store. Data are written before the manifest: readers find whole artifacts only.
 
-    On object stores, the name of a data file holds its digest, and the manifest is put on condition that there is none.
+    On object stores, the name of a data file holds its digest, and the manifest is put on condition that none exists.
     Of two writers one wins; even where their bytes differ (training runs on two machines), neither touches what the other's
     manifest names. Raises `FatalError` for an unusable address or credentials, and `RetryableError` when the other side
     still fails or is silent after all `pauses`.
@@ -146,6 +145,7 @@ class ObjectStoreArtifacts:
 
     def _stored_name(self, name: str, digest: str) -> str:
         """The name under which a data file is stored here."""
+        # Under plain names, a second training run of a key would overwrite files that the manifest of the first names.
         if self.files.renames:
             return name
         stem, dot, kind = name.rpartition(".")

@@ -25,7 +25,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 from warm_process import WarmProcess
 
-from pipeline.review import desk
+from pipeline.review import review_state
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREENSHOTS = ROOT / "out" / "screenshots"
@@ -92,7 +92,7 @@ def served(store: Path, run: str, *options: str, env: Mapping[str, str] | None =
 
 def _review(*words: str) -> None:
     """The command, which looks for new partitions more often than users' do."""
-    desk.REFRESH_SECONDS = 0.5
+    review_state.REFRESH_SECONDS = 0.5
     call_rlip(*words)
 
 

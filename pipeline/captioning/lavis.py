@@ -62,11 +62,6 @@ class LavisCaptioner:
             self._worker.end()
             self._worker = None
 
-    @property
-    def worker_pid(self) -> int | None:
-        """The worker's process id; None when no worker runs."""
-        return self._worker.pid if self._worker else None
-
     def _batch(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
         for attempt in range(1, ATTEMPTS + 1):
             try:

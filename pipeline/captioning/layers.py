@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.packed_linear import PackedLinear
+from models.layers import PackedLinear
 
 LEAST_ROWS = 16
 """Products with fewer rows are padded to this number, because a caption must not depend on the size of its batch."""

@@ -1,4 +1,4 @@
-"""Crops an image around its pairs of boxes, for dense captions (docs/captioning.md)."""
+"""Crops an image around its pairs of boxes, for dense captions (docs/labels.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepares images for BLIP: as a square, without keeping the aspect ratio (docs/captioning.md, Pixels)."""
+"""Prepares images for BLIP: as a square, without keeping the aspect ratio (docs/labels.md, Pixels)."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from pipeline.cli.contact_sheet import contact_sheet, labelled_cell
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
 from pipeline.data.images.opening import BadImage
-from pipeline.interop.publish_shards import counted
 from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
+from pipeline.runtime.wording import counted
 from pipeline.stages.pretrain import PretrainStage
 from pipeline.stages.train_tagger import TrainTaggerStage
 from pipeline.training.config import SAMPLES, TrainConfig
@@ -33,8 +33,8 @@ from storage.runs import Run, find_run
 from storage.shards.sample_map import SampleMap
 
 if TYPE_CHECKING:
+    from pipeline.training.batches import Shown, StepImage
     from pipeline.training.shards import ShardSamples
-    from pipeline.training.step_images import Shown, StepImage
 
 _VERSIONS = {stage.name: stage.version for stage in (PretrainStage, TrainTaggerStage)}
 
@@ -51,7 +51,7 @@ def batch(
     as_json: AsJson = False,
 ) -> None:
     """Name the images of a step of a training run, and draw them as the network saw them, with their boxes and relations."""
-    from pipeline.training.step_images import step_images  # loads torch
+    from pipeline.training.batches import step_images  # loads torch
 
     training = RecordedTraining.find(find_run(existing_store(store), run_name), step_name)
     if training.steps is not None and not 1 <= step <= training.steps:

@@ -20,11 +20,11 @@ from pipeline.cli.options import STORE, AsJson, StorePath, VerdictsFolder
 from pipeline.cli.why import causes_of
 from pipeline.labels.audit_sample import RIGHT, WRONG
 from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, kept_labels
-from pipeline.labels.label_funnel import candidates, images_with_boxes
 from pipeline.labels.label_overrides import Overrides, overrides_of
+from pipeline.labels.labelled_partitions import candidates, images_with_boxes
 from pipeline.labels.verdict_log import Standing, VerdictLog, verdicts_folder
-from pipeline.labels.verdict_summary import StandingVerdicts, outcome_of
-from pipeline.labels.verdicts import JudgedRelation, box4
+from pipeline.labels.verdict_summary import outcome_of
+from pipeline.labels.verdicts import JudgedRelation, StandingVerdicts, box4
 from pipeline.report.formatting import sanitise, table
 from pipeline.report.label_view import LabelView
 from pipeline.report.steps import summaries

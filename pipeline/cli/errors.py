@@ -12,6 +12,8 @@ from typing import TextIO
 
 import typer
 
+from pipeline.runtime.wording import printable
+
 LONGEST = 8_000
 """Characters of a message that are printed. Names in files from elsewhere may be of any length."""
 _EXTRAS = {"duckdb": "review", "fastapi": "review", "uvicorn": "review"}
@@ -98,7 +100,7 @@ def as_printed(message: str) -> str:
     from storage.secrets import redacted
 
     shown = redacted(message if len(message) <= LONGEST else f"{message[:LONGEST]}…")
-    return "".join(character if character.isprintable() or character == "\n" else "�" for character in shown)
+    return printable(shown, keep="\n")
 
 
 def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:

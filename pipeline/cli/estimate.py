@@ -12,7 +12,7 @@ from rich.text import Text
 
 from pipeline.cli.options import AsJson, Overrides, RecipePath
 from pipeline.report.formatting import bytes_in_words, table
-from pipeline.report.step_costs import ESTIMATE
+from pipeline.report.steps import ESTIMATE
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require_readable
 from pipeline.run.estimate import Estimate, with_trainings

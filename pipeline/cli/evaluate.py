@@ -21,18 +21,23 @@ from pipeline.data.images.opening import read_image
 from pipeline.evaluation import benchmark as benchmarks
 from pipeline.evaluation.anatomy import AnatomyRules, dissect
 from pipeline.evaluation.benchmark import Evaluated, Options, hico_triplets
-from pipeline.evaluation.detections.over_truth import DetectionSet
-from pipeline.evaluation.detections.read import read_detections
+from pipeline.evaluation.detections.read import DetectionSet, read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import Triplet
-from pipeline.evaluation.interaction_list import read_interactions
-from pipeline.evaluation.splits import PUBLISHED, Split, published_split, read_positions, split_of_positions
+from pipeline.evaluation.splits import (
+    PUBLISHED,
+    Split,
+    published_split,
+    read_interactions,
+    read_positions,
+    split_of_positions,
+)
 from pipeline.evaluation.summary import Figure, summarise
+from pipeline.evaluation.vcoco import VcocoRoles
 from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
-from pipeline.evaluation.vcoco_role_relations import VcocoRoles
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
+from pipeline.report.evaluation_images import EvaluatedImages
 from pipeline.report.evaluation_page import evaluation_markdown, write_evaluation_page
-from pipeline.report.evaluation_pictures import EvaluatedImages
 from storage.atomic import write_atomic
 from storage.errors import FatalError, translate_os_errors
 

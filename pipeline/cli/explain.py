@@ -16,8 +16,8 @@ from rich.text import Text
 from pipeline.cli.options import STORE, AsJson, StorePath
 from pipeline.data.datasets.annotations import readable
 from pipeline.labels.kept_labels import choice_of, judged_labels, recorded_choice
-from pipeline.labels.label_funnel import candidates, dropped, images_with_boxes
 from pipeline.labels.label_overrides import overrides_of
+from pipeline.labels.labelled_partitions import candidates, dropped, images_with_boxes
 from pipeline.report.formatting import sanitise
 from storage.artifact import Artifact
 from storage.errors import FatalError

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import STORE, AsJson, StorePath
-from pipeline.interop.image_files import ImageFiles
-from pipeline.interop.import_file import print_import
+from pipeline.interop.import_file import ImageFiles, print_import
 from storage.open_store import open_store
 from storage.runs import Run
 

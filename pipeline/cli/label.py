@@ -16,7 +16,7 @@ from rich.text import Text
 from pipeline.cli.errors import resumable
 from pipeline.cli.options import STORE, AsJson, Overrides, StorePath, Tokenizer
 from pipeline.cli.run import run_context
-from pipeline.data.datasets.bare_images import id_of_name, picture_names
+from pipeline.data.datasets.bare_images import id_of_name, image_names
 from pipeline.data.images.folders import open_folder
 from pipeline.interop.label_files import write_label_files
 from pipeline.report.formatting import sanitise
@@ -120,7 +120,7 @@ def _run_name(folder: str) -> str:
 def _left_out(context: RunContext) -> dict[str, str]:
     """Name of each image that can't be read, or is left out for another reason → the reason."""
     (source,) = context.recipe.data.sources
-    names = {id_of_name(name): name for name in picture_names(open_folder(source.image_root))}
+    names = {id_of_name(name): name for name in image_names(open_folder(source.image_root))}
     reasons: dict[str, str] = {}
     for step in ("ingest", "detect"):
         for artifact in context.run.artifacts(step).values():

@@ -17,9 +17,8 @@ from pipeline.cli.contact_sheet import labelled_cell
 from pipeline.cli.options import AsJson, Tokenizer
 from pipeline.data.datasets.annotations import read_text, readable
 from pipeline.data.datasets.bare_images import SUFFIXES
-from pipeline.data.images.opening import BadImage, read_image
-from pipeline.data.images.prefetch import read_ahead
-from pipeline.evaluation.detections.writer import DetectionsWriter
+from pipeline.data.images.opening import BadImage, read_ahead, read_image
+from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
 from pipeline.training.vocabulary import TrainedNames

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from pipeline.cli.options import STORE, AsJson, RunName, StorePath
 from pipeline.report.formatting import sanitise
 from storage.atomic import atomic_file
 from storage.errors import FatalError
+from storage.json_files import json_values
 from storage.manifest import REJECTED_FILE
 from storage.open_store import existing_store
 from storage.runs import Run, find_run
@@ -80,7 +80,7 @@ def select(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
 
     The query can read these tables and no file, URL or store. Tables have the names that stages give them (`images`,
     `relations`, `rejected`), plus the variant of the step if several steps write one (`shards_pseudo`). Each has a column
-    `partition`. `labels` has one row per label (`pipeline/labels/flat_labels.py`). Raises `FatalError` if the query fails,
+    `partition`. `labels` has one row per label (`pipeline/labels/label_rows.py`). Raises `FatalError` if the query fails,
     possibly only when the rows are read.
     """
     import duckdb
@@ -147,7 +147,7 @@ def _stoppable(connection: DuckDBPyConnection, work: Callable[[], Any]) -> Any:
 
 def _labels(run: Run, path: Path) -> ds.Dataset:
     """The flat labels of a run, written to a file so that no more than a partition is held in memory."""
-    from pipeline.labels.flat_labels import LABELS, flat_labels
+    from pipeline.labels.label_rows import LABELS, flat_labels
 
     with pq.ParquetWriter(path, LABELS) as writer:
         for table in flat_labels(run):
@@ -185,7 +185,7 @@ def _print_json(batches: Iterator[pa.RecordBatch]) -> None:
     begin = "["
     for batch in batches:
         for row in batch.to_pylist():
-            sys.stdout.write(begin + json.dumps(_plain(row), ensure_ascii=False, default=str))
+            sys.stdout.write(begin + json.dumps(json_values(row), ensure_ascii=False, default=str))
             begin = ", "
     sys.stdout.write("[]\n" if begin == "[" else "]\n")
 
@@ -199,15 +199,6 @@ def _distinct(names: Sequence[str]) -> list[str]:
             times += 1
         distinct.append(other)
     return distinct
-
-
-def _plain(value: Any) -> Any:
-    """A value that JSON can represent: NaN and infinity become null."""
-    if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tables(run: Run) -> Iterator[tuple[str, ds.Dataset]]:

@@ -12,9 +12,9 @@ import typer
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
 from pipeline.labels.kept_labels import choice_or_all
-from pipeline.report.curves import has_training
 from pipeline.report.report_folder import report_folder
 from pipeline.report.static_report import write_report
+from pipeline.report.training_charts import has_training
 from pipeline.report.view import RunView
 from pipeline.run.context import run_view
 from pipeline.run.recipe import STARTED, Recipe, recorded_recipe

@@ -63,8 +63,8 @@ def review(
 
     from pipeline.review.access import Access, kept_secret, read_password
     from pipeline.review.app import page_routes
-    from pipeline.review.desk import Desk
     from pipeline.review.entrance import protected, server_settings
+    from pipeline.review.review_state import ReviewState
 
     store = existing_store(store_at)
     run = find_run(store, run_name)
@@ -87,7 +87,7 @@ def review(
     access.require_password_beyond_loopback(host)
     console = Console(stderr=True)
     with console.status("Indexing the run") as status:
-        desk = Desk(
+        state = ReviewState(
             view,
             index,
             verdicts,
@@ -98,13 +98,13 @@ def review(
     try:
         # Errors of pages go to the package's log; without a handler nobody would see them.
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-        desk.watch()
-        app = protected(page_routes(desk, access.read_only, signed_in=password is not None), access)
+        state.watch()
+        app = protected(page_routes(state, access.read_only, signed_in=password is not None), access)
         server = uvicorn.Server(server_settings(app, host, port))
         print(f"Review {run_name}: {access.url}\nVerdicts: {verdicts}\nCtrl-C ends the server.", flush=True)
         server.run(sockets=[listener])
     finally:
-        desk.close()
+        state.close()
         listener.close()
 
 

@@ -19,10 +19,18 @@ from pipeline.cli.contact_sheet import contact_sheet, labelled_cell
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
 from pipeline.cli.shard_contents import Contents, contents_of, gaps_of
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, decode_image
-from pipeline.interop.publish_shards import CHECKSUMS, checksum_faults, counted, listed_tars, print_publish
-from pipeline.interop.shard_index_files import ENERGON_FOLDER, LoaderIndex, index_files, loaders
+from pipeline.interop.publish_shards import (
+    CHECKSUMS,
+    ENERGON_FOLDER,
+    LoaderIndex,
+    checksum_faults,
+    index_files,
+    listed_tars,
+    loaders,
+    print_publish,
+)
 from pipeline.interop.shard_samples import (
-    LONGEST_LABELS,
+    MAX_LABELS_SIZE,
     TarSample,
     read_labels,
     read_member,
@@ -30,6 +38,7 @@ from pipeline.interop.shard_samples import (
     tar_samples,
 )
 from pipeline.report.formatting import bytes_in_words, sanitise
+from pipeline.runtime.wording import counted
 from storage.atomic import atomic_file, write_atomic
 from storage.errors import FatalError, translate_os_errors
 from storage.open_store import existing_store
@@ -211,7 +220,7 @@ def preview_shard(
     with tar.open("rb") as file:
         for sample in shown:
             image, labels = sample.image(), sample.labels()
-            data = read_member(file.fileno(), labels, LONGEST_LABELS) if labels is not None else None
+            data = read_member(file.fileno(), labels, MAX_LABELS_SIZE) if labels is not None else None
             seen = read_labels(data) if data is not None else None
             pixels = read_member(file.fileno(), image, DEFAULT_LIMITS.max_bytes) if image is not None else None
             if pixels is None:

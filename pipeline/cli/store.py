@@ -16,7 +16,7 @@ from rich.text import Text
 from pipeline.cli.lineage import lineage
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
 from pipeline.cli.transfer import pull, push
-from pipeline.data.datasets.index_files import damaged_indexes
+from pipeline.data.datasets.record_index import damaged_indexes
 from pipeline.data.partitioning import damaged_digests
 from pipeline.labels.verdict_log import VERDICTS, VerdictLog
 from pipeline.report.formatting import bytes_in_words, table
@@ -26,11 +26,10 @@ from pipeline.review.index import index_fault
 from pipeline.stages.parse_cache import cache_fault
 from storage.damage import Damage, DamagedFile, find_damage, find_record_damage
 from storage.errors import FatalError
-from storage.garbage import find_garbage
+from storage.garbage import Share, find_garbage, usage_of
 from storage.open_store import existing_store
 from storage.runs import find_run
 from storage.store import Store
-from storage.usage import Share, usage_of
 
 DAY = 86400.0
 _VERDICT_REMEDY = (

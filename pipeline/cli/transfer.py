@@ -13,14 +13,13 @@ from rich.progress import Progress
 
 from pipeline.cli.errors import resumable
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath, Url
-from pipeline.data.partitioning import CUTS, Cut, cuts_of, load_cut
+from pipeline.data.partitioning import PARTITION_MAPS, PartitionMap, load_partition_map, partition_maps_of
 from pipeline.runtime.stage import dataset_of
-from storage.damage import CUT_LIMITS, CUT_REMEDY
+from storage.damage import PARTITION_MAP_LIMITS, PARTITION_MAP_REMEDY
 from storage.errors import FatalError
 from storage.json_files import parse_json
 from storage.open_store import existing_store, open_store
-from storage.run_records import documents_of, history_of, steps_of
-from storage.runs import Run, RunRecord, find_run
+from storage.runs import Run, RunRecord, documents_of, find_run, history_of, steps_of
 from storage.store import Store
 
 if TYPE_CHECKING:
@@ -166,20 +165,20 @@ def _places(run: Run) -> list[tuple[str, str]]:
 
 def _push_partition_maps(run: Run, remote: ObjectStoreArtifacts) -> None:
     """Copy how the datasets of a run are partitioned, so that a run on them elsewhere finds the artifacts."""
-    folder = run.store.root / CUTS
+    folder = run.store.root / PARTITION_MAPS
     names = [path.name for path in folder.glob("*.json")]
     datasets = {dataset_of(partition) for step in run.steps() for partition in run.keys(step)}
-    for name in dict.fromkeys(name for dataset in datasets for name in cuts_of(names, dataset)):
-        remote.files.write(f"{CUTS}/{name}", (folder / name).read_bytes())
+    for name in dict.fromkeys(name for dataset in datasets for name in partition_maps_of(names, dataset)):
+        remote.files.write(f"{PARTITION_MAPS}/{name}", (folder / name).read_bytes())
 
 
 def _pull_partition_maps(store: Store, remote: ObjectStoreArtifacts, datasets: set[str]) -> None:
     """Copy partition maps that this store lacks or has only the beginning of. Raises `FatalError` for bad ones."""
-    names = remote.files.listing(CUTS)
-    wanted = [f"{CUTS}/{name}" for dataset in datasets for name in cuts_of(names, dataset)]
+    names = remote.files.listing(PARTITION_MAPS)
+    wanted = [f"{PARTITION_MAPS}/{name}" for dataset in datasets for name in partition_maps_of(names, dataset)]
     for path, data in remote.files.read_many(wanted).items():
-        theirs = parse_json(data, Cut, f"{remote.url}/{path}", CUT_REMEDY, CUT_LIMITS)
-        mine = load_cut(store.root / path).partitions
+        theirs = parse_json(data, PartitionMap, f"{remote.url}/{path}", PARTITION_MAP_REMEDY, PARTITION_MAP_LIMITS)
+        mine = load_partition_map(store.root / path).partitions
         if theirs.partitions[: len(mine)] == mine and len(theirs.partitions) > len(mine):
             store.put(store.root / path, data)
 

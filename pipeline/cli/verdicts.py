@@ -15,11 +15,17 @@ from rich.text import Text
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath, VerdictsFolder
 from pipeline.interop.import_verdicts import AnnotationFormat, import_verdicts
 from pipeline.labels.kept_labels import EVERY_LABEL
-from pipeline.labels.proposed_thresholds import ProposedThreshold, fitted_on_verdicts, propose_thresholds
-from pipeline.labels.reviewable_labels import reviewable_labels
-from pipeline.labels.reviewer_agreement import Kappa
+from pipeline.labels.label_rows import reviewable_labels
 from pipeline.labels.verdict_log import VerdictLog, verdicts_folder
-from pipeline.labels.verdict_summary import VerdictSummary, audit_of, summarize
+from pipeline.labels.verdict_summary import (
+    Kappa,
+    ProposedThreshold,
+    VerdictSummary,
+    audit_of,
+    fitted_on_verdicts,
+    propose_thresholds,
+    summarize,
+)
 from pipeline.labels.verdicts import KINDS
 from pipeline.report.formatting import sanitise, table
 from storage.errors import FatalError

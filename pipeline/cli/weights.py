@@ -17,9 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from models.config import ConfigError, NetworkConfig
-from models.official.kind import kind_of
-from models.state_dict_diff import by_part
-from models.weights_file import WeightsError, is_own, read_config, read_shapes
+from models.official.sizes import kind_of
+from models.weights_file import WeightsError, by_part, is_own, read_config, read_shapes
 from pipeline.cli.errors import resumable
 from pipeline.cli.options import AsJson, Direct, Overrides, RecipePath
 from pipeline.runtime.settings import apply_override
@@ -40,7 +39,7 @@ def train_tagger(
 ) -> None:
     """Train the Relation Tagger of a recipe, running only the steps it needs; print its scores and the path of its weights."""
     from pipeline.cli.run import run_context
-    from pipeline.report.trained_tagger import TrainedTagger
+    from pipeline.report.console import TrainedTagger
     from pipeline.run.context import RunContext
     from pipeline.run.recipe import load_recipe
 
@@ -123,8 +122,7 @@ def export_weights(
 
     Nothing is written when their code has no such network.
     """
-    from models.official.export import export_checkpoint, write_checkpoint
-    from models.official.options import differences, official_options
+    from models.official.export import differences, export_checkpoint, official_options, write_checkpoint
     from models.weights import load
 
     _refuse_target(file, out)

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
 from storage.artifact import Artifact
-from storage.changes import Change, changes
 from storage.errors import FatalError
+from storage.keys import Change, changes
 from storage.open_store import existing_store
 from storage.runs import Run, find_run
 from storage.store import Store

@@ -32,7 +32,7 @@ def unpack(archive: Path, folder: Path, report: Report = lambda done, total: Non
     """
     aside = folder / f".{archive.name}.unpacking"
     try:
-        with _errors_told(archive):
+        with _explained(archive):
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             (_unpack_zip if archive.suffix == ".zip" else _unpack_tar)(archive, aside, report)
@@ -47,7 +47,7 @@ def unpack(archive: Path, folder: Path, report: Report = lambda done, total: Non
 def gunzip(archive: Path, path: Path, report: Report = lambda done, total: None) -> None:
     """Decompress a .gz file to `path`, which appears only when it is whole, and remove the archive. Raises as `unpack` does."""
     total = archive.stat().st_size
-    with _errors_told(archive):
+    with _explained(archive):
         require_space(archive.parent, total, f"unpacking {archive}")
         with (
             archive.open("rb") as packed,
@@ -94,7 +94,7 @@ def _require_plain(archive: Path, name: str, fault: str) -> None:
     if fault:
         raise FatalError(
             f"{archive}: member {name!r} {fault}, so nothing was unpacked; this is not the published archive: remove it, and "
-            "get it from its official page (`rlip data list`)"
+            "download it from its official page (`rlip data list`)"
         )
 
 
@@ -131,12 +131,13 @@ def _move_into(aside: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _errors_told(archive: Path) -> Iterator[None]:
+def _explained(archive: Path) -> Iterator[None]:
+    """Turn errors of reading an archive, which is removed if it is damaged, and of the disk into `FatalError`."""
     try:
         yield
     except (zipfile.BadZipFile, DamagedTar, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         archive.unlink(missing_ok=True)
-        raise FatalError(f"{archive}: was damaged ({error}) and is removed; run again to download it anew") from error
+        raise FatalError(f"{archive}: was damaged ({error}) and has been removed; run again to download it") from error
     except OSError as error:
         raise FatalError(
             f"unpacking {archive} failed: {error.strerror} ({error.filename}); free some space or change permissions, and "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.evaluation.detections.names import without_case
 from storage.errors import FatalError
 from tagger.categories.hypernyms import HYPERNYMS
 from tagger.english.nouns import phrase_lemma
@@ -32,9 +33,9 @@ def map_names(names: Sequence[str], categories: Sequence[str]) -> list[str | Non
 
 
 def _category(name: str, categories: Sequence[str]) -> str | None:
-    plain = _plain(name)
+    plain = without_case(name)
     for category in categories:
-        if _plain(category) == plain:
+        if without_case(category) == plain:
             return category
     lemma = phrase_lemma(plain)
     kinds = {
@@ -42,10 +43,6 @@ def _category(name: str, categories: Sequence[str]) -> str | None:
     }
     meant = [category for category in match(plain, categories) if phrase_lemma(category) not in kinds]
     return meant[0] if len(meant) == 1 else None
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())
 
 
 def _listed(names: Sequence[str]) -> str:

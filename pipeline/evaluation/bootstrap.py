@@ -5,20 +5,19 @@ whose only images are not drawn leaves the mean, so that resampled scores lie ab
 The interval is therefore the standard one, value ± z · standard error (Efron and Tibshirani 1993, "An Introduction to the
 Bootstrap", section 13.2). Resampling also understates the error of classes with one or two images, since these are found or
 not in every resample alike. So the error is at least that of the jackknife, whose variance is too large in expectation if
-anything (Efron and Stein 1981), by groups of images (Shao and Wu 1989). docs/evaluation.md has the measured coverage.
+anything (Efron and Stein 1981), by groups of images (Shao and Wu 1989). On two simulated
+populations, its 95 % intervals contained the mean over test sets in .98 and .90 of cases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.interactions import Integers
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Integers, Relations
 
 GROUPS = 50
 """Groups of images that the jackknife leaves out one after the other."""
@@ -63,12 +62,7 @@ def resampled(relations: Relations, chosen: Integers) -> Relations:
     counts = np.searchsorted(relations.image, chosen, side="right") - starts
     before = np.cumsum(counts) - counts
     index = np.arange(int(counts.sum())) + np.repeat(starts - before, counts)
-    columns: dict[str, Any] = {
-        field.name: None if (column := getattr(relations, field.name)) is None else column[index]
-        for field in fields(relations)
-        if field.name not in ("images", "image")
-    }
-    return Relations(images=len(chosen), image=np.repeat(np.arange(len(chosen)), counts), **columns)
+    return replace(relations.take(index), images=len(chosen), image=np.repeat(np.arange(len(chosen)), counts))
 
 
 def _scored(metric: Metric, choices: Iterable[Integers]) -> dict[str, list[float]]:

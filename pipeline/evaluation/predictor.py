@@ -14,15 +14,14 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from models.check_finite import check_finite
 from models.config import NO_OBJECTS
 from models.network import Network
-from models.postprocess import Pairs, scene_graph, zero_shot
-from models.predictions import Predictions
+from models.predictions import Pairs, Predictions, check_finite, scene_graph, zero_shot
 from models.rlip import RLIP
 from pipeline.data.images.views import to_pixels
 from pipeline.evaluation.detection import Detections
-from pipeline.evaluation.interactions import Floats, Integers, Interactions, best_entries
+from pipeline.evaluation.ranking import best_entries
+from pipeline.evaluation.relations import Floats, Integers, Interactions
 from storage.errors import FatalError
 
 MOST_NAMES = 10_000

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.evaluation.interactions import Floats, Integers
 from pipeline.evaluation.matching import (
     numbered,
     pair_numbers,
@@ -27,8 +26,8 @@ from pipeline.evaluation.matching import (
     representatives,
     unseen_triplets,
 )
-from pipeline.evaluation.ranking import best_first, check_test_set, places, scores_of
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.ranking import best_first, check_test_set, places
+from pipeline.evaluation.relations import Floats, Integers, Relations, scores_of
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ from pathlib import Path
 
 from pipeline.data.datasets.annotations import read_text
 from pipeline.evaluation.hico import HicoScores, Triplet
+from storage.errors import FatalError
 
-RARE_BELOW = 10
-"""A triplet of HICO-DET is rare if training has fewer instances than this."""
 HICO_TRIPLETS = 600
 
 # Positions in HICO-DET's list of 600 interactions, in the published order: by number of instances.
@@ -130,11 +129,6 @@ def non_rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: 
     return _greedy("non-rare first", sorted(counts, key=lambda triplet: -counts[triplet]), number, transductive)
 
 
-def rare_triplets(counts: Mapping[Triplet, int]) -> frozenset[Triplet]:
-    """Returns the triplets with fewer than `RARE_BELOW` instances in training."""
-    return frozenset(triplet for triplet, count in counts.items() if count < RARE_BELOW)
-
-
 def rare_means(scores: HicoScores, rare: Iterable[Triplet]) -> dict[str, float]:
     """Returns the mean AP of all triplets ("full"), of the rare ones and of the others. NaN where the test set has none."""
     few = frozenset(rare)
@@ -161,3 +155,17 @@ def _greedy(name: str, order: Sequence[Triplet], number: int, transductive: bool
             "triplets that is seen"
         )
     return Split(name=name, unseen=frozenset(unseen), transductive=transductive)
+
+
+def read_interactions(path: Path) -> list[tuple[str, str]]:
+    """Reads HICO-DET's list of interactions, in whose order published splits count. Returns (verb, object) of each.
+
+    A line has a number, an object and a verb; other lines are headings.
+
+    Raises `FatalError` for a file without such a line.
+    """
+    cells = [line.split() for line in read_text(path, "HICO-DET's hico_list_hoi.txt").splitlines()]
+    listed = [(row[-1], row[-2]) for row in cells if len(row) == 3 and row[0].isdigit()]
+    if not listed:
+        raise FatalError(f"{path}: has no line such as '1 airplane board'; use HICO-DET's hico_list_hoi.txt")
+    return listed

@@ -10,18 +10,17 @@ under the falling envelope of precision, and recall is of all persons who do the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.evaluation.interactions import Floats, Integers
-from pipeline.evaluation.matching import Candidates, Flags, aligned_iou, joined, marked
-from pipeline.evaluation.ranking import area_under_precision, scores_of
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.matching import Candidates, joined, marked
+from pipeline.evaluation.ranking import area_under_precision
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou, scores_of
 from pipeline.evaluation.vcoco_detections import VcocoDetections
-from pipeline.evaluation.vcoco_truth import VcocoTruth
+from pipeline.evaluation.vcoco_truth import Role, VcocoTruth
 
-Role = tuple[str, str]
 POINT = "point"
 """The action that the mean over 24 roles leaves out, because few of its persons have a thing."""
 
@@ -136,11 +135,6 @@ def match_vcoco(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules
     return VcocoMatches(truth, _agents(predicted, truth, rules), first, second, rules.official)
 
 
-def of_annotated_persons(image: Integers, boxes: Floats, truth: VcocoTruth) -> Flags:
-    """Returns N: whether a prediction counts, i.e. the true person that its box overlaps most is annotated, or there is none."""
-    return _counted(_persons(image, boxes, truth)[0], truth)
-
-
 def _agents(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules) -> tuple[_Ranking, ...]:
     person, overlap = _persons(predicted.agent_image, predicted.agent_boxes, truth)
     counted = _counted(person, truth)
@@ -224,3 +218,51 @@ def _check(predicted: VcocoDetections, truth: VcocoTruth) -> None:
 def _mean(precision: Mapping[str, float] | Mapping[Role, float]) -> float:
     values = [value for value in precision.values() if not np.isnan(value)]
     return float(np.mean(values)) if values else float("nan")
+
+
+class VcocoRoles(NamedTuple):
+    """V-COCO's roles as relations, for what looks at single predictions: costs of errors, pairs, images.
+
+    V-COCO's detections do not name things, so all have one name.
+    """
+
+    predicted: Relations
+    """Only predictions that count: neither those without a score nor those of persons that nobody annotated"""
+    truth: Relations
+    objects: tuple[str, ...]
+    """Names that labels refer to"""
+    predicates: tuple[str, ...]
+    """Action and role"""
+
+    @classmethod
+    def of(cls, predicted: VcocoDetections, truth: VcocoTruth) -> VcocoRoles:
+        """Takes the roles of both. An object without a box is named "nothing"."""
+        found = predicted.roles
+        person, _ = _persons(found.image, found.subject_boxes, truth)
+        counted = _counted(person, truth) & ~np.isnan(scores_of(found))
+        found = found.take(counted)
+        none = (np.isnan(found.object_boxes) | (found.object_boxes == 0)).all(axis=1)
+        things = np.where(none[:, None], np.nan, found.object_boxes)
+        action_of = np.array([truth.actions.index(action) for action, _ in truth.roles], np.int64)
+        person, role = np.nonzero(truth.labels[:, action_of] == 1)
+        boxes = truth.role_boxes[person, role]
+        true = Relations(
+            images=truth.images,
+            image=truth.image[person],
+            subject_boxes=truth.boxes[person],
+            object_boxes=boxes,
+            subject_labels=np.zeros(len(person), np.int64),
+            object_labels=_labels(boxes),
+            predicates=role.astype(np.int64),
+        )
+        own = replace(
+            found,
+            object_boxes=things,
+            subject_labels=np.zeros(len(found), np.int64),
+            object_labels=_labels(things),
+        )
+        return cls(own, true, ("person", "thing", "nothing"), tuple(" ".join(role) for role in truth.roles))
+
+
+def _labels(boxes: Floats) -> Integers:
+    return np.where(np.isnan(boxes).all(axis=1), 2, 1).astype(np.int64)

@@ -14,8 +14,10 @@ import numpy as np
 
 from pipeline.data.datasets.annotations import AnnotationError, as_four_numbers
 from pipeline.data.datasets.json_stream import stream_lists, stream_rows
-from pipeline.evaluation.interactions import Floats, Integers
+from pipeline.evaluation.relations import Floats, Integers
 
+Role = tuple[str, str]
+"""Action and role, e.g. ("cut", "instr")."""
 AGENT = "agent"
 _ACTIONS = "V-COCO's list of actions with action_name, role_name, image_id, ann_id, label and role_object_id"
 _INSTANCES = "COCO instances with images, annotations and categories"
@@ -27,8 +29,8 @@ class VcocoTruth:
 
     images: int
     actions: tuple[str, ...]
-    roles: tuple[tuple[str, str], ...]
-    """Action and role, e.g. ("cut", "instr"), in the order of actions. Agents are not among them."""
+    roles: tuple[Role, ...]
+    """In the order of actions. Agents are not among them."""
     image: Integers
     """N: the position of each person's image in the test set"""
     boxes: Floats

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluation.interactions import Integers
 from pipeline.evaluation.matching import (
     Candidates,
     pair_numbers,
@@ -23,7 +22,7 @@ from pipeline.evaluation.matching import (
     unseen_triplets,
 )
 from pipeline.evaluation.ranking import best_first, check_test_set, places
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Integers, Relations
 
 
 @dataclass(frozen=True)

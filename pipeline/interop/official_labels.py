@@ -1,4 +1,7 @@
-"""Reads and writes the authors' pseudo-labels and their Visual Genome file: one JSON object per image."""
+"""Reads and writes the authors' pseudo-labels and their Visual Genome file: one JSON object per image.
+
+What an import rejects is collected in bounded memory (`Rejects`), because a file may hold millions of bad rows.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,50 @@ import pyarrow as pa
 
 from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, as_number, readable, shown
 from pipeline.interop.json_writer import number
-from pipeline.interop.rejects import Rejects
 from pipeline.runtime.stage import Rejected
+
+MAX_KEPT = 10_000
+"""Rejects of one reason that are kept with their values. The others are counted."""
+
+
+class Rejects:
+    """Rejects in their order. At the end, one reject for each reason stands for those that were only counted."""
+
+    def __init__(self, rejects: Iterable[Rejected] = ()) -> None:
+        self._kept: list[Rejected] = []
+        self._counts: Counter[str] = Counter()
+        self._further: Counter[str] = Counter()
+        self.extend(rejects)
+
+    def append(self, reject: Rejected) -> None:
+        """Adds a reject."""
+        self._counts[reject.reason] += reject.count
+        if self._counts[reject.reason] <= MAX_KEPT:
+            self._kept.append(reject)
+        else:
+            self._further[reject.reason] += reject.count
+
+    def extend(self, rejects: Iterable[Rejected]) -> None:
+        """Adds rejects."""
+        for reject in rejects:
+            self.append(reject)
+
+    def __iter__(self) -> Iterator[Rejected]:
+        yield from self._kept
+        for reason, further in self._further.items():
+            yield Rejected(NO_IMAGE, reason, f"and {further:,} more", further)
+
+    def __len__(self) -> int:
+        return self._counts.total()
+
 
 EXPECTED = "labels: a list of {image_id, dataset, objects: [...], relationships: [...]}"
 VISUAL_GENOME = "vg"
 """Dataset of elements that name none."""
 FIRST_IDS = {"coco2017": 10_000_000, "o365": 20_000_000}
-"""The authors' first object and relationship id in each set."""
+"""The authors' first object and relationship id in each dataset."""
 _VG_RELATION = ("relationship_id", "predicate", "synsets", "subject_id", "object_id")
-_MOST_PIXELS = 1e7
+_MAX_PIXELS = 1e7
 DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
@@ -40,8 +77,8 @@ def read_element(entry: Any) -> LabelledImage | Rejected:
     """Converts an element to rows of `images` and `relations`, or to a reject if it names no image.
 
     Object ids are local to the image. A missing dataset means Visual Genome, whose relations without a confidence are
-    annotations. Drops relations of unknown boxes, keeps the highest confidence of duplicates, keeps self-pairs and
-    clamps boxes at 0. Every such case becomes a reject.
+    annotations. Relations of unknown boxes are lost, of duplicates the highest confidence is kept, self-pairs are kept, and
+    boxes are clamped at 0. Every such case becomes a reject.
     """
     image_id, name = _image_id(entry.get("image_id")) if isinstance(entry, dict) else (None, "")
     if image_id is None:
@@ -54,7 +91,7 @@ def read_element(entry: Any) -> LabelledImage | Rejected:
     split = entry.get("data_split")
     split = split if isinstance(split, str) and split else "train2017" if dataset == "coco2017" else "train"
     boxes, places = _boxes(image_id, entry.get("objects"), rejects)
-    given, scored = _relations(image_id, entry.get("relationships"), places, dataset, rejects)
+    annotated, scored = _relations(image_id, entry.get("relationships"), places, dataset, rejects)
     image = {
         "dataset": dataset,
         "split": readable(split),
@@ -64,7 +101,7 @@ def read_element(entry: Any) -> LabelledImage | Rejected:
         "width": None,
         "height": None,
         "boxes": boxes,
-        "relations": given,
+        "relations": annotated,
     }
     return LabelledImage(image, scored, rejects)
 
@@ -73,7 +110,7 @@ class ElementWriter:
     """Converts images to elements. Ids are unique over the file, as the authors' are; imported images keep theirs."""
 
     def __init__(self, dataset: str) -> None:
-        """`dataset`: the authors' name of the set. Elements of `vg` do not state it."""
+        """`dataset`: the authors' name of the dataset. Elements of `vg` do not state it."""
         self._dataset = dataset
         first = FIRST_IDS.get(dataset, 1)
         self._objects, self._relations = count(first), count(first)
@@ -142,7 +179,7 @@ def _boxes(image_id: int, listed: Any, rejects: Rejects) -> tuple[list[dict[str,
         values = entry if isinstance(entry, dict) else {}
         object_id, name = as_id(values.get("object_id")), _name(values.get("names"))
         numbers = as_four_numbers([values.get(side) for side in "xywh"])
-        if object_id is None or name is None or numbers is None or not all(abs(v) < _MOST_PIXELS for v in numbers):
+        if object_id is None or name is None or numbers is None or not all(abs(v) < _MAX_PIXELS for v in numbers):
             rejects.append(Rejected(image_id, "box malformed", shown(entry)))
             continue
         x, y, w, h = numbers
@@ -168,7 +205,7 @@ def _relations(
     image_id: int, listed: Any, places: Mapping[int, int], dataset: str, rejects: Rejects
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Returns annotated relations, and relations with a confidence."""
-    given: dict[tuple[int, str, int], None] = {}
+    annotated: dict[tuple[int, str, int], None] = {}
     scored: dict[tuple[int, str, int], float] = {}
     for entry in _list(image_id, "relationships", listed, rejects):
         values = entry if isinstance(entry, dict) else {}
@@ -184,11 +221,11 @@ def _relations(
         if subject == object_:
             rejects.append(Rejected(image_id, "relation to itself (kept)", shown(entry)))
         key = (subject, predicate, object_)
-        if key in given or key in scored:
+        if key in annotated or key in scored:
             rejects.append(Rejected(image_id, "relation twice", shown(entry)))
         confidence = values.get("confidence")
         if confidence is None and dataset == VISUAL_GENOME:
-            given[key] = None
+            annotated[key] = None
             continue
         if confidence is None:
             rejects.append(Rejected(image_id, "relation without confidence (kept with 1)", shown(entry)))
@@ -198,7 +235,7 @@ def _relations(
         else:
             scored[key] = max(score, scored.get(key, 0.0))
     return (
-        [{"subject": s, "predicate": p, "object": o} for s, p, o in given],
+        [{"subject": s, "predicate": p, "object": o} for s, p, o in annotated],
         [
             {"subject": s, "object": o, "predicate": p, "score": score, "proposed": True, "triplet": -1}
             for (s, p, o), score in scored.items()
@@ -225,7 +262,7 @@ def _score(value: Any) -> float | None:
 
 
 def _uri(dataset: str, split: str, image_id: int, name: str) -> str:
-    """Returns the image's path below its set's folder, by the authors' rules."""
+    """Returns the image's path below its dataset's folder, by the authors' rules."""
     if name:
         return name
     return f"{split}/{image_id:012d}.jpg" if dataset == "coco2017" else f"{image_id}.jpg"
@@ -267,7 +304,7 @@ def write_frequencies(relations: Mapping[str, int], objects: Mapping[str, int]) 
         yield f"{kind}_freq", counts
 
 
-def counted(rows: list[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
+def name_counts(rows: list[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
     """Converts rows of `frequencies` to counts of relations and of objects."""
     relations, objects = (Counter({r["name"]: r["count"] for r in rows if r["kind"] == kind}) for kind in KINDS)
     return relations, objects

@@ -77,7 +77,7 @@ def send_events(events: Iterable[RunEvent], url: str) -> int:
         for event in events:
             transport.emit(event)
             sent += 1
-    # Messages of requests quote the URL with its secrets, so that none of them is passed on.
+    # Errors of requests quote the URL with its secrets, so they are not passed on.
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else "unknown"
         raise FatalError(

@@ -73,14 +73,14 @@ class StratumCount:
     name: str
     labels: int
     judged: int
-    """Those that the reviewers were sure of."""
+    """Those that the reviewers were confident about."""
     right: int
     unsure: int
 
 
 @dataclass(frozen=True)
 class AuditPrecision:
-    """The precision of labels, from a stratified sample. None: no stratum has a sure verdict."""
+    """The precision of labels, from a stratified sample. None: no stratum has a confident verdict."""
 
     precision: float | None
     low: float | None

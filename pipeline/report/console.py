@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.labels.label_audit import LabelScores
 from pipeline.report.figures import DatasetAudit, Figures
 from pipeline.report.formatting import sanitise, share, table
-from pipeline.report.step_costs import scored_estimate
-from pipeline.report.steps import Outcome, stage_rows
+from pipeline.report.label_view import score_cells
+from pipeline.report.steps import Outcome, scored_estimate, stage_rows
 from pipeline.report.variants import VariantScores, score_name, score_names, score_text
+from pipeline.training.config import MODEL
+from storage.artifact import Artifact
 from storage.runs import Run
 
 
@@ -125,9 +127,8 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
             f"Labels of {name}, compared with its {audit.labels.given:,} given relations",
             "labels", "kept", "precision", "recall", "precision at recall .8", "average precision",
         )  # fmt: skip
-        made.add_row(f"tagger, {choice}", *_scores(audit.labels.tagger))
-        made.add_row("naive matching", *_scores(audit.labels.naive))
-        made.add_row("boxes and names alone", *_scores(audit.labels.prior))
+        for method, scores in audit.labels.methods(choice):
+            made.add_row(method, *score_cells(scores))
         printed.append(made)
     if audit.captions is not None:
         found = audit.captions
@@ -140,11 +141,6 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
     return printed
 
 
-def _scores(scores: LabelScores) -> tuple[str, ...]:
-    values = (scores.precision, scores.recall, scores.precision_at_recall, scores.average_precision)
-    return (f"{scores.kept:,}", *map(share, values))
-
-
 def _variants(variants: tuple[VariantScores, ...]) -> Table:
     names = score_names(variants)
     made = table("Pre-training", "labels", "seeds", *(score_name(name) for name in names))
@@ -153,3 +149,48 @@ def _variants(variants: tuple[VariantScores, ...]) -> Table:
             Text(variant.variant), str(variant.seeds), *(score_text(variant.scores.get(name)) for name in names)
         )
     return made
+
+
+_IN_WORDS = {
+    "held_out_map": "predicate mAP",
+    "held_out_recall": "recall, two predicates per pair",
+    "held_out_recall_20": "recall, 20 labels per image",
+    "held_out_recall_50": "recall, 50 labels per image",
+    "held_out_calibration_error": "calibration error, raw scores",
+    "held_out_calibrated_error": "calibration error, calibrated scores",
+}
+
+
+@dataclass(frozen=True)
+class TrainedTagger:
+    """A trained tagger. `scores` is the last measurement on held-out images; empty when none were held out."""
+
+    weights: str
+    images: int
+    """Number of training images."""
+    held_out: int
+    scores: dict[str, float]
+
+    @classmethod
+    def of(cls, tagger: Artifact) -> TrainedTagger:
+        """Reads the result from the artifact of stage `train_tagger`."""
+        last = {row["name"]: row["value"] for row in tagger.table("tagger").to_pylist()}
+        return cls(
+            weights=str(tagger.file(MODEL)),
+            images=tagger.manifest.counts.rows_out,
+            held_out=int(last.get("held_out_images", 0)),
+            scores={name: round(last[name], 4) for name in _IN_WORDS if name in last},
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as plain values."""
+        return asdict(self)
+
+    def print(self, console: Console) -> None:
+        """Prints the scores; the path of the weights comes last."""
+        if self.scores:
+            made = table(f"Tagger of {self.images:,} images, scored on {self.held_out:,} held-out images", "metric", "")
+            for name, score in self.scores.items():
+                made.add_row(_IN_WORDS[name], share(score))
+            console.print(made)
+        console.print(Text(f"Weights: {self.weights}"), soft_wrap=True)

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.review.decisions import Decided, Decisions, decide
-from pipeline.review.desk import Desk
 from pipeline.review.entrance import reviewer_of
 from pipeline.review.image_detail import ImageDetail
 from pipeline.review.labels import labels_of
 from pipeline.review.overview import overview_of
 from pipeline.review.pages import Pages
 from pipeline.review.pictures import CHIP, LONGEST, NoPicture, Region
+from pipeline.review.review_state import ReviewState
 from pipeline.review.search import Search
 from storage.errors import PipelineError
 
@@ -32,26 +32,26 @@ Number = Annotated[int, Query(ge=0, le=2**62)]
 Reviewer = Annotated[str, Depends(reviewer_of)]
 
 
-def page_routes(desk: Desk, read_only: bool = False, signed_in: bool = False) -> APIRouter:
-    """The pages of one desk. Who may open them is not decided here: serve them as `protected` does.
+def page_routes(state: ReviewState, read_only: bool = False, signed_in: bool = False) -> APIRouter:
+    """The pages of one run under review. Who may open them is not decided here: serve them as `protected` does.
 
     All pages lie side by side, so that their links need not name the path above them. `signed_in`: reviewers come by a
     password, and the pages offer to sign out.
     """
     app = APIRouter()
-    pages = Pages(desk, read_only, signed_in)
-    _add_pages(app, desk, pages)
-    _add_pictures(app, desk)
-    _add_answers(app, desk)
+    pages = Pages(state, read_only, signed_in)
+    _add_pages(app, state, pages)
+    _add_pictures(app, state)
+    _add_answers(app, state)
     return app
 
 
-def _add_pages(app: APIRouter, desk: Desk, pages: Pages) -> None:
+def _add_pages(app: APIRouter, state: ReviewState, pages: Pages) -> None:
     """What people look at."""
 
     @app.get("/", response_class=HTMLResponse)
     def overview(reviewer: Reviewer) -> str:
-        return pages.render("overview.html", reviewer, overview=overview_of(desk))
+        return pages.render("overview.html", reviewer, overview=overview_of(state))
 
     @app.get("/labels", response_class=HTMLResponse)
     def labels(request: Request, reviewer: Reviewer, page: Annotated[int, Query(ge=1, le=10**6)] = 1) -> str:
@@ -78,7 +78,7 @@ def _add_pages(app: APIRouter, desk: Desk, pages: Pages) -> None:
         label: Number | None = None,
         origin: Annotated[Literal["labels", "images"], Query(alias="from")] = "labels",
     ) -> str:
-        detail = _detail(desk, number)
+        detail = _detail(state, number)
         chosen = next((one for one in detail.labels if label in (None, one.number)), None)
         return pages.image(reviewer, detail, chosen, _search(request), origin)
 
@@ -91,7 +91,7 @@ def _add_pages(app: APIRouter, desk: Desk, pages: Pages) -> None:
         return pages.quarantined(reviewer, reason)
 
 
-def _add_pictures(app: APIRouter, desk: Desk) -> None:
+def _add_pictures(app: APIRouter, state: ReviewState) -> None:
     """Pictures by number: no address ever names a file.
 
     A screen asks for twenty at once. They take all processors but one, so that pages and verdicts don't wait for them.
@@ -107,19 +107,19 @@ def _add_pictures(app: APIRouter, desk: Desk) -> None:
         return await to_thread.run_sync(part, number, limiter=limiter)
 
     def whole(number: int, longest: int) -> Response:
-        rows = desk.index.rows_at("images", "dataset, uri", "image", [number])
+        rows = state.index.rows_at("images", "dataset, uri", "image", [number])
         if not rows:
             raise HTTPException(404, "no image has this number")
-        return _jpeg(desk, rows[0]["dataset"], rows[0]["uri"], longest=longest)
+        return _jpeg(state, rows[0]["dataset"], rows[0]["uri"], longest=longest)
 
     def part(number: int) -> Response:
-        found = labels_of(desk.index, [number])
+        found = labels_of(state.index, [number])
         if not found:
             raise HTTPException(404, "no label has this number")
-        return _jpeg(desk, found[0].dataset, found[0].uri, found[0].region, CHIP)
+        return _jpeg(state, found[0].dataset, found[0].uri, found[0].region, CHIP)
 
 
-def _add_answers(app: APIRouter, desk: Desk) -> None:
+def _add_answers(app: APIRouter, state: ReviewState) -> None:
     """What the page asks for while someone looks at it."""
 
     @app.get("/image/{number}/kept")
@@ -130,16 +130,16 @@ def _add_answers(app: APIRouter, desk: Desk) -> None:
         confidence: Annotated[str, Query(pattern="^(score|calibrated)$")] = "score",
     ) -> dict[str, dict[str, str | None]]:
         settings = {"threshold": threshold, "rule": rule, "confidence": confidence, "thresholds": {}}
-        choice = ChoiceSettings.model_validate(desk.view.choice.model_dump() | settings)
+        choice = ChoiceSettings.model_validate(state.view.choice.model_dump() | settings)
         try:
-            return {"reasons": {str(label): why for label, why in desk.details.kept(number, choice).items()}}
+            return {"reasons": {str(label): why for label, why in state.details.kept(number, choice).items()}}
         except PipelineError as error:
             raise HTTPException(409, str(error)) from error
 
     @app.post("/verdicts")
     def verdicts(reviewer: Reviewer, decisions: Decisions) -> Decided:
         try:
-            return decide(desk, reviewer, decisions)
+            return decide(state, reviewer, decisions)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         except PipelineError as error:
@@ -157,15 +157,15 @@ def _search(request: Request) -> Search:
         raise HTTPException(422, f"search: {name}: {first['msg']}") from error
 
 
-def _detail(desk: Desk, number: int) -> ImageDetail:
-    found = desk.details.find(number) if 0 <= number < 2**62 else None
+def _detail(state: ReviewState, number: int) -> ImageDetail:
+    found = state.details.find(number) if 0 <= number < 2**62 else None
     if found is None:
         raise HTTPException(404, "no image has this number; the run may have been made anew")
     return found
 
 
-def _jpeg(desk: Desk, dataset: str, uri: str, region: Region | None = None, longest: int = LONGEST) -> Response:
+def _jpeg(state: ReviewState, dataset: str, uri: str, region: Region | None = None, longest: int = LONGEST) -> Response:
     try:
-        return Response(desk.pictures.jpeg(dataset, uri, region, longest), media_type="image/jpeg", headers=_CACHED)
+        return Response(state.pictures.jpeg(dataset, uri, region, longest), media_type="image/jpeg", headers=_CACHED)
     except NoPicture as error:
         raise HTTPException(404, str(error)) from error

@@ -6,20 +6,18 @@ from pipeline.runtime.settings import Settings, runtime
 
 
 class CheckSettings(Settings):
-    """What each partition must satisfy before a step may read it.
-
-    A partition that fails stays in the store. Steps leave it out and go on with the others, but a step over whole datasets,
-    such as a training run, is refused, and the run ends with an error. Other limits recompute nothing.
+    """What each partition must satisfy before a stage may read it (docs/operations.md, Checks of partitions). Other
+    limits recompute nothing.
     """
 
     min_rows: int = runtime(0, ge=0)
-    """Rows that each step must yield; 0 switches the check off."""
+    """Rows that each stage must yield; 0 turns the check off."""
     max_reject_share: float = runtime(1.0, ge=0, le=1)
-    """Largest share of its rows that a step may reject; 1 switches the check off."""
+    """Largest share of its rows that a stage may reject; 1 turns the check off."""
     min_relations_per_image: float = runtime(0.0, ge=0)
-    """Scored relations that stage `tag` must yield per image; 0 switches the check off."""
+    """Scored relations that stage `tag` must yield per image; 0 turns the check off."""
     min_average_precision: float = runtime(0.0, ge=0, le=1)
-    """Average precision of the labels of stage `tag`, against the relations that the dataset states. A partition that states
-    none which a candidate has is not judged. 0 switches the check off."""
+    """Average precision of the labels of stage `tag` against the ground truth. A partition without ground truth
+    that a candidate has is not judged. 0 turns the check off."""
     max_unreachable_share: float = runtime(1.0, ge=0, le=1)
-    """Largest share of the stated predicates that no candidate of stage `tag` has; 1 switches the check off."""
+    """Largest share of the ground-truth predicates that no candidate of stage `tag` has; 1 turns the check off."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import LabelCount
-from pipeline.labels.label_funnel import candidates
+from pipeline.labels.labelled_partitions import candidates
 from pipeline.run.check_settings import CheckSettings
 from pipeline.runtime.stage import Stage
 from storage.artifact import Artifact

@@ -15,9 +15,9 @@ from pipeline.captioning.model_folder import model_fault
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.catalogue import where_to_get
 from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.data.datasets.box_doubts import box_doubts
 from pipeline.data.datasets.record_index import is_indexed, open_index
-from pipeline.data.datasets.source import json_fault, text_fault
+from pipeline.data.datasets.source import file_fault, text_fault
+from pipeline.data.datasets.validate import box_doubts
 from pipeline.report.report_folder import require_place
 from pipeline.run.context import RunContext
 from pipeline.run.dag import build_steps
@@ -34,7 +34,7 @@ from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.tag import TagStage
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.tracking.extras import require_extras
+from pipeline.training.tracking.trackers import require_extras
 from pipeline.training.vocabulary import is_tokenizer
 from storage.errors import FatalError, PipelineError
 
@@ -192,7 +192,7 @@ def _candidate_files(recipe: Recipe) -> Iterator[Finding]:
 def _captioner(settings: Any) -> Iterator[Finding]:
     """Look into the captioner's folder, or into the files of recorded captions."""
     for path in settings.recorded if settings.captioner == "recorded" else ():
-        if path.is_file() and (what := json_fault(path) or text_fault(path)):
+        if path.is_file() and (what := file_fault(path, "JSON") or text_fault(path)):
             yield Finding("missing", "caption.recorded", f"{path} {what}")
     models = {"caption.model": settings.model} if settings.captioner == "blip" else {}
     models |= {"caption.filter": settings.filter} if settings.filter else {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from pipeline.report.step_costs import ESTIMATE, StepCost, step_costs
+from pipeline.report.steps import ESTIMATE, StepCost, step_costs
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step, build_steps
 from pipeline.run.forecast import forecast
@@ -267,8 +267,8 @@ def with_trainings(made: Estimate, context: RunContext, images: int | None) -> E
 
 def _by_flops(row: StepEstimate, images: int, settings: TrainingSettings, unknown: Sequence[str]) -> StepEstimate:
     """`unknown`: datasets whose images are not counted, since nobody knows their number."""
-    from pipeline.training.tracking.peak import known_peak
-    from pipeline.training.view_flops import view_flops
+    from pipeline.training.tracking.flops import view_flops
+    from pipeline.training.tracking.throughput import known_peak
 
     precision = "bfloat16" if settings.precision == "auto" else settings.precision
     peak = known_peak(GPU, "tf32" if precision == "medium" else precision)

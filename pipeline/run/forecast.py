@@ -11,7 +11,7 @@ from pipeline.run.planner import Planner
 from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.stage import WHOLE, dataset_of
 from storage.artifact import Artifact
-from storage.changes import changes
+from storage.keys import changes
 
 _Causes = dict[str, str]
 """Partition → why it is due."""

@@ -98,19 +98,18 @@ def _trained(settings: Any) -> str:
     """Builds the network of a training run. Raises `FatalError` when it can't be built, or can't start from its weights."""
     import torch
 
-    from models.fewer_pairs import fits_fewer_pairs
+    from models.pretrained import fits_fewer_pairs
     from models.weights import build
     from models.weights_file import WeightsError, read_shapes
-    from pipeline.training.task import network_config
 
     try:
         with torch.device("meta"):
-            network = build(network_config(settings), None)
+            network = build(settings.network, None)
     except Exception as error:  # timm raises what it likes for stages that a model does not have
         raise FatalError(f"{error}; change the section's `network`") from error
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     _require_devices(settings)
-    name = settings.network["backbone"]
+    name = settings.network.backbone
     if settings.pretrained is None:
         return f"{type(network).__name__} with {name}, from random weights"
     try:

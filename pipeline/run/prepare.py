@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from pipeline.data.datasets.box_doubts import box_doubts
 from pipeline.data.datasets.record_index import is_indexed, open_index
+from pipeline.data.datasets.validate import box_doubts
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import precisions, require
 from pipeline.run.progress import Display

@@ -108,8 +108,8 @@ class PretrainSection(Settings):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Each variant is pre-trained and evaluated once per seed."""
     allow_overlap: bool = runtime(False)
-    """Train on images of `data.test` too, where they are among those to train on. Without it, they are left out, and a training
-    that has some all the same is refused. Scores on them say nothing about new images."""
+    """Train on images of `data.test` too. Without it, they are excluded, and a training run that still has some is
+    refused. Scores on them say nothing about new images."""
     settings: TrainingSettings = TrainingSettings()
 
 
@@ -117,7 +117,7 @@ class RunSection(Settings):
     """How a run is executed. Nothing here changes a row."""
 
     until: str | None = runtime(None)
-    """The last stage to run, with only the steps and datasets that it needs; unset: all stages."""
+    """The last stage to run, with only the stages and datasets that it needs; unset: all stages."""
     engine: Literal["local", "ray"] = runtime("local")
     """Where partitions are processed. local: worker processes of this machine; ray: actors on the nodes of a Ray cluster."""
     workers: int = runtime(2, ge=1, le=256)
@@ -125,16 +125,16 @@ class RunSection(Settings):
     ray_address: str | None = runtime(None)
     """ray: HOST:PORT of the head of the cluster, which this machine has joined (docs/operations.md)."""
     min_actors: int = runtime(1, ge=1, le=4096)
-    """ray: number of actors that a step starts at once, and keeps while they are idle."""
+    """ray: number of actors that a stage starts at once, and keeps while they are idle."""
     max_actors: int | None = runtime(None, ge=1, le=4096)
-    """ray: maximum number of actors of a step; unset: as many as the nodes have room for when it starts. Set it on a cluster
-    that adds nodes by itself."""
+    """ray: maximum number of actors of a stage; unset: as many as fit when it starts. Set it on a cluster that
+    scales itself."""
     gpus_per_actor: float = runtime(1.0, gt=0, le=1)
     """ray: share of a GPU that an actor takes, where its stage uses GPUs."""
     blocks: int = runtime(16, ge=1, le=256)
-    """Maximum number of Prefect task runs per step; partitions are grouped into at most this many blocks."""
+    """Maximum number of Prefect task runs per stage; partitions are grouped into at most this many blocks."""
     max_reject_share: float = runtime(0.1, ge=0, le=1)
-    """The run stops when a step rejects more than this share of its rows, or ingest of the boxes or relations."""
+    """The run stops if a stage rejects more than this share of its rows, or ingest of the boxes or relations."""
     min_free_gib: float = runtime(1.0, ge=0)
     """Free disk space in GiB that the store must have when a run starts."""
     log_format: LogFormat = runtime("text")
@@ -144,8 +144,8 @@ class RunSection(Settings):
     metrics_port: int | None = runtime(None, ge=1, le=65535)
     """Port at 127.0.0.1 that serves Prometheus metrics while the run goes on."""
     lineage: str | None = runtime(None)
-    """Lineage server that each execution is told to, as OpenLineage events, e.g. http://127.0.0.1:5000. A user or a key does
-    not belong in the URL, since recipes are kept with runs; set OPENLINEAGE_API_KEY."""
+    """Server that gets OpenLineage events of each execution, e.g. http://127.0.0.1:5000. Its key belongs in
+    OPENLINEAGE_API_KEY, not in the URL, since recipes are kept with runs."""
     checks: CheckSettings = CheckSettings()
 
     @model_validator(mode="after")
@@ -265,7 +265,7 @@ class Recipe(Settings):
         if (bare := self.data.without_boxes) and self.detect.weights is None:
             raise ValueError(
                 f"detect.weights: missing, but dataset {bare[0]!r} has images without annotations; name a detector "
-                "(docs/your_pictures.md)"
+                "(docs/datasets.md)"
             )
         return self
 

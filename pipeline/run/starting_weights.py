@@ -39,10 +39,10 @@ def random_start(settings: TrainingSettings) -> str:
     """What starts at random although it is meant for pre-trained weights, in words; "" if nothing does."""
     if settings.pretrained is not None:
         return ""
-    network, text = settings.network, settings.network["text"]
+    network = settings.network
     parts = []
-    if network["backbone_norm"] == "frozen":
-        parts.append(f'{network["backbone"]}, of which parts stay as they are (backbone_norm = "frozen")')
-    if all(text[size] >= least for size, least in ROBERTA_BASE.items()):
+    if network.backbone_norm == "frozen":
+        parts.append(f'{network.backbone}, of which parts stay as they are (backbone_norm = "frozen")')
+    if all(getattr(network.text, size) >= least for size, least in ROBERTA_BASE.items()):
         parts.append("a text encoder as large as roberta-base")
     return f"starts from random weights: {', and '.join(parts)}" if parts else ""

@@ -13,10 +13,9 @@ import pyarrow.compute as pc
 
 from pipeline.runtime.stage import Inputs, Output, Rejected, Stage
 from storage.artifact import Artifact
-from storage.changes import changes
 from storage.digests import digest_file
 from storage.errors import PipelineError
-from storage.keys import KeyTerms
+from storage.keys import KeyTerms, changes
 from storage.store import Store
 from storage.tables import read_table, write_table
 

@@ -19,13 +19,13 @@ from tagger.matching.readers import WORDINGS, NounReader, by_substrings, by_whol
 
 
 class CandidateSettings(Settings):
-    """How triplets become candidates; non-default values are for comparison (docs/triplets.md, Other ways to candidates)."""
+    """How triplets become candidates; non-default values are for comparison (docs/labels.md, Other ways to candidates)."""
 
     matching: Literal["words", "official"] = "words"
     """How nouns match categories. words: whole words, from the head noun; official: substrings, as in the authors' code."""
     paraphrases: Path | None = file_read(None)
-    """JSON file of phrases by category, in the authors' format; its content is part of the key. With matching "words" they
-    join the built-in synonyms, with "official" they replace them."""
+    """JSON file of phrases by category, in the authors' format. With matching "words" they join the built-in
+    synonyms, with "official" they replace them."""
     wording: Literal["canonical", "full", "official"] = "canonical"
     """How predicates are worded. canonical: "in front of"; full: "stand in front of"; official: like the authors' parser."""
     enumeration: Literal["mentions", "official"] = "mentions"

@@ -1,4 +1,4 @@
-"""Stage `caption`: captions images with BLIP, or from recorded captions (docs/captioning.md)."""
+"""Stage `caption`: captions images with BLIP, or from recorded captions (docs/labels.md)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python
 from pipeline.captioning.pair_crops import pair_crops
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.images.folders import locate_image
-from pipeline.data.images.opening import BadImage, ImageLimits, read_image
-from pipeline.data.images.prefetch import read_ahead
+from pipeline.data.images.opening import BadImage, ImageLimits, read_ahead, read_image
 from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.resources import Resources
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage

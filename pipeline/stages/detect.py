@@ -1,4 +1,4 @@
-"""Stage `detect`: finds the boxes of images that no one annotated (docs/your_pictures.md)."""
+"""Stage `detect`: finds the boxes of images that no one annotated (docs/datasets.md)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.data.images.folders import locate_image
-from pipeline.data.images.opening import BadImage, ImageLimits, read_image
-from pipeline.data.images.prefetch import read_ahead
+from pipeline.data.images.opening import BadImage, ImageLimits, read_ahead, read_image
 from pipeline.detection.settings import DetectSettings
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage.tables import DETECTIONS, IMAGES, write_table

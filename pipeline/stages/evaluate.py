@@ -91,7 +91,7 @@ class EvaluateStage(Stage):
         Predictions are kept as `detections.parquet`, which `rlip evaluate` reads.
         """
         from models.weights import load
-        from pipeline.evaluation.detections.writer import DetectionsWriter
+        from pipeline.evaluation.detections.table import DetectionsWriter
         from pipeline.evaluation.test_set import Scored, TestSet
         from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 

@@ -31,7 +31,7 @@ class LabellerSettings(Settings):
     """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model that compares the rectangle around both boxes
     with words; prior: each candidate's prior, from boxes and names alone; naive: every candidate gets score 1."""
     weights: str | None = file_read(None)
-    """A trained tagger to take over instead of training one: a weights file, a folder with one, or a run of the store
+    """A trained tagger to reuse instead of training one: a weights file, a folder with one, or a run of the store
     (`demo`, `demo@2`). Its content is part of the key."""
     clip: Path | None = file_read(None)
     """Folder of a transformers CLIP model for method "clip"; its content is part of the key."""

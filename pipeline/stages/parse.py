@@ -1,4 +1,4 @@
-"""Stage `parse`: parses captions into subject-predicate-object triplets (docs/triplets.md, Rules)."""
+"""Stage `parse`: parses captions into subject-predicate-object triplets (docs/labels.md, Rules)."""
 
 from __future__ import annotations
 

@@ -20,13 +20,12 @@ from pipeline.data.images.opening import BadImage, Probe, decode_image, read_byt
 from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, perceptual_hash, probe_and_hash
 from pipeline.data.images.refs import UprightImage
 from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, kept_labels, naive_labels
-from pipeline.labels.label_overrides import OVERRIDES_FILE, Overrides, overrides_table, place_overrides
-from pipeline.labels.settled_verdicts import SettledVerdicts
+from pipeline.labels.label_overrides import OVERRIDES_FILE, Overrides, SettledVerdicts, overrides_table, place_overrides
 from pipeline.runtime.settings import runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.stages.split import NameTriplet, unseen_triplets
 from pipeline.training.sample import SampleRelation, TrainingSample, strongest
-from pipeline.training.statistics import STATISTICS_FILE, statistics_of
+from pipeline.training.vocabulary import STATISTICS_FILE, statistics_of
 from storage.errors import FatalError
 from storage.shards.writer import LABELS, Sample, write_shards
 from storage.tables import REJECTED, SHARD_MEMBERS, write_table
@@ -51,7 +50,7 @@ class ShardSettings(ChoiceSettings):
     """Source of the relations. pseudo: the tagger; naive: every candidate, whatever the tagger says; given: the dataset
     itself; none: no relations, boxes only."""
     pack: bool = runtime(False)
-    """Whether a recipe without pre-training packs shards. A section `[shard]` switches it on, and so does `--until shard`."""
+    """Whether a recipe without pre-training packs shards. A section `[shard]` turns it on, and so does `--until shard`."""
     without_relations: Literal["keep", "drop"] = "keep"
     """What becomes of images without any relation to train on. They still teach boxes."""
     max_bytes: int = Field(2**30, ge=2**20)
@@ -59,11 +58,12 @@ class ShardSettings(ChoiceSettings):
     exclude: tuple[ExclusionList, ...] = ()
     """Lists of images that must not be trained on, such as a test set."""
     verdicts: Path | None = runtime(None)
-    """Folder of reviewers' verdicts (docs/verdicts.md). Pseudo-labels that most reviewers reject are left out; those that they
-    accept or correct are kept, whatever their confidence. What it holds when a run begins counts, and is part of the key."""
+    """Folder of reviewers' verdicts (docs/review.md). Pseudo-labels that most reviewers reject are excluded; those
+    that they accept or correct are kept, whatever their confidence. What it holds when a run begins is part of the
+    key."""
     near_duplicates: int = Field(DEFAULT_DISTANCE, ge=0, le=16)
-    """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are left out,
-    as are those with the same bytes or the same id in the same dataset."""
+    """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are
+    excluded, as are those with the same bytes or the same id in the same dataset."""
     _settled: SettledVerdicts | None = PrivateAttr(None)
 
     def planned(self) -> ShardSettings:

@@ -12,13 +12,13 @@ from pydantic import Field, model_validator
 
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.evaluation.hico import Triplet
-from pipeline.evaluation.interaction_list import read_interactions
 from pipeline.evaluation.splits import (
     PUBLISHED,
     Split,
     non_rare_first,
     published_split,
     rare_first,
+    read_interactions,
     read_positions,
     split_of_positions,
 )
@@ -37,9 +37,9 @@ class SplitSettings(Settings):
     """Unseen combinations: triplets whose relations no training of the run is given, and that are scored apart."""
 
     method: Method
-    """UC-RF, UC-NF: the 120 published triplets of HICO-DET, by their place in `interactions`. listed: those at `positions` of
-    `interactions`. rare_first, non_rare_first: the `unseen` triplets with the fewest or the most instances in the training
-    sets, whose names all remain seen in others."""
+    """UC-RF, UC-NF: the 120 published triplets of HICO-DET. listed: those at `positions` of `interactions`.
+    rare_first, non_rare_first: the `unseen` triplets with the fewest or the most instances in the training sets
+    whose names remain seen in others."""
     unseen: int = Field(120, ge=1)
     """rare_first, non_rare_first: number of triplets to leave out."""
     subject: str = "person"

@@ -1,4 +1,4 @@
-"""Stage `tag`: turns triplets into candidate pairs of boxes and scores each (docs/tagger.md, Labelling)."""
+"""Stage `tag`: turns triplets into candidate pairs of boxes and scores each (docs/labels.md, Labelling)."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class TagSettings(CandidateSettings, LabellerSettings):
     """Where candidates come from and how they are scored. Section `shard` chooses the labels to train on."""
 
     audit_floor: float = runtime(0.0, ge=0, le=1)
-    """Minimum average precision of all labels together, against the relations that the labelled sets state. A run with
-    worse labels is refused, and the worst predicates are named. 0 switches the check off."""
+    """Minimum average precision of all labels together against the ground truth. A run with worse labels is
+    refused, and the worst predicates are named. 0 turns the check off."""
 
 
 class TagStage(Stage):

@@ -1,4 +1,4 @@
-"""Stage `train_tagger`: trains the Relation Tagger on datasets that state relations (docs/tagger.md, Training)."""
+"""Stage `train_tagger`: trains the Relation Tagger on datasets that state relations (docs/labels.md, Training the tagger)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ EYE: Colour = (20, 20, 25)
 KINDS = ("man", "woman", "boy", "girl")
 SIZES = {"man": 1.0, "woman": 0.95, "boy": 0.76, "girl": 0.74}
 HIP = 0.42
-SHOULDER = 0.72
 
 
 @dataclass(frozen=True)

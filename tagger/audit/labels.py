@@ -19,8 +19,8 @@ Fact = tuple[int, str, int]
 class LabelCurve:
     """Precision and recall of labels, from the highest score down; labels with equal scores form one point.
 
-    `scores`, `precision`, `recall`, `recall_of_all`: one entry per distinct score. `recall` is measured over the
-    truths that at least one candidate states (`reachable`), `recall_of_all` over all `truths`.
+    `scores`, `precision`, `recall`: one entry per distinct score. `recall` is measured over the truths that at least one
+    candidate states (`reachable`), of all `truths`.
     """
 
     labels: int
@@ -29,7 +29,6 @@ class LabelCurve:
     scores: tuple[float, ...]
     precision: tuple[float, ...]
     recall: tuple[float, ...]
-    recall_of_all: tuple[float, ...]
 
     def average_precision(self) -> float:
         """Area under the curve of precision over reachable recall, not interpolated; 0 without labels or truths."""
@@ -38,10 +37,6 @@ class LabelCurve:
     def precision_at(self, recall: float = AUDITED_RECALL) -> float:
         """Best precision at a reachable recall of at least `recall`; 0 if it is not reached."""
         return _best(self.precision, self.recall, recall)
-
-    def precision_at_total_recall(self, recall: float = AUDITED_RECALL) -> float:
-        """Like `precision_at`, but with recall over all truths; 0 if it is not reached."""
-        return _best(self.precision, self.recall_of_all, recall)
 
 
 @dataclass(frozen=True)
@@ -143,7 +138,6 @@ def _curve(scored: dict[_Label, float], facts: set[_Label], proposed: Collection
         scores=tuple(score for score, _, _ in points),
         precision=tuple(right / kept for _, kept, right in points),
         recall=tuple(right / max(reachable, 1) for _, _, right in points),
-        recall_of_all=tuple(right / max(len(facts), 1) for _, _, right in points),
     )
 
 

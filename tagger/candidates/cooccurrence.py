@@ -1,4 +1,4 @@
-"""Proposes Visual Genome's predicates of two categories, no captions (docs/triplets.md, Other ways to candidates)."""
+"""Proposes Visual Genome's predicates of two categories, no captions (docs/labels.md, Other ways to candidates)."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Turns caption triplets into candidate pairs of boxes, each linked to its triplet (docs/triplets.md, Ambiguity)."""
+"""Turns caption triplets into candidate pairs of boxes, each linked to its triplet (docs/labels.md, Ambiguity)."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Enumerates candidates as the authors do: all ordered pairs (docs/triplets.md, Other ways to candidates)."""
+"""Enumerates candidates as the authors do: all ordered pairs (docs/labels.md, Other ways to candidates)."""
 
 from collections.abc import Collection, Iterable, Sequence
 

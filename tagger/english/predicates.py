@@ -64,38 +64,6 @@ _PHRASES = merged(
     }
 )
 
-_VCOCO = {
-    "hold obj": "hold",
-    "sit instr": "sit on",
-    "ride instr": "ride",
-    "look obj": "look at",
-    "hit instr": "hit with",
-    "hit obj": "hit",
-    "eat obj": "eat",
-    "eat instr": "eat with",
-    "jump instr": "jump on",
-    "lay instr": "lie on",
-    "talk on phone instr": "talk on",
-    "carry obj": "carry",
-    "throw obj": "throw",
-    "catch obj": "catch",
-    "cut instr": "cut with",
-    "cut obj": "cut",
-    "work on computer instr": "work on",
-    "ski instr": "ski on",
-    "surf instr": "surf on",
-    "skateboard instr": "skateboard on",
-    "snowboard instr": "snowboard on",
-    "drink instr": "drink with",
-    "kick obj": "kick",
-    "point instr": "point at",
-    "read obj": "read",
-    "stand": "stand",
-    "walk": "walk",
-    "run": "run",
-    "smile": "smile",
-}
-
 # A step shortens the text or maps it to a right-hand side of the tables, so this many suffice; more means a cycle.
 _MAX_STEPS = 16
 
@@ -118,17 +86,6 @@ def canonical(text: str) -> str:
             return min(seen[seen.index(following) :])
         seen.append(following)
     return seen[-1]
-
-
-def from_vcoco(action: str) -> str:
-    """Returns the canonical predicate of a V-COCO action-role name ("hold obj", "talk_on_phone instr").
-
-    Raises ValueError for a name that is not in V-COCO.
-    """
-    name = " ".join(action.replace("_", " ").lower().split())
-    if name not in _VCOCO:
-        raise ValueError(f"unknown V-COCO action {action!r}; use one of {', '.join(sorted(_VCOCO))}")
-    return _VCOCO[name]
 
 
 def _step(text: str) -> str:

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.check_finite import check_finite
-from models.encoded import Encoded
+from models.encoder import Encoded
 from models.packed_network import packed
+from models.predictions import check_finite
 from models.relation_tagger import PairQueries, RelationTagger
 from tagger.box import Box
 from tagger.labelling.calibration import Calibration

@@ -1,4 +1,4 @@
-"""Matches words to categories by substrings, as the authors do (docs/triplets.md, Other ways to candidates)."""
+"""Matches words to categories by substrings, as the authors do (docs/labels.md, Other ways to candidates)."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence

@@ -1,19 +1,10 @@
-"""Keeps the relations that the authors' parser finds, as it words them (docs/triplets.md, Other ways to candidates)."""
-
-from collections.abc import Iterable
-from dataclasses import replace
+"""Keeps the relations that the authors' parser finds, as it words them (docs/labels.md, Other ways to candidates)."""
 
 from tagger.english.closed_words import FUNCTION_WORDS, tokens_of
 from tagger.triplet import Triplet
 
 # The authors' rules: subject, verb and object; prepositions of nouns and verbs; passives with their ends swapped.
 _RULES = frozenset({"verb-object", "verb-preposition", "preposition", "noun-preposition", "passive"})
-
-
-def to_authors_triplets(triplets: Iterable[Triplet]) -> list[Triplet]:
-    """Returns the triplets of their rules, worded by `authors_predicate`; offsets still cover the whole predicate."""
-    kept = ((triplet, authors_predicate(triplet)) for triplet in triplets)
-    return [replace(triplet, predicate_lemma=predicate) for triplet, predicate in kept if predicate]
 
 
 def authors_predicate(triplet: Triplet) -> str:

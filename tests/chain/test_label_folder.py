@@ -1,4 +1,4 @@
-"""docs/your_pictures.md, followed to the letter: `rlip label` on a folder of ten images that no one annotated."""
+"""docs/datasets.md, From a bare folder to labels: `rlip label` on a folder of ten images that nobody annotated."""
 
 from __future__ import annotations
 
@@ -23,9 +23,16 @@ PICTURES = "drawn/coco/train"
 
 
 @pytest.fixture(scope="module")
-def commands(root: Path) -> list[list[str]]:
-    """The commands of the page's first two sections, which need no weights but those that ship."""
-    page = (root / "docs/your_pictures.md").read_text().partition("## 3.")[0]
+def page(root: Path) -> str:
+    """The section of docs/datasets.md."""
+    return (
+        (root / "docs/datasets.md").read_text().partition("\n## From a bare folder to labels")[2].partition("\n## ")[0]
+    )
+
+
+@pytest.fixture(scope="module")
+def commands(page: str) -> list[list[str]]:
+    """The commands of the section, which need no weights but those that ship."""
     return [shlex.split(line) for line in re.findall(r"^    rlip (.*)$", page, re.MULTILINE)]
 
 
@@ -110,8 +117,8 @@ def test_files_that_are_no_pictures_are_named_and_the_rest_is_labelled(root: Pat
     assert "page.jpg: not an image" in done.stderr
 
 
-def test_the_recipe_of_the_page_is_valid(root: Path, tmp_path: Path) -> None:
-    (recipe,) = re.findall(r"```toml\n(.*?)```", (root / "docs/your_pictures.md").read_text(), re.DOTALL)
+def test_the_recipe_of_the_page_is_valid(page: str, tmp_path: Path) -> None:
+    (recipe,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "mine.toml").write_text(recipe)
     context = RunContext(load_recipe(tmp_path / "mine.toml"))
     assert [step.name for step in context.steps] == ["ingest", "detect", "caption", "parse", "import_tagger", "tag"]

@@ -1,4 +1,4 @@
-"""docs/your_data.md, followed to the letter: its recipes are written and its commands run, in a folder with six images."""
+"""docs/datasets.md, From a COCO-format set to labels: its recipes are written and its commands run, on six images."""
 
 from __future__ import annotations
 
@@ -48,7 +48,12 @@ def printed(folder: Path, *words: str) -> str:
 
 @pytest.mark.timeout(900)
 def test_the_page_leads_from_six_pictures_to_labels(workplace: Path, root: Path) -> None:
-    page = (root / "docs" / "your_data.md").read_text()
+    page = (
+        (root / "docs" / "datasets.md")
+        .read_text()
+        .partition("\n## From a COCO-format set to labels")[2]
+        .partition("\n## ")[0]
+    )
     recipe, extended = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     assert len([line for line in recipe.splitlines() if line]) <= 10
     (workplace / "mine" / "mine.toml").write_text(recipe)

@@ -16,7 +16,7 @@ from pipeline.cli.diff import diff
 from pipeline.cli.verdicts import import_annotations, show_calibration, show_thresholds, show_verdicts
 from pipeline.interop.export_run import export_run
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.labels.reviewable_labels import ReviewableLabel, reviewable_labels
+from pipeline.labels.label_rows import ReviewableLabel, reviewable_labels
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.labels.verdicts import Kind, Verdict
 from storage.errors import FatalError

@@ -471,7 +471,7 @@ def test_what_no_published_archive_holds_is_refused_and_leaves_nothing(tmp_path:
 def test_a_damaged_archive_is_removed_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     whole = MAKE[name]({"one.bin": os.urandom(5000), "two.bin": os.urandom(5000)})
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(FatalError, match=r"was damaged .* run again to download it anew"):
+    with pytest.raises(FatalError, match=r"was damaged .* run again to download it"):
         unpack(tmp_path / name, tmp_path)
     assert _names(tmp_path) == set()
 
@@ -599,11 +599,12 @@ def test_every_file_of_the_catalogue_has_its_own_place_inside_the_root() -> None
         ("tokenizer", "`rlip data get roberta`"),
         (Path("data/weights/roberta-base"), "`rlip data get roberta`"),
         ("Salesforce/blip-image-captioning-large", "`rlip data get blip`"),
-        ("data/vrd/objects.json", "(about 2.0 GB) is had by hand from https://cs.stanford.edu/people/ranjaykrishna/vrd/; "
-         "`rlip data get vrd` says how"),
+        ("data/vrd/objects.json", "(about 2.0 GB) must be downloaded manually from "
+         "https://cs.stanford.edu/people/ranjaykrishna/vrd/; `rlip data get vrd` says how"),
         (Path("/x/vg150/VG-SGG.h5"), "; `rlip data get vg150` says how"),
         ("open_images", "; `rlip data get open_images` says how"),
-        ("hico_det", "is had by hand from http://www-personal.umich.edu/~ywchao/hico/; `rlip data get hico_det` says how"),
+        ("hico_det", "must be downloaded manually from http://www-personal.umich.edu/~ywchao/hico/; "
+         "`rlip data get hico_det` says how"),
     ],
 )  # fmt: skip
 def test_where_to_get_names_page_size_and_command(asked: str | Path, said: str) -> None:

@@ -11,9 +11,8 @@ import pytest
 
 from pipeline.cli.store import damaged_files
 from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.data.datasets.index_files import damaged_indexes
 from pipeline.data.datasets.json_stream import stream_lists
-from pipeline.data.datasets.record_index import is_indexed, open_index, open_source
+from pipeline.data.datasets.record_index import damaged_indexes, is_indexed, open_index, open_source
 from pipeline.data.images.opening import fingerprint
 from pipeline.data.partitioning import index_of, partition_dataset
 from storage.disk import Disk
@@ -165,7 +164,7 @@ def test_an_index_whose_annotations_have_changed_since_is_not_rebuilt_from_them(
     source.annotations.write_text(source.annotations.read_text() + " ")
     with (index.folder / "records").open("r+b") as records:
         records.write(b"{")
-    with pytest.raises(AnnotationError, match="its annotations have changed meanwhile; run again"):
+    with pytest.raises(AnnotationError, match="its annotations have changed since it was built; run again"):
         list(index)
 
 

@@ -17,8 +17,7 @@ from toy_store import rewrite
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
 from pipeline.interop.export_run import Exported, export_run
-from pipeline.interop.import_file import import_file
-from pipeline.interop.import_step import ImportStep
+from pipeline.interop.import_file import ImportStep, import_file
 from storage.digests import digest_file
 from storage.errors import FatalError
 from storage.local_store import LocalStore

@@ -9,8 +9,8 @@ import torch
 
 from models.config import ConfigError, LossSettings
 from models.losses import SetCriterion
+from models.predictions import Target
 from models.rlip import RLIP
-from models.target import Target
 
 OBJECTS = ["person", "dog", "bicycle", "traffic light", "no objects"]
 PREDICATES = ["riding", "holding", "next to"]

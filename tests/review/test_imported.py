@@ -11,8 +11,8 @@ from pipeline.cli.report import recorded_view
 from pipeline.interop.import_file import import_file
 from pipeline.review.access import Access
 from pipeline.review.app import page_routes
-from pipeline.review.desk import Desk
 from pipeline.review.entrance import protected
+from pipeline.review.review_state import ReviewState
 from storage.local_store import LocalStore
 from storage.runs import Run
 
@@ -28,9 +28,9 @@ def test_imported_labels_are_shown_and_no_verdict_is_taken(tmp_path: Path) -> No
     (tmp_path / "labels.json").write_text(json.dumps([{**entry, "relationships": [RIDING]}]))
     run = Run(LocalStore(tmp_path / "store"), "theirs")
     import_file(tmp_path / "labels.json", run)
-    desk = Desk(recorded_view(run), tmp_path / "index.duckdb", tmp_path / "verdicts")
+    state = ReviewState(recorded_view(run), tmp_path / "index.duckdb", tmp_path / "verdicts")
     access = Access(names=["127.0.0.1"], secret="5" * 64, reviewer="ada")
-    with TestClient(protected(page_routes(desk), access), base_url=f"http://127.0.0.1{access.path}") as client:
+    with TestClient(protected(page_routes(state), access), base_url=f"http://127.0.0.1{access.path}") as client:
         client.get(access.url)
         assert "1 label<" in client.get("/labels").text
         assert "1 label<" in client.get("/labels?order=audit").text
@@ -39,4 +39,4 @@ def test_imported_labels_are_shown_and_no_verdict_is_taken(tmp_path: Path) -> No
         answer = client.post("/verdicts", json={"decisions": [{"label": 0, "kind": "accept"}]})
         assert answer.status_code == 422 and "imported images have none" in answer.json()["error"]
         assert not list((tmp_path / "verdicts").glob("*"))
-    desk.close()
+    state.close()

@@ -10,7 +10,7 @@ import pytest
 from toy_store import put_chain, record
 
 from pipeline.cli.why import reasons_of
-from pipeline.data.partitioning import load_cut
+from pipeline.data.partitioning import load_partition_map
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require
 from pipeline.run.recipe import load_recipe
@@ -72,11 +72,11 @@ def test_keys_and_stages_of_a_record_lead_nowhere_else(tmp_path: Path, place: tu
 
 
 @pytest.mark.parametrize("data", ["{torn", "[]", '{"partitions": 3}', '{"partitions": [["x"]]}'])
-def test_a_damaged_cut_is_named(tmp_path: Path, data: str) -> None:
+def test_a_damaged_partition_map_is_named(tmp_path: Path, data: str) -> None:
     (tmp_path / "coco.json").write_text(data)
     with pytest.raises(FatalError, match=r"coco\.json: damaged.*remove it and run again"):
-        load_cut(tmp_path / "coco.json")
-    assert load_cut(tmp_path / "none.json").partitions == []
+        load_partition_map(tmp_path / "coco.json")
+    assert load_partition_map(tmp_path / "none.json").partitions == []
 
 
 @pytest.mark.parametrize(
@@ -92,19 +92,19 @@ def test_a_damaged_cut_is_named(tmp_path: Path, data: str) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_json_without_measure_is_one_message(data: bytes, reason: str, tmp_path: Path) -> None:
-    path = tmp_path / "cut.json"
+    path = tmp_path / "map.json"
     path.write_bytes(data)
-    with pytest.raises(FatalError, match=rf"cut\.json: damaged \(.*{reason}.*\); remove it and run again") as told:
-        load_cut(path)
+    with pytest.raises(FatalError, match=rf"map\.json: damaged \(.*{reason}.*\); remove it and run again") as told:
+        load_partition_map(path)
     assert len(str(told.value)) < 600
     with pytest.raises(FatalError, match=r"damaged manifest \("):
         parse_manifest(data, "here")
 
 
-def test_only_the_cut_of_a_large_data_set_may_be_long(tmp_path: Path) -> None:
+def test_only_the_partition_map_of_a_large_dataset_may_be_long(tmp_path: Path) -> None:
     path = tmp_path / "long.json"
     path.write_bytes(b'{"partitions": [[1]]}' + b" " * LIMITS.size)
-    assert load_cut(path).partitions == [[1]]
+    assert load_partition_map(path).partitions == [[1]]
     with pytest.raises(FatalError, match=r"long\.json: damaged \(more than 67,108,864 bytes\); remove it"):
         read_json(path, object, "remove it")
 

@@ -17,13 +17,13 @@ from pipeline.cli.transfer import pull_run, push_run
 from storage.artifact import Artifact
 from storage.damage import find_damage, find_record_damage
 from storage.errors import FatalError
+from storage.garbage import Share, usage_of
 from storage.json_files import sealed_json
 from storage.local_store import LocalStore, size_of
 from storage.manifest import FutureManifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run, runs_of
 from storage.store import Store
-from storage.usage import Share, usage_of
 
 Printed = Callable[[], Any]
 
@@ -127,7 +127,7 @@ def test_reading_and_pushing_what_is_damaged_say_what_mends_it(store: Store, dam
     [
         ("runs/demo/steps/caption.json", 2**26, r"remove it"),
         ("runs/demo/records/1.json", 2**26, r"remove this record"),
-        ("runs/demo/recipe.json", 2**26, r"run the recipe again, which writes it anew$"),
+        ("runs/demo/recipe.json", 2**26, r"run the recipe again, which rewrites it$"),
         ("cuts/toys.json", 2**28, r"remove it and run again: images are then partitioned from scratch"),
     ],
 )

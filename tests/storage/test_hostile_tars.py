@@ -21,7 +21,7 @@ from storage.errors import FatalError
 from storage.shards.index import compare, index_tar, read_index_file, write_index
 from storage.shards.reader import DamagedSample, SampleReader
 from storage.shards.sample_map import ShardFile, write_sample_map
-from storage.shards.scan import LONGEST_HEADER, LONGEST_NAME, MOST_GLOBALS, Member, Refused, scan_tar
+from storage.shards.scan import MAX_GLOBALS, MAX_HEADER, MAX_NAME, Member, Refused, scan_tar
 from storage.tables import SHARD_MEMBERS, table_bytes
 from tests.hostile.tars import entry, negative, plain
 
@@ -141,12 +141,12 @@ def test_a_long_global_header_is_not_applied_to_each_member(tmp_path: Path) -> N
     tar = write(tmp_path / "x.tar", GOOD, prefix=globals_of(60_000))
     [entry] = scan_tar(tar)
     assert isinstance(entry, Refused) and entry.damaged and "a global header of 60000 entries" in entry.reason
-    tar = write(tmp_path / "x.tar", GOOD, prefix=b"".join(globals_of(count) for count in (10, 5, MOST_GLOBALS)))
+    tar = write(tmp_path / "x.tar", GOOD, prefix=b"".join(globals_of(count) for count in (10, 5, MAX_GLOBALS)))
     assert members(tar) == ["a.jpg"] and refused(tar) == []
 
 
 def test_a_sparse_map_that_goes_on_and_on_is_not_read(tmp_path: Path) -> None:
-    pairs = LONGEST_HEADER // 3
+    pairs = MAX_HEADER // 3
     info = tarfile.TarInfo("sparse.jpg")
     info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "sparse.jpg"}
     data = b"%d\n" % pairs + b"1\n" * 2 * pairs
@@ -159,7 +159,7 @@ def test_a_sparse_map_that_goes_on_and_on_is_not_read(tmp_path: Path) -> None:
 
 def test_entries_without_bytes_do_not_add_up_to_a_long_header(tmp_path: Path) -> None:
     """Between them nothing is skipped, so the headers are read as if they were one."""
-    count = LONGEST_HEADER // 512 + 10
+    count = MAX_HEADER // 512 + 10
     assert len(members(write(tmp_path / "x.tar", *[(f"{number}.cls", b"") for number in range(count)]))) == count
 
 
@@ -193,7 +193,7 @@ def test_a_damaged_header_ends_the_listing(tmp_path: Path) -> None:
 def test_a_very_long_name_is_refused_at_once(tmp_path: Path) -> None:
     tar = write(tmp_path / "x.tar", ("d/" * 100_000 + "x", b""), GOOD, form=tarfile.PAX_FORMAT)
     [entry] = refused(tar)
-    assert str(LONGEST_NAME) in entry.reason
+    assert str(MAX_NAME) in entry.reason
     assert members(tar) == ["a.jpg"]
 
 

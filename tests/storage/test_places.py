@@ -30,8 +30,7 @@ from storage.local_store import LocalStore
 from storage.manifest import FileEntry, parse_manifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.remote_store import RemoteStore, folder_name
-from storage.run_files import StepKeys, parse_document
-from storage.runs import Run
+from storage.runs import Run, StepKeys, parse_document
 from storage.store import Store
 
 
@@ -478,13 +477,6 @@ def test_copies_of_each_url_have_a_readable_folder_of_their_own() -> None:
     one, other = folder_name("s3://bucket/a.b"), folder_name("s3://bucket/a-b")
     assert re.fullmatch(r"s3---bucket-a-b-[0-9a-f]{8}", one) and re.fullmatch(r"s3---bucket-a-b-[0-9a-f]{8}", other)
     assert one != other and folder_name("s3://bucket/a.b") == one and len(folder_name("s3://" + "x" * 500)) == 69
-
-
-def test_drafts_of_several_dead_processes_are_swept_and_counted(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    for name in ("one", "two", "three"):
-        (tmp_path / "pending" / f"draft-{name}").mkdir(parents=True)
-    assert store.sweep() == 3 and not list((tmp_path / "pending").glob("draft-*")) and store.sweep() == 0
 
 
 def test_names_of_steps_and_partitions_have_two_hundred_characters_at_most() -> None:

@@ -42,14 +42,14 @@ from storage.lease import Patience
 from storage.local_store import LocalStore
 from storage.manifest import Manifest
 from storage.open_store import existing_store, open_store
-from storage.remote_retry import retry, translate_remote_errors
+from storage.remote import retry, translate_remote_errors
 from storage.remote_store import RemoteStore
 from storage.resume_point import ResumePoint
 from storage.runs import Run, runs_of
 from storage.store import Store
 
 FAULTS: tuple[Fault, ...] = ("stop", "answer lost", "conflict")
-QUICK = Patience(beat=0.05, look=0.01, expiry=0.5)
+QUICK = Patience(heartbeat=0.05, look=0.01, expiry=0.5)
 
 
 class NoSync(Disk):
@@ -426,7 +426,9 @@ def test_what_a_run_found_lately_is_no_garbage(url: str, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["garbage"] == []
 
 
-def test_runs_and_cuts_are_those_that_others_wrote(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_and_partition_maps_are_those_that_others_wrote(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = open_store(url)
     record(one, "demo", put_chain(one))
     one.put(one.root / "cuts" / "toys.json", b'{"partitions": [[1, 2]]}')
@@ -449,7 +451,7 @@ def test_a_place_that_can_not_work_is_told(s3: str, monkeypatch: pytest.MonkeyPa
         existing_store("s3://bucket/empty")
     with pytest.raises(FatalError, match="nosuch://x"):
         open_store("nosuch://x")
-    monkeypatch.setattr("storage.remote_retry.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("storage.remote.time.sleep", lambda seconds: None)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(
         RetryableError,

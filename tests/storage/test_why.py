@@ -8,8 +8,8 @@ import pytest
 from toy_store import put, put_chain, record, rewrite
 
 from pipeline.cli.why import reasons_of
-from storage.changes import changes
 from storage.errors import FatalError
+from storage.keys import changes
 from storage.local_store import LocalStore
 
 

@@ -34,12 +34,9 @@ def test_curve_by_hand() -> None:
     assert curve.scores == (0.9, 0.8, 0.6, 0.1)
     assert curve.precision == pytest.approx((1, 1, 3 / 4, 3 / 5))
     assert curve.recall == pytest.approx((1 / 3, 2 / 3, 1, 1))
-    assert curve.recall_of_all == pytest.approx((1 / 4, 2 / 4, 3 / 4, 3 / 4))
     assert curve.average_precision() == pytest.approx(1 / 3 + 1 / 3 + 3 / 4 / 3)
     assert curve.precision_at(0.8) == pytest.approx(3 / 4)
     assert curve.precision_at(0.6) == 1
-    assert curve.precision_at_total_recall(0.7) == pytest.approx(3 / 4)
-    assert curve.precision_at_total_recall(0.8) == 0
 
 
 def test_naive_is_one_point_and_the_gain_is_against_it() -> None:

@@ -3,13 +3,13 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.authors_parser import to_authors_triplets
 from tagger.box import Box, intersect
 from tagger.candidates.cooccurrence import Cooccurrence, CooccurrenceError, cooccurrence_table, read_cooccurrence
 from tagger.candidates.grounding import ground
 from tagger.candidates.official import official_candidates, official_groups
 from tagger.candidates.source import Loss
 from tagger.matching.readers import WORDINGS, by_substrings, by_whole_words, by_whole_words_and, canonical_predicate
-from tagger.parsing.official import to_authors_triplets
 from tagger.parsing.parser import load_parser, parse_captions
 
 

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.authors_parser import to_authors_triplets
 from tagger.parsing.consequences import following
 from tagger.parsing.full_predicate import full_predicate
-from tagger.parsing.official import to_authors_triplets
 from tagger.parsing.parser import load_parser, parse_captions
 
 

@@ -1,4 +1,4 @@
-from tagger.parsing.official import to_authors_triplets
+from benchmarks.authors_parser import to_authors_triplets
 from tagger.parsing.parser import load_parser, parse_captions
 
 

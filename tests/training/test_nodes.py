@@ -42,7 +42,7 @@ def test_two_nodes_finish_a_training_and_listen_on_the_given_address_only(work, 
         summary = launch(config(work, nodes=2, address=address), Told(look), WORKER)
         code, said = end_of(other)
     assert code == FINISHED
-    assert said.splitlines()[1:] == ["joined it as node 1", "the training finished"]
+    assert said.splitlines()[1:] == ["joined it as node 1", "the training run finished"]
     assert summary.processes == 4
     assert found[0] == {address}
     assert len(found) == 5

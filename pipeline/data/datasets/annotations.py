@@ -1,4 +1,4 @@
-"""Reads annotation files that may be missing, truncated or of another kind, with clear errors and safe conversions."""
+"""Reads annotation files that may be missing, truncated or of another kind, and converts their values safely."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from storage.errors import FatalError
 NO_IMAGE = -1
 """Image id of a reject whose own id cannot be read."""
 _LEAST, _MOST = -(2**63), 2**63 - 1
-LONGEST_NAME = 1024
+MAX_NAME = 1024
 """Characters of a file name with its folders, as in object stores."""
-_LONGEST_PART = 255
+_MAX_NAME_PART = 255
 """Bytes of a name in a folder, as in file systems."""
 
 
-MOST_AT_ONCE = 20 * 2**20
+MAX_WHOLE_FILE = 20 * 2**20
 """Bytes of a file that is read as a whole. Lists within lists take 48 times as much memory. The largest public file of these
-formats is HICO-DET's training set, about 12 million by the size of its test set."""
+formats is that of HICO-DET's training set, about 12 MB."""
 
 
 class AnnotationError(FatalError):
@@ -29,7 +29,7 @@ class AnnotationError(FatalError):
 
 
 def read_json(path: Path, expected: str) -> Any:
-    """Reads a JSON file of at most `MOST_AT_ONCE` bytes. `expected` describes, for errors, what the file should hold.
+    """Reads a JSON file of at most `MAX_WHOLE_FILE` bytes. `expected` describes, for errors, what the file should hold.
 
     Raises `AnnotationError`.
     """
@@ -38,18 +38,18 @@ def read_json(path: Path, expected: str) -> Any:
 
 
 def read_at_once(path: Path, expected: str) -> bytes:
-    """Reads a file of at most `MOST_AT_ONCE` bytes. Raises `AnnotationError`."""
+    """Reads a file of at most `MAX_WHOLE_FILE` bytes. Raises `AnnotationError`."""
     with explained(path, expected), path.open("rb") as file:
-        data = file.read(MOST_AT_ONCE + 1)
-    if len(data) > MOST_AT_ONCE:
+        data = file.read(MAX_WHOLE_FILE + 1)
+    if len(data) > MAX_WHOLE_FILE:
         raise AnnotationError(
-            f"{path}: has more than {MOST_AT_ONCE:,} bytes, the most that is read at once; expected {expected}"
+            f"{path}: has more than {MAX_WHOLE_FILE:,} bytes, the most that is read at once; expected {expected}"
         )
     return data
 
 
 def read_text(path: Path, expected: str) -> str:
-    """Reads a text file in UTF-8 of at most `MOST_AT_ONCE` bytes. Raises `AnnotationError`."""
+    """Reads a text file in UTF-8 of at most `MAX_WHOLE_FILE` bytes. Raises `AnnotationError`."""
     with explained(path, expected):
         return read_at_once(path, expected).decode("utf-8-sig")
 
@@ -134,10 +134,10 @@ def as_size(value: Any) -> int | None:
 
 def is_inside(relative: str) -> bool:
     """Whether a file name from an annotation file stays inside the folder that it is joined to, and can exist there."""
-    if len(relative) > LONGEST_NAME or "\0" in relative or readable(relative) != relative:
+    if len(relative) > MAX_NAME or "\0" in relative or readable(relative) != relative:
         return False
     path = PurePosixPath(relative.replace("\\", "/"))
-    fits = all(len(part.encode()) <= _LONGEST_PART for part in path.parts)
+    fits = all(len(part.encode()) <= _MAX_NAME_PART for part in path.parts)
     return fits and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 

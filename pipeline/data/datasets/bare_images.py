@@ -23,9 +23,8 @@ class BareImagesReader(Reader):
     """Yields every image of the folder and its subfolders, in the order of their names."""
 
     def _records(self) -> Iterator[ImageRecord]:
-        source = self.source
         seen: dict[int, str] = {}
-        for name in picture_names(self.folder):
+        for name in image_names(self.folder):
             image_id = id_of_name(name)
             if readable(name) != name:
                 self.rejects.append(Rejected(image_id, "file name not usable", shown(name)))
@@ -33,11 +32,11 @@ class BareImagesReader(Reader):
             if seen.setdefault(image_id, name) != name:
                 self.rejects.append(Rejected(image_id, "duplicate image id", f"{name}, as {seen[image_id]}"))
                 continue
-            yield ImageRecord(source.name, source.split, image_id, self.place(name))
+            yield self.record(image_id, self.place(name))
         self.report(1.0)
 
 
-def picture_names(folder: ImageFolder) -> list[str]:
+def image_names(folder: ImageFolder) -> list[str]:
     """The names of the images in a folder, sorted."""
     return [name for name in folder.names() if PurePosixPath(name).suffix.lower() in SUFFIXES]
 
