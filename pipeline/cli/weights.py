@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 from models.config import ConfigError, NetworkConfig
-from models.official.sizes import kind_of
 from models.weights_file import WeightsError, by_part, is_own, read_config, read_shapes
 from pipeline.cli.errors import resumable
 from pipeline.cli.options import AsJson, Direct, Overrides, RecipePath
@@ -123,6 +122,7 @@ def export_weights(
     Nothing is written when their code has no such network.
     """
     from models.official.export import differences, export_checkpoint, official_options, write_checkpoint
+    from models.official.sizes import kind_of
     from models.weights import load
 
     _refuse_target(file, out)
@@ -154,6 +154,7 @@ def show_weights(file: CheckpointPath, as_json: AsJson = False) -> None:
             what, shapes = "weights of this project", read_shapes(file)
         else:
             from models.official.checkpoint import read_checkpoint
+            from models.official.sizes import kind_of
 
             checkpoint = read_checkpoint(file)
             kind, config = kind_of(checkpoint.state), None

@@ -131,7 +131,7 @@ for name in (name for names in COMMANDS.values() for name in names):
 import pipeline.run.runner
 print(*(f"the runner: {each}" for each in heavy if each in sys.modules))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=600)
     assert (done.stdout.strip(), done.returncode) == ("", 0), done.stderr
 
 
