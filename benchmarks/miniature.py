@@ -33,7 +33,8 @@ from pipeline.run import runner
 from pipeline.run.context import RunContext
 from pipeline.run.dag import build_steps
 from pipeline.run.progress import open_display
-from pipeline.run.recipe import Recipe, load_recipe
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.processes import keep_freed_memory, one_thread_each
 from pipeline.runtime.stage import WHOLE, Inputs, Output, ReportProgress, dataset_of
@@ -201,7 +202,7 @@ def train(recipe: Recipe, training: Training, number: int) -> str:
     store = open_store(recipe.store)
     settings = training.settings(recipe, number)
     item = training.item(Run(store, recipe.name), settings)
-    stage = CurveStage(settings, recipe.data.image_folders())
+    stage = CurveStage(settings, recipe.resolved().data.image_folders())
     with one_thread_each():
         record = execute(stage, item, store, lambda done, total, note="": None)
     Run(store, recipe.name).record(training.step, CurveStage.name, {WHOLE: record.key})

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.harness import Row, at_most, parser, run
 from benchmarks.pretraining.setup import make_config, train, write_labelled
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.training.config import METRICS_LOG, TrainConfig
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample

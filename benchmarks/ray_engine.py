@@ -27,13 +27,11 @@ from pipeline.run.context import RunContext  # noqa: E402
 from pipeline.run.planner import Planner  # noqa: E402
 from pipeline.run.prepare import prepare  # noqa: E402
 from pipeline.run.progress import Lines  # noqa: E402
-from pipeline.run.recipe import load_recipe  # noqa: E402
+from pipeline.run.recipe_files import load_recipe  # noqa: E402
 from pipeline.run.runner import run_step, stage_call, work  # noqa: E402
-from pipeline.runtime.engines.actor_pool import ActorPool  # noqa: E402
-from pipeline.runtime.engines.engine import Engine  # noqa: E402
+from pipeline.runtime.engines.engine import Engine, StageCall  # noqa: E402
 from pipeline.runtime.engines.local import LocalEngine  # noqa: E402
 from pipeline.runtime.engines.ray import RayEngine  # noqa: E402
-from pipeline.runtime.engines.stage_call import StageCall  # noqa: E402
 from pipeline.runtime.execute import WorkItem  # noqa: E402
 from pipeline.runtime.settings import Settings  # noqa: E402
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage  # noqa: E402
@@ -121,8 +119,10 @@ def measure(given: Namespace) -> Iterator[Row]:
     os.environ["OMP_NUM_THREADS"] = "1"
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as folder, two_nodes() as cluster:
-        pool = ActorPool(address=cluster.address, least=2, most=2)
-        engines: Engines = {"local": lambda call: LocalEngine(call, 2), "ray": lambda call: RayEngine(call, pool)}
+        engines: Engines = {
+            "local": lambda call: LocalEngine(call, 2),
+            "ray": lambda call: RayEngine(call, address=cluster.address, least=2, most=2),
+        }
         yield from measure_empty(engines, Path(folder), given.partitions)
         yield from measure_captions(engines, Path(folder), given.captions)
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from benchmarks.photos import write_noise
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from storage import tables
 from storage.artifact import Artifact
 from storage.digests import digest_file

@@ -33,9 +33,8 @@ from PIL import Image
 
 from benchmarks.harness import Goal, Row, at_most, parser, run, wall_seconds
 from pipeline.run.context import RunContext
-from pipeline.run.forecast import forecast
-from pipeline.run.planner import Planner
-from pipeline.run.recipe import load_recipe
+from pipeline.run.planner import Planner, forecast
+from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime.execute import Record, WorkItem, execute
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage

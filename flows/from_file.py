@@ -11,7 +11,7 @@ from prefect import State, flow
 from flows.chain import run_chain
 from flows.parameters import FIRST, StartStage, described
 from pipeline.report.steps import Outcome
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError
 
 

@@ -24,14 +24,13 @@ def artifact_key(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
-class ArtifactDisplay:
-    """Forwards everything to `display`, and publishes the progress of one step as an artifact in Prefect.
+class ProgressArtifact(Display):
+    """Publishes the progress of one step as an artifact in Prefect.
 
     Progress may come from any thread. Only the thread that created this object may call `pulse`, which publishes it.
     """
 
-    def __init__(self, display: Display, run: str) -> None:
-        self._display = display
+    def __init__(self, run: str) -> None:
         self._run = run
         self._thread = threading.get_ident()
         self._artifact: UUID | None = None
@@ -39,25 +38,8 @@ class ArtifactDisplay:
         self._share: dict[str, float] = {}
         self._published = 0.0
 
-    def busy(self, what: str) -> None:
-        """Forward."""
-        self._display.busy(what)
-
-    def drawing(self, done: int, total: int) -> None:
-        """Forward: scenes are drawn before Prefect has anything to show."""
-        self._display.drawing(done, total)
-
-    def reading(self, dataset: str, share: float) -> None:
-        """Forward, for the same reason."""
-        self._display.reading(dataset, share)
-
-    def warn(self, text: str) -> None:
-        """Forward."""
-        self._display.warn(text)
-
     def step(self, plan: StepPlan) -> None:
         """Create the artifact, starting at the share that is cached."""
-        self._display.step(plan)
         self._partitions = plan.partitions
         self._share = {record.partition: 1.0 for record in plan.cached}
         key = artifact_key("progress", self._run, plan.step.name)
@@ -68,14 +50,12 @@ class ArtifactDisplay:
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
         """Note the share of an item. A whole-set stage reports on the thread of the flow run and is published at once."""
         self._share[item.partition] = done / max(total, 1)
-        self._display.progress(item, done, total, note)
         if threading.get_ident() == self._thread:
             self.pulse()
 
     def finished(self, record: Record) -> None:
         """Note that the item is complete."""
         self._share[record.partition] = 1.0
-        self._display.finished(record)
 
     def pulse(self) -> None:
         """Publish the progress if the last update is at least `UPDATE_EVERY` seconds ago."""
@@ -88,7 +68,6 @@ class ArtifactDisplay:
         if self._artifact is not None and plan.due:
             description = f"{plan.step.name}: {summary(plan, records, seconds)}"
             update_progress_artifact(self._artifact, 100.0, description)
-        self._display.done(plan, records, seconds)
 
     def _percent(self) -> float:
         return round(100 * sum(self._share.copy().values()) / max(self._partitions, 1), 1)

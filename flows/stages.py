@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from threading import Event
 from typing import Any, cast
 
@@ -17,14 +17,14 @@ from prefect.utilities.annotations import quote
 from flows.block import cut_blocks
 from flows.gpu_slots import gpu_slots
 from flows.parameters import GivenRecipe
-from flows.progress import ArtifactDisplay
+from flows.progress import ProgressArtifact
 from flows.report_link import publish_report_link, step_figures
 from flows.session import session_of
 from flows.step_event import emit_step_completed
 from flows.tasks import CACHED, run_block, run_whole
 from pipeline.report.steps import StepOutcome
 from pipeline.run.planner import Planner, StepPlan
-from pipeline.run.progress import Display
+from pipeline.run.progress import Display, Displays
 from pipeline.run.recipe import Recipe
 from pipeline.run.runner import open_engine, preload_imports, run_step
 from pipeline.runtime.execute import Record
@@ -73,8 +73,9 @@ def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
         preload_imports(steps)
         outcomes = []
         for step in steps:
-            display = ArtifactDisplay(session.display, recipe.name)
-            outcomes.append(run_step(planner, step, display, work_in_tasks))
+            artifact = ProgressArtifact(recipe.name)
+            display = Displays(session.display, artifact)
+            outcomes.append(run_step(planner, step, display, partial(work_in_tasks, artifact)))
             session.steps[step.name] = outcomes[-1]
             emit_step_completed(recipe, outcomes[-1])
         publish_report_link(recipe, step_figures(outcomes))
@@ -102,13 +103,13 @@ def require_above(planner: Planner, stage: str) -> None:
         planner.audit(step)
 
 
-def work_in_tasks(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
+def work_in_tasks(artifact: ProgressArtifact, planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
     """Execute the due items of a step in Prefect tasks. If none are due, one task ends in state `Cached`."""
     with gpu_slots(plan.step.stage.name) if plan.due else nullcontext():
-        return _in_tasks(planner, plan, display)
+        return _in_tasks(artifact, planner, plan, display)
 
 
-def _in_tasks(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
+def _in_tasks(artifact: ProgressArtifact, planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
     if plan.step.stage.whole:
         given = (plan.step.name, quote(planner), quote(plan), quote(display))
         return cast(list[Record], run_whole(*given, return_state=True).result())
@@ -128,19 +129,18 @@ def _in_tasks(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Re
             for block in cut_blocks(plan, run.blocks, stop)
         }
         try:
-            return gather(running, display)
+            return gather(running, artifact)
         except BaseException:
             stop.set()
             raise
 
 
-def gather(running: set[Future[State[list[Record]]]], display: Display) -> list[Record]:
+def gather(running: set[Future[State[list[Record]]]], artifact: ProgressArtifact) -> list[Record]:
     """Wait for the blocks while showing their progress. Raises what the first failed block raised."""
     records: list[Record] = []
     while running:
         finished, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
         for future in finished:
             records += future.result().result()
-        if isinstance(display, ArtifactDisplay):
-            display.pulse()
+        artifact.pulse()
     return records

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.runtime.devices import best_precision
-from pipeline.runtime.settings import Settings, file_read, runtime
+from pipeline.runtime.settings import Settings, data_file, file_read, runtime
 
 CaptionerName = Literal["blip", "lavis", "recorded"]
 Decoding = Literal["nucleus", "beam"]
@@ -66,7 +66,7 @@ class CaptionSettings(Settings):
     """Images per batch of the network, at least 1."""
     lavis_python: Path = runtime(Path(".lavis/bin/python"))
     """lavis: Python interpreter of LAVIS's environment, which `make lavis-env` builds."""
-    recorded: tuple[Path, ...] = runtime(())
+    recorded: tuple[Path, ...] = data_file(())
     """recorded: files of captions (docs/labels.md, Decoding); an image gets the captions of all files, in their order."""
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import STORE, Overrides, RecipePath, StorePath
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.training.launch.slurm import sbatch_script, training_overrides
 from storage.errors import FatalError
 

@@ -114,7 +114,7 @@ def make_scenes(
 ) -> None:
     """Write the synthetic world with its true relations, in COCO, Objects365, Visual Genome and HICO-DET formats."""
     from pipeline.run.prepare import write_world
-    from pipeline.run.recipe import load_recipe
+    from pipeline.run.recipe_files import load_recipe
 
     scenes = load_recipe(recipe, overrides or []).scenes
     if scenes is None:

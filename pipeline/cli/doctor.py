@@ -11,7 +11,7 @@ from pipeline.cli.options import AsJson, Overrides, RecipePath
 from pipeline.report.formatting import sanitise
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import examine
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError
 
 

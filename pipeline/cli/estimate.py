@@ -20,7 +20,8 @@ from pipeline.run.estimate import estimate as estimated
 from pipeline.run.planner import Planner
 from pipeline.run.prepare import read_annotations
 from pipeline.run.progress import open_display
-from pipeline.run.recipe import RunSection, load_recipe
+from pipeline.run.recipe import RunSection
+from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError
 from storage.runs import find_run
 

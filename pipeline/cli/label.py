@@ -21,8 +21,7 @@ from pipeline.data.images.folders import open_folder
 from pipeline.interop.label_files import write_label_files
 from pipeline.report.formatting import sanitise
 from pipeline.run.context import RunContext
-from pipeline.run.recipe import recipe_of
-from pipeline.run.recipe_files import RecipeValues
+from pipeline.run.recipe_files import RecipeValues, recipe_of
 from pipeline.runtime.settings import apply_override
 from storage.errors import FatalError
 
@@ -81,7 +80,7 @@ def label(
         "caption": caption,
         "tag": {"weights": tagger},
         # A folder from the web has files that are no images. They are named in the end, and don't stop the rest.
-        "run": {"max_reject_share": 1.0},
+        "run": {"checks": {"max_overall_reject_share": 1.0}},
     }
     if threshold is not None:
         detect["threshold"] = threshold

@@ -13,11 +13,10 @@ from pipeline.cli.options import AsJson, Overrides, RecipePath
 from pipeline.report.formatting import sanitise
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require_readable
-from pipeline.run.forecast import forecast
-from pipeline.run.planner import Planner
+from pipeline.run.planner import Planner, forecast
 from pipeline.run.prepare import read_annotations
 from pipeline.run.progress import open_display
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError
 
 

@@ -17,9 +17,9 @@ from pipeline.cli.errors import LONGEST
 from pipeline.cli.options import AsJson, Overrides, RecipePath
 from pipeline.report.formatting import sanitise
 from pipeline.run.dag import build_steps
-from pipeline.run.recipe import Recipe, load_recipe, recipe_of
-from pipeline.run.recipe_files import RecipeValues, read_recipe
-from pipeline.run.starting_weights import random_starts
+from pipeline.run.networks import random_starts
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import RecipeValues, load_recipe, read_recipe, recipe_of
 from pipeline.training.settings import AS_THE_AUTHORS
 from storage.errors import FatalError
 from storage.secrets import redacted

@@ -17,7 +17,8 @@ from pipeline.report.static_report import write_report
 from pipeline.report.training_charts import has_training
 from pipeline.report.view import RunView
 from pipeline.run.context import run_view
-from pipeline.run.recipe import STARTED, Recipe, recorded_recipe
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import STARTED, recorded_recipe
 from storage.errors import FatalError
 from storage.open_store import existing_store
 from storage.runs import Run, RunRecord, find_run

@@ -20,9 +20,10 @@ from pipeline.cli.options import AsJson, Direct, Overrides, RecipePath
 from pipeline.report.console import outcome_json, print_estimate_score, print_outcome
 from pipeline.report.steps import Outcome
 from pipeline.run.context import RunContext
-from pipeline.run.measured import measured
+from pipeline.run.metrics import measured
 from pipeline.run.progress import Display, open_display
-from pipeline.run.recipe import Recipe, load_recipe
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.run.runner import conclude, logged_run
 
 

@@ -40,7 +40,7 @@ def train_tagger(
     from pipeline.cli.run import run_context
     from pipeline.report.console import TrainedTagger
     from pipeline.run.context import RunContext
-    from pipeline.run.recipe import load_recipe
+    from pipeline.run.recipe_files import load_recipe
 
     context = RunContext(load_recipe(recipe, [*(overrides or []), "run.until=train_tagger"]))
     if (weights := context.recipe.tag.weights) is not None:

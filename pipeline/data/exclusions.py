@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from pipeline.data.datasets.annotations import AnnotationError, as_id, explained, shown
 from pipeline.data.datasets.json_stream import stream_fields, stream_lists, stream_rows
 from pipeline.data.images.perceptual_hash import near_duplicates
-from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, data_file
 from storage.errors import FatalError
 
 SAME_BYTES = "same bytes"
@@ -43,19 +43,14 @@ class ExclusionList(Settings):
     paths. COCO 2014 and 2017 number their images alike, so a list of one also fits the other.
     """
 
-    ids: Path = runtime(...)
+    ids: Path = data_file(...)
     """File with the image ids: text or JSON (docs of `read_ids`), such as V-COCO's `vcoco_test.ids` or COCO annotations."""
     reason: str = Field(min_length=1)
     """Why its images are excluded, for reports, e.g. "V-COCO test"."""
     datasets: tuple[str, ...] = ()
     """Datasets that number their images as the list does, or as `map` says. Empty: all."""
-    map: Path | None = runtime(None)
+    map: Path | None = data_file(None)
     """File that gives the id in the list for an image id of `datasets`, such as Visual Genome's `image_data.json`."""
-
-    def below(self, root: Path) -> ExclusionList:
-        """The same list, with relative paths joined to a folder."""
-        mapped = None if self.map is None else root / self.map
-        return self.model_copy(update={"ids": root / self.ids, "map": mapped})
 
     @model_validator(mode="after")
     def _map_names_its_datasets(self) -> ExclusionList:

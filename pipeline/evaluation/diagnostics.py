@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.anatomy import Dissection, near_truths
-from pipeline.evaluation.ranking import area_under_precision
+from pipeline.evaluation.ranking import area_under_precision, mean_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 
 
@@ -35,8 +35,7 @@ class PairQuality:
     @property
     def mean_predicate_precision(self) -> float:
         """Mean over predicates; NaN without any."""
-        values = list(self.predicate_precision.values())
-        return float(np.mean(values)) if values else float("nan")
+        return mean_of(self.predicate_precision.values())
 
 
 def pair_quality(dissection: Dissection, overlap: float = 0.5) -> PairQuality:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.ranking import eleven_points
+from pipeline.evaluation.ranking import eleven_points, mean_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou, scores_of
 
 MOST_COMPARISONS = 1 << 16
@@ -69,12 +69,12 @@ class HicoScores:
     def mean(self, triplets: Iterable[Triplet] | None = None) -> float:
         """Returns the mean AP over all triplets, or over those of `triplets` in the ground truth. NaN if there are none."""
         chosen = self.average_precision.keys() if triplets is None else set(triplets) & self.average_precision.keys()
-        return float(np.mean([self.average_precision[t] for t in sorted(chosen)])) if chosen else float("nan")
+        return mean_of(self.average_precision[t] for t in sorted(chosen))
 
     @property
     def mean_recall(self) -> float:
         """Mean over triplets of the maximum recall."""
-        return float(np.mean(list(self.recall.values()))) if self.recall else float("nan")
+        return mean_of(self.recall.values())
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from pipeline.evaluation.ranking import (
     best_first,
     check_test_set,
     eleven_points,
+    mean_of,
     places,
 )
 from pipeline.evaluation.relations import Flags, Integers, Relations, scores_of
@@ -79,7 +80,7 @@ class DetectionScores:
     @property
     def mean(self) -> float:
         """Mean AP."""
-        return float(np.mean([*self.average_precision.values()])) if self.average_precision else float("nan")
+        return mean_of(self.average_precision.values())
 
     @property
     def weighted_mean(self) -> float:
@@ -91,7 +92,7 @@ class DetectionScores:
     @property
     def mean_recall(self) -> float:
         """Mean recall."""
-        return float(np.mean([*self.recall.values()])) if self.recall else float("nan")
+        return mean_of(self.recall.values())
 
 
 @dataclass(frozen=True)
@@ -224,12 +225,12 @@ class ChallengeScores:
     @property
     def relation_map(self) -> float:
         """Mean AP of relations over the relationship types of the truth."""
-        return float(np.mean([*self.relations.values()])) if self.relations else float("nan")
+        return mean_of(self.relations.values())
 
     @property
     def phrase_map(self) -> float:
         """Mean AP of phrases over the relationship types of the truth."""
-        return float(np.mean([*self.phrases.values()])) if self.phrases else float("nan")
+        return mean_of(self.phrases.values())
 
     @property
     def score(self) -> float:

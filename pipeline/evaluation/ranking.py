@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
@@ -23,6 +25,12 @@ def best_first(predicted: Relations, limit: int | None = None) -> Relations:
     """Sorts the predictions of each image, best first, and takes `limit` of each. Equal scores keep their order."""
     ordered = predicted.take(np.lexsort((-scores_of(predicted), predicted.image)))
     return ordered if limit is None else ordered.take(places(ordered.image) < limit)
+
+
+def mean_of(values: Iterable[float]) -> float:
+    """Returns the mean; NaN without any value."""
+    numbers = np.asarray([*values], np.float64)
+    return float(numbers.mean()) if len(numbers) else float("nan")
 
 
 def best_entries(scores: Floats, limit: int) -> tuple[Integers, Integers]:

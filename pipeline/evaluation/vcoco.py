@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.evaluation.matching import Candidates, joined, marked
-from pipeline.evaluation.ranking import area_under_precision
+from pipeline.evaluation.ranking import area_under_precision, mean_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou, scores_of
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import Role, VcocoTruth
@@ -50,12 +50,12 @@ class VcocoScores:
     @property
     def agent_mean(self) -> float:
         """Mean agent AP over the actions of the test set."""
-        return _mean(self.agent)
+        return mean_of(_known(self.agent))
 
     @property
     def means(self) -> tuple[float, float]:
         """Mean role AP of scenario 1 and 2 over all roles, 25 in V-COCO."""
-        return _mean(self.scenario_1), _mean(self.scenario_2)
+        return mean_of(_known(self.scenario_1)), mean_of(_known(self.scenario_2))
 
     @property
     def means_without_point(self) -> tuple[float, float]:
@@ -64,10 +64,10 @@ class VcocoScores:
 
     def _without_point(self, precision: Mapping[Role, float]) -> float:
         if not self.official:
-            return _mean({role: value for role, value in precision.items() if role[0] != POINT})
+            return mean_of(_known({role: value for role, value in precision.items() if role[0] != POINT}))
         third = [*self.persons][-3] if len(self.persons) >= 3 else None
         left_out = [value for (action, _), value in precision.items() if action == third]
-        return (_mean(precision) * 25 - (left_out[0] if left_out else float("nan"))) / 24
+        return (mean_of(_known(precision)) * 25 - (left_out[0] if left_out else float("nan"))) / 24
 
 
 @dataclass(frozen=True)
@@ -215,9 +215,9 @@ def _check(predicted: VcocoDetections, truth: VcocoTruth) -> None:
             raise ValueError(f"{unknown} of {len(boxes)} detections have a person box with NaN")
 
 
-def _mean(precision: Mapping[str, float] | Mapping[Role, float]) -> float:
-    values = [value for value in precision.values() if not np.isnan(value)]
-    return float(np.mean(values)) if values else float("nan")
+def _known(precision: Mapping[str, float] | Mapping[Role, float]) -> list[float]:
+    """The values of actions or roles that some person of the test set does."""
+    return [value for value in precision.values() if not np.isnan(value)]
 
 
 class VcocoRoles(NamedTuple):

@@ -49,14 +49,14 @@ class AuditStrata:
         Predicates are taken from the most frequent on, and each third of all labels makes a band. Scores are cut at their
         quartiles.
         """
-        given = np.asarray(scores, np.float64)
+        values = np.asarray(scores, np.float64)
         counts = Counter(predicates)
         before, band = 0, {}
         for name, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
             band[name] = before * len(FREQUENCY_BANDS) // len(predicates)
             before += count
-        edges = np.unique(np.quantile(given, np.arange(1, SCORE_BANDS) / SCORE_BANDS)) if len(given) else np.array([])
-        heights = np.searchsorted(edges, given, side="right")
+        edges = np.unique(np.quantile(values, np.arange(1, SCORE_BANDS) / SCORE_BANDS)) if len(values) else np.array([])
+        heights = np.searchsorted(edges, values, side="right")
         keys = list(zip((band[name] for name in predicates), (-heights).tolist(), strict=True))
         present = sorted(set(keys))
         limits = [0.0, *edges.tolist(), 1.0]

@@ -117,7 +117,7 @@ def kept_labels(
     found: dict[int, tuple[SampleRelation, ...]] = {}
     for row, judged in zip(rows, judged_labels(relations, candidates, settings, overrides).values(), strict=True):
         clear = ambiguities.get(row["image_id"], {})
-        given = (overrides or {}).get(row["image_id"], NO_OVERRIDES)
+        of_image = (overrides or {}).get(row["image_id"], NO_OVERRIDES)
         kept = [
             SampleRelation(
                 label["subject"],
@@ -134,7 +134,7 @@ def kept_labels(
         ]
         kept += [
             SampleRelation(subject, object_, predicate, ACCEPTED, surface=predicate)
-            for subject, object_, predicate in _added(row["relations"], given)[: settings.max_relations]
+            for subject, object_, predicate in _added(row["relations"], of_image)[: settings.max_relations]
         ]
         found[row["image_id"]] = tuple(sorted(kept, key=lambda r: (r.subject, r.object, r.predicate)))
     return found

@@ -110,7 +110,7 @@ class LabelCount:
             for r in of_image
         ]
         labels = [relation for of_image in self._relations for relation in of_image]
-        sure = [relation.calibrated for relation in labels if relation.calibrated is not None]
+        probabilities = [relation.calibrated for relation in labels if relation.calibrated is not None]
         return LabelAudit(
             images=len(self._truth),
             given=found.tagger.truths,
@@ -119,7 +119,9 @@ class LabelCount:
             naive=self._scores(found.naive, list(map(_facts, self._pairs))),
             prior=self._scores(found.prior, [_facts(pairs, self.choice.threshold) for pairs in self._pairs]),
             score_error=calibration_error([relation.score for relation in labels], right),
-            calibrated_error=calibration_error(sure, right) if labels and len(sure) == len(labels) else None,
+            calibrated_error=calibration_error(probabilities, right)
+            if labels and len(probabilities) == len(labels)
+            else None,
             predicates=audit_predicates(self._relations, self._pairs, self._truth, self._kept, SYMMETRIC),
         )
 

@@ -71,14 +71,23 @@ class Axes:
     top: int
     bottom: int
 
+    @property
+    def end(self) -> int:
+        """Where the x axis ends."""
+        return self.width - self.right
+
+    @property
+    def floor(self) -> int:
+        """Where the y axis begins."""
+        return self.height - self.bottom
+
     def x(self, value: float, high: float = 1.0) -> float:
         """The place of a value on an axis from 0 to `high`."""
-        return round(self.left + (self.width - self.left - self.right) * value / high, 1)
+        return round(self.left + (self.end - self.left) * value / high, 1)
 
     def y(self, value: float, low: float = 0.0, high: float = 1.0) -> float:
         """The place of a value on an axis from `low`, at the bottom, to `high`."""
-        floor = self.height - self.bottom
-        return round(floor - (floor - self.top) * (value - low) / (high - low), 1)
+        return round(self.floor - (self.floor - self.top) * (value - low) / (high - low), 1)
 
 
 AXES = Axes(width=340, height=180, left=44, right=10, top=10, bottom=24)
@@ -115,11 +124,7 @@ class Chart:
     lines: tuple[Line, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    width: int = AXES.width
-    height: int = AXES.height
-    left: int = AXES.left
-    right: int = AXES.width - AXES.right
-    bottom: int = AXES.height - AXES.bottom
+    axes: Axes = AXES
 
 
 def line_style(number: int) -> str:

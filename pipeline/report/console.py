@@ -52,15 +52,15 @@ def print_outcome(
 
 
 def print_estimate_score(console: Console, run: Run) -> None:
-    """Prints the estimate that was made for a run beside what its steps took; nothing where none was made."""
+    """Prints the estimate that was estimates for a run beside what its steps took; nothing where none was estimates."""
     scored = scored_estimate(run)
     if not scored:
         return
-    made = table("Estimate, seconds per image", "step", "images", "estimated", "actual", "actual by estimated")
+    estimates = table("Estimate, seconds per image", "step", "images", "estimated", "actual", "actual by estimated")
     for row in scored:
         actual, ratio = ("–" if value is None else f"{value:.4g}" for value in (row.actual, row.ratio))
-        made.add_row(Text(row.step), f"{row.images:,}", f"{row.estimated:.4g}", actual, ratio)
-    console.print(made)
+        estimates.add_row(Text(row.step), f"{row.images:,}", f"{row.estimated:.4g}", actual, ratio)
+    console.print(estimates)
 
 
 def outcome_json(outcome: Outcome, figures: Figures, report: Path | None) -> dict[str, Any]:
@@ -96,25 +96,25 @@ def _made(run: Run, figures: Figures) -> Iterator[str]:
 
 
 def _stages(figures: Figures, outcome: Outcome) -> Table:
-    made = table(
+    stages = table(
         "Stages", "stage", "partitions", "cached", "rows in", "rows out", "rejected", "wall seconds", "images/s"
     )
     for row in stage_rows(figures.steps, outcome):
         counts = (row.partitions, row.cached, row.rows_in, row.rows_out, row.rejected)
         times = (f"{row.seconds:,.1f}", f"{row.rate:,.1f}" if row.rate else "–")
         mark = "*" if row.recorded else ""
-        made.add_row(
+        stages.add_row(
             Text(row.step),
             *("–" if count is None else f"{count:,}" for count in counts),
             times[0] + mark,
             times[1],
         )
     if any(row.recorded for row in stage_rows(figures.steps, outcome)):
-        made.caption = (
+        stages.caption = (
             "* worker seconds, recorded when the step was computed: summed over its workers, as `rlip show` does"
         )
-        made.caption_justify = "left"
-    return made
+        stages.caption_justify = "left"
+    return stages
 
 
 def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
@@ -123,13 +123,13 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
         return [Text(f"Labels of {name}: not audited, because the dataset gives no relations to compare with")]
     printed: list[Any] = []
     if audit.labels is not None:
-        made = table(
+        methods = table(
             f"Labels of {name}, compared with its {audit.labels.given:,} given relations",
             "labels", "kept", "precision", "recall", "precision at recall .8", "average precision",
         )  # fmt: skip
         for method, scores in audit.labels.methods(choice):
-            made.add_row(method, *score_cells(scores))
-        printed.append(made)
+            methods.add_row(method, *score_cells(scores))
+        printed.append(methods)
     if audit.captions is not None:
         found = audit.captions
         printed.append(
@@ -143,12 +143,12 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
 
 def _variants(variants: tuple[VariantScores, ...]) -> Table:
     names = score_names(variants)
-    made = table("Pre-training", "labels", "seeds", *(score_name(name) for name in names))
+    scores = table("Pre-training", "labels", "seeds", *(score_name(name) for name in names))
     for variant in variants:
-        made.add_row(
+        scores.add_row(
             Text(variant.variant), str(variant.seeds), *(score_text(variant.scores.get(name)) for name in names)
         )
-    return made
+    return scores
 
 
 _IN_WORDS = {
@@ -189,8 +189,10 @@ class TrainedTagger:
     def print(self, console: Console) -> None:
         """Prints the scores; the path of the weights comes last."""
         if self.scores:
-            made = table(f"Tagger of {self.images:,} images, scored on {self.held_out:,} held-out images", "metric", "")
+            scores = table(
+                f"Tagger of {self.images:,} images, scored on {self.held_out:,} held-out images", "metric", ""
+            )
             for name, score in self.scores.items():
-                made.add_row(_IN_WORDS[name], share(score))
-            console.print(made)
+                scores.add_row(_IN_WORDS[name], share(score))
+            console.print(scores)
         console.print(Text(f"Weights: {self.weights}"), soft_wrap=True)

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.evaluation.anatomy import Anatomy, Kind
 from pipeline.evaluation.diagnostics import Calibration
 from pipeline.evaluation.summary import ClassScore
-from pipeline.report.charts import AXES, Tick
+from pipeline.report.charts import AXES, Axes, Tick
 
 EXPLAINED: dict[Kind, str] = {
     Kind.DUPLICATE: "a better prediction found the same truth before",
@@ -72,11 +72,7 @@ class DotChart:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     diagonal: str = ""
-    width: int = AXES.width
-    height: int = AXES.height
-    left: int = AXES.left
-    right: int = AXES.width - AXES.right
-    bottom: int = AXES.height - AXES.bottom
+    axes: Axes = AXES
 
 
 _QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -97,29 +97,29 @@ class LabelView:
             yield f"{count:,} {f'kept ({self.choice})' if name == 'kept' else name}"
 
     def _losses(self) -> Group:
-        made = table("What led to nothing, and why", "of", "number", "reason")
+        losses = table("What led to nothing, and why", "of", "number", "reason")
         for level, reasons in self.counts.lost.items():
             for place, (reason, count) in enumerate(reasons.items()):
-                made.add_row("" if place else level, f"{count:,}", Text(sanitise(reason)))
-        made.columns[2].justify = "left"
-        return Group(made)
+                losses.add_row("" if place else level, f"{count:,}", Text(sanitise(reason)))
+        losses.columns[2].justify = "left"
+        return Group(losses)
 
     def _spread(self) -> Group:
         longest = max(self.scores) or 1
-        made = table("Scores", "from", "labels", "")
+        histogram = table("Scores", "from", "labels", "")
         for place, count in enumerate(self.scores):
             # Even a single label gets a visible bar.
             bar = "█" * max(round(_BAR * count / longest), count > 0)
-            made.add_row(f"{place / BINS:.1f}", f"{count:,}", Text(bar))
-        made.columns[2].justify = "left"
-        return Group(made)
+            histogram.add_row(f"{place / BINS:.1f}", f"{count:,}", Text(bar))
+        histogram.columns[2].justify = "left"
+        return Group(histogram)
 
     def _usual(self) -> Group:
         most = f", most frequent of {len(self.predicates):,}" if len(self.predicates) > MAX_PREDICATES else ""
-        made = table(f"Predicates{most}", "predicate", "kept", "given by the set")
+        frequent = table(f"Predicates{most}", "predicate", "kept", "given by the set")
         for each in self.predicates[:MAX_PREDICATES]:
-            made.add_row(Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.given:,}")
-        return Group(made)
+            frequent.add_row(Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.given:,}")
+        return Group(frequent)
 
 
 def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
@@ -134,7 +134,7 @@ def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
     if audit.calibrated_error is not None:
         calibrated = f"{share(audit.calibrated_error)} after calibration"
     errors = f"Calibration error: {share(audit.score_error)} for raw scores, {calibrated}"
-    made = table(
+    by_predicate = table(
         "By predicate, most kept first", "predicate", "kept", "true", "precision", "recall", "average precision",
         "calibration error", "correct where wrong",
     )  # fmt: skip
@@ -142,11 +142,11 @@ def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
         instead = ", ".join(f"{sanitise(what)} {count:,}" for what, count in each.instead[:MAX_CONFUSIONS])
         ranked = each.average_precision if each.truths else None
         numbers = (each.precision, each.recall, ranked, each.calibration_error)
-        made.add_row(
+        by_predicate.add_row(
             Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.truths:,}", *map(share, numbers), Text(instead)
         )
-    made.columns[-1].justify = "left"
-    return Group(methods, Text(errors), Text(), made)
+    by_predicate.columns[-1].justify = "left"
+    return Group(methods, Text(errors), Text(), by_predicate)
 
 
 def score_cells(scores: LabelScores) -> tuple[str, ...]:

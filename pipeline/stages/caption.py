@@ -18,8 +18,7 @@ from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, ImageLimits, read_ahead, read_image
 from pipeline.data.images.refs import ImageRef
-from pipeline.runtime.resources import Resources
-from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage
 from storage.tables import CAPTIONS
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class CaptionStage(Stage):
         boxes = row["boxes"] if self.settings.dense != "no" else bool(row["boxes"])
         return {**row, "boxes": boxes, "relations": None}
 
-    def open(self, given: Inputs) -> None:
+    def open(self, uses: Inputs) -> None:
         """Load the captioner, and the filter if the settings name one."""
         self._captioner = open_captioner(self.settings, self.worker)
         self._scorer = self._filter() if self.settings.filter else None

@@ -14,7 +14,7 @@ from PIL import Image
 from rlip_command import output_of, rlip
 
 from pipeline.run.context import RunContext
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from scenes.categories import WORLD_CATEGORIES
 from scenes.draw import render
 from scenes.world import make_scene

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.run.context import RunContext
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 
 
 @pytest.mark.parametrize("page", ["cli", "settings"])

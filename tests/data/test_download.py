@@ -32,7 +32,7 @@ from pipeline.data.catalogue import CATALOGUE, PublicFile, where_to_get
 from pipeline.data.download import ATTEMPTS, download, mirrored
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.refs import StoredImage
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError, RetryableError
 from tests.hostile.tars import base256, entry, pax, plain
 
@@ -526,8 +526,8 @@ def test_the_layout_is_what_the_recipes_look_for(server: Server, tmp_path: Path,
     names = ["coco", "visual_genome", "roberta", *(["objects365"] if recipe == "coco_objects365" else [])]
     get_data(names, tmp_path, mirror=server.url, as_json=True)
     loaded = load_recipe(root / f"recipes/{recipe}.toml", [f"data.root={tmp_path}"])
-    for name in dict.fromkeys((*loaded.data.label, *loaded.data.tagger)):
-        source = loaded.data.source(name)
+    used = {*loaded.data.label, *loaded.data.tagger}
+    for source in (each for each in loaded.resolved().data.sources if each.name in used):
         assert source.missing() == [] and source.unreadable() == []
     assert (tmp_path / "weights" / "roberta-base" / "vocab.json").is_file()
     assert loaded.train_tagger.tokenizer == Path("data/weights/roberta-base")
@@ -535,7 +535,8 @@ def test_the_layout_is_what_the_recipes_look_for(server: Server, tmp_path: Path,
 
 
 def test_the_layout_by_hand_is_what_the_recipe_looks_for(root: Path) -> None:
-    source = load_recipe(root / "recipes/coco.toml").data.source("hico_test")
+    sources = load_recipe(root / "recipes/coco.toml").resolved().data.sources
+    (source,) = [each for each in sources if each.name == "hico_test"]
     places = {Path("data") / place for place in CATALOGUE["hico_det"].hand_places}
     assert places == {source.images, source.annotations, source.verbs}
 

@@ -46,6 +46,12 @@ def test_a_share_is_stable_nested_and_of_its_size(folder: Path) -> None:
     assert taken(folder) == tuple(range(1, IMAGES + 1))
 
 
+def test_each_part_of_a_dataset_has_a_partition_map_of_its_own(folder: Path) -> None:
+    parts = [{}, {"share": 0.1}, {"share": 0.5}, {"share": 0.1, "seed": 1}]
+    index = open_index(source(folder), folder / "indexes")
+    assert len({Sample.of(source(folder, **part), index).name for part in parts}) == len(parts)
+
+
 @pytest.mark.parametrize(
     "written",
     [

@@ -178,8 +178,8 @@ def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_
 
 @pytest.mark.timeout(1800)
 def test_an_error_reaches_the_terminal_once_and_in_its_own_words(folder: Path) -> None:
-    process = _start(folder, "--set", "run.max_reject_share=0", "--set", "ingest.limits.max_pixels=16")
+    process = _start(folder, "--set", "run.checks.max_overall_reject_share=0", "--set", "ingest.limits.max_pixels=16")
     _, err = process.communicate(timeout=280)
     assert process.returncode == 1
     assert "While it lasts, Prefect shows this run at http://127.0.0.1:" in err
-    assert "run.max_reject_share" in err and err.count("Error:") == 1 and "Traceback" not in err
+    assert "run.checks.max_overall_reject_share" in err and err.count("Error:") == 1 and "Traceback" not in err

@@ -37,7 +37,7 @@ RECIPES: dict[str, tuple[str, str | bytes]] = {
     "a size of 2^63": (BAD_VALUE, GOOD.replace("[data]\n", f"[data]\npartition_size = {2**63}\n")),
     "a threshold of NaN": (BAD_VALUE + ".*threshold", GOOD + "[shard]\nthreshold = nan\n"),
     "an infinite share": (BAD_VALUE + ".*share", GOOD.replace('images = "i"', 'images = "i"\nshare = inf')),
-    "itself extended": (BAD_VALUE + ".*end the circle", 'extends = "r.toml"\n' + GOOD),
+    "itself extended": (BAD_VALUE + ".*remove one `extends`", 'extends = "r.toml"\n' + GOOD),
     "a file outside extended": (BAD_VALUE, 'extends = "/etc/passwd"\n' + GOOD),
     "a device extended": (BAD_VALUE + ".*not a file", 'extends = "/dev/zero"\n' + GOOD),
     "a number extended": (BAD_VALUE + ".*extends", "extends = 7\n" + GOOD),

@@ -21,7 +21,7 @@ from pipeline.report.report_folder import remove_report
 from pipeline.report.static_report import write_report
 from pipeline.run.context import RunContext, run_view
 from pipeline.run.doctor import needs
-from pipeline.run.recipe import STARTED
+from pipeline.run.recipe_files import STARTED
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts

@@ -12,8 +12,8 @@ import pytest
 
 from models.config import LossSettings, NetworkConfig
 from pipeline.run.dag import build_steps
-from pipeline.run.recipe import load_recipe
-from pipeline.run.starting_weights import random_starts
+from pipeline.run.networks import random_starts
+from pipeline.run.recipe_files import load_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
@@ -113,7 +113,7 @@ def test_a_recipe_is_scored_by_the_measure_of_its_benchmark(script: dict[str, st
     if script["setting"] == "tagger":
         return
     steps = {step.name.partition(":")[0]: step for step in build_steps(recipe)}
-    scored, evaluate = steps["evaluate"], recipe.evaluate_settings()
+    scored, evaluate = steps["evaluate"], recipe.resolved().evaluate
     # Zero-shot or tuned, only images of the test set are scored, and only after the check that none was trained on.
     tested = {"vcoco": ("vcoco_test",), "oi_sgg": ("oi_test",)}.get(script["data"], ("hico_test",))
     assert scored.from_datasets == {"images": tested}

@@ -16,8 +16,8 @@ import pytest
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.images import decoder_process
 from pipeline.data.images.opening import Probe, probe_bytes
+from pipeline.runtime.engines.engine import StageCall
 from pipeline.runtime.engines.local import LocalEngine
-from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.stage import Inputs, Output
 from pipeline.stages import ingest

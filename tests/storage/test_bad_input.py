@@ -13,7 +13,7 @@ from pipeline.cli.why import reasons_of
 from pipeline.data.partitioning import load_partition_map
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError
 from storage.json_files import LIMITS, read_json
 from storage.local_store import LocalStore

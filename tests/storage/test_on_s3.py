@@ -18,9 +18,8 @@ from pipeline.cli.query import query
 from pipeline.cli.store import verify
 from pipeline.cli.why import reasons_of
 from pipeline.run.context import RunContext
-from pipeline.run.forecast import forecast
-from pipeline.run.planner import Planner
-from pipeline.run.recipe import load_recipe
+from pipeline.run.planner import Planner, forecast
+from pipeline.run.recipe_files import load_recipe
 from storage.object_store_artifacts import ObjectStoreArtifacts
 
 RECIPE = """

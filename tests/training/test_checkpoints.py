@@ -207,7 +207,7 @@ def writers() -> list[int]:
     found = []
     for folder in Path("/proc").iterdir():
         try:
-            if folder.name.isdigit() and "checkpoints.writer" in (folder / "cmdline").read_text():
+            if folder.name.isdigit() and "checkpoints.folder" in (folder / "cmdline").read_text():
                 parent = next(line for line in (folder / "status").read_text().splitlines() if line.startswith("PPid:"))
                 if int(parent.split()[1]) == os.getpid():
                     found.append(int(folder.name))

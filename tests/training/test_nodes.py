@@ -192,7 +192,7 @@ def test_an_address_that_this_machine_lacks_is_told(work):
     [
         ({"nodes": 2}, "address: nodes = 2 need one"),
         ({"nodes": 2, "address": "0.0.0.0:1"}, "means every address"),
-        ({"address": "node7"}, "is no HOST:PORT"),
+        ({"address": "node7"}, "is not of the form HOST:PORT"),
         ({"nodes": 2, "address": "node7:1", "min_nodes": 3}, "min_nodes: 3 is more than nodes = 2"),
         ({"nodes": 4, "address": "node7:1"}, "or fewer processes"),
     ],

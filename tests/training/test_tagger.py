@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from models.predictions import Target
 from pipeline.run.dag import build_steps
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.training.config import HELD_OUT, MODEL, VOCABULARY, Shard, TrainConfig
 from pipeline.training.launch.launcher import launch
 from pipeline.training.metrics_log import MetricsLog

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.data.images.folders import ImageRoot, UprightRoot, open_folder
-from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, data_file, runtime
 from storage.digests import digest_file
 from storage.errors import FatalError
 
@@ -69,32 +69,32 @@ class DataSource(Settings):
     """The layout of the annotation files. images: no annotations, so that stage `detect` finds the boxes."""
     split: str = Field("train", max_length=100, pattern=r"^\w[\w.-]*$")
     """The name of the split in tables and exports."""
-    images: ImageRoot = runtime(...)
+    images: ImageRoot = data_file(...)
     """Root of the file names in the annotations: a folder, a .tar, or a URL such as s3://bucket/folder."""
-    annotations: Path | None = runtime(None)
+    annotations: Path | None = data_file(None)
     """The main annotation file; docs/datasets.md says which one each format has. Required by every format but images, which
     has none."""
-    relations: Path | None = runtime(None)
+    relations: Path | None = data_file(None)
     """coco, objects365: relations between boxes, in the pair layout described in `pipeline/data/datasets/pairs.py`."""
-    image_data: Path | None = runtime(None)
+    image_data: Path | None = data_file(None)
     """visual_genome, vg150: image_data JSON with image sizes and images without relations. open_images: CSV with sizes."""
-    objects: Path | None = runtime(None)
+    objects: Path | None = data_file(None)
     """visual_genome: objects JSON, for boxes in no relation. hico_det: object names by id (default: COCO's 80). vrd: names."""
-    verbs: Path | None = runtime(None)
+    verbs: Path | None = data_file(None)
     """hico_det: verb names by id."""
-    predicate_aliases: Path | None = runtime(None)
+    predicate_aliases: Path | None = data_file(None)
     """visual_genome: file with equivalent predicates per line, used only to find near-duplicate relations."""
-    object_aliases: Path | None = runtime(None)
+    object_aliases: Path | None = data_file(None)
     """visual_genome: file with equivalent object names per line, used in the same way."""
-    instances: Path | None = runtime(None)
+    instances: Path | None = data_file(None)
     """vcoco: COCO's instances JSON, which holds the boxes that the actions name by annotation id."""
-    classes: Path | None = runtime(None)
+    classes: Path | None = data_file(None)
     """open_images: class descriptions CSV, with the name of each label such as /m/01g317."""
-    boxes: Path | None = runtime(None)
+    boxes: Path | None = data_file(None)
     """open_images: bbox annotations CSV, for boxes in no relation."""
-    predicates: Path | None = runtime(None)
+    predicates: Path | None = data_file(None)
     """vrd: JSON list of predicate names."""
-    dictionary: Path | None = runtime(None)
+    dictionary: Path | None = data_file(None)
     """vg150: VG-SGG-dicts JSON with the names of labels and predicates."""
 
     share: float | None = runtime(None, gt=0, lt=1)
@@ -102,7 +102,7 @@ class DataSource(Settings):
     one. Unset: all."""
     seed: int = runtime(0, ge=0)
     """Which images `share` takes."""
-    only: Path | None = runtime(None)
+    only: Path | None = data_file(None)
     """File that lists the images to take, by id or file name, in any form that `shard.exclude.ids` reads."""
 
     drop_fake: bool = False
