@@ -15,7 +15,7 @@ import typer
 from pydantic import BaseModel
 from pydantic._internal._docs_extraction import extract_docstrings_from_cls
 
-from pipeline.cli.app import app
+from pipeline.cli.app import COMMANDS, app, declared
 from pipeline.run.recipe import Recipe
 
 HERE = Path(__file__).parent
@@ -24,10 +24,15 @@ MADE = "<!-- Made by `python docs/reference.py` from the code. -->"
 
 def cli_page() -> str:
     """The commands of `rlip`, with their arguments and options."""
-    commands = list(_commands(app, "rlip"))
-    lines = [MADE, "", "# Commands", "", app.info.help, "", "| command | what it does |", "|---|---|"]
-    lines += [f"| [`{name}`](#{name.replace(' ', '-')}) | {_doc(command)} |" for name, command in commands]
-    for name, command in commands:
+    panels = {
+        panel: [command for name in names for command in _commands(declared(name), "rlip")]
+        for panel, names in COMMANDS.items()
+    }
+    lines = [MADE, "", "# Commands", "", app.info.help]
+    for panel, commands in panels.items():
+        lines += ["", f"**{panel}**", "", "| command | what it does |", "|---|---|"]
+        lines += [f"| [`{name}`](#{name.replace(' ', '-')}) | {_summary(command)} |" for name, command in commands]
+    for name, command in (each for commands in panels.values() for each in commands):
         parameters = list(_parameters(command))
         arguments = [shown for kind, shown, _, _ in parameters if kind == "argument"]
         lines += ["", f"## {name}", "", _doc(command), "", f"    {' '.join([name, *arguments, '[OPTIONS]'])}", ""]
@@ -73,6 +78,10 @@ def _commands(group: typer.Typer, prefix: str) -> Iterator[tuple[str, Callable[.
     for below in group.registered_groups:
         assert below.typer_instance is not None
         yield from _commands(below.typer_instance, f"{prefix} {below.name}")
+
+
+def _summary(command: object) -> str:
+    return (inspect.getdoc(command) or "").partition("\n\n")[0].replace("\n", " ")
 
 
 def _doc(of: object) -> str:

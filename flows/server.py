@@ -1,4 +1,4 @@
-"""Serves Prefect's pages on the database that temporary servers wrote; behind `rlip server`."""
+"""Serves Prefect's pages on the database that temporary servers wrote; behind `rlip cluster server`."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from storage.json_files import read_within_limit
 from storage.manifest import MANIFEST, REJECTED_FILE, Manifest, parse_manifest
 from storage.tables import REJECTED, is_current, read_table, upgrade
 
-REMOVE_ARTIFACT = "remove its artifact with `rlip verify --repair`, then run again"
+REMOVE_ARTIFACT = "remove its artifact with `rlip store verify --repair`, then run again"
 """What to do about a damaged file of an artifact."""
 
 

@@ -196,7 +196,7 @@ class LocalStore:
             put_in_place(draft / path.name, path, self.disk)
 
     def touch(self, stage: str, artifacts: Iterable[Artifact]) -> None:
-        """Note that a run found these, by renewing the times of their manifests, so that `rlip gc` spares them."""
+        """Note that a run found these, by renewing the times of their manifests, so that `rlip store gc` spares them."""
         for artifact in artifacts:
             with suppress(OSError):
                 os.utime(artifact.folder / MANIFEST)

@@ -103,7 +103,7 @@ class ObjectStoreArtifacts:
             self.files.download(f"{place}/{self._stored_name(name, entry.digest)}", draft / name)
         if not entry.matches(draft / name):
             raise FatalError(
-                f"{self.url}: {place}/{name} is damaged; remove it with `rlip verify --repair --store {self.url}`, then "
+                f"{self.url}: {place}/{name} is damaged; remove it with `rlip store verify --repair --store {self.url}`, then "
                 "run or push again"
             )
 

@@ -201,7 +201,7 @@ class RemoteStore:
         self._local.put(path, data)
 
     def touch(self, stage: str, artifacts: Iterable[Artifact]) -> None:
-        """Note in one small file that a run found these, so that `rlip gc` spares them."""
+        """Note in one small file that a run found these, so that `rlip store gc` spares them."""
         keys = [artifact.key for artifact in artifacts]
         if not keys:
             return
@@ -220,7 +220,7 @@ class RemoteStore:
     def drop_scratch(self, key: str) -> None:
         """Remove the scratch folder of a key whose artifact is committed, and its copies at the URL."""
         self._local.drop_scratch(key)
-        with suppress(PipelineError):  # `rlip gc` removes them later
+        with suppress(PipelineError):  # `rlip store gc` removes them later
             self._remove_all(f"scratch/{key}")
 
     def discard(self, stage: str, key: str) -> None:

@@ -153,7 +153,7 @@ class Run:
         return [entry.step for path in paths if (entry := self._load(path)) is not None]
 
     def remove(self) -> None:
-        """Forget the run; its artifacts stay until `rlip gc`."""
+        """Forget the run; its artifacts stay until `rlip store gc`."""
         self._require_current()
         self.store.remove_run(self.name)
 
@@ -242,7 +242,7 @@ def find_run(store: Store, name: str) -> Run:
     records = run.records()
     if not _is_record_number(number, len(records)):
         known = f"{name}@1 to {name}@{len(records)}" if records else "none yet"
-        raise FatalError(f"run {name!r} has no record {number!r}; records: {known} (`rlip runs {name}`)")
+        raise FatalError(f"run {name!r} has no record {number!r}; records: {known} (`rlip show {name} --history`)")
     return records[int(number) - 1]
 
 

@@ -111,7 +111,7 @@ class Store(Protocol):
         """Write a record at `path` below `root`: readers see the old bytes or the new ones."""
 
     def touch(self, stage: str, artifacts: Iterable[Artifact]) -> None:
-        """Note that a run found these, so that `rlip gc` spares them although no run refers to them yet."""
+        """Note that a run found these, so that `rlip store gc` spares them although no run refers to them yet."""
 
     def discard(self, stage: str, key: str) -> None:
         """Remove an artifact, or the remains of one."""

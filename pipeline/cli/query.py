@@ -12,12 +12,13 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import typer
 from pyarrow import csv
 from pyarrow.fs import LocalFileSystem
 from rich.console import Console
@@ -25,12 +26,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.options import STORE, AsJson, RunName, StorePath
 from pipeline.report.formatting import sanitise
 from storage.atomic import atomic_file
 from storage.errors import FatalError
 from storage.json_files import json_values
 from storage.manifest import REJECTED_FILE
-from storage.open_store import Address, existing_store
+from storage.open_store import existing_store
 from storage.runs import Run, find_run
 
 if TYPE_CHECKING:
@@ -43,11 +45,17 @@ _PARQUET = ".parquet"
 _WRITERS = {".csv": csv.CSVWriter, _PARQUET: pq.ParquetWriter}
 
 
-def print_query(root: Address, run_name: str, sql: str, as_json: bool, out: Path | None = None) -> None:
-    """Print the rows of a query as they arrive, or write them to a file. Holds no more than one batch of them."""
+def query(
+    run_name: RunName,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="E.g. 'select count(*) from images'.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Write all rows to this new .csv or .parquet file.")] = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Run an SQL query (DuckDB) on the tables of a run: labels (one row each), images, captions, triplets, rejected, ..."""
     if out is not None:
         _require_new_table(out)
-    names, batches = query(find_run(existing_store(root), run_name), sql)
+    names, batches = select(find_run(existing_store(store), run_name), sql)
     if out is not None:
         rows = _write(batches, out)
         print(json.dumps({"file": str(out), "rows": rows}) if as_json else f"{rows:,} rows written to {out}")
@@ -67,8 +75,8 @@ def print_query(root: Address, run_name: str, sql: str, as_json: bool, out: Path
         print(f"first {SHOWN} of {rows} rows; --json prints all")
 
 
-def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
-    """Run a query over the tables of a run. Returns the column names and the batches of rows.
+def select(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
+    """Run a query over the tables of a run. Returns the column names and the batches of rows, one in memory at a time.
 
     The query can read these tables and no file, URL or store. Tables have the names that stages give them (`images`,
     `relations`, `rejected`), plus the variant of the step if several steps write one (`shards_pseudo`). Each has a column
@@ -184,13 +192,13 @@ def _print_json(batches: Iterator[pa.RecordBatch]) -> None:
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """Column names made distinct: a repeated name gets a number."""
-    found: list[str] = []
+    distinct: list[str] = []
     for name in names:
         times = 1
-        while (other := name if times == 1 else f"{name}_{times}") in found:
+        while (other := name if times == 1 else f"{name}_{times}") in distinct:
             times += 1
-        found.append(other)
-    return found
+        distinct.append(other)
+    return distinct
 
 
 def _tables(run: Run) -> Iterator[tuple[str, ds.Dataset]]:

@@ -355,7 +355,9 @@ class ImportStep:
     def __init__(self, run: Run, name: str, table: str, schema: pa.Schema) -> None:
         """Raises `FatalError` if the run already has the step."""
         if run.keys(name):
-            raise FatalError(f"run {run.name!r} already has a step {name!r}; import --as another run, or rlip rm it")
+            raise FatalError(
+                f"run {run.name!r} already has a step {name!r}; import --as another run, or rlip store rm it"
+            )
         self.name = name
         self._run, self._table, self._schema = run, table, schema
         self._keys: dict[str, str] = {}

@@ -392,7 +392,7 @@ def _open(path: Path) -> DuckDBPyConnection:
     except (OSError, duckdb.IOException) as error:
         raise FatalError(
             f"{path}: the index of the review page can't be written ({error}); make the folder writable, or copy the run to "
-            "another store with `rlip pull`"
+            "another store with `rlip store pull`"
         ) from error
 
 

@@ -226,7 +226,8 @@ def require_passed(run: Run, steps: Iterable[Step]) -> None:
         raise FatalError(
             f"{len(failed)} check(s) failed, so the steps below held these partitions back; all others are done:\n  "
             + "\n  ".join(failed[:10])
-            + f"{more}\n`rlip checks {run.name}` shows them all. Fix the data, or loosen [run.checks], which recomputes nothing"
+            + f"{more}\n`rlip show {run.name} --checks` shows them all. "
+            "Fix the data, or loosen [run.checks], which recomputes nothing"
         )
 
 

@@ -71,7 +71,7 @@ class Planner:
         if blocked := self.blocked(step):
             raise FatalError(
                 f"{step.name} would read partitions that failed a check; first: {blocked}. "
-                f"`rlip checks {self.context.recipe.name}` shows all. Fix the data, or loosen "
+                f"`rlip show {self.context.recipe.name} --checks` shows all. Fix the data, or loosen "
                 "[run.checks], which recomputes nothing"
             )
         plan = StepPlan(step, held=self.gates.held.setdefault(step.name, {}))

@@ -195,7 +195,7 @@ def _append_record(context: RunContext, status: str, **facts: object) -> None:
 
 
 def _send_lineage(context: RunContext, url: str) -> None:
-    """Send a lineage server what the run has now. A server that fails must not fail the run: `rlip lineage` can send it later."""
+    """Send a lineage server what the run has now. A failing server does not fail the run: `rlip store lineage` sends it later."""
     try:
         from pipeline.interop.openlineage_delivery import send_events
         from pipeline.interop.openlineage_events import RunLineage

@@ -171,7 +171,7 @@ class TrainingSettings(ViewSettings):
     processes: int = runtime(2, ge=1, le=1024)
     """Number of training processes on each node: one per GPU, or several that share its cores."""
     nodes: int = runtime(1, ge=1, le=1024)
-    """Number of machines that train together from the start. On each but the coordinator runs `rlip join`
+    """Number of machines that train together from the start. On each but the coordinator runs `rlip cluster join`
     (docs/training.md)."""
     min_nodes: int | None = runtime(None, ge=1)
     """Smallest number of nodes to go on with after some were lost. Unset: all of `nodes`."""

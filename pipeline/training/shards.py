@@ -132,4 +132,6 @@ class ShardSamples:
         try:
             return self._reader.read(sample, extensions)
         except DamagedSample as damage:
-            raise FatalError(f"{damage}; remove the artifact with `rlip verify --repair`, then run again") from damage
+            raise FatalError(
+                f"{damage}; remove the artifact with `rlip store verify --repair`, then run again"
+            ) from damage

@@ -48,7 +48,7 @@ def test_what_was_damaged_is_rebuilt_and_equal_bytes_leave_everything_below_cach
 ) -> None:
     for artifact in copied.artifacts()["parse"].values():
         artifact.file("triplets.parquet").write_bytes(b"torn")
-    assert copied.ask("verify", "tiny", "--repair")["removed"] == 3
+    assert copied.ask("store", "verify", "tiny", "--repair")["removed"] == 3
     assert computed(copied.run()) == {"parse": 3}
     assert copied.contents() == finished.contents()
 
@@ -100,7 +100,7 @@ def test_labels_that_passed_are_judged_once(copied: World, monkeypatch: pytest.M
 
 
 def test_training_a_tagger_alone_tells_where_it_lies_and_leaves_the_run_as_it_was(copied: World) -> None:
-    *_, outcome, output = copied.run(do="train-tagger")
+    *_, outcome, output = copied.run(do="weights train-tagger")
     assert [stage["step"] for stage in outcome["stages"] if stage["cached"] is not None] == [
         "ingest", "shard_tagger", "train_tagger",
     ]  # fmt: skip
@@ -119,6 +119,6 @@ def test_a_run_tells_of_what_it_has_not_of_the_last_command(copied: World) -> No
     after = copied.ask("show", "tiny", "tag")["labels"]
     assert after["choice"] == "score ≥ 0.9" != before["choice"]
     assert copied.ask("show", "tiny@1", "tag")["labels"] == before
-    records = copied.ask("runs", "tiny")["records"]
+    records = copied.ask("show", "tiny", "--history")["records"]
     assert [record["run"] for record in records] == [f"tiny@{n}" for n in range(1, len(records) + 1)]
     assert records[-1]["recipe"]["shard"]["threshold"] == 0.9

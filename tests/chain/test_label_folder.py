@@ -42,7 +42,7 @@ def workplace(root: Path, commands: list[list[str]], tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("pictures")
     for name in ("scenes", "recipes"):
         (folder / name).symlink_to(root / name)
-    assert [words[0] for words in commands] == ["scenes", "label", "show", "query", "export"]
+    assert [words[0] for words in commands] == ["data", "label", "show", "query", "export"]
     for words in commands:
         output_of(*words, cwd=folder)
     return folder

@@ -13,7 +13,7 @@ import webdataset
 from rlip_command import output_of, rlip, started
 from tiny_chain import World
 
-from pipeline.cli.transfer import push
+from pipeline.cli.transfer import push_run
 from pipeline.stages.import_tagger import ImportTaggerSettings, ImportTaggerStage
 from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts
@@ -96,7 +96,7 @@ def test_a_tagger_that_is_none_is_told(workplace: Path, root: Path) -> None:
 def test_a_tagger_of_a_remote_store_comes_with_all_its_files(finished: World, tmp_path: Path) -> None:
     store = LocalStore(Path(finished.store))
     url = f"memory://{tmp_path.name}"
-    push(Run(store, "tiny"), ObjectStoreArtifacts(url))
+    push_run(Run(store, "tiny"), ObjectStoreArtifacts(url))
     files = ImportTaggerStage(ImportTaggerSettings(weights="tiny", store=url)).weights()
     (trained,) = Run(store, "tiny").artifacts("train_tagger").values()
     assert files.keys() == trained.manifest.files.keys()

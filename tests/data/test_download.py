@@ -524,7 +524,7 @@ def without_digests(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_layout_is_what_the_recipes_look_for(server: Server, tmp_path: Path, root: Path, recipe: str) -> None:
     _serve_tiny(server)
     names = ["coco", "visual_genome", "roberta", *(["objects365"] if recipe == "coco_objects365" else [])]
-    get_data(names, tmp_path, [], server.url, as_json=True)
+    get_data(names, tmp_path, mirror=server.url, as_json=True)
     loaded = load_recipe(root / f"recipes/{recipe}.toml", [f"data.root={tmp_path}"])
     used = {*loaded.data.label, *loaded.data.tagger}
     for source in (each for each in loaded.resolved().data.sources if each.name in used):
@@ -567,16 +567,16 @@ def test_what_can_only_be_got_by_hand_is_told(tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(
         FatalError, match=r"(?s)hico_det can't be downloaded.*umich\.edu.*Google Drive.*test_hico\.json"
     ):
-        get_data(["hico_det"], tmp_path, [], None, as_json=False)
+        get_data(["hico_det"], tmp_path, mirror=None, as_json=False)
     for place in CATALOGUE["hico_det"].hand_places:
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_text("[]")
-    get_data(["hico_det"], tmp_path, [], None, as_json=False)
+    get_data(["hico_det"], tmp_path, mirror=None, as_json=False)
 
 
 def test_unknown_sets_and_parts_are_told_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(FatalError, match="no public set named 'coc'; the sets are coco, objects365"):
-        get_data(["coc"], tmp_path, [], None, as_json=True)
+        get_data(["coc"], tmp_path, mirror=None, as_json=True)
     with pytest.raises(FatalError, match="--only test: no such part; coco has annotations, val, train"):
         get_data(["coco"], tmp_path, ["test"], None, as_json=True)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.damaged_files import damaged_files
+from pipeline.cli.store import damaged_files
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.record_index import damaged_indexes, is_indexed, open_index, open_source

@@ -97,11 +97,11 @@ def test_prefect_changes_no_byte_shows_cached_states_and_leaves_nothing_running(
 
 
 def _server(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """Start `rlip server` on the store of the recipe."""
+    """Start `rlip cluster server` on the store of the recipe."""
     environment = client_environment(folder)
     del environment["PREFECT_HOME"]
     return subprocess.Popen(
-        [str(Path(sys.executable).with_name("rlip")), "server", "--store", str(folder / "out" / "store"), *words],
+        [str(Path(sys.executable).with_name("rlip")), "cluster", "server", "--store", str(folder / "out" / "store"), *words],
         env=environment | {"HOME": str(folder / "home")}, cwd=folder, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

@@ -156,6 +156,6 @@ def cases() -> Iterator[Case]:
     lists = {f"{name} in Latin-1": (REFUSED + ".*latin", words) for name, words in LISTS.items()}
     yield from table("evaluate", lists, lambda folder, words: _scored(folder, found(), *words))
     yield from table(
-        "convert", ANNOTATIONS, lambda folder, content: told("convert", "visual_genome", written(folder / "vg.json", content), "visual_genome", "out")
+        "convert", ANNOTATIONS, lambda folder, content: told("data", "convert", "visual_genome", written(folder / "vg.json", content), "visual_genome", "out")
     )  # fmt: skip
     yield from table("extends", EXTENDED, _planned)

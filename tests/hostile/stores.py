@@ -153,9 +153,11 @@ def cases() -> Iterator[Case]:
     """Each change of a file, then the commands that read it."""
     yield from _cases("record", "show", ("show", "toy", "tag"), STEP, STEPS)
     histories = {name: ("^(refused|passed)", change) for name, change in NOT_JSON.items()}
-    yield from _cases("record", "history", ("runs", "toy"), RECORD, histories)
-    yield from _cases("manifest", "verify", ("verify",), MANIFEST, MANIFESTS)
-    yield from _cases("table", "verify", ("verify",), TABLE, {k: ("^refused", v) for k, (_, v) in TABLES.items()})
+    yield from _cases("record", "history", ("show", "toy", "--history"), RECORD, histories)
+    yield from _cases("manifest", "verify", ("store", "verify"), MANIFEST, MANIFESTS)
+    yield from _cases(
+        "table", "verify", ("store", "verify"), TABLE, {k: ("^refused", v) for k, (_, v) in TABLES.items()}
+    )
     yield from _cases(
         "table",
         "query",

@@ -65,8 +65,8 @@ def cases() -> Iterator[Case]:
 
 
 def _copied(folder: Path, url: str, command: str) -> str:
-    return told(command, "toy", url, "--store", labelled_run(folder))
+    return told("store", command, "toy", url, "--store", labelled_run(folder))
 
 
 def _lineage(folder: Path, url: str) -> str:
-    return told("lineage", "toy", "--url", url, "--store", labelled_run(folder))
+    return told("store", "lineage", "toy", "--url", url, "--store", labelled_run(folder))

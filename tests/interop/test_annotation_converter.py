@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.convert import convert
+from pipeline.cli.data import convert
 from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import annotation_source
 from pipeline.interop.annotation_converter import convert_annotations

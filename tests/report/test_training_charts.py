@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from run_builder import RunBuilder
 
-from pipeline.cli.report import write_run_report
+from pipeline.cli.report import report
 from pipeline.report.charts import AXES, COLOURS
 from pipeline.report.static_report import write_report
 from pipeline.report.steps import Outcome
@@ -118,11 +118,11 @@ def test_runs_are_named_on_the_command(
     book: RunBuilder, other: RunBuilder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = book.run.store.root
-    write_run_report(root, "toy", tmp_path / "report", 0, as_json=True, against=["other", "toy", "other"])
+    report("toy", tmp_path / "report", 0, store=root, as_json=True, against=["other", "toy", "other"])
     page = Path(json.loads(capsys.readouterr().out)["report"]).read_text()
     assert page.count(">loss</figcaption>") == 1 and "other, pseudo" in page
     RunBuilder(Run(book.run.store, "untrained"), book.pictures).add("ingest", "toys/0000", [])
     with pytest.raises(FatalError, match="no training to compare in untrained; `rlip show RUN`"):
-        write_run_report(root, "toy", tmp_path / "report", 0, as_json=True, against=["other", "untrained"])
+        report("toy", tmp_path / "report", 0, store=root, as_json=True, against=["other", "untrained"])
     with pytest.raises(FatalError, match="no run 'nobody'"):
-        write_run_report(root, "toy", tmp_path / "report", 0, as_json=True, against=["nobody"])
+        report("toy", tmp_path / "report", 0, store=root, as_json=True, against=["nobody"])

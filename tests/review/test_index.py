@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 
-from pipeline.cli.damaged_files import damaged_files
+from pipeline.cli.store import damaged_files
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.review.index import FEW, Recent, ReviewIndex, flattened, index_fault

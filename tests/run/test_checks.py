@@ -39,18 +39,19 @@ def test_only_what_reads_the_partition_is_left_out(damaged: Path) -> None:
     done = rlip("run", damaged, *UNTIL, "--set", LIMIT)
     assert done.exit_code == 1
     assert (
-        "ingest set/0000: reject share 0.25, allowed at most 0.2" in done.stderr and "rlip checks small" in done.stderr
+        "ingest set/0000: reject share 0.25, allowed at most 0.2" in done.stderr
+        and "rlip show small --checks" in done.stderr
     )
     made = Run(LocalStore(store), "small")
     assert {step: list(made.artifacts(step)) for step in ("ingest", "caption")} == {
         "ingest": ["set/0000", "set/0001"], "caption": ["set/0001"],
     }  # fmt: skip
 
-    shown = output_of("checks", "small", "--store", store)
+    shown = output_of("show", "small", "--checks", "--store", store)
     assert ["ingest", "reject", "share", "≤", "0.2", "2", "0", "0.25", "1"] in [
         line.split() for line in shown.splitlines()
     ]
-    rows = json.loads(output_of("checks", "small@1", "--store", store, "--json"))["checks"]
+    rows = json.loads(output_of("show", "small@1", "--checks", "--store", store, "--json"))["checks"]
     assert [(row["partition"], row["value"], row["passed"]) for row in rows if row["step"] == "ingest"] == [
         ("set/0000", 0.25, False), ("set/0001", 0.0, True),
     ]  # fmt: skip
@@ -60,7 +61,7 @@ def test_only_what_reads_the_partition_is_left_out(damaged: Path) -> None:
     assert {row["step"]: row["partitions"] - row["cached"] for row in loose["stages"]} == {
         "ingest": 0, "caption": 1,
     }  # fmt: skip
-    assert made.keys("ingest") == ingested and "no checks" in output_of("checks", "small", "--store", store)
+    assert made.keys("ingest") == ingested and "no checks" in output_of("show", "small", "--checks", "--store", store)
 
 
 def test_a_plan_shows_the_checks_and_what_they_leave_out(damaged: Path) -> None:

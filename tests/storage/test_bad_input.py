@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from toy_store import put_chain, record
 
-from pipeline.cli.why import why
+from pipeline.cli.why import reasons_of
 from pipeline.data.partitioning import load_partition_map
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require
@@ -38,7 +38,7 @@ variants = []
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"format": 1}', b'{"format": "one"}', b"\xff\xfe"])
 def test_a_manifest_that_is_none_is_damaged(data: bytes) -> None:
-    with pytest.raises(FatalError, match=r"here: damaged manifest.*rlip verify --repair"):
+    with pytest.raises(FatalError, match=r"here: damaged manifest.*rlip store verify --repair"):
         parse_manifest(data, "here")
 
 
@@ -124,9 +124,9 @@ def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_
     store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store))
     with pytest.raises(FatalError, match=r"no artifacts of step 'tga'; its steps: caption, ingest, parse"):
-        list(why(run, "tga"))
+        list(reasons_of(run, "tga"))
     with pytest.raises(FatalError, match=r"no partition 'toys/0009'; it has toys/0000"):
-        list(why(run, "parse", "toys/0009"))
+        list(reasons_of(run, "parse", "toys/0009"))
     with pytest.raises(FatalError, match=r"no run 'other' in \S*; runs there: demo"):
         find_run(store, "other")
     with pytest.raises(FatalError, match=r"no run 'dmeo' in \S* \(did you mean 'demo'\?\); runs there: demo"):

@@ -19,7 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from toy_chain import run_chain
 from toy_store import put, put_chain, record
 
-from pipeline.cli.transfer import pull, push
+from pipeline.cli.transfer import pull_run, push_run
 from storage.atomic import atomic_folder
 from storage.digests import digest_bytes
 from storage.disk import Disk, lock_file
@@ -98,19 +98,19 @@ def test_a_record_that_was_edited_is_named_by_its_place(tmp_path: Path) -> None:
     run = record(store, "demo", put_chain(store))
     run.append("completed")
     remote = ObjectStoreArtifacts(f"memory://{uuid4().hex}")
-    push(run, remote)
+    push_run(run, remote)
     here = Run(LocalStore(tmp_path / "here"), "demo")
-    assert pull(here, remote, number="1").copied == 3
+    assert pull_run(here, remote, number="1").copied == 3
     for number in ("0", "2", "x", "-1", "9" * 5000):
         with pytest.raises(FatalError, match=rf"{remote.url}: the run has 1 records, not a record '{number}'"):
-            pull(here, remote, number=number)
+            pull_run(here, remote, number=number)
     (name,) = [path for path in remote.files.listing("runs/demo") if path.startswith("records/")]
     remote.files.write(f"runs/demo/{name}", sealed_json({"steps": {"../x": {"stage": "a", "partitions": {}}}}))
     with pytest.raises(FatalError, match=r"'\.\./x': not the name of a step"):
-        pull(here, remote, number="1")
+        pull_run(here, remote, number="1")
     remote.files.write(f"runs/demo/{name}", b"{}")
     with pytest.raises(FatalError, match=rf"{remote.url}: {name}: damaged \(steps: .*\); push the run again"):
-        pull(here, remote, number="1")
+        pull_run(here, remote, number="1")
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_what_can_not_be_copied_from_elsewhere_is_named_with_what_to_do(tmp_path
     remote.put(artifact)
     (data,) = [name for name in remote.listing("caption")[artifact.key] if name != "manifest.json"]
     remote.files.write(f"artifacts/caption/{artifact.key}/{data}", b"other")
-    remedy = f"remove it with `rlip verify --repair --store {remote.url}`, then run or push again"
+    remedy = f"remove it with `rlip store verify --repair --store {remote.url}`, then run or push again"
     assert said() == f"{place}/captions.parquet is damaged; {remedy}"
     remote.files.write(f"artifacts/caption/{artifact.key}/manifest.json", b"{}")
     assert said().startswith(f"{place}/manifest.json: damaged manifest (")

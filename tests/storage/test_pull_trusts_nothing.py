@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from toy_store import put_chain, record
 
-from pipeline.cli.transfer import pull, push
+from pipeline.cli.transfer import pull_run, push_run
 from storage.digests import digest_bytes
 from storage.errors import FatalError
 from storage.json_files import sealed_json
@@ -35,7 +35,7 @@ class Elsewhere:
         run.note("recipe", {"name": "demo"})
         run.append("completed")
         self.url = f"memory://{uuid4().hex}"
-        push(run, ObjectStoreArtifacts(self.url))
+        push_run(run, ObjectStoreArtifacts(self.url))
         self.files, self.root = fsspec.core.url_to_fs(self.url)
         (self.caption,) = run.keys("caption").values()
         self.place = f"{self.root}/artifacts/caption/{self.caption}"
@@ -134,7 +134,7 @@ def test_what_was_tampered_with_is_refused_by_name_and_leaves_nothing(attack: st
     here = Run(LocalStore(tmp_path / "deep" / "here"), "demo")
     before = _names(tmp_path)
     with pytest.raises(FatalError, match=message) as refused:
-        pull(here, ObjectStoreArtifacts(elsewhere.url))
+        pull_run(here, ObjectStoreArtifacts(elsewhere.url))
     assert not re.search(r"[\x00-\x1f]", str(refused.value)), "a message controls no terminal"
     left = _names(tmp_path) - before
     assert not here.exists and not (here.store.root / "runs").exists()
@@ -150,5 +150,5 @@ def test_a_run_that_nobody_touched_is_pulled(tmp_path: Path) -> None:
     elsewhere = Elsewhere(tmp_path)
     elsewhere.poison(_rows([1, 2]))  # an attacker who rewrites all digests writes what a stage could have written
     here = Run(LocalStore(tmp_path / "here"), "demo")
-    assert pull(here, ObjectStoreArtifacts(elsewhere.url)).copied == 3
+    assert pull_run(here, ObjectStoreArtifacts(elsewhere.url)).copied == 3
     assert here.exists and here.records()[0].facts["status"] == "completed"

@@ -240,7 +240,7 @@ class Nodes:
             here, address = 1 + len(self._free()), self._settings.address or ""
             raise RetryableError(
                 f"{here} of {wanted} nodes joined {address} (here {resolve(address)}) within {GATHER_SECONDS:.0f} s; run "
-                f"`rlip join {address} STORE` on the others"
+                f"`rlip cluster join {address} STORE` on the others"
             )
         return (0, *self._free()[: self._settings.nodes - 1])
 

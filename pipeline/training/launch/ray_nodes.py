@@ -1,4 +1,4 @@
-"""Lets nodes of a Ray cluster join a training run: on each, one Ray task does what `rlip join` does."""
+"""Lets nodes of a Ray cluster join a training run: on each, one Ray task does what `rlip cluster join` does."""
 
 from __future__ import annotations
 

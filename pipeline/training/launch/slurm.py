@@ -20,7 +20,7 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$first:$((20000 + SLURM_JOB_ID % 20000))
 
 srun --nodes={others} --ntasks={others} --cpus-per-task="$SLURM_CPUS_ON_NODE" --exclude="$first" \\
-    rlip join "$address" {store} --stay &
+    rlip cluster join "$address" {store} --stay &
 joined=$!
 srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" --nodelist="$first" \\
     rlip run {recipe} {overrides} &

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,10 @@ RecipePath = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one of the project's own, e.g. demo.")
 ]
 RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="Name of a run, or RUN@2 for its second record; `rlip runs` lists them.")
+    str,
+    typer.Argument(
+        metavar="RUN", help="Name of a run, or RUN@2 for its second record; `rlip show --history` lists them."
+    ),
 ]
 Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, s3://bucket/folder or another fsspec URL.")]
 
@@ -40,3 +44,17 @@ VerdictsFolder = Annotated[
 Tokenizer = Annotated[
     Path | None, typer.Option("--tokenizer", help="Tokenizer's folder, for weights that have none beside them.")
 ]
+
+
+def further_files(pairs: Sequence[str]) -> Mapping[str, Path]:
+    """The files that `Files` names. Raises `FatalError` for another form or an unknown field."""
+    from pipeline.data.datasets.source import FURTHER_FILES
+    from storage.errors import FatalError
+
+    files = {}
+    for pair in pairs:
+        field, equals, path = pair.partition("=")
+        if not equals or not path or field not in FURTHER_FILES:
+            raise FatalError(f"--file {pair}: expected FIELD=PATH, with one of the fields {', '.join(FURTHER_FILES)}")
+        files[field] = Path(path).expanduser()
+    return files
