@@ -19,12 +19,12 @@ from storage.errors import FatalError, PipelineError
 
 
 def described(text: str, **schema: Any) -> Any:
-    """An annotation with what Prefect's form says of a parameter. Prefect drops the description of a plain `Field`."""
+    """An annotation with what Prefect's form says about a parameter. Prefect drops the description of a plain `Field`."""
     return Field(json_schema_extra={"description": text, **schema})
 
 
 def _checked(values: Any, validate: ValidatorFunctionWrapHandler) -> Recipe:
-    """Says what is wrong with a recipe as commands do. Prefect itself would print the whole recipe, twice."""
+    """Report an invalid recipe as commands do. Prefect itself would print the whole recipe, twice."""
     try:
         recipe: Recipe = validate(values)
         return recipe
@@ -32,7 +32,7 @@ def _checked(values: Any, validate: ValidatorFunctionWrapHandler) -> Recipe:
         raise FatalError(explain(error, lambda setting: "parameter recipe")) from None
 
 
-GivenRecipe = Annotated[
+RecipeParameter = Annotated[
     Recipe,
     WrapValidator(_checked),
     described("The recipe with all its settings, as `python -m flows.parameters RECIPE` prints it."),

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 from prefect.workers.process import ProcessWorker
 
-from flows.temporary_server import answers, free_port
+from flows.server import answers, free_port
 
 Found = TypeVar("Found")
 PROCESS_POOL: dict[str, Any] = {

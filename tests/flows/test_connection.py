@@ -14,9 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from flows.connection import configured_api, connected
-from flows.server_check import SUPPORTED
-from flows.temporary_server import free_port
+from flows.connection import SUPPORTED, configured, connected
+from flows.server import free_port
 from storage.errors import FatalError, RetryableError
 
 
@@ -46,7 +45,7 @@ def serve() -> Iterator[Callable[[int, str], str]]:
                 """Stay silent."""
 
         started.append(HTTPServer(("127.0.0.1", 0), Other))
-        threading.Thread(target=started[-1].serve_forever, daemon=True).start()
+        threading.Thread(target=started[-1].serve_forever, args=(0.01,), daemon=True).start()
         return f"http://127.0.0.1:{started[-1].server_port}/api"
 
     yield start
@@ -114,15 +113,15 @@ def test_servers_are_supported_in_the_versions_that_the_package_asks_for() -> No
 
 
 def test_a_server_set_in_the_active_profile_counts(no_settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert configured_api() is None
+    assert configured("PREFECT_API_URL") is None
     profiles = no_settings / ".prefect" / "profiles.toml"
     profiles.parent.mkdir()
     profiles.write_text(
         'active = "office"\n[profiles.office]\nPREFECT_API_URL = "http://prefect.example/api"\n[profiles.bare]\n'
     )
-    assert configured_api() == "http://prefect.example/api"
+    assert configured("PREFECT_API_URL") == "http://prefect.example/api"
     monkeypatch.setenv("PREFECT_PROFILE", "bare")
-    assert configured_api() is None
+    assert configured("PREFECT_API_URL") is None
 
 
 def test_a_folder_that_can_not_be_written_is_named(no_settings: Path) -> None:

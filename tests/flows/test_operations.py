@@ -29,9 +29,8 @@ from prefect_server import PROCESS_POOL, PrefectServer, plain, wait_for
 from small_set import small_recipe, write_small_set
 
 from flows.automations import TAG, create_automations
+from flows.chain import end_to_end, from_file
 from flows.connection import connected, reread_settings
-from flows.end_to_end import end_to_end
-from flows.from_file import from_file
 from flows.gpu_slots import gpu_slots
 from flows.on_pools import on_pools
 from flows.prune import prune

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from prefect_server import PROCESS_POOL, PrefectServer
 
-from flows.temporary_server import free_port
+from flows.server import free_port
 
 TINY = """
 from prefect import flow

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows import session
-from flows.allowed import LAVIS_PYTHON, STORES, require_allowed
+from flows.session import LAVIS_PYTHON, STORES, require_allowed, session_of
 from storage.errors import FatalError
 
 
@@ -57,6 +56,6 @@ def test_flows_of_deployments_ask_before_anything_is_opened(
 ) -> None:
     monkeypatch.setenv(STORES, str(tmp_path / "allowed"))
     given = recipe.model_copy(update={"store": tmp_path / "elsewhere"})
-    with pytest.raises(FatalError, match="stores of this worker"), session.session_of(given):
+    with pytest.raises(FatalError, match="stores of this worker"), session_of(given):
         pass
     assert not (tmp_path / "elsewhere").exists()
