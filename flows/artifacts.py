@@ -31,9 +31,6 @@ from pipeline.runtime.execute import Record, WorkItem
 UPDATE_EVERY = 1.0
 """Seconds between two updates of a progress artifact. Each update is a request to the server."""
 
-COMPLETED = "rlip.step.completed"
-"""The event of a step. A step that fails has none of its own: Prefect reports that its flow run failed."""
-
 
 def artifact_key(*parts: str) -> str:
     """Key of a Prefect artifact, e.g. `progress-demo-shard-pseudo`: lower-case letters, digits and dashes only."""
@@ -97,12 +94,15 @@ class ArtifactDisplay:
 
 
 def emit_step_completed(recipe: Recipe, outcome: StepOutcome) -> None:
-    """Emit an event about a step of a run, with partitions, rows and time. Prefect adds the flow run."""
+    """Emit an event with the partitions, rows and time of a step, to which Prefect adds the flow run.
+
+    A step that fails has no event of its own, because Prefect reports that its flow run failed.
+    """
     resource = {
         "prefect.resource.id": f"rlip.step.{recipe.name}.{outcome.step}",
         "prefect.resource.name": f"{outcome.step} of {recipe.name}",
     }
-    emit_event(COMPLETED, resource, payload=outcome.as_json())
+    emit_event("rlip.step.completed", resource, payload=outcome.as_json())
 
 
 def publish_stage(recipe: Recipe, outcomes: Sequence[StepOutcome]) -> None:

@@ -69,7 +69,7 @@ def test_a_server_that_does_not_answer_is_named_with_the_ways_out(
 
 
 @pytest.mark.parametrize(
-    ("status", "answer", "told"),
+    ("status", "answer", "complaint"),
     [
         (200, '"3.4.1"', r"is Prefect 3\.4\.1, and this project needs .*upgrade the server"),
         (200, '"4.0.0"', r"is Prefect 4\.0\.0"),
@@ -79,20 +79,20 @@ def test_a_server_that_does_not_answer_is_named_with_the_ways_out(
         (500, "", "answers HTTP 500; look at its log"),
     ],
 )
-def test_what_answers_but_is_no_server_for_this_project_is_told(
+def test_what_answers_but_is_no_server_for_this_project_is_named(
     no_settings: Path,
     monkeypatch: pytest.MonkeyPatch,
     serve: Callable[[int, str], str],
     status: int,
     answer: str,
-    told: str,
+    complaint: str,
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", serve(status, answer))
-    with pytest.raises(FatalError, match=told), connected(no_settings / "prefect"):
+    with pytest.raises(FatalError, match=complaint), connected(no_settings / "prefect"):
         pass
 
 
-def test_a_server_that_is_lost_during_a_run_is_told(
+def test_a_server_that_is_lost_during_a_run_is_reported(
     no_settings: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[[int, str], str]
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", serve(200, '"3.9.1"'))
@@ -101,7 +101,7 @@ def test_a_server_that_is_lost_during_a_run_is_told(
         raise httpx.ConnectError("refused")
 
 
-def test_an_address_without_http_is_told(no_settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_http_is_refused(no_settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "127.0.0.1:4200/api")
     with pytest.raises(FatalError, match="not a URL; write http"), connected(no_settings / "prefect"):
         pass

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prefect_server import wait_for
 from review_server import ReviewServer, serving
+from warm_process import wait_for
 
 from pipeline.review.access.headers import SECURITY_HEADERS
 from pipeline.review.access.local_target import local_target
