@@ -1,124 +1,100 @@
 """Measures how many triplets of the shipped captioner's captions are true: `python -m benchmarks.captioner`.
 
 The pipeline's own parser reads captions of scenes from a seed that no training used. A triplet is (subject category,
-canonical predicate, object category). Triplets with a noun of no category are left out and counted as `unnamed`. The
-parser also reads the grammar's true captions, which shows how much of the loss is due to parsing.
+canonical predicate, object category). Triplets with a noun of no category are left out and counted. The parser also
+reads the grammar's true captions, and the grammar's reader the captions, which shows how much of the loss is due to
+parsing.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import time
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
 import torch
 
+from benchmarks.harness import Row, parser, run
+from benchmarks.truth import judge, planted_triplets
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.stages.caption import open_captioner
-from scenes.captioning.reading import read
-from scenes.categories import WORLD_CATEGORIES
-from scenes.draw import render
-from scenes.grammar import caption
-from scenes.predicates import CANONICAL
-from scenes.scene import Scene
-from scenes.truth import judge, planted_triplets
+from scenes.grammar import caption, read
+from scenes.names import CANONICAL, WORLD_CATEGORIES
+from scenes.scene import Scene, render
 from scenes.world import make_scene
-from tagger.matching.matcher import match
+from tagger.matching import match
 from tagger.parsing.parser import load_parser, parse_captions
 
 Named = set[tuple[str, str, str]]
+Texts = Sequence[Sequence[str]]
 
 
-def judged(
-    scenes: Sequence[Scene], texts: Sequence[Sequence[str]], stated: Sequence[Sequence[Named]]
-) -> dict[str, float]:
+def judged(name: str, scenes: Sequence[Scene], stated: Sequence[Sequence[Named]]) -> Iterator[Row]:
+    """Yields precision and recall of the triplets of each caption of each scene."""
     total = right = planted = found = 0
     for scene, captions in zip(scenes, stated, strict=True):
         truth = planted_triplets(scene)
-        for triplets in captions:
-            total += len(triplets)
-            right += len(judge(triplets, truth)[0])
+        total += sum(map(len, captions))
+        right += sum(len(judge(triplets, truth)[0]) for triplets in captions)
         planted += len(truth)
         found += len(judge(set().union(*captions), truth)[1])
-    return {
-        "precision": round(right / total, 4),
-        "recall": round(found / planted, 4),
-        "stated": total,
-        "planted": planted,
-    }
+    yield Row(f"{name}: stated triplets that are true", "share", right / total, note=f"{total:,} triplets")
+    yield Row(f"{name}: planted relations that a draw states", "share", found / planted, note=f"{planted:,} relations")
 
 
-def by_parser(texts: Sequence[Sequence[str]]) -> tuple[list[list[Named]], int]:
+def by_parser(texts: Texts) -> tuple[list[list[Named]], int]:
     """Returns the triplets of each caption of each image, and the number of triplets with a noun of no category."""
-    flat = [text for captions in texts for text in captions]
-    named, unnamed = [], 0
-    for triplets in parse_captions(flat, load_parser()):
+    parsed = iter(parse_captions([text for captions in texts for text in captions], load_parser()))
+    unnamed = 0
+
+    def named() -> Named:
+        nonlocal unnamed
         here: Named = set()
-        for t in triplets:
+        for t in next(parsed):
             subjects, objects = (match(noun, WORLD_CATEGORIES) for noun in (t.subject, t.object))
             unnamed += not (subjects and objects)
             # A noun such as "bike" may name two categories: the first in the list counts.
             here |= {(s, t.predicate_lemma, o) for s in subjects[:1] for o in objects[:1]}
-        named.append(here)
-    rows = iter(named)
-    return [[next(rows) for _ in captions] for captions in texts], unnamed
+        return here
+
+    return [[named() for _ in captions] for captions in texts], unnamed
 
 
-def by_reader(texts: Sequence[Sequence[str]]) -> list[list[Named]]:
+def by_reader(texts: Texts) -> list[list[Named]]:
+    """Returns the triplets of each caption of each image as the grammar's own reader finds them."""
     return [[{(s, CANONICAL[p], o) for s, p, o in read(text)} for text in captions] for captions in texts]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=Path("scenes/weights/captioner"))
-    parser.add_argument("--scenes", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=424_242)
-    parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--top-k", type=int, default=0)
-    parser.add_argument("--repetition-penalty", type=float, default=1.0)
-    given = parser.parse_args()
+def true_caption(scene: Scene, rng: Random) -> str:
+    """Returns a caption of the grammar, which states only what is planted."""
+    nouns = [(o.category, o.noun, o.colour) for o in scene.objects]
+    return caption(nouns, [(r.subject, r.predicate, r.object) for r in scene.relations], rng, opening=False)
+
+
+def measure(given: Namespace) -> Iterator[Row]:
+    """Yields the figures of the three ways."""
     torch.set_num_threads(1)
     scenes = [make_scene(given.seed, i) for i in range(given.scenes)]
-    pictures = [render(scene) for scene in scenes]
-    settings = CaptionSettings(
-        model=str(given.model), draws=given.draws, top_k=given.top_k, repetition_penalty=given.repetition_penalty
-    )
-    captioner = open_captioner(settings)
+    images, rng = [render(scene) for scene in scenes], Random(0)
+    captioner = open_captioner(CaptionSettings(model=str(given.model), draws=given.draws, top_k=given.top_k))
     began = time.perf_counter()
-    texts = [[c.text for c in captions] for captions in captioner.caption(pictures, range(given.scenes))]
-    seconds = time.perf_counter() - began
+    texts = [[c.text for c in captions] for captions in captioner.caption(images, range(given.scenes))]
+    yield Row("speed", "images/s", given.scenes / (time.perf_counter() - began), note=f"e.g. {texts[0][0]!r}")
     stated, unnamed = by_parser(texts)
-    rng = Random(0)
-    true_texts = [
-        [
-            caption(
-                [(o.category, o.noun, o.colour) for o in scene.objects],
-                [(r.subject, r.predicate, r.object) for r in scene.relations],
-                rng,
-                opening=False,
-            )
-            for _ in range(given.draws)
-        ]
-        for scene in scenes
-    ]
-    read_true, unnamed_true = by_parser(true_texts)
-    figures = {
-        "machine": platform.processor() or platform.machine(),
-        "settings": settings.model_dump(
-            mode="json", include={"draws", "top_p", "top_k", "repetition_penalty", "prompt"}
-        ),
-        "images_a_second": round(given.scenes / seconds, 1),
-        "captioner, chain's parser": {**judged(scenes, texts, stated), "unnamed": unnamed},
-        "captioner, grammar's reader": judged(scenes, texts, by_reader(texts)),
-        "true captions, chain's parser": {**judged(scenes, true_texts, read_true), "unnamed": unnamed_true},
-        "examples": [captions[0] for captions in texts[:8]],
-    }
-    print(json.dumps(figures, indent=1))
+    yield from judged("captioner, chain's parser", scenes, stated)
+    yield Row("captioner, chain's parser: with a noun of no category", "triplets", unnamed)
+    yield from judged("captioner, grammar's reader", scenes, by_reader(texts))
+    true_texts = [[true_caption(scene, rng) for _ in range(given.draws)] for scene in scenes]
+    yield from judged("true captions, chain's parser", scenes, by_parser(true_texts)[0])
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__)
+    options.add_argument("--model", type=Path, default=Path("scenes/weights/captioner"))
+    options.add_argument("--scenes", type=int, default=500)
+    options.add_argument("--seed", type=int, default=424_242)
+    options.add_argument("--draws", type=int, default=10)
+    options.add_argument("--top-k", type=int, default=0)
+    run(options, measure)

@@ -9,243 +9,136 @@ case. The minimum of `--repeat` interleaved runs counts.
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
-import resource
-import runpy
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.harness import Goal, Row, best_of, parser, run
+
 ROOT = Path(__file__).resolve().parents[1]
-WORKER = ROOT / "pipeline" / "captioning" / "lavis_worker.py"
-VISION = {
-    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 1},
-    "base": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
-    "large": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
-}
-TEXT = {
-    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 1},
-    "base": {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
-}
-TEXT["large"] = TEXT["base"]
+SIZES = {"tiny": (64, 2, 1), "base": (768, 12, 12), "large": (1024, 24, 16)}
+"""Width, layers and heads of the image encoder. The text decoder is of base size, or tiny."""
 VOCABULARY = 30524
 """Vocabulary size of bert-base-uncased with BLIP's [DEC] and [ENC]."""
 DRAWS = 10
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
+SPEED_UPS = {"float32": (2.0, 8.0), "bfloat16": (2.5, 20.0)}
+"""Goals: times the speed of transformers and of LAVIS."""
 
 
-def make_model(size: str, folder: Path) -> None:
-    """Writes a BLIP of `size` with random weights, as a transformers folder with a LAVIS checkpoint in it."""
+def write_blip(folder: Path, vocabulary: int, vision: Mapping[str, Any], text: Mapping[str, Any]) -> Any:
+    """Writes a BLIP captioner with random weights and its tokenizer as a folder of transformers. Returns its model."""
     from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration
 
-    from pipeline.captioning.lavis_weights import to_lavis
-
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "picture", "of"]
-    words += [f"word{i}" for i in range(VOCABULARY - 2 - len(words))] + ["[DEC]", "[ENC]"]
+    words += [f"word{number}" for number in range(vocabulary - 2 - len(words))] + ["[DEC]", "[ENC]"]
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(words))
     BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    special = {"bos_token_id": VOCABULARY - 2, "sep_token_id": 3, "eos_token_id": 3, "pad_token_id": 0}
-    config = BlipConfig(
-        vision_config={**VISION[size], "image_size": 384, "patch_size": 16, "layer_norm_eps": 1e-6},
-        text_config={
-            **TEXT[size],
-            **special,
-            "vocab_size": VOCABULARY,
-            "encoder_hidden_size": VISION[size]["hidden_size"],
-        },
-    )
+    special = {"bos_token_id": vocabulary - 2, "sep_token_id": 3, "eos_token_id": 3, "pad_token_id": 0}
+    shared = {"vocab_size": vocabulary, "encoder_hidden_size": vision["hidden_size"]}
     torch.manual_seed(0)
-    model = BlipForConditionalGeneration(config)
+    model = BlipForConditionalGeneration(BlipConfig(vision_config=vision, text_config={**text, **special, **shared}))
     for values in model.vision_model.parameters():
         if values.dim() > 1:  # transformers' initial values are so small that products would be denormal, and slow
             torch.nn.init.normal_(values, std=0.02)
     model.save_pretrained(folder)
-    torch.save({"model": to_lavis(model.state_dict())}, folder / "blip.pth")
+    return model
 
 
-def cpu_seconds(call: Callable[[], Any]) -> tuple[float, Any]:
-    began = time.process_time()
-    outcome = call()
-    return time.process_time() - began, outcome
-
-
-class Ours:
-    """This project's captioner."""
-
-    def __init__(self, folder: Path, precision: str, images: int) -> None:
-        from PIL import Image
-
-        from pipeline.captioning.blip import BlipCaptioner
-        from pipeline.captioning.settings import CaptionSettings
-
-        settings = CaptionSettings(model=str(folder), precision=PRECISIONS[precision], batch_size=images, draws=DRAWS)  # type: ignore[arg-type]
-        self.captioner = BlipCaptioner(settings)
-        generator = torch.Generator().manual_seed(1)
-        noise = torch.randint(0, 256, (images, 384, 384, 3), dtype=torch.uint8, generator=generator).numpy()
-        self.images = [Image.fromarray(array) for array in noise]
-
-    def encode(self) -> Any:
-        return self.captioner.encode(self.captioner.pixels(self.images))
-
-    def all(self) -> list[str]:
-        return [c.text for found in self.captioner.caption(self.images, range(len(self.images))) for c in found]
-
-
-class Transformers:
-    """transformers' own generation, on the same pixels as our captioner."""
-
-    def __init__(self, folder: Path, precision: str, ours: Ours) -> None:
-        from transformers import BlipForConditionalGeneration
-
-        dtype = getattr(torch, PRECISIONS[precision])
-        self.model: Any = BlipForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
-        self.pixels = ours.captioner.pixels(ours.images)
-        self.prompt = torch.tensor([[VOCABULARY - 2, 5, 6, 7, 3]] * len(self.pixels))
-
-    @torch.inference_mode()
-    def encode(self) -> Any:
-        return self.model.vision_model(pixel_values=self.pixels).last_hidden_state
-
-    @torch.inference_mode()
-    def all(self) -> list[str]:
-        tokens = self.model.generate(
-            pixel_values=self.pixels,
-            input_ids=self.prompt,
-            do_sample=True,
-            top_p=0.9,
-            top_k=50,
-            max_length=20,
-            min_length=5,
-            repetition_penalty=1.1,
-            num_return_sequences=DRAWS,
-        )
-        return [str(row) for row in tokens.tolist()]
-
-
-def lavis_here(folder: Path, calls: bool) -> dict[str, float]:
-    """Measures LAVIS, in its own environment, on one image: ten captions by one call, or also by ten like the authors."""
-    torch.set_num_threads(1)
-    model = runpy.run_path(str(WORKER))["build"](folder / "blip.pth", folder / "vocab.txt", "a picture of ")
-    pixels = torch.randn(1, 3, 384, 384, generator=torch.Generator().manual_seed(1))
-    settings = {"use_nucleus_sampling": True, "top_p": 0.9, "max_length": 20, "min_length": 5}
-    with torch.inference_mode():
-        model.forward_encoder({"image": pixels})
-        encoder, _ = cpu_seconds(lambda: model.forward_encoder({"image": pixels}))
-        total, found = cpu_seconds(lambda: model.generate({"image": pixels}, num_captions=DRAWS, **settings))
-        assert len(found) == DRAWS
-        figures = {"encoder": encoder, "total": total}
-        if calls:
-            figures["ten calls"], _ = cpu_seconds(
-                lambda: [model.generate({"image": pixels}, **settings) for _ in range(DRAWS)]
-            )
-    return figures
-
-
-def measure(size: str, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yields a row of CPU-seconds per image for each captioner and precision at one size."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "model"
-        make_model(size, folder)
-        for precision in given.precisions:
-            ours = Ours(folder, precision, given.images)
-            rivals: dict[str, Ours | Transformers] = {
-                "ours": ours,
-                "transformers": Transformers(folder, precision, ours),
-            }
-            least = {(name, part): float("inf") for name in rivals for part in ("encoder", "total")}
-            for name, rival in rivals.items():
-                assert len(rival.all()) == given.images * DRAWS, name
-            for _ in range(given.repeat):
-                for name, rival in rivals.items():
-                    for part, call in (("encoder", rival.encode), ("total", rival.all)):
-                        seconds, _ = cpu_seconds(call)
-                        least[name, part] = min(least[name, part], seconds / given.images)
-            for name in rivals:
-                yield _row(size, name, precision, least[name, "encoder"], least[name, "total"])
-        if given.lavis_python.is_file():
-            command = [
-                given.lavis_python,
-                "-I",
-                __file__,
-                "--lavis",
-                folder,
-                *(["--ten-calls"] if given.ten_calls else []),
-            ]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise SystemExit(f"LAVIS failed; rebuild it with `make lavis-env`:\n{done.stderr}")
-            figures = json.loads(done.stdout.splitlines()[-1])
-            yield _row(size, "LAVIS", "fp32", figures["encoder"], figures["total"])
-            if given.ten_calls:
-                yield _row(size, "LAVIS, ten calls", "fp32", DRAWS * figures["encoder"], figures["ten calls"])
-
-
-def _row(size: str, name: str, precision: str, encoder: float, total: float) -> dict[str, Any]:
+def encoder_size(width: int, layers: int, heads: int) -> dict[str, int]:
+    """Returns the sizes of a transformer in the words of transformers' configurations."""
     return {
-        "size": size, "captioner": name, "precision": precision, "encoder": round(encoder, 3),
-        "decoder": round(total - encoder, 3), "total": round(total, 3),
+        "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "num_attention_heads": heads,
     }  # fmt: skip
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    """Prints the table with our speed-up: over transformers at the same precision, over LAVIS at each of ours."""
-    print("CPU-seconds per image, one thread, ten captions of 20 tokens")
-    print(f"{'size':6} {'captioner':18} {'':5} {'encoder':>8} {'decoder':>8} {'total':>8}   our speed-up")
-    totals = {(row["size"], row["captioner"], row["precision"]): row["total"] for row in rows}
-    for row in rows:
-        same = [row["precision"]] if row["captioner"] == "transformers" else list(PRECISIONS)
-        same = [p for p in same if (row["size"], "ours", p) in totals]
-        ratios = [f"{row['total'] / totals[row['size'], 'ours', p]:.1f} x ({p})" for p in same]
-        beside = "" if row["captioner"] == "ours" else ", ".join(ratios)
-        print(
-            f"{row['size']:6} {row['captioner']:18} {row['precision']:5} {row['encoder']:8.2f} {row['decoder']:8.2f} "
-            f"{row['total']:8.2f}   {beside}"
-        )
+def calls(folder: Path, precision: str, count: int) -> dict[str, Callable[[], object]]:
+    """Returns calls that encode and that caption `count` images, by our captioner and by transformers."""
+    from PIL import Image
+    from transformers import BlipForConditionalGeneration
+
+    from pipeline.captioning.blip import BlipCaptioner
+    from pipeline.captioning.settings import CaptionSettings
+
+    ours = BlipCaptioner(CaptionSettings(model=str(folder), precision=precision, batch_size=count, draws=DRAWS))  # type: ignore[arg-type]
+    noise = torch.randint(0, 256, (count, 384, 384, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    images = [Image.fromarray(array) for array in noise.numpy()]
+    theirs: Any = BlipForConditionalGeneration.from_pretrained(folder, dtype=getattr(torch, precision)).eval()
+    pixels = ours.pixels(images)
+    prompt = torch.tensor([[VOCABULARY - 2, 5, 6, 7, 3]] * count)
+    settings = {
+        "do_sample": True,
+        "top_p": 0.9,
+        "top_k": 50,
+        "max_length": 20,
+        "min_length": 5,
+        "repetition_penalty": 1.1,
+    }
+    return {
+        "ours, encoder": lambda: ours.encode(ours.pixels(images)),
+        "ours, all": lambda: list(ours.caption(images, range(count))),
+        "theirs, encoder": lambda: theirs.vision_model(pixel_values=pixels),
+        "theirs, all": lambda: theirs.generate(
+            pixel_values=pixels, input_ids=prompt, num_return_sequences=DRAWS, **settings
+        ),
+    }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", choices=sorted(VISION), default=["base", "large"])
-    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS))
-    parser.add_argument("--images", type=int, default=4, help="images per batch")
-    parser.add_argument("--repeat", type=int, default=2)
-    parser.add_argument("--lavis-python", type=Path, default=ROOT / ".lavis" / "bin" / "python")
-    parser.add_argument("--ten-calls", action="store_true", help="also time LAVIS by ten calls: takes minutes")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--lavis", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.lavis:
-        print(json.dumps(lavis_here(given.lavis, given.ten_calls)))
-        return
+def lavis(interpreter: Path, folder: Path) -> dict[str, float]:
+    """Returns LAVIS's CPU-seconds of an image. Raises SystemExit if it fails."""
+    script = Path(__file__).with_name("lavis_captioning.py")
+    done = subprocess.run([interpreter, "-I", script, folder], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"LAVIS failed; rebuild it with `make lavis-env`:\n{done.stderr}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure(given: Namespace) -> Iterator[Row]:
+    """Yields CPU-seconds per image at each size and precision."""
+    from tests.lavis_checkpoint import to_lavis
+
     torch.set_num_threads(1)
-    rows = []
     for size in given.sizes:
-        for row in measure(size, given):
-            print(json.dumps(row), file=sys.stderr)
-            rows.append(row)
-    show(rows)
-    if not given.lavis_python.is_file():
-        print(f"LAVIS not measured: {given.lavis_python} does not exist; build it with `make lavis-env`")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    figures = {
-        "machine": platform.processor() or platform.machine(), "torch": torch.__version__, "images": given.images,
-        "draws": DRAWS, "cpu_seconds_an_image": rows, "peak_mib": peak, "python": sys.version.split()[0],
-    }  # fmt: skip
-    if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(figures, indent=1) + "\n")
-    else:
-        print(json.dumps(figures))
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            vision = {**encoder_size(*SIZES[size]), "image_size": 384, "patch_size": 16, "layer_norm_eps": 1e-6}
+            model = write_blip(folder, VOCABULARY, vision, encoder_size(*SIZES["base" if size == "large" else size]))
+            torch.save({"model": to_lavis(model.state_dict())}, folder / "blip.pth")
+            totals = {}
+            for precision in given.precisions:
+                ways = calls(folder, precision, given.images)
+                with torch.inference_mode():
+                    for way in ways.values():
+                        way()
+                    seconds = {name: taken / given.images for name, taken in best_of(ways, given.repeat).items()}
+                totals[precision] = seconds["ours, all"]
+                goal = Goal(1 / SPEED_UPS[precision][0], most=True)
+                name = f"{size}, {precision}, beside transformers"
+                yield Row(f"{name}: encoder", "CPU-s/image", seconds["ours, encoder"], seconds["theirs, encoder"])
+                yield Row(f"{name}: all", "CPU-s/image", seconds["ours, all"], seconds["theirs, all"], goal)
+            if not given.lavis_python.is_file():
+                yield Row(f"{size}, beside LAVIS", note="not measured; build its environment with `make lavis-env`")
+                continue
+            theirs = lavis(given.lavis_python, folder)
+            for precision, total in totals.items():
+                goal = Goal(1 / SPEED_UPS[precision][1], most=True)
+                note = f"its encoder {theirs['encoder']:.2f}"
+                yield Row(
+                    f"{size}, {precision}, beside LAVIS in float32", "CPU-s/image", total, theirs["all"], goal, note
+                )
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__)
+    options.add_argument("--sizes", nargs="+", choices=SIZES, default=["base", "large"])
+    options.add_argument("--precisions", nargs="+", choices=SPEED_UPS, default=list(SPEED_UPS))
+    options.add_argument("--images", type=int, default=4, help="images per batch")
+    options.add_argument("--repeat", type=int, default=2)
+    options.add_argument("--lavis-python", type=Path, default=ROOT / ".lavis" / "bin" / "python")
+    run(options, measure)

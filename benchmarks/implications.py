@@ -1,22 +1,22 @@
 """Measures how often implied actions hold: `python -m benchmarks.implications VCOCO_TRAIN [--without SAMPLE]`.
 
-For each row of `tagger.parsing.consequences` between two actions of V-COCO: the share of V-COCO's (person, object)
+For each row of `tagger.parsing.implied` between two actions of V-COCO: the share of V-COCO's (person, object)
 pairs with the first action that also have the second. Leaves out the images of SAMPLE, on which
 `benchmarks.interactions` measures, so that rules are not tuned on the images of that benchmark.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
+from argparse import Namespace
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from benchmarks.harness import Row, parser, run
 from benchmarks.interactions import LITERAL
 from benchmarks.vcoco_gold import Interactions, read_interactions
-from tagger.parsing.consequences import CONSEQUENCES, following
+from tagger.parsing.implied import CONSEQUENCES, following
 
 ACTION = {predicate: action for action, (predicate,) in LITERAL.items()}
 """Canonical predicate → V-COCO's action."""
@@ -37,30 +37,23 @@ def shares_of(images: Mapping[int, Interactions]) -> dict[tuple[str, str, str], 
     return {of: (both[of] / count, count) for of, count in stated.most_common()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("annotations", type=Path, nargs="?", help="instances_vcoco_train.json")
-    parser.add_argument("--without", type=Path, help="JSON list with the image_id of every image to leave out")
-    given = parser.parse_args()
+def measure(given: Namespace) -> Iterator[Row]:
+    """Yields the share of each row of the list, and of all."""
     if given.annotations is None:
-        print("benchmarks.implications: nothing measured; name a file of annotations, instances_vcoco_train.json")
+        yield Row("nothing measured", note="name a file of annotations, instances_vcoco_train.json")
         return
     left_out = {row["image_id"] for row in json.loads(given.without.read_bytes())} if given.without else set()
     images = {image: deeds for image, deeds in read_interactions(given.annotations).items() if image not in left_out}
     shares = shares_of(images)
-    print(
-        f"{len(images)} images, {len(CONSEQUENCES)} rows\n{'stated':14}{'object':16}{'follows':10}{'pairs':>6}{'share':>7}"
-    )
     for (predicate, category, other), (share, pairs) in shares.items():
-        print(f"{predicate:14}{category:16}{other:10}{pairs:6}{share:7.2f}")
+        yield Row(f"{predicate} {category}: {other}", "share", share, note=f"{pairs} pairs")
     pairs = sum(count for _, count in shares.values())
     total = sum(share * count for share, count in shares.values()) / max(pairs, 1)
-    print(f"{'all':40}{pairs:6}{total:7.2f}")
-    print(json.dumps({
-        "machine": platform.processor() or platform.machine(), "images": len(images), "pairs": pairs,
-        "share": round(total, 3), "shares": {" | ".join(of): round(share, 3) for of, (share, _) in shares.items()},
-    }))  # fmt: skip
+    yield Row(f"all {len(CONSEQUENCES)} rows", "share", total, note=f"{pairs} pairs of {len(images)} images")
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__)
+    options.add_argument("annotations", type=Path, nargs="?", help="instances_vcoco_train.json")
+    options.add_argument("--without", type=Path, help="JSON list with the image_id of every image to leave out")
+    run(options, measure)

@@ -7,7 +7,7 @@ subject, the object's category as object, and a predicate that states the action
 * authors: SceneGraphParser or, if it is not installed, our parser reduced to what theirs keeps; matched by substrings
   and by the phrases of --dictionary. Their predicates are converted to canonical form, so that "rides" counts as
   "ride", which their own chain does not do.
-* read: ours without implied triplets. ours: with them (`tagger.parsing.implied`, `tagger.parsing.consequences`).
+* read: ours without implied triplets. ours: with them (`tagger.parsing.implied`, `tagger.parsing.implied`).
 * words: types for which a caption has a form of the action's verb and a name of the object, regardless of grammar. Only
   implied triplets can exceed it.
 
@@ -16,23 +16,20 @@ All ways are judged twice: by an action's own predicate (`LITERAL`), and by all 
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from benchmarks.authors_parser import MISSING, PeerTriplet, is_installed, parse_as_authors
+from benchmarks.authors_parser import MISSING, PeerTriplet, is_installed, parse_as_authors, to_authors_triplets
+from benchmarks.harness import Row, parser, run
 from benchmarks.vcoco_gold import read_interactions
-from tagger.english.closed_words import FUNCTION_WORDS, tokens_of
-from tagger.english.predicates import canonical, from_vcoco
-from tagger.english.verbs import verb_lemma
-from tagger.english.words import phrases
-from tagger.matching.matcher import match
-from tagger.matching.official import Paraphrases, match_officially, read_paraphrases
-from tagger.parsing.official import to_authors_triplets
+from tagger.english.lemmas import verb_lemma
+from tagger.english.predicates import canonical
+from tagger.english.words import FUNCTION_WORDS, phrases, tokens_of
+from tagger.matching import Paraphrases, match, match_by_substrings, read_paraphrases
 from tagger.parsing.parser import DEFAULT_PARSER, load_parser, parse_captions
 
 Interactions = set[tuple[str, str]]
@@ -59,59 +56,57 @@ STATING = {
     "surf instr": phrases("surf on, on, ride, surf"),
     "skateboard instr": phrases("skateboard on, on, ride, skate on"),
     "snowboard instr": phrases("snowboard on, on, ride"),
-    "drink instr": phrases("drink from, drink with, sip from"),
+    "drink instr": phrases("drink with, drink from, sip from"),
     "kick obj": phrases("kick"),
     "read obj": phrases("read"),
 }
-"""V-COCO's action → canonical predicates that state it; the same for all ways."""
+"""V-COCO's action → canonical predicates that state it, its own first; the same for all ways."""
 
 
-LITERAL = {action: (from_vcoco(action),) for action in STATING}
+LITERAL = {action: stating[:1] for action, stating in STATING.items()}
 """V-COCO's action → its own predicate: "man on a surfboard" does not state that he surfs."""
 
 Judge = Mapping[str, Collection[str]]
 
 
-def types_stated(judge: Judge, person: bool, predicate: str, objects: Collection[str]) -> Interactions:
-    """Returns the types that one triplet states if its object can be any of `objects`."""
-    actions = [action for action, stating in judge.items() if canonical(predicate) in stating] if person else []
-    return {(action, category) for action in actions for category in objects}
+class Ends(NamedTuple):
+    """The categories that the subject and the object of a triplet can be, and its predicate."""
+
+    subjects: Collection[str]
+    predicate: str
+    objects: Collection[str]
 
 
-def ours(captions: Sequence[str], categories: Sequence[str], judge: Judge, implied: bool = True) -> Interactions:
-    """Returns the types that our triplets of an image's captions propose."""
-    triplets = [triplet for found in parse_captions(captions, load_parser(), implied) for triplet in found]
-    return set().union(
-        *(
-            types_stated(
-                judge,
-                "person" in match(t.subject_lemma, categories),
-                t.predicate_lemma,
-                match(t.object_lemma, categories),
-            )
-            for t in triplets
-        )
-    )
+def types_of(triplets: Iterable[Ends], judge: Judge) -> Interactions:
+    """Returns the types that triplets state of a person."""
+    return {
+        (action, category)
+        for t in triplets
+        if "person" in t.subjects
+        for action, stating in judge.items()
+        if canonical(t.predicate) in stating
+        for category in t.objects
+    }
 
 
-def authors(captions: Sequence[str], categories: Sequence[str], judge: Judge, paraphrases: Paraphrases) -> Interactions:
-    """Returns the types that the authors' parser and substring rule propose."""
+def ours(captions: Sequence[str], categories: Sequence[str], implied: bool = True) -> Iterator[Ends]:
+    """Yields our triplets of an image's captions."""
+    for triplets in parse_captions(captions, load_parser(), implied):
+        for t in triplets:
+            yield Ends(match(t.subject_lemma, categories), t.predicate_lemma, match(t.object_lemma, categories))
+
+
+def authors(captions: Sequence[str], categories: Sequence[str], paraphrases: Paraphrases) -> Iterator[Ends]:
+    """Yields the triplets of the authors' parser, matched by their substring rule."""
     if is_installed():
-        stated = [t for found in parse_as_authors(captions, DEFAULT_PARSER) for t in found]
+        stated = parse_as_authors(captions, DEFAULT_PARSER)
     else:
         kept = [to_authors_triplets(found) for found in parse_captions(captions, load_parser())]
-        stated = [PeerTriplet(t.subject, t.predicate_lemma, t.object) for found in kept for t in found]
-    return set().union(
-        *(
-            types_stated(
-                judge,
-                "person" in match_officially(t.subject, categories, paraphrases),
-                t.predicate,
-                match_officially(t.object, categories, paraphrases),
-            )
-            for t in stated
-        )
-    )
+        stated = [[PeerTriplet(t.subject, t.predicate_lemma, t.object) for t in found] for found in kept]
+    for triplets in stated:
+        for t in triplets:
+            subjects, objects = (match_by_substrings(noun, categories, paraphrases) for noun in (t.subject, t.object))
+            yield Ends(subjects, t.predicate, objects)
 
 
 def in_words(captions: Sequence[str], wanted: Interactions, judge: Judge) -> Interactions:
@@ -119,8 +114,8 @@ def in_words(captions: Sequence[str], wanted: Interactions, judge: Judge) -> Int
     return {
         (action, category)
         for action, category in wanted
-        for caption in captions
-        if _has_verb(tokens_of(caption), judge[action]) and _has_noun(tokens_of(caption), category)
+        for words in map(tokens_of, captions)
+        if _has_verb(words, judge[action]) and _has_noun(words, category)
     }
 
 
@@ -130,11 +125,8 @@ def _has_verb(words: Sequence[str], stating: Collection[str]) -> bool:
 
 
 def _has_noun(words: Sequence[str], category: str) -> bool:
-    return any(
-        match(" ".join(words[start:end]), [category])
-        for end in range(1, len(words) + 1)
-        for start in range(max(end - 3, 0), end)
-    )
+    spans = ((start, end) for end in range(1, len(words) + 1) for start in range(max(end - 3, 0), end))
+    return any(match(" ".join(words[start:end]), [category]) for start, end in spans)
 
 
 def captions_of(folder: Path) -> dict[str, dict[int, list[str]]]:
@@ -180,78 +172,59 @@ def joined(captions: Path, annotations: Path) -> tuple[dict[int, list[str]], dic
     return texts, gold
 
 
-def measure(
+def shares(
     captions: Mapping[int, Sequence[str]],
     boxed: Mapping[int, Sequence[str]],
     gold: Mapping[int, Interactions],
     judge: Judge,
     paraphrases: Paraphrases,
-) -> dict[str, Any]:
-    """Returns each way's recall and precision on the gold types of images with captions."""
+) -> dict[str, tuple[float, float]]:
+    """Returns each way's recall and precision on the gold types of images with captions. Empty: no image has both."""
     images = sorted(gold.keys() & captions.keys())
     ways: dict[str, Callable[[int], Interactions]] = {
-        "authors": lambda image: authors(captions[image], boxed[image], judge, paraphrases),
-        "read": lambda image: ours(captions[image], boxed[image], judge, implied=False),
-        "ours": lambda image: ours(captions[image], boxed[image], judge),
+        "authors": lambda image: types_of(authors(captions[image], boxed[image], paraphrases), judge),
+        "read": lambda image: types_of(ours(captions[image], boxed[image], implied=False), judge),
+        "ours": lambda image: types_of(ours(captions[image], boxed[image]), judge),
         "words": lambda image: in_words(captions[image], gold[image], judge),
     }
     wanted = sum(len(gold[image]) for image in images)
-    proposed, reached = Counter[str](), Counter[str]()
-    for way, types in ways.items():
-        for image in images:
-            found = types(image)
-            proposed[way] += len(found)
-            reached[way] += len(found & gold[image])
-    return {
-        "images": len(images),
-        "types": wanted,
-        "reached": {way: round(reached[way] / max(wanted, 1), 3) for way in ways},
-        "ratio": round(reached["ours"] / max(reached["authors"], 1), 2),
-        "right of proposed": {
-            way: round(reached[way] / max(proposed[way], 1), 2) for way in ("authors", "read", "ours")
-        },
-    }
+    found = {}
+    for way, types in ways.items() if images else ():
+        proposed = {image: types(image) for image in images}
+        right = sum(len(proposed[image] & gold[image]) for image in images)
+        found[way] = right / max(wanted, 1), right / max(sum(map(len, proposed.values())), 1)
+    return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--dictionary", type=Path, help="paraphrases in the authors' JSON format")
-    parser.add_argument("--more", type=Path, nargs=2, metavar=("CAPTIONS", "ANNOTATIONS"),
-                        help="more captions, and V-COCO's annotations of at least some of their images")  # fmt: skip
-    given = parser.parse_args()
+def measure(given: Namespace) -> Iterator[Row]:
+    """Yields recall and precision beside the authors' way, for each kind of captions and both judges."""
     if given.folder is None:
-        print("benchmarks.interactions: nothing measured; name a folder of annotations and captions")
+        yield Row("nothing measured", note="name a folder of annotations and captions")
         return
+    if not is_installed():
+        yield Row("authors' way", note=f"{MISSING}; our parser, reduced to what theirs keeps, stands for it")
     paraphrases: Paraphrases = read_paraphrases(given.dictionary) if given.dictionary else {}
-    boxed, sets = (
-        categories_of(given.folder),
-        [(*of, gold_of(given.folder)) for of in captions_of(given.folder).items()],
-    )
+    boxed = categories_of(given.folder)
+    sets = [(kind, captions, gold_of(given.folder)) for kind, captions in captions_of(given.folder).items()]
     if given.more:
         captions, gold = joined(*given.more)
         boxed = {image: ["person", *sorted({name for _, name in types})] for image, types in gold.items()} | boxed
         sets.append((given.more[0].stem, captions, gold))
-    figures = {}
-    print(f"{'':16}{'':9}{'':7}{'':6}   share of types that are proposed    {'precision':>36}")
-    print(f"{'captions':18}{'judge':9}{'images':>7}{'types':>6}{'authors':>9}{'read':>7}{'ours':>7}{'words':>7}"
-          f"{'ours / authors':>16}{'authors':>9}{'read':>6}{'ours':>6}")  # fmt: skip
     for kind, captions, gold in sets:
+        said = f"{len(gold.keys() & captions.keys())} images"
         for name, judge in (("literal", LITERAL), ("stating", STATING)):
-            found = figures[f"{kind}, {name}"] = measure(captions, boxed, gold, judge, paraphrases)
-            if not found["images"]:
-                print(f"{kind}: V-COCO's file annotates none of its images; name another with --more")
-                break
-            shares, right = found["reached"], found["right of proposed"]
-            print(f"{kind:18}{name:9}{found['images']:7}{found['types']:6}{shares['authors']:9.3f}{shares['read']:7.3f}"
-                  f"{shares['ours']:7.3f}{shares['words']:7.3f}{found['ratio']:16.2f}"
-                  f"{right['authors']:9.2f}{right['read']:6.2f}{right['ours']:6.2f}")  # fmt: skip
-    if not is_installed():
-        print(f"{MISSING}; measured our parser, reduced to what theirs keeps, instead")
-    print(
-        json.dumps({"peer installed": is_installed(), "machine": platform.processor() or platform.machine(), **figures})
-    )
+            found = shares(captions, boxed, gold, judge, paraphrases)
+            for way in ("read", "ours", "words") if found else ():
+                recall, precision = zip(found[way], found["authors"], strict=True)
+                yield Row(f"{kind}, {name}: types proposed, {way}", "share", *recall, note=said)
+                if way != "words":
+                    yield Row(f"{kind}, {name}: right of those proposed, {way}", "share", *precision)
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__)
+    options.add_argument("folder", type=Path, nargs="?")
+    options.add_argument("--dictionary", type=Path, help="paraphrases in the authors' JSON format")
+    options.add_argument("--more", type=Path, nargs=2, metavar=("CAPTIONS", "ANNOTATIONS"),
+                         help="more captions, and V-COCO's annotations of at least some of their images")  # fmt: skip
+    run(options, measure)

@@ -1,4 +1,4 @@
-"""What deformable attention's kernels need on a GPU: `python benchmarks/kernel.py` (`--help`).
+"""What deformable attention's kernels need on a GPU: `python -m benchmarks.kernel` (`--help`).
 
 Compiles each kernel in each of its configurations for A100 and H100, which needs Triton and no GPU, and prints
 registers, shared memory and spills. Counts the bytes and operations of R50 ParSeDA on two images of 512×640, and prints
@@ -8,20 +8,21 @@ part never ran.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
-import json
 import re
 import subprocess
 import tempfile
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.harness import Row, at_most, parser, run
 from models.deformable_read import read_plainly
 from models.deformable_read_triton import chosen, read_by_kernel, unfit_machine
 
@@ -74,31 +75,28 @@ def work(layers: Layers, dtype: str) -> dict[str, dict[str, float]]:
     """
     programs = layers.images * layers.heads
     points = programs * layers.queries * len(layers.shapes) * layers.points
-    cells = programs * layers.tokens * layers.channels
     bins = programs * sum((height + 1) * (width + 1) for height, width in layers.shapes)
     read = programs * layers.queries * layers.channels * 4
-    value, inputs = cells * BYTES[dtype], points * 3 * 4
+    value, inputs = programs * layers.tokens * layers.channels * BYTES[dtype], points * 3 * 4
     corners = points * 4 * layers.channels
     counted = {
         # Each corner is one product and one sum per channel; a point's shares take ten operations more.
         "read_kernel": (value + inputs + read, corners * BYTES[dtype], 2 * corners + 10 * points),
         "query_gradients_kernel": (
-            value + 2 * inputs + read + points * 4,
-            corners * BYTES[dtype],
-            2 * corners + 30 * points,
+            value + 2 * inputs + read + points * 4, corners * BYTES[dtype], 2 * corners + 30 * points,
         ),
         # A radix sort of 32-bit keys with 64-bit numbers: four passes that read and write both.
         "sort": (points * 4 * 2 * 12, 0, 0),
         "starts": (points * 4 + bins * 4, 0, 0),
         "value_gradient_kernel": (
-            points * 8 + bins * 4 + inputs + read + value,
-            corners * 4,
-            2 * corners + 4 * 12 * points,
+            points * 8 + bins * 4 + inputs + read + value, corners * 4, 2 * corners + 4 * 12 * points,
         ),
-    }
+    }  # fmt: skip
+    names = ("memory_mb", "gathered_mb", "gflop")
+    scales = (1e6, 1e6, 1e9)
     return {
-        name: {"memory_mb": memory / 1e6, "gathered_mb": gathered / 1e6, "gflop": operations / 1e9}
-        for name, (memory, gathered, operations) in counted.items()
+        kernel: {name: number / scale for name, number, scale in zip(names, numbers, scales, strict=True)}
+        for kernel, numbers in counted.items()
     }
 
 
@@ -158,17 +156,17 @@ def resources(kernel: Any) -> dict[str, int]:
     }
 
 
-def all_resources(channels: int) -> Iterator[dict[str, Any]]:
-    """Yields a row for each kernel, configuration, kind of GPU and precision of values."""
+def all_resources(channels: int) -> Iterator[Row]:
+    """Yields the registers of each kernel, configuration, kind of GPU and precision of values."""
     kernels = importlib.import_module("models.deformable_read_kernels")
-    for name in KERNELS:
+    for name, capability, dtype in product(KERNELS, CAPABILITIES, BYTES):
         kernel = getattr(kernels, name)
-        for capability in CAPABILITIES:
-            for dtype in BYTES:
-                for configuration in kernel.configs:
-                    row = {"kernel": name, "capability": capability, "values": dtype, **configuration.kwargs}
-                    row |= {"warps": configuration.num_warps}
-                    yield row | resources(compiled(kernel, configuration, capability, dtype, channels))
+        for configuration in kernel.configs:
+            used = resources(compiled(kernel, configuration, capability, dtype, channels))
+            sizes = " ".join(f"{size} {number}" for size, number in configuration.kwargs.items())
+            label = f"{name}, sm_{capability}, {dtype}: {sizes}, {configuration.num_warps} warps"
+            note = f"{used['registers']} registers, {used['shared_bytes']:,} shared bytes"
+            yield Row(f"{label}: spilled", "bytes", used["spill_bytes"], goal=at_most(0), note=note)
 
 
 def timings(layers: Layers, dtype: torch.dtype) -> dict[str, float]:
@@ -200,69 +198,43 @@ def timings(layers: Layers, dtype: torch.dtype) -> dict[str, float]:
     return measured
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--channels", type=int, default=32, help="channels per head that kernels are compiled for")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    given = parser.parse_args()
-    figures: dict[str, Any] = {"resources": [], "least": [], "timings": []}
-    if importlib.util.find_spec("triton") is None:
-        print("Triton is not installed, so nothing is compiled: pip install 'rlip[gpu]'")
-    else:
-        print(
-            f"{'kernel':24}{'GPU':>5}{'values':>8}{'tile':>6}{'warps':>7}{'stages':>8}{'registers':>11}{'shared':>8}{'spills':>8}"
-        )
-        for row in all_resources(given.channels):
-            figures["resources"].append(row)
-            print(
-                f"{row['kernel']:24}{row['capability']:5}{row['values']:>8}{row['TILE']:6}{row['warps']:7}"
-                f"{row.get('STAGES', 1):8}{row['registers']:11}{row['shared_bytes']:8}{row['spill_bytes']:8}",
-                flush=True,
-            )
-    print(
-        f"\n{'one layer':46}{'values':>8}{'MB':>8}{'gathered':>10}{'GFLOP':>8}"
-        + "".join(f"{p.name:>26}" for p in PEAKS)
-    )
-    for layers in LAYERS:
-        for dtype in BYTES:
-            for name, counted in work(layers, dtype).items():
-                least = {peak.name: least_time(counted, peak) for peak in PEAKS}
-                figures["least"].append(
-                    {"layers": layers.name, "values": dtype, "step": name, **counted, "least_us": least}
-                )
-                print(
-                    f"{layers.name + ', ' + name:46}{dtype:>8}{counted['memory_mb']:8.1f}{counted['gathered_mb']:10.1f}"
-                    f"{counted['gflop']:8.2f}" + "".join(f"{f'{us:.1f} us by {by}':>26}" for us, by in least.values())
-                )
-    for dtype in BYTES:
-        for peak in PEAKS:
-            forward, both = (
-                sum(
-                    layers.number * least_time(counted, peak)[0]
-                    for layers in LAYERS
-                    for name, counted in work(layers, dtype).items()
-                    if everything or name == "read_kernel"
-                )
-                for everything in (False, True)
-            )
-            figures.setdefault("network_us", []).append([peak.name, dtype, forward, both])
-            print(
-                f"all layers, {dtype}, {peak.name}: {forward:.0f} us forward, {both:.0f} us forward and backward at least"
-            )
-    if torch.cuda.is_available() and unfit_machine(torch.cuda.current_device()) is None:
+def all_least_times() -> Iterator[Row]:
+    """Yields the least time of each part of one layer, and of all layers of a network."""
+    for dtype, peak in product(BYTES, PEAKS):
+        forward = both = 0.0
         for layers in LAYERS:
-            for dtype in (torch.float32, torch.bfloat16):
-                measured = timings(layers, dtype)
-                figures["timings"].append({"layers": layers.name, "values": str(dtype), **measured})
-                print(f"{layers.name}, {dtype}: " + ", ".join(f"{name} {ms:.3f} ms" for name, ms in measured.items()))
-        print(f"chosen: {chosen()}")
+            for name, counted in work(layers, dtype).items():
+                microseconds, bound = least_time(counted, peak)
+                both += layers.number * microseconds
+                forward += layers.number * microseconds if name == "read_kernel" else 0.0
+                note = f"by {bound}; " + ", ".join(f"{unit} {number:.2f}" for unit, number in counted.items())
+                yield Row(
+                    f"one layer, {layers.name}, {name}, {dtype}, {peak.name}", "us at least", microseconds, note=note
+                )
+        yield Row(f"all layers, forward, {dtype}, {peak.name}", "us at least", forward)
+        yield Row(f"all layers, forward and backward, {dtype}, {peak.name}", "us at least", both)
+
+
+def measure(given: Namespace) -> Iterator[Row]:
+    """Yields resources, least times and, on a GPU, times."""
+    if importlib.util.find_spec("triton") is None:
+        yield Row("Triton is not installed, so nothing is compiled", note="pip install 'rlip[gpu]'")
     else:
-        print("no GPU that the kernels run on: nothing was timed")
-    print(json.dumps(figures))
-    if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(figures, indent=1))
+        yield from all_resources(given.channels)
+    yield from all_least_times()
+    if not torch.cuda.is_available() or unfit_machine(torch.cuda.current_device()) is not None:
+        yield Row("no GPU that the kernels run on", note="nothing was timed")
+        return
+    for layers, dtype in product(LAYERS, (torch.float32, torch.bfloat16)):
+        measured = timings(layers, dtype)
+        for what in ("forward", "forward and backward"):
+            yield Row(
+                f"{layers.name}, {dtype}, {what}", "ms", measured[f"kernel, {what}"], measured[f"PyTorch, {what}"]
+            )
+    yield Row("chosen configurations", note=str(chosen()))
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__)
+    options.add_argument("--channels", type=int, default=32, help="channels per head that kernels are compiled for")
+    run(options, measure)

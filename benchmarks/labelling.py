@@ -13,29 +13,27 @@ out unless requested.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import platform
 import re
-import resource
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
+from benchmarks.harness import Goal, Row, cpu_seconds, parser, run
 from benchmarks.sequential_tagging import label_sequentially
 from models.config import NetworkConfig
-from models.packed_linear import can_pack
+from models.layers import can_pack
 from models.relation_tagger import RelationTagger
 from pipeline.runtime.processes import keep_freed_memory
-from pipeline.training.settings import RELEASED
+from pipeline.training.settings import TaggerSettings
 from tagger.box import Box
 from tagger.labelling.labeller import Labeller
 from tagger.labelling.tagging_image import TaggingImage
@@ -51,13 +49,6 @@ WORDS = [word[1:] for word in json.loads((TOKENIZER / "vocab.json").read_text())
 # Three to five tokens including start and end, like COCO's names in RoBERTa's vocabulary.
 NAMES = [*WORDS[:79], " ".join(WORDS[80:83])]
 PREDICATES = [f"{word} {WORDS[-1]}" for word in WORDS[:30]]
-PARTS = (
-    "backbone",
-    "transformer.encoder",
-    "transformer.text_encoder",
-    "transformer.ho_decoder",
-    "transformer.verb_decoder",
-)
 SMALL = {"backbone": "resnet18", "width": 64, "feedforward": 128, "fusion_width": 64}
 
 
@@ -68,10 +59,9 @@ class Class:
     share: float
     image: TaggingImage
 
-    @property
-    def groups(self) -> int:
-        """Number of times that the authors encode the image."""
-        return len(self.image.pairs) // 100 + 1
+    def __str__(self) -> str:
+        groups = len(self.image.pairs) // 100 + 1
+        return f"{len(self.image.boxes)} boxes, {len(self.image.pairs):,} candidates in {groups} groups"
 
 
 def mix(shape: tuple[int, int]) -> list[Class]:
@@ -106,21 +96,16 @@ def _image(draws: np.random.Generator, boxes: int, shape: tuple[int, int], seed:
 
 
 @contextmanager
-def timed_parts(tagger: RelationTagger) -> Iterator[dict[str, float]]:
-    """Measures the CPU-seconds of each part of the network."""
-    spent = dict.fromkeys(PARTS, 0.0)
-    began: dict[str, float] = {}
+def encoding_timed(tagger: RelationTagger) -> Iterator[list[float]]:
+    """Sums up the CPU-seconds of the backbone and the encoder, which no way of labelling can leave out."""
+    spent = [0.0]
 
-    def before(name: str) -> Callable[..., None]:
-        return lambda *_: began.update({name: time.process_time()})
+    def add(sign: int) -> Callable[..., None]:
+        return lambda *_: spent.__setitem__(0, spent[0] + sign * time.process_time())
 
-    def after(name: str) -> Callable[..., None]:
-        return lambda *_: spent.update({name: spent[name] + time.process_time() - began[name]})
-
-    handles = []
-    for name in PARTS:
-        module: nn.Module = tagger.get_submodule(name)
-        handles += [module.register_forward_pre_hook(before(name)), module.register_forward_hook(after(name))]
+    modules = (tagger.backbone, tagger.transformer.encoder)
+    handles = [module.register_forward_pre_hook(add(-1)) for module in modules]
+    handles += [module.register_forward_hook(add(1)) for module in modules]
     try:
         yield spent
     finally:
@@ -128,16 +113,10 @@ def timed_parts(tagger: RelationTagger) -> Iterator[dict[str, float]]:
             handle.remove()
 
 
-Timed = tuple[float, dict[str, float]]
-"""Total CPU-seconds, and those of each part of the network."""
-
-
-def timed(tagger: RelationTagger, work: Callable[[], object]) -> Timed:
-    """Measures the CPU-seconds of `work`."""
-    with timed_parts(tagger) as spent:
-        began = time.process_time()
-        work()
-        return time.process_time() - began, spent
+def turn(tagger: RelationTagger, work: Callable[[], object]) -> np.ndarray:
+    """Returns CPU-seconds of `work`: all, and those of the encoding."""
+    with encoding_timed(tagger) as spent, torch.inference_mode():
+        return np.array([cpu_seconds(work), spent[0]])
 
 
 def forget_texts(tagger: RelationTagger) -> None:
@@ -146,149 +125,52 @@ def forget_texts(tagger: RelationTagger) -> None:
         next(tagger.transformer.text_encoder.parameters()).mul_(1.0)
 
 
-@dataclass
-class Measured:
-    """CPU-seconds per image of the mix for one way of labelling, in total and by part of the network."""
-
-    what: str
-    seconds: float = 0.0
-    parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    of_classes: list[float] = field(default_factory=list)
-    peak_gb: float = 0.0
-    """Peak memory of this process so far. Ours is read before the authors' procedure runs."""
-
-    def add(self, share: float, timed: Timed) -> None:
-        """Adds the time of a class's image, weighted by the class's share."""
-        seconds, spent = timed
-        self.seconds += share * seconds
-        self.of_classes.append(round(seconds, 3))
-        self.parts = {part: self.parts[part] + share * each for part, each in spent.items()}
-
-    @property
-    def floor(self) -> float:
-        """CPU-seconds of the backbone and encoder, which no way can leave out."""
-        return self.parts["backbone"] + self.parts["transformer.encoder"]
-
-    def print(self) -> None:
-        """Prints a row of the table that `print_heads` starts."""
-        rest = self.seconds - sum(self.parts.values())
-        shares = "".join(f"{each / self.seconds:10.0%}" for each in (*self.parts.values(), rest))
-        print(f"{self.what:24}{self.seconds:7.2f}{shares}{self.peak_gb:9.1f}", flush=True)
-
-
-def print_header() -> None:
-    """Prints the header of a table of `Measured`."""
-    heads = [part.rpartition(".")[2].removesuffix("_encoder").replace("_decoder", " dec.") for part in PARTS]
-    print(f"{'per image of mix':24}{'CPU-s':>7}" + "".join(f"{head:>10}" for head in (*heads, "rest")) + "  peak GB")
-
-
-def peak_gb() -> float:
-    """Returns the peak memory of this process in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-
-
-def processor() -> str:
-    """Returns the processor's name and the CPU capability that PyTorch uses."""
-    known = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", known.read_text()) if known.is_file() else []
-    return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--height", type=int, default=800)
-    parser.add_argument("--width", type=int, default=1088)
-    parser.add_argument("--repeat", type=int, default=2, help="number of turns; the minimum of each way counts")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--precisions", nargs="+", choices=GOALS, help="default: all with kernels on this processor")
-    parser.add_argument("--small", action="store_true", help="use a small network, to test this script")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    given = parser.parse_args()
+def measure(given: Namespace) -> Iterator[Row]:
+    """Yields the time of each class of images, and of the mix."""
     torch.set_num_threads(given.threads)
     keep_freed_memory()
     torch.manual_seed(0)
     fast = [name for name in GOALS if can_pack(torch.device("cpu"), getattr(torch, name))]
     precisions = given.precisions or fast or ["float32"]
-    sizes = {
-        **RELEASED,
-        **(SMALL if given.small else {}),
-        "architecture": "parsed",
-        "tagger": True,
-        "official_compat": True,
-    }
+    for name in sorted(GOALS.keys() - set(fast)):
+        how = "runs slowly on PyTorch's own code" if name in precisions else "not measured"
+        yield Row(name, note=f"{how}: this processor has no kernels for it")
+    kind = {"architecture": "parsed", "tagger": True, "official_compat": True}
+    sizes = TaggerSettings.network_defaults | (SMALL if given.small else {}) | kind
     tagger = RelationTagger(NetworkConfig.from_dict(sizes), TOKENIZER).eval()
     classes = mix((given.height, given.width))
-    boxes, pairs, groups = (
-        sum(each.share * count for each, count in zip(classes, counts, strict=True))
-        for counts in zip(*((len(c.image.boxes), len(c.image.pairs), c.groups) for c in classes), strict=True)
-    )
-    print(f"{processor()}, {given.threads} thread{'s' if given.threads > 1 else ''}")
-    for name in GOALS:
-        if name not in fast:
-            how = "runs slowly on PyTorch's own code" if name in precisions else "not measured"
-            print(f"{name}: {how}, because this processor has no kernels for it")
-    print(
-        f"images of {given.height}×{given.width}: {boxes:.1f} boxes (at most {MAX_BOXES}), {pairs:.0f} candidates, "
-        f"{groups:.2f} of the authors' groups per image"
-    )
-    label = {name: Labeller(tagger, NAMES, precision=name, scope="image") for name in precisions}  # type: ignore[arg-type]
-    authors, ours = (
-        Measured("the authors' procedure"),
-        {precision: Measured(f"packed, {precision}") for precision in precisions},
-    )
+    label = {name: Labeller(tagger, NAMES, precision=name, scope="image").label for name in precisions}  # type: ignore[arg-type]
     # Warm-up: the first pass builds kernels, and a worker encodes each text only once.
-    largest = classes[-1].image
-    every = [Pair(0, 1, predicate, 0, 1) for predicate in PREDICATES]
-    for precision, way in ours.items():
-        label[precision].label([replace(largest, pairs=[*largest.pairs, *every])])
-        way.peak_gb = peak_gb()
-    print(f"{'boxes':>5}{'candidates':>12}{'share':>11}{'authors':>10}" + "".join(f"{p:>10}" for p in ours))
+    largest, every = classes[-1].image, [Pair(0, 1, predicate, 0, 1) for predicate in PREDICATES]
+    for way in label.values():
+        way([replace(largest, pairs=[*largest.pairs, *every])])
+    totals = {name: np.zeros(2) for name in (*precisions, "authors")}
     for each in classes:
-        work: list[tuple[Measured, Callable[[], object]]] = [
-            (way, partial(label[precision].label, [each.image])) for precision, way in ours.items()
-        ]
-        work.append((authors, partial(label_sequentially, tagger, each.image, NAMES, repeated=True)))
+        work = {name: partial(way, [each.image]) for name, way in label.items()}
+        work["authors"] = partial(label_sequentially, tagger, each.image, NAMES, repeated=True)
         turns = []
         for _ in range(given.repeat):
             forget_texts(tagger)
-            with torch.inference_mode():
-                turns.append([timed(tagger, call) for _, call in work])
-        for (way, _), of_way in zip(work, zip(*turns, strict=True), strict=True):
-            way.add(each.share, min(of_way, key=lambda one: one[0]))
-        seconds = "".join(f"{way.of_classes[-1]:10.2f}" for way in (authors, *ours.values()))
-        print(f"{len(each.image.boxes):5}{len(each.image.pairs):12}{each.share:11.1%}{seconds}", flush=True)
-    authors.peak_gb = peak_gb()
-    print_header()
-    for way in (authors, *ours.values()):
-        way.print()
-    gains = {precision: authors.seconds / way.seconds for precision, way in ours.items()}
-    for precision, way in ours.items():
-        print(
-            f"{precision}: {gains[precision]:.1f}x the images per CPU-second (goal {GOALS[precision]:g}x). One encoding "
-            f"of each image with candidates, the floor, is {way.floor / way.seconds:.0%} of the time; alone it would "
-            f"give {authors.seconds / way.floor:.1f}x"
-        )
-    if given.json:
-        figures = {
-            "processor": processor(),
-            "threads": given.threads,
-            "repeat": given.repeat,
-            "torch": torch.__version__,
-            "network": "small" if given.small else "R-Tagger, ResNet-50",
-            "height": given.height,
-            "width": given.width,
-            "mix": {"boxes": boxes, "candidates": pairs, "groups": groups},
-            "classes": [
-                {"share": c.share, "boxes": len(c.image.boxes), "candidates": len(c.image.pairs), "groups": c.groups}
-                for c in classes
-            ],
-            "ways": [asdict(way) | {"floor": way.floor} for way in (authors, *ours.values())],
-            "gains": gains,
-            "goals": GOALS,
-        }
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(figures, indent=1))
+            turns.append({name: turn(tagger, call) for name, call in work.items()})
+        best = {name: min((one[name] for one in turns), key=lambda seconds: seconds[0]) for name in work}
+        for name, seconds in best.items():
+            totals[name] += each.share * seconds
+        for name in precisions:
+            note = f"{each.share:.1%} of the images"
+            yield Row(f"{each}, {name}", "CPU-s/image", best[name][0], best["authors"][0], note=note)
+    for name in precisions:
+        goal = Goal(1 / GOALS[name], most=True)
+        beside = f"mix, {name}, beside the authors' procedure"
+        yield Row(beside, "CPU-s/image", totals[name][0], totals["authors"][0], goal)
+        yield Row(f"{beside}: encoding alone", "CPU-s/image", totals[name][1], totals["authors"][0])
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__)
+    options.add_argument("--height", type=int, default=800)
+    options.add_argument("--width", type=int, default=1088)
+    options.add_argument("--repeat", type=int, default=2, help="number of turns; the minimum of each way counts")
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--precisions", nargs="+", choices=GOALS, help="default: all with kernels on this processor")
+    options.add_argument("--small", action="store_true", help="use a small network, to test this script")
+    run(options, measure)

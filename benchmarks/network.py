@@ -1,4 +1,4 @@
-"""Compares the networks' speed, memory and precision with the authors' code: `python benchmarks/network.py` (`--help`).
+"""Compares the networks' speed, memory and precision with the authors' code: `python -m benchmarks.network` (`--help`).
 
 The workload is that on which the authors' code was timed: ParSeDA with ResNet-50, two images of 512×640, 100 object and
 60 predicate texts of five tokens, two threads. A step is forward, loss, backward, clipping and AdamW with the released
@@ -11,19 +11,15 @@ Processors differ in how much faster one code is than another, so shares of the 
 
 from __future__ import annotations
 
-import argparse
-import itertools
 import json
 import re
-import resource
-import statistics
-import subprocess
-import sys
-import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -31,65 +27,58 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.harness import Goal, Row, cpu_seconds, in_own_process, parser, peak_mib, run
 from models.config import NetworkConfig, TextConfig
 from models.losses import LossSettings, SetCriterion
-from models.predictions import Predictions
+from models.predictions import Predictions, Target
 from models.rlip import RLIP
-from models.target import Target
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.optimizer import gradient_norm, make_optimizer, update
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.task import full_precision
 
 TOKENS = 5
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-WORK = ("forward", "forward, texts remembered", "step", "step, layers recomputed")
+PRECISIONS = ("fp32", "bf16")
+RECOMPUTED = "step, layers recomputed"
+WORK = ("forward", "step", RECOMPUTED)
 PRODUCTS = re.compile("mm|conv|linear|scaled_dot_product")
 """What the names of operators have that multiply matrices or convolve."""
-
 GOALS = {("step", "fp32"): 0.5, ("step", "bf16"): 0.25, ("forward", "bf16"): 0.18}
 """Maximum CPU-seconds as a share of the authors'."""
-MEMORY_GOALS = {"step": 0.65, "step, layers recomputed": 0.55}
+MEMORY_GOALS = {"step": 0.65, RECOMPUTED: 0.55}
 """Maximum memory as a share of the authors' step."""
-RECOMPUTING_GOAL = 1.1
-"""Maximum CPU-seconds of a step with recomputing, in those of one without."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Sizes of the computation, and number of repetitions."""
+    """Sizes of the computation, and number of repetitions. The defaults are those of the authors' timing."""
 
-    height: int
-    width: int
-    batch: int
-    objects: int
-    predicates: int
-    threads: int
-    repeat: int
-    small: bool
+    height: int = 512
+    width: int = 640
+    batch: int = 2
+    objects: int = 100
+    predicates: int = 60
+    threads: int = 2
+    repeat: int = 5
+    small: bool = False
 
     def network(self) -> RLIP:
         """Builds the network with `official_compat`, so that it computes the same function as the authors'."""
         config = NetworkConfig(official_compat=True)
         if self.small:
             text = TextConfig(hidden=64, layers=2, heads=4, feedforward=128, vocabulary=400, max_positions=40)
-            config = replace(
-                config, backbone="resnet18", width=64, feedforward=128, pairs=10, fusion_width=64, text=text
-            )
+            sizes = {"backbone": "resnet18", "width": 64, "feedforward": 128, "pairs": 10, "fusion_width": 64}
+            config = replace(config, **sizes, text=text)
         torch.manual_seed(0)
         return RLIP(config, None)
 
     def images(self) -> Tensor:
         """Returns random pixels."""
-        generator = torch.Generator().manual_seed(1)
-        return torch.randn(self.batch, 3, self.height, self.width, generator=generator)
+        return torch.randn(self.batch, 3, self.height, self.width, generator=torch.Generator().manual_seed(1))
 
     def texts(self, network: RLIP) -> tuple[Tensor, Tensor]:
         """Encodes random texts. Returns object features and predicate features."""
-        generator = torch.Generator().manual_seed(2)
-        ids = torch.randint(
-            4, network.config.text.vocabulary, (self.objects + self.predicates, TOKENS), generator=generator
-        )
+        count, vocabulary = self.objects + self.predicates, network.config.text.vocabulary
+        ids = torch.randint(4, vocabulary, (count, TOKENS), generator=torch.Generator().manual_seed(2))
         ids[:, 0], ids[:, -1] = 0, 2
         features = network.transformer.text_encoder.encode_tokens(ids, None)
         return features[: self.objects], features[self.objects :]
@@ -97,40 +86,30 @@ class Workload:
     def targets(self) -> list[Target]:
         """Returns random targets with four pairs per image."""
         generator = torch.Generator().manual_seed(3)
-        return [
-            Target(
-                torch.randint(self.objects - 1, (4,), generator=generator),
-                torch.randint(self.objects - 1, (4,), generator=generator),
-                torch.rand(4, 4, generator=generator) * 0.4 + 0.3,
-                torch.rand(4, 4, generator=generator) * 0.4 + 0.3,
-                (torch.rand(4, self.predicates, generator=generator) > 0.9).float(),
-                torch.ones(4, dtype=torch.bool),
-            )
-            for _ in range(self.batch)
-        ]
+
+        def target() -> Target:
+            labels = [torch.randint(self.objects - 1, (4,), generator=generator) for _ in range(2)]
+            boxes = [torch.rand(4, 4, generator=generator) * 0.4 + 0.3 for _ in range(2)]
+            predicates = (torch.rand(4, self.predicates, generator=generator) > 0.9).float()
+            return Target(*labels, *boxes, predicates, torch.ones(4, dtype=torch.bool))
+
+        return [target() for _ in range(self.batch)]
 
 
-RECORDED = Workload(height=512, width=640, batch=2, objects=100, predicates=60, threads=2, repeat=5, small=False)
-"""Workload of the authors' timing."""
-
-
-def forward_call(workload: Workload, network: RLIP, precision: str, remember: bool) -> Callable[[], Predictions]:
-    """Returns a call of the forward pass in evaluation mode. `remember`: reuses encoded texts."""
+def forward_call(workload: Workload, network: RLIP, precision: str) -> Callable[[], Predictions]:
+    """Returns a call of the forward pass in evaluation mode."""
     network.eval().requires_grad_(False)
     pixels = workload.images()
-    with torch.inference_mode(), autocast(precision):
-        remembered = workload.texts(network)
 
     def call() -> Predictions:
         with torch.inference_mode(), autocast(precision):
-            texts = remembered if remember else workload.texts(network)
-            return full_precision(network.predict(pixels, None, *texts))
+            return network.predict(pixels, None, *workload.texts(network)).float()
 
     return call
 
 
-def step_call(workload: Workload, network: RLIP, precision: str) -> Callable[[], float]:
-    """Returns a call of one training step, which returns the loss."""
+def step_call(workload: Workload, network: RLIP, precision: str) -> Callable[[], object]:
+    """Returns a call of one training step."""
     network.train()
     criterion = SetCriterion(LossSettings(pseudo_predicates=True), official_compat=True)
     settings = TrainingSettings(network=network.config.to_dict())
@@ -138,155 +117,89 @@ def step_call(workload: Workload, network: RLIP, precision: str) -> Callable[[],
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     pixels, targets = workload.images(), workload.targets()
 
-    def call() -> float:
+    def call() -> None:
         optimizer.zero_grad(set_to_none=True)
         with autocast(precision):
             objects, predicates = workload.texts(network)
-            predictions = full_precision(network.predict(pixels, None, objects, predicates))
-        loss = criterion(predictions, targets, predicates.float())["loss"]
-        loss.backward()
+            predictions = network.predict(pixels, None, objects, predicates).float()
+        criterion(predictions, targets, predicates.float())["loss"].backward()
         update(optimizer, gradient_norm(parameters).item(), settings.max_grad_norm)
-        return float(loss.detach())
 
     return call
 
 
 def autocast(precision: str) -> Any:
     """Returns the context manager of a precision."""
-    return nullcontext() if precision == "fp32" else torch.autocast("cpu", PRECISIONS[precision])
+    return nullcontext() if precision == "fp32" else torch.autocast("cpu", torch.bfloat16)
 
 
-def measure(workload: Workload, work: str, precision: str) -> dict[str, Any]:
-    """Measures in this process: CPU and wall seconds, peak memory, operations, and a profile by operator."""
+def measure_work(workload: Workload, work: str, precision: str) -> tuple[float, int, str]:
+    """Measures in this process. Returns CPU-seconds, peak memory in MiB, and what the time goes to."""
+    torch.set_num_threads(workload.threads)
+    keep_freed_memory()  # as training processes do
     network = workload.network()
-    if work.startswith("step"):
-        if work != "step":
-            network.recompute()
-        call: Callable[[], Any] = step_call(workload, network, precision)
-    else:
-        call = forward_call(workload, network, precision, remember=work != "forward")
+    if work == RECOMPUTED:
+        network.checkpoint_activations()
+    call = (forward_call if work == "forward" else step_call)(workload, network, precision)
     call()
-    seconds = []
-    for _ in range(workload.repeat):
-        wall, cpu = time.perf_counter(), time.process_time()
-        call()
-        seconds.append((time.process_time() - cpu, time.perf_counter() - wall))
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    seconds = median(cpu_seconds(call) for _ in range(workload.repeat))
+    peak = peak_mib()
     with FlopCounterMode(display=False) as counter:
         call()
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         call()
-    averages = recorded.key_averages()
+    averages = sorted(recorded.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in averages)
     products = sum(event.self_cpu_time_total for event in averages if PRODUCTS.search(event.key))
-    ranked = sorted(averages, key=lambda event: event.self_cpu_time_total, reverse=True)
-    return {
-        "work": work,
-        "precision": precision,
-        "cpu_seconds": round(statistics.median(cpu for cpu, _ in seconds), 3),
-        "wall_seconds": round(statistics.median(wall for _, wall in seconds), 3),
-        "all_cpu_seconds": [round(cpu, 3) for cpu, _ in seconds],
-        "peak_mib": round(peak_mib),
-        "gflop": round(counter.get_total_flops() / 1e9, 1),
-        "no_product": round(1 - products / total, 4),
-        "profile": {event.key: round(event.self_cpu_time_total / total, 4) for event in ranked[:15]},
-    }
+    first = ", ".join(f"{event.key} {event.self_cpu_time_total / total:.0%}" for event in averages[:5])
+    note = f"{counter.get_total_flops() / 1e9:.0f} GFLOP; {1 - products / total:.0%} outside products; {first}"
+    return seconds, peak, note
 
 
-def drift(workload: Workload) -> dict[str, float]:
-    """Measures the largest and mean differences of bf16 from fp32, with the same weights and without dropout."""
-    network = workload.network()
-    outcome: dict[str, float] = {}
-    exact, rough = (forward_call(workload, network, precision, remember=False)() for precision in PRECISIONS)
+def drift(workload: Workload) -> list[Row]:
+    """Measures the differences of bf16 from fp32, with the same weights and without dropout."""
+    network, rows = workload.network(), []
+    exact, rough = (forward_call(workload, network, precision)() for precision in PRECISIONS)
     for name in ("subject_logits", "object_logits", "predicate_logits", "subject_boxes", "object_boxes"):
         apart = (getattr(exact, name) - getattr(rough, name)).abs()
-        outcome |= {f"{name}, largest": apart.max().item(), f"{name}, mean": apart.mean().item()}
-    criterion = SetCriterion()
-    losses = [criterion(predictions, workload.targets())["loss"].item() for predictions in (exact, rough)]
-    outcome["loss, relative"] = abs(losses[1] / losses[0] - 1)
-    return {name: float(f"{value:.3g}") for name, value in outcome.items()}
+        rows.append(
+            Row(f"bf16 from fp32: {name}", "largest", apart.max().item(), note=f"mean {apart.mean().item():.2g}")
+        )
+    losses = [SetCriterion()(predictions, workload.targets())["loss"].item() for predictions in (exact, rough)]
+    return [*rows, Row("bf16 from fp32: loss", "of its value", abs(losses[1] / losses[0] - 1))]
 
 
-def in_own_process(workload: Workload, *what: str) -> Any:
-    """Runs one measurement in a separate process. Returns its outcome."""
-    command = [sys.executable, __file__, "--child", json.dumps([asdict(workload), *what])]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"measurement {what} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def child(text: str) -> None:
-    """Runs one measurement and prints it as JSON."""
-    sizes, what, *arguments = json.loads(text)
-    workload = Workload(**sizes)
-    torch.set_num_threads(workload.threads)
-    keep_freed_memory()  # as training processes do
-    kinds: dict[str, Callable[..., Any]] = {
-        "drift": lambda: drift(workload),
-        "measure": lambda work, precision: measure(workload, work, precision),
-    }
-    print(json.dumps(kinds[what](*arguments)))
-
-
-def compared(row: dict[str, Any], others: list[dict[str, Any]], authors: dict[str, dict[str, float]]) -> Iterator[str]:
-    """Yields how a measurement stands to the authors' and, with recomputing, to that without, each with its goal.
-
-    `authors`: figures of their code from this machine; without them, nothing is said of them.
-    """
-    work, precision = row["work"], row["precision"]
-    if theirs := authors.get(work.split(",")[0]):
-        goal, memory_goal = GOALS.get((work, precision)), MEMORY_GOALS.get(work)
-        share, memory = row["cpu_seconds"] / theirs["cpu_seconds"], row["peak_mib"] / theirs["peak_mib"]
-        yield f"{share:.2f} of the authors' CPU-seconds" + (f" (goal {goal})" if goal else "")
-        yield f"{memory:.2f} of their memory" + (f" (goal {memory_goal})" if memory_goal else "")
-    plain = next((x for x in others if (x["work"], x["precision"]) == ("step", precision)), None)
-    if work == "step, layers recomputed" and plain:
-        yield f"{row['cpu_seconds'] / plain['cpu_seconds']:.2f} of the time without (goal {RECOMPUTING_GOAL})"
-
-
-def lines(row: dict[str, Any]) -> Iterator[str]:
-    """Yields the printed lines of a measurement."""
-    name = f"{row['work']}, {row['precision']}"
-    yield f"{name:34}{row['cpu_seconds']:8.2f}{row['wall_seconds']:8.2f}{row['peak_mib']:8}{row['gflop']:8.0f}"
-    shares = [f"{op} {share:.0%}" for op, share in list(row["profile"].items())[:10]]
-    yield f"    no product of matrices: {row['no_product']:.0%} of the time; " + ", ".join(shares)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in asdict(RECORDED).items():
-        if isinstance(default, bool):
-            parser.add_argument(f"--{name}", action="store_true", help="use a small network, to test this script")
-        else:
-            parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--work", nargs="+", choices=WORK, default=WORK)
-    parser.add_argument("--authors", type=Path, help="figures of the authors' code, taken beside this run (see above)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    given = vars(parser.parse_args())
-    if given["child"]:
-        return child(given["child"])
-    workload = Workload(**{name: given[name] for name in asdict(RECORDED)})
-    authors = json.loads(given["authors"].read_text()) if given["authors"] else {}
+def measure(given: Namespace) -> Iterator[Row]:
+    """Yields time and memory of each kind of work, beside the authors' where they are comparable, and the drift of bf16."""
+    workload = Workload(**{name: getattr(given, name) for name in asdict(Workload())})
+    authors = json.loads(given.authors.read_text()) if given.authors else {}
+    if replace(workload, repeat=Workload.repeat) != Workload():
+        authors = {}
     if not authors:
-        print("Not compared with the authors' code, which has to be timed on this machine beside it: see --authors")
-    print(f"{'':34}{'CPU-s':>8}{'wall s':>8}{'MiB':>8}{'GFLOP':>8}")
-    rows: list[dict[str, Any]] = []
-    for work, precision in itertools.product(given["work"], PRECISIONS):
-        row = in_own_process(workload, "measure", work, precision)
-        print("\n".join(lines(row)), flush=True)
-        is_theirs = work != "forward, texts remembered" and replace(workload, repeat=RECORDED.repeat) == RECORDED
-        if is_theirs and (shares := "; ".join(compared(row, rows, authors))):
-            print(f"    {shares}", flush=True)
-        rows.append(row)
-    apart = in_own_process(workload, "drift")
-    print("bf16 against fp32: " + ", ".join(f"{name} {value}" for name, value in apart.items()))
-    if given["json"]:
-        figures = {"workload": asdict(workload), "rows": rows, "drift": apart}
-        given["json"].parent.mkdir(parents=True, exist_ok=True)
-        given["json"].write_text(json.dumps(figures, indent=1))
+        yield Row("the authors' code", note="has to be timed on this machine beside it: see --authors")
+    plain = {}
+    for work, precision in product(given.work, PRECISIONS):
+        seconds, peak, note = in_own_process(measure_work, workload, work, precision)
+        theirs = authors.get(work.partition(",")[0], {})
+        goals = [
+            Goal(limit, most=True) if limit else None
+            for limit in (GOALS.get((work, precision)), MEMORY_GOALS.get(work))
+        ]
+        yield Row(f"{work}, {precision}: time", "CPU-s", seconds, theirs.get("cpu_seconds"), goals[0], note)
+        yield Row(f"{work}, {precision}: peak memory", "MiB", peak, theirs.get("peak_mib"), goals[1])
+        plain[work, precision] = seconds
+        if work == RECOMPUTED and ("step", precision) in plain:
+            name = f"{work}, {precision}: time, beside a step without"
+            yield Row(name, "CPU-s", seconds, plain["step", precision], Goal(1.1, most=True))
+    yield from in_own_process(drift, workload)
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__)
+    for name, default in asdict(Workload()).items():
+        if name != "small":
+            options.add_argument(f"--{name}", type=int, default=default)
+    options.add_argument("--small", action="store_true", help="use a small network, to test this script")
+    options.add_argument("--work", nargs="+", choices=WORK, default=WORK)
+    options.add_argument("--authors", type=Path, help="figures of the authors' code, taken beside this run (see above)")
+    run(options, measure)

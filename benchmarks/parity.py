@@ -43,15 +43,12 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     rows = [(name, row) for name in names for row in differences(Recording(given.folder, name))]
     if given.json:
-        print(json.dumps([_as_json(name, difference) for name, difference in rows], indent=1))
+        derived = [{"recording": name, "tolerance": row.tolerance, "holds": row.holds} for name, row in rows]
+        print(json.dumps([asdict(row) | more for (_, row), more in zip(rows, derived, strict=True)], indent=1))
     else:
         # Names are long: a file or a pipe gets them without truncation.
         Console(width=None if sys.stdout.isatty() else 200).print(_table(rows))
     return 0 if all(row.holds for _, row in rows) else 1
-
-
-def _as_json(name: str, difference: Difference) -> dict[str, object]:
-    return {"recording": name, **asdict(difference), "tolerance": difference.tolerance, "holds": difference.holds}
 
 
 def _table(rows: list[tuple[str, Difference]]) -> Table:

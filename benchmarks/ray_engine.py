@@ -7,14 +7,11 @@ engines must be equal.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
@@ -25,17 +22,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from ray_on_loopback import two_nodes  # noqa: E402
 
+from benchmarks.harness import Goal, Row, at_most, parser, run, wall_seconds  # noqa: E402
 from pipeline.run.context import RunContext  # noqa: E402
 from pipeline.run.planner import Planner  # noqa: E402
 from pipeline.run.prepare import prepare  # noqa: E402
 from pipeline.run.progress import Lines  # noqa: E402
-from pipeline.run.recipe import load_recipe  # noqa: E402
+from pipeline.run.recipe_files import load_recipe  # noqa: E402
 from pipeline.run.runner import run_step, stage_call, work  # noqa: E402
-from pipeline.runtime.engines.actor_pool import ActorPool  # noqa: E402
-from pipeline.runtime.engines.engine import Engine  # noqa: E402
+from pipeline.runtime.engines.engine import Engine, StageCall  # noqa: E402
 from pipeline.runtime.engines.local import LocalEngine  # noqa: E402
 from pipeline.runtime.engines.ray import RayEngine  # noqa: E402
-from pipeline.runtime.engines.stage_call import StageCall  # noqa: E402
 from pipeline.runtime.execute import WorkItem  # noqa: E402
 from pipeline.runtime.settings import Settings  # noqa: E402
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage  # noqa: E402
@@ -43,7 +39,7 @@ from storage.keys import KeyTerms  # noqa: E402
 from storage.local_store import LocalStore  # noqa: E402
 
 SCHEMA = pa.schema([("image_id", pa.int64())])
-MakeEngine = Callable[[StageCall], AbstractContextManager[Engine]]
+Engines = dict[str, Callable[[StageCall], AbstractContextManager[Engine]]]
 
 
 class NothingStage(Stage):
@@ -59,16 +55,25 @@ class NothingStage(Stage):
 
 
 def nothing_items(start: int, count: int) -> list[WorkItem]:
-    terms = [KeyTerms("nothing", 1, {}, {"ids": [str(start + n)]}) for n in range(count)]
-    return [WorkItem("nothing", f"set/{start + n:04d}", terms[n], {}, (start + n,)) for n in range(count)]
+    """Returns partitions of one image."""
+    terms = {n: KeyTerms("nothing", 1, {}, {"ids": [str(n)]}) for n in range(start, start + count)}
+    return [WorkItem("nothing", f"set/{n:04d}", of, {}, (n,)) for n, of in terms.items()]
 
 
-def measure_empty(make: MakeEngine, store: Path, count: int) -> dict[str, float]:
-    """Milliseconds of a partition of the stage that does nothing, with two workers that are open."""
-    with make(StageCall(NothingStage, Settings(), {}, {}, store)) as engine:
-        start = timed(engine, nothing_items(0, 4))
-        seconds = timed(engine, nothing_items(4, count))
-    return {"start_s": round(start, 2), "ms_a_partition": round(1e3 * seconds / count, 2)}
+def seconds(engine: Engine, items: Sequence[WorkItem]) -> float:
+    """Returns the seconds until all items are committed."""
+    return wall_seconds(lambda: [future.result() for future in [engine.submit(item) for item in items]])
+
+
+def measure_empty(engines: Engines, folder: Path, count: int) -> Iterator[Row]:
+    """Yields the time of a partition of the stage that does nothing, with two workers that are open."""
+    found = {}
+    for name, make in engines.items():
+        with make(StageCall(NothingStage, Settings(), {}, {}, folder / f"empty-{name}")) as engine:
+            seconds(engine, nothing_items(0, 4))
+            found[name] = 1000 * seconds(engine, nothing_items(4, count)) / count
+    yield Row("a partition of a stage that does nothing", "ms", found["ray"], found["local"])
+    yield Row("more than with the local engine", "ms", found["ray"] - found["local"], goal=at_most(50))
 
 
 def caption_plan(place: Path, images: int) -> tuple[StageCall, list[WorkItem]]:
@@ -76,8 +81,8 @@ def caption_plan(place: Path, images: int) -> tuple[StageCall, list[WorkItem]]:
     sets = [f"data.root={place.parent}/scenes", f"store={place}", "data.partition_size=50", "run.until=caption"]
     sets += [f"scenes.train={images + 100}", "scenes.relations=2", "scenes.test=2"]
     context = RunContext(load_recipe(ROOT / "recipes/demo.toml", sets))
-    prepare(context)
     planner, display = Planner(context), Lines(lambda line: None)
+    prepare(context, display)
     *above, step = context.steps
     for each in above:
         run_step(planner, each, display, work)
@@ -85,66 +90,45 @@ def caption_plan(place: Path, images: int) -> tuple[StageCall, list[WorkItem]]:
     return stage_call(planner, plan), list(plan.due)
 
 
-def timed(engine: Engine, items: Sequence[WorkItem]) -> float:
-    """Seconds until all items are committed."""
-    began = time.monotonic()
-    for future in [engine.submit(item) for item in items]:
-        future.result()
-    return time.monotonic() - began
-
-
-def measure_captions(engines: dict[str, MakeEngine], folder: Path, images: int) -> dict[str, dict[str, float]]:
-    """Seconds of stage `caption`: of the first hundred images with the start of the workers, and of the others.
+def measure_captions(engines: Engines, folder: Path, images: int) -> Iterator[Row]:
+    """Yields the time of stage `caption`: of the first hundred images with the start of the workers, and of the others.
 
     Both engines take turns, two partitions each, so that other work on the machine slows both. Raises AssertionError when
     their captions differ.
     """
     plans = {name: caption_plan(folder / name, images) for name in engines}
-    found = {name: {"first_s": 0.0, "others_s": 0.0} for name in engines}
+    first, others = dict.fromkeys(engines, 0.0), dict.fromkeys(engines, 0.0)
     with ExitStack() as stack:
         opened = {name: stack.enter_context(engines[name](call)) for name, (call, _) in plans.items()}
         for start in range(0, images // 50 + 2, 2):
             for name, engine in opened.items():
-                found[name]["others_s" if start else "first_s"] += timed(engine, plans[name][1][start : start + 2])
+                (others if start else first)[name] += seconds(engine, plans[name][1][start : start + 2])
     digests = []
     for name, (_, due) in plans.items():
         artifacts = LocalStore(folder / name).find_all("caption", [item.key for item in due])
         digests.append([artifacts[item.key].content for item in due])
     assert digests[0] == digests[1], "the engines' captions differ"
-    return {name: {key: round(value, 2) for key, value in of.items()} for name, of in found.items()}
+    yield Row(
+        f"captions of {images:,} scenes, workers open", "s", others["ray"], others["local"], Goal(1.15, most=True)
+    )
+    yield Row("captions of the first turn, with the start of the workers", "s", first["ray"], first["local"])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--partitions", type=int, default=200)
-    parser.add_argument("--captions", type=int, default=500, help="images to caption beyond the first hundred")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+def measure(given: Namespace) -> Iterator[Row]:
+    """Yields the times with Ray, beside those of the local engine."""
     os.environ["OMP_NUM_THREADS"] = "1"
     os.chdir(ROOT)
     with tempfile.TemporaryDirectory() as folder, two_nodes() as cluster:
-        pool = ActorPool(address=cluster.address, least=2, most=2)
-        engines: dict[str, MakeEngine] = {
+        engines: Engines = {
             "local": lambda call: LocalEngine(call, 2),
-            "ray": lambda call: RayEngine(call, pool),
+            "ray": lambda call: RayEngine(call, address=cluster.address, least=2, most=2),
         }
-        empty = {
-            name: measure_empty(make, Path(folder) / f"empty-{name}", given.partitions)
-            for name, make in engines.items()
-        }
-        captions = measure_captions(engines, Path(folder), given.captions)
-    for name in engines:
-        print(f"{name:6} {empty[name]} {captions[name]}")
-    overhead = empty["ray"]["ms_a_partition"] - empty["local"]["ms_a_partition"]
-    ratio = captions["ray"]["others_s"] / captions["local"]["others_s"]
-    later = captions["ray"]["first_s"] - captions["local"]["first_s"]
-    print(f"overhead of Ray: {overhead:.2f} ms a partition (goal: at most 50)")
-    print(f"captions, Ray to local: {ratio:.3f} with open workers, which open {later:.1f} s later (goal: 1.15)")
-    figures = {"empty": empty, "captions": captions, "overhead_ms": overhead, "ratio": ratio, "load": os.getloadavg()}
-    figures["machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    if given.json is not None:
-        given.json.write_text(json.dumps(figures, indent=1))
+        yield from measure_empty(engines, Path(folder), given.partitions)
+        yield from measure_captions(engines, Path(folder), given.captions)
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__)
+    options.add_argument("--partitions", type=int, default=200)
+    options.add_argument("--captions", type=int, default=500, help="images to caption beyond the first hundred")
+    run(options, measure)

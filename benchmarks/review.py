@@ -9,40 +9,38 @@ Label Studio are not compared.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import re
-import statistics
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from statistics import median, quantiles
 
 import numpy as np
 import psutil
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from benchmarks.harness import Row, at_most, parser, run
 from benchmarks.review_clients import FAST, IN_IMAGES, IN_THE_GRID, Pace, Reviewer, review
-from benchmarks.review_run import IMAGES, NAME, Words, write_run
+from benchmarks.review_run import IMAGES, NAME, PREDICATES, write_run
 from storage.local_store import LocalStore
 from storage.runs import Run
 
-GOALS = {"grid": 0.3, "image": 0.3, "filter": 1.5}
+GOALS = {"grid": at_most(300), "image": at_most(300), "filter": at_most(1500)}
 PASSWORD = "correct horse battery"
-_LEAST = 0.31
-_ALONE = slice(20, 25)
-"""Predicates by which one filters with nobody else on the page."""
-_PEAK = 0.25
-"""Seconds between two looks at the memory."""
+ALONE, LEAST = PREDICATES[20:25], 0.31
+"""Predicates and the score by which one filters with nobody else on the page."""
+PAGES = {"all labels": "labels", "images": "images", "overview": ""}
+LOOK_EVERY = 0.25
 
 
 class Memory(threading.Thread):
@@ -67,14 +65,15 @@ class Memory(threading.Thread):
                 continue
             self.peak = max(self.peak, sum(each.pss for each in found))
             self.resident = max(self.resident, sum(each.rss for each in found))
-            time.sleep(_PEAK)
+            time.sleep(LOOK_EVERY)
 
 
 @contextmanager
-def serving(folder: Path, run: str = NAME) -> Iterator[tuple[int, Memory, float]]:
-    """`rlip review` while the context lasts: its port, its memory, and seconds until it answered."""
-    command = [str(Path(sys.executable).with_name("rlip")), "review", run, "--store", str(folder / "store")]
-    port = _free_port()
+def serving(folder: Path, run: str = NAME) -> Iterator[tuple[str, Memory, float]]:
+    """`rlip review` while the context lasts: the address of its page, its memory, and seconds until it answered."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "pipeline.cli", "review", run, "--store", str(folder / "store")]
     began = time.monotonic()
     server = subprocess.Popen(
         [*command, "--port", str(port), "--name", f"127.0.0.1:{port}"],
@@ -84,138 +83,85 @@ def serving(folder: Path, run: str = NAME) -> Iterator[tuple[int, Memory, float]
     memory.start()
     try:
         assert server.stdout is not None
-        if not server.stdout.readline():
+        page = server.stdout.readline().rpartition(" ")[2].strip()
+        if not page:
             raise RuntimeError("the server ended")
         while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/login").close()
+                urllib.request.urlopen(f"{page}login").close()
                 break
             except OSError:
                 time.sleep(0.05)
-        yield port, memory, time.monotonic() - began
+        yield page, memory, time.monotonic() - began
     finally:
         server.terminate()
         server.wait()
 
 
-def measure(folder: Path, clients: int, seconds: float) -> dict[str, Any]:
+def measure_server(folder: Path, clients: int, seconds: float) -> Iterator[Row]:
     """Starts the server twice, without an index and with one, and measures it under load."""
     with serving(folder) as (_, memory, built):
-        figures: dict[str, Any] = {"index_seconds": round(built, 1), "index_peak_mb": round(memory.resident / 1e6)}
+        yield Row("building the index", "s", built)
+        yield Row("memory while it is built: own pages", "MB", memory.peak / 1e6)
+        yield Row("memory while it is built: resident", "MB", memory.resident / 1e6, goal=at_most(1000))
     index = folder / "store" / "indexes" / "review" / f"{NAME}.duckdb"
-    figures["index_mb"] = round(index.stat().st_size / 1e6)
-    predicates = Words.make().names()
-    with serving(folder) as (port, memory, started):
-        figures["start_seconds"] = round(started, 1)
-        reviewers = [Reviewer(port, f"reviewer{n}", PASSWORD, predicates) for n in range(clients)]
-        figures["pages"] = _first_pages(reviewers[0])
-        for name, some, paces in _loads(reviewers):
+    yield Row("size of the index", "MB", index.stat().st_size / 1e6)
+    with serving(folder) as (page, memory, started):
+        yield Row("starting with an index", "s", started)
+        reviewers = [Reviewer(page, f"reviewer{n}", PASSWORD, PREDICATES) for n in range(clients)]
+        for name, address in PAGES.items():
+            yield Row(f"first page of {name}", "ms", 1000 * reviewers[0].time(address))
+        loads: dict[str, tuple[Sequence[Reviewer], Sequence[Pace]]] = {
+            "judging": (reviewers, (IN_THE_GRID, IN_IMAGES)), "leafing": (reviewers, (FAST,)), "no pause": (reviewers[:4], ()),
+        }  # fmt: skip
+        for name, (some, paces) in loads.items():
             before = memory.processor_seconds()
             found, failed = review(some, seconds, paces)
-            figures[name] = {kind: _spread(taken) for kind, taken in sorted(found.items())}
-            figures[name]["failed"] = len(failed)
-            figures[name]["server_cores"] = round((memory.processor_seconds() - before) / seconds, 2)
-            figures[name]["load_average"] = os.getloadavg()[0]
-            figures[name]["requests_per_second"] = round(sum(map(len, found.values())) / seconds, 1)
+            yield Row(f"{name} / server", "cores", (memory.processor_seconds() - before) / seconds)
+            for kind, taken in sorted(found.items()):
+                p50, p95 = (1000 * quantiles([*taken, taken[0]], n=100, method="inclusive")[p] for p in (49, 94))
+                note = f"p50 {p50:.0f} ms, {len(taken):,} requests"
+                yield Row(f"{name} / {kind}, p95", "ms", p95, goal=GOALS.get(kind), note=note)
             for each in sorted({re.sub(r"\d+", "N", one) for one in failed})[:5]:
-                print(f"failed: {each}")
-        figures["alone"] = _alone(reviewers[0], predicates)
-        figures["peak_mb"] = round(memory.resident / 1e6)
-        figures["peak_pss_mb"] = round(memory.peak / 1e6)
-    return figures
+                yield Row(f"{name} / failed", note=each)
+        address = "labels?predicate={}&least=" + f"{LEAST}&order=score"
+        alone = median(reviewers[0].time(address.format(predicate.replace(" ", "+"))) for predicate in ALONE)
+        yield Row("a filter alone, beside a scan by pyarrow.dataset", "ms", 1000 * alone, 1000 * scan(folder))
+        yield Row("memory under load: own pages", "MB", memory.peak / 1e6)
+        yield Row("memory under load: resident", "MB", memory.resident / 1e6, goal=at_most(1000))
 
 
-def _loads(reviewers: Sequence[Reviewer]) -> Iterator[tuple[str, Sequence[Reviewer], Sequence[Pace]]]:
-    """Who works, and at which paces, by name."""
-    yield "judging", reviewers, (IN_THE_GRID, IN_IMAGES)
-    yield "fast", reviewers, (FAST,)
-    yield "hurrying", reviewers[:4], ()
-
-
-def _first_pages(reviewer: Reviewer) -> dict[str, float]:
-    """Seconds of pages that no one has opened before."""
-    addresses = {
-        "overview": "/", "labels": "/labels", "images": "/images", "first images": "/images/rows?start=0&size=60",
-        "last images": "/images/rows?start=900000&size=60", "audit": "/audit",
-        "information": "/labels?order=informative",
-    }  # fmt: skip
-    for name, address in addresses.items():
-        reviewer._timed(name, "GET", address)
-    return {name: round(reviewer.seconds[name][0], 3) for name in addresses if reviewer.seconds[name]}
-
-
-def _alone(reviewer: Reviewer, predicates: list[str]) -> dict[str, Any]:
-    """One filter at a time with nobody else on the page: median seconds of predicates that nobody has looked at."""
-    for predicate in predicates[_ALONE]:
-        reviewer._timed("alone", "GET", f"/labels?predicate={predicate.replace(' ', '+')}&least={_LEAST}&order=score")
-    return _spread(reviewer.seconds["alone"])
-
-
-def scan(folder: Path) -> dict[str, Any]:
-    """The filters of `_alone` by a scan of the run's tables: how many labels there are, and the 20 best."""
-    store = LocalStore(folder / "store")
-    files = [str(one.file("relations.parquet")) for one in Run(store, NAME).artifacts("tag").values()]
+def scan(folder: Path) -> float:
+    """Median seconds of the same filters by a scan of the run's tables: how many labels there are, and the 20 best."""
+    artifacts = Run(LocalStore(folder / "store"), NAME).artifacts("tag").values()
+    files = [str(one.file("relations.parquet")) for one in artifacts]
     taken = []
-    for predicate in Words.make().names()[_ALONE]:
+    for predicate in ALONE:
         began = time.perf_counter()
         total, best = 0, np.empty(0, np.float32)
         for batch in ds.dataset(files, format="parquet").to_batches(columns=["image_id", "relations"]):
             items = batch.column("relations").flatten()
-            found = items.filter(
-                pc.and_(pc.equal(items.field("predicate"), predicate), pc.greater_equal(items.field("score"), _LEAST))
-            )
+            likely = pc.greater_equal(items.field("score"), LEAST)
+            found = items.filter(pc.and_(pc.equal(items.field("predicate"), predicate), likely))
             total += len(found)
             best = np.sort(np.concatenate([best, np.asarray(found.field("score"))]))[-20:]
         taken.append(time.perf_counter() - began)
-    return _spread(taken)
+    return median(taken)
 
 
-def _spread(seconds: list[float]) -> dict[str, float]:
-    """Number of requests, and percentiles in milliseconds."""
-    if len(seconds) < 2:
-        return {"requests": len(seconds)}
-    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
-    return {"requests": len(seconds), **{f"p{p}": round(cuts[p - 1] * 1000, 1) for p in (50, 95, 99)}}
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        found: int = listener.getsockname()[1]
-        return found
-
-
-def main() -> None:
-    """Measures, and prints a table and JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--clients", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--folder", type=Path, help="parent of the work folder; 2,000,000 images take 2.5 GB there")
-    parser.add_argument("--run", type=Path, help="a folder that `review_run.write_run` has written, which stays")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        folder = arguments.run or Path(name)
+def measure(given: Namespace) -> Iterator[Row]:
+    """Writes the run and measures the server."""
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
         began = time.monotonic()
-        figures: dict[str, Any] = {"images": arguments.images}
-        if arguments.run is None:
-            figures["store_mb"] = round(write_run(folder, -(-arguments.images // IMAGES)) / 1e6)
-            figures["written_seconds"] = round(time.monotonic() - began, 1)
-        figures |= measure(folder, arguments.clients, arguments.seconds)
-        figures["scan"] = scan(folder)
-    figures |= {"machine": platform.machine(), "cores": os.cpu_count(), "load_average": os.getloadavg()[0]}
-    for name in ("judging", "fast", "hurrying"):
-        print(f"{name}: { ({key: value for key, value in figures[name].items() if not isinstance(value, dict)}) }")
-        for kind, spread in figures[name].items():
-            if isinstance(spread, dict):
-                goal = f"  (goal: p95 under {GOALS[kind] * 1000:.0f})" if kind in GOALS else ""
-                print(f"{name:9} {kind:8} {spread}{goal}")
-    print(json.dumps(figures))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
+        size = write_run(Path(name), -(-given.images // IMAGES))
+        yield Row("the run's store", "MB", size / 1e6, note=f"written in {time.monotonic() - began:.0f} s")
+        yield from measure_server(Path(name), given.clients, given.seconds)
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=20_000)
+    options.add_argument("--clients", type=int, default=20)
+    options.add_argument("--seconds", type=float, default=30.0)
+    options.add_argument("--folder", type=Path, help="parent of the work folder; 2,000,000 images take 2.5 GB there")
+    run(options, measure)

@@ -7,11 +7,10 @@ request took. What remains is the page's own work.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import sys
 import tempfile
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 from review_browser import MISSING, Browser, browser, installed, served
 from review_runs import many_images
+
+from benchmarks.harness import Row, at_most, parser, run
 
 KEYS = "aaruaaraau"
 """Pressed over and over: six of ten labels are accepted, two rejected, two unsure."""
@@ -41,7 +42,7 @@ document.addEventListener("keydown", (event) => {
 }, {capture: true});
 """
 _TAKE = """
-const asked = performance.getEntriesByType("resource").filter((e) => new URL(e.name).pathname === "/verdicts");
+const asked = performance.getEntriesByType("resource").filter((e) => new URL(e.name).pathname.endsWith("/verdicts"));
 const found = window.passed.splice(0).map((one) => {
   const request = asked.find((e) => e.startTime >= one.began);
   return {...one, request: request ? request.responseEnd - request.startTime : null};
@@ -56,7 +57,7 @@ def keyboard_pass(window: Browser, labels: int, ahead: int = 1) -> list[dict[str
 
     `ahead`: keys that are typed before the first of them is answered. From two on, times hold the waiting for each other.
     """
-    window.open("/labels?order=image")
+    window.open("labels?order=image")
     window.script("performance.setResourceTimingBufferSize(5000);" + _WATCH)
     found: list[dict[str, Any]] = []
     while True:
@@ -75,40 +76,30 @@ def keyboard_pass(window: Browser, labels: int, ahead: int = 1) -> list[dict[str
         window.ready()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", type=int, default=500)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+def measure(given: Namespace) -> Iterator[Row]:
+    """Yields medians and 95th percentiles of the times."""
     if not all(installed()):
-        print(MISSING)
+        yield Row("nothing measured", note=MISSING)
         return
     with tempfile.TemporaryDirectory() as folder, browser() as window:
-        book = many_images(Path(folder), images=max(1200, arguments.labels))
+        book = many_images(Path(folder), images=max(1200, given.labels))
         with served(book.run.store.root, "many") as server:
             window.visit(server)
-            times = keyboard_pass(window, arguments.labels)
-            logged = len(server.log())
+            times = keyboard_pass(window, given.labels)
+            assert len(server.log()) == given.labels
     table = {
         "until the next label is current": [one["next"] for one in times],
         "until the verdict is on disk and shown": [one["shown"] for one in times],
         "of that, the request": [one["request"] for one in times],
         "the page's own share": [one["shown"] - one["request"] for one in times],
     }
-    figures = {name: {"p50": _share(values, 50), "p95": _share(values, 95)} for name, values in table.items()}
-    print(
-        f"{len(times)} verdicts by keys, {logged} in the log; milliseconds, {platform.machine()}, {platform.python_version()}"
-    )
-    for name, row in figures.items():
-        print(f"{name:<40} p50 {row['p50']:7.1f}  p95 {row['p95']:7.1f}")
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps({"verdicts": len(times), "milliseconds": figures}, indent=2))
-
-
-def _share(values: list[float], percent: int) -> float:
-    return round(float(np.percentile(values, percent)), 2)
+    for name, values in table.items():
+        p50, p95 = map(float, np.percentile(values, (50, 95)))
+        goal = at_most(100) if "own share" in name else None
+        yield Row(f"{name}, p95", "ms", p95, goal=goal, note=f"p50 {p50:.1f} ms, {len(values)} verdicts")
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__)
+    options.add_argument("--labels", type=int, default=500)
+    run(options, measure)

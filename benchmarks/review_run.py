@@ -10,50 +10,39 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
 
-from pipeline.run.recipe import load_recipe
+from benchmarks.photos import write_noise
+from pipeline.run.recipe_files import load_recipe
 from storage import tables
 from storage.artifact import Artifact
 from storage.digests import digest_file
-from storage.disk import Disk
+from storage.disk import CacheDisk
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
 from storage.manifest import REJECTED_FILE, Counts, FileEntry, Manifest
 from storage.runs import Run
 from tagger.english.predicates import canonical
+from tagger.english.words import phrases
 
 NAME = "synthetic"
 IMAGES = 1_000
 """Images of a partition."""
-PICTURES, FILES = 5_000, 48
+NAMES, FILES = 5_000, 48
 WIDTH, HEIGHT = 640, 480
 VERBS = """
 ride hold carry wear watch eat pull push throw catch kick feed wash drive sit stand lie walk run jump lean
 hang climb fly swim sleep play talk look point
 """.split()  # noqa: SIM905
-PREPOSITIONS = (
-    "",
-    "on",
-    "in",
-    "under",
-    "next to",
-    "near",
-    "behind",
-    "with",
-    "over",
-    "at",
-    "through",
-    "across",
-    "against",
-)
+PREPOSITIONS = ("", *phrases("on, in, under, next to, near, behind, with, over, at, through, across, against"))
+_PREDICATES = [f"{verb} {preposition}".strip() for preposition in PREPOSITIONS for verb in VERBS]
+PREDICATES = list(dict.fromkeys(canonical(name) for name in _PREDICATES))
+"""About 400 in canonical form, the most frequent first."""
 CATEGORIES = """
 person man woman child dog cat horse cow sheep bird car bus truck train boat bicycle motorcycle airplane bench
 chair couch bed table tv laptop phone book clock vase bottle cup bowl fork knife spoon plate apple banana
@@ -85,68 +74,32 @@ recorded = ["none.json"]
 variants = ["pseudo"]
 """
 
-Ints = NDArray[np.int64]
-
-
-class NoSync(Disk):
-    """Skips syncing, for a store that only this benchmark reads."""
-
-    def sync_file(self, path: Path) -> None: ...
-    def sync_folder(self, path: Path) -> None: ...
-
-
-@dataclass(frozen=True)
-class Words:
-    """What is drawn from, with the probability of each."""
-
-    predicates: pa.Array
-    categories: pa.Array
-    rare: NDArray[np.float64]
-    """Of predicates."""
-    common: NDArray[np.float64]
-    """Of categories."""
-
-    @classmethod
-    def make(cls) -> Words:
-        """About 400 predicates, by Zipf's law, and 70 categories."""
-        predicates = [f"{verb} {preposition}".strip() for preposition in PREPOSITIONS for verb in VERBS]
-        return cls(pa.array(predicates), pa.array(CATEGORIES), _zipf(len(predicates)), _zipf(len(CATEGORIES)))
-
-    def names(self) -> list[str]:
-        """The canonical predicates, the most frequent first."""
-        return list(dict.fromkeys(canonical(name) for name in self.predicates.to_pylist()))
-
 
 def write_run(folder: Path, partitions: int, processes: int = 2) -> int:
     """Writes a run of `partitions` × 1,000 images into `folder`/store, with its images. Returns the bytes of the store.
 
     One partition in four is of a dataset that gives relations.
     """
-    _write_pictures(folder / "data" / "images")
+    images = folder / "data" / "images"
+    write_noise(images, FILES, WIDTH, HEIGHT)
+    for number in range(FILES, NAMES):
+        os.link(images / f"{number % FILES:04d}.jpg", images / f"{number:04d}.jpg")
     recipe = folder / "synthetic.toml"
     recipe.write_text(_RECIPE.format(store=folder / "store", data=folder / "data"))
-    store = LocalStore(folder / "store", NoSync())
-    run = Run(store, NAME)
-    keys: dict[str, dict[str, str]] = {}
-    written = 0
+    run = Run(LocalStore(folder / "store", CacheDisk()), NAME)
     with ProcessPoolExecutor(processes) as pool:
-        for name, found, size in pool.map(
-            _write_partition, [folder / "store"] * partitions, range(partitions), chunksize=4
-        ):
-            written += size
-            for stage, key in found.items():
-                keys.setdefault(stage, {})[name] = key
-    for stage, of_stage in keys.items():
-        run.record(stage, stage, of_stage)
+        made = list(pool.map(_write_partition, [folder / "store"] * partitions, range(partitions), chunksize=4))
+    for stage in made[0][1]:
+        run.record(stage, stage, {name: keys[stage] for name, keys, _ in made})
     run.note("recipe", load_recipe(recipe).model_dump(mode="json"))
-    return written
+    return sum(size for *_, size in made)
 
 
 def _write_partition(root: Path, number: int) -> tuple[str, dict[str, str], int]:
-    store = LocalStore(root, NoSync())
+    store = LocalStore(root, CacheDisk())
     dataset = "vg" if number % 4 == 3 else "coco"
     name = f"{dataset}/{number:04d}"
-    made = partition_tables(number, dataset, Words.make())
+    made = partition_tables(number, dataset)
     ingest = _put(store, "ingest", name, {"images": made["images"]}, {})
     caption = _put(store, "caption", name, {"captions": made["captions"]}, {"images": ingest}, made["rejected"])
     parse = _put(store, "parse", name, {"triplets": made["triplets"]}, {"captions": caption})
@@ -157,17 +110,17 @@ def _write_partition(root: Path, number: int) -> tuple[str, dict[str, str], int]
     return name, {stage: artifact.key for stage, artifact in found.items()}, size
 
 
-def partition_tables(number: int, dataset: str, words: Words) -> dict[str, pa.Table]:
+def partition_tables(number: int, dataset: str) -> dict[str, pa.Table]:
     """The tables of one partition, by name."""
     generator = np.random.default_rng(number)
     ids = pa.array(number * IMAGES + np.arange(IMAGES))
     boxes = np.clip(generator.poisson(8, IMAGES), 2, 24)
     labels = np.clip(generator.poisson(6, IMAGES), 0, 30)
-    category, box = _boxes(generator, words, int(boxes.sum()))
+    category, box = _boxes(generator, int(boxes.sum()))
     image = np.repeat(np.arange(IMAGES), labels)
     subject = generator.integers(0, boxes[image])
     object_ = (subject + 1 + generator.integers(0, boxes[image] - 1)) % boxes[image]
-    predicate = _draw(generator, words.predicates, words.rare, len(image))
+    predicate = _draw(generator, _PREDICATES, len(image))
     score = generator.beta(0.7, 1.1, len(image)).astype(np.float32)
     proposed = generator.random(len(image)) < 0.6
     # Labels name one of the two triplets of their image, which makes the words on the page belong together.
@@ -177,17 +130,17 @@ def partition_tables(number: int, dataset: str, words: Words) -> dict[str, pa.Ta
         "score": pa.array(score), "proposed": pa.array(proposed), "triplet": pa.array(triplet), "caption": pa.array(triplet),
         "calibrated": pa.array((score * 0.8).astype(np.float32)), "posterior": pa.array(np.full(len(image), 0.5, np.float32)),
     }  # fmt: skip
-    captions, triplets = _texts(generator, words)
+    captions, triplets = _texts(generator)
     kept = pa.array(proposed)
     given = generator.random(len(image)) < 0.3 if dataset == "vg" else np.zeros(len(image), bool)
     return {
         "images": _table(tables.IMAGES, {
             "dataset": pa.array([dataset] * IMAGES), "split": pa.array(["train"] * IMAGES), "image_id": ids,
-            "uri": pa.array([f"{(number * IMAGES + row) % PICTURES:04d}.jpg" for row in range(IMAGES)]),
+            "uri": pa.array([f"{(number * IMAGES + row) % NAMES:04d}.jpg" for row in range(IMAGES)]),
             "digest": pa.array([hashlib.sha256(f"{number} {row}".encode()).hexdigest() for row in range(IMAGES)]),
             "width": pa.array([WIDTH] * IMAGES, pa.int32()), "height": pa.array([HEIGHT] * IMAGES, pa.int32()),
             "boxes": _lists(tables.BOX, boxes, {"category": category, **box}),
-            "relations": _lists(tables.GIVEN_RELATION, np.bincount(image[given], minlength=IMAGES),
+            "relations": _lists(tables.ANNOTATED_RELATION, np.bincount(image[given], minlength=IMAGES),
                                 {name: values.filter(pa.array(given)) for name, values in ends.items()}),
         }),
         "captions": _table(tables.CAPTIONS, {"image_id": ids, "captions": captions}),
@@ -205,7 +158,7 @@ def partition_tables(number: int, dataset: str, words: Words) -> dict[str, pa.Ta
         "dropped": _table(tables.DROPPED, {
             "image_id": ids, "triplet": pa.array(np.zeros(IMAGES, np.int32)),
             "reason": pa.array(["no box of the subject's category"] * IMAGES),
-            "value": _draw(generator, words.categories, words.common, IMAGES),
+            "value": _draw(generator, CATEGORIES, IMAGES),
         }).slice(0, IMAGES // 5),
         "rejected": _table(tables.REJECTED, {
             "image_id": ids, "stage": pa.array(["caption"] * IMAGES), "reason": pa.array(["no caption left"] * IMAGES),
@@ -214,18 +167,18 @@ def partition_tables(number: int, dataset: str, words: Words) -> dict[str, pa.Ta
     }  # fmt: skip
 
 
-def _boxes(generator: np.random.Generator, words: Words, number: int) -> tuple[pa.Array, dict[str, pa.Array]]:
+def _boxes(generator: np.random.Generator, number: int) -> tuple[pa.Array, dict[str, pa.Array]]:
     w, h = generator.uniform(20, 300, number), generator.uniform(20, 240, number)
     x, y = generator.random(number) * (WIDTH - w), generator.random(number) * (HEIGHT - h)
     sides = {name: pa.array(values.astype(np.float32)) for name, values in zip("xywh", (x, y, w, h), strict=True)}
-    return _draw(generator, words.categories, words.common, number), sides
+    return _draw(generator, CATEGORIES, number), sides
 
 
-def _texts(generator: np.random.Generator, words: Words) -> tuple[pa.Array, pa.Array]:
+def _texts(generator: np.random.Generator) -> tuple[pa.Array, pa.Array]:
     """Two captions for each image, with one triplet each."""
     number = 2 * IMAGES
-    subject, object_, place = (_draw(generator, words.categories, words.common, number) for _ in range(3))
-    predicate = _draw(generator, words.predicates, words.rare, number)
+    subject, object_, place = (_draw(generator, CATEGORIES, number) for _ in range(3))
+    predicate = _draw(generator, _PREDICATES, number)
     text = pc.binary_join_element_wise("a", subject, predicate, "a", object_, "and", "a", place, " ")
     length = {
         name: np.asarray(pc.utf8_length(part)) for name, part in (("s", subject), ("p", predicate), ("o", object_))
@@ -280,28 +233,13 @@ def _put(
         return store.commit(draft, manifest)
 
 
-def _write_pictures(folder: Path) -> None:
-    """`PICTURES` names for `FILES` different images of about 60 kB."""
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    for number in range(FILES):
-        noise = Image.fromarray(generator.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8))
-        noise.filter(ImageFilter.GaussianBlur(1.5)).save(folder / f"{number:04d}.jpg", quality=90)
-    for number in range(FILES, PICTURES):
-        os.link(folder / f"{number % FILES:04d}.jpg", folder / f"{number:04d}.jpg")
+def _draw(generator: np.random.Generator, words: Sequence[str], number: int) -> pa.Array:
+    """Draws words by Zipf's law, the first the most frequent."""
+    shares = np.cumsum(1 / np.arange(1, len(words) + 1))
+    return pa.array(words).take(pa.array(np.searchsorted(shares, generator.random(number) * shares[-1])))
 
 
-def _zipf(number: int) -> NDArray[np.float64]:
-    shares = 1 / np.arange(1, number + 1)
-    return shares / shares.sum()
-
-
-def _draw(generator: np.random.Generator, words: pa.Array, shares: NDArray[np.float64], number: int) -> pa.Array:
-    places = np.searchsorted(np.cumsum(shares), generator.random(number))
-    return words.take(pa.array(np.minimum(places, len(words) - 1)))
-
-
-def _lists(item: pa.StructType, counts: Ints, columns: Mapping[str, pa.Array]) -> pa.Array:
+def _lists(item: pa.StructType, counts: NDArray[np.int64], columns: Mapping[str, pa.Array]) -> pa.Array:
     """Lists of structs. Fields without values are null."""
     number = int(counts.sum())
     fields = [columns[field.name] if field.name in columns else pa.nulls(number, field.type) for field in item]

@@ -38,12 +38,10 @@ def label_sequentially(
     repetition also changes the scores of other pairs in its groups.
     """
     size = tagger.config.pairs
-    if repeated:
-        ends = sorted((pair.subject, pair.object) for pair in image.pairs)
-        groups = [ends[start : start + size] for start in range(0, len(ends) + 1, size)]
-    else:
-        ends = sorted({(pair.subject, pair.object) for pair in image.pairs})
-        groups = [ends[start : start + size] for start in range(0, len(ends), size)]
+    ends = sorted((pair.subject, pair.object) for pair in image.pairs)
+    if not repeated:
+        ends = sorted(set(ends))
+    groups = [ends[start : start + size] for start in range(0, len(ends) + repeated, size)]
     scores: Scores = {}
     for start in range(0, len(groups), groups_a_call):
         stacked = groups[start : start + groups_a_call]
@@ -56,9 +54,8 @@ def label_sequentially(
         features = tagger.encode_texts([*categories, "no objects", *texts])
         objects_TE, predicates_TE = features[: len(categories) + 1], features[len(categories) + 1 :]
         queries = _queries(image, stacked, categories, size)
-        found = (
-            tagger.predict(repeated_G3HW, None, objects_TE, predicates_TE, queries).predicate_logits.float().sigmoid()
-        )
+        logits = tagger.predict(repeated_G3HW, None, objects_TE, predicates_TE, queries).predicate_logits
+        found = logits.float().sigmoid()
         for row, group in enumerate(stacked):
             for slot, (subject, object_) in enumerate(group):
                 for column, text in enumerate(texts):
@@ -72,7 +69,11 @@ def _queries(
     image: TaggingImage, groups: Sequence[Sequence[tuple[int, int]]], categories: Sequence[str], slots: int
 ) -> PairQueries:
     """Returns queries for all slots of every group, including empty ones."""
-    boxes = torch.tensor([_cxcywh(image, place) for place in range(len(image.boxes))])
+    sides = image.width, image.height
+    frames = [
+        ((b.x + b.w / 2) / sides[0], (b.y + b.h / 2) / sides[1], b.w / sides[0], b.h / sides[1]) for b in image.boxes
+    ]
+    boxes = torch.tensor(frames)
     labels = torch.tensor([categories.index(box.category) for box in image.boxes])
     subject_boxes, object_boxes = torch.zeros(2, len(groups), slots, 4)
     subject_labels, object_labels = torch.zeros(2, len(groups), slots, dtype=torch.long)
@@ -83,13 +84,3 @@ def _queries(
             subject_labels[row, slot], object_labels[row, slot] = labels[subject], labels[object_]
             valid[row, slot] = True
     return PairQueries(subject_boxes, object_boxes, subject_labels, object_labels, valid)
-
-
-def _cxcywh(image: TaggingImage, place: int) -> list[float]:
-    box = image.boxes[place]
-    return [
-        (box.x + box.w / 2) / image.width,
-        (box.y + box.h / 2) / image.height,
-        box.w / image.width,
-        box.h / image.height,
-    ]

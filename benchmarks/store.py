@@ -1,4 +1,4 @@
-"""Measures the cost of the store: `python benchmarks/store.py`.
+"""Measures the cost of the store: `python -m benchmarks.store`.
 
 plan    `rlip plan` with 2,050 partitions in six stages, all cached: seconds and peak memory
 remote  the same plan with 20 ms per request to the store (an object store in memory, with s3fs's concurrency), on a
@@ -11,19 +11,18 @@ commit  a commit of a partition's captions, by size, compared with writing and s
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
-import platform
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
+from statistics import median
 from typing import Any, ClassVar
 
 import fsspec
@@ -32,16 +31,16 @@ import pyarrow as pa
 from fsspec.asyn import AsyncFileSystem
 from PIL import Image
 
+from benchmarks.harness import Goal, Row, at_most, parser, run, wall_seconds
 from pipeline.run.context import RunContext
-from pipeline.run.forecast import forecast
-from pipeline.run.planner import Planner
-from pipeline.run.recipe import load_recipe
+from pipeline.run.planner import Planner, forecast
+from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime.execute import Record, WorkItem, execute
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from storage.atomic import put_in_place
 from storage.digests import digest_bytes
-from storage.disk import LOCAL, Disk
+from storage.disk import LOCAL, CacheDisk, Disk
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
 from storage.manifest import Counts, FileEntry, Manifest
@@ -69,17 +68,11 @@ variants = ["pseudo", "none"]
 """
 
 
-class NoSync(Disk):
-    """Skips syncing, for a store that only this benchmark reads."""
-
-    def sync_file(self, path: Path) -> None: ...
-    def sync_folder(self, path: Path) -> None: ...
-
-
 class Timed(Disk):
     """Records the seconds of each wait for the disk: for bytes and their folder, then for the artifact's name."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.bytes_safe: list[float] = []
         self.name_safe: list[float] = []
 
@@ -160,7 +153,7 @@ def build(folder: Path, partitions: int) -> Path:
     recipe = folder / "synthetic.toml"
     recipe.write_text(RECIPE.format(folder=folder))
     planner = Planner(RunContext(load_recipe(recipe)))
-    planner.context.store.disk = NoSync()
+    planner.context.store.disk = CacheDisk()
     for step in planner.context.steps:
         plan = planner.plan(step)
         planner.finish(step, [_take(planner.context.store, step.stage.name, item) for item in plan.due])
@@ -181,26 +174,24 @@ def _take(store: Store, stage: str, item: WorkItem) -> Record:
         return Record.of(item.step, item.partition, store.commit(draft, manifest), cached=False)
 
 
-def measure_plan(folder: Path, partitions: int) -> dict[str, Any]:
-    """Runs the command three times in separate processes. Returns median times."""
+def measure_plan(folder: Path, partitions: int) -> Iterator[Row]:
+    """Runs the command three times in separate processes."""
     recipe = build(folder, partitions)
-    command = [str(Path(sys.executable).with_name("rlip")), "plan", str(recipe), "--json"]
-    seconds, processor = [], []
+    command = [sys.executable, "-m", "pipeline.cli", "plan", str(recipe), "--json"]
+    seconds, before = [], getrusage(RUSAGE_CHILDREN)
     for _ in range(3):
-        began, before = time.monotonic(), os.times().children_user + os.times().children_system
+        began = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         seconds.append(time.monotonic() - began)
-        processor.append(os.times().children_user + os.times().children_system - before)
-    steps = json.loads(done.stdout)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return {
-        "artifacts": sum(step["cached"] for step in steps), "due": sum(step["due"] for step in steps),
-        "seconds": round(statistics.median(seconds), 2), "cpu_seconds": round(statistics.median(processor), 2),
-        "peak_mib": round(peak),
-    }  # fmt: skip
+    after, steps = getrusage(RUSAGE_CHILDREN), json.loads(done.stdout)
+    note = f"{sum(step['cached'] for step in steps):,} artifacts cached, {sum(step['due'] for step in steps):,} due"
+    yield Row("plan", "s", median(seconds), goal=at_most(5), note=note)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    yield Row("plan: CPU time", "CPU-s", processor / len(seconds))
+    yield Row("plan: peak memory", "MiB", after.ru_maxrss / 1024, goal=at_most(300))
 
 
-def measure_remote(folder: Path, partitions: int) -> dict[str, Any]:
+def measure_remote(folder: Path) -> Iterator[Row]:
     """Copies the local store's artifacts to the remote store and plans from there, twice."""
     fsspec.register_implementation("distant", Distant)
     os.environ["RLIP_CACHE"] = str(folder / "cache")
@@ -208,52 +199,47 @@ def measure_remote(folder: Path, partitions: int) -> dict[str, Any]:
         for path in (folder / "store" / top).rglob("*"):
             if path.is_file():
                 Distant.objects[f"bucket/{path.relative_to(folder / 'store')}"] = path.read_bytes()
-    figures: dict[str, Any] = {}
     indexes = folder / "store" / "indexes"  # parsing annotations is not measured here
     overrides = ["store=distant://bucket", *([f"ingest.indexes={indexes}"] if indexes.exists() else [])]
     for name in ("first", "again"):
         before, began = Distant.requests, time.monotonic()
         steps = list(forecast(Planner(RunContext(load_recipe(folder / "synthetic.toml", overrides)))))
-        figures[f"{name}_seconds"] = round(time.monotonic() - began, 2)
-        figures[f"{name}_requests"] = Distant.requests - before
-    return {"artifacts": sum(s.cached for s in steps), "due": sum(s.due or 0 for s in steps), **figures}
+        note = f"{Distant.requests - before:,} requests, {sum(step.cached for step in steps):,} artifacts cached"
+        yield Row(f"remote plan, {name}", "s", time.monotonic() - began, goal=at_most(60), note=note)
 
 
-def measure_commit(folder: Path, rounds: int, images: int) -> dict[str, Any]:
-    """Commits captions of `images` images, ten each. Returns quartiles in ms of plain file, minimum and artifact."""
+def measure_commit(folder: Path, rounds: int, images: int) -> Iterator[Row]:
+    """Commits captions of `images` images, ten each, beside a plain file and the least that any way must wait."""
     table, disk = _captions(np.random.default_rng(0), images), Timed()
-    store, stage = LocalStore(folder / f"commits{images}", disk), Given(table)
-    plain, plain_wait, least, ours = [], [], [], []
-    (folder / f"least{images}").mkdir()
-    for number in range(rounds):
-        path = folder / f"{images}-{number}.parquet"
-        began = time.monotonic()
+    folder = folder / f"commits{images}"
+    store, stage = LocalStore(folder / "store", disk), Given(table)
+    waits = []
+
+    def write_plainly(path: Path) -> None:
         write_table(table, path)
-        written = time.monotonic()
-        LOCAL.sync_file(path)
-        plain_wait.append(time.monotonic() - written)
-        plain.append(time.monotonic() - began)
-        aside = folder / f"least{images}" / "aside"
-        began = time.monotonic()
-        write_table(table, aside)
-        put_in_place(aside, aside.with_name(path.name))
-        least.append(time.monotonic() - began)
-        item = WorkItem("caption", str(number), KeyTerms("caption", 1, {"round": number}, {}))
-        began = time.monotonic()
+        waits.append(wall_seconds(lambda: LOCAL.sync_file(path)))
+
+    def write_safely(path: Path) -> None:
+        write_table(table, path.with_name("aside"))
+        put_in_place(path.with_name("aside"), path)
+
+    def commit(path: Path) -> None:
+        item = WorkItem("caption", path.stem, KeyTerms("caption", 1, {"round": path.stem}, {}))
         execute(stage, item, store, lambda done, total, note="": None)
-        ours.append(time.monotonic() - began)
-    return {
-        "bytes": path.stat().st_size, "rounds": rounds, "plain_ms": _spread(plain), "commit_ms": _spread(ours),
-        "plain_wait_ms": _spread(plain_wait), "bytes_wait_ms": _spread(disk.bytes_safe),
-        "name_wait_ms": _spread(disk.name_safe), "least_ms": _spread(least),
-        "least_ratio": round(statistics.median(least) / statistics.median(plain), 3),
-        "ratio": round(statistics.median(ours) / statistics.median(plain), 3),
-    }  # fmt: skip
 
-
-def _spread(seconds: list[float]) -> list[float]:
-    """Returns lower quartile, median and upper quartile in milliseconds."""
-    return [round(quartile * 1000, 2) for quartile in statistics.quantiles(seconds, method="inclusive")]
+    ways = {"plain": write_plainly, "least": write_safely, "commit": commit}
+    for name in ways:
+        (folder / name).mkdir(parents=True)
+    paths = [f"{number}.parquet" for number in range(rounds)]
+    turns = [
+        {name: wall_seconds(lambda w=way, p=folder / name / path: w(p)) for name, way in ways.items()} for path in paths
+    ]
+    plain, least, ours = (1000 * median(turn[name] for turn in turns) for name in ways)
+    size = f"{(folder / 'plain' / paths[0]).stat().st_size / 1e6:.1f} MB"
+    found = {"a plain file": waits, "the bytes": disk.bytes_safe, "the name": disk.name_safe}
+    note = "waiting for " + ", for ".join(f"{name} {1000 * median(of):.2f} ms" for name, of in found.items())
+    yield Row(f"commit of {size}, beside a plain synced file", "ms", ours, plain, Goal(1.1, most=True), note)
+    yield Row("one file, synced and renamed, and its folder synced", "ms", least, plain)
 
 
 def _captions(generator: np.random.Generator, images: int) -> pa.Table:
@@ -276,35 +262,18 @@ def _captions(generator: np.random.Generator, images: int) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=CAPTIONS)
 
 
-def main() -> None:
-    """Measures, and prints lines and JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--partitions", type=int, default=2050)
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--folder", type=Path, help="parent of the work folder, on the disk to measure")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        plan = measure_plan(Path(name), arguments.partitions)
-        remote = measure_remote(Path(name), arguments.partitions)
-        sizes = ((1000, arguments.rounds), (10_000, arguments.rounds), (100_000, 10))
-        commits = [measure_commit(Path(name), rounds, images) for images, rounds in sizes]
-    print(
-        f"plan: {plan['artifacts']} artifacts cached, {plan['seconds']} s ({plan['cpu_seconds']} CPU), {plan['peak_mib']} MiB"
-    )
-    print(
-        f"remote: {remote['artifacts']} artifacts cached, {remote['first_seconds']} s ({remote['first_requests']} requests), "
-        f"again {remote['again_seconds']} s ({remote['again_requests']} requests)"
-    )
-    for commit in commits:
-        low, middle, high = commit["commit_ms"]
-        print(
-            f"commit of {commit['bytes']:,} bytes: {middle} ms ({low} to {high}), with {commit['bytes_wait_ms'][1]} waiting "
-            f"for the bytes and {commit['name_wait_ms'][1]} for the name; plain and synced: {commit['plain_ms'][1]} ms, with "
-            f"{commit['plain_wait_ms'][1]} waiting; ratio {commit['ratio']}, minimum ratio {commit['least_ratio']}"
-        )
-    machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    print(json.dumps({"plan": plan, "remote": remote, "commit": commits, **machine}))
+def measure(given: Namespace) -> Iterator[Row]:
+    """Yields the rows of all parts."""
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+        yield from measure_plan(Path(name), given.partitions)
+        yield from measure_remote(Path(name))
+        for images, rounds in ((1000, given.rounds), (10_000, given.rounds), (100_000, -(-given.rounds // 10))):
+            yield from measure_commit(Path(name), rounds, images)
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__)
+    options.add_argument("--partitions", type=int, default=2050)
+    options.add_argument("--rounds", type=int, default=100)
+    options.add_argument("--folder", type=Path, help="parent of the work folder, on the disk to measure")
+    run(options, measure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import fields as dataclass_fields
@@ -14,8 +15,7 @@ import typer
 from pydantic import BaseModel
 from pydantic._internal._docs_extraction import extract_docstrings_from_cls
 
-from models.config import NetworkConfig
-from pipeline.cli.app import app
+from pipeline.cli.app import COMMANDS, app, declared
 from pipeline.run.recipe import Recipe
 
 HERE = Path(__file__).parent
@@ -24,10 +24,15 @@ MADE = "<!-- Made by `python docs/reference.py` from the code. -->"
 
 def cli_page() -> str:
     """The commands of `rlip`, with their arguments and options."""
-    commands = list(_commands(app, "rlip"))
-    lines = [MADE, "", "# Commands", "", app.info.help, "", "| command | what it does |", "|---|---|"]
-    lines += [f"| [`{name}`](#{name.replace(' ', '-')}) | {_doc(command)} |" for name, command in commands]
-    for name, command in commands:
+    panels = {
+        panel: [command for name in names for command in _commands(declared(name), "rlip")]
+        for panel, names in COMMANDS.items()
+    }
+    lines = [MADE, "", "# Commands", "", app.info.help]
+    for panel, commands in panels.items():
+        lines += ["", f"**{panel}**", "", "| command | what it does |", "|---|---|"]
+        lines += [f"| [`{name}`](#{name.replace(' ', '-')}) | {_summary(command)} |" for name, command in commands]
+    for name, command in (each for commands in panels.values() for each in commands):
         parameters = list(_parameters(command))
         arguments = [shown for kind, shown, _, _ in parameters if kind == "argument"]
         lines += ["", f"## {name}", "", _doc(command), "", f"    {' '.join([name, *arguments, '[OPTIONS]'])}", ""]
@@ -37,17 +42,32 @@ def cli_page() -> str:
 
 
 def settings_page() -> str:
-    """The sections of a recipe, with every setting, its type, its default and whether it decides rows."""
+    """The sections of a recipe, with every setting, its default and whether it decides rows."""
     lines = [
         MADE, "", "# Settings", "",
-        "Every setting of a recipe, by section. A setting with a ● decides rows: changing it recomputes its stage and whatever",
-        "below it then differs. The others (paths, batch sizes, devices, workers) change no row. `rlip run RECIPE --set",
-        "shard.threshold=0.3` sets one for a single run.",
+        "Every setting of a recipe, by section, with its default, or with its type in brackets where it has none. A ● marks",
+        "settings that decide rows: changing one recomputes its stage and whatever below it then differs. The others (paths,",
+        "batch sizes, devices, workers) change no row. `rlip run RECIPE --set shard.threshold=0.3` sets one for a single run.",
     ]  # fmt: skip
-    for section, model, keyed in _sections(Recipe, "", keyed=False, seen=set()):
-        lines += ["", f"## {section or 'the recipe'}", "", " ".join((model.__doc__ or "").split()), ""]
-        lines += ["| setting | type | default | | meaning |", "|---|---|---|---|---|"]
-        lines += [_setting(*field, keyed) for field in _fields(model) if _section_of(field[1]) is None]
+    sections = list(_sections(Recipe, "", keyed=False, seen=set()))
+    names = {model: section for section, model, _ in sections}
+    for section, model, keyed in sections:
+        lines += [
+            "",
+            f"## {section or 'the recipe'}",
+            "",
+            " ".join((inspect.getdoc(model) or "").partition("\n\n")[0].split()),
+            "",
+        ]
+        above = next((base for base in model.__mro__[1:] if base in names), None)
+        inherited = {} if above is None else {name: rest for name, *rest in _fields(above)}
+        if above is not None:
+            lines += [f"It also has all settings of [{names[above]}](#{names[above].replace('.', '')}).", ""]
+        lines += [
+            _setting(name, *rest, keyed)
+            for name, *rest in _fields(model)
+            if _section_of(rest[0]) is None and inherited.get(name) != rest
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -58,6 +78,10 @@ def _commands(group: typer.Typer, prefix: str) -> Iterator[tuple[str, Callable[.
     for below in group.registered_groups:
         assert below.typer_instance is not None
         yield from _commands(below.typer_instance, f"{prefix} {below.name}")
+
+
+def _summary(command: object) -> str:
+    return (inspect.getdoc(command) or "").partition("\n\n")[0].replace("\n", " ")
 
 
 def _doc(of: object) -> str:
@@ -90,11 +114,11 @@ def _sections(
     stages = {"ingest", "detect", "caption", "parse", "train_tagger", "tag", "shard", "evaluate", "settings"}
     for name, annotation, _, _, _ in _fields(model):
         inner = _section_of(annotation)
-        if name == "network":
-            inner = NetworkConfig
-        if inner is not None and inner not in seen and not (prefix == "ingest." and name == "sources"):
-            seen.add(inner)
-            yield from _sections(inner, f"{prefix}{name}.", keyed or name in stages, seen)
+        inherited = any(name in getattr(base, "model_fields", {}) for base in model.__mro__[1:])
+        if inner is None or inner in seen or inherited:
+            continue
+        seen.add(inner)
+        yield from _sections(inner, f"{prefix}{name}.", keyed or name in stages, seen)
 
 
 def _fields(model: type[Any]) -> Iterator[tuple[str, Any, Any, str, bool]]:
@@ -132,12 +156,15 @@ def _section_of(annotation: Any) -> type[Any] | None:
 
 
 def _setting(name: str, annotation: Any, default: Any, description: str, runtime: bool, keyed: bool) -> str:
-    if name == "network":
-        default = ""
-    shown = default if default == "required" else _code(default)
-    decides = "●" if keyed and not runtime else ""
-    text = " ".join(description.split()).replace("|", "\\|")
-    return f"| `{name}` | {_type(annotation)} | {shown} | {decides} | {text} |"
+    decides = " ●" if keyed and not runtime else ""
+    text = " ".join(description.split())
+    if default in (None, "", "required", ()):
+        type_ = ["required"] * (default == "required") + [_type(annotation)] * (get_origin(annotation) is not Literal)
+        return f"- `{name}` ({', '.join(type_)}){decides}: {text}"
+    others = [value for value in get_args(annotation) if value != default] if get_origin(annotation) is Literal else []
+    named = all(re.search(rf"\b{value}\b", text) for value in others)
+    choices = "" if named else f" (or {', '.join(map(str, others))})"
+    return f"- `{name} = {_toml(default)}`{choices}{decides}: {text}"
 
 
 def _type(annotation: Any) -> str:
@@ -156,6 +183,15 @@ def _type(annotation: Any) -> str:
     return names.get(
         annotation, "table" if _section_of(annotation) else str(getattr(annotation, "__name__", annotation))
     )
+
+
+def _toml(value: Any) -> str:
+    """A value as a recipe writes it."""
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, (str, Path)):
+        return f'"{value}"'
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _code(value: Any) -> str:

@@ -8,8 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from spacy.tokens import Doc
 
-from scenes.draw import render
-from scenes.scene import Scene
+from scenes.scene import Scene, render
 from scenes.world import make_scene
 from tagger.box import Box
 from tagger.candidates.grounding import ground

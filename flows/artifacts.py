@@ -18,8 +18,7 @@ from prefect.artifacts import (
 )
 from prefect.events import emit_event
 
-from pipeline.report.figures import DatasetAudit, Figures, figures_of
-from pipeline.report.headline import headline
+from pipeline.report.figures import DatasetAudit, Figures, figures_of, headline
 from pipeline.report.steps import Outcome, StepOutcome
 from pipeline.report.variants import VariantScores
 from pipeline.run.context import RunContext
@@ -27,6 +26,7 @@ from pipeline.run.planner import StepPlan
 from pipeline.run.progress import Display, summary
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.execute import Record, WorkItem
+from pipeline.runtime.wording import markdown_table
 
 UPDATE_EVERY = 1.0
 """Seconds between two updates of a progress artifact. Each update is a request to the server."""
@@ -37,16 +37,13 @@ def artifact_key(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
-class ArtifactDisplay:
-    """Forwards everything to `display`, and publishes the progress of one step as an artifact in Prefect.
+class ProgressArtifact(Display):
+    """Publishes the progress of one step as an artifact in Prefect.
 
     Progress may come from any thread. Only the thread that created this object may call `pulse`, which publishes it.
     """
 
-    def __init__(self, display: Display, run: str) -> None:
-        self._display = display
-        # These come before a step or beside it, and Prefect has no place for them.
-        self.busy, self.drawing, self.reading, self.warn = display.busy, display.drawing, display.reading, display.warn
+    def __init__(self, run: str) -> None:
         self._run = run
         self._thread = threading.get_ident()
         self._artifact: UUID | None = None
@@ -56,7 +53,6 @@ class ArtifactDisplay:
 
     def step(self, plan: StepPlan) -> None:
         """Create the artifact, starting at the share that is cached."""
-        self._display.step(plan)
         self._partitions = plan.partitions
         self._share = {record.partition: 1.0 for record in plan.cached}
         key = artifact_key("progress", self._run, plan.step.name)
@@ -67,14 +63,12 @@ class ArtifactDisplay:
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
         """Note the share of an item. A whole-set stage reports on the thread of the flow run and is published at once."""
         self._share[item.partition] = done / max(total, 1)
-        self._display.progress(item, done, total, note)
         if threading.get_ident() == self._thread:
             self.pulse()
 
     def finished(self, record: Record) -> None:
         """Note that the item is complete."""
         self._share[record.partition] = 1.0
-        self._display.finished(record)
 
     def pulse(self) -> None:
         """Publish the progress if the last update is at least `UPDATE_EVERY` seconds ago."""
@@ -87,7 +81,6 @@ class ArtifactDisplay:
         if self._artifact is not None and plan.due:
             description = f"{plan.step.name}: {summary(plan, records, seconds)}"
             update_progress_artifact(self._artifact, 100.0, description)
-        self._display.done(plan, records, seconds)
 
     def _percent(self) -> float:
         return round(100 * sum(self._share.copy().values()) / max(self._partitions, 1), 1)
@@ -156,6 +149,7 @@ def _publish_report_link(recipe: Recipe, figures: Sequence[str]) -> None:
 def _summary_page(context: RunContext, figures: Figures) -> str:
     """The figures and paths of a run in Markdown. Contains no text from the data, because Prefect renders it."""
     counts = [[name, f"{count:,}"] for name, count in figures.labels.levels()]
+    audits = [row for audit in figures.audits for row in _audit(audit)]
     lines = [
         f"# {context.recipe.name}",
         "",
@@ -164,9 +158,9 @@ def _summary_page(context: RunContext, figures: Figures) -> str:
         "",
         "## Labels",
         "",
-        *_table(counts, ["", f"kept: {figures.choice}"]),
+        *(markdown_table(["", f"kept: {figures.choice}"], counts) if counts else ()),
         "",
-        *_table([row for audit in figures.audits for row in _audit(audit)], ["labels", "precision", "recall"]),
+        *(markdown_table(["labels", "precision", "recall"], audits) if audits else ()),
         *_variants(figures.variants, figures.share_of_gain),
     ]
     return "\n".join(lines) + "\n"
@@ -193,12 +187,7 @@ def _variants(variants: Sequence[VariantScores], share: float | None) -> list[st
         for variant in variants
     ]
     gain = [] if share is None else ["", f"Pseudo-labels yield {share:.2f} of the gain of ground-truth relations."]
-    return ["", "## Scores", "", *_table(rows, ["variant (seeds)", *names]), *gain]
-
-
-def _table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> list[str]:
-    """The lines of a table in Markdown; none without rows."""
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)] if rows else []
+    return ["", "## Scores", "", *markdown_table(["variant (seeds)", *names], rows), *gain]
 
 
 def _share(value: float | None) -> str:

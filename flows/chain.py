@@ -18,7 +18,8 @@ from pipeline.report.steps import Outcome
 from pipeline.run.dag import build_steps
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.progress import Display
-from pipeline.run.recipe import Recipe, load_recipe
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.run.runner import conclude, preload_imports, run_step
 from pipeline.runtime.execute import Record
 from pipeline.runtime.stage import Stage

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from pipeline.run.recipe import Recipe, explain, load_recipe
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import explain, load_recipe, use_present_names
 from pipeline.stages.order import STAGES
 from storage.errors import FatalError, PipelineError
 
@@ -24,7 +25,9 @@ def described(text: str, **schema: Any) -> Any:
 
 
 def _checked(values: Any, validate: ValidatorFunctionWrapHandler) -> Recipe:
-    """Report an invalid recipe as commands do. Prefect itself would print the whole recipe, twice."""
+    """Says what is wrong with a recipe as commands do. Prefect itself would print the whole recipe, twice."""
+    if isinstance(values, dict):
+        use_present_names(values, "parameter recipe")
     try:
         recipe: Recipe = validate(values)
         return recipe

@@ -1,4 +1,4 @@
-"""Prefect servers on the records beside a store: a temporary one for each run, and `rlip server`, which shows past runs."""
+"""Prefect servers on the records beside a store: a temporary one for each run, and `rlip cluster server`, which shows past runs."""
 
 from __future__ import annotations
 
@@ -106,11 +106,15 @@ class TemporaryServer:
         port = self.address.rpartition(":")[2]
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
         # By default, any page that is open in a browser on this machine may read from the server and write to it.
-        origins = {"PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{self.address},http://localhost:{port}"}
+        protection = {
+            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{self.address},http://localhost:{port}",
+            # A browser sends a POST without Content-Type before it asks whether it may. Its page has no token.
+            "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+        }
         parent = os.getpid()
         return subprocess.Popen(
             [*command, "--no-scheduler", "--no-late-runs", "--analytics-off"],
-            env={**self._environment, **origins},
+            env={**self._environment, **protection},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,

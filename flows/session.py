@@ -16,7 +16,7 @@ from flows.liveness import alive
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.report.steps import StepOutcome
 from pipeline.run.context import RunContext
-from pipeline.run.measured import measured
+from pipeline.run.metrics import measured
 from pipeline.run.planner import Planner
 from pipeline.run.prepare import prepare
 from pipeline.run.progress import Display, Lines

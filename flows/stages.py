@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from threading import Event
 from typing import Any, cast
 
@@ -13,14 +13,14 @@ from prefect import Flow, State, flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
-from flows.artifacts import ArtifactDisplay, emit_step_completed, publish_stage
+from flows.artifacts import ProgressArtifact, emit_step_completed, publish_stage
 from flows.gpu_slots import gpu_slots
 from flows.parameters import RecipeParameter
 from flows.session import session_of
 from flows.tasks import completed, run_block, run_whole, split_into_blocks
 from pipeline.report.steps import StepOutcome
 from pipeline.run.planner import Planner, StepPlan
-from pipeline.run.progress import Display
+from pipeline.run.progress import Display, Displays
 from pipeline.run.recipe import Recipe
 from pipeline.run.runner import open_engine, preload_imports, run_step
 from pipeline.runtime.execute import Record
@@ -69,8 +69,9 @@ def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
         preload_imports(steps)
         outcomes = []
         for step in steps:
-            display = ArtifactDisplay(session.display, recipe.name)
-            outcomes.append(run_step(planner, step, display, _work_in_tasks))
+            artifact = ProgressArtifact(recipe.name)
+            display = Displays(session.display, artifact)
+            outcomes.append(run_step(planner, step, display, partial(_work_in_tasks, artifact)))
             session.steps[step.name] = outcomes[-1]
             emit_step_completed(recipe, outcomes[-1])
         publish_stage(recipe, outcomes)
@@ -98,16 +99,16 @@ def _require_above(planner: Planner, stage: str) -> None:
         planner.audit(step)
 
 
-def _work_in_tasks(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
+def _work_in_tasks(artifact: ProgressArtifact, planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
     """Execute the due items of a step in Prefect tasks. If none are due, one task ends in state `Cached`."""
     with gpu_slots(plan.step.stage.name) if plan.due else nullcontext():
         if plan.step.stage.whole:
             arguments = (plan.step.name, quote(planner), quote(plan), quote(display))
             return cast(list[Record], run_whole(*arguments, return_state=True).result())
-        return _in_blocks(planner, plan, display)
+        return _in_blocks(artifact, planner, plan, display)
 
 
-def _in_blocks(planner: Planner, plan: StepPlan, display: Display) -> list[Record]:
+def _in_blocks(artifact: ProgressArtifact, planner: Planner, plan: StepPlan, display: Display) -> list[Record]:
     """Execute a step block by block while showing the progress. Raises what the first failed block raised."""
     run, stop = planner.context.recipe.run, Event()
     # One more thread than workers, so that no worker is idle between two blocks. The engine closes first and ends its
@@ -130,8 +131,7 @@ def _in_blocks(planner: Planner, plan: StepPlan, display: Display) -> list[Recor
                 finished, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
                 for future in finished:
                     records += future.result().result()
-                if isinstance(display, ArtifactDisplay):
-                    display.pulse()
+                artifact.pulse()
         except BaseException:
             stop.set()
             raise

@@ -12,29 +12,15 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     return torch.cat((centre - half, centre + half), dim=-1)
 
 
-def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Converts ...×4 boxes from xyxy to cxcywh."""
-    first, last = boxes[..., :2], boxes[..., 2:]
-    return torch.cat(((first + last) / 2, last - first), dim=-1)
-
-
 def giou(first: Tensor, second: Tensor) -> Tensor:
     """Returns the generalised IoU (Rezatofighi et al., 2019) of xyxy boxes whose leading axes broadcast.
 
     It lies in [-1, 1]; two boxes without area give a finite value, not NaN.
     """
-    area_first = (first[..., 2:] - first[..., :2]).prod(-1)
-    area_second = (second[..., 2:] - second[..., :2]).prod(-1)
-    inner = (
-        (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2]))
-        .clamp(min=0)
-        .prod(-1)
-    )
-    outer = (
-        (torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2]))
-        .clamp(min=0)
-        .prod(-1)
-    )
+    first_min, first_max, second_min, second_max = first[..., :2], first[..., 2:], second[..., :2], second[..., 2:]
+    area_first, area_second = (first_max - first_min).prod(-1), (second_max - second_min).prod(-1)
+    inner = (torch.minimum(first_max, second_max) - torch.maximum(first_min, second_min)).clamp(min=0).prod(-1)
+    outer = (torch.maximum(first_max, second_max) - torch.minimum(first_min, second_min)).clamp(min=0).prod(-1)
     tiny = torch.finfo(first.dtype).tiny
     union = area_first + area_second - inner
     return inner / union.clamp(min=tiny) - (outer - union) / outer.clamp(min=tiny)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -13,18 +13,22 @@ NO_OBJECTS = "no objects"
 """The text that stands for the absence of an object; always the last of the object texts."""
 
 LAYERS, LEVELS, BRANCHES = 100, 16, 1024
-"""Maximum numbers of modules of a kind. Weights of strangers state them, and each takes time and memory to build."""
+"""Maximum numbers of modules of a kind. Weights from strangers state them, and each takes time and memory to build."""
 SIZES, ROWS = 2**16, 2**24
-"""Maximum widths, and maximum numbers of vectors in a table. Together they keep the number of weights within 64 bits."""
+"""Maximum widths, and maximum numbers of vectors in a table. Together they keep the number of weights within 64 bits.
+"""
+
+
+Config = TypeVar("Config")
 
 
 class ConfigError(ValueError):
     """Raised for a setting that no network can be built from; the message names the field and what is allowed."""
 
 
-def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+def _require(config: object, name: str, holds: bool, allowed: str) -> None:
     if not holds:
-        raise ValueError(f"{name}={value!r}: must be {allowed}")
+        raise ValueError(f"{name}={getattr(config, name)!r}: must be {allowed}")
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
@@ -48,12 +52,12 @@ class TextConfig:
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout in the text encoder, the language layers, the fusion attention and the resizer."""
     initial_deviation: float = Field(default=0.02, gt=0)
-    """Standard deviation of the initial weights. Small encoders need about 0.25: with less, the features of all texts
-    start out alike and never become distinguishable."""
+    """Standard deviation of the initial weights. Small encoders need about 0.25, or the features of all texts stay
+    alike."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        _require(self.hidden % self.heads == 0, "hidden", self.hidden, f"a multiple of heads={self.heads}")
+        _require(self, "hidden", self.hidden % self.heads == 0, f"a multiple of heads={self.heads}")
         return self
 
 
@@ -111,27 +115,21 @@ class NetworkConfig:
     """Branches of the module that makes relation queries from subject and object."""
     text: TextConfig = TextConfig()
     official_compat: bool = False
-    """Compute as the authors' code does, defects included, so that their weights give their numbers."""
+    """Compute as the authors' code does, bugs included, so that their weights give their numbers."""
     tagger: bool = False
-    """Whether this is a Relation Tagger, whose pairs of boxes are given."""
+    """Whether this is a Relation Tagger, which gets its pairs of boxes as input."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        width, strides = self.width, self.backbone_strides
-        _require(width % self.heads == 0, "width", width, f"a multiple of heads={self.heads}")
-        branches = self.relation_branches
-        _require(width % branches == 0, "relation_branches", branches, f"a divisor of width={width}")
-        fused = self.fusion_width
-        _require(
-            fused % self.fusion_heads == 0, "fusion_width", fused, f"a multiple of fusion_heads={self.fusion_heads}"
-        )
-        most = self.levels
-        _require(len(strides) <= most, "backbone_strides", strides, f"between 1 and levels={most} strides")
-        _require(list(strides) == sorted(set(strides)), "backbone_strides", strides, "increasing strides")
+        width, strides, heads = self.width, self.backbone_strides, self.fusion_heads
+        _require(self, "width", width % self.heads == 0, f"a multiple of heads={self.heads}")
+        _require(self, "relation_branches", width % self.relation_branches == 0, f"a divisor of width={width}")
+        _require(self, "fusion_width", self.fusion_width % heads == 0, f"a multiple of fusion_heads={heads}")
+        _require(self, "backbone_strides", len(strides) <= self.levels, f"between 1 and levels={self.levels} strides")
+        _require(self, "backbone_strides", list(strides) == sorted(set(strides)), "increasing strides")
         if self.tagger:
-            _require(self.fusion != "late", "fusion", self.fusion, "'alif' or 'none' when tagger is true")
-            architecture = self.architecture
-            _require(architecture == "parsed", "architecture", architecture, "'parsed' when tagger is true")
+            _require(self, "fusion", self.fusion != "late", "'alif' or 'none' when tagger is true")
+            _require(self, "architecture", self.architecture == "parsed", "'parsed' when tagger is true")
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,13 +139,10 @@ class NetworkConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Builds a configuration from the values of `to_dict`. Raises `ConfigError` for unknown or ill-typed fields."""
-        given = dict(values)
-        try:
-            if isinstance(given.get("text"), Mapping):
-                given["text"] = _made(TextConfig, given["text"], "text.")
-            return cls(**given)
-        except ValidationError as error:
-            raise ConfigError(_explain(error, cls, "")) from error
+        settings = dict(values)
+        if isinstance(settings.get("text"), Mapping):
+            settings["text"] = _build(TextConfig, settings["text"], "text.")
+        return _build(cls, settings, "")
 
 
 class LossSettings(BaseModel):
@@ -171,7 +166,7 @@ class LossSettings(BaseModel):
     """Also use predicates whose texts are similar to the true ones as weaker targets."""
 
 
-def _made(kind: type[TextConfig], values: Mapping[str, Any], prefix: str) -> TextConfig:
+def _build(kind: type[Config], values: Mapping[str, Any], prefix: str) -> Config:
     try:
         return kind(**values)
     except ValidationError as error:
@@ -179,7 +174,7 @@ def _made(kind: type[TextConfig], values: Mapping[str, Any], prefix: str) -> Tex
 
 
 def _explain(error: ValidationError, kind: type[Any], prefix: str) -> str:
-    """Describes the first mistake: setting, value, what is allowed."""
+    """Describes the first mistake: setting, value and what is allowed."""
     mistake = error.errors()[0]
     name = prefix + ".".join(map(str, mistake["loc"]))
     message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "must be")

@@ -14,14 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import SelfAttention
 from models.boxes import inverse_sigmoid
 from models.config import NetworkConfig
 from models.deformable_attention import DeformableAttention, References
-from models.encoded import Encoded
-from models.feedforward import feed_forward
-from models.perceptron import Perceptron
-from models.position_encoding import encode_boxes
+from models.encoder import Encoded
+from models.layers import Perceptron, SelfAttention, encode_boxes, feed_forward
 
 
 @dataclass

@@ -45,7 +45,7 @@ class References:
 
 
 def _sizes(like: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
-    # A compiler keeps constants by itself, and cannot see through the cache.
+    # A compiler keeps constants by itself, and cannot trace the cache.
     make = _make_sizes if torch.compiler.is_compiling() else _kept_sizes
     return make(tuple(shapes), like.dtype, like.device)
 
@@ -57,7 +57,7 @@ def _make_sizes(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device:
 
 @lru_cache
 def _kept_sizes(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Keeps them, because the host waits for the device at each copy."""
+    """Caches them, because the CPU waits for the GPU at each copy."""
     with torch.inference_mode(False):
         return _make_sizes(shapes, dtype, device)
 

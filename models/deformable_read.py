@@ -30,7 +30,7 @@ SHARED = 2**23
 def read(value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Shapes) -> Tensor:
     """Returns N×Q×C. Places are (x, y) in cells of their level, 0 at the centre of the first; outside, values are zero.
 
-    Places and weights share one dtype, in which values are read. A GPU reads by kernels of Triton where it can, and
+    Places and weights share one dtype, in which values are read. A GPU reads with Triton kernels where it can, and
     otherwise logs once why it can't.
     """
     if value_BMSC.is_cpu:
@@ -66,7 +66,7 @@ def read_plainly(value_NSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, 
     return (torch.cat(samples, dim=3) * weights_NQLK[:, None]).sum(3).transpose(1, 2)
 
 
-# An operator of its own, in which torch.compile does not look for what it could trace.
+# An operator of its own, which torch.compile does not try to trace.
 @torch.library.custom_op("rlip::read_on_cpu", mutates_args=(), device_types="cpu")
 def _read_on_cpu(
     value_BSMC: Tensor, places_BQM2LK: Tensor, weights_BQMLK: Tensor, sides: Sequence[int]
@@ -92,8 +92,8 @@ def _gradients_on_cpu(
     """Returns the gradients of the values (B×S×M×C), places and weights."""
     of_framed_NFC = torch.zeros_like(framed_NFC)
     of_places, of_weights = (x.new_empty(x.shape) for x in (places_BQM2LK, weights_BQMLK))
-    written = [of_framed_NFC, of_places, of_weights]
-    _run("gradients", [gradient_BQMC], framed_NFC, places_BQM2LK, weights_BQMLK, sides, written)
+    outputs = [of_framed_NFC, of_places, of_weights]
+    _run("gradients", [gradient_BQMC], framed_NFC, places_BQM2LK, weights_BQMLK, sides, outputs)
     images, _, heads, _ = gradient_BQMC.shape
     return _Maps(sides).unframed(of_framed_NFC, images, heads), of_places, of_weights
 
@@ -112,7 +112,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     value_BSMC, places_BQM2LK, weights_BQMLK, ctx.sides = inputs
     ctx.dtype = value_BSMC.dtype
     ctx.save_for_backward(output[1], places_BQM2LK, weights_BQMLK)
-    # Nobody uses the framed maps outside, so their gradient is None instead of zeros as large as the maps.
+    # Nothing else uses the framed maps, so their gradient is None instead of zeros as large as the maps.
     ctx.set_materialize_grads(False)
 
 
@@ -128,25 +128,25 @@ _read_on_cpu.register_autograd(_backward, setup_context=_keep)
 
 def _run(
     name: str,
-    given: Sequence[Tensor],
+    inputs: Sequence[Tensor],
     framed_NFC: Tensor,
     places_BQM2LK: Tensor,
     weights_BQMLK: Tensor,
     sides: Sequence[int],
-    written: Sequence[Tensor],
+    outputs: Sequence[Tensor],
 ) -> None:
     """Runs a compiled loop over the images' heads, in as many threads as PyTorch has, if there is enough to do.
 
     A head is the work of one thread, so no bit depends on their number.
     """
-    # Numba is imported where something is read on a CPU for the first time.
+    # Importing Numba takes seconds, so it waits for the first reading on a CPU.
     loops: Any = importlib.import_module("models.deformable_read_loops")
     _, queries, heads, points = weights_BQMLK.shape
     count, cells, channels = framed_NFC.shape
     loop = getattr(loops.loops(channels, points), name)
-    read = [_flat(x) for x in (*given, framed_NFC, places_BQM2LK, weights_BQMLK)]
+    read = [_flat(x) for x in (*inputs, framed_NFC, places_BQM2LK, weights_BQMLK)]
     levels = loops.Levels(*_Maps(sides).of_points(points, read[-1].dtype))
-    into = [_flat(x) for x in written]
+    into = [_flat(x) for x in outputs]
 
     def run(first: int, last: int) -> None:
         loop(*read, levels, (cells, queries, heads), first, last, *into)

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 def read_by_kernel(
     value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """Same as `models.deformable_read.read`, for inputs about which `unfit` has nothing to say."""
+    """Same as `models.deformable_read.read`, for inputs for which `unfit` returns None."""
     read_NQC: Tensor = _read(value_BMSC, places_NQ2LK, weights_NQLK, [side for shape in shapes for side in shape])
     return read_NQC
 
@@ -43,7 +43,7 @@ def unfit(
     """Says why the kernels can't read these inputs on their device, or None if they can. Each reason is logged once."""
     reason = _unfit_inputs(value_BMSC, places_NQ2LK, weights_NQLK, shapes) or unfit_machine(value_BMSC.device.index)
     if reason is not None:
-        _tell(reason)
+        _log(reason)
     return reason
 
 
@@ -82,7 +82,7 @@ def unfit_machine(device: int | None) -> str | None:
 @cache
 def _unfit_machine(device: int | None) -> str | None:
     if torch.version.hip is not None:
-        return "the GPU is none of NVIDIA's, for which alone the kernels were compiled"
+        return "the GPU is not one of NVIDIA's, for which alone the kernels were compiled"
     capability = torch.cuda.get_device_capability(device)
     if capability < LEAST_CAPABILITY:
         return f"the GPU has compute capability {capability[0]}.{capability[1]}, less than 8.0"
@@ -95,7 +95,7 @@ def _unfit_machine(device: int | None) -> str | None:
 
 
 def _triton_version() -> str | None:
-    """Returns the version of Triton, of which PyTorch's nightly builds bring their own; None without one."""
+    """Returns the version of Triton (PyTorch's nightly builds have their own), or None."""
     if importlib.util.find_spec("triton") is None:
         return None
     version: str = importlib.import_module("triton").__version__
@@ -103,13 +103,13 @@ def _triton_version() -> str | None:
 
 
 @torch.compiler.assume_constant_result
-def _tell(reason: str) -> None:
-    _tell_once(reason)
+def _log(reason: str) -> None:
+    _log_once(reason)
 
 
 @cache
-def _tell_once(reason: str) -> None:
-    logger.warning("deformable attention reads by plain PyTorch, which is slower, because %s", reason)
+def _log_once(reason: str) -> None:
+    logger.warning("deformable attention reads with plain PyTorch, which is slower, because %s", reason)
 
 
 def chosen() -> dict[str, dict[tuple[Any, ...], str]]:
@@ -197,7 +197,7 @@ _read.register_autograd(_backward, setup_context=_keep)
 
 
 class _Inputs:
-    """What the kernels' launches have in common."""
+    """The arguments that the launches of all kernels share."""
 
     def __init__(self, value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, sides: Sequence[int]) -> None:
         shapes = list(zip(sides[::2], sides[1::2], strict=True))

@@ -1,9 +1,12 @@
 """The ALIF encoder: deformable attention over the image, fused early and sparsely with the texts (docs/networks.md, 3).
 
-Shapes: B images, S tokens of all levels, L levels, T texts, D image width, E text width.
+Shapes: B images, S tokens of all levels, L levels, T texts (objects first, then predicates), D image width, E text
+width.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +14,28 @@ from torch.utils.checkpoint import checkpoint
 
 from models.config import NetworkConfig
 from models.deformable_attention import DeformableAttention, References
-from models.feedforward import feed_forward
-from models.fusion import Fusion
-from models.language_layer import LanguageLayer
+from models.fusion import Fusion, LanguageLayer
+from models.layers import feed_forward
+
+
+@dataclass
+class Encoded:
+    """A batch of images and one list of texts after the encoder: everything that the decoders need."""
+
+    memory: Tensor
+    """B×S×D image tokens"""
+    padding: Tensor | None
+    """B×S, True where a token lies in padding; None when no image is padded."""
+    shapes: list[tuple[int, int]]
+    """(height, width) of each level."""
+    valid_ratios: Tensor
+    """B×L×2 (1×L×2 when no image is padded): share of each level's width and height that the image fills."""
+    texts: list[Tensor]
+    """B×T×D text features for each decoder layer; the last ones come from the last fusion."""
+    text_key_padding_mask: Tensor | None
+    """1×T, True for texts that no attention may read; None when all may be read."""
+    objects: int
+    """Number of object texts among the T texts."""
 
 
 class Encoder(nn.Module):
@@ -22,8 +44,8 @@ class Encoder(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.interval, self.points = config.fusion_interval, config.points
-        self.recomputed = False
-        """Whether the backward pass recomputes the activations inside image layers."""
+        self.activation_checkpointing = False
+        """Whether the backward pass computes the activations inside image layers again."""
         self.rows_together: int | None = None
         """Number of tokens processed at a time after attention, for use without gradients; None: all."""
         self.layers = nn.ModuleList(_ImageLayer(config) for _ in range(config.encoder_layers))
@@ -62,9 +84,9 @@ class Encoder(nn.Module):
                 image_BSD = torch.cat((image_BSD[:, :first], coarsest), dim=1)
                 texts_BTE = self.roberta_layers[step](texts_BTE, text_key_padding_mask_1T)
                 collected.append(texts_BTE)
-            given = (image_BSD, position_BSD, references, shapes, padding_BS, self.rows_together)
-            again = self.recomputed and torch.is_grad_enabled()
-            image_BSD = checkpoint(layer, *given, use_reentrant=False) if again else layer(*given)
+            inputs = (image_BSD, position_BSD, references, shapes, padding_BS, self.rows_together)
+            again = self.activation_checkpointing and torch.is_grad_enabled()
+            image_BSD = checkpoint(layer, *inputs, use_reentrant=False) if again else layer(*inputs)
         return image_BSD, collected or [texts_1TE.expand(image_BSD.shape[0], -1, -1)]
 
 

@@ -1,6 +1,7 @@
-"""Gated bidirectional attention between image tokens and texts (docs/networks.md, 3).
+"""How images and texts are fused: by gated attention in the encoder (ALIF), or at the end as in RLIPv1
+(docs/networks.md, 3).
 
-Shapes: B images, V image tokens, T texts, D image width, E text width, M heads, C channels per head.
+Shapes: B images, V image tokens, Q queries, T texts, D image width, E text width, M heads, C channels per head.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.config import NetworkConfig
+from models.config import NetworkConfig, TextConfig
+from models.layers import SelfAttention
 
 
 class Fusion(nn.Module):
-    """Lets image tokens read from texts and texts from image tokens, by one table of logits; each has a gate.
+    """Gated attention: image tokens read from texts and texts from image tokens, by one table of logits.
 
     The residual starts from the layer-normalised input, as in the authors' code: out = LN(x) + gate * delta.
     """
@@ -75,3 +77,104 @@ class _BidirectionalAttention(nn.Module):
 
     def _drop(self, weights: Tensor) -> Tensor:
         return F.dropout(weights, self.dropout, self.training)
+
+
+class LanguageLayer(nn.Module):
+    """A post-norm transformer layer over the set of label texts: RoBERTa's, with its parameter names, but without
+    positions, so that the order of texts does not matter."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.attention = _TextAttention(config)
+        self.intermediate = _Dense(config.hidden, config.feedforward)
+        self.output = _TextOutput(config.feedforward, config)
+
+    def forward(self, texts_BTD: Tensor, key_padding_mask_BT: Tensor | None) -> Tensor:
+        """Returns B×T×D. Texts whose `key_padding_mask_BT` is True are not attended to."""
+        attended_BTD = self.attention(texts_BTD, key_padding_mask_BT)
+        inner = F.gelu(self.intermediate.dense(attended_BTD))
+        return self.output(inner, attended_BTD)
+
+
+class _TextAttention(nn.Module):
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.dropout
+        self.self = nn.ModuleDict({n: nn.Linear(config.hidden, config.hidden) for n in ("query", "key", "value")})
+        self.output = _TextOutput(config.hidden, config)
+
+    def forward(self, texts_BTD: Tensor, key_padding_mask_BT: Tensor | None) -> Tensor:
+        query, key, value = (
+            self.self[name](texts_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for name in ("query", "key", "value")
+        )
+        seen = None if key_padding_mask_BT is None else ~key_padding_mask_BT[:, None, None]
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=seen, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.output(mixed.transpose(1, 2).flatten(2), texts_BTD)
+
+
+class _Dense(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, outputs)
+
+
+class _TextOutput(nn.Module):
+    def __init__(self, inputs: int, config: TextConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, config.hidden)
+        self.LayerNorm = nn.LayerNorm(config.hidden, eps=1e-5)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, inner_BTD: Tensor, residual_BTD: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(inner_BTD)) + residual_BTD)
+
+
+class LateFusion(nn.Module):
+    """RLIPv1's cross-modal encoder over one sequence of decoded queries and texts (RLIP-ParSeD, Yuan et al., 2022).
+
+    The image tokens never see the texts.
+
+    It has as many layers as a decoder; in the heads, each of them stands for a decoder layer.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_LateLayer(config) for _ in range(config.decoder_layers))
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(
+        self, queries_BQD: Tensor, texts_BTD: Tensor, key_padding_mask_BT: Tensor | None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Returns queries B×Q×D and texts B×T×D per layer. Texts with `key_padding_mask_BT` True are ignored."""
+        count = queries_BQD.shape[1]
+        x_BND = torch.cat((queries_BQD, texts_BTD), dim=1)
+        key_padding_mask_BN = (
+            None if key_padding_mask_BT is None else F.pad(key_padding_mask_BT, (count, 0), value=False)
+        )
+        fused: list[tuple[Tensor, Tensor]] = []
+        for layer in self.layers:
+            x_BND = layer(x_BND, key_padding_mask_BN)
+            normed_BND = self.norm(x_BND)
+            fused.append((normed_BND[:, :count], normed_BND[:, count:]))
+        return fused
+
+
+class _LateLayer(nn.Module):
+    """A pre-norm transformer layer with the authors' parameter names."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(config.width, config.heads, config.dropout)
+        self.linear1 = nn.Linear(config.width, config.feedforward)
+        self.linear2 = nn.Linear(config.feedforward, config.width)
+        self.norm1 = nn.LayerNorm(config.width)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BND: Tensor, key_padding_mask_BN: Tensor | None) -> Tensor:
+        x_BND = x_BND + self.dropout(self.self_attn(self.norm1(x_BND), None, key_padding_mask_BN))
+        inner = self.dropout(F.relu_(self.linear1(self.norm2(x_BND))))
+        return x_BND + self.dropout(self.linear2(inner))

@@ -1,4 +1,4 @@
-"""Losses of pair predictions (docs/networks.md, 6), always computed in 32 bits, also under autocast.
+"""Losses of pair predictions (docs/networks.md, 6), always computed in 32 bits, even under autocast.
 
 Shapes: K layers, B images, P pairs, To object texts (the last for "no objects"), Tv predicate texts, M matched
 pairs of all images, E text width.
@@ -6,18 +6,13 @@ pairs of all images, E text width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from models.boxes import cxcywh_to_xyxy, giou
 from models.config import LossSettings
 from models.matcher import Matches, MatchWeights, hungarian
-from models.predicate_losses import cornernet_focal, pseudo_labels, quality_focal
-from models.predictions import Predictions
-from models.stacked_predictions import StackedPredictions
-from models.target import Target
+from models.predictions import Predictions, Target
 
 
 class SetCriterion(nn.Module):
@@ -44,14 +39,11 @@ class SetCriterion(nn.Module):
         """
         with torch.autocast(predictions.object_logits.device.type, enabled=False):
             features_TE = None if predicate_features_TE is None else predicate_features_TE.float()
-            return self._losses(StackedPredictions.of(predictions).float(), [t.float() for t in targets], features_TE)
+            return self._losses(predictions.stacked().float(), [t.float() for t in targets], features_TE)
 
-    def _losses(
-        self, layers: StackedPredictions, targets: list[Target], features_TE: Tensor | None
-    ) -> dict[str, Tensor]:
+    def _losses(self, layers: Predictions, targets: list[Target], features_TE: Tensor | None) -> dict[str, Tensor]:
         matches = hungarian(layers, targets, self.match, self.official_compat)
         wanted_NT = torch.cat([target.predicates for target in targets])
-        labelled_NT = _labelled(wanted_NT, self.official_compat)
         if self.settings.pseudo_predicates:
             if features_TE is None:
                 raise ValueError("pseudo predicates require predicate_features_TE, the texts' features before fusion")
@@ -59,8 +51,7 @@ class SetCriterion(nn.Module):
                 features_TE if self.official_compat else features_TE.detach(), wanted_NT
             )
         counted_BP = torch.ones(layers.object_logits.shape[1:3], dtype=torch.bool, device=wanted_NT.device)
-        terms = _terms(layers, targets, matches, wanted_NT, labelled_NT, counted_BP, self.settings)
-        return _weigh(terms, self.settings, self.official_compat)
+        return _losses(layers, targets, matches, wanted_NT, counted_BP, self.settings, self.official_compat)
 
 
 class TaggerCriterion(nn.Module):
@@ -75,9 +66,9 @@ class TaggerCriterion(nn.Module):
     def forward(self, predictions: Predictions, targets: list[Target]) -> dict[str, Tensor]:
         """Same as `SetCriterion`; an image's first predictions stand for its target pairs, the others are empty."""
         with torch.autocast(predictions.object_logits.device.type, enabled=False):
-            return self._losses(StackedPredictions.of(predictions).float(), [t.float() for t in targets])
+            return self._losses(predictions.stacked().float(), [t.float() for t in targets])
 
-    def _losses(self, layers: StackedPredictions, targets: list[Target]) -> dict[str, Tensor]:
+    def _losses(self, layers: Predictions, targets: list[Target]) -> dict[str, Tensor]:
         counts = [len(target.object_labels) for target in targets]
         device = layers.object_logits.device
         # Made on the device from plain numbers: a tensor of counts would have to be copied there.
@@ -89,33 +80,54 @@ class TaggerCriterion(nn.Module):
         slots = torch.arange(layers.object_logits.shape[2], device=device)
         counted_BP = torch.stack([slots < count for count in counts])
         wanted_NT = torch.cat([target.predicates for target in targets])
-        labelled_NT = _labelled(wanted_NT, self.official_compat)
-        terms = _terms(layers, targets, matches, wanted_NT, labelled_NT, counted_BP, self.settings)
-        return _weigh(terms, self.settings, self.official_compat)
+        return _losses(layers, targets, matches, wanted_NT, counted_BP, self.settings, self.official_compat)
 
 
-def _labelled(predicates_NT: Tensor, official_compat: bool) -> Tensor:
-    """Returns which predicates are true labels. To the authors' CornerNet loss, one of less confidence than 1 is none."""
-    return predicates_NT == 1 if official_compat else predicates_NT > 0
-
-
-@dataclass
-class _Terms:
-    """Sums over the batch and their divisors, each for K layers."""
-
-    sums: dict[str, Tensor]
-    counts: dict[str, Tensor]
+def _losses(
+    layers: Predictions,
+    targets: list[Target],
+    matches: Matches,
+    wanted_NT: Tensor,
+    counted_BP: Tensor,
+    settings: LossSettings,
+    official_compat: bool,
+) -> dict[str, Tensor]:
+    """Returns the means of the terms and their weighted total."""
+    true_NT = torch.cat([target.predicates for target in targets])
+    # To the authors' CornerNet loss, a predicate of less confidence than 1 is not a label.
+    labelled_NT = true_NT == 1 if official_compat else true_NT > 0
+    sums, counts = _terms(layers, targets, matches, wanted_NT, labelled_NT, counted_BP, settings)
+    divisors = {name: count.clamp(min=1) for name, count in counts.items()}
+    if official_compat:
+        objects = counts["object_box"] + 1e-4
+        classes = {name: counts[name] for name in ("subject_class", "object_class")}
+        divisors |= {**classes, "object_box": objects, "object_giou": objects}
+    means = {name: total / divisors[name] for name, total in sums.items()}
+    terms = {
+        "loss_class": (settings.classes, means["subject_class"] + means["object_class"]),
+        "loss_predicates": (settings.predicates, means["predicates"]),
+        "loss_subject_box": (settings.box, means["subject_box"]),
+        "loss_object_box": (settings.box, means["object_box"]),
+        "loss_subject_giou": (settings.giou, means["subject_giou"]),
+        "loss_object_giou": (settings.giou, means["object_giou"]),
+    }
+    report = {"loss": torch.stack([weight * values.sum() for weight, values in terms.values()]).sum()}
+    for name, (_, values) in terms.items():
+        last, *auxiliary = values.unbind()
+        report |= {name: last, **{f"{name}_{layer}": value for layer, value in enumerate(auxiliary)}}
+    return report
 
 
 def _terms(
-    layers: StackedPredictions,
+    layers: Predictions,
     targets: list[Target],
     matches: Matches,
     wanted_NT: Tensor,
     labelled_NT: Tensor,
     counted_BP: Tensor,
     settings: LossSettings,
-) -> _Terms:
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns the sums of the terms over the batch, and their divisors, each for K layers."""
     depth = len(layers.object_logits)
     at = (torch.arange(depth, device=matches.image.device)[:, None], matches.image, matches.query)
     sums: dict[str, Tensor] = {}
@@ -159,12 +171,10 @@ def _terms(
     judged_KBP1 = (_judged(layers, targets, matches, at) & counted_BP)[..., None]
     sums["predicates"] = (loss_KBPT * judged_KBP1).flatten(1).sum(1)
     counts["predicates"] = (positive & judged_KBP1).flatten(1).sum(1).to(goal.dtype)
-    return _Terms(sums, counts)
+    return sums, counts
 
 
-def _judged(
-    layers: StackedPredictions, targets: list[Target], matches: Matches, at: tuple[Tensor, Tensor, Tensor]
-) -> Tensor:
+def _judged(layers: Predictions, targets: list[Target], matches: Matches, at: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Returns K×B×P: whether a prediction's predicates enter the loss.
 
     False where it stands for a pair with unknown predicates, and for all predictions if an image has only such pairs.
@@ -176,45 +186,37 @@ def _judged(
     return judged_KBP
 
 
-def _weigh(terms: _Terms, settings: LossSettings, official_compat: bool) -> dict[str, Tensor]:
-    """Returns the means of the terms and their weighted total."""
-    if official_compat:
-        divisors = _official_counts(terms.counts)
-    else:
-        divisors = {name: count.clamp(min=1) for name, count in terms.counts.items()}
-    means = {name: total / divisors[name] for name, total in terms.sums.items()}
-    terms_by_layer = {
-        "loss_class": means["subject_class"] + means["object_class"],
-        "loss_predicates": means["predicates"],
-        "loss_subject_box": means["subject_box"],
-        "loss_object_box": means["object_box"],
-        "loss_subject_giou": means["subject_giou"],
-        "loss_object_giou": means["object_giou"],
-    }
-    weights = {
-        "loss_class": settings.classes,
-        "loss_predicates": settings.predicates,
-        "loss_subject_box": settings.box,
-        "loss_object_box": settings.box,
-        "loss_subject_giou": settings.giou,
-        "loss_object_giou": settings.giou,
-    }
-    report = {"loss": torch.stack([weights[name] * value.sum() for name, value in terms_by_layer.items()]).sum()}
-    for name, values in terms_by_layer.items():
-        last, *auxiliary = values.unbind()
-        report[name] = last
-        report |= {f"{name}_{layer}": value for layer, value in enumerate(auxiliary)}
-    return report
+SIMILAR = 0.3
 
 
-def _official_counts(counts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns the authors' divisors."""
-    pairs = counts["subject_box"].clamp(min=1)
-    objects = counts["object_box"] + 1e-4
-    return counts | {
-        "subject_box": pairs,
-        "subject_giou": pairs,
-        "object_box": objects,
-        "object_giou": objects,
-        "predicates": counts["predicates"].clamp(min=1),
-    }
+def quality_focal(logits: Tensor, goal: Tensor) -> Tensor:
+    """Returns elementwise cross-entropy, weighted by the squared distance to a goal in [0, 1] (Li et al., 2020)."""
+    score = logits.sigmoid().clamp(1e-6, 1 - 1e-6)
+    entropy = -(goal * score.log() + (1 - goal) * (1 - score).log())
+    return (goal - score).square() * entropy
+
+
+def cornernet_focal(logits: Tensor, goal: Tensor, positive: Tensor) -> Tensor:
+    """Returns an elementwise focal loss that penalises negatives less when their goal is high (Law and Deng, 2018).
+
+    `positive` (bool) marks true labels, whose goal is a confidence. They have the quality focal loss: it is least where
+    the score is the confidence, and at confidence 1 it is CornerNet's own term for positives.
+    """
+    score = logits.sigmoid().clamp(1e-6, 1 - 1e-6)
+    negative = -(1 - score).log() * score.square() * (1 - goal) ** 4
+    return torch.where(positive, quality_focal(logits, goal), negative)
+
+
+def pseudo_labels(features_TE: Tensor, truth_NT: Tensor) -> Tensor:
+    """Returns N×Tv similarities of predicate texts to those of the pair's true predicates; 0 for the true ones."""
+    if truth_NT.numel() == 0:
+        return torch.zeros_like(truth_NT)
+    # Matrix products avoid a T×T×E tensor; double precision, because their terms cancel for similar texts.
+    wide_TE = features_TE.double()
+    distance_TT = torch.cdist(wide_TE + 1e-6, wide_TE, compute_mode="use_mm_for_euclid_dist").to(truth_NT.dtype)
+    similarity_TT = distance_TT.max(1, keepdim=True).values - distance_TT
+    positive_NT = truth_NT > 0
+    summed_NT = truth_NT @ similarity_TT
+    highest_N1 = summed_NT.max(1, keepdim=True).values
+    share_NT = summed_NT / torch.where(highest_N1 > 0, highest_N1, 1.0)
+    return torch.where(positive_NT | (share_NT <= SIMILAR), 0.0, share_NT)

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from models.boxes import cxcywh_to_xyxy, giou
-from models.stacked_predictions import StackedPredictions
-from models.target import Target
+from models.predictions import Predictions, Target
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Matches:
 
 @torch.no_grad()
 def hungarian(
-    layers: StackedPredictions, targets: list[Target], weights: MatchWeights, official_compat: bool = False
+    layers: Predictions, targets: list[Target], weights: MatchWeights, official_compat: bool = False
 ) -> Matches:
     """Finds the cheapest one-to-one assignment for each layer of each image. Costs are 32-bit, also under autocast."""
     counts = [len(target.object_labels) for target in targets]
@@ -72,7 +71,7 @@ def hungarian(
 
 
 def matching_costs(
-    layers: StackedPredictions, targets: list[Target], weights: MatchWeights, official_compat: bool = False
+    layers: Predictions, targets: list[Target], weights: MatchWeights, official_compat: bool = False
 ) -> Tensor:
     """Returns costs K×B×P×N; columns beyond an image's own pairs are meaningless."""
     subject_labels_BN = _padded([t.subject_labels for t in targets])

@@ -14,16 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.backbone import Backbone
-from models.backbone_factory import is_window_transformer
+from models.backbone import Backbone, is_window_transformer
 from models.config import NetworkConfig
-from models.decoder import Decoded, to_pairs
-from models.encoded import Encoded
-from models.perceptron import box_head
-from models.position_encoding import encode_map
+from models.decoder import Decoded, Decoder, to_pairs
+from models.deformable_attention import DeformableAttention
+from models.encoder import Encoded, Encoder
+from models.fusion import LateFusion
+from models.layers import box_head, encode_map
 from models.predictions import Predictions
-from models.text_tokens import TextTokens
-from models.transformer import Transformer
+from models.text_encoder import TextEncoder, TextTokens
 
 PRIOR_LOGIT = -math.log(99)
 Size = tuple[int, int]
@@ -55,11 +54,11 @@ class Network(nn.Module):
             for _ in range(2)
         )
 
-    def recompute(self) -> None:
+    def checkpoint_activations(self) -> None:
         """Makes the backward pass recompute activations of encoder and text encoder instead of keeping them: the same
         gradients, less memory, more time."""
-        self.transformer.encoder.recomputed = True
-        self.transformer.text_encoder.recomputed = True
+        self.transformer.encoder.activation_checkpointing = True
+        self.transformer.text_encoder.activation_checkpointing = True
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Returns T×E features of label texts, before any fusion."""
@@ -180,7 +179,7 @@ class Network(nn.Module):
         )
 
     def _predict(self, pairs: list[Decoded], relations: list[Decoded], groups: int, encoded: Encoded) -> Predictions:
-        """Scores every layer against its texts; the last layer's predictions hold the others."""
+        """Scores every layer against its texts; the last layer's predictions contain the others."""
         texts = encoded.texts
         if self.config.fusion == "late":
             pairs, relations, texts = self._fuse_late(pairs, relations, encoded)
@@ -212,14 +211,14 @@ class Network(nn.Module):
             object_key_padding_mask_BT, predicate_key_padding_mask_BT = key_padding_mask_BT.tensor_split(
                 [encoded.objects], dim=1
             )
-        found = self.transformer.obj_fusion(pairs[-1].content, objects_BTD, object_key_padding_mask_BT)
+        detected = self.transformer.obj_fusion(pairs[-1].content, objects_BTD, object_key_padding_mask_BT)
         related = self.transformer.verb_fusion(relations[-1].content, predicates_BTD, predicate_key_padding_mask_BT)
         return (
-            [Decoded(queries, pair.boxes) for (queries, _), pair in zip(found, pairs, strict=True)],
+            [Decoded(queries, pair.boxes) for (queries, _), pair in zip(detected, pairs, strict=True)],
             [Decoded(queries, relation.boxes) for (queries, _), relation in zip(related, relations, strict=True)],
             [
                 torch.cat((objects, predicates), dim=1)
-                for (_, objects), (_, predicates) in zip(found, related, strict=True)
+                for (_, objects), (_, predicates) in zip(detected, related, strict=True)
             ],
         )
 
@@ -253,7 +252,86 @@ def _projections(channels: list[int], levels: int, width: int) -> nn.ModuleList:
         # At least two channels per group: a single value would be its own mean.
         return nn.Sequential(conv, _MapNorm(min(32, width // 2), width))
 
-    made = [projection(inputs, 1, 1) for inputs in channels]
+    projections = [projection(inputs, 1, 1) for inputs in channels]
     for extra in range(levels - len(channels)):
-        made.append(projection(width if extra else channels[-1], 3, 2))
-    return nn.ModuleList(made)
+        projections.append(projection(width if extra else channels[-1], 3, 2))
+    return nn.ModuleList(projections)
+
+
+class RelationQueries(nn.Module):
+    """Content of relation queries, from their subject and object (docs/networks.md, 4): the sum of R low-rank bilinear
+    branches.
+
+    The matrices of all branches lie side by side in three square ones, which gives the same sum.
+    """
+
+    def __init__(self, width: int, branches: int) -> None:
+        super().__init__()
+        self.branches = branches
+        self.fc_1 = nn.Linear(width, width)
+        self.fc_2 = nn.Linear(width, width)
+        self.fc_3 = nn.Linear(width, width)
+
+    def reset_parameters(self) -> None:
+        """Initialises each branch as a layer of its own, with Xavier's rule."""
+        with torch.no_grad():
+            for layer, axis in ((self.fc_1, 0), (self.fc_2, 0), (self.fc_3, 1)):
+                for branch in layer.weight.chunk(self.branches, dim=axis):
+                    nn.init.xavier_uniform_(branch)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, subjects_BPD: Tensor, objects_BPD: Tensor) -> Tensor:
+        """Returns B×P×D."""
+        return F.relu(self.fc_3(F.relu(self.fc_1(subjects_BPD) * self.fc_2(objects_BPD))))
+
+
+class Transformer(nn.Module):
+    """The modules that the authors keep under `transformer`, with their names; `Network` and its subclasses call them."""
+
+    reference_points_sub: nn.Linear
+    """ParSeD: from a subject's position to the point where it looks first."""
+    reference_points_obj: nn.Linear
+    verb_query_embed: nn.Embedding
+    """ParSeD with fused relation queries: their positions."""
+    coord_proj: nn.Linear
+    """Tagger: from a box to a position."""
+    verb_tgt: nn.Embedding
+    """Tagger: content of relation queries, first for subjects, then for objects."""
+
+    def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str | None) -> None:
+        super().__init__()
+        anchored = config.architecture == "parseda"
+        self.level_embed = nn.Parameter(torch.empty(config.levels, config.width))
+        self.encoder = Encoder(config)
+        self.ho_decoder = Decoder(config, anchored)
+        self.verb_decoder = Decoder(config, anchored)
+        if config.relation_queries != "vanilla":
+            self.verb_tgt_generator = RelationQueries(config.width, config.relation_branches)
+        if config.fusion == "late":
+            self.obj_fusion, self.verb_fusion = LateFusion(config), LateFusion(config)
+        self.resizer = _Resizer(config)
+        self._reset_parameters()
+        self.text_encoder = TextEncoder(config.text, tokenizer_folder)
+
+    def _reset_parameters(self) -> None:
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        for module in self.modules():
+            if isinstance(module, DeformableAttention | RelationQueries):
+                module.reset_parameters()
+        nn.init.normal_(self.level_embed)
+
+
+class _Resizer(nn.Module):
+    """Maps texts from their width to that of the image: B×T×E to B×T×D."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.fc = nn.Linear(config.text.hidden, config.width)
+        self.layer_norm = nn.LayerNorm(config.width, eps=1e-12)
+        self.dropout = nn.Dropout(config.text.dropout)
+
+    def forward(self, texts_BTE: Tensor) -> Tensor:
+        resized: Tensor = self.dropout(self.layer_norm(self.fc(texts_BTE)))
+        return resized

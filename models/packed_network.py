@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.backbone import FoldedConv
 from models.deformable_attention import DeformableAttention
 from models.encoder import Encoder
-from models.frozen_norm import FoldedConv
+from models.layers import PackedLinear, can_pack
 from models.network import Network
-from models.packed_linear import PackedLinear, can_pack
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
@@ -33,23 +33,23 @@ ACTIVATED = "linear1"
 def packed(network: AnyNetwork, dtype: torch.dtype) -> AnyNetwork:
     """Packs a network for inference in `dtype` (float32 or bfloat16), in evaluation mode.
 
-    The result shares tensors that are not repacked with the given network, which stays unchanged. Where packing gains
-    nothing (on devices other than a CPU, or without oneDNN), returns the given network itself.
+    The result shares tensors that are not repacked with the network, which stays unchanged. Where packing gains nothing
+    (on devices other than a CPU, or without oneDNN), returns the network itself.
     """
     if not can_pack(next(network.parameters()).device, dtype):
         return network.eval()
     # Only the convolutions of backbones are replaced: the code of a body may read the weights of linear layers.
-    made = _rebuilt(network, lambda name, child: None)
+    result = _rebuilt(network, lambda name, child: None)
     for name in ("backbone", "input_proj"):
-        setattr(made, name, _rebuilt(getattr(network, name), lambda n, c: _conv(c, dtype)))
+        setattr(result, name, _rebuilt(getattr(network, name), lambda n, c: _conv(c, dtype)))
     transformer = _rebuilt(network.transformer, lambda name, child: None)
     for name in ("encoder", "ho_decoder", "verb_decoder"):
         setattr(transformer, name, _rebuilt(getattr(network.transformer, name), lambda n, c: _layer(n, c, dtype)))
-    made.transformer = transformer
+    result.transformer = transformer
     encoder = transformer.encoder
     assert isinstance(encoder, Encoder)
     encoder.rows_together = ROWS_TOGETHER
-    return made.eval()
+    return result.eval()
 
 
 class PackedAttention(DeformableAttention):
@@ -96,12 +96,12 @@ Replace = Callable[[str, nn.Module], nn.Module | None]
 
 def _rebuilt(module: Any, replace: Replace) -> Any:
     """Copies the module tree but shares all tensors; `replace` returns the substitute of a named child, or None."""
-    made = copy.copy(module)
-    made._modules = {
+    rebuilt = copy.copy(module)
+    rebuilt._modules = {
         name: child if child is None else (replace(name, child) or _rebuilt(child, replace))
         for name, child in module._modules.items()
     }
-    return made
+    return rebuilt
 
 
 def _layer(name: str, child: nn.Module, dtype: torch.dtype) -> nn.Module | None:

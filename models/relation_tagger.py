@@ -1,4 +1,4 @@
-"""The Relation Tagger: ParSeD whose queries are given pairs of labelled boxes (docs/tagger.md).
+"""The Relation Tagger: ParSeD whose queries are pairs of labelled boxes from outside (docs/labels.md).
 
 Shapes: B images, N pairs, G groups, P pairs per group, T texts, E text width, D width.
 """
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from models.boxes import inverse_sigmoid
 from models.config import ConfigError, NetworkConfig
 from models.decoder import PairBoxes, to_pairs
-from models.encoded import Encoded
+from models.encoder import Encoded
+from models.layers import point_head
 from models.network import Network, Size
-from models.perceptron import point_head
 from models.predictions import Predictions
-from models.text_tokens import TextTokens
+from models.text_encoder import TextTokens
 
 
 @dataclass
@@ -40,7 +40,7 @@ class PairQueries:
 
 
 class RelationTagger(Network):
-    """Scores the relations of given pairs.
+    """Scores the relations of pairs of boxes.
 
     Pairs are split, in their order, into groups of `config.pairs`; only pairs of the same group attend to each other.
     """
@@ -131,7 +131,7 @@ class RelationTagger(Network):
             key_padding_mask_BGQ[:, :, :slots].flatten(1),
             encoded,
         )
-        return _first(self._predict(detected, related, groups, encoded), count)
+        return self._predict(detected, related, groups, encoded).map(lambda each: each[:, :count])
 
 
 def _fill(queries: PairQueries, slots: int) -> PairQueries:
@@ -153,14 +153,3 @@ def _interleave(subjects_and_objects: list[Tensor], groups: int) -> Tensor:
 def _by_slot(embedding_SD: Tensor, slots: int, groups: int) -> Tensor:
     rows = embedding_SD.expand(slots, -1) if len(embedding_SD) == 1 else embedding_SD[:slots]
     return rows.repeat(groups, 1)
-
-
-def _first(predictions: Predictions, count: int) -> Predictions:
-    return Predictions(
-        subject_logits=predictions.subject_logits[:, :count],
-        object_logits=predictions.object_logits[:, :count],
-        predicate_logits=predictions.predicate_logits[:, :count],
-        subject_boxes=predictions.subject_boxes[:, :count],
-        object_boxes=predictions.object_boxes[:, :count],
-        auxiliary=[_first(layer, count) for layer in predictions.auxiliary],
-    )

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from models.boxes import inverse_sigmoid
 from models.config import ConfigError, NetworkConfig
 from models.decoder import PairBoxes, to_pairs
-from models.encoded import Encoded
+from models.encoder import Encoded
+from models.layers import point_head
 from models.network import Network, Size
-from models.perceptron import point_head
 from models.predictions import Predictions
-from models.text_tokens import TextTokens
+from models.text_encoder import TextTokens
 
 ANCHOR_SIDE = 0.25
 """Initial width and height of the queries' anchor boxes, as shares of the image."""

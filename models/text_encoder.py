@@ -1,21 +1,28 @@
-"""The encoder of label texts, RoBERTa by default (docs/networks.md, 1).
+"""The encoder of label texts, RoBERTa by default, and their token ids (docs/networks.md, 1).
 
-Shapes: T texts, N tokens of the longest text, D hidden width of the text encoder.
+Shapes: T texts, U distinct texts, N tokens of the longest text, D hidden width of the text encoder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RobertaTokenizerFast,
+)
 
 from models.config import ConfigError, TextConfig
-from models.text_tokens import LabelTokenizer, TextTokens
 
 REMEMBERED = 64
 """Number of text lists whose features an encoder in evaluation mode caches."""
@@ -34,7 +41,7 @@ class TextEncoder(nn.Module):
         self.tokenizer = LabelTokenizer(tokenizer_folder, config)
         # This name serves every kind of encoder, because weights on disk use it.
         self.roberta = _build(config, self.tokenizer.padding)
-        self.recomputed = False
+        self.activation_checkpointing = False
         """Whether the backward pass recomputes activations instead of keeping them."""
         self._features_of: dict[tuple[object, ...], Tensor] = {}
         self._weights: list[tuple[int, int]] = []
@@ -60,7 +67,7 @@ class TextEncoder(nn.Module):
 
     def encode_tokens(self, ids_TN: Tensor, mask_TN: Tensor | None) -> Tensor:
         """Returns T×D pooled features of token ids; the mask is 1 on tokens and 0 on padding, None without padding."""
-        if self.recomputed and torch.is_grad_enabled():
+        if self.activation_checkpointing and torch.is_grad_enabled():
             pooled_TD: Tensor = checkpoint(self._pooled, ids_TN, mask_TN, use_reentrant=False)
             return pooled_TD
         return self._pooled(ids_TN, mask_TN)
@@ -133,3 +140,79 @@ class _FirstTokenLayer(nn.Module):
         # Contiguous, because a linear layer copies its weight for each text otherwise.
         attended_T1D = self.attention.output(mixed_TND[:, :1].contiguous(), tokens_TND[:, :1])
         return self.output(self.intermediate(attended_T1D), attended_T1D)
+
+
+@dataclass
+class TextTokens:
+    """The token ids of label texts, which loader processes can prepare: object texts, the last of which stands for
+    "no objects", then predicate texts; each distinct text once."""
+
+    ids: Tensor
+    """U×N"""
+    mask: Tensor | None
+    """U×N, 1 on tokens and 0 on padding; None when no text is padded"""
+    rows: Tensor
+    """T, the row of each text"""
+    objects: int
+    """Number of object texts"""
+
+    def to(self, device: torch.device) -> TextTokens:
+        """Moves the ids to a device."""
+        ids, rows = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.rows))
+        mask = None if self.mask is None else self.mask.to(device, non_blocking=True)
+        return TextTokens(ids, mask, rows, self.objects)
+
+
+class LabelTokenizer:
+    """Tokenises label texts, each by itself and without a prompt. It can be handed to other processes."""
+
+    def __init__(self, folder: Path | str | None, config: TextConfig) -> None:
+        """Without a folder, it knows only its padding. Raises `ConfigError` when the tokenizer doesn't fit."""
+        self.longest = config.max_positions - 2
+        self._tokenizer = load_tokenizer(Path(folder), config) if folder else None
+        self.padding: int = ROBERTA_PADDING if self._tokenizer is None else self._tokenizer.pad_token_id
+        self._tokens_of: dict[str, list[int]] = {}
+
+    def __call__(self, objects: Sequence[str], predicates: Sequence[str] = ()) -> TextTokens:
+        """Returns the token ids of the texts. Raises `ConfigError` without a tokenizer."""
+        row_of = {text: row for row, text in enumerate(dict.fromkeys((*objects, *predicates)))}
+        tokens = [self._tokens(text) for text in row_of]
+        longest = max(map(len, tokens), default=0)
+        ids_UN = torch.tensor([row + [self.padding] * (longest - len(row)) for row in tokens], dtype=torch.int64)
+        ids_UN = ids_UN.reshape(len(tokens), longest)
+        rows_T = torch.tensor([row_of[text] for text in (*objects, *predicates)], dtype=torch.int64)
+        padded = any(len(row) < longest for row in tokens)
+        return TextTokens(ids_UN, (ids_UN != self.padding).long() if padded else None, rows_T, len(objects))
+
+    def _tokens(self, text: str) -> list[int]:
+        if self._tokenizer is None:
+            raise ConfigError("the network has no tokenizer and cannot encode texts; build it with a tokenizer folder")
+        if text not in self._tokens_of:
+            self._tokens_of[text] = self._tokenizer(text, truncation=True, max_length=self.longest)["input_ids"]
+        return self._tokens_of[text]
+
+
+ROBERTA_PADDING = 1
+"""RoBERTa's padding id, from which it counts positions."""
+
+
+def load_tokenizer(folder: Path, config: TextConfig) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer. Raises `ConfigError` when the folder has none or it does not fit the text encoder."""
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
+        raise ConfigError(
+            f"{folder}: no tokenizer found; expected tokenizer.json, or vocab.json with merges.txt; copy them from "
+            "a roberta-base checkpoint, or train a byte-level BPE tokenizer with RoBERTa's special tokens"
+        )
+    kind = RobertaTokenizerFast if config.kind == "roberta" else AutoTokenizer
+    tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(folder), local_files_only=True)
+    if tokenizer.pad_token_id is None or (config.kind == "roberta" and tokenizer.pad_token_id != ROBERTA_PADDING):
+        raise ConfigError(
+            f"tokenizer {folder}: {tokenizer.pad_token!r} has the id {tokenizer.pad_token_id}, but "
+            f"{config.kind} needs {ROBERTA_PADDING if config.kind == 'roberta' else 'a padding token'}"
+        )
+    if len(tokenizer) > config.vocabulary:
+        raise ConfigError(
+            f"tokenizer {folder} has {len(tokenizer)} tokens, but text.vocabulary={config.vocabulary}; "
+            f"set it to at least {len(tokenizer)}"
+        )
+    return tokenizer

@@ -1,4 +1,4 @@
-"""Reads files of torch.save that anyone may have written: nothing of them is run, and no size of theirs is believed."""
+"""Reads files of torch.save that anyone may have written: no code in them is run, and no size in them is trusted."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from models.weights_file import WeightsError
 
 _UNSUPPORTED = re.compile(r"(?:GLOBAL|global:?) (?!GLOBAL)([\w.]+)")
 _PICKLES_OF_OLD_FILES = 4
-"""Magic number, version, system and content: what torch wrote before 1.6, each as a pickle, with the values behind them."""
+"""Magic number, version, system and content: what torch wrote before 1.6, each as a pickle, with the values behind
+them."""
 
 
 def read_torch_file(path: Path) -> Any:
     """The content of a file of torch.save: tensors, plain values and argparse.Namespace.
 
-    Values of a zip are mapped into memory, not read. Raises `WeightsError` that names the file, and the code in it if any.
+    Values of a zip are mapped into memory, not read. Raises `WeightsError` that names the file, and the code in it if
+    any.
     """
     is_zip = zipfile.is_zipfile(path)
     try:
@@ -80,7 +82,7 @@ def _check_old(path: Path) -> None:
 
 
 class _Inert:
-    """Stands for whatever a pickle names: making it, calling it or setting its state does nothing."""
+    """Stands for whatever a pickle names: creating it, calling it or setting its state does nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -95,8 +97,9 @@ class _Inert:
         pass
 
 
-class _Looker(pickle._Unpickler):
-    """Goes through a pickle without importing what it names, and notes the storages. The C version reserves memory by ids."""
+# In Python, because the unpickler in C reserves memory for the largest id that a file names.
+class _Scanner(pickle._Unpickler):
+    """Goes through a pickle without importing what it names, and records the storages."""
 
     dispatch: ClassVar = {
         code: read for code, read in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
@@ -121,9 +124,9 @@ class _Looker(pickle._Unpickler):
 def _storages(file: IO[bytes], pickles: int) -> Iterator[tuple[str, int]]:
     """Key and bytes of each storage that the next pickles of a file claim."""
     for _ in range(pickles):
-        looker = _Looker(file)
+        scanner = _Scanner(file)
         try:
-            looker.load()
-        except EOFError:  # torch tells what is missing
+            scanner.load()
+        except EOFError:  # torch says what is missing
             return
-        yield from looker.storages
+        yield from scanner.storages

@@ -14,8 +14,7 @@ from models.config import NetworkConfig
 from models.network import Network
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
-from models.state_dict_diff import state_dict_diff, summary
-from models.weights_file import WeightsError, opened, read_config, read_shapes
+from models.weights_file import WeightsError, opened, read_config, read_shapes, state_dict_diff, summary
 
 
 def build(config: NetworkConfig, tokenizer_folder: Path | str | None) -> Network:
@@ -42,7 +41,7 @@ def write(state: Mapping[str, Tensor], config: NetworkConfig, path: Path | str) 
     for name, value in state.items():
         values[name] = value.detach().contiguous().cpu()
         storage = values[name].untyped_storage().data_ptr()
-        # A parameter of a detector may have several names in a network, which the format refuses.
+        # A parameter of a detector may have several names in a network, which the format does not allow.
         if storage in written:
             values[name] = values[name].clone()
         written.add(storage)
@@ -61,7 +60,7 @@ def load(path: Path | str, tokenizer_folder: Path | str | None) -> Network:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a file is not a mapping
     if broken := [name for name, value in state.items() if not value.isfinite().all()]:
         raise WeightsError(
-            f"{path}: NaN or infinite values in {summary(broken)}; the training that wrote them diverged: use an "
+            f"{path}: NaN or infinite values in {summary(broken)}; the training run that wrote them diverged: use an "
             "earlier checkpoint, or train again with a lower learning rate"
         )
     network = build(config, tokenizer_folder)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from random import Random
 
+from scenes.figures import draw, pick_colour
 from scenes.figures import person as body
-from scenes.figures.figure import draw, pick_colour
-from scenes.figures.furniture import SURFACES
+from scenes.figures.objects import SURFACES
 from scenes.ink import Pen, Point, Stroke
 
 ROOFS: dict[str, tuple[float, float, float]] = {"car": (-0.19, 0.14, 0.5), "bus": (-0.7, 0.7, 0.76)}

@@ -1,4 +1,4 @@
-"""Strokes, the basic shapes of all figures, and a pen that places them.
+"""Strokes, the basic shapes of all figures, a pen that places them, and colours.
 
 Figures have their own coordinates: x in the direction that they face, y upwards from the ground. A `Pen` moves, scales
 and mirrors them. Strokes in the image are in pixels, y downwards.
@@ -6,6 +6,7 @@ and mirrors them. Strokes in the image are in pixels, y downwards.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import NamedTuple
 
 Colour = tuple[int, int, int]
@@ -20,11 +21,11 @@ class Stroke(NamedTuple):
     colour: Colour
     width: float = 0.0
 
-    def moved(self, x: float, y: float, scale: float, sign: int = 1) -> "Stroke":
-        """Maps each point to (x + sign * scale * px, y - scale * py), which turns y upwards to y downwards."""
+    def moved(self, x: float, y: float, scale: float) -> "Stroke":
+        """Maps each point to (x + scale * px, y - scale * py), which turns y upwards to y downwards."""
         p = self.points
         moved = [0.0] * len(p)
-        moved[0::2] = [x + sign * scale * v for v in p[0::2]]
+        moved[0::2] = [x + scale * v for v in p[0::2]]
         moved[1::2] = [y - scale * v for v in p[1::2]]
         return Stroke(self.kind, tuple(moved), self.colour, self.width * scale)
 
@@ -81,3 +82,33 @@ class Pen:
     def line(self, points: Sequence[Point], width: float, colour: Colour) -> None:
         """Draws a line with round ends."""
         self._put("line", [v for point in points for v in point], colour, width)
+
+
+NAMED: dict[str, Colour] = {
+    "red": (205, 45, 45),
+    "blue": (50, 90, 200),
+    "green": (50, 145, 70),
+    "yellow": (235, 200, 50),
+    "orange": (235, 130, 40),
+    "purple": (130, 70, 165),
+    "pink": (235, 130, 170),
+    "white": (238, 238, 234),
+    "black": (42, 42, 48),
+    "gray": (135, 138, 145),
+    "brown": (130, 80, 45),
+}
+
+SKIN: tuple[Colour, ...] = ((245, 205, 170), (225, 170, 130), (165, 110, 75), (110, 72, 50))
+HAIR: tuple[Colour, ...] = ((45, 35, 30), (110, 70, 35), (215, 175, 90), (90, 90, 95))
+
+
+def shaded(colour: Colour, factor: float) -> Colour:
+    """Darkens (factor < 1) or lightens (factor > 1) a colour."""
+    r, g, b = (max(0, min(255, round(v * factor))) for v in colour)
+    return r, g, b
+
+
+def varied(rng: Random, colour: Colour, spread: int = 14) -> Colour:
+    """Changes each channel of a colour by a random amount of at most `spread`."""
+    r, g, b = (max(0, min(255, v + rng.randint(-spread, spread))) for v in colour)
+    return r, g, b

@@ -5,7 +5,7 @@ from random import Random
 
 from scenes.figures import person as body
 from scenes.figures.animals import BUILDS
-from scenes.figures.furniture import SURFACES
+from scenes.figures.objects import SURFACES
 from scenes.group import NOBODY, ROOFS, Draft, Group, PersonFigure
 
 GAP = (0.03, 0.07)

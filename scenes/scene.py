@@ -1,6 +1,9 @@
-"""A synthetic scene: its objects, relations, and the strokes that draw them."""
+"""A synthetic scene: its objects, relations and strokes, and how they are rendered to pixels."""
 
 from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageDraw
 
 from scenes.ink import Stroke
 
@@ -37,7 +40,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Scene:
-    """Complete description of an image. Lists every relation of `scenes.predicates` that holds."""
+    """Complete description of an image. Lists every relation of `scenes.names` that holds."""
 
     seed: int
     index: int
@@ -55,3 +58,52 @@ class Scene:
         return {
             (self.objects[r.subject].category, r.predicate, self.objects[r.object].category) for r in self.relations
         }
+
+
+SUPERSAMPLE = 2
+
+
+def put(canvas: ImageDraw.ImageDraw, stroke: Stroke, scale: float, fill: int | tuple[int, int, int]) -> None:
+    """Draws one stroke at a scale, with `fill` in place of the stroke's colour."""
+    points = [v * scale for v in stroke.points]
+    if stroke.kind == "line":
+        width = max(1, round(stroke.width * scale))
+        canvas.line(points, fill=fill, width=width, joint="curve" if len(points) > 4 else None)
+        if width > 3:
+            r = (width - 1) / 2
+            for x, y in ((points[0], points[1]), (points[-2], points[-1])):
+                canvas.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+    elif stroke.kind == "polygon":
+        canvas.polygon(points, fill=fill)
+    else:
+        x0, y0, x1, y1 = points
+        box = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+        if stroke.kind == "ring":
+            canvas.ellipse(box, outline=fill, width=max(1, round(stroke.width * scale)))
+        else:
+            canvas.ellipse(box, fill=fill)
+
+
+def render(scene: Scene) -> Image.Image:
+    """Renders a scene as an RGB image of scene.width by scene.height pixels."""
+    size = (scene.width * SUPERSAMPLE, scene.height * SUPERSAMPLE)
+    image = Image.new("RGB", size)
+    canvas = ImageDraw.Draw(image)
+    for stroke in scene.backdrop:
+        put(canvas, stroke, SUPERSAMPLE, stroke.colour)
+    for _, stroke in scene.strokes:
+        put(canvas, stroke, SUPERSAMPLE, stroke.colour)
+    small = image.reduce(SUPERSAMPLE)
+    rng = np.random.default_rng((scene.seed, scene.index))
+    noise = rng.integers(-5, 6, (scene.height, scene.width, 1), dtype=np.int16)
+    pixels = np.clip(np.asarray(small, dtype=np.int16) + noise, 0, 255).astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
+def label_map(strokes: list[tuple[int, Stroke]], width: int, height: int) -> np.ndarray:
+    """Returns the object that each pixel shows as (height, width) uint8: the object's index + 1, 0 for none."""
+    image = Image.new("L", (width, height))
+    canvas = ImageDraw.Draw(image)
+    for owner, stroke in strokes:
+        put(canvas, stroke, 1, owner + 1)
+    return np.asarray(image)

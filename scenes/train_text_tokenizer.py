@@ -10,9 +10,8 @@ from random import Random
 
 from tokenizers import ByteLevelBPETokenizer
 
-from scenes.categories import COCO_CATEGORIES
 from scenes.grammar import FORMS, NOUNS, caption
-from scenes.predicates import PREDICATES, canonical_names
+from scenes.names import COCO_CATEGORIES, PREDICATES, canonical_names
 from scenes.world import make_scene
 
 SIZE = 1200

@@ -1,16 +1,18 @@
-"""Generates synthetic scenes: `make_scene(seed, index)` gives the same scene on every machine."""
+"""Generates synthetic scenes: `make_scene(seed, index)` gives the same scene on every machine.
 
+A layout of groups of figures is completed by every spatial relation that holds by geometric rules, so that the ground
+truth is complete; a scene with a pair that is too close to call is discarded. The background contains no objects.
+"""
+
+from dataclasses import dataclass
 from random import Random
 
 import numpy as np
 
-from scenes.backdrop import make_backdrop
-from scenes.draw import label_map
 from scenes.group import NOBODY, Group
-from scenes.ink import Stroke
+from scenes.ink import Colour, Stroke, shaded, varied
 from scenes.interactions import GAP, INDOORS, MAKERS, OUTDOORS, alone
-from scenes.rules import CLEAR, Placed, TooCloseToCallError, spatial_relations
-from scenes.scene import Relation, Scene, SceneObject
+from scenes.scene import Relation, Scene, SceneObject, label_map
 
 MAX_OBJECTS = 8
 SMALLEST_UNIT = 58.0
@@ -18,6 +20,16 @@ LARGEST_UNIT = 100.0
 MARGIN = 4.0
 LEAST_VISIBLE = 0.35
 COMPANIONS = ("person", "person", "dog", "suitcase", "bicycle", "chair", "cow")
+NEAR = 9.0
+"""Maximum gap between the boxes of neighbours, in pixels like all lengths of the rules."""
+CLEAR = 13.0
+"""Minimum gap between the boxes of objects that are not neighbours."""
+LEVEL = 5.0
+"""Objects on the same ground line differ in height by less than this."""
+SKIES: tuple[Colour, ...] = ((170, 210, 240), (200, 220, 235), (240, 205, 175), (150, 185, 225))
+GROUNDS: tuple[Colour, ...] = ((150, 190, 120), (190, 180, 140), (175, 175, 172), (205, 190, 155), (130, 170, 125))
+WALLS: tuple[Colour, ...] = ((225, 215, 195), (205, 220, 225), (215, 205, 220), (200, 215, 195), (232, 225, 222))
+FLOORS: tuple[Colour, ...] = ((190, 160, 125), (175, 170, 165), (160, 135, 110), (200, 185, 165))
 
 
 def make_scene(seed: int, index: int) -> Scene:
@@ -135,3 +147,144 @@ def _settle(
     relations = tuple(Relation(*r) for r in planted)
     backdrop = make_backdrop(rng, width, height, indoor)
     return Scene(seed, index, width, height, tuple(objects), relations, indoor, backdrop, tuple(strokes))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Input of the rules for one object: the box (x0, y0, x1, y1) of the whole figure, and where it stands."""
+
+    category: str
+    box: tuple[float, float, float, float]
+    base: float
+    grounded: bool
+    rests: bool
+    surface: tuple[float, float, float] | None
+
+
+class TooCloseToCallError(Exception):
+    """A pair is neither clearly related nor clearly unrelated."""
+
+
+def _overlap(a: Placed, b: Placed) -> float:
+    """Returns the horizontal overlap as a share of the narrower box; negative if they are apart."""
+    shared = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
+    return shared / min(a.box[2] - a.box[0], b.box[2] - b.box[0])
+
+
+def _touch(a: Placed, b: Placed) -> bool:
+    return a.box[1] < b.box[3] and b.box[1] < a.box[3] and a.box[0] < b.box[2] and b.box[0] < a.box[2]
+
+
+def on(a: Placed, b: Placed) -> bool:
+    """Returns whether a rests on b: a was put down, and the middle of its base is on b's surface."""
+    if not a.rests or b.surface is None:
+        return False
+    left, right, height = b.surface
+    return left <= (a.box[0] + a.box[2]) / 2 <= right and abs(a.base - height) < LEVEL
+
+
+def under(a: Placed, b: Placed) -> bool:
+    """Returns whether a stands on b's ground line, within b's width and with its top below b's surface."""
+    if not a.grounded or b.surface is None or b.category not in ("dining table", "bench", "chair"):
+        return False
+    left, right, height = b.surface
+    middle = (a.box[0] + a.box[2]) / 2
+    return left <= middle <= right and a.box[1] > height and abs(a.base - b.base) < LEVEL
+
+
+def behind(a: Placed, b: Placed) -> bool:
+    """Returns whether a stands further back than b and b hides part of it. Raises TooCloseToCallError."""
+    if not (a.grounded and b.grounded) or a.base > b.base - LEVEL or not _touch(a, b):
+        return False
+    overlap = _overlap(a, b)
+    if 0.1 < overlap < 0.5:
+        raise TooCloseToCallError
+    return overlap >= 0.5
+
+
+def next_to(a: Placed, b: Placed) -> bool:
+    """Returns whether a and b stand side by side on one ground line. Raises TooCloseToCallError."""
+    if not (a.grounded and b.grounded) or abs(a.base - b.base) >= 2 * LEVEL:
+        return False
+    gap = max(a.box[0], b.box[0]) - min(a.box[2], b.box[2])
+    if gap >= CLEAR:
+        return False
+    if abs(a.base - b.base) >= LEVEL or gap > NEAR or _overlap(a, b) > 0.15:
+        raise TooCloseToCallError
+    return True
+
+
+def spatial_relations(placed: list[Placed], planted: set[tuple[int, int]]) -> list[tuple[int, str, int]]:
+    """Returns all spatial relations of pairs that have no planted relation.
+
+    `planted` holds pairs in both orders. A symmetric relation is listed once, with the earlier object as subject.
+    Raises TooCloseToCallError.
+    """
+    relations: list[tuple[int, str, int]] = []
+    for i, a in enumerate(placed):
+        for j, b in enumerate(placed):
+            if i == j or (i, j) in planted:
+                continue
+            if on(a, b):
+                relations.append((i, "on", j))
+            elif under(a, b):
+                relations.append((i, "under", j))
+            elif on(b, a) or under(b, a):
+                continue
+            elif behind(a, b):
+                relations.append((i, "behind", j))
+            elif not behind(b, a) and i < j and next_to(a, b):
+                relations.append((i, "next to", j))
+    return relations
+
+
+def _rect(x0: float, y0: float, x1: float, y1: float, colour: Colour) -> Stroke:
+    return Stroke("polygon", (x0, y0, x1, y0, x1, y1, x0, y1), colour)
+
+
+def make_backdrop(rng: Random, width: int, height: int, indoor: bool) -> tuple[Stroke, ...]:
+    """Returns the strokes of a background from back to front, in pixels."""
+    return tuple(_room(rng, width, height) if indoor else _landscape(rng, width, height))
+
+
+def _room(rng: Random, width: int, height: int) -> list[Stroke]:
+    wall, floor = varied(rng, rng.choice(WALLS)), varied(rng, rng.choice(FLOORS))
+    edge = height * rng.uniform(0.3, 0.42)
+    strokes = [_rect(0, 0, width, edge, wall), _rect(0, edge, width, height, floor)]
+    strokes.append(_rect(0, edge - 3, width, edge, shaded(wall, 0.85)))
+    for _ in range(rng.randint(0, 2)):
+        x, y = rng.uniform(5, width - 40), rng.uniform(4, edge * 0.4)
+        w, h = rng.uniform(18, 34), rng.uniform(14, 26)
+        strokes.append(_rect(x, y, x + w, y + h, shaded(wall, 0.75)))
+        strokes.append(_rect(x + 2, y + 2, x + w - 2, y + h - 2, varied(rng, rng.choice(SKIES), 25)))
+    for y in range(int(edge) + 14, height, rng.randint(16, 26)):
+        strokes.append(Stroke("line", (0, y, width, y), shaded(floor, 0.94), 1.0))
+    if rng.random() < 0.4:
+        x, y = rng.uniform(40, width - 40), height * rng.uniform(0.6, 0.85)
+        strokes.append(Stroke("ellipse", (x - 60, y - 14, x + 60, y + 14), varied(rng, shaded(floor, 1.12), 20)))
+    return strokes
+
+
+def _landscape(rng: Random, width: int, height: int) -> list[Stroke]:
+    sky, ground = varied(rng, rng.choice(SKIES)), varied(rng, rng.choice(GROUNDS))
+    edge = height * rng.uniform(0.22, 0.38)
+    strokes = [_rect(0, 0, width, edge, sky), _rect(0, edge, width, height, ground)]
+    for _ in range(rng.randint(0, 3)):
+        x, y, w = rng.uniform(0, width), rng.uniform(5, edge * 0.7), rng.uniform(12, 26)
+        strokes.append(Stroke("ellipse", (x - w, y - w * 0.3, x + w, y + w * 0.3), (245, 247, 250)))
+    if rng.random() < 0.4:
+        x, r = rng.uniform(0, width), rng.uniform(50, 110)
+        hill = (x - r, edge + 1, x - r * 0.4, edge * 0.5, x + r * 0.3, edge * 0.55, x + r, edge + 1)
+        strokes.append(Stroke("polygon", hill, shaded(ground, 0.82)))
+    for _ in range(rng.randint(0, 3)):
+        x, r = rng.uniform(0, width), rng.uniform(9, 16)
+        strokes.append(Stroke("line", (x, edge + 3, x, edge - r), (120, 95, 70), 4.0))
+        leaf = varied(rng, (110, 155, 95))
+        strokes.append(Stroke("ellipse", (x - r, edge - 2.4 * r, x + r, edge - 0.5 * r), leaf))
+    if rng.random() < 0.35:
+        y = height * rng.uniform(0.45, 0.6)
+        strokes.append(_rect(0, y, width, y + height * 0.12, shaded(ground, 0.88)))
+    for _ in range(rng.randint(0, 10)):
+        x, y = rng.uniform(0, width), rng.uniform(edge + 5, height)
+        strokes.append(Stroke("line", (x, y, x + 4, y - 3), shaded(ground, 0.8), 1.5))
+    return strokes

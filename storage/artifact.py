@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 from storage.errors import FatalError
 from storage.json_files import read_within_limit
 from storage.manifest import MANIFEST, REJECTED_FILE, Manifest, parse_manifest
-from storage.tables import REJECTED, read_table
-from storage.upgrades import is_current, upgrade
+from storage.tables import REJECTED, is_current, read_table, upgrade
 
-REMOVE_ARTIFACT = "remove its artifact with `rlip verify --repair`, then run again"
+REMOVE_ARTIFACT = "remove its artifact with `rlip store verify --repair`, then run again"
 """What to do about a damaged file of an artifact."""
 
 
@@ -27,12 +26,8 @@ class Artifact:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The manifest. Raises `FatalError` when it is damaged or was edited."""
-        place = self.folder / MANIFEST
-        manifest = parse_manifest(self.manifest_bytes(), str(place))
-        if manifest.is_edited:
-            raise _damaged(place, "edited")
-        return manifest
+        """The manifest. Raises `FatalError` when it is damaged."""
+        return parse_manifest(self.manifest_bytes(), str(self.folder / MANIFEST))
 
     def manifest_bytes(self) -> bytes:
         """The manifest as it was written."""
@@ -96,7 +91,7 @@ class Artifact:
 
 
 def require_schemas(manifest: Manifest, folder: Path) -> None:
-    """Compare the tables in a folder with what a manifest says of them and with today's columns, reading no rows.
+    """Compare the tables in a folder with their manifest and with today's columns, reading no rows.
 
     Raises `FatalError` for a table with another number of rows, or with columns that can't be read as today's.
     """

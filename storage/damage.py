@@ -9,8 +9,7 @@ from pathlib import Path
 from storage.errors import FatalError
 from storage.json_files import LIMITS, Limits, read_json
 from storage.manifest import MANIFEST, FutureManifest, parse_manifest
-from storage.run_files import RECORD_REMEDY, STEP_REMEDY, RecordFile, StepFile
-from storage.runs import Run, runs_of
+from storage.runs import RECORD_REMEDY, STEP_REMEDY, RecordFile, Run, StepFile, runs_of
 from storage.store import Store
 
 
@@ -24,19 +23,19 @@ class Damage:
     needed_by: tuple[str, ...] = ()
 
 
-CUT_REMEDY = (
+PARTITION_MAP_REMEDY = (
     "remove it and run again: images are then partitioned from scratch, and those that move to another partition are "
     "computed again"
 )
-CUT_LIMITS = Limits(2**28, 2**24)
-"""Those of a cut. Eleven million images with ids of 19 digits fit."""
+PARTITION_MAP_LIMITS = Limits(2**28, 2**24)
+"""Eleven million images with ids of 19 digits fit."""
 _RECORDS: dict[str, tuple[type, str, Limits]] = {
     "steps": (StepFile, STEP_REMEDY, LIMITS),
     "records": (RecordFile, RECORD_REMEDY, LIMITS),
-    "cuts": (object, CUT_REMEDY, CUT_LIMITS),
+    "cuts": (object, PARTITION_MAP_REMEDY, PARTITION_MAP_LIMITS),
 }
 """Folder → what its files hold, what to do about a damaged one, and how large one may be."""
-_DOCUMENT = (object, "run the recipe again, which writes it anew", LIMITS)
+_DOCUMENT = (object, "run the recipe again, which rewrites it", LIMITS)
 
 
 def find_damage(store: Store, runs: Iterable[Run] | None = None) -> Iterator[Damage | None]:
@@ -68,7 +67,7 @@ class DamagedFile:
 
 
 def find_record_damage(store: Store) -> Iterator[DamagedFile]:
-    """Read every record of the runs and every cut. Yields those that are damaged."""
+    """Read every record of the runs and every partition map. Yields those that are damaged."""
     for path in sorted(path for top in ("runs", "cuts") for path in (store.root / top).rglob("*.json")):
         try:
             found: object = read_json(path, *_RECORDS.get(path.parent.name, _DOCUMENT))

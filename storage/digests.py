@@ -9,8 +9,12 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces, so that equal values give equal bytes. Raises ValueError on NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    """JSON with sorted keys and no spaces, so that equal values give equal bytes, names of files that are no UTF-8 too.
+
+    Raises ValueError on NaN.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "surrogatepass")
 
 
 def digest_bytes(data: bytes) -> str:

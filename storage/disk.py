@@ -16,7 +16,7 @@ from storage.errors import FatalError
 
 
 class SystemCalls:
-    """The calls that change a disk. Tests put others in their place, which stop, fail or forget what was not synced."""
+    """The calls that change a disk. Tests replace them by calls that stop, fail or forget what was not synced."""
 
     def open(self, path: Path, flags: int) -> int:
         """A descriptor of a file or folder. Makes a file with O_CREAT, which the umask restricts."""
@@ -104,7 +104,7 @@ class Disk:
             self._calls.rmtree(folder)
 
     def make_durable(self, folder: Path) -> None:
-        """Make a folder and its missing parents such that they survive a power cut."""
+        """Make a folder and its missing parents, and sync each name into its parent, so that they survive a power cut."""
         for missing in reversed([path for path in (folder, *folder.parents) if not path.is_dir()]):
             self.make(missing)
             self.sync_folder(missing.parent)
@@ -119,7 +119,7 @@ class Disk:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    """Threads that wait for the disk. Made once per process, since making them costs as much as a sync."""
+    """Threads that wait for the disk. They start once per process, since starting them costs as much as a sync."""
     return ThreadPoolExecutor(4, "sync")
 
 
@@ -127,16 +127,16 @@ class CacheDisk(Disk):
     """A local disk for caches. Nothing is synced, since what a power cut takes can be made again."""
 
     def sync_file(self, path: Path) -> None:
-        """Does nothing."""
+        """Leaves the bytes to the kernel."""
 
     def sync_folder(self, path: Path) -> None:
-        """Does nothing."""
+        """Leaves the entries to the kernel."""
 
 
 def lock_file(path: Path) -> BinaryIO:
-    """Open a file to lock it, making it if there is none. Its bytes stay as they are.
+    """Open a file to lock it, creating it if necessary. Its bytes stay as they are.
 
-    Raises `FatalError` for a link, which could lead to a file of someone else, and OSError for what can't be opened.
+    Raises `FatalError` for a link, which could lead to someone else's file, and OSError for what can't be opened.
     """
     try:
         return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+b")

@@ -1,13 +1,14 @@
-"""Garbage: what no run refers to. It is spared for a grace period, then removed by one rename each."""
+"""What runs refer to takes space, and what no run refers to is garbage: removed, after a grace period, by one rename each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from storage.local_store import last_used, size_of
-from storage.runs import runs_of
+from storage.runs import Run, runs_of
 from storage.store import Store, StoredEntry
 
 
@@ -43,7 +44,7 @@ def find_garbage(store: Store, before: float, *, history: bool = True) -> Iterat
 
     Raises `FatalError` when a run's file is damaged, since what it refers to is then unknown.
     """
-    marked = marked_keys(store, history=history)
+    marked = {key for run in runs_of(store) for key in _keys_of(run, history)}
     for stage in store.stages():
         for held in store.entries(stage):
             if held.key not in marked and held.used < before:
@@ -53,7 +54,49 @@ def find_garbage(store: Store, before: float, *, history: bool = True) -> Iterat
             yield Garbage(folder, "scratch", size_of(folder))
 
 
-def marked_keys(store: Store, *, history: bool) -> set[str]:
-    """The keys that any run refers to, now or (with `history`) in its records."""
-    states = [state for run in runs_of(store) for state in (run, *(run.records() if history else ()))]
+def _keys_of(run: Run, history: bool = True) -> set[str]:
+    """The keys that a run refers to, now or (with `history`) in its records."""
+    states = (run, *(run.records() if history else ()))
     return {key for state in states for step in state.steps() for key in state.keys(step).values()}
+
+
+@dataclass(frozen=True)
+class Share:
+    """Artifacts and bytes of a stage or a run. `apart`: bytes that no run needs (of a stage) or no other run (of a run)."""
+
+    name: str
+    artifacts: int
+    size: int
+    apart: int
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Bytes of a store, by stage and by run; `pending`: bytes of what is being written."""
+
+    stages: tuple[Share, ...]
+    runs: tuple[Share, ...]
+    pending: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of all artifacts."""
+        return sum(stage.size for stage in self.stages)
+
+
+def usage_of(store: Store) -> Usage:
+    """Measure a store. Reads only the records of runs; a run needs what any of its records names."""
+    sizes = {stage: {held.key: held.size for held in store.entries(stage) if held.whole} for stage in store.stages()}
+    every = {key: size for found in sizes.values() for key, size in found.items()}
+    needed = {run.name: _keys_of(run) & every.keys() for run in runs_of(store)}
+    times = Counter(key for keys in needed.values() for key in keys)
+    stages = tuple(_share(stage, found, lambda key: times[key] == 0) for stage, found in sizes.items())
+    runs = tuple(
+        _share(name, {key: every[key] for key in keys}, lambda key: times[key] == 1) for name, keys in needed.items()
+    )
+    return Usage(stages, runs, size_of(store.root / "pending"))
+
+
+def _share(name: str, sizes: Mapping[str, int], is_apart: Callable[[str], bool]) -> Share:
+    apart = sum(size for key, size in sizes.items() if is_apart(key))
+    return Share(name, len(sizes), sum(sizes.values()), apart)

@@ -1,8 +1,9 @@
-"""JSON of our own that others may have touched: read within limits, checked against a type, and sealed against changes."""
+"""JSON of our own that others may have touched: read within limits, checked against a type, and sealed with a checksum."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,9 +32,9 @@ class Limits(NamedTuple):
 
 
 LIMITS = Limits()
-"""Those of every file whose reader allows no more."""
+"""The limits of every file whose reader allows no more."""
 _FEW = 1000
-"""Errors of one file that are looked at. A list of them takes a kilobyte for each."""
+"""Errors of one file up to which they are listed, since each takes a kilobyte."""
 _SEAL = re.compile(rb',\n "(.{4})": "(.{64})"\n\}', re.DOTALL)
 _SEAL_SIZE = 79
 
@@ -55,10 +56,10 @@ def parse_json(data: bytes, kind: type[T], name: str, remedy: str = "", most: Li
         raise FatalError(f"{name}: damaged ({reason_of(error)}){then}") from error
 
 
-def parse_note(data: bytes | None, kind: type[T]) -> T | None:
-    """The value of a note that only saves work; None where there is no note, or a damaged one."""
+def parse_json_or_none(data: bytes | None, kind: type[T]) -> T | None:
+    """JSON bytes as a value of type `kind`; None for missing or damaged ones, where the value only saves work."""
     with suppress(FatalError):
-        return None if data is None else parse_json(data, kind, "note")
+        return None if data is None else parse_json(data, kind, "hint")
     return None
 
 
@@ -76,7 +77,7 @@ def require_within(data: bytes, most: Limits = LIMITS) -> None:
 
 
 def read_within_limit(path: Path, most: int = LIMITS.size) -> bytes:
-    """The bytes of a JSON file, of a longer one than is read as many as show it. Raises OSErrors, `FatalError` for a folder."""
+    """The bytes of a JSON file, at most one more than `most`. Raises OSErrors, and `FatalError` for a folder."""
     try:
         with path.open("rb") as file:
             return file.read(most + 1)
@@ -91,6 +92,15 @@ def sealed_json(value: dict[str, Any], default: Callable[[Any], Any] | None = No
     """
     head = json.dumps(value, indent=1, default=default).removesuffix("\n}").encode()
     return head + f',\n "seal": "{digest_bytes(head)}"\n}}'.encode()
+
+
+def json_values(value: Any) -> Any:
+    """A value as JSON can hold it: NaN and infinity become null, keys text, tuples lists."""
+    if isinstance(value, dict):
+        return {str(name): json_values(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def reason_of(error: ValueError) -> str:

@@ -1,4 +1,4 @@
-"""Leases: notes in a store that someone is making an artifact, for machines that share no locks. They only save work."""
+"""Leases: files in a store that say who is making an artifact, for machines that share no locks. They only save work."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from storage.errors import PipelineError
-from storage.json_files import parse_note
+from storage.json_files import parse_json_or_none
 from storage.remote import Remote
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds between signs of life, between looks at them, and of silence after which a holder counts as dead."""
+    """Seconds between heartbeats, between looks at them, and of silence after which a holder counts as dead."""
 
-    beat: float = 5.0
+    heartbeat: float = 5.0
     look: float = 2.0
     expiry: float = 20.0
 
@@ -31,11 +31,11 @@ class Patience:
 def hold_lease(
     files: Remote, path: str, machine: str, waiting: Callable[[str], None], patience: Patience = Patience()
 ) -> Iterator[None]:
-    """Hold the lease at `path`. Calls `waiting` once with the holder's host, then waits while it shows signs of life.
+    """Hold the lease at `path`. Calls `waiting` once with the holder's host, then waits while its heartbeats come.
 
-    A holder counts as dead when its note stays the same for `expiry` seconds by the clock of the one who waits; clocks of
+    A holder counts as dead when its lease stays the same for `expiry` seconds by the clock of the one who waits; clocks of
     two machines are never compared. A holder on this `machine` is certainly dead, since the caller holds a lock that
-    excludes live ones. If the lease cannot be had because the remote side fails, work goes on without it.
+    excludes live ones. If the remote side fails, work goes on without a lease.
     """
     holder = f"{machine} {uuid.uuid4().hex}"
     try:
@@ -44,66 +44,68 @@ def hold_lease(
         yield
         return
     done = threading.Event()
-    life = threading.Thread(target=_live, args=(files, path, holder, patience.beat, done), daemon=True)
-    life.start()
+    heartbeats = threading.Thread(
+        target=_send_heartbeats, args=(files, path, holder, patience.heartbeat, done), daemon=True
+    )
+    heartbeats.start()
     try:
         yield
     finally:
         done.set()
-        life.join()
+        heartbeats.join()
         with suppress(PipelineError):
             if _holder(files.read(path)) == holder:
                 files.remove([path])
 
 
-class _Note(BaseModel):
+class _Lease(BaseModel):
     holder: str
     host: str = "another machine"
-    """Notes of earlier versions name none."""
+    """Leases of earlier versions name none."""
 
 
 def _take(files: Remote, path: str, holder: str, waiting: Callable[[str], None], patience: Patience) -> None:
     """Acquire the lease."""
     seen: bytes | None = None
     since = time.monotonic()
-    while not files.create(path, _note(holder, 0)):
+    while not files.create(path, _lease_bytes(holder, 0)):
         found = files.read(path)
         if found is None:
             continue
         if (_holder(found) or "").partition(" ")[0] == holder.partition(" ")[0]:
-            files.write(path, _note(holder, 0))
+            files.write(path, _lease_bytes(holder, 0))
             return
         if seen is None:
             waiting(_host(found))
         if found != seen:
             seen, since = found, time.monotonic()
         elif time.monotonic() - since > patience.expiry:
-            files.write(path, _note(holder, 0))
+            files.write(path, _lease_bytes(holder, 0))
             return
         time.sleep(patience.look)
 
 
-def _live(files: Remote, path: str, holder: str, beat: float, done: threading.Event) -> None:
-    """Give signs of life until `done` is set."""
+def _send_heartbeats(files: Remote, path: str, holder: str, interval: float, done: threading.Event) -> None:
+    """Rewrite the lease with a higher number until `done` is set."""
     number = 0
-    while not done.wait(beat):
+    while not done.wait(interval):
         number += 1
         with suppress(PipelineError):
-            files.write(path, _note(holder, number))
+            files.write(path, _lease_bytes(holder, number))
 
 
-def _note(holder: str, beat: int) -> bytes:
-    return json.dumps({"holder": holder, "host": platform.node(), "beat": beat}).encode()
+def _lease_bytes(holder: str, heartbeat: int) -> bytes:
+    return json.dumps({"holder": holder, "host": platform.node(), "beat": heartbeat}).encode()
 
 
 def _holder(data: bytes | None) -> str | None:
-    """Who holds a lease; None where its note is gone or damaged."""
-    note = parse_note(data, _Note)
-    return None if note is None else note.holder
+    """Who holds a lease; None where it is gone or damaged."""
+    lease = parse_json_or_none(data, _Lease)
+    return None if lease is None else lease.holder
 
 
 def _host(data: bytes) -> str:
-    """The host that a lease names, for people: at most 100 characters, none of them with a meaning for a terminal."""
-    note = parse_note(data, _Note)
-    host = _Note.model_fields["host"].default if note is None else note.host
+    """The host that a lease names, for messages: at most 100 characters, without control characters."""
+    lease = parse_json_or_none(data, _Lease)
+    host = _Lease.model_fields["host"].default if lease is None else lease.host
     return "".join(each for each in host if each.isalnum() or each in " .-_")[:100]

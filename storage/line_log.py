@@ -34,9 +34,9 @@ class NewLines(NamedTuple):
 
     lines: list[Line]
     afresh: bool
-    """Whether the file was replaced or cut, so that these are all of its lines."""
+    """Whether the file was replaced or truncated, so that these are all of its lines."""
     torn: bool
-    """Whether more follows that has no end, which a process that died has left. It is read once another line follows it."""
+    """Whether an incomplete line follows, which a process that died has left. It is read once another line follows it."""
 
 
 class LineLog:
@@ -46,7 +46,7 @@ class LineLog:
     not given out. Lines of earlier versions have none.
 
     A lock of the file admits one writer at a time and keeps readers out while it writes. The kernel frees the lock of a
-    process that dies; what such a process wrote of a line stays a line of its own.
+    process that dies. The next writer ends the line that such a process left incomplete, so that it spoils no other.
     """
 
     def __init__(self, path: Path, disk: Disk = LOCAL) -> None:

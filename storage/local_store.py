@@ -70,7 +70,7 @@ class LocalStore:
         return {key: artifact for key, artifact in found.items() if artifact is not None}
 
     def recover(self, stage: str, key: str) -> Artifact | None:
-        """The artifact, if another process has committed it meanwhile."""
+        """The artifact, if another process has committed it since."""
         return self.find(stage, key)
 
     def fetch_artifacts(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
@@ -78,7 +78,7 @@ class LocalStore:
         return tuple(Artifact(folder) for folder in folders)
 
     def refresh(self) -> None:
-        """Does nothing: what other processes write to this disk is visible at once."""
+        """Nothing to fetch: what other processes write to this disk is visible at once."""
 
     def locate(self, key: str) -> Artifact | None:
         """The committed artifact of a key whose stage is unknown."""
@@ -130,7 +130,7 @@ class LocalStore:
     def claim(self, key: str, waiting: Callable[[str], None]) -> Iterator[None]:
         """Work on `key` alone on this machine. Calls `waiting` with its name before it waits for another live process.
 
-        Saves work; correctness never needs it. The kernel frees the claim of a process that dies.
+        It only saves work: without it, both would commit equal bytes. The kernel frees the claim of a process that dies.
         """
         path = self._pending / f"claim-{key}.lock"
         with lock_file(path) as lock:
@@ -175,6 +175,7 @@ class LocalStore:
         target = self.folder(manifest.stage, manifest.key)
         with translate_os_errors(f"writing {target}"):
             self.disk.write(draft / MANIFEST, manifest.as_bytes())
+            # Two syncs: no reader may see the name before the bytes are safe, no caller return before the name is.
             self.disk.sync_all([draft / name for name in (*manifest.files, MANIFEST)], draft)
             self.disk.make_durable(target.parent)
             if target.exists() and not (target / MANIFEST).is_file():
@@ -195,7 +196,7 @@ class LocalStore:
             put_in_place(draft / path.name, path, self.disk)
 
     def touch(self, stage: str, artifacts: Iterable[Artifact]) -> None:
-        """Note that a run found these, by renewing the times of their manifests, so that `rlip gc` spares them."""
+        """Note that a run found these, by renewing the times of their manifests, so that `rlip store gc` spares them."""
         for artifact in artifacts:
             with suppress(OSError):
                 os.utime(artifact.folder / MANIFEST)
@@ -247,7 +248,7 @@ class LocalStore:
         return cleaned
 
     def damaged_copies(self) -> Iterator[Path]:
-        """None: nothing here is a copy."""
+        """None, since nothing here is a copy."""
         return iter(())
 
     def clean_up(self, before: float) -> None:

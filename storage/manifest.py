@@ -71,7 +71,7 @@ class Manifest(BaseModel):
     host: str
     versions: dict[str, str]
     seal: str = ""
-    """Digest of all other fields at the time of writing. It reveals later edits."""
+    """The checksum at the time of writing."""
 
     @field_validator("files")
     @classmethod
@@ -84,23 +84,19 @@ class Manifest(BaseModel):
         """The manifest as it is written, sealed. A manifest that was read gives the bytes that it was read from."""
         if self.format == 1:
             return self.model_dump_json(indent=1, exclude={"seal"}).encode()
-        return self.model_copy(update={"seal": self.seal or self._digest()}).model_dump_json(indent=1).encode()
-
-    @property
-    def is_edited(self) -> bool:
-        """Whether it was edited after it was written. Format 1, which has no seal, tells nothing."""
-        return self.format > 1 and self.seal != self._digest()
+        return self.model_copy(update={"seal": self.seal or self.checksum()}).model_dump_json(indent=1).encode()
 
     def fault(self, stage: str, key: str) -> str | None:
-        """What shows that these are not, as it was written, the manifest of the artifact with that stage and key; or None."""
+        """What shows that this is not the manifest of the artifact with that stage and key; or None."""
         try:
             if (self.stage, self.key, digest_json(self.terms)) != (stage, key, key):
                 return "manifest of another key"
-            return "edited manifest" if self.is_edited else None
+            return None
         except ValueError as error:
             return f"manifest with impossible values: {error}"
 
-    def _digest(self) -> str:
+    def checksum(self) -> str:
+        """Digest of all fields but the seal."""
         return digest_json(from_json(self.model_dump_json(exclude={"seal"})))
 
     @property
@@ -125,6 +121,8 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
         require_within(data)
         manifest = Manifest.model_validate_json(data)
         _require_known(manifest.format, name)
+        if manifest.format > 1 and manifest.seal != manifest.checksum():
+            raise ValueError("changed since it was written")
         return manifest
     except ValueError as error:
         with suppress(ValueError):
@@ -132,7 +130,7 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
             values = from_json(data)
             _require_known(values.get("format") if isinstance(values, dict) else None, name)
         raise FatalError(
-            f"{name}: damaged manifest ({reason_of(error)}); remove it with `rlip verify --repair`, then run again"
+            f"{name}: damaged manifest ({reason_of(error)}); remove it with `rlip store verify --repair`, then run again"
         ) from error
 
 

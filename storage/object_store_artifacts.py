@@ -10,10 +10,8 @@ import fsspec
 
 from storage.artifact import Artifact, require_schemas
 from storage.errors import FatalError
-from storage.limited_reader import LimitedReader
 from storage.manifest import MANIFEST, Manifest, parse_manifest
-from storage.remote import Entry, Remote
-from storage.remote_retry import PAUSES
+from storage.remote import PAUSES, Entry, Remote
 from storage.runs import Run, RunRecord
 from storage.store import Store, require_valid_address
 
@@ -21,7 +19,7 @@ from storage.store import Store, require_valid_address
 class ObjectStoreArtifacts:
     """Artifacts at a URL, laid out as in a store. Data are written before the manifest: readers find whole artifacts only.
 
-    On object stores, the name of a data file holds its digest, and the manifest is put on condition that there is none.
+    On object stores, the name of a data file holds its digest, and the manifest is put on condition that none exists.
     Of two writers one wins; even where their bytes differ (training runs on two machines), neither touches what the other's
     manifest names. Raises `FatalError` for an unusable address or credentials, and `RetryableError` when the other side
     still fails or is silent after all `pauses`.
@@ -105,7 +103,7 @@ class ObjectStoreArtifacts:
             self.files.download(f"{place}/{self._stored_name(name, entry.digest)}", draft / name)
         if not entry.matches(draft / name):
             raise FatalError(
-                f"{self.url}: {place}/{name} is damaged; remove it with `rlip verify --repair --store {self.url}`, then "
+                f"{self.url}: {place}/{name} is damaged; remove it with `rlip store verify --repair --store {self.url}`, then "
                 "run or push again"
             )
 
@@ -116,20 +114,10 @@ class ObjectStoreArtifacts:
             raise FileNotFoundError(f"{self.url}: {manifest.stage} {manifest.key[:12]} has no {name}")
         return f"{self.url}/{_place(manifest.stage, manifest.key)}/{self._stored_name(name, entry.digest)}"
 
-    def get(self, stage: str, key: str, store: Store, reader: LimitedReader) -> Artifact:
-        """Copy an artifact from here into a store and check it. Tables are read within the limits of `reader`.
-
-        Raises `FatalError` as `download` does, and for a table that can't be read.
-        """
+    def get(self, stage: str, key: str, store: Store) -> Artifact:
+        """Copy an artifact from here into a store and check it. Raises `FatalError` as `download` does."""
         with store.draft() as draft:
-            manifest = self.download(stage, key, draft)
-            try:
-                for name in manifest.files:
-                    if name.endswith(".parquet"):
-                        reader.require_readable(draft / name)
-            except FatalError as error:
-                raise FatalError(f"{self.url}: {_place(stage, key)} was refused: {error}") from error
-            return store.commit(draft, manifest)
+            return store.commit(draft, self.download(stage, key, draft))
 
     def digest(self, stage: str, key: str, name: str, digest: str) -> tuple[int, str] | None:
         """Size and sha256 of a data file whose manifest says `digest`, read again; None where it is gone."""
@@ -157,6 +145,7 @@ class ObjectStoreArtifacts:
 
     def _stored_name(self, name: str, digest: str) -> str:
         """The name under which a data file is stored here."""
+        # Under plain names, a second training run of a key would overwrite files that the manifest of the first names.
         if self.files.renames:
             return name
         stem, dot, kind = name.rpartition(".")

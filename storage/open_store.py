@@ -27,7 +27,7 @@ def open_store(address: Address) -> Store:
 
 
 def existing_store(address: Address) -> Store:
-    """A store that already exists, with its runs as they are now. Raises `FatalError` where there is none."""
+    """A store that already exists, with its runs as they are now. Raises `FatalError` if there is no store."""
     if not is_remote(address):
         folder = local_folder(address)
         if not (folder / "artifacts").is_dir():

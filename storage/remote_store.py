@@ -1,10 +1,11 @@
-"""A store at a URL (S3 or another object store), with a folder on this machine to work in."""
+"""A store at a URL (S3 or another object store), with a folder on this machine to work in and for verified copies."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,22 +14,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import fsspec
+from pydantic import BaseModel
+from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
 from storage.artifact import Artifact
+from storage.atomic import write_atomic
 from storage.digests import digest_bytes, digest_file
-from storage.disk import LOCAL, Disk
+from storage.disk import CACHE, LOCAL, Disk
 from storage.errors import FatalError, PipelineError
-from storage.json_files import parse_note
+from storage.json_files import parse_json_or_none, read_json, sealed_json
 from storage.lease import Patience, hold_lease
 from storage.local_store import LocalStore
-from storage.manifest import MANIFEST, Manifest
-from storage.mirror import Mirror
+from storage.manifest import MANIFEST, FileEntry, Manifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
-from storage.remote import Entry
-from storage.remote_retry import PAUSES
+from storage.remote import PAUSES, Entry, Remote
 from storage.resume_point import ResumePoint
 from storage.store import StoredEntry
-from storage.verified_files import VerifiedFiles, read_checked, write_checked
 
 _DOWNLOADS = 8
 _NAMED = 16
@@ -49,7 +50,7 @@ class RemoteArtifact(Artifact):
 
     def file(self, name: str) -> Path:
         """Path of one data file, copied to this machine's disk and checked. Raises as `RemoteStore.fetch_artifacts` does."""
-        return self.store.bring_file(self.manifest, name)
+        return self.store.fetch_file(self.manifest, name)
 
     def location(self, name: str) -> str:
         """The URL of one data file. Nothing is copied to this machine."""
@@ -57,7 +58,7 @@ class RemoteArtifact(Artifact):
 
 
 class RemoteStore:
-    """Artifacts, runs and cuts at a URL. A local store in `folder` holds copies of them, drafts and scratch folders.
+    """Artifacts, runs and partition maps at a URL. A local store in `folder` holds copies of them, drafts and scratch folders.
 
     An artifact exists once its manifest is at the URL. It is committed locally first and then copied, so that the next
     process finishes what a dead one did not copy, without computing it again. The folder may be deleted at any time.
@@ -75,12 +76,12 @@ class RemoteStore:
         self._local = local = LocalStore(folder, disk)
         self.remote = ObjectStoreArtifacts(url, filesystem, pauses)
         self.root, self.disk, self.address = local.root, disk, self.remote.url
-        # These concern this machine alone.
+        # What concerns this machine alone is the local store's.
         self.folder, self.draft, self.remove = local.folder, local.draft, local.remove
         self.idle_scratch, self.sweep = local.idle_scratch, local.sweep
         self._patience = patience
-        self._kept, self._files = self.root / "manifests", self.root / "files"
-        self._whole = VerifiedFiles()
+        self._manifest_cache, self._file_cache = self.root / "manifests", self.root / "files"
+        self._verified = VerifiedFiles()
         self._mirror = Mirror(self.remote.files, self.root, disk)
 
     def require_writable(self) -> None:
@@ -91,7 +92,7 @@ class RemoteStore:
         self.remote.files.remove([probe])
 
     def refresh(self) -> None:
-        """Update this machine's copies of runs and cuts. Lists each once, then reads the files that changed there or here."""
+        """Update this machine's copies of runs and partition maps: list each once, read what changed there or here."""
         self._mirror.refresh()
 
     def find(self, stage: str, key: str) -> Artifact | None:
@@ -101,8 +102,9 @@ class RemoteStore:
 
     def find_all(self, stage: str, keys: Iterable[str]) -> dict[str, Artifact]:
         """Key → committed artifact, for those keys that have one. Lists once, then reads manifests not yet cached here."""
+        # An index object at the URL would be a second truth, which two writers would have to keep.
         listed = {key: files[MANIFEST] for key, files in self.remote.listing(stage).items() if MANIFEST in files}
-        places = {key: self._kept_at(stage, key, listed[key]) for key in keys if key in listed}
+        places = {key: self._cached_manifest(stage, key, listed[key]) for key in keys if key in listed}
         known = {key: data for key, place in places.items() if (data := read_checked(place)) is not None}
         for key, data in self.remote.manifests(stage, [key for key in places if key not in known]).items():
             known[key] = data
@@ -110,7 +112,7 @@ class RemoteStore:
         return {key: RemoteArtifact(self.folder(stage, key), self, known[key]) for key in places if key in known}
 
     def recover(self, stage: str, key: str) -> Artifact | None:
-        """The artifact, if another machine has committed it meanwhile, or a process died here before it was copied."""
+        """The artifact, if another machine has committed it since, or a process here died before it was copied."""
         found = self.find(stage, key)
         left = self._local.find(stage, key) if found is None else None
         if left is None:
@@ -120,7 +122,7 @@ class RemoteStore:
         except FatalError:
             self.remove(left.folder)
             return None
-        return self._send(left)
+        return self._upload(left)
 
     def fetch_artifacts(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
         """The artifacts at these places, copied to this machine's disk and checked unless they are already here.
@@ -128,17 +130,17 @@ class RemoteStore:
         Raises `FatalError` for one that is damaged or missing at the URL.
         """
         with ThreadPoolExecutor(_DOWNLOADS) as pool:
-            return tuple(pool.map(self._bring, folders))
+            return tuple(pool.map(self._fetch, folders))
 
-    def bring_file(self, manifest: Manifest, name: str) -> Path:
+    def fetch_file(self, manifest: Manifest, name: str) -> Path:
         """One data file of an artifact, copied to this machine's disk and checked unless it is already here."""
         entry = manifest.files.get(name)
         if entry is None:
             raise FileNotFoundError(f"{self.address}: {manifest.stage} {manifest.key[:12]} has no {name}")
         here = self._local.folder(manifest.stage, manifest.key)
-        apart = self._files / manifest.stage / manifest.key / entry.digest[:_NAMED]
+        apart = self._file_cache / manifest.stage / manifest.key / entry.digest[:_NAMED]
         for copy in (here / name, apart / name):
-            if self._whole.holds(copy, entry):
+            if self._verified.holds(copy, entry):
                 return copy
         with self.draft() as draft:
             self.remote.download_file(manifest, name, draft)
@@ -159,15 +161,15 @@ class RemoteStore:
         yield from dict(sorted(self.find_all(stage, self.remote.keys(stage)).items())).values()
 
     def entries(self, stage: str) -> Iterator[StoredEntry]:
-        """What lies at each place of a stage, ordered by key. Lists twice; reads only the notes of what runs found."""
-        found = self._found()
+        """What lies at each place of a stage, ordered by key. Lists twice; reads only which keys runs have found."""
+        found = self._touched()
         for key, files in sorted(self.remote.listing(stage).items()):
             yield _holding(stage, key, files, found)
 
     def used(self, stage: str, key: str) -> float:
         """Unix time at which an artifact was made or last found by a run, by the remote clock."""
         files = self.remote.files.listing(f"artifacts/{stage}/{key}")
-        return _holding(stage, key, files, self._found()).used if files else 0.0
+        return _holding(stage, key, files, self._touched()).used if files else 0.0
 
     def manifest_bytes(self, stage: str, key: str) -> bytes:
         """The manifest as it is at the URL now."""
@@ -191,7 +193,7 @@ class RemoteStore:
 
     def commit(self, draft: Path, manifest: Manifest) -> Artifact:
         """Commit on this machine, then copy to the URL: data first, the manifest last."""
-        return self._send(self._local.commit(draft, manifest))
+        return self._upload(self._local.commit(draft, manifest))
 
     def put(self, path: Path, data: bytes) -> None:
         """Write a record at the URL, then in this machine's copy."""
@@ -199,7 +201,7 @@ class RemoteStore:
         self._local.put(path, data)
 
     def touch(self, stage: str, artifacts: Iterable[Artifact]) -> None:
-        """Note in one small file that a run found these, so that `rlip gc` spares them."""
+        """Note in one small file that a run found these, so that `rlip store gc` spares them."""
         keys = [artifact.key for artifact in artifacts]
         if not keys:
             return
@@ -212,13 +214,13 @@ class RemoteStore:
         the list changes."""
         with self._local.scratch(key, resumes_from) as folder:
             point = ResumePoint(self.remote.files, key, folder, resumes_from)
-            with point.kept(self._patience.look):
+            with point.synchronised(self._patience.look):
                 yield folder
 
     def drop_scratch(self, key: str) -> None:
         """Remove the scratch folder of a key whose artifact is committed, and its copies at the URL."""
         self._local.drop_scratch(key)
-        with suppress(PipelineError):  # `rlip gc` removes them later
+        with suppress(PipelineError):  # `rlip store gc` removes them later
             self._remove_all(f"scratch/{key}")
 
     def discard(self, stage: str, key: str) -> None:
@@ -238,25 +240,25 @@ class RemoteStore:
                 artifact.require_whole()
             except FatalError:
                 yield artifact.folder
-        for path in self._kept.glob("*/*.json"):
+        for path in self._manifest_cache.glob("*/*.json"):
             if read_checked(path) is None:
                 yield path
-        for path in self._files.glob("*/*/*/*"):
+        for path in self._file_cache.glob("*/*/*/*"):
             if digest_file(path)[:_NAMED] != path.parent.name:
                 yield path
 
     def clean_up(self, before: float) -> None:
-        """Remove old notes and checkpoints at the URL; here, cached files and copies of artifacts that are gone there."""
+        """Remove old files of touches, claims and checkpoints at the URL; here, caches and copies of what is gone there."""
         self.sweep()
-        for notes in ("found", "claims", "scratch"):
-            old = [path for path, entry in self.remote.files.listing(notes).items() if entry.modified < before]
-            self.remote.files.remove(f"{notes}/{path}" for path in old)
+        for folder in ("found", "claims", "scratch"):
+            old = [path for path, entry in self.remote.files.listing(folder).items() if entry.modified < before]
+            self.remote.files.remove(f"{folder}/{path}" for path in old)
         for stage in self._local.stages():
             there = self.remote.keys(stage)
             for artifact in self._local.artifacts(stage):
                 if artifact.key not in there:
                     self.remove(artifact.folder)
-        for copies in (self._files, self._kept):
+        for copies in (self._file_cache, self._manifest_cache):
             self.disk.remove_tree(copies)
 
     def _machine(self) -> str:
@@ -278,16 +280,16 @@ class RemoteStore:
     def _remove_all(self, folder: str) -> None:
         self.remote.files.remove(f"{folder}/{path}" for path in self.remote.files.listing(folder))
 
-    def _send(self, here: Artifact) -> Artifact:
+    def _upload(self, here: Artifact) -> Artifact:
         """Copy an artifact to the URL. If another writer was first, with other bytes, remove the local one."""
         there = self.remote.put(here)
         if there != here.manifest_bytes():
             self.remove(here.folder)
         return RemoteArtifact(here.folder, self, there)
 
-    def _bring(self, folder: Path) -> Artifact:
+    def _fetch(self, folder: Path) -> Artifact:
         stage, key = folder.parts[-2:]
-        here, there = self._local.find(stage, key), self._manifest_there(stage, key)
+        here, there = self._local.find(stage, key), self.remote.manifest(stage, key)
         if here is not None:
             if here.manifest_bytes() == there and self._is_whole(here):
                 return here
@@ -297,33 +299,122 @@ class RemoteStore:
 
     def _is_whole(self, here: Artifact) -> bool:
         """Whether this machine's copies of all data files are undamaged."""
-        return all(self._whole.holds(here.file(name), entry) for name, entry in here.manifest.files.items())
+        return all(self._verified.holds(here.file(name), entry) for name, entry in here.manifest.files.items())
 
-    def _manifest_there(self, stage: str, key: str) -> bytes | None:
-        return self.remote.manifest(stage, key)
-
-    def _kept_at(self, stage: str, key: str, entry: Entry) -> Path:
+    def _cached_manifest(self, stage: str, key: str, entry: Entry) -> Path:
         """Where a manifest is cached. A manifest that is rewritten at the URL gets another file here."""
-        return self._kept / stage / f"{key}-{digest_bytes(entry.token.encode())[:12]}.json"
+        return self._manifest_cache / stage / f"{key}-{digest_bytes(entry.token.encode())[:12]}.json"
 
-    def _found(self) -> dict[str, float]:
+    def _touched(self) -> dict[str, float]:
         """Key → when a run last found it."""
         listed = self.remote.files.listing("found")
         found: dict[str, float] = {}
         for path, data in self.remote.files.read_many(f"found/{name}" for name in listed).items():
             when = listed[path.removeprefix("found/")].modified
-            for key in parse_note(data, list[str]) or ():
+            for key in parse_json_or_none(data, list[str]) or ():
                 found[key] = max(found.get(key, 0.0), when)
         return found
 
 
 def _holding(stage: str, key: str, files: dict[str, Entry], found: dict[str, float]) -> StoredEntry:
     size = sum(entry.size for entry in files.values())
-    made = max(entry.modified for entry in files.values())
-    return StoredEntry(stage, key, MANIFEST in files, size, max(made, found.get(key, 0.0)))
+    written = max(entry.modified for entry in files.values())
+    return StoredEntry(stage, key, MANIFEST in files, size, max(written, found.get(key, 0.0)))
 
 
 def folder_name(url: str) -> str:
     """A readable name for the folder that holds copies of a URL, different for each URL."""
     plain = "".join(c if c.isalnum() else "-" for c in url)[:60]
     return f"{plain}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+
+
+_CHECK_BYTES = 16
+
+
+class VerifiedFiles:
+    """Copies on this machine's disk are verified before they are used: once in a process, and again if they change.
+
+    A change shows in size, times and inode.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, str], tuple[int, ...]] = {}
+
+    def holds(self, path: Path, entry: FileEntry) -> bool:
+        """Whether a file is there with the bytes of `entry`, read unless this process has done so since it last changed."""
+        try:
+            state = _state(path)
+            if self._known.get((path, entry.digest)) != state:
+                if not entry.matches(path):
+                    return False
+                self._known[path, entry.digest] = state
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def write_checked(path: Path, data: bytes) -> None:
+    """Cache bytes together with their checksum."""
+    write_atomic(path, xxh3_128_digest(data) + data, CACHE)
+
+
+def read_checked(path: Path) -> bytes | None:
+    """The bytes that were cached; None where there are none, or where they do not match their checksum."""
+    with suppress(FileNotFoundError):
+        data = path.read_bytes()
+        if data[:_CHECK_BYTES] == xxh3_128_digest(data[_CHECK_BYTES:]):
+            return data[_CHECK_BYTES:]
+    return None
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+_FOLDERS = ("runs", "cuts")
+
+
+class _Mirrored(BaseModel):
+    """The files that were copied: their tokens at the URL, and checksums of the copies."""
+
+    files: dict[str, tuple[str, str]]
+
+
+class Mirror:
+    """Copies in `root` of the records at a URL. A copy that changed here is replaced, too."""
+
+    def __init__(self, files: Remote, root: Path, disk: Disk) -> None:
+        self._files = files
+        self._root = root
+        self._disk = disk
+        self._state = root / "mirrored.json"
+
+    def refresh(self) -> None:
+        """Update the copies. Lists each folder once, then reads the files that changed there or here."""
+        known: dict[str, tuple[str, str]] = {}
+        with suppress(FileNotFoundError, FatalError):
+            known = read_json(self._state, _Mirrored).files
+        began = time.time()
+        there = {f"{top}/{path}": entry.token for top in _FOLDERS for path, entry in self._files.listing(top).items()}
+        now = {path: (token, _check_of(self._inside(path))) for path, token in there.items()}
+        changed = [path for path, state in now.items() if known.get(path) != state]
+        for path, data in self._files.read_many(changed).items():
+            write_atomic(self._inside(path), data, self._disk)
+            now[path] = (there[path], xxh3_128_hexdigest(data))
+        for top in _FOLDERS:
+            for mine in (self._root / top).rglob("*.json"):
+                is_older = mine.stat().st_mtime < began  # a run writes its records there first, then here
+                if is_older and mine.relative_to(self._root).as_posix() not in there:
+                    mine.unlink(missing_ok=True)
+        write_atomic(self._state, sealed_json({"files": now}), self._disk)
+
+    def _inside(self, path: str) -> Path:
+        """Where a file is copied to. Raises `FatalError` for a name that leads out of the store."""
+        if any(part in (".", "..") for part in path.split("/")):
+            raise FatalError(f"{self._files.url}: a record is named {path!r}, which leads out of the store; remove it")
+        return self._root / path
+
+
+def _check_of(path: Path) -> str:
+    return xxh3_128_hexdigest(path.read_bytes()) if path.is_file() else ""

@@ -15,11 +15,11 @@ from storage.atomic import write_atomic
 from storage.digests import digest_file
 from storage.disk import LOCAL
 from storage.errors import FatalError, PipelineError
-from storage.json_files import parse_json, parse_note
+from storage.json_files import parse_json, parse_json_or_none
 from storage.remote import Remote
 
 _RECORD = "record.json"
-_NOTE = ".resume_point"
+_LAST_RECORD = ".resume_point"
 
 
 class ResumePoint:
@@ -28,11 +28,11 @@ class ResumePoint:
     A list in the folder, `{"files": [paths]}` in JSON, names them. It is replaced by a rename when there is something new,
     and the files that it names are complete by then; those that change in place only grow. Data are uploaded under names
     that hold their digests, the record that names them last. It only saves work: if the remote side fails, work goes on
-    without it.
+    without copies.
     """
 
     def __init__(self, files: Remote, key: str, folder: Path, listed: str) -> None:
-        """`listed`: name of the list in the folder; "" where nothing is kept."""
+        """`listed`: name of the list in the folder; "" if there is nothing to copy."""
         self._files = files
         self._place = f"scratch/{key}"
         self._folder = folder
@@ -40,15 +40,15 @@ class ResumePoint:
         self._sent: bytes | None = None
 
     @contextmanager
-    def kept(self, look: float) -> Iterator[None]:
-        """Fetch what another machine left. Send what is new, checked for every `look` seconds and once more on exit."""
+    def synchronised(self, interval: float) -> Iterator[None]:
+        """Fetch what another machine left. Send what is new, checked for every `interval` seconds and once more on exit."""
         if not self._list:
             yield
             return
         with suppress(PipelineError, OSError):
             self.fetch()
         done = threading.Event()
-        sender = threading.Thread(target=self._keep, args=(look, done), daemon=True)
+        sender = threading.Thread(target=self._send_until, args=(done, interval), daemon=True)
         sender.start()
         try:
             yield
@@ -60,7 +60,7 @@ class ResumePoint:
         """Put the copies in place, unless this machine made or already fetched them. Ignores damaged copies."""
         data = self._files.read(f"{self._place}/{_RECORD}")
         if data is not None and data != self._known():
-            self._take(data)
+            self._install(data)
         self._sent = self._state()
 
     def send(self) -> None:
@@ -79,20 +79,20 @@ class ResumePoint:
             self._files.upload(aside / name, self._copy_of(name, digest))
         data, before = json.dumps(record).encode(), self._known()
         self._files.write(f"{self._place}/{_RECORD}", data)
-        write_atomic(self._folder / _NOTE, data)
+        write_atomic(self._folder / _LAST_RECORD, data)
         shutil.rmtree(aside)
         self._sent = state
         old = _record(before) or {}
         self._files.remove(self._copy_of(name, old[name]) for name in old if old[name] != record.get(name))
 
-    def _keep(self, look: float, done: threading.Event) -> None:
-        while not done.wait(look):
+    def _send_until(self, done: threading.Event, interval: float) -> None:
+        while not done.wait(interval):
             with suppress(PipelineError, OSError):
                 self.send()
         with suppress(PipelineError, OSError):
             self.send()
 
-    def _take(self, data: bytes) -> None:
+    def _install(self, data: bytes) -> None:
         record = _record(data)
         if record is None:
             return
@@ -105,13 +105,13 @@ class ResumePoint:
         for name in record:
             (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
             LOCAL.rename(aside / name, self._folder / name)
-        self._drop_others(record)
+        self._remove_others(record)
         write_atomic(self._folder / self._list, json.dumps({"files": list(record)}).encode())
         shutil.rmtree(aside)
-        write_atomic(self._folder / _NOTE, data)
+        write_atomic(self._folder / _LAST_RECORD, data)
 
-    def _drop_others(self, record: dict[str, str]) -> None:
-        """Removes the files of this machine's own list that the copies do not have: with theirs, they make no whole."""
+    def _remove_others(self, record: dict[str, str]) -> None:
+        """Removes files that only this machine's list names, since they belong to another checkpoint than the copies."""
         state = self._state()
         for name in _listed(state) if state else ():
             if name not in record:
@@ -124,8 +124,8 @@ class ResumePoint:
 
     def _known(self) -> bytes | None:
         """The record that this machine last wrote or fetched."""
-        note = self._folder / _NOTE
-        return note.read_bytes() if note.is_file() else None
+        path = self._folder / _LAST_RECORD
+        return path.read_bytes() if path.is_file() else None
 
     def _state(self) -> bytes | None:
         """The list; None where there is none."""
@@ -147,7 +147,7 @@ def _listed(state: bytes) -> list[str]:
 
 def _record(data: bytes | None) -> dict[str, str] | None:
     """Name → digest of the copies; None where there is no record that can be trusted, since anyone may have written it."""
-    found = parse_note(data, dict[str, str])
+    found = parse_json_or_none(data, dict[str, str])
     return found if found is not None and all(_is_inside(name) for name in found) else None
 
 

@@ -1,6 +1,7 @@
 """Runs: the named results that people use. A run maps partition → key for each step, and so points to artifacts.
 
 A run has a history: each execution appends a record that is never rewritten, and `name@2` is the state after the second.
+The files of a run may come from elsewhere, so they are checked before they are used.
 """
 
 from __future__ import annotations
@@ -13,21 +14,75 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from storage.artifact import Artifact
 from storage.errors import FatalError, did_you_mean
-from storage.json_files import read_json, read_within_limit, sealed_json
-from storage.run_files import (
-    RECORD_REMEDY,
-    STEP_NAME,
-    STEP_REMEDY,
-    RecordFile,
-    StepFile,
-    StepKeys,
-    document_bytes,
-    is_record_number,
-    parse_document,
-)
-from storage.store import Store
+from storage.json_files import parse_json, read_json, read_within_limit, sealed_json
+from storage.store import Store, require_valid_address
+
+STEP_REMEDY = "remove it and run the recipe again: the artifacts that it named are reused"
+RECORD_REMEDY = "remove this record, and the later ones move up by one"
+_STEP_NAME = re.compile(r"[a-z][a-z0-9_]*(:[A-Za-z0-9._-]+)*")
+_PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[0-9]+)?")
+_MAX_NAME = 200
+"""Characters of a name. That of a step is also the name of a file."""
+
+
+class StepKeys(BaseModel):
+    """The artifacts of a step: the stage that made them, and their keys by partition."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str = ""
+    partitions: dict[str, str] = {}
+
+    def require_valid(self, step: str) -> None:
+        """Raise `FatalError` for names that could lead out of a store or control a terminal."""
+        for kind, name, pattern in (
+            ("step", step, _STEP_NAME),
+            *(("partition", p, _PARTITION) for p in self.partitions),
+        ):
+            if len(name) > _MAX_NAME or not pattern.fullmatch(name):
+                raise FatalError(f"{name[:_MAX_NAME]!r}: not the name of a {kind}; the record that names it is damaged")
+        for key in self.partitions.values():
+            require_valid_address(self.stage, key)
+
+
+class StepFile(StepKeys):
+    """The newest artifacts of a step, `steps/<step>.json`."""
+
+    step: str
+    stage: str
+    partitions: dict[str, str]
+
+
+class RecordFile(BaseModel):
+    """The record of an execution, `records/<time>.json`: the steps as they were then, and facts for people."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    steps: dict[str, StepKeys]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Time, status, host, recipe and outcome of the execution."""
+        return {name: value for name, value in (self.model_extra or {}).items() if name != "seal"}
+
+
+def _is_record_number(text: str, records: int) -> bool:
+    """Whether a text numbers one of that many records, from 1 on."""
+    return text.isdecimal() and len(text) < 10 and 1 <= int(text) <= records
+
+
+def parse_document(data: bytes, name: str, remedy: str = "") -> Any:
+    """The value of a document. Raises `FatalError` as `parse_json` does."""
+    value = parse_json(data, object, name, remedy)
+    if isinstance(value, dict):
+        value = {name: each for name, each in value.items() if name != "seal"}
+        return value["value"] if value.keys() == {"value"} else value
+    return value
+
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -44,29 +99,34 @@ class Run:
 
     def record(self, step: str, stage: str, keys: dict[str, str]) -> None:
         """Record which artifact holds each partition of a step. `keys`: partition → key."""
+        self._require_current()
         entry = {"step": step, "stage": stage, "partitions": keys}
         self.store.put(self._file(step), sealed_json(entry))
 
     def note(self, name: str, value: Any) -> None:
         """Store a JSON document with the run, e.g. its recipe or the table shown at its end."""
-        self.store.put(self.folder / f"{name}.json", document_bytes(value))
+        self._require_current()
+        document = value if isinstance(value, dict) and value else {"value": value}
+        self.store.put(self.folder / f"{name}.json", sealed_json(document, default=str))
 
     def read_document(self, name: str) -> dict[str, Any]:
-        """The JSON object stored under that name, or an empty one where there is none that can be trusted."""
+        """The JSON object stored under that name, or an empty one if it is missing or damaged."""
         found = self._read(name)
         return found if isinstance(found, dict) else {}
 
     def append(self, status: str, **facts: Any) -> None:
         """Append the state of the run to its history, as a record that is never rewritten. `facts` are JSON values."""
+        self._require_current()
         self._append(datetime.now(UTC), status, facts)
 
     def adopt(self) -> None:
         """Make the state of a run without a history its first record, before anything is added to it."""
+        self._require_current()
         if self.records() or not self.steps():
             return
-        made = max(path.stat().st_mtime for path in (self.folder / "steps").glob("*.json"))
+        written = max(path.stat().st_mtime for path in (self.folder / "steps").glob("*.json"))
         facts = {"recipe": self.read_document("recipe"), "outcome": self._read("outcome") or []}
-        self._append(datetime.fromtimestamp(made, UTC), "earlier", facts)
+        self._append(datetime.fromtimestamp(written, UTC), "earlier", facts)
 
     def records(self) -> list[RunRecord]:
         """The history, oldest first; a record's number is its place. Raises `FatalError` when a record is damaged."""
@@ -93,13 +153,17 @@ class Run:
         return [entry.step for path in paths if (entry := self._load(path)) is not None]
 
     def remove(self) -> None:
-        """Forget the run; its artifacts stay until `rlip gc`."""
+        """Forget the run; its artifacts stay until `rlip store gc`."""
+        self._require_current()
         self.store.remove_run(self.name)
 
     @property
     def exists(self) -> bool:
         """Whether anything was recorded under this name: a step, or, after a push of a record alone, its history."""
         return any(next((self.folder / kind).glob("*.json"), None) is not None for kind in ("steps", "records"))
+
+    def _require_current(self) -> None:
+        """Raises `FatalError` for a record, since history is not rewritten. A run as it is now can be changed."""
 
     def _entry(self, step: str) -> StepKeys:
         """Stage and keys of a step; empty for one that was not recorded. Raises `FatalError` if its file is damaged."""
@@ -125,13 +189,13 @@ class Run:
         return None
 
     def _file(self, step: str) -> Path:
-        if not STEP_NAME.fullmatch(step):
+        if not _STEP_NAME.fullmatch(step):
             raise FatalError(f"run {self.name!r}: {step!r} is not the name of a step, e.g. shard:pseudo")
         return self.folder / "steps" / f"{step.replace(':', '.')}.json"
 
 
 class RunRecord(Run):
-    """The state of a run after one of its executions, read from its history. It cannot be changed."""
+    """The state of a run after one of its executions, read from its history. What would change it raises `FatalError`."""
 
     def __init__(self, run: Run, number: int, path: Path) -> None:
         """Raises `FatalError` if the record is damaged."""
@@ -148,39 +212,14 @@ class RunRecord(Run):
         """Names of the steps that the run had then."""
         return sorted(self._content.steps)
 
-    def record(self, step: str, stage: str, keys: dict[str, str]) -> None:
-        """Raises `FatalError`: history is not rewritten."""
-        raise self._refusal()
-
-    def note(self, name: str, value: Any) -> None:
-        """Raises `FatalError`: history is not rewritten."""
-        raise self._refusal()
-
-    def append(self, status: str, **facts: Any) -> None:
-        """Raises `FatalError`: only a run as it is now goes into its history."""
-        raise self._refusal()
-
-    def adopt(self) -> None:
-        """Raises `FatalError`, as `append` does."""
-        raise self._refusal()
-
-    def remove(self) -> None:
-        """Raises `FatalError`: a run is removed with its history."""
-        raise self._refusal()
-
-    @property
-    def exists(self) -> bool:
-        """True: it was read."""
-        return True
-
     def _entry(self, step: str) -> StepKeys:
         return self._content.steps.get(step, StepKeys())
 
     def _read(self, name: str) -> Any:
         return self._content.facts.get(name)
 
-    def _refusal(self) -> FatalError:
-        return FatalError(f"{self.name} is a record of what was done and can't be changed; name the run without @")
+    def _require_current(self) -> None:
+        raise FatalError(f"{self.name} is a record of what was done and can't be changed; name the run without @")
 
 
 def runs_of(store: Store) -> list[Run]:
@@ -201,7 +240,65 @@ def find_run(store: Store, name: str) -> Run:
     if not at:
         return run
     records = run.records()
-    if not is_record_number(number, len(records)):
+    if not _is_record_number(number, len(records)):
         known = f"{name}@1 to {name}@{len(records)}" if records else "none yet"
-        raise FatalError(f"run {name!r} has no record {number!r}; records: {known} (`rlip runs {name}`)")
+        raise FatalError(f"run {name!r} has no record {number!r}; records: {known} (`rlip show {name} --history`)")
     return records[int(number) - 1]
+
+
+_STEP = re.compile(r"steps/[^/]+\.json")
+_DOCUMENT = re.compile(r"[a-z]+\.json")
+_RECORD = re.compile(r"records/[A-Za-z0-9][A-Za-z0-9.-]*\.json")
+"""Paths within a run's folder at a URL. A listing may hold others, which could lead out of the store."""
+_REMEDY = "push the run again"
+
+
+def history_of(records: Mapping[str, bytes], url: str) -> dict[str, bytes]:
+    """The records of a run's executions, oldest first, by path within its folder. Files of other names are ignored.
+
+    Raises `FatalError` that names one which is damaged or names what is no step, partition or key.
+    """
+    found = {path: data for path, data in sorted(records.items()) if _RECORD.fullmatch(path)}
+    for path, data in found.items():
+        _record(data, f"{url}: {path}")
+    return found
+
+
+def steps_of(records: Mapping[str, bytes], url: str, number: str = "") -> dict[str, StepKeys]:
+    """Step → its stage and keys: the newest, or those of record `number`. Raises as `history_of` does, or for an unknown one."""
+    if number:
+        return dict(_numbered(records, url, number).steps)
+    found: dict[str, StepKeys] = {}
+    for path, data in records.items():
+        if _STEP.fullmatch(path):
+            entry = parse_json(data, StepFile, f"{url}: {path}", _REMEDY)
+            entry.require_valid(entry.step)
+            found[entry.step] = entry
+    return found
+
+
+def documents_of(records: Mapping[str, bytes], url: str, number: str = "") -> dict[str, Any]:
+    """Name → JSON document of a run, such as its recipe, or of its record `number`. Raises as `steps_of` does."""
+    if number:
+        facts = _numbered(records, url, number).facts
+        return {name: facts[name] for name in ("recipe", "outcome") if name in facts}
+    return {
+        path.removesuffix(".json"): parse_document(data, f"{url}: {path}", _REMEDY)
+        for path, data in records.items()
+        if _DOCUMENT.fullmatch(path)
+    }
+
+
+def _numbered(records: Mapping[str, bytes], url: str, number: str) -> RecordFile:
+    history = list(history_of(records, url).items())
+    if not _is_record_number(number, len(history)):
+        raise FatalError(f"{url}: the run has {len(history)} records, not a record {number!r}")
+    path, data = history[int(number) - 1]
+    return _record(data, f"{url}: {path}")
+
+
+def _record(data: bytes, name: str) -> RecordFile:
+    found = parse_json(data, RecordFile, name, _REMEDY)
+    for step, keys in found.steps.items():
+        keys.require_valid(step)
+    return found

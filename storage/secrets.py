@@ -1,4 +1,4 @@
-"""Passwords in URLs: none is told, and none is taken, because runs, names of folders and Prefect keep addresses."""
+"""Passwords in URLs are redacted in messages and refused as input: runs, folder names and Prefect keep addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The store: what the pipeline relies on, wherever artifacts lie. `LocalStore` and `RemoteStore` implement it."""
+"""The store: what the pipeline relies on, wherever artifacts are. `LocalStore` and `RemoteStore` implement it.
+
+It is a protocol: with a base class, a remote store overrode half of a local one, and callers asked which one they had.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ class Store(Protocol):
         """Find out before any work whether the store can be written. Raises `FatalError`."""
 
     def refresh(self) -> None:
-        """Bring this machine's view of runs and cuts up to date."""
+        """Bring this machine's view of runs and partition maps up to date."""
 
     def folder(self, stage: str, key: str) -> Path:
         """Where an artifact lies on this machine. Raises `FatalError` for names that could lead elsewhere."""
@@ -60,7 +63,7 @@ class Store(Protocol):
         """Key → committed artifact, for those keys that have one."""
 
     def recover(self, stage: str, key: str) -> Artifact | None:
-        """The artifact, if another process has committed it meanwhile or died with a commit that can be finished."""
+        """The artifact, if another process has committed it since, or died with a commit that can be finished."""
 
     def fetch_artifacts(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
         """The artifacts at these places, with all their files on this machine's disk."""
@@ -108,7 +111,7 @@ class Store(Protocol):
         """Write a record at `path` below `root`: readers see the old bytes or the new ones."""
 
     def touch(self, stage: str, artifacts: Iterable[Artifact]) -> None:
-        """Note that a run found these, so that `rlip gc` spares them although no run refers to them yet."""
+        """Note that a run found these, so that `rlip store gc` spares them although no run refers to them yet."""
 
     def discard(self, stage: str, key: str) -> None:
         """Remove an artifact, or the remains of one."""

@@ -1,11 +1,18 @@
-"""Arrow schemas of the tables that flow between stages. One row is one image; nested columns hold its items."""
+"""Arrow schemas of the tables between stages, and their evolution. One row is one image; nested columns hold its items.
+
+Older tables are read with today's columns by declared values (`ADDED`); anything undeclared is refused.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from storage.errors import FatalError
 
 BOX = pa.struct(
     [
@@ -20,8 +27,8 @@ BOX = pa.struct(
 )
 """One bounding box: top-left corner and size, in absolute pixels."""
 
-GIVEN_RELATION = pa.struct([("subject", pa.int32()), ("predicate", pa.string()), ("object", pa.int32())])
-"""A relation given by a dataset. `subject` and `object` are indices into the image's boxes."""
+ANNOTATED_RELATION = pa.struct([("subject", pa.int32()), ("predicate", pa.string()), ("object", pa.int32())])
+"""A relation of a dataset's ground truth. `subject` and `object` are indices into the image's boxes."""
 
 CAPTION = pa.struct(
     [
@@ -109,7 +116,7 @@ IMAGES = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("boxes", pa.list_(BOX)),
-        ("relations", pa.list_(GIVEN_RELATION)),
+        ("relations", pa.list_(ANNOTATED_RELATION)),
     ]
 )
 CAPTIONS = pa.schema([("image_id", pa.int64()), ("captions", pa.list_(CAPTION))])
@@ -148,12 +155,15 @@ DETECTIONS = pa.schema(
         ("pairs", pa.list_(DETECTED_PAIR)),
     ]
 )
-"""What a network found in images, best pairs first. `image_id` is null for images that belong to no dataset."""
+"""What a network found in images, best pairs first. `image_id` is null for images that belong to no dataset.
+
+Scores of detected boxes are here, in the order of the boxes of `images`: in that table they would change all its bytes.
+"""
 
 REJECTED = pa.schema(
     [("image_id", pa.int64()), ("stage", pa.string()), ("reason", pa.string()), ("value", pa.string())]
 )
-"""Quarantined rows: what was left out, where, why, and the offending value as text."""
+"""Quarantined rows: what was rejected, by which stage, why, and the offending value as text."""
 
 SHARD_MEMBERS = pa.schema(
     [
@@ -182,14 +192,14 @@ that another program wrote. Only the member that holds the image has a `phash`.
 SHARD_STATISTICS = pa.schema(
     [("shard", pa.string()), ("kind", pa.string()), ("name", pa.string()), ("count", pa.int64())]
 )
-"""What a tar holds, so that nobody has to read it to know: counts by kind "total" (names images, images without relations,
-boxes, relations), "object" (category names) and "predicate" (canonical
-predicates) and "surface" (predicates in the words of captions and datasets)."""
+"""What a tar holds, so that nobody has to read it: counts by kind "total" (names images, images without relations,
+boxes, relations), "object" (category names), "predicate" (canonical predicates) and "surface" (predicates in the words of
+captions and datasets)."""
 
 FINGERPRINTS = pa.schema(
     [("dataset", pa.string()), ("image_id", pa.int64()), ("digest", pa.string()), ("phash", pa.uint64())]
 )
-"""What recognises an evaluation image: sha256 of its bytes, and its perceptual hash, null for one without structure."""
+"""How an evaluation image is recognised: sha256 of its bytes, and its perceptual hash, null for one without structure."""
 
 OVERLAP = pa.schema(
     [
@@ -215,7 +225,7 @@ SPLIT = pa.schema(
         ("unseen", pa.bool_()),
     ]
 )
-"""Triplets by name, with canonical predicates: `instances` in the training sets, and whether training leaves them out."""
+"""Triplets by name, with canonical predicates: `instances` in the training sets, and whether training excludes them."""
 
 METRICS = pa.schema([("step", pa.int64()), ("name", pa.string()), ("value", pa.float64())])
 """Numbers that a whole-set stage measured (losses by step, scores at the end)."""
@@ -238,3 +248,123 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
     """Read a Parquet file. With `schema`, cast to it; raises ValueError (such as ArrowInvalid) for columns of another shape."""
     table = pq.read_table(path)
     return table if schema is None else table.cast(schema)
+
+
+SCHEMAS: Mapping[tuple[str, str], pa.Schema] = {
+    ("ingest", "images"): IMAGES,
+    ("detect", "images"): IMAGES,
+    ("detect", "detections"): DETECTIONS,
+    ("caption", "captions"): CAPTIONS,
+    ("parse", "triplets"): TRIPLETS,
+    ("tag", "candidates"): CANDIDATES,
+    ("tag", "dropped"): DROPPED,
+    ("tag", "relations"): RELATIONS,
+    ("shard", "shards"): SHARD_MEMBERS,
+    ("shard_tagger", "shards"): SHARD_MEMBERS,
+    ("fingerprint", "fingerprints"): FINGERPRINTS,
+    ("overlap", "overlap"): OVERLAP,
+    ("split", "split"): SPLIT,
+}
+"""Stage and table → today's schema."""
+
+ADDED: Mapping[str, Any] = {
+    "captions.captions.match": None,
+    "captions.captions.times": 1,
+    "triplets.triplets.subject_count": None,
+    "triplets.triplets.object_count": None,
+    "triplets.triplets.subject_attributes": None,
+    "triplets.triplets.object_attributes": None,
+    "candidates.pairs.mention": -1,
+    "candidates.pairs.prior": None,
+    "candidates.pairs.support": None,
+    "relations.tagger": None,
+    "relations.relations.caption": -1,
+    "relations.relations.calibrated": None,
+    "relations.relations.posterior": None,
+    "shards.digest": None,
+    "shards.check": None,
+    "shards.dataset": None,
+    "shards.width": None,
+    "shards.height": None,
+    "shards.phash": None,
+}
+"""Columns added after the first version, as table.column.field → their value in rows that were made before."""
+
+
+def is_current(schema: pa.Schema, name: str) -> bool:
+    """Whether a table has today's schema. Also true for a table that no stage in `SCHEMAS` writes."""
+    known = [_shape(wanted) for (_, table), wanted in SCHEMAS.items() if table == name]
+    return not known or _shape(schema) in known
+
+
+def upgrade(table: pa.Table, stage: str, name: str, where: str) -> pa.Table:
+    """A table of an older version with today's columns. A table of a stage outside `SCHEMAS` is returned unchanged.
+
+    Raises `FatalError` that names the column and the remedy when the table cannot be upgraded.
+    """
+    wanted = SCHEMAS.get((stage, name))
+    if name == "shards" and "member" in table.column_names:
+        table = _with_keys(table)
+    if wanted is None or _shape(table.schema) == _shape(wanted):
+        return table
+    columns = table.combine_chunks()
+    held = pa.StructArray.from_arrays(
+        [columns.column(i).combine_chunks() for i in range(columns.num_columns)], fields=list(table.schema)
+    )
+    upgraded = _read_as(held, pa.struct(list(wanted)), name, where, stage)
+    return pa.Table.from_arrays([upgraded.field(i) for i in range(len(wanted))], schema=wanted)
+
+
+def _with_keys(index: pa.Table) -> pa.Table:
+    """The index of version 2, which had one tar, `shard.tar`, and whole member names in place of key and extension."""
+    names = [name.partition(".") for name in index["member"].to_pylist()]
+    added = {
+        "shard": ["shard.tar"] * len(names),
+        "key": [key for key, _, _ in names],
+        "extension": [extension for _, _, extension in names],
+    }
+    table = index.drop_columns(["member"])
+    for name, values in added.items():
+        table = table.append_column(name, pa.array(values, pa.string()))
+    return table
+
+
+def _read_as(held: pa.Array, wanted: pa.DataType, path: str, where: str, stage: str) -> Any:
+    """An array as another type. Missing fields get their declared values."""
+    if pa.types.is_struct(wanted) and pa.types.is_struct(held.type):
+        unknown = {field.name for field in held.type} - {field.name for field in wanted}
+        if unknown:
+            raise FatalError(
+                f"{where}: column {path}.{min(unknown)} is of another version of rlip; upgrade rlip or {_again(stage)}"
+            )
+        children = [_field(held, field, f"{path}.{field.name}", where, stage) for field in wanted]
+        return pa.StructArray.from_arrays(children, fields=list(wanted), mask=held.is_null())
+    if pa.types.is_list(wanted) and pa.types.is_list(held.type):
+        values = _read_as(held.flatten(), wanted.value_type, path, where, stage)
+        lengths = held.value_lengths().fill_null(0).to_pylist()
+        offsets = [0]
+        for length in lengths:
+            offsets.append(offsets[-1] + length)
+        return pa.ListArray.from_arrays(offsets, values, mask=held.is_null())
+    if held.type != wanted:
+        raise FatalError(f"{where}: column {path} is {held.type}, but this version reads {wanted}; {_again(stage)}")
+    return held
+
+
+def _field(held: pa.Array, field: pa.Field, path: str, where: str, stage: str) -> Any:
+    if held.type.get_field_index(field.name) >= 0:
+        return _read_as(held.field(field.name), field.type, path, where, stage)
+    if path not in ADDED:
+        raise FatalError(f"{where}: made by an older version, without column {path}; {_again(stage)}")
+    return pa.array([ADDED[path]] * len(held), field.type)
+
+
+def _again(stage: str) -> str:
+    return f"run its recipe again (`rlip run`): stage {stage} recomputes the table"
+
+
+def _shape(kind: pa.DataType | pa.Schema) -> Any:
+    """A type as nested lists, equal to those of another that differs only in names of list items, which Parquet changes."""
+    if isinstance(kind, pa.Schema) or pa.types.is_struct(kind):
+        return [(field.name, _shape(field.type)) for field in kind]
+    return [_shape(kind.value_type)] if pa.types.is_list(kind) else str(kind)

@@ -16,7 +16,7 @@ class Box:
 
 
 def intersect(one: Box, other: Box) -> bool:
-    """Whether two boxes share some area: the authors' overlap prior (docs/triplets.md, Other ways to candidates)."""
+    """Whether two boxes share some area: the authors' overlap prior (docs/labels.md, Other ways to candidates)."""
     apart_x = abs(one.x + one.w / 2 - other.x - other.w / 2)
     apart_y = abs(one.y + one.h / 2 - other.y - other.h / 2)
     return apart_x < (one.w + other.w) / 2 and apart_y < (one.h + other.h) / 2

@@ -40,8 +40,7 @@ LONGEST = (
     "storage/test_elastic_processes.py", "review/test_browser_people.py", "chain/test_moved_dataset.py",
     "chain/test_fine_tuning.py", "chain/test_funnel.py", "training/test_launch.py", "models/test_import.py",
     "models/test_export.py", "interop/test_publish_shards.py", "runtime/test_local_engine.py",
-    "runtime/test_processes.py", "data/test_decoder_process.py", "cli/test_query.py", "review/test_limits.py",
-    "review/test_access.py", "review/test_forgery.py",
+    "runtime/test_processes.py", "data/test_decoder_process.py", "cli/test_query.py",
 )  # fmt: skip
 """Files that take long, about the longest first. A worker that got one of them last would go on alone."""
 SLOW_FOLDERS = ("chain", "device", "flows", "hostile", "training")

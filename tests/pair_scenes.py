@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.evaluation.interactions import Interactions
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Interactions, Relations
 
 MAN, BIKE = [0.0, 0.0, 99.0, 99.0], [200.0, 0.0, 299.0, 99.0]
 MAN_OFF, BIKE_OFF = [60.0, 0.0, 159.0, 99.0], [260.0, 0.0, 359.0, 99.0]  # IoU .25

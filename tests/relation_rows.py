@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pipeline.evaluation.interactions import Interactions, best_entries
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.ranking import best_entries
+from pipeline.evaluation.relations import Interactions, Relations
 
 A, B, C, D = ([x, 10.0, x + 39, 89.0] for x in (0.0, 100.0, 200.0, 300.0))
 """Boxes of 40 by 80 pixels that do not overlap."""

@@ -25,7 +25,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 from warm_process import WarmProcess
 
-from pipeline.review import desk
+from pipeline.review import review_state
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREENSHOTS = ROOT / "out" / "screenshots"
@@ -51,8 +51,9 @@ class Served:
     verdicts: Path
 
     @property
-    def origin(self) -> str:
-        return re.match(r"http://[^/]+", self.url).group()  # type: ignore[union-attr]
+    def root(self) -> str:
+        """The address under which all pages lie, without a slash at its end."""
+        return re.match(r"http://[^/]+/[^/]+", self.url).group()  # type: ignore[union-attr]
 
     def log(self, reviewer: str = "ada") -> list[dict[str, Any]]:
         """The lines of a reviewer's log on disk."""
@@ -91,7 +92,7 @@ def served(store: Path, run: str, *options: str, env: Mapping[str, str] | None =
 
 def _review(*words: str) -> None:
     """The command, which looks for new partitions more often than users' do."""
-    desk.REFRESH_SECONDS = 0.5
+    review_state.REFRESH_SECONDS = 0.5
     call_rlip(*words)
 
 
@@ -104,10 +105,14 @@ class Browser:
 
     def reset(self) -> None:
         """Leave the page for an empty one on a desktop, and forget the server."""
-        self.driver.delete_all_cookies()
+        self.clear_cookies()
         self.driver.get("about:blank")
         self.screen(DESKTOP)
         self.server = None
+
+    def clear_cookies(self) -> None:
+        """Forget the cookies of all servers."""
+        self.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
 
     def visit(self, server: Served, path: str = "/") -> None:
         """Open the server's link when the browser comes to it, and then a page."""
@@ -119,7 +124,7 @@ class Browser:
     def open(self, path: str) -> None:
         """Open a page of the server and wait until its scripts have begun."""
         assert self.server is not None
-        self.driver.get(self.server.origin + path)
+        self.driver.get(self.server.root + path)
         self.ready()
 
     def ready(self) -> None:
@@ -190,9 +195,10 @@ class Browser:
         )
 
     def query(self) -> str:
-        """Path and query of the page's address."""
-        found: str = self.script("return location.pathname + location.search")
-        return found
+        """Path and query of the page's address, from where its server's pages begin."""
+        assert self.server is not None
+        address: str = self.script("return location.origin + location.pathname + location.search")
+        return address.removeprefix(self.server.root)
 
     def screen(self, size: tuple[int, int], *, dark: bool = False) -> None:
         """Give the page this width and height, and a light or dark system."""
@@ -215,7 +221,7 @@ class Browser:
         """The addresses that the page has asked of any other server than its own."""
         assert self.server is not None
         asked = self.script("return performance.getEntries().map((entry) => entry.name).filter((n) => n.includes(':'))")
-        return [address for address in asked if not address.startswith(self.server.origin + "/")]
+        return [address for address in asked if not address.startswith(self.server.root + "/")]
 
     def violations(self) -> list[str]:
         """The serious and critical rules of accessibility that the page breaks, by axe-core, with the first places."""

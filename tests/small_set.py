@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 from PIL import Image
 
-from pipeline.run.recipe import Recipe, load_recipe
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import load_recipe
 
 RECIPE = """
 name = "small"

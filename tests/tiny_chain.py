@@ -31,8 +31,8 @@ class World:
         """The words of `rlip run --json`, with or without Prefect, or of another command that reads the recipe."""
         settings = [f"data.root={self.data}", f"store={self.store}", *overrides]
         sets = [word for setting in settings for word in ("--set", setting)]
-        way = ["--direct"] if do in ("run", "train-tagger") and direct else []
-        return [do, str(self.recipe), *way, "--json", *sets]
+        way = ["--direct"] if do in ("run", "weights train-tagger") and direct else []
+        return [*do.split(), str(self.recipe), *way, "--json", *sets]
 
     def command(self, *overrides: str, direct: bool = True) -> list[str]:
         """The command line of `rlip run --json`, for a process that can be killed."""

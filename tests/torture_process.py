@@ -25,7 +25,7 @@ from storage.runs import Run
 from storage.store import Store
 
 PARTITIONS = 6
-PATIENCE = Patience(beat=0.1, look=0.02, expiry=0.6)
+PATIENCE = Patience(heartbeat=0.1, look=0.02, expiry=0.6)
 """Of a lease. A process that is stopped for longer counts as dead, and works on when it is continued."""
 _PAUSE = 0.03
 

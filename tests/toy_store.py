@@ -13,8 +13,7 @@ from storage.keys import KeyTerms
 from storage.manifest import MANIFEST, Counts, FileEntry, Manifest
 from storage.runs import Run
 from storage.store import Store
-from storage.tables import write_table
-from storage.upgrades import SCHEMAS
+from storage.tables import SCHEMAS, write_table
 
 TABLES = {"ingest": "images", "caption": "captions", "parse": "triplets"}
 Inputs = Mapping[str, Sequence[Artifact]]

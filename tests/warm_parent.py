@@ -18,7 +18,7 @@ from models.deformable_read_loops import Levels, loops
 from tagger.parsing.parser import load_parser, parse_captions
 
 MODULES = (
-    "models.relation_tagger", "models.rlip", "models.tokenizer", "scipy.optimize", "torch.distributed.fsdp",
+    "models.relation_tagger", "models.rlip", "models.text_encoder", "scipy.optimize", "torch.distributed.fsdp",
     "torch.utils.tensorboard", "transformers.models.auto.processing_auto", "transformers.models.blip.modeling_blip",
     "transformers.models.blip.processing_blip",
 )  # fmt: skip

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from benchmarks.harness import Row, at_most
+from benchmarks.photos import Photos
 from benchmarks.pretraining.setup import (
     WARM_UP,
     make_config,
@@ -18,17 +20,14 @@ from benchmarks.pretraining.setup import (
     tracked,
     train,
     write_training_set,
-)
-from benchmarks.streaming.photos import Photos
-from benchmarks.streaming.results import Goal, Row
+)  # fmt: skip
 from models.network import Size
 from models.predictions import Predictions
 from pipeline.training.batches import MicroBatches, Origin
-from pipeline.training.config import Shard, TrainConfig
+from pipeline.training.config import TrainConfig
 from pipeline.training.sample import TrainingSample
 from pipeline.training.task import Draws, PretrainTask, StepInputs
 
-GOAL = Goal(5, most=True, of_ratio=False)
 PAPER = {"image_size": 1333, "shortest": tuple(range(480, 801, 32)), "crop": 0.5}
 VIEWS: dict[str, dict[str, Any]] = {"320 pixels": {}, "640 pixels": {"image_size": 640}, "the paper's scales": PAPER}
 LOG_EVERY = WARM_UP
@@ -48,14 +47,18 @@ def measure_data_wait(photos: Photos, folder: Path, steps: int) -> Iterator[Row]
             folder / f"{num_workers}", shards, num_workers=num_workers, steps=steps, log_every=LOG_EVERY
         )
         train(config)
-        yield Row(
-            f"data / share of a step spent waiting, loaders = {num_workers}",
-            "%",
-            100 * waiting_share(config),
-            goal=GOAL if num_workers else None,
-            note=f"at {_speed(config):.1f} images/s",
-        )
-    yield from _with_device(shards, folder, speeds["640 pixels"] * DEVICE_SHARE, steps)
+        share, goal = 100 * waiting_share(config), at_most(5) if num_workers else None
+        yield Row(f"data / share of a step spent waiting, loaders = {num_workers}", "%", share, goal=goal)
+    speed = speeds["640 pixels"] * DEVICE_SHARE
+    config = make_config(
+        folder / "device", shards, image_size=640, num_workers=1, steps=10 * steps, log_every=LOG_EVERY
+    )
+    train(config, task=DeviceTask(make_task(config), speed))
+    name, note = (
+        f"data / the same, a device that takes {speed:.0f} images/s of 640 pixels",
+        "a pause stands for the device",
+    )
+    yield Row(name, "%", 100 * waiting_share(config), goal=at_most(5), note=note)
 
 
 def waiting_share(config: TrainConfig) -> float:
@@ -63,12 +66,6 @@ def waiting_share(config: TrainConfig) -> float:
     waited, speed = tracked(config, "data_wait"), tracked(config, "images_per_second")
     times = {step: 1 / speed[step] for step in sorted(waited)[1:]}
     return sum(waited[step] * spent for step, spent in times.items()) / sum(times.values())
-
-
-def _speed(config: TrainConfig) -> float:
-    speeds = tracked(config, "images_per_second")
-    last = [speeds[step] for step in sorted(speeds)[1:]]
-    return len(last) / sum(1 / speed for speed in last)
 
 
 def _prepared_per_second(config: TrainConfig, images: int) -> float:
@@ -85,21 +82,6 @@ def _prepared_per_second(config: TrainConfig, images: int) -> float:
     raise AssertionError
 
 
-def _with_device(shards: Sequence[Shard], folder: Path, speed: float, steps: int) -> Iterator[Row]:
-    """Trains with a stand-in for a device that leaves the processor idle."""
-    config = make_config(
-        folder / "device", shards, image_size=640, num_workers=1, steps=10 * steps, log_every=LOG_EVERY
-    )
-    train(config, task=DeviceTask(make_task(config), speed))
-    yield Row(
-        f"data / the same, a device that takes {speed:.0f} images/s of 640 pixels",
-        "%",
-        100 * waiting_share(config),
-        goal=GOAL,
-        note=f"at {_speed(config):.1f} images/s; a pause stands for the device",
-    )
-
-
 class _OneWeight(nn.Module):
     """A network that computes nothing."""
 
@@ -109,18 +91,18 @@ class _OneWeight(nn.Module):
 
 
 class DeviceTask:
-    """The inputs of a training run, and a device that leaves the processor idle: a pause for each micro-batch."""
+    """The inputs of a training run, and a device that leaves the processor idle: a pause for each micro-batch.
+
+    `speed`: images per second of the device.
+    """
 
     def __init__(self, task: PretrainTask, speed: float) -> None:
-        """`speed`: images per second of the device."""
         self._task, self._speed = task, speed
 
     def build(self, say: Callable[[str], None]) -> Any:
-        """Builds a network that computes nothing."""
         return _OneWeight()
 
     def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
-        """Prepares what the pre-training needs."""
         return self._task.inputs(samples, draws)
 
     def predict(
@@ -132,5 +114,4 @@ class DeviceTask:
         return Predictions(weight, weight, weight, weight, weight)
 
     def losses(self, predictions: Predictions, given: StepInputs) -> dict[str, Tensor]:
-        """Returns a loss that reaches the only weight."""
         return {"loss": predictions.subject_logits.mean() ** 2}

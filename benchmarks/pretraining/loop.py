@@ -9,9 +9,12 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks.harness import Goal, Row
+from benchmarks.photos import Photos
 from benchmarks.pretraining.setup import (
     WARM_UP,
     make_config,
@@ -19,11 +22,9 @@ from benchmarks.pretraining.setup import (
     make_trainer,
     open_samples,
     write_training_set,
-)
-from benchmarks.streaming.photos import Photos
-from benchmarks.streaming.results import Goal, Row
+)  # fmt: skip
 from models.network import Network
-from pipeline.training.batches import MicroBatch, MicroBatches, Origin
+from pipeline.training.batches import MicroBatches, Origin
 from pipeline.training.config import TrainConfig
 from pipeline.training.optimizer import make_optimizer, set_rates
 from pipeline.training.ranks import Ranks
@@ -56,7 +57,6 @@ class BareLoop:
         self._step = self._total = 0
 
     def is_due(self, step: int, total: int) -> bool:
-        """Every step."""
         self._step, self._total = step, total
         return True
 
@@ -65,10 +65,8 @@ class BareLoop:
         step, total = self._step, self._total
         began = time.process_time()
         self.beside.append(began - self._ended)
-        parts = [
-            self._batch((step - 1) * self._settings.micro_batches + part)
-            for part in range(self._settings.micro_batches)
-        ]
+        count = self._settings.micro_batches
+        parts = [self._batches[(step - 1) * count + part] for part in range(count)]
         prepared = time.process_time()
         self._train(step - 1, total, parts)
         self._ended = time.process_time()
@@ -76,25 +74,18 @@ class BareLoop:
         self.trained.append(self._ended - prepared)
         return {}
 
-    def _batch(self, number: int) -> MicroBatch:
-        batch = self._batches[number]
-        assert isinstance(batch, MicroBatch)
-        return batch
-
-    def _train(self, step: int, total: int, parts: list[MicroBatch]) -> float:
+    def _train(self, step: int, total: int, parts: list[Any]) -> None:
         set_rates(self._optimizer, self._settings, step, total)
         self._optimizer.zero_grad(set_to_none=True)
-        summed = torch.zeros(())
         for part, batch in enumerate(parts):
             Draws(self._settings.seed, step, part).seed_torch()
             images, given = batch.images(CPU), batch.inputs.to(CPU)
             predictions = self.network(images, batch.sizes, given.texts)
             loss = self._task.losses(predictions, given)["loss"] / len(parts)
             loss.backward()
-            summed += loss.detach()
-        torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip, foreach=True)
+            loss.item()
+        torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm, foreach=True)
         self._optimizer.step()
-        return summed.item()
 
 
 def measure_loop(photos: Photos, folder: Path, steps: int) -> Iterator[Row]:

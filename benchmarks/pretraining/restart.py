@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.harness import Row
+from benchmarks.photos import Photos
 from benchmarks.pretraining.setup import SMALL, make_config, of_one_size, write_training_set
-from benchmarks.streaming.photos import Photos
-from benchmarks.streaming.results import Row
 from pipeline.training.launch.launcher import launch
 
 EVERY = 10
@@ -30,7 +30,6 @@ class _Strike:
         self.seconds: float | None = None
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Follows what the launcher reports."""
         if self.struck_at is None:
             if done >= STRUCK_AT:
                 self.lost_after, self.struck_at = done, time.perf_counter()
@@ -50,15 +49,8 @@ def _ranks() -> list[int]:
 def measure_restart(photos: Photos, folder: Path) -> Iterator[Row]:
     """Yields steps and seconds. Raises `RuntimeError` when the training did not go on from its checkpoint."""
     shards = write_training_set(of_one_size(photos), folder / "set")
-    config = make_config(
-        folder / "training",
-        shards,
-        network=SMALL,
-        batch=8,
-        processes=RANKS,
-        steps=STRUCK_AT + 2 * EVERY,
-        checkpoint_every=EVERY,
-    )
+    settings = {"batch": 8, "processes": RANKS, "steps": STRUCK_AT + 2 * EVERY, "checkpoint_every": EVERY}
+    config = make_config(folder / "training", shards, network=SMALL, **settings)
     strike = _Strike()
     summary = launch(config, strike)
     if strike.seconds is None or summary.resumed_from != strike.resumed_after:

@@ -19,21 +19,21 @@ import torch.distributed as dist
 from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.harness import Goal, Row
+from benchmarks.photos import Photos
 from benchmarks.pretraining.setup import (
     SMALL,
     WARM_UP,
     Seconds,
     StepClock,
+    as_a_rank,
     make_config,
     make_task,
     of_one_size,
     open_samples,
     train,
     write_training_set,
-)
-from benchmarks.streaming.photos import Photos
-from benchmarks.streaming.results import Goal, Row
-from pipeline.runtime.processes import keep_freed_memory
+)  # fmt: skip
 from pipeline.training.batches import MicroBatch, MicroBatches, Origin
 from pipeline.training.config import Shard, TrainConfig
 from pipeline.training.optimizer import make_optimizer
@@ -47,13 +47,7 @@ ALONE, BESIDE, BARE, BARE_DDP = (
     "bare loop",
     "2 ranks, bare loop with DDP",
 )
-TWO = {
-    BESIDE: (ALONE, None),
-    "ddp": (ALONE, GOAL),
-    "fsdp": (ALONE, GOAL),
-    "tree": (ALONE, GOAL),
-    BARE_DDP: (BARE, None),
-}
+TWO = {BESIDE: (ALONE, None), BARE_DDP: (BARE, None)} | dict.fromkeys(("ddp", "fsdp", "tree"), (ALONE, GOAL))
 """What two processes do → what one does that it is compared with, and the goal."""
 WAYS = (ALONE, BARE, *TWO)
 
@@ -68,9 +62,7 @@ def measure_scaling(photos: Photos, folder: Path, steps: int, rounds: int) -> It
     for way, (single, goal) in TWO.items():
         pairs = sorted(zip(found[way], found[single], strict=True), key=lambda pair: pair[0].wall / pair[1].wall)
         two, one = pairs[rounds // 2]
-        beside, processor = (
-            _median_ratio(found[way], found[other], part) for other, part in ((BESIDE, 0), (single, 1))
-        )
+        beside, processor = _median_ratio(found[way], found[BESIDE], 0), _median_ratio(found[way], found[single], 1)
         said = f"CPU-s {processor:.2f}x" + (f"; {beside:.2f}x of {BESIDE}" if goal else "")
         yield Row(f"ranks / step of {way}, beside 1 rank", "s", two.wall, one.wall, goal, said)
 
@@ -138,10 +130,8 @@ def _bare(config: TrainConfig, ranks: Ranks) -> list[Seconds]:
 
 
 def _rank(rank: int, folder: Path, turns: Sequence[_Turn]) -> None:
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    as_a_rank()
     warnings.simplefilter("ignore")
-    keep_freed_memory()
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
     medians = []
     for turn in turns:

@@ -6,27 +6,28 @@ The images are as large as COCO's; their labels are drawn at random, seven boxes
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.photos import Photos
 from benchmarks.streaming.large_map import linked_tars
-from benchmarks.streaming.photos import Photos
+from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.config import SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
-from pipeline.training.prepare import prepare
 from pipeline.training.ranks import Ranks
+from pipeline.training.run import prepare
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
-from pipeline.training.statistics import STATISTICS_FILE, statistics_of
 from pipeline.training.task import PretrainTask, Task
 from pipeline.training.tracking.flops import COUNTED
 from pipeline.training.trainer import Check, Trainer, TrainingResult
-from pipeline.training.vocabulary import Vocabulary
+from pipeline.training.vocabulary import STATISTICS_FILE, Vocabulary, statistics_of
 from storage.shards.sample_map import SampleMap
 from storage.shards.writer import Sample
 from storage.tables import write_table
@@ -34,85 +35,72 @@ from storage.tables import write_table
 WARM_UP = COUNTED + 1
 """First steps that are left out of times: in most of them, operations are counted in passes of their own."""
 SMALL: dict[str, Any] = {
-    "backbone": "resnet_w16_2_2_2_2",
-    "backbone_norm": "group",
-    "levels": 3,
-    "width": 64,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "feedforward": 256,
-    "pairs": 20,
-    "fusion_width": 128,
-    "fusion_heads": 4,
+    "backbone": "resnet_w16_2_2_2_2", "backbone_norm": "group", "levels": 3, "width": 64, "encoder_layers": 2,
+    "decoder_layers": 2, "feedforward": 256, "pairs": 20, "fusion_width": 128, "fusion_heads": 4,
     "text": {
-        "hidden": 128,
-        "layers": 2,
-        "heads": 4,
-        "feedforward": 256,
-        "vocabulary": 1000,
-        "max_positions": 40,
+        "hidden": 128, "layers": 2, "heads": 4, "feedforward": 256, "vocabulary": 1000, "max_positions": 40,
         "initial_deviation": 0.25,
     },
-}
+}  # fmt: skip
 """2 million parameters."""
 MIDDLE = SMALL | {"backbone": "resnet18", "width": 128}
 """13 million parameters: its checkpoints are large enough to be written by a process of their own."""
-_OBJECTS = [f"object {number}" for number in range(80)]
-_PREDICATES = [f"predicate {number}" for number in range(40)]
+SETTINGS = {
+    "network": MIDDLE, "image_size": 320, "micro_batch": 4, "batch": 4, "processes": 1, "object_texts": 40,
+    "predicate_texts": 20, "checkpoint_every": 1_000_000, "device": "cpu",
+}  # fmt: skip
 
 
-def make_settings(folder: Path, **changes: Any) -> TrainingSettings:
-    """Returns the settings of a training run with one thread, whose trackers write below a folder."""
-    given = {
-        "network": MIDDLE,
-        "image_size": 320,
-        "micro_batch": 4,
-        "batch": 4,
-        "processes": 1,
-        "object_texts": 40,
-        "predicate_texts": 20,
-        "checkpoint_every": 1_000_000,
-        "device": "cpu",
-        "tracking": folder / "tracking",
-    }
-    return TrainingSettings(**(given | changes))
+def as_a_rank() -> None:
+    """Gives this process the settings of training processes, and one thread."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    keep_freed_memory()
 
 
 def make_config(folder: Path, shards: Sequence[Shard], **changes: Any) -> TrainConfig:
-    """Prepares a new training in `folder`."""
+    """Prepares a new training in `folder`, below which its trackers write."""
     work = folder / "work"
     work.mkdir(parents=True)
-    settings = make_settings(folder, **changes)
+    settings = TrainingSettings(**(SETTINGS | {"tracking": folder / "tracking"} | changes))
     config = TrainConfig(kind="pretrain", settings=settings, work=work, shards=tuple(shards))
     prepare(config)
     return config
 
 
-def write_training_set(photos: Photos, folder: Path, tars: int = 1) -> list[Shard]:
+def write_labelled(samples: Iterable[tuple[Sample, TrainingSample]], folder: Path, tars: int = 1) -> list[Shard]:
     """Writes a tar, with links to it under other names that hold other samples."""
     labels: dict[str, TrainingSample] = {}
-    links = linked_tars(_samples(photos, labels), folder, tars)
-    keys = list(labels)
-    index = {"key": keys, "shard": [Path(links[0].tar).name] * len(keys)}
+
+    def kept() -> Iterator[Sample]:
+        for sample, label in samples:
+            labels[sample.key] = label
+            yield sample
+
+    links = linked_tars(kept(), folder, tars)
+    index = {"key": list(labels), "shard": [Path(links[0].tar).name] * len(labels)}
     statistics = folder / STATISTICS_FILE
     write_table(statistics_of(pa.table(index), labels), statistics)
     return [Shard(tar=link.tar, name=Path(link.tar).name, index=link.index, statistics=statistics) for link in links]
 
 
-def _samples(photos: Photos, labels: dict[str, TrainingSample]) -> Iterator[Sample]:
-    """Yields the samples of photographs, and notes the labels of each by its key."""
+def write_training_set(photos: Photos, folder: Path, tars: int = 1) -> list[Shard]:
+    """Writes photographs as `write_labelled` does."""
+    return write_labelled(_labelled(photos), folder, tars)
+
+
+def _labelled(photos: Photos) -> Iterator[tuple[Sample, TrainingSample]]:
     draws = np.random.default_rng(0)
     for number, (path, (width, height)) in enumerate(zip(photos.paths, photos.sizes, strict=True)):
         boxes = []
         for _ in range(7):
             w, h = draws.uniform(0.1, 0.5, 2) * (width, height)
             x, y = draws.uniform(0, 1, 2) * (width - w, height - h)
-            boxes.append(SampleBox(str(draws.choice(_OBJECTS)), *(round(float(side), 2) for side in (x, y, w, h))))
-        relations = tuple(SampleRelation(0, place, str(draws.choice(_PREDICATES))) for place in (1, 2, 3))
+            sides = (round(float(side), 2) for side in (x, y, w, h))
+            boxes.append(SampleBox(f"object {draws.integers(80)}", *sides))
+        relations = tuple(SampleRelation(0, place, f"predicate {draws.integers(40)}") for place in (1, 2, 3))
         label = TrainingSample(number, "coco", width, height, tuple(boxes), relations)
-        sample = Sample("coco", number, {"jpg": path.read_bytes(), "json": label.to_json()}, width, height)
-        labels[sample.key] = label
-        yield sample
+        yield Sample("coco", number, {"jpg": path.read_bytes(), "json": label.to_json()}, width, height), label
 
 
 def of_one_size(photos: Photos) -> Photos:
@@ -124,8 +112,7 @@ def of_one_size(photos: Photos) -> Photos:
 
 def make_task(config: TrainConfig) -> PretrainTask:
     """Returns the task of a prepared training."""
-    vocabulary = Vocabulary.load(config.work / VOCABULARY)
-    return PretrainTask(config.settings, vocabulary, config.work / TOKENIZER)
+    return PretrainTask(config.settings, Vocabulary.load(config.work / VOCABULARY), config.work / TOKENIZER)
 
 
 def open_samples(config: TrainConfig) -> ShardSamples:
@@ -137,33 +124,13 @@ def make_trainer(
     config: TrainConfig, ranks: Ranks | None = None, check: Check | None = None, task: Task | None = None
 ) -> Trainer:
     """Returns a trainer in this process that reports to nobody."""
-    return Trainer(
-        config, task or make_task(config), open_samples(config), ranks or Ranks(), lambda *progress: None, check
-    )
+    task, ranks = task or make_task(config), ranks or Ranks()
+    return Trainer(config, task, open_samples(config), ranks, lambda *progress: None, check)
 
 
 def train(config: TrainConfig, **given: Any) -> TrainingResult:
     """Trains in this process; `given`: as for `make_trainer`."""
     return make_trainer(config, **given).train(lambda: False)
-
-
-class StepClock:
-    """Measures the time of each step, by being called after each."""
-
-    def __init__(self) -> None:
-        self._last = _now()
-        self.steps: list[Seconds] = []
-
-    def is_due(self, step: int, total: int) -> bool:
-        """After each step."""
-        return True
-
-    def measure(self, *of_the_step: object) -> Mapping[str, float]:
-        """Notes the time since the last call."""
-        now = _now()
-        self.steps.append(Seconds(now.wall - self._last.wall, now.cpu - self._last.cpu))
-        self._last = now
-        return {}
 
 
 class Seconds(NamedTuple):
@@ -173,8 +140,25 @@ class Seconds(NamedTuple):
     cpu: float
 
 
-def _now() -> Seconds:
-    return Seconds(time.perf_counter(), time.process_time())
+class StepClock:
+    """Measures the time of each step, by being called after each."""
+
+    def __init__(self) -> None:
+        self._last = self._now()
+        self.steps: list[Seconds] = []
+
+    def is_due(self, step: int, total: int) -> bool:
+        return True
+
+    def measure(self, *of_the_step: object) -> Mapping[str, float]:
+        """Notes the time since the last call."""
+        now = self._now()
+        self.steps.append(Seconds(now.wall - self._last.wall, now.cpu - self._last.cpu))
+        self._last = now
+        return {}
+
+    def _now(self) -> Seconds:
+        return Seconds(time.perf_counter(), time.process_time())
 
 
 def tracked(config: TrainConfig, name: str) -> dict[int, float]:

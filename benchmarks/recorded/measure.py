@@ -5,7 +5,7 @@ Shapes: B images, S image tokens, L levels, T texts, D width, E text width, K de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,20 +13,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
 
-from models import postprocess
 from models.decoder import Decoded
-from models.encoded import Encoded
-from models.losses import SetCriterion, TaggerCriterion
+from models.encoder import Encoded
+from models.losses import SetCriterion, TaggerCriterion, pseudo_labels
 from models.matcher import Matches, hungarian
 from models.network import Network
 from models.official.names import place_of, share_of
-from models.postprocess import Pairs
-from models.predicate_losses import pseudo_labels
-from models.predictions import Predictions
-from models.stacked_predictions import StackedPredictions
-from models.target import Target
+from models.predictions import Pairs, Predictions, Target, hoi, scene_graph, zero_shot
 from recorded.recording import Arrays, Recording, targets_in
 
 FIELDS = {
@@ -82,9 +76,9 @@ def measure_evaluation(recording: Recording, given: Arrays) -> Arrays:
     return (
         _outputs(predictions)
         | _memory(encoded)
-        | _results("post.hoi.", postprocess.hoi(predictions, sizes), subject)
-        | _results("post.hoi_zs.", postprocess.zero_shot(predictions, sizes, subject), subject)
-        | _results("post.sgg.", postprocess.scene_graph(predictions, sizes), None)
+        | _results("post.hoi.", hoi(predictions, sizes), subject)
+        | _results("post.hoi_zs.", zero_shot(predictions, sizes, subject), subject)
+        | _results("post.sgg.", scene_graph(predictions, sizes), None)
     )
 
 
@@ -92,7 +86,7 @@ def measure_zero_shot(recording: Recording, given: Arrays) -> Arrays:
     """Computes the results of pairs whose likeliest subject is the recorded category."""
     subject = int(given["subject_category_id"])
     sizes = [tuple(row) for row in given["orig_sizes"].tolist()]
-    return _results("", postprocess.zero_shot(_evaluate(recording)[1], sizes, subject), subject)
+    return _results("", zero_shot(_evaluate(recording)[1], sizes, subject), subject)
 
 
 def measure_loss(recording: Recording, given: Arrays) -> Arrays:
@@ -108,9 +102,7 @@ def measure_loss(recording: Recording, given: Arrays) -> Arrays:
         losses = TaggerCriterion(settings, official_compat=True)(predictions, targets)
     else:
         measured |= _outputs(predictions) | _pseudo_labels(recording, predictions, texts[1], targets)
-        matches = hungarian(
-            StackedPredictions.of(predictions), targets, recording.match_weights(), official_compat=True
-        )
+        matches = hungarian(predictions.stacked(), targets, recording.match_weights(), official_compat=True)
         measured |= _matches(matches, [len(target.object_labels) for target in targets])
         criterion = SetCriterion(settings, match=recording.match_weights(), official_compat=True)
         losses = criterion(predictions, targets, texts[1])
@@ -126,57 +118,41 @@ def measure_loss(recording: Recording, given: Arrays) -> Arrays:
 def _watching(network: Network) -> Iterator[Arrays]:
     """Collects the activations of a forward pass."""
     seen: Arrays = {}
-    transformer = network.transformer
+    transformer, encoder = network.transformer, network.transformer.encoder
+    handles = []
 
-    def keep(key: str) -> Callable[[nn.Module, object, Tensor], None]:
-        return lambda _module, _inputs, output: seen.update({key: output.numpy(force=True)})
+    def watch(module: nn.Module, values: Callable[[Any, Any], dict[str, Tensor]]) -> None:
+        def keep(_module: nn.Module, inputs: Any, output: Any) -> None:
+            seen.update({key: value.numpy(force=True) for key, value in values(inputs, output).items()})
 
-    def keep_texts(_module: nn.Module, _inputs: object, output: ModelOutput) -> None:
-        seen.update(
-            {f"act.text.{key}": output[key].numpy(force=True) for key in ("last_hidden_state", "pooler_output")}
-        )
+        handles.append(module.register_forward_hook(keep))
 
-    def keep_fused(step: int) -> Callable[[nn.Module, object, tuple[Tensor, Tensor]], None]:
-        return lambda _module, _inputs, output: seen.update(
-            {
-                f"act.enc.vlfuse{step}.{kind}": x.numpy(force=True)
-                for kind, x in zip(("vis", "lang"), output, strict=True)
-            }
-        )
+    def watch_each(modules: Iterable[nn.Module], key: str) -> None:
+        for i, module in enumerate(modules):
+            watch(module, lambda _, output, i=i: {key.format(i): output})
 
-    def keep_encoder(_module: nn.Module, inputs: tuple[Any, ...], _output: object) -> None:
-        image_BSD, position = inputs[:2]
-        seen["mc.pos_embed"] = position.expand_as(image_BSD).numpy(force=True)
-
-    def keep_decoder(stage: str) -> Callable[[nn.Module, object, list[Decoded]], None]:
-        return lambda _module, _inputs, layers: seen.update(
-            {
-                f"act.{stage}_decoder.hs": torch.stack([x.content for x in layers]).numpy(force=True),
-                f"act.{stage}_decoder.refs": torch.stack(
-                    [torch.stack((x.boxes.subjects, x.boxes.objects)) for x in layers]
-                ).numpy(force=True),
-            }
-        )
-
-    watched: list[tuple[nn.Module, Callable[..., None]]] = [
-        (transformer.text_encoder.roberta, keep_texts),
-        (transformer.encoder, keep_encoder),
-    ]
-    watched += [(module, keep(f"act.input_proj.{i}")) for i, module in enumerate(network.input_proj)]
-    watched += [(module, keep(f"act.enc.layer{i}.out")) for i, module in enumerate(transformer.encoder.layers)]
-    watched += [
-        (module, keep(f"act.enc.roberta{i}.out")) for i, module in enumerate(transformer.encoder.roberta_layers)
-    ]
-    watched += [(module, keep_fused(i)) for i, module in enumerate(transformer.encoder.VLFuse_layers)]
+    text = ("last_hidden_state", "pooler_output")
+    watch(transformer.text_encoder.roberta, lambda _, output: {f"act.text.{key}": output[key] for key in text})
+    watch(encoder, lambda inputs, _: {"mc.pos_embed": inputs[1].expand_as(inputs[0])})
+    watch_each(network.input_proj, "act.input_proj.{}")
+    watch_each(encoder.layers, "act.enc.layer{}.out")
+    watch_each(encoder.roberta_layers, "act.enc.roberta{}.out")
+    for i, module in enumerate(encoder.VLFuse_layers):
+        fused = (f"act.enc.vlfuse{i}.vis", f"act.enc.vlfuse{i}.lang")
+        watch(module, lambda _, output, fused=fused: dict(zip(fused, output, strict=True)))
     for stage, decoder in (("ho", transformer.ho_decoder), ("verb", transformer.verb_decoder)):
-        watched += [(decoder, keep_decoder(stage))]
-        watched += [(module, keep(f"act.{stage}_decoder.layer{i}.out")) for i, module in enumerate(decoder.layers)]
-    handles = [module.register_forward_hook(hook) for module, hook in watched]
+        watch(decoder, lambda _, layers, stage=stage: _decoded(f"act.{stage}_decoder.", layers))
+        watch_each(decoder.layers, f"act.{stage}_decoder.layer{{}}.out")
     try:
         yield seen
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _decoded(prefix: str, layers: list[Decoded]) -> dict[str, Tensor]:
+    references = [torch.stack((layer.boxes.subjects, layer.boxes.objects)) for layer in layers]
+    return {f"{prefix}hs": torch.stack([layer.content for layer in layers]), f"{prefix}refs": torch.stack(references)}
 
 
 def _evaluate(recording: Recording) -> tuple[Encoded, Predictions]:
@@ -192,11 +168,8 @@ def _memory(encoded: Encoded) -> Arrays:
     batch, tokens = encoded.memory.shape[:2]
     texts = encoded.texts[0].shape[1]
     padding = torch.zeros(1, tokens, dtype=torch.bool) if encoded.padding is None else encoded.padding
-    hidden = (
-        torch.zeros(1, texts, dtype=torch.bool)
-        if encoded.text_key_padding_mask is None
-        else encoded.text_key_padding_mask
-    )
+    hidden = encoded.text_key_padding_mask
+    hidden = torch.zeros(1, texts, dtype=torch.bool) if hidden is None else hidden
     return {
         "mc.img_memory": encoded.memory.numpy(force=True),
         "mc.text_memory_resized": torch.stack(encoded.texts).transpose(1, 2).numpy(force=True),

@@ -19,14 +19,13 @@ import torch
 from torch import Tensor
 
 from models.config import LossSettings, TextConfig
-from models.encoded import Encoded
+from models.encoder import Encoded
 from models.matcher import MatchWeights
 from models.official.checkpoint import read_checkpoint
 from models.official.imported import import_state
-from models.predictions import Predictions
+from models.predictions import Predictions, Target
 from models.relation_tagger import PairQueries, RelationTagger
 from models.rlip import RLIP
-from models.target import Target
 from models.text_encoder import TextEncoder
 from models.weights import build
 

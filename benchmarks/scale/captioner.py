@@ -1,7 +1,7 @@
 """Stands in for LAVIS behind the pipes of `pipeline/captioning/lavis_worker.py`: reads pixels, waits, and answers drawn captions.
 
-Started by path with `python -I`. The checkpoint is JSON with the seconds of an image, the vocabulary a list of nouns, the most
-frequent first. The words of a caption follow from the random numbers that came with the image.
+Started by path with `python -I`. A JSON file beside the checkpoint has the seconds of an image, the vocabulary is a list of
+nouns, the most frequent first. The words of a caption follow from the random numbers that came with the image.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
         payload = source.read(header["bytes"])
         answer: dict[str, Any]
         if "weights" in header:
-            seconds = json.loads(Path(header["weights"]).read_bytes())["seconds"]
+            seconds = json.loads(Path(header["weights"]).with_suffix(".json").read_bytes())["seconds"]
             nouns = Path(header["vocabulary"]).read_text().split("\n")
             shares = list(accumulate(1 / place for place in range(1, len(nouns) + 1)))
             answer = {"side": SIDE}

@@ -6,20 +6,21 @@ All tars are hard links to one real tar, and each has an index with keys of its 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
+import webdataset
 
-from benchmarks.streaming.photos import Photos
-from benchmarks.streaming.results import Goal, Row
+from benchmarks.harness import Row, at_most, cpu_seconds, in_own_process, wall_seconds
+from benchmarks.photos import Photos
 from storage.shards.index import index_path
-from storage.shards.sample_map import ShardFile, write_sample_map
+from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
 from storage.shards.writer import Sample, write_shards
 from storage.stream.stream import Stream
 from storage.tables import table_bytes
@@ -27,35 +28,61 @@ from storage.tables import table_bytes
 SAMPLES_PER_TAR = 1000
 NEAR, FAR, SKIPPED = 10, 10_000_000, 5000
 """Places of the stream where it is resumed, and the samples that webdataset skips."""
-BATCH = 10
-STREAMED = 5000
-MOST_MB, MOST_FILES = 100, 64
+BATCH, STREAMED = 10, 5000
 
 
 def measure_large_map(photos: Photos, folder: Path, tars: int, rounds: int) -> Iterator[Row]:
     """Yields what processes that begin anew need."""
     shards = linked_tars(photos.first(SAMPLES_PER_TAR).samples(), folder, tars)
-    began = time.process_time()
-    samples = write_sample_map(folder / "map", shards)
-    spent = time.process_time() - began
+    spent = cpu_seconds(lambda: write_sample_map(folder / "map", shards))
+    samples = SampleMap(folder / "map")
     yield Row(f"map / samples, in {tars:,} tars", "samples", len(samples))
     yield Row("map / time to make it", "CPU-s", spent)
     for place in (NEAR, FAR):
-        state = folder / f"state-{place}.json"
-        state.write_text(json.dumps(Stream(samples, batch=BATCH).state_after(place // BATCH)))
-        seconds = min(_child("resume", samples.folder, state)["seconds"] for _ in range(rounds))
-        yield Row(f"resume / first sample at {place:,}", "s", seconds, goal=Goal(1.0, most=True, of_ratio=False))
-    skipping = min(_child("webdataset", shards[0].tar, SKIPPED)["seconds"] for _ in range(rounds))
+        state = json.dumps(Stream(samples, batch=BATCH).state_after(place // BATCH))
+        seconds = min(in_own_process(resume, samples.folder, state) for _ in range(rounds))
+        yield Row(f"resume / first sample at {place:,}", "s", seconds, goal=at_most(1))
+    skipping = min(in_own_process(skip, shards[0].tar) for _ in range(rounds))
     yield Row(f"resume / webdataset skips {SKIPPED:,} samples", "s", None, skipping)
-    idle = _child("imported")
-    found = _child("stream", samples.folder, STREAMED)
+    idle = in_own_process(memory)
+    opened, files, found = in_own_process(stream, samples.folder)
     private, written = (found[name] - idle[name] for name in ("private_mb", "written_mb"))
-    yield Row(
-        "memory / private, of a process that streamed", "MB", private, goal=Goal(MOST_MB, most=True, of_ratio=False)
-    )
+    yield Row("memory / private, of a process that streamed", "MB", private, goal=at_most(100))
     yield Row("memory / of which no pages of files", "MB", written)
-    yield Row("memory / time to open the map", "s", found["open_s"], goal=Goal(1.0, most=True, of_ratio=False))
-    yield Row("memory / open files", "files", found["files"], goal=Goal(MOST_FILES, most=True, of_ratio=False))
+    yield Row("memory / time to open the map", "s", opened, goal=at_most(1))
+    yield Row("memory / open files", "files", files, goal=at_most(64))
+
+
+def resume(folder: Path, state: str) -> float:
+    """Opens a map and reads the first sample after a state. Returns seconds."""
+    began = time.perf_counter()
+    stream = Stream(SampleMap(folder), batch=BATCH)
+    stream.load_state_dict(json.loads(state))
+    next(iter(stream))
+    return time.perf_counter() - began
+
+
+def skip(tar: str) -> float:
+    """Reads the sample after those that webdataset has to read to skip them. Returns seconds."""
+    samples = webdataset.WebDataset([tar], shardshuffle=False).repeat()
+    return wall_seconds(lambda: next(islice(iter(samples), SKIPPED, None)))
+
+
+def stream(folder: Path) -> tuple[float, int, dict[str, float]]:
+    """Opens a map and streams samples of it in random order. Returns seconds to open it, open files, and memory."""
+    began = time.perf_counter()
+    samples = SampleMap(folder)
+    opened = time.perf_counter() - began
+    stream = Stream(samples, batch=8)
+    for _ in islice(stream, STREAMED):
+        pass
+    return opened, psutil.Process().num_fds(), memory()
+
+
+def memory() -> dict[str, float]:
+    """Returns the memory in MB that is this process's alone, and the part of it that it wrote: no pages of mapped files."""
+    written = sum(each.private_dirty for each in psutil.Process().memory_maps(grouped=False))
+    return {"private_mb": psutil.Process().memory_full_info().uss / 1e6, "written_mb": written / 1e6}
 
 
 def linked_tars(samples: Iterable[Sample], folder: Path, tars: int) -> list[ShardFile]:
@@ -63,11 +90,10 @@ def linked_tars(samples: Iterable[Sample], folder: Path, tars: int) -> list[Shar
     folder.mkdir(parents=True)
     table = write_shards(folder, samples, sys.maxsize)
     count = len(table["key"].unique())
-    first = folder / "shard-000.tar"
     shards = []
     for number in range(tars):
         tar = folder / f"train-{number:05d}.tar"
-        tar.hardlink_to(first)
+        tar.hardlink_to(folder / "shard-000.tar")
         index_path(tar).write_bytes(table_bytes(_renamed(table, tar.name, number * count)))
         shards.append(ShardFile(str(tar), index_path(tar)))
     return shards
@@ -76,18 +102,7 @@ def linked_tars(samples: Iterable[Sample], folder: Path, tars: int) -> list[Shar
 def _renamed(table: pa.Table, tar: str, start: int) -> pa.Table:
     """Returns the rows with the name of another tar and other keys."""
     ids = table["image_id"].to_numpy() + start
-    new = {
-        "shard": pa.array(np.full(len(table), tar)),
-        "key": pa.array([f"coco-{number:012d}" for number in ids.tolist()]),
-        "image_id": pa.array(ids),
-    }
-    for name, column in new.items():
-        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
+    keys = [f"coco-{number:012d}" for number in ids.tolist()]
+    for name, column in {"shard": np.full(len(table), tar), "key": keys, "image_id": ids}.items():
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), pa.array(column))
     return table
-
-
-def _child(task: str, *given: object) -> dict[str, Any]:
-    """Runs a task of `fresh_process.py` in a process of its own and returns its figures."""
-    command = [sys.executable, "-m", "benchmarks.streaming.fresh_process", task, *map(str, given)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 import webdataset
 from PIL import Image
+from torch import Tensor
 from torchvision.datasets import CocoDetection
+from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor
 
-from benchmarks.streaming.photos import Photos, rgb
+from benchmarks.photos import Photos
 
 INSTALL = "not installed: pip install 'rlip[bench]'"
 CHUNK_BYTES = 2**26
@@ -33,22 +36,23 @@ class Reader:
     decode: Callable[[], Iterable[object]] | None = None
     decoder: str = ""
     note: str = ""
-    elsewhere: Mapping[str, float] = field(default_factory=dict)
-    """CPU-seconds per image to "read" and to "decode", if another interpreter measured them."""
 
 
-def peers(photos: Photos, tars: Sequence[str], folder: Path, mosaic: Path | None, rounds: int) -> list[Reader]:
-    """Returns the readers, after each has written the samples as it likes them below `folder`.
+def rgb(data: bytes) -> Tensor:
+    """Decodes a JPEG to 3 x height x width bytes with torchvision."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the bytes can't be written to, and nobody does
+        return decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
 
-    `mosaic`: the interpreter that has MosaicML streaming; `rounds`: how often that one reads.
-    """
+
+def peers(photos: Photos, tars: Sequence[str], folder: Path) -> list[Reader]:
+    """Returns the readers, after each has written the samples as it likes them below `folder`."""
     return [
         _webdataset(tars),
         _litdata(photos, folder / "litdata"),
         _spdl(tars),
         _grain(photos, folder / "grain"),
         _coco_detection(photos, folder / "annotations.json"),
-        _mosaic(photos, folder / "mosaic", mosaic, rounds),
     ]
 
 
@@ -67,9 +71,8 @@ def _litdata(photos: Photos, folder: Path) -> Reader:
 
     inputs = [(str(path), sample.members["json"]) for path, sample in zip(photos.paths, photos.samples(), strict=True)]
     for name, make in (("bytes", _as_bytes), ("images", _as_image)):
-        litdata.optimize(
-            make, inputs, str(folder / name), chunk_bytes=CHUNK_BYTES, num_workers=1, start_method="fork", verbose=False
-        )
+        settings = {"chunk_bytes": CHUNK_BYTES, "num_workers": 1, "start_method": "fork", "verbose": False}
+        litdata.optimize(make, inputs, str(folder / name), **settings)
 
     def decode() -> Iterator[object]:
         for sample in litdata.StreamingDataset(str(folder / "images")):
@@ -108,9 +111,7 @@ def _spdl(tars: Sequence[str]) -> Reader:
     try:
         next(iter(decode()))
     except RuntimeError:
-        return Reader(
-            "spdl", read, note="its decoder needs the libraries of FFmpeg (libavutil), which are not installed"
-        )
+        return Reader("spdl", read, note="its decoder needs FFmpeg's libavutil, which is not installed")
     return Reader("spdl", read, decode, "FFmpeg")
 
 
@@ -135,9 +136,7 @@ def _grain(photos: Photos, folder: Path) -> Reader:
         sample = pickle.loads(record)
         return rgb(sample["jpg"]), json.loads(sample["json"])
 
-    return Reader(
-        "grain", lambda: read(pickle.loads), lambda: read(decoded), "torchvision, as grain has none of its own"
-    )
+    return Reader("grain", lambda: read(pickle.loads), lambda: read(decoded), "torchvision, for want of its own")
 
 
 def _coco_detection(photos: Photos, annotations: Path) -> Reader:
@@ -148,23 +147,5 @@ def _coco_detection(photos: Photos, annotations: Path) -> Reader:
     annotations.write_text(json.dumps({"images": images, "annotations": boxes, "categories": [{"id": 1}]}))
     with redirect_stdout(None):  # pycocotools prints its progress
         dataset = CocoDetection(str(photos.paths[0].parent), str(annotations), transform=pil_to_tensor)
-    return Reader(
-        "CocoDetection",
-        decode=lambda: (dataset[number] for number in range(len(dataset))),
-        decoder="Pillow",
-        note="has no way to read an image without decoding it",
-    )
-
-
-def _mosaic(photos: Photos, folder: Path, interpreter: Path | None, rounds: int) -> Reader:
-    if interpreter is None:
-        return Reader("MosaicML streaming", note="not measured: name an interpreter that has it by --mosaic")
-    inputs = folder / "images"
-    inputs.mkdir(parents=True)
-    for path, sample in zip(photos.paths, photos.samples(), strict=True):
-        (inputs / path.name).hardlink_to(path)
-        (inputs / path.name).with_suffix(".json").write_bytes(sample.members["json"])
-    script = Path(__file__).with_name("mosaic.py")
-    command = [str(interpreter), str(script), str(inputs), str(folder / "mds"), str(rounds)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return Reader("MosaicML streaming", decoder="Pillow", elsewhere=json.loads(done.stdout.splitlines()[-1]))
+    note = "has no way to read an image without decoding it"
+    return Reader("CocoDetection", None, lambda: (dataset[n] for n in range(len(dataset))), "Pillow", note)

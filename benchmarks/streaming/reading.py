@@ -9,9 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from benchmarks.streaming.peers import peers
-from benchmarks.streaming.photos import Photos, rgb
-from benchmarks.streaming.results import Goal, Row, best_of
+from benchmarks.harness import Goal, Row, best_of
+from benchmarks.photos import Photos
+from benchmarks.streaming.peers import peers, rgb
 from benchmarks.streaming.writing import write_mapped
 from storage.stream.stream import Stream
 
@@ -22,15 +22,15 @@ UNIT = "images/CPU-s"
 class Reading:
     """Our stream and its peers on the same images."""
 
-    def __init__(self, photos: Photos, folder: Path, rounds: int, mosaic: Path | None) -> None:
+    def __init__(self, photos: Photos, folder: Path, rounds: int) -> None:
         self._photos, self._rounds = photos, rounds
         self._samples = write_mapped(photos, folder / "ours")
-        self._peers = peers(photos, self._samples.tars, folder, mosaic, rounds)
+        self._peers = peers(photos, self._samples.tars, folder)
 
     def plain(self) -> Iterator[Row]:
         """Compares reading bytes. Ours compares each member with its checksum."""
         ways = {"ours": self._stream} | {peer.name: peer.read for peer in self._peers if peer.read}
-        seconds = self._seconds("read", ways)
+        seconds = self._seconds(ways)
         for peer in self._peers:
             if peer.name not in seconds:
                 yield Row(f"reading / {peer.name}", note=peer.note)
@@ -43,7 +43,7 @@ class Reading:
         members = [dict(sample.members) for sample in self._photos.samples()]
         ways = {"ours": lambda: map(_decoded, self._stream()), "bare": lambda: map(_decoded, members)}
         ways |= {peer.name: peer.decode for peer in self._peers if peer.decode}
-        speeds = {name: 1 / seconds for name, seconds in self._seconds("decode", ways).items()}
+        speeds = {name: 1 / seconds for name, seconds in self._seconds(ways).items()}
         yield Row("decoding / bare loop over bytes in memory", UNIT, speeds["ours"], speeds["bare"], Goal(0.95))
         for peer in self._peers:
             if peer.name in speeds:
@@ -56,11 +56,10 @@ class Reading:
     def _stream(self) -> Stream:
         return Stream(self._samples, batch=BATCH, epochs=1)
 
-    def _seconds(self, what: str, ways: Mapping[str, Callable[[], Iterable[object]]]) -> dict[str, float]:
-        """Returns CPU-seconds per image, those of other interpreters included."""
+    def _seconds(self, ways: Mapping[str, Callable[[], Iterable[object]]]) -> dict[str, float]:
+        """Returns CPU-seconds per image."""
         best = best_of({name: partial(_exhaust, way) for name, way in ways.items()}, self._rounds)
-        elsewhere = {peer.name: peer.elsewhere[what] for peer in self._peers if peer.elsewhere}
-        return {name: seconds / len(self._photos) for name, seconds in best.items()} | elsewhere
+        return {name: seconds / len(self._photos) for name, seconds in best.items()}
 
 
 def _exhaust(way: Callable[[], Iterable[object]]) -> int:

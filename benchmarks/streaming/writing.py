@@ -10,11 +10,11 @@ from pathlib import Path
 import pyarrow.compute as pc
 import webdataset
 
-from benchmarks.streaming.photos import Photos
-from benchmarks.streaming.results import Goal, Row, best_of
+from benchmarks.harness import Goal, Row, best_of
+from benchmarks.photos import Photos
 from storage.shards.index import index_path, write_index
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
-from storage.shards.writer import Sample, write_shards
+from storage.shards.writer import write_shards
 
 TAR_BYTES = 2**26
 
@@ -23,15 +23,12 @@ def compare_writing(photos: Photos, folder: Path, rounds: int) -> Iterator[Row]:
     """Yields megabytes per CPU-second of each way."""
     ways = {
         "ours": lambda: write_indexed(photos, _emptied(folder / "ours")),
-        "copy": lambda: copy_files(photos, _emptied(folder / "copy")),
         "one copy": lambda: copy_into_one(photos, _emptied(folder / "one")),
         "ShardWriter": lambda: write_by_webdataset(photos, _emptied(folder / "webdataset")),
     }
-    megabytes = photos.megabytes
-    speeds = {name: megabytes / seconds for name, seconds in best_of(ways, rounds).items()}
+    speeds = {name: photos.megabytes / seconds for name, seconds in best_of(ways, rounds).items()}
     unit = "MB/CPU-s"
     yield Row("writing / copying into one file, with sha256", unit, speeds["ours"], speeds["one copy"], Goal(0.8))
-    yield Row("writing / copying file by file, with sha256", unit, speeds["ours"], speeds["copy"])
     yield Row("writing / webdataset.ShardWriter", unit, speeds["ours"], speeds["ShardWriter"], Goal(1.0))
 
 
@@ -49,14 +46,6 @@ def write_mapped(photos: Photos, folder: Path) -> SampleMap:
     return write_sample_map(folder / "map", write_indexed(photos, _emptied(folder / "tars")))
 
 
-def copy_files(photos: Photos, folder: Path) -> None:
-    """Copies each image, and writes its labels, to a file of its own."""
-    for sample in photos.samples():
-        for extension, data in sample.members.items():
-            hashlib.sha256(data).hexdigest()
-            (folder / f"{sample.image_id}.{extension}").write_bytes(data)
-
-
 def copy_into_one(photos: Photos, folder: Path) -> None:
     """Appends the bytes of all images and labels to one file."""
     with (folder / "all").open("wb") as file:
@@ -70,11 +59,7 @@ def write_by_webdataset(photos: Photos, folder: Path) -> None:
     """Writes the same samples with webdataset, which neither hashes nor indexes them."""
     with webdataset.ShardWriter(str(folder / "shard-%03d.tar"), maxsize=TAR_BYTES, verbose=0) as writer:
         for sample in photos.samples():
-            writer.write(_for_webdataset(sample))
-
-
-def _for_webdataset(sample: Sample) -> dict[str, str | bytes]:
-    return {"__key__": sample.key, **sample.members}
+            writer.write({"__key__": sample.key, **sample.members})
 
 
 def _emptied(folder: Path) -> Path:

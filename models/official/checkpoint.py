@@ -19,20 +19,20 @@ from models.weights_file import WeightsError, is_own
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The `model` table of a checkpoint and the settings of its training."""
+    """The `model` table of a checkpoint and the settings of its training run."""
 
     path: Path
     state: dict[str, Tensor]
     """Tensors by the authors' names; floating-point ones in 32 bits, all finite."""
     args: dict[str, Any]
-    """Command-line settings of the training; empty when the file has none."""
+    """Command-line settings of the training run; empty when the file has none."""
 
 
 def read_checkpoint(path: Path, args_file: Path | None = None) -> Checkpoint:
     """Reads a PyTorch checkpoint or a safetensors file with official names.
 
-    `args_file` is a JSON file with the training's settings, at the top level or under "args", for checkpoints without
-    their own. Raises `FileNotFoundError`, or `WeightsError` that names the file and the invalid key.
+    `args_file` is a JSON file with the settings of the training run, at the top level or under "args", for checkpoints
+    without their own. Raises `FileNotFoundError`, or `WeightsError` that names the file and the invalid key.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")

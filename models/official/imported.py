@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.config import ConfigError, NetworkConfig
 from models.official.checkpoint import Checkpoint, read_checkpoint
-from models.official.detector import from_detector, is_two_stage
-from models.official.kind import Kind, kind_of
 from models.official.names import from_official, official_shapes, place_of
-from models.official.sizes import infer_config
-from models.official.text_weights import read_text_encoder
-from models.state_dict_diff import state_dict_diff
+from models.official.sizes import Kind, infer_config, kind_of
 from models.weights import build, expected_shapes
-from models.weights_file import WeightsError
+from models.weights_file import WeightsError, state_dict_diff, summary
 
 NEW_TO_DETECTORS = (
     "bias_obj_a",
@@ -39,7 +37,7 @@ NEW_TO_TWO_STAGES = (*NEW_TO_DETECTORS, "transformer.reference_points_")
 
 @dataclass(frozen=True)
 class Imported:
-    """The state of our network made from a checkpoint, and what became of every parameter."""
+    """The state of our network made from a checkpoint, and where every parameter comes from."""
 
     kind: Kind
     config: NetworkConfig
@@ -47,7 +45,7 @@ class Imported:
     loaded: list[str]
     """Names in the checkpoint whose values are used."""
     texts: list[str]
-    """Names in our network with values of a text encoder that a detector was given."""
+    """Names in our network with values of the text encoder that was added to a detector."""
     new: list[str]
     """Names in our network without values in the checkpoint, as expected of a detector; initialised at random."""
     left_out: list[str]
@@ -63,9 +61,9 @@ def import_checkpoint(
 ) -> Imported:
     """Imports an official checkpoint of any `Kind`; new parameters are random, the same for the same seed.
 
-    `args_file`: see `read_checkpoint`. `overrides` are settings of NetworkConfig that neither shapes nor the training's
-    settings determine, or that should differ. `text_folder`: see `read_text_encoder`; for detectors alone. Raises
-    `FileNotFoundError`, or `WeightsError` with file and parameters.
+    `args_file`: see `read_checkpoint`. `overrides` are settings of NetworkConfig that neither shapes nor the settings
+    of the training run determine, or that should differ. `text_folder`: see `read_text_encoder`; for detectors alone.
+    Raises `FileNotFoundError`, or `WeightsError` with file and parameters.
     """
     return import_state(read_checkpoint(path, args_file), overrides or {}, seed, text_folder)
 
@@ -129,3 +127,128 @@ def _random_values(config: NetworkConfig, seed: int, names: list[str]) -> dict[s
         torch.manual_seed(seed)
         state = build(config, None).state_dict()
     return {name: state[name] for name in names}
+
+
+RELEASED_LAYERS = 3
+RELEASED_PAIRS = 100
+
+_DECODER = re.compile(r"transformer\.decoder\.(?:layers\.(\d+)|query_scale|ref_point_head)\..*")
+_HEAD = re.compile(r"bbox_embed\.(\d+)\.(.*)")
+_QUERIES = ("query_embed.weight", "refpoint_embed.weight", "tgt_embed.weight")
+_LEFT_OUT = (
+    "class_embed.",
+    "transformer.decoder.bbox_embed.",
+    "transformer.decoder.class_embed.",
+    "transformer.enc_output",
+    "transformer.pos_trans",
+)
+"""In RLIP, classes are texts, and the encoder proposes no boxes as that of a two-stage detector does. The decoder's own
+box heads duplicate the top-level ones."""
+_ADDED = (
+    "obj_bbox_embed.",
+    "obj_class_embed.",
+    "sub_bbox_embed.",
+    "transformer.ho_decoder.",
+    "transformer.ho_encoder.",
+    "transformer.reference_points_",
+    "transformer.verb_decoder.",
+    "verb_tgt_embed.",
+)
+"""What the authors' `convert_parameters_*.py` add to a detector, whose own parameters stay beside it. All are copies.
+"""
+
+
+def from_detector(
+    state: Mapping[str, Tensor], kind: Kind, overrides: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Returns official RLIP parameters made from a detector's, and the detector's name that each comes from.
+
+    The first layers of the decoder become both decoders, the box heads become the subjects' and the objects', and the
+    first queries become queries of subjects, then of objects. `overrides` may set `decoder_layers` and
+    `pairs` to other numbers than the released ones. A detector that went through the authors' converter gives the same.
+    """
+    layers = _setting(overrides, "decoder_layers", RELEASED_LAYERS)
+    rows = 2 * _setting(overrides, "pairs", RELEASED_PAIRS)
+    parameters: dict[str, Tensor] = {}
+    sources: dict[str, str] = {}
+    is_converted = any(name.startswith("transformer.ho_decoder.") for name in state)
+    for name, value in state.items():
+        if is_converted and name.startswith(_ADDED):
+            continue
+        if name in _QUERIES and value.dim() != 2:
+            raise ConfigError(f"the parameter {name} has shape {tuple(value.shape)}; expected one row per query")
+        for target in _targets(name, kind, layers):
+            parameters[target] = value[:rows] if name in _QUERIES else value
+            sources[target] = name
+    if "query_embed.weight" in parameters and not is_converted:
+        table = parameters["query_embed.weight"]
+        # The queries of a two-stage detector have content alone, which the authors take for positions, too.
+        position, content = (table, table) if is_two_stage(state) else table.chunk(2, dim=1)
+        parameters["query_embed.weight"] = torch.cat((position, content, content), dim=1)
+    return parameters, sources
+
+
+def is_two_stage(names: Collection[str]) -> bool:
+    """Whether a detector's queries start from boxes that its encoder proposes, so that it has no layer to place them."""
+    return "transformer.enc_output.weight" in names
+
+
+def _setting(overrides: Mapping[str, Any], name: str, released: int) -> int:
+    number = overrides.get(name, released)
+    if type(number) is not int or number < 1:
+        raise ConfigError(f"network setting {name}={number!r}: must be a whole number of at least 1")
+    return number
+
+
+def _targets(name: str, kind: Kind, decoder_layers: int) -> list[str]:
+    """Returns the names in RLIP that a detector's parameter is copied to."""
+    if name.startswith(_LEFT_OUT):
+        return []
+    if decoder := _DECODER.fullmatch(name):
+        if decoder[1] is not None and int(decoder[1]) >= decoder_layers:
+            return []
+        return [name.replace(".decoder.", f".{stage}_decoder.") for stage in ("ho", "verb")]
+    if head := _HEAD.fullmatch(name):
+        # Later heads of the detector refine boxes in the relation decoder.
+        used = int(head[1]) < 2 * decoder_layers
+        return [f"{role}_bbox_embed.{head[1]}.{head[2]}" for role in ("sub", "obj")] if used else []
+    if name.startswith("transformer.reference_points."):
+        return [name.replace("points.", f"points_{role}.") for role in ("sub", "obj")]
+    if name.startswith("transformer.encoder.") and not kind.anchored:
+        return [name.replace(".encoder.", ".ho_encoder.")]
+    return [name, "verb_tgt_embed.weight"] if name == "tgt_embed.weight" else [name]
+
+
+_TEXT_FILE = "model.safetensors"
+_OUR_TEXT = "transformer.text_encoder.roberta."
+_THEIR_TEXT = ("", "roberta.")
+"""What names begin with in files of the encoder alone, and of a model that predicts words."""
+
+
+def read_text_encoder(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Reads a text encoder as the Hugging Face hub has it. Returns its parameters by our names, of which `shapes` has
+    all that the network needs.
+
+    Raises `FileNotFoundError`, or `WeightsError` that names the parameters which are missing or have another shape.
+    """
+    path = folder / _TEXT_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"no {_TEXT_FILE} in {folder}; the hub has it under FacebookAI/roberta-base")
+    wanted = {name: name.removeprefix(_OUR_TEXT) for name in shapes if name.startswith(_OUR_TEXT)}
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            names = set(file.keys())
+            places = {
+                ours: next((f"{prefix}{name}" for prefix in _THEIR_TEXT if f"{prefix}{name}" in names), None)
+                for ours, name in wanted.items()
+            }
+            values = {ours: file.get_tensor(name).float() for ours, name in places.items() if name is not None}
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
+    if missing := [wanted[name] for name in wanted if name not in values]:
+        raise WeightsError(f"{path}: lacks {summary(missing)}; name the folder of a RoBERTa with a pooled output")
+    if wrong := [wanted[name] for name in values if tuple(values[name].shape) != shapes[name]]:
+        raise WeightsError(
+            f"{path}: other sizes than the network in {summary(wrong)}; set them, e.g. --set text.hidden=1024"
+        )
+    return values

@@ -1,14 +1,54 @@
-"""Infers a network's configuration from the shapes of its parameters and the settings of its training."""
+"""Infers which network a checkpoint belongs to, and its configuration, from names and shapes of parameters and the
+settings of its training run.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from enum import Enum
 from typing import Any
 
+from models.backbone import sized_resnet
 from models.config import ConfigError, NetworkConfig
-from models.official.backbone_name import backbone_name
-from models.official.kind import Kind
+
+
+class Kind(Enum):
+    """Networks whose checkpoints can be imported."""
+
+    PARSEDA = "RLIPv2-ParSeDA"
+    PARSED = "RLIPv2-ParSeD"
+    TAGGER = "R-Tagger"
+    DEFORMABLE = "Deformable-DETR"
+    DAB_DEFORMABLE = "DAB-Deformable-DETR"
+
+    @property
+    def detector(self) -> bool:
+        """Whether the network only detects objects, so that everything about texts and relations is new."""
+        return self in (Kind.DEFORMABLE, Kind.DAB_DEFORMABLE)
+
+    @property
+    def anchored(self) -> bool:
+        """Whether queries start from boxes (ParSeDA) instead of positions (ParSeD)."""
+        return self in (Kind.PARSEDA, Kind.DAB_DEFORMABLE)
+
+
+def kind_of(names: Collection[str]) -> Kind | None:
+    """Returns the kind of network with parameters of these names; None when it is not supported."""
+    present = set(names)
+    # What the authors' converter makes of a detector still has the detector's own decoder, which no RLIP has.
+    if "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight" in present:
+        if "refpoint_embed.weight" in present:
+            return Kind.DAB_DEFORMABLE
+        return Kind.DEFORMABLE if "query_embed.weight" in present else None
+    if "transformer.ho_decoder.layers.0.cross_attn.sampling_offsets.weight" in present:
+        if "transformer.coord_proj.weight" in present:
+            return Kind.TAGGER
+        if "refpoint_embed.weight" in present:
+            return Kind.PARSEDA
+        return Kind.PARSED if "query_embed.weight" in present else None
+    return None
+
 
 Shapes = Mapping[str, tuple[int, ...]]
 _GATES = {"VXAc": "VXAc", "GLIP": "GLIP", "XGating": "none"}
@@ -24,7 +64,7 @@ _ONLY = {
 }
 """Settings of the authors' code for which our networks support only one value."""
 _EXAMPLES = {"heads": 8, "gate": "VXAc", "relation_queries": "vanilla_MBF", "text.heads": 12}
-"""The released networks' values of settings that shapes may leave open."""
+"""The released networks' values of settings that shapes may not determine."""
 _LANGUAGE = "transformer.text_encoder."
 
 
@@ -45,7 +85,7 @@ def infer_config(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides:
     open_settings += [f"text.{name}" for name, value in settings["text"].items() if value is None]
     if open_settings:
         raise ConfigError(
-            f"cannot infer {', '.join(open_settings)} from the file: pass the training's settings with --args "
+            f"cannot infer {', '.join(open_settings)} from the file: pass the settings of the training run with --args "
             f"FILE.json, or {' '.join(f'--set {name}={_EXAMPLES[name]}' for name in open_settings)} if correct"
         )
     return NetworkConfig.from_dict(settings)
@@ -117,8 +157,8 @@ def _matrix(shapes: Shapes, name: str) -> tuple[int, int]:
     """Returns the rows and columns of a parameter from which sizes are inferred."""
     shape = shapes.get(name)
     if shape is None or len(shape) != 2 or 0 in shape:
-        found = "is missing" if shape is None else f"has shape {shape}"
-        raise ConfigError(f"the parameter {name} {found}; the network's sizes are inferred from its rows and columns")
+        problem = "is missing" if shape is None else f"has shape {shape}"
+        raise ConfigError(f"the parameter {name} {problem}; the network's sizes are inferred from its rows and columns")
     return shape[0], shape[1]
 
 
@@ -136,3 +176,35 @@ def _refuse_others(args: Mapping[str, Any]) -> None:
     for name, only in _ONLY.items():
         if name in args and args[name] != only:
             raise ConfigError(f"trained with {name}={args[name]!r}; only networks with {name}={only!r} can be rebuilt")
+
+
+_BODY = "backbone.0.body."
+_SWIN: dict[tuple[int, tuple[int, ...]], str] = {
+    (96, (2, 2, 6, 2)): "tiny",
+    (96, (2, 2, 18, 2)): "small",
+    (128, (2, 2, 18, 2)): "base",
+    (192, (2, 2, 18, 2)): "large",
+}
+
+
+def backbone_name(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Returns the backbone's name in `models.backbone`. Raises `ConfigError` for unsupported backbones."""
+    body = {name.removeprefix(_BODY): shape for name, shape in shapes.items() if name.startswith(_BODY)}
+    if "conv1.weight" in body and "layer1.0.bn3.weight" in body:
+        return sized_resnet(
+            body["conv1.weight"][0], [_blocks(body, rf"layer{stage}\.(\d+)\.") for stage in range(1, 5)]
+        )
+    biases = body.get("layers.0.blocks.0.attn.relative_position_bias_table", ())
+    if len(body.get("patch_embed.proj.weight", ())) == 4 and len(biases) == 2:
+        width = body["patch_embed.proj.weight"][0]
+        depths = tuple(_blocks(body, rf"layers\.{stage}\.blocks\.(\d+)\.") for stage in range(4))
+        window = (round(biases[0] ** 0.5) + 1) // 2
+        if (width, depths) in _SWIN and window in (7, 12):
+            return f"swin_{_SWIN[width, depths]}_patch4_window{window}_{32 * window}"
+    raise ConfigError(
+        f"unsupported backbone (neither a bottleneck ResNet nor a Swin); its parameters begin with {sorted(body)[:3]}"
+    )
+
+
+def _blocks(body: Mapping[str, tuple[int, ...]], pattern: str) -> int:
+    return len({found[1] for name in body if (found := re.match(pattern, name))})

@@ -1,30 +1,34 @@
-"""BLIP in transformers: each image is encoded once for all its draws, and each draw has its own random numbers.
+"""BLIP in transformers: the captioner, and the filter with its matching head.
 
-Legend: B images, R draws, N live rows, S image states, D width.
+Each image is encoded once for all its draws, and each draw has its own random numbers.
+Legend: B images, R draws, N live rows, G captions of one image, T positions, S image states, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from pipeline.captioning.beam import BeamRules, search
-from pipeline.captioning.captioner import Caption, Picture
-from pipeline.captioning.layers import ImageEncoder, one_thread
+from pipeline.captioning.captioner import Caption, ImageInput
+from pipeline.captioning.decoding import choose, search, uniforms
 from pipeline.captioning.model_folder import find_model
-from pipeline.captioning.pixels import Pixels
-from pipeline.captioning.sampling import SamplingRules, choose, uniforms
+from pipeline.captioning.network import ImageEncoder, Pixels, TextDecoder, TextLayer, one_thread, packed
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.captioning.text_decoder import TextDecoder
 from pipeline.runtime.devices import choose_device
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 
 _COMPACT_BELOW = 0.9
+"""Rows are compacted when fewer than this share of them go on."""
+LONGEST = 128
+"""Maximum number of tokens that are read of a caption."""
 
 
 class BlipCaptioner:
@@ -53,54 +57,34 @@ class BlipCaptioner:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._text = model.config.text_config
         self._prompt = self._prompt_tokens()
-        self._pixels = Pixels(folder, model.config.vision_config.image_size, self._device, dtype)
-        self.side: int = self._pixels.side
-        self._source = f"blip {settings.decoding}"
+        self.pixels = Pixels(folder, model.config.vision_config.image_size, self._device, dtype)
+        self.side: int = self.pixels.side
         self._encoder = ImageEncoder(model.vision_model)
         self._decoder = TextDecoder(model.text_decoder, settings.max_length)
-        self._beams = BeamRules(
-            end=self._text.sep_token_id,
-            num_beams=settings.num_beams,
-            max_length=settings.max_length,
-            min_length=settings.min_length,
-        )
-        self._rules = SamplingRules(
-            end=self._text.sep_token_id,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            temperature=settings.temperature,
-            min_length=settings.min_length,
-            repetition_penalty=settings.repetition_penalty,
-        )
+        self._end: int = self._text.sep_token_id
 
     @torch.inference_mode()
-    def caption(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
+    def caption(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:
         """Caption each image, in the order of `images`: `draws` captions, or one with beam search."""
+        if self._settings.decoding == "beam":
+            return [[caption] for caption in self.caption_with_beams(images)]
         size = self._settings.batch_size
         captions: list[list[Caption]] = []
         with one_thread():
             for start in range(0, len(images), size):
                 states_BSD = self.encode(self.pixels(images[start : start + size]))
-                if self._settings.decoding == "nucleus":
-                    captions += self._sample(states_BSD, image_ids[start : start + size])
-                else:
-                    captions += self._beam(states_BSD)
+                captions += self._sample(states_BSD, image_ids[start : start + size])
         return captions
 
     @torch.inference_mode()
-    def caption_with_beams(self, images: Sequence[Picture]) -> list[Caption]:
+    def caption_with_beams(self, images: Sequence[ImageInput]) -> list[Caption]:
         """Caption each image with beam search, whatever `decoding` is."""
         size = self._settings.batch_size
+        captions: list[Caption] = []
         with one_thread():
-            return [
-                caption
-                for start in range(0, len(images), size)
-                for (caption,) in self._beam(self.encode(self.pixels(images[start : start + size])))
-            ]
-
-    def pixels(self, images: Sequence[Picture]) -> Tensor:
-        """Prepare images for the network: B x 3 x H x W, resized to its square without keeping the aspect ratio, normalised."""
-        return self._pixels(images)
+            for start in range(0, len(images), size):
+                captions += self._beam(self.encode(self.pixels(images[start : start + size])))
+        return captions
 
     @torch.inference_mode()
     def encode(self, pixels_B3HW: Tensor) -> Tensor:
@@ -123,11 +107,11 @@ class BlipCaptioner:
         going_N = torch.ones(rows, dtype=torch.bool, device=self._device)
         for length in range(read, settings.max_length):
             live_N = state.rows
-            token_N, gain_N = choose(logits_NV, tokens[live_N, :length], noise[live_N, length], self._rules)
+            token_N, gain_N = choose(logits_NV, tokens[live_N, :length], noise[live_N, length], settings, self._end)
             token_N = torch.where(going_N, token_N, self._text.pad_token_id)
             tokens[live_N, length] = token_N
             log_probability[live_N] += torch.where(going_N, gain_N, 0.0).double()
-            going_N = going_N & (token_N != self._rules.end)
+            going_N = going_N & (token_N != self._end)
             going = int(going_N.sum()) if drops_ended else len(going_N)
             if going == 0 or length + 1 == settings.max_length:
                 break
@@ -136,29 +120,26 @@ class BlipCaptioner:
                 token_N, going_N = token_N[going_N], going_N[going_N]
             logits_NV = self._decoder.step(state, token_N)
         # One tensor, so that the device is waited for once; token numbers are exact in it.
-        found = torch.cat((tokens[:, read:].double(), log_probability[:, None]), dim=1).tolist()
-        texts, log_probabilities = (
-            self._texts([[int(token) for token in row[:-1]] for row in found]),
-            [r[-1] for r in found],
-        )
+        decoded = torch.cat((tokens[:, read:].double(), log_probability[:, None]), dim=1).tolist()
+        texts = self._texts([[int(token) for token in row[:-1]] for row in decoded])
         return [
             [
-                Caption(texts[row], row % draws, settings.seed, log_probabilities[row], self._source)
+                Caption(texts[row], row % draws, settings.seed, decoded[row][-1], "blip nucleus")
                 for row in range(start, start + draws)
             ]
             for start in range(0, rows, draws)
         ]
 
-    def _beam(self, states_BSD: Tensor) -> list[list[Caption]]:
-        found = search(self._decoder, states_BSD, self._prompt, self._beams)
-        texts = self._texts([hypothesis.tokens[len(self._prompt) :] for hypothesis in found])
+    def _beam(self, states_BSD: Tensor) -> list[Caption]:
+        best = search(self._decoder, states_BSD, self._prompt, self._settings, self._end)
+        texts = self._texts([hypothesis.tokens[len(self._prompt) :] for hypothesis in best])
         return [
-            [Caption(text, 0, None, hypothesis.log_probability, "blip beam")]
-            for text, hypothesis in zip(texts, found, strict=True)
+            Caption(text, 0, None, hypothesis.log_probability, "blip beam")
+            for text, hypothesis in zip(texts, best, strict=True)
         ]
 
     def _texts(self, rows: list[list[int]]) -> list[str]:
-        ids = [row[: row.index(self._rules.end)] if self._rules.end in row else row for row in rows]
+        ids = [row[: row.index(self._end)] if self._end in row else row for row in rows]
         texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=True)
         return [text.strip() for text in texts]
 
@@ -177,3 +158,90 @@ class BlipCaptioner:
                 f"takes {len(words) + 1} tokens with the begin token; raise max_length or shorten the prompt"
             )
         return [self._text.bos_token_id, *words]
+
+
+class MatchScorer:
+    """Scores how well captions fit their image, with a `BlipForImageTextRetrieval` (CapFilt; BLIP, section 3.3).
+
+    The image is encoded, and its attention keys are computed, once for all its captions.
+
+    The first token is [ENC], with which the head was trained (transformers' own example leaves [CLS] there).
+    Raises `FatalError` when the folder lacks files or holds another kind of model, or the device does not exist.
+    """
+
+    def __init__(self, settings: CaptionSettings, worker: int = 0) -> None:
+        from transformers import AutoTokenizer, BlipForImageTextRetrieval
+
+        folder = find_model(settings.filter, settings.hub, setting="filter")
+        dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+        load: Any = BlipForImageTextRetrieval.from_pretrained
+        model, loading = load(
+            folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+        )
+        missing = sorted(loading["missing_keys"])
+        if missing:
+            raise FatalError(
+                f"{folder}: not a BlipForImageTextRetrieval: it lacks {missing[:3]} (setting: filter). "
+                "Use a model with a matching head, e.g. Salesforce/blip-itm-large-coco"
+            )
+        self._device = choose_device(settings.device, worker)
+        model.to(self._device)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        text = model.config.text_config
+        known = self._tokenizer.get_vocab()
+        # Published tokenizers lack BLIP's two additions: [DEC], the begin token, followed by [ENC].
+        self._first = known.get("[ENC]", text.bos_token_id + 1)
+        self.pixels = Pixels(folder, model.config.vision_config.image_size, self._device, dtype)
+        self.side: int = self.pixels.side
+        self._encoder = ImageEncoder(model.vision_model)
+        self._embeddings = model.text_encoder.embeddings
+        self._layers = [TextLayer(layer) for layer in model.text_encoder.encoder.layer]
+        self._head = packed(model.itm_head)
+
+    @torch.inference_mode()
+    def scores(self, image: ImageInput, texts: Sequence[str]) -> list[float]:
+        """The probability that each text belongs to the image. It depends on the image and the texts alone."""
+        if not texts:
+            return []
+        with one_thread():
+            states_1SD = self._encoder(self.pixels([image]))
+            tokens = self._tokenizer(
+                list(texts), padding=True, truncation=True, max_length=LONGEST, return_tensors="pt"
+            ).to(self._device, non_blocking=True)
+            logits = self._logits(states_1SD, tokens["input_ids"], tokens["attention_mask"].bool())
+        scores: list[float] = logits.float().softmax(-1)[:, 1].tolist()
+        return scores
+
+    def _logits(self, states_1SD: Tensor, token_GT: Tensor, real_GT: Tensor) -> Tensor:
+        token_GT[:, 0] = self._first
+        captions, positions = token_GT.shape
+        embeddings = self._embeddings
+        hidden_GTD = embeddings.LayerNorm(
+            embeddings.word_embeddings(token_GT)
+            + embeddings.position_embeddings(torch.arange(positions, device=token_GT.device))
+        )
+        hidden_ND = hidden_GTD.flatten(0, 1)
+        seen = real_GT[:, None, None, :].expand(captions, 1, positions, positions)
+        for layer in self._layers:
+            hidden_ND, _, _ = layer.read(hidden_ND, layer.image_keys(states_1SD), captions, seen)
+        logits: Tensor = self._head(hidden_ND.view(captions, positions, -1)[:, 0])
+        return logits
+
+
+def pair_crops(image: Image.Image, boxes: Sequence[Mapping[str, Any]], most: int) -> list[Image.Image]:
+    """Crop the image around each of the first `most` unordered pairs of boxes (docs/labels.md), ignoring crowds.
+
+    Boxes are x, y, w, h in pixels; the rectangle around a pair grows to whole pixels and ends at the image's border.
+    (The authors' script ignored the right and bottom of the second box.)
+    """
+    crops: list[Image.Image] = []
+    single = [box for box in boxes if not box["crowd"]]
+    for pair in combinations(single, 2):
+        if len(crops) == most:
+            break
+        left, top = (max(0, math.floor(min(box[side] for box in pair))) for side in ("x", "y"))
+        right = min(image.width, math.ceil(max(box["x"] + box["w"] for box in pair)))
+        bottom = min(image.height, math.ceil(max(box["y"] + box["h"] for box in pair)))
+        if left < right and top < bottom:
+            crops.append(image.crop((left, top, right, bottom)))
+    return crops

@@ -1,4 +1,4 @@
-"""The captioner protocol: it takes images and returns captions, each with its origin."""
+"""The protocol of captioners: they take images and return captions, each with its origin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-Picture: TypeAlias = "Image.Image | Tensor"
+ImageInput: TypeAlias = "Image.Image | Tensor"
 """An RGB image in raw pixels, or pixel values (0..255, float32, 3 x H x W) at the size that a network takes."""
 
 
@@ -48,13 +48,13 @@ class Captioner(Protocol):
         """Side in pixels of the square image that its network takes; None where unknown before the first batch."""
         ...
 
-    def caption(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
+    def caption(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:
         """Caption each image, in the order of `images`."""
         ...
 
 
 def merge(captions: Sequence[Caption]) -> list[Caption]:
-    """Merge equal texts: each text once, as in its first draw, with the number of draws that have it."""
+    """Merge equal texts: keep each text once, as in its first draw, with the number of draws that have it."""
     counts: Counter[str] = Counter()
     for caption in captions:
         counts[caption.text] += caption.times

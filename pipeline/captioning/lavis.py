@@ -1,4 +1,4 @@
-"""BLIP in salesforce-lavis, which needs libraries of 2023: a worker process in its own environment, fed over pipes."""
+"""BLIP in salesforce-lavis, which needs libraries of 2023: a worker in its own environment, fed through pipes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.captioning.captioner import Caption, Picture
+from pipeline.captioning.captioner import Caption, ImageInput
+from pipeline.captioning.decoding import STEPS, uniforms
 from pipeline.captioning.lavis_weights import read_weights
 from pipeline.captioning.lavis_worker import Pipe
 from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python
-from pipeline.captioning.pixels import CLIP_DEVIATION, CLIP_MEAN, squared
-from pipeline.captioning.sampling import STEPS, uniforms
+from pipeline.captioning.network import CLIP_DEVIATION, CLIP_MEAN, squared
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError, RetryableError
@@ -48,7 +48,7 @@ class LavisCaptioner:
         self._python = find_lavis_python(settings.lavis_python)
         self._worker: _Worker | None = None
 
-    def caption(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
+    def caption(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:
         """Caption each image, in the order of `images`: `draws` captions, or one with beam search."""
         size = self._settings.batch_size
         captions: list[list[Caption]] = []
@@ -62,12 +62,7 @@ class LavisCaptioner:
             self._worker.end()
             self._worker = None
 
-    @property
-    def worker_pid(self) -> int | None:
-        """The worker's process id; None when no worker runs."""
-        return self._worker.pid if self._worker else None
-
-    def _batch(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
+    def _batch(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 worker = self._worker = self._worker or self._started()
@@ -82,16 +77,18 @@ class LavisCaptioner:
                 continue
             if "error" in answer:
                 raise FatalError(f"LAVIS failed on images {image_ids[0]}…{image_ids[-1]}:\n{answer['error']}")
-            return [self._captions(found) for found in answer["captions"]]
+            return [self._captions(captions) for captions in answer["captions"]]
         raise AssertionError("unreachable")
 
-    def _captions(self, found: list[dict[str, Any]]) -> list[Caption]:
+    def _captions(self, captions: list[dict[str, Any]]) -> list[Caption]:
         settings = self._settings
         seed = settings.seed if settings.decoding == "nucleus" else None
         source = f"lavis blip {settings.decoding}"
-        return [Caption(c["text"], draw, seed, c["log_probability"], source) for draw, c in enumerate(found)]
+        return [Caption(c["text"], draw, seed, c["log_probability"], source) for draw, c in enumerate(captions)]
 
-    def _message(self, side: int, images: Sequence[Picture], image_ids: Sequence[int]) -> tuple[dict[str, Any], bytes]:
+    def _message(
+        self, side: int, images: Sequence[ImageInput], image_ids: Sequence[int]
+    ) -> tuple[dict[str, Any], bytes]:
         settings = self._settings
         noise = np.stack([uniforms(settings.seed, image_id, settings.draws) for image_id in image_ids])
         header = {"images": len(images), "side": side, "draws": settings.draws, "steps": STEPS}
@@ -102,10 +99,10 @@ class LavisCaptioner:
         # torch in the worker allocates whatever sizes a file claims.
         read_weights(self._weights)
         worker = _Worker(self._python)
-        stated = self._settings.model_dump(mode="json", include=_SENT)
+        settings = self._settings.model_dump(mode="json", include=_SENT)
         files = {"weights": str(self._weights.resolve()), "vocabulary": str(self._vocabulary.resolve())}
         try:
-            answer = worker.ask({**stated, **files, "mean": CLIP_MEAN, "deviation": CLIP_DEVIATION})
+            answer = worker.ask({**settings, **files, "mean": CLIP_MEAN, "deviation": CLIP_DEVIATION})
         except _Died as died:
             worker.end()
             raise FatalError(
@@ -142,11 +139,6 @@ class _Worker:
         self._listener = Thread(target=self._listen, daemon=True)
         self._listener.start()
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
-
     def ask(self, header: dict[str, Any], payload: bytes = b"") -> dict[str, Any]:
         """Send a message and wait for the answer. Raises `_Died` when none will come."""
         try:
@@ -178,6 +170,6 @@ class _Worker:
     def _how_it_ended(self) -> str:
         code = self._process.wait()
         self._listener.join()
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        end = f"signal {-code}" if code < 0 else f"exit code {code}"
         lines = "\n".join(self._last_lines) or "nothing"
-        return f"{how}; its stderr: {lines}"
+        return f"{end}; its stderr: {lines}"

@@ -1,4 +1,4 @@
-"""Converts BLIP weights between the checkpoint of LAVIS (and of the original) and the folder of transformers.
+"""Converts the BLIP weights of a checkpoint of LAVIS (or of the original) to a folder of transformers.
 
 `python -m pipeline.captioning.lavis_weights CHECKPOINT.pth VOCAB.txt FOLDER` writes the folder that captioner "blip" reads.
 """
@@ -22,7 +22,6 @@ from storage.errors import FatalError
 _EMBEDDINGS = "text_decoder.bert.embeddings.word_embeddings.weight"
 NORM_EPSILON = 1e-6
 """Epsilon of the image encoder's norms in BLIP and LAVIS; transformers' default is 1e-5."""
-_BLOCK = ("visual_encoder.blocks.", "vision_model.encoder.layers.")
 _IN_BLOCK = {
     "norm1.": "layer_norm1.", "norm2.": "layer_norm2.", "attn.qkv.": "self_attn.qkv.",
     "attn.proj.": "self_attn.projection.", "mlp.": "mlp.",
@@ -36,16 +35,23 @@ _OUTSIDE = {
 }
 
 
-def to_lavis(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename weights of a `BlipForConditionalGeneration` to LAVIS's names."""
-    return _renamed(
-        state, {new: old for old, new in _OUTSIDE.items()}, {n: o for o, n in _IN_BLOCK.items()}, _BLOCK[::-1]
-    )
-
-
 def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename weights of a LAVIS `BlipCaption` to transformers' names. Raises `FatalError` for a name that no captioner has."""
-    return _renamed(state, _OUTSIDE, _IN_BLOCK, _BLOCK)
+    renamed = {}
+    for name, values in state.items():
+        if name.endswith("position_ids"):
+            continue
+        found = re.match(r"visual_encoder\.blocks\.(\d+)\.(.*)", name)
+        names, start, rest = (
+            (_IN_BLOCK, f"vision_model.encoder.layers.{found[1]}.", found[2]) if found else (_OUTSIDE, "", name)
+        )
+        prefix = next((old for old in names if rest.startswith(old)), None)
+        if prefix is None:
+            raise FatalError(
+                f"{name}: not a captioning BLIP's weight; expected names like {', '.join([*_OUTSIDE][:3])}"
+            )
+        renamed[start + names[prefix] + rest[len(prefix) :]] = values
+    return renamed
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
@@ -74,22 +80,6 @@ def convert(checkpoint: Path, vocabulary: Path, folder: Path) -> None:
     model.save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-
-
-def _renamed(
-    state: Mapping[str, Tensor], outside: Mapping[str, str], in_block: Mapping[str, str], block: tuple[str, str]
-) -> dict[str, Tensor]:
-    renamed = {}
-    for name, values in state.items():
-        if name.endswith("position_ids"):
-            continue
-        found = re.match(rf"{re.escape(block[0])}(\d+)\.(.*)", name)
-        names, start, rest = (in_block, f"{block[1]}{found[1]}.", found[2]) if found else (outside, "", name)
-        prefix = next((old for old in names if rest.startswith(old)), None)
-        if prefix is None:
-            raise FatalError(f"{name}: not a captioning BLIP's weight; expected names like {', '.join([*outside][:3])}")
-        renamed[start + names[prefix] + rest[len(prefix) :]] = values
-    return renamed
 
 
 def _sizes(weights: Mapping[str, Tensor], words: list[str]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 It is run by path with `python -I`, so that nothing of this repository is importable; it imports LAVIS, PyTorch,
 transformers and the standard library. A message is 8 bytes (the length of the header), the header in JSON, and `bytes`
-bytes of payload. The first message holds weights and settings, each later one a batch of images with their draws' noise.
+bytes of payload. The first message holds weights and settings, each later one a batch of images with their draws'
+noise.
 """
 
 from __future__ import annotations
@@ -71,10 +72,10 @@ def build(weights: Path, vocabulary: Path, prompt: str) -> Any:
 
 def _only_the_captioner() -> None:
     """Keep LAVIS's packages from importing all models, tasks and datasets, with everything those require."""
-    found = PathFinder.find_spec("lavis")
-    if found is None or not found.submodule_search_locations:
+    package = PathFinder.find_spec("lavis")
+    if package is None or not package.submodule_search_locations:
         raise ImportError(f"{sys.executable} has no salesforce-lavis; rebuild the environment with `make lavis-env`")
-    root = found.submodule_search_locations[0]
+    root = package.submodule_search_locations[0]
     for name, folder in (("lavis", root), ("lavis.models", f"{root}/models")):
         sys.modules[name] = ModuleType(name)
         sys.modules[name].__path__ = [folder]
@@ -147,12 +148,12 @@ def caption(model: Any, pixels_13HW: Tensor, noise_RT: Tensor, settings: dict[st
     logits = decoder(input_ids=tokens, attention_mask=torch.ones_like(tokens), **seen_by(rows), return_dict=True).logits
     read = len(prompt)
     gains = logits[:, read - 1 : -1].float().log_softmax(-1).gather(2, tokens[:, read:, None])[:, :, 0]
-    found = []
+    captions = []
     for ids, gain in zip(tokens[:, read:].tolist(), gains, strict=True):
         end = ids.index(tokenizer.sep_token_id) if tokenizer.sep_token_id in ids else len(ids)
         text = tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
-        found.append({"text": text, "log_probability": float(gain[: end + 1].double().sum())})
-    return found
+        captions.append({"text": text, "log_probability": float(gain[: end + 1].double().sum())})
+    return captions
 
 
 class Pipe:
@@ -177,7 +178,7 @@ class Pipe:
 
 
 def serve(pipe: Pipe) -> None:
-    """Answer messages until stdin ends. The answer to a message that fails is the error; later messages may still succeed."""
+    """Answer messages until stdin ends. A message that fails is answered with its error; later ones may succeed."""
     model: Any = None
     settings: dict[str, Any] = {}
     while (message := pipe.read()) is not None:

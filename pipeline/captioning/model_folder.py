@@ -59,13 +59,15 @@ def model_fault(folder: Path) -> str:
 
 
 def find_lavis_model(model: str) -> tuple[Path, Path]:
-    """Find the checkpoint and the vocabulary in a folder for LAVIS. Raises `FatalError` that says what the folder must hold."""
+    """Find the checkpoint and the vocabulary in a folder for LAVIS. Raises `FatalError` that says what is missing."""
     folder = Path(model).expanduser()
     checkpoints, vocabulary = sorted(folder.glob("*.pth")), folder / "vocab.txt"
     if len(checkpoints) != 1 or not vocabulary.is_file():
-        found = ", ".join(path.name for path in sorted(folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
+        present = (
+            ", ".join(path.name for path in sorted(folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
+        )
         raise FatalError(
-            f"captioner model {folder} ({found}; setting: model): captioner 'lavis' needs a folder with one BLIP "
+            f"captioner model {folder} ({present}; setting: model): captioner 'lavis' needs a folder with one BLIP "
             "checkpoint (*.pth, e.g. model_large_caption.pth) and the vocab.txt of bert-base-uncased"
         )
     return checkpoints[0], vocabulary
@@ -73,13 +75,13 @@ def find_lavis_model(model: str) -> tuple[Path, Path]:
 
 def find_lavis_python(python: Path) -> Path:
     """Find the Python of LAVIS's environment. Raises `FatalError` that says how to build it."""
-    found = python.expanduser()
-    if not found.is_file():
+    path = python.expanduser()
+    if not path.is_file():
         raise FatalError(
-            f"{found}: no such file (setting: lavis_python); captioner 'lavis' needs the Python of LAVIS's environment "
+            f"{path}: no such file (setting: lavis_python); captioner 'lavis' needs the Python of LAVIS's environment "
             "there. Run `make lavis-env`, or set captioner to 'blip', which needs no such environment"
         )
-    return found
+    return path
 
 
 def _from_hub(model: str, hub: bool, setting: str) -> Path:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.captioning.captioner import Caption, Picture
+from pipeline.captioning.captioner import Caption, ImageInput
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.datasets.annotations import NO_IMAGE, as_id, parse_json, shown
 from pipeline.runtime.stage import Rejected
@@ -33,8 +33,8 @@ EXPECTED = (
 )
 
 
-class _Found(NamedTuple):
-    """A caption as a file states it, unchecked."""
+class _Entry(NamedTuple):
+    """A caption as a file states it, not yet validated."""
 
     image_id: Any
     text: Any
@@ -54,12 +54,12 @@ class RecordedCaptioner:
     def __init__(self, settings: CaptionSettings) -> None:
         self._captions: dict[int, list[Caption]] = defaultdict(list)
         self.rejects: list[Rejected] = []
-        """Captions that were left out: not text, empty, too long, or without an image id."""
+        """Captions that failed validation: not text, empty, too long, or without an image id."""
         for path in settings.recorded:
-            for found in _read(path):
-                self._add(found)
+            for entry in _read(path):
+                self._add(entry)
 
-    def caption(self, images: Sequence[Picture], image_ids: Sequence[int]) -> list[list[Caption]]:
+    def caption(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:
         """The captions of each image id; `images` is ignored and may be empty."""
         return [list(self._captions.get(image_id, ())) for image_id in image_ids]
 
@@ -67,25 +67,25 @@ class RecordedCaptioner:
         """The ids of images that have captions, so that a caller can find those that it lacks."""
         return frozenset(self._captions)
 
-    def _add(self, found: _Found) -> None:
-        image_id = as_id(found.image_id)
+    def _add(self, entry: _Entry) -> None:
+        image_id = as_id(entry.image_id)
         if image_id is None:
-            self.rejects.append(Rejected(NO_IMAGE, "caption without image id", shown(found.image_id)))
+            self.rejects.append(Rejected(NO_IMAGE, "caption without image id", shown(entry.image_id)))
             return
-        if not isinstance(found.text, str):
-            self.rejects.append(Rejected(image_id, "caption not text", shown(found.text)))
+        if not isinstance(entry.text, str):
+            self.rejects.append(Rejected(image_id, "caption not text", shown(entry.text)))
             return
-        text = _clean(found.text)
+        text = _clean(entry.text)
         if not text or len(text) > LONGEST_TEXT:
             self.rejects.append(Rejected(image_id, "caption too long" if text else "caption empty", text[:200]))
             return
         captions = self._captions[image_id]
         captions.append(
-            Caption(text, len(captions), found.seed, found.log_probability, found.source, found.match, found.times)
+            Caption(text, len(captions), entry.seed, entry.log_probability, entry.source, entry.match, entry.times)
         )
 
 
-def _read(path: Path) -> Iterator[_Found]:
+def _read(path: Path) -> Iterator[_Entry]:
     """The captions of one file. Raises `FatalError` when it is missing or holds something else."""
     if not path.is_file():
         raise FatalError(f"{path}: no such file (setting: recorded); expected {EXPECTED}")
@@ -99,31 +99,31 @@ def _read(path: Path) -> Iterator[_Found]:
     yield from _from_json(content, path)
 
 
-def _from_json(content: Any, path: Path) -> Iterator[_Found]:
+def _from_json(content: Any, path: Path) -> Iterator[_Entry]:
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         yield from _from_rows(content["annotations"], path, only_caption=True)
     elif isinstance(content, dict):
         for image_id, texts in content.items():
-            yield from (_Found(image_id, text, path.stem) for text in _listed(texts))
+            yield from (_Entry(image_id, text, path.stem) for text in _listed(texts))
     elif isinstance(content, list):
         yield from _from_rows(content, path, only_caption=False)
     else:
         raise FatalError(f"{path}: holds neither a JSON object nor a list; expected {EXPECTED}")
 
 
-def _from_rows(rows: list[Any], path: Path, only_caption: bool) -> Iterator[_Found]:
+def _from_rows(rows: list[Any], path: Path, only_caption: bool) -> Iterator[_Entry]:
     for row in rows:
         if not isinstance(row, dict):
-            yield _Found(row, None, path.stem)
+            yield _Entry(row, None, path.stem)
         elif only_caption or "caption" in row:
-            yield _Found(row.get("image_id"), row.get("caption"), path.stem)
+            yield _Entry(row.get("image_id"), row.get("caption"), path.stem)
         else:
             for model, texts in row.items():
                 if model != "image_id":
-                    yield from (_Found(row.get("image_id"), text, model) for text in _listed(texts))
+                    yield from (_Entry(row.get("image_id"), text, model) for text in _listed(texts))
 
 
-def _from_parquet(path: Path) -> Iterator[_Found]:
+def _from_parquet(path: Path) -> Iterator[_Entry]:
     try:
         table = read_table(path, CAPTIONS)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -132,7 +132,7 @@ def _from_parquet(path: Path) -> Iterator[_Found]:
     rows = (row for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE) for row in batch.to_pylist())
     for row in rows:
         for caption in row["captions"] or ():
-            yield _Found(
+            yield _Entry(
                 row["image_id"],
                 caption["text"],
                 caption["source"] or path.stem,

@@ -8,20 +8,20 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.runtime.devices import best_precision
-from pipeline.runtime.settings import Settings, file_read, runtime
+from pipeline.runtime.settings import Settings, data_file, file_read, runtime
 
 CaptionerName = Literal["blip", "lavis", "recorded"]
 Decoding = Literal["nucleus", "beam"]
 
 
 class CaptionSettings(Settings):
-    """How images are captioned. The defaults are the authors': ten nucleus draws per image (docs/captioning.md, Decoding)."""
+    """How images are captioned. The defaults are the authors': ten nucleus draws per image (docs/labels.md, Decoding)."""
 
     captioner: CaptionerName = "blip"
     """What makes captions. blip: BLIP in transformers; lavis: BLIP in LAVIS; recorded: files of captions."""
     model: str = file_read("Salesforce/blip-image-captioning-large")
-    """The captioner's model; its content is part of the key. blip: a folder with `config.json`, `model.safetensors` and the
-    tokenizer's files, or a name on the Hugging Face hub; lavis: a folder with one BLIP checkpoint (`*.pth`) and `vocab.txt`."""
+    """The captioner's model; its content is part of the key. blip: a model folder, or a name on the Hugging Face
+    hub; lavis: a folder with one BLIP checkpoint (`*.pth`) and `vocab.txt`."""
     hub: bool = runtime(False)
     """Whether BLIP's or the filter's model may be downloaded from the Hugging Face hub when it is not on disk."""
     decoding: Decoding = "nucleus"
@@ -51,23 +51,23 @@ class CaptionSettings(Settings):
     merge_draws: bool = False
     """Whether equal captions of an image become one, the first of them, with their number as `times`."""
     filter: str = file_read("")
-    """Folder or hub name of a `BlipForImageTextRetrieval` whose matching head scores every caption (CapFilt; BLIP, section
-    3.3); its content is part of the key. "" for no filter."""
+    """Folder or hub name of a `BlipForImageTextRetrieval` whose matching head scores every caption (CapFilt; BLIP,
+    section 3.3). "": no filter."""
     match_at_least: float = Field(default=0.5, ge=0, le=1)
-    """filter: minimum probability that a caption belongs to its image; others are left out. 0 only stores the score."""
+    """filter: minimum probability that a caption belongs to its image; others are excluded. 0 only stores the score."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """nucleus: seed of the random numbers, which follow from it, the image id, the draw and the position alone."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Floating-point format of the captioner's and the filter's weights and computation; lavis supports float32 only. auto:
-    bfloat16 if the device has instructions for it, else float32, and the key holds which."""
+    """Number format of the captioner and the filter; lavis supports float32 only. auto: bfloat16 if the device has
+    instructions for it, else float32, and the key holds which."""
     device: str = runtime("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
     """Where models run: "cpu", "cuda" (workers take GPUs in turn), "cuda:1" (that GPU), or "auto" (GPUs if any, else the CPU)."""
     batch_size: int = runtime(32)
     """Images per batch of the network, at least 1."""
     lavis_python: Path = runtime(Path(".lavis/bin/python"))
     """lavis: Python interpreter of LAVIS's environment, which `make lavis-env` builds."""
-    recorded: tuple[Path, ...] = runtime(())
-    """recorded: files of captions (docs/captioning.md, Decoding); an image gets the captions of all files, in their order."""
+    recorded: tuple[Path, ...] = data_file(())
+    """recorded: files of captions (docs/labels.md, Decoding); an image gets the captions of all files, in their order."""
 
     @model_validator(mode="after")
     def _consistent(self) -> CaptionSettings:

@@ -1,4 +1,4 @@
-"""Lists the `rlip` commands. Heavy imports stay inside the commands so that `--help` responds at once."""
+"""Lists the `rlip` commands. The file of a command is imported only when it is called, so that `--help` responds at once."""
 
 from __future__ import annotations
 
@@ -6,71 +6,125 @@ import atexit
 import gc
 import importlib.metadata
 import sys
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from pipeline.cli.commands import (
-    data,
-    exchange,
-    hosts,
-    inspection,
-    labels,
-    predictions,
-    recipe,
-    review,
-    running,
-    server,
-    shards,
-    store,
-    verdicts,
-    weights,
-)
+from pipeline.cli.errors import errors_reported
+
+COMMANDS = {
+    "Run": {
+        "run": "Run a recipe: compute what the store lacks, then write the report.",
+        "plan": "Show what a run would compute, and why.",
+        "estimate": "Estimate the time, disk space and cost of a run.",
+        "doctor": "Check that data, weights and machine suit a recipe.",
+        "label": "Label a folder of images without a recipe.",
+        "recipe": "Recipe files: show all settings, check, compare two.",
+    },
+    "Look": {
+        "show": "Show runs, their steps, executions and checks, and sample rows.",
+        "explain": "Trace the labels of an image back to its captions and boxes.",
+        "why": "Explain why a step was computed and not reused.",
+        "parse": "Show the triplets that a caption states.",
+        "query": "Query the tables of a run with SQL.",
+        "diff": "Compare two runs: relations, settings and figures.",
+        "report": "Write the report of a run again.",
+    },
+    "Judge": {
+        "evaluate": "Score detections by the rules of a public benchmark.",
+        "review": "Serve the page on which people judge labels.",
+        "verdicts": "Verdicts: summary, thresholds, calibration, import.",
+    },
+    "Exchange": {
+        "import": "Import files of the RLIPv2 authors into a run.",
+        "export": "Export captions, triplets and labels to another format.",
+        "shards": "WebDataset tars: index, list, verify, draw, publish.",
+    },
+    "Data and weights": {
+        "data": "Datasets: download, list, draw a synthetic one, convert.",
+        "weights": "Weights: train a tagger, import, export, show.",
+        "predict": "Find boxes and relations in images.",
+    },
+    "Store and cluster": {
+        "store": "The store: verify, clean, measure, copy runs, export lineage.",
+        "cluster": "Several nodes: join a run, Slurm script, Prefect's pages.",
+    },
+}
+"""Panel → command → its line in `rlip --help`. The file of a command has its name, and holds a function of that name or, for
+subcommands, a `typer.Typer` named `commands`."""
+FORMER = {
+    "batch": "shards batch",
+    "checks": "show --checks",
+    "convert": "data convert",
+    "du": "store du",
+    "gc": "store gc",
+    "join": "cluster join",
+    "lineage": "store lineage",
+    "pull": "store pull",
+    "push": "store push",
+    "rm": "store rm",
+    "runs": "show --history",
+    "scenes": "data scenes",
+    "server": "cluster server",
+    "slurm": "cluster slurm",
+    "train-tagger": "weights train-tagger",
+    "verify": "store verify",
+}
+"""Name of a command before release 0.2.0 → its name now. The former names go with the next release."""
+
+
+class Commands(TyperGroup):
+    """The commands of `COMMANDS`: their lines in `rlip --help`, and each as its file declares it where it is called."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {
+            name: TyperCommand(name, help=line, rich_help_panel=panel)
+            for panel, names in COMMANDS.items()
+            for name, line in names.items()
+        }
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command that the arguments call by its present or former name, and the arguments that are left."""
+        if now := FORMER.get(args[0]):
+            typer.echo(f"Warning: `rlip {args[0]}` is now `rlip {now}`", err=True)
+            args = [*now.split(), *args[1:]]
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, name and _loaded(name), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command. What it raises about its input becomes a message and an exit code."""
+        with errors_reported():
+            return super().invoke(ctx)
+
+
+def declared(name: str) -> typer.Typer:
+    """A command as its file declares it, with its subcommands, inside a Typer of its own."""
+    own = name.replace("import", "import_")  # a keyword of Python
+    module = importlib.import_module(f"pipeline.cli.{own}")
+    around = typer.Typer()
+    if hasattr(module, "commands"):
+        line = next(names[name] for names in COMMANDS.values() if name in names)
+        around.add_typer(module.commands, name=name, help=line)
+    else:
+        around.command(name)(getattr(module, own))
+    return around
+
+
+@cache
+def _loaded(name: str) -> Any:
+    return typer.main.get_group(declared(name)).commands[name]
+
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="RLIPv2 as one pipeline: raw detection images → captions → relations → pre-trained and evaluated weights.",
 )
-app.command("run")(running.run)
-app.command("label")(labels.label)
-app.command("predict")(predictions.predict)
-app.command("evaluate")(predictions.evaluate)
-app.command("convert")(exchange.convert)
-app.command("train-tagger")(running.train_tagger)
-app.command("plan")(running.plan)
-app.command("estimate")(running.estimate)
-app.command("show")(inspection.show)
-app.command("runs")(inspection.runs)
-app.command("checks")(inspection.checks)
-app.command("why")(inspection.why)
-app.command("explain")(inspection.explain)
-app.command("batch")(inspection.batch)
-app.command("diff")(inspection.diff)
-app.command("query")(inspection.query)
-app.command("push")(exchange.push)
-app.command("pull")(exchange.pull)
-app.command("export")(exchange.export)
-app.command("import")(exchange.import_)
-app.command("lineage")(exchange.lineage)
-app.command("report")(inspection.report)
-app.command("review")(review.review)
-app.command("server")(server.server)
-app.command("verify")(store.verify)
-app.command("gc")(store.gc)
-app.command("du")(store.du)
-app.command("rm")(store.rm)
-app.command("parse")(labels.parse)
-app.command("scenes")(running.scenes)
-app.command("doctor")(running.doctor)
-app.command("join")(hosts.join)
-app.command("slurm")(hosts.slurm)
-app.add_typer(recipe.commands, name="recipe")
-app.add_typer(weights.commands, name="weights")
-app.add_typer(data.commands, name="data")
-app.add_typer(shards.commands, name="shards")
-app.add_typer(verdicts.commands, name="verdicts")
 
 
 @app.callback()

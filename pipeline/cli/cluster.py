@@ -1,42 +1,79 @@
-"""Implements the `rlip` commands for training runs on several machines."""
+"""`rlip cluster`: joins training runs on several nodes, writes Slurm scripts, and serves Prefect's pages.
+
+What loads torch is imported where it is used, so that `--help` responds at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Annotated
 
-from pipeline.run.recipe import load_recipe
-from pipeline.training.launch.agent import join
-from pipeline.training.launch.ray_nodes import join_with_ray
+import typer
+
+from pipeline.cli.options import STORE, Overrides, RecipePath, StorePath
+from pipeline.run.recipe_files import load_recipe
 from pipeline.training.launch.slurm import sbatch_script, training_overrides
 from storage.errors import FatalError
 
+commands = typer.Typer(no_args_is_help=True)
 
-def join_training(address: str, folder: Path, stay: bool, ray_nodes: int | None) -> int:
-    """Lend this machine, or nodes of its Ray cluster, to the training of the coordinator at `address`. Returns the exit code."""
+
+@commands.command("join")
+def join_training(
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS", help="HOST:PORT of the coordinator, as in its setting `address`.")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="STORE", help="The coordinator's store, which all nodes share.")],
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Wait for the next training run when one has ended, until asked to end.")
+    ] = False,
+    ray: Annotated[
+        int | None, typer.Option(min=1, help="Join with this many nodes of this machine's Ray cluster instead.")
+    ] = None,
+) -> None:
+    """Join a multi-node training run: run processes for the coordinator, which runs the recipe."""
+    from pipeline.training.launch.agent import join
+    from pipeline.training.launch.ray_nodes import join_with_ray
+
     if not folder.is_dir():
         raise FatalError(f"{folder}: no such folder; name the store of the coordinator, which all nodes must share")
     folder = folder.absolute()
-    return join(address, folder, stay) if ray_nodes is None else join_with_ray(address, folder, ray_nodes, stay)
+    raise typer.Exit(join(address, folder, stay) if ray is None else join_with_ray(address, folder, ray, stay))
 
 
+@commands.command("slurm")
 def write_slurm_script(
-    path: Path,
-    nodes: int,
-    gpus: int | None,
-    partition: str | None,
-    time: str | None,
-    out: Path | None,
-    overrides: Sequence[str],
+    path: RecipePath,
+    nodes: Annotated[int, typer.Option(min=1, max=1024, help="Number of nodes.")],
+    gpus: Annotated[
+        int | None, typer.Option("--gpus-per-node", min=1, help="GPUs, and so training processes, of each node.")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Partition of the cluster.")] = None,
+    time: Annotated[str | None, typer.Option(help="Time limit as Slurm writes it, e.g. 12:00:00.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; unset: the script is printed.")] = None,
+    overrides: Overrides = None,
 ) -> None:
-    """Print the batch script for a recipe, or write it to `out`. Raises `FatalError` when the recipe can't run on `nodes`."""
+    """Write the batch script that runs a recipe on one or several nodes of a Slurm cluster, for `sbatch`."""
+    settings = overrides or []
     address = [f"{section}.address=node:29500" for section in ("train_tagger", "pretrain.settings") if nodes > 1]
-    recipe = load_recipe(path, [*overrides, *address, *training_overrides(nodes, gpus)])
+    recipe = load_recipe(path, [*settings, *address, *training_overrides(nodes, gpus)])
     if nodes > 1 and "://" in recipe.store:
         raise FatalError(f"store = {recipe.store}: several nodes need a store in a folder that all of them share")
     stop_timeout = max(recipe.train_tagger.stop_timeout, recipe.pretrain.settings.stop_timeout)
-    script = sbatch_script(path, recipe.name, recipe.store, nodes, gpus, partition, time, overrides, stop_timeout)
+    script = sbatch_script(path, recipe.name, recipe.store, nodes, gpus, partition, time, settings, stop_timeout)
     if out is None:
         print(script, end="")
     else:
         out.write_text(script)
+
+
+@commands.command("server")
+def serve_prefect(
+    store: StorePath = STORE,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 0,
+) -> None:
+    """Serve Prefect's pages of the runs that were recorded beside a store, on this machine only."""
+    # Found by entry point, so that the pipeline does not depend on Prefect.
+    (entry,) = entry_points(group="rlip.servers", name="prefect")
+    entry.load()(store, port)

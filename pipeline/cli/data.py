@@ -1,12 +1,13 @@
-"""`rlip data`: downloads public datasets and weights to where the recipes look for them, and lists them."""
+"""`rlip data`: downloads and lists public datasets, draws a synthetic one, and converts annotations."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,22 +19,47 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from pipeline.cli.errors import resumable
+from pipeline.cli.options import AsJson, Files, Overrides, further_files
 from pipeline.data.archives import gunzip, unpack
 from pipeline.data.catalogue import CATALOGUE, PublicFile, PublicSet, find_sets, in_bytes
 from pipeline.data.download import Report, download, mirrored, require_digest
 from storage.errors import FatalError
 
+DATA = Path("data")
+DataRoot = Annotated[Path, typer.Option("--root", help="The folder that recipes call data.root.")]
+commands = typer.Typer(no_args_is_help=True)
 
-def get_data(names: Sequence[str], root: Path, only: Sequence[str], mirror: str | None, as_json: bool) -> None:
-    """Download what is missing of the sets; without names, list all sets.
 
-    What must be got by hand is told at the end, with a `FatalError`, unless it is there.
+@commands.command("get")
+@resumable()
+def get_data(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...",
+            help="coco, objects365, visual_genome, hico_det, vcoco, blip or roberta; lists all if omitted.",
+        ),
+    ] = None,
+    root: DataRoot = DATA,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="PART", help="Only this part, e.g. val. Can be repeated.")
+    ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(envvar="RLIP_MIRROR", metavar="URL", help="Get https://host/path from URL/host/path instead."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Download public datasets and weights to where the recipes look for them; resumes, verifies and unpacks.
+
+    What must be downloaded manually is listed at the end, and makes the exit code 1 unless it is there.
     """
     if not names:
         list_data(root, as_json)
         return
     sets = find_sets(names)
-    files = _chosen(sets, only)
+    files = _chosen(sets, only or [])
     lacking = [file for file in files if not file.is_there(root)]
     console = Console(stderr=True)
     bar = Progress(
@@ -59,8 +85,9 @@ def get_data(names: Sequence[str], root: Path, only: Sequence[str], mirror: str 
         raise FatalError("\n".join(_by_hand(each, root) for each in by_hand))
 
 
-def list_data(root: Path, as_json: bool) -> None:
-    """Print each set's official page, approximate size, what goes where, and whether it is there."""
+@commands.command("list")
+def list_data(root: DataRoot = DATA, as_json: AsJson = False) -> None:
+    """List the public datasets and weights: official page, size, what goes where, and whether it is there."""
     if as_json:
         print(json.dumps([_as_json(each, root) for each in CATALOGUE.values()]))
         return
@@ -76,6 +103,48 @@ def list_data(root: Path, as_json: bool) -> None:
         for text in (each.by_hand, each.note):
             if text:
                 print(f"  {text}")
+
+
+@commands.command("scenes")
+def make_scenes(
+    folder: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    recipe: Annotated[Path, typer.Option(help="The recipe with the `scenes` section.")] = Path("demo"),
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the synthetic world with its true relations, in COCO, Objects365, Visual Genome and HICO-DET formats."""
+    from pipeline.run.prepare import write_world
+    from pipeline.run.recipe_files import load_recipe
+
+    scenes = load_recipe(recipe, overrides or []).scenes
+    if scenes is None:
+        raise FatalError(f"{recipe} has no [scenes] section; use a recipe with one, e.g. --recipe demo")
+    with Progress(console=Console(stderr=True), disable=as_json) as progress:
+        bar = progress.add_task("scenes")
+        write_world(folder, scenes, lambda done, total: progress.update(bar, completed=done, total=total))
+    print(json.dumps({"folder": str(folder)}) if as_json else folder)
+
+
+@commands.command("convert")
+def convert(
+    source_format: Annotated[str, typer.Argument(metavar="FROM", help="A format of docs/datasets.md, e.g. vcoco.")],
+    annotations: Annotated[Path, typer.Argument(metavar="ANNOTATIONS", help="Its annotation file.")],
+    target_format: Annotated[str, typer.Argument(metavar="TO", help="hico_det, vcoco or visual_genome.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    files: Files = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rewrite annotations in another public layout, and report what it can't hold."""
+    from pipeline.interop.annotation_converter import convert_annotations
+
+    tally = convert_annotations(source_format, annotations, target_format, out, further_files(files or []))
+    if as_json:
+        print(json.dumps({"out": str(out), "wrote": dict(tally.wrote), "lost": tally.as_json()}))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{out}: " + ", ".join(f"{count:,} {kind}" for kind, count in tally.wrote.items()), markup=False)
+    for reason, count in tally.as_json().items():
+        console.print(f"  lost: {reason}: {count:,}", markup=False)
 
 
 def _chosen(sets: Sequence[PublicSet], only: Sequence[str]) -> list[PublicFile]:

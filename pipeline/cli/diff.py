@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import nlargest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.comparison import Comparison, in_words
-from pipeline.cli.judged_difference import judged_difference
+from pipeline.cli.options import STORE, AsJson, StorePath, VerdictsFolder
 from pipeline.cli.why import causes_of
+from pipeline.labels.audit_sample import RIGHT, WRONG
+from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, kept_labels
+from pipeline.labels.label_overrides import Overrides, overrides_of
+from pipeline.labels.labelled_partitions import candidates, images_with_boxes
 from pipeline.labels.verdict_log import Standing, VerdictLog, verdicts_folder
+from pipeline.labels.verdict_summary import outcome_of
+from pipeline.labels.verdicts import JudgedRelation, StandingVerdicts, box4
 from pipeline.report.formatting import sanitise, table
+from pipeline.report.label_view import LabelView
+from pipeline.report.steps import summaries
+from pipeline.report.variants import score_name, variant_scores
 from storage.artifact import Artifact
 from storage.errors import FatalError
-from storage.open_store import Address, existing_store, is_remote
+from storage.open_store import existing_store, is_remote
 from storage.runs import Run, find_run
 from storage.store import Store
 
@@ -37,6 +46,7 @@ STEP = "tag"
 
 Labels = dict[tuple[int, int, str, int], float]
 """Image, subject box, predicate, object box → score."""
+Scores = dict[JudgedRelation, float]
 
 
 class Example(NamedTuple):
@@ -120,15 +130,21 @@ class Difference:
         return {"same": self.same, "causes": causes, "predicates": self.predicates}
 
 
-def print_diff(root: Address, before: str, after: str, as_json: bool, verdicts: Path | None = None) -> None:
-    """Print how two runs differ: relations by cause with examples, labels kept, settings, and figures side by side.
+def diff(
+    before: Annotated[str, typer.Argument(metavar="RUN_A", help="The run to compare with (before).")],
+    after: Annotated[str, typer.Argument(metavar="RUN_B", help="The run to examine (after).")],
+    store: StorePath = STORE,
+    verdicts: VerdictsFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the relations of two runs: which were added, lost or re-scored, and which change caused it.
 
-    `verdicts`: the folder of verdicts that tell which of these relations were judged; None: that of the store, if any.
+    Also compares the labels that they keep, their settings and their figures.
     """
-    store = existing_store(root)
-    runs = find_run(store, before), find_run(store, after)
+    opened = existing_store(store)
+    runs = find_run(opened, before), find_run(opened, after)
     found, beside = difference(*runs), Comparison.of(*runs)
-    judged = judged_difference(*runs, _standing(root, verdicts), MIN_SCORE_CHANGE)
+    judged = judged_difference(*runs, _standing(store, verdicts), MIN_SCORE_CHANGE)
     if as_json:
         print(json.dumps({**found.as_json(), **beside.as_json(), "judged": judged}, ensure_ascii=False, default=str))
         return
@@ -151,11 +167,18 @@ def print_diff(root: Address, before: str, after: str, as_json: bool, verdicts: 
     _print_comparison(console, before, after, beside)
 
 
-def _standing(root: Address, verdicts: Path | None) -> Standing:
+def _standing(store: str, verdicts: Path | None) -> Standing:
     """The verdicts that stand; none for a store at a URL without a folder that is named."""
-    if verdicts is None and is_remote(root):
+    if verdicts is None and is_remote(store):
         return {}
-    return VerdictLog(verdicts or verdicts_folder(root)).standing()
+    return VerdictLog(verdicts or verdicts_folder(store)).standing()
+
+
+def _in_words(value: Any) -> str:
+    """A setting or figure as text; a figure that a run lacks is a dash."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def _print_comparison(console: Console, before: str, after: str, beside: Comparison) -> None:
@@ -165,7 +188,7 @@ def _print_comparison(console: Console, before: str, after: str, beside: Compari
     for title, rows in (("Settings that differ", beside.settings), ("Figures", beside.figures)):
         made = table(title, "name", escape(sanitise(before)), escape(sanitise(after)))
         for row in rows:
-            made.add_row(Text(sanitise(row.name)), *(Text(sanitise(in_words(v))) for v in (row.before, row.after)))
+            made.add_row(Text(sanitise(row.name)), *(Text(sanitise(_in_words(v))) for v in (row.before, row.after)))
         if rows:
             console.print()
             console.print(made)
@@ -183,7 +206,7 @@ def difference(before: Run, after: Run) -> Difference:
 
     Raises `FatalError` when a run has no relations.
     """
-    found = Difference()
+    result = Difference()
     old, new = before.artifacts(STEP), after.artifacts(STEP)
     for run, artifacts in ((before, old), (after, new)):
         if not artifacts:
@@ -192,20 +215,20 @@ def difference(before: Run, after: Run) -> Difference:
         one, other = old.get(partition), new.get(partition)
         labels = _labels(one), _labels(other) if one != other else {}
         if one == other:
-            found.same += len(labels[0])
+            result.same += len(labels[0])
             continue
         cause = _cause(before.store, partition, one, other)
-        _compare(found, cause, *labels)
-    return found
+        _compare(result, cause, *labels)
+    return result
 
 
-def _compare(found: Difference, cause: tuple[str, str], before: Labels, after: Labels) -> None:
+def _compare(result: Difference, cause: tuple[str, str], before: Labels, after: Labels) -> None:
     shared = before.keys() & after.keys()
     changed = {key for key in shared if abs(before[key] - after[key]) >= MIN_SCORE_CHANGE}
-    found.same += len(shared) - len(changed)
+    result.same += len(shared) - len(changed)
     ways = {"added": after.keys() - shared, "lost": before.keys() - shared, "re-scored": changed}
     for kind, keys in ways.items():
-        found.add(cause, kind, [Example(*key, before.get(key), after.get(key)) for key in sorted(keys)])
+        result.add(cause, kind, [Example(*key, before.get(key), after.get(key)) for key in sorted(keys)])
 
 
 def _cause(store: Store, partition: str, before: Artifact | None, after: Artifact | None) -> tuple[str, str]:
@@ -231,3 +254,145 @@ def _entries(artifact: Artifact) -> Iterator[tuple[tuple[int, int, str, int], fl
 
 def _place(image_id: int, relation: Mapping[str, Any]) -> tuple[int, int, str, int]:
     return image_id, relation["subject"], relation["predicate"], relation["object"]
+
+
+class Changed(NamedTuple):
+    """A setting or a figure of two runs; a value is None where a run has none."""
+
+    name: str
+    before: Any
+    after: Any
+
+
+@dataclass
+class KeptChange:
+    """How many labels both runs keep, and how many only one of them does, by predicate."""
+
+    same: int = 0
+    added: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two runs keep, the settings in which their steps differ, and their figures."""
+
+    kept: KeptChange
+    settings: tuple[Changed, ...]
+    figures: tuple[Changed, ...]
+
+    @classmethod
+    def of(cls, before: Run, after: Run) -> Comparison:
+        """Compares two runs that have labels."""
+        return cls(_kept_change(before, after), tuple(_settings(before, after)), tuple(_figures(before, after)))
+
+    def as_json(self) -> dict[str, Any]:
+        """The comparison as plain values."""
+        listed = {name: [row._asdict() for row in getattr(self, name)] for name in ("settings", "figures")}
+        return {"kept": vars(self.kept), **listed}
+
+
+def _kept_change(before: Run, after: Run) -> KeptChange:
+    change = KeptChange()
+    choices = choice_or_all(before), choice_or_all(after)
+    settled = overrides_of(before), overrides_of(after)
+    old, new = before.artifacts("tag"), after.artifacts("tag")
+    for partition in sorted(old.keys() | new.keys()):
+        one = _kept(old.get(partition), choices[0], settled[0].get(partition))
+        other = _kept(new.get(partition), choices[1], settled[1].get(partition))
+        change.same += len(one & other)
+        change.added.update(predicate for _, _, predicate, _ in other - one)
+        change.lost.update(predicate for _, _, predicate, _ in one - other)
+    return change
+
+
+def _kept(tagged: Artifact | None, choice: ChoiceSettings, settled: Overrides | None) -> set[tuple[int, int, str, int]]:
+    """Image, subject, predicate, object of the labels that are kept."""
+    if tagged is None:
+        return set()
+    kept = kept_labels(tagged.table("relations"), candidates(tagged), choice, settled)
+    return {
+        (image_id, label.subject, label.predicate, label.object) for image_id, found in kept.items() for label in found
+    }
+
+
+def _settings(before: Run, after: Run) -> Iterator[Changed]:
+    """The settings that a step of both runs was computed with and that differ."""
+    old, new = ({summary.step: summary.settings for summary in summaries(run)} for run in (before, after))
+    for step in (step for step in old if step in new):
+        names = dict.fromkeys((*old[step], *new[step]))
+        yield from (
+            Changed(f"{step}.{name}", old[step].get(name), new[step].get(name))
+            for name in names
+            if old[step].get(name) != new[step].get(name)
+        )
+
+
+def _figures(before: Run, after: Run) -> Iterator[Changed]:
+    old, new = dict(_named_figures(before)), dict(_named_figures(after))
+    for name in dict.fromkeys((*old, *new)):
+        yield Changed(name, old.get(name), new.get(name))
+
+
+def _named_figures(run: Run) -> Iterator[tuple[str, float | None]]:
+    view = LabelView.of(run)
+    yield from view.counts.levels()
+    for dataset, audit in view.audits.items():
+        for name in ("precision", "recall", "precision_at_recall", "average_precision"):
+            yield f"{name.replace('_', ' ')}, {dataset}", _rounded(getattr(audit.tagger, name))
+    for variant in variant_scores(run):
+        for name, spread in variant.scores.items():
+            yield f"{score_name(name)}, {variant.variant}", _rounded(spread.mean)
+    for summary in summaries(run):
+        yield f"seconds, {summary.step}", summary.seconds
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def judged_difference(before: Run, after: Run, standing: StandingVerdicts, least: float) -> dict[str, dict[str, int]]:
+    """Kind of difference → what reviewers said → the number of relations; kinds without a verdict are absent.
+
+    Relations are compared by content, so a box that was found again in the same place is the same. Scores that differ by less
+    than `least` count as equal.
+    """
+    digests = {relation.image for relation in standing}
+    old, new = _scores(before, after, digests), _scores(after, before, digests)
+    ways = {
+        "added": new.keys() - old.keys(),
+        "lost": old.keys() - new.keys(),
+        "re-scored": {each for each in old.keys() & new.keys() if abs(old[each] - new[each]) >= least},
+    }
+    counted = {}
+    for way, relations in ways.items():
+        counts = Counter(_outcome(outcome_of(standing[each])) for each in relations if each in standing)
+        if counts:
+            counted[way] = dict(counts.most_common())
+    return counted
+
+
+def _outcome(outcome: int) -> str:
+    return {RIGHT: "right", WRONG: "wrong"}.get(outcome, "unsure")
+
+
+def _scores(run: Run, other: Run, digests: Collection[str]) -> Scores:
+    """The scores of relations in images with verdicts, of the partitions in which two runs differ."""
+    scores: Scores = {}
+    images, equal = images_with_boxes(run), other.artifacts("tag")
+    for partition, tagged in run.artifacts("tag").items():
+        if partition not in images or tagged == equal.get(partition):
+            continue
+        rows = {
+            row["image_id"]: row for row in images[partition].table("images").to_pylist() if row["digest"] in digests
+        }
+        for row in tagged.table("relations").to_pylist() if rows else ():
+            if row["image_id"] not in rows:
+                continue
+            image = rows[row["image_id"]]
+            boxes = [box4(box) for box in image["boxes"]]
+            for label in row["relations"]:
+                ends = boxes[label["subject"]], boxes[label["object"]]
+                relation = JudgedRelation(image["digest"], *ends, label["predicate"])
+                scores[relation] = max(label["score"], scores.get(relation, 0.0))
+    return scores

@@ -2,55 +2,80 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer, main_thread
 from typing import TextIO
 
 import typer
+
+from pipeline.runtime.wording import printable
 
 LONGEST = 8_000
 """Characters of a message that are printed. Names in files from elsewhere may be of any length."""
 _EXTRAS = {"duckdb": "review", "fastapi": "review", "uvicorn": "review"}
 """Module → the extra that brings it, where the import itself finds out that it is absent."""
-_RESUMES = " Everything committed is kept: run the same command again to resume."
 
 
-class errors_reported:  # noqa: N801 - used like a function
-    """Turns a `PipelineError` into one message and exit code 1, Ctrl-C and SIGTERM into one and exit code 130.
+@contextmanager
+def errors_reported() -> Iterator[None]:
+    """Turns bad input into one message and exit code 1, Ctrl-C and SIGTERM into one and exit code 130.
 
-    `resumes`: whether the command goes on where it stopped, which the message then says.
+    Bad input is a `PipelineError`, and what any code may meet: a file that can't be used, a name that isn't UTF-8, and more
+    than fits in memory. Other errors are those of the program, and keep their traceback.
     """
+    signal.signal(signal.SIGTERM, _interrupt)
+    warnings.showwarning = _show_warning
+    sys.unraisablehook = _interrupt_again
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"\nStopped.{' '.join(['', *stop.args])}\n")
+        raise typer.Exit(130) from None
+    except Exception as error:
+        message = _message(error)
+        if not message:
+            raise
+        sys.stderr.write(f"Error: {as_printed(message)}\n")
+        raise typer.Exit(1) from None
 
-    def __init__(self, *, resumes: bool = False) -> None:
-        self._advice = _RESUMES if resumes else ""
 
-    def __enter__(self) -> None:
-        import signal
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Decorates a command that goes on where it stopped, so that the message about an interrupt says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("Everything committed is kept: run the same command again to resume.") from None
 
-        def stop(signum: int, frame: object) -> None:
-            raise KeyboardInterrupt
 
-        signal.signal(signal.SIGTERM, stop)
-        warnings.showwarning = _show_warning
-        sys.unraisablehook = _interrupt_again
+def _message(error: Exception) -> str:
+    """The message about bad input; "" for an error of the program."""
+    from storage.errors import PipelineError, RetryableError
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            return
-        if isinstance(error, KeyboardInterrupt):
-            sys.stderr.write(f"\nStopped.{self._advice}\n")
-            raise typer.Exit(130) from None
-        from storage.errors import PipelineError, RetryableError
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        return f"this needs {error.name}: pip install 'rlip[{_EXTRAS[error.name]}]'"
+    if isinstance(error, RetryableError):
+        return f"{error}\nA retry may help: run the same command again to resume."
+    if isinstance(error, PipelineError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename2 or error.filename
+        return (
+            f"{where}: {error.strerror}; name another file or folder, or change this one" if where else error.strerror
+        )
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object[:LONGEST]!r} is not UTF-8; rename the file, or type the text in a terminal of UTF-8"
+    if isinstance(error, MemoryError):
+        return "out of memory; ask for less at once, or use a machine with more"
+    return ""
 
-        if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
-            sys.stderr.write(f"Error: this needs {error.name}: pip install 'rlip[{_EXTRAS[error.name]}]'\n")
-            raise typer.Exit(1) from None
-        if isinstance(error, PipelineError):
-            advice = (
-                "\nA retry may help: run the same command again to resume." if isinstance(error, RetryableError) else ""
-            )
-            sys.stderr.write(f"Error: {as_printed(str(error))}{advice}\n")
-            raise typer.Exit(1) from None
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _show_warning(
@@ -75,7 +100,7 @@ def as_printed(message: str) -> str:
     from storage.secrets import redacted
 
     shown = redacted(message if len(message) <= LONGEST else f"{message[:LONGEST]}…")
-    return "".join(character if character.isprintable() or character == "\n" else "�" for character in shown)
+    return printable(shown, keep="\n")
 
 
 def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
@@ -83,9 +108,6 @@ def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
     if not issubclass(dropped.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(dropped)
         return
-    import signal
-    from threading import Timer, main_thread
-
     again = Timer(0.05, signal.pthread_kill, (main_thread().ident, signal.SIGINT))
     again.daemon = True
     again.start()

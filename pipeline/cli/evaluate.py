@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+import typer
 from PIL.Image import Image
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.cli.convert import further_files
-from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.cli.options import AsJson, Files, further_files
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import read_image
 from pipeline.evaluation import benchmark as benchmarks
 from pipeline.evaluation.anatomy import AnatomyRules, dissect
 from pipeline.evaluation.benchmark import Evaluated, Options, hico_triplets
-from pipeline.evaluation.detections.over_truth import DetectionSet
-from pipeline.evaluation.detections.read import read_detections
+from pipeline.evaluation.detections.read import DetectionSet, read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import Triplet
-from pipeline.evaluation.interaction_list import read_interactions
-from pipeline.evaluation.splits import PUBLISHED, Split, published_split, read_positions, split_of_positions
+from pipeline.evaluation.splits import (
+    PUBLISHED,
+    Split,
+    published_split,
+    read_interactions,
+    read_positions,
+    split_of_positions,
+)
 from pipeline.evaluation.summary import Figure, summarise
+from pipeline.evaluation.vcoco import VcocoRoles
 from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
-from pipeline.evaluation.vcoco_role_relations import VcocoRoles
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
+from pipeline.report.evaluation_images import EvaluatedImages
 from pipeline.report.evaluation_page import evaluation_markdown, write_evaluation_page
-from pipeline.report.evaluation_pictures import EvaluatedImages
 from storage.atomic import write_atomic
 from storage.errors import FatalError, translate_os_errors
 
@@ -49,119 +54,196 @@ NAMES: dict[Benchmark, str] = {"vcoco": "v-coco"}
 """Names in `published.toml` that differ."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluationRequest:
-    """What `rlip evaluate` is asked for; see its options."""
+class HicoFiles(NamedTuple):
+    """The files of HICO-DET that select and group its interactions; see the options of `rlip evaluate`."""
 
-    benchmark: Benchmark
-    ground_truth: Path
-    detections: Path
-    format: str | None
-    files: Sequence[str]
-    official: bool
-    known_object: bool
     interactions: Path | None
-    """HICO-DET's list of interactions: an optional number, then object and verb, one a line"""
     rare: Path | None
-    """Positions of rare interactions in that list"""
-    validity: Path | None
-    """A .npy file, predicates × objects"""
     split: str | None
     """A name of `PUBLISHED`, or a file of positions"""
+    validity: Path | None
     subject: str
-    boxes_given: bool
+
+
+class Faults(NamedTuple):
+    """What to do about detections that lack images or have faulty rows."""
+
     allow_missing: bool
     drop_faulty: bool
-    resamples: int
-    report: Path | None
+
+
+class Report(NamedTuple):
+    """Where to write the report of an evaluation, and what it is about."""
+
+    folder: Path
+    benchmark: Benchmark
+    detections: str
     images: str | None
+    """The images' folder, for images in the report"""
+    official: bool
+
+    def reader(self, uris: Sequence[str]) -> Callable[[int], Image]:
+        """Opens the image at a position, if the folder of images was named."""
+        if self.images is None:
+            return lambda position: read_image(Path(uris[position]))
+        root = open_folder(self.images if "://" in self.images else Path(self.images))
+        return lambda position: read_image(root.place(uris[position]))
+
+    def write(self, shown: EvaluatedImages, evaluated: Evaluated, setting: str) -> None:
+        """Write a page, a Markdown table and JSON."""
+        summary = summarise(
+            NAMES.get(self.benchmark, self.benchmark),
+            self.detections,
+            evaluated.figures,
+            evaluated.classes,
+            shown.dissection,
+            evaluated.score,
+            shown.predicates,
+            setting=setting,
+            scored=evaluated.scored,
+            measure=evaluated.measure,
+        )
+        if self.official:
+            caveat = "Scores are those of the authors' evaluator, with its bugs."
+            summary = replace(summary, caveats=(caveat, *summary.caveats))
+        with translate_os_errors(f"writing {self.folder}"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_evaluation_page(summary, self.folder / "index.html", None if self.images is None else shown)
+            write_atomic(self.folder / "evaluation.md", evaluation_markdown(summary).encode())
+            write_atomic(self.folder / "evaluation.json", summary.as_json().encode())
 
 
-def evaluate_detections(asked: EvaluationRequest, as_json: bool) -> None:
-    """Print a benchmark's figures, each with its interval and the authors' value where it differs.
-
-    `asked.report`: folder for a page, a Markdown table and JSON. Raises `FatalError` for files that can't be scored.
-    """
-    benchmark, told = asked.benchmark, ""
+def evaluate(
+    benchmark: Annotated[
+        Benchmark, typer.Argument(metavar="BENCHMARK", help="hico-det, vcoco, open-images, vrd or vg.")
+    ],
+    ground_truth: Annotated[Path, typer.Option("--ground-truth", help="The benchmark's annotation file.")],
+    detections: Annotated[Path, typer.Option("--detections", help="A file of `rlip predict`, or a public format.")],
+    format_name: Annotated[
+        str | None,
+        typer.Option("--format", help="Layout of the annotations, e.g. hico_instances; unset: the usual one."),
+    ] = None,
+    files: Files = None,
+    official: Annotated[
+        bool, typer.Option("--official", help="Print the authors' figures, with the bugs of their evaluators.")
+    ] = False,
+    known_object: Annotated[
+        bool, typer.Option("--known-object", help="hico-det: add the Known Object setting.")
+    ] = False,
+    interactions: Annotated[
+        Path | None,
+        typer.Option("--interactions", help="hico-det: hico_list_hoi.txt, in which --rare and --split count."),
+    ] = None,
+    rare: Annotated[
+        Path | None, typer.Option("--rare", help="hico-det: file of the rare interactions' positions.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="hico-det: NF, UC-RF, UC-NF, or a file of unseen positions, from 0.")
+    ] = None,
+    validity: Annotated[
+        Path | None, typer.Option("--validity", help="hico-det: .npy with predicates × objects, e.g. corre_hico.npy.")
+    ] = None,
+    subject: Annotated[
+        str, typer.Option("--subject", help="hico-det: the subject of the list's interactions.")
+    ] = "person",
+    boxes_given: Annotated[bool, typer.Option("--boxes-given", help="vg: boxes were given (PredCls, SGCls).")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Images without detections count as images where nothing was found.")
+    ] = False,
+    drop_faulty: Annotated[bool, typer.Option("--drop-faulty", help="Leave faulty rows out and count them.")] = False,
+    intervals: Annotated[
+        int, typer.Option("--intervals", min=0, help="Resampled test sets per interval; 0: no intervals.")
+    ] = 200,
+    report_folder: Annotated[
+        Path | None, typer.Option("--report", help="Folder for a page, Markdown and JSON.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", help="The images' folder, for images in the report.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a file of detections, whoever made it, by the rules of a public benchmark."""
+    report = None
+    if report_folder is not None:
+        report = Report(report_folder, benchmark, detections.name, images, official)
+    faults, further = Faults(allow_missing, drop_faulty), further_files(files or [])
+    options, findings = Options(official=official, resamples=intervals), ""
     try:
         if benchmark == "vcoco":
-            evaluated = _vcoco(asked)
+            evaluated = _vcoco(ground_truth, further, detections, faults, options, report)
         else:
-            truth = GroundTruth.open(asked.format or FORMATS[benchmark], asked.ground_truth, further_files(asked.files))
-            validity = _validity(asked.validity)
-            found = read_detections(
-                asked.detections,
-                truth,
-                allow_missing=asked.allow_missing,
-                drop_faulty=asked.drop_faulty,
-                allowed=None if validity is None else (validity.T > 0),
-            )
-            options = _options(asked, truth, validity)
+            truth = GroundTruth.open(format_name or FORMATS[benchmark], ground_truth, further)
+            hico = HicoFiles(interactions, rare, split, validity, subject)
+            options = _with_files(options, hico, truth)
+            options = replace(options, known_object=known_object, boxes_given=boxes_given)
+            allowed = None if options.validity is None else options.validity.T > 0
+            found = read_detections(detections, truth, **faults._asdict(), allowed=allowed)
             evaluated = _scored(benchmark, found, truth, options)
-            told = str(found.findings)
-            if asked.report is not None:
-                dissection = dissect(found.relations, truth.relations, AnatomyRules())
+            findings = str(found.findings)
+            if report is not None:
                 shown = EvaluatedImages(
-                    dissection,
+                    dissect(found.relations, truth.relations, AnatomyRules()),
                     truth.objects,
                     truth.predicates,
                     truth.uris,
-                    _reader(asked, truth.uris),
+                    report.reader(truth.uris),
                     _is_shares(truth),
                 )
-                split = options.split.name if options.split else ""
-                _write_report(asked.report, asked, shown, evaluated, split if split in PUBLISHED else "full")
-    except (ValueError, AnnotationError) as error:
+                name = options.split.name if options.split else ""
+                report.write(shown, evaluated, name if name in PUBLISHED else "full")
+    except ValueError as error:
         raise FatalError(str(error)) from error
-    except OSError as error:
-        raise FatalError(f"{error.filename}: {error.strerror}; name a file that can be read") from error
     if as_json:
         rows = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in evaluated.figures]
         print(json.dumps({"benchmark": benchmark, "figures": rows}, allow_nan=False))
         return
     console = Console(highlight=False, soft_wrap=True)
-    if told:
-        console.print(told, markup=False)
+    if findings:
+        console.print(findings, markup=False)
     console.print(_table(evaluated.figures))
-    if asked.report is not None:
-        console.print(f"Report: {asked.report / 'index.html'}", markup=False)
+    if report is not None:
+        console.print(f"Report: {report.folder / 'index.html'}", markup=False)
 
 
 def _scored(benchmark: Benchmark, found: DetectionSet, truth: GroundTruth, options: Options) -> Evaluated:
-    given = found.relations, truth.relations
+    relations = found.relations, truth.relations
     run: dict[str, Callable[[], Evaluated]] = {
-        "hico-det": lambda: benchmarks.hico_det(*given, truth.objects, truth.predicates, options),
-        "open-images": lambda: benchmarks.open_images(*given, truth.predicates, options),
-        "vg": lambda: benchmarks.visual_genome(*given, truth.predicates, options),
-        "vrd": lambda: benchmarks.visual_relationships(*given, truth.predicates, options),
+        "hico-det": lambda: benchmarks.hico_det(*relations, truth.objects, truth.predicates, options),
+        "open-images": lambda: benchmarks.open_images(*relations, truth.predicates, options),
+        "vg": lambda: benchmarks.visual_genome(*relations, truth.predicates, options),
+        "vrd": lambda: benchmarks.visual_relationships(*relations, truth.predicates, options),
     }
     return run[benchmark]()
 
 
-def _vcoco(asked: EvaluationRequest) -> Evaluated:
-    detections, files = asked.detections, further_files(asked.files)
+def _vcoco(
+    annotations: Path,
+    files: Mapping[str, Path],
+    detections: Path,
+    faults: Faults,
+    options: Options,
+    report: Report | None,
+) -> Evaluated:
     if "instances" not in files:
         raise FatalError("vcoco: needs COCO's instances; add --file instances=instances_vcoco_all_2014.json")
-    truth = read_vcoco_truth(asked.ground_truth, files["instances"])
+    truth = read_vcoco_truth(annotations, files["instances"])
     if detections.suffix == ".parquet":
-        rows = GroundTruth.open("vcoco", asked.ground_truth, files)
-        found = read_detections(
-            detections, rows, allow_missing=asked.allow_missing, drop_faulty=asked.drop_faulty
-        ).relations
+        rows = GroundTruth.open("vcoco", annotations, files)
+        found = read_detections(detections, rows, **faults._asdict()).relations
         places = {image_id: place for place, image_id in enumerate(truth.image_ids)}
         image = np.array([places[image_id] for image_id in rows.image_ids.tolist()], np.int64)[found.image]
         order = np.argsort(image, kind="stable")
         moved = replace(found, images=truth.images, image=image).take(order)
         predicted = VcocoDetections.of(moved, rows.predicates, truth)
     else:
-        predicted = read_vcoco_detections(detections, truth, asked.allow_missing)
-    evaluated = benchmarks.vcoco(predicted, truth, Options(official=asked.official, resamples=asked.resamples))
-    if asked.report is not None:
+        predicted = read_vcoco_detections(detections, truth, faults.allow_missing)
+    evaluated = benchmarks.vcoco(predicted, truth, options)
+    if report is not None:
         roles = VcocoRoles.of(predicted, truth)
         uris = _vcoco_files(truth, files["instances"])
         dissection = dissect(roles.predicted, roles.truth, AnatomyRules())
-        shown = EvaluatedImages(dissection, roles.objects, roles.predicates, uris, _reader(asked, uris))
-        _write_report(asked.report, asked, shown, evaluated, "full")
+        shown = EvaluatedImages(dissection, roles.objects, roles.predicates, uris, report.reader(uris))
+        report.write(shown, evaluated, "full")
     return evaluated
 
 
@@ -172,27 +254,20 @@ def _vcoco_files(truth: VcocoTruth, instances: Path) -> tuple[str, ...]:
     return tuple(names[image_id] for image_id in truth.image_ids)
 
 
-def _options(asked: EvaluationRequest, truth: GroundTruth, validity: np.ndarray | None) -> Options:
-    needs_list = asked.rare is not None or asked.split is not None
-    if needs_list and asked.interactions is None:
+def _with_files(options: Options, hico: HicoFiles, truth: GroundTruth) -> Options:
+    """The options with what HICO-DET's files say about the ground truth."""
+    needs_list = hico.rare is not None or hico.split is not None
+    if needs_list and hico.interactions is None:
         raise FatalError(
             "--rare and --split count in HICO-DET's list of interactions; add --interactions hico_list_hoi.txt"
         )
     triplets: list[Triplet] = []
-    if needs_list and asked.interactions is not None:
-        triplets = hico_triplets(read_interactions(asked.interactions), truth.objects, truth.predicates, asked.subject)
+    if needs_list and hico.interactions is not None:
+        triplets = hico_triplets(read_interactions(hico.interactions), truth.objects, truth.predicates, hico.subject)
     rare = None
-    if asked.rare is not None:
-        rare = split_of_positions("rare", read_positions(asked.rare), triplets, transductive=None).unseen
-    return Options(
-        official=asked.official,
-        known_object=asked.known_object,
-        validity=validity,
-        rare=rare,
-        split=_split(asked.split, triplets),
-        boxes_given=asked.boxes_given,
-        resamples=asked.resamples,
-    )
+    if hico.rare is not None:
+        rare = split_of_positions("rare", read_positions(hico.rare), triplets, transductive=None).unseen
+    return replace(options, validity=_validity(hico.validity), rare=rare, split=_split(hico.split, triplets))
 
 
 def _split(name: str | None, triplets: Sequence[Triplet]) -> Split | None:
@@ -211,45 +286,12 @@ def _validity(path: Path | None) -> np.ndarray | None:
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except (ValueError, EOFError) as error:
-        raise FatalError(f"{path}: is no .npy array of numbers ({error})") from error
-
-
-def _reader(asked: EvaluationRequest, uris: Sequence[str]) -> Callable[[int], Image]:
-    """Opens the image at a position, if the request names their folder."""
-    if asked.images is None:
-        return lambda position: read_image(Path(uris[position]))
-    root = open_folder(asked.images if "://" in asked.images else Path(asked.images))
-    return lambda position: read_image(root.place(uris[position]))
+        raise FatalError(f"{path}: is not a .npy array of numbers ({error})") from error
 
 
 def _is_shares(truth: GroundTruth) -> bool:
     """Whether boxes are shares of their images, which then have sides of 1."""
     return bool(len(truth)) and bool((truth.sizes == 1).all())
-
-
-def _write_report(
-    folder: Path, asked: EvaluationRequest, shown: EvaluatedImages, evaluated: Evaluated, setting: str
-) -> None:
-    summary = summarise(
-        NAMES.get(asked.benchmark, asked.benchmark),
-        asked.detections.name,
-        evaluated.figures,
-        evaluated.classes,
-        shown.dissection,
-        evaluated.score,
-        shown.predicates,
-        setting=setting,
-        scored=evaluated.scored,
-        measure=evaluated.measure,
-    )
-    if asked.official:
-        told = "Scores are those of the authors' evaluator, with its defects."
-        summary = replace(summary, caveats=(told, *summary.caveats))
-    with translate_os_errors(f"writing {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_evaluation_page(summary, folder / "index.html", None if asked.images is None else shown)
-        write_atomic(folder / "evaluation.md", evaluation_markdown(summary).encode())
-        write_atomic(folder / "evaluation.json", summary.as_json().encode())
 
 
 def _table(figures: Sequence[Figure]) -> Table:

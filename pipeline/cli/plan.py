@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.options import AsJson, Overrides, RecipePath
 from pipeline.report.formatting import sanitise
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require_readable
-from pipeline.run.forecast import forecast
-from pipeline.run.planner import Planner
+from pipeline.run.planner import Planner, forecast
 from pipeline.run.prepare import read_annotations
 from pipeline.run.progress import open_display
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError
 
 
-def plan_recipe(path: Path, overrides: Sequence[str], as_json: bool) -> None:
-    """Print the cached and due partitions of each step, as far as they are known before the chain runs."""
-    context = RunContext(load_recipe(path, overrides))
+def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Show what a run would do: per step, how many partitions are cached, how many are due, and why."""
+    context = RunContext(load_recipe(recipe, overrides or []))
     require_readable(context)
     if context.recipe.scenes is not None and any(source.missing_files() for source in context.sources):
         raise FatalError(
-            f"{path}: its synthetic world is not written yet, so all of it is due; `rlip run {path}` writes it"
+            f"{recipe}: its synthetic world is not written yet, so all of it is due; `rlip run {recipe}` writes it"
         )
     with open_display(Console(stderr=True), as_json=False) as display:
         read_annotations(context, display.reading)

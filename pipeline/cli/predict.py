@@ -5,85 +5,92 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from PIL.Image import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from models.config import ConfigError
-from models.weights import load
-from models.weights_file import WeightsError
 from pipeline.cli.contact_sheet import labelled_cell
+from pipeline.cli.options import AsJson, Tokenizer
+from pipeline.data.datasets.annotations import read_text, readable
 from pipeline.data.datasets.bare_images import SUFFIXES
-from pipeline.data.images.opening import BadImage, read_image
-from pipeline.data.images.prefetch import read_ahead
-from pipeline.evaluation.detections.writer import DetectionsWriter
-from pipeline.evaluation.predictor import Names, Predictor
+from pipeline.data.images.opening import BadImage, read_ahead, read_image
+from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
-from pipeline.runtime.devices import choose_device
 from pipeline.training.vocabulary import TrainedNames
 from scenes.sample_weights import SAMPLE_WEIGHTS
 from storage.atomic import atomic_file
 from storage.errors import FatalError, translate_os_errors
 
+if TYPE_CHECKING:
+    from pipeline.evaluation.predictor import Names, Predictor
+
 VOCABULARY = "vocabulary.json"
 """The names and the image size of the training, beside its weights."""
 IMAGE_SIZE = 1333
-"""Length of the longest side in pixels where the weights' folder does not tell it: that of the authors' evaluations."""
+"""Length of the longest side in pixels where the weights' folder does not state it: that of the authors' evaluations."""
 DRAWN = 0.1
 """Least score of a relation that is drawn."""
 
 
-@dataclass(frozen=True)
-class PredictRequest:
-    """What `rlip predict` is asked for; see its options."""
+def predict(
+    weights: Annotated[
+        Path,
+        typer.Argument(
+            metavar="WEIGHTS",
+            help="A .safetensors file of this project, its folder, or sample weights, e.g. demo-detector.",
+        ),
+    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of images.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Table of detections to write: .parquet, or .json with one image a line.")
+    ] = Path("out/detections.parquet"),
+    objects: Annotated[
+        str | None, typer.Option("--objects", metavar="A,B", help="Names, or @FILE; unset: those of the training.")
+    ] = None,
+    predicates: Annotated[
+        str | None, typer.Option("--predicates", metavar="C,D", help="Names, or @FILE; unset: those of the training.")
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option("--subject", help="Name that subjects must have, e.g. person; unset: any.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=32, help="Longest side in pixels; unset: the training's, or 1333.")
+    ] = None,
+    per_image: Annotated[int, typer.Option("--per-image", min=1, help="Relations to keep per image.")] = 100,
+    tokenizer: Tokenizer = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images per pass of the network.")] = 1,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "auto",
+    draw: Annotated[Path | None, typer.Option("--draw", help="Folder for drawn images.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find boxes and relations in images: a network's texts are any names. Writes a table and, on request, drawings.
 
-    weights: Path
-    images: tuple[Path, ...]
-    """Files of any name, or folders with all files in them that are named like images."""
-    out: Path
-    objects: str | None
-    predicates: str | None
-    subject: str | None
-    image_size: int | None
-    per_image: int
-    tokenizer: Path | None
-    batch: int
-    device: str
-    draw: Path | None
-
-
-def predict_pictures(request: PredictRequest, as_json: bool) -> None:
-    """Write what a network finds in images to a table, and drawn images to a folder.
-
-    Images that can't be read are named and left out. Raises `FatalError`, before any image is read, for weights, names
-    or folders that can't be used, and when no image can be read.
+    Images that can't be read are named and left out.
     """
-    weights, draw = SAMPLE_WEIGHTS.get(str(request.weights), request.weights), request.draw
-    weights = weights / "model.safetensors" if weights.is_dir() else weights
-    known = _known(weights)
-    names = Names(
-        _names("objects", request.objects, known.objects), _names("predicates", request.predicates, known.predicates)
-    )
-    subject, tokenizer = request.subject, request.tokenizer
+    # These load torch, which `--help` and a wrong name need not wait for.
+    from models.config import ConfigError
+    from models.weights import load
+    from models.weights_file import WeightsError
+    from pipeline.evaluation.predictor import Names, Predictor
+    from pipeline.runtime.devices import choose_device
+
+    path = SAMPLE_WEIGHTS.get(str(weights), weights)
+    path = path / "model.safetensors" if path.is_dir() else path
+    known = _known(path)
+    names = Names(_names("objects", objects, known.objects), _names("predicates", predicates, known.predicates))
     if subject is not None and subject not in names.objects:
         raise FatalError(
             f"--subject {subject}: is none of the objects ({', '.join(names.objects)}); add it to --objects"
         )
-    files = list(_files(request.images))
+    files = list(_files(images))
     try:
-        network = load(weights, tokenizer or weights.parent).to(choose_device(request.device))
-        predictor = Predictor(
-            network,
-            names,
-            request.image_size or known.image_size,
-            subject=subject,
-            per_image=request.per_image,
-        )
+        network = load(path, tokenizer or path.parent).to(choose_device(device))
+        predictor = Predictor(network, names, image_size or known.image_size, subject=subject, per_image=per_image)
     except (OSError, WeightsError, ConfigError) as error:
         raise FatalError(
             f"{error}; name weights of this project, and with --tokenizer the folder of their tokenizer"
@@ -93,27 +100,27 @@ def predict_pictures(request: PredictRequest, as_json: bool) -> None:
             draw.mkdir(parents=True, exist_ok=True)
     left_out: dict[Path, BadImage] = {}
     console = Console(stderr=True)
-    with Progress(console=console, disable=as_json) as progress, DetectionsWriter(request.out) as writer:
-        bar = progress.add_task("pictures", total=len(files))
-        for number, (path, image, row) in enumerate(_found(predictor, names, files, request.batch, left_out)):
-            writer.write({"image_id": None, "uri": str(path), "width": image.width, "height": image.height, **row})
+    with Progress(console=console, disable=as_json) as progress, DetectionsWriter(out) as writer:
+        bar = progress.add_task("images", total=len(files))
+        for number, (file, image, row) in enumerate(_found(predictor, names, files, batch, left_out)):
+            writer.write({"image_id": None, "uri": str(file), "width": image.width, "height": image.height, **row})
             if draw is not None:
                 with (
                     translate_os_errors(f"writing to {draw}"),
-                    atomic_file(draw / f"{number:05d}_{path.stem}.png") as aside,
+                    atomic_file(draw / f"{number:05d}_{file.stem}.png") as aside,
                 ):
-                    labelled_cell(sanitise(path.name, 60), image, _seen(row, image.width)).save(aside, "PNG")
+                    labelled_cell(sanitise(file.name, 60), image, _seen(row, image.width)).save(aside, "PNG")
             progress.update(bar, completed=number + 1 + len(left_out))
         if len(left_out) == len(files):
             raise FatalError(f"none of {len(files)} images can be read: {_listed(left_out)}")
     if as_json:
-        told = {str(path): str(bad) for path, bad in left_out.items()}
-        print(json.dumps({"detections": str(request.out), "images": len(files) - len(left_out), "left_out": told}))
+        reasons = {str(file): str(bad) for file, bad in left_out.items()}
+        print(json.dumps({"detections": str(out), "images": len(files) - len(left_out), "left_out": reasons}))
         return
     if left_out:
         console.print(f"Left out {len(left_out)}: {_listed(left_out)}", highlight=False, soft_wrap=True)
     drawn = "" if draw is None else f"; drawn in {draw}"
-    print(f"{len(files) - len(left_out)} images: {request.out}{drawn}")
+    print(f"{len(files) - len(left_out)} images: {out}{drawn}")
 
 
 def _found(
@@ -122,15 +129,17 @@ def _found(
     """Yields each image that can be read with its columns of the table."""
     waiting: deque[tuple[Path, Image]] = deque()
 
-    def readable() -> Iterator[Image]:
+    def opened() -> Iterator[Image]:
         for path, image in zip(files, read_ahead(files, read_image, ahead=batch), strict=True):
             if isinstance(image, BadImage):
                 left_out[path] = image
+            elif readable(str(path)) != str(path):
+                left_out[path] = BadImage("file name not usable", "not UTF-8")
             else:
                 waiting.append((path, image))
                 yield image
 
-    for found in predictor.predict(readable(), batch):
+    for found in predictor.predict(opened(), batch):
         path, image = waiting.popleft()
         yield path, image, found.row(names)
 
@@ -141,21 +150,17 @@ def _known(weights: Path) -> TrainedNames:
     return TrainedNames.read(path) if path.is_file() else TrainedNames(IMAGE_SIZE)
 
 
-def _names(kind: str, given: str | None, known: Sequence[str]) -> tuple[str, ...]:
-    """Names separated by commas, or one per line of a file after `@`; those of the training if none are given."""
-    if given is None:
+def _names(kind: str, listed: str | None, known: Sequence[str]) -> tuple[str, ...]:
+    """Names separated by commas, or one per line of a file after `@`; those of the training if none are listed."""
+    if listed is None:
         names = list(known)
         source = f"{VOCABULARY} beside the weights"
-    elif given.startswith("@"):
-        source = given[1:]
-        try:
-            names = Path(source).read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise FatalError(
-                f"--{kind} {given}: can't be read ({error}); name a text file with one name a line"
-            ) from error
+    elif listed.startswith("@"):
+        source = listed[1:]
+        names = read_text(Path(source), f"names of {kind}, one a line").splitlines()
     else:
-        names, source = given.split(","), f"--{kind}"
+        listed.encode()  # `errors_reported` tells of text that isn't UTF-8
+        names, source = listed.split(","), f"--{kind}"
     unique = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not unique:
         raise FatalError(
@@ -193,5 +198,5 @@ def _seen(row: Mapping[str, Any], width: int) -> SeenLabels:
 
 
 def _listed(left_out: Mapping[Path, BadImage]) -> str:
-    first = [f"{path} ({bad})" for path, bad in list(left_out.items())[:5]]
+    first = [readable(f"{path} ({bad})") for path, bad in list(left_out.items())[:5]]
     return ", ".join(first) + (f", and {len(left_out) - 5} more" if len(left_out) > 5 else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +12,13 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import typer
 from pyarrow import csv
 from pyarrow.fs import LocalFileSystem
 from rich.console import Console
@@ -26,11 +26,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.options import STORE, AsJson, RunName, StorePath
 from pipeline.report.formatting import sanitise
 from storage.atomic import atomic_file
 from storage.errors import FatalError
+from storage.json_files import json_values
 from storage.manifest import REJECTED_FILE
-from storage.open_store import Address, existing_store
+from storage.open_store import existing_store
 from storage.runs import Run, find_run
 
 if TYPE_CHECKING:
@@ -43,11 +45,17 @@ _PARQUET = ".parquet"
 _WRITERS = {".csv": csv.CSVWriter, _PARQUET: pq.ParquetWriter}
 
 
-def print_query(root: Address, run_name: str, sql: str, as_json: bool, out: Path | None = None) -> None:
-    """Print the rows of a query as they arrive, or write them to a file. Holds no more than one batch of them."""
+def query(
+    run_name: RunName,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="E.g. 'select count(*) from images'.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Write all rows to this new .csv or .parquet file.")] = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Run an SQL query (DuckDB) on the tables of a run: labels (one row each), images, captions, triplets, rejected, ..."""
     if out is not None:
         _require_new_table(out)
-    names, batches = query(find_run(existing_store(root), run_name), sql)
+    names, batches = select(find_run(existing_store(store), run_name), sql)
     if out is not None:
         rows = _write(batches, out)
         print(json.dumps({"file": str(out), "rows": rows}) if as_json else f"{rows:,} rows written to {out}")
@@ -67,12 +75,12 @@ def print_query(root: Address, run_name: str, sql: str, as_json: bool, out: Path
         print(f"first {SHOWN} of {rows} rows; --json prints all")
 
 
-def query(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
-    """Run a query over the tables of a run. Returns the column names and the batches of rows.
+def select(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
+    """Run a query over the tables of a run. Returns the column names and the batches of rows, one in memory at a time.
 
     The query can read these tables and no file, URL or store. Tables have the names that stages give them (`images`,
     `relations`, `rejected`), plus the variant of the step if several steps write one (`shards_pseudo`). Each has a column
-    `partition`. `labels` has one row per label (`pipeline/labels/flat_labels.py`). Raises `FatalError` if the query fails,
+    `partition`. `labels` has one row per label (`pipeline/labels/label_rows.py`). Raises `FatalError` if the query fails,
     possibly only when the rows are read.
     """
     import duckdb
@@ -139,7 +147,7 @@ def _stoppable(connection: DuckDBPyConnection, work: Callable[[], Any]) -> Any:
 
 def _labels(run: Run, path: Path) -> ds.Dataset:
     """The flat labels of a run, written to a file so that no more than a partition is held in memory."""
-    from pipeline.labels.flat_labels import LABELS, flat_labels
+    from pipeline.labels.label_rows import LABELS, flat_labels
 
     with pq.ParquetWriter(path, LABELS) as writer:
         for table in flat_labels(run):
@@ -177,29 +185,20 @@ def _print_json(batches: Iterator[pa.RecordBatch]) -> None:
     begin = "["
     for batch in batches:
         for row in batch.to_pylist():
-            sys.stdout.write(begin + json.dumps(_plain(row), ensure_ascii=False, default=str))
+            sys.stdout.write(begin + json.dumps(json_values(row), ensure_ascii=False, default=str))
             begin = ", "
     sys.stdout.write("[]\n" if begin == "[" else "]\n")
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """Column names made distinct: a repeated name gets a number."""
-    found: list[str] = []
+    distinct: list[str] = []
     for name in names:
         times = 1
-        while (other := name if times == 1 else f"{name}_{times}") in found:
+        while (other := name if times == 1 else f"{name}_{times}") in distinct:
             times += 1
-        found.append(other)
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """A value that JSON can represent: NaN and infinity become null."""
-    if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        distinct.append(other)
+    return distinct
 
 
 def _tables(run: Run) -> Iterator[tuple[str, ds.Dataset]]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.errors import LONGEST
+from pipeline.cli.options import AsJson, Overrides, RecipePath
 from pipeline.report.formatting import sanitise
 from pipeline.run.dag import build_steps
-from pipeline.run.recipe import Recipe, load_recipe, recipe_of
-from pipeline.run.recipe_files import RecipeValues, read_recipe
-from pipeline.run.starting_weights import random_starts
+from pipeline.run.networks import random_starts
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import RecipeValues, load_recipe, read_recipe, recipe_of
 from pipeline.training.settings import AS_THE_AUTHORS
 from storage.errors import FatalError
 from storage.secrets import redacted
@@ -35,9 +36,23 @@ class Resolved(NamedTuple):
     origin: str
 
 
-def show_recipe(path: Path, overrides: Sequence[str], section: str | None, as_json: bool) -> None:
-    """Print every setting of a recipe or of one section. Raises `FatalError` when there is no such section."""
-    settings = resolve(path, overrides)
+commands = typer.Typer(no_args_is_help=True)
+
+
+@commands.command("show")
+def show_recipe(
+    path: RecipePath,
+    section: Annotated[
+        str | None,
+        typer.Option(
+            "--section", metavar="NAME", help="Only this section, e.g. pretrain or pretrain.settings.network."
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show every setting of a recipe and where its value comes from: a file, --set, official = true or the default."""
+    settings = resolve(path, overrides or [])
     if section is not None:
         known = list(dict.fromkeys(name.partition(".")[0] for name in settings))
         settings = {name: found for name, found in settings.items() if f"{name}.".startswith(f"{section}.")}
@@ -50,32 +65,44 @@ def show_recipe(path: Path, overrides: Sequence[str], section: str | None, as_js
         print(*([f"\n[{heading}]"] if heading else []), *_lines(dict(below)), sep="\n")
 
 
-def check_recipes(paths: Sequence[Path], overrides: Sequence[str], as_json: bool) -> None:
-    """Print whether each recipe can be run as far as its settings go; their data are not looked at. Exits with 1 if not."""
-    found = []
+@commands.command("check")
+def check_recipes(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="RECIPE...", help="Recipe files, or names of the project's own.")
+    ],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check recipes without their data: names, values, and networks that start at random; exit with 1 if one is wrong."""
+    results = []
     for path in paths:
         try:
-            steps = build_steps(load_recipe(path, overrides))
+            steps = build_steps(load_recipe(path, overrides or []))
         except FatalError as error:
-            found.append({"recipe": str(path), "errors": redacted(str(error)).splitlines(), "notes": []})
+            results.append({"recipe": str(path), "errors": redacted(str(error)).splitlines(), "notes": []})
             continue
         starts = list(random_starts(steps))
         errors = [f"{start.step}: {start.refusal}" for start in starts if start.refusal]
         notes = [f"{start.step}: {start.what}" for start in starts if not start.refusal]
-        found.append({"recipe": str(path), "errors": errors, "notes": notes})
+        results.append({"recipe": str(path), "errors": errors, "notes": notes})
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(results))
     else:
-        for each in found:
+        for each in results:
             print(f"{'error' if each['errors'] else 'ok':<7}{each['recipe']}")
             for line in (*each["errors"], *(f"note: {note}" for note in each["notes"])):
                 print(f"       {sanitise(line, LONGEST)}")
-    if any(each["errors"] for each in found):
+    if any(each["errors"] for each in results):
         raise typer.Exit(1)
 
 
-def compare_recipes(before: Path, after: Path, as_json: bool) -> None:
-    """Print the settings in which two recipes differ, defaults included."""
+@commands.command("diff")
+def compare_recipes(
+    before: Annotated[Path, typer.Argument(metavar="RECIPE_A", help="The recipe to compare with.")],
+    after: Annotated[Path, typer.Argument(metavar="RECIPE_B", help="The recipe to examine.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show the settings in which two recipes differ, side by side; defaults count."""
     one, other = resolve(before), resolve(after)
     names = sorted(one.keys() | other.keys())
     absent = Resolved(None, "")
@@ -95,10 +122,10 @@ def compare_recipes(before: Path, after: Path, as_json: bool) -> None:
 
 def resolve(path: Path, overrides: Sequence[str] = ()) -> dict[str, Resolved]:
     """Dotted name → value and origin of each setting of a recipe. Raises `FatalError` as `load_recipe` does."""
-    given = read_recipe(path, overrides)
-    recipe = recipe_of(given)
-    values = recipe.model_dump(mode="json")
-    return {name: Resolved(value, _origin(name, given, recipe)) for name, value in _flat(values)}
+    values = read_recipe(path, overrides)
+    resolved = recipe_of(values)
+    settings = _flat(resolved.model_dump(mode="json"))
+    return {name: Resolved(value, _origin(name, values, resolved)) for name, value in settings}
 
 
 def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -114,11 +141,11 @@ def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from _flat(value, f"{prefix}.{name}" if prefix else str(name))
 
 
-def _origin(name: str, given: RecipeValues, recipe: Recipe) -> str:
-    origin = given.origin(name)
+def _origin(name: str, values: RecipeValues, resolved: Recipe) -> str:
+    origin = values.origin(name)
     if origin is not None:
         return origin
-    for prefix, settings in zip(TRAININGS, (recipe.train_tagger, recipe.pretrain.settings), strict=True):
+    for prefix, settings in zip(TRAININGS, (resolved.train_tagger, resolved.pretrain.settings), strict=True):
         if settings.official and name in {f"{prefix}.{each}" for each in (*AS_THE_AUTHORS, "network.official_compat")}:
             return OFFICIAL
     return DEFAULT
@@ -126,9 +153,9 @@ def _origin(name: str, given: RecipeValues, recipe: Recipe) -> str:
 
 def _lines(settings: Mapping[str, Resolved]) -> list[str]:
     """One line per setting, as in a recipe, with its origin as a comment."""
-    given = {name: f"{name.rpartition('.')[2]} = {_shown(found.value)}" for name, found in settings.items()}
-    width = min(60, max(map(len, given.values())))
-    return [f"{line:<{width}}  # {settings[name].origin}" for name, line in given.items()]
+    lines = {name: f"{name.rpartition('.')[2]} = {_shown(found.value)}" for name, found in settings.items()}
+    width = min(60, max(map(len, lines.values())))
+    return [f"{line:<{width}}  # {settings[name].origin}" for name, line in lines.items()]
 
 
 def _shown(value: Any) -> str:

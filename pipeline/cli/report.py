@@ -1,42 +1,52 @@
-"""`rlip report`: writes the report of a run anew."""
+"""`rlip report`: writes the report of a run again."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from pipeline.captioning.settings import CaptionSettings
+from pipeline.cli.options import STORE, AsJson, RunName, StorePath
 from pipeline.labels.kept_labels import choice_or_all
-from pipeline.report.curves import has_training
 from pipeline.report.report_folder import report_folder
 from pipeline.report.static_report import write_report
+from pipeline.report.training_charts import has_training
 from pipeline.report.view import RunView
 from pipeline.run.context import run_view
-from pipeline.run.recipe import STARTED, Recipe, recorded_recipe
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import STARTED, recorded_recipe
 from storage.errors import FatalError
-from storage.open_store import Address, existing_store
+from storage.open_store import existing_store
 from storage.runs import Run, RunRecord, find_run
 
 
-def write_run_report(
-    root: Address,
-    run_name: str,
-    out: Path | None,
-    pictures: int,
-    as_json: bool,
-    against: Sequence[str] = (),
-    seed: int = 0,
+def report(
+    run_name: RunName,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write a copy to, which `rlip store rm` leaves; unset: where the report lies."),
+    ] = None,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="Images drawn at random; half as many of the hardest come beside them.")
+    ] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that the images are drawn with.")] = 0,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against", metavar="RUN", help="Draw its training runs and this run's in one chart each. Can be repeated."
+        ),
+    ] = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
 ) -> None:
-    """Write the report of a run to `out`, or where the run's report lies. Prints the path of its page.
-
-    `pictures` images are drawn at random with `seed`, and half as many of the hardest come beside them. `against`: names
-    of runs whose training runs are compared with its own. Raises `FatalError` for one that has none.
-    """
-    store = existing_store(root)
-    run = find_run(store, run_name)
-    others = [find_run(store, name) for name in dict.fromkeys(against) if name != run_name]
+    """Write the report of a run again, also of an older execution (RUN@2) or of a run that was pulled or imported."""
+    opened = existing_store(store)
+    run = find_run(opened, run_name)
+    others = [find_run(opened, name) for name in dict.fromkeys(against or []) if name != run_name]
     without = [one.name for one in (run, *others) if against and not has_training(one)]
     if without:
         raise FatalError(f"no training to compare in {', '.join(without)}; `rlip show RUN` lists the steps of a run")

@@ -8,94 +8,108 @@ import os
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
+from pipeline.cli.options import STORE, RunName, StorePath, VerdictsFolder
 from pipeline.cli.report import last_recipe, recorded_view
 from pipeline.data.images.folders import UprightRoot
 from pipeline.labels.verdict_log import verdicts_folder
 from pipeline.report.view import RunView
 from pipeline.run.dag import build_steps
 from storage.errors import FatalError
-from storage.open_store import Address, existing_store
+from storage.open_store import existing_store
 from storage.runs import find_run
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReviewOptions:
-    """What the command line says."""
+def review(
+    run_name: RunName,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="RUN", help="Another run to compare with.")
+    ] = None,
+    reviewer: Annotated[
+        str | None, typer.Option("--reviewer", help="Your name in the log of verdicts; unset: this machine's user.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own needs a password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 0,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="A name by which browsers reach the server, e.g. gpu7.lab:8765. Can be repeated."),
+    ] = None,
+    password_file: Annotated[
+        Path | None, typer.Option("--password-file", help="File with the password; unset: RLIP_REVIEW_PASSWORD.")
+    ] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Show everything, take no verdicts.")] = False,
+    verdicts_at: VerdictsFolder = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--images", metavar="SET=FOLDER", help="Where a dataset's images lie on this machine. Can be repeated."
+        ),
+    ] = None,
+    store_at: StorePath = STORE,
+) -> None:
+    """Serve a page on which a person looks through the labels of a run and judges them, also while the run is going.
 
-    against: str | None = None
-    """Another run to compare with."""
-    reviewer: str | None = None
-    """Name of who opens the link; None: that of the user of this machine."""
-    host: str = "127.0.0.1"
-    port: int = 0
-    """0: any free port."""
-    names: Sequence[str] = ()
-    """Names under which browsers reach the server, for any host but this machine."""
-    password_file: Path | None = None
-    read_only: bool = False
-    verdicts: Path | None = None
-    """Folder of verdicts; None: `verdicts` in the store."""
-    images: Sequence[str] = ()
-    """SET=FOLDER where images lie elsewhere than the recipe says."""
-
-
-def serve_review(root: Address, run_name: str, options: ReviewOptions) -> None:
-    """Serve the page until Ctrl-C. Prints the link that opens it."""
+    Prints the link that opens the page, and serves until Ctrl-C.
+    """
     import uvicorn
 
-    from pipeline.review.access.password import read_password
-    from pipeline.review.access.protect import protect
-    from pipeline.review.access.server import server_settings
-    from pipeline.review.access.terms import Access
-    from pipeline.review.app import create_app
-    from pipeline.review.desk import Desk
+    from pipeline.review.access import Access, kept_secret, read_password
+    from pipeline.review.app import page_routes
+    from pipeline.review.entrance import protected, server_settings
+    from pipeline.review.review_state import ReviewState
 
-    store = existing_store(root)
+    store = existing_store(store_at)
     run = find_run(store, run_name)
-    view = _with_images(recorded_view(run), options.images)
+    view = _with_images(recorded_view(run), images or ())
     recipe = last_recipe(run)
-    against = None if options.against is None else recorded_view(find_run(store, options.against))
-    verdicts = options.verdicts or verdicts_folder(root)
-    password = read_password(os.environ, options.password_file)
-    listener = _listen(options.host, options.port)
+    other = None if against is None else recorded_view(find_run(store, against))
+    verdicts = verdicts_at or verdicts_folder(store_at)
+    password = read_password(os.environ, password_file)
+    listener = _listen(host, port)
     port = listener.getsockname()[1]
-    if password is None:
-        access = Access.local(port, options.reviewer or _user(), options.read_only)
-    else:
-        names = options.names or (f"{options.host}:{port}",)
-        access = Access.with_password(names, password, options.read_only)
-    access.check_address(options.host)
+    index = store.root / "indexes" / "review" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', run_name)}.duckdb"
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    access = Access(
+        names=names or (address,),
+        secret=kept_secret(index.with_suffix(".secret")),
+        reviewer=reviewer or _user(),
+        password=password,
+        read_only=read_only,
+    )
+    access.require_password_beyond_loopback(host)
     console = Console(stderr=True)
     with console.status("Indexing the run") as status:
-        desk = Desk(
+        state = ReviewState(
             view,
-            store.root / "indexes" / "review" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', run_name)}.duckdb",
+            index,
             verdicts,
-            against,
+            other,
             planned={} if recipe is None else {step.name: step.needs for step in build_steps(recipe)},
             progress=lambda done, total: status.update(f"Indexing the run: {done:,} of {total:,} partitions"),
         )
     try:
         # Errors of pages go to the package's log; without a handler nobody would see them.
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-        desk.watch()
-        app = protect(create_app(desk, access.read_only, signed_in=access.password is not None), access)
-        server = uvicorn.Server(server_settings(app, access, options.host, port))
-        address = access.url or f"http://{(options.names or (f'{options.host}:{port}',))[0]}/"
-        print(f"Review {run_name}: {address}\nVerdicts: {verdicts}\nCtrl-C ends the server.", flush=True)
+        state.watch()
+        app = protected(page_routes(state, access.read_only, signed_in=password is not None), access)
+        server = uvicorn.Server(server_settings(app, host, port))
+        print(f"Review {run_name}: {access.url}\nVerdicts: {verdicts}\nCtrl-C ends the server.", flush=True)
         server.run(sockets=[listener])
     finally:
-        desk.close()
+        state.close()
         listener.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at the address, so that who follows the printed link waits for the page and isn't refused."""
+    """A socket that listens already, so that a browser that follows the printed link waits for the page and isn't refused."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -118,10 +132,10 @@ def _user() -> str:
     return name[:64] or "reviewer"
 
 
-def _with_images(view: RunView, given: Sequence[str]) -> RunView:
+def _with_images(view: RunView, places: Sequence[str]) -> RunView:
     """The view with other folders of images. Raises `FatalError` for a set that the run does not label."""
     folders = dict(view.image_folders)
-    for each in given:
+    for each in places:
         name, _, folder = each.partition("=")
         if not folder or (view.label_sets and name not in view.label_sets):
             raise FatalError(f"--images {each}: write SET=FOLDER with one of {', '.join(view.label_sets)}")

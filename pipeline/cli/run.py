@@ -1,4 +1,4 @@
-"""`rlip run` and `rlip train-tagger`: run a recipe and print its outcome."""
+"""`rlip run`: runs a recipe and prints its outcome."""
 
 from __future__ import annotations
 
@@ -6,36 +6,45 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.cli.errors import resumable
+from pipeline.cli.options import AsJson, Direct, Overrides, RecipePath
 from pipeline.report.console import outcome_json, print_estimate_score, print_outcome
 from pipeline.report.steps import Outcome
-from pipeline.report.trained_tagger import TrainedTagger
 from pipeline.run.context import RunContext
-from pipeline.run.measured import measured
+from pipeline.run.metrics import measured
 from pipeline.run.progress import Display, open_display
-from pipeline.run.recipe import Recipe, load_recipe
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.run.runner import conclude, logged_run
-from storage.errors import FatalError
 
 
-def run_recipe(
-    path: Path, overrides: Sequence[str], runner: str, as_json: bool, until: str | None = None
-) -> RunContext:
-    """Run a recipe with the named runner, completely or up to stage `until`, and print the outcome."""
-    context = RunContext(load_recipe(path, overrides if until is None else [*overrides, f"run.until={until}"]))
-    run_context(context, runner, as_json)
-    return context
+@resumable()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="STAGE", help="Run only this stage, e.g. tag, and what it needs.")
+    ] = None,
+    direct: Direct = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe: reuse the artifacts that the store has, compute the rest, and write the report."""
+    settings = [*(overrides or []), *([] if until is None else [f"run.until={until}"])]
+    run_context(RunContext(load_recipe(recipe, settings)), direct, as_json)
 
 
-def run_context(context: RunContext, runner: str, as_json: bool) -> None:
-    """Run a recipe with the named runner, and print the outcome."""
-    console = Console(stderr=as_json)
+def run_context(context: RunContext, direct: bool, as_json: bool) -> None:
+    """Run a recipe with Prefect, or without it if `direct`, and print the outcome."""
+    runner, console = "direct" if direct else "prefect", Console(stderr=as_json)
     with logged_run(context, runner) as log_file, open_display(console, as_json) as shown:
         with measured(context.recipe, shown) as display:
             outcome = _runner(runner)(context, display)
@@ -56,24 +65,8 @@ def review_command(recipe: Recipe) -> str:
     return shlex.join([program, "review", recipe.name, *store])
 
 
-def train_tagger(path: Path, overrides: Sequence[str], runner: str, as_json: bool) -> None:
-    """Run a recipe until its tagger is trained; print its scores and the path of its weights."""
-    taken = load_recipe(path, overrides).tag.weights
-    if taken is not None:
-        raise FatalError(
-            f"{path}: takes over the tagger {taken} (tag.weights), so none is trained; leave tag.weights out"
-        )
-    context = run_recipe(path, overrides, runner, as_json, until="train_tagger")
-    (tagger,) = context.run.artifacts("train_tagger").values()
-    trained = TrainedTagger.of(tagger)
-    if as_json:
-        print(json.dumps(trained.as_json()))
-    else:
-        trained.print(Console())
-
-
 def _runner(name: str) -> Callable[[RunContext, Display], Outcome]:
     """The function that runs recipes. It is found by entry point, so that the pipeline does not depend on its runners."""
     (entry,) = entry_points(group="rlip.runners", name=name)
-    found: Callable[[RunContext, Display], Outcome] = entry.load()
-    return found
+    runner: Callable[[RunContext, Display], Outcome] = entry.load()
+    return runner

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, probe_bytes
-from pipeline.interop.shard_samples import LONGEST_LABELS, TarSample, read_labels, read_member, tar_samples
+from pipeline.interop.shard_samples import MAX_LABELS_SIZE, TarSample, read_labels, read_member, tar_samples
 from storage.shards.index import Progress
 from storage.shards.scan import Refused
 
@@ -43,12 +43,12 @@ class Contents:
 
     def gaps(self) -> list[str]:
         """Says which samples lack what others have."""
-        told = []
+        gaps = []
         if self.images and self.lacking["image"]:
-            told.append(f"{_samples(self.lacking['image'])} an image")
+            gaps.append(f"{_samples(self.lacking['image'])} an image")
         if self.labels and self.lacking["labels"]:
-            told.append(f"{_samples(self.lacking['labels'])} labels")
-        return told
+            gaps.append(f"{_samples(self.lacking['labels'])} labels")
+        return gaps
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON values, the most frequent names first."""
@@ -58,41 +58,41 @@ class Contents:
 
 def contents_of(tar: Path, report: Progress) -> tuple[Contents, list[Refused]]:
     """Reads what a tar holds. Also returns where it is damaged."""
-    found, damaged = Contents(bytes=tar.stat().st_size if tar.is_file() else 0), []
+    contents, damaged = Contents(bytes=tar.stat().st_size if tar.is_file() else 0), []
     samples = tar_samples(tar)
-    first = next(samples, None)
+    entry = next(samples, None)
     with tar.open("rb") as file:
-        while first is not None:
-            if isinstance(first, TarSample):
-                _count(found, first, file.fileno())
-                report(first.members[-1].offset, found.bytes)
-            elif first.damaged:
-                damaged.append(first)
+        while entry is not None:
+            if isinstance(entry, TarSample):
+                _count(contents, entry, file.fileno())
+                report(entry.members[-1].offset, contents.bytes)
+            elif entry.damaged:
+                damaged.append(entry)
             else:
-                found.refused[first.reason] += 1
-            first = next(samples, None)
-    return found, damaged
+                contents.refused[entry.reason] += 1
+            entry = next(samples, None)
+    return contents, damaged
 
 
-def _count(found: Contents, sample: TarSample, descriptor: int) -> None:
-    found.samples += 1
-    found.extensions.update(member.extension for member in sample.members)
+def _count(contents: Contents, sample: TarSample, descriptor: int) -> None:
+    contents.samples += 1
+    contents.extensions.update(member.extension for member in sample.members)
     image, labels = sample.image(), sample.labels()
     if image is None:
-        found.lacking["image"] += 1
+        contents.lacking["image"] += 1
     else:
-        found.images += 1
-        found.formats[_format(read_member(descriptor, image, DEFAULT_LIMITS.max_bytes))] += 1
-    data = read_member(descriptor, labels, LONGEST_LABELS) if labels is not None else None
+        contents.images += 1
+        contents.formats[_format(read_member(descriptor, image, DEFAULT_LIMITS.max_bytes))] += 1
+    data = read_member(descriptor, labels, MAX_LABELS_SIZE) if labels is not None else None
     seen = read_labels(data) if data is not None else None
     if seen is None:
-        found.lacking["labels"] += 1
+        contents.lacking["labels"] += 1
         return
-    found.labels += 1
-    found.boxes += len(seen.boxes)
-    found.relations += len(seen.relations)
-    found.categories.update(box.category for box in seen.boxes)
-    found.predicates.update(relation.predicate for relation in seen.relations)
+    contents.labels += 1
+    contents.boxes += len(seen.boxes)
+    contents.relations += len(seen.relations)
+    contents.categories.update(box.category for box in seen.boxes)
+    contents.predicates.update(relation.predicate for relation in seen.relations)
 
 
 def _format(data: bytes | None) -> str:
@@ -106,14 +106,14 @@ def _format(data: bytes | None) -> str:
 
 def gaps_of(tar: Path) -> list[str]:
     """Says which samples lack the image or the labels that others of the tar have, by their names alone."""
-    found = Contents()
+    contents = Contents()
     for sample in tar_samples(tar):
         if isinstance(sample, TarSample):
             has_image, has_labels = sample.image() is not None, sample.labels() is not None
-            found.images += has_image
-            found.labels += has_labels
-            found.lacking.update(image=not has_image, labels=not has_labels)
-    return found.gaps()
+            contents.images += has_image
+            contents.labels += has_labels
+            contents.lacking.update(image=not has_image, labels=not has_labels)
+    return contents.gaps()
 
 
 def _samples(count: int) -> str:

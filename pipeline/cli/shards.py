@@ -1,4 +1,4 @@
-"""`rlip shards`: indexes, lists, describes, verifies and shows WebDataset tars, whoever wrote them. Nothing is extracted."""
+"""`rlip shards`: indexes, lists, describes, verifies, draws and publishes WebDataset tars. Nothing is extracted."""
 
 from __future__ import annotations
 
@@ -8,21 +8,41 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from pipeline.cli.batch import batch
+from pipeline.cli.contact_sheet import contact_sheet, labelled_cell
+from pipeline.cli.options import STORE, AsJson, RunName, StorePath
 from pipeline.cli.shard_contents import Contents, contents_of, gaps_of
-from pipeline.interop.publish_shards import CHECKSUMS, checksum_faults, counted, listed_tars
-from pipeline.interop.shard_index_files import ENERGON_FOLDER, LoaderIndex, index_files
+from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, decode_image
+from pipeline.interop.publish_shards import (
+    CHECKSUMS,
+    ENERGON_FOLDER,
+    LoaderIndex,
+    checksum_faults,
+    index_files,
+    listed_tars,
+    loaders,
+    print_publish,
+)
 from pipeline.interop.shard_samples import (
+    MAX_LABELS_SIZE,
+    TarSample,
+    read_labels,
+    read_member,
     require_tar,
     tar_samples,
 )
 from pipeline.report.formatting import bytes_in_words, sanitise
-from storage.atomic import write_atomic
+from pipeline.runtime.wording import counted
+from storage.atomic import atomic_file, write_atomic
 from storage.errors import FatalError, translate_os_errors
+from storage.open_store import existing_store
+from storage.runs import find_run
 from storage.shards.index import Progress as Report
 from storage.shards.index import TarIndex, compare, index_path, index_tar, read_index, write_index
 from storage.shards.scan import Refused
@@ -32,46 +52,54 @@ SHOWN = 20
 LONGEST_PATH = 4096
 TOP = 10
 """Most frequent categories and predicates that are printed."""
+LOADER = "Also write the index of this loader: wids or energon. Can be repeated."
+Tars = Annotated[list[Path], typer.Argument(metavar="TAR...", help="WebDataset tars, of this project or any other.")]
+commands = typer.Typer(no_args_is_help=True)
 
 
-def index_shards(tars: Sequence[Path], formats: Sequence[LoaderIndex], keep_damaged: bool, as_json: bool) -> None:
-    """Write the index of each tar beside it, and on request those of other loaders.
-
-    A damaged tar or one without a sample gets none, unless `keep_damaged` keeps what lies before the damage. Raises
-    `FatalError` at the end if a tar got none.
-    """
-    made: dict[Path, TarIndex] = {}
+@commands.command("index")
+def index_shards(
+    tars: Tars,
+    formats: Annotated[list[str] | None, typer.Option("--format", metavar="LOADER", help=LOADER)] = None,
+    keep_damaged: Annotated[
+        bool, typer.Option("--keep-damaged", help="Of a damaged tar, index what lies before the damage.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write each tar's index beside it (X.index.parquet), and name the entries that it leaves out; damaged tars get no index."""
+    kinds = loaders(formats or [])
+    indexes: dict[Path, TarIndex] = {}
     failed: list[str] = []
     rows: list[dict[str, Any]] = []
     for tar in _each_once(tars):
         try:
-            found = _indexed(tar, keep_damaged, as_json)
+            index = _indexed(tar, keep_damaged, as_json)
         except FatalError as error:
             failed.append(str(error))
             rows.append({"tar": str(tar), "error": str(error)})
             continue
-        made[tar] = found
-        samples = len(set(found.table["key"].to_pylist()))
-        refused = [{"name": entry.name, "reason": entry.reason} for entry in found.refused]
+        indexes[tar] = index
+        samples = len(set(index.table["key"].to_pylist()))
+        refused = [{"name": entry.name, "reason": entry.reason} for entry in index.refused]
         rows.append({"tar": str(tar), "index": str(index_path(tar)), "samples": samples, "refused": refused})
         if not as_json:
-            print(f"{_shown(index_path(tar))}: {counted(samples, 'sample')}, {counted(len(found.table), 'member')}")
-            _print_refused(found.refused, "  ")
-    loaders = list(_write_loader_indexes(made, formats)) if made and not failed else []
+            print(f"{_shown(index_path(tar))}: {counted(samples, 'sample')}, {counted(len(index.table), 'member')}")
+            _print_refused(index.refused, "  ")
+    written = list(_write_loader_indexes(indexes, kinds)) if indexes and not failed else []
     if as_json:
-        print(json.dumps({"tars": rows, "loaders": [str(path) for path in loaders]}))
+        print(json.dumps({"tars": rows, "loaders": [str(path) for path in written]}))
     else:
-        for path in loaders:
+        for path in written:
             print(_shown(path))
     if failed:
         raise FatalError("\n".join(failed))
 
 
-def list_shards(tars: Sequence[Path], as_json: bool) -> None:
-    """Print one line per sample: its key, and its members with their sizes. Reads no member.
-
-    Raises `FatalError` after all tars that can't be used, or not beyond some place.
-    """
+@commands.command("ls")
+def list_shards(
+    tars: Tars, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per sample.")] = False
+) -> None:
+    """List the samples of tars, one per line: key, and members with their sizes."""
     failed: list[str] = []
     for tar in _each_once(tars):
         try:
@@ -100,27 +128,25 @@ def _list_samples(tar: Path, as_json: bool) -> list[str]:
     return damaged
 
 
-def describe_shards(tars: Sequence[Path], as_json: bool) -> None:
-    """Print what each tar holds and, of several, what all do. Reads the tars once.
-
-    Raises `FatalError` after all tars that can't be used, or not beyond some place.
-    """
+@commands.command("info")
+def describe_shards(tars: Tars, as_json: AsJson = False) -> None:
+    """Say what tars hold: samples, bytes, members, image formats; of this project's labels also boxes, relations, names."""
     total, used, failed = Contents(), 0, []
     rows: list[dict[str, Any]] = []
     for tar in _each_once(tars):
         try:
             with _progress(tar, as_json) as report:
-                found, damages = contents_of(tar, report)
+                contents, damages = contents_of(tar, report)
         except FatalError as error:
             failed.append(str(error))
             rows.append({"tar": str(tar), "error": str(error)})
             continue
         failed += [_damage(tar, entry) for entry in damages]
         used += 1
-        total.add(found)
-        rows.append({"tar": str(tar), **found.as_json()})
+        total.add(contents)
+        rows.append({"tar": str(tar), **contents.as_json()})
         if not as_json:
-            _print_contents(_shown(tar), found)
+            _print_contents(_shown(tar), contents)
     if as_json:
         print(json.dumps({"tars": rows, "total": total.as_json()}))
     elif used > 1:
@@ -129,17 +155,18 @@ def describe_shards(tars: Sequence[Path], as_json: bool) -> None:
         raise FatalError("\n".join(failed))
 
 
-def verify_shards(paths: Sequence[Path], as_json: bool) -> None:
-    """Compare tars with the indexes beside them, and published folders with their checksums as well.
-
-    Raises `FatalError` after all faults are printed.
-    """
-    found: list[dict[str, str]] = []
+@commands.command("verify")
+def verify_shards(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Tars, or folders of published copies.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare tars with indexes, and published folders with checksums; name every fault; exits with 1 if there are faults."""
+    faults: list[dict[str, str]] = []
     left_out: list[dict[str, str]] = []
     samples, tars = 0, 0
 
     def note(where: Path, what: str, is_shown: bool = True) -> None:
-        found.append({"path": str(where), "fault": what})
+        faults.append({"path": str(where), "fault": what})
         if is_shown and not as_json:
             print(f"{_shown(where)}: {sanitise(what, 400)}")
 
@@ -165,12 +192,75 @@ def verify_shards(paths: Sequence[Path], as_json: bool) -> None:
         for gap in gaps_of(tar):
             print(f"{_shown(tar)}: {gap}")
     if as_json:
-        print(json.dumps({"samples": samples, "tars": tars, "faults": found, "left_out": left_out}))
-    if found:
-        raise FatalError(f"{counted(len(found), 'fault')}; restore the tars, or, if they are right, index them again")
+        print(json.dumps({"samples": samples, "tars": tars, "faults": faults, "left_out": left_out}))
+    if faults:
+        raise FatalError(f"{counted(len(faults), 'fault')}; restore the tars, or, if they are right, index them again")
     if not as_json:
         matching = "matches" if samples == 1 else "match"
         print(f"{counted(samples, 'sample')} in {counted(tars, 'tar')} {matching}")
+
+
+@commands.command("preview")
+def preview_shard(
+    tar: Annotated[Path, typer.Argument(metavar="TAR", help="A WebDataset tar.")],
+    out: Annotated[Path, typer.Option("--out", help="The PNG file to write.")] = Path("preview.png"),
+    samples: Annotated[int, typer.Option("--samples", min=1, max=100, help="Number of samples to show.")] = 8,
+) -> None:
+    """Draw the first samples of a tar, with boxes and relations, as one PNG; list those without an image."""
+    damage = ""
+    shown: list[TarSample] = []
+    for entry in tar_samples(tar):
+        if isinstance(entry, TarSample):
+            shown.append(entry)
+        elif entry.damaged:
+            damage = f"{sanitise(entry.reason)}; "
+        if len(shown) == samples:
+            break
+    cells = []
+    with tar.open("rb") as file:
+        for sample in shown:
+            image, labels = sample.image(), sample.labels()
+            data = read_member(file.fileno(), labels, MAX_LABELS_SIZE) if labels is not None else None
+            seen = read_labels(data) if data is not None else None
+            pixels = read_member(file.fileno(), image, DEFAULT_LIMITS.max_bytes) if image is not None else None
+            if pixels is None:
+                print(f"{sanitise(sample.key)}: no image; {_members(sample)}")
+                continue
+            try:
+                cells.append(labelled_cell(sanitise(sample.key, 60), decode_image(pixels), seen))
+            except BadImage as bad:
+                print(f"{sanitise(sample.key)}: {sanitise(str(bad))}; {_members(sample)}")
+    if not cells:
+        raise FatalError(
+            f"{tar}: {damage}no image among its first {counted(len(shown), 'sample')}; `rlip shards ls {tar}` lists them"
+        )
+    with translate_os_errors(f"writing {out}"), atomic_file(out) as aside:
+        contact_sheet(cells).save(aside, "PNG")
+    print(f"{counted(len(cells), 'sample')} drawn to {out}")
+
+
+def _members(sample: TarSample) -> str:
+    return ", ".join(f"{sanitise(m.extension)} {bytes_in_words(m.size)}" for m in sample.members)
+
+
+@commands.command("publish")
+def publish(
+    run_name: RunName,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder to write.")],
+    step: Annotated[str, typer.Option("--step", help="The step whose shards are published.")] = "shard:pseudo",
+    license_: Annotated[
+        str, typer.Option("--license", help="As the Hugging Face hub names it, e.g. cc-by-4.0.")
+    ] = "unknown",
+    indexes: Annotated[list[str] | None, typer.Option("--index", metavar="LOADER", help=LOADER)] = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's shards as a folder to release: tars, indexes, statistics, dataset card, Croissant metadata, checksums."""
+    run = find_run(existing_store(store), run_name)
+    print_publish(run, folder, step, license_, loaders(indexes or []), as_json)
+
+
+commands.command("batch")(batch)
 
 
 def _each_once(paths: Iterable[Path]) -> Iterator[Path]:
@@ -190,40 +280,42 @@ def _indexed(tar: Path, keep_damaged: bool, as_json: bool) -> TarIndex:
     """Indexes a tar and writes the index. Raises `FatalError` when there is nothing to index or the tar is damaged."""
     require_tar(tar)
     with _progress(tar, as_json) as report, translate_os_errors(f"reading {tar}"):
-        found = index_tar(tar, report)
-    damage = next((entry for entry in found.refused if entry.damaged), None)
+        index = index_tar(tar, report)
+    damage = next((entry for entry in index.refused if entry.damaged), None)
     if damage is not None and not keep_damaged:
-        before = len(set(found.table["key"].to_pylist()))
+        before = len(set(index.table["key"].to_pylist()))
         raise FatalError(
             f"{_damage(tar, damage)}; {counted(before, 'sample')} before the damage can be indexed with --keep-damaged"
         )
-    if not len(found.table):
-        told = _reasons(found.refused)
-        raise FatalError(f"{tar}: holds no sample{f' ({told})' if told else ''}; samples are files such as 0001.jpg")
+    if not len(index.table):
+        reasons = _reasons(index.refused)
+        raise FatalError(
+            f"{tar}: holds no sample{f' ({reasons})' if reasons else ''}; samples are files such as 0001.jpg"
+        )
     with translate_os_errors(f"writing {index_path(tar)}"):
-        write_index(tar, found.table)
-    return found
+        write_index(tar, index.table)
+    return index
 
 
-def _write_loader_indexes(made: dict[Path, TarIndex], formats: Sequence[LoaderIndex]) -> Iterator[Path]:
+def _write_loader_indexes(indexes: dict[Path, TarIndex], formats: Sequence[LoaderIndex]) -> Iterator[Path]:
     """Writes the indexes of other loaders into the folder that all tars lie in, and yields their paths.
 
     Raises `FatalError` for a tar with more in it than its index lists, and for a folder that Energon was prepared in.
     """
     if not formats:
         return
-    folder = Path(os.path.commonpath([str(tar.absolute().parent) for tar in made]))
-    names = {tar.absolute().relative_to(folder).as_posix(): tar for tar in made}
-    for tar, found in made.items():
-        if found.refused:
+    folder = Path(os.path.commonpath([str(tar.absolute().parent) for tar in indexes]))
+    names = {tar.absolute().relative_to(folder).as_posix(): tar for tar in indexes}
+    for tar, index in indexes.items():
+        if index.refused:
             raise FatalError(
-                f"{tar}: other loaders would also read what the index leaves out ({_reasons(found.refused)}); "
+                f"{tar}: other loaders would also read what the index leaves out ({_reasons(index.refused)}); "
                 "write the tar again without it, or leave out --format"
             )
     if "energon" in formats and (folder / ENERGON_FOLDER).exists():
-        raise FatalError(f"{folder / ENERGON_FOLDER} already exists; remove it to have it made anew")
+        raise FatalError(f"{folder / ENERGON_FOLDER} already exists; remove it to have it written again")
     tables, sizes = (
-        {name: made[tar].table for name, tar in names.items()},
+        {name: indexes[tar].table for name, tar in names.items()},
         {name: tar.stat().st_size for name, tar in names.items()},
     )
     for kind in formats:
@@ -251,18 +343,18 @@ def _tars_of(path: Path, note: Any, as_json: bool) -> list[Path]:
     return tars
 
 
-def _print_contents(title: str, found: Contents) -> None:
-    print(f"{title}: {counted(found.samples, 'sample')}, {bytes_in_words(found.bytes)}")
-    _print_counts("members", found.extensions)
-    _print_counts("images", found.formats)
-    if found.labels:
-        boxes = f"{found.boxes:,} {'box' if found.boxes == 1 else 'boxes'}"
-        print(f"  labels: {boxes}, {counted(found.relations, 'relation')} in {counted(found.labels, 'sample')}")
-        _print_counts("categories", found.categories)
-        _print_counts("predicates", found.predicates)
-    for gap in found.gaps():
+def _print_contents(title: str, contents: Contents) -> None:
+    print(f"{title}: {counted(contents.samples, 'sample')}, {bytes_in_words(contents.bytes)}")
+    _print_counts("members", contents.extensions)
+    _print_counts("images", contents.formats)
+    if contents.labels:
+        boxes = f"{contents.boxes:,} {'box' if contents.boxes == 1 else 'boxes'}"
+        print(f"  labels: {boxes}, {counted(contents.relations, 'relation')} in {counted(contents.labels, 'sample')}")
+        _print_counts("categories", contents.categories)
+        _print_counts("predicates", contents.predicates)
+    for gap in contents.gaps():
         print(f"  {gap}")
-    for reason, count in found.refused.most_common():
+    for reason, count in contents.refused.most_common():
         print(f"  left out: {count:,} x {sanitise(reason)}")
 
 

@@ -1,58 +1,154 @@
-"""`rlip show`: lists runs, what the steps of a run did, and sample rows of a step."""
+"""`rlip show`: lists runs, their executions, what the steps of a run did, the checks of its partitions, and sample rows."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.options import STORE, AsJson, StorePath
 from pipeline.report.formatting import bytes_in_words, in_words, sanitise, table
-from pipeline.report.label_view import LabelView
-from pipeline.report.quarantine import sampled
-from pipeline.report.steps import StepSummary, summaries
 from storage.artifact import Artifact
 from storage.errors import FatalError, did_you_mean
 from storage.manifest import REJECTED_FILE
+from storage.open_store import existing_store
 from storage.runs import Run, find_run, runs_of
 from storage.store import Store
+
+if TYPE_CHECKING:
+    from pipeline.report.steps import StepSummary
+    from pipeline.run.checks import CheckResult
 
 SAMPLE_ROWS = 5
 REJECTED_ROWS = 20
 
 
-def show_run(
-    console: Console, store: Store, run_name: str | None, step: str | None = None, as_json: bool = False
+def show(
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; lists all runs if omitted.")] = None,
+    step: Annotated[str | None, typer.Argument(metavar="[STEP]", help="E.g. shard:pseudo; adds sample rows.")] = None,
+    history: Annotated[
+        bool,
+        typer.Option("--history", help="List executions: time, host, outcome; RUN@2 is the state after the second."),
+    ] = False,
+    checks: Annotated[
+        bool,
+        typer.Option("--checks", help="Show the checks of partitions (run.checks): limits, worst values, what failed."),
+    ] = False,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
 ) -> None:
-    """Show the runs of a store, the steps of one run, or one step with sample rows and quarantined rows.
+    """Show the steps of a run: rows in, rows out, rows rejected by reason, time and size; with STEP also sample rows.
 
-    `step` may also be the name of a stage if one step of that stage was recorded. Raises `FatalError` if there is no such
-    run or step; its message lists those that exist.
+    STEP may also be the name of a stage if one step of that stage was recorded.
     """
-    if run_name is None:
-        _show_runs(console, store, as_json)
-        return
-    run = find_run(store, run_name)
-    found = summaries(run)
+    opened, console = existing_store(store), Console()
+    if history:
+        runs = runs_of(opened) if run_name is None else [find_run(opened, run_name.partition("@")[0])]
+        _show_history(console, opened, runs, as_json)
+    elif run_name is None and checks:
+        raise FatalError("--checks: name the run whose checks to show")
+    elif run_name is None:
+        _show_runs(console, opened, as_json)
+    elif checks:
+        _show_checks(console, find_run(opened, run_name), as_json)
+    else:
+        show_run(console, find_run(opened, run_name), step, as_json)
+
+
+def show_run(console: Console, run: Run, step: str | None, as_json: bool) -> None:
+    """Show the steps of a run, or one with sample rows and quarantined rows. Raises `FatalError` for an unknown step."""
+    # Here and for the checks, since a list of runs need not wait until all stages are imported.
+    from pipeline.report.label_view import LabelView
+    from pipeline.report.quarantine import sampled
+    from pipeline.report.steps import summaries
+
+    steps = summaries(run)
     if step is None:
-        _show_steps(console, run, found, as_json)
+        _show_steps(console, run, steps, as_json)
         return
-    summary = _find_step(run, found, step)
+    summary = _find_step(run, steps, step)
     artifacts = run.artifacts(summary.step)
+    rejected = sampled(artifacts.values(), REJECTED_ROWS)
+    view = LabelView.of(run) if summary.step == "tag" else None
     if as_json:
         rows = {name: list(head) for name, head in _heads(artifacts)}
         shown = {**summary.as_json(), "keys": {p: a.key for p, a in artifacts.items()}, "sample": rows}
-        labels = {"labels": LabelView.of(run).as_json()} if summary.step == "tag" else {}
-        _print_json(console, {**shown, "rejected_rows": sampled(artifacts.values(), REJECTED_ROWS), **labels})
+        labels = {} if view is None else {"labels": view.as_json()}
+        _print_json(console, {**shown, "rejected_rows": rejected, **labels})
         return
     _show_steps(console, run, [summary], as_json)
-    if summary.step == "tag":
-        LabelView.of(run).print(console)
-    _show_rows(console, artifacts, summary.rejected)
+    if view is not None:
+        view.print(console)
+    _show_rows(console, artifacts, rejected, summary.rejected)
+
+
+def _show_history(console: Console, store: Store, runs: list[Run], as_json: bool) -> None:
+    """The executions of runs, oldest first. Runs of earlier versions begin theirs when next executed."""
+    records = [record for run in runs for record in run.records()]
+    if as_json:
+        _print_json(console, {"records": [{"run": record.name, **record.facts} for record in records]})
+        return
+    console.print(Text(f"Executions in {store.address}", "bold"), soft_wrap=True)
+    made = table(None, "run", "time (UTC)", "status", "computed", "cached", "host", "rlip")
+    for record in records:
+        facts = record.facts
+        steps = facts.get("outcome") or []
+        cached = sum(step["cached"] or 0 for step in steps)
+        computed = sum(step["partitions"] for step in steps) - cached
+        texts = (facts["time"][:19].replace("T", " "), facts["status"], f"{computed:,}", f"{cached:,}")
+        made.add_row(*map(Text, (record.name, *texts, facts.get("host", "–"), facts.get("rlip", "–"))))
+    console.print(made)
+
+
+def _show_checks(console: Console, run: Run, as_json: bool) -> None:
+    """One line for each check of each step, and one for each partition that failed."""
+    from pipeline.run.checks import recorded_checks
+    from pipeline.stages.order import chain_order
+
+    recorded = recorded_checks(run)
+    steps = sorted(recorded, key=chain_order)
+    if as_json:
+        rows = [
+            {"step": step, "partition": partition, **asdict(result), "passed": result.passed}
+            for step in steps
+            for partition, results in recorded[step].items()
+            for result in results
+        ]
+        print(json.dumps({"run": run.name, "checks": rows}))
+        return
+    if not recorded:
+        console.print(Text(f"Run {run.name} has no checks; set limits in [run.checks] of its recipe"))
+        return
+    made = table(f"Checks of {run.name}", "step", "check", "limit", "partitions", "not judged", "worst", "failed")
+    for step in steps:
+        by_check: dict[str, list[CheckResult]] = {}
+        for result in (result for results in recorded[step].values() for result in results):
+            by_check.setdefault(result.check, []).append(result)
+        for name, results in by_check.items():
+            made.add_row(Text(step), name, *_check_summary(results))
+    console.print(made)
+    for step in steps:
+        for partition, results in recorded[step].items():
+            for result in results:
+                if not result.passed:
+                    console.print(Text(f"{step} {partition}: {result.in_words}"), soft_wrap=True)
+
+
+def _check_summary(results: list[CheckResult]) -> tuple[str, ...]:
+    """Limit, partitions, how many were not judged, the value closest to failing, and how many failed."""
+    first, values = results[0], [result.value for result in results if result.value is not None]
+    worst = (min if first.is_least else max)(values, default=None)
+    failed = sum(not result.passed for result in results)
+    counts = f"{len(results):,}", f"{len(results) - len(values):,}"
+    limit = f"{'≥' if first.is_least else '≤'} {first.limit:g}"
+    return limit, *counts, "–" if worst is None else f"{worst:.4g}", f"{failed:,}"
 
 
 def _show_runs(console: Console, store: Store, as_json: bool) -> None:
@@ -69,21 +165,21 @@ def _show_runs(console: Console, store: Store, as_json: bool) -> None:
         console.print(made)
 
 
-def _lost(run: Run, found: list[StepSummary]) -> dict[str, int]:
+def _lost(run: Run, steps: list[StepSummary]) -> dict[str, int]:
     """Step → number of recorded artifacts that the store no longer has."""
-    missing = {summary.step: len(run.keys(summary.step)) - summary.partitions for summary in found}
+    missing = {summary.step: len(run.keys(summary.step)) - summary.partitions for summary in steps}
     return {step: number for step, number in missing.items() if number}
 
 
-def _show_steps(console: Console, run: Run, found: list[StepSummary], as_json: bool) -> None:
-    lost = _lost(run, found)
+def _show_steps(console: Console, run: Run, steps: list[StepSummary], as_json: bool) -> None:
+    lost = _lost(run, steps)
     if as_json:
-        _print_json(console, {"run": run.name, "steps": [summary.as_json() for summary in found], "lost": lost})
+        _print_json(console, {"run": run.name, "steps": [summary.as_json() for summary in steps], "lost": lost})
         return
     made = table(
         f"Run {run.name}", "step", "partitions", "rows in", "rows out", "rejected", "worker seconds", "images/s", "size"
     )
-    for step in found:
+    for step in steps:
         counts = (step.partitions, step.rows_in, step.rows_out, sum(step.rejected.values()))
         rate = f"{step.rate:,.1f}" if step.rate else "–"
         made.add_row(
@@ -93,7 +189,7 @@ def _show_steps(console: Console, run: Run, found: list[StepSummary], as_json: b
     for name, number in lost.items():
         text = f"{name}: the store has lost {number} of {len(run.keys(name))} artifacts; run the recipe again, or pull the run"
         console.print(Text(sanitise(text, 200), "bold"))
-    for step in found:
+    for step in steps:
         if step.rejected:
             reasons = ", ".join(f"{reason}: {count:,}" for reason, count in step.rejected.items())
             console.print(Text(sanitise(f"{step.step} rejected {reasons}")))
@@ -102,7 +198,9 @@ def _show_steps(console: Console, run: Run, found: list[StepSummary], as_json: b
             console.print(Text(sanitise(f"{step.step}: {facts}", 600), "dim"))
 
 
-def _show_rows(console: Console, artifacts: Mapping[str, Artifact], counts: Mapping[str, int]) -> None:
+def _show_rows(
+    console: Console, artifacts: Mapping[str, Artifact], rejected: list[dict[str, Any]], counts: Mapping[str, int]
+) -> None:
     for name, head in _heads(artifacts):
         if not head:
             console.print(Text(f"{name}: no rows", "dim"))
@@ -111,7 +209,6 @@ def _show_rows(console: Console, artifacts: Mapping[str, Artifact], counts: Mapp
         for row in head:
             made.add_row(*(Text(cell) for cell in in_words(row)))
         console.print(made)
-    rejected = sampled(artifacts.values(), REJECTED_ROWS)
     if rejected:
         made = _rows_table("Quarantined rows, some of each reason", "reason", "count", "image", "value")
         previous = ""
@@ -141,16 +238,16 @@ def _heads(artifacts: Mapping[str, Artifact]) -> Iterator[tuple[str, list[dict[s
             yield name, head.to_pylist()
 
 
-def _find_step(run: Run, found: list[StepSummary], name: str) -> StepSummary:
-    exact = [summary for summary in found if summary.step == name]
-    of_stage = [summary for summary in found if summary.step.split(":")[0] == name]
+def _find_step(run: Run, steps: list[StepSummary], name: str) -> StepSummary:
+    exact = [summary for summary in steps if summary.step == name]
+    of_stage = [summary for summary in steps if summary.step.split(":")[0] == name]
     chosen = exact or of_stage
     if len(chosen) == 1:
         return chosen[0]
     what = f"{len(of_stage)} steps of stage" if of_stage else "no step"
-    steps = ", ".join(summary.step for summary in of_stage or found) or "none yet"
-    meant = "" if of_stage else did_you_mean(name, (summary.step for summary in found))
-    raise FatalError(f"run {run.name!r} has {what} {name!r}{meant}; name one of: {steps}")
+    names = ", ".join(summary.step for summary in of_stage or steps) or "none yet"
+    meant = "" if of_stage else did_you_mean(name, (summary.step for summary in steps))
+    raise FatalError(f"run {run.name!r} has {what} {name!r}{meant}; name one of: {names}")
 
 
 def _print_json(console: Console, value: dict[str, Any]) -> None:

@@ -1,25 +1,29 @@
-"""`rlip push` and `rlip pull`: copy a run between this store and another location, artifact by artifact."""
+"""`rlip store push` and `pull`: copy a run between this store and another location, artifact by artifact."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from pipeline.data.partitioning import CUTS, Cut, cuts_of, load_cut
+from pipeline.cli.errors import resumable
+from pipeline.cli.options import STORE, AsJson, RunName, StorePath, Url
+from pipeline.data.partitioning import PARTITION_MAPS, PartitionMap, load_partition_map, partition_maps_of
 from pipeline.runtime.stage import dataset_of
-from storage.damage import CUT_LIMITS, CUT_REMEDY
+from storage.damage import PARTITION_MAP_LIMITS, PARTITION_MAP_REMEDY
 from storage.errors import FatalError
 from storage.json_files import parse_json
-from storage.limited_reader import LimitedReader
-from storage.object_store_artifacts import ObjectStoreArtifacts
-from storage.open_store import Address, existing_store, open_store
-from storage.run_records import documents_of, history_of, steps_of
-from storage.runs import Run, RunRecord, find_run
+from storage.open_store import existing_store, open_store
+from storage.runs import Run, RunRecord, documents_of, find_run, history_of, steps_of
 from storage.store import Store
+
+if TYPE_CHECKING:
+    from storage.object_store_artifacts import ObjectStoreArtifacts
 
 Report = Callable[[int, int], None]
 
@@ -36,24 +40,45 @@ class Copied:
     """Earlier states of the run (`name@2`) of which the destination lacks artifacts."""
 
 
-def print_push(root: Address, run_name: str, url: str, last: bool, as_json: bool) -> None:
-    """Push a run and show a progress bar."""
-    run = find_run(existing_store(root), run_name)
-    _show(lambda report: push(run, ObjectStoreArtifacts(url), report, last), as_json)
-
-
-def print_pull(root: Address, run_name: str, url: str, as_json: bool) -> None:
-    """Pull a run and show a progress bar. Tells how to get its report, which is not copied but written from the artifacts."""
-    name, _, number = run_name.partition("@")
-    store = open_store(root)
-    store.refresh()
-    run = Run(store, name)
-    _show(lambda report: pull(run, ObjectStoreArtifacts(url), report, number), as_json)
-    if not as_json:
-        print(f"`rlip report {run_name} --store {root}` writes the run's report")
-
-
+@resumable()
 def push(
+    run_name: RunName,
+    url: Url,
+    last: Annotated[
+        bool, typer.Option("--last", help="Leave out artifacts that only earlier states need (RUN@1, ...).")
+    ] = False,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Copy a run with all its states to another location. Only missing artifacts are copied, and the run appears last."""
+    run = find_run(existing_store(store), run_name)
+    _show(lambda report: push_run(run, _remote(url), report, last), as_json)
+
+
+@resumable()
+def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson = False) -> None:
+    """Copy a run from another location. Only missing artifacts are copied, and each is verified by its digest.
+
+    Its report is not copied: `rlip report` writes it from the artifacts.
+    """
+    name, _, number = run_name.partition("@")
+    opened = open_store(store)
+    opened.refresh()
+    run = Run(opened, name)
+    _show(lambda report: pull_run(run, _remote(url), report, number), as_json)
+    if not as_json:
+        print(f"`rlip report {run_name} --store {store}` writes the run's report")
+
+
+def _remote(url: str) -> ObjectStoreArtifacts:
+    from storage.object_store_artifacts import (
+        ObjectStoreArtifacts,
+    )  # loads fsspec, which no other command of a store needs
+
+    return ObjectStoreArtifacts(url)
+
+
+def push_run(
     run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None, last: bool = False
 ) -> Copied:
     """Copy the artifacts that the remote lacks, of all states of the run, then its records. An interrupted push can be resumed.
@@ -82,13 +107,15 @@ def push(
                 f"run {run.name!r} needs {stage} {key[:12]}, which the store has lost; run its recipe again"
             )
     remote.put_run(run)
-    _push_cuts(run, remote)
+    _push_partition_maps(run, remote)
     report(len(lacking), len(lacking))
     behind = (name for name, places in earlier.items() if any(key not in there[stage] for stage, key in places))
     return Copied(len(asked), copied, tuple(behind))
 
 
-def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None, number: str = "") -> Copied:
+def pull_run(
+    run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None, number: str = ""
+) -> Copied:
     """Copy the artifacts that the local store lacks, then record the run with its history.
 
     All records, and each artifact with its manifest, are checked before they become visible. Raises `FatalError` that names
@@ -114,13 +141,12 @@ def pull(run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, t
         state = f"{run.name}@{number}" if number else run.name
         raise FatalError(
             f"{remote.url} has the records of {state}, but not {len(absent)} of its {len(places)} artifacts; push them from the "
-            f"store that has them with `rlip push {state} {remote.url}`"
+            f"store that has them with `rlip store push {state} {remote.url}`"
         )
-    with LimitedReader() as reader:
-        for done, (stage, key) in enumerate(lacking):
-            report(done, len(lacking))
-            remote.get(stage, key, run.store, reader)
-    _pull_cuts(run.store, remote, {dataset_of(part) for step in steps.values() for part in step.partitions})
+    for done, (stage, key) in enumerate(lacking):
+        report(done, len(lacking))
+        remote.get(stage, key, run.store)
+    _pull_partition_maps(run.store, remote, {dataset_of(part) for step in steps.values() for part in step.partitions})
     if not number or not run.exists:
         for step, entry in steps.items():
             run.record(step, entry.stage, entry.partitions)
@@ -137,22 +163,22 @@ def _places(run: Run) -> list[tuple[str, str]]:
     return [(run.stage(step), key) for step in run.steps() for key in run.keys(step).values()]
 
 
-def _push_cuts(run: Run, remote: ObjectStoreArtifacts) -> None:
+def _push_partition_maps(run: Run, remote: ObjectStoreArtifacts) -> None:
     """Copy how the datasets of a run are partitioned, so that a run on them elsewhere finds the artifacts."""
-    folder = run.store.root / CUTS
+    folder = run.store.root / PARTITION_MAPS
     names = [path.name for path in folder.glob("*.json")]
     datasets = {dataset_of(partition) for step in run.steps() for partition in run.keys(step)}
-    for name in dict.fromkeys(name for dataset in datasets for name in cuts_of(names, dataset)):
-        remote.files.write(f"{CUTS}/{name}", (folder / name).read_bytes())
+    for name in dict.fromkeys(name for dataset in datasets for name in partition_maps_of(names, dataset)):
+        remote.files.write(f"{PARTITION_MAPS}/{name}", (folder / name).read_bytes())
 
 
-def _pull_cuts(store: Store, remote: ObjectStoreArtifacts, datasets: set[str]) -> None:
-    """Copy cuts that this store lacks, or of which it has only the first partitions. Raises `FatalError` for a bad one."""
-    names = remote.files.listing(CUTS)
-    wanted = [f"{CUTS}/{name}" for dataset in datasets for name in cuts_of(names, dataset)]
+def _pull_partition_maps(store: Store, remote: ObjectStoreArtifacts, datasets: set[str]) -> None:
+    """Copy partition maps that this store lacks or has only the beginning of. Raises `FatalError` for bad ones."""
+    names = remote.files.listing(PARTITION_MAPS)
+    wanted = [f"{PARTITION_MAPS}/{name}" for dataset in datasets for name in partition_maps_of(names, dataset)]
     for path, data in remote.files.read_many(wanted).items():
-        theirs = parse_json(data, Cut, f"{remote.url}/{path}", CUT_REMEDY, CUT_LIMITS)
-        mine = load_cut(store.root / path).partitions
+        theirs = parse_json(data, PartitionMap, f"{remote.url}/{path}", PARTITION_MAP_REMEDY, PARTITION_MAP_LIMITS)
+        mine = load_partition_map(store.root / path).partitions
         if theirs.partitions[: len(mine)] == mine and len(theirs.partitions) > len(mine):
             store.put(store.root / path, data)
 

@@ -1,4 +1,4 @@
-"""`rlip verdicts`: what reviewers said of labels, thresholds that follow from it, and verdicts from annotation tools."""
+"""`rlip verdicts`: what reviewers said about labels, what follows from it, and verdicts from annotation tools."""
 
 from __future__ import annotations
 
@@ -6,65 +6,98 @@ import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.cli.options import STORE, AsJson, RunName, StorePath, VerdictsFolder
 from pipeline.interop.import_verdicts import AnnotationFormat, import_verdicts
 from pipeline.labels.kept_labels import EVERY_LABEL
-from pipeline.labels.proposed_thresholds import ProposedThreshold, fitted_on_verdicts, propose_thresholds
-from pipeline.labels.reviewable_labels import reviewable_labels
-from pipeline.labels.reviewer_agreement import Kappa
+from pipeline.labels.label_rows import reviewable_labels
 from pipeline.labels.verdict_log import VerdictLog, verdicts_folder
-from pipeline.labels.verdict_summary import VerdictSummary, audit_of, summarize
+from pipeline.labels.verdict_summary import (
+    Kappa,
+    ProposedThreshold,
+    VerdictSummary,
+    audit_of,
+    fitted_on_verdicts,
+    propose_thresholds,
+    summarize,
+)
 from pipeline.labels.verdicts import KINDS
 from pipeline.report.formatting import sanitise, table
 from storage.errors import FatalError
-from storage.open_store import Address, existing_store
+from storage.open_store import existing_store
 from storage.runs import find_run
 
 SHOWN = 20
 """Predicates that a terminal shows."""
+commands = typer.Typer(no_args_is_help=True)
 
 
-def print_verdicts(root: Address, run_name: str | None, folder: Path | None, seed: int, as_json: bool) -> None:
-    """Print a summary of a folder of verdicts and, with a run, the precision of its labels."""
-    log = _log(root, folder)
+@commands.command("show")
+def show_verdicts(
+    run_name: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run whose precision to estimate from the verdicts.")
+    ] = None,
+    folder: VerdictsFolder = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random sample that was judged.")] = 0,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Count verdicts by kind, reviewer and predicate; show agreement (kappa) and the precision of a run's labels."""
+    log = _log(store, folder)
     standing = log.standing()
     audit = None
     if run_name is not None:
-        audit = audit_of(list(reviewable_labels(find_run(existing_store(root), run_name))), standing, seed)
-    found = summarize(log.verdicts(), standing, log.damaged, audit)
+        audit = audit_of(list(reviewable_labels(find_run(existing_store(store), run_name))), standing, seed)
+    summary = summarize(log.verdicts(), standing, log.damaged, audit)
     if as_json:
-        print(json.dumps(_as_json(found), ensure_ascii=False))
+        print(json.dumps(_as_json(summary), ensure_ascii=False))
     else:
-        _print_summary(found, log.folder)
+        _print_summary(summary, log.folder)
 
 
-def print_thresholds(
-    root: Address, run_name: str, folder: Path | None, precision: float, fewest: int, as_json: bool
+@commands.command("thresholds")
+def show_thresholds(
+    run_name: RunName,
+    precision: Annotated[float, typer.Option(min=0, max=1, help="Precision that labels shall reach.")] = 0.9,
+    fewest: Annotated[int, typer.Option(min=1, help="Confident verdicts that a predicate needs.")] = 20,
+    folder: VerdictsFolder = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
 ) -> None:
-    """Print a section `[shard.thresholds]` whose labels are expected to reach a precision."""
-    labels = list(reviewable_labels(find_run(existing_store(root), run_name), all_scores=True))
-    found = propose_thresholds(labels, _log(root, folder).standing(), precision, fewest)
+    """Propose a threshold for each predicate with enough verdicts, as a section [shard.thresholds]."""
+    labels = list(reviewable_labels(find_run(existing_store(store), run_name), all_scores=True))
+    proposed = propose_thresholds(labels, _log(store, folder).standing(), precision, fewest)
     if as_json:
-        print(json.dumps([asdict(each) for each in found], ensure_ascii=False))
+        print(json.dumps([asdict(each) for each in proposed], ensure_ascii=False))
         return
-    if not found:
-        raise FatalError(f"no predicate of run {run_name!r} has {fewest} sure verdicts; judge more, or lower --fewest")
+    if not proposed:
+        raise FatalError(
+            f"no predicate of run {run_name!r} has {fewest} confident verdicts; judge more, or lower --fewest"
+        )
     print("[shard.thresholds]")
-    for each in found:
+    for each in proposed:
         print(_setting(each))
 
 
-def print_calibration(root: Address, run_name: str, folder: Path | None, fewest: int, as_json: bool) -> None:
-    """Print a section `[shard.calibration]` that is fitted on the verdicts about a run's labels."""
-    labels = list(reviewable_labels(find_run(existing_store(root), run_name), choice=EVERY_LABEL))
-    fitted, judged = fitted_on_verdicts(labels, _log(root, folder).standing())
+@commands.command("calibration")
+def show_calibration(
+    run_name: RunName,
+    fewest: Annotated[int, typer.Option(min=1, help="Confident verdicts that are needed in all.")] = 100,
+    folder: VerdictsFolder = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Fit probabilities of scores on verdicts, as a section [shard.calibration]."""
+    labels = list(reviewable_labels(find_run(existing_store(store), run_name), choice=EVERY_LABEL))
+    fitted, judged = fitted_on_verdicts(labels, _log(store, folder).standing())
     number = sum(map(len, judged.values()))
     if number < fewest:
-        raise FatalError(f"run {run_name!r} has {number} sure verdicts of {fewest} that are needed; judge more")
+        raise FatalError(f"run {run_name!r} has {number} confident verdicts of {fewest} that are needed; judge more")
     lines = {"": fitted.common, **fitted.lines}
     if as_json:
         print(json.dumps({name: [line.scale, line.offset] for name, line in lines.items()}, ensure_ascii=False))
@@ -74,19 +107,22 @@ def print_calibration(root: Address, run_name: str, folder: Path | None, fewest:
         print(f"{json.dumps(name, ensure_ascii=False)} = [{line.scale}, {line.offset}]")
 
 
-def print_import(
-    root: Address,
-    run_name: str,
-    file: Path,
-    form: AnnotationFormat | None,
-    reviewer: str,
-    folder: Path | None,
-    additions_only: bool,
-    as_json: bool,
+@commands.command("import")
+def import_annotations(
+    run_name: RunName,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON of Label Studio, or XML of CVAT for images 1.1.")],
+    reviewer: Annotated[str, typer.Option(help="Who annotated the file.")],
+    form: Annotated[AnnotationFormat | None, typer.Option("--format", help="Default: by the name's ending.")] = None,
+    additions_only: Annotated[
+        bool, typer.Option("--additions-only", help="A label that the file lacks is not rejected by that.")
+    ] = False,
+    folder: VerdictsFolder = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
 ) -> None:
-    """Append the verdicts that a file of an annotation tool holds, and print how many of each kind."""
-    log = _log(root, folder, must_exist=False)
-    run = find_run(existing_store(root), run_name)
+    """Turn the relations of an annotation tool into verdicts: labels kept, removed, renamed and added."""
+    log = _log(store, folder, must_exist=False)
+    run = find_run(existing_store(store), run_name)
     verdicts = import_verdicts(run, file, form, reviewer, additions_only)
     log.append(verdicts)
     kinds = dict(Counter(verdict.kind for verdict in verdicts).most_common())
@@ -97,8 +133,8 @@ def print_import(
     print(f"{len(verdicts):,} verdicts of {reviewer} appended to {log.folder}: {listed}")
 
 
-def _log(root: Address, folder: Path | None, must_exist: bool = True) -> VerdictLog:
-    place = folder if folder is not None else verdicts_folder(root)
+def _log(store: str, folder: Path | None, must_exist: bool = True) -> VerdictLog:
+    place = folder if folder is not None else verdicts_folder(store)
     if must_exist and not place.is_dir():
         raise FatalError(f"no verdicts at {place}; name their folder with --verdicts")
     return VerdictLog(place)
@@ -113,37 +149,37 @@ def _setting(proposed: ProposedThreshold) -> str:
     return f"{name} = {int(proposed.threshold * 10**6) / 10**6:g}  # {facts}"
 
 
-def _as_json(found: VerdictSummary) -> dict[str, Any]:
-    plain = asdict(found)
-    pairs = [{"reviewers": list(names), **asdict(kappa)} for names, kappa in found.agreement.pairs.items()]
+def _as_json(summary: VerdictSummary) -> dict[str, Any]:
+    plain = asdict(summary)
+    pairs = [{"reviewers": list(names), **asdict(kappa)} for names, kappa in summary.agreement.pairs.items()]
     return {**plain, "agreement": {**plain["agreement"], "pairs": pairs}}
 
 
-def _print_summary(found: VerdictSummary, folder: Path) -> None:
+def _print_summary(summary: VerdictSummary, folder: Path) -> None:
     console = Console()
-    print(f"{found.relations:,} relations judged, {found.undone:,} verdicts taken back or replaced ({folder})")
+    print(f"{summary.relations:,} relations judged, {summary.undone:,} verdicts taken back or replaced ({folder})")
     made = table("Verdicts", "reviewer", *(kind for kind in KINDS if kind != "undo"), "median seconds")
-    for name, counts in found.reviewers.items():
-        seconds = found.seconds.get(name)
+    for name, counts in summary.reviewers.items():
+        seconds = summary.seconds.get(name)
         shown = [f"{counts.get(kind, 0):,}" for kind in KINDS if kind != "undo"]
         made.add_row(Text(sanitise(name)), *shown, "–" if seconds is None else f"{seconds:.1f}")
     console.print(made)
     made = table("Predicates with the most verdicts", "predicate", "right", "wrong", "unsure")
-    for name, counts in list(found.predicates.items())[:SHOWN]:
+    for name, counts in list(summary.predicates.items())[:SHOWN]:
         made.add_row(Text(sanitise(name)), *(f"{counts.get(word, 0):,}" for word in ("right", "wrong", "unsure")))
     console.print(made)
-    if len(found.reviewers) > 1:
-        print(f"agreement of all reviewers (Fleiss' kappa): {_kappa(found.agreement.fleiss)}")
-        for names, kappa in found.agreement.pairs.items():
+    if len(summary.reviewers) > 1:
+        print(f"agreement of all reviewers (Fleiss' kappa): {_kappa(summary.agreement.fleiss)}")
+        for names, kappa in summary.agreement.pairs.items():
             print(f"  {' and '.join(names)} (Cohen's kappa): {_kappa(kappa)}")
-    if found.audit is not None:
-        print(_audit(found))
-    for text in found.damaged:
+    if summary.audit is not None:
+        print(_audit(summary))
+    for text in summary.damaged:
         print(f"not read: {sanitise(text)}")
 
 
-def _audit(found: VerdictSummary) -> str:
-    audit = found.audit
+def _audit(summary: VerdictSummary) -> str:
+    audit = summary.audit
     if audit is None or audit.precision is None:
         return "precision: the random sample has no verdict yet; judge the queue `audit` of rlip review"
     whole = "" if audit.covered > 0.9995 else f", for the {audit.covered:.0%} of labels whose strata have verdicts"

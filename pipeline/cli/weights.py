@@ -1,50 +1,95 @@
-"""`rlip weights`: converts official checkpoints into weights of this project and back, and shows what a file holds."""
+"""`rlip weights`: trains a tagger, converts official checkpoints into weights and back, and shows what a file holds.
+
+What loads torch is imported where it is used, so that `--help` responds at once.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from models.config import ConfigError, NetworkConfig
-from models.official.checkpoint import read_checkpoint
-from models.official.export import export_checkpoint, write_checkpoint
-from models.official.imported import Imported, import_checkpoint
-from models.official.kind import kind_of
-from models.official.options import differences, official_options
-from models.state_dict_diff import by_part
-from models.weights import load, write
-from models.weights_file import WeightsError, is_own, read_config, read_shapes
+from models.weights_file import WeightsError, by_part, is_own, read_config, read_shapes
+from pipeline.cli.errors import resumable
+from pipeline.cli.options import AsJson, Direct, Overrides, RecipePath
 from pipeline.runtime.settings import apply_override
 from storage.atomic import atomic_file
 from storage.errors import FatalError
 
+if TYPE_CHECKING:
+    from models.official.imported import Imported
 
-def import_weights(
-    file: Path,
-    out: Path,
-    settings: Path | None,
-    overrides: Sequence[str],
-    seed: int,
-    as_json: bool,
-    text_folder: Path | None = None,
+commands = typer.Typer(no_args_is_help=True)
+CheckpointPath = Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint (.pth) or a .safetensors file.")]
+
+
+@commands.command("train-tagger")
+@resumable()
+def train_tagger(
+    recipe: RecipePath, overrides: Overrides = None, direct: Direct = False, as_json: AsJson = False
 ) -> None:
-    """Convert an official checkpoint into weights of this project and report what became of its parameters.
+    """Train the Relation Tagger of a recipe, running only the steps it needs; print its scores and the path of its weights."""
+    from pipeline.cli.run import run_context
+    from pipeline.report.console import TrainedTagger
+    from pipeline.run.context import RunContext
+    from pipeline.run.recipe_files import load_recipe
 
-    Raises `FatalError`, before writing anything, when a parameter does not fit or a setting is unknown.
+    context = RunContext(load_recipe(recipe, [*(overrides or []), "run.until=train_tagger"]))
+    if (weights := context.recipe.tag.weights) is not None:
+        raise FatalError(
+            f"{recipe}: takes over the tagger {weights} (tag.weights), so none is trained; leave tag.weights out"
+        )
+    run_context(context, direct, as_json)
+    (artifact,) = context.run.artifacts("train_tagger").values()
+    tagger = TrainedTagger.of(artifact)
+    if as_json:
+        print(json.dumps(tagger.as_json()))
+    else:
+        tagger.print(Console())
+
+
+@commands.command("import")
+def import_weights(
+    file: CheckpointPath,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
+    args: Annotated[
+        Path | None, typer.Option(help="A JSON file with the settings of the training, for checkpoints that lack them.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="For a detector: folder with model.safetensors of roberta-base.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Override a setting of the network, e.g. text.heads=4. Can be repeated.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed for parameters that a detector checkpoint lacks.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a checkpoint of RLIPv2, R-Tagger or (DAB-)Deformable-DETR into weights of this project.
+
+    Nothing is written when a parameter does not fit or a setting is unknown.
     """
+    from models.official.imported import import_checkpoint
+    from models.weights import write
+
     _refuse_target(file, out)
-    given: dict[str, Any] = {}
-    for override in overrides:
-        apply_override(given, override)
-    with _as_terminal():
-        imported = import_checkpoint(file, settings, given, seed, text_folder)
+    settings: dict[str, Any] = {}
+    for override in overrides or []:
+        apply_override(settings, override)
+    with _errors_as_fatal():
+        imported = import_checkpoint(file, args, settings, seed, text)
         with atomic_file(out) as aside:
             write(imported.state, imported.config, aside)
     if as_json:
@@ -66,13 +111,22 @@ def import_weights(
     console.print(table)
 
 
-def export_weights(file: Path, out: Path, as_json: bool) -> None:
-    """Convert weights of this project into a checkpoint of the authors' code and tell what differs there.
+@commands.command("export")
+def export_weights(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors file of this project.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .pth file to write.")],
+    as_json: AsJson = False,
+) -> None:
+    """Convert weights of this project into a checkpoint that the authors' code loads, and report what differs there.
 
-    Raises `FatalError`, before writing anything, when their code has no such network.
+    Nothing is written when their code has no such network.
     """
+    from models.official.export import differences, export_checkpoint, official_options, write_checkpoint
+    from models.official.sizes import kind_of
+    from models.weights import load
+
     _refuse_target(file, out)
-    with _as_terminal():
+    with _errors_as_fatal():
         config = read_config(file)
         official = export_checkpoint(load(file, None).state_dict(), config)
         with atomic_file(out) as aside:
@@ -91,13 +145,17 @@ def export_weights(file: Path, out: Path, as_json: bool) -> None:
         console.print(f"• {note}")
 
 
-def show_weights(file: Path, as_json: bool) -> None:
-    """Print the parts of a weights file, plus the settings of our weights or the kind of an official checkpoint."""
-    with _as_terminal():
+@commands.command("show")
+def show_weights(file: CheckpointPath, as_json: AsJson = False) -> None:
+    """Show what a weights file holds: network, settings and the sizes of its parts."""
+    with _errors_as_fatal():
         if is_own(file):
             config: NetworkConfig | None = read_config(file)
             what, shapes = "weights of this project", read_shapes(file)
         else:
+            from models.official.checkpoint import read_checkpoint
+            from models.official.sizes import kind_of
+
             checkpoint = read_checkpoint(file)
             kind, config = kind_of(checkpoint.state), None
             what = f"{kind.value} checkpoint of the authors" if kind else "checkpoint of an unknown architecture"
@@ -127,7 +185,7 @@ def _refuse_target(file: Path, out: Path) -> None:
 
 
 @contextmanager
-def _as_terminal() -> Iterator[None]:
+def _errors_as_fatal() -> Iterator[None]:
     try:
         yield
     except (WeightsError, ConfigError, OSError) as error:

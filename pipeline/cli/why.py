@@ -6,15 +6,17 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.cli.options import STORE, AsJson, RunName, StorePath
 from storage.artifact import Artifact
-from storage.changes import Change, changes
 from storage.errors import FatalError
-from storage.open_store import Address, existing_store
+from storage.keys import Change, changes
+from storage.open_store import existing_store
 from storage.runs import Run, find_run
 from storage.store import Store
 
@@ -54,26 +56,33 @@ class Why:
         return {"partition": self.partition, "causes": listed}
 
 
-def print_why(root: Address, run_name: str, step: str, partition: str | None, as_json: bool) -> None:
-    """Print the causes of one partition, or count the first causes over all partitions of a step."""
-    run = find_run(existing_store(root), run_name)
-    found = list(why(run, step, partition))
+def why(
+    run_name: RunName,
+    step: Annotated[str, typer.Argument(metavar="STEP", help="A step of the run, e.g. tag or shard:pseudo.")],
+    partition: Annotated[
+        str | None, typer.Argument(metavar="[PARTITION]", help="E.g. coco/0003; default: all.")
+    ] = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Explain why a step was computed, not reused: the first difference from the most similar artifact in the store."""
+    reasons = list(reasons_of(find_run(existing_store(store), run_name), step, partition))
     if as_json:
-        print(json.dumps([each.as_json() for each in found]))
+        print(json.dumps([each.as_json() for each in reasons]))
         return
     console = Console()
     if partition is None:
-        for first, count in Counter(each.first for each in found).most_common():
+        for first, count in Counter(each.first for each in reasons).most_common():
             console.print(Text(f"{count:>5}  {first}"))
         return
-    for each in found:
+    for each in reasons:
         for depth, cause in enumerate(each.causes):
             console.print(Text(f"{'  ' * depth}{'because ' if depth else ''}{cause}"))
         if not each.causes:
             console.print(Text(each.first))
 
 
-def why(run: Run, step: str, partition: str | None = None) -> Iterator[Why]:
+def reasons_of(run: Run, step: str, partition: str | None = None) -> Iterator[Why]:
     """Explain why each partition of a step (or one partition) differs from the nearest artifact that the store has.
 
     The nearest artifact is the one of the same partition with the fewest differing terms that is not part of the run.
@@ -125,7 +134,7 @@ def _above(store: Store, change: Change, old: Artifact, new: Artifact) -> tuple[
     table = change.term.removeprefix("inputs.")
     keys = [artifact.manifest.upstream.get(table, []) for artifact in (old, new)]
     digests = [value if isinstance(value, list) else [] for value in (change.old, change.new)]
-    if change.term == table or len({len(found) for found in (*keys, *digests)}) != 1:
+    if change.term == table or len({len(each) for each in (*keys, *digests)}) != 1:
         return None, None
     for place, (before, after) in enumerate(zip(*digests, strict=True)):
         if before != after:

@@ -6,20 +6,22 @@ import gzip
 import os
 import shutil
 import stat
-import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from pipeline.data.datasets.annotations import is_inside
 from pipeline.data.download import Report, require_space
 from storage.atomic import atomic_file
 from storage.errors import FatalError
+from storage.shards.scan import ENDS_EARLY, DamagedTar, entries_in, fault_of
 
 _CHUNK = 1 << 20
+_ENCRYPTED = 1
+"""The bit of a zip's flags."""
 
 
 def unpack(archive: Path, folder: Path, report: Report = lambda done, total: None) -> None:
@@ -30,7 +32,7 @@ def unpack(archive: Path, folder: Path, report: Report = lambda done, total: Non
     """
     aside = folder / f".{archive.name}.unpacking"
     try:
-        with _errors_told(archive):
+        with _explained(archive):
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             (_unpack_zip if archive.suffix == ".zip" else _unpack_tar)(archive, aside, report)
@@ -45,7 +47,7 @@ def unpack(archive: Path, folder: Path, report: Report = lambda done, total: Non
 def gunzip(archive: Path, path: Path, report: Report = lambda done, total: None) -> None:
     """Decompress a .gz file to `path`, which appears only when it is whole, and remove the archive. Raises as `unpack` does."""
     total = archive.stat().st_size
-    with _errors_told(archive):
+    with _explained(archive):
         require_space(archive.parent, total, f"unpacking {archive}")
         with (
             archive.open("rb") as packed,
@@ -53,7 +55,9 @@ def gunzip(archive: Path, path: Path, report: Report = lambda done, total: None)
             atomic_file(path) as aside,
             aside.open("wb") as target,
         ):
-            _copy(source, target, lambda _: report(packed.tell(), total))
+            while chunk := source.read(_CHUNK):
+                target.write(chunk)
+                report(packed.tell(), total)
     archive.unlink()
 
 
@@ -61,14 +65,14 @@ def _unpack_zip(archive: Path, aside: Path, report: Report) -> None:
     with zipfile.ZipFile(archive) as packed:
         members = packed.infolist()
         for member in members:
-            _require_plain(archive, member.filename, _is_link(member))
+            _require_plain(archive, member.filename, _fault_of(member))
         total = sum(member.file_size for member in members)
         require_space(aside, total, f"unpacking {archive}")
         done = 0
         for member in members:
             if not member.is_dir():
                 with packed.open(member) as source:
-                    _write(source, aside / member.filename)
+                    _write(source, aside / member.filename, member.file_size)
                 done += member.file_size
                 report(done, total)
 
@@ -76,38 +80,44 @@ def _unpack_zip(archive: Path, aside: Path, report: Report) -> None:
 def _unpack_tar(archive: Path, aside: Path, report: Report) -> None:
     total = archive.stat().st_size
     require_space(aside, total, f"unpacking {archive}")
-    with archive.open("rb") as packed, tarfile.open(fileobj=packed, mode="r:gz") as members:
-        for member in members:
-            _require_plain(archive, member.name, not (member.isreg() or member.isdir()))
-            source = members.extractfile(member)
-            if source is not None:
-                _write(source, aside / member.name)
+    with archive.open("rb") as packed, gzip.open(packed) as source:
+        for member in entries_in(cast(IO[bytes], source)):
+            _require_plain(archive, member.name, "" if member.isdir() else fault_of(member))
+            if not member.isdir():
+                _write(source, aside / member.name, member.size)
                 report(packed.tell(), total)
 
 
-def _require_plain(archive: Path, name: str, special: bool) -> None:
-    if special or not is_inside(name) or "\\" in name:
-        what = "is a link or a device" if special else "would lie outside the folder"
+def _require_plain(archive: Path, name: str, fault: str) -> None:
+    if not is_inside(name) or "\\" in name:
+        fault = "would lie outside the folder"
+    if fault:
         raise FatalError(
-            f"{archive}: member {name!r} {what}, so nothing was unpacked; this is not the published archive: remove it, and "
-            "get it from its official page (`rlip data list`)"
+            f"{archive}: member {name!r} {fault}, so nothing was unpacked; this is not the published archive: remove it, and "
+            "download it from its official page (`rlip data list`)"
         )
 
 
-def _is_link(member: zipfile.ZipInfo) -> bool:
-    return stat.S_ISLNK(member.external_attr >> 16)
+def _fault_of(member: zipfile.ZipInfo) -> str:
+    if stat.S_ISLNK(member.external_attr >> 16):
+        return "is a link"
+    if member.flag_bits & _ENCRYPTED:
+        return "is encrypted"
+    return (
+        "" if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else "is packed by an unusual method"
+    )
 
 
-def _write(source: IO[bytes], path: Path) -> None:
+def _write(source: IO[bytes] | gzip.GzipFile, path: Path, size: int) -> None:
+    """Writes the next `size` bytes of `source`. Raises EOFError where it has fewer."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as target:
-        _copy(source, target, lambda count: None)
-
-
-def _copy(source: IO[bytes] | gzip.GzipFile, target: IO[bytes], copied: Callable[[int], None]) -> None:
-    while chunk := source.read(_CHUNK):
-        target.write(chunk)
-        copied(len(chunk))
+        while size:
+            chunk = source.read(min(size, _CHUNK))
+            if not chunk:
+                raise EOFError(f"{path.name} {ENDS_EARLY}")
+            target.write(chunk)
+            size -= len(chunk)
 
 
 def _move_into(aside: Path, folder: Path) -> None:
@@ -121,12 +131,13 @@ def _move_into(aside: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _errors_told(archive: Path) -> Iterator[None]:
+def _explained(archive: Path) -> Iterator[None]:
+    """Turn errors of reading an archive, which is removed if it is damaged, and of the disk into `FatalError`."""
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, DamagedTar, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         archive.unlink(missing_ok=True)
-        raise FatalError(f"{archive}: was damaged ({error}) and is removed; run again to download it anew") from error
+        raise FatalError(f"{archive}: was damaged ({error}) and has been removed; run again to download it") from error
     except OSError as error:
         raise FatalError(
             f"unpacking {archive} failed: {error.strerror} ({error.filename}); free some space or change permissions, and "

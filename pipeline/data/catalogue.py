@@ -52,7 +52,7 @@ class PublicSet:
     """The official page."""
     files: tuple[PublicFile, ...] = ()
     by_hand: str = ""
-    """How to get it, for sets without stable addresses."""
+    """How to download it manually, for sets without stable addresses."""
     hand_places: tuple[str, ...] = ()
     """The files and folders that are put in place by hand, relative to the root."""
     hand_size: int = 0
@@ -128,7 +128,7 @@ def _objects365() -> PublicSet:
         title="Objects365 v2",
         page="https://www.objects365.org/download.html",
         files=(*annotations, *val, *train),
-        note="Each patch stays one uncompressed .tar, which is read in place: patch16.tar stands for the folder patch16.",
+        note="Each patch stays one uncompressed .tar, which is read in place: patch16.tar serves as the folder patch16.",
     )
 
 
@@ -312,11 +312,11 @@ def find_sets(names: Iterable[str]) -> list[PublicSet]:
 
 
 def where_to_get(kind_or_path: str | Path) -> str:
-    """One sentence on how to get a public set: its official page, size and command; "" if it is none of them.
+    """One sentence on how to get a public set: its official page, size and command; "" for anything else.
 
     Takes a format or name ("coco", "hico_det"), a role of weights ("tokenizer", "model"), a name on the Hugging Face hub, or
     a missing path, which is recognised by its end and gives the folder for `--root`. Prefer the path: a set of any origin
-    may have format "coco", and only its path tells that it is COCO itself.
+    may have format "coco", and only its path shows that it is COCO itself.
     """
     asked = str(kind_or_path).rstrip("/")
     name, root = asked, ""
@@ -331,7 +331,7 @@ def _found_by_path(asked: str) -> tuple[str, str]:
     for each in CATALOGUE.values():
         for place in each.places:
             for end in (place, *map(str, PurePosixPath(place).parents)):
-                # A last name alone, such as "coco", says too little.
+                # A last name alone, such as "coco", is ambiguous.
                 if end.count("/") and (asked == end or asked.endswith(f"/{end}")):
                     return each.name, asked.removesuffix(end).rstrip("/") or ("/" if asked[:1] == "/" else ".")
     return "", ""
@@ -340,7 +340,8 @@ def _found_by_path(asked: str) -> tuple[str, str]:
 def _sentence(found: PublicSet, root: str) -> str:
     size = in_bytes(found.size)
     if found.by_hand:
-        return f"{found.title} (about {size}) is had by hand from {found.page}; `rlip data get {found.name}` says how"
+        how = f"`rlip data get {found.name}` says how"
+        return f"{found.title} (about {size}) must be downloaded manually from {found.page}; {how}"
     option = f" --root {shlex.quote(root)}" if root and Path(root) != ROOT else ""
     return f"{found.title} (about {size}, {found.page}) is downloaded by `rlip data get {found.name}{option}`"
 

@@ -29,10 +29,10 @@ from storage.errors import FatalError, RetryableError
 
 ATTEMPTS = 6
 """Number of attempts in a row that may fail without a single new byte."""
-LONGEST_PAUSE = 60.0
+MAX_PAUSE = 60.0
 """Seconds. Pauses between attempts double from one second up to this."""
 TIMEOUT = 60.0
-"""Seconds without a byte after which a connection counts as lost."""
+"""Seconds without a byte after which a connection counts as broken."""
 _CHUNK = 1 << 20
 _MAY_PASS = {408, 425, 429}
 _UNREACHABLE = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
@@ -43,7 +43,7 @@ Report = Callable[[int, int | None], None]
 
 
 class _InterruptedError(Exception):
-    """The connection broke or the server is busy; another attempt may go on from here."""
+    """The connection broke or the server is busy; another attempt may resume from here."""
 
 
 class _UnreachableError(Exception):
@@ -79,19 +79,19 @@ def download(
     report: Report = lambda done, total: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Download `url` to `path`, going on from `<path>.part` if an earlier download stopped there.
+    """Download `url` to `path`. Resumes from `<path>.part` if an earlier download stopped there.
 
     The part is used only if the server says that the file is still the same (If-Range). `digest` is "md5:..." or
     "sha256:..."; without it, the length and, from the Hugging Face hub, the published sha256 are checked. Raises
     `FatalError` if a person must act (no such file, no network, full disk, wrong digest) and `RetryableError` if the
     server fails again and again.
     """
-    with _disk_errors_told(path):
+    with _explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with _Part.opened(path) as part:
         _fetch_all(url, part, report, sleep)
         _require_digest(url, part, digest)
-        with _disk_errors_told(path):
+        with _explain_disk_errors(path):
             put_in_place(part.path, path)
         part.forget()
 
@@ -134,7 +134,7 @@ def _fetch_all(url: str, part: _Part, report: Report, sleep: Callable[[float], N
         failures = 1 if grown else failures + 1
         if failures == ATTEMPTS:
             raise RetryableError(f"{url}: gave up after {ATTEMPTS} attempts ({reason}); {part.path} keeps what arrived")
-        sleep(min(2.0 ** (failures - 1), LONGEST_PAUSE))
+        sleep(min(2.0 ** (failures - 1), MAX_PAUSE))
 
 
 def _fetch(url: str, part: _Part, report: Report) -> None:
@@ -143,12 +143,12 @@ def _fetch(url: str, part: _Part, report: Report) -> None:
     version = part.version
     if version is not None and start == version.length:
         return
-    request = Request(url, headers={"User-Agent": "rlip", "Accept-Encoding": "identity"})
-    if start and version is not None and version.validator is not None:
-        request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", version.validator)
     redirects = _Redirects()
-    with _network_errors_told(url, part):
+    with _explain_network_errors(url, part):
+        request = Request(url, headers={"User-Agent": "rlip", "Accept-Encoding": "identity"})
+        if start and version is not None and version.validator is not None:
+            request.add_header("Range", f"bytes={start}-")
+            request.add_header("If-Range", version.validator)
         response = build_opener(redirects).open(request, timeout=TIMEOUT)
     with response:
         if response.status != 206:
@@ -156,7 +156,7 @@ def _fetch(url: str, part: _Part, report: Report) -> None:
             part.restart(_version_of(url, response, redirects.sha256))
         elif not _continues(response.headers.get("Content-Range"), start):
             part.restart(None)
-            raise _InterruptedError("the server sent another range than was asked for")
+            raise _InterruptedError("the server sent another range than the one requested")
         total = part.version.length if part.version is not None else None
         if total is not None:
             require_space(part.path.parent, total - start, url)
@@ -166,7 +166,7 @@ def _fetch(url: str, part: _Part, report: Report) -> None:
 def _copy(url: str, response: BinaryIO, part: _Part, done: int, total: int | None, report: Report) -> None:
     report(done, total)
     while True:
-        with _network_errors_told(url, part):
+        with _explain_network_errors(url, part):
             chunk = response.read(_CHUNK)
         if not chunk:
             break
@@ -189,7 +189,7 @@ def _version_of(url: str, response: Any, sha256: str | None) -> _Version:
     tag, length = headers.get("ETag"), headers.get("Content-Length")
     # A weak ETag promises equal meaning, not equal bytes, so that no range may rest on it (RFC 9110, 13.1.5).
     validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
-    return _Version(url, validator, int(length) if length and length.isdecimal() else None, sha256)
+    return _Version(url, validator, int(length) if re.fullmatch(r"[0-9]{1,18}", length or "") else None, sha256)
 
 
 def _require_digest(url: str, part: _Part, digest: str | None) -> None:
@@ -199,14 +199,14 @@ def _require_digest(url: str, part: _Part, digest: str | None) -> None:
         part.discard()
         raise FatalError(
             f"{url}: what arrived is not the published file ({difference}); nothing was kept. Run again; if it fails "
-            "again, the file changed or a proxy alters it: get it from its official page (`rlip data list`)"
+            "again, the file changed or a proxy alters it: download it from its official page (`rlip data list`)"
         )
 
 
 def _difference(path: Path, digest: str) -> str:
     """Describes how a file differs from "md5:..." or "sha256:..."; "" if it doesn't."""
     kind, _, wanted = digest.partition(":")
-    with _disk_errors_told(path), path.open("rb") as file:
+    with _explain_disk_errors(path), path.open("rb") as file:
         found = hashlib.file_digest(file, kind).hexdigest()
     return "" if found == wanted else f"its {kind} is {found}, but {wanted} is published"
 
@@ -224,7 +224,7 @@ class _Redirects(HTTPRedirectHandler):
 
 
 @contextmanager
-def _network_errors_told(url: str, part: _Part) -> Iterator[None]:
+def _explain_network_errors(url: str, part: _Part) -> Iterator[None]:
     """Turn the errors of a connection into those of this module."""
     try:
         yield
@@ -237,10 +237,15 @@ def _network_errors_told(url: str, part: _Part) -> Iterator[None]:
         what = "no such file on the server" if error.code in (404, 410) else "the server refused"
         raise FatalError(
             f"{url}: {what} ({error.code} {error.reason}); `rlip data list` names the official page, which says where the "
-            "file lies now"
+            "file is now"
         ) from error
     except URLError as error:
         raise _classified(url, error.reason) from error
+    except (http.client.InvalidURL, ValueError) as error:
+        raise FatalError(
+            f"{url}: this address, or one that the server redirects to, is invalid ({error}); check --mirror and RLIP_MIRROR, "
+            "or download the file from its official page (`rlip data list`)"
+        ) from error
     except (OSError, http.client.HTTPException) as error:
         raise _classified(url, error) from error
 
@@ -257,7 +262,7 @@ def _classified(url: str, reason: object) -> Exception:
 
 
 @contextmanager
-def _disk_errors_told(path: Path) -> Iterator[None]:
+def _explain_disk_errors(path: Path) -> Iterator[None]:
     """Turn an OSError of the disk into a `FatalError`."""
     try:
         yield
@@ -285,7 +290,7 @@ class _Part:
     def opened(cls, path: Path) -> Iterator[_Part]:
         """Open the part of `path` for this process alone. Raises `FatalError` if another process is writing it."""
         place = path.with_name(f"{path.name}.part")
-        with _disk_errors_told(place):
+        with _explain_disk_errors(place):
             descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
             try:
@@ -293,14 +298,14 @@ class _Part:
             except BlockingIOError:
                 raise FatalError(f"{place}: another process is downloading it; wait for it to end") from None
             except OSError:
-                pass  # a file system without locks: nothing then tells two downloads of one file apart
+                pass  # on a file system without locks, nothing keeps two downloads of one file apart
             yield cls(path, file)
 
     def size(self) -> int:
         return os.fstat(self._file.fileno()).st_size
 
     def resumes_at(self, url: str) -> int:
-        """The number of bytes that can be kept: none if they came from elsewhere or can't be identified."""
+        """The number of bytes that can be kept: 0 if they came from another URL or their version is unknown."""
         version = self.version
         if version is None or version.url != url or version.validator is None:
             return 0
@@ -308,7 +313,7 @@ class _Part:
 
     def restart(self, version: _Version | None) -> None:
         """Drop what arrived; what follows belongs to `version`."""
-        with _disk_errors_told(self.path):
+        with _explain_disk_errors(self.path):
             if self.size():
                 self._file.truncate(0)
             self.version = version
@@ -318,7 +323,7 @@ class _Part:
                 write_atomic(self._about, json.dumps(asdict(version)).encode())
 
     def append(self, data: bytes) -> None:
-        with _disk_errors_told(self.path):
+        with _explain_disk_errors(self.path):
             rest = memoryview(data)
             while rest:
                 rest = rest[self._file.write(rest) :]

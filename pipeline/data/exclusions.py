@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from pipeline.data.datasets.annotations import AnnotationError, as_id, explained, shown
 from pipeline.data.datasets.json_stream import stream_fields, stream_lists, stream_rows
 from pipeline.data.images.perceptual_hash import near_duplicates
-from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, data_file
 from storage.errors import FatalError
 
 SAME_BYTES = "same bytes"
@@ -33,31 +33,24 @@ _MAP = (
     '{"image id": id in the list}'
 )
 _LISTS = ("images", "filenames", "annotations")
-"""Fields of a JSON object that may list the images; the first that it has is read."""
+"""Fields of a JSON object that may list the images; the first one present is read."""
 _FIELDS = ("image_id", "img_id", "id", "file_name")
 _NUMBERED_FILE = re.compile(r"(\d+)\.[A-Za-z]\w*$")
 
 
 class ExclusionList(Settings):
-    """A list of images that must not be trained on, such as a test set. Rows depend on its files' content, not on paths.
-
-    COCO 2014 and 2017 number their images alike (2017 only re-splits train2014 and val2014), so that a list of one also
-    fits the other.
+    """A list of images that must not be trained on, such as a test set. Rows depend on its files' content, not on
+    paths. COCO 2014 and 2017 number their images alike, so a list of one also fits the other.
     """
 
-    ids: Path = runtime(...)
+    ids: Path = data_file(...)
     """File with the image ids: text or JSON (docs of `read_ids`), such as V-COCO's `vcoco_test.ids` or COCO annotations."""
     reason: str = Field(min_length=1)
-    """Why its images are left out, as reports state it, e.g. "V-COCO test"."""
+    """Why its images are excluded, for reports, e.g. "V-COCO test"."""
     datasets: tuple[str, ...] = ()
     """Datasets that number their images as the list does, or as `map` says. Empty: all."""
-    map: Path | None = runtime(None)
+    map: Path | None = data_file(None)
     """File that gives the id in the list for an image id of `datasets`, such as Visual Genome's `image_data.json`."""
-
-    def below(self, root: Path) -> ExclusionList:
-        """The same list, with relative paths joined to a folder."""
-        mapped = None if self.map is None else root / self.map
-        return self.model_copy(update={"ids": root / self.ids, "map": mapped})
 
     @model_validator(mode="after")
     def _map_names_its_datasets(self) -> ExclusionList:
@@ -121,7 +114,7 @@ def read_ids(path: Path) -> frozenset[int]:
 
 
 class Contamination:
-    """Tells which images must not be trained on, because a list or an evaluation set has them."""
+    """Finds images that must not be trained on, because a list or an evaluation set has them."""
 
     def __init__(self, lists: Sequence[ExclusionList], fingerprints: pa.Table | None, distance: int | None) -> None:
         """`fingerprints` has the rows of all evaluation sets (None: no evaluation set).
@@ -146,7 +139,7 @@ class Contamination:
         return None if reason is None else Contaminated(reason, f"id {image_id}")
 
     def find(self, dataset: str, image_id: int, digest: str, phash: int | None) -> Contaminated | None:
-        """The list or the evaluation image that an image is in, the surest first; None if it may be trained on.
+        """The list that has an image, or the evaluation image that it is a copy of; None if it may be trained on.
 
         `digest` is the sha256 of its bytes in hex, and `phash` its perceptual hash. Raises `FatalError` for a bad list.
         """
@@ -184,18 +177,18 @@ def list_entries(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _listed_in_object(path: Path) -> Iterator[tuple[str, Any]]:
-    first: AnnotationError | None = None
+    error_of_first: AnnotationError | None = None
     for name in _LISTS:
         try:
             for number, (_, entry) in enumerate(stream_lists(path, IDS, (name,)), 1):
-                # An annotation's own id is none of an image.
+                # The `id` of an annotation is not that of its image.
                 own = isinstance(entry, dict) and name == "annotations"
                 yield f"{name} {number}", {k: v for k, v in entry.items() if k != "id"} if own else entry
             return
         except AnnotationError as error:
-            first = first or error
-    assert first is not None
-    raise first
+            error_of_first = error_of_first or error
+    assert error_of_first is not None
+    raise error_of_first
 
 
 def _opening(path: Path, expected: str) -> str:
@@ -206,7 +199,7 @@ def _opening(path: Path, expected: str) -> str:
 
 @contextmanager
 def _opened(path: Path, expected: str) -> Iterator[TextIO]:
-    """A text file. Raises `FatalError` when it can't be read, or is none."""
+    """A file in UTF-8. Raises `FatalError` when it can't be read or is not text."""
     with explained(path, expected), path.open(encoding="utf-8-sig") as file:
         try:
             yield file
@@ -235,14 +228,14 @@ def _id_of(entry: Any) -> int | None:
 
 
 def _mapped(path: Path, ids: Collection[int]) -> Iterator[int]:
-    """The image ids that a map sends to one of `ids`. Raises `FatalError` when the file is none."""
+    """The image ids that a map sends to one of `ids`. Raises `FatalError` for a file that is not a map."""
     pairs = _object_map(path) if _opening(path, _MAP) == "{" else _image_data(path)
-    known = False
+    is_empty = True
     for image_id, other in pairs:
-        known = True
+        is_empty = False
         if other in ids:
             yield image_id
-    if not known:
+    if is_empty:
         raise FatalError(f"{path}: maps no image to an id; expected {_MAP}")
 
 

@@ -1,4 +1,7 @@
-"""Partitions a dataset once and stores the result. New images append partitions, so existing ones never change."""
+"""Partitions a dataset once and stores the partition map. New images append partitions, so existing ones never change.
+
+A recipe takes all images of a dataset, a seeded share of them, or those on a list (`Sample`).
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,35 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, FailFast
 
+from pipeline.data.datasets.annotations import as_id, shown
 from pipeline.data.datasets.record import ImageRecord
 from pipeline.data.datasets.record_index import RecordIndex, open_index
 from pipeline.data.datasets.source import DataSource
+from pipeline.data.exclusions import IDS, id_of_name, list_entries, listed_value
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, fingerprint
 from pipeline.data.images.refs import ImageRef, UprightImage, state_of
-from pipeline.data.sample import Sample
 from pipeline.runtime.stage import Partition
 from storage.atomic import write_atomic
-from storage.damage import CUT_LIMITS, CUT_REMEDY
+from storage.damage import PARTITION_MAP_LIMITS, PARTITION_MAP_REMEDY
 from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.json_files import read_json, sealed_json
 from storage.store import Store
 
-CUTS = "cuts"
-"""Folder of a store that holds how its datasets are partitioned."""
+PARTITION_MAPS = "cuts"
+"""Folder of a store with the partition maps of its datasets. Stores of all versions call it so."""
+DIGESTS = "digests.json"
+"""File that caches the digests of partitions: one in the index, and one next to it that outlives the index."""
 _SETTLED_NS = 2_000_000_000
 """A file changed more recently than this before it was read may change again within the same timestamp tick."""
 
@@ -43,7 +50,7 @@ def partition_dataset(
     store: Store,
     limits: ImageLimits = DEFAULT_LIMITS,
 ) -> Iterator[Partition]:
-    """Yields the stored partitions of a dataset, extended by new images. Ids no longer in it are left out.
+    """Yields the partitions of a dataset by its stored map, extended by new images, without those that are gone.
 
     The digest of a partition holds the content of each image file that the limits let ingest read. A part of a dataset (`share`,
     `only`) has partitions of its own. Raises `FatalError` for a list that does not fit.
@@ -59,9 +66,9 @@ def partition_dataset(
     sample = Sample.of(source, index)
     taken = frozenset(sample.image_ids)
     part = f"-{sample.name}" if sample.name else ""
-    remembered = PartitionDigests(index.folder / "digests.json")
+    remembered = PartitionDigests(index.folder / DIGESTS)
     # New annotations replace the index and its folder. Most of them state what the earlier ones did.
-    earlier = PartitionDigests(index.folder.with_name(f"{source.name}-digests.json"))
+    earlier = PartitionDigests(index.folder.with_name(f"{source.name}-{DIGESTS}"))
 
     def partition_of(number: int, image_ids: Sequence[int]) -> Partition:
         present = tuple(image_id for image_id in index.present(image_ids) if image_id in taken)
@@ -78,16 +85,16 @@ def partition_dataset(
             remembered.keep(number, files, digest)
         return Partition(f"{source.name}/{number:04d}", present, digest)
 
-    path = store.root / CUTS / f"{source.name}-{digest_json(place)[:12]}{part}.json"
-    before = stored = load_cut(path)
+    path = store.root / PARTITION_MAPS / f"{source.name}-{digest_json(place)[:12]}{part}.json"
+    before = stored = load_partition_map(path)
     if not stored.partitions and path.parent.is_dir():
-        names = cuts_of((other.name for other in path.parent.iterdir()), source.name, re.escape(part))
-        stored = _cut_of_moved([path.with_name(name) for name in names], taken, partition_of) or stored
-    cut = extend_cut(stored.partitions, sample.image_ids, size)
-    partitions = [partition_of(number, image_ids) for number, image_ids in enumerate(cut)]
-    now = Cut(partitions=cut, contents=[partition.digest for partition in partitions])
+        names = partition_maps_of((other.name for other in path.parent.iterdir()), source.name, re.escape(part))
+        stored = _map_of_moved([path.with_name(name) for name in names], taken, partition_of) or stored
+    extended = extend_partitions(stored.partitions, sample.image_ids, size)
+    partitions = [partition_of(number, image_ids) for number, image_ids in enumerate(extended)]
+    now = PartitionMap(partitions=extended, contents=[partition.digest for partition in partitions])
     if now != before:
-        with suppress(FatalError):  # a store that can't be written can be planned with; a run is refused before
+        with suppress(FatalError):  # planning needs no store that can be written; a run requires one before it plans
             store.put(path, sealed_json(now.model_dump()))
     remembered.save()
     earlier.save()
@@ -100,14 +107,14 @@ def index_of(source: DataSource, folder: Path | None) -> RecordIndex:
     return open_index(source, folder)
 
 
-def extend_cut(cut: Sequence[Sequence[int]], image_ids: Sequence[int], size: int) -> list[list[int]]:
-    """Appends ids missing from `cut` as new partitions of `size` images. Existing partitions stay as they are."""
-    known = {image_id for partition in cut for image_id in partition}
-    fresh = [image_id for image_id in image_ids if image_id not in known]
-    return [list(p) for p in cut] + [fresh[i : i + size] for i in range(0, len(fresh), size)]
+def extend_partitions(partitions: Sequence[Sequence[int]], image_ids: Sequence[int], size: int) -> list[list[int]]:
+    """Appends the ids that `partitions` lack as new partitions of `size` images. Existing partitions stay as they are."""
+    known = {image_id for partition in partitions for image_id in partition}
+    new = [image_id for image_id in image_ids if image_id not in known]
+    return [list(p) for p in partitions] + [new[i : i + size] for i in range(0, len(new), size)]
 
 
-class Cut(BaseModel):
+class PartitionMap(BaseModel):
     """How a dataset is partitioned."""
 
     partitions: Annotated[list[Annotated[list[int], FailFast()]], FailFast()] = []
@@ -116,34 +123,34 @@ class Cut(BaseModel):
     """The digest of each partition when it was last planned. Stores of earlier versions lack it."""
 
 
-def load_cut(path: Path) -> Cut:
-    """Loads the stored partitions; empty if there are none. Raises `FatalError` when the file is damaged."""
+def load_partition_map(path: Path) -> PartitionMap:
+    """Loads a stored partition map; an empty one if there is none. Raises `FatalError` when the file is damaged."""
     with suppress(FileNotFoundError):
-        return read_json(path, Cut, CUT_REMEDY, CUT_LIMITS)
-    return Cut()
+        return read_json(path, PartitionMap, PARTITION_MAP_REMEDY, PARTITION_MAP_LIMITS)
+    return PartitionMap()
 
 
-def cuts_of(names: Iterable[str], dataset: str, part: str = "(-.+)?") -> list[str]:
-    """Chooses the cuts of a dataset, wherever its annotations lie, from names of files in `cuts/`. `part` is a pattern."""
+def partition_maps_of(names: Iterable[str], dataset: str, part: str = "(-.+)?") -> list[str]:
+    """Chooses the partition maps of a dataset, wherever its annotations lie, from names of files. `part` is a pattern."""
     return sorted(name for name in names if re.fullmatch(rf"{re.escape(dataset)}-[0-9a-f]{{12}}{part}\.json", name))
 
 
-def _cut_of_moved(
+def _map_of_moved(
     others: Iterable[Path], taken: frozenset[int], partition_of: Callable[[int, Sequence[int]], Partition]
-) -> Cut | None:
-    """Finds the cut of a dataset that lay elsewhere when it was partitioned: it was moved, copied or pulled.
+) -> PartitionMap | None:
+    """Finds the map of a dataset that lay elsewhere when it was partitioned: it was moved, copied or pulled.
 
-    It is recognised by the content of its first or last partition; a cut of an earlier version, by ids that are all here.
+    It is recognised by the content of its first or last partition; a map of an earlier version, by ids that are all here.
     """
-    cuts = [cut for cut in map(load_cut, others) if cut.partitions]
-    for cut in sorted(cuts, key=lambda cut: -len(cut.partitions)):
-        ends = {0, len(cut.partitions) - 1}
-        if not cut.contents:
-            known = all(taken.issuperset(image_ids) for image_ids in cut.partitions)
+    maps = [each for each in map(load_partition_map, others) if each.partitions]
+    for each in sorted(maps, key=lambda each: -len(each.partitions)):
+        ends = {0, len(each.partitions) - 1}
+        if not each.contents:
+            known = all(taken.issuperset(image_ids) for image_ids in each.partitions)
         else:
-            known = any(cut.contents[at : at + 1] == [partition_of(at, cut.partitions[at]).digest] for at in ends)
+            known = any(each.contents[at : at + 1] == [partition_of(at, each.partitions[at]).digest] for at in ends)
         if known:
-            return cut
+            return each
     return None
 
 
@@ -179,6 +186,16 @@ class PartitionDigests:
                 write_atomic(self._path, sealed_json({"digests": self._known}))
 
 
+def damaged_digests(indexes: Path) -> Iterator[tuple[Path, str]]:
+    """Read all cached digests in a folder of indexes. Yields each file with what is wrong with it, "" where nothing is."""
+    for path in sorted((*indexes.glob(f"*/{DIGESTS}"), *indexes.glob(f"*-{DIGESTS}"))):
+        try:
+            read_json(path, _Digests)
+            yield path, ""
+        except FatalError as error:
+            yield path, str(error)
+
+
 def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"], limits: ImageLimits) -> list[Any]:
     """Everything that determines the row of an image, as JSON values: annotations and the fingerprint of its file."""
     try:
@@ -206,3 +223,74 @@ def _stamp(refs: Iterable[ImageRef], rest: Any) -> str | None:
         newest = max(newest, state.newest_ns)
         found.update(f"{state.text}\n".encode())
     return found.hexdigest() if newest < began - _SETTLED_NS else None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The images of a dataset that a recipe takes, in the order of the annotation file."""
+
+    image_ids: tuple[int, ...]
+    name: str
+    """A short digest of how they were chosen; "" for a whole dataset, whose partition map has no such suffix."""
+
+    @classmethod
+    def of(cls, source: DataSource, index: RecordIndex) -> Sample:
+        """Chooses the images of a source.
+
+        `share` takes those whose sha256 of seed and id is smallest, so that the choice depends on nothing else, smaller
+        shares are part of larger ones, and new images change few others. Raises `FatalError` for a list that names no image,
+        or one that the dataset lacks.
+        """
+        ids = tuple(index.ids.tolist())
+        if source.only is not None:
+            taken = _listed(source.only, source.name, index)
+            name = digest_json(sorted(taken))
+        elif source.share is not None:
+            count = max(1, round(source.share * len(ids)))
+            taken = frozenset(sorted(ids, key=lambda image_id: (_rank(source.seed, image_id), image_id))[:count])
+            name = digest_json([source.share, source.seed])
+        else:
+            return cls(ids, "")
+        return cls(tuple(image_id for image_id in ids if image_id in taken), name[:12])
+
+
+def _rank(seed: int, image_id: int) -> bytes:
+    return hashlib.sha256(f"{seed} {image_id}".encode()).digest()
+
+
+def _listed(path: Path, dataset: str, index: RecordIndex) -> frozenset[int]:
+    """The images of a dataset that a file lists."""
+    known = frozenset(index.ids.tolist())
+    names: dict[str, int] = {}
+    for image_id, name in index.names():
+        place = PurePosixPath(name)
+        for form in (name, place.name, place.stem):
+            names.setdefault(form, image_id)
+    found: set[int] = set()
+    unknown: list[str] = []
+    for where, entry in list_entries(path):
+        if (listed := _image(listed_value(entry), known, names)) is None:
+            unknown.append(f"{where}: {shown(entry)}")
+        else:
+            found.add(listed)
+    if unknown:
+        raise FatalError(
+            f"{path}: {len(unknown)} of {len(unknown) + len(found)} entries are no image of dataset {dataset!r}, e.g. "
+            f"{'; '.join(unknown[:3])}. Check that the list belongs to this dataset. Expected {IDS}"
+        )
+    if not found:
+        raise FatalError(f"{path}: names no image of dataset {dataset!r}; expected {IDS}")
+    return frozenset(found)
+
+
+def _image(value: Any, known: frozenset[int], names: Mapping[str, int]) -> int | None:
+    """The id of the image that an entry names by its file or its id; None for one that the dataset lacks.
+
+    A text is a file name first: Open Images names its files by hex digits, which may look like a number.
+    """
+    forms = (value, PurePosixPath(value).name) if isinstance(value, str) else ()
+    by_name = next((names[form] for form in forms if form in names), None)
+    if by_name is not None:
+        return by_name
+    numbers = (as_id(value), id_of_name(value) if isinstance(value, str) else None)
+    return next((number for number in numbers if number in known), None)

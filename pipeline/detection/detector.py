@@ -1,13 +1,30 @@
-"""The detector protocol: it takes images and returns labelled boxes with scores."""
+"""The protocol of detectors, the mapping of their names to those of a recipe, and the one that the settings name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from PIL import Image
 
+from pipeline.data.datasets.names import COCO_CATEGORIES
+from pipeline.detection.settings import DetectSettings
+from pipeline.detection.weights_files import DetectorFiles, find_detector
 from pipeline.evaluation.detection import Detections
+from pipeline.evaluation.detections.names import without_case
+from pipeline.runtime.devices import choose_device
+from pipeline.runtime.processes import keep_freed_memory
+from pipeline.training.config import MODEL, VOCABULARY
+from pipeline.training.vocabulary import TrainedNames
+from storage.errors import FatalError
+from tagger.categories.shared import HYPERNYMS
+from tagger.english.lemmas import phrase_lemma
+from tagger.matching import match
+
+_SHOWN = 20
+"""Number of names of each side that an error lists."""
 
 
 class Detector(Protocol):
@@ -22,3 +39,121 @@ class Detector(Protocol):
         Boxes are xyxy in pixels of the image as given, in any order; they may stick out of it. Labels index `names`.
         """
         ...
+
+
+def map_names(names: Sequence[str], categories: Sequence[str]) -> list[str | None]:
+    """Returns the category of each name; None for a name that fits none, or several equally well.
+
+    A name fits the category of the same words; else the one of which it is a spelling, a synonym ("sofa", "couch") or a
+    kind ("fire truck", "truck"). A broader name ("vehicle") never fits a narrower category ("car").
+
+    Raises `FatalError` that lists both when no name fits a category.
+    """
+    mapped = [_category(name, categories) for name in names]
+    if not any(mapped):
+        raise FatalError(
+            f"detect.categories: none of the detector's {len(names)} names fits any of the {len(categories)} categories. The "
+            f"detector has: {_listed(names)}. The recipe asks for: {_listed(categories)}. Choose another detector or other "
+            "categories, or leave the categories out to get the detector's names"
+        )
+    return mapped
+
+
+def _category(name: str, categories: Sequence[str]) -> str | None:
+    words = without_case(name)
+    for category in categories:
+        if without_case(category) == words:
+            return category
+    lemma = phrase_lemma(words)
+    kinds = {
+        phrase_lemma(kind) for broader, kinds in HYPERNYMS.items() if phrase_lemma(broader) == lemma for kind in kinds
+    }
+    meant = [category for category in match(words, categories) if phrase_lemma(category) not in kinds]
+    return meant[0] if len(meant) == 1 else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+@dataclass(frozen=True)
+class NamedBoxes:
+    """The boxes of one image, best first, and the number of others that were detected in it."""
+
+    boxes: Detections
+    """Boxes are clipped to the image; labels index the categories."""
+    other_names: int
+    """Boxes whose name fits no category."""
+
+
+class OpenDetector:
+    """A detector that is ready to use. `categories` are the names of the boxes."""
+
+    def __init__(self, detector: Detector, settings: DetectSettings) -> None:
+        """Raises `FatalError` when no name of the detector fits a category of the settings."""
+        named = [name for name in detector.names if name]
+        mapped = map_names(named, settings.categories) if settings.categories else named
+        of_name = dict(zip(named, mapped, strict=True))
+        self._detector, self._settings = detector, settings
+        self.categories = tuple(dict.fromkeys(settings.categories or named))
+        places = {category: place for place, category in enumerate(self.categories)}
+        chosen = [of_name.get(name) for name in detector.names]
+        self._places = np.array([-1 if each is None else places[each] for each in chosen], np.int64)
+
+    def detect(self, images: Sequence[Image.Image]) -> list[NamedBoxes]:
+        """Finds the boxes of RGB images that the settings keep."""
+        detected = self._detector.detect(images, self._settings.threshold)
+        return [self._named(boxes, image) for boxes, image in zip(detected, images, strict=True)]
+
+    def _named(self, detected: Detections, image: Image.Image) -> NamedBoxes:
+        assert detected.scores is not None
+        labels, scores = self._places[detected.labels], detected.scores
+        if not (np.isfinite(detected.boxes).all() and np.isfinite(scores).all()):
+            raise FatalError(
+                "the detector's boxes or scores are not finite; its weights are damaged (setting: detect.weights)"
+            )
+        size = np.array([image.width, image.height, image.width, image.height], np.float64)
+        boxes = np.clip(detected.boxes, 0, size).astype(np.float32).astype(np.float64)  # as tables hold them
+        inside = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(axis=1)
+        kept = np.flatnonzero(inside & (labels >= 0))
+        kept = kept[np.argsort(-scores[kept], kind="stable")]
+        best = Detections(boxes[kept], labels[kept], scores[kept]).without_duplicates(self._settings.duplicates)
+        assert best.scores is not None
+        most = self._settings.max_boxes
+        best = Detections(best.boxes[:most], best.labels[:most], best.scores[:most])
+        return NamedBoxes(best, int((labels < 0).sum()))
+
+
+def open_detector(settings: DetectSettings, worker: int = 0) -> OpenDetector:
+    """Opens a detector for worker number `worker`, counted from 0.
+
+    Raises `FatalError` when its files or the GPU are missing, or its names fit no category.
+    """
+    files = find_detector(settings)
+    device = choose_device(settings.device, worker)
+    keep_freed_memory()
+    detector: Detector
+    if files.kind == "transformers":
+        from pipeline.detection.transformers_detector import TransformersDetector
+
+        detector = TransformersDetector(files.place, device, settings.batch_size)
+    elif files.kind == "torchvision":
+        from pipeline.detection.torchvision_detector import TorchvisionDetector
+
+        detector = TorchvisionDetector(files.place, device, settings.batch_size)
+    else:
+        from pipeline.detection.own_detector import OwnDetector
+
+        (tokenizer,) = {path.parent for name, path in files.files.items() if name not in (MODEL, VOCABULARY)}
+        detector = OwnDetector(
+            files.files[MODEL], tokenizer, *_names_and_size(files, settings), device, settings.batch_size
+        )
+    return OpenDetector(detector, settings)
+
+
+def _names_and_size(files: DetectorFiles, settings: DetectSettings) -> tuple[Sequence[str], int]:
+    """The names that a network of this project looks for, and the longest side at which it sees images."""
+    path = files.files.get(VOCABULARY)
+    known = TrainedNames(settings.image_size) if path is None else TrainedNames.read(path)
+    return settings.categories or known.objects or list(COCO_CATEGORIES.values()), known.image_size

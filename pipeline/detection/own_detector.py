@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from models.rlip import RLIP
 from models.weights import load
 from models.weights_file import WeightsError
 from pipeline.evaluation.detection import Detections
@@ -16,7 +15,7 @@ from pipeline.evaluation.predictor import Names, Predictor
 from storage.errors import FatalError
 
 PREDICATES = ("on",)
-"""The predicates that are asked for. A network needs a text, and no box is chosen by its predicates."""
+"""The predicates in its texts. A network needs at least one, and no box is chosen by its predicates."""
 
 
 class OwnDetector:
@@ -36,20 +35,18 @@ class OwnDetector:
             network = load(weights, tokenizer)
         except (WeightsError, OSError) as error:
             raise FatalError(f"detect.weights: {error}") from error
-        if not isinstance(network, RLIP):
-            raise FatalError(
-                f"detect.weights = {weights}: holds a {type(network).__name__}, which is given boxes and finds none; name the "
-                "weights of a detector or of a pre-training"
-            )
         self.names, self._batch = tuple(names), batch
-        self._predictor = Predictor(network.to(device), Names(self.names, PREDICATES), image_size, per_image=1)
+        try:
+            self._predictor = Predictor(network.to(device), Names(self.names, PREDICATES), image_size, per_image=1)
+        except FatalError as error:
+            raise FatalError(f"detect.weights = {weights}: {error}") from error
 
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
         """Finds the boxes of images. An object of several pairs occurs once for each of them."""
-        return [_above(found.boxes, threshold) for found in self._predictor.predict(images, self._batch)]
+        return [_above(image.boxes, threshold) for image in self._predictor.predict(images, self._batch)]
 
 
-def _above(found: Detections, threshold: float) -> Detections:
-    assert found.scores is not None
-    kept = found.scores >= threshold
-    return Detections(found.boxes[kept], found.labels[kept], found.scores[kept])
+def _above(boxes: Detections, threshold: float) -> Detections:
+    assert boxes.scores is not None
+    kept = boxes.scores >= threshold
+    return Detections(boxes.boxes[kept], boxes.labels[kept], boxes.scores[kept])

@@ -18,10 +18,10 @@ _NO_NAMES = frozenset({"__background__", "N/A"})
 
 
 class TorchvisionDetector:
-    """A detector of torchvision. Its file keeps the name that torchvision gives it, which tells the network."""
+    """A detector of torchvision. Its file keeps the name that torchvision gives it, which identifies the network."""
 
     def __init__(self, path: Path, device: torch.device, batch: int) -> None:
-        """Raises `FatalError` when the name tells no network, or the file does not hold its weights."""
+        """Raises `FatalError` when the name stands for no network, or the file does not hold its weights."""
         from torchvision.models import get_model, get_model_weights
 
         kind = _network(path)
@@ -41,29 +41,29 @@ class TorchvisionDetector:
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
         """Finds the boxes of images, one image per pass: torchvision pads the images of a batch to one size."""
-        found = []
+        detections = []
         for image in images:
             pixels_3HW = torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255))
             (result,) = self._model([pixels_3HW.to(self._device)])
             boxes, labels, scores = (result[name].cpu().numpy() for name in ("boxes", "labels", "scores"))
             kept = scores >= threshold
-            found.append(
+            detections.append(
                 Detections(
                     boxes[kept].astype(np.float64), labels[kept].astype(np.int64), scores[kept].astype(np.float64)
                 )
             )
-        return found
+        return detections
 
 
 def _network(path: Path) -> str:
-    """The network that a file's name tells: fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth → fasterrcnn_resnet50_fpn_v2."""
+    """The network that a file's name identifies: ssd300_vgg16_coco-b556d3b4.pth → ssd300_vgg16."""
     from torchvision.models import detection, list_models
 
     known: list[str] = [name for name in list_models(detection) if "keypoint" not in name]
     fitting = [name for name in known if path.name.startswith(f"{name}_coco")]
     if not fitting:
         raise FatalError(
-            f"detector {path}: its name tells no detector of torchvision ({', '.join(sorted(known))}); keep the name that "
+            f"detector {path}: its name identifies no detector of torchvision ({', '.join(sorted(known))}); keep the name that "
             "the file was downloaded with, e.g. fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"
         )
     return max(fitting, key=len)

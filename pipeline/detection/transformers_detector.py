@@ -28,7 +28,7 @@ class TransformersDetector:
             processors: Any = AutoImageProcessor
             self._processor = processors.from_pretrained(folder, local_files_only=True)
             model: Any = AutoModelForObjectDetection.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # what is wrong with a folder shows as any kind of error
+        except Exception as error:  # a faulty folder shows as any kind of error
             reason = str(error).splitlines()[0] if str(error) else repr(error)
             raise FatalError(
                 f"detector {folder}: transformers can't load it for object detection ({reason[:300]}); name a folder of RT-DETR, "
@@ -41,12 +41,12 @@ class TransformersDetector:
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
-        """Finds the boxes of images. Those that the processor scales to the same size share a pass, so none is padded."""
+        """Finds the boxes of images. Those that the processor scales to one size share a pass, so that none is padded."""
         pixels = [self._processor(images=image, return_tensors="pt")["pixel_values"] for image in images]
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for position, tensor in enumerate(pixels):
             by_shape.setdefault(tuple(tensor.shape), []).append(position)
-        found: dict[int, Detections] = {}
+        detections: dict[int, Detections] = {}
         for positions in by_shape.values():
             for start in range(0, len(positions), self._batch):
                 chosen = positions[start : start + self._batch]
@@ -55,11 +55,10 @@ class TransformersDetector:
                 results = self._processor.post_process_object_detection(
                     outputs, threshold=threshold, target_sizes=sizes_B2.to(self._device)
                 )
-                found |= {each: _detections(result) for each, result in zip(chosen, results, strict=True)}
-        return [found[position] for position in range(len(images))]
+                detections |= {each: _detections(result) for each, result in zip(chosen, results, strict=True)}
+        return [detections[position] for position in range(len(images))]
 
 
 def _detections(result: dict[str, torch.Tensor]) -> Detections:
-    here = {name: result[name].float().cpu().numpy() for name in ("boxes", "scores")}
-    labels = result["labels"].cpu().numpy().astype(np.int64)
-    return Detections(here["boxes"].astype(np.float64).reshape(-1, 4), labels, here["scores"].astype(np.float64))
+    boxes, scores = (result[name].float().cpu().numpy().astype(np.float64) for name in ("boxes", "scores"))
+    return Detections(boxes.reshape(-1, 4), result["labels"].cpu().numpy().astype(np.int64), scores)

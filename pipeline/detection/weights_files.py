@@ -1,4 +1,4 @@
-"""Finds the files of a detector, and tells which of the three kinds it is."""
+"""Finds the files of a detector, and determines which of the three kinds it is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DetectorFiles:
 
 
 def find_detector(settings: DetectSettings) -> DetectorFiles:
-    """Finds the detector of the settings. Only with `hub` is it downloaded. Raises `FatalError` that says what is missing."""
+    """Finds the detector of the settings; only with `hub` is it downloaded. Raises `FatalError` if files are missing."""
     assert settings.weights is not None  # the recipe requires it where the stage runs
     path = Path(settings.weights).expanduser()
     if path.suffix == ".pth":
@@ -44,7 +44,7 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
 
 
 def _is_transformers(folder: Path) -> bool:
-    """Whether a folder holds a model of transformers. Tokenizers bring a config.json, too, beside weights of this project."""
+    """Whether a folder holds a model of transformers. A tokenizer beside weights of this project may bring a config.json."""
     if not (folder / CONFIG).is_file():
         return False
     return not ((folder / MODEL).is_file() and _is_own(folder / MODEL))

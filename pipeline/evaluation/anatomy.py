@@ -1,8 +1,9 @@
 """Error anatomy of relation detection: what is wrong with each prediction, and how much score each kind of error costs.
 
-The method is TIDE's (Bolya et al. 2020), carried over from objects to pairs as Diag-HOI does (Zhu et al. 2023). Every wrong
-prediction gets one kind: what would have to change for it to find the truth that it comes closest to. A kind's cost is the
-gain in score when an oracle repairs that kind alone. Costs do not add up, because repairs depend on each other.
+The method is TIDE's (Bolya et al. 2020), carried over from objects to pairs as Diag-HOI does (Zhu et al. 2023). Every
+wrong prediction gets one kind: what would have to change for it to find the truth that it comes closest to. A kind's
+cost is the gain in score when an oracle repairs that kind alone. Costs do not add up, because repairs depend on each
+other.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.interactions import Floats, Integers, paired_pixel_iou
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.ranking import best_first
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou, scores_of
 
 Score = Callable[[Relations, Relations], float]
 """Scores predictions against the truth, e.g. the mean AP of a benchmark."""
-Flags = NDArray[np.bool_]
 
 PAIRS_AT_ONCE = 1_000_000
 """Pairs of a prediction and a truth that are compared together, which bounds memory."""
@@ -131,7 +131,7 @@ class Dissection:
         return self._with(~self.found)
 
     def _with(self, truths: Flags) -> Relations:
-        scores = _scores(self.predicted)
+        scores = scores_of(self.predicted)
         score = float(np.median(scores[self.right])) if self.right.any() else 1.0
         added = self.truth.take(truths)
         joined = _joined(self.predicted, replace(added, scores=np.full(len(added), score)))
@@ -182,22 +182,13 @@ def dissect(predicted: Relations, truth: Relations, rules: AnatomyRules | None =
     rules = rules or AnatomyRules()
     if predicted.images != truth.images:
         raise ValueError(f"predictions are of {predicted.images} images, the truth of {truth.images}")
-    counted = best_of_each_image(predicted, rules.per_image)
+    counted = best_first(predicted, rules.per_image)
     kind = np.full(len(counted), _CODE[Kind.BACKGROUND], dtype=np.int8)
     target = np.full(len(counted), -1, dtype=np.int64)
     found, reached = np.zeros(len(truth), dtype=bool), np.zeros(len(truth), dtype=bool)
     for near in near_truths(counted, truth):
         _dissect(near, _codes(near, counted, truth, rules), kind, target, found, reached)
     return Dissection(counted, truth, kind, target, found, ~found & ~reached)
-
-
-def best_of_each_image(predicted: Relations, limit: int | None) -> Relations:
-    """Sorts predictions by image, best first, and keeps at most `limit` per image. Ties keep their order."""
-    sorted_ = _rows(predicted, np.lexsort((-_scores(predicted), predicted.image)))
-    if limit is None:
-        return sorted_
-    rank = np.arange(len(sorted_)) - np.searchsorted(sorted_.image, sorted_.image)
-    return sorted_.take(rank < limit)
 
 
 class NearTruths(NamedTuple):
@@ -297,7 +288,7 @@ def _first(rows: Integers, group: Integers, *preferences: NDArray[Any]) -> Integ
 def _iou(left: Floats, right: Floats) -> Floats:
     """N: IoU of N×4 boxes with N×4 boxes, row by row; 1 where both are absent, 0 where one is."""
     absent = np.isnan(left[:, 0]) & np.isnan(right[:, 0])
-    return np.asarray(np.where(absent, 1.0, np.nan_to_num(paired_pixel_iou(left, right), nan=0.0)))
+    return np.asarray(np.where(absent, 1.0, np.nan_to_num(aligned_iou(left, right), nan=0.0)))
 
 
 def _overwritten(predicted: Relations, rows: Integers, truth: Relations, truths: Integers) -> Relations:
@@ -318,17 +309,3 @@ def _joined(first: Relations, second: Relations) -> Relations:
         if field.name != "images"
     }
     return Relations(images=first.images, **columns)
-
-
-def _rows(relations: Relations, order: Integers) -> Relations:
-    """Returns the relations in another order."""
-    columns = {
-        field.name: getattr(relations, field.name)[order] for field in fields(Relations) if field.name != "images"
-    }
-    return Relations(images=relations.images, **columns)
-
-
-def _scores(predicted: Relations) -> Floats:
-    if predicted.scores is None:
-        raise ValueError("predictions have no scores; only ground truth may lack them")
-    return predicted.scores

@@ -10,11 +10,15 @@ import numpy as np
 
 from pipeline.evaluation.anatomy import Score
 from pipeline.evaluation.bootstrap import bootstrap, resampled
+from pipeline.evaluation.detections.names import without_case
 from pipeline.evaluation.hico import HicoRules, HicoScores, Triplet, match_hico, score_hico
-from pipeline.evaluation.interactions import Integers
-from pipeline.evaluation.open_images import OpenImagesRules, OpenImagesScores, score_open_images
-from pipeline.evaluation.open_images_challenge import score_open_images_challenge
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.open_images import (
+    OpenImagesRules,
+    OpenImagesScores,
+    score_open_images,
+    score_open_images_challenge,
+)
+from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, SceneGraphScores, score_scene_graphs
 from pipeline.evaluation.splits import Split, rare_means
 from pipeline.evaluation.summary import ClassScore, Figure
@@ -32,10 +36,10 @@ Values = Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What an evaluation may be told besides predictions and truth."""
+    """What an evaluation takes besides predictions and truth."""
 
     official: bool = False
-    """Whether figures are the authors', defects included, instead of the correct ones."""
+    """Whether figures are the authors', bugs included, instead of the correct ones."""
     known_object: bool = False
     """HICO-DET: adds the Known Object setting."""
     validity: Any = None
@@ -300,15 +304,15 @@ def hico_triplets(
     interactions: Iterable[tuple[str, str]], objects: Sequence[str], predicates: Sequence[str], subject: str
 ) -> list[Triplet]:
     """Numbers a list of (predicate, object) names with one subject. Raises ValueError for a name that is not listed."""
-    places = [{_plain(name): place for place, name in enumerate(names)} for names in (objects, predicates)]
+    places = [{without_case(name): place for place, name in enumerate(names)} for names in (objects, predicates)]
     numbered = []
     for predicate, object_ in interactions:
-        known = places[0].get(_plain(object_)), places[1].get(_plain(predicate)), places[0].get(_plain(subject))
+        known = (
+            places[0].get(without_case(object_)),
+            places[1].get(without_case(predicate)),
+            places[0].get(without_case(subject)),
+        )
         if known[0] is None or known[1] is None or known[2] is None:
             raise ValueError(f"interaction {predicate!r} {object_!r}: the ground truth has no such names")
         numbered.append(Triplet(known[2], known[0], known[1]))
     return numbered
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.interactions import Floats, Integers, pixel_iou, suppress
+from pipeline.evaluation.matching import kept
+from pipeline.evaluation.relations import Floats, Integers
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Detections:
         """Suppresses boxes that overlap a better one of the same label by more than `threshold`. Sorts best first."""
         if self.scores is None or not len(self.labels):
             return self
-        same = self.labels[:, None] == self.labels[None, :]
-        kept = suppress(self.scores, pixel_iou(self.boxes, self.boxes), same, threshold)
-        return Detections(self.boxes[kept], self.labels[kept], self.scores[kept])
+        order = np.argsort(-self.scores, kind="stable")
+        order = order[kept(self.labels[order], [self.boxes[order]], [1.0], threshold)]
+        return Detections(self.boxes[order], self.labels[order], self.scores[order])
 
 
 def average_precision_50(predictions: Sequence[Detections], truths: Sequence[Detections]) -> dict[int, float]:

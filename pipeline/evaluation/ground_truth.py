@@ -14,18 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.datasets.reader import Reader
+from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import annotation_source
 from pipeline.data.images.refs import uri_of
-from pipeline.evaluation.interactions import Floats, Integers
-from pipeline.evaluation.labelled_boxes import LabelledBoxes
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Floats, Integers, LabelledBoxes, Relations
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 from tagger.english.predicates import canonical as canonical_predicate
-
-NO_OBJECT = -1
-"""Object label of an interaction without an object; its object box is NaN."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class GroundTruth:
     """What is true in I images. Images without any relation are among them."""
 
     objects: tuple[str, ...]
-    """Object names: the set's own by id, then others that boxes have, sorted"""
+    """Object names: the dataset's own by id, then others that boxes have, sorted"""
     predicates: tuple[str, ...]
     """Predicate names, in the same order"""
     image_ids: Integers
@@ -52,9 +48,9 @@ class GroundTruth:
     def read(cls, reader: Reader, canonical: bool = False) -> GroundTruth:
         """Reads a set's annotations, without its images.
 
-        `canonical` gives predicates the project's canonical form, which merges synonyms; without it they are the set's own,
-        as public benchmarks score them. Boxes that are not finite or inverted are left out, with their relations and a
-        reason. Raises `AnnotationError` for unusable files, and `FatalError` if there is no image.
+        `canonical` gives predicates the project's canonical form, which merges synonyms; without it they are the
+        dataset's own, as public benchmarks score them. Boxes that are not finite or inverted are left out, with their
+        relations and a reason. Raises `AnnotationError` for unusable files, and `FatalError` if there is no image.
         """
         columns = _Columns(canonical)
         for record in reader.annotations():
@@ -167,7 +163,7 @@ class _Columns:
             self._relation_predicates.append(self._predicates.setdefault(form, len(self._predicates)))
 
     def joined(self, objects: Sequence[str], predicates: Sequence[str]) -> GroundTruth:
-        """The truth, with the set's own names first."""
+        """The truth, with the dataset's own names first."""
         object_names = _ordered(objects, self._objects)
         predicate_names = _ordered([self._form(name) for name in predicates], self._predicates)
         images = len(self.image_ids)

@@ -2,8 +2,8 @@
 
 Rules: The 100 best interactions per image count, except duplicates, which pairwise suppression within equal triplets
 removes. A prediction looks for the true interaction with the same three labels whose less overlapping box overlaps it
-most; both must overlap by at least half (+1 pixel convention). It is correct if no better prediction found that one. The
-score is the mean 11-point average precision over the true triplets.
+most; both must overlap by at least half (+1 pixel convention). It is correct if no better prediction found that one.
+The score is the mean 11-point average precision over the true triplets.
 
 Equal scores are taken by ascending image, and within an image in the order of the predictions given.
 """
@@ -17,9 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.average_precision import eleven_points
-from pipeline.evaluation.interactions import Floats, Integers, paired_pixel_iou
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.ranking import eleven_points, mean_of
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou, scores_of
 
 MOST_COMPARISONS = 1 << 16
 """Number of pairs that are compared in one step: memory stays bounded, and numbers in the processor's cache."""
@@ -50,12 +49,12 @@ class HicoRules:
     """Predicates × objects: a factor of each score, 1 where the dataset lists the combination and else 0 (the authors'
     corre_hico.npy). It is applied before the best of an image are taken."""
     known_object: bool = False
-    """Known Object setting: a triplet is scored on those images only whose truth holds its object category. Otherwise the
-    Default setting: on all images. No public Python evaluator has it; it follows the dataset's Matlab code."""
+    """Known Object setting: a triplet is scored on those images only whose truth holds its object category. Otherwise
+    the Default setting: on all images. No public Python evaluator has it; it follows the dataset's Matlab code."""
     official: bool = False
-    """Reproduces two defects of the authors' evaluator: predictions on images without truth are ignored, and recalls of
-    exactly 3, 6 and 7 tenths miss their thresholds (`average_precision.FLOAT_THRESHOLDS`). The authors' code has no value
-    for images with truth and without any prediction, where it stops with an error: they count as not found, here too."""
+    """Reproduces two bugs of the authors' evaluator: predictions on images without truth are ignored, and recalls of
+    exactly 3, 6 and 7 tenths miss their thresholds (`ranking.FLOAT_THRESHOLDS`). The authors' code has no value for
+    images with truth and without any prediction, where it stops with an error: they count as not found, here too."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +69,12 @@ class HicoScores:
     def mean(self, triplets: Iterable[Triplet] | None = None) -> float:
         """Returns the mean AP over all triplets, or over those of `triplets` in the ground truth. NaN if there are none."""
         chosen = self.average_precision.keys() if triplets is None else set(triplets) & self.average_precision.keys()
-        return float(np.mean([self.average_precision[t] for t in sorted(chosen)])) if chosen else float("nan")
+        return mean_of(self.average_precision[t] for t in sorted(chosen))
 
     @property
     def mean_recall(self) -> float:
         """Mean over triplets of the maximum recall."""
-        return float(np.mean(list(self.recall.values()))) if self.recall else float("nan")
+        return mean_of(self.recall.values())
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class HicoMatches:
     """R: each prediction's position in the relations that were given."""
     image: Integers
     """R: each prediction's image."""
-    right: NDArray[np.bool_]
+    right: Flags
     """R: whether it is the first to find its truth."""
     truth_triplet: Integers
     truth_image: Integers
@@ -160,9 +159,7 @@ def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None =
 
 
 def _scores(predicted: Relations, rules: HicoRules) -> Floats:
-    scores = predicted.scores
-    if scores is None:
-        raise ValueError("predictions have no scores; only ground truth may lack them")
+    scores = scores_of(predicted)
     if not np.isfinite(scores).all():
         first = int(np.flatnonzero(~np.isfinite(scores))[0])
         raise ValueError(
@@ -187,7 +184,7 @@ def _best(image: Integers, ranking: Integers, limit: int) -> Integers:
     return order[np.arange(len(order)) - np.repeat(starts, sizes) < limit]
 
 
-def _has_object(predicted: Relations, truth: Relations) -> NDArray[np.bool_]:
+def _has_object(predicted: Relations, truth: Relations) -> Flags:
     """Marks predictions on images whose truth holds the object category predicted."""
     width = int(max(predicted.object_labels.max(initial=0), truth.object_labels.max(initial=0))) + 1
     return np.isin(predicted.image * width + predicted.object_labels, truth.image * width + truth.object_labels)
@@ -209,11 +206,11 @@ def _without_duplicates(predicted: Relations, kept: Integers, number: Integers, 
     for block in _blocks(end[owners] - owners - 1):
         first, second = _pairs(owners[block], owners[block] + 1, end[owners[block]])
         one, other = kept[first], kept[second]
-        subject = paired_pixel_iou(predicted.subject_boxes[one], predicted.subject_boxes[other]) ** rules.subject_power
+        subject = aligned_iou(predicted.subject_boxes[one], predicted.subject_boxes[other]) ** rules.subject_power
         # An IoU is at most 1, so most pairs need no look at their objects.
         likely = np.flatnonzero(subject > rules.suppression)
         first, second, one, other = first[likely], second[likely], one[likely], other[likely]
-        object_ = paired_pixel_iou(predicted.object_boxes[one], predicted.object_boxes[other]) ** rules.object_power
+        object_ = aligned_iou(predicted.object_boxes[one], predicted.object_boxes[other]) ** rules.object_power
         conflicts = subject[likely] * object_ > rules.suppression
         firsts.append(first[conflicts])
         seconds.append(second[conflicts])
@@ -248,8 +245,8 @@ def _finders(
         begins = starts[group[block]]
         owner, near = _pairs(place[block], begins, begins + sizes[group[block]])
         one, other = kept[owner], true_order[near]
-        subject = paired_pixel_iou(predicted.subject_boxes[one], truth.subject_boxes[other])
-        object_ = paired_pixel_iou(predicted.object_boxes[one], truth.object_boxes[other])
+        subject = aligned_iou(predicted.subject_boxes[one], truth.subject_boxes[other])
+        object_ = aligned_iou(predicted.object_boxes[one], truth.object_boxes[other])
         least = np.where((subject >= overlap) & (object_ >= overlap), np.minimum(subject, object_), -1.0)
         segments, lengths = _runs(owner)
         most = np.maximum.reduceat(least, segments)

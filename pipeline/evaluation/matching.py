@@ -1,4 +1,4 @@
-"""Matches the predictions of whole test sets with the truth, without a loop over images: joins, overlaps, and who finds what.
+"""Matches the predictions of whole test sets with the truth, without a loop over images: which prediction finds which truth.
 
 Axes: N predictions, T truths, E candidates, which are pairs of a prediction and a truth that may match.
 """
@@ -10,12 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.evaluation.interactions import Floats, Integers
-from pipeline.evaluation.relations import Relations
-
-Flags = NDArray[np.bool_]
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou
 
 PAIRS = 2**22
 """Pairs of predictions that are compared at once, which bounds the memory of suppression."""
@@ -99,24 +95,8 @@ def unseen_triplets(truth: Relations, seen: Integers | None) -> Flags:
     """Marks the truths whose triplet is none of `seen` (M×3: subject label, object label, predicate); no truth for None."""
     if seen is None:
         return np.zeros(len(truth), bool)
-    given, known = numbered_alike(list(truth.triplets.T), list(seen.reshape(-1, 3).T))
-    return ~np.isin(given, known)
-
-
-def aligned_iou(left: Floats, right: Floats, pixel: float = 1.0, least: float = 0.0) -> Floats:
-    """Returns the IoU of N×4 boxes with N×4 others, row by row; NaN where a box is.
-
-    A side is `end - start + pixel` long: 1 where both ends belong to the box, 0 for edges between pixels. Boxes overlap
-    where `end - start` of their intersection exceeds `least` on both axes.
-    """
-    start, end = np.maximum(left[:, :2], right[:, :2]), np.minimum(left[:, 2:], right[:, 2:])
-    sides = end - start
-    common = np.where((sides <= least).any(axis=1), 0.0, (sides + pixel).prod(axis=1))
-    union = (
-        (left[:, 2:] - left[:, :2] + pixel).prod(axis=1) + (right[:, 2:] - right[:, :2] + pixel).prod(axis=1) - common
-    )
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(common / union)
+    true, known = numbered_alike(list(truth.triplets.T), list(seen.reshape(-1, 3).T))
+    return ~np.isin(true, known)
 
 
 def relation_candidates(predicted: Relations, truth: Relations, overlap: float, pixel: float = 1.0) -> Candidates:

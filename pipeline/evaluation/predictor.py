@@ -14,16 +14,20 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from models.check_finite import check_finite
 from models.config import NO_OBJECTS
 from models.network import Network
-from models.postprocess import Pairs, scene_graph, zero_shot
-from models.predictions import Predictions
+from models.predictions import Pairs, Predictions, check_finite, scene_graph, zero_shot
 from models.rlip import RLIP
 from pipeline.data.images.views import to_pixels
 from pipeline.evaluation.detection import Detections
-from pipeline.evaluation.interactions import Floats, Integers, Interactions, best_entries
+from pipeline.evaluation.ranking import best_entries
+from pipeline.evaluation.relations import Floats, Integers, Interactions
+from storage.errors import FatalError
 
+MOST_NAMES = 10_000
+"""Names of objects, and of predicates, each of which the text encoder reads once."""
+LARGEST_SIDE = 8192
+"""Pixels. A network's memory grows with the square of the side."""
 WINDOW = 4
 """Batches' worth of consecutive images among which those of equal size are sought."""
 
@@ -88,10 +92,20 @@ class Predictor:
     ) -> None:
         """`image_size`: length in pixels to which an image's longest side is resized; `per_image`: relations to keep.
 
-        `subject`: the name that the likeliest subject of a pair must have (HICO-DET: "person"), whose own probability is
-        then no factor of the score; None allows all. `allowed`: V×objects, by which scores are multiplied.
+        `subject`: the name that the likeliest subject of a pair must have (HICO-DET: "person"), whose own probability
+        is then no factor of the score; None allows all. `allowed`: V×objects, by which scores are multiplied.
+
+        Raises `FatalError` for a network that finds no boxes, too many names and too large images.
         """
-        assert isinstance(network, RLIP)
+        if not isinstance(network, RLIP):
+            raise FatalError(
+                f"the weights hold a {type(network).__name__}, which is given boxes and finds none; name those of a detector "
+                "or of a pre-training"
+            )
+        if image_size > LARGEST_SIDE:
+            raise FatalError(f"image size {image_size:,}: the longest side may have {LARGEST_SIDE:,} pixels at most")
+        if (count := max(len(names.objects), len(names.predicates))) > MOST_NAMES:
+            raise FatalError(f"{count:,} names: {MOST_NAMES:,} objects and as many predicates can be asked for at most")
         self._network, self._image_size, self._per_image = network.eval(), image_size, per_image
         self._device = next(network.parameters()).device
         self._subject = None if subject is None else names.objects.index(subject)

@@ -32,7 +32,7 @@ class PublishedTestSet:
     """Number of classes with truth; None: not compared"""
 
     def difference(self, images: int, classes: int) -> str:
-        """Returns in what a test set differs from this one, as a sentence; nothing if it is this one."""
+        """Returns how a test set differs from this one, as a sentence; nothing if it is this one."""
         if self.least_images <= images <= self.images and self.classes in (None, classes):
             return ""
         of = f"{self.images:,} images" + ("" if self.classes is None else f" and {self.classes} classes")

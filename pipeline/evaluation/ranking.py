@@ -1,36 +1,43 @@
-"""Predictions in the order in which metrics count them, and the precision of such an order."""
+"""Predictions in the order in which metrics count them, and the average precision of such an order."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from pipeline.evaluation import average_precision
-from pipeline.evaluation.interactions import Floats, Integers
-from pipeline.evaluation.matching import Flags
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
+
+FLOAT_THRESHOLDS = np.arange(0, 1.1, 0.1)
+"""Recall thresholds of the public evaluators. Three of them are above the tenth they stand for (0.30000000000000004)."""
 
 
 def check_test_set(predicted: Relations, truth: Relations) -> None:
     """Raises ValueError if both are not of the same images, or predictions have no scores, or scores that are NaN."""
     if predicted.images != truth.images:
         raise ValueError(f"predictions of {predicted.images} images, but ground truth of {truth.images}")
-    if predicted.scores is None:
-        raise ValueError("predictions have no scores; only ground truth may lack them")
-    unordered = int(np.isnan(predicted.scores).sum())
+    unordered = int(np.isnan(scores_of(predicted)).sum())
     if unordered:
         raise ValueError(f"{unordered} of {len(predicted)} predictions have the score NaN, which has no rank")
-
-
-def scores_of(predicted: Relations) -> Floats:
-    """Returns the scores of predictions that `check_test_set` has seen."""
-    assert predicted.scores is not None
-    return predicted.scores
 
 
 def best_first(predicted: Relations, limit: int | None = None) -> Relations:
     """Sorts the predictions of each image, best first, and takes `limit` of each. Equal scores keep their order."""
     ordered = predicted.take(np.lexsort((-scores_of(predicted), predicted.image)))
     return ordered if limit is None else ordered.take(places(ordered.image) < limit)
+
+
+def mean_of(values: Iterable[float]) -> float:
+    """Returns the mean; NaN without any value."""
+    numbers = np.asarray([*values], np.float64)
+    return float(numbers.mean()) if len(numbers) else float("nan")
+
+
+def best_entries(scores: Floats, limit: int) -> tuple[Integers, Integers]:
+    """Returns rows and columns of the `limit` highest scores, best first. Ties are in the order of rows, then columns."""
+    order = np.argsort(-scores, axis=None, kind="stable")[:limit]
+    rows, columns = np.divmod(order, max(scores.shape[1], 1))
+    return rows.astype(np.int64), columns.astype(np.int64)
 
 
 def places(groups: Integers) -> Integers:
@@ -56,14 +63,42 @@ def area_under_precision(hits: Flags, truths: int, weights: Integers | None = No
     return float((ceiling * times)[hits].sum() / truths)
 
 
-def eleven_points(hits: Flags, truths: int, *, official: bool = False) -> float:
-    """Returns the eleven-point average precision of one category (`average_precision.eleven_points`); NaN without a truth.
+def eleven_points(
+    right: Flags,
+    bounds: Integers,
+    truths: Integers,
+    weights: Integers | None = None,
+    *,
+    official: bool = False,
+) -> tuple[Floats, Floats]:
+    """Returns the eleven-point average precision and the greatest recall of K categories.
 
-    `hits` marks correct predictions, best first.
+    `right` marks the correct ones of R predictions, ordered by category, and best first in each; category k has those
+    from `bounds[k]` to `bounds[k + 1]` (K+1), and `truths[k]` true instances. `weights` (R) says how often a prediction
+    counts, once by default: the outcome is that of a list with as many copies of it.
+
+    The average precision is the mean over recalls t of 0, 0.1, ... 1 of the greatest precision at a recall of at least
+    t (Everingham et al. 2010). `official` compares with `FLOAT_THRESHOLDS`, by which a recall of exactly 3, 6 or 7
+    tenths misses its threshold.
     """
-    if not truths:
-        return float("nan")
-    precision, _ = average_precision.eleven_points(
-        hits, np.array([0, len(hits)]), np.array([truths]), official=official
-    )
-    return float(precision[0])
+    hit_places = np.flatnonzero(right)
+    counts = np.ones(len(right), np.int64) if weights is None else weights.astype(np.int64)
+    ranked = np.concatenate([[0], np.cumsum(counts)])
+    found = np.concatenate([[0], np.cumsum(counts[hit_places])])
+    starts = np.searchsorted(hit_places, bounds)
+    firsts, ends = starts[:-1], starts[1:]
+    category = np.repeat(np.arange(len(truths)), ends - firsts)
+    hits = found[1:] - found[firsts][category]
+    total = ranked[hit_places + 1] - ranked[bounds[:-1]][category]
+    # Only hits matter: precision falls and recall stays at whatever follows them. The last element ends each range below.
+    precision = np.append(hits / np.maximum(total, 1), 0.0)
+    of_category = truths[category]
+    recall = hits / np.maximum(of_category, 1)
+    average = np.zeros(len(truths))
+    for tenth in range(11):
+        below = recall < FLOAT_THRESHOLDS[tenth] if official else 10 * hits < tenth * of_category
+        behind = np.concatenate([[0], np.cumsum(below)])
+        reached = firsts + behind[ends] - behind[firsts]
+        best = np.maximum.reduceat(precision, np.stack([reached, ends], axis=1).reshape(-1))[::2]
+        average += np.where(reached < ends, best, 0.0)
+    return average / 11, (found[ends] - found[firsts]) / np.maximum(truths, 1)

@@ -1,4 +1,4 @@
-"""Relations of many images as columns, which every metric reads: whole test sets are scored without a loop over images.
+"""Relations and boxes of whole test sets as columns, so that every metric scores them without a loop over images.
 
 Boxes are N×4 absolute pixels (left, top, right, bottom); labels and predicates are indices into name lists.
 """
@@ -12,7 +12,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.interactions import Floats, Integers, Interactions
+Floats = NDArray[np.floating[Any]]
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """N relations of one image. `scores` ranks predictions; ground truth has none."""
+
+    subject_boxes: Floats
+    object_boxes: Floats
+    subject_labels: Integers
+    object_labels: Integers
+    predicates: Integers
+    scores: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.predicates)
 
 
 @dataclass(frozen=True)
@@ -36,7 +53,12 @@ class Relations:
         columns = {
             field.name: None
             if any(getattr(each, field.name) is None for each in by_image)
-            else np.concatenate([np.zeros((0, 4) if field.name.endswith("boxes") else 0), *_each(by_image, field.name)])
+            else np.concatenate(
+                [
+                    np.zeros((0, 4) if field.name.endswith("boxes") else 0),
+                    *(getattr(each, field.name) for each in by_image),
+                ]
+            )
             for field in fields(Interactions)
         }
         for name in ("subject_labels", "object_labels", "predicates"):
@@ -48,7 +70,7 @@ class Relations:
         return len(self.image)
 
     def take(self, index: NDArray[Any]) -> Relations:
-        """Returns the relations that `index` (ascending positions or a mask) selects; the images stay the same."""
+        """Returns the relations that `index` (positions or a mask) selects, in its order; the images stay the same."""
         columns: dict[str, Any] = {
             field.name: None if (column := getattr(self, field.name)) is None else column[index]
             for field in fields(self)
@@ -62,5 +84,47 @@ class Relations:
         return np.stack([self.subject_labels, self.object_labels, self.predicates], axis=1).astype(np.int64)
 
 
-def _each(by_image: Sequence[Interactions], name: str) -> list[NDArray[Any]]:
-    return [getattr(each, name) for each in by_image]
+@dataclass(frozen=True)
+class LabelledBoxes:
+    """N boxes of `images` images, by ascending image. `scores` ranks detections; ground truth has none."""
+
+    images: int
+    image: Integers
+    """N: the position of each box's image in the test set"""
+    boxes: Floats
+    """N×4 absolute pixels (left, top, right, bottom)"""
+    labels: Integers
+    """N: indices into the object names"""
+    scores: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+def scores_of(predicted: Relations) -> Floats:
+    """Returns the scores of predictions. Raises ValueError where they have none."""
+    if predicted.scores is None:
+        raise ValueError("predictions have no scores; only ground truth may lack them")
+    return predicted.scores
+
+
+def aligned_iou(left: Floats, right: Floats, pixel: float = 1.0, least: float = 0.0) -> Floats:
+    """Returns the IoU of each box of ...×4 with its counterpart in another ...×4; NaN where a box is.
+
+    A side is `end - start + pixel` long: 1 where both ends belong to the box, 0 for edges between pixels. Boxes overlap
+    where `end - start` of their intersection exceeds `least` on both axes.
+    """
+    width, height = _common(left, right, 0), _common(left, right, 1)
+    common = np.where((width > least) & (height > least), (width + pixel) * (height + pixel), 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(common / (_area(left, pixel) + _area(right, pixel) - common))
+
+
+def _common(left: Floats, right: Floats, axis: int) -> Floats:
+    """Returns how far the boxes' intersection extends along an axis, from first to last pixel."""
+    start, end = np.maximum(left[..., axis], right[..., axis]), np.minimum(left[..., axis + 2], right[..., axis + 2])
+    return np.asarray(end - start)
+
+
+def _area(boxes: Floats, pixel: float) -> Floats:
+    return np.asarray((boxes[..., 2] - boxes[..., 0] + pixel) * (boxes[..., 3] - boxes[..., 1] + pixel))

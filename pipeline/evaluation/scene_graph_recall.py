@@ -1,25 +1,25 @@
 """Recall of scene graphs as on Visual Genome: R@K, mR@K, ng-R@K and zero-shot R@K.
 
-Rules: R@K is the share of an image's true relations among its K best predictions, averaged over images that have any. mR@K
-is the same of each predicate, averaged over images that have it, then over predicates. Zero-shot R@K counts only true
-triplets that the training set lacks. A relation is found if its three labels agree and both boxes overlap by at least half
-(+1 pixel convention). With the graph constraint, a pair of objects has one predicate, its best; ng-R@K ranks all.
+Rules: R@K is the share of an image's true relations among its K best predictions, averaged over images that have any.
+mR@K is the same of each predicate, averaged over images that have it, then over predicates. Zero-shot R@K counts only
+true triplets that the training set lacks. A relation is found if its three labels agree and both boxes overlap by at
+least half (+1 pixel convention). With the graph constraint, a pair of objects has one predicate, its best; ng-R@K ranks
+all.
 
-PredCls, SGCls and SGDet are not metrics but what the network was given: boxes and labels, boxes, or nothing. Sources: Xu
-et al. 2017 (R@K), Newell and Deng 2017 (ng-R@K), Chen et al. 2019 and Tang et al. 2019 (mR@K). Lorenz et al. 2024, "A Fair
-Ranking and New Model for Panoptic Scene Graph Generation", show that recall rewards a network for finding an object several
-times, each time with another predicate. So, unless `official`, overlapping boxes of one label are one object, an object's
-pair has one predicate, and a prediction finds one truth at most.
+PredCls, SGCls and SGDet are not metrics but what the network was given: boxes and labels, boxes, or nothing. Sources:
+Xu et al. 2017 (R@K), Newell and Deng 2017 (ng-R@K), Chen et al. 2019 and Tang et al. 2019 (mR@K). Lorenz et al. 2024,
+"A Fair Ranking and New Model for Panoptic Scene Graph Generation", show that recall rewards a network for finding an
+object several times, each time with another predicate. So, unless `official`, overlapping boxes of one label are one
+object, an object's pair has one predicate, and a prediction finds one truth at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.evaluation.interactions import Floats, Integers
 from pipeline.evaluation.matching import (
     numbered,
     pair_numbers,
@@ -27,8 +27,8 @@ from pipeline.evaluation.matching import (
     representatives,
     unseen_triplets,
 )
-from pipeline.evaluation.ranking import best_first, check_test_set, places, scores_of
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.ranking import best_first, check_test_set, mean_of, places
+from pipeline.evaluation.relations import Floats, Integers, Relations, scores_of
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ def score_scene_graphs(
     by_predicate = {k: _by_predicate(with_constraint, truth, k) for k in rules.limits}
     return SceneGraphScores(
         recall={k: _recall(with_constraint, truth, k) for k in rules.limits},
-        mean_recall={k: _mean(by_predicate[k].values()) for k in rules.limits},
+        mean_recall={k: mean_of(by_predicate[k].values()) for k in rules.limits},
         unconstrained={k: _recall(without, truth, k) for k in rules.limits},
-        unconstrained_mean={k: _mean(_by_predicate(without, truth, k).values()) for k in rules.limits},
+        unconstrained_mean={k: mean_of(_by_predicate(without, truth, k).values()) for k in rules.limits},
         zero_shot={k: _recall(with_constraint[new], truth.take(new), k) for k in rules.limits},
         unconstrained_zero_shot={k: _recall(without[new], truth.take(new), k) for k in rules.limits},
         by_predicate=by_predicate,
@@ -106,7 +106,7 @@ def _found_at(ranked: Relations, truth: Relations, rules: SceneGraphRules) -> In
 
 def _recall(found: Integers, truth: Relations, limit: int) -> float:
     """Returns the mean over images of the share of truths found by the `limit` best predictions."""
-    return _mean(_shares(truth.image, found < limit))
+    return mean_of(_shares(truth.image, found < limit))
 
 
 def _by_predicate(found: Integers, truth: Relations, limit: int) -> dict[int, float]:
@@ -114,7 +114,7 @@ def _by_predicate(found: Integers, truth: Relations, limit: int) -> dict[int, fl
     # Groups ascend by predicate, so that the first truth of each states whose it is.
     _, first = np.unique(groups, return_index=True)
     shares, predicates = _shares(groups, found < limit), truth.predicates[first]
-    return {int(each): _mean(shares[predicates == each]) for each in np.unique(predicates)}
+    return {int(each): mean_of(shares[predicates == each]) for each in np.unique(predicates)}
 
 
 def _shares(groups: Integers, found: np.ndarray) -> Floats:
@@ -145,8 +145,3 @@ def _single_objects(ranked: Relations, same_object: float | None) -> Relations:
     shown = np.empty(2 * count, np.int64)
     shown[order] = chosen[representative[rank_of[node]]]
     return replace(ranked, subject_boxes=boxes[shown[:count]], object_boxes=boxes[shown[count:]])
-
-
-def _mean(values: Iterable[float]) -> float:
-    numbers = np.asarray([*values], np.float64)
-    return float(numbers.mean()) if len(numbers) else float("nan")

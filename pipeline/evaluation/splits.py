@@ -17,10 +17,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.data.datasets.annotations import read_text
 from pipeline.evaluation.hico import HicoScores, Triplet
+from storage.errors import FatalError
 
-RARE_BELOW = 10
-"""A triplet of HICO-DET is rare if training has fewer instances than this."""
 HICO_TRIPLETS = 600
 
 # Positions in HICO-DET's list of 600 interactions, in the published order: by number of instances.
@@ -96,9 +96,9 @@ def split_of_positions(
 def read_positions(file: Path) -> list[int]:
     """Reads positions of unseen triplets: a JSON list, or numbers apart by spaces, commas or lines.
 
-    Raises ValueError if the file holds anything else.
+    Raises ValueError if the file holds anything else, and `AnnotationError` for one that can't be read.
     """
-    text = file.read_text()
+    text = read_text(file, "positions in a list of interactions")
     try:
         found = (
             json.loads(text)
@@ -115,8 +115,9 @@ def read_positions(file: Path) -> list[int]:
 def rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: bool | None) -> Split:
     """Leaves out the `number` triplets with the fewest instances in training, whose names all remain seen.
 
-    Triplets are taken one after the other, by ascending count, and equal ones in the order of `counts`. One is passed over if
-    its subject, object or predicate would occur in no seen triplet any more. Raises ValueError if fewer can be left out.
+    Triplets are taken one after the other, by ascending count, and equal ones in the order of `counts`. One is passed
+    over if its subject, object or predicate would occur in no seen triplet any more. Raises ValueError if fewer can be
+    left out.
 
     On HICO-DET this rule gives the published lists, except for the order of equal counts, and for triplets with "no
     interaction", of which we had no counts.
@@ -127,11 +128,6 @@ def rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: bool
 def non_rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: bool | None) -> Split:
     """Leaves out the `number` triplets with the most instances in training, by the rule of `rare_first`."""
     return _greedy("non-rare first", sorted(counts, key=lambda triplet: -counts[triplet]), number, transductive)
-
-
-def rare_triplets(counts: Mapping[Triplet, int]) -> frozenset[Triplet]:
-    """Returns the triplets with fewer than `RARE_BELOW` instances in training."""
-    return frozenset(triplet for triplet, count in counts.items() if count < RARE_BELOW)
 
 
 def rare_means(scores: HicoScores, rare: Iterable[Triplet]) -> dict[str, float]:
@@ -160,3 +156,17 @@ def _greedy(name: str, order: Sequence[Triplet], number: int, transductive: bool
             "triplets that is seen"
         )
     return Split(name=name, unseen=frozenset(unseen), transductive=transductive)
+
+
+def read_interactions(path: Path) -> list[tuple[str, str]]:
+    """Reads HICO-DET's list of interactions, in whose order published splits count. Returns (verb, object) of each.
+
+    A line has a number, an object and a verb; other lines are headings.
+
+    Raises `FatalError` for a file without such a line.
+    """
+    cells = [line.split() for line in read_text(path, "HICO-DET's hico_list_hoi.txt").splitlines()]
+    listed = [(row[-1], row[-2]) for row in cells if len(row) == 3 and row[0].isdigit()]
+    if not listed:
+        raise FatalError(f"{path}: has no line such as '1 airplane board'; use HICO-DET's hico_list_hoi.txt")
+    return listed

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 
 from pipeline.evaluation.anatomy import Anatomy, Dissection, Kind, anatomy
 from pipeline.evaluation.anatomy import Score as ScoreFunction
-from pipeline.evaluation.calibration import Calibration, calibration
-from pipeline.evaluation.pair_quality import PairQuality, pair_quality
+from pipeline.evaluation.diagnostics import Calibration, PairQuality, calibration, pair_quality
 from pipeline.evaluation.published import PublishedResult, published_results, published_test_set
 from pipeline.evaluation.relations import Relations
+from storage.json_files import json_values
 
 SURE = 100
-"""Number of the surest wrong predictions that the caveat on missing labels looks at."""
+"""Number of the most confident wrong predictions that the caveat on missing labels looks at."""
 RARE_TRUTHS = 10
 """Classes with fewer truths have an average precision that one image can change."""
 
@@ -54,7 +53,7 @@ class Figure:
     low: float | None = None
     high: float | None = None
     official: float | None = None
-    """The value by the authors' evaluator with its defects, where it differs"""
+    """The value by the authors' evaluator with its bugs, where it differs"""
 
     def __post_init__(self) -> None:
         if (self.low is None) != (self.high is None):
@@ -98,7 +97,7 @@ class EvaluationSummary:
     published: tuple[PublishedResult, ...] = field(default=())
     """Results on the same test set; none where it is not the benchmark's"""
     difference: str = ""
-    """In what the test set differs from that of published results"""
+    """How the test set differs from that of published results"""
     scored: str = "mAP"
     """Which figure the errors' costs are of"""
     measure: str = "AP"
@@ -110,7 +109,7 @@ class EvaluationSummary:
 
     def as_json(self) -> str:
         """Returns everything as JSON. NaN becomes null."""
-        return json.dumps(_plain(asdict(self)), ensure_ascii=False, indent=2)
+        return json.dumps(json_values(asdict(self)), ensure_ascii=False, indent=2)
 
 
 def summarise(
@@ -160,7 +159,7 @@ def summarise(
 
 
 def _measured_caveats(dissection: Dissection, truth: Relations, classes: Sequence[ClassScore]) -> list[str]:
-    """What the truth and the surest errors of this evaluation say about how far its figures can be trusted."""
+    """What the truth and the most confident errors of this evaluation say about how far its figures can be trusted."""
     caveats = []
     wrong = np.flatnonzero(~dissection.right)
     if len(wrong) and dissection.predicted.scores is not None:
@@ -187,13 +186,3 @@ def _measured_caveats(dissection: Dissection, truth: Relations, classes: Sequenc
     if empty:
         caveats.append(f"{empty} of {truth.images} images have no truth, so every prediction in them counts as wrong.")
     return caveats
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -1,4 +1,4 @@
-"""A test set with given relations, and the scores of a network on it."""
+"""A test set with ground-truth relations, and the scores of a network on it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from PIL.Image import Image
 
 from models.network import Network
 from pipeline.data.images.folders import locate_image
-from pipeline.data.images.opening import BadImage, read_image
-from pipeline.data.images.prefetch import read_ahead
+from pipeline.data.images.opening import BadImage, read_ahead, read_image
 from pipeline.evaluation import benchmark
 from pipeline.evaluation.benchmark import Evaluated, Options
 from pipeline.evaluation.bootstrap import resampled
 from pipeline.evaluation.detection import Detections, average_precision_50
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import HicoScores, score_hico
-from pipeline.evaluation.interactions import Interactions
 from pipeline.evaluation.predictor import Found, Names, Predictor
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Interactions, Relations
 from pipeline.evaluation.splits import Split
-from pipeline.evaluation.vcoco_roles import in_roles
+from pipeline.evaluation.vcoco_detections import in_roles
 from pipeline.evaluation.vcoco_truth import VcocoTruth
 from pipeline.runtime.stage import Rejected, ReportProgress
 from storage.errors import FatalError
@@ -61,7 +59,7 @@ class TestSet:
 
     @cached_property
     def truth(self) -> GroundTruth:
-        """The given relations, with canonical predicates."""
+        """The ground-truth relations, with canonical predicates."""
         return GroundTruth.of_rows(self.rows)
 
     @property
@@ -109,8 +107,8 @@ class TestSet:
         """Returns zero_shot_map and zero_shot_recall under HICO-DET's rules, detection_ap50, and the number of triplets.
 
         Only images that were predicted count. `metrics` adds further figures. `unseen`: triplets (subject, canonical
-        predicate, object) that training left out; adds unseen_map, seen_map and full_map, those without a triplet in the
-        test set excepted, and the number of unseen triplets.
+        predicate, object) that training left out; adds unseen_map, seen_map and full_map, those without a triplet in
+        the test set excepted, and the number of unseen triplets.
         """
         ordered = sorted(found, key=lambda each: each.position)
         positions = np.array([each.position for each in ordered], np.int64)
@@ -135,8 +133,8 @@ class TestSet:
     def vcoco_scores(self, found: Iterable[Scored], truth: VcocoTruth) -> dict[str, float]:
         """Returns V-COCO's own figures by name, e.g. vcoco_role_1 (role AP over 24 roles).
 
-        Only images that the truth has and that were predicted count. Raises `FatalError` if there is none, or if no predicate
-        names a role.
+        Only images that the truth has and that were predicted count. Raises `FatalError` if there is none, or if no
+        predicate names a role.
         """
         known = frozenset(truth.image_ids)
         scored = {self.rows[each.position]["image_id"]: each for each in found}

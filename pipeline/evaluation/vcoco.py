@@ -1,27 +1,26 @@
 """Agent and role average precision of V-COCO (Gupta and Malik 2015), as vsrl_eval computes them.
 
 Rules: A prediction belongs to the true person that its person box overlaps most. It is correct if that person does the
-action, the boxes overlap by at least half (+1 pixel convention), and no better prediction has found the person. For a role,
-the box of the thing must overlap by half, too. Where the person has no thing, scenario 1 asks for a prediction without a
-box, and scenario 2 accepts any. Predictions of persons that nobody annotated do not count. Average precision is the area
-under the falling envelope of precision, and recall is of all persons who do the action.
+action, the boxes overlap by at least half (+1 pixel convention), and no better prediction has found the person. For a
+role, the box of the thing must overlap by half, too. Where the person has no thing, scenario 1 asks for a prediction
+without a box, and scenario 2 accepts any. Predictions of persons that nobody annotated do not count. Average precision
+is the area under the falling envelope of precision, and recall is of all persons who do the action.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.evaluation.interactions import Floats, Integers
-from pipeline.evaluation.matching import Candidates, Flags, aligned_iou, joined, marked
-from pipeline.evaluation.ranking import area_under_precision, scores_of
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.matching import Candidates, joined, marked
+from pipeline.evaluation.ranking import area_under_precision, mean_of
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou, scores_of
 from pipeline.evaluation.vcoco_detections import VcocoDetections
-from pipeline.evaluation.vcoco_truth import VcocoTruth
+from pipeline.evaluation.vcoco_truth import Role, VcocoTruth
 
-Role = tuple[str, str]
 POINT = "point"
 """The action that the mean over 24 roles leaves out, because few of its persons have a thing."""
 
@@ -33,8 +32,8 @@ class VcocoRules:
     overlap: float = 0.5
     """Minimum IoU of persons, and of things."""
     official: bool = False
-    """Whether the mean without "point" is computed as vsrl_eval does: it takes the first role of the third action from the
-    end for it, and divides by 24, whatever the actions are."""
+    """Whether the mean without "point" is computed as vsrl_eval does: it takes the first role of the third action from
+    the end for it, and divides by 24, whatever the actions are."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,12 @@ class VcocoScores:
     @property
     def agent_mean(self) -> float:
         """Mean agent AP over the actions of the test set."""
-        return _mean(self.agent)
+        return mean_of(_known(self.agent))
 
     @property
     def means(self) -> tuple[float, float]:
         """Mean role AP of scenario 1 and 2 over all roles, 25 in V-COCO."""
-        return _mean(self.scenario_1), _mean(self.scenario_2)
+        return mean_of(_known(self.scenario_1)), mean_of(_known(self.scenario_2))
 
     @property
     def means_without_point(self) -> tuple[float, float]:
@@ -65,10 +64,10 @@ class VcocoScores:
 
     def _without_point(self, precision: Mapping[Role, float]) -> float:
         if not self.official:
-            return _mean({role: value for role, value in precision.items() if role[0] != POINT})
+            return mean_of(_known({role: value for role, value in precision.items() if role[0] != POINT}))
         third = [*self.persons][-3] if len(self.persons) >= 3 else None
         left_out = [value for (action, _), value in precision.items() if action == third]
-        return (_mean(precision) * 25 - (left_out[0] if left_out else float("nan"))) / 24
+        return (mean_of(_known(precision)) * 25 - (left_out[0] if left_out else float("nan"))) / 24
 
 
 @dataclass(frozen=True)
@@ -134,11 +133,6 @@ def match_vcoco(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules
     ]
     first, second = (tuple(each[scenario] for each in roles) for scenario in (0, 1))
     return VcocoMatches(truth, _agents(predicted, truth, rules), first, second, rules.official)
-
-
-def of_annotated_persons(image: Integers, boxes: Floats, truth: VcocoTruth) -> Flags:
-    """Returns N: whether a prediction counts, i.e. the true person that its box overlaps most is annotated, or there is none."""
-    return _counted(_persons(image, boxes, truth)[0], truth)
 
 
 def _agents(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules) -> tuple[_Ranking, ...]:
@@ -221,6 +215,54 @@ def _check(predicted: VcocoDetections, truth: VcocoTruth) -> None:
             raise ValueError(f"{unknown} of {len(boxes)} detections have a person box with NaN")
 
 
-def _mean(precision: Mapping[str, float] | Mapping[Role, float]) -> float:
-    values = [value for value in precision.values() if not np.isnan(value)]
-    return float(np.mean(values)) if values else float("nan")
+def _known(precision: Mapping[str, float] | Mapping[Role, float]) -> list[float]:
+    """The values of actions or roles that some person of the test set does."""
+    return [value for value in precision.values() if not np.isnan(value)]
+
+
+class VcocoRoles(NamedTuple):
+    """V-COCO's roles as relations, for what looks at single predictions: costs of errors, pairs, images.
+
+    V-COCO's detections do not name things, so all have one name.
+    """
+
+    predicted: Relations
+    """Only predictions that count: neither those without a score nor those of persons that nobody annotated"""
+    truth: Relations
+    objects: tuple[str, ...]
+    """Names that labels refer to"""
+    predicates: tuple[str, ...]
+    """Action and role"""
+
+    @classmethod
+    def of(cls, predicted: VcocoDetections, truth: VcocoTruth) -> VcocoRoles:
+        """Takes the roles of both. An object without a box is named "nothing"."""
+        found = predicted.roles
+        person, _ = _persons(found.image, found.subject_boxes, truth)
+        counted = _counted(person, truth) & ~np.isnan(scores_of(found))
+        found = found.take(counted)
+        none = (np.isnan(found.object_boxes) | (found.object_boxes == 0)).all(axis=1)
+        things = np.where(none[:, None], np.nan, found.object_boxes)
+        action_of = np.array([truth.actions.index(action) for action, _ in truth.roles], np.int64)
+        person, role = np.nonzero(truth.labels[:, action_of] == 1)
+        boxes = truth.role_boxes[person, role]
+        true = Relations(
+            images=truth.images,
+            image=truth.image[person],
+            subject_boxes=truth.boxes[person],
+            object_boxes=boxes,
+            subject_labels=np.zeros(len(person), np.int64),
+            object_labels=_labels(boxes),
+            predicates=role.astype(np.int64),
+        )
+        own = replace(
+            found,
+            object_boxes=things,
+            subject_labels=np.zeros(len(found), np.int64),
+            object_labels=_labels(things),
+        )
+        return cls(own, true, ("person", "thing", "nothing"), tuple(" ".join(role) for role in truth.roles))
+
+
+def _labels(boxes: Floats) -> Integers:
+    return np.where(np.isnan(boxes).all(axis=1), 2, 1).astype(np.int64)

@@ -1,4 +1,7 @@
-"""What was found in V-COCO's images: persons with a score for each action, and things in the roles of actions."""
+"""Detections in V-COCO's images: persons with a score for each action, and things in the roles of actions.
+
+They come from a file, or from a network's relations, whose predicates are turned into roles ("hit with" → hit, instr).
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.datasets.annotations import AnnotationError, as_id
+from pipeline.data.datasets.annotations import AnnotationError, as_id, as_number
 from pipeline.data.datasets.json_stream import stream_rows
-from pipeline.evaluation.interactions import Floats, Integers
+from pipeline.data.datasets.pairs import vcoco_predicate
 from pipeline.evaluation.matching import pair_numbers
-from pipeline.evaluation.ranking import scores_of
-from pipeline.evaluation.relations import Relations
-from pipeline.evaluation.vcoco_truth import AGENT, VcocoTruth
+from pipeline.evaluation.relations import Floats, Integers, Relations, scores_of
+from pipeline.evaluation.vcoco_truth import AGENT, Role, VcocoTruth
+from tagger.english.predicates import canonical
 
 _EXPECTED = "a list of detections with image_id, person_box, <action>_agent and <action>_<role>"
 
@@ -39,8 +42,9 @@ class VcocoDetections:
     def of(cls, relations: Relations, names: Sequence[str], truth: VcocoTruth) -> VcocoDetections:
         """Converts a network's relations, whose predicates are `names` like "cut_instr", "cut instr" or "walk".
 
-        As the authors of RLIPv2 write V-COCO's detections: a person's score as the agent of an action is the score of its
-        relation, or the greater of two where a pair has both `instr` and `obj`. Raises ValueError for an unknown name.
+        As the authors of RLIPv2 write V-COCO's detections: a person's score as the agent of an action is the score of
+        its relation, or the greater of two where a pair has both `instr` and `obj`. Raises ValueError for an unknown
+        name.
         """
         scores = scores_of(relations)
         action_of = np.full(len(names), -1, np.int64)
@@ -70,8 +74,8 @@ class VcocoDetections:
 def read_vcoco_detections(path: Path, truth: VcocoTruth, allow_missing: bool = False) -> VcocoDetections:
     """Reads the JSON form of the detections that vsrl_eval takes as a pickle, which is never opened.
 
-    Raises `AnnotationError` for a file of another kind, a detection that lacks a field, an image that the truth lacks, or,
-    unless `allow_missing`, images of the truth without a detection.
+    Raises `AnnotationError` for a file of another kind, a detection that lacks a field, an image that the truth lacks,
+    or, unless `allow_missing`, images of the truth without a detection.
     """
     position = {image_id: place for place, image_id in enumerate(truth.image_ids)}
     agents = [f"{action}_{AGENT}" for action in truth.actions]
@@ -132,10 +136,62 @@ def _number(value: Any) -> float:
     """Converts a number; JSON writers that know no NaN write null."""
     if value is None:
         return float("nan")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} is not a number")
-    return float(value)
+    if (number := as_number(value)) is None:
+        raise ValueError(f"{str(value)[:100]!r} is not a number")
+    return number
 
 
 def _names(truth: VcocoTruth) -> str:
     return ", ".join([*truth.actions, *(f"{action}_{role}" for action, role in truth.roles)])
+
+
+AUTHORS_WORDS = {
+    "sit instr": ("sit on/at", "sit at"),
+    "jump instr": ("jump",),
+    "talk_on_phone instr": ("talk on phone",),
+    "work_on_computer instr": ("work on computer",),
+    "ski instr": ("ski",),
+    "surf instr": ("surf",),
+    "skateboard instr": ("skateboard",),
+    "snowboard instr": ("snowboard",),
+    "point instr": ("point",),
+}
+"""What RLIPv2's authors call a role, where our reader of V-COCO has another word."""
+BOARDS = {"surfboard": ("surf", "instr"), "skateboard": ("skateboard", "instr"), "snowboard": ("snowboard", "instr")}
+"""Objects that decide the role of "ride", our reader's word for all of these."""
+
+
+def in_roles(
+    relations: Relations, objects: Sequence[str], predicates: Sequence[str], truth: VcocoTruth
+) -> VcocoDetections:
+    """Converts a network's relations, whose labels are indices into names. Those of no role are left out.
+
+    "ride" of a board is that board's role, unless the network was asked for its own word ("surf"), too. Raises
+    ValueError if no predicate names a role.
+    """
+    words = [_words(role) for role in truth.roles]
+    canonical_names = [canonical(name) for name in predicates]
+    own = {role for role, known in zip(truth.roles, words, strict=True) if (known - {"ride"}) & {*canonical_names}}
+    table = np.full((len(predicates), len(objects)), -1, np.int64)
+    for place, name in enumerate(canonical_names):
+        meant = [role for role, known in zip(truth.roles, words, strict=True) if name in known]
+        plain = [role for role in meant if role not in BOARDS.values()]
+        for role in plain[:1] if name == "ride" else meant:
+            table[place] = truth.roles.index(role)
+        for thing, role in BOARDS.items() if name == "ride" else ():
+            if role in meant and role not in own and thing in objects:
+                table[place, objects.index(thing)] = truth.roles.index(role)
+    if (table < 0).all():
+        raise ValueError(
+            f"no predicate of the test set is a role of V-COCO; they are {', '.join([*predicates][:5])}, ..., and the roles "
+            f"{', '.join(' '.join(role) for role in truth.roles[:5])}, ..."
+        )
+    place_of = table[relations.predicates, relations.object_labels]
+    known = relations.take(place_of >= 0)
+    names = [f"{action}_{name}" for action, name in truth.roles]
+    return VcocoDetections.of(replace(known, predicates=place_of[place_of >= 0]), names, truth)
+
+
+def _words(role: Role) -> frozenset[str]:
+    name = " ".join(role)
+    return frozenset(canonical(word) for word in (vcoco_predicate(name), *AUTHORS_WORDS.get(name, ())))

@@ -14,8 +14,10 @@ import numpy as np
 
 from pipeline.data.datasets.annotations import AnnotationError, as_four_numbers
 from pipeline.data.datasets.json_stream import stream_lists, stream_rows
-from pipeline.evaluation.interactions import Floats, Integers
+from pipeline.evaluation.relations import Floats, Integers
 
+Role = tuple[str, str]
+"""Action and role, e.g. ("cut", "instr")."""
 AGENT = "agent"
 _ACTIONS = "V-COCO's list of actions with action_name, role_name, image_id, ann_id, label and role_object_id"
 _INSTANCES = "COCO instances with images, annotations and categories"
@@ -27,8 +29,8 @@ class VcocoTruth:
 
     images: int
     actions: tuple[str, ...]
-    roles: tuple[tuple[str, str], ...]
-    """Action and role, e.g. ("cut", "instr"), in the order of actions. Agents are not among them."""
+    roles: tuple[Role, ...]
+    """In the order of actions. Agents are not among them."""
     image: Integers
     """N: the position of each person's image in the test set"""
     boxes: Floats
@@ -57,9 +59,9 @@ class VcocoTruth:
 def read_vcoco_truth(actions: Path, instances: Path, image_ids: Iterable[int] | None = None) -> VcocoTruth:
     """Reads `vcoco_test.json` and the COCO instances of its images, in the layout of V-COCO's authors.
 
-    Boxes are cleaned as vsrl_eval does: the last pixel belongs to them, they are clipped to the image, and those without
-    an area are left out. `image_ids` is the split; by default, it is the images that V-COCO annotates.
-    Raises `AnnotationError` if a file is of another kind, an image is missing, or an annotation names a box that isn't there.
+    Boxes are cleaned as vsrl_eval does: the last pixel belongs to them, they are clipped to the image, and those
+    without an area are left out. `image_ids` is the split; by default, it is the images that V-COCO annotates. Raises
+    `AnnotationError` if a file is of another kind, an image is missing, or an annotation names a box that isn't there.
     """
     try:
         verbs = list(stream_rows(actions, _ACTIONS))
@@ -68,7 +70,7 @@ def read_vcoco_truth(actions: Path, instances: Path, image_ids: Iterable[int] | 
         ids = list(dict.fromkeys(np.asarray(stated, np.int64).reshape(-1).tolist()))
         boxes = _Boxes(ids, instances)
         return _truth([_Verb.of(verb) for verb in verbs], boxes, ids, actions)
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
         raise AnnotationError(f"{actions} or {instances}: {error!r}; expected {_ACTIONS}, and {_INSTANCES}") from error
 
 

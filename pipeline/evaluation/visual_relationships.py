@@ -1,10 +1,10 @@
 """Recall on VRD (Lu et al. 2016, "Visual Relationship Detection with Language Priors"), and as works after it report it.
 
-Rules: Of each pair of boxes, the k best predicates count (1 in Lu et al.; 70, all there are, in Yu et al. 2017). R@K is the
-share of all true relations of the test set that the K best predictions of their images find. A relation is found if its
-three labels agree and both boxes overlap by at least half; a phrase, if the labels agree and the box around both does (+1
-pixel convention). A prediction takes the truth that it overlaps most of those not yet found. Predicate detection is the
-recall of relations where boxes and labels were given.
+Rules: Of each pair of boxes, the k best predicates count (1 in Lu et al.; 70, all there are, in Yu et al. 2017). R@K is
+the share of all true relations of the test set that the K best predictions of their images find. A relation is found if
+its three labels agree and both boxes overlap by at least half; a phrase, if the labels agree and the box around both
+does (+1 pixel convention). A prediction takes the truth that it overlaps most of those not yet found. Predicate
+detection is the recall of relations where boxes and labels were given.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluation.interactions import Integers
 from pipeline.evaluation.matching import (
     Candidates,
     pair_numbers,
@@ -23,7 +22,7 @@ from pipeline.evaluation.matching import (
     unseen_triplets,
 )
 from pipeline.evaluation.ranking import best_first, check_test_set, places
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Integers, Relations
 
 
 @dataclass(frozen=True)

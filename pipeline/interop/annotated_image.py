@@ -9,7 +9,7 @@ from pipeline.labels.verdicts import Box4
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image as it was annotated. It is recognised by its digest, or else by dataset and id, or else by its file's name."""
+    """An image as it was annotated. It is recognised by its digest, else by dataset and id, else by its file's name."""
 
     name: str
     """Path or file name."""

@@ -1,4 +1,4 @@
-"""Which input columns each column of a stage's tables comes from: the column lineage that is told to other systems."""
+"""Which input columns each column of a stage's tables comes from: the column lineage for other systems."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BESIDE: Mapping[str, pa.Schema] = {
     "rejected": REJECTED,
     "statistics": SHARD_STATISTICS,
 }
-"""Tables that lie beside the table of a stage, by name."""
+"""Tables that a stage writes beside its main one, by name."""
 WRITTEN: Mapping[str, tuple[str, pa.Schema]] = {stage.name: (stage.writes, stage.schema) for stage in STAGES}
 """Stage → name and schema of the table that it writes."""
 
@@ -43,15 +43,15 @@ def _from(sources: str, *columns: str) -> _Columns:
 
 
 _IDENTITY = ("dataset", "split", "image_id", "uri", "digest", "width", "height")
-_PICTURE = "images.uri images.digest"
+_IMAGE = "images.uri images.digest"
 """The bytes of an image, which a table holds as their place and their digest."""
-_LABELLED = f"{_PICTURE} images.boxes images.relations relations.relations"
+_LABELLED = f"{_IMAGE} images.boxes images.relations relations.relations"
 _MEMBERS = "shards.shard shards.offset shards.size shards.digest"
 """The bytes of a tar, which a table holds as places."""
 _SHARDS = {
     **_same("images", "dataset", "image_id", "width", "height"),
     **_from("images.dataset images.image_id", "shard", "key"),
-    **_from(_PICTURE, "extension", "phash"),
+    **_from(_IMAGE, "extension", "phash"),
     **_from(_LABELLED, "offset", "size", "digest", "check"),
 }
 _PACKED: Mapping[str, _Columns] = {
@@ -75,11 +75,11 @@ _PACKED: Mapping[str, _Columns] = {
 SOURCES: Mapping[str, Mapping[str, _Columns]] = {
     "ingest": {},
     "detect": {
-        "images": {**_same("images", *_IDENTITY, "relations"), **_from(_PICTURE, "boxes")},
-        "detections": {**_same("images", "image_id", "uri", "width", "height"), **_from(_PICTURE, "boxes")},
+        "images": {**_same("images", *_IDENTITY, "relations"), **_from(_IMAGE, "boxes")},
+        "detections": {**_same("images", "image_id", "uri", "width", "height"), **_from(_IMAGE, "boxes")},
     },
-    "fingerprint": {"fingerprints": {**_same("images", "dataset", "image_id"), **_from(_PICTURE, "digest", "phash")}},
-    "caption": {"captions": {**_same("images", "image_id"), **_from(f"{_PICTURE} images.boxes", "captions")}},
+    "fingerprint": {"fingerprints": {**_same("images", "dataset", "image_id"), **_from(_IMAGE, "digest", "phash")}},
+    "caption": {"captions": {**_same("images", "image_id"), **_from(f"{_IMAGE} images.boxes", "captions")}},
     "parse": {"triplets": {**_same("captions", "image_id"), **_from("captions.captions", "triplets")}},
     "shard_tagger": _PACKED,
     "train_tagger": {"tagger": _from(_MEMBERS, "value")},
@@ -87,7 +87,7 @@ SOURCES: Mapping[str, Mapping[str, _Columns]] = {
     "tag": {
         "relations": {
             **_same("images", "image_id"),
-            **_from(f"{_PICTURE} images.width images.height images.boxes triplets.triplets", "relations"),
+            **_from(f"{_IMAGE} images.width images.height images.boxes triplets.triplets", "relations"),
         },
         "candidates": {
             **_same("images", "image_id"),
@@ -110,10 +110,10 @@ SOURCES: Mapping[str, Mapping[str, _Columns]] = {
             **_from("shards.digest shards.phash fingerprints.digest fingerprints.phash", "how", "distance"),
         },
     },
-    "pretrain": {"weights": _from(f"{_MEMBERS} {_PICTURE} images.boxes images.relations", "value")},
+    "pretrain": {"weights": _from(f"{_MEMBERS} {_IMAGE} images.boxes images.relations", "value")},
     "evaluate": {
-        "scores": _from(f"{_PICTURE} images.boxes images.relations split.unseen", "value"),
-        "detections": {**_same("images", "image_id", "uri", "width", "height"), **_from(_PICTURE, "boxes", "pairs")},
+        "scores": _from(f"{_IMAGE} images.boxes images.relations split.unseen", "value"),
+        "detections": {**_same("images", "image_id", "uri", "width", "height"), **_from(_IMAGE, "boxes", "pairs")},
     },
 }
 """Stage → table → column → columns of the tables that the stage reads, as `table.column`.

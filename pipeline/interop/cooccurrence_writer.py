@@ -1,4 +1,4 @@
-"""Writes the table of `tag.cooccurrence` from a run's relations (docs/triplets.md, Other ways to candidates)."""
+"""Writes the table of `tag.cooccurrence` from a run's relations (docs/labels.md, Other ways to candidates)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.interop.json_writer import write_object
 from pipeline.interop.run_rows import RunRows, Tally, relations_of
 from tagger.candidates.cooccurrence import cooccurrence_table
-from tagger.matching.readers import by_whole_words
+from tagger.matching import by_whole_words
 
 
 def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Writes `cooccurrence.json` over all sets of the run: {subject: {object: [predicates, most frequent first]}}.
+    """Writes `cooccurrence.json` over all datasets of the run: {subject: {object: [predicates, most frequent first]}}.
 
-    Box names map to categories like nouns in captions. A relation with a name of no category is left out and counted.
+    Box names map to categories like nouns in captions. A relation with a name of no category is excluded and counted.
     """
     relations = list(_relations(rows, threshold, tally))
     categories = tuple(COCO_CATEGORIES.values())
@@ -30,7 +30,7 @@ def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tal
 
 
 def _relations(rows: RunRows, threshold: float, tally: Tally) -> Iterator[tuple[str, str, str]]:
-    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+    for dataset in rows.ingested():
         for image in rows.images(dataset, "images", "relations"):
             boxes = image.items("images", "boxes")
             for relation in relations_of(image, threshold, tally):

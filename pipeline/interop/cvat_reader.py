@@ -28,8 +28,6 @@ def read_cvat(path: Path) -> list[AnnotatedImage]:
     try:
         with path.open("rb") as file:
             reader.parser.ParseFile(file)
-    except OSError as error:
-        raise FatalError(f"{path}: can't be read ({error.strerror})") from error
     except expat.ExpatError as error:
         raise FatalError(f"{path}: not XML ({error}); export `CVAT for images 1.1`") from error
     except (KeyError, ValueError) as error:
@@ -48,7 +46,7 @@ class _Box:
 
 
 class _Reader:
-    """Collects images while expat calls back. Nothing of a document type is processed: one alone ends the reading."""
+    """Collects images while expat calls back. A document type or an entity ends the reading before it is processed."""
 
     def __init__(self, path: Path) -> None:
         self.images: list[AnnotatedImage] = []
@@ -68,7 +66,7 @@ class _Reader:
 
     def _refuse(self, *declared: object) -> NoReturn:
         raise FatalError(
-            f"{self._path}: declares a document type or an entity, which CVAT's exports never do; not read"
+            f"{self._path}: declares a document type or an entity, which CVAT's exports never do; export the file again"
         )
 
     def _start(self, name: str, values: dict[str, str]) -> None:

@@ -1,11 +1,14 @@
-"""Writes the dataset card of published shards: front matter for the Hugging Face hub, counts, and how the labels were made."""
+"""Describes published shards: the dataset card, and metadata in Croissant 1.1 for other tools.
+
+The card has front matter for the Hugging Face hub, counts, and how the labels were made. Croissant:
+https://docs.mlcommons.org/croissant/
+"""
 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +18,8 @@ import pyarrow.compute as pc
 
 from pipeline.labels.kept_labels import recorded_choice
 from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import byte_copies, images_with_boxes
+from pipeline.labels.labelled_partitions import byte_copies, images_with_boxes
+from pipeline.runtime.wording import markdown_table, markdown_text
 from storage.artifact import Artifact
 from storage.digests import digest_json
 from storage.runs import Run
@@ -103,7 +107,7 @@ def dataset_card(release: Release) -> str:
     return "\n".join(
         [
             "---", *_front_matter(release), "---", "",
-            f"# {_plain(release.title)}", "", _plain(describe(release)), "",
+            f"# {markdown_text(release.title)}", "", markdown_text(describe(release)), "",
             *_contents(release), *_how_to_stream(release), *_labels(release), *_audits(release), *_lineage(release),
             "## Licence", "",
             f"The publisher states `{release.license}`. The images keep the terms of the datasets that they are from.", "",
@@ -178,7 +182,7 @@ def _contents(release: Release) -> list[str]:
         ("bytes", f"{sum(release.sizes.values()):,}"),
     ]
     return [
-        "## Contents", "", *_table(("", "count"), rows), "",
+        "## Contents", "", *markdown_table(("", "count"), rows), "",
         "A sample has two members: the image as its dataset has it, and `json` with its labels. Boxes (`objects`) are x, y, w",
         "and h in pixels of that image; relations refer to boxes by their place in the list, and `predicate` is the canonical",
         "form of the words in `surface`.", "",
@@ -193,17 +197,17 @@ def _histogram(what: str, counts: Counter[str]) -> list[str]:
         return []
     ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     total = counts.total()
-    rows = [(_plain(name), f"{count:,}", f"{count / total:.1%}") for name, count in ranked[:TOP]]
+    rows = [(markdown_text(name), f"{count:,}", f"{count / total:.1%}") for name, count in ranked[:TOP]]
     if len(ranked) > TOP:
         rest = sum(count for _, count in ranked[TOP:])
         rows.append((f"{len(ranked) - TOP:,} others", f"{rest:,}", f"{rest / total:.1%}"))
-    return [*_table((what, "count", "share"), rows), ""]
+    return [*markdown_table((what, "count", "share"), rows), ""]
 
 
 def _how_to_stream(release: Release) -> list[str]:
     return [
         "## How to stream it", "",
-        "With this project, in an order that any number of ranks shares and that goes on exactly where it stopped:", "",
+        "With this project, in an order that any number of ranks shares and that resumes exactly where it stopped:", "",
         "```python",
         "from pathlib import Path",
         "",
@@ -236,7 +240,7 @@ def _labels(release: Release) -> list[str]:
     choice = "" if settings.get("labels", "pseudo") != "pseudo" else recorded_choice(settings).in_words()
     lines = ["## Labels", "", _origin(release), ""]
     if choice:
-        lines += [f"Kept are labels with {_plain(choice)}, at most {settings['max_relations']} per image.", ""]
+        lines += [f"Kept are labels with {markdown_text(choice)}, at most {settings['max_relations']} per image.", ""]
     return lines
 
 
@@ -244,14 +248,14 @@ def _origin(release: Release) -> str:
     kind = _settings(release.shards.values()).get("labels", "pseudo")
     return {
         "pseudo": "A Relation Tagger scored what captions of the images state: these are pseudo-labels, not annotations.",
-        "naive": "Every pair of boxes that a caption may mean has the caption's predicate, whether the image shows it or not.",
+        "naive": "Every pair of boxes that a caption may mean has its predicate, whether the image shows it or not.",
         "given": "The relations are annotations of the datasets themselves.",
         "none": "They have boxes alone.",
     }[kind]
 
 
 def _audits(release: Release) -> list[str]:
-    """The pseudo-labels against the relations that the datasets give, where they give any."""
+    """The pseudo-labels against the datasets' ground truth, where they have any."""
     settings = _settings(release.shards.values())
     if settings.get("labels", "pseudo") != "pseudo":
         return []
@@ -262,22 +266,22 @@ def _audits(release: Release) -> list[str]:
         for partition in sorted(release.shards):
             if partition.split("/")[0] == dataset and partition in ingested and partition in tagged:
                 count.add(ingested[partition].table("images"), tagged[partition])
-        found = count.audit()
-        if found.given:
-            rows.append((_plain(dataset), *_scores(found)))
+        audit = count.audit()
+        if audit.given:
+            rows.append((markdown_text(dataset), *_scores(audit)))
     if not rows:
         return []
     return [
         "## Audit", "",
-        "On the images for which the dataset itself gives relations. Given relations are never complete, so a label that they",
-        "lack counts as wrong here, and the precision is a lower bound.", "",
-        *_table(("dataset", "images", "given", "kept", "precision", "recall"), rows), "",
+        "On the images for which the dataset has ground-truth relations. Ground truth is never complete, so a label that it",
+        "lacks counts as wrong here, and the precision is a lower bound.", "",
+        *markdown_table(("dataset", "images", "ground truth", "kept", "precision", "recall"), rows), "",
     ]  # fmt: skip
 
 
-def _scores(found: LabelAudit) -> tuple[str, ...]:
-    shares = ("–" if share is None else f"{share:.3f}" for share in (found.tagger.precision, found.tagger.recall))
-    return (f"{found.images:,}", f"{found.given:,}", f"{found.tagger.kept:,}", *shares)
+def _scores(audit: LabelAudit) -> tuple[str, ...]:
+    shares = ("–" if share is None else f"{share:.3f}" for share in (audit.tagger.precision, audit.tagger.recall))
+    return (f"{audit.images:,}", f"{audit.given:,}", f"{audit.tagger.kept:,}", *shares)
 
 
 def _lineage(release: Release) -> list[str]:
@@ -292,22 +296,22 @@ def _lineage(release: Release) -> list[str]:
         rows.append((step, ", ".join(map(str, versions)), f"{len(keys):,}", f"`{named[:16]}`"))
         for artifact in artifacts:
             for role, digest in sorted(artifact.manifest.terms.get("weights", {}).items()):
-                models[step, _plain(str(role)), str(digest)] = None
+                models[step, markdown_text(str(role)), str(digest)] = None
     lines = [
         "## Lineage", "",
-        f"Run `{release.run.name}` of recipe `{_plain(str(recipe))}`. A key is the sha256 of",
+        f"Run `{release.run.name}` of recipe `{markdown_text(str(recipe))}`. A key is the sha256 of",
         "everything that decides an artifact's bytes; the key of several is that of their sorted list.", "",
-        *_table(("step", "version", "artifacts", "key"), rows), "",
+        *markdown_table(("step", "version", "artifacts", "key"), rows), "",
     ]  # fmt: skip
     captioned = _settings(
         artifact for step, found in release.lineage.items() if step == "caption" for artifact in found
     )
     if captioned:
-        told = ", ".join(f"{name} {json.dumps(captioned[name])}" for name in _CAPTIONING if name in captioned)
-        lines += [f"Captions: {_plain(told)}.", ""]
+        settings = ", ".join(f"{name} {json.dumps(captioned[name])}" for name in _CAPTIONING if name in captioned)
+        lines += [f"Captions: {markdown_text(settings)}.", ""]
     if models:
         used = [(step, role, f"`{digest}`") for step, role, digest in models]
-        lines += [*_table(("step", "model or list", "sha256"), used), ""]
+        lines += [*markdown_table(("step", "model or list", "sha256"), used), ""]
     return lines
 
 
@@ -317,11 +321,114 @@ def _settings(artifacts: Any) -> dict[str, Any]:
     return {} if first is None else dict(first.manifest.terms["settings"])
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+_TERMS = (
+    "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field", "fileObject", "fileProperty", "fileSet",
+    "format", "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references",
+    "regex", "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
+)  # fmt: skip
+_CONTEXT: Mapping[str, Any] = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "sc": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "dct": "http://purl.org/dc/terms/",
+    "conformsTo": "dct:conformsTo",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    **{term: f"cr:{term}" for term in _TERMS},
+}
+_IMAGE_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "bmp": "image/bmp"}
+_STATISTICS = {"shard": "sc:Text", "kind": "sc:Text", "name": "sc:Text", "count": "sc:Integer"}
 
 
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line: names come from datasets."""
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
-    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", line)
+def croissant(release: Release, digests: Mapping[str, str]) -> str:
+    """Returns the metadata as JSON-LD. `digests`: sha256 of each tar and of `statistics.parquet`, by path."""
+    tars = [
+        {
+            "@type": "cr:FileObject",
+            "@id": name,
+            "name": name,
+            "contentUrl": name,
+            "contentSize": f"{release.sizes[name]} B",
+            "encodingFormat": "application/x-tar",
+            "sha256": digests[name],
+        }
+        for name in release.tables
+    ]
+    inside = [{"@id": name} for name in release.tables]
+    extensions = release.image_extensions()
+    file_sets = [
+        {
+            "@type": "cr:FileSet",
+            "@id": f"{extension}-files",
+            "name": f"{extension}-files",
+            "containedIn": inside,
+            "encodingFormat": encoding,
+            "includes": f"*.{extension}",
+        }
+        for extension, encoding in [*((each, _IMAGE_TYPES[each]) for each in extensions), ("json", "application/json")]
+    ]
+    counts = {
+        "@type": "cr:FileObject",
+        "@id": "statistics.parquet",
+        "name": "statistics.parquet",
+        "contentUrl": "statistics.parquet",
+        "encodingFormat": "application/x-parquet",
+        "sha256": digests["statistics.parquet"],
+    }
+    values = {
+        "@context": _CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.1",
+        "name": release.title,
+        "description": describe(release),
+        "license": release.license,
+        "version": "1.0.0",
+        "distribution": [*tars, *file_sets, counts],
+        "recordSet": [
+            *(_record_set(extension, "image", "sc:ImageObject") for extension in extensions),
+            _record_set("json", "labels", "sc:Text"),
+            {
+                "@type": "cr:RecordSet",
+                "@id": "statistics",
+                "name": "statistics",
+                "description": "Counts per tar: totals, categories and predicates.",
+                "field": [
+                    _croissant_field(
+                        "statistics", name, kind, {"fileObject": {"@id": "statistics.parquet"}}, {"column": name}
+                    )
+                    for name, kind in _STATISTICS.items()
+                ],
+            },
+        ],
+    }
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+
+def _record_set(extension: str, what: str, kind: str) -> dict[str, Any]:
+    """The record set of all members with one extension. Records of a sample have equal keys."""
+    name = what if extension == "json" else f"{what}s-{extension}"
+    files = {"fileSet": {"@id": f"{extension}-files"}}
+    key = _croissant_field(name, "key", "sc:Text", files, {"fileProperty": "filename"})
+    key["source"]["transform"] = {"regex": r"^(.*)\.[^.]*$"}
+    return {
+        "@type": "cr:RecordSet",
+        "@id": name,
+        "name": name,
+        "description": f"The {what} of each sample. Records of a sample have equal keys.",
+        "field": [key, _croissant_field(name, what, kind, files, {"fileProperty": "content"})],
+    }
+
+
+def _croissant_field(
+    record: str, name: str, kind: str, where: dict[str, Any], extract: dict[str, str]
+) -> dict[str, Any]:
+    return {
+        "@type": "cr:Field",
+        "@id": f"{record}/{name}",
+        "name": name,
+        "dataType": kind,
+        "source": {**where, "extract": extract},
+    }

@@ -1,4 +1,4 @@
-"""`rlip export`: writes a run's labels in external formats and counts what those formats cannot hold."""
+"""`rlip export`: writes a run's labels in external formats and counts what those formats can't hold."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ def print_export(
     run: Run, form: Format, folder: Path, threshold: float, all_scores: bool = False, as_json: bool = False
 ) -> None:
     """Exports a run and prints the files, how much was written, and what was lost."""
-    made = export_run(run, form, folder, threshold, all_scores)
+    result = export_run(run, form, folder, threshold, all_scores)
     if as_json:
-        print(json.dumps(asdict(made)))
+        print(json.dumps(asdict(result)))
         return
     console = Console()
-    for name in made.files:
+    for name in result.files:
         console.print(str(folder / name), markup=False, soft_wrap=True)
-    wrote = ", ".join(f"{number:,} {what}" for what, number in made.wrote.items())
-    console.print(f"{wrote}; labels: {made.labels}", markup=False, soft_wrap=True)
-    for reason, number in made.lost.items():
+    wrote = ", ".join(f"{number:,} {what}" for what, number in result.wrote.items())
+    console.print(f"{wrote}; labels: {result.labels}", markup=False, soft_wrap=True)
+    for reason, number in result.lost.items():
         console.print(f"  not exported: {number} x {reason}", markup=False)
 
 
@@ -78,7 +78,7 @@ def export_run(run: Run, form: Format, folder: Path, threshold: float = 0.0, all
     """Writes a run into the new folder `folder`, which appears complete or not at all.
 
     Relations are those that the run's shards keep, or with `all_scores` every scored one; in either case those below
-    `threshold` are left out. `parquet` copies whole tables and ignores both. Raises `FatalError` if the folder exists or
+    `threshold` are excluded. `parquet` copies whole tables and ignores both. Raises `FatalError` if the folder exists or
     cannot be written, if the run has no steps that the format needs, or if `all_scores` is asked of a format without scores.
     """
     if folder.exists():

@@ -1,4 +1,4 @@
-"""Writes a run as folders that FiftyOne loads as `fiftyone.types.FiftyOneDataset` (docs/verdicts.md, Exchange).
+"""Writes a run as folders that FiftyOne loads as `fiftyone.types.FiftyOneDataset` (docs/review.md, Exchange).
 
 `metadata.json` states no version, so FiftyOne reads `samples.json` as plain documents of its `Sample.from_dict`, which needs no
 ids of its database.
@@ -16,8 +16,8 @@ from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
 
 
 def write_fiftyone(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Writes `metadata.json` and `samples.json` for each dataset. The images are to lie in `data/` beside them."""
-    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+    """Writes `metadata.json` and `samples.json` for each dataset. Put the images in `data/` beside them."""
+    for dataset in rows.ingested():
         place = folder / dataset
         place.mkdir()
         info = {"run": rows.run.name, "dataset": dataset}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.interop.annotation_images import AnnotationImages, size_fields
 from pipeline.interop.coco_writer import category_ids
 from pipeline.interop.json_writer import number, write_list, write_object
 from pipeline.interop.run_rows import RunRows, Tally, relations_of, without_crowds
@@ -14,7 +13,7 @@ from pipeline.interop.run_rows import RunRows, Tally, relations_of, without_crow
 
 def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `annotations.json`, `verbs.json` and `objects.json` for each dataset."""
-    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+    for dataset in rows.ingested():
         place = folder / dataset
         place.mkdir()
         objects = category_ids(rows, dataset)
@@ -22,38 +21,6 @@ def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
         write_list(place / "annotations.json", _elements(rows, dataset, threshold, tally, objects, verbs))
         write_object(place / "objects.json", objects.items())
         write_object(place / "verbs.json", verbs.items())
-
-
-def write_hico_annotations(images: AnnotationImages, folder: Path) -> None:
-    """Writes annotation files as `annotations.json`, `verbs.json` and `objects.json`."""
-    write_list(folder / "annotations.json", _converted(images))
-    write_object(folder / "objects.json", images.objects.items())
-    write_object(folder / "verbs.json", images.predicates.items())
-
-
-def _converted(images: AnnotationImages) -> Iterator[dict[str, Any]]:
-    for record, uri in images:
-        boxes, relations = images.without_crowds(record)
-        yield {
-            "file_name": uri,
-            "img_id": record.image_id,
-            **size_fields(record),
-            "annotations": [
-                {
-                    "bbox": [number(side) for side in (box.x, box.y, box.x + box.w, box.y + box.h)],
-                    "category_id": images.objects[box.category],
-                }
-                for box in boxes
-            ],
-            "hoi_annotation": [
-                {
-                    "subject_id": each.subject,
-                    "object_id": each.object,
-                    "category_id": images.predicates[each.predicate],
-                }
-                for each in relations
-            ],
-        }
 
 
 def _elements(
@@ -68,22 +35,31 @@ def _elements(
         tally.note("score, origin and calibration of a relation", sum("score" in relation for relation in relations))
         tally.note("size and digest of an image", 1)
         tally.wrote.update({"images": 1, "boxes": len(boxes), "relations": len(relations)})
-        yield {
-            "file_name": row["uri"],
-            "img_id": row["image_id"],
-            "annotations": [
-                {
-                    "bbox": [number(v) for v in (b["x"], b["y"], b["x"] + b["w"], b["y"] + b["h"])],
-                    "category_id": objects[b["category"]],
-                }
-                for b in boxes
+        yield hico_image(
+            {"file_name": row["uri"], "img_id": row["image_id"]},
+            [([box[side] for side in "xywh"], objects[box["category"]]) for box in boxes],
+            [
+                (each["subject"], verbs.setdefault(each["predicate"], len(verbs) + 1), each["object"])
+                for each in relations
             ],
-            "hoi_annotation": [
-                {
-                    "subject_id": r["subject"],
-                    "object_id": r["object"],
-                    "category_id": verbs.setdefault(r["predicate"], len(verbs) + 1),
-                }
-                for r in relations
-            ],
-        }
+        )
+
+
+def hico_image(
+    head: dict[str, Any], boxes: Iterable[tuple[Sequence[float], int]], relations: Iterable[tuple[int, int, int]]
+) -> dict[str, Any]:
+    """An element of `annotations.json`.
+
+    `head`: its file name and id; `boxes`: x, y, width and height, and the object's id; `relations`: box of the subject, id of
+    the verb, and box of the object.
+    """
+    return {
+        **head,
+        "annotations": [
+            {"bbox": [number(side) for side in (x, y, x + w, y + h)], "category_id": category}
+            for (x, y, w, h), category in boxes
+        ],
+        "hoi_annotation": [
+            {"subject_id": subject, "object_id": object_, "category_id": verb} for subject, verb, object_ in relations
+        ],
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,31 +12,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
-from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, shown
+from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, explained, is_inside, shown
 from pipeline.data.datasets.json_stream import stream_fields, stream_rows
-from pipeline.interop.image_files import ImageFiles
-from pipeline.interop.import_step import ImportStep
-from pipeline.interop.official_graphs import read_captions, read_graphs
-from pipeline.interop.official_groups import GROUPS, read_groups
+from pipeline.data.images.opening import BadImage, probe
+from pipeline.interop.official_graphs import GROUPS, read_captions, read_graphs, read_groups
 from pipeline.interop.official_labels import (
     DATASET,
     EXPECTED,
     FREQUENCIES,
     VISUAL_GENOME,
+    LabelledImage,
+    Rejects,
     read_element,
     read_frequencies,
 )
 from pipeline.interop.run_rows import Tally
-from pipeline.runtime.stage import Rejected
+from pipeline.runtime.execute import WorkItem, execute
+from pipeline.runtime.settings import Settings
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
+from storage.digests import digest_bytes, digest_json
 from storage.errors import FatalError
+from storage.keys import KeyTerms
 from storage.runs import Run
-from storage.tables import CAPTIONS, IMAGES, RELATIONS, TRIPLETS
+from storage.tables import CAPTIONS, IMAGES, RELATIONS, TRIPLETS, table_bytes
 
 KINDS = ("labels", "captions", "graphs", "candidates", "frequencies")
 PARTITION = 1000
 """Images per partition, if the run has no partitions yet."""
 _OBJECTS = "an object {image id: ...} of captions, graphs or candidates, or names with frequencies"
-_Read = Callable[[int, Any], tuple[dict[str, Any], list[Rejected]]]
+_Read = Callable[[int, Any], tuple[dict[str, Any], Iterable[Rejected]]]
 
 
 @dataclass
@@ -48,61 +52,58 @@ class Imported:
     images: int = 0
     steps: list[str] = field(default_factory=list)
     noted: dict[str, int] = field(default_factory=dict)
-    """Reason → count of what was left out or fixed. Every case is quarantined with its step."""
+    """Reason → count of what was rejected or fixed. Every case is quarantined with its step."""
 
 
 def print_import(file: Path, run: Run, dataset: str | None, files: ImageFiles, as_json: bool) -> None:
     """Imports a file and prints the result."""
-    made = import_file(file, run, dataset, files)
+    result = import_file(file, run, dataset, files)
     if as_json:
-        print(json.dumps(asdict(made)))
+        print(json.dumps(asdict(result)))
         return
     console = Console()
-    console.print(f"{made.images} images, {made.kind}: steps {', '.join(made.steps)} of run {made.run}", markup=False)
-    for reason, number in made.noted.items():
+    console.print(
+        f"{result.images} images, {result.kind}: steps {', '.join(result.steps)} of run {result.run}", markup=False
+    )
+    for reason, number in result.noted.items():
         console.print(f"  {number} x {reason}", markup=False)
 
 
 def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFiles | None = None) -> Imported:
     """Imports one of the authors' files into `run` as steps. The kind of file follows from its content.
 
-    `dataset` names the set; without it, labels go to the sets that the file states, other files to "imported". Bad entries
-    are quarantined and counted. Raises `FatalError` if the file is not one of the authors', if the run already has the
-    steps, or if a folder of images has none of them.
+    `dataset` names the dataset; without it, labels go to the datasets that the file states, other files to "imported".
+    Bad entries are quarantined and counted. Raises `FatalError` if the file is not one of the authors', if the run
+    already has the steps, or if a folder of images has none of the file's images.
     """
     run.store.require_writable()
     if dataset is not None and not DATASET.fullmatch(dataset):
         raise FatalError(f"--dataset {dataset!r}: use letters, digits, '.', '_' and '-', e.g. coco2017")
     kind = kind_of(path)
-    made = Imported(run.name, kind)
+    result = Imported(run.name, kind)
     tally = Tally()
     if kind == "labels":
-        _import_labels(path, run, dataset, files or ImageFiles(), made, tally)
-        made.noted = tally.as_json()
-        return made
+        _import_labels(path, run, dataset, files or ImageFiles(), result, tally)
+        result.noted = tally.as_json()
+        return result
     dataset = dataset or "imported"
     if kind == "frequencies":
         rows, rejects = read_frequencies(dict(stream_fields(path, _OBJECTS)))
         step = ImportStep(run, "frequencies", "frequencies", FREQUENCIES)
         step.put(f"{dataset}/0000", rows, rejects, len(rows))
         step.record()
-        made.steps.append(step.name)
+        result.steps.append(step.name)
         tally.note_all(rejects)
     else:
-        _import_fields(path, run, dataset, made, tally)
-    made.noted = tally.as_json()
-    return made
+        _import_fields(path, run, dataset, result, tally)
+    result.noted = tally.as_json()
+    return result
 
 
 def kind_of(path: Path) -> str:
-    """Detects the kind of file from its first image. Raises `AnnotationError` if it is none of `KINDS`."""
-    try:
-        with path.open("rb") as file:
-            opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-    except OSError as error:
-        raise AnnotationError(
-            f"{path}: cannot be read ({error.strerror}); name a readable file of {', '.join(KINDS)}"
-        ) from error
+    """Detects the kind of file from its first image. Raises `AnnotationError` for any other than `KINDS`."""
+    with explained(path, f"a file of {', '.join(KINDS)}"), path.open("rb") as file:
+        opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if opening == b"[":
         return "labels"
     for name, value in stream_fields(path, _OBJECTS):
@@ -118,27 +119,29 @@ def kind_of(path: Path) -> str:
     raise AnnotationError(f"{path}: unknown kind of file; expected {EXPECTED}, or {_OBJECTS}")
 
 
-def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, made: Imported, tally: Tally) -> None:
+def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, result: Imported, tally: Tally) -> None:
     images = ImportStep(run, "ingest", "images", IMAGES)
     relations = ImportStep(run, "tag", "relations", RELATIONS)
-    waiting: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]], list[Rejected]]]] = {}
+    waiting: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {}
+    rejects: dict[str, Rejects] = {}
     numbers: dict[str, int] = {}
     stated: set[str] = set()
     seen: set[tuple[str, int]] = set()
-    lost: list[Rejected] = []
+    lost = Rejects()
 
     def flush(dataset: str) -> None:
-        held = waiting.pop(dataset)
+        nonlocal lost
+        held, some = waiting.pop(dataset), rejects.pop(dataset)
         partition = f"{name or dataset}/{numbers.get(dataset, 0):04d}"
         numbers[dataset] = numbers.get(dataset, 0) + 1
-        rejects = [reject for *_, some in held for reject in some] + lost
-        images.put(partition, [image for image, *_ in held], rejects, len(held) + len(lost))
-        labels = [{"image_id": image["image_id"], "relations": found} for image, found, _ in held]
-        # A Visual Genome set without any confidence holds annotations only: it was never tagged.
-        if dataset != VISUAL_GENOME or any(found for _, found, _ in held):
+        some.extend(lost)
+        images.put(partition, [image for image, _ in held], some, len(held) + len(lost))
+        labels = [{"image_id": image["image_id"], "relations": found} for image, found in held]
+        # Visual Genome without any confidence holds annotations only: it was never tagged.
+        if dataset != VISUAL_GENOME or any(found for _, found in held):
             relations.put(partition, labels, [], len(held))
-        tally.note_all(rejects)
-        lost.clear()
+        tally.note_all(some)
+        lost = Rejects()
 
     for entry in stream_rows(path, EXPECTED):
         found = read_element(entry)
@@ -149,7 +152,8 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, ma
         stated.add(dataset)
         if name is not None and len(stated) > 1:
             raise FatalError(
-                f"{path}: holds the sets {', '.join(sorted(stated))}, whose ids may collide; import it without --dataset"
+                f"{path}: holds the datasets {', '.join(sorted(stated))}, whose ids may collide; import it without "
+                "--dataset"
             )
         if (dataset, image_id) in seen:
             lost.append(Rejected(image_id, "image twice", dataset))
@@ -159,38 +163,41 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, ma
             flush(dataset)
         files.complete(found)
         found.image["dataset"] = name or dataset
-        waiting.setdefault(dataset, []).append((found.image, found.relations, found.rejects))
-        made.images += 1
+        waiting.setdefault(dataset, []).append((found.image, found.relations))
+        rejects.setdefault(dataset, Rejects()).extend(found.rejects)
+        result.images += 1
     for dataset in list(waiting):
         flush(dataset)
-    if not made.images:
+    if not result.images:
         raise AnnotationError(f"{path}: none of its {len(lost)} elements is a usable image; expected {EXPECTED}")
     if files.folder is not None and not files.found:
         raise FatalError(
-            f"{path}: none of its {made.images} images can be read in {files.folder}, e.g. {files.missing}; name the folder"
-            " that holds them with --images, or leave it out to import the labels without sizes"
+            f"{path}: none of its {result.images} images can be read in {files.folder}, e.g. {files.missing}; "
+            "name the folder that holds them with --images, or leave it out to import the labels without sizes"
         )
-    made.steps += [step.name for step in (images, relations) if step.record()]
+    result.steps += [step.name for step in (images, relations) if step.record()]
 
 
-def _import_fields(path: Path, run: Run, dataset: str, made: Imported, tally: Tally) -> None:
+def _import_fields(path: Path, run: Run, dataset: str, result: Imported, tally: Tally) -> None:
     """Imports captions, graphs or candidates, in the run's own partitions if it has the images."""
-    step, read = _step_of(made.kind, path, run)
+    step, read = _step_of(result.kind, path, run)
     known = _partitions_of(run)
     sizes: dict[str, int] = {}
     for partition in known.values():
         sizes[partition] = sizes.get(partition, 0) + 1
     waiting: dict[str, list[dict[str, Any]]] = {}
-    rejects: dict[str, list[Rejected]] = {}
-    lost: list[Rejected] = []
+    rejects: dict[str, Rejects] = {}
+    lost = Rejects()
     seen: set[int] = set()
     number, full = 0, ""
 
     def flush(partition: str) -> None:
-        rows, some = waiting.pop(partition), rejects.pop(partition, []) + lost
+        nonlocal lost
+        rows, some = waiting.pop(partition), rejects.pop(partition)
+        some.extend(lost)
         step.put(partition, rows, some, len(rows) + len(lost))
         tally.note_all(some)
-        lost.clear()
+        lost = Rejects()
 
     for name, value in stream_fields(path, _OBJECTS):
         image_id = as_id(name)
@@ -203,8 +210,8 @@ def _import_fields(path: Path, run: Run, dataset: str, made: Imported, tally: Ta
         row, some = read(image_id, value)
         partition = known.get(image_id, f"{dataset}/{number:04d}")
         waiting.setdefault(partition, []).append(row)
-        rejects.setdefault(partition, []).extend(some)
-        made.images += 1
+        rejects.setdefault(partition, Rejects()).extend(some)
+        result.images += 1
         if len(waiting[partition]) == sizes.get(partition, PARTITION):
             # The last partition is held, so that bad entries at the end of the file still find a quarantine.
             if full:
@@ -213,10 +220,10 @@ def _import_fields(path: Path, run: Run, dataset: str, made: Imported, tally: Ta
             number += 1
     for partition in list(waiting):
         flush(partition)
-    if not made.images:
+    if not result.images:
         raise AnnotationError(f"{path}: none of its {len(lost)} fields is a usable image, e.g. {_example(lost)}")
     step.record()
-    made.steps.append(step.name)
+    result.steps.append(step.name)
 
 
 def _step_of(kind: str, path: Path, run: Run) -> tuple[ImportStep, _Read]:
@@ -275,5 +282,118 @@ def _captions(table: pa.Table) -> Iterator[tuple[int, list[str]]]:
         yield row["image_id"], [caption["text"] for caption in row["captions"]]
 
 
-def _example(rejects: list[Rejected]) -> str:
-    return f"{rejects[0].reason}: {rejects[0].value!r}" if rejects else "the file is empty"
+def _example(rejects: Rejects) -> str:
+    first = next(iter(rejects), None)
+    return "the file is empty" if first is None else f"{first.reason}: {first.value!r}"
+
+
+_EXPECTED = 'paths of images: an object {"image id": "train/patch16/name.jpg"} (image_id_to_filepath.json)'
+
+
+@dataclass
+class ImageFiles:
+    """Image folder of a dataset and Objects365's paths by image id. Both are optional."""
+
+    folder: Path | None = None
+    paths: Path | None = None
+    found: int = 0
+    """How many images were found so far."""
+    missing: str = ""
+    """File of the first image that was not found."""
+    _by_id: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.folder is not None and not self.folder.is_dir():
+            raise FatalError(f"--images {self.folder}: not a folder; name the folder that holds the images")
+        if self.paths is not None:
+            for image_id, path in stream_fields(self.paths, _EXPECTED):
+                if isinstance(path, str) and is_inside(path):
+                    self._by_id[image_id] = path
+
+    def complete(self, found: LabelledImage) -> None:
+        """Sets the image's file and size and clamps its boxes to it. Adds unusable files to the image's rejects.
+
+        A file lies at its path inside the folder (train2017/1.jpg) or, by its name alone, in the folder itself.
+        """
+        image = found.image
+        listed = self._by_id.get(str(image["image_id"])) if image["dataset"] == "o365" else None
+        if listed is not None:
+            image["uri"] = listed
+        if self.folder is None:
+            return
+        if not is_inside(image["uri"]):
+            found.rejects.append(Rejected(image["image_id"], "file name not usable", shown(image["uri"])))
+            return
+        name = Path(image["uri"]).name
+        try:
+            if not (self.folder / image["uri"]).exists() and (self.folder / name).exists():
+                image["uri"] = name
+            size = probe(self.folder / image["uri"], verify="header")
+        except BadImage as bad:
+            self.missing = self.missing or image["uri"]
+            found.rejects.append(Rejected(image["image_id"], f"{bad.reason} (labels kept)", bad.value))
+            return
+        except OSError:  # e.g. a name that is too long for a file
+            self.missing = self.missing or image["uri"]
+            found.rejects.append(Rejected(image["image_id"], "file name not usable", shown(image["uri"])))
+            return
+        self.found += 1
+        image["width"], image["height"] = size.width, size.height
+        for box in image["boxes"]:
+            right, bottom = min(box["x"] + box["w"], size.width), min(box["y"] + box["h"], size.height)
+            # The authors' normalised boxes are off by up to a pixel of rounding, which is not an error.
+            beyond = max(box["x"] + box["w"] - right, box["y"] + box["h"] - bottom)
+            if beyond > 1:
+                found.rejects.append(Rejected(image["image_id"], "box beyond the image (clamped)", shown(box)))
+            if beyond > 0:
+                box["w"], box["h"] = max(right - box["x"], 0.0), max(bottom - box["y"], 0.0)
+
+
+class ImportStep:
+    """Commits partitions as artifacts of the step's stage, then records them in the run."""
+
+    def __init__(self, run: Run, name: str, table: str, schema: pa.Schema) -> None:
+        """Raises `FatalError` if the run already has the step."""
+        if run.keys(name):
+            raise FatalError(
+                f"run {run.name!r} already has a step {name!r}; import --as another run, or rlip store rm it"
+            )
+        self.name = name
+        self._run, self._table, self._schema = run, table, schema
+        self._keys: dict[str, str] = {}
+
+    def put(
+        self, partition: str, rows: Sequence[dict[str, Any]], rejects: Iterable[Rejected], rows_in: int | None = None
+    ) -> None:
+        """Commits a partition under a key that is derived from its content."""
+        rejects = list(rejects)
+        table = pa.Table.from_pylist(list(rows), schema=self._schema)
+        result = _ImportedTable(self.name, self._table, table, rejects, rows_in)
+        reasons = digest_json([[reject.image_id, reject.reason, reject.value] for reject in rejects])
+        content = {"imported": digest_bytes(table_bytes(table)), "rejected": reasons, "rows in": rows_in}
+        terms = KeyTerms(self.name, result.version, content, {})
+        item = WorkItem(self.name, partition, terms)
+        self._keys[partition] = execute(result, item, self._run.store, lambda done, total, note="": None).key
+
+    def record(self) -> bool:
+        """Records the step in the run. Returns False, and records nothing, if no partition was committed."""
+        if self._keys:
+            self._run.record(self.name, self.name, self._keys)
+        return bool(self._keys)
+
+
+class _ImportedTable(Stage):
+    """A stage that returns an imported table."""
+
+    version = 0
+
+    def __init__(
+        self, name: str, writes: str, table: pa.Table, rejects: Sequence[Rejected], rows_in: int | None
+    ) -> None:
+        super().__init__(Settings())
+        self.name, self.writes, self.schema = name, writes, table.schema  # type: ignore[misc]
+        self._output = Output(table, rejected=rejects, rows_in=rows_in)
+
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
+        """Returns the imported table."""
+        return self._output

@@ -1,4 +1,4 @@
-"""Turns what people annotated in another tool into verdicts on a run's labels (docs/verdicts.md, Exchange)."""
+"""Turns what people annotated in another tool into verdicts on a run's labels (docs/review.md, Exchange)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pipeline.data.datasets.record import Box, overlap
 from pipeline.interop.annotated_image import AnnotatedImage
 from pipeline.interop.cvat_reader import read_cvat
 from pipeline.interop.label_studio import read_label_studio
-from pipeline.labels.label_funnel import images_with_boxes
-from pipeline.labels.reviewable_labels import reviewable_labels
+from pipeline.labels.label_rows import reviewable_labels
+from pipeline.labels.labelled_partitions import images_with_boxes
 from pipeline.labels.verdicts import Box4, JudgedRelation, Kind, Verdict, box4, now, require_reviewer
 from storage.errors import FatalError
 from storage.runs import Run
@@ -21,9 +22,9 @@ AnnotationFormat = Literal["label_studio", "cvat"]
 _READERS = {"label_studio": read_label_studio, "cvat": read_cvat}
 _ENDINGS: Mapping[str, AnnotationFormat] = {".json": "label_studio", ".xml": "cvat"}
 SAME_BOX = 0.9
-"""Intersection over union from which a box of the file is the box of the run: tools round places."""
+"""Intersection over union from which a box of the file counts as a box of the run, since tools round coordinates."""
 FIT = 0.5
-"""Least share of the file's boxes that must be boxes of the run."""
+"""Smallest share of the file's boxes that must be boxes of the run."""
 
 
 @dataclass
@@ -70,7 +71,7 @@ def import_verdicts(
 
 
 def _images(run: Run) -> Mapping[tuple[str, str], _RunImage]:
-    """The run's images by each thing that they are recognised by."""
+    """The run's images by each way to recognise them: digest, dataset and id, and file name."""
     by_place: dict[tuple[str, int], _RunImage] = {}
     found: dict[tuple[str, str], _RunImage] = {}
     names: dict[str, list[_RunImage]] = defaultdict(list)
@@ -137,44 +138,19 @@ def _differences(
 
 
 def _verdict(
-    run: Run,
-    own: _RunImage,
-    reviewer: str,
-    time: str,
-    relation: JudgedRelation,
-    kind: Kind,
-    corrected: str | None,
-    categories: tuple[str, str],
-) -> Verdict:
+    run: Run, own: _RunImage, reviewer: str, time: str,
+    relation: JudgedRelation, kind: Kind, corrected: str | None, categories: tuple[str, str],
+) -> Verdict:  # fmt: skip
     return Verdict(
-        relation,
-        kind,
-        reviewer,
-        time,
-        *categories,
-        corrected_predicate=corrected,
-        queue="import",
-        run=run.name,
-        score=own.labels.get(relation),
-        dataset=own.dataset,
-        image_id=own.image_id,
-    )
+        relation, kind, reviewer, time, *categories, corrected_predicate=corrected, queue="import", run=run.name,
+        score=own.labels.get(relation), dataset=own.dataset, image_id=own.image_id,
+    )  # fmt: skip
 
 
 def _same(place: Box4, image: _RunImage) -> Box4 | None:
-    """The run's box that a box of the file is, if any."""
+    """The box of the run that a box of the file stands for, if any."""
     if place in image.boxes:
         return place
-    overlaps = [(_overlap(place, box), box) for box in image.boxes]
+    overlaps = [(overlap(Box("", *place), Box("", *box)), box) for box in image.boxes]
     best, box = max(overlaps, default=(0.0, place))
     return box if best >= SAME_BOX else None
-
-
-def _overlap(one: Box4, other: Box4) -> float:
-    """Intersection over union."""
-    width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
-    height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    shared = width * height
-    return shared / (one[2] * one[3] + other[2] * other[3] - shared)

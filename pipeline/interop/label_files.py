@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.interop.json_writer import number, write_list
 from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
-from pipeline.labels.flat_labels import LABELS, flat_labels
+from pipeline.labels.label_rows import LABELS, flat_labels
 from storage.atomic import atomic_folder
 from storage.errors import FatalError
 from storage.runs import Run
@@ -61,12 +61,11 @@ def _images(
     for dataset in rows.datasets():
         for image in rows.images(dataset, "images", "captions", "relations"):
             if "images" in image.rows:
-                made = _image(image, scores.get((dataset, image.image_id), ()))
-                found = made["boxes"], made["captions"], made["relations"]
+                entry = _image(image, scores.get((dataset, image.image_id), ()))
                 count["images"] += 1
-                for name, items in zip(("boxes", "captions", "labels"), found, strict=True):
-                    count[name] += len(items)
-                yield made
+                for name, field in (("boxes", "boxes"), ("captions", "captions"), ("labels", "relations")):
+                    count[name] += len(entry[field])
+                yield entry
 
 
 def _image(image: ImageRows, scores: Sequence[float]) -> dict[str, Any]:

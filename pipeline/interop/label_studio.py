@@ -18,12 +18,12 @@ from pipeline.labels.verdicts import Box4
 from storage.errors import FatalError
 
 LOCAL_FILES = "/data/local-files/?d="
-"""Where Label Studio serves files below its LOCAL_FILES_DOCUMENT_ROOT, which is to be the folder of the images."""
+"""Where Label Studio serves files below its LOCAL_FILES_DOCUMENT_ROOT, which must be the folder of the images."""
 
 
 def write_label_studio(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `tasks.json` and the matching labelling interface `interface.xml` for each dataset."""
-    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+    for dataset in rows.ingested():
         place = folder / dataset
         place.mkdir()
         categories: set[str] = set()
@@ -36,7 +36,7 @@ def write_label_studio(rows: RunRows, folder: Path, threshold: float, tally: Tal
 def read_label_studio(path: Path) -> list[AnnotatedImage]:
     """Reads an export of Label Studio (JSON): the newest annotation of each task that was not cancelled.
 
-    Tasks without an annotation are left out, since nobody looked at them. Raises `FatalError` for any other file.
+    Tasks without an annotation are skipped, since nobody looked at them. Raises `FatalError` for any other file.
     """
     try:
         tasks = json.loads(path.read_bytes())

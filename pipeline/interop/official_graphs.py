@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.data.datasets.annotations import as_id, readable, shown
+from pipeline.interop.official_labels import Rejects
 from pipeline.runtime.stage import Rejected
-from tagger.english.nouns import phrase_lemma
+from tagger.candidates.official import official_groups
+from tagger.english.lemmas import phrase_lemma
 from tagger.english.predicates import canonical
+from tagger.pair import Pair
 
 IMPORTED_RULE = "imported"
 _TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -17,12 +22,12 @@ _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nin
 _ARTICLES = ("a", "an", "the")
 
 
-def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[str, Any], list[Rejected]]:
+def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[str, Any], Iterable[Rejected]]:
     """Converts graphs to a row of `triplets` and rejects. `texts`: captions, if known, for character offsets.
 
     The table has no place for entities without a relation; they are rejected, as are relations of unknown entities.
     """
-    rejects: list[Rejected] = []
+    rejects = Rejects()
     triplets: list[dict[str, Any]] = []
     if not isinstance(graphs, list):
         return {"image_id": image_id, "triplets": []}, [Rejected(image_id, "graphs malformed", shown(graphs))]
@@ -49,7 +54,7 @@ def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[
             used.update(end for end in ends if end is not None)
             triplets.append(_triplet(number, subject, readable(predicate), object_))
         lost = sum(index not in used for index in range(len(nouns)))
-        rejects += [Rejected(image_id, "entity without a relation", "")] * lost
+        rejects.extend(Rejected(image_id, "entity without a relation") for _ in range(lost))
     return {"image_id": image_id, "triplets": triplets}, rejects
 
 
@@ -146,13 +151,13 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def read_captions(image_id: int, texts: Any, source: str) -> tuple[dict[str, Any], list[Rejected]]:
+def read_captions(image_id: int, texts: Any, source: str) -> tuple[dict[str, Any], Iterable[Rejected]]:
     """Converts texts to a row of `captions` from `source`. Rejects what is not text; draws keep their numbers."""
     if not isinstance(texts, list):
         return {"image_id": image_id, "captions": []}, [Rejected(image_id, "captions malformed", shown(texts))]
-    rejects = [
+    rejects = Rejects(
         Rejected(image_id, "caption not a text", shown(text)) for text in texts if not isinstance(text, str) or not text
-    ]
+    )
     kept = [
         {"text": readable(text), "draw": draw, "seed": None, "log_probability": None, "source": source}
         for draw, text in enumerate(texts)
@@ -164,3 +169,59 @@ def read_captions(image_id: int, texts: Any, source: str) -> tuple[dict[str, Any
 def write_captions(row: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Converts a row of `captions` to a field of the file."""
     return str(row["image_id"]), [caption["text"] for caption in row["captions"]]
+
+
+_PAIR = pa.struct([("subject", pa.int32()), ("object", pa.int32())])
+GROUPS = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("groups", pa.list_(pa.struct([("pairs", pa.list_(_PAIR)), ("predicates", pa.list_(pa.string()))]))),
+    ]
+)
+"""Imported candidates. They stay grouped, because the file does not state which text belongs to which pair."""
+_MAX_BOXES = 2**31
+
+
+def read_groups(image_id: int, groups: Any) -> tuple[dict[str, Any], Iterable[Rejected]]:
+    """Converts groups to a row of `groups` and rejects."""
+    rejects = Rejects()
+    kept: list[dict[str, Any]] = []
+    if not isinstance(groups, list):
+        return {"image_id": image_id, "groups": []}, [Rejected(image_id, "groups malformed", shown(groups))]
+    for group in groups:
+        if not (isinstance(group, list) and len(group) == 2 and all(isinstance(part, list) for part in group)):
+            rejects.append(Rejected(image_id, "group malformed", shown(group)))
+            continue
+        pairs, texts = [], []
+        for pair in group[0]:
+            ends = [as_id(end) for end in pair] if isinstance(pair, list) and len(pair) == 2 else [None]
+            if all(end is not None and 0 <= end < _MAX_BOXES for end in ends):
+                pairs.append(dict(zip(("subject", "object"), ends, strict=True)))
+            else:
+                rejects.append(Rejected(image_id, "pair malformed", shown(pair)))
+        for text in group[1]:
+            if isinstance(text, str) and text:
+                texts.append(readable(text))
+            else:
+                rejects.append(Rejected(image_id, "predicate not a text", shown(text)))
+        kept.append({"pairs": pairs, "predicates": texts})
+    return {"image_id": image_id, "groups": kept}, rejects
+
+
+def write_groups(row: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """Converts a row of `groups` to a field of the file."""
+    groups = [[[[p["subject"], p["object"]] for p in g["pairs"]], g["predicates"]] for g in row["groups"]]
+    return str(row["image_id"]), groups
+
+
+def write_candidates(image: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """Converts a row of `candidates` to a field of the file: distinct, sorted by pair, indices without crowd boxes."""
+    places = {index: at for at, index in enumerate(i for i, box in enumerate(image["boxes"]) if not box["crowd"])}
+    stated = dict.fromkeys(
+        (places[p["subject"]], places[p["object"]], p["predicate"])
+        for p in row["pairs"]
+        if p["subject"] in places and p["object"] in places
+    )
+    listed = sorted(stated, key=lambda candidate: candidate[:2])
+    groups = official_groups([Pair(subject, object_, text, -1, 0) for subject, object_, text in listed])
+    return str(row["image_id"]), [[[list(pair) for pair in pairs], texts] for pairs, texts in groups]

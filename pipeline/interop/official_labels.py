@@ -1,28 +1,65 @@
-"""Reads and writes the authors' pseudo-labels and their Visual Genome file: one JSON object per image."""
+"""Reads and writes the authors' pseudo-labels and their Visual Genome file: one JSON object per image.
+
+What an import rejects is collected in bounded memory (`Rejects`), because a file may hold millions of bad rows.
+"""
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, readable, shown
+from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, as_number, readable, shown
 from pipeline.interop.json_writer import number
 from pipeline.runtime.stage import Rejected
+
+MAX_KEPT = 10_000
+"""Rejects of one reason that are kept with their values. The others are counted."""
+
+
+class Rejects:
+    """Rejects in their order. At the end, one reject for each reason stands for those that were only counted."""
+
+    def __init__(self, rejects: Iterable[Rejected] = ()) -> None:
+        self._kept: list[Rejected] = []
+        self._counts: Counter[str] = Counter()
+        self._further: Counter[str] = Counter()
+        self.extend(rejects)
+
+    def append(self, reject: Rejected) -> None:
+        """Adds a reject."""
+        self._counts[reject.reason] += reject.count
+        if self._counts[reject.reason] <= MAX_KEPT:
+            self._kept.append(reject)
+        else:
+            self._further[reject.reason] += reject.count
+
+    def extend(self, rejects: Iterable[Rejected]) -> None:
+        """Adds rejects."""
+        for reject in rejects:
+            self.append(reject)
+
+    def __iter__(self) -> Iterator[Rejected]:
+        yield from self._kept
+        for reason, further in self._further.items():
+            yield Rejected(NO_IMAGE, reason, f"and {further:,} more", further)
+
+    def __len__(self) -> int:
+        return self._counts.total()
+
 
 EXPECTED = "labels: a list of {image_id, dataset, objects: [...], relationships: [...]}"
 VISUAL_GENOME = "vg"
 """Dataset of elements that name none."""
 FIRST_IDS = {"coco2017": 10_000_000, "o365": 20_000_000}
-"""The authors' first object and relationship id in each set."""
+"""The authors' first object and relationship id in each dataset."""
 _VG_RELATION = ("relationship_id", "predicate", "synsets", "subject_id", "object_id")
-_MOST_PIXELS = 1e7
+_MAX_PIXELS = 1e7
 DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
@@ -33,28 +70,28 @@ class LabelledImage:
 
     image: dict[str, Any]
     relations: list[dict[str, Any]]
-    rejects: list[Rejected] = field(default_factory=list)
+    rejects: Rejects = field(default_factory=Rejects)
 
 
 def read_element(entry: Any) -> LabelledImage | Rejected:
     """Converts an element to rows of `images` and `relations`, or to a reject if it names no image.
 
     Object ids are local to the image. A missing dataset means Visual Genome, whose relations without a confidence are
-    annotations. Drops relations of unknown boxes, keeps the highest confidence of duplicates, keeps self-pairs and
-    clamps boxes at 0. Every such case becomes a reject.
+    annotations. Relations of unknown boxes are lost, of duplicates the highest confidence is kept, self-pairs are kept, and
+    boxes are clamped at 0. Every such case becomes a reject.
     """
     image_id, name = _image_id(entry.get("image_id")) if isinstance(entry, dict) else (None, "")
     if image_id is None:
         return Rejected(NO_IMAGE, "image id not an integer", shown(entry))
     dataset = entry.get("dataset", VISUAL_GENOME)
-    rejects: list[Rejected] = []
+    rejects = Rejects()
     if not isinstance(dataset, str) or not DATASET.fullmatch(dataset):
         rejects.append(Rejected(image_id, "dataset unknown", shown(dataset)))
         dataset = VISUAL_GENOME
     split = entry.get("data_split")
     split = split if isinstance(split, str) and split else "train2017" if dataset == "coco2017" else "train"
     boxes, places = _boxes(image_id, entry.get("objects"), rejects)
-    given, scored = _relations(image_id, entry.get("relationships"), places, dataset, rejects)
+    annotated, scored = _relations(image_id, entry.get("relationships"), places, dataset, rejects)
     image = {
         "dataset": dataset,
         "split": readable(split),
@@ -64,7 +101,7 @@ def read_element(entry: Any) -> LabelledImage | Rejected:
         "width": None,
         "height": None,
         "boxes": boxes,
-        "relations": given,
+        "relations": annotated,
     }
     return LabelledImage(image, scored, rejects)
 
@@ -73,7 +110,7 @@ class ElementWriter:
     """Converts images to elements. Ids are unique over the file, as the authors' are; imported images keep theirs."""
 
     def __init__(self, dataset: str) -> None:
-        """`dataset`: the authors' name of the set. Elements of `vg` do not state it."""
+        """`dataset`: the authors' name of the dataset. Elements of `vg` do not state it."""
         self._dataset = dataset
         first = FIRST_IDS.get(dataset, 1)
         self._objects, self._relations = count(first), count(first)
@@ -134,7 +171,7 @@ def _image_id(value: Any) -> tuple[int | None, str]:
     return (as_id(digits.group(1)), readable(value)) if digits else (None, "")
 
 
-def _boxes(image_id: int, listed: Any, rejects: list[Rejected]) -> tuple[list[dict[str, Any]], dict[int, int]]:
+def _boxes(image_id: int, listed: Any, rejects: Rejects) -> tuple[list[dict[str, Any]], dict[int, int]]:
     """Returns the usable boxes and object id → box index."""
     boxes: list[dict[str, Any]] = []
     places: dict[int, int] = {}
@@ -142,7 +179,7 @@ def _boxes(image_id: int, listed: Any, rejects: list[Rejected]) -> tuple[list[di
         values = entry if isinstance(entry, dict) else {}
         object_id, name = as_id(values.get("object_id")), _name(values.get("names"))
         numbers = as_four_numbers([values.get(side) for side in "xywh"])
-        if object_id is None or name is None or numbers is None or not all(abs(v) < _MOST_PIXELS for v in numbers):
+        if object_id is None or name is None or numbers is None or not all(abs(v) < _MAX_PIXELS for v in numbers):
             rejects.append(Rejected(image_id, "box malformed", shown(entry)))
             continue
         x, y, w, h = numbers
@@ -165,10 +202,10 @@ def _boxes(image_id: int, listed: Any, rejects: list[Rejected]) -> tuple[list[di
 
 
 def _relations(
-    image_id: int, listed: Any, places: Mapping[int, int], dataset: str, rejects: list[Rejected]
+    image_id: int, listed: Any, places: Mapping[int, int], dataset: str, rejects: Rejects
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Returns annotated relations, and relations with a confidence."""
-    given: dict[tuple[int, str, int], None] = {}
+    annotated: dict[tuple[int, str, int], None] = {}
     scored: dict[tuple[int, str, int], float] = {}
     for entry in _list(image_id, "relationships", listed, rejects):
         values = entry if isinstance(entry, dict) else {}
@@ -184,11 +221,11 @@ def _relations(
         if subject == object_:
             rejects.append(Rejected(image_id, "relation to itself (kept)", shown(entry)))
         key = (subject, predicate, object_)
-        if key in given or key in scored:
+        if key in annotated or key in scored:
             rejects.append(Rejected(image_id, "relation twice", shown(entry)))
         confidence = values.get("confidence")
         if confidence is None and dataset == VISUAL_GENOME:
-            given[key] = None
+            annotated[key] = None
             continue
         if confidence is None:
             rejects.append(Rejected(image_id, "relation without confidence (kept with 1)", shown(entry)))
@@ -198,7 +235,7 @@ def _relations(
         else:
             scored[key] = max(score, scored.get(key, 0.0))
     return (
-        [{"subject": s, "predicate": p, "object": o} for s, p, o in given],
+        [{"subject": s, "predicate": p, "object": o} for s, p, o in annotated],
         [
             {"subject": s, "object": o, "predicate": p, "score": score, "proposed": True, "triplet": -1}
             for (s, p, o), score in scored.items()
@@ -206,7 +243,7 @@ def _relations(
     )
 
 
-def _list(image_id: int, name: str, found: Any, rejects: list[Rejected]) -> list[Any]:
+def _list(image_id: int, name: str, found: Any, rejects: Rejects) -> list[Any]:
     if isinstance(found, list):
         return found
     rejects.append(Rejected(image_id, f"{name} malformed", shown(found)))
@@ -220,13 +257,12 @@ def _name(value: Any) -> str | None:
 
 
 def _score(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 <= value <= 1 and math.isfinite(value) else None
+    found = as_number(value)
+    return found if found is not None and 0 <= found <= 1 else None
 
 
 def _uri(dataset: str, split: str, image_id: int, name: str) -> str:
-    """Returns the image's path below its set's folder, by the authors' rules."""
+    """Returns the image's path below its dataset's folder, by the authors' rules."""
     if name:
         return name
     return f"{split}/{image_id:012d}.jpg" if dataset == "coco2017" else f"{image_id}.jpg"
@@ -240,9 +276,9 @@ FREQUENCIES = pa.schema([("kind", pa.string()), ("name", pa.string()), ("count",
 KINDS = ("relationship", "object")
 
 
-def read_frequencies(content: Any) -> tuple[list[dict[str, Any]], list[Rejected]]:
+def read_frequencies(content: Any) -> tuple[list[dict[str, Any]], Iterable[Rejected]]:
     """Converts a file's content to rows of `frequencies` and rejects. A name without a count gets 0."""
-    rows, rejects = [], []
+    rows, rejects = [], Rejects()
     for kind in KINDS:
         names, counts = content.get(f"{kind}_names"), content.get(f"{kind}_freq")
         counts = counts if isinstance(counts, dict) else {}
@@ -253,7 +289,9 @@ def read_frequencies(content: Any) -> tuple[list[dict[str, Any]], list[Rejected]
                 rejects.append(Rejected(NO_IMAGE, "frequency malformed", shown((name, counts[name]))))
             else:
                 rows.append({"kind": kind, "name": readable(name), "count": count})
-        rejects += [Rejected(NO_IMAGE, "name not a text", shown(name)) for name in listed if not isinstance(name, str)]
+        rejects.extend(
+            Rejected(NO_IMAGE, "name not a text", shown(name)) for name in listed if not isinstance(name, str)
+        )
     return rows, rejects
 
 
@@ -266,7 +304,7 @@ def write_frequencies(relations: Mapping[str, int], objects: Mapping[str, int]) 
         yield f"{kind}_freq", counts
 
 
-def counted(rows: list[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
+def name_counts(rows: list[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
     """Converts rows of `frequencies` to counts of relations and of objects."""
     relations, objects = (Counter({r["name"]: r["count"] for r in rows if r["kind"] == kind}) for kind in KINDS)
     return relations, objects

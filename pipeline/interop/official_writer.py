@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.interop.json_writer import write_list, write_object
-from pipeline.interop.official_graphs import write_captions, write_graphs
-from pipeline.interop.official_groups import write_candidates, write_groups
-from pipeline.interop.official_labels import VISUAL_GENOME, ElementWriter, counted, write_frequencies
+from pipeline.interop.official_graphs import write_candidates, write_captions, write_graphs, write_groups
+from pipeline.interop.official_labels import VISUAL_GENOME, ElementWriter, name_counts, write_frequencies
 from pipeline.interop.run_rows import RunRows, Tally, relations_of
 
 CAPTIONS, GRAPHS, CANDIDATES = "captions.json", "scene_graphs.json", "candidates.json"
 LABELS, FREQUENCIES, FILES = "labels.json", "keep_names_freq.json", "image_id_to_filepath.json"
+_OFFICIAL_NAMES = {
+    "coco": "coco2017",
+    "objects365": "o365",
+    "visual_genome": VISUAL_GENOME,
+    "vg150": VISUAL_GENOME,
+    "hico_det": "hico",
+    "hico_instances": "hico",
+}
+"""Format of a dataset → the authors' name of it."""
 
 
 def write_official(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -32,17 +40,18 @@ def write_official(rows: RunRows, folder: Path, threshold: float, tally: Tally) 
                 (place / name).unlink()
         if "ingest" in rows.steps():
             _labels(rows, dataset, place, threshold, tally)
-    own = rows.run.artifacts("frequencies")
-    for partition, artifact in own.items():
+    for partition, artifact in rows.run.artifacts("frequencies").items():
         place = folder / partition.split("/")[0]
         place.mkdir(exist_ok=True)
         if not (place / FREQUENCIES).exists():
-            write_object(place / FREQUENCIES, write_frequencies(*counted(artifact.table("frequencies").to_pylist())))
+            write_object(
+                place / FREQUENCIES, write_frequencies(*name_counts(artifact.table("frequencies").to_pylist()))
+            )
 
 
 def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes each dataset as a file in the layout of the authors' Visual Genome annotations."""
-    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+    for dataset in rows.ingested():
         writer = ElementWriter(VISUAL_GENOME)
         elements = (writer.vg_element(*element) for element in _elements(rows, dataset, threshold, tally, vg=True))
         write_list(folder / f"{dataset}.json", elements)
@@ -75,7 +84,9 @@ def _candidates(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str
 
 
 def _labels(rows: RunRows, dataset: str, place: Path, threshold: float, tally: Tally) -> None:
-    official = rows.official_name(dataset)
+    sources = rows.run.read_document("recipe").get("data", {}).get("sources", ())
+    formats = {source["name"]: source["format"] for source in sources}
+    official = _OFFICIAL_NAMES.get(formats.get(dataset, ""), dataset)
     writer = ElementWriter(official)
     relations, objects, paths = Counter[str](), Counter[str](), {}
 

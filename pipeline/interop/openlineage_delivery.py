@@ -24,7 +24,11 @@ API_KEY = "OPENLINEAGE_API_KEY"
 
 def is_server(target: str) -> bool:
     """Whether a target is a server, and not a file."""
-    return target.startswith(("http://", "https://"))
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def without_secrets(url: str) -> str:
@@ -73,7 +77,7 @@ def send_events(events: Iterable[RunEvent], url: str) -> int:
         for event in events:
             transport.emit(event)
             sent += 1
-    # Messages of requests quote the URL with its secrets, so that none of them is passed on.
+    # Errors of requests quote the URL with its secrets, so they are not passed on.
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else "unknown"
         raise FatalError(

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from pipeline.interop.run_rows import TABLES, ImageRows, RunRows, Tally, relations_of
-from pipeline.labels.flat_labels import LABELS, flat_labels
+from pipeline.labels.label_rows import LABELS, flat_labels
 
 
 def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -42,8 +42,8 @@ def write_csv(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
         for part in flat_labels(rows.run):
             chosen = part if rows.choice is None else part.filter(part["kept"])
             tally.note("relation that the run does not keep", len(part) - len(chosen))
-            sure = pc.coalesce(chosen["confidence"], chosen["score"])
-            above = chosen.filter(pc.greater_equal(sure, threshold))
+            confidence = pc.coalesce(chosen["confidence"], chosen["score"])
+            above = chosen.filter(pc.greater_equal(confidence, threshold))
             tally.note(f"relation scored below {threshold:g}", len(chosen) - len(above))
             writer.write_table(above)
             tally.wrote["labels"] += len(above)
@@ -71,9 +71,9 @@ SCHEMA = pa.schema(
 
 
 def write_hugging_face(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Writes `data/<set>/<split>.parquet` for each set and split, and the dataset card `README.md`."""
+    """Writes `data/<set>/<split>.parquet` for each dataset and split, and the card `README.md`."""
     written: dict[str, dict[str, int]] = {}
-    for dataset in rows.datasets() if "ingest" in rows.steps() else ():
+    for dataset in rows.ingested():
         (folder / "data" / dataset).mkdir(parents=True)
         writers: dict[str, pq.ParquetWriter] = {}
         images = (image for image in rows.images(dataset, "images", "captions", "relations") if "images" in image.rows)
@@ -128,8 +128,8 @@ def _card(rows: RunRows, written: dict[str, dict[str, int]], threshold: float) -
         "---", "", f"# {run}", "",
         "Relations between bounding boxes, in absolute pixels of the original files (top-left corner and size).",
         f"Labels with a score come from a Relation Tagger ({kept}), others are annotations.",
-        "The images are not included; `file_name` is relative to the image folder of each set.", "",
-        "| set | split | images |", "|---|---|---|",
+        "The images are not included; `file_name` is relative to the image folder of each dataset.", "",
+        "| dataset | split | images |", "|---|---|---|",
     ]  # fmt: skip
     lines += [f"| {name} | {split} | {count} |" for name, splits in written.items() for split, count in splits.items()]
     return "\n".join(lines) + "\n"

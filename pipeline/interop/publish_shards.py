@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Literal, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.interop.croissant import croissant
-from pipeline.interop.dataset_card import Release, dataset_card
-from pipeline.interop.shard_index_files import LoaderIndex, index_files
+from pipeline.interop.dataset_card import Release, croissant, dataset_card
+from pipeline.runtime.wording import counted
 from storage.artifact import Artifact
 from storage.atomic import atomic_folder
 from storage.digests import digest_file
@@ -24,6 +26,7 @@ from storage.shards.index import write_index
 from storage.shards.writer import tars_among
 from storage.tables import SHARD_STATISTICS, write_table
 
+LoaderIndex = Literal["wids", "energon"]
 CHECKSUMS = "SHA256SUMS"
 """Lists the sha256 of every other file of a published folder, as `sha256sum --check` reads it."""
 DATA = "data"
@@ -50,11 +53,11 @@ def print_publish(
     run: Run, folder: Path, step: str, license_: str, indexes: Sequence[LoaderIndex], as_json: bool = False
 ) -> None:
     """Publishes a run's shards and prints what was written."""
-    made = publish_shards(run, folder, step, license_, indexes)
+    result = publish_shards(run, folder, step, license_, indexes)
     if as_json:
-        print(json.dumps(asdict(made)))
+        print(json.dumps(asdict(result)))
         return
-    held = f"{counted(made.samples, 'sample')} in {counted(made.tars, 'tar')}, {counted(made.bytes, 'byte')}"
+    held = f"{counted(result.samples, 'sample')} in {counted(result.tars, 'tar')}, {counted(result.bytes, 'byte')}"
     print(f"{folder}: {held}")
     print(f"`rlip shards verify {folder}` checks a copy")
 
@@ -66,7 +69,7 @@ def publish_shards(
 
     The tars are copies with the same bytes. The folder depends on nothing but the arguments and the run: publishing it again
     gives the same bytes. Raises `FatalError` for a folder with something in it, a step without shards, and a damaged artifact,
-    and when another process wrote something else there meanwhile.
+    and when another process wrote something else there at the same time.
     """
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -76,7 +79,7 @@ def publish_shards(
             f"--license {license_!r}: name a licence as the Hugging Face hub does, e.g. cc-by-4.0 or unknown"
         )
     artifacts = _shards_of(run, step)
-    made = Published(run.name, step, str(folder))
+    result = Published(run.name, step, str(folder))
     with translate_os_errors(f"writing {folder}"), atomic_folder(folder, replace=False) as aside:
         (aside / DATA).mkdir()
         tables, sizes, statistics = _put_tars(aside, artifacts)
@@ -89,14 +92,14 @@ def publish_shards(
         (aside / "README.md").write_text(dataset_card(release), encoding="utf-8")
         digests = {name: digest_file(aside / name) for name in [*tables, f"{STATISTICS}.parquet"]}
         (aside / "croissant.json").write_text(croissant(release, digests), encoding="utf-8")
-        made.files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
-        lines = [f"{digests.get(name) or digest_file(aside / name)}  {name}\n" for name in made.files]
+        result.files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
+        lines = [f"{digests.get(name) or digest_file(aside / name)}  {name}\n" for name in result.files]
         (aside / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
     _require_written(folder, "".join(lines))
-    made.tars, made.bytes = len(tables), sum(sizes.values())
-    made.samples = sum(len(set(index["key"].to_pylist())) for index in tables.values())
-    made.files.append(CHECKSUMS)
-    return made
+    result.tars, result.bytes = len(tables), sum(sizes.values())
+    result.samples = sum(len(set(index["key"].to_pylist())) for index in tables.values())
+    result.files.append(CHECKSUMS)
+    return result
 
 
 def _require_written(folder: Path, checksums: str) -> None:
@@ -107,12 +110,7 @@ def _require_written(folder: Path, checksums: str) -> None:
             return
         if folder.is_dir() and not any(folder.iterdir()):
             raise FatalError(f"{folder}: this empty folder can't be replaced; name a new folder")
-    raise FatalError(f"{folder}: was written by another process meanwhile; name a new folder")
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things in words, such as "1 tar" and "2 tars"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    raise FatalError(f"{folder}: another process has written it at the same time; name a new folder")
 
 
 def checksum_faults(folder: Path, progress: Callable[[int, int], None]) -> Iterator[tuple[str, str]]:
@@ -221,3 +219,72 @@ def _renamed(table: pa.Table, shard: str, name: str) -> pa.Table:
     own = table.filter(pc.equal(table["shard"], shard))
     at = own.schema.get_field_index("shard")
     return own.set_column(at, own.schema.field(at), pa.array([name] * len(own), pa.string()))
+
+
+WIDS_FILE = "wids.json"
+ENERGON_FOLDER = ".nv-meta"
+_BLOCK = 512
+
+
+def loaders(names: Sequence[str]) -> list[LoaderIndex]:
+    """Returns the loaders of those names, each once. Raises `FatalError` for an unknown one."""
+    known: tuple[LoaderIndex, ...] = get_args(LoaderIndex)
+    for name in names:
+        if name not in known:
+            raise FatalError(f"{name!r}: no such loader; name {' or '.join(known)}")
+    return [each for each in known if each in names]
+
+
+def index_files(kind: LoaderIndex, tars: Mapping[str, pa.Table], sizes: Mapping[str, int]) -> dict[str, bytes]:
+    """Returns the files that a loader needs, by their path beside the tars.
+
+    `tars`: a tar's path, relative to the folder that the files go to → its index (schema `SHARD_MEMBERS`); `sizes`: the same
+    path → the tar's bytes. The tars must hold nothing but what their indexes list, since these loaders read whatever they find.
+    """
+    if kind == "energon":
+        return _energon_files(tars)
+    # `wids.ShardListDataset` finds the tars beside this list or its URL.
+    shards = [
+        {"url": tar, "nsamples": len(_first_members(index)), "filesize": sizes[tar]} for tar, index in tars.items()
+    ]
+    values = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
+    return {WIDS_FILE: json.dumps(values, indent=1, ensure_ascii=False).encode() + b"\n"}
+
+
+def _energon_files(tars: Mapping[str, pa.Table]) -> dict[str, bytes]:
+    """Returns what Energon 7 needs to stream the tars as its split "train", with the members of a sample as they are.
+
+    These are `.nv-meta/.info.json`, `split.yaml` and `dataset.yaml`, and a `.tar.idx` beside each tar. The `index.sqlite` that
+    `energon prepare` writes as well serves look-ups by key, e.g. of joined datasets, and is not needed.
+    """
+    counts = {tar: len(_first_members(index)) for tar, index in tars.items()}
+    # Strings of JSON are strings of YAML, so that names need no quoting of their own.
+    split = "".join(f"  - {json.dumps(tar)}\n" for tar in tars)
+    return {
+        f"{ENERGON_FOLDER}/.info.json": json.dumps({"shard_counts": counts}, indent=1).encode() + b"\n",
+        f"{ENERGON_FOLDER}/split.yaml": f"split_parts:\n  train:\n{split}exclude: []\n".encode(),
+        f"{ENERGON_FOLDER}/dataset.yaml": b"__module__: megatron.energon\n__class__: CrudeWebdataset\n",
+        **{f"{tar.removesuffix('.tar')}.tar.idx": energon_tar_index(index) for tar, index in tars.items()},
+    }
+
+
+def energon_tar_index(index: pa.Table) -> bytes:
+    """Returns Energon's index of one tar: where the header of each sample's first member begins, and where the last ends.
+
+    These are unsigned 64-bit integers, little-endian. A header may take several blocks before a member's bytes, so a sample
+    begins where the one before it ends.
+    """
+    ends = index["offset"].to_numpy() + index["size"].to_numpy()
+    ends = -(-ends // _BLOCK) * _BLOCK
+    firsts = _first_members(index)
+    starts = [0, *ends[firsts[1:] - 1].tolist()] if len(firsts) else []
+    places = [*starts, int(ends[-1]) if len(ends) else 0]
+    return struct.pack(f"<{len(places)}Q", *places)
+
+
+def _first_members(index: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Returns the rows of an index that begin a sample."""
+    keys = index["key"].to_numpy()
+    if not len(keys):
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])

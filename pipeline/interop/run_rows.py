@@ -1,4 +1,4 @@
-"""Reads a run's images with their rows of all steps, and selects the relations that an export writes."""
+"""Reads a run's images with their rows of all steps, and selects the relations to export."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.interop.official_labels import VISUAL_GENOME
 from pipeline.labels.kept_labels import choice_of, kept_labels
-from pipeline.labels.label_funnel import candidates, images_with_boxes, require_same_boxes
 from pipeline.labels.label_overrides import overrides_of
+from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
 from pipeline.runtime.stage import Rejected
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -33,7 +32,8 @@ class Tally:
 
     def note_all(self, rejects: Iterable[Rejected]) -> None:
         """Counts rejects by reason."""
-        self.counts.update(reject.reason for reject in rejects)
+        for reject in rejects:
+            self.counts[reject.reason] += reject.count
 
     def as_json(self) -> dict[str, int]:
         """Returns reason → count, most frequent first."""
@@ -42,14 +42,6 @@ class Tally:
 
 TABLES = {"ingest": "images", "caption": "captions", "parse": "triplets", "tag": "relations", "candidates": "groups"}
 """Step → table."""
-_OFFICIAL_NAMES = {
-    "coco": "coco2017",
-    "objects365": "o365",
-    "visual_genome": VISUAL_GENOME,
-    "vg150": VISUAL_GENOME,
-    "hico_det": "hico",
-    "hico_instances": "hico",
-}
 
 
 @dataclass(frozen=True)
@@ -85,17 +77,15 @@ class RunRows:
 
     def datasets(self) -> list[str]:
         """Returns the datasets with rows of any step after `ingest`, or all ingested ones if there is no such step."""
-        made = [step for step in self._artifacts if step != "ingest"] or ["ingest"]
-        return sorted({partition.split("/")[0] for step in made for partition in self._artifacts.get(step, ())})
+        steps = [step for step in self._artifacts if step != "ingest"] or ["ingest"]
+        return sorted({partition.split("/")[0] for step in steps for partition in self._artifacts.get(step, ())})
 
-    def official_name(self, dataset: str) -> str:
-        """Returns the authors' name for the set, by its format in the run's recipe, or its own name."""
-        data = self.run.read_document("recipe").get("data", {})
-        formats = {source["name"]: source["format"] for source in data.get("sources", ())}
-        return _OFFICIAL_NAMES.get(formats.get(dataset, ""), dataset)
+    def ingested(self) -> list[str]:
+        """Returns the datasets to export with boxes; none if the run has no images."""
+        return self.datasets() if "ingest" in self._artifacts else []
 
     def images(self, dataset: str, *tables: str) -> Iterator[ImageRows]:
-        """Yields the images of a set in stored order, with their rows in `tables` (all tables if none is named)."""
+        """Yields the images of a dataset in stored order, with their rows in `tables` (all tables if none is named)."""
         for partition in sorted({p for found in self._artifacts.values() for p in found}):
             if partition.split("/")[0] == dataset:
                 yield from self._partition(partition, tables)
@@ -153,8 +143,7 @@ def _tables_of(step: str, artifact: Artifact | None) -> list[str]:
 def relations_of(image: ImageRows, threshold: float, tally: Tally) -> list[dict[str, Any]]:
     """Returns relations that score at least `threshold`, best first, or annotated ones if the image is not tagged."""
     if "relations" not in image.rows:
-        given: list[dict[str, Any]] = image.items("images", "relations")
-        return given
+        return image.items("images", "relations")
     scored = image.items("relations")
     tally.note("relation that the run does not keep", image.rows["relations"]["not_kept"])
     kept = [relation for relation in scored if relation["score"] >= threshold]

@@ -1,4 +1,4 @@
-"""Reads the samples of WebDataset tars that anyone may have written, and what labels of this project's form they hold."""
+"""Reads samples of WebDataset tars that anyone may have written, and the labels in them if they have this project's form."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from storage.shards.writer import LABELS
 
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp"})
 """Extensions of the images that this project reads."""
-LONGEST_LABELS = 64 * 2**20
+MAX_LABELS_SIZE = 64 * 2**20
 """Bytes of a member with labels that are parsed."""
 _PACKED = (
     (b"\x1f\x8b", "gzip", "gunzip --keep"),
@@ -69,7 +69,7 @@ class SeenRelation(NamedTuple):
 
 @dataclass(frozen=True)
 class SeenLabels:
-    """What could be read of a label file. Fields that this version does not know are left out."""
+    """What could be read of a label file. Fields that this version does not know are ignored."""
 
     boxes: tuple[SeenBox, ...]
     relations: tuple[SeenRelation, ...]
@@ -102,7 +102,7 @@ def require_tar(path: Path) -> None:
 def tar_samples(path: Path) -> Iterator[TarSample | Refused]:
     """Yields the samples of a tar, and the entries that are refused, in order. Raises `FatalError`.
 
-    Reads the index of a tar of the store, and of others headers alone: an index beside those may be of earlier content.
+    For a tar of the store it reads the index, for others only headers: an index beside those may be outdated.
     """
     require_tar(path)
     members: list[Member] = []

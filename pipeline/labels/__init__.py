@@ -1,1 +1,1 @@
-"""Chooses the labels to keep, counts them per stage, and audits them against given relations."""
+"""Chooses the labels to keep, counts them per stage, and audits them against ground-truth relations."""

@@ -1,8 +1,8 @@
 """A stratified random sample of labels, and the precision of all labels that follows from its verdicts.
 
-Strata are bands of the predicates' frequency crossed with bands of the score. Within a stratum, labels are judged in the
-order of numbers that depend on content and seed alone (permanent random numbers; Ohlsson 1995, in Business Survey Methods):
-labels that were made again keep their place in the sample, and with it their verdicts.
+Strata are bands of the predicates' frequency crossed with bands of the score. Within a stratum, labels are judged in
+the order of numbers that depend on content and seed alone (permanent random numbers; Ohlsson 1995, in Business Survey
+Methods): labels that were made again keep their place in the sample, and with it their verdicts.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ class AuditStrata:
     def of(cls, predicates: Sequence[str], scores: Sequence[float] | Numbers) -> AuditStrata:
         """Cuts labels into bands.
 
-        Predicates are taken from the most frequent on, and each third of all labels makes a band. Scores are cut at their
-        quartiles.
+        Predicates are taken from the most frequent on, and each third of all labels makes a band. Scores are cut at
+        their quartiles.
         """
-        given = np.asarray(scores, np.float64)
+        values = np.asarray(scores, np.float64)
         counts = Counter(predicates)
         before, band = 0, {}
         for name, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
             band[name] = before * len(FREQUENCY_BANDS) // len(predicates)
             before += count
-        edges = np.unique(np.quantile(given, np.arange(1, SCORE_BANDS) / SCORE_BANDS)) if len(given) else np.array([])
-        heights = np.searchsorted(edges, given, side="right")
+        edges = np.unique(np.quantile(values, np.arange(1, SCORE_BANDS) / SCORE_BANDS)) if len(values) else np.array([])
+        heights = np.searchsorted(edges, values, side="right")
         keys = list(zip((band[name] for name in predicates), (-heights).tolist(), strict=True))
         present = sorted(set(keys))
         limits = [0.0, *edges.tolist(), 1.0]
@@ -73,14 +73,14 @@ class StratumCount:
     name: str
     labels: int
     judged: int
-    """Those that the reviewers were sure of."""
+    """Those that the reviewers were confident about."""
     right: int
     unsure: int
 
 
 @dataclass(frozen=True)
 class AuditPrecision:
-    """The precision of labels, from a stratified sample. None: no stratum has a sure verdict."""
+    """The precision of labels, from a stratified sample. None: no stratum has a confident verdict."""
 
     precision: float | None
     low: float | None
@@ -110,8 +110,8 @@ def permanent_numbers_of(
 ) -> Numbers:
     """`permanent_numbers` of N labels that are given as columns, in a tenth of the time.
 
-    `digests`: of each label's image. `boxes` (B, 4): x, y, w, h; `subject` and `object_` (N) are rows of it. `predicates`
-    must be canonical.
+    `digests`: of each label's image. `boxes` (B, 4): x, y, w, h; `subject` and `object_` (N) are rows of it.
+    `predicates` must be canonical.
     """
     salt = seed.to_bytes(8, "little", signed=True)
     used, place = np.unique(np.concatenate([subject, object_]), return_inverse=True)
@@ -140,8 +140,8 @@ def audit_order(strata: AuditStrata, numbers: Numbers) -> Indices:
 def audit_precision(strata: AuditStrata, numbers: Numbers, outcomes: NDArray[np.int8]) -> AuditPrecision:
     """Estimates the precision of N labels from `outcomes` (N): RIGHT, WRONG, UNSURE or UNJUDGED.
 
-    Of each stratum, verdicts count up to the first label in the sample's order that has none: what was judged for another
-    reason is no random sample. Each weighs as many labels as its stratum has for each verdict.
+    Of each stratum, verdicts count up to the first label in the sample's order that has none: what was judged for
+    another reason is no random sample. Each weighs as many labels as its stratum has for each verdict.
     """
     rank = _ranks(strata, numbers)
     rows = []
@@ -174,8 +174,8 @@ def wilson_interval(share: float, number: float, z: float = Z95) -> tuple[float,
 def _stratified_interval(known: Sequence[StratumCount], total: int) -> tuple[float, float, float]:
     """The stratified estimate with Wilson's interval for its effective number of draws.
 
-    A stratum in which all verdicts agree is not free of variance: shares of the variance are smoothed by half a verdict of
-    each kind. Verdicts on all labels of a stratum leave none (finite population).
+    A stratum in which all verdicts agree is not free of variance: shares of the variance are smoothed by half a verdict
+    of each kind. Verdicts on all labels of a stratum leave none (finite population).
     """
     weights = [row.labels / total for row in known]
     precision = sum(weight * row.right / row.judged for weight, row in zip(weights, known, strict=True))

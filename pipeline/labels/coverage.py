@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList, Indices
-from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
-from pipeline.labels.label_funnel import candidates
+from pipeline.labels.kept_labels import ChoiceSettings, judged_columns
 from pipeline.labels.label_overrides import Overrides
+from pipeline.labels.labelled_partitions import candidates
 from storage.artifact import Artifact
 from tagger.audit.coverage import (
     PAIR_BINS,
@@ -60,11 +60,11 @@ class LabelCoverage:
     images: int
     kept: Density
     given: Density | None
-    """The same for the distinct relations that the set gives; None when it gives none."""
+    """The same for the distinct relations that the dataset gives; None when it gives none."""
     lists: tuple[PredicateList, ...]
-    """Visual Genome's usual predicates, then the set's own (canonical, most given first) when it gives relations."""
+    """Visual Genome's usual predicates, then the dataset's own (canonical, most given first) when it gives relations."""
     geometry: tuple[PairBin, ...]
-    """Precision by distance, size ratio and direction of the pair, on images with given relations; empty without any."""
+    """Precision by distance, size ratio and direction of the pair, on images with ground-truth relations; empty without any."""
 
 
 @dataclass
@@ -87,9 +87,9 @@ class CoverageCount:
     def add(self, images: pa.Table, tagged: Artifact, triplets: pa.Table | None) -> None:
         """Add a partition: its rows of `images`, the artifact of its stage `tag`, and its triplets if the run has them."""
         boxes, proposed, scored = _Boxes.of(images), candidates(tagged), tagged.table("relations")
-        judged = judged_labels(scored, proposed, self.choice, self.overrides.get(tagged.manifest.partition)).values()
+        judged = judged_columns(scored, proposed, self.choice, self.overrides.get(tagged.manifest.partition))
         labels = self._located(scored, "relations", images, boxes)
-        kept = labels.where(np.array([one.reason is None for of_image in judged for one in of_image], bool))
+        kept = labels.where(np.asarray(judged.reason.is_null()))
         naive = self._located(proposed, "pairs", images, boxes)
         every_given = self._located(images, "relations", images, boxes)
         given = every_given.where(every_given.inside).distinct(boxes, len(self._codes))

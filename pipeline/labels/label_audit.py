@@ -1,4 +1,4 @@
-"""Audits labels: compares the tagger's labels and two baselines with the relations that the dataset gives."""
+"""Audits of labels and of captions: compares them, and two baselines, with the ground-truth relations of the dataset."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pyarrow as pa
 
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
-from pipeline.labels.label_funnel import candidates
 from pipeline.labels.label_overrides import Overrides
+from pipeline.labels.labelled_partitions import candidates
 from storage.artifact import Artifact
-from tagger.audit.labels import SYMMETRIC, Fact, LabelCurve, agreement, audit
-from tagger.audit.predicates import PredicateScores, audit_predicates
+from tagger.audit.labels import SYMMETRIC, Fact, LabelCurve, PredicateScores, agreement, audit, audit_predicates
 from tagger.english.predicates import canonical
 from tagger.labelling.calibration import calibration_error
+from tagger.matching import match
 from tagger.pair import Pair
 from tagger.relation import Relation
 
@@ -29,7 +29,7 @@ class LabelScores:
     """For the tagger, the labels that stage `shard` keeps; for a baseline, those whose score reaches the threshold."""
     precision: float | None
     recall: float | None
-    """Over all given relations."""
+    """Over all ground-truth relations."""
     precision_at_recall: float | None
     """Best precision at a recall of at least .8 over the reachable relations."""
     average_precision: float
@@ -38,13 +38,13 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class LabelAudit:
-    """Scores of all labelling methods on the same images, namely those with given relations."""
+    """Scores of all labelling methods on the same images, namely those with ground-truth relations."""
 
     images: int
     given: int
-    """Given relations; the two directions of a symmetric predicate count once."""
+    """Ground-truth relations; the two directions of a symmetric predicate count once."""
     reachable: int
-    """Given relations that some candidate pair proposes."""
+    """Ground-truth relations that some candidate pair proposes."""
     tagger: LabelScores
     naive: LabelScores
     prior: LabelScores
@@ -59,8 +59,15 @@ class LabelAudit:
     @property
     def best_baseline(self) -> tuple[str, LabelScores]:
         """The baseline that a headline compares with: the one with the higher precision at a recall of .8."""
-        ways = (("naive matching", self.naive), ("boxes and names alone", self.prior))
-        return max(ways, key=lambda way: way[1].precision_at_recall or 0.0)
+        return max(self.methods("")[1:], key=lambda method: method[1].precision_at_recall or 0.0)
+
+    def methods(self, choice: str) -> tuple[tuple[str, LabelScores], ...]:
+        """The labelling methods by name: the tagger with its `choice` of labels, then the baselines."""
+        return (
+            (f"tagger, {choice}", self.tagger),
+            ("naive matching", self.naive),
+            ("boxes and names alone", self.prior),
+        )
 
 
 @dataclass
@@ -102,7 +109,7 @@ class LabelCount:
             for r in of_image
         ]
         labels = [relation for of_image in self._relations for relation in of_image]
-        sure = [relation.calibrated for relation in labels if relation.calibrated is not None]
+        probabilities = [relation.calibrated for relation in labels if relation.calibrated is not None]
         return LabelAudit(
             images=len(self._truth),
             given=found.tagger.truths,
@@ -111,7 +118,9 @@ class LabelCount:
             naive=self._scores(found.naive, list(map(_facts, self._pairs))),
             prior=self._scores(found.prior, [_facts(pairs, self.choice.threshold) for pairs in self._pairs]),
             score_error=calibration_error([relation.score for relation in labels], right),
-            calibrated_error=calibration_error(sure, right) if labels and len(sure) == len(labels) else None,
+            calibrated_error=calibration_error(probabilities, right)
+            if labels and len(probabilities) == len(labels)
+            else None,
             predicates=audit_predicates(self._relations, self._pairs, self._truth, self._kept, SYMMETRIC),
         )
 
@@ -150,3 +159,138 @@ def _by_image(table: pa.Table, column: str, *names: str) -> Mapping[int, Sequenc
     every = list(zip(*(items.values(name) if name in present else lacking for name in names), strict=True))
     parts = items.by_row(len(table))
     return {image_id: every[part] for image_id, part in zip(table["image_id"].to_pylist(), parts, strict=True)}
+
+
+Named = tuple[str, str, str]
+"""A relation at category level: subject category, canonical predicate, object category."""
+
+
+@dataclass(frozen=True)
+class CaptionAudit:
+    """Agreement of captions with ground-truth relations by category, on images that have any. Missing relations lower it."""
+
+    images: int
+    """Images with ground-truth relations."""
+    stated: int
+    """Triplets that the captions state."""
+    judged: int
+    """Stated triplets whose nouns both name categories of the dataset; the others have no box to compare with."""
+    true: int
+    """Judged triplets that a ground-truth relation of the image confirms."""
+    given: int
+    """Ground-truth relations, counted once per image and category triple."""
+    found: int
+    """Ground-truth relations that any caption of the image states."""
+
+    @property
+    def precision(self) -> float | None:
+        """Share of judged triplets that are true."""
+        return self.true / self.judged if self.judged else None
+
+    @property
+    def recall(self) -> float | None:
+        """Share of ground-truth relations that are found."""
+        return self.found / self.given if self.given else None
+
+
+@dataclass
+class CaptionCount:
+    """Collects a `CaptionAudit` over the partitions of one dataset."""
+
+    _images: list[tuple[list[str], set[Named], list[tuple[str, str, str]]]] = field(default_factory=list)
+    _vocabulary: set[str] = field(default_factory=set)
+
+    def add(self, images: pa.Table, triplets: pa.Table) -> None:
+        """Add a partition. Rows of the two tables are matched by image id."""
+        boxes, given = FlatList.of(images, "boxes"), FlatList.of(images, "relations")
+        categories = boxes.values("category")
+        self._vocabulary.update(categories)
+        if not len(given):
+            return
+        box_slices, given_slices = boxes.by_row(len(images)), given.by_row(len(images))
+        truth = list(zip(given.values("subject"), given.values("predicate"), given.values("object"), strict=True))
+        stated = _stated(triplets)
+        for row, image_id in enumerate(images["image_id"].to_pylist()):
+            own = categories[box_slices[row]]
+            named = {(own[s], canonical(p), own[o]) for s, p, o in truth[given_slices[row]]}
+            if named:
+                self._images.append((sorted(set(own)), named, stated.get(image_id, [])))
+
+    def audit(self) -> CaptionAudit | None:
+        """Audits everything added so far; None when the dataset gives no relations."""
+        if not self._images:
+            return None
+        reader = _Nouns(sorted(self._vocabulary))
+        counts = [_judge(reader, *image) for image in self._images]
+        judged, true, found = (sum(column) for column in zip(*counts, strict=True))
+        return CaptionAudit(
+            images=len(self._images),
+            stated=sum(len(stated) for _, _, stated in self._images),
+            judged=judged,
+            true=true,
+            given=sum(len(named) for _, named, _ in self._images),
+            found=found,
+        )
+
+
+class _Nouns:
+    """Looks up which categories a noun means, and caches the answers."""
+
+    def __init__(self, vocabulary: Sequence[str]) -> None:
+        self._vocabulary = tuple(vocabulary)
+        self._known: dict[tuple[str, tuple[str, ...]], frozenset[str]] = {}
+
+    def among(self, noun: str, categories: Sequence[str]) -> frozenset[str]:
+        """The ones of an image's `categories` that the noun means."""
+        key = (noun, tuple(categories))
+        if key not in self._known:
+            self._known[key] = frozenset(match(noun, categories))
+        return self._known[key]
+
+    def known(self, noun: str) -> bool:
+        """Whether the noun means any category of the dataset."""
+        return bool(self.among(noun, self._vocabulary))
+
+
+def _judge(
+    nouns: _Nouns, categories: list[str], given: set[Named], stated: list[tuple[str, str, str]]
+) -> tuple[int, int, int]:
+    """Counts for one image: triplets judged, triplets true, ground-truth relations found."""
+    judged = true = 0
+    found: set[Named] = set()
+    for subject, predicate, object_ in stated:
+        if not (nouns.known(subject) and nouns.known(object_)):
+            continue
+        judged += 1
+        confirmed = {
+            relation
+            for relation in given
+            if any(
+                s in nouns.among(subject, categories) and o in nouns.among(object_, categories)
+                for s, o in _directions(relation)
+                if relation[1] == predicate
+            )
+        }
+        true += bool(confirmed)
+        found |= confirmed
+    return judged, true, len(found)
+
+
+def _directions(relation: Named) -> list[tuple[str, str]]:
+    subject, predicate, object_ = relation
+    both = [(subject, object_), (object_, subject)]
+    return both if predicate in SYMMETRIC else both[:1]
+
+
+def _stated(triplets: pa.Table) -> Mapping[int, list[tuple[str, str, str]]]:
+    """Image id → the triplets of its captions, each once per caption, with canonical predicates."""
+    items = FlatList.of(triplets, "triplets")
+    columns: list[list[Any]] = [
+        items.values(name) for name in ("caption", "subject_lemma", "predicate_lemma", "object_lemma")
+    ]
+    every = list(zip(*columns, strict=True))
+    found = {}
+    for image_id, part in zip(triplets["image_id"].to_pylist(), items.by_row(len(triplets)), strict=True):
+        distinct = dict.fromkeys((c, s, canonical(p), o) for c, s, p, o in every[part])
+        found[image_id] = [(s, p, o) for _, s, p, o in distinct]
+    return found

@@ -1,97 +1,145 @@
-"""Counts the labelling funnel from images to kept labels with every loss, and how often each predicate is kept."""
+"""Counts the funnel from images to kept labels with every loss, and how often each predicate is kept.
+
+Counts add up over partitions: those of a run are the sum of those of its partitions.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.held_artifact import held
-from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
-from pipeline.labels.label_overrides import Overrides, overrides_of
-from pipeline.labels.label_tally import LabelFunnel, LabelTally, PredicateCount
+from pipeline.labels.kept_labels import ChoiceSettings, judged_columns
+from pipeline.labels.label_overrides import Overrides
+from pipeline.labels.labelled_partitions import LabelledPartition, candidates, dropped
 from storage.artifact import Artifact
-from storage.errors import FatalError
-from storage.runs import Run
-from storage.tables import CANDIDATES
 from tagger.english.predicates import canonical
 
+LEVELS = ("images", "captions", "triplets", "candidates", "scored")
+"""The levels of the funnel that lose something on the way to the next, in order."""
+_KEPT, _GIVEN = "kept", "given"
+"""Levels that are counted by predicate, not by the reason of a loss."""
 REPEATED = "proposed by another mention, too"
 BELOW_FLOOR = "scored below tag.floor"
 
 
-class LabelledPartition(NamedTuple):
-    """The artifacts that a run has of one partition, from images to labels."""
+@dataclass(frozen=True)
+class LabelFunnel:
+    """Counts over the labelled datasets; None for stages that the run has not reached.
 
-    images: Artifact | None
-    captioned: Artifact | None
-    parsed: Artifact | None
-    tagged: Artifact | None
+    Each level adds up: `images`, `captions` and `triplets` without their losses led to something at the next level
+    (`grounded` triplets to candidates), `candidates` without losses plus `unproposed` are `scored`, and `scored`
+    without losses are `kept`.
+    """
 
+    images: int | None = None
+    captions: int | None = None
+    triplets: int | None = None
+    grounded: int | None = None
+    """Triplets that led to candidates; None, too, when the tagger's version did not record what became of triplets."""
+    candidates: int | None = None
+    """Proposals of a predicate for a pair of boxes. None, too, for imported labels without candidates."""
+    unproposed: int | None = None
+    """Labels with a score that no caption proposes for their pair."""
+    scored: int | None = None
+    """Labels with a score."""
+    kept: int | None = None
+    """Labels that stage `shard` keeps."""
+    lost: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Level → reason → how many of it led to nothing; the most frequent reason comes first."""
 
-def images_with_boxes(run: Run) -> dict[str, Artifact]:
-    """Partition → artifact with the table `images` that labels refer to: where a detector found the boxes, that of `detect`."""
-    return run.artifacts("ingest") | run.artifacts("detect")
-
-
-def labelled_partitions(run: Run, step: str, datasets: Sequence[str]) -> dict[str, Artifact]:
-    """Partition → artifact of a step, for these datasets only. Of `ingest`, the images as `images_with_boxes` has them."""
-    found = images_with_boxes(run) if step == "ingest" else run.artifacts(step)
-    return {part: a for part, a in found.items() if part.split("/")[0] in datasets}
-
-
-def byte_copies(digests: Sequence[pa.ChunkedArray]) -> int:
-    """Counts images whose bytes are those of an image before them, by the digests of the bytes."""
-    every = pa.chunked_array([chunk for column in digests for chunk in column.chunks], pa.string())
-    return len(every) - int(pc.count_distinct(every).as_py())
-
-
-def candidates(tagged: Artifact) -> pa.Table:
-    """The candidate pairs stored beside the labels of stage `tag`; empty when the artifact has no such file."""
-    return tagged.table("candidates") if "candidates.parquet" in tagged.manifest.files else CANDIDATES.empty_table()
-
-
-def dropped(tagged: Artifact) -> pa.Table | None:
-    """The triplets that led to no candidate, with reasons; None when the tagger's version did not record them."""
-    return tagged.table("dropped") if "dropped.parquet" in tagged.manifest.files else None
+    def levels(self) -> list[tuple[str, int]]:
+        """The levels that the run has reached, from images to kept labels, with their counts."""
+        counts = {"images": self.images, "captions": self.captions, "triplets": self.triplets}
+        counts |= {"grounded": self.grounded, "candidates": self.candidates, "scored": self.scored, "kept": self.kept}
+        return [(name, count) for name, count in counts.items() if count is not None]
 
 
-def require_same_boxes(ingested: Artifact, tagged: Artifact) -> None:
-    """Raise `FatalError` when labels were made from other images than these: their box indices would mean other boxes."""
-    read = tagged.manifest.terms["inputs"].get("images")
-    if read is not None and ingested.content not in read:
-        raise FatalError(
-            f"{tagged.manifest.partition}: the labels were made before its images were ingested again, or their boxes detected "
-            "again; run stage tag again"
+@dataclass(frozen=True)
+class PredicateCount:
+    """How often a canonical predicate was kept, and how often the datasets themselves give it."""
+
+    predicate: str
+    kept: int
+    given: int
+
+
+@dataclass
+class LabelTally:
+    """The counts of one partition, or of several that were added up."""
+
+    numbers: Counter[str] = field(default_factory=Counter)
+    """Level → how many there are. A level that no partition has reached is absent, not 0. `unexplained` counts
+    partitions whose tagger's version did not record what became of triplets."""
+    parts: dict[str, Counter[str]] = field(default_factory=dict)
+    """Level → reason → losses; of `kept` and `given`: predicate → labels."""
+
+    def add(self, other: LabelTally) -> None:
+        """Add the counts of other partitions."""
+        self.numbers.update(other.numbers)
+        for level, counts in other.parts.items():
+            self.parts.setdefault(level, Counter()).update(counts)
+
+    def rows(self) -> Iterator[tuple[str, str | None, int]]:
+        """The counts as rows: level, reason or predicate (None for the level itself), number."""
+        yield from ((level, None, number) for level, number in self.numbers.items())
+        yield from ((level, name, number) for level, counts in self.parts.items() for name, number in counts.items())
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[tuple[str, str | None, int]]) -> LabelTally:
+        """The sum of such rows."""
+        found = cls()
+        for level, name, number in rows:
+            if name is None:
+                found.numbers[level] += number
+            else:
+                found.parts.setdefault(level, Counter())[name] += number
+        return found
+
+    def funnel(self) -> LabelFunnel:
+        """The funnel of what was counted. A level's losses are known once any partition has reached the next level."""
+        there = self.numbers
+        explained = "scored" in there and not there.get("unexplained")
+        known = {"images": "captions" in there, "captions": "triplets" in there, "triplets": explained}
+        lost = {name: self.parts[name] for name in LEVELS if name in self.parts and known.get(name, True)}
+        triplets = there.get("triplets")
+        dropped = lost.get("triplets", Counter()).total()
+        return LabelFunnel(
+            images=there.get("images"),
+            captions=there.get("captions"),
+            triplets=triplets,
+            grounded=triplets - dropped if explained and triplets is not None else None,
+            candidates=there.get("candidates"),
+            unproposed=there.get("unproposed") if "candidates" in there else None,
+            scored=there.get("scored"),
+            kept=there.get("kept"),
+            lost={level: found for level, reasons in lost.items() if (found := _most_frequent_first(reasons))},
         )
 
+    def predicates(self) -> tuple[PredicateCount, ...]:
+        """The canonical predicates that are kept or given, those with the most kept labels first."""
+        totals: dict[str, list[int]] = {}
+        for place, level in enumerate((_KEPT, _GIVEN)):
+            for predicate, count in self.parts.get(level, {}).items():
+                totals.setdefault(canonical(predicate), [0, 0])[place] += count
+        ranked = sorted(totals.items(), key=lambda item: (-item[1][0], -item[1][1], item[0]))
+        return tuple(PredicateCount(predicate, *counts) for predicate, counts in ranked)
 
-def label_counts(
-    run: Run, datasets: Sequence[str], choice: ChoiceSettings
-) -> tuple[LabelFunnel, tuple[PredicateCount, ...]]:
-    """Counts the labels of these datasets, and their predicates with the most kept first."""
-    summed, settled = LabelTally(), overrides_of(run)
-    for partition, found in partition_artifacts(run, datasets):
-        summed.add(label_tally(found, choice, settled.get(partition)))
-    return summed.funnel(), summed.predicates()
 
-
-def partition_artifacts(run: Run, datasets: Sequence[str]) -> Iterator[tuple[str, LabelledPartition]]:
-    """Yields the partitions of these datasets. Each keeps its tables in memory for as long as it is used."""
-    steps = [labelled_partitions(run, step, datasets) for step in ("ingest", "caption", "parse", "tag")]
-    for partition in dict.fromkeys(name for found in steps for name in found):
-        there = (found.get(partition) for found in steps)
-        yield partition, LabelledPartition(*(None if one is None else held(one) for one in there))
+def _most_frequent_first(reasons: Counter[str]) -> dict[str, int]:
+    return dict(sorted(((r, n) for r, n in reasons.items() if n), key=lambda each: (-each[1], each[0])))
 
 
 def label_tally(found: LabelledPartition, choice: ChoiceSettings, settled: Overrides | None) -> LabelTally:
     """Counts the labels of one partition."""
-    judged = _judged(found.tagged, choice, settled) if found.tagged is not None else ()
-    return partition_tally(*found, judged)
+    if found.tagged is None:
+        return partition_tally(*found, ())
+    judged = judged_columns(found.tagged.table("relations"), candidates(found.tagged), choice, settled)
+    return partition_tally(*found, judged.reason.to_pylist())
 
 
 def partition_tally(
@@ -140,11 +188,6 @@ def _count_labels(tally: LabelTally, tagged: Artifact, judged: Sequence[str | No
     tally.parts["kept"] = Counter()
     for predicate, number in kept.items():
         tally.parts["kept"][canonical(predicate)] += number
-
-
-def _judged(tagged: Artifact, choice: ChoiceSettings, settled: Overrides | None) -> list[str | None]:
-    verdicts = judged_labels(tagged.table("relations"), candidates(tagged), choice, settled)
-    return [one.reason for of_image in verdicts.values() for one in of_image]
 
 
 def _uncaptioned(images: pa.Table, captioned: Artifact | None) -> Counter[str]:

@@ -1,16 +1,21 @@
-"""Overrides: what reviewers have settled, turned into labels of a partition's images, by indices of their boxes."""
+"""What most reviewers agree on, and the overrides that follow: labels of a partition's images, by indices of their boxes."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.labels.settled_verdicts import SettledVerdicts
-from pipeline.labels.verdicts import Box4, JudgedRelation, box4
+from pipeline.labels.verdict_log import VerdictLog
+from pipeline.labels.verdicts import Box4, JudgedRelation, Kind, StandingVerdicts, Verdict, agreed, box4
+from pipeline.runtime.logs import log
 from storage.artifact import Artifact
+from storage.digests import digest_json
+from storage.errors import FatalError
 from storage.runs import Run
 from tagger.english.predicates import canonical
 
@@ -46,15 +51,15 @@ Overrides = Mapping[int, ImageOverrides]
 def place_overrides(verdicts: SettledVerdicts, images: pa.Table, relations: pa.Table) -> tuple[Overrides, int]:
     """Finds the boxes of what was settled about the images of a partition, and counts what lies between no boxes of theirs.
 
-    Of several boxes in the same place, all are meant where a label is wrong. A label that is right is meant where the tagger
-    has scored it, and otherwise at the first of the boxes.
+    Of several boxes in the same place, all are meant where a label is wrong. A label that is right is meant where the
+    tagger has scored it, and otherwise at the first of the boxes.
     """
     scored: dict[int, set[Named]] = {
         row["image_id"]: {(r["subject"], r["object"], canonical(r["predicate"])) for r in row["relations"]}
         for row in relations.to_pylist()
     }
     found: dict[int, ImageOverrides] = {}
-    homeless = 0
+    unplaced = 0
     for row in images.to_pylist():
         sides = verdicts.right.get(row["digest"], frozenset()), verdicts.wrong.get(row["digest"], frozenset())
         if not any(sides):
@@ -67,10 +72,10 @@ def place_overrides(verdicts: SettledVerdicts, images: pa.Table, relations: pa.T
         for named in _named(sides[0], places):
             right.update([each for each in named if each in known] or named[:1])
         wrong = {each for named in _named(sides[1], places) for each in named}
-        homeless += sum(not named for side in sides for named in _named(side, places))
+        unplaced += sum(not named for side in sides for named in _named(side, places))
         if right or wrong:
             found[row["image_id"]] = ImageOverrides(frozenset(right), frozenset(wrong - right))
-    return found, homeless
+    return found, unplaced
 
 
 def overrides_table(overrides: Overrides) -> pa.Table:
@@ -87,11 +92,7 @@ def overrides_table(overrides: Overrides) -> pa.Table:
 def overrides_of(run: Run) -> Mapping[str, Overrides]:
     """Partition → the overrides that the pseudo-labels of a run's shards were made with; empty without any."""
     shards = run.artifacts("shard:pseudo")
-    return {partition: _recorded(artifact) for partition, artifact in shards.items() if _has_overrides(artifact)}
-
-
-def _has_overrides(artifact: Artifact) -> bool:
-    return OVERRIDES_FILE in artifact.manifest.files
+    return {name: _recorded(shard) for name, shard in shards.items() if OVERRIDES_FILE in shard.manifest.files}
 
 
 def _recorded(artifact: Artifact) -> Overrides:
@@ -108,3 +109,84 @@ def _named(relations: Iterable[JudgedRelation], places: Mapping[Box4, list[int]]
         [(s, o, each.predicate) for s, o in product(places.get(each.subject, ()), places.get(each.object, ()))]
         for each in sorted(relations, key=lambda r: (r.subject, r.object, r.predicate))
     ]
+
+
+WRONG_KINDS = ("reject", "wrong_pair", "wrong_predicate")
+
+
+@dataclass(frozen=True)
+class SettledVerdicts:
+    """Relations that hold and relations that do not, by the digest of their image."""
+
+    right: Mapping[str, frozenset[JudgedRelation]] = field(default_factory=dict)
+    wrong: Mapping[str, frozenset[JudgedRelation]] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """What a key holds of the verdicts: who said what, when and how often makes no difference."""
+        sides = {"right": self.right, "wrong": self.wrong}
+        listed = {
+            side: sorted([r.image, r.subject, r.object, r.predicate] for found in by_image.values() for r in found)
+            for side, by_image in sides.items()
+        }
+        return digest_json(listed)
+
+    @classmethod
+    def read(cls, folder: Path) -> SettledVerdicts:
+        """Reads a folder of verdicts. Raises `FatalError` where there is none; damaged lines are logged and left out."""
+        if not folder.is_dir():
+            raise FatalError(f"no folder of verdicts at {folder}; name the one that `rlip verdicts` summarizes")
+        verdicts = VerdictLog(folder)
+        standing = verdicts.standing()
+        for text in verdicts.damaged:
+            log.warning("verdict left out", extra={"fields": {"reason": text}})
+        return settled(standing)
+
+
+def settled(standing: StandingVerdicts) -> SettledVerdicts:
+    """Settles what most reviewers say. A tie settles nothing.
+
+    A corrected relation holds, too, if most of those who corrected the label agree on it and no verdict on it says
+    otherwise.
+    """
+    right: dict[str, set[JudgedRelation]] = {}
+    wrong: dict[str, set[JudgedRelation]] = {}
+    corrected: set[JudgedRelation] = set()
+    for relation, said in standing.items():
+        if is_right(said):
+            right.setdefault(relation.image, set()).add(relation)
+        elif is_wrong(said):
+            wrong.setdefault(relation.image, set()).add(relation)
+            corrected.update(_correction(said, agreed(said)))
+    for relation in corrected:
+        if relation not in standing:
+            right.setdefault(relation.image, set()).add(relation)
+    return SettledVerdicts(_frozen(right), _frozen(wrong))
+
+
+def is_right(said: Mapping[str, Verdict]) -> bool:
+    """Whether most of the confident reviewers accept a label."""
+    return _votes(said) > 0
+
+
+def is_wrong(said: Mapping[str, Verdict]) -> bool:
+    """Whether most of the confident reviewers say that a label is wrong, in whatever way."""
+    return _votes(said) < 0
+
+
+def _votes(said: Mapping[str, Verdict]) -> int:
+    """Reviewers who accept a label, less those who say that it is wrong."""
+    kinds = [verdict.kind for verdict in said.values()]
+    return kinds.count("accept") - sum(kind in WRONG_KINDS for kind in kinds)
+
+
+def _correction(said: Mapping[str, Verdict], kind: Kind | None) -> list[JudgedRelation]:
+    """The corrected relation that most of those who corrected agree on, if correcting is what most reviewers did."""
+    if kind not in ("wrong_pair", "wrong_predicate"):
+        return []
+    ranked = Counter(verdict.corrected for verdict in said.values() if verdict.kind == kind).most_common(2)
+    return [] if len(ranked) == 2 and ranked[0][1] == ranked[1][1] else [ranked[0][0]]
+
+
+def _frozen(by_image: Mapping[str, set[JudgedRelation]]) -> dict[str, frozenset[JudgedRelation]]:
+    return {image: frozenset(found) for image, found in by_image.items()}

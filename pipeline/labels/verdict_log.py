@@ -19,7 +19,7 @@ VERDICTS = "verdicts"
 SUFFIX = ".jsonl"
 
 Standing = dict[JudgedRelation, dict[str, Verdict]]
-"""Relation → reviewer → his verdict that stands."""
+"""Relation → reviewer → the verdict that stands."""
 
 
 def verdicts_folder(store: Address) -> Path:
@@ -32,7 +32,7 @@ def verdicts_folder(store: Address) -> Path:
 class VerdictLog:
     """The verdicts in a folder. Every reading sees what other processes have appended, and reads nothing twice.
 
-    Threads may share a log. The folder needs not exist before the first verdict.
+    Threads may share a log. The folder need not exist before the first verdict.
     """
 
     def __init__(self, folder: Path, disk: Disk = LOCAL) -> None:
@@ -46,8 +46,8 @@ class VerdictLog:
     def append(self, verdicts: Sequence[Verdict]) -> None:
         """Append verdicts, those of one reviewer in one write. They are on the disk once this returns.
 
-        Raises `FatalError` for a full or unwritable disk and for a verdict that is too long, `RetryableError` for a failing
-        disk; none of the reviewer's verdicts is in the log then.
+        Raises `FatalError` for a full or unwritable disk and for a verdict that is too long, `RetryableError` for a
+        failing disk; none of the reviewer's verdicts is in the log then.
         """
         lines: dict[str, list[bytes]] = defaultdict(list)
         for verdict in verdicts:
@@ -56,14 +56,14 @@ class VerdictLog:
             LineLog(self.folder / f"{reviewer}{SUFFIX}", self._disk).append(written)
 
     def verdicts(self) -> Iterator[Verdict]:
-        """All verdicts, those that were undone too: reviewer by reviewer, each in the order of his file."""
+        """All verdicts, those that were undone too: reviewer by reviewer, each in the order of the file."""
         with self._lock:
             self._refresh()
             found = [verdict for _, file in sorted(self._files.items()) for verdict in file.verdicts]
         yield from found
 
     def standing(self) -> Standing:
-        """Each reviewer's last verdict on each relation that he did not take back. Changing the result changes no log."""
+        """Each reviewer's last verdict on each relation that was not taken back. Changing the result changes no log."""
         with self._lock:
             self._refresh()
             return dict(self._standing)

@@ -1,10 +1,11 @@
-"""Summarizes verdicts: counts, agreement of reviewers, their time, and the precision of a run's labels."""
+"""What verdicts tell: counts, time, how far reviewers agree, the precision of a run's labels, and thresholds that reach one."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import median
 
 import numpy as np
@@ -20,12 +21,10 @@ from pipeline.labels.audit_sample import (
     audit_precision,
     permanent_numbers,
 )
-from pipeline.labels.reviewable_labels import ReviewableLabel
-from pipeline.labels.reviewer_agreement import ReviewerAgreement, reviewer_agreement
-from pipeline.labels.settled_verdicts import is_right, is_wrong
-from pipeline.labels.verdicts import JudgedRelation, Verdict
-
-StandingVerdicts = Mapping[JudgedRelation, Mapping[str, Verdict]]
+from pipeline.labels.label_overrides import is_right, is_wrong
+from pipeline.labels.label_rows import ReviewableLabel
+from pipeline.labels.verdicts import StandingVerdicts, Verdict
+from tagger.labelling.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class VerdictSummary:
     reviewers: Mapping[str, Mapping[str, int]]
     """Reviewer → kind → count."""
     seconds: Mapping[str, float]
-    """Reviewer → the median of his seconds for a verdict, where the time is known."""
+    """Reviewer → the median of the seconds for a verdict, where the time is known."""
     predicates: Mapping[str, Mapping[str, int]]
     """Predicate → right, wrong and unsure relations, as most reviewers see them; those with the most come first."""
     agreement: ReviewerAgreement
@@ -60,7 +59,7 @@ def summarize(
     verdicts: Iterable[Verdict], standing: StandingVerdicts, damaged: Sequence[str], audit: AuditPrecision | None = None
 ) -> VerdictSummary:
     """Summarizes a log: all its `verdicts`, and those that stand."""
-    told = [verdict for verdict in verdicts if verdict.kind != "undo"]
+    said_at_all = [verdict for verdict in verdicts if verdict.kind != "undo"]
     reviewers: dict[str, Counter[str]] = {}
     predicates: dict[str, Counter[str]] = {}
     for relation, said in standing.items():
@@ -69,7 +68,7 @@ def summarize(
         words = {RIGHT: "right", WRONG: "wrong", UNSURE: "unsure"}
         predicates.setdefault(relation.predicate, Counter())[words[outcome_of(said)]] += 1
     seconds: dict[str, list[float]] = {}
-    for verdict in told:
+    for verdict in said_at_all:
         if verdict.seconds is not None:
             seconds.setdefault(verdict.reviewer, []).append(verdict.seconds)
     kinds = sum(reviewers.values(), Counter())
@@ -77,7 +76,7 @@ def summarize(
     return VerdictSummary(
         relations=len(standing),
         kinds=dict(kinds.most_common()),
-        undone=len(told) - kinds.total(),
+        undone=len(said_at_all) - kinds.total(),
         reviewers={name: dict(counts.most_common()) for name, counts in sorted(reviewers.items())},
         seconds={name: median(times) for name, times in sorted(seconds.items())},
         predicates={name: dict(counts) for name, counts in ranked},
@@ -95,3 +94,136 @@ def audit_of(labels: Sequence[ReviewableLabel], standing: StandingVerdicts, seed
     strata = AuditStrata.of([each.relation.predicate for each in audited], [each.confidence for each in audited])
     outcomes = [outcome_of(standing[each.relation]) if each.relation in standing else UNJUDGED for each in audited]
     return audit_precision(strata, numbers[lowest], np.array(outcomes, np.int8))
+
+
+@dataclass(frozen=True)
+class Kappa:
+    """Agreement beyond chance. `value` is None without common items, or where chance alone would agree on all."""
+
+    value: float | None
+    items: int
+    """Items that at least two reviewers judged."""
+    observed: float | None
+    """Share of pairs of verdicts on one item that agree."""
+    expected: float | None
+    """The same by chance."""
+
+
+@dataclass(frozen=True)
+class ReviewerAgreement:
+    """Agreement beyond chance of all reviewers (Fleiss) and of each two (Cohen), over kinds of verdicts; `unsure` is a kind."""
+
+    reviewers: tuple[str, ...]
+    fleiss: Kappa
+    pairs: Mapping[tuple[str, str], Kappa]
+
+
+def reviewer_agreement(standing: StandingVerdicts) -> ReviewerAgreement:
+    """Compares the verdicts that stand."""
+    reviewers = tuple(sorted({name for said in standing.values() for name in said}))
+    pairs = {}
+    for one, other in combinations(reviewers, 2):
+        both = [(said[one].kind, said[other].kind) for said in standing.values() if one in said and other in said]
+        pairs[one, other] = cohens_kappa([first for first, _ in both], [second for _, second in both])
+    every = fleiss_kappa([Counter(verdict.kind for verdict in said.values()) for said in standing.values()])
+    return ReviewerAgreement(reviewers, every, pairs)
+
+
+def cohens_kappa(first: Sequence[str], second: Sequence[str]) -> Kappa:
+    """Kappa of two reviewers' answers to the same items (Cohen, Educational and Psychological Measurement 20, 1960)."""
+    items = len(first)
+    if not items:
+        return Kappa(None, 0, None, None)
+    observed = sum(one == other for one, other in zip(first, second, strict=True)) / items
+    counts = Counter(first), Counter(second)
+    expected = sum(counts[0][kind] * counts[1][kind] for kind in counts[0]) / items**2
+    return _kappa(items, observed, expected)
+
+
+def fleiss_kappa(answers: Sequence[Mapping[str, int]]) -> Kappa:
+    """Kappa of several reviewers (Fleiss, Psychological Bulletin 76, 1971). `answers`: answer → count, for each item.
+
+    Items may have different numbers of answers; each item counts once in the observed agreement, and those with a
+    single answer are left out.
+    """
+    shared = [item for item in answers if sum(item.values()) >= 2]
+    if not shared:
+        return Kappa(None, 0, None, None)
+    numbers = [sum(item.values()) for item in shared]
+    agreements = [
+        sum(count * (count - 1) for count in item.values()) / (number * (number - 1))
+        for item, number in zip(shared, numbers, strict=True)
+    ]
+    total: Counter[str] = Counter()
+    for item in shared:
+        total.update(item)
+    expected = sum((count / sum(numbers)) ** 2 for count in total.values())
+    return _kappa(len(shared), sum(agreements) / len(shared), expected)
+
+
+def _kappa(items: int, observed: float, expected: float) -> Kappa:
+    return Kappa(None if expected >= 1 else (observed - expected) / (1 - expected), items, observed, expected)
+
+
+FEWEST = 20
+"""Confident verdicts that a predicate needs to get a threshold of its own."""
+
+
+@dataclass(frozen=True)
+class ProposedThreshold:
+    """The lowest threshold at which the labels of a predicate are expected to reach a precision."""
+
+    predicate: str
+    threshold: float | None
+    """None: no threshold reaches it."""
+    precision: float
+    """Expected share of right labels among those kept, or at best where no threshold reaches the wanted one."""
+    labels: int
+    """Labels at or above the threshold, or with a verdict's confidence where there is none."""
+    verdicts: int
+
+
+def fitted_on_verdicts(
+    labels: Sequence[ReviewableLabel], standing: StandingVerdicts
+) -> tuple[Calibration, Mapping[str, list[float]]]:
+    """A calibration of confidences, fitted on the confident verdicts about labels, and the judged confidences by predicate."""
+    judged = [(each, outcome_of(standing[each.relation])) for each in labels if each.relation in standing]
+    confident = [(each, outcome == RIGHT) for each, outcome in judged if outcome != UNSURE]
+    names = [each.relation.predicate for each, _ in confident]
+    scores = [each.confidence for each, _ in confident]
+    seen: dict[str, list[float]] = {}
+    for name, score in zip(names, scores, strict=True):
+        seen.setdefault(name, []).append(score)
+    return Calibration.fit(names, scores, [right for _, right in confident]), seen
+
+
+def propose_thresholds(
+    labels: Sequence[ReviewableLabel], standing: StandingVerdicts, precision: float, fewest: int = FEWEST
+) -> list[ProposedThreshold]:
+    """Proposes a threshold for each predicate with at least `fewest` confident verdicts.
+
+    A calibration that is fitted on the verdicts gives each label the probability of being right. It does not matter
+    which queue asked for a verdict, since queues choose by confidence and predicate, which the calibration knows. No
+    threshold lies below the lowest confidence that was judged, where the fit would be a guess.
+    """
+    calibration, seen = fitted_on_verdicts(labels, standing)
+    confidences: dict[str, list[float]] = {}
+    for each in labels:
+        confidences.setdefault(each.relation.predicate, []).append(each.confidence)
+    proposed = []
+    for predicate, judged in sorted(seen.items(), key=lambda each: (-len(each[1]), each[0])):
+        if len(judged) < fewest:
+            continue
+        scores = np.sort([score for score in confidences[predicate] if score >= min(judged)])[::-1]
+        probabilities = np.array([calibration.probability(predicate, score) for score in scores])
+        means = np.cumsum(probabilities) / np.arange(1, len(scores) + 1)
+        # No threshold separates equal confidences: only the last of equals may end the kept labels.
+        ends = np.append(scores[1:] != scores[:-1], True)
+        reached = np.flatnonzero((means >= precision) & ends)
+        last = int(reached[-1]) if len(reached) else -1
+        threshold = float(scores[last]) if last >= 0 else None
+        best = float(means[last] if last >= 0 else means[ends].max())
+        proposed.append(
+            ProposedThreshold(predicate, threshold, best, last + 1 if last >= 0 else len(scores), len(judged))
+        )
+    return proposed

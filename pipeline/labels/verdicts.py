@@ -1,6 +1,6 @@
-"""Verdicts: what a person says of a pseudo-label. They are about content, so they survive when labels are made again.
+"""Verdicts: what a person says of a pseudo-label. They are about content, so they stay valid when labels are made again.
 
-A relation is named by its image's digest, its two boxes and its predicate, and not by indices or runs (docs/verdicts.md).
+A relation is named by its image's digest, its two boxes and its predicate, and not by indices or runs (docs/review.md).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Box4 = tuple[float, float, float, float]
 Kind = Literal["accept", "reject", "wrong_pair", "wrong_predicate", "unsure", "undo"]
 """accept: the label is right. reject: it is wrong. wrong_pair: it holds of other boxes, which the verdict names.
 wrong_predicate: another predicate holds of the pair, which the verdict names. unsure: the image does not tell.
-undo: the reviewer takes back his last verdict on the relation that still stands."""
+undo: the reviewer takes back the last verdict of their own on the relation that still stands."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -31,7 +31,7 @@ _BOX_SIDES = "xywh"
 
 
 def require_reviewer(name: str) -> str:
-    """Returns the name of a reviewer, which also names his file. Raises `FatalError` for one that could lead elsewhere."""
+    """Returns the name of a reviewer, which also names a file. Raises `FatalError` for one that could lead elsewhere."""
     if not _REVIEWER.fullmatch(name):
         raise FatalError(
             f"reviewer {name[:80]!r}: use letters, digits, '.', '_', '@' and '-', at most 64, and none of '.' and '-' first"
@@ -58,7 +58,7 @@ class JudgedRelation:
 
     def __post_init__(self) -> None:
         if not isinstance(self.image, str) or not self.image:
-            raise ValueError(f"image: {self.image!r} is no digest")
+            raise ValueError(f"image: {self.image!r} is not a digest")
         for name in ("subject", "object"):
             object.__setattr__(self, name, _box(getattr(self, name), name))
         object.__setattr__(self, "predicate", _predicate(self.predicate, "predicate"))
@@ -68,8 +68,8 @@ class JudgedRelation:
 class Verdict:
     """What one person said of one relation, and when.
 
-    Raises ValueError when fields have wrong types, when kind `wrong_pair` names no box or `wrong_predicate` no predicate, and
-    when another kind names one. Raises `FatalError` for an unsafe name of the reviewer.
+    Raises ValueError when fields have wrong types, when kind `wrong_pair` names no box or `wrong_predicate` no
+    predicate, and when another kind names one. Raises `FatalError` for an unsafe name of the reviewer.
     """
 
     relation: JudgedRelation
@@ -113,7 +113,7 @@ class Verdict:
             if getattr(self, name) is not None:
                 _text(getattr(self, name), name)
         if self.image_id is not None and (not isinstance(self.image_id, int) or isinstance(self.image_id, bool)):
-            raise ValueError(f"image_id: {self.image_id!r} is no whole number")
+            raise ValueError(f"image_id: {self.image_id!r} is not a whole number")
         self._require_correction()
 
     def _require_correction(self) -> None:
@@ -139,6 +139,10 @@ class Verdict:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
+StandingVerdicts = Mapping[JudgedRelation, Mapping[str, Verdict]]
+"""Relation → reviewer → the reviewer's verdict that stands."""
+
+
 def verdict_of(row: Any) -> Verdict:
     """The verdict that `as_row` turned into JSON values. Raises ValueError, which names the field, for any other value.
 
@@ -154,7 +158,7 @@ def verdict_of(row: Any) -> Verdict:
 
 
 def agreed(verdicts: Mapping[str, Verdict]) -> Kind | None:
-    """What most reviewers say of one relation. `verdicts`: reviewer → his standing verdict.
+    """What most reviewers say of one relation. `verdicts`: reviewer → standing verdict.
 
     Those who are unsure have no vote. None: no one voted, or the most frequent kinds are equally frequent.
     """

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.labels.label_tally import PredicateCount
+from pipeline.labels.label_funnel import PredicateCount
 from storage.artifact import Artifact
 from storage.manifest import REJECTED_FILE
 from storage.tables import METRICS, read_table
@@ -60,9 +60,38 @@ def series(artifact: Artifact) -> list[Series]:
     return found
 
 
-WIDTH, HEIGHT = 340, 180
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 24
-"""Margins of the plot inside the drawing, in drawing units."""
+@dataclass(frozen=True)
+class Axes:
+    """A drawing and the margins of the plot inside it, in drawing units: where values lie on both axes."""
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+
+    @property
+    def end(self) -> int:
+        """Where the x axis ends."""
+        return self.width - self.right
+
+    @property
+    def floor(self) -> int:
+        """Where the y axis begins."""
+        return self.height - self.bottom
+
+    def x(self, value: float, high: float = 1.0) -> float:
+        """The place of a value on an axis from 0 to `high`."""
+        return round(self.left + (self.end - self.left) * value / high, 1)
+
+    def y(self, value: float, low: float = 0.0, high: float = 1.0) -> float:
+        """The place of a value on an axis from `low`, at the bottom, to `high`."""
+        return round(self.floor - (self.floor - self.top) * (value - low) / (high - low), 1)
+
+
+AXES = Axes(width=340, height=180, left=44, right=10, top=10, bottom=24)
+"""Those of a report's charts."""
 POINTS = 200
 """Points per line; more cannot be distinguished at this size."""
 COLOURS = 8
@@ -89,21 +118,17 @@ class Tick:
 
 @dataclass(frozen=True)
 class Chart:
-    """One metric over training steps, with one line per training."""
+    """One metric over training steps, with one line per training run."""
 
     title: str
     lines: tuple[Line, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    bottom: int = HEIGHT - BOTTOM
+    axes: Axes = AXES
 
 
 def line_style(number: int) -> str:
-    """CSS classes of a line that is told from others by its colour, and from the ninth on by dashes."""
+    """CSS classes of a line, which differs from the others by its colour, and from the ninth on by dashes."""
     return f"line-{number % COLOURS}" + (" dashed" if number >= COLOURS else "")
 
 
@@ -119,19 +144,17 @@ def lay_out(title: str, lines: Sequence[tuple[Line, Series]], within: Sequence[S
     high = max(float(each.values.max()) for each in covered)
     y_ticks = nice_ticks(low, high if high > low else low + 1.0, 4)
     low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])
-
-    def x(step: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * step / x_high, 1)
-
-    def y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (value - low) / (high - low), 1)
-
     drawn = []
     for line, each in thin:
-        points = " ".join(f"{x(s)},{y(v)}" for s, v in zip(each.steps, each.values, strict=True))
+        places = zip(each.steps, each.values, strict=True)
+        points = " ".join(f"{AXES.x(step, x_high)},{AXES.y(value, low, high)}" for step, value in places)
         drawn.append(replace(line, points=points))
-    x_ticks = tuple(Tick(x(step), _short(step)) for step in nice_ticks(0, x_high, 4) if step <= x_high)
-    return Chart(title, tuple(drawn), x_ticks, tuple(Tick(y(value), _short(value)) for value in y_ticks))
+    return Chart(
+        title,
+        tuple(drawn),
+        tuple(Tick(AXES.x(step, x_high), _short(step)) for step in nice_ticks(0, x_high, 4) if step <= x_high),
+        tuple(Tick(AXES.y(value, low, high), _short(value)) for value in y_ticks),
+    )
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.labels.label_audit import LabelScores
 from pipeline.report.figures import DatasetAudit, Figures
 from pipeline.report.formatting import sanitise, share, table
-from pipeline.report.step_costs import scored_estimate
-from pipeline.report.steps import Outcome, stage_rows
+from pipeline.report.label_view import score_cells
+from pipeline.report.steps import Outcome, scored_estimate, stage_rows
 from pipeline.report.variants import VariantScores, score_name, score_names, score_text
+from pipeline.training.config import MODEL
+from storage.artifact import Artifact
 from storage.runs import Run
 
 
@@ -50,15 +52,15 @@ def print_outcome(
 
 
 def print_estimate_score(console: Console, run: Run) -> None:
-    """Prints the estimate that was made for a run beside what its steps took; nothing where none was made."""
+    """Prints the estimate that was estimates for a run beside what its steps took; nothing where none was estimates."""
     scored = scored_estimate(run)
     if not scored:
         return
-    made = table("Estimate, seconds per image", "step", "images", "estimated", "actual", "actual by estimated")
+    estimates = table("Estimate, seconds per image", "step", "images", "estimated", "actual", "actual by estimated")
     for row in scored:
         actual, ratio = ("–" if value is None else f"{value:.4g}" for value in (row.actual, row.ratio))
-        made.add_row(Text(row.step), f"{row.images:,}", f"{row.estimated:.4g}", actual, ratio)
-    console.print(made)
+        estimates.add_row(Text(row.step), f"{row.images:,}", f"{row.estimated:.4g}", actual, ratio)
+    console.print(estimates)
 
 
 def outcome_json(outcome: Outcome, figures: Figures, report: Path | None) -> dict[str, Any]:
@@ -94,25 +96,25 @@ def _made(run: Run, figures: Figures) -> Iterator[str]:
 
 
 def _stages(figures: Figures, outcome: Outcome) -> Table:
-    made = table(
+    stages = table(
         "Stages", "stage", "partitions", "cached", "rows in", "rows out", "rejected", "wall seconds", "images/s"
     )
     for row in stage_rows(figures.steps, outcome):
         counts = (row.partitions, row.cached, row.rows_in, row.rows_out, row.rejected)
         times = (f"{row.seconds:,.1f}", f"{row.rate:,.1f}" if row.rate else "–")
         mark = "*" if row.recorded else ""
-        made.add_row(
+        stages.add_row(
             Text(row.step),
             *("–" if count is None else f"{count:,}" for count in counts),
             times[0] + mark,
             times[1],
         )
     if any(row.recorded for row in stage_rows(figures.steps, outcome)):
-        made.caption = (
+        stages.caption = (
             "* worker seconds, recorded when the step was computed: summed over its workers, as `rlip show` does"
         )
-        made.caption_justify = "left"
-    return made
+        stages.caption_justify = "left"
+    return stages
 
 
 def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
@@ -121,14 +123,13 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
         return [Text(f"Labels of {name}: not audited, because the dataset gives no relations to compare with")]
     printed: list[Any] = []
     if audit.labels is not None:
-        made = table(
+        methods = table(
             f"Labels of {name}, compared with its {audit.labels.given:,} given relations",
             "labels", "kept", "precision", "recall", "precision at recall .8", "average precision",
         )  # fmt: skip
-        made.add_row(f"tagger, {choice}", *_scores(audit.labels.tagger))
-        made.add_row("naive matching", *_scores(audit.labels.naive))
-        made.add_row("boxes and names alone", *_scores(audit.labels.prior))
-        printed.append(made)
+        for method, scores in audit.labels.methods(choice):
+            methods.add_row(method, *score_cells(scores))
+        printed.append(methods)
     if audit.captions is not None:
         found = audit.captions
         printed.append(
@@ -140,16 +141,58 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
     return printed
 
 
-def _scores(scores: LabelScores) -> tuple[str, ...]:
-    values = (scores.precision, scores.recall, scores.precision_at_recall, scores.average_precision)
-    return (f"{scores.kept:,}", *map(share, values))
-
-
 def _variants(variants: tuple[VariantScores, ...]) -> Table:
     names = score_names(variants)
-    made = table("Pre-training", "labels", "seeds", *(score_name(name) for name in names))
+    scores = table("Pre-training", "labels", "seeds", *(score_name(name) for name in names))
     for variant in variants:
-        made.add_row(
+        scores.add_row(
             Text(variant.variant), str(variant.seeds), *(score_text(variant.scores.get(name)) for name in names)
         )
-    return made
+    return scores
+
+
+_IN_WORDS = {
+    "held_out_map": "predicate mAP",
+    "held_out_recall": "recall, two predicates per pair",
+    "held_out_recall_20": "recall, 20 labels per image",
+    "held_out_recall_50": "recall, 50 labels per image",
+    "held_out_calibration_error": "calibration error, raw scores",
+    "held_out_calibrated_error": "calibration error, calibrated scores",
+}
+
+
+@dataclass(frozen=True)
+class TrainedTagger:
+    """A trained tagger. `scores` is the last measurement on held-out images; empty when none were held out."""
+
+    weights: str
+    images: int
+    """Number of training images."""
+    held_out: int
+    scores: dict[str, float]
+
+    @classmethod
+    def of(cls, tagger: Artifact) -> TrainedTagger:
+        """Reads the result from the artifact of stage `train_tagger`."""
+        last = {row["name"]: row["value"] for row in tagger.table("tagger").to_pylist()}
+        return cls(
+            weights=str(tagger.file(MODEL)),
+            images=tagger.manifest.counts.rows_out,
+            held_out=int(last.get("held_out_images", 0)),
+            scores={name: round(last[name], 4) for name in _IN_WORDS if name in last},
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as plain values."""
+        return asdict(self)
+
+    def print(self, console: Console) -> None:
+        """Prints the scores; the path of the weights comes last."""
+        if self.scores:
+            scores = table(
+                f"Tagger of {self.images:,} images, scored on {self.held_out:,} held-out images", "metric", ""
+            )
+            for name, score in self.scores.items():
+                scores.add_row(_IN_WORDS[name], share(score))
+            console.print(scores)
+        console.print(Text(f"Weights: {self.weights}"), soft_wrap=True)

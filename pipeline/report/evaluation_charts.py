@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.evaluation.anatomy import Anatomy, Kind
-from pipeline.evaluation.calibration import Calibration
+from pipeline.evaluation.diagnostics import Calibration
 from pipeline.evaluation.summary import ClassScore
-from pipeline.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Tick
+from pipeline.report.charts import AXES, Axes, Tick
 
 EXPLAINED: dict[Kind, str] = {
     Kind.DUPLICATE: "a better prediction found the same truth before",
@@ -72,11 +72,7 @@ class DotChart:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     diagonal: str = ""
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    bottom: int = HEIGHT - BOTTOM
+    axes: Axes = AXES
 
 
 _QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -86,16 +82,16 @@ def reliability_chart(found: Calibration) -> DotChart:
     """Draws the share of right predictions over their mean score, one dot per bin that holds any."""
     dots = tuple(
         Dot(
-            _x(each.confidence),
-            _y(each.precision),
+            AXES.x(each.confidence),
+            AXES.y(each.precision),
             f"score {each.low:.1f} to {each.high:.1f}: {each.precision:.1%} of {each.predictions} are right",
             "dot",
         )
         for each in found.bins
         if each.predictions
     )
-    ticks = tuple(Tick(_x(value), f"{value:g}") for value in _QUARTERS)
-    diagonal = f"{_x(0)},{_y(0)} {_x(1)},{_y(1)}"
+    ticks = tuple(Tick(AXES.x(value), f"{value:g}") for value in _QUARTERS)
+    diagonal = f"{AXES.x(0):g},{AXES.y(0):g} {AXES.x(1):g},{AXES.y(1):g}"
     return DotChart("share of right predictions by score", dots, ticks, _share_ticks(), diagonal)
 
 
@@ -108,14 +104,14 @@ def class_chart(classes: Sequence[ClassScore], measure: str = "AP") -> DotChart 
     groups = list(dict.fromkeys(each.group for each in known))
     dots = tuple(
         Dot(
-            _x(math.log10(each.truths) / decades),
-            _y(each.average_precision),
+            AXES.x(math.log10(each.truths) / decades),
+            AXES.y(each.average_precision),
             f"{each.name}: {measure} {100 * each.average_precision:.1f}, {each.truths} truths",
             f"dot dot-{min(groups.index(each.group), 3)}",
         )
         for each in known
     )
-    ticks = tuple(Tick(_x(power / decades), f"{10**power}") for power in range(decades + 1))
+    ticks = tuple(Tick(AXES.x(power / decades), f"{10**power}") for power in range(decades + 1))
     return DotChart(f"{measure} by number of truths", dots, ticks, _share_ticks())
 
 
@@ -126,13 +122,5 @@ def class_groups(classes: Sequence[ClassScore]) -> list[tuple[str, int, float]]:
     return [(name, len(found), float(np.mean(found))) for name, found in values.items()]
 
 
-def _x(share: float) -> float:
-    return round(LEFT + (WIDTH - LEFT - RIGHT) * share, 1)
-
-
-def _y(share: float) -> float:
-    return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * share, 1)
-
-
 def _share_ticks() -> tuple[Tick, ...]:
-    return tuple(Tick(_y(value), f"{100 * value:g}") for value in _QUARTERS)
+    return tuple(Tick(AXES.y(value), f"{100 * value:g}") for value in _QUARTERS)

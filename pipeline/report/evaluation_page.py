@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from typing import Any
 
 from pipeline.evaluation.published import PublishedResult, Source
 from pipeline.evaluation.summary import ClassScore, EvaluationSummary, Figure
 from pipeline.report.evaluation_charts import class_chart, class_groups, cost_bars, reliability_chart
-from pipeline.report.evaluation_pictures import EvaluatedImages, best_and_worst_pictures
+from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images
 from pipeline.report.formatting import without_controls
-from pipeline.report.page_marks import meta_of
+from pipeline.report.page import render_page
+from pipeline.report.report_folder import meta_of
+from pipeline.runtime.wording import markdown_table
 from storage.atomic import atomic_file
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _MARK = "rlip-evaluation"
 """Name of the meta element that identifies the page of an evaluation; its content is the stamp."""
 TITLES = {
@@ -49,8 +46,8 @@ LABELS = {
 """Headings of published figures, short enough for a column."""
 WORST = 12
 """Classes that are listed as the worst."""
-PICTURES = 6
-"""Pictures of the best and of the worst images."""
+IMAGES = 6
+"""Number of the best, and of the worst images that are shown."""
 TILES = 4
 
 
@@ -78,16 +75,16 @@ def write_evaluation_page(
     summary: EvaluationSummary,
     page: Path,
     images: EvaluatedImages | None = None,
-    pictures: int = PICTURES,
+    count: int = IMAGES,
     *,
     home: str = "",
     stamp: str = "",
 ) -> Path:
-    """Writes the page of an evaluation and returns its path. With images at hand, it has `pictures` of the best and worst.
+    """Writes the page of an evaluation and returns its path. With images at hand, it has `count` of the best and worst.
 
     `home`: address of a page to lead back to; `stamp`: what `stamp_of` returns.
     """
-    text = evaluation_page(summary, images, pictures, home=home, stamp=stamp)
+    text = evaluation_page(summary, images, count, home=home, stamp=stamp)
     with atomic_file(page) as aside:
         aside.write_text(text, encoding="utf-8")
     return page
@@ -101,40 +98,36 @@ def stamp_of(page: Path) -> str | None:
 def evaluation_page(
     summary: EvaluationSummary,
     images: EvaluatedImages | None = None,
-    pictures: int = PICTURES,
+    count: int = IMAGES,
     *,
     home: str = "",
     stamp: str = "",
 ) -> str:
     """Returns the page as HTML. It loads nothing, runs no script and shows all names as text."""
-    style = "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "evaluation.css"))
-    best, worst = best_and_worst_pictures(images, pictures) if images else ([], [])
+    best, worst = best_and_worst_images(images, count) if images else ([], [])
     tables = published_tables(summary)
-    return (
-        _environment()
-        .get_template("evaluation.html")
-        .render(
-            style=Markup(style),
-            style_hash="sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-            mark=_MARK,
-            stamp=stamp,
-            home=home,
-            summary=summary,
-            title=_title(summary),
-            tiles=summary.figures[:TILES],
-            official=any(figure.official is not None for figure in summary.figures),
-            intervals=any(figure.low is not None for figure in summary.figures),
-            tables=tables,
-            sources=_sources(summary.published),
-            bars=cost_bars(summary.anatomy),
-            reliability=reliability_chart(summary.calibration) if summary.calibration else None,
-            chart=class_chart(summary.classes, summary.measure),
-            groups=class_groups(summary.classes),
-            worst_classes=summary.worst(WORST),
-            classes=_best_first(summary.classes),
-            predicates=_predicate_rows(summary),
-            galleries=[("Best images", best), ("Worst images", worst)],
-        )
+    return render_page(
+        "evaluation.html",
+        ("report.css", "evaluation.css"),
+        _FILTERS,
+        mark=_MARK,
+        stamp=stamp,
+        home=home,
+        summary=summary,
+        title=_title(summary),
+        tiles=summary.figures[:TILES],
+        official=any(figure.official is not None for figure in summary.figures),
+        intervals=any(figure.low is not None for figure in summary.figures),
+        tables=tables,
+        sources=_sources(summary.published),
+        bars=cost_bars(summary.anatomy),
+        reliability=reliability_chart(summary.calibration) if summary.calibration else None,
+        chart=class_chart(summary.classes, summary.measure),
+        groups=class_groups(summary.classes),
+        worst_classes=summary.worst(WORST),
+        classes=_best_first(summary.classes),
+        predicates=_predicate_rows(summary),
+        galleries=[("Best images", best), ("Worst images", worst)],
     )
 
 
@@ -260,29 +253,12 @@ def _figures_markdown(figures: Sequence[Figure]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([_text(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(markdown_table(head, [[_text(cell) for cell in row] for row in rows]))
 
 
 def _text(cell: str) -> str:
     """Keeps a name from ending its cell or its line, or from becoming HTML."""
     return str(without_controls(cell)).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        finalize=without_controls,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = _percent
-    environment.filters["signed"] = _signed
-    environment.filters["share"] = lambda value: "–" if math.isnan(value) else f"{value:.1%}"
-    environment.filters["count"] = lambda value: f"{value:,}".replace(",", "\u2009")
-    return environment
 
 
 def _percent(value: float | None) -> str:
@@ -291,3 +267,11 @@ def _percent(value: float | None) -> str:
 
 def _signed(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:+.2f}".replace("-", "−")
+
+
+_FILTERS: Mapping[str, Callable[[Any], Any]] = {
+    "percent": _percent,
+    "signed": _signed,
+    "share": lambda value: "–" if math.isnan(value) else f"{value:.1%}",
+    "count": lambda value: f"{value:,}".replace(",", "\u2009"),
+}

@@ -11,22 +11,15 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.captioning.recorded import RecordedCaptioner
-from pipeline.labels.caption_audit import CaptionAudit, CaptionCount
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import (
-    LabelledPartition,
-    byte_copies,
-    label_tally,
-    labelled_partitions,
-    partition_artifacts,
-)
+from pipeline.labels.label_audit import CaptionAudit, CaptionCount, LabelAudit, LabelCount
+from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import Overrides, overrides_of
-from pipeline.labels.label_tally import LabelFunnel, LabelTally, PredicateCount
+from pipeline.labels.labelled_partitions import LabelledPartition, byte_copies, labelled_partitions, partition_artifacts
 from pipeline.report.steps import StepSummary, summaries
-from pipeline.report.variants import VariantScores, share_of_gain, variant_scores
+from pipeline.report.variants import DETECTION, ZERO_SHOT, VariantScores, share_of_gain, variant_scores
 from pipeline.report.view import RunView
 from pipeline.runtime.stage import dataset_of
 from storage.digests import digest_json
@@ -39,7 +32,7 @@ _VERSION = 8
 
 @dataclass(frozen=True)
 class DatasetAudit:
-    """One labelled dataset compared with its own given relations; both audits are None when it gives none.
+    """One labelled dataset compared with its own ground-truth relations; both audits are None when it gives none.
 
     `coverage` is None before any of its partitions is tagged.
     """
@@ -66,7 +59,7 @@ class Figures:
     unknown_captions: int | None
     """Recorded captions of images that no labelled dataset contains; they are ignored. None: not known."""
     share_of_gain: float | None
-    """Share of the gain in zero-shot mAP, of given relations over no relations, that pseudo-labels recover."""
+    """Share of the gain in zero-shot mAP, of ground-truth relations over no relations, that pseudo-labels recover."""
     steps: tuple[StepSummary, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -185,3 +178,36 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_none(each) for each in value]
     return value
+
+
+_COMPARED = {"naive": "naive matching", "none": "without relations"}
+"""Variant → its name beside the headline of variant "pseudo"; the first that a run has is the one to compare with."""
+
+
+def headline(figures: Figures) -> list[tuple[str, str, str]]:
+    """The headline numbers: value, what it measures, what to compare it with."""
+    tiles = []
+    if figures.labels.kept is not None:
+        tiles.append((f"{figures.labels.kept:,}".replace(",", "\u2009"), "labels kept", figures.choice))
+    for audit in figures.audits:
+        if audit.labels and audit.labels.tagger.precision_at_recall is not None:
+            name, best = audit.labels.best_baseline
+            against = (
+                "no baseline reaches it"
+                if best.precision_at_recall is None
+                else f"{name} {best.precision_at_recall:.2f}"
+            )
+            value = f"{audit.labels.tagger.precision_at_recall:.2f}"
+            tiles.append((value, f"precision at recall .8, {audit.dataset}", against))
+    scores = {variant.variant: variant.scores for variant in figures.variants if ZERO_SHOT in variant.scores}
+    if "pseudo" in scores:
+        compared = (
+            f"{words} {scores[variant][ZERO_SHOT].mean:.3f}"
+            for variant, words in _COMPARED.items()
+            if variant in scores
+        )
+        boxes = f"detection AP50 {scores['pseudo'][DETECTION].mean:.3f}" if DETECTION in scores["pseudo"] else ""
+        tiles.append((f"{scores['pseudo'][ZERO_SHOT].mean:.3f}", "zero-shot triplet mAP", next(compared, boxes)))
+    if figures.share_of_gain is not None:
+        tiles.append((f"{figures.share_of_gain:.0%}", "of the gain of given relations", "zero-shot triplet mAP"))
+    return tiles

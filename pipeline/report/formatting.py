@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
+from pipeline.runtime.wording import one_line
+
 LONGEST = 160
 _CONTROLS = dict.fromkeys(
     [
@@ -23,8 +25,8 @@ _DIGEST = 12
 
 def sanitise(text: str, longest: int = LONGEST) -> str:
     """Sanitises `text` for a terminal: no control characters, one line, at most `longest` characters."""
-    printable = "".join(character if character.isprintable() else "�" for character in " ".join(text.split()))
-    return printable if len(printable) <= longest else printable[: longest - 1] + "…"
+    line = one_line(text)
+    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def without_controls(value: Any) -> Any:
@@ -67,7 +69,7 @@ def in_words(row: Mapping[str, Any]) -> tuple[str, str]:
     parts = []
     for column, value in rest.items():
         if isinstance(value, list):
-            items = [_ITEMS.get(column, _plain)(item) for item in value[:_MOST_ITEMS]]
+            items = [_ITEMS.get(column, _as_json)(item) for item in value[:_MOST_ITEMS]]
             more = f" (+{len(value) - _MOST_ITEMS})" if len(value) > _MOST_ITEMS else ""
             parts.append(f"{len(value)} {column}: {'; '.join(items)}{more}" if value else f"no {column}")
         elif column not in ("digest", "split"):
@@ -75,7 +77,7 @@ def in_words(row: Mapping[str, Any]) -> tuple[str, str]:
     return name, sanitise(" · ".join(parts), 400)
 
 
-def _plain(item: Any) -> str:
+def _as_json(item: Any) -> str:
     return json.dumps(item, ensure_ascii=False, default=str)
 
 

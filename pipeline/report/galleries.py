@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.images.folders import locate_image, open_folder
 from pipeline.data.images.opening import BadImage, read_image
-from pipeline.report.picture_card import Card, lay_out_card, save_picture
-from pipeline.report.picture_choice import choose_pictures
-from pipeline.report.samples import Sample
+from pipeline.labels.kept_labels import ChoiceSettings
+from pipeline.labels.labelled_partitions import labelled_partitions
+from pipeline.report.image_card import Card, lay_out_card, save_image
+from pipeline.report.samples import Sample, read_samples
 from pipeline.report.view import RunView
+from storage.runs import Run
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures that were chosen in one way; `how` says in which, and from how many."""
+    """Images that were chosen in one way; `how` says in which, and from how many."""
 
     name: str
     title: str
@@ -45,7 +48,7 @@ class Galleries:
 
 def draw_galleries(view: RunView, count: int, seed: int, folder: Path) -> Galleries:
     """Chooses the images of a run and saves them below `folder`. An image of both galleries is saved once."""
-    chosen = choose_pictures(view.run, view.label_sets, view.choice, count, seed)
+    chosen = choose_images(view.run, view.label_sets, view.choice, count, seed)
     datasets = {sample.row["dataset"] for each in chosen for sample in each.samples}
     absent = {dataset: reason for dataset in sorted(datasets) if (reason := _absence(view.image_folders, dataset))}
     return Galleries(
@@ -98,5 +101,103 @@ def _card(
     except BadImage as bad:
         return lay_out_card(anchor, sample, problem=str(bad))
     size = size if all(size) else image.size
-    save_picture(image, folder / file)
+    save_image(image, folder / file)
     return lay_out_card(anchor, sample, file, size)
+
+
+EXAMINED = 5000
+"""Images from which the hardest are chosen, at most: finding them takes about a second per thousand."""
+
+
+@dataclass(frozen=True)
+class ImageChoice:
+    """The images of one gallery, and a sentence that says how they were chosen and from how many."""
+
+    name: str
+    title: str
+    how: str
+    samples: tuple[Sample, ...]
+
+
+def choose_images(
+    run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int
+) -> list[ImageChoice]:
+    """Chooses `count` images at random and half as many of the hardest. Leaves out a gallery without images."""
+    chosen = [
+        random_images(run, datasets, choice, count, seed),
+        hardest_images(run, datasets, choice, count // 2, seed),
+    ]
+    return [each for each in chosen if each.samples]
+
+
+def random_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> ImageChoice:
+    """Draws at most `count` images of the labelled datasets, each with the same chance.
+
+    The draw depends on the seed and the number of images in each partition alone, so every copy of a run has the same.
+    """
+    sizes = _sizes(run, datasets)
+    population = sum(sizes.values())
+    places = sorted(random.Random(seed).sample(range(population), min(count, population)))
+    rows: dict[str, list[int]] = {}
+    start = 0
+    for partition, size in sizes.items():
+        if inside := [place - start for place in places if start <= place < start + size]:
+            rows[partition] = inside
+        start += size
+    samples = tuple(read_samples(run, datasets, choice, rows))
+    how = f"{len(samples):,} of {population:,} images, drawn at random with seed {seed}."
+    if len(samples) == population:
+        how = f"All {population:,} images."
+    return ImageChoice("random", "Drawn at random", how, samples)
+
+
+def hardest_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> ImageChoice:
+    """Chooses the at most `count` images whose labels disagree most with the ground-truth relations, the worst first.
+
+    Where no image has ground-truth relations, those whose scores leave most doubt. Of more than `EXAMINED` images,
+    whole partitions are drawn with the seed until there are as many.
+    """
+    sizes = _sizes(run, datasets)
+    examined = _some_partitions(sizes, seed)
+    every = list(read_samples(run, datasets, choice, {part: range(sizes[part]) for part in examined})) if count else []
+    judged = [sample for sample in every if sample.is_judged]
+    if judged:
+        ranked = sorted(judged, key=lambda sample: (-sample.disagreements, -sample.doubt))
+        samples = [sample for sample in ranked if sample.disagreements][:count]
+        of_which, what = (
+            "images with given relations",
+            (
+                "the most disagreements: kept labels that the dataset does not give (✗) and given relations that were not "
+                "kept (○)."
+            ),
+        )
+    else:
+        ranked = sorted(every, key=lambda sample: -sample.doubt)
+        samples = [sample for sample in ranked if sample.doubt][:count]
+        of_which, what = (
+            "images",
+            ("the most doubtful labels: the expected number of wrong decisions if each score were a probability."),
+        )
+    among = f"{len(judged) if judged else len(every):,} {of_which}"
+    if len(examined) < len(sizes):
+        among += f" in {len(examined):,} of {len(sizes):,} partitions, drawn with seed {seed}"
+    return ImageChoice("hardest", "Hardest", f"Of {among}, the {len(samples):,} with {what}", tuple(samples))
+
+
+def _sizes(run: Run, datasets: Sequence[str]) -> Mapping[str, int]:
+    """Partition → number of its images, ordered by name."""
+    images = labelled_partitions(run, "ingest", datasets)
+    return {partition: images[partition].manifest.counts.rows_out for partition in sorted(images)}
+
+
+def _some_partitions(sizes: Mapping[str, int], seed: int) -> list[str]:
+    if sum(sizes.values()) <= EXAMINED:
+        return list(sizes)
+    chosen: list[str] = []
+    total = 0
+    for partition in random.Random(seed).sample(list(sizes), len(sizes)):
+        if chosen and total + sizes[partition] > EXAMINED:
+            break
+        chosen.append(partition)
+        total += sizes[partition]
+    return chosen

@@ -12,12 +12,13 @@ from rich.text import Text
 
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all
-from pipeline.labels.label_audit import LabelAudit, LabelCount
-from pipeline.labels.label_funnel import label_counts, labelled_partitions
+from pipeline.labels.kept_labels import choice_or_all
+from pipeline.labels.label_audit import LabelAudit, LabelCount, LabelScores
+from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import overrides_of
-from pipeline.labels.label_tally import LabelFunnel, PredicateCount
+from pipeline.labels.labelled_partitions import partition_artifacts
 from pipeline.report.formatting import sanitise, share, table
+from pipeline.runtime.stage import dataset_of
 from storage.runs import Run
 
 BINS = 10
@@ -46,16 +47,31 @@ class LabelView:
     def of(cls, run: Run) -> LabelView:
         """Computes the view from the artifacts of a run; its recipe decides which labels are kept."""
         choice = choice_or_all(run)
-        datasets = sorted({partition.split("/")[0] for partition in run.artifacts("tag")})
-        counts, predicates = label_counts(run, datasets, choice)
-        spread = np.zeros(BINS, np.int64)
-        for artifact in run.artifacts("tag").values():
-            scores = FlatList.of(artifact.table("relations"), "relations").numbers("score")
+        datasets = sorted({dataset_of(partition) for partition in run.artifacts("tag")})
+        tally, settled, spread = LabelTally(), overrides_of(run), np.zeros(BINS, np.int64)
+        labels = {dataset: LabelCount(choice, settled) for dataset in datasets}
+        covered = {dataset: CoverageCount(choice, settled) for dataset in datasets}
+        for partition, found in partition_artifacts(run, datasets):
+            tally.add(label_tally(found, choice, settled.get(partition)))
+            if found.tagged is None:
+                continue
+            scores = FlatList.of(found.tagged.table("relations"), "relations").numbers("score")
             spread += np.bincount(np.minimum((scores * BINS).astype(int), BINS - 1), minlength=BINS)
-        judged = {dataset: _judge(run, dataset, choice) for dataset in datasets}
-        audits = {dataset: audit for dataset, (audit, _) in judged.items() if audit.given}
-        coverage = {dataset: found for dataset, (_, found) in judged.items() if found is not None}
-        return cls(choice.in_words(), counts, tuple(spread.tolist()), predicates, audits, coverage)
+            if found.images is not None:
+                images = found.images.table("images")
+                labels[dataset_of(partition)].add(images, found.tagged)
+                triplets = None if found.parsed is None else found.parsed.table("triplets")
+                covered[dataset_of(partition)].add(images, found.tagged, triplets)
+        audits = {dataset: count.audit() for dataset, count in labels.items()}
+        coverage = {dataset: count.coverage() for dataset, count in covered.items()}
+        return cls(
+            choice.in_words(),
+            tally.funnel(),
+            tuple(spread.tolist()),
+            tally.predicates(),
+            {dataset: audit for dataset, audit in audits.items() if audit.given},
+            {dataset: each for dataset, each in coverage.items() if each is not None},
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The view as plain values."""
@@ -81,49 +97,44 @@ class LabelView:
             yield f"{count:,} {f'kept ({self.choice})' if name == 'kept' else name}"
 
     def _losses(self) -> Group:
-        made = table("What led to nothing, and why", "of", "number", "reason")
+        losses = table("What led to nothing, and why", "of", "number", "reason")
         for level, reasons in self.counts.lost.items():
             for place, (reason, count) in enumerate(reasons.items()):
-                made.add_row("" if place else level, f"{count:,}", Text(sanitise(reason)))
-        made.columns[2].justify = "left"
-        return Group(made)
+                losses.add_row("" if place else level, f"{count:,}", Text(sanitise(reason)))
+        losses.columns[2].justify = "left"
+        return Group(losses)
 
     def _spread(self) -> Group:
         longest = max(self.scores) or 1
-        made = table("Scores", "from", "labels", "")
+        histogram = table("Scores", "from", "labels", "")
         for place, count in enumerate(self.scores):
             # Even a single label gets a visible bar.
             bar = "█" * max(round(_BAR * count / longest), count > 0)
-            made.add_row(f"{place / BINS:.1f}", f"{count:,}", Text(bar))
-        made.columns[2].justify = "left"
-        return Group(made)
+            histogram.add_row(f"{place / BINS:.1f}", f"{count:,}", Text(bar))
+        histogram.columns[2].justify = "left"
+        return Group(histogram)
 
     def _usual(self) -> Group:
         most = f", most frequent of {len(self.predicates):,}" if len(self.predicates) > MAX_PREDICATES else ""
-        made = table(f"Predicates{most}", "predicate", "kept", "given by the set")
+        frequent = table(f"Predicates{most}", "predicate", "kept", "given by the set")
         for each in self.predicates[:MAX_PREDICATES]:
-            made.add_row(Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.given:,}")
-        return Group(made)
+            frequent.add_row(Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.given:,}")
+        return Group(frequent)
 
 
 def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
-    ways = table(
+    methods = table(
         f"Labels of {sanitise(dataset)}, on the {audit.images:,} images with given relations: {audit.given:,} given, "
         f"{audit.reachable:,} of them proposed by candidates",
         "labels", "kept", "precision", "recall", "precision at recall .8", "average precision",
     )  # fmt: skip
-    for name, way in (
-        (f"tagger, {choice}", audit.tagger),
-        ("naive matching", audit.naive),
-        ("boxes and names alone", audit.prior),
-    ):
-        values = (way.precision, way.recall, way.precision_at_recall, way.average_precision)
-        ways.add_row(name, f"{way.kept:,}", *map(share, values))
+    for name, scores in audit.methods(choice):
+        methods.add_row(name, *score_cells(scores))
     calibrated = "labels are not calibrated"
     if audit.calibrated_error is not None:
         calibrated = f"{share(audit.calibrated_error)} after calibration"
     errors = f"Calibration error: {share(audit.score_error)} for raw scores, {calibrated}"
-    made = table(
+    by_predicate = table(
         "By predicate, most kept first", "predicate", "kept", "true", "precision", "recall", "average precision",
         "calibration error", "correct where wrong",
     )  # fmt: skip
@@ -131,11 +142,17 @@ def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
         instead = ", ".join(f"{sanitise(what)} {count:,}" for what, count in each.instead[:MAX_CONFUSIONS])
         ranked = each.average_precision if each.truths else None
         numbers = (each.precision, each.recall, ranked, each.calibration_error)
-        made.add_row(
+        by_predicate.add_row(
             Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.truths:,}", *map(share, numbers), Text(instead)
         )
-    made.columns[-1].justify = "left"
-    return Group(ways, Text(errors), Text(), made)
+    by_predicate.columns[-1].justify = "left"
+    return Group(methods, Text(errors), Text(), by_predicate)
+
+
+def score_cells(scores: LabelScores) -> tuple[str, ...]:
+    """The cells of a labelling method: labels kept, precision, recall, precision at recall .8 and average precision."""
+    values = (scores.precision, scores.recall, scores.precision_at_recall, scores.average_precision)
+    return (f"{scores.kept:,}", *map(share, values))
 
 
 def _covered(dataset: str, coverage: LabelCoverage) -> list[Group]:
@@ -163,15 +180,3 @@ def _covered(dataset: str, coverage: LabelCoverage) -> list[Group]:
         kept, naive = (f"{row.kept:,}", share(row.precision)), (f"{row.naive:,}", share(row.naive_precision))
         pairs.add_row("" if repeated else row.measure, row.bin, *kept, *naive)
     return [Group(spread), Group(missing), *([Group(pairs)] if coverage.geometry else [])]
-
-
-def _judge(run: Run, dataset: str, choice: ChoiceSettings) -> tuple[LabelAudit, LabelCoverage | None]:
-    tagged, parsed = labelled_partitions(run, "tag", [dataset]), labelled_partitions(run, "parse", [dataset])
-    settled = overrides_of(run)
-    count, covered = LabelCount(choice, settled), CoverageCount(choice, settled)
-    for partition, artifact in labelled_partitions(run, "ingest", [dataset]).items():
-        if partition in tagged:
-            images = artifact.table("images")
-            count.add(images, tagged[partition])
-            covered.add(images, tagged[partition], parsed[partition].table("triplets") if partition in parsed else None)
-    return count.audit(), covered.coverage()

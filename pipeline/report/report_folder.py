@@ -6,12 +6,12 @@ A report is kept by store and run: in `reports/<run>` of the store or, where the
 
 from __future__ import annotations
 
+import html
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.report.page_marks import meta_of
 from pipeline.report.view import REPORTS
 from storage.digests import digest_file
 from storage.errors import FatalError
@@ -122,3 +122,18 @@ def store_address(run: Run) -> str:
 def stamp_of(page: Path) -> str | None:
     """The stamp of a report page; None when the file is not a report."""
     return meta_of(page, MARK)
+
+
+_HEAD = 2_000
+"""Characters of a page in which its marks stand."""
+
+
+def meta_of(page: Path, name: str) -> str | None:
+    """The content of a meta element of a page; None when the file has no such element or can't be read."""
+    try:
+        with page.open(encoding="utf-8") as file:
+            head = file.read(_HEAD)
+    except (OSError, UnicodeDecodeError):
+        return None
+    _, found, rest = head.partition(f'<meta name="{name}" content="')
+    return html.unescape(rest.partition('"')[0]) if found else None

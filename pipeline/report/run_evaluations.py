@@ -23,8 +23,8 @@ from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.published import published_test_set
 from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.summary import EvaluationSummary, summarise
+from pipeline.report.evaluation_images import EvaluatedImages
 from pipeline.report.evaluation_page import evaluation_markdown, stamp_of, write_evaluation_page
-from pipeline.report.evaluation_pictures import EvaluatedImages
 from pipeline.report.view import RunView
 from storage.artifact import Artifact
 from storage.atomic import write_atomic
@@ -32,8 +32,8 @@ from storage.digests import digest_json
 from storage.errors import PipelineError
 from storage.runs import Run
 
-PICTURES = 3
-"""Pictures of the best and of the worst images at most."""
+IMAGES = 3
+"""Greatest number of the best, and of the worst images that are shown."""
 LONGEST_SIDE = 400
 """Longest side of these images, in pixels."""
 _VERSION = 1
@@ -52,7 +52,7 @@ class RunEvaluation:
 
 
 def write_run_evaluations(
-    view: RunView, folder: Path, earlier: Path | None, pictures: int = PICTURES
+    view: RunView, folder: Path, earlier: Path | None, count: int = IMAGES
 ) -> tuple[RunEvaluation, ...]:
     """Writes a page and Markdown for each variant to `folder`. Those of the same evaluations are copied from `earlier`.
 
@@ -61,7 +61,7 @@ def write_run_evaluations(
     pages = []
     for variant, (step, artifact) in _first_seeds(view.run).items():
         page, markdown = folder / f"{variant}.html", folder / f"{variant}.md"
-        shown = min(pictures, PICTURES)
+        shown = min(count, IMAGES)
         stamp = digest_json([_VERSION, view.run.name, artifact.key, sorted(view.run.keys("ingest").values()), shown])
         folder.mkdir(exist_ok=True)
         if earlier and stamp_of(earlier / page.name) == stamp and (earlier / markdown.name).is_file():

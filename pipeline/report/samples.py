@@ -1,4 +1,4 @@
-"""Reads images of a run together with their captions, labels and given relations."""
+"""Reads images of a run together with their captions, labels and ground-truth relations."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
-from pipeline.labels.label_funnel import candidates, labelled_partitions
 from pipeline.labels.label_overrides import Overrides, overrides_of
+from pipeline.labels.labelled_partitions import candidates, labelled_partitions
 from pipeline.training.sample import SampleRelation
 from storage.artifact import Artifact
 from storage.runs import Run
@@ -23,7 +23,7 @@ from tagger.english.predicates import canonical
 class ShownBox(NamedTuple):
     """A box and the name that relations refer to it by.
 
-    `used`: a kept label refers to it; `named`: any shown label or given relation does.
+    `used`: a kept label refers to it; `named`: any shown label or ground-truth relation does.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ShownBox(NamedTuple):
 
 
 class ShownRelation(NamedTuple):
-    """A label as text. `score` is None below the recording floor, `right` is None without given relations in the image."""
+    """A label as text. `score` is None below the recording floor, `right` is None without ground-truth relations in the image."""
 
     subject: str
     predicate: str
@@ -50,7 +50,7 @@ class ShownRelation(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with all that was found in it. `missed` are given relations that were not kept."""
+    """One image with all that was found in it. `missed` are ground-truth relations that were not kept."""
 
     row: Mapping[str, Any]
     boxes: tuple[ShownBox, ...]
@@ -66,7 +66,7 @@ class Sample:
 
     @property
     def disagreements(self) -> int:
-        """Kept labels that the dataset does not give, plus given relations that were not kept."""
+        """Kept labels that the dataset does not give, plus ground-truth relations that were not kept."""
         return sum(label.right is False for label in self.kept) + len(self.missed)
 
     @property

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from typing import Any
 
 from pipeline.report.charts import predicate_bars
-from pipeline.report.curves import training_curves
-from pipeline.report.figures import figures_of, run_stamp
-from pipeline.report.formatting import without_controls
+from pipeline.report.figures import figures_of, headline, run_stamp
+from pipeline.report.formatting import share
 from pipeline.report.galleries import Galleries, draw_galleries, highlights
-from pipeline.report.headline import headline
-from pipeline.report.loss_figure import loss_figures
+from pipeline.report.page import render_page
 from pipeline.report.quarantine import quarantine
 from pipeline.report.report_folder import (
     ADVICE,
@@ -32,8 +26,8 @@ from pipeline.report.report_folder import (
     write_digests,
 )
 from pipeline.report.run_evaluations import RunEvaluation, write_run_evaluations
-from pipeline.report.step_costs import ESTIMATE, scored_estimate
-from pipeline.report.steps import Outcome, stage_rows
+from pipeline.report.steps import ESTIMATE, Outcome, scored_estimate, stage_rows
+from pipeline.report.training_charts import loss_figures, training_curves
 from pipeline.report.variants import score_name, score_names, score_text
 from pipeline.report.view import RunView
 from storage.atomic import atomic_folder
@@ -42,18 +36,17 @@ from storage.errors import FatalError
 from storage.runs import Run
 from tagger.audit.coverage import FREQUENT
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _VERSION = 9
 """Incremented whenever the page of the same run would look different."""
-PICTURES = 24
-"""Pictures that are drawn at random; half as many of the hardest come beside them."""
+IMAGES = 24
+"""Images that are drawn at random; half as many of the hardest come beside them."""
 
 
 def write_report(
     view: RunView,
     outcome: Outcome | None,
     folder: Path,
-    samples: int = PICTURES,
+    samples: int = IMAGES,
     *,
     seed: int = 0,
     written: datetime | None = None,
@@ -62,8 +55,9 @@ def write_report(
     """Writes the report of a run to `folder` and returns the path of its page.
 
     `samples` images are drawn at random with `seed`. A run that computed nothing keeps an existing report of the same
-    artifacts, if it is whole. `written` is the date in the page header. The training runs of the runs `against` are drawn
-    together with its own. Raises `FatalError` when `folder` holds anything but a report of this store, or cannot be written.
+    artifacts, if it is whole. `written` is the date in the page header. The training runs of the runs `against` are
+    drawn together with its own. Raises `FatalError` when `folder` holds anything but a report of this store, or cannot
+    be written.
     """
     page = folder / "index.html"
     compared = [[run.name, run_stamp(run)] for run in against]
@@ -100,63 +94,41 @@ def _render(
     against: Sequence[Run],
 ) -> str:
     figures = figures_of(view)
-    style = "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "pictures.css"))
-    style += highlights(galleries.most_arrows)
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            mark=MARK,
-            stamp=stamp,
-            store_mark=STORE_MARK,
-            store=store_address(view.run),
-            style=Markup(style),
-            style_hash=_csp_hash(style),
-            name=view.run.name,
-            digest=digest_json(view.recipe),
-            recipe=json.dumps(view.recipe, indent=2, ensure_ascii=False) if view.recipe else "",
-            written=written,
-            hosts=sorted({host for step in figures.steps for host in step.hosts}),
-            figures=figures,
-            frequent=FREQUENT,
-            headline=headline(figures),
-            scores=score_names(figures.variants),
-            evaluations=evaluations,
-            stages=stage_rows(figures.steps, outcome),
-            estimated=scored_estimate(view.run),
-            losses=loss_figures(view.run),
-            curves=training_curves([view.run, *against]) if against else [],
-            bars=predicate_bars(figures.predicates),
-            quarantine=quarantine(view.run),
-            galleries=galleries,
-        )
+    return render_page(
+        "report.html",
+        ("report.css", "pictures.css"),
+        _FILTERS,
+        rules=highlights(galleries.most_arrows),
+        mark=MARK,
+        stamp=stamp,
+        store_mark=STORE_MARK,
+        store=store_address(view.run),
+        name=view.run.name,
+        digest=digest_json(view.recipe),
+        recipe=json.dumps(view.recipe, indent=2, ensure_ascii=False) if view.recipe else "",
+        written=written,
+        hosts=sorted({host for step in figures.steps for host in step.hosts}),
+        figures=figures,
+        frequent=FREQUENT,
+        headline=headline(figures),
+        scores=score_names(figures.variants),
+        evaluations=evaluations,
+        stages=stage_rows(figures.steps, outcome),
+        estimated=scored_estimate(view.run),
+        losses=loss_figures(view.run),
+        curves=training_curves([view.run, *against]) if against else [],
+        bars=predicate_bars(figures.predicates),
+        quarantine=quarantine(view.run),
+        galleries=galleries,
     )
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        finalize=without_controls,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["share"] = lambda value: "–" if value is None else f"{value:.3f}"
-    environment.filters["decimals"] = lambda value: "–" if value is None else f"{value:.2f}"
-    environment.filters["score_name"] = score_name
-    environment.filters["score_text"] = score_text
-    environment.filters["count"] = lambda value: "–" if value is None else f"{value:,}".replace(",", "\u2009")
-    environment.filters["seconds"] = _seconds
-    environment.filters["times"] = lambda texts: list(Counter(texts).items())
-    return environment
-
-
-def _csp_hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _seconds(value: float) -> str:
-    if value >= 120:
-        return f"{value / 60:.1f} min"
-    return f"{value:.1f} s"
+_FILTERS: Mapping[str, Callable[[Any], Any]] = {
+    "share": share,
+    "decimals": lambda value: "–" if value is None else f"{value:.2f}",
+    "score_name": score_name,
+    "score_text": score_text,
+    "count": lambda value: "–" if value is None else f"{value:,}".replace(",", "\u2009"),
+    "seconds": lambda value: f"{value / 60:.1f} min" if value >= 120 else f"{value:.1f} s",
+    "times": lambda texts: list(Counter(texts).items()),
+}

@@ -3,93 +3,95 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated, Literal
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
-from fastapi.staticfiles import StaticFiles
 from pydantic import ValidationError
 
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.review.access.protect import session_of
 from pipeline.review.decisions import Decided, Decisions, decide
-from pipeline.review.desk import Desk
+from pipeline.review.entrance import reviewer_of
 from pipeline.review.image_detail import ImageDetail
 from pipeline.review.labels import labels_of
 from pipeline.review.overview import overview_of
 from pipeline.review.pages import Pages
 from pipeline.review.pictures import CHIP, LONGEST, NoPicture, Region
+from pipeline.review.review_state import ReviewState
 from pipeline.review.search import Search
 from storage.errors import PipelineError
 
-_HERE = Path(__file__).parent
 _CACHED = {"Cache-Control": "private, max-age=3600"}
-_BESIDE = ("page", "label", "start", "size", "from")
+_BESIDE = ("number", "page", "label", "start", "size", "from")
 """Parameters of an address that are no part of its search."""
 MAX_ROWS = 200
 """Images that one request of the scrolling list brings at most."""
 
 Number = Annotated[int, Query(ge=0, le=2**62)]
+Reviewer = Annotated[str, Depends(reviewer_of)]
 
 
-def create_app(desk: Desk, read_only: bool = False, signed_in: bool = False) -> FastAPI:
-    """The pages of one desk. Who may open them is not decided here: serve what `protect` makes of it.
+def page_routes(state: ReviewState, read_only: bool = False, signed_in: bool = False) -> APIRouter:
+    """The pages of one run under review. Who may open them is not decided here: serve them as `protected` does.
 
-    `signed_in`: reviewers come by a password, and the pages offer to sign out.
+    All pages lie side by side, so that their links need not name the path above them. `signed_in`: reviewers come by a
+    password, and the pages offer to sign out.
     """
-    app = FastAPI(title="rlip review", docs_url=None, redoc_url=None, openapi_url=None)
-    app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
-    pages = Pages(desk, read_only, signed_in)
-    _add_pages(app, desk, pages)
-    _add_pictures(app, desk)
-    _add_answers(app, desk)
+    app = APIRouter()
+    pages = Pages(state, read_only, signed_in)
+    _add_pages(app, state, pages)
+    _add_pictures(app, state)
+    _add_answers(app, state)
     return app
 
 
-def _add_pages(app: FastAPI, desk: Desk, pages: Pages) -> None:
+def _add_pages(app: APIRouter, state: ReviewState, pages: Pages) -> None:
     """What people look at."""
 
     @app.get("/", response_class=HTMLResponse)
-    def overview(request: Request) -> str:
-        return pages.render("overview.html", session_of(request), overview=overview_of(desk))
+    def overview(reviewer: Reviewer) -> str:
+        return pages.render("overview.html", reviewer, overview=overview_of(state))
 
     @app.get("/labels", response_class=HTMLResponse)
-    def labels(request: Request, page: Annotated[int, Query(ge=1, le=10**6)] = 1) -> str:
-        return pages.labels(session_of(request), _search(request), page)
+    def labels(request: Request, reviewer: Reviewer, page: Annotated[int, Query(ge=1, le=10**6)] = 1) -> str:
+        return pages.labels(reviewer, _search(request), page)
 
     @app.get("/images", response_class=HTMLResponse)
-    def images(request: Request) -> str:
-        return pages.images(session_of(request), _search(request))
+    def images(request: Request, reviewer: Reviewer) -> str:
+        return pages.images(reviewer, _search(request))
 
     @app.get("/images/rows", response_class=HTMLResponse)
     def image_rows(
-        request: Request, start: Number = 0, size: Annotated[int, Query(ge=1, le=MAX_ROWS)] = MAX_ROWS
+        request: Request,
+        reviewer: Reviewer,
+        start: Number = 0,
+        size: Annotated[int, Query(ge=1, le=MAX_ROWS)] = MAX_ROWS,
     ) -> str:
-        return pages.image_rows(session_of(request), _search(request), start, size)
+        return pages.image_rows(reviewer, _search(request), start, size)
 
-    @app.get("/image/{number}", response_class=HTMLResponse)
+    @app.get("/image", response_class=HTMLResponse)
     def image(
         request: Request,
+        reviewer: Reviewer,
         number: int,
         label: Number | None = None,
         origin: Annotated[Literal["labels", "images"], Query(alias="from")] = "labels",
     ) -> str:
-        detail = _detail(desk, number)
+        detail = _detail(state, number)
         chosen = next((one for one in detail.labels if label in (None, one.number)), None)
-        return pages.image(session_of(request), detail, chosen, _search(request), origin)
+        return pages.image(reviewer, detail, chosen, _search(request), origin)
 
     @app.get("/audit", response_class=HTMLResponse)
-    def audit(request: Request) -> str:
-        return pages.audit(session_of(request))
+    def audit(reviewer: Reviewer) -> str:
+        return pages.audit(reviewer)
 
     @app.get("/quarantined", response_class=HTMLResponse)
-    def quarantined(request: Request, reason: Annotated[str, Query(max_length=500)] = "") -> str:
-        return pages.quarantined(session_of(request), reason)
+    def quarantined(reviewer: Reviewer, reason: Annotated[str, Query(max_length=500)] = "") -> str:
+        return pages.quarantined(reviewer, reason)
 
 
-def _add_pictures(app: FastAPI, desk: Desk) -> None:
+def _add_pictures(app: APIRouter, state: ReviewState) -> None:
     """Pictures by number: no address ever names a file.
 
     A screen asks for twenty at once. They take all processors but one, so that pages and verdicts don't wait for them.
@@ -105,19 +107,19 @@ def _add_pictures(app: FastAPI, desk: Desk) -> None:
         return await to_thread.run_sync(part, number, limiter=limiter)
 
     def whole(number: int, longest: int) -> Response:
-        rows = desk.index.rows_at("images", "dataset, uri", "image", [number])
+        rows = state.index.rows_at("images", "dataset, uri", "image", [number])
         if not rows:
             raise HTTPException(404, "no image has this number")
-        return _jpeg(desk, rows[0]["dataset"], rows[0]["uri"], longest=longest)
+        return _jpeg(state, rows[0]["dataset"], rows[0]["uri"], longest=longest)
 
     def part(number: int) -> Response:
-        found = labels_of(desk.index, [number])
+        found = labels_of(state.index, [number])
         if not found:
             raise HTTPException(404, "no label has this number")
-        return _jpeg(desk, found[0].dataset, found[0].uri, found[0].region, CHIP)
+        return _jpeg(state, found[0].dataset, found[0].uri, found[0].region, CHIP)
 
 
-def _add_answers(app: FastAPI, desk: Desk) -> None:
+def _add_answers(app: APIRouter, state: ReviewState) -> None:
     """What the page asks for while someone looks at it."""
 
     @app.get("/image/{number}/kept")
@@ -128,16 +130,16 @@ def _add_answers(app: FastAPI, desk: Desk) -> None:
         confidence: Annotated[str, Query(pattern="^(score|calibrated)$")] = "score",
     ) -> dict[str, dict[str, str | None]]:
         settings = {"threshold": threshold, "rule": rule, "confidence": confidence, "thresholds": {}}
-        choice = ChoiceSettings.model_validate(desk.view.choice.model_dump() | settings)
+        choice = ChoiceSettings.model_validate(state.view.choice.model_dump() | settings)
         try:
-            return {"reasons": {str(label): why for label, why in desk.details.kept(number, choice).items()}}
+            return {"reasons": {str(label): why for label, why in state.details.kept(number, choice).items()}}
         except PipelineError as error:
             raise HTTPException(409, str(error)) from error
 
     @app.post("/verdicts")
-    def verdicts(request: Request, decisions: Decisions) -> Decided:
+    def verdicts(reviewer: Reviewer, decisions: Decisions) -> Decided:
         try:
-            return decide(desk, session_of(request).reviewer, decisions)
+            return decide(state, reviewer, decisions)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         except PipelineError as error:
@@ -155,15 +157,15 @@ def _search(request: Request) -> Search:
         raise HTTPException(422, f"search: {name}: {first['msg']}") from error
 
 
-def _detail(desk: Desk, number: int) -> ImageDetail:
-    found = desk.details.find(number) if 0 <= number < 2**62 else None
+def _detail(state: ReviewState, number: int) -> ImageDetail:
+    found = state.details.find(number) if 0 <= number < 2**62 else None
     if found is None:
         raise HTTPException(404, "no image has this number; the run may have been made anew")
     return found
 
 
-def _jpeg(desk: Desk, dataset: str, uri: str, region: Region | None = None, longest: int = LONGEST) -> Response:
+def _jpeg(state: ReviewState, dataset: str, uri: str, region: Region | None = None, longest: int = LONGEST) -> Response:
     try:
-        return Response(desk.pictures.jpeg(dataset, uri, region, longest), media_type="image/jpeg", headers=_CACHED)
+        return Response(state.pictures.jpeg(dataset, uri, region, longest), media_type="image/jpeg", headers=_CACHED)
     except NoPicture as error:
         raise HTTPException(404, str(error)) from error

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.labels.label_funnel import images_with_boxes
+from pipeline.labels.labelled_partitions import images_with_boxes
 from pipeline.report.view import RunView
 from pipeline.review.index import ReviewIndex
 from pipeline.review.partition_rows import PartitionArtifacts, partition_rows

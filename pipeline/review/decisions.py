@@ -7,9 +7,9 @@ import statistics
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.labels.verdicts import Kind, Verdict, box4
-from pipeline.review.desk import Desk
 from pipeline.review.labels import Label, labels_of
 from pipeline.review.pages import verdict_state
+from pipeline.review.review_state import ReviewState
 from pipeline.review.reviews import verdict_on
 
 _AT_ONCE = 200
@@ -57,17 +57,24 @@ class Decided(BaseModel):
     median_seconds: float | None
 
 
-def decide(desk: Desk, reviewer: str, decisions: Decisions) -> Decided:
-    """Record verdicts, all or none. Raises ValueError for a label that is gone or a correction that says nothing."""
+def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
+    """Record verdicts, all or none.
+
+    Raises ValueError for a label that is gone or imported, and for a correction that says nothing.
+    """
     numbers = [one.label for one in decisions.decisions]
-    labels = {label.number: label for label in labels_of(desk.index, numbers)}
+    labels = {label.number: label for label in labels_of(state.index, numbers)}
     gone = [number for number in numbers if number not in labels]
     if gone:
         raise ValueError(f"label {gone[0]} is gone: the run was made anew; load the page again")
-    verdicts = [_verdict(desk, labels[one.label], one, reviewer) for one in decisions.decisions]
-    desk.reviews.record([labels[number] for number in numbers], verdicts)
-    standing = desk.reviews.of(list(labels.values()))
-    own = desk.reviews.log.standing_of(reviewer)
+    if any(not label.digest for label in labels.values()):
+        raise ValueError(
+            "a verdict names its image by a digest, and imported images have none; judge a run of a recipe"
+        )
+    verdicts = [_verdict(state, labels[one.label], one, reviewer) for one in decisions.decisions]
+    state.reviews.record([labels[number] for number in numbers], verdicts)
+    standing = state.reviews.of(list(labels.values()))
+    own = state.reviews.log.standing_of(reviewer)
     paces = [one.seconds for one in own if one.seconds is not None]
     return Decided(
         states=[State(label=n, **verdict_state(standing.get(n, {}), reviewer)) for n in dict.fromkeys(numbers)],
@@ -76,10 +83,10 @@ def decide(desk: Desk, reviewer: str, decisions: Decisions) -> Decided:
     )
 
 
-def _verdict(desk: Desk, label: Label, decision: Decision, reviewer: str) -> Verdict:
+def _verdict(state: ReviewState, label: Label, decision: Decision, reviewer: str) -> Verdict:
     facts: dict[str, object] = {"seconds": decision.seconds, "queue": decision.queue}
     if decision.kind == "wrong_pair":
-        detail = desk.details.find(label.image)
+        detail = state.details.find(label.image)
         boxes = detail.boxes if detail is not None else []
         for end in ("subject", "object"):
             index = getattr(decision, end)
@@ -89,4 +96,4 @@ def _verdict(desk: Desk, label: Label, decision: Decision, reviewer: str) -> Ver
                 facts[f"corrected_{end}"] = box4(boxes[index])
     if decision.kind == "wrong_predicate":
         facts["corrected_predicate"] = decision.predicate
-    return verdict_on(label, decision.kind, reviewer, desk.view.run.name, **facts)
+    return verdict_on(label, decision.kind, reviewer, state.view.run.name, **facts)

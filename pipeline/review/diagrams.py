@@ -6,22 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.report.charts import Axes, Tick
 from pipeline.review.run_progress import StepProgress
 
-WIDTH, HEIGHT = 420, 210
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 22, 36
-"""Margins of the plot inside a drawing, in drawing units."""
+AXES = Axes(width=420, height=210, left=52, right=10, top=22, bottom=36)
+"""Those of a diagram, which templates/diagrams.html draws."""
 _NODE = 152, 48
 _GAP = 18, 34
 """Between the nodes of a layer, and between layers."""
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A tick of an axis: its place along the axis, and its label."""
-
-    at: float
-    text: str
 
 
 @dataclass(frozen=True)
@@ -88,17 +80,13 @@ def histogram(
 
     `ticks`: place on the x axis in columns, and label.
     """
-    across, down = (WIDTH - LEFT - RIGHT) / max(len(outer), 1), HEIGHT - TOP - BOTTOM
+    number = max(len(outer), 1)
     power = max(1, math.ceil(math.log10(max([*outer, 1]) + 1)))
 
     def box(place: int, count: int) -> tuple[float, float, float, float]:
-        height = down * math.log10(count + 1) / power
-        return (
-            round(LEFT + place * across + 1, 1),
-            round(TOP + down - height, 1),
-            round(across - 2, 1),
-            round(height, 1),
-        )
+        left, right = AXES.x(place, number) + 1, AXES.x(place + 1, number) - 1
+        top = AXES.y(math.log10(count + 1), high=power)
+        return round(left, 1), top, round(right - left, 1), round(AXES.y(0) - top, 1)
 
     columns = (
         Column(box(place, count), box(place, part), title, address)
@@ -106,35 +94,33 @@ def histogram(
     )
     return Histogram(
         tuple(columns),
-        tuple(Tick(round(LEFT + place * across, 1), text) for place, text in ticks),
-        tuple(Tick(round(TOP + down - down * math.log10(10**p + 1) / power, 1), _power(p)) for p in range(power)),
+        tuple(Tick(AXES.x(place, number), text) for place, text in ticks),
+        tuple(Tick(AXES.y(math.log10(10**p + 1), high=power), _power(p)) for p in range(power)),
     )
 
 
 def shares(points: Sequence[tuple[float, float, str]]) -> Plot:
     """A plot of points whose coordinates are both shares of 1: x, y, and what the point says."""
-    across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    placed = tuple((round(LEFT + across * x, 1), round(TOP + down * (1 - y), 1), title) for x, y, title in points)
+    placed = tuple((AXES.x(x), AXES.y(y), title) for x, y, title in points)
     ticks = [place / 5 for place in range(6)]
     return Plot(
         " ".join(f"{x},{y}" for x, y, _ in placed),
         placed,
-        tuple(Tick(round(LEFT + across * at, 1), f"{at:g}") for at in ticks),
-        tuple(Tick(round(TOP + down * (1 - at), 1), f"{at:g}") for at in ticks),
+        tuple(Tick(AXES.x(at), f"{at:g}") for at in ticks),
+        tuple(Tick(AXES.y(at), f"{at:g}") for at in ticks),
     )
 
 
 def long_tail(counts: Sequence[int]) -> Plot:
     """Counts in falling order against their rank, both logarithmic. Counts of 0 are left out."""
     found = [count for count in counts if count]
-    across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     powers = [max(1, math.ceil(math.log10(max(value, 2)))) for value in (len(found), max(found, default=1))]
     spaced = {round(10 ** (step / 40)) for step in range(40 * powers[0])} | {len(found)}
     ranks = sorted(rank for rank in spaced if 1 <= rank <= len(found))
     placed = tuple(
         (
-            round(LEFT + across * math.log10(rank) / powers[0], 1),
-            round(TOP + down * (1 - math.log10(found[rank - 1]) / powers[1]), 1),
+            AXES.x(math.log10(rank), powers[0]),
+            AXES.y(math.log10(found[rank - 1]), high=powers[1]),
             f"rank {rank:,}: {found[rank - 1]:,}",
         )
         for rank in ranks
@@ -142,8 +128,8 @@ def long_tail(counts: Sequence[int]) -> Plot:
     return Plot(
         " ".join(f"{x},{y}" for x, y, _ in placed),
         placed,
-        tuple(Tick(round(LEFT + across * p / powers[0], 1), _power(p)) for p in range(powers[0] + 1)),
-        tuple(Tick(round(TOP + down * (1 - p / powers[1]), 1), _power(p)) for p in range(powers[1] + 1)),
+        tuple(Tick(AXES.x(p, powers[0]), _power(p)) for p in range(powers[0] + 1)),
+        tuple(Tick(AXES.y(p, high=powers[1]), _power(p)) for p in range(powers[1] + 1)),
     )
 
 

@@ -6,18 +6,46 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
-from pipeline.labels.label_funnel import candidates, dropped
+from pipeline.labels.labelled_partitions import candidates, dropped
 from pipeline.review.index import ReviewIndex
 from pipeline.review.labels import Label, labels_of_image
-from pipeline.review.marked_text import Piece, pieces
 from pipeline.review.partition_rows import PART_BITS
 from tagger.english.predicates import canonical
+
+ROLES = ("subject", "predicate", "object")
+
+
+class Piece(NamedTuple):
+    """A stretch of a caption. `marks`: (triplet, role) of each triplet that it is a word of; most pieces have none or one."""
+
+    text: str
+    marks: tuple[tuple[int, str], ...]
+
+
+def pieces(text: str, triplets: Mapping[int, Mapping[str, Any]]) -> list[Piece]:
+    """Cuts a caption. `triplets`: number → row of table `triplets`, of this caption only.
+
+    Offsets that do not fit the text, as those of another caption would, mark nothing.
+    """
+    spans = [
+        (row[f"{role}_start"], row[f"{role}_end"], number, role)
+        for number, row in triplets.items()
+        for role in ROLES
+        if 0 <= row[f"{role}_start"] < row[f"{role}_end"] <= len(text)
+    ]
+    cuts: Sequence[int] = sorted({0, len(text), *(at for start, end, *_ in spans for at in (start, end))})
+    return [
+        Piece(text[start:end], tuple((n, role) for first, last, n, role in spans if first <= start and end <= last))
+        for start, end in pairwise(cuts)
+    ]
+
 
 _PARTITIONS = 12
 """Partitions whose tables are kept in memory."""

@@ -17,21 +17,100 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.labels.label_funnel import images_with_boxes
+from pipeline.labels.labelled_partitions import images_with_boxes
 from pipeline.report.view import RunView
-from pipeline.review.flattening import FlatPartition, flattened
-from pipeline.review.partition_counts import COUNTS, SCORES
-from pipeline.review.partition_rows import IMAGES, QUARANTINED, RELATIONS, PartitionArtifacts
-from pipeline.review.recent import Recent
+from pipeline.review.partition_rows import COUNTS, IMAGES, QUARANTINED, RELATIONS, SCORES, PartitionArtifacts
 from pipeline.runtime.logs import log
 from storage.errors import FatalError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+import multiprocessing
+import os
+from collections import OrderedDict, deque
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pipeline.labels.kept_labels import ChoiceSettings
+from pipeline.review.partition_rows import partition_counts, partition_rows
+from storage.errors import PipelineError
+
+FEW = 64
+"""Up to so many partitions take less time than processes take to start."""
+_PROCESSES = 4
+"""Most processes; one that writes the index keeps up with about so many."""
+_AHEAD = 2
+"""Flattened partitions that wait for each process, about 1 MB each."""
+
+
+@dataclass(frozen=True)
+class FlatPartition:
+    """A partition that is to be indexed. `tables`: table of the index → its rows; None where artifacts don't fit each other."""
+
+    part: int
+    tables: dict[str, pa.Table] | None
+
+
+def flattened(partitions: Sequence[tuple[int, PartitionArtifacts]], choice: ChoiceSettings) -> Iterator[FlatPartition]:
+    """Flattens partitions, given with their numbers, and yields them in order."""
+    if len(partitions) <= FEW:
+        yield from (_flatten(part, found, choice) for part, found in partitions)
+        return
+    processes = min(_PROCESSES, len(os.sched_getaffinity(0)))
+    # Processes are spawned: a fork of a server copies locks that its threads hold.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        waiting: deque[Future[FlatPartition]] = deque()
+        for part, found in partitions:
+            waiting.append(pool.submit(_flatten, part, found, choice))
+            if len(waiting) > processes * _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _flatten(part: int, found: PartitionArtifacts, choice: ChoiceSettings) -> FlatPartition:
+    held = found.held()
+    try:
+        rows = partition_rows(part, held, choice)
+        counted = partition_counts(part, held, rows.relations)
+    except PipelineError:
+        return FlatPartition(part, None)
+    return FlatPartition(part, {**vars(rows), **vars(counted)})
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Recent(Generic[K, V]):
+    """Keeps the `most` values that were put or found last."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: OrderedDict[K, V] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, keys: Iterable[K]) -> dict[K, V]:
+        """The values of those keys that are held."""
+        with self._lock:
+            found = {key: self._held[key] for key in keys if key in self._held}
+            for key in found:
+                self._held.move_to_end(key)
+            return found
+
+    def put(self, key: K, value: V) -> None:
+        """Keep a value; the one that nobody used for longest may go."""
+        with self._lock:
+            self._held[key] = value
+            self._held.move_to_end(key)
+            if len(self._held) > self._most:
+                self._held.popitem(last=False)
+
 
 LIVE = "live"
 """Schema of the tables in memory that say which labels have a verdict. `Reviews` fills them."""
-_FORMAT = 1
+_FORMAT = 2
 """Incremented whenever the same artifacts would give other rows."""
 MOST_INFORMATIVE = 500
 """Labels of each predicate, the most uncertain ones, that the queue by information holds."""
@@ -313,7 +392,7 @@ def _open(path: Path) -> DuckDBPyConnection:
     except (OSError, duckdb.IOException) as error:
         raise FatalError(
             f"{path}: the index of the review page can't be written ({error}); make the folder writable, or copy the run to "
-            "another store with `rlip pull`"
+            "another store with `rlip store pull`"
         ) from error
 
 

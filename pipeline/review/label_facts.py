@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from pipeline.labels.label_tally import LabelFunnel
+from pipeline.labels.label_funnel import LabelFunnel
 from pipeline.review.index import ReviewIndex
-from pipeline.review.partition_counts import tally_of
+from pipeline.review.partition_rows import tally_of
 from pipeline.review.score_audit import BinnedLabels, ScoreAudit
 
 MOST_AN_IMAGE = 20

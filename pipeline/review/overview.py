@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from pipeline.labels.label_tally import LabelFunnel
-from pipeline.review.desk import Desk
+from pipeline.labels.label_funnel import LabelFunnel
 from pipeline.review.diagrams import Graph, Histogram, Plot, graph, histogram, long_tail, shares
 from pipeline.review.label_facts import MOST_AN_IMAGE, LabelFacts, PredicateFacts
+from pipeline.review.review_state import ReviewState
 from pipeline.review.run_progress import StepProgress
 from pipeline.review.score_audit import BinnedLabels, ScoreAudit
 from pipeline.review.search import LONGEST_NAME, Search
@@ -30,7 +30,7 @@ _NAMES = {
     "scored": "scored labels",
     "kept": "kept labels",
 }
-_ADDRESSES = {"images": "/images", "scored": "/labels", "kept": f"/labels?{Search(kept='yes').query()}"}
+_ADDRESSES = {"images": "images", "scored": "labels", "kept": f"labels?{Search(kept='yes').query()}"}
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,16 @@ class Overview:
     differences: tuple[Mapping[str, Any], ...]
 
 
-def overview_of(desk: Desk) -> Overview:
-    """The overview of a desk's run as it is. What is counted over all labels is counted once for each change of the run."""
-    facts, steps = desk.facts.facts(), desk.progress.steps()
+def overview_of(state: ReviewState) -> Overview:
+    """The overview of a run as it is. What is counted over all labels is counted once for each change of the run."""
+    facts, steps = state.facts.facts(), state.progress.steps()
     histogram_of_scores, score_rows = _scores(facts.scores)
     images = sum(facts.density)
     kept = sum(each.kept for each in facts.predicates)
     return Overview(
         steps=steps,
         graph=graph(steps),
-        choice=desk.view.choice.in_words(),
+        choice=state.view.choice.in_words(),
         levels=_levels(facts.funnel, facts.quarantined),
         predicates=_bars(facts.predicates),
         number_of_predicates=sum(each.kept > 0 for each in facts.predicates),
@@ -131,9 +131,9 @@ def overview_of(desk: Desk) -> Overview:
         density=_density(facts),
         mean_density=kept / images if images else None,
         audits=tuple(_audit_view(audit) for audit in facts.audits),
-        verdicts=tuple(_verdicts(desk)),
-        comparison=desk.comparison.summary(),
-        differences=tuple(desk.comparison.differences()),
+        verdicts=tuple(_verdicts(state)),
+        comparison=state.comparison.summary(),
+        differences=tuple(state.comparison.differences()),
     )
 
 
@@ -151,8 +151,8 @@ def _levels(funnel: LabelFunnel, quarantined: frozenset[str]) -> tuple[Level, ..
 
 def _loss_address(level: str, reason: str, quarantined: frozenset[str]) -> str:
     if level == "scored":
-        return f"/labels?{Search(reason=reason).query()}"
-    return f"/quarantined?{urlencode({'reason': reason})}" if reason in quarantined else ""
+        return f"labels?{Search(reason=reason).query()}"
+    return f"quarantined?{urlencode({'reason': reason})}" if reason in quarantined else ""
 
 
 def _bars(predicates: Sequence[PredicateFacts]) -> tuple[PredicateBar, ...]:
@@ -170,13 +170,13 @@ def _bars(predicates: Sequence[PredicateFacts]) -> tuple[PredicateBar, ...]:
 
 def _kept_of(predicate: str) -> str:
     """The address of a predicate's kept labels; "" for one that is too long to be searched for."""
-    return "" if len(predicate) > LONGEST_NAME else f"/labels?{Search(predicate=predicate, kept='yes').query()}"
+    return "" if len(predicate) > LONGEST_NAME else f"labels?{Search(predicate=predicate, kept='yes').query()}"
 
 
 def _scores(binned: BinnedLabels) -> tuple[Histogram, tuple[tuple[str, int, int, str], ...]]:
     rows = []
     for place, (lost, kept) in enumerate(binned.spread(BARS).tolist()):
-        rows.append((f"{place / BARS:.2f}", lost + kept, kept, f"/labels?{_bin_search(place).query()}"))
+        rows.append((f"{place / BARS:.2f}", lost + kept, kept, f"labels?{_bin_search(place).query()}"))
     titles = [f"from {least}: {labels:,} labels, {kept:,} kept" for least, labels, kept, _ in rows]
     ticks = [(place * BARS / 5, f"{place / 5:g}") for place in range(6)]
     drawn = histogram(
@@ -234,7 +234,7 @@ def _reliability(audit: ScoreAudit) -> list[Reliability]:
     return found[:1] if np.array_equal(audit.score.totals, audit.probability.totals) else found
 
 
-def _verdicts(desk: Desk) -> list[dict[str, Any]]:
-    return desk.index.rows(
+def _verdicts(state: ReviewState) -> list[dict[str, Any]]:
+    return state.index.rows(
         "SELECT reviewer, kind, count(DISTINCT relation) AS number FROM live.reviewed GROUP BY ALL ORDER BY reviewer, kind"
     )

@@ -1,7 +1,8 @@
-"""Makes the pages: templates filled with what the desk has. Everything that comes from data is text, never markup."""
+"""Makes the pages: templates filled with what is known of the run. Everything that comes from data is text, never markup."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,13 @@ from markupsafe import Markup
 
 from pipeline.labels.verdict_summary import summarize
 from pipeline.labels.verdicts import Verdict
-from pipeline.review.access.sessions import Session
-from pipeline.review.desk import Desk
 from pipeline.review.image_detail import ImageDetail
 from pipeline.review.index import OFFERED
 from pipeline.review.labels import Label, labels_of
 from pipeline.review.listing import MAX_LISTED
-from pipeline.review.scene_graph import scene_graph
+from pipeline.review.review_state import ReviewState
 from pipeline.review.search import QUEUES, Search
+from pipeline.runtime.wording import printable
 
 GRID = 20
 """Labels of one screen, five by four."""
@@ -48,10 +48,10 @@ class Offered:
 
 
 class Pages:
-    """The HTML of each page of a desk. `signed_in`: reviewers came by a password, so they can sign out."""
+    """The HTML of each page of a run under review. `signed_in`: reviewers came by a password, so they can sign out."""
 
-    def __init__(self, desk: Desk, read_only: bool, signed_in: bool = False) -> None:
-        self._desk = desk
+    def __init__(self, state: ReviewState, read_only: bool, signed_in: bool = False) -> None:
+        self._state = state
         self._read_only = read_only
         self._signed_in = signed_in
         self._offered: tuple[int, Offered] | None = None
@@ -65,31 +65,31 @@ class Pages:
         self._environment.filters["printable"] = printable
         self._environment.filters["urlpart"] = lambda text: quote(str(text), safe="")
 
-    def render(self, template: str, session: Session, **values: Any) -> str:
+    def render(self, template: str, reviewer: str, **values: Any) -> str:
         """A template with what every page shows: the run, the reviewer, the way around."""
         return self._environment.get_template(template).render(
-            run=self._desk.view.run.name,
-            session=session,
+            run=self._state.view.run.name,
+            reviewer=reviewer,
             read_only=self._read_only,
             signed_in=self._signed_in,
-            against=self._desk.comparison.other,
+            against=self._state.comparison.other,
             **values,
         )
 
-    def labels(self, session: Session, search: Search, page: int) -> str:
+    def labels(self, reviewer: str, search: Search, page: int) -> str:
         """One screen of labels that a search finds."""
-        listing = self._desk.listing
+        listing = self._state.listing
         if page == 1 and (search.reviewed or search.verdict or search.order in QUEUES):
             listing.forget(search)
         found = listing.labels(search, (page - 1) * GRID, GRID)
-        labels = labels_of(self._desk.index, found.numbers)
+        labels = labels_of(self._state.index, found.numbers)
         pages = max(1, -(-found.reachable // GRID))
         following = listing.labels(search, page * GRID, GRID).numbers if page < pages else ()
         return self.render(
             "labels.html",
-            session,
+            reviewer,
             search=search,
-            chips=self._chips(labels, session),
+            chips=self._chips(labels, reviewer),
             page=page,
             pages=pages,
             total=found.total,
@@ -101,40 +101,40 @@ class Pages:
             orders=_ORDER_NAMES,
         )
 
-    def images(self, session: Session, search: Search) -> str:
+    def images(self, reviewer: str, search: Search) -> str:
         """The scrolling list of images that a search finds."""
-        found = self._desk.listing.images(search, 0, 0)
+        found = self._state.listing.images(search, 0, 0)
         return self.render(
-            "images.html", session, search=search, total=found.total, reachable=found.reachable, choices=self.choices,
+            "images.html", reviewer, search=search, total=found.total, reachable=found.reachable, choices=self.choices,
             orders=_ORDER_NAMES,
         )  # fmt: skip
 
-    def image_rows(self, session: Session, search: Search, start: int, size: int) -> str:
+    def image_rows(self, reviewer: str, search: Search, start: int, size: int) -> str:
         """A stretch of the list of images."""
-        numbers = self._desk.listing.images(search, start, size).numbers
-        index = self._desk.index
+        numbers = self._state.listing.images(search, start, size).numbers
+        index = self._state.index
         counted = index.rows("SELECT image, count(*) AS n FROM live.reviewed_labels GROUP BY image")
         reviewed = {row["image"]: row["n"] for row in counted}
         rows = index.rows_at("images", "*", "image", numbers)
         found = {row["image"]: {**row, "reviewed": reviewed.get(row["image"], 0)} for row in rows}
         listed = [found[number] for number in numbers if number in found]
-        return self.render("image_rows.html", session, rows=listed, start=start, search=search)
+        return self.render("image_rows.html", reviewer, rows=listed, start=start, search=search)
 
     def image(
-        self, session: Session, detail: ImageDetail, chosen: Label | None, search: Search, origin: str = "labels"
+        self, reviewer: str, detail: ImageDetail, chosen: Label | None, search: Search, origin: str = "labels"
     ) -> str:
         """One image with the label that is judged. `origin`: the list that it was opened from, labels or images."""
-        verdicts = self._desk.reviews.of(detail.labels)
-        at = None if chosen is None else self._desk.listing.place(search, chosen.number)
+        verdicts = self._state.reviews.of(detail.labels)
+        at = None if chosen is None else self._state.listing.place(search, chosen.number)
         return self.render(
             "image.html",
-            session,
+            reviewer,
             detail=detail,
             chosen=chosen,
             search=search,
             verdicts=verdicts,
             graph=scene_graph(detail),
-            choice=self._desk.view.choice,
+            choice=self._state.view.choice,
             neighbours=self._neighbours(search, at),
             origin=origin,
             screen=None if at is None or at < GRID else at // GRID + 1,
@@ -142,28 +142,28 @@ class Pages:
             choices=self.choices,
         )
 
-    def quarantined(self, session: Session, reason: str) -> str:
+    def quarantined(self, reviewer: str, reason: str) -> str:
         """The rows that steps left out, by reason."""
-        reasons = self._desk.index.rows(
+        reasons = self._state.index.rows(
             "SELECT step, reason, count(*) AS number FROM quarantined GROUP BY ALL ORDER BY number DESC, step, reason"
         )
-        rows = self._desk.index.rows(
+        rows = self._state.index.rows(
             "SELECT q.*, i.image FROM quarantined q LEFT JOIN images i USING (dataset, image_id) "
             "WHERE $reason = '' OR q.reason = $reason ORDER BY q.dataset, q.image_id, step LIMIT 500",
             {"reason": reason},
         )
-        return self.render("quarantined.html", session, reasons=reasons, rows=rows, reason=reason)
+        return self.render("quarantined.html", reviewer, reasons=reasons, rows=rows, reason=reason)
 
-    def audit(self, session: Session) -> str:
+    def audit(self, reviewer: str) -> str:
         """How good the kept labels are by the verdicts on a random sample, and how far reviewers agree."""
-        log = self._desk.reviews.log
-        summary = summarize(log.verdicts(), log.standing(), log.damaged, self._desk.audit.precision())
-        return self.render("audit.html", session, summary=summary)
+        log = self._state.reviews.log
+        summary = summarize(log.verdicts(), log.standing(), log.damaged, self._state.audit.precision())
+        return self.render("audit.html", reviewer, summary=summary)
 
-    def _chips(self, labels: Sequence[Label], session: Session) -> list[dict[str, Any]]:
-        verdicts = self._desk.reviews.of(labels)
+    def _chips(self, labels: Sequence[Label], reviewer: str) -> list[dict[str, Any]]:
+        verdicts = self._state.reviews.of(labels)
         return [
-            {"label": each, "region": each.region, **verdict_state(verdicts.get(each.number, {}), session.reviewer)}
+            {"label": each, "region": each.region, **verdict_state(verdicts.get(each.number, {}), reviewer)}
             for each in labels
         ]
 
@@ -172,8 +172,8 @@ class Pages:
         if at is None:
             return {"previous": None, "following": None}
         around = {"previous": at - 1, "following": at + 1}
-        numbers = {name: self._desk.listing.labels(search, max(place, 0), 1).numbers for name, place in around.items()}
-        found = labels_of(self._desk.index, [number for each in numbers.values() for number in each])
+        numbers = {name: self._state.listing.labels(search, max(place, 0), 1).numbers for name, place in around.items()}
+        found = labels_of(self._state.index, [number for each in numbers.values() for number in each])
         by_number = {label.number: label for label in found}
         return {
             name: by_number.get(numbers[name][0]) if place >= 0 and numbers[name] else None
@@ -183,9 +183,9 @@ class Pages:
     @property
     def choices(self) -> Offered:
         """What the search form offers. Counted anew when the index changes."""
-        generation = self._desk.index.generation
+        generation = self._state.index.generation
         if self._offered is None or self._offered[0] != generation:
-            rows = self._desk.index.rows("SELECT kind, name FROM offered ORDER BY kind, place")
+            rows = self._state.index.rows("SELECT kind, name FROM offered ORDER BY kind, place")
             names = {kind: [row["name"] for row in rows if row["kind"] == kind] for kind in OFFERED}
             lists = {kind: _options(names[kind]) for kind in ("predicates", "categories")}
             self._offered = generation, Offered(names["datasets"], names["reasons"], lists)
@@ -204,6 +204,80 @@ def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str) -> dict[str, A
     return {"kind": own.kind if own is not None else "", "others": others}
 
 
-def printable(text: str) -> str:
-    """`text` without control characters and marks that turn its direction; a browser escapes neither."""
-    return "".join(character if character.isprintable() else "�" for character in text)
+SIZE = 360
+"""Width and height of the drawing."""
+_MAX_NODES = 14
+_RADIUS = 128
+_NODE = 22
+"""Distance from a node's centre at which arrows begin and end."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A box: its index, its name and the place of its centre."""
+
+    box: int
+    name: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A label as a curve from subject to object. `path` is an SVG path; the words stand at `x`, `y`."""
+
+    label: Label
+    path: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class SceneGraph:
+    """The drawing. `left_out`: boxes with labels for which there was no room."""
+
+    nodes: Sequence[Node]
+    edges: Sequence[Edge]
+    left_out: int
+    size: int = SIZE
+
+
+def scene_graph(detail: ImageDetail) -> SceneGraph:
+    """Lays out the boxes of an image's labels, those of the best labels first, and all labels between them."""
+    used = list(dict.fromkeys(box for label in detail.labels for box in (label.subject, label.object)))
+    shown = [box for box in used if box < len(detail.boxes)][:_MAX_NODES]
+    nodes = {}
+    for place, box in enumerate(sorted(shown)):
+        angle = 2 * math.pi * place / len(shown) - math.pi / 2
+        x, y = SIZE / 2 + _RADIUS * math.cos(angle), SIZE / 2 + _RADIUS * math.sin(angle)
+        nodes[box] = Node(box, f"{detail.boxes[box]['category']} {box}", round(x, 1), round(y, 1))
+    edges = []
+    between: dict[tuple[int, int], int] = {}
+    for label in detail.labels:
+        if label.subject in nodes and label.object in nodes:
+            ends = label.subject, label.object
+            edges.append(_edge(label, nodes[label.subject], nodes[label.object], between.get(ends, 0)))
+            between[ends] = between.get(ends, 0) + 1
+    return SceneGraph(tuple(nodes.values()), tuple(edges), len(used) - len(shown))
+
+
+def _edge(label: Label, start: Node, end: Node, before: int) -> Edge:
+    """A curve that bends the more, the more labels join the same boxes already."""
+    if start.box == end.box:
+        x, y = start.x, start.y - _NODE
+        return Edge(label, f"M{x - 8} {y} c-24 -40 40 -40 16 0", x, y - 30)
+    across, down = end.x - start.x, end.y - start.y
+    length = math.hypot(across, down) or 1.0
+    bend = 16 + 18 * before
+    middle_x, middle_y = (start.x + end.x) / 2 - down / length * bend, (start.y + end.y) / 2 + across / length * bend
+    first = _towards(start, middle_x, middle_y)
+    last = _towards(end, middle_x, middle_y)
+    path = f"M{first[0]:.1f} {first[1]:.1f} Q{middle_x:.1f} {middle_y:.1f} {last[0]:.1f} {last[1]:.1f}"
+    # The curve passes halfway between its ends and the point that bends it.
+    words_x, words_y = (first[0] + last[0]) / 4 + middle_x / 2, (first[1] + last[1]) / 4 + middle_y / 2
+    return Edge(label, path, round(words_x, 1), round(words_y, 1))
+
+
+def _towards(node: Node, x: float, y: float) -> tuple[float, float]:
+    length = math.hypot(x - node.x, y - node.y) or 1.0
+    return node.x + (x - node.x) / length * _NODE, node.y + (y - node.y) / length * _NODE

@@ -101,8 +101,9 @@ class Reviews:
 
     def of(self, labels: Sequence[Label]) -> dict[int, Mapping[str, Verdict]]:
         """Number of a label → reviewer → verdict, of the labels that have any."""
-        standing = self.log.standing_on(label.judged for label in labels)
-        found = {label.number: standing.get(label.judged) for label in labels}
+        judged = {label.number: label.judged for label in labels if label.digest}
+        standing = self.log.standing_on(judged.values())
+        found = {number: standing.get(relation) for number, relation in judged.items()}
         return {number: verdicts for number, verdicts in found.items() if verdicts}
 
     def _place(self, relations: Sequence[JudgedRelation]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.review.partition_counts import BINS
+from pipeline.review.partition_rows import BINS
 from tagger.labelling import calibration
 
 Counts = npt.NDArray[np.int64]

@@ -26,7 +26,7 @@ ORDERS: dict[Order, str] = {
     "image": "relation",
     "audit": "audit_place",
 }
-"""How labels are put in order, without ties. "informative" is the order of docs/verdicts.md (Queues)."""
+"""How labels are put in order, without ties. "informative" is the order of docs/review.md (Queues)."""
 QUEUES: dict[Order, str] = {"informative": "information", "audit": "audit"}
 """Orders that are queues: what the log of verdicts calls them."""
 

@@ -1,23 +1,32 @@
-"""Checks of one partition: what each measures, and whether the partition passes under the settings of a recipe."""
+"""Checks of what steps made: of each partition, which no step reads if it failed, and of a step as a whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.labels.label_audit import LabelCount
-from pipeline.labels.label_funnel import candidates
-from pipeline.run.check_settings import CheckSettings
-from pipeline.runtime.stage import Stage
+from pipeline.labels.label_audit import LabelAudit, LabelCount
+from pipeline.labels.labelled_partitions import candidates
+from pipeline.run.dag import Step
+from pipeline.run.recipe import ChecksSection
+from pipeline.runtime.logs import log
+from pipeline.runtime.stage import Inputs, Stage
 from storage.artifact import Artifact
+from storage.errors import FatalError
 from storage.runs import Run
 from tagger.english.predicates import canonical
 
 CHECKED = "checks"
 """Name of the note in which a run keeps the results of its checks: step → partition → key of its artifact, and results."""
+LOWEST = 3
+"""Number of predicates that a refusal names when no single one is below the limit."""
+
+InputsOf = Callable[[str], Mapping[str, Artifact]]
+"""Partition → the artifacts that it was made from, by table."""
 
 
 @dataclass(frozen=True)
@@ -52,38 +61,44 @@ class Measured:
         self._artifact, self._inputs = artifact, inputs
 
     def rows(self) -> float | None:
-        """Rows that came out."""
+        """Number of rows that the step yielded."""
         return float(self._artifact.manifest.counts.rows_out)
 
     def reject_share(self) -> float | None:
-        """Share of the rows that did not come out; None without any."""
+        """Share of the rows that were rejected; None without any rows."""
         counts = self._artifact.manifest.counts
         return (counts.rows_in - counts.rows_out) / counts.rows_in if counts.rows_in else None
 
     def relations_per_image(self) -> float | None:
-        """Scored relations per image; None without images, or for an artifact that does not tell."""
+        """Scored relations per image; None without images, or for an artifact that does not count them."""
         manifest = self._artifact.manifest
         relations = manifest.facts.get("relations")
         return relations / manifest.counts.rows_out if relations is not None and manifest.counts.rows_out else None
 
     def average_precision(self) -> float | None:
-        """Average precision of the scored labels; None without a stated relation that a candidate has."""
-        count = LabelCount(ChoiceSettings())
-        count.add(self._inputs["images"].table("images"), self._artifact)
-        found = count.audit()
-        return found.tagger.average_precision if found.reachable else None
+        """Average precision of the scored labels; None without a ground-truth relation that a candidate has."""
+        audit = _audit([(self._inputs["images"], self._artifact)])
+        return audit.tagger.average_precision if audit.reachable else None
 
     def unreachable_share(self) -> float | None:
-        """Share of the stated predicates that no candidate has; None without stated relations."""
+        """Share of the ground-truth predicates that no candidate has; None without ground-truth relations."""
         relations = chain.from_iterable(self._inputs["images"].table("images")["relations"].to_pylist())
-        stated = {canonical(relation["predicate"]) for relation in relations} - {""}
+        true = {canonical(relation["predicate"]) for relation in relations} - {""}
         pairs = chain.from_iterable(candidates(self._artifact)["pairs"].to_pylist())
-        return len(stated - {pair["predicate"] for pair in pairs}) / len(stated) if stated else None
+        return len(true - {pair["predicate"] for pair in pairs}) / len(true) if true else None
+
+
+def _audit(partitions: Iterable[tuple[Artifact, Artifact]]) -> LabelAudit:
+    """Compares labels with ground-truth relations; each partition is its artifact of images and that of relations."""
+    count = LabelCount(ChoiceSettings())
+    for images, relations in partitions:
+        count.add(images.table("images"), relations)
+    return count.audit()
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check: its name, the setting with its limit and the value that switches it off, and what it measures."""
+    """A check of partitions: its name, the setting with its limit, the value that switches it off, and what it measures."""
 
     name: str
     setting: str
@@ -107,7 +122,7 @@ CHECKS = (
 )
 
 
-def checks_of(stage: type[Stage], settings: CheckSettings) -> list[tuple[Check, float]]:
+def checks_of(stage: type[Stage], settings: ChecksSection) -> list[tuple[Check, float]]:
     """The checks that the settings ask of the partitions of a stage, each with its limit."""
     if stage.whole:
         return []
@@ -115,22 +130,154 @@ def checks_of(stage: type[Stage], settings: CheckSettings) -> list[tuple[Check, 
     return [(c, limit) for c, limit in limits if limit != c.off and c.stage in (None, stage.name)]
 
 
-def judge(
-    checks: Sequence[tuple[Check, float]], measured: Measured, known: Mapping[str, float | None]
-) -> list[CheckResult]:
-    """The results of the checks. Values in `known` are those of the same artifact and are not measured again."""
-    return [
-        CheckResult(
-            check.name, known[check.name] if check.name in known else check.measure(measured), limit, check.is_least
-        )
-        for check, limit in checks
-    ]
-
-
 def recorded_checks(run: Run) -> dict[str, dict[str, list[CheckResult]]]:
     """Step → partition → results, as the last execution that judged the step left them."""
     noted: Mapping[str, Any] = run.read_document(CHECKED)
     return {
-        step: {partition: [CheckResult(**result) for result in found["results"]] for partition, found in parts.items()}
+        step: {name: [CheckResult(**result) for result in part["results"]] for name, part in parts.items()}
         for step, parts in noted.items()
     }
+
+
+class Gates:
+    """Judges the partitions of steps, each artifact once, and knows which partitions are held back, and why."""
+
+    def __init__(self, run: Run, settings: ChecksSection) -> None:
+        self._run, self._settings = run, settings
+        self._noted: dict[str, Any] | None = None
+        self._failed: dict[tuple[str, str], str] = {}
+        """Step and key of an artifact → the checks that it failed, in words; "" for one that passed."""
+        self.held: dict[str, dict[str, str]] = {}
+        """Step → partition that it holds back → the failed check above it."""
+
+    def judge(self, step: Step, made: Mapping[str, Artifact], inputs_of: InputsOf) -> dict[str, list[CheckResult]]:
+        """Judge the partitions of a step. Returns partition → results; empty if the settings ask for no check."""
+        checks = checks_of(step.stage, self._settings)
+        judged: dict[str, list[CheckResult]] = {}
+        for partition, artifact in made.items() if checks else ():
+            measured, known = Measured(artifact, inputs_of(partition)), self._known(step.name, artifact.key)
+            judged[partition] = [
+                CheckResult(
+                    check.name,
+                    known[check.name] if check.name in known else check.measure(measured),
+                    limit,
+                    check.is_least,
+                )
+                for check, limit in checks
+            ]
+            failed = "; ".join(result.in_words for result in judged[partition] if not result.passed)
+            self._failed[step.name, artifact.key] = (
+                f"{step.name} {partition} failed its check: {failed}" if failed else ""
+            )
+        return judged
+
+    def note(self, step: Step, made: Mapping[str, Artifact], judged: Mapping[str, list[CheckResult]]) -> None:
+        """Keep the results with the run, in place of earlier ones of the step, and log what failed."""
+        noted = self._notes()
+        if not judged and step.name not in noted:
+            return
+        noted[step.name] = {
+            partition: {"key": made[partition].key, "results": [asdict(result) for result in results]}
+            for partition, results in judged.items()
+        }
+        self._run.note(CHECKED, {name: parts for name, parts in noted.items() if parts})
+        for partition, results in judged.items():
+            for result in results:
+                if not result.passed:
+                    values = {"check": result.check, "value": result.value, "limit": result.limit}
+                    log.warning("check failed", extra={"fields": {"partition": partition, **values}})
+
+    def cause(self, step: Step, partition: str, made: Mapping[str, Artifact], inputs_of: InputsOf) -> str:
+        """Why the partition of a step must not be read; "" if it may."""
+        if partition in self.held.get(step.name, {}):
+            return self.held[step.name][partition]
+        artifact = made.get(partition)
+        if artifact is None or not checks_of(step.stage, self._settings):
+            return ""
+        if (step.name, artifact.key) not in self._failed:
+            self.judge(step, {partition: artifact}, inputs_of)
+        return self._failed[step.name, artifact.key]
+
+    def _known(self, step: str, key: str) -> dict[str, float | None]:
+        """What was measured of an artifact before, by check: it is not measured again."""
+        for part in self._notes().get(step, {}).values():
+            if part["key"] == key:
+                return {result["check"]: result["value"] for result in part["results"]}
+        return {}
+
+    def _notes(self) -> dict[str, Any]:
+        if self._noted is None:
+            self._noted = self._run.read_document(CHECKED)
+        return self._noted
+
+
+def require_passed(run: Run, steps: Iterable[Step]) -> None:
+    """Raise `FatalError` that names the partitions of these steps that failed a check, after all others are done."""
+    recorded = recorded_checks(run)
+    failed = [
+        f"{step.name} {partition}: {result.in_words}"
+        for step in steps
+        for partition, results in recorded.get(step.name, {}).items()
+        for result in results
+        if not result.passed
+    ]
+    if failed:
+        more = f"\n  and {len(failed) - 10} more" if len(failed) > 10 else ""
+        raise FatalError(
+            f"{len(failed)} check(s) failed, so the steps below held these partitions back; all others are done:\n  "
+            + "\n  ".join(failed[:10])
+            + f"{more}\n`rlip show {run.name} --checks` shows them all. "
+            "Fix the data, or loosen [run.checks], which recomputes nothing"
+        )
+
+
+def require_few_rejects(step: Step, made: Sequence[Artifact], limit: float, run: str) -> None:
+    """Raise `FatalError` when a step rejected too many rows, or too many of what rows hold, such as boxes."""
+    if step.stage.whole:
+        return
+    manifests = [artifact.manifest for artifact in made]
+    reasons: Counter[str] = Counter()
+    for manifest in manifests:
+        reasons.update(manifest.counts.rejected)
+    rows_in = sum(manifest.counts.rows_in for manifest in manifests)
+    rejects = {"rows": (rows_in, rows_in - sum(manifest.counts.rows_out for manifest in manifests))}
+    for part, why in step.stage.parts.items():
+        # Artifacts of earlier versions don't count them.
+        if all(part in manifest.facts for manifest in manifests):
+            rejected = sum(reasons[reason] for reason in why)
+            rejects[part] = (rejected + sum(manifest.facts[part] for manifest in manifests), rejected)
+    for unit, (total, rejected) in rejects.items():
+        if total and rejected / total > limit:
+            listed = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
+            raise FatalError(
+                f"{step.name}: {rejected} of {total} {unit} rejected ({listed}), more than "
+                f"run.checks.max_overall_reject_share = {limit}; `rlip show {run} {step.name}` lists them. Fix the data, or "
+                "raise the limit"
+            )
+
+
+def require_precise_labels(labelled: Inputs, limit: float) -> None:
+    """Compare the labels of all partitions together with the ground-truth relations; a `limit` of 0 asks for nothing.
+
+    Raises `FatalError` when their average precision is below the limit, naming the predicates, or cannot be judged.
+    """
+    if not limit:
+        return
+    setting = f"run.checks.min_overall_average_precision = {limit:g}"
+    audit = _audit(zip(labelled.artifacts("images"), labelled.artifacts("relations"), strict=True))
+    if not audit.reachable:
+        raise FatalError(
+            f"{setting}: the labelled datasets have no ground-truth relation that a candidate has, so there is nothing to judge "
+            "the labels by; set it to 0"
+        )
+    if audit.tagger.average_precision >= limit:
+        return
+    judged = sorted((each for each in audit.predicates if each.truths), key=lambda each: each.average_precision)
+    # Each predicate may rank its own labels well although all together rank badly; then the lowest are named.
+    failed = [each for each in judged if each.average_precision < limit] or judged[:LOWEST]
+    worst = [f"{each.predicate} {each.average_precision:.2f} ({each.truths} true)" for each in failed]
+    raise FatalError(
+        f"labels refused: their average precision {audit.tagger.average_precision:.2f} over {audit.reachable} reachable "
+        f"relations is below {setting} (naive matching: {audit.naive.average_precision:.2f}); worst predicates: "
+        f"{', '.join(worst)}. Train the tagger longer or on more data, or lower the limit, which recomputes nothing"
+    )

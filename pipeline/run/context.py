@@ -27,6 +27,8 @@ class RunContext:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        self.resolved = recipe.resolved()
+        """The recipe with the paths that this run uses; `recipe` is the one that is recorded."""
         self.steps = [replace(step, settings=step.settings.planned()) for step in build_steps(recipe)]
         self.outcomes: list[StepOutcome] = []
         """The steps that this execution has finished so far."""
@@ -54,7 +56,8 @@ class RunContext:
     @property
     def sources(self) -> list[DataSource]:
         """The datasets that the steps need, with absolute paths."""
-        return [self.recipe.data.source(name) for name in self.steps[0].datasets]
+        known = {source.name: source for source in self.resolved.data.sources}
+        return [known[name] for name in self.steps[0].datasets]
 
     @property
     def view(self) -> RunView:
@@ -64,11 +67,12 @@ class RunContext:
 
 def run_view(recipe: Recipe, run: Run) -> RunView:
     """What reports show of a recipe's run."""
+    resolved = recipe.resolved()
     return RunView(
         run=run,
         label_sets=recipe.data.label,
         choice=choice_of(run) or recipe.shard,
-        captioning=recipe.caption_settings(),
-        image_folders=recipe.data.image_folders(),
+        captioning=resolved.caption,
+        image_folders=resolved.data.image_folders(),
         recipe=recipe.model_dump(mode="json"),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.settings import Settings
@@ -22,9 +21,6 @@ from pipeline.stages.shard import FROM_CAPTIONS, ShardStage, ShardTaggerStage
 from pipeline.stages.split import SplitStage
 from pipeline.stages.tag import TagStage
 from pipeline.stages.train_tagger import TrainTaggerStage
-from pipeline.training.config import MODEL
-from pipeline.training.settings import TrainingSettings
-from scenes.sample_weights import SAMPLE_WEIGHTS
 from storage.errors import FatalError, did_you_mean
 
 
@@ -38,8 +34,8 @@ class Step:
     datasets: tuple[str, ...] = ()
     """Datasets whose partitions the step covers; empty for a whole-set stage."""
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Table → the steps that write it. A partition reads the partition of the same name, of the last step that covers its data
-    set; a whole-set stage reads all."""
+    """Table → the steps that write it. A partition reads the partition of the same name, of the last step that covers its
+    dataset; a whole-set stage reads all."""
     uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Table → the steps whose whole artifacts the stage is opened with."""
     from_datasets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -54,30 +50,31 @@ class Step:
         return {name for names in (*self.reads.values(), *self.uses.values(), self.after) for name in names}
 
 
+_INGESTED: Mapping[str, tuple[str, ...]] = {"images": ("ingest",)}
+
+
 def build_steps(recipe: Recipe) -> list[Step]:
-    """Return the steps of a recipe, each after everything that it reads. Stages that nothing needs are left out.
+    """Return the steps of a recipe, each after everything that it reads. Stages that nothing needs are omitted.
 
     Raises `FatalError` when `run.until` names a stage that the recipe does not have.
     """
-    recipe = recipe.with_files(_file)
+    recipe = recipe.resolved()
     data = recipe.data
     trained_on = data.tagger if recipe.tag.weights is None else ()
     ingested = tuple(dict.fromkeys((*data.label, *data.mix, *trained_on, *data.test)))
-    steps = [Step("ingest", IngestStage, recipe.ingest_settings(), datasets=ingested)]
+    steps = [Step("ingest", IngestStage, recipe.ingest, datasets=ingested)]
     if bare := data.without_boxes:
-        steps.append(Step("detect", DetectStage, recipe.detect, datasets=bare, reads={"images": ("ingest",)}))
+        steps.append(Step("detect", DetectStage, recipe.detect, datasets=bare, reads=_INGESTED))
     variants = recipe.pretrain.variants
     if data.test:
-        images = {"images": ("ingest",)}
-        steps.append(Step("fingerprint", FingerprintStage, Settings(), datasets=data.test, reads=images))
+        steps.append(Step("fingerprint", FingerprintStage, Settings(), datasets=data.test, reads=_INGESTED))
     if not variants or any(variant in FROM_CAPTIONS for variant in variants):
         steps += _labelling(recipe)
     tagged = any(step.stage is TagStage for step in steps)
     packed = recipe.packs_labels and (tagged or recipe.shard.labels not in FROM_CAPTIONS)
-    if (split := recipe.split_settings()) is not None and (variants or packed):
+    if recipe.split is not None and (variants or packed):
         trained = tuple(dict.fromkeys((*data.label, *data.mix)))
-        reads = {"images": ("ingest",)}
-        steps.append(Step("split", SplitStage, split, reads=reads, from_datasets={"images": trained}))
+        steps.append(Step("split", SplitStage, recipe.split, reads=_INGESTED, from_datasets={"images": trained}))
     if packed:
         steps.append(_shards(recipe, recipe.shard.labels, data.label, labels=recipe.shard.labels))
     if data.mix:
@@ -85,12 +82,6 @@ def build_steps(recipe: Recipe) -> list[Step]:
     for variant in variants:
         steps += _variant(recipe, variant)
     return steps if recipe.run.until is None else _needed(recipe, steps, recipe.run.until)
-
-
-def _file(setting: str, named: str | Path) -> str | Path:
-    """The file that a setting names: sample weights by their name, and weights to start from by their folder."""
-    path = SAMPLE_WEIGHTS.get(str(named), named)
-    return Path(path, MODEL) if setting.endswith(".pretrained") and Path(path).is_dir() else path
 
 
 def _needed(recipe: Recipe, steps: Sequence[Step], last: str) -> list[Step]:
@@ -119,8 +110,8 @@ def _labelling(recipe: Recipe) -> list[Step]:
     """The steps from images to scored relations, or to triplets if there is no dataset to train a tagger on."""
     data, images = recipe.data, _boxed(recipe)
     steps = [
-        Step("caption", CaptionStage, recipe.caption_settings(), datasets=data.label, reads={"images": images}),
-        Step("parse", ParseStage, recipe.parse_settings(), datasets=data.label, reads={"captions": ("caption",)}),
+        Step("caption", CaptionStage, recipe.caption, datasets=data.label, reads={"images": images}),
+        Step("parse", ParseStage, recipe.parse, datasets=data.label, reads={"captions": ("caption",)}),
     ]
     tagger = _tagger(recipe)
     if tagger:
@@ -136,18 +127,17 @@ def _boxed(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _tagger(recipe: Recipe) -> list[Step]:
-    """The steps that make the tagger: by taking one over, or by training it on images with relations."""
+    """The steps that make the tagger: they import one, or train it on images with relations."""
     if recipe.tag.weights is not None:
         trained = recipe.train_tagger
-        taken = ImportTaggerSettings(
+        imported = ImportTaggerSettings(
             weights=recipe.tag.weights, store=recipe.store, tokenizer=trained.tokenizer, image_size=trained.whole_size
         )
-        return [Step("import_tagger", ImportTaggerStage, taken)]
+        return [Step("import_tagger", ImportTaggerStage, imported)]
     if not recipe.data.tagger:
         return []
-    chosen = recipe.shard_settings().model_copy(update={"labels": "given", "without_relations": "drop"})
-    reads = {"images": ("ingest",)}
-    packed = Step("shard_tagger", ShardTaggerStage, chosen, datasets=recipe.data.tagger, reads=reads)
+    settings = recipe.shard.model_copy(update={"labels": "given", "without_relations": "drop"})
+    packed = Step("shard_tagger", ShardTaggerStage, settings, datasets=recipe.data.tagger, reads=_INGESTED)
     return [packed, Step("train_tagger", TrainTaggerStage, recipe.train_tagger, reads={"shards": (packed.name,)})]
 
 
@@ -158,8 +148,8 @@ def _shards(recipe: Recipe, use: str, datasets: tuple[str, ...], labels: str) ->
         reads["relations"] = ("tag",)
     is_compared = recipe.data.test and not recipe.pretrain.allow_overlap
     uses = _split_of(recipe) | ({"fingerprints": ("fingerprint",)} if is_compared else {})
-    chosen = recipe.shard_settings().model_copy(update={"labels": labels})
-    return Step(f"shard:{use}", ShardStage, chosen, datasets=datasets, reads=reads, uses=uses)
+    settings = recipe.shard.model_copy(update={"labels": labels})
+    return Step(f"shard:{use}", ShardStage, settings, datasets=datasets, reads=reads, uses=uses)
 
 
 def _split_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
@@ -167,21 +157,11 @@ def _split_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     return {"split": ("split",)} if recipe.split is not None else {}
 
 
-def _pretraining(
-    recipe: Recipe, name: str, settings: TrainingSettings, shards: tuple[str, ...], after: tuple[str, ...]
-) -> Step:
-    """One pre-training; it reads the test sets only if it is evaluated while it goes on."""
-    step = Step(name, PretrainStage, settings, reads={"shards": shards}, after=after)
-    if not settings.evaluate_every:
-        return step
-    reads = {"shards": shards, "images": ("ingest",)}
-    return replace(step, reads=reads, from_datasets={"images": recipe.data.test})
-
-
 def _variant(recipe: Recipe, variant: str) -> list[Step]:
     """The steps of one variant: shards of one kind of label, then pre-training on them and evaluation, once per seed."""
     packed = _shards(recipe, variant, recipe.data.label, labels=variant)
-    steps, shards = [packed], (packed.name, "shard:mix") if recipe.data.mix else (packed.name,)
+    steps, tested = [packed], {"images": recipe.data.test}
+    shards = {"shards": (packed.name, "shard:mix") if recipe.data.mix else (packed.name,)}
     checked: tuple[str, ...] = ()
     if recipe.data.test:
         compared = OverlapSettings(
@@ -190,18 +170,28 @@ def _variant(recipe: Recipe, variant: str) -> list[Step]:
             pretrained=recipe.pretrain.settings.pretrained,
             store=recipe.store,
         )
-        reads = {"shards": shards, "fingerprints": ("fingerprint",)}
-        steps.append(Step(f"overlap:{variant}", OverlapStage, compared, reads=reads))
+        steps.append(
+            Step(f"overlap:{variant}", OverlapStage, compared, reads={**shards, "fingerprints": ("fingerprint",)})
+        )
         checked = (f"overlap:{variant}",)
     for seed in recipe.pretrain.seeds:
         suffix = variant if len(recipe.pretrain.seeds) == 1 else f"{variant}:{seed}"
         pretrain, settings = f"pretrain:{suffix}", recipe.pretrain.settings.reseeded(seed)
         if variant == "none" and not recipe.data.mix:  # there is no predicate to learn
             settings = settings.model_copy(update={"loss": settings.loss.model_copy(update={"predicates": 0.0})})
-        steps.append(_pretraining(recipe, pretrain, settings, shards, checked))
+        # It reads the test sets only if it is evaluated while it goes on.
+        watched = settings.evaluate_every is not None
+        steps.append(
+            Step(
+                pretrain,
+                PretrainStage,
+                settings,
+                reads={**shards, **_INGESTED} if watched else shards,
+                from_datasets=tested if watched else {},
+                after=checked,
+            )
+        )
         if recipe.data.test:
-            tested = {"images": recipe.data.test}
-            reads = {"images": ("ingest",), "weights": (pretrain,)}
-            scored = Step(f"evaluate:{suffix}", EvaluateStage, recipe.evaluate_settings(), reads=reads)
-            steps.append(replace(scored, uses=_split_of(recipe), from_datasets=tested))
+            scored = Step(f"evaluate:{suffix}", EvaluateStage, recipe.evaluate, from_datasets=tested)
+            steps.append(replace(scored, reads={**_INGESTED, "weights": (pretrain,)}, uses=_split_of(recipe)))
     return steps

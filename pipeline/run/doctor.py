@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 import shutil
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
@@ -15,28 +17,27 @@ from pipeline.captioning.model_folder import model_fault
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.catalogue import where_to_get
 from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.data.datasets.box_doubts import box_doubts
 from pipeline.data.datasets.record_index import is_indexed, open_index
-from pipeline.data.datasets.source import json_fault, text_fault
+from pipeline.data.datasets.source import file_fault, text_fault
+from pipeline.data.datasets.validate import box_doubts
 from pipeline.report.report_folder import require_place
 from pipeline.run.context import RunContext
 from pipeline.run.dag import build_steps
-from pipeline.run.finding import Finding
-from pipeline.run.networks import networks, unfit_networks
-from pipeline.run.ray_checks import ray_cluster
+from pipeline.run.networks import Finding, networks, unfit_networks
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.devices import has_bfloat16
+from pipeline.runtime.engines.ray_cluster import Node, NodeView, connect, live_nodes, look_around, room_for
 from pipeline.runtime.execute import installed_version
-from pipeline.stages.candidates import open_candidates
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
-from pipeline.stages.tag import TagStage
+from pipeline.stages.tag import TagStage, open_candidates
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.tracking.extras import require_extras
+from pipeline.training.tracking.trackers import require_extras
 from pipeline.training.vocabulary import is_tokenizer
 from storage.errors import FatalError, PipelineError
+from storage.open_store import is_remote
 
 QUICK = 2**25
 """Size in bytes below which annotations are read at once, in about a second."""
@@ -45,6 +46,8 @@ LEAST_GIB_A_WORKER = 1.5
 """Memory of a worker with a small captioner."""
 GPU_DEVICES = ("nvidia[0-9]*", "nvhost-*gpu", "dxg", "kfd")
 """Files in /dev without which torch finds no GPU: NVIDIA's, on boards and in Windows too, and AMD's."""
+PROBE_SECONDS = 60.0
+"""How long the nodes may take to answer; a node that imports everything anew needs some."""
 
 
 def examine(context: RunContext) -> Iterator[Finding]:
@@ -52,7 +55,7 @@ def examine(context: RunContext) -> Iterator[Finding]:
     yield from needs(context)
     yield from _annotations(context)
     yield from networks(context)
-    yield from _initial_images(context)
+    yield from _pretraining_images(context)
     yield from _versions(context.recipe)
     yield from _machine(context.recipe)
     yield from precisions(context)
@@ -97,16 +100,16 @@ def _data(context: RunContext) -> Iterator[Finding]:
         return
     for source in context.sources:
         lacking = source.missing()
-        hint = f" ({_looked()}; set data.root, e.g. --set data.root=FOLDER)" if lacking else ""
-        hint += next(filter(None, map(_had, source.places())), "") if lacking else ""
+        hint = f" ({_search_path()}; set data.root, e.g. --set data.root=FOLDER)" if lacking else ""
+        hint += next(filter(None, map(_source_of, source.places())), "") if lacking else ""
         lacking = lacking or source.unreadable()
         detail = "; ".join(lacking) or ", ".join(map(str, dict.fromkeys((source.images, source.listed_in))))
         yield Finding("missing" if lacking else "ok", f"data.sources {source.name}", detail + hint)
 
 
 def _annotations(context: RunContext) -> Iterator[Finding]:
-    """Read the annotations as a run does, unless that takes long, and look at the boxes."""
-    indexes = context.recipe.ingest_settings().indexes
+    """Read the annotations as a run does, unless that takes long, and check the boxes."""
+    indexes = context.resolved.ingest.indexes
     for source in context.sources if context.recipe.scenes is None else ():
         if not source.has_boxes or source.missing() or source.unreadable():
             continue
@@ -114,7 +117,7 @@ def _annotations(context: RunContext) -> Iterator[Finding]:
         known = is_indexed(source, indexes)
         quick = known or (isinstance(listed, Path) and listed.stat().st_size < QUICK)
         if not quick:
-            yield Finding("note", what, "not looked at, since reading them takes long; the run reads them first")
+            yield Finding("note", what, "not checked, since reading them takes long; the run reads them first")
             continue
         try:
             doubts = box_doubts(source.name, open_index(source, indexes if known else None))
@@ -131,18 +134,18 @@ def _weights(context: RunContext) -> Iterator[Finding]:
             found = step.stage(step.settings).weights()
         except FatalError as error:
             named: dict[str, str | Path] = {}
-            step.settings.with_files(named.setdefault)
+            step.settings.with_paths("file_read", named.setdefault)
             lost = [path for path in named.values() if not Path(path).exists()]
-            looked = [] if all(Path(path).is_absolute() for path in lost) else [f" ({_looked()})"]
-            yield Finding("missing", step.name, "".join([str(error), *looked, *map(_had, lost)]))
+            looked = [] if all(Path(path).is_absolute() for path in lost) else [f" ({_search_path()})"]
+            yield Finding("missing", step.name, "".join([str(error), *looked, *map(_source_of, lost)]))
             continue
         for role, path in found.items():
-            # A tagger that is taken over has one line, among the networks.
+            # An imported tagger has one line, among the networks.
             if path not in seen and step.stage is not ImportTaggerStage:
                 seen.add(path)
                 yield _weight(f"{step.name} {role}", role, path)
         if step.stage is TagStage:
-            yield from _candidate_files(context.recipe)
+            yield from _candidate_files(step.settings)
         if step.stage is CaptionStage:
             yield from _captioner(step.settings)
     if any(step.stage is ParseStage for step in context.steps):
@@ -159,32 +162,34 @@ def _trackers(context: RunContext) -> Iterator[Finding]:
                 yield Finding("missing", step.name, str(error))
 
 
-def _initial_images(context: RunContext) -> Iterator[Finding]:
-    """Tell whether the images behind the initial weights can be compared with the test sets."""
+def _pretraining_images(context: RunContext) -> Iterator[Finding]:
+    """Report whether the images behind the pretrained weights can be compared with the test sets."""
     for step in context.steps:
-        if step.stage is OverlapStage and (known := OverlapStage(step.settings).initial_images()) is not None:
-            told = f"{known.unknown}, so nobody can tell whether its images are in data.test" if known.unknown else ""
+        if step.stage is OverlapStage and (known := OverlapStage(step.settings).pretraining_images()) is not None:
+            doubt = f"{known.unknown}, so it is unknown whether its images are in data.test" if known.unknown else ""
             yield Finding(
-                "note" if told else "ok", step.name, told or f"{len(known.shards)} shards behind the initial weights"
+                "note" if doubt else "ok",
+                step.name,
+                doubt or f"{len(known.shards)} shards behind the pretrained weights",
             )
 
 
-def _looked() -> str:
+def _search_path() -> str:
     return f"relative paths start in {Path.cwd()}, else beside the recipe"
 
 
-def _had(path: Path | str) -> str:
-    """Where a missing public set or model is had, as a further sentence; "" for anything else."""
+def _source_of(path: Path | str) -> str:
+    """Where to get a missing public dataset or model, as a further sentence; "" for anything else."""
     sentence = where_to_get(path)
     if sentence and str(path) == CaptionSettings().model:
         sentence += "; then set caption.model=data/weights/blip-image-captioning-large"
     return f". {sentence}" if sentence else ""
 
 
-def _candidate_files(recipe: Recipe) -> Iterator[Finding]:
+def _candidate_files(settings: Any) -> Iterator[Finding]:
     """Open the files that decide candidates, which is quick."""
     try:
-        open_candidates(recipe.tag)
+        open_candidates(settings)
     except FatalError as error:
         yield Finding("missing", "tag", str(error))
 
@@ -192,7 +197,7 @@ def _candidate_files(recipe: Recipe) -> Iterator[Finding]:
 def _captioner(settings: Any) -> Iterator[Finding]:
     """Look into the captioner's folder, or into the files of recorded captions."""
     for path in settings.recorded if settings.captioner == "recorded" else ():
-        if path.is_file() and (what := json_fault(path) or text_fault(path)):
+        if path.is_file() and (what := file_fault(path, "JSON") or text_fault(path)):
             yield Finding("missing", "caption.recorded", f"{path} {what}")
     models = {"caption.model": settings.model} if settings.captioner == "blip" else {}
     models |= {"caption.filter": settings.filter} if settings.filter else {}
@@ -265,7 +270,7 @@ def _machine(recipe: Recipe) -> Iterator[Finding]:
     yield Finding("ok", "machine", f"{cores} cores, {memory:.0f} GiB memory available, torch {torch}")
     yield _accelerator()
     if recipe.run.engine == "ray":
-        return  # the checks of the cluster tell how many workers its nodes hold
+        return  # the checks of the cluster report how many workers its nodes hold
     if (share := memory / recipe.run.workers) < LEAST_GIB_A_WORKER:
         least = f"{share:.1f} GiB for each of {recipe.run.workers} workers; lower run.workers if workers are killed"
         yield Finding("note", "memory", least)
@@ -274,7 +279,7 @@ def _machine(recipe: Recipe) -> Iterator[Finding]:
 
 
 def precisions(context: RunContext) -> Iterator[Finding]:
-    """Tell what "auto" stands for on this machine, and which networks compute in a bfloat16 that it only emulates."""
+    """Report what "auto" stands for on this machine, and which networks compute in a bfloat16 that it only emulates."""
     for asked, step in zip(build_steps(context.recipe), context.steps, strict=True):
         precision = getattr(step.settings, "precision", None)
         if precision is None or not step.stage(step.settings).imports():
@@ -319,11 +324,11 @@ def _accelerator() -> Finding:
 def stated_ranges(package: str = "rlip", extras: Iterable[str] = ()) -> list[Requirement]:
     """The requirements of an installed package, including some of its extras; empty if it is not installed."""
     try:
-        stated = distribution(package).requires or []
+        lines = distribution(package).requires or []
     except PackageNotFoundError:
         return []
     environments = [{"extra": extra} for extra in ("", *extras)]
-    wanted = [Requirement(line) for line in stated]
+    wanted = [Requirement(line) for line in lines]
     return [w for w in wanted if w.marker is None or any(w.marker.evaluate(each) for each in environments)]
 
 
@@ -338,3 +343,118 @@ def unmet(requirements: Iterable[Requirement]) -> Iterator[str]:
             continue
         if not wanted.specifier.contains(found, prereleases=True):
             yield f"{wanted.name} is {found}, tested with {wanted.specifier}: pip install '{asked}'"
+
+
+def ray_cluster(context: RunContext) -> Iterator[Finding]:
+    """Check the cluster of a recipe with `engine = "ray"`; nothing for others."""
+    address = context.recipe.run.ray_address
+    if context.recipe.run.engine != "ray" or address is None:
+        return
+    try:
+        ray = connect(address)
+    except PipelineError as error:
+        yield Finding("missing", "run.ray_address", str(error))
+        return
+    nodes = live_nodes(ray)
+    amounts = f"{sum(n.cpus for n in nodes):g} CPUs and {sum(n.gpus for n in nodes):g} GPUs on {len(nodes)} nodes"
+    yield Finding("ok", "run.ray_address", f"{address}: {amounts}, Ray {ray.__version__}")
+    yield from _room(context, nodes)
+    yield from _views(context, ray, nodes)
+    if not is_remote(context.recipe.store) and len({node.host for node in nodes}) > 1:
+        shared = (
+            f"{context.store.root} is a folder and the nodes are {len({node.host for node in nodes})} hosts: all must mount it, "
+            "from a file system on which new files are seen at once (NFS with noac, Lustre, CephFS); else set store to a URL"
+        )
+        yield Finding("note", "store", shared)
+
+
+def _room(context: RunContext, nodes: Sequence[Node]) -> Iterator[Finding]:
+    """Report for each stage how many of its workers fit, or why none does."""
+    run, seen = context.recipe.run, set()
+    for step in context.steps:
+        if isinstance(step.settings, TrainingSettings) and step.settings.nodes > len(nodes):
+            few = (
+                f"nodes = {step.settings.nodes}, but the Ray cluster has {len(nodes)} nodes; start more, or lower nodes"
+            )
+            yield Finding("missing", f"{step.name} on Ray", few)
+        if step.stage.whole or step.stage.name in seen:
+            continue
+        seen.add(step.stage.name)
+        if ":" in (device := str(getattr(step.settings, "device", ""))):
+            named = f"{device!r} names a GPU, but Ray deals GPUs out to its workers; set device to 'cuda' or 'auto'"
+            yield Finding("missing", f"{step.stage.name}.device", named)
+            continue
+        try:
+            asked = step.stage(step.settings).resources()
+        except FatalError:
+            continue  # the check of the weights reports what is missing
+        worker = asked.where(any_gpus=any(node.gpus for node in nodes), share=run.gpus_per_actor)
+        try:
+            fit = room_for(nodes, worker)
+        except FatalError as error:
+            yield Finding("missing", f"{step.name} on Ray", str(error))
+        else:
+            most = fit if run.max_actors is None else min(fit, run.max_actors)
+            yield Finding("ok", f"{step.name} on Ray", f"up to {most} workers of {worker}")
+
+
+def _views(context: RunContext, ray: Any, nodes: Sequence[Node]) -> Iterator[Finding]:
+    """Ask every node for its version of rlip, and whether it sees the folder of the run and a store in a folder."""
+    probes: list[Path] = []
+    try:
+        if not is_remote(context.recipe.store):
+            probes.append(context.store.root / "pending" / f".probe-{uuid.uuid4().hex}")
+            probes[0].touch()
+        for node, answer in zip(nodes, _ask(ray, nodes, (Path.cwd(), *probes)), strict=True):
+            yield from _judge(node, answer, probes)
+    except (PipelineError, OSError):
+        return  # the check of the store reports why it can't be used
+    finally:
+        for probe in probes:
+            probe.unlink(missing_ok=True)
+
+
+def _ask(ray: Any, nodes: Sequence[Node], paths: tuple[Path, ...]) -> list[NodeView | Exception | None]:
+    """Each node's answer, or the reason why it gave none; None for a node that was lost meanwhile."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(look_around)
+    running = [
+        look.options(
+            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
+        ).remote(paths)
+        for node in nodes
+    ]
+    ray.wait(running, num_returns=len(running), timeout=PROBE_SECONDS)
+    answers: list[NodeView | Exception | None] = []
+    for task in running:
+        try:
+            answers.append(ray.get(task, timeout=0.1))
+        except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+            answers.append(None)
+        except ray.exceptions.RayError as error:
+            ray.cancel(task)
+            answers.append(error)
+    return answers
+
+
+def _judge(node: Node, answer: NodeView | Exception | None, probes: Sequence[Path]) -> Iterator[Finding]:
+    own = installed_version("rlip")
+    if answer is None:
+        yield Finding("note", f"node {node.ip}", "was just lost; the run goes on without it")
+        return
+    if isinstance(answer, Exception):
+        lines = [line for line in str(answer).splitlines() if line.strip()]
+        why = lines[-1].strip() if lines else repr(answer)
+        yield Finding("missing", f"node {node.ip}", f"can't run rlip ({why}); install rlip {own} and its extras there")
+        return
+    if answer.rlip != own:
+        versions = f"has rlip {answer.rlip}, and this machine ({platform.node()}) {own}; install the same"
+        yield Finding("missing", f"node {node.ip}", versions)
+    for path in answer.lacks:
+        what = (
+            f"does not see the store {path.parent.parent}; mount it there under the same path, or set store to a URL"
+            if path in probes
+            else f"has no folder {path}, where relative paths begin; mount it there, or run rlip in a folder of all nodes"
+        )
+        yield Finding("missing", f"node {node.ip}", what)

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-from pipeline.report.step_costs import ESTIMATE, StepCost, step_costs
+from pipeline.report.steps import ESTIMATE, StepCost, step_costs
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step, build_steps
-from pipeline.run.forecast import forecast
-from pipeline.run.planner import Planner
+from pipeline.run.planner import Planner, forecast
 from pipeline.stages.evaluate import EvaluateStage
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from storage.runs import Run
@@ -32,7 +31,7 @@ BENCHMARKS = (
     Benchmark("tag", {"method": "tagger", "precision": "float32"}, 2.05, "R50 at 800 × 1088, one thread, fp32"),
     Benchmark("tag", {"method": "tagger", "precision": "bfloat16"}, 0.84, "R50 at 800 × 1088, one thread, bf16"),
 )
-"""What docs/benchmarks.md states per image. All of it was measured on CPUs."""
+"""Figures of docs/benchmarks.md per image. All of it was measured on CPUs."""
 GPU = "A100-SXM4-80GB"
 UTILISATION = 0.3
 """The GPU, and the share of what it can do, that a training run is assumed to have where none was measured."""
@@ -51,7 +50,7 @@ class StepEstimate:
     """Seconds with all workers busy. A step over whole datasets runs once, as it did where it was measured."""
     bytes: float | None
     on_gpu: bool
-    """Whether it was measured on a GPU, or is estimated for one. Only training runs tell."""
+    """Whether it was measured on a GPU, or is estimated for one. Only training runs record it."""
     basis: str
     """Where the figures come from, or why there are none."""
     measured_images: int | None = None
@@ -123,7 +122,7 @@ def estimate(
 ) -> Estimate:
     """Estimate a recipe's run. What the store has already costs nothing.
 
-    `images`: how many images the sets to label have, for data that are not at hand; then nothing counts as cached.
+    `images`: how many images the datasets to label have, where the data are not at hand; then nothing counts as cached.
     """
     costs = {} if earlier is None else step_costs(earlier)
     counts = _images_due(planner) if images is None else _images_assumed(planner, images)
@@ -179,9 +178,9 @@ def _benchmark(step: Step) -> Benchmark | None:
 
 
 def _images_due(planner: Planner) -> dict[str, int]:
-    """Step → images of its due partitions. A step whose number of partitions is not known is left out."""
-    found = {each.step: each for each in forecast(planner)}
-    if any(each.due is None for each in found.values()):
+    """Step → images of its due partitions. A step whose number of partitions is not known is omitted."""
+    forecasts = {each.step: each for each in forecast(planner)}
+    if any(each.due is None for each in forecasts.values()):
         return {}
     context = planner.context
     first = context.steps[0]
@@ -192,7 +191,8 @@ def _images_due(planner: Planner) -> dict[str, int]:
     }
     counts = {}
     for step in context.steps:
-        due, total = found[step.name].due or 0, found[step.name].cached + (found[step.name].due or 0)
+        due = forecasts[step.name].due or 0
+        total = forecasts[step.name].cached + due
         images = (
             _of_whole(step, sizes, context.steps) if step.stage.whole else sum(sizes[name] for name in step.datasets)
         )
@@ -204,7 +204,7 @@ def _images_due(planner: Planner) -> dict[str, int]:
 
 
 def _images_assumed(planner: Planner, images: int) -> dict[str, int]:
-    """Step → images, if the sets to label have so many together. Steps over other sets are left out."""
+    """Step → images, if the datasets to label have so many together. Steps over other datasets are omitted."""
     label, counts = planner.context.recipe.data.label, {}
     together = {name: 0 if number else images for number, name in enumerate(label)}
     for step in planner.context.steps:
@@ -219,7 +219,7 @@ def _images_assumed(planner: Planner, images: int) -> dict[str, int]:
 def _of_whole(step: Step, sizes: Mapping[str, int], steps: Sequence[Step]) -> int | None:
     """Images that a step over whole datasets processes; None where they do not follow from the recipe.
 
-    A training sees at most all images of the datasets whose shards it reads. Those of unknown size are not counted.
+    A training run sees at most all images of the datasets whose shards it reads. Those of unknown size are not counted.
     """
     settings = step.settings
     if isinstance(settings, TrainingSettings):
@@ -240,7 +240,7 @@ def _kept_per_image(run: Run) -> float | None:
 
 
 def _trained_on(step: Step, steps: Sequence[Step]) -> set[str]:
-    """The datasets whose shards a training reads."""
+    """The datasets whose shards a training run reads."""
     return {name for each in steps if each.name in step.reads["shards"] for name in each.datasets}
 
 
@@ -267,8 +267,8 @@ def with_trainings(made: Estimate, context: RunContext, images: int | None) -> E
 
 def _by_flops(row: StepEstimate, images: int, settings: TrainingSettings, unknown: Sequence[str]) -> StepEstimate:
     """`unknown`: datasets whose images are not counted, since nobody knows their number."""
-    from pipeline.training.tracking.peak import known_peak
-    from pipeline.training.view_flops import view_flops
+    from pipeline.training.tracking.flops import view_flops
+    from pipeline.training.tracking.throughput import known_peak
 
     precision = "bfloat16" if settings.precision == "auto" else settings.precision
     peak = known_peak(GPU, "tf32" if precision == "medium" else precision)

@@ -9,15 +9,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server, write_to_textfile
-
+from pipeline.run.planner import StepPlan
+from pipeline.run.progress import Display, Displays
+from pipeline.run.recipe import Recipe
+from pipeline.runtime.execute import Record
 from storage.errors import FatalError
 
-if TYPE_CHECKING:
-    from pipeline.run.planner import StepPlan
-    from pipeline.run.progress import Display
-    from pipeline.run.recipe import Recipe
-    from pipeline.runtime.execute import Record, WorkItem
+if TYPE_CHECKING:  # few runs have metrics
+    from prometheus_client import CollectorRegistry
 
 HOST = "127.0.0.1"
 WRITE_EVERY = 1.0
@@ -26,20 +25,24 @@ SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
 """Upper bounds of the histogram of seconds per partition."""
 
 
-class MeasuredDisplay:
-    """Forwards everything to `display` and counts it. Values are of this execution: cached partitions add no rows."""
+class Metrics(Display):
+    """Counts the events of a run. Values are of this execution: cached partitions add no rows."""
 
-    def __init__(self, display: Display, run: str, registry: CollectorRegistry, file: Path | None) -> None:
-        self._display, self._run, self._registry, self._file = display, run, registry, file
+    def __init__(self, run: str, registry: CollectorRegistry, file: Path | None) -> None:
+        from prometheus_client import Counter, Gauge, Histogram
+
+        self._run, self._registry, self._file = run, registry, file
         self._lock, self._written = threading.Lock(), 0.0
         self._running = Gauge("rlip_run_running", "1 while the run goes on", ["run"], registry=registry)
         self._failed = Gauge("rlip_run_failed", "1 after the run failed or was stopped", ["run"], registry=registry)
         step = ["run", "step"]
         self._due = Gauge("rlip_partitions_due", "Partitions that remain to be computed", step, registry=registry)
         self._partitions = Counter(
-            "rlip_partitions", "Partitions by state: computed, cached, left_out after a failed check", [*step, "state"],
+            "rlip_partitions",
+            "Partitions by state: computed, cached, left_out (held back after a failed check)",
+            [*step, "state"],
             registry=registry,
-        )  # fmt: skip
+        )
         self._rows = Counter(
             "rlip_rows", "Rows of computed partitions: in, out", [*step, "direction"], registry=registry
         )
@@ -52,34 +55,13 @@ class MeasuredDisplay:
         self._running.labels(run).set(1)
         self._failed.labels(run).set(0)
 
-    def busy(self, what: str) -> None:
-        """Forward."""
-        self._display.busy(what)
-
-    def drawing(self, done: int, total: int) -> None:
-        """Forward."""
-        self._display.drawing(done, total)
-
-    def reading(self, dataset: str, share: float) -> None:
-        """Forward."""
-        self._display.reading(dataset, share)
-
-    def warn(self, text: str) -> None:
-        """Forward."""
-        self._display.warn(text)
-
     def step(self, plan: StepPlan) -> None:
-        """Count what is due, cached and left out."""
+        """Count what is due, cached and held back."""
         labels = (self._run, plan.step.name)
         self._due.labels(*labels).set(len(plan.due))
         for state, number in (("computed", 0), ("cached", len(plan.cached)), ("left_out", len(plan.held))):
             self._partitions.labels(*labels, state).inc(number)
         self.write()
-        self._display.step(plan)
-
-    def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Forward."""
-        self._display.progress(item, done, total, note)
 
     def finished(self, record: Record) -> None:
         """Count a partition with its rows and rejects, or as cached where another run has made it meanwhile."""
@@ -96,12 +78,10 @@ class MeasuredDisplay:
             is_due = time.monotonic() - self._written >= WRITE_EVERY
         if is_due:
             self.write()
-        self._display.finished(record)
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
         """Write the counts of the step."""
         self.write()
-        self._display.done(plan, records, seconds)
 
     def end(self, failed: bool) -> None:
         """Note how the run ended."""
@@ -113,6 +93,8 @@ class MeasuredDisplay:
         """Write the file, whole or not at all. Raises `FatalError` when it can't be written."""
         if self._file is None:
             return
+        from prometheus_client import write_to_textfile
+
         with self._lock:
             self._written = time.monotonic()
             try:
@@ -124,14 +106,20 @@ class MeasuredDisplay:
 
 
 @contextmanager
-def serve_metrics(recipe: Recipe, display: Display) -> Iterator[Display]:
-    """The display, which counts what it is told where the recipe asks for metrics. A port is served while the context lasts.
+def measured(recipe: Recipe, display: Display) -> Iterator[Display]:
+    """The display, with metrics beside it where the recipe asks for them. A port is served while the context lasts.
 
     Raises `FatalError` for a port that is taken and for a file that can't be written.
     """
-    registry, port = CollectorRegistry(), recipe.run.metrics_port
-    measured = MeasuredDisplay(display, recipe.name, registry, recipe.run.metrics_file)
-    measured.write()
+    port, file = recipe.run.metrics_port, recipe.run.metrics_file
+    if port is None and file is None:
+        yield display
+        return
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    registry = CollectorRegistry()
+    metrics = Metrics(recipe.name, registry, file)
+    metrics.write()
     with ExitStack() as stack:
         if port is not None:
             try:
@@ -144,8 +132,8 @@ def serve_metrics(recipe: Recipe, display: Display) -> Iterator[Display]:
             stack.callback(server.server_close)
             stack.callback(server.shutdown)
         try:
-            yield measured
+            yield Displays(metrics, display)
         except BaseException:
-            measured.end(failed=True)
+            metrics.end(failed=True)
             raise
-        measured.end(failed=False)
+        metrics.end(failed=False)

@@ -1,24 +1,22 @@
-"""Checks of the networks that a recipe trains or takes over: they are built, and their weights read, before any work.
+"""Checks of the networks that a recipe trains or imports: they are built, and their weights read, before any work.
 
 Networks are built without memory for their parameters, which takes a second; loading torch takes longer. A run therefore
-notes what it found where all are fit, and both the next run and the doctor recall it while nothing has changed.
+notes its findings where all are fit, and both the next run and the doctor recall them while nothing has changed.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
-from pipeline.run.finding import Finding
-from pipeline.run.starting_weights import random_starts
 from pipeline.runtime.execute import installed_version
 from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.training.config import MODEL, VOCABULARY
@@ -28,22 +26,33 @@ from storage.digests import digest_json
 from storage.errors import FatalError, PipelineError
 
 FIT = "fit"
-"""Name of the note in which a run keeps what was found of networks that passed."""
+"""Name of the note in which a run keeps the findings about networks that passed."""
+ROBERTA_BASE = {"hidden": 768, "layers": 12}
+"""Text encoders from this size on learn nothing useful from the labels of a relation dataset alone."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check. Only state `missing` stops a run."""
+
+    state: Literal["ok", "missing", "note"]
+    what: str
+    detail: str
 
 
 def unfit_networks(context: RunContext) -> Iterator[Finding]:
-    """Yield what stops the networks of a recipe from being built; where nothing does, note what was found with the run."""
+    """Yield what stops the networks of a recipe from being built; where nothing does, keep the findings with the run."""
     if _recalled(context) is not None:
         return
-    found = list(_examined(context))
-    unfit = [finding for finding in found if finding.state == "missing"]
+    findings = list(_examined(context))
+    unfit = [finding for finding in findings if finding.state == "missing"]
     yield from unfit
     if not unfit:
-        context.run.note(FIT, {"stamp": _stamp(context), "found": [asdict(finding) for finding in found]})
+        context.run.note(FIT, {"stamp": _stamp(context), "found": [asdict(finding) for finding in findings]})
 
 
 def networks(context: RunContext) -> Iterator[Finding]:
-    """Build each network of a recipe, and compare initial weights and a tagger that is taken over with it.
+    """Build each network of a recipe, and compare pretrained weights and an imported tagger with it.
 
     A run that passed before has noted the findings, and nothing is built again while settings, files and machine stay.
     """
@@ -54,7 +63,7 @@ def networks(context: RunContext) -> Iterator[Finding]:
 
 
 def _recalled(context: RunContext) -> list[Finding] | None:
-    """What a run noted of the same networks on this machine; None where none did."""
+    """What a run noted about the same networks on this machine; None where no run did."""
     noted = context.run.read_document(FIT)
     with suppress(ValidationError):
         if noted.get("stamp") == _stamp(context):
@@ -74,7 +83,7 @@ def _examined(context: RunContext) -> Iterator[Finding]:
         yield Finding("missing" if start.refusal else "note", f"{start.step} weights", start.refusal or start.what)
     for step in _steps(context):
         try:
-            detail = _taken_over(step) if step.stage is ImportTaggerStage else _trained(step.settings)
+            detail = _imported(step) if step.stage is ImportTaggerStage else _trained(step.settings)
         except FatalError as error:
             yield Finding("missing", f"{step.name} network", str(error))
         else:
@@ -98,37 +107,38 @@ def _trained(settings: Any) -> str:
     """Builds the network of a training run. Raises `FatalError` when it can't be built, or can't start from its weights."""
     import torch
 
-    from models.fewer_pairs import fits_fewer_pairs
+    from models.pretrained import fits_fewer_pairs
     from models.weights import build
     from models.weights_file import WeightsError, read_shapes
-    from pipeline.training.task import network_config
 
     try:
         with torch.device("meta"):
-            network = build(network_config(settings), None)
+            network = build(settings.network, None)
     except Exception as error:  # timm raises what it likes for stages that a model does not have
         raise FatalError(f"{error}; change the section's `network`") from error
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     _require_devices(settings)
-    name = settings.network["backbone"]
+    name = settings.network.backbone
     if settings.pretrained is None:
         return f"{type(network).__name__} with {name}, from random weights"
     try:
-        given = read_shapes(settings.pretrained)
+        pretrained = read_shapes(settings.pretrained)
     except (OSError, WeightsError) as error:
-        way = "convert some with `rlip weights import` (docs/training_recipes.md)"
-        raise FatalError(f"pretrained: {error}{f'; {way}' if isinstance(error, FileNotFoundError) else ''}") from error
-    differing = [each for each in own if each in given and given[each] != own[each]]
-    wrong = [each for each in differing if not fits_fewer_pairs(each, given[each], own[each])]
+        remedy = "convert some with `rlip weights import` (docs/training_recipes.md)"
+        raise FatalError(
+            f"pretrained: {error}{f'; {remedy}' if isinstance(error, FileNotFoundError) else ''}"
+        ) from error
+    differing = [each for each in own if each in pretrained and pretrained[each] != own[each]]
+    wrong = [each for each in differing if not fits_fewer_pairs(each, pretrained[each], own[each])]
     if wrong:
         raise FatalError(
-            f"pretrained = {settings.pretrained}: {len(wrong)} entries have other shapes, e.g. {wrong[0]} {given[wrong[0]]}, "
-            f"where the network has {own[wrong[0]]}; use weights of the same sizes, or change `network`"
+            f"pretrained = {settings.pretrained}: {len(wrong)} entries have other shapes, e.g. {wrong[0]} "
+            f"{pretrained[wrong[0]]}, where the network has {own[wrong[0]]}; use weights of the same sizes, or change `network`"
         )
-    taken = len(own.keys() & given.keys())
+    taken = len(own.keys() & pretrained.keys())
     if not taken:
         raise FatalError(
-            f"pretrained = {settings.pretrained}: none of its {len(given)} entries belongs to this network; convert "
+            f"pretrained = {settings.pretrained}: none of its {len(pretrained)} entries belongs to this network; convert "
             "official weights with `rlip weights import`"
         )
     rest = ", the others random" if taken < len(own) else ""
@@ -136,7 +146,7 @@ def _trained(settings: Any) -> str:
 
 
 def _require_devices(settings: Any) -> None:
-    """Raises `FatalError` when a training asks for GPUs that the machine does not have."""
+    """Raises `FatalError` when a training run asks for GPUs that the machine does not have."""
     import torch
 
     count = torch.cuda.device_count()
@@ -151,8 +161,8 @@ def _require_devices(settings: Any) -> None:
         )
 
 
-def _taken_over(step: Step) -> str:
-    """Reads the tagger that is taken over. Raises `FatalError` when it is none."""
+def _imported(step: Step) -> str:
+    """Reads the imported tagger. Raises `FatalError` when the file holds no tagger."""
     from models.weights_file import WeightsError, read_config
 
     files = step.stage(step.settings).weights()
@@ -167,3 +177,39 @@ def _taken_over(step: Step) -> str:
     if VOCABULARY in files:
         TrainedNames.read(files[VOCABULARY])
     return f"tagger with {config.backbone}, from {Path(files[MODEL])}"
+
+
+class RandomStart(NamedTuple):
+    """A training run that starts such a network at random."""
+
+    step: str
+    what: str
+    """What starts at random, in words."""
+    refusal: str
+    """Why the run is refused and what to set; "" if the recipe asks for a random start."""
+
+
+def random_starts(steps: Iterable[Step]) -> Iterator[RandomStart]:
+    """Yields the training runs among the steps that start a network for pre-trained weights from random ones."""
+    for step in steps:
+        if not isinstance(step.settings, TrainingSettings) or not (what := random_start(step.settings)):
+            continue
+        section = "train_tagger" if step.stage.name == "train_tagger" else "pretrain.settings"
+        refusal = (
+            f"{what}; set {section}.pretrained to converted weights (docs/training_recipes.md says how to get them), or "
+            f"{section}.random_start = true if it is meant"
+        )
+        yield RandomStart(step.name, what, "" if step.settings.random_start else refusal)
+
+
+def random_start(settings: TrainingSettings) -> str:
+    """What starts at random although it is meant for pre-trained weights, in words; "" if nothing does."""
+    if settings.pretrained is not None:
+        return ""
+    network = settings.network
+    parts = []
+    if network.backbone_norm == "frozen":
+        parts.append(f'{network.backbone}, of which parts stay as they are (backbone_norm = "frozen")')
+    if all(getattr(network.text, size) >= least for size, least in ROBERTA_BASE.items()):
+        parts.append("a text encoder as large as roberta-base")
+    return f"starts from random weights: {', and '.join(parts)}" if parts else ""

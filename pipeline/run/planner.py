@@ -1,22 +1,25 @@
-"""Plans a step: the key of every partition, whether it is cached, and what is due."""
+"""Plans a step: the key of every partition, whether it is cached, and what is due; and forecasts a run from its plans."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
+from pipeline.run.checks import Gates, InputsOf, checks_of, require_few_rejects, require_precise_labels
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
-from pipeline.run.gates import Gates, InputsOf
 from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.stage import WHOLE, Inputs, Partition, Stage, dataset_of
+from pipeline.stages.tag import TagStage
 from storage.artifact import Artifact
 from storage.digests import digest_json, digest_path
 from storage.errors import FatalError
-from storage.keys import KeyTerms
+from storage.keys import KeyTerms, changes
+
+_Causes = dict[str, str]
+"""Partition → why it is due."""
 
 PASSED = "passed"
 """Name of the note in which a run keeps the audits that its steps passed: step → digest."""
@@ -30,7 +33,7 @@ class StepPlan:
     cached: list[Record] = field(default_factory=list)
     due: list[WorkItem] = field(default_factory=list)
     held: dict[str, str] = field(default_factory=dict)
-    """Partition that is left out → the failed check of what it would read."""
+    """Partition that is held back → the failed check of what it would read."""
     later: float | None = None
     """Seconds that the steps after it are expected to take; None where that is not known."""
 
@@ -68,7 +71,7 @@ class Planner:
         if blocked := self.blocked(step):
             raise FatalError(
                 f"{step.name} would read partitions that failed a check; first: {blocked}. "
-                f"`rlip checks {self.context.recipe.name}` shows all. Fix the data, or loosen "
+                f"`rlip show {self.context.recipe.name} --checks` shows all. Fix the data, or loosen "
                 "[run.checks], which recomputes nothing"
             )
         plan = StepPlan(step, held=self.gates.held.setdefault(step.name, {}))
@@ -89,29 +92,31 @@ class Planner:
 
     def finish(self, step: Step, records: list[Record]) -> None:
         """Accept a step's new artifacts: audit them, record them in the run, and check the share of rejected rows."""
-        found = self.done[step.name]
-        made = [record for record in records if record.partition not in found]
-        there = self.context.store.find_all(step.stage.name, [record.key for record in made]) if made else {}
-        for record in made:
+        known = self.done[step.name]
+        new = [record for record in records if record.partition not in known]
+        there = self.context.store.find_all(step.stage.name, [record.key for record in new]) if new else {}
+        for record in new:
             artifact = there.get(record.key)
             if artifact is None:
                 raise FatalError(
                     f"{record.step} {record.partition}: artifact {record.key[:12]} vanished from the store; run again"
                 )
-            found[record.partition] = artifact
-        self.done[step.name] = made_now = dict(sorted(found.items()))
-        self.gates.note(step, made_now, self.gates.judge(step, made_now, self._inputs_of(step)))
+            known[record.partition] = artifact
+        self.done[step.name] = made = dict(sorted(known.items()))
+        self.gates.note(step, made, self.gates.judge(step, made, self._inputs_of(step)))
         self.audit(step)
-        keys = {partition: artifact.key for partition, artifact in self.done[step.name].items()}
+        keys = {partition: artifact.key for partition, artifact in made.items()}
         self.context.run.record(step.name, step.stage.name, dict(sorted((self._other_sets(step) | keys).items())))
-        self._check_rejects(step)
+        recipe = self.context.recipe
+        require_few_rejects(step, list(made.values()), recipe.run.checks.max_overall_reject_share, recipe.name)
 
     def audit(self, step: Step) -> None:
-        """Let the stage of a step inspect all its artifacts. The run remembers what passed, so each audit happens once.
+        """Inspect all artifacts of a step. The run remembers what passed, so each audit happens once.
 
-        Raises `FatalError` when the stage refuses them.
+        Raises `FatalError` when the stage refuses them, or when labels are worse than the recipe allows.
         """
-        if step.stage.audit is Stage.audit:
+        limit = self.context.recipe.run.checks.min_overall_average_precision if step.stage is TagStage else 0.0
+        if step.stage.audit is Stage.audit and not limit:
             return
         made = dict(sorted(self.done[step.name].items()))
         tables = {
@@ -121,15 +126,16 @@ class Planner:
             for table, steps in step.reads.items()
         }
         tables[step.stage.writes] = list(made.values())
-        contents = {table: [artifact.content for artifact in found] for table, found in tables.items()}
-        stamp = digest_json([step.stage.audit_version, step.settings.model_dump(mode="json"), contents])
+        contents = {table: [artifact.content for artifact in artifacts] for table, artifacts in tables.items()}
+        stamp = digest_json([step.stage.audit_version, limit, step.settings.model_dump(mode="json"), contents])
         run = self.context.run
         passed = run.read_document(PASSED)
         if passed.get(step.name) != stamp:
             step.stage(step.settings).audit(Inputs(tables))
+            require_precise_labels(Inputs(tables), limit)
             run.note(PASSED, passed | {step.name: stamp})
 
-    def given(self, step: Step) -> dict[str, tuple[Path, ...]]:
+    def uses(self, step: Step) -> dict[str, tuple[Path, ...]]:
         """Folders of the artifacts that the stage of the step is opened with, by table."""
         return _folders({table: self._whole(step, table, steps) for table, steps in step.uses.items()})
 
@@ -160,30 +166,6 @@ class Planner:
             return {}
         known = {source.name for source in self.context.recipe.data.sources}.difference(step.datasets)
         return {part: key for part, key in self.context.run.keys(step.name).items() if dataset_of(part) in known}
-
-    def _check_rejects(self, step: Step) -> None:
-        """Raise `FatalError` when too many rows, or too many of what rows hold, such as boxes, were rejected."""
-        if step.stage.whole:
-            return
-        recipe, limit = self.context.recipe, self.context.recipe.run.max_reject_share
-        manifests = [artifact.manifest for artifact in self.done[step.name].values()]
-        reasons: Counter[str] = Counter()
-        for manifest in manifests:
-            reasons.update(manifest.counts.rejected)
-        rows_in = sum(manifest.counts.rows_in for manifest in manifests)
-        lost = {"rows": (rows_in, rows_in - sum(manifest.counts.rows_out for manifest in manifests))}
-        for part, why in step.stage.parts.items():
-            # Artifacts of earlier versions don't tell.
-            if all(part in manifest.facts for manifest in manifests):
-                rejected = sum(reasons[reason] for reason in why)
-                lost[part] = (rejected + sum(manifest.facts[part] for manifest in manifests), rejected)
-        for unit, (total, rejected) in lost.items():
-            if total and rejected / total > limit:
-                listed = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
-                raise FatalError(
-                    f"{step.name}: {rejected} of {total} {unit} rejected ({listed}), more than run.max_reject_share = "
-                    f"{limit}; `rlip show {recipe.name} {step.name}` lists them. Fix the data, or raise the limit"
-                )
 
     def _items(self, step: Step, without: Collection[str]) -> Iterator[WorkItem]:
         stage = step.stage(step.settings)
@@ -244,6 +226,96 @@ class Planner:
             for partition, artifact in self.done[name].items()
             if wanted is None or dataset_of(partition) in wanted
         ]
+
+
+@dataclass(frozen=True)
+class StepForecast:
+    """What a run would do with a step. `due` is None while not even its number of partitions is known."""
+
+    step: str
+    cached: int
+    due: int | None
+    why: str
+    at_most: bool = False
+    """Whether partitions count as due because what they read is due. They stay cached if it turns out as it was."""
+    checks: tuple[str, ...] = ()
+    """What each of its partitions must satisfy before a step may read it."""
+    held: int = 0
+    """Partitions that are held back because what they would read failed a check."""
+
+
+def forecast(planner: Planner) -> Iterator[StepForecast]:
+    """Yield the forecast of each step in the order of the chain. Computes nothing and writes only the stored partitioning."""
+    settings = planner.context.recipe.run.checks
+    checks = {step.name: checks_of(step.stage, settings) for step in planner.context.steps}
+    for each in _forecast(planner):
+        words = (f"{c.name} {'≥' if c.is_least else '≤'} {limit:g}" for c, limit in checks[each.step])
+        yield replace(each, checks=tuple(words))
+
+
+def _forecast(planner: Planner) -> Iterator[StepForecast]:
+    context = planner.context
+    first, root = context.steps[0], context.recipe.data.root
+    if context.recipe.scenes is not None and not root.is_dir():
+        yield StepForecast(first.name, 0, None, f"after the synthetic world is written to {root}")
+        for step in context.steps[1:]:
+            yield StepForecast(step.name, 0, None, f"after {', '.join(sorted(step.needs)) or first.name}")
+        return
+    pending: dict[str, _Causes] = {}
+    blocked: dict[str, str] = {}
+    for step in context.steps:
+        above = (blocked[name] for name in sorted(step.needs) if name in blocked)
+        if cause := next(above, "") or planner.blocked(step):
+            blocked[step.name], planner.done[step.name], pending[step.name] = cause, {}, {}
+            yield StepForecast(step.name, 0, 0, f"refused: {cause}")
+            continue
+        inherited = _inherited(planner, step, pending)
+        cached, due = 0, {}
+        if WHOLE not in inherited:
+            plan = planner.plan(step, without=inherited)
+            keys, before = context.run.keys(step.name), context.run.artifacts(step.name)
+            cached, due = len(plan.cached), {item.partition: _why(item, keys, before) for item in plan.due}
+        pending[step.name] = causes = due | inherited
+        if WHOLE in inherited:
+            planner.done[step.name] = {}
+        why = next(iter(causes.values()), "")
+        held = planner.gates.held.get(step.name, {})
+        why = why or next((f"held back: {cause}" for cause in held.values()), "")
+        yield StepForecast(step.name, cached, len(causes), why, at_most=bool(inherited), held=len(held))
+
+
+def _inherited(planner: Planner, step: Step, pending: Mapping[str, _Causes]) -> _Causes:
+    """The partitions of a step that wait for what they read, each with the first cause and the step where it lies."""
+    causes: _Causes = {}
+    for table, names in {**step.reads, **step.uses}.items():
+        for name in names:
+            for partition, why in pending[name].items():
+                cause = why if ": " in why and why.partition(": ")[0] in pending else f"{name}: {why}"
+                if step.stage.whole:
+                    wanted = step.from_datasets.get(table)
+                    if wanted is None or dataset_of(partition) in wanted:
+                        causes.setdefault(WHOLE, cause)
+                elif table in step.uses:
+                    causes = dict.fromkeys(_partitions(planner, step, pending), cause) | causes
+                elif dataset_of(partition) in step.datasets:
+                    causes.setdefault(partition, cause)
+    return causes
+
+
+def _partitions(planner: Planner, step: Step, pending: Mapping[str, _Causes]) -> list[str]:
+    """All partitions that a step will have."""
+    upstream = next(iter(step.reads.values()))
+    every = {partition for name in upstream for partition in (*planner.done[name], *pending[name])}
+    return sorted(partition for partition in every if dataset_of(partition) in step.datasets)
+
+
+def _why(item: WorkItem, keys: Mapping[str, str], before: Mapping[str, Artifact]) -> str:
+    """The first term of the item's key that differs from the run's earlier artifact of the same partition."""
+    if item.partition not in keys:
+        return "new" if not keys else f"new partition {item.partition}"
+    artifact = before.get(item.partition)
+    changed = changes(artifact.manifest.terms, item.terms.as_json()) if artifact is not None else []
+    return str(changed[0]) if changed else "its artifact was removed"
 
 
 def _folders(artifacts: Mapping[str, list[Artifact]]) -> dict[str, tuple[Path, ...]]:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from pipeline.data.datasets.box_doubts import box_doubts
 from pipeline.data.datasets.record_index import is_indexed, open_index
+from pipeline.data.datasets.validate import box_doubts
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import precisions, require
 from pipeline.run.progress import Display
-from pipeline.run.recipe import STARTED
+from pipeline.run.recipe_files import STARTED
 from pipeline.runtime.logs import log
 from scenes.settings import SceneSettings
 from storage.errors import FatalError
@@ -20,7 +20,7 @@ from storage.errors import FatalError
 def prepare(context: RunContext, display: Display) -> None:
     """Check what the recipe needs, write its scenes, read new annotations, remove what dead writers left, keep old history.
 
-    Boxes that look wrong, and precisions that the device lacks, are told to the display. Raises `FatalError` before any work.
+    Boxes that look wrong, and precisions that the device lacks, are reported to the display. Raises `FatalError` before any work.
     """
     display.busy("checking data, weights and networks")
     require(context)
@@ -29,37 +29,38 @@ def prepare(context: RunContext, display: Display) -> None:
     read_annotations(context, display.reading)
     for doubts in doubts_about_boxes(context):
         display.warn(doubts)
-    for found in precisions(context):
-        log.info("precision", extra={"fields": {"step": found.what.partition(" ")[0], "precision": found.detail}})
-        if found.state == "note":
-            display.warn(f"{found.what}: {found.detail}")
+    for finding in precisions(context):
+        fields = {"step": finding.what.partition(" ")[0], "precision": finding.detail}
+        log.info("precision", extra={"fields": fields})
+        if finding.state == "note":
+            display.warn(f"{finding.what}: {finding.detail}")
     context.store.sweep()
     context.run.adopt()
     context.is_prepared = True
-    # What looks at the run before it has completed, e.g. the review page, needs its recipe.
+    # The review page and others look at a run before it has completed, and need its recipe.
     context.run.note(STARTED, context.recipe.model_dump(mode="json"))
 
 
 def read_annotations(context: RunContext, reading: Callable[[str, float], None] | None) -> None:
     """Parse the annotations that the steps need, unless they were parsed before. Raises `AnnotationError`."""
-    indexes = context.recipe.ingest_settings().indexes
+    indexes = context.resolved.ingest.indexes
     for source in context.sources:
         if not is_indexed(source, indexes):
             open_index(source, indexes, None if reading is None else partial(reading, source.name))
 
 
 def doubts_about_boxes(context: RunContext) -> Iterator[str]:
-    """Tell which datasets have boxes that look wrong. Their annotations are read."""
+    """Yield a warning for each dataset whose boxes look wrong. Their annotations must have been read."""
     for source in context.sources:
         if source.has_boxes and (
-            doubts := box_doubts(source.name, open_index(source, context.recipe.ingest_settings().indexes))
+            doubts := box_doubts(source.name, open_index(source, context.resolved.ingest.indexes))
         ):
             yield doubts
 
 
 def write_world(root: Path, settings: SceneSettings, progress: Callable[[int, int], None] | None) -> None:
     """Write the synthetic world unless it exists. Raises `FatalError` if `root` can't be written or holds other files."""
-    from scenes.formats import write_scenes
+    from scenes.dataset import write_scenes
 
     try:
         write_scenes(root, settings, progress)

@@ -5,28 +5,97 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from pipeline.run.planner import StepPlan
-from pipeline.run.throughput import Throughput
 from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.stage import WHOLE
 
 LINE_EVERY = 10.0
 """Seconds between two progress lines of a step."""
+EVENT_EVERY = 0.2
+"""Seconds between two JSON lines of progress."""
 
 
-class Display(Protocol):
-    """Receives the progress of a run. Its methods may be called from any thread."""
+class Throughput:
+    """Counts what the workers of a step do after their first report, so that loading and earlier work do not count.
+
+    The remaining time follows from the share of the images that is done. Cached partitions do not count. Any thread may call
+    any method.
+    """
+
+    def __init__(self, images: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:
+        """`images`: due partition → its number of images; any number for a step over whole datasets, which is alone."""
+        self._images, self._clock = {partition: max(number, 1) for partition, number in images.items()}, clock
+        self._done: dict[str, tuple[int, int]] = {}
+        self._first: tuple[float, int, float] | None = None
+
+    def update(self, partition: str, done: int, total: int) -> None:
+        """Note that `done` of `total` images (or training steps) of a partition are finished."""
+        self._done[partition] = (done, total)
+        if self._first is None:
+            self._first = (self._clock(), self._count(), self._share())
+
+    def finish(self, partition: str) -> None:
+        """Note that a partition is committed."""
+        done, total = self._done.get(partition, (0, 0))
+        self.update(partition, max(done, total), max(done, total))
+
+    @property
+    def rate(self) -> float:
+        """Images (or training steps) per second; 0 before the first report."""
+        if self._first is None:
+            return 0.0
+        began, count, _ = self._first
+        return (self._count() - count) / max(self._clock() - began, 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until all partitions are done at this rate; None if still unknown."""
+        if self._first is None:
+            return None
+        began, _, before = self._first
+        share = self._share()
+        return (self._clock() - began) * (1 - share) / (share - before) if share > before else None
+
+    @property
+    def images(self) -> tuple[int, int]:
+        """How many images of the due partitions are done, and how many there are."""
+        total = sum(self._images.values())
+        return round(self._share() * total), total
+
+    def in_words(self, unit: str, later: float | None = None) -> str:
+        """E.g. "4.2 images/s, 0:03:10 left, 0:20:00 for the run"; empty if still unknown. `later`: seconds of the steps after."""
+        left = self.seconds_left
+        if left is None:
+            return ""
+        whole = "" if later is None else f", {timedelta(seconds=round(left + later))} for the run"
+        digits = 0 if self.rate >= 100 else 1 if self.rate >= 1 else 2
+        return f"{self.rate:.{digits}f} {unit}/s, {timedelta(seconds=round(left))} left{whole}"
+
+    def _count(self) -> int:
+        return sum(done for done, _ in self._done.copy().values())
+
+    def _share(self) -> float:
+        done = self._done.copy().items()  # other threads add partitions meanwhile
+        shares = (self._images[part] * (count / total if total else 1.0) for part, (count, total) in done)
+        return sum(shares) / max(sum(self._images.values()), 1)
+
+
+class Display:
+    """Receives the progress of a run. This one shows nothing; a subclass shows the events whose methods it overrides.
+
+    Any thread may call any method.
+    """
 
     def busy(self, what: str) -> None:
-        """Something begins that may take seconds and tells nothing meanwhile, e.g. "starting Prefect"."""
+        """Something begins that may take seconds and reports nothing meanwhile, e.g. "starting Prefect"."""
 
     def drawing(self, done: int, total: int) -> None:
         """`done` of `total` scenes of the synthetic world are written."""
@@ -50,39 +119,72 @@ class Display(Protocol):
         """A step ends."""
 
 
-class Lines:
+class Displays(Display):
+    """Passes every event on to several displays, in their order."""
+
+    def __init__(self, *displays: Display) -> None:
+        for event in [name for name in vars(Display) if not name.startswith("_")]:
+            setattr(self, event, partial(self._pass_on, [getattr(display, event) for display in displays]))
+
+    @staticmethod
+    def _pass_on(methods: Sequence[Callable[..., None]], *values: object) -> None:
+        for method in methods:
+            method(*values)
+
+
+class _Paced(Display):
+    """A display that knows the rate of the step and how long it is since it last wrote something."""
+
+    def __init__(self) -> None:
+        self._pace = Throughput({})
+        self._later: float | None = None
+        self._written_at = 0.0
+
+    def step(self, plan: StepPlan) -> None:
+        self._pace, self._later = Throughput(plan.images), plan.later
+
+    def finished(self, record: Record) -> None:
+        self._pace.finish(record.partition)
+
+    def _is_due(self, every: float) -> bool:
+        """Whether nothing was written for `every` seconds; then something is now."""
+        due = time.monotonic() - self._written_at >= every
+        if due:
+            self._written_at = time.monotonic()
+        return due
+
+
+class Lines(_Paced):
     """Writes plain lines: one when a step starts, one every ten seconds, one when it ends."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
+        super().__init__()
         self._write = write
-        self._written_at = 0.0
-        self._pace = Throughput({})
-        self._later: float | None = None
         self._waits: set[str] = set()
 
     def busy(self, what: str) -> None:
-        """Write it."""
+        """Write it at once."""
         self._write(what)
 
     def drawing(self, done: int, total: int) -> None:
         """Write how many scenes are drawn, at intervals."""
-        if self._is_due() or done == total:
+        if self._is_due(LINE_EVERY) or done == total:
             self._write(f"scenes: {done}/{total} drawn")
 
     def reading(self, dataset: str, share: float) -> None:
         """Write how much of the annotations is read, at intervals."""
-        if self._is_due():
+        if self._is_due(LINE_EVERY):
             self._write(f"{dataset}: annotations, {share:.0%} read")
 
     def warn(self, text: str) -> None:
-        """Write the warning."""
+        """Write the warning at once."""
         self._write(f"warning: {text}")
 
     def step(self, plan: StepPlan) -> None:
         """Write how much is cached and due."""
+        super().step(plan)
         self._written_at = time.monotonic()
-        self._pace, self._later = Throughput(plan.images), plan.later
-        held = f", {len(plan.held)} left out after a failed check" if plan.held else ""
+        held = f", {len(plan.held)} held back after a failed check" if plan.held else ""
         loading = f"; {_loading(plan)}" if _loading(plan) else ""
         self._write(f"{plan.step.name}: {len(plan.cached)} cached, {len(plan.due)} due{held}{loading}")
 
@@ -94,32 +196,23 @@ class Lines:
                 self._write(waits)
             return
         self._pace.update(item.partition, done, total)
-        if self._is_due():
+        if self._is_due(LINE_EVERY):
             done, total = (done, total) if item.partition == WHOLE else self._pace.images
             unit = _unit(item)
             details = ", ".join(text for text in (note, self._pace.in_words(unit, self._later)) if text)
             self._write(f"{item.step}: {done:,} of {total:,} {unit}{', ' if details else ''}{details}")
-
-    def finished(self, record: Record) -> None:
-        """Count the item. The last line of the step reports the total."""
-        self._pace.finish(record.partition)
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
         """Write a summary of the step."""
         if plan.due:
             self._write(f"{plan.step.name}: {summary(plan, records, seconds)}")
 
-    def _is_due(self) -> bool:
-        due = time.monotonic() - self._written_at >= LINE_EVERY
-        if due:
-            self._written_at = time.monotonic()
-        return due
 
-
-class Bars:
+class Bars(_Paced):
     """Shows one bar per step, in images or, for a whole-set stage, in training steps."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self._bars = Progress(
             TextColumn("{task.description:<16}"),
             BarColumn(bar_width=28),
@@ -132,33 +225,29 @@ class Bars:
         self._busy: TaskID | None = None
         self._cached = 0
         self._read: dict[str, TaskID] = {}
-        self._pace = Throughput({})
-        self._later: float | None = None
 
     def busy(self, what: str) -> None:
         """Show it below the bars until something else begins."""
-        self._rest()
-        self._bars.start()
+        self._begin()
         self._busy = self._bars.add_task("", total=None, note=what)
 
-    def _rest(self) -> None:
-        """Remove what is shown until something else begins."""
+    def _begin(self) -> None:
+        """Start drawing, and remove what is shown until something else begins."""
         if self._busy is not None:
             self._bars.remove_task(self._busy)
         self._busy = None
+        self._bars.start()
 
     def drawing(self, done: int, total: int) -> None:
         """Move the bar of the scenes."""
-        self._rest()
-        self._bars.start()
+        self._begin()
         if self._bar is None:
             self._bar = self._bars.add_task("scenes", total=total, note="")
         self._bars.update(self._bar, completed=done)
 
     def reading(self, dataset: str, share: float) -> None:
         """Move the bar of this dataset, in percent."""
-        self._rest()
-        self._bars.start()
+        self._begin()
         if dataset not in self._read:
             self._read[dataset] = self._bars.add_task(dataset, total=100, note="reading annotations (once)")
         self._bars.update(self._read[dataset], completed=round(100 * share))
@@ -169,10 +258,9 @@ class Bars:
 
     def step(self, plan: StepPlan) -> None:
         """Add a bar that starts at the images of the cached partitions."""
-        self._rest()
-        self._bars.start()
+        super().step(plan)
+        self._begin()
         self._cached = sum(record.rows_in for record in plan.cached)
-        self._pace, self._later = Throughput(plan.images), plan.later
         total = None if WHOLE in plan.images else self._cached + sum(plan.images.values())
         self._bar = self._bars.add_task(plan.step.name, total=total, completed=self._cached, note=_loading(plan))
 
@@ -191,8 +279,8 @@ class Bars:
 
     def finished(self, record: Record) -> None:
         """Count the item as complete."""
+        super().finished(record)
         assert self._bar is not None
-        self._pace.finish(record.partition)
         if record.partition != WHOLE:
             self._bars.update(self._bar, completed=self._cached + self._pace.images[0])
 
@@ -209,28 +297,21 @@ class Bars:
         self._bars.stop()
 
 
-class JsonLines:
-    """Prints one JSON object per line, for machines."""
-
-    def __init__(self) -> None:
-        self._printed_at = 0.0
-        self._pace = Throughput({})
-        self._later: float | None = None
+class JsonLines(_Paced):
+    """Prints one JSON object per line, for machines; those of progress at most five per second."""
 
     def busy(self, what: str) -> None:
         """Emit event `busy`."""
         _emit(event="busy", what=what)
 
     def drawing(self, done: int, total: int) -> None:
-        """Emit event `drawing`, at most five per second."""
-        if time.monotonic() - self._printed_at >= 0.2 or done == total:
-            self._printed_at = time.monotonic()
+        """Emit event `drawing`."""
+        if self._is_due(EVENT_EVERY) or done == total:
             _emit(event="drawing", done=done, total=total)
 
     def reading(self, dataset: str, share: float) -> None:
-        """Emit event `reading`, at most five per second."""
-        if time.monotonic() - self._printed_at >= 0.2:
-            self._printed_at = time.monotonic()
+        """Emit event `reading`."""
+        if self._is_due(EVENT_EVERY):
             _emit(event="reading", dataset=dataset, share=round(share, 3))
 
     def warn(self, text: str) -> None:
@@ -239,16 +320,14 @@ class JsonLines:
 
     def step(self, plan: StepPlan) -> None:
         """Emit event `step`."""
-        self._pace, self._later = Throughput(plan.images), plan.later
-        _emit(
-            event="step", step=plan.step.name, cached=len(plan.cached), due=len(plan.due), left_out=len(plan.held)
-        )  # fmt: skip
+        super().step(plan)
+        counts = {"cached": len(plan.cached), "due": len(plan.due), "left_out": len(plan.held)}
+        _emit(event="step", step=plan.step.name, **counts)
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Emit event `progress`, at most five per second, with the rate of the step in images (or training steps) per second."""
+        """Emit event `progress`, with the rate of the step in images (or training steps) per second."""
         self._pace.update(item.partition, done, total)
-        if time.monotonic() - self._printed_at >= 0.2:
-            self._printed_at = time.monotonic()
+        if self._is_due(EVENT_EVERY):
             left, later = self._pace.seconds_left, self._later
             _emit(
                 event="progress", step=item.step, partition=item.partition, done=done, total=total, note=note,
@@ -258,7 +337,7 @@ class JsonLines:
 
     def finished(self, record: Record) -> None:
         """Emit event `committed`."""
-        self._pace.finish(record.partition)
+        super().finished(record)
         _emit(event="committed", step=record.step, partition=record.partition, key=record.key, seconds=record.seconds)
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:

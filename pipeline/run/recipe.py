@@ -1,24 +1,19 @@
-"""A recipe: one TOML file with the data of a run and the settings of every stage. This module only assembles them."""
+"""The schema of a recipe: the data of a run and the settings of every stage, which this module only assembles."""
 
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.datasets.source import DataSource
 from pipeline.detection.settings import DetectSettings
 from pipeline.report.view import REPORTS
-from pipeline.run.check_settings import CheckSettings
-from pipeline.run.recipe_files import SET, RecipeValues, read_recipe, texts_of, use_present_names
 from pipeline.runtime.logs import LogFormat
 from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.stages.evaluate import EvaluateSettings
@@ -27,11 +22,12 @@ from pipeline.stages.parse import ParseSettings
 from pipeline.stages.shard import FROM_CAPTIONS, ShardSettings, ShardStage
 from pipeline.stages.split import SplitSettings
 from pipeline.stages.tag import TagSettings
+from pipeline.training.config import MODEL
 from pipeline.training.settings import TaggerSettings, TrainingSettings
+from scenes.sample_weights import SAMPLE_WEIGHTS
 from scenes.settings import SceneSettings
-from storage.errors import FatalError, did_you_mean
+from storage.errors import FatalError
 from storage.open_store import local_folder
-from storage.runs import Run
 from storage.secrets import require_no_secret
 
 
@@ -79,24 +75,19 @@ class DataSection(Settings):
             for name in getattr(self, role):
                 if name in bare:
                     raise ValueError(
-                        f"{role}: {name!r} has format 'images', so it states no relations; it can only be in label"
+                        f"{role}: {name!r} has format 'images', so it has no relations; it can only be in label"
                     )
         return self
 
     @property
     def without_boxes(self) -> tuple[str, ...]:
         """The datasets to label that have no annotations, in which a detector finds the boxes."""
-        return tuple(name for name in self.label if not self.source(name).has_boxes)
-
-    def source(self, name: str) -> DataSource:
-        """The source with that name, its paths joined to `root`."""
-        (found,) = [source for source in self.sources if source.name == name]
-        values = {field: getattr(found, field) for field in type(found).model_fields}
-        return found.model_copy(update={f: self.root / v for f, v in values.items() if isinstance(v, Path)})
+        bare = {source.name for source in self.sources if not source.has_boxes}
+        return tuple(name for name in self.label if name in bare)
 
     def image_folders(self) -> dict[str, Path | str]:
         """Dataset → folder or URL of its images."""
-        return {source.name: self.source(source.name).image_root for source in self.sources}
+        return {source.name: source.image_root for source in self.sources}
 
 
 class PretrainSection(Settings):
@@ -108,16 +99,40 @@ class PretrainSection(Settings):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Each variant is pre-trained and evaluated once per seed."""
     allow_overlap: bool = runtime(False)
-    """Train on images of `data.test` too, where they are among those to train on. Without it, they are left out, and a training
-    that has some all the same is refused. Scores on them say nothing about new images."""
+    """Train on images of `data.test` too. Without it, they are excluded, and a training run that still has some is
+    refused. Scores on them say nothing about new images."""
     settings: TrainingSettings = TrainingSettings()
+
+
+class ChecksSection(Settings):
+    """What the rows of a run must satisfy (docs/operations.md, Checks): those named overall judge all partitions of a
+    stage together and stop the run, the others judge each partition before a stage may read it. Other limits recompute
+    nothing.
+    """
+
+    max_overall_reject_share: float = runtime(0.1, ge=0, le=1)
+    """Largest share of its rows that a stage may reject, or ingest of the boxes or relations."""
+    min_overall_average_precision: float = runtime(0.0, ge=0, le=1)
+    """Average precision of all labels of stage `tag` together, against the ground truth. A run with worse labels is
+    refused, and the worst predicates are named. 0 turns the check off."""
+    min_rows: int = runtime(0, ge=0)
+    """Rows that each stage must yield; 0 turns the check off."""
+    max_reject_share: float = runtime(1.0, ge=0, le=1)
+    """Largest share of its rows that a stage may reject; 1 turns the check off."""
+    min_relations_per_image: float = runtime(0.0, ge=0)
+    """Scored relations that stage `tag` must yield per image; 0 turns the check off."""
+    min_average_precision: float = runtime(0.0, ge=0, le=1)
+    """Average precision of the labels of stage `tag` against the ground truth. A partition without ground truth that a
+    candidate has is not judged. 0 turns the check off."""
+    max_unreachable_share: float = runtime(1.0, ge=0, le=1)
+    """Largest share of the ground-truth predicates that no candidate of stage `tag` has; 1 turns the check off."""
 
 
 class RunSection(Settings):
     """How a run is executed. Nothing here changes a row."""
 
     until: str | None = runtime(None)
-    """The last stage to run, with only the steps and datasets that it needs; unset: all stages."""
+    """The last stage to run, with only the stages and datasets that it needs; unset: all stages."""
     engine: Literal["local", "ray"] = runtime("local")
     """Where partitions are processed. local: worker processes of this machine; ray: actors on the nodes of a Ray cluster."""
     workers: int = runtime(2, ge=1, le=256)
@@ -125,16 +140,14 @@ class RunSection(Settings):
     ray_address: str | None = runtime(None)
     """ray: HOST:PORT of the head of the cluster, which this machine has joined (docs/operations.md)."""
     min_actors: int = runtime(1, ge=1, le=4096)
-    """ray: number of actors that a step starts at once, and keeps while they are idle."""
+    """ray: number of actors that a stage starts at once, and keeps while they are idle."""
     max_actors: int | None = runtime(None, ge=1, le=4096)
-    """ray: maximum number of actors of a step; unset: as many as the nodes have room for when it starts. Set it on a cluster
-    that adds nodes by itself."""
+    """ray: maximum number of actors of a stage; unset: as many as fit when it starts. Set it on a cluster that
+    scales itself."""
     gpus_per_actor: float = runtime(1.0, gt=0, le=1)
     """ray: share of a GPU that an actor takes, where its stage uses GPUs."""
     blocks: int = runtime(16, ge=1, le=256)
-    """Maximum number of Prefect task runs per step; partitions are grouped into at most this many blocks."""
-    max_reject_share: float = runtime(0.1, ge=0, le=1)
-    """The run stops when a step rejects more than this share of its rows, or ingest of the boxes or relations."""
+    """Maximum number of Prefect task runs per stage; partitions are grouped into at most this many blocks."""
     min_free_gib: float = runtime(1.0, ge=0)
     """Free disk space in GiB that the store must have when a run starts."""
     log_format: LogFormat = runtime("text")
@@ -144,9 +157,9 @@ class RunSection(Settings):
     metrics_port: int | None = runtime(None, ge=1, le=65535)
     """Port at 127.0.0.1 that serves Prometheus metrics while the run goes on."""
     lineage: str | None = runtime(None)
-    """Lineage server that each execution is told to, as OpenLineage events, e.g. http://127.0.0.1:5000. A user or a key does
-    not belong in the URL, since recipes are kept with runs; set OPENLINEAGE_API_KEY."""
-    checks: CheckSettings = CheckSettings()
+    """Server that gets OpenLineage events of each execution, e.g. http://127.0.0.1:5000. Its key belongs in
+    OPENLINEAGE_API_KEY, not in the URL, since recipes are kept with runs."""
+    checks: ChecksSection = ChecksSection()
 
     @model_validator(mode="after")
     def _lineage_is_a_plain_url(self) -> RunSection:
@@ -200,7 +213,7 @@ class Recipe(Settings):
     tag: TagSettings = TagSettings()
     shard: ShardSettings = ShardSettings()
     split: SplitSettings | None = None
-    """Combinations of names that no training is given, and whose scores are reported apart; unset: none."""
+    """Combinations of names that no training run gets, and whose scores are reported separately; unset: none."""
     pretrain: PretrainSection = PretrainSection(variants=())
     """Without this section, the run ends with labels, or with their shards if there is a section `[shard]`."""
     evaluate: EvaluateSettings = EvaluateSettings()
@@ -211,42 +224,28 @@ class Recipe(Settings):
         """Folder of this run's report."""
         return (self.reports or local_folder(self.store) / REPORTS) / self.name
 
-    def ingest_settings(self) -> IngestSettings:
-        """The ingest section, plus the sources and the folder for their parsed annotations."""
-        sources = tuple(self.data.source(source.name) for source in self.data.sources)
-        indexes = self.ingest.indexes or local_folder(self.store) / "indexes"
-        size = self.data.partition_size
-        return self.ingest.model_copy(update={"sources": sources, "indexes": indexes, "partition_size": size})
+    def resolved(self) -> Recipe:
+        """This recipe with paths as a run uses them, so that its sections are the settings of their stages.
 
-    def caption_settings(self) -> CaptionSettings:
-        """The caption section, with paths of recordings joined to `data.root`."""
-        recorded = tuple(self.data.root / path for path in self.caption.recorded)
-        return self.caption.model_copy(update={"recorded": recorded})
-
-    def parse_settings(self) -> ParseSettings:
-        """The parse section, plus the file that caches parses."""
-        cache = self.parse.cache or local_folder(self.store) / "parses.sqlite"
-        return self.parse.model_copy(update={"cache": cache})
-
-    def shard_settings(self) -> ShardSettings:
-        """The shard section, with paths of exclusion lists and of verdicts joined to `data.root`."""
-        verdicts = None if self.shard.verdicts is None else self.data.root / self.shard.verdicts
-        exclude = tuple(each.below(self.data.root) for each in self.shard.exclude)
-        return self.shard.model_copy(update={"exclude": exclude, "verdicts": verdicts})
-
-    def split_settings(self) -> SplitSettings | None:
-        """The split section, with paths joined to `data.root`."""
-        return None if self.split is None else self.split.below(self.data.root)
-
-    def evaluate_settings(self) -> EvaluateSettings:
-        """The evaluate section, with paths joined to `data.root`."""
-        vcoco = self.evaluate.vcoco
-        return self.evaluate.model_copy(update={"vcoco": None if vcoco is None else vcoco.below(self.data.root)})
+        Files of the data start at `data.root`, sample weights are named, a folder of weights stands for its model, and caches lie
+        in the store. Records keep the recipe as it was written, so that it fits another machine.
+        """
+        recipe = self.with_paths("data_file", lambda _, path: self.data.root / path if isinstance(path, Path) else path)
+        recipe = recipe.with_paths("file_read", _weights_file)
+        caches = local_folder(self.store)
+        ingest = {
+            "sources": recipe.data.sources,
+            "partition_size": recipe.data.partition_size,
+            "indexes": recipe.ingest.indexes or caches / "indexes",
+        }
+        parse = {"cache": recipe.parse.cache or caches / "parses.sqlite"}
+        sections = {"ingest": recipe.ingest.model_copy(update=ingest), "parse": recipe.parse.model_copy(update=parse)}
+        return recipe.model_copy(update=sections)
 
     @model_validator(mode="before")
     @classmethod
     def _holds_no_secret(cls, values: Any) -> Any:
-        for setting, text in texts_of(values):
+        for setting, text in _texts_of(values):
             try:
                 require_no_secret(text)
             except FatalError as error:
@@ -265,7 +264,7 @@ class Recipe(Settings):
         if (bare := self.data.without_boxes) and self.detect.weights is None:
             raise ValueError(
                 f"detect.weights: missing, but dataset {bare[0]!r} has images without annotations; name a detector "
-                "(docs/your_pictures.md)"
+                "(docs/datasets.md)"
             )
         return self
 
@@ -291,153 +290,16 @@ class Recipe(Settings):
         return self
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, with those that it extends, and apply overrides such as `caption.top_p=0.8`.
-
-    Raises `FatalError` with the file, the field, its value and what is allowed.
-    """
-    return recipe_of(read_recipe(path, overrides))
+def _weights_file(setting: str, named: str | Path) -> str | Path:
+    """The file that a setting names: sample weights by their name, and pretrained weights by their folder."""
+    path = SAMPLE_WEIGHTS.get(str(named), named)
+    return Path(path, MODEL) if setting.endswith(".pretrained") and Path(path).is_dir() else path
 
 
-def recipe_of(given: RecipeValues) -> Recipe:
-    """Builds the recipe of a file from the values that were read. Raises `FatalError` as `load_recipe` does."""
-    values = {"name": given.file.stem, **given.values}
-    if isinstance(values.get("data"), dict):
-        values["data"] = {"root": str(given.file.parent), **values["data"]}
-    try:
-        recipe = Recipe.model_validate(values)
-    except ValidationError as error:
-        raise FatalError(explain(error, lambda setting: given.origin(setting) or str(given.file))) from error
-    if (origin := given.origin("pretrain.settings.seed")) is not None:
-        raise FatalError(
-            f"{origin}: pretrain.settings.seed = {recipe.pretrain.settings.seed}: has no effect, since each variant is trained "
-            f"once per seed of a list; set pretrain.seeds = [{recipe.pretrain.settings.seed}]"
-        )
-    return recipe.with_files(lambda setting, path: _found(path, given.origin(setting)))
-
-
-def _found(path: str | Path, origin: str | None) -> str | Path:
-    """A path that a recipe file states: from the current folder, else beside that file if it exists only there."""
-    beside = path if origin in (None, SET) else Path(origin).parent / path
-    with suppress(OSError):  # of a name that no file can have
-        return path if Path(path).expanduser().exists() or not Path(beside).exists() else beside
-    return path
-
-
-STARTED = "started"
-"""Document of a run that holds the recipe of the execution that began last."""
-
-
-def recorded_recipe(run: Run, document: str = "recipe") -> Recipe | None:
-    """The recipe that was recorded with a run; None for one without a recipe, e.g. of imported labels.
-
-    `document`: "recipe" holds that of the last execution that completed, `STARTED` that of the last one that began.
-
-    Raises `FatalError` when another version recorded it in a form that this one does not know.
-    """
-    found = run.read_document(document)
-    with warnings.catch_warnings(action="ignore"):
-        use_present_names(found, document)
-    while found:
-        try:
-            return Recipe.model_validate(found)
-        except ValidationError as error:
-            unknown = [mistake["loc"] for mistake in error.errors() if mistake["type"] == "extra_forbidden"]
-            if not unknown:
-                reason = explain(error, lambda setting: "recipe.json")
-                raise FatalError(
-                    f"the recipe recorded with run {run.name!r} is of another version: {reason}"
-                ) from error
-            for location in unknown:
-                _remove(found, location)
-    return None
-
-
-def _remove(values: Any, location: tuple[int | str, ...]) -> None:
-    """Removes a setting that this version does not have any more."""
-    *sections, name = location
-    for section in sections:
-        values = values[section]
-    del values[name]
-
-
-def explain(error: ValidationError, origin: Callable[[str], str]) -> str:
-    """One line per error: the file that sets the field, field, value, and what is allowed."""
-    lines = []
-    mistakes = error.errors()
-    for mistake in mistakes:
-        if any(_explains(other, mistake) for other in mistakes):
-            continue
-        field = ".".join(str(part) for part in mistake["loc"]) or "recipe"
-        wanted = _wanted(mistake)
-        file = origin(".".join([*map(str, mistake["loc"]), *_AT_FAULT.findall(wanted)]))
-        if mistake["type"] == "extra_forbidden":
-            allowed = _allowed(mistake["loc"])
-            question = did_you_mean(str(mistake["loc"][-1]), allowed)
-            lines.append(f"{file}: {field}: unknown name{question}; allowed are {', '.join(allowed) or 'none'}")
-        elif mistake["type"] == "missing":
-            lines.append(f"{file}: {field}: missing")
-        else:
-            given = "" if isinstance(mistake["input"], dict | list | Settings) else f" = {mistake['input']!r}"
-            lines.append(f"{file}: {field}{given}: {wanted}"[:500])
-    return "\n".join(lines)
-
-
-def _explains(cause: ErrorDetails, mistake: ErrorDetails) -> bool:
-    """Whether a setting is missing because its name is misspelt, or a list too short because of a mistake in a member."""
-    if mistake["type"] == "missing":
-        *section, name = mistake["loc"]
-        *other, misspelt = cause["loc"] or ("",)
-        return (
-            cause["type"] == "extra_forbidden" and other == section and bool(did_you_mean(str(misspelt), [str(name)]))
-        )
-    return len(cause["loc"]) > (length := len(mistake["loc"])) and cause["loc"][:length] == mistake["loc"]
-
-
-_AT_FAULT = re.compile(r"^(?:network setting )?([\w.]+)[:=]")
-"""A check of a whole section begins its message with the setting at fault."""
-
-_WANTED = {
-    "int": "give a whole number",
-    "float": "give a number",
-    "bool": "give true or false",
-    "string": "give text in quotes",
-    "path": "give a path in quotes",
-    "tuple": 'give a list, e.g. ["coco"]',
-    "list": 'give a list, e.g. ["coco"]',
-    "model": "give a section, e.g. [section] with one setting a line",
-    "dict": "give a section, e.g. [section] with one setting a line",
-    "literal_error": "give one of {expected}",
-    "greater_than_equal": "give at least {ge}",
-    "greater_than": "give more than {gt}",
-    "less_than_equal": "give at most {le}",
-    "less_than": "give less than {lt}",
-    "string_pattern_mismatch": "give text that matches {pattern}",
-    "string_too_short": "give at least {min_length} character(s)",
-    "too_short": "give at least {min_length}",
-}
-"""Kind of mistake, or its first word → what a setting must be."""
-
-
-def _wanted(mistake: Any) -> str:
-    """What a setting must be, in words. Checks of this project say it themselves."""
-    kind, context = mistake["type"], mistake.get("ctx", {})
-    if kind in ("value_error", "assertion_error"):
-        return str(context.get("error", mistake["msg"]))
-    known = _WANTED.get(kind) or _WANTED.get(kind.partition("_")[0])
-    return known.format(**context) if known else str(mistake["msg"])
-
-
-def _allowed(location: tuple[int | str, ...]) -> list[str]:
-    """The field names of the section that `location` points into."""
-    section: Any = Recipe
-    for part in location[:-1]:
-        if isinstance(part, str) and part in getattr(section, "model_fields", {}):
-            section = _model_of(section.model_fields[part].annotation)
-    return sorted(getattr(section, "model_fields", {}))
-
-
-def _model_of(annotation: Any) -> Any:
-    """The settings class inside an annotation such as `X | None` or `tuple[X, ...]`."""
-    inner = [a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")]
-    return inner[0] if inner else annotation
+def _texts_of(values: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted name and value of each text among the values of a recipe."""
+    if isinstance(values, str | Path):
+        yield name, str(values)
+    members = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else ()
+    for inner, value in members:
+        yield from _texts_of(value, f"{name}.{inner}" if name else str(inner))

@@ -1,15 +1,22 @@
-"""Reads recipe files: the TOML of a recipe over that of the recipes it extends, and where each setting comes from."""
+"""Reads recipes: the TOML of a recipe over that of the recipes it extends, where each setting comes from, and what is wrong."""
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.runtime.settings import apply_override, parse_toml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.run.recipe import Recipe
+from pipeline.runtime.settings import Settings, apply_override, parse_toml
 from storage.errors import FatalError, did_you_mean
+from storage.runs import Run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 """The project's own recipes, which a recipe in any folder can extend."""
@@ -26,7 +33,11 @@ _TRAINING = {
     "loaders": "num_workers",
     "recompute": "activation_checkpointing",
 }
-FORMER_NAMES = {"pretrain.arms": "pretrain.variants"} | {
+FORMER_NAMES = {
+    "pretrain.arms": "pretrain.variants",
+    "run.max_reject_share": "run.checks.max_overall_reject_share",
+    "tag.audit_floor": "run.checks.min_overall_average_precision",
+} | {
     f"{section}.{former}": f"{section}.{name}"
     for section in ("train_tagger", "pretrain.settings")
     for former, name in _TRAINING.items()
@@ -43,7 +54,7 @@ class RecipeValues:
     file: Path
     values: dict[str, Any]
     origins: Mapping[str, str]
-    """Dotted setting → the file that decides it, or `--set`. Settings that are left out have none."""
+    """Dotted setting → the file that decides it, or `--set`. Omitted settings have none."""
 
     def origin(self, setting: str) -> str | None:
         """Where a setting comes from; None if nothing sets it. A section comes from where all of its settings do."""
@@ -56,6 +67,76 @@ class RecipeValues:
         return below.pop() if len(below) == 1 else None
 
 
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, with those that it extends, and apply overrides such as `caption.top_p=0.8`.
+
+    Raises `FatalError` with the file, the field, its value and what is allowed.
+    """
+    return recipe_of(read_recipe(path, overrides))
+
+
+def recipe_of(read: RecipeValues) -> Recipe:
+    """Builds the recipe of a file from the values that were read. Raises `FatalError` as `load_recipe` does."""
+    values = {"name": read.file.stem, **read.values}
+    if isinstance(values.get("data"), dict):
+        values["data"] = {"root": str(read.file.parent), **values["data"]}
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise FatalError(explain(error, lambda setting: read.origin(setting) or str(read.file))) from error
+    if (origin := read.origin("pretrain.settings.seed")) is not None:
+        raise FatalError(
+            f"{origin}: pretrain.settings.seed = {recipe.pretrain.settings.seed}: has no effect, since each variant is trained "
+            f"once per seed of a list; set pretrain.seeds = [{recipe.pretrain.settings.seed}]"
+        )
+    return recipe.with_paths("file_read", lambda setting, path: _found(path, read.origin(setting)))
+
+
+def _found(path: str | Path, origin: str | None) -> str | Path:
+    """A path in a recipe file: from the current folder, else beside that file if it exists only there."""
+    beside = path if origin in (None, SET) else Path(origin).parent / path
+    with suppress(OSError):  # of a name that no file can have
+        return path if Path(path).expanduser().exists() or not Path(beside).exists() else beside
+    return path
+
+
+STARTED = "started"
+"""Document of a run that holds the recipe of the execution that began last."""
+
+
+def recorded_recipe(run: Run, document: str = "recipe") -> Recipe | None:
+    """The recipe that was recorded with a run; None for one without a recipe, e.g. of imported labels.
+
+    `document`: "recipe" holds that of the last execution that completed, `STARTED` that of the last one that began.
+
+    Raises `FatalError` when another version recorded it in a form that this one does not know.
+    """
+    values = run.read_document(document)
+    with warnings.catch_warnings(action="ignore"):
+        use_present_names(values, document)
+    while values:
+        try:
+            return Recipe.model_validate(values)
+        except ValidationError as error:
+            unknown = [mistake["loc"] for mistake in error.errors() if mistake["type"] == "extra_forbidden"]
+            if not unknown:
+                reason = explain(error, lambda setting: "recipe.json")
+                raise FatalError(
+                    f"the recipe recorded with run {run.name!r} is of another version: {reason}"
+                ) from error
+            for location in unknown:
+                _remove(values, location)
+    return None
+
+
+def _remove(values: Any, location: tuple[int | str, ...]) -> None:
+    """Removes a setting that this version does not have any more."""
+    *sections, name = location
+    for section in sections:
+        values = values[section]
+    del values[name]
+
+
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
     """Read a recipe file over those that it extends, and apply overrides such as `caption.top_p=0.8`.
 
@@ -66,7 +147,9 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
     path = _recipe_file(path)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    *bases, (_, own) = _layers(path)
+    layers: dict[Path, dict[str, Any]] = {}
+    _add_layers(path, layers)
+    *bases, (_, own) = layers.items()
     for file, found in [*((file, {k: v for k, v in base.items() if k != "name"}) for file, base in bases), (path, own)]:
         values = joined(values, found)
         origins = _without_replaced(origins, found) | dict.fromkeys(_leaves(found), str(file))
@@ -83,15 +166,20 @@ def use_present_names(values: dict[str, Any], file: str) -> None:
     """
     for former, name in FORMER_NAMES.items():
         *sections, last = former.split(".")
+        *targets, present = name.split(".")
         section: Any = values
         for each in sections:
             section = section.get(each) if isinstance(section, dict) else None
         if not isinstance(section, dict) or last not in section:
             continue
-        present = name.rpartition(".")[2]
-        if present in section:
+        target: Any = values
+        for each in targets:
+            target = target.setdefault(each, {}) if isinstance(target, dict) else None
+        if not isinstance(target, dict):
+            continue  # validation reports what is no section
+        if present in target:
             raise FatalError(f"{file}: {former} is the former name of {name}, which is set too; remove {former}")
-        section[present] = section.pop(last)
+        target[present] = section.pop(last)
         _warn_of(former, name, file)
 
 
@@ -111,15 +199,6 @@ def joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     """One set of values over another: sections are joined, other values replaced."""
     both = {name for name in above if isinstance(above[name], dict) and isinstance(below.get(name), dict)}
     return {**below, **above, **{name: joined(below[name], above[name]) for name in both}}
-
-
-def texts_of(values: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted name and value of each text among the values of a recipe."""
-    if isinstance(values, str | Path):
-        yield name, str(values)
-    members = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else ()
-    for inner, value in members:
-        yield from texts_of(value, f"{name}.{inner}" if name else str(inner))
 
 
 def _leaves(values: Mapping[str, Any] | list[Any], prefix: str = "") -> Iterator[str]:
@@ -146,24 +225,24 @@ def _without_replaced(origins: Mapping[str, str], above: Mapping[str, Any], pref
     return left
 
 
-def _layers(path: Path, extending: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
-    """A recipe's file and values after those of the recipes that it extends, in the order in which they count."""
+def _add_layers(path: Path, layers: dict[Path, dict[str, Any]], extending: tuple[Path, ...] = ()) -> None:
+    """Adds the values of the recipes that a recipe extends, then its own, in the order in which they count; each file once."""
     values = _parsed(path)
     use_present_names(values, str(path))
     if isinstance(values.get("data"), dict) and "sources" in values["data"]:
         values["data"].setdefault("root", str(path.parent))
     extended = values.pop("extends", [])
     names = [extended] if isinstance(extended, str) else extended
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) and "\0" not in name for name in names):
         raise FatalError(f"{path}: extends = {extended!r}: name one recipe, e.g. {EXAMPLE}")
     chain = (*extending, path.resolve())
-    layers: list[tuple[Path, dict[str, Any]]] = []
     for name in names:
         base = _recipe_file(Path(name), path.parent)
         if base.resolve() in chain:
-            raise FatalError(f"{path}: extends {name}, which extends it in turn; end the circle")
-        layers += [layer for layer in _layers(base, chain) if layer not in layers]
-    return [*layers, (path, values)]
+            raise FatalError(f"{path}: extends {name}, which extends it in turn; remove one `extends`")
+        if base not in layers:
+            _add_layers(base, layers, chain)
+    layers[path] = values
 
 
 def _recipe_file(name: Path, folder: Path = Path()) -> Path:
@@ -191,3 +270,85 @@ def _parsed(path: Path) -> dict[str, Any]:
         return parse_toml(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise FatalError(f"{path}: not a readable TOML file: {error}") from error
+
+
+def explain(error: ValidationError, origin: Callable[[str], str]) -> str:
+    """One line per error: the file that sets the field, field, value, and what is allowed."""
+    lines = []
+    mistakes = error.errors()
+    for mistake in mistakes:
+        if any(_explains(other, mistake) for other in mistakes):
+            continue
+        field = ".".join(str(part) for part in mistake["loc"]) or "recipe"
+        wanted = _wanted(mistake)
+        file = origin(".".join([*map(str, mistake["loc"]), *_AT_FAULT.findall(wanted)]))
+        if mistake["type"] == "extra_forbidden":
+            allowed = _allowed(mistake["loc"])
+            question = did_you_mean(str(mistake["loc"][-1]), allowed)
+            lines.append(f"{file}: {field}: unknown name{question}; allowed are {', '.join(allowed) or 'none'}")
+        elif mistake["type"] == "missing":
+            lines.append(f"{file}: {field}: missing")
+        else:
+            value = "" if isinstance(mistake["input"], dict | list | Settings) else f" = {mistake['input']!r}"
+            lines.append(f"{file}: {field}{value}: {wanted}"[:500])
+    return "\n".join(lines)
+
+
+def _explains(cause: ErrorDetails, mistake: ErrorDetails) -> bool:
+    """Whether a setting is missing because its name is misspelt, or a list too short because of a mistake in a member."""
+    if mistake["type"] == "missing":
+        *section, name = mistake["loc"]
+        *other, misspelt = cause["loc"] or ("",)
+        return (
+            cause["type"] == "extra_forbidden" and other == section and bool(did_you_mean(str(misspelt), [str(name)]))
+        )
+    return len(cause["loc"]) > (length := len(mistake["loc"])) and cause["loc"][:length] == mistake["loc"]
+
+
+_AT_FAULT = re.compile(r"^(?:network setting )?([\w.]+)[:=]")
+"""A check of a whole section begins its message with the setting at fault."""
+
+_WANTED = {
+    "int": "give a whole number",
+    "float": "give a number",
+    "bool": "give true or false",
+    "string": "give text in quotes",
+    "path": "give a path in quotes",
+    "tuple": 'give a list, e.g. ["coco"]',
+    "list": 'give a list, e.g. ["coco"]',
+    "model": "give a section, e.g. [section] with one setting a line",
+    "dict": "give a section, e.g. [section] with one setting a line",
+    "literal_error": "give one of {expected}",
+    "greater_than_equal": "give at least {ge}",
+    "greater_than": "give more than {gt}",
+    "less_than_equal": "give at most {le}",
+    "less_than": "give less than {lt}",
+    "string_pattern_mismatch": "give text that matches {pattern}",
+    "string_too_short": "give at least {min_length} character(s)",
+    "too_short": "give at least {min_length}",
+}
+"""Kind of mistake, or its first word → what a setting must be."""
+
+
+def _wanted(mistake: Any) -> str:
+    """What a setting must be, in words. Checks of this project say it themselves."""
+    kind, context = mistake["type"], mistake.get("ctx", {})
+    if kind in ("value_error", "assertion_error"):
+        return str(context.get("error", mistake["msg"]))
+    known = _WANTED.get(kind) or _WANTED.get(kind.partition("_")[0])
+    return known.format(**context) if known else str(mistake["msg"])
+
+
+def _allowed(location: tuple[int | str, ...]) -> list[str]:
+    """The field names of the section that `location` points into."""
+    section: Any = Recipe
+    for part in location[:-1]:
+        if isinstance(part, str) and part in getattr(section, "model_fields", {}):
+            section = _model_of(section.model_fields[part].annotation)
+    return sorted(getattr(section, "model_fields", {}))
+
+
+def _model_of(annotation: Any) -> Any:
+    """The settings class inside an annotation such as `X | None` or `tuple[X, ...]`."""
+    inner = [a for a in getattr(annotation, "__args__", ()) if hasattr(a, "model_fields")]
+    return inner[0] if inner else annotation

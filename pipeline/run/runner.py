@@ -13,19 +13,17 @@ from pathlib import Path
 from pipeline.report.figures import Figures, figures_of
 from pipeline.report.static_report import write_report
 from pipeline.report.steps import Outcome, StepOutcome
-from pipeline.run.checks import CHECKED
+from pipeline.run.checks import CHECKED, require_passed
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
 from pipeline.run.estimate import expected_seconds
-from pipeline.run.gates import require_passed
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.prepare import prepare
 from pipeline.run.progress import Display
-from pipeline.runtime.engines.actor_pool import ActorPool
-from pipeline.runtime.engines.engine import Engine
+from pipeline.runtime.engines.engine import Engine, StageCall
 from pipeline.runtime.engines.local import LocalEngine
+from pipeline.runtime.engines.ray import RayEngine
 from pipeline.runtime.engines.ray_cluster import connect
-from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.execute import Record, execute, installed_version
 from pipeline.runtime.logs import bound, log
 from pipeline.runtime.processes import preload
@@ -100,15 +98,14 @@ def open_engine(planner: Planner, plan: StepPlan, display: Display) -> Engine:
     run, call, due = planner.context.recipe.run, stage_call(planner, plan), len(plan.due)
     if run.engine == "local" or run.ray_address is None:
         return LocalEngine(call, min(run.workers, due), display.progress)
-    from pipeline.runtime.engines.ray import RayEngine  # Ray is an extra
-
-    pool = ActorPool(
+    return RayEngine(
+        call,
+        display.progress,
         address=run.ray_address,
         least=min(run.min_actors, due),
         most=run.max_actors,
         gpus_per_actor=run.gpus_per_actor,
     )
-    return RayEngine(call, pool, display.progress)
 
 
 def execute_whole(planner: Planner, plan: StepPlan, display: Display) -> Record:
@@ -116,15 +113,15 @@ def execute_whole(planner: Planner, plan: StepPlan, display: Display) -> Record:
     (item,) = plan.due
     store = planner.context.store
     stage = stage_call(planner, plan).opened(store)
-    with _other_hosts(planner.context, plan.step):
+    with _lent_nodes(planner.context, plan.step):
         record = execute(stage, item, store, lambda done, total, note="": display.progress(item, done, total, note))
     display.finished(record)
     return record
 
 
 @contextmanager
-def _other_hosts(context: RunContext, step: Step) -> Iterator[None]:
-    """Lend nodes of the Ray cluster to a training run with several hosts, of which this machine is the first."""
+def _lent_nodes(context: RunContext, step: Step) -> Iterator[None]:
+    """Lend nodes of the Ray cluster to a training run on several nodes, of which this machine is the coordinator."""
     run, training = context.recipe.run, step.settings
     if run.engine != "ray" or not isinstance(training, TrainingSettings) or training.nodes == 1:
         yield
@@ -139,8 +136,8 @@ def _other_hosts(context: RunContext, step: Step) -> Iterator[None]:
 def stage_call(planner: Planner, plan: StepPlan) -> StageCall:
     """What a worker needs to create the stage of the step."""
     step, context = plan.step, planner.context
-    folders = context.recipe.data.image_folders()
-    return StageCall(step.stage, step.settings, folders, planner.given(step), context.store.address, context.logs)
+    folders = context.resolved.data.image_folders()
+    return StageCall(step.stage, step.settings, folders, planner.uses(step), context.store.address, context.logs)
 
 
 def step_outcome(plan: StepPlan, records: Sequence[Record], seconds: float) -> StepOutcome:
@@ -194,11 +191,11 @@ def _append_record(context: RunContext, status: str, **facts: object) -> None:
     recipe, checks = context.recipe.model_dump(mode="json"), context.run.read_document(CHECKED)
     context.run.append(status, **host, recipe=recipe, outcome=outcome, **({CHECKED: checks} if checks else {}), **facts)
     if context.recipe.run.lineage is not None:
-        _tell_lineage(context, context.recipe.run.lineage)
+        _send_lineage(context, context.recipe.run.lineage)
 
 
-def _tell_lineage(context: RunContext, url: str) -> None:
-    """Tell a lineage server what the run has now. A server that fails must not fail the run, which `rlip lineage` tells later."""
+def _send_lineage(context: RunContext, url: str) -> None:
+    """Send a lineage server what the run has now. A failing server does not fail the run: `rlip store lineage` sends it later."""
     try:
         from pipeline.interop.openlineage_delivery import send_events
         from pipeline.interop.openlineage_events import RunLineage

@@ -1,4 +1,7 @@
-"""Executing one item, a partition of a step with its key: run the stage, commit the artifact, in whichever process."""
+"""Executing one item, a partition of a step with its key: look it up, run the stage, commit the artifact.
+
+When a few images of a partition changed, only those are processed again.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,26 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline.runtime.incremental import find_reusable, merge
 from pipeline.runtime.logs import bound, log
-from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage.artifact import Artifact
 from storage.digests import digest_bytes, digest_file
 from storage.disk import Disk
-from storage.errors import FatalError, translate_os_errors
-from storage.keys import KeyTerms
+from storage.errors import FatalError, PipelineError, translate_os_errors
+from storage.keys import KeyTerms, changes
 from storage.manifest import REJECTED_FILE, Counts, FileEntry, Manifest
 from storage.store import Store
-from storage.tables import REJECTED, table_bytes
+from storage.tables import REJECTED, read_table, table_bytes, write_table
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class WorkItem:
     terms: KeyTerms
     inputs: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     image_ids: tuple[int, ...] = ()
-    given: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    uses: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     """Whole artifacts that the stage is opened with."""
     previous: str = ""
     """Key of the artifact that the run had for this partition. Rows that are still valid are reused."""
@@ -47,7 +51,7 @@ class WorkItem:
     @property
     def upstream(self) -> dict[str, list[str]]:
         """Keys of all artifacts that decide its bytes, by table."""
-        return {name: [path.name for path in paths] for name, paths in {**self.inputs, **self.given}.items()}
+        return {name: [path.name for path in paths] for name, paths in {**self.inputs, **self.uses}.items()}
 
     @cached_property
     def key(self) -> str:
@@ -137,8 +141,8 @@ def _make(stage: Stage, item: WorkItem, store: Store, report: ReportProgress, dr
     if reusable is None:
         output = stage.run(inputs, work, report)
     else:
-        made = stage.run(replace(inputs, without=reusable.image_ids), work, report)
-        output = merge(stage, reusable, made, work)
+        new = stage.run(replace(inputs, without=reusable.image_ids), work, report)
+        output = merge(stage, reusable, new, work)
     seconds = time.monotonic() - began
     files = _collect(stage, output, draft, store.disk)
     _leave_only(files, draft, store.disk)
@@ -156,6 +160,108 @@ def _make(stage: Stage, item: WorkItem, store: Store, report: ReportProgress, dr
         host=platform.node(),
         versions=_versions(),
     )
+
+
+@dataclass(frozen=True)
+class ReusableRows:
+    """Rows of an earlier artifact that equal what the stage would produce now."""
+
+    artifact: Artifact
+    image_ids: frozenset[int]
+    """The images of these rows, and unchanged images that have no row, or were rejected."""
+    order: tuple[int, ...]
+    """All images in the order of the new rows."""
+
+
+def find_reusable(stage: Stage, terms: KeyTerms, inputs: Inputs, previous: str, store: Store) -> ReusableRows | None:
+    """The rows that can be reused from the artifact `previous` (a key) of the same stage, version, settings and weights.
+
+    None where the stage is not `row_wise`, or where that artifact, or one that it was made from, is gone or damaged.
+    """
+    if not (stage.row_wise and previous):
+        return None
+    try:
+        artifact = store.find(stage.name, previous)
+        if artifact is None or not _comparable(artifact, terms, stage):
+            return None
+        rows = {table: inputs.table(table) for table in stage.reads}
+        same: set[int] | None = None
+        for table, now in rows.items():
+            before = _before(artifact, inputs, table, store)
+            if before is None:
+                return None
+            equal = _equal_rows(before, now, partial(stage.decisive, table))
+            same = equal if same is None else same & equal
+    except (PipelineError, OSError, pa.ArrowException):
+        return None
+    order = tuple(rows[stage.reads[0]]["image_id"].to_pylist())
+    return ReusableRows(artifact, frozenset(same), order) if same else None
+
+
+def merge(stage: Stage, reusable: ReusableRows, new: Output, work: Path) -> Output:
+    """The output of the whole partition: new and reused rows, in the order of a full computation.
+
+    Counts equal those of a full computation. Facts describe the new rows alone, and their names say so.
+    """
+    old = reusable.artifact
+    table = _merged(old.table(stage.writes), new.table, reusable).cast(stage.schema)
+    for name, path in new.files.items():
+        write_table(_merged(old.table(path.stem), read_table(path), reusable), work / name)
+    rejected = [
+        Rejected(row["image_id"], row["reason"], row["value"])
+        for row in old.rejected().to_pylist()
+        if row["image_id"] in reusable.image_ids
+    ]
+    reused = reusable.image_ids & {
+        *old.table(stage.writes)["image_id"].to_pylist(),
+        *(each.image_id for each in rejected),
+    }
+    new_in = new.rows_in if new.rows_in is not None else len(new.table)
+    facts = {f"{name} (new rows)": value for name, value in new.facts.items()}
+    place = {image_id: number for number, image_id in enumerate(reusable.order)}
+    return replace(
+        new,
+        table=table,
+        files={name: work / name for name in new.files},
+        rejected=sorted([*rejected, *new.rejected], key=lambda each: place.get(each.image_id, -1)),
+        rows_in=new_in + len(reused),
+        facts={**facts, "rows taken over": len(reused), "images_seen": new_in},
+    )
+
+
+def _comparable(artifact: Artifact, terms: KeyTerms, stage: Stage) -> bool:
+    """Whether the keys differ only in the rows read and the earlier artifact's tables are intact."""
+    read = {f"inputs.{table}" for table in stage.reads}
+    if any(change.term not in read for change in changes(artifact.manifest.terms, terms.as_json())):
+        return False
+    files = artifact.manifest.files
+    return all(name.endswith(".parquet") and digest_file(artifact.file(name)) == files[name].digest for name in files)
+
+
+def _before(artifact: Artifact, inputs: Inputs, table: str, store: Store) -> pa.Table | None:
+    """The rows of `table` from which the earlier artifact was made."""
+    stage = inputs.artifact(table).manifest.stage
+    found = store.find_all(stage, artifact.manifest.upstream[table])
+    return pa.concat_tables([each.table(table) for each in found.values()]) if len(found) == 1 else None
+
+
+def _equal_rows(
+    before: pa.Table, now: pa.Table, decisive: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> set[int]:
+    """Ids of the images whose rows are equal value by value in what is decisive. Under different schemas, none are."""
+    if before.schema != now.schema:
+        return set()
+    old = {row["image_id"]: decisive(row) for row in before.to_pylist()}
+    return {row["image_id"] for row in now.to_pylist() if old.get(row["image_id"]) == decisive(row)}
+
+
+def _merged(old: pa.Table, new: pa.Table, reusable: ReusableRows) -> pa.Table:
+    taken = old.filter(pc.is_in(old["image_id"], pa.array(reusable.image_ids, pa.int64())))
+    both = pa.concat_tables([taken, new.cast(taken.schema)])
+    place = {image_id: number for number, image_id in enumerate(reusable.order)}
+    ids = both["image_id"].to_pylist()
+    rows = sorted(range(len(ids)), key=lambda row: place[ids[row]])
+    return both.take(pa.array(rows, pa.int64())).combine_chunks()
 
 
 def _in_place(store: Store, paths: Sequence[Path]) -> tuple[Artifact, ...]:
@@ -191,7 +297,7 @@ def _collect(stage: Stage, output: Output, draft: Path, disk: Disk) -> dict[str,
 
 
 def _leave_only(files: Mapping[str, FileEntry], draft: Path, disk: Disk) -> None:
-    """Remove whatever else the stage left in the draft."""
+    """Remove everything else that the stage put into the draft."""
     for path in draft.iterdir():
         if path.name not in files:
             (disk.remove_tree if path.is_dir() else disk.remove)(path)
@@ -200,7 +306,9 @@ def _leave_only(files: Mapping[str, FileEntry], draft: Path, disk: Disk) -> None
 def _count(output: Output) -> Counts:
     rows_in = output.rows_in if output.rows_in is not None else len(output.table)
     rows_out = output.rows_out if output.rows_out is not None else len(output.table)
-    reasons = Counter(rejected.reason for rejected in output.rejected)
+    reasons: Counter[str] = Counter()
+    for rejected in output.rejected:
+        reasons[rejected.reason] += rejected.count
     return Counts(rows_in=rows_in, rows_out=rows_out, rejected=dict(sorted(reasons.items())))
 
 

@@ -16,6 +16,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.runtime.wording import printable
 from storage.errors import FatalError
 from storage.secrets import redacted
 
@@ -101,16 +102,11 @@ class _Formatter(logging.Formatter):
             return json.dumps(event, ensure_ascii=False, default=str)
         exception = fields.pop("exception", None)
         words = " ".join(f"{name}={_quoted(value)}" for name, value in fields.items())
-        line = f"{time} {record.levelname:<7} {_printable(record.getMessage())} {words}".rstrip()
+        line = f"{time} {record.levelname:<7} {printable(record.getMessage())} {words}".rstrip()
         return f"{line}\n{exception}" if exception else line
 
 
 def _quoted(value: Any) -> str:
     """A value as one word: quoted, with line breaks escaped, where it has blanks."""
     text = str(value)
-    return _printable(json.dumps(text, ensure_ascii=False) if any(character.isspace() for character in text) else text)
-
-
-def _printable(text: str) -> str:
-    """A text without line breaks and control characters, which names of files can hold."""
-    return "".join(character if character.isprintable() else "�" for character in text)
+    return printable(json.dumps(text, ensure_ascii=False) if any(character.isspace() for character in text) else text)

@@ -78,7 +78,7 @@ def begin_fork(environment: Mapping[str, str], output: Path | None = None) -> No
 def _die_with_starter() -> None:
     """Let Linux kill this process when the process that started it ends, even by SIGKILL.
 
-    A fork's parent is not the process that started it. What tells of the latter's end is a pipe, whose other end it holds.
+    A fork's parent is not the process that started it. The latter holds the other end of a pipe, which closes when it ends.
     """
     starter = multiprocessing.parent_process()
     assert starter is not None, "multiprocessing did not start this process"

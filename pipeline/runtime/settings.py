@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,9 +17,17 @@ def runtime(default: Any, **constraints: Any) -> Any:
     return Field(default, json_schema_extra={"runtime": True}, **constraints)
 
 
+PathMark = Literal["file_read", "data_file"]
+
+
 def file_read(default: Any) -> Any:
     """A field with the path of a file or folder that a run reads. Its content may be part of a key, its path never is."""
     return Field(default, json_schema_extra={"runtime": True, "file_read": True})
+
+
+def data_file(default: Any) -> Any:
+    """A `file_read` whose relative paths start at `data.root`."""
+    return Field(default, json_schema_extra={"runtime": True, "data_file": True})
 
 
 class Settings(BaseModel):
@@ -38,20 +46,26 @@ class Settings(BaseModel):
         """These settings with what a run reads once, before its first step, so that plan and workers have the same."""
         return self
 
-    def with_files(self, find: Callable[[str, str | Path], str | Path], section: str = "") -> Self:
-        """These settings with what `find` makes of the dotted name and value of each field that is a `file_read`."""
+    def with_paths(self, mark: PathMark, find: Callable[[str, str | Path], str | Path], section: str = "") -> Self:
+        """These settings with what `find` makes of the dotted name and value of each path in a field with this mark."""
         changed: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            if isinstance(value, Settings):
-                found: Any = value.with_files(find, f"{section}{name}.")
-            elif value is not None and _has_mark(field.json_schema_extra, "file_read"):
-                found = type(value)(find(f"{section}{name}", value))
-            else:
-                continue
-            if found != value:
-                changed[name] = found
+            visited = _visited(value, mark, _has_mark(field.json_schema_extra, mark), find, f"{section}{name}")
+            if visited != value:
+                changed[name] = visited
         return self.model_copy(update=changed) if changed else self
+
+
+def _visited(
+    value: Any, mark: PathMark, has_mark: bool, find: Callable[[str, str | Path], str | Path], name: str
+) -> Any:
+    """A setting with `find` applied to its paths, in sections and lists too."""
+    if isinstance(value, Settings):
+        return value.with_paths(mark, find, f"{name}.")
+    if isinstance(value, tuple):
+        return tuple(_visited(each, mark, has_mark, find, f"{name}.{number}") for number, each in enumerate(value))
+    return type(value)(find(name, value)) if has_mark and value is not None else value
 
 
 _DEEPEST = 50
@@ -59,7 +73,7 @@ _DEEPEST = 50
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Parses TOML. Raises ValueError for text that is none, is nested too deeply, or has numbers that are too long."""
+    """Parses TOML. Raises ValueError for invalid text, sections nested too deeply, and numbers that are too long."""
     for number, line in enumerate(text.splitlines(), start=1):
         if line.partition("=")[0].count(".") > _DEEPEST:
             raise ValueError(f"a name of more than {_DEEPEST} parts in line {number}")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.runtime.resources import Resources
 from pipeline.runtime.settings import Settings
 from storage.artifact import Artifact
+from storage.errors import FatalError
 from storage.store import Store
 
+GIB = 2**30
+BASE_MEMORY = 3 * GIB // 2
+"""Bytes of a worker's memory without its weights: libraries, a partition's rows, and a batch of images."""
 WHOLE = "all"
 """The partition name of a stage that runs over the whole dataset at once."""
 
@@ -48,6 +51,8 @@ class Rejected:
     image_id: int
     reason: str
     value: str = ""
+    count: int = 1
+    """How many items it stands for."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Inputs:
     partition: str = ""
     image_ids: tuple[int, ...] = ()
     without: frozenset[int] = frozenset()
-    """Images that need no processing: `table` leaves their rows out."""
+    """Images that need no processing: `table` omits their rows."""
 
     def artifacts(self, table: str) -> Sequence[Artifact]:
         """The artifacts that hold `table`."""
@@ -71,11 +76,11 @@ class Inputs:
 
     def table(self, table: str) -> pa.Table:
         """The rows of `table` in all partitions, without the images that need no processing."""
-        found = pa.concat_tables([artifact.table(table) for artifact in self.by_table[table]])
+        rows = pa.concat_tables([artifact.table(table) for artifact in self.by_table[table]])
         if not self.without:
-            return found
-        left_out = pc.is_in(found["image_id"], pa.array(self.without, pa.int64()))
-        return found.filter(pc.invert(left_out))
+            return rows
+        skipped = pc.is_in(rows["image_id"], pa.array(self.without, pa.int64()))
+        return rows.filter(pc.invert(skipped))
 
 
 @dataclass(frozen=True)
@@ -92,18 +97,61 @@ class Output:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What one worker takes while it lives. A Ray cluster sets it aside for each actor; the local engine does not count it."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory: int = BASE_MEMORY
+    """Bytes."""
+    gpu_where_any: bool = False
+    """Whether the worker takes a GPU where machines have some, and does without one elsewhere."""
+
+    @classmethod
+    def on(cls, device: str, weights: Iterable[Path] = ()) -> Self:
+        """A core, the GPU that setting `device` ("auto", "cpu", "cuda", "cuda:1") asks for, and memory for the weights."""
+        memory = BASE_MEMORY + sum(map(_size, weights))
+        return cls(gpus=float(device.startswith("cuda")), memory=memory, gpu_where_any=device == "auto")
+
+    def where(self, *, any_gpus: bool, share: float = 1.0) -> Self:
+        """These resources on machines with or without GPUs, where `share` of a GPU is enough for one worker."""
+        takes_gpu = self.gpus or (self.gpu_where_any and any_gpus)
+        return replace(self, gpus=share if takes_gpu else 0.0, gpu_where_any=False)
+
+    def __str__(self) -> str:
+        cpus, gpus = (f"{number:g} {unit}" for number, unit in ((self.cpus, "CPU"), (self.gpus, "GPU")))
+        return f"{cpus}, {gpus} and {self.memory / GIB:.1f} GiB of memory"
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; 0 where there is none."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def named_files(section: str, named: Mapping[str, Path | None]) -> dict[str, Path]:
+    """The files that settings of a section name, by setting. Raises `FatalError` for one that is missing."""
+    files = {setting: path for setting, path in named.items() if path is not None}
+    for setting, path in files.items():
+        if not path.is_file():
+            raise FatalError(f"{section}.{setting} = {path}: no such file; correct the path")
+    return files
+
+
 class Stage(ABC):
     """One stage. A subclass is a small file in `pipeline/stages/` over plain functions.
 
     Raise `version` whenever the same input would give other rows. `reads` names tables of the same partition, `uses` names
-    whole artifacts that `open` receives (such as the tagger's weights), and `writes` names the table that the stage makes.
+    whole artifacts that `open` receives (such as the tagger's weights), and `writes` names the table that the stage makes. With
+    some settings a stage reads or uses fewer; the step at its place in the chain names those (`pipeline/run/dag.py`).
     A stage that reads no table is a source: it defines the partitions of its datasets.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     loads: ClassVar[str] = ""
-    """What a worker or the training's ranks load for seconds before the first image, in words, e.g. "the captioner"."""
+    """What takes a worker, or the ranks of a training run, seconds to load before the first image, e.g. "the captioner"."""
     audit_version: ClassVar[int] = 1
     """Raise it whenever `audit` would judge the same tables differently."""
     reads: ClassVar[tuple[str, ...]] = ()
@@ -154,7 +202,7 @@ class Stage(ABC):
         """Whether a stage over all partitions reads this one. What it would not use must not change its key."""
         return True
 
-    def open(self, given: Inputs) -> None:  # noqa: B027 - most stages have nothing to load
+    def open(self, uses: Inputs) -> None:  # noqa: B027 - most stages have nothing to load
         """Load models and whatever else is heavy. The engine calls this once per worker, before the first `run`."""
 
     def audit(self, made: Inputs) -> None:  # noqa: B027 - most stages are checked one partition at a time

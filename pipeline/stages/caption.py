@@ -1,4 +1,4 @@
-"""Stage `caption`: captions images with BLIP, or from recorded captions (docs/captioning.md)."""
+"""Stage `caption`: captions images with BLIP, or from recorded captions (docs/labels.md)."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.captioning.captioner import Caption, Captioner, Picture, merge
+from pipeline.captioning.blip import pair_crops
+from pipeline.captioning.captioner import Caption, Captioner, ImageInput, merge
 from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python, find_model
-from pipeline.captioning.pair_crops import pair_crops
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.images.folders import locate_image
-from pipeline.data.images.opening import BadImage, ImageLimits, read_image
-from pipeline.data.images.prefetch import read_ahead
+from pipeline.data.images.opening import BadImage, ImageLimits, read_ahead, read_image
 from pipeline.data.images.refs import ImageRef
-from pipeline.runtime.resources import Resources
-from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage
 from storage.tables import CAPTIONS
 
 if TYPE_CHECKING:
-    from pipeline.captioning.match_scorer import MatchScorer
+    from pipeline.captioning.blip import MatchScorer
 
-Batch: TypeAlias = "list[tuple[dict[str, Any], Picture | None]]"
+Batch: TypeAlias = "list[tuple[dict[str, Any], ImageInput | None]]"
 """Rows of the images table with their images; None where no model looks at them."""
 _AFTER = {"merge_draws", "match_at_least"}
 """Settings that apply to the captions of every captioner."""
@@ -79,7 +77,7 @@ class CaptionStage(Stage):
         boxes = row["boxes"] if self.settings.dense != "no" else bool(row["boxes"])
         return {**row, "boxes": boxes, "relations": None}
 
-    def open(self, given: Inputs) -> None:
+    def open(self, uses: Inputs) -> None:
         """Load the captioner, and the filter if the settings name one."""
         self._captioner = open_captioner(self.settings, self.worker)
         self._scorer = self._filter() if self.settings.filter else None
@@ -122,7 +120,7 @@ class CaptionStage(Stage):
         return self.settings.captioner == "blip" or bool(self.settings.filter)
 
     def _filter(self) -> MatchScorer:
-        from pipeline.captioning.match_scorer import MatchScorer  # loads torch, which recorded captions don't need
+        from pipeline.captioning.blip import MatchScorer  # loads torch, which recorded captions don't need
 
         return MatchScorer(self.settings, self.worker)
 
@@ -147,7 +145,7 @@ class CaptionStage(Stage):
             dense = self._captioner.caption_with_beams(crops)
             found += [c._replace(draw=len(found) + i, source=f"{c.source} dense") for i, c in enumerate(dense)]
 
-    def _fit(self, image: Picture, captions: list[Caption]) -> list[Caption]:
+    def _fit(self, image: ImageInput, captions: list[Caption]) -> list[Caption]:
         """The captions that pass the filter, each with its score; without a filter, all captions."""
         if self._scorer is None:
             return captions
@@ -155,7 +153,7 @@ class CaptionStage(Stage):
         least = self.settings.match_at_least
         return [c._replace(match=score) for c, score in zip(captions, scores, strict=True) if score >= least]
 
-    def _decoded(self, rows: list[dict[str, Any]]) -> Iterator[Picture | BadImage | None]:
+    def _decoded(self, rows: list[dict[str, Any]]) -> Iterator[ImageInput | BadImage | None]:
         """Each row's image, read while the captioner processes earlier ones; None where no model looks at images."""
         looking = [self._captioner.side] if self._captioner.needs_images else []
         looking += [self._scorer.side] if self._scorer else []
@@ -167,14 +165,14 @@ class CaptionStage(Stage):
             return read_ahead(places, read_image, self._limits, ahead=ahead)
         from pipeline.data.images.resize import read_resized
 
-        def read_square(place: ImageRef, limits: ImageLimits) -> Picture:
+        def read_square(place: ImageRef, limits: ImageLimits) -> ImageInput:
             return read_resized(place, side, side, limits)
 
         return read_ahead(places, read_square, self._limits, ahead=ahead)
 
 
 def _readable(
-    rows: list[dict[str, Any]], images: Iterator[Picture | BadImage | None], rejected: list[Rejected]
+    rows: list[dict[str, Any]], images: Iterator[ImageInput | BadImage | None], rejected: list[Rejected]
 ) -> Batch:
     """The next rows with their images; unreadable images are rejected."""
     found: Batch = []

@@ -1,4 +1,4 @@
-"""Stage `detect`: finds the boxes of images that no one annotated (docs/your_pictures.md)."""
+"""Stage `detect`: finds the boxes of images without annotations (docs/datasets.md)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.data.images.folders import locate_image
-from pipeline.data.images.opening import BadImage, ImageLimits, read_image
-from pipeline.data.images.prefetch import read_ahead
+from pipeline.data.images.opening import BadImage, ImageLimits, read_ahead, read_image
 from pipeline.detection.settings import DetectSettings
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage.tables import DETECTIONS, IMAGES, write_table
 
 if TYPE_CHECKING:
-    from pipeline.detection.opened import NamedBoxes
+    from pipeline.detection.detector import NamedBoxes
 
 DETECTIONS_FILE = "detections.parquet"
 _CHUNK = 4
@@ -48,9 +47,9 @@ class DetectStage(Stage):
         """Returns the modules that detectors are built of."""
         return ("models.rlip",)
 
-    def open(self, given: Inputs) -> None:
+    def open(self, uses: Inputs) -> None:
         """Load the detector. Raises `FatalError` when it can't be used, or its names fit no category."""
-        from pipeline.detection.opened import open_detector
+        from pipeline.detection.detector import open_detector
 
         self._detector = open_detector(self.settings, self.worker)
 
@@ -61,8 +60,7 @@ class DetectStage(Stage):
         size = self.settings.batch_size * _CHUNK
         ahead = read_ahead(places, read_image, ImageLimits(), ahead=size)
         rejected: list[Rejected] = []
-        made: list[dict[str, Any]] = []
-        scored: list[dict[str, Any]] = []
+        detected: list[dict[str, Any]] = []
         others = 0
         for chunk in _chunks(zip(rows, ahead, strict=True), size):
             readable = [(row, image) for row, image in chunk if not isinstance(image, BadImage)]
@@ -73,13 +71,12 @@ class DetectStage(Stage):
             ]
             found = self._detector.detect([image for _, image in readable])
             for (row, _), named in zip(readable, found, strict=True):
-                boxes = _boxes(named, self._detector.categories)
-                made.append(row | {"boxes": [_without_score(box) for box in boxes]})
-                scored.append(_scored(row, boxes))
+                detected.append(row | {"boxes": _boxes(named, self._detector.categories), "pairs": []})
                 others += named.other_names
-            report(len(made) + len(rejected), len(rows))
-        write_table(pa.Table.from_pylist(scored, schema=DETECTIONS), work / DETECTIONS_FILE)
-        table = pa.Table.from_pylist(made, schema=IMAGES)
+            report(len(detected) + len(rejected), len(rows))
+        # Both tables are made of the same rows: a schema takes the fields that it has, and IMAGES has no score.
+        write_table(pa.Table.from_pylist(detected, schema=DETECTIONS), work / DETECTIONS_FILE)
+        table = pa.Table.from_pylist(detected, schema=IMAGES)
         facts = {"boxes of other names": others}
         return Output(table, {DETECTIONS_FILE: work / DETECTIONS_FILE}, rejected, rows_in=len(rows), facts=facts)
 
@@ -112,19 +109,3 @@ def _boxes(named: NamedBoxes, categories: tuple[str, ...]) -> list[dict[str, Any
             found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
         )
     ]
-
-
-def _without_score(box: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in box.items() if name != "score"}
-
-
-def _scored(row: dict[str, Any], boxes: list[dict[str, Any]]) -> dict[str, Any]:
-    kept = ("category", "score", "x", "y", "w", "h")
-    return {
-        "image_id": row["image_id"],
-        "uri": row["uri"],
-        "width": row["width"],
-        "height": row["height"],
-        "boxes": [{name: box[name] for name in kept} for box in boxes],
-        "pairs": [],
-    }

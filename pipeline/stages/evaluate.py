@@ -9,26 +9,21 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipeline.runtime.devices import choose_device
-from pipeline.runtime.settings import Settings, runtime
-from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
+from pipeline.runtime.settings import Settings, data_file, runtime
+from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage, named_files
 from pipeline.stages.split import NameTriplet, unseen_triplets
 from storage.artifact import REMOVE_ARTIFACT
-from storage.errors import FatalError
 from storage.json_files import read_json
 from storage.tables import METRICS
 
 
 class VcocoFiles(Settings):
-    """The files of V-COCO's authors, which state what no table of images holds: persons who do nothing, or without a thing."""
+    """The files of V-COCO's authors, with what no table of images holds: persons who do nothing, or act on no object."""
 
-    actions: Path = runtime(...)
+    actions: Path = data_file(...)
     """V-COCO's list of actions, e.g. vcoco_test.json."""
-    instances: Path = runtime(...)
+    instances: Path = data_file(...)
     """COCO instances with the images of that list, e.g. instances_vcoco_all_2014.json."""
-
-    def below(self, root: Path) -> VcocoFiles:
-        """The same files, with relative paths joined to a folder."""
-        return VcocoFiles(actions=root / self.actions, instances=root / self.instances)
 
 
 class EvaluateSettings(Settings):
@@ -47,7 +42,7 @@ class EvaluateSettings(Settings):
 
 
 class EvaluateStage(Stage):
-    """Scores one set of weights on the test sets, whose label names the training was not given."""
+    """Scores one set of weights on the test sets, whose label names training never saw."""
 
     name = "evaluate"
     version = 4
@@ -65,25 +60,20 @@ class EvaluateStage(Stage):
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change rows. The content of V-COCO's files is part of the key, not their paths."""
-        given = super().row_settings()
-        del given["vcoco"]
-        return given
+        settings = super().row_settings()
+        del settings["vcoco"]
+        return settings
 
     def weights(self) -> dict[str, Path]:
         """The files of V-COCO. Raises `FatalError` when one is missing."""
         vcoco = self.settings.vcoco
-        files = {} if vcoco is None else {"vcoco actions": vcoco.actions, "vcoco instances": vcoco.instances}
-        for role, path in files.items():
-            if not path.is_file():
-                raise FatalError(
-                    f"evaluate.vcoco: {role.removeprefix('vcoco ')} = {path}: no such file; correct the path"
-                )
-        return files
+        named = {} if vcoco is None else {"actions": vcoco.actions, "instances": vcoco.instances}
+        return {f"vcoco {setting}": path for setting, path in named_files("evaluate.vcoco", named).items()}
 
-    def open(self, given: Inputs) -> None:
-        """Reads which triplets training left out, where the recipe has a split."""
-        if given.by_table.get("split"):
-            self._unseen = unseen_triplets(given.artifact("split").table("split"))
+    def open(self, uses: Inputs) -> None:
+        """Read which triplets training excluded, where the recipe has a split."""
+        if uses.by_table.get("split"):
+            self._unseen = unseen_triplets(uses.artifact("split").table("split"))
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Predict every test image, then score; unreadable images go to quarantine.
@@ -91,7 +81,7 @@ class EvaluateStage(Stage):
         Predictions are kept as `detections.parquet`, which `rlip evaluate` reads.
         """
         from models.weights import load
-        from pipeline.evaluation.detections.writer import DetectionsWriter
+        from pipeline.evaluation.detections.table import DetectionsWriter
         from pipeline.evaluation.test_set import Scored, TestSet
         from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 

@@ -1,4 +1,4 @@
-"""Stage `import_tagger`: takes over a trained tagger, of another run or from a file, in place of training one."""
+"""Stage `import_tagger`: imports a trained tagger, from another run or a file, instead of training one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ImportTaggerSettings(Settings):
     tokenizer: Path | None = file_read(None)
     """Folder of the tokenizer, for weights that have none beside them."""
     image_size: int = 800
-    """Side that images are scaled to, for weights that have no vocabulary.json beside them, which tells it."""
+    """Side that images are scaled to, for weights without a vocabulary.json beside them, which would state it."""
 
 
 class ImportTaggerStage(Stage):
@@ -71,7 +71,7 @@ class ImportTaggerStage(Stage):
 
 
 def _metrics(path: Path) -> pa.Table:
-    """The metrics of the training. Raises `FatalError` for a file that holds none."""
+    """The metrics of the training run. Raises `FatalError` for an invalid file."""
     try:
         return read_table(path, METRICS)
     except (pa.ArrowException, OSError, ValueError) as error:

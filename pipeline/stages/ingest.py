@@ -23,7 +23,7 @@ from storage.store import Store
 from storage.tables import IMAGES
 
 _FORMATS_IN_KEYS = ["JPEG", "PNG", "WEBP", "BMP"]
-"""How keys state the default of `limits.formats`: as it was before it had further ones, so that keys stay."""
+"""The default of `limits.formats` in keys: as it was before it had further ones, so that keys stay."""
 
 
 class IngestSettings(Settings):
@@ -54,10 +54,10 @@ class IngestStage(Stage):
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change rows. The order of formats does not."""
-        given = super().row_settings()
+        settings = super().row_settings()
         formats = self.settings.limits.formats
-        given["limits"]["formats"] = _FORMATS_IN_KEYS if formats == FORMATS else sorted(formats)
-        return given
+        settings["limits"]["formats"] = _FORMATS_IN_KEYS if formats == FORMATS else sorted(formats)
+        return settings
 
     def partitions(self, dataset: str, store: Store) -> Iterator[Partition]:
         """The stored partitions of a dataset, extended by new images."""
@@ -76,8 +76,8 @@ class IngestStage(Stage):
         # Entries that yield no record belong to no partition. They are reported once, with the first.
         rejected = list(index.lost) if inputs.partition.endswith("/0000") else []
         read = (self._read(record) for record in index.records(inputs.image_ids))
-        for done, ((given, digest), found) in enumerate(decoder.probes(read)):
-            record, reasons = validate(given, self.settings.limits, self.settings.verify, found)
+        for done, ((record_read, digest), probe) in enumerate(decoder.probes(read)):
+            record, reasons = validate(record_read, self.settings.limits, self.settings.verify, probe)
             rejected += reasons
             if record is not None:
                 rows.append(_row(record, digest, source))

@@ -1,12 +1,15 @@
 """Stage `overlap`: finds training images that are also evaluation images, and refuses to train on them.
 
-Images count that the training reads, and those that its initial weights were trained on, where a store knows them.
+It compares the images that a training run reads, and those that its pretrained weights were trained on. The records of the
+runs in a store say which those are.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +23,20 @@ from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, near_duplicat
 from pipeline.runtime.logs import log
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
-from pipeline.stages.trained_images import TrainedImages
+from pipeline.stages.pretrain import PretrainStage
+from pipeline.training.config import MODEL
+from storage.artifact import Artifact
+from storage.digests import digest_file
 from storage.errors import FatalError
+from storage.open_store import existing_store
+from storage.shards.index import ARTIFACT_INDEX
+from storage.store import Store
 from storage.tables import OVERLAP, read_table
 
 SHOWN = 3
 """Number of overlaps that an error names."""
 INITIAL = "initial weights: "
-"""Begins the dataset of an image that the initial weights were trained on."""
+"""Begins the dataset of an image that the pretrained weights were trained on."""
 _COLUMNS = ["dataset", "image_id", "digest", "phash"]
 _HOW = (SAME_BYTES, SAME_ID, NEAR_DUPLICATE)
 
@@ -46,7 +55,7 @@ class OverlapSettings(Settings):
 
 
 class OverlapStage(Stage):
-    """Compares the images in the shards of a variant, and those behind its initial weights, with all evaluation sets."""
+    """Compares the images in the shards of a variant, and those behind its pretrained weights, with all evaluation sets."""
 
     name = "overlap"
     version = 1
@@ -57,15 +66,15 @@ class OverlapStage(Stage):
     settings: OverlapSettings
 
     def weights(self) -> dict[str, Path]:
-        """The initial weights, and the tables of the images that they were trained on, which decide rows."""
-        known = self.initial_images()
+        """The pretrained weights, and the tables of the images that they were trained on, which decide rows."""
+        known = self.pretraining_images()
         if known is None or self.settings.pretrained is None:
             return {}
         tables = {f"initial shards {number}": path for number, path in enumerate(known.shards)}
         return {"initial": self.settings.pretrained, **tables}
 
-    def initial_images(self) -> TrainedImages | None:
-        """What is known of the images behind the initial weights; None without such weights."""
+    def pretraining_images(self) -> TrainedImages | None:
+        """What is known of the images behind the pretrained weights; None without such weights."""
         path = self.settings.pretrained
         # `pretrain` itself refuses weights that are missing.
         return TrainedImages.of(path, self.settings.store) if path is not None and path.is_file() else None
@@ -76,7 +85,7 @@ class OverlapStage(Stage):
         tests = inputs.table("fingerprints")
         rows = list(_overlaps(trained, tests, self.settings.distance))
         facts: dict[str, Any] = {"images": len(trained), "evaluation images": len(tests)}
-        known = self.initial_images()
+        known = self.pretraining_images()
         if known is not None:
             seen = [_marked(_images(read_table(path))) for path in known.shards]
             before = pa.concat_tables([trained.slice(0, 0), *seen])
@@ -84,7 +93,9 @@ class OverlapStage(Stage):
             facts["images behind the initial weights"] = len(before)
             if known.unknown:
                 facts["not compared"] = known.unknown
-                log.warning("images behind the initial weights are not known", extra={"fields": {"why": known.unknown}})
+                log.warning(
+                    "images behind the pretrained weights are not known", extra={"fields": {"why": known.unknown}}
+                )
         table = pa.Table.from_pylist(rows, schema=OVERLAP)
         counted = Counter(table["how"].to_pylist())
         facts |= {how: counted[how] for how in _HOW}
@@ -99,7 +110,7 @@ class OverlapStage(Stage):
         by_set = Counter((dataset, test) for dataset, test, _ in images)
         counts = ", ".join(f"{count} of {dataset} in {test}" for (dataset, test), count in sorted(by_set.items()))
         first = ", ".join(_in_words(row) for row in found[:SHOWN])
-        way = "Leave them out with `exclude` or `near_duplicates` in [shard]"
+        way = "Exclude them with `exclude` or `near_duplicates` in [shard]"
         if any(row["dataset"].startswith(INITIAL) for row in found):
             way = (
                 "The weights in pretrain.settings.pretrained have seen some of them: start from weights that have not, whose "
@@ -123,7 +134,7 @@ def _marked(images: pa.Table) -> pa.Table:
 
 
 def _overlaps(trained: pa.Table, tests: pa.Table, distance: int) -> Iterator[dict[str, Any]]:
-    """The rows of the overlap table, in the order of the training images; a pair is listed once, by its surest match.
+    """The rows of the overlap table, in the order of the training images; a pair is listed once, by its strictest match.
 
     An image id says something only within a dataset: different datasets number their images independently.
     """
@@ -171,3 +182,71 @@ def _near(trained: pa.Table, tests: pa.Table, distance: int) -> dict[int, dict[i
 def _in_words(row: dict[str, Any]) -> str:
     distance = f" at distance {row['distance']}" if row["distance"] is not None else ""
     return f"{row['dataset']}/{row['image_id']} = {row['test_dataset']}/{row['test_image_id']} ({row['how']}{distance})"
+
+
+@dataclass(frozen=True)
+class TrainedImages:
+    """The shards that weights were trained on, including those of the weights that training started from."""
+
+    shards: tuple[Path, ...]
+    """Tables `shards` of the artifacts, which have an image's sha256 and perceptual hash."""
+    unknown: str = ""
+    """Why some images are not known, in words; "" if all are."""
+
+    @classmethod
+    def of(cls, weights: Path, address: str) -> TrainedImages:
+        """Looks a weights file up by its content: in the store at `address`, and in the store that the file itself lies in.
+
+        A copy of a run's weights is found wherever it lies, as long as a store has the run's artifacts.
+        """
+        stores = list(_stores(weights, address))
+        digest = _digest(weights, weights.stat().st_size, weights.stat().st_mtime_ns)
+        shards: dict[Path, None] = {}
+        followed: set[str] = set()
+        while digest not in followed:
+            followed.add(digest)
+            made = _made(stores, digest)
+            if made is None:
+                what = f"{weights} is" if not shards else f"{weights} began with weights that are"
+                return cls(tuple(shards), f"{what} of no training run in the store")
+            store, artifact = made
+            for key in artifact.manifest.upstream.get("shards", ()):
+                packed = store.find("shard", key)
+                if packed is None:
+                    return cls(
+                        tuple(shards), f"shard {key[:12]}, which {weights} was trained on, is gone from the store"
+                    )
+                shards[packed.file(ARTIFACT_INDEX)] = None
+            earlier = artifact.manifest.terms.get("weights", {}).get("initial")
+            if earlier is None:
+                return cls(tuple(shards))
+            digest = earlier
+        return cls(tuple(shards))  # a training run that changed nothing
+
+
+def _stores(weights: Path, address: str) -> Iterator[Store]:
+    """The stores that may have made the weights. An address without a store yet has none."""
+    folder = weights.resolve().parent
+    places = [address] if address else []
+    if folder.parent.name == PretrainStage.name and folder.parents[1].name == "artifacts":
+        places.append(str(folder.parents[2]))
+    for place in dict.fromkeys(places):
+        try:
+            yield existing_store(place)
+        except FatalError:
+            continue
+
+
+def _made(stores: list[Store], digest: str) -> tuple[Store, Artifact] | None:
+    """The training that made the weights with this digest, and its store."""
+    for store in stores:
+        for artifact in store.artifacts(PretrainStage.name):
+            entry = artifact.manifest.files.get(MODEL)
+            if entry is not None and entry.digest == digest:
+                return store, artifact
+    return None
+
+
+@lru_cache(maxsize=8)
+def _digest(path: Path, size: int, changed: int) -> str:
+    return digest_file(path)

@@ -1,8 +1,7 @@
-"""Stage `parse`: parses captions into subject-predicate-object triplets (docs/triplets.md, Rules)."""
+"""Stage `parse`: parses captions into subject-predicate-object triplets (docs/labels.md, Rules)."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipeline.runtime.execute import installed_version
 from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.stages.parse_cache import ParseCache
@@ -60,7 +60,7 @@ class ParseStage(Stage):
         if Path(self.settings.model).is_dir():
             return {"implied": self.settings.implied}
         model = self.settings.model
-        return {"implied": self.settings.implied, "model": model, "model_version": _installed_version(model)}
+        return {"implied": self.settings.implied, "model": model, "model_version": installed_version(model)}
 
     def weights(self) -> dict[str, Path]:
         """The folder of the neural model, or of a spaCy pipeline given as a folder."""
@@ -73,7 +73,7 @@ class ParseStage(Stage):
         """Returns the module of the parser."""
         return ("tagger.parsing.parser" if self.settings.neural is None else "tagger.parsing.neural",)
 
-    def open(self, given: Inputs) -> None:
+    def open(self, uses: Inputs) -> None:
         """Load the parser and open the cache. Raises `FatalError` when one is missing or cannot be used."""
         self._neural: NeuralParser | None = None
         self._parse = self._reader()
@@ -139,15 +139,8 @@ class ParseStage(Stage):
         """Everything but the caption that decides a parse, as one string."""
         settings = self.row_settings()
         weights = {role: digest_path(path) for role, path in self.weights().items()}
-        libraries = {name: _installed_version(name) for name in ("spacy", "lemminflect", "transformers")}
+        libraries = {name: installed_version(name) for name in ("spacy", "lemminflect", "transformers")}
         return json.dumps([self.version, settings, weights, libraries], sort_keys=True)
-
-
-def _installed_version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package.replace("_", "-"))
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _triplets(captions: list[dict[str, Any]], parsed: Mapping[str, Sequence[Triplet]]) -> list[dict[str, Any]]:

@@ -54,7 +54,7 @@ class ParseCache:
 
     A parse does not depend on what else is parsed with it, so rows are the same with and without the cache. Each is kept
     with a checksum: one that has changed counts as not cached, and is replaced. So is a file that SQLite can't read, which
-    the log tells.
+    is logged.
     """
 
     def __init__(self, path: Path, version: str) -> None:

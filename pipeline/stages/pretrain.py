@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
@@ -16,7 +15,7 @@ class PretrainStage(Stage):
 
     name = "pretrain"
     version = 6
-    reads = ("shards",)
+    reads = ("shards", "images")
     writes = "weights"
     loads = "the network"
     schema = METRICS
@@ -25,12 +24,8 @@ class PretrainStage(Stage):
     resumes_from = RESUMES_FROM
     settings: TrainingSettings
 
-    def __init__(self, settings: TrainingSettings, image_folders: Mapping[str, Path | str] | None = None) -> None:
-        super().__init__(settings, image_folders)
-        self.reads = ("shards", "images") if settings.evaluate_every else ("shards",)  # type: ignore[misc, assignment]
-
     def weights(self) -> dict[str, Path]:
-        """The tokenizer and the initial weights, where the settings name them."""
+        """The tokenizer and the pretrained weights, where the settings name them."""
         return self.settings.files()
 
     def imports(self) -> tuple[str, ...]:

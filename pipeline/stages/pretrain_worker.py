@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.network import Network
 from pipeline.evaluation.detection import Detections
-from pipeline.evaluation.interactions import Interactions
+from pipeline.evaluation.relations import Interactions
 from pipeline.evaluation.test_set import Scored, TestSet
 from pipeline.training import worker
 from pipeline.training.config import TrainConfig

@@ -20,13 +20,12 @@ from pipeline.data.images.opening import BadImage, Probe, decode_image, read_byt
 from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, perceptual_hash, probe_and_hash
 from pipeline.data.images.refs import UprightImage
 from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, kept_labels, naive_labels
-from pipeline.labels.label_overrides import OVERRIDES_FILE, Overrides, overrides_table, place_overrides
-from pipeline.labels.settled_verdicts import SettledVerdicts
-from pipeline.runtime.settings import runtime
+from pipeline.labels.label_overrides import OVERRIDES_FILE, Overrides, SettledVerdicts, overrides_table, place_overrides
+from pipeline.runtime.settings import data_file, runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.stages.split import NameTriplet, unseen_triplets
 from pipeline.training.sample import SampleRelation, TrainingSample, strongest
-from pipeline.training.statistics import STATISTICS_FILE, statistics_of
+from pipeline.training.vocabulary import STATISTICS_FILE, statistics_of
 from storage.errors import FatalError
 from storage.shards.writer import LABELS, Sample, write_shards
 from storage.tables import REJECTED, SHARD_MEMBERS, write_table
@@ -37,7 +36,7 @@ EXCLUDED_FILE = "excluded.parquet"
 FROM_CAPTIONS = ("pseudo", "naive")
 """Sources of relations that read what stage `tag` wrote."""
 UNSEEN = "relations of unseen triplets"
-"""Name of the count of relations that a split leaves out."""
+"""Name of the count of relations that a split excludes."""
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"}
 """Formats whose files are packed as they are, because loaders decode them."""
 _QUALITY = 95
@@ -48,22 +47,23 @@ class ShardSettings(ChoiceSettings):
     """Which labels and images go into the shards. Changing them does not run the tagger again."""
 
     labels: Literal["pseudo", "naive", "given", "none"] = "pseudo"
-    """Source of the relations. pseudo: the tagger; naive: every candidate, whatever the tagger says; given: the dataset
-    itself; none: no relations, boxes only."""
+    """Source of the relations. pseudo: the tagger; naive: every candidate, whatever the tagger says; given: the ground truth
+    of the dataset; none: no relations, boxes only."""
     pack: bool = runtime(False)
-    """Whether a recipe without pre-training packs shards. A section `[shard]` switches it on, and so does `--until shard`."""
+    """Whether a recipe without pre-training packs shards. A section `[shard]` turns it on, and so does `--until shard`."""
     without_relations: Literal["keep", "drop"] = "keep"
     """What becomes of images without any relation to train on. They still teach boxes."""
     max_bytes: int = Field(2**30, ge=2**20)
     """Largest size of a tar in bytes. A partition with more gets several."""
     exclude: tuple[ExclusionList, ...] = ()
     """Lists of images that must not be trained on, such as a test set."""
-    verdicts: Path | None = runtime(None)
-    """Folder of reviewers' verdicts (docs/verdicts.md). Pseudo-labels that most reviewers reject are left out; those that they
-    accept or correct are kept, whatever their confidence. What it holds when a run begins counts, and is part of the key."""
+    verdicts: Path | None = data_file(None)
+    """Folder of reviewers' verdicts (docs/review.md). Pseudo-labels that most reviewers reject are excluded; those
+    that they accept or correct are kept, whatever their confidence. What it holds when a run begins is part of the
+    key."""
     near_duplicates: int = Field(DEFAULT_DISTANCE, ge=0, le=16)
-    """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are left out,
-    as are those with the same bytes or the same id in the same dataset."""
+    """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are
+    excluded, as are those with the same bytes or the same id in the same dataset."""
     _settled: SettledVerdicts | None = PrivateAttr(None)
 
     def planned(self) -> ShardSettings:
@@ -83,10 +83,11 @@ class ShardSettings(ChoiceSettings):
 
 
 class ShardStage(Stage):
-    """Writes tars with an index and statistics. Images without a box are left out; unreadable images are rejected."""
+    """Writes tars with an index and statistics. Images without a box are excluded; unreadable images are rejected."""
 
     name = "shard"
     version = 3
+    reads = ("images", "relations")
     writes = "shards"
     uses = ("fingerprints", "split")
     schema = SHARD_MEMBERS
@@ -94,35 +95,34 @@ class ShardStage(Stage):
 
     def __init__(self, settings: ShardSettings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         super().__init__(settings, image_folders)
-        self.reads = ("images", "relations") if settings.labels in FROM_CAPTIONS else ("images",)  # type: ignore[misc]
         self._contamination = Contamination(settings.exclude, None, settings.near_duplicates)
         self._unseen: frozenset[NameTriplet] | None = None
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change rows: the choice of labels only for pseudo-labels, `max_relations` only with relations."""
-        given = super().row_settings()
-        given["exclude"] = [each.row_settings() for each in self.settings.exclude]
+        settings = super().row_settings()
+        settings["exclude"] = [each.row_settings() for each in self.settings.exclude]
         if not self.settings.calibration:
-            del given["calibration"]  # Keys from before this setting stay.
+            del settings["calibration"]  # Keys from before this setting stay.
         if self.settings.labels == "pseudo":
             settled = self.settings.settled
-            return given if settled is None else {**given, "verdicts": settled.digest}
+            return settings if settled is None else {**settings, "verdicts": settled.digest}
         for name in ChoiceSettings.model_fields:
             if name != "max_relations" or self.settings.labels == "none":
-                given.pop(name, None)
-        return given
+                settings.pop(name, None)
+        return settings
 
     def weights(self) -> dict[str, Path]:
-        """The lists of images to leave out. Their content decides rows."""
+        """The lists of images to exclude. Their content decides rows."""
         return exclusion_files(self.settings.exclude)
 
-    def open(self, given: Inputs) -> None:
+    def open(self, uses: Inputs) -> None:
         """Reads the fingerprints of the evaluation sets, and the triplets that must stay unseen."""
-        if given.by_table.get("fingerprints"):
-            known = given.table("fingerprints")
+        if uses.by_table.get("fingerprints"):
+            known = uses.table("fingerprints")
             self._contamination = Contamination(self.settings.exclude, known, self.settings.near_duplicates)
-        if given.by_table.get("split"):
-            self._unseen = unseen_triplets(given.artifact("split").table("split"))
+        if uses.by_table.get("split"):
+            self._unseen = unseen_triplets(uses.artifact("split").table("split"))
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Writes the tars of the partition."""
@@ -192,11 +192,11 @@ class ShardStage(Stage):
     def _labels(self, row: dict[str, Any], kept: KeptLabels, tagger: str | None, packed: _Packed) -> TrainingSample:
         relations: Sequence[SampleRelation] = kept.get(row["image_id"], ())
         if self.settings.labels == "given":
-            stated = [
+            true = [
                 SampleRelation(r["subject"], r["object"], canonical(r["predicate"]), surface=r["predicate"])
                 for r in row["relations"]
             ]
-            relations = [relation for relation in stated if relation.predicate]
+            relations = [relation for relation in true if relation.predicate]
         if self._unseen is not None:
             categories = [box["category"] for box in row["boxes"]]
             seen = [r for r in relations if _names(r, categories) not in self._unseen]
@@ -239,7 +239,7 @@ def _names(relation: SampleRelation, categories: Sequence[str]) -> NameTriplet:
 
 
 class ShardTaggerStage(ShardStage):
-    """Writes the shards that train the tagger: the images with relations of datasets that state some.
+    """Writes the shards that train the tagger: the images of annotated datasets that have relations.
 
     It is a stage of its own because the tagger comes before stage `shard`, which packs what the tagger labelled.
     """
@@ -263,12 +263,12 @@ class _Packed:
     overrides: Overrides | None = None
     """What reviewers have settled about the partition's labels; None where no verdicts are read."""
 
-    def override(self, found: Overrides, homeless: int) -> None:
+    def override(self, overrides: Overrides, misplaced: int) -> None:
         """Notes what reviewers have settled, and how much of it is about boxes that the images do not have (any more)."""
-        self.overrides = found
-        self.counts["labels that reviewers accepted"] = sum(len(each.right) for each in found.values())
-        self.counts["labels that reviewers rejected"] = sum(len(each.wrong) for each in found.values())
-        self.counts["verdicts on other boxes"] = homeless
+        self.overrides = overrides
+        self.counts["labels that reviewers accepted"] = sum(len(each.right) for each in overrides.values())
+        self.counts["labels that reviewers rejected"] = sum(len(each.wrong) for each in overrides.values())
+        self.counts["verdicts on other boxes"] = misplaced
 
     def exclude(self, row: Mapping[str, Any], found: Contaminated) -> None:
         """Notes an image that must not be trained on."""

@@ -1,4 +1,4 @@
-"""Stage `split`: decides which combinations of names training leaves out, so that their scores are of unseen ones."""
+"""Stage `split`: chooses combinations of names that training excludes, so that their scores are of unseen ones."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pydantic import Field, model_validator
 
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.evaluation.hico import Triplet
-from pipeline.evaluation.interaction_list import read_interactions
 from pipeline.evaluation.splits import (
     PUBLISHED,
     Split,
     non_rare_first,
     published_split,
     rare_first,
+    read_interactions,
     read_positions,
     split_of_positions,
 )
-from pipeline.runtime.settings import Settings, runtime
-from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
+from pipeline.runtime.settings import Settings, data_file
+from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage, named_files
 from storage.errors import FatalError
 from storage.tables import SPLIT
 from tagger.english.predicates import canonical
@@ -34,35 +34,30 @@ NameTriplet = tuple[str, str, str]
 
 
 class SplitSettings(Settings):
-    """Unseen combinations: triplets whose relations no training of the run is given, and that are scored apart."""
+    """Unseen combinations: triplets whose relations no training run gets, and that are scored separately."""
 
     method: Method
-    """UC-RF, UC-NF: the 120 published triplets of HICO-DET, by their place in `interactions`. listed: those at `positions` of
-    `interactions`. rare_first, non_rare_first: the `unseen` triplets with the fewest or the most instances in the training
-    sets, whose names all remain seen in others."""
+    """UC-RF, UC-NF: the 120 published triplets of HICO-DET. listed: those at `positions` of `interactions`.
+    rare_first, non_rare_first: the `unseen` triplets with the fewest or the most instances in the training sets
+    whose names remain seen in others."""
     unseen: int = Field(120, ge=1)
-    """rare_first, non_rare_first: number of triplets to leave out."""
+    """rare_first, non_rare_first: number of triplets to exclude."""
     subject: str = "person"
     """The subject of all `interactions`."""
-    interactions: Path | None = runtime(None)
+    interactions: Path | None = data_file(None)
     """UC-RF, UC-NF, listed: HICO-DET's list of interactions (hico_list_hoi.txt)."""
-    positions: Path | None = runtime(None)
+    positions: Path | None = data_file(None)
     """listed: JSON list or numbers, from 0."""
 
     @model_validator(mode="after")
     def _files_fit_the_method(self) -> SplitSettings:
         needed = {"UC-RF": {"interactions"}, "UC-NF": {"interactions"}, "listed": {"interactions", "positions"}}
         for name in ("interactions", "positions"):
-            given, wanted = getattr(self, name) is not None, name in needed.get(self.method, set())
-            if given != wanted:
+            is_set, wanted = getattr(self, name) is not None, name in needed.get(self.method, set())
+            if is_set != wanted:
                 state = "required by" if wanted else "not used by"
                 raise ValueError(f"{name}: {state} method {self.method!r}; {'set' if wanted else 'remove'} it")
         return self
-
-    def below(self, root: Path) -> SplitSettings:
-        """The same settings, with relative paths joined to a folder."""
-        paths = {name: getattr(self, name) for name in ("interactions", "positions")}
-        return self.model_copy(update={name: root / path for name, path in paths.items() if path is not None})
 
 
 class SplitStage(Stage):
@@ -79,16 +74,12 @@ class SplitStage(Stage):
     def weights(self) -> dict[str, Path]:
         """The files that the settings name. Raises `FatalError` when one is missing."""
         named = {"interactions": self.settings.interactions, "positions": self.settings.positions}
-        files = {role: path for role, path in named.items() if path is not None}
-        for role, path in files.items():
-            if not path.is_file():
-                raise FatalError(f"split.{role} = {path}: no such file; correct the path")
-        return files
+        return named_files("split", named)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Count the triplets of the training sets and choose the unseen ones.
 
-        Raises `FatalError` for a list that is none, that has no triplet of the training sets, or is too short for the choice.
+        Raises `FatalError` for an invalid list, one that has no triplet of the training sets, or is too short for the choice.
         """
         counts: Counter[NameTriplet] = Counter()
         images = 0
@@ -103,8 +94,8 @@ class SplitStage(Stage):
             {"subject": s, "predicate": p, "object": o, "instances": counts[s, p, o], "unseen": (s, p, o) in unseen}
             for s, p, o in triplets
         ]
-        left_out = sum(counts[triplet] for triplet in unseen)
-        facts = {"triplets": len(triplets), "unseen": len(unseen), "relations of unseen triplets": left_out}
+        excluded = sum(counts[triplet] for triplet in unseen)
+        facts = {"triplets": len(triplets), "unseen": len(unseen), "relations of unseen triplets": excluded}
         return Output(pa.Table.from_pylist(rows, schema=SPLIT), rows_in=images, facts=facts)
 
     def _listed(self, counts: Counter[NameTriplet]) -> Iterator[NameTriplet]:

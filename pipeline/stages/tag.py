@@ -1,51 +1,134 @@
-"""Stage `tag`: turns triplets into candidate pairs of boxes and scores each (docs/tagger.md, Labelling)."""
+"""Stage `tag`: turns triplets into candidate pairs of boxes and scores each (docs/labels.md, Labelling)."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field, model_validator
 
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
-from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.labels.label_audit import LabelCount
-from pipeline.runtime.resources import Resources
-from pipeline.runtime.settings import runtime
-from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
-from pipeline.stages.candidates import CandidateSettings, open_candidates
-from pipeline.stages.labeller import LabellerSettings, open_labeller
+from pipeline.runtime.devices import best_precision, choose_device
+from pipeline.runtime.processes import keep_freed_memory
+from pipeline.runtime.settings import Settings, file_read, runtime
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage, named_files
+from pipeline.training.settings import CALIBRATION
+from storage.artifact import REMOVE_ARTIFACT, Artifact
+from storage.digests import digest_file
 from storage.errors import FatalError
+from storage.json_files import read_json
 from storage.tables import CANDIDATES, DROPPED, RELATIONS, write_table
 from tagger.box import Box
-from tagger.candidates.source import Candidates
+from tagger.candidates.cooccurrence import cooccurrence_candidates, read_cooccurrence
+from tagger.candidates.grounding import ground
+from tagger.candidates.official import official_candidates
+from tagger.candidates.source import Candidates, CandidateSource
+from tagger.labelling.calibration import Calibration
+from tagger.matching import (
+    AuthorsFileError,
+    NounReader,
+    Paraphrases,
+    by_substrings,
+    by_whole_words,
+    by_whole_words_and,
+    read_paraphrases,
+)
+from tagger.parsing.wordings import WORDINGS
 from tagger.triplet import Triplet
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tagger.labelling.blind_labeller import BlindLabeller
+    from tagger.labelling.clip_labeller import ClipLabeller
+    from tagger.labelling.labeller import Labeller
     from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 
 CANDIDATES_FILE = "candidates.parquet"
 DROPPED_FILE = "dropped.parquet"
 QUARANTINED = "image in quarantine"
-"""Why the triplets of an image led to nothing that could not be read or scored."""
+"""Why the triplets of an image that can't be read or scored led to no candidate."""
 _NETWORK_MODULES = {"tagger": ("models.relation_tagger",), "clip": ("transformers.models.clip.modeling_clip",)}
 """Method with a network → the modules of the network."""
-LOWEST = 3
-"""Number of predicates that a refusal names when no single one is below the floor."""
+
+
+class CandidateSettings(Settings):
+    """How triplets become candidates; non-default values are for comparison (docs/labels.md, Other ways to candidates)."""
+
+    matching: Literal["words", "official"] = "words"
+    """How nouns match categories. words: whole words, from the head noun; official: substrings, as in the authors' code."""
+    paraphrases: Path | None = file_read(None)
+    """JSON file of phrases by category, in the authors' format. With matching "words" they join the built-in
+    synonyms, with "official" they replace them."""
+    wording: Literal["canonical", "full", "official"] = "canonical"
+    """How predicates are worded. canonical: "in front of"; full: "stand in front of"; official: like the authors' parser."""
+    enumeration: Literal["mentions", "official"] = "mentions"
+    """How pairs are listed. mentions: as alternatives of a mention; official: all ordered pairs as facts, as the authors do."""
+    overlap: bool = False
+    """Whether only pairs of boxes that intersect become candidates."""
+    cooccurrence: Path | None = file_read(None)
+    """JSON file of predicates by category pair, in the authors' format, used instead of captions; its content is in the key."""
+
+    @model_validator(mode="after")
+    def _captions_or_not(self) -> CandidateSettings:
+        ways = (self.matching, self.wording, self.enumeration) != ("words", "canonical", "mentions")
+        if self.cooccurrence is not None and (ways or self.paraphrases is not None):
+            raise ValueError("cooccurrence: reads no captions; remove matching, paraphrases, wording, enumeration")
+        return self
+
+
+class LabellerSettings(Settings):
+    """How candidates are scored."""
+
+    method: Literal["tagger", "clip", "prior", "naive"] = "tagger"
+    """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model that compares the rectangle around both boxes
+    with words; prior: each candidate's prior, from boxes and names alone; naive: every candidate gets score 1."""
+    weights: str | None = file_read(None)
+    """A trained tagger to reuse instead of training one: a weights file, a folder with one, or a run of the store
+    (`demo`, `demo@2`). Its content is part of the key."""
+    clip: Path | None = file_read(None)
+    """Folder of a transformers CLIP model for method "clip"; its content is part of the key."""
+    predicates: Literal["pair", "image"] = "pair"
+    """Where a predicate is scored. pair: on pairs that captions propose it for; image: all proposed pairs (the authors' way)."""
+    floor: float = Field(0.05, ge=0, le=1)
+    """Minimum score of a label; lower-scored labels are not stored."""
+    categories: tuple[str, ...] = ()
+    """Object names in every image's list of texts, e.g. all categories of the dataset; empty: the tagger's most frequent."""
+    category_texts: int = Field(100, ge=0)
+    """Number of the tagger's most frequent object names in every image's list of texts, if `categories` is empty."""
+    predicate_texts: int = Field(200, ge=0)
+    """Number of the tagger's most frequent predicates in every image's list of texts, beside its own; the authors use 0."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Floating-point format in which the tagger computes. auto: bfloat16 if the device has instructions for it, else float32,
+    and the key holds which."""
+    batch_size: int = Field(16, ge=1)
+    """Images per pass through the encoder. It changes the last bits of scores, so it is part of the key."""
+    pairs_together: int = Field(1600, ge=1)
+    """Maximum number of pairs of boxes per pass through the decoders, which bounds memory. It is part of the key likewise."""
+    device: Literal["auto", "cpu", "cuda"] = runtime("auto")
+    """Where the labeller runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
+
+    def planned(self) -> Self:
+        """The same settings, with the precision that "auto" stands for on this machine."""
+        return self.model_copy(update={"precision": best_precision(self.device)}) if self.precision == "auto" else self
+
+    def clip_files(self) -> dict[str, Path]:
+        """CLIP's folder, for method "clip". Raises `FatalError` when there is no such folder."""
+        if self.method != "clip":
+            return {}
+        if self.clip is None or not self.clip.is_dir():
+            raise FatalError(f"tag.clip = {self.clip}: method 'clip' needs a folder with a transformers CLIP model")
+        return {"clip": self.clip}
 
 
 class TagSettings(CandidateSettings, LabellerSettings):
     """Where candidates come from and how they are scored. Section `shard` chooses the labels to train on."""
-
-    audit_floor: float = runtime(0.0, ge=0, le=1)
-    """Minimum average precision of all labels together, against the relations that the labelled sets state. A run with
-    worse labels is refused, and the worst predicates are named. 0 switches the check off."""
 
 
 class TagStage(Stage):
@@ -69,7 +152,8 @@ class TagStage(Stage):
     def weights(self) -> dict[str, Path]:
         """The dictionaries and tables that decide candidates, and CLIP's folder for method "clip"."""
         settings: TagSettings = self.settings
-        return settings.files() | settings.clip_files()
+        named = {"paraphrases": settings.paraphrases, "cooccurrence": settings.cooccurrence}
+        return named_files("tag", named) | settings.clip_files()
 
     def imports(self) -> tuple[str, ...]:
         """Returns the module of the labeller's network."""
@@ -80,48 +164,18 @@ class TagStage(Stage):
         on_gpus = self.settings.method in _NETWORK_MODULES
         return Resources.on(self.settings.device if on_gpus else "cpu", self.weights().values())
 
-    def open(self, given: Inputs) -> None:
+    def open(self, uses: Inputs) -> None:
         """Load the source of candidates and the labeller. Raises `FatalError` when one cannot be used."""
         self._candidates = open_candidates(self.settings)
-        self._open = open_labeller(self.settings, given.artifact("tagger"), self.worker)
-
-    def audit(self, made: Inputs) -> None:
-        """Compare the labels with the relations that the labelled sets state.
-
-        Raises `FatalError` when labels are worse than the settings allow, naming the predicates, or cannot be judged.
-        """
-        floor = self.settings.audit_floor
-        if not floor:
-            return
-        count = LabelCount(ChoiceSettings())
-        for images, tagged in zip(made.artifacts("images"), made.artifacts("relations"), strict=True):
-            count.add(images.table("images"), tagged)
-        found = count.audit()
-        if not found.reachable:
-            raise FatalError(
-                f"tag.audit_floor = {floor:g}: the labelled sets state no relation that has a candidate, so there is nothing "
-                "to judge the labels by; set it to 0"
-            )
-        if found.tagger.average_precision >= floor:
-            return
-        judged = sorted((each for each in found.predicates if each.truths), key=lambda each: each.average_precision)
-        # Each predicate may rank its own labels well although all together rank badly; then the lowest are named.
-        failed = [each for each in judged if each.average_precision < floor] or judged[:LOWEST]
-        worst = [f"{each.predicate} {each.average_precision:.2f} ({each.truths} true)" for each in failed]
-        raise FatalError(
-            f"labels refused: their average precision {found.tagger.average_precision:.2f} over {found.reachable} "
-            f"reachable relations is below tag.audit_floor = {floor:g} (naive matching: "
-            f"{found.naive.average_precision:.2f}); worst predicates: {', '.join(worst)}. Train the tagger longer or on more "
-            "data, or lower the floor, which recomputes nothing"
-        )
+        self._open = open_labeller(self.settings, uses.artifact("tagger"), self.worker)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Score the partition's candidates; images that cannot be read or scored go to quarantine."""
         rows = inputs.table("images").to_pylist()
-        stated = {row["image_id"]: row["triplets"] for row in inputs.table("triplets").to_pylist()}
+        captioned = {row["image_id"]: row["triplets"] for row in inputs.table("triplets").to_pylist()}
         known = sorted({box["category"] for row in rows for box in row["boxes"]}.union(self.settings.categories))
-        proposed = [self._propose(row, stated.get(row["image_id"], []), known) for row in rows]
-        images = [self._image(row, given) for row, given in zip(rows, proposed, strict=True)]
+        proposed = [self._propose(row, captioned.get(row["image_id"], []), known) for row in rows]
+        images = [self._image(row, candidates) for row, candidates in zip(rows, proposed, strict=True)]
         labels = self._open.labeller.label(images, lambda done: report(done, len(rows)))
         report(len(rows), len(rows))
         rejected = [
@@ -131,12 +185,12 @@ class TagStage(Stage):
         ]
         kept = [_Labelled(*each) for each in zip(rows, images, labels, strict=True) if not each[2].problem]
         relations = [
-            {"image_id": one.row["image_id"], "tagger": self._open.digest, "relations": one.relations(stated)}
+            {"image_id": one.row["image_id"], "tagger": self._open.digest, "relations": one.relations(captioned)}
             for one in kept
         ]
         pairs = [{"image_id": one.row["image_id"], "pairs": [asdict(p) for p in one.image.pairs]} for one in kept]
         write_table(pa.Table.from_pylist(pairs, schema=CANDIDATES), work / CANDIDATES_FILE)
-        lost = _dropped(rows, proposed, stated, {reject.image_id for reject in rejected})
+        lost = _dropped(rows, proposed, captioned, {reject.image_id for reject in rejected})
         write_table(pa.Table.from_pylist(lost, schema=DROPPED), work / DROPPED_FILE)
         facts = {
             "triplets dropped": len(lost),
@@ -182,9 +236,9 @@ class _Labelled(NamedTuple):
     image: TaggingImage
     labels: Labels
 
-    def relations(self, stated: Mapping[int, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    def relations(self, captioned: Mapping[int, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
         """The image's relations as rows, each with the caption of its triplet."""
-        triplets = stated.get(self.row["image_id"], [])
+        triplets = captioned.get(self.row["image_id"], [])
         return [
             asdict(relation) | {"caption": triplets[relation.triplet]["caption"] if relation.proposed else -1}
             for relation in self.labels.relations
@@ -198,20 +252,111 @@ def _boxes(row: Mapping[str, Any]) -> list[Box]:
 def _dropped(
     rows: Sequence[Mapping[str, Any]],
     proposed: Sequence[Candidates],
-    stated: Mapping[int, Sequence[Mapping[str, Any]]],
+    captioned: Mapping[int, Sequence[Mapping[str, Any]]],
     quarantined: Collection[int],
 ) -> list[dict[str, Any]]:
     """The triplets that led to no candidate, as rows. Those of a quarantined image were not considered at all."""
-    found: list[dict[str, Any]] = []
+    dropped: list[dict[str, Any]] = []
     for row, candidates in zip(rows, proposed, strict=True):
         image_id = row["image_id"]
         if image_id in quarantined:
-            numbers = range(len(stated.get(image_id, ())))
-            found += [{"image_id": image_id, "triplet": n, "reason": QUARANTINED, "value": ""} for n in numbers]
+            numbers = range(len(captioned.get(image_id, ())))
+            dropped += [{"image_id": image_id, "triplet": n, "reason": QUARANTINED, "value": ""} for n in numbers]
         else:
-            found += [{"image_id": image_id, **each._asdict()} for each in candidates.dropped]
-    return found
+            dropped += [{"image_id": image_id, **each._asdict()} for each in candidates.dropped]
+    return dropped
 
 
 def _triplet(values: Mapping[str, Any]) -> Triplet:
     return Triplet(**{name: value for name, value in values.items() if name != "caption"})
+
+
+def open_candidates(settings: CandidateSettings) -> CandidateSource:
+    """Open the source that the settings name. Raises `FatalError` when a file cannot be used."""
+    try:
+        if settings.cooccurrence is not None:
+            table = read_cooccurrence(settings.cooccurrence)
+            return partial(cooccurrence_candidates, table=table, overlapping=settings.overlap)
+        paraphrases = read_paraphrases(settings.paraphrases) if settings.paraphrases is not None else {}
+    except AuthorsFileError as error:
+        raise FatalError(f"tag: {error}") from error
+    return partial(
+        official_candidates if settings.enumeration == "official" else ground,
+        nouns=noun_reader(settings, paraphrases),
+        wording=WORDINGS[settings.wording],
+        overlapping=settings.overlap,
+    )
+
+
+def noun_reader(settings: CandidateSettings, paraphrases: Paraphrases) -> NounReader:
+    """The function that matches nouns to categories."""
+    if settings.matching == "official":
+        return by_substrings(paraphrases)
+    return by_whole_words_and(paraphrases) if paraphrases else by_whole_words
+
+
+@dataclass(frozen=True)
+class OpenLabeller:
+    """A labeller that is ready to use. `digest` identifies its weights, or names a method without weights.
+
+    `image_size`: longest side in pixels of the normalised images that it takes; None: full-size images in [0, 1].
+    """
+
+    labeller: Labeller | ClipLabeller | BlindLabeller
+    digest: str
+    image_size: int | None
+
+
+def open_labeller(settings: LabellerSettings, tagger: Artifact, worker: int = 0) -> OpenLabeller:
+    """Load the labeller for worker number `worker`.
+
+    Raises `FatalError` when weights do not fit, belong to another network or are not finite, or when the GPU is missing.
+    """
+    if settings.method == "tagger":
+        return _tagger(settings, tagger, worker)
+    if settings.method == "clip":
+        return _clip(settings, worker)
+    from tagger.labelling.blind_labeller import BlindLabeller
+
+    return OpenLabeller(BlindLabeller(settings.method, settings.floor), settings.method, None)
+
+
+def _tagger(settings: LabellerSettings, artifact: Artifact, worker: int) -> OpenLabeller:
+    from models.relation_tagger import RelationTagger
+    from models.weights import load
+    from models.weights_file import WeightsError
+    from tagger.labelling.labeller import Labeller
+
+    assert settings.precision != "auto", "a run plans its settings"
+    keep_freed_memory()
+    vocabulary = read_json(artifact.file("vocabulary.json"), dict[str, Any], REMOVE_ARTIFACT)
+    weights, calibration = artifact.file("model.safetensors"), artifact.file(CALIBRATION)
+    try:
+        tagger = load(weights, artifact.folder)
+        if not isinstance(tagger, RelationTagger):
+            raise WeightsError(f"holds weights of {type(tagger).__name__}, not of a Relation Tagger")
+        labeller = Labeller(
+            tagger.to(choose_device(settings.device, worker)),
+            settings.categories or vocabulary["objects"][: settings.category_texts],
+            vocabulary["predicates"][: settings.predicate_texts],
+            Calibration.from_json(calibration.read_bytes()) if calibration.is_file() else None,
+            settings.predicates,
+            settings.floor,
+            settings.batch_size,
+            settings.pairs_together,
+            settings.precision,
+        )
+    except (WeightsError, FloatingPointError, ValueError) as error:
+        raise FatalError(f"tagger {artifact.key[:12]}: {error}; remove {artifact.folder} and run again") from error
+    return OpenLabeller(labeller, digest_file(weights), vocabulary["image_size"])
+
+
+def _clip(settings: LabellerSettings, worker: int) -> OpenLabeller:
+    from tagger.labelling.clip_labeller import ClipLabeller
+
+    (folder,) = settings.clip_files().values()
+    try:
+        labeller = ClipLabeller(folder, settings.floor, settings.batch_size, choose_device(settings.device, worker))
+    except (OSError, ValueError) as error:
+        raise FatalError(f"tag.clip = {folder}: not a transformers CLIP model ({error})") from error
+    return OpenLabeller(labeller, f"clip {folder.name}", None)

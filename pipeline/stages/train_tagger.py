@@ -1,4 +1,4 @@
-"""Stage `train_tagger`: trains the Relation Tagger on datasets that state relations (docs/tagger.md, Training)."""
+"""Stage `train_tagger`: trains the Relation Tagger on ground-truth relations (docs/labels.md, Training the tagger)."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class TrainTaggerStage(Stage):
     settings: TaggerSettings
 
     def weights(self) -> dict[str, Path]:
-        """The tokenizer and the initial weights, where the settings name them."""
+        """The tokenizer and the pretrained weights, where the settings name them."""
         return self.settings.files()
 
     def takes(self, table: str, artifact: Artifact) -> bool:
-        """Only partitions that state relations: new images without any do not train the tagger again."""
+        """Only partitions with relations: new images without any do not train the tagger again."""
         return artifact.manifest.counts.rows_out > 0
 
     def imports(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The network address at which the nodes of a training meet."""
+"""The network address at which the nodes of a training run meet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def split_address(address: str) -> tuple[str, int]:
     host, separator, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not separator or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ValueError(f"{address!r} is no HOST:PORT, such as 10.0.0.7:29500")
+        raise ValueError(f"{address!r} is not of the form HOST:PORT, such as 10.0.0.7:29500")
     try:
         everywhere = ipaddress.ip_address(host).is_unspecified
     except ValueError:
@@ -27,7 +27,6 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def resolve(address: str) -> str:
-    """Returns the IP address of "HOST:PORT". Raises `OSError` when the host is not known."""
+    """Returns the IP address of "HOST:PORT". Raises `OSError` for an unknown host."""
     host, port = split_address(address)
-    place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4]
-    return str(place[0])
+    return str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])

@@ -1,11 +1,14 @@
-"""The micro-batches of a training run: which samples they have, and their views in one tensor (docs/shards.md, Batches).
+"""The micro-batches of a training run: which samples they have, and their views in one tensor (docs/shards.md).
 
 Shapes: B images, H×W pixels.
 """
 
 from __future__ import annotations
 
+import io
+import pickle
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +18,14 @@ from torch import Tensor
 from models.network import Size
 from pipeline.data.images.opening import BadImage
 from pipeline.data.images.training_pixels import load_view, normalised
-from pipeline.data.images.training_view import DRAWS, STRIDE, training_view, view_sizes
-from pipeline.training.packed import Packed
+from pipeline.data.images.training_view import DRAWS, STRIDE, TrainingView, training_view, view_sizes
 from pipeline.training.sample import TrainingSample, viewed
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
 from pipeline.training.task import Draws, Task
 from storage.errors import FatalError, PipelineError
 from storage.shards.reader import DamagedSample
+from storage.shards.writer import image_id_of
 from storage.stream.order import OrderSettings, Samples, uniforms
 from storage.stream.sequence import SampleSequence
 
@@ -32,15 +35,16 @@ WINDOW = 128
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Images that pass through the network together: in the top left of B×3×H×W bytes, with what the task needs of them."""
+    """Images that pass through the network together, and what the task needs of them."""
 
     pixels: Tensor
+    """B×3×H×W bytes, with each image in the top left"""
     sizes: tuple[Size, ...]
     """Height and width of each image, in pixels"""
     inputs: Packed
-    """What the task made of the images' labels; `inputs.to(device)` returns it."""
+    """What the task prepared from the images' labels; `inputs.to(device)` returns it."""
     damaged: dict[int, str] = field(default_factory=dict)
-    """Samples that were left out, by number, with the reason."""
+    """Samples that were skipped, by number, with the reason."""
 
     def images(self, device: torch.device) -> Tensor:
         """Returns normalised images B×3×H×W with zeros as padding. Pixels go to the device as bytes."""
@@ -51,10 +55,9 @@ class MicroBatch:
         return images_B3HW
 
     @property
-    def padded_share(self) -> float:
-        """The share of the pixels that are padding."""
-        shown = sum(height * width for height, width in self.sizes)
-        return 1 - shown / (self.pixels.shape[0] * self.pixels.shape[2] * self.pixels.shape[3])
+    def shown_pixels(self) -> int:
+        """The number of pixels that are not padding."""
+        return sum(height * width for height, width in self.sizes)
 
     def pin_memory(self) -> MicroBatch:
         """Moves all tensors to memory that a GPU reads while the processor goes on; torch's loaders call this."""
@@ -83,14 +86,15 @@ class ViewOrder:
 
 
 def snake(heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns keys by which heights rise, and widths rise and fall in turns, so that neighbours differ in one side only."""
+    """Returns keys by which heights rise, and widths rise and fall in turns, so that neighbours differ in one side
+    only."""
     _, rows = np.unique(heights, return_inverse=True)
     highest = int(widths.max(initial=0)) + 1
     return rows * highest + np.where(rows % 2, highest - 1 - widths, widths)
 
 
 class MicroBatches(torch.utils.data.Dataset[MicroBatch | PipelineError]):
-    """Maps a number to a micro-batch: step s has those from s·M on, M to a step. Loader processes can share the work.
+    """Maps a number to a micro-batch: step s has the M micro-batches from s·M on. Loader processes can share the work.
 
     What a micro-batch holds depends on the settings and its number alone, so any process may prepare it.
     """
@@ -98,63 +102,66 @@ class MicroBatches(torch.utils.data.Dataset[MicroBatch | PipelineError]):
     def __init__(
         self, samples: ShardSamples, settings: TrainingSettings, task: Task, origin: Origin, damaged: dict[int, str]
     ) -> None:
-        """`damaged`: samples to leave out unread, as an earlier attempt did."""
+        """`damaged`: samples to skip unread, as an earlier attempt did."""
         self._samples, self._settings, self._task, self._damaged = samples, settings, task, damaged
         self._origin = origin
         self._sequence = sample_sequence(samples, settings)
 
     def __getitem__(self, number: int) -> MicroBatch | PipelineError:
-        """Returns an error in place of raising it: a loader process would wrap it in a traceback."""
+        """Returns an error instead of raising it: a loader process would wrap it in a traceback."""
         try:
             return self._micro_batch(*divmod(number, self._settings.micro_batches))
         except PipelineError as error:
             return error
 
     def _micro_batch(self, step: int, part: int) -> MicroBatch:
-        """Raises `FatalError` when no sample of it can be read."""
+        """Raises `FatalError` when none of its samples can be read."""
         settings = self._settings
         size = min(settings.micro_batch, settings.batch)
         first = self._origin.place(step, settings.batch) + part * size
         drawn = self._sequence.draw(first, first + size)
-        found: list[tuple[Tensor, TrainingSample]] = []
+        loaded: list[tuple[Tensor, TrainingSample]] = []
         damaged: dict[int, str] = {}
-        drawn_now = zip(drawn.epochs.tolist(), drawn.samples.tolist(), strict=True)
-        places = [(epoch, sample) for epoch, sample in drawn_now if sample not in self._damaged]
+        numbers = zip(drawn.epochs.tolist(), drawn.samples.tolist(), strict=True)
+        places = [(epoch, sample) for epoch, sample in numbers if sample not in self._damaged]
         for (epoch, sample), read in zip(places, self._samples.read([n for _, n in places]), strict=True):
             if isinstance(read, DamagedSample):
                 damaged[sample] = str(read)
                 continue
+            labels, data = read
+            view = _view_of(self._samples, settings, epoch, sample, labels)
             try:
-                found.append(self._view(epoch, sample, *read))
+                loaded.append((load_view(data, view), viewed(labels, view)))
             except BadImage as error:
                 damaged[sample] = f"{self._samples.samples.key(sample)}: {error}"
-        if not found:
+        if not loaded:
             reason = {**self._damaged, **damaged}[int(drawn.samples[0])]
             raise FatalError(
                 f"step {step + 1} has {size} images that go together and none can be read ({reason}); restore the tar, or run "
-                "`rlip verify --repair` and the recipe"
+                "`rlip store verify --repair` and the recipe"
             )
-        height, width = (max(pixels.shape[side] for pixels, _ in found) for side in (1, 2))
-        images = torch.zeros(len(found), 3, height, width, dtype=torch.uint8).contiguous(
+        height, width = (max(pixels.shape[side] for pixels, _ in loaded) for side in (1, 2))
+        images = torch.zeros(len(loaded), 3, height, width, dtype=torch.uint8).contiguous(
             memory_format=torch.channels_last
         )
-        for row, (pixels, _) in enumerate(found):
+        for row, (pixels, _) in enumerate(loaded):
             images[row, :, : pixels.shape[1], : pixels.shape[2]] = pixels
-        samples = [sample for _, sample in found]
+        samples = [sample for _, sample in loaded]
         sizes = tuple((one.height, one.width) for one in samples)
         inputs = self._task.inputs(samples, Draws(settings.seed, step, part))
         return MicroBatch(images, sizes, Packed.of(inputs), damaged)
 
-    def _view(self, epoch: int, sample: int, labels: TrainingSample, data: bytes) -> tuple[Tensor, TrainingSample]:
-        identities = self._samples.samples.identities[sample : sample + 1]
-        draws = uniforms(self._settings.seed, epoch, identities, DRAWS)[0]
-        view = training_view(draws, labels.width, labels.height, self._settings.view)
-        return load_view(data, view), viewed(labels, view)
+
+def _view_of(
+    samples: ShardSamples, settings: TrainingSettings, epoch: int, number: int, labels: TrainingSample
+) -> TrainingView:
+    draws = uniforms(settings.seed, epoch, samples.samples.identities[number : number + 1], DRAWS)[0]
+    return training_view(draws, labels.width, labels.height, settings.view)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a training stands in the sequence of its samples: `samples` were used up when `step` steps were done."""
+    """Where a training run stands in the sequence of its samples: `samples` were used up when `step` steps were done."""
 
     step: int = 0
     samples: int = 0
@@ -162,3 +169,133 @@ class Origin:
     def place(self, step: int, batch: int) -> int:
         """Returns the place of the first sample of a step."""
         return self.samples + (step - self.step) * batch
+
+
+@dataclass(frozen=True)
+class StepImage:
+    """One image of a step."""
+
+    key: str
+    """Its key in the shards."""
+    dataset: str
+    image_id: int
+    tar: str
+    epoch: int
+    """How often the training run had drawn the image before."""
+    shown: Shown | None
+    """None for a sample that can't be read."""
+    damage: str = ""
+    """Why it can't be read."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The view of an image and the labels of what it shows, in pixels of the view."""
+
+    view: TrainingView
+    labels: TrainingSample
+    data: bytes
+    """The image file."""
+
+    def pixels(self) -> Tensor:
+        """Returns 3 x H x W bytes. Raises `BadImage` for a file that can't be decoded."""
+        return load_view(self.data, self.view)
+
+
+def step_images(samples: ShardSamples, settings: TrainingSettings, step: int) -> list[StepImage]:
+    """Returns the images of a step of all processes together, in the order of the sequence. Steps are counted from 1.
+
+    Raises `FatalError` for a step below 1, and for labels that can't be read.
+    """
+    if step < 1:
+        raise FatalError(f"there is no step {step}: steps are counted from 1")
+    drawn = sample_sequence(samples, settings).draw((step - 1) * settings.batch, step * settings.batch)
+    numbers = drawn.samples.tolist()
+    images = []
+    for epoch, number, read in zip(drawn.epochs.tolist(), numbers, samples.read(numbers), strict=True):
+        known = samples.samples
+        key, tar = known.key(number), known.tars[known.shard(number)]
+        dataset = known.datasets[int(known.sets[number])]
+        image_id = image_id_of(key, dataset)
+        if isinstance(read, DamagedSample):
+            images.append(StepImage(key, dataset, image_id, tar, epoch, None, str(read)))
+            continue
+        labels, data = read
+        view = _view_of(samples, settings, epoch, number, labels)
+        images.append(StepImage(key, dataset, image_id, tar, epoch, Shown(view, viewed(labels, view), data)))
+    return images
+
+
+ALIGNMENT = 16
+"""Bytes; a tensor of any type may start at a multiple of this."""
+Place = tuple[int, torch.dtype, tuple[int, ...]]
+"""Where a tensor lies in the block: first byte, type and shape."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A value whose tensors lie in one block of bytes. Only values that this program itself packed may be unpacked."""
+
+    block: Tensor
+    """Bytes"""
+    rest: bytes
+    """The value without its tensors, pickled."""
+
+    @classmethod
+    def of(cls, value: object) -> Packed:
+        """Packs any value that can be pickled. Its tensors must be on the CPU."""
+        rest = io.BytesIO()
+        packer = _Packer(rest)
+        packer.dump(value)
+        block = torch.zeros(packer.size, dtype=torch.uint8)
+        for (first, _, _), tensor in zip(packer.places, packer.tensors, strict=True):
+            block[first : first + tensor.nbytes] = tensor.contiguous().reshape(-1).view(torch.uint8)
+        return cls(block, rest.getvalue())
+
+    def to(self, device: torch.device) -> Any:
+        """Returns the value with its tensors on a device, as views of the block's copy there."""
+        return _Unpacker(self.rest, self.block.to(device, non_blocking=True)).load()
+
+    def pin_memory(self) -> Packed:
+        """Moves the block to memory that a GPU reads while the processor goes on."""
+        return Packed(self.block.pin_memory(), self.rest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Goes to another process by value: the handshake to share memory takes longer than this copy."""
+        return _received, (self.block.numpy(), self.rest)
+
+
+def _received(block: Any, rest: bytes) -> Packed:
+    return Packed(torch.from_numpy(block), rest)
+
+
+class _Packer(pickle.Pickler):
+    """Pickles a value with the places of its tensors instead of the tensors."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self.size = 0
+        self.places: list[Place] = []
+        self.tensors: list[Tensor] = []
+
+    def persistent_id(self, value: object) -> Place | None:
+        """Returns the place of a tensor, and None for anything else."""
+        if not isinstance(value, Tensor):
+            return None
+        place = (self.size, value.dtype, tuple(value.shape))
+        self.places.append(place)
+        self.tensors.append(value)
+        self.size += -(-value.nbytes // ALIGNMENT) * ALIGNMENT
+        return place
+
+
+class _Unpacker(pickle.Unpickler):
+    def __init__(self, rest: bytes, block: Tensor) -> None:
+        super().__init__(io.BytesIO(rest))
+        self._block = block
+
+    def persistent_load(self, place: Place) -> Tensor:
+        """Returns the tensor of a place."""
+        first, dtype, shape = place
+        last = first + dtype.itemsize * torch.Size(shape).numel()
+        return self._block[first:last].view(dtype).view(shape)

@@ -15,7 +15,7 @@ METRICS_LOG = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints."""
 RESUMES_FROM = "resume.json"
-"""File of `work` that lists the files that another machine needs to resume the training."""
+"""File of `work` that lists the files that another machine needs to resume the training run."""
 SAMPLES = "samples"
 """Folder of the map of the samples to train on."""
 HELD_OUT = "held_out"
@@ -25,6 +25,7 @@ RANGES = "ranges"
 VOCABULARY = "vocabulary.json"
 TOKENIZER = "tokenizer"
 SUMMARY = "summary.json"
+PROGRESS = "progress.json"
 
 
 class Shard(Settings):
@@ -64,8 +65,22 @@ def _tracking(values: dict[str, Any]) -> Path:
     return folder.absolute() / f"{values['kind']}-{key}"
 
 
+class Progress(Settings):
+    """How far a training run is. Rank 0 writes it again and again, for the launcher to report."""
+
+    step: int
+    total: int
+    message: str
+
+    def write(self, work: Path) -> None:
+        """Replaces the file in the work folder. It need not survive a crash, so nothing is forced to disk."""
+        aside = work / f".{PROGRESS}.new"
+        aside.write_text(self.model_dump_json())
+        aside.rename(work / PROGRESS)
+
+
 class Summary(Settings):
-    """Summary of a finished training, for people."""
+    """Summary of a finished training run, for people."""
 
     steps: int
     resumed_from: int
@@ -79,8 +94,8 @@ class Summary(Settings):
     tracking: str = ""
     """Folder of what its trackers wrote."""
     data_wait: float = 0.0
-    """Share of the time of the steps that the first process spent waiting for data."""
+    """Share of the time of the steps that rank 0 spent waiting for data."""
     checkpoint_wait: float = 0.0
-    """Seconds for which it stood still for checkpoints."""
+    """Seconds for which it waited for checkpoints."""
     damaged: dict[str, str] = Field(default_factory=dict)
-    """Samples that were left out because they are damaged, by key, with the reason."""
+    """Damaged samples, which are skipped, by key, with the reason."""

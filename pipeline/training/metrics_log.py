@@ -1,4 +1,4 @@
-"""The log of a training's metrics: one JSON line per value, each step exactly once even after an interruption."""
+"""The log of a training run's metrics: one JSON line per value, each step exactly once even after an interruption."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from storage.tables import METRICS
 
 
 class MetricsLog:
-    """Appends metrics to a file. `rewind` removes those after a step, because the training repeats them."""
+    """Appends metrics to a file. `rewind` removes those after a step, because a resumed training run repeats them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,11 +1,14 @@
-"""What is seen of a training while it runs: metrics, trackers, speed, and the alarm for divergence (docs/training.md).
+"""What can be seen of a training run while it goes on: metrics, trackers, speed, and the alarm for divergence
+(docs/training.md).
 
-The metrics file holds only what a repeated training would give again, because it becomes part of the result. Speed and
-memory go to the trackers.
+The metrics file holds only what a repeated training run would give again, because it becomes part of the result. Speed
+and memory go to the trackers.
 """
 
 from __future__ import annotations
 
+import statistics
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,16 +17,84 @@ from pipeline.training.batches import MicroBatch
 from pipeline.training.config import METRICS_LOG, TrainConfig
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.ranks import Ranks
-from pipeline.training.tracking.alarm import DivergenceAlarm
 from pipeline.training.tracking.flops import StepFlops
-from pipeline.training.tracking.peak import device_peak
-from pipeline.training.tracking.throughput import StepTimer
-from pipeline.training.tracking.tracker import Tracker
-from pipeline.training.tracking.trackers import make_trackers
+from pipeline.training.tracking.throughput import StepTimer, device_peak
+from pipeline.training.tracking.trackers import Trackers
+
+IN_A_ROW = 3
+"""Steps that must be too high one after the other. A single hard batch is no divergence."""
+
+
+class DivergenceAlarm:
+    """Watches values such as the loss and the gradient norm: each against `factor` times the median of its last steps.
+
+    The median is over the last `window` steps that were not too high: those of a divergence would raise it until the
+    divergence looked normal. An episode begins with the third step in a row that is too high, and ends when no value is
+    too high any more. Nothing is reported before the window is full.
+    """
+
+    def __init__(self, factor: float, window: int) -> None:
+        self._factor, self._window = factor, window
+        self._histories: dict[str, deque[float]] = {}
+        self._high: dict[str, int] = {}
+        """Value → the number of steps in a row that it was too high."""
+        self._in_episode = False
+        self.last_good_step = 0
+        """The last step before the values became too high, or the last step if they are not. Its checkpoint, or the
+        newest before it, must be kept."""
+
+    def check(self, step: int, values: Mapping[str, float], checkpoints: Iterable[int] = ()) -> str | None:
+        """Takes the values of a step, by name. Returns a sentence when they begin to diverge, once per episode.
+
+        `checkpoints`: the steps of those that exist; the sentence names the one to go back to.
+        """
+        warning = None
+        for name, value in values.items():
+            history = self._histories.setdefault(name, deque(maxlen=self._window))
+            median = statistics.median(history) if len(history) == self._window else None
+            if median is None or value <= self._factor * abs(median):
+                history.append(value)
+                self._high[name] = 0
+                continue
+            self._high[name] = self._high.get(name, 0) + 1
+            if self._high[name] >= IN_A_ROW and not self._in_episode:
+                self._in_episode = True
+                warning = self._sentence(step, name, value, median, checkpoints)
+        if not any(self._high.values()):
+            self.last_good_step, self._in_episode = step, False
+        return warning
+
+    def kept(self, checkpoints: Iterable[int]) -> int | None:
+        """Returns the step of the newest checkpoint that was written before the values became too high."""
+        return max((step for step in checkpoints if step <= self.last_good_step), default=None)
+
+    def state(self) -> dict[str, Any]:
+        """Returns what a resumed training run needs to behave the same, as JSON values."""
+        return {
+            "histories": {name: list(history) for name, history in self._histories.items()},
+            "high": dict(self._high),
+            "in_episode": self._in_episode,
+            "last_good_step": self.last_good_step,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state. A window of another size keeps the newest values that fit."""
+        self._histories = {name: deque(values, self._window) for name, values in state["histories"].items()}
+        self._high = {name: int(count) for name, count in state["high"].items()}
+        self._in_episode, self.last_good_step = bool(state["in_episode"]), int(state["last_good_step"])
+
+    def _sentence(self, step: int, name: str, value: float, median: float, checkpoints: Iterable[int]) -> str:
+        kept = self.kept(checkpoints)
+        back = f"the checkpoint of step {kept} is kept" if kept is not None else "there is no checkpoint from before it"
+        return (
+            f"the training run seems to diverge at step {step}: {name.replace('_', ' ')} {value:.4g} is above "
+            f"{self._factor:g} times {median:.4g}, the median of the last {self._window} steps, for {IN_A_ROW} "
+            f"steps in a row; {back}"
+        )
 
 
 class Monitor:
-    """Times and notes the steps of one process; the first one also writes them down."""
+    """Times the steps of one process; that of rank 0 also records their values."""
 
     def __init__(self, config: TrainConfig, ranks: Ranks, warn: Callable[[str], None]) -> None:
         settings = config.settings
@@ -34,12 +105,12 @@ class Monitor:
         peak = device_peak(ranks.device, settings.precision) if ranks.rank == 0 else None
         self._timer = StepTimer(ranks.device, peak)
         self._flops = StepFlops(ranks.device)
-        self._trackers: Tracker | None = None
+        self._trackers: Trackers | None = None
         self._unwritten: list[tuple[int, Mapping[str, float]]] = []
         self._waited = self._worked = 0.0
 
     def open(self, step: int, alarm: Mapping[str, Any] | None) -> None:
-        """Starts after so many steps, with the alarm's state if there is one."""
+        """Starts after so many steps, with the state of the alarm if there is one."""
         if alarm:
             self._alarm.restore(alarm)
         if self._ranks.rank == 0:
@@ -47,7 +118,7 @@ class Monitor:
             settings = self._config.settings.model_dump(mode="json")
             folder: Path = self._config.tracking
             kinds = self._config.settings.trackers
-            self._trackers = make_trackers(kinds, folder, folder.name, settings, step, self._warn)
+            self._trackers = Trackers(kinds, folder, folder.name, settings, step, self._warn)
         self._timer.pause()
 
     @property
@@ -61,28 +132,27 @@ class Monitor:
         self._timer.pause()
 
     def loaded(self) -> None:
-        """A micro-batch is there."""
+        """Ends the wait for a micro-batch."""
         self._timer.loaded()
 
     def passed(self, batch: MicroBatch) -> None:
-        """The passes over a micro-batch are done."""
+        """Ends the passes over a micro-batch."""
         pixels = _pixels(batch)
         images = len(batch.pixels) * self._ranks.count
-        self._timer.trained(images, round(pixels * (1 - batch.padded_share)), pixels, self._flops.of(pixels))
+        self._timer.trained(images, batch.shown_pixels, pixels, self._flops.of(pixels))
 
     def updated(self, step: int, losses: Mapping[str, float], norm: float, checkpoints: Iterable[int]) -> None:
-        """A step is done. Warns when the training begins to diverge."""
+        """Ends a step. Warns when the training run begins to diverge."""
         self._timer.trained(0, 0, 0)
-        said = self._alarm.told(step, {"loss": losses["loss"], "gradient_norm": norm}, checkpoints)
-        if said:
-            self._warn(said)
+        if warning := self._alarm.check(step, {"loss": losses["loss"], "gradient_norm": norm}, checkpoints):
+            self._warn(warning)
 
     def paused(self) -> None:
-        """What happened since the last call is no part of a step, such as a check or a checkpoint."""
+        """Excludes the time since the last call from the speed, such as that of a checkpoint."""
         self._timer.pause()
 
     def log(self, step: int, values: Mapping[str, float], *, with_speed: bool = False) -> None:
-        """Writes values down; `with_speed`: tells the trackers also the speed since the last time."""
+        """Records values; with `with_speed`, the trackers also get the speed since the last time."""
         if self._ranks.rank or not (values or with_speed):
             return
         self._unwritten.append((step, values))
@@ -121,7 +191,7 @@ class Monitor:
                 self._metrics.write(*self._unwritten[0])
                 self._unwritten.pop(0)
         except OSError:
-            pass  # `sync` tells of it, before a checkpoint
+            pass  # `sync` warns, before a checkpoint
 
     def good_checkpoints(self, checkpoints: Iterable[int]) -> list[int]:
         """Returns the step of the checkpoint that a divergence under way must not push out."""

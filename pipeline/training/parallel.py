@@ -24,18 +24,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.decoder import Decoded, PairBoxes
 from models.deformable_attention import References
-from models.encoded import Encoded
+from models.encoder import Encoded
 from models.network import Network
 from models.predictions import Predictions
 from models.relation_tagger import PairQueries
-from models.text_tokens import TextTokens
+from models.text_encoder import TextTokens
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError
 
 _RENAMED = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
 _KEEPS_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
-"""No training of several processes changes a buffer. torch 2.13 deprecated the second name for the first."""
+"""No training run of several processes changes a buffer. torch 2.13 deprecated the second name for the first."""
 
 
 class Parallel(ABC):
@@ -90,7 +90,7 @@ class Replicated(Parallel):
     def __init__(self, network: Network, ranks: Ranks, micro_batches: int) -> None:
         super().__init__(network, ranks, micro_batches)
         # Looking for unused parameters keeps the buckets as they are after the first step: otherwise the order of
-        # summation, and so the last bits, would depend on where a training was resumed. It also leaves a parameter
+        # summation, and so the last bits, would depend on where a training run was resumed. It also leaves a parameter
         # that no process reached without a gradient.
         self._replicas = DistributedDataParallel(
             network,
@@ -117,11 +117,11 @@ class Sharded(Parallel):
         super().__init__(network, ranks, micro_batches)
         if micro_batches % ranks.count:
             raise FatalError(
-                f'parallel = "fsdp": the {micro_batches} micro-batches of a step are no multiple of {ranks.count} processes, and '
-                "each process gathers weights as often as the others; change the number of processes, batch or micro_batch"
+                f'parallel = "fsdp": the {micro_batches} micro-batches of a step are not a multiple of {ranks.count} processes, '
+                "and each process gathers weights as often as the others; change the number of processes, batch or micro_batch"
             )
         _show_tensors_in_dataclasses()
-        # A mesh of its own group would connect the processes anew, without a proof of who they are.
+        # A mesh with a group of its own would connect the processes anew, without a proof of who they are.
         assert dist.group.WORLD is not None
         mesh = DeviceMesh.from_group(dist.group.WORLD, ranks.device.type)
         for layer in _layers(network):
@@ -178,14 +178,14 @@ class TreeSummed(Parallel):
         if self.ranks.count == 1:
             return self._summed
         every = self.ranks.gathered([(first, count) for first, count, _ in self._summed])
-        found = []
+        sums = []
         mine = {first: total for first, _, total in self._summed}
         for rank, parts in enumerate(every):
             for first, count in parts:
                 total = mine[first] if rank == self.ranks.rank else torch.empty_like(self._summed[0][2])
                 dist.broadcast(total, rank)
-                found.append((first, count, total))
-        return found
+                sums.append((first, count, total))
+        return sums
 
 
 def _add(summed: list[tuple[int, int, Tensor]], part: tuple[int, int, Tensor]) -> None:

@@ -1,6 +1,6 @@
-"""The processes of a training run, and the few things that they tell each other beside gradients.
+"""The processes of a training run, and what they exchange besides gradients.
 
-They exchange JSON and arrays, as tensors of bytes. The object collectives of torch unpickle what arrives, so none is used.
+JSON and arrays travel as tensors of bytes: the object collectives of torch would unpickle what arrives.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank and device of this process, and the number of processes in its training."""
+    """The rank and device of this process, and the number of processes in its training run."""
 
     rank: int = 0
     count: int = 1
@@ -34,7 +34,8 @@ class Ranks:
     def prove(self, secret: bytes) -> None:
         """Proves to every other process that this one knows the secret, and demands the same proof of each.
 
-        Nothing else that others send may be trusted before. Raises `RetryableError` when another does not know the secret.
+        Nothing else that others send may be trusted before. Raises `RetryableError` when another does not know the
+        secret.
         """
         challenges = [secrets.token_bytes(32) for _ in range(self.count)]
         received = self._swapped(challenges)
@@ -42,8 +43,8 @@ class Ranks:
         for rank, (challenge, answer) in enumerate(zip(challenges, answers, strict=True)):
             if not hmac.compare_digest(answer, _answer(secret, rank, self.rank, challenge)):
                 raise RetryableError(
-                    f"what answers rank {self.rank} as rank {rank} is no process of this training: a program of another user "
-                    "connected first"
+                    f"what answers rank {self.rank} as rank {rank} is not a process of this training run: "
+                    "a program of another user connected first"
                 )
 
     def summed(self, values: Tensor) -> Tensor:
@@ -53,18 +54,18 @@ class Ranks:
         return values
 
     def agreed(self, value: Any) -> Any:
-        """Returns what the first process passes, as JSON keeps it."""
+        """Returns the value of rank 0, as JSON keeps it."""
         return self.gathered(value)[0]
 
     def gathered(self, value: Any) -> list[Any]:
-        """Returns what each process passes, by rank, as JSON keeps it."""
+        """Returns the values of all processes, by rank, as JSON keeps them."""
         return [json.loads(each) for each in self._gathered(json.dumps(value).encode())]
 
-    def every(self, found: Mapping[int, Arrays]) -> dict[int, Arrays]:
-        """Returns the named arrays that all processes have found for their numbers, the same in every process."""
-        own = {f"{number} {name}": array for number, arrays in found.items() for name, array in arrays.items()}
+    def every(self, own: Mapping[int, Arrays]) -> dict[int, Arrays]:
+        """Merges the named arrays that all processes have for their numbers. Returns the same in every process."""
+        named = {f"{number} {name}": array for number, arrays in own.items() for name, array in arrays.items()}
         every: dict[int, dict[str, NDArray[Any]]] = {}
-        for each in self._gathered(save(own)):
+        for each in self._gathered(save(named)):
             for key, array in load(each).items():
                 number, _, name = key.partition(" ")
                 every.setdefault(int(number), {})[name] = array
@@ -98,5 +99,5 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def _answer(secret: bytes, prover: int, verifier: int, challenge: bytes) -> bytes:
-    """Holds both ranks, so that no answer can be reflected to its sender or passed on to another process."""
+    """Signs both ranks, so that no answer can be reflected to its sender or passed on to another process."""
     return hmac.digest(secret, f"{prover} to {verifier}: ".encode() + challenge, "sha256")

@@ -34,7 +34,7 @@ class SampleRelation(NamedTuple):
     surface: str = ""
     """The predicate in the words of the caption or the dataset."""
     ambiguity: int | None = None
-    """The number of pairs that the caption may mean; None for a relation that no caption states of this pair."""
+    """The number of pairs that the caption may mean; None for a relation that no caption states about this pair."""
     triplet: int | None = None
     """The triplet of the image that it came from, by number."""
     caption: int | None = None
@@ -52,7 +52,8 @@ class TrainingSample:
     boxes: tuple[SampleBox, ...]
     relations: tuple[SampleRelation, ...]
     labels: str = "given"
-    """Who stated the relations: pseudo (a tagger), naive (captions alone), given (the dataset), or none."""
+    """Where the relations come from: pseudo (a tagger), naive (captions alone), given (ground truth of the dataset), or
+    none."""
     tagger: str | None = None
     """Digest of the tagger's weights."""
 
@@ -61,7 +62,7 @@ class TrainingSample:
         values = {"version": VERSION} | asdict(self)
         del values["boxes"], values["relations"]
         values["objects"] = [box._asdict() for box in self.boxes]
-        values["relations"] = [_stated(relation) for relation in self.relations]
+        values["relations"] = [_known_fields(relation) for relation in self.relations]
         return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
@@ -72,12 +73,12 @@ class TrainingSample:
             version = values.pop("version")
             if version != VERSION:
                 raise FatalError(
-                    f"its labels are of version {version}, but this version reads {VERSION}; pack the images again, or read them "
-                    "with the version that wrote them"
+                    f"its labels are of version {version}, but this version reads {VERSION}; pack the images again, or read "
+                    "them with the version that wrote them"
                 )
             boxes = tuple(SampleBox(**box) for box in values.pop("objects"))
             if not all(isinstance(side, int | float) for box in boxes for side in box[1:]):
-                raise TypeError("a side of a box is no number")
+                raise TypeError("a side of a box is not a number")
             relations = tuple(SampleRelation(**relation) for relation in values.pop("relations"))
             return cls(boxes=boxes, relations=relations, **values)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -93,7 +94,7 @@ class TrainingSample:
     ) -> TrainingSample:
         """Builds the sample of a row of the `images` table. `relations` index the boxes of the row.
 
-        Crowd boxes stand for many objects, so they are left out together with their relations.
+        Crowd boxes stand for many objects, so they are excluded together with their relations.
         """
         kept = [index for index, box in enumerate(row["boxes"]) if not box["crowd"]]
         place = {index: position for position, index in enumerate(kept)}
@@ -118,15 +119,15 @@ class TrainingSample:
         return replace(self, relations=tuple(r._replace(predicate=r.surface or r.predicate) for r in self.relations))
 
 
-def _stated(relation: SampleRelation) -> dict[str, Any]:
-    """The fields of a relation without those that are unknown."""
+def _known_fields(relation: SampleRelation) -> dict[str, Any]:
+    """Returns the fields of a relation without those that are unknown."""
     return {name: value for name, value in relation._asdict().items() if value not in (None, "")}
 
 
 def viewed(sample: TrainingSample, view: TrainingView) -> TrainingSample:
     """Returns the labels of what the view shows, in pixels of the view.
 
-    Boxes are clipped to what is shown. Boxes without any area left are dropped together with their relations. An
+    Boxes are clipped to what is shown. Boxes without any area left are excluded together with their relations. An
     official view leaves "left" and "right" in predicates when it mirrors, as the authors do.
     """
     left, top, width, height = view.crop or Crop(0, 0, sample.width, sample.height)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
@@ -13,24 +13,26 @@ from pipeline.data.images.training_view import ViewSettings
 from pipeline.runtime.devices import best_precision
 from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.training.address import split_address
-from pipeline.training.tracking.tracker import TrackerKind
 from storage.errors import FatalError
-from storage.stream.mix import LEAST_TEMPERATURE, Mix
+from storage.stream.order import LEAST_TEMPERATURE, Mix
+
+TrackerKind = Literal["wandb", "mlflow", "trackio"]
+"""The trackers besides TensorBoard. Each needs the extra of its name."""
 
 
 class MixSettings(Settings):
     """How several datasets are mixed."""
 
     kind: Literal["concat", "proportional", "temperature"] = "concat"
-    """concat: one large set, each image once per epoch, as the authors do. proportional: every stretch of the training has
-    images of each set in proportion to its size. temperature: in proportion to its size to the power of 1 / `temperature`."""
+    """concat: one large dataset, each image once per epoch, as the authors do. proportional: images of each dataset in
+    proportion to its size at all times. temperature: in proportion to its size to the power of 1 / `temperature`."""
     temperature: float = Field(2.0, ge=LEAST_TEMPERATURE)
-    """For "temperature": 1 is proportional; the higher, the more equal the shares of large and small sets."""
+    """For "temperature": 1 is proportional; the higher, the more equal the shares of large and small datasets."""
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """Dataset → factor of its share, unless the kind is "concat"; 1 where it is left out."""
+    """Dataset → factor of its share, unless the kind is "concat"; 1 by default."""
 
     @model_validator(mode="after")
-    def _is_a_mix(self) -> Self:
+    def _has_no_useless_weights(self) -> Self:
         if self.kind == "concat" and self.weights:
             raise ValueError('weights: "concat" takes every image once; choose kind "proportional" or "temperature"')
         return self
@@ -55,36 +57,42 @@ class TrainingSettings(ViewSettings):
     """Settings of a training run. The defaults are the released recipe for 64 images per step."""
 
     official: bool = False
-    """Train as the authors do, defects included: their views of images, pixel for pixel, at twice the time; images in any
-    order; no pairs of a box with itself; predicates as they are worded; networks and losses as with
-    `network.official_compat`. What the recipe sets itself counts first."""
+    """Train as the authors do, bugs included: their views of images, pixel for pixel, at twice the time; images in
+    any order; no pairs of a box with itself; predicates as worded; networks and losses as with
+    `network.official_compat`. The recipe's own settings take precedence."""
     seed: int = Field(0, ge=0)
-    """Seed of all randomness: initial weights, order and augmentation of images, label texts, negative pairs, noise, dropout."""
-    network: dict[str, Any] = Field(default={}, validate_default=True)
-    """Table of network settings (models/config.py). A setting that is left out has its released value."""
+    """Seed of all randomness: initial weights, order and augmentation of images, label texts, negative pairs, noise,
+    dropout."""
+    network_defaults: ClassVar[dict[str, Any]] = {}
+    """Network settings in which this kind of training run differs from the released pre-training."""
+    network_constants: ClassVar[dict[str, Any]] = {}
+    """Network settings that this kind of training run always has."""
+    network: NetworkConfig = NetworkConfig()
+    """Network settings (models/config.py). A setting that is not given has its released value."""
     tokenizer: Path | None = file_read(None)
-    """Folder with the files of a RoBERTa tokenizer. Without it, one is made from the label names of the training set."""
+    """Folder with the files of a RoBERTa tokenizer. Without it, one is made from the label names of the training set.
+    """
     pretrained: Path | None = file_read(None)
-    """Weights to start from: a safetensors file of this project, or the folder of its model.safetensors. Weights that it lacks,
-    or all without it, are random."""
+    """Weights to start from: a safetensors file of this project, or the folder of its model.safetensors. Weights that
+    it lacks are random, as are all without it."""
 
     random_start: bool = runtime(False)
-    """Start a network that is meant for pre-trained weights from random ones, which is refused otherwise: one whose backbone
-    is partly frozen (`backbone_norm`), or whose text encoder is as large as roberta-base."""
+    """Start a network from random weights although its backbone is partly frozen (`backbone_norm`) or its text
+    encoder is as large as roberta-base, which is refused otherwise."""
 
     epochs: int = Field(20, ge=1)
-    """Length of the training in epochs, unless `steps` is given."""
+    """Length of the training run in epochs, unless `steps` is given."""
     steps: int | None = Field(None, ge=1)
-    """Length of the training in steps, instead of `epochs`."""
+    """Length of the training run in steps, instead of `epochs`."""
     batch: int = Field(64, ge=1)
     """Number of images per step, over all processes."""
     micro_batch: int = Field(8, ge=1)
-    """Number of images that pass through the network together; `batch` is a multiple of it, or smaller. Its images share
-    their label texts, and the losses are normalised within it, so the outcome does not depend on the number of processes.
-    The released scripts: 8 with ResNet-50, 4 with Swin-T, 2 with Swin-L."""
+    """Number of images that pass through the network together, share their label texts and are normalised together
+    in the losses; `batch` is a multiple of it, or smaller. The released scripts: 8 with ResNet-50, 4 with Swin-T, 2
+    with Swin-L."""
     lr_for_batch: int | None = Field(None, ge=1)
-    """The `batch` that the learning rates are meant for. With another one, all are multiplied by the square root of the
-    ratio, as the authors do between 32 and 64. None: the rates are used as they are."""
+    """The `batch` that the learning rates are meant for. With another one, all are multiplied by the square root of
+    the ratio. Unset: the rates are used as they are."""
     lr: float = Field(1.41e-4, gt=0)
     """Peak learning rate of all parameters outside the backbone and the text encoder."""
     lr_backbone: float = Field(1.41e-5, ge=0)
@@ -98,9 +106,10 @@ class TrainingSettings(ViewSettings):
     )
     """Largest norm of the gradient over all parameters. A larger gradient is scaled down to it."""
     schedule: Literal["step", "cosine"] = "step"
-    """Course of the learning rates. step: a tenth from `drop_at` on; cosine: a smooth fall to a hundredth at the end."""
+    """Course of the learning rates. step: a tenth from `drop_at` on; cosine: a smooth fall to a hundredth at the end.
+    """
     drop_at: float = Field(0.75, gt=0, le=1)
-    """Share of the training, in (0, 1], after which the step schedule drops the learning rates."""
+    """Share of the training run, in (0, 1], after which the step schedule drops the learning rates."""
     warmup: int = Field(0, ge=0)
     """Number of first steps in which the learning rates rise linearly to their full value; 0: no warm-up."""
     ema: float = Field(0.0, ge=0, lt=1)
@@ -111,102 +120,108 @@ class TrainingSettings(ViewSettings):
     bucket: int = Field(16, ge=1)
     """Number of images in a row whose views have similar sizes, so that little of a batch is padding. 1: any order."""
     object_texts: int = Field(333, ge=1)
-    """Number of object names that a step is judged against: those of its images, then others drawn by frequency."""
+    """Number of object names that a step is scored against: those of its images, then others drawn by frequency."""
     predicate_texts: int = Field(167, ge=1)
-    """Number of predicate names that a step is judged against, chosen like the object names."""
+    """Number of predicate names that a step is scored against, chosen like the object names."""
     self_pairs: bool = True
-    """Also learn boxes that are in no relation, as pairs of a box with itself. The authors leave them out."""
+    """Also learn boxes that are in no relation, as pairs of a box with itself. The authors ignore them."""
     predicate_form: Literal["predicate", "surface"] = "predicate"
-    """Form of predicates. predicate: canonical ("hold"); surface: as captions and datasets word them ("is holding"), as the
-    authors do."""
+    """Form of predicates. predicate: canonical ("hold"); surface: as captions and datasets word them ("is holding"), as
+    the authors do."""
     soft_targets: bool = False
     """Use the confidence of a pseudo-label as its target, instead of 1."""
 
     log_every: int = Field(20, ge=1)
     """Number of steps between two entries of the losses and the gradient norm in the metrics."""
     evaluate_every: int | None = Field(None, ge=1)
-    """Number of steps between two evaluations of a pre-training on the sets of `data.test` (zero-shot mAP, AP50); None: only
-    at its end. Not with `parallel = "fsdp"`."""
+    """Number of steps between two evaluations of a pre-training run on the datasets of `data.test` (zero-shot mAP,
+    AP50). Unset: only at its end. Not with `parallel = "fsdp"`."""
     evaluate_images: int = Field(200, ge=1)
     """Number of images of these evaluations."""
     trackers: tuple[TrackerKind, ...] = runtime(())
-    """Where metrics go beside TensorBoard: "wandb", "mlflow" and "trackio", each offline unless its own settings say
-    otherwise (docs/training.md, Tracking)."""
+    """Where metrics go beside TensorBoard, each offline unless its own settings say otherwise (docs/training.md,
+    Tracking)."""
     tracking: Path = runtime(Path("out/training"))
     """Folder of what trackers write: `tensorboard --logdir out/training` shows all training runs."""
     alarm_factor: float = runtime(4.0, gt=1)
-    """A training run that has a loss or a gradient norm above so many times the median of its last steps, three steps in a row,
-    is told to diverge, and its last good checkpoint stays."""
+    """A run whose loss or gradient norm exceeds this many times the median of its last steps, three steps in a row,
+    is reported as diverging, and its last good checkpoint stays."""
     alarm_window: int = runtime(100, ge=6)
-    """Number of those last steps."""
+    """Number of steps of that median."""
     precision: Literal["auto", "float32", "tf32", "medium", "bfloat16"] = "float32"
-    """Number format that the network computes in. Weights and losses stay float32. tf32: GPUs round the factors of products
-    of matrices to 10 bits; on a CPU it is float32. medium: CPUs with bfloat16 may round those factors to it, and keep 32 bits
-    for all else; on a GPU it is tf32. bfloat16: by autocast, with tf32 for what stays float32. auto: bfloat16 if the device has
-    instructions for it, else float32, and the key holds which."""
+    """Number format that the network computes in. Weights and losses stay float32. tf32: GPUs round factors of
+    matrix products to 10 bits; float32 on a CPU. medium: CPUs with bfloat16 may round those factors to it; tf32 on
+    a GPU. bfloat16: autocast, with tf32 for the rest. auto: bfloat16 if the device has instructions for it, else
+    float32, and the key holds which."""
 
     checkpoint_every: int = runtime(500, ge=1)
     """Number of steps between two checkpoints."""
     keep_checkpoints: int = runtime(2, ge=1)
-    """Number of newest checkpoints to keep. Should the newest be damaged, the training continues from the one before."""
+    """Number of newest checkpoints to keep. If the newest is damaged, the run continues from the one before."""
     milestone_every: int | None = runtime(None, ge=1)
-    """Number of steps between checkpoints that are kept until the training ends; None: no such checkpoints."""
+    """Number of steps between checkpoints that are kept until the run ends; None: no such checkpoints."""
     write_aside: float = runtime(64.0, ge=0)
-    """Size in MiB from which a process of its own writes the checkpoint while the training goes on."""
+    """Size in MiB from which a process of its own writes the checkpoint while training goes on."""
     parallel: Literal["ddp", "fsdp", "tree"] = runtime("ddp")
-    """How processes share the work. ddp: each has the whole network. fsdp: each keeps a part of weights, gradients and
-    averages (FSDP2). tree: as ddp, and gradients are summed in an order that does not depend on the number of processes,
-    so that any number ends with the same bits, at the price of time and of memory for some copies of the gradients."""
+    """How processes share the work. ddp: each has the whole network. fsdp: each keeps a part of weights, gradients
+    and averages (FSDP2). tree: as ddp, with gradients summed in an order that gives the same bits for any number of
+    processes, at the cost of time and memory."""
     compile: bool = runtime(False)
     """Compile the network with torch.compile, once per distinct size of images."""
     processes: int = runtime(2, ge=1, le=1024)
     """Number of training processes on each node: one per GPU, or several that share its cores."""
     nodes: int = runtime(1, ge=1, le=1024)
-    """Number of machines that train together from the start. On each but the first runs `rlip join` (docs/training.md)."""
+    """Number of machines that train together from the start. On each but the coordinator runs `rlip cluster join`
+    (docs/training.md)."""
     min_nodes: int | None = runtime(None, ge=1)
     """Smallest number of nodes to go on with after some were lost. Unset: all of `nodes`."""
     address: str | None = runtime(None)
-    """HOST:PORT of the coordinator, where it listens for the others, and on no other address. Needed for several nodes. Who
-    can connect to it can pose as one of them and run code: take an address in a network that only the nodes share."""
+    """HOST:PORT where the coordinator listens for the other nodes, and on no other address. Needed for several
+    nodes. Anyone who can connect to it can disturb training: use a private network (docs/security.md)."""
     restarts: int = runtime(3, ge=0)
-    """How often in a row a training run that lost a process restarts from its last checkpoint before it gives up. Each new
-    checkpoint resets the count."""
+    """How often in a row training restarts from its last checkpoint after losing a process. Each new checkpoint
+    resets the count."""
     collective_timeout: float = runtime(600.0, gt=0)
     """Seconds that processes wait for each other in a collective operation before the training counts as hung."""
     stop_timeout: float = runtime(120.0, gt=0)
-    """Seconds that a stop may take: the rest of a step, and a checkpoint (2.6 GB with Swin-L). A second Ctrl-C ends it."""
+    """Seconds that a stop may take: the rest of a step, and a checkpoint (2.6 GB with Swin-L). A second Ctrl-C ends it
+    at once."""
     node_timeout: float = runtime(15.0, gt=1)
-    """Seconds without a sign of life after which another node counts as lost. The others give up the coordinator after half as
-    long again."""
+    """Seconds without a heartbeat after which another node counts as lost. The others give up on the coordinator after
+    half as long again."""
     threads: int = runtime(1, ge=1)
     """Number of CPU threads per training process."""
     activation_checkpointing: bool = runtime(False)
     """Compute parts of the forward pass again in the backward pass: less memory, more time, the
     same weights."""
     max_damaged: float = runtime(0.01, ge=0, le=1)
-    """A training run stops when more than this share of its samples is damaged, checked at each checkpoint for all processes
-    together. Damaged samples are left out and named. A micro-batch without any readable image stops it in any case."""
+    """Training stops if more than this share of its samples is damaged, checked at each checkpoint. Damaged samples
+    are excluded and named. A micro-batch without any readable image stops it in any case."""
     cache_gib: float = runtime(20.0, ge=0)
-    """Size in GiB, within a few percent, of the copies that one training keeps of samples in a remote store. 0: none."""
+    """Size in GiB, within a few percent, of the copies that a run keeps of samples in a remote store. 0: none."""
     num_workers: int = runtime(0, ge=0)
-    """Number of processes that prepare images for each training process. 0: it prepares them itself, between steps."""
+    """Number of processes that load images for each training process. 0: it loads them itself, between steps."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
     """Device to train on. auto: the GPUs of the machine if it has any, otherwise its CPU."""
 
     @model_validator(mode="before")
     @classmethod
-    def _does_as_the_authors(cls, values: Any) -> Any:
+    def _set_as_the_authors(cls, values: Any) -> Any:
         if not isinstance(values, dict) or values.get("official") is not True:
             return values
         network = values.get("network", {})
         filled = {"official_compat": True} | network if isinstance(network, dict) else network
         return AS_THE_AUTHORS | values | {"network": filled}
 
-    @field_validator("network")
+    @field_validator("network", mode="before")
     @classmethod
-    def _is_a_network(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Fills in all defaults, so that a changed default changes the key."""
-        return NetworkConfig.from_dict(values).to_dict()
+    def _to_network(cls, values: Any) -> NetworkConfig:
+        """Raises `ConfigError`, whose message names the setting and what is allowed."""
+        if isinstance(values, NetworkConfig):
+            return values
+        if not isinstance(values, dict):
+            raise ValueError("not a table of network settings")
+        return NetworkConfig.from_dict(cls.network_defaults | values | cls.network_constants)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -220,7 +235,7 @@ class TrainingSettings(ViewSettings):
                 f"{self.lr_for_batch or self.batch} (learning rates grow with the root of the batch), a smaller micro_batch, or "
                 "fewer processes"
             )
-        if self.network["backbone_norm"] == "batch" and self.processes * self.nodes > 1:
+        if self.network.backbone_norm == "batch" and self.processes * self.nodes > 1:
             raise ValueError(
                 'network.backbone_norm: with "batch", each process would have statistics of its own; set processes = 1, or '
                 "another norm"
@@ -230,7 +245,7 @@ class TrainingSettings(ViewSettings):
                 'evaluate_every: each process evaluates with the whole network; set parallel to "ddp" or "tree"'
             )
         if self.nodes > 1 and self.address is None:
-            raise ValueError(f"address: nodes = {self.nodes} need one, such as 10.0.0.7:29500, to meet at")
+            raise ValueError(f"address: nodes = {self.nodes} need one to meet at, such as 10.0.0.7:29500")
         if self.min_nodes is not None and self.min_nodes > self.nodes:
             raise ValueError(f"min_nodes: {self.min_nodes} is more than nodes = {self.nodes}")
         return self
@@ -254,8 +269,8 @@ class TrainingSettings(ViewSettings):
 
     @property
     def whole_size(self) -> int:
-        """The longest side in pixels at which the network sees whole images after its training: that of a 4:3 image at its
-        largest."""
+        """The longest side in pixels at which the network sees whole images after its training: that of a 4:3 image at
+        its largest."""
         return round(max(self.shortest) * 4 / 3) if self.shortest else self.image_size
 
     @property
@@ -272,48 +287,49 @@ class TrainingSettings(ViewSettings):
         return self.model_copy(update={"seed": seed})
 
     def files(self) -> dict[str, Path]:
-        """Returns the files whose content decides the outcome, by their role in keys. Raises `FatalError` when one is missing."""
+        """Returns the files whose content decides the outcome, by their role in keys. Raises `FatalError` when one is
+        missing."""
         named = {"tokenizer": self.tokenizer, "initial": self.pretrained}
-        given = {role: path for role, path in named.items() if path is not None}
-        for role, path in given.items():
+        files = {role: path for role, path in named.items() if path is not None}
+        for role, path in files.items():
             if not path.exists():
-                converted = "convert one with `rlip weights import` (docs/training_recipes.md)"
-                way = converted if role == "initial" else f"leave {role} out"
-                setting = "pretrained" if role == "initial" else role
+                setting, way = (
+                    ("pretrained", "convert one with `rlip weights import` (docs/training_recipes.md)")
+                    if role == "initial"
+                    else (role, f"remove {role}")
+                )
                 raise FatalError(f"{setting} = {path}: no such file or folder; correct the path, or {way}")
-        return given
+        return files
 
 
 CALIBRATION = "calibration.json"
 """File beside the weights of a tagger that maps its scores to probabilities."""
-RELEASED = {"feedforward": 1024, "dropout": 0.1, "gate": "GLIP", "relation_queries": "vanilla"}
-"""Network settings in which the released tagger differs from the released pre-training."""
+_RELEASED: dict[str, Any] = {"feedforward": 1024, "dropout": 0.1, "gate": "GLIP", "relation_queries": "vanilla"}
+_TAGGER: dict[str, Any] = {"architecture": "parsed", "tagger": True}
 
 
 class TaggerSettings(TrainingSettings):
-    """Settings of the Relation Tagger's training. The defaults are the released recipe."""
+    """Settings of the Relation Tagger's training run. The defaults are the released recipe."""
 
-    network: dict[str, Any] = Field(default={}, validate_default=True)
-    """Table of network settings, as for pre-training. The architecture is always that of the tagger."""
+    network_defaults: ClassVar[dict[str, Any]] = _RELEASED
+    network_constants: ClassVar[dict[str, Any]] = _TAGGER
+    network: NetworkConfig = NetworkConfig(**_RELEASED, **_TAGGER)
+    """Network settings, as for pre-training. The architecture is always that of the tagger."""
     loss: LossSettings = LossSettings(localised_predicates=False)
     box_noise: float = Field(0.4, ge=0, le=1)
     """Box noise b, as a share of box size: a box moves by up to b/2 of its size, and grows or shrinks by up to b."""
     label_noise: float = Field(0.2, ge=0, le=1)
-    """Probability that a box's label is replaced by a random one, so that the network has to look at the image. With
-    `network.official_compat`, only the first few names are drawn, as many as the micro-batch has images, as the authors do."""
+    """Probability that a box's label is replaced by a random one, so that the network has to look at the image."""
     held_out: float = Field(0.05, ge=0, lt=1)
     """Share of the images, chosen by a hash of their ids, held out to measure and calibrate the tagger. 0: neither."""
     check_every: int = Field(1000, ge=1)
     """Number of steps between two measurements on some of the held-out images."""
 
-    @field_validator("network")
-    @classmethod
-    def _is_a_network(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return NetworkConfig.from_dict({**RELEASED, **values, "architecture": "parsed", "tagger": True}).to_dict()
-
     @field_validator("evaluate_every")
     @classmethod
     def _is_for_pretraining(cls, value: int | None) -> int | None:
         if value is not None:
-            raise ValueError("a tagger is measured on its held-out images, every `check_every` steps; leave it out")
+            raise ValueError(
+                "a tagger is measured on its held-out images, every `check_every` steps; remove this setting"
+            )
         return value

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from pipeline.training.config import HELD_OUT, RANGES, SAMPLES, Shard, TrainConfig
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TaggerSettings
-from pipeline.training.statistics import STATISTICS_FILE
+from pipeline.training.vocabulary import STATISTICS_FILE
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.shards.index import ARTIFACT_INDEX
-from storage.shards.range_cache import RangeCache
-from storage.shards.reader import DamagedSample, SampleReader
+from storage.shards.reader import DamagedSample, RangeCache, SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
 from storage.shards.writer import LABELS, tars_among
 from storage.stream.order import stable_seed
@@ -53,9 +52,9 @@ def map_samples(config: TrainConfig) -> SampleMap:
 def _is_of(folder: Path, files: Sequence[ShardFile]) -> bool:
     """Whether there is an undamaged map of these tars, which may have moved since it was made."""
     try:
-        made = SampleMap(folder)
-        made.require_whole()
-        return made.tars == [file.tar for file in files]
+        samples = SampleMap(folder)
+        samples.require_whole()
+        return samples.tars == [file.tar for file in files]
     except FatalError:
         return False
 
@@ -73,7 +72,7 @@ def _part(share: float, held_out: bool) -> Callable[[pa.Table], NDArray[np.bool_
 
 
 def range_cache(config: TrainConfig) -> RangeCache | None:
-    """Returns the cache of what is read from a remote store; None for a local one, or if the settings want none."""
+    """Returns the cache of what is read from a remote store; None for a local one, or if the settings disable it."""
     remote = any("://" in shard.tar for shard in config.shards)
     size = int(config.settings.cache_gib * 2**30)
     return RangeCache(config.work / RANGES, size) if remote and size else None
@@ -92,7 +91,7 @@ class ShardSamples:
         return len(self.samples)
 
     def labels(self, sample: int) -> TrainingSample:
-        """Returns the labels of one image, without reading the image. Raises `FatalError` when they are damaged."""
+        """Returns the labels of one image without reading the image. Raises `FatalError` when they are damaged."""
         return self._parsed(sample, self._whole(sample, [LABELS])[LABELS])
 
     def image(self, sample: int) -> bytes:
@@ -123,14 +122,16 @@ class ShardSamples:
 
     def _parsed(self, sample: int, labels: bytes) -> TrainingSample:
         try:
-            found = TrainingSample.from_json(labels)
+            parsed = TrainingSample.from_json(labels)
         except FatalError as error:
             tar = self.samples.tars[self.samples.shard(sample)]
             raise FatalError(f"{tar}: {self.samples.key(sample)}: {error}") from error
-        return found.worded() if self._predicate_form == "surface" else found
+        return parsed.worded() if self._predicate_form == "surface" else parsed
 
     def _whole(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:
         try:
             return self._reader.read(sample, extensions)
         except DamagedSample as damage:
-            raise FatalError(f"{damage}; remove the artifact with `rlip verify --repair`, then run again") from damage
+            raise FatalError(
+                f"{damage}; remove the artifact with `rlip store verify --repair`, then run again"
+            ) from damage

@@ -21,11 +21,11 @@ from models.network import Network
 from models.relation_tagger import PairQueries, RelationTagger
 from pipeline.data.images.opening import BadImage
 from pipeline.data.images.views import load_pixels
-from pipeline.training.pairs import labelled_pairs, normalised_boxes
 from pipeline.training.ranks import Arrays, Ranks
 from pipeline.training.sample import SampleBox, TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings, TrainingSettings
 from pipeline.training.shards import ShardSamples
+from pipeline.training.task import labelled_pairs, normalised_boxes
 from pipeline.training.vocabulary import Vocabulary, index_by_name
 from storage.atomic import write_atomic
 from storage.shards.reader import DamagedSample
@@ -34,7 +34,7 @@ from tagger.labelling.calibration import Calibration, calibration_error
 
 MAX_IMAGES = 500
 MAX_IMAGES_BETWEEN = 100
-"""Maximum number of images measured during the training. At its end it is `MAX_IMAGES`."""
+"""Maximum number of images measured during the training run. At its end it is `MAX_IMAGES`."""
 RECALLS = (20, 50)
 FOLDS = 2
 FALSE_SHARE = 0.3
@@ -62,8 +62,8 @@ class TaggerCheck:
     """Measurements of a tagger on held-out images, and its calibration."""
 
     scores: dict[str, float]
-    """held_out_map: mean over predicates of the average precision over all pairs; held_out_recall: share of the given
-    relations whose predicate is among the two best of its pair; held_out_recall_20, _50: share of an image's given
+    """held_out_map: mean over predicates of the average precision over all pairs; held_out_recall: share of the true
+    relations whose predicate is among the two best of its pair; held_out_recall_20, _50: share of an image's true
     relations among its 20 (50) best labels, mean over images; held_out_calibration_error: of the proposals' scores;
     held_out_calibrated_error: of their probabilities, calibrated on other images; held_out_images: number of images."""
     calibration: Calibration
@@ -103,10 +103,10 @@ def check_tagger(
 ) -> TaggerCheck:
     """Scores every ordered pair of boxes for the names of the held-out images, and measures this against the relations.
 
-    The names are the most frequent ones of these images, and others up to the number that a step has. Processes share the
-    images, and all return the same. Proposals imitate those of captions: all pairs of boxes of the two categories of
-    each given relation, and of some relations that only other images have. For proposals, a relation with a `symmetric`
-    predicate holds both ways. The network is left in training mode.
+    The names are the most frequent ones of these images, and others up to the number that a step has. Processes share
+    the images, and all return the same. Proposals imitate those of captions: all pairs of boxes of the two categories
+    of each true relation, and of some relations that only other images have. For proposals, a relation with a
+    `symmetric` predicate holds both ways. The network is left in training mode.
     """
     assert isinstance(network, RelationTagger)
     count = min(len(source), most)
@@ -118,7 +118,7 @@ def check_tagger(
         )
         own = {i: _scored(network, texts, source, i, names, settings, ranks.device) for i in _shared(count, ranks)}
     network.train()
-    scored = ranks.every({i: found.arrays() for i, found in own.items() if found is not None and i < count})
+    scored = ranks.every({i: each.arrays() for i, each in own.items() if each is not None and i < count})
     images = [Scored.of_arrays(arrays) for _, arrays in sorted(scored.items())]
     stated = [_stated(image, names.predicates) for image in images]
     everywhere = Counter(statement for of_image in stated for statement in sorted(of_image))
@@ -175,7 +175,7 @@ def _rankings(images: Sequence[Scored]) -> dict[str, float]:
     hits = np.take_along_axis(truth, best_two, axis=1).sum()
     present = np.flatnonzero(truth.any(axis=0))
     precisions = [average_precision(score[:, column], truth[:, column]) for column in present]
-    found = {
+    scores = {
         "held_out_map": float(np.mean(precisions)),
         "held_out_recall": float(hits / np.minimum(truth.sum(axis=1), 2).sum()),
     }
@@ -184,8 +184,8 @@ def _rankings(images: Sequence[Scored]) -> dict[str, float]:
         for image in images:
             best = np.argsort(-image.scores, axis=None, kind="stable")[:most]
             shares.append(image.truth.reshape(-1)[best].sum() / image.truth.sum())
-        found[f"held_out_recall_{most}"] = float(np.mean(shares))
-    return found
+        scores[f"held_out_recall_{most}"] = float(np.mean(shares))
+    return scores
 
 
 def proposals(
@@ -193,14 +193,14 @@ def proposals(
 ) -> Iterator[Proposal]:
     """Yields the labels of an image that captions with the `stated` facts would propose. `number` identifies the image."""
     boxes, columns = image.sample.boxes, index_by_name(names)
-    given = {(r.subject, r.predicate, r.object) for r in image.sample.relations}
+    true = {(r.subject, r.predicate, r.object) for r in image.sample.relations}
     predicates: dict[tuple[str, str], list[str]] = {}
     for subject_name, predicate, object_name in sorted(stated):
         predicates.setdefault((subject_name, object_name), []).append(predicate)
     for row, (subject, object_) in enumerate(image.pairs):
         for predicate in predicates.get((boxes[subject].category, boxes[object_].category), ()):
-            reversed_ = predicate in symmetric and (object_, predicate, subject) in given
-            right = reversed_ or (subject, predicate, object_) in given
+            reversed_ = predicate in symmetric and (object_, predicate, subject) in true
+            right = reversed_ or (subject, predicate, object_) in true
             yield Proposal(number, row, predicate, float(image.scores[row, columns[predicate]]), right)
 
 
@@ -262,8 +262,9 @@ def _scored(
     settings: TrainingSettings,
     device: torch.device,
 ) -> Scored | None:
-    """Returns scores and truth of one image, counted anew from the first after the last; None if it can't be read, or has no
-    relation of known predicate and categories. The network runs in any case, as it does in the other processes."""
+    """Returns scores and truth of one image, counted anew from the first after the last; None if it can't be read, or
+    has no relation of known predicate and categories. The network runs in any case, as it does in the other processes.
+    """
     sample, whole = _read(source, image % len(source), settings.whole_size)
     known = index_by_name(names.predicates)
     places = index_by_name(names.objects)
@@ -324,7 +325,7 @@ class HeldOut:
     def measure(self, network: Network, is_last: bool, ranks: Ranks) -> Mapping[str, float]:
         """Returns the measurements; after the last step, it also writes the calibration."""
         most = MAX_IMAGES if is_last else MAX_IMAGES_BETWEEN
-        found = check_tagger(network, self.images, self.vocabulary, self.settings, ranks, SYMMETRIC, most)
+        check = check_tagger(network, self.images, self.vocabulary, self.settings, ranks, SYMMETRIC, most)
         if is_last and ranks.rank == 0:
-            write_atomic(self.work / CALIBRATION, found.calibration.to_json())
-        return found.scores
+            write_atomic(self.work / CALIBRATION, check.calibration.to_json())
+        return check.scores

@@ -1,32 +1,31 @@
-"""What the trainer trains: the interface of a task, the inputs of a micro-batch, and the pre-training task.
+"""What the trainer trains: a network with its loss and the inputs of a micro-batch, for pre-training and for the
+tagger.
 
 The inputs are prepared by loader processes, from draws that depend on the seed, the step and the sample, so a training
-with other processes sees the same.
+run with another number of processes sees the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.config import NO_OBJECTS, NetworkConfig
-from models.initial import load_initial
-from models.losses import SetCriterion
+from models.config import NO_OBJECTS
+from models.losses import SetCriterion, TaggerCriterion
 from models.network import Network, Size
-from models.predictions import Predictions
+from models.predictions import Predictions, Target
+from models.pretrained import load_pretrained
 from models.relation_tagger import PairQueries
-from models.rlip import RLIP
-from models.target import Target
-from models.text_tokens import LabelTokenizer, TextTokens
-from pipeline.training.pairs import TargetPair, detection_pairs, labelled_pairs, normalised_boxes
+from models.text_encoder import LabelTokenizer, TextTokens
+from models.weights import build
 from pipeline.training.sample import TrainingSample
-from pipeline.training.settings import TrainingSettings
+from pipeline.training.settings import TaggerSettings, TrainingSettings
 from pipeline.training.vocabulary import Vocabulary, index_by_name
 from storage.stream.order import stable_seed
 
@@ -55,37 +54,47 @@ class Draws:
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What a network and its loss need beside the images, in the images' order."""
+    """What a network and its loss need besides the images, in the images' order."""
 
     texts: TextTokens
     targets: Sequence[Target]
     queries: PairQueries | None = None
-    """The pairs that a tagger is given."""
+    """The pairs that a tagger scores."""
 
 
-class Task(Protocol):
+class Task(ABC):
     """A network and its loss. It can be handed to other processes."""
 
-    def build(self, say: Callable[[str], None]) -> Network:
-        """Builds a new network. Random weights come from torch's current generator.
+    def __init__(self, settings: TrainingSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
+        self._settings, self._vocabulary, self._folder = settings, vocabulary, tokenizer
+        self._tokenizer = LabelTokenizer(tokenizer, settings.network.text)
 
-        `say` tells a person which weights come from a file.
+    def build(self, report: Callable[[str], None]) -> Network:
+        """Builds the network of the settings, with its pretrained weights where the settings name some.
+
+        Random weights come from torch's current generator. `report` receives a sentence about which weights come from
+        the file. Raises ValueError when a shape differs.
         """
-        ...
+        network = build(self._settings.network, self._folder)
+        if self._settings.pretrained is not None:
+            report(load_pretrained(network, self._settings.pretrained, self._folder).describe())
+        return network
 
+    @abstractmethod
     def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
         """Prepares the inputs of a micro-batch on the CPU."""
-        ...
 
     def predict(
-        self, network: torch.nn.Module, images_B3HW: Tensor, sizes: Sequence[Size] | None, given: StepInputs
+        self, network: torch.nn.Module, images_B3HW: Tensor, sizes: Sequence[Size] | None, inputs: StepInputs
     ) -> Predictions:
-        """Runs the network; `sizes` as it takes them. `given` is on its device."""
-        ...
+        """Runs the network; `sizes` as it takes them. `inputs` are on its device."""
+        queries = () if inputs.queries is None else (inputs.queries,)
+        predictions: Predictions = network(images_B3HW, sizes, inputs.texts, *queries)
+        return predictions
 
-    def losses(self, predictions: Predictions, given: StepInputs) -> dict[str, Tensor]:
+    @abstractmethod
+    def losses(self, predictions: Predictions, inputs: StepInputs) -> dict[str, Tensor]:
         """Returns scalars by name, including the total `loss`."""
-        ...
 
 
 class StepTexts:
@@ -118,63 +127,152 @@ class StepTexts:
         return Target(labels[subject], labels[object_], boxes[subject], boxes[object_], predicates, known)
 
 
-def full_precision(predictions: Predictions) -> Predictions:
-    """Converts predictions to float32, which losses and matching need, whatever the network computed in."""
-    tensors = {name: value.float() for name, value in predictions.tensors().items()}
-    return Predictions(**tensors, auxiliary=[full_precision(layer) for layer in predictions.auxiliary])
-
-
-def network_config(settings: TrainingSettings) -> NetworkConfig:
-    """Returns the network configuration of the settings."""
-    return NetworkConfig.from_dict(settings.network)
-
-
-def start_from(network: Network, initial: Path | None, tokenizer: Path, say: Callable[[str], None]) -> None:
-    """Loads the weights of a file into the network, if one is given, and says what of the network stays random.
-
-    Raises ValueError when a shape differs.
-    """
-    if initial is not None:
-        say(load_initial(network, initial, tokenizer).describe())
-
-
-class PretrainTask:
+class PretrainTask(Task):
     """Trains RLIPv2 on shards. It learns boxes from every image, and predicates from images that have relations."""
 
     def __init__(self, settings: TrainingSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
-        self._settings, self._vocabulary, self._folder = settings, vocabulary, tokenizer
-        self._config = network_config(settings)
+        super().__init__(settings, vocabulary, tokenizer)
         self._criterion = SetCriterion(settings.loss, official_compat=settings.official)
-        self._tokenizer = LabelTokenizer(tokenizer, self._config.text)
-
-    def build(self, say: Callable[[str], None]) -> Network:
-        """Builds the network of the settings, with its initial weights where the settings name some."""
-        network = RLIP(self._config, self._folder)
-        start_from(network, self._settings.pretrained, self._folder, say)
-        return network
 
     def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
         """Draws the texts and lists the pairs to find."""
-        texts = StepTexts(self._vocabulary, self._settings, samples, draws.texts())
-        limit, soft = self._config.pairs, self._settings.soft_targets
-        targets = [
-            texts.target(
-                sample,
-                detection_pairs(sample, limit) if self._settings.self_pairs else labelled_pairs(sample)[:limit],
-                soft,
-            )
-            for sample in samples
-        ]
+        settings = self._settings
+        texts = StepTexts(self._vocabulary, settings, samples, draws.texts())
+        pairs_of = detection_pairs if settings.self_pairs else labelled_pairs
+        pairs = [pairs_of(sample, settings.network.pairs) for sample in samples]
+        targets = [texts.target(sample, its, settings.soft_targets) for sample, its in zip(samples, pairs, strict=True)]
         return StepInputs(self._tokenizer(texts.objects, texts.predicates), targets)
 
-    def predict(
-        self, network: torch.nn.Module, images_B3HW: Tensor, sizes: Sequence[Size] | None, given: StepInputs
-    ) -> Predictions:
-        """Runs the network on images and texts."""
-        predictions: Predictions = network(images_B3HW, sizes, given.texts)
-        return predictions
-
-    def losses(self, predictions: Predictions, given: StepInputs) -> dict[str, Tensor]:
+    def losses(self, predictions: Predictions, inputs: StepInputs) -> dict[str, Tensor]:
         """Computes the set-prediction loss, with predictions matched to pairs."""
-        losses: dict[str, Tensor] = self._criterion(predictions, given.targets, predictions.predicate_features)
+        losses: dict[str, Tensor] = self._criterion(predictions, inputs.targets, predictions.predicate_features)
         return losses
+
+
+class TaggerTask(Task):
+    """Trains the R-Tagger on images with ground-truth relations. Pairs without a relation are negatives."""
+
+    _settings: TaggerSettings
+
+    def __init__(self, settings: TaggerSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
+        super().__init__(settings, vocabulary, tokenizer)
+        self._criterion = TaggerCriterion(settings.loss, official_compat=settings.official)
+
+    def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
+        """Draws the texts and the pairs, and adds noise to the boxes and labels that the network gets."""
+        settings, network = self._settings, self._settings.network
+        texts = StepTexts(self._vocabulary, settings, samples, draws.texts())
+        names = names_for_noise(len(texts.objects) - 1, len(samples), network.official_compat)
+        targets, noisy = [], []
+        for sample in samples:
+            generator = draws.sample(sample)
+            pairs = tagging_pairs(sample, network.pairs, generator)
+            targets.append(texts.target(sample, pairs, settings.soft_targets))
+            noisy.append(add_noise(targets[-1], settings, names, generator))
+        return StepInputs(self._tokenizer(texts.objects, texts.predicates), targets, pair_queries(noisy))
+
+    def losses(self, predictions: Predictions, inputs: StepInputs) -> dict[str, Tensor]:
+        """Computes the loss by position: the i-th prediction belongs to the i-th pair."""
+        losses: dict[str, Tensor] = self._criterion(predictions, inputs.targets)
+        return losses
+
+
+@dataclass(frozen=True)
+class TargetPair:
+    """An ordered pair of boxes, by index. When `known` is False its predicates are unknown and only its boxes count."""
+
+    subject: int
+    object: int
+    predicates: Mapping[str, float] = field(default_factory=dict)
+    """Predicate → confidence."""
+    known: bool = True
+
+
+def labelled_pairs(sample: TrainingSample, limit: int | None = None) -> list[TargetPair]:
+    """Merges the relations of each (subject, object) pair. Returns up to `limit` pairs, the most confident first."""
+    merged: dict[tuple[int, int], dict[str, float]] = {}
+    for relation in sample.relations:
+        predicates = merged.setdefault((relation.subject, relation.object), {})
+        predicates[relation.predicate] = max(relation.confidence, predicates.get(relation.predicate, 0.0))
+    ranked = sorted(merged.items(), key=lambda item: (-max(item[1].values()), item[0]))
+    return [TargetPair(subject, object_, predicates) for (subject, object_), predicates in ranked[:limit]]
+
+
+def detection_pairs(sample: TrainingSample, limit: int) -> list[TargetPair]:
+    """Returns up to `limit` pairs: the labelled pairs, then each remaining box paired with itself.
+
+    The network thus learns every object, with or without relations, and no pairing is invented. A box has no relation
+    to itself. In an image without any known relation this says nothing, so no predicate is scored there.
+    """
+    pairs = labelled_pairs(sample, limit)
+    covered = {index for pair in pairs for index in (pair.subject, pair.object)}
+    alone = [TargetPair(index, index, known=bool(pairs)) for index in range(len(sample.boxes)) if index not in covered]
+    return pairs + alone[: limit - len(pairs)]
+
+
+def tagging_pairs(sample: TrainingSample, limit: int, generator: np.random.Generator) -> list[TargetPair]:
+    """Returns up to `limit` pairs: labelled pairs, then random others as negatives (docs/labels.md, Training the
+    tagger)."""
+    pairs = labelled_pairs(sample, limit)
+    taken = {(relation.subject, relation.object) for relation in sample.relations}
+    count = len(sample.boxes)
+    others = [(s, o) for s in range(count) for o in range(count) if s != o and (s, o) not in taken]
+    chosen = generator.permutation(len(others))[: limit - len(pairs)]
+    return pairs + [TargetPair(*others[int(place)]) for place in sorted(chosen)]
+
+
+def normalised_boxes(sample: TrainingSample) -> np.ndarray:
+    """Returns N×4 boxes (centre x, centre y, width, height) as shares of the image, clipped to its edges."""
+    corners = np.array([(b.x, b.y, b.x + b.w, b.y + b.h) for b in sample.boxes], np.float32).reshape(-1, 4)
+    corners = (corners / np.array([sample.width, sample.height] * 2, np.float32)).clip(0, 1)
+    return np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
+
+
+def pair_queries(targets: Sequence[Target]) -> PairQueries:
+    """Turns boxes and labels of the targets into queries, padded with empty slots to the longest target."""
+    count = max(1, *(len(target.subject_labels) for target in targets))
+
+    def filled(columns: list[Tensor], value: float) -> Tensor:
+        rows = [
+            torch.cat([column, column.new_full((count - len(column), *column.shape[1:]), value)]) for column in columns
+        ]
+        return torch.stack(rows)
+
+    return PairQueries(
+        subject_boxes=filled([target.subject_boxes for target in targets], 0.5),
+        object_boxes=filled([target.object_boxes for target in targets], 0.5),
+        subject_labels=filled([target.subject_labels for target in targets], 0),
+        object_labels=filled([target.object_labels for target in targets], 0),
+        valid=filled([torch.ones_like(target.subject_labels, dtype=torch.bool) for target in targets], False),
+    )
+
+
+def names_for_noise(names: int, images: int, official_compat: bool) -> int:
+    """Returns the number of first object names from which wrong labels are drawn: all. The authors' code reads the
+    wrong axis, that of images."""
+    return min(names, images) if official_compat else names
+
+
+def add_noise(target: Target, settings: TaggerSettings, names: int, generator: np.random.Generator) -> Target:
+    """Moves and scales the boxes of one image, and replaces labels, at random.
+
+    `names`: number of object texts to draw labels from.
+    """
+
+    def moved(boxes: Tensor) -> Tensor:
+        drawn = torch.from_numpy(generator.uniform(-1, 1, boxes.shape).astype(np.float32))
+        scale = torch.tensor([0.5, 0.5, 1.0, 1.0]) * settings.box_noise
+        return (boxes + drawn * boxes[..., 2:].repeat(1, 2) * scale).clamp(0, 1)
+
+    def replaced(labels: Tensor) -> Tensor:
+        drawn = torch.from_numpy(generator.integers(0, names, labels.shape))
+        chosen = torch.from_numpy(generator.random(labels.shape) < settings.label_noise)
+        return torch.where(chosen, drawn, labels)
+
+    return replace(
+        target,
+        subject_boxes=moved(target.subject_boxes),
+        object_boxes=moved(target.object_boxes),
+        subject_labels=replaced(target.subject_labels),
+        object_labels=replaced(target.object_labels),
+    )

@@ -22,17 +22,15 @@ import torch
 from models.network import Network
 from pipeline.runtime.processes import begin_fork, fork_context, keep_freed_memory, preload
 from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence
-from pipeline.training.checkpoints.checkpointer import Checkpointer
-from pipeline.training.checkpoints.state import TrainingState
+from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingState
 from pipeline.training.config import TrainConfig
-from pipeline.training.ema import Ema
 from pipeline.training.monitor import Monitor
-from pipeline.training.optimizer import gradient_norm, make_optimizer, set_rates, update
+from pipeline.training.optimizer import Ema, gradient_norm, make_optimizer, set_rates, update
 from pipeline.training.parallel import Sharded, make_parallel
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
-from pipeline.training.task import Draws, Task, full_precision
+from pipeline.training.task import Draws, Task
 from storage.errors import FatalError, PipelineError
 from storage.stream.order import stable_seed
 from storage.stream.stream import Skipped
@@ -59,17 +57,17 @@ class TrainingResult:
     """The outcome of a training run."""
 
     state: Mapping[str, torch.Tensor]
-    """In the first process of a finished training, the network's parameters and buffers; elsewhere empty."""
+    """In rank 0 of a finished training run, the network's parameters and buffers; elsewhere empty."""
     network: Network
     steps: int
     """Number of steps that the network has been trained for."""
     total: int
-    """Number of steps to train for; more than `steps` when the training was asked to stop."""
+    """Number of steps to train for; more than `steps` when the training run was asked to stop."""
     resumed_from: int
     seconds: float
     """Duration of the steps of this process."""
     damaged: Mapping[int, str]
-    """Samples that were left out, by number, with the reason."""
+    """Damaged samples, which were skipped, by number, with the reason."""
     data_wait: float
     """Share of that time spent waiting for data."""
     checkpoint_wait: float
@@ -83,7 +81,7 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step gave, the same in every process."""
+    """The outcome of a step, the same in every process."""
 
     losses: dict[str, float]
     norm: float
@@ -113,28 +111,28 @@ class Trainer:
         self.total = settings.steps or -(-settings.epochs * len(self._sequence) // settings.batch)
         self.step = 0
         self._skipped = Skipped(len(samples), settings.max_damaged)
-        self._monitor = Monitor(config, ranks, self._say)
+        self._monitor = Monitor(config, ranks, self._report)
         self._build(config.work)
         self._resume()
 
     def _build(self, work: Path) -> None:
         settings, ranks = self._settings, self._ranks
         torch.manual_seed(stable_seed("weights", settings.seed))
-        self.network = self._task.build(self._say).to(ranks.device).train()
+        self.network = self._task.build(self._report).to(ranks.device).train()
         if settings.lr_backbone == 0:
             self.network.backbone.requires_grad_(False)
         if settings.activation_checkpointing:
-            self.network.recompute()
+            self.network.checkpoint_activations()
         self._parallel = make_parallel(self.network, ranks, settings)
         self._optimizer = make_optimizer(self.network, settings)
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._ema = Ema(self.network, settings.ema) if settings.ema else None
         state = TrainingState(self.network, self._optimizer, self._ema)
         is_sharded = isinstance(self._parallel, Sharded)
-        self._checkpoints = Checkpointer(state, settings, work, ranks, is_sharded, self._say)
+        self._checkpoints = Checkpointer(state, settings, work, ranks, is_sharded, self._report)
 
     def _resume(self) -> None:
-        """Goes back to the last sound checkpoint."""
+        """Goes back to the newest undamaged checkpoint."""
         about = self._checkpoints.load()
         self._origin = Origin()
         if about:
@@ -145,26 +143,26 @@ class Trainer:
         self._first = self.step
         self._monitor.open(self.step, about["alarm"] if about else None)
         if self.step:
-            self._say(f"continuing from the checkpoint of step {self.step}")
+            self._report(f"continuing from the checkpoint of step {self.step}")
 
-    def train(self, asked_to_stop: Callable[[], bool]) -> TrainingResult:
+    def train(self, is_asked_to_stop: Callable[[], bool]) -> TrainingResult:
         """Trains to the end, or until any process is asked to stop; either way it leaves a checkpoint.
 
         Raises `FatalError` when the loss or the gradient is not finite, or too many samples are damaged.
         """
         try:
-            return self._train(asked_to_stop)
+            return self._train(is_asked_to_stop)
         except BaseException:
             self._checkpoints.finish()  # a checkpoint under way is worth the wait
             raise
 
-    def _train(self, asked_to_stop: Callable[[], bool]) -> TrainingResult:
+    def _train(self, is_asked_to_stop: Callable[[], bool]) -> TrainingResult:
         started, reported = time.monotonic(), 0.0
         if self.step == self.total:
-            self._measure()  # an earlier process may have been lost between the last checkpoint and what this writes
+            self._measure()  # an earlier process may have been lost after the last checkpoint, before it wrote this
         for parts in self._steps():
             rates = set_rates(self._optimizer, self._settings, self.step, self.total)
-            done = self._run(parts, asked_to_stop)
+            done = self._run(parts, is_asked_to_stop)
             self.step += 1
             is_last = self.step == self.total
             self._monitor.updated(self.step, done.losses, done.norm, self._checkpoints.steps())
@@ -174,7 +172,7 @@ class Trainer:
             now = time.monotonic()
             if is_last or now - reported > 1:
                 speed = (self.step - self._first) * self._settings.batch / (now - started)
-                self._say(f"loss {done.losses['loss']:.2f}, {speed:.{0 if speed >= 10 else 2}f} images/s")
+                self._report(f"loss {done.losses['loss']:.2f}, {speed:.{0 if speed >= 10 else 2}f} images/s")
                 reported = now
             if is_last or done.stop or self.step % self._settings.checkpoint_every == 0:
                 self._save()
@@ -195,25 +193,25 @@ class Trainer:
             self._checkpoints.waited,
         )
 
-    def _run(self, parts: Iterator[MicroBatch], asked_to_stop: Callable[[], bool]) -> Step:
+    def _run(self, parts: Iterator[MicroBatch], is_asked_to_stop: Callable[[], bool]) -> Step:
         """Runs one step: the micro-batches of this process, the exchange with the others, the update."""
         settings, numbers = self._settings, self._parallel.own_parts()
         self._optimizer.zero_grad(set_to_none=True)
-        found: dict[int, dict[str, torch.Tensor]] = {}
+        losses: dict[int, dict[str, torch.Tensor]] = {}
         for number, batch in zip(numbers, parts, strict=True):
             self._monitor.loaded()
             self._skipped.add(batch.damaged)
             if number == numbers[0] and self._monitor.counts_flops:
-                with self._memory_told(batch):
+                with self._explain_out_of_memory(batch):
                     self._count(batch, number)
             is_last = number == numbers[-1]
-            with self._memory_told(batch), self._parallel.syncing(is_last):
-                found[number] = self._losses(batch, number)
-                self._parallel.backward(found[number]["loss"], is_last)
+            with self._explain_out_of_memory(batch), self._parallel.syncing(is_last):
+                losses[number] = self._losses(batch, number)
+                self._parallel.backward(losses[number]["loss"], is_last)
             self._monitor.passed(batch)
-        with self._memory_told(batch):
+        with self._explain_out_of_memory(batch):
             self._parallel.finish()
-            done = self._exchanged(found, gradient_norm(self._parameters), asked_to_stop())
+            done = self._exchanged(losses, gradient_norm(self._parameters), is_asked_to_stop())
             if not math.isfinite(done.norm + done.losses["loss"]):
                 raise FatalError(self._diverged(f"loss {done.losses['loss']}, gradient norm {done.norm}"))
             update(self._optimizer, done.norm, settings.max_grad_norm)
@@ -222,7 +220,7 @@ class Trainer:
         return done
 
     def _count(self, batch: MicroBatch, number: int) -> None:
-        """Has the operations of a micro-batch counted, in passes of their own that leave no trace."""
+        """Counts the operations of a micro-batch, in passes of their own that leave no trace."""
         before = [buffer.clone() for buffer in self.network.buffers()]
         # A compiler that first meets the network while it is counted leaves it uncompiled for good.
         with torch.compiler.set_stance("force_eager"):
@@ -235,20 +233,21 @@ class Trainer:
     def _losses(self, batch: MicroBatch, number: int) -> dict[str, torch.Tensor]:
         settings, device = self._settings, self._ranks.device
         Draws(settings.seed, self.step, number).seed_torch()
-        images, given = batch.images(device), batch.inputs.to(device)
+        images, inputs = batch.images(device), batch.inputs.to(device)
         try:
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                predictions = self._task.predict(self._parallel.module, images, batch.sizes, given)
-            return self._task.losses(full_precision(predictions), given)
+                predictions = self._task.predict(self._parallel.module, images, batch.sizes, inputs)
+            return self._task.losses(predictions.float(), inputs)
         except FloatingPointError as error:
             raise FatalError(self._diverged(str(error))) from error
 
-    def _exchanged(self, found: Mapping[int, dict[str, torch.Tensor]], norm: torch.Tensor, stop: bool) -> Step:
-        """Averages the losses over all micro-batches, in the order of their numbers, and asks whether anyone must stop."""
-        names = list(next(iter(found.values())))
+    def _exchanged(self, losses: Mapping[int, dict[str, torch.Tensor]], norm: torch.Tensor, stop: bool) -> Step:
+        """Averages the losses over all micro-batches, in the order of their numbers, and learns whether any process was
+        asked to stop."""
+        names = list(next(iter(losses.values())))
         table = torch.zeros(self._settings.micro_batches + 1, len(names), device=self._ranks.device)
-        for number, losses in found.items():
-            table[number] = torch.stack([losses[name].detach().float() for name in names])
+        for number, own in losses.items():
+            table[number] = torch.stack([own[name].detach().float() for name in names])
         table[-1, 0] = float(stop)
         rows = self._ranks.summed(table)
         values = torch.cat([rows[:-1].mean(0), rows[-1, :1], norm.detach().reshape(1)]).tolist()
@@ -302,13 +301,14 @@ class Trainer:
     def _with_averages(self) -> AbstractContextManager[None]:
         return nullcontext() if self._ema is None else self._ema.applied()
 
-    def _say(self, note: str) -> None:
+    def _report(self, message: str) -> None:
         if self._ranks.rank == 0:
-            self._progress(self.step, self.total, note)
+            self._progress(self.step, self.total, message)
 
     @contextmanager
-    def _memory_told(self, batch: MicroBatch) -> Iterator[None]:
-        """Turns an allocation that fails into a `FatalError` that says what was to be computed and what takes less."""
+    def _explain_out_of_memory(self, batch: MicroBatch) -> Iterator[None]:
+        """Turns an allocation that fails into a `FatalError` that names the sizes of the batch and the settings to
+        lower."""
         try:
             yield
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -335,7 +335,7 @@ class Trainer:
         return (
             f"training diverged at step {self.step + 1} ({what}){last}; lower lr = {settings.lr} (or raise warmup = "
             f"{settings.warmup}, or lower max_grad_norm = {settings.max_grad_norm}) and run again: "
-            "changed settings start a new training"
+            "changed settings start a new training run"
         )
 
 
@@ -359,7 +359,7 @@ def _loaded(
     batches: MicroBatches, numbers: _Numbers, settings: TrainingSettings, device: torch.device
 ) -> Iterator[MicroBatch]:
     """Yields micro-batches, prepared here or by loader processes. Raises `PipelineError`."""
-    preload(["torch"])  # for the loaders
+    preload(["torch"])  # for the loader processes
     loader = torch.utils.data.DataLoader(
         batches,
         batch_size=None,
@@ -376,7 +376,7 @@ def _loaded(
 
 
 def _begin_loader(environment: Mapping[str, str], trainer: int, loader: int) -> None:
-    """Sets up a loader process. It finishes the step that its trainer finishes when all are asked to stop."""
+    """Sets up a loader process. It ignores a request to stop, because its trainer still finishes the step."""
     begin_fork(environment, Path(f"/proc/{trainer}/fd/1"))
     keep_freed_memory()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,11 +1,14 @@
-"""The label names of a training set, the choice of a step's label texts, and the tokenizer that reads them."""
+"""The label names of a training set, the choice of a step's label texts, and the tokenizer that reads them.
+
+Names are counted when shards are written, so that a training run need not read the shards to know them.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,11 +17,44 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline.training.sample import mirrored_predicate
-from pipeline.training.statistics import counts_by_name
+from pipeline.training.sample import TrainingSample, mirrored_predicate
 from storage.atomic import write_atomic
 from storage.errors import FatalError
 from storage.json_files import read_json
+from storage.tables import SHARD_STATISTICS
+
+STATISTICS_FILE = "statistics.parquet"
+
+
+def statistics_of(index: pa.Table, samples: Mapping[str, TrainingSample]) -> pa.Table:
+    """Counts the contents of tars, from their index and the samples in them by key (schema `SHARD_STATISTICS`)."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    placed = dict(zip(index["key"].to_pylist(), index["shard"].to_pylist(), strict=True))
+    for key, sample in samples.items():
+        shard = placed[key]
+        counts[shard, "total", "images"] += 1
+        counts[shard, "total", "images without relations"] += not sample.relations
+        counts[shard, "total", "boxes"] += len(sample.boxes)
+        counts[shard, "total", "relations"] += len(sample.relations)
+        counts.update((shard, "object", box.category) for box in sample.boxes)
+        counts.update((shard, "predicate", relation.predicate) for relation in sample.relations)
+        counts.update((shard, "surface", relation.surface) for relation in sample.relations)
+    rows = [
+        {"shard": shard, "kind": kind, "name": name, "count": count}
+        for (shard, kind, name), count in sorted(counts.items())
+    ]
+    return pa.Table.from_pylist(rows, schema=SHARD_STATISTICS)
+
+
+def counts_by_name(tables: Iterable[pa.Table], kind: str) -> Counter[str]:
+    """Sums the counts of one kind over all tars, by name."""
+    counts: Counter[str] = Counter()
+    for table in tables:
+        columns = (table[name].to_pylist() for name in ("kind", "name", "count"))
+        for its_kind, name, count in zip(*columns, strict=True):
+            if its_kind == kind:
+                counts[name] += count
+    return counts
 
 
 @dataclass(frozen=True)
@@ -97,7 +133,8 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class TrainedNames:
-    """What the vocabulary beside weights tells who uses them: label names, and the longest side of the training's images."""
+    """What the vocabulary beside weights says to those who use them: label names, and the longest side of the training
+    images."""
 
     image_size: Annotated[int, Field(ge=32)]
     objects: tuple[str, ...] = ()
@@ -105,8 +142,9 @@ class TrainedNames:
 
     @classmethod
     def read(cls, path: Path) -> TrainedNames:
-        """Reads a file that anyone may have written. Raises `FatalError` for anything but what `Vocabulary.save` writes."""
-        return read_json(path, cls, "copy it again from the training's weights")
+        """Reads a file that anyone may have written. Raises `FatalError` for anything that `Vocabulary.save` would not
+        write."""
+        return read_json(path, cls, "copy it again from the folder of the trained weights")
 
 
 def index_by_name(names: Sequence[str]) -> dict[str, int]:
@@ -127,8 +165,8 @@ def tokenizer_files(folder: Path) -> dict[str, Path]:
 
 def is_tokenizer(folder: Path) -> bool:
     """Whether a folder holds the files that a tokenizer needs."""
-    found = tokenizer_files(folder).keys()
-    return "tokenizer.json" in found or {"vocab.json", "merges.txt"} <= found
+    names = tokenizer_files(folder).keys()
+    return "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,13 +16,25 @@ from safetensors import SafetensorError
 
 from models.weights import write
 from pipeline.runtime.processes import keep_freed_memory
-from pipeline.training.config import HELD_OUT, MODEL, SAMPLES, SUMMARY, TOKENIZER, VOCABULARY, Summary, TrainConfig
+from pipeline.training.config import (
+    HELD_OUT,
+    MODEL,
+    SAMPLES,
+    SUMMARY,
+    TOKENIZER,
+    VOCABULARY,
+    Progress,
+    Summary,
+    TrainConfig,
+)
 from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.meeting import join
 from pipeline.training.ranks import Ranks
+from pipeline.training.settings import TaggerSettings
 from pipeline.training.shards import ShardSamples, range_cache
-from pipeline.training.task import Task
-from pipeline.training.tracking.peak import Precision
+from pipeline.training.tagger_evaluation import HeldOut
+from pipeline.training.task import PretrainTask, TaggerTask, Task
+from pipeline.training.tracking.throughput import Precision
 from pipeline.training.trainer import Check, Trainer, TrainingResult
 from pipeline.training.vocabulary import Vocabulary
 from storage.atomic import put_in_place, write_atomic
@@ -32,22 +45,22 @@ MakeCheck = Callable[[TrainConfig], Check]
 
 
 def main(path: Path, make_check: MakeCheck | None = None) -> int:
-    """Trains as the configuration says. The exit code is 0 when it finished or stopped on request, otherwise 1.
+    """Trains as the configuration says. Returns the exit code: 0 when it finished or stopped on request, otherwise 1.
 
-    `make_check`: makes what measures a pre-training while it goes on.
+    `make_check` builds what measures a pre-training run while it goes on.
     """
     config = TrainConfig.model_validate_json(path.read_bytes())
     try:
-        asked = _listen()
+        is_asked_to_stop = _listen()
         ranks = join(path, config)
-        trained = run(config, ranks, asked, make_check)
+        trained = run(config, ranks, is_asked_to_stop, make_check)
         if ranks.count > 1:
             dist.destroy_process_group()
     except Exception as error:
         if not isinstance(error, PipelineError):
             traceback.print_exc()
         failure = Failure.of(error, int(os.environ.get("RANK", 0)))
-        with suppress(OSError):  # without it, the exit code tells of the failure
+        with suppress(OSError):  # the exit code alone says that it failed, then
             failure.write(config.work)
         print(f"error: {failure.message}", flush=True)
         return 1
@@ -56,9 +69,9 @@ def main(path: Path, make_check: MakeCheck | None = None) -> int:
 
 
 def run(
-    config: TrainConfig, ranks: Ranks, asked_to_stop: Callable[[], bool], make_check: MakeCheck | None
+    config: TrainConfig, ranks: Ranks, is_asked_to_stop: Callable[[], bool], make_check: MakeCheck | None
 ) -> TrainingResult:
-    """Runs the part of one process in the training. Process 0 writes the results to `config.work`."""
+    """Does the part of one process in a training run. Rank 0 writes the results to `config.work`."""
     settings = config.settings
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_num_threads(settings.threads)
@@ -68,7 +81,8 @@ def run(
     vocabulary = Vocabulary.load(config.work / VOCABULARY)
     samples = _samples(config, SAMPLES)
     task, check = _parts(config, vocabulary, make_check)
-    trained = Trainer(config, task, samples, ranks, _report, check).train(asked_to_stop)
+    report = partial(_report, config.work)
+    trained = Trainer(config, task, samples, ranks, report, check).train(is_asked_to_stop)
     if ranks.rank == 0 and trained.finished:
         _finish(config, trained, samples, ranks)
     return trained
@@ -87,32 +101,25 @@ def _samples(config: TrainConfig, name: str) -> ShardSamples:
 
 def _parts(config: TrainConfig, vocabulary: Vocabulary, make_check: MakeCheck | None) -> tuple[Task, Check | None]:
     """Builds the task, and the check to run after each step."""
-    if config.kind == "pretrain":
-        from pipeline.training.task import PretrainTask
-
-        task = PretrainTask(config.settings, vocabulary, config.work / TOKENIZER)
-        return task, make_check(config) if make_check else None
-    from pipeline.training.settings import TaggerSettings
-    from pipeline.training.tagger_evaluation import HeldOut
-    from pipeline.training.tagger_task import TaggerTask
-
-    assert isinstance(config.settings, TaggerSettings)
-    held_out = _samples(config, HELD_OUT)
-    check = HeldOut(held_out, vocabulary, config.settings, config.work)
-    return TaggerTask(config.settings, vocabulary, config.work / TOKENIZER), check
+    settings, tokenizer = config.settings, config.work / TOKENIZER
+    if not isinstance(settings, TaggerSettings):
+        return PretrainTask(settings, vocabulary, tokenizer), make_check(config) if make_check else None
+    check = HeldOut(_samples(config, HELD_OUT), vocabulary, settings, config.work)
+    return TaggerTask(settings, vocabulary, tokenizer), check
 
 
 def _listen() -> Callable[[], bool]:
     """Makes SIGTERM and SIGINT request a checkpoint and an end after the current step."""
-    asked: list[int] = []
+    received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _frame: asked.append(received))
-    return lambda: bool(asked)
+        signal.signal(number, lambda number, _frame: received.append(number))
+    return lambda: bool(received)
 
 
-def _report(step: int, total: int, note: str) -> None:
-    with suppress(OSError):  # a full disk must not end a training because its log can't grow
-        print(f"step {step}/{total}: {note}", flush=True)
+def _report(work: Path, step: int, total: int, message: str) -> None:
+    with suppress(OSError):  # a full disk must not end a training run because its log can't grow
+        print(f"step {step}/{total}: {message}", flush=True)
+        Progress(step=step, total=total, message=message).write(work)
 
 
 def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples, ranks: Ranks) -> None:
@@ -122,8 +129,8 @@ def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples,
         put_in_place(aside, config.work / MODEL)
     except (SafetensorError, OSError) as error:
         raise FatalError(
-            f"the trained weights could not be written to {config.work} ({error}); free space and run again: the training "
-            "goes on from its last checkpoint"
+            f"the trained weights could not be written to {config.work} ({error}); free space and run again: the training run "
+            "continues from its last checkpoint"
         ) from error
     seen = (trained.steps - trained.resumed_from) * config.settings.batch
     summary = Summary(

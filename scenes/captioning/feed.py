@@ -1,23 +1,94 @@
-"""Batches of images with newly generated captions and targets of the auxiliary heads."""
+"""Training data: scenes as small images in a memory-mapped cache, and batches with newly generated captions."""
 
+import json
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import BlipImageProcessor
 
-from scenes.captioning.model import DEC, GRID, PAD, PROMPT, SEP, words
-from scenes.captioning.picture_cache import PictureCache
-from scenes.categories import WORLD_CATEGORIES
+from scenes.captioning.model import DEC, GRID, PAD, PROMPT, SEP, SIDE, words
 from scenes.grammar import caption
-from scenes.predicates import PREDICATES
+from scenes.names import PEOPLE, PREDICATES, WORLD_CATEGORIES
+from scenes.scene import Scene, render
+from scenes.world import make_scene
 
+CHUNK = 500
 KNOWN_SCENES = 5_000
 """The relation head has an output for each triplet in this many scenes; rarer triplets have none."""
-PEOPLE = ("man", "woman", "boy", "girl")
 PARTS = (*WORLD_CATEGORIES, *PEOPLE, *(f"{p} subject" for p in PREDICATES), *(f"{p} object" for p in PREDICATES))
+
+
+def render_small(scene: Scene) -> np.ndarray:
+    """Renders a scene as (SIDE, SIDE, 3) uint8."""
+    return np.asarray(render(scene).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def description(scene: Scene) -> dict[str, Any]:
+    """Describes a scene for captions and training targets. Boxes are shares of the image's width and height."""
+    w, h = scene.width, scene.height
+    return {
+        "seed": scene.seed,
+        "index": scene.index,
+        "objects": [
+            [o.category, o.noun, o.colour, [round(v / side, 4) for v, side in zip(o.box, (w, h, w, h), strict=True)]]
+            for o in scene.objects
+        ],
+        "relations": [[r.subject, r.predicate, r.object] for r in scene.relations],
+    }
+
+
+def _fill(path: str, seed: int, start: int, stop: int) -> list[str]:
+    images = np.load(path, mmap_mode="r+")
+    lines = []
+    for i in range(start, stop):
+        scene = make_scene(seed, i)
+        images[i] = render_small(scene)
+        lines.append(json.dumps(description(scene)))
+    images.flush()
+    return lines
+
+
+@dataclass(frozen=True)
+class ImageCache:
+    """`images` is (scenes, SIDE, SIDE, 3) uint8, memory-mapped; `scenes` holds each scene's description."""
+
+    images: np.ndarray
+    scenes: list[dict[str, Any]]
+
+    @classmethod
+    def open(cls, folder: Path, seed: int, count: int, processes: int = 2) -> "ImageCache":
+        """Opens the cache of a seed's first `count` scenes. Draws the images first if the cache does not exist."""
+        stem = folder / f"scenes-{seed}-{count}"
+        array, lines = stem.with_suffix(".npy"), stem.with_suffix(".jsonl")
+        if not lines.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            _draw(array, lines, seed, count, processes)
+        with lines.open() as text:
+            return cls(np.load(array, mmap_mode="r"), [json.loads(line) for line in text])
+
+
+def _draw(array: Path, lines: Path, seed: int, count: int, processes: int) -> None:
+    """Draws the images. Resumes after the last complete chunk of an interrupted run."""
+    aside = lines.with_suffix(".part")
+    done = aside.read_text().splitlines() if aside.exists() and array.exists() else []
+    done = done[: len(done) // CHUNK * CHUNK]
+    if not done:
+        np.lib.format.open_memmap(array, mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3)).flush()
+    with aside.open("w") as out, ProcessPoolExecutor(processes) as pool:
+        out.writelines(line + "\n" for line in done)
+        starts = range(len(done), count, CHUNK)
+        jobs = [pool.submit(_fill, str(array), seed, s, min(s + CHUNK, count)) for s in starts]
+        for job in jobs:
+            out.writelines(line + "\n" for line in job.result())
+            out.flush()
+    aside.rename(lines)
 
 
 def triplet(scene: dict[str, Any], relation: list[Any]) -> tuple[str, str, str]:
@@ -26,17 +97,17 @@ def triplet(scene: dict[str, Any], relation: list[Any]) -> tuple[str, str, str]:
     return scene["objects"][subject][0], predicate, scene["objects"][target][0]
 
 
-def normalise(pictures: np.ndarray) -> Tensor:
+def normalise(images: np.ndarray) -> Tensor:
     """Normalises (B, SIDE, SIDE, 3) uint8 to (B, 3, SIDE, SIDE) floats like BLIP's image processor."""
     like = BlipImageProcessor()
     mean, std = (torch.tensor(v)[:, None, None] * 255 for v in (like.image_mean, like.image_std))
-    return (torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() - mean) / std
+    return (torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() - mean) / std
 
 
 class Feed:
     """Batches by step number. `batch(step)` is deterministic, so training can resume at any step."""
 
-    def __init__(self, cache: PictureCache, seed: int, batch: int, captions: int) -> None:
+    def __init__(self, cache: ImageCache, seed: int, batch: int, captions: int) -> None:
         self.cache, self.seed, self.size, self.captions = cache, seed, batch, captions
         self.ids = {word: i for i, word in enumerate(words())}
         self.prompt = [DEC, *(self.ids[w] for w in PROMPT.split())]
@@ -51,13 +122,13 @@ class Feed:
         order = np.random.default_rng((self.seed, epoch)).permutation(count)
         chosen = np.sort(order[at * self.size : (at + 1) * self.size])
         rng = Random(f"{self.seed}/{step}")
-        pictures = np.ascontiguousarray(self.cache.pictures[chosen])
+        images = np.ascontiguousarray(self.cache.images[chosen])
         mirrored = [rng.random() < 0.5 for _ in chosen]
         for i, flip in enumerate(mirrored):
             if flip:
-                pictures[i] = pictures[i][:, ::-1]
+                images[i] = images[i][:, ::-1]
         scenes = [self.cache.scenes[i] for i in chosen]
-        words_given = self._captions(scenes, rng)
+        texts = self._captions(scenes, rng)
         parts = np.stack([self._parts(scene, flip) for scene, flip in zip(scenes, mirrored, strict=True)])
         relations = torch.zeros(self.size, len(self.triplets))
         for i, scene in enumerate(scenes):
@@ -66,14 +137,14 @@ class Feed:
                 if known is not None:
                     relations[i, known] = 1.0
         return {
-            "pixels": normalise(pictures),
+            "pixels": normalise(images),
             "parts": torch.from_numpy(parts),
             "relations": relations,
-            **words_given,
+            **texts,
         }
 
     def _captions(self, scenes: list[dict[str, Any]], rng: Random) -> dict[str, Tensor]:
-        """Packs each picture's captions into one row. A token attends to earlier tokens of its own caption only."""
+        """Packs each image's captions into one row. A token attends to earlier tokens of its own caption only."""
         rows: list[tuple[list[int], list[int], list[int], list[int]]] = []
         for scene in scenes:
             tokens: list[int] = []

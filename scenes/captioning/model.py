@@ -5,18 +5,23 @@ import math
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
-from scenes.captioning.picture_cache import SIDE
-from scenes.categories import WORLD_CATEGORIES
-from scenes.colours import NAMED
 from scenes.grammar import vocabulary
+from scenes.ink import NAMED
+from scenes.names import WORLD_CATEGORIES
 
 PROMPT = "a picture of"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]")
 PAD, UNK, CLS, SEP, MASK, DEC, ENC = range(len(SPECIAL))
+SIDE = 160
+"""Images are resized to SIDE x SIDE pixels, bicubic."""
 PATCH = 16
 GRID = SIDE // PATCH
+ONE_PART, ONE_RELATION = 10.0, 10.0
+"""Weights of the heads' losses. They are large because these losses are means over mostly empty outputs."""
 
 
 def words() -> list[str]:
@@ -90,13 +95,6 @@ def _sine_places(width: int) -> torch.Tensor:
     return torch.cat([torch.zeros(1, places.shape[1]), places])[None]
 
 
-def processor(vocabulary_file: Path) -> BlipProcessor:
-    """Returns BLIP's image processor and tokenizer at this captioner's size."""
-    images = BlipImageProcessor(size={"height": SIDE, "width": SIDE})
-    tokenizer = BertTokenizer(str(vocabulary_file), do_lower_case=True, model_max_length=32)
-    return BlipProcessor(images, tokenizer)  # type: ignore[no-untyped-call]
-
-
 def export(model: BlipForConditionalGeneration, folder: Path) -> None:
     """Writes a folder for `from_pretrained`: half-precision weights, configuration, vocabulary and processors."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,10 +103,13 @@ def export(model: BlipForConditionalGeneration, folder: Path) -> None:
     half = BlipForConditionalGeneration(model.config)
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
-    made = processor(vocabulary_file)
-    made.save_pretrained(folder)
+    processor = BlipProcessor(  # type: ignore[no-untyped-call]
+        BlipImageProcessor(size={"height": SIDE, "width": SIDE}),
+        BertTokenizer(str(vocabulary_file), do_lower_case=True, model_max_length=32),
+    )
+    processor.save_pretrained(folder)
     # Older releases of transformers look for the image processor by this name.
-    made.image_processor.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
     vocabulary_file.write_text("\n".join(words()) + "\n")
     # Only the file is in half precision: loading defaults to float32, in which CPUs compute.
     path = folder / "config.json"
@@ -117,3 +118,45 @@ def export(model: BlipForConditionalGeneration, folder: Path) -> None:
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
     for file in folder.iterdir():
         file.chmod(0o644)
+
+
+class Learner(nn.Module):
+    """The captioner with auxiliary heads for the categories and roles in each patch and for the image's relations.
+
+    Shapes: B images, N patches, L tokens of all captions of an image in a row, T parts, R relations.
+    """
+
+    def __init__(self, parts: int, relations: int) -> None:
+        super().__init__()
+        self.captioner = fresh_model()
+        width = self.captioner.vision_model.config.hidden_size
+        self.parts = nn.Linear(width, parts)
+        self.relations = nn.Linear(width, relations)
+        for head in (self.parts, self.relations):
+            nn.init.constant_(head.bias, -3.5)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the losses by name, from pixels (B, 3, SIDE, SIDE), tokens, places and targets (B, L; target -1 is
+        ignored), mask (B, 1, L, L), parts (B, N, T) and relations (B, R)."""  # fmt: skip
+        seen_BND = self.captioner.vision_model(pixel_values=batch["pixels"]).last_hidden_state
+        decoder = self.captioner.text_decoder
+        hidden_BLD = decoder.bert(
+            batch["tokens"], attention_mask=batch["mask"], position_ids=batch["places"],
+            encoder_hidden_states=seen_BND, is_decoder=True, use_cache=False,
+        ).last_hidden_state  # fmt: skip
+        taught = batch["targets"] >= 0
+        losses = {
+            "caption": F.cross_entropy(decoder.cls(hidden_BLD[taught]).float(), batch["targets"][taught]),
+            "parts": F.binary_cross_entropy_with_logits(self.parts(seen_BND[:, 1:]).float(), batch["parts"]),
+            "relations": F.binary_cross_entropy_with_logits(self.relations(seen_BND[:, 0]).float(), batch["relations"]),
+        }
+        losses["loss"] = losses["caption"] + ONE_PART * losses["parts"] + ONE_RELATION * losses["relations"]
+        return losses
+
+    def groups(self, decay: float) -> list[dict[str, object]]:
+        """Returns parameter groups for an optimizer. Weight decay applies to matrices, not to biases and norms."""
+        parameters: list[torch.nn.Parameter] = list(self.parameters())
+        return [
+            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": decay},
+            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ]

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from random import Random
 
-from scenes.colours import NAMED, shaded, varied
-from scenes.ink import Colour, Pen
+from scenes.ink import NAMED, Colour, Pen, shaded, varied
 
 EYE: Colour = (15, 15, 20)
 

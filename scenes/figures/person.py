@@ -3,15 +3,13 @@
 from dataclasses import dataclass
 from random import Random
 
-from scenes.colours import HAIR, NAMED, SKIN, shaded, varied
-from scenes.ink import Colour, Pen, Point
+from scenes.ink import HAIR, NAMED, SKIN, Colour, Pen, Point, shaded, varied
+from scenes.names import PEOPLE
 
 SHOE: Colour = (50, 40, 38)
 EYE: Colour = (20, 20, 25)
-KINDS = ("man", "woman", "boy", "girl")
 SIZES = {"man": 1.0, "woman": 0.95, "boy": 0.76, "girl": 0.74}
 HIP = 0.42
-SHOULDER = 0.72
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Looks:
 
 def draw_looks(rng: Random) -> Looks:
     """Draws random looks."""
-    kind = rng.choice(KINDS)
+    kind = rng.choice(PEOPLE)
     shirt_name = rng.choice(("red", "blue", "green", "yellow", "orange", "purple", "pink", "white", "black"))
     trousers = varied(rng, NAMED[rng.choice(("blue", "black", "gray", "brown"))])
     return Looks(

@@ -1,4 +1,4 @@
-"""Indexes of WebDataset tars: one Parquet file beside each tar, made by reading it once, and compared with it later."""
+"""Indexes of WebDataset tars: a Parquet file beside each tar, made by reading it once, and compared with it later."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TarIndex:
 
 
 ARTIFACT_INDEX = "shards.parquet"
-"""The index of all tars of an artifact of stage `shard`, which lies beside them."""
+"""The index of all tars of an artifact of stage `shard`, beside them."""
 
 
 def index_path(tar: Path) -> Path:
@@ -94,7 +94,7 @@ def artifact_index(tar: Path) -> pa.Table | None:
 
 
 def read_index_file(path: Path) -> pa.Table:
-    """Reads an index. Raises `FatalError` when it is none, missing or not readable, and `RetryableError` when the disk fails."""
+    """Reads an index. Raises `FatalError` for a missing, invalid or unreadable one, `RetryableError` when the disk fails."""
     if not path.is_file():
         raise FatalError(f"{path}: no such file; make the index with `rlip shards index`")
     try:
@@ -104,6 +104,9 @@ def read_index_file(path: Path) -> pa.Table:
         for name in ("shard", *_COLUMNS):
             if found[name].null_count:
                 raise ValueError(f"a row without {name}")
+        for name in ("offset", "size"):
+            if len(found) and pc.min(found[name]).as_py() < 0:
+                raise ValueError(f"a row whose {name} is below 0")
         return found
     except (pa.ArrowException, ValueError, OSError) as error:
         reason = str(error).partition("\n")[0][:200]
@@ -119,21 +122,23 @@ class Comparison:
     faults: tuple[str, ...]
     """Each begins with the name of the member, or of the tar where it is damaged."""
     left_out: tuple[Refused, ...]
-    """Entries that no index lists, which are no fault."""
+    """Entries that indexes never list, which are no fault."""
 
 
 def compare(tar: Path, index: pa.Table, progress: Progress = lambda done, total: None) -> Comparison:
     """Compares a tar with its index. Reads the tar once. Raises `FatalError` as `index_tar` does."""
     found = index_tar(tar, progress)
     faults = [f"{entry.name or tar.name}: {entry.reason}" for entry in found.refused if entry.damaged]
-    told, there = (_by_name(table) for table in (index, found.table))
-    for name in sorted(told.keys() | there.keys()):
-        if name not in there:
+    stated, actual = (_by_name(table) for table in (index, found.table))
+    if repeated := len(index) - len(stated):
+        faults.append(f"{tar.name}: {repeated:,} rows of the index name a member again")
+    for name in sorted(stated.keys() | actual.keys()):
+        if name not in actual:
             faults.append(f"{name}: in the index, but not in the tar")
-        elif name not in told:
+        elif name not in stated:
             faults.append(f"{name}: in the tar, but not in the index")
-        elif told[name] != there[name]:
-            different = "other bytes" if told[name][2] != there[name][2] else "another place"
+        elif stated[name] != actual[name]:
+            different = "other bytes" if stated[name][2] != actual[name][2] else "another place"
             faults.append(f"{name}: has {different} than the index says")
     return Comparison(tuple(faults), tuple(entry for entry in found.refused if not entry.damaged))
 
@@ -144,7 +149,7 @@ def _by_name(table: pa.Table) -> dict[str, tuple[int, int, str]]:
 
 
 def _table(tar: str, columns: dict[str, list[Any]]) -> pa.Table:
-    """The index of a tar. It says nothing of the images."""
+    """The index of a tar, in which the columns about images are null."""
     rows = len(columns["key"])
     values = {name: pa.array(column, SHARD_MEMBERS.field(name).type) for name, column in columns.items()}
     values["shard"] = pa.array([tar] * rows, pa.string())

@@ -6,11 +6,15 @@ A tar is never scanned or extracted. What is read is compared with its checksum,
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from random import SystemRandom
 from threading import Lock
 from typing import Protocol
 
@@ -18,12 +22,11 @@ from xxhash import xxh3_128_digest
 
 from storage.errors import FatalError, RetryableError
 from storage.remote import Remote
-from storage.shards.range_cache import RangeCache
 from storage.shards.sample_map import MemberPlace, SampleMap
 
 _OF_THE_FILE = (None, errno.ENOENT, errno.EIO, errno.EISDIR, errno.ENXIO)
-"""Errors that say something of the tar. Others, such as too many open files, are of this machine."""
-MOST_OPEN = 32
+"""Errors of the tar itself. Others, such as too many open files, concern this machine."""
+MAX_OPEN = 32
 """Local tars that a reader keeps open."""
 
 
@@ -32,9 +35,9 @@ class DamagedSample(Exception):
 
 
 class SampleReader:
-    """Reads the samples of a map. It is picklable; each process opens its own files, at most `most_open` at a time."""
+    """Reads the samples of a map. It is picklable; each process opens its own files, at most `max_open` at a time."""
 
-    def __init__(self, samples: SampleMap, cache: RangeCache | None = None, most_open: int = MOST_OPEN) -> None:
+    def __init__(self, samples: SampleMap, cache: RangeCache | None = None, max_open: int = MAX_OPEN) -> None:
         """`cache` keeps what was read from URLs on this machine's disk.
 
         Raises `FatalError` for a tar that is named by neither a path nor a URL.
@@ -42,7 +45,7 @@ class SampleReader:
         for tar in samples.tars:
             if tar.startswith(("pipe:", "|", "-")):
                 raise FatalError(f"{tar}: a shard is a file or a URL such as s3://bucket/file.tar, never a command")
-        self.samples, self._cache, self._most_open = samples, cache, most_open
+        self.samples, self._cache, self._max_open = samples, cache, max_open
         self._open: OrderedDict[int, _Tar] = OrderedDict()
         self._lock, self._process = Lock(), os.getpid()
 
@@ -85,7 +88,7 @@ class SampleReader:
                 raise FatalError(f"{tar}: {what}; restore the tar, or make its index again")
 
     def __reduce__(self) -> tuple[type[SampleReader], tuple[SampleMap, RangeCache | None, int]]:
-        return SampleReader, (self.samples, self._cache, self._most_open)
+        return SampleReader, (self.samples, self._cache, self._max_open)
 
     def _tar(self, number: int) -> _Tar:
         if os.getpid() != self._process:  # connections and locks of a parent process can't be used after a fork
@@ -96,7 +99,7 @@ class SampleReader:
                 where = self.samples.tars[number]
                 tar = _RemoteTar(where, self._cache) if "://" in where else _LocalTar(where)
             self._open[number] = tar
-            if len(self._open) > self._most_open:
+            if len(self._open) > self._max_open:
                 self._open.popitem(last=False)
             return tar
 
@@ -120,7 +123,7 @@ class _LocalTar:
         self._size = os.fstat(self._descriptor).st_size
 
     def read(self, members: Sequence[MemberPlace], is_cached: bool) -> dict[str, bytes]:
-        # A size that an index made up must not be allocated.
+        # An index may state any size, which must not be allocated.
         return {
             m.extension: os.pread(self._descriptor, max(0, min(m.size, self._size - m.offset)), m.offset)
             for m in members
@@ -166,3 +169,70 @@ def _remote_file(url: str) -> tuple[Remote, str]:
 def _connection(url: str, process: int) -> Remote:
     """A connection of one process. A forked one needs its own."""
     return Remote(url)
+
+
+SWEEP_SHARE = 0.02
+"""Share of the limit that a process writes between two looks at the size of the folder."""
+
+
+class RangeCache:
+    """A folder of files named by what they hold. A file is whole or absent; its time is that of its last use.
+
+    The size holds up to a few percent per process: each looks at the folder on its own, after every `SWEEP_SHARE` that it wrote.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
+        self._before_sweep = 0.0
+        """Bytes that this process writes before it looks at the folder again."""
+        self._has_swept = False
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, name: str) -> bytes | None:
+        """The bytes that were put under a name, if they are still here."""
+        path = self._place(name)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        with suppress(OSError):
+            os.utime(path)
+        return data
+
+    def put(self, name: str, data: bytes) -> None:
+        """Keeps bytes under a name. A full or read-only disk is no error, since the cache only saves work."""
+        path = self._place(name)
+        aside = path.with_name(f".{uuid.uuid4().hex}")
+        try:
+            aside.write_bytes(data)
+            aside.replace(path)
+        except OSError:
+            with suppress(OSError):
+                aside.unlink()
+            return
+        self._before_sweep -= len(data)
+        if self._before_sweep <= 0:
+            interval = self._max_bytes * SWEEP_SHARE
+            self._sweep()
+            # Processes that began together would otherwise all look, and in between all write, at the same time.
+            self._before_sweep = interval if self._has_swept else SystemRandom().uniform(0, interval)
+            self._has_swept = True
+
+    def _sweep(self) -> None:
+        """Removes the files that were unused for longest, until all fit the limit."""
+        found = []
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    status = entry.stat()
+                    found.append((status.st_mtime_ns, status.st_size, entry.path))
+        size = sum(each[1] for each in found)
+        for _, bytes_, path in sorted(found):
+            if size <= self._max_bytes * (1 - SWEEP_SHARE):
+                return
+            with suppress(OSError):
+                Path(path).unlink()
+            size -= bytes_
+
+    def _place(self, name: str) -> Path:
+        return self._folder / hashlib.sha256(name.encode()).hexdigest()

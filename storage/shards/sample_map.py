@@ -28,7 +28,7 @@ from storage.shards.index import read_index_file
 
 FORMAT = 1
 _PARTS = ("samples", "members", "keys")
-MOST_MEMBERS = 1000
+MAX_MEMBERS = 1000
 """Members of a sample. More are no sample, but files that share the beginning of their names."""
 _SAMPLE = np.dtype(
     [
@@ -44,8 +44,8 @@ _SAMPLE = np.dtype(
 )
 """`first`: its first member; `key`: where its key ends in keys.bin; `set`: its dataset, by number."""
 _MEMBER = np.dtype([("offset", "<i8"), ("size", "<i8"), ("check", "V16"), ("extension", "<i2")])
-MOST_EXTENSIONS = 2**15
-MOST_DATASETS = 2**15
+MAX_EXTENSIONS = 2**15
+MAX_DATASETS = 2**15
 NAMED = 5
 """Tars that an error lists."""
 Keep = Callable[[pa.Table], NDArray[np.bool_]]
@@ -76,16 +76,16 @@ def write_sample_map(folder: Path, shards: Iterable[ShardFile], keep: Keep | Non
 
     Raises `FatalError` for an index that is damaged, states impossible places or is of other tars, and for a tar given twice.
     """
-    given: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str]] = set()
     with atomic_folder(folder, replace=True) as aside, _Writer(aside) as writer:
         read: tuple[Path, dict[str, pa.Table]] | None = None
         for shard in shards:
             if read is None or read[0] != shard.index:
                 read = shard.index, _by_tar(shard.index)
             name = shard.name or shard.tar.rpartition("/")[2]
-            if (shard.tar, name) in given:
+            if (shard.tar, name) in seen:
                 raise FatalError(f"{shard.tar}: given twice; give each tar once")
-            given.add((shard.tar, name))
+            seen.add((shard.tar, name))
             if name in read[1]:
                 writer.add(shard, read[1][name], keep)
             elif read[1]:
@@ -237,9 +237,9 @@ class _Writer:
         if len(set(keys[firsts])) != len(firsts):
             raise FatalError(f"{shard.index}: members of one sample lie apart in {shard.tar}; make the index again")
         counts = np.diff(np.r_[firsts, len(keys)])
-        if counts.max() > MOST_MEMBERS:
+        if counts.max() > MAX_MEMBERS:
             raise FatalError(
-                f"{shard.index}: a sample in {shard.tar} has {counts.max()} members, more than {MOST_MEMBERS}"
+                f"{shard.index}: a sample in {shard.tar} has {counts.max()} members, more than {MAX_MEMBERS}"
             )
         chosen = np.ones(len(firsts), bool) if keep is None else keep(rows.take(firsts))
         members = _members(rows, self._extensions, shard)[np.repeat(chosen, counts)]
@@ -255,8 +255,8 @@ class _Writer:
             samples[side] = rows[side].fill_null(0).to_numpy()[firsts]
         names = rows["dataset"].fill_null("").to_numpy(zero_copy_only=False)[firsts]
         sets = [self._datasets.setdefault(str(name), len(self._datasets)) for name in names]
-        if len(self._datasets) > MOST_DATASETS:
-            raise FatalError(f"{shard.index}: more than {MOST_DATASETS} datasets; put the set into fewer")
+        if len(self._datasets) > MAX_DATASETS:
+            raise FatalError(f"{shard.index}: more than {MAX_DATASETS} datasets; put the images into fewer")
         samples["set"] = sets
         parts = {"samples": samples.tobytes(), "members": members.tobytes(), "keys": b"".join(encoded)}
         for name, data in parts.items():
@@ -268,22 +268,20 @@ class _Writer:
 
 
 def _members(rows: pa.Table, extensions: dict[str, int], shard: ShardFile) -> NDArray[np.void]:
-    made = np.zeros(len(rows), _MEMBER)
-    made["offset"], made["size"] = rows["offset"].to_numpy(), rows["size"].to_numpy()
-    if (made["offset"] < 0).any() or (made["size"] < 0).any():
-        raise FatalError(f"{shard.index}: states offsets or sizes below 0; make the index again")
+    members = np.zeros(len(rows), _MEMBER)
+    members["offset"], members["size"] = rows["offset"].to_numpy(), rows["size"].to_numpy()
     numbers = [extensions.setdefault(name, len(extensions)) for name in rows["extension"].to_pylist()]
-    if len(extensions) > MOST_EXTENSIONS:
-        raise FatalError(f"{shard.index}: more than {MOST_EXTENSIONS} extensions; name members KEY.EXTENSION")
-    made["extension"] = numbers
+    if len(extensions) > MAX_EXTENSIONS:
+        raise FatalError(f"{shard.index}: more than {MAX_EXTENSIONS} extensions; name members KEY.EXTENSION")
+    members["extension"] = numbers
     try:
         checks = b"".join(bytes.fromhex(check) for check in rows["check"].to_pylist())
     except ValueError:
         checks = b""
     if len(checks) != 16 * len(rows):
         raise FatalError(f"{shard.index}: states checks that are no 128-bit XXH3; make the index again")
-    made["check"] = np.frombuffer(checks, "V16")
-    return made
+    members["check"] = np.frombuffer(checks, "V16")
+    return members
 
 
 def identity(key: bytes) -> int:

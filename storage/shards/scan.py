@@ -8,7 +8,6 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
@@ -16,10 +15,10 @@ PICKLED = frozenset({"pyd", "pickle", "pkl", "pth", "pt", "joblib", "dill"})
 """Extensions of formats that run code when they are decoded."""
 _NAME = re.compile(r"((?:.*/|)[^./][^.]*|)[.]([^/]*)")
 """WebDataset's rule: the key ends at the first dot of the file name, the rest is the extension."""
-LONGEST_NAME = 1024
-LONGEST_HEADER = 2**20
+MAX_NAME = 1024
+MAX_HEADER = 2**20
 """Bytes that are read of all headers of an entry. One may state that its extension is as long as the tar."""
-MOST_GLOBALS = 100
+MAX_GLOBALS = 100
 """Entries of the global headers, each of which `tarfile` applies to every member that follows."""
 
 
@@ -35,7 +34,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Refused:
-    """An entry of a tar that is left out, and why."""
+    """An entry of a tar that is refused, and why."""
 
     name: str
     reason: str
@@ -91,19 +90,23 @@ class DamagedTar(Exception):
 
 def entries_of(path: Path) -> Iterator[tarfile.TarInfo]:
     """Yields the entries of a tar in order, from its headers alone. Raises `DamagedTar`."""
-    size = os.path.getsize(path)
+    with path.open("rb") as file:
+        yield from entries_in(file, os.path.getsize(path))
+
+
+def entries_in(file: IO[bytes], size: float = math.inf) -> Iterator[tarfile.TarInfo]:
+    """Like `entries_of`, for an open tar of `size` bytes, from which an entry's bytes may be read before the next one."""
     try:
-        with (
-            path.open("rb") as file,
-            tarfile.open(fileobj=cast(IO[bytes], headers := _Headers(file)), mode="r:") as tar,
-        ):
+        with tarfile.open(fileobj=cast(IO[bytes], headers := _Headers(file)), mode="r:") as tar:
             while (info := tar.next()) is not None:
                 headers.begin()
                 tar.members = []  # type: ignore[attr-defined] # saves a kilobyte of memory per member
-                if len(tar.pax_headers) > MOST_GLOBALS:
+                if len(tar.pax_headers) > MAX_GLOBALS:
                     raise tarfile.ReadError(f"a global header of {len(tar.pax_headers)} entries")
-                # Not every type states its bytes in `size`, but a next entry that does not lie behind this one never ends.
-                if tar.offset <= info.offset or (_is_plain(info) and info.offset_data + info.size > size):
+                # Not every type states its bytes in `size`, but the next entry must lie behind this one, or this never ends.
+                if info.size < 0 or tar.offset <= info.offset:
+                    raise DamagedTar(info.name, "has a size below zero")
+                if _is_plain(info) and info.offset_data + info.size > size:
                     raise DamagedTar(info.name, ENDS_EARLY)
                 yield info
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
@@ -114,9 +117,9 @@ ENDS_EARLY = "ends after the tar does"
 
 
 class _Headers:
-    """A tar from which only headers are read, so that one that states a huge size, or goes on and on, takes no memory."""
+    """A tar from which only headers are read, so that one that states a huge size, or never ends, takes no memory."""
 
-    def __init__(self, file: BufferedReader) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._asked = 0
 
@@ -125,9 +128,9 @@ class _Headers:
         self._asked = 0
 
     def read(self, size: int) -> bytes:
-        """Reads bytes. Raises `tarfile.ReadError` when one entry asks for more than `LONGEST_HEADER`."""
+        """Reads bytes. Raises `tarfile.ReadError` when one entry asks for more than `MAX_HEADER`."""
         self._asked += size
-        if self._asked > LONGEST_HEADER:
+        if self._asked > MAX_HEADER:
             raise tarfile.ReadError(f"a header of {self._asked} bytes or more")
         return self._file.read(size)
 
@@ -154,8 +157,8 @@ def fault_of(info: tarfile.TarInfo) -> str:
         return "is a device or pipe"
     if not math.isfinite(info.mtime):
         return "has a time that is no number"
-    if len(info.name) > LONGEST_NAME:
-        return f"has a name of more than {LONGEST_NAME} characters"
+    if len(info.name) > MAX_NAME:
+        return f"has a name of more than {MAX_NAME} characters"
     name = PurePosixPath(info.name)
     if name.is_absolute() or ".." in name.parts:
         return "has a name that leads out of its folder"

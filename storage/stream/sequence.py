@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from storage.errors import FatalError
 from storage.shards.sample_map import SampleMap
-from storage.stream.mix import Interleaving, Mix
-from storage.stream.order import Drawn, EpochOrder, OrderSettings, SortKey
+from storage.stream.order import Drawn, EpochOrder, Interleaving, Mix, OrderSettings, SortKey
 
 FORMAT = 1
 
@@ -20,7 +19,7 @@ FORMAT = 1
 class SampleSequence:
     """An endless sequence of samples: a pure function of the map, the seed, the order and the mix.
 
-    A place of the sequence is the number of samples before it. Batches, ranks and loader processes only cut the sequence.
+    A place of the sequence is the number of samples before it. Batches, ranks and loader processes only divide the sequence.
     """
 
     def __init__(
@@ -66,29 +65,29 @@ class SampleSequence:
         return found
 
     def state(self, place: int) -> dict[str, Any]:
-        """Returns what is needed to go on at a place, as JSON values."""
+        """Returns what is needed to resume at a place, as JSON values."""
         begun = dict(zip(self._sets, self._begun.tolist(), strict=True))
         return {**self._identity(), "place": place, "origin": self._origin, "begun": begun, "mix": asdict(self.mix)}
 
     def restore(self, state: Mapping[str, Any]) -> int:
-        """Goes on from a state, and returns its place. The weights of the mix may differ from those of the state.
+        """Resumes from a state, and returns its place. The weights of the mix may differ from those of the state.
 
         Raises `FatalError` that names what else differs: the samples, the seed or the order.
         """
         for name, own in self._identity().items():
             if state.get(name) != own:
                 raise FatalError(
-                    f"the stream can't go on: {_NAMES[name]} {own!r}, but the state is of {state.get(name)!r}; "
-                    "restore what it was, or begin anew"
+                    f"the stream can't resume: {_NAMES[name]} {own!r}, but the state is of {state.get(name)!r}; "
+                    "restore what it was, or start over"
                 )
         place = int(state["place"])
         if place < 0:
-            raise FatalError(f"the stream can't go on: the state is at place {place}")
+            raise FatalError(f"the stream can't resume: the state is at place {place}")
         if state["mix"]["kind"] == self.mix.kind == "concat":
             return place
         if "concat" in (state["mix"]["kind"], self.mix.kind):
             raise FatalError(
-                f"the stream can't go on: the mix is {self.mix.kind!r}, but the state is of {state['mix']['kind']!r}, which "
+                f"the stream can't resume: the mix is {self.mix.kind!r}, but the state is of {state['mix']['kind']!r}, which "
                 "orders all datasets together; only weights and temperature may change"
             )
         self._origin, self._begun = int(state["origin"]), np.array([state["begun"][name] for name in self._sets])

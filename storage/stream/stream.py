@@ -12,23 +12,21 @@ from typing import Any
 from torch.utils.data import IterableDataset, get_worker_info
 
 from storage.errors import FatalError
-from storage.shards.range_cache import RangeCache
-from storage.shards.reader import DamagedSample, SampleReader
+from storage.shards.reader import DamagedSample, RangeCache, SampleReader
 from storage.shards.sample_map import SampleMap
-from storage.stream.mix import Mix
-from storage.stream.order import OrderSettings, SortKey
+from storage.stream.order import Mix, OrderSettings, SortKey
 from storage.stream.sequence import SampleSequence
 
 log = logging.getLogger("rlip.stream")
 AHEAD = 16
 """Samples of remote tars that are requested ahead."""
-MOST_DAMAGED = 0.01
+MAX_DAMAGED = 0.01
 _Found = dict[str, bytes] | DamagedSample | None
 """The members of a sample, the damage, or None if it is known to be damaged."""
 
 
 class Skipped:
-    """The damaged samples that a stream leaves out, by number, with the reason."""
+    """The damaged samples that a stream skips, by number, with the reason."""
 
     def __init__(self, samples: int, most: float) -> None:
         """`most`: largest share of all `samples` that may be damaged."""
@@ -39,7 +37,7 @@ class Skipped:
         """Notes damaged samples. Raises `FatalError` when too many are."""
         for sample, reason in found.items():
             if sample not in self.reasons:
-                log.warning("left out a damaged sample: %s", reason)
+                log.warning("skipped a damaged sample: %s", reason)
                 self.reasons[sample] = reason
         if found and len(self.reasons) > self._most * self._samples:
             raise FatalError(
@@ -48,17 +46,17 @@ class Skipped:
             )
 
     def restore(self, state: Mapping[str, str]) -> None:
-        """Notes what an earlier process left out, as `as_state` gave it."""
+        """Adds the samples that an earlier process skipped, as `as_state` returned them."""
         self.reasons |= {int(sample): reason for sample, reason in state.items()}
 
     def as_state(self) -> dict[str, str]:
-        """Returns the left-out samples as JSON values."""
+        """Returns the skipped samples as JSON values."""
         return {str(sample): reason for sample, reason in sorted(self.reasons.items())}
 
 
 @dataclass(frozen=True)
 class StreamBatch:
-    """A rank's part of a global batch: webdataset's samples, and what was left out because it is damaged."""
+    """A rank's part of a global batch: webdataset's samples, and the damaged ones that were skipped."""
 
     samples: list[dict[str, Any]] = field(default_factory=list)
     damaged: dict[int, str] = field(default_factory=dict)
@@ -70,7 +68,7 @@ class _Place:
 
     start: int
     """The place of the sequence at which the pass began."""
-    given: int = 0
+    taken: int = 0
     """Samples that this process has taken since `start`, damaged ones included."""
     resumed: int = 0
     """As many of them were taken before the pass was resumed."""
@@ -81,7 +79,7 @@ class _Place:
 class Stream(IterableDataset[dict[str, Any]]):
     """Yields the samples of one rank as webdataset does: `__key__`, `__url__`, and the bytes of each member by extension.
 
-    All ranks cut one global sequence. Of the places of a global batch, rank r of R takes those from ⌊r·batch/R⌋ to
+    All ranks share one global sequence. Of the places of a global batch, rank r of R takes those from ⌊r·batch/R⌋ to
     ⌊(r+1)·batch/R⌋. Loaders take `batches()`, which gives whole batches to each of their processes in turn.
 
     A pass begins at the beginning of the stream, as with any dataset of torch, or where a loaded state says.
@@ -100,11 +98,11 @@ class Stream(IterableDataset[dict[str, Any]]):
         order: OrderSettings = OrderSettings(),  # noqa: B008 - frozen
         sort_key: SortKey | None = None,
         extensions: Sequence[str] | None = None,
-        most_damaged: float = MOST_DAMAGED,
+        max_damaged: float = MAX_DAMAGED,
         cache: RangeCache | None = None,
     ) -> None:
         """`batch`: samples of a step over all ranks; `epochs`: where the stream ends, None: never; `extensions`: the members
-        to read, None: all; `most_damaged`: share of the samples that each process may find damaged.
+        to read, None: all; `max_damaged`: share of the samples that each process may find damaged.
 
         Raises `FatalError` for a stream that would give a rank nothing, and for a local tar that is missing or too short.
         """
@@ -115,50 +113,44 @@ class Stream(IterableDataset[dict[str, Any]]):
             )
         self.sequence = SampleSequence(samples, seed, mix, order, sort_key)
         self.batch, self.rank, self.ranks = batch, rank, ranks
-        self.skipped = Skipped(len(samples), most_damaged)
+        self.skipped = Skipped(len(samples), max_damaged)
         self._reader = SampleReader(samples, cache)
         self._reader.require_tars()
         self._extensions = extensions
-        self._begin, self._end = 0, None if epochs is None else epochs * len(samples)
+        self._end = None if epochs is None else epochs * len(samples)
         self._at = _Place(0)
         self._loaded: _Place | None = None
 
     @property
     def share(self) -> int:
         """Samples of a whole batch that this rank takes."""
-        first, last = self._cut(0, self.batch)
+        first, last = self._own_part(0, self.batch)
         return last - first
 
     def __len__(self) -> int:
         """Samples that the next pass takes; of a stream without an end, those of one epoch."""
-        at = self._loaded or _Place(self._begin)
+        at = self._loaded or _Place(0)
         end = at.start + len(self.sequence) if self._end is None else self._end
         whole, rest = divmod(max(0, end - at.start), self.batch)
-        first, _ = self._cut(0, self.batch)
-        return max(0, whole * self.share + max(0, min(rest, first + self.share) - first) - at.given)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Makes the stream that of one epoch. A state that was loaded stays if it lies in that epoch."""
-        size = len(self.sequence)
-        self._begin, self._end = epoch * size, (epoch + 1) * size
-        if self._loaded is not None and not self._begin <= self._loaded.start < self._end:
-            self._loaded = None
+        first, _ = self._own_part(0, self.batch)
+        return max(0, whole * self.share + max(0, min(rest, first + self.share) - first) - at.taken)
 
     def batches(self) -> Batches:
         """Returns the same stream as whole batches, for loaders with `batch_size=None`."""
         return Batches(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state of this process, in the middle of a batch too. The same ranks and loader processes go on from it.
+        """Returns the state of this process, in the middle of a batch too. The same ranks and loader processes resume from it.
 
         Torchdata's StatefulDataLoader asks each of its processes for it. With torch's own DataLoader, save `state_after`.
         """
         return self._state(self._loaded or self._at)
 
     def state_after(self, batches: int, damaged: Mapping[int, str] | None = None) -> dict[str, Any]:
-        """Returns the state after whole batches of this pass, from which any ranks, loader processes and batch size go on.
+        """Returns the state after whole batches of this pass. Any number of ranks and loader processes, and any batch size,
+        resumes from it.
 
-        `damaged`: what the batches of loader processes left out. A batch in the middle of which the pass began counts.
+        `damaged`: the samples that the batches of loader processes skipped. A batch in the middle of which the pass began counts.
         """
         at = self._loaded or self._at
         place = at.start + (at.resumed // self.share + batches) * self.batch
@@ -168,7 +160,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a state. Batch size, number of ranks and weights of the mix may have changed in `state_after` states.
+        """Resumes from a state. Batch size, number of ranks and weights of the mix may have changed in `state_after` states.
 
         Raises `FatalError` at once when samples, seed or order differ, the state lies behind the end of the stream, or a local
         tar is missing or too short.
@@ -179,12 +171,12 @@ class Stream(IterableDataset[dict[str, Any]]):
             raise FatalError(
                 f"the state is at place {start}, behind the end of the stream at {self._end}; raise `epochs`"
             )
-        given = int(state.get("given", 0))
-        if given and (state["batch"], state["rank"], state["ranks"]) != (self.batch, self.rank, self.ranks):
+        taken = int(state.get("given", 0))
+        if taken and (state["batch"], state["rank"], state["ranks"]) != (self.batch, self.rank, self.ranks):
             raise FatalError(
                 "the state is of another rank, number of ranks or batch, within a batch; save `state_after` to change them"
             )
-        self._at = self._loaded = _Place(start, given, given, int(state.get("workers", 0)))
+        self._at = self._loaded = _Place(start, taken, taken, int(state.get("workers", 0)))
         self.skipped.restore(state.get("skipped", {}))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -211,30 +203,30 @@ class Stream(IterableDataset[dict[str, Any]]):
         """Yields each sample, what was found of it, and whether it is the last of its batch, and keeps the place up to date."""
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        at, self._loaded = self._loaded or _Place(self._begin), None
-        if at.given and at.workers != workers:
+        at, self._loaded = self._loaded or _Place(0), None
+        if at.taken and at.workers != workers:
             raise FatalError(
                 f"the state is of {at.workers} loader processes, but there are {workers}; save `state_after` to change them"
             )
-        self._at = replace(at, resumed=at.given, workers=workers)
+        self._at = replace(at, resumed=at.taken, workers=workers)
         for sample, found, is_last in self._read(self._places(self._at, worker)):
-            self._at = replace(self._at, given=self._at.given + 1)
+            self._at = replace(self._at, taken=self._at.taken + 1)
             yield sample, found, is_last
 
     def _places(self, at: _Place, worker: int) -> Iterator[tuple[int, bool]]:
         """Yields the samples that a process has still to give, and whether each is the last of its batch."""
-        batches, given = divmod(at.given, self.share)
+        batches, taken = divmod(at.taken, self.share)
         while True:
             start = at.start + (batches * at.workers + worker) * self.batch
             stop = start + self.batch if self._end is None else min(start + self.batch, self._end)
             if start >= stop:
                 return
-            first, last = self._cut(start, stop)
-            for place, sample in enumerate(self.sequence.draw(first + given, last).samples.tolist(), first + given):
+            first, last = self._own_part(start, stop)
+            for place, sample in enumerate(self.sequence.draw(first + taken, last).samples.tolist(), first + taken):
                 yield sample, place == last - 1
-            batches, given = batches + 1, 0
+            batches, taken = batches + 1, 0
 
-    def _cut(self, start: int, stop: int) -> tuple[int, int]:
+    def _own_part(self, start: int, stop: int) -> tuple[int, int]:
         """Returns this rank's part of the batch that begins at `start`, no further than `stop`."""
         first, last = (start + self.batch * part // self.ranks for part in (self.rank, self.rank + 1))
         return min(first, stop), min(last, stop)
@@ -268,7 +260,7 @@ class Stream(IterableDataset[dict[str, Any]]):
 
     def _state(self, at: _Place) -> dict[str, Any]:
         own = {"batch": self.batch, "rank": self.rank, "ranks": self.ranks}
-        progress = {"given": at.given, "workers": at.workers, "skipped": self.skipped.as_state()}
+        progress = {"given": at.taken, "workers": at.workers, "skipped": self.skipped.as_state()}
         return self.sequence.state(at.start) | own | progress
 
 

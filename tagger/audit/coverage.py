@@ -20,8 +20,8 @@ VG_PREDICATES = (
     "on", "on back of", "over", "painted on", "parked on", "part of", "playing", "riding", "says", "sitting on",
     "standing on", "to", "under", "using", "walking in", "walking on", "watching", "wearing", "wears", "with",
 )  # fmt: skip
-"""The 50 most frequent predicates of Visual Genome as scene graph generation tests them (split VG150 of Xu et al., "Scene
-Graph Generation by Iterative Message Passing", 2017, file VG-SGG-dicts.json). They have 47 canonical forms."""
+"""The 50 most frequent predicates of Visual Genome as scene graph generation tests them (split VG150 of Xu et al.,
+"Scene Graph Generation by Iterative Message Passing", 2017, file VG-SGG-dicts.json). They have 47 canonical forms."""
 
 FREQUENT = 10
 """The predicates that are not tail."""
@@ -33,7 +33,7 @@ NEVER_KEPT = "no label with it is kept"
 
 @dataclass(frozen=True)
 class Density:
-    """How many relations the images have and how they spread over predicates. None: no image or no relation to divide by."""
+    """How many relations images have, and how they spread over predicates. None: nothing to divide by."""
 
     relations: int
     mean: float | None
@@ -141,7 +141,7 @@ def missing_predicates(
     triplets: Mapping[str, int] | None,
 ) -> list[MissingPredicate]:
     """The predicates among `names` that no kept label has, in order. Counts are by canonical predicate."""
-    found = []
+    missing = []
     for name in names:
         form = canonical(name)
         if kept.get(form):
@@ -149,8 +149,8 @@ def missing_predicates(
         stated = None if triplets is None else triplets.get(form, 0)
         proposed, judged = candidates.get(form, 0), scored.get(form, 0)
         unable = NEVER_STATED if stated == 0 else NEVER_PROPOSED
-        found.append(MissingPredicate(name, stated, proposed, judged, NEVER_KEPT if proposed or judged else unable))
-    return found
+        missing.append(MissingPredicate(name, stated, proposed, judged, NEVER_KEPT if proposed or judged else unable))
+    return missing
 
 
 def pair_bins(boxes_xywh: Floats, subject: Indices, object_: Indices) -> Indices:
@@ -171,18 +171,18 @@ def pair_bins(boxes_xywh: Floats, subject: Indices, object_: Indices) -> Indices
     return np.stack([by_distance, by_size, by_direction], axis=1).astype(np.int64)
 
 
-def bin_counts(boxes_xywh: Floats, labels: CodedLabels, given: CodedLabels, symmetric: Collection[int] = ()) -> Indices:
-    """Counts distinct labels, and those among them that are `given`, in each row of `PAIR_BINS`: (rows, 2).
+def bin_counts(boxes_xywh: Floats, labels: CodedLabels, truth: CodedLabels, symmetric: Collection[int] = ()) -> Indices:
+    """Counts distinct labels, and those among them that are in the `truth`, in each row of `PAIR_BINS`: (rows, 2).
 
-    As in `tagger.audit.labels.agreement`, a label with a `symmetric` predicate holds in both directions and counts once,
-    in the direction that comes first in `labels`.
+    As in `tagger.audit.labels.agreement`, a label with a `symmetric` predicate holds in both directions and counts
+    once, in the direction that comes first in `labels`.
     """
-    predicates = 1 + max((int(each.predicate.max()) for each in (labels, given) if len(each.predicate)), default=0)
+    predicates = 1 + max((int(each.predicate.max()) for each in (labels, truth) if len(each.predicate)), default=0)
     keys, first = np.unique(labels.keys(len(boxes_xywh), predicates, symmetric), return_index=True)
-    right = np.isin(keys, given.keys(len(boxes_xywh), predicates, symmetric))
+    right = np.isin(keys, truth.keys(len(boxes_xywh), predicates, symmetric))
     bins = pair_bins(boxes_xywh, labels.subject[first], labels.object[first])
-    found = [np.bincount(each.ravel(), minlength=len(PAIR_BINS)) for each in (bins, bins[right])]
-    return np.stack(found, axis=1).astype(np.int64)
+    counts = [np.bincount(each.ravel(), minlength=len(PAIR_BINS)) for each in (bins, bins[right])]
+    return np.stack(counts, axis=1).astype(np.int64)
 
 
 def precision_by_bin(kept: Indices, naive: Indices) -> tuple[PairBin, ...]:

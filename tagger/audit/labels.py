@@ -1,13 +1,19 @@
-"""Scores relations against planted or given truth, beside baselines that do not look at the image."""
+"""Scores labels against the truth, overall and by predicate, beside baselines that do not look at the image."""
 
+from __future__ import annotations
+
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from tagger.labelling.blind_labeller import naive_labels, prior_labels
+from tagger.labelling.calibration import calibration_error
 from tagger.pair import Pair
 from tagger.relation import Relation
 
 AUDITED_RECALL = 0.8
+NOTHING = "(no relation)"
+REVERSED = "(the other way round)"
 SYMMETRIC = frozenset({"next to"})
 """Canonical predicates that hold in both directions."""
 
@@ -19,8 +25,8 @@ Fact = tuple[int, str, int]
 class LabelCurve:
     """Precision and recall of labels, from the highest score down; labels with equal scores form one point.
 
-    `scores`, `precision`, `recall`, `recall_of_all`: one entry per distinct score. `recall` is measured over the
-    truths that at least one candidate states (`reachable`), `recall_of_all` over all `truths`.
+    `scores`, `precision`, `recall`: one entry per distinct score. Recall is measured over the `reachable` truths: those
+    that at least one candidate states.
     """
 
     labels: int
@@ -29,19 +35,17 @@ class LabelCurve:
     scores: tuple[float, ...]
     precision: tuple[float, ...]
     recall: tuple[float, ...]
-    recall_of_all: tuple[float, ...]
 
     def average_precision(self) -> float:
         """Area under the curve of precision over reachable recall, not interpolated; 0 without labels or truths."""
-        return _area(self.precision, self.recall)
+        steps = zip(self.precision, self.recall, (0.0, *self.recall), strict=False)
+        return sum(height * (reached - before) for height, reached, before in steps)
 
     def precision_at(self, recall: float = AUDITED_RECALL) -> float:
         """Best precision at a reachable recall of at least `recall`; 0 if it is not reached."""
-        return _best(self.precision, self.recall, recall)
-
-    def precision_at_total_recall(self, recall: float = AUDITED_RECALL) -> float:
-        """Like `precision_at`, but with recall over all truths; 0 if it is not reached."""
-        return _best(self.precision, self.recall_of_all, recall)
+        # Recall is a quotient of counts: 4 of 5 must reach .8 despite rounding.
+        points = zip(self.precision, self.recall, strict=True)
+        return max((height for height, reached in points if reached >= recall - 1e-9), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,6 @@ class LabelComparison:
     naive: LabelCurve
     prior: LabelCurve
 
-    def gain(self, recall: float = AUDITED_RECALL) -> float:
-        """Precision that the tagger gains over naive matching at a reachable recall of at least `recall`."""
-        return self.tagger.precision_at(recall) - self.naive.precision_at(recall)
-
 
 def audit(
     relations: Sequence[Sequence[Relation]],
@@ -93,8 +93,7 @@ def audit(
             f"audit: relations for {len(relations)} images, candidates for {len(candidates)} and truth for "
             f"{len(truth)}; give one entry per image in each"
         )
-    symmetric = frozenset(symmetric)
-    facts = {(image, *_unordered(fact, symmetric)) for image, given in enumerate(truth) for fact in given}
+    facts = _labels(truth, symmetric)
     naive = _scored([naive_labels(pairs) for pairs in candidates], symmetric)
     blind = _scored([prior_labels(pairs) for pairs in candidates], symmetric)
     curves = (_curve(scored, facts, naive) for scored in (_scored(relations, symmetric), naive, blind))
@@ -105,19 +104,21 @@ def agreement(
     kept: Sequence[Collection[Fact]], truth: Sequence[Collection[Fact]], symmetric: Collection[str] = ()
 ) -> Agreement:
     """Compares kept labels with the truth, ignoring scores; each argument has one entry per image, as in `audit`."""
-    symmetric = frozenset(symmetric)
-    labels, facts = (
-        {(image, *_unordered(fact, symmetric)) for image, given in enumerate(each) for fact in given}
-        for each in (kept, truth)
-    )
+    labels, facts = _labels(kept, symmetric), _labels(truth, symmetric)
     return Agreement(len(labels), len(facts), len(labels & facts))
 
 
 _Label = tuple[int, int, str, int]
+"""(image, subject box, canonical predicate, object box)"""
 
 
-def _scored(relations: Sequence[Sequence[Relation]], symmetric: frozenset[str]) -> dict[_Label, float]:
-    """Highest score of each distinct label (image, subject, predicate, object)."""
+def _labels(facts: Sequence[Collection[Fact]], symmetric: Collection[str]) -> set[_Label]:
+    """The distinct labels of all images."""
+    return {(image, *_unordered(fact, symmetric)) for image, of_image in enumerate(facts) for fact in of_image}
+
+
+def _scored(relations: Sequence[Sequence[Relation]], symmetric: Collection[str]) -> dict[_Label, float]:
+    """The highest score of each distinct label."""
     scored: dict[_Label, float] = {}
     for image, of_image in enumerate(relations):
         for relation in of_image:
@@ -126,7 +127,7 @@ def _scored(relations: Sequence[Sequence[Relation]], symmetric: frozenset[str]) 
     return scored
 
 
-def _unordered(fact: Fact, symmetric: frozenset[str]) -> Fact:
+def _unordered(fact: Fact, symmetric: Collection[str]) -> Fact:
     subject, predicate, object_ = fact
     if predicate in symmetric and object_ < subject:
         return object_, predicate, subject
@@ -143,7 +144,6 @@ def _curve(scored: dict[_Label, float], facts: set[_Label], proposed: Collection
         scores=tuple(score for score, _, _ in points),
         precision=tuple(right / kept for _, kept, right in points),
         recall=tuple(right / max(reachable, 1) for _, _, right in points),
-        recall_of_all=tuple(right / max(len(facts), 1) for _, _, right in points),
     )
 
 
@@ -157,13 +157,88 @@ def _points(scored: dict[_Label, float], facts: set[_Label]) -> Iterator[tuple[f
             yield score, kept, right
 
 
-def _area(precision: Sequence[float], recall: Sequence[float]) -> float:
-    steps = zip(precision, recall, (0.0, *recall), strict=False)
-    return sum(height * (reached - before) for height, reached, before in steps)
+@dataclass(frozen=True)
+class PredicateScores:
+    """Scores of the labels of one predicate; None where there is nothing to divide by."""
+
+    predicate: str
+    kept: int
+    truths: int
+    """True relations that at least one candidate states."""
+    precision: float | None
+    recall: float | None
+    """Recall over the reachable truths."""
+    average_precision: float
+    calibration_error: float
+    """Calibration error of all labels' probabilities, or of their scores when the tagger is not calibrated."""
+    instead: tuple[tuple[str, int], ...]
+    """What is true of the box pairs of wrong labels, with counts, most frequent first."""
 
 
-def _best(precision: Sequence[float], recall: Sequence[float], wanted: float) -> float:
-    # Recall is a quotient of counts: 4 of 5 must reach .8 despite rounding.
-    return max(
-        (height for height, reached in zip(precision, recall, strict=True) if reached >= wanted - 1e-9), default=0.0
+def audit_predicates(
+    relations: Sequence[Sequence[Relation]],
+    candidates: Sequence[Sequence[Pair]],
+    truth: Sequence[Collection[Fact]],
+    kept: Sequence[Collection[Fact]],
+    symmetric: Collection[str] = (),
+) -> tuple[PredicateScores, ...]:
+    """Scores each predicate that is labelled or proposed, most kept labels first; arguments have one entry per image.
+
+    Precision, recall and `instead` are computed on the `kept` labels, the other scores on all `relations`.
+    """
+    names = {r.predicate for of_image in relations for r in of_image} | {
+        pair.predicate for of_image in candidates for pair in of_image
+    }
+    scores = [
+        _scores(
+            name,
+            [[r for r in of_image if r.predicate == name] for of_image in relations],
+            [[pair for pair in of_image if pair.predicate == name] for of_image in candidates],
+            truth,
+            [[fact for fact in facts if fact[1] == name] for facts in kept],
+            symmetric,
+        )
+        for name in sorted(names)
+    ]
+    return tuple(sorted(scores, key=lambda one: (-one.kept, -one.truths, one.predicate)))
+
+
+def _scores(
+    name: str,
+    relations: Sequence[Sequence[Relation]],
+    candidates: Sequence[Sequence[Pair]],
+    truth: Sequence[Collection[Fact]],
+    kept: Sequence[Sequence[Fact]],
+    symmetric: Collection[str],
+) -> PredicateScores:
+    own = [[fact for fact in facts if fact[1] == name] for facts in truth]
+    curve = audit(relations, candidates, own, symmetric).tagger
+    agreed = agreement(kept, own, symmetric)
+    right: list[bool] = []
+    confidences: list[float] = []
+    instead: Counter[str] = Counter()
+    for of_image, labels, facts in zip(relations, kept, truth, strict=True):
+        for relation in of_image:
+            right.append(_holds(relation.subject, name, relation.object, facts, symmetric))
+            confidences.append(relation.score if relation.calibrated is None else relation.calibrated)
+        for subject, _, object_ in labels:
+            if _holds(subject, name, object_, facts, symmetric):
+                continue
+            if (object_, name, subject) in facts:
+                instead[REVERSED] += 1
+            else:
+                instead.update([p for s, p, o in facts if (s, o) == (subject, object_)] or [NOTHING])
+    return PredicateScores(
+        predicate=name,
+        kept=sum(map(len, kept)),
+        truths=curve.reachable,
+        precision=agreed.precision(),
+        recall=Agreement(agreed.kept, curve.reachable, agreed.right).recall(),
+        average_precision=curve.average_precision(),
+        calibration_error=calibration_error(confidences, right),
+        instead=tuple(sorted(instead.items(), key=lambda item: (-item[1], item[0]))),
     )
+
+
+def _holds(subject: int, name: str, object_: int, facts: Collection[Fact], symmetric: Collection[str]) -> bool:
+    return (subject, name, object_) in facts or (name in symmetric and (object_, name, subject) in facts)

@@ -1,13 +1,15 @@
-"""Turns caption triplets into candidate pairs of boxes, each linked to its triplet (docs/triplets.md, Ambiguity)."""
+"""Turns caption triplets into candidate pairs of boxes, each linked to its triplet (docs/labels.md, Ambiguity)."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from tagger.box import Box, intersect
-from tagger.candidates.pair_prior import pair_priors
-from tagger.candidates.source import Candidates, Dropped, dropped
-from tagger.matching.readers import NounReader, Wording, by_whole_words, canonical_predicate
+from tagger.box import Box
+from tagger.candidates.source import Candidates, Dropped, box_pairs, dropped
+from tagger.english.words import words
+from tagger.matching import NounReader, by_whole_words
 from tagger.pair import Pair
+from tagger.parsing.wordings import Wording, canonical_predicate
 from tagger.triplet import Triplet
 
 SEVERAL = 2
@@ -38,7 +40,7 @@ def ground(
 
     `captions`: the caption number of each triplet; without it, each triplet counts as a separate caption.
     Triplets with the same predicate and the same boxes form one mention: captions repeat each other, but what one
-    caption says twice counts twice. Crowd boxes are left out. A mention has each pair once; two mentions
+    caption says twice counts twice. Crowd boxes are ignored. A mention has each pair once; two mentions
     ("a dog on a couch", "an animal on a couch") may share pairs. The order is by mention, then subject, then object.
     Every triplet either supports one mention or is dropped with its reason; `known` as in `CandidateSource`.
 
@@ -51,7 +53,7 @@ def ground(
         predicate = wording(triplet)
         subjects = _meant(nouns(triplet.subject, triplet.subject_lemma, indices_by_category), indices_by_category)
         objects = _meant(nouns(triplet.object, triplet.object_lemma, indices_by_category), indices_by_category)
-        if not predicate or not _pairs(subjects, objects, boxes, overlapping):
+        if not predicate or not box_pairs(subjects, objects, boxes, overlapping):
             lost.append(dropped(number, triplet, predicate, subjects, objects, nouns, known))
             continue
         mention = mentions.setdefault((predicate, tuple(subjects), tuple(objects)), _Mention([], {}, set(), set()))
@@ -60,13 +62,13 @@ def ground(
         mention.stated[caption] = mention.stated.get(caption, 0) + _stated(triplet)
         mention.subject_attributes.update(triplet.subject_attributes)
         mention.object_attributes.update(triplet.object_attributes)
-    found = [
+    pairs_of_mentions = [
         Pair(subject, object_, predicate, mention.triplets[0], len(pairs), number, prior, len(mention.triplets))
         for number, ((predicate, subjects, objects), mention) in enumerate(mentions.items())
-        if (pairs := _pairs(subjects, objects, boxes, overlapping))
+        if (pairs := box_pairs(subjects, objects, boxes, overlapping))
         for (subject, object_), prior in zip(pairs, _priors(mention, pairs, boxes), strict=True)
     ]
-    return Candidates(found, lost)
+    return Candidates(pairs_of_mentions, lost)
 
 
 def _stated(triplet: Triplet) -> int:
@@ -92,12 +94,75 @@ def _meant(categories: Sequence[str], indices_by_category: dict[str, list[int]])
     return sorted(index for category in categories for index in indices_by_category[category])
 
 
-def _pairs(
-    subjects: Sequence[int], objects: Sequence[int], boxes: Sequence[Box], overlapping: bool
-) -> list[tuple[int, int]]:
-    return [
-        (subject, object_)
-        for subject in subjects
-        for object_ in objects
-        if subject != object_ and (not overlapping or intersect(boxes[subject], boxes[object_]))
+# Weights of `pair_priors`, which `benchmarks/pair_prior.py` fitted on human-annotated pairs among all pairs of the same
+# two categories.
+SUBJECT_SIZE, OBJECT_SIZE, OVERLAP, GAP, DISTANCE = -0.01, 0.05, 1.69, -1.3, -1.22
+STATED_SIZE_WEIGHT = 1.0
+"""Amount that "large" adds to the weight of a noun's size and "small" subtracts from it."""
+
+LEAST = 1e-9
+"""Lower bound of a pair's weight relative to the likeliest pair, so that no pair is ruled out."""
+
+_LARGE = words("large big huge giant tall long enormous massive adult older")
+_SMALL = words("small little tiny young baby short miniature toddler")
+
+
+def features(subject: Box, object_: Box) -> tuple[float, float, float, float, float]:
+    """Returns the features of a pair: log sizes of both boxes, overlap, gap, and distance between their centres.
+
+    A size is the square root of an area in pixels; overlap is a share of the smaller box; gap and distance are
+    log(1 + d) of lengths in mean sizes. Only differences between pairs of one image count, so image size does not.
+    """
+    shared_w = min(subject.x + subject.w, object_.x + object_.w) - max(subject.x, object_.x)
+    shared_h = min(subject.y + subject.h, object_.y + object_.h) - max(subject.y, object_.y)
+    areas = max(subject.w * subject.h, 1.0), max(object_.w * object_.h, 1.0)
+    unit = (math.sqrt(areas[0]) + math.sqrt(areas[1])) / 2
+    gap = math.hypot(max(-shared_w, 0.0), max(-shared_h, 0.0))
+    apart = math.hypot(
+        subject.x + subject.w / 2 - object_.x - object_.w / 2, subject.y + subject.h / 2 - object_.y - object_.h / 2
+    )
+    return (
+        math.log(areas[0]) / 2,
+        math.log(areas[1]) / 2,
+        max(shared_w, 0.0) * max(shared_h, 0.0) / min(areas),
+        math.log1p(gap / unit),
+        math.log1p(apart / unit),
+    )
+
+
+def pair_priors(
+    pairs: Sequence[tuple[int, int]],
+    boxes: Sequence[Box],
+    stated: int,
+    subject_attributes: Collection[str] = (),
+    object_attributes: Collection[str] = (),
+) -> list[float]:
+    """Returns the probability that each pair is one of the `stated` pairs that are meant.
+
+    The priors sum to `stated`, or to the number of pairs if that is smaller; none exceeds 1.
+    """
+    sizes = SUBJECT_SIZE + _size_shift(subject_attributes), OBJECT_SIZE + _size_shift(object_attributes)
+    weights = (*sizes, OVERLAP, GAP, DISTANCE)
+    scores = [
+        sum(weight * value for weight, value in zip(weights, features(boxes[s], boxes[o]), strict=True))
+        for s, o in pairs
     ]
+    highest = max(scores, default=0.0)
+    return _distributed([max(math.exp(score - highest), LEAST) for score in scores], stated)
+
+
+def _size_shift(attributes: Collection[str]) -> float:
+    stated = set(attributes)
+    return STATED_SIZE_WEIGHT * (bool(stated & _LARGE) - bool(stated & _SMALL))
+
+
+def _distributed(weights: Sequence[float], total: int) -> list[float]:
+    """Distributes `total` in proportion to the weights, at most 1 each; the excess goes to the others."""
+    shares = [1.0] * len(weights)
+    left, remaining = float(total), math.fsum(weights)
+    if total < len(weights):
+        for place in sorted(range(len(weights)), key=lambda place: -weights[place]):
+            shares[place] = min(left * weights[place] / remaining, 1.0)
+            left -= shares[place]
+            remaining = max(remaining - weights[place], LEAST)
+    return shares

@@ -1,11 +1,13 @@
-"""Enumerates candidates as the authors do: all ordered pairs (docs/triplets.md, Other ways to candidates)."""
+"""Enumerates candidates as the authors do: all ordered pairs (docs/labels.md, Other ways to candidates)."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 
-from tagger.box import Box, intersect
-from tagger.candidates.source import Candidates, Dropped, dropped
-from tagger.matching.readers import NounReader, Wording
+from tagger.box import Box
+from tagger.candidates.source import Candidates, Dropped, box_pairs, dropped
+from tagger.matching import NounReader, by_whole_words
 from tagger.pair import Pair
+from tagger.parsing.wordings import Wording, canonical_predicate
 from tagger.triplet import Triplet
 
 GROUP = 100
@@ -18,19 +20,21 @@ Group = tuple[list[tuple[int, int]], list[str]]
 def official_candidates(
     triplets: Sequence[Triplet],
     boxes: Sequence[Box],
-    nouns: NounReader,
-    wording: Wording,
-    overlapping: bool = False,
+    captions: Sequence[int] = (),
     known: Collection[str] = (),
+    nouns: NounReader = by_whole_words,
+    wording: Wording = canonical_predicate,
+    overlapping: bool = False,
 ) -> Candidates:
     """Returns one candidate per ordered pair (i, j), ascending, and distinct (category, text, category) stated.
 
     Categories are matched in the order of the boxes, including crowds, as in the authors' code. Each pair counts as a
     separate fact: its prior is 1. `mention` numbers the distinct statements, `ambiguity` counts the pairs of each.
-    A triplet is dropped if none of its statements has a pair; `known` as in `CandidateSource`.
+    A triplet is dropped if none of its statements has a pair; all parameters as in `ground`.
     """
     categories = list(dict.fromkeys(box.category for box in boxes))
-    possible = list(_ordered_pairs(boxes, overlapping))
+    usable = [index for index, box in enumerate(boxes) if not box.crowd]
+    possible = box_pairs(usable, usable, boxes, overlapping)
     paired = {(boxes[i].category, boxes[j].category) for i, j in possible}
     lost: list[Dropped] = []
     stated: dict[tuple[str, str, str], list[int]] = {}
@@ -42,25 +46,20 @@ def official_candidates(
             for object_ in objects:
                 stated.setdefault((subject, predicate, object_), []).append(number)
         if not any((subject, object_) in paired for subject in subjects for object_ in objects):
-            first, second = (
-                [i for i, box in enumerate(boxes) if box.category in meant and not box.crowd]
-                for meant in (subjects, objects)
-            )
+            first, second = ([i for i in usable if boxes[i].category in meant] for meant in (subjects, objects))
             lost.append(dropped(number, triplet, predicate, first, second, nouns, known))
     texts: dict[tuple[str, str], list[tuple[int, str, list[int]]]] = {}
     for mention, ((subject, predicate, object_), numbers) in enumerate(stated.items()):
         texts.setdefault((subject, object_), []).append((mention, predicate, numbers))
-    found = [
+    stated_pairs = [
         (i, j, predicate, numbers, mention)
         for i, j in possible
         for mention, predicate, numbers in texts.get((boxes[i].category, boxes[j].category), ())
     ]
-    sizes: dict[int, int] = {}
-    for *_, mention in found:
-        sizes[mention] = sizes.get(mention, 0) + 1
+    sizes = Counter(mention for *_, mention in stated_pairs)
     pairs = [
         Pair(i, j, predicate, numbers[0], sizes[mention], mention, 1.0, len(numbers))
-        for i, j, predicate, numbers, mention in found
+        for i, j, predicate, numbers, mention in stated_pairs
     ]
     return Candidates(pairs, lost)
 
@@ -72,8 +71,3 @@ def official_groups(pairs: Sequence[Pair]) -> list[Group]:
     """
     slices = [pairs[start : start + GROUP] for start in range(0, len(pairs) // GROUP * GROUP + 1, GROUP)]
     return [([(p.subject, p.object) for p in part], list(dict.fromkeys(p.predicate for p in part))) for part in slices]
-
-
-def _ordered_pairs(boxes: Sequence[Box], overlapping: bool) -> Iterable[tuple[int, int]]:
-    usable = [index for index, box in enumerate(boxes) if not box.crowd]
-    return ((i, j) for i in usable for j in usable if i != j and (not overlapping or intersect(boxes[i], boxes[j])))

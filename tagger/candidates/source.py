@@ -1,18 +1,18 @@
-"""The interface of candidate sources: what they propose for an image, and why a triplet leads to nothing."""
+"""What a source of candidates proposes for an image, and why a triplet leads to no candidate."""
 
 from collections.abc import Collection, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-from tagger.box import Box
-from tagger.matching.readers import NounReader
+from tagger.box import Box, intersect
+from tagger.matching import NounReader
 from tagger.pair import Pair
 from tagger.triplet import Triplet
 
 
 class Loss(StrEnum):
-    """Why a triplet leads to no candidate. The first reason that applies counts (docs/triplets.md, Fates)."""
+    """Why a triplet leads to no candidate. The first reason that applies counts (docs/labels.md, Fates)."""
 
     NO_PREDICATE = "no predicate"
     NO_SUBJECT_CATEGORY = "subject names no category"
@@ -51,8 +51,21 @@ class CandidateSource(Protocol):
     ) -> Candidates:
         """Returns candidates for the boxes of one image; `captions` holds the caption number of each triplet.
 
-        `known`: the categories of other images, which tell a noun without a box here from one without a category.
+        `known`: the categories of other images, which distinguish a noun without a box here from one without a
+        category.
         """
+
+
+def box_pairs(
+    subjects: Sequence[int], objects: Sequence[int], boxes: Sequence[Box], overlapping: bool
+) -> list[tuple[int, int]]:
+    """Returns the ordered pairs of distinct boxes, given by index; with `overlapping` only those that intersect."""
+    return [
+        (subject, object_)
+        for subject in subjects
+        for object_ in objects
+        if subject != object_ and (not overlapping or intersect(boxes[subject], boxes[object_]))
+    ]
 
 
 def dropped(
@@ -64,7 +77,7 @@ def dropped(
     nouns: NounReader,
     known: Collection[str],
 ) -> Dropped:
-    """Returns why triplet `number` leads to no candidate, given the boxes that its nouns may mean."""
+    """Returns why triplet `number` leads to no candidate. `subjects`, `objects`: boxes that its nouns may mean."""
     if not predicate:
         return Dropped(number, Loss.NO_PREDICATE, triplet.predicate_lemma)
     ends = (

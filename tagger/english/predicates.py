@@ -1,14 +1,22 @@
-"""Brings the predicates of all label sources (parsed captions, given relations, test labels) into one canonical form.
+"""Brings the predicates of all sources of labels (captions, ground truth, test sets) into one canonical form.
 
 `canonical` needs no parser: verb lemmas come from lemminflect, the rest from the small tables below.
 """
 
 from functools import lru_cache
 
-from tagger.english.closed_words import ADVERBS, AUXILIARIES, DETERMINERS, FUNCTION_WORDS, PERFECT, tokens_of
-from tagger.english.inflection import inflections
-from tagger.english.verbs import participle, verb_lemma
-from tagger.english.words import merged, phrases, words
+from tagger.english.lemmas import inflections, participle, verb_lemma
+from tagger.english.words import (
+    ADVERBS,
+    AUXILIARIES,
+    DETERMINERS,
+    FUNCTION_WORDS,
+    PERFECT,
+    merged,
+    phrases,
+    tokens_of,
+    words,
+)
 
 _RECIPROCALS = ("each other", "one another", "another", "other")
 
@@ -64,38 +72,6 @@ _PHRASES = merged(
     }
 )
 
-_VCOCO = {
-    "hold obj": "hold",
-    "sit instr": "sit on",
-    "ride instr": "ride",
-    "look obj": "look at",
-    "hit instr": "hit with",
-    "hit obj": "hit",
-    "eat obj": "eat",
-    "eat instr": "eat with",
-    "jump instr": "jump on",
-    "lay instr": "lie on",
-    "talk on phone instr": "talk on",
-    "carry obj": "carry",
-    "throw obj": "throw",
-    "catch obj": "catch",
-    "cut instr": "cut with",
-    "cut obj": "cut",
-    "work on computer instr": "work on",
-    "ski instr": "ski on",
-    "surf instr": "surf on",
-    "skateboard instr": "skateboard on",
-    "snowboard instr": "snowboard on",
-    "drink instr": "drink with",
-    "kick obj": "kick",
-    "point instr": "point at",
-    "read obj": "read",
-    "stand": "stand",
-    "walk": "walk",
-    "run": "run",
-    "smile": "smile",
-}
-
 # A step shortens the text or maps it to a right-hand side of the tables, so this many suffice; more means a cycle.
 _MAX_STEPS = 16
 
@@ -120,17 +96,6 @@ def canonical(text: str) -> str:
     return seen[-1]
 
 
-def from_vcoco(action: str) -> str:
-    """Returns the canonical predicate of a V-COCO action-role name ("hold obj", "talk_on_phone instr").
-
-    Raises ValueError for a name that is not in V-COCO.
-    """
-    name = " ".join(action.replace("_", " ").lower().split())
-    if name not in _VCOCO:
-        raise ValueError(f"unknown V-COCO action {action!r}; use one of {', '.join(sorted(_VCOCO))}")
-    return _VCOCO[name]
-
-
 def _step(text: str) -> str:
     tokens = [word for word in tokens_of(text) if word not in DETERMINERS]
     tokens, was_copula = _without_auxiliaries(tokens)
@@ -141,12 +106,13 @@ def _step(text: str) -> str:
     if tokens[0] in FUNCTION_WORDS or tokens[0] == "side":
         return _bare_preposition(phrase)
     if _is_passive(tokens):
-        return f"{_participle(tokens[0])} by"
+        return f"{participle(_verb_lemma(tokens[0]))} by"
     verb = _verb_lemma(tokens[0])
     rest = tokens[1:]
     if verb in _DROPS_PARTICLE and _opens_with_particle(rest):
         rest = rest[1:]
-    place = _preposition(" ".join(rest))
+    place = " ".join(rest)
+    place = _PREPOSITIONS.get(place, place)
     if place and ((place in _PLACES and verb in _POSTURES) or (verb in _LOCATIONS and rest[0] in FUNCTION_WORDS)):
         return _bare_preposition(place)
     phrase = f"{verb} {place}".strip()
@@ -193,13 +159,9 @@ def _without_reciprocal(tokens: list[str]) -> list[str]:
     return tokens
 
 
-def _preposition(phrase: str) -> str:
-    return _PREPOSITIONS.get(phrase, phrase)
-
-
 def _bare_preposition(phrase: str) -> str:
-    merged = _preposition(phrase)
-    return _BARE_PREPOSITIONS.get(merged, merged)
+    preposition = _PREPOSITIONS.get(phrase, phrase)
+    return _BARE_PREPOSITIONS.get(preposition, preposition)
 
 
 def _is_passive(tokens: list[str]) -> bool:
@@ -207,10 +169,6 @@ def _is_passive(tokens: list[str]) -> bool:
         return False
     verb = _verb_lemma(tokens[0])
     return verb not in _POSTURES | _LOCATIONS and tokens[0] != verb and tokens[0] in inflections(verb, "VBN")
-
-
-def _participle(word: str) -> str:
-    return participle(_verb_lemma(word))
 
 
 def _verb_lemma(word: str) -> str:

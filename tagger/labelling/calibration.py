@@ -80,10 +80,10 @@ def calibration_error(probabilities: Sequence[float], truth: Sequence[bool], bin
     """
     if not len(probabilities):
         return 0.0
-    given, right = np.asarray(probabilities, np.float64), np.asarray(truth, np.float64)
-    places = np.minimum((given * bins).astype(int), bins - 1)
-    apart = np.abs(np.bincount(places, given, bins) - np.bincount(places, right, bins))
-    return float(apart.sum() / len(given))
+    confidences, right = np.asarray(probabilities, np.float64), np.asarray(truth, np.float64)
+    places = np.minimum((confidences * bins).astype(int), bins - 1)
+    apart = np.abs(np.bincount(places, confidences, bins) - np.bincount(places, right, bins))
+    return float(apart.sum() / len(confidences))
 
 
 def _fitted(logits: Numbers, right: Numbers, near: Line, strength: float) -> Line:
@@ -98,8 +98,8 @@ def _fitted(logits: Numbers, right: Numbers, near: Line, strength: float) -> Lin
         return value, np.array([(wrong * logits).sum(), wrong.sum()]) + strength * away
 
     # A falling line would reverse the ranking.
-    found = minimize(loss, [near.scale, near.offset], jac=True, method="L-BFGS-B", bounds=[(0.01, None), (None, None)])
-    return Line(round(float(found.x[0]), 6), round(float(found.x[1]), 6))
+    fit = minimize(loss, [near.scale, near.offset], jac=True, method="L-BFGS-B", bounds=[(0.01, None), (None, None)])
+    return Line(round(float(fit.x[0]), 6), round(float(fit.x[1]), 6))
 
 
 def _logits(scores: Numbers) -> Numbers:

@@ -1,6 +1,6 @@
 """Labels with CLIP instead of a tagger: does the rectangle around both boxes look like the relation?
 
-Shapes: N candidates, T texts, D feature width, H×W pixels. See docs/tagger.md, How good they are.
+Shapes: N candidates, T texts, D feature width, H×W pixels. See docs/labels.md, Quality.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class ClipLabeller:
         self, images: Sequence[TaggingImage], progress: Callable[[int], None] = lambda done: None
     ) -> list[Labels]:
         """Returns the labels of each image; a score is CLIP's probability of the relation against its absence."""
-        found = []
+        labels = []
         for done, image in enumerate(images, start=1):
-            found.append(self._label(image) if image.pairs else Labels())
+            labels.append(self._label(image) if image.pairs else Labels())
             progress(done)
-        return found
+        return labels
 
     @torch.inference_mode()
     def _label(self, image: TaggingImage) -> Labels:
@@ -73,25 +73,21 @@ class ClipLabeller:
         """Returns N×D, the unit features of the crops."""
         rows = []
         for start in range(0, len(crops), self._together):
-            given = self._processor(
-                images=list(crops[start : start + self._together]), return_tensors="pt", do_rescale=False
-            )
-            seen = self._model.vision_model(pixel_values=given["pixel_values"].to(self._model.device))
-            rows.append(F.normalize(self._model.visual_projection(seen.pooler_output), dim=-1))
+            batch = list(crops[start : start + self._together])
+            pixels = self._processor(images=batch, return_tensors="pt", do_rescale=False)["pixel_values"]
+            output = self._model.vision_model(pixel_values=pixels.to(self._model.device))
+            rows.append(F.normalize(self._model.visual_projection(output.pooler_output), dim=-1))
         return torch.cat(rows)
 
     def _text_feature(self, text: str) -> Tensor:
         """Returns D, the unit feature of a text; each text is encoded once."""
         if text not in self._features:
-            given = self._tokenizer([text], return_tensors="pt", truncation=True, max_length=self._longest())
-            read = self._model.text_model(**{name: value.to(self._model.device) for name, value in given.items()})
-            self._features[text] = F.normalize(self._model.text_projection(read.pooler_output)[0], dim=-1)
+            config: Any = self._model.config
+            longest = config.text_config.max_position_embeddings
+            tokens = self._tokenizer([text], return_tensors="pt", truncation=True, max_length=longest)
+            output = self._model.text_model(**{name: value.to(self._model.device) for name, value in tokens.items()})
+            self._features[text] = F.normalize(self._model.text_projection(output.pooler_output)[0], dim=-1)
         return self._features[text]
-
-    def _longest(self) -> int:
-        config: Any = self._model.config
-        longest: int = config.text_config.max_position_embeddings
-        return longest
 
 
 def _texts(image: TaggingImage, pair: Pair) -> tuple[str, str]:

@@ -1,5 +1,6 @@
-"""Chooses the scored labels to train on, with the confidence of each and the reason why others are left out."""
+"""Chooses the scored labels to train on: the confidence of each, the reason why one is not kept, and posteriors."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,12 +47,13 @@ class LabelChoice:
 
         Raises ValueError when a label lacks the value that the measure or the rule needs.
         """
-        sure = [self._confidence(relation) for relation in relations]
+        confidences = [self._confidence(relation) for relation in relations]
         judged = [
-            Judged(confidence, self._reason(r, confidence)) for r, confidence in zip(relations, sure, strict=True)
+            Judged(confidence, self._reason(r, confidence))
+            for r, confidence in zip(relations, confidences, strict=True)
         ]
         if self.rule == "best":
-            best = _best(dict(zip(map(_label, relations), sure, strict=True)), relations, pairs)
+            best = _best(dict(zip(map(_label, relations), confidences, strict=True)), relations, pairs)
             judged = [
                 one if _label(relation) in best else Judged(one.confidence, NotKept.LESS_LIKELY)
                 for relation, one in zip(relations, judged, strict=True)
@@ -82,16 +84,16 @@ def _label(item: Relation | Pair) -> _Label:
 
 
 def _strongest_per_pair(relations: Sequence[Relation], judged: Sequence[Judged], most: int) -> list[Judged]:
-    """Leaves out all but the `most` most confident kept labels of each ordered pair of boxes."""
+    """Keeps at most the `most` most confident labels of each ordered pair of boxes."""
     kept = [place for place, one in enumerate(judged) if one.reason is None]
     counts: Counter[tuple[int, int]] = Counter()
-    found = list(judged)
+    limited = list(judged)
     for place in sorted(kept, key=lambda place: (-judged[place].confidence, relations[place].predicate)):
         ends = relations[place].subject, relations[place].object
         counts[ends] += 1
         if counts[ends] > most:
-            found[place] = Judged(judged[place].confidence, NotKept.OVER_PER_PAIR)
-    return found
+            limited[place] = Judged(judged[place].confidence, NotKept.OVER_PER_PAIR)
+    return limited
 
 
 def _best(confidences: Mapping[_Label, float], relations: Sequence[Relation], pairs: Sequence[Pair]) -> set[_Label]:
@@ -109,3 +111,42 @@ def _best(confidences: Mapping[_Label, float], relations: Sequence[Relation], pa
         ranked = sorted(scored, key=lambda label: (-posterior[label], -confidences[label], label))
         best.update(ranked[: max(1, round(priors[mention]))])
     return best
+
+
+LEAST = 1e-6
+"""Minimum distance of probabilities from 0 and 1."""
+
+
+def posteriors(pairs: Sequence[Pair], probabilities: Sequence[float]) -> list[float | None]:
+    """Returns the probability that each candidate is (one of those) meant by its mention; None without a mention.
+
+    `probabilities`: the probability of each candidate's relation, from its pixels. Over a mention, posteriors have the
+    same sum as priors: the number of pairs that it means. They are proportional to prior times odds, but at most 1:
+    the excess goes to the others.
+    """
+    mentions: dict[int, list[int]] = {}
+    for place, pair in enumerate(pairs):
+        mentions.setdefault(pair.mention, []).append(place)
+    shares: list[float | None] = [None] * len(pairs)
+    for mention, places in mentions.items():
+        if mention == NO_MENTION:
+            continue
+        weights = [max(pairs[place].prior, LEAST) * _odds(probabilities[place]) for place in places]
+        for place, share in zip(places, _shares(weights, math.fsum(pairs[p].prior for p in places)), strict=True):
+            shares[place] = share
+    return shares
+
+
+def _odds(probability: float) -> float:
+    kept = min(max(probability, LEAST), 1 - LEAST)
+    return kept / (1 - kept)
+
+
+def _shares(weights: Sequence[float], total: float) -> list[float]:
+    """Distributes `total` in proportion to the weights, the largest first, at most 1 each."""
+    shares = [0.0] * len(weights)
+    left, remaining = total, math.fsum(weights)
+    for place in sorted(range(len(weights)), key=lambda place: -weights[place]):
+        shares[place] = min(left * weights[place] / remaining, 1.0) if remaining > 0 else 0.0
+        left, remaining = max(left - shares[place], 0.0), remaining - weights[place]
+    return shares

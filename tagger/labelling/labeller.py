@@ -2,37 +2,39 @@
 
 A score depends on the list of texts, because image and texts are fused before pairs are scored, and on the pairs of the
 same group. Both depend on the image alone: its list begins with names that are the same for every image, followed by
-its other categories and predicates; its groups are its distinct pairs of boxes in order, cut every `config.pairs`.
+its other categories and predicates; its groups are its distinct pairs of boxes in order, split every `config.pairs`.
 Batching changes no score: images share a pass through the encoder only when their pixels have the same shape and their
 lists are the same, and a pass through the decoders only when their shapes are the same.
 
-Shapes: B images, H×W pixels, N pairs, T texts, P predicate texts, D width.
+Shapes: B images, H×W pixels, N pairs, T object texts (the last is "no objects"), P predicate texts, D and E width of
+features and of texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.check_finite import check_finite
-from models.encoded import Encoded
+from models.config import NO_OBJECTS
+from models.encoder import Encoded
 from models.packed_network import packed
+from models.predictions import check_finite
 from models.relation_tagger import PairQueries, RelationTagger
 from tagger.box import Box
 from tagger.labelling.calibration import Calibration
-from tagger.labelling.label_texts import LabelTexts, TextList
-from tagger.labelling.packing import Part, pack
-from tagger.labelling.posterior import posteriors
+from tagger.labelling.label_choice import posteriors
 from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 from tagger.relation import Relation
 
 FLOOR = 0.05
+CACHE_LIMIT = 20_000
+"""Number of cached strings beyond the fixed lists; when the cache is full, it is cleared."""
 NOT_A_NUMBER = "score is not a number"
 MISSING_BOX = "candidate names a missing box"
 
@@ -87,23 +89,21 @@ class Labeller:
 
         Raises ValueError when pixels do not have the announced shape.
         """
-        found = [Labels(problem=_missing_box(image)) for image in images]
-        waiting = [i for i, image in enumerate(images) if image.pairs and found[i].problem is None]
+        all_labels = [Labels(problem=_missing_box(image)) for image in images]
+        waiting = [i for i, image in enumerate(images) if image.pairs and all_labels[i].problem is None]
         done = len(images) - len(waiting)
         chunks = list(self._chunks(images, waiting))
         with torch.inference_mode(), self._casting(), ThreadPoolExecutor(1) as pool:
-            # Read the next images while these are scored.
-            coming = pool.submit(_load, images, chunks[0]) if chunks else None
-            for number, chunk in enumerate(chunks):
-                assert coming is not None
-                loaded = coming.result()
-                if number + 1 < len(chunks):
-                    coming = pool.submit(_load, images, chunks[number + 1])
+            # The next images are read while these are scored.
+            coming = [pool.submit(_load, images, chunk) for chunk in chunks[:1]]
+            for number, chunk in enumerate(chunks, start=1):
+                loaded = coming.pop().result()
+                coming += [pool.submit(_load, images, following) for following in chunks[number : number + 1]]
                 for position, labels in self._label(images, dict(zip(chunk, loaded, strict=True))):
-                    found[position] = labels
+                    all_labels[position] = labels
                 done += len(chunk)
                 progress(done)
-        return found
+        return all_labels
 
     def _chunks(self, images: Sequence[TaggingImage], waiting: Iterable[int]) -> Iterator[list[int]]:
         """Yields positions of images of the same shape; images with the same texts are adjacent."""
@@ -188,10 +188,10 @@ class Labeller:
             return Relation(subject, object_, predicate, score, triplet >= 0, triplet, probability)
 
         stated = [relation(pair.subject, pair.object, pair.predicate, pair.triplet) for pair in image.pairs]
-        sure = [one.score if one.calibrated is None else one.calibrated for one in stated]
+        confidences = [one.score if one.calibrated is None else one.calibrated for one in stated]
         # A label has one row: that of the first mention that proposes it, with the highest posterior of its mentions.
         labels: dict[tuple[int, int, str], Relation] = {}
-        for one, posterior in zip(stated, posteriors(image.pairs, sure), strict=True):
+        for one, posterior in zip(stated, posteriors(image.pairs, confidences), strict=True):
             known = labels.setdefault((one.subject, one.object, one.predicate), one)
             if posterior is not None and (known.posterior is None or posterior > known.posterior):
                 labels[one.subject, one.object, one.predicate] = replace(known, posterior=posterior)
@@ -206,6 +206,85 @@ class Labeller:
 
     def _casting(self) -> torch.autocast:
         return torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32)
+
+
+@dataclass(frozen=True)
+class TextList:
+    """The texts that one image is scored against: object names without "no objects", and predicates."""
+
+    objects: tuple[str, ...]
+    predicates: tuple[str, ...]
+
+
+class LabelTexts:
+    """Builds text lists that begin with the same names for every image, and computes their features.
+
+    The fixed names are encoded together, all others one by one. So the features of a string never depend on which
+    strings were requested before, and scores do not depend on the order of processing.
+    """
+
+    def __init__(self, tagger: RelationTagger, objects: Sequence[str], predicates: Sequence[str]) -> None:
+        """`objects`, `predicates`: the names in every list. Must be called in the precision of the scoring."""
+        self._tagger = tagger
+        self._objects, self._predicates = tuple(dict.fromkeys(objects)), tuple(dict.fromkeys(predicates))
+        fixed = list(dict.fromkeys([*self._objects, NO_OBJECTS, *self._predicates]))
+        self._fixed: dict[str, Tensor] = dict(zip(fixed, tagger.encode_texts(fixed), strict=True))
+        self._others: dict[str, Tensor] = {}
+
+    def list_for(self, objects: Iterable[str], predicates: Iterable[str]) -> TextList:
+        """Returns the list of an image with these names: the fixed ones, then its others in alphabetical order."""
+        return TextList(
+            self._objects + tuple(sorted(set(objects).difference(self._objects))),
+            self._predicates + tuple(sorted(set(predicates).difference(self._predicates))),
+        )
+
+    def features(self, texts: TextList) -> tuple[Tensor, Tensor]:
+        """Returns the features of the objects and "no objects" (T×E), and of the predicates (P×E)."""
+        return self._stacked([*texts.objects, NO_OBJECTS]), self._stacked(texts.predicates)
+
+    def _stacked(self, texts: Sequence[str]) -> Tensor:
+        if not texts:
+            return self._tagger.encode_texts([])
+        return torch.stack([self._fixed[text] if text in self._fixed else self._other(text) for text in texts])
+
+    def _other(self, text: str) -> Tensor:
+        if text not in self._others:
+            if len(self._others) >= CACHE_LIMIT:
+                self._others.clear()
+            self._others[text] = self._tagger.encode_texts([text])[0]
+        return self._others[text]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive pairs of one image, from `start` to `end` (exclusive)."""
+
+    image: int
+    start: int
+    end: int
+
+
+def pack(counts: Sequence[int], group: int, most: int) -> Iterator[list[Part]]:
+    """Yields decoder calls for images with `counts` pairs, each of at most `most` slots but at least one group.
+
+    `group`: number of pairs in a full group. A call has as many slots per image as its longest part, so only parts of
+    similar length, up to twice as long, share a call. An image with too many pairs for a call is cut between groups.
+    """
+    whole = max(1, most // group) * group
+    parts = [
+        Part(image, start, min(start + whole, count))
+        for image, count in enumerate(counts)
+        for start in range(0, count, whole)
+    ]
+    classes: dict[int, list[Part]] = {}
+    for part in parts:
+        classes.setdefault((part.end - part.start - 1).bit_length(), []).append(part)
+    for size in sorted(classes):
+        longest = max(part.end - part.start for part in classes[size])
+        slots = longest if longest <= group else -(-longest // group) * group
+        together = max(1, most // slots)
+        for start in range(0, len(classes[size]), together):
+            yield classes[size][start : start + together]
 
 
 def _missing_box(image: TaggingImage) -> Problem | None:

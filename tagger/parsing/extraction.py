@@ -6,18 +6,11 @@ from itertools import pairwise
 
 from spacy.tokens import Doc, Token
 
-from tagger.english.lexicon import BODY_PARTS
-from tagger.english.nouns import noun_lemma, phrase_lemma
+from tagger.english.lemmas import noun_lemma, phrase_lemma, verb_lemma
 from tagger.english.predicates import canonical
-from tagger.english.verbs import verb_lemma
-from tagger.english.words import words
-from tagger.parsing.consequences import consequences
-from tagger.parsing.implied import RULE as IMPLIED
-from tagger.parsing.implied import Means, means_of_person, means_of_verb
-from tagger.parsing.mentions import Mentions
-from tagger.parsing.phrases import NO_LINK, PART_NOUNS, Phrase, Phrases
-from tagger.parsing.readings import Reading, reading
-from tagger.parsing.subjects import Subjects
+from tagger.english.words import BODY_PARTS, words
+from tagger.parsing.implied import IMPLIED, Means, Reading, consequences, means_of_person, means_of_verb, reading
+from tagger.parsing.tree import NO_LINK, PART_NOUNS, Mentions, Phrase, Phrases, Subjects
 from tagger.triplet import Triplet
 
 # Prepositions that still relate subject and object when the verb's own object or another phrase comes between.
@@ -65,13 +58,15 @@ class Extraction:
         self._adjacent_mentions()
         if implied:
             self._activities()
-        found = [
+        triplets = [
             triplet
             for (subject, object_, lemma), triplet in self._found.items()
             if lemma not in _SAID_BY_PRONOUN or (subject, object_) not in self._said_by_pronoun
         ]
-        found += consequences(found) if implied else []
-        return sorted(found, key=lambda triplet: (triplet.predicate_start, triplet.subject_start, triplet.object_start))
+        triplets += consequences(triplets) if implied else []
+        return sorted(
+            triplets, key=lambda triplet: (triplet.predicate_start, triplet.subject_start, triplet.object_start)
+        )
 
     def _activities(self) -> None:
         """Adds what activities imply ("a man skiing", "a skier": on skis) unless the caption itself relates the two."""
@@ -101,8 +96,8 @@ class Extraction:
 
     def _imply(self, subject: Token, word: Token, means: Means) -> None:
         predicate, noun = means[0], phrase_lemma(means[1])
-        said = (found for (at, _, _), found in self._found.items() if at == subject.i and found.rule != IMPLIED)
-        if any(found.object_lemma == noun for found in said):
+        stated_of_subject = (t for (at, _, _), t in self._found.items() if at == subject.i and t.rule != IMPLIED)
+        if any(triplet.object_lemma == noun for triplet in stated_of_subject):
             return
         stated = self._triplet(subject, word, (word.i, word.i + 1), Reading(predicate, False, IMPLIED))
         count = stated.subject_count
@@ -269,7 +264,7 @@ class Extraction:
                 self._linked.add(object_.i)
                 implied = reading(words, self._mentions.lemma(subject), self._mentions.lemma(object_))
                 meant = implied or Reading(canonical(words), False, rule)
-                ends = (object_, subject) if meant.turned else (subject, object_)
+                ends = (object_, subject) if meant.swapped else (subject, object_)
                 key = (ends[0].i, ends[1].i, meant.predicate)
                 if meant.predicate and key not in self._found:
                     self._found[key] = self._triplet(*ends, predicate, meant)

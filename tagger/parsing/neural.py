@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from tagger.english.closed_words import DETERMINERS, FUNCTION_WORDS
-from tagger.english.nouns import noun_lemma, phrase_lemma
+from tagger.english.lemmas import noun_lemma, phrase_lemma, verb_lemma
 from tagger.english.predicates import canonical
-from tagger.english.verbs import verb_lemma
+from tagger.english.words import DETERMINERS, FUNCTION_WORDS
 from tagger.parsing.parser import refusal
 from tagger.triplet import Triplet
 
@@ -31,7 +30,7 @@ class NeuralParserError(RuntimeError):
 
 
 class NeuralParser:
-    """Parses captions with a scene-graph model of transformers; called like `parse_captions`.
+    """Parses captions with a scene-graph model of transformers; it is called like `parse_captions`.
 
     The model writes facts such as "( man , ride , horse ) , ( horse , is , brown )". A fact counts only if the caption
     has its nouns and predicate, by lemma and at separate positions; attributes go to the nouns that they describe.
@@ -51,7 +50,7 @@ class NeuralParser:
         self._model = model.eval()
         self._batch_size, self._longest, self._prompt = batch_size, longest, prompt
         self.unsupported_facts = 0
-        """Number of facts that were left out because the caption lacks their words."""
+        """Number of facts that were ignored because the caption lacks their words."""
 
     def __call__(self, captions: Sequence[str]) -> list[list[Triplet]]:
         """Returns the triplets of each caption, in order; refused captions (`refusal`) give [].
@@ -95,26 +94,26 @@ def supported_triplets(caption: str, graph: str) -> tuple[list[Triplet], int]:
     for noun, verb, value in stated:
         if verb == _ATTRIBUTE and _find(caption, value, noun=False) is not None:
             attributes.setdefault(phrase_lemma(noun), []).append(value.lower())
-    found: dict[tuple[str, str, str], Triplet] = {}
+    supported: dict[tuple[str, str, str], Triplet] = {}
     for subject, predicate, object_ in stated:
         if predicate != _ATTRIBUTE:
             triplet = _triplet(caption, subject, predicate, object_, attributes)
             if triplet is not None:
-                found.setdefault((triplet.subject_lemma, triplet.predicate_lemma, triplet.object_lemma), triplet)
-    relations = sum(fact[1] != _ATTRIBUTE for fact in stated)
-    distinct = {tuple(fact) for fact in stated if fact[1] != _ATTRIBUTE}
-    return list(found.values()), len(facts) - len(stated) + min(relations, len(distinct)) - len(found)
+                supported.setdefault((triplet.subject_lemma, triplet.predicate_lemma, triplet.object_lemma), triplet)
+    relations = {tuple(fact) for fact in stated if fact[1] != _ATTRIBUTE}
+    return list(supported.values()), len(facts) - len(stated) + len(relations) - len(supported)
 
 
 def _triplet(
     caption: str, subject: str, predicate: str, object_: str, attributes: dict[str, list[str]]
 ) -> Triplet | None:
     subject_place = _find(caption, subject, noun=True)
-    object_place = _find(caption, object_, noun=True, taken=subject_place)
-    taken = [place for place in (subject_place, object_place) if place is not None]
-    predicate_place = _find(caption, predicate, noun=False, others=taken)
+    object_place = subject_place and _find(caption, object_, noun=True, taken=[subject_place])
+    if subject_place is None or object_place is None:
+        return None
+    predicate_place = _find(caption, predicate, noun=False, taken=[subject_place, object_place])
     canonical_form = canonical(predicate)
-    if subject_place is None or object_place is None or predicate_place is None or not canonical_form:
+    if predicate_place is None or not canonical_form:
         return None
     lemmas = phrase_lemma(subject), phrase_lemma(object_)
     return Triplet(
@@ -136,11 +135,9 @@ def _triplet(
     )
 
 
-def _find(
-    caption: str, words: str, noun: bool, taken: Place | None = None, others: Sequence[Place] = ()
-) -> Place | None:
-    """Finds where the caption has the words in sequence, by lemma; ignores articles between them."""
-    lemma = _noun if noun else _verb
+def _find(caption: str, words: str, noun: bool, taken: Sequence[Place] = ()) -> Place | None:
+    """Finds where the caption has the words in sequence, by lemma, outside of `taken`; ignores articles."""
+    lemma = noun_lemma if noun else _predicate_lemma
     wanted = [lemma(word) for word in _WORD.findall(words.lower()) if word not in DETERMINERS]
     tokens = [
         (lemma(match.group()), match.span())
@@ -150,15 +147,11 @@ def _find(
     for start in range(len(tokens) - len(wanted) + 1 if wanted else 0):
         window = tokens[start : start + len(wanted)]
         place = window[0][1][0], window[-1][1][1]
-        apart = all(place[1] <= other[0] or place[0] >= other[1] for other in (*others, *([taken] if taken else [])))
+        apart = all(place[1] <= other[0] or place[0] >= other[1] for other in taken)
         if apart and [word for word, _ in window] == wanted:
             return place
     return None
 
 
-def _noun(word: str) -> str:
-    return noun_lemma(word)
-
-
-def _verb(word: str) -> str:
+def _predicate_lemma(word: str) -> str:
     return word if word in FUNCTION_WORDS else verb_lemma(word)

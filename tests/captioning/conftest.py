@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lavis_checkpoint import to_lavis
 from PIL import Image
 from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration
-
-from pipeline.captioning.lavis_weights import to_lavis
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
 PROMPT = ["a", "picture", "of"]

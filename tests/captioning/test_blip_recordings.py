@@ -10,7 +10,7 @@ from caption_rows import ONE_BOX, images_artifact
 from tiny_chain import World
 
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.caption import CaptionStage
 from storage.open_store import existing_store

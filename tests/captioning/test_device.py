@@ -11,9 +11,8 @@ from pydantic import ValidationError
 from transformers import BlipForConditionalGeneration
 
 from pipeline.captioning.blip import BlipCaptioner
-from pipeline.captioning.layers import ImageEncoder
+from pipeline.captioning.network import ImageEncoder, TextDecoder
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.captioning.text_decoder import TextDecoder
 from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from lavis_checkpoint import to_lavis
 from PIL import Image
 from transformers import BlipForConditionalGeneration
 
 from pipeline.captioning.blip import BlipCaptioner
-from pipeline.captioning.lavis_weights import convert, to_lavis, to_transformers
+from pipeline.captioning.lavis_weights import convert, to_transformers
 from pipeline.captioning.settings import CaptionSettings
 from storage.errors import FatalError
 

@@ -11,7 +11,7 @@ from caption_rows import caption_rows
 from PIL import Image
 from transformers import AutoTokenizer, BertTokenizer, BlipConfig, BlipForImageTextRetrieval
 
-from pipeline.captioning.match_scorer import MatchScorer
+from pipeline.captioning.blip import MatchScorer
 from pipeline.captioning.settings import CaptionSettings
 from storage.errors import FatalError
 
@@ -52,7 +52,7 @@ def test_scores_are_those_of_transformers(matcher: Path, pictures: list[Image.Im
     seen = set()
     for picture in pictures[:3]:
         with torch.inference_mode():
-            pixels = scorer._pixels([picture]).expand(len(TEXTS), -1, -1, -1)
+            pixels = scorer.pixels([picture]).expand(len(TEXTS), -1, -1, -1)
             expected = model(tokens["input_ids"], pixels, attention_mask=tokens["attention_mask"]).itm_score
         found = scorer.scores(picture, TEXTS)
         assert found == pytest.approx(expected.softmax(-1)[:, 1].tolist(), abs=1e-5)

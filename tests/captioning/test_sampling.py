@@ -6,12 +6,15 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from pipeline.captioning.sampling import STEPS, SamplingRules, choose, uniforms
+from pipeline.captioning.decoding import STEPS, choose, uniforms
+from pipeline.captioning.settings import CaptionSettings
+
+END = 0
 
 
-def rules(**changed: float) -> SamplingRules:
-    plain = {"end": 0, "top_p": 1.0, "top_k": 0, "temperature": 1.0, "min_length": 0, "repetition_penalty": 1.0}
-    return SamplingRules(**{**plain, **changed})  # type: ignore[arg-type]
+def rules(**changed: float) -> CaptionSettings:
+    plain = {"top_p": 1.0, "top_k": 0, "temperature": 1.0, "min_length": 0, "repetition_penalty": 1.0}
+    return CaptionSettings.model_validate(plain | changed)
 
 
 def chosen(logits: list[float], uniform: float, history: list[int] | None = None, **changed: float) -> int:
@@ -20,6 +23,7 @@ def chosen(logits: list[float], uniform: float, history: list[int] | None = None
         torch.tensor([history or [1]]),
         torch.tensor([uniform], dtype=torch.float64),
         rules(**changed),
+        END,
     )
     return int(tokens)
 
@@ -64,7 +68,7 @@ def test_repetition_is_penalised_as_in_transformers() -> None:
 
 def test_log_probability_ignores_the_rules() -> None:
     uniform = torch.tensor([0.0], dtype=torch.float64)
-    _, gain = choose(torch.tensor([LOGITS]), torch.tensor([[3]]), uniform, rules(top_k=1, temperature=0.1))
+    _, gain = choose(torch.tensor([LOGITS]), torch.tensor([[3]]), uniform, rules(top_k=1, temperature=0.1), END)
     assert float(gain.exp()) == pytest.approx(0.4)
 
 

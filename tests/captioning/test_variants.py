@@ -11,10 +11,9 @@ from caption_rows import ONE_BOX, caption_rows
 from PIL import Image
 from torch import Tensor
 
-from pipeline.captioning.blip import BlipCaptioner
+from pipeline.captioning.blip import BlipCaptioner, pair_crops
 from pipeline.captioning.captioner import Caption, merge
-from pipeline.captioning.layers import ImageEncoder
-from pipeline.captioning.pair_crops import pair_crops
+from pipeline.captioning.network import ImageEncoder
 from pipeline.captioning.settings import CaptionSettings
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from located_truth import located_agreement
 from tiny_chain import World
 
 from pipeline.labels.kept_labels import choice_of, kept_labels
-from pipeline.labels.label_funnel import candidates, labelled_partitions
-from pipeline.labels.located_truth import located_agreement
+from pipeline.labels.labelled_partitions import candidates, labelled_partitions
 from storage.open_store import existing_store
 from storage.runs import Run
 from tagger.audit.labels import Agreement

@@ -14,9 +14,7 @@ from tiny_chain import World
 
 from pipeline.run.context import RunContext
 from pipeline.run.planner import Planner
-from pipeline.run.recipe import load_recipe
-from pipeline.runtime.stage import Inputs
-from pipeline.stages.tag import TagStage
+from pipeline.run.recipe_files import load_recipe
 
 Computed = Callable[[list[dict[str, Any]]], dict[str, int]]
 BELOW_SHARD = {"shard:pseudo", "overlap:pseudo", "pretrain:pseudo", "evaluate:pseudo"}
@@ -50,7 +48,7 @@ def test_what_was_damaged_is_rebuilt_and_equal_bytes_leave_everything_below_cach
 ) -> None:
     for artifact in copied.artifacts()["parse"].values():
         artifact.file("triplets.parquet").write_bytes(b"torn")
-    assert copied.ask("verify", "tiny", "--repair")["removed"] == 3
+    assert copied.ask("store", "verify", "tiny", "--repair")["removed"] == 3
     assert computed(copied.run()) == {"parse": 3}
     assert copied.contents() == finished.contents()
 
@@ -72,21 +70,29 @@ def test_labels_below_the_floor_stop_the_run_and_a_lower_floor_computes_nothing(
     copied: World, computed: Computed
 ) -> None:
     before = copied.contents()
-    done = rlip(*copied.words("tag.audit_floor=0.999", "tag.floor=0.04", "shard.threshold=0.9"), cwd=copied.root)
+    done = rlip(
+        *copied.words("run.checks.min_overall_average_precision=0.999", "tag.floor=0.04", "shard.threshold=0.9"),
+        cwd=copied.root,
+    )
     assert done.exit_code == 1
-    assert re.search(r"labels refused: .* below tag\.audit_floor = 0\.999 .*; worst predicates: \w+", done.stderr)
+    assert re.search(
+        r"labels refused: .* below run\.checks\.min_overall_average_precision = 0\.999 .*; worst predicates: \w+",
+        done.stderr,
+    )
     assert computed([json.loads(line) for line in done.stdout.splitlines()]) == {"tag": 3}
     assert copied.contents() == before, "the run still refers to the same artifacts"
-    assert copied.due("tag.audit_floor=0", "tag.floor=0.04") <= BELOW_SHARD
+    assert copied.due("run.checks.min_overall_average_precision=0", "tag.floor=0.04") <= BELOW_SHARD
 
 
 def test_labels_that_passed_are_judged_once(copied: World, monkeypatch: pytest.MonkeyPatch) -> None:
     where = [f"data.root={copied.data}", f"store={copied.store}", "run.until=tag"]
-    copied.run("tag.audit_floor=0.001", "run.until=tag")
-    judged: list[Inputs] = []
-    monkeypatch.setattr(TagStage, "audit", lambda stage, made: judged.append(made))
+    copied.run("run.checks.min_overall_average_precision=0.001", "run.until=tag")
+    judged: list[float] = []
+    monkeypatch.setattr("pipeline.run.planner.require_precise_labels", lambda labels, limit: judged.append(limit))
     for floor, times in ((0.001, 0), (0.002, 1), (0.002, 1), (0.001, 2)):
-        planner = Planner(RunContext(load_recipe(copied.recipe, [*where, f"tag.audit_floor={floor}"])))
+        planner = Planner(
+            RunContext(load_recipe(copied.recipe, [*where, f"run.checks.min_overall_average_precision={floor}"]))
+        )
         for step in planner.context.steps:
             assert not planner.plan(step).due
             planner.audit(step)
@@ -94,7 +100,7 @@ def test_labels_that_passed_are_judged_once(copied: World, monkeypatch: pytest.M
 
 
 def test_training_a_tagger_alone_tells_where_it_lies_and_leaves_the_run_as_it_was(copied: World) -> None:
-    *_, outcome, output = copied.run(do="train-tagger")
+    *_, outcome, output = copied.run(do="weights train-tagger")
     assert [stage["step"] for stage in outcome["stages"] if stage["cached"] is not None] == [
         "ingest", "shard_tagger", "train_tagger",
     ]  # fmt: skip
@@ -113,6 +119,6 @@ def test_a_run_tells_of_what_it_has_not_of_the_last_command(copied: World) -> No
     after = copied.ask("show", "tiny", "tag")["labels"]
     assert after["choice"] == "score ≥ 0.9" != before["choice"]
     assert copied.ask("show", "tiny@1", "tag")["labels"] == before
-    records = copied.ask("runs", "tiny")["records"]
+    records = copied.ask("show", "tiny", "--history")["records"]
     assert [record["run"] for record in records] == [f"tiny@{n}" for n in range(1, len(records) + 1)]
     assert records[-1]["recipe"]["shard"]["threshold"] == 0.9

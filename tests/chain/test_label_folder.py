@@ -1,4 +1,4 @@
-"""docs/your_pictures.md, followed to the letter: `rlip label` on a folder of ten images that no one annotated."""
+"""docs/datasets.md, From a bare folder to labels: `rlip label` on a folder of ten images that nobody annotated."""
 
 from __future__ import annotations
 
@@ -14,18 +14,25 @@ from PIL import Image
 from rlip_command import output_of, rlip
 
 from pipeline.run.context import RunContext
-from pipeline.run.recipe import load_recipe
-from scenes.categories import WORLD_CATEGORIES
-from scenes.draw import render
+from pipeline.run.recipe_files import load_recipe
+from scenes.names import WORLD_CATEGORIES
+from scenes.scene import render
 from scenes.world import make_scene
 
 PICTURES = "drawn/coco/train"
 
 
 @pytest.fixture(scope="module")
-def commands(root: Path) -> list[list[str]]:
-    """The commands of the page's first two sections, which need no weights but those that ship."""
-    page = (root / "docs/your_pictures.md").read_text().partition("## 3.")[0]
+def page(root: Path) -> str:
+    """The section of docs/datasets.md."""
+    return (
+        (root / "docs/datasets.md").read_text().partition("\n## From a bare folder to labels")[2].partition("\n## ")[0]
+    )
+
+
+@pytest.fixture(scope="module")
+def commands(page: str) -> list[list[str]]:
+    """The commands of the section, which need no weights but those that ship."""
     return [shlex.split(line) for line in re.findall(r"^    rlip (.*)$", page, re.MULTILINE)]
 
 
@@ -35,7 +42,7 @@ def workplace(root: Path, commands: list[list[str]], tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("pictures")
     for name in ("scenes", "recipes"):
         (folder / name).symlink_to(root / name)
-    assert [words[0] for words in commands] == ["scenes", "label", "show", "query", "export"]
+    assert [words[0] for words in commands] == ["data", "label", "show", "query", "export"]
     for words in commands:
         output_of(*words, cwd=folder)
     return folder
@@ -110,8 +117,8 @@ def test_files_that_are_no_pictures_are_named_and_the_rest_is_labelled(root: Pat
     assert "page.jpg: not an image" in done.stderr
 
 
-def test_the_recipe_of_the_page_is_valid(root: Path, tmp_path: Path) -> None:
-    (recipe,) = re.findall(r"```toml\n(.*?)```", (root / "docs/your_pictures.md").read_text(), re.DOTALL)
+def test_the_recipe_of_the_page_is_valid(page: str, tmp_path: Path) -> None:
+    (recipe,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "mine.toml").write_text(recipe)
     context = RunContext(load_recipe(tmp_path / "mine.toml"))
     assert [step.name for step in context.steps] == ["ingest", "detect", "caption", "parse", "import_tagger", "tag"]

@@ -17,7 +17,7 @@ FEWER = (
     "train_tagger.warmup=10",
     "train_tagger.held_out=0.3",
     "run.until=tag",
-    "tag.audit_floor=0.5",
+    "run.checks.min_overall_average_precision=0.5",
 )
 """Small batches, for as many updates from fewer images, of which more are held out, for as good a calibration."""
 

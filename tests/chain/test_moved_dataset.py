@@ -49,8 +49,8 @@ def test_after_a_move_and_with_a_copied_store_nothing_is_due(grown: Path, tmp_pa
 
 def test_a_backup_restored_elsewhere_has_nothing_due(grown: Path, tmp_path: Path) -> None:
     backup, restored = f"file://{tmp_path}/backup", tmp_path / "restored"
-    output_of("push", "small", backup, "--store", grown / "out" / "store")
-    output_of("pull", "small", backup, "--store", restored)
+    output_of("store", "push", "small", backup, "--store", grown / "out" / "store")
+    output_of("store", "pull", "small", backup, "--store", restored)
     moved = grown.rename(tmp_path / "moved")
     assert set(_due(moved, restored, f"caption.recorded=['{moved}/captions.json']").values()) == {0}
 

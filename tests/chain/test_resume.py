@@ -20,7 +20,7 @@ from tiny_chain import World
 from warm_process import hold_at_checkpoint, wait_for
 
 from pipeline.run.dag import build_steps
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime.execute import execute
 from storage.damage import find_damage
 from storage.disk import Disk

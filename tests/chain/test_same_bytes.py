@@ -14,7 +14,7 @@ from tiny_chain import World
 
 from pipeline.run.context import RunContext
 from pipeline.run.planner import Planner
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.run.runner import stage_call
 from pipeline.runtime.execute import execute
 from pipeline.runtime.stage import Stage

@@ -57,9 +57,13 @@ def test_a_run_that_loses_its_boxes_is_refused(tmp_path: Path) -> None:
     done = rlip("run", recipe, "--direct", "--until", "ingest")
     assert done.exit_code == 1
     assert (
-        "ingest: 16 of 16 boxes rejected (unknown category id: 16), more than run.max_reject_share = 0.1" in done.stderr
+        "ingest: 16 of 16 boxes rejected (unknown category id: 16), more than run.checks.max_overall_reject_share = 0.1"
+        in done.stderr
     )
-    assert rlip("run", recipe, "--direct", "--until", "ingest", "--set", "run.max_reject_share=1").exit_code == 0
+    assert (
+        rlip("run", recipe, "--direct", "--until", "ingest", "--set", "run.checks.max_overall_reject_share=1").exit_code
+        == 0
+    )
 
 
 def test_good_boxes_are_told_of_without_a_warning(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/your_data.md, followed to the letter: its recipes are written and its commands run, in a folder with six images."""
+"""docs/datasets.md, From a COCO-format set to labels: its recipes are written and its commands run, on six images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import webdataset
 from rlip_command import output_of, rlip, started
 from tiny_chain import World
 
-from pipeline.cli.transfer import push
+from pipeline.cli.transfer import push_run
 from pipeline.stages.import_tagger import ImportTaggerSettings, ImportTaggerStage
 from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts
@@ -48,7 +48,12 @@ def printed(folder: Path, *words: str) -> str:
 
 @pytest.mark.timeout(900)
 def test_the_page_leads_from_six_pictures_to_labels(workplace: Path, root: Path) -> None:
-    page = (root / "docs" / "your_data.md").read_text()
+    page = (
+        (root / "docs" / "datasets.md")
+        .read_text()
+        .partition("\n## From a COCO-format set to labels")[2]
+        .partition("\n## ")[0]
+    )
     recipe, extended = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     assert len([line for line in recipe.splitlines() if line]) <= 10
     (workplace / "mine" / "mine.toml").write_text(recipe)
@@ -91,7 +96,7 @@ def test_a_tagger_that_is_none_is_told(workplace: Path, root: Path) -> None:
 def test_a_tagger_of_a_remote_store_comes_with_all_its_files(finished: World, tmp_path: Path) -> None:
     store = LocalStore(Path(finished.store))
     url = f"memory://{tmp_path.name}"
-    push(Run(store, "tiny"), ObjectStoreArtifacts(url))
+    push_run(Run(store, "tiny"), ObjectStoreArtifacts(url))
     files = ImportTaggerStage(ImportTaggerSettings(weights="tiny", store=url)).weights()
     (trained,) = Run(store, "tiny").artifacts("train_tagger").values()
     assert files.keys() == trained.manifest.files.keys()

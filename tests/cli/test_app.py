@@ -14,114 +14,68 @@ from rlip_command import in_own_process, loaded_by, rlip
 from run_builder import RunBuilder
 from small_set import write_small_set
 
+from pipeline.cli.app import FORMER
+
 COMMANDS = {
-    "predict": {
-        "--out",
-        "--objects",
-        "--predicates",
-        "--subject",
-        "--image-size",
-        "--per-image",
-        "--tokenizer",
-        "--batch",
-        "--device",
-        "--draw",
-        "--json",
-        "--help",
-    },
-    "evaluate": {
-        "--ground-truth",
-        "--detections",
-        "--format",
-        "--file",
-        "--official",
-        "--known-object",
-        "--interactions",
-        "--rare",
-        "--split",
-        "--validity",
-        "--subject",
-        "--boxes-given",
-        "--allow-missing",
-        "--drop-faulty",
-        "--intervals",
-        "--report",
-        "--images",
-        "--json",
-        "--help",
-    },
-    "convert": {"--file", "--json", "--help"},
-    "run": {"--set", "--until", "--direct", "--json", "--help"},
-    "label": {
-        "--tagger",
-        "--detector",
-        "--captioner",
-        "--categories",
-        "--threshold",
-        "--tokenizer",
-        "--hub",
-        "--as",
-        "--out",
-        "--set",
-        "--store",
-        "--json",
-        "--help",
-    },
-    "train-tagger": {"--set", "--direct", "--json", "--help"},
-    "plan": {"--set", "--json", "--help"},
-    "estimate": {"--from", "--images", "--workers", "--price", "--set", "--json", "--help"},
-    "show": {"--store", "--json", "--help"},
-    "runs": {"--store", "--json", "--help"},
-    "checks": {"--store", "--json", "--help"},
-    "why": {"--store", "--json", "--help"},
-    "explain": {"--store", "--json", "--help"},
-    "batch": {"--step-name", "--out", "--store", "--json", "--help"},
-    "diff": {"--store", "--verdicts", "--json", "--help"},
-    "query": {"--out", "--store", "--json", "--help"},
-    "push": {"--last", "--store", "--json", "--help"},
-    "pull": {"--store", "--json", "--help"},
-    "export": {"--format", "--out", "--threshold", "--all", "--store", "--json", "--help"},
-    "import": {"--as", "--dataset", "--images", "--paths", "--store", "--json", "--help"},
-    "lineage": {"--out", "--url", "--partitions", "--store", "--json", "--help"},
-    "report": {"--out", "--pictures", "--seed", "--against", "--store", "--json", "--help"},
-    "verify": {"--repair", "--store", "--json", "--help"},
-    "gc": {"--grace", "--delete", "--newest", "--store", "--json", "--help"},
-    "du": {"--store", "--json", "--help"},
-    "rm": {"--store", "--json", "--help"},
-    "parse": {"--model", "--json", "--help"},
-    "scenes": {"--recipe", "--set", "--json", "--help"},
-    "doctor": {"--set", "--json", "--help"},
-    "server": {"--store", "--port", "--help"},
-    "recipe show": {"--section", "--set", "--json", "--help"},
-    "recipe check": {"--set", "--json", "--help"},
-    "recipe diff": {"--json", "--help"},
-    "weights import": {"--args", "--text", "--set", "--seed", "--json", "--help"},
-    "weights export": {"--json", "--help"},
-    "join": {"--stay", "--ray", "--help"},
-    "slurm": {"--nodes", "--gpus-per-node", "--partition", "--time", "--out", "--set", "--help"},
-    "weights show": {"--json", "--help"},
-    "data get": {"--root", "--only", "--mirror", "--json", "--help"},
-    "data list": {"--root", "--json", "--help"},
-    "verdicts show": {"--verdicts", "--seed", "--store", "--json", "--help"},
-    "verdicts thresholds": {"--precision", "--fewest", "--verdicts", "--store", "--json", "--help"},
-    "verdicts calibration": {"--fewest", "--verdicts", "--store", "--json", "--help"},
-    "verdicts import": {"--reviewer", "--format", "--additions-only", "--verdicts", "--store", "--json", "--help"},
-    "shards index": {"--format", "--keep-damaged", "--json", "--help"},
-    "shards ls": {"--json", "--help"},
-    "shards info": {"--json", "--help"},
-    "shards verify": {"--json", "--help"},
-    "shards preview": {"--out", "--samples", "--help"},
-    "shards publish": {"--step", "--license", "--index", "--store", "--json", "--help"},
+    "run": "--direct --json --set --until",
+    "plan": "--json --set",
+    "estimate": "--from --images --json --price --set --workers",
+    "doctor": "--json --set",
+    "label": "--as --captioner --categories --detector --hub --json --out --set --store --tagger --threshold --tokenizer",
+    "recipe show": "--json --section --set",
+    "recipe check": "--json --set",
+    "recipe diff": "--json",
+    "show": "--checks --history --json --store",
+    "explain": "--json --store",
+    "why": "--json --store",
+    "parse": "--json --model",
+    "query": "--json --out --store",
+    "diff": "--json --store --verdicts",
+    "report": "--against --json --out --pictures --seed --store",
+    "evaluate": "--allow-missing --boxes-given --detections --drop-faulty --file --format --ground-truth --images --interactions"
+    " --intervals --json --known-object --official --rare --report --split --subject --validity",
+    "review": "--against --host --images --name --password-file --port --read-only --reviewer --store --verdicts",
+    "verdicts show": "--json --seed --store --verdicts",
+    "verdicts thresholds": "--fewest --json --precision --store --verdicts",
+    "verdicts calibration": "--fewest --json --store --verdicts",
+    "verdicts import": "--additions-only --format --json --reviewer --store --verdicts",
+    "import": "--as --dataset --images --json --paths --store",
+    "export": "--all --format --json --out --store --threshold",
+    "shards batch": "--json --out --step-name --store",
+    "shards index": "--format --json --keep-damaged",
+    "shards ls": "--json",
+    "shards info": "--json",
+    "shards verify": "--json",
+    "shards preview": "--out --samples",
+    "shards publish": "--index --json --license --step --store",
+    "data convert": "--file --json",
+    "data scenes": "--json --recipe --set",
+    "data get": "--json --mirror --only --root",
+    "data list": "--json --root",
+    "weights train-tagger": "--direct --json --set",
+    "weights import": "--args --json --seed --set --text",
+    "weights export": "--json",
+    "weights show": "--json",
+    "predict": "--batch --device --draw --image-size --json --objects --out --per-image --predicates --subject --tokenizer",
+    "store push": "--json --last --store",
+    "store pull": "--json --store",
+    "store lineage": "--json --out --partitions --store --url",
+    "store verify": "--json --repair --store",
+    "store gc": "--delete --grace --json --newest --store",
+    "store du": "--json --store",
+    "store rm": "--json --store",
+    "cluster server": "--port --store",
+    "cluster join": "--ray --stay",
+    "cluster slurm": "--gpus-per-node --nodes --out --partition --set --time",
 }
+"""Command → its options besides --help."""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_options_of_each_command_are_these(command: str, root: Path) -> None:
     done = rlip(*command.split(), "--help", cwd=root)
     assert done.exit_code == 0
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", done.stdout)) >= COMMANDS[command]
-    listed = set(re.findall(r"^[^\w-]*(--[a-z-]+)", done.stdout, re.MULTILINE))
-    assert listed == COMMANDS[command]
+    assert set(re.findall(r"^[^\w-]*(--[a-z-]+)", done.stdout, re.MULTILINE)) == {"--help", *COMMANDS[command].split()}
 
 
 @pytest.mark.parametrize("words", [(), ("run",), ("shards",), ("shards", "ls")])
@@ -136,19 +90,48 @@ def test_a_misspelt_command_is_answered_with_the_one_that_is_meant(words: tuple[
     assert done.exit_code == 2 and f"Did you mean '{meant}'" in done.stderr
 
 
-def test_help_loads_nothing_heavy(root: Path) -> None:
-    heavy = ("torch", "prefect", "pyarrow", "numpy", "spacy")
-    code = f"import sys, pipeline.cli.app; print(*[name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == ""
+def test_the_list_of_commands_is_short_and_names_each_that_there_is() -> None:
+    lines = re.findall(r"^│ ([a-z]+)  +\S", rlip("--help").stdout, re.MULTILINE)
+    assert lines == list(dict.fromkeys(command.split()[0] for command in COMMANDS)) and len(lines) <= 24
 
 
-def test_a_run_loads_torch_only_where_it_computes(root: Path) -> None:
-    heavy = ("torch", "torchvision", "transformers", "spacy")
-    code = (
-        f"import sys, pipeline.cli.run, pipeline.run.runner; print(*[name for name in {heavy} if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("former", FORMER)
+def test_a_former_name_runs_the_command_and_says_its_name_now(former: str) -> None:
+    name, *flags = FORMER[former].split(" --")
+    done, now = rlip(former, "--help"), rlip(*name.split(), "--help")
+    assert (done.exit_code, done.stdout) == (0, now.stdout) and name in COMMANDS
+    assert done.stderr == f"Warning: `rlip {former}` is now `rlip {FORMER[former]}`\n"
+    assert all(f"--{flag}" in now.stdout for flag in flags)
+
+
+def test_a_former_name_that_is_an_option_now_prints_json_as_before(labelled: RunBuilder) -> None:
+    words = (labelled.run.name, "--store", labelled.run.store.root, "--json")
+    assert list(json.loads(rlip("runs", *words).stdout)) == ["records"]
+    assert list(json.loads(rlip("checks", *words).stdout)) == ["run", "checks"]
+
+
+def test_the_project_itself_calls_no_command_by_a_former_name(root: Path) -> None:
+    listed = subprocess.run(["git", "-C", root, "ls-files", "-z"], check=True, capture_output=True, text=True).stdout
+    suffixes = {".md", ".py", ".toml", ".yaml", ".json", ".sh", ""}
+    files = [root / name for name in listed.split("\0") if Path(name).suffix in suffixes and name != "CHANGELOG.md"]
+    former = re.compile(rf"\brlip ({'|'.join(FORMER)})\b(?!-)")
+    found = {str(path): former.findall(path.read_text(errors="replace")) for path in files if path.is_file()}
+    assert {name: words for name, words in found.items() if words} == {}
+
+
+def test_no_command_loads_more_than_it_needs_to_say_what_it_does(root: Path) -> None:
+    code = """
+import sys
+from pipeline.cli.app import COMMANDS, app, declared
+heavy = ("torch", "torchvision", "transformers", "prefect", "spacy", "ray")
+assert not {*heavy, "pyarrow", "numpy", "pydantic"} & {*sys.modules}, "the list of commands"
+for name in (name for names in COMMANDS.values() for name in names):
+    declared(name)
+    print(*(f"{name}: {each}" for each in heavy if each in sys.modules))
+import pipeline.run.runner
+print(*(f"the runner: {each}" for each in heavy if each in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=600)
     assert (done.stdout.strip(), done.returncode) == ("", 0), done.stderr
 
 
@@ -164,7 +147,7 @@ def test_a_plan_loads_nothing_that_only_a_run_needs(tmp_path: Path) -> None:
 
 def test_commands_that_read_a_store_load_nothing_of_the_stages(labelled: RunBuilder) -> None:
     name, store = labelled.run.name, ("--store", labelled.run.store.root)
-    for words in (["runs", name], ["query", name, "select count(*) from images"]):
+    for words in (["show"], ["show", name, "--history"], ["query", name, "select count(*) from images"]):
         loaded = loaded_by(*words, *store)
         assert "pyarrow" in loaded
         assert not loaded & {*HEAVY, "pipeline.stages", "pipeline.run", "pipeline.labels"}, words
@@ -238,7 +221,7 @@ class Finalised:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)
         for _ in range(10): pass
-with errors_reported(resumes=True):
+with errors_reported():
     Finalised()
     time.sleep(30)
 """

@@ -1,4 +1,4 @@
-"""`rlip batch` names and draws what a training was given, from what the run has recorded of it."""
+"""`rlip shards batch` names and draws what a training was given, from what the run has recorded of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from rlip_command import output_of
 
-from pipeline.cli.batch import print_batch
+from pipeline.cli.batch import batch
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Inputs, Output, ReportProgress
 from pipeline.stages.pretrain import PretrainStage
@@ -105,7 +105,7 @@ def store(tmp_path: Path) -> LocalStore:
 
 
 def asked(store: LocalStore, step: int, capsys: pytest.CaptureFixture[str], out: Path | None = None) -> dict[str, Any]:
-    print_batch(store.root, "toy", step, None, out, as_json=True)
+    batch("toy", step, None, out, store=store.root, as_json=True)
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
@@ -134,7 +134,7 @@ def test_a_step_is_told_and_drawn_as_the_network_saw_it(
     store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told, out = asked(store, 3, capsys), tmp_path / "batch.png"
-    first, *lines, last = output_of("batch", "toy", "3", "--out", out, "--store", store.root).splitlines()
+    first, *lines, last = output_of("shards", "batch", "toy", "3", "--out", out, "--store", store.root).splitlines()
     assert first.startswith("Step 3 of 6 of pretrain:pseudo, run toy: 4 images, at most ")
     assert last == f"4 images drawn to {out}"
     for line, image in zip(lines, told["images"], strict=True):
@@ -154,7 +154,7 @@ def test_what_is_damaged_or_was_left_out_is_told(
     other = LocalStore(tmp_path / "other")
     monkeypatch.setattr(Trained, "facts", {"steps": 6, "damaged": {image["key"]: "cut short"}})
     train(other, SETTINGS)
-    print_batch(other.root, "toy", 1, None, None, as_json=False)
+    batch("toy", 1, None, None, store=other.root, as_json=False)
     assert f"  made/{image['image_id']}: left out: cut short\n" in capsys.readouterr().out
     (shards,) = Run(other, "toy").artifacts("shard:pseudo").values()
     data = bytearray(shards.file("shard-000.tar").read_bytes())
@@ -171,22 +171,22 @@ def test_what_is_damaged_or_was_left_out_is_told(
 def test_what_can_not_be_told_says_why(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
     for step in (0, 7):
         with pytest.raises(FatalError, match=f"has the steps 1 to 6, and no step {step}"):
-            print_batch(store.root, "toy", step, None, None, as_json=False)
+            batch("toy", step, None, None, store=store.root, as_json=False)
     for name in ("pretrain:given", "shard:pseudo"):
         with pytest.raises(FatalError, match=f"no training {name!r}; its training runs: pretrain:pseudo"):
-            print_batch(store.root, "toy", 1, name, None, as_json=False)
+            batch("toy", 1, name, None, store=store.root, as_json=False)
     train(store, SETTINGS.reseeded(1), "pretrain:pseudo:1")
     with pytest.raises(
         FatalError, match="2 training runs; name one with --step-name, of: pretrain:pseudo, pretrain:pseudo:1"
     ):
-        print_batch(store.root, "toy", 1, None, None, as_json=False)
+        batch("toy", 1, None, None, store=store.root, as_json=False)
     train(store, SETTINGS.reseeded(2), "pretrain:pseudo:2", version=3)
     with pytest.raises(FatalError, match="version 3 of its stage"):
-        print_batch(store.root, "toy", 1, "pretrain:pseudo:2", None, as_json=False)
+        batch("toy", 1, "pretrain:pseudo:2", None, store=store.root, as_json=False)
     (shards,) = Run(store, "toy").artifacts("shard:pseudo").values()
     shutil.rmtree(shards.folder)
     with pytest.raises(FatalError, match="1 of 1 shards that the training read are gone"):
-        print_batch(store.root, "toy", 1, "pretrain:pseudo", None, as_json=False)
+        batch("toy", 1, "pretrain:pseudo", None, store=store.root, as_json=False)
 
 
 def test_images_that_a_tagger_holds_out_are_in_no_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

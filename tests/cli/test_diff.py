@@ -9,8 +9,7 @@ import pytest
 from run_builder import Made, RunBuilder, relations
 from toy_store import put
 
-from pipeline.cli.comparison import Comparison
-from pipeline.cli.diff import difference, print_diff
+from pipeline.cli.diff import Comparison, diff, difference
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Output
 from storage.artifact import Artifact
@@ -95,11 +94,11 @@ def test_a_run_is_the_same_as_itself(runs: tuple[Run, Run]) -> None:
 
 def test_it_prints_and_has_json(runs: tuple[Run, Run], capsys: pytest.CaptureFixture[str]) -> None:
     root = runs[0].store.root
-    print_diff(root, "before", "after", as_json=False)
+    diff("before", "after", store=root, as_json=False)
     text = capsys.readouterr().out
     assert "4 labels are kept by both, 1 by before alone, 1 by after alone" in text and "seconds, tag" in text
     assert "tag: floor: 0.05 → 0.1" in text and "added image 1: #2 near #1, none → 0.600" in text
-    print_diff(root, "before", "after", as_json=True)
+    diff("before", "after", store=root, as_json=True)
     parsed = json.loads(capsys.readouterr().out)
     assert parsed["predicates"]["ride"] == {"re-scored": 1}
     assert {"name": "scored", "before": 5, "after": 5} in parsed["figures"]

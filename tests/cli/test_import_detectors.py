@@ -12,8 +12,8 @@ from rlip_command import output_of
 
 from models import weights
 from models.config import NetworkConfig, TextConfig
-from models.official.detector import from_detector
-from models.official.kind import kind_of
+from models.official.imported import from_detector
+from models.official.sizes import kind_of
 from tests.detector_checkpoint import converted, detector
 
 SMALL_TEXTS = {"hidden": 64, "layers": 1, "heads": 2, "feedforward": 64, "vocabulary": 64, "max_positions": 16}

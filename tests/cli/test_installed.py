@@ -64,7 +64,7 @@ def test_the_wheel_labels_pictures_in_an_empty_folder(installed: Path, tmp_path:
         assert done.returncode == 0, f"{words}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
         return done.stdout
 
-    rlip("scenes", "drawn", "--set", "scenes.train=2", "--set", "scenes.relations=0", "--set", "scenes.test=1")
+    rlip("data", "scenes", "drawn", "--set", "scenes.train=2", "--set", "scenes.relations=0", "--set", "scenes.test=1")
     weights = ("--tagger", "demo-tagger", "--detector", "demo-detector", "--captioner", "demo-captioner")
     said = rlip(
         "label", "drawn/coco/train", "--as", "mine", *weights, "--set", "caption.draws=1", "--set", "run.workers=1"

@@ -21,12 +21,12 @@ import pytest
 from rlip_command import rlip
 from run_builder import RunBuilder, relations
 
-from pipeline.cli.query import print_query, query
+from pipeline.cli.query import query, select
 from storage.errors import FatalError
 
 
 def _rows(labelled: RunBuilder, sql: str) -> list[dict[str, Any]]:
-    return [row for batch in query(labelled.run, sql)[1] for row in batch.to_pylist()]
+    return [row for batch in select(labelled.run, sql)[1] for row in batch.to_pylist()]
 
 
 def test_without_its_extra_the_command_names_it(labelled: RunBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_tables_that_several_steps_write_bear_their_variants(labelled: RunBuilde
 
 def test_what_json_can_not_hold_is_told_as_null(labelled: RunBuilder, capsys: pytest.CaptureFixture[str]) -> None:
     sql = """select 'nan'::double as a, [1.5, '-inf'::double] as b, {'c': 'inf'::float} as d, date '2026-01-02' as e"""
-    print_query(labelled.run.store.root, labelled.run.name, sql, as_json=True)
+    query(labelled.run.name, sql, store=labelled.run.store.root, as_json=True)
     parsed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert parsed == [{"a": None, "b": [1.5, None], "d": {"c": None}, "e": "2026-01-02"}]
 
@@ -67,7 +67,7 @@ def test_columns_of_one_name_are_told_apart(labelled: RunBuilder) -> None:
 
 
 def test_a_long_value_is_wrapped_and_not_cut(labelled: RunBuilder, capsys: pytest.CaptureFixture[str]) -> None:
-    print_query(labelled.run.store.root, labelled.run.name, "select repeat('x', 150) as a, 1 as b", as_json=False)
+    query(labelled.run.name, "select repeat('x', 150) as a, 1 as b", store=labelled.run.store.root, as_json=False)
     assert capsys.readouterr().out.count("x") == 150
 
 
@@ -75,10 +75,10 @@ def test_a_huge_answer_is_counted_but_not_held(labelled: RunBuilder, capsys: pyt
     sql = "select a.range as n, repeat('x', 500) as text from range(200000) a"
     pa.default_memory_pool().release_unused()
     before = pa.total_allocated_bytes()
-    names, batches = query(labelled.run, sql)
+    names, batches = select(labelled.run, sql)
     most = max(pa.total_allocated_bytes() - before + batch.nbytes for batch in batches)
     assert names == ["n", "text"] and most < 50e6, "the whole answer has 100 MB"
-    print_query(labelled.run.store.root, labelled.run.name, sql, as_json=False)
+    query(labelled.run.name, sql, store=labelled.run.store.root, as_json=False)
     assert "first 100 of 200000 rows" in capsys.readouterr().out
 
 
@@ -163,11 +163,11 @@ def test_of_labels_that_mean_the_same_the_best_is_kept(book: RunBuilder) -> None
 def test_an_answer_is_written_to_a_file(labelled: RunBuilder, tmp_path: Path, name: str) -> None:
     out = tmp_path / name
     sql = "select image_id, predicate, score, kept from labels"
-    print_query(labelled.run.store.root, labelled.run.name, sql, as_json=False, out=out)
+    query(labelled.run.name, sql, store=labelled.run.store.root, as_json=False, out=out)
     read = pa.csv.read_csv(out) if out.suffix == ".csv" else pa.parquet.read_table(out)
     assert (len(read), read.column_names) == (5, ["image_id", "predicate", "score", "kept"])
     with pytest.raises(FatalError, match="already exists"):
-        print_query(labelled.run.store.root, labelled.run.name, sql, as_json=False, out=out)
+        query(labelled.run.name, sql, store=labelled.run.store.root, as_json=False, out=out)
 
 
 def test_a_file_that_cannot_hold_the_answer_is_one_message_and_no_file(labelled: RunBuilder, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_file_that_cannot_hold_the_answer_is_one_message_and_no_file(labelled:
         ("b.csv", "select 1 where false"),
     ):
         with pytest.raises(FatalError, match="--out"):
-            print_query(labelled.run.store.root, labelled.run.name, sql, as_json=False, out=tmp_path / name)
+            query(labelled.run.name, sql, store=labelled.run.store.root, as_json=False, out=tmp_path / name)
     assert not list(tmp_path.glob("*.[cx]*"))
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
-from pipeline.cli.plan import plan_recipe
+from pipeline.cli.plan import plan
 from storage.errors import FatalError
 
 BASE = """
@@ -125,4 +125,4 @@ def test_two_recipes_are_compared_defaults_included(folder: Path) -> None:
 def test_a_plan_before_the_synthetic_world_is_written_says_so(root: Path, tmp_path: Path) -> None:
     settings = [f"data.root={tmp_path / 'world'}", f"store={tmp_path / 'store'}"]
     with pytest.raises(FatalError, match=r"world is not written yet.*rlip run"):
-        plan_recipe(root / "recipes/demo.toml", settings, as_json=False)
+        plan(root / "recipes/demo.toml", settings)

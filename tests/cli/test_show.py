@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from rich.console import Console
 from run_builder import TWO_PEOPLE, RunBuilder, captions, relations
 
-from pipeline.cli.show import show_run
+from pipeline.cli.show import show
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.console import outcome_json, print_outcome
 from pipeline.report.figures import compute_figures
@@ -19,14 +22,11 @@ from storage.local_store import LocalStore
 from storage.runs import Run
 
 
-def console(width: int = 140) -> tuple[Console, io.StringIO]:
-    out = io.StringIO()
-    return Console(file=out, width=width, force_terminal=False), out
-
-
-def shown(book: RunBuilder, *arguments: str | None, as_json: bool = False) -> str:
-    terminal, out = console()
-    show_run(terminal, book.run.store, *arguments, as_json=as_json)  # type: ignore[arg-type]
+def shown(
+    book: RunBuilder, run: str | None = None, step: str | None = None, as_json: bool = False, width: int = 140
+) -> str:
+    with redirect_stdout(io.StringIO()) as out, mock.patch.dict(os.environ, COLUMNS=str(width)):
+        show(run, step, store=book.run.store.root, as_json=as_json)
     return out.getvalue()
 
 
@@ -136,7 +136,8 @@ def test_the_outcome_ends_with_the_report(labelled: RunBuilder) -> None:
     outcome = Outcome(
         "toy", [StepOutcome("ingest", 1, 1, 3, 2, 1, 0.0, 0.0), StepOutcome("tag", 1, 0, 2, 2, 0, 4.0, 0.5)]
     )
-    terminal, out = console()
+    out = io.StringIO()
+    terminal = Console(file=out, width=140, force_terminal=False)
     labelled.add("shard:pseudo", "toys/0000", [], facts={"images": 2})
     figures = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5))
     print_outcome(terminal, labelled.run, outcome, replace(figures, copies=2), Path("reports/toy/index.html"))
@@ -177,9 +178,8 @@ def test_labels_are_shown_with_their_yield_spread_and_audits(labelled: RunBuilde
 
 def test_coverage_is_shown_beside_the_audit(labelled: RunBuilder) -> None:
     labelled.run.note("recipe", {"shard": {"threshold": 0.2}})
-    terminal, out = console(width=80)
-    show_run(terminal, labelled.run.store, "toy", "tag")
-    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    text = shown(labelled, "toy", "tag", width=80)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
     for heading in (
         "relations number mean median without predicates tail",
         "of missing why which",
@@ -191,7 +191,7 @@ def test_coverage_is_shown_beside_the_audit(labelled: RunBuilder) -> None:
     assert "1 no candidate has it holding" in lines
     assert "distance < 1/2 3 0.667 3 0.667" in lines and "1/2 to 1 0 – 0 –" in lines
     # At most 15 names are printed.
-    assert "(+33)" in out.getvalue()
+    assert "(+33)" in text
     plain = json.loads(shown(labelled, "toy", "tag", as_json=True))["labels"]["coverage"]["toys"]
     assert (plain["images"], plain["kept"]["relations"], plain["given"]["relations"]) == (2, 4, 3)
     assert [(each["name"], each["missing"]) for each in plain["lists"]] == [("Visual Genome", 49), ("the set's own", 0)]

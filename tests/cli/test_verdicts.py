@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 
-from pipeline.cli.diff import print_diff
-from pipeline.cli.verdicts import print_calibration, print_import, print_thresholds, print_verdicts
+from pipeline.cli.diff import diff
+from pipeline.cli.verdicts import import_annotations, show_calibration, show_thresholds, show_verdicts
 from pipeline.interop.export_run import export_run
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.labels.reviewable_labels import ReviewableLabel, reviewable_labels
+from pipeline.labels.label_rows import ReviewableLabel, reviewable_labels
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.labels.verdicts import Kind, Verdict
 from storage.errors import FatalError
@@ -65,7 +65,7 @@ def test_a_summary_counts_times_agreement_and_precision(run: Run, printed: Print
     log.append([judge(labels[0], "undo"), judge(labels[0], "unsure")])
     with (root(run) / "verdicts/ada.jsonl").open("ab") as file:
         file.write(b"nonsense\n")
-    print_verdicts(str(root(run)), "toy", None, seed=0, as_json=True)
+    show_verdicts("toy", store=root(run), as_json=True)
     found = printed()
     assert found["relations"] == len(labels)
     assert (sum(found["kinds"].values()), found["undone"]) == (len(labels) + 10, 1)
@@ -75,14 +75,14 @@ def test_a_summary_counts_times_agreement_and_precision(run: Run, printed: Print
     right = sum(truth(label) == "accept" for label in labels)
     assert found["audit"]["precision"] == pytest.approx(right / len(labels), abs=0.01)
     assert found["audit"]["low"] == pytest.approx(found["audit"]["high"], abs=0.02)
-    print_verdicts(str(root(run)), None, None, seed=0, as_json=True)
+    show_verdicts(store=root(run), as_json=True)
     assert printed()["audit"] is None
 
 
 def test_people_read_the_same_in_words(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     labels = list(reviewable_labels(run))
     VerdictLog(root(run) / "verdicts").append([judge(labels[0], "accept"), judge(labels[0], "reject", "bob")])
-    print_verdicts(str(root(run)), "toy", None, seed=0, as_json=False)
+    show_verdicts("toy", store=root(run), as_json=False)
     shown = capsys.readouterr().out
     assert "ada and bob (Cohen's kappa): 0.00 on 1 relations" in shown
     assert "the random sample has no verdict yet" in shown or "precision" in shown
@@ -95,7 +95,7 @@ def test_thresholds_reach_the_precision_and_can_be_pasted_into_a_recipe(
     log = VerdictLog(root(run) / "verdicts")
     log.append([judge(label, truth(label)) for label in labels if label.relation.predicate == "ride"])
     log.append([judge(label, "reject") for label in labels if label.relation.predicate == "on"][:30])
-    print_thresholds(str(root(run)), "toy", None, precision=0.8, fewest=20, as_json=False)
+    show_thresholds("toy", precision=0.8, fewest=20, store=root(run))
     text = capsys.readouterr().out
     proposed = tomllib.loads(text)["shard"]["thresholds"]
     assert list(proposed) == ["ride"]
@@ -112,26 +112,26 @@ def test_a_fitted_calibration_can_be_pasted_into_a_recipe_and_gives_honest_proba
     labels = list(reviewable_labels(run, all_scores=True))
     log = VerdictLog(root(run) / "verdicts")
     log.append([judge(label, "accept" if number % 4 == 0 else "reject") for number, label in enumerate(labels)])
-    print_calibration(str(root(run)), "toy", None, fewest=100, as_json=False)
+    show_calibration("toy", fewest=100, store=root(run))
     section = tomllib.loads(capsys.readouterr().out)["shard"]["calibration"]
     assert set(section) == {"", "on", "ride"}
     choice = ChoiceSettings(confidence="calibrated", calibration=section, threshold=0.0)
     sure = [label.confidence for label in reviewable_labels(run, choice=choice)]
     assert len(sure) == len(labels)
     assert np.mean(sure) == pytest.approx(0.25, abs=0.02)
-    with pytest.raises(FatalError, match="240 sure verdicts of 300"):
-        print_calibration(str(root(run)), "toy", None, fewest=300, as_json=False)
+    with pytest.raises(FatalError, match="240 confident verdicts of 300"):
+        show_calibration("toy", fewest=300, store=root(run))
 
 
 def test_without_enough_verdicts_nothing_is_proposed(run: Run) -> None:
     VerdictLog(root(run) / "verdicts").append([judge(next(reviewable_labels(run)), "accept")])
-    with pytest.raises(FatalError, match="has 20 sure verdicts"):
-        print_thresholds(str(root(run)), "toy", None, precision=0.8, fewest=20, as_json=False)
+    with pytest.raises(FatalError, match="has 20 confident verdicts"):
+        show_thresholds("toy", precision=0.8, fewest=20, store=root(run))
 
 
 def test_a_folder_that_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
     with pytest.raises(FatalError, match=r"no verdicts at .*verdicts; name their folder with --verdicts"):
-        print_verdicts(str(root(run)), "toy", None, seed=0, as_json=True)
+        show_verdicts("toy", store=root(run), as_json=True)
 
 
 def test_an_import_lands_in_the_log(run: Run, tmp_path: Path, printed: Printed) -> None:
@@ -140,7 +140,7 @@ def test_an_import_lands_in_the_log(run: Run, tmp_path: Path, printed: Printed) 
     for task in tasks:
         task["annotations"] = [{"result": task["predictions"][0]["result"]}]
     (tmp_path / "back.json").write_text(json.dumps(tasks))
-    print_import(str(root(run)), "toy", tmp_path / "back.json", None, "ada", None, False, as_json=True)
+    import_annotations("toy", tmp_path / "back.json", "ada", store=root(run), as_json=True)
     made = printed()
     assert set(made["kinds"]) == {"accept"}
     assert len(VerdictLog(root(run) / "verdicts").standing()) == made["verdicts"] >= 5
@@ -162,7 +162,7 @@ def test_a_difference_tells_what_was_judged_of_it(book: RunBuilder, printed: Pri
         judge(of[0][0, "ride"], "accept"), judge(of[0][0, "on"], "reject"),
         judge(of[1][2, "on"], "accept"), judge(of[1][1, "ride"], "unsure"),
     ])  # fmt: skip
-    print_diff(str(book.run.store.root), "before", "after", as_json=True)
+    diff("before", "after", store=str(book.run.store.root), as_json=True)
     assert printed()["judged"] == {"added": {"right": 1}, "lost": {"wrong": 1}, "re-scored": {"unsure": 1}}
-    print_diff(str(book.run.store.root), "before", "after", as_json=True, verdicts=folder / "none")
+    diff("before", "after", store=str(book.run.store.root), as_json=True, verdicts=folder / "none")
     assert printed()["judged"] == {}

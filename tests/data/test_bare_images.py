@@ -58,14 +58,14 @@ def test_new_pictures_append_a_partition_and_no_id_changes(tmp_path: Path) -> No
         reader, records = read_all(bare(tmp_path / "mine"))
         return {reader.name(record): record.image_id for record in records}
 
-    def cut() -> list[tuple[int, ...]]:
+    def partitions() -> list[tuple[int, ...]]:
         found = partition_dataset(bare(tmp_path / "mine"), 2, tmp_path / "indexes", "bytes", store)
         return [partition.image_ids for partition in found]
 
-    before, known = cut(), ids()
+    before, known = partitions(), ids()
     for name in ("a.jpg", "c.jpg"):
         save_picture(tmp_path / "mine" / name)
-    after = cut()
+    after = partitions()
     assert len(before) == 1 and after[:1] == before and len(after) == 2
     assert not set(after[0]) & set(after[1])
     assert known.items() <= ids().items()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.data.datasets.record import Box, GivenRelation
+from pipeline.data.datasets.record import AnnotatedRelation, Box
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import validate
@@ -114,7 +114,7 @@ def test_a_folder_without_any_of_the_images_stops_before_work(coco: Build) -> No
         ('{"images": [], "categories": []}', "has no field 'annotations'"),
         ('{"images": 3, "annotations": [], "categories": []}', "field 'images' is a JSON number"),
         ('{"images": [], "annotations": [], "categories": []}', "no usable image for dataset 'toy'"),
-        ("\xff\xfe\x00", "not valid JSON"),
+        ("\xff\xfe\x00", "not UTF-8"),
     ],
 )
 def test_an_annotation_file_that_is_something_else(coco: Build, content: str, message: str) -> None:
@@ -157,10 +157,10 @@ def test_pairs_find_their_boxes_or_bring_them(coco: Build) -> None:
     ]
     _, (record,) = read_all(coco([IMAGE], boxes, relations))
     assert record.relations == (
-        GivenRelation(0, "ride", 1),
-        GivenRelation(0, "look at", 2),
-        GivenRelation(0, "hold", 3),
-        GivenRelation(0, "hold", 3),
+        AnnotatedRelation(0, "ride", 1),
+        AnnotatedRelation(0, "look at", 2),
+        AnnotatedRelation(0, "hold", 3),
+        AnnotatedRelation(0, "hold", 3),
     )
     assert record.boxes[3] == Box("dog", 1, 1, 7, 7)
     checked, rejects = validate(record)
@@ -172,7 +172,7 @@ def test_pairs_of_any_subject(coco: Build) -> None:
     stated = {"subject": "dog", "subject_box": [1, 2, 31, 42], "predicate": "next to", "object": "horse"}
     relations = [{"image_id": 7, "relations": [{**stated, "object_box": [40, 10, 90, 60]}]}]
     _, (record,) = read_all(coco([IMAGE], [box(1, 18, [1, 2, 30, 40])], relations))
-    assert record.relations == (GivenRelation(0, "next to", 1),)
+    assert record.relations == (AnnotatedRelation(0, "next to", 1),)
     assert [found.category for found in record.boxes] == ["dog", "horse"]
 
 
@@ -202,7 +202,7 @@ def test_a_crowd_is_nobodys_box(coco: Build) -> None:
     boxes = [box(1, 1, [10, 10, 40, 60], iscrowd=1)]
     relations = [{"image_id": 7, "relations": [pair("hold obj", "dog", [1, 1, 8, 8])]}]
     _, (record,) = read_all(coco([IMAGE], boxes, relations))
-    assert record.relations == (GivenRelation(1, "hold", 2),)
+    assert record.relations == (AnnotatedRelation(1, "hold", 2),)
 
 
 def test_objects365_names_files_and_doubled_boxes(coco: Build, tmp_path: Path) -> None:

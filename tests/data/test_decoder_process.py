@@ -13,8 +13,7 @@ import pytest
 from warm_process import WarmProcess, watched
 
 from pipeline.data.images import decoder_process
-from pipeline.data.images.decoder import DECODER_BYTES, DECODER_SECONDS
-from pipeline.data.images.decoder_process import DecoderProcess
+from pipeline.data.images.decoder_process import DECODER_BYTES, DECODER_SECONDS, DecoderProcess
 from pipeline.data.images.opening import BadImage, Probe
 from storage.errors import RetryableError
 

@@ -12,6 +12,7 @@ import re
 import socket
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -31,15 +32,19 @@ from pipeline.data.catalogue import CATALOGUE, PublicFile, where_to_get
 from pipeline.data.download import ATTEMPTS, download, mirrored
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.refs import StoredImage
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError, RetryableError
+from tests.hostile.tars import base256, entry, pax, plain
 
 CONTENT = bytes(range(256)) * 4096
 MEBIBYTE = len(CONTENT)
 
 
 class Server:
-    """A web server on loopback. `cut` ends the next responses after that many bytes, `refuse` drops the next connections."""
+    """A web server on loopback. `cut` ends the next responses after that many bytes, `refuse` drops the next connections.
+
+    `length` is the Content-Length that it states, in place of the right one.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -48,6 +53,7 @@ class Server:
         self.busy = 0
         self.ranges = True
         self.shift = 0
+        self.length: str | None = None
         self.tag: str | None = '"{}"'
         self.redirect: dict[str, tuple[str, str]] = {}
         self.asked: list[str | None] = []
@@ -107,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         if tag is not None:
             self.send_header("ETag", tag)
-        self.send_header("Content-Length", str(len(data) - start))
+        self.send_header("Content-Length", (server.length or str(len(data) - start)).encode().decode("latin-1"))
         self.end_headers()
         end = start + server.cut.pop(0) if server.cut else len(data)
         # Counted before it is written: a client that has it all may look at once.
@@ -291,6 +297,22 @@ def test_a_file_that_is_not_there_is_one_message_without_retry(server: Server, t
     assert not (tmp_path / "lost.zip").exists()
 
 
+@pytest.mark.parametrize("target", ["http://[::1/x", "http://127.0.0.1:port/x", "http://a\x7fb/x"])
+def test_a_redirect_to_no_address_is_one_message_without_retry(server: Server, tmp_path: Path, target: str) -> None:
+    server.redirect["/a"] = target, ""
+    with pytest.raises(FatalError, match=r"/a: .*address"):
+        download(f"{server.url}/a", tmp_path / "a", sleep=_never)
+    with pytest.raises(FatalError, match="--mirror"):
+        download(mirrored(f"{server.url}/a", "no address"), tmp_path / "a", sleep=_never)
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "9" * 4000, "-5", "none", "٣"])
+def test_a_length_that_is_no_number_of_bytes_counts_as_unknown(server: Server, tmp_path: Path, length: str) -> None:
+    server.files["/a"], server.length = CONTENT, length
+    download(f"{server.url}/a", tmp_path / "a", sleep=_never)
+    assert (tmp_path / "a").read_bytes() == CONTENT
+
+
 def test_no_network_is_told_at_once(tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -391,16 +413,65 @@ def test_links_in_archives_are_refused(tmp_path: Path) -> None:
         member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(member)
     for name in MAKE:
-        with pytest.raises(FatalError, match="is a link or a device"):
+        with pytest.raises(FatalError, match="is a link"):
             unpack(tmp_path / name, tmp_path)
     assert _names(tmp_path) == set(MAKE)
+
+
+def _sparse() -> bytes:
+    """A tar of one entry that claims to be a file of holes, of 2^60 bytes."""
+    return gzip.compress(pax(GNU__sparse__map="0,1", GNU__sparse__size=str(2**60)) + plain("x.jpg", b"x") + bytes(1024))
+
+
+def _flagged(flags: int = 0, method: int = 0) -> bytes:
+    """A zip of one member that claims to be encrypted, or packed by another method."""
+    packed = bytearray(_zip({"x.jpg": b"x"}))
+    for header, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        at = packed.index(header) + place
+        packed[at : at + 4] = flags.to_bytes(2, "little") + method.to_bytes(2, "little")
+    return bytes(packed)
+
+
+UNUSUAL = {
+    "a sparse file": ("a.tar.gz", _sparse(), "is a sparse file"),
+    "an encrypted member": ("a.zip", _flagged(flags=1), "is encrypted"),
+    "strong encryption": ("a.zip", _flagged(flags=65), "is encrypted"),
+    "a patch": ("a.zip", _flagged(flags=32), "was damaged"),
+    "LZMA": ("a.zip", _flagged(method=14), "unusual method"),
+    "an unknown method": ("a.zip", _flagged(method=77), "unusual method"),
+    "a name that is no UTF-8": ("a.zip", _flagged(flags=2048).replace(b"x.jpg", b"\xff.jpg"), "was damaged"),
+    "a pax header of 4 GiB": (
+        "a.tar.gz",
+        gzip.compress(entry(kind=b"x", size=base256(2**32)) + bytes(2**23), 1),
+        "damaged",
+    ),
+    "a long name of 4 GiB": (
+        "a.tar.gz",
+        gzip.compress(entry(kind=b"L", size=base256(2**32)) + bytes(2**23), 1),
+        "damaged",
+    ),
+    "a file that ends early": ("a.tar.gz", gzip.compress(plain("x.jpg", bytes(9999))[:2000]), "was damaged"),
+    "no tar": ("a.tar.gz", gzip.compress(b"no tar" * 999), "was damaged"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSUAL)
+def test_what_no_published_archive_holds_is_refused_and_leaves_nothing(tmp_path: Path, case: str) -> None:
+    name, content, message = UNUSUAL[case]
+    (tmp_path / name).write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(FatalError, match=message):
+        unpack(tmp_path / name, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert _names(tmp_path) <= {name} and peak < 2**22
 
 
 @pytest.mark.parametrize("name", MAKE)
 def test_a_damaged_archive_is_removed_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     whole = MAKE[name]({"one.bin": os.urandom(5000), "two.bin": os.urandom(5000)})
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(FatalError, match=r"was damaged .* run again to download it anew"):
+    with pytest.raises(FatalError, match=r"was damaged .* run again to download it"):
         unpack(tmp_path / name, tmp_path)
     assert _names(tmp_path) == set()
 
@@ -453,10 +524,10 @@ def without_digests(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_layout_is_what_the_recipes_look_for(server: Server, tmp_path: Path, root: Path, recipe: str) -> None:
     _serve_tiny(server)
     names = ["coco", "visual_genome", "roberta", *(["objects365"] if recipe == "coco_objects365" else [])]
-    get_data(names, tmp_path, [], server.url, as_json=True)
+    get_data(names, tmp_path, mirror=server.url, as_json=True)
     loaded = load_recipe(root / f"recipes/{recipe}.toml", [f"data.root={tmp_path}"])
-    for name in dict.fromkeys((*loaded.data.label, *loaded.data.tagger)):
-        source = loaded.data.source(name)
+    used = {*loaded.data.label, *loaded.data.tagger}
+    for source in (each for each in loaded.resolved().data.sources if each.name in used):
         assert source.missing() == [] and source.unreadable() == []
     assert (tmp_path / "weights" / "roberta-base" / "vocab.json").is_file()
     assert loaded.train_tagger.tokenizer == Path("data/weights/roberta-base")
@@ -464,7 +535,8 @@ def test_the_layout_is_what_the_recipes_look_for(server: Server, tmp_path: Path,
 
 
 def test_the_layout_by_hand_is_what_the_recipe_looks_for(root: Path) -> None:
-    source = load_recipe(root / "recipes/coco.toml").data.source("hico_test")
+    sources = load_recipe(root / "recipes/coco.toml").resolved().data.sources
+    (source,) = [each for each in sources if each.name == "hico_test"]
     places = {Path("data") / place for place in CATALOGUE["hico_det"].hand_places}
     assert places == {source.images, source.annotations, source.verbs}
 
@@ -495,16 +567,16 @@ def test_what_can_only_be_got_by_hand_is_told(tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(
         FatalError, match=r"(?s)hico_det can't be downloaded.*umich\.edu.*Google Drive.*test_hico\.json"
     ):
-        get_data(["hico_det"], tmp_path, [], None, as_json=False)
+        get_data(["hico_det"], tmp_path, mirror=None, as_json=False)
     for place in CATALOGUE["hico_det"].hand_places:
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_text("[]")
-    get_data(["hico_det"], tmp_path, [], None, as_json=False)
+    get_data(["hico_det"], tmp_path, mirror=None, as_json=False)
 
 
 def test_unknown_sets_and_parts_are_told_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(FatalError, match="no public set named 'coc'; the sets are coco, objects365"):
-        get_data(["coc"], tmp_path, [], None, as_json=True)
+        get_data(["coc"], tmp_path, mirror=None, as_json=True)
     with pytest.raises(FatalError, match="--only test: no such part; coco has annotations, val, train"):
         get_data(["coco"], tmp_path, ["test"], None, as_json=True)
 
@@ -528,11 +600,12 @@ def test_every_file_of_the_catalogue_has_its_own_place_inside_the_root() -> None
         ("tokenizer", "`rlip data get roberta`"),
         (Path("data/weights/roberta-base"), "`rlip data get roberta`"),
         ("Salesforce/blip-image-captioning-large", "`rlip data get blip`"),
-        ("data/vrd/objects.json", "(about 2.0 GB) is had by hand from https://cs.stanford.edu/people/ranjaykrishna/vrd/; "
-         "`rlip data get vrd` says how"),
+        ("data/vrd/objects.json", "(about 2.0 GB) must be downloaded manually from "
+         "https://cs.stanford.edu/people/ranjaykrishna/vrd/; `rlip data get vrd` says how"),
         (Path("/x/vg150/VG-SGG.h5"), "; `rlip data get vg150` says how"),
         ("open_images", "; `rlip data get open_images` says how"),
-        ("hico_det", "is had by hand from http://www-personal.umich.edu/~ywchao/hico/; `rlip data get hico_det` says how"),
+        ("hico_det", "must be downloaded manually from http://www-personal.umich.edu/~ywchao/hico/; "
+         "`rlip data get hico_det` says how"),
     ],
 )  # fmt: skip
 def test_where_to_get_names_page_size_and_command(asked: str | Path, said: str) -> None:

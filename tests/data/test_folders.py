@@ -17,7 +17,7 @@ from pipeline.data.datasets.source import DataSource
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import BadImage, ImageLimits, read_bytes, read_image
 from pipeline.data.images.refs import state_of, uri_of
-from pipeline.run.recipe import DataSection
+from pipeline.run.recipe import DataSection, Recipe
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.ingest import IngestSettings, IngestStage
 from storage.errors import FatalError, RetryableError
@@ -186,6 +186,6 @@ def test_urls_stay_as_they_are_and_paths_start_from_the_root() -> None:
         DataSource(name=name, format="coco", images=images, annotations=Path("a.json"))
         for name, images in (("url", "s3://bucket/images"), ("path", "images"))
     ]
-    data = DataSection(root=Path("data"), sources=tuple(sources))
+    data = Recipe(name="toy", data=DataSection(root=Path("data"), sources=tuple(sources))).resolved().data
     assert data.image_folders() == {"url": "s3://bucket/images", "path": Path("data/images")}
-    assert data.source("path").annotations == Path("data/a.json")
+    assert data.sources[1].annotations == Path("data/a.json")

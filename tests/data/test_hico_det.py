@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.names import COCO_CATEGORIES, read_names
-from pipeline.data.datasets.record import Box, GivenRelation
+from pipeline.data.datasets.record import AnnotatedRelation, Box
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
 from tests.data.toy_sets import read_all, save_json, save_picture
@@ -50,7 +50,7 @@ def test_boxes_and_pairs(tmp_path: Path) -> None:
     _, records = read_all(hico(tmp_path, [entry(2, boxes, [hoi(0, 3, 1), hoi(0, 2, 1)]), entry(1, [], [])]))
     assert [record.image_id for record in records] == [2, 1]
     assert records[0].boxes == (Box("person", 10, 10, 40, 60, False, 0), Box("toothbrush", 1, 2, 3, 6, False, 1))
-    assert records[0].relations == (GivenRelation(0, "sit on", 1), GivenRelation(0, "no interaction", 1))
+    assert records[0].relations == (AnnotatedRelation(0, "sit on", 1), AnnotatedRelation(0, "no interaction", 1))
     assert records[0].split == "test"
 
 
@@ -59,7 +59,7 @@ def test_pairs_follow_the_boxes_that_stay(tmp_path: Path) -> None:
     pairs = [hoi(1, 1, 3), hoi(0, 1, 3), hoi(1, 1, 2), hoi(1, 99, 3), hoi(1, 1, -1), hoi(1, 1, 40), "nonsense"]
     _, (record,) = read_all(hico(tmp_path, [entry(1, boxes, pairs)]))
     assert [box.category for box in record.boxes] == ["person", "dog"]
-    assert record.relations == (GivenRelation(0, "adjust", 1),)
+    assert record.relations == (AnnotatedRelation(0, "adjust", 1),)
     assert [reject.reason for reject in record.rejects] == [
         "unknown category id",
         "box malformed",

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from pydantic import ValidationError
 
 from pipeline.data.images.opening import (
-    MOST_SCANS,
+    MAX_SCANS,
     BadImage,
     ImageLimits,
     decode_image,
@@ -239,14 +239,14 @@ def test_damaged_exif_turns_nothing() -> None:
 def test_decoding_ends_when_it_has_taken_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(noise(300, 200), "JPEG")
     decode_image(data)
-    monkeypatch.setattr("pipeline.data.images.opening.MOST_SECONDS", -1.0)
+    monkeypatch.setattr("pipeline.data.images.opening.MAX_SECONDS", -1.0)
     assert refused(data).reason == "too slow"
 
 
 def test_a_jpeg_of_more_scans_than_any_encoder_writes_is_refused() -> None:
     data = encoded(noise(), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
-    for scans, reason in ((80, ""), (MOST_SCANS, "too slow")):
+    for scans, reason in ((80, ""), (MAX_SCANS, "too slow")):
         repeated = data[:-2] + data[last:-2] * scans + data[-2:]
         if reason:
             assert refused(repeated).reason == reason
@@ -257,9 +257,9 @@ def test_a_jpeg_of_more_scans_than_any_encoder_writes_is_refused() -> None:
 def test_scans_are_limited_by_the_pixels_that_they_go_over(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(noise(300, 200), "JPEG", progressive=True)
     scans = data.count(b"\xff\xda")
-    monkeypatch.setattr("pipeline.data.images.opening.MOST_SCANNED", scans * 300 * 200)
+    monkeypatch.setattr("pipeline.data.images.opening.MAX_SCANNED_PIXELS", scans * 300 * 200)
     decode_image(data)
-    monkeypatch.setattr("pipeline.data.images.opening.MOST_SCANNED", scans * 300 * 200 - 1)
+    monkeypatch.setattr("pipeline.data.images.opening.MAX_SCANNED_PIXELS", scans * 300 * 200 - 1)
     assert refused(data).reason == "too slow"
 
 

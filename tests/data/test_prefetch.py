@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.images.opening import BadImage, ImageLimits, read_image
-from pipeline.data.images.prefetch import read_ahead
+from pipeline.data.images.opening import BadImage, ImageLimits, read_ahead, read_image
 from pipeline.data.images.refs import ImageRef
 
 

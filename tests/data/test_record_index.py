@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.store import damaged_files
 from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.data.datasets.index_files import damaged_indexes
 from pipeline.data.datasets.json_stream import stream_lists
-from pipeline.data.datasets.record_index import is_indexed, open_index, open_source
+from pipeline.data.datasets.record_index import damaged_indexes, is_indexed, open_index, open_source
 from pipeline.data.images.opening import fingerprint
 from pipeline.data.partitioning import index_of, partition_dataset
 from storage.disk import Disk
@@ -164,7 +164,7 @@ def test_an_index_whose_annotations_have_changed_since_is_not_rebuilt_from_them(
     source.annotations.write_text(source.annotations.read_text() + " ")
     with (index.folder / "records").open("r+b") as records:
         records.write(b"{")
-    with pytest.raises(AnnotationError, match="its annotations have changed meanwhile; run again"):
+    with pytest.raises(AnnotationError, match="its annotations have changed since it was built; run again"):
         list(index)
 
 
@@ -174,12 +174,16 @@ def test_digests_of_partitions_that_changed_on_the_disk_are_computed_again(
     source = coco(IMAGES, BOXES)
     monkeypatch.setattr("pipeline.data.partitioning._SETTLED_NS", -(10**12))
     first = digests(source, tmp_path)
-    (kept,) = (tmp_path / "indexes").glob("*/digests.json")
-    original = kept.read_bytes()
-    for bit in range(0, 8 * len(original), 397):
-        _flip(kept, bit)
-        assert digests(source, tmp_path) == first
-        kept.write_bytes(original)
+    indexes = tmp_path / "indexes"
+    files = [*indexes.glob("*/digests.json"), *indexes.glob("*-digests.json")]
+    assert list(damaged_files(LocalStore(tmp_path))) == [] and len(files) == 2
+    for kept in files:
+        original = kept.read_bytes()
+        for bit in range(0, 8 * len(original), 797):
+            _flip(kept, bit)
+            assert [(found.path, found.is_cache) for found in damaged_files(LocalStore(tmp_path))] == [(kept, True)]
+            assert digests(source, tmp_path) == first
+            kept.write_bytes(original)
 
 
 def test_a_kept_index_still_needs_one_of_the_images(coco: Build, tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from data.toy_sets import save_json, save_picture
 
 from pipeline.data.datasets.record_index import open_index
 from pipeline.data.datasets.source import DataSource
-from pipeline.data.partitioning import partition_dataset
-from pipeline.data.sample import Sample
+from pipeline.data.partitioning import Sample, partition_dataset
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 
@@ -47,6 +46,12 @@ def test_a_share_is_stable_nested_and_of_its_size(folder: Path) -> None:
     assert taken(folder) == tuple(range(1, IMAGES + 1))
 
 
+def test_each_part_of_a_dataset_has_a_partition_map_of_its_own(folder: Path) -> None:
+    parts = [{}, {"share": 0.1}, {"share": 0.5}, {"share": 0.1, "seed": 1}]
+    index = open_index(source(folder), folder / "indexes")
+    assert len({Sample.of(source(folder, **part), index).name for part in parts}) == len(parts)
+
+
 @pytest.mark.parametrize(
     "written",
     [
@@ -78,15 +83,15 @@ def test_a_list_of_other_images_or_of_none_is_refused(folder: Path) -> None:
 def test_partitions_hold_the_part_alone_and_those_of_the_whole_set_stay(folder: Path) -> None:
     store = LocalStore(folder / "store")
 
-    def cut(**part) -> list[tuple[str, tuple[int, ...], str]]:
+    def partitions(**part) -> list[tuple[str, tuple[int, ...], str]]:
         found = partition_dataset(source(folder, **part), 16, folder / "indexes", "bytes", store)
         return [(each.name, each.image_ids, each.digest) for each in found]
 
-    whole = cut()
-    part = cut(share=0.1)
+    whole = partitions()
+    part = partitions(share=0.1)
     assert [ids for _, ids, _ in part] == [(6, 14, 34, 38)]
-    assert cut() == whole and [len(ids) for _, ids, _ in whole] == [16, 16, 8]
+    assert partitions() == whole and [len(ids) for _, ids, _ in whole] == [16, 16, 8]
     (folder / "list").write_text("1\n2\n")
-    assert [ids for _, ids, _ in cut(only=folder / "list")] == [(1, 2)]
+    assert [ids for _, ids, _ in partitions(only=folder / "list")] == [(1, 2)]
     (folder / "list").write_text("2\n3\n")
-    assert [ids for _, ids, _ in cut(only=folder / "list")] == [(2, 3)]
+    assert [ids for _, ids, _ in partitions(only=folder / "list")] == [(2, 3)]

@@ -11,7 +11,7 @@ import pytest
 from pipeline.data.datasets.record import ImageRecord
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import validate
-from scenes.formats import SceneFolders, write_scenes
+from scenes.dataset import SceneFolders, write_scenes
 from scenes.settings import SceneSettings
 from tests.data.toy_sets import read_all
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
 from pipeline.data.datasets.validate import validate
 from pipeline.data.images.opening import BadImage, ImageLimits, fingerprint
 from tests.data.toy_sets import save_picture
@@ -23,7 +23,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_picture(tmp_path_factory.mktemp("pictures") / "a.jpg")
 
 
-def record(path: Path, *boxes: Box, relations: tuple[GivenRelation, ...] = (), **more: int | None) -> ImageRecord:
+def record(path: Path, *boxes: Box, relations: tuple[AnnotatedRelation, ...] = (), **more: int | None) -> ImageRecord:
     return ImageRecord("toy", "train", 7, path, boxes=boxes, relations=relations, **more)
 
 
@@ -71,16 +71,16 @@ def test_relations_follow_their_boxes(picture: Path) -> None:
         Box("b", 1, 1, 5, 5),
     )
     relations = (
-        GivenRelation(0, "on", 2),
-        GivenRelation(1, "on", 2),
-        GivenRelation(3, "on", 2),
-        GivenRelation(1, "near", 3),
-        GivenRelation(4, "in", 3),
+        AnnotatedRelation(0, "on", 2),
+        AnnotatedRelation(1, "on", 2),
+        AnnotatedRelation(3, "on", 2),
+        AnnotatedRelation(1, "near", 3),
+        AnnotatedRelation(4, "in", 3),
     )
     found, rejects = validate(record(picture, *boxes, relations=relations))
     assert found is not None
     assert [box.category for box in found.boxes] == ["a", "b", "b"]
-    assert found.relations == (GivenRelation(0, "on", 1), GivenRelation(2, "in", 0))
+    assert found.relations == (AnnotatedRelation(0, "on", 1), AnnotatedRelation(2, "in", 0))
     assert sorted(reasons(rejects)) == sorted(
         ["box empty", "box duplicate", "relation without box", "relation duplicate", "relation to itself"]
     )
@@ -127,7 +127,7 @@ boxes = st.builds(Box, st.sampled_from("ab"), sides, sides, sides, sides)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_comes_in_what_goes_out_is_usable(picture: Path, given_boxes: list[Box], data: st.DataObject) -> None:
     ends = st.integers(0, len(given_boxes) - 1)
-    relation = st.builds(GivenRelation, ends, st.sampled_from(["on", "near"]), ends)
+    relation = st.builds(AnnotatedRelation, ends, st.sampled_from(["on", "near"]), ends)
     relations = data.draw(st.lists(relation, max_size=5)) if given_boxes else []
     found, rejects = validate(record(picture, *given_boxes, relations=tuple(relations)), verify="header")
     assert found is not None

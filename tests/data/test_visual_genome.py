@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.data.datasets.record import Box, GivenRelation
+from pipeline.data.datasets.record import AnnotatedRelation, Box
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import validate
@@ -57,7 +57,7 @@ def test_names_and_predicates_are_lower_case_and_boxes_shared(tmp_path: Path) ->
         Box("red hat", 20, 5, 20, 10, False, 2),
         Box("dog", 60, 40, 30, 30, False, 3),
     )
-    assert record.relations == (GivenRelation(0, "wears", 1), GivenRelation(0, "next to", 2))
+    assert record.relations == (AnnotatedRelation(0, "wears", 1), AnnotatedRelation(0, "next to", 2))
     assert (record.dataset, record.image_id, record.path.name, record.width) == ("vg", 1, "1.jpg", None)
     assert [(reject.reason, reject.value) for reject in record.rejects] == [("further name", "dog: puppy")]
 

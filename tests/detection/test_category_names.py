@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.detection.category_names import map_names
+from pipeline.detection.detector import map_names
 from storage.errors import FatalError
 
 CATEGORIES = ("person", "couch", "tv", "truck", "hair drier", "handbag", "backpack", "bicycle", "motorcycle")

@@ -13,11 +13,11 @@ import torch
 from detection.detectors import NAMES, save_detector
 from PIL import Image
 
-from pipeline.detection.opened import OpenDetector, open_detector
+from pipeline.detection.detector import OpenDetector, open_detector
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import find_detector
 from pipeline.evaluation.detection import Detections, average_precision_50
-from scenes.draw import render
+from scenes.scene import render
 from scenes.world import make_scene
 from storage.errors import FatalError
 
@@ -103,7 +103,7 @@ def test_torchvisions_detector_is_told_by_its_files_name(tmp_path: Path) -> None
     fitting = expected["scores"][(expected["labels"] == 1) | (expected["labels"] == 63)].numpy()  # COCO's ids
     np.testing.assert_allclose(named.boxes.scores, np.sort(fitting)[::-1], atol=1e-6)
     other = file.rename(tmp_path / "mine.pth")
-    with pytest.raises(FatalError, match="its name tells no detector of torchvision"):
+    with pytest.raises(FatalError, match="its name identifies no detector of torchvision"):
         opened(other)
     wrong = other.rename(tmp_path / "retinanet_resnet50_fpn_coco-eeacb38b.pth")
     with pytest.raises(FatalError, match="not the weights of torchvision's retinanet_resnet50_fpn"):

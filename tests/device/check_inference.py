@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 from models.rlip import RLIP
-from pipeline.captioning.blip import BlipCaptioner
-from pipeline.captioning.match_scorer import MatchScorer
+from pipeline.captioning.blip import BlipCaptioner, MatchScorer
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.evaluation.predictor import Names, Predictor
 from tagger.labelling.labeller import Labeller

@@ -5,8 +5,9 @@ import pytest
 from pair_scenes import BIKE, BIKE_OFF, DOG, MAN, MAN_OFF, TRUE, random_relations, relations, truth_of
 
 from pipeline.evaluation import anatomy as module
-from pipeline.evaluation.anatomy import AnatomyRules, Kind, anatomy, best_of_each_image, dissect
+from pipeline.evaluation.anatomy import AnatomyRules, Kind, anatomy, dissect
 from pipeline.evaluation.hico import HicoRules, score_hico
+from pipeline.evaluation.ranking import best_first
 
 
 def micro_ap(predicted, truth):
@@ -124,10 +125,10 @@ def test_absent_boxes_agree_with_absent_boxes_only():
 
 def test_only_the_best_of_an_image_count():
     predicted = relations([(*TRUE, 0.1), (MAN, BIKE, 0, 1, 3, 0.9)], [(*TRUE, 0.05)])
-    kept = best_of_each_image(predicted, 1)
+    kept = best_first(predicted, 1)
     assert kept.scores.tolist() == [0.9, 0.05]
     assert kept.image.tolist() == [0, 1]
-    assert len(best_of_each_image(predicted, None)) == 3
+    assert len(best_first(predicted, None)) == 3
 
 
 def test_the_size_of_blocks_changes_nothing(monkeypatch):

@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.evaluation.detections.findings import DetectionsError
-from pipeline.evaluation.detections.over_truth import DetectionSet
-from pipeline.evaluation.detections.read import read_detections
-from pipeline.evaluation.detections.writer import DetectionsWriter
+from pipeline.evaluation.detections.content import DetectionsError
+from pipeline.evaluation.detections.read import DetectionSet, read_detections
+from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.evaluation.ground_truth import GroundTruth
 from storage.errors import FatalError
 from storage.tables import DETECTIONS
@@ -200,7 +199,7 @@ def test_the_writer_refuses_what_is_not_finite_and_other_names(tmp_path: Path) -
     ):
         writer.write(row(1, "x.jpg", [(0, 1, "hold", float("nan"))]))
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(FatalError, match=r"a\.csv: detections are written as \.parquet or \.json"):
+    with pytest.raises(FatalError, match=r"a\.csv: detections are written to a file"):
         DetectionsWriter(tmp_path / "a.csv")
 
 
@@ -280,7 +279,7 @@ def test_canonical_names_fit_where_one_of_the_truth_has_that_form(tmp_path: Path
         (b"[]", "holds no image"),
         (b"\x80\x04]", "is a pickle, which can run code when it is read; write it as JSON"),
         (b"PAR1 and no more", "can't be read as a table of detections"),
-        (b"hello", "is none; expected detections"),
+        (b"hello", "holds none; expected detections"),
         (b'[{"a": 1}]', r"its first entry is .*'a': 1"),
         (json.dumps(ROWS).encode()[:-30], r"not valid JSON at line 1, column"),
         ((json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1])[:-9]).encode(), "line 2 is not valid JSON"),

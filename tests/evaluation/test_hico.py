@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from relation_rows import best_of_pairs
 
-from benchmarks.evaluation import plain_hico, plain_relations, synthetic
+from benchmarks.evaluation import plain_hico, plain_relations
+from benchmarks.evaluation_sets import synthetic
 from pipeline.evaluation import hico
-from pipeline.evaluation.average_precision import eleven_points
 from pipeline.evaluation.hico import HicoRules, HicoScores, Triplet, match_hico, score_hico
-from pipeline.evaluation.interactions import Interactions, pixel_iou
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.ranking import eleven_points
+from pipeline.evaluation.relations import Interactions, Relations, aligned_iou
 
 PERSON, BOX = [10.0, 10.0, 50.0, 90.0], [40.0, 60.0, 80.0, 95.0]
 
@@ -94,8 +94,8 @@ def test_only_the_best_hundred_of_an_image_count():
 
 
 def test_iou_counts_both_ends_of_a_side():
-    iou = pixel_iou(np.array([[0.0, 0.0, 9.0, 9.0]]), np.array([[0.0, 0.0, 9.0, 4.0], [20.0, 20.0, 30.0, 30.0]]))
-    assert iou.tolist() == [[0.5, 0.0]]
+    iou = aligned_iou(np.array([[0.0, 0.0, 9.0, 9.0]]), np.array([[0.0, 0.0, 9.0, 4.0], [20.0, 20.0, 30.0, 30.0]]))
+    assert iou.tolist() == [0.5, 0.0]
 
 
 def test_eleven_points_of_an_interrupted_ranking():

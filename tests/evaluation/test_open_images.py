@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from relation_rows import NONE, A, B, C, D, half, relations, truths
 
-from pipeline.evaluation.open_images import OpenImagesRules, score_open_images
-from pipeline.evaluation.open_images_challenge import score_open_images_challenge
+from pipeline.evaluation.open_images import OpenImagesRules, score_open_images, score_open_images_challenge
 
 OFFICIAL = OpenImagesRules(official=True)
 

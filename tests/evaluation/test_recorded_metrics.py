@@ -8,12 +8,10 @@ import pytest
 from relation_rows import best_of_pairs
 
 from pipeline.evaluation.hico import Triplet
-from pipeline.evaluation.interactions import Interactions
 from pipeline.evaluation.open_images import OpenImagesRules, score_open_images
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Interactions, Relations
 from pipeline.evaluation.vcoco import VcocoRules, score_vcoco
 from pipeline.evaluation.vcoco_detections import read_vcoco_detections
-from pipeline.evaluation.vcoco_pairs import VcocoPairRules, score_vcoco_pairs
 from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 
 VERBS = """
@@ -86,27 +84,6 @@ def test_the_mean_without_point_is_that_of_the_other_roles(shared: Path, tmp_pat
         others = [value for place, value in enumerate(by_role[scenario]) if place != 4]
         assert mean == pytest.approx(np.mean(others), abs=1e-6)
     assert scores.means_without_point[0] == pytest.approx(0.448409, abs=1e-6)
-
-
-def test_vcoco_pairs_agree_with_the_authors_evaluator(shared: Path):
-    recorded = recording(shared, "vcoco")
-    valid = np.array(recorded["inputs"]["correct_mat"])
-    scores = score_vcoco_pairs(predicted(recorded, valid), given(recorded, "hois"), VcocoPairRules(official=True))
-    expected = dict(recorded["outputs"]["metrics"])
-    all_, thesis = expected.pop("mAP_all"), expected.pop("mAP_thesis")
-    assert {f"AP_{VERBS[k]}": v for k, v in scores.average_precision.items()} == pytest.approx(expected, abs=1e-6)
-    assert scores.mean() == pytest.approx(all_, abs=1e-6)
-    assert scores.mean(THESIS) == pytest.approx(thesis, abs=1e-6)
-
-
-def test_predicates_that_the_truth_lacks_are_no_part_of_a_mean(shared: Path):
-    recorded = recording(shared, "vcoco")
-    valid = np.array(recorded["inputs"]["correct_mat"])
-    scores = score_vcoco_pairs(predicted(recorded, valid), given(recorded, "hois"))
-    present = [k for k in THESIS if k in scores.truths]
-    assert 0 < len(present) < len(THESIS)
-    assert scores.mean(THESIS) == pytest.approx(np.mean([scores.average_precision[k] for k in present]))
-    assert scores.mean(THESIS) > recorded["outputs"]["metrics"]["mAP_thesis"] + 0.05
 
 
 def test_open_images_agrees_with_the_authors_evaluator(shared: Path):

@@ -15,7 +15,6 @@ from pipeline.evaluation.splits import (
     published_split,
     rare_first,
     rare_means,
-    rare_triplets,
     read_positions,
     split_of_positions,
 )
@@ -81,10 +80,8 @@ def test_names_stay_seen_however_many_triplets_are_left_out():
         rare_first(counts, 600, transductive=None)
 
 
-def test_fewer_than_ten_instances_are_rare():
-    counts = {Triplet(0, 0, 0): 9, Triplet(0, 0, 1): 10, Triplet(0, 0, 2): 0}
-    assert rare_triplets(counts) == {Triplet(0, 0, 0), Triplet(0, 0, 2)}
-    means = rare_means(scores(t000=0.2, t001=0.6), rare_triplets(counts))
+def test_means_of_rare_triplets_and_of_the_others():
+    means = rare_means(scores(t000=0.2, t001=0.6), {Triplet(0, 0, 0), Triplet(0, 0, 2)})
     assert means == pytest.approx({"full": 0.4, "rare": 0.2, "non-rare": 0.6})
 
 

@@ -11,7 +11,7 @@ from vcoco_files import files
 
 from pipeline.evaluation import test_set as evaluated
 from pipeline.evaluation.detection import Detections
-from pipeline.evaluation.interactions import Interactions
+from pipeline.evaluation.relations import Interactions
 from pipeline.evaluation.test_set import Scored
 from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 from pipeline.stages.evaluate import EvaluateSettings, EvaluateStage, VcocoFiles

@@ -12,7 +12,8 @@ from flows.chain import end_to_end
 from flows.on_pools import on_pools
 from flows.parameters import parameters
 from flows.stages import stage_flow
-from pipeline.run.recipe import Recipe, load_recipe
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.stages.order import STAGES
 from storage.errors import FatalError
 

@@ -127,8 +127,8 @@ def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_
 
 @pytest.fixture(scope="module")
 def pages(folder: Path) -> Iterator[tuple[str, str]]:
-    """The address of `rlip server` on the records of the run, and the line that it prints about the last flow run."""
-    process = _start(folder, "server", "--store", folder / "out" / "store", "--port", "0")
+    """The address of `rlip cluster server` on the records of the run, and the line that it prints about the last flow run."""
+    process = _start(folder, "cluster", "server", "--store", folder / "out" / "store", "--port", "0")
     assert process.stdout is not None
     lines = [process.stdout.readline().strip() for _ in range(2)]
     yield lines[0].removeprefix("Prefect: "), lines[1]
@@ -149,9 +149,15 @@ def test_the_pages_of_a_run_can_be_opened_after_it(folder: Path, pages: tuple[st
         for origin in (address, "http://elsewhere.example")
     }
     assert allowed == {address: address, "http://elsewhere.example": None}, "no page of another origin may read"
+    written = httpx.post(
+        f"{address}/api/flow_runs/{last}/set_state",
+        headers={"Origin": "http://elsewhere.example"},
+        content=b'{"state": {"type": "CANCELLED"}, "force": true}',
+    )
+    assert written.status_code == 403, "nor write to it, as browsers let it try without a Content-Type"
     page = httpx.get(line.rpartition(" ")[2], headers={"Accept": "text/html"})
     assert page.status_code == 200 and "<html" in page.text
-    taken = rlip("server", "--store", folder / "out" / "store", "--port", address.rpartition(":")[2])
+    taken = rlip("cluster", "server", "--store", folder / "out" / "store", "--port", address.rpartition(":")[2])
     assert "choose another port" in taken.stderr and taken.exit_code == 1
 
 
@@ -159,12 +165,12 @@ def test_an_error_reaches_the_terminal_once_and_in_its_own_words(
     folder: Path, pages: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", f"{pages[0]}/api")
-    refused = ("--set", "run.max_reject_share=0", "--set", "ingest.limits.max_pixels=16")
+    refused = ("--set", "run.checks.max_overall_reject_share=0", "--set", "ingest.limits.max_pixels=16")
     process = started("run", folder / "recipe.toml", *refused, cwd=folder)
     _, err = process.communicate(timeout=280)
     assert process.returncode == 1
     assert f"While it lasts, Prefect shows this run at {pages[0]}" in err
-    assert "run.max_reject_share" in err and err.count("Error:") == 1 and "Traceback" not in err
+    assert "run.checks.max_overall_reject_share" in err and err.count("Error:") == 1 and "Traceback" not in err
 
 
 @pytest.mark.parametrize("command", ["server", "run"])
@@ -176,12 +182,16 @@ def test_a_database_of_a_newer_prefect_is_named_and_kept(folder: Path, tmp_path:
         source.backup(target)
     with sqlite3.connect(copy) as database:
         database.execute("update alembic_version set version_num = 'f0f0f0f0f0f0'")
-    done = rlip("run", recipe) if command == "run" else rlip("server", "--store", tmp_path / "set" / "out" / "store")
+    done = (
+        rlip("run", recipe)
+        if command == "run"
+        else rlip("cluster", "server", "--store", tmp_path / "set" / "out" / "store")
+    )
     assert done.exit_code == 1
     assert "a newer Prefect wrote this database (revision f0f0f0f0f0f0)" in done.stderr, done.stderr
     assert copy.is_file()
 
 
 def test_before_any_run_there_is_no_database_to_serve(folder: Path, tmp_path: Path) -> None:
-    done = rlip("server", "--store", tmp_path / "store")
+    done = rlip("cluster", "server", "--store", tmp_path / "store")
     assert "prefect.db: no such database yet; `rlip run` writes it" in done.stderr and done.exit_code == 1

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from tests.hostile import annotations, captions, checkpoints, images, queries, recipes, stores, tars, urls
+from tests.hostile import annotations, captions, checkpoints, images, mistakes, queries, recipes, stores, tars, urls
 from tests.hostile.case import Case
 
-KINDS = (images, annotations, tars, checkpoints, stores, queries, recipes, captions, urls)
+KINDS = (images, annotations, tars, checkpoints, stores, queries, recipes, captions, urls, mistakes)
 
 
 def corpus(kinds: Collection[str] = ()) -> list[Case]:

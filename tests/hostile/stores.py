@@ -151,22 +151,13 @@ TABLES = {
 
 def cases() -> Iterator[Case]:
     """Each change of a file, then the commands that read it."""
-    read = [("show", ("show", "toy", "tag")), ("runs", ("runs", "toy")), ("why", ("why", "toy", "tag"))]
-    for command, words in read:
-        yield from _cases(
-            "record",
-            command,
-            words,
-            STEP,
-            {k: ("^(refused|passed)", v) for k, (_, v) in STEPS.items()} if command == "runs" else STEPS,
-        )
+    yield from _cases("record", "show", ("show", "toy", "tag"), STEP, STEPS)
     histories = {name: ("^(refused|passed)", change) for name, change in NOT_JSON.items()}
-    yield from _cases("record", "history", ("runs", "toy"), RECORD, histories)
-    yield from _cases("manifest", "verify", ("verify",), MANIFEST, MANIFESTS)
+    yield from _cases("record", "history", ("show", "toy", "--history"), RECORD, histories)
+    yield from _cases("manifest", "verify", ("store", "verify"), MANIFEST, MANIFESTS)
     yield from _cases(
-        "manifest", "show", ("show", "toy"), MANIFEST, {k: ("^(refused|passed)", v) for k, (_, v) in MANIFESTS.items()}
+        "table", "verify", ("store", "verify"), TABLE, {k: ("^refused", v) for k, (_, v) in TABLES.items()}
     )
-    yield from _cases("table", "verify", ("verify",), TABLE, {k: ("^refused", v) for k, (_, v) in TABLES.items()})
     yield from _cases(
         "table",
         "query",

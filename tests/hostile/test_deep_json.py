@@ -18,16 +18,16 @@ from pipeline.detection.weights_files import find_detector
 from pipeline.evaluation.splits import read_positions
 from pipeline.interop.label_studio import read_label_studio
 from storage.errors import FatalError
-from tagger.candidates.cooccurrence import CooccurrenceError, read_cooccurrence
+from tagger.candidates.cooccurrence import read_cooccurrence
 from tagger.labelling.calibration import Calibration
-from tagger.matching.official import ParaphrasesError, read_paraphrases
+from tagger.matching import AuthorsFileError, read_paraphrases
 
 DEEP = b"[" * 100_000
 READERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
     "label studio": (read_label_studio, FatalError),
     "positions": (read_positions, ValueError),
-    "paraphrases": (read_paraphrases, ParaphrasesError),
-    "co-occurrence": (read_cooccurrence, CooccurrenceError),
+    "paraphrases": (read_paraphrases, AuthorsFileError),
+    "co-occurrence": (read_cooccurrence, AuthorsFileError),
     "calibration": (lambda path: Calibration.from_json(path.read_bytes()), ValueError),
 }
 

@@ -21,7 +21,7 @@ from models.weights_file import WeightsError
 from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.images.opening import BadImage, decode_image
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError
 from storage.manifest import parse_manifest
 from storage.secrets import redacted

@@ -10,6 +10,18 @@ from tests.hostile.stores import labelled_run
 
 SECRET = "hunter2"
 NO_SECRET = f"^refused: (?!.*{SECRET})"
+MISTYPED: dict[str, tuple[str, str]] = {
+    "an archive of no name": ("^refused", "zip://"),
+    "an archive": ("^refused", "zip://x.zip"),
+    "data": ("^refused", "data://x"),
+    "5,000 characters": ("^refused: .*too long", "s" * 5000),
+    "a port of letters": ("^refused", "http://127.0.0.1:port/x"),
+    "half an IPv6 address": ("^refused", "http://[::1/x"),
+}
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "label": ("label", "{}", "--tagger", "demo-tagger", "--detector", "demo-detector", "--captioner", "demo-captioner"),
+    "shards": ("shards", "info", "{}"),
+}
 STORES: dict[str, tuple[str, str]] = {
     "no protocol": ("^refused", "://bucket"),
     "a bucket without a name": ("^refused", "s3://"),
@@ -21,6 +33,7 @@ STORES: dict[str, tuple[str, str]] = {
     "a folder outside": ("^refused: .*no store at", "../../../../nowhere"),
     "a zero byte": ("^refused", "a\0b"),
     "half a character": ("^refused", "s3://\udc80/x"),
+    **MISTYPED,
     "a URL of 100,000 characters": ("^refused", "s3://" + "b" * 100_000),
     "control characters": ("^refused: [^\x1b]*$", "nosuch://\x1b[2J"),
     "a password to an unknown protocol": (NO_SECRET, f"nosuch://user:{SECRET}@host/x"),
@@ -42,12 +55,18 @@ def cases() -> Iterator[Case]:
     for command in ("push", "pull"):
         given = {name.format(command): each for name, each in passwords.items()}
         yield from table("URL", given, lambda folder, url, command=command: _copied(folder, url, command))
+    for command, words in COMMANDS.items():
+        given = {f"{command}: {name}": ("^refused", address) for name, (_, address) in MISTYPED.items()}
+        yield from table("URL", given, lambda folder, url, words=words: told(*(word.format(url) for word in words)))
+    yield from table(
+        "URL", {f"lineage: {name}": ("^refused", address) for name, (_, address) in MISTYPED.items()}, _lineage
+    )
     yield from table("URL", {name.format("lineage"): each for name, each in passwords.items()}, _lineage)
 
 
 def _copied(folder: Path, url: str, command: str) -> str:
-    return told(command, "toy", url, "--store", labelled_run(folder))
+    return told("store", command, "toy", url, "--store", labelled_run(folder))
 
 
 def _lineage(folder: Path, url: str) -> str:
-    return told("lineage", "toy", "--url", url, "--store", labelled_run(folder))
+    return told("store", "lineage", "toy", "--url", url, "--store", labelled_run(folder))

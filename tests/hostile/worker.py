@@ -25,7 +25,7 @@ import pandas  # noqa: F401 - pyarrow would load it late
 import pyarrow as pa
 
 import pipeline.cli
-from pipeline.data.images import decoder
+from pipeline.data.images import decoder_process
 from tagger.parsing.parser import load_parser
 from tests.hostile.case import Case, outcome_of
 
@@ -41,7 +41,7 @@ _WRITES = {
 }  # fmt: skip
 """Audited calls that change files → which of their arguments name one."""
 _RUNS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
-_DECODER = [sys.executable, "-P", "-m", decoder.__name__]
+_DECODER = [sys.executable, "-P", "-m", decoder_process.MODULE]
 """How the one program starts that reading a dataset needs."""
 _ENDS = {signal.SIGKILL: "hangs", signal.SIGPROF: f"takes more than {SECONDS} s of processor time"}
 

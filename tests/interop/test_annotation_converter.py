@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.convert import convert
+from pipeline.cli.data import convert
 from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import annotation_source
 from pipeline.interop.annotation_converter import convert_annotations
@@ -144,5 +144,5 @@ def test_the_command_tells_what_was_written_and_lost(tmp_path: Path, capsys: pyt
     convert("hico_det", tmp_path / "out2/annotations.json", "hico_det", tmp_path / "out3", more, as_json=False)
     assert "2 images, 4 boxes, 3 relations" in capsys.readouterr().out
     assert (tmp_path / "out3/annotations.json").read_bytes() == (tmp_path / "out2/annotations.json").read_bytes()
-    with pytest.raises(FatalError, match="--file verb=x: expected FIELD=PATH, with one of the fields relations"):
+    with pytest.raises(FatalError, match="--file verb=x: expected FIELD=PATH, with one of the fields boxes, classes"):
         convert("hico_det", given, "vcoco", tmp_path / "no", ["verb=x"], as_json=True)

@@ -11,11 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.interop.image_files import ImageFiles
-from pipeline.interop.import_file import Imported, import_file, kind_of
-from pipeline.interop.official_graphs import read_captions, read_graphs
-from pipeline.interop.official_groups import read_groups
-from pipeline.interop.official_labels import LabelledImage, read_element
+from pipeline.interop.import_file import ImageFiles, Imported, import_file, kind_of
+from pipeline.interop.official_graphs import read_captions, read_graphs, read_groups
+from pipeline.interop.official_labels import MAX_KEPT, LabelledImage, read_element
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.runs import Run
@@ -158,6 +156,23 @@ def test_every_bad_entry_is_quarantined_with_a_step(tmp_path: Path) -> None:
     assert quarantined(run, "ingest") == ["image id not an integer"]
     made, _ = imported(tmp_path, {"139": ["a cat"], "77": ["a dog"]})
     assert quarantined(run, "caption") == list(made.noted) == ["image unknown to the run"]
+
+
+@pytest.mark.parametrize(
+    ("content", "step"),
+    [
+        ([element(), *[None] * 3 * MAX_KEPT], "ingest"),
+        ([element(relationships=[None] * 3 * MAX_KEPT)], "ingest"),
+        ({"1": ["a man"], **{f"x{number}": [] for number in range(3 * MAX_KEPT)}}, "caption"),
+        ({"1": ["a man", *[None] * 3 * MAX_KEPT]}, "caption"),
+    ],
+)
+def test_of_many_bad_entries_the_first_are_kept_and_all_are_counted(tmp_path: Path, content: Any, step: str) -> None:
+    made, run = imported(tmp_path, content)
+    (artifact,) = run.artifacts(step).values()
+    assert list(made.noted.values()) == list(artifact.manifest.counts.rejected.values()) == [3 * MAX_KEPT]
+    values = artifact.rejected()["value"].to_pylist()
+    assert len(values) == MAX_KEPT + 1 and values[-1] == f"and {2 * MAX_KEPT:,} more"
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ""])

@@ -79,7 +79,8 @@ def run(tmp_path: Path) -> Run:
 
 def events(run: Run, *words: str) -> list[dict[str, Any]]:
     return [
-        json.loads(line) for line in output_of("lineage", run.name, "--store", run.store.address, *words).splitlines()
+        json.loads(line)
+        for line in output_of("store", "lineage", run.name, "--store", run.store.address, *words).splitlines()
     ]
 
 
@@ -140,7 +141,7 @@ def test_a_stopped_run_is_told_as_aborted_and_rejects_by_reason(tmp_path: Path, 
 
 
 def test_a_file_is_written_once(run: Run, tmp_path: Path) -> None:
-    words = ("lineage", "toy", "--store", run.store.address, "--out", tmp_path / "made" / "events.jsonl")
+    words = ("store", "lineage", "toy", "--store", run.store.address, "--out", tmp_path / "made" / "events.jsonl")
     assert output_of(*words).startswith("10 events: ")
     assert [json.loads(line) for line in (tmp_path / "made" / "events.jsonl").read_text().splitlines()] == events(run)
     again = rlip(*words)
@@ -152,7 +153,7 @@ def test_a_server_gets_the_events_in_order_after_a_retry(
 ) -> None:
     monkeypatch.setenv("OPENLINEAGE_API_KEY", PASSWORD)
     server.statuses = [503]
-    shown = output_of("lineage", "toy", "--store", run.store.address, "--url", server.url)
+    shown = output_of("store", "lineage", "toy", "--store", run.store.address, "--url", server.url)
     assert server.events == events(run)
     assert server.headers[0]["Authorization"] == f"Bearer {PASSWORD}" and PASSWORD not in shown
 
@@ -160,14 +161,14 @@ def test_a_server_gets_the_events_in_order_after_a_retry(
 @pytest.mark.parametrize(("status", "hint"), [(403, "OPENLINEAGE_API_KEY"), (404, "lineage server")])
 def test_a_refusal_is_told_with_its_status(run: Run, server: Server, status: int, hint: str) -> None:
     server.statuses = [201, status]
-    done = rlip("lineage", "toy", "--store", run.store.address, "--url", server.url)
+    done = rlip("store", "lineage", "toy", "--store", run.store.address, "--url", server.url)
     assert done.exit_code == 1 and f"refused event 2 with HTTP status {status}" in done.stderr and hint in done.stderr
 
 
 def test_a_dead_server_is_an_error_without_the_password(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openlineage_delivery, "RETRIES", 1)
     url = f"http://someone:{PASSWORD}@127.0.0.1:9/base?token={PASSWORD}"
-    done = rlip("lineage", "toy", "--store", run.store.address, "--url", url)
+    done = rlip("store", "lineage", "toy", "--store", run.store.address, "--url", url)
     assert done.exit_code == 1 and "127.0.0.1:9/base: event 1 got no answer after 1 retries" in done.stderr
     assert PASSWORD not in done.output + done.stderr and "someone" not in done.stderr
 
@@ -176,9 +177,6 @@ def test_declared_columns_exist_and_lead_only_to_tables_that_the_stage_reads() -
     assert set(SOURCES) == {stage.name for stage in STAGES}
     tables = dict(WRITTEN.values())
     read = {stage.name: {*stage.reads, *stage.uses} for stage in STAGES}
-    for name in ("shard", "shard_tagger"):
-        read[name] |= {"images", "relations"}  # by their settings
-    read["pretrain"] |= {"images"}  # if it is evaluated while it goes on
     for stage, written in SOURCES.items():
         for table, columns in written.items():
             schema = schema_of(stage, table)

@@ -23,8 +23,7 @@ from rlip_command import rlip
 from run_builder import RunBuilder, pairs, relations
 
 import pipeline.interop.publish_shards
-from pipeline.interop.publish_shards import CHECKSUMS, Published, checksum_faults, publish_shards
-from pipeline.interop.shard_index_files import energon_tar_index
+from pipeline.interop.publish_shards import CHECKSUMS, Published, checksum_faults, energon_tar_index, publish_shards
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.stages.shard import ShardSettings, ShardStage
 from storage.atomic import atomic_folder
@@ -188,7 +187,7 @@ def test_the_folder_may_be_the_one_that_one_is_in_or_a_link(
 
 
 @pytest.mark.parametrize(
-    ("there", "told"), [("file", "written by another process meanwhile"), ("", "can't be replaced")]
+    ("there", "told"), [("file", "another process has written it at the same time"), ("", "can't be replaced")]
 )
 def test_a_folder_that_something_else_holds_at_the_end_is_told(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str, told: str

@@ -17,8 +17,7 @@ from toy_store import rewrite
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
 from pipeline.interop.export_run import Exported, export_run
-from pipeline.interop.import_file import import_file
-from pipeline.interop.import_step import ImportStep
+from pipeline.interop.import_file import ImportStep, import_file
 from storage.digests import digest_file
 from storage.errors import FatalError
 from storage.local_store import LocalStore
@@ -26,7 +25,7 @@ from storage.manifest import FileEntry
 from storage.runs import Run
 from storage.tables import CANDIDATES, CAPTIONS, IMAGES, RELATIONS, TRIPLETS, write_table
 from tagger.box import Box
-from tagger.candidates.cooccurrence import Cooccurrence, read_cooccurrence
+from tagger.candidates.cooccurrence import cooccurrence_candidates, read_cooccurrence
 from tagger.parsing.parser import load_parser, parse_captions
 
 TEXTS = ["a man riding a brown horse on a beach", "two men and a dog next to a horse"]
@@ -418,5 +417,6 @@ def test_predicates_between_categories_are_what_candidates_are_taken_from(tmp_pa
     table = read_cooccurrence(tmp_path / "out/cooccurrence.json")
     assert table == {"person": {"horse": ["riding", "on"]}}
     assert made.lost["relation of a name that means no category"] == 1
-    pairs = Cooccurrence(table)([], [Box("person", 0, 0, 5, 5), Box("horse", 1, 1, 9, 9)]).pairs
+    boxes = [Box("person", 0, 0, 5, 5), Box("horse", 1, 1, 9, 9)]
+    pairs = cooccurrence_candidates([], boxes, table=table).pairs
     assert [(pair.subject, pair.object, pair.predicate) for pair in pairs] == [(0, 1, "riding"), (0, 1, "on")]

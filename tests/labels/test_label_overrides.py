@@ -9,8 +9,7 @@ import pytest
 from run_builder import TWO_PEOPLE, pairs, relations
 
 from pipeline.labels.kept_labels import REJECTED_BY_REVIEWER, ChoiceSettings, judged_labels, kept_labels
-from pipeline.labels.label_overrides import Overrides, overrides_table, place_overrides
-from pipeline.labels.settled_verdicts import SettledVerdicts, settled
+from pipeline.labels.label_overrides import Overrides, SettledVerdicts, overrides_table, place_overrides, settled
 from pipeline.labels.verdicts import Box4, JudgedRelation, Kind, Verdict
 from storage.tables import CANDIDATES, IMAGES, RELATIONS
 

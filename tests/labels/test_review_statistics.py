@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -17,9 +18,9 @@ from pipeline.labels.audit_sample import (
     permanent_numbers,
     wilson_interval,
 )
-from pipeline.labels.review_information import expected_information
-from pipeline.labels.reviewer_agreement import cohens_kappa, fleiss_kappa, reviewer_agreement
+from pipeline.labels.verdict_summary import cohens_kappa, fleiss_kappa, reviewer_agreement
 from pipeline.labels.verdicts import JudgedRelation, Verdict
+from pipeline.review.search import ORDERS
 
 NAMES = [f"predicate {number}" for number in range(30)]
 
@@ -34,30 +35,32 @@ def population(seed: int, size: int) -> tuple[list[str], np.ndarray, np.ndarray]
     return [NAMES[int(place)] for place in which], scores, right
 
 
+def informative(rows: list[tuple[str, float, int, int, int]]) -> list[str]:
+    """Labels in the order of the queue by information. `rows`: name, probability, labels of the predicate, judged, rank."""
+    with duckdb.connect() as connection:
+        connection.execute(
+            "CREATE TABLE labels (relation TEXT, probability DOUBLE, frequency INT, judged INT, rank INT)"
+        )
+        connection.executemany("INSERT INTO labels VALUES (?, ?, ?, ?, ?)", rows)
+        order = f"SELECT relation FROM labels ORDER BY {ORDERS['informative']}"
+        return [name for (name,) in connection.execute(order).fetchall()]
+
+
 def test_uncertain_labels_of_frequent_predicates_come_first() -> None:
-    worth = expected_information([0.5, 0.5, 0.99, 0.5], ["on"] * 3 + ["rides"])
-    assert worth[0] > worth[3] > worth[2]
-    assert worth[0] == pytest.approx(3**0.5)
-    assert worth[1] == pytest.approx(3**0.5 / 2)
-    assert expected_information([0.0, 1.0], ["on", "on"]).tolist() == [0.0, 0.0]
+    rows = [("on", 0.5, 3, 0, 0), ("on again", 0.5, 3, 0, 1), ("sure on", 0.99, 3, 0, 2), ("rides", 0.5, 1, 0, 0)]
+    assert informative(rows) == ["on", "rides", "on again", "sure on"]
 
 
 def test_a_predicate_that_was_judged_often_gives_way_to_others() -> None:
-    both = [0.5, 0.4, 0.5], ["on", "on", "rides"]
-    assert np.argmax(expected_information(*both)) == 0
-    assert np.argmax(expected_information(*both, {"on": 5})) == 2
+    assert informative([("on", 0.5, 2, 0, 0), ("rides", 0.5, 1, 0, 0)]) == ["on", "rides"]
+    assert informative([("on", 0.5, 2, 5, 0), ("rides", 0.5, 1, 0, 0)]) == ["rides", "on"]
 
 
 def test_the_head_of_the_queue_shares_verdicts_by_the_root_of_frequency() -> None:
-    names = ["on"] * 900 + ["rides"] * 100
-    head = np.argsort(-expected_information(np.full(1000, 0.5), names), kind="stable")[:80]
-    assert sum(names[int(place)] == "on" for place in head) == 60
-
-
-@pytest.mark.parametrize("bad", [[0.5, 1.5], [0.5, float("nan")], [0.5]])
-def test_what_is_no_probability_is_refused(bad: list[float]) -> None:
-    with pytest.raises(ValueError, match="probability"):
-        expected_information(bad, ["on", "on"])
+    rows = [
+        (f"{name} {rank}", 0.5, size, 0, rank) for name, size in (("on", 900), ("rides", 100)) for rank in range(size)
+    ]
+    assert sum(name.startswith("on") for name in informative(rows)[:80]) == 60
 
 
 def test_the_sample_has_all_strata_first_and_then_follows_their_sizes() -> None:

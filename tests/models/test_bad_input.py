@@ -8,14 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models import postprocess
-from models.check_finite import check_finite
 from models.config import LossSettings
-from models.losses import SetCriterion, TaggerCriterion
-from models.predicate_losses import pseudo_labels
+from models.losses import SetCriterion, TaggerCriterion, pseudo_labels
+from models.predictions import Target, check_finite, hoi, scene_graph
 from models.relation_tagger import PairQueries, RelationTagger
 from models.rlip import RLIP
-from models.target import Target
 
 OBJECTS, PREDICATES = ["person", "dog", "no objects"], ["riding", "holding"]
 BACKBONES = ["test_resnet", "test_byobnet", "test_efficientnet"]
@@ -67,7 +64,7 @@ def test_no_predicates(network):
     )
     losses["loss"].backward()
     assert losses["loss"].isfinite() and losses["loss_predicates"] == 0
-    assert postprocess.hoi(predictions, [(64, 64)])[0].predicate_scores.shape == (5, 0)
+    assert hoi(predictions, [(64, 64)])[0].predicate_scores.shape == (5, 0)
 
 
 def test_no_objects(network):
@@ -77,7 +74,7 @@ def test_no_objects(network):
     predictions = predict(network, images, objects=["no objects"])
     assert SetCriterion()(predictions, [target(torch.zeros(0, 4))])["loss"].isfinite()
     with pytest.raises(ValueError, match="only object text"):
-        postprocess.scene_graph(predictions, [(64, 64)])
+        scene_graph(predictions, [(64, 64)])
 
 
 def test_a_label_given_twice_gets_the_same_scores_twice(network):

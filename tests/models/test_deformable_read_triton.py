@@ -39,10 +39,10 @@ def a_gpu(monkeypatch):
     """Makes this machine seem to have a GPU of compute capability 8.0, and a fitting Triton."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
     monkeypatch.setattr(deformable_read_triton, "_triton_version", lambda: deformable_read_triton.LEAST_TRITON)
-    for told in (deformable_read_triton._unfit_machine, deformable_read_triton._tell_once):
+    for told in (deformable_read_triton._unfit_machine, deformable_read_triton._log_once):
         told.cache_clear()
     yield
-    for told in (deformable_read_triton._unfit_machine, deformable_read_triton._tell_once):
+    for told in (deformable_read_triton._unfit_machine, deformable_read_triton._log_once):
         told.cache_clear()
 
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from models.config import ConfigError, NetworkConfig, TextConfig
-from models.official.export import export_checkpoint, write_checkpoint
+from models.official.export import differences, export_checkpoint, official_options, write_checkpoint
 from models.official.imported import import_checkpoint
-from models.official.options import differences, official_options
 from models.relation_tagger import PairQueries
 from models.weights import build
 from recorded.recording import Recording, targets_in

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from models import weights
 from models.official.imported import NEW_TO_DETECTORS, Imported, import_checkpoint
-from models.official.kind import Kind
+from models.official.sizes import Kind
 from models.weights_file import WeightsError
 from recorded.recording import Recording
 

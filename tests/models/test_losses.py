@@ -12,12 +12,9 @@ import torch.nn.functional as F
 
 from models.boxes import cxcywh_to_xyxy, giou
 from models.config import LossSettings
-from models.losses import SetCriterion, TaggerCriterion
+from models.losses import SetCriterion, TaggerCriterion, cornernet_focal, pseudo_labels
 from models.matcher import MatchWeights, hungarian, matching_costs
-from models.predicate_losses import cornernet_focal, pseudo_labels
-from models.predictions import Predictions
-from models.stacked_predictions import StackedPredictions
-from models.target import Target
+from models.predictions import Predictions, Target
 
 PAIRS, OBJECTS, PREDICATES = 4, 5, 3
 TERMS = (
@@ -90,7 +87,7 @@ def test_giou_against_a_loop():
 
 def test_costs_and_matches_against_brute_force():
     predictions, targets = make_predictions(), [make_target(3), make_target(2)]
-    layers = StackedPredictions.of(predictions)
+    layers = predictions.stacked()
     costs = matching_costs(layers, targets, MatchWeights())
     matches = hungarian(layers, targets, MatchWeights())
     for layer, predicted in enumerate((predictions, *predictions.auxiliary)):
@@ -111,7 +108,7 @@ def test_costs_and_matches_against_brute_force():
 
 def test_more_targets_than_predictions_are_matched_as_far_as_they_go():
     predictions, targets = make_predictions(), [make_target(7), make_target(1)]
-    matches = hungarian(StackedPredictions.of(predictions), targets, MatchWeights())
+    matches = hungarian(predictions.stacked(), targets, MatchWeights())
     assert (matches.image == 0).sum(1).tolist() == [PAIRS, PAIRS]
     assert SetCriterion()(predictions, targets)["loss"].isfinite()
 
@@ -126,7 +123,7 @@ def test_predictions_that_are_no_numbers_are_named():
 @pytest.mark.parametrize("localised", [True, False])
 def test_terms_against_loops(localised):
     predictions, targets = make_predictions(layers=1), [make_target(3), make_target(2)]
-    matches = hungarian(StackedPredictions.of(predictions), targets, MatchWeights())
+    matches = hungarian(predictions.stacked(), targets, MatchWeights())
     losses = SetCriterion(LossSettings(localised_predicates=localised))(predictions, targets)
 
     flat = {name: torch.cat([getattr(t, name) for t in targets]) for name in vars(targets[0])}
@@ -168,7 +165,7 @@ def test_unknown_predicates_give_no_predicate_loss_and_no_cost():
     predictions, known = make_predictions(layers=1), make_target(2)
     unknown = replace(known, predicate_known=torch.zeros(2, dtype=torch.bool))
     other = replace(unknown, predicates=1 - known.predicates)
-    costs = [matching_costs(StackedPredictions.of(predictions), [t, t], MatchWeights()) for t in (unknown, other)]
+    costs = [matching_costs(predictions.stacked(), [t, t], MatchWeights()) for t in (unknown, other)]
     assert torch.equal(*costs)
     losses = SetCriterion()(predictions, [unknown, unknown])
     assert losses["loss_predicates"].item() == 0
@@ -180,7 +177,7 @@ def test_unknown_predicates_give_no_predicate_loss_and_no_cost():
 def test_one_unknown_pair_leaves_the_others_to_be_learnt():
     predictions, target = make_predictions(images=1, layers=1), make_target(2)
     target.predicate_known[0] = False
-    matches = hungarian(StackedPredictions.of(predictions), [target], MatchWeights())
+    matches = hungarian(predictions.stacked(), [target], MatchWeights())
     SetCriterion()(predictions, [target])["loss"].backward()
     learnt = predictions.predicate_logits.grad[0].abs().sum(1) > 0
     expected = [True] * PAIRS
@@ -297,7 +294,7 @@ def test_similar_predicates_stay_negatives_that_are_penalised_less():
     for name, value in vars(predictions).items():
         setattr(plain, name, value.detach().requires_grad_() if torch.is_tensor(value) else value)
     SetCriterion(LossSettings(localised_predicates=False))(plain, [target])["loss_predicates"].backward()
-    matched = hungarian(StackedPredictions.of(predictions), [target], MatchWeights()).query[0].item()
+    matched = hungarian(predictions.stacked(), [target], MatchWeights()).query[0].item()
     pulled, without = (p.predicate_logits.grad[0, matched] for p in (predictions, plain))
     assert 0 < pulled[1] < 0.01 * without[1] and pulled[0] == without[0] and pulled[2] == without[2]
 
@@ -336,7 +333,7 @@ def test_matches_are_those_of_32_bits_under_autocast():
     predictions.predicate_logits[0, :, 0] = 1e-3 * torch.arange(PAIRS)
     target = make_target(1)
     target.predicates = torch.tensor([[1.0, 0, 0]])
-    layers = StackedPredictions.of(predictions)
+    layers = predictions.stacked()
     with torch.autocast("cpu", torch.bfloat16):
         matches = hungarian(layers, [target], MatchWeights())
     best = matching_costs(layers, [target], MatchWeights())[0, 0, :, 0].argmin()

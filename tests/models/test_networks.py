@@ -9,8 +9,8 @@ import torch
 
 from models.config import ConfigError, LossSettings
 from models.losses import SetCriterion
+from models.predictions import Target
 from models.rlip import RLIP
-from models.target import Target
 
 OBJECTS = ["person", "dog", "bicycle", "traffic light", "no objects"]
 PREDICATES = ["riding", "holding", "next to"]
@@ -164,7 +164,7 @@ def test_recomputed_layers_give_the_same_gradients(small_config, tokenizer):
     gradients = []
     for again in (False, True):
         if again:
-            network.recompute()
+            network.checkpoint_activations()
         torch.manual_seed(3)
         network.zero_grad()
         SetCriterion()(predict(network, images), targets)["loss"].backward()

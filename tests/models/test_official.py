@@ -13,12 +13,9 @@ import torch
 from timm.models.swin_transformer import WindowAttention
 
 from models.config import ConfigError, NetworkConfig, TextConfig
-from models.official.backbone_name import backbone_name
-from models.official.export import export_checkpoint
-from models.official.kind import Kind, kind_of
+from models.official.export import differences, export_checkpoint
 from models.official.names import from_official, place_of, share_of
-from models.official.options import differences
-from models.official.sizes import infer_config
+from models.official.sizes import Kind, backbone_name, infer_config, kind_of
 from models.weights import expected_shapes
 
 NOT_INFERRED: dict[str, dict[str, Any]] = {

@@ -11,15 +11,13 @@ import torch
 from models.boxes import cxcywh_to_xyxy, giou
 from models.config import LossSettings
 from models.decoder import Decoder, PairBoxes
-from models.encoded import Encoded
+from models.encoder import Encoded
+from models.layers import encode_map
 from models.losses import SetCriterion, TaggerCriterion
 from models.matcher import MatchWeights, matching_costs
-from models.position_encoding import encode_map
-from models.predictions import Predictions
+from models.predictions import Predictions, Target
 from models.relation_tagger import PairQueries, RelationTagger
 from models.rlip import RLIP
-from models.stacked_predictions import StackedPredictions
-from models.target import Target
 
 BOTH = pytest.mark.parametrize("official", [False, True])
 OBJECTS, PREDICATES = ["person", "dog", "bicycle", "no objects"], ["riding", "holding"]
@@ -169,7 +167,7 @@ def test_a_missing_object_costs_twice_in_matching(official):
     found, relation = predictions(), target(1)
     relation.object_boxes.zero_()
     overlaps_only = MatchWeights(object_class=0, subject_class=0, predicates=0, box=0)
-    cost = matching_costs(StackedPredictions.of(found), [relation, relation], overlaps_only, official)[0, 0, :, 0]
+    cost = matching_costs(found.stacked(), [relation, relation], overlaps_only, official)[0, 0, :, 0]
     subjects = giou(cxcywh_to_xyxy(found.subject_boxes[0]), cxcywh_to_xyxy(relation.subject_boxes))
     assert torch.allclose(cost, -subjects, atol=1e-5) != official
 

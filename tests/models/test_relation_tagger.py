@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from models.losses import TaggerCriterion
+from models.predictions import Target
 from models.relation_tagger import PairQueries, RelationTagger
-from models.target import Target
 
 OBJECTS, PREDICATES = ["person", "dog", "bicycle", "no objects"], ["riding", "holding"]
 

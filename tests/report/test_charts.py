@@ -4,20 +4,18 @@ import numpy as np
 import pytest
 from run_builder import RunBuilder
 
-from pipeline.labels.label_tally import PredicateCount
+from pipeline.labels.label_funnel import PredicateCount
 from pipeline.report.charts import (
-    HEIGHT,
-    LEFT,
+    AXES,
     MAX_BARS,
     POINTS,
-    WIDTH,
     Line,
     Series,
     lay_out,
     nice_ticks,
     predicate_bars,
 )
-from pipeline.report.loss_figure import loss_figures
+from pipeline.report.training_charts import loss_figures
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 7.3), (0.02, 0.021), (-3.0, 4.0), (0.0, 123456.0)])
@@ -36,7 +34,7 @@ def test_a_line_stays_inside_its_chart() -> None:
     (line,) = lay_out("loss", [(LINE, Series("loss", steps, 3 + np.sin(steps)))]).lines
     points = [tuple(map(float, point.split(","))) for point in line.points.split()]
     assert len(points) == POINTS
-    assert all(LEFT <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
+    assert all(AXES.left <= x <= AXES.width and 0 <= y <= AXES.height for x, y in points)
 
 
 @pytest.mark.parametrize("values", [(9.0, 8.0), (0.5, 0.25), (-2.0, 3.0)])

@@ -10,18 +10,18 @@ from PIL import Image
 
 from pipeline.data.images.opening import BadImage
 from pipeline.evaluation.anatomy import Kind, dissect
-from pipeline.evaluation.calibration import calibration
+from pipeline.evaluation.diagnostics import calibration
 from pipeline.evaluation.published import published_results
 from pipeline.evaluation.summary import ClassScore, Figure, summarise
-from pipeline.report.charts import HEIGHT, WIDTH
+from pipeline.report.charts import AXES
 from pipeline.report.evaluation_charts import class_chart, class_groups, cost_bars, reliability_chart
+from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images, shown_image
 from pipeline.report.evaluation_page import (
     evaluation_markdown,
     evaluation_page,
     published_tables,
     write_evaluation_page,
 )
-from pipeline.report.evaluation_pictures import EvaluatedImages, best_and_worst_pictures, picture_of
 
 OBJECTS = ("person", "bike", "hat", "dog", "cat", "cup", "<b>bold</b>", "tree", "bag", "car")
 PREDICATES = ("sees", "holds", "rides", "pushes", "<script>", "eats", "wears", "feeds", "pets", "sits on")
@@ -123,9 +123,9 @@ def test_classes_and_costs_are_named_after_what_they_measure():
 def test_boxes_that_are_shares_of_the_image_are_drawn_in_pixels():
     part = [0.25, 0.5, 0.5, 1.0]
     dissection = dissect(relations([(part, part, 0, 1, 2, 0.9)]), truth_of([(part, part, 0, 1, 2)]))
-    picture = picture_of(replace(images_of(dissection), shares=True, longest_side=300), 0, 1.0)
+    picture = shown_image(replace(images_of(dissection), shares=True, longest_side=300), 0, 1.0)
     assert (picture.width, picture.height) == (300, 225)
-    assert picture.boxes[0][1:5] == (75.0, 112.5, 75.0, 112.5)
+    assert picture.boxes[0].rect == (75.0, 112.5, 75.0, 112.5)
 
 
 def test_ours_stands_only_among_results_of_its_setting():
@@ -160,7 +160,7 @@ def test_dots_stay_inside_their_charts():
     classes = class_chart([*CLASSES, ClassScore("never", float("nan"), 3), ClassScore("none", 0.0, 0)])
     assert len(classes.dots) == 3
     assert [dot.style for dot in classes.dots] == ["dot dot-0", "dot dot-1", "dot dot-1"]
-    assert all(0 <= dot.x <= WIDTH and 0 <= dot.y <= HEIGHT for dot in (*reliability.dots, *classes.dots))
+    assert all(0 <= dot.x <= AXES.width and 0 <= dot.y <= AXES.height for dot in (*reliability.dots, *classes.dots))
     assert class_chart([]) is None
 
 
@@ -169,7 +169,7 @@ def test_groups_of_classes_have_means():
 
 
 def test_a_picture_tells_what_was_found_wrong_and_not_found():
-    best, worst = best_and_worst_pictures(images_of(scene()), 1)
+    best, worst = best_and_worst_images(images_of(scene()), 1)
     assert [(each.title, each.precision) for each in (*best, *worst)] == [("0.jpg", 1.0), ("1.jpg", 0.0)]
     assert [(r.subject, r.predicate, r.object, r.note) for r in best[0].wrong] == [
         ("person", "<script>", "bike", Kind.PREDICATE),
@@ -180,19 +180,19 @@ def test_a_picture_tells_what_was_found_wrong_and_not_found():
 
 
 def test_boxes_are_drawn_once_and_in_pixels_of_the_picture():
-    picture = picture_of(images_of(scene()), 0, 1.0)
+    picture = shown_image(images_of(scene()), 0, 1.0)
     assert (picture.width, picture.height) == (560, 420)
     man, bike = picture.boxes
     assert (man.name, man.style, bike.style) == ("person", "found", "found")
     assert [line.style for line in picture.lines] == ["found", "wrong"]
-    assert {box.style for box in picture_of(images_of(scene()), 1, 0.0).boxes} == {"wrong", "unfound"}
-    assert (bike.x, bike.w) == pytest.approx((200 * 560 / 1200, 99 * 560 / 1200), abs=0.1)
+    assert {box.style for box in shown_image(images_of(scene()), 1, 0.0).boxes} == {"wrong", "unfound"}
+    assert (bike.rect.x, bike.rect.w) == pytest.approx((200 * 560 / 1200, 99 * 560 / 1200), abs=0.1)
 
 
 def test_boxes_that_are_nearly_the_same_are_drawn_once_and_names_do_not_cover_each_other():
     close, lower = [4.0, 4.0, 103.0, 103.0], [40.0, 10.0, 399.0, 399.0]
     truth = truth_of([TRUE, (close, BIKE, 0, 1, 4), (lower, BIKE, 3, 1, 5)])
-    picture = picture_of(images_of(dissect(relations([(*TRUE, 0.9)]), truth)), 0, 1 / 3)
+    picture = shown_image(images_of(dissect(relations([(*TRUE, 0.9)]), truth)), 0, 1 / 3)
     assert [(box.name, box.labelled) for box in picture.boxes] == [("person", True), ("bike", True), ("dog", False)]
     assert len(picture.lines) == 3
 
@@ -201,7 +201,7 @@ def test_an_image_that_cannot_be_read_has_its_relations():
     def broken(position):
         raise BadImage("missing file", f"{position}.jpg")
 
-    picture = picture_of(images_of(scene(), broken), 0, 1.0)
+    picture = shown_image(images_of(scene(), broken), 0, 1.0)
     assert (picture.source, picture.boxes, picture.problem) == (None, (), "missing file: 0.jpg")
     assert picture.found
     assert "missing file: 0.jpg" in evaluation_page(summary_of(scene()), images_of(scene(), broken))
@@ -210,12 +210,12 @@ def test_an_image_that_cannot_be_read_has_its_relations():
 def test_a_relation_without_an_object_has_no_line():
     nothing = [np.nan] * 4
     dissection = dissect(relations([(MAN, nothing, 0, 1, 2, 0.9)]), truth_of([(MAN, nothing, 0, 1, 2)]))
-    picture = picture_of(images_of(dissection), 0, 1.0)
+    picture = shown_image(images_of(dissection), 0, 1.0)
     assert (len(picture.boxes), picture.lines) == (1, ())
 
 
 def test_many_images_give_at_most_a_few_pictures():
     dissection = dissect(random_relations(1, 40, 12, True), random_relations(2, 40, 5, False))
-    best, worst = best_and_worst_pictures(images_of(dissection), 6)
+    best, worst = best_and_worst_images(images_of(dissection), 6)
     assert (len(best), len(worst)) == (6, 6)
     assert min(each.precision for each in best) >= max(each.precision for each in worst)

@@ -11,17 +11,17 @@ from PIL import Image
 from report_page import Page, report
 from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
 
-from pipeline.cli.damaged_files import damaged_files
-from pipeline.cli.maintenance import remove_run
-from pipeline.cli.report import last_recipe, write_run_report
-from pipeline.cli.transfer import print_pull, push
+from pipeline.cli.report import last_recipe
+from pipeline.cli.report import report as rlip_report
+from pipeline.cli.store import damaged_files, remove_run
+from pipeline.cli.transfer import pull, push_run
 from pipeline.report.figures import figures_of
 from pipeline.report.label_view import LabelView
 from pipeline.report.report_folder import remove_report
 from pipeline.report.static_report import write_report
 from pipeline.run.context import RunContext, run_view
 from pipeline.run.doctor import needs
-from pipeline.run.recipe import STARTED
+from pipeline.run.recipe_files import STARTED
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts
@@ -177,7 +177,7 @@ def test_a_flipped_bit_in_a_report_is_found_by_verify_and_mended_by_the_next_run
         data[at] ^= 128
         path.write_bytes(data)
         (found,) = damaged_files(store)
-        assert found.path == folder and "`rlip report toy` writes it anew" in found.what and not found.is_cache
+        assert found.path == folder and "`rlip report toy` writes it again" in found.what and not found.is_cache
         write_report(run_view(recipe, labelled.run), Outcome("toy"), folder)
         assert list(damaged_files(store)) == [], path
     (folder / "digests.json").unlink()
@@ -214,13 +214,13 @@ def test_a_report_is_written_anew_and_goes_with_its_run(
     labelled.run.note("recipe", recipe.model_dump(mode="json"))
     labelled.run.append("completed", recipe=recipe.model_dump(mode="json"))
     labelled.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], settings={"floor": 0.9})
-    write_run_report(store.root, "toy", None, 24, as_json=False)
-    write_run_report(store.root, "toy@1", None, 24, as_json=False)
+    rlip_report("toy", None, 24, store=store.root, as_json=False)
+    rlip_report("toy@1", None, 24, store=store.root, as_json=False)
     now, then = (Page(store.root / "reports" / name / "index.html") for name in ("toy", "toy@1"))
     assert "1 labels kept" in " ".join(now.text.split()) and "1 labels kept" not in " ".join(then.text.split())
     (store.root / "reports" / "toy.logs").mkdir()
     capsys.readouterr()
-    remove_run(store.root, "toy", as_json=False)
+    remove_run("toy", store=store.root, as_json=False)
     assert not list((store.root / "reports").glob("toy*"))
     said = capsys.readouterr().out
     assert all(str(store.root / "reports" / name) in said for name in ("toy", "toy@1")), "what went is told"
@@ -230,7 +230,7 @@ def test_imported_labels_have_a_report_too(book: RunBuilder) -> None:
     row = book.image(1, TWO_PEOPLE) | {"width": None, "height": None}
     book.add("ingest", "toys/0000", [row])
     book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.1), (1, "ride", 2, 0.9))])
-    write_run_report(book.run.store.root, "toy", None, 24, as_json=False)
+    rlip_report("toy", None, 24, store=book.run.store.root, as_json=False)
     page = Page(book.run.store.root / "reports" / "toy" / "index.html")
     assert "imported labels" in page.text and "does not know where the images" in page.text
     assert "2 labels kept" in " ".join(page.text.split())
@@ -243,11 +243,11 @@ def test_a_pulled_run_has_a_report_without_the_pictures(
 ) -> None:
     labelled.run.note("recipe", recipe.model_dump(mode="json"))
     labelled.metrics("pretrain:none", (0, "loss", 9.0), (50, "loss", 3.0))
-    push(labelled.run, ObjectStoreArtifacts(str(tmp_path / "shelf")))
+    push_run(labelled.run, ObjectStoreArtifacts(str(tmp_path / "shelf")))
     shutil.rmtree(labelled.pictures)
-    print_pull(str(tmp_path / "there"), "toy", str(tmp_path / "shelf"), as_json=False)
+    pull("toy", str(tmp_path / "shelf"), store=str(tmp_path / "there"), as_json=False)
     assert f"`rlip report toy --store {tmp_path / 'there'}`" in capsys.readouterr().out
-    write_run_report(tmp_path / "there", "toy", None, 24, as_json=False)
+    rlip_report("toy", None, 24, store=tmp_path / "there", as_json=False)
     page = Page(tmp_path / "there" / "reports" / "toy" / "index.html")
     assert "No images of toys: no folder" in page.text and "a man rides a horse" in page.text
     assert "4 labels kept" in " ".join(page.text.split()) and page.all("polyline")
@@ -261,7 +261,7 @@ def test_a_run_on_its_way_has_the_recipe_that_it_began_with(labelled: RunBuilder
 
 def test_a_run_that_was_stopped_has_the_recipe_of_its_last_execution(labelled: RunBuilder, recipe: Any) -> None:
     labelled.run.append("stopped", recipe=recipe.model_dump(mode="json"))
-    write_run_report(labelled.run.store.root, "toy", None, 24, as_json=False)
+    rlip_report("toy", None, 24, store=labelled.run.store.root, as_json=False)
     page = Page(labelled.run.store.root / "reports" / "toy" / "index.html")
     assert page.all("img") and "imported" not in page.text
 
@@ -270,7 +270,7 @@ def test_a_seed_of_the_command_draws_other_pictures(labelled: RunBuilder, recipe
     labelled.run.note("recipe", recipe.model_dump(mode="json"))
     told = []
     for seed in (0, 5):
-        write_run_report(labelled.run.store.root, "toy", None, 1, as_json=False, seed=seed)
+        rlip_report("toy", None, 1, store=labelled.run.store.root, as_json=False, seed=seed)
         told.append(Page(labelled.run.store.root / "reports" / "toy" / "index.html").text)
     assert "1 of 2 images, drawn at random with seed 0." in told[0]
     assert "1 of 2 images, drawn at random with seed 5." in told[1]
@@ -283,7 +283,7 @@ def test_a_recipe_of_an_earlier_version_and_recordings_that_are_gone_do_not_stop
     recorded["data"]["sources"][0]["captions"] = None
     recorded["caption"] |= {"captioner": "recorded", "recorded": ["gone.json"]}
     labelled.run.note("recipe", recorded)
-    write_run_report(labelled.run.store.root, "toy", None, 24, as_json=False)
+    rlip_report("toy", None, 24, store=labelled.run.store.root, as_json=False)
     assert "labels kept" in Page(labelled.run.store.root / "reports" / "toy" / "index.html").text
 
 

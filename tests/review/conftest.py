@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from review_browser import Browser, browser
-from review_server import ReviewServer, all_ended, serving
+from review_server import PASSWORD, ReviewServer, all_ended, serving
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,14 +17,14 @@ def no_server_is_left() -> Iterator[None]:
 @pytest.fixture
 def by_link() -> Iterator[ReviewServer]:
     """A server on this machine that a link opens."""
-    with serving("link") as server:
+    with serving() as server:
         yield server
 
 
 @pytest.fixture
 def by_password() -> Iterator[ReviewServer]:
     """A server that a name and a password open."""
-    with serving("password") as server:
+    with serving(PASSWORD) as server:
         yield server
 
 

@@ -160,7 +160,7 @@ def test_the_last_label_of_a_search_says_so(window: Browser, server: Served) -> 
 
 
 def test_a_number_of_no_image_gets_a_page_that_says_so(window: Browser, server: Served) -> None:
-    window.open("/image/999999")
+    window.open("/image?number=999999")
     assert "no image has this number" in window.text("main")
     # The page itself was not found; nothing else, not even an icon, was missing.
-    assert [error for error in window.errors() if "/image/999999" not in error] == []
+    assert [error for error in window.errors() if "/image?number=999999" not in error] == []

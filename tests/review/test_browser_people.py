@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,9 +41,9 @@ def reader(book: RunBuilder, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def sign_in(window: Browser, server: Served, name: str, password: str = PASSWORD, path: str = "/") -> None:
     """Open a page as a stranger and fill in the form that comes instead."""
-    window.driver.delete_all_cookies()
+    window.clear_cookies()
     window.server = server
-    window.driver.get(server.origin + path)
+    window.driver.get(server.root + path)
     window.find("#reviewer").send_keys(name)
     window.find("#password").send_keys(password)
     window.find("button").click()
@@ -77,7 +79,7 @@ def test_a_wrong_password_opens_nothing(window: Browser, shared_server: Served) 
     window.has("main", "That is not the password")
     assert all("401" in error for error in window.errors())
     assert window.violations() == []
-    window.driver.get(shared_server.origin + "/labels")
+    window.driver.get(shared_server.root + "/labels")
     assert window.text("h1") == "Sign in"
     sign_in(window, shared_server, "../eve")
     window.has("main", "No such name")
@@ -88,9 +90,9 @@ def test_a_wrong_password_opens_nothing(window: Browser, shared_server: Served) 
 def test_a_reviewer_signs_out(window: Browser, shared_server: Served) -> None:
     sign_in(window, shared_server, "ada")
     window.until(lambda: window.text("h1") == "Overview")
-    window.find("form[action='/logout'] button").click()
+    window.find("form[action='logout'] button").click()
     window.until(lambda: window.text("h1") == "Sign in")
-    window.driver.get(shared_server.origin + "/labels")
+    window.driver.get(shared_server.root + "/labels")
     assert window.text("h1") == "Sign in"
 
 
@@ -116,7 +118,7 @@ def test_another_run_is_counted_and_its_differences_are_found(window: Browser, r
         ".filter((tr) => tr.cells.length === 2).map((tr) => [tr.cells[0].textContent, tr.cells[1].textContent])"
     ))  # fmt: skip
     assert rows["scored in both"] == "288" and rows["kept there only, scored here"] == "0"
-    window.find("a[href='/labels?disagree=kept+here']").click()
+    window.find("a[href='labels?disagree=kept+here']").click()
     window.until(lambda: "disagree" in window.query())
     window.ready()
     assert window.text("h1") == f"{rows['kept here only']} labels"
@@ -149,3 +151,24 @@ def test_a_second_server_of_a_run_says_where_the_first_is(shared_server: Served,
     said = pytest.raises(AssertionError, match=r"ended with 1: [^\0]*another process shows this run already")
     with said, served(Path(book.run.store.root), "toy"):
         pass
+
+
+def test_the_browser_sends_the_cookie_to_no_other_port(window: Browser, reader: Served) -> None:
+    seen: list[str | None] = []
+
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["Cookie"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.handle_request, daemon=True).start()
+        window.visit(reader)
+        assert window.driver.get_cookie("rlip_review")
+        window.driver.get(f"http://127.0.0.1:{other.server_port}/labels")
+        window.server = None
+    assert seen == [None]

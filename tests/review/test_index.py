@@ -12,36 +12,34 @@ from typing import Any
 import pytest
 from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 
-from pipeline.cli.damaged_files import damaged_files
+from pipeline.cli.store import damaged_files
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.verdict_log import VerdictLog
-from pipeline.review.desk import Desk
-from pipeline.review.flattening import FEW, flattened
-from pipeline.review.index import ReviewIndex, index_fault
+from pipeline.review.index import FEW, Recent, ReviewIndex, flattened, index_fault
 from pipeline.review.labels import Label, labels_of, labels_of_image
-from pipeline.review.recent import Recent
+from pipeline.review.review_state import ReviewState
 from pipeline.review.reviews import verdict_on
 from pipeline.review.search import Search
 from pipeline.run.context import run_view
 from storage.errors import FatalError
 
-Opened = Callable[[], Desk]
+Opened = Callable[[], ReviewState]
 
 
 @pytest.fixture
 def opened(tmp_path: Path, recipe: Any, book: RunBuilder) -> Iterator[Opened]:
-    """Opens a desk on the run, and closes the one before."""
-    desks: list[Desk] = []
+    """Opens the state of the run, and closes the one before."""
+    states: list[ReviewState] = []
 
-    def open_desk() -> Desk:
-        if desks:
-            desks.pop().close()
-        desks.append(Desk(run_view(recipe, book.run), tmp_path / "index.duckdb", tmp_path / "verdicts"))
-        return desks[-1]
+    def open_state() -> ReviewState:
+        if states:
+            states.pop().close()
+        states.append(ReviewState(run_view(recipe, book.run), tmp_path / "index.duckdb", tmp_path / "verdicts"))
+        return states[-1]
 
-    yield open_desk
-    for desk in desks:
-        desk.close()
+    yield open_state
+    for state in states:
+        state.close()
 
 
 def tag(book: RunBuilder, *scores: float) -> None:
@@ -59,16 +57,16 @@ def tag(book: RunBuilder, *scores: float) -> None:
     book.add("tag", "toys/0000", found, candidates=[pairs(1, (0, "riding", 2, 1)), pairs(2)], settings=settings)
 
 
-def all_labels(desk: Desk) -> list[Label]:
-    return labels_of(desk.index, desk.listing.labels(Search(order="image"), 0, 100).numbers)
+def all_labels(state: ReviewState) -> list[Label]:
+    return labels_of(state.index, state.listing.labels(Search(order="image"), 0, 100).numbers)
 
 
 def test_processes_of_their_own_flatten_many_partitions_as_this_one_does(book: RunBuilder, opened: Opened) -> None:
     tag(book, 0.9, 0.8, 0.7)
-    desk = opened()
-    found = desk.index.partition(0)
+    state = opened()
+    found = state.index.partition(0)
     assert found is not None
-    choice = desk.view.choice
+    choice = state.view.choice
     many = list(flattened([(part, found) for part in range(FEW + 2)], choice))
     assert [one.part for one in many] == list(range(FEW + 2))
     for one in many:
@@ -99,25 +97,25 @@ def test_what_a_killed_process_did_not_count_is_counted(book: RunBuilder, tmp_pa
 
 def test_labels_come_in_the_order_asked_for_and_anew_when_they_were_made_anew(book: RunBuilder, opened: Opened) -> None:
     tag(book, 0.9, 0.8, 0.7)
-    desk = opened()
-    labels = all_labels(desk)
+    state = opened()
+    labels = all_labels(state)
     numbers = [label.number for label in reversed(labels)]
-    assert labels_of(desk.index, [*numbers, 10**15]) == labels[::-1]
-    assert [label.score for label in labels_of_image(desk.index, labels[0].image)] == pytest.approx([0.9, 0.8, 0.4])
+    assert labels_of(state.index, [*numbers, 10**15]) == labels[::-1]
+    assert [label.score for label in labels_of_image(state.index, labels[0].image)] == pytest.approx([0.9, 0.8, 0.4])
     tag(book, 0.6, 0.5, 0.3)
-    desk.refresh()
-    assert [label.score for label in labels_of(desk.index, numbers[::-1])] == pytest.approx([0.6, 0.5, 0.4, 0.3])
-    assert desk.index.refresh() == 0
+    state.refresh()
+    assert [label.score for label in labels_of(state.index, numbers[::-1])] == pytest.approx([0.6, 0.5, 0.4, 0.3])
+    assert state.index.refresh() == 0
 
 
 def test_verdicts_are_found_on_all_labels_that_they_are_about(book: RunBuilder, opened: Opened, tmp_path: Path) -> None:
     tag(book, 0.9, 0.8, 0.7)
-    desk = opened()
-    ride, rides, _, other = all_labels(desk)
+    state = opened()
+    ride, rides, _, other = all_labels(state)
 
     def reviewed() -> set[int]:
         yes = Search(reviewed="yes")
-        found = desk.listing
+        found = state.listing
         found.forget(yes)
         numbers = set(found.labels(yes, 0, 100).numbers)
         assert found.reviewed(Search()) == found.reviewed(yes) == len(numbers)
@@ -125,25 +123,25 @@ def test_verdicts_are_found_on_all_labels_that_they_are_about(book: RunBuilder, 
         assert found.reviewed(Search(text="rides a HORSE")) == len(numbers - {other.number})
         return numbers
 
-    desk.reviews.record([ride], [verdict_on(ride, "accept", "ann", "toy")])
+    state.reviews.record([ride], [verdict_on(ride, "accept", "ann", "toy")])
     # Both wordings are the same relation.
     assert reviewed() == {ride.number, rides.number}
     log = VerdictLog(tmp_path / "verdicts")
     log.append([verdict_on(other, "reject", "bob", "toy"), verdict_on(ride, "reject", "bob", "toy")])
-    desk.refresh()
+    state.refresh()
     assert reviewed() == {ride.number, rides.number, other.number}
     sql = "SELECT relation, kind, reviewer FROM live.reviewed ORDER BY ALL"
-    standing = desk.index.rows(sql)
+    standing = state.index.rows(sql)
     assert [(row["kind"], row["reviewer"]) for row in standing[:2]] == [("accept", "ann"), ("reject", "bob")]
-    desk = opened()
-    assert desk.index.rows(sql) == standing
-    desk.reviews.record([ride], [verdict_on(ride, "undo", "ann", "toy")])
+    state = opened()
+    assert state.index.rows(sql) == standing
+    state.reviews.record([ride], [verdict_on(ride, "undo", "ann", "toy")])
     log.append([verdict_on(ride, "undo", "bob", "toy")])
-    desk.refresh()
+    state.refresh()
     assert reviewed() == {other.number}
     # Labels that were made anew have other numbers and the same verdicts.
     tag(book, 0.6, 0.5, 0.3)
-    desk.refresh()
+    state.refresh()
     assert reviewed() == {other.number}
     assert [each.kind for each in log.standing_of("bob")] == ["reject"]
     assert log.standing_of("ann") == []
@@ -151,8 +149,8 @@ def test_verdicts_are_found_on_all_labels_that_they_are_about(book: RunBuilder, 
 
 def test_the_search_form_offers_the_most_frequent_predicates_first(book: RunBuilder, opened: Opened) -> None:
     tag(book, 0.9, 0.8, 0.1)
-    desk = opened()
-    offered = desk.index.rows("SELECT kind, name FROM offered ORDER BY kind, place")
+    state = opened()
+    offered = state.index.rows("SELECT kind, name FROM offered ORDER BY kind, place")
     assert [(row["kind"], row["name"]) for row in offered] == [
         ("categories", "horse"), ("categories", "person"), ("datasets", "toys"), ("predicates", "near"),
         ("predicates", "ride"), ("reasons", "below the threshold"), ("reasons", "the same label in other words counts"),

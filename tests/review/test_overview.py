@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -14,12 +13,11 @@ import pytest
 from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 from toy_store import put_chain, record
 
-from pipeline.labels.label_funnel import label_counts
 from pipeline.report.figures import compute_figures
-from pipeline.review.desk import Desk
 from pipeline.review.diagrams import graph
 from pipeline.review.overview import Overview, overview_of
 from pipeline.review.pages import Pages
+from pipeline.review.review_state import ReviewState
 from pipeline.review.run_progress import RunProgress
 from pipeline.review.search import Search
 from pipeline.run.context import run_view
@@ -29,7 +27,7 @@ from storage.local_store import LocalStore
 from storage.runs import Run
 
 HOSTILE = '<script>alert("x")</script>'
-Open = Callable[..., Desk]
+Open = Callable[..., ReviewState]
 
 
 class Page(HTMLParser):
@@ -50,23 +48,24 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def opened(tmp_path: Path, recipe: Any, book: RunBuilder) -> Iterator[Open]:
-    """Opens a desk on the run."""
-    desks: list[Desk] = []
+    """Opens the state of the run."""
+    states: list[ReviewState] = []
 
-    def open_desk(against: Run | None = None, **options: Any) -> Desk:
+    def open_state(against: Run | None = None, **options: Any) -> ReviewState:
         other = None if against is None else run_view(recipe, against)
-        folder = tmp_path / f"desk{len(desks)}"
-        desks.append(Desk(run_view(recipe, book.run), folder / "index.duckdb", folder / "verdicts", other, **options))
-        return desks[-1]
+        folder = tmp_path / f"reviewed{len(states)}"
+        states.append(
+            ReviewState(run_view(recipe, book.run), folder / "index.duckdb", folder / "verdicts", other, **options)
+        )
+        return states[-1]
 
-    yield open_desk
-    for desk in desks:
-        desk.close()
+    yield open_state
+    for state in states:
+        state.close()
 
 
-def page_of(desk: Desk, overview: Overview) -> Page:
-    session: Any = SimpleNamespace(reviewer="ann", csrf_token="token")
-    return Page(Pages(desk, read_only=False).render("overview.html", session, overview=overview))
+def page_of(state: ReviewState, overview: Overview) -> Page:
+    return Page(Pages(state, read_only=False).render("overview.html", "ann", overview=overview))
 
 
 def more(book: RunBuilder) -> None:
@@ -93,14 +92,14 @@ def more(book: RunBuilder) -> None:
 
 def test_funnel_and_audit_are_those_of_the_report(labelled: RunBuilder, opened: Open) -> None:
     more(labelled)
-    desk = opened()
-    facts, choice = desk.facts.facts(), desk.view.choice
-    funnel, predicates = label_counts(labelled.run, ["toys"], choice)
-    assert facts.funnel == funnel
+    state = opened()
+    facts, choice = state.facts.facts(), state.view.choice
+    figures = compute_figures(labelled.run, ["toys"], choice)
+    assert facts.funnel == figures.labels
     assert {each.predicate: (each.kept, each.given) for each in facts.predicates if each.kept} == {
-        each.predicate: (each.kept, each.given) for each in predicates if each.kept
+        each.predicate: (each.kept, each.given) for each in figures.predicates if each.kept
     }
-    (theirs,) = compute_figures(labelled.run, ["toys"], choice).audits
+    (theirs,) = figures.audits
     (audit,) = facts.audits
     assert theirs.labels is not None
     assert (audit.images, audit.given, audit.reachable) == (
@@ -119,18 +118,18 @@ def test_the_losses_say_why(labelled: RunBuilder, opened: Open) -> None:
     levels = {level.name: level for level in overview.levels}
     assert list(levels) == ["images", "captions", "triplets", "candidates", "scored labels", "kept labels"]
     assert [(loss.reason, loss.number) for loss in levels["images"].losses] == [("no caption <b>", 1)]
-    assert levels["images"].losses[0].address == "/quarantined?reason=no+caption+%3Cb%3E"
+    assert levels["images"].losses[0].address == "quarantined?reason=no+caption+%3Cb%3E"
     assert levels["scored labels"].number - levels["scored labels"].lost == levels["kept labels"].number
 
 
 def test_counts_lead_to_the_labels_that_they_count(labelled: RunBuilder, opened: Open) -> None:
     more(labelled)
-    desk = opened()
-    overview = overview_of(desk)
+    state = opened()
+    overview = overview_of(state)
 
     def found(address: str) -> int:
-        assert urlsplit(address).path == "/labels"
-        return desk.listing.count(Search.model_validate(dict(parse_qsl(urlsplit(address).query))))
+        assert urlsplit(address).path == "labels"
+        return state.listing.count(Search.model_validate(dict(parse_qsl(urlsplit(address).query))))
 
     levels = {level.name: level for level in overview.levels}
     for name in ("scored labels", "kept labels"):
@@ -147,32 +146,32 @@ def test_counts_lead_to_the_labels_that_they_count(labelled: RunBuilder, opened:
 
 def test_a_run_on_its_way_is_shown_and_followed(book: RunBuilder, recipe: Any, opened: Open) -> None:
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2)])])
-    desk = opened(planned={step.name: step.needs for step in build_steps(recipe)})
-    before = {step.step: step for step in overview_of(desk).steps}
+    state = opened(planned={step.name: step.needs for step in build_steps(recipe)})
+    before = {step.step: step for step in overview_of(state).steps}
     assert (before["ingest"].state, before["ingest"].done) == ("done", 1)
     assert (before["tag"].state, before["tag"].done) == ("not yet", None)
     assert set(before["tag"].needs) == {"ingest", "parse", "train_tagger"}
     book.add("caption", "toys/0000", [captions(1, "a man rides a horse")])
     book.add("parse", "toys/0000", [triplets(1, (0, "man", "ride", "horse"))])
     book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1, (0, "ride", 2, 1))])
-    desk.refresh()
-    after = overview_of(desk)
+    state.refresh()
+    after = overview_of(state)
     assert {step.step: step.state for step in after.steps}["tag"] == "done"
     assert [level.number for level in after.levels] == [1, 1, 1, 1, 1, 1]
-    assert "not yet" in page_of(desk, after).text
+    assert "not yet" in page_of(state, after).text
 
 
 def test_a_failed_step_says_why_until_it_is_recorded_again(book: RunBuilder, recipe: Any, opened: Open) -> None:
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
     outcome = [{"step": "ingest", "partitions": 1, "cached": 1}]
     book.run.append("failed", error=f"caption toys/0000: {HOSTILE}", outcome=outcome)
-    desk = opened(planned={step.name: step.needs for step in build_steps(recipe)})
-    steps = {step.step: step for step in overview_of(desk).steps if step.step in ("ingest", "caption", "parse")}
+    state = opened(planned={step.name: step.needs for step in build_steps(recipe)})
+    steps = {step.step: step for step in overview_of(state).steps if step.step in ("ingest", "caption", "parse")}
     assert [(step.state, step.cached) for step in steps.values()] == [("done", 1), ("failed", None), ("not yet", None)]
-    assert HOSTILE in page_of(desk, overview_of(desk)).text
+    assert HOSTILE in page_of(state, overview_of(state)).text
     book.add("caption", "toys/0000", [captions(1, "a man")])
-    desk.refresh()
-    assert {step.step: step.state for step in overview_of(desk).steps}["caption"] == "done"
+    state.refresh()
+    assert {step.step: step.state for step in overview_of(state).steps}["caption"] == "done"
 
 
 def test_an_artifact_that_is_gone_is_missing(labelled: RunBuilder, opened: Open) -> None:
@@ -201,11 +200,11 @@ def test_no_style_no_script_and_hostile_text_stays_text(book: RunBuilder, opened
     book.add("caption", "toys/0000", [], rejected=[Rejected(1, HOSTILE, "")])
     book.add("parse", "toys/0000", [])
     book.add("tag", "toys/0000", [relations(1, (0, HOSTILE, 2, 0.9))], candidates=[])
-    desk = opened()
-    page = page_of(desk, overview_of(desk))
+    state = opened()
+    page = page_of(state, overview_of(state))
     assert HOSTILE in page.text
     scripts = [attributes for name, attributes in page.elements if name == "script"]
-    assert scripts and all(str(script.get("src")).startswith("/static/") for script in scripts)
+    assert scripts and all(str(script.get("src")).startswith("static/") for script in scripts)
     assert not any(name == "style" or "style" in attributes for name, attributes in page.elements)
     assert not any(re.match("on", name) for _, attributes in page.elements for name in attributes)
 
@@ -216,8 +215,8 @@ def test_another_run_is_set_beside_this_one(labelled: RunBuilder, opened: Open) 
     other.add("ingest", "toys/0000", [other.image(1, TWO_PEOPLE, ride), other.image(2, TWO_PEOPLE, ride)], settings=own)
     theirs = [relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.6)), relations(2, (0, "ride", 2, 0.1))]
     other.add("tag", "toys/0000", theirs, candidates=[], settings=own)
-    desk = opened(against=other.run)
-    overview = overview_of(desk)
+    state = opened(against=other.run)
+    overview = overview_of(state)
     assert overview.comparison is not None
     counts = {name: overview.comparison[name] for name in ("both", "kept_in_both", "kept_here", "kept_there")}
     # Both: image 1 keeps 0 ride 2; 1 ride 2 is kept there only. Here only: image 2's 0 ride 2, and two "next to".
@@ -225,4 +224,4 @@ def test_another_run_is_set_beside_this_one(labelled: RunBuilder, opened: Open) 
     assert [(row["predicate"], row["kept_here"], row["kept_there"]) for row in overview.differences] == [
         ("next to", 2, 0), ("ride", 1, 1),
     ]  # fmt: skip
-    assert "other" in page_of(desk, overview).text
+    assert "other" in page_of(state, overview).text

@@ -7,7 +7,8 @@ import pytest
 from pipeline.run.context import RunContext
 from pipeline.run.dag import build_steps
 from pipeline.run.doctor import needs
-from pipeline.run.recipe import Recipe, load_recipe
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError
 
 

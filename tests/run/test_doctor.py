@@ -88,7 +88,8 @@ def test_files_of_a_benchmark_that_are_missing_are_told_with_their_origin(recipe
     found = missing(asked)["data.sources toy"]
     assert f"objects: no file {tmp_path}/vrd/objects.json; predicates: no file" in found
     assert (
-        "is had by hand from https://cs.stanford.edu/people/ranjaykrishna/vrd/; `rlip data get vrd` says how" in found
+        "must be downloaded manually from https://cs.stanford.edu/people/ranjaykrishna/vrd/; `rlip data get vrd` says how"
+        in found
     )
     (tmp_path / "vrd").mkdir()
     save_json(tmp_path / "vrd/objects.json", ["person"])
@@ -256,7 +257,7 @@ def test_versions_out_of_range_are_named_with_what_to_install() -> None:
 
 
 def test_a_training_without_its_extra_is_told_before_any_work(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.training.tracking.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.training.tracking.trackers.find_spec", lambda name: None)
     require(RunContext(recipe))
     with pytest.raises(
         FatalError, match=r"pretrain:none: the tracker 'tensorboard' .*pip install 'rlip\[tensorboard\]'"

@@ -12,10 +12,10 @@ from run_builder import RunBuilder
 from small_set import train_long, write_small_set
 
 from pipeline.report.formatting import bytes_in_words
-from pipeline.report.step_costs import ESTIMATE, scored_estimate, step_costs
+from pipeline.report.steps import ESTIMATE, scored_estimate, step_costs
 from pipeline.run.context import RunContext
 from pipeline.run.estimate import expected_seconds
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from storage.local_store import LocalStore
 from storage.runs import Run
 

@@ -9,19 +9,12 @@ from small_set import small_recipe, write_small_set
 
 from pipeline.data.partitioning import index_of
 from pipeline.run.context import RunContext
-from pipeline.run.forecast import StepForecast, forecast
-from pipeline.run.planner import Planner
+from pipeline.run.planner import Planner, StepForecast, forecast
+from pipeline.run.progress import Display
 from pipeline.run.recipe import Recipe
 from pipeline.run.runner import run
 from pipeline.runtime.stage import WHOLE
 from pipeline.stages.train_tagger import TrainTaggerStage
-
-
-class Silent:
-    """A display that shows nothing."""
-
-    def __getattr__(self, name: str) -> object:
-        return lambda *args, **kwargs: None
 
 
 def planned(recipe: Recipe) -> dict[str, StepForecast]:
@@ -47,7 +40,7 @@ def ride(image_id: int) -> dict[str, object]:
 
 def test_the_cause_is_told_below_the_step_where_it_lies(tmp_path: Path) -> None:
     write_small_set(tmp_path)
-    run(RunContext(small_recipe(tmp_path)), Silent())  # type: ignore[arg-type]
+    run(RunContext(small_recipe(tmp_path)), Display())
     grow(tmp_path, 9)
     found = planned(small_recipe(tmp_path))
     assert (found["ingest"].due, found["ingest"].why) == (1, "new partition set/0002")
@@ -69,7 +62,7 @@ def test_pictures_without_relations_do_not_train_the_tagger_again(tmp_path: Path
     def tagger_key() -> str:
         index_of.cache_clear()
         recipe = small_recipe(tmp_path)
-        run(RunContext(small_recipe(tmp_path, "run.until=shard_tagger")), Silent())  # type: ignore[arg-type]
+        run(RunContext(small_recipe(tmp_path, "run.until=shard_tagger")), Display())
         planner = Planner(RunContext(recipe))
         steps = {step.name: step for step in planner.context.steps}
         planner.plan(steps["ingest"])

@@ -55,7 +55,7 @@ def test_every_execution_is_recorded_with_how_it_ended(tmp_path: Path) -> None:
 
     execute()
     with pytest.raises(FatalError, match="8 of 8 rows rejected"):
-        execute("ingest.limits.min_side=5000", "run.max_reject_share=0")
+        execute("ingest.limits.min_side=5000", "run.checks.max_overall_reject_share=0")
     first, second = execute().run.records()[:2]
     assert (first.facts["status"], [step["step"] for step in first.facts["outcome"]]) == ("completed", ["ingest"])
     assert (second.facts["status"], second.facts["outcome"]) == ("failed", [])

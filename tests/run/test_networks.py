@@ -11,9 +11,8 @@ from small_set import train_long, write_small_set
 
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require
-from pipeline.run.finding import Finding
-from pipeline.run.networks import FIT, networks
-from pipeline.run.recipe import load_recipe
+from pipeline.run.networks import FIT, Finding, networks
+from pipeline.run.recipe_files import load_recipe
 
 RECIPE = """
 name = "mine"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,8 @@ import pytest
 
 from models.config import LossSettings, NetworkConfig
 from pipeline.run.dag import build_steps
-from pipeline.run.recipe import load_recipe
-from pipeline.run.starting_weights import random_starts
+from pipeline.run.networks import random_starts
+from pipeline.run.recipe_files import load_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
@@ -61,7 +63,7 @@ def test_a_recipe_trains_as_its_script(script: dict[str, str]) -> None:
     data = DATA[script["setting"] if script["setting"] != "-" else script["data"]]
     assert (recipe.data.label, recipe.data.tagger, recipe.data.mix) == data
     settings: Any = recipe.train_tagger if script["setting"] == "tagger" else recipe.pretrain.settings
-    network, drawn = NetworkConfig.from_dict(settings.network), script["negative_texts"] == "500"
+    network, drawn = settings.network, script["negative_texts"] == "500"
     rates = (float(script["lr"]), float(script["lr_backbone"]), float(script["lr_backbone"]))
     epochs, drop = int(script["epochs"]), int(script["drop"])
     assert (settings.lr, settings.lr_backbone, settings.lr_text) == rates
@@ -111,7 +113,7 @@ def test_a_recipe_is_scored_by_the_measure_of_its_benchmark(script: dict[str, st
     if script["setting"] == "tagger":
         return
     steps = {step.name.partition(":")[0]: step for step in build_steps(recipe)}
-    scored, evaluate = steps["evaluate"], recipe.evaluate_settings()
+    scored, evaluate = steps["evaluate"], recipe.resolved().evaluate
     # Zero-shot or tuned, only images of the test set are scored, and only after the check that none was trained on.
     tested = {"vcoco": ("vcoco_test",), "oi_sgg": ("oi_test",)}.get(script["data"], ("hico_test",))
     assert scored.from_datasets == {"images": tested}
@@ -133,9 +135,19 @@ def test_the_page_lists_each_recipe_and_each_script_without_one() -> None:
     page = (ROOT / "docs" / "training_recipes.md").read_text()
     recipes = {path.stem for path in (RECIPES / "paper").glob("*.toml")}
     assert recipes == {script["recipe"] for script in WITH_RECIPE} | WITHOUT_SCRIPT
-    assert [name for name in sorted(recipes) if f"`{name}`" not in page] == []
+    assert set(_listed(page)) == recipes
     without = [script["script"].split("/")[1] for script in SCRIPTS if not script["recipe"]]
     assert [name for name in without if f"`{name}`" not in page] == []
+
+
+def _listed(page: str) -> Iterator[str]:
+    """The recipes in the tables whose first column is "recipe": a name joins the heads of a filled cell's column and row."""
+    for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
+        head, _, *rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+        if head[0] == "recipe":
+            yield from (
+                f"{column}_{row}" for row, *cells in rows for column, cell in zip(head[1:], cells, strict=True) if cell
+            )
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: str(path.relative_to(RECIPES)))

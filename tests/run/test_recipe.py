@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.run.dag import build_steps
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe, recorded_recipe
 from scenes.sample_weights import SAMPLE_WEIGHTS
 from storage.errors import FatalError
+from storage.local_store import LocalStore
+from storage.runs import Run
 
 GOOD = """
 name = "r"
@@ -151,7 +153,7 @@ def test_sample_weights_are_named_and_recorded_by_name(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('extends = "none.toml"', r"no recipe at .*none\.toml"),
-        ('extends = "r.toml"', "end the circle"),
+        ('extends = "r.toml"', "remove one `extends`"),
         ("extends = 3", "name one recipe"),
         ('extends = ["base.toml", 3]', "name one recipe"),
     ],
@@ -189,7 +191,7 @@ def test_overrides_reach_sections_and_list_members(tmp_path: Path) -> None:
     recipe = load_recipe(path, ["caption.top_p=0.5", "data.root=/d", "data.sources.0.images=pictures", "name=other"])
     assert recipe.caption.top_p == 0.5
     assert recipe.name == "other"
-    assert recipe.data.source("coco").images == Path("/d/pictures")
+    assert recipe.resolved().data.sources[0].images == Path("/d/pictures")
 
 
 @pytest.mark.parametrize("override", ["caption.top_p", "=1", "data.sources.7.images=x", "data.sources.x.images=y"])
@@ -251,3 +253,20 @@ def test_a_former_name_counts_over_the_present_one_of_an_extended_recipe(tmp_pat
     path = _recipe(tmp_path, 'extends = "base"\n[train_tagger]\nclip = 0.25\n')
     with pytest.warns(FutureWarning):
         assert load_recipe(path).train_tagger.max_grad_norm == 0.25
+
+
+def test_limits_of_other_sections_keep_their_meaning_in_recipes_and_records(tmp_path: Path) -> None:
+    limits = "[tag]\naudit_floor = 0.6\n[run]\nmax_reject_share = 0.3\n[run.checks]\nmax_reject_share = 0.2\n"
+    path = _recipe(tmp_path, GOOD + limits)
+    with pytest.warns(FutureWarning, match="audit_floor is now called run.checks.min_overall_average_precision"):
+        recipe = load_recipe(path)
+    checks = recipe.run.checks
+    assert (checks.max_overall_reject_share, checks.max_reject_share) == (0.3, 0.2)
+    assert (checks.min_overall_average_precision, checks.min_average_precision) == (0.6, 0)
+    run = Run(LocalStore(tmp_path / "store"), recipe.name)
+    earlier = recipe.model_dump(mode="json") | {"run": {"max_reject_share": 0.3, "checks": {"max_reject_share": 0.2}}}
+    run.note("recipe", earlier | {"tag": {"audit_floor": 0.6}})
+    recorded = recorded_recipe(run)
+    assert recorded is not None and recorded.run.checks == checks
+    with pytest.raises(FatalError, match=r"r\.toml: run = 3: give a section"):
+        load_recipe(_recipe(tmp_path, GOOD.replace("[data]", "run = 3\n[data]") + "[tag]\naudit_floor = 0.6\n"))

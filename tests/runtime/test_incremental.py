@@ -249,17 +249,17 @@ def test_a_chain_takes_over_rows_of_its_last_run(tmp_path: Path) -> None:
     assert before[changed[0]].content == after[changed[0]].content, "so nothing downstream is computed"
 
 
-def test_sets_of_one_name_in_one_store_are_cut_each_by_itself(tmp_path: Path) -> None:
+def test_datasets_of_one_name_in_one_store_are_partitioned_separately(tmp_path: Path) -> None:
     for name, size in (("first", 6), ("second", 3)):
         (tmp_path / name).mkdir()
         write_small_set(tmp_path / name, size)
 
-    def cut(name: str, store: Path) -> list[int]:
+    def partitioned(name: str, store: Path) -> list[int]:
         planner = Planner(RunContext(small_recipe(tmp_path / name, f"store={store}")))
         return [len(item.image_ids) for item in planner.plan(planner.context.steps[0]).due]
 
-    assert len(cut("first", tmp_path / "shared")) == 2
-    assert cut("second", tmp_path / "shared") == cut("second", tmp_path / "own")
+    assert len(partitioned("first", tmp_path / "shared")) == 2
+    assert partitioned("second", tmp_path / "shared") == partitioned("second", tmp_path / "own")
 
 
 def test_a_stage_says_whether_its_rows_depend_on_their_image_alone() -> None:

@@ -15,8 +15,8 @@ import pytest
 from small_stages import CountSettings, CountStage
 
 from pipeline.runtime import processes
+from pipeline.runtime.engines.engine import StageCall
 from pipeline.runtime.engines.local import LocalEngine
-from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.stage import Inputs
 from storage.errors import FatalError, RetryableError
@@ -105,8 +105,8 @@ def test_a_worker_that_dies_is_replaced_and_its_item_tried_again(tmp_path: Path)
 class DeadlyStage(CountStage):
     """Kills each process that opens it."""
 
-    def open(self, given: Inputs) -> None:
-        super().open(given)
+    def open(self, uses: Inputs) -> None:
+        super().open(uses)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -20,20 +20,19 @@ from pipeline.run.context import RunContext
 from pipeline.run.doctor import needs, require
 from pipeline.run.progress import Lines
 from pipeline.run.runner import run
-from pipeline.runtime.engines.actor_pool import ActorPool
+from pipeline.runtime.engines.engine import StageCall
 from pipeline.runtime.engines.local import LocalEngine
+from pipeline.runtime.engines.ray import RayEngine
 from pipeline.runtime.engines.ray_cluster import Node, connect, room_for
-from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.logs import RunLogs
-from pipeline.runtime.resources import GIB, Resources
+from pipeline.runtime.stage import GIB, Resources
 from storage.errors import FatalError, RetryableError
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
 from storage.runs import Run
 
 ray = pytest.importorskip("ray")
-from pipeline.runtime.engines.ray import RayEngine  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +65,6 @@ def _call(folder: Path, stage: type[CountStage] = CountStage, **settings: Any) -
 def _contents(store: Path, items: list[WorkItem]) -> list[str]:
     found = LocalStore(store).find_all(items[0].step, [item.key for item in items])
     return [found[item.key].content for item in items]
-
-
-def _pool(cluster: Any, **bounds: Any) -> ActorPool:
-    return ActorPool(address=cluster.address, **bounds)
 
 
 def _waiting(folder: Path, count: int) -> list[int]:
@@ -110,7 +105,7 @@ def test_captions_and_triplets_have_the_digests_of_the_local_engine(cluster: Any
 
 def test_a_killed_actor_is_replaced_and_digests_stay(cluster: Any, tmp_path: Path, expected: list[str]) -> None:
     items = _items(3, "steady")
-    with RayEngine(_call(tmp_path, SteadyStage, die_at=10), _pool(cluster, most=1)) as engine:
+    with RayEngine(_call(tmp_path, SteadyStage, die_at=10), address=cluster.address, most=1) as engine:
         records = [future.result() for future in [engine.submit(item) for item in items]]
     assert [record.partition for record in records] == [item.partition for item in items]
     assert (tmp_path / "once-10").exists() and len(list(tmp_path.glob("open-*"))) == 2
@@ -118,7 +113,7 @@ def test_a_killed_actor_is_replaced_and_digests_stay(cluster: Any, tmp_path: Pat
 
 
 def test_one_actor_opens_its_stage_once_and_its_errors_keep_type_and_words(cluster: Any, tmp_path: Path) -> None:
-    with RayEngine(_call(tmp_path, fail_at=0, fail_once_at=10), _pool(cluster, most=1)) as engine:
+    with RayEngine(_call(tmp_path, fail_at=0, fail_once_at=10), address=cluster.address, most=1) as engine:
         assert engine.workers == 1
         first, second, third = [engine.submit(item) for item in _items(3)]
         with pytest.raises(FatalError, match="image 0 is impossible"):
@@ -135,7 +130,9 @@ def test_one_actor_opens_its_stage_once_and_its_errors_keep_type_and_words(clust
 def test_progress_arrives_and_an_interrupt_leaves_no_process(cluster: Any, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     engine = RayEngine(
-        _call(tmp_path, wait=True), _pool(cluster), lambda i, done, total, note: seen.append((i.partition, done, total))
+        _call(tmp_path, wait=True),
+        lambda i, done, total, note: seen.append((i.partition, done, total)),
+        address=cluster.address,
     )
     with pytest.raises(KeyboardInterrupt), engine:
         futures = [engine.submit(item) for item in _items(3)]
@@ -218,7 +215,7 @@ def test_room_counts_shares_of_gpus() -> None:
 def test_a_lost_node_costs_its_partitions_only(cluster: Any, tmp_path: Path, expected: list[str]) -> None:
     """The last test of the cluster, which lacks a node afterwards."""
     items = _items(3, "steady")
-    with RayEngine(_call(tmp_path, SteadyStage, wait=True), _pool(cluster)) as engine:
+    with RayEngine(_call(tmp_path, SteadyStage, wait=True), address=cluster.address) as engine:
         futures = [engine.submit(item) for item in items]
         _waiting(tmp_path, 2)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)

@@ -9,11 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertTokenizer, BlipForConditionalGeneration, BlipProcessor
 
-from scenes.captioning.feed import normalise
-from scenes.captioning.measure import draw_captions, judge_captions
+from scenes.captioning.feed import description, normalise, render_small
 from scenes.captioning.model import DEC, PROMPT, SEP, words
-from scenes.captioning.picture_cache import description, render_small
-from scenes.draw import render
+from scenes.scene import render
+from scenes.train_captioner import draw_captions, judge_captions
 from scenes.world import make_scene
 
 SEED = 777_777

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from scenes.formats import SceneFolders, write_scenes
-from scenes.formats.write import PARTS, part_seed
+from scenes.dataset import PARTS, SceneFolders, part_seed, write_scenes
 from scenes.settings import SceneSettings
 from scenes.world import make_scene
 

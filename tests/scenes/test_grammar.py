@@ -7,9 +7,8 @@ from random import Random
 import pytest
 
 from scenes.captioning.model import words
-from scenes.captioning.reading import read
-from scenes.grammar import caption
-from scenes.predicates import SYMMETRIC
+from scenes.grammar import caption, read
+from scenes.names import SYMMETRIC
 from scenes.scene import Scene
 from scenes.world import make_scene
 

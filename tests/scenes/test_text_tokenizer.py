@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, RobertaTokenizer
 
-from scenes.categories import COCO_CATEGORIES
-from scenes.predicates import PREDICATES, canonical_names
+from scenes.names import COCO_CATEGORIES, PREDICATES, canonical_names
 from scenes.train_text_tokenizer import write_tokenizer
 
 

@@ -8,11 +8,9 @@ import pytest
 import torch
 from transformers import BlipForConditionalGeneration
 
-from scenes.captioning.checkpoint import load_checkpoint, save_checkpoint
-from scenes.captioning.feed import PARTS, Feed
-from scenes.captioning.learner import Learner
-from scenes.captioning.model import export
-from scenes.captioning.picture_cache import PictureCache
+from scenes.captioning.feed import PARTS, Feed, ImageCache
+from scenes.captioning.model import Learner, export
+from scenes.train_captioner import load_checkpoint, save_checkpoint
 
 
 def steps(learner: Learner, optimizer: torch.optim.Optimizer, feed: Feed, first: int, last: int) -> list[float]:
@@ -28,7 +26,7 @@ def steps(learner: Learner, optimizer: torch.optim.Optimizer, feed: Feed, first:
 
 @pytest.fixture(scope="module")
 def feed(tmp_path_factory: pytest.TempPathFactory) -> Feed:
-    cache = PictureCache.open(tmp_path_factory.mktemp("pictures"), 50, 16, processes=1)
+    cache = ImageCache.open(tmp_path_factory.mktemp("images"), 50, 16, processes=1)
     return Feed(cache, seed=50, batch=4, captions=2)
 
 

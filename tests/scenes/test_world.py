@@ -8,12 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from scenes.categories import COCO_CATEGORIES, WORLD_CATEGORIES
-from scenes.draw import render
-from scenes.predicates import PREDICATES, SYMMETRIC, canonical_names
-from scenes.rules import NEAR
-from scenes.scene import Scene
-from scenes.world import make_scene
+from scenes.names import COCO_CATEGORIES, PREDICATES, SYMMETRIC, WORLD_CATEGORIES, canonical_names
+from scenes.scene import Scene, render
+from scenes.world import NEAR, make_scene
 
 COUNT = 160
 

@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from pipeline.data.datasets.source import DataSource
-from pipeline.data.images import decoder
+from pipeline.data.images import decoder_process
 from pipeline.data.images.opening import Probe, probe_bytes
+from pipeline.runtime.engines.engine import StageCall
 from pipeline.runtime.engines.local import LocalEngine
-from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.stage import Inputs, Output
 from pipeline.stages import ingest
@@ -73,7 +73,7 @@ def decoders(mark: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if decoder.__name__ in process.cmdline() and process.environ().get("MARK") == mark:
+            if decoder_process.MODULE in process.cmdline() and process.environ().get("MARK") == mark:
                 found.append(process)
     return found
 

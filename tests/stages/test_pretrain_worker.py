@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.evaluation.detection import Detections
-from pipeline.evaluation.interactions import Interactions
+from pipeline.evaluation.relations import Interactions
 from pipeline.evaluation.test_set import Scored
 from pipeline.stages.pretrain_worker import _arrays, _scored
 from pipeline.training.ranks import Ranks

@@ -253,14 +253,11 @@ def test_equal_input_gives_equal_bytes(inputs, tmp_path):
 
 
 def test_settings_that_do_not_matter_are_not_in_the_key():
-    assert ShardStage(ShardSettings()).reads == ("images", "relations")
     none, other = (ShardStage(ShardSettings(labels="none", threshold=t)) for t in (0.2, 0.3))
-    assert none.reads == ("images",)
     assert none.row_settings() == other.row_settings()
     assert none.row_settings()["labels"] == "none" and "threshold" not in none.row_settings()
     assert ShardStage(ShardSettings(threshold=0.3)).row_settings()["threshold"] == 0.3
     naive = ShardStage(ShardSettings(labels="naive", threshold=0.3))
-    assert naive.reads == ("images", "relations")
     assert "threshold" not in naive.row_settings() and naive.row_settings()["max_relations"] == 100
 
 

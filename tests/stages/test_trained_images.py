@@ -9,8 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.runtime.stage import Inputs
-from pipeline.stages.overlap import OverlapSettings, OverlapStage
-from pipeline.stages.trained_images import TrainedImages
+from pipeline.stages.overlap import OverlapSettings, OverlapStage, TrainedImages
 from storage.artifact import Artifact
 from storage.digests import digest_bytes, digest_file, digest_json
 from storage.errors import FatalError

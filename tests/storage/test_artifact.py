@@ -55,7 +55,9 @@ def test_a_torn_table_is_damage_and_a_failing_disk_is_not(tmp_path: Path, monkey
     artifact = put(LocalStore(tmp_path), "caption")
     path = artifact.file("captions.parquet")
     path.write_bytes(b"PAR1 torn PAR1")
-    with pytest.raises(FatalError, match=rf"^{path}: damaged \(.*arquet.*\); remove its artifact with `rlip verify"):
+    with pytest.raises(
+        FatalError, match=rf"^{path}: damaged \(.*arquet.*\); remove its artifact with `rlip store verify"
+    ):
         artifact.table("captions")
 
     def fail(path: Path) -> None:

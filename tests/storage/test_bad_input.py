@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from toy_store import put_chain, record
 
-from pipeline.cli.why import why
-from pipeline.data.partitioning import load_cut
+from pipeline.cli.why import reasons_of
+from pipeline.data.partitioning import load_partition_map
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError
 from storage.json_files import LIMITS, read_json
 from storage.local_store import LocalStore
@@ -38,7 +38,7 @@ variants = []
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"format": 1}', b'{"format": "one"}', b"\xff\xfe"])
 def test_a_manifest_that_is_none_is_damaged(data: bytes) -> None:
-    with pytest.raises(FatalError, match=r"here: damaged manifest.*rlip verify --repair"):
+    with pytest.raises(FatalError, match=r"here: damaged manifest.*rlip store verify --repair"):
         parse_manifest(data, "here")
 
 
@@ -72,11 +72,11 @@ def test_keys_and_stages_of_a_record_lead_nowhere_else(tmp_path: Path, place: tu
 
 
 @pytest.mark.parametrize("data", ["{torn", "[]", '{"partitions": 3}', '{"partitions": [["x"]]}'])
-def test_a_damaged_cut_is_named(tmp_path: Path, data: str) -> None:
+def test_a_damaged_partition_map_is_named(tmp_path: Path, data: str) -> None:
     (tmp_path / "coco.json").write_text(data)
     with pytest.raises(FatalError, match=r"coco\.json: damaged.*remove it and run again"):
-        load_cut(tmp_path / "coco.json")
-    assert load_cut(tmp_path / "none.json").partitions == []
+        load_partition_map(tmp_path / "coco.json")
+    assert load_partition_map(tmp_path / "none.json").partitions == []
 
 
 @pytest.mark.parametrize(
@@ -92,19 +92,19 @@ def test_a_damaged_cut_is_named(tmp_path: Path, data: str) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_json_without_measure_is_one_message(data: bytes, reason: str, tmp_path: Path) -> None:
-    path = tmp_path / "cut.json"
+    path = tmp_path / "map.json"
     path.write_bytes(data)
-    with pytest.raises(FatalError, match=rf"cut\.json: damaged \(.*{reason}.*\); remove it and run again") as told:
-        load_cut(path)
+    with pytest.raises(FatalError, match=rf"map\.json: damaged \(.*{reason}.*\); remove it and run again") as told:
+        load_partition_map(path)
     assert len(str(told.value)) < 600
     with pytest.raises(FatalError, match=r"damaged manifest \("):
         parse_manifest(data, "here")
 
 
-def test_only_the_cut_of_a_large_data_set_may_be_long(tmp_path: Path) -> None:
+def test_only_the_partition_map_of_a_large_dataset_may_be_long(tmp_path: Path) -> None:
     path = tmp_path / "long.json"
     path.write_bytes(b'{"partitions": [[1]]}' + b" " * LIMITS.size)
-    assert load_cut(path).partitions == [[1]]
+    assert load_partition_map(path).partitions == [[1]]
     with pytest.raises(FatalError, match=r"long\.json: damaged \(more than 67,108,864 bytes\); remove it"):
         read_json(path, object, "remove it")
 
@@ -124,9 +124,9 @@ def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_
     store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store))
     with pytest.raises(FatalError, match=r"no artifacts of step 'tga'; its steps: caption, ingest, parse"):
-        list(why(run, "tga"))
+        list(reasons_of(run, "tga"))
     with pytest.raises(FatalError, match=r"no partition 'toys/0009'; it has toys/0000"):
-        list(why(run, "parse", "toys/0009"))
+        list(reasons_of(run, "parse", "toys/0009"))
     with pytest.raises(FatalError, match=r"no run 'other' in \S*; runs there: demo"):
         find_run(store, "other")
     with pytest.raises(FatalError, match=r"no run 'dmeo' in \S* \(did you mean 'demo'\?\); runs there: demo"):

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 from toy_store import Inputs, put, put_chain, record
 
-from pipeline.cli.maintenance import collect_garbage, remove_run, show_usage, verify
-from pipeline.cli.transfer import pull, push
+from pipeline.cli.store import collect_garbage, remove_run, show_usage, verify
+from pipeline.cli.transfer import pull_run, push_run
 from storage.artifact import Artifact
 from storage.damage import find_damage, find_record_damage
 from storage.errors import FatalError
+from storage.garbage import Share, usage_of
 from storage.json_files import sealed_json
 from storage.local_store import LocalStore, size_of
 from storage.manifest import FutureManifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run, runs_of
 from storage.store import Store
-from storage.usage import Share, usage_of
 
 Printed = Callable[[], Any]
 
@@ -42,6 +42,11 @@ def store(tmp_path: Path) -> Store:
 def _edit(artifact: Artifact, **values: Any) -> None:
     path = artifact.folder / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **values}))
+
+
+def _reseal(artifact: Artifact, **values: Any) -> None:
+    changed = artifact.manifest.model_copy(update={**values, "seal": ""})
+    (artifact.folder / "manifest.json").write_bytes(changed.as_bytes())
 
 
 def _shorten(artifact: Artifact) -> None:
@@ -70,8 +75,8 @@ DAMAGE: dict[str, Callable[[Artifact], None]] = {
     "bytes do not match the digest": _flip,
     "gone": lambda artifact: artifact.file("captions.parquet").unlink(),
     "damaged manifest": _truncate,
-    "manifest of another key": lambda artifact: _edit(artifact, terms={"stage": "caption"}),
-    "edited manifest": lambda artifact: _edit(artifact, counts={"rows_in": 9, "rows_out": 9}),
+    "manifest of another key": lambda artifact: _reseal(artifact, terms={"stage": "caption"}),
+    "damaged manifest$": lambda artifact: _edit(artifact, counts={"rows_in": 9, "rows_out": 9}),
     "not in the store": lambda artifact: (artifact.folder / "manifest.json").unlink(),
 }
 
@@ -107,11 +112,11 @@ def test_reading_and_pushing_what_is_damaged_say_what_mends_it(store: Store, dam
     path = artifact.file("captions.parquet")
     data = path.read_bytes()
     path.unlink() if damage == "gone" else path.write_bytes(b"torn" if damage == "torn" else data[: len(data) // 2])
-    with pytest.raises(FatalError, match=r"captions\.parquet: damaged \(.*rlip verify --repair"):
+    with pytest.raises(FatalError, match=r"captions\.parquet: damaged \(.*rlip store verify --repair"):
         artifact.table("captions")
     remote = ObjectStoreArtifacts(f"file://{tmp_path}/elsewhere")
-    with pytest.raises(FatalError, match=r"captions\.parquet: damaged \(.*rlip verify --repair"):
-        push(run, remote)
+    with pytest.raises(FatalError, match=r"captions\.parquet: damaged \(.*rlip store verify --repair"):
+        push_run(run, remote)
     assert remote.keys("caption") == set(), "damaged artifacts are not pushed"
     with pytest.raises(FileNotFoundError):
         artifact.table("triplets")
@@ -122,7 +127,7 @@ def test_reading_and_pushing_what_is_damaged_say_what_mends_it(store: Store, dam
     [
         ("runs/demo/steps/caption.json", 2**26, r"remove it"),
         ("runs/demo/records/1.json", 2**26, r"remove this record"),
-        ("runs/demo/recipe.json", 2**26, r"run the recipe again, which writes it anew$"),
+        ("runs/demo/recipe.json", 2**26, r"run the recipe again, which rewrites it$"),
         ("cuts/toys.json", 2**28, r"remove it and run again: images are then partitioned from scratch"),
     ],
 )
@@ -163,9 +168,9 @@ def test_repair_removes_what_is_damaged_and_nothing_else(store: Store, printed: 
     record(store, "demo", chain, other)
     _flip(chain["caption"][0])
     with pytest.raises(FatalError, match="--repair"):
-        verify(store.root, None, repair=False, as_json=True)
+        verify(None, repair=False, store=store.root, as_json=True)
     assert printed()["removed"] == 0 and chain["caption"][0].folder.is_dir()
-    verify(store.root, "demo", repair=True, as_json=True)
+    verify("demo", repair=True, store=store.root, as_json=True)
     report = printed()
     assert (report["examined"], report["removed"]) == (6, 1)
     assert not chain["caption"][0].folder.exists()
@@ -184,7 +189,7 @@ def test_a_manifest_of_the_future_is_no_damage(store: Store) -> None:
     chain = put_chain(store)
     _edit(chain["caption"][0], format=3, colour="red")
     with pytest.raises(FutureManifest, match=r"manifest\.json: manifest format 3.*upgrade rlip"):
-        verify(store.root, None, repair=True, as_json=True)
+        verify(None, repair=True, store=store.root, as_json=True)
     assert chain["caption"][0].folder.is_dir()
 
 
@@ -194,15 +199,15 @@ def test_garbage_is_what_no_run_needs_and_none_found_lately(store: Store, printe
     for folder in [artifact.folder for stage in ("caption", "parse") for artifact in old[stage]] + [found_again.folder]:
         os.utime(folder / "manifest.json", (0, 0))
     store.touch("tag", [found_again])
-    collect_garbage(store.root, grace_days=1, delete=False, as_json=True)
+    collect_garbage(store=store.root, grace=1, delete=False, as_json=True)
     report = printed()
     assert sorted(garbage["what"] for garbage in report["garbage"]) == ["caption", "parse"]
     assert old["caption"][0].folder.is_dir(), "a dry run deletes nothing"
-    collect_garbage(store.root, grace_days=1, delete=True, as_json=True)
+    collect_garbage(store=store.root, grace=1, delete=True, as_json=True)
     assert printed()["size"] == report["size"]
     assert [artifact.key for artifact in store.artifacts("caption")] == [kept["caption"][0].key]
     assert store.find("tag", found_again.key) is not None
-    collect_garbage(store.root, grace_days=1, delete=True, as_json=True)
+    collect_garbage(store=store.root, grace=1, delete=True, as_json=True)
     assert printed()["garbage"] == []
 
 
@@ -216,7 +221,7 @@ def test_torn_folders_and_given_up_trainings_are_garbage_unless_someone_works_in
     with store.scratch("k2") as busy:
         for path in (torn, idle / "checkpoint", idle, busy):
             os.utime(path, (0, 0))
-        collect_garbage(store.root, grace_days=1, delete=True, as_json=True)
+        collect_garbage(store=store.root, grace=1, delete=True, as_json=True)
         assert sorted(garbage["what"] for garbage in printed()["garbage"]) == ["scratch", "torn parse"]
         assert busy.is_dir() and not idle.exists() and not torn.exists()
 
@@ -225,7 +230,7 @@ def test_nothing_is_garbage_while_a_run_cannot_be_read(store: Store) -> None:
     run = record(store, "demo", put_chain(store))
     (run.folder / "steps" / "parse.json").write_text('{"step": "pa')
     with pytest.raises(FatalError, match=r"parse\.json: damaged \(.*\); remove it"):
-        collect_garbage(store.root, grace_days=0, delete=True, as_json=True)
+        collect_garbage(store=store.root, grace=0, delete=True, as_json=True)
 
 
 def test_a_key_that_names_a_place_elsewhere_is_refused(store: Store) -> None:
@@ -246,10 +251,10 @@ def test_a_removed_run_leaves_its_artifacts_to_gc(store: Store, printed: Printed
     usage = printed()
     (of_two,) = [share for share in usage["runs"] if share["name"] == "two"]
     assert of_two["artifacts"] == 6 and of_two["size"] == usage["size"]
-    remove_run(store.root, "two", as_json=True)
+    remove_run("two", store=store.root, as_json=True)
     assert printed()["freed_by_gc"] == of_two["apart"] > 0
     assert [run.name for run in runs_of(store)] == ["one"]
-    collect_garbage(store.root, grace_days=-1, delete=True, as_json=True)
+    collect_garbage(store=store.root, grace=-1, delete=True, as_json=True)
     assert printed()["size"] == of_two["apart"]
     assert all(store.find(stage, shared[stage][0].key) for stage in shared)
 
@@ -294,21 +299,21 @@ def test_verdicts_beside_the_artifacts_outlive_all_care(store: Store, tmp_path: 
     os.utime(log.parent, (0, 0))
     before = collect_and_measure(store)
     remote = ObjectStoreArtifacts(f"file://{tmp_path}/remote")
-    push(run, remote)
-    pull(run, remote)
+    push_run(run, remote)
+    pull_run(run, remote)
     assert [found.name for found in runs_of(store)] == ["demo"]
     assert store.stages() == ["caption", "ingest", "parse"]
-    remove_run(store.root, "demo", as_json=True)
+    remove_run("demo", store=store.root, as_json=True)
     assert collect_and_measure(store) < before
     store.clean_up(before=1e12)
     with pytest.raises(FatalError, match="damaged"):
-        verify(store.root, None, repair=True, as_json=True)
+        verify(None, repair=True, store=store.root, as_json=True)
     assert log.read_bytes() == b"{}\n", "it holds no verdict, and is named and kept all the same"
 
 
 def collect_and_measure(store: Store) -> int:
     """Removes all garbage, and returns the bytes that artifacts still take."""
-    collect_garbage(store.root, grace_days=-1, delete=True, as_json=True)
+    collect_garbage(store=store.root, grace=-1, delete=True, as_json=True)
     return usage_of(store).size
 
 
@@ -317,7 +322,7 @@ def test_a_store_or_run_that_is_not_there_is_named(store: Store, tmp_path: Path)
         show_usage(tmp_path / "none", as_json=True)
     assert not (tmp_path / "none").exists()
     with pytest.raises(FatalError, match=r"no run 'demo'.*runs there: none yet"):
-        remove_run(store.root, "demo", as_json=True)
+        remove_run("demo", store=store.root, as_json=True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
@@ -327,10 +332,10 @@ def test_a_store_that_may_not_be_written_can_still_be_read(store: Store, printed
     for folder in folders:
         folder.chmod(0o555)
     try:
-        verify(store.root, "demo", repair=False, as_json=True)
+        verify("demo", repair=False, store=store.root, as_json=True)
         assert printed()["examined"] == 3
         show_usage(store.root, as_json=True)
-        for change in (lambda: remove_run(store.root, "demo", True), lambda: verify(store.root, None, True, True)):
+        for change in (lambda: remove_run("demo", store.root, True), lambda: verify(None, True, store.root, True)):
             with pytest.raises(FatalError, match="can't be written"):
                 change()
     finally:

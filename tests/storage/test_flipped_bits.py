@@ -1,4 +1,4 @@
-"""A flipped bit in any kind of file of a store is found by `rlip verify`; in the copies of a remote one, it is mended on use."""
+"""A flipped bit in any file of a store is found by `rlip store verify`; in the copies of a remote one, it is mended on use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from faulty_files import FaultyFiles
 from toy_chain import bytes_of, run_chain
 
-from pipeline.cli.maintenance import verify
+from pipeline.cli.store import verify
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.labels.verdicts import JudgedRelation, Verdict
 from storage.errors import FatalError
@@ -53,10 +53,10 @@ def test_in_a_store_it_is_found_by_verify(tmp_path: Path, capsys: pytest.Capture
     for path in files:
         for bit in _flips(path, 25):
             with pytest.raises(FatalError, match="damage"):
-                verify(tmp_path, None, repair=False, as_json=True)
+                verify(None, repair=False, store=tmp_path, as_json=True)
             told = json.loads(capsys.readouterr().out or '{"damaged": [], "files": []}')
             assert told["damaged"] or told["files"], f"{path}, bit {bit}"
-    verify(tmp_path, None, repair=False, as_json=True)
+    verify(None, repair=False, store=tmp_path, as_json=True)
 
 
 def test_verdicts_are_named_line_by_line_beside_artifacts_and_stay(
@@ -68,15 +68,15 @@ def test_verdicts_are_named_line_by_line_beside_artifacts_and_stay(
         [Verdict(relation, "accept", "ada", "2026-01-31T12:00:00Z", "cup", "table")]
     )
     path = tmp_path / "verdicts" / "ada.jsonl"
-    verify(tmp_path, None, repair=False, as_json=True)
+    verify(None, repair=False, store=tmp_path, as_json=True)
     examined = json.loads(capsys.readouterr().out)["examined"]
     for _ in _flips(path, 25):
         before = path.read_bytes()
         with pytest.raises(FatalError, match="damage"):
-            verify(tmp_path, None, repair=True, as_json=True)
+            verify(None, repair=True, store=tmp_path, as_json=True)
         told = json.loads(capsys.readouterr().out)
         (found,) = told["files"]
-        assert f"{path}:" in found["what"] and "judge anew" in found["what"]
+        assert f"{path}:" in found["what"] and "judge again" in found["what"]
         assert told["examined"] == examined and path.read_bytes() == before
 
 
@@ -87,14 +87,14 @@ def test_repair_removes_damaged_caches_and_no_records(tmp_path: Path, capsys: py
     (tmp_path / "indexes" / "toys").mkdir(parents=True)
     (tmp_path / "indexes" / "toys" / "seal").write_bytes(b"x")
     with pytest.raises(FatalError, match="--repair"):
-        verify(tmp_path, None, repair=False, as_json=True)
+        verify(None, repair=False, store=tmp_path, as_json=True)
     assert len(json.loads(capsys.readouterr().out)["files"]) == 2 and cache.exists()
-    verify(tmp_path, None, repair=True, as_json=True)
+    verify(None, repair=True, store=tmp_path, as_json=True)
     assert json.loads(capsys.readouterr().out)["removed"] == 2
     assert not cache.exists() and list((tmp_path / "indexes").iterdir()) == []
     cut.write_bytes(cut.read_bytes().replace(b"3", b"4"))
     with pytest.raises(FatalError, match="the store is damaged"):
-        verify(tmp_path, None, repair=True, as_json=False)
+        verify(None, repair=True, store=tmp_path, as_json=False)
     assert cut.exists() and "those that move to another partition are computed again" in capsys.readouterr().out
 
 

@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 from toy_store import put_chain, record
 
-from pipeline.cli.maintenance import remove_run
-from pipeline.cli.transfer import pull, push
+from pipeline.cli.store import remove_run
+from pipeline.cli.transfer import pull_run, push_run
 from storage.errors import FatalError
 from storage.garbage import find_garbage
 from storage.json_files import sealed_json
 from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts
-from storage.run_records import documents_of, history_of, steps_of
-from storage.runs import Run, find_run
+from storage.runs import Run, documents_of, find_run, history_of, steps_of
 
 
 @pytest.fixture
@@ -52,7 +51,10 @@ def test_a_record_tells_its_time_in_utc_and_what_json_lacks_as_text(store: Local
 
 def test_history_is_not_rewritten(store: LocalStore) -> None:
     first = find_run(store, "toy@1")
-    for change in (lambda: first.record("tag", "tag", {}), lambda: first.note("recipe", {}), first.remove):
+    for change in (
+        lambda: first.record("tag", "tag", {}), lambda: first.note("recipe", {}), lambda: first.append("complete"),
+        first.adopt, lambda: remove_run("toy@1", store=store.root, as_json=False),
+    ):  # fmt: skip
         with pytest.raises(FatalError, match="toy@1 is a record"):
             change()
 
@@ -130,45 +132,47 @@ def test_garbage_spares_what_records_need_unless_only_the_newest_state_counts(st
 
 def test_a_pull_brings_the_history_and_on_request_the_artifacts_of_a_record(store: LocalStore, tmp_path: Path) -> None:
     remote = ObjectStoreArtifacts(str(tmp_path / "remote"))
-    push(find_run(store, "toy@1"), remote)
+    push_run(find_run(store, "toy@1"), remote)
     assert [path.name for path in (tmp_path / "remote/runs/toy").iterdir()] == ["records"], (
         "its newest artifacts are not there"
     )
-    push(find_run(store, "toy"), remote)
+    push_run(find_run(store, "toy"), remote)
     here = LocalStore(tmp_path / "here")
-    pull(Run(here, "toy"), remote)
+    pull_run(Run(here, "toy"), remote)
     assert find_run(here, "toy@1").keys("caption") == find_run(store, "toy@1").keys("caption")
     assert find_run(here, "toy@1").artifacts("caption") == {}
-    pull(Run(here, "toy"), remote, number="1")
+    pull_run(Run(here, "toy"), remote, number="1")
     assert len(find_run(here, "toy@1").artifacts("caption")) == 1
     assert find_run(here, "toy").keys("caption") == find_run(store, "toy").keys("caption")
     with pytest.raises(FatalError, match="2 records"):
-        pull(Run(here, "toy"), remote, number="3")
+        pull_run(Run(here, "toy"), remote, number="3")
 
 
 def test_a_push_takes_earlier_states_along_or_says_which_stay_behind(store: LocalStore, tmp_path: Path) -> None:
     run, all_, some = find_run(store, "toy"), *(ObjectStoreArtifacts(str(tmp_path / name)) for name in ("all", "some"))
-    assert push(run, all_).behind == () and push(find_run(store, "toy@1"), all_).copied == 0
-    assert push(run, some, last=True).behind == ("toy@1",)
+    assert push_run(run, all_).behind == () and push_run(find_run(store, "toy@1"), all_).copied == 0
+    assert push_run(run, some, last=True).behind == ("toy@1",)
     here = LocalStore(tmp_path / "here")
-    with pytest.raises(FatalError, match=r"records of toy@1, but not 1 of its 3 artifacts; push .*`rlip push toy@1 "):
-        pull(Run(here, "toy"), some, number="1")
+    with pytest.raises(
+        FatalError, match=r"records of toy@1, but not 1 of its 3 artifacts; push .*`rlip store push toy@1 "
+    ):
+        pull_run(Run(here, "toy"), some, number="1")
     assert not Run(here, "toy").exists
     (lost,) = find_run(store, "toy@1").artifacts("caption").values()
     store.discard("caption", lost.key)
-    assert push(run, some).behind == ("toy@1",), "what the store has lost can't be copied"
-    assert pull(Run(here, "toy"), all_, number="1").copied == 3
+    assert push_run(run, some).behind == ("toy@1",), "what the store has lost can't be copied"
+    assert pull_run(Run(here, "toy"), all_, number="1").copied == 3
 
 
 def test_a_record_pulled_alone_is_the_run_with_the_recipe_that_made_it(store: LocalStore, tmp_path: Path) -> None:
     remote = ObjectStoreArtifacts(str(tmp_path / "remote"))
-    push(find_run(store, "toy@1"), remote)
+    push_run(find_run(store, "toy@1"), remote)
     there, here = LocalStore(tmp_path / "remote"), LocalStore(tmp_path / "here")
     assert list(find_garbage(there, time.time() + 60)) == []
     with pytest.raises(FatalError, match=r"pull one, e\.g\. toy@1"):
-        pull(Run(here, "toy"), remote)
+        pull_run(Run(here, "toy"), remote)
     assert not Run(here, "toy").exists
-    pull(Run(here, "toy"), remote, number="1")
+    pull_run(Run(here, "toy"), remote, number="1")
     pulled, first = find_run(here, "toy"), find_run(store, "toy@1")
     assert pulled.keys("caption") == first.keys("caption")
     assert pulled.read_document("recipe") == {"top_p": 0.9}
@@ -201,15 +205,10 @@ def test_no_step_leads_out_of_the_store(store: LocalStore) -> None:
         Run(store, "toy").record("../../../../x", "caption", {})
 
 
-def test_a_record_is_not_removed_alone(store: LocalStore) -> None:
-    with pytest.raises(FatalError, match="toy@1 is a record"):
-        remove_run(store.root, "toy@1", as_json=False)
-
-
 def test_records_list_time_status_and_host(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.cli.runs import show_records
+    from pipeline.cli.show import show
 
-    show_records(store.root, None, as_json=True)
+    show(history=True, store=store.root, as_json=True)
     listed = json.loads(capsys.readouterr().out)["records"]
     assert [(each["run"], each["status"]) for each in listed] == [("toy@1", "completed"), ("toy@2", "completed")]
     assert listed[0]["time"] <= listed[1]["time"]

@@ -21,9 +21,9 @@ from storage.errors import FatalError
 from storage.shards.index import compare, index_tar, read_index_file, write_index
 from storage.shards.reader import DamagedSample, SampleReader
 from storage.shards.sample_map import ShardFile, write_sample_map
-from storage.shards.scan import LONGEST_HEADER, LONGEST_NAME, MOST_GLOBALS, Member, Refused, scan_tar
+from storage.shards.scan import MAX_GLOBALS, MAX_HEADER, MAX_NAME, Member, Refused, scan_tar
 from storage.tables import SHARD_MEMBERS, table_bytes
-from tests.hostile.tars import entry, negative
+from tests.hostile.tars import entry, negative, plain
 
 Entry = tuple[str, bytes]
 
@@ -141,12 +141,12 @@ def test_a_long_global_header_is_not_applied_to_each_member(tmp_path: Path) -> N
     tar = write(tmp_path / "x.tar", GOOD, prefix=globals_of(60_000))
     [entry] = scan_tar(tar)
     assert isinstance(entry, Refused) and entry.damaged and "a global header of 60000 entries" in entry.reason
-    tar = write(tmp_path / "x.tar", GOOD, prefix=b"".join(globals_of(count) for count in (10, 5, MOST_GLOBALS)))
+    tar = write(tmp_path / "x.tar", GOOD, prefix=b"".join(globals_of(count) for count in (10, 5, MAX_GLOBALS)))
     assert members(tar) == ["a.jpg"] and refused(tar) == []
 
 
 def test_a_sparse_map_that_goes_on_and_on_is_not_read(tmp_path: Path) -> None:
-    pairs = LONGEST_HEADER // 3
+    pairs = MAX_HEADER // 3
     info = tarfile.TarInfo("sparse.jpg")
     info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "sparse.jpg"}
     data = b"%d\n" % pairs + b"1\n" * 2 * pairs
@@ -159,7 +159,7 @@ def test_a_sparse_map_that_goes_on_and_on_is_not_read(tmp_path: Path) -> None:
 
 def test_entries_without_bytes_do_not_add_up_to_a_long_header(tmp_path: Path) -> None:
     """Between them nothing is skipped, so the headers are read as if they were one."""
-    count = LONGEST_HEADER // 512 + 10
+    count = MAX_HEADER // 512 + 10
     assert len(members(write(tmp_path / "x.tar", *[(f"{number}.cls", b"") for number in range(count)]))) == count
 
 
@@ -193,7 +193,7 @@ def test_a_damaged_header_ends_the_listing(tmp_path: Path) -> None:
 def test_a_very_long_name_is_refused_at_once(tmp_path: Path) -> None:
     tar = write(tmp_path / "x.tar", ("d/" * 100_000 + "x", b""), GOOD, form=tarfile.PAX_FORMAT)
     [entry] = refused(tar)
-    assert str(LONGEST_NAME) in entry.reason
+    assert str(MAX_NAME) in entry.reason
     assert members(tar) == ["a.jpg"]
 
 
@@ -254,6 +254,24 @@ def test_each_kind_of_change_is_found_against_the_index(tmp_path: Path) -> None:
     assert told == ["has another place than the index says"] * 2
     os.truncate(tar, 1600)
     assert any("ends after the tar does" in fault or "not in the tar" in fault for fault in compare(tar, index).faults)
+
+
+def test_a_member_of_size_minus_1_is_damage_for_the_tar_and_for_its_index(tmp_path: Path) -> None:
+    tar = tmp_path / "x.tar"
+    tar.write_bytes(plain("a.jpg", b"pixels") + entry("b.jpg", size=negative(-1)) + bytes(10240))
+    assert members(tar) == ["a.jpg"] and [found.reason for found in refused(tar)] == ["has a size below zero"]
+    index = index_tar(tar).table
+    assert compare(tar, index).faults == ("b.jpg: has a size below zero",)
+    with pytest.raises(FatalError, match="a row whose size is below 0"):
+        read_index_file(write_index(tar, changed(index, "size", -1)))
+
+
+def test_rows_that_repeat_do_not_match(tmp_path: Path) -> None:
+    tar = write(tmp_path / "x.tar", GOOD)
+    index = index_tar(tar).table
+    assert compare(tar, pa.concat_tables([index] * 50_000)).faults == (
+        "x.tar: 49,999 rows of the index name a member again",
+    )
 
 
 def changed(index: pa.Table, column: str, value: object) -> pa.Table:

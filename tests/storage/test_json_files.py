@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from toy_store import put
 
 from storage.errors import FatalError
-from storage.json_files import LIMITS, Limits, parse_json, parse_note, read_json, read_within_limit, sealed_json
+from storage.json_files import LIMITS, Limits, parse_json, parse_json_or_none, read_json, read_within_limit, sealed_json
 from storage.local_store import LocalStore
 from storage.manifest import FutureManifest, parse_manifest
 
@@ -35,8 +35,8 @@ def _said(data: bytes, kind: type = Strict, remedy: str = "", most: Limits = LIM
 def test_values_are_those_of_their_type() -> None:
     assert parse_json(b'{"size": 3, "names": ["a"]}', Strict, "here") == Strict(size=3, names=["a"])
     assert parse_json(b"[1, null, 2.5]", list[Any], "here") == [1, None, 2.5]
-    assert parse_note(b'{"size": 3}', Strict) == Strict(size=3)
-    assert parse_note(None, Strict) is None and parse_note(b"{", Strict) is None
+    assert parse_json_or_none(b'{"size": 3}', Strict) == Strict(size=3)
+    assert parse_json_or_none(None, Strict) is None and parse_json_or_none(b"{", Strict) is None
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_seal_covers_every_byte_before_it() -> None:
     assert parse_json(data, dict[str, Any], "here")["b"] == "x"
     for at in range(len(data)):
         flipped = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-        assert parse_note(flipped, dict[str, Any]) is None
+        assert parse_json_or_none(flipped, dict[str, Any]) is None
     with pytest.raises(TypeError):
         sealed_json({"a": Path("x")})
 

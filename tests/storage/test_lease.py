@@ -16,7 +16,7 @@ from storage.lease import Patience, hold_lease
 from storage.remote import Remote
 
 PATH = "claims/key"
-QUICK = Patience(beat=0.02, look=0.01, expiry=0.3)
+QUICK = Patience(heartbeat=0.02, look=0.01, expiry=0.3)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_lease_that_ends_while_one_looks_is_taken() -> None:
             super().pipe_file(path, value, mode, **settings)
 
     files = Remote(f"memory://{uuid4().hex}", Ends(), ())
-    with hold_lease(files, PATH, "one", _nobody, Patience(beat=9)):
+    with hold_lease(files, PATH, "one", _nobody, Patience(heartbeat=9)):
         assert str(_note(files)["holder"]).startswith("one ")
 
 
@@ -114,7 +114,7 @@ def test_a_damaged_note_is_that_of_a_silent_holder(note: bytes, files: Remote) -
 
 def test_a_lease_of_the_same_machine_is_taken_at_once(files: Remote) -> None:
     files.create(PATH, json.dumps({"holder": "one x", "beat": 7}).encode())
-    with hold_lease(files, PATH, "one", _nobody, Patience(beat=9, look=9, expiry=999)):
+    with hold_lease(files, PATH, "one", _nobody, Patience(heartbeat=9, look=9, expiry=999)):
         assert (
             str(_note(files)["holder"]).startswith("one ")
             and _note(files)["holder"] != "one x"
@@ -123,7 +123,7 @@ def test_a_lease_of_the_same_machine_is_taken_at_once(files: Remote) -> None:
 
 
 def test_whoever_lost_a_lease_does_not_remove_that_of_the_next(files: Remote) -> None:
-    with hold_lease(files, PATH, "one", _nobody, Patience(beat=9)):
+    with hold_lease(files, PATH, "one", _nobody, Patience(heartbeat=9)):
         files.write(PATH, b'{"holder": "other y", "beat": 1}')
     assert _note(files) == {"holder": "other y", "beat": 1}
 
@@ -138,7 +138,7 @@ def failing(request: pytest.FixtureRequest) -> Iterator[Remote]:
 def test_work_goes_on_without_a_lease_that_can_not_be_had(failing: Remote) -> None:
     worked = []
     with hold_lease(failing, PATH, "one", _nobody, QUICK):
-        time.sleep(3 * QUICK.beat)
+        time.sleep(3 * QUICK.heartbeat)
         worked.append(1)
     assert worked == [1]
     with pytest.raises(KeyError), hold_lease(failing, PATH, "one", _nobody, QUICK):

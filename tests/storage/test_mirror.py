@@ -1,4 +1,4 @@
-"""This machine's copies of runs and cuts are those at the URL, and only what changed is read."""
+"""This machine's copies of runs and partition maps are those at the URL, and only what changed is read."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from faulty_files import FaultyFiles
 
 from storage.disk import Disk
 from storage.errors import FatalError
-from storage.mirror import Mirror
 from storage.remote import Remote
+from storage.remote_store import Mirror
 
 
 class Here:
@@ -55,7 +55,7 @@ def here(there: Remote, tmp_path: Path) -> Here:
     return Here(there.url, tmp_path / "here")
 
 
-def test_runs_and_cuts_are_copied_once(here: Here) -> None:
+def test_runs_and_partition_maps_are_copied_once(here: Here) -> None:
     assert here.refresh() == 3 and here.copies == RECORDS
     assert here.refresh() == 0 and here.copies == RECORDS
 

@@ -14,13 +14,12 @@ import pytest
 from PIL import Image
 from tiny_chain import World
 
-from pipeline.cli.maintenance import verify
-from pipeline.cli.query import print_query
-from pipeline.cli.why import print_why
+from pipeline.cli.query import query
+from pipeline.cli.store import verify
+from pipeline.cli.why import reasons_of
 from pipeline.run.context import RunContext
-from pipeline.run.forecast import forecast
-from pipeline.run.planner import Planner
-from pipeline.run.recipe import load_recipe
+from pipeline.run.planner import Planner, forecast
+from pipeline.run.recipe_files import load_recipe
 from storage.object_store_artifacts import ObjectStoreArtifacts
 
 RECIPE = """
@@ -98,11 +97,11 @@ def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(
     assert _due(there) == {}
     (tmp_path / "data" / "images" / "1.png").write_bytes((tmp_path / "data" / "images" / "2.png").read_bytes())
     assert _due(there)["ingest"] == 1
-    verify(there.store, "tiny", repair=False, as_json=True)
+    verify("tiny", repair=False, store=there.store, as_json=True)
     assert printed() == {"examined": 9, "damaged": [], "files": [], "removed": 0}
-    print_query(there.store, "tiny", "select count(*) as n from triplets", as_json=True)
+    query("tiny", "select count(*) as n from triplets", store=there.store, as_json=True)
     assert printed() == [{"n": IMAGES}]
-    print_why(there.store, "tiny", "parse", "coco/0000", as_json=True)
+    reasons_of("tiny", "parse", "coco/0000", store=there.store, as_json=True)
     assert printed() == [{"partition": "coco/0000", "causes": []}]
 
 
@@ -131,6 +130,6 @@ def test_two_runs_at_once_on_two_machines_or_one_end_with_the_bytes_of_one_alone
         assert [run.returncode for run in runs] == [0, 0], outputs
         machine("third")
         assert _tables(world) == _tables(alone)
-        verify(store, "tiny", repair=False, as_json=True)
+        verify("tiny", repair=False, store=store, as_json=True)
         assert json.loads(capsys.readouterr().out)["damaged"] == []
     assert list((tmp_path / "shared" / "pending").glob("[!.]*")) == []

@@ -19,7 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from toy_chain import run_chain
 from toy_store import put, put_chain, record
 
-from pipeline.cli.transfer import pull, push
+from pipeline.cli.transfer import pull_run, push_run
 from storage.atomic import atomic_folder
 from storage.digests import digest_bytes
 from storage.disk import Disk, lock_file
@@ -30,8 +30,7 @@ from storage.local_store import LocalStore
 from storage.manifest import FileEntry, parse_manifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.remote_store import RemoteStore, folder_name
-from storage.run_files import StepKeys, parse_document
-from storage.runs import Run
+from storage.runs import Run, StepKeys, parse_document
 from storage.store import Store
 
 
@@ -99,19 +98,19 @@ def test_a_record_that_was_edited_is_named_by_its_place(tmp_path: Path) -> None:
     run = record(store, "demo", put_chain(store))
     run.append("completed")
     remote = ObjectStoreArtifacts(f"memory://{uuid4().hex}")
-    push(run, remote)
+    push_run(run, remote)
     here = Run(LocalStore(tmp_path / "here"), "demo")
-    assert pull(here, remote, number="1").copied == 3
+    assert pull_run(here, remote, number="1").copied == 3
     for number in ("0", "2", "x", "-1", "9" * 5000):
         with pytest.raises(FatalError, match=rf"{remote.url}: the run has 1 records, not a record '{number}'"):
-            pull(here, remote, number=number)
+            pull_run(here, remote, number=number)
     (name,) = [path for path in remote.files.listing("runs/demo") if path.startswith("records/")]
     remote.files.write(f"runs/demo/{name}", sealed_json({"steps": {"../x": {"stage": "a", "partitions": {}}}}))
     with pytest.raises(FatalError, match=r"'\.\./x': not the name of a step"):
-        pull(here, remote, number="1")
+        pull_run(here, remote, number="1")
     remote.files.write(f"runs/demo/{name}", b"{}")
     with pytest.raises(FatalError, match=rf"{remote.url}: {name}: damaged \(steps: .*\); push the run again"):
-        pull(here, remote, number="1")
+        pull_run(here, remote, number="1")
 
 
 @pytest.fixture
@@ -158,7 +157,7 @@ def test_what_can_not_be_copied_from_elsewhere_is_named_with_what_to_do(tmp_path
     remote.put(artifact)
     (data,) = [name for name in remote.listing("caption")[artifact.key] if name != "manifest.json"]
     remote.files.write(f"artifacts/caption/{artifact.key}/{data}", b"other")
-    remedy = f"remove it with `rlip verify --repair --store {remote.url}`, then run or push again"
+    remedy = f"remove it with `rlip store verify --repair --store {remote.url}`, then run or push again"
     assert said() == f"{place}/captions.parquet is damaged; {remedy}"
     remote.files.write(f"artifacts/caption/{artifact.key}/manifest.json", b"{}")
     assert said().startswith(f"{place}/manifest.json: damaged manifest (")
@@ -478,13 +477,6 @@ def test_copies_of_each_url_have_a_readable_folder_of_their_own() -> None:
     one, other = folder_name("s3://bucket/a.b"), folder_name("s3://bucket/a-b")
     assert re.fullmatch(r"s3---bucket-a-b-[0-9a-f]{8}", one) and re.fullmatch(r"s3---bucket-a-b-[0-9a-f]{8}", other)
     assert one != other and folder_name("s3://bucket/a.b") == one and len(folder_name("s3://" + "x" * 500)) == 69
-
-
-def test_drafts_of_several_dead_processes_are_swept_and_counted(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    for name in ("one", "two", "three"):
-        (tmp_path / "pending" / f"draft-{name}").mkdir(parents=True)
-    assert store.sweep() == 3 and not list((tmp_path / "pending").glob("draft-*")) and store.sweep() == 0
 
 
 def test_names_of_steps_and_partitions_have_two_hundred_characters_at_most() -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from toy_store import put_chain, record
 
-from pipeline.cli.transfer import pull, push
+from pipeline.cli.transfer import pull_run, push_run
 from storage.digests import digest_bytes
 from storage.errors import FatalError
 from storage.json_files import sealed_json
@@ -35,7 +35,7 @@ class Elsewhere:
         run.note("recipe", {"name": "demo"})
         run.append("completed")
         self.url = f"memory://{uuid4().hex}"
-        push(run, ObjectStoreArtifacts(self.url))
+        push_run(run, ObjectStoreArtifacts(self.url))
         self.files, self.root = fsspec.core.url_to_fs(self.url)
         (self.caption,) = run.keys("caption").values()
         self.place = f"{self.root}/artifacts/caption/{self.caption}"
@@ -74,17 +74,6 @@ def _rows(ids: list[int]) -> bytes:
     return table_bytes(pa.table(columns, schema=CAPTIONS))
 
 
-def _expanding() -> bytes:
-    """A table of captions in 100 kB, which takes 1.2 GB when it is read."""
-    count = 600_000
-    kind = CAPTIONS.field("captions").type.value_type
-    texts = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array(["x" * 2000]))
-    fields = [texts if field.name == "text" else pa.nulls(count, field.type) for field in kind]
-    items = pa.StructArray.from_arrays(fields, names=[field.name for field in kind])
-    lists = pa.ListArray.from_arrays(pa.array(range(count + 1), pa.int32()), items)
-    return table_bytes(pa.table({"image_id": pa.array(range(count), pa.int64()), "captions": lists}))
-
-
 ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
     "step that climbs": (lambda e: e.step(step="../../../../escaped"), r"escaped': not the name of a step"),
     "step that is absolute": (lambda e: e.step(step="/tmp/escaped"), r"escaped': not the name of a step"),
@@ -115,7 +104,7 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
     "file that is the manifest": (
         lambda e: e.edit(files={"manifest.json": {"digest": "0" * 64, "size": 1}}), r"not the name of a data file"
     ),
-    "edited manifest": (lambda e: e.edit(sealed=False, host="other"), r"refused \(edited manifest\)"),
+    "edited manifest": (lambda e: e.edit(sealed=False, host="other"), r"damaged manifest \(changed since it was written\)"),
     "terms of another key": (lambda e: e.edit(terms={"stage": "caption"}), r"refused \(manifest of another key\)"),
     "key of another artifact": (lambda e: e.edit(key="0" * 64), r"refused \(manifest of another key\)"),
     "stage of another artifact": (lambda e: e.edit(stage="parse"), r"refused \(manifest of another key\)"),
@@ -125,20 +114,13 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
         lambda e: e.edit(files={FILE: {"digest": "../" * 20, "size": 1}}), r"damaged manifest \(files: captions"
     ),
     "rows with another digest": (
-        lambda e: e.edit(sealed=False, files={FILE: {"digest": "0" * 64, "size": 9, "rows": 2}}), r"edited manifest"
+        lambda e: e.edit(sealed=False, files={FILE: {"digest": "0" * 64, "size": 9, "rows": 2}}), r"changed since it was written"
     ),
     "false size": (lambda e: e.poison(_rows([1, 2]), size=7), r"captions\.parquet is damaged"),
     "size below zero": (lambda e: e.poison(_rows([1, 2]), size=-1), r"damaged manifest \(files: captions\.parquet: size"),
     "more rows than said": (lambda e: e.poison(_rows([1, 2, 3])), r"has 3 rows, and its manifest says 2"),
     "other columns": (
         lambda e: e.poison(table_bytes(pa.table({"image_id": [1, 2], "sql": ["x", "y"]}))), r"column captions\.\w+"
-    ),
-    "table that expands": (
-        lambda e: e.poison(_expanding(), rows=600_000), r"refused: captions\.parquet can't be read \(out of memory\)"
-    ),
-    "torn pages": (
-        lambda e: e.poison(_rows([1, 2]).replace(b"\x28\xb5\x2f\xfd", b"\x28\xb5\x2f\xfc")),
-        r"refused: captions\.parquet can't be read \(",
     ),
     "no table": (lambda e: e.poison(b"PAR1 no table PAR1"), r"captions\.parquet is no table"),
 }  # fmt: skip
@@ -152,7 +134,7 @@ def test_what_was_tampered_with_is_refused_by_name_and_leaves_nothing(attack: st
     here = Run(LocalStore(tmp_path / "deep" / "here"), "demo")
     before = _names(tmp_path)
     with pytest.raises(FatalError, match=message) as refused:
-        pull(here, ObjectStoreArtifacts(elsewhere.url))
+        pull_run(here, ObjectStoreArtifacts(elsewhere.url))
     assert not re.search(r"[\x00-\x1f]", str(refused.value)), "a message controls no terminal"
     left = _names(tmp_path) - before
     assert not here.exists and not (here.store.root / "runs").exists()
@@ -168,5 +150,5 @@ def test_a_run_that_nobody_touched_is_pulled(tmp_path: Path) -> None:
     elsewhere = Elsewhere(tmp_path)
     elsewhere.poison(_rows([1, 2]))  # an attacker who rewrites all digests writes what a stage could have written
     here = Run(LocalStore(tmp_path / "here"), "demo")
-    assert pull(here, ObjectStoreArtifacts(elsewhere.url)).copied == 3
+    assert pull_run(here, ObjectStoreArtifacts(elsewhere.url)).copied == 3
     assert here.exists and here.records()[0].facts["status"] == "completed"

@@ -16,8 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from storage.digests import digest_bytes
 from storage.errors import FatalError, RetryableError
-from storage.remote import Remote
-from storage.remote_retry import translate_remote_errors
+from storage.remote import Remote, translate_remote_errors
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -115,7 +114,7 @@ def test_a_silent_endpoint_is_named_with_the_variable_that_set_it(monkeypatch: p
 
 def test_pauses_differ_so_that_many_workers_do_not_come_back_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("storage.remote_retry.time.sleep", pauses.append)
+    monkeypatch.setattr("storage.remote.time.sleep", pauses.append)
     for _ in range(50):
         with pytest.raises(RetryableError):
             Remote(f"memory://{uuid4().hex}", FaultyFiles(1, "conflict", times=99), (2.0, 4.0)).read("a")

@@ -198,10 +198,10 @@ def test_while_work_lasts_its_files_are_sent_as_they_come(url: str, tmp_path: Pa
 
     sent = threading.Event()
     one, other, third = (Machine(url, tmp_path / name, Told()) for name in ("one", "other", "third"))
-    with one.point.kept(look=0.01):
+    with one.point.synchronised(interval=0.01):
         one.keep(weights=b"1")
         assert sent.wait(20), "nothing was sent before the work ended"
-        with other.point.kept(look=100):
+        with other.point.synchronised(interval=100):
             assert other.held == {"weights": b"1"}
             other.keep(weights=b"1", steps=b"2")
     third.point.fetch()
@@ -223,7 +223,7 @@ def test_a_transfer_that_failed_is_tried_again_while_work_lasts(fails: str, url:
     sent, tried = threading.Event(), threading.Event()
     files = Told(2, "conflict", times=2) if fails == "the other side" else Told()
     one = Machine(url, tmp_path / "one", files)
-    with one.point.kept(look=0.01):
+    with one.point.synchronised(interval=0.01):
         if fails == "this machine":
             (one.folder / "resume.json").write_text('{"files": ["weights"]}')
             time.sleep(0.1)
@@ -239,7 +239,7 @@ def test_a_transfer_that_failed_is_tried_again_while_work_lasts(fails: str, url:
 @pytest.mark.parametrize("left", ["a file is gone", "the other side fails"])
 def test_the_last_transfer_may_fail(left: str, url: str, tmp_path: Path) -> None:
     one = Machine(url, tmp_path / "one", FaultyFiles(2, "conflict", times=99))
-    with one.point.kept(look=100):
+    with one.point.synchronised(interval=100):
         one.keep(weights=b"1")
         if left == "a file is gone":
             (one.folder / "weights").unlink()
@@ -264,13 +264,13 @@ def test_a_list_that_can_not_be_used_is_told(listed: bytes, said: str, url: str,
 @pytest.mark.filterwarnings("error")
 def test_work_goes_on_without_copies_when_the_other_side_fails(url: str, tmp_path: Path) -> None:
     one = Machine(url, tmp_path / "one", FaultyFiles(1, "conflict", times=10**6))
-    with one.point.kept(look=0.001):
+    with one.point.synchronised(interval=0.001):
         one.keep(weights=b"1")
     assert one.held == {"weights": b"1"} and Machine(url, one.folder).copies == []
 
 
 def test_without_a_list_nothing_is_kept(url: str, tmp_path: Path) -> None:
     files = FaultyFiles()
-    with ResumePoint(Remote(url, files, ()), "key", tmp_path, "").kept(look=0.001):
+    with ResumePoint(Remote(url, files, ()), "key", tmp_path, "").synchronised(interval=0.001):
         (tmp_path / "a").write_bytes(b"1")
     assert files.asked == []

@@ -9,7 +9,7 @@ import pytest
 from rlip_command import rlip
 from small_set import write_small_set
 
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime.logs import RunLogs, log
 from storage.errors import FatalError
 from storage.open_store import open_store

@@ -11,13 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import webdataset
-from fsspec.implementations.memory import MemoryFileSystem
 
 from storage.errors import FatalError
-from storage.remote import Remote
 from storage.shards.index import compare, index_tar, read_index, write_index
-from storage.shards.range_cache import RangeCache
-from storage.shards.reader import DamagedSample, SampleReader
+from storage.shards.reader import DamagedSample, RangeCache, SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
 from storage.shards.writer import Sample, image_id_of, sample_key, write_shards
 from storage.tables import read_table, write_table
@@ -117,7 +114,7 @@ def test_a_tar_cut_short_is_damaged_where_it_ends(tmp_path: Path) -> None:
 def test_few_files_are_open_at_a_time(tmp_path: Path) -> None:
     sets = {f"s{number:02d}": 2 for number in range(40)}
     samples = made_map(tmp_path, sets)
-    reader = SampleReader(samples, most_open=4)
+    reader = SampleReader(samples, max_open=4)
     before = len(list(Path("/proc/self/fd").iterdir()))
     for sample in range(len(samples)):
         assert reader.read(sample)["jpg"]
@@ -216,24 +213,6 @@ def test_remote_tars_are_read_in_ranges_and_kept_up_to_a_size(tmp_path: Path) ->
     assert SampleReader(samples, cache).read(39) == expected[39]
     with pytest.raises(DamagedSample, match="a-000000000000"):
         SampleReader(samples).read(0)
-
-
-class WithoutRanges(MemoryFileSystem):
-    """A server that sends whole files."""
-
-    protocol = "memory"
-
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: object) -> bytes:
-        return bytes(super().cat_file(path))
-
-
-def test_a_server_that_ignores_ranges_is_told() -> None:
-    files = WithoutRanges()
-    files.pipe("/whole/a.tar", b"0123456789")
-    remote = Remote("memory://whole", filesystem=files)
-    assert remote.read_range("a.tar", 0, 10) == b"0123456789"
-    with pytest.raises(FatalError, match="memory://whole: the server ignores ranges"):
-        remote.read_range("a.tar", 2, 4)
 
 
 def test_a_cache_of_many_processes_stays_near_its_limit(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_store import put_chain, record
 
-from pipeline.data.partitioning import extend_cut
+from pipeline.data.partitioning import extend_partitions
 from storage.digests import digest_file
 from storage.errors import FatalError, RetryableError
 from storage.keys import KeyTerms
@@ -67,13 +67,6 @@ def test_a_folder_without_a_manifest_is_no_artifact_and_gives_way(tmp_path: Path
     assert found is not None and found.file("triplets.parquet").read_bytes() == b"rows"
 
 
-def test_committing_a_key_twice_is_harmless(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    _commit(store)
-    _commit(store)
-    assert len(list(store.artifacts("parse"))) == 1
-
-
 def test_a_full_disk_is_told_and_nothing_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LocalStore(tmp_path)
 
@@ -119,12 +112,12 @@ def test_scratch_outlives_its_writer_and_admits_one_at_a_time(tmp_path: Path) ->
 
 def test_sweeping_takes_the_drafts_of_the_dead_and_spares_the_living(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    dead = tmp_path / "pending" / "draft-dead"
-    dead.mkdir()
+    for name in ("one", "two", "three"):
+        (tmp_path / "pending" / f"draft-{name}").mkdir()
     with store.draft() as living:
-        assert store.sweep() == 1
-        assert living.is_dir() and not dead.exists()
-    assert list((tmp_path / "pending").glob("[!.]*")) == []
+        assert store.sweep() == 3
+        assert list((tmp_path / "pending").glob("draft-*/")) == [living]
+    assert store.sweep() == 0 and list((tmp_path / "pending").glob("[!.]*")) == []
 
 
 def test_rejected_rows_are_no_part_of_the_content(tmp_path: Path) -> None:
@@ -174,9 +167,9 @@ def test_a_run_remembers_its_artifacts(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(0, 60), unique=True), st.lists(st.integers(0, 60), unique=True), st.integers(1, 9))
 def test_new_images_append_partitions_and_move_nothing(old: list[int], new: list[int], size: int) -> None:
-    cut = extend_cut([], old, size)
-    grown = extend_cut(cut, [*old, *new], size)
-    assert grown[: len(cut)] == cut
+    partitions = extend_partitions([], old, size)
+    grown = extend_partitions(partitions, [*old, *new], size)
+    assert grown[: len(partitions)] == partitions
     assert sorted(i for part in grown for i in part) == sorted({*old, *new})
     assert all(1 <= len(part) <= size for part in grown)
 

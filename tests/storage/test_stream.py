@@ -19,8 +19,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from storage.errors import FatalError, RetryableError
 from storage.shards.sample_map import SampleMap
-from storage.stream.mix import Interleaving, Mix
-from storage.stream.order import EpochOrder, OrderSettings, stable_seed, uniforms
+from storage.stream.order import EpochOrder, Interleaving, Mix, OrderSettings, stable_seed, uniforms
 from storage.stream.sequence import SampleSequence
 from storage.stream.stream import Stream, StreamBatch
 from tests.storage.shard_files import made_map, write_sets
@@ -185,24 +184,10 @@ def test_the_state_after_the_last_batch_is_the_end_of_the_epoch(samples: SampleM
         Stream(samples, epochs=1, order=ORDER).load_state_dict(more.state_after(7))
 
 
-def test_an_epoch_that_is_set_keeps_a_state_within_it(samples: SampleMap) -> None:
-    state = Stream(samples, batch=10, order=ORDER).state_after(40)
-    stream = Stream(samples, batch=10, order=ORDER)
-    stream.load_state_dict(state)
-    stream.set_epoch(1)
-    assert keys(stream) == sequence(samples, 400, 2 * COUNT)
-    stream.load_state_dict(state)
-    stream.set_epoch(0)
-    assert keys(stream) == sequence(samples, 0, COUNT)
-
-
 def test_the_length_is_what_comes(samples: SampleMap) -> None:
     for rank in range(3):
         stream = Stream(samples, batch=10, rank=rank, ranks=3, epochs=1, order=ORDER)
         assert len(stream) == len(keys(stream))
-    stream = Stream(samples, batch=10, order=ORDER)
-    stream.set_epoch(4)
-    assert len(stream) == COUNT and keys(stream) == sequence(samples, 4 * COUNT, 5 * COUNT)
 
 
 def test_samples_are_webdatasets_and_compose_with_its_pipelines(samples: SampleMap) -> None:
@@ -377,8 +362,8 @@ def test_errors_of_this_machine_are_no_damage(samples: SampleMap, monkeypatch: p
 def test_a_stream_stops_when_too_many_samples_are_damaged(tmp_path: Path) -> None:
     samples = damaged(tmp_path, 1, 5, 9)
     with pytest.raises(FatalError, match=r"3 of 200 samples are damaged.*rlip shards verify"):
-        keys(Stream(samples, epochs=1, order=ORDER, most_damaged=0.01))
-    assert len(keys(Stream(samples, epochs=1, order=ORDER, most_damaged=0.02))) == 197
+        keys(Stream(samples, epochs=1, order=ORDER, max_damaged=0.01))
+    assert len(keys(Stream(samples, epochs=1, order=ORDER, max_damaged=0.02))) == 197
 
 
 def test_a_missing_or_short_tar_is_found_before_going_on(tmp_path: Path) -> None:

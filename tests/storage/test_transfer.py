@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,18 +13,11 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from toy_store import put_chain, record
 
-from pipeline.cli.transfer import Copied, pull, push
+from pipeline.cli.transfer import Copied, pull_run, push_run
 from storage.errors import FatalError, RetryableError
-from storage.limited_reader import LimitedReader
 from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run
-
-
-@pytest.fixture(scope="module")
-def reader() -> Iterator[LimitedReader]:
-    with LimitedReader() as reader:
-        yield reader
 
 
 @pytest.fixture(params=["memory", "file", "s3"])
@@ -53,28 +45,28 @@ def _contents(run: Run) -> dict[str, dict[str, str]]:
 
 
 def test_a_run_comes_back_as_it_was_and_nothing_is_copied_twice(run: Run, url: str, tmp_path: Path) -> None:
-    assert push(run, ObjectStoreArtifacts(url)) == Copied(6, 6)
-    assert push(run, ObjectStoreArtifacts(url)) == Copied(6, 0)
+    assert push_run(run, ObjectStoreArtifacts(url)) == Copied(6, 6)
+    assert push_run(run, ObjectStoreArtifacts(url)) == Copied(6, 0)
     there = _there(tmp_path)
-    assert pull(there, ObjectStoreArtifacts(url)) == Copied(6, 6)
-    assert pull(there, ObjectStoreArtifacts(url)) == Copied(6, 0)
+    assert pull_run(there, ObjectStoreArtifacts(url)) == Copied(6, 6)
+    assert pull_run(there, ObjectStoreArtifacts(url)) == Copied(6, 0)
     assert _contents(there) == _contents(run)
     assert there.read_document("recipe") == {"name": "demo"}
 
 
 def test_bytes_that_changed_on_the_way_are_refused(run: Run, url: str, tmp_path: Path) -> None:
-    push(run, ObjectStoreArtifacts(url))
+    push_run(run, ObjectStoreArtifacts(url))
     files, root = fsspec.core.url_to_fs(url)
     (first, *_) = [path for path in files.find(root) if "/captions." in path]
     files.pipe_file(first, b"other")
     with pytest.raises(FatalError, match=r"captions\.parquet is damaged"):
-        pull(_there(tmp_path), ObjectStoreArtifacts(url))
+        pull_run(_there(tmp_path), ObjectStoreArtifacts(url))
     assert not _there(tmp_path).exists
 
 
 def test_a_manifest_is_put_on_condition_that_there_is_none(run: Run, s3: str) -> None:
     remote = ObjectStoreArtifacts(f"{s3}/{uuid4().hex}")
-    push(run, remote)
+    push_run(run, remote)
     files, root = fsspec.core.url_to_fs(remote.url)
     (manifest, *_) = [path for path in files.find(root) if path.endswith("manifest.json")]
     with pytest.raises(FileExistsError):
@@ -115,33 +107,33 @@ class FaultyFiles(MemoryFileSystem):
 
 @pytest.mark.parametrize("error", [_Stopped(), TimeoutError(110, "timed out"), OSError(5, "503 slow down")], ids=repr)
 def test_a_push_that_stops_anywhere_leaves_whole_artifacts_and_goes_on(
-    run: Run, error: BaseException, tmp_path: Path, reader: LimitedReader
+    run: Run, error: BaseException, tmp_path: Path
 ) -> None:
     def copy(remote: ObjectStoreArtifacts, store: LocalStore) -> None:
         for stage in ("ingest", "caption", "parse"):
             for key in remote.keys(stage):
-                remote.get(stage, key, store, reader)
+                remote.get(stage, key, store)
 
     counted = FaultyFiles(0, error)
-    push(run, ObjectStoreArtifacts(f"memory://{uuid4().hex}", counted))
+    push_run(run, ObjectStoreArtifacts(f"memory://{uuid4().hex}", counted))
     assert counted.done > 12
     for at in range(1, counted.done + 1):
         url = f"memory://{uuid4().hex}"
         with pytest.raises(_Stopped if isinstance(error, _Stopped) else RetryableError):
-            push(run, ObjectStoreArtifacts(url, FaultyFiles(at, error), pauses=()))
+            push_run(run, ObjectStoreArtifacts(url, FaultyFiles(at, error), pauses=()))
         remote, store = ObjectStoreArtifacts(url), LocalStore(tmp_path / str(at))
         copy(remote, store)
-        assert push(run, remote).copied <= 6
+        assert push_run(run, remote).copied <= 6
         copy(remote, store)
         pulled = Run(store, "demo")
-        pull(pulled, remote)
+        pull_run(pulled, remote)
         assert _contents(pulled) == _contents(run)
 
 
 def test_what_is_not_there_or_not_reached_is_told(run: Run, url: str, tmp_path: Path) -> None:
-    push(run, ObjectStoreArtifacts(url))
+    push_run(run, ObjectStoreArtifacts(url))
     with pytest.raises(FatalError, match=r"no run 'other'.*runs there: demo"):
-        pull(Run(LocalStore(tmp_path / "there"), "other"), ObjectStoreArtifacts(url))
+        pull_run(Run(LocalStore(tmp_path / "there"), "other"), ObjectStoreArtifacts(url))
     with pytest.raises(FatalError, match="nosuch://x"):
         ObjectStoreArtifacts("nosuch://x")
     for none in ("", "s3://"):
@@ -150,7 +142,7 @@ def test_what_is_not_there_or_not_reached_is_told(run: Run, url: str, tmp_path: 
     artifact = next(iter(run.artifacts("parse").values()))
     (artifact.folder / "manifest.json").unlink()
     with pytest.raises(FatalError, match="which the store has lost"):
-        push(run, ObjectStoreArtifacts(f"memory://{uuid4().hex}"))
+        push_run(run, ObjectStoreArtifacts(f"memory://{uuid4().hex}"))
 
 
 def test_missing_credentials_are_told(run: Run, s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -163,26 +155,26 @@ def test_missing_credentials_are_told(run: Run, s3: str, monkeypatch: pytest.Mon
         ObjectStoreArtifacts(f"{s3}/x", files).put(next(iter(run.artifacts("parse").values())))
 
 
-def test_names_from_elsewhere_stay_inside_the_store(run: Run, tmp_path: Path, reader: LimitedReader) -> None:
+def test_names_from_elsewhere_stay_inside_the_store(run: Run, tmp_path: Path) -> None:
     url = f"memory://{uuid4().hex}"
-    push(run, ObjectStoreArtifacts(url))
+    push_run(run, ObjectStoreArtifacts(url))
     files, root = fsspec.core.url_to_fs(url)
     path = f"{root}/runs/demo/steps/parse.json"
     record = {"step": "parse", "stage": "parse", "partitions": {"toys/0000": "../../../../etc"}}
     files.pipe_file(path, json.dumps(record).encode())
     with pytest.raises(FatalError, match="not a stage and a key"):
-        pull(_there(tmp_path), ObjectStoreArtifacts(url))
+        pull_run(_there(tmp_path), ObjectStoreArtifacts(url))
     key = next(iter(run.keys("caption").values()))
     manifest = f"{root}/artifacts/caption/{key}/manifest.json"
     values = json.loads(files.cat_file(manifest))
     files.pipe_file(manifest, json.dumps({**values, "files": {"../../evil": {"digest": "0" * 64, "size": 1}}}).encode())
     with pytest.raises(FatalError, match="damaged manifest"):
-        ObjectStoreArtifacts(url).get("caption", key, LocalStore(tmp_path / "there"), reader)
+        ObjectStoreArtifacts(url).get("caption", key, LocalStore(tmp_path / "there"))
 
 
 def test_a_full_disk_here_is_not_blamed_on_the_other_side(run: Run, tmp_path: Path) -> None:
     url = f"memory://{uuid4().hex}"
-    push(run, ObjectStoreArtifacts(url))
+    push_run(run, ObjectStoreArtifacts(url))
 
     class FullHere(MemoryFileSystem):
         cachable = False
@@ -192,4 +184,4 @@ def test_a_full_disk_here_is_not_blamed_on_the_other_side(run: Run, tmp_path: Pa
 
     pulled = _there(tmp_path)
     with pytest.raises(FatalError, match=rf"disk full while copying memory://.* to {tmp_path}/there/.*free space"):
-        pull(pulled, ObjectStoreArtifacts(url, FullHere()))
+        pull_run(pulled, ObjectStoreArtifacts(url, FullHere()))

@@ -14,8 +14,7 @@ from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
 from storage.manifest import Counts, FileEntry, Manifest
-from storage.tables import CAPTIONS, RELATIONS, write_table
-from storage.upgrades import ADDED, SCHEMAS, is_current, upgrade
+from storage.tables import ADDED, CAPTIONS, RELATIONS, SCHEMAS, is_current, upgrade, write_table
 
 FIRST: dict[str, list[tuple[str, pa.DataType]]] = {
     "captions": [
@@ -112,7 +111,7 @@ def test_what_is_not_declared_is_refused_with_what_rebuilds_it(tmp_path: Path, m
         match=r"caption \w{12}: column captions\.captions\.mood is.*; upgrade rlip or run .*: stage caption recom",
     ):
         newer.table("captions")
-    monkeypatch.setattr("storage.upgrades.ADDED", {})
+    monkeypatch.setattr("storage.tables.ADDED", {})
     with pytest.raises(
         FatalError, match=r"older version, without column captions\.captions\.match; run .*: stage caption recom"
     ):

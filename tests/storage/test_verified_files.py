@@ -7,7 +7,7 @@ from pathlib import Path
 
 from storage.digests import digest_bytes
 from storage.manifest import FileEntry
-from storage.verified_files import VerifiedFiles, read_checked, write_checked
+from storage.remote_store import VerifiedFiles, read_checked, write_checked
 
 
 class Counted(FileEntry):

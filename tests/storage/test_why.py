@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from toy_store import put, put_chain, record, rewrite
 
-from pipeline.cli.why import why
-from storage.changes import changes
+from pipeline.cli.why import reasons_of
 from storage.errors import FatalError
+from storage.keys import changes
 from storage.local_store import LocalStore
 
 
 def test_a_changed_input_is_followed_up_to_the_setting_that_changed_it(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     before, after = put_chain(store, top_p=0.9, rows=[1, 2]), put_chain(store, top_p=0.5, rows=[1, 2, 3])
-    (found,) = why(record(store, "demo", after), "parse", "toys/0000")
+    (found,) = reasons_of(record(store, "demo", after), "parse", "toys/0000")
     assert [(cause.stage, cause.change.term) for cause in found.causes] == [
         ("parse", "inputs.captions"),
         ("caption", "settings.top_p"),
@@ -32,21 +32,21 @@ def test_the_nearest_is_of_the_same_partition_and_differs_least(tmp_path: Path) 
     put(store, "caption", "toys/0000", {"top_p": 0.9, "draws": 3})
     near = put(store, "caption", "toys/0000", {"top_p": 0.9, "draws": 10})
     ours = put(store, "caption", "toys/0000", {"top_p": 0.5, "draws": 10})
-    (found,) = why(record(store, "demo", {"caption": [ours]}), "caption")
+    (found,) = reasons_of(record(store, "demo", {"caption": [ours]}), "caption")
     assert [(cause.nearest, str(cause.change)) for cause in found.causes] == [(near.key, "top_p: 0.9 → 0.5")]
 
 
 def test_what_has_nothing_beside_it_is_new(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store, "toys/0000"), put_chain(store, "toys/0001"))
-    assert all(found.causes == () and found.first.startswith("new") for found in why(run, "parse"))
+    assert all(found.causes == () and found.first.startswith("new") for found in reasons_of(run, "parse"))
 
 
 def test_a_cause_that_is_gone_from_the_store_ends_the_trail(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     before, after = put_chain(store, top_p=0.9, rows=[1]), put_chain(store, top_p=0.5, rows=[2])
     (before["caption"][0].folder / "manifest.json").unlink()
-    (found,) = why(record(store, "demo", after), "parse")
+    (found,) = reasons_of(record(store, "demo", after), "parse")
     assert [cause.change.term for cause in found.causes] == ["inputs.captions"]
 
 
@@ -62,7 +62,7 @@ def test_the_trail_ends_at_a_data_sets_records_and_where_a_manifest_names_too_li
     if not named:
         for artifact in made:
             rewrite(artifact, upstream={})
-    (found,) = why(record(store, "demo", {"caption": made[1:]}), "caption")
+    (found,) = reasons_of(record(store, "demo", {"caption": made[1:]}), "caption")
     assert [cause.change.term for cause in found.causes] == ["inputs.images", "inputs.records"][: 1 + named]
     if named:
         assert found.first == "ingest: annotations or image files: [1] → [2]"
@@ -79,9 +79,9 @@ def test_unknown_steps_and_partitions_are_named(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store))
     with pytest.raises(FatalError, match="'tag'; its steps: caption, ingest, parse"):
-        list(why(run, "tag"))
+        list(reasons_of(run, "tag"))
     with pytest.raises(FatalError, match="it has toys/0000"):
-        list(why(run, "parse", "toys/0009"))
+        list(reasons_of(run, "parse", "toys/0009"))
 
 
 @pytest.mark.parametrize(

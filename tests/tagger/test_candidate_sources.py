@@ -4,13 +4,13 @@ from dataclasses import replace
 import pytest
 
 from tagger.box import Box, intersect
-from tagger.candidates.cooccurrence import Cooccurrence, CooccurrenceError, cooccurrence_table, read_cooccurrence
+from tagger.candidates.cooccurrence import cooccurrence_candidates, cooccurrence_table, read_cooccurrence
 from tagger.candidates.grounding import ground
 from tagger.candidates.official import official_candidates, official_groups
 from tagger.candidates.source import Loss
-from tagger.matching.readers import WORDINGS, by_substrings, by_whole_words, by_whole_words_and, canonical_predicate
-from tagger.parsing.official import to_authors_triplets
+from tagger.matching import AuthorsFileError, by_substrings, by_whole_words, by_whole_words_and
 from tagger.parsing.parser import load_parser, parse_captions
+from tagger.parsing.wordings import WORDINGS
 
 
 def boxes(*categories: str) -> list[Box]:
@@ -23,7 +23,7 @@ def triplets(*captions: str):
 
 def test_official_enumeration_takes_every_ordered_pair_once_a_text_in_order() -> None:
     said = triplets("a man next to a horse", "a man riding a horse", "a man next to the horse")
-    found = official_candidates(said, boxes("horse", "person", "person"), by_whole_words, WORDINGS["official"]).pairs
+    found = official_candidates(said, boxes("horse", "person", "person"), wording=WORDINGS["official"]).pairs
     assert [(p.subject, p.object, p.predicate) for p in found] == [
         (1, 0, "next to"),
         (1, 0, "riding"),
@@ -36,7 +36,7 @@ def test_official_enumeration_takes_every_ordered_pair_once_a_text_in_order() ->
 @pytest.mark.parametrize(("people", "sizes"), [(0, [0]), (9, [90]), (10, [100, 10]), (16, [100, 100, 72])])
 def test_groups_hold_100_pairs_and_an_exact_multiple_ends_with_an_empty_one(people: int, sizes: list[int]) -> None:
     said = triplets("a man and a woman next to a man")[:1]
-    found = official_candidates(said, boxes(*["person"] * (people + 1)), by_whole_words, canonical_predicate).pairs
+    found = official_candidates(said, boxes(*["person"] * (people + 1))).pairs
     groups = official_groups(found)
     assert [len(pairs) for pairs, _ in groups] == (sizes if people else [0])
     assert all(texts == ["next to"] for pairs, texts in groups if pairs)
@@ -45,9 +45,7 @@ def test_groups_hold_100_pairs_and_an_exact_multiple_ends_with_an_empty_one(peop
 
 def test_an_exact_multiple_of_100() -> None:
     said = triplets("a man riding a horse")
-    found = official_candidates(
-        said, boxes(*["person"] * 20, *["horse"] * 5), by_whole_words, canonical_predicate
-    ).pairs
+    found = official_candidates(said, boxes(*["person"] * 20, *["horse"] * 5)).pairs
     assert [len(pairs) for pairs, _ in official_groups(found)] == [100, 0]
 
 
@@ -76,7 +74,7 @@ def test_overlap_keeps_pairs_that_intersect() -> None:
     said = triplets("a man riding a horse")
     [pair] = ground(said, [man, apart, over], overlapping=True).pairs
     assert (pair.object, pair.prior, pair.ambiguity) == (2, 1.0, 1)
-    assert official_candidates(said, [man, apart], by_whole_words, canonical_predicate, overlapping=True).pairs == []
+    assert official_candidates(said, [man, apart], overlapping=True).pairs == []
 
 
 def test_wordings_of_one_predicate() -> None:
@@ -86,12 +84,11 @@ def test_wordings_of_one_predicate() -> None:
         "full": "stand in front of",
         "official": "in front of",
     }
-    assert [t.predicate_lemma for t in to_authors_triplets([said])] == ["in front of"]
 
 
 def test_cooccurring_predicates_need_no_caption() -> None:
     table = {"person": {"horse": ["riding", "near"], "person": ["near"]}}
-    found = Cooccurrence(table)([], boxes("person", "horse", "person")).pairs
+    found = cooccurrence_candidates([], boxes("person", "horse", "person"), table=table).pairs
     assert [(p.subject, p.object, p.predicate) for p in found] == [
         (0, 1, "riding"),
         (0, 1, "near"),
@@ -116,18 +113,18 @@ def test_a_table_is_read_or_refused_by_name(tmp_path) -> None:
     assert read_cooccurrence(path) == {"person": {"horse": ["riding"]}}
     for bad in ("[]", '{"a": []}', '{"a": {"b": [1]}}', "{"):
         path.write_text(bad)
-        with pytest.raises(CooccurrenceError, match=r"table.json.*subject: \{object"):
+        with pytest.raises(AuthorsFileError, match=r"table.json.*subject: \{object"):
             read_cooccurrence(path)
 
 
 def test_official_enumeration_and_cooccurrence_account_for_every_triplet_too() -> None:
     said = triplets("a man riding a horse", "a man on a street", "a cat next to a man", "a horse next to a horse")
-    found = official_candidates(said, boxes("person", "horse"), by_whole_words, canonical_predicate, known=("cat",))
+    found = official_candidates(said, boxes("person", "horse"), known=("cat",))
     assert {lost.triplet: lost.reason for lost in found.dropped} == {
         1: Loss.NO_OBJECT_CATEGORY,
         2: Loss.NO_SUBJECT_BOX,
         3: Loss.SAME_BOX,
     }
     assert {pair.triplet for pair in found.pairs} == {0}
-    unread = Cooccurrence({})(said, boxes("person", "horse")).dropped
+    unread = cooccurrence_candidates(said, boxes("person", "horse"), table={}).dropped
     assert [lost.reason for lost in unread] == [Loss.CAPTIONS_UNUSED] * len(said)

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tagger.box import Box
-from tagger.candidates.grounding import ground
-from tagger.candidates.pair_prior import pair_priors
+from tagger.candidates.grounding import ground, pair_priors
 from tagger.candidates.source import Loss
 from tagger.labelling.blind_labeller import naive_labels
 from tagger.pair import Pair

@@ -2,10 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tagger.parsing.consequences import following
-from tagger.parsing.full_predicate import full_predicate
-from tagger.parsing.official import to_authors_triplets
+from tagger.parsing.implied import Reading, following, reading
 from tagger.parsing.parser import load_parser, parse_captions
+from tagger.parsing.wordings import authors_predicate, full_predicate
 
 
 def implied(caption: str) -> list[str]:
@@ -78,4 +77,25 @@ def test_it_is_asked_for_traceable_and_never_the_authors() -> None:
     assert [t for t in found if t.rule != "implied"] == plain
     assert caption[skiing.object_start : skiing.object_end] == "skiing"
     assert (skiing.subject_count, skiing.object_count, full_predicate(skiing)) == (2, 2, "ski on")
-    assert to_authors_triplets([skiing]) == []
+    assert authors_predicate(skiing) == ""
+
+
+@pytest.mark.parametrize(
+    ("subject", "predicate", "object_", "wanted"),
+    [
+        ("leg", "of", "man", Reading("have", True, "possessive")),
+        ("bowl", "of", "soup", Reading("in", True, "contents")),
+        ("plate", "of", "food", Reading("on", True, "contents")),
+        ("man", "'s", "hat", Reading("have", False, "possessive")),
+        ("young boy", "is dressed in", "red shirt", Reading("wear", False, "attire")),
+        ("cat", "in", "hat", Reading("wear", False, "attire")),
+        ("shoe", "in", "box", None),
+        ("man", "in", "car", None),
+        ("hat", "in", "suit", None),
+        ("hill", "covered with", "snow", Reading("cover", True, "covering")),
+        ("woman", "with", "hair", Reading("have", False, "possessive")),
+        ("woman", "with", "dog", None),
+    ],
+)
+def test_what_words_imply(subject: str, predicate: str, object_: str, wanted: Reading | None) -> None:
+    assert reading(predicate, subject, object_) == wanted

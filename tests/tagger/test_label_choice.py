@@ -2,8 +2,7 @@
 
 import pytest
 
-from tagger.labelling.label_choice import LabelChoice, NotKept
-from tagger.labelling.posterior import posteriors
+from tagger.labelling.label_choice import LabelChoice, NotKept, posteriors
 from tagger.pair import Pair
 from tagger.relation import Relation
 

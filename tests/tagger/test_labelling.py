@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 
 from models.config import NetworkConfig, TextConfig
 from models.relation_tagger import RelationTagger
 from tagger.box import Box
-from tagger.labelling.labeller import MISSING_BOX, NOT_A_NUMBER, Labeller
+from tagger.labelling.labeller import MISSING_BOX, NOT_A_NUMBER, Labeller, pack
 from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 from tagger.pair import Pair
 from tagger.relation import Relation
@@ -257,3 +259,22 @@ def test_weights_that_are_no_numbers_are_named(tagger: RelationTagger) -> None:
 def test_half_precision_is_close(tagger: RelationTagger) -> None:
     [exact], [rough] = tag(tagger, [image(0, RIDING)]), tag(tagger, [image(0, RIDING)], precision="bfloat16")
     assert 0 < (scores(exact) - scores(rough)).abs().max() < 0.05
+
+
+@given(st.lists(st.integers(0, 400), max_size=12), st.integers(1, 30), st.integers(1, 500))
+def test_every_pair_goes_once_in_whole_groups_within_the_bound(counts: list[int], group: int, most: int) -> None:
+    calls = list(pack(counts, group, most))
+    seen = sorted((part.image, pair) for call in calls for part in call for pair in range(part.start, part.end))
+    assert seen == [(image, pair) for image, count in enumerate(counts) for pair in range(count)]
+    for call in calls:
+        assert all(
+            part.start % group == 0 and (part.end % group == 0 or part.end == counts[part.image]) for part in call
+        )
+        longest, shortest = (extreme(part.end - part.start for part in call) for extreme in (max, min))
+        assert longest < 2 * shortest or longest <= 1
+        slots = longest if longest <= group else -(-longest // group) * group
+        assert slots * len(call) <= max(most, group)
+
+
+def test_images_of_one_pair_share_a_call_and_a_crowded_one_has_its_own() -> None:
+    assert [[part.image for part in call] for call in pack([1, 300, 1, 0, 1], 100, 1000)] == [[0, 2, 4], [1]]

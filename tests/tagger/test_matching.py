@@ -7,8 +7,8 @@ from noun_table import MATCHES, TRAPS
 
 from tagger.categories import objects365
 from tagger.categories.coco import SYNONYMS
-from tagger.english.nouns import noun_lemma, phrase_lemma
-from tagger.matching.matcher import match
+from tagger.english.lemmas import noun_lemma, phrase_lemma
+from tagger.matching import AuthorsFileError, match, match_by_substrings, read_paraphrases
 
 COCO = tuple(SYNONYMS)
 MORE = tuple(objects365.SYNONYMS)
@@ -152,3 +152,42 @@ def test_matching_never_fails_and_gives_a_subset(noun: str, categories: list[str
 def test_singulars(word: str, wanted: str) -> None:
     assert noun_lemma(word) == wanted
     assert phrase_lemma(f"Two_{word.upper()}") == f"two {wanted}"
+
+
+PHRASES = {"person": ["man", "hair"], "chair": ["chair"], "oven": ["oven", "range"], "hot dog": ["hot dog"]}
+
+
+@pytest.mark.parametrize(
+    ("span", "categories", "wanted"),
+    [
+        ("a man", ["person", "chair"], ["person"]),
+        ("a chair", ["person", "oven"], ["person"]),
+        ("a chair", ["person", "chair"], ["chair"]),
+        ("a chair", ["chair", "person"], ["person"]),
+        ("an Orange shirt", ["oven"], ["oven"]),
+        ("a hot dog", ["dog"], ["dog"]),
+        ("a cup", ["person", "oven"], []),
+        ("", ["person"], []),
+    ],
+)
+def test_the_last_category_with_a_substring(span: str, categories: list[str], wanted: list[str]) -> None:
+    assert match_by_substrings(span, categories, PHRASES) == wanted
+
+
+def test_the_authors_dictionaries_are_read(shared) -> None:
+    phrases = read_paraphrases(shared / "data/rlipv2_priors/hico_obj_paraphrase.json")
+    assert match_by_substrings("a wooden chair", ["person"], phrases) == ["person"]
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"dog": "puppy"}', '{"dog": [1]}', '{"dog": [""]}', "\xff"])
+def test_other_files_are_refused_with_their_name(tmp_path, text: str) -> None:
+    path = tmp_path / "phrases.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(AuthorsFileError, match=r"phrases\.json"):
+        read_paraphrases(path)
+
+
+def test_a_good_file_round_trips(tmp_path) -> None:
+    path = tmp_path / "phrases.json"
+    path.write_text(json.dumps(PHRASES))
+    assert read_paraphrases(path) == PHRASES

@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tagger.english.words import words
-from tagger.parsing.parser import DEFAULT_PARSER, load_parser
-from tagger.parsing.parts_of_speech import RULER, PartsOfSpeech
+from tagger.parsing.parser import DEFAULT_PARSER, RULER, PartsOfSpeech, load_parser
 
 WORDS = words(
     "a the man men is are be has having to that there it not n't 's and while in on riding ridden sat dog dogs red two "

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tagger.english.predicates import canonical, from_vcoco
+from tagger.english.predicates import canonical
 
 FORMS = {
     "ride": ["ride", "rides", "riding", "is riding", "RIDING", "rode", "riding on", "riding on top of", "has been riding",
@@ -115,34 +115,3 @@ def test_hico_verbs_stay_distinct(shared) -> None:
     lines = (shared / "data/hico_det/hico_list_vb.txt").read_text().splitlines()[2:]
     verbs = [line.split()[1] for line in lines]
     assert len({canonical(verb) for verb in verbs}) == len(verbs) == 117
-
-
-@pytest.mark.parametrize(
-    ("action", "wanted"),
-    [
-        ("hold obj", "hold"),
-        ("ride instr", "ride"),
-        ("look obj", "look at"),
-        ("sit instr", "sit on"),
-        ("work_on_computer instr", "work on"),
-        ("lay instr", "lie on"),
-        ("cut_instr", "cut with"),
-        ("Cut obj", "cut"),
-    ],
-)
-def test_vcoco_actions(action: str, wanted: str) -> None:
-    assert from_vcoco(action) == wanted
-    assert canonical(wanted) == wanted
-
-
-def test_every_vcoco_action_of_the_annotations_is_known(shared) -> None:
-    import json
-
-    classes = json.loads((shared / "data/vcoco/instances_vcoco_train.json").read_text())["classes"]
-    for action in classes:
-        assert canonical(from_vcoco(action)) == from_vcoco(action)
-
-
-def test_unknown_vcoco_action_names_it_and_the_allowed_ones() -> None:
-    with pytest.raises(ValueError, match=r"'fly obj'.*hold obj"):
-        from_vcoco("fly obj")

@@ -13,8 +13,8 @@ from PIL import Image
 
 from pipeline.training.config import Shard
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
-from pipeline.training.statistics import statistics_of
 from pipeline.training.tracking import flops
+from pipeline.training.vocabulary import statistics_of
 from storage.shards.writer import Sample, sample_key, write_shards
 from storage.tables import write_table
 

@@ -12,13 +12,12 @@ from torch.distributed import distributed_c10d
 
 from pipeline.runtime.processes import fork_context
 from pipeline.training.config import HELD_OUT, SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
-from pipeline.training.prepare import prepare
 from pipeline.training.ranks import Ranks
+from pipeline.training.run import prepare
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from pipeline.training.shards import ShardSamples
 from pipeline.training.tagger_evaluation import HeldOut
-from pipeline.training.tagger_task import TaggerTask
-from pipeline.training.task import PretrainTask
+from pipeline.training.task import PretrainTask, TaggerTask
 from pipeline.training.trainer import Trainer, TrainingResult
 from pipeline.training.vocabulary import Vocabulary
 from storage.shards.sample_map import SampleMap

@@ -11,7 +11,7 @@ from pathlib import Path
 from warm_process import WarmProcess
 
 from pipeline.training.config import TrainConfig
-from pipeline.training.launch import agent, coordinator, messages
+from pipeline.training.launch import agent, messages
 from pipeline.training.launch.agent import join
 from pipeline.training.settings import TrainingSettings
 from tests.training.conftest import TINY
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 WORKER = "tests.training.loop_worker"
 
 # Nodes look for each other and tell each other something ten times as often as users' do.
-messages.TICK_SECONDS, coordinator.PROBE_SECONDS, agent.NEXT_SECONDS = 0.05, 0.1, 0.5
+messages.TICK_SECONDS, agent.PROBE_SECONDS, agent.NEXT_SECONDS = 0.05, 0.1, 0.5
 
 
 def config(work: Path, **changes) -> TrainConfig:

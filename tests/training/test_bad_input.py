@@ -16,7 +16,7 @@ from models.config import NetworkConfig
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, MODEL, Summary, TrainConfig
 from pipeline.training.launch.launcher import launch
-from pipeline.training.prepare import prepare
+from pipeline.training.run import prepare
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError
 from tests.training.conftest import TINY, sample, write_shard
@@ -62,7 +62,7 @@ def test_a_damaged_checkpoint_costs_its_steps_and_a_foreign_one_is_refused(work,
     file.write_bytes(file.read_bytes()[:-1])
     summary, told = run(work, shard)
     assert summary.resumed_from == 3
-    assert "step-00000004 is damaged and left out" in told
+    assert "step-00000004 is damaged and ignored" in told
     with pytest.raises(FatalError, match="it holds another network than the settings describe"):
         run(work, shard, network=TINY["network"] | {"feedforward": 64})
 
@@ -92,8 +92,8 @@ def test_a_first_step_that_fails_blames_what_it_started_from_and_no_rate(work, s
     with torch.no_grad():
         network.projection_text.weight.mul_(1e38)
     weights.save(network, tmp_path / "huge.safetensors")
-    with pytest.raises(FatalError, match=r"step 1 failed before it changed any weight .* initial = .*huge") as told:
-        run(work, shard, initial=tmp_path / "huge.safetensors")
+    with pytest.raises(FatalError, match=r"step 1 failed before it changed any weight .* pretrained = .*huge") as told:
+        run(work, shard, pretrained=tmp_path / "huge.safetensors")
     assert "lr" not in str(told.value)
 
 

@@ -14,12 +14,12 @@ from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_s
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, HELD_OUT, SUMMARY, Shard, TrainConfig
 from pipeline.training.launch.launcher import launch
-from pipeline.training.prepare import prepare
 from pipeline.training.ranks import Ranks
+from pipeline.training.run import prepare
 from pipeline.training.sample import SampleBox, TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples, map_samples
-from pipeline.training.task import Draws, PretrainTask, full_precision
+from pipeline.training.task import Draws, PretrainTask
 from pipeline.training.vocabulary import Vocabulary
 from storage.errors import FatalError
 from storage.shards.sample_map import SampleMap
@@ -182,7 +182,7 @@ def test_images_without_boxes_or_relations_give_a_finite_loss(work, shard, self_
     alone = TrainingSample(2, "made", 64, 64, (SampleBox("dog", 1, 1, 9, 9),), ())
     given = task.inputs([empty, alone], Draws(0, 0, 0))
     predictions = task.predict(task.build(print), torch.zeros(2, 3, 64, 64), None, given)
-    loss = task.losses(full_precision(predictions), given)["loss"]
+    loss = task.losses(predictions.float(), given)["loss"]
     assert torch.isfinite(loss)
     loss.backward()
 

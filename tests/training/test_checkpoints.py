@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from pipeline.training.batches import MicroBatches
+from pipeline.training.checkpoints.checkpointer import Snapshot
 from pipeline.training.checkpoints.folder import RECORD, CheckpointFolder
-from pipeline.training.checkpoints.snapshot import Snapshot
 from pipeline.training.config import CHECKPOINTS, RESUMES_FROM
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.ranks import Ranks
@@ -79,7 +79,7 @@ def test_without_the_newest_checkpoint_a_training_goes_on_from_the_one_before(wo
     assert checkpoints(work).steps() == [3, 2]
     damage(checkpoints(work).path(3), how)
     notes = run(work, shard)
-    assert "checkpoint step-00000003 is damaged and left out: " in notes
+    assert "checkpoint step-00000003 is damaged and ignored: " in notes
     assert "continuing from the checkpoint of step 2" in notes
     assert outcome(work) == undisturbed
     assert checkpoints(work).steps() == [6, 4] and (work / CHECKPOINTS / "damaged-step-00000003").is_dir()
@@ -89,7 +89,7 @@ def test_without_any_sound_checkpoint_it_begins_again_and_says_so(work, shard, u
     run(work, shard, stop_after=3)
     for step in checkpoints(work).steps():
         damage(checkpoints(work).path(step), "a byte")
-    assert "no checkpoint is sound: training from the beginning" in run(work, shard)
+    assert "every checkpoint is damaged: training from the beginning" in run(work, shard)
     assert outcome(work) == undisturbed
 
 
@@ -207,7 +207,7 @@ def writers() -> list[int]:
     found = []
     for folder in Path("/proc").iterdir():
         try:
-            if folder.name.isdigit() and "checkpoints.writer" in (folder / "cmdline").read_text():
+            if folder.name.isdigit() and "checkpoints.folder" in (folder / "cmdline").read_text():
                 parent = next(line for line in (folder / "status").read_text().splitlines() if line.startswith("PPid:"))
                 if int(parent.split()[1]) == os.getpid():
                     found.append(int(folder.name))
@@ -234,7 +234,7 @@ def test_steps_keep_their_bits_across_stops_epochs_and_loaders(tmp_path, shard):
 
 
 def test_the_state_of_the_optimizer_lies_where_the_weights_are():
-    from pipeline.training.checkpoints.state import TrainingState
+    from pipeline.training.checkpoints.checkpointer import TrainingState
 
     network = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)

@@ -33,13 +33,13 @@ def test_a_converted_detector_is_trained_from(shard, work: Path, tmp_path: Path)
     )
     torch.save({"model": converted(detector(config))}, tmp_path / "theirs_converted.pth")
     made = import_checkpoint(tmp_path / "theirs_converted.pth", overrides=SMALL)
-    weights.write(made.state, made.config, tmp_path / "initial.safetensors")
-    settings = {"network": made.config.to_dict(), "initial": str(tmp_path / "initial.safetensors")}
+    weights.write(made.state, made.config, tmp_path / "pretrained.safetensors")
+    settings = {"network": made.config.to_dict(), "pretrained": str(tmp_path / "pretrained.safetensors")}
     train(Ranks(), shard, work, TINY | settings | {"steps": 2, "processes": 1, "log_every": 1})
     losses = [row["value"] for row in MetricsLog(work / "metrics.jsonl").table().to_pylist() if row["name"] == "loss"]
     assert len(losses) == 2 and all(torch.isfinite(torch.tensor(losses)))
     trained = torch.load(work / "state.pt")
     moved = {name for name, value in made.state.items() if not torch.equal(trained[name], value)}
-    # The first layers of a pre-trained backbone stay as they are; without `initial` they would be random.
+    # The first layers of a pre-trained backbone stay as they are; without `pretrained` they would be random.
     assert "backbone.body.conv1.weight" not in moved
     assert "transformer.ho_decoder.layers.0.linear1.weight" in moved

@@ -42,7 +42,7 @@ def test_two_nodes_finish_a_training_and_listen_on_the_given_address_only(work, 
         summary = launch(config(work, nodes=2, address=address), Told(look), WORKER)
         code, said = end_of(other)
     assert code == FINISHED
-    assert said.splitlines()[1:] == ["joined it as node 1", "the training finished"]
+    assert said.splitlines()[1:] == ["joined it as node 1", "the training run finished"]
     assert summary.processes == 4
     assert found[0] == {address}
     assert len(found) == 5
@@ -192,7 +192,7 @@ def test_an_address_that_this_machine_lacks_is_told(work):
     [
         ({"nodes": 2}, "address: nodes = 2 need one"),
         ({"nodes": 2, "address": "0.0.0.0:1"}, "means every address"),
-        ({"address": "node7"}, "is no HOST:PORT"),
+        ({"address": "node7"}, "is not of the form HOST:PORT"),
         ({"nodes": 2, "address": "node7:1", "min_nodes": 3}, "min_nodes: 3 is more than nodes = 2"),
         ({"nodes": 4, "address": "node7:1"}, "or fewer processes"),
     ],

@@ -45,7 +45,7 @@ def test_ranks_exchange_json_and_arrays_and_refuse_one_that_does_not_know_the_se
         told, errors = process.communicate(60)
         assert process.wait() == 0, errors
         assert told.startswith(
-            f"what answers rank {rank} as rank {0 if rank == 2 else 2} is no process of this training"
+            f"what answers rank {rank} as rank {0 if rank == 2 else 2} is not a process of this training run"
         )
 
 
@@ -67,7 +67,7 @@ def test_a_stranger_can_have_no_challenge_answered_by_others(way):
     with ThreadPoolExecutor(2) as threads:
         proofs = [threads.submit(Wired(rank, 3).prove, SECRET) for rank in (0, 1)]
     for proof in proofs:
-        with pytest.raises(RetryableError, match="as rank 2 is no process of this training"):
+        with pytest.raises(RetryableError, match="as rank 2 is not a process of this training run"):
             proof.result()
 
 
@@ -76,7 +76,7 @@ def test_a_training_begins_anew_when_a_stranger_answers_in_place_of_a_rank(work,
     told = Told()
     assert launch(config(work, steps=1), told, WORKER).processes == 2
     (restart,) = told.of("restarting")
-    assert re.search(r"what answers rank [01] as rank [01] is no process of this training", restart)
+    assert re.search(r"what answers rank [01] as rank [01] is not a process of this training run", restart)
 
 
 def test_only_the_user_reaches_the_meeting_while_it_lasts(work):

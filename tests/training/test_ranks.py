@@ -126,5 +126,5 @@ def test_each_process_of_fsdp_writes_its_part(root):
 
 
 def test_fsdp_needs_as_many_micro_batches_in_each_process(shard, tmp_path):
-    with pytest.raises(Exception, match="4 micro-batches of a step are no multiple of 3 processes"):
+    with pytest.raises(Exception, match="4 micro-batches of a step are not a multiple of 3 processes"):
         in_ranks(3, tmp_path, several, shard, tmp_path, [("uneven", FSDP, None)])

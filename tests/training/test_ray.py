@@ -52,7 +52,7 @@ def test_an_interrupt_stops_the_training_with_a_checkpoint(cluster, work, addres
 
 
 def test_too_small_a_cluster_is_told(cluster, work, address):
-    with pytest.raises(FatalError, match="has 1 nodes besides this one, and 5 are to join"):
+    with pytest.raises(FatalError, match="has 1 nodes besides this one, but 5 must join"):
         join_with_ray(address, work, 5)
 
 

@@ -1,8 +1,17 @@
 """Training samples survive JSON, leave out crowds and keep the strongest relations."""
 
-import pytest
+from __future__ import annotations
 
-from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample, strongest
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.data.images.training_pixels import load_view
+from pipeline.data.images.training_view import DRAWS, Crop, TrainingView, ViewSettings, training_view
+from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample, mirrored, strongest, viewed
+from pipeline.training.task import normalised_boxes
 from storage.errors import FatalError
 
 
@@ -43,3 +52,66 @@ def test_the_strongest_relations_are_kept_once_each():
 def test_a_damaged_sample_is_a_clear_error(data):
     with pytest.raises(FatalError, match="pack the images again"):
         TrainingSample.from_json(data)
+
+
+PAPER = {"image_size": 1333, "shortest": tuple(range(480, 801, 32)), "crop": 0.8, "colour": 0.0}
+RED = (255, 0, 0)
+
+
+def sample(*boxes: SampleBox, relations: tuple[SampleRelation, ...] = ()) -> TrainingSample:
+    return TrainingSample(1, "toy", 320, 200, boxes, relations)
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_a_box_is_where_its_object_is_seen(official):
+    image = Image.new("RGB", (320, 200))
+    image.paste(RED, (150, 40, 230, 110))
+    file = BytesIO()
+    image.save(file, "PNG")
+    settings = ViewSettings(**PAPER, official=official)
+    seen = 0
+    for row in np.random.default_rng(0).random((40, DRAWS)):
+        view = training_view(row, 320, 200, settings)
+        found = viewed(sample(SampleBox("red", 150, 40, 80, 70)), view)
+        rows, columns = np.nonzero(load_view(file.getvalue(), view)[0].numpy() > 127)
+        assert len(found.boxes) == bool(len(rows))
+        for box in found.boxes:
+            seen += 1
+            edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert edges == pytest.approx([box.x, box.y, box.x + box.w, box.y + box.h], abs=2)
+        assert (found.width, found.height) == (view.width, view.height)
+    assert seen > 20
+
+
+def test_boxes_that_are_cut_away_go_with_their_relations_and_the_rest_is_renumbered():
+    boxes = (SampleBox("gone", 0, 0, 50, 200), SampleBox("cut", 40, 20, 40, 50), SampleBox("whole", 60, 20, 50, 50))
+    relations = tuple(SampleRelation(s, o, "touch", 0.5) for s, o in [(0, 1), (1, 2), (2, 0), (2, 1)])
+    found = viewed(sample(*boxes, relations=relations), TrainingView(200, 100, Crop(50, 10, 100, 100)))
+    assert found.boxes == (SampleBox("cut", 0, 10, 60, 50), SampleBox("whole", 20, 10, 100, 50))
+    assert found.relations == (SampleRelation(0, 1, "touch", 0.5), SampleRelation(1, 0, "touch", 0.5))
+
+
+def test_boxes_without_area_are_dropped_from_whole_images_too():
+    boxes = (SampleBox("flat", 10, 10, 50, 0), SampleBox("cup", 10, 10, 50, 20))
+    found = viewed(sample(*boxes, relations=(SampleRelation(0, 1, "on"),)), TrainingView(320, 192))
+    assert [box.category for box in found.boxes] == ["cup"] and found.relations == ()
+
+
+def test_left_and_right_change_places_unless_official():
+    given = sample(
+        SampleBox("cup", 0, 0, 20, 20), SampleBox("cat", 50, 0, 20, 20), relations=(SampleRelation(0, 1, "left of"),)
+    )
+    ours, official = (
+        viewed(given, TrainingView(320, 200, mirrored=True, official=official)) for official in (False, True)
+    )
+    assert ours.relations == (SampleRelation(0, 1, "right of"),)
+    assert official.relations == given.relations
+    assert ours.boxes == official.boxes == (SampleBox("cup", 300, 0, 20, 20), SampleBox("cat", 250, 0, 20, 20))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_shares_of_a_whole_image_do_not_depend_on_its_size(turned):
+    given = sample(SampleBox("cup", 12.5, 3, 77, 41), SampleBox("cat", 300, 150, 20, 50))
+    found = viewed(given, TrainingView(192, 128, mirrored=turned))
+    expected = normalised_boxes(mirrored(given) if turned else given)
+    assert normalised_boxes(found) == pytest.approx(expected, abs=1e-6)

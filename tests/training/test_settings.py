@@ -10,6 +10,9 @@ from storage.errors import FatalError
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"alarm_factor": 1.0}, "greater than 1"),
+        ({"alarm_window": 5}, "greater than or equal to 6"),
+        ({"network": 3}, "not a table of network settings"),
         ({"network": {"width": 33}}, "width=33: must be a multiple of 32"),
         ({"network": {"widht": 64}}, "widht: unknown; allowed:"),
         ({"network": {"text": {"heads": 5}}}, "text.hidden"),
@@ -37,7 +40,7 @@ def test_the_network_is_written_out_in_full():
 
 def test_the_tagger_is_always_a_tagger_with_the_released_differences():
     network = TaggerSettings(network={"width": 64}).network
-    assert network["tagger"] and network["architecture"] == "parsed" and network["gate"] == "GLIP"
+    assert network.tagger and network.architecture == "parsed" and network.gate == "GLIP"
     assert TaggerSettings().loss.localised_predicates is False
 
 

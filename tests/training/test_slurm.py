@@ -34,7 +34,8 @@ from pipeline.training.settings import TrainingSettings
 from tests.training.launched import WORKER
 
 def main(command, *words):
-    if command == "join":
+    if command == "cluster":
+        words = words[1:]
         sys.exit(join(words[0], Path(words[1]), words[2] == "--stay", WORKER))
     settings = dict(word.removeprefix("pretrain.settings.").split("=") for word in words if word.startswith("pretrain."))
     work = Path(words[words.index("--set") + 1].removeprefix("store=")) / "work"

@@ -9,19 +9,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.config import NetworkConfig
-from models.target import Target
+from models.predictions import Target
 from pipeline.run.dag import build_steps
-from pipeline.run.recipe import load_recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.training.config import HELD_OUT, MODEL, VOCABULARY, Shard, TrainConfig
 from pipeline.training.launch.launcher import launch
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.prepare import prepare
+from pipeline.training.run import prepare
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings
 from pipeline.training.shards import map_samples
 from pipeline.training.tagger_evaluation import Scored, average_precision, proposals
-from pipeline.training.tagger_task import add_noise, names_for_noise, pair_queries
+from pipeline.training.task import add_noise, names_for_noise, pair_queries
 from pipeline.training.vocabulary import Vocabulary
 from storage.shards.sample_map import SampleMap
 from tagger.labelling.calibration import Calibration
@@ -168,7 +167,7 @@ def test_proposals_are_what_captions_would_propose():
 @pytest.mark.parametrize("name", ["label_coco_swin_t", "label_coco_swin_l"])
 def test_recipes_of_taggers_with_other_backbones_are_valid(root: Path, name: str):
     recipe = load_recipe(root / "recipes" / f"{name}.toml")
-    network = NetworkConfig.from_dict(recipe.train_tagger.network)
+    network = recipe.train_tagger.network
     assert recipe.name == name and network.tagger and network.backbone.startswith("swin_")
     assert [step.name for step in build_steps(recipe)] == [
         "ingest", "caption", "parse", "shard_tagger", "train_tagger", "tag",
@@ -192,7 +191,7 @@ def test_recipes_pre_train_on_the_released_sides(root: Path, name: str):
 @pytest.mark.parametrize("name", RELEASED)
 def test_recipes_train_taggers_as_released(root: Path, name: str):
     settings = load_recipe(root / "recipes" / f"{name}.toml").train_tagger
-    network = NetworkConfig.from_dict(settings.network)
+    network = settings.network
     assert settings.lr_text == settings.lr_backbone
     assert RELEASED[name] == (
         settings.batch, settings.lr, settings.lr_backbone, network.backbone, network.feedforward, network.dropout,

@@ -73,16 +73,16 @@ def test_a_divergence_is_told_and_its_last_good_checkpoint_stays(work, shard):
     changes = {"steps": 30, "checkpoint_every": 1, "keep_checkpoints": 1, "alarm_window": 6, "alarm_factor": 1.01}
     run(work, shard, **changes, lr=3e-2, lr_backbone=3e-2, lr_text=3e-2, max_grad_norm=100.0, warmup=20)
     notes = (work / "notes.txt").read_text()
-    assert "the training seems to diverge at step" in notes
+    assert "the training run seems to diverge at step" in notes
     assert len(CheckpointFolder(work / CHECKPOINTS).steps()) == 2
 
 
 def test_the_authors_way_is_chosen_by_one_setting():
     official = TrainingSettings(official=True)
-    assert official.network["official_compat"] and not official.self_pairs and official.predicate_form == "surface"
+    assert official.network.official_compat and not official.self_pairs and official.predicate_form == "surface"
     assert official.shortest[0] == 480 and official.crop == 0.5 and official.bucket == 1
     assert TrainingSettings(official=True, bucket=16).bucket == 16
-    assert TaggerSettings(official=True).network["official_compat"]
+    assert TaggerSettings(official=True).network.official_compat
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pipeline.training.config import CHECKPOINTS, MODEL, TrainConfig
 from pipeline.training.launch.launcher import launch
 from pipeline.training.launch.rank_processes import WORKER
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.prepare import prepare
+from pipeline.training.run import prepare
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError, RetryableError
 from tests.training.conftest import TINY
@@ -96,7 +96,7 @@ def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undistu
 def test_two_nodes_end_with_the_bits_of_one(work, shard, undisturbed, address):
     with agent(address, work, worker=WORKER) as other:
         assert launch(config(work, shard, processes=1, nodes=2, address=address), ignore).processes == 2
-        assert "the training finished" in end_of(other)[1]
+        assert "the training run finished" in end_of(other)[1]
     assert outcome(work) == undisturbed
 
 

@@ -5,9 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.training.pairs import TargetPair
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.task import StepTexts
+from pipeline.training.task import StepTexts, TargetPair
 from pipeline.training.vocabulary import Names, Vocabulary
 from tests.training.conftest import TINY, sample, statistics
 

@@ -1,4 +1,4 @@
-"""Reads annotation files that may be missing, truncated or of another kind, with clear errors and safe conversions."""
+"""Reads annotation files that may be missing, truncated or of another kind, and converts their values safely."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from storage.errors import FatalError
 NO_IMAGE = -1
 """Image id of a reject whose own id cannot be read."""
 _LEAST, _MOST = -(2**63), 2**63 - 1
-LONGEST_NAME = 1024
+MAX_NAME = 1024
 """Characters of a file name with its folders, as in object stores."""
-_LONGEST_PART = 255
+_MAX_NAME_PART = 255
 """Bytes of a name in a folder, as in file systems."""
 
 
-MOST_AT_ONCE = 20 * 2**20
+MAX_WHOLE_FILE = 20 * 2**20
 """Bytes of a file that is read as a whole. Lists within lists take 48 times as much memory. The largest public file of these
-formats is HICO-DET's training set, about 12 million by the size of its test set."""
+formats is that of HICO-DET's training set, about 12 MB."""
 
 
 class AnnotationError(FatalError):
@@ -29,7 +29,7 @@ class AnnotationError(FatalError):
 
 
 def read_json(path: Path, expected: str) -> Any:
-    """Reads a JSON file of at most `MOST_AT_ONCE` bytes. `expected` describes, for errors, what the file should hold.
+    """Reads a JSON file of at most `MAX_WHOLE_FILE` bytes. `expected` describes, for errors, what the file should hold.
 
     Raises `AnnotationError`.
     """
@@ -38,14 +38,20 @@ def read_json(path: Path, expected: str) -> Any:
 
 
 def read_at_once(path: Path, expected: str) -> bytes:
-    """Reads a file of at most `MOST_AT_ONCE` bytes. Raises `AnnotationError`."""
+    """Reads a file of at most `MAX_WHOLE_FILE` bytes. Raises `AnnotationError`."""
     with explained(path, expected), path.open("rb") as file:
-        data = file.read(MOST_AT_ONCE + 1)
-    if len(data) > MOST_AT_ONCE:
+        data = file.read(MAX_WHOLE_FILE + 1)
+    if len(data) > MAX_WHOLE_FILE:
         raise AnnotationError(
-            f"{path}: has more than {MOST_AT_ONCE:,} bytes, the most that is read at once; expected {expected}"
+            f"{path}: has more than {MAX_WHOLE_FILE:,} bytes, the most that is read at once; expected {expected}"
         )
     return data
+
+
+def read_text(path: Path, expected: str) -> str:
+    """Reads a text file in UTF-8 of at most `MAX_WHOLE_FILE` bytes. Raises `AnnotationError`."""
+    with explained(path, expected):
+        return read_at_once(path, expected).decode("utf-8-sig")
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -60,7 +66,7 @@ def parse_json(text: str | bytes) -> Any:
 
 @contextmanager
 def explained(path: Path, expected: str) -> Iterator[None]:
-    """Converts any error while the JSON file at `path` is read to `AnnotationError`."""
+    """Converts any error while the text or JSON file at `path` is read to `AnnotationError`."""
     try:
         yield
     except FileNotFoundError:
@@ -69,6 +75,8 @@ def explained(path: Path, expected: str) -> Iterator[None]:
         raise AnnotationError(f"{path}: is a folder; expected {expected}") from None
     except OSError as error:
         raise AnnotationError(f"{path}: can't be read ({error.strerror}); expected {expected}") from error
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{path}: not UTF-8 ({error}); save it as UTF-8; expected {expected}") from error
     except json.JSONDecodeError as error:
         raise AnnotationError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); expected {expected}"
@@ -104,10 +112,16 @@ def as_four_numbers(value: Any) -> tuple[float, float, float, float] | None:
     a, b, c, d = value
     if type(a) is type(b) is type(c) is type(d) is float:  # fast path: almost all of millions of boxes
         return a, b, c, d
-    if any(isinstance(item, bool) or not isinstance(item, int | float) for item in value):
+    a, b, c, d = map(as_number, value)
+    return None if a is None or b is None or c is None or d is None else (a, b, c, d)
+
+
+def as_number(value: Any) -> float | None:
+    """Converts a JSON number (including NaN and infinity) to a float; None for anything else, and beyond a float's range."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        return float(a), float(b), float(c), float(d)
+        return float(value)
     except OverflowError:
         return None
 
@@ -120,10 +134,10 @@ def as_size(value: Any) -> int | None:
 
 def is_inside(relative: str) -> bool:
     """Whether a file name from an annotation file stays inside the folder that it is joined to, and can exist there."""
-    if len(relative) > LONGEST_NAME or "\0" in relative or readable(relative) != relative:
+    if len(relative) > MAX_NAME or "\0" in relative or readable(relative) != relative:
         return False
     path = PurePosixPath(relative.replace("\\", "/"))
-    fits = all(len(part.encode()) <= _LONGEST_PART for part in path.parts)
+    fits = all(len(part.encode()) <= _MAX_NAME_PART for part in path.parts)
     return fits and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 

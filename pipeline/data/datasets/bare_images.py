@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from pipeline.data.datasets.annotations import readable, shown
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import ImageRecord
 from pipeline.data.images.refs import ImageFolder
@@ -21,22 +23,24 @@ class BareImagesReader(Reader):
     """Yields every image of the folder and its subfolders, in the order of their names."""
 
     def _records(self) -> Iterator[ImageRecord]:
-        source = self.source
         seen: dict[int, str] = {}
-        for name in picture_names(self.folder):
+        for name in image_names(self.folder):
             image_id = id_of_name(name)
+            if readable(name) != name:
+                self.rejects.append(Rejected(image_id, "file name not usable", shown(name)))
+                continue
             if seen.setdefault(image_id, name) != name:
                 self.rejects.append(Rejected(image_id, "duplicate image id", f"{name}, as {seen[image_id]}"))
                 continue
-            yield ImageRecord(source.name, source.split, image_id, self.place(name))
+            yield self.record(image_id, self.place(name))
         self.report(1.0)
 
 
-def picture_names(folder: ImageFolder) -> list[str]:
+def image_names(folder: ImageFolder) -> list[str]:
     """The names of the images in a folder, sorted."""
     return [name for name in folder.names() if PurePosixPath(name).suffix.lower() in SUFFIXES]
 
 
 def id_of_name(name: str) -> int:
     """The id of an image, from its name in the folder alone: adding or removing others changes no id."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> (64 - _ID_BITS)
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") >> (64 - _ID_BITS)

@@ -1,4 +1,4 @@
-"""Reads detection sets in COCO's instances JSON, with relations from a pair file if there is one."""
+"""Reads detection datasets in COCO's instances JSON, with relations from a pair file if there is one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.data.datasets.annotations import (
     shown,
 )
 from pipeline.data.datasets.json_stream import stream_lists
-from pipeline.data.datasets.pairs import GivenPair, add_pairs, read_pairs
+from pipeline.data.datasets.pairs import AnnotatedPair, add_pairs, read_pairs
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, ImageRecord
 from pipeline.data.datasets.spill import BoxSpill, SpilledFault
@@ -62,7 +62,11 @@ class CocoReader(Reader):
         return self._categories(categories)
 
     def _joined(
-        self, images: IO[str], boxes: BoxSpill, categories: dict[int, str], pairs: dict[int, list[GivenPair | Rejected]]
+        self,
+        images: IO[str],
+        boxes: BoxSpill,
+        categories: dict[int, str],
+        pairs: dict[int, list[AnnotatedPair | Rejected]],
     ) -> Iterator[ImageRecord]:
         names = frozenset(categories.values())
         self.objects = tuple(dict.fromkeys(name for _, name in sorted(categories.items())))
@@ -100,7 +104,7 @@ class CocoReader(Reader):
         return file_name
 
     def _categories(self, entries: list[Any]) -> dict[int, str]:
-        """The categories that boxes can name. Unusable ones cost their boxes, not the set."""
+        """The categories that boxes can name. Unusable ones cost their boxes, not the dataset."""
         categories: dict[int, str] = {}
         unusable: set[int] = set()
         for entry in entries:
@@ -127,9 +131,8 @@ class CocoReader(Reader):
         if image_id in seen:
             self.rejects.append(Rejected(image_id, "duplicate image id", shown(file_name)))
             return None
-        source = self.source
         size = as_size(entry.get("width")), as_size(entry.get("height"))
-        return ImageRecord(source.name, source.split, image_id, self.place(relative), *size)
+        return self.record(image_id, self.place(relative), size)
 
     def _spill_box(self, boxes: BoxSpill, entry: Any) -> None:
         image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
@@ -152,15 +155,15 @@ class CocoReader(Reader):
     ) -> tuple[list[Box], list[Rejected]]:
         boxes: list[Box] = []
         rejects: list[Rejected] = []
-        for given in spilled.of(image_id):
-            if given.category_id is None:
-                rejects.append(Rejected(image_id, "unknown category id", given.value))
-            elif given.category_id not in categories:
-                rejects.append(Rejected(image_id, "unknown category id", str(given.category_id)))
-            elif isinstance(given, SpilledFault):
-                rejects.append(Rejected(image_id, "box malformed", given.value))
+        for annotation in spilled.of(image_id):
+            if annotation.category_id is None:
+                rejects.append(Rejected(image_id, "unknown category id", annotation.value))
+            elif annotation.category_id not in categories:
+                rejects.append(Rejected(image_id, "unknown category id", str(annotation.category_id)))
+            elif isinstance(annotation, SpilledFault):
+                rejects.append(Rejected(image_id, "box malformed", annotation.value))
             else:
-                category_id, x, y, w, h, source_id, flags = given
+                category_id, x, y, w, h, source_id, flags = annotation
                 box = Box(categories[category_id], x, y, w, h, bool(flags & CROWD), source_id)
                 unwanted = self._unwanted(flags)
                 if unwanted:
@@ -173,7 +176,7 @@ class CocoReader(Reader):
         """The reason to reject a box with these flags; "" to keep it."""
         return ""
 
-    def _pairs(self) -> dict[int, list[GivenPair | Rejected]]:
+    def _pairs(self) -> dict[int, list[AnnotatedPair | Rejected]]:
         if self.source.relations is None:
             return {}
         pairs, rejects = read_pairs(self.source.relations, self._category)

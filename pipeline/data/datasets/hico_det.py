@@ -17,7 +17,7 @@ from pipeline.data.datasets.annotations import (
 from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.names import COCO_CATEGORIES, read_names
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
 from pipeline.data.datasets.source import DataSource
 from pipeline.runtime.stage import Rejected
 
@@ -64,18 +64,8 @@ class HicoDetReader(Reader):
         for item in _list(entry, "hoi_annotation", image_id, rejects):
             relation = self._relation(image_id, item, places, rejects)
             relations += [] if relation is None else [relation]
-        source = self.source
-        return ImageRecord(
-            source.name,
-            source.split,
-            image_id,
-            self.place(file_name),
-            as_size(entry.get("width")),
-            as_size(entry.get("height")),
-            tuple(boxes),
-            tuple(relations),
-            tuple(rejects),
-        )
+        size = as_size(entry.get("width")), as_size(entry.get("height"))
+        return self.record(image_id, self.place(file_name), size, boxes, relations, rejects)
 
     def _box(self, image_id: int, item: Any, position: int, rejects: list[Rejected]) -> Box | None:
         numbers = as_four_numbers(item.get("bbox")) if isinstance(item, dict) else None
@@ -91,7 +81,7 @@ class HicoDetReader(Reader):
 
     def _relation(
         self, image_id: int, item: Any, places: list[int | None], rejects: list[Rejected]
-    ) -> GivenRelation | None:
+    ) -> AnnotatedRelation | None:
         verb = as_id(item.get("category_id")) if isinstance(item, dict) else None
         if verb is None or verb not in self._verbs:
             rejects.append(Rejected(image_id, "unknown verb id", shown(item)))
@@ -101,7 +91,7 @@ class HicoDetReader(Reader):
         if subject is None or target is None:
             rejects.append(Rejected(image_id, "relation without box", shown(item)))
             return None
-        return GivenRelation(subject, self._verbs[verb], target)
+        return AnnotatedRelation(subject, self._verbs[verb], target)
 
 
 def _list(entry: dict[str, Any], name: str, image_id: int, rejects: list[Rejected]) -> list[Any]:

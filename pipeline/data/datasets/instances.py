@@ -24,7 +24,7 @@ from pipeline.data.datasets.annotations import (
 )
 from pipeline.data.datasets.pairs import vcoco_predicate
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
 from pipeline.runtime.stage import Rejected
 
 PERSON = "person"
@@ -130,30 +130,19 @@ class InstancesReader(Reader):
             rejects.append(Rejected(image_id, "relations malformed", shown(entry)))
             columns = [[], [], [], []]
         for pair in zip(*columns, strict=True):
-            found = self._pair(categories, *pair)
-            if isinstance(found, str):
-                rejects.append(Rejected(image_id, found, shown(pair)))
+            parsed = self._pair(categories, *pair)
+            if isinstance(parsed, str):
+                rejects.append(Rejected(image_id, parsed, shown(pair)))
                 continue
-            subject, predicate, target = found
+            subject, predicate, target = parsed
             ends = boxes.setdefault(subject, len(boxes)), boxes.setdefault(target, len(boxes))
-            relations.append(GivenRelation(ends[0], predicate, ends[1]))
-        source = self.source
-        return ImageRecord(
-            source.name,
-            source.split,
-            image_id,
-            self.place(name),
-            as_size(width),
-            as_size(height),
-            tuple(boxes),
-            tuple(relations),
-            tuple(rejects),
-        )
+            relations.append(AnnotatedRelation(ends[0], predicate, ends[1]))
+        return self.record(image_id, self.place(name), (as_size(width), as_size(height)), boxes, relations, rejects)
 
     def _pair(
         self, categories: Sequence[str], person: Any, target: Any, object_id: Any, predicate_id: Any
     ) -> tuple[Box, str, Box] | str:
-        """The two boxes and the predicate, or the reason to leave the pair out."""
+        """The two boxes and the predicate, or the reason to reject the pair."""
         ends = as_four_numbers(person), as_four_numbers(target)
         category = _at(categories, as_id(object_id))
         predicate = _at(self.predicates, as_id(predicate_id))

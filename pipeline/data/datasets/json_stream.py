@@ -1,6 +1,7 @@
 """Streams annotation files of many gigabytes element by element, holding only one window of text in memory.
 
-Top-level lists are walked here. `json` parses their elements, exactly as `json.load` would (many tools write NaN).
+Top-level lists are walked here. `json` parses their elements, exactly as `json.load` would: many tools write NaN, which
+ijson rejects, and ijson needs a pass over the file for each list.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from json import JSONDecodeError
 from pathlib import Path
@@ -18,7 +20,7 @@ from pipeline.data.datasets.annotations import AnnotationError, explained, read_
 
 CHUNK = 2**22
 """Characters read at a time."""
-LONGEST_ELEMENT = 2**24
+MAX_ELEMENT = 2**24
 """Maximum length of one element in characters; above it, the file is considered damaged. Empty lists take 20 times as much."""
 _NEAR_THE_END = 16
 """An error this close to the end of the buffer may only mean that a word or number continues (longest: -Infinity)."""
@@ -54,12 +56,7 @@ def stream_lists(
     Raises `AnnotationError` on reaching the error, or at the end when a list is missing.
     """
     missing = set(names)
-    with explained(path, expected), path.open(encoding="utf-8-sig", newline="") as file:
-        text = _Text(file, report)
-        opening = text.peek()
-        if opening != "{":
-            kind = _kind(opening) if opening == "[" else _whole_kind(path, expected)
-            raise AnnotationError(f"{path}: holds a JSON {kind}; expected {expected}")
+    with _object(path, expected, report) as text:
         for name in text.fields():
             wanted = name in names
             if text.peek() == "[":
@@ -74,22 +71,15 @@ def stream_lists(
                     text.value()
             else:
                 text.value()
-        text.end()
     if missing:
         raise AnnotationError(f"{path}: has no field {min(missing)!r}; expected {expected}")
 
 
 def stream_fields(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
     """Yields the fields of a JSON object in file order. Raises `AnnotationError` on reaching the error."""
-    with explained(path, expected), path.open(encoding="utf-8-sig", newline="") as file:
-        text = _Text(file)
-        opening = text.peek()
-        if opening != "{":
-            kind = _kind(opening) if opening == "[" else _whole_kind(path, expected)
-            raise AnnotationError(f"{path}: holds a JSON {kind}; expected {expected}")
+    with _object(path, expected) as text:
         for name in text.fields():
             yield name, text.value()
-        text.end()
 
 
 def stream_members(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
@@ -97,16 +87,26 @@ def stream_members(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
 
     Raises `AnnotationError` on reaching the error.
     """
-    with explained(path, expected), path.open(encoding="utf-8-sig", newline="") as file:
-        text = _Text(file)
-        if text.peek() != "{":
-            raise AnnotationError(f"{path}: holds a JSON {_kind(text.peek())}; expected {expected}")
+    with _object(path, expected) as text:
         for name in text.fields():
             if text.peek() == "[":
                 for element in text.elements():
                     yield name, element
             else:
                 yield name, text.value()
+
+
+@contextmanager
+def _object(path: Path, expected: str, report: Callable[[float], None] | None = None) -> Iterator[_Text]:
+    """The text of a file that holds one JSON object, at its start. Raises `AnnotationError`, as `stream_lists` does."""
+    with explained(path, expected), path.open(encoding="utf-8-sig", newline="") as file:
+        text = _Text(file, report)
+        opening = text.peek()
+        if opening != "{":
+            # Other values than lists are parsed, so that an invalid one is reported as such.
+            kind = "list" if opening == "[" else _kind(json.dumps(read_json(path, expected))[0])
+            raise AnnotationError(f"{path}: holds a JSON {kind}; expected {expected}")
+        yield text
         text.end()
 
 
@@ -145,7 +145,7 @@ class _Text:
                     raise self._placed(error.msg, error.pos) from error
                 continue
             if isinstance(found, int | float) and end >= len(self._buffer) - _EXPONENT:
-                if end - self._at > LONGEST_ELEMENT:
+                if end - self._at > MAX_ELEMENT:
                     raise self._placed("Number too long", self._at)
                 if self._more():
                     continue
@@ -204,7 +204,7 @@ class _Text:
         return found
 
     def _may_go_on(self, error: JSONDecodeError) -> bool:
-        if len(self._buffer) - self._at > LONGEST_ELEMENT:
+        if len(self._buffer) - self._at > MAX_ELEMENT:
             return False
         return error.pos >= len(self._buffer) - _NEAR_THE_END or error.msg.startswith("Unterminated string")
 
@@ -233,8 +233,3 @@ class _Text:
 
 def _kind(opening: str) -> str:
     return _KINDS.get(opening, "number")
-
-
-def _whole_kind(path: Path, expected: str) -> str:
-    """The JSON type of a file that holds one plain value. Raises `AnnotationError` when it holds none."""
-    return _kind(json.dumps(read_json(path, expected))[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.data.datasets.annotations import AnnotationError, as_id, parse_json, read_at_once
+from pipeline.data.datasets.annotations import AnnotationError, as_id, parse_json, read_text
 
 _COCO_NAMES = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, -, stop sign,
@@ -27,10 +27,7 @@ COCO_CATEGORIES: dict[int, str] = {
 
 def read_names(path: Path) -> dict[int, str]:
     """Reads names by id (from 1 if the file has no ids), with spaces for underscores. Raises `AnnotationError`."""
-    try:
-        text = read_at_once(path, _EXPECTED).decode()
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: can't be read ({error}); expected {_EXPECTED}") from error
+    text = read_text(path, _EXPECTED)
     names = _from_json(text) if text.lstrip()[:1] in ("[", "{") else _from_lines(text)
     if not names:
         raise AnnotationError(f"{path}: no names found; expected {_EXPECTED}")

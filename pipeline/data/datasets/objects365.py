@@ -37,8 +37,8 @@ _UNPUBLISHED = frozenset(
 class Objects365Reader(CocoReader):
     """Reads Objects365. `images` is the folder with patch0, patch1, ...; names are lower-cased, stripped and corrected.
 
-    Names with a slash ("cabinet/shelf") stay as they are. `validate` drops duplicate boxes, which are frequent here.
-    Boxes marked as fake (a picture of the object) or as a reflection are kept, as the authors do, unless the source
+    Names with a slash ("cabinet/shelf") stay as they are. `validate` rejects duplicate boxes, which are frequent here.
+    Boxes marked as fake (a depiction of the object) or as a reflection are kept, as the authors do, unless the source
     sets `drop_fake` or `drop_reflected`.
     """
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_size, readable, shown
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
 from pipeline.data.datasets.spill import ListSpill
 from pipeline.data.images.opening import BadImage, probe
 from pipeline.runtime.stage import Rejected
 
 RELATIONS = "Open Images relations: a CSV with ImageID, LabelName1, LabelName2, XMin1, ..., YMax2, RelationshipLabel"
 BOXES = "Open Images boxes: a CSV with ImageID, LabelName, XMin, XMax, YMin, YMax"
-CLASSES = "Open Images class descriptions: a CSV with a label such as /m/01g317 and its name a line"
+CLASSES = "Open Images class descriptions: a CSV with one label such as /m/01g317 and its name per line"
 SIZES = "image sizes: a CSV with ImageID, Width, Height"
 ATTRIBUTE = "is"
 """The relationship that states an attribute ("chair is wooden"), whose second label names no object."""
@@ -30,7 +30,7 @@ _SIDES = ("XMin", "YMin", "XMax", "YMax")
 def id_of(name: str) -> int | None:
     """The image id of Open Images' 16 hex digits: their value as a signed number of 64 bits; None for other text.
 
-    Values from 2**63 become negative (value - 2**64), so every id fits the tables; `name_of` reverses it.
+    Values from 2**63 become negative (value - 2**64), so every id fits the tables.
     """
     if not _HEX.fullmatch(name):
         return None
@@ -38,16 +38,11 @@ def id_of(name: str) -> int | None:
     return value - 2**64 if value >= 2**63 else value
 
 
-def name_of(image_id: int) -> str:
-    """The 16 hex digits of an image id, which are the image's file name without its extension."""
-    return f"{image_id % 2**64:016x}"
-
-
 class OpenImagesReader(Reader):
     """Yields the images that have a row in the relations CSV, in the order of their first one.
 
     The boxes are those of relations, then those of `boxes`; equal boxes of one label are the same object. Attributes
-    ("chair is wooden") are left out and counted. Open Images states no image sizes: they come from `image_data`
+    ("chair is wooden") are rejected. Open Images states no image sizes: they come from `image_data`
     (ImageID, Width, Height) or, when images are read, from the headers of their files.
     """
 
@@ -64,9 +59,9 @@ class OpenImagesReader(Reader):
                     self.rejects.append(Rejected(NO_IMAGE, "image id not 16 hex digits", shown(name)))
                     continue
                 images[name] = None
-                found = list(rows)
-                predicates.update(row[-1] for row in found if row[-1] != ATTRIBUTE)
-                relations.add(image_id, found)
+                values = list(rows)
+                predicates.update(row[-1] for row in values if row[-1] != ATTRIBUTE)
+                relations.add(image_id, values)
             self._spill_boxes(images, boxes)
             self.predicates = tuple(sorted(readable(predicate) for predicate in predicates))
             self.objects = tuple(sorted(set(names.values())))
@@ -89,7 +84,7 @@ class OpenImagesReader(Reader):
             return record
         try:
             found = probe(record.path, verify="header")
-        except BadImage:  # `validate` tells what is wrong with it
+        except BadImage:  # `validate` rejects it with the reason
             return replace(record, width=None, height=None)
         boxes = tuple(_scaled(box, found.width, found.height) for box in record.boxes)
         return replace(record, width=found.width, height=found.height, boxes=boxes)
@@ -126,18 +121,15 @@ class OpenImagesReader(Reader):
                 rejects.append(Rejected(image_id, reason, shown([subject, predicate, target, *sides])))
                 continue
             first, second = (places.setdefault(end, len(places)) for end in ends if isinstance(end, Box))
-            found.append(GivenRelation(first, readable(predicate), second))
+            found.append(AnnotatedRelation(first, readable(predicate), second))
         for label, *sides in boxes.of(image_id):
             box = _box(label, sides, names)
             if isinstance(box, str):
                 rejects.append(Rejected(image_id, box, shown([label, *sides])))
             else:
                 places.setdefault(box, len(places))
-        scaled = tuple(_scaled(box, width, height) for box in places)
-        source, place = self.source, self.place(f"{name}.jpg")
-        return ImageRecord(
-            source.name, source.split, image_id, place, width, height, scaled, tuple(found), tuple(rejects)
-        )
+        scaled = (_scaled(box, width, height) for box in places)
+        return self.record(image_id, self.place(f"{name}.jpg"), (width, height), scaled, found, rejects)
 
 
 _BOX_COLUMNS = ("LabelName", *_SIDES)
@@ -147,7 +139,7 @@ _RELATION_COLUMNS = (
 
 
 def _box(label: str, sides: list[str], names: Mapping[str, str]) -> Box | str:
-    """The box in shares of the image, or the reason why there is none."""
+    """The box in shares of the image, or the reason to reject it."""
     if label not in names:
         return "unknown category"
     try:

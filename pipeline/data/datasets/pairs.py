@@ -20,14 +20,14 @@ from pipeline.data.datasets.annotations import (
     shown,
 )
 from pipeline.data.datasets.json_stream import stream_rows
-from pipeline.data.datasets.record import Box, GivenRelation, overlap
+from pipeline.data.datasets.record import AnnotatedRelation, Box, overlap
 from pipeline.runtime.stage import Rejected
 
 EXPECTED = "relations: a list of {image_id, relations: [{person_box, action, object, object_box}, ...]}"
 SAME_OBJECT_IOU = 0.5
 
 
-class GivenPair(NamedTuple):
+class AnnotatedPair(NamedTuple):
     """A relation with its two boxes, whose ids are unknown."""
 
     subject: Box
@@ -37,9 +37,9 @@ class GivenPair(NamedTuple):
 
 def read_pairs(
     path: Path, category: Callable[[str], str]
-) -> tuple[dict[int, list[GivenPair | Rejected]], list[Rejected]]:
+) -> tuple[dict[int, list[AnnotatedPair | Rejected]], list[Rejected]]:
     """Reads pairs by image id, in file order, and rejects malformed entries. Raises `AnnotationError`."""
-    pairs: dict[int, list[GivenPair | Rejected]] = defaultdict(list)
+    pairs: dict[int, list[AnnotatedPair | Rejected]] = defaultdict(list)
     rejects = []
     for entry in stream_rows(path, EXPECTED):
         image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
@@ -51,10 +51,10 @@ def read_pairs(
 
 
 def add_pairs(
-    image_id: int, boxes: list[Box], pairs: Sequence[GivenPair | Rejected], categories: frozenset[str]
-) -> tuple[list[GivenRelation], list[Rejected]]:
+    image_id: int, boxes: list[Box], pairs: Sequence[AnnotatedPair | Rejected], categories: frozenset[str]
+) -> tuple[list[AnnotatedRelation], list[Rejected]]:
     """Grounds pairs in `boxes`: in the box of the same category with the largest overlap, else in an appended box."""
-    relations: list[GivenRelation] = []
+    relations: list[AnnotatedRelation] = []
     rejects: list[Rejected] = []
     for pair in pairs:
         if isinstance(pair, Rejected):
@@ -65,11 +65,11 @@ def add_pairs(
             rejects.append(Rejected(image_id, "unknown category", unknown[0]))
             continue
         subject, target = _place(boxes, pair.subject), _place(boxes, pair.object)
-        relations.append(GivenRelation(subject, pair.predicate, target))
+        relations.append(AnnotatedRelation(subject, pair.predicate, target))
     return relations, rejects
 
 
-def _pair(image_id: int, entry: Any, category: Callable[[str], str]) -> GivenPair | Rejected:
+def _pair(image_id: int, entry: Any, category: Callable[[str], str]) -> AnnotatedPair | Rejected:
     malformed = Rejected(image_id, "relation malformed", shown(entry))
     if not isinstance(entry, dict):
         return malformed
@@ -82,7 +82,7 @@ def _pair(image_id: int, entry: Any, category: Callable[[str], str]) -> GivenPai
         return Rejected(image_id, "relation without box", shown(entry))
     predicate = readable(str(predicate))
     words = predicate.strip() if "predicate" in entry else vcoco_predicate(predicate)
-    return GivenPair(
+    return AnnotatedPair(
         _box(category(str(subject_name)), subject_box), words, _box(category(str(object_name)), object_box)
     )
 
@@ -104,7 +104,7 @@ def _box(category: str, xyxy: Sequence[float]) -> Box:
 
 
 def _place(boxes: list[Box], wanted: Box) -> int:
-    """The index of the box that shows the wanted object; appends a box when there is none."""
+    """The index of the box that shows the wanted object, which is appended if no box does."""
     overlaps = [
         (overlap(box, wanted), -index)
         for index, box in enumerate(boxes)
@@ -138,7 +138,7 @@ _WORDS = {
 
 
 def vcoco_predicate(action: str) -> str:
-    """Converts an action such as "hold obj" or "sit instr" to a predicate; other text only has underscores replaced."""
+    """Converts an action such as "hold obj" or "sit instr" to a predicate; in other text, only underscores are replaced."""
     action = action.strip().lower()
     if action in _WORDS:
         return _WORDS[action]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.data.datasets.record import ImageRecord
+import numpy as np
+
+from pipeline.data.datasets.annotations import AnnotationError, shown
+from pipeline.data.datasets.record import NO_OBJECT, AnnotatedRelation, Box, ImageRecord
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.refs import ImageRef, uri_of
@@ -16,6 +19,7 @@ from pipeline.runtime.stage import Rejected
 
 MAX_WAITING = 10_000
 """Maximum number of records held back until one of their images is found."""
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Reader(ABC):
@@ -29,11 +33,11 @@ class Reader(ABC):
         """Called now and then with the share of the annotations that has been read, 0 to 1."""
         self.folder = open_folder(source.image_root)
         self.rejects: list[Rejected] = []
-        """Rows without a record (no usable id or file name, or a duplicate). Complete once `read` is exhausted."""
+        """Rejected rows without a record: no usable id or file name, or a duplicate. Complete once `read` is exhausted."""
         self.objects: tuple[str, ...] = ()
-        """The set's own object names in the order of their ids, complete once it is read; empty if names are free text."""
+        """The dataset's own object names by id, complete once it is read; empty if names are free text."""
         self.predicates: tuple[str, ...] = ()
-        """The set's own predicate names in the order of their ids, in the same way."""
+        """The dataset's own predicate names, in the same way."""
 
     def read(self) -> Iterator[ImageRecord]:
         """Yields the records in the order of the annotation file. Raises `AnnotationError`.
@@ -47,11 +51,27 @@ class Reader(ABC):
     def annotations(self) -> Iterator[ImageRecord]:
         """Yields the records of the annotation files alone, without looking for images. Raises `AnnotationError`.
 
-        Predicates are the set's own names. A relation without an object has -1 as `object`. Boxes of files that state neither
-        pixels nor the images' sizes are shares of the image: such a record is 1 wide and 1 high.
+        Predicates are the dataset's own names. A relation without an object has -1 as `object`. Boxes of files that state
+        neither pixels nor the images' sizes are shares of the image: such a record is 1 wide and 1 high. Boxes that tables
+        can't hold are rejected, as `validate` does where there are images.
         """
         self.rejects.clear()
-        yield from self._records()
+        yield from map(_finite, self._records())
+
+    def record(
+        self,
+        image_id: int,
+        path: ImageRef,
+        size: tuple[int | None, int | None] = (None, None),
+        boxes: Iterable[Box] = (),
+        relations: Iterable[AnnotatedRelation] = (),
+        rejects: Iterable[Rejected] = (),
+    ) -> ImageRecord:
+        """The record of an image of this source. `size`: declared width and height."""
+        source = self.source
+        return ImageRecord(
+            source.name, source.split, image_id, path, *size, tuple(boxes), tuple(relations), tuple(rejects)
+        )
 
     @property
     def annotation_file(self) -> Path:
@@ -74,14 +94,14 @@ class Reader(ABC):
             if record.path.is_file():
                 return
             first, count = first or record, count + 1
-        raise self._none_there(first, count)
+        raise self._none_exists(first, count)
 
     @abstractmethod
     def _records(self) -> Iterator[ImageRecord]:
         """Parses the annotation files."""
 
     def _completed(self, record: ImageRecord) -> ImageRecord:
-        """Makes a record as `read` yields it, e.g. with what only the image's file tells."""
+        """Makes a record as `read` yields it, e.g. with what only the image's file states."""
         return record
 
     def _held_back(self, records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
@@ -95,9 +115,9 @@ class Reader(ABC):
                 yield from waiting
                 waiting.clear()
         if not found:
-            raise self._none_there(first, count)
+            raise self._none_exists(first, count)
 
-    def _none_there(self, first: ImageRecord | None, count: int) -> AnnotationError:
+    def _none_exists(self, first: ImageRecord | None, count: int) -> AnnotationError:
         source = self.source
         if first is None:
             reasons = "; ".join(sorted({reject.reason for reject in self.rejects})) or "the list of images is empty"
@@ -110,6 +130,27 @@ class Reader(ABC):
             f"{source.images}: none of the {count} images of {source.name!r} exists; expected e.g. {expected}; {holds}; "
             f"set `images` to the folder that file names in {Path(source.listed_in).name} are relative to"
         )
+
+
+def _finite(record: ImageRecord) -> ImageRecord:
+    """Rejects boxes whose numbers are not finite in single precision, and their relations."""
+    kept = [index for index, box in enumerate(record.boxes) if all(abs(side) <= _LARGEST for side in box[1:5])]
+    if len(kept) == len(record.boxes):
+        return record
+    places = {index: place for place, index in enumerate(kept)} | {NO_OBJECT: NO_OBJECT}
+    rejects = [
+        Rejected(record.image_id, "box not finite", box.written())
+        for index, box in enumerate(record.boxes)
+        if index not in places
+    ]
+    relations = []
+    for relation in record.relations:
+        if relation.subject in places and relation.object in places:
+            relations.append(relation._replace(subject=places[relation.subject], object=places[relation.object]))
+        else:
+            rejects.append(Rejected(record.image_id, "relation without box", shown(relation.predicate)))
+    boxes = tuple(record.boxes[index] for index in kept)
+    return replace(record, boxes=boxes, relations=tuple(relations), rejects=(*record.rejects, *rejects))
 
 
 def _first_names(root: Path | str) -> list[str]:

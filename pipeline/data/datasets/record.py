@@ -1,4 +1,4 @@
-"""The record of one image that a reader yields: boxes and given relations as the annotation files state them."""
+"""The record of one image that a reader yields: boxes and relations as its dataset annotates them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,12 @@ class Box(NamedTuple):
         return f"{self.category} [{self.x:g}, {self.y:g}, {self.w:g}, {self.h:g}]"[:200]
 
 
-class GivenRelation(NamedTuple):
-    """A relation that the dataset gives; `subject` and `object` are indices into the record's boxes."""
+NO_OBJECT = -1
+"""`AnnotatedRelation.object` of a relation without an object."""
+
+
+class AnnotatedRelation(NamedTuple):
+    """A relation of the ground truth; `subject` and `object` are indices into the record's boxes."""
 
     subject: int
     predicate: str
@@ -36,7 +40,7 @@ class GivenRelation(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image as its dataset describes it. `rejects` holds what the reader had to leave out."""
+    """One image as its dataset describes it. `rejects` holds what the reader rejected of it."""
 
     dataset: str
     split: str
@@ -46,7 +50,7 @@ class ImageRecord:
     """Declared width in pixels; None if the dataset does not state it."""
     height: int | None = None
     boxes: tuple[Box, ...] = ()
-    relations: tuple[GivenRelation, ...] = ()
+    relations: tuple[AnnotatedRelation, ...] = ()
     rejects: tuple[Rejected, ...] = ()
     unpublished: bool = False
     """Whether the dataset lists the image without its file ever having been published."""

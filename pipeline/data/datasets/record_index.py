@@ -1,34 +1,40 @@
 """Caches a source's records on disk by image, so that annotation files are parsed only once.
 
-An index folder (`index_files.py`) is named by a digest of its inputs, appears atomically and is only a cache: one that is
-damaged is built anew where it is read, and it may be deleted at any time.
+An index folder is named by a digest of its inputs, appears atomically and is only a cache: a damaged one is rebuilt when it
+is read, and it may be deleted at any time. Its file `records` holds one JSON line per image, `names` the names of images,
+`lost` the rejected rows without a record, and `places.npy` five numbers per image: its id, where line and name begin, and the
+XXH3 of each, which is compared whenever one is read. `seal` is the XXH3 of `places.npy` and `lost`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
+import numpy.typing as npt
+from xxhash import xxh3_64_digest, xxh3_128_digest
 
 from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.data.datasets.bare_images import BareImagesReader, picture_names
+from pipeline.data.datasets.bare_images import BareImagesReader, image_names
 from pipeline.data.datasets.coco import CocoReader
 from pipeline.data.datasets.hico_det import HicoDetReader
-from pipeline.data.datasets.index_files import DamagedIndex, IndexFiles, write_index
 from pipeline.data.datasets.instances import InstancesReader
 from pipeline.data.datasets.objects365 import Objects365Reader
 from pipeline.data.datasets.open_images import OpenImagesReader
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
 from pipeline.data.datasets.source import FURTHER_FILES, DataSource, Format
 from pipeline.data.datasets.vcoco import VcocoReader
 from pipeline.data.datasets.vg150 import Vg150Reader
@@ -39,7 +45,106 @@ from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.stage import Rejected
 from storage.atomic import atomic_folder
 from storage.digests import digest_file, digest_json
+from storage.disk import LOCAL
 from storage.errors import translate_os_errors
+
+_FILES = ("records", "names", "places.npy", "lost", "seal")
+
+
+class DamagedIndex(Exception):
+    """A file of an index is missing or does not match its checksum."""
+
+
+class IndexFiles:
+    """The files of a stored index. Raises `DamagedIndex` here and wherever something is read."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            numbers, lost, seal = ((folder / name).read_bytes() for name in ("places.npy", "lost", "seal"))
+            self._records, self._names = ((folder / name).open("rb") for name in ("records", "names"))
+        except OSError as error:
+            raise DamagedIndex(f"{Path(error.filename).name}: {error.strerror}") from error
+        if _seal(numbers, lost) != seal:
+            raise DamagedIndex("places.npy or lost does not match its checksum")
+        places: npt.NDArray[np.int64] = np.load(io.BytesIO(numbers), allow_pickle=False)
+        self.ids = places[0, :-1]
+        self.lost: list[list[Any]] = json.loads(lost)
+        """Image id, reason and value of each reject."""
+        self._starts, self._name_starts, self._checks, self._name_checks = places[1:]
+
+    def line(self, position: int) -> bytes:
+        """The values of a record, as a JSON array."""
+        return _read(self._records, self._starts, self._checks, position)
+
+    def name(self, position: int) -> str:
+        """The name of an image."""
+        return _read(self._names, self._name_starts, self._name_checks, position).decode()
+
+    def require_whole(self) -> None:
+        """Read everything once."""
+        for position in range(len(self.ids)):
+            self.line(position)
+            self.name(position)
+        for file, starts in ((self._records, self._starts), (self._names, self._name_starts)):
+            if os.fstat(file.fileno()).st_size != starts[-1]:
+                raise DamagedIndex(f"{Path(file.name).name}: has another size than when it was written")
+
+
+def write_index(reader: Reader, folder: Path) -> None:
+    """Write the files of an index into an empty folder, and sync them."""
+    places = array("q")
+    with (folder / "records").open("wb", 2**20) as records, (folder / "names").open("wb", 2**20) as names:
+        start = name_start = 0
+        for record in reader.read():
+            line, name = _line(record), reader.name(record).encode()
+            places.extend((record.image_id, start, name_start, _check(line), _check(name)))
+            start += records.write(line)
+            name_start += names.write(name)
+        places.extend((0, start, name_start, 0, 0))
+    columns = np.frombuffer(places, np.int64).reshape(-1, 5).T
+    np.save(folder / "places.npy", np.ascontiguousarray(columns), allow_pickle=False)
+    lost = json.dumps([[reject.image_id, reject.reason, reject.value] for reject in reader.rejects]).encode()
+    (folder / "lost").write_bytes(lost)
+    (folder / "seal").write_bytes(_seal((folder / "places.npy").read_bytes(), lost))
+    for file in _FILES:
+        LOCAL.sync_file(folder / file)
+
+
+def damaged_indexes(indexes: Path) -> Iterator[tuple[Path, str]]:
+    """Read every index in a folder of indexes. Yields each folder with what is wrong with it, "" where nothing is.
+
+    Indexes of earlier versions have no seal. They are never read again, so they are skipped.
+    """
+    for seal in sorted(indexes.glob("*/seal")):
+        try:
+            IndexFiles(seal.parent).require_whole()
+            yield seal.parent, ""
+        except DamagedIndex as damage:
+            yield seal.parent, str(damage)
+
+
+def _read(file: BinaryIO, starts: npt.NDArray[np.int64], checks: npt.NDArray[np.int64], position: int) -> bytes:
+    start = int(starts[position])
+    data = os.pread(file.fileno(), int(starts[position + 1]) - start, start)
+    if _check(data) != checks[position]:
+        raise DamagedIndex(f"{Path(file.name).name}: what lies at byte {start:,} does not match its checksum")
+    return data
+
+
+def _check(data: bytes) -> int:
+    return int.from_bytes(xxh3_64_digest(data), "little", signed=True)
+
+
+def _seal(numbers: bytes, lost: bytes) -> bytes:
+    return xxh3_128_digest(xxh3_128_digest(numbers) + xxh3_128_digest(lost))
+
+
+def _line(record: ImageRecord) -> bytes:
+    rejects = [(reject.reason, reject.value) for reject in record.rejects]
+    size = record.width, record.height
+    values = (record.image_id, *size, record.boxes, record.relations, rejects, record.unpublished)
+    return json.dumps(values).encode("ascii") + b"\n"
+
 
 T = TypeVar("T")
 
@@ -55,19 +160,19 @@ class RecordIndex:
     """The records of one source in file order. Memory holds only a few numbers per image."""
 
     def __init__(self, folder: Path, reader: Reader, rebuild: Callable[[], None]) -> None:
-        """`rebuild` is called, once, to build a damaged index anew."""
+        """`rebuild` is called to rebuild a damaged index."""
         self.folder = folder
         self._reader = reader
         self._rebuild = rebuild
         try:
             self._files = IndexFiles(folder)
         except DamagedIndex:
-            self._build_anew()
+            self._reopen()
         self.ids = self._files.ids
         self._order = np.argsort(self.ids, kind="stable")
         self._sorted = self.ids[self._order]
         self.lost = [Rejected(*row) for row in self._files.lost]
-        """Rows without a record: no usable id or file name, a duplicate, or annotations of an unknown image."""
+        """Rejected rows without a record: no usable id or file name, a duplicate, or annotations of an unknown image."""
 
     def present(self, image_ids: Sequence[int]) -> tuple[int, ...]:
         """The ids that have a record, in the given order."""
@@ -99,7 +204,7 @@ class RecordIndex:
         return found.hexdigest()
 
     def require_one_image(self) -> None:
-        """Raises `AnnotationError` when none of the images exists (any more)."""
+        """Raises `AnnotationError` when none of the images exists, or none does any longer."""
         self._reader.require_one(self)
 
     def __iter__(self) -> Iterator[ImageRecord]:
@@ -116,16 +221,16 @@ class RecordIndex:
         positions: list[int] = self._order[np.searchsorted(self._sorted, wanted)].tolist()
         return positions
 
-    def _build_anew(self) -> None:
+    def _reopen(self) -> None:
         self._rebuild()
         self._files = IndexFiles(self.folder)
 
     def _checked(self, read: Callable[[IndexFiles], T]) -> T:
-        """What is read from the files, which are built anew if they are damaged: they hold the same then."""
+        """What is read from the files. Damaged ones are rebuilt, with the same content."""
         try:
             return read(self._files)
         except DamagedIndex:
-            self._build_anew()
+            self._reopen()
             return read(self._files)
 
     def _name(self, position: int) -> str:
@@ -136,19 +241,15 @@ class RecordIndex:
 
     def _record(self, position: int) -> ImageRecord:
         image_id, width, height, boxes, relations, rejects, unpublished = json.loads(self._line(position))
-        source = self._reader.source
-        return ImageRecord(
-            source.name,
-            source.split,
+        record = self._reader.record(
             image_id,
             self._reader.place(self._name(position)),
-            width,
-            height,
-            tuple(Box(*box) for box in boxes),
-            tuple(GivenRelation(*relation) for relation in relations),
-            tuple(Rejected(image_id, reason, value) for reason, value in rejects),
-            unpublished,
+            (width, height),
+            (Box(*box) for box in boxes),
+            (AnnotatedRelation(*relation) for relation in relations),
+            (Rejected(image_id, reason, value) for reason, value in rejects),
         )
+        return replace(record, unpublished=True) if unpublished else record
 
 
 def is_indexed(source: DataSource, folder: Path | None) -> bool:
@@ -168,7 +269,7 @@ def open_index(source: DataSource, folder: Path | None, report: Callable[[float]
         path = Path(temporary.name) / "index"
         _build(reader, path)
         index = RecordIndex(path, reader, partial(_build, reader, path))
-        temporary.cleanup()  # the open file handles stay valid
+        temporary.cleanup()  # the open files stay readable
         return index
     reader = open_source(source, folder)
     reader.report = report or reader.report
@@ -176,27 +277,27 @@ def open_index(source: DataSource, folder: Path | None, report: Callable[[float]
     if not path.is_dir():
         _build(reader, path)
         _remove_older(path, source.name)
-    return RecordIndex(path, reader, partial(_build_again, source, folder, path))
+    return RecordIndex(path, reader, partial(_rebuild, source, folder, path))
 
 
-def _build_again(source: DataSource, folder: Path, path: Path) -> None:
-    """Replaces a damaged index. Raises `AnnotationError` when the annotations are no longer those that it was made of."""
+def _rebuild(source: DataSource, folder: Path, path: Path) -> None:
+    """Replaces a damaged index. Raises `AnnotationError` when the annotations have changed since it was built."""
     if _place(source, folder) != path:
         raise AnnotationError(
-            f"dataset {source.name!r}: {path} is damaged, and its annotations have changed meanwhile; run again"
+            f"dataset {source.name!r}: {path} is damaged, and its annotations have changed since it was built; run again"
         )
-    _build(open_source(source, folder), path, replace=True)
+    _build(open_source(source, folder), path, overwrite=True)
 
 
 def _place(source: DataSource, folder: Path) -> Path:
     return folder / f"{source.name}-{_digest(source)[:24]}"
 
 
-def _build(reader: Reader, path: Path, replace: bool = False) -> None:
-    """Writes the index. If another process was faster, its index is kept, unless it is to be replaced."""
+def _build(reader: Reader, path: Path, overwrite: bool = False) -> None:
+    """Writes the index. If another process was faster, its index is kept, unless `overwrite` is set."""
     with (
         translate_os_errors(f"reading the annotations of {reader.source.name} into {path.parent}"),
-        atomic_folder(path, replace=replace) as aside,
+        atomic_folder(path, replace=overwrite) as aside,
     ):
         write_index(reader, aside)
 
@@ -209,7 +310,7 @@ def _digest(source: DataSource) -> str:
         if path is not None:
             files[name] = _stamp(path)
     if not source.has_boxes:
-        files["pictures"] = digest_json(picture_names(open_folder(source.images)))
+        files["pictures"] = digest_json(image_names(open_folder(source.images)))
     kept = {"name", "format", "split", "drop_fake", "drop_reflected"}
     return digest_json([LAYOUT, source.model_dump(mode="json", include=kept), files])
 
@@ -257,9 +358,9 @@ def open_source(source: DataSource, scratch: Path | None = None) -> Reader:
     return _opened(source, source.missing(), scratch)
 
 
-def open_annotations(source: DataSource, scratch: Path | None = None) -> Reader:
+def open_annotations(source: DataSource) -> Reader:
     """Creates a reader for `Reader.annotations`, which needs no images. Raises `AnnotationError` for missing files."""
-    return _opened(source, source.missing_files(), scratch)
+    return _opened(source, source.missing_files(), None)
 
 
 def _opened(source: DataSource, lacking: list[str], scratch: Path | None) -> Reader:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.data.images.folders import ImageRoot, UprightRoot, open_folder
-from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.settings import Settings, data_file, runtime
 from storage.digests import digest_file
 from storage.errors import FatalError
 
@@ -28,45 +28,30 @@ Format = Literal[
     "images",
 ]
 
-_OPTIONAL_FILES: dict[Format, frozenset[str]] = {
-    "coco": frozenset({"relations"}),
-    "objects365": frozenset({"relations"}),
-    "visual_genome": frozenset({"image_data", "objects", "predicate_aliases", "object_aliases"}),
-    "hico_det": frozenset({"verbs", "objects"}),
-    "hico_instances": frozenset(),
-    "vcoco": frozenset({"instances"}),
-    "vcoco_instances": frozenset(),
-    "open_images": frozenset({"classes", "boxes", "image_data"}),
-    "vg150": frozenset({"dictionary", "image_data"}),
-    "vrd": frozenset({"objects", "predicates"}),
-    "images": frozenset(),
+_FILES: dict[Format, dict[str, str]] = {
+    "coco": {"annotations": "JSON", "relations": "JSON"},
+    "objects365": {"annotations": "JSON", "relations": "JSON"},
+    "visual_genome": {
+        "annotations": "JSON", "image_data": "JSON", "objects": "JSON", "predicate_aliases": "text", "object_aliases": "text",
+    },
+    "hico_det": {"annotations": "JSON", "verbs": "names", "objects": "names"},
+    "hico_instances": {"annotations": "JSON"},
+    "vcoco": {"annotations": "JSON", "instances": "JSON"},
+    "vcoco_instances": {"annotations": "JSON"},
+    "open_images": {"annotations": "CSV", "classes": "CSV", "boxes": "CSV", "image_data": "CSV"},
+    "vg150": {"annotations": "HDF5", "dictionary": "JSON", "image_data": "JSON"},
+    "vrd": {"annotations": "JSON", "objects": "JSON", "predicates": "JSON"},
+    "images": {},
+}  # fmt: skip
+"""Format → the files it reads, by field, and what kind they are. Names may be JSON or plain text."""
+_REQUIRED: dict[Format, tuple[str, ...]] = {
+    "hico_det": ("verbs",),
+    "vcoco": ("instances",),
+    "open_images": ("classes",),
+    "vg150": ("dictionary", "image_data"),
+    "vrd": ("objects", "predicates"),
 }
-_REQUIRED_FILES: dict[Format, frozenset[str]] = {
-    "hico_det": frozenset({"verbs"}),
-    "vcoco": frozenset({"instances"}),
-    "open_images": frozenset({"classes"}),
-    "vg150": frozenset({"dictionary", "image_data"}),
-    "vrd": frozenset({"objects", "predicates"}),
-}
-_NAME_LISTS: dict[Format, frozenset[str]] = {"hico_det": frozenset({"verbs", "objects"})}
-"""Files of names, which may be JSON or plain text."""
-_TABLES: dict[Format, frozenset[str]] = {"open_images": frozenset({"annotations", "classes", "boxes", "image_data"})}
-"""Files that are CSV."""
-_HDF5: dict[Format, frozenset[str]] = {"vg150": frozenset({"annotations"})}
-
-FURTHER_FILES = (
-    "relations",
-    "image_data",
-    "objects",
-    "verbs",
-    "predicate_aliases",
-    "object_aliases",
-    "instances",
-    "classes",
-    "boxes",
-    "predicates",
-    "dictionary",
-)
+FURTHER_FILES = tuple(sorted({name for files in _FILES.values() for name in files} - {"annotations"}))
 """The fields of a source that name files besides its annotations."""
 
 _ENDS = {b"{": b"}", b"[": b"]"}
@@ -81,50 +66,49 @@ class DataSource(Settings):
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Name of the dataset in tables and reports."""
     format: Format = "coco"
-    """The layout of the annotation files. images: there are none, so stage `detect` finds the boxes."""
+    """The layout of the annotation files. images: no annotations, so that stage `detect` finds the boxes."""
     split: str = Field("train", max_length=100, pattern=r"^\w[\w.-]*$")
     """The name of the split in tables and exports."""
-    images: ImageRoot = runtime(...)
+    images: ImageRoot = data_file(...)
     """Root of the file names in the annotations: a folder, a .tar, or a URL such as s3://bucket/folder."""
-    annotations: Path | None = runtime(None)
+    annotations: Path | None = data_file(None)
     """The main annotation file; docs/datasets.md says which one each format has. Required by every format but images, which
     has none."""
-    relations: Path | None = runtime(None)
+    relations: Path | None = data_file(None)
     """coco, objects365: relations between boxes, in the pair layout described in `pipeline/data/datasets/pairs.py`."""
-    image_data: Path | None = runtime(None)
+    image_data: Path | None = data_file(None)
     """visual_genome, vg150: image_data JSON with image sizes and images without relations. open_images: CSV with sizes."""
-    objects: Path | None = runtime(None)
+    objects: Path | None = data_file(None)
     """visual_genome: objects JSON, for boxes in no relation. hico_det: object names by id (default: COCO's 80). vrd: names."""
-    verbs: Path | None = runtime(None)
+    verbs: Path | None = data_file(None)
     """hico_det: verb names by id."""
-    predicate_aliases: Path | None = runtime(None)
+    predicate_aliases: Path | None = data_file(None)
     """visual_genome: file with equivalent predicates per line, used only to find near-duplicate relations."""
-    object_aliases: Path | None = runtime(None)
+    object_aliases: Path | None = data_file(None)
     """visual_genome: file with equivalent object names per line, used in the same way."""
-    instances: Path | None = runtime(None)
+    instances: Path | None = data_file(None)
     """vcoco: COCO's instances JSON, which holds the boxes that the actions name by annotation id."""
-    classes: Path | None = runtime(None)
+    classes: Path | None = data_file(None)
     """open_images: class descriptions CSV, with the name of each label such as /m/01g317."""
-    boxes: Path | None = runtime(None)
+    boxes: Path | None = data_file(None)
     """open_images: bbox annotations CSV, for boxes in no relation."""
-    predicates: Path | None = runtime(None)
+    predicates: Path | None = data_file(None)
     """vrd: JSON list of predicate names."""
-    dictionary: Path | None = runtime(None)
+    dictionary: Path | None = data_file(None)
     """vg150: VG-SGG-dicts JSON with the names of labels and predicates."""
 
     share: float | None = runtime(None, gt=0, lt=1)
-    """Share of the images to take, e.g. 0.1, chosen by a hash of `seed` and image id: the same on every machine, and a smaller
-    share is part of a larger one. Unset: all."""
+    """Share of the images to take, chosen by a hash of `seed` and image id, so a smaller share is part of a larger
+    one. Unset: all."""
     seed: int = runtime(0, ge=0)
     """Which images `share` takes."""
-    only: Path | None = runtime(None)
-    """File that lists the images to take, by id or file name, in the forms that `shard.exclude.ids` may have (a published
-    list, or annotations of a part)."""
+    only: Path | None = data_file(None)
+    """File that lists the images to take, by id or file name, in any form that `shard.exclude.ids` reads."""
 
     drop_fake: bool = False
-    """objects365: leave out boxes of depicted objects (`isfake`). The authors keep them."""
+    """objects365: exclude boxes of depicted objects (`isfake`). The authors keep them."""
     drop_reflected: bool = False
-    """objects365: leave out boxes of reflections (`isreflected`). The authors keep them."""
+    """objects365: exclude boxes of reflections (`isreflected`). The authors keep them."""
 
     @property
     def has_boxes(self) -> bool:
@@ -133,7 +117,7 @@ class DataSource(Settings):
 
     @property
     def image_root(self) -> Path | str:
-        """The root that the images are read from: in raw pixels, as annotations state boxes, or upright where there are none."""
+        """The root of the images. Those with annotated boxes are read in raw pixels, others upright."""
         return self.images if self.has_boxes else UprightRoot(self.images)
 
     @property
@@ -145,7 +129,7 @@ class DataSource(Settings):
 
     @property
     def listed_in(self) -> Path | str:
-        """What lists the images: the annotation file, or their folder where there is none."""
+        """What lists the images: the annotation file, or else their folder."""
         return self.images if self.annotations is None else self.annotations
 
     @model_validator(mode="after")
@@ -156,11 +140,11 @@ class DataSource(Settings):
             )
         if not self.has_boxes and self.annotations is not None:
             raise ValueError("annotations: not used by format 'images'; remove it, or name the format of the file")
-        for name in sorted(FURTHER_FILES):
-            given = getattr(self, name) is not None
-            if given and name not in _OPTIONAL_FILES[self.format]:
+        for name in FURTHER_FILES:
+            is_set = getattr(self, name) is not None
+            if is_set and name not in _FILES[self.format]:
                 raise ValueError(f"{name}: not used by format {self.format!r}; remove it")
-            if not given and name in _REQUIRED_FILES.get(self.format, frozenset()):
+            if not is_set and name in _REQUIRED.get(self.format, ()):
                 raise ValueError(f"{name}: required by format {self.format!r}; set it")
         if self.share is not None and self.only is not None:
             raise ValueError("share: not together with `only`, which lists the images already; remove one of them")
@@ -175,19 +159,10 @@ class DataSource(Settings):
         Only start and end of each file are read.
         """
         found = []
-        for name in ("annotations", *sorted(_OPTIONAL_FILES[self.format])):
-            path: Path | None = getattr(self, name)
-            if path is not None and (what := self._fault(name, path)):
+        for name, path in self._files():
+            if what := file_fault(path, _FILES[self.format].get(name, "text")):
                 found.append(f"{name}: {path} {what}")
         return found
-
-    def _fault(self, name: str, path: Path) -> str:
-        if name in _TABLES.get(self.format, ()):
-            return csv_fault(path)
-        if name in _HDF5.get(self.format, ()):
-            return hdf5_fault(path)
-        is_text = name in _NAME_LISTS.get(self.format, ()) or name.endswith("_aliases")
-        return "" if is_text else json_fault(path)
 
     def missing(self) -> list[str]:
         """Files and folders of the source that do not exist, as "field: path" lines; empty when all exist."""
@@ -196,21 +171,26 @@ class DataSource(Settings):
 
     def places(self) -> Iterator[Path | str]:
         """The annotation files and the root of the images, whether or not they exist."""
-        files = (getattr(self, name) for name in ("annotations", *sorted(_OPTIONAL_FILES[self.format]), "only"))
-        yield from (path for path in files if path is not None)
+        yield from (path for _, path in self._files())
         yield self.images
 
     def missing_files(self) -> list[str]:
         """Annotation files that do not exist, as "field: path" lines; empty when all exist."""
         lacking = []
-        for name in ("annotations", *sorted(_OPTIONAL_FILES[self.format]), "only"):
-            path = getattr(self, name)
+        for name, path in self._files():
             try:
-                if path is not None and not path.is_file():
+                if not path.is_file():
                     lacking.append(f"{name}: no file {path}")
             except OSError as error:
                 lacking.append(f"{name}: can't be read ({error.strerror})")
         return lacking
+
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        """The files that are set, by field: the annotations, those that go with them, and the list of images to take."""
+        for name in ("annotations", *sorted(_FILES[self.format].keys() - {"annotations"}), "only"):
+            path: Path | None = getattr(self, name)
+            if path is not None:
+                yield name, path
 
 
 def annotation_source(format_name: str, annotations: Path, files: Mapping[str, Path]) -> DataSource:
@@ -236,43 +216,26 @@ def annotation_source(format_name: str, annotations: Path, files: Mapping[str, P
         raise FatalError(f"{annotations} as {format_name}: {faults}") from None
 
 
-def json_fault(path: Path) -> str:
-    """Describes a file that is not JSON, by its start and its end; "" for one that may be."""
-    if path.suffix == ".parquet":
+def file_fault(path: Path, kind: str) -> str:
+    """Describes a file that is not of a kind ("JSON", "CSV" or "HDF5"), by its start and its end; "" for one that may be."""
+    if kind not in ("JSON", "CSV", "HDF5") or (kind == "JSON" and path.suffix == ".parquet"):
         return ""
     try:
         head, tail = _ends(path)
     except OSError as error:
         return f"can't be read ({error.strerror})"
     first = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-    if first in _ENDS:
+    if kind == "JSON" and first in _ENDS:
         if tail[-1:] == _ENDS[first]:
             return ""
         return f"ends in the middle of its JSON, with {tail[-20:]!r}: it was not written or downloaded completely; get it again"
-    return _not_the_file(head) or f"is not JSON: it begins with {head[:20]!r}; check that it is the right file"
-
-
-def csv_fault(path: Path) -> str:
-    """Describes a file that is not a CSV table, by its start; "" for one that may be."""
-    try:
-        head, _ = _ends(path)
-    except OSError as error:
-        return f"can't be read ({error.strerror})"
-    fault = _not_the_file(head)
-    if not fault and (b"," not in head or b"\0" in head or head.lstrip(b"\xef\xbb\xbf")[:1] in (b"{", b"[", b"<")):
-        fault = f"is not a CSV table: it begins with {head[:20]!r}; check that it is the right file"
-    return fault
-
-
-def hdf5_fault(path: Path) -> str:
-    """Describes a file that is not HDF5, by its start; "" for one that is."""
-    try:
-        head, _ = _ends(path)
-    except OSError as error:
-        return f"can't be read ({error.strerror})"
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+    if fault := _other_file(head):
+        return fault
+    is_table = b"," in head and b"\0" not in head and head.lstrip(b"\xef\xbb\xbf")[:1] not in (b"{", b"[", b"<")
+    if (kind == "CSV" and is_table) or (kind == "HDF5" and head.startswith(b"\x89HDF\r\n\x1a\n")):
         return ""
-    return _not_the_file(head) or f"is not HDF5: it begins with {head[:20]!r}; check that it is the right file"
+    named = "a CSV table" if kind == "CSV" else kind
+    return f"is not {named}: it begins with {head[:20]!r}; check that it is the right file"
 
 
 def _ends(path: Path) -> tuple[bytes, bytes]:
@@ -283,7 +246,7 @@ def _ends(path: Path) -> tuple[bytes, bytes]:
         return head, file.read().rstrip(b" \t\r\n\0")
 
 
-def _not_the_file(head: bytes) -> str:
+def _other_file(head: bytes) -> str:
     if not head:
         return "is empty; download it again"
     if head.startswith((b"\x1f\x8b", b"PK")):

@@ -52,7 +52,7 @@ class BoxSpill:
         self._firsts: npt.NDArray[np.int64] = np.zeros(1, np.int64)
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Frees the disk space."""
         self._rows.close()
         self._texts.close()
 
@@ -102,8 +102,10 @@ class BoxSpill:
             data = os.pread(file, _SIZE * len(positions), _SIZE * positions[0])
         else:
             data = b"".join(os.pread(file, _SIZE, _SIZE * position) for position in positions)
-        return [self._fault(data, at) if data[at + _SIZE - 1] == _IS_FAULT else SpilledBox(*_BOX.unpack_from(data, at))
-                for at in range(0, len(data), _SIZE)]  # fmt: skip
+        return [
+            self._fault(data, at) if data[at + _SIZE - 1] == _IS_FAULT else SpilledBox(*_BOX.unpack_from(data, at))
+            for at in range(0, len(data), _SIZE)
+        ]
 
     def _fault(self, data: bytes, at: int) -> SpilledFault:
         category_id, start, length, without, _, _, _ = _FAULT.unpack_from(data, at)
@@ -120,7 +122,7 @@ class ListSpill:
         """Offsets of an image's lists in the file, one line per list."""
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Frees the disk space."""
         self._file.close()
 
     def add(self, image_id: int, values: list[Any]) -> None:

@@ -1,15 +1,17 @@
-"""Validates a record against its image file. Whatever cannot be used is rejected with a reason, never silently."""
+"""Validates records against their image files. Whatever cannot be used is rejected with a reason, never silently."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 
 from pipeline.data.datasets.annotations import shown
-from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, Probe, probe
 from pipeline.data.images.refs import ImageRef, UprightImage
 from pipeline.runtime.stage import Rejected
@@ -20,7 +22,7 @@ BOX_REASONS = frozenset({
 """Reasons for which a box is lost."""
 RELATION_REASONS = frozenset({"relation malformed", "relation to itself", "relation without box", "unknown verb id"})
 """Reasons for which a relation is lost."""
-CLIP_NOTED_ABOVE = 1.0
+MAX_SILENT_CLIP = 1.0
 """Pixels by which a box may exceed the image before its clipping is recorded; annotation tools round by less."""
 
 
@@ -32,11 +34,11 @@ def validate(
 ) -> tuple[ImageRecord | None, list[Rejected]]:
     """Returns the usable record (None when its image cannot be used) and everything that was rejected or fixed.
 
-    `found` is what the image turned out to be, if it was opened before; otherwise it is opened here.
+    `found` is the result of opening the image, if that was done before; otherwise it is opened here.
 
     Returned boxes are clipped to the image and have positive size, each (category, box) once; relations point to those
     boxes. Width and height are those of the file, or of the turned image where it is read upright. Reasons: those of
-    `BadImage` and of the reader; "never published"; "boxes of the turned image" (annotated as viewers show it by its EXIF
+    `BadImage` and of the reader; "never published"; "boxes of the turned image" (annotated as viewers turn it by its EXIF
     orientation: save such files upright); "declared size wrong", "box clipped" (fixed and kept); "box not finite", "box
     inverted", "box empty", "box outside", "box duplicate"; "relation without box", "relation to itself", "relation duplicate".
     """
@@ -84,7 +86,7 @@ def _usable_boxes(
             rejects.append(Rejected(record.image_id, fault, box.written()))
             places.append(None)
             continue
-        if _moved(box, clipped) > CLIP_NOTED_ABOVE:
+        if _moved(box, clipped) > MAX_SILENT_CLIP:
             rejects.append(Rejected(record.image_id, "box clipped", f"{box.written()} in {width}x{height}"))
         identity = (box.category, clipped.x, clipped.y, clipped.w, clipped.h)
         if identity in kept:
@@ -123,8 +125,8 @@ def _moved(box: Box, clipped: Box) -> float:
 
 def _usable_relations(
     record: ImageRecord, places: list[int | None]
-) -> tuple[tuple[GivenRelation, ...], list[Rejected]]:
-    relations: dict[GivenRelation, None] = {}
+) -> tuple[tuple[AnnotatedRelation, ...], list[Rejected]]:
+    relations: dict[AnnotatedRelation, None] = {}
     rejects = []
     for relation in record.relations:
         subject, target = places[relation.subject], places[relation.object]
@@ -137,8 +139,42 @@ def _usable_relations(
         if subject == target:
             rejects.append(Rejected(record.image_id, "relation to itself", shown(text)))
             continue
-        placed = GivenRelation(subject, relation.predicate, target)
+        placed = AnnotatedRelation(subject, relation.predicate, target)
         if placed in relations:
             rejects.append(Rejected(record.image_id, "relation duplicate", shown(text)))
         relations[placed] = None
     return tuple(relations), rejects
+
+
+_CHECKED_IMAGES = 1000
+_CORNER_SHARE = 0.2
+"""Share of boxes that must fit better as corners. In the right convention, few boxes reach beyond their image."""
+
+
+def box_doubts(dataset: str, records: Iterable[ImageRecord]) -> str:
+    """Signs that boxes are not x, y, width and height in pixels, and what to do about them; "" if there are none.
+
+    Takes the boxes of the first images.
+    """
+    images = boxes = small = corners = 0
+    for record in islice(records, _CHECKED_IMAGES):
+        images += 1
+        for box in record.boxes:
+            boxes += 1
+            small += box.w < 1 and box.h < 1
+            if record.width is not None and record.height is not None:
+                beyond = box.x + box.w > record.width + 1 or box.y + box.h > record.height + 1
+                corners += beyond and box.x < box.w <= record.width + 1 and box.y < box.h <= record.height + 1
+    of = f"dataset {dataset}: {{}} of {boxes} boxes of its first {images} images"
+    if not boxes:
+        return f"dataset {dataset}: none of its first {images} images has a box; check that the annotations belong to the images"
+    if small > boxes / 2:
+        return (
+            f"{of.format(small)} are smaller than a pixel; if they are relative to the image, multiply them by its size"
+        )
+    if corners > _CORNER_SHARE * boxes:
+        return (
+            f"{of.format(corners)} reach beyond their image and would fit as two corners (x1, y1, x2, y2); "
+            "write them as x, y, width, height"
+        )
+    return ""

@@ -16,15 +16,14 @@ from pipeline.data.datasets.annotations import (
     readable,
     shown,
 )
+from pipeline.data.datasets.coco import EXPECTED as COCO_INSTANCES
 from pipeline.data.datasets.json_stream import stream_lists, stream_rows
 from pipeline.data.datasets.pairs import vcoco_predicate
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.record import NO_OBJECT, AnnotatedRelation, Box, ImageRecord
 from pipeline.runtime.stage import Rejected
 
 EXPECTED = "V-COCO: a list of actions {action_name, role_name, ann_id, image_id, role_object_id, label}"
-INSTANCES = "COCO instances: an object with the lists images, annotations and categories"
-NO_OBJECT = -1
 
 
 @dataclass
@@ -41,7 +40,7 @@ class VcocoReader(Reader):
     """Yields images by ascending id. A relation is an action with a role: "hold obj", "cut instr"; "walk" has no role.
 
     An action whose object is not annotated, or that has none, is a relation without an object for `annotations`; `read`
-    leaves it out ("relation without object") and converts actions to predicates. `instances` may hold more images, as
+    rejects it ("relation without object") and converts actions to predicates. `instances` may hold more images, as
     those of COCO 2014 do; only V-COCO's are kept in memory.
     """
 
@@ -124,7 +123,7 @@ class VcocoReader(Reader):
         path = self.source.instances
         assert path is not None  # DataSource requires it for this format
         categories: dict[int, str] = {}
-        for name, entry in stream_lists(path, INSTANCES, ("images", "annotations", "categories"), self.report):
+        for name, entry in stream_lists(path, COCO_INSTANCES, ("images", "annotations", "categories"), self.report):
             if not isinstance(entry, dict):
                 continue
             if name == "categories":
@@ -172,10 +171,6 @@ class VcocoReader(Reader):
             if person not in places or (target and target not in places):
                 rejects.append(Rejected(image_id, "relation without box", shown([person, name, target])))
             else:
-                relations.append(GivenRelation(places[person], name, places[target] if target else NO_OBJECT))
+                relations.append(AnnotatedRelation(places[person], name, places[target] if target else NO_OBJECT))
         size = as_size(entry.get("width")), as_size(entry.get("height"))
-        source = self.source
-        place = self.place(file_name)
-        return ImageRecord(
-            source.name, source.split, image_id, place, *size, tuple(boxes), tuple(relations), tuple(rejects)
-        )
+        return self.record(image_id, self.place(file_name), size, boxes, relations, rejects)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.datasets.annotations import AnnotationError, as_id, as_size, read_json, readable, shown
 from pipeline.data.datasets.json_stream import stream_rows
-from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
 from pipeline.data.datasets.visual_genome import IMAGE_DATA, VisualGenomeReader
 from pipeline.runtime.stage import Rejected
 
@@ -37,7 +37,9 @@ class Vg150Reader(VisualGenomeReader):
 
     def _records(self) -> Iterator[ImageRecord]:
         if self.source.split not in SPLITS:
-            raise AnnotationError(f"split {self.source.split!r} is none of VG150; set one of {', '.join(SPLITS)}")
+            raise AnnotationError(
+                f"split {self.source.split!r} is not a split of VG150; set one of {', '.join(SPLITS)}"
+            )
         labels, predicates = self._dictionary()
         self.objects, self.predicates = tuple(labels), tuple(predicates)
         images = self._sizes()
@@ -106,10 +108,9 @@ class Vg150Reader(VisualGenomeReader):
             elif subject not in places or target not in places:
                 rejects.append(Rejected(image_id, "relation without box", f"{subject} {predicate} {target}"))
             else:
-                relations.append(GivenRelation(places[subject], self.predicates[predicate - 1], places[target]))
-        source, place = self.source, self.folder.place(f"{image_id}.jpg")
-        found = tuple(boxes), tuple(relations), tuple(rejects)
-        return ImageRecord(source.name, source.split, image_id, place, width, height, *found)
+                relations.append(AnnotatedRelation(places[subject], self.predicates[predicate - 1], places[target]))
+        place = self.folder.place(f"{image_id}.jpg")
+        return self.record(image_id, place, (width, height), boxes, relations, rejects)
 
 
 _LISTS = ("labels", "predicates", "split")
@@ -128,8 +129,13 @@ def _columns(path: Path) -> dict[str, NDArray[Any]]:
             lacking = [name for name in names if name not in file]
             if lacking:
                 raise AnnotationError(f"{path}: has no {', '.join(lacking)}; expected {EXPECTED}")
+            # A link, external storage and a virtual array can lead to other files.
+            if not all(isinstance(file.get(name, getlink=True), h5py.HardLink) for name in names):
+                raise AnnotationError(f"{path}: holds links in place of arrays; expected {EXPECTED}")
             if not all(isinstance(file[name], h5py.Dataset) and file[name].dtype.kind in "iuf" for name in names):
                 raise AnnotationError(f"{path}: holds other things than arrays of numbers; expected {EXPECTED}")
+            if any(file[name].external or file[name].is_virtual for name in names):
+                raise AnnotationError(f"{path}: keeps arrays in other files; expected {EXPECTED}")
             if (size := sum(file[name].nbytes for name in names)) > _MOST:
                 raise AnnotationError(
                     f"{path}: claims {size:,} bytes of arrays, {_MOST:,} at most are read; expected {EXPECTED}"

@@ -10,20 +10,19 @@ from typing import Any
 
 from pipeline.data.datasets.annotations import (
     NO_IMAGE,
-    AnnotationError,
     as_four_numbers,
     as_id,
     as_size,
     explained,
-    read_at_once,
     read_json,
+    read_text,
     readable,
     rows,
     shown,
 )
 from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord, overlap
+from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord, overlap
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.spill import ListSpill
 from pipeline.data.images.refs import ImageRef
@@ -50,7 +49,7 @@ class _Image:
     height: int | None
     boxes: list[Box] = field(default_factory=list)
     places: dict[int, int] = field(default_factory=dict)
-    relations: list[GivenRelation] = field(default_factory=list)
+    relations: list[AnnotatedRelation] = field(default_factory=list)
     rejects: list[Rejected] = field(default_factory=list)
 
 
@@ -84,17 +83,8 @@ class VisualGenomeReader(Reader):
             if self._place(image, item) is None:
                 image.rejects.append(Rejected(image.image_id, "box malformed", shown(item)))
         kept = self._deduplicated(image)
-        return ImageRecord(
-            self.source.name,
-            self.source.split,
-            image.image_id,
-            super().place(f"{image.image_id}.jpg"),
-            image.width,
-            image.height,
-            tuple(image.boxes),
-            tuple(kept),
-            tuple(image.rejects),
-        )
+        place = super().place(f"{image.image_id}.jpg")
+        return self.record(image.image_id, place, (image.width, image.height), image.boxes, kept, image.rejects)
 
     def _completed(self, record: ImageRecord) -> ImageRecord:
         return replace(record, path=self.place(record.path.name))
@@ -160,7 +150,7 @@ class VisualGenomeReader(Reader):
         if subject is None or target is None:
             image.rejects.append(Rejected(image.image_id, "relation without box", shown(entry)))
             return
-        image.relations.append(GivenRelation(subject, " ".join(readable(predicate).lower().split()), target))
+        image.relations.append(AnnotatedRelation(subject, " ".join(readable(predicate).lower().split()), target))
 
     def _place(self, image: _Image, item: Any) -> int | None:
         """The index of an object's box, which is added if its object id is new; None when it has no name or no box."""
@@ -178,10 +168,10 @@ class VisualGenomeReader(Reader):
             image.places[object_id] = len(image.boxes) - 1
         return len(image.boxes) - 1
 
-    def _deduplicated(self, image: _Image) -> list[GivenRelation]:
-        kept: list[GivenRelation] = []
-        exact: set[GivenRelation] = set()
-        by_names: dict[tuple[str, str, str], list[GivenRelation]] = {}
+    def _deduplicated(self, image: _Image) -> list[AnnotatedRelation]:
+        kept: list[AnnotatedRelation] = []
+        exact: set[AnnotatedRelation] = set()
+        by_names: dict[tuple[str, str, str], list[AnnotatedRelation]] = {}
         for relation in image.relations:
             subject, target = image.boxes[relation.subject], image.boxes[relation.object]
             names = (
@@ -225,13 +215,13 @@ def _further_names(item: dict[str, Any]) -> list[Any]:
     return names[1:] if isinstance(names, list) else []
 
 
-def _is_near(image: _Image, a: GivenRelation, b: GivenRelation) -> bool:
+def _is_near(image: _Image, a: AnnotatedRelation, b: AnnotatedRelation) -> bool:
     """Whether both boxes of two relations nearly coincide. As in the authors' code, a box includes its last pixel."""
     subjects = overlap(image.boxes[a.subject], image.boxes[b.subject], pixel=1.0)
     return subjects >= NEAR_IOU and overlap(image.boxes[a.object], image.boxes[b.object], pixel=1.0) >= NEAR_IOU
 
 
-def _text(image: _Image, relation: GivenRelation) -> str:
+def _text(image: _Image, relation: AnnotatedRelation) -> str:
     return f"{image.boxes[relation.subject].category} {relation.predicate} {image.boxes[relation.object].category}"
 
 
@@ -247,11 +237,7 @@ class Aliases:
         canonical: dict[str, str] = {}
         if path is None:
             return cls(canonical)
-        try:
-            lines = read_at_once(path, _ALIASES).decode().splitlines()
-        except UnicodeDecodeError as error:
-            raise AnnotationError(f"{path}: can't be read as text ({error}); expected {_ALIASES}") from error
-        for line in lines:
+        for line in read_text(path, _ALIASES).splitlines():
             words = [" ".join(word.lower().split()) for word in line.split(",")]
             for word in words:
                 canonical.setdefault(word, words[0])

@@ -20,7 +20,7 @@ from pipeline.data.datasets.annotations import (
 )
 from pipeline.data.datasets.json_stream import stream_fields
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import Box, GivenRelation, ImageRecord
+from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
 from pipeline.runtime.stage import Rejected
 
 EXPECTED = 'VRD: an object {"name.jpg": [{predicate, subject: {category, bbox}, object: {category, bbox}}, ...]}'
@@ -70,13 +70,11 @@ class VrdReader(Reader):
                 continue
             assert isinstance(subject, Box) and isinstance(target, Box)
             ends = boxes.setdefault(subject, len(boxes)), boxes.setdefault(target, len(boxes))
-            relations.append(GivenRelation(ends[0], self.predicates[predicate_id], ends[1]))
-        source = self.source
-        found = tuple(boxes), tuple(relations), tuple(rejects)
-        return ImageRecord(source.name, source.split, image_id, self.place(name), None, None, *found)
+            relations.append(AnnotatedRelation(ends[0], self.predicates[predicate_id], ends[1]))
+        return self.record(image_id, self.place(name), boxes=boxes, relations=relations, rejects=rejects)
 
     def _box(self, entry: Any) -> Box | str:
-        """The box, or the reason why there is none."""
+        """The box, or the reason to reject it."""
         numbers = as_four_numbers(entry.get("bbox")) if isinstance(entry, dict) else None
         if numbers is None:
             return "relation without box"

@@ -30,7 +30,10 @@ ImageRoot = Annotated[Path | str, PlainValidator(_root)]
 
 
 class UprightRoot(str):
-    """The root of images that are turned as their EXIF orientation says, because no annotation states boxes in raw pixels."""
+    """The root of images that are read upright, as their EXIF orientation says: no annotation states boxes in raw pixels.
+
+    The root says so: a column in `images` tables would change their bytes, and everything below would be recomputed.
+    """
 
 
 class _UprightFolder(ImageFolder):
@@ -51,14 +54,14 @@ class _UprightFolder(ImageFolder):
 
 
 class LocalFolder(ImageFolder):
-    """A local folder. A tar may take the place of a subfolder of the same name."""
+    """A local folder. A tar may replace the subfolder of its name."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._tars: dict[str, TarFolder | None] = {}
 
     def place(self, uri: str) -> ImageRef:
-        """The file, or the member of the tar that takes the place of its folder."""
+        """The file, or the member of the tar that replaces its folder."""
         first, slash, _ = uri.partition("/")
         if slash:
             if first not in self._tars:
@@ -71,7 +74,7 @@ class LocalFolder(ImageFolder):
         return self._root / uri
 
     def names(self) -> list[str]:
-        """Every file below the folder, without hidden ones. Tars in it count as files: name one as the folder to read it."""
+        """Every file below the folder, without hidden ones. Tars in it count as files: open a tar as a folder to read it."""
         found = []
         for folder, inner, files in os.walk(self._root):
             inner[:] = [name for name in inner if not name.startswith(".")]
@@ -97,7 +100,7 @@ def locate_image(folders: Mapping[str, Path | str], row: Mapping[str, Any]) -> I
 
 
 class _Outside(StoredImage):
-    """An image that no folder has, because its name leads out of it. Tables may come from elsewhere."""
+    """An image whose name leads out of its folder, so that it counts as missing. Tables may come from elsewhere."""
 
     def read(self, most: int) -> bytes:
         raise FileNotFoundError(self.uri)

@@ -1,4 +1,4 @@
-"""Opens untrusted images as RGB: formats are allow-listed by content, bytes and pixels are limited.
+"""Opens untrusted images as RGB: formats are allow-listed by content; bytes and pixels are limited.
 
 EXIF orientation is applied to images without annotations (`UprightImage`) alone: COCO, Objects365, Visual Genome and HICO-DET
 state boxes in the file's raw pixels. Of files with several frames or pages, the first one is the image.
@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Literal, NamedTuple, get_args
+from itertools import islice
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
@@ -26,12 +29,12 @@ FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 PILLOW_WARNS_ABOVE = 89_478_485
 """Pillow's own threshold for decompression bombs, in pixels; our limit stays below it."""
 
-MOST_SCANS = 100
+MAX_SCANS = 100
 """Scans of a JPEG, each of which is decoded over the whole image. Encoders write 10, or 18 for CMYK."""
-MOST_SCANNED = 1_500_000_000
+MAX_SCANNED_PIXELS = 1_500_000_000
 """Pixels of a JPEG times its scans: 18 of the largest image. A scan takes few bytes if it changes nothing."""
-MOST_SECONDS = 5.0
-"""Processor time that decoding an image may take. The largest that the limits allow take one; only hostile files take more."""
+MAX_SECONDS = 5.0
+"""Processor time for decoding an image. The largest that the limits allow takes 1 s; only hostile files take more."""
 
 _SCAN = b"\xff\xda"
 """The marker of a scan, which occurs nowhere in coded data."""
@@ -134,21 +137,29 @@ def probe(
 
 def read_bytes(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
     """Reads the bytes of an image file within the limits. Raises `BadImage`."""
-    try:
+    data = _limited_bytes(path, limits)
+    if not data:
+        raise BadImage("empty file", path.name)
+    return data
+
+
+def _limited_bytes(path: ImageRef, limits: ImageLimits) -> bytes:
+    with _readable(path):
         data = read_first(path, limits.max_bytes + 1)
+    if len(data) > limits.max_bytes:
+        raise BadImage("too large", f"more than {limits.max_bytes} bytes")
+    return data
+
+
+@contextmanager
+def _readable(path: ImageRef) -> Iterator[None]:
+    """Converts errors of reading a file to `BadImage`."""
+    try:
+        yield
     except FileNotFoundError:
         raise BadImage("missing file", path.name) from None
     except OSError as error:
         raise BadImage("unreadable file", f"{path.name}: {error.strerror}") from error
-    if not data:
-        raise BadImage("empty file", path.name)
-    if len(data) > limits.max_bytes:
-        raise _too_long(limits)
-    return data
-
-
-def _too_long(limits: ImageLimits) -> BadImage:
-    return BadImage("too large", f"more than {limits.max_bytes} bytes")
 
 
 def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, upright: bool = False) -> Image.Image:
@@ -191,12 +202,12 @@ def _probe(image: Image.Image) -> Probe:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 where none is stated, where EXIF is damaged, and of TIFF, which Pillow turns by itself."""
+    """The EXIF orientation; 1 without EXIF, for damaged EXIF, and for TIFF, which Pillow turns itself."""
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif", b""))
         found = exif.get(_ORIENTATION)
-    except Exception:  # the parser may raise anything on hostile bytes, and viewers show such images all the same
+    except Exception:  # the parser may raise anything on hostile bytes, and viewers ignore such EXIF
         return 1
     return found if found in _TURNS else 1
 
@@ -206,16 +217,16 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
     """Opens the image and checks its size. Converts any decoding error inside the context to `BadImage`."""
     form = _identify(data, limits)
     scans = data.count(_SCAN) if form == "JPEG" else 0
-    if scans > MOST_SCANS:
-        raise BadImage("too slow", f"JPEG of {scans} scans, more than {MOST_SCANS}")
+    if scans > MAX_SCANS:
+        raise BadImage("too slow", f"JPEG of {scans} scans, more than {MAX_SCANS}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(_Timed(data), formats=(form,))
         with image:
-            image.format = form  # Pillow calls a JPEG with further images behind it, as phones write it, MPO
+            image.format = form  # Pillow calls a JPEG that is followed by further images, as phones write it, MPO
             _check_size(image.width, image.height, limits)
-            if scans * image.width * image.height > MOST_SCANNED:
+            if scans * image.width * image.height > MAX_SCANNED_PIXELS:
                 raise BadImage("too slow", f"JPEG of {scans} scans of {image.width}x{image.height}")
             yield image
     except BadImage:
@@ -233,18 +244,18 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
 
 
 class _Timed(BytesIO):
-    """The bytes of an image, which can be read as long as the thread has spent less than `MOST_SECONDS` on it.
+    """The bytes of an image, which can be read as long as the thread has spent less than `MAX_SECONDS` on it.
 
     Decoders read piece by piece, so that decoding ends in any thread, without a signal or a process for each image.
     """
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
-        self._until = time.thread_time() + MOST_SECONDS
+        self._until = time.thread_time() + MAX_SECONDS
 
     def read(self, size: int | None = -1, /) -> bytes:
         if time.thread_time() > self._until:
-            raise BadImage("too slow", f"decoding takes more than {MOST_SECONDS:g} s")
+            raise BadImage("too slow", f"decoding takes more than {MAX_SECONDS:g} s")
         return super().read(size)
 
 
@@ -305,17 +316,47 @@ def fingerprint(
     "stat" reads no content, but treats a copy as a different file, and a file modified in place with its time preserved
     as unchanged.
     """
-    try:
-        if by == "stat":
+    if by == "stat":
+        with _readable(ref):
             size, time_ns = size_and_time(ref)
-            return hashlib.sha256(f"{size} {time_ns}".encode()).hexdigest()
-        if data is not None:
-            return hashlib.sha256(data).hexdigest()
-        data = read_first(ref, limits.max_bytes + 1)
-    except FileNotFoundError:
-        raise BadImage("missing file", ref.name) from None
-    except OSError as error:
-        raise BadImage("unreadable file", f"{ref.name}: {error.strerror}") from error
-    if len(data) > limits.max_bytes:
-        raise _too_long(limits)
-    return hashlib.sha256(data).hexdigest()
+        data = f"{size} {time_ns}".encode()
+    return hashlib.sha256(_limited_bytes(ref, limits) if data is None else data).hexdigest()
+
+
+Read = TypeVar("Read")
+
+
+def read_ahead(
+    places: Iterable[ImageRef],
+    read: Callable[[ImageRef, ImageLimits], Read],
+    limits: ImageLimits = DEFAULT_LIMITS,
+    threads: int = 2,
+    ahead: int = 16,
+) -> Iterator[Read | BadImage]:
+    """Yields the result of `read` (e.g. `read_image`) for each place, or its `BadImage`, in the order of `places`.
+
+    At most `ahead` images are held in addition to the current one. Decoding and resizing release the GIL. Any exception
+    other than `BadImage` is raised here, in the turn of its image. Closing the iterator early leaves nothing running.
+    """
+    left = iter(places)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
+    try:
+        waiting: deque[Future[Read | BadImage]] = deque()
+        for place in islice(left, max(1, ahead)):
+            waiting.append(pool.submit(_read_or_error, read, place, limits))
+        while waiting:
+            found = waiting.popleft().result()
+            for place in islice(left, 1):
+                waiting.append(pool.submit(_read_or_error, read, place, limits))
+            yield found
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_or_error(
+    read: Callable[[ImageRef, ImageLimits], Read], place: ImageRef, limits: ImageLimits
+) -> Read | BadImage:
+    try:
+        return read(place, limits)
+    except BadImage as bad:
+        return bad

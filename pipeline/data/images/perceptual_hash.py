@@ -1,4 +1,4 @@
-"""Perceptual hashes, by which copies of an image are found that were re-encoded, resized or slightly cropped.
+"""Perceptual hashes, which find copies of an image that were re-encoded, resized or slightly cropped.
 
 N, M: images of two sets.
 """
@@ -36,7 +36,7 @@ _PAIRS_AT_A_TIME = 2**22
 
 
 def perceptual_hash(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> int | None:
-    """Hashes an encoded image to 64 bits, as an int in [0, 2**64). None without enough structure. Raises `BadImage`."""
+    """Hashes an encoded image to 64 bits, as an int in [0, 2**64). None if it lacks structure. Raises `BadImage`."""
     return probe_and_hash(data, limits)[1]
 
 

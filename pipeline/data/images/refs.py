@@ -1,4 +1,4 @@
-"""References to image files: a local path, or an image stored in a tar or at a URL."""
+"""References to image files: local paths, and images stored in a tar or at a URL."""
 
 from __future__ import annotations
 
@@ -132,6 +132,7 @@ def state_of(place: ImageRef) -> FileState:
 
 def uri_of(place: ImageRef, root: Path | str) -> str:
     """The name of a file relative to `root`, the folder it was found in."""
+    # Tables hold no absolute paths: their digests would change whenever the data move.
     if isinstance(place, StoredImage):
         return place.uri
     return place.as_posix().removeprefix(f"{Path(root).as_posix()}/")

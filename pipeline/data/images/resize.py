@@ -1,7 +1,7 @@
 """Reads images at another size, with the same pixels as Pillow at about half the cost.
 
 JPEGs are decoded by torchvision, which uses libjpeg as Pillow does. The antialiased bicubic filter is Pillow's, with
-weights rounded as in Pillow, and does not depend on the installed Pillow (docs/captioning.md explains why torchvision's
+weights rounded as in Pillow, and does not depend on the installed Pillow (docs/labels.md explains why torchvision's
 own is not used). Legend: H x W pixels in, h x w out, 3 colours.
 """
 
@@ -67,32 +67,31 @@ def resized(pixels_HW3: Tensor, width: int, height: int) -> Tensor:
     """
     rows, before, colours = pixels_HW3.shape
     lines_NW = pixels_HW3.transpose(1, 2).reshape(rows * colours, before)
-    made_3hw = torch.empty(colours, height, width)
+    result_3hw = torch.empty(colours, height, width)
     for start in range(0, width, _STRIP):
         stop = min(start + _STRIP, width)
         strip_Ns = lines_NW[:, start:stop].float() if before == width else _across(lines_NW, width, start, stop)
         strip_hs = strip_Ns.view(rows, -1) if rows == height else _down(strip_Ns.view(rows, -1), height)
-        made_3hw[:, :, start:stop] = strip_hs.view(height, colours, stop - start).transpose(0, 1)
-    return made_3hw
+        result_3hw[:, :, start:stop] = strip_hs.view(height, colours, stop - start).transpose(0, 1)
+    return result_3hw
 
 
 def _across(lines_NW: Tensor, width: int, start: int, stop: int) -> Tensor:
     """Resizes lines horizontally; returns columns `start` to `stop` of the result."""
-    made = torch.empty(len(lines_NW), stop - start)
+    result = torch.empty(len(lines_NW), stop - start)
     bands = _bands(lines_NW.shape[1], width)[start // _BLOCK : -(-stop // _BLOCK)]
     left, right = bands[0].first, bands[-1].first + len(bands[-1].weights)
-    given = lines_NW[:, left:right].float()
+    input_ = lines_NW[:, left:right].float()
     for first, at, weights in bands:
         reach, count = weights.shape
         source, target = first - left, at - start
-        torch.mm(given[:, source : source + reach], weights, out=made[:, target : target + count])
-    return _to_levels(made)
+        torch.mm(input_[:, source : source + reach], weights, out=result[:, target : target + count])
+    return _to_levels(result)
 
 
 def _down(rows_Hs: Tensor, height: int) -> Tensor:
     pixels, starts, weights = _weights(len(rows_Hs), height)
-    made = functional.embedding_bag(pixels, rows_Hs, starts, mode="sum", per_sample_weights=weights)
-    return _to_levels(made)
+    return _to_levels(functional.embedding_bag(pixels, rows_Hs, starts, mode="sum", per_sample_weights=weights))
 
 
 def _to_levels(values: Tensor) -> Tensor:

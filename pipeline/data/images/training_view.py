@@ -30,27 +30,25 @@ Colour = Literal["brightness", "contrast", "saturation"]
 _COLOURS: tuple[Colour, ...] = ("brightness", "contrast", "saturation")
 _ORDERS = tuple(permutations(_COLOURS))
 _CROPPED_SHORTEST = np.array([400, 500, 600])
-"""Lengths of the shorter side of the image from which a part is cut. One is drawn per image, as in DETR."""
-_MOST_PIXELS = 64_000_000
+"""Lengths of the shorter side of the image from which a part is cropped. One is drawn per image, as in DETR."""
+_MAX_PIXELS = 64_000_000
 _SMALLEST_CROP, _LARGEST_CROP = 384, 600
 """Limits of the sides of that part, as in DETR."""
 
 
 class ViewSettings(Settings):
-    """Settings of how a training image is cut, resized, mirrored and coloured."""
+    """Settings of how a training image is cropped, resized, mirrored and coloured."""
 
     image_size: int = Field(640, ge=STRIDE)
     """Longest side of an image in pixels. Both sides are then rounded to multiples of 32, unless `official`."""
     smallest: float = Field(1.0, gt=0, le=1)
-    """Smallest scale of an image: its longest side is drawn between this share of `image_size` and all of it. It only
-    applies when `shortest` is empty."""
+    """Smallest scale of an image, as a share of `image_size`; it applies only if `shortest` is empty."""
     shortest: tuple[Annotated[int, Field(ge=STRIDE)], ...] = ()
-    """Lengths of the shorter side in pixels, of which one is drawn per image; an image whose longest side would exceed
-    `image_size` becomes smaller. The paper: 480, 512, ..., 800 with an `image_size` of 1333. Empty: the longest side
-    decides."""
+    """Lengths of the shorter side in pixels, of which one is drawn per image; `image_size` limits the longest side.
+    The paper: 480, 512, ..., 800 with an `image_size` of 1333. Empty: the longest side decides."""
     crop: float = Field(0.0, ge=0, le=1)
-    """Probability that a random part of the image is shown instead of the whole. The paper: 0.5. Each side of the part is
-    drawn between 384 and 600 pixels of the image at a shorter side of 400, 500 or 600 pixels."""
+    """Probability of a random crop. The paper: 0.5. Each side of the crop is drawn between 384 and 600 pixels of
+    the image at a shorter side of 400, 500 or 600 pixels."""
     flip: float = Field(0.5, ge=0, le=1)
     """Probability that an image is mirrored. "left" and "right" in its predicates then change places, unless `official`."""
     colour: float = Field(0.4, ge=0, lt=1)
@@ -106,7 +104,7 @@ class TrainingViews:
     crops: NDArray[np.float64]
     """N x 4: left, top, width and height of that part in raw pixels. Only rows that are cropped have a meaning."""
     first_sizes: NDArray[np.float64]
-    """N x 2 widths and heights of the whole image when the part is cut out. Only rows that are cropped have a meaning."""
+    """N x 2 widths and heights of the whole image when the part is cropped. Only rows that are cropped have a meaning."""
     mirrored: NDArray[np.bool_]
     factors: NDArray[np.float64]
     """N x 3 factors of brightness, contrast and saturation."""
@@ -142,7 +140,7 @@ def training_views(
         np.stack([left_N, top_N], axis=1),
     )
     # An image of 8 x 20,000 pixels would have 625 million of them before it is cropped.
-    cropped_N = (crop_N < settings.crop) & (parts.first_sizes.prod(axis=1) <= _MOST_PIXELS)
+    cropped_N = (crop_N < settings.crop) & (parts.first_sizes.prod(axis=1) <= _MAX_PIXELS)
     shown_N2 = np.where(cropped_N[:, None], parts.sizes, raw_N2)
     return TrainingViews(
         sizes=_output_sizes(shown_N2, scale_N, settings)[:, ::-1].astype(np.int32),
@@ -182,7 +180,7 @@ class _Parts(NamedTuple):
 def _parts(raw_N2: NDArray[np.float64], shortest_N: NDArray[np.int64], sides_N2: _Draws, corners_N2: _Draws) -> _Parts:
     """Draws parts with few distinct sizes that one crop and one resize of the raw image show.
 
-    The image is thought of as resized to the given shorter side. There, the sides of the part are drawn from 384, 416,
+    In terms of the image resized to the given shorter side, the sides of the part are drawn from 384, 416,
     ... up to 600 or the side of the image: they are multiples of 32, unlike the authors', so that views have few
     distinct sizes. The part is then rounded to whole raw pixels.
     """

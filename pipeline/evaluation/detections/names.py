@@ -1,4 +1,4 @@
-"""Matches the names of a file with those of a ground truth."""
+"""Matches the names of one list with those of another, such as those of a file with those of a ground truth."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from pipeline.evaluation.interactions import Integers
+from pipeline.evaluation.relations import Integers
 
 
 def matched(names: Iterable[str], own: Sequence[str], form: Callable[[str], str] | None = None) -> Integers:
@@ -15,26 +15,27 @@ def matched(names: Iterable[str], own: Sequence[str], form: Callable[[str], str]
     With `form`, names of one form are equal too where only one of `own` has it.
     """
     exact = {name: place for place, name in enumerate(own)}
-    plain: dict[str, int] = {}
+    loose: dict[str, int] = {}
     for name, place in exact.items():
-        plain.setdefault(_plain(name), place)
+        loose.setdefault(without_case(name), place)
     by_form: dict[str, int] = {}
     if form is not None:
         for name, place in exact.items():
             by_form[form(name)] = -1 if form(name) in by_form else place
-    found = []
+    places = []
     for name in names:
-        place = exact.get(name, plain.get(_plain(name), -1))
-        found.append(by_form.get(form(name), -1) if place < 0 and form is not None else place)
-    return np.array(found, np.int64)
+        place = exact.get(name, loose.get(without_case(name), -1))
+        places.append(by_form.get(form(name), -1) if place < 0 and form is not None else place)
+    return np.array(places, np.int64)
 
 
 def listed(names: Iterable[str], most: int = 200) -> str:
     """The first names in quotes, and how many more there are."""
-    found = list(names)
-    more = f", and {len(found) - most:,} more" if len(found) > most else ""
-    return ", ".join(repr(name) for name in found[:most]) + more
+    every = list(names)
+    more = f", and {len(every) - most:,} more" if len(every) > most else ""
+    return ", ".join(repr(name) for name in every[:most]) + more
 
 
-def _plain(name: str) -> str:
+def without_case(name: str) -> str:
+    """A name without case, underscores and repeated white space, which do not tell names apart."""
     return " ".join(name.lower().replace("_", " ").split())

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.datasets.annotations import as_four_numbers, as_id, shown
+from pipeline.data.datasets.annotations import as_four_numbers, as_id, as_number, shown
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.evaluation.detections.content import DetectionColumns, DetectionsContent
 
@@ -58,11 +58,13 @@ def _pair_of(entry: Any) -> tuple[str, tuple[float, ...]] | None:
     """The image of a pair, and its boxes, object, verb and score; None if it is malformed."""
     if not isinstance(entry, dict):
         return None
-    name, score = entry.get("image"), entry.get("score")
+    name, score = entry.get("image"), as_number(entry.get("score"))
     boxes = as_four_numbers(entry.get("box_h")), as_four_numbers(entry.get("box_o"))
     codes = as_id(entry.get("object_coco80")), as_id(entry.get("verb"))
-    if boxes[0] is None or boxes[1] is None or codes[0] is None or codes[1] is None or not isinstance(name, str):
+    if boxes[0] is None or boxes[1] is None or codes[0] is None or codes[1] is None:
         return None
-    if isinstance(score, bool) or not isinstance(score, int | float):
-        return None
-    return name, (*boxes[0], *boxes[1], codes[0], codes[1], float(score))
+    return (
+        (name, (*boxes[0], *boxes[1], codes[0], codes[1], score))
+        if isinstance(name, str) and score is not None
+        else None
+    )

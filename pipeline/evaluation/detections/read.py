@@ -1,4 +1,4 @@
-"""Reads detections, whoever made them, as relations over a ground truth.
+"""Reads detections, whoever made them, over the images and names of a ground truth.
 
 Formats: our table `DETECTIONS` as Parquet, or as JSON with one object a line or in a list (`table.py`); lists of pairs
 (`pair_list.py`); and lists of images with a score for every pair and predicate (`score_matrices.py`).
@@ -6,7 +6,8 @@ Formats: our table `DETECTIONS` as Parquet, or as JSON with one object a line or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -15,13 +16,33 @@ from numpy.typing import NDArray
 
 from pipeline.data.datasets.annotations import shown
 from pipeline.data.datasets.json_stream import stream_rows
-from pipeline.evaluation.detections.content import EXPECTED, DetectionsContent
-from pipeline.evaluation.detections.over_truth import DetectionSet, over_truth
+from pipeline.data.datasets.record import NO_OBJECT
+from pipeline.evaluation.detections.content import (
+    EXPECTED,
+    DetectionColumns,
+    DetectionFindings,
+    DetectionsContent,
+    DetectionsError,
+    Fault,
+    Faults,
+)
+from pipeline.evaluation.detections.names import listed, matched
 from pipeline.evaluation.detections.pair_list import PAIR_FIELDS, read_pair_list
 from pipeline.evaluation.detections.score_matrices import MATRIX_FIELDS, read_score_matrices
 from pipeline.evaluation.detections.table import json_lines, read_parquet, read_rows
 from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.relations import Floats, Integers, LabelledBoxes, Relations
 from storage.errors import FatalError
+from tagger.english.predicates import canonical
+
+
+@dataclass(frozen=True)
+class DetectionSet:
+    """Detections over the images and names of a ground truth. `boxes` is empty for formats without scores of boxes."""
+
+    relations: Relations
+    boxes: LabelledBoxes
+    findings: DetectionFindings
 
 
 def read_detections(
@@ -58,11 +79,13 @@ def read_detections(
     elif head[:1] == b"[":
         _read_list(content, truth, per_image, allowed, object_names)
     else:
-        kind = "is a pickle, which can run code when it is read; write it as JSON" if head[:1] == b"\x80" else "is none"
+        kind = (
+            "is a pickle, which can run code when it is read; write it as JSON" if head[:1] == b"\x80" else "holds none"
+        )
         raise FatalError(f"{path}: {kind}; expected {EXPECTED}")
     if not content.images:
         raise FatalError(f"{path}: holds no image; expected {EXPECTED}")
-    return over_truth(content, truth, allow_missing=allow_missing, drop_faulty=drop_faulty)
+    return _over_truth(content, truth, allow_missing=allow_missing, drop_faulty=drop_faulty)
 
 
 def _head(path: Path) -> bytes:
@@ -98,3 +121,194 @@ def _read_list(
         read_rows(content, ((f"image {number}", entry) for number, entry in enumerate(everything)))
     else:
         raise FatalError(f"{content.path}: its first entry is {shown(first)}; expected {EXPECTED}")
+
+
+_UNKNOWN, _AGAIN, _MISMATCH = -1, -2, -3
+"""Places of images that the ground truth lacks, that occur again, and whose id and name are those of different images."""
+
+
+def _over_truth(
+    content: DetectionsContent, truth: GroundTruth, *, allow_missing: bool, drop_faulty: bool
+) -> DetectionSet:
+    """Keeps what fits the ground truth. Raises `DetectionsError` for the rest, unless the two flags say otherwise.
+
+    Raises `FatalError` if no name fits, or boxes can't be divided by the size of their image.
+    """
+    columns = DetectionColumns.joined(content.parts)
+    content.parts.clear()
+    places = np.arange(len(truth)) if content.positional else _image_places(content, truth)
+    objects = matched(content.objects, truth.objects)
+    predicates = matched(content.predicates, truth.predicates, canonical)
+    used = np.union1d(np.union1d(columns.subjects, columns.objects), columns.labels)
+    hints = _name_hints(content, "object", _chosen(content.objects, used[used >= 0]), objects, truth.objects)
+    used_predicates = _chosen(content.predicates, np.unique(columns.predicates))
+    hints += _name_hints(content, "predicate", used_predicates, predicates, truth.predicates)
+    columns = _in_units_of(truth, content, columns, places)
+    noted = Faults()
+    relations = _relations(content, columns, len(truth), places, objects, predicates, noted)
+    boxes = _boxes(content, columns, len(truth), places, objects)
+    missing = _missing(truth, places)
+    findings = DetectionFindings(
+        content.path, len(content.images), len(relations), tuple(content.faults), tuple(noted), missing
+    )
+    if findings.faults and not drop_faulty:
+        hints.append("remove the faulty rows, or leave them out with --drop-faulty")
+    if missing and not allow_missing:
+        hints.append("predict the missing images, or count them as images without detections with --allow-missing")
+    if (findings.faults and not drop_faulty) or (missing and not allow_missing):
+        raise DetectionsError(findings, hints)
+    return DetectionSet(relations, boxes, findings)
+
+
+def _image_places(content: DetectionsContent, truth: GroundTruth) -> Integers:
+    """The position of each image of the file in the truth, or a negative number with a fault."""
+    by_id, by_uri = truth.by_id, truth.by_uri
+    places = np.full(len(content.images), _UNKNOWN)
+    taken: set[int] = set()
+    for row, (image_id, uri) in enumerate(content.images):
+        of_id = by_id.get(image_id, _UNKNOWN) if image_id is not None else _UNKNOWN
+        of_uri = by_uri.get(uri, by_uri.get(uri.rpartition("/")[2], _UNKNOWN)) if uri else _UNKNOWN
+        place = of_uri if of_id == _UNKNOWN else of_id
+        if _UNKNOWN not in (of_id, of_uri) and of_id != of_uri:
+            place = _MISMATCH
+        elif place in taken:
+            place = _AGAIN
+        taken.add(place)
+        places[row] = place
+    for reason, mark in (
+        ("unknown image", _UNKNOWN),
+        ("duplicate image", _AGAIN),
+        ("image id and file name of different images", _MISMATCH),
+    ):
+        content.note(reason, np.flatnonzero(places == mark), np.arange(len(places)))
+    return places
+
+
+def _chosen(names: Mapping[str, int], codes: Integers) -> dict[str, int]:
+    wanted = set(codes.tolist())
+    return {name: code for name, code in names.items() if code in wanted}
+
+
+def _name_hints(
+    content: DetectionsContent, kind: str, used: Mapping[str, int], places: Integers, own: tuple[str, ...]
+) -> list[str]:
+    """Lists the names that the file uses (with their codes) and the truth lacks. Raises `FatalError` if it lacks all."""
+    lacking = [name for name, code in used.items() if places[code] < 0]
+    if used and len(lacking) == len(used):
+        raise FatalError(
+            f"{content.path}: none of its {kind} names is one of the ground truth.\n  the file has {listed(used)}\n"
+            f"  the ground truth has {listed(own)}"
+        )
+    if not lacking:
+        return []
+    return [f"{kind} names of the file: {listed(lacking)}; of the ground truth: {listed(own)}"]
+
+
+def _in_units_of(
+    truth: GroundTruth, content: DetectionsContent, columns: DetectionColumns, places: Integers
+) -> DetectionColumns:
+    """Divides boxes by the size of their image where the truth's boxes are shares of it."""
+    of_shares = (truth.sizes == 1).all(axis=1)
+    if not of_shares.any():
+        return columns
+    sizes = np.array(content.sizes, np.float64).reshape(-1, 2)
+    rows = (places >= 0) & of_shares[places]
+    unknown = rows & ~(np.isfinite(sizes) & (sizes > 0)).all(axis=1)
+    if unknown.any():
+        example = content.image_name(int(unknown.argmax()))
+        raise FatalError(
+            f"{content.path}: {int(unknown.sum()):,} images have no width and height, e.g. {example}; "
+            "the ground truth states boxes as shares of the image: give it the images' sizes, or write them to the file"
+        )
+    scale = np.where(rows[:, None], np.tile(sizes, 2), 1.0)
+    return replace(
+        columns,
+        subject_boxes=columns.subject_boxes / scale[columns.row],
+        object_boxes=columns.object_boxes / scale[columns.row],
+        boxes=columns.boxes / scale[columns.box_row],
+    )
+
+
+def _relations(
+    content: DetectionsContent,
+    columns: DetectionColumns,
+    images: int,
+    places: Integers,
+    objects: Integers,
+    predicates: Integers,
+    noted: Faults,
+) -> Relations:
+    """The pairs of images and names of the truth. Counts what is faulty, and in `noted` what is odd."""
+    image = places[columns.row] if len(places) else columns.row
+    subject_labels, object_labels = _labels(objects, columns.subjects), _labels(objects, columns.objects)
+    without = columns.objects == NO_OBJECT
+    predicate = predicates[columns.predicates] if len(predicates) else columns.predicates
+    kept = image >= 0
+    for reason, wrong in (
+        ("unknown object name", (subject_labels < 0) | ((object_labels < 0) & ~without)),
+        ("unknown predicate name", predicate < 0),
+        ("score negative or not finite", ~_usable(columns.scores)),
+        ("box not finite", ~_finite(columns.subject_boxes) | ~(_finite(columns.object_boxes) | without)),
+    ):
+        values = columns.scores if "score" in reason else None
+        content.note(reason, np.flatnonzero(kept & wrong), columns.row, values)
+        kept &= ~wrong
+    inverted = columns.row[kept & (_inverted(columns.subject_boxes) | _inverted(columns.object_boxes))]
+    noted.add("box inverted", len(inverted), map(content.image_name, inverted.tolist()))
+    order = _by_image(image, kept)
+    return Relations(
+        images=images,
+        image=image[order],
+        subject_boxes=columns.subject_boxes[order],
+        object_boxes=columns.object_boxes[order],
+        subject_labels=subject_labels[order],
+        object_labels=object_labels[order],
+        predicates=predicate[order],
+        scores=columns.scores[order],
+    )
+
+
+def _boxes(
+    content: DetectionsContent, columns: DetectionColumns, images: int, places: Integers, objects: Integers
+) -> LabelledBoxes:
+    """The boxes of images and names of the truth, with usable scores."""
+    image, labels = places[columns.box_row], _labels(objects, columns.labels)
+    usable = _usable(columns.box_scores) & _finite(columns.boxes)
+    content.note("box or its score not usable", np.flatnonzero((image >= 0) & ~usable), columns.box_row)
+    order = _by_image(image, usable & (image >= 0) & (labels >= 0))
+    return LabelledBoxes(images, image[order], columns.boxes[order], labels[order], columns.box_scores[order])
+
+
+def _missing(truth: GroundTruth, places: Integers) -> Fault | None:
+    lost = np.setdiff1d(np.arange(len(truth)), places)
+    if not len(lost):
+        return None
+    examples = (truth.uris[position] for position in lost[:3].tolist())
+    return Fault("images of the ground truth without a row", len(lost), tuple(examples))
+
+
+def _labels(places: Integers, codes: Integers) -> Integers:
+    """The label of each code; `NO_OBJECT` stays."""
+    if not len(places):
+        return codes
+    return np.where(codes >= 0, places[codes], NO_OBJECT)
+
+
+def _by_image(image: Integers, kept: NDArray[np.bool_]) -> Integers | slice:
+    """Selects what is kept, by ascending image in stable order. A slice if that is everything as it is, without a copy."""
+    if kept.all() and (image[1:] >= image[:-1]).all():
+        return slice(None)
+    order = np.flatnonzero(kept)
+    return order[np.argsort(image[order], kind="stable")]
+
+
+def _usable(scores: Floats) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(scores) & (scores >= 0))
+
+
+def _finite(boxes: Floats) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(boxes).all(axis=1))
+
+
+def _inverted(boxes: Floats) -> NDArray[np.bool_]:
+    return (boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1])

@@ -14,7 +14,7 @@ from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.evaluation.detections.content import DetectionColumns, DetectionsContent
 from pipeline.evaluation.detections.names import matched
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.interactions import Floats, Integers
+from pipeline.evaluation.relations import Floats, Integers
 from storage.errors import FatalError
 
 MATRIX_FIELDS = ("boxes", "labels", "verb_scores", "sub_ids", "obj_ids")

@@ -1,11 +1,14 @@
-"""Reads our table of detections, as Parquet or as JSON."""
+"""Reads and writes our table of detections, as Parquet or as JSON with one image a line."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -15,9 +18,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.data.datasets.annotations import shown
+from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.evaluation.detections.content import EXPECTED, DetectionColumns, DetectionsContent
-from pipeline.evaluation.ground_truth import NO_OBJECT
-from pipeline.evaluation.interactions import Integers
+from pipeline.evaluation.relations import Integers
+from storage.atomic import atomic_file
 from storage.errors import FatalError
 from storage.tables import DETECTIONS
 
@@ -45,8 +49,8 @@ def read_parquet(content: DetectionsContent) -> None:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """The values of a file with one JSON value a line, each with words on where it stands."""
-    with path.open(encoding="utf-8-sig") as file:
+    """The values of a file with one JSON value a line, each with its place in the file in words."""
+    with path.open("rb") as file:
         try:
             for number, line in enumerate(file, start=1):
                 if line.strip():
@@ -59,7 +63,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def read_rows(content: DetectionsContent, entries: Iterator[tuple[str, Any]]) -> None:
-    """Reads rows of `DETECTIONS`, each with words on where it stands. Raises `FatalError` for entries of another kind."""
+    """Reads rows of `DETECTIONS`, each with its place in the file in words. Raises `FatalError` for entries of another kind."""
     path = content.path
     while batch := list(islice(entries, BATCH)):
         for where, entry in batch:
@@ -67,7 +71,7 @@ def read_rows(content: DetectionsContent, entries: Iterator[tuple[str, Any]]) ->
                 raise FatalError(f"{path}: {where} has no boxes and pairs: {shown(entry)}; expected {EXPECTED}")
         try:
             _add(content, pa.Table.from_pylist([entry for _, entry in batch], schema=DETECTIONS))
-        except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
+        except (pa.ArrowException, TypeError, ValueError, OverflowError, AttributeError) as error:
             span = f"{batch[0][0]} to {batch[-1][0]}"
             raise FatalError(f"{path}: {span}: values of another type ({error}); expected {EXPECTED}") from error
 
@@ -134,3 +138,70 @@ def _coded(values: pa.Array, codes: dict[str, int]) -> Integers:
     encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
     known = np.array([codes.setdefault(text, len(codes)) for text in encoded.dictionary.to_pylist()], np.int64)
     return np.asarray(known[encoded.indices.to_numpy(zero_copy_only=False)])
+
+
+ROW_GROUP = 1000
+"""Images that are held in memory and make a row group."""
+
+
+class DetectionsWriter:
+    """Writes rows as Parquet, or as JSON for a path that ends in .json, within a `with` statement.
+
+    Rows are streamed to a file aside, which takes the path's place when the context ends without an error.
+    """
+
+    def __init__(self, path: Path, row_group: int = ROW_GROUP) -> None:
+        """Raises `FatalError` for a folder, and for a name that ends neither in .parquet nor in .json."""
+        if path.suffix not in (".parquet", ".json") or path.is_dir():
+            raise FatalError(f"{path}: detections are written to a file; choose a name that ends in .parquet or .json")
+        self._path, self._row_group = path, row_group
+        self._rows: list[Mapping[str, Any]] = []
+        self._contexts = ExitStack()
+        self._table: pq.ParquetWriter | None = None
+        self._text: Any = None
+
+    def __enter__(self) -> DetectionsWriter:
+        aside = self._contexts.enter_context(atomic_file(self._path))
+        if self._path.suffix == ".parquet":
+            self._table = self._contexts.enter_context(pq.ParquetWriter(aside, DETECTIONS, compression="zstd"))
+        else:
+            self._text = self._contexts.enter_context(aside.open("w", encoding="utf-8"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._contexts.pop_all() as contexts:
+            if error is None:
+                self._flush()
+            else:
+                contexts.__exit__(kind, error, trace)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Adds an image: a row of the table `DETECTIONS`. Raises `FatalError` for a score or a side that is not finite."""
+        numbers = [box[name] for box in row["boxes"] for name in ("score", "x", "y", "w", "h")]
+        numbers += [pair["score"] for pair in row["pairs"]]
+        if not all(map(math.isfinite, numbers)):
+            raise FatalError(
+                f"{self._path}: image {row['uri']!r} has scores or boxes that are not finite; check the weights"
+            )
+        self._rows.append(row)
+        if len(self._rows) >= self._row_group:
+            self._flush()
+
+    def _flush(self) -> None:
+        table = pa.Table.from_pylist(self._rows, schema=DETECTIONS)
+        self._rows = []
+        if self._table is not None and len(table):
+            self._table.write_table(table, row_group_size=self._row_group)
+        if self._text is not None:
+            self._text.writelines(json.dumps(_short(row), ensure_ascii=False) + "\n" for row in table.to_pylist())
+
+
+def _short(value: Any) -> Any:
+    """The value with each float as the shortest decimal that rounds to the same float32."""
+    if isinstance(value, float):
+        return float(str(np.float32(value)))
+    if isinstance(value, dict):
+        return {name: _short(each) for name, each in value.items()}
+    return [_short(each) for each in value] if isinstance(value, list) else value

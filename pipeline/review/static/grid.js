@@ -122,5 +122,5 @@ export function watchGrid(view) {
   });
   chips.forEach((chip, place) => chip.addEventListener("focusin", () => { if (place !== current) choose(place, false); }));
   choose(current);
-  for (const number of (view.dataset.following || "").split(" ").filter(Boolean)) new Image().src = `/chips/${number}.jpg`;
+  for (const number of (view.dataset.following || "").split(" ").filter(Boolean)) new Image().src = `chips/${number}.jpg`;
 }

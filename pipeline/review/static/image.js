@@ -198,5 +198,5 @@ export function watchImage(view) {
     history.replaceState({}, "", location.pathname + location.search);
     pick();
   }
-  if (view.dataset.following) new Image().src = `/pictures/${view.dataset.following}.jpg`;
+  if (view.dataset.following) new Image().src = `pictures/${view.dataset.following}.jpg`;
 }

@@ -3,7 +3,6 @@ import { watchGrid } from "./grid.js";
 import { watchImage } from "./image.js";
 import { watchHelp } from "./dialogs.js";
 import { watchScroller } from "./scroller.js";
-import { tell } from "./verdicts.js";
 import { watchHistory } from "./visits.js";
 
 function begin() {
@@ -26,7 +25,4 @@ foldSearch();
 narrow.addEventListener("change", foldSearch);
 watchHistory();
 begin();
-document.addEventListener("htmx:afterSettle", begin);
-document.addEventListener("htmx:responseError", (event) => {
-  tell(`The server answered ${event.detail.xhr.status}; load the page again.`);
-});
+document.addEventListener("visited", begin);

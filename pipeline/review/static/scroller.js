@@ -1,6 +1,6 @@
 // A list of any length: only the rows in sight are in the page. Browsers bound an element's height, so beyond that the
 // scroll bar moves through the list by proportion.
-import { tell } from "./verdicts.js";
+import { bring } from "./visits.js";
 
 const MOST_HEIGHT = 8_000_000;
 const STRETCH = 60;
@@ -27,7 +27,7 @@ export function watchScroller(scroller) {
   async function show() {
     const top = Math.max(0, first() - 10);
     if (Math.abs(top - shown) < 8 && shown >= 0) { place(); return; }
-    const rows = await bring(top);
+    const rows = await bring(`${scroller.dataset.rows}&start=${top}&size=${STRETCH}`);
     if (rows === null) return;
     if (Math.abs(Math.max(0, first() - 10) - top) > 20) { schedule(); return; }
     const focused = pane.contains(document.activeElement) ? document.activeElement.dataset.place : null;
@@ -35,19 +35,6 @@ export function watchScroller(scroller) {
     shown = top;
     place();
     if (focused !== null) pane.querySelector(`[data-place="${focused}"]`)?.focus({ preventScroll: true });
-  }
-
-  // The rows from a place on, as HTML; null where the server gives none, which the page says.
-  async function bring(top) {
-    const address = scroller.dataset.rows + (scroller.dataset.rows.endsWith("?") ? "" : "&");
-    try {
-      const answer = await fetch(`${address}start=${top}&size=${STRETCH}`);
-      tell(answer.ok ? "" : `The server answered ${answer.status}; load the page again.`);
-      return answer.ok ? await answer.text() : null;
-    } catch {
-      tell("The server can't be reached; scroll to try again.");
-      return null;
-    }
   }
 
   function place() {

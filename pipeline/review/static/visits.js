@@ -7,18 +7,29 @@ let shown = here();
 // Exchanges the element with this id. Gives false where the page stays as it is, and says why.
 export async function visit(address, id) {
   const action = document.activeElement?.dataset.action;
-  const before = document.getElementById(id);
-  try {
-    await htmx.ajax("GET", address, { target: `#${id}`, select: `#${id}`, swap: "outerHTML" });
-  } catch {
-    tell("The server can't be reached; try again.");
-  }
-  const after = document.getElementById(id);
-  if (!after || after === before) return false;
+  const text = await bring(address);
+  if (text === null) return false;
+  const page = new DOMParser().parseFromString(text, "text/html");
+  const after = page.getElementById(id);
+  document.title = page.title;
+  document.getElementById(id).replaceWith(after);
+  document.dispatchEvent(new Event("visited"));
   history.pushState({}, "", address);
   shown = here();
   if (action) after.querySelector(`[data-action="${action}"]`)?.focus();
   return true;
+}
+
+// What the server answers, as text; null where it gives nothing, which the page says.
+export async function bring(address) {
+  try {
+    const answer = await fetch(address);
+    tell(answer.ok ? "" : `The server answered ${answer.status}; load the page again.`);
+    return answer.ok ? await answer.text() : null;
+  } catch {
+    tell("The server can't be reached; try again.");
+    return null;
+  }
 }
 
 export function watchHistory() {

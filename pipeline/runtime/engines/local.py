@@ -12,9 +12,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Self
 
-from pipeline.runtime.engines.engine import ATTEMPTS, Progress, drop
-from pipeline.runtime.engines.stage_call import StageCall
-from pipeline.runtime.engines.worker import Worker
+from pipeline.runtime.engines.engine import ATTEMPTS, Progress, StageCall, Worker, drop
 from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.logs import log
 from pipeline.runtime.processes import begin_fork, fork_context, keep_freed_memory, one_thread_each

@@ -5,6 +5,8 @@ Only items and records pass through Ray. Tables go to the store, which all nodes
 
 from __future__ import annotations
 
+import os
+import platform
 import queue
 import threading
 import time
@@ -17,28 +19,60 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.runtime.engines.actor_pool import ActorPool
-from pipeline.runtime.engines.engine import ATTEMPTS, Progress, drop
+from pipeline.runtime.engines.engine import ATTEMPTS, Progress, StageCall, Worker, drop
 from pipeline.runtime.engines.ray_cluster import connect, live_nodes, room_for
-from pipeline.runtime.engines.stage_actor import PROGRESS, StageActor
-from pipeline.runtime.engines.stage_call import StageCall
 from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.logs import log
-from pipeline.runtime.processes import THREADS
+from pipeline.runtime.processes import THREADS, keep_freed_memory
 from storage.errors import FatalError, PipelineError, RetryableError
 
 TICK_SECONDS = 0.5
 """How often actors are asked for their progress, and the pool is looked over."""
 IDLE_SECONDS = 60.0
 """How long an actor above the lower bound stays without work."""
-HOMELESS_SECONDS = 60.0
+NO_NODE_SECONDS = 60.0
 """How long items wait while no live node could hold an actor. A lost node may be replaced."""
 STOP_SECONDS = 10.0
+PROGRESS = "progress"
+"""The concurrency group in which an actor answers while it executes an item."""
+
+
+class StageActor:
+    """One worker process on a node. Relative paths of the recipe start at `folder`, as on the machine of the run."""
+
+    def __init__(self, call: StageCall, number: int, folder: Path) -> None:
+        self._worker = Worker(call, number)
+        self._folder = folder
+        self._progress = (0, 0, "")
+
+    def place(self) -> str:
+        """Where the actor runs, for logs and messages."""
+        return f"{platform.node()}, process {os.getpid()}"
+
+    def execute(self, item: WorkItem) -> Record | PipelineError:
+        """The record of an item, or what went wrong with it. Errors are values, because Ray wraps those that are raised."""
+        self._progress = (0, 0, "")
+        try:
+            os.chdir(self._folder)
+        except OSError as error:
+            return FatalError(
+                f"node {platform.node()} can't enter {self._folder} ({error.strerror}), where the run was started and relative "
+                "paths begin; mount it there under the same path, or start the run in a folder that all nodes have"
+            )
+        keep_freed_memory()
+        return self._worker.execute(item, self._report)
+
+    def progress(self) -> tuple[int, int, str]:
+        """What the stage reported last of its item: done, total and note. The total is 0 before the first report."""
+        return self._progress
+
+    def _report(self, done: int, total: int, note: str = "") -> None:
+        self._progress = (done, total, note)
 
 
 @dataclass
 class _Task:
-    """An item on its way, with how often an actor was given it."""
+    """An item on its way, and how many actors have tried it."""
 
     item: WorkItem
     future: Future[Record]
@@ -55,7 +89,7 @@ class _Actor:
     """Where it runs; None until a node has started it."""
     task: _Task | None = None
     idle_since: float = field(default_factory=time.monotonic)
-    told: tuple[int, int, str] | None = None
+    reported: tuple[int, int, str] | None = None
     """The last progress of its item that was passed on."""
     asked: bool = False
     """Whether a question for its progress is on its way: it is asked again only when it has answered."""
@@ -66,23 +100,38 @@ class RayEngine:
 
     An actor has one item at a time, and the others wait here. An actor that dies, alone or with its node, is replaced and its
     item tried again, `ATTEMPTS` times in all; then the item's future raises `RetryableError`. Actors end with this process.
-    Making the engine connects to the cluster and raises `FatalError` when it can't, or when no node can hold an actor.
     """
 
-    def __init__(self, call: StageCall, pool: ActorPool, progress: Progress | None = None) -> None:
-        self._ray = connect(pool.address)
+    def __init__(
+        self,
+        call: StageCall,
+        progress: Progress | None = None,
+        *,
+        address: str,
+        least: int = 1,
+        most: int | None = None,
+        gpus_per_actor: float = 1.0,
+    ) -> None:
+        """Connect to the cluster whose head is at `address` (HOST:PORT).
+
+        `least` actors are started at once and kept while they are idle; `most` defaults to as many as the nodes have room for.
+        `gpus_per_actor` is the share of a GPU that an actor takes, if its stage takes one.
+
+        Raises `FatalError` when it can't connect, or when no node can hold an actor.
+        """
+        self._ray = connect(address)
         nodes = live_nodes(self._ray)
-        self._resources = call.resources.where(any_gpus=any(n.gpus for n in nodes), share=pool.gpus_per_actor)
+        self._resources = call.resources.where(any_gpus=any(n.gpus for n in nodes), share=gpus_per_actor)
         room = room_for(nodes, self._resources)
-        self._pool = pool
-        self._most = room if pool.most is None else pool.most
-        self._least = min(pool.least, self._most)
+        self._address = address
+        self._most = room if most is None else most
+        self._least = min(least, self._most)
         self._progress = progress
         self._make = self._actor_maker(call)
         self._waiting: deque[_Task] = deque()
         self._actors: dict[int, _Actor] = {}
         self._failed_starts = 0
-        self._homeless_since: float | None = None
+        self._without_node_since: float | None = None
         self._is_closing = False
         self._is_stopped = False
         # Everything that happens is a call in this queue, and one thread makes them all, so nothing needs a lock.
@@ -134,7 +183,7 @@ class RayEngine:
                 self._assign()
                 self._grow()
             except Exception as error:  # an item must end, whatever Ray raises
-                self._give_up(RetryableError(f"the Ray cluster at {self._pool.address} failed: {error!r}; run again"))
+                self._give_up(RetryableError(f"the Ray cluster at {self._address} failed: {error!r}; run again"))
         for actor in list(self._actors.values()):
             self._drop(actor)
 
@@ -168,8 +217,8 @@ class RayEngine:
             "scheduling_strategy": "SPREAD",
             "runtime_env": {"env_vars": variables},
         }
-        made = self._ray.remote(concurrency_groups={PROGRESS: 1})(StageActor).options(**options)
-        return lambda number: made.remote(call, number, Path.cwd())
+        actor_class = self._ray.remote(concurrency_groups={PROGRESS: 1})(StageActor).options(**options)
+        return lambda number: actor_class.remote(call, number, Path.cwd())
 
     def _ask(self, method: Any, then: Callable[[Future[Any]], None]) -> None:
         """Note what happens when an actor has answered: `then` gets the answer, in the engine's thread."""
@@ -208,7 +257,7 @@ class RayEngine:
                 task = self._waiting.popleft()
                 if task.attempts or task.future.set_running_or_notify_cancel():
                     task.attempts += 1
-                    actor.task, actor.told = task, None
+                    actor.task, actor.reported = task, None
                     self._ask(actor.handle.execute.remote(task.item), partial(self._ended, actor, task))
 
     def _grow(self) -> None:
@@ -229,15 +278,15 @@ class RayEngine:
         if error is not None:
             self._drop(actor)
             self._try_again(actor, task, error)
-        elif isinstance(found := answer.result(), PipelineError):
-            task.future.set_exception(found)
+        elif isinstance(result := answer.result(), PipelineError):
+            task.future.set_exception(result)
         else:
-            task.future.set_result(found)
+            task.future.set_result(result)
 
     def _try_again(self, actor: _Actor, task: _Task, error: BaseException) -> None:
         item, why = task.item, _brief(error)
-        told = {"worker": actor.number, "place": actor.place, "attempt": task.attempts, "error": why}
-        log.warning("worker died", extra={"fields": {"step": item.step, "partition": item.partition, **told}})
+        place = {"step": item.step, "partition": item.partition, "worker": actor.number, "place": actor.place}
+        log.warning("worker died", extra={"fields": {**place, "attempt": task.attempts, "error": why}})
         if task.attempts < ATTEMPTS:
             self._waiting.appendleft(task)
             return
@@ -265,23 +314,23 @@ class RayEngine:
     def _progressed(self, actor: _Actor, task: _Task, answer: Future[tuple[int, int, str]]) -> None:
         actor.asked = False
         if answer.exception() is None and actor.task is task and self._progress is not None:
-            done, total, note = told = answer.result()
-            if total and told != actor.told:
-                actor.told = told
+            done, total, note = answer.result()
+            if total and (done, total, note) != actor.reported:
+                actor.reported = (done, total, note)
                 self._progress(task.item, done, total, note)
 
     def _look_for_nodes(self, now: float) -> None:
         """Give up when items wait, no actor runs, and for some time no live node could hold one."""
         is_running = any(actor.place is not None for actor in self._actors.values())
         if not self._waiting or is_running:
-            self._homeless_since = None
+            self._without_node_since = None
             return
         try:
             room_for(live_nodes(self._ray), self._resources)
-            self._homeless_since = None
+            self._without_node_since = None
         except FatalError as error:
-            self._homeless_since = self._homeless_since or now
-            if now - self._homeless_since > HOMELESS_SECONDS:
+            self._without_node_since = self._without_node_since or now
+            if now - self._without_node_since > NO_NODE_SECONDS:
                 self._give_up(RetryableError(str(error)))
 
     def _give_up(self, error: PipelineError) -> None:

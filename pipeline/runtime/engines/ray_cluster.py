@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from pipeline.runtime.resources import GIB, Resources
+from pipeline.runtime.execute import installed_version
+from pipeline.runtime.stage import GIB, Resources
 from storage.errors import FatalError
 
 ANSWER_SECONDS = 5.0
@@ -39,6 +42,20 @@ class Node:
 
     def __str__(self) -> str:
         return f"{self.ip} ({self.host}): {self.cpus:g} CPUs, {self.gpus:g} GPUs, {self.memory / GIB:.1f} GiB"
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """One node: its name, its version of rlip, and those of the asked paths that it does not have."""
+
+    host: str
+    rlip: str
+    lacks: tuple[Path, ...]
+
+
+def look_around(paths: tuple[Path, ...]) -> NodeView:
+    """Runs on a node: which of these paths can't it see?"""
+    return NodeView(platform.node(), installed_version("rlip"), tuple(path for path in paths if not path.exists()))
 
 
 def connect(address: str) -> Any:
@@ -113,8 +130,7 @@ def _why(error: BaseException) -> str:
     reason = str(error.__cause__ or error)
     lines = [line.strip() for line in reason.splitlines() if line.strip()]
     if reason.startswith("Version mismatch"):
-        stated = " ".join(lines)
-        return f"{stated} Install the same versions of Python and Ray (`pip install 'ray==...'`) here and on all nodes"
+        return f"{' '.join(lines)} Install the same versions of Python and Ray (`pip install 'ray==...'`) here and on all nodes"
     what = "run rlip on a node of the cluster, which `ray start --address HOST:PORT` makes of this machine"
     return f"can't connect to the Ray cluster ({' '.join(lines)}); {what}"
 

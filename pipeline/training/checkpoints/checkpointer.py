@@ -1,29 +1,189 @@
-"""Saves and restores training runs: small states at once, large ones by a process of their own (docs/training.md)."""
+"""Saves and restores training runs: small states at once, large ones by a process of their own (docs/training.md).
+
+The trainer pays for a copy in memory; the process that writes it does what is slow.
+"""
 
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.training.checkpoints.folder import FORMAT, CheckpointFolder
-from pipeline.training.checkpoints.snapshot import Snapshot
-from pipeline.training.checkpoints.state import TrainingState
-from pipeline.training.checkpoints.writer import Request, answer, give_up
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint._hf_utils import CUSTOM_METADATA_KEY, SAVED_OFFSETS_KEY
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor
+
+from models.weights_file import state_dict_diff
+from pipeline.training.checkpoints.folder import FORMAT, CheckpointFolder, Request, answer, give_up
 from pipeline.training.config import CHECKPOINTS, METRICS_LOG
+from pipeline.training.optimizer import Ema
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError
+
+_KINDS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_ALIGNMENT = 64
+
+
+class Snapshot:
+    """A copy of tensors in memory that another process can read, laid out as a safetensors file.
+
+    The header also says where each tensor lies in the whole, in the format of torch.distributed.checkpoint, whose
+    reader puts the parts together. `file` is the descriptor of the memory, which a child process inherits.
+    """
+
+    def __init__(self) -> None:
+        self.file = os.memfd_create("checkpoint", 0)
+        os.set_inheritable(self.file, True)
+        self._memory: mmap.mmap | None = None
+
+    def take(self, tensors: Mapping[str, Tensor]) -> int:
+        """Copies the tensors, of sharded ones the part of this process. Returns the number of bytes of the file."""
+        parts = {name: part for name, tensor in tensors.items() if (part := _part(tensor))[0].numel()}
+        header, places, size = _layout(parts)
+        if self._memory is None or len(self._memory) < size:
+            if self._memory is not None:
+                self._memory.close()
+            os.ftruncate(self.file, size)
+            self._memory = mmap.mmap(self.file, size)
+        self._memory[: len(header)] = header
+        whole = torch.frombuffer(self._memory, dtype=torch.uint8)
+        for name, (first, last) in places.items():
+            tensor = parts[name][0]
+            whole[first:last].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        del whole
+        return size
+
+    def close(self) -> None:
+        """Frees the memory, once no child process holds it."""
+        if self._memory is not None:
+            self._memory.close()
+        os.close(self.file)
+
+
+def _part(tensor: Tensor) -> tuple[Tensor, list[int]]:
+    """Returns this process's part of a tensor and its offset in the whole."""
+    tensor = tensor.detach()
+    if not isinstance(tensor, DTensor):
+        return tensor, [0] * tensor.dim()
+    local = tensor.to_local()
+    chunks = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]
+    return local, list(chunks[0].offsets) if chunks else [0] * local.dim()
+
+
+def _layout(parts: Mapping[str, tuple[Tensor, list[int]]]) -> tuple[bytes, dict[str, tuple[int, int]], int]:
+    """Returns the header, first and last byte of each tensor in the file, and the size of the file."""
+    offsets = {name: {SAVED_OFFSETS_KEY: offset} for name, (_, offset) in parts.items()}
+    entries: dict[str, object] = {"__metadata__": {CUSTOM_METADATA_KEY: json.dumps(offsets), "format": "pt"}}
+    places: dict[str, tuple[int, int]] = {}
+    place = 0
+    # The widest types come first, so that each tensor is aligned.
+    for name, (tensor, _) in sorted(parts.items(), key=lambda item: (-item[1][0].element_size(), item[0])):
+        end = place + tensor.numel() * tensor.element_size()
+        entries[name] = {"dtype": _KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [place, end]}
+        places[name] = place, end
+        place = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+    header = len(text).to_bytes(8, "little") + text
+    return (
+        header,
+        {name: (len(header) + first, len(header) + last) for name, (first, last) in places.items()},
+        (len(header) + place),
+    )
+
+
+_MODEL, _FIRST, _SECOND, _STEPS, _EMA = "model.", "exp_avg.", "exp_avg_sq.", "steps.", "ema."
+
+
+class TrainingState:
+    """The tensors of one process that the next step depends on, by name.
+
+    `model.`: parameters and buffers; `exp_avg.`, `exp_avg_sq.` and `steps.`: AdamW's state of a parameter; `ema.`:
+    averages. All are views of what the trainer works with, so that reading changes them in place.
+    """
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.AdamW, ema: Ema | None) -> None:
+        self._network, self._optimizer, self._ema = network, optimizer, ema
+
+    def tensors(self, rank: int) -> dict[str, Tensor]:
+        """Returns what this process has to write: its parts of sharded tensors and, as rank 0, all others."""
+        tensors = self._network_tensors()
+        for name, parameter in self._network.named_parameters():
+            if state := self._optimizer.state.get(parameter):
+                tensors |= {_FIRST + name: state["exp_avg"], _SECOND + name: state["exp_avg_sq"]}
+                tensors[_STEPS + name] = state["step"].reshape(1)
+        return {name: value for name, value in tensors.items() if rank == 0 or isinstance(value, DTensor)}
+
+    def load(self, folder: Path) -> None:
+        """Reads a checkpoint of any number of processes, sharded or not.
+
+        Raises ValueError for a checkpoint of another network.
+        """
+        reader = HuggingFaceStorageReader(str(folder))
+        there = reader.read_metadata().state_dict_metadata
+        tensors = self._network_tensors()
+        self._require_same(there, tensors)
+        steps: dict[Tensor, Tensor] = {}
+        for name, parameter in self._network.named_parameters():
+            if _FIRST + name not in there:
+                continue
+            averages = {kind: torch.zeros_like(parameter) for kind in ("exp_avg", "exp_avg_sq")}
+            steps[parameter] = torch.zeros(1, device=parameter.device)
+            tensors |= {_FIRST + name: averages["exp_avg"], _SECOND + name: averages["exp_avg_sq"]}
+            tensors[_STEPS + name] = steps[parameter]
+            # A fused kernel reads the number of steps on the device of the weights.
+            self._optimizer.state[parameter] = {"step": steps[parameter].reshape(()), **averages}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp.load(tensors, storage_reader=reader, no_dist=True)
+
+    def _network_tensors(self) -> dict[str, Tensor]:
+        state = {_MODEL + name: _at_least_1d(value) for name, value in self._network.state_dict().items()}
+        if self._ema is not None:
+            state |= {_EMA + name: value for name, value in self._ema.averages.items()}
+        return state
+
+    def _require_same(self, there: Mapping[str, object], own: Mapping[str, Tensor]) -> None:
+        saved = {
+            name: tuple(about.size)
+            for name, about in there.items()
+            if name.startswith((_MODEL, _EMA)) and isinstance(about, TensorStorageMetadata)
+        }
+        if wrong := state_dict_diff(saved, {name: tuple(value.shape) for name, value in own.items()}, {}):
+            raise ValueError(f"it holds another network than the settings describe: {'; '.join(wrong)}")
+
+
+def _at_least_1d(value: Tensor) -> Tensor:
+    """Makes a vector of a scalar, of which the reader of safetensors can't read a part."""
+    return value.reshape(1) if value.dim() == 0 else value
+
 
 MIB = 2**20
 
 
 class Checkpointer:
-    """The checkpoints of one training. A failed write never stops it: the next one is another try."""
+    """The checkpoints of one training run. A failed write never stops it: the next checkpoint is another try."""
 
     def __init__(
         self,
@@ -34,7 +194,7 @@ class Checkpointer:
         is_sharded: bool,
         warn: Callable[[str], None],
     ) -> None:
-        """`warn` tells a person, in a sentence, that a checkpoint could not be written or was damaged."""
+        """`warn` receives a sentence for people when a checkpoint could not be written or is damaged."""
         self._state, self._settings, self._ranks, self._warn = state, settings, ranks, warn
         self._folder = CheckpointFolder(work / CHECKPOINTS)
         self._parts = ranks.count if is_sharded else 1
@@ -42,18 +202,19 @@ class Checkpointer:
         self._writer: subprocess.Popen[str] | None = None
         self._writing: int | None = None
         self.waited = 0.0
-        """Seconds for which the training stood still for checkpoints."""
+        """Seconds for which the training run waited for checkpoints."""
         self.written: int | None = None
         """Step of the newest checkpoint."""
 
     def steps(self) -> Iterator[int]:
-        """Yields the steps that have a checkpoint, newest first. The folder is only read when the first is asked for."""
+        """Yields the steps that have a checkpoint, newest first. The folder is not read before the first is taken."""
         yield from self._folder.steps()
 
     def load(self) -> dict[str, Any] | None:
-        """Restores the newest sound checkpoint. Returns what `save` was given as `about`; None where there is no checkpoint.
+        """Restores the newest undamaged checkpoint. Returns what `save` took as `about`; None where there is no
+        checkpoint.
 
-        Damaged ones are told of and set aside. Raises `FatalError` for one of another network or version.
+        Damaged ones are reported and renamed. Raises `FatalError` for one of another network or version.
         """
         chosen, record, complaints = self._ranks.agreed(self._choose() if self._ranks.rank == 0 else (0, {}, []))
         for complaint in complaints if self._ranks.rank == 0 else ():
@@ -63,8 +224,8 @@ class Checkpointer:
         path = self._folder.path(chosen)
         if record["format"] != FORMAT:
             raise FatalError(
-                f"{path}: has checkpoint format {record['format']}, but this version reads {FORMAT}; remove the folder to train "
-                "from the beginning"
+                f"{path}: has checkpoint format {record['format']}, but this version reads {FORMAT}; remove the "
+                "folder to train from the beginning"
             )
         try:
             self._state.load(path)
@@ -81,16 +242,17 @@ class Checkpointer:
             try:
                 return step, self._folder.record(step), complaints
             except ValueError as error:
-                complaints.append(f"checkpoint {self._folder.path(step).name} is damaged and left out: {error}")
+                complaints.append(f"checkpoint {self._folder.path(step).name} is damaged and ignored: {error}")
                 self._folder.set_aside(step)
         if complaints:
-            complaints.append("no checkpoint is sound: training from the beginning")
+            complaints.append("every checkpoint is damaged: training from the beginning")
         return 0, {}, complaints
 
     def save(self, step: int, about: dict[str, Any], spared: Collection[int] = ()) -> None:
-        """Copies the state, and has it written while the training goes on. It only waits for an unfinished earlier write.
+        """Copies the state, which is written while the training run goes on. It only waits for an unfinished earlier
+        write.
 
-        `spared`: steps whose checkpoints stay, however old.
+        `spared`: steps whose checkpoints are kept, however old.
         """
         self.finish()
         started = time.monotonic()
@@ -103,28 +265,23 @@ class Checkpointer:
             except OSError as error:
                 self._end({"error": f"no memory for a copy of the weights: {error.strerror}"})
             else:
-                self._write(self._request(step, size, about, spared), self._snapshot)
+                request = Request(
+                    folder=str(self._folder.path(step).parent),
+                    step=step,
+                    rank=self._ranks.rank,
+                    parts=self._parts,
+                    bytes=size,
+                    state={"about": about},
+                    keep=self._settings.keep_checkpoints,
+                    keep_every=self._settings.milestone_every,
+                    spared=list(spared),
+                    beside=[METRICS_LOG],
+                )
+                if size < self._settings.write_aside * MIB:
+                    self._end(answer(request, self._snapshot.file))
+                else:
+                    self._send(request, self._snapshot)
         self.waited += time.monotonic() - started
-
-    def _request(self, step: int, size: int, about: dict[str, Any], spared: Collection[int]) -> Request:
-        return Request(
-            folder=str(self._folder.path(step).parent),
-            step=step,
-            rank=self._ranks.rank,
-            parts=self._parts,
-            bytes=size,
-            state={"about": about},
-            keep=self._settings.keep_checkpoints,
-            keep_every=self._settings.milestone_every,
-            spared=list(spared),
-            beside=[METRICS_LOG],
-        )
-
-    def _write(self, request: Request, snapshot: Snapshot) -> None:
-        if request["bytes"] < self._settings.write_aside * MIB:
-            self._end(answer(request, snapshot.file))
-        else:
-            self._ask(request, snapshot)
 
     def finish(self) -> None:
         """Waits until the write under way is done, and warns if it failed."""
@@ -151,10 +308,10 @@ class Checkpointer:
         if self._snapshot is not None:
             self._snapshot.close()
 
-    def _ask(self, request: Request, snapshot: Snapshot) -> None:
+    def _send(self, request: Request, snapshot: Snapshot) -> None:
         if self._writer is None:
             self._writer = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.training.checkpoints.writer", str(snapshot.file)],
+                [sys.executable, "-m", "pipeline.training.checkpoints.folder", str(snapshot.file)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=[snapshot.file],
@@ -165,14 +322,14 @@ class Checkpointer:
             self._writer.stdin.write(json.dumps(request) + "\n")
             self._writer.stdin.flush()
         except BrokenPipeError:
-            pass  # `finish` finds that it has ended
+            pass  # `finish` notices that it has ended
 
     def _end(self, result: dict[str, str]) -> None:
         step, self._writing = self._writing, None
         assert step is not None
         if "error" in result:
             give_up(self._folder, step, self._ranks.rank, self._parts)
-            last = f"the last one is of step {self.written}" if self.written else "there is none before it"
+            last = f"the last one is of step {self.written}" if self.written else "there is no earlier one"
             self._warn(f"the checkpoint of step {step} could not be written ({result['error']}); {last}")
         else:
             self.written = step

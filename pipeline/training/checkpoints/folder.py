@@ -1,24 +1,37 @@
-"""The checkpoints of a training run on disk: `step-00000500/` and so on, each complete from the moment its name exists."""
+"""The checkpoints of a training run on disk: `step-00000500/` and so on, each complete from the moment its name exists.
+
+`python -m pipeline.training.checkpoints.folder FILE` writes them from memory that it shares with a trainer: one request
+as a JSON line on its input, one answer as a JSON line on its output, {} or {"error": "..."}. Nothing here imports
+torch, so that this process starts at once and takes little memory.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import shutil
+import signal
+import sys
+import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import xxhash
 
+from pipeline.runtime.processes import die_with_parent
 from pipeline.training.config import RESUMES_FROM
 from storage.atomic import write_atomic
+from storage.disk import LOCAL
 from storage.errors import FatalError
-from storage.json_files import read_json
+from storage.json_files import read_json, sealed_json
 
 FORMAT = 3
 RECORD = "checkpoint.json"
-"""What a checkpoint holds: its step, the files with sizes and checksums, and the state that is no tensor."""
+"""File with the step, the other files with their sizes and checksums, and the state that is not a tensor."""
 _NAME = re.compile(r"step-(\d{8,})")
 _CHUNK = 2**24
 
@@ -34,15 +47,15 @@ class CheckpointFolder:
         return self._folder / f"step-{step:08d}"
 
     def aside(self, step: int) -> Path:
-        """Returns the folder in which that checkpoint is written."""
+        """Returns the folder in which that checkpoint is written before it gets its name."""
         return self._folder / f".step-{step:08d}.new"
 
     def steps(self) -> list[int]:
         """Returns the steps that have a checkpoint, newest first, without looking into them."""
         if not self._folder.is_dir():
             return []
-        found = [_NAME.fullmatch(path.name) for path in self._folder.iterdir() if path.is_dir()]
-        return sorted((int(match[1]) for match in found if match), reverse=True)
+        names = [_NAME.fullmatch(path.name) for path in self._folder.iterdir() if path.is_dir()]
+        return sorted((int(match[1]) for match in names if match), reverse=True)
 
     def newest(self) -> int:
         """Returns the step of the newest checkpoint; 0 without one."""
@@ -70,7 +83,7 @@ class CheckpointFolder:
         return record
 
     def set_aside(self, step: int) -> None:
-        """Takes the name from a damaged checkpoint, so that none counts it as the newest. It is kept for people to look at."""
+        """Renames a damaged checkpoint, so that it no longer counts as the newest. It is kept for people to look at."""
         damaged = self._folder / f"damaged-step-{step:08d}"
         shutil.rmtree(damaged, ignore_errors=True)
         self.path(step).rename(damaged)
@@ -81,7 +94,7 @@ class CheckpointFolder:
             shutil.rmtree(path, ignore_errors=True)
 
     def discard(self, step: int) -> None:
-        """Removes a checkpoint. Its name goes first, so that no half of it is left under it."""
+        """Removes a checkpoint. It is renamed first, so that no half of it is ever left under its name."""
         aside = self._folder / f".step-{step:08d}.old.new"
         shutil.rmtree(aside, ignore_errors=True)
         self.path(step).rename(aside)
@@ -102,8 +115,117 @@ class CheckpointFolder:
 
 def checksum(file: Path) -> str:
     """Returns the XXH3 checksum of a file, in hexadecimal digits."""
-    digest = xxhash.xxh3_128()
     with file.open("rb") as data:
-        while chunk := data.read(_CHUNK):
+        return hashlib.file_digest(data, xxhash.xxh3_128).hexdigest()
+
+
+_SECONDS_TO_WAIT = 120
+"""How long rank 0 waits for the parts of the others."""
+
+
+class Request(TypedDict):
+    """Asks for the part of one process in a checkpoint; rank 0 completes the checkpoint."""
+
+    folder: str
+    step: int
+    rank: int
+    parts: int
+    """Number of processes that write a part."""
+    bytes: int
+    state: dict[str, Any]
+    """What the record has besides the files."""
+    keep: int
+    keep_every: int | None
+    spared: list[int]
+    beside: list[str]
+    """Other files of the work folder that are needed to resume."""
+
+
+def write(request: Request, memory: int) -> None:
+    """Writes a part from a memory file. Raises OSError, and TimeoutError when the part of another process is missing."""
+    checkpoints, step = CheckpointFolder(Path(request["folder"])), request["step"]
+    aside = checkpoints.aside(step)
+    aside.mkdir(parents=True, exist_ok=True)
+    name = _name(request["rank"], request["parts"])
+    check = _copy(memory, aside / name, request["bytes"])
+    done = aside / f"{name}.json"
+    done.with_suffix(".new").write_text(json.dumps({"bytes": request["bytes"], "check": check}))
+    done.with_suffix(".new").rename(done)
+    if request["rank"] == 0:
+        _complete(checkpoints, request)
+
+
+def give_up(checkpoints: CheckpointFolder, step: int, rank: int, parts: int) -> None:
+    """Says that a part will not come. Rank 0 then removes the others instead of waiting."""
+    aside = checkpoints.aside(step)
+    with suppress(OSError):
+        if rank == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.mkdir(parents=True, exist_ok=True)
+            (aside / f"{_name(rank, parts)}.failed").touch()
+
+
+def _name(rank: int, parts: int) -> str:
+    return f"shard-{rank + 1:05d}-of-{parts:05d}.safetensors"
+
+
+def _copy(memory: int, path: Path, size: int) -> str:
+    """Copies memory into a file that reaches the disk. Returns its checksum."""
+    digest = xxhash.xxh3_128()
+    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        for place in range(0, size, _CHUNK):
+            chunk = os.pread(memory, min(_CHUNK, size - place), place)
             digest.update(chunk)
+            left = memoryview(chunk)
+            while left:
+                left = left[os.write(target, left) :]
+        os.fsync(target)
+    finally:
+        os.close(target)
     return digest.hexdigest()
+
+
+def _complete(checkpoints: CheckpointFolder, request: Request) -> None:
+    """Waits for the parts of all processes and gives the checkpoint its name."""
+    step, parts = request["step"], request["parts"]
+    aside = checkpoints.aside(step)
+    until = time.monotonic() + _SECONDS_TO_WAIT
+    while len(done := sorted(aside.glob(f"*-of-{parts:05d}.safetensors.json"))) < parts:
+        if any(aside.glob("*.failed")):
+            raise FileNotFoundError("another process could not write its part of the checkpoint")
+        if time.monotonic() > until:
+            raise TimeoutError(f"only {len(done)} of {parts} processes wrote their part of the checkpoint")
+        time.sleep(0.02)
+    files = {part.name.removesuffix(".json"): json.loads(part.read_text()) for part in done}
+    for part in done:
+        part.unlink()
+    record = {"format": FORMAT, "step": step, "files": files} | request["state"]
+    (aside / RECORD).write_bytes(sealed_json(record))
+    LOCAL.sync_file(aside / RECORD)
+    LOCAL.sync_folder(aside)
+    if checkpoints.path(step).exists():
+        checkpoints.discard(step)
+    aside.rename(checkpoints.path(step))
+    LOCAL.sync_folder(aside.parent)
+    checkpoints.point_to(step, request["beside"])
+    checkpoints.prune(request["keep"], request["keep_every"], request["spared"])
+
+
+def answer(request: Request, memory: int) -> dict[str, str]:
+    """Writes a part and returns {}, or {"error": what went wrong}."""
+    try:
+        write(request, memory)
+    except OSError as error:
+        return {"error": f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")}
+    return {}
+
+
+if __name__ == "__main__":
+    die_with_parent(os.getppid())
+    # A request to stop is meant for the trainer, which needs a last checkpoint.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line), int(sys.argv[1]))), flush=True)

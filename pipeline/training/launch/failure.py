@@ -1,4 +1,4 @@
-"""The cause for which a rank ended: written by the rank itself where it can, otherwise told by its exit code."""
+"""Why a rank ended early: as the rank itself writes, or else as its exit code says."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Kind = Literal["fatal", "retry", "peer"]
 
 
 class Failure(Settings):
-    """Why a rank, or a node as a whole, ended before its time."""
+    """Why a rank, or a node as a whole, ended early."""
 
     rank: int | None
     """None: the node as a whole."""
     node: str
     """Name of the node. Empty where all ranks are on one."""
     kind: Kind
-    """fatal: a person must change something. retry: a new start may help. peer: another rank was lost, for a reason that only
-    that one knows."""
+    """fatal: a person must change something. retry: a new start may help. peer: another rank was lost, for a reason
+    that only that one knows."""
     message: str
 
     @classmethod
@@ -38,24 +38,25 @@ class Failure(Settings):
         return cls(rank=rank, node="", kind=_kind(error), message=message)
 
     @classmethod
-    def from_exit(cls, rank: int, node: str, code: int, told: Failure | None, out_of_memory: bool) -> Failure:
-        """Describes a rank that ended with `code`, as `Popen.returncode` gives it, and with what it told.
+    def from_exit(cls, rank: int, node: str, code: int, written: Failure | None, out_of_memory: bool) -> Failure:
+        """Describes a rank that ended with `code`, as `Popen.returncode` gives it, and with the failure that it wrote,
+        if any.
 
         `out_of_memory`: the kernel killed a process for its memory while the rank ran.
         """
         who = f"rank {rank} (node {node})" if node else f"rank {rank}"
-        if told is not None and told.kind == "fatal":
-            return told.model_copy(update={"node": node})
+        if written is not None and written.kind == "fatal":
+            return written.model_copy(update={"node": node})
         if code < 0:
             # NCCL aborts a process whose collective timed out or lost a peer.
             kind: Kind = "peer" if -code == signal.SIGABRT else "retry"
             hint = " (out of memory)" if -code == signal.SIGKILL and out_of_memory else ""
             return cls(rank=rank, node=node, kind=kind, message=f"{who} was killed by {_signal(-code)}{hint}")
-        message = f"{who} ended with exit code {code}" + (f": {told.message}" if told else "")
-        return cls(rank=rank, node=node, kind=told.kind if told else "retry", message=message)
+        message = f"{who} ended with exit code {code}" + (f": {written.message}" if written else "")
+        return cls(rank=rank, node=node, kind=written.kind if written else "retry", message=message)
 
     def write(self, work: Path) -> None:
-        """Leaves the failure for the process that started this rank."""
+        """Writes the failure for the process that started this rank."""
         write_atomic(_file(work, self.rank), self.model_dump_json().encode())
 
 

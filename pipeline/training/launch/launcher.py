@@ -1,52 +1,61 @@
-"""Runs a training run on the coordinator: starts its ranks and those of the others, and restarts all when one is lost."""
+"""Runs a training run on the coordinator: starts its ranks and those of the other nodes, and restarts all when one is
+lost."""
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from pipeline.runtime.processes import ready_to_fork
 from pipeline.runtime.stage import ReportProgress
 from pipeline.training.address import resolve
 from pipeline.training.checkpoints.folder import CheckpointFolder
-from pipeline.training.config import CHECKPOINTS, MODEL, SUMMARY, Summary, TrainConfig
+from pipeline.training.config import CHECKPOINTS, MODEL, PROGRESS, SUMMARY, Progress, Summary, TrainConfig
+from pipeline.training.launch import messages
 from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.meeting import LOOPBACK, file_store, interface_of, meeting, require_gpus, tcp_store
-from pipeline.training.launch.nodes import Nodes
-from pipeline.training.launch.progress_log import ProgressLog
+from pipeline.training.launch.messages import Command, MessageStore, NodeState
 from pipeline.training.launch.rank_processes import IMPORTS, WORKER, Placement, RankProcesses
+from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError, RetryableError
 
 LOG = "train.log"
 CAUSE_SECONDS = 5.0
 """Seconds to wait, after a rank lost its peers, for the rank that knows why; a lost node takes longer to be noticed."""
+GATHER_SECONDS = 600.0
+"""Longest time to wait for nodes that are missing at the start of a round."""
+_LEAVE_SECONDS = 5.0
+_TAIL = 15
+"""Lines of the log that an error shows."""
 
 
 def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) -> Summary:
     """Runs the ranks of a training run to their end. The model is then in `config.work`.
 
-    This must be called from the main thread: only there do signals interrupt it. When a rank is lost, all restart from the
-    last checkpoint, at most `settings.restarts` times without a newer one. Raises `FatalError` for an error that a rank
-    reports as such, otherwise `RetryableError` with the cause and the end of the log. On any other exception (Ctrl-C, a
-    cancelled flow) the ranks get time to write a checkpoint first.
+    This must be called from the main thread: only there do signals interrupt it. When a rank is lost, all restart from
+    the last checkpoint, at most `settings.restarts` times without a newer one. Raises `FatalError` for an error that a
+    rank reports as such, otherwise `RetryableError` with the cause and the end of the log. On any other exception
+    (Ctrl-C, a cancelled flow) the ranks get time to write a checkpoint first.
 
     With several nodes, `config.work` is on a file system that all of them share, under the same path.
     """
     settings = config.settings
     require_gpus(settings)
     ready_to_fork(IMPORTS)  # Other nodes take a coordinator that waits for imports to be lost.
-    for name in (SUMMARY, MODEL):
+    for name in (SUMMARY, MODEL, PROGRESS):
         (config.work / name).unlink(missing_ok=True)
     checkpoints = CheckpointFolder(config.work / CHECKPOINTS)
     wanted, failed, newest = settings.nodes, 0, checkpoints.newest()
-    with (
-        ProgressLog(config.work / LOG, report) as log,
-        meeting(config) as config_file,
-        Nodes(settings, config_file) as nodes,
-    ):
+    log = _Log(config.work, report)
+    with meeting(config) as config_file, Nodes(settings, config_file) as nodes:
         while True:
-            members = nodes.gather(wanted, log.note)
+            members = nodes.gather(wanted, log.report)
             cause = _run_round(config, config_file, members, nodes, log, worker)
             if cause is None:
                 break
@@ -55,18 +64,19 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
             newest, before = checkpoints.newest(), newest
             failed = failed + 1 if newest == before else 1
             if failed > settings.restarts:
-                raise _given_up(cause.message, log)
-            log.note(f"restarting from the last checkpoint, because {cause.message}")
+                raise log.given_up(cause.message)
+            log.report(f"restarting from the last checkpoint, because {cause.message}")
             wanted = settings.min_nodes or settings.nodes
         if not (config.work / SUMMARY).is_file():
-            raise _given_up("the training stopped before its last step", log)
+            raise log.given_up("the training run stopped before its last step")
     return Summary.model_validate_json((config.work / SUMMARY).read_bytes())
 
 
 def _run_round(
-    config: TrainConfig, config_file: Path, members: tuple[int, ...], nodes: Nodes, log: ProgressLog, worker: str
+    config: TrainConfig, config_file: Path, members: tuple[int, ...], nodes: Nodes, log: _Log, worker: str
 ) -> Failure | None:
-    """Runs the ranks of all members until they end. Returns why they did, or None when they finished or stopped on request."""
+    """Runs the ranks of all members until they end. Returns why they did, or None when they finished or stopped on
+    request."""
     nodes.start_round(members)
     placement = _placement(config, members, nodes.round, config_file.parent)
     ranks = RankProcesses(config_file, config, placement, log.path, worker)
@@ -88,7 +98,7 @@ def _placement(config: TrainConfig, members: tuple[int, ...], number: int, folde
     return Placement(0, count, tcp_store(config.settings.address, number), interface, socket.gethostname())
 
 
-def _watch(ranks: RankProcesses, nodes: Nodes, log: ProgressLog) -> Failure | None:
+def _watch(ranks: RankProcesses, nodes: Nodes, log: _Log) -> Failure | None:
     """Waits for the end of all ranks or the first failure. Returns its cause."""
     deadline: float | None = None
     while True:
@@ -109,20 +119,193 @@ def _watch(ranks: RankProcesses, nodes: Nodes, log: ProgressLog) -> Failure | No
         time.sleep(0.1)
 
 
-def _stop(ranks: RankProcesses, nodes: Nodes, seconds: float, log: ProgressLog) -> None:
-    """Asks all ranks to write a checkpoint and end, and gives them time for it."""
-    ranks.ask()
-    nodes.ask()
+def _stop(ranks: RankProcesses, nodes: Nodes, seconds: float, log: _Log) -> None:
+    """Makes all ranks write a checkpoint and end, and gives them time for it."""
+    ranks.request_stop()
+    nodes.request_stop()
     log.write(f"stopping after this step with a checkpoint, for at most {seconds:.0f} s (stop_timeout)")
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not (ranks.ended() and nodes.ended()):
         nodes.tick()
         time.sleep(0.1)
     if not ranks.ended():
-        log.write("it took longer, so the training resumes from the checkpoint before")
+        log.write("it took longer, so the training run resumes from the checkpoint before")
 
 
-def _given_up(cause: str, log: ProgressLog) -> RetryableError:
-    return RetryableError(
-        f"{cause}; run again to continue from its last checkpoint. The end of {log.path}:\n{log.end()}"
-    )
+class _Log:
+    """The log of the ranks of this node, to which the launcher adds lines, and the progress that rank 0 writes beside
+    it."""
+
+    def __init__(self, work: Path, report: ReportProgress) -> None:
+        self.path = work / LOG
+        self.path.touch()
+        self._progress_file, self._report = work / PROGRESS, report
+        self._progress = Progress(step=0, total=1, message="")
+
+    def follow(self) -> None:
+        """Reports the latest progress if it is new."""
+        if not self._progress_file.is_file():
+            return
+        latest = Progress.model_validate_json(self._progress_file.read_bytes())
+        if latest != self._progress:
+            self._progress = latest
+            self._report(latest.step, latest.total, latest.message)
+
+    def write(self, text: str) -> None:
+        """Appends a line of the launcher."""
+        with self.path.open("a") as log:
+            log.write(f"{text}\n")
+
+    def report(self, text: str) -> None:
+        """Appends a line of the launcher and reports it."""
+        self.write(text)
+        self._report(self._progress.step, self._progress.total, text)
+
+    def given_up(self, cause: str) -> RetryableError:
+        """Returns the error that ends the training run, with the last lines of the log."""
+        tail = "\n".join(self.path.read_text(errors="replace").splitlines()[-_TAIL:])
+        return RetryableError(
+            f"{cause}; run again to continue from its last checkpoint. The end of {self.path}:\n{tail}"
+        )
+
+
+class Nodes:
+    """The other nodes of a training run, as the coordinator directs them; on one node there are none.
+
+    Opens the store at `settings.address` for the time of a `with` block. At its end, the nodes are sent the outcome.
+    """
+
+    def __init__(self, settings: TrainingSettings, config_file: Path) -> None:
+        self._settings = settings
+        self._messages = MessageStore.listen(settings.address or "") if settings.nodes > 1 else None
+        digest = hashlib.sha256(config_file.read_bytes()).hexdigest()
+        self._command = Command(kind="wait", config=str(config_file), digest=digest, node_timeout=settings.node_timeout)
+        self._states: dict[int, NodeState] = {}
+        self._changed: dict[int, float] = {}
+        self._next_tick = 0.0
+        self._send("wait")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Sends the outcome, and stays until all nodes know it: the store ends with this process."""
+        if self._messages is None:
+            return
+        with suppress(RuntimeError):
+            if error is None:
+                self._send("finished")
+            else:
+                self._send("failed", str(error) or repr(error))
+            self._wait(lambda: not self._responsive("waiting", "running", "ended"), _LEAVE_SECONDS)
+        # Whoever keeps the error keeps this object, and must not keep the port from the next attempt.
+        self._messages.close()
+
+    @property
+    def timeout(self) -> float:
+        """Seconds until the loss of another node is noticed. 0 where there can be none."""
+        return 0.0 if self._messages is None else self._settings.node_timeout
+
+    @property
+    def round(self) -> int:
+        """Number of the current round."""
+        return self._command.round
+
+    def tick(self) -> None:
+        """Sends the current command with a new heartbeat and reads the nodes' states when it is time. Call it often."""
+        now = time.monotonic()
+        if self._messages is None or now < self._next_tick:
+            return
+        self._next_tick = now + messages.TICK_SECONDS
+        self._command = self._command.model_copy(update={"heartbeat": self._command.heartbeat + 1})
+        self._messages.write_command(self._command)
+        for number, state in self._messages.states().items():
+            if number not in self._states or state.heartbeat != self._states[number].heartbeat:
+                self._changed[number] = now
+            self._states[number] = state
+
+    def gather(self, wanted: int, report: Callable[[str], None]) -> tuple[int, ...]:
+        """Waits until `wanted` nodes are free, and returns the numbers of all that are, this one first.
+
+        At most `settings.nodes` are taken. Raises `RetryableError` when too few come.
+        """
+        if self._messages is None:
+            return (0,)
+        self._send("wait")
+        if not self._is_gathered(wanted):
+            report(f"waiting until {wanted} nodes have joined {self._settings.address}")
+        if not self._wait(lambda: self._is_gathered(wanted), GATHER_SECONDS):
+            here, address = 1 + len(self._free()), self._settings.address or ""
+            raise RetryableError(
+                f"{here} of {wanted} nodes joined {address} (here {resolve(address)}) within {GATHER_SECONDS:.0f} s; run "
+                f"`rlip cluster join {address} STORE` on the others"
+            )
+        return (0, *self._free()[: self._settings.nodes - 1])
+
+    def start_round(self, members: tuple[int, ...]) -> None:
+        """Makes the members start their ranks."""
+        self._command = self._command.model_copy(update={"round": self._command.round + 1, "members": members})
+        self._send("run")
+
+    def request_stop(self) -> None:
+        """Makes all ranks write a checkpoint and end."""
+        self._send("stop")
+
+    def end_round(self) -> None:
+        """Makes all members end their ranks at once."""
+        with suppress(RuntimeError):
+            self._send("end")
+
+    def ended(self) -> bool:
+        """Whether no rank of another node can still run in this round."""
+        return all(self._is_silent(number) or self._has_ended(number) for number in self._others())
+
+    def failures(self) -> list[Failure]:
+        """Returns the failures of this round that other nodes report, and those of nodes that are lost."""
+        failures: list[Failure] = []
+        for number in self._others():
+            state = self._states[number]
+            if state.round == self.round:
+                failures += state.failures
+            if self._is_silent(number) and not self._has_ended(number):
+                message = f"node {state.name} has been silent for {self._settings.node_timeout:.0f} s (is it down, or cut off?)"
+                failures.append(Failure(rank=None, node=state.name, kind="retry", message=message))
+        return failures
+
+    def _others(self) -> tuple[int, ...]:
+        return self._command.members[1:]
+
+    def _has_ended(self, number: int) -> bool:
+        state = self._states[number]
+        return state.kind == "left" or (state.round == self.round and state.kind == "ended")
+
+    def _is_silent(self, number: int) -> bool:
+        return time.monotonic() - self._changed[number] > self._settings.node_timeout
+
+    def _responsive(self, *kinds: str) -> list[int]:
+        """Returns the nodes whose heartbeat goes on and whose state is of one of these kinds."""
+        return [n for n, state in sorted(self._states.items()) if state.kind in kinds and not self._is_silent(n)]
+
+    def _free(self) -> list[int]:
+        return self._responsive("waiting", "ended")
+
+    def _is_gathered(self, wanted: int) -> bool:
+        # A node that still ends its ranks is about to be free, or about to be found silent.
+        return 1 + len(self._free()) >= wanted and not self._responsive("running")
+
+    def _send(self, kind: str, message: str = "") -> None:
+        self._command = self._command.model_copy(update={"kind": kind, "message": message})
+        self._next_tick = 0.0
+        self.tick()
+
+    def _wait(self, reached: Callable[[], bool], seconds: float) -> bool:
+        """Waits until a condition holds. Returns whether it does."""
+        deadline = time.monotonic() + seconds
+        while not reached():
+            if time.monotonic() > deadline:
+                return False
+            self.tick()
+            time.sleep(0.1)
+        return True

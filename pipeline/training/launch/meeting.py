@@ -1,4 +1,4 @@
-"""Where the ranks of a training meet: a file on one node, a port of the coordinator for several.
+"""Where the ranks of a training run meet: a file on one node, a port of the coordinator for several.
 
 The meeting's folder, which only this user can enter, holds that file, the configuration, and the secret of the ranks.
 """
@@ -35,7 +35,7 @@ _SECRET = "secret"
 
 @contextmanager
 def meeting(config: TrainConfig) -> Iterator[Path]:
-    """Makes the meeting's folder in `config.work` while the context lasts. Gives the configuration file in it."""
+    """Makes the meeting's folder in `config.work` while the context lasts. Yields the configuration file in it."""
     with tempfile.TemporaryDirectory(prefix=".meeting-", dir=config.work, ignore_cleanup_errors=True) as folder:
         secret, config_file = Path(folder) / _SECRET, Path(folder) / "config.json"
         secret.touch(0o600)
@@ -45,11 +45,11 @@ def meeting(config: TrainConfig) -> Iterator[Path]:
 
 
 def join(config_file: Path, config: TrainConfig) -> Ranks:
-    """Joins this process to the others of its training, as the environment describes them.
+    """Joins this process to the others of its training run, as the environment describes them.
 
-    Raises `FatalError` when the machine lacks the GPU that is asked for, `RetryableError` when another program answers in
-    place of a rank, and `RuntimeError` when a rank does not come within `collective_timeout`, which is also the longest that
-    any later collective waits.
+    Raises `FatalError` when the machine lacks the GPU that is asked for, `RetryableError` when another program answers
+    in place of a rank, and `RuntimeError` when a rank does not join within `collective_timeout`, which is also the
+    longest that any later collective waits.
     """
     count, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     device = choose_device(config.settings.device, int(os.environ.get("LOCAL_RANK", 0)))
@@ -85,8 +85,8 @@ def interface_of(ip: str) -> str:
     # A whole network belongs to the loopback interface, and only its first address is listed.
     looped = ipaddress.ip_address(ip).is_loopback
     interfaces: dict[str, list[Any]] = psutil.net_if_addrs()
-    for name, held in interfaces.items():
-        addresses = {each.address for each in held if each.family in (socket.AF_INET, socket.AF_INET6)}
+    for name, entries in interfaces.items():
+        addresses = {entry.address for entry in entries if entry.family in (socket.AF_INET, socket.AF_INET6)}
         if ip in addresses or (looped and LOOPBACK in addresses):
             return name
     raise FatalError(f"no network interface of this machine has the address {ip}; correct `address`")

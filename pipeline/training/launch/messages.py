@@ -1,7 +1,7 @@
-"""What nodes tell each other: one message of the coordinator for all, one of each other node for the first, as JSON in a store.
+"""The messages of nodes, as JSON in a store: a command of the coordinator to all, and the state of each other node.
 
-A message is a state, not an event: it is written again and again with a higher heartbeat, so that one that was missed is not
-missing, and a writer whose heartbeat stands still is known to be gone.
+A message is a state, not an event: it is written again and again with a higher heartbeat, so that missing one does no
+harm, and a writer whose heartbeat stands still is known to be gone.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _MOST_NODES = 4096
 
 
 class Command(Settings):
-    """What the coordinator wants of the others."""
+    """What the coordinator tells the other nodes to do."""
 
     heartbeat: int = 0
     kind: Literal["wait", "run", "stop", "end", "finished", "failed"]
-    """wait: for the next round. run: train in round `round`. stop: ask your ranks to write a checkpoint and end. end: end them
-    at once. finished, failed: the training is over."""
+    """wait: for the next round. run: train in round `round`. stop: make the ranks write a checkpoint and end. end: end
+    them at once. finished, failed: the training run is over."""
     round: int = 0
     members: tuple[int, ...] = ()
     """Numbers of the nodes in the round. The coordinator is 0."""
@@ -42,16 +42,17 @@ class Command(Settings):
     digest: str = ""
     """SHA-256 of the configuration file."""
     message: str = ""
-    """How the training ended."""
+    """Why the training run failed."""
 
 
 class NodeState(Settings):
-    """What another node tells the first one."""
+    """What another node reports to the coordinator."""
 
     heartbeat: int = 0
     name: str
     kind: Literal["waiting", "running", "ended", "left"]
-    """waiting: for a round. running, ended: the ranks of round `round`. left: the node goes, and comes back only anew."""
+    """waiting: for a round. running, ended: the ranks of round `round`. left: the node has left, and may join again
+    under another number."""
     round: int = 0
     failures: tuple[Failure, ...] = ()
     """Failures of the ranks of round `round`."""
@@ -65,7 +66,7 @@ class MessageStore:
 
     @classmethod
     def listen(cls, address: str) -> MessageStore:
-        """Opens the store on exactly this address. Raises `FatalError` when this machine can't listen there."""
+        """Opens the store on exactly this address. Raises `FatalError` when this machine cannot listen there."""
         try:
             place = (resolve(address), split_address(address)[1])
             family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
@@ -90,15 +91,15 @@ class MessageStore:
         del self._store
 
     def enter(self) -> int:
-        """Returns a number that no other node of this training has."""
+        """Returns a number that no other node of this training run has."""
         return self._store.add(_COUNT, 1)
 
     def write_command(self, command: Command) -> None:
-        """Writes the message of the coordinator."""
+        """Writes the command of the coordinator."""
         self._store.set(_FIRST, command.model_dump_json())
 
     def command(self) -> Command | None:
-        """Reads the message of the coordinator, if there is one."""
+        """Reads the command of the coordinator, if there is one."""
         text = self._read(_FIRST)
         try:
             return Command.model_validate_json(text) if text else None
@@ -106,18 +107,18 @@ class MessageStore:
             return None
 
     def write_state(self, number: int, state: NodeState) -> None:
-        """Writes the message of another node."""
+        """Writes the state of another node."""
         self._store.set(f"{_OTHER}{number}", state.model_dump_json())
 
     def states(self) -> dict[int, NodeState]:
-        """Reads the messages of all other nodes. One that can't be read is left out."""
-        found = {}
+        """Reads the states of all other nodes, but of invalid ones."""
+        states = {}
         for number in range(1, min(self._store.add(_COUNT, 0), _MOST_NODES) + 1):
             try:
-                found[number] = NodeState.model_validate_json(self._read(f"{_OTHER}{number}"))
+                states[number] = NodeState.model_validate_json(self._read(f"{_OTHER}{number}"))
             except ValidationError:
                 continue
-        return found
+        return states
 
     def _read(self, key: str) -> bytes:
         return self._store.get(key) if self._store.check([key]) else b""

@@ -34,7 +34,7 @@ class Placement:
     count: int
     """Number of ranks of all nodes."""
     store: str
-    """Name of the store where they meet, for `STORE`."""
+    """Name of the store where they meet, as in the environment variable `STORE`."""
     interface: str
     """Network interface for their connections."""
     node: str = ""
@@ -42,10 +42,10 @@ class Placement:
 
 
 class RankProcesses:
-    """Starts `config.settings.processes` ranks and holds them. Their output is appended to `log`.
+    """Starts `config.settings.processes` ranks. Their output is appended to `log`.
 
-    Linux ends them with the process that starts them, and their loader processes with them. Each rank leads a process group
-    of its own, which what it starts is in: Ctrl-C in a terminal does not reach it.
+    Linux ends them with the process that starts them, and their loader processes with them. Each rank leads a process
+    group of its own, together with what it starts: Ctrl-C in a terminal does not reach them.
     """
 
     def __init__(
@@ -71,23 +71,23 @@ class RankProcesses:
         return not any(process.is_alive() for process in self._processes)
 
     def failures(self) -> list[Failure]:
-        """Returns why ranks of this node ended, for those that ended otherwise than by finishing or stopping on request."""
-        found = []
+        """Returns why ranks of this node ended that neither finished nor stopped on request."""
+        failures = []
         out_of_memory = oom_kills() != self._oom_kills
         for rank, process in enumerate(self._processes, self._placement.first):
             if process.exitcode:
-                told = read_failure(self._work, rank)
-                found.append(Failure.from_exit(rank, self._placement.node, process.exitcode, told, out_of_memory))
-        return found
+                written = read_failure(self._work, rank)
+                failures.append(Failure.from_exit(rank, self._placement.node, process.exitcode, written, out_of_memory))
+        return failures
 
-    def ask(self) -> None:
-        """Asks the ranks to write a checkpoint and end."""
+    def request_stop(self) -> None:
+        """Makes the ranks write a checkpoint and end."""
         for process in self._processes:
             if process.is_alive():
                 _signal(process, signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends whatever still runs, also what ranks started that have ended."""
+        """Ends whatever still runs, including what ranks started that have ended themselves."""
         for process in self._processes:
             _signal(process, signal.SIGKILL)
         for process in self._processes:
@@ -95,7 +95,7 @@ class RankProcesses:
 
 
 def _signal(process: ForkServerProcess, number: int) -> None:
-    """Sends a signal to a rank and what it started. A rank that has just begun leads no group yet."""
+    """Sends a signal to a rank and what it started. A rank that has just started leads no group yet."""
     assert process.pid is not None
     try:
         os.killpg(process.pid, number)
@@ -129,14 +129,14 @@ def _environment(config: TrainConfig, placement: Placement, local: int) -> dict[
     threads = str(config.settings.threads)
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
-        # The writer of checkpoints must not import a folder of the user with the name of one of our packages.
+        # The writer of checkpoints must not import a folder of the user that is named like one of our packages.
         "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "TOKENIZERS_PARALLELISM": "false",
         "GLOO_SOCKET_IFNAME": placement.interface,
-        # The sign of equality makes NCCL take this interface only, and none that merely starts with its name.
+        # The equals sign makes NCCL take exactly this interface, and none whose name merely starts alike.
         "NCCL_SOCKET_IFNAME": f"={placement.interface}",
         "RANK": str(placement.first + local),
         "LOCAL_RANK": str(local),

@@ -1,4 +1,4 @@
-"""Lends nodes of a Ray cluster to a training run: on each, one Ray task does what `rlip join` does."""
+"""Lets nodes of a Ray cluster join a training run: on each, one Ray task does what `rlip cluster join` does."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from pipeline.training.launch.rank_processes import WORKER
 from storage.errors import FatalError, RetryableError
 
 LEAVING_SECONDS = 600.0
-"""Seconds to wait for nodes that were asked to leave. Each ends by itself after its training's `stop_timeout`."""
+"""Seconds to wait for nodes that were asked to leave. Each ends by itself after the `stop_timeout` of its training run.
+"""
 
 
 def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False, worker: str = WORKER) -> int:
-    """Joins the training at `address` with that many nodes, each as a whole, of the Ray cluster that this machine is in.
+    """Joins the training run at `address` with so many whole nodes of the Ray cluster that this machine is in.
 
-    This machine is the coordinator, so it is not among them. Returns the highest exit code of the nodes when all have ended.
-    Raises `FatalError` when Ray is not installed or the cluster has too few nodes, `RetryableError` when a node is lost. On
-    any other exception (Ctrl-C) the nodes get time to stop the training with a checkpoint.
+    This machine is the coordinator, so it is not among them. Returns the highest exit code of the nodes. Raises
+    `FatalError` when Ray is not installed or the cluster has too few nodes, `RetryableError` when a node is lost. On
+    any other exception (Ctrl-C) the nodes get time to stop the training run with a checkpoint.
     """
     try:
         import ray
@@ -29,7 +30,7 @@ def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False, wo
     try:
         ray.init(address="auto")
     except ConnectionError as error:
-        raise FatalError(f"this machine is in no Ray cluster ({error}); `ray start` makes or joins one") from error
+        raise FatalError(f"this machine is in no Ray cluster ({error}); start or join one with `ray start`") from error
     try:
         with lend_nodes(ray, address, folder, nodes, stay, worker) as running:
             return max(ray.get(running), default=FINISHED)
@@ -43,15 +44,15 @@ def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False, wo
 def lend_nodes(
     ray: Any, address: str, folder: Path, nodes: int, stay: bool = False, worker: str = WORKER
 ) -> Iterator[list[Any]]:
-    """Lends other nodes than this to the training at `address` while the context lasts. Gives their tasks.
+    """Lets other nodes than this join the training run at `address` while the context lasts. Yields their tasks.
 
-    `ray` is the module, connected to the cluster. At the end, the nodes get time to stop the training with a checkpoint. Raises
-    `FatalError` when the cluster has too few nodes.
+    `ray` is the module, connected to the cluster. At its end, the nodes get time to stop the training run with a
+    checkpoint. Raises `FatalError` when the cluster has too few nodes.
     """
     own = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != own and "CPU" in node["Resources"]]
     if len(others) < nodes:
-        raise FatalError(f"the Ray cluster has {len(others)} nodes besides this one, and {nodes} are to join")
+        raise FatalError(f"the Ray cluster has {len(others)} nodes besides this one, but {nodes} must join")
     running = [_start(ray, node, address, folder, stay, worker) for node in others[:nodes]]
     try:
         yield running

@@ -14,13 +14,13 @@ set -u
 
 """
 _NODES = """\
-# The first node runs the recipe; the others wait for its training runs. All must see this folder, the data and the store under
-# the same paths, and the first node's name must not lead to a loopback address on itself.
+# The first node is the coordinator and runs the recipe; the others wait for its training runs. All must see this folder,
+# the data and the store under the same paths, and the first node's name must not resolve to a loopback address on itself.
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$first:$((20000 + SLURM_JOB_ID % 20000))
 
 srun --nodes={others} --ntasks={others} --cpus-per-task="$SLURM_CPUS_ON_NODE" --exclude="$first" \\
-    rlip join "$address" {store} --stay &
+    rlip cluster join "$address" {store} --stay &
 joined=$!
 srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" --nodelist="$first" \\
     rlip run {recipe} {overrides} &
@@ -31,7 +31,7 @@ srun --nodes=1 --ntasks=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" rlip run {recipe
 _TAIL = """\
 run=$!
 
-# Before the time limit, Slurm asks this script to end. The training writes a checkpoint, and the job is queued again.
+# Before the time limit, Slurm asks this script to end. The training run writes a checkpoint, and the job is requeued.
 stopped=
 trap 'stopped=yes; kill -TERM "$run"' TERM
 wait "$run"
@@ -46,13 +46,15 @@ kill "$joined" 2>/dev/null
 wait "$joined"
 """
 _MARGIN = 30
-"""Seconds that Slurm asks the script to end before the time limit, besides the training's `stop_timeout`."""
+"""Seconds before the time limit, in addition to the training run's `stop_timeout`, at which Slurm asks the script to
+end."""
 _SECTIONS = ("train_tagger", "pretrain.settings")
 """Sections of a recipe that describe training runs."""
 
 
 def training_overrides(nodes: int, gpus: int | None) -> list[str]:
-    """Returns the settings, as for `--set`, that let all training runs of a recipe use that many nodes and GPUs of each."""
+    """Returns the settings, as for `--set`, that let all training runs of a recipe use that many nodes and GPUs of
+    each."""
     processes = [f"{section}.processes={gpus}" for section in _SECTIONS] if gpus else []
     return [*processes, *(f"{section}.nodes={nodes}" for section in _SECTIONS)]
 
@@ -70,8 +72,8 @@ def sbatch_script(
 ) -> str:
     """Returns the script. `name` is that of the run, `store` its folder, `gpus` the number per node.
 
-    Slurm sends SIGTERM to the script `stop_timeout` seconds and some more before the time limit; the training then writes a
-    checkpoint, and the script puts the job back into the queue.
+    Slurm sends SIGTERM to the script `stop_timeout` seconds and some more before the time limit; the training run then
+    writes a checkpoint, and the script puts the job back into the queue.
     """
     options = {
         "job-name": f"rlip-{name}",

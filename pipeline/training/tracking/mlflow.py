@@ -1,16 +1,15 @@
-"""Sends a training's values to MLflow: to a database in the folder, or to the server that MLFLOW_TRACKING_URI names."""
+"""Sends the values of a training run to MLflow: to a database in the folder, or to the server in MLFLOW_TRACKING_URI."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipeline.training.tracking.run_file import RunFile
+from pipeline.training.tracking.service import ServiceTracker
 
 EXPERIMENT = "rlip"
 _LONGEST = 6000
@@ -19,33 +18,26 @@ _BATCH = 100
 """Parameters that MLflow takes at once."""
 
 
-class MlflowTracker:
+class MlflowTracker(ServiceTracker):
     """Writes to `folder`/mlflow.db, which `mlflow ui --backend-store-uri sqlite:///FOLDER/mlflow.db` shows."""
 
+    kind = "mlflow"
+
     def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
+        super().__init__(folder, run_name, settings, first_step)
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         self._tracking: Any = import_module("mlflow.tracking")
         self._entities: Any = import_module("mlflow.entities")
-        self._folder, self._name, self._settings = folder, run_name, settings
-        self._file = RunFile(folder / "mlflow.json", first_step)
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the values of a step, unless an earlier attempt did."""
-        if self._file.is_known(step):
-            return
-        now = int(time.time() * 1000)
+    def _send(self, step: int, values: Mapping[str, float]) -> None:
+        client, now = self._run, int(time.time() * 1000)
         metrics = [self._entities.Metric(name, value, now, step) for name, value in values.items()]
-        self._client.log_batch(self._file.id, metrics=metrics)
-        self._file.reached(step)
+        client.log_batch(self._file.id, metrics=metrics)
 
-    def close(self) -> None:
-        """Marks the run as finished."""
-        if "_client" in vars(self):
-            self._client.set_terminated(self._file.id)
+    def _finish(self) -> None:
+        self._run.set_terminated(self._file.id)
 
-    @cached_property
-    def _client(self) -> Any:
-        """The client, once it knows the run."""
+    def _open(self) -> Any:
         uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{(self._folder / 'mlflow.db').resolve()}")
         client = self._tracking.MlflowClient(tracking_uri=uri)
         if self._file.id:

@@ -1,4 +1,4 @@
-"""Writes a training's values as TensorBoard events: `tensorboard --logdir FOLDER` shows them."""
+"""Writes the values of a training run as TensorBoard events: `tensorboard --logdir FOLDER` shows them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class TensorBoardTracker:
-    """Writes an event file per attempt. Events that a resumed training repeats are purged from the earlier files' view."""
+    """Writes an event file per attempt. Steps that a resumed training run repeats are no longer shown from earlier
+    files."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], first_step: int) -> None:
-        self._folder, self._settings, self._first_step = folder, settings, first_step
+    def __init__(self, folder: Path, _run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
+        self._folder, self._settings, self._first_step = folder / "tensorboard", settings, first_step
         self._writer: SummaryWriter | None = None
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

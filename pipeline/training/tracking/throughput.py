@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import psutil
 import torch
@@ -36,20 +38,20 @@ class Throughput:
     def values(self) -> dict[str, float]:
         """Returns the metrics by name.
 
-        images_per_second; data_wait: share of the time that is spent waiting for data; padding: share of the batches' pixels
-        that shows no image; memory_gib: as in `memory_gib`; mfu: model FLOPs utilisation, i.e. FLOPs / (seconds · peak),
-        with the waiting included (PaLM, arXiv 2204.02311, appendix B), where the FLOPs and the peak are known.
+        images_per_second; data_wait: share of the time that is spent waiting for data; padding: share of the batches'
+        pixels that shows no image; memory_gib: as in `memory_gib`; mfu: model FLOPs utilisation, i.e. FLOPs / (seconds
+        · peak), with the waiting included (PaLM, arXiv 2204.02311, appendix B), where the FLOPs and the peak are known.
         """
         seconds = max(self.waited + self.worked, 1e-9)
-        found = {
+        values = {
             "images_per_second": self.images / seconds,
             "data_wait": self.waited / seconds,
             "padding": 1 - self.shown_pixels / max(self.batch_pixels, 1),
             "memory_gib": self.memory_gib,
         }
         if self.peak and self.flops:
-            found["mfu"] = self.flops / (seconds * self.peak)
-        return found
+            values["mfu"] = self.flops / (seconds * self.peak)
+        return values
 
 
 class StepTimer:
@@ -68,11 +70,12 @@ class StepTimer:
         self._clear()
 
     def loaded(self) -> None:
-        """A batch is there; the time since the last call was spent waiting for it."""
+        """Counts the time since the last call as spent waiting for a batch."""
         self._waited += self._lap()
 
     def trained(self, images: int, shown_pixels: int, batch_pixels: int, flops: int = 0) -> None:
-        """A step is over. `images` of all processes, pixels and FLOPs of this one; `flops` 0: not counted."""
+        """Counts the time since the last call as that of a step. `images` of all processes, pixels and FLOPs of this
+        one; `flops` 0: not counted."""
         self._worked += self._lap()
         self._steps += 1
         self._images += images
@@ -81,7 +84,7 @@ class StepTimer:
         self._flops += flops
 
     def pause(self) -> None:
-        """Leaves out the time since the last call, for what is no part of a step, such as a checkpoint."""
+        """Excludes the time since the last call, which was no part of a step, such as a checkpoint."""
         self._lap()
 
     def take(self) -> Throughput:
@@ -113,8 +116,9 @@ class StepTimer:
 def memory_gib(device: torch.device) -> float:
     """Returns the memory of this process in GiB.
 
-    On a GPU that is the most that PyTorch had allocated there so far. On a CPU it is the proportional set size (PSS), which
-    divides shared memory by the processes that share it, or the resident set size where the system does not tell the PSS.
+    On a GPU that is the most that PyTorch had allocated there so far. On a CPU it is the proportional set size (PSS),
+    which divides shared memory by the processes that share it, or the resident set size where the system does not
+    report the PSS.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
@@ -123,3 +127,72 @@ def memory_gib(device: torch.device) -> float:
         return float(process.memory_full_info().pss) / GIB
     except (AttributeError, psutil.Error):
         return float(process.memory_info().rss) / GIB
+
+
+Precision = Literal["bfloat16", "medium", "tf32", "float32"]
+_TERA = 1e12
+
+_PEAKS: tuple[tuple[str, dict[Precision, float]], ...] = (
+    # H100 Tensor Core GPU data sheet and H200 data sheet: half of the figures, which are with sparsity.
+    (r"H100 PCIe", {"bfloat16": 756.0, "tf32": 378.0, "float32": 51.0}),
+    (r"H[12]00 NVL", {"bfloat16": 835.5, "tf32": 417.5, "float32": 60.0}),
+    (r"H100( 80GB HBM3| SXM.*)?|H200( SXM.*)?", {"bfloat16": 989.5, "tf32": 494.5, "float32": 67.0}),
+    # A100, A10, L4, L40S, T4 and V100 data sheets; GA102 and Ada GPU architecture white papers, FP32 accumulate.
+    (r"A100(?!.* MIG ).*", {"bfloat16": 312.0, "tf32": 156.0, "float32": 19.5}),
+    (r"A10", {"bfloat16": 125.0, "tf32": 62.5, "float32": 31.2}),
+    (r"L40S", {"bfloat16": 362.05, "tf32": 183.0, "float32": 91.6}),
+    (r"L4", {"bfloat16": 121.0, "tf32": 60.0, "float32": 30.3}),
+    (r"GeForce RTX 4090", {"bfloat16": 165.2, "tf32": 82.6, "float32": 82.6}),
+    (r"GeForce RTX 3090", {"bfloat16": 71.0, "tf32": 35.6, "float32": 35.6}),
+    # Before Ampere there is neither bfloat16 nor TF32: PyTorch computes in float32 instead of TF32.
+    (r"V100-SXM2.*", {"tf32": 15.7, "float32": 15.7}),
+    (r"V100-PCIE.*", {"tf32": 14.0, "float32": 14.0}),
+    (r"T4", {"tf32": 8.1, "float32": 8.1}),
+)
+"""Device name in PyTorch, without the maker's → dense TFLOP/s by precision."""
+_MAKER = re.compile(r"^(NVIDIA|Tesla)\s+")
+
+
+def device_peak(device: torch.device, precision: Precision) -> float:
+    """Returns the FLOP/s that a device can do: the vendor's dense figure, otherwise a measured one (`measured_peak`).
+
+    `precision` is that of the training run.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    # On a GPU, "medium" is tf32.
+    return known_peak(name, "tf32" if precision == "medium" else precision) or measured_peak(device, dtype)
+
+
+def known_peak(name: str, precision: Precision) -> float | None:
+    """Returns the FLOP/s of a device by its name; None for one that is not in the table, such as a part of a GPU (MIG)."""
+    bare = _MAKER.sub("", name)
+    peaks = next((peaks for pattern, peaks in _PEAKS if re.fullmatch(pattern, bare)), {})
+    return peaks[precision] * _TERA if precision in peaks else None
+
+
+def measured_peak(
+    device: torch.device,
+    dtype: torch.dtype,
+    size: int = 1024,
+    seconds: float = 0.1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Returns the FLOP/s of the fastest of many products of two square matrices, repeated for some seconds.
+
+    No data sheet states what a CPU does with the threads and clock that it has now. A utilisation relative to this is
+    relative to the best matrix product of PyTorch here, which may be less than the device can do; a process that shares
+    its cores with others measures what they leave it.
+    """
+    side = 8 * size if device.type == "cuda" else size
+    left, right = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+    fastest, began = 0.0, clock()
+    while True:
+        start = clock()
+        torch.mm(left, right)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        now = clock()
+        fastest = max(fastest, 2 * side**3 / max(now - start, 1e-9))
+        if now - began >= seconds:
+            return fastest

@@ -3,66 +3,132 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from queue import Full, Queue
+from threading import Thread
+from typing import Any, Protocol
 
-from pipeline.training.tracking.extras import require_extras
-from pipeline.training.tracking.guarded import GuardedTracker
-from pipeline.training.tracking.tracker import Tracker, TrackerKind
-
-
-def make_trackers(
-    kinds: Sequence[TrackerKind],
-    folder: Path,
-    run_name: str,
-    settings: Mapping[str, Any],
-    first_step: int,
-    warn: Callable[[str], None] = lambda text: print(f"warning: {text}", flush=True),
-) -> Tracker:
-    """Opens TensorBoard and the named trackers as one. All write to `folder`, unless a tracker's environment says otherwise.
-
-    `settings` are shown with the run as JSON values. `first_step` is the number of steps that a resumed training has behind
-    it: it goes on with the runs that `folder` knows, and no step counts twice; with 0, new runs begin.
-    A tracker that fails later on is told of by `warn`, once, and the training goes on without it. Close the trackers after
-    the last checkpoint is written, because that may take some seconds. Raises `FatalError` when an extra is not installed.
-    """
-    require_extras(("tensorboard", *kinds))
-    folder.mkdir(parents=True, exist_ok=True)
-    opened = {"tensorboard": _tensorboard(folder, settings, first_step)}
-    opened |= {kind: _tracker(kind, folder, run_name, settings, first_step) for kind in kinds}
-    return _Several([GuardedTracker(name, tracker, warn) for name, tracker in opened.items()])
+from storage.errors import FatalError
 
 
-class _Several:
-    """Passes everything on to each of its trackers."""
-
-    def __init__(self, trackers: Iterable[Tracker]) -> None:
-        self._trackers = list(trackers)
+class Tracker(Protocol):
+    """Receives values by name while a training run goes on."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows the values measured at a step. Steps are counted from 1."""
+
+    def close(self) -> None:
+        """Writes what is still to be written. Nothing is logged afterwards."""
+
+
+_TRACKERS = {
+    "tensorboard": ("TensorBoardTracker", ("tensorboard",)),
+    "wandb": ("WandbTracker", ("wandb",)),
+    "mlflow": ("MlflowTracker", ("mlflow", "sqlalchemy", "alembic")),
+    "trackio": ("TrackioTracker", ("trackio",)),
+}
+"""Module of this folder → its class, and the packages that it imports, sooner or later."""
+
+
+def require_extras(kinds: Iterable[str]) -> None:
+    """Raises `FatalError` that names the extra when the packages of a tracker are not installed. Imports none of them."""
+    for kind in kinds:
+        missing = [package for package in _TRACKERS[kind][1] if find_spec(package) is None]
+        if missing:
+            raise FatalError(f"the tracker {kind!r} needs {', '.join(missing)}: pip install 'rlip[{kind}]'")
+
+
+class Trackers:
+    """TensorBoard and the trackers that the settings name."""
+
+    def __init__(
+        self,
+        kinds: Sequence[str],
+        folder: Path,
+        run_name: str,
+        settings: Mapping[str, Any],
+        first_step: int,
+        warn: Callable[[str], None],
+    ) -> None:
+        """Opens the trackers, which write to `folder` unless their environment variables say otherwise.
+
+        `settings` are shown with the run as JSON values. `first_step` is the number of steps that a resumed training
+        run has behind it: it goes on with the runs that `folder` knows, and no step counts twice; with 0, new runs
+        begin. A tracker that fails later is reported by `warn`, once. Raises `FatalError` when an extra is not
+        installed.
+        """
+        kinds = ("tensorboard", *kinds)
+        require_extras(kinds)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._trackers: list[Tracker] = []
+        for kind in kinds:
+            # A tracker's library may take seconds to import.
+            make = getattr(import_module(f"pipeline.training.tracking.{kind}"), _TRACKERS[kind][0])
+            self._trackers.append(GuardedTracker(kind, make(folder, run_name, settings, first_step), warn))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Hands the values of a step, counted from 1, to every tracker."""
         for tracker in self._trackers:
             tracker.log(step, values)
 
     def close(self) -> None:
+        """Closes every tracker, which may take some seconds: do it after the last checkpoint is written."""
         for tracker in self._trackers:
             tracker.close()
 
 
-def _tensorboard(folder: Path, settings: Mapping[str, Any], first_step: int) -> Tracker:
-    from pipeline.training.tracking.tensorboard import TensorBoardTracker
+MOST_WAITING = 1000
+"""Calls of `log` that wait for a slow tracker; further ones are dropped."""
+PATIENCE = 30.0
+"""Seconds that the end of a training run waits for a tracker."""
 
-    return TensorBoardTracker(folder / "tensorboard", settings, first_step)
 
+class GuardedTracker:
+    """Runs a tracker in a thread of its own, so that a server that does not answer never delays the training run.
 
-def _tracker(kind: TrackerKind, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> Tracker:
-    if kind == "wandb":
-        from pipeline.training.tracking.wandb import WandbTracker
+    An error, such as a full disk or a refused connection, is reported once. The tracker still gets the later values,
+    because the cause may pass.
+    """
 
-        return WandbTracker(folder, run_name, settings, first_step)
-    if kind == "mlflow":
-        from pipeline.training.tracking.mlflow import MlflowTracker
+    def __init__(self, name: str, tracker: Tracker, warn: Callable[[str], None], patience: float = PATIENCE) -> None:
+        self._name, self._tracker, self._patience = name, tracker, patience
+        self._warn_person, self._has_warned = warn, False
+        self._queue: Queue[tuple[int, dict[str, float]] | None] = Queue(MOST_WAITING)
+        self._thread = Thread(target=self._work, name=f"tracker {name}", daemon=True)
+        self._thread.start()
 
-        return MlflowTracker(folder, run_name, settings, first_step)
-    from pipeline.training.tracking.trackio import TrackioTracker
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Hands the values over and returns at once. They are dropped when the tracker is too far behind."""
+        try:
+            self._queue.put_nowait((step, dict(values)))
+        except Full:
+            self._warn(f"it is {MOST_WAITING} values behind, so some are dropped")
 
-    return TrackioTracker(folder, run_name, settings, first_step)
+    def close(self) -> None:
+        """Waits until the tracker has written everything, for `patience` seconds at most."""
+        try:
+            self._queue.put(None, timeout=self._patience)
+        except Full:
+            self._warn("it did not finish in time")
+            return
+        self._thread.join(self._patience)
+        if self._thread.is_alive():
+            self._warn("it did not finish in time")
+
+    def _work(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            self._attempt(self._tracker.log, *entry)
+        self._attempt(self._tracker.close)
+
+    def _attempt(self, call: Callable[..., None], *arguments: object) -> None:
+        try:
+            call(*arguments)
+        except (Exception, SystemExit) as error:
+            self._warn(f"{type(error).__name__}: {error}")
+
+    def _warn(self, what: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            self._warn_person(f"the tracker {self._name} fails, and the training run goes on without it ({what})")

@@ -1,46 +1,38 @@
-"""Sends a training's values to Weights & Biases, by default to files that `wandb sync` uploads later."""
+"""Sends the values of a training run to Weights & Biases, by default to files that `wandb sync` uploads later."""
 
 from __future__ import annotations
 
 import os
 import uuid
 from collections.abc import Mapping
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipeline.training.tracking.run_file import RunFile
+from pipeline.training.tracking.service import ServiceTracker
 
 PROJECT = "rlip"
 
 
-class WandbTracker:
+class WandbTracker(ServiceTracker):
     """Writes to `folder`/wandb offline, unless the user sets WANDB_MODE. Each attempt adds a folder of the same run id.
 
-    Values are plotted over `step`, a value of their own: the service would refuse to go back to an earlier step of its own.
+    Values are plotted over `step`, a value of their own: the service would refuse to go back to an earlier step of its
+    own.
     """
 
+    kind = "wandb"
+
     def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
+        super().__init__(folder, run_name, settings, first_step)
         # Offline means offline: reports of the library's own errors would be sent all the same.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self._wandb: Any = import_module("wandb")
-        self._folder, self._name, self._settings = folder, run_name, settings
-        self._file = RunFile(folder / "wandb.json", first_step)
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the values of a step, unless an earlier attempt did."""
-        if not self._file.is_known(step):
-            self._run.log({**values, "step": step})
-            self._file.reached(step)
+    def _send(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log({**values, "step": step})
 
-    def close(self) -> None:
-        """Finishes the run."""
-        if "_run" in vars(self):
-            self._run.finish()
-
-    @cached_property
-    def _run(self) -> Any:
+    def _open(self) -> Any:
         if not self._file.id:
             self._file.begin(uuid.uuid4().hex[:8])
         run = self._wandb.init(

@@ -1,0 +1,181 @@
+"""What every benchmark shares: its arguments, turns beside peers, processes of its own, and rows as a table and as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "torchvision", "transformers", "webdataset", "litdata", "spdl", "grain")
+HEADER = f"{'':64}{'ours':>10}{'peer':>10} {'':13}{'ratio':>7}{'goal':>9}  met"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a row's ratio, or its own figure, must be at least or at most."""
+
+    limit: float
+    most: bool = False
+    """Whether `limit` is the largest allowed value rather than the smallest."""
+    of_ratio: bool = True
+
+    def met(self, value: float) -> bool:
+        """Whether a value meets the goal."""
+        return value <= self.limit if self.most else value >= self.limit
+
+    def __str__(self) -> str:
+        return f"{'≤' if self.most else '≥'} {self.limit:.3g}{'x' if self.of_ratio else ''}"
+
+
+def at_most(limit: float) -> Goal:
+    """A goal for our own figure."""
+    return Goal(limit, most=True, of_ratio=False)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure, beside a peer's if there is one. `note` stands in for figures that can't be measured here."""
+
+    name: str
+    unit: str = ""
+    ours: float | None = None
+    peer: float | None = None
+    goal: Goal | None = None
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours divided by the peer's."""
+        return self.ours / self.peer if self.ours is not None and self.peer else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is met; None without a goal or figures."""
+        value = self.ratio if self.goal is not None and self.goal.of_ratio else self.ours
+        return None if self.goal is None or value is None else self.goal.met(value)
+
+    def figures(self) -> dict[str, Any]:
+        """The row as JSON values."""
+        return {**asdict(self), "ratio": self.ratio, "met": self.met}
+
+    def __str__(self) -> str:
+        if self.ours is None and self.peer is None:
+            return f"{self.name:64}  {self.note}"
+        ratio = "" if self.ratio is None else f"{self.ratio:.3g}x"
+        met = {None: "", True: "yes", False: "NO"}[self.met]
+        figures = (
+            f"{_short(self.ours):>10}{_short(self.peer):>10} {self.unit:13}{ratio:>7}{self.goal or ''!s:>9}  {met:3}"
+        )
+        return f"{self.name:64}{figures}  {self.note}".rstrip()
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Returns a parser that shows the module's docstring and knows `--json`."""
+    options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--json", type=Path, help="write the figures to this file instead of printing them")
+    return options
+
+
+def run(options: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Iterable[Row]]) -> None:
+    """Measures, and prints each row as it comes. Then prints the figures and the machine as JSON, or writes them."""
+    given = options.parse_args()
+    load = os.getloadavg()[0]
+    print(f"{processor()}, {os.cpu_count()} cores, load {load:.1f}\n{HEADER}", flush=True)
+    rows = []
+    for row in measure(given):
+        print(row, flush=True)
+        rows.append(row)
+    missed = [row.name for row in rows if row.met is False]
+    if any(row.goal for row in rows):
+        print(f"goals missed: {'; '.join(missed) or 'none'}")
+    machine = {"processor": processor(), "cores": os.cpu_count(), "load": load, "versions": _versions()}
+    figures = {**machine, "arguments": vars(given), "rows": [row.figures() for row in rows], "missed": missed}
+    if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(figures, indent=1, default=str) + "\n")
+    else:
+        print(json.dumps(figures, default=str))
+
+
+def processor() -> str:
+    """Returns the processor's name and the CPU capability that PyTorch uses."""
+    import torch
+
+    known = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", known.read_text()) if known.is_file() else []
+    return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Measures the CPU-seconds of a call, those of all threads."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def wall_seconds(work: Callable[[], object]) -> float:
+    """Measures the time that a call takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def best_of(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Returns each way's least CPU-seconds. The ways take turns, as other work on the machine slows them all."""
+    turns = [{name: cpu_seconds(way) for name, way in ways.items()} for _ in range(rounds)]
+    return {name: min(turn[name] for turn in turns) for name in ways}
+
+
+def in_own_process(call: Callable[..., Any], *given: Any) -> Any:
+    """Calls a function in a fresh process, for a peak of memory and a start of its own. Raises EOFError if it fails."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, call, given))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    finally:
+        process.kill()  # threads and processes of a peer may keep it from ending by itself
+        process.join()
+
+
+def _answer(sender: Any, call: Callable[..., Any], given: tuple[Any, ...]) -> None:
+    sender.send(call(*given))
+
+
+def peak_mib(pid: int | str = "self") -> int:
+    """Returns a process's peak memory in MiB since its program started; 0 if it has ended.
+
+    getrusage would include the peak of the process that started it.
+    """
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return int(found[1]) // 1024 if found else 0

@@ -1,0 +1,79 @@
+"""Images that benchmarks read: photographs of COCO, repeated, with labels for each; noise where there are none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from storage.shards.writer import Sample
+
+SYNTHETIC = 64
+LABEL_BYTES = 2000
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Image files, each of which exists on its own so that the page cache holds as many bytes as are read."""
+
+    paths: list[Path]
+    sizes: list[tuple[int, int]]
+    """Width and height of each in pixels."""
+    origin: str
+    """Where they come from, for the report."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def megabytes(self) -> float:
+        """Size of all files."""
+        return sum(path.stat().st_size for path in self.paths) / 1e6
+
+    def first(self, count: int) -> Photos:
+        """Returns the first of them."""
+        return Photos(self.paths[:count], self.sizes[:count], self.origin)
+
+    def samples(self) -> Iterator[Sample]:
+        """Reads each file and yields its sample."""
+        for number, (path, (width, height)) in enumerate(zip(self.paths, self.sizes, strict=True)):
+            yield Sample("coco", number, {"jpg": path.read_bytes(), "json": label(number)}, width, height)
+
+
+def label(number: int) -> bytes:
+    """Returns the labels of an image: JSON of about `LABEL_BYTES` bytes, like that of seven boxes with relations."""
+    box = {"category": "person", "bbox": [12.25, 34.5, 200.75, 180.5], "relations": [["holding", number % 7, 0.83]]}
+    boxes = [box] * (LABEL_BYTES // len(json.dumps(box)))
+    return json.dumps({"image_id": number, "boxes": boxes}).encode()
+
+
+def write_photos(source: Path, folder: Path, megabytes: float) -> Photos:
+    """Repeats the JPEGs of a folder up to a size; noise if there are none."""
+    originals = sorted(source.glob("*.jpg")) if source.is_dir() else []
+    origin = (
+        f"{len(originals)} photographs of {source}, repeated" if originals else f"{SYNTHETIC} images of noise, repeated"
+    )
+    originals = originals or write_noise(folder / "noise", SYNTHETIC)
+    sizes = [Image.open(path).size for path in originals]
+    data = [path.read_bytes() for path in originals]
+    repeats = max(1, round(megabytes * 1e6 / sum(map(len, data))))
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number:06d}.jpg" for number in range(len(data) * repeats)]
+    for number, path in enumerate(paths):
+        path.write_bytes(data[number % len(data)])
+    return Photos(paths, sizes * repeats, origin)
+
+
+def write_noise(folder: Path, count: int, width: int = 640, height: int = 480) -> list[Path]:
+    """Writes JPEGs of smoothed noise, with the detail of photographs. Returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draws = np.random.default_rng(0)
+    paths = [folder / f"{number:04d}.jpg" for number in range(count)]
+    for path in paths:
+        grains = Image.fromarray(draws.integers(0, 255, (max(height // 8, 1), max(width // 8, 1), 3), np.uint8))
+        grains.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
+    return paths

@@ -1,1 +1,0 @@
-"""Declarations of the `rlip` commands, by subject. A command imports what carries it out only once it is called."""

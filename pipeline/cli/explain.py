@@ -1,0 +1,255 @@
+"""`rlip explain`: traces the labels of an image from its file and captions to their scores and places in shards."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pyarrow.compute as pc
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from pipeline.cli.options import STORE, AsJson, StorePath
+from pipeline.data.datasets.annotations import readable
+from pipeline.labels.kept_labels import choice_of, judged_labels, recorded_choice
+from pipeline.labels.label_overrides import overrides_of
+from pipeline.labels.labelled_partitions import candidates, dropped, images_with_boxes
+from pipeline.report.formatting import sanitise
+from storage.artifact import Artifact
+from storage.errors import FatalError
+from storage.open_store import existing_store
+from storage.runs import Run, find_run, runs_of
+from storage.store import Store
+
+_IMAGE_ID = re.compile("[0-9]{1,18}")
+
+
+@dataclass(frozen=True)
+class ImageTrace:
+    """All that a run knows about one image. Rows are as in the tables; digests are those in the artifact keys."""
+
+    run: str
+    partition: str
+    image: Mapping[str, Any]
+    captions: Sequence[Mapping[str, Any]]
+    captioner: Mapping[str, str]
+    """Role → digest of a file or folder of the captioner."""
+    tagger: str | None
+    """Content digest of the tagger artifact."""
+    labels: Sequence[Mapping[str, Any]]
+    """Relations, best first, each with its `words` (a triplet), its `caption`, the `mentions` (candidates) of its pair, and
+    the reason why it is not kept (`not_kept`, None for a kept one)."""
+    dropped: Sequence[Mapping[str, Any]]
+    """Triplets that led to no candidate, each with the `reason` and the `value`, the word that it is about."""
+    shards: Sequence[Mapping[str, Any]]
+    """The place of the image in each kind of shard, and which labels were kept there."""
+    rejected: Sequence[Mapping[str, Any]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the trace as plain values."""
+        return dict(vars(self))
+
+
+def explain(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An id (42), dataset and id (coco/42), or file name.")],
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Required if there are several.")] = None,
+    store: StorePath = STORE,
+    as_json: AsJson = False,
+) -> None:
+    """Trace the labels of an image: its file, boxes and captions, the words and score of each label, its place in a shard."""
+    opened = existing_store(store)
+    trace = trace_of(find_run(opened, run_name) if run_name is not None else _only_run(opened), image)
+    if as_json:
+        print(json.dumps(trace.as_json(), ensure_ascii=False, default=str))
+        return
+    console = Console()
+    for line in _lines(trace):
+        console.print(Text(line), soft_wrap=True)
+
+
+def trace_of(run: Run, image: str) -> ImageTrace:
+    """Look up an image by id, by `dataset/id` or by file name. Raises `FatalError` unless exactly one image matches."""
+    partition, row = _find(run, image)
+    image_id = row["image_id"]
+    at = {step: found[partition] for step in run.steps() if partition in (found := run.artifacts(step))}
+    captions = _items(at.get("caption"), "captions", image_id)
+    triplets = _items(at.get("parse"), "triplets", image_id)
+    labels = sorted(_labels(run, at.get("tag"), image_id), key=lambda label: -label["score"])
+    mentions = _mentions(at.get("tag"), image_id)
+    return ImageTrace(
+        run=run.name,
+        partition=partition,
+        image=row,
+        captions=captions,
+        captioner=at["caption"].manifest.terms["weights"] if "caption" in at else {},
+        tagger=next(iter(at["tag"].manifest.terms["inputs"].get("tagger", [])), None) if "tag" in at else None,
+        labels=[
+            {**label, "words": words, "caption": _caption(captions, words), "mentions": mentions.get(_ends(label), [])}
+            for label, words in _with_words(labels, triplets)
+        ],
+        dropped=_dropped(at.get("tag"), triplets, image_id),
+        shards=[
+            place for step in sorted(at) if step.startswith("shard:") for place in _places(step, at[step], image_id)
+        ],
+        rejected=[row for step in at for row in at[step].rejected().to_pylist() if row["image_id"] == image_id],
+    )
+
+
+def _find(run: Run, image: str) -> tuple[str, dict[str, Any]]:
+    """Partition and row of the one image that `image` names."""
+    dataset, _, name = image.rpartition("/")
+    image = readable(image)
+    matches = []
+    for partition, artifact in images_with_boxes(run).items():
+        images = artifact.table("images")
+        meant = pc.equal(images["uri"], image)
+        if _IMAGE_ID.fullmatch(name):
+            meant = pc.or_(meant, pc.equal(images["image_id"], int(name)))
+        matches += [
+            (partition, row)
+            for row in images.filter(meant).to_pylist()
+            if row["uri"] == image or dataset in ("", row["dataset"])
+        ]
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        raise FatalError(
+            f"run {run.name!r} has no image {image!r}; name it by id, by dataset and id (coco/42) or by file name"
+        )
+    names = ", ".join(f"{row['dataset']}/{row['image_id']}" for _, row in matches)
+    raise FatalError(f"{image!r} names {len(matches)} images: {names}; name one of them")
+
+
+def _items(artifact: Artifact | None, table: str, image_id: int) -> list[dict[str, Any]]:
+    """The items of an image in a table; none if the step or the row of the image is missing."""
+    if artifact is None:
+        return []
+    rows = artifact.table(table).filter(pc.field("image_id") == image_id).to_pylist()
+    return [item for row in rows for item in row[table]]
+
+
+def _labels(run: Run, tagged: Artifact | None, image_id: int) -> list[dict[str, Any]]:
+    """The relations of an image, each with the reason why it is not kept."""
+    labels, choice = _items(tagged, "relations", image_id), choice_of(run)
+    if tagged is None or choice is None:
+        return [label | {"not_kept": None} for label in labels]
+    of_image = pc.field("image_id") == image_id
+    settled = overrides_of(run).get(tagged.manifest.partition)
+    rows = tagged.table("relations").filter(of_image), candidates(tagged).filter(of_image)
+    judged = judged_labels(*rows, choice, settled)
+    verdicts = judged.get(image_id, ())
+    return [label | {"not_kept": one.reason} for label, one in zip(labels, verdicts, strict=True)]
+
+
+def _dropped(tagged: Artifact | None, triplets: list[dict[str, Any]], image_id: int) -> list[dict[str, Any]]:
+    lost = dropped(tagged) if tagged is not None else None
+    rows = [] if lost is None else lost.filter(pc.field("image_id") == image_id).to_pylist()
+    return [
+        {**triplets[row["triplet"]], "reason": row["reason"], "value": row["value"]}
+        for row in rows
+        if row["triplet"] < len(triplets)
+    ]
+
+
+def _mentions(artifact: Artifact | None, image_id: int) -> dict[tuple[int, str, int], list[dict[str, Any]]]:
+    """The candidates of an image by subject, predicate and object: one for each mention that may refer to the pair."""
+    mentions: dict[tuple[int, str, int], list[dict[str, Any]]] = {}
+    if artifact is not None and "candidates.parquet" in artifact.manifest.files:
+        for row in artifact.table("candidates").filter(pc.field("image_id") == image_id).to_pylist():
+            for pair in row["pairs"]:
+                mentions.setdefault(_ends(pair), []).append(pair)
+    return mentions
+
+
+def _ends(label: Mapping[str, Any]) -> tuple[int, str, int]:
+    return label["subject"], label["predicate"], label["object"]
+
+
+def _with_words(
+    labels: list[dict[str, Any]], triplets: list[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each label with the triplet that it came from; empty if unknown."""
+    for label in labels:
+        known = 0 <= label["triplet"] < len(triplets)
+        yield label, triplets[label["triplet"]] if known else {}
+
+
+def _caption(captions: list[dict[str, Any]], words: Mapping[str, Any]) -> dict[str, Any] | None:
+    place = words.get("caption", -1)
+    return captions[place] if 0 <= place < len(captions) else None
+
+
+def _places(step: str, artifact: Artifact, image_id: int) -> Iterator[dict[str, Any]]:
+    settings = artifact.manifest.terms["settings"]
+    choice = recorded_choice(settings).in_words() if "threshold" in settings else None
+    index = artifact.table("shards")
+    for row in index.filter(pc.field("image_id") == image_id).to_pylist():
+        yield {"step": step, "artifact": artifact.key, "labels": choice, **row}
+
+
+def _only_run(store: Store) -> Run:
+    runs = runs_of(store)
+    if len(runs) != 1:
+        names = ", ".join(run.name for run in runs) or "none yet"
+        raise FatalError(f"{store.address} has {len(runs)} runs ({names}); name one of them")
+    return runs[0]
+
+
+def _lines(trace: ImageTrace) -> Iterator[str]:
+    row = trace.image
+    yield f"image {row['dataset']}/{row['image_id']}: {row['uri']}, {row['width']}x{row['height']}, digest {row['digest'][:12]}"
+    yield f"  in partition {trace.partition} of run {trace.run}"
+    for number, box in enumerate(row["boxes"]):
+        yield f"  box #{number} {sanitise(box['category'])} at {box['x']:.0f},{box['y']:.0f}, {box['w']:.0f}x{box['h']:.0f}"
+    made_by = ", ".join(f"{role} {digest[:12]}" for role, digest in trace.captioner.items())
+    yield f"{len(trace.captions)} captions" + (f" by {made_by}" if made_by else "")
+    for caption in trace.captions:
+        yield f"  {sanitise(caption['text'])} (draw {caption['draw']}, seed {caption['seed']})"
+    tagger = f", scored by tagger {trace.tagger[:12]}" if trace.tagger else ""
+    yield f"{len(trace.labels)} labels{tagger}"
+    boxes = row["boxes"]
+    for label in trace.labels:
+        names = [f"#{label[role]} {sanitise(boxes[label[role]]['category'])}" for role in ("subject", "object")]
+        yield f"  {label['score']:.3f} {names[0]} | {sanitise(label['predicate'])} | {names[1]}{_because(label)}"
+        if label["not_kept"] is not None:
+            yield f"        not kept: {label['not_kept']}"
+    if trace.dropped:
+        yield f"{len(trace.dropped)} triplets that led to no candidate"
+    for triplet in trace.dropped:
+        about = f" ({sanitise(triplet['value'])})" if triplet["value"] else ""
+        yield f"  “{_quoted(triplet)}”: {triplet['reason']}{about}"
+    for place in trace.shards:
+        limit = f", labels of {place['labels']}" if place["labels"] is not None else ""
+        member = f"{place['key']}.{place['extension']} in {place['shard']}"
+        yield f"{place['step']}: {member} at byte {place['offset']}, {place['size']} bytes{limit}"
+    for reject in trace.rejected:
+        yield f"rejected by {reject['stage']}: {sanitise(reject['reason'])} {sanitise(reject['value'])}"
+
+
+def _because(label: Mapping[str, Any]) -> str:
+    words = label["words"]
+    if not words:
+        return ""
+    draw = f", draw {label['caption']['draw']}" if label["caption"] else ""
+    other = "" if label["proposed"] else ", stated about another pair"
+    return f"  from “{_quoted(words)}” (rule {words['rule']}{draw}{other}{_alternatives(label)})"
+
+
+def _quoted(words: Mapping[str, Any]) -> str:
+    return " … ".join(sanitise(words[role]) for role in ("subject", "predicate", "object"))
+
+
+def _alternatives(label: Mapping[str, Any]) -> str:
+    """The probability that the words mean this pair, if they may also mean others."""
+    ambiguous = [
+        mention for mention in label["mentions"] if mention["ambiguity"] > 1 and mention.get("prior") is not None
+    ]
+    if not ambiguous:
+        return ""
+    likeliest = max(ambiguous, key=lambda mention: mention["prior"])
+    after = f", posterior {label['posterior']:.2f}" if label.get("posterior") is not None else ""
+    return f", one of {likeliest['ambiguity']} pairs, prior {likeliest['prior']:.2f}{after}"

@@ -1,0 +1,60 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+STORE = "out/store"
+"""Default of `StorePath`."""
+
+RecipePath = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one of the project's own, e.g. demo.")
+]
+RunName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="Name of a run, or RUN@2 for its second record; `rlip show --history` lists them."
+    ),
+]
+Url = Annotated[str, typer.Argument(metavar="URL", help="A folder, s3://bucket/folder or another fsspec URL.")]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+Direct = Annotated[bool, typer.Option("--direct", help="Run without Prefect, in this process and its workers.")]
+Files = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--file",
+        metavar="FIELD=PATH",
+        help="A further file, e.g. verbs=hico_verbs.txt or instances=instances.json. Can be repeated.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. shard.threshold=0.3. Can be repeated."),
+]
+StorePath = Annotated[str, typer.Option("--store", help="The store: a folder or a URL such as s3://bucket/folder.")]
+VerdictsFolder = Annotated[
+    Path | None,
+    typer.Option("--verdicts", metavar="FOLDER", help="Folder of verdicts; `verdicts` in the store if omitted."),
+]
+Tokenizer = Annotated[
+    Path | None, typer.Option("--tokenizer", help="Tokenizer's folder, for weights that have none beside them.")
+]
+
+
+def further_files(pairs: Sequence[str]) -> Mapping[str, Path]:
+    """The files that `Files` names. Raises `FatalError` for another form or an unknown field."""
+    from pipeline.data.datasets.source import FURTHER_FILES
+    from storage.errors import FatalError
+
+    files = {}
+    for pair in pairs:
+        field, equals, path = pair.partition("=")
+        if not equals or not path or field not in FURTHER_FILES:
+            raise FatalError(f"--file {pair}: expected FIELD=PATH, with one of the fields {', '.join(FURTHER_FILES)}")
+        files[field] = Path(path).expanduser()
+    return files

@@ -1,0 +1,184 @@
+"""What a benchmark's figure does not tell: which pairs are located and how they are named, calibration, and images' scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation.anatomy import Dissection, near_truths
+from pipeline.evaluation.ranking import area_under_precision, mean_of
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
+
+
+@dataclass(frozen=True)
+class PairQuality:
+    """Recall of true pairs and the average precision of predicates on located pairs. NaN where there is no truth."""
+
+    pairs: int
+    """True pairs: two boxes of one image with the same names, whatever and however many their predicates"""
+    pair_recall: float
+    """Share of true pairs on whose two boxes some prediction lies, whatever its names"""
+    named_recall: float
+    """Share of true pairs that a prediction with the right names of both boxes locates"""
+    subject_recall: float
+    """Share of true pairs whose subject box some prediction has as its subject box"""
+    object_recall: float
+    predicate_precision: Mapping[int, float]
+    """Average precision of each predicate among predictions on located, rightly named pairs"""
+    predicate_truths: Mapping[int, int]
+    """Truths of each predicate on such pairs"""
+
+    @property
+    def mean_predicate_precision(self) -> float:
+        """Mean over predicates; NaN without any."""
+        return mean_of(self.predicate_precision.values())
+
+
+def pair_quality(dissection: Dissection, overlap: float = 0.5) -> PairQuality:
+    """Measures the pairs and predicates of a dissection. `overlap`: least IoU of a right box.
+
+    On located pairs a prediction is right when the pair has its predicate. It counts once per pair and predicate, with
+    its best score, so neither boxes nor duplicates enter the average precision, which is the area under the precision
+    envelope.
+    """
+    predicted, truth = dissection.predicted, dissection.truth
+    pair_of_truth = _pairs(truth)
+    pairs = int(pair_of_truth.max()) + 1 if len(truth) else 0
+    located, named, subject, object_ = (np.zeros(pairs, dtype=bool) for _ in range(4))
+    pair_of_prediction = np.full(len(predicted), -1, dtype=np.int64)
+    for near in near_truths(predicted, truth):
+        pair = pair_of_truth[near.truth]
+        subject_right, object_right = near.subject_iou >= overlap, near.object_iou >= overlap
+        both = subject_right & object_right
+        names = (predicted.subject_labels[near.prediction] == truth.subject_labels[near.truth]) & (
+            predicted.object_labels[near.prediction] == truth.object_labels[near.truth]
+        )
+        subject[pair[subject_right]] = True
+        object_[pair[object_right]] = True
+        located[pair[both]] = True
+        named[pair[both & names]] = True
+        rows = np.flatnonzero(both & names)
+        order = np.lexsort((-near.overlap[rows], near.prediction[rows]))
+        rows = rows[order[np.flatnonzero(np.diff(near.prediction[rows][order], prepend=-1))]]
+        pair_of_prediction[near.prediction[rows]] = pair[rows]
+    precision, truths = _predicate_precision(predicted, truth, pair_of_prediction, pair_of_truth, named)
+
+    def share(flags: Flags) -> float:
+        return float(flags.mean()) if pairs else float("nan")
+
+    return PairQuality(pairs, share(located), share(named), share(subject), share(object_), precision, truths)
+
+
+def _pairs(truth: Relations) -> Integers:
+    """T: the number of each truth's pair, counted from 0."""
+    # NaN differs from NaN, but absent boxes of one image are the same.
+    boxes = np.nan_to_num(np.concatenate([truth.subject_boxes, truth.object_boxes], axis=1), nan=-1.0)
+    labels = np.stack([truth.image, truth.subject_labels, truth.object_labels], axis=1)
+    _, number = np.unique(np.concatenate([labels, boxes], axis=1), axis=0, return_inverse=True)
+    return np.asarray(number.reshape(-1), dtype=np.int64)
+
+
+def _predicate_precision(
+    predicted: Relations,
+    truth: Relations,
+    pair_of_prediction: Integers,
+    pair_of_truth: Integers,
+    named: Flags,
+) -> tuple[dict[int, float], dict[int, int]]:
+    vocabulary = int(max(predicted.predicates.max(initial=-1), truth.predicates.max(initial=-1))) + 1
+    true_keys = np.unique((pair_of_truth * vocabulary + truth.predicates)[named[pair_of_truth]])
+    on_pair = np.flatnonzero(pair_of_prediction >= 0)
+    scores = scores_of(predicted)[on_pair]
+    keys = pair_of_prediction[on_pair] * vocabulary + predicted.predicates[on_pair]
+    order = np.argsort(-scores, kind="stable")
+    _, first = np.unique(keys[order], return_index=True)
+    kept = order[np.sort(first)]
+    right = np.isin(keys[kept], true_keys)
+    predicate = keys[kept] % max(vocabulary, 1)
+    by_predicate = np.argsort(predicate, kind="stable")
+    bounds = np.searchsorted(predicate[by_predicate], np.arange(vocabulary + 1))
+    truths = np.bincount(true_keys % max(vocabulary, 1), minlength=vocabulary)
+    precision = {
+        int(each): area_under_precision(right[by_predicate[bounds[each] : bounds[each + 1]]], int(truths[each]))
+        for each in np.flatnonzero(truths)
+    }
+    return precision, {each: int(truths[each]) for each in precision}
+
+
+class ReliabilityBin(NamedTuple):
+    """The predictions whose score lies in [low, high); the last bin includes 1."""
+
+    low: float
+    high: float
+    predictions: int
+    confidence: float
+    """Mean score; NaN in an empty bin"""
+    precision: float
+    """Share of right predictions; NaN in an empty bin"""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Reliability of scores."""
+
+    bins: tuple[ReliabilityBin, ...]
+    expected_error: float
+    """Mean gap between score and precision over bins, weighted by their predictions (ECE); NaN without predictions"""
+
+
+def calibration(scores: Floats, right: Flags, bins: int = 10) -> Calibration:
+    """Compares N scores in [0, 1] with what is right, in bins of equal width. Raises ValueError on other scores."""
+    if len(scores) and not (np.isfinite(scores).all() and scores.min() >= 0 and scores.max() <= 1):
+        raise ValueError("calibration needs scores in [0, 1]")
+    edges = np.arange(bins + 1) / bins
+    number = np.minimum((scores * bins).astype(np.int64), bins - 1)
+    count = np.bincount(number, minlength=bins)
+    confidence = _ratio(np.bincount(number, weights=scores, minlength=bins), count)
+    precision = _ratio(np.bincount(number, weights=right, minlength=bins), count)
+    rows = tuple(
+        ReliabilityBin(float(low), float(high), int(size), float(mean), float(share))
+        for low, high, size, mean, share in zip(edges[:-1], edges[1:], count, confidence, precision, strict=True)
+    )
+    if not len(scores):
+        return Calibration(rows, float("nan"))
+    gap, share = np.nan_to_num(np.abs(confidence - precision)), count / len(scores)
+    return Calibration(rows, float((gap * share).sum()))
+
+
+def _ratio(total: NDArray[Any], count: NDArray[Any]) -> Floats:
+    ratio: Floats = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+    return ratio
+
+
+def image_precision(dissection: Dissection) -> Floats:
+    """Returns the average precision within each image, over all its relations in one ranking. NaN without truth.
+
+    It is the mean over the image's truths of the precision at the rank where each is found, 0 for those that are not.
+    It ranks images and is not the benchmark's metric.
+    """
+    predicted, truth = dissection.predicted, dissection.truth
+    first = np.searchsorted(predicted.image, predicted.image)
+    rank = np.arange(len(predicted)) - first + 1
+    found = np.cumsum(dissection.right)
+    before = np.concatenate([[0], found])[first]
+    gained = np.where(dissection.right, (found - before) / rank, 0.0)
+    total = np.bincount(predicted.image, weights=gained, minlength=truth.images)
+    truths = np.bincount(truth.image, minlength=truth.images)
+    precision: Floats = np.divide(total, truths, out=np.full(truth.images, np.nan), where=truths > 0)
+    return precision
+
+
+def best_and_worst(precision: Floats, truths: NDArray[np.int64], count: int) -> tuple[Integers, Integers]:
+    """Returns the positions of the `count` best and worst images. Among equals, those with more truths come first.
+
+    Images without truth are never chosen, and none is both.
+    """
+    judged = np.flatnonzero(np.isfinite(precision))
+    best = judged[np.lexsort((-truths[judged], -precision[judged]))]
+    worst = judged[np.lexsort((-truths[judged], precision[judged]))]
+    chosen = best[: min(count, (len(judged) + 1) // 2)]
+    return chosen, worst[~np.isin(worst, chosen)][:count]

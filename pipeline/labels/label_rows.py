@@ -1,0 +1,154 @@
+"""The labels of a run one by one: as rows for analysis, and as the relations that reviewers judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from pipeline.labels.kept_labels import ChoiceSettings, choice_of, choice_or_all, judged_labels, kept_labels
+from pipeline.labels.label_overrides import overrides_of
+from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
+from pipeline.labels.verdicts import JudgedRelation, box4
+from storage.artifact import Artifact
+from storage.errors import FatalError
+from storage.runs import Run
+from tagger.english.predicates import canonical
+from tagger.labelling.label_choice import Judged
+
+_BOX = ("category", "x", "y", "w", "h")
+LABELS = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("image_id", pa.int64()),
+        ("file_name", pa.string()),
+        *((f"subject_{name}", pa.string() if name == "category" else pa.float32()) for name in _BOX),
+        ("predicate", pa.string()),
+        *((f"object_{name}", pa.string() if name == "category" else pa.float32()) for name in _BOX),
+        ("score", pa.float32()),
+        ("kept", pa.bool_()),
+        ("reason", pa.string()),
+        ("confidence", pa.float32()),
+        ("caption", pa.string()),
+        ("words", pa.string()),
+    ]
+)
+"""`predicate` is canonical. Boxes: absolute pixels, top-left corner and size. `kept`: whether the run's shards keep the
+label, and with which `confidence` (null if not), or the `reason` why not. `caption` and `words` (subject,
+predicate, object as written) are null where the run has no triplet for the label."""
+
+
+def flat_labels(run: Run) -> Iterator[pa.Table]:
+    """Yields the labels of each partition that was ingested and tagged, in the schema `LABELS`, best first in an image.
+
+    Raises `FatalError` when images were ingested, or their boxes detected, again after they were tagged.
+    """
+    images = images_with_boxes(run)
+    captions, triplets = (run.artifacts(step) for step in ("caption", "parse"))
+    choice, settled = choice_of(run), overrides_of(run)
+    for partition, tagged in sorted(run.artifacts("tag").items()):
+        if partition not in images:
+            continue
+        require_same_boxes(images[partition], tagged)
+        rows = {row["image_id"]: row for row in images[partition].table("images").to_pylist()}
+        texts = _items(captions.get(partition), "captions")
+        parsed = _items(triplets.get(partition), "triplets")
+        relations = tagged.table("relations")
+        judged = {} if choice is None else judged_labels(relations, candidates(tagged), choice, settled.get(partition))
+        flat: list[dict[str, Any]] = []
+        for row in relations.to_pylist():
+            image_id, labels = row["image_id"], row["relations"]
+            verdicts = judged.get(image_id, [Judged(label["score"]) for label in labels])
+            for label, verdict in sorted(zip(labels, verdicts, strict=True), key=lambda pair: -pair[0]["score"]):
+                words = _at(parsed.get(image_id, []), label["triplet"])
+                caption = _at(texts.get(image_id, []), words["caption"]) if words else None
+                flat.append(_row(rows[image_id], label, verdict, words, caption))
+        yield pa.Table.from_pylist(flat, schema=LABELS)
+
+
+def _row(
+    image: Mapping[str, Any],
+    label: Mapping[str, Any],
+    verdict: Judged,
+    words: Mapping[str, Any] | None,
+    caption: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    ends = {f"{role}_{name}": image["boxes"][label[role]][name] for role in ("subject", "object") for name in _BOX}
+    return {
+        "dataset": image["dataset"],
+        "image_id": image["image_id"],
+        "file_name": image["uri"],
+        **ends,
+        "predicate": canonical(label["predicate"]),
+        "score": label["score"],
+        "kept": verdict.reason is None,
+        "reason": verdict.reason,
+        "confidence": verdict.confidence if verdict.reason is None else None,
+        "caption": None if caption is None else caption["text"],
+        "words": None if words is None else f"{words['subject']}, {words['predicate']}, {words['object']}",
+    }
+
+
+def _items(artifact: Artifact | None, table: str) -> dict[int, list[dict[str, Any]]]:
+    """Image id → its items in a table."""
+    if artifact is None:
+        return {}
+    return {row["image_id"]: row[table] or [] for row in artifact.table(table).to_pylist()}
+
+
+def _at(items: list[dict[str, Any]], place: int) -> dict[str, Any] | None:
+    return items[place] if 0 <= place < len(items) else None
+
+
+NO_THRESHOLD = {"threshold": 0.0, "thresholds": {}}
+
+
+class ReviewableLabel(NamedTuple):
+    """A label of a run. `subject` and `object` are indices into the image's boxes."""
+
+    relation: JudgedRelation
+    confidence: float
+    dataset: str
+    image_id: int
+    subject: int
+    object: int
+    subject_category: str
+    object_category: str
+
+
+def reviewable_labels(
+    run: Run, all_scores: bool = False, choice: ChoiceSettings | None = None
+) -> Iterator[ReviewableLabel]:
+    """Yields the labels that a run's settings keep, in stored order, or with `all_scores` those below the threshold too.
+
+    `choice` replaces the settings of the run.
+
+    What reviewers have settled is not applied: their verdicts tell how good the labels are that they were asked about.
+    Raises `FatalError` for a run without labels, and for boxes that were made again after the labels.
+    """
+    choice = choice or choice_or_all(run)
+    if all_scores:
+        choice = choice.model_copy(update=NO_THRESHOLD)
+    images, tagged = images_with_boxes(run), run.artifacts("tag")
+    if not tagged:
+        raise FatalError(f"run {run.name!r} has no artifacts of step 'tag': there are no labels to judge")
+    for partition, artifact in sorted(tagged.items()):
+        if partition not in images:
+            continue
+        require_same_boxes(images[partition], artifact)
+        kept = kept_labels(artifact.table("relations"), candidates(artifact), choice)
+        for row in images[partition].table("images").to_pylist():
+            boxes = row["boxes"]
+            for label in kept.get(row["image_id"], ()):
+                ends = boxes[label.subject], boxes[label.object]
+                yield ReviewableLabel(
+                    JudgedRelation(row["digest"], box4(ends[0]), box4(ends[1]), label.predicate),
+                    label.confidence,
+                    row["dataset"],
+                    row["image_id"],
+                    label.subject,
+                    label.object,
+                    ends[0]["category"],
+                    ends[1]["category"],
+                )

@@ -1,0 +1,103 @@
+"""The artifacts that a run has of each labelled partition, from images to labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.artifact import Artifact
+from storage.errors import FatalError
+from storage.manifest import Manifest
+from storage.runs import Run
+from storage.tables import CANDIDATES
+
+
+class LabelledPartition(NamedTuple):
+    """The artifacts that a run has of one partition, from images to labels."""
+
+    images: Artifact | None
+    captioned: Artifact | None
+    parsed: Artifact | None
+    tagged: Artifact | None
+
+
+def images_with_boxes(run: Run) -> dict[str, Artifact]:
+    """Partition → artifact with the table `images` that labels refer to: where a detector found the boxes, that of `detect`."""
+    return run.artifacts("ingest") | run.artifacts("detect")
+
+
+def labelled_partitions(run: Run, step: str, datasets: Sequence[str]) -> dict[str, Artifact]:
+    """Partition → artifact of a step, for these datasets only. Of `ingest`, the images as `images_with_boxes` has them."""
+    found = images_with_boxes(run) if step == "ingest" else run.artifacts(step)
+    return {part: a for part, a in found.items() if part.split("/")[0] in datasets}
+
+
+def byte_copies(digests: Sequence[pa.ChunkedArray]) -> int:
+    """Counts images whose bytes are those of an image before them, by the digests of the bytes."""
+    every = pa.chunked_array([chunk for column in digests for chunk in column.chunks], pa.string())
+    return len(every) - int(pc.count_distinct(every).as_py())
+
+
+def candidates(tagged: Artifact) -> pa.Table:
+    """The candidate pairs stored beside the labels of stage `tag`; empty when the artifact has no such file."""
+    return tagged.table("candidates") if "candidates.parquet" in tagged.manifest.files else CANDIDATES.empty_table()
+
+
+def dropped(tagged: Artifact) -> pa.Table | None:
+    """The triplets that led to no candidate, with reasons; None when the tagger's version did not record them."""
+    return tagged.table("dropped") if "dropped.parquet" in tagged.manifest.files else None
+
+
+def require_same_boxes(ingested: Artifact, tagged: Artifact) -> None:
+    """Raise `FatalError` when labels were made from other images than these: their box indices would mean other boxes."""
+    read = tagged.manifest.terms["inputs"].get("images")
+    if read is not None and ingested.content not in read:
+        raise FatalError(
+            f"{tagged.manifest.partition}: the labels were made before its images were ingested again, or their boxes detected "
+            "again; run stage tag again"
+        )
+
+
+def partition_artifacts(run: Run, datasets: Sequence[str]) -> Iterator[tuple[str, LabelledPartition]]:
+    """Yields the partitions of these datasets. Each keeps its tables in memory for as long as it is used."""
+    steps = [labelled_partitions(run, step, datasets) for step in ("ingest", "caption", "parse", "tag")]
+    for partition in dict.fromkeys(name for found in steps for name in found):
+        there = (found.get(partition) for found in steps)
+        yield partition, LabelledPartition(*(None if one is None else held(one) for one in there))
+
+
+@dataclass(frozen=True)
+class HeldArtifact(Artifact):
+    """The artifact `of`, which keeps the tables that it has read in memory for as long as this object lives."""
+
+    of: Artifact
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest."""
+        return self.of.manifest
+
+    def file(self, name: str) -> Path:
+        """Path of one data file."""
+        return self.of.file(name)
+
+    def table(self, name: str) -> pa.Table:
+        """The table `name`, as `Artifact.table` gives it."""
+        if name not in self._held:
+            self._held[name] = super().table(name)
+        return self._held[name]
+
+    @cached_property
+    def _held(self) -> dict[str, pa.Table]:
+        return {}
+
+
+def held(artifact: Artifact) -> HeldArtifact:
+    """The same artifact, which reads each table once."""
+    return HeldArtifact(artifact.folder, artifact)

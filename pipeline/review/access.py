@@ -1,0 +1,122 @@
+"""Who may open the review page, and under which address: anyone with its link, or anyone who knows its password."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import os
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.labels.verdicts import require_reviewer
+from storage.errors import FatalError
+
+SHORTEST_PASSWORD = 8
+VARIABLE = "RLIP_REVIEW_PASSWORD"
+_NAME = re.compile(r"(https?://)?([a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?/?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """How one server is reached: by a link, for `reviewer`; or by any name and the password, where there is one.
+
+    Raises `FatalError` for an invalid name and for a password of fewer than 8 characters.
+    """
+
+    names: Sequence[str]
+    """Names by which browsers reach the server: `gpu7.lab:8765`, or `https://review.example.org` of a proxy with TLS."""
+    secret: str = field(repr=False)
+    """Signs sessions and makes the path. Sessions last as long as it and the password stay the same."""
+    reviewer: str = ""
+    password: str | None = field(default=None, repr=False)
+    read_only: bool = False
+    wrong_password_seconds: float = 1.0
+    """How long a wrong password holds up all further attempts to sign in."""
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    """The link's. It is another one each time that the server starts."""
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if not _NAME.fullmatch(name):
+                raise FatalError(f"--name {name!r}: no name of a host; write name, name:port or https://name")
+        if self.password is None:
+            require_reviewer(self.reviewer)
+        elif len(self.password) < SHORTEST_PASSWORD:
+            raise FatalError(
+                f"the password of the review page needs {SHORTEST_PASSWORD} characters or more; choose another one in "
+                f"{VARIABLE} or in the file that --password-file names"
+            )
+
+    @property
+    def path(self) -> str:
+        """The path under which the page lives."""
+        return f"/{self._derived('path')[:32]}"
+
+    @property
+    def url(self) -> str:
+        """The address to open; with the token, where there is no password."""
+        name = self.names[0].rstrip("/")
+        page = f"{name if '://' in name else f'http://{name}'}{self.path}/"
+        return page if self.password is not None else f"{page}login?token={self.token}"
+
+    def require_password_beyond_loopback(self, address: str) -> None:
+        """Raise `FatalError` if other machines can reach `address` and there is no password."""
+        try:
+            is_loopback = ipaddress.ip_address(address).is_loopback
+        except ValueError:
+            is_loopback = address == "localhost"
+        if self.password is None and not is_loopback:
+            raise FatalError(
+                f"other machines can reach {address}, so the review page needs a password there; set {VARIABLE} or "
+                "--password-file, or listen on 127.0.0.1"
+            )
+
+    @property
+    def hosts(self) -> list[str]:
+        """The names without schemes and ports, and those of this machine, from which ports are forwarded to others."""
+        return [
+            "127.0.0.1",
+            "localhost",
+            "[::1]",
+            *(match[2] for name in self.names if (match := _NAME.fullmatch(name))),
+        ]
+
+    @property
+    def session_key(self) -> str:
+        """The key that signs sessions. They end with the password under which they began."""
+        return self._derived(f"sessions {self.password}")
+
+    def _derived(self, use: str) -> str:
+        return hmac.new(self.secret.encode(), use.encode(errors="surrogateescape"), "sha256").hexdigest()
+
+
+def kept_secret(file: Path) -> str:
+    """The secret in `file`, which only its owner may read; made where there is none. Raises `FatalError` where it can't be."""
+    try:
+        if file.exists() and len(secret := file.read_text()) == 64:
+            return secret
+        secret = secrets.token_hex(32)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as made:
+            made.write(secret)
+        return secret
+    except (OSError, UnicodeDecodeError) as error:
+        raise FatalError(f"{file}: the secret of the review page can't be kept ({error})") from error
+
+
+def read_password(environment: Mapping[str, str], file: Path | None) -> str | None:
+    """The password of `file` (its first line) if one is named, else of RLIP_REVIEW_PASSWORD, else None.
+
+    Raises `FatalError` if the file can't be read.
+    """
+    if file is None:
+        return environment.get(VARIABLE)
+    try:
+        return (file.read_text(encoding="utf-8").splitlines() or [""])[0]
+    except (OSError, UnicodeDecodeError) as error:
+        raise FatalError(
+            f"--password-file {file}: {error}; name a UTF-8 file whose first line is the password"
+        ) from error

@@ -1,0 +1,92 @@
+"""A run under review: its index, its verdicts and all else that the page needs, kept up to date while the run goes on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from pipeline.labels.verdict_log import VerdictLog
+from pipeline.report.view import RunView
+from pipeline.review.audit import Audit
+from pipeline.review.comparison import Comparison
+from pipeline.review.image_detail import ImageDetails
+from pipeline.review.index import ReviewIndex
+from pipeline.review.label_facts import LabelFactsCache
+from pipeline.review.listing import Listing
+from pipeline.review.pictures import Pictures
+from pipeline.review.reviews import Reviews
+from pipeline.review.run_progress import RunProgress
+
+REFRESH_SECONDS = 10.0
+"""How often the page looks for what the run has added, and for verdicts of others."""
+
+_log = logging.getLogger("rlip.review")
+
+
+class ReviewState:
+    """A run, its index, and the verdicts on its labels.
+
+    `against`: another run to compare with. `planned`: step → the steps that it needs, of the run's recipe.
+    Raises `FatalError` when the index can't be opened.
+    """
+
+    def __init__(
+        self,
+        view: RunView,
+        index: Path,
+        verdicts: Path,
+        against: RunView | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        planned: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
+        self.view = view
+        self.index = ReviewIndex(index, view)
+        self.index.refresh(progress)
+        self.comparison = Comparison(self.index, against)
+        self.reviews = Reviews(self.index, VerdictLog(verdicts))
+        self.audit = Audit(self.index, self.reviews)
+        self.listing = Listing(self.index)
+        self.details = ImageDetails(self.index)
+        self.pictures = Pictures(view.image_folders)
+        self.progress = RunProgress(view.run, planned or {})
+        self.facts = LabelFactsCache(self.index)
+        self._count()
+        self._closing = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def watch(self) -> None:
+        """Keep index and verdicts up to date in a thread of its own."""
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+
+    def close(self) -> None:
+        """Stop watching and close the index."""
+        self._closing.set()
+        if self._watcher is not None:
+            self._watcher.join()
+        self.index.close()
+
+    def refresh(self) -> None:
+        """Take in what the run and other reviewers have added."""
+        if self.index.refresh():
+            self.comparison.refresh()
+            self.audit.refresh()
+        self.reviews.refresh()
+        self._count()
+
+    def _count(self) -> None:
+        """Count what the overview shows, so that no one who opens it waits for that."""
+        self.progress.steps()
+        self.facts.facts()
+        self.comparison.summary()
+        self.comparison.differences()
+
+    def _watch(self) -> None:
+        while not self._closing.wait(REFRESH_SECONDS):
+            try:
+                self.refresh()
+            except Exception:
+                # The page goes on with what it has; the next look may find the store in order again.
+                _log.exception("the run could not be read anew")

@@ -1,0 +1,163 @@
+"""Maps the nouns of a caption to the box categories of one image, by our rules or the authors'."""
+
+from collections.abc import Callable, Collection, Mapping
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import StringConstraints, TypeAdapter, ValidationError
+
+from tagger.categories import coco, objects365
+from tagger.categories.shared import HYPERNYMS, OTHER_THINGS
+from tagger.english.lemmas import phrase_lemma
+
+T = TypeVar("T")
+
+NounReader = Callable[[str, str, Collection[str]], list[str]]
+"""Maps a noun as written, its lemma and the image's categories to the categories that it means."""
+
+Texts = list[Annotated[str, StringConstraints(min_length=1)]]
+Paraphrases = dict[str, Texts]
+"""Phrases by category, as in the authors' `hico_obj_paraphrase.json`."""
+
+_NOTHING: frozenset[str] = frozenset()
+
+
+def match(noun: str, categories: Collection[str], more: Mapping[str, Collection[str]] | None = None) -> list[str]:
+    """Returns the `categories` that the noun phrase names, in their given order; empty if there are none.
+
+    `more`: further phrases by category, as lemmas (`phrase_lemma`), which count like our own synonyms.
+
+    The phrase is read from its head (last word) and its longest known ending decides: "teddy bear" is not a bear,
+    "brown teddy bear" is a teddy bear, and an unknown "dog bowl" is a bowl. A category that has the ending as its own
+    name beats one that has it as a synonym, which beats the kinds of a broader word ("animal" for a dog); broader
+    categories ("fire truck" for a truck) come last. Each part of a slash name ("handbag/satchel") can match.
+    """
+    words = phrase_lemma(noun).split()
+    distinct = list(dict.fromkeys(categories))
+    for start in range(len(words)):
+        phrase = " ".join(words[start:])
+        for names in (_own_names, _synonyms, _broader_words):
+            meant = [category for category in distinct if phrase in names(category)]
+            if more and names is _synonyms:
+                meant = [category for category in distinct if category in meant or phrase in more.get(category, ())]
+            if meant:
+                return meant
+        for word in _broader(phrase):
+            meant = [category for category in distinct if word in _own_names(category) | _synonyms(category)]
+            if meant:
+                return meant
+        if phrase in _known_phrases():
+            return []
+    return []
+
+
+@lru_cache(maxsize=1 << 14)
+def _own_names(category: str) -> frozenset[str]:
+    aliases = _aliases()
+    parts = [part for part in map(phrase_lemma, (category, *category.split("/"))) if part]
+    return frozenset(parts).union(aliases[part] for part in parts if part in aliases)
+
+
+@lru_cache(maxsize=1 << 14)
+def _synonyms(category: str) -> frozenset[str]:
+    table = _synonym_table()
+    return _NOTHING.union(*(table.get(name, _NOTHING) for name in _own_names(category)))
+
+
+@lru_cache(maxsize=1 << 14)
+def _broader_words(category: str) -> frozenset[str]:
+    names = _own_names(category)
+    return frozenset(word for word, kinds in _hypernym_table().items() if names & kinds)
+
+
+@lru_cache(maxsize=1 << 14)
+def _broader(phrase: str) -> tuple[str, ...]:
+    """Returns the broader words for what the phrase names, the word with the fewest kinds first."""
+    table = _synonym_table()
+    broader = [
+        (len(kinds), word)
+        for word, kinds in _hypernym_table().items()
+        if any(phrase == kind or phrase in table.get(kind, _NOTHING) for kind in kinds)
+    ]
+    return tuple(word for _, word in sorted(broader))
+
+
+@cache
+def _aliases() -> dict[str, str]:
+    return {variant: phrase_lemma(name) for variant, name in (objects365.ALIASES | coco.ALIASES).items()}
+
+
+@cache
+def _synonym_table() -> dict[str, frozenset[str]]:
+    """Maps plain names to synonyms; a name of both datasets gets the words of both tables."""
+    ours, more = _in_lemmas(coco.SYNONYMS), _in_lemmas(objects365.SYNONYMS)
+    return {name: ours.get(name, _NOTHING) | more.get(name, _NOTHING) for name in ours.keys() | more.keys()}
+
+
+@cache
+def _hypernym_table() -> dict[str, frozenset[str]]:
+    return _in_lemmas(HYPERNYMS)
+
+
+def _in_lemmas(table: Mapping[str, Collection[str]]) -> dict[str, frozenset[str]]:
+    return {phrase_lemma(name): frozenset(map(phrase_lemma, words)) for name, words in table.items()}
+
+
+@cache
+def _known_phrases() -> frozenset[str]:
+    table = _synonym_table()
+    return frozenset(table).union(*table.values()) | OTHER_THINGS
+
+
+def match_by_substrings(span: str, categories: Collection[str], paraphrases: Paraphrases) -> list[str]:
+    """Returns the last of `categories` that has a phrase anywhere in the span, as the authors do; empty if none has.
+
+    By this rule "a chair" is a person, because "hair" is a phrase of person, unless a later category matches too.
+    A category without paraphrases matches by its own name (docs/labels.md, Other ways to candidates).
+    """
+    lowered = span.lower()
+    matching = [
+        category
+        for category in dict.fromkeys(categories)
+        if any(phrase in lowered for phrase in paraphrases.get(category, (category,)))
+    ]
+    return matching[-1:]
+
+
+def by_whole_words(surface: str, lemma: str, categories: Collection[str]) -> list[str]:
+    """Matches by our rules (`match`)."""
+    return match(lemma, categories)
+
+
+def by_whole_words_and(paraphrases: Paraphrases) -> NounReader:
+    """Returns our matching, with the phrases of an external dictionary added to our own synonyms."""
+    more = {category: frozenset(map(phrase_lemma, phrases)) for category, phrases in paraphrases.items()}
+    return lambda surface, lemma, categories: match(lemma, categories, more)
+
+
+def by_substrings(paraphrases: Paraphrases) -> NounReader:
+    """Returns the authors' matching (`match_by_substrings`), which reads nouns as written."""
+    cached = lru_cache(maxsize=None)(lambda surface, known: match_by_substrings(surface, known, paraphrases))
+    return lambda surface, lemma, categories: cached(surface, tuple(categories))
+
+
+class AuthorsFileError(ValueError):
+    """A file in a format of the authors can't be used; the message names the file, the position and the format."""
+
+
+def read_paraphrases(path: Path) -> Paraphrases:
+    """Reads the authors' dictionary of phrases. Raises `AuthorsFileError` for any other file."""
+    return read_authors_file(path, Paraphrases, "{category: [phrase, ...]}")
+
+
+def read_authors_file(path: Path, layout: type[T], expected: str) -> T:
+    """Reads JSON of the type `layout`, which `expected` describes. Raises `AuthorsFileError` for any other file."""
+    try:
+        return TypeAdapter(layout).validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        reason: Any = error
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = ": ".join([*map(str, first["loc"]), first["msg"]])
+        raise AuthorsFileError(f"{path}: {reason}; give a JSON file {expected}") from error

@@ -1,0 +1,73 @@
+"""`rlip explain` traces the labels of an image from file to score, and reports a name that fits no image or several."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
+
+from pipeline.cli.explain import explain, trace_of
+from storage.errors import FatalError
+
+
+def test_a_label_tells_words_rule_caption_and_score(labelled: RunBuilder) -> None:
+    lineage = trace_of(labelled.run, "toys/1")
+    assert lineage.partition == "toys/0000" and lineage.image["uri"] == "1.png"
+    assert [caption["text"] for caption in lineage.captions] == ["a man rides a horse", "a man holds a cup"]
+    best = lineage.labels[0]
+    assert (best["subject"], best["predicate"], best["object"]) == (0, "ride", 2)
+    assert best["score"] == pytest.approx(0.9)
+    assert (best["words"]["subject"], best["words"]["rule"]) == ("man", "hand")
+    assert best["caption"]["text"] == "a man rides a horse"
+    assert [label["score"] for label in lineage.labels] == sorted((x["score"] for x in lineage.labels), reverse=True)
+
+
+@pytest.mark.parametrize("name", ["1", "toys/1", "1.png"])
+def test_an_image_is_named_by_id_by_set_and_id_or_by_file(labelled: RunBuilder, name: str) -> None:
+    assert trace_of(labelled.run, name).image["image_id"] == 1
+
+
+def test_an_unknown_image_and_an_ambiguous_one_are_told(labelled: RunBuilder) -> None:
+    for name in ("toys/77", "9" * 30, "²", "١", "", "toys/", "../1"):
+        with pytest.raises(FatalError, match=f"no image {name!r}"):
+            trace_of(labelled.run, name)
+    labelled.add("ingest", "more/0000", [labelled.image(1, TWO_PEOPLE, dataset="more")])
+    with pytest.raises(FatalError, match="2 images: toys/1, more/1"):
+        trace_of(labelled.run, "1")
+    assert trace_of(labelled.run, "more/1").labels == []
+
+
+def test_what_it_says_fits_a_terminal_and_a_machine(labelled: RunBuilder, capsys: pytest.CaptureFixture[str]) -> None:
+    root = labelled.run.store.root
+    explain("2", None, store=root, as_json=False)
+    text = capsys.readouterr().out
+    assert "box #0 person" in text and "0.600 #0 person | ride | #2 horse" in text
+    explain("2", "toy", store=root, as_json=True)
+    assert json.loads(capsys.readouterr().out)["image"]["image_id"] == 2
+
+
+def test_a_label_that_words_may_mean_of_other_pairs_tells_how_sure_they_are(
+    book: RunBuilder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = pairs(1, (0, "ride", 2, 2), (1, "ride", 2, 2))
+    for pair, prior in zip(found["pairs"], (0.75, 0.25), strict=True):
+        pair |= {"mention": 0, "prior": prior, "support": 1}
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("parse", "toys/0000", [triplets(1, (0, "man", "ride", "horse"))])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[found])
+    [label] = trace_of(book.run, "1").labels
+    assert [mention["prior"] for mention in label["mentions"]] == [0.75]
+    explain("1", None, store=book.run.store.root, as_json=False)
+    assert "(rule hand, one of 2 pairs, prior 0.75)" in capsys.readouterr().out
+
+
+def test_control_characters_in_captions_do_not_reach_the_terminal(
+    book: RunBuilder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("caption", "toys/0000", [captions(1, "a \x1b[31mred\x1b[0m man")])
+    book.add("parse", "toys/0000", [triplets(1, (0, "\x1b[2Jman", "ride", "horse"))])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1, (0, "ride", 2, 1))])
+    explain("1", None, store=book.run.store.root, as_json=False)
+    assert "\x1b[2J" not in capsys.readouterr().out

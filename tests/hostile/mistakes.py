@@ -1,0 +1,161 @@
+"""Plain mistakes: files in another encoding, names and numbers out of range, weights and folders that were mixed up."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tests.hostile.case import Case, table, told, written
+from tests.hostile.ingested import GOOD, good_image, ingested
+from tests.hostile.recipes import GOOD as RECIPE
+
+LATIN = "Mädchen".encode("latin-1")
+NAMES = ("--objects", "person,bicycle", "--predicates", "ride")
+REFUSED = "^refused: Error: "
+
+PREDICTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "a tagger's weights": (REFUSED + ".*RelationTagger", ("demo-tagger", "1.png")),
+    "a captioner's weights": (REFUSED, ("demo-captioner", "1.png")),
+    "a file name that isn't UTF-8": ("^refused: .*UTF-8", ("demo-detector", os.fsdecode(b"\xff.png"))),
+    "a folder with such a file": ("^passed: .*UTF-8", ("demo-detector", "pictures")),
+    "drawings that are a file": (REFUSED + ".*1.png", ("demo-detector", "1.png", "--draw", "1.png")),
+    "a table that is a folder": (REFUSED + ".*pictures.json", ("demo-detector", "1.png", "--out", "pictures.json")),
+    "a table in a file": (REFUSED + ".*1.png", ("demo-detector", "1.png", "--out", "1.png/found.json")),
+    "images of 60,000 pixels": (REFUSED + "image size", ("demo-detector", "1.png", "--image-size", "60000")),
+    "images of 10^9 pixels": (REFUSED + "image size", ("demo-detector", "1.png", "--image-size", "1000000000")),
+    "names of a device": (REFUSED + ".*objects", ("demo-detector", "1.png", "--objects", "@/dev/zero")),
+    "names in Latin-1": (REFUSED + ".*latin", ("demo-detector", "1.png", "--objects", "@latin")),
+    "a name with half a character": (REFUSED + ".*UTF-8", ("demo-detector", "1.png", "--objects", "\udc80")),
+    "300,000 names": (REFUSED + "300,000 names", ("demo-detector", "1.png", "--objects", "@many")),
+}  # fmt: skip
+
+
+def _predicted(folder: Path, words: tuple[str, ...]) -> str:
+    (folder / "pictures").mkdir()
+    (folder / "pictures.json").mkdir()
+    Image.new("RGB", (64, 48)).save(folder / "1.png")
+    for name in (b"\xff.png", b"pictures/\xff.png", b"pictures/1.png"):
+        (folder / os.fsdecode(name)).write_bytes((folder / "1.png").read_bytes())
+    written(folder / "latin", LATIN)
+    written(folder / "many", "".join(f"name {number}\n" for number in range(300_000)))
+    return told("predict", *NAMES, *words)
+
+
+TRUTH = [
+    {
+        "file_name": "HICO_test2015_00000001.jpg",
+        "img_id": 1,
+        "annotations": [{"bbox": [10, 10, 50, 90], "category_id": 1}, {"bbox": [40, 60, 80, 95], "category_id": 2}],
+        "hoi_annotation": [{"subject_id": 0, "object_id": 1, "category_id": 1, "hoi_category_id": 1}],
+    }
+]
+PAIR = {"subject": 0, "object": 1, "predicate": "ride", "score": 0.9}
+
+
+def found(pair: Any = PAIR, **fields: Any) -> dict[str, Any]:
+    sides = {"score": 1.0, "x": 1.0, "y": 1.0, "w": 9.0, "h": 9.0}
+    boxes = [{"category": "person", **sides}, {"category": "bicycle", **sides}]
+    row = {"image_id": 1, "uri": "HICO_test2015_00000001.jpg", "width": 100, "height": 100}
+    return {**row, "boxes": boxes, "pairs": [pair], **fields}
+
+
+DETECTIONS: dict[str, tuple[str, Any]] = {
+    "what it takes": ("^passed", found()),
+    "Latin-1": (REFUSED + ".*found.json", b'{"uri": "' + LATIN + b'"}'),
+    "Latin-1 in a list": (REFUSED + ".*found.json", b'[{"uri": "' + LATIN + b'"}]'),
+    "an index of 2^63": (REFUSED + ".*found.json", found({**PAIR, "object": 2**63})),
+    "an index of 2^63 in a list": (REFUSED + ".*found.json", [found({**PAIR, "object": 2**63})]),
+    "an id of 2^64": (REFUSED + ".*found.json", found(image_id=2**64)),
+    "a width of 2^40": (REFUSED + ".*found.json", found(width=2**40)),
+    "a score of 400 digits": (REFUSED + ".*found.json", found({**PAIR, "score": 10**400})),
+    "half a character": (REFUSED + ".*found.json", found(uri="\ud800")),
+    "an index of 2^63 among matrices": (REFUSED, [{"image_id": 1, "boxes": [[1, 1, 9, 9]], "labels": [2**63], "verb_scores": [[1]], "sub_ids": [2**63], "obj_ids": [0]}]),
+    "a score of 400 digits among matrices": (REFUSED, [{"image_id": 1, "boxes": [[1, 1, 9, 9]], "labels": [1], "verb_scores": [[10**400, 1]], "sub_ids": [0], "obj_ids": [0]}]),
+    "a verb of 2^63 among pairs": (REFUSED, [{"image": "x", "box_h": [1, 1, 9, 9], "box_o": [1, 1, 9, 9], "object_coco80": 1, "verb": 2**63, "score": 1}]),
+    "a score of 400 digits among pairs": (REFUSED, [{"image": "x", "box_h": [1, 1, 9, 9], "box_o": [1, 1, 9, 9], "object_coco80": 1, "verb": 1, "score": 10**400}]),
+}  # fmt: skip
+LISTS = {
+    "verbs": ("--file", "verbs=latin"),
+    "interactions": ("--rare", "positions", "--interactions", "latin"),
+    "rare interactions": ("--rare", "latin", "--interactions", "interactions"),
+    "a split": ("--split", "latin", "--interactions", "interactions"),
+}
+"""Options with a list that is in Latin-1."""
+
+
+def _scored(folder: Path, detections: Any, *words: str) -> str:
+    lists = {
+        "verbs": ["ride", "hold"],
+        "objects": ["person", "bicycle"],
+        "positions": [0],
+        "interactions": "1 bicycle ride",
+    }
+    for name, content in lists.items():
+        written(folder / name, content)
+    written(folder / "latin", LATIN)
+    written(folder / "truth.json", TRUTH)
+    content = json.dumps(detections) if isinstance(detections, dict) else detections
+    given = ("--ground-truth", "truth.json", "--detections", written(folder / "found.json", content))
+    return told("evaluate", "hico-det", *given, "--file", "verbs=verbs", "--file", "objects=objects", *words)
+
+
+def _instances(**sides: Any) -> list[dict[str, Any]]:
+    ends = {
+        end: {"object_id": place, "name": end, "x": 1, "y": 1, "w": 9, "h": 9}
+        for place, end in enumerate(("subject", "object"))
+    }
+    ends["subject"] |= sides
+    return [{"image_id": 1, "relationships": [{"predicate": "on", **ends}]}]
+
+
+ANNOTATIONS: dict[str, tuple[str, Any]] = {
+    "what it takes": ("^passed", _instances()),
+    "a side of 1e308": ("^(passed|refused)", _instances(w=1e308)),
+    "a place of -1e308": ("^(passed|refused)", _instances(x=-1e308)),
+    "a side of 1e300": ("^(passed|refused)", _instances(w=1e300)),
+    "a side of 10^400": ("^(passed|refused)", _instances(w=10**400)),
+    "an infinite side": ("^(passed|refused)", _instances(w=float("inf"))),
+    "an id of 2^64": ("^(passed|refused)", [{**_instances()[0], "image_id": 2**64}]),
+}
+
+EXTENDED: dict[str, tuple[str, str]] = {
+    "a zero byte": (REFUSED + ".*extends", 'extends = "a\\u0000b"\n' + RECIPE),
+    "a folder with a zero byte": (REFUSED + ".*extends", 'extends = "\\u0000/a"\n' + RECIPE),
+    "half a name": (REFUSED, f'extends = "{"a" * 5000}"\n' + RECIPE),
+    "itself, doubled": (REFUSED, 'extends = ["level 24"]\n'),
+}
+
+
+def _planned(folder: Path, text: str) -> str:
+    for level in range(25):
+        names = "[]" if not level else f'["level {level - 1}", "also {level - 1}"]'
+        for kind in ("level", "also"):
+            written(folder / f"{kind} {level}.toml", f"extends = {names}\n[run]\nblocks = {level + 1}\n")
+    return told("plan", written(folder / "r.toml", text))
+
+
+def _ingested(folder: Path, name: bytes) -> str:
+    good_image(folder / "images")
+    shutil.copyfile(folder / "images" / GOOD, folder / os.fsdecode(b"images/" + name))
+    return ingested(folder, None, format="images", annotations=None)
+
+
+def cases() -> Iterator[Case]:
+    """Calls of commands with what people get wrong."""
+    yield from table("predict", PREDICTIONS, _predicted)
+    yield from table(
+        "label", {"a file name that isn't UTF-8": ("kept 1 images.*file name not usable", b"\xff.png")}, _ingested
+    )
+    yield from table("evaluate", DETECTIONS, _scored)
+    lists = {f"{name} in Latin-1": (REFUSED + ".*latin", words) for name, words in LISTS.items()}
+    yield from table("evaluate", lists, lambda folder, words: _scored(folder, found(), *words))
+    yield from table(
+        "convert", ANNOTATIONS, lambda folder, content: told("data", "convert", "visual_genome", written(folder / "vg.json", content), "visual_genome", "out")
+    )  # fmt: skip
+    yield from table("extends", EXTENDED, _planned)

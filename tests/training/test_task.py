@@ -1,0 +1,58 @@
+"""Target pairs of a network."""
+
+import numpy as np
+import pytest
+
+from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample, mirrored
+from pipeline.training.task import TargetPair, detection_pairs, labelled_pairs, normalised_boxes, tagging_pairs
+
+
+def image(xs, relations=()):
+    boxes = tuple(SampleBox("thing", float(x), 10.0, 10.0, 20.0) for x in xs)
+    return TrainingSample(1, "made", 100, 50, boxes, tuple(relations))
+
+
+def test_relations_of_a_pair_are_merged_and_the_surest_pair_comes_first():
+    found = labelled_pairs(
+        image(
+            [0, 20, 40],
+            [SampleRelation(0, 1, "ride", 0.4), SampleRelation(1, 2, "hold", 0.9), SampleRelation(0, 1, "on", 0.6)],
+        )
+    )
+    assert found == [TargetPair(1, 2, {"hold": 0.9}), TargetPair(0, 1, {"ride": 0.4, "on": 0.6})]
+
+
+def test_a_box_without_a_relation_is_paired_with_itself_and_related_to_nothing():
+    found = detection_pairs(image([0, 20, 80, 95], [SampleRelation(0, 1, "ride")]), limit=10)
+    assert found == [TargetPair(0, 1, {"ride": 1.0}), TargetPair(2, 2), TargetPair(3, 3)]
+
+
+def test_an_image_without_relations_says_nothing_of_predicates():
+    assert detection_pairs(image([5, 60]), limit=10) == [TargetPair(0, 0, known=False), TargetPair(1, 1, known=False)]
+
+
+def test_the_network_is_never_asked_for_more_pairs_than_it_has():
+    relations = [SampleRelation(0, i, "near", i / 10) for i in range(1, 6)]
+    found = detection_pairs(image(range(0, 90, 10), relations), limit=3)
+    assert [pair.object for pair in found] == [5, 4, 3]
+
+
+def test_the_tagger_is_asked_for_negatives_too():
+    found = tagging_pairs(image([0, 20, 40], [SampleRelation(0, 1, "ride")]), 10, np.random.default_rng(0))
+    assert found[0] == TargetPair(0, 1, {"ride": 1.0})
+    assert {(p.subject, p.object) for p in found[1:]} == {(0, 2), (1, 0), (1, 2), (2, 0), (2, 1)}
+    assert all(p.known and not p.predicates for p in found[1:])
+    assert len(tagging_pairs(image(range(0, 90, 10)), 7, np.random.default_rng(0))) == 7
+
+
+def test_boxes_are_shares_of_the_image_and_mirror_with_it():
+    sample = image([0, 30], [SampleRelation(0, 1, "left of")])
+    assert normalised_boxes(sample)[1].tolist() == pytest.approx([0.35, 0.4, 0.1, 0.4])
+    flipped = mirrored(sample)
+    assert normalised_boxes(flipped)[1].tolist() == pytest.approx([0.65, 0.4, 0.1, 0.4])
+    assert flipped.relations[0].predicate == "right of"
+    assert mirrored(flipped) == sample
+
+
+def test_boxes_are_cut_at_the_edges():
+    assert normalised_boxes(image([95]))[0].tolist() == pytest.approx([0.975, 0.4, 0.05, 0.4])
