@@ -1,4 +1,4 @@
-"""Prefect servers on the records beside a store: a temporary one for each run, and `rlip cluster server`, which shows past runs."""
+"""Prefect servers on the records beside a store: a temporary one for each run, and that of `rlip cluster server`."""
 
 from __future__ import annotations
 
