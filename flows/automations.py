@@ -1,4 +1,4 @@
-"""Creates the automations on Prefect's server, or brings them up to date: `python -m flows.automations [--notify TYPE/NAME]`."""
+"""Creates or updates the automations on Prefect's server: `python -m flows.automations [--notify TYPE/NAME]`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
-from flows.connection import configured, configured_api
-from flows.server_check import require_server
+from flows.connection import configured, require_server
 from storage.errors import FatalError, PipelineError
 
 TAG = "rlip"
 """Tag of all deployments in prefect.yaml. Runs of other projects on the same server are left alone."""
 
 SILENT_FOR = timedelta(seconds=75)
-"""A flow run without a sign of life for this long is taken for dead. Deployments send one every 30 seconds, Prefect's shortest
+"""A flow run without a heartbeat for this long counts as dead. Deployments send one every 30 seconds, Prefect's shortest
 interval, and one may get lost."""
 
 _OURS = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
@@ -30,12 +29,12 @@ _RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
 
 
 def zombies(silent_for: timedelta = SILENT_FOR) -> AutomationCore:
-    """Marks a flow run as crashed that has sent heartbeats and then nothing, neither heartbeat nor new state."""
+    """An automation that marks a flow run as crashed once neither heartbeats nor new states follow its heartbeats."""
     trigger = EventTrigger(
         match=_RUNS,
         match_related=_OURS,
         after={"prefect.flow-run.heartbeat"},
-        # All events of a run, not a list of final states: those of this project have names of their own, e.g. `Cached`.
+        # All events of a run, not a list of final states, because this project names states of its own, e.g. `Cached`.
         expect={"prefect.flow-run.*"},
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
@@ -49,7 +48,7 @@ def zombies(silent_for: timedelta = SILENT_FOR) -> AutomationCore:
 
 
 def failures(block: UUID) -> AutomationCore:
-    """Sends a message by a notification block when a flow run fails or crashes."""
+    """An automation that sends a message through a notification block when a flow run fails or crashes."""
     trigger = EventTrigger(
         match=_RUNS,
         match_related=_OURS,
@@ -66,7 +65,7 @@ def failures(block: UUID) -> AutomationCore:
 
 
 def create_automations(client: SyncPrefectClient, notify: str | None, silent_for: timedelta = SILENT_FOR) -> list[str]:
-    """Create or update both automations, the second only with a block `notify` (TYPE/NAME). Returns their names.
+    """Create or update both automations, that of failures only with a block `notify` (TYPE/NAME). Returns their names.
 
     Raises `FatalError` when there is no such block.
     """
@@ -84,9 +83,9 @@ def create_automations(client: SyncPrefectClient, notify: str | None, silent_for
 
 def _block(client: SyncPrefectClient, name: str) -> UUID:
     """The id of a notification block, e.g. `slack-webhook/oncall`."""
-    kind, _, own = name.partition("/")
+    kind, _, document = name.partition("/")
     try:
-        return client.read_block_document_by_name(own, kind).id
+        return client.read_block_document_by_name(document, kind).id
     except ObjectNotFound as error:
         raise FatalError(
             f"--notify {name}: the server has no such block; create one on its page Blocks, and name it TYPE/NAME, "
@@ -97,12 +96,12 @@ def _block(client: SyncPrefectClient, name: str) -> UUID:
 def main(arguments: Sequence[str]) -> None:
     """Create the automations on the configured server. Raises `FatalError` when none is configured or it can't be used."""
     parser = argparse.ArgumentParser(prog="python -m flows.automations", description=__doc__)
-    parser.add_argument("--notify", metavar="TYPE/NAME", help="notification block that tells of failures")
+    parser.add_argument("--notify", metavar="TYPE/NAME", help="notification block that reports failures")
     options = parser.parse_args(arguments)
-    api = configured_api()
+    api = configured("PREFECT_API_URL")
     if api is None:
         raise FatalError("PREFECT_API_URL is not set: set it to the server that is to have the automations")
-    require_server(api, configured)
+    require_server(api)
     with get_client(sync_client=True) as client:
         for name in create_automations(client, options.notify):
             print(name)

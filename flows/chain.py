@@ -1,25 +1,25 @@
-"""Runs the stages of a recipe one after the other, all of them or from one on."""
+"""Flows `end_to_end` and `from_file`: the stages of a recipe one after the other, all of them or from one on."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
-from typing import Any, cast
+from pathlib import Path
+from typing import Annotated, Any, cast
 
-from prefect import State
-from prefect.states import Completed
+from prefect import State, flow
 
-from flows.parameters import FIRST
-from flows.report_link import headline_figures, publish_report_link
+from flows.artifacts import publish_run
+from flows.parameters import FIRST, RecipeParameter, StartStage, described
 from flows.session import Session, session_of
 from flows.stages import stage_flow
-from flows.summary import publish_summary
-from flows.tasks import CACHED
-from pipeline.report.figures import figures_of
+from flows.tasks import completed
 from pipeline.report.steps import Outcome
 from pipeline.run.dag import build_steps
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.progress import Display
 from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.run.runner import conclude, preload_imports, run_step
 from pipeline.runtime.execute import Record
 from pipeline.runtime.stage import Stage
@@ -27,31 +27,59 @@ from pipeline.stages.order import STAGES
 from storage.errors import FatalError
 
 
-def run_chain(recipe: Recipe, start: str = FIRST) -> State[Outcome]:
-    """Run every stage of a recipe, or those from `start` on, and publish the outcome. Call it in a flow run.
+@flow(name="end_to_end", flow_run_name="{recipe.name}", persist_result=False)
+def end_to_end(recipe: RecipeParameter, start: StartStage = FIRST) -> State[Outcome]:
+    """Run the whole chain from raw images to evaluated weights. What is in the store is reused, the rest is computed."""
+    return run_chain(recipe, start)
+
+
+@flow(name="from_file", flow_run_name="{recipe_file}", persist_result=False)
+def from_file(
+    recipe_file: Annotated[
+        Path, described("A recipe file on the worker's machine, or the name of one of the project's own.")
+    ],
+    overrides: Annotated[tuple[str, ...], described("Settings to override, e.g. run.workers=4.")] = (),
+    start: StartStage = FIRST,
+) -> State[Outcome]:
+    """Run the chain by a recipe file on the worker's machine, which a schedule reads anew at every run.
+
+    Raises `FatalError` when the file is gone or is no valid recipe.
+    """
+    try:
+        recipe = load_recipe(recipe_file, overrides)
+    except FatalError as error:
+        raise FatalError(
+            f"recipe_file = {recipe_file} on {platform.node()}: {error}. Restore the recipe, or change this parameter of the "
+            "deployment or schedule"
+        ) from error
+    return run_chain(recipe, start)
+
+
+def run_chain(recipe: Recipe, start: str) -> State[Outcome]:
+    """Run the stages of a recipe from `start` on, and publish the outcome.
 
     Raises `FatalError` when the recipe has no stage `start` or a stage before it is not wholly in the store.
     """
     with session_of(recipe) as session:
-        before, after = cut_stages(recipe, start)
-        adopt(session, before)
-        preload_imports(step for step in session.planner.context.steps if step.stage in after)
-        for stage in after:
+        before, stages = split_stages(recipe, start)
+        _adopt(session, before)
+        preload_imports(step for step in session.planner.context.steps if step.stage in stages)
+        for stage in stages:
             cast(State[Any], stage_flow(stage)(recipe, return_state=True)).result()
-        return publish(session)
+        return _publish(session)
 
 
 def conclude_run(recipe: Recipe) -> State[Outcome]:
     """Publish the outcome of a run that other flow runs have computed. Raises `FatalError` if anything of it is due."""
     with session_of(recipe) as session:
-        adopt(session, cut_stages(recipe)[1])
-        return publish(session)
+        _adopt(session, split_stages(recipe, FIRST)[1])
+        return _publish(session)
 
 
-def cut_stages(recipe: Recipe, start: str = FIRST) -> tuple[list[type[Stage]], list[type[Stage]]]:
+def split_stages(recipe: Recipe, start: str) -> tuple[list[type[Stage]], list[type[Stage]]]:
     """The stages of a recipe before `start`, and those from there on. Raises `FatalError` for an unknown `start`."""
-    asked = {step.stage.name for step in build_steps(recipe)}
-    stages = [stage for stage in STAGES if stage.name in asked]
+    used = {step.stage.name for step in build_steps(recipe)}
+    stages = [stage for stage in STAGES if stage.name in used]
     names = [stage.name for stage in stages]
     if start not in names:
         raise FatalError(f"start = {start!r}: recipe {recipe.name!r} has no such stage; it has {', '.join(names)}")
@@ -59,15 +87,14 @@ def cut_stages(recipe: Recipe, start: str = FIRST) -> tuple[list[type[Stage]], l
     return stages[:first], stages[first:]
 
 
-def adopt(session: Session, stages: Sequence[type[Stage]]) -> None:
+def _adopt(session: Session, stages: Sequence[type[Stage]]) -> None:
     """Take the steps of stages from the store. Raises `FatalError` if anything of them is due."""
-    names = {stage.name for stage in stages}
     for step in session.planner.context.steps:
-        if step.stage.name in names:
-            session.steps[step.name] = run_step(session.planner, step, session.display, refuse)
+        if step.stage in stages:
+            session.steps[step.name] = run_step(session.planner, step, session.display, _refuse)
 
 
-def refuse(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
+def _refuse(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
     """Compute nothing. Raises `FatalError` if the step has anything to compute."""
     if plan.due:
         raise FatalError(
@@ -77,13 +104,11 @@ def refuse(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Recor
     return []
 
 
-def publish(session: Session) -> State[Outcome]:
+def _publish(session: Session) -> State[Outcome]:
     """Publish the outcome of all steps in Prefect, and as a report if the flow writes it. Returns the final state."""
     context = session.planner.context
     outcome = Outcome(context.recipe.name, [session.steps[step.name] for step in context.steps])
-    publish_summary(context, outcome)
-    publish_report_link(context.recipe, headline_figures(figures_of(context.view)))
+    publish_run(context, outcome)
     if session.reports:
         conclude(context, outcome)
-    made = outcome.computed
-    return Completed(name=None if made else CACHED, message=f"{made} partitions computed", data=outcome)
+    return completed(outcome.computed, f"{outcome.computed} partitions computed", outcome)

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import ssl
 import sys
 import tomllib
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
 
-from flows.server_check import require_server
-from flows.temporary_server import TemporaryServer
-from storage.errors import RetryableError
+from flows.server import TemporaryServer
+from storage.errors import FatalError, RetryableError
+from storage.secrets import redacted
 
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
-"""Defaults that the user can override: Prefect sends no telemetry and logs to its server only, not between the progress bars.
-Errors reach the terminal once, as `rlip` words them."""
+"""Defaults that the user can override: Prefect sends no telemetry, and it logs only to its server, not between the progress
+bars. Errors reach the terminal once, as `rlip` words them."""
+
+SUPPORTED = SpecifierSet(">=3.9,<4", prereleases=True)
+"""Versions of servers that this project was tested with. Older ones also lack fixes of known vulnerabilities
+(docs/operations.md, "Versions")."""
+
+ANSWERS_WITHIN = 5.0
+"""Seconds that the configured server may take to answer."""
+
+_OTHER_WAYS = "unset PREFECT_API_URL for a temporary one, or run without Prefect with --direct"
 
 
 @contextmanager
@@ -33,16 +49,13 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
     `FatalError` when the configured server does not answer, is too old, or refuses the credentials, and `RetryableError`
     when a server is lost later.
     """
-    changed = (*DEFAULTS, "PREFECT_HOME", "PREFECT_API_URL")
-    before = {name: os.environ.get(name) for name in changed}
-    imported = "prefect" in sys.modules
+    before, is_imported = dict(os.environ), "prefect" in sys.modules
     os.environ.update({name: value for name, value in DEFAULTS.items() if name not in os.environ})
     try:
-        address = configured_api()
-        if address is not None:
-            require_server(address, configured)
-            pages = address.rstrip("/").removesuffix("/api")
-            yield lambda: pages
+        api = configured("PREFECT_API_URL")
+        if api is not None:
+            require_server(api)
+            yield lambda: api.rstrip("/").removesuffix("/api")
             return
         with TemporaryServer(home, os.environ) as server:
             os.environ["PREFECT_HOME"], os.environ["PREFECT_API_URL"] = str(home), server.api
@@ -50,24 +63,19 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
             try:
                 yield server.ready
             finally:
-                drain()
+                _send_what_is_queued()
     except httpx.TransportError as error:
         raise RetryableError(
             f"Prefect's server no longer answers ({error}). What was committed is kept: start the server, or run with --direct"
         ) from error
     finally:
-        for name, old in before.items():
-            if old is None:
-                os.environ.pop(name, None)
+        for name in (*DEFAULTS, "PREFECT_HOME", "PREFECT_API_URL"):
+            if name in before:
+                os.environ[name] = before[name]
             else:
-                os.environ[name] = old
-        if imported:  # otherwise this would read the settings for the first time and create ~/.prefect
+                os.environ.pop(name, None)
+        if is_imported:  # otherwise this would read the settings for the first time and create ~/.prefect
             reread_settings()
-
-
-def configured_api() -> str | None:
-    """The API URL that the user has set in the environment or in the active Prefect profile, if any."""
-    return configured("PREFECT_API_URL")
 
 
 def configured(name: str) -> str | None:
@@ -80,8 +88,8 @@ def configured(name: str) -> str | None:
     except (OSError, ValueError):
         return None
     active = os.environ.get("PREFECT_PROFILE", profiles.get("active"))
-    found = profiles.get("profiles", {}).get(active, {}).get(name)
-    return str(found) if found else None
+    value = profiles.get("profiles", {}).get(active, {}).get(name)
+    return str(value) if value else None
 
 
 def reread_settings() -> None:
@@ -92,8 +100,8 @@ def reread_settings() -> None:
         refresh_global_settings_context()
 
 
-def drain() -> None:
-    """Send what Prefect still has in its queues: it sends states and logs in the background."""
+def _send_what_is_queued() -> None:
+    """Send the states and logs that Prefect, which sends them in the background, still holds."""
     if "prefect.main" not in sys.modules:
         return
     from prefect.events.worker import EventsWorker
@@ -101,3 +109,63 @@ def drain() -> None:
 
     EventsWorker.drain_all()
     APILogWorker.drain_all()
+
+
+def require_server(api: str) -> None:
+    """Raise `FatalError` unless a supported Prefect server answers at `api` and accepts the configured credentials.
+
+    Prefect Cloud, which needs an API key, has no version to check.
+    """
+    setting = f"PREFECT_API_URL = {redacted(api)}"
+    if not api.startswith(("http://", "https://")):
+        raise FatalError(f"{setting}: not a URL; write http://host:4200/api, {_OTHER_WAYS}")
+    try:
+        if configured("PREFECT_API_KEY"):
+            _get(api, "health")
+            return
+        version = str(json.loads(_get(api, "admin/version")))
+        is_supported = Version(version) in SUPPORTED
+    except urllib.error.HTTPError as error:
+        raise FatalError(f"{setting}: {_meaning(error.code)}") from error
+    except InvalidVersion as error:
+        raise FatalError(f"{setting}: it answers, but not as a Prefect server; correct it ({error})") from error
+    except OSError as error:
+        raise FatalError(
+            f"no Prefect server answers at {setting} ({getattr(error, 'reason', error)}): start it (prefect server start), "
+            f"{_OTHER_WAYS}"
+        ) from error
+    except ValueError as error:
+        raise FatalError(
+            f"{setting}: something answers there, but not the API of a Prefect server; the URL ends with /api "
+            "(http://host:4200/api)"
+        ) from error
+    if not is_supported:
+        raise FatalError(
+            f"{setting}: that server is Prefect {version}, and this project needs {SUPPORTED}; upgrade the server "
+            f"(docs/operations.md), {_OTHER_WAYS}"
+        )
+
+
+def _get(api: str, path: str) -> bytes:
+    """Send a GET request as Prefect's client would: with its credentials, headers and certificates."""
+    headers = dict(json.loads(configured("PREFECT_CLIENT_CUSTOM_HEADERS") or "{}"))
+    if key := configured("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    elif password := configured("PREFECT_API_AUTH_STRING"):
+        headers["Authorization"] = f"Basic {base64.b64encode(password.encode()).decode()}"
+    request = urllib.request.Request(f"{api.rstrip('/')}/{path}", headers=headers)
+    trusted = ssl.create_default_context(cafile=configured("PREFECT_API_SSL_CERT_FILE"))
+    with urllib.request.urlopen(request, timeout=ANSWERS_WITHIN, context=trusted) as answer:
+        return bytes(answer.read())
+
+
+def _meaning(status: int) -> str:
+    """What an HTTP error means, and what to do."""
+    if status in (401, 403):
+        return (
+            f"the server refuses the credentials (HTTP {status}); set PREFECT_API_AUTH_STRING to the server's "
+            "PREFECT_SERVER_API_AUTH_STRING (user:password)"
+        )
+    if status in (404, 405):
+        return f"no API of a Prefect server there (HTTP {status}); the URL ends with /api (http://host:4200/api)"
+    return f"the server answers HTTP {status}; look at its log and try again, or {_OTHER_WAYS}"

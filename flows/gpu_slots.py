@@ -29,7 +29,7 @@ LEASE = 60.0
 def gpu_slots(stage: str, environment: Mapping[str, str] = os.environ) -> Iterator[None]:
     """Hold the slots that the environment asks for while a step of `stage` computes.
 
-    Raises `FatalError` before that when the server has no limit `gpu`, or one that never grants so many.
+    Raises `FatalError` before that when the server has no limit `gpu`, or one that never grants so many slots.
     """
     wanted = environment.get(VARIABLE, "")
     if stage not in GPU_STAGES or not wanted:

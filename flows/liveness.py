@@ -10,15 +10,7 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterParentFlowRunId,
-    TaskRunFilter,
-    TaskRunFilterFlowRunId,
-    TaskRunFilterState,
-    TaskRunFilterStateType,
-)
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Crashed
 
@@ -26,7 +18,7 @@ from storage.disk import lock_file
 from storage.store import Store
 
 MESSAGE = "its process is gone; what it committed is in the store, and another run continues from there"
-_OPEN = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
+_OPEN = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 
 
 @contextmanager
@@ -39,23 +31,23 @@ def alive(store: Store, run: UUID) -> Iterator[None]:
     """
     folder = store.root / "pending"
     for path in folder.glob("flow-*.lock"):
-        _bury(path, run)
-    aside = folder / f".flow-{run}"
-    with lock_file(aside) as lock:
+        _mark_if_dead(path, run)
+    hidden = folder / f".flow-{run}"
+    with lock_file(hidden) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        path = aside.rename(folder / f"flow-{run}.lock")  # locked before it becomes visible
+        path = hidden.rename(folder / f"flow-{run}.lock")  # locked before it becomes visible
         server_knows = True
         try:
             yield
         except httpx.TransportError:
-            server_knows = False  # the next run tells it
+            server_knows = False  # the next run marks this one
             raise
         finally:
             if server_knows:
                 path.unlink(missing_ok=True)
 
 
-def _bury(path: Path, living: UUID) -> None:
+def _mark_if_dead(path: Path, living: UUID) -> None:
     """Mark the run that a lock file names if its process is dead. If the server refuses, the file stays for the next run."""
     with suppress(OSError, ValueError, ObjectNotFound, PrefectHTTPStatusError), path.open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,13 +68,15 @@ def _crash(client: SyncPrefectClient, run: UUID) -> None:
 
 def _crash_below(client: SyncPrefectClient, run: UUID) -> None:
     """Mark the flow and task runs below a flow run as crashed unless their states are final."""
-    parent = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run]))
-    for below in client.read_flow_runs(flow_run_filter=parent):
-        _crash_below(client, below.id)
-        _crash(client, below.id)
-    open_tasks = TaskRunFilter(
-        flow_run_id=TaskRunFilterFlowRunId(any_=[run]),
-        state=TaskRunFilterState(type=TaskRunFilterStateType(any_=_OPEN)),
-    )
-    for task in client.read_task_runs(task_run_filter=open_tasks):
+    for below in flow_runs_below(client, run):
+        _crash_below(client, below)
+        _crash(client, below)
+    open_tasks = {"flow_run_id": {"any_": [run]}, "state": {"type": {"any_": _OPEN}}}
+    for task in client.read_task_runs(task_run_filter=TaskRunFilter.model_validate(open_tasks)):
         client.set_task_run_state(task.id, Crashed(message=MESSAGE), force=True)
+
+
+def flow_runs_below(client: SyncPrefectClient, run: UUID) -> list[UUID]:
+    """The flow runs that a flow run called."""
+    called = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [run]}})
+    return [below.id for below in client.read_flow_runs(flow_run_filter=called)]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import cast
 
 import httpx
 from prefect import State, flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import WorkerFilter
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
-from flows.chain import conclude_run, cut_stages
-from flows.parameters import FIRST, GivenRecipe, StartStage
-from flows.pool_check import require_pools
+from flows.chain import conclude_run, split_stages
+from flows.parameters import FIRST, RecipeParameter, StartStage
 from pipeline.report.steps import Outcome
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import Recipe
@@ -26,23 +29,69 @@ LOOK_EVERY = 2.0
 
 
 @flow(name="on_pools", flow_run_name="{recipe.name}", persist_result=False)
-def on_pools(recipe: GivenRecipe, start: StartStage = FIRST) -> State[Outcome]:
+def on_pools(recipe: RecipeParameter, start: StartStage = FIRST) -> State[Outcome]:
     """Run the chain stage by stage in the pools cpu, gpu and train. All workers must see the same store and data.
 
     Raises `FatalError` before any stage runs when a deployment, pool or worker is missing, the run would deadlock, or each
     pool would choose a precision of its own.
     """
-    if chosen := [step.name for step in build_steps(recipe) if getattr(step.settings, "precision", None) == "auto"]:
+    if automatic := [step.name for step in build_steps(recipe) if getattr(step.settings, "precision", None) == "auto"]:
         raise FatalError(
-            f"{', '.join(chosen)}: precision = 'auto' is chosen by each machine, and the pools would look for different keys; "
-            "set 'bfloat16' or 'float32' in these sections"
+            f"{', '.join(automatic)}: precision = 'auto' is chosen by each machine, and the pools would look for different "
+            "keys; set 'bfloat16' or 'float32' in these sections"
         )
-    names = [f"{stage.name}/{stage.name}" for stage in cut_stages(recipe, start)[1]]
+    names = [f"{stage.name}/{stage.name}" for stage in split_stages(recipe, start)[1]]
     with get_client(sync_client=True) as client:
-        require_pools(client, names)
+        _require_pools(client, names)
         for name in names:
             _run(client, name, recipe)
     return conclude_run(recipe)
+
+
+def _require_pools(client: SyncPrefectClient, deployments: Sequence[str]) -> None:
+    """Raise `FatalError` unless each deployment exists and its pool has a worker, is not paused, and has a slot to spare."""
+    context = FlowRunContext.get()
+    own_pool = context.flow_run.work_pool_name if context is not None and context.flow_run is not None else None
+    first: dict[str, str] = {}
+    for name in deployments:
+        first.setdefault(_pool_of(client, name), name)
+    for pool, deployment in first.items():
+        # This flow run holds a slot of its own pool while it waits for the stages.
+        _require_pool(client, pool, deployment, taken=1 if pool == own_pool else 0)
+
+
+def _pool_of(client: SyncPrefectClient, name: str) -> str:
+    """Name of a deployment's work pool."""
+    try:
+        deployment = client.read_deployment_by_name(name)
+    except ObjectNotFound as error:
+        raise FatalError(
+            f"the server has no deployment {name}: create all of them (prefect --no-prompt deploy --all, see prefect.yaml)"
+        ) from error
+    if deployment.work_pool_name is None:
+        raise FatalError(f"deployment {name} has no work pool; deploy it again with prefect.yaml")
+    return deployment.work_pool_name
+
+
+def _require_pool(client: SyncPrefectClient, name: str, deployment: str, taken: int) -> None:
+    """Raise `FatalError` unless the pool can start a run, besides `taken` slots that this flow run holds."""
+    pool = client.read_work_pool(name)
+    if pool.is_paused:
+        raise FatalError(f"work pool {name} of {deployment} is paused: prefect work-pool resume {name}")
+    limit = pool.concurrency_limit
+    if limit is not None and limit <= taken:
+        why = "this run holds it while it waits for that one" if taken else "so that nothing starts in it"
+        raise FatalError(
+            f"work pool {name} of {deployment} has a concurrency limit of {limit}, and {why}: it would wait for ever. Raise the "
+            f"limit (prefect work-pool set-concurrency-limit {name} {taken + 1})"
+            + (", or deploy on_pools in another pool" if taken else "")
+        )
+    online = WorkerFilter.model_validate({"status": {"any_": ["ONLINE"]}})
+    if not client.read_workers_for_work_pool(name, worker_filter=online):
+        raise FatalError(
+            f"work pool {name} of {deployment} has no worker online: start one (prefect worker start --pool {name}). "
+            f"It runs at least {taken + 1} flow run(s) at a time (--limit)"
+        )
 
 
 def _run(client: SyncPrefectClient, deployment: str, recipe: Recipe) -> None:

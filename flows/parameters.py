@@ -20,7 +20,7 @@ from storage.errors import FatalError, PipelineError
 
 
 def described(text: str, **schema: Any) -> Any:
-    """An annotation with what Prefect's form says of a parameter. Prefect drops the description of a plain `Field`."""
+    """An annotation with what Prefect's form says about a parameter. Prefect drops the description of a plain `Field`."""
     return Field(json_schema_extra={"description": text, **schema})
 
 
@@ -35,7 +35,7 @@ def _checked(values: Any, validate: ValidatorFunctionWrapHandler) -> Recipe:
         raise FatalError(explain(error, lambda setting: "parameter recipe")) from None
 
 
-GivenRecipe = Annotated[
+RecipeParameter = Annotated[
     Recipe,
     WrapValidator(_checked),
     described("The recipe with all its settings, as `python -m flows.parameters RECIPE` prints it."),

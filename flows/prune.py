@@ -9,25 +9,19 @@ from uuid import UUID
 
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterParentFlowRunId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from pydantic import Field
 
+from flows.liveness import flow_runs_below
 from flows.parameters import described
 from pipeline.stages.order import STAGES
 
 PRUNED = ("end_to_end", "from_file", "on_pools", "prune", *(stage.name for stage in STAGES))
 """Flows whose runs are pruned; those of other projects on the server are left alone."""
 
-_FINAL = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
+_FINAL = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
 _PAGE = 200
 
 
@@ -63,8 +57,8 @@ def _finished(client: SyncPrefectClient) -> list[FlowRun]:
     runs: list[FlowRun] = []
     while True:
         page = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=list(PRUNED))),
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_FINAL))),
+            flow_filter=FlowFilter.model_validate({"name": {"any_": PRUNED}}),
+            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": _FINAL}}}),
             sort=FlowRunSort.END_TIME_DESC,
             limit=_PAGE,
             offset=len(runs),
@@ -76,7 +70,6 @@ def _finished(client: SyncPrefectClient) -> list[FlowRun]:
 
 def _delete(client: SyncPrefectClient, run: UUID) -> None:
     """Delete a flow run with those below it."""
-    below = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run]))
-    for each in client.read_flow_runs(flow_run_filter=below):
-        _delete(client, each.id)
+    for below in flow_runs_below(client, run):
+        _delete(client, below)
     client.delete_flow_run(run)

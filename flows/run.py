@@ -6,7 +6,7 @@ import sys
 from typing import cast
 
 from flows.connection import connected
-from flows.temporary_server import prefect_folder
+from flows.server import prefect_folder
 from pipeline.report.steps import Outcome
 from pipeline.run.context import RunContext
 from pipeline.run.progress import Display
@@ -22,7 +22,7 @@ def run(context: RunContext, display: Display) -> Outcome:
     with connected(prefect_folder(context.recipe.store)) as ready:
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        from flows.end_to_end import end_to_end
+        from flows.chain import end_to_end
         from flows.session import Session, shared
 
         session = Session.begin(context, display, reports=False)

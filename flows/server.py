@@ -1,21 +1,132 @@
-"""Serves Prefect's pages on the database that temporary servers wrote; behind `rlip cluster server`."""
+"""Prefect servers on the records beside a store: a temporary one for each run, and that of `rlip cluster server`."""
 
 from __future__ import annotations
 
+import fcntl
+import importlib.metadata
+import importlib.util
 import os
 import socket
 import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Self
 
-from flows.temporary_server import DATABASE, TemporaryServer, prefect_folder
+from pipeline.runtime.processes import die_with_parent
+from storage.disk import lock_file
 from storage.errors import FatalError
+from storage.open_store import local_folder
+
+DATABASE = "prefect.db"
+"""Name of the database in the folder of the records."""
+
+HEALTHY_WITHIN = 120.0
+"""Seconds that a server may take to answer. Its first start in a folder also creates the database."""
+
+SERVER_SETTINGS = {
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+    "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "2",
+}
+"""On a loaded machine, SQLite may stay locked for longer than Prefect expects. It also refuses the second of two writers,
+and Prefect's client waits two seconds before it tries again, so task states are written in batches."""
+
+
+class TemporaryServer:
+    """A separate process that starts on construction, on any free port unless one is given. Leaving the context stops it.
+
+    Prefect has a temporary server of its own. Unlike that one, this server survives a Ctrl-C in the terminal, so that the
+    last states of the run are recorded; it ends with this process even if the process is killed; and it serves web pages.
+    """
+
+    def __init__(self, home: Path, environment: Mapping[str, str], port: int = 0) -> None:
+        self._home = home.absolute()
+        require_known_database(self._home / DATABASE)
+        self._environment = {**environment, **SERVER_SETTINGS, "PREFECT_HOME": str(self._home)}
+        try:
+            self._home.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_file(self._home / "starting.lock")
+            self._log = (self._home / "server.log").open("w")
+        except OSError as error:
+            raise FatalError(
+                f"{self._home}: can't keep Prefect's records there ({error.strerror}); change `store`"
+            ) from error
+        # Two servers that create the same database at the same time corrupt it, so they start one after the other.
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.address = f"http://127.0.0.1:{port or free_port()}"
+        self._process = self._start()
+
+    @property
+    def api(self) -> str:
+        """URL of the API."""
+        return f"{self.address}/api"
+
+    def ready(self) -> str:
+        """Wait until the server answers and return the address of its web pages. Raises `FatalError` if it does not start."""
+        until = time.monotonic() + HEALTHY_WITHIN
+        while not answers(self.api, seconds=2):
+            if self._process.poll() is not None or time.monotonic() > until:
+                end_of_log = (self._home / "server.log").read_text(errors="replace")[-1500:].strip()
+                raise FatalError(
+                    f"Prefect's temporary server did not start at {self.address} (log: {self._home / 'server.log'}). "
+                    f"Set PREFECT_API_URL to a running server, or run without Prefect with --direct.\n{end_of_log}"
+                )
+            time.sleep(0.1)
+        self._lock.close()
+        return self.address
+
+    def wait(self) -> None:
+        """Wait until the server ends by itself, then raise `FatalError`."""
+        code = self._process.wait()
+        raise FatalError(f"Prefect's server ended with exit code {code} (log: {self._home / 'server.log'})")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop the server."""
+        self._lock.close()
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        port = self.address.rpartition(":")[2]
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+        # By default, any page that is open in a browser on this machine may read from the server and write to it.
+        protection = {
+            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{self.address},http://localhost:{port}",
+            # A browser sends a POST without Content-Type before it asks whether it may. Its page has no token.
+            "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+        }
+        parent = os.getpid()
+        return subprocess.Popen(
+            [*command, "--no-scheduler", "--no-late-runs", "--analytics-off"],
+            env={**self._environment, **protection},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: die_with_parent(parent),
+        )
 
 
 def serve(store: str, port: int) -> None:
-    """Serve the records of the runs that write to `store` until Ctrl-C. Prints the address of the last flow run.
+    """Show the records of the runs that write to `store` until Ctrl-C, and print the address of the last flow run.
 
-    Raises `FatalError` when no run has written any, a newer Prefect did, or the port is taken.
+    Raises `FatalError` when there are no records, a newer Prefect wrote them, or the port is taken.
     """
     home = prefect_folder(store)
     if not (home / DATABASE).is_file():
@@ -48,3 +159,53 @@ def _last_run(database: Path) -> list[tuple[str, str]]:
     last = "select name, id from flow_run where parent_task_run_id is null order by created desc limit 1"
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         return [(str(name), str(run)) for name, run in connection.execute(last)]
+
+
+def prefect_folder(store: str) -> Path:
+    """The folder of the temporary servers' records: PREFECT_HOME, or `prefect` beside the store."""
+    return Path(os.environ.get("PREFECT_HOME", local_folder(store).absolute().parent / "prefect")).absolute()
+
+
+def require_known_database(database: Path) -> None:
+    """Raise `FatalError` when the installed Prefect can't read the database because a newer one wrote it."""
+    if not database.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            revisions = [str(revision) for (revision,) in connection.execute("select version_num from alembic_version")]
+    except sqlite3.OperationalError:  # another server is creating it
+        return
+    except sqlite3.DatabaseError as error:
+        raise FatalError(
+            f"{database}: not a database of Prefect ({error}); move it away, and Prefect creates a new one"
+        ) from error
+    package = importlib.util.find_spec("prefect")
+    assert package is not None and package.origin is not None
+    folder = Path(package.origin).with_name("server") / "database" / "_migrations" / "versions" / "sqlite"
+    known = "".join(path.read_text() for path in folder.glob("*.py"))
+    for revision in revisions:
+        if f'revision = "{revision}"' not in known:
+            raise FatalError(
+                f"{database}: a newer Prefect wrote this database (revision {revision}) than the installed "
+                f"{importlib.metadata.version('prefect')}; install the newer one, or move the database away: the store does not "
+                "need it, and Prefect creates a new one"
+            )
+
+
+def free_port() -> int:
+    """A TCP port of this machine on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(api: str, seconds: float) -> bool:
+    """Whether a Prefect server answers at this URL."""
+    try:
+        with urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=seconds) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 403)  # it asks for the credentials that Prefect's client sends
+    except (OSError, ValueError):
+        return False

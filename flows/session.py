@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from prefect import get_run_logger
 from prefect.context import FlowRunContext
 
-from flows.allowed import require_allowed
 from flows.liveness import alive
+from pipeline.captioning.settings import CaptionSettings
 from pipeline.report.steps import StepOutcome
 from pipeline.run.context import RunContext
 from pipeline.run.metrics import measured
@@ -21,7 +22,13 @@ from pipeline.run.prepare import prepare
 from pipeline.run.progress import Display, Lines
 from pipeline.run.recipe import Recipe
 from pipeline.run.runner import logged_run
-from storage.open_store import open_store
+from storage.errors import FatalError
+from storage.open_store import is_remote, local_folder, open_store
+
+STORES = "RLIP_STORES"
+"""Environment variable of a worker with folders and URLs, separated by spaces, in which stores may lie. Unset: anywhere."""
+LAVIS_PYTHON = "RLIP_LAVIS_PYTHON"
+"""Environment variable of a worker that names the only interpreter besides the default that captioner `lavis` may start."""
 
 
 @dataclass
@@ -68,14 +75,14 @@ def session_of(recipe: Recipe) -> Iterator[Session]:
             # Progress arrives on threads of the engine, outside the flow run, so its logger is looked up here.
             logger = get_run_logger()
 
-            def waits(host: str) -> None:
+            def report_wait(node: str) -> None:
                 logger.info(
                     "another flow run, on %s, works on run %r of %s; this one goes on when that has ended",
-                    host, recipe.name, recipe.store,
+                    node, recipe.name, recipe.store,
                 )  # fmt: skip
 
-            # Before the run's own view of the store is opened, which is to show what the other flow run made.
-            stack.enter_context(open_store(recipe.store).claim(f"run-{recipe.name}", waits))
+            # Before the run's own view of the store is opened, which must show what the other flow run committed.
+            stack.enter_context(open_store(recipe.store).claim(f"run-{recipe.name}", report_wait))
             context = RunContext(recipe)
             stack.enter_context(logged_run(context, "prefect deployment"))
             display = stack.enter_context(measured(recipe, Lines(logger.info)))
@@ -85,3 +92,31 @@ def session_of(recipe: Recipe) -> Iterator[Session]:
         if run is not None and run.parent_task_run_id is None:
             stack.enter_context(alive(current.planner.context.store, run.id))
         yield current
+
+
+def require_allowed(recipe: Recipe, environment: Mapping[str, str]) -> None:
+    """Raise `FatalError` for a recipe that names a store or an interpreter which the worker's environment does not allow.
+
+    The worker's environment decides what the parameters of a deployment may name on its machine.
+    """
+    python = recipe.caption.lavis_python
+    default = CaptionSettings.model_fields["lavis_python"].default
+    if str(python) not in (str(default), environment.get(LAVIS_PYTHON)):
+        raise FatalError(
+            f"caption.lavis_python = {python}: a deployment starts {default} or what {LAVIS_PYTHON} names in its worker's "
+            "environment, and no other program"
+        )
+    allowed = environment.get(STORES, "").split()
+    if allowed and not any(_is_within(recipe.store, place) for place in allowed):
+        raise FatalError(
+            f"store = {recipe.store}: stores of this worker lie in {', '.join(allowed)}; name one there, or add its place to "
+            f"{STORES} in the worker's environment"
+        )
+
+
+def _is_within(store: Path | str, place: str) -> bool:
+    """Whether a store lies at or below a place. Links are resolved."""
+    if is_remote(store) or is_remote(place):
+        below = str(store).removeprefix(place.rstrip("/"))
+        return below != str(store) and below[:1] in ("", "/") and ".." not in below.split("/")
+    return local_folder(store).resolve().is_relative_to(local_folder(place).resolve())

@@ -1,4 +1,4 @@
-"""One flow per stage. It plans the steps of the stage and executes them block by block."""
+"""One flow per stage, which plans the steps of the stage and executes them block by block."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from threading import Event
 from typing import Any, cast
 
 from prefect import Flow, State, flow
-from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 
-from flows.block import cut_blocks
+from flows.artifacts import ProgressArtifact, emit_step_completed, publish_stage
 from flows.gpu_slots import gpu_slots
-from flows.parameters import GivenRecipe
-from flows.progress import ProgressArtifact
-from flows.report_link import publish_report_link, step_figures
+from flows.parameters import RecipeParameter
 from flows.session import session_of
-from flows.step_event import emit_step_completed
-from flows.tasks import CACHED, run_block, run_whole
+from flows.tasks import completed, run_block, run_whole, split_into_blocks
 from pipeline.report.steps import StepOutcome
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.progress import Display, Displays
@@ -43,7 +39,7 @@ def stage_flow(stage: type[Stage]) -> Flow[[Recipe], Any]:
         description=stage.__doc__,
         persist_result=False,
     )
-    def run(recipe: GivenRecipe) -> State[list[StepOutcome]]:
+    def run(recipe: RecipeParameter) -> State[list[StepOutcome]]:
         return run_stage(recipe, stage.name)
 
     return run
@@ -53,7 +49,7 @@ def __getattr__(name: str) -> Flow[[Recipe], Any]:
     """Return the flow of a stage. Deployments refer to it as an attribute of this module.
 
     Prefect executes this file for each deployment and each flow run, and spends a tenth of a second on every flow that it
-    creates, so only the one that is asked for is created.
+    creates, so this creates only the flow that it is asked for.
     """
     for stage in STAGES:
         if stage.name == name:
@@ -64,27 +60,27 @@ def __getattr__(name: str) -> Flow[[Recipe], Any]:
 def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
     """Run the steps of a stage, one per variant and seed. The steps that they read must be done.
 
-    Raises `FatalError` that names the step which must run first, and whatever a step raises.
+    Raises a `FatalError` that names the step which must run first, and whatever a step raises.
     """
     with session_of(recipe) as session:
         planner = session.planner
-        require_above(planner, stage)
+        _require_above(planner, stage)
         steps = [step for step in planner.context.steps if step.stage.name == stage]
         preload_imports(steps)
         outcomes = []
         for step in steps:
             artifact = ProgressArtifact(recipe.name)
             display = Displays(session.display, artifact)
-            outcomes.append(run_step(planner, step, display, partial(work_in_tasks, artifact)))
+            outcomes.append(run_step(planner, step, display, partial(_work_in_tasks, artifact)))
             session.steps[step.name] = outcomes[-1]
             emit_step_completed(recipe, outcomes[-1])
-        publish_report_link(recipe, step_figures(outcomes))
-    made = sum(outcome.partitions - (outcome.cached or 0) for outcome in outcomes)
-    message = f"{made} of {sum(outcome.partitions for outcome in outcomes)} partitions computed"
-    return Completed(name=None if made else CACHED, message=message, data=outcomes)
+        publish_stage(recipe, outcomes)
+    computed = sum(outcome.partitions - (outcome.cached or 0) for outcome in outcomes)
+    message = f"{computed} of {sum(outcome.partitions for outcome in outcomes)} partitions computed"
+    return completed(computed, message, outcomes)
 
 
-def require_above(planner: Planner, stage: str) -> None:
+def _require_above(planner: Planner, stage: str) -> None:
     """Find the artifacts that the steps of a stage read. Raises `FatalError` if some are missing or an audit refuses them."""
     context = planner.context
     needed: set[str] = set()
@@ -103,16 +99,17 @@ def require_above(planner: Planner, stage: str) -> None:
         planner.audit(step)
 
 
-def work_in_tasks(artifact: ProgressArtifact, planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
+def _work_in_tasks(artifact: ProgressArtifact, planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
     """Execute the due items of a step in Prefect tasks. If none are due, one task ends in state `Cached`."""
     with gpu_slots(plan.step.stage.name) if plan.due else nullcontext():
-        return _in_tasks(artifact, planner, plan, display)
+        if plan.step.stage.whole:
+            arguments = (plan.step.name, quote(planner), quote(plan), quote(display))
+            return cast(list[Record], run_whole(*arguments, return_state=True).result())
+        return _in_blocks(artifact, planner, plan, display)
 
 
-def _in_tasks(artifact: ProgressArtifact, planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
-    if plan.step.stage.whole:
-        given = (plan.step.name, quote(planner), quote(plan), quote(display))
-        return cast(list[Record], run_whole(*given, return_state=True).result())
+def _in_blocks(artifact: ProgressArtifact, planner: Planner, plan: StepPlan, display: Display) -> list[Record]:
+    """Execute a step block by block while showing the progress. Raises what the first failed block raised."""
     run, stop = planner.context.recipe.run, Event()
     # One more thread than workers, so that no worker is idle between two blocks. The engine closes first and ends its
     # items, so that the task runner has nothing to wait for.
@@ -120,27 +117,22 @@ def _in_tasks(artifact: ProgressArtifact, planner: Planner, plan: StepPlan, disp
     pool: ThreadPoolTaskRunner[State[list[Record]]] = ThreadPoolTaskRunner(
         max_workers=min(opened.workers, run.blocks) + 1
     )
+    records: list[Record] = []
     with pool as runner, opened as engine:
-        running = {
+        running: set[Future[State[list[Record]]]] = {
             runner.submit(
                 run_block,
                 {"name": str(block), "block": quote(block), "engine": quote(engine), "display": quote(display)},
             ).wrapped_future
-            for block in cut_blocks(plan, run.blocks, stop)
+            for block in split_into_blocks(plan, run.blocks, stop)
         }
         try:
-            return gather(running, artifact)
+            while running:
+                finished, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    records += future.result().result()
+                artifact.pulse()
         except BaseException:
             stop.set()
             raise
-
-
-def gather(running: set[Future[State[list[Record]]]], artifact: ProgressArtifact) -> list[Record]:
-    """Wait for the blocks while showing their progress. Raises what the first failed block raised."""
-    records: list[Record] = []
-    while running:
-        finished, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
-        for future in finished:
-            records += future.result().result()
-        artifact.pulse()
     return records

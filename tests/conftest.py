@@ -27,7 +27,7 @@ processes.preload(["tests.warm_parent"])
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 LONGEST = (
-    "flows/test_on_a_server.py", "flows/test_operations.py", "chain/test_resume.py", "flows/test_run.py",
+    "flows/test_on_a_server.py", "chain/test_resume.py", "flows/test_run.py",
     "training/test_ray.py", "chain/test_lost_hosts.py", "training/test_training.py", "training/test_checkpoints.py",
     "review/test_browser_looks.py", "models/test_deformable_read_triton.py", "chain/test_label_quality.py",
     "device/test_other_devices.py", "chain/test_your_data.py", "training/test_ranks.py", "training/test_nodes.py",

@@ -6,24 +6,28 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from unittest import mock
 from urllib.parse import urlsplit
 
-import httpx
+import pytest
+from prefect import cli
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.workers.process import ProcessWorker
+from warm_process import wait_for
 
-from flows.temporary_server import answers, free_port
+from flows.connection import reread_settings
+from flows.server import answers, free_port
 
-Found = TypeVar("Found")
 PROCESS_POOL: dict[str, Any] = {
     "type": "process", "base_job_template": ProcessWorker.get_default_base_job_template(),
 }  # fmt: skip
-"""A work pool as `prefect work-pool create --type process` makes it, less its name. Each command takes seconds to start."""
+"""A work pool as `prefect work-pool create --type process` makes it, less its name."""
 
 
 @dataclass
@@ -34,14 +38,18 @@ class PrefectServer:
     environment: Mapping[str, str]
     process: subprocess.Popen[bytes] | None = None
 
-    def command(self, *words: str, cwd: Path) -> str:
-        """Run a `prefect` command to its end and return its output."""
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *words],
-            env=dict(self.environment), cwd=cwd, capture_output=True, text=True, timeout=400,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+    def command(self, *words: str, cwd: Path, **variables: str) -> None:
+        """Call a `prefect` command in this process: in one of its own, it would first import for seconds."""
+        with (
+            chdir(cwd),
+            mock.patch.dict(os.environ, {**self.environment, **variables}),
+            mock.patch.object(sys, "argv", ["prefect", "--no-prompt", *words]),
+            pytest.raises(SystemExit) as ended,
+        ):
+            reread_settings()
+            cli.app()
+        reread_settings()
+        assert ended.value.code == 0
 
     def start(self, *words: str, cwd: Path) -> subprocess.Popen[bytes]:
         """Start a `prefect` command in the background."""
@@ -70,7 +78,12 @@ class PrefectServer:
             "server", "start", "--host", str(address.hostname), "--port", str(address.port), "--no-ui",
             cwd=Path(self.environment["PREFECT_HOME"]),
         )  # fmt: skip
-        wait_for(lambda: answers(self.api, 2) or None, 120, f"no server at {self.api}")
+
+        def is_ready() -> bool | None:
+            assert self.process is not None and self.process.poll() is None, "the server ended"
+            return answers(self.api, 2) or None
+
+        wait_for(is_ready, 120, f"no server at {self.api}")
 
     def stop(self) -> None:
         """Stop the server that was started here."""
@@ -89,24 +102,18 @@ class PrefectServer:
             process.terminate()
             process.wait(timeout=40)
 
+    @cached_property
+    def client(self) -> SyncPrefectClient:
+        """A client of this server. It retries while the server answers 503 because its SQLite is busy."""
+        return SyncPrefectClient(self.api, auth_string=self.environment.get("PREFECT_API_AUTH_STRING"))
+
     def post(self, path: str, **body: Any) -> Any:
         """Send a POST request and return the answer."""
-        return self._answer("POST", path, json=body)
+        return self.client.request("POST", f"/{path}", json=body).json()  # type: ignore[arg-type]
 
     def get(self, path: str) -> Any:
         """Send a GET request and return the answer."""
-        return self._answer("GET", path)
-
-    def _answer(self, method: str, path: str, **more: Any) -> Any:
-        """Retries while the server answers 503 because its SQLite is busy, as the Prefect client does."""
-
-        def asked() -> httpx.Response | None:
-            answer = httpx.request(method, f"{self.api}/{path}", timeout=60, **more)
-            return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
-
-        answer = wait_for(asked, 60, f"{method} {path}: the server stays too busy")
-        answer.raise_for_status()
-        return answer.json()
+        return self.client.request("GET", f"/{path}").json()  # type: ignore[arg-type]
 
     def submit(self, deployment: str, recipe: Mapping[str, Any]) -> str:
         """Request a run of a deployment and return its id."""
@@ -116,12 +123,14 @@ class PrefectServer:
 
     def final_state(self, run: str, seconds: float) -> dict[str, Any]:
         """Wait for the final state of a flow run."""
+        final = {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}
 
-        def ended() -> dict[str, Any] | None:
-            state = self.get(f"flow_runs/{run}")["state"]
-            return state if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+        def has_ended() -> bool | None:  # a run itself comes with its whole recipe
+            return self.post("flow_runs/count", flow_runs={"id": {"any_": [run]}, "state": final}) == 1 or None
 
-        return wait_for(ended, seconds, f"flow run {run} did not end")
+        wait_for(has_ended, seconds, f"flow run {run} did not end")
+        state: dict[str, Any] = self.get(f"flow_runs/{run}")["state"]
+        return state
 
     def task_states(self, run: str) -> dict[str, str]:
         """Task run → name of its state, for a flow run and its direct subflows."""
@@ -141,16 +150,7 @@ def client_environment(home: Path, **more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     ours = {"PREFECT_HOME": str(home), "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     patient = {"PREFECT_SERVER_DATABASE_TIMEOUT": "60", "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60"}
-    return kept | ours | patient | {"OMP_NUM_THREADS": "1", "PREFECT_WORKER_QUERY_SECONDS": "2"} | more
-
-
-def wait_for(look: Callable[[], Found | None], seconds: float, complaint: str) -> Found:
-    """Call `look` until it returns something. Fails with `complaint` after `seconds`."""
-    until = time.monotonic() + seconds
-    while (found := look()) is None:
-        assert time.monotonic() < until, complaint
-        time.sleep(0.3)
-    return found
+    return kept | ours | patient | {"OMP_NUM_THREADS": "1", "PREFECT_WORKER_QUERY_SECONDS": "1"} | more
 
 
 def plain(recipe: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from threading import Event, Thread
 
 import psutil
 
-PAUSE = 0.02
+PAUSE = 0.05
 """Seconds between looks. Servers, and the stores at which ranks meet, last much longer."""
 
 

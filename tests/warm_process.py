@@ -15,12 +15,14 @@ from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import psutil
 
 from pipeline.runtime.processes import begin_fork, fork_context
 from pipeline.training.config import RESUMES_FROM
+
+Found = TypeVar("Found")
 
 
 class WarmProcess:
@@ -81,6 +83,15 @@ class WarmProcess:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+def wait_for(look: Callable[[], Found | None], seconds: float, complaint: str) -> Found:
+    """Calls `look` until it returns something. Fails with `complaint` after `seconds`."""
+    until = time.monotonic() + seconds
+    while (found := look()) is None:
+        assert time.monotonic() < until, complaint
+        time.sleep(0.3)
+    return found
 
 
 @contextmanager

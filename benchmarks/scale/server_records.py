@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from flows.temporary_server import TemporaryServer
+from flows.server import TemporaryServer
 
 PAGE = 200
 FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})

@@ -15,10 +15,9 @@ from uuid import uuid4
 
 import pytest
 from faulty_disk import Died, FaultyDisk, Stop
-from prefect_server import wait_for
 from replayed import Replayed, replayed
 from tiny_chain import World
-from warm_process import hold_at_checkpoint
+from warm_process import hold_at_checkpoint, wait_for
 
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe_files import load_recipe

@@ -14,9 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from flows.connection import configured_api, connected
-from flows.server_check import SUPPORTED
-from flows.temporary_server import free_port
+from flows.connection import SUPPORTED, configured, connected
+from flows.server import free_port
 from storage.errors import FatalError, RetryableError
 
 
@@ -46,7 +45,7 @@ def serve() -> Iterator[Callable[[int, str], str]]:
                 """Stay silent."""
 
         started.append(HTTPServer(("127.0.0.1", 0), Other))
-        threading.Thread(target=started[-1].serve_forever, daemon=True).start()
+        threading.Thread(target=started[-1].serve_forever, args=(0.01,), daemon=True).start()
         return f"http://127.0.0.1:{started[-1].server_port}/api"
 
     yield start
@@ -70,7 +69,7 @@ def test_a_server_that_does_not_answer_is_named_with_the_ways_out(
 
 
 @pytest.mark.parametrize(
-    ("status", "answer", "told"),
+    ("status", "answer", "complaint"),
     [
         (200, '"3.4.1"', r"is Prefect 3\.4\.1, and this project needs .*upgrade the server"),
         (200, '"4.0.0"', r"is Prefect 4\.0\.0"),
@@ -80,20 +79,20 @@ def test_a_server_that_does_not_answer_is_named_with_the_ways_out(
         (500, "", "answers HTTP 500; look at its log"),
     ],
 )
-def test_what_answers_but_is_no_server_for_this_project_is_told(
+def test_what_answers_but_is_no_server_for_this_project_is_named(
     no_settings: Path,
     monkeypatch: pytest.MonkeyPatch,
     serve: Callable[[int, str], str],
     status: int,
     answer: str,
-    told: str,
+    complaint: str,
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", serve(status, answer))
-    with pytest.raises(FatalError, match=told), connected(no_settings / "prefect"):
+    with pytest.raises(FatalError, match=complaint), connected(no_settings / "prefect"):
         pass
 
 
-def test_a_server_that_is_lost_during_a_run_is_told(
+def test_a_server_that_is_lost_during_a_run_is_reported(
     no_settings: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[[int, str], str]
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", serve(200, '"3.9.1"'))
@@ -102,7 +101,7 @@ def test_a_server_that_is_lost_during_a_run_is_told(
         raise httpx.ConnectError("refused")
 
 
-def test_an_address_without_http_is_told(no_settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_http_is_refused(no_settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "127.0.0.1:4200/api")
     with pytest.raises(FatalError, match="not a URL; write http"), connected(no_settings / "prefect"):
         pass
@@ -114,15 +113,15 @@ def test_servers_are_supported_in_the_versions_that_the_package_asks_for() -> No
 
 
 def test_a_server_set_in_the_active_profile_counts(no_settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert configured_api() is None
+    assert configured("PREFECT_API_URL") is None
     profiles = no_settings / ".prefect" / "profiles.toml"
     profiles.parent.mkdir()
     profiles.write_text(
         'active = "office"\n[profiles.office]\nPREFECT_API_URL = "http://prefect.example/api"\n[profiles.bare]\n'
     )
-    assert configured_api() == "http://prefect.example/api"
+    assert configured("PREFECT_API_URL") == "http://prefect.example/api"
     monkeypatch.setenv("PREFECT_PROFILE", "bare")
-    assert configured_api() is None
+    assert configured("PREFECT_API_URL") is None
 
 
 def test_a_folder_that_can_not_be_written_is_named(no_settings: Path) -> None:

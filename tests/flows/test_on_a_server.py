@@ -1,15 +1,20 @@
-"""Flows on a real server: retries, a stage run alone, deployments on a process worker; training that is cancelled or killed.
+"""Flows on a real server with a password: in this process, and as deployments on workers that are cancelled or killed.
 
-This takes minutes: all deployments are created, each flow run is a process that imports Prefect, and a worker takes its time
-to notice a dead one.
+The server is started once, and a run that waits goes on beside others, since each process that imports Prefect takes seconds.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import suppress
+import json
+import os
+import platform
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,15 +22,28 @@ from uuid import UUID
 import httpx
 import psutil
 import pytest
-from prefect import State, flow
+from prefect import State, flow, tags
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import LogSort
+from prefect.events import Event
+from prefect.flow_engine import run_flow
 from prefect.logging.handlers import APILogHandler
-from prefect_server import PROCESS_POOL, PrefectServer, plain, wait_for
+from prefect.states import Pending, Running
+from prefect_server import PROCESS_POOL, PrefectServer, plain
 from small_set import small_recipe, train_long, write_small_set
 from small_stages import CountSettings, CountStage, ManyStage
-from warm_process import ranks_of
+from warm_process import WarmProcess, ranks_of, wait_for
 
+from flows.automations import TAG, create_automations
+from flows.chain import end_to_end, from_file
 from flows.connection import connected, reread_settings
+from flows.gpu_slots import gpu_slots
 from flows.liveness import alive
+from flows.on_pools import on_pools
+from flows.prune import prune
 from flows.session import Session, shared
 from flows.stages import caption, run_stage
 from pipeline.report.steps import StepOutcome
@@ -36,25 +54,132 @@ from pipeline.run.progress import JsonLines
 from pipeline.run.recipe import Recipe
 from storage.errors import FatalError
 from storage.local_store import LocalStore
+from storage.open_store import open_store
+from storage.runs import Run
+
+PASSWORD = "operator:correct horse"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A server on a free port, with its own folder, which keeps leases over a restart (docs/operations.md)."""
-    leases = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
-    with PrefectServer.running(tmp_path_factory.mktemp("prefect"), **leases) as server:
-        yield server
+    """A server set up as docs/operations.md says, to which flows called in this process are connected."""
+    home = tmp_path_factory.mktemp("prefect")
+    settings = {
+        "PREFECT_SERVER_API_AUTH_STRING": PASSWORD,
+        "PREFECT_API_AUTH_STRING": PASSWORD,
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
+    }
+    with PrefectServer.running(home, **settings) as server, pytest.MonkeyPatch.context() as patch:
+        for name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_API_AUTH_STRING"):
+            patch.setenv(name, server.environment[name])
+        with connected(home):
+            reread_settings()
+            yield server
+            APILogHandler().flush()  # What remains would be sent to a server that has stopped, with all retries.
+
+
+@pytest.fixture(scope="module")
+def client(server: PrefectServer) -> SyncPrefectClient:
+    """A client of the server."""
+    return server.client
 
 
 @pytest.fixture
-def in_process(server: PrefectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[PrefectServer]:
-    """Connects flows called in this process to the server."""
-    for name in ("PREFECT_API_URL", "PREFECT_HOME"):
-        monkeypatch.setenv(name, server.environment[name])
-    with connected(tmp_path):
-        reread_settings()
-        yield server
-        APILogHandler().flush()  # What remains would be sent to a server that has stopped, with all retries.
+def settings(server: PrefectServer) -> Iterator[pytest.MonkeyPatch]:
+    """Changes Prefect's settings in this process for one test."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+    reread_settings()
+
+
+@pytest.mark.parametrize("password", [None, "operator:wrong"])
+def test_a_server_that_refuses_the_password_is_named_before_work(
+    settings: pytest.MonkeyPatch, tmp_path: Path, password: str | None
+) -> None:
+    settings.delenv("PREFECT_API_AUTH_STRING")
+    if password is not None:
+        settings.setenv("PREFECT_API_AUTH_STRING", password)
+    with pytest.raises(FatalError, match=r"refuses the credentials.*PREFECT_API_AUTH_STRING"), connected(tmp_path):
+        pass
+
+
+def test_a_url_of_the_pages_and_not_of_the_api_is_refused(
+    server: PrefectServer, settings: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings.setenv("PREFECT_API_URL", server.api.removesuffix("/api"))
+    with pytest.raises(FatalError, match="the URL ends with /api"), connected(tmp_path):
+        pass
+
+
+@flow(name="end_to_end")
+def short() -> None:
+    """A flow of this project's name that does nothing."""
+
+
+@flow
+def other() -> None:
+    """A flow of another project."""
+
+
+@contextmanager
+def mailbox() -> Iterator[tuple[str, list[str]]]:
+    """A URL, and the subjects of the messages that were posted there."""
+    subjects: list[str] = []
+
+    class Mailbox(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            subjects.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["subject"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            """Stay silent."""
+
+    httpd = HTTPServer(("127.0.0.1", 0), Mailbox)
+    threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}/", subjects
+    httpd.shutdown()
+    httpd.server_close()
+
+
+@pytest.fixture(scope="module")
+def silent(client: SyncPrefectClient) -> Iterator[tuple[Sequence[str], FlowRun, FlowRun, list[str]]]:
+    """Names of the automations, a run of this project and one of another that fell silent, and the subjects of messages.
+
+    Other tests run during the ten seconds of silence, which are the fewest that Prefect takes.
+    """
+    with mailbox() as (address, subjects):
+        block = CustomWebhookNotificationBlock(name="t", url=address, json_data={"subject": "{{subject}}"})
+        block.save("oncall", overwrite=True)
+        for _ in range(2):
+            names = create_automations(client, "custom-webhook/oncall", timedelta(seconds=10))
+        ours = client.create_flow_run(short, tags=[TAG], name="ours")
+        theirs = client.create_flow_run(other, name="theirs")
+        for run in (ours, theirs):
+            client.set_flow_run_state(run.id, Running())
+            _send_heartbeat(client, run)
+        yield names, ours, theirs, subjects
+
+
+def _send_heartbeat(client: SyncPrefectClient, run: FlowRun) -> None:
+    """Send a heartbeat of a flow run, as Prefect's engine does.
+
+    It goes by HTTP: the worker that sends events for a process stays with the server of whatever test came first.
+    """
+    related = [{"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in run.tags]
+    resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}"}
+    event = Event.model_validate({"event": "prefect.flow-run.heartbeat", "resource": resource, "related": related})
+    client.request("POST", "/events", json=[event.model_dump(mode="json")]).raise_for_status()
+
+
+def test_automations_are_created_once_and_need_a_block_that_exists(
+    client: SyncPrefectClient, silent: tuple[Sequence[str], FlowRun, FlowRun, list[str]]
+) -> None:
+    assert [len(client.read_automations_by_name(name)) for name in silent[0]] == [1, 1]
+    with pytest.raises(FatalError, match="no such block"):
+        create_automations(client, "slack-webhook/nobody")
 
 
 @flow(name="count")
@@ -74,14 +199,14 @@ def _count(root: Path, stage: type[CountStage] = CountStage, blocks: int = 2, **
     return state
 
 
-def test_what_may_pass_is_tried_again_and_only_that(in_process: PrefectServer, tmp_path: Path) -> None:
+def test_what_may_pass_is_tried_again_and_only_that(server: PrefectServer, tmp_path: Path) -> None:
     wavered = _count(tmp_path / "wavers", fail_once_at=6)
-    assert wavered.is_completed() and [step.rows_out for step in wavered.result()] == [8]
-    assert _tries(in_process, wavered) == {"ingest set/0000": ("COMPLETED", 1), "ingest set/0001": ("COMPLETED", 2)}
     failed = _count(tmp_path / "fails", fail_at=2)
+    assert wavered.is_completed() and [step.rows_out for step in wavered.result()] == [8]
+    assert _tries(server, wavered) == {"ingest set/0000": ("COMPLETED", 1), "ingest set/0001": ("COMPLETED", 2)}
     with pytest.raises(FatalError, match="image 2 is impossible"):
         failed.result()
-    assert _tries(in_process, failed)["ingest set/0000"] == ("FAILED", 1)
+    assert _tries(server, failed)["ingest set/0000"] == ("FAILED", 1)
 
 
 def _tries(server: PrefectServer, state: State[Any]) -> dict[str, tuple[str, int]]:
@@ -98,14 +223,14 @@ def _tries(server: PrefectServer, state: State[Any]) -> dict[str, tuple[str, int
 
 
 def test_many_partitions_are_few_task_runs_of_which_the_server_loses_none(
-    in_process: PrefectServer, tmp_path: Path
+    server: PrefectServer, tmp_path: Path
 ) -> None:
     state = _count(tmp_path / "many", ManyStage, blocks=64)
     assert state.is_completed() and [step.partitions for step in state.result()] == [200]
     flows = {"id": {"any_": [str(state.state_details.flow_run_id)]}}
 
     def ended() -> list[str] | None:
-        runs = in_process.post("task_runs/filter", flow_runs=flows, limit=200)
+        runs = server.post("task_runs/filter", flow_runs=flows, limit=200)
         states = [run["state"] or {} for run in runs]
         messages = [state["message"] for state in states if state.get("type") == "COMPLETED"]
         return messages if len(messages) >= 64 else None
@@ -116,7 +241,7 @@ def test_many_partitions_are_few_task_runs_of_which_the_server_loses_none(
 
 
 HANGING = """
-import sys, time
+import time
 from pathlib import Path
 from prefect import flow, task
 from prefect.context import FlowRunContext
@@ -132,7 +257,7 @@ def below(): hang()
 @flow
 def killed():
     context = FlowRunContext.get()
-    with alive(LocalStore(Path(sys.argv[1])), context.flow_run.id):
+    with alive(LocalStore(Path("{store}")), context.flow_run.id):
         print(context.flow_run.id, flush=True)
         below()
 
@@ -141,35 +266,33 @@ killed()
 
 
 def test_a_run_that_was_killed_is_marked_as_crashed_by_the_next_and_a_living_one_is_not(
-    in_process: PrefectServer, tmp_path: Path, root: Path
+    server: PrefectServer, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", HANGING, str(small_recipe(write_small_set(tmp_path).parent).store)]
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(command, cwd=root, env=dict(in_process.environment), **pipe) as process:
-        runs = [process.stdout.readline().strip() for _ in range(2)]
-        assert _count(tmp_path).is_completed()
-        assert [in_process.get(f"flow_runs/{run}")["state"]["type"] for run in runs] == ["RUNNING"] * 2
-        wait_for(lambda: in_process.task_states(runs[0]).get("hang"), 30, "the task is not known to the server")
-        process.kill()
+    store = small_recipe(write_small_set(tmp_path).parent).store
+    process = WarmProcess(exec, HANGING.format(store=store), {})
+    runs = [process.stdout.readline().strip() for _ in range(2)]
     assert _count(tmp_path).is_completed()
-    states = [in_process.get(f"flow_runs/{run}")["state"] for run in runs]
+    assert [server.get(f"flow_runs/{run}")["state"]["type"] for run in runs] == ["RUNNING"] * 2
+    wait_for(lambda: server.task_states(runs[0]).get("hang"), 30, "the task is not known to the server")
+    process.kill()
+    process.wait(20)
+    assert _count(tmp_path).is_completed()
+    states = [server.get(f"flow_runs/{run}")["state"] for run in runs]
     assert [state["type"] for state in states] == ["CRASHED"] * 2 and "process is gone" in states[0]["message"]
-    assert in_process.task_states(runs[0])["hang"] == "Crashed"
+    assert server.task_states(runs[0])["hang"] == "Crashed"
     assert list((tmp_path / "out" / "store" / "pending").glob("*flow-*")) == []
 
 
-def test_a_run_that_lost_the_server_is_marked_as_crashed_by_the_next(in_process: PrefectServer, tmp_path: Path) -> None:
-    lost = in_process.post(
-        "flow_runs/", flow_id=in_process.post("flows/", name="lost")["id"], state={"type": "RUNNING"}
-    )
+def test_a_run_that_lost_the_server_is_marked_as_crashed_by_the_next(server: PrefectServer, tmp_path: Path) -> None:
+    lost = server.post("flow_runs/", flow_id=server.post("flows/", name="lost")["id"], state={"type": "RUNNING"})
     store = LocalStore(Path(small_recipe(write_small_set(tmp_path).parent).store))
     with pytest.raises(httpx.ConnectError), alive(store, UUID(lost["id"])):
         raise httpx.ConnectError("refused")
     assert _count(tmp_path).is_completed()
-    assert in_process.get(f"flow_runs/{lost['id']}")["state"]["type"] == "CRASHED"
+    assert server.get(f"flow_runs/{lost['id']}")["state"]["type"] == "CRASHED"
 
 
-def test_a_stage_alone_names_what_is_due_above_it(in_process: PrefectServer, tmp_path: Path) -> None:
+def test_a_stage_alone_names_what_is_due_above_it(server: PrefectServer, tmp_path: Path) -> None:
     write_small_set(tmp_path / "set")
     with pytest.raises(
         FatalError, match=r"reads ingest, of which 2 partitions are due: run the deployment ingest or end_to_end"
@@ -178,11 +301,125 @@ def test_a_stage_alone_names_what_is_due_above_it(in_process: PrefectServer, tmp
     APILogHandler().flush()
 
     def errors() -> list[str] | None:
-        entries = in_process.post("logs/filter", logs={"level": {"ge_": 40}}, sort="TIMESTAMP_DESC", limit=50)
+        entries = server.post("logs/filter", logs={"level": {"ge_": 40}}, sort="TIMESTAMP_DESC", limit=50)
         return [entry["message"] for entry in entries if "reads ingest" in entry["message"]] or None
 
     (line,) = wait_for(errors, 20, "the server has no log of the error")
     assert line.startswith("caption of recipe 'small' reads ingest") and "\n" not in line, "no traceback"
+
+
+def test_a_run_that_falls_silent_is_crashed_and_reported(
+    client: SyncPrefectClient, silent: tuple[Sequence[str], FlowRun, FlowRun, list[str]]
+) -> None:
+    names, ours, theirs, subjects = silent
+
+    def state(run: FlowRun) -> str:
+        return str(client.read_flow_run(run.id).state)
+
+    wait_for(lambda: state(ours).startswith("Crashed") or None, 90, "the silent run is not crashed")
+    assert "no heartbeat for 10 seconds" in state(ours)
+    assert state(theirs).startswith("Running")
+    wait_for(lambda: subjects or None, 60, "no message was sent")
+    assert subjects == ["rlip: ours Crashed"]
+    for name in names:  # deployed runs send a heartbeat only each 30 seconds
+        for automation in client.read_automations_by_name(name):
+            client.delete_automation(automation.id)
+
+
+def test_pruning_deletes_old_runs_of_this_project_and_keeps_the_last(client: SyncPrefectClient) -> None:
+    with tags("prunes"):
+        for each in (short, short, short, other):
+            each()
+
+    def names() -> list[str]:
+        flows = {each.id: each.name for each in client.read_flows()}
+        return sorted(flows[run.flow_id] for run in client.read_flow_runs() if "prunes" in run.tags)
+
+    before = names()
+    assert prune(days=1, keep=0) == 0 and names() == before
+    assert prune(days=0, keep=1) >= 2
+    assert names() == ["end_to_end", "other"]
+
+
+def test_gpu_slots_are_held_while_a_step_computes_and_a_limit_that_can_not_grant_them_is_named(
+    client: SyncPrefectClient, server: PrefectServer, tmp_path: Path
+) -> None:
+    one = {"RLIP_GPU_SLOTS": "1"}
+    with gpu_slots("parse", one), gpu_slots("caption", {}):
+        pass
+    with pytest.raises(FatalError, match="no concurrency limit 'gpu': create it"), gpu_slots("caption", one):
+        pass
+    server.command("global-concurrency-limit", "create", "gpu", "--limit", "1", cwd=tmp_path)
+    with gpu_slots("caption", one):
+        assert client.read_global_concurrency_limit_by_name("gpu").active_slots == 1
+    assert client.read_global_concurrency_limit_by_name("gpu").active_slots == 0
+    two = {"RLIP_GPU_SLOTS": "2"}
+    with pytest.raises(FatalError, match="is 1, so a step would wait for ever"), gpu_slots("caption", two):
+        pass
+    with pytest.raises(FatalError, match="'many'"), gpu_slots("caption", {"RLIP_GPU_SLOTS": "many"}):
+        pass
+
+
+def test_a_schedule_whose_recipe_is_gone_says_so(server: PrefectServer, tmp_path: Path) -> None:
+    with pytest.raises(
+        FatalError, match=r"gone\.toml on .*: no recipe at .*gone\.toml; recipes in .*Restore the recipe"
+    ):
+        from_file(tmp_path / "gone.toml")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small dataset, whose artifacts the tests share."""
+    return write_small_set(tmp_path_factory.mktemp("set") / "set").parent
+
+
+def test_a_run_starts_at_a_stage_only_if_everything_before_is_in_the_store(
+    client: SyncPrefectClient, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(FatalError, match="has no such stage; it has ingest, caption, parse"):
+        end_to_end(small_recipe(folder), start="tag")
+    with pytest.raises(FatalError, match=r"ingest: 2 of 2 partitions are not in .*start at ingest"):
+        end_to_end(small_recipe(folder, f"store={tmp_path}"), start="caption")
+
+
+def test_a_second_flow_run_of_a_run_waits_and_says_so_and_others_go_on(client: SyncPrefectClient, folder: Path) -> None:
+    recipe, store = folder / "recipe.toml", small_recipe(folder).store
+    waits = f"another flow run, on {platform.node()}, works on run 'one' of {store}"
+
+    def said() -> bool | None:
+        return any(waits in entry.message for entry in client.read_logs(sort=LogSort.TIMESTAMP_DESC)) or None
+
+    with open_store(store).claim("run-one", lambda: None):
+        second = threading.Thread(target=from_file, args=(recipe, ("name=one",)))
+        second.start()
+        wait_for(said, 60, "the second run does not say what it waits for")
+        assert from_file(recipe, ("name=other",)).computed == 6
+        assert second.is_alive()
+    second.join(60)
+    assert not second.is_alive() and Run(LocalStore(Path(store)), "one").steps()
+
+
+def test_a_run_that_starts_at_a_stage_runs_no_flow_of_a_stage_before(client: SyncPrefectClient, folder: Path) -> None:
+    recipe = small_recipe(folder, "name=late")
+    shutil.rmtree(folder / "out" / "store" / "artifacts" / "parse")
+    state = end_to_end(recipe, start="parse", return_state=True)
+    assert state.name == "Completed" and state.message == "2 partitions computed"
+    assert [run.name for run in client.read_flow_runs() if run.name.endswith(" late")] == ["parse late"]
+
+
+@pytest.fixture(scope="module")
+def deployed(server: PrefectServer, client: SyncPrefectClient, root: Path) -> PrefectServer:
+    """The work pools, and deployments of each kind in prefect.yaml."""
+    client.upsert_global_concurrency_limit_by_name("gpu", 2)
+    for pool in ("cpu", "gpu", "train"):
+        client.create_work_pool(WorkPoolCreate(**PROCESS_POOL, name=pool))
+    names = [
+        word
+        for name in ("end_to_end", "from_file", "on_pools", "prune", "caption", "parse")
+        for word in ("--name", name)
+    ]
+    server.command("deploy", *names, cwd=root, RLIP_ROOT=str(root))
+    return server
 
 
 @pytest.fixture(scope="module")
@@ -192,75 +429,128 @@ def worker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def worker(server: PrefectServer, root: Path, worker_folder: Path) -> Iterator[PrefectServer]:
-    """The deployments of prefect.yaml, and a process worker started in another folder."""
-    for pool in ("cpu", "gpu", "train"):
-        server.post("work_pools/", **PROCESS_POOL, name=pool)
-    server.post("v2/concurrency_limits/", name="gpu", limit=2)
-    deploying = PrefectServer(server.api, {**server.environment, "RLIP_ROOT": str(root)})
-    deploying.command("deploy", "--all", cwd=root)
-    with server.worker("train", worker_folder):
-        yield server
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small dataset with a recipe for a long training."""
+    folder = write_small_set(tmp_path_factory.mktemp("trained") / "set").parent
+    train_long(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small dataset, whose tables the tests share."""
-    return write_small_set(tmp_path_factory.mktemp("set") / "set").parent
+def runs(
+    deployed: PrefectServer, worker_folder: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """Flow runs on one worker at the same time: one that is refused, one of another store, and a training."""
+    refused = plain(small_recipe(trained))
+    refused["pretrain"]["variants"] = ["pseudo"]
+    other = plain(small_recipe(write_small_set(tmp_path_factory.mktemp("other") / "set").parent))
+    training = plain(small_recipe(trained, "pretrain.settings.processes=1"))
+    recipes = {"refused": refused, "other": other, "training": training}
+    with deployed.worker("train", worker_folder):
+        yield {name: deployed.submit("end_to_end/end_to_end", recipe) for name, recipe in recipes.items()}
+
+
+def test_a_wrong_parameter_is_refused_before_it_runs(deployed: PrefectServer, folder: Path) -> None:
+    parameters = plain(small_recipe(folder))
+    parameters["run"]["workers"] = 0
+    with pytest.raises(Exception, match=r"409|422"):
+        deployed.submit("end_to_end/end_to_end", parameters)
+
+
+def test_stages_run_in_their_pools_and_what_would_wait_for_ever_is_refused(
+    client: SyncPrefectClient, server: PrefectServer, root: Path, folder: Path, request: pytest.FixtureRequest
+) -> None:
+    recipe = small_recipe(folder)
+    with pytest.raises(FatalError, match="no deployment ingest/ingest: create all of them"):
+        on_pools(recipe)
+    template = json.loads((root / "deploy" / "pools" / "kubernetes.json").read_bytes())
+    client.create_work_pool(WorkPoolCreate(name="pods", type="kubernetes", base_job_template=template))
+    request.getfixturevalue("deployed")
+    with pytest.raises(FatalError, match=r"has no worker online: start one \(prefect worker start --pool"):
+        on_pools(recipe, start="caption")
+    client.update_work_pool("cpu", WorkPoolUpdate(concurrency_limit=1))
+    refused = _on_pools(client, recipe, "parse")
+    assert "work pool cpu of parse/parse has a concurrency limit of 1" in str(refused), refused
+    client.update_work_pool("cpu", WorkPoolUpdate(concurrency_limit=2))
+    from_file(folder / "recipe.toml")
+    shutil.rmtree(folder / "out" / "store" / "artifacts" / "caption")
+    with server.worker("cpu", folder / "cpu"), server.worker("gpu", folder / "gpu"):
+        for pool in ("cpu", "gpu"):
+            wait_for(lambda pool=pool: client.read_workers_for_work_pool(pool) or None, 60, f"no worker of {pool}")
+        state = _on_pools(client, recipe, "caption")
+    assert state.name == "Cached" and (folder / "out" / "reports" / "small" / "index.html").is_file(), state
+    pools = {run.name: (run.work_pool_name, str(run.state)) for run in client.read_flow_runs() if run.work_pool_name}
+    assert pools["caption small"] == ("gpu", "Completed('2 of 2 partitions computed')")
+    assert pools["parse small"][0] == "cpu"
+
+
+def _on_pools(client: SyncPrefectClient, recipe: Recipe, start: str) -> State[Any]:
+    """Run deployment on_pools in this process, as a worker of its pool would in another, and return the final state."""
+    parameters = {"recipe": plain(recipe), "start": start}
+    deployment = client.read_deployment_by_name("on_pools/on_pools")
+    run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters, state=Pending())
+    state: State[Any] = run_flow(on_pools, run, parameters, return_type="state")  # type: ignore[assignment]
+    return state
+
+
+def test_a_deployment_runs_beside_a_training_of_another_store(
+    deployed: PrefectServer, runs: dict[str, str], trained: Path
+) -> None:
+    _next_checkpoint(trained, 0, deployed, runs["training"])
+    _send(trained, signal.SIGSTOP)  # so that it takes no time from what goes on beside it
+    assert deployed.final_state(runs["other"], 240)["name"] == "Completed", deployed.logs(runs["other"])
+    assert deployed.get(f"flow_runs/{runs['training']}")["state"]["type"] == "RUNNING"
+
+
+def test_a_recipe_that_no_schema_refuses_is_refused_in_one_line(
+    deployed: PrefectServer, runs: dict[str, str], worker_folder: Path
+) -> None:
+    state = deployed.final_state(runs["refused"], 120)
+    assert state["type"] == "FAILED" and "parameter recipe: recipe: pretrain.variants has 'pseudo'" in state["message"]
+    wait_for(lambda: len(_flow_processes()) == 1 or None, 30, "the process of the flow run goes on")
+    said = (worker_folder / "worker.log").read_text()
+    assert said.count("| ERROR") == 1 and "Traceback" not in said and "max_pixels" not in said, said
 
 
 @pytest.mark.timeout(1800)
-def test_a_deployment_runs_is_cached_and_a_cancelled_training_keeps_its_checkpoint(
-    worker: PrefectServer, folder: Path, tmp_path: Path
+def test_a_training_survives_a_restart_of_the_server_and_a_kill_and_keeps_its_checkpoint_when_cancelled(
+    deployed: PrefectServer, runs: dict[str, str], worker_folder: Path, trained: Path, tmp_path: Path
 ) -> None:
-    first = worker.submit("end_to_end/end_to_end", plain(small_recipe(folder)))
-    assert worker.final_state(first, 240)["name"] == "Completed", worker.logs(first)
-    assert (folder / "out" / "reports" / "small" / "index.html").is_file()
+    run = runs["training"]
+    before = _next_checkpoint(trained, 0, deployed, run)
+    deployed.stop()
+    _send(trained, signal.SIGCONT)
+    before = _next_checkpoint(trained, before, deployed, run)
+    _send(trained, signal.SIGSTOP)
+    deployed.serve()
+    _send(trained, signal.SIGCONT)
+    _next_checkpoint(trained, before, deployed, run)
+    state = deployed.get(f"flow_runs/{run}")["state"]
+    assert state["type"] == "RUNNING", state["message"] + deployed.logs(run)
 
-    train_long(folder)
-    second = worker.submit("end_to_end/end_to_end", plain(small_recipe(folder)))
-    _next_checkpoint(folder, 0, worker, second)
-    assert ranks_of(folder)
-    third = worker.submit("end_to_end/end_to_end", plain(small_recipe(write_small_set(tmp_path / "other").parent)))
-    assert worker.final_state(third, 240)["name"] == "Completed", "a run of another store waits for none"
-    assert worker.get(f"flow_runs/{second}")["state"]["type"] == "RUNNING"
-    worker.post(f"flow_runs/{second}/set_state", state={"type": "CANCELLING"}, force=False)
-    assert worker.final_state(second, 120)["type"] == "CANCELLED", worker.logs(second)
-    assert _newest(folder)
-    tasks = wait_for(lambda: _as_many(worker.task_states(second), 7), 20, "task runs are missing")
-    assert {name: state for name, state in tasks.items() if " set/" in name} == {
-        "ingest set/0000 to set/0001": "Cached",
-        **{f"shard:none set/000{number}": "Completed" for number in (0, 1)},
-    }
-    wait_for(lambda: not ranks_of(folder) or None, 20, "processes of the cancelled run are still running")
-
-
-@pytest.mark.timeout(1800)
-def test_a_killed_run_is_retried_and_goes_on_through_a_restart_of_the_server(
-    worker: PrefectServer, worker_folder: Path, folder: Path, tmp_path: Path
-) -> None:
-    train_long(folder)
-    before = _newest(folder)
-    run = worker.submit("end_to_end/end_to_end", plain(small_recipe(folder)))
-    _next_checkpoint(folder, before, worker, run)
-    _kill_flow_processes()
-    assert worker.final_state(run, 60)["type"] == "CRASHED"
-    killed_at = _newest(folder)
+    _send(trained, signal.SIGSTOP)
+    killed_at = _newest(trained)
+    for process in _flow_processes():
+        process.kill()
+    assert deployed.final_state(run, 60)["type"] == "CRASHED"
+    wait_for(lambda: not ranks_of(trained) or None, 20, "processes of the killed run are still running")
     # The worker looks at the dead process a second time, and would undo a retry that came before.
     said = worker_folder / "worker.log"
     wait_for(lambda: "flow_runs.worker - Check whether" in said.read_text() or None, 60, "no report of the loss")
-
-    worker.command("flow-run", "retry", run, cwd=tmp_path)
-    resumed_at = _next_checkpoint(folder, killed_at, worker, run)
-    (log,) = _pending(folder).glob("scratch-*/train.log")
+    deployed.command("flow-run", "retry", run, cwd=tmp_path)
+    resumed_at = _next_checkpoint(trained, killed_at, deployed, run)
+    (log,) = _pending(trained).glob("scratch-*/train.log")
     assert f"continuing from the checkpoint of step {killed_at}" in log.read_text()
-    worker.stop()
-    worker.serve()
-    _next_checkpoint(folder, resumed_at, worker, run)
-    state = worker.get(f"flow_runs/{run}")["state"]
-    assert state["type"] == "RUNNING", state["message"] + worker.logs(run)
-    worker.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING"}, force=False)
-    assert worker.final_state(run, 120)["type"] == "CANCELLED", worker.logs(run)
+
+    deployed.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING"}, force=False)
+    assert deployed.final_state(run, 120)["type"] == "CANCELLED", deployed.logs(run)
+    assert _newest(trained) >= resumed_at
+    tasks = wait_for(lambda: _as_many(deployed.task_states(run), 8), 20, "task runs are missing")
+    assert {name: state for name, state in tasks.items() if " set/" in name} == {
+        **{f"{step} set/000{number}": "Completed" for step in ("ingest", "shard:none") for number in (0, 1)},
+        **{f"{step} set/0000 to set/0001": "Cached" for step in ("ingest", "shard:none")},
+    }
+    wait_for(lambda: not ranks_of(trained) or None, 20, "processes of the cancelled run are still running")
 
 
 def _pending(folder: Path) -> Path:
@@ -275,13 +565,18 @@ def _newest(folder: Path) -> int:
 
 def _next_checkpoint(folder: Path, after: int, server: PrefectServer, run: str) -> int:
     """Wait until the training has a checkpoint of a later step than `after`, and return its step."""
-    return wait_for(lambda: found if (found := _newest(folder)) > after else None, 240, server.logs(run))
+
+    def later() -> int | None:
+        newest = _newest(folder)
+        return newest if newest > after else None
+
+    return wait_for(later, 240, f"flow run {run} of {server.api} writes no checkpoint after step {after}")
 
 
-def _kill_flow_processes() -> None:
-    for process in _flow_processes():
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
+def _send(folder: Path, number: int) -> None:
+    """Send a signal to the ranks of the training in `folder`."""
+    for rank in ranks_of(folder):
+        os.kill(rank, number)
 
 
 def _flow_processes() -> list[psutil.Process]:
@@ -296,25 +591,3 @@ def _flow_processes() -> list[psutil.Process]:
 
 def _as_many(found: dict[str, str], wanted: int) -> dict[str, str] | None:
     return found if len(found) >= wanted else None
-
-
-def test_a_wrong_parameter_is_refused_before_it_runs(worker: PrefectServer, tmp_path: Path) -> None:
-    parameters = plain(small_recipe(write_small_set(tmp_path / "set").parent))
-    parameters["run"]["workers"] = 0
-    with pytest.raises(Exception, match=r"409|422"):
-        worker.submit("end_to_end/end_to_end", parameters)
-
-
-def test_a_recipe_that_no_schema_refuses_is_refused_in_one_line(
-    worker: PrefectServer, worker_folder: Path, tmp_path: Path
-) -> None:
-    parameters = plain(small_recipe(write_small_set(tmp_path / "set").parent))
-    parameters["pretrain"]["variants"] = ["pseudo"]
-    printed = worker_folder / "worker.log"
-    before = len(printed.read_text())
-    run = worker.submit("end_to_end/end_to_end", parameters)
-    state = worker.final_state(run, 120)
-    assert state["type"] == "FAILED" and "parameter recipe: recipe: pretrain.variants has 'pseudo'" in state["message"]
-    wait_for(lambda: not _flow_processes() or None, 30, "the process of the flow run goes on")
-    said = printed.read_text()[before:]
-    assert said.count("| ERROR") == 1 and "Traceback" not in said and "max_pixels" not in said, said

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.end_to_end import end_to_end
+from flows.chain import end_to_end
 from flows.on_pools import on_pools
 from flows.parameters import parameters
 from flows.stages import stage_flow

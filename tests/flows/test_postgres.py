@@ -6,13 +6,14 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prefect_server import PROCESS_POOL, PrefectServer
 
-from flows.temporary_server import free_port
+from flows.server import free_port
 
 TINY = """
 from prefect import flow
@@ -80,8 +81,12 @@ def test_a_deployment_runs_on_postgres_and_its_record_survives_dump_and_restore(
         server.post("work_pools/", **PROCESS_POOL, name="cpu")
         server.command("deploy", "tiny.py:tiny", "--name", "rlip", "--pool", "cpu", cwd=tmp_path)
         with server.worker("cpu", tmp_path / "worker"):
-            found = server.get("deployments/name/tiny/rlip")
-            run = server.post(f"deployments/{found['id']}/create_flow_run", parameters={"number": 2})["id"]
+            deployment = server.get("deployments/name/tiny/rlip")
+            # Without a command, another process prepares the folder first.
+            engine = {"command": f"{sys.executable} -m prefect.engine"}
+            run = server.post(
+                f"deployments/{deployment['id']}/create_flow_run", parameters={"number": 2}, job_variables=engine
+            )["id"]
             assert server.final_state(run, 120)["name"] == "Completed", server.logs(run)
     at = ("-h", "127.0.0.1", "-p", str(postgres.port), "-U", "prefect")
     dump = "prefect.dump"  # relative to the server's folder, which its user may write

@@ -4,8 +4,8 @@ import html
 import logging
 
 import pytest
-from prefect_server import wait_for
 from review_server import SECRET, ReviewServer
+from warm_process import wait_for
 
 from pipeline.review.access import Access
 from pipeline.review.entrance import SECURITY_HEADERS

@@ -11,10 +11,10 @@ from typing import Any
 
 import psutil
 import pytest
-from prefect_server import wait_for
 from ray_on_loopback import host_of_node, two_nodes
 from small_set import small_recipe, train_long, write_small_set
 from small_stages import CountSettings, CountStage, SteadyStage
+from warm_process import wait_for
 
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import needs, require

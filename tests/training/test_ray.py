@@ -7,11 +7,10 @@ from typing import Any
 
 import psutil
 import pytest
-from prefect_server import wait_for
 from ray_on_loopback import host_of_node, lend_a_node, two_nodes
 from small_set import train_long, write_small_set
 from tiny_chain import World
-from warm_process import WarmProcess, ranks_of
+from warm_process import WarmProcess, ranks_of, wait_for
 
 from pipeline.training.launch.launcher import launch
 from pipeline.training.launch.ray_nodes import join_with_ray

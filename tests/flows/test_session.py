@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows import session
-from flows.allowed import LAVIS_PYTHON, STORES, require_allowed
+from flows.session import LAVIS_PYTHON, STORES, require_allowed, session_of
 from storage.errors import FatalError
 
 
@@ -35,20 +34,20 @@ def test_stores_lie_where_the_worker_allows(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "link").symlink_to(tmp_path)
-    given = recipe.model_copy(update={"store": store})
+    changed = recipe.model_copy(update={"store": store})
     if is_allowed:
-        require_allowed(given, {STORES: allowed})
+        require_allowed(changed, {STORES: allowed})
     else:
         with pytest.raises(FatalError, match=f"stores of this worker lie in .*{STORES}"):
-            require_allowed(given, {STORES: allowed})
+            require_allowed(changed, {STORES: allowed})
 
 
 def test_no_program_is_started_that_the_worker_did_not_name(recipe: Any) -> None:
     caption = recipe.caption.model_copy(update={"lavis_python": Path("/bin/sh")})
-    given = recipe.model_copy(update={"caption": caption})
+    changed = recipe.model_copy(update={"caption": caption})
     with pytest.raises(FatalError, match=r"caption\.lavis_python = /bin/sh: .*RLIP_LAVIS_PYTHON"):
-        require_allowed(given, {})
-    require_allowed(given, {LAVIS_PYTHON: "/bin/sh"})
+        require_allowed(changed, {})
+    require_allowed(changed, {LAVIS_PYTHON: "/bin/sh"})
     require_allowed(recipe, {})
 
 
@@ -56,7 +55,7 @@ def test_flows_of_deployments_ask_before_anything_is_opened(
     recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(STORES, str(tmp_path / "allowed"))
-    given = recipe.model_copy(update={"store": tmp_path / "elsewhere"})
-    with pytest.raises(FatalError, match="stores of this worker"), session.session_of(given):
+    changed = recipe.model_copy(update={"store": tmp_path / "elsewhere"})
+    with pytest.raises(FatalError, match="stores of this worker"), session_of(changed):
         pass
     assert not (tmp_path / "elsewhere").exists()

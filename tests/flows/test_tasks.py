@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_stages import CountSettings, CountStage
 
-from flows.block import cut_blocks
-from flows.progress import artifact_key
+from flows.artifacts import artifact_key
+from flows.tasks import split_into_blocks
 from pipeline.run.dag import Step
 from pipeline.run.planner import StepPlan
 from pipeline.runtime.execute import Record, WorkItem
@@ -28,7 +28,7 @@ def test_every_due_item_is_in_one_block_and_blocks_follow_the_partitions(due: li
     names = [f"set/{number:04d}" for number in range(len(due))]
     waiting = [name for name, is_due in zip(names, due, strict=True) if is_due]
     plan = _plan([name for name in names if name not in waiting], waiting)
-    blocks = cut_blocks(plan, most, Event())
+    blocks = split_into_blocks(plan, most, Event())
     assert len(blocks) <= most
     assert [item.partition for block in blocks for item in block.due] == waiting
     assert sum(block.cached + len(block.due) for block in blocks) == len(names)
@@ -38,12 +38,12 @@ def test_every_due_item_is_in_one_block_and_blocks_follow_the_partitions(due: li
 
 
 def test_a_step_that_is_wholly_cached_is_one_block() -> None:
-    (block,) = cut_blocks(_plan([f"set/{n:04d}" for n in range(40)], []), 16, Event())
+    (block,) = split_into_blocks(_plan([f"set/{n:04d}" for n in range(40)], []), 16, Event())
     assert str(block) == "count set/0000 to set/0039" and block.cached == 40 and not block.due
 
 
 def test_a_step_without_partitions_has_no_block() -> None:
-    assert cut_blocks(_plan([], []), 16, Event()) == []
+    assert split_into_blocks(_plan([], []), 16, Event()) == []
 
 
 def test_artifact_keys_are_what_prefect_takes() -> None:

@@ -1,0 +1,194 @@
+"""Publishes what Prefect's pages show of a run: progress, tables and figures as artifacts, and an event per step."""
+
+from __future__ import annotations
+
+import platform
+import re
+import threading
+import time
+from collections.abc import Sequence
+from typing import cast
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.events import emit_event
+
+from pipeline.report.figures import DatasetAudit, Figures, figures_of, headline
+from pipeline.report.steps import Outcome, StepOutcome
+from pipeline.report.variants import VariantScores
+from pipeline.run.context import RunContext
+from pipeline.run.planner import StepPlan
+from pipeline.run.progress import Display, summary
+from pipeline.run.recipe import Recipe
+from pipeline.runtime.execute import Record, WorkItem
+from pipeline.runtime.wording import markdown_table
+
+UPDATE_EVERY = 1.0
+"""Seconds between two updates of a progress artifact. Each update is a request to the server."""
+
+
+def artifact_key(*parts: str) -> str:
+    """Key of a Prefect artifact, e.g. `progress-demo-shard-pseudo`: lower-case letters, digits and dashes only."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+class ProgressArtifact(Display):
+    """Publishes the progress of one step as an artifact in Prefect.
+
+    Progress may come from any thread. Only the thread that created this object may call `pulse`, which publishes it.
+    """
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._thread = threading.get_ident()
+        self._artifact: UUID | None = None
+        self._partitions = 0
+        self._share: dict[str, float] = {}
+        self._published = 0.0
+
+    def step(self, plan: StepPlan) -> None:
+        """Create the artifact, starting at the share that is cached."""
+        self._partitions = plan.partitions
+        self._share = {record.partition: 1.0 for record in plan.cached}
+        key = artifact_key("progress", self._run, plan.step.name)
+        note = f"{plan.step.name}: {len(plan.cached)} of {plan.partitions} partitions cached"
+        self._artifact = cast(UUID, create_progress_artifact(self._percent(), key, note))
+        self._published = time.monotonic()
+
+    def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
+        """Note the share of an item. A whole-set stage reports on the thread of the flow run and is published at once."""
+        self._share[item.partition] = done / max(total, 1)
+        if threading.get_ident() == self._thread:
+            self.pulse()
+
+    def finished(self, record: Record) -> None:
+        """Note that the item is complete."""
+        self._share[record.partition] = 1.0
+
+    def pulse(self) -> None:
+        """Publish the progress if the last update is at least `UPDATE_EVERY` seconds ago."""
+        if self._artifact is not None and time.monotonic() - self._published >= UPDATE_EVERY:
+            self._published = time.monotonic()
+            update_progress_artifact(self._artifact, self._percent())
+
+    def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
+        """Publish the summary of the step."""
+        if self._artifact is not None and plan.due:
+            description = f"{plan.step.name}: {summary(plan, records, seconds)}"
+            update_progress_artifact(self._artifact, 100.0, description)
+
+    def _percent(self) -> float:
+        return round(100 * sum(self._share.copy().values()) / max(self._partitions, 1), 1)
+
+
+def emit_step_completed(recipe: Recipe, outcome: StepOutcome) -> None:
+    """Emit an event with the partitions, rows and time of a step, to which Prefect adds the flow run.
+
+    A step that fails has no event of its own, because Prefect reports that its flow run failed.
+    """
+    resource = {
+        "prefect.resource.id": f"rlip.step.{recipe.name}.{outcome.step}",
+        "prefect.resource.name": f"{outcome.step} of {recipe.name}",
+    }
+    emit_event("rlip.step.completed", resource, payload=outcome.as_json())
+
+
+def publish_stage(recipe: Recipe, outcomes: Sequence[StepOutcome]) -> None:
+    """Publish the artifact `report-<run>` of a stage's flow run, with the rows and partitions of its steps."""
+    _publish_report_link(
+        recipe,
+        [
+            f"**{each.rows_out:,}** rows out of {each.step}, {each.cached or 0} of {each.partitions} partitions cached"
+            for each in outcomes
+        ],
+    )
+
+
+def publish_run(context: RunContext, outcome: Outcome) -> None:
+    """Publish the artifacts `stages-<run>`, `summary-<run>` and `report-<run>` of a flow run of the chain."""
+    recipe, figures = context.recipe, figures_of(context.view)
+    create_table_artifact(
+        table=[{name: str(value) for name, value in row.items()} for row in outcome.as_rows()],
+        key=artifact_key("stages", recipe.name),
+        description=f"Rows and time of each step of {recipe.name}.",
+    )
+    create_markdown_artifact(
+        markdown=_summary_page(context, figures),
+        key=artifact_key("summary", recipe.name),
+        description=f"Results of {recipe.name}, and where to find them.",
+    )
+    _publish_report_link(
+        recipe,
+        [f"**{value}** {what}{f' ({against})' if against else ''}" for value, what, against in headline(figures)],
+    )
+
+
+def _publish_report_link(recipe: Recipe, figures: Sequence[str]) -> None:
+    """Publish figures, one a line, and the path of the report: a path, because browsers open no local file from a web page.
+
+    Contains no text from the data, because Prefect renders it.
+    """
+    path = (recipe.report / "index.html").absolute()
+    lines = [
+        *figures,
+        f"report on {platform.node()}, once the run has ended: `{path}`",
+        f"`rlip report {recipe.name} --store {recipe.store}` writes it anew",
+    ]
+    create_markdown_artifact(
+        markdown="".join(f"* {line}\n" for line in lines),
+        key=artifact_key("report", recipe.name),
+        description=f"Where the report of {recipe.name} lies, with key figures.",
+    )
+
+
+def _summary_page(context: RunContext, figures: Figures) -> str:
+    """The figures and paths of a run in Markdown. Contains no text from the data, because Prefect renders it."""
+    counts = [[name, f"{count:,}"] for name, count in figures.labels.levels()]
+    audits = [row for audit in figures.audits for row in _audit(audit)]
+    lines = [
+        f"# {context.recipe.name}",
+        "",
+        f"* artifacts by step: `{context.run.folder}`",
+        f"* report: `{(context.recipe.report / 'index.html').absolute()}`",
+        "",
+        "## Labels",
+        "",
+        *(markdown_table(["", f"kept: {figures.choice}"], counts) if counts else ()),
+        "",
+        *(markdown_table(["labels", "precision", "recall"], audits) if audits else ()),
+        *_variants(figures.variants, figures.share_of_gain),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _audit(audit: DatasetAudit) -> list[list[str]]:
+    """Rows for the tagger and for naive matching on one dataset; none if the dataset has no ground-truth relations."""
+    if audit.labels is None:
+        return []
+    methods = (("tagger", audit.labels.tagger), ("naive matching", audit.labels.naive))
+    return [[f"{audit.dataset}, {name}", _share(scores.precision), _share(scores.recall)] for name, scores in methods]
+
+
+def _variants(variants: Sequence[VariantScores], share: float | None) -> list[str]:
+    """The scores of pre-training, one row per variant."""
+    names = sorted({name for variant in variants for name in variant.scores})
+    if not names:
+        return []
+    rows = [
+        [
+            f"{variant.variant} ({variant.seeds})",
+            *(_share(variant.scores[name].mean if name in variant.scores else None) for name in names),
+        ]
+        for variant in variants
+    ]
+    gain = [] if share is None else ["", f"Pseudo-labels yield {share:.2f} of the gain of ground-truth relations."]
+    return ["", "## Scores", "", *markdown_table(["variant (seeds)", *names], rows), *gain]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
