@@ -57,7 +57,7 @@ def keyboard_pass(window: Browser, labels: int, ahead: int = 1) -> list[dict[str
 
     `ahead`: keys that are typed before the first of them is answered. From two on, times hold the waiting for each other.
     """
-    window.open("labels?order=image")
+    window.open("/labels?order=image")
     window.script("performance.setResourceTimingBufferSize(5000);" + _WATCH)
     found: list[dict[str, Any]] = []
     while True:

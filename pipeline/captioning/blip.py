@@ -88,7 +88,9 @@ class BlipCaptioner:
 
     @torch.inference_mode()
     def encode(self, pixels_B3HW: Tensor) -> Tensor:
-        """Encode pixels into the states that captions are decoded from: B x S x D. Equal neighbours are encoded once."""
+        """Encode pixels into the states that captions are decoded from: B x S x D. A CPU encodes equal neighbours once."""
+        if pixels_B3HW.device.type != "cpu":
+            return self._encoder(pixels_B3HW)  # To count the distinct images there, the host would have to wait for it.
         is_new_B = torch.ones(len(pixels_B3HW), dtype=torch.bool, device=pixels_B3HW.device)
         is_new_B[1:] = (pixels_B3HW[1:] != pixels_B3HW[:-1]).flatten(1).any(1)
         return self._encoder(pixels_B3HW[is_new_B])[is_new_B.cumsum(0) - 1]

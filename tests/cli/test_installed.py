@@ -69,5 +69,5 @@ def test_the_wheel_labels_pictures_in_an_empty_folder(installed: Path, tmp_path:
     said = rlip(
         "label", "drawn/coco/train", "--as", "mine", *weights, "--set", "caption.draws=1", "--set", "run.workers=1"
     )
-    assert "2 pictures" in said and (tmp_path / "out/labels/mine/labels.json").is_file()
+    assert "2 images" in said and (tmp_path / "out/labels/mine/labels.json").is_file()
     assert (tmp_path / "out/store/reports/mine/index.html").is_file()

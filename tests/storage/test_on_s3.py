@@ -16,7 +16,7 @@ from tiny_chain import World
 
 from pipeline.cli.query import query
 from pipeline.cli.store import verify
-from pipeline.cli.why import reasons_of
+from pipeline.cli.why import why
 from pipeline.run.context import RunContext
 from pipeline.run.planner import Planner, forecast
 from pipeline.run.recipe_files import load_recipe
@@ -101,7 +101,7 @@ def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(
     assert printed() == {"examined": 9, "damaged": [], "files": [], "removed": 0}
     query("tiny", "select count(*) as n from triplets", store=there.store, as_json=True)
     assert printed() == [{"n": IMAGES}]
-    reasons_of("tiny", "parse", "coco/0000", store=there.store, as_json=True)
+    why("tiny", "parse", "coco/0000", store=there.store, as_json=True)
     assert printed() == [{"partition": "coco/0000", "causes": []}]
 
 
