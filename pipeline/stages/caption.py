@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.captioning.blip import pair_crops
 from pipeline.captioning.captioner import Caption, Captioner, ImageInput, merge
 from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python, find_model
 from pipeline.captioning.settings import CaptionSettings
@@ -136,7 +135,7 @@ class CaptionStage(Stage):
 
     def _add_dense(self, batch: Batch, captions: list[list[Caption]]) -> None:
         """Add to each image's captions those of the crops around its pairs of boxes."""
-        from pipeline.captioning.blip import BlipCaptioner
+        from pipeline.captioning.blip import BlipCaptioner, pair_crops
 
         assert isinstance(self._captioner, BlipCaptioner), "settings allow dense captions with BLIP only"
         for (row, image), found in zip(batch, captions, strict=True):

@@ -86,5 +86,5 @@ def test_the_key_has_the_content_of_vcocos_files_and_nothing_where_there_are_non
     assert stage.row_settings() == {"subject": None, "metrics": []}
     assert set(stage.weights().values()) == {actions, instances}
     instances.unlink()
-    with pytest.raises(FatalError, match=r"evaluate\.vcoco: instances = .*: no such file"):
+    with pytest.raises(FatalError, match=r"evaluate\.vcoco\.instances = .*: no such file"):
         stage.weights()

@@ -76,7 +76,7 @@ def test_weights_in_another_store_are_known_there(store: LocalStore, tmp_path: P
 
 def test_what_no_store_knows_is_said(store: LocalStore, tmp_path: Path) -> None:
     shards, why = known(tmp_path, "elsewhere", store.address)
-    assert shards == [] and why.endswith("elsewhere.safetensors is of no training in the store")
+    assert shards == [] and why.endswith("elsewhere.safetensors is of no training run in the store")
     shards, why = known(tmp_path, "foreign", store.address)
     assert shards == ["vg"] and "began with weights that are of no training" in why
     (store.root / "artifacts/shard" / shard_key(store, "coco") / "manifest.json").unlink()
@@ -115,5 +115,5 @@ def test_an_evaluation_image_behind_the_initial_weights_is_refused(store: LocalS
     ):
         stage("second").audit(Inputs({"overlap": (Artifact(tmp_path / "made"),)}))
     unknown = stage("elsewhere").run(given, tmp_path, lambda done, total, note="": None)
-    assert "of no training in the store" in unknown.facts["not compared"]
+    assert "of no training run in the store" in unknown.facts["not compared"]
     assert json.dumps(unknown.facts)
