@@ -161,7 +161,7 @@ class TrainingSettings(ViewSettings):
     milestone_every: int | None = runtime(None, ge=1)
     """Number of steps between checkpoints that are kept until the run ends; None: no such checkpoints."""
     write_aside: float = runtime(64.0, ge=0)
-    """Size in MiB from which a process of its own writes the checkpoint while training goes on."""
+    """Size in MiB from which a checkpoint is written while training goes on."""
     parallel: Literal["ddp", "fsdp", "tree"] = runtime("ddp")
     """How processes share the work. ddp: each has the whole network. fsdp: each keeps a part of weights, gradients
     and averages (FSDP2). tree: as ddp, with gradients summed in an order that gives the same bits for any number of
