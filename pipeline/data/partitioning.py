@@ -52,15 +52,15 @@ def partition_dataset(
 ) -> Iterator[Partition]:
     """Yields the partitions of a dataset by its stored map, extended by new images, without those that are gone.
 
-    The digest of a partition holds the content of each image file that the limits let ingest read. A part of a dataset (`share`,
-    `only`) has partitions of its own. Raises `FatalError` for a list that does not fit.
+    The digest of a partition holds the content of each image file that the limits let ingest read. A part of a dataset
+    (`share`, `only`) has partitions of its own. Raises `FatalError` for a list that does not fit.
     """
     open_folder(source.images).refresh()
     # The names of bare images are their annotations, and change while a process lives.
     index = index_of(source, indexes) if source.has_boxes else open_index(source, indexes)
     index.require_one_image()
-    # Datasets of other recipes may have the same name. The path of their annotations, or images, distinguishes them, and
-    # the content where a path is new.
+    # Datasets of other recipes may have the same name. The path of their annotations, or images, distinguishes them,
+    # and the content where a path is new.
     listed = source.listed_in
     place = str(listed.absolute()) if isinstance(listed, Path) else listed
     sample = Sample.of(source, index)
@@ -108,7 +108,8 @@ def index_of(source: DataSource, folder: Path | None) -> RecordIndex:
 
 
 def extend_partitions(partitions: Sequence[Sequence[int]], image_ids: Sequence[int], size: int) -> list[list[int]]:
-    """Appends the ids that `partitions` lack as new partitions of `size` images. Existing partitions stay as they are."""
+    """Appends the ids that `partitions` lack as new partitions of `size` images. Existing partitions stay as they
+    are."""
     known = {image_id for partition in partitions for image_id in partition}
     new = [image_id for image_id in image_ids if image_id not in known]
     return [list(p) for p in partitions] + [new[i : i + size] for i in range(0, len(new), size)]
@@ -131,7 +132,8 @@ def load_partition_map(path: Path) -> PartitionMap:
 
 
 def partition_maps_of(names: Iterable[str], dataset: str, part: str = "(-.+)?") -> list[str]:
-    """Chooses the partition maps of a dataset, wherever its annotations lie, from names of files. `part` is a pattern."""
+    """Chooses the partition maps of a dataset, wherever its annotations lie, from names of files. `part` is a
+    pattern."""
     return sorted(name for name in names if re.fullmatch(rf"{re.escape(dataset)}-[0-9a-f]{{12}}{part}\.json", name))
 
 
@@ -140,7 +142,8 @@ def _map_of_moved(
 ) -> PartitionMap | None:
     """Finds the map of a dataset that lay elsewhere when it was partitioned: it was moved, copied or pulled.
 
-    It is recognised by the content of its first or last partition; a map of an earlier version, by ids that are all here.
+    It is recognised by the content of its first or last partition; a map of an earlier version, by ids that are all
+    here.
     """
     maps = [each for each in map(load_partition_map, others) if each.partitions]
     for each in sorted(maps, key=lambda each: -len(each.partitions)):
@@ -187,7 +190,8 @@ class PartitionDigests:
 
 
 def damaged_digests(indexes: Path) -> Iterator[tuple[Path, str]]:
-    """Read all cached digests in a folder of indexes. Yields each file with what is wrong with it, "" where nothing is."""
+    """Read all cached digests in a folder of indexes. Yields each file with what is wrong with it, "" where nothing
+    is."""
     for path in sorted((*indexes.glob(f"*/{DIGESTS}"), *indexes.glob(f"*-{DIGESTS}"))):
         try:
             read_json(path, _Digests)
@@ -210,7 +214,8 @@ def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"], li
 
 
 def _stamp(refs: Iterable[ImageRef], rest: Any) -> str | None:
-    """Digest of `rest` and of size, times and inode of all files; None if one changed so recently that it may change unseen."""
+    """Digest of `rest` and of size, times and inode of all files; None if one changed so recently that it may change
+    unseen."""
     began = time.time_ns()
     found = hashlib.sha256(json.dumps(rest).encode())
     newest = 0
@@ -238,8 +243,8 @@ class Sample:
         """Chooses the images of a source.
 
         `share` takes those whose sha256 of seed and id is smallest, so that the choice depends on nothing else, smaller
-        shares are part of larger ones, and new images change few others. Raises `FatalError` for a list that names no image,
-        or one that the dataset lacks.
+        shares are part of larger ones, and new images change few others. Raises `FatalError` for a list that names no
+        image, or one that the dataset lacks.
         """
         ids = tuple(index.ids.tolist())
         if source.only is not None:

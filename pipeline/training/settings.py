@@ -231,14 +231,14 @@ class TrainingSettings(ViewSettings):
             on_nodes = f" on each of nodes = {self.nodes}" if self.nodes > 1 else ""
             raise ValueError(
                 f"batch: {self.batch} images in micro-batches of {self.micro_batch} can't be shared by processes = "
-                f"{self.processes}{on_nodes}; use batch = {self.processes * self.nodes * self.micro_batch} with lr_for_batch = "
-                f"{self.lr_for_batch or self.batch} (learning rates grow with the root of the batch), a smaller micro_batch, or "
-                "fewer processes"
+                f"{self.processes}{on_nodes}; use batch = {self.processes * self.nodes * self.micro_batch} with "
+                f"lr_for_batch = {self.lr_for_batch or self.batch} (learning rates grow with the root of the batch), a "
+                "smaller micro_batch, or fewer processes"
             )
         if self.network.backbone_norm == "batch" and self.processes * self.nodes > 1:
             raise ValueError(
-                'network.backbone_norm: with "batch", each process would have statistics of its own; set processes = 1, or '
-                "another norm"
+                'network.backbone_norm: with "batch", each process would have statistics of its own; set processes = 1, '
+                "or another norm"
             )
         if self.evaluate_every and self.parallel == "fsdp":
             raise ValueError(

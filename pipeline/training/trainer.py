@@ -317,9 +317,10 @@ class Trainer:
             images, _, height, width = batch.pixels.shape
             texts = len(batch.inputs.to(torch.device("cpu")).texts.rows)
             raise FatalError(
-                f"out of memory on {self._ranks.device} at step {self.step + 1}, with {images} images of {width}x{height} pixels "
-                f"and {texts} texts; set activation_checkpointing = true, or lower micro_batch = {self._settings.micro_batch}, "
-                f"image_size = {self._settings.image_size} or object_texts = {self._settings.object_texts}"
+                f"out of memory on {self._ranks.device} at step {self.step + 1}, with {images} images of "
+                f"{width}x{height} pixels and {texts} texts; set activation_checkpointing = true, or lower micro_batch "
+                f"= {self._settings.micro_batch}, image_size = {self._settings.image_size} or object_texts = "
+                f"{self._settings.object_texts}"
             ) from error
 
     def _diverged(self, what: str) -> str:

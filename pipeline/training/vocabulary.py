@@ -85,7 +85,8 @@ class Names:
         return here + [self.names[place] for place in sorted(drawn)]
 
     def most_frequent(self, present: Iterable[str], budget: int) -> tuple[str, ...]:
-        """Returns up to `budget` names in order of frequency: first of all the most frequent present ones, then others."""
+        """Returns up to `budget` names in order of frequency: first of all the most frequent present ones, then
+        others."""
         here = set(present)
         known = [name for name in self.names if name in here]
         chosen = {*known, *self.names} if len(self.names) <= budget else set(known[:budget])

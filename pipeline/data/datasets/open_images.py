@@ -175,8 +175,8 @@ def _rows(path: Path, columns: tuple[str, ...], expected: str) -> Iterator[list[
                     yield [row[place] for place in places]
                 elif row:
                     raise AnnotationError(
-                        f"{path}: line {reader.line_num} has {len(row)} of {len(header)} values, so the file is damaged or "
-                        f"incomplete; get it again. Expected {expected}"
+                        f"{path}: line {reader.line_num} has {len(row)} of {len(header)} values, so the file is "
+                        f"damaged or incomplete; get it again. Expected {expected}"
                     )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AnnotationError(f"{path}: can't be read ({error}); expected {expected}") from error

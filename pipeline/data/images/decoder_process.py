@@ -56,10 +56,11 @@ class DecoderProcess:
         self._start()
 
     def probes(self, images: Iterable[tuple[Key, bytes | BadImage]]) -> Iterator[tuple[Key, Probe | BadImage]]:
-        """Yield what is found of each image, in their order. One that could not be read stays the `BadImage` that it is.
+        """Yield what is found of each image, in their order. One that could not be read stays the `BadImage` that it
+        is.
 
-        An image that the process does not survive, or that takes too long, is a `BadImage`, too. Raises `RetryableError` when
-        something else ended the process.
+        An image that the process does not survive, or that takes too long, is a `BadImage`, too. Raises
+        `RetryableError` when something else ended the process.
         """
         for key, data in images:
             yield key, data if isinstance(data, BadImage) else self._probe(data)
@@ -102,7 +103,8 @@ class DecoderProcess:
 
 
 def _fault(ended: int) -> BadImage:
-    """What is wrong with the image at which a signal ended the process. Raises `RetryableError` where it is not the image."""
+    """What is wrong with the image at which a signal ended the process. Raises `RetryableError` where it is not the
+    image."""
     if ended == signal.SIGPROF:
         return BadImage("too slow", f"decoding takes more than {DECODER_SECONDS:g} s")
     if ended in _CRASHES:
@@ -135,7 +137,8 @@ def _answer(decode: Callable[[bytes], Probe], data: bytes) -> Any:
 
 
 def _limit_memory(size: int) -> None:
-    """Limit this process to `size` bytes of address space beyond what it has now. It leaves no core file when it crashes."""
+    """Limit this process to `size` bytes of address space beyond what it has now. It leaves no core file when it
+    crashes."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + size,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

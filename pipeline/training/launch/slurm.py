@@ -14,8 +14,9 @@ set -u
 
 """
 _NODES = """\
-# The first node is the coordinator and runs the recipe; the others wait for its training runs. All must see this folder,
-# the data and the store under the same paths, and the first node's name must not resolve to a loopback address on itself.
+# The first node is the coordinator and runs the recipe; the others wait for its training runs. All must see this
+# folder, the data and the store under the same paths, and the first node's name must not resolve to a loopback address
+# on itself.
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$first:$((20000 + SLURM_JOB_ID % 20000))
 

@@ -1,4 +1,5 @@
-"""Sends the values of a training run to MLflow: to a database in the folder, or to the server in MLFLOW_TRACKING_URI."""
+"""Sends the values of a training run to MLflow: to a database in the folder, or to the server in
+MLFLOW_TRACKING_URI."""
 
 from __future__ import annotations
 
