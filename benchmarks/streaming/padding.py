@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness import Row, at_most
-from pipeline.data.images.training_view import DRAWS, ViewSettings, view_sizes
+from pipeline.data.images.training_view import DRAWS, ViewSettings, training_views
 from pipeline.training.batches import WINDOW, snake
 from pipeline.training.settings import TrainingSettings
 from storage.stream.order import EpochOrder, OrderSettings, Samples, uniforms
@@ -39,7 +39,7 @@ class ResampledPhotos:
     def view_sizes(self, epoch: int, samples: Samples, views: ViewSettings) -> NDArray[np.int64]:
         """Returns N x 2 heights and widths of the samples' views in an epoch."""
         draws = uniforms(0, epoch, self.identities[samples], DRAWS)
-        return view_sizes(draws, self.widths[samples], self.heights[samples], views).astype(np.int64)
+        return training_views(draws, self.widths[samples], self.heights[samples], views).sizes.astype(np.int64)
 
 
 def measure_padding(annotations: Path) -> Iterator[Row]:

@@ -37,7 +37,7 @@ from storage.store import Store
 PARTITION_MAPS = "cuts"
 """Folder of a store with the partition maps of its datasets. Stores of all versions call it so."""
 DIGESTS = "digests.json"
-"""File that caches the digests of partitions: one in the index, and one next to it that outlives the index."""
+"""End of the name of the file that caches the digests of a dataset's partitions. It outlives the index beside it."""
 _SETTLED_NS = 2_000_000_000
 """A file changed more recently than this before it was read may change again within the same timestamp tick."""
 
@@ -66,23 +66,23 @@ def partition_dataset(
     sample = Sample.of(source, index)
     taken = frozenset(sample.image_ids)
     part = f"-{sample.name}" if sample.name else ""
-    remembered = PartitionDigests(index.folder / DIGESTS)
-    # New annotations replace the index and its folder. Most of them state what the earlier ones did.
-    earlier = PartitionDigests(index.folder.with_name(f"{source.name}-{DIGESTS}"))
+    # New annotations replace the index. Most of them state what the earlier ones did.
+    digests = PartitionDigests(index.folder.with_name(f"{source.name}-{DIGESTS}"))
 
     def partition_of(number: int, image_ids: Sequence[int]) -> Partition:
         present = tuple(image_id for image_id in index.present(image_ids) if image_id in taken)
         files = _stamp(index.refs(present), [fingerprint_by, limits.max_bytes, present])
-        digest = remembered.find(number, files)
+        indexed = files and digest_json([files, index.folder.name])
+        digest = digests.find(number, indexed)
         if digest is None:
             lost = [[reject.image_id, reject.reason, reject.value] for reject in index.lost] if number == 0 else []
             stated = files and digest_json([files, source.split, index.digest(present), lost])
-            digest = earlier.find(number, stated)
+            digest = digests.find(number, stated)
             if digest is None:
                 described = [_described(record, fingerprint_by, limits) for record in index.records(present)]
                 digest = digest_json([source.split, described, lost])
-            earlier.keep(number, stated, digest)
-            remembered.keep(number, files, digest)
+            if stated and indexed:
+                digests.keep(number, (stated, indexed), digest)
         return Partition(f"{source.name}/{number:04d}", present, digest)
 
     path = store.root / PARTITION_MAPS / f"{source.name}-{digest_json(place)[:12]}{part}.json"
@@ -96,8 +96,7 @@ def partition_dataset(
     if now != before:
         with suppress(FatalError):  # planning needs no store that can be written; a run requires one before it plans
             store.put(path, sealed_json(now.model_dump()))
-    remembered.save()
-    earlier.save()
+    digests.save()
     yield from partitions
 
 
@@ -158,7 +157,7 @@ def _map_of_moved(
 
 
 class _Digests(BaseModel):
-    digests: dict[str, tuple[str, str]]
+    digests: dict[str, tuple[str, ...]]
 
 
 class PartitionDigests:
@@ -166,21 +165,20 @@ class PartitionDigests:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[str, tuple[str, str]] = {}
+        self._known: dict[str, tuple[str, ...]] = {}
         with suppress(OSError, FatalError):
             self._known = read_json(path, _Digests).digests
         self._changed = False
 
     def find(self, number: int, stamp: str | None) -> str | None:
-        """The cached digest of a partition; None if it has another stamp now, or none."""
-        found = self._known.get(str(number))
-        return found[1] if found is not None and found[0] == stamp else None
+        """The cached digest of a partition; None if it has no such stamp."""
+        *stamps, digest = self._known.get(str(number), ("",))
+        return digest if stamp in stamps else None
 
-    def keep(self, number: int, stamp: str | None, digest: str) -> None:
-        """Caches the digest of a partition that has a stamp."""
-        if stamp is not None:
-            self._known[str(number)] = (stamp, digest)
-            self._changed = True
+    def keep(self, number: int, stamps: tuple[str, ...], digest: str) -> None:
+        """Caches the digest of a partition."""
+        self._known[str(number)] = (*stamps, digest)
+        self._changed = True
 
     def save(self) -> None:
         """Writes new digests. If the folder is not writable, the next plan reads the files again."""
@@ -192,7 +190,7 @@ class PartitionDigests:
 def damaged_digests(indexes: Path) -> Iterator[tuple[Path, str]]:
     """Read all cached digests in a folder of indexes. Yields each file with what is wrong with it, "" where nothing
     is."""
-    for path in sorted((*indexes.glob(f"*/{DIGESTS}"), *indexes.glob(f"*-{DIGESTS}"))):
+    for path in sorted(indexes.glob(f"*-{DIGESTS}")):
         try:
             read_json(path, _Digests)
             yield path, ""

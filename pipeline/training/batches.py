@@ -18,7 +18,7 @@ from torch import Tensor
 from models.network import Size
 from pipeline.data.images.opening import BadImage
 from pipeline.data.images.training_pixels import load_view, normalised
-from pipeline.data.images.training_view import DRAWS, STRIDE, TrainingView, training_view, view_sizes
+from pipeline.data.images.training_view import DRAWS, STRIDE, TrainingView, training_view, training_views
 from pipeline.training.sample import TrainingSample, viewed
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
@@ -80,7 +80,7 @@ class ViewOrder:
         """Returns keys that are near to each other where heights and widths are."""
         draws = uniforms(self._settings.seed, epoch, self._samples.identities[chosen], DRAWS)
         widths, heights = (side[chosen].astype(np.int64) for side in (self._samples.widths, self._samples.heights))
-        sizes = view_sizes(draws, widths, heights, self._settings.view)
+        sizes = training_views(draws, widths, heights, self._settings.view).sizes
         heights, widths = (sizes // STRIDE).astype(np.int64).T
         return snake(heights, widths)
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from pipeline.data.images.opening import BadImage
 from pipeline.data.images.training_pixels import load_view, normalised
-from pipeline.data.images.training_view import DRAWS, Crop, TrainingView, ViewSettings, training_view, view_sizes
+from pipeline.data.images.training_view import DRAWS, Crop, TrainingView, ViewSettings, training_view, training_views
 
 PAPER = {"image_size": 1333, "shortest": tuple(range(480, 801, 32)), "crop": 0.5}
 
@@ -38,7 +38,7 @@ def shown(image: Image.Image, view: TrainingView) -> np.ndarray:
 def test_loaded_images_have_the_announced_sizes(values):
     settings = ViewSettings(**values)
     draws = np.random.default_rng(2).random((20, DRAWS))
-    sizes = view_sizes(draws, np.full(20, 300), np.full(20, 200), settings)
+    sizes = training_views(draws, np.full(20, 300), np.full(20, 200), settings).sizes
     data = encoded(picture(), "JPEG")
     for row, (height, width) in zip(draws, sizes.tolist(), strict=True):
         pixels = load_view(data, training_view(row, 300, 200, settings))

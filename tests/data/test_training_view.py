@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pipeline.data.images.training_view import DRAWS, TrainingView, ViewSettings, training_view, view_sizes
+from pipeline.data.images.training_view import DRAWS, TrainingView, ViewSettings, training_view, training_views
 
 PAPER = {"image_size": 1333, "shortest": tuple(range(480, 801, 32)), "crop": 0.5}
 NOTHING_DRAWN = {"flip": 0.0, "colour": 0.0}
@@ -44,7 +44,7 @@ def detr_size(width: int, height: int, size: int, max_size: int | None = None) -
 def test_sizes_of_many_images_are_those_of_each(values):
     settings = ViewSettings(**values)
     widths, heights = raw_sizes(200)
-    sizes = view_sizes(draws(200), widths, heights, settings)
+    sizes = training_views(draws(200), widths, heights, settings).sizes
     assert sizes.dtype == np.int32
     assert sizes.tolist() == [[view.height, view.width] for *_, view in views(200, settings)]
 
@@ -113,9 +113,11 @@ def test_crops_are_whole_pixels_inside_the_image():
 
 
 def test_crops_have_few_sizes():
-    sizes = view_sizes(draws(5000), np.full(5000, 640), np.full(5000, 480), ViewSettings(**PAPER | {"crop": 1.0}))
+    sizes = training_views(
+        draws(5000), np.full(5000, 640), np.full(5000, 480), ViewSettings(**PAPER | {"crop": 1.0})
+    ).sizes
     official = ViewSettings(**PAPER | {"crop": 1.0, "official": True})
-    authors = view_sizes(draws(5000), np.full(5000, 640), np.full(5000, 480), official)
+    authors = training_views(draws(5000), np.full(5000, 640), np.full(5000, 480), official).sizes
     assert len(np.unique(sizes, axis=0)) < len(np.unique(authors, axis=0)) / 5
 
 
@@ -128,7 +130,7 @@ def test_the_longest_side_is_as_set():
 
 def test_the_shorter_side_is_drawn_and_the_longest_limited():
     settings = ViewSettings(image_size=640, shortest=(320, 480))
-    square, long = (view_sizes(draws(50), np.full(50, w), np.full(50, 500), settings) for w in (500, 2000))
+    square, long = (training_views(draws(50), np.full(50, w), np.full(50, 500), settings).sizes for w in (500, 2000))
     assert {tuple(size) for size in square.tolist()} == {(320, 320), (480, 480)}
     assert {tuple(size) for size in long.tolist()} == {(160, 640)}
 

@@ -157,13 +157,6 @@ def training_views(
     )
 
 
-def view_sizes(
-    draws_ND: NDArray[np.float64], widths_N: NDArray[np.int64], heights_N: NDArray[np.int64], settings: ViewSettings
-) -> NDArray[np.int32]:
-    """Returns N x 2 heights and widths in pixels of the views that `training_views` returns."""
-    return training_views(draws_ND, widths_N, heights_N, settings).sizes
-
-
 def training_view(draws_D: NDArray[np.float64], width: int, height: int, settings: ViewSettings) -> TrainingView:
     """Returns the view of one image of `width` x `height` raw pixels, given `DRAWS` uniform numbers."""
     return training_views(draws_D[None], np.array([width]), np.array([height]), settings).row(0)
