@@ -94,8 +94,7 @@ def _block(client: SyncPrefectClient, name: str) -> UUID:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Create the automations on the configured server. Raises `FatalError` when none is configured or it can't be
-    used."""
+    """Create the automations on the configured server. Raises `FatalError` without a usable one."""
     parser = argparse.ArgumentParser(prog="python -m flows.automations", description=__doc__)
     parser.add_argument("--notify", metavar="TYPE/NAME", help="notification block that reports failures")
     options = parser.parse_args(arguments)

@@ -29,8 +29,7 @@ from storage.errors import FatalError
 
 @flow(name="end_to_end", flow_run_name="{recipe.name}", persist_result=False)
 def end_to_end(recipe: RecipeParameter, start: StartStage = FIRST) -> State[Outcome]:
-    """Run the whole chain from raw images to evaluated weights. What is in the store is reused, the rest is
-    computed."""
+    """Run the whole chain from raw images to evaluated weights. What the store has is reused."""
     return run_chain(recipe, start)
 
 

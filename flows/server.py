@@ -72,8 +72,7 @@ class TemporaryServer:
         return f"{self.address}/api"
 
     def ready(self) -> str:
-        """Wait until the server answers and return the address of its web pages. Raises `FatalError` if it does not
-        start."""
+        """Wait until the server answers and return the address of its web pages. Raises `FatalError` if it doesn't."""
         until = time.monotonic() + HEALTHY_WITHIN
         while not answers(self.api, seconds=2):
             if self._process.poll() is not None or time.monotonic() > until:

@@ -1,5 +1,4 @@
-"""The two tasks: a block of partitions on the workers of the engine, and a whole-set step in the thread of the flow
-run."""
+"""The two tasks: a block of partitions on the workers of the engine, and a whole-set step in the flow run's thread."""
 
 from __future__ import annotations
 

@@ -15,8 +15,7 @@ from storage.store import Store
 
 @dataclass(frozen=True)
 class Damage:
-    """An artifact that cannot be trusted, what is wrong with it, and which steps of runs need it (`run step
-    partition`)."""
+    """An artifact that cannot be trusted, what is wrong with it, and which steps need it (`run step partition`)."""
 
     stage: str
     key: str

@@ -1,5 +1,4 @@
-"""What runs refer to takes space, and what no run refers to is garbage: removed, after a grace period, by one rename
-each."""
+"""What runs refer to takes space, and what none refers to is garbage, removed after a grace period, by one rename."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ from storage.store import Store, StoredEntry
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something that no run refers to: an artifact, the remains of one, or the scratch folder of an abandoned
-    training."""
+    """Something that no run refers to: an artifact, the remains of one, or an abandoned training's scratch folder."""
 
     place: StoredEntry | Path
     what: str

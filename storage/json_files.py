@@ -1,5 +1,4 @@
-"""JSON of our own that others may have touched: read within limits, checked against a type, and sealed with a
-checksum."""
+"""JSON of our own that others may have touched: read within limits, checked against a type, and sealed."""
 
 from __future__ import annotations
 
@@ -65,8 +64,7 @@ def parse_json_or_none(data: bytes | None, kind: type[T]) -> T | None:
 
 
 def read_json(path: Path, kind: type[T], remedy: str = "", most: Limits = LIMITS) -> T:
-    """A JSON file as a value of type `kind`. Raises FileNotFoundError where there is none, otherwise as
-    `parse_json`."""
+    """A JSON file as a value of type `kind`. Raises FileNotFoundError, otherwise as `parse_json`."""
     return parse_json(read_within_limit(path, most.size), kind, str(path), remedy, most)
 
 

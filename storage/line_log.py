@@ -36,8 +36,7 @@ class NewLines(NamedTuple):
     afresh: bool
     """Whether the file was replaced or truncated, so that these are all of its lines."""
     torn: bool
-    """Whether an incomplete line follows, which a process that died has left. It is read once another line follows
-    it."""
+    """Whether an incomplete line of a dead process follows. It is read once another line follows it."""
 
 
 class LineLog:

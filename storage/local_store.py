@@ -56,8 +56,7 @@ class LocalStore:
             ) from error
 
     def folder(self, stage: str, key: str) -> Path:
-        """Where a committed artifact lies. Raises `FatalError` for names (from untrusted files) that could lead
-        elsewhere."""
+        """Where a committed artifact lies. Raises `FatalError` for names that could lead elsewhere."""
         require_valid_address(stage, key)
         return self._artifacts / stage / key
 
@@ -199,8 +198,7 @@ class LocalStore:
             put_in_place(draft / path.name, path, self.disk)
 
     def touch(self, stage: str, artifacts: Iterable[Artifact]) -> None:
-        """Note that a run found these, by renewing the times of their manifests, so that `rlip store gc` spares
-        them."""
+        """Note that a run found these, by renewing their manifests' times, so that `rlip store gc` spares them."""
         for artifact in artifacts:
             with suppress(OSError):
                 os.utime(artifact.folder / MANIFEST)
@@ -262,8 +260,7 @@ class LocalStore:
 
     @contextmanager
     def _gate(self, kind: int) -> Iterator[None]:
-        """Lock out `sweep` (exclusive) while a draft is opened (shared): no draft is swept before its own lock is
-        held."""
+        """Lock out `sweep` (exclusive) while a draft is opened (shared): no draft is swept before it is locked."""
         with lock_file(self._pending / ".gate") as gate:
             fcntl.flock(gate, kind)
             yield
@@ -284,8 +281,7 @@ def size_of(folder: Path) -> int:
 
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """Hold a lock that the kernel frees when this process dies. Raises BlockingIOError while a live process holds
-    it."""
+    """Hold a lock that the kernel frees when this process dies. Raises BlockingIOError while it is held."""
     with lock_file(path) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -98,8 +98,7 @@ class ObjectStoreArtifacts:
         return manifest
 
     def download_file(self, manifest: Manifest, name: str, draft: Path) -> None:
-        """Copy one data file into a folder and check it. Raises `FatalError` where its bytes do not match its
-        digest."""
+        """Copy one data file into a folder and check it. Raises `FatalError` where its digest differs."""
         place, entry = _place(manifest.stage, manifest.key), manifest.files[name]
         with suppress(FileNotFoundError):
             self.files.download(f"{place}/{self._stored_name(name, entry.digest)}", draft / name)

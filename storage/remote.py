@@ -289,8 +289,7 @@ def retry(action: Callable[[], T], pauses: Sequence[float] = PAUSES) -> T:
 
 @contextmanager
 def translate_remote_errors(url: str) -> Iterator[None]:
-    """Turn errors of fsspec libraries into `FatalError` or `RetryableError`, except FileNotFoundError and
-    FileExistsError."""
+    """Turn errors of fsspec libraries, but FileNotFoundError and FileExistsError, into ours."""
     try:
         yield
     except (PipelineError, FileNotFoundError, FileExistsError):

@@ -49,8 +49,7 @@ class RemoteArtifact(Artifact):
         return self.known
 
     def file(self, name: str) -> Path:
-        """Path of one data file, copied to this machine's disk and checked. Raises as `RemoteStore.fetch_artifacts`
-        does."""
+        """Path of one data file, copied to this machine's disk and checked. Raises as `fetch_artifacts`."""
         return self.store.fetch_file(self.manifest, name)
 
     def location(self, name: str) -> str:

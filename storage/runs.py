@@ -195,8 +195,7 @@ class Run:
 
 
 class RunRecord(Run):
-    """The state of a run after one of its executions, read from its history. What would change it raises
-    `FatalError`."""
+    """The state of a run after one of its executions, by its history. Changing it raises `FatalError`."""
 
     def __init__(self, run: Run, number: int, path: Path) -> None:
         """Raises `FatalError` if the record is damaged."""
@@ -230,8 +229,7 @@ def runs_of(store: Store) -> list[Run]:
 
 
 def find_run(store: Store, name: str) -> Run:
-    """The run of that name, or of `name@2` its second record. For an unknown one, raises `FatalError` that lists what
-    exists."""
+    """The run of that name, or of `name@2` its second record. Else raises `FatalError` that lists what exists."""
     name, at, number = name.partition("@")
     run = Run(store, name)
     if not run.exists:

@@ -130,8 +130,7 @@ class Store(Protocol):
         """Remove drafts that dead processes left behind, and return how many. Scratch folders stay for resuming."""
 
     def damaged_copies(self) -> Iterator[Path]:
-        """Read this machine's copies of what lies elsewhere. Yields files and folders that are damaged and can be
-        removed."""
+        """Read this machine's copies of what lies elsewhere. Yields damaged ones, which can be removed."""
 
     def clean_up(self, before: float) -> None:
         """Remove what dead processes left behind, and notes and copies from before `before` (a Unix time)."""

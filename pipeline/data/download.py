@@ -1,5 +1,4 @@
-"""Downloads files over HTTP: an interrupted download resumes, and a file gets its name only when it is whole and
-verified."""
+"""Downloads files over HTTP: an interrupted download resumes, and a file gets its name once it is verified."""
 
 from __future__ import annotations
 
@@ -98,8 +97,7 @@ def download(
 
 
 def require_digest(path: Path, digest: str) -> None:
-    """Check a file against "md5:..." or "sha256:...". Raises `FatalError` if it differs, and leaves the file as it
-    is."""
+    """Check a file against "md5:..." or "sha256:...". Raises `FatalError` if it differs; the file stays."""
     if difference := _difference(path, digest):
         raise FatalError(f"{path}: {difference}; remove it and run again")
 

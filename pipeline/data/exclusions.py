@@ -44,8 +44,7 @@ class ExclusionList(Settings):
     """
 
     ids: Path = data_file(...)
-    """File with the image ids: text or JSON (docs of `read_ids`), such as V-COCO's `vcoco_test.ids` or COCO
-    annotations."""
+    """File with the image ids: text or JSON (docs of `read_ids`), e.g. `vcoco_test.ids` or COCO annotations."""
     reason: str = Field(min_length=1)
     """Why its images are excluded, for reports, e.g. "V-COCO test"."""
     datasets: tuple[str, ...] = ()
@@ -164,8 +163,7 @@ def _name(row: Mapping[str, Any]) -> str:
 
 
 def list_entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yields the entries of a list of images, each with its place in the file in words. Raises `FatalError` as
-    `read_ids`."""
+    """Yields the entries of a list of images, each with its place in words. Raises `FatalError` as `read_ids`."""
     opening = _opening(path, IDS)
     if opening == "{":
         yield from _listed_in_object(path)

@@ -107,8 +107,7 @@ def index_of(source: DataSource, folder: Path | None) -> RecordIndex:
 
 
 def extend_partitions(partitions: Sequence[Sequence[int]], image_ids: Sequence[int], size: int) -> list[list[int]]:
-    """Appends the ids that `partitions` lack as new partitions of `size` images. Existing partitions stay as they
-    are."""
+    """Appends the ids that `partitions` lack as new partitions of `size` images. Existing ones stay as they are."""
     known = {image_id for partition in partitions for image_id in partition}
     new = [image_id for image_id in image_ids if image_id not in known]
     return [list(p) for p in partitions] + [new[i : i + size] for i in range(0, len(new), size)]
@@ -131,8 +130,7 @@ def load_partition_map(path: Path) -> PartitionMap:
 
 
 def partition_maps_of(names: Iterable[str], dataset: str, part: str = "(-.+)?") -> list[str]:
-    """Chooses the partition maps of a dataset, wherever its annotations lie, from names of files. `part` is a
-    pattern."""
+    """Chooses the partition maps of a dataset from names of files. `part` is a pattern."""
     return sorted(name for name in names if re.fullmatch(rf"{re.escape(dataset)}-[0-9a-f]{{12}}{part}\.json", name))
 
 
@@ -188,8 +186,7 @@ class PartitionDigests:
 
 
 def damaged_digests(indexes: Path) -> Iterator[tuple[Path, str]]:
-    """Read all cached digests in a folder of indexes. Yields each file with what is wrong with it, "" where nothing
-    is."""
+    """Read all cached digests in a folder of indexes. Yields each file with what is wrong, "" for nothing."""
     for path in sorted(indexes.glob(f"*-{DIGESTS}")):
         try:
             read_json(path, _Digests)
@@ -212,8 +209,7 @@ def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"], li
 
 
 def _stamp(refs: Iterable[ImageRef], rest: Any) -> str | None:
-    """Digest of `rest` and of size, times and inode of all files; None if one changed so recently that it may change
-    unseen."""
+    """Digest of `rest` and of size, times and inode of all files; None if one changed too recently to be sure."""
     began = time.time_ns()
     found = hashlib.sha256(json.dumps(rest).encode())
     newest = 0

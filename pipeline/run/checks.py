@@ -21,8 +21,7 @@ from storage.runs import Run
 from tagger.english.predicates import canonical
 
 CHECKED = "checks"
-"""Name of the note in which a run keeps the results of its checks: step → partition → key of its artifact, and
-results."""
+"""Name of the note with a run's check results: step → partition → key of its artifact, and results."""
 LOWEST = 3
 """Number of predicates that a refusal names when no single one is below the limit."""
 
@@ -56,8 +55,7 @@ class CheckResult:
 
 
 class Measured:
-    """A partition's artifact with the artifacts that it was made from. Tables are read only for the checks that need
-    them."""
+    """A partition's artifact with the artifacts that it was made from. Tables are read on demand."""
 
     def __init__(self, artifact: Artifact, inputs: Mapping[str, Artifact]) -> None:
         self._artifact, self._inputs = artifact, inputs
@@ -100,8 +98,7 @@ def _audit(partitions: Iterable[tuple[Artifact, Artifact]]) -> LabelAudit:
 
 @dataclass(frozen=True)
 class Check:
-    """A check of partitions: its name, the setting with its limit, the value that switches it off, and what it
-    measures."""
+    """A check of partitions: name, setting of its limit, the value that switches it off, and what it measures."""
 
     name: str
     setting: str

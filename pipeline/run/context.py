@@ -1,5 +1,4 @@
-"""The context of a run: its recipe, steps, store and record, each made once and handed to everything that needs
-them."""
+"""The context of a run: its recipe, steps, store and record, each made once for everything that needs them."""
 
 from __future__ import annotations
 

@@ -62,8 +62,7 @@ def examine(context: RunContext) -> Iterator[Finding]:
 
 
 def needs(context: RunContext) -> Iterator[Finding]:
-    """Check what a recipe cannot run without: data, weights, store, disk and cluster. Imports nothing heavy without
-    need."""
+    """Check what a recipe needs: data, weights, store, disk and cluster. Imports nothing heavy without need."""
     yield from readable(context)
     yield from _trackers(context)
     yield from _store(context)

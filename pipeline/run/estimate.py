@@ -135,8 +135,7 @@ def estimate(
 
 
 def expected_seconds(context: RunContext) -> Mapping[str, float | None]:
-    """Step → seconds that it will take by what its artifacts took so far, or by the estimate that was made for a new
-    run."""
+    """Step → seconds that it will take by what its artifacts took so far, or by a new run's estimate."""
     run, workers = context.run, context.recipe.run
     if not run.steps():
         return {row["step"]: row["wall"] for row in run.read_document(ESTIMATE).get("steps", [])}

@@ -42,8 +42,7 @@ class Finding:
 
 
 def unfit_networks(context: RunContext) -> Iterator[Finding]:
-    """Yield what stops the networks of a recipe from being built; where nothing does, keep the findings with the
-    run."""
+    """Yield what stops the networks of a recipe from being built; else keep the findings with the run."""
     if _recalled(context) is not None:
         return
     findings = list(_examined(context))
@@ -106,8 +105,7 @@ def _files(step: Step) -> list[Any]:
 
 
 def _trained(settings: Any) -> str:
-    """Builds the network of a training run. Raises `FatalError` when it can't be built, or can't start from its
-    weights."""
+    """Builds the network of a training run. Raises `FatalError` when it can't be built or started."""
     import torch
 
     from models.pretrained import fits_fewer_pairs

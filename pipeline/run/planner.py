@@ -1,5 +1,4 @@
-"""Plans a step: the key of every partition, whether it is cached, and what is due; and forecasts a run from its
-plans."""
+"""Plans a step: the key of every partition, whether it is cached, and what is due. Forecasts runs from plans."""
 
 from __future__ import annotations
 
@@ -246,8 +245,7 @@ class StepForecast:
 
 
 def forecast(planner: Planner) -> Iterator[StepForecast]:
-    """Yield the forecast of each step in the order of the chain. Computes nothing and writes only the stored
-    partitioning."""
+    """Yield the forecast of each step in the order of the chain. Only stores the partitioning."""
     settings = planner.context.recipe.run.checks
     checks = {step.name: checks_of(step.stage, settings) for step in planner.context.steps}
     for each in _forecast(planner):

@@ -61,8 +61,7 @@ def doubts_about_boxes(context: RunContext) -> Iterator[str]:
 
 
 def write_world(root: Path, settings: SceneSettings, progress: Callable[[int, int], None] | None) -> None:
-    """Write the synthetic world unless it exists. Raises `FatalError` if `root` can't be written or holds other
-    files."""
+    """Write the synthetic world unless it exists. Raises `FatalError` if `root` is unwritable or holds other files."""
     from scenes.dataset import write_scenes
 
     try:

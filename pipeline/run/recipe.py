@@ -134,8 +134,7 @@ class RunSection(Settings):
     until: str | None = runtime(None)
     """The last stage to run, with only the stages and datasets that it needs; unset: all stages."""
     engine: Literal["local", "ray"] = runtime("local")
-    """Where partitions are processed. local: worker processes of this machine; ray: actors on the nodes of a Ray
-    cluster."""
+    """Where partitions are processed. local: processes of this machine; ray: actors on the nodes of a Ray cluster."""
     workers: int = runtime(2, ge=1, le=256)
     """Number of worker processes of the local engine."""
     ray_address: str | None = runtime(None)
@@ -143,8 +142,7 @@ class RunSection(Settings):
     min_actors: int = runtime(1, ge=1, le=4096)
     """ray: number of actors that a stage starts at once, and keeps while they are idle."""
     max_actors: int | None = runtime(None, ge=1, le=4096)
-    """ray: maximum number of actors of a stage; unset: as many as fit when it starts. Set it on a cluster that
-    scales itself."""
+    """ray: maximum actors of a stage; unset: as many as fit when it starts. Set it on a cluster that scales itself."""
     gpus_per_actor: float = runtime(1.0, gt=0, le=1)
     """ray: share of a GPU that an actor takes, where its stage uses GPUs."""
     blocks: int = runtime(16, ge=1, le=256)
@@ -154,8 +152,7 @@ class RunSection(Settings):
     log_format: LogFormat = runtime("text")
     """Format of the log files: text for people, or JSON for machines."""
     metrics_file: Path | None = runtime(None)
-    """File for Prometheus metrics, e.g. for the textfile collector (name it *.prom); written anew while the run goes
-    on."""
+    """File for Prometheus metrics, e.g. of the textfile collector (*.prom), renewed while the run goes on."""
     metrics_port: int | None = runtime(None, ge=1, le=65535)
     """Port at 127.0.0.1 that serves Prometheus metrics while the run goes on."""
     lineage: str | None = runtime(None)
@@ -203,8 +200,7 @@ class Recipe(Settings):
     store: str = "out/store"
     """A folder or an fsspec URL, e.g. s3://bucket/folder."""
     reports: Path | None = None
-    """Folder of reports and log files; unset: `reports` in the store, or in this machine's copies of a store at a
-    URL."""
+    """Folder of reports and log files; unset: `reports` in the store, or in the local copies of a remote store."""
     scenes: SceneSettings | None = None
     """If set, the synthetic world is written to `data.root` before the first step."""
     data: DataSection

@@ -43,8 +43,7 @@ def best_precision(setting: str) -> Literal["float32", "bfloat16"]:
 
 
 def has_bfloat16(setting: str) -> bool:
-    """Whether the device that `setting` selects has instructions for bfloat16. PyTorch emulates it on others,
-    slowly."""
+    """Whether the device that `setting` selects has instructions for bfloat16. Others emulate it, slowly."""
     import torch
 
     if setting != "cpu" and torch.cuda.device_count():

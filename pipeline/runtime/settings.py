@@ -21,8 +21,7 @@ PathMark = Literal["file_read", "data_file"]
 
 
 def file_read(default: Any) -> Any:
-    """A field with the path of a file or folder that a run reads. Its content may be part of a key, its path never
-    is."""
+    """A field with the path of a file or folder that a run reads. Its content may be part of a key, its path not."""
     return Field(default, json_schema_extra={"runtime": True, "file_read": True})
 
 

@@ -86,8 +86,7 @@ class ViewOrder:
 
 
 def snake(heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns keys by which heights rise, and widths rise and fall in turns, so that neighbours differ in one side
-    only."""
+    """Returns keys by which heights rise, and widths rise and fall in turns, so neighbours differ in one side only."""
     _, rows = np.unique(heights, return_inverse=True)
     highest = int(widths.max(initial=0)) + 1
     return rows * highest + np.where(rows % 2, highest - 1 - widths, widths)
@@ -161,8 +160,7 @@ def _view_of(
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a training run stands in the sequence of its samples: `samples` were used up when `step` steps were
-    done."""
+    """Where a training run is in its sequence of samples: `samples` were used up after `step` steps."""
 
     step: int = 0
     samples: int = 0

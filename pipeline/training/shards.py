@@ -39,8 +39,7 @@ def shards_of(artifacts: Iterable[Artifact]) -> list[Shard]:
 
 
 def map_samples(config: TrainConfig) -> SampleMap:
-    """Makes the map of the training set, and for a tagger that of the held-out images, unless an earlier attempt
-    did."""
+    """Makes the map of the training set, and for a tagger that of the held-out images, unless they exist."""
     files = [ShardFile(shard.tar, shard.index, shard.name) for shard in config.shards]
     share = config.settings.held_out if isinstance(config.settings, TaggerSettings) else 0.0
     parts = ((SAMPLES, False), (HELD_OUT, True)) if config.kind == "tagger" else ((SAMPLES, False),)

@@ -307,8 +307,7 @@ class Trainer:
 
     @contextmanager
     def _explain_out_of_memory(self, batch: MicroBatch) -> Iterator[None]:
-        """Turns an allocation that fails into a `FatalError` that names the sizes of the batch and the settings to
-        lower."""
+        """Turns an allocation that fails into a `FatalError` that names the batch's sizes and the settings to lower."""
         try:
             yield
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

@@ -95,8 +95,7 @@ def entries_of(path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def entries_in(file: IO[bytes], size: float = math.inf) -> Iterator[tarfile.TarInfo]:
-    """Like `entries_of`, for an open tar of `size` bytes, from which an entry's bytes may be read before the next
-    one."""
+    """Like `entries_of`, for an open tar of `size` bytes, from which an entry may be read before the next one."""
     try:
         with tarfile.open(fileobj=cast(IO[bytes], headers := _Headers(file)), mode="r:") as tar:
             while (info := tar.next()) is not None:

@@ -16,8 +16,7 @@ from storage.errors import FatalError
 
 Samples = NDArray[np.int64]
 SortKey = Callable[[int, Samples], NDArray[np.int64]]
-"""Maps an epoch and samples to numbers. Samples with near numbers are put into the same run, e.g. images of one
-size."""
+"""Maps an epoch and samples to numbers. Samples with near numbers share a run, e.g. images of one size."""
 
 
 @dataclass(frozen=True)
@@ -178,8 +177,7 @@ class Mix:
             raise FatalError('mix: weights need kind "proportional" or "temperature"; "concat" takes every sample once')
 
     def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        """Returns each dataset's share of the stream; they sum to 1. Raises `FatalError` for weights of unknown
-        ones."""
+        """Returns each dataset's share of the stream; they sum to 1. Raises `FatalError` for unknown ones."""
         unknown = sorted(self.weights.keys() - sizes.keys())
         if unknown:
             raise FatalError(f"mix: weights name {unknown[0]!r}; the datasets are {', '.join(sizes)}")

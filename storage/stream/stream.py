@@ -207,8 +207,7 @@ class Stream(IterableDataset[dict[str, Any]]):
                 batch = StreamBatch()
 
     def _pass(self) -> Iterator[tuple[int, _Found, bool]]:
-        """Yields each sample, what was found of it, and whether it is the last of its batch, and keeps the place up to
-        date."""
+        """Yields each sample, what was found of it, and whether it is its batch's last, and keeps the place."""
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         at, self._loaded = self._loaded or _Place(0), None
@@ -274,8 +273,7 @@ class Stream(IterableDataset[dict[str, Any]]):
 
 
 class Batches(IterableDataset[StreamBatch]):
-    """The parts of a stream's global batches, for loaders with `batch_size=None`. A damaged sample makes its batch
-    shorter."""
+    """The parts of a stream's global batches, for loaders with `batch_size=None`. Damaged samples shorten it."""
 
     def __init__(self, stream: Stream) -> None:
         super().__init__()

@@ -138,8 +138,7 @@ _WORDS = {
 
 
 def vcoco_predicate(action: str) -> str:
-    """Converts an action such as "hold obj" or "sit instr" to a predicate; in other text, only underscores are
-    replaced."""
+    """Converts an action such as "hold obj" or "sit instr" to a predicate; elsewhere, only underscores are replaced."""
     action = action.strip().lower()
     if action in _WORDS:
         return _WORDS[action]

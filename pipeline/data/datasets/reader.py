@@ -33,8 +33,7 @@ class Reader(ABC):
         """Called now and then with the share of the annotations that has been read, 0 to 1."""
         self.folder = open_folder(source.image_root)
         self.rejects: list[Rejected] = []
-        """Rejected rows without a record: no usable id or file name, or a duplicate. Complete once `read` is
-        exhausted."""
+        """Rejected rows without a record: no usable id or file name, or a duplicate. Complete after `read`."""
         self.objects: tuple[str, ...] = ()
         """The dataset's own object names by id, complete once it is read; empty if names are free text."""
         self.predicates: tuple[str, ...] = ()

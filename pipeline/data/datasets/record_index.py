@@ -172,8 +172,7 @@ class RecordIndex:
         self._order = np.argsort(self.ids, kind="stable")
         self._sorted = self.ids[self._order]
         self.lost = [Rejected(*row) for row in self._files.lost]
-        """Rejected rows without a record: no usable id or file name, a duplicate, or annotations of an unknown
-        image."""
+        """Rejected rows without a record: no usable id or file name, a duplicate, or an unknown image."""
 
     def present(self, image_ids: Sequence[int]) -> tuple[int, ...]:
         """The ids that have a record, in the given order."""
@@ -305,8 +304,7 @@ def _build(reader: Reader, path: Path, overwrite: bool = False) -> None:
 
 
 def _digest(source: DataSource) -> str:
-    """Digest of the index inputs: the annotation files, or the names of bare images, and how they are read; no
-    paths."""
+    """Digest of the index inputs: the annotation files, or the names of bare images, and how they are read."""
     files: dict[str, Any] = {}
     for name in ("annotations", *FURTHER_FILES):
         path: Path | None = getattr(source, name)

@@ -73,8 +73,7 @@ class DataSource(Settings):
     images: ImageRoot = data_file(...)
     """Root of the file names in the annotations: a folder, a .tar, or a URL such as s3://bucket/folder."""
     annotations: Path | None = data_file(None)
-    """The main annotation file; docs/datasets.md says which one each format has. Required by every format but images,
-    which has none."""
+    """The main annotation file (docs/datasets.md). Every format but images, which has none, requires it."""
     relations: Path | None = data_file(None)
     """coco, objects365: relations between boxes, in the pair layout described in `pipeline/data/datasets/pairs.py`."""
     image_data: Path | None = data_file(None)
@@ -189,8 +188,7 @@ class DataSource(Settings):
         return lacking
 
     def _files(self) -> Iterator[tuple[str, Path]]:
-        """The files that are set, by field: the annotations, those that go with them, and the list of images to
-        take."""
+        """The files that are set, by field: the annotations, those beside them, and the list of images."""
         for name in ("annotations", *sorted(_FILES[self.format].keys() - {"annotations"}), "only"):
             path: Path | None = getattr(self, name)
             if path is not None:
@@ -221,8 +219,7 @@ def annotation_source(format_name: str, annotations: Path, files: Mapping[str, P
 
 
 def file_fault(path: Path, kind: str) -> str:
-    """Describes a file that is not of a kind ("JSON", "CSV" or "HDF5"), by its start and its end; "" for one that may
-    be."""
+    """Describes a file that isn't of a kind ("JSON", "CSV", "HDF5") by its ends; "" for one that may be."""
     if kind not in ("JSON", "CSV", "HDF5") or (kind == "JSON" and path.suffix == ".parquet"):
         return ""
     try:

@@ -137,8 +137,7 @@ def _answer(decode: Callable[[bytes], Probe], data: bytes) -> Any:
 
 
 def _limit_memory(size: int) -> None:
-    """Limit this process to `size` bytes of address space beyond what it has now. It leaves no core file when it
-    crashes."""
+    """Limit this process to `size` bytes of address space beyond what it has now. It leaves no core file."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + size,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

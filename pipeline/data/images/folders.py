@@ -75,8 +75,7 @@ class LocalFolder(ImageFolder):
         return self._root / uri
 
     def names(self) -> list[str]:
-        """Every file below the folder, without hidden ones. Tars in it count as files: open a tar as a folder to read
-        it."""
+        """Every file below the folder, without hidden ones. Tars in it count as files."""
         found = []
         for folder, inner, files in os.walk(self._root):
             inner[:] = [name for name in inner if not name.startswith(".")]

@@ -30,8 +30,7 @@ scenes 0.2.
 """
 
 _REDUCED_SIDE = 64
-"""Pixels. A JPEG is decoded no smaller than this, twice the side that is hashed, so that the hash of a copy differs
-less."""
+"""Pixels. A JPEG is decoded no smaller than this, twice the side that is hashed, so that a copy's hash differs less."""
 _SIDE = 32
 _FREQUENCIES = 8
 _PAIRS_AT_A_TIME = 2**22
@@ -52,8 +51,7 @@ def probe_and_hash(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[P
 def near_duplicates(
     hashes_N: NDArray[np.uint64], others_M: NDArray[np.uint64], distance: int
 ) -> list[tuple[int, int, int]]:
-    """Finds the pairs of hashes that differ by at most `distance` bits, as (index in N, index in M, bits) in order of
-    index."""
+    """Finds the pairs of hashes that differ by at most `distance` bits, as (index in N, index in M, bits), by index."""
     if not len(others_M):
         return []
     found: list[tuple[int, int, int]] = []

@@ -50,11 +50,9 @@ class ViewSettings(Settings):
     """Probability of a random crop. The paper: 0.5. Each side of the crop is drawn between 384 and 600 pixels of
     the image at a shorter side of 400, 500 or 600 pixels."""
     flip: float = Field(0.5, ge=0, le=1)
-    """Probability that an image is mirrored. "left" and "right" in its predicates then change places, unless
-    `official`."""
+    """Probability that an image is mirrored, which swaps "left" and "right" in its predicates unless `official`."""
     colour: float = Field(0.4, ge=0, lt=1)
-    """Strength c of colour augmentation: brightness, contrast and saturation are scaled by factors in [1 - c, 1 +
-    c]."""
+    """Strength c of colour augmentation: brightness, contrast and saturation change by factors in [1 - c, 1 + c]."""
     official: bool = False
     """Prepare images exactly as the authors do, at more than twice the time: sizes are not rounded to multiples of 32,
     an image is resized before and after it is cropped, colours change in random order, "left" and "right" stay."""
@@ -106,8 +104,7 @@ class TrainingViews:
     crops: NDArray[np.float64]
     """N x 4: left, top, width and height of that part in raw pixels. Only rows that are cropped have a meaning."""
     first_sizes: NDArray[np.float64]
-    """N x 2 widths and heights of the whole image when the part is cropped. Only rows that are cropped have a
-    meaning."""
+    """N x 2 widths and heights of the whole image when the part is cropped. Only cropped rows have a meaning."""
     mirrored: NDArray[np.bool_]
     factors: NDArray[np.float64]
     """N x 3 factors of brightness, contrast and saturation."""

@@ -51,8 +51,7 @@ class StageActor:
         return f"{platform.node()}, process {os.getpid()}"
 
     def execute(self, item: WorkItem) -> Record | PipelineError:
-        """The record of an item, or what went wrong with it. Errors are values, because Ray wraps those that are
-        raised."""
+        """The record of an item, or what went wrong with it. Errors are values, for Ray wraps raised ones."""
         self._progress = (0, 0, "")
         try:
             os.chdir(self._folder)

@@ -90,8 +90,7 @@ def live_nodes(ray: Any) -> list[Node]:
 
 
 def room_for(nodes: Sequence[Node], worker: Resources) -> int:
-    """How many such workers fit on the nodes at once. Raises `FatalError` that lists what the nodes have when none
-    does."""
+    """How many such workers fit on the nodes at once. Raises `FatalError` that lists the nodes when none does."""
     count = sum(node.room(worker) for node in nodes)
     if count:
         return count

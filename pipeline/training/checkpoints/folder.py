@@ -1,5 +1,4 @@
-"""The checkpoints of a training run on disk: `step-00000500/` and so on, each complete from the moment its name
-exists."""
+"""The checkpoints of a training run on disk: `step-00000500/` and so on, each complete once its name exists."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Runs a training run on the coordinator: starts its ranks and those of the other nodes, and restarts all when one is
-lost."""
+"""Runs a training run on the coordinator: starts the ranks of all nodes, and restarts them when one is lost."""
 
 from __future__ import annotations
 
@@ -133,8 +132,7 @@ def _stop(ranks: RankProcesses, nodes: Nodes, seconds: float, log: _Log) -> None
 
 
 class _Log:
-    """The log of the ranks of this node, to which the launcher adds lines, and the progress that rank 0 writes beside
-    it."""
+    """The log of the ranks of this node, to which the launcher adds lines, and the progress of rank 0 beside it."""
 
     def __init__(self, work: Path, report: ReportProgress) -> None:
         self.path = work / LOG

@@ -134,8 +134,7 @@ def device_peak(device: torch.device, precision: Precision) -> float:
 
 
 def known_peak(name: str, precision: Precision) -> float | None:
-    """Returns the FLOP/s of a device by its name; None for one that is not in the table, such as a part of a GPU
-    (MIG)."""
+    """Returns the FLOP/s of a device by its name; None for one outside the table, e.g. a part of a GPU (MIG)."""
     bare = _MAKER.sub("", name)
     peaks = next((peaks for pattern, peaks in _PEAKS if re.fullmatch(pattern, bare)), {})
     return peaks[precision] * _TERA if precision in peaks else None
