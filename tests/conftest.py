@@ -37,7 +37,7 @@ LONGEST = (
     "cli/test_installed.py", "flows/test_postgres.py", "captioning/test_killed.py", "training/test_bad_input.py",
     "training/test_slurm.py", "models/test_deformable_attention.py", "storage/test_remote_store.py",
     "training/test_trainer.py", "cli/test_import_detectors.py", "chain/test_boxes_withheld.py",
-    "storage/test_elastic_processes.py", "review/test_browser_people.py", "chain/test_moved_dataset.py",
+    "review/test_browser_people.py", "chain/test_moved_dataset.py",
     "chain/test_fine_tuning.py", "chain/test_funnel.py", "training/test_launch.py", "models/test_import.py",
     "models/test_export.py", "interop/test_publish_shards.py", "runtime/test_local_engine.py",
     "runtime/test_processes.py", "data/test_decoder_process.py", "cli/test_query.py",

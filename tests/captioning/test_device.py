@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import BlipForConditionalGeneration
 
 from pipeline.captioning.blip import BlipCaptioner
-from pipeline.captioning.network import ImageEncoder, TextDecoder
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
@@ -51,17 +48,3 @@ def test_the_device_is_in_no_key_and_is_checked_when_read() -> None:
             CaptionSettings(device=wrong)
     with pytest.raises(ValidationError, match="'lavis' runs on the CPU only"):
         CaptionSettings(captioner="lavis", device="cuda")
-
-
-def test_nothing_of_the_network_stays_behind(blip_folder: Path) -> None:
-    """On torch's device "meta", which computes shapes only, an operand left on the CPU is an error, as it is on a GPU."""
-    model: Any = BlipForConditionalGeneration.from_pretrained(blip_folder).eval().to("meta")
-    with torch.inference_mode():
-        states = ImageEncoder(model.vision_model)(torch.empty(2, 3, 64, 64, device="meta"))
-        decoder = TextDecoder(model.text_decoder, 20)
-        state, logits = decoder.start(states, [5, 6, 7, 8], draws=3)
-        assert logits.device.type == "meta" and logits.shape[0] == 6
-        logits = decoder.step(state, torch.zeros(6, dtype=torch.long, device="meta"))
-        decoder.reorder(state, torch.zeros(6, dtype=torch.long, device="meta"))
-    assert logits.device.type == state.rows.device.type == "meta"
-    assert all(part.device.type == "meta" for pair in [*state.own, *state.image] for part in pair)

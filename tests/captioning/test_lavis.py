@@ -131,11 +131,7 @@ def test_weights_of_a_stranger_are_looked_at_before_a_worker_reads_them(one_blip
     marks.chmod(0o755)
     (tmp_path / "vocab.txt").write_bytes((one_blip[1] / "vocab.txt").read_bytes())
     huge = torch.zeros(1).expand(10**13)
-    hostile: dict[str, Any] = {
-        "is code": Runs(),
-        "claims": {"model": {"visual_encoder.cls_token": huge}},
-        "list": [1, 2],
-    }
+    hostile = {"is code": Runs(), "claims": {"model": {"visual_encoder.cls_token": huge}}, "list": [1, 2]}
     for words, content in hostile.items():
         torch.save(content, tmp_path / "blip.pth")
         captioner = LavisCaptioner(settings((tmp_path, tmp_path), marks))

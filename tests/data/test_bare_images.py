@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from pydantic import ValidationError
 
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.bare_images import id_of_name
@@ -37,16 +36,6 @@ def test_every_picture_of_the_folder_and_its_subfolders_is_an_image(tmp_path: Pa
     assert [reader.name(record) for record in records] == ["a.PNG", "b.jpg", "more/c.jpeg"]
     assert not reader.rejects and all(record.boxes == () and record.width is None for record in records)
     assert len({record.image_id for record in records}) == 3 and all(0 <= r.image_id < 2**53 for r in records)
-
-
-def test_a_tar_is_read_like_the_folder(tmp_path: Path) -> None:
-    for name in ("a.jpg", "more/b.jpg"):
-        save_picture(tmp_path / "mine" / name)
-    with tarfile.open(tmp_path / "mine.tar", "w") as archive:
-        for name in ("a.jpg", "more/b.jpg"):
-            archive.add(tmp_path / "mine" / name, name)
-    (_, folder), (_, packed) = read_all(bare(tmp_path / "mine")), read_all(bare(tmp_path / "mine.tar"))
-    assert [record.image_id for record in folder] == [record.image_id for record in packed]
 
 
 def test_new_pictures_append_a_partition_and_no_id_changes(tmp_path: Path) -> None:
@@ -135,10 +124,3 @@ def test_a_folder_without_pictures_is_told(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(AnnotationError, match="no usable image for dataset 'mine'"):
         read_all(bare(tmp_path / "mine"))
-
-
-def test_annotations_are_needed_by_every_other_format_and_refused_by_this_one(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match=r"annotations: required by format 'coco'.*format = .images."):
-        DataSource(name="mine", images=tmp_path)
-    with pytest.raises(ValidationError, match="annotations: not used by format 'images'"):
-        DataSource(name="mine", format="images", images=tmp_path, annotations=tmp_path / "a.json")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from pipeline.data.datasets.source import DataSource
@@ -27,24 +25,6 @@ from tests.data.toy_sets import save_json
 NAMES = ("patch0/a.jpg", "patch0/b.jpg", "patch1/c.jpg")
 EMPTY, LOST = "patch1/empty.jpg", "patch1/lost.jpg"
 CATEGORIES = [{"id": 1, "name": "person"}]
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[ThreadedMotoServer]:
-    """Starts a local S3 server on loopback with one bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("pictures")
-        yield server
-    server.stop()
 
 
 def picture(number: int) -> bytes:
@@ -82,11 +62,11 @@ def images(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
         pack(tmp_path / "packed" / "patch0.tar", {n: c for n, c in data.items() if n.startswith("patch0")})
         pack(tmp_path / "packed" / "patch1.tar", {"c.jpg": data["patch1/c.jpg"], "empty.jpg": b""})
         return tmp_path / "packed"
-    request.getfixturevalue("s3")
+    place = f"{request.getfixturevalue('s3')}/{tmp_path.name}"
     files = fsspec.filesystem("s3", skip_instance_cache=True)
     for name, content in data.items():
-        files.pipe_file(f"pictures/{tmp_path.name}/{name}", content)
-    return f"s3://pictures/{tmp_path.name}"
+        files.pipe_file(f"{place}/{name}", content)
+    return place
 
 
 def source_of(images: Path | str, folder: Path) -> DataSource:
@@ -155,17 +135,17 @@ def test_tars_that_can_not_be_read(tmp_path: Path) -> None:
             open_folder(tmp_path / name).place("a.jpg").is_file()
 
 
-def test_a_changed_object_changes_its_state(s3: ThreadedMotoServer, tmp_path: Path) -> None:
+def test_a_changed_object_changes_its_state(s3: str, tmp_path: Path) -> None:
     files = fsspec.filesystem("s3", skip_instance_cache=True)
-    files.pipe_file(f"pictures/{tmp_path.name}/a.jpg", picture(1))
-    folder = open_folder(f"s3://pictures/{tmp_path.name}")
+    files.pipe_file(f"{s3}/{tmp_path.name}/a.jpg", picture(1))
+    folder = open_folder(f"{s3}/{tmp_path.name}")
     before = state_of(folder.place("a.jpg"))
-    files.pipe_file(f"pictures/{tmp_path.name}/a.jpg", picture(2))
+    files.pipe_file(f"{s3}/{tmp_path.name}/a.jpg", picture(2))
     folder.refresh()
     assert state_of(folder.place("a.jpg")) != before
 
 
-def test_what_is_wrong_with_a_place_is_told_before_work(s3: ThreadedMotoServer, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_place_is_told_before_work(s3: str, tmp_path: Path) -> None:
     sources = {
         "no folder": tmp_path / "none", "no file": tmp_path / "none.tar", "there is no bucket 'nowhere'": "s3://nowhere/x",
     }  # fmt: skip
@@ -174,11 +154,11 @@ def test_what_is_wrong_with_a_place_is_told_before_work(s3: ThreadedMotoServer, 
         assert lacking.startswith("images: ") and message in lacking
 
 
-def test_a_silent_network_is_no_missing_image(s3: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_network_is_no_missing_image(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("storage.remote.Remote.__init__.__defaults__", (None, ()))
     with pytest.raises(RetryableError):
-        read_image(open_folder("s3://pictures/silent").place("a.jpg"))
+        read_image(open_folder(f"{s3}/silent").place("a.jpg"))
 
 
 def test_urls_stay_as_they_are_and_paths_start_from_the_root() -> None:

@@ -10,7 +10,6 @@ import pytest
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.names import COCO_CATEGORIES, read_names
 from pipeline.data.datasets.record import AnnotatedRelation, Box
-from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
 from tests.data.toy_sets import read_all, save_json, save_picture
 
@@ -72,19 +71,6 @@ def test_pairs_follow_the_boxes_that_stay(tmp_path: Path) -> None:
     ]
 
 
-def test_rows_that_are_no_record(tmp_path: Path) -> None:
-    bad_name = {**entry(4, [], []), "file_name": "../x.jpg"}
-    content = [entry(1, None, []), entry(1, [], []), entry("x", [], []), bad_name, None]
-    reader, (record,) = read_all(hico(tmp_path, content))
-    assert [reject.reason for reject in record.rejects] == ["annotations malformed"]
-    assert [(reject.image_id, reject.reason) for reject in reader.rejects] == [
-        (1, "duplicate image id"),
-        (-1, "image id not an integer"),
-        (4, "file name not usable"),
-        (-1, "image id not an integer"),
-    ]
-
-
 def test_names_may_come_in_three_layouts(tmp_path: Path) -> None:
     table = tmp_path / "table.txt"
     table.write_text("id   verb\n----------\n001  adjust        \n002  no_interaction\n")
@@ -106,11 +92,6 @@ def test_own_object_names(tmp_path: Path) -> None:
     source = hico(tmp_path, [entry(1, [item(1, [0, 0, 9, 9]), item(2, [0, 0, 9, 9])], [])], objects=objects)
     _, (record,) = read_all(source)
     assert [box.category for box in record.boxes] == ["robot"]
-
-
-def test_a_file_that_is_something_else(tmp_path: Path) -> None:
-    with pytest.raises(AnnotationError, match=r"test_hico\.json: holds a JSON object; expected HICO-DET"):
-        list(open_source(hico(tmp_path, {"annotations": []})).read())
 
 
 def test_coco_names() -> None:

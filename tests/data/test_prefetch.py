@@ -74,7 +74,3 @@ def test_what_goes_wrong_on_a_thread_comes_out(pictures: list[Path]) -> None:
 
     with pytest.raises(MemoryError, match="too much"):
         list(read_ahead(pictures, fail))
-
-
-def test_nothing_to_read() -> None:
-    assert list(read_ahead([], read_image)) == []

@@ -13,6 +13,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from pipeline.data.images.opening import BadImage
 from pipeline.data.images.training_pixels import load_view, normalised
 from pipeline.data.images.training_view import DRAWS, Crop, TrainingView, ViewSettings, training_view, view_sizes
+from pipeline.data.images.views import to_pixels, view_size
 
 PAPER = {"image_size": 1333, "shortest": tuple(range(480, 801, 32)), "crop": 0.5}
 
@@ -119,6 +120,23 @@ def test_images_are_normalised_by_imagenets_statistics():
     assert found[0, :, 3, 5].tolist() == pytest.approx([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225])
     assert found[1, :, 0, 0].tolist() == pytest.approx([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])
     assert (batch[1] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((600, 480), (192, 160)), ((480, 600), (160, 192)), ((1000, 10), (192, 32)), ((9, 9), (192, 192))],
+)
+def test_sides_of_views_for_prediction_are_multiples_of_the_stride(size, expected):
+    assert view_size(*size, longest=192) == expected
+
+
+def test_pixels_for_prediction_are_normalised_by_the_same_statistics():
+    half = np.zeros((64, 64, 3), np.uint8)
+    half[:, :32] = 255
+    pixels = to_pixels(Image.fromarray(half), 64)
+    assert pixels[:, 0, 0].tolist() == pytest.approx([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])
+    assert pixels[:, 0, 63].tolist() == pytest.approx([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225])
+    assert pixels.dtype == torch.float32 and pixels.shape == (3, 64, 64)
 
 
 def test_photographs(shared: Path) -> None:

@@ -77,14 +77,6 @@ def test_no_objects(network):
         scene_graph(predictions, [(64, 64)])
 
 
-def test_a_label_given_twice_gets_the_same_scores_twice(network):
-    predictions = predict(
-        network.eval(), torch.randn(1, 3, 64, 64), ["dog", "person", "dog", "no objects"], ["on", "on"]
-    )
-    torch.testing.assert_close(predictions.object_logits[..., 0], predictions.object_logits[..., 2])
-    torch.testing.assert_close(predictions.predicate_logits[..., 0], predictions.predicate_logits[..., 1])
-
-
 def test_two_thousand_labels(network):
     objects = [*(f"object {number}" for number in range(1999)), "no objects"]
     predicates = [f"predicate {number}" for number in range(2000)]

@@ -10,15 +10,12 @@ from torch import nn
 
 from models.packed_network import PackedConv, PackedLinear, packed
 from models.relation_tagger import PairQueries, RelationTagger
+from tests.models.made import moved
 
 
 def network(config, tokenizer, **changes) -> RelationTagger:
     torch.manual_seed(2)
-    made = RelationTagger(replace(config, **changes), tokenizer).eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return made
+    return moved(RelationTagger(replace(config, **changes), tokenizer).eval())
 
 
 def scores(tagger: RelationTagger) -> torch.Tensor:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -81,55 +80,12 @@ def test_an_entry_that_could_do_harm_is_refused_by_name_and_the_others_stay(
     assert sorted(tmp_path.iterdir()) == [tar]
 
 
-def test_a_sparse_file_is_refused_however_long_it_would_become(tmp_path: Path) -> None:
-    header = bytearray(special(tarfile.GNUTYPE_SPARSE))
-    header[257:265], header[483:495] = b"ustar  \0", b"%011o\0" % 2**32
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    tar = write(tmp_path / "x.tar", GOOD, prefix=bytes(header))
-    assert [entry.reason for entry in refused(tar)] == ["is a sparse file"]
-    assert members(tar) == ["a.jpg"]
-
-
-@pytest.mark.parametrize("kind", [b"0", b"Z", b"S"])
-@pytest.mark.parametrize("back", [512, 1024])
-def test_a_size_below_zero_ends_the_listing(tmp_path: Path, kind: bytes, back: int) -> None:
-    tar = tmp_path / "x.tar"
-    tar.write_bytes(special(b"0", "a.jpg") + special(kind, "b.jpg", size=negative(-back)) + bytes(10240))
-    found = list(scan_tar(tar))
-    assert len(found) == 2
-    assert isinstance(found[1], Refused) and found[1].damaged
-
-
 def test_an_entry_longer_than_its_tar_is_damage(tmp_path: Path) -> None:
     tar = write(tmp_path / "x.tar", GOOD, ("b.jpg", b"1" * 5000), ("c.jpg", b""))
     os.truncate(tar, 4000)
     assert members(tar) == ["a.jpg"]
     [entry] = refused(tar)
     assert (entry.name, entry.damaged) == ("b.jpg", True)
-
-
-def test_a_header_as_long_as_its_tar_is_not_read(tmp_path: Path) -> None:
-    tar = tmp_path / "x.tar"
-    length = 2**36
-    tar.write_bytes(special(tarfile.GNUTYPE_LONGNAME, size=b"%011o\0" % min(length, 8**11 - 1)))
-    os.truncate(tar, length)
-    [entry] = refused(tar)
-    assert entry.damaged and "header" in entry.reason
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        special(tarfile.GNUTYPE_LONGNAME),
-        special(tarfile.GNUTYPE_LONGLINK),
-        special(tarfile.XHDTYPE),
-        special(tarfile.XGLTYPE),
-    ],
-)
-def test_headers_of_headers_end_the_listing(tmp_path: Path, header: bytes) -> None:
-    [entry] = scan_tar(write(tmp_path / "x.tar", GOOD, prefix=header * 2000))
-    assert isinstance(entry, Refused) and entry.damaged
 
 
 def globals_of(count: int) -> bytes:
@@ -143,18 +99,6 @@ def test_a_long_global_header_is_not_applied_to_each_member(tmp_path: Path) -> N
     assert isinstance(entry, Refused) and entry.damaged and "a global header of 60000 entries" in entry.reason
     tar = write(tmp_path / "x.tar", GOOD, prefix=b"".join(globals_of(count) for count in (10, 5, MAX_GLOBALS)))
     assert members(tar) == ["a.jpg"] and refused(tar) == []
-
-
-def test_a_sparse_map_that_goes_on_and_on_is_not_read(tmp_path: Path) -> None:
-    pairs = MAX_HEADER // 3
-    info = tarfile.TarInfo("sparse.jpg")
-    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "sparse.jpg"}
-    data = b"%d\n" % pairs + b"1\n" * 2 * pairs
-    info.size = len(data)
-    tar = tmp_path / "x.tar"
-    tar.write_bytes(info.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % 512 + 1024))
-    [entry] = scan_tar(tar)
-    assert isinstance(entry, Refused) and entry.damaged and "header" in entry.reason
 
 
 def test_entries_without_bytes_do_not_add_up_to_a_long_header(tmp_path: Path) -> None:
@@ -211,23 +155,24 @@ def test_the_key_of_an_earlier_sample_is_refused(tmp_path: Path) -> None:
     assert [SampleReader(samples).read(n) for n in range(3)] == [{"jpg": b"pixels"}, {"jpg": b""}, {"jpg": b""}]
 
 
-@pytest.mark.parametrize("data", [b"", b"no tar at all", bytes(range(256)) * 16, gzip.compress(bytes(10240), mtime=0)])
+def zip_bomb() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("a.jpg", bytes(2**26))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no tar at all", bytes(range(256)) * 16, gzip.compress(bytes(10240), mtime=0), zip_bomb()],
+    ids=["empty", "text", "bytes", "gzip", "zip"],
+)
 def test_what_is_no_tar_has_no_members_and_says_so(tmp_path: Path, data: bytes) -> None:
     tar = tmp_path / "x.tar"
     tar.write_bytes(data)
-    found = list(scan_tar(tar))
-    assert len(found) == 1 and isinstance(found[0], Refused) and found[0].damaged
-
-
-def test_a_zip_bomb_is_not_inflated(tmp_path: Path) -> None:
-    tar = tmp_path / "x.tar"
-    with zipfile.ZipFile(tar, "w", zipfile.ZIP_DEFLATED) as packed:
-        packed.writestr("a.jpg", bytes(2**26))
-    assert members(tar) == [] and [entry.damaged for entry in refused(tar)] == [True]
-
-
-def test_a_tar_without_entries_is_no_damage(tmp_path: Path) -> None:
-    assert list(scan_tar(write(tmp_path / "x.tar"))) == []
+    [found] = scan_tar(tar)
+    assert isinstance(found, Refused) and found.damaged
+    assert list(scan_tar(write(tmp_path / "empty.tar"))) == [], "a tar without entries is no damage"
 
 
 def test_what_is_left_out_is_told_apart_from_faults(tmp_path: Path) -> None:
@@ -279,40 +224,22 @@ def changed(index: pa.Table, column: str, value: object) -> pa.Table:
     return index.set_column(at, index.schema.field(at), pa.array([value] * len(index), index.schema.field(at).type))
 
 
-Change = Callable[[pa.Table], pa.Table]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda index: changed(index, "size", 2**50),
-        lambda index: changed(index, "offset", 2**60),
-        lambda index: changed(index, "check", "0" * 32),
-    ],
-)
-def test_an_index_that_lies_gives_no_bytes(tmp_path: Path, change: Change) -> None:
+@pytest.mark.parametrize(("column", "value"), [("size", 2**50), ("offset", 2**60), ("check", "0" * 32)])
+def test_an_index_that_lies_gives_no_bytes(tmp_path: Path, column: str, value: object) -> None:
     tar = write(tmp_path / "x.tar", GOOD)
-    write_index(tar, change(index_tar(tar).table))
+    write_index(tar, changed(index_tar(tar).table, column, value))
     samples = write_sample_map(tmp_path / "map", [ShardFile(str(tar), tmp_path / "x.index.parquet")])
     with pytest.raises(DamagedSample, match=r"x\.tar: a\.jpg"):
         SampleReader(samples).read(0)
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        lambda index: changed(index, "offset", -512),
-        lambda index: changed(index, "size", -1),
-        lambda index: changed(index, "check", "00"),
-        lambda index: changed(index, "check", "zz" * 16),
-        lambda index: changed(index, "digest", None),
-        lambda index: changed(index, "offset", None),
-        lambda index: changed(index, "key", None),
-    ],
+    ("column", "value"),
+    [("offset", -512), ("check", "00"), ("check", "zz" * 16), *((name, None) for name in ("digest", "offset", "key"))],
 )
-def test_an_index_that_states_the_impossible_is_refused(tmp_path: Path, change: Change) -> None:
+def test_an_index_that_states_the_impossible_is_refused(tmp_path: Path, column: str, value: object) -> None:
     tar = write(tmp_path / "x.tar", GOOD)
-    write_index(tar, change(index_tar(tar).table))
+    write_index(tar, changed(index_tar(tar).table, column, value))
     with pytest.raises(FatalError, match="index"):
         write_sample_map(tmp_path / "map", [ShardFile(str(tar), tmp_path / "x.index.parquet")])
 
@@ -358,25 +285,13 @@ def test_a_missing_or_unreadable_index_is_no_damage(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("column", ["dataset", "extension"])
 def test_more_names_than_a_map_can_number_are_refused(tmp_path: Path, column: str) -> None:
     count = 2**15 + 1
-    index = pa.Table.from_pylist(
-        [{**index_row(f"{number:06d}"), column: f"n{number}"} for number in range(count)], schema=SHARD_MEMBERS
-    )
+    row = {"shard": "x.tar", "extension": "jpg", "offset": 0, "size": 0, "digest": "0" * 64, "check": "0" * 32}
+    rows = [{**row, "key": f"{number:06d}", column: f"n{number}"} for number in range(count)]
+    index = pa.Table.from_pylist(rows, schema=SHARD_MEMBERS)
     tar = tmp_path / "x.tar"
     write_index(tar, index)
     with pytest.raises(FatalError, match=f"more than {2**15} (datasets|extensions)"):
         write_sample_map(tmp_path / "map", [ShardFile(str(tar), tmp_path / "x.index.parquet")])
-
-
-def index_row(key: str) -> dict[str, object]:
-    return {
-        "shard": "x.tar",
-        "key": key,
-        "extension": "jpg",
-        "offset": 0,
-        "size": 0,
-        "digest": "0" * 64,
-        "check": "0" * 32,
-    }
 
 
 @pytest.mark.parametrize("tar", ["pipe:touch ran", "|touch ran", "-"])

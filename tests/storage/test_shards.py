@@ -37,13 +37,6 @@ def test_a_sample_larger_than_a_tar_may_be_gets_one_of_its_own(tmp_path: Path) -
     assert index["shard"].to_pylist() == ["shard-000.tar", "shard-001.tar"]
 
 
-@pytest.mark.parametrize("image_id", [-7, 0, 10**12, 2**62])
-def test_any_image_id_is_written_and_read(tmp_path: Path, image_id: int) -> None:
-    write_table(write_shards(tmp_path, [Sample("a", image_id, {"jpg": b"x"}, 1, 1)], 10**6), tmp_path / "i.parquet")
-    samples = write_sample_map(tmp_path / "map", [ShardFile(str(tmp_path / "shard-000.tar"), tmp_path / "i.parquet")])
-    assert samples.key(0) == sample_key("a", image_id) and SampleReader(samples).read(0) == {"jpg": b"x"}
-
-
 def test_a_dot_in_a_data_set_is_no_extension_and_a_strange_name_is_refused() -> None:
     assert sample_key("coco.v2", 139) == "coco%2Ev2-000000000139"
     for name in ("a/b", "x" * 120, "a b", "ü"):
@@ -190,14 +183,6 @@ def test_a_renamed_tar_or_one_given_twice_is_told(tmp_path: Path) -> None:
     assert len(write_sample_map(tmp_path / "map", [shard])) == 0
 
 
-@pytest.mark.parametrize("tar", ["pipe:cat a.tar", "pipe:rm -rf x", "|cat"])
-def test_commands_in_place_of_files_are_refused(tmp_path: Path, tar: str) -> None:
-    (shard,) = write_sets(tmp_path, {"a": 3})
-    samples = write_sample_map(tmp_path / "map", [ShardFile(tar, shard.index, "shard-000.tar")])
-    with pytest.raises(FatalError, match="never a command"):
-        SampleReader(samples)
-
-
 def test_remote_tars_are_read_in_ranges_and_kept_up_to_a_size(tmp_path: Path) -> None:
     shards = write_sets(tmp_path, {"a": 40}, max_bytes=10**6)
     memory = fsspec.filesystem("memory")
@@ -251,6 +236,9 @@ def test_a_tar_with_long_names_of_another_program_is_read(tmp_path: Path) -> Non
     assert samples.key(0) == name and SampleReader(samples).read(0) == {"cls": b"7", "jpg": b"picture"}
 
 
-@pytest.mark.parametrize("image_id", [0, 139, 2**53 - 1, -5, -(2**63)])
-def test_the_id_in_the_name_of_a_sample_is_that_of_the_image(image_id: int) -> None:
+@pytest.mark.parametrize("image_id", [0, 139, 2**62, -5, -(2**63)])
+def test_a_sample_of_any_image_id_is_written_and_read(tmp_path: Path, image_id: int) -> None:
     assert image_id_of(sample_key("set-1.b", image_id), "set-1.b") == image_id
+    write_table(write_shards(tmp_path, [Sample("a", image_id, {"jpg": b"x"}, 1, 1)], 10**6), tmp_path / "i.parquet")
+    samples = write_sample_map(tmp_path / "map", [ShardFile(str(tmp_path / "shard-000.tar"), tmp_path / "i.parquet")])
+    assert samples.key(0) == sample_key("a", image_id) and SampleReader(samples).read(0) == {"jpg": b"x"}
