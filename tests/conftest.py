@@ -34,7 +34,7 @@ LONGEST = (
     "runtime/test_ray_engine.py", "hostile/test_hostile.py", "storage/test_on_s3.py", "storage/test_torture.py",
     "training/test_batches.py", "chain/test_caching.py", "review/test_browser_keyboard.py",
     "chain/test_label_folder.py", "review/test_browser_search.py", "models/test_networks.py",
-    "cli/test_installed.py", "flows/test_postgres.py", "captioning/test_killed.py", "training/test_bad_input.py",
+    "cli/test_installed.py", "flows/test_postgres.py", "training/test_bad_input.py",
     "training/test_slurm.py", "models/test_deformable_attention.py", "storage/test_remote_store.py",
     "training/test_trainer.py", "cli/test_import_detectors.py", "chain/test_boxes_withheld.py",
     "review/test_browser_people.py", "chain/test_moved_dataset.py",
