@@ -60,8 +60,8 @@ class MicroBatch:
         return sum(height * width for height, width in self.sizes)
 
     def pin_memory(self) -> MicroBatch:
-        """Moves the pixels to memory that a GPU reads while the processor goes on; torch's loaders call this."""
-        return replace(self, pixels=self.pixels.pin_memory())
+        """Moves all tensors to memory that a GPU reads while the processor goes on; torch's loaders call this."""
+        return replace(self, pixels=self.pixels.pin_memory(), inputs=self.inputs.pin_memory())
 
 
 def sample_sequence(samples: ShardSamples, settings: TrainingSettings) -> SampleSequence:
@@ -225,38 +225,76 @@ def step_images(samples: ShardSamples, settings: TrainingSettings, step: int) ->
     return images
 
 
+ALIGNMENT = 16
+"""Bytes; a tensor of any type may start at a multiple of this."""
+Place = tuple[int, torch.dtype, tuple[int, ...]]
+"""Where a tensor lies in the block: first byte, type and shape."""
+
+
 @dataclass(frozen=True)
 class Packed:
-    """A value and its tensors by value. Only values that this program itself packed may be unpacked.
+    """A value whose tensors lie in one block of bytes. Only values that this program itself packed may be unpacked."""
 
-    Sharing the memory of each tensor with another process, as torch does, takes longer than these copies.
-    """
-
-    data: bytes
+    block: Tensor
+    """Bytes"""
+    rest: bytes
+    """The value without its tensors, pickled."""
 
     @classmethod
     def of(cls, value: object) -> Packed:
         """Packs any value that can be pickled. Its tensors must be on the CPU."""
-        packed = io.BytesIO()
-        _Packer(packed, pickle.HIGHEST_PROTOCOL).dump(value)
-        return cls(packed.getvalue())
+        rest = io.BytesIO()
+        packer = _Packer(rest)
+        packer.dump(value)
+        block = torch.zeros(packer.size, dtype=torch.uint8)
+        for (first, _, _), tensor in zip(packer.places, packer.tensors, strict=True):
+            block[first : first + tensor.nbytes] = tensor.contiguous().reshape(-1).view(torch.uint8)
+        return cls(block, rest.getvalue())
 
     def to(self, device: torch.device) -> Any:
-        """Returns the value with its tensors on a device."""
-        return _Unpacker(self.data, device).load()
+        """Returns the value with its tensors on a device, as views of the block's copy there."""
+        return _Unpacker(self.rest, self.block.to(device, non_blocking=True)).load()
+
+    def pin_memory(self) -> Packed:
+        """Moves the block to memory that a GPU reads while the processor goes on."""
+        return Packed(self.block.pin_memory(), self.rest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Goes to another process by value: the handshake to share memory takes longer than this copy."""
+        return _received, (self.block.numpy(), self.rest)
+
+
+def _received(block: Any, rest: bytes) -> Packed:
+    return Packed(torch.from_numpy(block), rest)
 
 
 class _Packer(pickle.Pickler):
-    def persistent_id(self, value: object) -> NDArray[Any] | None:
-        """Returns the numbers of a tensor, and None for anything else."""
-        return value.numpy() if isinstance(value, Tensor) else None
+    """Pickles a value with the places of its tensors instead of the tensors."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self.size = 0
+        self.places: list[Place] = []
+        self.tensors: list[Tensor] = []
+
+    def persistent_id(self, value: object) -> Place | None:
+        """Returns the place of a tensor, and None for anything else."""
+        if not isinstance(value, Tensor):
+            return None
+        place = (self.size, value.dtype, tuple(value.shape))
+        self.places.append(place)
+        self.tensors.append(value)
+        self.size += -(-value.nbytes // ALIGNMENT) * ALIGNMENT
+        return place
 
 
 class _Unpacker(pickle.Unpickler):
-    def __init__(self, data: bytes, device: torch.device) -> None:
-        super().__init__(io.BytesIO(data))
-        self._device = device
+    def __init__(self, rest: bytes, block: Tensor) -> None:
+        super().__init__(io.BytesIO(rest))
+        self._block = block
 
-    def persistent_load(self, numbers: NDArray[Any]) -> Tensor:
-        """Returns the tensor of these numbers."""
-        return torch.from_numpy(numbers).to(self._device, non_blocking=True)
+    def persistent_load(self, place: Place) -> Tensor:
+        """Returns the tensor of a place."""
+        first, dtype, shape = place
+        last = first + dtype.itemsize * torch.Size(shape).numel()
+        return self._block[first:last].view(dtype).view(shape)
