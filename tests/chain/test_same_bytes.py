@@ -1,7 +1,5 @@
 """The same recipe gives the same bytes in every table and tar, whatever the order, the workers and the crashes."""
 
-from __future__ import annotations
-
 import random
 import shutil
 from collections.abc import Iterator
@@ -42,9 +40,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("seed", [1, 2])
-def test_any_order_of_partitions_and_any_crashes_give_the_tables_and_tars_of_two_undisturbed_workers(
-    finished: World, copied: World, seed: int
-) -> None:
+def test_any_order_and_crashes_give_the_bytes_of_an_undisturbed_run(finished, copied, seed):
     for step in LABELLING:
         for artifact in copied.artifacts()[step].values():
             shutil.rmtree(artifact.folder)

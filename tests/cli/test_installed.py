@@ -1,7 +1,5 @@
 """The built package, without the repository: what it brings is found by name from an empty folder."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -42,7 +40,7 @@ def installed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return source.with_name("site")
 
 
-def test_the_wheel_has_every_file_of_its_packages(installed: Path, root: Path) -> None:
+def test_the_wheel_has_every_file_of_its_packages(installed, root):
     packages = [path.name for path in installed.iterdir() if path.suffix != ".dist-info"]
     assert {"pipeline", "flows", "recipes", "scenes"} <= set(packages)
     listed = subprocess.run(
@@ -51,7 +49,7 @@ def test_the_wheel_has_every_file_of_its_packages(installed: Path, root: Path) -
     assert [name for name in listed.splitlines() if not (installed / name).is_file()] == []
 
 
-def test_the_wheel_labels_pictures_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+def test_the_wheel_labels_pictures_in_an_empty_folder(installed, tmp_path):
     def rlip(*words: str) -> str:
         environment = {**os.environ, "PYTHONPATH": str(installed), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(

@@ -1,14 +1,10 @@
 """`rlip estimate` follows from what an earlier run took per image, and the report scores it afterwards."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from rlip_command import output_of, rlip
-from run_builder import RunBuilder
 from small_set import train_long, write_small_set
 
 from pipeline.report.formatting import bytes_in_words
@@ -22,7 +18,7 @@ from storage.runs import Run
 UNTIL = ("--set", "run.until=caption")
 
 
-def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path: Path) -> None:
+def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path):
     recipe = write_small_set(tmp_path)
     store = LocalStore(tmp_path / "out" / "store")
     output_of("run", recipe, "--direct", *UNTIL)
@@ -61,7 +57,7 @@ def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path
     assert asked_again == {"ingest": 0, "caption": pytest.approx(4 * left)}, "half of its images are due"
 
 
-def test_steps_over_whole_sets_that_are_cached_cost_nothing(tmp_path: Path, root: Path) -> None:
+def test_steps_over_whole_sets_that_are_cached_cost_nothing(tmp_path, root):
     recipe = write_small_set(tmp_path)
     asked = ("--set", f"tag.weights={root / 'scenes/weights/tagger'}", "--set", "run.until=import_tagger")
 
@@ -75,7 +71,7 @@ def test_steps_over_whole_sets_that_are_cached_cost_nothing(tmp_path: Path, root
     assert basis() == "cached"
 
 
-def test_without_an_earlier_run_only_what_was_measured_with_these_settings_counts(tmp_path: Path) -> None:
+def test_without_an_earlier_run_only_what_was_measured_with_these_settings_counts(tmp_path):
     recipe = write_small_set(tmp_path)
     counted = json.loads(output_of("estimate", recipe, "--json", *UNTIL))
     assert [(step["step"], step["images"], step["seconds"]) for step in counted["steps"]] == [
@@ -88,7 +84,7 @@ def test_without_an_earlier_run_only_what_was_measured_with_these_settings_count
     assert (ingest["seconds"], caption["seconds"]) == (None, pytest.approx(3970)) and "BLIP-large" in caption["basis"]
 
 
-def test_a_training_in_epochs_that_was_never_measured_is_estimated_from_its_operations(tmp_path: Path) -> None:
+def test_a_training_in_epochs_that_was_never_measured_is_estimated_from_its_operations(tmp_path):
     recipe = write_small_set(tmp_path)
     train_long(recipe.parent)
     recipe.write_text(recipe.read_text().replace("steps = 100000\n", "epochs = 3\n"))
@@ -106,7 +102,7 @@ def test_a_training_in_epochs_that_was_never_measured_is_estimated_from_its_oper
     assert training("--set", "pretrain.settings.device=cpu")["seconds"] is None
 
 
-def test_on_a_ray_cluster_the_most_actors_of_the_recipe_count_as_workers(tmp_path: Path) -> None:
+def test_on_a_ray_cluster_the_most_actors_of_the_recipe_count_as_workers(tmp_path):
     on_ray = [word for each in ("engine=ray", "ray_address=127.0.0.1:1") for word in ("--set", f"run.{each}")]
     asked = (
         "estimate",
@@ -124,7 +120,7 @@ def test_on_a_ray_cluster_the_most_actors_of_the_recipe_count_as_workers(tmp_pat
     assert unbounded.exit_code == 1 and "without run.max_actors: name the number of workers" in unbounded.stderr
 
 
-def test_the_score_compares_costs_per_image(labelled: RunBuilder, tmp_path: Path) -> None:
+def test_the_score_compares_costs_per_image(labelled, tmp_path):
     (tagged,) = labelled.run.artifacts("tag").values()
     labelled.run.note(ESTIMATE, {"steps": [
         {"step": "tag", "images": 10, "seconds": 10 * tagged.manifest.seconds + 5},

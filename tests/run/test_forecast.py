@@ -1,7 +1,5 @@
 """`rlip plan` tells what is due, its first cause also below the step where it lies, and what new images cost."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -38,7 +36,7 @@ def ride(image_id: int) -> dict[str, object]:
     return {"image_id": image_id, "relations": [{**ends, "action": "ride"}]}
 
 
-def test_the_cause_is_told_below_the_step_where_it_lies(tmp_path: Path) -> None:
+def test_the_cause_is_told_below_the_step_where_it_lies(tmp_path):
     write_small_set(tmp_path)
     run(RunContext(small_recipe(tmp_path)), Display())
     grow(tmp_path, 9)
@@ -49,7 +47,7 @@ def test_the_cause_is_told_below_the_step_where_it_lies(tmp_path: Path) -> None:
         assert found[step].why == "ingest: new partition set/0002"
 
 
-def test_pictures_without_relations_do_not_train_the_tagger_again(tmp_path: Path) -> None:
+def test_pictures_without_relations_do_not_train_the_tagger_again(tmp_path):
     write_small_set(tmp_path)
     pairs = [ride(1)]
     (tmp_path / "relations.json").write_text(json.dumps(pairs))

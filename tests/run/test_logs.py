@@ -1,9 +1,6 @@
 """A run's structured logs: one file for the run, one for each worker, with run, step and partition in every event."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -15,7 +12,7 @@ from pipeline.run.runner import logged_run, run
 from storage.errors import FatalError
 
 
-def test_a_run_and_its_workers_log_what_they_do(tmp_path: Path) -> None:
+def test_a_run_and_its_workers_log_what_they_do(tmp_path):
     write_small_set(tmp_path)
     context = RunContext(small_recipe(tmp_path, "run.log_format=json", "run.workers=1", "run.until=ingest"))
     with logged_run(context, "direct") as path, open_display(Console(quiet=True), as_json=False) as display:
@@ -31,7 +28,7 @@ def test_a_run_and_its_workers_log_what_they_do(tmp_path: Path) -> None:
     assert all(event["step"] == "ingest" and len(event["key"]) == 64 for event in worker)
 
 
-def test_a_failed_run_logs_why(tmp_path: Path) -> None:
+def test_a_failed_run_logs_why(tmp_path):
     write_small_set(tmp_path)
     context = RunContext(small_recipe(tmp_path, "data.root=nowhere"))
     with (
@@ -44,7 +41,7 @@ def test_a_failed_run_logs_why(tmp_path: Path) -> None:
     assert "INFO    run started" in started and "ERROR   run failed" in failed and "nowhere" in failed
 
 
-def test_every_execution_is_recorded_with_how_it_ended(tmp_path: Path) -> None:
+def test_every_execution_is_recorded_with_how_it_ended(tmp_path):
     write_small_set(tmp_path)
 
     def execute(*settings: str) -> RunContext:
@@ -62,7 +59,7 @@ def test_every_execution_is_recorded_with_how_it_ended(tmp_path: Path) -> None:
     assert "rejected" in second.facts["error"]
 
 
-def test_a_log_that_can_not_be_written_stops_before_work(tmp_path: Path) -> None:
+def test_a_log_that_can_not_be_written_stops_before_work(tmp_path):
     write_small_set(tmp_path)
     (tmp_path / "taken").write_text("a file")
     context = RunContext(small_recipe(tmp_path, f"reports={tmp_path / 'taken'}"))

@@ -1,7 +1,5 @@
 """What the processes of a pre-training tell each other about the test images that each has scored."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from pipeline.evaluation.detection import Detections

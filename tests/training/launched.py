@@ -1,7 +1,5 @@
 """Trainings of the stand-in worker, the nodes that join them, and what can be seen of their processes."""
 
-from __future__ import annotations
-
 import socket
 import sys
 from collections.abc import Callable, Iterator

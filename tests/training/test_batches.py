@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence, snake
+from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, HELD_OUT, SUMMARY, Shard, TrainConfig
 from pipeline.training.launch.launcher import launch
@@ -151,13 +151,6 @@ def padded(sizes: list[tuple[int, int]]) -> float:
     return 1 - sum(h * w for h, w in sizes) / (len(sizes) * height * width)
 
 
-def test_neighbours_of_a_snake_differ_in_one_side():
-    sides = np.repeat(np.arange(3), 4), np.tile(np.arange(4), 3)
-    order = np.argsort(snake(*sides))
-    steps = np.abs(np.diff(np.stack(sides)[:, order], axis=1))
-    assert steps.max() == 1 and (steps.sum(axis=0) == 1).all()
-
-
 def test_predicates_are_in_the_words_of_the_data_set_if_asked(tmp_path, work):
     labels = [sample(i) for i in range(1, 6)]
     worded = [
@@ -266,10 +259,3 @@ def test_a_missing_tar_stops_a_training_before_its_first_step(tmp_path, work):
     with pytest.raises(FatalError, match="there is no such file; restore the tar"):
         train(work, shard, max_damaged=1.0, processes=1)
     assert not CheckpointFolder(work / CHECKPOINTS).steps()
-
-
-def test_labels_of_another_version_name_their_sample(tmp_path, work, monkeypatch):
-    samples = samples_of(work, write_shard(tmp_path, [sample(1)]), settings_of())
-    monkeypatch.setattr("pipeline.training.sample.VERSION", 9)
-    with pytest.raises(FatalError, match=r"shard-000\.tar: made-000000000001: its labels are of version 1"):
-        samples.labels(0)

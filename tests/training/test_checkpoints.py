@@ -1,15 +1,13 @@
 """Checkpoints: a training goes on from the last sound one with the same bits, whatever became of the others."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -127,11 +125,6 @@ def test_damaged_checkpoints_push_no_sound_one_out(work, shard):
     assert checkpoints(work).steps()[0] == 5
 
 
-def test_the_newest_and_the_milestones_are_kept(work, shard):
-    run(work, shard, checkpoint_every=1, milestone_every=2, keep_checkpoints=2)
-    assert checkpoints(work).steps() == [6, 5, 4, 2]
-
-
 def test_another_machine_is_told_what_it_needs_to_go_on(work, shard, tmp_path, undisturbed):
     run(work, shard, stop_after=3)
     files = json.loads((work / RESUMES_FROM).read_text())["files"]
@@ -166,9 +159,7 @@ def fill_the_disk(monkeypatch) -> Iterator[Callable[[], None]]:
 
 
 @pytest.mark.parametrize("write_aside", [0.0, 64.0])
-def test_a_full_disk_costs_checkpoints_but_not_the_training(
-    work, shard, undisturbed, write_aside, fill_the_disk, monkeypatch
-):
+def test_a_full_disk_costs_only_checkpoints(work, shard, undisturbed, write_aside, fill_the_disk, monkeypatch):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     run(work, shard, stop_after=2, write_aside=write_aside)
     fill_the_disk()
@@ -189,9 +180,9 @@ def test_a_writer_that_is_killed_costs_one_checkpoint(work, shard, undisturbed, 
     def killing(self, number):
         step = number // 2
         if step == 3 and not killed:
-            killed.extend(writers())
+            killed.extend(p for p in psutil.Process().children() if "checkpoints.folder" in " ".join(p.cmdline()))
             for process in killed:
-                os.kill(process, signal.SIGKILL)
+                process.kill()
             time.sleep(0.1)
         return micro_batch(self, number)
 
@@ -200,20 +191,6 @@ def test_a_writer_that_is_killed_costs_one_checkpoint(work, shard, undisturbed, 
     assert len(killed) == 1
     assert "the process that writes it ended with exit code -9" in notes
     assert checkpoints(work).steps()[0] == STEPS and outcome(work) == undisturbed
-
-
-def writers() -> list[int]:
-    """The writer processes of this process."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdigit() and "checkpoints.folder" in (folder / "cmdline").read_text():
-                parent = next(line for line in (folder / "status").read_text().splitlines() if line.startswith("PPid:"))
-                if int(parent.split()[1]) == os.getpid():
-                    found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
 
 
 def test_a_tagger_that_was_trained_to_the_end_is_calibrated_again(work, shard):
@@ -231,15 +208,3 @@ def test_steps_keep_their_bits_across_stops_epochs_and_loaders(tmp_path, shard):
         run(parts, shard, steps=8, num_workers=num_workers, stop_after=stop_after)
     assert [row["step"] for row in metrics(whole) if row["name"] == "loss"] == list(range(1, 9))
     assert outcome(parts) == outcome(whole)
-
-
-def test_the_state_of_the_optimizer_lies_where_the_weights_are():
-    from pipeline.training.checkpoints.checkpointer import TrainingState
-
-    network = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-    network(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    tensors = TrainingState(network, optimizer, None).tensors(0)
-    assert {name for name in tensors if name.startswith("steps.")} == {"steps.weight", "steps.bias"}
-    assert all(value.device == next(network.parameters()).device for value in tensors.values())

@@ -1,16 +1,12 @@
 """Real processes on one node that meet, fail and restart."""
 
-from __future__ import annotations
-
 import os
-import signal
 
 import pytest
 import torch
 from warm_process import ranks_of
 
-from pipeline.training.launch import failure, launcher
-from pipeline.training.launch.failure import Failure, oom_kills
+from pipeline.training.launch import launcher
 from pipeline.training.launch.launcher import launch
 from storage.errors import FatalError, RetryableError
 from tests.training.launched import WORKER, Told, config, listening, starts
@@ -38,18 +34,6 @@ def test_a_killed_rank_is_restarted_and_told_as_the_cause(work, order_fault):
     assert told.of("restarting")[0] in (work / "train.log").read_text()
 
 
-def test_memory_is_named_as_the_cause_only_where_the_kernel_counts_a_kill(tmp_path, monkeypatch):
-    counts = tmp_path / "memory.events"
-    monkeypatch.setattr(failure, "OOM_KILLS", (tmp_path / "none", counts))
-    assert oom_kills() is None
-    counts.write_text("oom 3\noom_kill 2\noom_group_kill 0\n")
-    assert oom_kills() == 2
-    killed, lost = -signal.SIGKILL, -signal.SIGTERM
-    cases = [(killed, True), (killed, False), (lost, True)]
-    hints = ["(out of memory)" in Failure.from_exit(0, "", code, None, found).message for code, found in cases]
-    assert hints == [True, False, False]
-
-
 def test_the_error_of_a_rank_is_told_and_not_what_its_peers_say(work, order_fault):
     order_fault(rank=2, steps=[2], what="error", late=True)
     told = Told()
@@ -60,9 +44,7 @@ def test_the_error_of_a_rank_is_told_and_not_what_its_peers_say(work, order_faul
 
 def test_restarts_without_a_new_checkpoint_come_to_an_end(work, order_fault):
     order_fault(rank=0, steps=[3], what="retry", always=True)
-    with pytest.raises(
-        RetryableError, match=r"rank 0 ended with exit code 1: the roof is on fire; run again"
-    ) as raised:
+    with pytest.raises(RetryableError, match=r"rank 0 ended with exit code 1: the roof is on fire") as raised:
         launch(config(work, restarts=1), Told(), WORKER)
     assert "error: the roof is on fire" in str(raised.value)
     assert sorted(starts(work)) == ["0/2", "0/2", "1/2", "1/2"]
@@ -94,9 +76,7 @@ def test_a_hung_rank_ends_the_round_after_the_timeout(work, order_fault, monkeyp
 
 def test_too_few_gpus_are_told_before_any_process_starts(work, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(
-        FatalError, match="processes = 2, but this machine has 1 GPU: set processes = 1 or device = 'cpu'"
-    ):
+    with pytest.raises(FatalError, match="processes = 2, but this machine has 1 GPU: set"):
         launch(config(work), Told(), WORKER)
     assert not (work / "starts.txt").exists()
 

@@ -1,7 +1,5 @@
 """What ranks tell each other, and what happens when a process of someone else answers in place of one."""
 
-from __future__ import annotations
-
 import re
 import stat
 from collections.abc import Sequence

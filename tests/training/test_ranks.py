@@ -1,7 +1,5 @@
 """Trainings with other numbers of processes, other ways to share the work, and other ways to stop: the same outcome."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Training samples survive JSON, leave out crowds and keep the strongest relations."""
 
-from __future__ import annotations
-
 from io import BytesIO
 
 import numpy as np
