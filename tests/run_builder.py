@@ -95,17 +95,10 @@ class RunBuilder:
         uri = f"{image_id}.png"
         (self.pictures / dataset).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (200, 120), (90, 120, 60 + image_id % 100)).save(self.pictures / dataset / uri)
-        return {
-            "dataset": dataset,
-            "split": "train",
-            "image_id": image_id,
-            "uri": uri,
-            "digest": "0",
-            "width": 200,
-            "height": 120,
-            "boxes": [box(*each, source_id=i) for i, each in enumerate(boxes)],
-            "relations": [{"subject": s, "predicate": p, "object": o} for s, p, o in relations],
-        }
+        row = {"dataset": dataset, "split": "train", "image_id": image_id, "uri": uri, "digest": "0"}
+        given = [{"subject": s, "predicate": p, "object": o} for s, p, o in relations]
+        found = [box(*each, source_id=i) for i, each in enumerate(boxes)]
+        return {**row, "width": 200, "height": 120, "boxes": found, "relations": given}
 
 
 def artifact(folder: Path, **rows: Sequence[Mapping[str, Any]]) -> Artifact:

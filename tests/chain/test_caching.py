@@ -50,13 +50,7 @@ def test_what_was_damaged_is_rebuilt_and_all_below_stays_cached(finished, copied
 def test_new_images_are_computed_alone(copied, computed, tmp_path):
     grown = World(copied.root, copied.recipe, tmp_path / "grown", copied.store)
     done = computed(grown.run("scenes.train=58"))
-    assert {step: done.get(step) for step in ("ingest", "caption", "parse", "tag", "shard:pseudo")} == {
-        "ingest": 1,
-        "caption": 1,
-        "parse": 1,
-        "tag": 1,
-        "shard:pseudo": 1,
-    }
+    assert {done.get(step) for step in ("ingest", "caption", "parse", "tag", "shard:pseudo")} == {1}
     assert "train_tagger" not in done
 
 

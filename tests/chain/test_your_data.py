@@ -46,12 +46,8 @@ def printed(folder: Path, *words: str) -> str:
 
 @pytest.mark.timeout(900)
 def test_the_page_leads_from_six_pictures_to_labels(workplace, root):
-    page = (
-        (root / "docs" / "datasets.md")
-        .read_text()
-        .partition("\n## From a COCO-format set to labels")[2]
-        .partition("\n## ")[0]
-    )
+    pages = (root / "docs" / "datasets.md").read_text()
+    page = pages.partition("\n## From a COCO-format set to labels")[2].partition("\n## ")[0]
     recipe, extended = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     assert len([line for line in recipe.splitlines() if line]) <= 10
     (workplace / "mine" / "mine.toml").write_text(recipe)

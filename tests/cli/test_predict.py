@@ -85,20 +85,13 @@ def scored(tmp_path: Path):
         (tmp_path / name).write_text(json.dumps(content))
 
     def evaluate(images: int, predicate: str, *options: object) -> tuple[int, str]:
-        rows = [
-            {
-                "image_id": entry["img_id"],
-                "uri": entry["file_name"],
-                "width": 100,
-                "height": 100,
-                "boxes": [
-                    {"category": "person", "score": 1.0, "x": 10.0, "y": 10.0, "w": 40.0, "h": 80.0},
-                    {"category": "bicycle", "score": 1.0, "x": 40.0, "y": 60.0, "w": 40.0, "h": 35.0},
-                ],
-                "pairs": [{"subject": 0, "object": 1, "predicate": predicate, "score": 0.9}],
-            }
-            for entry in TRUTH[:images]
+        boxes = [
+            {"category": "person", "score": 1.0, "x": 10.0, "y": 10.0, "w": 40.0, "h": 80.0},
+            {"category": "bicycle", "score": 1.0, "x": 40.0, "y": 60.0, "w": 40.0, "h": 35.0},
         ]
+        pairs = [{"subject": 0, "object": 1, "predicate": predicate, "score": 0.9}]
+        same = {"width": 100, "height": 100, "boxes": boxes, "pairs": pairs}
+        rows = [same | {"image_id": entry["img_id"], "uri": entry["file_name"]} for entry in TRUTH[:images]]
         (tmp_path / "found.json").write_text("\n".join(map(json.dumps, rows)))
         given = ["--ground-truth", tmp_path / "truth.json", "--detections", tmp_path / "found.json"]
         lists = [f"--file={field}={tmp_path / field}.json" for field in ("verbs", "objects")]

@@ -214,13 +214,9 @@ anything = st.recursive(
 ids = st.sampled_from([10_000_000, 10_000_001, "10000001", 7, -1, 2**70]) | anything
 objects = st.fixed_dictionaries({"object_id": ids, "names": st.sampled_from(["person", ["horse"], "\ud800"]) | anything,
                                  **{side: st.floats() | anything for side in "xywh"}})  # fmt: skip
+ends = {"subject_id": ids, "object_id": ids}
 relationships = st.fixed_dictionaries(
-    {
-        "predicate": st.text(max_size=4) | anything,
-        "subject_id": ids,
-        "object_id": ids,
-        "confidence": st.floats() | anything,
-    }
+    ends | {"predicate": st.text(max_size=4) | anything, "confidence": st.floats() | anything}
 )
 elements = st.fixed_dictionaries(
     {"image_id": ids, "objects": st.lists(objects | anything, max_size=4) | anything,

@@ -317,23 +317,15 @@ def test_an_export_replaces_nothing_and_leaves_nothing_half_done(run, tmp_path):
 
 def test_predicates_between_categories_are_what_candidates_are_taken_from(tmp_path):
     run = Run(LocalStore(tmp_path / "store"), "genome")
-    stated = [
+    facts = [
         ("man", "riding", "brown horse"),
         ("boy", "riding", "pony"),
         ("woman", "on", "horse"),
         ("sky", "over", "cow"),
     ]
-    boxes = [box(name, 1, 2, 30, 40) for subject, _, object_ in stated for name in (subject, object_)]
-    relations = [{"subject": 2 * i, "predicate": stated[i][1], "object": 2 * i + 1} for i in range(len(stated))]
-    image = {
-        "dataset": "vg",
-        "split": "train",
-        "digest": "d",
-        "width": 200,
-        "height": 300,
-        "uri": "7.jpg",
-        "image_id": 7,
-    }
+    boxes = [box(name, 1, 2, 30, 40) for subject, _, object_ in facts for name in (subject, object_)]
+    relations = [{"subject": 2 * i, "predicate": facts[i][1], "object": 2 * i + 1} for i in range(len(facts))]
+    image = {"dataset": "vg", "split": "train", "digest": "d", "width": 9, "height": 9, "uri": "7.jpg", "image_id": 7}
     step = ImportStep(run, "ingest", "images", IMAGES)
     step.put("vg/0000", [{**image, "boxes": boxes, "relations": relations}], [])
     step.record()

@@ -178,14 +178,10 @@ def test_a_relation_without_an_object_has_no_line():
 
 def detections(image_id: int, *pairs: tuple[int, str, int, float]) -> dict[str, Any]:
     """A row of detections with the true boxes of `TWO_PEOPLE`; `pairs`: subject, predicate, object, score."""
-    return {
-        "image_id": image_id,
-        "uri": f"{image_id}.png",
-        "width": 200,
-        "height": 120,
-        "boxes": [{"category": c, "score": 1.0, "x": x, "y": y, "w": w, "h": h} for c, x, y, w, h in TWO_PEOPLE],
-        "pairs": [{"subject": s, "predicate": p, "object": o, "score": score} for s, p, o, score in pairs],
-    }
+    boxes = [{"category": c, "score": 1.0, "x": x, "y": y, "w": w, "h": h} for c, x, y, w, h in TWO_PEOPLE]
+    found = [{"subject": s, "predicate": p, "object": o, "score": score} for s, p, o, score in pairs]
+    image = {"image_id": image_id, "uri": f"{image_id}.png", "width": 200, "height": 120}
+    return {**image, "boxes": boxes, "pairs": found}
 
 
 @pytest.fixture

@@ -317,14 +317,8 @@ def test_static_files_are_open_and_nothing_beside_them(by_link):
     root = by_link.access.path
     host = f"Host: 127.0.0.1:{by_link.port}\r\nConnection: close"
     assert by_link.raw(f"GET {root}/static/icon.svg HTTP/1.1\r\n{host}\r\n\r\n".encode()).startswith(b"HTTP/1.1 200")
-    for path in [
-        "/static/",
-        "/static/../app.py",
-        "/static/..%2fapp.py",
-        "/static/%2e%2e/app.py",
-        "/static/..%5capp.py",
-    ]:
-        answer = by_link.raw(f"GET {root}{path} HTTP/1.1\r\n{host}\r\n\r\n".encode())
+    for path in ("", "../app.py", "..%2fapp.py", "%2e%2e/app.py", "..%5capp.py"):
+        answer = by_link.raw(f"GET {root}/static/{path} HTTP/1.1\r\n{host}\r\n\r\n".encode())
         assert answer.startswith(b"HTTP/1.1 404")
 
 

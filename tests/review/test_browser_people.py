@@ -1,4 +1,4 @@
-"""Several reviewers, a page that takes no verdicts, another run beside this one, and a run that grows."""
+"""Several reviewers, a page that takes no verdicts, and a run that grows."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,13 +30,13 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
-def sign_in(window: Browser, server: Served, name: str, password: str = PASSWORD, path: str = "/") -> None:
+def sign_in(window: Browser, server: Served, name: str, path: str = "/") -> None:
     """Open a page as a stranger and fill in the form that comes instead."""
     window.clear_cookies()
     window.server = server
     window.driver.get(server.root + path)
     window.find("#reviewer").send_keys(name)
-    window.find("#password").send_keys(password)
+    window.find("#password").send_keys(PASSWORD)
     window.find("button").click()
 
 

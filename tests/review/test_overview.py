@@ -40,13 +40,8 @@ def more(book: RunBuilder) -> None:
     refused = [Rejected(9, "no caption <b>", "")]
     book.add("caption", "toys/0001", [captions(7, "a man near a man"), captions(8, "x")], rejected=refused)
     book.add("parse", "toys/0001", [triplets(7, (0, "man", "next to", "man"))])
-    found = (
-        (0, "next to", 1, 0.7),
-        (1, "next to", 0, 0.8),
-        (0, "beside", 1, 0.75),
-        (0, "hold", 1, 1.0),
-        (0, "ride", 2, 0.0),
-    )
+    found = [(0, "next to", 1, 0.7), (1, "next to", 0, 0.8), (0, "beside", 1, 0.75), (0, "hold", 1, 1.0)]
+    found.append((0, "ride", 2, 0.0))
     book.add("tag", "toys/0001", [relations(7, *found), relations(8, (0, "ride", 2, 0.5))],
              candidates=[pairs(7, (0, "next to", 1, 1), (1, "next to", 0, 1), (0, "hold", 1, 1)), pairs(8)])  # fmt: skip
 

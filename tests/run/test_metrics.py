@@ -44,13 +44,8 @@ def test_a_run_is_scraped_while_it_goes_on(tmp_path):
     write_small_set(tmp_path)
     (tmp_path / "images" / "000002.png").write_bytes(b"no picture")
     port, file = free_port(), tmp_path / "run.prom"
-    words = (
-        "run.until=ingest",
-        "run.checks.max_overall_reject_share=0.5",
-        f"run.metrics_port={port}",
-        f"run.metrics_file={file}",
-    )
-    recipe, shown = small_recipe(tmp_path, *words), Scraping(port)
+    words = ("run.until=ingest", "run.checks.max_overall_reject_share=0.5", f"run.metrics_port={port}")
+    recipe, shown = small_recipe(tmp_path, *words, f"run.metrics_file={file}"), Scraping(port)
     with measured(recipe, shown) as display:
         run(RunContext(recipe), display)
     first, last = shown.scraped

@@ -44,17 +44,8 @@ PRIOR = {"mention": 0, "prior": 0.5, "support": 1}
 def images_row(folder: Path, image_id: int, data: bytes, boxes, relations=()):
     path = folder / f"{image_id}.jpg"
     path.write_bytes(data)
-    return {
-        "dataset": "scenes",
-        "split": "train",
-        "image_id": image_id,
-        "uri": path.name,
-        "digest": "",
-        "width": 100,
-        "height": 80,
-        "boxes": boxes,
-        "relations": list(relations),
-    }
+    row = {"dataset": "scenes", "split": "train", "image_id": image_id, "uri": path.name, "digest": ""}
+    return {**row, "width": 100, "height": 80, "boxes": boxes, "relations": list(relations)}
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """Real processes on one node that meet, fail and restart."""
 
 import os
+import signal
 
 import pytest
 import torch
 from warm_process import ranks_of
 
-from pipeline.training.launch import launcher
+from pipeline.training.launch import failure, launcher
+from pipeline.training.launch.failure import Failure, oom_kills
 from pipeline.training.launch.launcher import launch
 from storage.errors import FatalError, RetryableError
 from tests.training.launched import WORKER, Told, config, listening, starts
@@ -32,6 +34,18 @@ def test_a_killed_rank_is_restarted_and_told_as_the_cause(work, order_fault):
     assert summary.resumed_from == 2
     assert told.of("restarting") == ["restarting from the last checkpoint, because rank 1 was killed by SIGKILL"]
     assert told.of("restarting")[0] in (work / "train.log").read_text()
+
+
+def test_memory_is_named_as_the_cause_only_where_the_kernel_counts_a_kill(tmp_path, monkeypatch):
+    counts = tmp_path / "memory.events"
+    monkeypatch.setattr(failure, "OOM_KILLS", (tmp_path / "none", counts))
+    assert oom_kills() is None
+    counts.write_text("oom 3\noom_kill 2\noom_group_kill 0\n")
+    assert oom_kills() == 2
+    killed, lost = -signal.SIGKILL, -signal.SIGTERM
+    cases = [(killed, True), (killed, False), (lost, True)]
+    hints = ["(out of memory)" in Failure.from_exit(0, "", code, None, found).message for code, found in cases]
+    assert hints == [True, False, False]
 
 
 def test_the_error_of_a_rank_is_told_and_not_what_its_peers_say(work, order_fault):
