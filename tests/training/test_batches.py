@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence
+from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence, snake
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, HELD_OUT, SUMMARY, Shard, TrainConfig
 from pipeline.training.launch.launcher import launch
@@ -149,6 +149,13 @@ def batch_sizes(batches: MicroBatches, step: int) -> list[tuple[int, int]]:
 def padded(sizes: list[tuple[int, int]]) -> float:
     height, width = (max(size[side] for size in sizes) for side in (0, 1))
     return 1 - sum(h * w for h, w in sizes) / (len(sizes) * height * width)
+
+
+def test_neighbours_of_a_snake_differ_in_one_side():
+    sides = np.repeat(np.arange(3), 4), np.tile(np.arange(4), 3)
+    order = np.argsort(snake(*sides))
+    steps = np.abs(np.diff(np.stack(sides)[:, order], axis=1))
+    assert steps.max() == 1 and (steps.sum(axis=0) == 1).all()
 
 
 def test_predicates_are_in_the_words_of_the_data_set_if_asked(tmp_path, work):
