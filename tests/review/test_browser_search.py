@@ -87,7 +87,7 @@ def test_the_list_is_walked_by_keys_without_losing_the_focus(window, server):
         ("/labels", {"image_id": "5003"}, "12 labels"),
         ("/labels", {"subject": "person", "object": "horse"}, "1,224 labels"),
         ("/labels", {"predicate": "hold", "least": "0.8", "most": "0.9"}, "3 labels"),
-        ("/labels", {"correct": "given by it"}, "612 labels"),
+        ("/labels", {"correct": "has the relation"}, "612 labels"),
         ("/labels", {"reviewed": "reviewed"}, "0 labels"),
     ],
 )  # fmt: skip

@@ -47,6 +47,23 @@ def test_the_pace_is_the_median_of_the_known_times(opened, labelled):
     assert (timed.verdicts, timed.median_seconds) == (3, 1.75)
 
 
+def test_a_verdict_that_stands_is_recorded_once(opened, labelled):
+    state = opened()
+    for kind in ("undo", "accept", "accept", "reject", "reject", "undo", "undo"):
+        answer = judge(state, {"kind": kind})
+    assert [verdict.kind for verdict in state.reviews.log.verdicts()] == ["accept", "reject", "undo", "undo"]
+    assert answer.states[0].kind == ""
+
+
+@pytest.mark.parametrize("correction, reason", [
+    ({"kind": "wrong_predicate", "predicate": "rides"}, "the correction is the label itself"),
+    ({"kind": "wrong_pair", "object": 0}, "subject and object are the same box"),
+])  # fmt: skip
+def test_a_correction_that_says_nothing_is_refused(opened, labelled, correction, reason):
+    with pytest.raises(ValueError, match=reason):
+        judge(opened(), correction)
+
+
 def test_the_precision_is_the_share_of_audited_labels_that_are_accepted(opened, labelled):
     state = opened()
     labels = {label.words: label for label in labels_of(state.index, state.listing.labels(Search(), 0, 10).numbers)}
