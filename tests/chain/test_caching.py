@@ -2,8 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
-from typing import Any
 
 from rlip_command import rlip
 from tiny_chain import World
@@ -12,7 +10,6 @@ from pipeline.run.context import RunContext
 from pipeline.run.planner import Planner
 from pipeline.run.recipe_files import load_recipe
 
-Computed = Callable[[list[dict[str, Any]]], dict[str, int]]
 BELOW_SHARD = {"shard:pseudo", "overlap:pseudo", "pretrain:pseudo", "evaluate:pseudo"}
 
 

@@ -21,7 +21,6 @@ from storage.errors import FatalError
 from storage.runs import Run
 
 IMAGES = 120
-Printed = Callable[[], Any]
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def run(book: RunBuilder) -> Run:
 
 
 @pytest.fixture
-def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
+def printed(capsys: pytest.CaptureFixture[str]) -> Callable[[], Any]:
     return lambda: json.loads(capsys.readouterr().out)
 
 

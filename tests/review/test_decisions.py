@@ -1,7 +1,6 @@
 """Verdicts that the page sends: what is refused, what the answer tells, and what follows for the audit."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,8 +18,6 @@ from pipeline.review.reviews import verdict_on
 from pipeline.review.search import Search
 from storage.local_store import LocalStore
 from storage.runs import Run
-
-Opened = Callable[..., ReviewState]
 
 
 def judge(state: ReviewState, *verdicts: dict[str, Any]) -> Decided:

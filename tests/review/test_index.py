@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +18,6 @@ from pipeline.review.reviews import verdict_on
 from pipeline.review.search import Search
 from pipeline.run.context import run_view
 from storage.errors import FatalError
-
-Opened = Callable[..., ReviewState]
 
 
 def tag(book: RunBuilder, *scores: float) -> None:

@@ -1,7 +1,6 @@
 """The overview of a small run, with every figure counted by hand or compared with that of the report."""
 
 import re
-from collections.abc import Callable
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -22,7 +21,6 @@ from storage.local_store import LocalStore
 from storage.runs import Run
 
 HOSTILE = '<script>alert("x")</script>'
-Open = Callable[..., ReviewState]
 
 
 def page_of(state: ReviewState, overview: Overview) -> Page:

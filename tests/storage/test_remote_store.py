@@ -17,12 +17,7 @@ from uuid import uuid4
 import fsspec
 import pyarrow as pa
 import pytest
-from botocore.exceptions import (
-    EndpointConnectionError,
-    NoCredentialsError,
-    ParamValidationError,
-    ReadTimeoutError,
-)
+from botocore.exceptions import EndpointConnectionError, NoCredentialsError, ParamValidationError, ReadTimeoutError
 from faulty_files import Dead, Fault, FaultyFiles
 from toy_chain import SCHEMA, First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
 from toy_store import put, put_chain, record
