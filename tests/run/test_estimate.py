@@ -39,8 +39,8 @@ def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path
 
     assert Run(store, "other").read_document(ESTIMATE)["run"] == "other"
     Run(store, "third").note(ESTIMATE, {"steps": [{"step": "ingest", "wall": 2.0}, {"step": "caption", "wall": None}]})
-    for run, expected in (("other", {"ingest": 0, "caption": 0}), ("third", {"ingest": 2.0, "caption": None})):
-        assert expected_seconds(RunContext(load_recipe(recipe, [UNTIL[1], f"name={run}"]))) == expected
+    for name, expected in (("other", {"ingest": 0, "caption": 0}), ("third", {"ingest": 2.0, "caption": None})):
+        assert expected_seconds(RunContext(load_recipe(recipe, [UNTIL[1], f"name={name}"]))) == expected
 
     more = json.loads(output_of(*asked, "--images", 8000, "--json"))
     by_step = {step["step"]: step for step in more["steps"]}
