@@ -39,12 +39,11 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("seed", [1, 2])
-def test_any_order_and_crashes_give_the_bytes_of_an_undisturbed_run(finished, copied, seed):
+def test_any_order_and_crashes_give_the_bytes_of_an_undisturbed_run(finished, copied):
     for step in LABELLING:
         for artifact in copied.artifacts()[step].values():
             shutil.rmtree(artifact.folder)
-    chance, opened, crashes = random.Random(seed), {}, 0
+    chance, opened, crashes = random.Random(1), {}, 0
     while not _goes_to_the_end(copied, chance, opened):
         crashes += 1
     assert crashes > 2
