@@ -66,7 +66,7 @@ def end_of(process: WarmProcess) -> tuple[int, str]:
 
 def listening(process: int) -> set[str]:
     """Returns the addresses on which a process listens."""
-    open_ones = psutil.Process(process).net_connections("inet")
+    open_ones = psutil.Process(process).net_connections("tcp")
     return {f"{each.laddr.ip}:{each.laddr.port}" for each in open_ones if each.status == psutil.CONN_LISTEN}
 
 

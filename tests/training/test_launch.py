@@ -21,7 +21,7 @@ def test_ranks_of_one_node_listen_on_loopback_only_and_their_store_nowhere(work)
         found.extend(listening(rank) for rank in ranks_of(work))
         assert listening(os.getpid()) == before
 
-    assert launch(config(work), Told(look), WORKER).processes == 2
+    assert launch(config(work, steps=20), Told(look), WORKER).processes == 2
     assert len(found) == 2 and all(found)
     assert {address.rpartition(":")[0] for each in found for address in each} == {"127.0.0.1"}
     assert not list(work.glob(".meeting*"))
