@@ -24,7 +24,9 @@ ONE_BOX = {"category": "dog", "x": 0, "y": 0, "w": 5, "h": 5, "crowd": False, "s
 def images_artifact(root: Path, images: Sequence[dict[str, Any]]) -> Artifact:
     """Commit rows of the images table to a store at `root`, as stage `ingest` does."""
     data = table_bytes(pa.Table.from_pylist(list(images), schema=IMAGES))
-    return commit(LocalStore(root), KeyTerms("ingest", 1, {}, {}), "images.parquet", data, rows=len(images))
+    return commit(
+        LocalStore(root), KeyTerms("ingest", 1, {}, {}), "images.parquet", data, partition="set/0000", rows=len(images)
+    )
 
 
 def caption_rows(

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from faulty_disk import Died, FaultyDisk, Stop
+from faulty_disk import Died, FaultyDisk, NoSync, Stop
 from tiny_chain import World
 from warm_process import hold_at_checkpoint, wait_for
 
@@ -23,7 +23,6 @@ from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage.artifact import Artifact
 from storage.damage import find_damage
-from storage.disk import Disk
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
 from storage.manifest import REJECTED_FILE
@@ -142,13 +141,6 @@ def test_on_s3_another_machine_goes_on_from_the_checkpoint_of_a_killed_one(finis
 
 
 STOPS: tuple[Stop, ...] = ("torn write", "power cut, bytes lost", "power cut, names lost", "stop")
-
-
-class NoSync(Disk):
-    """A disk without syncs, since it need not outlive the test."""
-
-    def sync_file(self, path: Path) -> None: ...
-    def sync_folder(self, path: Path) -> None: ...
 
 
 def _commit(made: Replayed, step: str, store: Store) -> None:
