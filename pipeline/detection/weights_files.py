@@ -39,6 +39,11 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
         return DetectorFiles("torchvision", path, {path.name: path})
     if path.suffix == ".safetensors" or (path.is_dir() and not _is_transformers(path)):
         return _own(path, settings)
+    if path.is_file():
+        raise FatalError(
+            f"detect.weights = {path}: is a file of another kind than those that are read: .safetensors of this project, and "
+            ".pth of torchvision. Of a model of transformers, name the folder"
+        )
     folder = path if path.is_dir() else _from_hub(settings)
     return _transformers(folder)
 
@@ -87,6 +92,11 @@ def _transformers(folder: Path) -> DetectorFiles:
     weights = sorted(folder.glob("model*.safetensors"))
     lacking = [name for name in (CONFIG, PROCESSOR) if not (folder / name).is_file()]
     lacking += [] if weights else ["model.safetensors"]
+    if lacking == ["model.safetensors"] and any(folder.glob("pytorch_model*.bin")):
+        raise FatalError(
+            f"detector {folder}: its weights are pytorch_model.bin, a pickle, which can run code and is not read (setting: "
+            "detect.weights); save the model as model.safetensors where you trust it, or take the hub's revision that has one"
+        )
     if lacking:
         raise FatalError(
             f"detector {folder}: lacks {', '.join(lacking)} (setting: detect.weights); copy the folder again"

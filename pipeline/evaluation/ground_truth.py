@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class GroundTruth:
     uris: tuple[str, ...]
     """I file names, relative to the set's folder of images"""
     sizes: Integers
-    """I×2: width and height in pixels, 0 where unknown; 1 and 1 if boxes are shares of the image"""
+    """I×2: width and height in pixels, 0 where unknown; 1 and 1 if boxes are shares of an image of unknown size"""
     relations: Relations
     boxes: LabelledBoxes
     """All boxes, also those in no relation"""
@@ -68,11 +68,12 @@ class GroundTruth:
     def open(
         cls, format_name: str, annotations: Path, files: Mapping[str, Path] | None = None, canonical: bool = False
     ) -> GroundTruth:
-        """Reads annotation files of a format of `DataSource`. `files`: further ones by field, e.g. {"verbs": path}.
+        """Reads annotation files of a format of `DataSource`. `files`: further ones by field, e.g. {"verbs": path}. Of a
+        file that holds several splits, as VG150's, that is "test".
 
         Raises `FatalError`, also for files that are missing, not used by the format, or of another kind.
         """
-        source = annotation_source(format_name, annotations, files or {})
+        source = annotation_source(format_name, annotations, files or {}).model_copy(update={"split": "test"})
         reader = open_annotations(source)
         if unreadable := source.unreadable():
             raise FatalError(f"ground truth ({format_name}): {'; '.join(unreadable)}")
@@ -90,6 +91,22 @@ class GroundTruth:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def with_sizes(self, sizes: Floats) -> GroundTruth:
+        """Takes the sizes in pixels (I×2, 0 where unknown) of images of unknown size, and scales boxes that are shares."""
+        new = np.asarray((sizes > 0).all(axis=1) & (self.sizes <= 1).all(axis=1))
+        shares = np.asarray(new & (self.sizes == 1).all(axis=1))
+        scale = np.where(shares[:, None], np.tile(sizes, 2), 1.0)
+        relations, boxes = self.relations, self.boxes
+        ends = {
+            f"{end}_boxes": getattr(relations, f"{end}_boxes") * scale[relations.image] for end in ("subject", "object")
+        }
+        return replace(
+            self,
+            sizes=np.where(new[:, None], sizes, self.sizes).astype(np.int64),
+            relations=replace(relations, **ends),
+            boxes=replace(boxes, boxes=boxes.boxes * scale[boxes.image]),
+        )
 
     @property
     def counts(self) -> NDArray[np.int64]:

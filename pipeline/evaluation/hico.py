@@ -50,7 +50,8 @@ class HicoRules:
     corre_hico.npy). It is applied before the best of an image are taken."""
     known_object: bool = False
     """Known Object setting: a triplet is scored on those images only whose truth holds its object category. Otherwise
-    the Default setting: on all images. No public Python evaluator has it; it follows the dataset's Matlab code."""
+    the Default setting: on all images. Follows the dataset's Matlab code, as GGNet's evaluator does; RLIPv2's and QPIC's
+    lack it."""
     official: bool = False
     """Reproduces two bugs of the authors' evaluator: predictions on images without truth are ignored, and recalls of
     exactly 3, 6 and 7 tenths miss their thresholds (`ranking.FLOAT_THRESHOLDS`). The authors' code has no value for

@@ -221,6 +221,9 @@ class ChallengeScores:
     relations: Mapping[int, float]
     phrases: Mapping[int, float]
     recall: float
+    weighted_relations: float
+    weighted_phrases: float
+    """Google's weightedAP: the AP of all relations (or phrases) in one ranking, whatever their types."""
 
     @property
     def relation_map(self) -> float:
@@ -254,10 +257,12 @@ def score_open_images_challenge(
     right = relation_candidates(ranked, truth, rules.overlap, pixel=0.0).first_finds(len(ranked))
     right_phrases = phrase_candidates(ranked, truth, rules.overlap, pixel=0.0).first_finds(len(ranked))
     recalled = int(right[places(ranked.image) < rules.recalled].sum())
+    by_score = np.argsort(-scores_of(ranked), kind="stable")
     return ChallengeScores(
         _precision(ranked, right, truth),
         _precision(ranked, right_phrases, truth),
         recalled / len(truth) if len(truth) else float("nan"),
+        *(area_under_precision(found[by_score], len(truth)) for found in (right, right_phrases)),
     )
 
 

@@ -52,28 +52,35 @@ def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[
                 rejects.append(Rejected(image_id, "relation of unknown entity", shown(relation)))
                 continue
             used.update(end for end in ends if end is not None)
-            triplets.append(_triplet(number, subject, readable(predicate), object_))
+            triplets.append(_triplet(number, subject, readable(predicate), object_, values))
         lost = sum(index not in used for index in range(len(nouns)))
         rejects.extend(Rejected(image_id, "entity without a relation") for _ in range(lost))
     return {"image_id": image_id, "triplets": triplets}, rejects
 
 
 def write_graphs(row: Mapping[str, Any], texts: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
-    """Converts a row of `triplets` to a field of the file: one graph per caption of the image."""
+    """Converts a row of `triplets` to a field of the file: one graph per caption of the image.
+
+    A relation that our parser found states its `rule`, which tells `read_graphs` that its lemma and the order of its ends
+    are ours ("of": have, with its ends swapped). Readers of the authors' format ignore further fields.
+    """
     found = max((t["caption"] + 1 for t in row["triplets"]), default=0)
     graphs: list[dict[str, Any]] = [{"entities": [], "relations": []} for _ in range(max(len(texts), found))]
-    entities: list[dict[tuple[str, int, int], int]] = [{} for _ in graphs]
+    entities: list[dict[tuple[Any, ...], int]] = [{} for _ in graphs]
     for t in row["triplets"]:
         number = t["caption"]
         text = texts[number] if number < len(texts) else ""
         ends = {}
         for role in ("subject", "object"):
-            key = (t[role], t[f"{role}_start"], t[f"{role}_end"])
+            # The same words may name two things: who sits at a table sits on a chair.
+            key = (t[role], t[f"{role}_start"], t[f"{role}_end"], t[f"{role}_lemma"])
             if key not in entities[number]:
                 entities[number][key] = len(graphs[number]["entities"])
                 graphs[number]["entities"].append(_entity(t, role, text))
             ends[role] = entities[number][key]
-        graphs[number]["relations"].append({**ends, "relation": t["predicate"], "lemma_relation": t["predicate_lemma"]})
+        own = {} if t["rule"] == IMPORTED_RULE else {"rule": t["rule"]}
+        lemma = {"relation": t["predicate"], "lemma_relation": t["predicate_lemma"]}
+        graphs[number]["relations"].append({**ends, **lemma, **own})
     return str(row["image_id"]), graphs
 
 
@@ -114,7 +121,11 @@ def _noun(entity: Any, places: Sequence[tuple[int, int]]) -> dict[str, Any] | No
     }
 
 
-def _triplet(number: int, subject: dict[str, Any], predicate: str, object_: dict[str, Any]) -> dict[str, Any]:
+def _triplet(
+    number: int, subject: dict[str, Any], predicate: str, object_: dict[str, Any], relation: Mapping[str, Any]
+) -> dict[str, Any]:
+    rule, lemma = relation.get("rule"), relation.get("lemma_relation")
+    is_ours = isinstance(rule, str) and isinstance(lemma, str) and bool(readable(lemma).strip())
     ends = {
         f"{role}{name}": value
         for role, noun in (("subject", subject), ("object", object_))
@@ -122,11 +133,11 @@ def _triplet(number: int, subject: dict[str, Any], predicate: str, object_: dict
     }
     return ends | {
         "predicate": predicate,
-        "predicate_lemma": canonical(predicate),
+        "predicate_lemma": readable(str(lemma)) if is_ours else canonical(predicate),
         "predicate_start": -1,
         "predicate_end": -1,
         "caption": number,
-        "rule": IMPORTED_RULE,
+        "rule": readable(str(rule)) if is_ours else IMPORTED_RULE,
     }
 
 

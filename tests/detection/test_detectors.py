@@ -135,6 +135,9 @@ def test_what_is_no_detector_is_told(root: Path, tmp_path: Path) -> None:
     refused(tmp_path / "empty", "no file .*model.safetensors")
     refused("nobody/nothing-here", "not in the local hub cache")
     refused(tmp_path / "gone.pth", "no such file")
+    for name in ("model.pt", "model.onnx", "model.pkl"):
+        (tmp_path / name).write_bytes(b"PK")
+        refused(tmp_path / name, "is a file of another kind than those that are read")
     refused(root / "scenes/weights/tagger", "is given boxes and finds none")
     refused(root / "scenes/weights/captioner", "transformers can't load it for object detection")
     alone = shutil.copy(root / "scenes/weights/detector/model.safetensors", tmp_path / "alone.safetensors")
@@ -145,8 +148,11 @@ def test_what_is_no_detector_is_told(root: Path, tmp_path: Path) -> None:
         refused(ours, r"vocabulary\.json: damaged .*; copy it again")
     stranger = save_detector("detr", tmp_path / "stranger")
     refused(stranger / "model.safetensors", "this project did not write the file")
-    (stranger / "preprocessor_config.json").unlink()
+    (stranger / "preprocessor_config.json").rename(tmp_path / "processor")
     refused(stranger, "lacks preprocessor_config.json")
+    (tmp_path / "processor").rename(stranger / "preprocessor_config.json")
+    (stranger / "model.safetensors").rename(stranger / "pytorch_model.bin")
+    refused(stranger, "its weights are pytorch_model.bin, a pickle")
 
 
 def test_only_files_that_are_read_decide_the_key(tmp_path: Path) -> None:

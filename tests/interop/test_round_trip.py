@@ -203,7 +203,7 @@ def test_triplets_come_back_but_for_rule_and_predicate_offsets(run: Run, tmp_pat
     assert before == after
 
 
-@pytest.mark.parametrize("form", ["official", "vg", "coco", "hico", "hf", "cooccurrence"])
+@pytest.mark.parametrize("form", ["official", "official_vg", "coco", "hico", "hf", "cooccurrence"])
 def test_only_labels_that_the_run_keeps_are_exported(run: Run, tmp_path: Path, form: str) -> None:
     run.note("recipe", {"shard": {"threshold": 0.6}})
     made = exported(run, form, tmp_path / "out")
@@ -223,7 +223,7 @@ def test_every_score_is_exported_on_request(run: Run, tmp_path: Path, form: str)
     assert made.wrote["relations"] == 3 - made.lost.get("relation of a crowd box", 0)
 
 
-@pytest.mark.parametrize("form", ["vg", "hico", "cooccurrence"])
+@pytest.mark.parametrize("form", ["official_vg", "hico", "cooccurrence"])
 def test_a_format_without_scores_takes_no_rejected_labels(run: Run, tmp_path: Path, form: str) -> None:
     with pytest.raises(FatalError, match="holds no scores"):
         exported(run, form, tmp_path / "out", all_scores=True)
@@ -293,7 +293,7 @@ def test_relations_state_boxes_as_instances_do(run: Run, tmp_path: Path) -> None
 
 
 def test_vg_has_whole_pixels_and_no_confidence(run: Run, tmp_path: Path) -> None:
-    made = exported(run, "vg", tmp_path / "out")
+    made = exported(run, "official_vg", tmp_path / "out")
     first = read(tmp_path / "out/coco2017.json")[0]
     assert first["objects"][0] == {
         "object_id": 1, "x": 13, "y": 58, "w": 53, "h": 138, "names": "person", "synsets": [],
@@ -302,7 +302,7 @@ def test_vg_has_whole_pixels_and_no_confidence(run: Run, tmp_path: Path) -> None
     assert made.lost["fraction of a pixel"] == 4
     again = Run(run.store, "again")
     import_file(tmp_path / "out/coco2017.json", again)
-    exported(again, "vg", tmp_path / "again")
+    exported(again, "official_vg", tmp_path / "again")
     assert read(tmp_path / "again/vg.json") == read(tmp_path / "out/coco2017.json")
 
 
@@ -380,9 +380,9 @@ def test_hugging_face_rows_join_captions_boxes_and_relations(run: Run, tmp_path:
 
 
 def test_an_export_replaces_nothing_and_leaves_nothing_half_done(run: Run, tmp_path: Path) -> None:
-    exported(run, "vg", tmp_path / "out")
+    exported(run, "official_vg", tmp_path / "out")
     with pytest.raises(FatalError, match="already exists"):
-        exported(run, "vg", tmp_path / "out")
+        exported(run, "official_vg", tmp_path / "out")
     only = Run(run.store, "captions-only")
     only.record("caption", run.stage("caption"), run.keys("caption"))
     with pytest.raises(FatalError, match="have nothing for coco"):

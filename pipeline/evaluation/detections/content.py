@@ -17,7 +17,7 @@ from storage.errors import FatalError
 EXPECTED = (
     "detections: our table as .parquet, JSON with one image a line or in a list {image_id, uri, boxes, pairs}, a JSON list of "
     "pairs {image, box_h, box_o, object_coco80, verb, score}, or a JSON list of images {boxes, labels, verb_scores, sub_ids, "
-    "obj_ids} with image_id or file_name, or in the order of the ground truth"
+    "obj_ids} with image_id or file_name"
 )
 """The formats, for messages about files of another kind."""
 
@@ -63,8 +63,6 @@ class DetectionsContent:
         """The code of each name."""
         self.parts: list[DetectionColumns] = []
         self.faults = Faults()
-        self.positional = False
-        """Whether the images are those of the ground truth, in its order."""
 
     def note(self, reason: str, positions: Integers, rows: Integers, values: NDArray[Any] | None = None) -> None:
         """Counts faults at some positions of columns, of which `rows` are the images and `values` the faulty values."""

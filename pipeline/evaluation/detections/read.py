@@ -7,7 +7,7 @@ Formats: our table `DETECTIONS` as Parquet, or as JSON with one object a line or
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -40,6 +40,8 @@ from tagger.english.predicates import canonical
 class DetectionSet:
     """Detections over the images and names of a ground truth. `boxes` is empty for formats without scores of boxes."""
 
+    truth: GroundTruth
+    """The ground truth, with the sizes of images that only the detections state, and so with boxes in pixels"""
     relations: Relations
     boxes: LabelledBoxes
     findings: DetectionFindings
@@ -67,8 +69,9 @@ def read_detections(
     image are read, of those that `allowed` (objects × predicates) permits; `object_names` are the names that its labels
     count (default: those of the ground truth, or COCO's 80 if the ground truth has just these).
 
-    If boxes of the ground truth are shares of the image, detections are divided by the width and height of their row.
-    Raises `DetectionsError`, and `FatalError` for a file of another kind or names that do not fit at all.
+    If boxes of the ground truth are shares of the image, the row's width and height make them pixels, in which all
+    rules count. Raises `DetectionsError`, and `FatalError` for a file of another kind, names that do not fit at all, or
+    images whose size nobody states.
     """
     content = DetectionsContent(path)
     head = _head(path)
@@ -123,8 +126,9 @@ def _read_list(
         raise FatalError(f"{content.path}: its first entry is {shown(first)}; expected {EXPECTED}")
 
 
-_UNKNOWN, _AGAIN, _MISMATCH = -1, -2, -3
-"""Places of images that the ground truth lacks, that occur again, and whose id and name are those of different images."""
+_UNKNOWN, _AGAIN, _MISMATCH, _RESIZED = -1, -2, -3, -4
+"""Places of images that the ground truth lacks, that occur again, whose id and name are those of different images, and that
+have another size."""
 
 
 def _over_truth(
@@ -132,18 +136,18 @@ def _over_truth(
 ) -> DetectionSet:
     """Keeps what fits the ground truth. Raises `DetectionsError` for the rest, unless the two flags say otherwise.
 
-    Raises `FatalError` if no name fits, or boxes can't be divided by the size of their image.
+    Raises `FatalError` if no name fits, or true boxes are shares of an image of unknown size.
     """
     columns = DetectionColumns.joined(content.parts)
     content.parts.clear()
-    places = np.arange(len(truth)) if content.positional else _image_places(content, truth)
+    places = _image_places(content, truth)
+    truth = _in_pixels(truth, content, places)
     objects = matched(content.objects, truth.objects)
     predicates = matched(content.predicates, truth.predicates, canonical)
     used = np.union1d(np.union1d(columns.subjects, columns.objects), columns.labels)
     hints = _name_hints(content, "object", _chosen(content.objects, used[used >= 0]), objects, truth.objects)
     used_predicates = _chosen(content.predicates, np.unique(columns.predicates))
     hints += _name_hints(content, "predicate", used_predicates, predicates, truth.predicates)
-    columns = _in_units_of(truth, content, columns, places)
     noted = Faults()
     relations = _relations(content, columns, len(truth), places, objects, predicates, noted)
     boxes = _boxes(content, columns, len(truth), places, objects)
@@ -157,7 +161,7 @@ def _over_truth(
         hints.append("predict the missing images, or count them as images without detections with --allow-missing")
     if (findings.faults and not drop_faulty) or (missing and not allow_missing):
         raise DetectionsError(findings, hints)
-    return DetectionSet(relations, boxes, findings)
+    return DetectionSet(truth, relations, boxes, findings)
 
 
 def _image_places(content: DetectionsContent, truth: GroundTruth) -> Integers:
@@ -171,14 +175,19 @@ def _image_places(content: DetectionsContent, truth: GroundTruth) -> Integers:
         place = of_uri if of_id == _UNKNOWN else of_id
         if _UNKNOWN not in (of_id, of_uri) and of_id != of_uri:
             place = _MISMATCH
-        elif place in taken:
+        elif place >= 0 and place in taken:
             place = _AGAIN
         taken.add(place)
         places[row] = place
+    known = np.flatnonzero(places >= 0)
+    sizes = truth.sizes[places[known]]
+    apart = np.abs(_sizes(content)[known] - sizes).max(axis=1) > 1
+    places[known[apart & (sizes > 1).all(axis=1)]] = _RESIZED
     for reason, mark in (
         ("unknown image", _UNKNOWN),
         ("duplicate image", _AGAIN),
         ("image id and file name of different images", _MISMATCH),
+        ("image of another width or height than the ground truth's", _RESIZED),
     ):
         content.note(reason, np.flatnonzero(places == mark), np.arange(len(places)))
     return places
@@ -204,29 +213,25 @@ def _name_hints(
     return [f"{kind} names of the file: {listed(lacking)}; of the ground truth: {listed(own)}"]
 
 
-def _in_units_of(
-    truth: GroundTruth, content: DetectionsContent, columns: DetectionColumns, places: Integers
-) -> DetectionColumns:
-    """Divides boxes by the size of their image where the truth's boxes are shares of it."""
-    of_shares = (truth.sizes == 1).all(axis=1)
-    if not of_shares.any():
-        return columns
-    sizes = np.array(content.sizes, np.float64).reshape(-1, 2)
-    rows = (places >= 0) & of_shares[places]
-    unknown = rows & ~(np.isfinite(sizes) & (sizes > 0)).all(axis=1)
-    if unknown.any():
-        example = content.image_name(int(unknown.argmax()))
+def _sizes(content: DetectionsContent) -> Floats:
+    """Width and height of each image of the file; NaN where it does not state them."""
+    return np.array(content.sizes, np.float64).reshape(-1, 2)
+
+
+def _in_pixels(truth: GroundTruth, content: DetectionsContent, places: Integers) -> GroundTruth:
+    """The truth with the sizes that only the file states, by which boxes that are shares of their image become pixels."""
+    sizes = np.zeros((len(truth), 2))
+    known = places >= 0
+    sizes[places[known]] = np.nan_to_num(_sizes(content)[known], nan=0.0)
+    truth = truth.with_sizes(sizes)
+    unknown = np.flatnonzero(known)[(truth.sizes[places[known]] == 1).all(axis=1)]
+    if len(unknown):
         raise FatalError(
-            f"{content.path}: {int(unknown.sum()):,} images have no width and height, e.g. {example}; "
-            "the ground truth states boxes as shares of the image: give it the images' sizes, or write them to the file"
+            f"{content.path}: {len(unknown):,} images have no width and height, e.g. {content.image_name(int(unknown[0]))}, "
+            "and the ground truth states boxes as shares of the image; name a file with the images' sizes (--file image_data=) "
+            "or the images (--images), or write width and height to the file"
         )
-    scale = np.where(rows[:, None], np.tile(sizes, 2), 1.0)
-    return replace(
-        columns,
-        subject_boxes=columns.subject_boxes / scale[columns.row],
-        object_boxes=columns.object_boxes / scale[columns.row],
-        boxes=columns.boxes / scale[columns.box_row],
-    )
+    return truth
 
 
 def _relations(
