@@ -52,7 +52,7 @@ class SplitSettings(Settings):
 
     @model_validator(mode="after")
     def _files_fit_the_method(self) -> SplitSettings:
-        needed = dict.fromkeys(PUBLISHED, {"interactions"}) | {"listed": {"interactions", "positions"}}
+        needed = {name: {"interactions"} for name in PUBLISHED} | {"listed": {"interactions", "positions"}}
         for name in ("interactions", "positions"):
             is_set, wanted = getattr(self, name) is not None, name in needed.get(self.method, set())
             if is_set != wanted:
