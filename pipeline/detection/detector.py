@@ -138,6 +138,10 @@ def open_detector(settings: DetectSettings, worker: int = 0) -> OpenDetector:
         from pipeline.detection.transformers_detector import TransformersDetector
 
         detector = TransformersDetector(files.place, device, settings.batch_size)
+    elif files.kind == "zero_shot":
+        from pipeline.detection.zero_shot_detector import ZeroShotDetector
+
+        detector = ZeroShotDetector(files.place, settings.categories, device, settings.batch_size)
     elif files.kind == "torchvision":
         from pipeline.detection.torchvision_detector import TorchvisionDetector
 

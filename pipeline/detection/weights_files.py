@@ -15,16 +15,18 @@ from pipeline.training.vocabulary import is_tokenizer, tokenizer_files
 from storage.errors import FatalError
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
-_HUB_PATTERNS = ["*.json", "model*.safetensors"]
+_HUB_PATTERNS = ["*.json", "*.txt", "model*.safetensors"]
+ZERO_SHOT = frozenset({"grounding-dino", "mm-grounding-dino", "owlvit", "owlv2"})
+"""Model types of detectors that look for any names, and so come with a tokenizer."""
 
 
 @dataclass(frozen=True)
 class DetectorFiles:
     """The files that decide what a detector finds."""
 
-    kind: Literal["transformers", "torchvision", "own"]
+    kind: Literal["transformers", "zero_shot", "torchvision", "own"]
     place: Path
-    """The folder of a transformers model; else the weights file."""
+    """The folder of a transformers model, of fixed or any names; else the weights file."""
     files: dict[str, Path]
     """Every file that is read, by name."""
 
@@ -102,11 +104,16 @@ def _transformers(folder: Path) -> DetectorFiles:
             f"detector {folder}: lacks {', '.join(lacking)} (setting: detect.weights); copy the folder again"
         )
     try:
-        json.loads((folder / CONFIG).read_bytes())["model_type"]
+        is_zero_shot = json.loads((folder / CONFIG).read_bytes())["model_type"] in ZERO_SHOT
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FatalError(f"detector {folder}: {CONFIG} can't be read ({error!r}); copy the folder again") from error
     read = [folder / CONFIG, folder / PROCESSOR, *weights, *folder.glob("model*.safetensors.index.json")]
-    return DetectorFiles("transformers", folder, {path.name: path for path in read})
+    files = {path.name: path for path in read}
+    if not is_zero_shot:
+        return DetectorFiles("transformers", folder, files)
+    if not is_tokenizer(folder):
+        raise FatalError(f"detector {folder}: lacks its tokenizer (setting: detect.weights); copy the folder again")
+    return DetectorFiles("zero_shot", folder, files | tokenizer_files(folder))
 
 
 def _from_hub(settings: DetectSettings) -> Path:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detection.detectors import NAMES, save_detector
+from detection.detectors import NAMES, save_detector, save_zero_shot
 from PIL import Image
 
 from pipeline.detection.detector import OpenDetector, open_detector
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import find_detector
+from pipeline.detection.zero_shot_detector import ZeroShotDetector
 from pipeline.evaluation.detection import Detections, average_precision_50
 from scenes.scene import render
 from scenes.world import make_scene
@@ -55,6 +56,50 @@ def test_a_model_of_transformers_finds_what_its_own_library_says(kind: str, tmp_
         assert kept <= len(scores) and set(named.boxes.labels) <= set(range(len(NAMES)))
         best = expected["boxes"][int(expected["scores"].argmax())].numpy().clip(0, [image.width, image.height] * 2)
         assert np.abs(named.boxes.boxes - best).max(axis=1).min() < 1e-2, "in pixels of the image as given"
+
+
+NAMES_ASKED = ("person", "fire hydrant", "zebra")
+
+
+@pytest.mark.parametrize("kind", ["grounding-dino", "owlvit", "owlv2"])
+def test_a_zero_shot_detector_looks_for_the_names_of_the_recipe_as_its_own_library_does(
+    kind: str, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+    folder = save_zero_shot(kind, tmp_path / kind)
+    assert opened(folder, categories=NAMES_ASKED).categories == NAMES_ASKED
+    model = AutoModelForZeroShotObjectDetection.from_pretrained(folder).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    images = pictures()
+    found = ZeroShotDetector(folder, NAMES_ASKED, torch.device("cpu"), 4).detect(images, -1.0)
+    for image, boxes in zip(images, found, strict=True):
+        text = "person. fire hydrant. zebra." if kind == "grounding-dino" else [list(NAMES_ASKED)]
+        with torch.inference_mode():
+            outputs = model(**processor(text=text, images=image, return_tensors="pt"))
+        size = [(image.height, image.width)]
+        (expected,) = processor.post_process_grounded_object_detection(outputs, threshold=-1.0, target_sizes=size)
+        if kind == "grounding-dino":  # there, the tokens that open, part and close the sentence score, too
+            expected["scores"] = outputs.logits[0, :, [1, 3, 4, 6]].sigmoid().amax(dim=1)
+        else:
+            np.testing.assert_array_equal(boxes.labels, expected["labels"])
+        np.testing.assert_allclose(boxes.scores, expected["scores"], atol=1e-5)
+        np.testing.assert_allclose(boxes.boxes, expected["boxes"], atol=1e-2)
+    with pytest.raises(FatalError, match=r"set detect\.categories"):
+        opened(folder)
+
+
+def test_more_names_than_a_sentence_holds_are_looked_for_in_several(tmp_path: Path) -> None:
+    folder = save_zero_shot("grounding-dino", tmp_path / "detector")
+    last = ("zebra person", "sofa sofa")
+    (whole,) = opened(folder, categories=("person", "zebra", "fire hydrant", "sofa", *last)).detect(pictures()[:1])
+    (alone,) = opened(folder, categories=last).detect(pictures()[:1])
+    assert whole.boxes.scores is not None and alone.boxes.scores is not None
+    of_last = whole.boxes.labels >= 4
+    np.testing.assert_allclose(whole.boxes.scores[of_last], alone.boxes.scores, atol=1e-6)
+    np.testing.assert_array_equal(whole.boxes.labels[of_last] - 4, alone.boxes.labels)
+    with pytest.raises(FatalError, match="longer than the detector's text, of 12 tokens"):
+        opened(folder, categories=("zebra " * 12,)).detect(pictures()[:1])
 
 
 def test_names_are_mapped_and_the_others_left_out(tmp_path: Path) -> None:
