@@ -20,7 +20,7 @@ from pipeline.evaluation.open_images import (
 )
 from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, SceneGraphScores, score_scene_graphs
-from pipeline.evaluation.splits import Split, rare_means
+from pipeline.evaluation.splits import Split
 from pipeline.evaluation.summary import ClassScore, Figure
 from pipeline.evaluation.vcoco import VcocoRules, VcocoScores, match_vcoco, score_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections
@@ -131,7 +131,8 @@ def hico_det(
 def _hico_means(scores: HicoScores, options: Options) -> dict[str, float]:
     means = {"full": scores.mean()}
     if options.rare is not None:
-        means |= {name.replace("-", "_"): value for name, value in rare_means(scores, options.rare).items()}
+        others = scores.average_precision.keys() - options.rare
+        means |= {"rare": scores.mean(options.rare), "non_rare": scores.mean(others)}
     if options.split is not None:
         means |= options.split.means(scores)
     return means | {"recall": scores.mean_recall}

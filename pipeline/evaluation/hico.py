@@ -204,12 +204,9 @@ def _numbered(relations: Relations, kinds: Integers) -> Integers:
     """Returns the row of `kinds` (sorted, unique) that equals each triplet, or len(kinds) where none does."""
     if not len(kinds):
         return np.zeros(len(relations), np.int64)
-    least, most = kinds.min(axis=0), kinds.max(axis=0)
-    labels = (relations.subject_labels, relations.object_labels, relations.predicates)
-    inside = np.ones(len(relations), bool)
-    code, known = np.zeros(len(relations), np.int64), np.zeros(len(kinds), np.int64)
-    for column, kind, low, high in zip(labels, kinds.T, least.tolist(), most.tolist(), strict=True):
-        inside &= (column >= low) & (column <= high)
-        code, known = code * (high - low + 1) + column - low, known * (high - low + 1) + kind - low
+    sizes = kinds.max(axis=0) + 2
+    labels = np.stack([relations.subject_labels, relations.object_labels, relations.predicates])
+    inside = ((labels >= -1) & (labels < sizes[:, None] - 1)).all(axis=0)
+    code, known = (np.ravel_multi_index(tuple(rows + 1), tuple(sizes), mode="clip") for rows in (labels, kinds.T))
     place = np.searchsorted(known, code).clip(max=len(known) - 1)
     return np.where(inside & (known[place] == code), place, len(kinds))

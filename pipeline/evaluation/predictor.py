@@ -108,13 +108,12 @@ class Predictor:
         *,
         subject: str | None = None,
         per_image: int | None = 100,
-        allowed: np.ndarray | None = None,
     ) -> None:
         """`image_size`: length in pixels to which an image's longest side is resized; `per_image`: relations to keep, None
         all.
 
         `subject`: the name that the likeliest subject of a pair must have (HICO-DET: "person"), whose own probability
-        is then no factor of the score; None allows all. `allowed`: V×objects, by which scores are multiplied.
+        is then no factor of the score; None allows all.
 
         Raises `FatalError` for a network that finds no boxes, too many names and too large images.
         """
@@ -130,7 +129,6 @@ class Predictor:
         self._network, self._image_size, self._per_image = network.eval(), image_size, per_image
         self._device = next(network.parameters()).device
         self._subject = None if subject is None else names.objects.index(subject)
-        self._allowed = allowed
         with torch.inference_mode():
             self._objects_TE = network.encode_texts([*names.objects, NO_OBJECTS])
             self._predicates_TE = network.encode_texts(names.predicates)
@@ -173,8 +171,6 @@ class Predictor:
     def _best(self, every: Pairs, pairs: Pairs, places: Integers) -> Found:
         """`places`: those of `pairs` among all."""
         scores = pairs.predicate_scores.double().numpy()
-        if self._allowed is not None:
-            scores = scores * self._allowed[:, pairs.object_labels.numpy()].T
         pair, predicate = best_entries(scores, scores.size if self._per_image is None else self._per_image)
         boxes = torch.cat((every.subject_boxes, every.object_boxes)).double().numpy()
         labels = torch.cat((every.subject_labels, every.object_labels)).numpy()

@@ -156,16 +156,6 @@ def non_rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: 
     return _greedy("non-rare first", sorted(counts, key=lambda triplet: -counts[triplet]), number, transductive)
 
 
-def rare_means(scores: HicoScores, rare: Iterable[Triplet]) -> dict[str, float]:
-    """Returns the mean AP of all triplets ("full"), of the rare ones and of the others. NaN where the test set has none."""
-    few = frozenset(rare)
-    return {
-        "full": scores.mean(),
-        "rare": scores.mean(few),
-        "non-rare": scores.mean(scores.average_precision.keys() - few),
-    }
-
-
 def _greedy(name: str, order: Sequence[Triplet], number: int, transductive: bool | None) -> Split:
     remaining = [Counter(labels) for labels in zip(*order, strict=True)]
     unseen: list[Triplet] = []

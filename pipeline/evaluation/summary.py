@@ -125,13 +125,12 @@ def summarise(
     setting: str = "full",
     scored: str = "mAP",
     measure: str = "AP",
-    overlap: float = 0.5,
     suppression: bool | None = None,
     named_rules: Sequence[str] = (),
 ) -> EvaluationSummary:
     """Collects an evaluation. `score`, called `scored`, prices the errors (`anatomy`); `measure` is what classes' scores are.
 
-    `overlap` is the least IoU of a right box; `named_rules` says which rules are not the default ones. Published results
+    `named_rules` says which rules are not the default ones. Published results
     are left out unless the test set is the benchmark's and they suppressed duplicates as this evaluation did.
     """
     predicted, truth = dissection.predicted, dissection.truth
@@ -150,7 +149,7 @@ def summarise(
         truths=len(truth),
         predictions=len(predicted),
         anatomy=anatomy(dissection, score),
-        pairs=pair_quality(dissection, overlap),
+        pairs=pair_quality(dissection),
         calibration=calibration(scores, dissection.right) if is_share else None,
         predicates=tuple(predicates),
         caveats=(*named_rules, *KNOWN_CAVEATS.get(benchmark, ()), *_measured_caveats(dissection, truth, classes)),

@@ -78,14 +78,6 @@ def test_a_thing_has_one_box_and_no_relation_with_itself():
     assert once.predicates.tolist() == [1, 0, 0, 0] and once.scores.tolist() == [0.8, 0.7, 0.6, 0.5]
 
 
-def test_combinations_that_are_not_allowed_score_nothing(network):
-    allowed = np.ones((2, 3))
-    allowed[1] = 0
-    for each in found(network, 2, allowed=allowed):
-        assert not each.scores[each.predicates == 1].any()
-        assert each.scores[each.predicates == 0].all()
-
-
 def test_a_row_is_one_of_the_table(network):
     (first, *_) = found(network, 2)
     row = first.row(NAMES)

@@ -14,7 +14,6 @@ from pipeline.evaluation.splits import (
     non_rare_first,
     published_split,
     rare_first,
-    rare_means,
     read_interactions,
     read_positions,
     split_of_positions,
@@ -92,11 +91,6 @@ def test_names_stay_seen_however_many_triplets_are_left_out():
     assert len({t.object for t in seen}) == 30 and len({t.predicate for t in seen}) == 20
     with pytest.raises(ValueError, match=r"600 triplets can't be left out, only 5\d\d"):
         rare_first(counts, 600, transductive=None)
-
-
-def test_means_of_rare_triplets_and_of_the_others():
-    means = rare_means(scores(t000=0.2, t001=0.6), {Triplet(0, 0, 0), Triplet(0, 0, 2)})
-    assert means == pytest.approx({"full": 0.4, "rare": 0.2, "non-rare": 0.6})
 
 
 @pytest.mark.parametrize("text", ["[3, 0]", "3 0", "3,\n0\n", " 3\t0 "])

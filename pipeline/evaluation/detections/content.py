@@ -24,7 +24,7 @@ EXPECTED = (
 
 @dataclass
 class DetectionColumns:
-    """P pairs and B boxes as columns. Boxes are (left, top, right, bottom); codes count the names met so far."""
+    """P pairs as columns. Boxes are (left, top, right, bottom); codes count the names met so far."""
 
     row: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
     """P: the place of each pair's image in the file"""
@@ -36,11 +36,6 @@ class DetectionColumns:
     predicates: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
     """P codes; `NO_OBJECT` for an interaction without an object"""
     scores: Floats = field(default_factory=lambda: np.zeros(0))
-    box_row: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
-    """B: the place of each box's image in the file"""
-    boxes: Floats = field(default_factory=lambda: np.zeros((0, 4)))
-    labels: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
-    box_scores: Floats = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def joined(cls, parts: Sequence[DetectionColumns]) -> DetectionColumns:

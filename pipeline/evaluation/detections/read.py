@@ -6,7 +6,7 @@ Formats: our table `DETECTIONS` as Parquet, or as JSON with one object a line or
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -31,19 +31,18 @@ from pipeline.evaluation.detections.pair_list import PAIR_FIELDS, read_pair_list
 from pipeline.evaluation.detections.score_matrices import MATRIX_FIELDS, read_score_matrices
 from pipeline.evaluation.detections.table import json_lines, read_parquet, read_rows
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.relations import Floats, Integers, LabelledBoxes, Relations
+from pipeline.evaluation.relations import Floats, Integers, Relations
 from storage.errors import FatalError
 from tagger.english.predicates import canonical
 
 
 @dataclass(frozen=True)
 class DetectionSet:
-    """Detections over the images and names of a ground truth. `boxes` is empty for formats without scores of boxes."""
+    """Detections over the images and names of a ground truth."""
 
     truth: GroundTruth
     """The ground truth, with the sizes of images that only the detections state, and so with boxes in pixels"""
     relations: Relations
-    boxes: LabelledBoxes
     findings: DetectionFindings
 
 
@@ -55,7 +54,6 @@ def read_detections(
     drop_faulty: bool = False,
     per_image: int = 100,
     allowed: NDArray[np.bool_] | None = None,
-    object_names: Sequence[str] | None = None,
 ) -> DetectionSet:
     """Reads a file of detections.
 
@@ -66,8 +64,7 @@ def read_detections(
     counted. Both are an error otherwise.
 
     Only the format with `verb_scores` for every pair and predicate uses the rest: the `per_image` highest scores of an
-    image are read, of those that `allowed` (objects × predicates) permits; `object_names` are the names that its labels
-    count (default: those of the ground truth, or COCO's 80 if the ground truth has just these).
+    image are read, of those that `allowed` (objects × predicates) permits.
 
     If boxes of the ground truth are shares of the image, the row's width and height make them pixels, in which all
     rules count. Raises `DetectionsError`, and `FatalError` for a file of another kind, names that do not fit at all, or
@@ -80,7 +77,7 @@ def read_detections(
     elif head[:1] == b"{":
         read_rows(content, json_lines(path))
     elif head[:1] == b"[":
-        _read_list(content, truth, per_image, allowed, object_names)
+        _read_list(content, truth, per_image, allowed)
     else:
         kind = (
             "is a pickle, which can run code when it is read; write it as JSON" if head[:1] == b"\x80" else "holds none"
@@ -103,11 +100,7 @@ def _head(path: Path) -> bytes:
 
 
 def _read_list(
-    content: DetectionsContent,
-    truth: GroundTruth,
-    per_image: int,
-    allowed: NDArray[np.bool_] | None,
-    object_names: Sequence[str] | None,
+    content: DetectionsContent, truth: GroundTruth, per_image: int, allowed: NDArray[np.bool_] | None
 ) -> None:
     """Reads a JSON list, whose first entry tells its format."""
     entries = stream_rows(content.path, EXPECTED)
@@ -117,7 +110,7 @@ def _read_list(
     keys = first.keys() if isinstance(first, dict) else set()
     everything = chain([first], entries)
     if keys >= set(MATRIX_FIELDS):
-        read_score_matrices(content, everything, truth, per_image, allowed, object_names)
+        read_score_matrices(content, everything, truth, per_image, allowed)
     elif keys >= set(PAIR_FIELDS):
         read_pair_list(content, everything, truth.predicates)
     elif {"boxes", "pairs"} <= keys:
@@ -144,13 +137,12 @@ def _over_truth(
     truth = _in_pixels(truth, content, places)
     objects = matched(content.objects, truth.objects)
     predicates = matched(content.predicates, truth.predicates, canonical)
-    used = np.union1d(np.union1d(columns.subjects, columns.objects), columns.labels)
+    used = np.union1d(columns.subjects, columns.objects)
     hints = _name_hints(content, "object", _chosen(content.objects, used[used >= 0]), objects, truth.objects)
     used_predicates = _chosen(content.predicates, np.unique(columns.predicates))
     hints += _name_hints(content, "predicate", used_predicates, predicates, truth.predicates)
     noted = Faults()
     relations = _relations(content, columns, len(truth), places, objects, predicates, noted)
-    boxes = _boxes(content, columns, len(truth), places, objects)
     missing = _missing(truth, places)
     findings = DetectionFindings(
         content.path, len(content.images), len(relations), tuple(content.faults), tuple(noted), missing
@@ -161,7 +153,7 @@ def _over_truth(
         hints.append("predict the missing images, or count them as images without detections with --allow-missing")
     if (findings.faults and not drop_faulty) or (missing and not allow_missing):
         raise DetectionsError(findings, hints)
-    return DetectionSet(truth, relations, boxes, findings)
+    return DetectionSet(truth, relations, findings)
 
 
 def _image_places(content: DetectionsContent, truth: GroundTruth) -> Integers:
@@ -271,17 +263,6 @@ def _relations(
         predicates=predicate[order],
         scores=columns.scores[order],
     )
-
-
-def _boxes(
-    content: DetectionsContent, columns: DetectionColumns, images: int, places: Integers, objects: Integers
-) -> LabelledBoxes:
-    """The boxes of images and names of the truth, with usable scores."""
-    image, labels = places[columns.box_row], _labels(objects, columns.labels)
-    usable = _usable(columns.box_scores) & _finite(columns.boxes)
-    content.note("box or its score not usable", np.flatnonzero((image >= 0) & ~usable), columns.box_row)
-    order = _by_image(image, usable & (image >= 0) & (labels >= 0))
-    return LabelledBoxes(images, image[order], columns.boxes[order], labels[order], columns.box_scores[order])
 
 
 def _missing(truth: GroundTruth, places: Integers) -> Fault | None:

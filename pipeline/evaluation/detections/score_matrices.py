@@ -38,13 +38,14 @@ def read_score_matrices(
     truth: GroundTruth,
     per_image: int,
     allowed: NDArray[np.bool_] | None,
-    object_names: Sequence[str] | None,
 ) -> None:
-    """Reads the `per_image` best scores of each image; `read_detections` says what `allowed` and `object_names` are.
+    """Reads the `per_image` best scores of each image, of those that `allowed` (objects × predicates) permits.
+
+    Labels count `counted_names`.
 
     Raises `FatalError` for an image whose fields do not fit, or images that can't be told from each other.
     """
-    names = object_names or counted_names(truth.objects)
+    names = counted_names(truth.objects)
     content.objects = {name: code for code, name in enumerate(names)}
     content.predicates = {name: code for code, name in enumerate(truth.predicates)}
     permitted = None if allowed is None else _permitted(allowed, names, truth)
