@@ -39,7 +39,10 @@ def label(
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Images without annotations: a folder, tar or URL.")],
     tagger: Annotated[str, typer.Option("--tagger", help="A Relation Tagger: weights, their folder, or a run.")],
     detector: Annotated[
-        str, typer.Option("--detector", help="An object detector: folder or hub name of transformers, .pth or weights.")
+        str,
+        typer.Option(
+            "--detector", help="Detector: folder or hub name of transformers, .pth, weights, or .json of boxes."
+        ),
     ],
     captioner: Annotated[
         str | None, typer.Option("--captioner", help="BLIP's folder or name; unset: BLIP large.")

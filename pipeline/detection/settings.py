@@ -15,8 +15,9 @@ class DetectSettings(Settings):
 
     weights: str | None = file_read(None)
     """The detector: a folder or hub name of an object detector that transformers loads (RT-DETR, D-FINE, DETR, ...,
-    and for any names Grounding DINO, OWL-ViT, OWLv2); a weights file of this project, or its folder; or a .pth
-    file of torchvision's detection weights. Its content is part of the key."""
+    and for any names Grounding DINO, OWL-ViT, OWLv2); a weights file of this project, or its folder; a .pth file of
+    torchvision's detection weights; or a .json file with boxes that were found elsewhere, as COCO instances with a
+    score for each annotation. Its content is part of the key."""
     hub: bool = runtime(False)
     """Allow downloading `weights` from the Hugging Face hub. Without it only a folder or the local hub cache is used."""
     tokenizer: Path | None = file_read(None)

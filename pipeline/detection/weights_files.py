@@ -24,9 +24,9 @@ ZERO_SHOT = frozenset({"grounding-dino", "mm-grounding-dino", "owlvit", "owlv2"}
 class DetectorFiles:
     """The files that decide what a detector finds."""
 
-    kind: Literal["transformers", "zero_shot", "torchvision", "own"]
+    kind: Literal["transformers", "zero_shot", "torchvision", "own", "recorded"]
     place: Path
-    """The folder of a transformers model, of fixed or any names; else the weights file."""
+    """The folder of a transformers model, of fixed or any names; else the weights file, or that of recorded boxes."""
     files: dict[str, Path]
     """Every file that is read, by name."""
 
@@ -41,10 +41,12 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
         return DetectorFiles("torchvision", path, {path.name: path})
     if path.suffix == ".safetensors" or (path.is_dir() and not _is_transformers(path)):
         return _own(path, settings)
+    if path.suffix == ".json" and path.is_file():
+        return DetectorFiles("recorded", path, {path.name: path})
     if path.is_file():
         raise FatalError(
-            f"detect.weights = {path}: is a file of another kind than those that are read: .safetensors of this project, and "
-            ".pth of torchvision. Of a model of transformers, name the folder"
+            f"detect.weights = {path}: is a file of another kind than those that are read: .safetensors of this project, .pth "
+            "of torchvision, and .json with recorded boxes. Of a model of transformers, name the folder"
         )
     folder = path if path.is_dir() else _from_hub(settings)
     return _transformers(folder)

@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.cli.app import app
+from pipeline.cli.predict import _seen
 from storage.tables import read_table
 
 TRUTH = [
@@ -87,6 +88,15 @@ def test_boxes_and_relations_below_the_threshold_are_left_out_and_names_in_anoth
     assert all(pair["score"] >= 0.02 for pair in row["pairs"])
     ends = {end for pair in row["pairs"] for end in (pair["subject"], pair["object"])}
     assert all(box["score"] >= 0.02 or place in ends for place, box in enumerate(row["boxes"]))
+
+
+def test_confident_boxes_are_drawn_without_a_relation_and_relations_however_unsure():
+    box = {"category": "dog", "x": 1.0, "y": 2.0, "w": 3.0, "h": 4.0}
+    boxes = [{**box, "score": score} for score in (0.2, 0.9, 0.3, 0.1)]
+    pairs = [{"subject": s, "object": o, "predicate": "on", "score": 0.01} for s, o in ((2, 0), (0, 3))]
+    seen = _seen({"boxes": boxes, "pairs": pairs}, 100, 1)
+    assert len(seen.boxes) == 3
+    assert [(r.subject, r.object) for r in seen.relations] == [(2, 0)]
 
 
 def test_no_readable_picture_is_an_error(root, pictures, tmp_path):

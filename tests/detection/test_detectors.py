@@ -21,6 +21,7 @@ from pipeline.evaluation.detection import Detections, average_precision_50
 from scenes.scene import render
 from scenes.world import make_scene
 from storage.errors import FatalError
+from tests.data.toy_sets import save_json
 
 KINDS = ("rt_detr_v2", "d_fine", "detr", "deformable_detr")
 EVERY_BOX = {"threshold": 0.0, "duplicates": 1.0, "max_boxes": 1000, "device": "cpu"}
@@ -198,6 +199,29 @@ def test_what_is_no_detector_is_told(root: Path, tmp_path: Path) -> None:
     (tmp_path / "processor").rename(stranger / "preprocessor_config.json")
     (stranger / "model.safetensors").rename(stranger / "pytorch_model.bin")
     refused(stranger, "its weights are pytorch_model.bin, a pickle")
+
+
+def test_boxes_that_another_tool_found_come_from_its_file(tmp_path: Path) -> None:
+    boxes = {"bbox": [2, 3, 10, 20], "image_id": 7, "category_id": 90}
+    content = {
+        "images": [{"id": 7, "file_name": "val/a.jpg"}, {"id": 8, "file_name": "val/b.jpg"}],
+        "annotations": [boxes | {"score": 0.9}, boxes | {"category_id": 3, "score": 0.4}],
+        "categories": [{"id": 90, "name": "couch"}, {"id": 3, "name": "person"}],
+    }
+    path = save_json(tmp_path / "found.json", content)
+    image = Image.new("RGB", (40, 30))
+    found, none = opened(path, threshold=0.5, categories=("sofa", "person")).detect(
+        [image, image], ["val/a.jpg", "b.jpg"]
+    )
+    assert found.boxes.boxes.tolist() == [[2, 3, 12, 23]] and found.boxes.labels.tolist() == [0]
+    assert len(none.boxes.labels) == 0
+    with pytest.raises(FatalError, match=r"lists no image 'c\.jpg'"):
+        opened(path).detect([image], ["c.jpg"])
+    results = [boxes | {"score": 0.9}]
+    for wrong in (results, content | {"annotations": [boxes]}, content | {"categories": []}):
+        with pytest.raises(FatalError, match=r"COCO\(instances\)\.loadRes"):
+            opened(save_json(tmp_path / "wrong.json", wrong))
+    assert set(find_detector(DetectSettings(weights=str(path))).files) == {"found.json"}
 
 
 def test_only_files_that_are_read_decide_the_key(tmp_path: Path) -> None:

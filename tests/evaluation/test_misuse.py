@@ -311,6 +311,14 @@ WAYS: dict[str, tuple[Way, str]] = {
 }  # fmt: skip
 
 
+def test_the_authors_table_fits_a_truth_in_another_order_of_objects(files: Files, shared: Path) -> None:
+    folder = shared / "data/hico_det"
+    found, truth = folder / "detections_800.json", folder / "ground_truth_800.json"
+    path = shared / "data/rlipv2_priors/corre_hico.npy"  # columns count COCO's names, the truth has HICO-DET's order
+    assert files.call(found, "--allow-missing", truth=truth) == "mAP 0.5779"
+    assert files.call(found, "--allow-missing", "--validity", path, truth=truth) == "mAP 0.5780"
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_wrong_call_is_refused_or_gives_the_right_figure(files: Files, way: str) -> None:
     call, expected = WAYS[way]
