@@ -1,17 +1,22 @@
 # mypy: allow-untyped-decorators
-"""Loops over boxes that are decided one after the other, best first. Numba compiles them once for a machine.
+"""Loops over boxes that are decided one after the other, best first. Numba compiles them, once for a machine.
 
 Boxes are N×4 (left, top, right, bottom), both ends included. Numbers are computed as NumPy does, so that bits agree.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 
-_compiled: Any = numba.njit(cache=True, nogil=True)
+# Compiled code lies where Python keeps its own, under the same conditions. Without any such place, Numba would stop.
+_keeps_code = os.access(Path(__file__).parent, os.W_OK) and not sys.dont_write_bytecode
+_compiled: Any = numba.njit(cache=_keeps_code, nogil=True)
 
 
 @_compiled
