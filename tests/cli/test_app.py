@@ -32,8 +32,9 @@ COMMANDS = {
     "query": "--json --out --store",
     "diff": "--json --store --verdicts",
     "report": "--against --json --out --pictures --seed --store",
-    "evaluate": "--allow-missing --boxes-given --detections --drop-faulty --file --format --ground-truth --images --interactions"
-    " --intervals --json --known-object --official --rare --report --split --subject --validity",
+    "evaluate": "--absent-as-zero --allow-missing --boxes-given --detections --drop-faulty --file --format --ground-truth"
+    " --images --interactions --intervals --json --known-object --no-suppression --official --rare --report --seen"
+    " --split --subject --validity --verified",
     "review": "--against --host --images --name --password-file --port --read-only --reviewer --store --verdicts",
     "verdicts show": "--json --seed --store --verdicts",
     "verdicts thresholds": "--fewest --json --precision --store --verdicts",
@@ -56,7 +57,8 @@ COMMANDS = {
     "weights import": "--args --json --seed --set --text",
     "weights export": "--json",
     "weights show": "--json",
-    "predict": "--batch --device --draw --image-size --json --objects --out --per-image --predicates --subject --tokenizer",
+    "predict": "--batch --device --draw --image-size --json --objects --out --per-image --predicates --subject"
+    " --threshold --tokenizer --top",
     "store push": "--json --last --store",
     "store pull": "--json --store",
     "store lineage": "--json --out --partitions --store --url",

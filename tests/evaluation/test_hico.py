@@ -10,8 +10,7 @@ import pytest
 from pair_scenes import interactions
 from relation_rows import best_of_pairs
 
-from benchmarks.evaluation import plain_hico, plain_relations
-from benchmarks.evaluation_sets import synthetic
+from benchmarks.evaluation import plain_hico, plain_relations, synthetic
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.evaluation.hico import HicoRules, HicoScores, Triplet, match_hico, score_hico
 from pipeline.evaluation.ranking import eleven_points
