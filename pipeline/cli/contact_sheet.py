@@ -14,7 +14,7 @@ CELL, PICTURE = 560, 420
 """Width of a cell, and the greatest height of its image, in pixels."""
 MARGIN, LINE = 12, 20
 ARROWS = 6
-"""Relations that are drawn and listed per sample: the most confident."""
+"""Relations that are drawn and listed per sample unless a caller says otherwise: the most confident."""
 
 
 def contact_sheet(cells: Sequence[Image.Image]) -> Image.Image:
@@ -33,27 +33,27 @@ def contact_sheet(cells: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def labelled_cell(title: str, image: Image.Image, labels: SeenLabels | None) -> Image.Image:
-    """One sample: its key, its image with boxes and arrows, and its relations in words."""
+def labelled_cell(title: str, image: Image.Image, labels: SeenLabels | None, arrows: int = ARROWS) -> Image.Image:
+    """One sample: its key, its image with boxes and arrows, and its `arrows` best relations in words."""
     scale = min(CELL / image.width, PICTURE / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    lines = _lines(labels)
+    lines = _lines(labels, arrows)
     cell = Image.new("RGB", (CELL, LINE + 8 + size[1] + 8 + LINE * len(lines)), PAPER)
     draw = ImageDraw.Draw(cell)
     draw.text((8, 4), title, INK, _font(15))
     picture = image.resize(size, Image.Resampling.LANCZOS)
     if labels is not None:
         # Boxes refer to pixels of the size that the labels state, which a reduced image no longer has.
-        _draw_labels(picture, labels, size[0] / (labels.width or image.width))
+        _draw_labels(picture, labels, size[0] / (labels.width or image.width), arrows)
     cell.paste(picture, ((CELL - size[0]) // 2, LINE + 8))
     for number, line in enumerate(lines):
         draw.text((8, LINE + 14 + size[1] + LINE * number), line, INK, _font(14))
     return cell
 
 
-def _draw_labels(picture: Image.Image, labels: SeenLabels, scale: float) -> None:
+def _draw_labels(picture: Image.Image, labels: SeenLabels, scale: float, most: int) -> None:
     draw = ImageDraw.Draw(picture)
-    shown = _surest(labels)
+    shown = _surest(labels, most)
     used = {
         index for relation in shown for index in (labels.relations[relation].subject, labels.relations[relation].object)
     }
@@ -75,12 +75,12 @@ def _draw_labels(picture: Image.Image, labels: SeenLabels, scale: float) -> None
         _tag_line(draw, sanitise(arrow.predicate, 30), line, _colour(arrow.subject), taken)
 
 
-def _lines(labels: SeenLabels | None) -> list[str]:
+def _lines(labels: SeenLabels | None, most: int) -> list[str]:
     if labels is None:
         return ["no labels of this project's form"]
     if not labels.relations:
         return [f"{len(labels.boxes)} boxes, no relations"]
-    shown = _surest(labels)
+    shown = _surest(labels, most)
     lines = []
     for relation in shown:
         found = labels.relations[relation]
@@ -92,9 +92,9 @@ def _lines(labels: SeenLabels | None) -> list[str]:
     return lines
 
 
-def _surest(labels: SeenLabels) -> list[int]:
+def _surest(labels: SeenLabels, most: int) -> list[int]:
     ranked = sorted(range(len(labels.relations)), key=lambda place: -(labels.relations[place].confidence or 0.0))
-    return sorted(ranked[:ARROWS])
+    return sorted(ranked[:most])
 
 
 def _arrow(draw: ImageDraw.ImageDraw, line: Line, colour: str) -> None:

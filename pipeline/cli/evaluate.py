@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +16,22 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.options import AsJson, Files, further_files
+from pipeline.data.datasets.annotations import read_json, rows
 from pipeline.data.datasets.json_stream import stream_lists
+from pipeline.data.datasets.open_images import image_labels
 from pipeline.data.images.folders import open_folder
-from pipeline.data.images.opening import read_image
+from pipeline.data.images.opening import BadImage, probe, read_image
+from pipeline.data.images.refs import ImageFolder
 from pipeline.evaluation import benchmark as benchmarks
 from pipeline.evaluation.anatomy import AnatomyRules, dissect
-from pipeline.evaluation.benchmark import Evaluated, Options, hico_triplets
+from pipeline.evaluation.benchmark import Evaluated, Options, numbered_triplets
+from pipeline.evaluation.detections.names import counted_names, matched
+from pipeline.evaluation.detections.plausible import refuse_implausible
 from pipeline.evaluation.detections.read import DetectionSet, read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import Triplet
 from pipeline.evaluation.splits import (
+    HICO_TRIPLETS,
     PUBLISHED,
     Split,
     published_split,
@@ -52,6 +59,22 @@ FORMATS: dict[Benchmark, str] = {
 """The format of a benchmark's ground truth unless another is named."""
 NAMES: dict[Benchmark, str] = {"vcoco": "v-coco"}
 """Names in `published.toml` that differ."""
+USED_BY: dict[str, tuple[Benchmark, ...]] = {
+    "--known-object": ("hico-det",),
+    "--interactions": ("hico-det",),
+    "--rare": ("hico-det",),
+    "--split": ("hico-det",),
+    "--validity": ("hico-det",),
+    "--no-suppression": ("hico-det", "open-images"),
+    "--verified": ("open-images",),
+    "--boxes-given": ("vg",),
+    "--absent-as-zero": ("vg",),
+    "--seen": ("vg", "vrd"),
+    "--format": ("hico-det", "open-images", "vrd", "vg"),
+}
+"""Options that only some benchmarks have a rule for."""
+UNKNOWN_IDS = ("unknown category id", "unknown verb id", "unknown category")
+"""Rejected parts of a ground truth whose list of names belongs to another file."""
 
 
 class HicoFiles(NamedTuple):
@@ -78,18 +101,17 @@ class Report(NamedTuple):
     folder: Path
     benchmark: Benchmark
     detections: str
-    images: str | None
-    """The images' folder, for images in the report"""
-    official: bool
+    images: ImageFolder | None
+    """For images in the report"""
 
     def reader(self, uris: Sequence[str]) -> Callable[[int], Image]:
         """Opens the image at a position, if the folder of images was named."""
-        if self.images is None:
+        root = self.images
+        if root is None:
             return lambda position: read_image(Path(uris[position]))
-        root = open_folder(self.images if "://" in self.images else Path(self.images))
         return lambda position: read_image(root.place(uris[position]))
 
-    def write(self, shown: EvaluatedImages, evaluated: Evaluated, setting: str) -> None:
+    def write(self, shown: EvaluatedImages, evaluated: Evaluated, setting: str, options: Options) -> None:
         """Write a page, a Markdown table and JSON."""
         summary = summarise(
             NAMES.get(self.benchmark, self.benchmark),
@@ -102,10 +124,9 @@ class Report(NamedTuple):
             setting=setting,
             scored=evaluated.scored,
             measure=evaluated.measure,
+            suppression=options.suppression if self.benchmark in USED_BY["--no-suppression"] else None,
+            named_rules=options.named_rules,
         )
-        if self.official:
-            caveat = "Scores are those of the authors' evaluator, with its bugs."
-            summary = replace(summary, caveats=(caveat, *summary.caveats))
         with translate_os_errors(f"writing {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_evaluation_page(summary, self.folder / "index.html", None if self.images is None else shown)
@@ -138,11 +159,26 @@ def evaluate(
         Path | None, typer.Option("--rare", help="hico-det: file of the rare interactions' positions.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option("--split", help="hico-det: NF, UC-RF, UC-NF, or a file of unseen positions, from 0.")
+        str | None,
+        typer.Option("--split", help="hico-det: NF, UC-RF, UC-NF, UO, UV, or a file of unseen positions, from 0."),
     ] = None,
     validity: Annotated[
         Path | None, typer.Option("--validity", help="hico-det: .npy with predicates × objects, e.g. corre_hico.npy.")
     ] = None,
+    no_suppression: Annotated[
+        bool, typer.Option("--no-suppression", help="hico-det, open-images: keep duplicates, as QPIC and PySGG do.")
+    ] = False,
+    seen: Annotated[
+        Path | None,
+        typer.Option("--seen", help="vg, vrd: JSON list of training's [subject, predicate, object] names, for zR@K."),
+    ] = None,
+    verified: Annotated[
+        Path | None,
+        typer.Option("--verified", help="open-images: CSV of verified image labels, for the challenge's metric."),
+    ] = None,
+    absent_as_zero: Annotated[
+        bool, typer.Option("--absent-as-zero", help="vg: predicates that the truth lacks count as 0 in mR@K.")
+    ] = False,
     subject: Annotated[
         str, typer.Option("--subject", help="hico-det: the subject of the list's interactions.")
     ] = "person",
@@ -158,54 +194,68 @@ def evaluate(
         Path | None, typer.Option("--report", help="Folder for a page, Markdown and JSON.")
     ] = None,
     images: Annotated[
-        str | None, typer.Option("--images", help="The images' folder, for images in the report.")
+        str | None, typer.Option("--images", help="The images' folder, for images in the report, and for sizes.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a file of detections, whoever made it, by the rules of a public benchmark."""
-    report = None
-    if report_folder is not None:
-        report = Report(report_folder, benchmark, detections.name, images, official)
+    given = {
+        "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
+        "--validity": validity, "--no-suppression": no_suppression, "--verified": verified, "--boxes-given": boxes_given,
+        "--absent-as-zero": absent_as_zero, "--seen": seen, "--format": format_name,
+    }  # fmt: skip
+    for option, value in given.items():
+        if value and benchmark not in USED_BY[option]:
+            raise FatalError(f"{option}: {benchmark} has no such rule, only {', '.join(USED_BY[option])}; leave it out")
+    root = None if images is None else open_folder(images if "://" in images else Path(images))
+    report = None if report_folder is None else Report(report_folder, benchmark, detections.name, root)
     faults, further = Faults(allow_missing, drop_faulty), further_files(files or [])
-    options, findings = Options(official=official, resamples=intervals), ""
+    options, findings = Options(official=official, resamples=intervals, suppression=not no_suppression), ""
     try:
         if benchmark == "vcoco":
             evaluated = _vcoco(ground_truth, further, detections, faults, options, report)
         else:
-            truth = GroundTruth.open(format_name or FORMATS[benchmark], ground_truth, further)
-            hico = HicoFiles(interactions, rare, split, validity, subject)
-            options = _with_files(options, hico, truth)
-            options = replace(options, known_object=known_object, boxes_given=boxes_given)
+            truth = _with_sizes(GroundTruth.open(format_name or FORMATS[benchmark], ground_truth, further), root)
+            findings = _rejected(truth, drop_faulty)
+            options = _with_files(options, HicoFiles(interactions, rare, split, validity, subject), truth)
+            options = replace(
+                options,
+                known_object=known_object,
+                boxes_given=boxes_given,
+                absent_as_zero=absent_as_zero,
+                seen=None if seen is None else _seen(seen, truth),
+                verified=None if verified is None else _verified(verified, further["classes"], truth),
+            )
             allowed = None if options.validity is None else options.validity.T > 0
             found = read_detections(detections, truth, **faults._asdict(), allowed=allowed)
-            evaluated = _scored(benchmark, found, truth, options)
-            findings = str(found.findings)
+            truth = found.truth
+            names = truth.objects, truth.predicates
+            refuse_implausible(detections, found.relations, truth.relations, truth.sizes, *names)
+            evaluated = _scored(benchmark, found, options)
+            findings += str(found.findings)
             if report is not None:
-                shown = EvaluatedImages(
-                    dissect(found.relations, truth.relations, AnatomyRules()),
-                    truth.objects,
-                    truth.predicates,
-                    truth.uris,
-                    report.reader(truth.uris),
-                    _is_shares(truth),
-                )
+                dissection = dissect(found.relations, truth.relations, AnatomyRules())
+                shown = EvaluatedImages(dissection, *names, truth.uris, report.reader(truth.uris))
                 name = options.split.name if options.split else ""
-                report.write(shown, evaluated, name if name in PUBLISHED else "full")
+                report.write(shown, evaluated, name if name in PUBLISHED else "full", options)
     except ValueError as error:
         raise FatalError(str(error)) from error
     if as_json:
-        rows = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in evaluated.figures]
-        print(json.dumps({"benchmark": benchmark, "figures": rows}, allow_nan=False))
+        values = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in evaluated.figures]
+        print(json.dumps({"benchmark": benchmark, "rules": options.named_rules, "figures": values}, allow_nan=False))
         return
     console = Console(highlight=False, soft_wrap=True)
     if findings:
         console.print(findings, markup=False)
+    for rule in options.named_rules:
+        console.print(rule, markup=False)
     console.print(_table(evaluated.figures))
     if report is not None:
         console.print(f"Report: {report.folder / 'index.html'}", markup=False)
 
 
-def _scored(benchmark: Benchmark, found: DetectionSet, truth: GroundTruth, options: Options) -> Evaluated:
+def _scored(benchmark: Benchmark, found: DetectionSet, options: Options) -> Evaluated:
+    truth = found.truth
     relations = found.relations, truth.relations
     run: dict[str, Callable[[], Evaluated]] = {
         "hico-det": lambda: benchmarks.hico_det(*relations, truth.objects, truth.predicates, options),
@@ -237,13 +287,15 @@ def _vcoco(
         predicted = VcocoDetections.of(moved, rows.predicates, truth)
     else:
         predicted = read_vcoco_detections(detections, truth, faults.allow_missing)
+    roles = VcocoRoles.of(predicted, truth)
+    sizes = np.zeros((truth.images, 2), np.int64)
+    refuse_implausible(detections, roles.predicted, roles.truth, sizes, roles.objects, roles.predicates)
     evaluated = benchmarks.vcoco(predicted, truth, options)
     if report is not None:
-        roles = VcocoRoles.of(predicted, truth)
         uris = _vcoco_files(truth, files["instances"])
         dissection = dissect(roles.predicted, roles.truth, AnatomyRules())
         shown = EvaluatedImages(dissection, roles.objects, roles.predicates, uris, report.reader(uris))
-        report.write(shown, evaluated, "full")
+        report.write(shown, evaluated, "full", options)
     return evaluated
 
 
@@ -263,11 +315,17 @@ def _with_files(options: Options, hico: HicoFiles, truth: GroundTruth) -> Option
         )
     triplets: list[Triplet] = []
     if needs_list and hico.interactions is not None:
-        triplets = hico_triplets(read_interactions(hico.interactions), truth.objects, truth.predicates, hico.subject)
+        listed = [(hico.subject, predicate, object_) for predicate, object_ in read_interactions(hico.interactions)]
+        triplets = numbered_triplets(listed, truth.objects, truth.predicates)
     rare = None
     if hico.rare is not None:
         rare = split_of_positions("rare", read_positions(hico.rare), triplets, transductive=None).unseen
-    return replace(options, validity=_validity(hico.validity), rare=rare, split=_split(hico.split, triplets))
+        if len(triplets) == HICO_TRIPLETS and not published_split("UC-RF", triplets, transductive=None).unseen <= rare:
+            raise FatalError(
+                f"{hico.rare}: lacks interactions that are rare in HICO-DET; it must count from 0, in the order of "
+                f"{hico.interactions}"
+            )
+    return replace(options, validity=_validity(hico.validity, truth), rare=rare, split=_split(hico.split, triplets))
 
 
 def _split(name: str | None, triplets: Sequence[Triplet]) -> Split | None:
@@ -280,18 +338,80 @@ def _split(name: str | None, triplets: Sequence[Triplet]) -> Split | None:
     return split_of_positions(Path(name).stem, read_positions(Path(name)), triplets, transductive=None)
 
 
-def _validity(path: Path | None) -> np.ndarray | None:
+def _validity(path: Path | None, truth: GroundTruth) -> np.ndarray | None:
+    """The table of allowed combinations, with a column for each object of the truth."""
     if path is None:
         return None
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
+        table = np.asarray(np.load(path, allow_pickle=False))
     except (ValueError, EOFError) as error:
         raise FatalError(f"{path}: is not a .npy array of numbers ({error})") from error
+    names = counted_names(truth.objects)
+    expected = (len(truth.predicates), len(names))
+    if table.shape != expected or table.dtype.kind not in "biuf":
+        raise FatalError(
+            f"{path}: is {table.dtype} of shape {table.shape}; expected numbers of predicates × objects, {expected}"
+        )
+    table = table[:, matched(truth.objects, names)]
+    relations = truth.relations
+    forbidden = (relations.object_labels >= 0) & (table[relations.predicates, relations.object_labels] == 0)
+    if forbidden.any():
+        first = int(forbidden.argmax())
+        example = f"{truth.predicates[relations.predicates[first]]} {truth.objects[relations.object_labels[first]]}"
+        raise FatalError(
+            f"{path}: forbids {forbidden.sum():,} of {len(relations):,} true interactions, e.g. {example!r}; its rows must "
+            f"count the predicates of the ground truth, its columns {', '.join(names[:3])}, ..."
+        )
+    return table
 
 
-def _is_shares(truth: GroundTruth) -> bool:
-    """Whether boxes are shares of their images, which then have sides of 1."""
-    return bool(len(truth)) and bool((truth.sizes == 1).all())
+def _with_sizes(truth: GroundTruth, root: ImageFolder | None) -> GroundTruth:
+    """The truth with the sizes of images of whose sides it states shares, as far as the folder has them."""
+    if root is None:
+        return truth
+    sizes = np.zeros((len(truth), 2))
+    for position in np.flatnonzero((truth.sizes == 1).all(axis=1)):
+        try:
+            sizes[position] = probe(root.place(truth.uris[position]), verify="header")[:2]
+        except BadImage:  # the detections may state its size
+            continue
+    return truth.with_sizes(sizes)
+
+
+def _rejected(truth: GroundTruth, drop_faulty: bool) -> str:
+    """What the ground truth lost, in words. Raises `FatalError` for ids that its lists of names lack."""
+    counts = Counter[str]()
+    for reject in truth.rejects:
+        counts[reject.reason] += reject.count
+    unknown = [f"{counts[reason]:,} × {reason}" for reason in UNKNOWN_IDS if counts[reason]]
+    if unknown and not drop_faulty:
+        raise FatalError(
+            f"ground truth: {', '.join(unknown)}; name the lists that belong to its file, or leave these out with --drop-faulty"
+        )
+    return "".join(f"ground truth, left out: {count:,} × {reason}\n" for reason, count in counts.items())
+
+
+def _seen(path: Path, truth: GroundTruth) -> np.ndarray:
+    expected = "a JSON list of [subject, predicate, object] names"
+    triplets = rows(read_json(path, expected), path, expected)
+    if not all(
+        isinstance(each, list) and len(each) == 3 and all(isinstance(n, str) for n in each) for each in triplets
+    ):
+        raise FatalError(f"{path}: has other entries; expected {expected}")
+    return np.array(numbered_triplets(map(tuple, triplets), truth.objects, truth.predicates), np.int64).reshape(-1, 3)
+
+
+def _verified(path: Path, classes: Path, truth: GroundTruth) -> np.ndarray:
+    """M×2: position of the image and object class of each label; labels of other images do not count."""
+    places = {name: place for place, name in enumerate(truth.objects)}
+    found = [
+        (truth.by_id[image_id], places[name])
+        for image_id, name in image_labels(path, classes)
+        if image_id in truth.by_id and name in places
+    ]
+    if not found:
+        raise FatalError(f"{path}: no label is of an image and a class of the ground truth")
+    return np.array(found, np.int64)
 
 
 def _table(figures: Sequence[Figure]) -> Table:

@@ -18,6 +18,7 @@ from pipeline.cli.options import STORE, AsJson, Overrides, StorePath, Tokenizer
 from pipeline.cli.run import run_context
 from pipeline.data.datasets.bare_images import id_of_name, image_names
 from pipeline.data.images.folders import open_folder
+from pipeline.evaluation.detections.names import distinct
 from pipeline.interop.label_files import write_label_files
 from pipeline.report.formatting import sanitise
 from pipeline.run.context import RunContext
@@ -38,7 +39,10 @@ def label(
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Images without annotations: a folder, tar or URL.")],
     tagger: Annotated[str, typer.Option("--tagger", help="A Relation Tagger: weights, their folder, or a run.")],
     detector: Annotated[
-        str, typer.Option("--detector", help="An object detector: folder or hub name of transformers, .pth or weights.")
+        str,
+        typer.Option(
+            "--detector", help="Detector: folder or hub name of transformers, .pth, weights, or .json of boxes."
+        ),
     ],
     captioner: Annotated[
         str | None, typer.Option("--captioner", help="BLIP's folder or name; unset: BLIP large.")
@@ -65,7 +69,7 @@ def label(
     """
     name = run_name or _run_name(folder)
     images = folder if "://" in folder else str(Path(folder).resolve())
-    names = [name.strip() for name in (categories or "").split(",") if name.strip()]
+    names = distinct((categories or "").split(","))
     detect: dict[str, Any] = {"weights": detector, "categories": names, "hub": hub}
     caption: dict[str, Any] = {"hub": hub}
     values: dict[str, Any] = {

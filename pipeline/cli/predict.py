@@ -13,11 +13,12 @@ from PIL.Image import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from pipeline.cli.contact_sheet import labelled_cell
+from pipeline.cli.contact_sheet import ARROWS, labelled_cell
 from pipeline.cli.options import AsJson, Tokenizer
 from pipeline.data.datasets.annotations import read_text, readable
 from pipeline.data.datasets.bare_images import SUFFIXES
 from pipeline.data.images.opening import BadImage, read_ahead, read_image
+from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
@@ -27,14 +28,14 @@ from storage.atomic import atomic_file
 from storage.errors import FatalError, translate_os_errors
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.predictor import Names, Predictor
+    from pipeline.evaluation.predictor import Found, Predictor
 
 VOCABULARY = "vocabulary.json"
 """The names and the image size of the training, beside its weights."""
 IMAGE_SIZE = 1333
 """Length of the longest side in pixels where the weights' folder does not state it: that of the authors' evaluations."""
-DRAWN = 0.1
-"""Least score of a relation that is drawn."""
+CONFIDENT = 0.5
+"""Least score of a box that is drawn although no drawn relation has it."""
 
 
 def predict(
@@ -62,6 +63,10 @@ def predict(
         int | None, typer.Option("--image-size", min=32, help="Longest side in pixels; unset: the training's, or 1333.")
     ] = None,
     per_image: Annotated[int, typer.Option("--per-image", min=1, help="Relations to keep per image.")] = 100,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0, help="Leave out boxes and relations with a lower score.")
+    ] = 0.0,
+    top: Annotated[int, typer.Option("--top", min=0, help="Relations to draw per image, the best first.")] = ARROWS,
     tokenizer: Tokenizer = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images per pass of the network.")] = 1,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "auto",
@@ -70,8 +75,9 @@ def predict(
 ) -> None:
     """Find boxes and relations in images: a network's texts are any names. Writes a table and, on request, drawings.
 
-    Images that can't be read are named and left out.
+    A thing has one box, and no relation with itself. Images that can't be read are named and left out.
     """
+    files = list(_files(images))
     # These load torch, which `--help` and a wrong name need not wait for.
     from models.config import ConfigError
     from models.weights import load
@@ -87,10 +93,9 @@ def predict(
         raise FatalError(
             f"--subject {subject}: is none of the objects ({', '.join(names.objects)}); add it to --objects"
         )
-    files = list(_files(images))
     try:
         network = load(path, tokenizer or path.parent).to(choose_device(device))
-        predictor = Predictor(network, names, image_size or known.image_size, subject=subject, per_image=per_image)
+        predictor = Predictor(network, names, image_size or known.image_size, subject=subject, per_image=None)
     except (OSError, WeightsError, ConfigError) as error:
         raise FatalError(
             f"{error}; name weights of this project, and with --tokenizer the folder of their tokenizer"
@@ -102,14 +107,15 @@ def predict(
     console = Console(stderr=True)
     with Progress(console=console, disable=as_json) as progress, DetectionsWriter(out) as writer:
         bar = progress.add_task("images", total=len(files))
-        for number, (file, image, row) in enumerate(_found(predictor, names, files, batch, left_out)):
+        for number, (file, image, found) in enumerate(_found(predictor, files, batch, left_out)):
+            row = _above(found.unique(per_image).row(names), threshold)
             writer.write({"image_id": None, "uri": str(file), "width": image.width, "height": image.height, **row})
             if draw is not None:
                 with (
                     translate_os_errors(f"writing to {draw}"),
                     atomic_file(draw / f"{number:05d}_{file.stem}.png") as aside,
                 ):
-                    labelled_cell(sanitise(file.name, 60), image, _seen(row, image.width)).save(aside, "PNG")
+                    labelled_cell(sanitise(file.name, 60), image, _seen(row, image.width, top), top).save(aside, "PNG")
             progress.update(bar, completed=number + 1 + len(left_out))
         if len(left_out) == len(files):
             raise FatalError(f"none of {len(files)} images can be read: {_listed(left_out)}")
@@ -124,9 +130,9 @@ def predict(
 
 
 def _found(
-    predictor: Predictor, names: Names, files: Sequence[Path], batch: int, left_out: dict[Path, BadImage]
-) -> Iterator[tuple[Path, Image, dict[str, Any]]]:
-    """Yields each image that can be read with its columns of the table."""
+    predictor: Predictor, files: Sequence[Path], batch: int, left_out: dict[Path, BadImage]
+) -> Iterator[tuple[Path, Image, Found]]:
+    """Yields each image that can be read with what is found in it."""
     waiting: deque[tuple[Path, Image]] = deque()
 
     def opened() -> Iterator[Image]:
@@ -141,7 +147,7 @@ def _found(
 
     for found in predictor.predict(opened(), batch):
         path, image = waiting.popleft()
-        yield path, image, found.row(names)
+        yield path, image, found
 
 
 def _known(weights: Path) -> TrainedNames:
@@ -161,7 +167,7 @@ def _names(kind: str, listed: str | None, known: Sequence[str]) -> tuple[str, ..
     else:
         listed.encode()  # `errors_reported` tells of text that isn't UTF-8
         names, source = listed.split(","), f"--{kind}"
-    unique = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+    unique = distinct(names)
     if not unique:
         raise FatalError(
             f"{source}: has no names of {kind}; give some, e.g. --{kind} {_EXAMPLES[kind]}, or --{kind} @FILE"
@@ -185,15 +191,26 @@ def _files(images: Iterable[Path]) -> Iterator[Path]:
         yield from inside
 
 
-def _seen(row: Mapping[str, Any], width: int) -> SeenLabels:
-    """The drawable part of a row: relations whose score is no less than `DRAWN`, and their boxes."""
-    pairs = [pair for pair in row["pairs"] if pair["score"] >= DRAWN]
-    used = sorted({pair[end] for pair in pairs for end in ("subject", "object")})
+def _above(row: Mapping[str, Any], threshold: float) -> dict[str, Any]:
+    """The boxes and relations of a row that score enough, and the boxes of such relations."""
+    pairs = [pair for pair in row["pairs"] if pair["score"] >= threshold]
+    return _with_boxes(row, pairs, {place for place, box in enumerate(row["boxes"]) if box["score"] >= threshold})
+
+
+def _with_boxes(row: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], others: set[int]) -> dict[str, Any]:
+    """A row of some relations, their boxes, and others, numbered anew."""
+    used = sorted({pair[end] for pair in pairs for end in ("subject", "object")} | others)
     places = {index: place for place, index in enumerate(used)}
-    boxes = tuple(SeenBox(b["category"], b["x"], b["y"], b["w"], b["h"]) for b in (row["boxes"][i] for i in used))
-    relations = tuple(
-        SeenRelation(places[p["subject"]], places[p["object"]], p["predicate"], p["score"]) for p in pairs
-    )
+    kept = [{**pair, "subject": places[pair["subject"]], "object": places[pair["object"]]} for pair in pairs]
+    return {"boxes": [row["boxes"][index] for index in used], "pairs": kept}
+
+
+def _seen(row: Mapping[str, Any], width: int, top: int) -> SeenLabels:
+    """The drawable part of a row: its `top` best relations with their boxes, and all confident boxes."""
+    confident = {place for place, box in enumerate(row["boxes"]) if box["score"] >= CONFIDENT}
+    drawn = _with_boxes(row, row["pairs"][:top], confident)
+    boxes = tuple(SeenBox(b["category"], b["x"], b["y"], b["w"], b["h"]) for b in drawn["boxes"])
+    relations = tuple(SeenRelation(p["subject"], p["object"], p["predicate"], p["score"]) for p in drawn["pairs"])
     return SeenLabels(boxes, relations, width)
 
 

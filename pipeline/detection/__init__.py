@@ -1,1 +1,1 @@
-"""Finds the boxes of images that no one annotated, with any of three kinds of detectors."""
+"""Finds the boxes of images that no one annotated, with any of five kinds of detectors."""

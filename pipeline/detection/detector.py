@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
+from pipeline.detection.recorded_detector import RecordedDetector
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import DetectorFiles, find_detector
 from pipeline.evaluation.detection import Detections
@@ -90,7 +91,7 @@ class NamedBoxes:
 class OpenDetector:
     """A detector that is ready to use. `categories` are the names of the boxes."""
 
-    def __init__(self, detector: Detector, settings: DetectSettings) -> None:
+    def __init__(self, detector: Detector | RecordedDetector, settings: DetectSettings) -> None:
         """Raises `FatalError` when no name of the detector fits a category of the settings."""
         named = [name for name in detector.names if name]
         mapped = map_names(named, settings.categories) if settings.categories else named
@@ -101,9 +102,12 @@ class OpenDetector:
         chosen = [of_name.get(name) for name in detector.names]
         self._places = np.array([-1 if each is None else places[each] for each in chosen], np.int64)
 
-    def detect(self, images: Sequence[Image.Image]) -> list[NamedBoxes]:
-        """Finds the boxes of RGB images that the settings keep."""
-        detected = self._detector.detect(images, self._settings.threshold)
+    def detect(self, images: Sequence[Image.Image], uris: Sequence[str] = ()) -> list[NamedBoxes]:
+        """Finds the boxes of RGB images that the settings keep. Recorded boxes are found by the images' file names."""
+        if isinstance(self._detector, RecordedDetector):
+            detected = self._detector.of(uris, self._settings.threshold)
+        else:
+            detected = self._detector.detect(images, self._settings.threshold)
         return [self._named(boxes, image) for boxes, image in zip(detected, images, strict=True)]
 
     def _named(self, detected: Detections, image: Image.Image) -> NamedBoxes:
@@ -131,6 +135,8 @@ def open_detector(settings: DetectSettings, worker: int = 0) -> OpenDetector:
     Raises `FatalError` when its files or the GPU are missing, or its names fit no category.
     """
     files = find_detector(settings)
+    if files.kind == "recorded":
+        return OpenDetector(RecordedDetector(files.place), settings)
     device = choose_device(settings.device, worker)
     keep_freed_memory()
     detector: Detector
@@ -138,6 +144,10 @@ def open_detector(settings: DetectSettings, worker: int = 0) -> OpenDetector:
         from pipeline.detection.transformers_detector import TransformersDetector
 
         detector = TransformersDetector(files.place, device, settings.batch_size)
+    elif files.kind == "zero_shot":
+        from pipeline.detection.zero_shot_detector import ZeroShotDetector
+
+        detector = ZeroShotDetector(files.place, settings.categories, device, settings.batch_size)
     elif files.kind == "torchvision":
         from pipeline.detection.torchvision_detector import TorchvisionDetector
 

@@ -14,17 +14,18 @@ class DetectSettings(Settings):
     """Which detector finds the boxes of datasets of format images, and which of its boxes are kept."""
 
     weights: str | None = file_read(None)
-    """The detector: a folder or hub name of an object detector that transformers loads (RT-DETR, D-FINE, DETR,
-    ...); a weights file of this project, or its folder; or a .pth file of torchvision's detection weights. Its
-    content is part of the key."""
+    """The detector: a folder or hub name of an object detector that transformers loads (RT-DETR, D-FINE, DETR, ...,
+    and for any names Grounding DINO, OWL-ViT, OWLv2); a weights file of this project, or its folder; a .pth file of
+    torchvision's detection weights; or a .json file with boxes that were found elsewhere, as COCO instances with a
+    score for each annotation. Its content is part of the key."""
     hub: bool = runtime(False)
     """Allow downloading `weights` from the Hugging Face hub. Without it only a folder or the local hub cache is used."""
     tokenizer: Path | None = file_read(None)
     """Folder of the tokenizer, for weights of this project that have none beside them. Its content is part of the key."""
     categories: tuple[str, ...] = ()
     """Names that boxes get. The detector's own names are mapped to them, also by synonyms; names that match none
-    are excluded. Weights of this project look for these names. Empty: the detector's names, or those of the
-    vocabulary.json beside it."""
+    are excluded. Weights of this project and zero-shot detectors look for these names. Empty: the detector's
+    names, or those of the vocabulary.json beside it."""
     threshold: float = Field(0.5, ge=0, le=1)
     """Boxes with a lower score are excluded."""
     duplicates: float = Field(0.5, gt=0, le=1)

@@ -1,4 +1,4 @@
-"""Any object detector that transformers loads: RT-DETR, D-FINE, DETR, Deformable DETR and their kin.
+"""Any object detector of fixed names that transformers loads: RT-DETR, D-FINE, DETR, Deformable DETR and their kin.
 
 Shapes: B images.
 """
@@ -24,17 +24,7 @@ class TransformersDetector:
         """Raises `FatalError` when the folder holds no model for object detection, or a damaged one."""
         from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
-        try:
-            processors: Any = AutoImageProcessor
-            self._processor = processors.from_pretrained(folder, local_files_only=True)
-            model: Any = AutoModelForObjectDetection.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # a faulty folder shows as any kind of error
-            reason = str(error).splitlines()[0] if str(error) else repr(error)
-            raise FatalError(
-                f"detector {folder}: transformers can't load it for object detection ({reason[:300]}); name a folder of RT-DETR, "
-                "D-FINE, DETR or Deformable DETR (setting: detect.weights)"
-            ) from error
-        self._model = model.to(device).eval()
+        self._processor, self._model = load_model(folder, AutoImageProcessor, AutoModelForObjectDetection, device)
         self._device, self._batch = device, batch
         labels: dict[int, str] = self._model.config.id2label
         self.names = tuple(labels.get(number, "") for number in range(max(labels, default=-1) + 1))
@@ -55,10 +45,24 @@ class TransformersDetector:
                 results = self._processor.post_process_object_detection(
                     outputs, threshold=threshold, target_sizes=sizes_B2.to(self._device)
                 )
-                detections |= {each: _detections(result) for each, result in zip(chosen, results, strict=True)}
+                detections |= {each: to_detections(result) for each, result in zip(chosen, results, strict=True)}
         return [detections[position] for position in range(len(images))]
 
 
-def _detections(result: dict[str, torch.Tensor]) -> Detections:
+def load_model(folder: Path, processors: Any, models: Any, device: torch.device) -> tuple[Any, Any]:
+    """Loads a processor and a model, ready to use, by these classes of transformers. Raises `FatalError`."""
+    try:
+        processor = processors.from_pretrained(folder, local_files_only=True)
+        return processor, models.from_pretrained(folder, local_files_only=True).to(device).eval()
+    except Exception as error:  # a faulty folder shows as any kind of error
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise FatalError(
+            f"detector {folder}: transformers can't load it for object detection ({reason[:300]}); name a folder of RT-DETR, "
+            "D-FINE, DETR, Deformable DETR, Grounding DINO, OWL-ViT or OWLv2 (setting: detect.weights)"
+        ) from error
+
+
+def to_detections(result: dict[str, torch.Tensor]) -> Detections:
+    """Converts boxes, labels and scores of one image."""
     boxes, scores = (result[name].float().cpu().numpy().astype(np.float64) for name in ("boxes", "scores"))
     return Detections(boxes.reshape(-1, 4), result["labels"].cpu().numpy().astype(np.int64), scores)

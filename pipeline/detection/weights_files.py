@@ -15,16 +15,18 @@ from pipeline.training.vocabulary import is_tokenizer, tokenizer_files
 from storage.errors import FatalError
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
-_HUB_PATTERNS = ["*.json", "model*.safetensors"]
+_HUB_PATTERNS = ["*.json", "*.txt", "model*.safetensors"]
+ZERO_SHOT = frozenset({"grounding-dino", "mm-grounding-dino", "owlvit", "owlv2"})
+"""Model types of detectors that look for any names, and so come with a tokenizer."""
 
 
 @dataclass(frozen=True)
 class DetectorFiles:
     """The files that decide what a detector finds."""
 
-    kind: Literal["transformers", "torchvision", "own"]
+    kind: Literal["transformers", "zero_shot", "torchvision", "own", "recorded"]
     place: Path
-    """The folder of a transformers model; else the weights file."""
+    """The folder of a transformers model, of fixed or any names; else the weights file, or that of recorded boxes."""
     files: dict[str, Path]
     """Every file that is read, by name."""
 
@@ -39,6 +41,13 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
         return DetectorFiles("torchvision", path, {path.name: path})
     if path.suffix == ".safetensors" or (path.is_dir() and not _is_transformers(path)):
         return _own(path, settings)
+    if path.suffix == ".json" and path.is_file():
+        return DetectorFiles("recorded", path, {path.name: path})
+    if path.is_file():
+        raise FatalError(
+            f"detect.weights = {path}: is a file of another kind than those that are read: .safetensors of this project, .pth "
+            "of torchvision, and .json with recorded boxes. Of a model of transformers, name the folder"
+        )
     folder = path if path.is_dir() else _from_hub(settings)
     return _transformers(folder)
 
@@ -87,16 +96,26 @@ def _transformers(folder: Path) -> DetectorFiles:
     weights = sorted(folder.glob("model*.safetensors"))
     lacking = [name for name in (CONFIG, PROCESSOR) if not (folder / name).is_file()]
     lacking += [] if weights else ["model.safetensors"]
+    if lacking == ["model.safetensors"] and any(folder.glob("pytorch_model*.bin")):
+        raise FatalError(
+            f"detector {folder}: its weights are pytorch_model.bin, a pickle, which can run code and is not read (setting: "
+            "detect.weights); save the model as model.safetensors where you trust it, or take the hub's revision that has one"
+        )
     if lacking:
         raise FatalError(
             f"detector {folder}: lacks {', '.join(lacking)} (setting: detect.weights); copy the folder again"
         )
     try:
-        json.loads((folder / CONFIG).read_bytes())["model_type"]
+        is_zero_shot = json.loads((folder / CONFIG).read_bytes())["model_type"] in ZERO_SHOT
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FatalError(f"detector {folder}: {CONFIG} can't be read ({error!r}); copy the folder again") from error
     read = [folder / CONFIG, folder / PROCESSOR, *weights, *folder.glob("model*.safetensors.index.json")]
-    return DetectorFiles("transformers", folder, {path.name: path for path in read})
+    files = {path.name: path for path in read}
+    if not is_zero_shot:
+        return DetectorFiles("transformers", folder, files)
+    if not is_tokenizer(folder):
+        raise FatalError(f"detector {folder}: lacks its tokenizer (setting: detect.weights); copy the folder again")
+    return DetectorFiles("zero_shot", folder, files | tokenizer_files(folder))
 
 
 def _from_hub(settings: DetectSettings) -> Path:

@@ -20,7 +20,7 @@ from pipeline.evaluation.open_images import (
 )
 from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, SceneGraphScores, score_scene_graphs
-from pipeline.evaluation.splits import Split, rare_means
+from pipeline.evaluation.splits import Split
 from pipeline.evaluation.summary import ClassScore, Figure
 from pipeline.evaluation.vcoco import VcocoRules, VcocoScores, match_vcoco, score_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections
@@ -48,12 +48,34 @@ class Options:
     """HICO-DET: triplets with fewer than ten training instances"""
     split: Split | None = None
     """HICO-DET: a zero-shot split"""
+    suppression: bool = True
+    """HICO-DET and Open Images: whether duplicates are suppressed, as by CDN, RLIP and RLIPv2; QPIC and PySGG keep them"""
     seen: Integers | None = None
     """Visual Genome and VRD: M×3 triplets of the training set"""
     boxes_given: bool = False
     """Visual Genome: PredCls or SGCls"""
+    absent_as_zero: bool = False
+    """Visual Genome: whether predicates that the truth lacks count as 0 in mean recall; they are left out otherwise"""
+    verified: Integers | None = None
+    """Open Images: M×2 verified image-level labels, as in `score_open_images_challenge`"""
     resamples: int = RESAMPLES
     """Test sets that are drawn for intervals; 0: no intervals"""
+
+    @property
+    def named_rules(self) -> tuple[str, ...]:
+        """The rules that differ from the default ones, as sentences."""
+        named = {
+            "Scores are those of the authors' evaluator, with its bugs.": self.official,
+            "Duplicates are not suppressed.": not self.suppression,
+            "Boxes were given (PredCls, SGCls).": self.boxes_given,
+            "Predicates that the truth lacks count as 0 in mean recall.": self.absent_as_zero,
+        }
+        return tuple(rule for rule, holds in named.items() if holds)
+
+    @property
+    def suppressed(self) -> dict[str, Any]:
+        """What the rules of HICO-DET and Open Images say about duplicates."""
+        return {} if self.suppression else {"suppression": None}
 
 
 @dataclass(frozen=True)
@@ -74,7 +96,7 @@ def hico_det(
     predicted: Relations, truth: Relations, objects: Sequence[str], predicates: Sequence[str], options: Options
 ) -> Evaluated:
     """Mean AP of HICO-DET: full, rare and non-rare, of a split, Default and Known Object, and the mean maximum recall."""
-    rules = HicoRules(validity=options.validity, official=options.official)
+    rules = HicoRules(validity=options.validity, official=options.official, **options.suppressed)
     settings = {"": rules} | ({"known_": replace(rules, known_object=True)} if options.known_object else {})
     matches = {prefix: match_hico(predicted, truth, each) for prefix, each in settings.items()}
 
@@ -109,7 +131,8 @@ def hico_det(
 def _hico_means(scores: HicoScores, options: Options) -> dict[str, float]:
     means = {"full": scores.mean()}
     if options.rare is not None:
-        means |= {name.replace("-", "_"): value for name, value in rare_means(scores, options.rare).items()}
+        others = scores.average_precision.keys() - options.rare
+        means |= {"rare": scores.mean(options.rare), "non_rare": scores.mean(others)}
     if options.split is not None:
         means |= options.split.means(scores)
     return means | {"recall": scores.mean_recall}
@@ -117,14 +140,19 @@ def _hico_means(scores: HicoScores, options: Options) -> dict[str, float]:
 
 def open_images(predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options) -> Evaluated:
     """score_wtd with its three parts, and Google's challenge metric."""
-    rules = OpenImagesRules(official=options.official)
+    rules = OpenImagesRules(official=options.official, **options.suppressed)
 
     def values(found: Relations, true: Relations, by: OpenImagesRules = rules) -> dict[str, float]:
         return _open_images_means(score_open_images(found, true, by))
 
     scores = score_open_images(predicted, truth, rules)
-    challenge = score_open_images_challenge(predicted, truth)
+    challenge = score_open_images_challenge(predicted, truth, verified=options.verified)
     own = _open_images_means(scores) | {"challenge": challenge.score}
+    labels: dict[str, str] = {**_LABELS}
+    if options.verified is None:
+        labels["challenge"] += ", without verified image labels"
+    else:
+        own |= {"weighted_rel": challenge.weighted_relations, "weighted_phr": challenge.weighted_phrases}
     official = {} if options.official else values(predicted, truth, replace(rules, official=True))
     classes = [
         ClassScore(
@@ -132,7 +160,7 @@ def open_images(predicted: Relations, truth: Relations, predicates: Sequence[str
         )
         for key, value in scores.relations.average_precision.items()
     ]
-    figures = _figures(own, official, _LABELS, _by_resampling(predicted, truth, values), truth.images, options)
+    figures = _figures(own, official, labels, _by_resampling(predicted, truth, values), truth.images, options)
     return Evaluated(figures, tuple(classes), lambda found, true: values(found, true)["score_wtd"], "score_wtd")
 
 
@@ -148,7 +176,8 @@ def _open_images_means(scores: OpenImagesScores) -> dict[str, float]:
 def visual_genome(predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options) -> Evaluated:
     """R@K, mR@K, ng-R@K and, with the training set's triplets, zR@K."""
     same = None if options.boxes_given else SceneGraphRules().same_object
-    rules = SceneGraphRules(same_object=same, official=options.official)
+    counted = len(predicates) if options.absent_as_zero else None
+    rules = SceneGraphRules(same_object=same, official=options.official, predicates=counted)
 
     def values(found: Relations, true: Relations, by: SceneGraphRules = rules) -> dict[str, float]:
         return _recalls(score_scene_graphs(found, true, by, options.seen))
@@ -256,6 +285,8 @@ _LABELS = {
     "wmap_rel": "wmAP_rel",
     "wmap_phr": "wmAP_phr",
     "challenge": "challenge score",
+    "weighted_rel": "challenge weightedAP of relations",
+    "weighted_phr": "challenge weightedAP of phrases",
     "role_1": "role AP, scenario 1 (24 roles)",
     "role_2": "role AP, scenario 2 (24 roles)",
     "role_1_25": "role AP, scenario 1 (25 roles)",
@@ -300,19 +331,16 @@ def _figure(name: str, value: float, label: str, official: Values, intervals: Ma
     )
 
 
-def hico_triplets(
-    interactions: Iterable[tuple[str, str]], objects: Sequence[str], predicates: Sequence[str], subject: str
+def numbered_triplets(
+    triplets: Iterable[tuple[str, str, str]], objects: Sequence[str], predicates: Sequence[str]
 ) -> list[Triplet]:
-    """Numbers a list of (predicate, object) names with one subject. Raises ValueError for a name that is not listed."""
-    places = [{without_case(name): place for place, name in enumerate(names)} for names in (objects, predicates)]
+    """Numbers triplets of names (subject, predicate, object). Raises ValueError for a name that is not listed."""
+    of_object, of_predicate = ({without_case(name): n for n, name in enumerate(each)} for each in (objects, predicates))
     numbered = []
-    for predicate, object_ in interactions:
-        known = (
-            places[0].get(without_case(object_)),
-            places[1].get(without_case(predicate)),
-            places[0].get(without_case(subject)),
-        )
-        if known[0] is None or known[1] is None or known[2] is None:
-            raise ValueError(f"interaction {predicate!r} {object_!r}: the ground truth has no such names")
-        numbered.append(Triplet(known[2], known[0], known[1]))
+    for subject, predicate, object_ in triplets:
+        ends = of_object.get(without_case(subject)), of_object.get(without_case(object_))
+        number = of_predicate.get(without_case(predicate))
+        if ends[0] is None or ends[1] is None or number is None:
+            raise ValueError(f"triplet {subject!r} {predicate!r} {object_!r}: the ground truth has no such names")
+        numbered.append(Triplet(ends[0], ends[1], number))
     return numbered

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.anatomy import Dissection, near_truths
+from pipeline.evaluation.matching import pair_numbers
 from pipeline.evaluation.ranking import area_under_precision, mean_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 
@@ -46,7 +47,7 @@ def pair_quality(dissection: Dissection, overlap: float = 0.5) -> PairQuality:
     envelope.
     """
     predicted, truth = dissection.predicted, dissection.truth
-    pair_of_truth = _pairs(truth)
+    pair_of_truth = pair_numbers(truth)
     pairs = int(pair_of_truth.max()) + 1 if len(truth) else 0
     located, named, subject, object_ = (np.zeros(pairs, dtype=bool) for _ in range(4))
     pair_of_prediction = np.full(len(predicted), -1, dtype=np.int64)
@@ -71,15 +72,6 @@ def pair_quality(dissection: Dissection, overlap: float = 0.5) -> PairQuality:
         return float(flags.mean()) if pairs else float("nan")
 
     return PairQuality(pairs, share(located), share(named), share(subject), share(object_), precision, truths)
-
-
-def _pairs(truth: Relations) -> Integers:
-    """T: the number of each truth's pair, counted from 0."""
-    # NaN differs from NaN, but absent boxes of one image are the same.
-    boxes = np.nan_to_num(np.concatenate([truth.subject_boxes, truth.object_boxes], axis=1), nan=-1.0)
-    labels = np.stack([truth.image, truth.subject_labels, truth.object_labels], axis=1)
-    _, number = np.unique(np.concatenate([labels, boxes], axis=1), axis=0, return_inverse=True)
-    return np.asarray(number.reshape(-1), dtype=np.int64)
 
 
 def _predicate_precision(

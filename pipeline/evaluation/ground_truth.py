@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from pipeline.data.images.refs import uri_of
 from pipeline.evaluation.relations import Floats, Integers, LabelledBoxes, Relations
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
-from tagger.english.predicates import canonical as canonical_predicate
+from tagger.english.predicates import canonical
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class GroundTruth:
     uris: tuple[str, ...]
     """I file names, relative to the set's folder of images"""
     sizes: Integers
-    """I×2: width and height in pixels, 0 where unknown; 1 and 1 if boxes are shares of the image"""
+    """I×2: width and height in pixels, 0 where unknown; 1 and 1 if boxes are shares of an image of unknown size"""
     relations: Relations
     boxes: LabelledBoxes
     """All boxes, also those in no relation"""
@@ -45,14 +45,14 @@ class GroundTruth:
     """What the files state and is not part of the truth, with reasons"""
 
     @classmethod
-    def read(cls, reader: Reader, canonical: bool = False) -> GroundTruth:
+    def read(cls, reader: Reader) -> GroundTruth:
         """Reads a set's annotations, without its images.
 
-        `canonical` gives predicates the project's canonical form, which merges synonyms; without it they are the
-        dataset's own, as public benchmarks score them. Boxes that are not finite or inverted are left out, with their
-        relations and a reason. Raises `AnnotationError` for unusable files, and `FatalError` if there is no image.
+        Predicates are the dataset's own, as public benchmarks score them. Boxes that are not finite or inverted are left
+        out, with their relations and a reason. Raises `AnnotationError` for unusable files, and `FatalError` if there
+        is no image.
         """
-        columns = _Columns(canonical)
+        columns = _Columns(str)
         for record in reader.annotations():
             boxes = [(box.category, box.x, box.y, box.w, box.h) for box in record.boxes]
             uri = uri_of(record.path, reader.source.images)
@@ -65,22 +65,21 @@ class GroundTruth:
         return columns.joined(reader.objects, reader.predicates)
 
     @classmethod
-    def open(
-        cls, format_name: str, annotations: Path, files: Mapping[str, Path] | None = None, canonical: bool = False
-    ) -> GroundTruth:
-        """Reads annotation files of a format of `DataSource`. `files`: further ones by field, e.g. {"verbs": path}.
+    def open(cls, format_name: str, annotations: Path, files: Mapping[str, Path] | None = None) -> GroundTruth:
+        """Reads annotation files of a format of `DataSource`. `files`: further ones by field, e.g. {"verbs": path}. Of a
+        file that holds several splits, as VG150's, that is "test".
 
         Raises `FatalError`, also for files that are missing, not used by the format, or of another kind.
         """
-        source = annotation_source(format_name, annotations, files or {})
+        source = annotation_source(format_name, annotations, files or {}).model_copy(update={"split": "test"})
         reader = open_annotations(source)
         if unreadable := source.unreadable():
             raise FatalError(f"ground truth ({format_name}): {'; '.join(unreadable)}")
-        return cls.read(reader, canonical)
+        return cls.read(reader)
 
     @classmethod
-    def of_rows(cls, rows: Iterable[Mapping[str, Any]], canonical: bool = True) -> GroundTruth:
-        """Takes the truth from rows of the `images` table. `canonical`: as in `read`."""
+    def of_rows(cls, rows: Iterable[Mapping[str, Any]]) -> GroundTruth:
+        """Takes the truth from rows of the `images` table, with predicates in the canonical form, which merges synonyms."""
         columns = _Columns(canonical)
         for row in rows:
             boxes = [(box["category"], box["x"], box["y"], box["w"], box["h"]) for box in row["boxes"]]
@@ -90,6 +89,22 @@ class GroundTruth:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def with_sizes(self, sizes: Floats) -> GroundTruth:
+        """Takes the sizes in pixels (I×2, 0 where unknown) of images of unknown size, and scales boxes that are shares."""
+        new = np.asarray((sizes > 0).all(axis=1) & (self.sizes <= 1).all(axis=1))
+        shares = np.asarray(new & (self.sizes == 1).all(axis=1))
+        scale = np.where(shares[:, None], np.tile(sizes, 2), 1.0)
+        relations, boxes = self.relations, self.boxes
+        ends = {
+            f"{end}_boxes": getattr(relations, f"{end}_boxes") * scale[relations.image] for end in ("subject", "object")
+        }
+        return replace(
+            self,
+            sizes=np.where(new[:, None], sizes, self.sizes).astype(np.int64),
+            relations=replace(relations, **ends),
+            boxes=replace(boxes, boxes=boxes.boxes * scale[boxes.image]),
+        )
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -117,8 +132,9 @@ class GroundTruth:
 class _Columns:
     """Gathers images one by one. Names get numbers as they occur and their final ones at the end."""
 
-    def __init__(self, canonical: bool) -> None:
-        self._form = canonical_predicate if canonical else str
+    def __init__(self, form: Callable[[str], str]) -> None:
+        """`form`: of each predicate."""
+        self._form = form
         self.image_ids: array[int] = array("q")
         self.uris: list[str] = []
         self.rejects: list[Rejected] = []
@@ -192,7 +208,7 @@ class _Columns:
             uris=tuple(self.uris),
             sizes=_integers(self._sizes).reshape(-1, 2),
             relations=relations,
-            boxes=LabelledBoxes(images, _integers(self._box_images), boxes, labels),
+            boxes=LabelledBoxes(_integers(self._box_images), boxes, labels),
             rejects=tuple(self.rejects),
         )
 

@@ -18,10 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.ranking import eleven_points, mean_of
-from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou, scores_of
-
-MOST_COMPARISONS = 1 << 16
-"""Number of pairs that are compared in one step: memory stays bounded, and numbers in the processor's cache."""
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 
 
 class Triplet(NamedTuple):
@@ -50,7 +47,8 @@ class HicoRules:
     corre_hico.npy). It is applied before the best of an image are taken."""
     known_object: bool = False
     """Known Object setting: a triplet is scored on those images only whose truth holds its object category. Otherwise
-    the Default setting: on all images. No public Python evaluator has it; it follows the dataset's Matlab code."""
+    the Default setting: on all images. Follows the dataset's Matlab code, as GGNet's evaluator does; RLIPv2's and QPIC's
+    lack it."""
     official: bool = False
     """Reproduces two bugs of the authors' evaluator: predictions on images without truth are ignored, and recalls of
     exactly 3, 6 and 7 tenths miss their thresholds (`ranking.FLOAT_THRESHOLDS`). The authors' code has no value for
@@ -126,24 +124,37 @@ def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None =
 
     Raises ValueError if the numbers of images differ, scores are missing or not finite, or `validity` lacks a label.
     """
+    from pipeline.evaluation.loops import find  # Numba takes half a second to load
+
     rules = rules or HicoRules()
     if predicted.images != truth.images:
         raise ValueError(f"predictions are of {predicted.images} images, the ground truth is of {truth.images}")
     kinds = np.unique(truth.triplets, axis=0)
     number, true_number = _numbered(predicted, kinds), _numbered(truth, kinds)
-    ranking = np.argsort(-_scores(predicted, rules), kind="stable")
-    kept = _best(predicted.image, ranking, rules.per_image)
+    ranked = np.argsort(-_scores(predicted, rules), kind="stable")
+    order = ranked[_stable(predicted.image[ranked])]
+    bounds = np.searchsorted(predicted.image, np.arange(predicted.images + 1))
     # Other triplets than those of the truth count among the best of an image, and for nothing else.
-    kept = kept[number[kept] < len(kinds)]
+    counted = number < len(kinds)
     if rules.official:
-        kept = kept[np.isin(predicted.image[kept], truth.image)]
+        counted &= np.isin(predicted.image, truth.image)
     if rules.known_object:
-        kept = kept[_has_object(predicted, truth)[kept]]
-    kept = _without_duplicates(predicted, kept, number, rules)
-    counts, right = np.zeros((2, len(predicted)), bool)
-    counts[kept] = True
-    right[_finders(predicted, kept, number, truth, true_number, rules.overlap)] = True
-    ranked = ranking[counts[ranking]]
+        counted &= _has_object(predicted, truth)
+    counted[order[np.arange(len(order)) - bounds[predicted.image[order]] >= rules.per_image]] = False
+    order = order[counted[order]]
+    outcome = np.zeros(len(predicted), np.int8)
+    find(
+        *(order, np.searchsorted(predicted.image[order], np.arange(predicted.images + 1)), number),
+        *(np.ascontiguousarray(each, np.float64) for each in (predicted.subject_boxes, predicted.object_boxes)),
+        *(np.searchsorted(truth.image, np.arange(truth.images + 1)), true_number),
+        *(np.ascontiguousarray(each, np.float64) for each in (truth.subject_boxes, truth.object_boxes)),
+        *(
+            np.array([rules.subject_power, rules.object_power]),
+            np.inf if rules.suppression is None else rules.suppression,
+        ),
+        *(rules.overlap, outcome),
+    )
+    ranked = ranked[outcome[ranked] > 0]
     ranked = ranked[_stable(number[ranked])]
     return HicoMatches(
         images=truth.images,
@@ -151,7 +162,7 @@ def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None =
         bounds=np.searchsorted(number[ranked], np.arange(len(kinds) + 1)),
         position=ranked,
         image=predicted.image[ranked],
-        right=right[ranked],
+        right=outcome[ranked] == 2,
         truth_triplet=true_number,
         truth_image=truth.image,
         official=rules.official,
@@ -177,112 +188,10 @@ def _scores(predicted: Relations, rules: HicoRules) -> Floats:
     return np.asarray(scores * rules.validity[predicted.predicates, predicted.object_labels])
 
 
-def _best(image: Integers, ranking: Integers, limit: int) -> Integers:
-    """Returns the positions of the best `limit` of each image, by image, best first. `ranking` is best first."""
-    order = ranking[_stable(image[ranking])]
-    starts, sizes = _runs(image[order])
-    return order[np.arange(len(order)) - np.repeat(starts, sizes) < limit]
-
-
 def _has_object(predicted: Relations, truth: Relations) -> Flags:
     """Marks predictions on images whose truth holds the object category predicted."""
     width = int(max(predicted.object_labels.max(initial=0), truth.object_labels.max(initial=0))) + 1
     return np.isin(predicted.image * width + predicted.object_labels, truth.image * width + truth.object_labels)
-
-
-def _without_duplicates(predicted: Relations, kept: Integers, number: Integers, rules: HicoRules) -> Integers:
-    """Leaves out of `kept` (by image, best first) whatever a better one of its image and triplet suppresses, greedily.
-
-    Returns the others by image and triplet, best first.
-    """
-    kept = kept[_stable(number[kept])]
-    kept = kept[_stable(predicted.image[kept])]
-    if rules.suppression is None:
-        return kept
-    starts, sizes = _runs(predicted.image[kept], number[kept])
-    start, end = np.repeat(starts, sizes), np.repeat(starts + sizes, sizes)
-    owners = np.flatnonzero(end - np.arange(len(kept)) > 1)
-    firsts, seconds = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for block in _blocks(end[owners] - owners - 1):
-        first, second = _pairs(owners[block], owners[block] + 1, end[owners[block]])
-        one, other = kept[first], kept[second]
-        subject = aligned_iou(predicted.subject_boxes[one], predicted.subject_boxes[other]) ** rules.subject_power
-        # An IoU is at most 1, so most pairs need no look at their objects.
-        likely = np.flatnonzero(subject > rules.suppression)
-        first, second, one, other = first[likely], second[likely], one[likely], other[likely]
-        object_ = aligned_iou(predicted.object_boxes[one], predicted.object_boxes[other]) ** rules.object_power
-        conflicts = subject[likely] * object_ > rules.suppression
-        firsts.append(first[conflicts])
-        seconds.append(second[conflicts])
-    first, second = np.concatenate(firsts), np.concatenate(seconds)
-    # The best of all groups are settled together, then the second best, and so on.
-    rank = first - start[first]
-    by_rank = _stable(rank)
-    first, second, rank = first[by_rank], second[by_rank], rank[by_rank]
-    alive = np.ones(len(kept), bool)
-    for begin, size in zip(*_runs(rank), strict=True):
-        settled = alive[first[begin : begin + size]]
-        alive[second[begin : begin + size][settled]] = False
-    return kept[alive]
-
-
-def _finders(
-    predicted: Relations, kept: Integers, number: Integers, truth: Relations, true_number: Integers, overlap: float
-) -> Integers:
-    """Returns those of `kept` (by image and triplet, best first) that are the first to find the truth they overlap most.
-
-    Of truths that are overlapped equally, the first one counts.
-    """
-    kinds = int(true_number.max(initial=0)) + 1
-    groups, true_groups = predicted.image[kept] * kinds + number[kept], truth.image * kinds + true_number
-    true_order = np.argsort(true_groups, kind="stable")
-    starts, sizes = _runs(true_groups[true_order])
-    wanted = true_groups[true_order[starts]]
-    begin, end = (np.searchsorted(groups, wanted, side=side) for side in ("left", "right"))
-    group, place = _pairs(np.arange(len(wanted)), begin, end)
-    found = np.empty(len(place), np.int64)
-    for block in _blocks(sizes[group]):
-        begins = starts[group[block]]
-        owner, near = _pairs(place[block], begins, begins + sizes[group[block]])
-        one, other = kept[owner], true_order[near]
-        subject = aligned_iou(predicted.subject_boxes[one], truth.subject_boxes[other])
-        object_ = aligned_iou(predicted.object_boxes[one], truth.object_boxes[other])
-        least = np.where((subject >= overlap) & (object_ >= overlap), np.minimum(subject, object_), -1.0)
-        segments, lengths = _runs(owner)
-        most = np.maximum.reduceat(least, segments)
-        nearest = np.where(least == np.repeat(most, lengths), near, len(true_order))
-        found[block] = np.where(most > 0, np.minimum.reduceat(nearest, segments), -1)
-    candidates = np.flatnonzero(found >= 0)
-    _, first = np.unique(found[candidates], return_index=True)
-    return kept[place[candidates[first]]]
-
-
-def _blocks(sizes: Integers) -> Iterable[slice]:
-    """Divides items into runs of about `MOST_COMPARISONS` comparisons; each item needs `sizes` of them."""
-    reached = np.cumsum(sizes)
-    start = 0
-    while start < len(sizes):
-        before = reached[start - 1] if start else 0
-        end = max(int(np.searchsorted(reached, before + MOST_COMPARISONS, side="right")), start + 1)
-        yield slice(start, end)
-        start = end
-
-
-def _pairs(owners: Integers, starts: Integers, ends: Integers) -> tuple[Integers, Integers]:
-    """Pairs each owner with every number from its start to its end, in order."""
-    counts = ends - starts
-    before = np.cumsum(counts) - counts
-    return np.repeat(owners, counts), np.arange(int(counts.sum())) + np.repeat(starts - before, counts)
-
-
-def _runs(*columns: Integers) -> tuple[Integers, Integers]:
-    """Returns where each run of equal rows starts, and its length."""
-    size = len(columns[0])
-    changes = np.ones(size, bool)
-    if size:
-        changes[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
-    starts = np.flatnonzero(changes)
-    return starts, np.diff(starts, append=size)
 
 
 def _stable(keys: Integers) -> Integers:
@@ -295,12 +204,9 @@ def _numbered(relations: Relations, kinds: Integers) -> Integers:
     """Returns the row of `kinds` (sorted, unique) that equals each triplet, or len(kinds) where none does."""
     if not len(kinds):
         return np.zeros(len(relations), np.int64)
-    least, most = kinds.min(axis=0), kinds.max(axis=0)
-    labels = (relations.subject_labels, relations.object_labels, relations.predicates)
-    inside = np.ones(len(relations), bool)
-    code, known = np.zeros(len(relations), np.int64), np.zeros(len(kinds), np.int64)
-    for column, kind, low, high in zip(labels, kinds.T, least.tolist(), most.tolist(), strict=True):
-        inside &= (column >= low) & (column <= high)
-        code, known = code * (high - low + 1) + column - low, known * (high - low + 1) + kind - low
+    sizes = kinds.max(axis=0) + 2
+    labels = np.stack([relations.subject_labels, relations.object_labels, relations.predicates])
+    inside = ((labels >= -1) & (labels < sizes[:, None] - 1)).all(axis=0)
+    code, known = (np.ravel_multi_index(tuple(rows + 1), tuple(sizes), mode="clip") for rows in (labels, kinds.T))
     place = np.searchsorted(known, code).clip(max=len(known) - 1)
     return np.where(inside & (known[place] == code), place, len(kinds))

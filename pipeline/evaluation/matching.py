@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou
-
-PAIRS = 2**22
-"""Pairs of predictions that are compared at once, which bounds the memory of suppression."""
 
 
 @dataclass(frozen=True)
@@ -145,39 +141,13 @@ def kept(group: Integers, boxes: Sequence[Floats], powers: Sequence[float], thre
 
 def representatives(group: Integers, boxes: Sequence[Floats], powers: Sequence[float], threshold: float) -> Integers:
     """Returns N: the best kept item that suppresses each item, or itself if it is kept. Arguments are those of `kept`."""
-    every_better, every_worse = _conflicts(group, boxes, powers, threshold)
-    better, worse = every_better, every_worse
-    dropped = np.zeros(len(group), bool)
-    while len(better):
-        waiting = marked(len(group), worse)
-        # Nobody better than these is left, so they are kept, and all that they overlap are dropped.
-        certain = ~waiting[better]
-        dropped[worse[certain]] = True
-        undecided = ~dropped[better] & ~dropped[worse] & ~certain
-        better, worse = better[undecided], worse[undecided]
-    by_kept = ~dropped[every_better]
-    shown = np.arange(len(group))
-    np.minimum.at(shown, every_worse[by_kept], every_better[by_kept])
-    return shown
+    from pipeline.evaluation.loops import settle  # Numba takes half a second to load
 
-
-def _conflicts(
-    group: Integers, boxes: Sequence[Floats], powers: Sequence[float], threshold: float
-) -> tuple[Integers, Integers]:
-    """Returns the better and the worse item of all pairs of a group whose overlap exceeds `threshold`."""
     order = np.argsort(group, kind="stable")
-    found: list[tuple[Integers, Integers]] = [(order[:0], order[:0])]
-    for part in _parts(group[order]):
-        chosen = order[part]
-        first, second = joined(group[chosen], group[chosen])
-        later = first < second
-        better, worse = chosen[first[later]], chosen[second[later]]
-        overlap = np.ones(len(better))
-        for each, power in zip(boxes, powers, strict=True):
-            overlap *= aligned_iou(each[better], each[worse]) ** power
-        found.append((better[overlap > threshold], worse[overlap > threshold]))
-    better, worse = (np.concatenate(ends) for ends in zip(*found, strict=True))
-    return better, worse
+    bounds = np.append(np.flatnonzero(np.diff(group[order], prepend=-1)), len(order))
+    shown = np.arange(len(group))
+    settle(order, bounds, tuple(np.ascontiguousarray(b, np.float64) for b in boxes), np.array(powers), threshold, shown)
+    return shown
 
 
 def marked(length: int, positions: Integers) -> Flags:
@@ -185,14 +155,6 @@ def marked(length: int, positions: Integers) -> Flags:
     mask = np.zeros(length, bool)
     mask[positions] = True
     return mask
-
-
-def _parts(ordered: Integers) -> list[slice]:
-    """Cuts ascending groups into slices of whole groups that have about `PAIRS` pairs of items each, at least one slice."""
-    _, start, sizes = np.unique(ordered, return_index=True, return_counts=True)
-    budget = (np.cumsum(sizes.astype(np.int64) ** 2) - 1) // PAIRS
-    cuts = [0, *(start[1:][np.diff(budget) > 0]).tolist(), len(ordered)]
-    return [slice(*each) for each in pairwise(cuts)]
 
 
 def _labels(relations: Relations) -> list[Integers]:

@@ -205,22 +205,15 @@ def _triplet_columns(relations: Relations) -> list[Integers]:
 
 
 @dataclass(frozen=True)
-class ChallengeRules:
-    """The rules that the challenge fixes."""
-
-    recalled: int = 50
-    """Number of relations per image that count for recall, taken best first."""
-    overlap: float = 0.5
-    """Minimum IoU of boxes."""
-
-
-@dataclass(frozen=True)
 class ChallengeScores:
     """AP by relationship type, for relations and for phrases, and recall of relations."""
 
     relations: Mapping[int, float]
     phrases: Mapping[int, float]
     recall: float
+    weighted_relations: float
+    weighted_phrases: float
+    """Google's weightedAP: the AP of all relations (or phrases) in one ranking, whatever their types."""
 
     @property
     def relation_map(self) -> float:
@@ -239,25 +232,26 @@ class ChallengeScores:
 
 
 def score_open_images_challenge(
-    predicted: Relations, truth: Relations, rules: ChallengeRules | None = None, verified: Integers | None = None
+    predicted: Relations, truth: Relations, verified: Integers | None = None
 ) -> ChallengeScores:
     """Scores relations against the truth of the same images. Raises ValueError as `check_test_set` does.
 
     `verified` are M×2 image-level labels, positive or negative: position of the image, and object class. An attribute
     ("bench is wooden") has the box and the label of its subject twice, or NaN for the object's box.
     """
-    rules = rules or ChallengeRules()
     check_test_set(predicted, truth)
     predicted, truth = _with_boxes(predicted), _with_boxes(truth)
     labels = np.zeros((0, 2), np.int64) if verified is None else verified.reshape(-1, 2)
     ranked = best_first(predicted.take(_judged(predicted, truth, labels)))
-    right = relation_candidates(ranked, truth, rules.overlap, pixel=0.0).first_finds(len(ranked))
-    right_phrases = phrase_candidates(ranked, truth, rules.overlap, pixel=0.0).first_finds(len(ranked))
-    recalled = int(right[places(ranked.image) < rules.recalled].sum())
+    right = relation_candidates(ranked, truth, 0.5, pixel=0.0).first_finds(len(ranked))
+    right_phrases = phrase_candidates(ranked, truth, 0.5, pixel=0.0).first_finds(len(ranked))
+    recalled = int(right[places(ranked.image) < 50].sum())
+    by_score = np.argsort(-scores_of(ranked), kind="stable")
     return ChallengeScores(
         _precision(ranked, right, truth),
         _precision(ranked, right_phrases, truth),
         recalled / len(truth) if len(truth) else float("nan"),
+        *(area_under_precision(found[by_score], len(truth)) for found in (right, right_phrases)),
     )
 
 

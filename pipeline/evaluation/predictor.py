@@ -20,6 +20,7 @@ from models.predictions import Pairs, Predictions, check_finite, scene_graph, ze
 from models.rlip import RLIP
 from pipeline.data.images.views import to_pixels
 from pipeline.evaluation.detection import Detections
+from pipeline.evaluation.matching import representatives
 from pipeline.evaluation.ranking import best_entries
 from pipeline.evaluation.relations import Floats, Integers, Interactions
 from storage.errors import FatalError
@@ -28,6 +29,8 @@ MOST_NAMES = 10_000
 """Names of objects, and of predicates, each of which the text encoder reads once."""
 LARGEST_SIDE = 8192
 """Pixels. A network's memory grows with the square of the side."""
+SAME_OBJECT = 0.5
+"""IoU above which two boxes of one name show the same thing."""
 WINDOW = 4
 """Batches' worth of consecutive images among which those of equal size are sought."""
 
@@ -51,6 +54,23 @@ class Found:
     """N: indices into the boxes"""
     predicates: Integers
     scores: Floats
+
+    def unique(self, per_image: int, overlap: float = SAME_OBJECT) -> Found:
+        """Returns what is found with one box for each thing: the best of those of one name that overlap by more.
+
+        A relation of a thing with itself is left out; of equal relations, the best is kept; of all, the `per_image` best.
+        """
+        found = self.boxes
+        assert found.scores is not None
+        order = np.argsort(-found.scores, kind="stable")
+        best = np.empty(len(order), np.int64)
+        best[order] = order[representatives(found.labels[order], [found.boxes[order]], [1.0], overlap)]
+        kept, thing = np.unique(best, return_inverse=True)
+        ends = np.stack([thing[self.subjects], thing[self.objects], self.predicates], axis=1)
+        _, first = np.unique(ends, axis=0, return_index=True)  # relations come best first
+        rows = np.sort(first[ends[first, 0] != ends[first, 1]])[:per_image]
+        boxes = Detections(found.boxes[kept], found.labels[kept], found.scores[kept])
+        return Found(boxes, ends[rows, 0], ends[rows, 1], self.predicates[rows], self.scores[rows])
 
     def interactions(self) -> Interactions:
         """Returns the relations with their boxes and labels."""
@@ -87,13 +107,13 @@ class Predictor:
         image_size: int,
         *,
         subject: str | None = None,
-        per_image: int = 100,
-        allowed: np.ndarray | None = None,
+        per_image: int | None = 100,
     ) -> None:
-        """`image_size`: length in pixels to which an image's longest side is resized; `per_image`: relations to keep.
+        """`image_size`: length in pixels to which an image's longest side is resized; `per_image`: relations to keep, None
+        all.
 
         `subject`: the name that the likeliest subject of a pair must have (HICO-DET: "person"), whose own probability
-        is then no factor of the score; None allows all. `allowed`: V×objects, by which scores are multiplied.
+        is then no factor of the score; None allows all.
 
         Raises `FatalError` for a network that finds no boxes, too many names and too large images.
         """
@@ -109,7 +129,6 @@ class Predictor:
         self._network, self._image_size, self._per_image = network.eval(), image_size, per_image
         self._device = next(network.parameters()).device
         self._subject = None if subject is None else names.objects.index(subject)
-        self._allowed = allowed
         with torch.inference_mode():
             self._objects_TE = network.encode_texts([*names.objects, NO_OBJECTS])
             self._predicates_TE = network.encode_texts(names.predicates)
@@ -152,9 +171,7 @@ class Predictor:
     def _best(self, every: Pairs, pairs: Pairs, places: Integers) -> Found:
         """`places`: those of `pairs` among all."""
         scores = pairs.predicate_scores.double().numpy()
-        if self._allowed is not None:
-            scores = scores * self._allowed[:, pairs.object_labels.numpy()].T
-        pair, predicate = best_entries(scores, self._per_image)
+        pair, predicate = best_entries(scores, scores.size if self._per_image is None else self._per_image)
         boxes = torch.cat((every.subject_boxes, every.object_boxes)).double().numpy()
         labels = torch.cat((every.subject_labels, every.object_labels)).numpy()
         confidence = torch.cat((every.subject_scores, every.object_scores)).double().numpy()

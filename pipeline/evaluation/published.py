@@ -18,6 +18,8 @@ class Source:
     name: str
     year: int
     url: str
+    suppression: bool | None = None
+    """Whether its HICO-DET or Open Images scores were computed without duplicates; None: not stated"""
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,17 @@ def published_test_set(benchmark: str) -> PublishedTestSet | None:
     return None if found is None else PublishedTestSet(**found)
 
 
-def published_results(benchmark: str) -> tuple[PublishedResult, ...]:
-    """Returns what is published for `hico-det`, `v-coco` or `open-images`, in the file's order; nothing for others."""
+def published_results(benchmark: str, suppression: bool | None = None) -> tuple[PublishedResult, ...]:
+    """Returns what is published for `hico-det`, `v-coco` or `open-images`, in the file's order; nothing for others.
+
+    `suppression`: only results by this rule about duplicates, or of an unstated one; None: all.
+    """
     document = _document()
     sources = {key: Source(**source) for key, source in document.pop("sources").items()}
     return tuple(
         PublishedResult(row["method"], row["backbone"], row["setting"], row["scores"], sources[row["source"]])
         for row in document.get(benchmark, [])
+        if suppression is None or sources[row["source"]].suppression in (suppression, None)
     )
 
 

@@ -86,19 +86,14 @@ class Relations:
 
 @dataclass(frozen=True)
 class LabelledBoxes:
-    """N boxes of `images` images, by ascending image. `scores` ranks detections; ground truth has none."""
+    """N boxes of a ground truth, by ascending image."""
 
-    images: int
     image: Integers
     """N: the position of each box's image in the test set"""
     boxes: Floats
     """N×4 absolute pixels (left, top, right, bottom)"""
     labels: Integers
     """N: indices into the object names"""
-    scores: Floats | None = None
-
-    def __len__(self) -> int:
-        return len(self.image)
 
 
 def scores_of(predicted: Relations) -> Floats:

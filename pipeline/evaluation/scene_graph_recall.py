@@ -44,6 +44,9 @@ class SceneGraphRules:
     official: bool = False
     """Whether duplicates count, as in the evaluators of Neural Motifs and its successors: each box is an object of its
     own, and a prediction finds every truth that it overlaps."""
+    predicates: int | None = None
+    """Number of predicates that mean recall divides by, so that those which the truth lacks count as 0, as in the evaluator
+    of Tang et al. None leaves them out."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,18 @@ def score_scene_graphs(
     by_predicate = {k: _by_predicate(with_constraint, truth, k) for k in rules.limits}
     return SceneGraphScores(
         recall={k: _recall(with_constraint, truth, k) for k in rules.limits},
-        mean_recall={k: mean_of(by_predicate[k].values()) for k in rules.limits},
+        mean_recall={k: _mean(by_predicate[k], rules) for k in rules.limits},
         unconstrained={k: _recall(without, truth, k) for k in rules.limits},
-        unconstrained_mean={k: mean_of(_by_predicate(without, truth, k).values()) for k in rules.limits},
+        unconstrained_mean={k: _mean(_by_predicate(without, truth, k), rules) for k in rules.limits},
         zero_shot={k: _recall(with_constraint[new], truth.take(new), k) for k in rules.limits},
         unconstrained_zero_shot={k: _recall(without[new], truth.take(new), k) for k in rules.limits},
         by_predicate=by_predicate,
     )
+
+
+def _mean(by_predicate: Mapping[int, float], rules: SceneGraphRules) -> float:
+    absent = 0 if rules.predicates is None else rules.predicates - len(by_predicate)
+    return mean_of([*by_predicate.values(), *[0.0] * absent])
 
 
 def _found_at(ranked: Relations, truth: Relations, rules: SceneGraphRules) -> Integers:

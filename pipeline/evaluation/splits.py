@@ -4,6 +4,9 @@ NF            no fine-tuning: no image of the dataset was trained on, so every t
 UC-RF, UC-NF  unseen combinations, rare first and non-rare first: 120 triplets that training leaves out, although it shows
               each of their names in another combination (Hou et al. 2020, "Visual Compositional Learning for HOI
               Detection"; the same lists in RLIP and RLIPv2)
+UO            unseen objects: all 100 triplets of 12 objects (Bansal et al. 2020, "Detecting Human-Object Interactions via
+              Functional Generalization")
+UV            unseen verbs: all 84 triplets of 20 verbs (Liao et al. 2022, "GEN-VLKT")
 
 Scores of two networks on one split compare only if both were trained by the same rule: see `Split.transductive`.
 """
@@ -15,6 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, starmap
 from pathlib import Path
 
 from pipeline.data.datasets.annotations import read_text
@@ -39,8 +43,25 @@ UC_NF = (
     223, 493, 228, 240, 215, 91, 115, 337, 559, 7, 218, 518, 297, 191, 266, 304, 6, 572, 529, 312, 9, 308, 417, 197, 193,
     163, 455, 25, 54, 575, 446, 387, 483, 534, 340, 508, 110, 329, 246, 173, 506, 383, 93, 516, 64,
 )
+UO = tuple(chain.from_iterable(starmap(range, (
+    (111, 129), (224, 232), (290, 295), (313, 325), (336, 342), (418, 434), (453, 474), (533, 538), (558, 562), (595, 600),
+))))
+UV = (
+    4, 6, 12, 15, 18, 25, 34, 38, 40, 49, 58, 60, 68, 69, 72, 73, 77, 82, 96, 97, 104, 113, 116, 118, 122, 129, 139, 147,
+    150, 153, 165, 166, 172, 175, 176, 181, 190, 202, 210, 212, 219, 227, 228, 233, 235, 243, 298, 313, 315, 320, 326, 336,
+    342, 345, 354, 372, 401, 404, 409, 431, 436, 459, 466, 470, 472, 479, 481, 488, 491, 494, 498, 504, 519, 523, 535, 536,
+    541, 544, 562, 565, 569, 572, 591, 595,
+)
 # fmt: on
-PUBLISHED: Mapping[str, Sequence[int]] = {"NF": range(HICO_TRIPLETS), "UC-RF": UC_RF, "UC-NF": UC_NF}
+PUBLISHED: Mapping[str, Sequence[int]] = {
+    "NF": range(HICO_TRIPLETS),
+    "UC-RF": UC_RF,
+    "UC-NF": UC_NF,
+    "UO": UO,
+    "UV": UV,
+}
+_UNSEEN_NAMES = {"UC-RF": (0, 0), "UC-NF": (0, 0), "UO": (12, 5), "UV": (0, 20)}
+"""Split → how many objects, and how many predicates, occur in no seen triplet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +86,7 @@ class Split:
 def published_split(name: str, triplets: Sequence[Triplet], *, transductive: bool | None) -> Split:
     """Returns a split of `PUBLISHED`. `triplets` are HICO-DET's 600 in the order of the dataset's list.
 
-    Raises ValueError if the name is unknown or the list has another length.
+    Raises ValueError if the name is unknown, or the list has another length or order.
     """
     if name not in PUBLISHED:
         raise ValueError(f"no split {name}: there are {', '.join(PUBLISHED)}")
@@ -73,7 +94,12 @@ def published_split(name: str, triplets: Sequence[Triplet], *, transductive: boo
         raise ValueError(
             f"split {name} counts in HICO-DET's list of {HICO_TRIPLETS} triplets, and this list has {len(triplets)}"
         )
-    return split_of_positions(name, PUBLISHED[name], triplets, transductive=transductive)
+    split = split_of_positions(name, PUBLISHED[name], triplets, transductive=transductive)
+    seen = frozenset(triplets) - split.unseen
+    new = tuple(len({t[end] for t in split.unseen} - {t[end] for t in seen}) for end in (1, 2))
+    if new != _UNSEEN_NAMES.get(name, new):
+        raise ValueError(f"split {name} counts in HICO-DET's list, and this list has its interactions in another order")
+    return split
 
 
 def split_of_positions(
@@ -128,16 +154,6 @@ def rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: bool
 def non_rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: bool | None) -> Split:
     """Leaves out the `number` triplets with the most instances in training, by the rule of `rare_first`."""
     return _greedy("non-rare first", sorted(counts, key=lambda triplet: -counts[triplet]), number, transductive)
-
-
-def rare_means(scores: HicoScores, rare: Iterable[Triplet]) -> dict[str, float]:
-    """Returns the mean AP of all triplets ("full"), of the rare ones and of the others. NaN where the test set has none."""
-    few = frozenset(rare)
-    return {
-        "full": scores.mean(),
-        "rare": scores.mean(few),
-        "non-rare": scores.mean(scores.average_precision.keys() - few),
-    }
 
 
 def _greedy(name: str, order: Sequence[Triplet], number: int, transductive: bool | None) -> Split:

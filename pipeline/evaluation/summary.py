@@ -125,11 +125,13 @@ def summarise(
     setting: str = "full",
     scored: str = "mAP",
     measure: str = "AP",
-    overlap: float = 0.5,
+    suppression: bool | None = None,
+    named_rules: Sequence[str] = (),
 ) -> EvaluationSummary:
     """Collects an evaluation. `score`, called `scored`, prices the errors (`anatomy`); `measure` is what classes' scores are.
 
-    `overlap` is the least IoU of a right box. Published results are left out unless the test set is the benchmark's.
+    `named_rules` says which rules are not the default ones. Published results
+    are left out unless the test set is the benchmark's and they suppressed duplicates as this evaluation did.
     """
     predicted, truth = dissection.predicted, dissection.truth
     scores = np.zeros(0) if predicted.scores is None else predicted.scores
@@ -147,11 +149,11 @@ def summarise(
         truths=len(truth),
         predictions=len(predicted),
         anatomy=anatomy(dissection, score),
-        pairs=pair_quality(dissection, overlap),
+        pairs=pair_quality(dissection),
         calibration=calibration(scores, dissection.right) if is_share else None,
         predicates=tuple(predicates),
-        caveats=(*KNOWN_CAVEATS.get(benchmark, ()), *_measured_caveats(dissection, truth, classes)),
-        published=() if difference else published_results(benchmark),
+        caveats=(*named_rules, *KNOWN_CAVEATS.get(benchmark, ()), *_measured_caveats(dissection, truth, classes)),
+        published=() if difference else published_results(benchmark, suppression),
         difference=difference,
         scored=scored,
         measure=measure,

@@ -22,11 +22,13 @@ from storage.atomic import atomic_folder
 from storage.errors import FatalError
 from storage.runs import Run
 
-Format = Literal["official", "vg", "coco", "hico", "parquet", "csv", "hf", "cooccurrence", "label_studio", "fiftyone"]
+Format = Literal[
+    "official", "official_vg", "coco", "hico", "parquet", "csv", "hf", "cooccurrence", "label_studio", "fiftyone"
+]
 
 _WRITERS: Mapping[str, Callable[[RunRows, Path, float, Tally], None]] = {
     "official": write_official,
-    "vg": write_vg,
+    "official_vg": write_vg,
     "coco": write_coco,
     "hico": write_hico,
     "parquet": write_parquet,
@@ -38,7 +40,7 @@ _WRITERS: Mapping[str, Callable[[RunRows, Path, float, Tally], None]] = {
 }
 
 
-WITHOUT_SCORES = ("vg", "hico", "cooccurrence", "label_studio")
+WITHOUT_SCORES = ("official_vg", "hico", "cooccurrence", "label_studio")
 
 
 @dataclass

@@ -36,8 +36,9 @@ def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[
         if not isinstance(entities, list) or not isinstance(relations, list):
             rejects.append(Rejected(image_id, "graph malformed", shown(graph)))
             continue
-        places = _places(texts[number]) if number < len(texts) else []
-        nouns = [_noun(entity, places) for entity in entities]
+        text = texts[number] if number < len(texts) else ""
+        places = _places(text)
+        nouns = [_noun(entity, text, places) for entity in entities]
         used: set[int] = set()
         for relation in relations:
             values = relation if isinstance(relation, dict) else {}
@@ -52,33 +53,39 @@ def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[
                 rejects.append(Rejected(image_id, "relation of unknown entity", shown(relation)))
                 continue
             used.update(end for end in ends if end is not None)
-            triplets.append(_triplet(number, subject, readable(predicate), object_))
+            triplets.append(_triplet(number, subject, readable(predicate), object_, values))
         lost = sum(index not in used for index in range(len(nouns)))
         rejects.extend(Rejected(image_id, "entity without a relation") for _ in range(lost))
     return {"image_id": image_id, "triplets": triplets}, rejects
 
 
 def write_graphs(row: Mapping[str, Any], texts: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
-    """Converts a row of `triplets` to a field of the file: one graph per caption of the image."""
+    """Converts a row of `triplets` to a field of the file: one graph per caption of the image.
+
+    The fields `rule` of a relation and `count` of an entity are ours. They tell `read_graphs` to take lemmas as they are,
+    and so the order of the ends ("of": have, with its ends swapped). Readers of the authors' format ignore both.
+    """
     found = max((t["caption"] + 1 for t in row["triplets"]), default=0)
     graphs: list[dict[str, Any]] = [{"entities": [], "relations": []} for _ in range(max(len(texts), found))]
-    entities: list[dict[tuple[str, int, int], int]] = [{} for _ in graphs]
+    entities: list[dict[tuple[Any, ...], int]] = [{} for _ in graphs]
     for t in row["triplets"]:
         number = t["caption"]
         text = texts[number] if number < len(texts) else ""
         ends = {}
         for role in ("subject", "object"):
-            key = (t[role], t[f"{role}_start"], t[f"{role}_end"])
+            # The same words may name two things: who sits at a table sits on a chair.
+            key = (t[role], t[f"{role}_start"], t[f"{role}_end"], t[f"{role}_lemma"])
             if key not in entities[number]:
                 entities[number][key] = len(graphs[number]["entities"])
                 graphs[number]["entities"].append(_entity(t, role, text))
             ends[role] = entities[number][key]
-        graphs[number]["relations"].append({**ends, "relation": t["predicate"], "lemma_relation": t["predicate_lemma"]})
+        words = {"relation": t["predicate"], "lemma_relation": t["predicate_lemma"], "rule": t["rule"]}
+        graphs[number]["relations"].append({**ends, **words})
     return str(row["image_id"]), graphs
 
 
 def _entity(t: Mapping[str, Any], role: str, text: str) -> dict[str, Any]:
-    span, lemma, count = t[role], t[f"{role}_lemma"], t.get(f"{role}_count")
+    span, lemma, count = t[role], t[f"{role}_lemma"], t.get(f"{role}_count", 1)
     described = [("amod", word) for word in t.get(f"{role}_attributes") or ()]
     counted = [("nummod", _NUMBERS[count - 1])] if count and 1 < count <= len(_NUMBERS) else []
     article = [("det", word) for word in span.lower().split()[:1] if word in _ARTICLES]
@@ -90,10 +97,11 @@ def _entity(t: Mapping[str, Any], role: str, text: str) -> dict[str, Any]:
         "span_bounds": _bounds(text, t[f"{role}_start"], t[f"{role}_end"]),
         "modifiers": [{"dep": dep, "span": word, "lemma_span": word} for dep, word in (*article, *counted, *described)],
         "type": "unknown",
+        "count": count,
     }
 
 
-def _noun(entity: Any, places: Sequence[tuple[int, int]]) -> dict[str, Any] | None:
+def _noun(entity: Any, text: str, places: Sequence[tuple[int, int]]) -> dict[str, Any] | None:
     """Returns the columns that an entity fills for one end of a triplet; None if it has no text."""
     values = entity if isinstance(entity, dict) else {}
     span = values.get("span")
@@ -104,17 +112,25 @@ def _noun(entity: Any, places: Sequence[tuple[int, int]]) -> dict[str, Any] | No
     modifiers = [m for m in _list(values.get("modifiers")) if isinstance(m, dict) and isinstance(m.get("span"), str)]
     numbers = [m["span"] for m in modifiers if m.get("dep") == "nummod" and m["span"] in _NUMBERS]
     start, end = _characters(values.get("span_bounds"), places)
+    written = text[start:end] if start >= 0 else ""
+    own = as_id(values.get("count"))
+    is_ours = own is not None and 0 <= own < 2**31
+    words = " ".join(word for word in readable(named).split() if word.lower() not in _ARTICLES)
     return {
-        "": readable(span),
-        "_lemma": phrase_lemma(" ".join(word for word in readable(named).split() if word.lower() not in _ARTICLES)),
+        "": written if written.lower() == span else readable(span),
+        "_lemma": readable(named) if is_ours else phrase_lemma(words),
         "_start": start,
         "_end": end,
-        "_count": _NUMBERS.index(numbers[0]) + 1 if numbers else 1,
+        "_count": own if is_ours else _NUMBERS.index(numbers[0]) + 1 if numbers else 1,
         "_attributes": [readable(m["span"]) for m in modifiers if m.get("dep") in ("amod", "compound")],
     }
 
 
-def _triplet(number: int, subject: dict[str, Any], predicate: str, object_: dict[str, Any]) -> dict[str, Any]:
+def _triplet(
+    number: int, subject: dict[str, Any], predicate: str, object_: dict[str, Any], relation: Mapping[str, Any]
+) -> dict[str, Any]:
+    rule, lemma = relation.get("rule"), relation.get("lemma_relation")
+    is_ours = isinstance(rule, str) and isinstance(lemma, str) and bool(readable(lemma).strip())
     ends = {
         f"{role}{name}": value
         for role, noun in (("subject", subject), ("object", object_))
@@ -122,11 +138,11 @@ def _triplet(number: int, subject: dict[str, Any], predicate: str, object_: dict
     }
     return ends | {
         "predicate": predicate,
-        "predicate_lemma": canonical(predicate),
+        "predicate_lemma": readable(str(lemma)) if is_ours else canonical(predicate),
         "predicate_start": -1,
         "predicate_end": -1,
         "caption": number,
-        "rule": IMPORTED_RULE,
+        "rule": readable(str(rule)) if is_ours else IMPORTED_RULE,
     }
 
 

@@ -69,7 +69,7 @@ def _graphs(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, An
     for image in rows.images(dataset, "captions", "triplets"):
         if "triplets" in image.rows:
             texts = [caption["text"] for caption in image.items("captions")]
-            tally.note("rule and predicate offsets of a triplet", len(image.items("triplets")))
+            tally.note("predicate offsets of a triplet", len(image.items("triplets")))
             tally.wrote["triplets"] += len(image.items("triplets"))
             yield write_graphs(image.rows["triplets"], texts)
 

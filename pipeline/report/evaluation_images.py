@@ -39,8 +39,6 @@ class EvaluatedImages:
     """One for each image, e.g. its file name"""
     read: Callable[[int], Image.Image]
     """Opens the image at a position as RGB; raises `BadImage` or OSError when it can't"""
-    shares: bool = False
-    """Whether boxes are shares of the image's sides instead of pixels"""
     longest_side: int = LONGEST_SIDE
     """Of an image, in pixels"""
 
@@ -111,7 +109,7 @@ def shown_image(images: EvaluatedImages, position: int, precision: float) -> Sho
     right = predictions[images.dissection.right[predictions]]
     wrong = predictions[~images.dissection.right[predictions]]
     unfound = truths[~images.dissection.found[truths]]
-    source, problem, scale, size = None, "", (1.0, 1.0), (1, 1)
+    source, problem, shrunk, size = None, "", 1.0, (1, 1)
     try:
         image = images.read(position)
     except (BadImage, OSError) as error:
@@ -119,13 +117,12 @@ def shown_image(images: EvaluatedImages, position: int, precision: float) -> Sho
     else:
         shrunk = min(1.0, images.longest_side / max(image.size))
         size = max(1, round(image.width * shrunk)), max(1, round(image.height * shrunk))
-        scale = (float(size[0]), float(size[1])) if images.shares else (shrunk, shrunk)
         source = _data_uri(image.convert("RGB").resize(size))
     shown = (("found", predicted, right), ("wrong", predicted, wrong), ("unfound", truth, unfound))
     boxes: list[DrawnBox] = []
     lines = []
     for style, relations, rows in shown if source else ():
-        drawn, more = _drawn(relations, rows[: DRAWN[style]], images.objects, scale, style)
+        drawn, more = _drawn(relations, rows[: DRAWN[style]], images.objects, shrunk, style)
         lines += more
         for box in drawn:  # what is found is drawn first, so that its colour stays
             if not any(_is_same(box, other) for other in boxes):
@@ -147,7 +144,7 @@ def shown_image(images: EvaluatedImages, position: int, precision: float) -> Sho
 
 
 def _drawn(
-    relations: Relations, rows: Integers, names: Sequence[str], scale: tuple[float, float], style: str
+    relations: Relations, rows: Integers, names: Sequence[str], shrunk: float, style: str
 ) -> tuple[list[DrawnBox], list[DrawnLine]]:
     boxes, lines = [], []
     for row in rows:
@@ -157,9 +154,7 @@ def _drawn(
             (relations.object_boxes[row], relations.object_labels[row]),
         ):
             if np.isfinite(corners).all():
-                left, top, right, bottom = (
-                    round(float(value) * side, 1) for value, side in zip(corners, scale * 2, strict=True)
-                )
+                left, top, right, bottom = (round(float(value) * shrunk, 1) for value in corners)
                 rect = Rect(left, top, round(right - left, 1), round(bottom - top, 1))
                 boxes.append(DrawnBox(names[int(label)], rect, style))
                 ends.append(rect.centre)

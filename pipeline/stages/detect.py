@@ -69,7 +69,7 @@ class DetectStage(Stage):
                 for row, image in chunk
                 if isinstance(image, BadImage)
             ]
-            found = self._detector.detect([image for _, image in readable])
+            found = self._detector.detect([image for _, image in readable], [row["uri"] for row, _ in readable])
             for (row, _), named in zip(readable, found, strict=True):
                 detected.append(row | {"boxes": _boxes(named, self._detector.categories), "pairs": []})
                 others += named.other_names

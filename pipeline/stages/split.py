@@ -28,7 +28,7 @@ from storage.errors import FatalError
 from storage.tables import SPLIT
 from tagger.english.predicates import canonical
 
-Method = Literal["UC-RF", "UC-NF", "rare_first", "non_rare_first", "listed"]
+Method = Literal["UC-RF", "UC-NF", "UO", "UV", "rare_first", "non_rare_first", "listed"]
 NameTriplet = tuple[str, str, str]
 """Subject, canonical predicate and object."""
 
@@ -37,7 +37,8 @@ class SplitSettings(Settings):
     """Unseen combinations: triplets whose relations no training run gets, and that are scored separately."""
 
     method: Method
-    """UC-RF, UC-NF: the 120 published triplets of HICO-DET. listed: those at `positions` of `interactions`.
+    """UC-RF, UC-NF, UO, UV: HICO-DET's published triplets: 120 combinations, rare or non-rare first, 100 of 12
+    objects, or 84 of 20 verbs. listed: those at `positions` of `interactions`.
     rare_first, non_rare_first: the `unseen` triplets with the fewest or the most instances in the training sets
     whose names remain seen in others."""
     unseen: int = Field(120, ge=1)
@@ -45,13 +46,13 @@ class SplitSettings(Settings):
     subject: str = "person"
     """The subject of all `interactions`."""
     interactions: Path | None = data_file(None)
-    """UC-RF, UC-NF, listed: HICO-DET's list of interactions (hico_list_hoi.txt)."""
+    """UC-RF, UC-NF, UO, UV, listed: HICO-DET's list of interactions (hico_list_hoi.txt)."""
     positions: Path | None = data_file(None)
     """listed: JSON list or numbers, from 0."""
 
     @model_validator(mode="after")
     def _files_fit_the_method(self) -> SplitSettings:
-        needed = {"UC-RF": {"interactions"}, "UC-NF": {"interactions"}, "listed": {"interactions", "positions"}}
+        needed = {name: {"interactions"} for name in PUBLISHED} | {"listed": {"interactions", "positions"}}
         for name in ("interactions", "positions"):
             is_set, wanted = getattr(self, name) is not None, name in needed.get(self.method, set())
             if is_set != wanted:

@@ -8,6 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.cli.app import app
+from pipeline.cli.predict import _seen
 from storage.tables import read_table
 
 TRUTH = [
@@ -47,7 +48,8 @@ def test_what_is_found_is_written_and_drawn_and_a_damaged_picture_is_named(root,
     assert "3.jpg (truncated" in told.replace("\n", " ")
     rows = read_table(tmp_path / "found.parquet").to_pylist()
     assert [Path(row["uri"]).name for row in rows] == ["1.jpg", "2.jpg"]
-    assert all(len(row["pairs"]) == 5 and {b["category"] for b in row["boxes"]} <= {"man", "dog"} for row in rows)
+    assert all(0 < len(row["pairs"]) <= 5 and {b["category"] for b in row["boxes"]} <= {"man", "dog"} for row in rows)
+    assert all(pair["subject"] != pair["object"] for row in rows for pair in row["pairs"])
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 2
 
 
@@ -68,6 +70,31 @@ def test_what_cannot_be_asked_is_told_before_any_picture_is_read(root, pictures,
     assert code == 1
     assert message in told
     assert not (tmp_path / "found.parquet").exists()
+
+
+def test_boxes_and_relations_below_the_threshold_are_left_out_and_names_in_another_case_are_one(
+    root, pictures, tmp_path
+):
+    out = tmp_path / "found.json"
+    code, told = rlip(
+        "predict", root / "scenes" / "weights" / "detector", pictures / "1.jpg", "--objects", "man,Man,dog",
+        "--predicates", "hold", "--out", out, "--threshold", 0.02,
+    )  # fmt: skip
+    assert code == 0, told
+    row = json.loads(out.read_text())
+    assert "Man" not in {box["category"] for box in row["boxes"]}
+    assert all(pair["score"] >= 0.02 for pair in row["pairs"])
+    ends = {end for pair in row["pairs"] for end in (pair["subject"], pair["object"])}
+    assert all(box["score"] >= 0.02 or place in ends for place, box in enumerate(row["boxes"]))
+
+
+def test_confident_boxes_are_drawn_without_a_relation_and_relations_however_unsure():
+    box = {"category": "dog", "x": 1.0, "y": 2.0, "w": 3.0, "h": 4.0}
+    boxes = [{**box, "score": score} for score in (0.2, 0.9, 0.3, 0.1)]
+    pairs = [{"subject": s, "object": o, "predicate": "on", "score": 0.01} for s, o in ((2, 0), (0, 3))]
+    seen = _seen({"boxes": boxes, "pairs": pairs}, 100, 1)
+    assert len(seen.boxes) == 3
+    assert [(r.subject, r.object) for r in seen.relations] == [(2, 0)]
 
 
 def test_no_readable_picture_is_an_error(root, pictures, tmp_path):

@@ -16,6 +16,7 @@ from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
 from pipeline.data.datasets.record_index import open_annotations, open_source
 from pipeline.data.datasets.source import DataSource, annotation_source
+from pipeline.evaluation.ground_truth import GroundTruth
 from storage.errors import FatalError
 from tests.data.toy_sets import read_all, save_json, save_picture
 
@@ -362,6 +363,9 @@ def test_vg150(vg150: DataSource, monkeypatch: pytest.MonkeyPatch) -> None:
     assert second.relations == () and third.boxes == ()
     assert (reader.objects, reader.predicates) == (("man", "hat"), ("wearing", "on"))
     (test,) = annotations(open_annotations(vg150.model_copy(update={"split": "test"})))
+    assert vg150.annotations and vg150.dictionary and vg150.image_data
+    files = {"dictionary": vg150.dictionary, "image_data": vg150.image_data}
+    assert GroundTruth.open("vg150", vg150.annotations, files).image_ids.tolist() == [test.image_id]
     assert (test.image_id, reasons(test)) == (7, ["unknown category id", "relation without box"])
     monkeypatch.setattr("pipeline.data.datasets.vg150.VALIDATION_IMAGES", 1)
     split = {

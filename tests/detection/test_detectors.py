@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detection.detectors import NAMES, save_detector
+from detection.detectors import NAMES, save_detector, save_zero_shot
 from PIL import Image
 
 from pipeline.detection.detector import OpenDetector, map_names, open_detector
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import find_detector
+from pipeline.detection.zero_shot_detector import ZeroShotDetector
 from pipeline.evaluation.detection import Detections, average_precision_50
 from scenes.scene import render
 from scenes.world import make_scene
 from storage.errors import FatalError
+from tests.data.toy_sets import save_json
 
 KINDS = ("rt_detr_v2", "d_fine", "detr", "deformable_detr")
 EVERY_BOX = {"threshold": 0.0, "duplicates": 1.0, "max_boxes": 1000, "device": "cpu"}
@@ -55,6 +57,50 @@ def test_a_model_of_transformers_finds_what_its_own_library_says(kind: str, tmp_
         assert kept <= len(scores) and set(named.boxes.labels) <= set(range(len(NAMES)))
         best = expected["boxes"][int(expected["scores"].argmax())].numpy().clip(0, [image.width, image.height] * 2)
         assert np.abs(named.boxes.boxes - best).max(axis=1).min() < 1e-2, "in pixels of the image as given"
+
+
+NAMES_ASKED = ("person", "fire hydrant", "zebra")
+
+
+@pytest.mark.parametrize("kind", ["grounding-dino", "owlvit", "owlv2"])
+def test_a_zero_shot_detector_looks_for_the_names_of_the_recipe_as_its_own_library_does(
+    kind: str, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+    folder = save_zero_shot(kind, tmp_path / kind)
+    assert opened(folder, categories=NAMES_ASKED).categories == NAMES_ASKED
+    model = AutoModelForZeroShotObjectDetection.from_pretrained(folder).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    images = pictures()
+    found = ZeroShotDetector(folder, NAMES_ASKED, torch.device("cpu"), 4).detect(images, -1.0)
+    for image, boxes in zip(images, found, strict=True):
+        text = "person. fire hydrant. zebra." if kind == "grounding-dino" else [list(NAMES_ASKED)]
+        with torch.inference_mode():
+            outputs = model(**processor(text=text, images=image, return_tensors="pt"))
+        size = [(image.height, image.width)]
+        (expected,) = processor.post_process_grounded_object_detection(outputs, threshold=-1.0, target_sizes=size)
+        if kind == "grounding-dino":  # there, the tokens that open, part and close the sentence score, too
+            expected["scores"] = outputs.logits[0, :, [1, 3, 4, 6]].sigmoid().amax(dim=1)
+        else:
+            np.testing.assert_array_equal(boxes.labels, expected["labels"])
+        np.testing.assert_allclose(boxes.scores, expected["scores"], atol=1e-5)
+        np.testing.assert_allclose(boxes.boxes, expected["boxes"], atol=1e-2)
+    with pytest.raises(FatalError, match=r"set detect\.categories"):
+        opened(folder)
+
+
+def test_more_names_than_a_sentence_holds_are_looked_for_in_several(tmp_path: Path) -> None:
+    folder = save_zero_shot("grounding-dino", tmp_path / "detector")
+    last = ("zebra person", "sofa sofa")
+    (whole,) = opened(folder, categories=("person", "zebra", "fire hydrant", "sofa", *last)).detect(pictures()[:1])
+    (alone,) = opened(folder, categories=last).detect(pictures()[:1])
+    assert whole.boxes.scores is not None and alone.boxes.scores is not None
+    of_last = whole.boxes.labels >= 4
+    np.testing.assert_allclose(whole.boxes.scores[of_last], alone.boxes.scores, atol=1e-6)
+    np.testing.assert_array_equal(whole.boxes.labels[of_last] - 4, alone.boxes.labels)
+    with pytest.raises(FatalError, match="longer than the detector's text, of 12 tokens"):
+        opened(folder, categories=("zebra " * 12,)).detect(pictures()[:1])
 
 
 def test_names_are_mapped_and_the_others_left_out(tmp_path: Path) -> None:
@@ -135,6 +181,9 @@ def test_what_is_no_detector_is_told(root: Path, tmp_path: Path) -> None:
     refused(tmp_path / "empty", "no file .*model.safetensors")
     refused("nobody/nothing-here", "not in the local hub cache")
     refused(tmp_path / "gone.pth", "no such file")
+    for name in ("model.pt", "model.onnx", "model.pkl"):
+        (tmp_path / name).write_bytes(b"PK")
+        refused(tmp_path / name, "is a file of another kind than those that are read")
     refused(root / "scenes/weights/tagger", "is given boxes and finds none")
     refused(root / "scenes/weights/captioner", "transformers can't load it for object detection")
     alone = shutil.copy(root / "scenes/weights/detector/model.safetensors", tmp_path / "alone.safetensors")
@@ -145,8 +194,34 @@ def test_what_is_no_detector_is_told(root: Path, tmp_path: Path) -> None:
         refused(ours, r"vocabulary\.json: damaged .*; copy it again")
     stranger = save_detector("detr", tmp_path / "stranger")
     refused(stranger / "model.safetensors", "this project did not write the file")
-    (stranger / "preprocessor_config.json").unlink()
+    (stranger / "preprocessor_config.json").rename(tmp_path / "processor")
     refused(stranger, "lacks preprocessor_config.json")
+    (tmp_path / "processor").rename(stranger / "preprocessor_config.json")
+    (stranger / "model.safetensors").rename(stranger / "pytorch_model.bin")
+    refused(stranger, "its weights are pytorch_model.bin, a pickle")
+
+
+def test_boxes_that_another_tool_found_come_from_its_file(tmp_path: Path) -> None:
+    boxes = {"bbox": [2, 3, 10, 20], "image_id": 7, "category_id": 90}
+    content = {
+        "images": [{"id": 7, "file_name": "val/a.jpg"}, {"id": 8, "file_name": "val/b.jpg"}],
+        "annotations": [boxes | {"score": 0.9}, boxes | {"category_id": 3, "score": 0.4}],
+        "categories": [{"id": 90, "name": "couch"}, {"id": 3, "name": "person"}],
+    }
+    path = save_json(tmp_path / "found.json", content)
+    image = Image.new("RGB", (40, 30))
+    found, none = opened(path, threshold=0.5, categories=("sofa", "person")).detect(
+        [image, image], ["val/a.jpg", "b.jpg"]
+    )
+    assert found.boxes.boxes.tolist() == [[2, 3, 12, 23]] and found.boxes.labels.tolist() == [0]
+    assert len(none.boxes.labels) == 0
+    with pytest.raises(FatalError, match=r"lists no image 'c\.jpg'"):
+        opened(path).detect([image], ["c.jpg"])
+    results = [boxes | {"score": 0.9}]
+    for wrong in (results, content | {"annotations": [boxes]}, content | {"categories": []}):
+        with pytest.raises(FatalError, match=r"COCO\(instances\)\.loadRes"):
+            opened(save_json(tmp_path / "wrong.json", wrong))
+    assert set(find_detector(DetectSettings(weights=str(path))).files) == {"found.json"}
 
 
 def test_only_files_that_are_read_decide_the_key(tmp_path: Path) -> None:

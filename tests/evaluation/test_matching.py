@@ -3,8 +3,14 @@
 import numpy as np
 from relation_rows import A, B, half
 
-from pipeline.evaluation import matching
-from pipeline.evaluation.matching import Candidates, joined, kept, numbered, numbered_alike, representatives
+from pipeline.evaluation.matching import (
+    Candidates,
+    joined,
+    kept,
+    numbered,
+    numbered_alike,
+    representatives,
+)
 from pipeline.evaluation.relations import aligned_iou
 
 
@@ -51,8 +57,7 @@ def test_overlap_without_pixels_that_belong_to_both_ends():
     assert np.isnan(aligned_iou(left, np.full((1, 4), np.nan))).all()
 
 
-def test_suppression_is_that_of_each_group_alone(monkeypatch):
-    monkeypatch.setattr(matching, "PAIRS", 50)
+def test_suppression_is_that_of_each_group_alone():
     generator = np.random.default_rng(1)
     group, place = generator.integers(0, 12, 200), boxes(generator, 200)
     found = kept(group, [place], [1.0], 0.4)

@@ -90,6 +90,8 @@ def test_the_challenge_ignores_what_nobody_checked():
     assert (found.relation_map, found.recall) == pytest.approx((0.5, 1.0))
     assert found.phrase_map == pytest.approx(0.5)
     assert found.score == pytest.approx(0.4 * 0.5 + 0.2 + 0.4 * 0.5)
+    # In one ranking, whatever the types: a wrong relation, then the right one.
+    assert (found.weighted_relations, found.weighted_phrases) == pytest.approx((0.5, 0.5))
     # Class 8 is absent for certain.
     absent = score_open_images_challenge(predicted, truth, verified=np.array([[0, 8]]))
     assert absent.relation_map == pytest.approx(1 / 3)

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from models.rlip import RLIP
-from pipeline.evaluation.predictor import WINDOW, Names, Predictor
+from pipeline.evaluation.detection import Detections
+from pipeline.evaluation.predictor import WINDOW, Found, Names, Predictor
 from storage.tables import DETECTIONS
 
 NAMES = Names(("person", "dog", "bicycle"), ("riding", "holding"))
@@ -64,12 +65,17 @@ def test_the_best_relations_come_first_and_a_subject_leaves_pairs_out(network):
         assert (each.boxes.labels[each.subjects] == subject).all()
 
 
-def test_combinations_that_are_not_allowed_score_nothing(network):
-    allowed = np.ones((2, 3))
-    allowed[1] = 0
-    for each in found(network, 2, allowed=allowed):
-        assert not each.scores[each.predicates == 1].any()
-        assert each.scores[each.predicates == 0].all()
+def test_a_thing_has_one_box_and_no_relation_with_itself():
+    dog, near, man = [0.0, 0, 50, 50], [2.0, 0, 52, 50], [100.0, 0, 150, 90]
+    boxes = Detections(
+        np.array([dog, man, near, near, dog]), np.array([1, 0, 1, 1, 2]), np.array([0.5, 0.9, 0.8, 0.7, 0.6])
+    )
+    subjects, objects, predicates = np.array([[0, 2, 0], [1, 3, 1], [2, 1, 0], [1, 0, 0], [0, 4, 0]]).T
+    once = Found(boxes, subjects, objects, predicates, np.array([0.9, 0.8, 0.7, 0.6, 0.5])).unique(100)
+    # The three dogs are the best of them. A bicycle in the same place stays.
+    assert once.boxes.boxes.tolist() == [man, near, dog] and once.boxes.labels.tolist() == [0, 1, 2]
+    assert list(zip(once.subjects.tolist(), once.objects.tolist(), strict=True)) == [(0, 1), (1, 0), (0, 1), (1, 2)]
+    assert once.predicates.tolist() == [1, 0, 0, 0] and once.scores.tolist() == [0.8, 0.7, 0.6, 0.5]
 
 
 def test_a_row_is_one_of_the_table(network):

@@ -7,19 +7,12 @@ import numpy as np
 import pytest
 from relation_rows import best_of_pairs
 
-from pipeline.evaluation.hico import Triplet
+from pipeline.evaluation.hico import HicoRules, Triplet, match_hico
 from pipeline.evaluation.open_images import OpenImagesRules, score_open_images
 from pipeline.evaluation.relations import Interactions, Relations
-from pipeline.evaluation.vcoco import VcocoRules, score_vcoco
+from pipeline.evaluation.vcoco import VcocoRules, VcocoScores, score_vcoco
 from pipeline.evaluation.vcoco_detections import read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import read_vcoco_truth
-
-VERBS = """
-    hold_obj stand sit_instr ride_instr walk look_obj hit_instr hit_obj eat_obj eat_instr jump_instr lay_instr
-    talk_on_phone_instr carry_obj throw_obj catch_obj cut_instr cut_obj run work_on_computer_instr ski_instr surf_instr
-    skateboard_instr smile drink_instr kick_obj point_instr read_obj snowboard_instr
-""".split()  # noqa: SIM905
-THESIS = [place for place, verb in enumerate(VERBS) if "_" in verb and verb != "point_instr"]
 
 
 def recording(shared: Path, name: str) -> dict:
@@ -53,13 +46,36 @@ def given(recorded: dict, key: str) -> Relations:
     return Relations.of(images)
 
 
+@pytest.mark.parametrize("name", ["hico", "hico_nms"])
+@pytest.mark.parametrize("suppression", [("nms", 0.7), ("no_nms", None)])
+def test_hico_agrees_with_the_authors_evaluator(shared: Path, name: str, suppression: tuple[str, float | None]):
+    recorded = recording(shared, name)
+    key, threshold = suppression
+    relations = predicted(recorded, np.array(recorded["inputs"]["correct_mat"]))
+    matches = match_hico(relations, given(recorded, "hois"), HicoRules(suppression=threshold, official=True))
+    found, expected = matches.scores(), recorded["outputs"][key]
+    kept = match_hico(relations, relations, HicoRules(suppression=threshold)).position
+    assert np.bincount(relations.image[kept], minlength=relations.images).tolist() == expected["n_kept_hois"]
+    assert found.mean() == pytest.approx(expected["metrics"]["mAP"], abs=1e-9)
+    assert found.mean_recall == pytest.approx(expected["metrics"]["mean max recall"], abs=1e-9)
+    for triplet, value in expected["ap"]:
+        assert found.average_precision[Triplet(*triplet)] == pytest.approx(value, abs=1e-9)
+    for group, metric in (("rare", "mAP rare"), ("non_rare", "mAP non-rare")):
+        triplets = [Triplet(*t) for t in recorded["inputs"][group]]
+        assert found.mean(triplets) == pytest.approx(expected["metrics"][metric], abs=1e-9)
+
+
+def vcoco_scores(recorded: dict, folder: Path, rules: VcocoRules | None = None) -> VcocoScores:
+    """The scores of the recorded files."""
+    for name in ("vcoco_annot", "coco", "detections"):
+        (folder / f"{name}.json").write_text(json.dumps(recorded["inputs"][name]))
+    truth = read_vcoco_truth(folder / "vcoco_annot.json", folder / "coco.json", recorded["inputs"]["image_ids"])
+    return score_vcoco(read_vcoco_detections(folder / "detections.json", truth), truth, rules)
+
+
 def test_vcoco_agrees_with_vsrl_eval(shared: Path, tmp_path: Path):
     recorded = recording(shared, "vsrl")
-    for name in ("vcoco_annot", "coco", "detections"):
-        (tmp_path / f"{name}.json").write_text(json.dumps(recorded["inputs"][name]))
-    truth = read_vcoco_truth(tmp_path / "vcoco_annot.json", tmp_path / "coco.json", recorded["inputs"]["image_ids"])
-    found = read_vcoco_detections(tmp_path / "detections.json", truth)
-    scores = score_vcoco(found, truth, VcocoRules(official=True))
+    scores = vcoco_scores(recorded, tmp_path, VcocoRules(official=True))
     expected = recorded["outputs"]["ap_in_action_role_order"]
     assert [*scores.agent.values()] == pytest.approx(expected["agent"], abs=1e-6)
     assert [*scores.scenario_1.values()] == pytest.approx(expected["scenario_1"], abs=1e-6)
@@ -75,10 +91,7 @@ def test_vcoco_agrees_with_vsrl_eval(shared: Path, tmp_path: Path):
 
 def test_the_mean_without_point_is_that_of_the_other_roles(shared: Path, tmp_path: Path):
     recorded = recording(shared, "vsrl")
-    for name in ("vcoco_annot", "coco", "detections"):
-        (tmp_path / f"{name}.json").write_text(json.dumps(recorded["inputs"][name]))
-    truth = read_vcoco_truth(tmp_path / "vcoco_annot.json", tmp_path / "coco.json")
-    scores = score_vcoco(read_vcoco_detections(tmp_path / "detections.json", truth), truth)
+    scores = vcoco_scores(recorded, tmp_path)
     by_role = recorded["outputs"]["ap_in_action_role_order"]
     for mean, scenario in zip(scores.means_without_point, ("scenario_1", "scenario_2"), strict=True):
         others = [value for place, value in enumerate(by_role[scenario]) if place != 4]

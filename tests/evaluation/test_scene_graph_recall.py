@@ -20,6 +20,14 @@ def test_recall_is_averaged_over_images_and_mean_recall_over_predicates():
     assert found.mean_recall[50] == pytest.approx(0.75 / 2)
 
 
+def test_predicates_that_the_truth_lacks_are_left_out_of_mean_recall_or_count_as_zero():
+    truth = truths([(0, A, B, 0, 1, 0), (0, A, C, 0, 2, 3)])
+    predicted = relations([(0, A, B, 0, 1, 0, 0.9)])
+    assert score_scene_graphs(predicted, truth).mean_recall[50] == 1 / 2
+    found = score_scene_graphs(predicted, truth, SceneGraphRules(predicates=5))
+    assert (found.mean_recall[50], found.unconstrained_mean[50], found.recall[50]) == (1 / 5, 1 / 5, 1 / 2)
+
+
 def test_only_the_best_k_of_an_image_count():
     truth = truths([(0, A, B, 0, 1, 0)])
     others = [(0, C, [300.0, 10, 340 + extra, 90], 2, 3, 0, 0.9 - extra / 100) for extra in range(30)]

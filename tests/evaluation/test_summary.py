@@ -79,6 +79,9 @@ def test_published_results_stand_beside_those_of_the_whole_test_set():
     classes = [ClassScore(f"class {number}", 0.5, 1) for number in range(600)]
     found = summary_of(predicted, truth, classes=classes)
     assert (found.published, found.difference) == (published_results("hico-det"), "")
+    for suppression, methods in ((True, {"CDN-S", "RLIP-ParSe", "OCN"}), (False, {"QPIC", "HOTR", "OCN"})):
+        beside = {each.method for each in published_results("hico-det", suppression)}
+        assert methods <= beside and ("QPIC" in beside) != suppression and ("CDN-S" in beside) == suppression
 
 
 def test_scores_beyond_one_are_not_calibrated():

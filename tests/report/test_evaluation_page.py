@@ -122,14 +122,6 @@ def test_classes_and_costs_are_named_after_what_they_measure():
     assert "Cost is what R@50" in page and page.count('<th class="n">R@100</th>') == 2
 
 
-def test_boxes_that_are_shares_of_the_image_are_drawn_in_pixels():
-    part = [0.25, 0.5, 0.5, 1.0]
-    dissection = dissect(relations([(part, part, 0, 1, 2, 0.9)]), truth_of([(part, part, 0, 1, 2)]))
-    picture = shown_image(replace(images_of(dissection), shares=True, longest_side=300), 0, 1.0)
-    assert (picture.width, picture.height) == (300, 225)
-    assert picture.boxes[0].rect == (75.0, 112.5, 75.0, 112.5)
-
-
 def test_ours_stands_only_among_results_of_its_setting():
     tables = published_tables(whole(scene(), setting="NF"))
     assert tables[0].setting == "NF"

@@ -65,10 +65,13 @@ def test_listed_triplets_count_in_the_list(inputs, tmp_path):
 
 
 def test_the_published_split_takes_its_120_places(inputs, tmp_path):
-    pairs = [("horse", "ride"), *((f"thing_{n}", "verb") for n in range(1, 600))]
+    verbs = ("ride", "feed", "hold", "wash", "watch")
+    pairs = [("horse", "ride"), *((f"thing_{n % 120}", verbs[n // 120]) for n in range(1, 600))]
     (tmp_path / "list.txt").write_text("".join(f"{n} {thing} {verb}\n" for n, (thing, verb) in enumerate(pairs, 1)))
     found = split(inputs, tmp_path, method="UC-NF", interactions=tmp_path / "list.txt")
-    assert unseen_triplets(found.table) == {("person", "verb", f"thing {place}") for place in UC_NF}
+    assert unseen_triplets(found.table) == {("person", verbs[n // 120], f"thing {n % 120}") for n in UC_NF}
+    with pytest.raises(FatalError, match=r"UO counts in HICO-DET's list, and this list has .* another order"):
+        split(inputs, tmp_path, method="UO", interactions=tmp_path / "list.txt")
 
 
 def test_settings_that_do_not_fit_the_method_are_refused(tmp_path):

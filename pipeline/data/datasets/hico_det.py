@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.data.datasets.annotations import (
     NO_IMAGE,
+    AnnotationError,
     as_four_numbers,
     as_id,
     as_size,
@@ -34,6 +35,9 @@ class HicoDetReader(Reader):
         self._objects = COCO_CATEGORIES if source.objects is None else read_names(source.objects)
         self.objects = tuple(name for _, name in sorted(self._objects.items()))
         self.predicates = tuple(name for _, name in sorted(self._verbs.items()))
+        coco = set(COCO_CATEGORIES.values())
+        self._numbered_anew = set(self.objects) == coco and self._objects != COCO_CATEGORIES
+        """Whether the list has COCO's names by other ids than COCO's, as hico_list_obj.txt does"""
 
     def _records(self) -> Iterator[ImageRecord]:
         seen: set[int] = set()
@@ -63,7 +67,9 @@ class HicoDetReader(Reader):
         relations = []
         for item in _list(entry, "hoi_annotation", image_id, rejects):
             relation = self._relation(image_id, item, places, rejects)
-            relations += [] if relation is None else [relation]
+            if relation is not None:
+                self._check_subject(boxes[relation.subject])
+                relations.append(relation)
         size = as_size(entry.get("width")), as_size(entry.get("height"))
         return self.record(image_id, self.place(file_name), size, boxes, relations, rejects)
 
@@ -92,6 +98,14 @@ class HicoDetReader(Reader):
             rejects.append(Rejected(image_id, "relation without box", shown(item)))
             return None
         return AnnotatedRelation(subject, self._verbs[verb], target)
+
+    def _check_subject(self, box: Box) -> None:
+        """Raises `AnnotationError` where a list of COCO's names by other ids turns persons into something else."""
+        if self._numbered_anew and box.category != "person":
+            raise AnnotationError(
+                f"{self.source.objects}: names the subject of an interaction {box.category!r}, so the annotations count COCO's "
+                "ids; leave `objects` out"
+            )
 
 
 def _list(entry: dict[str, Any], name: str, image_id: int, rejects: list[Rejected]) -> list[Any]:

@@ -21,6 +21,7 @@ RELATIONS = "Open Images relations: a CSV with ImageID, LabelName1, LabelName2, 
 BOXES = "Open Images boxes: a CSV with ImageID, LabelName, XMin, XMax, YMin, YMax"
 CLASSES = "Open Images class descriptions: a CSV with one label such as /m/01g317 and its name per line"
 SIZES = "image sizes: a CSV with ImageID, Width, Height"
+LABELS = "verified image labels: a CSV with ImageID and LabelName"
 ATTRIBUTE = "is"
 """The relationship that states an attribute ("chair is wooden"), whose second label names no object."""
 _HEX = re.compile(r"[0-9a-f]{16}")
@@ -36,6 +37,15 @@ def id_of(name: str) -> int | None:
         return None
     value = int(name, 16)
     return value - 2**64 if value >= 2**63 else value
+
+
+def image_labels(path: Path, classes: Path) -> Iterator[tuple[int, str]]:
+    """Yields id and class name of each verified image-level label, positive or negative. Raises `AnnotationError`."""
+    names = _names(classes)
+    for image, label in _rows(path, ("ImageID", "LabelName"), LABELS):
+        image_id = id_of(image)
+        if image_id is not None and label in names:
+            yield image_id, names[label]
 
 
 class OpenImagesReader(Reader):

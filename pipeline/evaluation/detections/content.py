@@ -17,14 +17,14 @@ from storage.errors import FatalError
 EXPECTED = (
     "detections: our table as .parquet, JSON with one image a line or in a list {image_id, uri, boxes, pairs}, a JSON list of "
     "pairs {image, box_h, box_o, object_coco80, verb, score}, or a JSON list of images {boxes, labels, verb_scores, sub_ids, "
-    "obj_ids} with image_id or file_name, or in the order of the ground truth"
+    "obj_ids} with image_id or file_name"
 )
 """The formats, for messages about files of another kind."""
 
 
 @dataclass
 class DetectionColumns:
-    """P pairs and B boxes as columns. Boxes are (left, top, right, bottom); codes count the names met so far."""
+    """P pairs as columns. Boxes are (left, top, right, bottom); codes count the names met so far."""
 
     row: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
     """P: the place of each pair's image in the file"""
@@ -36,11 +36,6 @@ class DetectionColumns:
     predicates: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
     """P codes; `NO_OBJECT` for an interaction without an object"""
     scores: Floats = field(default_factory=lambda: np.zeros(0))
-    box_row: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
-    """B: the place of each box's image in the file"""
-    boxes: Floats = field(default_factory=lambda: np.zeros((0, 4)))
-    labels: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
-    box_scores: Floats = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def joined(cls, parts: Sequence[DetectionColumns]) -> DetectionColumns:
@@ -63,8 +58,6 @@ class DetectionsContent:
         """The code of each name."""
         self.parts: list[DetectionColumns] = []
         self.faults = Faults()
-        self.positional = False
-        """Whether the images are those of the ground truth, in its order."""
 
     def note(self, reason: str, positions: Integers, rows: Integers, values: NDArray[Any] | None = None) -> None:
         """Counts faults at some positions of columns, of which `rows` are the images and `values` the faulty values."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.evaluation.relations import Integers
 
 
@@ -29,11 +30,26 @@ def matched(names: Iterable[str], own: Sequence[str], form: Callable[[str], str]
     return np.array(places, np.int64)
 
 
+def counted_names(objects: Sequence[str]) -> Sequence[str]:
+    """The object names that indices of files without names count: COCO's 80 in COCO's order, if `objects` are just these."""
+    coco = tuple(COCO_CATEGORIES.values())
+    return coco if set(objects) == set(coco) else objects
+
+
 def listed(names: Iterable[str], most: int = 200) -> str:
     """The first names in quotes, and how many more there are."""
     every = list(names)
     more = f", and {len(every) - most:,} more" if len(every) > most else ""
     return ", ".join(repr(name) for name in every[:most]) + more
+
+
+def distinct(names: Iterable[str]) -> tuple[str, ...]:
+    """The names without white space around them; of those that differ in case or underscores alone, the first."""
+    kept: dict[str, str] = {}
+    for name in names:
+        if name.strip():
+            kept.setdefault(without_case(name), name.strip())
+    return tuple(kept.values())
 
 
 def without_case(name: str) -> str:

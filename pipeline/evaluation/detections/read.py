@@ -6,8 +6,8 @@ Formats: our table `DETECTIONS` as Parquet, or as JSON with one object a line or
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -31,17 +31,18 @@ from pipeline.evaluation.detections.pair_list import PAIR_FIELDS, read_pair_list
 from pipeline.evaluation.detections.score_matrices import MATRIX_FIELDS, read_score_matrices
 from pipeline.evaluation.detections.table import json_lines, read_parquet, read_rows
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.relations import Floats, Integers, LabelledBoxes, Relations
+from pipeline.evaluation.relations import Floats, Integers, Relations
 from storage.errors import FatalError
 from tagger.english.predicates import canonical
 
 
 @dataclass(frozen=True)
 class DetectionSet:
-    """Detections over the images and names of a ground truth. `boxes` is empty for formats without scores of boxes."""
+    """Detections over the images and names of a ground truth."""
 
+    truth: GroundTruth
+    """The ground truth, with the sizes of images that only the detections state, and so with boxes in pixels"""
     relations: Relations
-    boxes: LabelledBoxes
     findings: DetectionFindings
 
 
@@ -53,7 +54,6 @@ def read_detections(
     drop_faulty: bool = False,
     per_image: int = 100,
     allowed: NDArray[np.bool_] | None = None,
-    object_names: Sequence[str] | None = None,
 ) -> DetectionSet:
     """Reads a file of detections.
 
@@ -64,11 +64,11 @@ def read_detections(
     counted. Both are an error otherwise.
 
     Only the format with `verb_scores` for every pair and predicate uses the rest: the `per_image` highest scores of an
-    image are read, of those that `allowed` (objects × predicates) permits; `object_names` are the names that its labels
-    count (default: those of the ground truth, or COCO's 80 if the ground truth has just these).
+    image are read, of those that `allowed` (objects × predicates) permits.
 
-    If boxes of the ground truth are shares of the image, detections are divided by the width and height of their row.
-    Raises `DetectionsError`, and `FatalError` for a file of another kind or names that do not fit at all.
+    If boxes of the ground truth are shares of the image, the row's width and height make them pixels, in which all
+    rules count. Raises `DetectionsError`, and `FatalError` for a file of another kind, names that do not fit at all, or
+    images whose size nobody states.
     """
     content = DetectionsContent(path)
     head = _head(path)
@@ -77,7 +77,7 @@ def read_detections(
     elif head[:1] == b"{":
         read_rows(content, json_lines(path))
     elif head[:1] == b"[":
-        _read_list(content, truth, per_image, allowed, object_names)
+        _read_list(content, truth, per_image, allowed)
     else:
         kind = (
             "is a pickle, which can run code when it is read; write it as JSON" if head[:1] == b"\x80" else "holds none"
@@ -100,11 +100,7 @@ def _head(path: Path) -> bytes:
 
 
 def _read_list(
-    content: DetectionsContent,
-    truth: GroundTruth,
-    per_image: int,
-    allowed: NDArray[np.bool_] | None,
-    object_names: Sequence[str] | None,
+    content: DetectionsContent, truth: GroundTruth, per_image: int, allowed: NDArray[np.bool_] | None
 ) -> None:
     """Reads a JSON list, whose first entry tells its format."""
     entries = stream_rows(content.path, EXPECTED)
@@ -114,7 +110,7 @@ def _read_list(
     keys = first.keys() if isinstance(first, dict) else set()
     everything = chain([first], entries)
     if keys >= set(MATRIX_FIELDS):
-        read_score_matrices(content, everything, truth, per_image, allowed, object_names)
+        read_score_matrices(content, everything, truth, per_image, allowed)
     elif keys >= set(PAIR_FIELDS):
         read_pair_list(content, everything, truth.predicates)
     elif {"boxes", "pairs"} <= keys:
@@ -123,8 +119,9 @@ def _read_list(
         raise FatalError(f"{content.path}: its first entry is {shown(first)}; expected {EXPECTED}")
 
 
-_UNKNOWN, _AGAIN, _MISMATCH = -1, -2, -3
-"""Places of images that the ground truth lacks, that occur again, and whose id and name are those of different images."""
+_UNKNOWN, _AGAIN, _MISMATCH, _RESIZED = -1, -2, -3, -4
+"""Places of images that the ground truth lacks, that occur again, whose id and name are those of different images, and that
+have another size."""
 
 
 def _over_truth(
@@ -132,21 +129,20 @@ def _over_truth(
 ) -> DetectionSet:
     """Keeps what fits the ground truth. Raises `DetectionsError` for the rest, unless the two flags say otherwise.
 
-    Raises `FatalError` if no name fits, or boxes can't be divided by the size of their image.
+    Raises `FatalError` if no name fits, or true boxes are shares of an image of unknown size.
     """
     columns = DetectionColumns.joined(content.parts)
     content.parts.clear()
-    places = np.arange(len(truth)) if content.positional else _image_places(content, truth)
+    places = _image_places(content, truth)
+    truth = _in_pixels(truth, content, places)
     objects = matched(content.objects, truth.objects)
     predicates = matched(content.predicates, truth.predicates, canonical)
-    used = np.union1d(np.union1d(columns.subjects, columns.objects), columns.labels)
+    used = np.union1d(columns.subjects, columns.objects)
     hints = _name_hints(content, "object", _chosen(content.objects, used[used >= 0]), objects, truth.objects)
     used_predicates = _chosen(content.predicates, np.unique(columns.predicates))
     hints += _name_hints(content, "predicate", used_predicates, predicates, truth.predicates)
-    columns = _in_units_of(truth, content, columns, places)
     noted = Faults()
     relations = _relations(content, columns, len(truth), places, objects, predicates, noted)
-    boxes = _boxes(content, columns, len(truth), places, objects)
     missing = _missing(truth, places)
     findings = DetectionFindings(
         content.path, len(content.images), len(relations), tuple(content.faults), tuple(noted), missing
@@ -157,7 +153,7 @@ def _over_truth(
         hints.append("predict the missing images, or count them as images without detections with --allow-missing")
     if (findings.faults and not drop_faulty) or (missing and not allow_missing):
         raise DetectionsError(findings, hints)
-    return DetectionSet(relations, boxes, findings)
+    return DetectionSet(truth, relations, findings)
 
 
 def _image_places(content: DetectionsContent, truth: GroundTruth) -> Integers:
@@ -171,14 +167,19 @@ def _image_places(content: DetectionsContent, truth: GroundTruth) -> Integers:
         place = of_uri if of_id == _UNKNOWN else of_id
         if _UNKNOWN not in (of_id, of_uri) and of_id != of_uri:
             place = _MISMATCH
-        elif place in taken:
+        elif place >= 0 and place in taken:
             place = _AGAIN
         taken.add(place)
         places[row] = place
+    known = np.flatnonzero(places >= 0)
+    sizes = truth.sizes[places[known]]
+    apart = np.abs(_sizes(content)[known] - sizes).max(axis=1) > 1
+    places[known[apart & (sizes > 1).all(axis=1)]] = _RESIZED
     for reason, mark in (
         ("unknown image", _UNKNOWN),
         ("duplicate image", _AGAIN),
         ("image id and file name of different images", _MISMATCH),
+        ("image of another width or height than the ground truth's", _RESIZED),
     ):
         content.note(reason, np.flatnonzero(places == mark), np.arange(len(places)))
     return places
@@ -204,29 +205,25 @@ def _name_hints(
     return [f"{kind} names of the file: {listed(lacking)}; of the ground truth: {listed(own)}"]
 
 
-def _in_units_of(
-    truth: GroundTruth, content: DetectionsContent, columns: DetectionColumns, places: Integers
-) -> DetectionColumns:
-    """Divides boxes by the size of their image where the truth's boxes are shares of it."""
-    of_shares = (truth.sizes == 1).all(axis=1)
-    if not of_shares.any():
-        return columns
-    sizes = np.array(content.sizes, np.float64).reshape(-1, 2)
-    rows = (places >= 0) & of_shares[places]
-    unknown = rows & ~(np.isfinite(sizes) & (sizes > 0)).all(axis=1)
-    if unknown.any():
-        example = content.image_name(int(unknown.argmax()))
+def _sizes(content: DetectionsContent) -> Floats:
+    """Width and height of each image of the file; NaN where it does not state them."""
+    return np.array(content.sizes, np.float64).reshape(-1, 2)
+
+
+def _in_pixels(truth: GroundTruth, content: DetectionsContent, places: Integers) -> GroundTruth:
+    """The truth with the sizes that only the file states, by which boxes that are shares of their image become pixels."""
+    sizes = np.zeros((len(truth), 2))
+    known = places >= 0
+    sizes[places[known]] = np.nan_to_num(_sizes(content)[known], nan=0.0)
+    truth = truth.with_sizes(sizes)
+    unknown = np.flatnonzero(known)[(truth.sizes[places[known]] == 1).all(axis=1)]
+    if len(unknown):
         raise FatalError(
-            f"{content.path}: {int(unknown.sum()):,} images have no width and height, e.g. {example}; "
-            "the ground truth states boxes as shares of the image: give it the images' sizes, or write them to the file"
+            f"{content.path}: {len(unknown):,} images have no width and height, e.g. {content.image_name(int(unknown[0]))}, "
+            "and the ground truth states boxes as shares of the image; name a file with the images' sizes (--file image_data=) "
+            "or the images (--images), or write width and height to the file"
         )
-    scale = np.where(rows[:, None], np.tile(sizes, 2), 1.0)
-    return replace(
-        columns,
-        subject_boxes=columns.subject_boxes / scale[columns.row],
-        object_boxes=columns.object_boxes / scale[columns.row],
-        boxes=columns.boxes / scale[columns.box_row],
-    )
+    return truth
 
 
 def _relations(
@@ -266,17 +263,6 @@ def _relations(
         predicates=predicate[order],
         scores=columns.scores[order],
     )
-
-
-def _boxes(
-    content: DetectionsContent, columns: DetectionColumns, images: int, places: Integers, objects: Integers
-) -> LabelledBoxes:
-    """The boxes of images and names of the truth, with usable scores."""
-    image, labels = places[columns.box_row], _labels(objects, columns.labels)
-    usable = _usable(columns.box_scores) & _finite(columns.boxes)
-    content.note("box or its score not usable", np.flatnonzero((image >= 0) & ~usable), columns.box_row)
-    order = _by_image(image, usable & (image >= 0) & (labels >= 0))
-    return LabelledBoxes(images, image[order], columns.boxes[order], labels[order], columns.box_scores[order])
 
 
 def _missing(truth: GroundTruth, places: Integers) -> Fault | None:

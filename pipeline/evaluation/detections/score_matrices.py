@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.datasets.annotations import as_four_numbers, as_id
-from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.evaluation.detections.content import DetectionColumns, DetectionsContent
-from pipeline.evaluation.detections.names import matched
+from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.relations import Floats, Integers
 from storage.errors import FatalError
@@ -39,14 +38,14 @@ def read_score_matrices(
     truth: GroundTruth,
     per_image: int,
     allowed: NDArray[np.bool_] | None,
-    object_names: Sequence[str] | None,
 ) -> None:
-    """Reads the `per_image` best scores of each image; `read_detections` says what `allowed` and `object_names` are.
+    """Reads the `per_image` best scores of each image, of those that `allowed` (objects × predicates) permits.
+
+    Labels count `counted_names`.
 
     Raises `FatalError` for an image whose fields do not fit, or images that can't be told from each other.
     """
-    coco = tuple(COCO_CATEGORIES.values())
-    names = object_names or (coco if set(truth.objects) == set(coco) else truth.objects)
+    names = counted_names(truth.objects)
     content.objects = {name: code for code, name in enumerate(names)}
     content.predicates = {name: code for code, name in enumerate(truth.predicates)}
     permitted = None if allowed is None else _permitted(allowed, names, truth)
@@ -61,13 +60,11 @@ def read_score_matrices(
         content.images.append((as_id(entry.get("image_id")), uri if isinstance(uri, str) else None))
         content.sizes.append((np.nan, np.nan) if size is None else (size[2], size[3]))
         content.parts.append(_best(content, number, found, per_image, permitted))
-    if all(image == (None, None) for image in content.images):
-        content.positional = True
-        if len(content.images) != len(truth):
-            raise FatalError(
-                f"{content.path}: its {len(content.images):,} images have neither image_id nor file_name, and the ground truth "
-                f"has {len(truth):,}; add one of them to each"
-            )
+    if any(image == (None, None) for image in content.images):
+        raise FatalError(
+            f"{content.path}: not all of its images have an image_id or a file_name, and their order does not say which "
+            "they are; add one of them to each"
+        )
 
 
 def _scored(entry: Any) -> _Scored | None:

@@ -86,7 +86,7 @@ def _add(content: DetectionsContent, table: pa.Table) -> None:
     box_counts, boxes = _flattened(table["boxes"])
     pair_counts, pairs = _flattened(table["pairs"])
     rows = np.arange(first_row, first_row + len(table))
-    box_row, row = np.repeat(rows, box_counts), np.repeat(rows, pair_counts)
+    row = np.repeat(rows, pair_counts)
     xywh = np.stack([_numbers(boxes[side]) for side in "xywh"], axis=1).astype(np.float64)
     corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     labels = _coded(boxes["category"], content.objects)
@@ -111,10 +111,6 @@ def _add(content: DetectionsContent, table: pa.Table) -> None:
             objects=np.where(without, NO_OBJECT, labels[target]),
             predicates=_coded(pairs["predicate"], content.predicates)[kept],
             scores=_numbers(pairs["score"], np.nan).astype(np.float64)[kept],
-            box_row=box_row,
-            boxes=corners,
-            labels=labels,
-            box_scores=_numbers(boxes["score"], np.nan).astype(np.float64),
         )
     )
 

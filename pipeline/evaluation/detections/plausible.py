@@ -1,0 +1,108 @@
+"""Recognises detections that were written in another way than they are read, which would give a figure, but a wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.evaluation.anatomy import near_truths
+from pipeline.evaluation.ranking import best_first
+from pipeline.evaluation.relations import Floats, Integers, Relations
+from storage.errors import FatalError
+
+LEAST = 10
+"""Relations, or located true pairs, that are evidence enough."""
+REPEATED = 3
+"""Times that a name must stand for another one. Less often may be chance."""
+BEST = 10
+"""Relations of each image whose places and names are compared with the true ones."""
+OUTSIDE = 0.01
+"""Share of boxes with their centre outside the image that detections may have. Networks give none."""
+INVERTED = 0.1
+"""Share of boxes that may end before they start. Networks give hardly any."""
+
+
+def refuse_implausible(
+    path: Path, found: Relations, truth: Relations, sizes: Integers, objects: Sequence[str], predicates: Sequence[str]
+) -> None:
+    """Raises `FatalError` if boxes or names of detections are not what they are read as, and else would be scored.
+
+    `sizes`: width and height of each image, 0 where unknown. Boxes are of other pixels, or not corners; both ends are
+    swapped; or names are numbered in another order, so that each stands for one other name.
+    """
+    faults = [*_box_faults(found, truth, sizes), *_name_faults(found, truth, objects, predicates)]
+    if faults:
+        raise FatalError(f"{path}: its figures would be wrong:\n  " + "\n  ".join(faults))
+
+
+def _box_faults(found: Relations, truth: Relations, sizes: Integers) -> Iterator[str]:
+    boxes, true = (np.concatenate([each.subject_boxes, each.object_boxes]) for each in (found, truth))
+    known = np.isfinite(boxes).all(axis=1)
+    size = np.tile(sizes[found.image], (2, 1))[known]
+    boxes = boxes[known]
+    if len(boxes) < LEAST:
+        return
+    frame = "write them in pixels of the image as it is stored"
+    if np.mean((boxes[:, 2:] < boxes[:, :2]).any(axis=1)) > INVERTED:
+        yield "many boxes end before they start; write the corners (left, top, right, bottom), or sides where they are read"
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    outside = ((centre > size) & (size > 0)).any(axis=1) | (centre < 0).any(axis=1)
+    if np.mean(outside) > OUTSIDE:
+        yield f"the centres of {outside.sum():,} of {len(boxes):,} boxes lie outside their images; {frame}"
+    elif np.isfinite(true).any():
+        reach, true_reach = boxes[:, 2:].max(axis=0), np.nanmax(true[:, 2:], axis=0)
+        if (reach < true_reach / 2).all() or (reach > true_reach * 2).all():
+            yield f"boxes reach to {_listed(reach)}, the true ones to {_listed(true_reach)}; {frame}"
+
+
+def _listed(place: Floats) -> str:
+    return ", ".join(f"{side:.4g}" for side in place)
+
+
+def _name_faults(
+    found: Relations, truth: Relations, objects: Sequence[str], predicates: Sequence[str]
+) -> Iterator[str]:
+    best = best_first(found, BEST)
+    prediction, true = _located(best, truth)
+    if not len(true) and min(len(best), len(truth)) >= LEAST:
+        yield f"of {len(truth):,} true pairs of boxes, none has a prediction on it (both IoU of at least 0.5)"
+    ends = {"subject": "object", "object": "subject"}
+    turned = {f"{end}_{part}": getattr(best, f"{other}_{part}") for end, other in ends.items() for part in _PARTS}
+    if len(_located(replace(best, **turned), truth)[0]) > max(LEAST, 4 * len(prediction)):
+        yield "subjects lie where true objects are, and objects where subjects are; swap the two ends"
+    for kind, names in (("object_labels", objects), ("predicates", predicates)):
+        if meant := _renamed(getattr(best, kind)[prediction], getattr(truth, kind)[true], names):
+            yield f"{kind.replace('_labels', 's')} are numbered in another order than the ground truth's names: {meant}"
+
+
+_PARTS = ("boxes", "labels")
+
+
+def _located(found: Relations, truth: Relations) -> tuple[Integers, Integers]:
+    """Returns each truth whose two boxes a prediction has, whatever the names, with the best of these predictions."""
+    pairs = [np.stack([near.truth, near.prediction])[:, near.overlap >= 0.5] for near in near_truths(found, truth)] or [
+        np.zeros((2, 0), np.int64)
+    ]
+    true, prediction = np.concatenate(pairs, axis=1)
+    located, first = np.unique(true, return_index=True)  # predictions of an image come best first
+    return prediction[first], located
+
+
+def _renamed(found: Integers, true: Integers, names: Sequence[str]) -> str:
+    """Describes a renaming, each name for one other, by which most names are right that are wrong as they are."""
+    from scipy.optimize import linear_sum_assignment
+
+    counts = np.zeros((len(names), len(names)), np.int64)
+    named = (found >= 0) & (true >= 0)
+    np.add.at(counts, (found[named], true[named]), 1)
+    repeated = np.where(counts >= REPEATED, counts, 0)
+    rows, columns = linear_sum_assignment(-repeated)
+    matched = repeated[rows, columns]
+    renamed = (matched > 0) & (rows != columns)
+    if matched.sum() < max(LEAST, named.sum() / 2) or renamed.sum() < 3 or np.trace(counts) > matched.sum() / 4:
+        return ""
+    first = int(np.flatnonzero(renamed)[matched[renamed].argmax()])
+    return f"{names[rows[first]]!r} stands where {names[columns[first]]!r} is true"
