@@ -212,7 +212,7 @@ TRAPS = {
     "ring": "earring hole, string, ring box, spring",
     "fan": "infant, fanny pack, fan blade, elephant",
     "key": "monkey, turkey, keyboard, donkey, hockey, key board",
-    "pot": "potato, spot, potted plant, pothole, depot, teapot",
+    "pot": "potato, spot, potted plant, pothole, depot",
     "egg": "eggplant, leggings, egg cup, egg carton",
     "pig": "pigeon, pigtails, pigment",
     "rice": "price tag, rice cooker, rice cake",

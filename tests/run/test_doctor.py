@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import shutil
 from pathlib import Path
@@ -61,6 +62,18 @@ def test_nothing_is_missing_where_all_is_there(recipe: Recipe) -> None:
     require(RunContext(recipe))
     found = {finding.what: finding.detail for finding in examine(RunContext(recipe))}
     assert {"data.sources toy", "disk", "versions", "machine", "accelerator"} <= found.keys()
+
+
+def test_categories_that_no_noun_names_are_listed(recipe: Recipe) -> None:
+    path = Path(recipe.data.root) / "instances.json"
+    given = json.loads(path.read_bytes())
+    named = {finding.what for finding in examine(RunContext(recipe))}
+    given["categories"][0]["name"] = "class_17"
+    path.write_text(json.dumps(given))
+    notes = {finding.what: finding.detail for finding in examine(RunContext(recipe)) if finding.state == "note"}
+    assert "categories of toy" not in named
+    assert "class_17" in notes["categories of toy"]
+    assert "tag.paraphrases" in notes["categories of toy"]
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noun_table import MATCHES, TRAPS
+from unseen_nouns import NAMES, OTHERS
 
 from tagger.categories import objects365
 from tagger.categories.coco import SYNONYMS
 from tagger.english.lemmas import noun_lemma, phrase_lemma
-from tagger.matching import AuthorsFileError, match, match_by_substrings, read_paraphrases
+from tagger.matching import AuthorsFileError, is_spoken_of, match, match_by_substrings, read_paraphrases
 
 COCO = tuple(SYNONYMS)
 MORE = tuple(objects365.SYNONYMS)
@@ -101,6 +102,64 @@ def test_nouns_that_only_look_like_a_category_are_not() -> None:
     ]
     assert len(cases) >= 300
     assert wrong == []
+
+
+def cases_of(table: dict[str, str]) -> list[tuple[str, str]]:
+    return [(category, noun) for category, nouns in table.items() for noun in nouns.split(", ")]
+
+
+def test_nouns_written_apart_from_the_tables_are_read_alike() -> None:
+    names, others = cases_of(NAMES), cases_of(OTHERS)
+    rejected = [f"{noun} is a {category}" for category, noun in names if category not in match(noun, COCO)]
+    accepted = [f"{noun} is no {category}" for category, noun in others if category in match(noun, COCO)]
+    assert len(rejected) <= 0.03 * len(names), rejected
+    assert len(accepted) <= 0.03 * len(others), accepted
+
+
+@pytest.mark.parametrize(
+    ("noun", "wanted"),
+    [
+        ("stop signs", ["stop sign"]),
+        ("veggies", ["broccoli", "carrot"]),
+        ("oxen", ["cow"]),
+        ("turkey", ["bird"]),
+        ("bar stool", ["chair"]),
+        ("tugboat", ["boat"]),
+        ("barge", ["boat"]),
+        ("beagle", ["dog"]),
+        ("husky", ["dog"]),
+        ("tabby", ["cat"]),
+        ("limousine", ["car"]),
+        ("station wagon", ["car"]),
+        ("steam engine", ["train"]),
+        ("pit bull", ["dog"]),
+        ("elephant calf", ["elephant"]),
+        ("whale calf", []),
+        ("jet ski", []),
+        ("one way sign", []),
+        ("yellow sign", ["stop sign"]),
+        ("christmas lights", []),
+        ("disco ball", []),
+        ("boxing glove", []),
+        ("badminton racquet", []),
+        ("toy giraffe", []),
+    ],
+)
+def test_kinds_and_nouns_before_a_name(noun: str, wanted: list[str]) -> None:
+    assert match(noun, COCO) == wanted
+
+
+def test_the_names_of_any_set_have_their_kinds() -> None:
+    categories = ["Waterfowl", "insect", "rodent", "glove"]
+    assert match("mallard", categories) == ["Waterfowl"]
+    assert match("beetles", categories) == ["insect"]
+    assert match("boxing glove", categories) == ["glove"]
+    assert match("range", categories) == []
+
+
+def test_categories_that_no_noun_names_are_known() -> None:
+    assert all(map(is_spoken_of, [*COCO, *MORE, "waterfowl", "cat/feline"]))
+    assert not any(map(is_spoken_of, ["class_17", "xk", "n02123045"]))
 
 
 def test_a_known_longer_name_is_never_its_head_noun() -> None:
