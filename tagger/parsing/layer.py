@@ -165,7 +165,8 @@ def _features(ids: list[tuple[int, ...]], owners: list[int], values: list[list[i
         return np.zeros((0, len(templates[0])), np.uint32)
     which, what = templates
     joined = np.array(ids, np.uint32)[:, which] * _MIX ^ np.array(values, np.uint32)[owners][:, what]
-    return ((joined + np.arange(len(which), dtype=np.uint32) * _SALT) * _SPREAD) >> np.uint32(32 - BITS)
+    hashes: Features = (joined + np.arange(len(which), dtype=np.uint32) * _SALT) * _SPREAD
+    return hashes >> np.uint32(32 - BITS)
 
 
 def form_choices(doc: Doc, mentions: Mentions) -> tuple[list[int], list[list[str]], Features]:
