@@ -7,7 +7,8 @@ from spacy.tokens import Doc, Token
 from tagger.categories import objects365
 from tagger.categories.coco import ANIMATE, PEOPLE, SYNONYMS
 from tagger.english.lemmas import known_lemmas, noun_lemma, verb_lemma
-from tagger.english.words import COLOURS, TOOLS, words
+from tagger.english.words import COLOURS, FUNCTION_WORDS, TOOLS, words
+from tagger.parsing.tree import PART_NOUNS
 
 _GERUNDS = words(
     "standing sitting laying lying walking running riding holding wearing carrying grazing swimming flying eating "
@@ -212,7 +213,7 @@ def _is_last_noun(token: Token, before: Token) -> bool:
     """Detects the last word of "trees next to sidewalk", "the back of a railing" read as no noun."""
     if token.pos_ not in ("VERB", "AUX", "ADJ", "ADV", "X") or token.tag_ in ("VBN", "VBD"):
         return False
-    if token.lower_ in COLOURS or token.lower_ == "other":
+    if token.lower_ in COLOURS | FUNCTION_WORDS | PART_NOUNS or token.lower_ == "other":
         return False
     if token.i + 1 < len(token.doc) and token.nbor().pos_ != "PUNCT":
         return False

@@ -144,6 +144,7 @@ CASES = {
     "brown coat wearing person": "person wear coat",
     "a man is seated on a bench": "man sit on bench",
     "cat and dog looking at each other": "cat look at dog; dog look at cat",
+    "a man wearing a tie sitting down outside": "man wear tie",
     # a pronoun that stands for nobody named before
     "he is wearing a hat": "man wear hat",
     # nouns
