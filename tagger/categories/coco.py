@@ -10,7 +10,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "tween, kayaker, lumberjack, kiteboarder, parasailer, paraglider, skiier, wakeboarder, bodyboarder, "
         "paramedic, emt, santa, santa claus, princess, queen, king, knight, youngster, dj, artist, painter, judge, "
         "sheriff, marine, twin, sibling, grandson, granddaughter, gamer, hipster, backpacker, matador, rancher, "
-        "goaltender, baserunner, baseman, lineman, cowgirl, server, trainer, bystander, barista, windsurfer, man, "
+        "goaltender, baserunner, baseman, lineman, cowgirl, trainer, bystander, barista, windsurfer, man, "
         "woman, boy, girl, child, kid, baby, toddler, infant, lady, guy, gentleman, fellow, dude, male, female, "
         "human, adult, teen, teenager, youth, couple, family, crowd, audience, spectator, pedestrian, passenger, "
         "driver, pilot, rider, jockey, cowboy, cyclist, bicyclist, biker, motorcyclist, surfer, skier, snowboarder, "
@@ -34,7 +34,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "airplane": phrases("plane, aeroplane, aircraft, jet, airliner, jetliner, biplane, fighter jet"),
     "bus": phrases("shuttle bus, omnibus, minibus, coach bus, school bus, double decker"),
     "train": phrases(
-        "commuter train, train car, train engine, subway car, railway car, caboose, monorail, steam engine, "
+        "passenger car, commuter train, train car, train engine, subway car, railway car, caboose, monorail, steam engine, "
         "locomotive, tram, subway, streetcar, trolley, metro, railcar"
     ),
     "truck": phrases(
@@ -51,7 +51,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "parking meter": phrases("meter, parkingmeter"),
     "bench": phrases("park bench, pew"),
     "bird": phrases(
-        "emu, fowl, seagull, gull, pigeon, duck, goose, swan, parrot, owl, eagle, crow, sparrow, chicken, rooster, "
+        "baby bird, emu, fowl, seagull, gull, pigeon, duck, goose, swan, parrot, owl, eagle, crow, sparrow, chicken, rooster, "
         "hen, pelican, flamingo, peacock, ostrich, penguin, hawk, heron, hummingbird, duckling, robin"
     ),
     "cat": phrases("manx, siamese, calico, persian cat, kitten, kitty, feline"),
@@ -91,9 +91,9 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "kite": (),
     "baseball bat": phrases("bat"),
     "baseball glove": phrases("catcher's mitt, ball glove, fielder's glove, mitt, baseball mitt, catcher mitt, glove"),
-    "skateboard": phrases("skate board, board, longboard"),
+    "skateboard": phrases("skating board, skate board, board, longboard"),
     "surfboard": phrases(
-        "body board, bodyboard, surf board, board, boogie board, wakeboard, paddle board, paddleboard"
+        "surfing board, body board, bodyboard, surf board, board, boogie board, wakeboard, paddle board, paddleboard"
     ),
     "tennis racket": phrases("racket, racquet, tennis racquet, tennis paddle"),
     "bottle": phrases("wine bottle, water bottle, beer bottle"),
@@ -107,7 +107,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "fork": phrases("salad fork"),
     "knife": phrases("butter knife"),
     "spoon": phrases("tablespoon, ladle, teaspoon"),
-    "bowl": phrases("salad bowl, soup bowl, mixing bowl"),
+    "bowl": phrases("sugar bowl, salad bowl, soup bowl, mixing bowl"),
     "banana": phrases("banana bunch, plantain"),
     "apple": (),
     "sandwich": phrases(
@@ -129,7 +129,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "flowerpot, bonsai, potted palm, potted flower, potted tree, plant, houseplant, house plant, flower pot, "
         "pot plant"
     ),
-    "bed": phrases("bassinet, four poster, bunk, bunk bed, crib, cot, mattress"),
+    "bed": phrases("baby bed, bassinet, four poster, bunk, bunk bed, crib, cot, mattress"),
     "dining table": phrases("table, dinner table, kitchen table"),
     "toilet": phrases("latrine, loo, porta potty, urinal, toilet bowl, commode, toilet seat"),
     "tv": phrases(

@@ -11,36 +11,26 @@ import sys
 from pathlib import Path
 
 from tagger.categories.wordnet import TABLE
+from tagger.english.words import phrases, words
 
-ROOTS = (
-    "artifact",
-    "animal",
-    "person",
-    "food",
-    "solid food",
-    "fruit",
-    "vegetable",
-    "flower",
-    "geological formation",
-    "body part",
-)
-PICTURED = {"television": 2, "toilet": 2}
-"""Nouns whose most frequent sense in texts is not the one that pictures show, and the number of the latter."""
+ROOTS = phrases("artifact, animal, person, food, solid food, fruit, vegetable, flower, geological formation, body part")
+MISLEADING = words("tissue outlet ring plate poster moor hydrant television toilet")
+"""Nouns whose most frequent sense as a thing is not the one that pictures show. They are left out."""
 _LONGEST = 3
 
 
 def synsets(folder: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Returns the words and the hypernyms of each noun synset, by its offset."""
-    words, above = {}, {}
+    named, above = {}, {}
     for line in (folder / "data.noun").read_text().splitlines():
         if line.startswith(" "):
             continue
         offset, _, _, count, *rest = line.partition(" | ")[0].split()
         end = 2 * int(count, 16)
         pointers = rest[end + 1 :]
-        words[offset] = [word.replace("_", " ").lower() for word in rest[:end:2]]
+        named[offset] = [word.replace("_", " ").lower() for word in rest[:end:2]]
         above[offset] = [pointers[i + 1] for i in range(0, len(pointers) - 3, 4) if pointers[i] == "@"]
-    return words, above
+    return named, above
 
 
 def senses(folder: Path) -> dict[str, list[str]]:
@@ -49,21 +39,19 @@ def senses(folder: Path) -> dict[str, list[str]]:
     for line in (folder / "index.noun").read_text().splitlines():
         if not line.startswith(" "):
             word, _, count, *rest = line.split()
-            noun, ranked = word.replace("_", " "), rest[-int(count) :]
-            pictured = PICTURED.get(noun, 1) - 1
-            found[noun] = [ranked[pictured], *ranked[:pictured], *ranked[pictured + 1 :]]
+            found[word.replace("_", " ")] = rest[-int(count) :]
     return found
 
 
 def table(folder: Path) -> str:
     """Returns one line for each synset, parents before kinds: its words, and the numbers of its parents' lines."""
-    words, above = synsets(folder)
+    named, above = synsets(folder)
     order = senses(folder)
     kinds: dict[str, list[str]] = {}
     for synset, parents in above.items():
         for parent in parents:
             kinds.setdefault(parent, []).append(synset)
-    roots = {root: next(synset for synset in order[root] if root in words[synset]) for root in ROOTS}
+    roots = {root: next(synset for synset in order[root] if root in named[synset]) for root in ROOTS}
 
     def below(root: str) -> set[str]:
         reached = [root]
@@ -82,15 +70,16 @@ def table(folder: Path) -> str:
         parents = [parent for parent in above[synset] if parent in kept]
         for parent in parents:
             write(parent)
-        named = [
+        listed = [
             f"{word}#{order[word].index(synset) + 1}"
-            for word in words[synset]
+            for word in named[synset]
             if len(word.split()) <= _LONGEST
+            and word not in MISLEADING
             and not any(map(str.isdigit, word))
             and (synset not in people or people.issuperset(kept.intersection(order[word])))
         ]
         lines[synset] = len(written)
-        written.append(f"{','.join(named)}\t{' '.join(str(lines[parent]) for parent in parents)}")
+        written.append(f"{','.join(listed)}\t{' '.join(str(lines[parent]) for parent in parents)}")
 
     for synset in sorted(kept):
         write(synset)

@@ -59,7 +59,8 @@ HYPERNYMS: dict[str, tuple[str, ...]] = {
 }
 
 UNCLEAR = words(
-    "sign light ball glove racket racquet bat board bag meter glass disc disk plant card weight monitor feline canine paddle mitt"
+    "sign light ball glove racket racquet bat board bag meter glass disc disk plant card weight monitor feline canine paddle "
+    "mitt container footwear paper"
 )
 """Words that name a category alone or with a word of appearance, but rarely with a noun before them: "exit sign"."""
 
