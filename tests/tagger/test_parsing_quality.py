@@ -2,10 +2,22 @@
 
 import pytest
 
-from benchmarks.implications import shares_of
-from benchmarks.interactions import LITERAL, captions_of, categories_of, gold_of, shares
-from benchmarks.parsing import graph, lemmas_of, pairs_of, parsed, rows_of, score, written
-from benchmarks.vcoco_gold import read_interactions
+from benchmarks.parsing import (
+    LITERAL,
+    captions_of,
+    categories_of,
+    gold_of,
+    graph,
+    lemmas_of,
+    pairs_of,
+    parsed,
+    read_interactions,
+    rows_of,
+    score,
+    shares,
+    shares_of,
+    written,
+)
 from tagger.matching import read_paraphrases
 
 
@@ -19,13 +31,13 @@ def test_a_graph_is_read_in_lemmas_without_attributes() -> None:
 )
 def test_captions_are_read_as_people_read_them(shared, layer: str, least: tuple[float, ...]) -> None:
     captions, texts = rows_of(shared / "data/factual/dev.csv")
-    found, wanted = lemmas_of(parsed(captions, layer=layer)), [graph(text) for text in texts]
+    found, wanted = lemmas_of(parsed(captions, layer)), [graph(text) for text in texts]
     reached = (*score(found, wanted), *score(pairs_of(found), pairs_of(wanted)))
     assert all(share >= limit for share, limit in zip(reached, least, strict=True)), reached
 
 
 def test_triplets_are_written_as_a_graph_of_factual() -> None:
-    [triplets] = parsed(["two brown horses on a beach"], layer="rules")
+    [triplets] = parsed(["two brown horses on a beach"])
     assert written(triplets) == "( horses , is , brown ) , ( horses , is , 2 ) , ( horses , on , beach )"
 
 
