@@ -158,16 +158,14 @@ def test_digests_of_partitions_that_changed_on_the_disk_are_computed_again(
     source = coco(IMAGES, BOXES)
     monkeypatch.setattr("pipeline.data.partitioning._SETTLED_NS", -(10**12))
     first = digests(source, tmp_path)
-    indexes = tmp_path / "indexes"
-    files = [*indexes.glob("*/digests.json"), *indexes.glob("*-digests.json")]
-    assert list(damaged_files(LocalStore(tmp_path))) == [] and len(files) == 2
-    for kept in files:
-        original = kept.read_bytes()
-        for bit in range(0, 8 * len(original), 797):
-            _flip(kept, bit)
-            assert [(found.path, found.is_cache) for found in damaged_files(LocalStore(tmp_path))] == [(kept, True)]
-            assert digests(source, tmp_path) == first
-            kept.write_bytes(original)
+    (kept,) = (tmp_path / "indexes").glob("*-digests.json")
+    assert list(damaged_files(LocalStore(tmp_path))) == []
+    original = kept.read_bytes()
+    for bit in range(0, 8 * len(original), 797):
+        _flip(kept, bit)
+        assert [(found.path, found.is_cache) for found in damaged_files(LocalStore(tmp_path))] == [(kept, True)]
+        assert digests(source, tmp_path) == first
+        kept.write_bytes(original)
 
 
 def test_a_kept_index_still_needs_one_of_the_images(coco: Build, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from pipeline.data.images.opening import BadImage
 from pipeline.data.images.training_pixels import load_view, normalised
-from pipeline.data.images.training_view import DRAWS, Crop, TrainingView, ViewSettings, training_view, view_sizes
+from pipeline.data.images.training_view import DRAWS, Crop, TrainingView, ViewSettings, training_view, training_views
 from pipeline.data.images.views import to_pixels, view_size
 
 PAPER = {"image_size": 1333, "shortest": tuple(range(480, 801, 32)), "crop": 0.5}
@@ -40,7 +40,7 @@ def shown(image: Image.Image, view: TrainingView) -> np.ndarray:
 def test_loaded_images_have_the_announced_sizes(values):
     settings = ViewSettings(**values)
     draws = np.random.default_rng(2).random((20, DRAWS))
-    sizes = view_sizes(draws, np.full(20, 300), np.full(20, 200), settings)
+    sizes = training_views(draws, np.full(20, 300), np.full(20, 200), settings).sizes
     data = encoded(picture(), "JPEG")
     for row, (height, width) in zip(draws, sizes.tolist(), strict=True):
         pixels = load_view(data, training_view(row, 300, 200, settings))
@@ -184,7 +184,7 @@ def detr_size(width: int, height: int, size: int, max_size: int | None = None) -
 def test_sizes_of_many_images_are_those_of_each(values):
     settings = ViewSettings(**values)
     widths, heights = raw_sizes(200)
-    sizes = view_sizes(draws(200), widths, heights, settings)
+    sizes = training_views(draws(200), widths, heights, settings).sizes
     assert sizes.dtype == np.int32
     assert sizes.tolist() == [[view.height, view.width] for *_, view in views(200, settings)]
 
@@ -261,7 +261,7 @@ def test_the_longest_side_is_as_set():
 
 def test_the_shorter_side_is_drawn_and_the_longest_limited():
     settings = ViewSettings(image_size=640, shortest=(320, 480))
-    square, long = (view_sizes(draws(50), np.full(50, w), np.full(50, 500), settings) for w in (500, 2000))
+    square, long = (training_views(draws(50), np.full(50, w), np.full(50, 500), settings).sizes for w in (500, 2000))
     assert {tuple(size) for size in square.tolist()} == {(320, 320), (480, 480)}
     assert {tuple(size) for size in long.tolist()} == {(160, 640)}
 
