@@ -1,7 +1,9 @@
 """Measures the parser: `python -m benchmarks.parsing PART FILES`.
 
 graphs CSV      FACTUAL's captions (columns `caption` and `scene_graph`, e.g. "( man , ride , horse ) , ( horse , is ,
-                brown )"): precision and recall of triplets whose three lemmas match the graph's. Attributes are left out.
+                brown )"): precision and recall of triplets whose three lemmas match the graph's, and of pairs of subject
+                and object. Attributes are left out. FACTUAL's own scorer, if it is installed, also gives Set Match and
+                SPICE, which count attributes; our graphs lack nouns without relations, which costs both.
 interactions FOLDER
                 how many of V-COCO's (action, object) types captions propose: a triplet has a person as subject, the
                 object's category as object, and a predicate that states the action. FOLDER holds the boxes, interactions
@@ -24,11 +26,12 @@ import re
 import tempfile
 from argparse import Namespace
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from benchmarks.harness import Row, cpu_seconds, parser, run
@@ -38,8 +41,10 @@ from tagger.english.predicates import canonical
 from tagger.english.words import DETERMINERS, FUNCTION_WORDS, phrases, tokens_of
 from tagger.matching import Paraphrases, match, match_by_substrings, read_paraphrases
 from tagger.parsing.implied import CONSEQUENCES, following
+from tagger.parsing.layer import load_layer
 from tagger.parsing.parser import DEFAULT_PARSER, load_parser, parse_captions
 from tagger.parsing.wordings import authors_predicate, full_predicate
+from tagger.triplet import Triplet
 
 MISSING = "the authors' parser is not installed (pip install SceneGraphParser tabulate)"
 TURNS = 10
@@ -128,32 +133,74 @@ def _predicate_lemma(text: str) -> str:
     return " ".join(word if word in FUNCTION_WORDS else verb_lemma(word) for word in words)
 
 
-def rows_of(path: Path) -> tuple[list[str], list[set[Stated]]]:
-    """Returns the captions of a file, and the graph of each."""
+def rows_of(path: Path) -> tuple[list[str], list[str]]:
+    """Returns the captions of a file, and the graph of each as written."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return [row["caption"] for row in rows], [graph(row["scene_graph"]) for row in rows]
+    return [row["caption"] for row in rows], [row["scene_graph"] for row in rows]
 
 
-def triplets_of(captions: Sequence[str], model: str) -> list[set[Stated]]:
-    """Returns the lemmas of the triplets that our parser finds in each caption."""
-    parsed = parse_captions(captions, load_parser(model))
-    return [{(t.subject_lemma, full_predicate(t), t.object_lemma) for t in triplets} for triplets in parsed]
+def parsed(captions: Sequence[str], layer: str = "rules", implied: bool = False) -> list[list[Triplet]]:
+    """Returns the triplets that our parser finds in each caption."""
+    return parse_captions(captions, load_parser(), implied, load_layer() if layer == "learned" else None)
 
 
-def score(found: Sequence[set[Stated]], wanted: Sequence[set[Stated]]) -> tuple[float, float]:
+def lemmas_of(found: Sequence[Sequence[Triplet]]) -> list[set[Stated]]:
+    """Returns the lemmas of triplets."""
+    return [{(t.subject_lemma, full_predicate(t), t.object_lemma) for t in triplets} for triplets in found]
+
+
+def score(found: Sequence[Set[Any]], wanted: Sequence[Set[Any]]) -> tuple[float, float]:
     """Returns precision and recall over all captions."""
     right = sum(len(here & there) for here, there in zip(found, wanted, strict=True))
     return right / max(sum(map(len, found)), 1), right / max(sum(map(len, wanted)), 1)
 
 
+def pairs_of(stated: Sequence[set[Stated]]) -> list[set[tuple[str, str]]]:
+    """Returns the subjects with their objects."""
+    return [{(subject, object_) for subject, _, object_ in triplets} for triplets in stated]
+
+
+def written(triplets: Sequence[Triplet]) -> str:
+    """Returns triplets as a graph in FACTUAL's notation, with attributes and with nouns as written."""
+    facts = dict[str, None]()
+    for t in triplets:
+        ends = []
+        for text, lemma, attributes, count in (
+            (t.subject, t.subject_lemma, t.subject_attributes, t.subject_count),
+            (t.object, t.object_lemma, t.object_attributes, t.object_count),
+        ):
+            noun = " ".join(text.lower().split()[-len(lemma.split()) :])
+            ends.append(noun)
+            numbers = (str(count),) if count > 1 else ()
+            facts |= dict.fromkeys(f"( {noun} , is , {attribute} )" for attribute in (*attributes, *numbers))
+        facts[f"( {ends[0]} , {full_predicate(t)} , {ends[1]} )"] = None
+    return " , ".join(facts)
+
+
+def published_scores(found: Sequence[str], wanted: Sequence[str]) -> Iterator[Row]:
+    """Yields Set Match and SPICE by FACTUAL's scorer."""
+    if find_spec("factual_scene_graph") is None:
+        lacking = "FACTUAL's scorer is not installed (pip install --no-deps FactualSceneGraph tabulate nltk)"
+        yield Row("Set Match, SPICE", note=lacking)
+        return
+    for name, way, settings in (("Set Match", "set_match", ()), ("SPICE", "spice", (False, True))):
+        scorer = getattr(import_module(f"factual_scene_graph.evaluation.{way}_evaluation"), f"eval_{way}")
+        yield Row(
+            name, "%", 100 * fmean(float(scorer(*graphs, *settings)) for graphs in zip(found, wanted, strict=True))
+        )
+
+
 def measure_graphs(given: Namespace) -> Iterator[Row]:
-    """Yields precision and recall."""
-    captions, wanted = rows_of(given.csv)
-    found = triplets_of(captions, DEFAULT_PARSER)
-    precision, recall = score(found, wanted)
-    yield Row("precision", "share", precision, note=f"of {sum(map(len, found)):,} triplets found")
-    yield Row("recall", "share", recall, note=f"of {sum(map(len, wanted)):,} triplets wanted")
+    """Yields precision and recall of triplets and of pairs, and the published scores."""
+    captions, graphs = rows_of(given.csv)
+    triplets, wanted = parsed(captions, given.layer), [graph(text) for text in graphs]
+    found = lemmas_of(triplets)
+    for what, here, there in (("triplets", found, wanted), ("pairs", pairs_of(found), pairs_of(wanted))):
+        precision, recall = score(here, there)
+        yield Row(f"precision of {what}", "share", precision, note=f"of {sum(map(len, here)):,} found")
+        yield Row(f"recall of {what}", "share", recall, note=f"of {sum(map(len, there)):,} wanted")
+    yield from published_scores([written(each) for each in triplets], graphs)
 
 
 def types_of(triplets: Iterable[Ends], judge: Judge) -> Interactions:
@@ -168,9 +215,9 @@ def types_of(triplets: Iterable[Ends], judge: Judge) -> Interactions:
     }
 
 
-def ours(captions: Sequence[str], categories: Sequence[str], implied: bool = True) -> Iterator[Ends]:
+def ours(captions: Sequence[str], categories: Sequence[str], implied: bool, layer: str) -> Iterator[Ends]:
     """Yields our triplets of an image's captions."""
-    for triplets in parse_captions(captions, load_parser(), implied):
+    for triplets in parsed(captions, layer, implied):
         for t in triplets:
             yield Ends(match(t.subject_lemma, categories), t.predicate_lemma, match(t.object_lemma, categories))
 
@@ -224,13 +271,14 @@ def shares(
     gold: Mapping[int, Interactions],
     judge: Judge,
     paraphrases: Paraphrases,
+    layer: str = "rules",
 ) -> dict[str, tuple[float, float]]:
     """Returns each way's recall and precision on the gold types of images with captions; `read` has no implied triplets."""
     images = sorted(gold.keys() & captions.keys())
     ways: dict[str, Callable[[int], Iterator[Ends]]] = {
         "authors": lambda image: authors(captions[image], boxed[image], paraphrases),
-        "read": lambda image: ours(captions[image], boxed[image], implied=False),
-        "ours": lambda image: ours(captions[image], boxed[image]),
+        "read": lambda image: ours(captions[image], boxed[image], False, layer),
+        "ours": lambda image: ours(captions[image], boxed[image], True, layer),
     }
     wanted, found = sum(len(gold[image]) for image in images), {}
     for way, triplets in ways.items():
@@ -249,7 +297,7 @@ def measure_interactions(given: Namespace) -> Iterator[Row]:
     for kind, captions in captions_of(given.folder).items():
         said = f"{len(gold.keys() & captions.keys())} images"
         for name, judge in (("literal", LITERAL), ("stating", STATING)):
-            found = shares(captions, boxed, gold, judge, paraphrases)
+            found = shares(captions, boxed, gold, judge, paraphrases, given.layer)
             for way in ("read", "ours"):
                 recall, precision = zip(found[way], found["authors"], strict=True)
                 yield Row(f"{kind}, {name}: types proposed, {way}", "share", *recall, note=said)
@@ -322,10 +370,12 @@ if __name__ == "__main__":
     parts = options.add_subparsers()
     chosen = parts.add_parser("graphs")
     chosen.add_argument("csv", type=Path)
+    chosen.add_argument("--layer", choices=("rules", "learned"), default="rules")
     chosen.set_defaults(measure=measure_graphs)
     chosen = parts.add_parser("interactions")
     chosen.add_argument("folder", type=Path)
     chosen.add_argument("--dictionary", type=Path, help="paraphrases in the authors' JSON format")
+    chosen.add_argument("--layer", choices=("rules", "learned"), default="rules")
     chosen.set_defaults(measure=measure_interactions)
     chosen = parts.add_parser("implied")
     chosen.add_argument("annotations", type=Path)

@@ -1,6 +1,6 @@
 """Maps the nouns of a caption to the box categories of one image, by our rules or the authors'."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -8,13 +8,18 @@ from typing import Annotated, Any, TypeVar
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from tagger.categories import coco, objects365
-from tagger.categories.shared import HYPERNYMS, OTHER_THINGS
+from tagger.categories.shared import HYPERNYMS, IMITATED_BY, OTHER_THINGS, UNCLEAR, YOUNG
+from tagger.categories.wordnet import kinds_above, may_be
 from tagger.english.lemmas import phrase_lemma
+from tagger.english.words import names_more
 
 T = TypeVar("T")
 
 NounReader = Callable[[str, str, Collection[str]], list[str]]
 """Maps a noun as written, its lemma and the image's categories to the categories that it means."""
+
+_Names = Callable[[str], frozenset[str]]
+"""Returns words for a category."""
 
 Texts = list[Annotated[str, StringConstraints(min_length=1)]]
 Paraphrases = dict[str, Texts]
@@ -31,25 +36,72 @@ def match(noun: str, categories: Collection[str], more: Mapping[str, Collection[
     The phrase is read from its head (last word) and its longest known ending decides: "teddy bear" is not a bear,
     "brown teddy bear" is a teddy bear, and an unknown "dog bowl" is a bowl. A category that has the ending as its own
     name beats one that has it as a synonym, which beats the kinds of a broader word ("animal" for a dog); broader
-    categories ("fire truck" for a truck) come last. Each part of a slash name ("handbag/satchel") can match.
+    categories ("fire truck" for a truck) come next, and last what WordNet says it is a kind of ("beagle" for a dog).
+    A word of `UNCLEAR` counts as more than a category's own name only where no noun comes before it. Each part of a slash
+    name ("handbag/satchel") can match.
     """
     words = phrase_lemma(noun).split()
     distinct = list(dict.fromkeys(categories))
     for start in range(len(words)):
         phrase = " ".join(words[start:])
-        for names in (_own_names, _synonyms, _broader_words):
-            meant = [category for category in distinct if phrase in names(category)]
-            if more and names is _synonyms:
-                meant = [category for category in distinct if category in meant or phrase in more.get(category, ())]
-            if meant:
-                return meant
-        for word in _broader(phrase):
-            meant = [category for category in distinct if word in _own_names(category) | _synonyms(category)]
-            if meant:
-                return meant
-        if phrase in _known_phrases():
+        if start and phrase in YOUNG and may_be(words[start - 1], "animal"):
+            return match(" ".join(words[:start]), categories, more)
+        if start and words[start - 1] in IMITATED_BY:
             return []
+        is_clear = phrase not in UNCLEAR or not start or not names_more(f"{words[start - 1]} {phrase}")
+        meant = _named(phrase, distinct, more, _OF_NOUNS if is_clear else _OF_UNCLEAR)
+        if meant or not is_clear or phrase in OTHER_THINGS:
+            return meant
+        is_known = phrase in _known_phrases()
+        kinds = kinds_above(phrase)
+        meant = _meant(_names_with(phrase), distinct, more) or _meant(kinds, distinct, more, is_known)
+        # A "cereal bowl" is a bowl, though WordNet has another sense of "bowl" in mind than ours.
+        if meant or is_known or (kinds and not may_be(phrase, words[-1])):
+            return meant
     return []
+
+
+def _meant(
+    kinds: Iterable[Sequence[str]],
+    categories: Sequence[str],
+    more: Mapping[str, Collection[str]] | None,
+    is_above: bool = False,
+) -> list[str]:
+    """Returns the categories that the nearest kind names. Above a thing that we know, only a category's own name counts."""
+    for number, words in enumerate(kinds):
+        for word in words:
+            if meant := _named(word, categories, more, _OF_UNCLEAR if is_above or word in UNCLEAR else _OF_KINDS):
+                return meant
+        is_above = is_above or (number > 0 and not _known_phrases().isdisjoint(words))
+    return []
+
+
+def _named(
+    phrase: str, categories: Sequence[str], more: Mapping[str, Collection[str]] | None, tables: Sequence[_Names]
+) -> list[str]:
+    """Returns the categories that have the phrase in the first of the tables that has it, or else a broader word for it."""
+    for names in tables:
+        meant = [category for category in categories if phrase in names(category)]
+        if more and names is _synonyms:
+            meant = [category for category in categories if category in meant or phrase in more.get(category, ())]
+        if meant:
+            return meant
+    for word in _broader(phrase) if _synonyms in tables else ():
+        if meant := [category for category in categories if word in _own_names(category) | _synonyms(category)]:
+            return meant
+    return []
+
+
+@lru_cache(maxsize=1 << 14)
+def _names_with(phrase: str) -> tuple[tuple[str, ...], ...]:
+    """Returns the plain names that have the phrase as a synonym, as one kind of `kinds_above`."""
+    return (tuple(name for name, synonyms in _synonym_table().items() if phrase in synonyms),)
+
+
+def is_spoken_of(category: str) -> bool:
+    """Whether captions have nouns for a category: it has one of our names, or WordNet knows it."""
+    names = _own_names(category)
+    return bool(names & _known_phrases()) or any(map(kinds_above, names))
 
 
 @lru_cache(maxsize=1 << 14)
@@ -69,6 +121,10 @@ def _synonyms(category: str) -> frozenset[str]:
 def _broader_words(category: str) -> frozenset[str]:
     names = _own_names(category)
     return frozenset(word for word, kinds in _hypernym_table().items() if names & kinds)
+
+
+_OF_NOUNS, _OF_KINDS, _OF_UNCLEAR = (_own_names, _synonyms, _broader_words), (_own_names, _synonyms), (_own_names,)
+"""The tables for nouns, for what these are kinds of, and for nouns whose meaning hangs on the noun before them."""
 
 
 @lru_cache(maxsize=1 << 14)

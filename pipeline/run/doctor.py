@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, distribution, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,12 @@ from pipeline.training.tracking.trackers import require_extras
 from pipeline.training.vocabulary import is_tokenizer
 from storage.errors import FatalError, PipelineError
 from storage.open_store import is_remote
+from tagger.matching import is_spoken_of
 
 QUICK = 2**25
 """Size in bytes below which annotations are read at once, in about a second."""
+LOOKED_AT = 1000
+"""Number of images whose categories are looked at."""
 GIB = 2**30
 LEAST_GIB_A_WORKER = 1.5
 """Memory of a worker with a small captioner."""
@@ -120,11 +124,16 @@ def _annotations(context: RunContext) -> Iterator[Finding]:
             yield Finding("note", what, "not checked, since reading them takes long; the run reads them first")
             continue
         try:
-            doubts = box_doubts(source.name, open_index(source, indexes if known else None))
+            records = open_index(source, indexes if known else None)
+            doubts = box_doubts(source.name, records)
         except AnnotationError as error:
             yield Finding("missing", what, str(error))
             continue
         yield Finding("note" if doubts else "ok", what, doubts or "boxes are in pixels and fit their images")
+        named = {box.category for record in islice(records, LOOKED_AT) for box in record.boxes}
+        if unnamed := sorted(name for name in named if not is_spoken_of(name)):
+            hint = f"no noun of captions names {', '.join(unnamed)}; name a file of phrases for them in tag.paraphrases"
+            yield Finding("note", f"categories of {source.name}", hint)
 
 
 def _weights(context: RunContext) -> Iterator[Finding]:

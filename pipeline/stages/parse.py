@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
@@ -17,6 +17,7 @@ from pipeline.stages.parse_cache import ParseCache
 from storage.digests import digest_path
 from storage.errors import FatalError
 from storage.tables import TRIPLETS
+from tagger.parsing import LAYER
 from tagger.triplet import Triplet
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class ParseSettings(Settings):
     """The spaCy pipeline whose dependency trees the rules read: the name of an installed package, or a folder."""
     implied: bool = True
     """Whether to add what an activity implies, e.g. a skier's skis. It becomes a label only where the image has such a box."""
+    layer: Literal["rules", "learned"] = "rules"
+    """Who has the last word: the rules, or linear models that learnt from FACTUAL's captions and revise what the rules find."""
     neural: Path | None = file_read(None)
     """Folder of a sequence-to-sequence model that writes scene graphs, used instead of rules; its content is in the key."""
     batch_size: int = runtime(32, ge=1)
@@ -45,7 +48,7 @@ class ParseStage(Stage):
     """Parses the captions of one partition. Each distinct caption is parsed once for all partitions and runs."""
 
     name = "parse"
-    version = 6
+    version = 7
     reads = ("captions",)
     writes = "triplets"
     loads = "the parser"
@@ -57,17 +60,17 @@ class ParseStage(Stage):
         """The settings that change triplets, with the version of an installed spaCy model; folders are in `weights`."""
         if self.settings.neural is not None:
             return {}
-        if Path(self.settings.model).is_dir():
-            return {"implied": self.settings.implied}
+        chosen = {"implied": self.settings.implied, "layer": self.settings.layer}
         model = self.settings.model
-        return {"implied": self.settings.implied, "model": model, "model_version": installed_version(model)}
+        return chosen if Path(model).is_dir() else chosen | {"model": model, "model_version": installed_version(model)}
 
     def weights(self) -> dict[str, Path]:
-        """The folder of the neural model, or of a spaCy pipeline given as a folder."""
+        """The folder of the neural model, or the layer's weights and the folder of a spaCy pipeline given as one."""
         if self.settings.neural is not None:
             return {"neural": self.settings.neural}
         folder = Path(self.settings.model)
-        return {"parser": folder} if folder.is_dir() else {}
+        layer = {"layer": LAYER} if self.settings.layer == "learned" else {}
+        return layer | ({"parser": folder} if folder.is_dir() else {})
 
     def imports(self) -> tuple[str, ...]:
         """Returns the module of the parser."""
@@ -118,6 +121,7 @@ class ParseStage(Stage):
         return {"captions": len(texts), "distinct captions": len(set(texts)), "triplets": triplets}
 
     def _reader(self) -> Callable[[Sequence[str]], list[list[Triplet]]]:
+        from tagger.parsing.layer import load_layer
         from tagger.parsing.parser import ParserUnavailableError, load_parser, parse_captions
 
         settings: ParseSettings = self.settings
@@ -133,7 +137,8 @@ class ParseStage(Stage):
             parser = load_parser(settings.model)
         except ParserUnavailableError as error:
             raise FatalError(f"parse.model: {error}") from error
-        return lambda captions: parse_captions(captions, parser, settings.implied)
+        layer = load_layer() if settings.layer == "learned" else None
+        return lambda captions: parse_captions(captions, parser, settings.implied, layer)
 
     def _parser_version(self) -> str:
         """Everything but the caption that decides a parse, as one string."""

@@ -7,11 +7,14 @@ from tagger.english.words import phrases, words
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "person": phrases(
-        "man, woman, boy, girl, child, kid, baby, toddler, infant, lady, guy, gentleman, fellow, dude, male, "
-        "female, human, adult, teen, teenager, youth, couple, family, crowd, audience, spectator, pedestrian, "
-        "passenger, driver, pilot, rider, jockey, cowboy, cyclist, bicyclist, biker, motorcyclist, surfer, "
-        "skier, snowboarder, skateboarder, boarder, skater, equestrian, swimmer, diver, runner, jogger, climber, "
-        "hiker, athlete, owner, "
+        "tween, kayaker, lumberjack, kiteboarder, parasailer, paraglider, skiier, wakeboarder, bodyboarder, "
+        "paramedic, emt, santa, santa claus, princess, queen, king, knight, youngster, dj, artist, painter, judge, "
+        "sheriff, marine, twin, sibling, grandson, granddaughter, gamer, hipster, backpacker, matador, rancher, "
+        "goaltender, baserunner, baseman, lineman, cowgirl, trainer, bystander, barista, windsurfer, man, "
+        "woman, boy, girl, child, kid, baby, toddler, infant, lady, guy, gentleman, fellow, dude, male, female, "
+        "human, adult, teen, teenager, youth, couple, family, crowd, audience, spectator, pedestrian, passenger, "
+        "driver, pilot, rider, jockey, cowboy, cyclist, bicyclist, biker, motorcyclist, surfer, skier, snowboarder, "
+        "skateboarder, boarder, skater, equestrian, swimmer, diver, runner, jogger, climber, hiker, athlete, owner, "
         "player, teammate, batter, pitcher, catcher, umpire, referee, fielder, goalie, coach, golfer, boxer, "
         "policeman, policewoman, cop, officer, soldier, guard, fireman, firefighter, worker, workman, employee, "
         "businessman, businesswoman, waiter, waitress, chef, cook, baker, bartender, barber, vendor, farmer, "
@@ -22,95 +25,134 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "clerk, courier, mailman, postman, carpenter, gardener, mechanic, butcher, sailor, lifeguard, goalkeeper, "
         "pianist, drummer, violinist, priest, monk, nun, scientist, lawyer"
     ),
-    "bicycle": phrases("bike, cycle, mountain bike, tricycle"),
-    "car": phrases("automobile, sedan, suv, taxi, cab, jeep, van, minivan, convertible, auto"),
+    "bicycle": phrases("bmx, beach cruiser, tandem, bike, cycle, mountain bike, tricycle"),
+    "car": phrases("hearse, automobile, sedan, suv, taxi, cab, jeep, van, minivan, convertible, auto"),
     "motorcycle": phrases(
-        "motorbike, motor bike, dirt bike, scooter, motor scooter, vespa, moped, bike, motor cycle, harley"
+        "harley davidson, chopper, motocross bike, minibike, motorbike, motor bike, dirt bike, scooter, motor "
+        "scooter, vespa, moped, bike, motor cycle, harley"
     ),
     "airplane": phrases("plane, aeroplane, aircraft, jet, airliner, jetliner, biplane, fighter jet"),
-    "bus": phrases("minibus, coach bus, school bus, double decker"),
-    "train": phrases("locomotive, tram, subway, streetcar, trolley, metro, railcar"),
-    "truck": phrases("lorry, pickup, pick-up, trailer, van, fire engine, semi, pickup truck"),
-    "boat": phrases("ship, sailboat, canoe, kayak, ferry, yacht, rowboat, speedboat, raft, gondola, vessel"),
+    "bus": phrases("shuttle bus, omnibus, minibus, coach bus, school bus, double decker"),
+    "train": phrases(
+        "passenger car, commuter train, train car, train engine, subway car, railway car, caboose, monorail, steam engine, "
+        "locomotive, tram, subway, streetcar, trolley, metro, railcar"
+    ),
+    "truck": phrases(
+        "big rig, flatbed, eighteen wheeler, tractor trailer, lorry, pickup, pick-up, trailer, van, fire engine, "
+        "semi, pickup truck"
+    ),
+    "boat": phrases(
+        "cruise liner, dinghy, skiff, watercraft, tug, schooner, trawler, ship, sailboat, canoe, kayak, ferry, "
+        "yacht, rowboat, speedboat, raft, gondola, vessel"
+    ),
     "traffic light": phrases("stoplight, stop light, traffic signal, signal light"),
     "fire hydrant": phrases("hydrant"),
     "stop sign": phrases("stopsign"),
     "parking meter": phrases("meter, parkingmeter"),
     "bench": phrases("park bench, pew"),
     "bird": phrases(
-        "seagull, gull, pigeon, duck, goose, swan, parrot, owl, eagle, crow, sparrow, chicken, rooster, hen, "
-        "pelican, flamingo, peacock, ostrich, penguin, hawk, heron, hummingbird, duckling, robin"
+        "baby bird, emu, fowl, seagull, gull, pigeon, duck, goose, swan, parrot, owl, eagle, crow, sparrow, chicken, rooster, "
+        "hen, pelican, flamingo, peacock, ostrich, penguin, hawk, heron, hummingbird, duckling, robin"
     ),
-    "cat": phrases("kitten, kitty, feline"),
+    "cat": phrases("manx, siamese, calico, persian cat, kitten, kitty, feline"),
     "dog": phrases(
-        "puppy, pup, doggy, canine, poodle, dalmatian, labrador, terrier, bulldog, pug, chihuahua, corgi, german "
-        "shepherd, golden retriever, retriever"
+        "lab, labradoodle, shiba inu, jack russell, pitbull, doggie, pooch, mastiff, shih tzu, pit bull, puppy, "
+        "pup, doggy, canine, poodle, dalmatian, labrador, terrier, bulldog, pug, chihuahua, corgi, german shepherd, "
+        "golden retriever, retriever"
     ),
-    "horse": phrases("pony, foal, mare, stallion, colt, race horse"),
-    "sheep": phrases("lamb, ram, ewe"),
-    "cow": phrases("cattle, bull, calf, ox, bison, buffalo, heifer, steer"),
+    "horse": phrases("thoroughbred, steed, clydesdale, gelding, pony, foal, mare, stallion, colt, race horse"),
+    "sheep": phrases("mountain sheep, bighorn sheep, lamb, ram, ewe"),
+    "cow": phrases(
+        "bovine, holstein, jersey cow, highland cow, longhorn, water buffalo, cattle, bull, calf, ox, bison, "
+        "buffalo, heifer, steer"
+    ),
     "elephant": phrases("baby elephant"),
     "bear": phrases("polar bear, grizzly, bear cub, panda"),
     "zebra": (),
     "giraffe": (),
-    "backpack": phrases("rucksack, knapsack, back pack, bag, book bag"),
+    "backpack": phrases("school bag, daypack, haversack, rucksack, knapsack, back pack, bag, book bag"),
     "umbrella": phrases("parasol"),
-    "handbag": phrases("purse, bag, hand bag, tote, shoulder bag, tote bag"),
-    "tie": phrases("necktie, bow tie, bowtie, neck tie"),
-    "suitcase": phrases("luggage, briefcase, suit case, baggage, bag, carry-on"),
-    "frisbee": phrases("disc, disk, frisby"),
-    "skis": (),
+    "handbag": phrases(
+        "clutch, clutch bag, satchel, messenger bag, pocketbook, purse, bag, hand bag, tote, shoulder bag, tote bag"
+    ),
+    "tie": phrases("cravat, necktie, bow tie, bowtie, neck tie"),
+    "suitcase": phrases(
+        "luggage case, duffel bag, duffle bag, travel bag, carry on bag, luggage bag, luggage, briefcase, suit "
+        "case, baggage, bag, carry-on"
+    ),
+    "frisbee": phrases("frisbee disc, flying disc, disc, disk, frisby"),
+    "skis": phrases("snow ski, water ski"),
     "snowboard": phrases("snow board, board"),
     "sports ball": phrases(
-        "ball, soccer ball, football, basketball, baseball, volleyball, tennis ball, beach ball, soccerball"
+        "kick ball, softball, rugby ball, golf ball, cricket ball, kickball, dodgeball, basket ball, base ball, "
+        "foot ball, soft ball, toy ball, exercise ball, ball, soccer ball, football, basketball, baseball, "
+        "volleyball, tennis ball, beach ball, soccerball"
     ),
     "kite": (),
     "baseball bat": phrases("bat"),
-    "baseball glove": phrases("mitt, baseball mitt, catcher mitt, glove"),
-    "skateboard": phrases("skate board, board, longboard"),
-    "surfboard": phrases("surf board, board, boogie board, wakeboard, paddle board, paddleboard"),
+    "baseball glove": phrases("catcher's mitt, ball glove, fielder's glove, mitt, baseball mitt, catcher mitt, glove"),
+    "skateboard": phrases("skating board, skate board, board, longboard"),
+    "surfboard": phrases(
+        "surfing board, body board, bodyboard, surf board, board, boogie board, wakeboard, paddle board, paddleboard"
+    ),
     "tennis racket": phrases("racket, racquet, tennis racquet, tennis paddle"),
     "bottle": phrases("wine bottle, water bottle, beer bottle"),
-    "wine glass": phrases("wineglass, glass, champagne glass, goblet"),
-    "cup": phrases("mug, glass, coffee cup, teacup, tea cup, coffee mug, tumbler"),
-    "fork": (),
-    "knife": phrases("butter knife"),
-    "spoon": phrases("ladle, teaspoon"),
-    "bowl": phrases("soup bowl, mixing bowl"),
-    "banana": (),
-    "apple": (),
-    "sandwich": phrases("burger, hamburger, sub, cheeseburger, panini"),
-    "orange": phrases("tangerine, mandarin, clementine"),
-    "broccoli": (),
-    "carrot": (),
-    "hot dog": phrases("hotdog"),
-    "pizza": phrases("pizza slice, pizza pie"),
-    "donut": phrases("doughnut"),
-    "cake": phrases("cupcake, birthday cake, cheesecake, wedding cake"),
-    "chair": phrases("armchair, arm chair, stool, recliner, rocking chair, lawn chair"),
-    "couch": phrases("sofa, loveseat, love seat, settee"),
-    "potted plant": phrases("plant, houseplant, house plant, flower pot, pot plant"),
-    "bed": phrases("bunk bed, crib, cot, mattress"),
-    "dining table": phrases("table, dinner table, kitchen table"),
-    "toilet": phrases("urinal, toilet bowl, commode, toilet seat"),
-    "tv": phrases(
-        "television, monitor, tv screen, television set, tv set, computer monitor, computer screen, flat screen, "
-        "computer"
+    "wine glass": phrases(
+        "champagne flute, martini glass, cocktail glass, stemware, wineglass, glass, champagne glass, goblet"
     ),
-    "laptop": phrases("laptop computer, computer, notebook computer, macbook"),
+    "cup": phrases(
+        "measuring cup, beer glass, drinking glass, juice glass, water glass, pint glass, stein, tankard, beer mug, "
+        "mug, glass, coffee cup, teacup, tea cup, coffee mug, tumbler"
+    ),
+    "fork": phrases("salad fork"),
+    "knife": phrases("butter knife"),
+    "spoon": phrases("tablespoon, ladle, teaspoon"),
+    "bowl": phrases("sugar bowl, salad bowl, soup bowl, mixing bowl"),
+    "banana": phrases("banana bunch, plantain"),
+    "apple": (),
+    "sandwich": phrases(
+        "blt, hoagie, gyro, po boy, grilled cheese, reuben, submarine sandwich, burger, hamburger, sub, "
+        "cheeseburger, panini"
+    ),
+    "orange": phrases("tangerine, mandarin, clementine"),
+    "broccoli": phrases("brocolli, brocoli, broccoli floret"),
+    "carrot": (),
+    "hot dog": phrases("hot-dog, frankfurter, wiener, weiner, chili dog, hotdog"),
+    "pizza": phrases("pizza slice, pizza pie"),
+    "donut": phrases("donut hole, doughnut hole, bear claw, cruller, doughnut"),
+    "cake": phrases("fruitcake, bundt, torte, cupcake, birthday cake, cheesecake, wedding cake"),
+    "chair": phrases(
+        "barstool, lounger, lawnchair, throne, armchair, arm chair, stool, recliner, rocking chair, lawn chair"
+    ),
+    "couch": phrases("sectional, futon, sofa, loveseat, love seat, settee"),
+    "potted plant": phrases(
+        "flowerpot, bonsai, potted palm, potted flower, potted tree, plant, houseplant, house plant, flower pot, "
+        "pot plant"
+    ),
+    "bed": phrases("baby bed, bassinet, four poster, bunk, bunk bed, crib, cot, mattress"),
+    "dining table": phrases("table, dinner table, kitchen table"),
+    "toilet": phrases("latrine, loo, porta potty, urinal, toilet bowl, commode, toilet seat"),
+    "tv": phrases(
+        "telly, flatscreen, flat-screen, hdtv, lcd, tv monitor, television, monitor, tv screen, television set, tv "
+        "set, computer monitor, computer screen, flat screen, computer"
+    ),
+    "laptop": phrases("lap top, chromebook, netbook, laptop computer, computer, notebook computer, macbook"),
     "mouse": phrases("computer mouse"),
-    "remote": phrases("remote control, controller, game controller, wii remote, wiimote, tv remote"),
+    "remote": phrases("clicker, nunchuck, remote control, controller, game controller, wii remote, wiimote, tv remote"),
     "keyboard": phrases("computer keyboard"),
-    "cell phone": phrases("phone, cellphone, mobile phone, mobile, smartphone, smart phone, telephone, iphone"),
+    "cell phone": phrases(
+        "blackberry, handset, smart-phone, phone, cellphone, mobile phone, mobile, smartphone, smart phone, "
+        "telephone, iphone"
+    ),
     "microwave": phrases("microwave oven"),
     "oven": phrases("stove, cooker, stove top, toaster oven"),
     "toaster": (),
     "sink": phrases("washbasin, basin, wash basin"),
-    "refrigerator": phrases("fridge, freezer, refridgerator"),
-    "book": phrases("novel, textbook, notebook"),
-    "clock": phrases("clock face, alarm clock"),
-    "vase": (),
-    "scissors": phrases("pair of scissors"),
+    "refrigerator": phrases("icebox, fridge, freezer, refridgerator"),
+    "book": phrases("comic book, hardcover, bible, dictionary, volume, paperback, hardback, novel, textbook, notebook"),
+    "clock": phrases("timepiece, cuckoo clock, clock face, alarm clock"),
+    "vase": phrases("urn"),
+    "scissors": phrases("shears, pair of scissors"),
     "teddy bear": phrases("teddy, stuffed bear, toy bear, stuffed animal"),
     "hair drier": phrases("hair dryer, hairdryer, blow dryer, blow drier"),
     "toothbrush": phrases("tooth brush"),

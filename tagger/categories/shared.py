@@ -1,6 +1,6 @@
 """What the categories of all datasets share: broader words with their kinds, and phrases of other things."""
 
-from tagger.english.words import phrases
+from tagger.english.words import phrases, words
 
 HYPERNYMS: dict[str, tuple[str, ...]] = {
     "animal": phrases(
@@ -58,33 +58,35 @@ HYPERNYMS: dict[str, tuple[str, ...]] = {
     "pan": phrases("pot"),
 }
 
+UNCLEAR = words(
+    "sign light ball glove racket racquet bat board bag meter glass disc disk plant card weight monitor feline canine paddle "
+    "mitt container footwear paper"
+)
+"""Words that name a category alone or with a word of appearance, but rarely with a noun before them: "exit sign"."""
+
+IMITATED_BY = words("toy model mechanical carousel rocking hobby gummy lego origami inflatable")
+"""What comes before the name of something that is an image of the thing: "toy car"."""
+
+YOUNG = words("calf cub pup puppy foal chick kitten kit")
+"""The young of several animals: the word before says whose, as in "elephant calf"."""
 
 OTHER_THINGS = frozenset(
     phrases(
-        "adams apple, air bag, baby monitor, bean bag, beer pitcher, bird bath, bird cage, bird house, boat "
-        "house, bottle cap, bottle opener, bowling pin, boxer shorts, boxing glove, brake light, bulletin "
-        "board, cable car, cable tie, cake stand, candy apple, car seat, cat tail, ceiling light, chalk "
-        "board, changing table, chicken wire, circuit board, clothes horse, coast guard, compact disc, corn "
-        "dog, cotton ball, crab apple, crab cake, cricket bat, crystal ball, cue ball, cutting board, diaper "
-        "bag, disco ball, dish washer, diving board, dog house, doll house, dust pan, egg cup, electric "
-        "chair, eye ball, eye glass, field glass, fire place, fish cake, flash light, flood light, flower "
-        "bed, garbage bag, garden bed, gas meter, ginger bread man, gingerbread man, glass pitcher, gold "
-        "fish, golf bag, golf cart, grape fruit, gravy boat, grocery bag, gum ball, gummy bear, hand truck, "
-        "hard disk, head board, head light, heart monitor, high chair, hobby horse, hour glass, ice bag, ice "
-        "cream sandwich, ironing board, king pin, knee guard, light bulb, light fixture, looking glass, "
-        "magnifying glass, mail bag, meat ball, mechanical bull, mickey mouse, milk glass, milk pitcher, "
-        "model airplane, model train, mouse pad, mouth guard, movie screen, mud guard, music keyboard, net "
-        "ball, night light, notice board, oven glove, oven mitt, paddle boat, pan cake, paper airplane, paper "
-        "bag, paper plane, paper towel, pay phone, piano keyboard, pin ball, ping pong table, pitch fork, "
-        "plant pot, plastic bag, plate glass, pool table, power plant, prairie dog, pressure cooker, price "
-        "tag, projection screen, projector screen, punch bowl game, punching bag, railroad tie, rice cake, "
-        "river bed, rocking horse, saddle bag, salt shaker, sand bag, saw horse, score board, screw driver, "
-        "sea bass, sea cow, sea horse, sea lion, shin guard, shower screen, side board, sign board, skate "
-        "park, sleeping bag, snow ball, snow man, space ship, spider man, spot light, stained glass, straw "
-        "man, street light, suction cup, sun light, sun screen, super bowl, table cloth, table runner, table "
-        "tennis table, tail light, tea bag, toilet paper, toy airplane, toy boat, toy car, toy train, toy "
-        "truck, train bridge, train station, trash bag, truck bed, tuning fork, twist tie, urinal cake, "
-        "washing machine, water bed, water fountain, water meter, water pitcher, water table, white board, "
-        "wind screen, wire cutter, work bench, world cup, zip tie"
+        "adam's apple, adams apple, air hockey table, airship, baby monitor, balloon, battering ram, bear paw, beer "
+        "pitcher, bird bath, bleacher, booth, bottle cap, boxing glove, bulletin board, bumper, bus stop sign, cable "
+        "car, cable tie, car seat, chalk board, changing table, check book, clothes horse, coast guard, compact disc, "
+        "console, cooler, corn dog, cotton ball, counter, crab apple, crab cake, cue ball, cutting board, dish "
+        "washer, dust pan, dutch oven, electric chair, electric meter, fish cake, flower bed, fried chicken, garden "
+        "bed, ginger bread man, gingerbread man, glass pitcher, glider, gold fish, golf cart, grape fruit, gravy "
+        "boat, grinder, gummy bear, hand truck, high chair, ice cream sandwich, jet ski, keypad, knee guard, latex "
+        "glove, light bulb, light fixture, looking glass, match book, mickey mouse, milk pitcher, mouth guard, movie "
+        "screen, mud guard, music keyboard, operating table, oven glove, oven mitt, paddle boat, pan cake, paper "
+        "airplane, paper plane, paper towel, pay phone, periodic table, piano keyboard, ping pong table, pitch fork, "
+        "plant pot, plastic bag, pommel horse, pool table, pressure cooker, projection screen, projector screen, "
+        "railroad tie, rice cake, river bed, roast chicken, roast turkey, rubber glove, salt shaker, saw horse, screw "
+        "driver, sea lion, shower screen, snow man, space ship, spider man, straw man, street light, sun screen, "
+        "super bowl, switch, table runner, table tennis table, tea bag, toilet paper, twist tie, urinal cake, vinyl "
+        "disc, washing machine, water bed, water pitcher, website, white board, wind screen, work bench, worker bee, "
+        "world cup, zip tie"
     )
 )

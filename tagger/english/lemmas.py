@@ -67,6 +67,8 @@ _OVERRIDES = {
     "scissors": "scissors",
     "fries": "fries",
     "greens": "greens",
+    "oxen": "ox",
+    "veggies": "veggie",
 }
 
 _DRINKS = words("wine shot beer champagne water drinking martini cocktail juice")
@@ -112,6 +114,7 @@ _IRREGULAR = {
     "laying": "lie",
     "laid": "lie",
     "rose": "rise",
+    "seated": "sit",
 }
 
 

@@ -9,7 +9,17 @@ from spacy.tokens import Doc, Token
 from tagger.english.lemmas import noun_lemma, phrase_lemma, verb_lemma
 from tagger.english.predicates import canonical
 from tagger.english.words import BODY_PARTS, words
-from tagger.parsing.implied import IMPLIED, Means, Reading, consequences, means_of_person, means_of_verb, reading
+from tagger.parsing.implied import (
+    IMPLIED,
+    REWORDED,
+    Means,
+    Reading,
+    consequences,
+    means_of_person,
+    means_of_verb,
+    reading,
+)
+from tagger.parsing.layer import Layer
 from tagger.parsing.tree import NO_LINK, PART_NOUNS, Mentions, Phrase, Phrases, Subjects
 from tagger.triplet import Triplet
 
@@ -39,12 +49,14 @@ class Extraction:
     character by character, and spans are cut from `caption`.
     """
 
-    def __init__(self, doc: Doc, caption: str, added: int = 0) -> None:
-        self._doc, self._caption, self._added = doc, caption, added
-        self._mentions = Mentions(doc)
+    def __init__(self, doc: Doc, caption: str, added: int = 0, layer: Layer | None = None) -> None:
+        self._doc, self._caption, self._added, self._layer = doc, caption, added, layer
+        self.mentions = Mentions(doc)
+        if layer is not None:
+            self.mentions.forms = layer.forms(doc, self.mentions)
         self._phrases = Phrases(doc)
-        self._subjects = Subjects(self._mentions)
-        self._found: dict[tuple[int, int, str], Triplet] = {}
+        self._subjects = Subjects(self.mentions)
+        self.found: dict[tuple[int, int, str], Triplet] = {}
         self._linked: set[int] = set()
         self._said_by_pronoun: set[tuple[int, int]] = set()
 
@@ -53,20 +65,39 @@ class Extraction:
         for token in self._doc:
             if token.pos_ in ("VERB", "AUX"):
                 self._verb(token)
-            elif self._mentions.is_noun(token) and not self._phrases.is_part_noun(token):
+            elif self.mentions.is_noun(token) and not self._phrases.is_part_noun(token):
                 self._noun(token)
         self._adjacent_mentions()
+        if self._layer is not None:
+            self._revise(self._layer)
         if implied:
             self._activities()
         triplets = [
             triplet
-            for (subject, object_, lemma), triplet in self._found.items()
+            for (subject, object_, lemma), triplet in self.found.items()
             if lemma not in _SAID_BY_PRONOUN or (subject, object_) not in self._said_by_pronoun
         ]
         triplets += consequences(triplets) if implied else []
         return sorted(
             triplets, key=lambda triplet: (triplet.predicate_start, triplet.subject_start, triplet.object_start)
         )
+
+    def nouns(self) -> list[Token]:
+        """Returns the nouns that may be subjects and objects, in order."""
+        return [t for t in self._doc if self.mentions.is_noun(t) and not self._phrases.is_part_noun(t)]
+
+    def _revise(self, layer: Layer) -> None:
+        """Replaces the rules' triplets by those that the layer chooses."""
+        revised = {}
+        for option in layer.relations(self._doc, self.mentions, self.nouns(), self.found):
+            triplet = option.triplet
+            if triplet is None:
+                meant = Reading(canonical(option.predicate), False, REWORDED if option.reworded else "learned")
+                ends = self._doc[option.subject], self._doc[option.object]
+                triplet = self._triplet(*ends, (option.start, option.end), meant)
+            if triplet.predicate_lemma:
+                revised[option.subject, option.object, triplet.predicate_lemma] = triplet
+        self.found = revised
 
     def _activities(self) -> None:
         """Adds what activities imply ("a man skiing", "a skier": on skis) unless the caption itself relates the two."""
@@ -76,8 +107,8 @@ class Extraction:
                 for means in means_of_verb(token):
                     for subject in self._subjects.of(token):
                         self._imply(subject, token, means)
-            elif self._mentions.is_noun(token) and (named := means_of_person(token)) is not None:
-                for subject in self._mentions.referents(token):
+            elif self.mentions.is_noun(token) and (named := means_of_person(token)) is not None:
+                for subject in self.mentions.referents(token):
                     self._imply(subject, token, named)
 
     def _tools(self, verb: Token) -> None:
@@ -87,21 +118,21 @@ class Extraction:
         for phrase in self._phrases.behind(verb):
             if phrase.object is None or self._doc[phrase.start].lower_ != "with" or phrase.end != phrase.start + 1:
                 continue
-            tools = [tool for tool in self._objects(phrase.object) if not self._mentions.is_animate(tool)]
+            tools = [tool for tool in self._objects(phrase.object) if not self.mentions.is_animate(tool)]
             meant = Reading(canonical(f"{verb.lower_} with"), False, IMPLIED)
             for subject in self._subjects.of(verb):
                 for tool in tools:
                     stated = self._triplet(subject, tool, (phrase.start, phrase.end), meant)
-                    self._found.setdefault((subject.i, tool.i, meant.predicate), stated)
+                    self.found.setdefault((subject.i, tool.i, meant.predicate), stated)
 
     def _imply(self, subject: Token, word: Token, means: Means) -> None:
         predicate, noun = means[0], phrase_lemma(means[1])
-        stated_of_subject = (t for (at, _, _), t in self._found.items() if at == subject.i and t.rule != IMPLIED)
+        stated_of_subject = (t for (at, _, _), t in self.found.items() if at == subject.i and t.rule != IMPLIED)
         if any(triplet.object_lemma == noun for triplet in stated_of_subject):
             return
         stated = self._triplet(subject, word, (word.i, word.i + 1), Reading(predicate, False, IMPLIED))
         count = stated.subject_count
-        self._found.setdefault(
+        self.found.setdefault(
             (subject.i, word.i, predicate), replace(stated, object_lemma=noun, object_count=count, object_attributes=())
         )
 
@@ -123,7 +154,7 @@ class Extraction:
                 agents = self._objects(phrase.object)
                 self._emit(agents, (verb.i, phrase.start), subjects, "passive")
                 # In "brought by a man on a scooter", he is on it.
-                subjects = agents if all(map(self._mentions.is_animate, agents)) else subjects
+                subjects = agents if all(map(self.mentions.is_animate, agents)) else subjects
                 continue
             if objects and self._resumes(verb, phrase):
                 self._emit_phrase(objects, phrase.start, phrase, "preposition")
@@ -135,7 +166,7 @@ class Extraction:
                 self._emit_phrase(subjects, phrase.start, phrase, "preposition")
 
     def _noun(self, noun: Token) -> None:
-        transparent = self._mentions.is_transparent(noun)
+        transparent = self.mentions.is_transparent(noun)
         for phrase in self._phrases.behind(noun):
             if transparent and self._doc[phrase.start].lower_ == "of":
                 continue
@@ -144,45 +175,45 @@ class Extraction:
                 self._emit(self._objects(phrase.object), (verb.i, verb.i + 1), self._subjects.of(verb), "passive")
                 self._linked.add(phrase.object.i)
                 continue
-            modified = self._mentions.modified(noun, self._doc[phrase.start])
-            subjects = [referent for member in modified for referent in self._mentions.referents(member)]
+            modified = self.mentions.modified(noun, self._doc[phrase.start])
+            subjects = [referent for member in modified for referent in self.mentions.referents(member)]
             self._emit_phrase(subjects, phrase.start, phrase, "noun-preposition")
         self._possessor(noun)
 
     def _possessor(self, noun: Token) -> None:
         for child in noun.lefts:
             mark = child.right_edge
-            if child.dep_ == "poss" and mark.dep_ == "case" and self._mentions.is_noun(child):
-                self._emit(self._mentions.referents(child), (mark.i, mark.i + 1), [noun], "possessive")
+            if child.dep_ == "poss" and mark.dep_ == "case" and self.mentions.is_noun(child):
+                self._emit(self.mentions.referents(child), (mark.i, mark.i + 1), [noun], "possessive")
 
     def _direct_objects(self, verb: Token) -> list[Token]:
         for child in verb.children:
             if child.dep_ in _OBJECTS and child.i > verb.i:
                 return self._objects(child)
-            if child.dep_ == "dobj" and self._mentions.is_relative(child) and verb.dep_ == "relcl":
-                return self._mentions.referents(verb.head)
+            if child.dep_ == "dobj" and self.mentions.is_relative(child) and verb.dep_ == "relcl":
+                return self.mentions.referents(verb.head)
         return []
 
     def _objects(self, noun: Token | None) -> list[Token]:
         if noun is None:
             return []
-        if self._mentions.is_personal(noun):
+        if self.mentions.is_personal(noun):
             return self._subjects.antecedents(noun)
-        if not self._mentions.is_noun(noun):
+        if not self.mentions.is_noun(noun):
             return []
         members = [
             member
-            for member in self._mentions.coordinated(noun)
-            if member == noun or not self._mentions.starts_own_clause(member)
+            for member in self.mentions.coordinated(noun)
+            if member == noun or not self.mentions.starts_own_clause(member)
         ]
-        return [referent for member in members for referent in self._mentions.referents(member)]
+        return [referent for member in members for referent in self.mentions.referents(member)]
 
     def _stranded(self, verb: Token, subjects: list[Token], is_copula: bool) -> None:
         """Handles "the horse a man is riding", "the bench that a man sits on": the noun in front is the object."""
         front = self._fronted(verb)
         if front is None or any(child.dep_ in _OBJECTS for child in verb.children):
             return
-        objects = self._mentions.referents(front)
+        objects = self.mentions.referents(front)
         prepositions = [child for child in verb.rights if child.dep_ in ("prep", "prt", "advmod")]
         if not prepositions and not is_copula:
             self._emit(subjects, self._verb_range(verb), objects, "relative-object")
@@ -191,11 +222,11 @@ class Extraction:
             self._emit(subjects, (start, verb.i + 2), objects, "relative-object")
 
     def _fronted(self, verb: Token) -> Token | None:
-        own = [child for child in verb.lefts if child.dep_ == "nsubj" and not self._mentions.is_relative(child)]
-        if verb.dep_ == "relcl" and own and self._mentions.is_noun(verb.head):
+        own = [child for child in verb.lefts if child.dep_ == "nsubj" and not self.mentions.is_relative(child)]
+        if verb.dep_ == "relcl" and own and self.mentions.is_noun(verb.head):
             return verb.head
         # Without "that", the model reads both nouns as subjects.
-        is_fronted = len(own) == 2 and verb.dep_ == "ROOT" and self._mentions.is_noun(own[0])
+        is_fronted = len(own) == 2 and verb.dep_ == "ROOT" and self.mentions.is_noun(own[0])
         return own[0] if is_fronted and not own[0].rights else None
 
     def _verb_range(self, verb: Token) -> tuple[int, int]:
@@ -226,7 +257,7 @@ class Extraction:
         """Whether the phrase names the agent, as in "pushed on a swing by her father", and not a place near it."""
         verb = noun.head.head
         is_behind = noun.dep_ == "pobj" and verb.tag_ == "VBN" and self._is_agent(verb, phrase)
-        return is_behind and self._mentions.is_animate(agent)
+        return is_behind and self.mentions.is_animate(agent)
 
     def _is_means(self, phrase: Phrase, held: Token) -> bool:
         """Whether "by" names no place, as in "hangs by its tail" and "leads a horse by the reins"."""
@@ -237,7 +268,7 @@ class Extraction:
         """Whether the phrase locates the verb's object: "a plate has food on it", "a man holds a cup in his hand"."""
         if phrase.object is None:
             return False
-        if self._mentions.is_personal(phrase.object):
+        if self.mentions.is_personal(phrase.object):
             return canonical(verb.lower_) == "have"
         is_in_hand = self._doc[phrase.start].lower_ == "in" and noun_lemma(phrase.object.lower_) in BODY_PARTS
         return is_in_hand and canonical(verb.lower_) in _HOLDING
@@ -247,11 +278,10 @@ class Extraction:
 
     def _emit_phrase(self, subjects: list[Token], start: int, phrase: Phrase, rule: str) -> None:
         if phrase.object is None:
-            for subject in subjects:
-                self._emit([subject], (start, phrase.end), [subject], "reciprocal")
+            self._emit(subjects, (start, phrase.end), subjects, "reciprocal")
             return
         objects = self._objects(phrase.object)
-        if self._mentions.is_personal(phrase.object):
+        if self.mentions.is_personal(phrase.object):
             self._said_by_pronoun |= {(object_.i, subject.i) for subject in subjects for object_ in objects}
         self._emit(subjects, (start, phrase.end), objects, rule)
 
@@ -259,28 +289,28 @@ class Extraction:
         words = self._doc[predicate[0] : predicate[1]].text
         for subject in subjects:
             for object_ in objects:
-                if subject == object_ and rule != "reciprocal":
+                if subject == object_ and (rule != "reciprocal" or len(subjects) > 1):
                     continue
                 self._linked.add(object_.i)
-                implied = reading(words, self._mentions.lemma(subject), self._mentions.lemma(object_))
+                implied = reading(words, self.mentions.lemma(subject), self.mentions.lemma(object_))
                 meant = implied or Reading(canonical(words), False, rule)
                 ends = (object_, subject) if meant.swapped else (subject, object_)
                 key = (ends[0].i, ends[1].i, meant.predicate)
-                if meant.predicate and key not in self._found:
-                    self._found[key] = self._triplet(*ends, predicate, meant)
+                if meant.predicate and key not in self.found:
+                    self.found[key] = self._triplet(*ends, predicate, meant)
 
     def _triplet(self, subject: Token, object_: Token, predicate: tuple[int, int], meant: Reading) -> Triplet:
-        subject_start, subject_end = self._characters(*self._mentions.span(subject))
+        subject_start, subject_end = self._characters(*self.mentions.span(subject))
         predicate_start, predicate_end = self._characters(*predicate)
-        object_start, object_end = self._characters(*self._mentions.span(object_))
+        object_start, object_end = self._characters(*self.mentions.span(object_))
         text = self._caption
         return Triplet(
             subject=text[subject_start:subject_end],
-            subject_lemma=self._mentions.lemma(subject),
+            subject_lemma=self.mentions.lemma(subject),
             predicate=text[predicate_start:predicate_end],
             predicate_lemma=meant.predicate,
             object=text[object_start:object_end],
-            object_lemma=self._mentions.lemma(object_),
+            object_lemma=self.mentions.lemma(object_),
             subject_start=subject_start,
             subject_end=subject_end,
             predicate_start=predicate_start,
@@ -288,10 +318,10 @@ class Extraction:
             object_start=object_start,
             object_end=object_end,
             rule=meant.rule,
-            subject_count=self._mentions.count(subject),
-            object_count=self._mentions.count(object_),
-            subject_attributes=self._mentions.attributes(subject),
-            object_attributes=self._mentions.attributes(object_),
+            subject_count=self.mentions.count(subject),
+            object_count=self.mentions.count(object_),
+            subject_attributes=self.mentions.attributes(subject),
+            object_attributes=self.mentions.attributes(object_),
         )
 
     def _characters(self, start: int, end: int) -> tuple[int, int]:
@@ -307,20 +337,20 @@ class Extraction:
         nouns = [
             token
             for token in self._doc
-            if self._mentions.is_noun(token) and token.dep_ not in _INNER and not self._phrases.is_part_noun(token)
+            if self.mentions.is_noun(token) and token.dep_ not in _INNER and not self._phrases.is_part_noun(token)
         ]
         for left, right in pairwise(nouns):
             if right.dep_ in ("conj", "nsubj", "nsubjpass"):
                 continue
-            if any(referent.i in self._linked for referent in (right, *self._mentions.referents(right))):
+            if any(referent.i in self._linked for referent in (right, *self.mentions.referents(right))):
                 continue
-            predicate = self._plain_predicate(left.i + 1, self._mentions.span(right)[0])
+            predicate = self._plain_predicate(left.i + 1, self.mentions.span(right)[0])
             if predicate is not None and not self._are_linked(left, right):
                 subject = self._subjects.capable_subject(left, self._doc[predicate[0]])
-                self._emit(self._mentions.referents(subject), predicate, self._mentions.referents(right), "adjacent")
+                self._emit(self.mentions.referents(subject), predicate, self.mentions.referents(right), "adjacent")
 
     def _are_linked(self, left: Token, right: Token) -> bool:
-        return any({subject, object_} == {left.i, right.i} for subject, object_, _ in self._found)
+        return any({subject, object_} == {left.i, right.i} for subject, object_, _ in self.found)
 
     def _plain_predicate(self, start: int, end: int) -> tuple[int, int] | None:
         while start < end and self._doc[start].pos_ in ("AUX", "ADV") and self._doc[start].lower_ != "next":

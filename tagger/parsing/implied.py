@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from spacy.tokens import Token
 
 IMPLIED = "implied"
-READINGS = frozenset({"possessive", "contents", "attire", "covering", IMPLIED})
+REWORDED = "reworded"
+READINGS = frozenset({"possessive", "contents", "attire", "covering", IMPLIED, REWORDED})
 """The rules that state a relation for which the caption has other words."""
 
 _IN_GARMENTS = frozenset({"in", "dressed in", "clothed in", "dressed up in"})
@@ -52,6 +53,8 @@ def reading(predicate: str, subject: str, object_: str) -> Reading | None:
         return Reading("have", False, "possessive")
     if phrase in _IN_GARMENTS and _head(object_) in GARMENTS and _head(subject) in ANIMATE:
         return Reading("wear", False, "attire")
+    if phrase == "wearing" and _head(subject) in GARMENTS and _head(object_) in ANIMATE:
+        return Reading("wear", True, "attire")
     if phrase == "with" and _head(object_) in BODY_PARTS:
         return Reading("have", False, "possessive")
     if phrase in _COVERED:

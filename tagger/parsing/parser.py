@@ -23,6 +23,7 @@ from thinc.api import NumpyOps
 
 from tagger.english.words import DETERMINERS, words
 from tagger.parsing.extraction import Extraction
+from tagger.parsing.layer import Layer
 from tagger.parsing.repairs import repair, separate_clauses
 from tagger.triplet import Triplet
 
@@ -165,14 +166,17 @@ def refusal(caption: str) -> str | None:
     return None
 
 
-def parse_captions(captions: Sequence[str], parser: Language, implied: bool = False) -> list[list[Triplet]]:
+def parse_captions(
+    captions: Sequence[str], parser: Language, implied: bool = False, layer: Layer | None = None
+) -> list[list[Triplet]]:
     """Returns the triplets of each caption, in order; refused ones (`refusal`) give []. Parses distinct captions once.
 
     `implied`: adds what activities imply beyond the words ("a man skiing": on skis; `tagger.parsing.implied`).
+    `layer`: corrects what the rules find.
     """
     distinct = [caption for caption in dict.fromkeys(captions) if refusal(caption) is None]
     parsed = {
-        caption: Extraction(tree, caption, len(tree.text) - len(caption)).triplets(implied)
+        caption: Extraction(tree, caption, len(tree.text) - len(caption), layer).triplets(implied)
         for caption, tree in zip(distinct, trees(distinct, parser), strict=True)
     }
     return [list(parsed.get(caption, ())) for caption in captions]

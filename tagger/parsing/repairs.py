@@ -4,9 +4,11 @@ from itertools import pairwise
 
 from spacy.tokens import Doc, Token
 
+from tagger.categories import objects365
 from tagger.categories.coco import ANIMATE, PEOPLE, SYNONYMS
 from tagger.english.lemmas import known_lemmas, noun_lemma, verb_lemma
-from tagger.english.words import TOOLS, words
+from tagger.english.words import COLOURS, FUNCTION_WORDS, TOOLS, words
+from tagger.parsing.tree import PART_NOUNS
 
 _GERUNDS = words(
     "standing sitting laying lying walking running riding holding wearing carrying grazing swimming flying eating "
@@ -17,11 +19,14 @@ _GERUNDS = words(
 _MODIFIERS = words("compound amod nmod npadvmod")
 # Plurals that can modify another noun.
 _PLURAL_MODIFIERS = words("sports clothes glasses")
-_NAMES = frozenset(SYNONYMS).union(*SYNONYMS.values())
+_NAMES = frozenset((*SYNONYMS, *objects365.SYNONYMS)).union(*SYNONYMS.values())
 # In "holds a bowl with a spoon", the object may have its own tools.
 _KEEPING = words("hold have carry contain show see")
 # Category names that captions also use as verbs.
 _ALSO_VERBS = words("ski kite skateboard snowboard surfboard bat")
+# After these, "to" is a preposition.
+_BEFORE_TO = words("next close adjacent attached connected tied")
+_OWNERS = words("his her its their my your our")
 _CATEGORY_HEADS = frozenset(noun_lemma(name.split()[-1]) for name in SYNONYMS) - _ALSO_VERBS
 
 
@@ -44,9 +49,11 @@ def repair(doc: Doc) -> None:
             _make_object(token)
         elif _is_split_name(token, before):
             _make_head(token, before)
+        elif _is_place_of_it(token, before):
+            token.head = before
         elif _is_tool_of_verb(token):
             token.head = token.head.head
-        elif _is_hidden_noun(token, before) or _is_hidden_name(token, before):
+        elif _is_last_noun(token, before) or _is_hidden_noun(token, before) or _is_hidden_name(token, before):
             _make_noun(token)
 
 
@@ -149,21 +156,27 @@ def _is_hidden_object(token: Token) -> bool:
     if token.dep_ != "npadvmod" or token.pos_ != "NOUN" or token.left_edge.i == 0:
         return False
     preposition = token.left_edge.nbor(-1)
-    return preposition.dep_ == "prep" and preposition.head == token.head and not list(preposition.children)
+    return preposition.dep_ in ("prep", "prt") and preposition.head == token.head and not list(preposition.children)
 
 
 def _make_object(token: Token) -> None:
-    token.head, token.dep_ = token.left_edge.nbor(-1), "pobj"
+    preposition = token.left_edge.nbor(-1)
+    preposition.dep_, token.head, token.dep_ = "prep", preposition, "pobj"
 
 
 def _is_split_name(token: Token, before: Token) -> bool:
     """Detects "a fire hydrant" with "fire" read as the head."""
     if token.pos_ in ("NOUN", "PROPN") or f"{before.lower_} {token.lower_}" not in _NAMES:
         return False
-    return token.head == before or not token.is_ancestor(before)
+    return token.head == before or not token.is_ancestor(before) or token.dep_ == "ROOT"
 
 
 def _make_head(token: Token, before: Token) -> None:
+    if token.is_ancestor(before) and before.head != token:
+        root = next(child for child in token.children if child.is_ancestor(before))
+        for child in list(token.children):
+            child.head = root
+        root.dep_ = "ROOT"
     _take_place(token, before)
     token.tag_ = "NN"
     before.dep_ = "compound"
@@ -182,12 +195,31 @@ def _take_place(noun: Token, former: Token) -> None:
         child.head = noun
 
 
+def _is_place_of_it(token: Token, before: Token) -> bool:
+    """Detects "a post with a clock on it" read as a post on it."""
+    is_of_same = before.dep_ == "pobj" and before.head.lower_ == "with" and before.head.head == token.head
+    return is_of_same and token.dep_ == "prep" and any(child.tag_ == "PRP" for child in token.rights)
+
+
 def _is_tool_of_verb(token: Token) -> bool:
     """Detects "hits a ball with a bat" read as a ball that has a bat."""
     if token.lower_ != "with" or token.dep_ != "prep" or token.head.dep_ != "dobj" or token.head.head.i > token.i:
         return False
     is_kept = verb_lemma(token.head.head.lower_) in _KEEPING
     return not is_kept and any(child.dep_ == "pobj" and noun_lemma(child.lower_) in TOOLS for child in token.rights)
+
+
+def _is_last_noun(token: Token, before: Token) -> bool:
+    """Detects the last word of "trees next to sidewalk", "the back of a railing" read as no noun."""
+    if token.pos_ not in ("VERB", "AUX", "ADJ", "ADV", "X") or token.tag_ in ("VBN", "VBD"):
+        return False
+    if token.lower_ in COLOURS | FUNCTION_WORDS | PART_NOUNS or token.lower_ == "other":
+        return False
+    if token.i + 1 < len(token.doc) and token.nbor().pos_ != "PUNCT":
+        return False
+    is_after_to = before.lower_ == "to" and before.i > 0 and before.nbor(-1).lower_ in _BEFORE_TO
+    is_governed = before.pos_ in ("DET", "ADP", "SCONJ") or before.lower_ in _OWNERS or is_after_to
+    return (is_governed or before.pos_ == "ADJ") and bool(known_lemmas(token.lower_, "NOUN"))
 
 
 def _is_hidden_noun(token: Token, before: Token) -> bool:
@@ -205,6 +237,8 @@ def _is_hidden_name(token: Token, before: Token) -> bool:
     if token.pos_ != "ADJ" or before.pos_ not in ("DET", "ADJ") or token.lower_ == "orange":
         return False
     is_last = token.i + 1 == len(token.doc) or token.nbor().pos_ not in ("NOUN", "PROPN", "ADJ")
+    if token.dep_ == "ROOT" and known_lemmas(token.lower_, "NOUN"):
+        return is_last
     return is_last and noun_lemma(token.lower_) in ANIMATE | _CATEGORY_HEADS | _ALSO_VERBS
 
 

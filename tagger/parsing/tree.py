@@ -1,14 +1,18 @@
 """Reads a caption's dependency tree: its nouns, its prepositional phrases, and who performs a verb."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-from spacy.tokens import Doc, Token
+from typing import TYPE_CHECKING
 
 from tagger.categories.coco import ANIMATE, LEXICAL_PHRASES
 from tagger.english.lemmas import noun_lemma, phrase_lemma
 from tagger.english.predicates import canonical
 from tagger.english.words import GARMENTS, names_more, words
+
+if TYPE_CHECKING:
+    from spacy.tokens import Doc, Token
 
 # "a group of people" is people, "a close up of a dog" is a dog.
 _TRANSPARENT = words(
@@ -21,6 +25,8 @@ _PERSONAL = words("it him her them itself himself herself themselves")
 _RELATIVE = words("who that which whom")
 _NO = words("no neither")
 _NONE = words("none neither nobody nothing nowhere")
+# Before anybody is named, a pronoun stands for a person.
+_UNNAMED = {"he": "man", "she": "woman", "they": "person"}
 _INDEFINITE = words("someone somebody person one")
 _NUMBERS = {
     "a": 1, "an": 1, "one": 1, "another": 1, "two": 2, "both": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
@@ -36,13 +42,15 @@ class Mentions:
 
     def __init__(self, doc: Doc) -> None:
         self._doc = doc
+        self.forms: dict[int, str] = {}
+        """The lemmas of nouns that are known beforehand, by position."""
         self._left_conjunct = dict(self._coordinations())
 
     def is_noun(self, token: Token) -> bool:
         """Whether the token can be subject or object: a noun, if not negated, or a pronoun for an unnamed person."""
         if token.pos_ in ("NOUN", "PROPN"):
             return any(letter.isalpha() for letter in token.text) and not self._is_negated(token)
-        return token.pos_ == "PRON" and token.lower_ in _INDEFINITE
+        return token.pos_ == "PRON" and (token.lower_ in _INDEFINITE or (token.i == 0 and token.lower_ in _UNNAMED))
 
     def _is_negated(self, noun: Token) -> bool:
         """Whether the noun is negated: "no chairs", "none of the cars", "neither of the boys"."""
@@ -52,7 +60,7 @@ class Mentions:
 
     def is_animate(self, token: Token) -> bool:
         """Whether the noun is a person or an animal."""
-        return noun_lemma(token.lower_) in ANIMATE
+        return token.pos_ == "PRON" or noun_lemma(token.lower_) in ANIMATE
 
     def span(self, token: Token) -> tuple[int, int]:
         """Returns the token range of the noun with its premodifiers (determiner, adjectives, compounds)."""
@@ -65,8 +73,10 @@ class Mentions:
 
     def lemma(self, token: Token) -> str:
         """Returns the singular head noun with compound words and lexical adjectives ("hot dog", "tennis racket")."""
+        if token.i in self.forms:
+            return self.forms[token.i]
         if token.pos_ == "PRON":
-            return "person"
+            return _UNNAMED.get(token.lower_, "person")
         counted = any(child.dep_ == "nummod" for child in token.lefts) or self._is_followed_by_of(token)
         phrase = "glass" if token.lower_ == "glasses" and counted else token.lower_
         position = token.i - 1

@@ -1,6 +1,7 @@
 """The doctor finds what is missing before any work, and says what to do."""
 
 import gzip
+import json
 import re
 import shutil
 from pathlib import Path
@@ -63,6 +64,18 @@ def test_nothing_is_missing_where_all_is_there(recipe):
     require(RunContext(recipe))
     found = {finding.what: finding.detail for finding in examine(RunContext(recipe))}
     assert {"data.sources toy", "disk", "versions", "machine", "accelerator"} <= found.keys()
+
+
+def test_categories_that_no_noun_names_are_listed(recipe: Recipe) -> None:
+    path = Path(recipe.data.root) / "instances.json"
+    given = json.loads(path.read_bytes())
+    named = {finding.what for finding in examine(RunContext(recipe))}
+    given["categories"][0]["name"] = "class_17"
+    path.write_text(json.dumps(given))
+    notes = {finding.what: finding.detail for finding in examine(RunContext(recipe)) if finding.state == "note"}
+    assert "categories of toy" not in named
+    assert "class_17" in notes["categories of toy"]
+    assert "tag.paraphrases" in notes["categories of toy"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import tracemalloc
 import zlib
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from run_builder import artifact, captions
@@ -19,6 +19,8 @@ from storage.errors import FatalError
 from tagger.parsing.parser import load_parser, parse_captions
 from tagger.triplet import Triplet
 
+Layer = Literal["rules", "learned"]
+LAYERS: tuple[Layer, ...] = ("rules", "learned")
 TEXTS = ["two men riding brown horses", "a cat on a mat", "a dog"]
 
 
@@ -26,9 +28,9 @@ def parses(texts: list[str]) -> dict[str, list[Triplet]]:
     return dict(zip(texts, parse_captions(texts, load_parser()), strict=True))
 
 
-def parsed(folder: Path, texts: list[str], cache: Path | None) -> Output:
+def parsed(folder: Path, texts: list[str], cache: Path | None, layer: Layer = "rules") -> Output:
     read = Inputs({"captions": (artifact(folder, captions=[captions(1, *texts)]),)})
-    stage = ParseStage(ParseSettings(cache=cache))
+    stage = ParseStage(ParseSettings(cache=cache, layer=layer))
     stage.open(Inputs())
     return stage.run(read, folder, lambda done, total, note="": None)
 
@@ -49,6 +51,21 @@ def test_a_stage_parses_only_what_nobody_parsed_and_gives_the_same_rows(tmp_path
     without = parsed(tmp_path / "c", [*TEXTS, TEXTS[0]], None)
     assert [out.facts["captions parsed"] for out in (first, second, without)] == [2, 1, 3]
     assert second.table.equals(without.table)
+
+
+def test_what_the_layer_revises_has_a_key_and_cached_parses_of_its_own(tmp_path: Path) -> None:
+    stages = {layer: ParseStage(ParseSettings(layer=layer, cache=tmp_path / "parses.sqlite")) for layer in LAYERS}
+    assert {layer: stage.row_settings()["layer"] for layer, stage in stages.items()} == {
+        layer: layer for layer in LAYERS
+    }
+    assert [sorted(stage.weights()) for stage in stages.values()] == [[], ["layer"]]
+    texts = ["a dog trying to catch a frisbee"]
+    rules, learned = (
+        parsed(tmp_path / layer, texts, tmp_path / "parses.sqlite", layer).table["triplets"][0].as_py()
+        for layer in LAYERS
+    )
+    assert [t["predicate_lemma"] for t in rules] == ["try to catch"]
+    assert [t["predicate_lemma"] for t in learned] == ["catch"]
 
 
 def _write(path: Path, turn: int, kept: dict[str, list[Triplet]]) -> None:
@@ -166,4 +183,4 @@ def test_a_bomb_takes_little_memory(tmp_path):
 
 def test_paths_are_no_part_of_the_key(tmp_path):
     stage: Any = ParseStage(ParseSettings(cache=tmp_path / "parses.sqlite"))
-    assert set(stage.row_settings()) == {"implied", "model", "model_version"}
+    assert set(stage.row_settings()) == {"implied", "layer", "model", "model_version"}

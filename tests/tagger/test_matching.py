@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tagger.categories import objects365
 from tagger.categories.coco import SYNONYMS
 from tagger.english.lemmas import noun_lemma, phrase_lemma
-from tagger.matching import AuthorsFileError, match, match_by_substrings, read_paraphrases
+from tagger.matching import AuthorsFileError, is_spoken_of, match, match_by_substrings, read_paraphrases
 
 COCO = tuple(SYNONYMS)
 MORE = tuple(objects365.SYNONYMS)
@@ -83,8 +83,13 @@ def test_every_coco_category_matches_itself_alone(category: str) -> None:
 ACCURACY = 0.97
 
 
+def cases_of(table: str) -> list[tuple[str, str]]:
+    """The category and noun of each case in a table of nouns.toml."""
+    return [(category, noun) for category, nouns in NOUNS[table].items() for noun in nouns.split(", ")]
+
+
 def test_nouns_that_name_a_category_are_found() -> None:
-    cases = [(category, noun) for category, nouns in NOUNS["matches"].items() for noun in nouns.split(", ")]
+    cases = cases_of("matches")
     wrong = [
         f"{noun} is a {category}"
         for category, noun in cases
@@ -95,7 +100,7 @@ def test_nouns_that_name_a_category_are_found() -> None:
 
 
 def test_nouns_that_only_look_like_a_category_are_not() -> None:
-    cases = [(category, noun) for category, nouns in NOUNS["traps"].items() for noun in nouns.split(", ")]
+    cases = cases_of("traps")
     wrong = [
         f"{noun} is not a {category}"
         for category, noun in cases
@@ -103,6 +108,60 @@ def test_nouns_that_only_look_like_a_category_are_not() -> None:
     ]
     assert len(cases) >= 300
     assert wrong == []
+
+
+def test_nouns_written_apart_from_the_tables_are_read_alike() -> None:
+    names, others = cases_of("unseen_matches"), cases_of("unseen_others")
+    rejected = [f"{noun} is a {category}" for category, noun in names if category not in match(noun, COCO)]
+    accepted = [f"{noun} is no {category}" for category, noun in others if category in match(noun, COCO)]
+    assert len(rejected) <= 0.03 * len(names), rejected
+    assert len(accepted) <= 0.03 * len(others), accepted
+
+
+@pytest.mark.parametrize(
+    ("noun", "wanted"),
+    [
+        ("stop signs", ["stop sign"]),
+        ("veggies", ["broccoli", "carrot"]),
+        ("oxen", ["cow"]),
+        ("turkey", ["bird"]),
+        ("bar stool", ["chair"]),
+        ("tugboat", ["boat"]),
+        ("barge", ["boat"]),
+        ("beagle", ["dog"]),
+        ("husky", ["dog"]),
+        ("tabby", ["cat"]),
+        ("limousine", ["car"]),
+        ("station wagon", ["car"]),
+        ("steam engine", ["train"]),
+        ("pit bull", ["dog"]),
+        ("elephant calf", ["elephant"]),
+        ("whale calf", []),
+        ("jet ski", []),
+        ("one way sign", []),
+        ("yellow sign", ["stop sign"]),
+        ("christmas lights", []),
+        ("disco ball", []),
+        ("boxing glove", []),
+        ("badminton racquet", []),
+        ("toy giraffe", []),
+    ],
+)
+def test_kinds_and_nouns_before_a_name(noun: str, wanted: list[str]) -> None:
+    assert match(noun, COCO) == wanted
+
+
+def test_the_names_of_any_set_have_their_kinds() -> None:
+    categories = ["Waterfowl", "insect", "rodent", "glove"]
+    assert match("mallard", categories) == ["Waterfowl"]
+    assert match("beetles", categories) == ["insect"]
+    assert match("boxing glove", categories) == ["glove"]
+    assert match("range", categories) == []
+
+
+def test_categories_that_no_noun_names_are_known() -> None:
+    assert all(map(is_spoken_of, [*COCO, *MORE, "waterfowl", "cat/feline"]))
+    assert not any(map(is_spoken_of, ["class_17", "xk", "n02123045"]))
 
 
 def test_a_known_longer_name_is_never_its_head_noun() -> None:

@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tagger.english.predicates import canonical
+from tagger.parsing.layer import Layer, load_layer
 from tagger.parsing.parser import ParserUnavailableError, load_parser, parse_captions, refusal
 from tagger.triplet import Triplet
 
@@ -134,6 +135,18 @@ CASES = {
     "a truck filled with boxes drives along a road": "truck fill with box; truck drive along road",
     "a dog chained to a fence barks at a mailman": "dog chain to fence; dog bark at mailman",
     "a vase of tulips stands next to a stack of books": "tulip in vase; vase next to book",
+    "small trees next to sidewalk": "tree next to sidewalk",
+    "people walking down a sidewalk": "person walk down sidewalk",
+    "urinal filled with crumbling rocks": "urinal fill with rock",
+    "a post with a clock on it": "clock on post",
+    "a dog looking at a fire hydrant": "dog look at fire hydrant",
+    "a trash can next to the stove": "trash can next to stove",
+    "brown coat wearing person": "person wear coat",
+    "a man is seated on a bench": "man sit on bench",
+    "cat and dog looking at each other": "cat look at dog; dog look at cat",
+    "a man wearing a tie sitting down outside": "man wear tie",
+    # a pronoun that stands for nobody named before
+    "he is wearing a hat": "man wear hat",
     # nouns
     "two women who are standing next to each other": "woman next to woman",
     "a close up of a hot dog on a plate": "hot dog on plate",
@@ -235,9 +248,23 @@ ODD = [
 ]  # fmt: skip
 
 
-def test_odd_captions_never_fail(parser) -> None:
-    for caption, triplets in zip(ODD, parse_captions(ODD, parser), strict=True):
+@pytest.mark.parametrize("layer", [None, load_layer()], ids=["rules", "learned"])
+def test_odd_captions_never_fail(parser, layer: Layer | None) -> None:
+    captions = [*ODD, *CASES]
+    for caption, triplets in zip(captions, parse_captions(captions, parser, layer=layer), strict=True):
         check_spans(caption, triplets)
+
+
+def test_the_layer_states_nothing_that_is_absent_and_keeps_what_the_rules_read_into_words(parser) -> None:
+    captions = [
+        "a man is not holding a cup", "there are no people on the beach", "a woman dressed in a red coat", "a bowl of fruit",
+        "two women who are standing next to each other", "a man on a horse is wearing a white t-shirt",
+    ]  # fmt: skip
+    parsed = [stated(triplets) for triplets in parse_captions(captions, parser, layer=load_layer())]
+    assert parsed[:2] == [set(), set()]
+    assert parsed[2] <= {"woman wear coat"} and parsed[3] <= {"fruit in bowl"}
+    assert parsed[4] == {"woman next to woman"}
+    assert parsed[5] == {"man on horse", "man wear t-shirt"}
 
 
 def test_control_characters_keep_the_offsets(parser) -> None:
@@ -297,8 +324,9 @@ WORDS = st.sampled_from(
 @given(st.lists(st.lists(WORDS, max_size=14).map(" ".join) | st.text(max_size=60), min_size=1, max_size=8))
 def test_any_words_parse_with_valid_spans(captions: list[str]) -> None:
     parser = load_parser()
-    for caption, triplets in zip(captions, parse_captions(captions, parser), strict=True):
-        check_spans(caption, triplets)
+    for layer in (None, load_layer()):
+        for caption, triplets in zip(captions, parse_captions(captions, parser, layer=layer), strict=True):
+            check_spans(caption, triplets)
 
 
 @settings(max_examples=60, deadline=None)
