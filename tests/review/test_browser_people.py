@@ -78,13 +78,13 @@ def test_two_reviewers_see_each_other_and_the_audit_states_their_agreement(
 
 def test_a_wrong_password_opens_nothing(window: Browser, shared_server: Served) -> None:
     sign_in(window, shared_server, "eve", "guess", "/labels")
-    window.has("main", "That is not the password")
+    window.has("main", "Wrong password")
     assert all("401" in error for error in window.errors())
     assert window.violations() == []
     window.driver.get(shared_server.root + "/labels")
     assert window.text("h1") == "Sign in"
     sign_in(window, shared_server, "../eve")
-    window.has("main", "No such name")
+    window.has("main", "Invalid name")
     assert all("422" in error for error in window.errors())
     assert not list(shared_server.verdicts.glob("*eve*"))
 
