@@ -31,7 +31,7 @@ def shared_server(book: RunBuilder) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def reader(book: RunBuilder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server without verdicts, of a run beside another one, in a store of its own: a store has one server for each run."""
+    """A server without verdicts, comparing two runs in a separate store: a store has one server for each run."""
     folder = tmp_path_factory.mktemp("reader")
     review_run(folder, "other", lower=0.2)
     own = review_run(folder)
