@@ -174,7 +174,7 @@ def test_verify_names_each_fault_and_goes_on_with_the_next_tar(tar: Path, tmp_pa
     assert f"{place['key']}.{place['extension']}: has other bytes than the index says" in done.stdout
     assert f"{third}: has no index" in done.stdout and f"rlip shards index {third}" in done.stdout
     assert str(second) not in done.stdout
-    assert done.stderr.endswith("Error: 2 faults; restore the tars, or, if they are right, index them again\n")
+    assert done.stderr.endswith("Error: 2 faults; restore the tars or, if they are right, index them again\n")
     values = json.loads(rlip("verify", tmp_path, "--json").stdout)
     assert values["tars"] == 2 and len(values["faults"]) == 2
 
@@ -308,13 +308,13 @@ def test_paths_that_are_no_file_are_told(tmp_path: Path, command: str) -> None:
 
 def test_a_folder_without_tars_is_told(tmp_path: Path) -> None:
     done = rlip("verify", tmp_path)
-    assert done.exit_code == 1 and "holds no .tar file" in done.stderr
+    assert done.exit_code == 1 and "contains no .tar file" in done.stderr
 
 
 def test_a_tar_without_samples_gets_no_index(tmp_path: Path) -> None:
     for tar in (foreign(tmp_path / "empty.tar"), foreign(tmp_path / "pickles.tar", ("a.pkl", b"x"))):
         done = rlip("index", tar)
-        assert done.exit_code == 1 and "holds no sample" in done.stderr
+        assert done.exit_code == 1 and "contains no sample" in done.stderr
         assert not index_path(tar).exists()
 
 
