@@ -282,7 +282,7 @@ def _edge(label: Label, start: Node, end: Node, before: int) -> Edge:
     first = _towards(start, middle_x, middle_y)
     last = _towards(end, middle_x, middle_y)
     path = f"M{first[0]:.1f} {first[1]:.1f} Q{middle_x:.1f} {middle_y:.1f} {last[0]:.1f} {last[1]:.1f}"
-    # The curve passes halfway between the line through its ends and its control point.
+    # The curve passes halfway between the midpoint of its ends and its control point.
     words_x, words_y = (first[0] + last[0]) / 4 + middle_x / 2, (first[1] + last[1]) / 4 + middle_y / 2
     return Edge(label, path, round(words_x, 1), round(words_y, 1))
 

@@ -35,7 +35,7 @@ class IngestSettings(Settings):
     """How changed images are found. bytes: by content, read if size, times or inode differ; stat: by size and time."""
     limits: ImageLimits = ImageLimits()
     indexes: Path | None = runtime(None)
-    """Folder that caches parsed annotations. Unset: `indexes` in the store; without a recipe, each process parses anew."""
+    """Folder that caches parsed annotations. Unset: `indexes` in the store, or no cache when used without a recipe."""
     sources: tuple[DataSource, ...] = runtime(())
     """The datasets, filled in from the recipe's `data` section."""
     partition_size: int = runtime(1000, ge=1)

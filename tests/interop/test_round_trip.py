@@ -252,7 +252,7 @@ def test_outlines_come_from_the_file_that_was_ingested(run: Run, tmp_path: Path)
     assert [number for number, each in annotations.items() if "segmentation" in each] == [5]
     (tmp_path / "instances.json").write_text(json.dumps({"annotations": given})[:-20])
     made = exported(run, "coco", tmp_path / "damaged", all_scores=True)
-    assert made.lost["further fields behind the place where the annotation file is damaged"] == 1
+    assert made.lost["further fields after the damage in the annotation file"] == 1
 
 
 def test_what_no_table_holds_comes_from_the_file_that_was_ingested(run: Run, tmp_path: Path) -> None:
@@ -416,7 +416,7 @@ def test_predicates_between_categories_are_what_candidates_are_taken_from(tmp_pa
     assert made.files == ["cooccurrence.json"]
     table = read_cooccurrence(tmp_path / "out/cooccurrence.json")
     assert table == {"person": {"horse": ["riding", "on"]}}
-    assert made.lost["relation of a name that means no category"] == 1
+    assert made.lost["relation of a name that matches no category"] == 1
     boxes = [Box("person", 0, 0, 5, 5), Box("horse", 1, 1, 9, 9)]
     pairs = cooccurrence_candidates([], boxes, table=table).pairs
     assert [(pair.subject, pair.object, pair.predicate) for pair in pairs] == [(0, 1, "riding"), (0, 1, "on")]

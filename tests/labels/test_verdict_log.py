@@ -120,7 +120,7 @@ def test_a_line_torn_by_a_crash_is_never_merged_with_the_next(tmp_path: Path) ->
     path = tmp_path / "ada.jsonl"
     path.write_bytes(path.read_bytes() + path.read_bytes()[:-40])
     assert len(list(log.verdicts())) == 1
-    assert log.damaged == (f"{path}: its last line its incomplete last line was skipped",)
+    assert log.damaged == (f"{path}: its incomplete last line was skipped",)
     log.append([verdict("reject", relation=DOG)])
     assert [each.kind for each in log.verdicts()] == ["accept", "reject"]
     assert len(log.damaged) == 1
