@@ -100,7 +100,7 @@ def list_data(root: DataRoot = DATA, as_json: AsJson = False) -> None:
                 f"{_where(files, root)}"
             )
         for place in each.hand_places:
-            print(f"  {'by hand':12} {'':>9}  {'there' if (root / place).exists() else 'missing':16}  {root / place}")
+            print(f"  {'manual':12} {'':>9}  {'there' if (root / place).exists() else 'missing':16}  {root / place}")
         for text in (each.by_hand, each.note):
             if text:
                 print(f"  {text}")

@@ -64,7 +64,7 @@ def index_shards(
     keep_damaged: Annotated[bool, typer.Option("--keep-damaged", help="Index a damaged tar up to the damage.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write each tar's index beside it (X.index.parquet), and list the entries left out. Damaged tars get no index."""
+    """Write each tar's index beside it (X.index.parquet), and list skipped entries. Damaged tars get no index."""
     kinds = loaders(formats or [])
     indexes: dict[Path, TarIndex] = {}
     failed: list[str] = []
@@ -307,7 +307,7 @@ def _write_loader_indexes(indexes: dict[Path, TarIndex], formats: Sequence[Loade
     for tar, index in indexes.items():
         if index.refused:
             raise FatalError(
-                f"{tar}: other loaders would also read what the index leaves out ({_reasons(index.refused)}); "
+                f"{tar}: other loaders would also read what the index skips ({_reasons(index.refused)}); "
                 "write the tar again without it, or omit --format"
             )
     if "energon" in formats and (folder / ENERGON_FOLDER).exists():
@@ -353,7 +353,7 @@ def _print_contents(title: str, contents: Contents) -> None:
     for gap in contents.gaps():
         print(f"  {gap}")
     for reason, count in contents.refused.most_common():
-        print(f"  left out: {count:,} x {sanitise(reason)}")
+        print(f"  skipped: {count:,} x {sanitise(reason)}")
 
 
 def _print_counts(title: str, counts: Counter[str]) -> None:
@@ -366,7 +366,7 @@ def _print_counts(title: str, counts: Counter[str]) -> None:
 
 def _print_refused(refused: Sequence[Refused], begin: str) -> None:
     for entry in refused[:SHOWN]:
-        _complain(f"{begin}left out {_in_words(entry)}")
+        _complain(f"{begin}skipped {_in_words(entry)}")
     if len(refused) > SHOWN:
         _complain(f"{begin}and {len(refused) - SHOWN:,} more: {_reasons(refused[SHOWN:])}")
 

@@ -104,7 +104,7 @@ def import_weights(
         ("text encoder", imported.texts),
         ("expected to be new", imported.new),
         ("unexpected", []),
-        ("left out", imported.left_out),
+        ("not imported", imported.left_out),
     ):
         parts = [f"{part} ({len(each)})" if each[1:] else each[0] for part, each in by_part(names).items()]
         table.add_row(title, f"{len(names):,}", "\n".join(parts) or "none")

@@ -15,7 +15,7 @@ from tagger.matching import by_whole_words
 def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `cooccurrence.json` over all datasets of the run: {subject: {object: [predicates, most frequent first]}}.
 
-    Box names map to categories like nouns in captions. Relations with a name that matches none are excluded and counted.
+    Box names map to categories like nouns in captions. Relations with other names are excluded and counted.
     """
     relations = list(_relations(rows, threshold, tally))
     categories = tuple(COCO_CATEGORIES.values())

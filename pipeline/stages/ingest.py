@@ -30,7 +30,7 @@ class IngestSettings(Settings):
     """How images and boxes are read and checked."""
 
     verify: Literal["decode", "header"] = "decode"
-    """How images are checked. decode: by decoding them; header: by their headers, for millions on slow disks."""
+    """How images are checked. decode: by decoding; header: by header only, for millions of images on slow disks."""
     fingerprint: Literal["bytes", "stat"] = "bytes"
     """How changed images are found. bytes: by content, read if size, times or inode differ; stat: by size and time."""
     limits: ImageLimits = ImageLimits()

@@ -145,7 +145,7 @@ def test_refused_entries_are_named_and_the_others_indexed(tmp_path: Path) -> Non
     assert not (tmp_path.parent / "b.jpg").exists()
     verified = rlip("verify", tar)
     assert (verified.exit_code, verified.stdout) == (0, "1 sample in 1 tar matches\n")
-    assert f"{tar}: left out c.pkl: is pickled" in verified.stderr
+    assert f"{tar}: skipped c.pkl: is pickled" in verified.stderr
     values = json.loads(rlip("verify", tar, "--json").stdout)
     assert values["faults"] == [] and [entry["name"] for entry in values["left_out"]] == ["../b.jpg", "c.pkl"]
 
