@@ -87,7 +87,7 @@ def test_two_processes_that_append_to_one_file_lose_and_mix_nothing(tmp_path: Pa
     found = [each.image_id for each in log.verdicts()]
     assert set(told) <= set(found)
     assert len(set(found)) == len(found)
-    assert not [text for text in log.damaged if "no end" not in text]
+    assert not [text for text in log.damaged if "incomplete last line" not in text]
 
 
 def test_a_writer_and_a_reader_wait_for_a_writer_in_the_middle_of_its_lines(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_classes_and_costs_are_named_after_what_they_measure():
     summary = replace(summary_of(scene()), scored="R@50", measure="R@100")
     markdown, page = evaluation_markdown(summary), evaluation_page(summary)
     assert "cost in R@50" in markdown and markdown.count("| class | R@100 | truths |") == 2
-    assert "Cost is what R@50" in page and page.count('<th class="n">R@100</th>') == 2
+    assert "the gain in R@50" in page and page.count('<th class="n">R@100</th>') == 2
 
 
 def test_boxes_that_are_shares_of_the_image_are_drawn_in_pixels():
