@@ -1,4 +1,4 @@
-"""Lists the `rlip` commands. The file of a command is imported only when it is called, so that `--help` responds at once."""
+"""Lists the `rlip` commands. Each command's file is imported only when it is called, so `--help` responds at once."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ COMMANDS = {
         "cluster": "Several nodes: join a run, Slurm script, Prefect's pages.",
     },
 }
-"""Panel → command → its line in `rlip --help`. The file of a command has its name, and holds a function of that name or, for
-subcommands, a `typer.Typer` named `commands`."""
+"""Panel → command → its line in `rlip --help`. The file of a command has its name and a function of that name or,
+for subcommands, a `typer.Typer` named `commands`."""
 FORMER = {
     "batch": "shards batch",
     "checks": "show --checks",
@@ -72,11 +72,11 @@ FORMER = {
     "train-tagger": "weights train-tagger",
     "verify": "store verify",
 }
-"""Name of a command before release 0.2.0 → its name now. The former names go with the next release."""
+"""Name of a command before release 0.2.0 → its present name. The next release drops the former names."""
 
 
 class Commands(TyperGroup):
-    """The commands of `COMMANDS`: their lines in `rlip --help`, and each as its file declares it where it is called."""
+    """The commands in `COMMANDS`: their lines in `rlip --help`, and each as declared in its file once it is called."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -87,7 +87,7 @@ class Commands(TyperGroup):
         }
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """The command that the arguments call by its present or former name, and the arguments that are left."""
+        """The command that the arguments call, by its present or former name, and the remaining arguments."""
         if now := FORMER.get(args[0]):
             typer.echo(f"Warning: `rlip {args[0]}` is now `rlip {now}`", err=True)
             args = [*now.split(), *args[1:]]
@@ -95,13 +95,13 @@ class Commands(TyperGroup):
         return name, name and _loaded(name), rest
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command. What it raises about its input becomes a message and an exit code."""
+        """Run a command. An error in its input becomes a message and an exit code."""
         with errors_reported():
             return super().invoke(ctx)
 
 
 def declared(name: str) -> typer.Typer:
-    """A command as its file declares it, with its subcommands, inside a Typer of its own."""
+    """A command with its subcommands, as its file declares it, in a separate Typer."""
     own = name.replace("import", "import_")  # a keyword of Python
     module = importlib.import_module(f"pipeline.cli.{own}")
     around = typer.Typer()
@@ -123,7 +123,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    help="RLIPv2 as one pipeline: raw detection images → captions → relations → pre-trained and evaluated weights.",
+    help="RLIPv2 as one pipeline: raw detection images → captions → relations → pre-trained, evaluated weights.",
 )
 
 
@@ -133,7 +133,7 @@ def main(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """The options of `rlip` itself; everything else is a command."""
+    """The options of `rlip` itself; everything else is in commands."""
 
 
 def _print_version(asked: bool) -> None:
@@ -144,6 +144,6 @@ def _print_version(asked: bool) -> None:
 
 @atexit.register
 def _end_at_once() -> None:
-    """Spares a short command the last search for garbage, a sixth of its time. Triton, which torch loads, would report leaks."""
+    """Skip the last garbage collection: a sixth of a short command's time, and Triton would report leaks there."""
     if "torch" not in sys.modules:
         gc.freeze()

@@ -1,6 +1,6 @@
 """`rlip cluster`: joins training runs on several nodes, writes Slurm scripts, and serves Prefect's pages.
 
-What loads torch is imported where it is used, so that `--help` responds at once.
+Imports of torch are local to their functions, so that `--help` responds at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def join_training(
     ],
     folder: Annotated[Path, typer.Argument(metavar="STORE", help="The coordinator's store, which all nodes share.")],
     stay: Annotated[
-        bool, typer.Option("--stay", help="Wait for the next training run when one has ended, until asked to end.")
+        bool, typer.Option("--stay", help="After a training run, wait for the next one until asked to stop.")
     ] = False,
     ray: Annotated[
         int | None, typer.Option(min=1, help="Join with this many nodes of this machine's Ray cluster instead.")
@@ -37,7 +37,7 @@ def join_training(
     from pipeline.training.launch.ray_nodes import join_with_ray
 
     if not folder.is_dir():
-        raise FatalError(f"{folder}: no such folder; name the store of the coordinator, which all nodes must share")
+        raise FatalError(f"{folder}: no such folder; name the coordinator's store, which all nodes must share")
     folder = folder.absolute()
     raise typer.Exit(join(address, folder, stay) if ray is None else join_with_ray(address, folder, ray, stay))
 
@@ -47,19 +47,19 @@ def write_slurm_script(
     path: RecipePath,
     nodes: Annotated[int, typer.Option(min=1, max=1024, help="Number of nodes.")],
     gpus: Annotated[
-        int | None, typer.Option("--gpus-per-node", min=1, help="GPUs, and so training processes, of each node.")
+        int | None, typer.Option("--gpus-per-node", min=1, help="GPUs, and thus training processes, per node.")
     ] = None,
     partition: Annotated[str | None, typer.Option(help="Partition of the cluster.")] = None,
     time: Annotated[str | None, typer.Option(help="Time limit as Slurm writes it, e.g. 12:00:00.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write; unset: the script is printed.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; unset: print the script.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Write the batch script that runs a recipe on one or several nodes of a Slurm cluster, for `sbatch`."""
+    """Write a batch script for `sbatch` that runs a recipe on one or more nodes of a Slurm cluster."""
     settings = overrides or []
     address = [f"{section}.address=node:29500" for section in ("train_tagger", "pretrain.settings") if nodes > 1]
     recipe = load_recipe(path, [*settings, *address, *training_overrides(nodes, gpus)])
     if nodes > 1 and "://" in recipe.store:
-        raise FatalError(f"store = {recipe.store}: several nodes need a store in a folder that all of them share")
+        raise FatalError(f"store = {recipe.store}: several nodes need a store in a folder that they all share")
     stop_timeout = max(recipe.train_tagger.stop_timeout, recipe.pretrain.settings.stop_timeout)
     script = sbatch_script(path, recipe.name, recipe.store, nodes, gpus, partition, time, settings, stop_timeout)
     if out is None:
@@ -73,7 +73,7 @@ def serve_prefect(
     store: StorePath = STORE,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 0,
 ) -> None:
-    """Serve Prefect's pages of the runs that were recorded beside a store, on this machine only."""
+    """Serve Prefect's pages for the runs recorded beside a store, on this machine only."""
     # Found by entry point, so that the pipeline does not depend on Prefect.
     (entry,) = entry_points(group="rlip.servers", name="prefect")
     entry.load()(store, port)

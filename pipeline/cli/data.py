@@ -51,9 +51,9 @@ def get_data(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Download public datasets and weights to where the recipes look for them; resumes, verifies and unpacks.
+    """Download public datasets and weights to where recipes look for them. Resumes, verifies and unpacks.
 
-    What must be downloaded manually is listed at the end, and makes the exit code 1 unless it is there.
+    Lists at the end what must be downloaded manually, and exits with 1 unless all of it is there.
     """
     if not names:
         list_data(root, as_json)
@@ -77,7 +77,7 @@ def get_data(
         there = [str(root / place) for file in files if file not in lacking for place in file.places]
         print(json.dumps({"got": got, "there": there, "by_hand": [each.name for each in by_hand]}))
     else:
-        print(f"{len(lacking)} of {len(files)} files downloaded; the others were there")
+        print(f"{len(lacking)} of {len(files)} files downloaded; the others already existed")
         for each in sets:
             if each.note:
                 print(f"{each.name}: {each.note}")
@@ -87,7 +87,7 @@ def get_data(
 
 @commands.command("list")
 def list_data(root: DataRoot = DATA, as_json: AsJson = False) -> None:
-    """List the public datasets and weights: official page, size, what goes where, and whether it is there."""
+    """List public datasets and weights: official page, size, where each part goes, and whether it is there."""
     if as_json:
         print(json.dumps([_as_json(each, root) for each in CATALOGUE.values()]))
         return
@@ -96,10 +96,11 @@ def list_data(root: DataRoot = DATA, as_json: AsJson = False) -> None:
         for part in each.parts:
             files = [file for file in each.files if file.part == part]
             print(
-                f"  {part:12} {in_bytes(sum(f.size for f in files)):>9}  {_state(files, root):16}  {_where(files, root)}"
+                f"  {part:12} {in_bytes(sum(f.size for f in files)):>9}  {_state(files, root):16}  "
+                f"{_where(files, root)}"
             )
         for place in each.hand_places:
-            print(f"  {'by hand':12} {'':>9}  {'there' if (root / place).exists() else 'missing':16}  {root / place}")
+            print(f"  {'manual':12} {'':>9}  {'there' if (root / place).exists() else 'missing':16}  {root / place}")
         for text in (each.by_hand, each.note):
             if text:
                 print(f"  {text}")
@@ -112,7 +113,7 @@ def make_scenes(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the synthetic world with its true relations, in COCO, Objects365, Visual Genome and HICO-DET formats."""
+    """Write the synthetic world with its ground truth, in COCO, Objects365, Visual Genome and HICO-DET formats."""
     from pipeline.run.prepare import write_world
     from pipeline.run.recipe_files import load_recipe
 
@@ -134,7 +135,7 @@ def convert(
     files: Files = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rewrite annotations in another public layout, and report what it can't hold."""
+    """Convert annotations to another public format, and report what it can't represent."""
     from pipeline.interop.annotation_converter import convert_annotations
 
     tally = convert_annotations(source_format, annotations, target_format, out, further_files(files or []))
@@ -160,11 +161,11 @@ def _named(sets: Sequence[PublicSet]) -> str:
 
 
 def _get(file: PublicFile, root: Path, mirror: str | None, bar: Progress, title: str) -> None:
-    """Download a file, unless it lies there already, and unpack it."""
+    """Download a file, unless it exists, and unpack it."""
     task = bar.add_task(title, total=None)
     path = root / file.path
     if path.is_file():
-        # An archive from a stopped unpacking, or one that was copied to a machine without network.
+        # The archive is from an interrupted run, or was copied to a machine without network.
         if file.digest is not None:
             require_digest(path, file.digest)
     else:
@@ -178,7 +179,7 @@ def _get(file: PublicFile, root: Path, mirror: str | None, bar: Progress, title:
     bar.remove_task(task)
     if not file.is_there(root):
         lacking = ", ".join(str(root / place) for place in file.places if not (root / place).exists())
-        raise FatalError(f"{file.url} was unpacked in {path.parent} but holds no {lacking}; look there what it holds")
+        raise FatalError(f"{file.url} was unpacked in {path.parent} but has no {lacking}; look for it there")
 
 
 def _report(bar: Progress, task: TaskID) -> Report:
@@ -187,7 +188,7 @@ def _report(bar: Progress, task: TaskID) -> Report:
 
 def _by_hand(each: PublicSet, root: Path) -> str:
     places = "\n".join(f"  {root / place}" for place in each.hand_places)
-    return f"{each.name} can't be downloaded by a command. Official page: {each.page}\n{each.by_hand}\nIt goes to\n{places}"
+    return f"{each.name} must be downloaded manually. Official page: {each.page}\n{each.by_hand}\nIt goes to\n{places}"
 
 
 def _state(files: Sequence[PublicFile], root: Path) -> str:

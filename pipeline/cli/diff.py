@@ -1,4 +1,4 @@
-"""`rlip diff`: compares two runs: their relations with the change that caused each difference, labels kept, settings, figures."""
+"""`rlip diff`: compares two runs: relations with the cause of each difference, kept labels, settings and figures."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Scores = dict[JudgedRelation, float]
 
 
 class Example(NamedTuple):
-    """One relation that differs; a score is None where a run lacks it."""
+    """One relation that differs. A score is None if a run lacks the relation."""
 
     image_id: int
     subject: int
@@ -71,17 +71,17 @@ class Example(NamedTuple):
 
 @dataclass
 class CauseSummary:
-    """The relations that differ for one cause: counts by kind and by predicate, and the largest changes as examples."""
+    """The relations that differ for one cause: counts by kind and predicate, and the largest changes as examples."""
 
     stage: str
-    """The stage where the difference began; empty if no stage changed."""
+    """The stage where the difference began; "" if no stage changed."""
     what: str
     counts: Counter[str] = field(default_factory=Counter)
     predicates: dict[str, Counter[str]] = field(default_factory=dict)
     examples: dict[str, list[Example]] = field(default_factory=dict)
 
     def add(self, kind: str, found: list[Example]) -> None:
-        """Count relations that differ in one way. Those with the largest changes become examples."""
+        """Count relations that differ in one way; those with the largest changes become examples."""
         self.counts[kind] += len(found)
         for example in found:
             self.predicates.setdefault(example.predicate, Counter())[kind] += 1
@@ -89,7 +89,7 @@ class CauseSummary:
         self.examples[kind] = nlargest(EXAMPLES, kept, key=lambda example: example.weight)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the cause as plain values."""
+        """The cause as JSON values."""
         examples = {kind: [example._asdict() for example in found] for kind, found in self.examples.items()}
         return {**vars(self), "examples": examples}
 
@@ -99,20 +99,20 @@ class CauseSummary:
 
 @dataclass
 class Difference:
-    """What differs between the relations of two runs: the number of equal ones, and the others by cause."""
+    """The differences between the relations of two runs: how many are equal, and the others by cause."""
 
     same: int = 0
     causes: dict[tuple[str, str], CauseSummary] = field(default_factory=dict)
-    """Stage and what changed there → the relations that differ because of it."""
+    """(Stage, what changed there) → the relations that differ because of it."""
 
     def add(self, cause: tuple[str, str], kind: str, found: list[Example]) -> None:
-        """Count relations that differ in one way because of one cause."""
+        """Count relations that differ in one way for one cause."""
         if found:
             self.causes.setdefault(cause, CauseSummary(*cause)).add(kind, found)
 
     @property
     def by_size(self) -> list[CauseSummary]:
-        """The causes, those with the most relations first."""
+        """The causes by their number of relations, largest first."""
         return sorted(self.causes.values(), key=lambda cause: (-cause.counts.total(), str(cause)))
 
     @property
@@ -125,7 +125,7 @@ class Difference:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """Return the difference as plain values."""
+        """The difference as JSON values."""
         causes = [cause.as_json() for cause in self.by_size]
         return {"same": self.same, "causes": causes, "predicates": self.predicates}
 
@@ -139,7 +139,7 @@ def diff(
 ) -> None:
     """Compare the relations of two runs: which were added, lost or re-scored, and which change caused it.
 
-    Also compares the labels that they keep, their settings and their figures.
+    Also compare the labels they keep, their settings and their figures.
     """
     opened = existing_store(store)
     runs = find_run(opened, before), find_run(opened, after)
@@ -159,7 +159,7 @@ def diff(
             for example in cause.examples.get(kind, []):
                 console.print(Text(f"{kind} {example}"))
     if len(causes) > DETAILED:
-        print(f"only the {DETAILED} largest of {len(causes)} causes are shown in full; --json shows them all")
+        print(f"showing the {DETAILED} largest of {len(causes)} causes in full; --json shows all")
     print(f"{found.same:,} scored relations are unchanged")
     for kind, counts in judged.items():
         said = ", ".join(f"{number:,} {word}" for word, number in counts.items())
@@ -168,14 +168,14 @@ def diff(
 
 
 def _standing(store: str, verdicts: Path | None) -> Standing:
-    """The verdicts that stand; none for a store at a URL without a folder that is named."""
+    """The standing verdicts; none for a store at a URL unless a folder is named."""
     if verdicts is None and is_remote(store):
         return {}
     return VerdictLog(verdicts or verdicts_folder(store)).standing()
 
 
 def _in_words(value: Any) -> str:
-    """A setting or figure as text; a figure that a run lacks is a dash."""
+    """A setting or figure as text; a dash if a run lacks it."""
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
@@ -183,7 +183,7 @@ def _in_words(value: Any) -> str:
 
 def _print_comparison(console: Console, before: str, after: str, beside: Comparison) -> None:
     kept = beside.kept
-    alone = f"{kept.lost.total():,} by {before} alone, {kept.added.total():,} by {after} alone"
+    alone = f"{kept.lost.total():,} by {before} only, {kept.added.total():,} by {after} only"
     print(f"{kept.same:,} labels are kept by both, {alone}")
     for title, rows in (("Settings that differ", beside.settings), ("Figures", beside.figures)):
         made = table(title, "name", escape(sanitise(before)), escape(sanitise(after)))
@@ -202,9 +202,9 @@ def _counted(title: str, what: str, counted: Mapping[str, Counter[str]]) -> Tabl
 
 
 def difference(before: Run, after: Run) -> Difference:
-    """Compare the relations of two runs, partition by partition. An artifact that both runs share is read once.
+    """Compare the relations of two runs, one partition at a time. Artifacts that both runs share are read once.
 
-    Raises `FatalError` when a run has no relations.
+    Raises `FatalError` if a run has no relations.
     """
     result = Difference()
     old, new = before.artifacts(STEP), after.artifacts(STEP)
@@ -232,7 +232,7 @@ def _compare(result: Difference, cause: tuple[str, str], before: Labels, after: 
 
 
 def _cause(store: Store, partition: str, before: Artifact | None, after: Artifact | None) -> tuple[str, str]:
-    """The stage where a difference began, and what changed there. Changed contents are only named: partitions differ in them."""
+    """The stage where a difference began, and the change. Contents are only named, since they vary by partition."""
     if before is None or after is None:
         return "", f"partitions of {partition.split('/')[0]} that only one run has"
     causes = list(causes_of(store, before, after))
@@ -257,7 +257,7 @@ def _place(image_id: int, relation: Mapping[str, Any]) -> tuple[int, int, str, i
 
 
 class Changed(NamedTuple):
-    """A setting or a figure of two runs; a value is None where a run has none."""
+    """A setting or figure of two runs. A value is None if a run lacks it."""
 
     name: str
     before: Any
@@ -266,7 +266,7 @@ class Changed(NamedTuple):
 
 @dataclass
 class KeptChange:
-    """How many labels both runs keep, and how many only one of them does, by predicate."""
+    """How many labels both runs keep, and how many only one keeps, by predicate."""
 
     same: int = 0
     added: Counter[str] = field(default_factory=Counter)
@@ -275,7 +275,7 @@ class KeptChange:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two runs keep, the settings in which their steps differ, and their figures."""
+    """The labels that two runs keep, the settings in which their steps differ, and their figures."""
 
     kept: KeptChange
     settings: tuple[Changed, ...]
@@ -287,7 +287,7 @@ class Comparison:
         return cls(_kept_change(before, after), tuple(_settings(before, after)), tuple(_figures(before, after)))
 
     def as_json(self) -> dict[str, Any]:
-        """The comparison as plain values."""
+        """The comparison as JSON values."""
         listed = {name: [row._asdict() for row in getattr(self, name)] for name in ("settings", "figures")}
         return {"kept": vars(self.kept), **listed}
 
@@ -307,7 +307,7 @@ def _kept_change(before: Run, after: Run) -> KeptChange:
 
 
 def _kept(tagged: Artifact | None, choice: ChoiceSettings, settled: Overrides | None) -> set[tuple[int, int, str, int]]:
-    """Image, subject, predicate, object of the labels that are kept."""
+    """(Image, subject, predicate, object) of each kept label."""
     if tagged is None:
         return set()
     kept = kept_labels(tagged.table("relations"), candidates(tagged), choice, settled)
@@ -317,7 +317,7 @@ def _kept(tagged: Artifact | None, choice: ChoiceSettings, settled: Overrides | 
 
 
 def _settings(before: Run, after: Run) -> Iterator[Changed]:
-    """The settings that a step of both runs was computed with and that differ."""
+    """The settings of steps in both runs that differ."""
     old, new = ({summary.step: summary.settings for summary in summaries(run)} for run in (before, after))
     for step in (step for step in old if step in new):
         names = dict.fromkeys((*old[step], *new[step]))
@@ -352,10 +352,10 @@ def _rounded(value: float | None) -> float | None:
 
 
 def judged_difference(before: Run, after: Run, standing: StandingVerdicts, least: float) -> dict[str, dict[str, int]]:
-    """Kind of difference → what reviewers said → the number of relations; kinds without a verdict are absent.
+    """Kind of difference → verdict in words → number of relations. Kinds without verdicts are absent.
 
-    Relations are compared by content, so a box that was found again in the same place is the same. Scores that differ by less
-    than `least` count as equal.
+    Relations are compared by content, so recomputed boxes at the same place are equal. Scores that differ by less than
+    `least` count as equal.
     """
     digests = {relation.image for relation in standing}
     old, new = _scores(before, after, digests), _scores(after, before, digests)
@@ -377,7 +377,7 @@ def _outcome(outcome: int) -> str:
 
 
 def _scores(run: Run, other: Run, digests: Collection[str]) -> Scores:
-    """The scores of relations in images with verdicts, of the partitions in which two runs differ."""
+    """Scores of relations in images with verdicts, for the partitions in which two runs differ."""
     scores: Scores = {}
     images, equal = images_with_boxes(run), other.artifacts("tag")
     for partition, tagged in run.artifacts("tag").items():

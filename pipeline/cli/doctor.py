@@ -1,4 +1,4 @@
-"""`rlip doctor`: shows what a recipe needs and what of it is missing."""
+"""`rlip doctor`: shows what a recipe needs and which of it is missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
         print(json.dumps([vars(finding) for finding in findings]))
     else:
         console = Console()
-        for finding in findings:  # one line each, so that a path can be copied whole
+        for finding in findings:  # one line each, so that paths can be copied whole
             line = f"{finding.state:<7}  {finding.what}: {finding.detail}"
             console.print(Text(sanitise(line, len(line))), soft_wrap=True)
     missing = [finding for finding in findings if finding.state == "missing"]

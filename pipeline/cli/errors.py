@@ -15,17 +15,17 @@ import typer
 from pipeline.runtime.wording import printable
 
 LONGEST = 8_000
-"""Characters of a message that are printed. Names in files from elsewhere may be of any length."""
+"""Maximum number of characters printed of a message. Names in files from elsewhere may be of any length."""
 _EXTRAS = {"duckdb": "review", "fastapi": "review", "uvicorn": "review"}
-"""Module → the extra that brings it, where the import itself finds out that it is absent."""
+"""Module → the extra that provides it, for modules whose absence only shows on import."""
 
 
 @contextmanager
 def errors_reported() -> Iterator[None]:
-    """Turns bad input into one message and exit code 1, Ctrl-C and SIGTERM into one and exit code 130.
+    """Turns bad input into one message and exit code 1, and Ctrl-C and SIGTERM into one message and exit code 130.
 
-    Bad input is a `PipelineError`, and what any code may meet: a file that can't be used, a name that isn't UTF-8, and more
-    than fits in memory. Other errors are those of the program, and keep their traceback.
+    Bad input is a `PipelineError` or an error that any code may meet: an unusable file, a name that isn't UTF-8, too
+    little memory. Other errors are bugs of the program and keep their traceback.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     warnings.showwarning = _show_warning
@@ -45,7 +45,7 @@ def errors_reported() -> Iterator[None]:
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Decorates a command that goes on where it stopped, so that the message about an interrupt says so."""
+    """Decorates a resumable command, so that the message about an interrupt says how to resume."""
     try:
         yield
     except KeyboardInterrupt:
@@ -53,7 +53,7 @@ def resumable() -> Iterator[None]:
 
 
 def _message(error: Exception) -> str:
-    """The message about bad input; "" for an error of the program."""
+    """The message about bad input; "" for a bug of the program."""
     from storage.errors import PipelineError, RetryableError
 
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
@@ -68,9 +68,9 @@ def _message(error: Exception) -> str:
             f"{where}: {error.strerror}; name another file or folder, or change this one" if where else error.strerror
         )
     if isinstance(error, UnicodeEncodeError):
-        return f"{error.object[:LONGEST]!r} is not UTF-8; rename the file, or type the text in a terminal of UTF-8"
+        return f"{error.object[:LONGEST]!r} is not UTF-8; rename the file, or type the text in a UTF-8 terminal"
     if isinstance(error, MemoryError):
-        return "out of memory; ask for less at once, or use a machine with more"
+        return "out of memory; process less at once, or use a machine with more memory"
     return ""
 
 
@@ -86,7 +86,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Prints what users should change, e.g. a setting's former name, without the line of code that noticed it."""
+    """Prints what users should change, e.g. a setting's former name, without the line of code that warned."""
     shown = (
         str(message)
         if issubclass(category, FutureWarning)
@@ -96,7 +96,7 @@ def _show_warning(
 
 
 def as_printed(message: str) -> str:
-    """A message as a terminal may show it: without passwords of URLs and control characters, which names can hold."""
+    """A message that is safe to print: without passwords in URLs and without control characters, e.g. from names."""
     from storage.secrets import redacted
 
     shown = redacted(message if len(message) <= LONGEST else f"{message[:LONGEST]}…")
@@ -104,7 +104,7 @@ def as_printed(message: str) -> str:
 
 
 def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
-    """Python drops an interrupt that arrives inside a finaliser or a callback of a C library. Raise it again outside."""
+    """Python drops interrupts that arrive inside a finaliser or a C library's callback. Raise it again outside."""
     if not issubclass(dropped.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(dropped)
         return

@@ -1,4 +1,4 @@
-"""`rlip estimate`: estimates before a run what it will cost, from what an earlier run took."""
+"""`rlip estimate`: estimates what a run will cost, from the measurements of an earlier run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from storage.errors import FatalError
 from storage.runs import find_run
 
 FARTHEST = 100
-"""Images to process for each one that was measured, above which a warning says that the estimate goes far."""
+"""Ratio of images to process to images measured above which a warning says that the estimate extrapolates."""
 
 
 def estimate(
@@ -36,12 +36,12 @@ def estimate(
         typer.Option("--from", metavar="RUN", help="The run whose costs per image count; unset: docs/benchmarks.md."),
     ] = None,
     images: Annotated[
-        int | None, typer.Option("--images", min=1, help="Number of images to label, for data that are not at hand.")
+        int | None, typer.Option("--images", min=1, help="Number of images to label, if the data are elsewhere.")
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", min=1, help="Workers or GPUs that work at once; default: run.workers, on Ray run.max_actors."
+            "--workers", min=1, help="Concurrent workers or GPUs; default: run.workers, on Ray run.max_actors."
         ),
     ] = None,
     price: Annotated[
@@ -50,9 +50,9 @@ def estimate(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Estimate what a run will take: worker-hours, wall time, bytes and cost, from what an earlier run took per image.
+    """Estimate a run's worker-hours, wall time, bytes and cost from what an earlier run took per image.
 
-    Unless the number of images is assumed, the report of the run compares the estimate with what the run took.
+    Unless --images is set, the run's report compares the estimate with what the run took.
     """
     context = RunContext(load_recipe(recipe, overrides or []))
     run = None if earlier is None else find_run(context.store, earlier)
@@ -81,15 +81,15 @@ def estimate(
 
 
 def _workers(run: RunSection) -> int:
-    """Workers that work at once by the recipe. Raises `FatalError` where only the cluster knows."""
+    """Number of concurrent workers in the recipe. Raises `FatalError` if only the cluster knows."""
     most = run.workers if run.engine == "local" else run.max_actors
     if most is None:
-        raise FatalError("run.engine = 'ray' without run.max_actors: name the number of workers with --workers")
+        raise FatalError("run.engine = 'ray' without run.max_actors: set the number of workers with --workers")
     return most
 
 
 def _lines(total: Estimate) -> list[str]:
-    """The totals, and what they leave out."""
+    """The totals, and what they exclude."""
     images = "" if total.labelled is None else f"{total.labelled:,} images to label, "
     on_gpu = "none was measured on a GPU" if total.gpu_hours is None else f"{total.gpu_hours:,.2f} of them on a GPU"
     lines = [
@@ -107,14 +107,14 @@ def _lines(total: Estimate) -> list[str]:
     if far := [step for step in total.steps if step.factor > FARTHEST]:
         worst = max(far, key=lambda step: step.factor)
         lines.append(
-            f"Warning: {', '.join(step.step for step in far)}: more than {FARTHEST} times the images that were measured, at most "
-            f"{worst.factor:,.0f} times ({worst.step}); start and loading count as if each image took them, so run more images "
-            "and estimate from that run"
+            f"Warning: {', '.join(step.step for step in far)}: more than {FARTHEST} times the measured images, at most "
+            f"{worst.factor:,.0f} times ({worst.step}); start-up and loading are counted per image, so measure a run "
+            "with more images and estimate from it"
         )
     left_out = [step.step for step in total.steps if step.seconds is None]
     if left_out:
-        lines.append(f"Not included, since never measured or of unknown size: {', '.join(left_out)}")
+        lines.append(f"Not included (never measured, or of unknown size): {', '.join(left_out)}")
     return [
         *lines,
-        "Requests to an object store and time without work to do are not measured, so they are not included",
+        "Requests to an object store and idle time are not measured, so they are not included",
     ]

@@ -17,14 +17,14 @@ def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON of the RLIPv2 authors; its kind is detected.")],
     run_name: Annotated[str, typer.Option("--as", metavar="RUN", help="Name of the run to import into.")],
     dataset: Annotated[
-        str | None, typer.Option(help="Name of the dataset; default: as the file states, or imported.")
+        str | None, typer.Option(help="Name of the dataset; default: as in the file, else imported.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images, to read sizes and clamp boxes.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images, to read sizes and clip boxes.")] = None,
     paths: Annotated[Path | None, typer.Option(help="The image_id_to_filepath.json of Objects365.")] = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Import captions, scene graphs, candidates, labels or name frequencies as steps of a run; quarantine invalid rows."""
+    """Import captions, graphs, candidates, labels or name frequencies as steps of a run; quarantine invalid rows."""
     opened = open_store(store)
     opened.refresh()
     print_import(file, Run(opened, run_name), dataset, ImageFiles(images, paths), as_json)

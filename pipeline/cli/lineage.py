@@ -1,4 +1,4 @@
-"""`rlip store lineage`: tells other systems what a run read and wrote."""
+"""`rlip store lineage`: exports what a run read and wrote for other systems."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def lineage(
         typer.Option("--url", help="Send to this lineage server, e.g. Marquez at http://127.0.0.1:5000."),
     ] = None,
     partitions: Annotated[
-        bool, typer.Option("--partitions", help="Events for each partition, with the tables' places in the store.")
+        bool, typer.Option("--partitions", help="One event per partition, with the locations of tables in the store.")
     ] = False,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Export what a run read and wrote, down to columns, as OpenLineage events; prints them without --out and --url."""
+    """Export what a run read and wrote, down to columns, as OpenLineage events; prints them without --out or --url."""
     try:
         from openlineage.client.serde import Serde
 
@@ -39,7 +39,7 @@ def lineage(
     except ImportError as error:
         raise FatalError(f"lineage events need {error.name}: pip install 'rlip[lineage]'") from error
     if url is not None and not is_server(url):
-        raise FatalError("--url: not the URL of a server; write e.g. http://127.0.0.1:5000, or name a file with --out")
+        raise FatalError("--url: not a server URL; write e.g. http://127.0.0.1:5000, or name a file with --out")
     events = list(RunLineage(find_run(existing_store(store), run_name)).events(partitions))
     targets: list[str] = []
     if out is not None:

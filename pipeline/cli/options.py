@@ -42,12 +42,12 @@ VerdictsFolder = Annotated[
     typer.Option("--verdicts", metavar="FOLDER", help="Folder of verdicts; `verdicts` in the store if omitted."),
 ]
 Tokenizer = Annotated[
-    Path | None, typer.Option("--tokenizer", help="Tokenizer's folder, for weights that have none beside them.")
+    Path | None, typer.Option("--tokenizer", help="Folder of the tokenizer, for weights without one beside them.")
 ]
 
 
 def further_files(pairs: Sequence[str]) -> Mapping[str, Path]:
-    """The files that `Files` names. Raises `FatalError` for another form or an unknown field."""
+    """The files in `--file` options. Raises `FatalError` for another form or an unknown field."""
     from pipeline.data.datasets.source import FURTHER_FILES
     from storage.errors import FatalError
 

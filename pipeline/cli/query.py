@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 SHOWN = 100
-"""Rows printed on a terminal; `--json` prints all."""
+"""Rows printed in a terminal; `--json` prints all."""
 _BATCH = 10_000
 _PARQUET = ".parquet"
 _WRITERS = {".csv": csv.CSVWriter, _PARQUET: pq.ParquetWriter}
@@ -52,7 +52,7 @@ def query(
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Run an SQL query (DuckDB) on the tables of a run: labels (one row each), images, captions, triplets, rejected, ..."""
+    """Run an SQL query (DuckDB) on a run's tables: labels (one row each), images, captions, triplets, rejected, ..."""
     if out is not None:
         _require_new_table(out)
     names, batches = select(find_run(existing_store(store), run_name), sql)
@@ -76,12 +76,12 @@ def query(
 
 
 def select(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
-    """Run a query over the tables of a run. Returns the column names and the batches of rows, one in memory at a time.
+    """Run a query over the tables of a run. Returns column names and batches of rows, one of them in memory at a time.
 
-    The query can read these tables and no file, URL or store. Tables have the names that stages give them (`images`,
-    `relations`, `rejected`), plus the variant of the step if several steps write one (`shards_pseudo`). Each has a column
-    `partition`. `labels` has one row per label (`pipeline/labels/label_rows.py`). Raises `FatalError` if the query fails,
-    possibly only when the rows are read.
+    The query can't read files, URLs or other stores. Tables are named as stages name them (`images`, `relations`,
+    `rejected`), plus the variant if several steps write one (`shards_pseudo`), with a column `partition`. `labels` has
+    one row per label (`pipeline/labels/label_rows.py`). Raises `FatalError` if the query fails, possibly only when
+    the rows are read.
     """
     import duckdb
 
@@ -99,7 +99,7 @@ def select(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
                 "relations" in tables and "dropped" not in tables and re.search(r"\bdropped\b", sql, re.IGNORECASE)
             )
             hint = (
-                "; the labels are of a version that did not record dropped triplets: run stage tag again"
+                "; the labels are from a version that did not record dropped triplets: run stage tag again"
                 if lacking
                 else ""
             )
@@ -110,17 +110,17 @@ def select(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
     with errors_explained():
         for name, dataset in _tables(run):
             tables.append(name)
-            # DuckDB reads the schema here, and would report Ctrl-C as an error of its own.
+            # DuckDB reads the schema here, and would turn Ctrl-C into a DuckDB error.
             _stoppable(connection, partial(connection.register, name, dataset))
         if "relations" in tables:
             tables.append("labels")
         if "relations" in tables and re.search(r"\blabels\b", sql, re.IGNORECASE):
             folder = resources.enter_context(TemporaryDirectory(prefix="rlip-query-"))
             connection.register("labels", _labels(run, Path(folder) / "labels.parquet"))
-        # This call already executes all it can of several statements, and some single ones, so it must be stoppable.
+        # This call already executes all but the last of several statements, and some single ones: it must be stoppable.
         answer = _stoppable(connection, lambda: connection.sql(sql))
         if answer is None:
-            raise FatalError(f"{sql!r} asks for no rows; e.g. 'select count(*) from {min(tables, default='images')}'")
+            raise FatalError(f"{sql!r} is not a query; try e.g. 'select count(*) from {min(tables, default='images')}'")
         reader = _stoppable(connection, lambda: answer.to_arrow_reader(_BATCH))
     names = _distinct(reader.schema.names)
 
@@ -133,20 +133,20 @@ def select(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
 
 
 def _stoppable(connection: DuckDBPyConnection, work: Callable[[], Any]) -> Any:
-    """Call `work` in a thread. DuckDB ignores Ctrl-C while its other threads run all tasks, so this thread waits for it."""
+    """Call `work` in a thread. DuckDB ignores Ctrl-C while it runs, so this thread waits for the result instead."""
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(work)
         try:
             return answer.result()
         except KeyboardInterrupt:
-            while not answer.done():  # an interrupt before the query begins has no effect
+            while not answer.done():  # interrupting before the query begins has no effect
                 connection.interrupt()
                 wait([answer], timeout=0.1)
             raise
 
 
 def _labels(run: Run, path: Path) -> ds.Dataset:
-    """The flat labels of a run, written to a file so that no more than a partition is held in memory."""
+    """The flat labels of a run, written to a file so that only one partition is in memory."""
     from pipeline.labels.label_rows import LABELS, flat_labels
 
     with pq.ParquetWriter(path, LABELS) as writer:
@@ -166,7 +166,7 @@ def _write(batches: Iterator[pa.RecordBatch], out: Path) -> int:
     """Write rows as CSV or Parquet, by the suffix of the new file `out`. Returns their number."""
     first = next(batches, None)
     if first is None:
-        raise FatalError(f"--out {out}: the query found no rows, so nothing was written")
+        raise FatalError(f"--out {out}: the query returned no rows, so nothing was written")
     rows = 0
     try:
         with atomic_file(out) as aside, _WRITERS[out.suffix](aside, first.schema) as writer:
@@ -181,7 +181,7 @@ def _write(batches: Iterator[pa.RecordBatch], out: Path) -> int:
 
 
 def _print_json(batches: Iterator[pa.RecordBatch]) -> None:
-    """Print the rows as one JSON list."""
+    """Print the rows as one JSON array."""
     begin = "["
     for batch in batches:
         for row in batch.to_pylist():
@@ -191,7 +191,7 @@ def _print_json(batches: Iterator[pa.RecordBatch]) -> None:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Column names made distinct: a repeated name gets a number."""
+    """Column names made unique by numbering repeated ones."""
     distinct: list[str] = []
     for name in names:
         times = 1
@@ -202,7 +202,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _tables(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
-    """Names and tables of a run, each over all partitions and read on demand."""
+    """Names and tables of a run, each over all partitions and read lazily."""
     files: dict[str, dict[str, list[tuple[str, Path]]]] = {}
     detected = run.artifacts("detect").keys()
     for step in run.steps():
@@ -222,7 +222,7 @@ def _tables(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
 
 
 def _dataset(entries: list[tuple[str, Path]]) -> ds.Dataset:
-    """The files of one table as one dataset, with the name of the partition in each row."""
+    """The files of one table as one dataset, with the partition's name in each row."""
     form = ds.ParquetFileFormat()
     files = LocalFileSystem()
     fragments = [

@@ -1,4 +1,4 @@
-"""`rlip recipe`: shows what a recipe comes to, checks recipes without their data, and compares two."""
+"""`rlip recipe`: shows the resolved settings of a recipe, checks recipes without their data, and compares two."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TRAININGS = ("train_tagger", "pretrain.settings")
 
 
 class Resolved(NamedTuple):
-    """The value of a setting and where it comes from: a file, `--set`, `official = true` or the default."""
+    """The value of a setting and its origin: a file, `--set`, `official = true` or the default."""
 
     value: Any
     origin: str
@@ -51,7 +51,7 @@ def show_recipe(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show every setting of a recipe and where its value comes from: a file, --set, official = true or the default."""
+    """Show every setting of a recipe and its origin: a file, --set, official = true or the default."""
     settings = resolve(path, overrides or [])
     if section is not None:
         known = list(dict.fromkeys(name.partition(".")[0] for name in settings))
@@ -73,7 +73,7 @@ def check_recipes(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check recipes without their data: names, values, and networks that start at random; exit with 1 if one is wrong."""
+    """Check recipes without their data: names, values, and randomly initialised networks; exit with 1 on errors."""
     results = []
     for path in paths:
         try:
@@ -102,7 +102,7 @@ def compare_recipes(
     after: Annotated[Path, typer.Argument(metavar="RECIPE_B", help="The recipe to examine.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show the settings in which two recipes differ, side by side; defaults count."""
+    """Show the settings in which two recipes differ, side by side, including defaults."""
     one, other = resolve(before), resolve(after)
     names = sorted(one.keys() | other.keys())
     absent = Resolved(None, "")
@@ -129,7 +129,7 @@ def resolve(path: Path, overrides: Sequence[str] = ()) -> dict[str, Resolved]:
 
 
 def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each setting with its dotted name. Sections in a list are numbered, as `--set` numbers them."""
+    """Each setting with its dotted name. Sections in a list are numbered as in `--set`."""
     if isinstance(values, Mapping) and values:
         members: Any = values.items()
     elif isinstance(values, list) and any(isinstance(each, Mapping) for each in values):
@@ -152,7 +152,7 @@ def _origin(name: str, values: RecipeValues, resolved: Recipe) -> str:
 
 
 def _lines(settings: Mapping[str, Resolved]) -> list[str]:
-    """One line per setting, as in a recipe, with its origin as a comment."""
+    """One line per setting, as in a recipe, with its origin in a comment."""
     lines = {name: f"{name.rpartition('.')[2]} = {_shown(found.value)}" for name, found in settings.items()}
     width = min(60, max(map(len, lines.values())))
     return [f"{line:<{width}}  # {settings[name].origin}" for name, line in lines.items()]

@@ -28,22 +28,22 @@ def report(
     run_name: RunName,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to write a copy to, which `rlip store rm` leaves; unset: where the report lies."),
+        typer.Option(help="Folder for a copy, which `rlip store rm` keeps; unset: replace the run's report."),
     ] = None,
     pictures: Annotated[
-        int, typer.Option(min=0, help="Images drawn at random; half as many of the hardest come beside them.")
+        int, typer.Option(min=0, help="Number of images drawn at random; half as many of the hardest are added.")
     ] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Seed that the images are drawn with.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for drawing the images.")] = 0,
     against: Annotated[
         list[str] | None,
         typer.Option(
-            "--against", metavar="RUN", help="Draw its training runs and this run's in one chart each. Can be repeated."
+            "--against", metavar="RUN", help="Add this run's training runs to the training charts. Can be repeated."
         ),
     ] = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Write the report of a run again, also of an older execution (RUN@2) or of a run that was pulled or imported."""
+    """Write the report of a run again, also for an earlier record (RUN@2) and for a pulled or imported run."""
     opened = existing_store(store)
     run = find_run(opened, run_name)
     others = [find_run(opened, name) for name in dict.fromkeys(against or []) if name != run_name]
@@ -56,7 +56,7 @@ def report(
 
 
 def recorded_view(run: Run) -> RunView:
-    """A run with the recipe recorded with it. Without one, as for imported labels, nothing says where images lie."""
+    """A run with its recorded recipe. Without one, as for imported labels, nothing says where images are."""
     recipe = last_recipe(run)
     if recipe is not None:
         return run_view(recipe, run)
@@ -71,7 +71,7 @@ def recorded_view(run: Run) -> RunView:
 
 
 def last_recipe(run: Run) -> Recipe | None:
-    """The recipe of a run or, before it has completed once, of its last execution; None where no recipe made it."""
+    """The recipe of a run or, before it first completed, of its last execution; None if no recipe made it."""
     recipe = recorded_recipe(run)
     if recipe is not None or isinstance(run, RunRecord):
         return recipe

@@ -1,4 +1,4 @@
-"""`rlip review`: serves the page on which a person judges the labels of a run."""
+"""`rlip review`: serves the page on which people judge the labels of a run."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ def review(
         str | None, typer.Option("--against", metavar="RUN", help="Another run to compare with.")
     ] = None,
     reviewer: Annotated[
-        str | None, typer.Option("--reviewer", help="Your name in the log of verdicts; unset: this machine's user.")
+        str | None, typer.Option("--reviewer", help="Your name in the log of verdicts; unset: your user name.")
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any but this machine's own needs a password.")
+        str, typer.Option(help="Address to listen on; any that other machines can reach needs a password.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 0,
     names: Annotated[
         list[str] | None,
-        typer.Option("--name", help="A name by which browsers reach the server, e.g. gpu7.lab:8765. Can be repeated."),
+        typer.Option("--name", help="A host by which browsers reach the server, e.g. gpu7.lab:8765. Can be repeated."),
     ] = None,
     password_file: Annotated[
         Path | None, typer.Option("--password-file", help="File with the password; unset: RLIP_REVIEW_PASSWORD.")
     ] = None,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Show everything, take no verdicts.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Show everything, accept no verdicts.")] = False,
     verdicts_at: VerdictsFolder = None,
     images: Annotated[
         list[str] | None,
         typer.Option(
-            "--images", metavar="SET=FOLDER", help="Where a dataset's images lie on this machine. Can be repeated."
+            "--images", metavar="SET=FOLDER", help="Where a dataset's images are on this machine. Can be repeated."
         ),
     ] = None,
     store_at: StorePath = STORE,
 ) -> None:
-    """Serve a page on which a person looks through the labels of a run and judges them, also while the run is going.
+    """Serve a page on which people browse and judge the labels of a run, even while the run is going on.
 
-    Prints the link that opens the page, and serves until Ctrl-C.
+    Print the link that opens the page, and serve until Ctrl-C.
     """
     import uvicorn
 
@@ -96,12 +96,12 @@ def review(
             progress=lambda done, total: status.update(f"Indexing the run: {done:,} of {total:,} partitions"),
         )
     try:
-        # Errors of pages go to the package's log; without a handler nobody would see them.
+        # Errors of pages go to the package's log, which is invisible without a handler.
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
         state.watch()
         app = protected(page_routes(state, access.read_only, signed_in=password is not None), access)
         server = uvicorn.Server(server_settings(app, host, port))
-        print(f"Review {run_name}: {access.url}\nVerdicts: {verdicts}\nCtrl-C ends the server.", flush=True)
+        print(f"Review {run_name}: {access.url}\nVerdicts: {verdicts}\nPress Ctrl-C to stop the server.", flush=True)
         server.run(sockets=[listener])
     finally:
         state.close()
@@ -109,7 +109,7 @@ def review(
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens already, so that a browser that follows the printed link waits for the page and isn't refused."""
+    """A socket that already listens, so that browsers that open the printed link wait instead of being refused."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -124,7 +124,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _user() -> str:
-    """The user's name with what reviewers' names may hold; "reviewer" where this machine knows none."""
+    """The user name, reduced to characters of reviewers' names; "reviewer" if this machine knows none."""
     try:
         name = re.sub(r"[^A-Za-z0-9._@-]", "", getpass.getuser()).lstrip("._-")
     except (KeyError, OSError):
@@ -133,7 +133,7 @@ def _user() -> str:
 
 
 def _with_images(view: RunView, places: Sequence[str]) -> RunView:
-    """The view with other folders of images. Raises `FatalError` for a set that the run does not label."""
+    """The view with other image folders. Raises `FatalError` for a dataset that the run does not label."""
     folders = dict(view.image_folders)
     for each in places:
         name, _, folder = each.partition("=")

@@ -37,7 +37,7 @@ def run(
     direct: Direct = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe: reuse the artifacts that the store has, compute the rest, and write the report."""
+    """Run a recipe: reuse artifacts in the store, compute the rest, and write the report."""
     settings = [*(overrides or []), *([] if until is None else [f"run.until={until}"])]
     run_context(RunContext(load_recipe(recipe, settings)), direct, as_json)
 
@@ -59,14 +59,14 @@ def run_context(context: RunContext, direct: bool, as_json: bool) -> None:
 
 
 def review_command(recipe: Recipe) -> str:
-    """The command that opens a recipe's run for review, as typed where this one was."""
+    """The command that opens a recipe's run for review, for the folder and installation of this command."""
     program = sys.argv[0] if Path(sys.argv[0]).name == "rlip" and shutil.which("rlip") is None else "rlip"
     store = [] if recipe.store == Recipe.model_fields["store"].default else ["--store", recipe.store]
     return shlex.join([program, "review", recipe.name, *store])
 
 
 def _runner(name: str) -> Callable[[RunContext, Display], Outcome]:
-    """The function that runs recipes. It is found by entry point, so that the pipeline does not depend on its runners."""
+    """The function that runs recipes, found by entry point so that the pipeline does not depend on its runners."""
     (entry,) = entry_points(group="rlip.runners", name=name)
     runner: Callable[[RunContext, Display], Outcome] = entry.load()
     return runner

@@ -1,4 +1,4 @@
-"""What the samples of tars hold, and what they lack."""
+"""Counts what the samples of tars contain and lack."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from storage.shards.scan import Refused
 
 @dataclass
 class Contents:
-    """What a tar holds, or several tars together."""
+    """The contents of one or more tars."""
 
     samples: int = 0
     bytes: int = 0
     extensions: Counter[str] = field(default_factory=Counter)
     formats: Counter[str] = field(default_factory=Counter)
-    """Image formats by content, and reasons for which images can't be used."""
+    """Image formats by content, and reasons why images are unusable."""
     refused: Counter[str] = field(default_factory=Counter)
     images: int = 0
     labels: int = 0
-    """Samples with labels of this project's form."""
+    """Number of samples with labels in this project's format."""
     lacking: Counter[str] = field(default_factory=Counter)
-    """Samples without an image, and without labels."""
+    """Number of samples without an image ("image") and without labels ("labels")."""
     boxes: int = 0
     relations: int = 0
     categories: Counter[str] = field(default_factory=Counter)
     predicates: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Contents) -> None:
-        """Adds what another tar holds."""
+        """Adds the contents of another tar."""
         for name, value in vars(other).items():
             if isinstance(value, Counter):
                 getattr(self, name).update(value)
@@ -42,7 +42,7 @@ class Contents:
                 setattr(self, name, getattr(self, name) + value)
 
     def gaps(self) -> list[str]:
-        """Says which samples lack what others have."""
+        """Says how many samples lack what others have."""
         gaps = []
         if self.images and self.lacking["image"]:
             gaps.append(f"{_samples(self.lacking['image'])} an image")
@@ -51,13 +51,13 @@ class Contents:
         return gaps
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON values, the most frequent names first."""
+        """The contents as JSON values, most frequent names first."""
         plain = asdict(self)
         return {n: dict(getattr(self, n).most_common()) if isinstance(v, Counter) else v for n, v in plain.items()}
 
 
 def contents_of(tar: Path, report: Progress) -> tuple[Contents, list[Refused]]:
-    """Reads what a tar holds. Also returns where it is damaged."""
+    """Reads the contents of a tar, and where it is damaged."""
     contents, damaged = Contents(bytes=tar.stat().st_size if tar.is_file() else 0), []
     samples = tar_samples(tar)
     entry = next(samples, None)
@@ -105,7 +105,7 @@ def _format(data: bytes | None) -> str:
 
 
 def gaps_of(tar: Path) -> list[str]:
-    """Says which samples lack the image or the labels that others of the tar have, by their names alone."""
+    """Says how many samples lack an image or labels that others in the tar have, judging by names only."""
     contents = Contents()
     for sample in tar_samples(tar):
         if isinstance(sample, TarSample):

@@ -51,7 +51,7 @@ SHOWN = 20
 """Refused entries and faults printed per tar; `--json` prints all."""
 LONGEST_PATH = 4096
 TOP = 10
-"""Most frequent categories and predicates that are printed."""
+"""Number of most frequent categories and predicates to print."""
 LOADER = "Also write the index of this loader: wids or energon. Can be repeated."
 Tars = Annotated[list[Path], typer.Argument(metavar="TAR...", help="WebDataset tars, of this project or any other.")]
 commands = typer.Typer(no_args_is_help=True)
@@ -61,12 +61,10 @@ commands = typer.Typer(no_args_is_help=True)
 def index_shards(
     tars: Tars,
     formats: Annotated[list[str] | None, typer.Option("--format", metavar="LOADER", help=LOADER)] = None,
-    keep_damaged: Annotated[
-        bool, typer.Option("--keep-damaged", help="Of a damaged tar, index what lies before the damage.")
-    ] = False,
+    keep_damaged: Annotated[bool, typer.Option("--keep-damaged", help="Index a damaged tar up to the damage.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write each tar's index beside it (X.index.parquet), and name the entries that it leaves out; damaged tars get no index."""
+    """Write each tar's index beside it (X.index.parquet), and list skipped entries. Damaged tars get no index."""
     kinds = loaders(formats or [])
     indexes: dict[Path, TarIndex] = {}
     failed: list[str] = []
@@ -111,7 +109,7 @@ def list_shards(
 
 
 def _list_samples(tar: Path, as_json: bool) -> list[str]:
-    """Prints the samples of a tar and returns how it is damaged."""
+    """Prints the samples of a tar. Returns how it is damaged."""
     damaged: list[str] = []
     for entry in tar_samples(tar):
         if isinstance(entry, Refused):
@@ -130,7 +128,7 @@ def _list_samples(tar: Path, as_json: bool) -> list[str]:
 
 @commands.command("info")
 def describe_shards(tars: Tars, as_json: AsJson = False) -> None:
-    """Say what tars hold: samples, bytes, members, image formats; of this project's labels also boxes, relations, names."""
+    """Summarise tars: samples, bytes, members, image formats; for this project's labels also boxes and relations."""
     total, used, failed = Contents(), 0, []
     rows: list[dict[str, Any]] = []
     for tar in _each_once(tars):
@@ -160,7 +158,7 @@ def verify_shards(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Tars, or folders of published copies.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare tars with indexes, and published folders with checksums; name every fault; exits with 1 if there are faults."""
+    """Compare tars with indexes and published folders with checksums; name every fault; exit with 1 if any."""
     faults: list[dict[str, str]] = []
     left_out: list[dict[str, str]] = []
     samples, tars = 0, 0
@@ -194,7 +192,7 @@ def verify_shards(
     if as_json:
         print(json.dumps({"samples": samples, "tars": tars, "faults": faults, "left_out": left_out}))
     if faults:
-        raise FatalError(f"{counted(len(faults), 'fault')}; restore the tars, or, if they are right, index them again")
+        raise FatalError(f"{counted(len(faults), 'fault')}; restore the tars or, if they are right, index them again")
     if not as_json:
         matching = "matches" if samples == 1 else "match"
         print(f"{counted(samples, 'sample')} in {counted(tars, 'tar')} {matching}")
@@ -206,7 +204,7 @@ def preview_shard(
     out: Annotated[Path, typer.Option("--out", help="The PNG file to write.")] = Path("preview.png"),
     samples: Annotated[int, typer.Option("--samples", min=1, max=100, help="Number of samples to show.")] = 8,
 ) -> None:
-    """Draw the first samples of a tar, with boxes and relations, as one PNG; list those without an image."""
+    """Draw the first samples of a tar, with boxes and relations, as one PNG; list samples without an image."""
     damage = ""
     shown: list[TarSample] = []
     for entry in tar_samples(tar):
@@ -232,7 +230,7 @@ def preview_shard(
                 print(f"{sanitise(sample.key)}: {sanitise(str(bad))}; {_members(sample)}")
     if not cells:
         raise FatalError(
-            f"{tar}: {damage}no image among its first {counted(len(shown), 'sample')}; `rlip shards ls {tar}` lists them"
+            f"{tar}: {damage}no image in its first {counted(len(shown), 'sample')}; `rlip shards ls {tar}` lists them"
         )
     with translate_os_errors(f"writing {out}"), atomic_file(out) as aside:
         contact_sheet(cells).save(aside, "PNG")
@@ -247,15 +245,15 @@ def _members(sample: TarSample) -> str:
 def publish(
     run_name: RunName,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder to write.")],
-    step: Annotated[str, typer.Option("--step", help="The step whose shards are published.")] = "shard:pseudo",
+    step: Annotated[str, typer.Option("--step", help="The step whose shards to publish.")] = "shard:pseudo",
     license_: Annotated[
-        str, typer.Option("--license", help="As the Hugging Face hub names it, e.g. cc-by-4.0.")
+        str, typer.Option("--license", help="Licence id of the Hugging Face hub, e.g. cc-by-4.0.")
     ] = "unknown",
     indexes: Annotated[list[str] | None, typer.Option("--index", metavar="LOADER", help=LOADER)] = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run's shards as a folder to release: tars, indexes, statistics, dataset card, Croissant metadata, checksums."""
+    """Write a run's shards as a folder to release: tars, indexes, statistics, dataset card, Croissant, checksums."""
     run = find_run(existing_store(store), run_name)
     print_publish(run, folder, step, license_, loaders(indexes or []), as_json)
 
@@ -264,9 +262,9 @@ commands.command("batch")(batch)
 
 
 def _each_once(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yields the paths without those that name the place of an earlier one.
+    """Yields each path once; paths to the same place count as one.
 
-    A link to a tar is another place, since it has a name and an index of its own.
+    A link to a tar is a different place, since it has its own name and index.
     """
     seen: set[Path] = set()
     for path in paths:
@@ -277,7 +275,7 @@ def _each_once(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _indexed(tar: Path, keep_damaged: bool, as_json: bool) -> TarIndex:
-    """Indexes a tar and writes the index. Raises `FatalError` when there is nothing to index or the tar is damaged."""
+    """Indexes a tar and writes the index. Raises `FatalError` if there is nothing to index or the tar is damaged."""
     require_tar(tar)
     with _progress(tar, as_json) as report, translate_os_errors(f"reading {tar}"):
         index = index_tar(tar, report)
@@ -290,7 +288,7 @@ def _indexed(tar: Path, keep_damaged: bool, as_json: bool) -> TarIndex:
     if not len(index.table):
         reasons = _reasons(index.refused)
         raise FatalError(
-            f"{tar}: holds no sample{f' ({reasons})' if reasons else ''}; samples are files such as 0001.jpg"
+            f"{tar}: contains no sample{f' ({reasons})' if reasons else ''}; samples are files such as 0001.jpg"
         )
     with translate_os_errors(f"writing {index_path(tar)}"):
         write_index(tar, index.table)
@@ -298,9 +296,9 @@ def _indexed(tar: Path, keep_damaged: bool, as_json: bool) -> TarIndex:
 
 
 def _write_loader_indexes(indexes: dict[Path, TarIndex], formats: Sequence[LoaderIndex]) -> Iterator[Path]:
-    """Writes the indexes of other loaders into the folder that all tars lie in, and yields their paths.
+    """Writes the indexes of other loaders into the folder of the tars, and yields their paths.
 
-    Raises `FatalError` for a tar with more in it than its index lists, and for a folder that Energon was prepared in.
+    Raises `FatalError` for a tar with entries that its index lacks, and for a folder already prepared for Energon.
     """
     if not formats:
         return
@@ -309,11 +307,11 @@ def _write_loader_indexes(indexes: dict[Path, TarIndex], formats: Sequence[Loade
     for tar, index in indexes.items():
         if index.refused:
             raise FatalError(
-                f"{tar}: other loaders would also read what the index leaves out ({_reasons(index.refused)}); "
-                "write the tar again without it, or leave out --format"
+                f"{tar}: other loaders would also read what the index skips ({_reasons(index.refused)}); "
+                "write the tar again without it, or omit --format"
             )
     if "energon" in formats and (folder / ENERGON_FOLDER).exists():
-        raise FatalError(f"{folder / ENERGON_FOLDER} already exists; remove it to have it written again")
+        raise FatalError(f"{folder / ENERGON_FOLDER} already exists; remove it to write it again")
     tables, sizes = (
         {name: indexes[tar].table for name, tar in names.items()},
         {name: tar.stat().st_size for name, tar in names.items()},
@@ -327,7 +325,7 @@ def _write_loader_indexes(indexes: dict[Path, TarIndex], formats: Sequence[Loade
 
 
 def _tars_of(path: Path, note: Any, as_json: bool) -> list[Path]:
-    """The tars that a path names. Checks the files of a published folder. Raises `FatalError` for a folder without tars."""
+    """The tars that a path names; checks the files of a published folder. Raises `FatalError` if there are none."""
     if not path.is_dir():
         return [path]
     if (path / CHECKSUMS).is_file():
@@ -338,7 +336,7 @@ def _tars_of(path: Path, note: Any, as_json: bool) -> list[Path]:
     tars = sorted(path.rglob("*.tar"))
     if not tars:
         raise FatalError(
-            f"{path}: holds no .tar file and no {CHECKSUMS}; name a tar, or the folder of a published copy"
+            f"{path}: contains no .tar file and no {CHECKSUMS}; name a tar, or the folder of a published copy"
         )
     return tars
 
@@ -355,7 +353,7 @@ def _print_contents(title: str, contents: Contents) -> None:
     for gap in contents.gaps():
         print(f"  {gap}")
     for reason, count in contents.refused.most_common():
-        print(f"  left out: {count:,} x {sanitise(reason)}")
+        print(f"  skipped: {count:,} x {sanitise(reason)}")
 
 
 def _print_counts(title: str, counts: Counter[str]) -> None:
@@ -368,7 +366,7 @@ def _print_counts(title: str, counts: Counter[str]) -> None:
 
 def _print_refused(refused: Sequence[Refused], begin: str) -> None:
     for entry in refused[:SHOWN]:
-        _complain(f"{begin}left out {_in_words(entry)}")
+        _complain(f"{begin}skipped {_in_words(entry)}")
     if len(refused) > SHOWN:
         _complain(f"{begin}and {len(refused) - SHOWN:,} more: {_reasons(refused[SHOWN:])}")
 
@@ -384,7 +382,7 @@ def _damage(tar: Path, entry: Refused) -> str:
 
 
 def _shown(path: Path) -> str:
-    """A path as it can be printed, whatever its bytes."""
+    """A printable form of a path, whatever its bytes."""
     return sanitise(str(path), LONGEST_PATH)
 
 
@@ -398,7 +396,7 @@ def _complain(text: str) -> None:
 
 @contextmanager
 def _progress(path: Path, as_json: bool) -> Iterator[Report]:
-    """A bar of the bytes that were read."""
+    """A progress bar of the bytes read."""
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),

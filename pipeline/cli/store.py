@@ -1,4 +1,4 @@
-"""`rlip store`: verifies, measures and cleans a store. Copies of runs and lineage are in files of their own."""
+"""`rlip store`: verifies, measures and cleans a store. Copying runs and lineage have their own files."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ from storage.runs import find_run
 from storage.store import Store
 
 DAY = 86400.0
-_VERDICT_REMEDY = (
-    "what a person said can't be computed again: restore the file from a copy, or remove the line and judge again"
-)
+_VERDICT_REMEDY = "verdicts can't be computed again: restore the file from a copy, or remove the line and judge again"
 commands = typer.Typer(no_args_is_help=True)
 
 
@@ -45,9 +43,9 @@ def verify(
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Read artifacts, records and caches again; report what is damaged and which runs need it; exit with 1 if damage remains.
+    """Read artifacts, records and caches again; report damage and which runs need it; exit with 1 if any remains.
 
-    Records of runs, partition maps and verdicts are not removed: their messages say what that would cost.
+    Records of runs, partition maps and verdicts are not removed; their messages name the cost of removing them.
     """
     opened = existing_store(store)
     if repair:
@@ -72,15 +70,15 @@ def verify(
             print(f"  {file.path}: {file.what}" if file.is_cache else f"  {file.what}")
     if ((damages or files) and not repair) or not all(file.is_cache for file in files):
         raise FatalError(
-            "the store is damaged; `rlip store verify --repair` removes artifacts and caches that are, and the next run rebuilds "
-            "them"
+            "the store is damaged; `rlip store verify --repair` removes damaged artifacts and caches, "
+            "and the next run rebuilds them"
         )
 
 
 def damaged_files(store: Store) -> Iterator[DamagedFile]:
-    """Read them all. Yields those that are damaged.
+    """Read all files besides artifacts, and yield the damaged ones.
 
-    A cache that a recipe keeps outside the store is not found here; like these, it is verified where it is read.
+    A cache that a recipe keeps outside the store is not checked here; like these, it is verified when it is read.
     """
     yield from find_record_damage(store)
     indexes = store.root / "indexes"
@@ -99,7 +97,7 @@ def damaged_files(store: Store) -> Iterator[DamagedFile]:
     for line in VerdictLog(store.root / VERDICTS).damaged:
         yield DamagedFile(store.root / VERDICTS, f"{line}; {_VERDICT_REMEDY}", is_cache=False)
     for copy in store.damaged_copies():
-        yield DamagedFile(copy, "does not match what it is a copy of", is_cache=True)
+        yield DamagedFile(copy, "does not match its original", is_cache=True)
 
 
 @commands.command("gc")
@@ -107,7 +105,7 @@ def collect_garbage(
     grace: Annotated[float, typer.Option(min=0, help="Keep what a run made or used within this many days.")] = 14.0,
     delete: Annotated[bool, typer.Option("--delete", help="Delete the garbage; without this, only list it.")] = False,
     newest: Annotated[
-        bool, typer.Option("--newest", help="Spare only what the newest state of each run needs.")
+        bool, typer.Option("--newest", help="Keep only what the newest state of each run needs.")
     ] = False,
     store: StorePath = STORE,
     as_json: AsJson = False,
@@ -140,7 +138,7 @@ def collect_garbage(
 
 @commands.command("du")
 def show_usage(store: StorePath = STORE, as_json: AsJson = False) -> None:
-    """Show how many bytes each stage and each run takes."""
+    """Show the size of each stage and each run in bytes."""
     usage = usage_of(existing_store(store))
     if as_json:
         print(json.dumps({**asdict(usage), "size": usage.size}))
@@ -175,7 +173,7 @@ commands.command("lineage")(lineage)
 
 
 def _remove(store: Store, damages: list[Damage]) -> int:
-    """Remove those damaged artifacts that still exist, and return their number."""
+    """Remove damaged artifacts that still exist. Returns their number."""
     places = {(damage.stage, damage.key) for damage in damages}
     held = {(each.stage, each.key) for stage in {s for s, _ in places} for each in store.entries(stage)}
     for stage, key in places & held:
@@ -184,7 +182,7 @@ def _remove(store: Store, damages: list[Damage]) -> int:
 
 
 def _remove_caches(store: Store, files: list[DamagedFile]) -> int:
-    """Remove damaged caches, and return their number."""
+    """Remove damaged caches. Returns their number."""
     caches = [file.path for file in files if file.is_cache]
     for path in caches:
         (store.disk.remove_tree if path.is_dir() else store.disk.remove)(path)

@@ -33,11 +33,11 @@ class Copied:
     """The result of a push or pull."""
 
     artifacts: int
-    """Number of artifacts of the states that were to be copied."""
+    """Number of artifacts of the requested states."""
     copied: int
-    """Number of artifacts that were missing at the destination."""
+    """Number of artifacts that the destination lacked."""
     behind: tuple[str, ...] = ()
-    """Earlier states of the run (`name@2`) of which the destination lacks artifacts."""
+    """Earlier states of the run (`name@2`) whose artifacts the destination lacks in part."""
 
 
 @resumable()
@@ -45,21 +45,21 @@ def push(
     run_name: RunName,
     url: Url,
     last: Annotated[
-        bool, typer.Option("--last", help="Leave out artifacts that only earlier states need (RUN@1, ...).")
+        bool, typer.Option("--last", help="Exclude artifacts that only earlier states need (RUN@1, ...).")
     ] = False,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Copy a run with all its states to another location. Only missing artifacts are copied, and the run appears last."""
+    """Copy a run with all its states to another location. Copy only missing artifacts, and publish the run last."""
     run = find_run(existing_store(store), run_name)
     _show(lambda report: push_run(run, _remote(url), report, last), as_json)
 
 
 @resumable()
 def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson = False) -> None:
-    """Copy a run from another location. Only missing artifacts are copied, and each is verified by its digest.
+    """Copy a run from another location. Copy only missing artifacts, and verify each by its digest.
 
-    Its report is not copied: `rlip report` writes it from the artifacts.
+    The report is not copied: `rlip report` writes it from the artifacts.
     """
     name, _, number = run_name.partition("@")
     opened = open_store(store)
@@ -73,7 +73,7 @@ def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson 
 def _remote(url: str) -> ObjectStoreArtifacts:
     from storage.object_store_artifacts import (
         ObjectStoreArtifacts,
-    )  # loads fsspec, which no other command of a store needs
+    )  # loads fsspec, which no other store command needs
 
     return ObjectStoreArtifacts(url)
 
@@ -81,10 +81,10 @@ def _remote(url: str) -> ObjectStoreArtifacts:
 def push_run(
     run: Run, remote: ObjectStoreArtifacts, report: Report = lambda done, total: None, last: bool = False
 ) -> Copied:
-    """Copy the artifacts that the remote lacks, of all states of the run, then its records. An interrupted push can be resumed.
+    """Copy the artifacts of all states of the run that the remote lacks, then its records. Can be resumed.
 
-    `last`: of the newest state only. A `RunRecord` is copied alone. Raises `FatalError` when an artifact of the newest state is
-    missing from the store, or one that is copied is damaged here; earlier states that the store has lost stay behind.
+    `last`: only of the newest state. A `RunRecord` is copied alone. Raises `FatalError` if the store lacks an artifact
+    of the newest state, or if an artifact to copy is damaged; earlier states that the store has lost are skipped.
     """
     newest = _places(run)
     earlier = {} if isinstance(run, RunRecord) else {record.name: _places(record) for record in run.records()}
@@ -118,10 +118,10 @@ def pull_run(
 ) -> Copied:
     """Copy the artifacts that the local store lacks, then record the run with its history.
 
-    All records, and each artifact with its manifest, are checked before they become visible. Raises `FatalError` that names
+    All records, and each artifact with its manifest, are checked before they become visible. Raises `FatalError` naming
     what it refuses.
 
-    With a `number`, copies the artifacts of that record; a run that exists here keeps its state. Can be resumed.
+    With a `number`, copies the artifacts of that record, and an existing run here keeps its state. Can be resumed.
     """
     records = remote.run_records(run.name)
     steps = steps_of(records, remote.url, number)
@@ -140,8 +140,8 @@ def pull_run(
     if absent := [key for stage, key in lacking if key not in there[stage]]:
         state = f"{run.name}@{number}" if number else run.name
         raise FatalError(
-            f"{remote.url} has the records of {state}, but not {len(absent)} of its {len(places)} artifacts; push them from the "
-            f"store that has them with `rlip store push {state} {remote.url}`"
+            f"{remote.url} has the records of {state}, but lacks {len(absent)} of its {len(places)} artifacts; push "
+            f"them from a store that has them with `rlip store push {state} {remote.url}`"
         )
     for done, (stage, key) in enumerate(lacking):
         report(done, len(lacking))
@@ -159,12 +159,12 @@ def pull_run(
 
 
 def _places(run: Run) -> list[tuple[str, str]]:
-    """Stage and key of each artifact of a state of a run."""
+    """Stage and key of each artifact in a state of a run."""
     return [(run.stage(step), key) for step in run.steps() for key in run.keys(step).values()]
 
 
 def _push_partition_maps(run: Run, remote: ObjectStoreArtifacts) -> None:
-    """Copy how the datasets of a run are partitioned, so that a run on them elsewhere finds the artifacts."""
+    """Copy the partition maps of a run's datasets, so that other runs on them find the artifacts."""
     folder = run.store.root / PARTITION_MAPS
     names = [path.name for path in folder.glob("*.json")]
     datasets = {dataset_of(partition) for step in run.steps() for partition in run.keys(step)}
@@ -173,7 +173,7 @@ def _push_partition_maps(run: Run, remote: ObjectStoreArtifacts) -> None:
 
 
 def _pull_partition_maps(store: Store, remote: ObjectStoreArtifacts, datasets: set[str]) -> None:
-    """Copy partition maps that this store lacks or has only the beginning of. Raises `FatalError` for bad ones."""
+    """Copy partition maps that this store lacks or has in part. Raises `FatalError` for invalid ones."""
     names = remote.files.listing(PARTITION_MAPS)
     wanted = [f"{PARTITION_MAPS}/{name}" for dataset in datasets for name in partition_maps_of(names, dataset)]
     for path, data in remote.files.read_many(wanted).items():
@@ -193,6 +193,4 @@ def _show(copy: Callable[[Report], Copied], as_json: bool) -> None:
         rest = "; the others already existed" if copied.copied < copied.artifacts else ""
         print(f"{copied.copied} of {copied.artifacts} artifacts copied{rest}")
         if copied.behind:
-            print(
-                f"Not all artifacts of these earlier states are there, so they can't be pulled: {', '.join(copied.behind)}"
-            )
+            print(f"Artifacts of these earlier states are missing, so they can't be pulled: {', '.join(copied.behind)}")

@@ -1,4 +1,4 @@
-"""`rlip verdicts`: what reviewers said about labels, what follows from it, and verdicts from annotation tools."""
+"""`rlip verdicts`: summaries of verdicts, thresholds and calibration from them, and import from annotation tools."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from storage.open_store import existing_store
 from storage.runs import find_run
 
 SHOWN = 20
-"""Predicates that a terminal shows."""
+"""Number of predicates shown in a terminal."""
 commands = typer.Typer(no_args_is_help=True)
 
 
@@ -63,7 +63,7 @@ def show_verdicts(
 @commands.command("thresholds")
 def show_thresholds(
     run_name: RunName,
-    precision: Annotated[float, typer.Option(min=0, max=1, help="Precision that labels shall reach.")] = 0.9,
+    precision: Annotated[float, typer.Option(min=0, max=1, help="Precision that labels should reach.")] = 0.9,
     fewest: Annotated[int, typer.Option(min=1, help="Confident verdicts that a predicate needs.")] = 20,
     folder: VerdictsFolder = None,
     store: StorePath = STORE,
@@ -87,22 +87,22 @@ def show_thresholds(
 @commands.command("calibration")
 def show_calibration(
     run_name: RunName,
-    fewest: Annotated[int, typer.Option(min=1, help="Confident verdicts that are needed in all.")] = 100,
+    fewest: Annotated[int, typer.Option(min=1, help="Total number of confident verdicts needed.")] = 100,
     folder: VerdictsFolder = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Fit probabilities of scores on verdicts, as a section [shard.calibration]."""
+    """Calibrate scores to probabilities by verdicts, as a section [shard.calibration]."""
     labels = list(reviewable_labels(find_run(existing_store(store), run_name), choice=EVERY_LABEL))
     fitted, judged = fitted_on_verdicts(labels, _log(store, folder).standing())
     number = sum(map(len, judged.values()))
     if number < fewest:
-        raise FatalError(f"run {run_name!r} has {number} confident verdicts of {fewest} that are needed; judge more")
+        raise FatalError(f"run {run_name!r} has {number} of the {fewest} confident verdicts needed; judge more")
     lines = {"": fitted.common, **fitted.lines}
     if as_json:
         print(json.dumps({name: [line.scale, line.offset] for name, line in lines.items()}, ensure_ascii=False))
         return
-    print(f'# fitted on {number:,} verdicts; they count with shard.confidence = "calibrated"\n[shard.calibration]')
+    print(f'# fitted to {number:,} verdicts; used with shard.confidence = "calibrated"\n[shard.calibration]')
     for name, line in lines.items():
         print(f"{json.dumps(name, ensure_ascii=False)} = [{line.scale}, {line.offset}]")
 
@@ -112,15 +112,15 @@ def import_annotations(
     run_name: RunName,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON of Label Studio, or XML of CVAT for images 1.1.")],
     reviewer: Annotated[str, typer.Option(help="Who annotated the file.")],
-    form: Annotated[AnnotationFormat | None, typer.Option("--format", help="Default: by the name's ending.")] = None,
+    form: Annotated[AnnotationFormat | None, typer.Option("--format", help="Default: by file extension.")] = None,
     additions_only: Annotated[
-        bool, typer.Option("--additions-only", help="A label that the file lacks is not rejected by that.")
+        bool, typer.Option("--additions-only", help="Don't reject labels that the file lacks.")
     ] = False,
     folder: VerdictsFolder = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Turn the relations of an annotation tool into verdicts: labels kept, removed, renamed and added."""
+    """Convert the relations of an annotation tool to verdicts: labels kept, removed, renamed and added."""
     log = _log(store, folder, must_exist=False)
     run = find_run(existing_store(store), run_name)
     verdicts = import_verdicts(run, file, form, reviewer, additions_only)
@@ -157,7 +157,7 @@ def _as_json(summary: VerdictSummary) -> dict[str, Any]:
 
 def _print_summary(summary: VerdictSummary, folder: Path) -> None:
     console = Console()
-    print(f"{summary.relations:,} relations judged, {summary.undone:,} verdicts taken back or replaced ({folder})")
+    print(f"{summary.relations:,} relations judged, {summary.undone:,} verdicts undone or replaced ({folder})")
     made = table("Verdicts", "reviewer", *(kind for kind in KINDS if kind != "undo"), "median seconds")
     for name, counts in summary.reviewers.items():
         seconds = summary.seconds.get(name)
@@ -184,11 +184,11 @@ def _audit(summary: VerdictSummary) -> str:
         return "precision: the random sample has no verdict yet; judge the queue `audit` of rlip review"
     whole = "" if audit.covered > 0.9995 else f", for the {audit.covered:.0%} of labels whose strata have verdicts"
     return (
-        f"precision {audit.precision:.3f} (95 % interval {audit.low:.3f} to {audit.high:.3f}) by {audit.judged:,} verdicts "
-        f"of the random sample{whole}; {audit.unsure:,} unsure"
+        f"precision {audit.precision:.3f} (95 % interval {audit.low:.3f} to {audit.high:.3f}), from "
+        f"{audit.judged:,} verdicts on the random sample{whole}; {audit.unsure:,} unsure"
     )
 
 
 def _kappa(kappa: Kappa) -> str:
     value = "undefined" if kappa.value is None else f"{kappa.value:.2f}"
-    return f"{value} on {kappa.items:,} relations that several judged"
+    return f"{value} on {kappa.items:,} relations that several reviewers judged"

@@ -1,6 +1,6 @@
-"""`rlip weights`: trains a tagger, converts official checkpoints into weights and back, and shows what a file holds.
+"""`rlip weights`: trains a tagger, converts official checkpoints to weights and back, and shows what a file contains.
 
-What loads torch is imported where it is used, so that `--help` responds at once.
+Imports of torch are local to their functions, so that `--help` responds at once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CheckpointPath = Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoi
 def train_tagger(
     recipe: RecipePath, overrides: Overrides = None, direct: Direct = False, as_json: AsJson = False
 ) -> None:
-    """Train the Relation Tagger of a recipe, running only the steps it needs; print its scores and the path of its weights."""
+    """Train the Relation Tagger of a recipe, running only the steps it needs. Print its scores and weights file."""
     from pipeline.cli.run import run_context
     from pipeline.report.console import TrainedTagger
     from pipeline.run.context import RunContext
@@ -45,7 +45,7 @@ def train_tagger(
     context = RunContext(load_recipe(recipe, [*(overrides or []), "run.until=train_tagger"]))
     if (weights := context.recipe.tag.weights) is not None:
         raise FatalError(
-            f"{recipe}: takes over the tagger {weights} (tag.weights), so none is trained; leave tag.weights out"
+            f"{recipe}: tag.weights = {weights} names an existing tagger, so none is trained; remove tag.weights"
         )
     run_context(context, direct, as_json)
     (artifact,) = context.run.artifacts("train_tagger").values()
@@ -61,7 +61,7 @@ def import_weights(
     file: CheckpointPath,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     args: Annotated[
-        Path | None, typer.Option(help="A JSON file with the settings of the training, for checkpoints that lack them.")
+        Path | None, typer.Option(help="A JSON file with the training's settings, for checkpoints that lack them.")
     ] = None,
     text: Annotated[
         Path | None, typer.Option(help="For a detector: folder with model.safetensors of roberta-base.")
@@ -71,15 +71,15 @@ def import_weights(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Override a setting of the network, e.g. text.heads=4. Can be repeated.",
+            help="Override a network setting, e.g. text.heads=4. Can be repeated.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed for parameters that a detector checkpoint lacks.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Convert a checkpoint of RLIPv2, R-Tagger or (DAB-)Deformable-DETR into weights of this project.
+    """Convert a checkpoint of RLIPv2, R-Tagger or (DAB-)Deformable-DETR to weights of this project.
 
-    Nothing is written when a parameter does not fit or a setting is unknown.
+    Nothing is written if a parameter does not fit or a setting is unknown.
     """
     from models.official.imported import import_checkpoint
     from models.weights import write
@@ -104,7 +104,7 @@ def import_weights(
         ("text encoder", imported.texts),
         ("expected to be new", imported.new),
         ("unexpected", []),
-        ("left out", imported.left_out),
+        ("not imported", imported.left_out),
     ):
         parts = [f"{part} ({len(each)})" if each[1:] else each[0] for part, each in by_part(names).items()]
         table.add_row(title, f"{len(names):,}", "\n".join(parts) or "none")
@@ -117,9 +117,9 @@ def export_weights(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .pth file to write.")],
     as_json: AsJson = False,
 ) -> None:
-    """Convert weights of this project into a checkpoint that the authors' code loads, and report what differs there.
+    """Convert weights of this project to a checkpoint that the authors' code loads, and report the differences.
 
-    Nothing is written when their code has no such network.
+    Nothing is written if their code has no such network.
     """
     from models.official.export import differences, export_checkpoint, official_options, write_checkpoint
     from models.official.sizes import kind_of
@@ -147,7 +147,7 @@ def export_weights(
 
 @commands.command("show")
 def show_weights(file: CheckpointPath, as_json: AsJson = False) -> None:
-    """Show what a weights file holds: network, settings and the sizes of its parts."""
+    """Show the contents of a weights file: network, settings and the sizes of its parts."""
     with _errors_as_fatal():
         if is_own(file):
             config: NetworkConfig | None = read_config(file)
@@ -181,7 +181,7 @@ def show_weights(file: CheckpointPath, as_json: AsJson = False) -> None:
 
 def _refuse_target(file: Path, out: Path) -> None:
     if out.is_dir() or out.resolve() == file.resolve():
-        raise FatalError(f"{out}: is {'a folder' if out.is_dir() else 'the file itself'}; name a new file to write")
+        raise FatalError(f"{out}: is {'a folder' if out.is_dir() else 'the input file'}; name a new file to write")
 
 
 @contextmanager
@@ -206,7 +206,7 @@ def _as_json(imported: Imported, out: Path) -> dict[str, Any]:
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings by the dotted names that `--set` takes."""
+    """The settings by their dotted names, as in `--set`."""
     return {
         f"{name}{'.' if inner else ''}{inner}": value
         for name, outer in settings.items()

@@ -1,4 +1,4 @@
-"""`rlip why`: finds why an artifact was computed although the store had similar ones, back to the first cause."""
+"""`rlip why`: explains why an artifact was computed although the store had similar ones, back to the first cause."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from storage.store import Store
 
 @dataclass(frozen=True)
 class KeyDifference:
-    """One artifact compared with the one nearest to it: the first term of their keys that differs."""
+    """One artifact compared with the nearest one: the first term in which their keys differ."""
 
     stage: str
     key: str
@@ -36,18 +36,18 @@ class KeyDifference:
 
 @dataclass(frozen=True)
 class Why:
-    """Why a partition was computed: the causes from the requested stage back to the first; none if it was new."""
+    """Why a partition was computed: the causes from the requested stage back to the first; empty if it was new."""
 
     partition: str
     causes: tuple[KeyDifference, ...]
 
     @property
     def first(self) -> str:
-        """The first cause in words."""
+        """The first cause, as text."""
         return str(self.causes[-1]) if self.causes else "new: the store has no other artifact of this partition"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the causes as plain values."""
+        """The causes as JSON values."""
         listed = [
             {"stage": c.stage, "key": c.key, "nearest": c.nearest, "term": c.change.term, "old": c.change.old,
              "new": c.change.new}
@@ -83,9 +83,9 @@ def why(
 
 
 def reasons_of(run: Run, step: str, partition: str | None = None) -> Iterator[Why]:
-    """Explain why each partition of a step (or one partition) differs from the nearest artifact that the store has.
+    """Explain how each partition of a step (or one) differs from the nearest artifact in the store.
 
-    The nearest artifact is the one of the same partition with the fewest differing terms that is not part of the run.
+    The nearest artifact is outside the run, has the same partition, and differs in the fewest terms.
     Raises `FatalError` for a step or partition that the run does not have.
     """
     artifacts = run.artifacts(step)
@@ -111,7 +111,7 @@ def _nearest(artifact: Artifact, beside: Sequence[Artifact]) -> Artifact | None:
 
 
 def causes_of(store: Store, old: Artifact, new: Artifact) -> Iterator[KeyDifference]:
-    """Yield what differs between two artifacts of a stage and, as long as that is an input, what differs in the input."""
+    """Yield the difference between two artifacts of a stage and, if it is an input, the difference in that input."""
     nearest: Artifact | None = old
     current: Artifact | None = new
     while nearest is not None and current is not None:
@@ -127,9 +127,9 @@ def _differences(old: Artifact, new: Artifact) -> list[Change]:
 
 
 def _above(store: Store, change: Change, old: Artifact, new: Artifact) -> tuple[Artifact | None, Artifact | None]:
-    """The two upstream artifacts whose contents differ as `change` says; None where unknown or no longer in the store.
+    """The upstream artifacts whose contents differ as `change` says; None if unknown or no longer in the store.
 
-    The records of a dataset are not an artifact, and older manifests do not name all artifacts behind their keys.
+    Records of a dataset are not an artifact, and older manifests do not name all artifacts behind their keys.
     """
     table = change.term.removeprefix("inputs.")
     keys = [artifact.manifest.upstream.get(table, []) for artifact in (old, new)]

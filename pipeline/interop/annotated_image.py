@@ -1,4 +1,4 @@
-"""An image with the boxes and relations that an annotation tool's file states."""
+"""An image with the boxes and relations stated in an annotation tool's file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pipeline.labels.verdicts import Box4
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image as it was annotated. It is recognised by its digest, else by dataset and id, else by its file's name."""
+    """An annotated image. It is identified by its digest, else by dataset and id, else by file name."""
 
     name: str
     """Path or file name."""
     boxes: tuple[tuple[str, Box4], ...]
-    """Category and place of each box."""
+    """Category and position of each box."""
     relations: tuple[tuple[int, str, int], ...]
-    """Subject, predicate and object; the ends are indices into `boxes`."""
+    """Subject, predicate and object. Subject and object index `boxes`."""
     digest: str | None = None
     dataset: str | None = None
     image_id: int | None = None

@@ -24,13 +24,13 @@ from storage.errors import FatalError
 
 
 class AnnotationImages:
-    """Yields the records of a source with their file names, and counts in `tally` what a layout can't hold.
+    """Yields the records of a source with their file names, and counts in `tally` what a format can't represent.
 
-    The annotations are read twice: for the names, which need ids, and to write them.
+    Annotations are read twice: first for the names, which need ids, and then to write them.
     """
 
     def __init__(self, source: DataSource, tally: Tally) -> None:
-        """Reads all annotations once. Raises `FatalError` if there is no image, or boxes are shares of unknown sizes."""
+        """Reads all annotations once. Raises `FatalError` without an image, or for relative boxes of unknown sizes."""
         self.source, self.tally = source, tally
         objects: set[str] = set()
         predicates: set[str] = set()
@@ -41,7 +41,7 @@ class AnnotationImages:
         for record in reader.annotations():
             if (record.width, record.height) == (1, 1):
                 raise FatalError(
-                    f"{source.annotations}: boxes are shares of images of unknown size; add image_data, a file with the "
+                    f"{source.annotations}: boxes are shares of images of unknown size; add image_data, a file with "
                     "images' sizes"
                 )
             images += 1
@@ -55,13 +55,13 @@ class AnnotationImages:
             raise FatalError(f"{source.annotations}: no usable image ({'; '.join(tally.counts) or 'it lists none'})")
         coco = {name: number for number, name in COCO_CATEGORIES.items()}
         self.objects = coco if objects <= coco.keys() else _numbered(reader.objects, objects)
-        """Object name → id: COCO's own ids if all names are COCO's, else 1, 2, ... in the order of the source"""
+        """Object name → id: COCO's own ids if all names are COCO's, else 1, 2, ... in the order of the source."""
         self.predicates = _numbered(reader.predicates, predicates)
-        """Predicate → id, from 1"""
+        """Predicate → id, from 1."""
         self.with_object = frozenset(with_object)
-        """Predicates that have an object in some relation"""
+        """Predicates that have an object in some relation."""
         self.keeps_ids = min(ids, default=0) > 0 and len(set(ids)) == len(ids)
-        """Whether every box has an id of its own"""
+        """Whether all box ids are positive and unique."""
 
     def __iter__(self) -> Iterator[tuple[ImageRecord, str]]:
         for record in open_annotations(self.source).annotations():
@@ -69,7 +69,7 @@ class AnnotationImages:
             yield record, uri_of(record.path, self.source.images)
 
     def without_crowds(self, record: ImageRecord) -> tuple[list[Box], list[AnnotatedRelation]]:
-        """Returns the boxes that are no crowds, and the relations between two of them, re-indexed."""
+        """Returns the boxes that are not crowds, and the relations between them, re-indexed."""
         usable = [index for index, box in enumerate(record.boxes) if not box.crowd]
         places = {index: place for place, index in enumerate(usable)}
         relations = []
@@ -86,7 +86,7 @@ class AnnotationImages:
 
 
 def size_fields(record: ImageRecord) -> dict[str, int]:
-    """Returns width and height as fields of an image; none if they are unknown."""
+    """Returns width and height as fields of an image; empty if they are unknown."""
     return {} if record.width is None or record.height is None else {"width": record.width, "height": record.height}
 
 
@@ -118,14 +118,14 @@ _ROLES = ("obj", "instr")
 
 @dataclass
 class _Action:
-    """One action. It has a row for each person of the dataset, and more if a person does it to several objects."""
+    """One action. It has a row for each person in the dataset, and more if a person does it to several objects."""
 
     roles: list[str]
     people: array[int] = field(default_factory=lambda: array("q"))
     images: array[int] = field(default_factory=lambda: array("q"))
     labels: array[int] = field(default_factory=lambda: array("q"))
     objects: list[array[int]] = field(default_factory=list)
-    """Annotation ids by role, 0 for none"""
+    """Annotation ids by role, 0 for none."""
 
     def add(self, person: int, image_id: int, label: int, objects: Sequence[int]) -> None:
         self.people.append(person)
@@ -135,7 +135,7 @@ class _Action:
             role.append(target)
 
     def as_json(self, name: str) -> dict[str, Any]:
-        """The entry of the file. `role_object_id` lists the people, then the objects role by role."""
+        """The entry in the file. `role_object_id` lists the people, then the objects role by role."""
         roles = ["agent", *self.roles]
         return {
             "action_name": name,
@@ -151,8 +151,8 @@ class _Action:
 def write_vcoco_annotations(images: AnnotationImages, folder: Path) -> None:
     """Writes `vcoco.json` and `instances.json`.
 
-    A predicate such as "hold obj" or "cut instr" is an action with that role; of others the role is "obj", or none if no
-    relation of theirs has an object. Relations whose subject is no person are counted as lost.
+    A predicate such as "hold obj" or "cut instr" is an action with that role. Other predicates get role "obj", or none
+    if no relation with them has an object. Relations whose subject is not a person are counted as lost.
     """
     roles = {name: _role(name, name in images.with_object) for name in images.predicates}
     actions: dict[str, _Action] = {}
@@ -203,7 +203,7 @@ def _add_rows(
     roles: Mapping[str, tuple[str, str]],
     actions: Mapping[str, _Action],
 ) -> None:
-    """Adds the rows of an image to all actions, for each of its people."""
+    """Adds an image's rows to all actions, for each person in it."""
     done: dict[tuple[int, str], dict[str, list[int]]] = {}
     for relation in record.relations:
         if record.boxes[relation.subject].category != PERSON:
@@ -217,7 +217,7 @@ def _add_rows(
         for name, each in actions.items() if box.category == PERSON and not box.crowd else ():
             found = done.get((index, name))
             columns = [(found or {}).get(role, []) for role in each.roles]
-            # The n-th objects of all roles share a row; a person without any still has one.
+            # The n-th objects of all roles share a row; a person without objects still has one.
             for place in range(max([1, *map(len, columns)])):
                 targets = [column[place] if place < len(column) else 0 for column in columns]
                 each.add(ids[index], record.image_id, int(found is not None), targets)
@@ -261,7 +261,7 @@ TARGETS: dict[str, Callable[[AnnotationImages, Path], None]] = {
     "vcoco": write_vcoco_annotations,
     "visual_genome": write_visual_genome_annotations,
 }
-"""The formats that are written. HOI-A has the layout of `hico_det`."""
+"""The formats to write. HOI-A has the layout of `hico_det`."""
 
 
 def convert_annotations(
@@ -270,13 +270,13 @@ def convert_annotations(
     """Writes annotations in the layout of `target_format` to the new folder `out`. Returns what was written and lost.
 
     `hico_det`: annotations.json, verbs.json, objects.json. `vcoco`: vcoco.json, instances.json. `visual_genome`:
-    relationships.json, objects.json, image_data.json. Our readers read all of them. `files`: further files of the source by
-    field. Raises `FatalError` for files that can't be used, an unknown format, and an `out` that exists.
+    relationships.json, objects.json, image_data.json. Our readers read all of them. `files`: further source files, by
+    field. Raises `FatalError` for unusable files, an unknown format, and an existing `out`.
     """
     if target_format not in TARGETS:
         raise FatalError(f"no target format {target_format!r}; the formats are {', '.join(TARGETS)}")
     if out.exists():
-        raise FatalError(f"{out}: exists already; name a new folder, or remove it")
+        raise FatalError(f"{out} already exists; name a new folder, or remove it")
     source = annotation_source(source_format, annotations, files or {})
     if not source.missing_files() and (unreadable := source.unreadable()):
         raise FatalError(f"annotations ({source_format}): {'; '.join(unreadable)}")

@@ -24,7 +24,7 @@ from storage.runs import Run
 def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `instances.json`, `captions.json` and `relations.json` for each dataset.
 
-    What the tables of the store don't hold comes from the annotation file of the run, if it still exists.
+    Fields that the store's tables lack come from the run's annotation file, if it still exists.
     """
     for dataset in rows.ingested():
         place = folder / dataset
@@ -37,7 +37,7 @@ def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
         with closing(AnnotationFile(path)) as stated:
             images = list(_images(rows, dataset, stated))
             annotations = list(_annotations(rows, dataset, ids, stated))
-            tally.note("further fields behind the place where the annotation file is damaged", int(stated.is_damaged))
+            tally.note("further fields after the damage in the annotation file", int(stated.is_damaged))
             tally.note("further fields that JSON can't hold", stated.unwritable)
         categories = [{"id": number, "name": name, **stated.category(name)} for name, number in ids.items()]
         header = list(stated.header.items())
@@ -74,7 +74,7 @@ def _images(rows: RunRows, dataset: str, stated: AnnotationFile) -> Iterator[dic
 def _annotations(rows: RunRows, dataset: str, ids: dict[str, int], stated: AnnotationFile) -> Iterator[dict[str, Any]]:
     """Yields boxes in stored order. A box keeps its source id if that is positive and not yet taken.
 
-    The first box of an id has its further fields, e.g. the outline, and the area of it.
+    The first box with an id gets its further fields, e.g. its outline and the outline's area.
     """
     taken: set[int] = set()
     following = 1
@@ -145,18 +145,18 @@ _IN_TABLES = {
     "annotations": frozenset({"id", "image_id", "category_id", "bbox", "iscrowd"}),
     "categories": frozenset({"id", "name"}),
 }
-"""List of the file → the fields that exports take from the store."""
+"""List in the file → the fields that exports take from the store."""
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 class AnnotationFile:
-    """What the annotation file states beyond the tables: licenses, outlines, supercategories and other further fields.
+    """What the annotation file states beyond the tables: licenses, outlines, supercategories and other fields.
 
-    Texts of images and boxes wait on disk: COCO's outlines take a gigabyte in memory.
+    Fields of images and boxes are kept on disk: COCO's outlines would take a gigabyte of memory.
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Without a file nothing is known; of a damaged one, only what precedes its first error."""
+        """Without a file nothing is known; with a damaged one, only what precedes its first error."""
         self.header: dict[str, Any] = {}
         """`info` and `licenses`, if the file states them."""
         self.is_damaged = False
@@ -178,19 +178,19 @@ class AnnotationFile:
         }
 
     def image(self, image_id: int) -> dict[str, Any]:
-        """The further fields of an image; none if it is unknown."""
+        """The further fields of an image; empty if it is unknown."""
         return self._find("images", image_id)
 
     def annotation(self, annotation_id: int) -> dict[str, Any]:
-        """The further fields of a box; none if it is unknown."""
+        """The further fields of a box; empty if it is unknown."""
         return self._find("annotations", annotation_id)
 
     def category(self, name: str) -> dict[str, Any]:
-        """The further fields of a category; none if it is unknown."""
+        """The further fields of a category; empty if it is unknown."""
         return self._categories.get(name, {})
 
     def close(self) -> None:
-        """Remove the texts from disk."""
+        """Remove the fields from disk."""
         self._texts.close()
 
     def _keep(self, name: str, entry: dict[str, Any], places: dict[str, list[tuple[int, int, int]]]) -> None:
@@ -206,7 +206,7 @@ class AnnotationFile:
             places[name].append((number, self._texts.tell(), self._texts.write(text)))
 
     def _text(self, value: Any) -> bytes:
-        """The value as JSON in UTF-8; empty for one that can't be written so, which is counted."""
+        """The value as JSON in UTF-8. A value that JSON can't represent becomes empty and is counted."""
         try:
             return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
         except ValueError:
@@ -230,7 +230,7 @@ class AnnotationFile:
 
 
 def annotation_file(run: Run, dataset: str) -> Path | None:
-    """The annotation file that a dataset of a run was read from, if the run's recipe names one in COCO's layout."""
+    """The annotation file that a run's dataset was read from, if its recipe names one in COCO's layout."""
     data = run.read_document("recipe").get("data", {})
     for source in data.get("sources", ()):
         if source.get("name") == dataset and source.get("format") in _FORMATS:

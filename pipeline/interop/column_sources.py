@@ -1,4 +1,4 @@
-"""Which input columns each column of a stage's tables comes from: the column lineage for other systems."""
+"""Column lineage for other systems: the input columns of each column in a stage's tables."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ BESIDE: Mapping[str, pa.Schema] = {
 }
 """Tables that a stage writes beside its main one, by name."""
 WRITTEN: Mapping[str, tuple[str, pa.Schema]] = {stage.name: (stage.writes, stage.schema) for stage in STAGES}
-"""Stage → name and schema of the table that it writes."""
+"""Stage → name and schema of its main table."""
 
 _Columns = Mapping[str, Sequence[str]]
 
 
 def _same(table: str, *columns: str) -> _Columns:
-    """Columns that are copied as they are."""
+    """Columns copied unchanged."""
     return {column: (f"{table}.{column}",) for column in columns}
 
 
 def _from(sources: str, *columns: str) -> _Columns:
-    """Columns that all come from the same input columns, separated by blanks."""
+    """Columns that all come from the same input columns, which `sources` separates by spaces."""
     return {column: tuple(sources.split()) for column in columns}
 
 
 _IDENTITY = ("dataset", "split", "image_id", "uri", "digest", "width", "height")
 _IMAGE = "images.uri images.digest"
-"""The bytes of an image, which a table holds as their place and their digest."""
+"""The bytes of an image, which tables hold as a location and a digest."""
 _LABELLED = f"{_IMAGE} images.boxes images.relations relations.relations"
 _MEMBERS = "shards.shard shards.offset shards.size shards.digest"
-"""The bytes of a tar, which a table holds as places."""
+"""The bytes of a tar, which tables hold as locations."""
 _SHARDS = {
     **_same("images", "dataset", "image_id", "width", "height"),
     **_from("images.dataset images.image_id", "shard", "key"),
@@ -118,16 +118,16 @@ SOURCES: Mapping[str, Mapping[str, _Columns]] = {
 }
 """Stage → table → column → columns of the tables that the stage reads, as `table.column`.
 
-Columns without an entry come from no column: from weights, settings or annotation files, or from a stage's own counting.
+Columns without an entry have no source column: they come from weights, settings, annotation files or counting.
 """
 
 
 def schema_of(stage: str, table: str) -> pa.Schema | None:
-    """The schema of a table of a stage; None for one that is not declared, e.g. of an earlier version."""
+    """The schema of a stage's table; None if it is not declared, e.g. because an earlier version wrote it."""
     name, schema = WRITTEN.get(stage, ("", None))
     return schema if table == name else BESIDE.get(table)
 
 
 def sources_of(stage: str, table: str) -> _Columns:
-    """Column → the input columns that it comes from; empty where none are declared."""
+    """Column → its input columns; empty if none are declared."""
     return SOURCES.get(stage, {}).get(table, {})

@@ -15,14 +15,14 @@ from tagger.matching import by_whole_words
 def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `cooccurrence.json` over all datasets of the run: {subject: {object: [predicates, most frequent first]}}.
 
-    Box names map to categories like nouns in captions. A relation with a name of no category is excluded and counted.
+    Box names map to categories like nouns in captions. Relations with other names are excluded and counted.
     """
     relations = list(_relations(rows, threshold, tally))
     categories = tuple(COCO_CATEGORIES.values())
     names = {name for subject, _, object_ in relations for name in (subject, object_)}
     meant = {name for name in names if by_whole_words(name, name, categories)}
     left_out = sum(subject not in meant or object_ not in meant for subject, _, object_ in relations)
-    tally.note("relation of a name that means no category", left_out)
+    tally.note("relation of a name that matches no category", left_out)
     tally.wrote["relations counted"] += len(relations) - left_out
     table = cooccurrence_table(relations, categories, by_whole_words)
     if table:

@@ -1,7 +1,7 @@
-"""Reads relations from an export of CVAT ("CVAT for images 1.1", XML). CVAT has no relations, so attributes or groups state them.
+"""Reads relations from CVAT exports ("CVAT for images 1.1", XML), where attributes or groups state them.
 
-Attributes: a box has `number`, and its `relations` names predicates with the number of their object, e.g. "ride 2; look at 3".
-Groups: two boxes of one group have `role` "subject" and "object", and the subject's `predicate` names the predicate.
+Attributes: a box has `number`, and its `relations` lists predicates with their object's number, e.g. "ride 2; look at
+3". Groups: two boxes in a group have `role` "subject" and "object", and the subject's `predicate` names the predicate.
 https://docs.cvat.ai/docs/dataset_management/formats/format-cvat describes the file.
 """
 
@@ -19,11 +19,11 @@ from storage.errors import FatalError
 
 _STATED = re.compile(r"(.+\S)\s+(\S+)", re.DOTALL)
 MAX_TEXT = 10_000
-"""Characters that the text of an attribute may have."""
+"""Maximum number of characters in the text of an attribute."""
 
 
 def read_cvat(path: Path) -> list[AnnotatedImage]:
-    """Reads all images of the file. Raises `FatalError` for a file that is not CVAT's, or that declares a DTD or entities."""
+    """Reads all images in the file. Raises `FatalError` if it is not CVAT's, or declares a DTD or entities."""
     reader = _Reader(path)
     try:
         with path.open("rb") as file:
@@ -46,7 +46,7 @@ class _Box:
 
 
 class _Reader:
-    """Collects images while expat calls back. A document type or an entity ends the reading before it is processed."""
+    """Collects images in expat's callbacks. A document type or entity stops the parser before it is processed."""
 
     def __init__(self, path: Path) -> None:
         self.images: list[AnnotatedImage] = []

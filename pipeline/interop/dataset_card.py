@@ -26,7 +26,7 @@ from storage.runs import Run
 from storage.shards.writer import LABELS
 
 TOP = 25
-"""Categories and predicates that are listed."""
+"""Number of categories and predicates listed."""
 _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 _OBJECT = {"category": "string", **dict.fromkeys("xywh", "float64")}
 _RELATION = {
@@ -42,7 +42,7 @@ _CAPTIONING = ("captioner", "decoding", "draws", "top_p", "top_k", "temperature"
 
 @dataclass(frozen=True)
 class Release:
-    """Shards that are published, and the run that they are from."""
+    """Published shards and the run they are from."""
 
     run: Run
     step: str
@@ -52,7 +52,7 @@ class Release:
     tables: Mapping[str, pa.Table]
     """Path of each tar in the folder → its index."""
     sizes: Mapping[str, int]
-    """Path of each tar → its bytes."""
+    """Path of each tar → its size in bytes."""
     statistics: pa.Table
 
     @property
@@ -61,11 +61,11 @@ class Release:
         return f"{self.run.name.replace('@', '-')}-{self.step.partition(':')[2] or 'shards'}"
 
     def datasets(self) -> list[str]:
-        """The names of the datasets that the images are from."""
+        """The names of the images' datasets."""
         return sorted({name for index in self.tables.values() for name in index["dataset"].unique().to_pylist()})
 
     def image_extensions(self) -> list[str]:
-        """The extensions of the images."""
+        """The file extensions of the images."""
         found = {name for index in self.tables.values() for name in index["extension"].unique().to_pylist()}
         return sorted(found - {LABELS})
 
@@ -79,7 +79,7 @@ class Release:
 
     @cached_property
     def lineage(self) -> Mapping[str, list[Artifact]]:
-        """Step → its artifacts that the shards come from, nearest steps first."""
+        """Step → its artifacts that the shards were made from, nearest steps first."""
         steps = {key: step for step in sorted(self.run.steps()) for key in self.run.keys(step).values()}
         known = {a.key: a for step in set(steps.values()) for a in self.run.artifacts(step).values()}
         found: dict[str, list[Artifact]] = {self.step: list(self.shards.values())}
@@ -94,11 +94,11 @@ class Release:
 
 
 def describe(release: Release) -> str:
-    """One paragraph: what the shards hold."""
+    """One paragraph on the contents of the shards."""
     totals = release.counts.get("total", Counter())
     return (
-        f"Scene graphs of {totals['images']:,} images of {', '.join(release.datasets())}: {totals['boxes']:,} boxes and "
-        f"{totals['relations']:,} relations between them, as WebDataset tars. {_origin(release)}"
+        f"Scene graphs of {totals['images']:,} images of {', '.join(release.datasets())}: {totals['boxes']:,} boxes "
+        f"and {totals['relations']:,} relations between them, as WebDataset tars. {_origin(release)}"
     )
 
 
@@ -110,13 +110,13 @@ def dataset_card(release: Release) -> str:
             f"# {markdown_text(release.title)}", "", markdown_text(describe(release)), "",
             *_contents(release), *_how_to_stream(release), *_labels(release), *_audits(release), *_lineage(release),
             "## Licence", "",
-            f"The publisher states `{release.license}`. The images keep the terms of the datasets that they are from.", "",
+            f"The publisher states `{release.license}`. The images keep the terms of their original datasets.", "",
         ]
     )  # fmt: skip
 
 
 def _front_matter(release: Release) -> list[str]:
-    """YAML. JSON strings are YAML strings, so names need no quoting of their own."""
+    """YAML front matter. JSON strings are YAML strings, so names need no other quoting."""
     images = release.counts.get("total", Counter())["images"]
     size = next((name for most, name in _SIZES if images < most), "n>10M")
     configs = {"default": "data/*.tar"}
@@ -145,7 +145,7 @@ def _front_matter(release: Release) -> list[str]:
 
 
 def _features(release: Release) -> Iterator[str]:
-    """The fields of a sample. Without them, `datasets` would guess from the first five, which may have no relations."""
+    """The fields of a sample. Without them, `datasets` would guess from the first five, which may lack relations."""
     yield "  features:"
     for extension in release.image_extensions():
         yield from _feature("  ", extension, "dtype: image")
@@ -183,11 +183,11 @@ def _contents(release: Release) -> list[str]:
     ]
     return [
         "## Contents", "", *markdown_table(("", "count"), rows), "",
-        "A sample has two members: the image as its dataset has it, and `json` with its labels. Boxes (`objects`) are x, y, w",
-        "and h in pixels of that image; relations refer to boxes by their place in the list, and `predicate` is the canonical",
-        "form of the words in `surface`.", "",
+        "A sample has two members: the original image, and `json` with its labels. Boxes (`objects`) are x, y, w and h",
+        "in pixels of that image. Relations refer to boxes by their index in the list, and `predicate` is the",
+        "canonical form of the words in `surface`.", "",
         *_histogram("category", objects), *_histogram("predicate", predicates),
-        "`statistics.parquet` has all of them for each tar. Each tar has an index, `*.index.parquet`, with the place and the",
+        "`statistics.parquet` has all counts for each tar. Each tar has an index, `*.index.parquet`, with position and",
         "sha256 of every member; `sha256sum --check SHA256SUMS` or `rlip shards verify .` checks the whole copy.", "",
     ]  # fmt: skip
 
@@ -240,22 +240,22 @@ def _labels(release: Release) -> list[str]:
     choice = "" if settings.get("labels", "pseudo") != "pseudo" else recorded_choice(settings).in_words()
     lines = ["## Labels", "", _origin(release), ""]
     if choice:
-        lines += [f"Kept are labels with {markdown_text(choice)}, at most {settings['max_relations']} per image.", ""]
+        lines += [f"Kept labels: {markdown_text(choice)}, at most {settings['max_relations']} per image.", ""]
     return lines
 
 
 def _origin(release: Release) -> str:
     kind = _settings(release.shards.values()).get("labels", "pseudo")
     return {
-        "pseudo": "A Relation Tagger scored what captions of the images state: these are pseudo-labels, not annotations.",
-        "naive": "Every pair of boxes that a caption may mean has its predicate, whether the image shows it or not.",
+        "pseudo": "A Relation Tagger scored what the images' captions state: pseudo-labels, not annotations.",
+        "naive": "Every pair of boxes that a caption may mean has its predicate, whether or not the image shows it.",
         "given": "The relations are annotations of the datasets themselves.",
-        "none": "They have boxes alone.",
+        "none": "They have boxes only.",
     }[kind]
 
 
 def _audits(release: Release) -> list[str]:
-    """The pseudo-labels against the datasets' ground truth, where they have any."""
+    """The pseudo-labels compared with the datasets' ground truth, if any."""
     settings = _settings(release.shards.values())
     if settings.get("labels", "pseudo") != "pseudo":
         return []
@@ -273,8 +273,8 @@ def _audits(release: Release) -> list[str]:
         return []
     return [
         "## Audit", "",
-        "On the images for which the dataset has ground-truth relations. Ground truth is never complete, so a label that it",
-        "lacks counts as wrong here, and the precision is a lower bound.", "",
+        "On images with ground-truth relations. Ground truth is never complete, so labels that it lacks count as wrong",
+        "here, and precision is a lower bound.", "",
         *markdown_table(("dataset", "images", "ground truth", "kept", "precision", "recall"), rows), "",
     ]  # fmt: skip
 
@@ -285,7 +285,7 @@ def _scores(audit: LabelAudit) -> tuple[str, ...]:
 
 
 def _lineage(release: Release) -> list[str]:
-    """How the labels were made: every step, by what identifies it."""
+    """How the labels were made: every step, with what identifies it."""
     recipe = release.run.read_document("recipe").get("name", release.run.name)
     rows = []
     models: dict[tuple[str, str, str], None] = {}
@@ -300,7 +300,7 @@ def _lineage(release: Release) -> list[str]:
     lines = [
         "## Lineage", "",
         f"Run `{release.run.name}` of recipe `{markdown_text(str(recipe))}`. A key is the sha256 of",
-        "everything that decides an artifact's bytes; the key of several is that of their sorted list.", "",
+        "everything that decides an artifact's bytes; the key of several artifacts is that of their sorted list.", "",
         *markdown_table(("step", "version", "artifacts", "key"), rows), "",
     ]  # fmt: skip
     captioned = _settings(
@@ -316,15 +316,15 @@ def _lineage(release: Release) -> list[str]:
 
 
 def _settings(artifacts: Any) -> dict[str, Any]:
-    """The settings that the first of some artifacts was made with; those of the others differ in the partition alone."""
+    """The settings of the first artifact; those of the others differ only by partition."""
     first = next(iter(artifacts), None)
     return {} if first is None else dict(first.manifest.terms["settings"])
 
 
 _TERMS = (
-    "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field", "fileObject", "fileProperty", "fileSet",
-    "format", "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references",
-    "regex", "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
+    "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field", "fileObject", "fileProperty",
+    "fileSet", "format", "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet",
+    "references", "regex", "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
 )  # fmt: skip
 _CONTEXT: Mapping[str, Any] = {
     "@language": "en",

@@ -1,7 +1,7 @@
 """Writes a run as folders that FiftyOne loads as `fiftyone.types.FiftyOneDataset` (docs/review.md, Exchange).
 
-`metadata.json` states no version, so FiftyOne reads `samples.json` as plain documents of its `Sample.from_dict`, which needs no
-ids of its database.
+Since `metadata.json` states no version, FiftyOne reads `samples.json` as plain `Sample.from_dict` documents, which need
+no database ids.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _relation(row: Mapping[str, Any], image: ImageRows, relation: Mapping[str, A
 
 
 def _detection(row: Mapping[str, Any], label: str, corners: tuple[float, float, float, float]) -> dict[str, Any]:
-    """FiftyOne states boxes as left, top, width and height, relative to the image's size."""
+    """FiftyOne's detection: left, top, width and height relative to the image's size."""
     left, top, right, bottom = corners
     sides = left / row["width"], top / row["height"], (right - left) / row["width"], (bottom - top) / row["height"]
     return {"_cls": "Detection", "tags": [], "label": label, "bounding_box": [round(side, 6) for side in sides]}

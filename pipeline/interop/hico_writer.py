@@ -50,8 +50,8 @@ def hico_image(
 ) -> dict[str, Any]:
     """An element of `annotations.json`.
 
-    `head`: its file name and id; `boxes`: x, y, width and height, and the object's id; `relations`: box of the subject, id of
-    the verb, and box of the object.
+    `head`: file name and id. `boxes`: x, y, width, height and object id. `relations`: index of the subject's box, verb
+    id and index of the object's box.
     """
     return {
         **head,

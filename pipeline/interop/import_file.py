@@ -1,4 +1,4 @@
-"""`rlip import`: converts one of the authors' files to steps of a run, in partitions as the stages write them."""
+"""`rlip import`: converts one of the authors' files to steps of a run, partitioned as stages would."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ from storage.tables import CAPTIONS, IMAGES, RELATIONS, TRIPLETS, table_bytes
 
 KINDS = ("labels", "captions", "graphs", "candidates", "frequencies")
 PARTITION = 1000
-"""Images per partition, if the run has no partitions yet."""
+"""Images per partition if the run has no partitions yet."""
 _OBJECTS = "an object {image id: ...} of captions, graphs or candidates, or names with frequencies"
 _Read = Callable[[int, Any], tuple[dict[str, Any], Iterable[Rejected]]]
 
 
 @dataclass
 class Imported:
-    """Result of an import."""
+    """The result of an import."""
 
     run: str
     kind: str
     images: int = 0
     steps: list[str] = field(default_factory=list)
     noted: dict[str, int] = field(default_factory=dict)
-    """Reason → count of what was rejected or fixed. Every case is quarantined with its step."""
+    """Reason → number of entries rejected or fixed. Each is quarantined with its step."""
 
 
 def print_import(file: Path, run: Run, dataset: str | None, files: ImageFiles, as_json: bool) -> None:
@@ -70,11 +70,11 @@ def print_import(file: Path, run: Run, dataset: str | None, files: ImageFiles, a
 
 
 def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFiles | None = None) -> Imported:
-    """Imports one of the authors' files into `run` as steps. The kind of file follows from its content.
+    """Imports one of the authors' files into `run` as steps. The kind of file is detected from its content.
 
-    `dataset` names the dataset; without it, labels go to the datasets that the file states, other files to "imported".
+    `dataset` names the dataset. Without it, labels go to the datasets that the file states, other files to "imported".
     Bad entries are quarantined and counted. Raises `FatalError` if the file is not one of the authors', if the run
-    already has the steps, or if a folder of images has none of the file's images.
+    already has the steps, or if an image folder has none of the file's images.
     """
     run.store.require_writable()
     if dataset is not None and not DATASET.fullmatch(dataset):
@@ -101,7 +101,7 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
 
 
 def kind_of(path: Path) -> str:
-    """Detects the kind of file from its first image. Raises `AnnotationError` for any other than `KINDS`."""
+    """Detects the kind of file from its first image. Raises `AnnotationError` unless it is one of `KINDS`."""
     with explained(path, f"a file of {', '.join(KINDS)}"), path.open("rb") as file:
         opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if opening == b"[":
@@ -137,7 +137,7 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, re
         some.extend(lost)
         images.put(partition, [image for image, _ in held], some, len(held) + len(lost))
         labels = [{"image_id": image["image_id"], "relations": found} for image, found in held]
-        # Visual Genome without any confidence holds annotations only: it was never tagged.
+        # Visual Genome without any confidence contains only annotations: it was never tagged.
         if dataset != VISUAL_GENOME or any(found for _, found in held):
             relations.put(partition, labels, [], len(held))
         tally.note_all(some)
@@ -152,7 +152,7 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, re
         stated.add(dataset)
         if name is not None and len(stated) > 1:
             raise FatalError(
-                f"{path}: holds the datasets {', '.join(sorted(stated))}, whose ids may collide; import it without "
+                f"{path}: contains the datasets {', '.join(sorted(stated))}, whose ids may collide; import it without "
                 "--dataset"
             )
         if (dataset, image_id) in seen:
@@ -173,7 +173,7 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, re
     if files.folder is not None and not files.found:
         raise FatalError(
             f"{path}: none of its {result.images} images can be read in {files.folder}, e.g. {files.missing}; "
-            "name the folder that holds them with --images, or leave it out to import the labels without sizes"
+            "name their folder with --images, or omit it to import the labels without sizes"
         )
     result.steps += [step.name for step in (images, relations) if step.record()]
 
@@ -213,7 +213,7 @@ def _import_fields(path: Path, run: Run, dataset: str, result: Imported, tally: 
         rejects.setdefault(partition, Rejects()).extend(some)
         result.images += 1
         if len(waiting[partition]) == sizes.get(partition, PARTITION):
-            # The last partition is held, so that bad entries at the end of the file still find a quarantine.
+            # The last partition is held back, so that bad entries at the end of the file have a quarantine.
             if full:
                 flush(full)
             full = partition
@@ -250,13 +250,13 @@ def _partitions_of(run: Run) -> dict[int, str]:
             if found.setdefault(image_id, partition) != partition:
                 raise FatalError(
                     f"run {run.name!r} has image {image_id} in {found[image_id]} and {partition}: a file keyed by "
-                    "image id alone cannot be joined to it; import the file into a run of its own"
+                    "image id only cannot be joined to it; import the file into a separate run"
                 )
     return found
 
 
 def _texts_of(run: Run) -> Callable[[int], list[str]]:
-    """Returns a lookup of an image's captions that holds one partition in memory."""
+    """Returns a lookup of an image's captions that keeps one partition in memory."""
     artifacts = run.artifacts("caption")
     places = {
         image_id: partition
@@ -292,12 +292,12 @@ _EXPECTED = 'paths of images: an object {"image id": "train/patch16/name.jpg"} (
 
 @dataclass
 class ImageFiles:
-    """Image folder of a dataset and Objects365's paths by image id. Both are optional."""
+    """A dataset's image folder, and Objects365's paths by image id. Both are optional."""
 
     folder: Path | None = None
     paths: Path | None = None
     found: int = 0
-    """How many images were found so far."""
+    """How many images have been found."""
     missing: str = ""
     """File of the first image that was not found."""
     _by_id: dict[str, str] = field(default_factory=dict)
@@ -311,9 +311,9 @@ class ImageFiles:
                     self._by_id[image_id] = path
 
     def complete(self, found: LabelledImage) -> None:
-        """Sets the image's file and size and clamps its boxes to it. Adds unusable files to the image's rejects.
+        """Sets the image's file and size, and clips its boxes to it. Adds unusable files to the image's rejects.
 
-        A file lies at its path inside the folder (train2017/1.jpg) or, by its name alone, in the folder itself.
+        A file is at its path inside the folder (train2017/1.jpg) or, by its name only, in the folder itself.
         """
         image = found.image
         listed = self._by_id.get(str(image["image_id"])) if image["dataset"] == "o365" else None
@@ -341,7 +341,7 @@ class ImageFiles:
         image["width"], image["height"] = size.width, size.height
         for box in image["boxes"]:
             right, bottom = min(box["x"] + box["w"], size.width), min(box["y"] + box["h"], size.height)
-            # The authors' normalised boxes are off by up to a pixel of rounding, which is not an error.
+            # The authors' normalised boxes have rounding errors of up to a pixel, which are acceptable.
             beyond = max(box["x"] + box["w"] - right, box["y"] + box["h"] - bottom)
             if beyond > 1:
                 found.rejects.append(Rejected(image["image_id"], "box beyond the image (clamped)", shown(box)))
@@ -350,7 +350,7 @@ class ImageFiles:
 
 
 class ImportStep:
-    """Commits partitions as artifacts of the step's stage, then records them in the run."""
+    """Commits partitions as artifacts of the step's stage, then records the step in the run."""
 
     def __init__(self, run: Run, name: str, table: str, schema: pa.Schema) -> None:
         """Raises `FatalError` if the run already has the step."""
@@ -365,7 +365,7 @@ class ImportStep:
     def put(
         self, partition: str, rows: Sequence[dict[str, Any]], rejects: Iterable[Rejected], rows_in: int | None = None
     ) -> None:
-        """Commits a partition under a key that is derived from its content."""
+        """Commits a partition under a key derived from its content."""
         rejects = list(rejects)
         table = pa.Table.from_pylist(list(rows), schema=self._schema)
         result = _ImportedTable(self.name, self._table, table, rejects, rows_in)

@@ -1,4 +1,4 @@
-"""Turns what people annotated in another tool into verdicts on a run's labels (docs/review.md, Exchange)."""
+"""Converts annotations from another tool to verdicts on a run's labels (docs/review.md, Exchange)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ AnnotationFormat = Literal["label_studio", "cvat"]
 _READERS = {"label_studio": read_label_studio, "cvat": read_cvat}
 _ENDINGS: Mapping[str, AnnotationFormat] = {".json": "label_studio", ".xml": "cvat"}
 SAME_BOX = 0.9
-"""Intersection over union from which a box of the file counts as a box of the run, since tools round coordinates."""
+"""Minimum intersection over union for boxes of the file and the run to match, since tools round coordinates."""
 FIT = 0.5
-"""Smallest share of the file's boxes that must be boxes of the run."""
+"""Minimum share of the file's boxes that must match boxes of the run."""
 
 
 @dataclass
@@ -41,12 +41,12 @@ class _RunImage:
 def import_verdicts(
     run: Run, path: Path, form: AnnotationFormat | None, reviewer: str, additions_only: bool = False
 ) -> list[Verdict]:
-    """The verdicts that follow from an annotation file, in the file's order.
+    """The verdicts that an annotation file implies, in the file's order.
 
-    A label of the run that the file holds is accepted, and one that it lacks is rejected, unless `additions_only` says that
-    the file was not made from the run's labels. Where the same pair has another predicate instead, the verdict is
-    wrong_predicate. A relation that the run does not have is accepted as a label of its own. Images without an annotation say
-    nothing. Raises `FatalError` for a file that can't be read or that does not fit the run.
+    A label of the run is accepted if the file contains it and rejected if not, unless `additions_only` says that it
+    was not made from the run's labels. If the file has another predicate for the pair instead, the verdict is
+    wrong_predicate. A relation that the run lacks is accepted as a new label. Images without an annotation say nothing.
+    Raises `FatalError` for a file that is unreadable or does not match the run.
     """
     reviewer = require_reviewer(reviewer)
     form = form or _ENDINGS.get(path.suffix.lower())
@@ -71,7 +71,7 @@ def import_verdicts(
 
 
 def _images(run: Run) -> Mapping[tuple[str, str], _RunImage]:
-    """The run's images by each way to recognise them: digest, dataset and id, and file name."""
+    """The run's images by each identifier: digest, dataset and id, and file name."""
     by_place: dict[tuple[str, int], _RunImage] = {}
     found: dict[tuple[str, str], _RunImage] = {}
     names: dict[str, list[_RunImage]] = defaultdict(list)
@@ -104,15 +104,15 @@ def _require_fit(path: Path, run: Run, images: Sequence[tuple[AnnotatedImage, _R
     boxes = [_same(place, own) is not None for image, own in images for _, place in image.boxes]
     if boxes and sum(boxes) < FIT * len(boxes):
         raise FatalError(
-            f"{path}: only {sum(boxes)} of its {len(boxes)} boxes are boxes of run {run.name!r}; it was made from another run, "
-            "or for images of another size"
+            f"{path}: only {sum(boxes)} of its {len(boxes)} boxes match boxes of run {run.name!r}; it was made from "
+            "another run, or for images of another size"
         )
 
 
 def _differences(
     image: AnnotatedImage, own: _RunImage, additions_only: bool
 ) -> Iterator[tuple[JudgedRelation, Kind, str | None, tuple[str, str]]]:
-    """Yields relation, kind, corrected predicate and the categories of its ends."""
+    """Yields relation, kind, corrected predicate, and the categories of subject and object."""
     places = [_same(place, own) or place for _, place in image.boxes]
     categories = {**{place: name for (name, _), place in zip(image.boxes, places, strict=True)}, **own.boxes}
     held = dict.fromkeys(
@@ -148,7 +148,7 @@ def _verdict(
 
 
 def _same(place: Box4, image: _RunImage) -> Box4 | None:
-    """The box of the run that a box of the file stands for, if any."""
+    """The box of the run that matches a box of the file, if any."""
     if place in image.boxes:
         return place
     overlaps = [(overlap(Box("", *place), Box("", *box)), box) for box in image.boxes]

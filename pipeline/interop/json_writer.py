@@ -11,12 +11,12 @@ import numpy as np
 
 
 def write_list(path: Path, elements: Iterable[Any]) -> int:
-    """Writes a JSON list. Returns its number of elements."""
+    """Writes a JSON array. Returns its number of elements."""
     return _write(path, "[]", (_text(element) for element in elements))
 
 
 def write_object(path: Path, fields: Iterable[tuple[str, Any]]) -> int:
-    """Writes a JSON object with distinct names. Returns its number of fields."""
+    """Writes a JSON object with unique names. Returns its number of fields."""
     return _write(path, "{}", (f"{_text(name)}: {_text(value)}" for name, value in fields))
 
 

@@ -1,4 +1,4 @@
-"""Writes the labels of a run for people who just want them: one JSON file by image, and one Parquet file by label."""
+"""Writes a run's labels in two simple files: JSON by image, and Parquet by label."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JSON, PARQUET = "labels.json", "labels.parquet"
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """The files that were written, and what they hold."""
+    """The files written, and their contents."""
 
     json: str
     parquet: str
@@ -35,13 +35,13 @@ class LabelFiles:
 
 
 def write_label_files(run: Run, folder: Path) -> LabelFiles:
-    """Writes the boxes, captions and kept labels of a run to a folder, which replaces an earlier one of the same command.
+    """Writes a run's boxes, captions and kept labels to a folder, replacing earlier files of this command.
 
-    Raises `FatalError` when the folder holds other files or cannot be written.
+    Raises `FatalError` if the folder contains other files or cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {JSON, PARQUET}):
         raise FatalError(
-            f"{folder} exists and holds other files than {JSON} and {PARQUET}; name another folder with --out"
+            f"{folder} exists and contains files other than {JSON} and {PARQUET}; name another folder with --out"
         )
     rows = RunRows(run)
     count = {"images": 0, "boxes": 0, "captions": 0, "labels": 0}
@@ -91,7 +91,7 @@ def _image(image: ImageRows, scores: Sequence[float]) -> dict[str, Any]:
 
 
 def _scores(run: Run) -> dict[tuple[str, int], list[float]]:
-    """The detector's scores by dataset and image, in the order of the boxes; empty where boxes were annotated."""
+    """The detector's scores by dataset and image, in the order of the boxes; empty if boxes were annotated."""
     return {
         (partition.partition("/")[0], row["image_id"]): [box["score"] for box in row["boxes"]]
         for partition, artifact in run.artifacts("detect").items()

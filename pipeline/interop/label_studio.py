@@ -1,4 +1,4 @@
-"""Label Studio: writes a run as tasks with pre-annotations, and reads the relations that people annotated there.
+"""Label Studio: writes a run as tasks with pre-annotations, and reads relations annotated there.
 
 https://labelstud.io/guide/task_format and https://labelstud.io/tags/relations describe the format.
 """
@@ -18,7 +18,7 @@ from pipeline.labels.verdicts import Box4
 from storage.errors import FatalError
 
 LOCAL_FILES = "/data/local-files/?d="
-"""Where Label Studio serves files below its LOCAL_FILES_DOCUMENT_ROOT, which must be the folder of the images."""
+"""URL of files below Label Studio's LOCAL_FILES_DOCUMENT_ROOT, which must be the folder of the images."""
 
 
 def write_label_studio(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -34,9 +34,9 @@ def write_label_studio(rows: RunRows, folder: Path, threshold: float, tally: Tal
 
 
 def read_label_studio(path: Path) -> list[AnnotatedImage]:
-    """Reads an export of Label Studio (JSON): the newest annotation of each task that was not cancelled.
+    """Reads a Label Studio export (JSON): the newest annotation of each task that was not cancelled.
 
-    Tasks without an annotation are skipped, since nobody looked at them. Raises `FatalError` for any other file.
+    Tasks without an annotation are skipped, since nobody reviewed them. Raises `FatalError` for any other file.
     """
     try:
         tasks = json.loads(path.read_bytes())
@@ -64,7 +64,7 @@ def read_label_studio(path: Path) -> list[AnnotatedImage]:
 def _tasks(
     rows: RunRows, dataset: str, threshold: float, tally: Tally, categories: set[str], predicates: set[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yields a task for each image with a known size, and notes the names that occur."""
+    """Yields a task for each image of known size, and collects the names that occur."""
     for image in rows.images(dataset, "images", "relations"):
         row = image.rows.get("images")
         if row is None or not row["width"] or not row["height"]:
@@ -89,7 +89,7 @@ def _tasks(
 
 
 def _result(image: ImageRows, row: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The regions and relations of an image. Places are percentages of its size."""
+    """The regions and relations of an image, with coordinates in percent of its size."""
     width, height = row["width"], row["height"]
     regions = [
         {

@@ -1,6 +1,6 @@
 """Reads and writes the authors' pseudo-labels and their Visual Genome file: one JSON object per image.
 
-What an import rejects is collected in bounded memory (`Rejects`), because a file may hold millions of bad rows.
+Rejects of an import are collected in bounded memory (`Rejects`), because a file may have millions of bad rows.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pipeline.interop.json_writer import number
 from pipeline.runtime.stage import Rejected
 
 MAX_KEPT = 10_000
-"""Rejects of one reason that are kept with their values. The others are counted."""
+"""Maximum number of rejects per reason that are kept with their values. Further ones are only counted."""
 
 
 class Rejects:
-    """Rejects in their order. At the end, one reject for each reason stands for those that were only counted."""
+    """Rejects in order, followed by one reject per reason that stands for those that were only counted."""
 
     def __init__(self, rejects: Iterable[Rejected] = ()) -> None:
         self._kept: list[Rejected] = []
@@ -32,7 +32,7 @@ class Rejects:
         self.extend(rejects)
 
     def append(self, reject: Rejected) -> None:
-        """Adds a reject."""
+        """Adds one reject."""
         self._counts[reject.reason] += reject.count
         if self._counts[reject.reason] <= MAX_KEPT:
             self._kept.append(reject)
@@ -57,7 +57,7 @@ EXPECTED = "labels: a list of {image_id, dataset, objects: [...], relationships:
 VISUAL_GENOME = "vg"
 """Dataset of elements that name none."""
 FIRST_IDS = {"coco2017": 10_000_000, "o365": 20_000_000}
-"""The authors' first object and relationship id in each dataset."""
+"""The authors' first object and relation id in each dataset."""
 _VG_RELATION = ("relationship_id", "predicate", "synsets", "subject_id", "object_id")
 _MAX_PIXELS = 1e7
 DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -74,11 +74,11 @@ class LabelledImage:
 
 
 def read_element(entry: Any) -> LabelledImage | Rejected:
-    """Converts an element to rows of `images` and `relations`, or to a reject if it names no image.
+    """Converts an element to rows of `images` and `relations`, or to a reject if it identifies no image.
 
     Object ids are local to the image. A missing dataset means Visual Genome, whose relations without a confidence are
-    annotations. Relations of unknown boxes are lost, of duplicates the highest confidence is kept, self-pairs are kept, and
-    boxes are clamped at 0. Every such case becomes a reject.
+    annotations. Relations of unknown boxes are dropped, duplicates keep the highest confidence, self-pairs stay, and
+    boxes are clipped at 0. Every such case becomes a reject.
     """
     image_id, name = _image_id(entry.get("image_id")) if isinstance(entry, dict) else (None, "")
     if image_id is None:
@@ -107,7 +107,7 @@ def read_element(entry: Any) -> LabelledImage | Rejected:
 
 
 class ElementWriter:
-    """Converts images to elements. Ids are unique over the file, as the authors' are; imported images keep theirs."""
+    """Converts images to elements. Ids are unique within the file, like the authors'; imported images keep theirs."""
 
     def __init__(self, dataset: str) -> None:
         """`dataset`: the authors' name of the dataset. Elements of `vg` do not state it."""
@@ -116,7 +116,7 @@ class ElementWriter:
         self._objects, self._relations = count(first), count(first)
 
     def element(self, image: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Converts one image: its boxes without crowds, and the relations between them in the given order.
+        """Converts one image: its boxes without crowds, and the relations between them in the order of `relations`.
 
         Pass the most confident relations first: the authors' loader keeps an image's first 100."""
         usable = [(index, box) for index, box in enumerate(image["boxes"]) if not box["crowd"]]
@@ -190,7 +190,7 @@ def _boxes(image_id: int, listed: Any, rejects: Rejects) -> tuple[list[dict[str,
         elif object_id in places:
             rejects.append(Rejected(image_id, "object id twice", shown(entry)))
         else:
-            # A box inside the image keeps its exact numbers: recomputing its sides would round them.
+            # A box inside the image keeps its exact numbers: recomputing its coordinates would round them.
             w, h = (w if left == x else right - left), (h if top == y else bottom - top)
             if (left, top) != (x, y):
                 rejects.append(Rejected(image_id, "box clamped", shown(entry)))
@@ -251,7 +251,7 @@ def _list(image_id: int, name: str, found: Any, rejects: Rejects) -> list[Any]:
 
 
 def _name(value: Any) -> str | None:
-    """Returns a name; of a list of names (Visual Genome's own layout), the first."""
+    """Returns a name; from a list of names (Visual Genome's own layout), the first."""
     first = value[0] if isinstance(value, list) and value else value
     return readable(first) if isinstance(first, str) and readable(first).strip() else None
 
@@ -262,7 +262,7 @@ def _score(value: Any) -> float | None:
 
 
 def _uri(dataset: str, split: str, image_id: int, name: str) -> str:
-    """Returns the image's path below its dataset's folder, by the authors' rules."""
+    """Returns the image's path inside its dataset's folder, by the authors' rules."""
     if name:
         return name
     return f"{split}/{image_id:012d}.jpg" if dataset == "coco2017" else f"{image_id}.jpg"

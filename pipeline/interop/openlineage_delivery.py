@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from openlineage.client.event_v2 import RunEvent
 
 RETRIES = 3
-"""How often an event is sent again to a server that does not answer, with pauses of 0.3, 0.6 and 1.2 seconds."""
+"""How often to resend an unanswered event, after pauses of 0.3, 0.6 and 1.2 seconds."""
 TIMEOUT = 10.0
-"""Seconds to wait for the answer to an event."""
+"""Seconds to wait for a response."""
 API_KEY = "OPENLINEAGE_API_KEY"
-"""Environment variable with the key that the server asks for. OpenLineage's own clients read the same one."""
+"""Environment variable with the server's API key, as in OpenLineage's own clients."""
 
 
 def is_server(target: str) -> bool:
-    """Whether a target is a server, and not a file."""
+    """Whether a target is a server rather than a file."""
     try:
         parts = urlsplit(target)
     except ValueError:
@@ -38,7 +38,7 @@ def without_secrets(url: str) -> str:
 
 
 def write_events(events: Iterable[RunEvent], path: Path) -> int:
-    """Write events to a new file, one JSON object per line. Returns their number. Raises `FatalError` if the file exists."""
+    """Write events to a new file, one JSON object per line. Returns their number. Raises `FatalError` if it exists."""
     from openlineage.client.serde import Serde
 
     if path.exists():
@@ -55,8 +55,8 @@ def write_events(events: Iterable[RunEvent], path: Path) -> int:
 def send_events(events: Iterable[RunEvent], url: str) -> int:
     """Send events to `URL/api/v1/lineage`, in order. Returns their number.
 
-    Events have fixed ids, so that sending them again adds nothing. Raises `RetryableError` when the server does not answer
-    after `RETRIES` retries, and `FatalError` when it refuses an event.
+    Event ids are deterministic, so resending adds nothing. Raises `RetryableError` if the server does not answer after
+    `RETRIES` retries, and `FatalError` if it refuses an event.
     """
     import requests
     from openlineage.client.transport.http import ApiKeyTokenProvider, HttpConfig, HttpTransport, TokenProvider
@@ -72,7 +72,7 @@ def send_events(events: Iterable[RunEvent], url: str) -> int:
     try:
         transport = HttpTransport(HttpConfig(url=base, timeout=TIMEOUT, auth=auth, retry=retry))
     except ValueError:
-        raise FatalError(f"{shown}: not the URL of a server; write e.g. http://127.0.0.1:5000") from None
+        raise FatalError(f"{shown}: not a server URL; write e.g. http://127.0.0.1:5000") from None
     try:
         for event in events:
             transport.emit(event)
@@ -81,13 +81,13 @@ def send_events(events: Iterable[RunEvent], url: str) -> int:
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else "unknown"
         raise FatalError(
-            f"{shown} refused event {sent + 1} with HTTP status {status}; for 401 and 403 set {API_KEY}, for 404 check that "
-            "the URL is that of a lineage server, without /api/v1/lineage"
+            f"{shown} refused event {sent + 1} with HTTP status {status}; for 401 and 403 set {API_KEY}, for 404 check "
+            "that the URL is that of a lineage server, without /api/v1/lineage"
         ) from None
     except requests.RequestException as error:
         raise RetryableError(
-            f"{shown}: event {sent + 1} got no answer after {RETRIES} retries ({type(error).__name__}); check the URL and "
-            "that the server runs"
+            f"{shown}: event {sent + 1} got no answer after {RETRIES} retries ({type(error).__name__}); check the URL "
+            "and that the server is running"
         ) from None
     finally:
         transport.close()

@@ -1,6 +1,6 @@
-"""The lineage of a run as OpenLineage events (https://openlineage.io): what each step read and what it wrote.
+"""The lineage of a run as OpenLineage events (https://openlineage.io): what each step read and wrote.
 
-Facets are OpenLineage's descriptions of tables and jobs: schema, version, column lineage, counts, settings and source code.
+Facets are OpenLineage's descriptions of tables and jobs: schema, version, column lineage, counts, settings and source.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from storage.runs import Run as StoredRun
 from storage.runs import RunRecord
 
 JOBS = "rlip"
-"""The namespace of the jobs."""
+"""The namespace of jobs."""
 _ENDS = {"failed": RunState.FAIL, "stopped": RunState.ABORT}
 """Status of an execution → the event that ends it; all others completed."""
 
 
 class RunLineage:
-    """Makes the events of a run. Equal runs give equal events: their ids follow from the store, the run and its keys."""
+    """Makes the events of a run. Equal runs give equal events: ids are derived from the store, the run and its keys."""
 
     def __init__(self, run: StoredRun) -> None:
         self._run = run
@@ -56,9 +56,9 @@ class RunLineage:
         self._records = [] if isinstance(run, RunRecord) else run.records()
 
     def events(self, by_partition: bool = False) -> Iterator[RunEvent]:
-        """Yield a START event and an end for the run and, between them, for each step or each of its partitions.
+        """Yield a START event and an end event for the run and, between them, for each step or each of its partitions.
 
-        Tables of a step are named by the run and the step; those of one partition by the place of their file in the store.
+        Tables of a step are named after run and step, tables of one partition after their file's location in the store.
         """
         times = []
         inner: list[RunEvent] = []
@@ -98,7 +98,7 @@ class RunLineage:
         yield RunEvent(eventTime=_iso(end), eventType=RunState.COMPLETE, outputs=outputs, **common)
 
     def _read(self, artifacts: Sequence[Artifact], by_partition: bool) -> Iterator[LineageTable]:
-        """The tables that were read: of each step one in all partitions, or one for each partition."""
+        """The tables read: for each step one for all partitions, or one for each partition."""
         read: dict[tuple[str, str], dict[str, None]] = {}
         for artifact in artifacts:
             for table, keys in artifact.manifest.upstream.items():
@@ -137,10 +137,10 @@ class RunLineage:
         return {"parent": parent, **run_facets(manifest)}
 
     def _times(self, step: str, group: Mapping[str, Artifact]) -> tuple[datetime, datetime]:
-        """When the step began (by its recorded seconds) and ended.
+        """When the step began (computed from its recorded seconds) and ended.
 
-        Manifests state how long a partition took, not when. The first execution that recorded it does or, before there is
-        one, the time at which a run last used it.
+        Manifests state how long a partition took, but not when. The end is that of the first execution that recorded it
+        or, before there is one, the time at which a run last used it.
         """
         keys = {partition: artifact.key for partition, artifact in group.items()}
         end = next((_time(record) for record in self._records if keys.items() <= record.keys(step).items()), None)
@@ -172,7 +172,7 @@ class RunLineage:
 
 
 def _place(address: str) -> tuple[str, str]:
-    """Namespace and name of a place by OpenLineage's naming convention, without user and password."""
+    """Namespace and name of an address by OpenLineage's naming convention, without user and password."""
     if "://" not in address:
         return "file", str(Path(address).absolute())
     parts = urlsplit(address)
@@ -188,12 +188,12 @@ def _iso(time: datetime) -> str:
 
 
 PRODUCER = "pkg:generic/rlip"
-"""The package URL of this project, which events name as their producer."""
+"""The project's package URL, which events name as their producer."""
 
 
 @dataclass(frozen=True)
 class LineageTable:
-    """A table of a step, in one partition or in all: a dataset in OpenLineage's terms."""
+    """A step's table, in one partition or all: a dataset in OpenLineage's terms."""
 
     namespace: str
     name: str
@@ -203,14 +203,14 @@ class LineageTable:
 
     @property
     def version(self) -> dict[str, DatasetFacet]:
-        """The facet with the digest of the content, which stays when a stage runs again and yields the same bytes."""
+        """The facet with the content's digest, which does not change if the stage runs again and writes equal bytes."""
         contents = [artifact.content for artifact in self.artifacts]
         digest = contents[0] if len(contents) == 1 else digest_json(contents)
         return {"version": dataset_version_dataset.DatasetVersionDatasetFacet(datasetVersion=digest)}
 
     @property
     def schema(self) -> dict[str, DatasetFacet]:
-        """The facet with the columns; none for a table that is not declared."""
+        """The facet with the columns; empty for an undeclared table."""
         schema = schema_of(self.stage, self.table)
         return {} if schema is None else {"schema": schema_dataset.SchemaDatasetFacet(fields=_fields(schema))}
 
@@ -221,7 +221,7 @@ class LineageTable:
 
     @cached_property
     def size(self) -> int:
-        """Bytes in all partitions."""
+        """Size of all partitions in bytes."""
         return sum(entry.size for entry in self._entries)
 
     @cached_property
@@ -251,7 +251,7 @@ def output_dataset(table: LineageTable, inputs: Sequence[LineageTable]) -> Outpu
 
 
 def _column_lineage(table: LineageTable, inputs: Sequence[LineageTable]) -> dict[str, DatasetFacet]:
-    """The facet that says which columns of the tables read each column comes from; none where no table was read."""
+    """The facet with the source columns of each column; empty if no table was read."""
     fields = {}
     for column, sources in sources_of(table.stage, table.table).items():
         found = [
@@ -266,7 +266,7 @@ def _column_lineage(table: LineageTable, inputs: Sequence[LineageTable]) -> dict
 
 
 def _rows(artifacts: Sequence[Artifact]) -> DatasetFacet:
-    """A facet of our own: rows in, rows out, and rejected rows by reason, for which OpenLineage has no facet."""
+    """Our own facet: rows in, rows out, and rejected rows by reason, for which OpenLineage has none."""
     rejected: Counter[str] = Counter()
     for artifact in artifacts:
         rejected.update(artifact.manifest.counts.rejected)
@@ -281,7 +281,7 @@ def _rows(artifacts: Sequence[Artifact]) -> DatasetFacet:
 
 
 def job_facets(manifest: Manifest) -> dict[str, Any]:
-    """What made an artifact: the kind of job, and the source code with its version and that of the stage."""
+    """What made an artifact: the kind of job, and the source code with its version and the stage's."""
     version = manifest.versions.get("rlip", "unknown")
     code = source_code_location_job.SourceCodeLocationJobFacet(
         type="package",
@@ -294,7 +294,7 @@ def job_facets(manifest: Manifest) -> dict[str, Any]:
 
 
 def run_facets(manifest: Manifest) -> dict[str, Any]:
-    """How an artifact was made: the engine with its version, the settings that decide rows, and the digests of weights."""
+    """How an artifact was made: the engine and its version, the settings that decide rows, and digests of weights."""
     parameters = [
         execution_parameters_run.ExecutionParameter(key=f"{kind}.{name}", value=_text(value))
         for kind in ("settings", "weights")
@@ -315,7 +315,7 @@ def job_type(kind: str) -> job_type_job.JobTypeJobFacet:
 
 
 def _fields(schema: pa.Schema | pa.StructType) -> list[schema_dataset.SchemaDatasetFacetFields]:
-    """Columns with their types; those of lists and structs as fields inside."""
+    """Columns with their types; those of lists and structs as nested fields."""
     fields = []
     for field in schema:
         kind = field.type.value_type if pa.types.is_list(field.type) else field.type

@@ -1,4 +1,4 @@
-"""Writes a run as tables: each whole as Parquet, labels as CSV, or one row per image for Hugging Face `datasets`."""
+"""Writes a run as tables: whole tables as Parquet, labels as CSV, or one row per image for Hugging Face `datasets`."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ def _card(rows: RunRows, written: dict[str, dict[str, int]], threshold: float) -
             lines += [f"  - split: {split}", f"    path: data/{dataset}/{split}.parquet"]
     lines += [
         "---", "", f"# {run}", "",
-        "Relations between bounding boxes, in absolute pixels of the original files (top-left corner and size).",
-        f"Labels with a score come from a Relation Tagger ({kept}), others are annotations.",
+        "Relations between bounding boxes in absolute pixels of the original files (top-left corner and size).",
+        f"Labels with a score come from a Relation Tagger ({kept}), the others are annotations.",
         "The images are not included; `file_name` is relative to the image folder of each dataset.", "",
         "| dataset | split | images |", "|---|---|---|",
     ]  # fmt: skip

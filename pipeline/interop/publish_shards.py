@@ -1,4 +1,4 @@
-"""`rlip shards publish`: writes a run's shards as a folder that can be released as it is, and checks such a folder."""
+"""`rlip shards publish`: writes a run's shards as a folder ready for release, and checks such folders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from storage.tables import SHARD_STATISTICS, write_table
 
 LoaderIndex = Literal["wids", "energon"]
 CHECKSUMS = "SHA256SUMS"
-"""Lists the sha256 of every other file of a published folder, as `sha256sum --check` reads it."""
+"""Lists the sha256 of every other file in a published folder, in the format of `sha256sum --check`."""
 DATA = "data"
 STATISTICS = "statistics"
 STEP = "shard:pseudo"
@@ -38,7 +38,7 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 @dataclass
 class Published:
-    """What was written."""
+    """Counts of what was written."""
 
     run: str
     step: str
@@ -67,9 +67,9 @@ def publish_shards(
 ) -> Published:
     """Writes the shards of a run's step into a new folder, which appears whole or not at all.
 
-    The tars are copies with the same bytes. The folder depends on nothing but the arguments and the run: publishing it again
-    gives the same bytes. Raises `FatalError` for a folder with something in it, a step without shards, and a damaged artifact,
-    and when another process wrote something else there at the same time.
+    The tars are exact copies, and the folder depends only on the arguments and the run: publishing it again gives the
+    same bytes. Raises `FatalError` for a non-empty folder, a step without shards, a damaged artifact, and if another
+    process wrote something else there at the same time.
     """
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -103,7 +103,7 @@ def publish_shards(
 
 
 def _require_written(folder: Path, checksums: str) -> None:
-    """Raises `FatalError` unless the folder is one with these checksums. What was there earlier stays if it can't be replaced."""
+    """Raises `FatalError` unless the folder has these checksums. An earlier folder stays if it can't be replaced."""
     with translate_os_errors(f"reading {folder}"):
         path = folder / CHECKSUMS
         if path.is_file() and path.read_bytes() == checksums.encode():
@@ -114,10 +114,10 @@ def _require_written(folder: Path, checksums: str) -> None:
 
 
 def checksum_faults(folder: Path, progress: Callable[[int, int], None]) -> Iterator[tuple[str, str]]:
-    """Yields the files of a published folder that differ from its checksums, are missing or were added, each with what is wrong.
+    """Yields the files of a published folder that differ from its checksums, are missing or were added, with the fault.
 
-    Hidden files that are not listed, such as those that download tools leave, are ignored. Raises `FatalError` when the
-    checksums can't be read or name files outside the folder.
+    Unlisted hidden files, e.g. of download tools, are ignored. Raises `FatalError` if the checksums can't be read or
+    name files outside the folder.
     """
     listed = _checksums(folder)
     there = {name: (folder / name).stat().st_size for name in listed if (folder / name).is_file()}
@@ -138,12 +138,12 @@ def checksum_faults(folder: Path, progress: Callable[[int, int], None]) -> Itera
 
 
 def listed_tars(folder: Path) -> list[Path]:
-    """Returns the tars that a published folder should hold. Raises `FatalError` as `checksum_faults` does."""
+    """Returns the tars that a published folder should contain. Raises `FatalError` as `checksum_faults` does."""
     return [folder / name for name in _checksums(folder) if name.endswith(".tar")]
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    """Returns the sha256 that each file should have."""
+    """Returns file → expected sha256."""
     path = folder / CHECKSUMS
     found: dict[str, str] = {}
     try:
@@ -160,7 +160,7 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 
 def _shards_of(run: Run, step: str) -> dict[str, Artifact]:
-    """Partition → artifact with tars, by partition. Raises `FatalError` when there are none."""
+    """Partition → artifact with tars, by partition. Raises `FatalError` if there are none."""
     found = run.artifacts(step)
     if run.stage(step) != "shard" or not found:
         shards = ", ".join(sorted(name for name in run.steps() if run.stage(name) == "shard")) or "none"
@@ -177,14 +177,14 @@ def _shards_of(run: Run, step: str) -> dict[str, Artifact]:
             )
     whole = {partition: found[partition] for partition in sorted(found) if tars_among(found[partition].manifest.files)}
     if not whole:
-        raise FatalError(f"run {run.name!r}: the shards of step {step!r} hold no image; there is nothing to publish")
+        raise FatalError(f"run {run.name!r}: the shards of step {step!r} contain no image; there is nothing to publish")
     return whole
 
 
 def _put_tars(
     folder: Path, artifacts: dict[str, Artifact]
 ) -> tuple[dict[str, pa.Table], dict[str, int], list[pa.Table]]:
-    """Puts all tars and their indexes into `data`. Returns each tar's index and bytes by its path, and the statistics."""
+    """Writes all tars and their indexes into `data`. Returns each tar's index and size by path, and the statistics."""
     tables: dict[str, pa.Table] = {}
     sizes: dict[str, int] = {}
     statistics: list[pa.Table] = []
@@ -194,7 +194,7 @@ def _put_tars(
         index, counts = artifact.table("shards"), artifact.table(STATISTICS).cast(SHARD_STATISTICS)
         for number, tar in enumerate(tars_among(artifact.manifest.files)):
             name = f"{names[partition]}-{number:03d}.tar"
-            # A copy: a hard link would let an edit of the published tar damage the store.
+            # A copy: through a hard link, editing the published tar would damage the store.
             shutil.copyfile(artifact.file(tar), folder / DATA / name)
             own = _renamed(index, tar, name)
             write_index(folder / DATA / name, own)
@@ -204,7 +204,7 @@ def _put_tars(
 
 
 def _names(partitions: Sequence[str]) -> dict[str, str]:
-    """Partition → what its tars are called: dataset and number, e.g. `coco-0003` for `coco/0003`."""
+    """Partition → base name of its tars: dataset and number, e.g. `coco-0003` for `coco/0003`."""
     names = {}
     for partition in partitions:
         dataset, _, number = partition.rpartition("/")
@@ -215,7 +215,7 @@ def _names(partitions: Sequence[str]) -> dict[str, str]:
 
 
 def _renamed(table: pa.Table, shard: str, name: str) -> pa.Table:
-    """Returns the rows of one tar, under its new name."""
+    """Returns the rows of one tar under its new name."""
     own = table.filter(pc.equal(table["shard"], shard))
     at = own.schema.get_field_index("shard")
     return own.set_column(at, own.schema.field(at), pa.array([name] * len(own), pa.string()))
@@ -227,7 +227,7 @@ _BLOCK = 512
 
 
 def loaders(names: Sequence[str]) -> list[LoaderIndex]:
-    """Returns the loaders of those names, each once. Raises `FatalError` for an unknown one."""
+    """Returns the loaders with these names, each once. Raises `FatalError` for an unknown one."""
     known: tuple[LoaderIndex, ...] = get_args(LoaderIndex)
     for name in names:
         if name not in known:
@@ -238,12 +238,12 @@ def loaders(names: Sequence[str]) -> list[LoaderIndex]:
 def index_files(kind: LoaderIndex, tars: Mapping[str, pa.Table], sizes: Mapping[str, int]) -> dict[str, bytes]:
     """Returns the files that a loader needs, by their path beside the tars.
 
-    `tars`: a tar's path, relative to the folder that the files go to → its index (schema `SHARD_MEMBERS`); `sizes`: the same
-    path → the tar's bytes. The tars must hold nothing but what their indexes list, since these loaders read whatever they find.
+    `tars`: a tar's path relative to the target folder → its index (schema `SHARD_MEMBERS`); `sizes`: that path →
+    the tar's bytes. Tars must contain nothing beyond their indexes, since these loaders read whatever they find.
     """
     if kind == "energon":
         return _energon_files(tars)
-    # `wids.ShardListDataset` finds the tars beside this list or its URL.
+    # `wids.ShardListDataset` finds the tars relative to this list or its URL.
     shards = [
         {"url": tar, "nsamples": len(_first_members(index)), "filesize": sizes[tar]} for tar, index in tars.items()
     ]
@@ -252,13 +252,13 @@ def index_files(kind: LoaderIndex, tars: Mapping[str, pa.Table], sizes: Mapping[
 
 
 def _energon_files(tars: Mapping[str, pa.Table]) -> dict[str, bytes]:
-    """Returns what Energon 7 needs to stream the tars as its split "train", with the members of a sample as they are.
+    """Returns what Energon 7 needs to stream the tars as its split "train", with the members of a sample unchanged.
 
-    These are `.nv-meta/.info.json`, `split.yaml` and `dataset.yaml`, and a `.tar.idx` beside each tar. The `index.sqlite` that
-    `energon prepare` writes as well serves look-ups by key, e.g. of joined datasets, and is not needed.
+    They are `.nv-meta/.info.json`, `split.yaml` and `dataset.yaml`, and a `.tar.idx` beside each tar. `energon prepare`
+    also writes `index.sqlite` for look-ups by key, e.g. in joined datasets, which streaming does not need.
     """
     counts = {tar: len(_first_members(index)) for tar, index in tars.items()}
-    # Strings of JSON are strings of YAML, so that names need no quoting of their own.
+    # JSON strings are YAML strings, so names need no other quoting.
     split = "".join(f"  - {json.dumps(tar)}\n" for tar in tars)
     return {
         f"{ENERGON_FOLDER}/.info.json": json.dumps({"shard_counts": counts}, indent=1).encode() + b"\n",
@@ -269,10 +269,10 @@ def _energon_files(tars: Mapping[str, pa.Table]) -> dict[str, bytes]:
 
 
 def energon_tar_index(index: pa.Table) -> bytes:
-    """Returns Energon's index of one tar: where the header of each sample's first member begins, and where the last ends.
+    """Returns Energon's index of one tar: offsets of the header of each sample's first member, and of the last end.
 
-    These are unsigned 64-bit integers, little-endian. A header may take several blocks before a member's bytes, so a sample
-    begins where the one before it ends.
+    Offsets are unsigned 64-bit integers, little-endian. A member's header may take several blocks, so a sample begins
+    where the previous one ends.
     """
     ends = index["offset"].to_numpy() + index["size"].to_numpy()
     ends = -(-ends // _BLOCK) * _BLOCK
@@ -283,7 +283,7 @@ def energon_tar_index(index: pa.Table) -> bytes:
 
 
 def _first_members(index: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Returns the rows of an index that begin a sample."""
+    """Returns the index rows at which samples begin."""
     keys = index["key"].to_numpy()
     if not len(keys):
         return np.zeros(0, np.int64)

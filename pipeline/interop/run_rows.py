@@ -1,4 +1,4 @@
-"""Reads a run's images with their rows of all steps, and selects the relations to export."""
+"""Reads a run's images with their rows from all steps, and selects the relations to export."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from storage.runs import Run
 
 
 class Tally:
-    """Counts what is lost by reason, and what an export writes by kind."""
+    """Counts what an export loses, by reason, and writes, by kind."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.wrote: Counter[str] = Counter()
 
     def note(self, reason: str, number: int = 1) -> None:
-        """Adds `number` to the count of a reason; 0 adds no entry."""
+        """Adds `number` to a reason's count; 0 adds no entry."""
         if number:
             self.counts[reason] += number
 
@@ -41,7 +41,7 @@ class Tally:
 
 
 TABLES = {"ingest": "images", "caption": "captions", "parse": "triplets", "tag": "relations", "candidates": "groups"}
-"""Step → table."""
+"""Step → name of its table."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ImageRows:
 
 
 class RunRows:
-    """The rows of a run, by dataset. Relations are those that the run's shards keep, unless `all_scores` asks for every one."""
+    """The rows of a run, by dataset. Relations are those that the run's shards keep, or all with `all_scores`."""
 
     def __init__(self, run: Run, all_scores: bool = False) -> None:
         """Raises `FatalError` if the run has no step to export."""
@@ -81,7 +81,7 @@ class RunRows:
         return sorted({partition.split("/")[0] for step in steps for partition in self._artifacts.get(step, ())})
 
     def ingested(self) -> list[str]:
-        """Returns the datasets to export with boxes; none if the run has no images."""
+        """Returns the datasets to export with boxes; empty if the run has no images."""
         return self.datasets() if "ingest" in self._artifacts else []
 
     def images(self, dataset: str, *tables: str) -> Iterator[ImageRows]:
@@ -112,7 +112,7 @@ class RunRows:
             yield ImageRows(image_id, by_table)
 
     def _kept(self, tagged: Artifact) -> Iterator[dict[str, Any]]:
-        """The rows of `relations`, reduced to the labels that are kept, with their confidence as score."""
+        """The rows of `relations`, reduced to the kept labels, with their confidence as score."""
         relations = tagged.table("relations")
         settled = self._settled.get(tagged.manifest.partition)
         kept = kept_labels(relations, candidates(tagged), self.choice, settled) if self.choice is not None else {}
@@ -154,7 +154,7 @@ def relations_of(image: ImageRows, threshold: float, tally: Tally) -> list[dict[
 def without_crowds(
     image: ImageRows, relations: list[dict[str, Any]], tally: Tally
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Returns the boxes without crowds, and the relations between them, re-indexed."""
+    """Returns the boxes that are not crowds, and the relations between them, re-indexed."""
     boxes = image.items("images", "boxes")
     usable = [index for index, box in enumerate(boxes) if not box["crowd"]]
     places = {index: place for place, index in enumerate(usable)}

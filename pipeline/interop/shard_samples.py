@@ -1,4 +1,4 @@
-"""Reads samples of WebDataset tars that anyone may have written, and the labels in them if they have this project's form."""
+"""Reads samples of any WebDataset tar, and their labels if these have this project's format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from storage.shards.writer import LABELS
 IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "bmp"})
 """Extensions of the images that this project reads."""
 MAX_LABELS_SIZE = 64 * 2**20
-"""Bytes of a member with labels that are parsed."""
+"""Maximum size in bytes of a member with labels."""
 _PACKED = (
     (b"\x1f\x8b", "gzip", "gunzip --keep"),
     (b"BZh", "bzip2", "bunzip2 --keep"),
@@ -33,18 +33,18 @@ _PACKED = (
 
 @dataclass(frozen=True)
 class TarSample:
-    """Members in a row that share a key."""
+    """Consecutive members that share a key."""
 
     tar: Path
     key: str
     members: tuple[Member, ...]
 
     def image(self) -> Member | None:
-        """The member that holds the image, if there is one."""
+        """The member with the image, if any."""
         return next((m for m in self.members if m.extension.rpartition(".")[2] in IMAGES), None)
 
     def labels(self) -> Member | None:
-        """The member that holds the labels, if there is one."""
+        """The member with the labels, if any."""
         return next((m for m in self.members if m.extension == LABELS), None)
 
 
@@ -59,7 +59,7 @@ class SeenBox(NamedTuple):
 
 
 class SeenRelation(NamedTuple):
-    """A relation of a label file, by box indices. `confidence` is None where the file states none."""
+    """A relation of a label file, by box indices. `confidence` is None if the file states none."""
 
     subject: int
     object: int
@@ -69,16 +69,16 @@ class SeenRelation(NamedTuple):
 
 @dataclass(frozen=True)
 class SeenLabels:
-    """What could be read of a label file. Fields that this version does not know are ignored."""
+    """The readable contents of a label file. Fields unknown to this version are ignored."""
 
     boxes: tuple[SeenBox, ...]
     relations: tuple[SeenRelation, ...]
     width: int | None
-    """Width of the image in pixels that the boxes refer to."""
+    """Width in pixels of the image that the boxes refer to."""
 
 
 def require_tar(path: Path) -> None:
-    """Raises `FatalError` that says what to do for a path that is no file or no uncompressed tar, whatever its name."""
+    """Raises `FatalError`, saying what to do, if a path is not a file or not an uncompressed tar, whatever its name."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -96,13 +96,13 @@ def require_tar(path: Path) -> None:
         raise FatalError(f"{path}: is empty (0 bytes); restore the tar")
     for magic, name, command in _PACKED:
         if begin.startswith(magic):
-            raise FatalError(f"{path}: is compressed ({name}), so its samples have no place; `{command} {path}` first")
+            raise FatalError(f"{path}: is compressed ({name}), so its samples have no offset; `{command} {path}` first")
 
 
 def tar_samples(path: Path) -> Iterator[TarSample | Refused]:
-    """Yields the samples of a tar, and the entries that are refused, in order. Raises `FatalError`.
+    """Yields the samples of a tar, and the refused entries, in order. Raises `FatalError` as `require_tar` does.
 
-    For a tar of the store it reads the index, for others only headers: an index beside those may be outdated.
+    For tars of the store, it reads the index; for others, headers only, since an index beside them may be outdated.
     """
     require_tar(path)
     members: list[Member] = []
@@ -129,7 +129,7 @@ def _indexed(path: Path, index: pa.Table) -> Iterator[Member | Refused]:
 
 
 def read_member(descriptor: int, member: Member, longest: int) -> bytes | None:
-    """Reads a member's bytes from its open tar. None for one that is longer than `longest` or ends early."""
+    """Reads a member's bytes from its open tar. None if it is longer than `longest` or ends early."""
     if member.size > longest:
         return None
     data = os.pread(descriptor, member.size, member.offset)
@@ -137,7 +137,7 @@ def read_member(descriptor: int, member: Member, longest: int) -> bytes | None:
 
 
 def read_labels(data: bytes) -> SeenLabels | None:
-    """Reads labels of this project's form. None for anything else, such as JSON of another kind."""
+    """Reads labels in this project's format. None for anything else, such as other JSON."""
     try:
         values = json.loads(data)
         boxes = [SeenBox(str(box["category"]), *(_number(box[side]) for side in "xywh")) for box in values["objects"]]
@@ -151,7 +151,7 @@ def read_labels(data: bytes) -> SeenLabels | None:
 def _relation(values: Any, boxes: int) -> SeenRelation:
     subject, object_ = values["subject"], values["object"]
     if not (isinstance(subject, int) and isinstance(object_, int) and 0 <= subject < boxes and 0 <= object_ < boxes):
-        raise ValueError("a relation of a box that is not there")
+        raise ValueError("a relation refers to a missing box")
     confidence = values.get("confidence")
     return SeenRelation(subject, object_, str(values["predicate"]), None if confidence is None else _number(confidence))
 

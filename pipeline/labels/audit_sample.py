@@ -1,8 +1,8 @@
-"""A stratified random sample of labels, and the precision of all labels that follows from its verdicts.
+"""Draws a stratified random sample of labels, and estimates the precision of all labels from its verdicts.
 
 Strata are bands of the predicates' frequency crossed with bands of the score. Within a stratum, labels are judged in
-the order of numbers that depend on content and seed alone (permanent random numbers; Ohlsson 1995, in Business Survey
-Methods): labels that were made again keep their place in the sample, and with it their verdicts.
+the order of numbers that depend only on content and seed (permanent random numbers; Ohlsson 1995, in Business Survey
+Methods): recomputed labels keep their place in the sample and thus their verdicts.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ RIGHT, WRONG, UNSURE, UNJUDGED = 1, 0, -1, -2
 FREQUENCY_BANDS = ("frequent", "middle", "rare")
 SCORE_BANDS = 4
 MOST_AUDITED = 100_000
-"""Of more labels, an audit looks at this many, those with the lowest numbers: a random sample, large enough for any audit."""
+"""Maximum number of labels in an audit: those with the lowest numbers, a random sample large enough for any audit."""
 FIRST_OF_EACH = 2
-"""Labels of each stratum that come before all others, so that every stratum's variance can be estimated."""
+"""Labels of each stratum that precede all others, so that every stratum's variance can be estimated."""
 Z95 = 1.959964
 
 
 @dataclass(frozen=True)
 class AuditStrata:
-    """The strata of N labels: `stratum` (N) holds places in `names` (H), and `sizes` (H) how many labels each has."""
+    """The strata of N labels: `stratum` (N) indexes `names` (H), and `sizes` (H) counts the labels of each stratum."""
 
     names: tuple[str, ...]
     stratum: Indices
@@ -44,10 +44,10 @@ class AuditStrata:
 
     @classmethod
     def of(cls, predicates: Sequence[str], scores: Sequence[float] | Numbers) -> AuditStrata:
-        """Cuts labels into bands.
+        """Divides labels into strata.
 
-        Predicates are taken from the most frequent on, and each third of all labels makes a band. Scores are cut at
-        their quartiles.
+        Predicates in descending order of frequency form three bands, each with a third of the labels. Scores are
+        divided at their quartiles.
         """
         values = np.asarray(scores, np.float64)
         counts = Counter(predicates)
@@ -68,33 +68,33 @@ class AuditStrata:
 
 @dataclass(frozen=True)
 class StratumCount:
-    """What was judged of one stratum, in the sample's order up to the first label without a verdict."""
+    """The verdicts on one stratum, in the sample's order up to the first label without a verdict."""
 
     name: str
     labels: int
     judged: int
-    """Those that the reviewers were confident about."""
+    """Labels with a confident verdict."""
     right: int
     unsure: int
 
 
 @dataclass(frozen=True)
 class AuditPrecision:
-    """The precision of labels, from a stratified sample. None: no stratum has a confident verdict."""
+    """The precision of labels, estimated from a stratified sample. None: no stratum has a confident verdict."""
 
     precision: float | None
     low: float | None
-    """End of the 95 % interval."""
+    """Lower end of the 95 % interval."""
     high: float | None
     judged: int
     unsure: int
     covered: float
-    """Share of the labels that lie in strata with a verdict; the precision is that of these labels."""
+    """Share of the labels whose strata have verdicts; the precision holds for these labels only."""
     strata: tuple[StratumCount, ...]
 
 
 def permanent_numbers(relations: Iterable[JudgedRelation], seed: int) -> Numbers:
-    """A number in [0, 1) for each of N relations, (N), which depends on its content and the seed alone."""
+    """A number in [0, 1) for each of N relations, (N), that depends only on its content and the seed."""
     salt = seed.to_bytes(8, "little", signed=True)
     found = [_number(canonical_json([r.image, r.subject, r.object, r.predicate]), salt) for r in relations]
     return np.array(found, np.float64)
@@ -108,14 +108,14 @@ def permanent_numbers_of(
     predicates: Sequence[str],
     seed: int,
 ) -> Numbers:
-    """`permanent_numbers` of N labels that are given as columns, in a tenth of the time.
+    """`permanent_numbers` of N labels in columns, in a tenth of the time.
 
-    `digests`: of each label's image. `boxes` (B, 4): x, y, w, h; `subject` and `object_` (N) are rows of it.
-    `predicates` must be canonical.
+    `digests` (N): of each label's image. `boxes` (B, 4): x, y, w, h; `subject` and `object_` (N) index its rows.
+    `predicates` (N) must be canonical.
     """
     salt = seed.to_bytes(8, "little", signed=True)
     used, place = np.unique(np.concatenate([subject, object_]), return_inverse=True)
-    # Sides as `JudgedRelation` holds them, in canonical JSON.
+    # Coordinates as `JudgedRelation` stores them, in canonical JSON.
     sides = iter([round(side, 2) + 0.0 for side in boxes[used].ravel().tolist()])
     texts = [f"[{x!r},{y!r},{w!r},{h!r}]" for x, y, w, h in zip(sides, sides, sides, sides, strict=True)]
     first, second = place[: len(subject)].tolist(), place[len(subject) :].tolist()
@@ -128,9 +128,9 @@ def permanent_numbers_of(
 
 
 def audit_order(strata: AuditStrata, numbers: Numbers) -> Indices:
-    """The places of all N labels in the order to judge them, (N). Any beginning of it is a stratified random sample.
+    """The indices of all N labels in the order to judge them, (N). Each prefix is a stratified random sample.
 
-    It begins with two labels of each stratum and goes on in proportion to the strata's sizes.
+    It begins with two labels of each stratum and continues in proportion to the strata's sizes.
     """
     rank = _ranks(strata, numbers)
     share = (rank + 0.5) / strata.sizes[strata.stratum] if len(rank) else np.zeros(0)
@@ -140,8 +140,8 @@ def audit_order(strata: AuditStrata, numbers: Numbers) -> Indices:
 def audit_precision(strata: AuditStrata, numbers: Numbers, outcomes: NDArray[np.int8]) -> AuditPrecision:
     """Estimates the precision of N labels from `outcomes` (N): RIGHT, WRONG, UNSURE or UNJUDGED.
 
-    Of each stratum, verdicts count up to the first label in the sample's order that has none: what was judged for
-    another reason is no random sample. Each weighs as many labels as its stratum has for each verdict.
+    In each stratum, verdicts count up to the first label without one in the sample's order, because later labels were
+    judged for other reasons and are no random sample. A stratum's verdicts share the weight of all its labels equally.
     """
     rank = _ranks(strata, numbers)
     rows = []
@@ -163,7 +163,7 @@ def audit_precision(strata: AuditStrata, numbers: Numbers, outcomes: NDArray[np.
 
 
 def wilson_interval(share: float, number: float, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a share that was seen among `number` draws, which may be an effective number (inf: exact)."""
+    """Wilson's score interval of a share observed in `number` draws, possibly an effective number (inf: exact)."""
     if math.isinf(number):
         return share, share
     middle = (share + z * z / (2 * number)) / (1 + z * z / number)
@@ -174,8 +174,8 @@ def wilson_interval(share: float, number: float, z: float = Z95) -> tuple[float,
 def _stratified_interval(known: Sequence[StratumCount], total: int) -> tuple[float, float, float]:
     """The stratified estimate with Wilson's interval for its effective number of draws.
 
-    A stratum in which all verdicts agree is not free of variance: shares of the variance are smoothed by half a verdict
-    of each kind. Verdicts on all labels of a stratum leave none (finite population).
+    Unanimous verdicts do not mean zero variance, so the variance uses shares smoothed by half a verdict of each kind.
+    Verdicts on all labels of a stratum leave no variance (finite population).
     """
     weights = [row.labels / total for row in known]
     precision = sum(weight * row.right / row.judged for weight, row in zip(weights, known, strict=True))
@@ -190,7 +190,7 @@ def _stratified_interval(known: Sequence[StratumCount], total: int) -> tuple[flo
 
 
 def _ranks(strata: AuditStrata, numbers: Numbers) -> Indices:
-    """The place of each label in its stratum's order, (N)."""
+    """The rank of each label in its stratum's order, (N)."""
     order = np.lexsort((numbers, strata.stratum))
     starts = np.concatenate([[0], np.cumsum(strata.sizes)[:-1]]) if len(strata.sizes) else np.zeros(0)
     found = np.empty(len(order), np.int64)

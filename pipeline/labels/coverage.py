@@ -1,4 +1,4 @@
-"""Measures what the labels of a dataset miss: density, predicates of lists, tail, and precision by the pair's geometry."""
+"""Measures what a dataset's labels miss: density, listed predicates, the tail, and precision by pair geometry."""
 
 from __future__ import annotations
 
@@ -32,39 +32,39 @@ from tagger.audit.labels import SYMMETRIC
 from tagger.english.predicates import canonical
 
 MAX_MISSING = 100
-"""Missing predicates that a list names. Visual Genome as it is has tens of thousands of predicates."""
+"""Maximum number of missing predicates listed. The full Visual Genome has tens of thousands of predicates."""
 
 
 @dataclass(frozen=True)
 class PredicateList:
-    """Which predicates of a list no kept label has."""
+    """The predicates of a list that no kept label has."""
 
     name: str
     predicates: int
-    """Length of the list."""
+    """Number of predicates in the list."""
     missing: int
     reasons: dict[str, int]
-    """Reason → how many are missing for it."""
+    """Reason → number of predicates missing for it."""
     listed: tuple[MissingPredicate, ...]
-    """The first `MAX_MISSING` that are missing, in the list's order."""
+    """The first `MAX_MISSING` missing predicates, in the list's order."""
 
     def by_reason(self) -> dict[str, list[str]]:
-        """Reason → the listed predicates that are missing for it."""
+        """Reason → the listed predicates missing for it."""
         return {reason: [each.predicate for each in self.listed if each.reason == reason] for reason in self.reasons}
 
 
 @dataclass(frozen=True)
 class LabelCoverage:
-    """What the kept labels of a dataset cover and miss, over the images with boxes that stage `tag` has done."""
+    """What the kept labels of a dataset cover and miss, over the images with boxes that stage `tag` has processed."""
 
     images: int
     kept: Density
     given: Density | None
-    """The same for the distinct relations that the dataset gives; None when it gives none."""
+    """The same for the dataset's distinct ground-truth relations; None without any."""
     lists: tuple[PredicateList, ...]
-    """Visual Genome's usual predicates, then the dataset's own (canonical, most given first) when it gives relations."""
+    """Visual Genome's usual predicates, then those of the ground truth, if any (canonical, most frequent first)."""
     geometry: tuple[PairBin, ...]
-    """Precision by distance, size ratio and direction of the pair, on images with ground-truth relations; empty without any."""
+    """Precision by distance, size ratio and direction of the pair, on images with ground truth; empty without any."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class CoverageCount:
 
     choice: ChoiceSettings
     overrides: Mapping[str, Overrides] = field(default_factory=dict)
-    """Partition → what reviewers have settled."""
+    """Partition → overrides settled by reviewers."""
     _codes: dict[str, int] = field(default_factory=dict)
     _kept: Counter[str] = field(default_factory=Counter)
     _given: Counter[str] = field(default_factory=Counter)
@@ -85,7 +85,7 @@ class CoverageCount:
     _bins: Indices = field(default_factory=lambda: np.zeros((2, len(PAIR_BINS), 2), np.int64))
 
     def add(self, images: pa.Table, tagged: Artifact, triplets: pa.Table | None) -> None:
-        """Add a partition: its rows of `images`, the artifact of its stage `tag`, and its triplets if the run has them."""
+        """Add a partition: its rows of `images`, its artifact of stage `tag`, and its triplets if the run has them."""
         boxes, proposed, scored = _Boxes.of(images), candidates(tagged), tagged.table("relations")
         judged = judged_columns(scored, proposed, self.choice, self.overrides.get(tagged.manifest.partition))
         labels = self._located(scored, "relations", images, boxes)
@@ -105,7 +105,7 @@ class CoverageCount:
         self._kept_per_image.append(kept.per_image(len(images))[boxes.number > 0])
         self._given_per_image.append(given_per_image[boxes.number > 0])
         is_tagged = pc.is_in(images["image_id"], value_set=scored["image_id"]).to_numpy()
-        # The last element answers for labels of images without a row, whose index is -1.
+        # The last element is for labels of images without a row, whose index is -1.
         is_audited = np.append((given_per_image > 0) & is_tagged, False)
         symmetric = [self._codes[name] for name in SYMMETRIC if name in self._codes]
         for place, found in enumerate((kept, naive)):
@@ -113,7 +113,7 @@ class CoverageCount:
             self._bins[place] += bin_counts(boxes.xywh, audited.coded, given.coded, symmetric)
 
     def coverage(self) -> LabelCoverage | None:
-        """The coverage of everything added so far; None when nothing was."""
+        """The coverage of everything added so far; None if nothing was added."""
         if not self._kept_per_image:
             return None
         kept_per_image = np.concatenate(self._kept_per_image)
@@ -147,7 +147,7 @@ class CoverageCount:
         )
 
     def _predicates(self, items: FlatList, name: str) -> Indices:
-        """The codes of the items' predicates, by canonical form; each text is brought into it once."""
+        """The codes of the items' canonical predicates; each distinct text is converted once."""
         encoded = pc.dictionary_encode(items.fields.field(name))
         forms = [canonical(text) for text in encoded.dictionary.to_pylist()]
         codes = np.array([self._codes.setdefault(form, len(self._codes)) for form in forms], np.int64)
@@ -161,7 +161,7 @@ class CoverageCount:
 
 @dataclass(frozen=True)
 class _Boxes:
-    """The B boxes of I images in one sequence; `number` and `start` (I): how many an image has, and its first."""
+    """The B boxes of I images in one sequence; `number` and `start` (I): an image's number of boxes and first box."""
 
     xywh: npt.NDArray[np.float64]
     number: Indices
@@ -177,9 +177,9 @@ class _Boxes:
 
 @dataclass(frozen=True)
 class _Located:
-    """N labels with the row of their image (N; -1: none) and whether both boxes are among the image's (N).
+    """N labels with the row of their image (N; -1: none) and whether both boxes are among the image's boxes (N).
 
-    Labels are outside when images were ingested again, with fewer boxes, after they were tagged.
+    Labels are outside if their images were ingested again with fewer boxes after tagging.
     """
 
     image: Indices

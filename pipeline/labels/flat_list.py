@@ -1,4 +1,4 @@
-"""Flattens nested columns: the items of all images in one sequence, read by field without a Python object per item."""
+"""Flattens nested columns: the items of all images in one sequence, read by field without Python objects per item."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class FlatList:
-    """The N items of a nested column. `row` (N) is the table row, and thus the image, that each item belongs to."""
+    """The N items of a nested column. `row` (N): the table row, and thus the image, of each item."""
 
     row: Indices
     fields: pa.StructArray
@@ -43,7 +43,7 @@ class FlatList:
         return found
 
     def by_row(self, rows: int) -> list[slice]:
-        """The slice of items of each of the table's `rows` images."""
+        """The slice of items for each of the table's `rows` images."""
         ends = np.searchsorted(self.row, np.arange(rows), side="right")
         starts = np.searchsorted(self.row, np.arange(rows), side="left")
         return [slice(int(start), int(end)) for start, end in zip(starts, ends, strict=True)]

@@ -1,6 +1,6 @@
 """Counts the funnel from images to kept labels with every loss, and how often each predicate is kept.
 
-Counts add up over partitions: those of a run are the sum of those of its partitions.
+Counts add up: those of a run are the sums of its partitions' counts.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from storage.artifact import Artifact
 from tagger.english.predicates import canonical
 
 LEVELS = ("images", "captions", "triplets", "candidates", "scored")
-"""The levels of the funnel that lose something on the way to the next, in order."""
+"""The funnel's levels with losses before the next level, in order."""
 _KEPT, _GIVEN = "kept", "given"
-"""Levels that are counted by predicate, not by the reason of a loss."""
+"""Levels counted by predicate instead of by reason of loss."""
 REPEATED = "proposed by another mention, too"
 BELOW_FLOOR = "scored below tag.floor"
 
@@ -31,26 +31,26 @@ BELOW_FLOOR = "scored below tag.floor"
 class LabelFunnel:
     """Counts over the labelled datasets; None for stages that the run has not reached.
 
-    Each level adds up: `images`, `captions` and `triplets` without their losses led to something at the next level
-    (`grounded` triplets to candidates), `candidates` without losses plus `unproposed` are `scored`, and `scored`
-    without losses are `kept`.
+    Each level adds up: `images`, `captions` and `triplets` minus their losses are the items that led to the next level
+    (`grounded` triplets to candidates), `candidates` minus losses plus `unproposed` are `scored`, and `scored` minus
+    losses are `kept`.
     """
 
     images: int | None = None
     captions: int | None = None
     triplets: int | None = None
     grounded: int | None = None
-    """Triplets that led to candidates; None, too, when the tagger's version did not record what became of triplets."""
+    """Triplets that led to candidates; also None if the tagger's version did not record the fate of triplets."""
     candidates: int | None = None
-    """Proposals of a predicate for a pair of boxes. None, too, for imported labels without candidates."""
+    """Proposals of a predicate for a pair of boxes; also None for imported labels without candidates."""
     unproposed: int | None = None
-    """Labels with a score that no caption proposes for their pair."""
+    """Scored labels that no caption proposes for their pair."""
     scored: int | None = None
     """Labels with a score."""
     kept: int | None = None
     """Labels that stage `shard` keeps."""
     lost: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Level → reason → how many of it led to nothing; the most frequent reason comes first."""
+    """Level → reason → number of its items lost, most frequent reason first."""
 
     def levels(self) -> list[tuple[str, int]]:
         """The levels that the run has reached, from images to kept labels, with their counts."""
@@ -61,7 +61,7 @@ class LabelFunnel:
 
 @dataclass(frozen=True)
 class PredicateCount:
-    """How often a canonical predicate was kept, and how often the datasets themselves give it."""
+    """How often a canonical predicate was kept, and how often it is in the ground truth."""
 
     predicate: str
     kept: int
@@ -70,13 +70,13 @@ class PredicateCount:
 
 @dataclass
 class LabelTally:
-    """The counts of one partition, or of several that were added up."""
+    """The counts of one or more partitions."""
 
     numbers: Counter[str] = field(default_factory=Counter)
-    """Level → how many there are. A level that no partition has reached is absent, not 0. `unexplained` counts
-    partitions whose tagger's version did not record what became of triplets."""
+    """Level → count. A level that no partition has reached is absent, not 0. `unexplained` counts partitions whose
+    tagger's version did not record the fate of triplets."""
     parts: dict[str, Counter[str]] = field(default_factory=dict)
-    """Level → reason → losses; of `kept` and `given`: predicate → labels."""
+    """Level → reason → losses; for `kept` and `given`: predicate → labels."""
 
     def add(self, other: LabelTally) -> None:
         """Add the counts of other partitions."""
@@ -91,7 +91,7 @@ class LabelTally:
 
     @classmethod
     def of_rows(cls, rows: Iterable[tuple[str, str | None, int]]) -> LabelTally:
-        """The sum of such rows."""
+        """The sum of rows from `rows`."""
         found = cls()
         for level, name, number in rows:
             if name is None:
@@ -101,7 +101,7 @@ class LabelTally:
         return found
 
     def funnel(self) -> LabelFunnel:
-        """The funnel of what was counted. A level's losses are known once any partition has reached the next level."""
+        """The funnel of the counts. A level's losses are known once any partition has reached the next level."""
         there = self.numbers
         explained = "scored" in there and not there.get("unexplained")
         known = {"images": "captions" in there, "captions": "triplets" in there, "triplets": explained}
@@ -121,7 +121,7 @@ class LabelTally:
         )
 
     def predicates(self) -> tuple[PredicateCount, ...]:
-        """The canonical predicates that are kept or given, those with the most kept labels first."""
+        """The canonical predicates of kept or ground-truth relations, most kept labels first."""
         totals: dict[str, list[int]] = {}
         for place, level in enumerate((_KEPT, _GIVEN)):
             for predicate, count in self.parts.get(level, {}).items():
@@ -149,9 +149,9 @@ def partition_tally(
     tagged: Artifact | None,
     judged: Sequence[str | None],
 ) -> LabelTally:
-    """Counts the labels of one partition, of which a run may lack artifacts.
+    """Counts the labels of one partition, for which a run may lack artifacts.
 
-    `judged`: why each label of `tagged` is not kept, in their order; None for those that are.
+    `judged`: why each label of `tagged` is not kept, in their order; None if it is.
     """
     tally = LabelTally()
     if images is not None:
@@ -191,7 +191,7 @@ def _count_labels(tally: LabelTally, tagged: Artifact, judged: Sequence[str | No
 
 
 def _uncaptioned(images: pa.Table, captioned: Artifact | None) -> Counter[str]:
-    """Why images of a partition have no caption."""
+    """Why images of a partition have no caption, with counts."""
     if captioned is None:
         return Counter({"not captioned yet": len(images)})
     rows = captioned.table("captions")
@@ -206,7 +206,7 @@ def _uncaptioned(images: pa.Table, captioned: Artifact | None) -> Counter[str]:
 
 
 def _silent(captions: pa.Table, parsed: Artifact | None) -> Counter[str]:
-    """Why captions of a partition led to no triplet."""
+    """Why captions of a partition led to no triplet, with counts."""
     number = len(FlatList.of(captions, "captions"))
     if parsed is None:
         return Counter({"not parsed yet": number})
@@ -217,7 +217,7 @@ def _silent(captions: pa.Table, parsed: Artifact | None) -> Counter[str]:
 
 
 def _ungrounded(parsed: Artifact, tagged: Artifact | None) -> Counter[str]:
-    """Why triplets of a partition led to no candidate."""
+    """Why triplets of a partition led to no candidate, with counts."""
     read = None if tagged is None else tagged.manifest.terms["inputs"].get("triplets")
     if tagged is None or (read is not None and parsed.content not in read):
         return Counter({"not tagged since they were parsed": len(FlatList.of(parsed.table("triplets"), "triplets"))})

@@ -1,4 +1,4 @@
-"""What most reviewers agree on, and the overrides that follow: labels of a partition's images, by indices of their boxes."""
+"""Overrides by majority of the reviewers: labels that hold or not, by indices of their image's boxes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from storage.runs import Run
 from tagger.english.predicates import canonical
 
 OVERRIDES_FILE = "overrides.parquet"
-"""File of an artifact of stage `shard` with the overrides that it applied."""
+"""File with the overrides that an artifact of stage `shard` applied."""
 
 OVERRIDES = pa.schema(
     [
@@ -33,12 +33,12 @@ OVERRIDES = pa.schema(
 )
 
 Named = tuple[int, int, str]
-"""Subject, object and canonical predicate; the ends are indices into the image's boxes."""
+"""Subject, object and canonical predicate. Subject and object index the image's boxes."""
 
 
 @dataclass(frozen=True)
 class ImageOverrides:
-    """The labels of one image that hold or do not, whatever their confidence."""
+    """The labels of one image that hold or do not hold, regardless of confidence."""
 
     right: frozenset[Named] = frozenset()
     wrong: frozenset[Named] = frozenset()
@@ -49,10 +49,10 @@ Overrides = Mapping[int, ImageOverrides]
 
 
 def place_overrides(verdicts: SettledVerdicts, images: pa.Table, relations: pa.Table) -> tuple[Overrides, int]:
-    """Finds the boxes of what was settled about the images of a partition, and counts what lies between no boxes of theirs.
+    """Finds the boxes of settled verdicts on a partition's images, and counts verdicts whose boxes are not there.
 
-    Of several boxes in the same place, all are meant where a label is wrong. A label that is right is meant where the
-    tagger has scored it, and otherwise at the first of the boxes.
+    If several boxes coincide, a wrong label refers to all of them, and a right label to those with a scored label or,
+    without any, to the first of the boxes.
     """
     scored: dict[int, set[Named]] = {
         row["image_id"]: {(r["subject"], r["object"], canonical(r["predicate"])) for r in row["relations"]}
@@ -79,7 +79,7 @@ def place_overrides(verdicts: SettledVerdicts, images: pa.Table, relations: pa.T
 
 
 def overrides_table(overrides: Overrides) -> pa.Table:
-    """The overrides as a table (schema `OVERRIDES`), in one order."""
+    """The overrides as a table (schema `OVERRIDES`), in a fixed order."""
     rows = [
         {"image_id": image_id, "subject": subject, "predicate": predicate, "object": object_, "holds": holds}
         for image_id, of_image in sorted(overrides.items())
@@ -90,7 +90,7 @@ def overrides_table(overrides: Overrides) -> pa.Table:
 
 
 def overrides_of(run: Run) -> Mapping[str, Overrides]:
-    """Partition → the overrides that the pseudo-labels of a run's shards were made with; empty without any."""
+    """Partition → the overrides applied to the pseudo-labels in a run's shards; empty without any."""
     shards = run.artifacts("shard:pseudo")
     return {name: _recorded(shard) for name, shard in shards.items() if OVERRIDES_FILE in shard.manifest.files}
 
@@ -104,7 +104,7 @@ def _recorded(artifact: Artifact) -> Overrides:
 
 
 def _named(relations: Iterable[JudgedRelation], places: Mapping[Box4, list[int]]) -> list[list[Named]]:
-    """For each relation, the labels that it may be. Boxes may coincide, but none is related to itself."""
+    """For each relation, the labels that it may refer to. Boxes may coincide, but none is related to itself."""
     return [
         [
             (s, o, each.predicate)
@@ -120,14 +120,14 @@ WRONG_KINDS = ("reject", "wrong_pair", "wrong_predicate")
 
 @dataclass(frozen=True)
 class SettledVerdicts:
-    """Relations that hold and relations that do not, by the digest of their image."""
+    """Relations that hold and relations that do not, by their image's digest."""
 
     right: Mapping[str, frozenset[JudgedRelation]] = field(default_factory=dict)
     wrong: Mapping[str, frozenset[JudgedRelation]] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
-        """What a key holds of the verdicts: who said what, when and how often makes no difference."""
+        """The verdicts' part of a key. Who gave them, when and how often makes no difference."""
         sides = {"right": self.right, "wrong": self.wrong}
         listed = {
             side: sorted([r.image, r.subject, r.object, r.predicate] for found in by_image.values() for r in found)
@@ -137,21 +137,20 @@ class SettledVerdicts:
 
     @classmethod
     def read(cls, folder: Path) -> SettledVerdicts:
-        """Reads a folder of verdicts. Raises `FatalError` where there is none; damaged lines are logged and left out."""
+        """Reads a folder of verdicts. Raises `FatalError` if it is missing; damaged lines are logged and skipped."""
         if not folder.is_dir():
             raise FatalError(f"no folder of verdicts at {folder}; name the one that `rlip verdicts` summarizes")
         verdicts = VerdictLog(folder)
         standing = verdicts.standing()
         for text in verdicts.damaged:
-            log.warning("verdict left out", extra={"fields": {"reason": text}})
+            log.warning("verdict skipped", extra={"fields": {"reason": text}})
         return settled(standing)
 
 
 def settled(standing: StandingVerdicts) -> SettledVerdicts:
-    """Settles what most reviewers say. A tie settles nothing.
+    """Settles relations by majority. A tie settles nothing.
 
-    A corrected relation holds, too, if most of those who corrected the label agree on it and no verdict on it says
-    otherwise.
+    A corrected relation also holds if most reviewers who corrected the label agree on it and no verdict contradicts it.
     """
     right: dict[str, set[JudgedRelation]] = {}
     wrong: dict[str, set[JudgedRelation]] = {}
@@ -169,23 +168,23 @@ def settled(standing: StandingVerdicts) -> SettledVerdicts:
 
 
 def is_right(said: Mapping[str, Verdict]) -> bool:
-    """Whether most of the confident reviewers accept a label."""
+    """Whether most confident reviewers accept a label."""
     return _votes(said) > 0
 
 
 def is_wrong(said: Mapping[str, Verdict]) -> bool:
-    """Whether most of the confident reviewers say that a label is wrong, in whatever way."""
+    """Whether most confident reviewers call a label wrong, in whatever way."""
     return _votes(said) < 0
 
 
 def _votes(said: Mapping[str, Verdict]) -> int:
-    """Reviewers who accept a label, less those who say that it is wrong."""
+    """Number of reviewers who accept a label minus those who call it wrong."""
     kinds = [verdict.kind for verdict in said.values()]
     return kinds.count("accept") - sum(kind in WRONG_KINDS for kind in kinds)
 
 
 def _correction(said: Mapping[str, Verdict], kind: Kind | None) -> list[JudgedRelation]:
-    """The corrected relation that most of those who corrected agree on, if correcting is what most reviewers did."""
+    """The corrected relation that most correcting reviewers agree on, if most reviewers corrected the label."""
     if kind not in ("wrong_pair", "wrong_predicate"):
         return []
     ranked = Counter(verdict.corrected for verdict in said.values() if verdict.kind == kind).most_common(2)

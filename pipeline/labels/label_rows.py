@@ -35,14 +35,14 @@ LABELS = pa.schema(
     ]
 )
 """`predicate` is canonical. Boxes: absolute pixels, top-left corner and size. `kept`: whether the run's shards keep the
-label, and with which `confidence` (null if not), or the `reason` why not. `caption` and `words` (subject,
-predicate, object as written) are null where the run has no triplet for the label."""
+label, and with which `confidence` (null if not kept), or the `reason` why not. `caption` and `words` (subject,
+predicate, object as written) are null if the run has no triplet for the label."""
 
 
 def flat_labels(run: Run) -> Iterator[pa.Table]:
-    """Yields the labels of each partition that was ingested and tagged, in the schema `LABELS`, best first in an image.
+    """Yields the labels of each ingested and tagged partition, in the schema `LABELS`, best first within an image.
 
-    Raises `FatalError` when images were ingested, or their boxes detected, again after they were tagged.
+    Raises `FatalError` if images were ingested, or their boxes detected, again after tagging.
     """
     images = images_with_boxes(run)
     captions, triplets = (run.artifacts(step) for step in ("caption", "parse"))
@@ -91,7 +91,7 @@ def _row(
 
 
 def _items(artifact: Artifact | None, table: str) -> dict[int, list[dict[str, Any]]]:
-    """Image id → its items in a table."""
+    """Image id → its items in a table; empty without an artifact."""
     if artifact is None:
         return {}
     return {row["image_id"]: row[table] or [] for row in artifact.table(table).to_pylist()}
@@ -120,12 +120,12 @@ class ReviewableLabel(NamedTuple):
 def reviewable_labels(
     run: Run, all_scores: bool = False, choice: ChoiceSettings | None = None
 ) -> Iterator[ReviewableLabel]:
-    """Yields the labels that a run's settings keep, in stored order, or with `all_scores` those below the threshold too.
+    """Yields the labels that a run's settings keep, in stored order; with `all_scores`, also those below the threshold.
 
     `choice` replaces the settings of the run.
 
-    What reviewers have settled is not applied: their verdicts tell how good the labels are that they were asked about.
-    Raises `FatalError` for a run without labels, and for boxes that were made again after the labels.
+    Overrides by reviewers are not applied, because their verdicts measure how good the unchanged labels are. Raises
+    `FatalError` for a run without labels, and for boxes that were recomputed after the labels.
     """
     choice = choice or choice_or_all(run)
     if all_scores:

@@ -1,4 +1,4 @@
-"""The artifacts that a run has of each labelled partition, from images to labels."""
+"""A run's artifacts of each labelled partition, from images to labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from storage.tables import CANDIDATES
 
 
 class LabelledPartition(NamedTuple):
-    """The artifacts that a run has of one partition, from images to labels."""
+    """A run's artifacts of one partition, from images to labels."""
 
     images: Artifact | None
     captioned: Artifact | None
@@ -28,44 +28,44 @@ class LabelledPartition(NamedTuple):
 
 
 def images_with_boxes(run: Run) -> dict[str, Artifact]:
-    """Partition → artifact with the table `images` that labels refer to: where a detector found the boxes, that of `detect`."""
+    """Partition → artifact with the table `images` that labels refer to: of `detect` if it ran, else of `ingest`."""
     return run.artifacts("ingest") | run.artifacts("detect")
 
 
 def labelled_partitions(run: Run, step: str, datasets: Sequence[str]) -> dict[str, Artifact]:
-    """Partition → artifact of a step, for these datasets only. Of `ingest`, the images as `images_with_boxes` has them."""
+    """Partition → artifact of a step, for these datasets; for `ingest`, the one that `images_with_boxes` returns."""
     found = images_with_boxes(run) if step == "ingest" else run.artifacts(step)
     return {part: a for part, a in found.items() if part.split("/")[0] in datasets}
 
 
 def byte_copies(digests: Sequence[pa.ChunkedArray]) -> int:
-    """Counts images whose bytes are those of an image before them, by the digests of the bytes."""
+    """Counts images that repeat the bytes of an earlier image, by the digests of the bytes."""
     every = pa.chunked_array([chunk for column in digests for chunk in column.chunks], pa.string())
     return len(every) - int(pc.count_distinct(every).as_py())
 
 
 def candidates(tagged: Artifact) -> pa.Table:
-    """The candidate pairs stored beside the labels of stage `tag`; empty when the artifact has no such file."""
+    """The candidate pairs stored beside the labels of stage `tag`; empty if the artifact has no such file."""
     return tagged.table("candidates") if "candidates.parquet" in tagged.manifest.files else CANDIDATES.empty_table()
 
 
 def dropped(tagged: Artifact) -> pa.Table | None:
-    """The triplets that led to no candidate, with reasons; None when the tagger's version did not record them."""
+    """The triplets that led to no candidate, with reasons; None if the tagger's version did not record them."""
     return tagged.table("dropped") if "dropped.parquet" in tagged.manifest.files else None
 
 
 def require_same_boxes(ingested: Artifact, tagged: Artifact) -> None:
-    """Raise `FatalError` when labels were made from other images than these: their box indices would mean other boxes."""
+    """Raise `FatalError` if labels were made from other images: their box indices would mean other boxes."""
     read = tagged.manifest.terms["inputs"].get("images")
     if read is not None and ingested.content not in read:
         raise FatalError(
-            f"{tagged.manifest.partition}: the labels were made before its images were ingested again, or their boxes detected "
-            "again; run stage tag again"
+            f"{tagged.manifest.partition}: its images were ingested, or their boxes detected, again after the labels "
+            "were made; run stage tag again"
         )
 
 
 def partition_artifacts(run: Run, datasets: Sequence[str]) -> Iterator[tuple[str, LabelledPartition]]:
-    """Yields the partitions of these datasets. Each keeps its tables in memory for as long as it is used."""
+    """Yields the partitions of these datasets, each with its tables kept in memory for as long as it is used."""
     steps = [labelled_partitions(run, step, datasets) for step in ("ingest", "caption", "parse", "tag")]
     for partition in dict.fromkeys(name for found in steps for name in found):
         there = (found.get(partition) for found in steps)
@@ -74,7 +74,7 @@ def partition_artifacts(run: Run, datasets: Sequence[str]) -> Iterator[tuple[str
 
 @dataclass(frozen=True)
 class HeldArtifact(Artifact):
-    """The artifact `of`, which keeps the tables that it has read in memory for as long as this object lives."""
+    """A wrapper of artifact `of` that keeps the tables it has read in memory for as long as it lives."""
 
     of: Artifact
 
@@ -88,7 +88,7 @@ class HeldArtifact(Artifact):
         return self.of.file(name)
 
     def table(self, name: str) -> pa.Table:
-        """The table `name`, as `Artifact.table` gives it."""
+        """The table `name`, as `Artifact.table` returns it."""
         if name not in self._held:
             self._held[name] = super().table(name)
         return self._held[name]
@@ -99,5 +99,5 @@ class HeldArtifact(Artifact):
 
 
 def held(artifact: Artifact) -> HeldArtifact:
-    """The same artifact, which reads each table once."""
+    """The same artifact, reading each table once."""
     return HeldArtifact(artifact.folder, artifact)

@@ -1,4 +1,4 @@
-"""The log of verdicts: a folder with one file of JSON lines for each reviewer, to which verdicts are only ever appended."""
+"""The log of verdicts: a folder with one append-only file of JSON lines per reviewer."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from storage.line_log import Line, LineLog
 from storage.open_store import Address, is_remote, local_folder
 
 VERDICTS = "verdicts"
-"""Folder of a store."""
+"""Name of the folder in a store."""
 SUFFIX = ".jsonl"
 
 Standing = dict[JudgedRelation, dict[str, Verdict]]
-"""Relation → reviewer → the verdict that stands."""
+"""Relation → reviewer → standing verdict."""
 
 
 def verdicts_folder(store: Address) -> Path:
-    """Where the verdicts on the labels of a store in a folder lie. Raises `FatalError` for a store at a URL."""
+    """The folder of verdicts on a local store's labels. Raises `FatalError` for a store at a URL."""
     if is_remote(store):
-        raise FatalError(f"the store {store} is at a URL; name a folder of this machine for verdicts with --verdicts")
+        raise FatalError(f"the store {store} is at a URL; name a folder on this machine for verdicts with --verdicts")
     return local_folder(store) / VERDICTS
 
 
 class VerdictLog:
-    """The verdicts in a folder. Every reading sees what other processes have appended, and reads nothing twice.
+    """The verdicts in a folder. Each call sees what other processes have appended, and reads nothing twice.
 
     Threads may share a log. The folder need not exist before the first verdict.
     """
@@ -44,10 +44,10 @@ class VerdictLog:
         self._lock = threading.RLock()
 
     def append(self, verdicts: Sequence[Verdict]) -> None:
-        """Append verdicts, those of one reviewer in one write. They are on the disk once this returns.
+        """Append verdicts, those of each reviewer in one write. They are on disk when this returns.
 
-        Raises `FatalError` for a full or unwritable disk and for a verdict that is too long, `RetryableError` for a
-        failing disk; none of the reviewer's verdicts is in the log then.
+        Raises `FatalError` for a full or unwritable disk and for a verdict that is too long, and `RetryableError` for a
+        failing disk; in these cases, none of the reviewer's verdicts is in the log.
         """
         lines: dict[str, list[bytes]] = defaultdict(list)
         for verdict in verdicts:
@@ -56,26 +56,26 @@ class VerdictLog:
             LineLog(self.folder / f"{reviewer}{SUFFIX}", self._disk).append(written)
 
     def verdicts(self) -> Iterator[Verdict]:
-        """All verdicts, those that were undone too: reviewer by reviewer, each in the order of the file."""
+        """All verdicts, including undone ones: reviewer by reviewer, each in the order of the file."""
         with self._lock:
             self._refresh()
             found = [verdict for _, file in sorted(self._files.items()) for verdict in file.verdicts]
         yield from found
 
     def standing(self) -> Standing:
-        """Each reviewer's last verdict on each relation that was not taken back. Changing the result changes no log."""
+        """Each reviewer's last verdict on each relation that was not undone. The result is the caller's to change."""
         with self._lock:
             self._refresh()
             return dict(self._standing)
 
     def standing_on(self, relations: Iterable[JudgedRelation]) -> Standing:
-        """What stands on those of these relations that have a verdict, at a cost that does not grow with the log."""
+        """The standing verdicts on these relations, at a cost that does not grow with the log."""
         with self._lock:
             self._refresh()
             return {relation: self._standing[relation] for relation in relations if relation in self._standing}
 
     def standing_of(self, reviewer: str) -> list[Verdict]:
-        """The verdicts of one reviewer that stand."""
+        """The standing verdicts of one reviewer."""
         with self._lock:
             self._refresh()
             file = self._files.get(reviewer)
@@ -83,12 +83,10 @@ class VerdictLog:
 
     @property
     def damaged(self) -> tuple[str, ...]:
-        """The lines that hold no verdict and were skipped: file, line and reason."""
+        """The skipped lines without a valid verdict: file, line and reason."""
         with self._lock:
             self._refresh()
-            torn = [
-                f"{file.path}: its last line has no end and was skipped" for file in self._files.values() if file.torn
-            ]
+            torn = [f"{file.path}: its incomplete last line was skipped" for file in self._files.values() if file.torn]
             return (*self._unnamed, *(text for file in self._files.values() for text in file.damaged), *torn)
 
     def _refresh(self) -> None:
@@ -105,7 +103,7 @@ class VerdictLog:
             except FatalError as error:
                 self._unnamed.append(f"{path}: skipped: {error}")
                 continue
-            # A pipe or a device would be waited for.
+            # Opening a pipe or a device would block.
             if not path.is_file():
                 self._unnamed.append(f"{path}: skipped: not a file")
                 continue
@@ -125,7 +123,7 @@ class VerdictLog:
 
 
 class _ReviewerFile:
-    """The verdicts of one reviewer, as far as they have been read."""
+    """The verdicts of one reviewer that have been read so far."""
 
     def __init__(self, path: Path, reviewer: str) -> None:
         self.path = path
@@ -146,7 +144,7 @@ class _ReviewerFile:
         return [found[-1] for found in self._undoable.values() if found]
 
     def refresh(self) -> set[JudgedRelation]:
-        """Reads what was appended, and returns the relations that it is about."""
+        """Reads appended verdicts, and returns the relations that they judge."""
         new = self._log.read_new()
         touched: set[JudgedRelation] = set()
         if new.afresh:

@@ -1,4 +1,4 @@
-"""What verdicts tell: counts, time, how far reviewers agree, the precision of a run's labels, and thresholds that reach one."""
+"""Summaries of verdicts: counts, time, agreement, the precision of a run's labels, and thresholds to reach one."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from tagger.labelling.calibration import Calibration
 
 @dataclass(frozen=True)
 class VerdictSummary:
-    """Counts of verdicts that stand, unless said otherwise."""
+    """Counts of standing verdicts, unless stated otherwise."""
 
     relations: int
     """Relations with a verdict."""
     kinds: Mapping[str, int]
     undone: int
-    """Verdicts that were taken back or replaced by another of the same reviewer."""
+    """Verdicts that their reviewer took back or replaced."""
     reviewers: Mapping[str, Mapping[str, int]]
     """Reviewer → kind → count."""
     seconds: Mapping[str, float]
-    """Reviewer → the median of the seconds for a verdict, where the time is known."""
+    """Reviewer → median seconds per verdict, if the time is known."""
     predicates: Mapping[str, Mapping[str, int]]
-    """Predicate → right, wrong and unsure relations, as most reviewers see them; those with the most come first."""
+    """Predicate → number of right, wrong and unsure relations by majority, most frequent predicates first."""
     agreement: ReviewerAgreement
     damaged: tuple[str, ...]
     audit: AuditPrecision | None = None
@@ -49,7 +49,7 @@ class VerdictSummary:
 
 
 def outcome_of(said: Mapping[str, Verdict]) -> int:
-    """What most reviewers make of a label: RIGHT, WRONG, or UNSURE for a tie."""
+    """The majority's opinion of a label: RIGHT, WRONG, or UNSURE for a tie."""
     if is_right(said):
         return RIGHT
     return WRONG if is_wrong(said) else UNSURE
@@ -58,7 +58,7 @@ def outcome_of(said: Mapping[str, Verdict]) -> int:
 def summarize(
     verdicts: Iterable[Verdict], standing: StandingVerdicts, damaged: Sequence[str], audit: AuditPrecision | None = None
 ) -> VerdictSummary:
-    """Summarizes a log: all its `verdicts`, and those that stand."""
+    """Summarizes a log: all its `verdicts`, and the `standing` ones."""
     said_at_all = [verdict for verdict in verdicts if verdict.kind != "undo"]
     reviewers: dict[str, Counter[str]] = {}
     predicates: dict[str, Counter[str]] = {}
@@ -87,7 +87,7 @@ def summarize(
 
 
 def audit_of(labels: Sequence[ReviewableLabel], standing: StandingVerdicts, seed: int) -> AuditPrecision:
-    """The precision of labels by the verdicts on their stratified random sample."""
+    """The precision of labels, estimated from the verdicts on their stratified random sample."""
     numbers = permanent_numbers((each.relation for each in labels), seed)
     lowest = np.argsort(numbers, kind="stable")[:MOST_AUDITED]
     audited = [labels[place] for place in lowest]
@@ -98,20 +98,20 @@ def audit_of(labels: Sequence[ReviewableLabel], standing: StandingVerdicts, seed
 
 @dataclass(frozen=True)
 class Kappa:
-    """Agreement beyond chance. `value` is None without common items, or where chance alone would agree on all."""
+    """Agreement beyond chance. `value`: None without common items, or if chance alone would agree on all."""
 
     value: float | None
     items: int
     """Items that at least two reviewers judged."""
     observed: float | None
-    """Share of pairs of verdicts on one item that agree."""
+    """Share of agreeing pairs of verdicts on one item."""
     expected: float | None
-    """The same by chance."""
+    """The share expected by chance."""
 
 
 @dataclass(frozen=True)
 class ReviewerAgreement:
-    """Agreement beyond chance of all reviewers (Fleiss) and of each two (Cohen), over kinds of verdicts; `unsure` is a kind."""
+    """Agreement beyond chance of all reviewers (Fleiss) and of each two (Cohen). `unsure` counts as a kind."""
 
     reviewers: tuple[str, ...]
     fleiss: Kappa
@@ -119,7 +119,7 @@ class ReviewerAgreement:
 
 
 def reviewer_agreement(standing: StandingVerdicts) -> ReviewerAgreement:
-    """Compares the verdicts that stand."""
+    """Compares the reviewers' standing verdicts."""
     reviewers = tuple(sorted({name for said in standing.values() for name in said}))
     pairs = {}
     for one, other in combinations(reviewers, 2):
@@ -143,8 +143,8 @@ def cohens_kappa(first: Sequence[str], second: Sequence[str]) -> Kappa:
 def fleiss_kappa(answers: Sequence[Mapping[str, int]]) -> Kappa:
     """Kappa of several reviewers (Fleiss, Psychological Bulletin 76, 1971). `answers`: answer → count, for each item.
 
-    Items may have different numbers of answers; each item counts once in the observed agreement, and those with a
-    single answer are left out.
+    Items may have different numbers of answers. Each item counts once in the observed agreement; items with a single
+    answer are excluded.
     """
     shared = [item for item in answers if sum(item.values()) >= 2]
     if not shared:
@@ -166,7 +166,7 @@ def _kappa(items: int, observed: float, expected: float) -> Kappa:
 
 
 FEWEST = 20
-"""Confident verdicts that a predicate needs to get a threshold of its own."""
+"""Number of confident verdicts that a predicate needs for its own threshold."""
 
 
 @dataclass(frozen=True)
@@ -177,16 +177,16 @@ class ProposedThreshold:
     threshold: float | None
     """None: no threshold reaches it."""
     precision: float
-    """Expected share of right labels among those kept, or at best where no threshold reaches the wanted one."""
+    """Expected share of right labels among those kept or, if no threshold reaches the wanted one, at best."""
     labels: int
-    """Labels at or above the threshold, or with a verdict's confidence where there is none."""
+    """Number of labels at or above the threshold or, without one, with a confidence at which verdicts exist."""
     verdicts: int
 
 
 def fitted_on_verdicts(
     labels: Sequence[ReviewableLabel], standing: StandingVerdicts
 ) -> tuple[Calibration, Mapping[str, list[float]]]:
-    """A calibration of confidences, fitted on the confident verdicts about labels, and the judged confidences by predicate."""
+    """A calibration fitted to the confident verdicts, and the judged confidences by predicate."""
     judged = [(each, outcome_of(standing[each.relation])) for each in labels if each.relation in standing]
     confident = [(each, outcome == RIGHT) for each, outcome in judged if outcome != UNSURE]
     names = [each.relation.predicate for each, _ in confident]
@@ -202,9 +202,9 @@ def propose_thresholds(
 ) -> list[ProposedThreshold]:
     """Proposes a threshold for each predicate with at least `fewest` confident verdicts.
 
-    A calibration that is fitted on the verdicts gives each label the probability of being right. It does not matter
-    which queue asked for a verdict, since queues choose by confidence and predicate, which the calibration knows. No
-    threshold lies below the lowest confidence that was judged, where the fit would be a guess.
+    A calibration fitted to the verdicts gives each label its probability of being right. The queue that asked for a
+    verdict does not matter, since queues choose by confidence and predicate, which the calibration knows. No threshold
+    lies below the lowest judged confidence, where the fit would be a guess.
     """
     calibration, seen = fitted_on_verdicts(labels, standing)
     confidences: dict[str, list[float]] = {}
@@ -217,7 +217,7 @@ def propose_thresholds(
         scores = np.sort([score for score in confidences[predicate] if score >= min(judged)])[::-1]
         probabilities = np.array([calibration.probability(predicate, score) for score in scores])
         means = np.cumsum(probabilities) / np.arange(1, len(scores) + 1)
-        # No threshold separates equal confidences: only the last of equals may end the kept labels.
+        # No threshold separates equal confidences: only the last of them may end the kept labels.
         ends = np.append(scores[1:] != scores[:-1], True)
         reached = np.flatnonzero((means >= precision) & ends)
         last = int(reached[-1]) if len(reached) else -1

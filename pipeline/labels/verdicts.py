@@ -1,6 +1,6 @@
-"""Verdicts: what a person says of a pseudo-label. They are about content, so they stay valid when labels are made again.
+"""A person's verdicts on pseudo-labels. They name content, so they stay valid when labels are recomputed.
 
-A relation is named by its image's digest, its two boxes and its predicate, and not by indices or runs (docs/review.md).
+A relation is identified by its image's digest, its boxes and its predicate, not by indices or runs (docs/review.md).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Box4 = tuple[float, float, float, float]
 """x, y, width, height in absolute pixels, rounded to two decimals."""
 
 Kind = Literal["accept", "reject", "wrong_pair", "wrong_predicate", "unsure", "undo"]
-"""accept: the label is right. reject: it is wrong. wrong_pair: it holds of other boxes, which the verdict names.
-wrong_predicate: another predicate holds of the pair, which the verdict names. unsure: the image does not tell.
-undo: the reviewer takes back the last verdict of their own on the relation that still stands."""
+"""accept: the label is right. reject: it is wrong. wrong_pair: it holds for other boxes, which the verdict names.
+wrong_predicate: another predicate holds for the pair, which the verdict names. unsure: the image does not tell.
+undo: the reviewer takes back their last standing verdict on the relation."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -34,26 +34,26 @@ _BOX_SIDES = "xywh"
 def require_reviewer(name: str) -> str:
     """Returns the name of a reviewer with composed accents. It also names a file.
 
-    Raises `FatalError` for a name that could lead elsewhere.
+    Raises `FatalError` for a name that is unsafe as a file name.
     """
     composed = unicodedata.normalize("NFC", name)
     if not _REVIEWER.fullmatch(composed):
         raise FatalError(
-            f"reviewer {name[:80]!r}: use letters, digits, '.', '_', '@' and '-', at most 64, and none of '.' and '-' first"
+            f"reviewer {name[:80]!r}: use at most 64 letters, digits, '.', '_', '@' and '-', not '.' or '-' first"
         )
     return composed
 
 
 def box4(values: Mapping[str, Any]) -> Box4:
-    """The box of a row of table `images` (or of any mapping with x, y, w, h), as verdicts name it."""
+    """The box in a row of table `images` (or in any mapping with x, y, w, h), rounded as verdicts round it."""
     return _box([values[side] for side in _BOX_SIDES])
 
 
 @dataclass(frozen=True)
 class JudgedRelation:
-    """What a verdict is about. Boxes are rounded and the predicate is made canonical on construction.
+    """The relation that a verdict judges. Construction rounds boxes and makes the predicate canonical.
 
-    `image` is the digest in the image's row of table `images`. Raises ValueError for anything that names no relation.
+    `image`: digest in the image's row of table `images`. Raises ValueError for anything that identifies no relation.
     """
 
     image: str
@@ -71,11 +71,11 @@ class JudgedRelation:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one person said of one relation, and when.
+    """One person's verdict on one relation, and its time.
 
-    Raises ValueError when fields have wrong types, when kind `wrong_pair` names no box or `wrong_predicate` no
-    predicate, when another kind names one, and when a correction changes nothing or relates a box to itself. Raises
-    `FatalError` for an unsafe name of the reviewer.
+    Raises ValueError if fields have wrong types, if kind `wrong_pair` lacks a box or `wrong_predicate` a predicate, if
+    another kind has one, or if a correction changes nothing or relates a box to itself. Raises `FatalError` for an
+    unsafe reviewer name.
     """
 
     relation: JudgedRelation
@@ -92,16 +92,16 @@ class Verdict:
     seconds: float | None = None
     """How long the person looked at the item."""
     queue: str | None = None
-    """What put the item before the person, e.g. "audit" (a random sample) or "information"."""
+    """The queue that presented the item, e.g. "audit" (a random sample) or "information"."""
     run: str | None = None
     score: float | None = None
-    """The label's score when it was judged."""
+    """The label's score at the time of the verdict."""
     dataset: str | None = None
     image_id: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"kind: {self.kind!r} is none of {', '.join(KINDS)}")
+            raise ValueError(f"kind: {self.kind!r} is not one of {', '.join(KINDS)}")
         object.__setattr__(self, "reviewer", require_reviewer(_text(self.reviewer, "reviewer")))
         _require_time(_text(self.time, "time"))
         _text(self.subject_category, "subject_category")
@@ -136,7 +136,7 @@ class Verdict:
 
     @property
     def corrected(self) -> JudgedRelation:
-        """The relation that holds according to this verdict: the judged one where nothing was corrected."""
+        """The relation that holds according to this verdict: the judged one unless it was corrected."""
         return JudgedRelation(
             self.relation.image,
             self.corrected_subject or self.relation.subject,
@@ -145,21 +145,21 @@ class Verdict:
         )
 
     def as_row(self) -> dict[str, Any]:
-        """JSON values, from which `verdict_of` makes the verdict again. Fields without a value are left out."""
+        """JSON values from which `verdict_of` restores the verdict, without fields that have no value."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 StandingVerdicts = Mapping[JudgedRelation, Mapping[str, Verdict]]
-"""Relation → reviewer → the reviewer's verdict that stands."""
+"""Relation → reviewer → standing verdict."""
 
 
 def verdict_of(row: Any) -> Verdict:
-    """The verdict that `as_row` turned into JSON values. Raises ValueError, which names the field, for any other value.
+    """The verdict that `as_row` converted. Raises ValueError naming the field for any other value.
 
     Unknown fields are ignored, so that files of later versions can be read.
     """
     if not isinstance(row, dict) or not isinstance(row.get("relation"), dict):
-        raise ValueError("not a verdict: a JSON object with an object `relation` is needed")
+        raise ValueError("not a verdict: expected a JSON object with an object `relation`")
     relation = JudgedRelation(**_known(JudgedRelation, row["relation"]))
     try:
         return Verdict(**{**_known(Verdict, row), "relation": relation})
@@ -168,9 +168,9 @@ def verdict_of(row: Any) -> Verdict:
 
 
 def agreed(verdicts: Mapping[str, Verdict]) -> Kind | None:
-    """What most reviewers say of one relation. `verdicts`: reviewer → standing verdict.
+    """The majority's verdict on one relation. `verdicts`: reviewer → standing verdict.
 
-    Those who are unsure have no vote. None: no one voted, or the most frequent kinds are equally frequent.
+    Unsure reviewers have no vote. None: no one voted, or the most frequent kinds are tied.
     """
     votes = Counter(verdict.kind for verdict in verdicts.values() if verdict.kind not in ("unsure", "undo"))
     ranked = votes.most_common(2)
@@ -180,12 +180,12 @@ def agreed(verdicts: Mapping[str, Verdict]) -> Kind | None:
 
 
 def now() -> str:
-    """The current time as verdicts state it: UTC, ISO 8601, milliseconds."""
+    """The current time in the format of verdicts: UTC, ISO 8601, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _known(kind: Any, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a dataclass's fields. Raises ValueError when one without a default is missing."""
+    """The values of a dataclass's fields. Raises ValueError if one without a default is missing."""
     names = [each.name for each in fields(kind)]
     needed = [each.name for each in fields(kind) if each.default is not None]
     if missing := [name for name in needed if name not in row]:
@@ -195,8 +195,8 @@ def _known(kind: Any, row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _box(values: Any, name: str = "box") -> Box4:
     if not isinstance(values, list | tuple) or len(values) != 4:
-        raise ValueError(f"{name}: {values!r} is no box [x, y, width, height]")
-    # Adding 0 turns -0.0 into 0.0, which JSON would write otherwise.
+        raise ValueError(f"{name}: {values!r} is not a box [x, y, width, height]")
+    # Adding 0 turns -0.0 into 0.0, which JSON would write differently.
     x, y, w, h = (round(_number(value, name), 2) + 0.0 for value in values)
     return x, y, w, h
 
@@ -207,20 +207,20 @@ def _number(value: Any, name: str) -> float:
             return number
     except (TypeError, ValueError, OverflowError):
         pass
-    raise ValueError(f"{name}: {value!r} is no finite number")
+    raise ValueError(f"{name}: {value!r} is not a finite number")
 
 
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{name}: {value!r} is no text")
-    value.encode()  # Raises ValueError for half a surrogate pair, which no file can hold.
+        raise ValueError(f"{name}: {value!r} is not text")
+    value.encode()  # Raises ValueError for half a surrogate pair, which no file can contain.
     return value
 
 
 def _predicate(value: Any, name: str) -> str:
     found = canonical(_text(value, name))
     if not found:
-        raise ValueError(f"{name}: {value!r} has no word")
+        raise ValueError(f"{name}: {value!r} contains no word")
     return found
 
 
@@ -230,4 +230,4 @@ def _require_time(text: str) -> None:
     except ValueError:
         offset = None
     if offset is None or offset:
-        raise ValueError(f"time: {text!r} is no time in UTC, e.g. 2026-01-31T12:00:00+00:00")
+        raise ValueError(f"time: {text!r} is not a time in UTC, e.g. 2026-01-31T12:00:00+00:00")

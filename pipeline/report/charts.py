@@ -1,4 +1,4 @@
-"""Computes charts as plain geometry. The template draws them, so that their text is escaped like all other text."""
+"""Computes charts as plain geometry. The template draws them, so it escapes their text like all other text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def metrics(artifact: Artifact) -> Iterator[pa.Table]:
 
 
 def series(artifact: Artifact) -> list[Series]:
-    """All metrics of an artifact, ordered by step; values that are not finite are left out."""
+    """All metrics of an artifact, ordered by step, without values that are not finite."""
     found = []
     for table in metrics(artifact):
         names = np.array(table["name"].to_pylist(), dtype=object)
@@ -62,7 +62,7 @@ def series(artifact: Artifact) -> list[Series]:
 
 @dataclass(frozen=True)
 class Axes:
-    """A drawing and the margins of the plot inside it, in drawing units: where values lie on both axes."""
+    """The size of a drawing and the margins of its plot, in drawing units. Maps values to positions on both axes."""
 
     width: int
     height: int
@@ -82,25 +82,25 @@ class Axes:
         return self.height - self.bottom
 
     def x(self, value: float, high: float = 1.0) -> float:
-        """The place of a value on an axis from 0 to `high`."""
+        """The position of a value on an x axis from 0 to `high`."""
         return round(self.left + (self.end - self.left) * value / high, 1)
 
     def y(self, value: float, low: float = 0.0, high: float = 1.0) -> float:
-        """The place of a value on an axis from `low`, at the bottom, to `high`."""
+        """The position of a value on a y axis from `low`, at the bottom, to `high`."""
         return round(self.floor - (self.floor - self.top) * (value - low) / (high - low), 1)
 
 
 AXES = Axes(width=340, height=180, left=44, right=10, top=10, bottom=24)
-"""Those of a report's charts."""
+"""The axes of a report's charts."""
 POINTS = 200
 """Points per line; more cannot be distinguished at this size."""
 COLOURS = 8
-"""Colours of lines in report.css. Further lines have them again, dashed."""
+"""Number of line colours in report.css. Further lines repeat them, dashed."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line: its legend, the CSS classes that determine its colour, its `x,y` pairs, and its last value."""
+    """One line: legend, CSS classes for its colour, `x,y` pairs, and last value."""
 
     label: str
     style: str
@@ -128,14 +128,14 @@ class Chart:
 
 
 def line_style(number: int) -> str:
-    """CSS classes of a line, which differs from the others by its colour, and from the ninth on by dashes."""
+    """CSS classes of a line: a colour and, from the ninth line on, dashes."""
     return f"line-{number % COLOURS}" + (" dashed" if number >= COLOURS else "")
 
 
 def lay_out(title: str, lines: Sequence[tuple[Line, Series]], within: Sequence[Series] = ()) -> Chart:
     """Lays out a chart of lines that have no points yet, each with a series of at least one point.
 
-    Both axes start at 0, or lower for negative values, and cover the series `within`, too, so that charts can share them.
+    Both axes start at 0, or lower for negative values. They also cover the series `within`, so charts can share them.
     """
     thin = [(line, each.thinned(POINTS)) for line, each in lines]
     covered = [*(each for _, each in thin), *(each.thinned(POINTS) for each in within)]
@@ -189,7 +189,7 @@ class Bar(NamedTuple):
 
 
 def predicate_bars(predicates: Sequence[PredicateCount]) -> list[Bar]:
-    """Bars of the most frequent predicates; the last bar sums up all others."""
+    """Bars of the most frequent predicates; the last bar sums up the rest."""
     shown = list(predicates[:MAX_BARS])
     rest = predicates[MAX_BARS:]
     if rest:

@@ -1,4 +1,4 @@
-"""Geometry and colours of images with boxes and arrows. Pages and contact sheets only render what is computed here."""
+"""Geometry and colours of images with boxes and arrows, which pages and contact sheets render."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Line = tuple[float, float, float, float]
 """x1, y1, x2, y2"""
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#5b3fb5", "#b3002d", "#00707a")
-"""Dark enough for white text; neighbours differ for colour-blind readers too (after Okabe and Ito)."""
+"""Dark enough for white text. Neighbouring colours differ for colour-blind readers, too (after Okabe and Ito)."""
 IDLE = "#9a9a9a"
 """Colour of a box without a relation."""
 INK, PAPER = "#1a1a1a", "#ffffff"
 
 
 class Rect(NamedTuple):
-    """A box, or the ground of a text: its upper left corner, width and height."""
+    """A box or the background of a text: upper left corner, width and height."""
 
     x: float
     y: float
@@ -32,47 +32,47 @@ class Rect(NamedTuple):
 
     @property
     def centre(self) -> Point:
-        """The middle, to a tenth of a unit."""
+        """The centre, rounded to a tenth of a unit."""
         return round(self.x + self.w / 2, 1), round(self.y + self.h / 2, 1)
 
     def scaled(self, by: float) -> Rect:
-        """The box in an image that is `by` times as large, to a tenth of a unit."""
+        """The box in an image scaled by `by`, rounded to a tenth of a unit."""
         return Rect(*(round(value * by, 1) for value in self))
 
     def inset(self) -> Rect:
-        """The box a little smaller, for a second outline inside the first."""
+        """A slightly smaller box, for a second outline inside the first."""
         by = min(7.0, self.w / 4, self.h / 4)
         return Rect(*(round(value, 1) for value in (self.x + by, self.y + by, self.w - 2 * by, self.h - 2 * by)))
 
     def within(self, width: float, height: float) -> Rect:
-        """The part that lies in an image of this size. Boxes of damaged labels may be inverted, or lie outside."""
+        """The part inside an image of this size. Boxes of damaged labels may be inverted or lie outside."""
         x, right = sorted(min(max(edge, 0.0), width - 1.0) for edge in (self.x, self.x + self.w))
         y, bottom = sorted(min(max(edge, 0.0), height - 1.0) for edge in (self.y, self.y + self.h))
         return Rect(x, y, right - x, bottom - y)
 
     def moved_into(self, width: float, height: float) -> Rect:
-        """The box moved into an image of this size; one that is too large starts at its edge."""
+        """The box moved into an image of this size. One that is too large starts at the image's edge."""
         return self._replace(x=max(0.0, min(self.x, width - self.w)), y=max(0.0, min(self.y, height - self.h)))
 
     def overlaps(self, other: Rect) -> bool:
-        """Whether both share more than an edge."""
+        """Whether the two boxes share more than an edge."""
         across = self.x < other.x + other.w and other.x < self.x + self.w
         return across and self.y < other.y + other.h and other.y < self.y + self.h
 
 
 def first_free(places: Iterable[Rect], taken: Sequence[Rect]) -> Rect | None:
-    """The first place that overlaps none of those taken; None if each does."""
+    """The first place that overlaps no taken one; None if all do."""
     return next((place for place in places if not any(map(place.overlaps, taken))), None)
 
 
 def along(line: Line, share: float) -> Point:
-    """The point of a line at a share of its length."""
+    """The point at a share of the line's length."""
     x1, y1, x2, y2 = line
     return x1 + (x2 - x1) * share, y1 + (y2 - y1) * share
 
 
 def beside(start: Point, end: Point, distance: float) -> Line:
-    """The line from start to end, moved to its right, so that a line in the other direction has room."""
+    """The line from start to end, moved to its right to make room for a line in the other direction."""
     length = math.dist(start, end) or 1.0
     across, down = (start[1] - end[1]) / length * distance, (end[0] - start[0]) / length * distance
     moved = start[0] + across, start[1] + down, end[0] + across, end[1] + down

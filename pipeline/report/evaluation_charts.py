@@ -1,4 +1,4 @@
-"""Charts of an evaluation as plain geometry: costs of errors, reliability of scores, classes by frequency."""
+"""Charts of an evaluation as plain geometry: cost of errors, reliability of scores, classes by frequency."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.evaluation.summary import ClassScore
 from pipeline.report.charts import AXES, Axes, Tick
 
 EXPLAINED: dict[Kind, str] = {
-    Kind.DUPLICATE: "a better prediction found the same truth before",
+    Kind.DUPLICATE: "a better prediction already found the same truth",
     Kind.PREDICATE: "boxes and names are right, the predicate is not",
     Kind.OBJECT_NAME: "only the object's name is wrong",
     Kind.SUBJECT_NAME: "only the subject's name is wrong",
@@ -39,7 +39,7 @@ class CostBar(NamedTuple):
 
 
 def cost_bars(anatomy: Anatomy) -> list[CostBar]:
-    """Returns the kinds of errors that occur, the most costly first. A repair that lowers the score has no bar."""
+    """Returns the kinds of errors that occur, most costly first. A repair that lowers the score has no bar."""
     largest = max((*anatomy.costs.values(), 0.0)) or 1.0
     present = [kind for kind in Kind if anatomy.counts[kind]]
     return [
@@ -55,7 +55,7 @@ def cost_bars(anatomy: Anatomy) -> list[CostBar]:
 
 
 class Dot(NamedTuple):
-    """A point of a chart with what it stands for."""
+    """A point of a chart and its tooltip."""
 
     x: float
     y: float
@@ -79,7 +79,7 @@ _QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def reliability_chart(found: Calibration) -> DotChart:
-    """Draws the share of right predictions over their mean score, one dot per bin that holds any."""
+    """Draws the share of right predictions over their mean score, with one dot per non-empty bin."""
     dots = tuple(
         Dot(
             AXES.x(each.confidence),
@@ -96,7 +96,7 @@ def reliability_chart(found: Calibration) -> DotChart:
 
 
 def class_chart(classes: Sequence[ClassScore], measure: str = "AP") -> DotChart | None:
-    """Draws each class's score, called `measure`, over its number of truths, on a logarithmic axis. None without classes."""
+    """Draws each class's `measure` over its number of truths, on a logarithmic axis. None without classes."""
     known = [each for each in classes if each.truths > 0 and math.isfinite(each.average_precision)]
     if not known:
         return None
@@ -116,7 +116,7 @@ def class_chart(classes: Sequence[ClassScore], measure: str = "AP") -> DotChart 
 
 
 def class_groups(classes: Sequence[ClassScore]) -> list[tuple[str, int, float]]:
-    """Returns each group of classes with its number of classes and mean AP, in the order of the chart's colours."""
+    """Returns each group of classes, its number of classes and its mean AP, in the order of the chart's colours."""
     groups = dict.fromkeys(each.group for each in classes)
     values = {name: [each.average_precision for each in classes if each.group == name] for name in groups}
     return [(name, len(found), float(np.mean(found))) for name, found in values.items()]

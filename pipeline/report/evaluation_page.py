@@ -19,7 +19,7 @@ from pipeline.runtime.wording import markdown_table
 from storage.atomic import atomic_file
 
 _MARK = "rlip-evaluation"
-"""Name of the meta element that identifies the page of an evaluation; its content is the stamp."""
+"""Name of the meta element that marks an evaluation page; its content is the stamp."""
 TITLES = {
     "hico-det": "HICO-DET",
     "v-coco": "V-COCO",
@@ -43,28 +43,28 @@ LABELS = {
     "wmap_phr": "wmAP phr",
     "score_wtd": "score wtd",
 }
-"""Headings of published figures, short enough for a column."""
+"""Headings of published metrics, short enough for a column."""
 WORST = 12
-"""Classes that are listed as the worst."""
+"""Number of classes listed as the worst."""
 IMAGES = 6
-"""Number of the best, and of the worst images that are shown."""
+"""Number of best and of worst images."""
 TILES = 4
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One line of the comparison: `cells` are percentages in the order of the columns, None where nothing is known."""
+    """One row of the comparison. `cells` are percentages in the order of the columns; None if unknown."""
 
     method: str
     backbone: str
     cells: tuple[float | None, ...]
     note: int
-    """Number of its source, 0 for ours"""
+    """Number of its source; 0 for our own result."""
 
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """Published results of one setting, ours first where the evaluation is of that setting."""
+    """Published results in one setting, after our own if the evaluation used that setting."""
 
     setting: str
     columns: tuple[str, ...]
@@ -80,9 +80,9 @@ def write_evaluation_page(
     home: str = "",
     stamp: str = "",
 ) -> Path:
-    """Writes the page of an evaluation and returns its path. With images at hand, it has `count` of the best and worst.
+    """Writes the page of an evaluation and returns its path. Given images, it shows the `count` best and worst.
 
-    `home`: address of a page to lead back to; `stamp`: what `stamp_of` returns.
+    `home`: address of a page to link back to; `stamp`: what `stamp_of` returns.
     """
     text = evaluation_page(summary, images, count, home=home, stamp=stamp)
     with atomic_file(page) as aside:
@@ -91,7 +91,7 @@ def write_evaluation_page(
 
 
 def stamp_of(page: Path) -> str | None:
-    """The stamp of a page of an evaluation; None when there is no such page."""
+    """The stamp of an evaluation page; None if `page` is not one."""
     return meta_of(page, _MARK)
 
 
@@ -103,7 +103,7 @@ def evaluation_page(
     home: str = "",
     stamp: str = "",
 ) -> str:
-    """Returns the page as HTML. It loads nothing, runs no script and shows all names as text."""
+    """Renders the page as HTML. It loads nothing, runs no script and shows all names as text."""
     best, worst = best_and_worst_images(images, count) if images else ([], [])
     tables = published_tables(summary)
     return render_page(
@@ -143,7 +143,7 @@ def evaluation_markdown(summary: EvaluationSummary) -> str:
     sources = _sources(summary.published)
     for table in published_tables(summary):
         if table.setting == summary.setting:
-            parts.append("## Beside published results")
+            parts.append("## Comparison with published results")
             parts.append(
                 _table(
                     ("method", "backbone", *table.columns, "source"),
@@ -161,9 +161,9 @@ def evaluation_markdown(summary: EvaluationSummary) -> str:
                 )
             )
     if summary.difference:
-        parts += ["## Beside published results", _text(summary.difference)]
+        parts += ["## Comparison with published results", _text(summary.difference)]
     parts += [
-        "## What the errors cost",
+        "## Cost of errors",
         _table(
             ("error", "number", f"cost in {summary.scored}", "meaning"),
             [(bar.kind, str(bar.number), _signed(bar.cost), bar.explanation) for bar in cost_bars(summary.anatomy)],
@@ -179,9 +179,9 @@ def evaluation_markdown(summary: EvaluationSummary) -> str:
 
 
 def published_tables(summary: EvaluationSummary) -> tuple[PublishedTable, ...]:
-    """Returns what is published in each setting, that of the evaluation first.
+    """Returns the published results by setting, that of the evaluation first.
 
-    Ours is the official evaluator's value where it differs, because the published ones were computed with that.
+    Our own row has the official evaluator's value where it differs, since published values come from that evaluator.
     """
     settings = dict.fromkeys(result.setting for result in summary.published)
     sources = _sources(summary.published)
@@ -224,7 +224,7 @@ def _classes_markdown(classes: Sequence[ClassScore], measure: str) -> str:
 
 
 def _predicate_rows(summary: EvaluationSummary) -> list[ClassScore]:
-    """Each predicate with its average precision on located pairs, the worst first."""
+    """Each predicate with its average precision on located pairs, worst first."""
     pairs = summary.pairs
     rows = [
         ClassScore(summary.predicates[number], value, pairs.predicate_truths[number])
@@ -257,7 +257,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _text(cell: str) -> str:
-    """Keeps a name from ending its cell or its line, or from becoming HTML."""
+    """Prevents a name from ending its table cell or line, or from becoming HTML."""
     return str(without_controls(cell)).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 

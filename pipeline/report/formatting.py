@@ -20,7 +20,7 @@ _CONTROLS = dict.fromkeys(
 )  # fmt: skip
 _MOST_ITEMS = 4
 _DIGEST = 12
-"""Leading characters of a digest that identify it."""
+"""Number of leading characters that identify a digest."""
 
 
 def sanitise(text: str, longest: int = LONGEST) -> str:
@@ -30,12 +30,12 @@ def sanitise(text: str, longest: int = LONGEST) -> str:
 
 
 def without_controls(value: Any) -> Any:
-    """A value of a page: text without control characters, and without those that turn the direction of the text around it."""
+    """Removes control characters and characters that change the text direction from text; other values stay."""
     return value.translate(_CONTROLS) if isinstance(value, str) else value
 
 
 def bytes_in_words(count: float) -> str:
-    """Formats a number of bytes with a suitable unit."""
+    """Formats a number of bytes with a suitable unit, e.g. "1.5 MiB"."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -49,9 +49,9 @@ def share(value: float | None) -> str:
 
 
 def table(title: str | None, *columns: str) -> Table:
-    """Creates an empty table. The first column holds names, the others hold numbers. Headings wrap, but are never cut.
+    """Creates an empty table of names (first column) and numbers. Headings wrap but are never truncated.
 
-    A title wraps at the width of the table. One with a path, which people copy, is printed before a table without any.
+    A title wraps at the table's width, so a title with a path, which people copy, is printed above the table instead.
     """
     made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for place, column in enumerate(columns):

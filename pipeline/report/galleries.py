@@ -1,4 +1,4 @@
-"""Makes the galleries of a report: images that are chosen, saved to its folder, and laid out."""
+"""Makes the galleries of a report: chooses images, saves them to its folder, and lays them out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from storage.runs import Run
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images that were chosen in one way; `how` says in which, and from how many."""
+    """Images that were chosen by one rule; `how` states it and the number of images to choose from."""
 
     name: str
     title: str
@@ -33,21 +33,21 @@ class Galleries:
 
     galleries: tuple[Gallery, ...]
     absent: Mapping[str, str]
-    """Dataset → why none of its images is at hand"""
+    """Dataset → why its images are unavailable."""
 
     @property
     def most_arrows(self) -> int:
-        """The highest number that a relation of any image has."""
+        """The highest relation number in any image."""
         return max((len(card.arrows) for gallery in self.galleries for card in gallery.cards), default=0)
 
     @property
     def judged(self) -> bool:
-        """Whether the relations of any image are marked as right or wrong."""
+        """Whether relations of any image are marked as right or wrong."""
         return any(card.sample.is_judged for gallery in self.galleries for card in gallery.cards)
 
 
 def draw_galleries(view: RunView, count: int, seed: int, folder: Path) -> Galleries:
-    """Chooses the images of a run and saves them below `folder`. An image of both galleries is saved once."""
+    """Chooses the images of a run and saves them below `folder`. An image in both galleries is saved once."""
     chosen = choose_images(view.run, view.label_sets, view.choice, count, seed)
     datasets = {sample.row["dataset"] for each in chosen for sample in each.samples}
     absent = {dataset: reason for dataset in sorted(datasets) if (reason := _absence(view.image_folders, dataset))}
@@ -69,7 +69,7 @@ def draw_galleries(view: RunView, count: int, seed: int, folder: Path) -> Galler
 
 
 def highlights(arrows: int) -> str:
-    """Style rules by which a relation that is pointed at or focused stands out in list and image, without a script."""
+    """Style rules that highlight a hovered or focused relation in list and image, without a script."""
     return "".join(_highlights(arrows))
 
 
@@ -81,9 +81,9 @@ def _highlights(arrows: int) -> Iterator[str]:
 
 
 def _absence(folders: Mapping[str, Path | str], dataset: str) -> str:
-    """Why no image of a dataset is at hand, or nothing where its folder is there."""
+    """Why the images of a dataset are unavailable; "" if its folder can be read."""
     if dataset not in folders:
-        return "the run does not know where the images of this dataset lie"
+        return "the run does not know where the images of this dataset are"
     fault = open_folder(folders[dataset]).fault()
     return fault and f"{fault} on this machine"
 
@@ -106,7 +106,7 @@ def _card(
 
 
 EXAMINED = 5000
-"""Images from which the hardest are chosen, at most: finding them takes about a second per thousand."""
+"""Maximum number of images from which the hardest are chosen: a thousand take about a second."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class ImageChoice:
 def choose_images(
     run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int
 ) -> list[ImageChoice]:
-    """Chooses `count` images at random and half as many of the hardest. Leaves out a gallery without images."""
+    """Chooses `count` images at random and half as many of the hardest. A gallery without images is omitted."""
     chosen = [
         random_images(run, datasets, choice, count, seed),
         hardest_images(run, datasets, choice, count // 2, seed),
@@ -131,9 +131,9 @@ def choose_images(
 
 
 def random_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> ImageChoice:
-    """Draws at most `count` images of the labelled datasets, each with the same chance.
+    """Draws at most `count` images of the labelled datasets with equal probability.
 
-    The draw depends on the seed and the number of images in each partition alone, so every copy of a run has the same.
+    The draw depends only on the seed and on the number of images per partition, so every copy of a run repeats it.
     """
     sizes = _sizes(run, datasets)
     population = sum(sizes.values())
@@ -152,10 +152,10 @@ def random_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, cou
 
 
 def hardest_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> ImageChoice:
-    """Chooses the at most `count` images whose labels disagree most with the ground-truth relations, the worst first.
+    """Chooses at most `count` images whose labels disagree most with the ground truth, in descending order.
 
-    Where no image has ground-truth relations, those whose scores leave most doubt. Of more than `EXAMINED` images,
-    whole partitions are drawn with the seed until there are as many.
+    If no image has ground truth, chooses those with the most uncertain scores. If there are more than `EXAMINED`
+    images, considers only as many whole partitions, drawn with the seed, as are needed to reach that number.
     """
     sizes = _sizes(run, datasets)
     examined = _some_partitions(sizes, seed)
@@ -165,10 +165,10 @@ def hardest_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, co
         ranked = sorted(judged, key=lambda sample: (-sample.disagreements, -sample.doubt))
         samples = [sample for sample in ranked if sample.disagreements][:count]
         of_which, what = (
-            "images with given relations",
+            "images with ground-truth relations",
             (
-                "the most disagreements: kept labels that the dataset does not give (✗) and given relations that were not "
-                "kept (○)."
+                "the most disagreements: kept labels that are not in the ground truth (✗) and ground-truth relations "
+                "that were not kept (○)."
             ),
         )
     else:

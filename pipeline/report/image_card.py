@@ -1,6 +1,6 @@
-"""Lays out images of the report: boxes by role, numbered arrows, and names that keep out of each other's way.
+"""Lays out the report's images: boxes by role, numbered arrows, and names that do not overlap.
 
-All lengths are in units of a thousandth of the image's width, so that style sheets can size text and strokes.
+Lengths are in thousandths of the image's width, so that style sheets can size text and strokes.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from pipeline.report.drawing import Line, Point, Rect, along, beside, first_free
 from pipeline.report.samples import Sample, ShownBox, ShownRelation
 
 WIDTH = 1000
-"""Width of every drawing."""
+"""Width of every drawing, in drawing units."""
 LONGEST_SIDE = 1280
-"""Longest side of the stored images, in pixels. Smaller images keep their size."""
+"""Longest side of stored images, in pixels. Smaller images keep their size."""
 DRAWN = {"kept": 40, "dropped": 20, "missed": 20}
-"""Relations of each kind that an image lists, at most; the others are counted."""
+"""Maximum number of relations of each kind in an image's list; the others are counted."""
 SHOWN = {"kept": 10, "dropped": 4, "missed": 4}
-"""Relations of each kind that are listed before the image is enlarged."""
+"""How many of them are listed before the image is enlarged."""
 IN_ALT_TEXT = 12
 _ALONG = tuple(0.5 + side * step / 20 for step in range(9) for side in ((1, -1) if step else (1,)))
-"""Places for an arrow's number as shares of its length, the middle first."""
+"""Candidate places for an arrow's number, as shares of its length, the middle first."""
 BADGE = 52
-"""Distance that the numbers of two arrows keep where they can."""
+"""Minimum distance between the numbers of two arrows, if there is room."""
 ASIDE = 9
-"""How far an arrow runs beside the line of centres."""
+"""Distance of an arrow from the line between the centres of its boxes."""
 CHARACTER, LINE_HEIGHT = 20, 40
-"""Size of a character of a box's name."""
+"""Size of a character in a box's name."""
 
 
 class Outline(NamedTuple):
-    """A box with its role among the kept labels: subject, object, or idle. A box with both roles has two outlines."""
+    """A box and its role among the kept labels: subject, object or idle. A box with two roles has two outlines."""
 
     rect: Rect
     role: str
 
 
 class Name(NamedTuple):
-    """The name of a box, with its upper left corner."""
+    """The name of a box, and the upper left corner of the text."""
 
     text: str
     x: float
@@ -55,20 +55,20 @@ class Arrow(NamedTuple):
 
     number: int
     kind: str
-    """kept, dropped or missed"""
+    """kept, dropped or missed."""
     relation: ShownRelation
     subject: Rect
     object: Rect
     line: Line
     badge: Point
-    """Centre of the number"""
+    """Centre of the number."""
     folded: bool
-    """Whether the relation is left out until the image is enlarged"""
+    """Whether the relation is hidden until the image is enlarged."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """An image in the report. `file` is None when the image is not at hand; `problem` then says why."""
+    """An image in the report. `file` is None if the image is unavailable; `problem` then says why."""
 
     anchor: str
     sample: Sample
@@ -79,7 +79,7 @@ class Card:
     names: tuple[Name, ...]
     arrows: tuple[Arrow, ...]
     omitted: dict[str, int]
-    """Kind → how many of its relations are over the limit and neither drawn nor listed"""
+    """Kind → number of relations over the limit, which are neither drawn nor listed."""
 
     def of_kind(self, kind: str) -> list[Arrow]:
         """The listed relations of a kind."""
@@ -87,7 +87,7 @@ class Card:
 
     @property
     def alt(self) -> str:
-        """What the image shows, in words: its kept labels or, without any, its boxes."""
+        """Alternative text of the image: its kept labels or, if it has none, its boxes."""
         kept = self.of_kind("kept")
         said = [f"{a.relation.subject} {a.relation.predicate} {a.relation.object}" for a in kept[:IN_ALT_TEXT]]
         said = said or [box.name for box in self.sample.boxes[:IN_ALT_TEXT]]
@@ -123,13 +123,13 @@ def lay_out_card(
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Saves an image for the report, no longer than `LONGEST_SIDE`."""
+    """Saves an image for the report, with sides of at most `LONGEST_SIDE` pixels."""
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     image.save(path, quality=85)
 
 
 def _outlines(sample: Sample, rects: Sequence[Rect]) -> Iterator[Outline]:
-    """Boxes without a role come first, so that the others are drawn over them."""
+    """Yields boxes without a role first, so that the others are drawn over them."""
     subjects = {label.ends[0] for label in sample.kept}
     objects = {label.ends[1] for label in sample.kept}
     for place, rect in enumerate(rects):
@@ -157,7 +157,7 @@ def _arrows(kinds: dict[str, Sequence[ShownRelation]], rects: Sequence[Rect]) ->
 
 
 def _badge(line: Line, taken: Sequence[Point]) -> Point:
-    """A place on the line, as near to its middle as leaves the other numbers readable."""
+    """The place on the line nearest to its middle that keeps the other numbers readable."""
     best, farthest = (0.0, 0.0), -1.0
     for share in _ALONG:
         x, y = along(line, share)
@@ -171,7 +171,7 @@ def _badge(line: Line, taken: Sequence[Point]) -> Point:
 
 
 def _names(boxes: Sequence[ShownBox], rects: Sequence[Rect], height: int) -> Iterator[Name]:
-    """Names of the boxes that relations refer to, each at a corner of its box that no earlier name covers."""
+    """Names of the boxes in relations, each at a corner of its box that no earlier name covers."""
     taken: list[Rect] = []
     for box, rect in zip(boxes, rects, strict=True):
         if not box.named:

@@ -1,4 +1,4 @@
-"""Renders the HTML pages of reports: they load nothing, run no script, and show all names as text."""
+"""Renders the HTML pages of reports. They load nothing, run no script, and show all names as text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 def render_page(
     template: str, styles: Sequence[str], filters: Mapping[str, Callable[[Any], Any]], *, rules: str = "", **values: Any
 ) -> str:
-    """Renders a template with the style sheets `styles` and further style `rules`; `values` are what it shows."""
+    """Renders a template with the style sheets `styles` and further CSS `rules`; the template shows `values`."""
     style = "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in styles) + rules
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -30,6 +30,6 @@ def render_page(
         lstrip_blocks=True,
     )
     environment.filters |= filters
-    # The page's policy allows this style alone, by its hash.
+    # The page's policy allows only this style, by its hash.
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return environment.get_template(template).render(style=Markup(style), style_hash=f"sha256-{digest}", **values)

@@ -32,7 +32,7 @@ class Quarantined:
 
 
 def quarantine(run: Run) -> list[Quarantined]:
-    """All reasons of all steps, in the order of the chain; within a step, the most frequent reason comes first."""
+    """All reasons of all steps, in DAG order; within a step, the most frequent reason comes first."""
     return [found for step in sorted(run.steps(), key=chain_order) for found in _of_step(run, step)]
 
 

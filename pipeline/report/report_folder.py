@@ -1,7 +1,7 @@
-"""Where the report of a run lies, whose a report is, and its removal with the run.
+"""Locates the report of a run, tells whose a report is, and removes it with its run.
 
-A report is kept by store and run: in `reports/<run>` of the store or, where the recipe names another folder, in
-`<folder>/<run>`. Its page names the store, so that the report of another store is neither overwritten nor removed.
+A run's report is in `reports/<run>` of the store or, if the recipe names another folder, in `<folder>/<run>`. Its page
+names the store, so that the report of another store is neither overwritten nor removed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from storage.json_files import read_json, sealed_json
 from storage.runs import Run
 
 MARK = "rlip-report"
-"""Name of the meta element that identifies a page as a report; its content is the stamp."""
+"""Name of the meta element that marks a page as a report; its content is the stamp."""
 STORE_MARK = "rlip-store"
-"""Name of the meta element that names the store of the run."""
+"""Name of the meta element that names the run's store."""
 DIGESTS = "digests.json"
-"""File of a report that holds the digests of the others."""
+"""File in a report with the digests of the others."""
 ADVICE = "`reports` in the recipe, or --out of `rlip report`"
 
 
 def report_folder(run: Run) -> Path:
-    """Where the report of a run lies: in the folder that its recipe named, if it has one of this store there, or in the store."""
+    """The folder of a run's report: the one its recipe named, if it has a report of this store, or else the store's."""
     chosen = run.read_document("recipe").get("reports")
     if chosen and meta_of(Path(chosen, run.name, "index.html"), STORE_MARK) == store_address(run):
         return Path(chosen, run.name)
@@ -36,7 +36,7 @@ def report_folder(run: Run) -> Path:
 
 
 def require_place(run: Run, folder: Path) -> None:
-    """Raises `FatalError` when the report of a run would overwrite anything but an earlier report of this store."""
+    """Raises `FatalError` if a run's report would overwrite anything but an earlier report of this store."""
     page = folder / "index.html"
     if folder.exists() and not folder.is_dir():
         raise FatalError(f"{folder}: is not a folder; name another: {ADVICE}")
@@ -44,13 +44,13 @@ def require_place(run: Run, folder: Path) -> None:
         return
     advice = f"remove it, or name another folder: {ADVICE}"
     if stamp_of(page) is None:
-        raise FatalError(f"{folder}: holds files that are not a report; {advice}")
+        raise FatalError(f"{folder}: contains files that are not a report; {advice}")
     other = meta_of(page, STORE_MARK) or "which it does not name"
     raise FatalError(f"{page}: is the report of a run in another store, {other}; {advice}")
 
 
 def remove_report(run: Run) -> list[Path]:
-    """Removes the reports of a run and its records, and logs that lie in the store. Returns the folders of the reports.
+    """Removes a run's reports, and its records and logs in the store. Returns the folders of the reports.
 
     A copy that `rlip report --out` wrote elsewhere stays.
     """
@@ -60,7 +60,7 @@ def remove_report(run: Run) -> list[Path]:
     for report in found:
         shutil.rmtree(report)
     logs = folder.with_name(f"{folder.name}.logs")
-    if _is_inside(folder, run) and not (logs / "index.html").exists():  # a run may be named so
+    if _is_inside(folder, run) and not (logs / "index.html").exists():  # a run may have this name
         shutil.rmtree(logs, ignore_errors=True)
     return found
 
@@ -68,16 +68,16 @@ def remove_report(run: Run) -> list[Path]:
 @dataclass(frozen=True)
 class _Digests:
     files: dict[str, str]
-    """Name in the folder → sha256."""
+    """Name in the folder → SHA-256."""
 
 
 def write_digests(folder: Path) -> None:
-    """Keeps the digests of a report's files, which `report_fault` compares."""
+    """Writes the digests of a report's files, against which `report_fault` checks them."""
     (folder / DIGESTS).write_bytes(sealed_json({"files": _digests(folder)}))
 
 
 def report_fault(folder: Path) -> str:
-    """What is wrong with the files of a report, such as the digests that those of earlier versions lack; "" where nothing is."""
+    """What is wrong with a report's files, e.g. missing digests (reports of earlier versions); "" if nothing is."""
     try:
         known = read_json(folder / DIGESTS, _Digests).files
     except (FileNotFoundError, NotADirectoryError):
@@ -85,11 +85,11 @@ def report_fault(folder: Path) -> str:
     except FatalError as error:
         return str(error)
     found = _digests(folder)
-    return next((f"{name} is gone or was changed" for name in known if found.get(name) != known[name]), "")
+    return next((f"{name} is missing or was changed" for name in known if found.get(name) != known[name]), "")
 
 
 def damaged_reports(reports: Path) -> Iterator[tuple[Path, str]]:
-    """The folders of damaged reports in the folder of a store, with what is wrong. Reports without digests are left out."""
+    """Damaged reports in a store's folder, with what is wrong. Reports without digests are skipped."""
     for folder in sorted(path.parent for path in reports.glob(f"*/{DIGESTS}")):
         if fault := report_fault(folder):
             yield folder, fault
@@ -101,9 +101,9 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _is_of(page: Path, run: Run) -> bool:
-    """Whether a page reports on a run of this store. In the store's own folder, which may have moved, every report does.
+    """Whether a page reports on a run of this store. In the store's own folder, which may have moved, all reports do.
 
-    A page whose mark is damaged is a report all the same if digests lie beside it.
+    A page with a damaged mark still counts as a report if digests lie beside it.
     """
     is_report = stamp_of(page) is not None or (page.parent / DIGESTS).is_file()
     return is_report and (_is_inside(page, run) or meta_of(page, STORE_MARK) == store_address(run))
@@ -114,22 +114,22 @@ def _is_inside(path: Path, run: Run) -> bool:
 
 
 def store_address(run: Run) -> str:
-    """The address of a run's store as its reports name it."""
+    """The address of a run's store as its reports state it."""
     store = run.store
     return str(store.root.resolve()) if store.address == str(store.root) else store.address
 
 
 def stamp_of(page: Path) -> str | None:
-    """The stamp of a report page; None when the file is not a report."""
+    """The stamp of a report page; None if the file is not a report."""
     return meta_of(page, MARK)
 
 
 _HEAD = 2_000
-"""Characters of a page in which its marks stand."""
+"""Number of leading characters of a page that contain its marks."""
 
 
 def meta_of(page: Path, name: str) -> str | None:
-    """The content of a meta element of a page; None when the file has no such element or can't be read."""
+    """The content of a meta element; None if the page lacks the element or can't be read."""
     try:
         with page.open(encoding="utf-8") as file:
             head = file.read(_HEAD)

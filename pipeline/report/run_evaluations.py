@@ -1,4 +1,4 @@
-"""Pages of a run's evaluations: one for each variant, of its first seed, made from the detections that the step kept."""
+"""Pages of a run's evaluations: one per variant, for its first seed, from the detections that the step kept."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from storage.errors import PipelineError
 from storage.runs import Run
 
 IMAGES = 3
-"""Greatest number of the best, and of the worst images that are shown."""
+"""Maximum number of best and of worst images."""
 LONGEST_SIDE = 400
 """Longest side of these images, in pixels."""
 _VERSION = 1
@@ -54,9 +54,9 @@ class RunEvaluation:
 def write_run_evaluations(
     view: RunView, folder: Path, earlier: Path | None, count: int = IMAGES
 ) -> tuple[RunEvaluation, ...]:
-    """Writes a page and Markdown for each variant to `folder`. Those of the same evaluations are copied from `earlier`.
+    """Writes a page and Markdown for each variant to `folder`, or copies them from `earlier` if nothing changed.
 
-    A variant whose detections can't be shown, e.g. since its images were replaced, has a problem instead.
+    If detections can't be shown, e.g. because images were replaced, the variant has a problem instead of a page.
     """
     pages = []
     for variant, (step, artifact) in _first_seeds(view.run).items():
@@ -80,7 +80,7 @@ def write_run_evaluations(
 
 
 def _first_seeds(run: Run) -> dict[str, tuple[str, Artifact]]:
-    """Variant → the step of its first seed, with its artifact, where that kept its detections."""
+    """Variant → step of its first seed and its artifact, if that kept its detections."""
     steps = [step for step in run.steps() if run.stage(step) == "evaluate"]
     found: dict[str, tuple[str, Artifact]] = {}
     for step in sorted(steps, key=lambda step: (len(step), step)):
@@ -91,13 +91,13 @@ def _first_seeds(run: Run) -> dict[str, tuple[str, Artifact]]:
 
 
 def _evaluation(view: RunView, step: str, artifact: Artifact) -> tuple[EvaluationSummary, EvaluatedImages]:
-    """Scores the detections anew, as the stage did, with intervals and what the errors cost."""
+    """Scores the detections again as the stage did, and adds intervals and the cost of errors."""
     names: Sequence[str] = view.recipe.get("data", {}).get("test", ())
     rows = _rows(view.run, names)
     truth = GroundTruth.of_rows(rows)
     file = artifact.file(_DETECTIONS)
     found = read_detections(file, truth, allow_missing=True)
-    # The stage does not score images that it could not read.
+    # The stage does not score unreadable images.
     scored = set(pq.read_table(file, columns=["image_id"])["image_id"].to_pylist())
     positions = np.flatnonzero(np.isin(truth.image_ids, list(scored)))
     predicted, true = resampled(found.relations, positions), resampled(truth.relations, positions)
@@ -117,13 +117,13 @@ def _evaluation(view: RunView, step: str, artifact: Artifact) -> tuple[Evaluatio
         setting="NF" if is_hico else "zero-shot",
         scored=evaluated.scored,
     )
-    rules = "Scores are by HICO-DET's rules. Predicates are in the run's canonical form, which merges synonyms."
+    rules = "Scores follow HICO-DET's rules. Predicates are in the run's canonical form, which merges synonyms."
     summary = replace(summary, caveats=(rules, *summary.caveats))
 
     def read(position: int) -> Image:
         row = rows[positions[position]]
         if row["dataset"] not in view.image_folders:
-            raise BadImage("the run does not know where the images of this dataset lie", row["dataset"])
+            raise BadImage("the run does not know where the images of this dataset are", row["dataset"])
         return read_image(locate_image(view.image_folders, row))
 
     titles = [truth.uris[position] for position in positions]
@@ -142,7 +142,7 @@ def _rows(run: Run, names: Sequence[str]) -> list[Mapping[str, Any]]:
 def _with_further(
     evaluated: Evaluated, predicted: Relations, true: Relations, truth: GroundTruth, metrics: Sequence[str]
 ) -> Evaluated:
-    """Adds the figures of `evaluate.metrics`, without intervals."""
+    """Adds the metrics in `evaluate.metrics`, without intervals."""
     options, figures = Options(resamples=0), evaluated.figures
     if "open_images" in metrics:
         figures += benchmark.open_images(predicted, true, truth.predicates, options).figures

@@ -21,7 +21,7 @@ from tagger.english.predicates import canonical
 
 
 class ShownBox(NamedTuple):
-    """A box and the name that relations refer to it by.
+    """A box and the name by which relations refer to it.
 
     `used`: a kept label refers to it; `named`: any shown label or ground-truth relation does.
     """
@@ -36,13 +36,13 @@ class ShownBox(NamedTuple):
 
 
 class ShownRelation(NamedTuple):
-    """A label as text. `score` is None below the recording floor, `right` is None without ground-truth relations in the image."""
+    """A label as text. `score`: None below the recording floor. `right`: None if the image has no ground truth."""
 
     subject: str
     predicate: str
     object: str
     ends: tuple[int, int]
-    """Places of subject and object among the boxes of the image."""
+    """Indices of subject and object among the image's boxes."""
     score: float | None
     proposed: bool
     right: bool | None
@@ -50,7 +50,7 @@ class ShownRelation(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with all that was found in it. `missed` are ground-truth relations that were not kept."""
+    """One image with everything found in it. `missed`: ground-truth relations that were not kept."""
 
     row: Mapping[str, Any]
     boxes: tuple[ShownBox, ...]
@@ -61,12 +61,12 @@ class Sample:
 
     @property
     def is_judged(self) -> bool:
-        """Whether the dataset gives relations of this image, so that labels can be held against them."""
+        """Whether the image has ground-truth relations to compare labels with."""
         return bool(self.row["relations"])
 
     @property
     def disagreements(self) -> int:
-        """Kept labels that the dataset does not give, plus ground-truth relations that were not kept."""
+        """Kept labels that are not in the ground truth, plus ground-truth relations that were not kept."""
         return sum(label.right is False for label in self.kept) + len(self.missed)
 
     @property
@@ -81,7 +81,7 @@ def read_samples(
 ) -> Iterator[Sample]:
     """Yields images of the labelled datasets, in the order of partitions and rows.
 
-    `rows`: partition → places of rows in its table of images; None: every image.
+    `rows`: partition → row indices in its table of images; None: every image.
     """
     images, captioned, tagged = (labelled_partitions(run, step, datasets) for step in ("ingest", "caption", "tag"))
     settled = overrides_of(run)
@@ -163,7 +163,7 @@ def _holds(subject: int, predicate: str, object_: int, relations: set[tuple[int,
 
 
 def _names(categories: Sequence[str]) -> list[str]:
-    """Names each box by its category, numbered where the category occurs more than once."""
+    """Names each box by its category, numbered if the category occurs more than once."""
     totals, seen = Counter(categories), Counter[str]()
     names = []
     for category in categories:

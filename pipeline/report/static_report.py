@@ -39,7 +39,7 @@ from tagger.audit.coverage import FREQUENT
 _VERSION = 9
 """Incremented whenever the page of the same run would look different."""
 IMAGES = 24
-"""Images that are drawn at random; half as many of the hardest come beside them."""
+"""Number of images drawn at random; half as many of the hardest are added."""
 
 
 def write_report(
@@ -54,10 +54,9 @@ def write_report(
 ) -> Path:
     """Writes the report of a run to `folder` and returns the path of its page.
 
-    `samples` images are drawn at random with `seed`. A run that computed nothing keeps an existing report of the same
-    artifacts, if it is whole. `written` is the date in the page header. The training runs of the runs `against` are
-    drawn together with its own. Raises `FatalError` when `folder` holds anything but a report of this store, or cannot
-    be written.
+    `samples` images are drawn at random with `seed`. A run that computed nothing keeps an intact report of the same
+    artifacts. `written` is the date in the page header. Charts include the training runs of the runs `against`. Raises
+    `FatalError` if `folder` contains anything but a report of this store or can't be written.
     """
     page = folder / "index.html"
     compared = [[run.name, run_stamp(run)] for run in against]
@@ -69,7 +68,7 @@ def write_report(
     if outcome is not None and not outcome.computed and stamp_of(page) == stamp and is_whole:
         return page
     require_place(view.run, folder)
-    # A page that is taken over gets a digest anew, so it must be whole.
+    # A reused page gets a new digest, so it must be intact.
     earlier = folder / "evaluations" if is_whole else None
     try:
         with atomic_folder(folder, replace=True) as aside:

@@ -19,12 +19,12 @@ class StepOutcome:
     step: str
     partitions: int
     cached: int | None
-    """Partitions that were cached; None when only the record of a run is available."""
+    """Cached partitions; None if only the record of a run is available."""
     rows_in: int
     rows_out: int
     rejected: int
     seconds: float
-    """Wall time in this run or, if `recorded`, the compute time of an earlier run summed over its workers."""
+    """Wall time in this run or, if `recorded`, compute time of an earlier run summed over its workers."""
     rate: float
     recorded: bool = False
     """Whether `seconds` and `rate` come from an earlier run."""
@@ -55,8 +55,8 @@ class Outcome:
 class StepSummary:
     """Totals over the manifests of one recorded step.
 
-    `seconds` is compute time summed over partitions; `rate` is images per second of compute time, where a training
-    counts the images that it saw over all epochs.
+    `seconds` is compute time summed over partitions; `rate` is images per second of it. For training, it counts
+    images in every epoch.
     """
 
     step: str
@@ -72,7 +72,7 @@ class StepSummary:
     """Measurements of the stage: integers are summed over partitions, floats averaged, others kept if all agree."""
     hosts: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """The settings that the artifacts were computed with, whatever a later recipe says; those that partitions agree on."""
+    """The settings that the artifacts were computed with and that all partitions share, whatever later recipes say."""
 
     @classmethod
     def of(cls, step: str, artifacts: Iterable[Artifact]) -> StepSummary:
@@ -118,7 +118,7 @@ class StepSummary:
 
 
 def summaries(run: Run) -> list[StepSummary]:
-    """All recorded steps of a run, in the order of the chain. Steps whose artifacts are gone have no partitions."""
+    """All recorded steps of a run, in DAG order. Steps whose artifacts are missing have no partitions."""
     return [StepSummary.of(step, run.artifacts(step).values()) for step in sorted(run.steps(), key=chain_order)]
 
 
@@ -136,7 +136,7 @@ def stage_rows(steps: Sequence[StepSummary], outcome: Outcome | None) -> list[St
 
 
 def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The settings that have the same value in all artifacts."""
+    """The settings with the same value in all artifacts."""
     first = settings[0] if settings else {}
     return {name: value for name, value in first.items() if all(other.get(name) == value for other in settings)}
 
@@ -155,28 +155,28 @@ def _facts(facts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 ESTIMATE = "estimate"
-"""Name of the note in which a run keeps the estimate that was made for it."""
+"""Name of the note that keeps a run's estimate."""
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a step cost. Images are those that it processed; a training run counts an image once for each time that it sees it."""
+    """The cost of a step per processed image. A training run counts an image each time it sees it."""
 
     step: str
     images: int
     seconds_per_image: float
     """Compute time, summed over workers."""
     bytes_per_image: float | None
-    """Size of the artifacts; None for a step over whole datasets, whose size does not follow from the images."""
+    """Size of the artifacts; None for a step over whole datasets, whose size does not depend on the images."""
     hosts: tuple[str, ...]
     devices: tuple[str, ...]
-    """Devices of training runs, as their manifests tell; other stages tell none."""
+    """Devices of training runs, from their manifests; empty for other stages."""
     settings: Mapping[str, Any]
     """The row settings of its first artifact."""
 
     @classmethod
     def of(cls, step: str, artifacts: Iterable[Artifact]) -> StepCost | None:
-        """The cost of a step; None where no image was processed."""
+        """The cost of a step; None if it processed no image."""
         manifests = [artifact.manifest for artifact in artifacts]
         seen = sum(manifest.facts.get("images_seen", manifest.counts.rows_in) for manifest in manifests)
         rows = sum(manifest.counts.rows_in for manifest in manifests)
@@ -195,31 +195,31 @@ class StepCost:
 
 
 def step_costs(run: Run) -> dict[str, StepCost]:
-    """Step → cost, in the order of the chain, for the steps of a run that processed images."""
+    """Step → cost, in DAG order, for the steps that processed images."""
     costs = {step: StepCost.of(step, run.artifacts(step).values()) for step in sorted(run.steps(), key=chain_order)}
     return {step: cost for step, cost in costs.items() if cost is not None}
 
 
 @dataclass(frozen=True)
 class ScoredEstimate:
-    """The estimate of one step beside what the step took."""
+    """The estimate of one step, compared with what it took."""
 
     step: str
     images: int
-    """Images that the estimate was made for."""
+    """Number of images in the estimate."""
     estimated: float
     """Seconds per image."""
     actual: float | None
-    """Seconds per image over all partitions that the run has; None before it has any."""
+    """Seconds per image over the finished partitions; None before there are any."""
 
     @property
     def ratio(self) -> float | None:
-        """Actual by estimated; None before the step is done."""
+        """Actual divided by estimated seconds; None before the step is done."""
         return self.actual / self.estimated if self.actual is not None and self.estimated else None
 
 
 def scored_estimate(run: Run) -> list[ScoredEstimate]:
-    """The steps of the estimate that was noted with a run; none where none was made."""
+    """The steps of the estimate noted with a run; empty without one."""
     rows = [row for row in run.read_document(ESTIMATE).get("steps", []) if row["seconds"] is not None and row["images"]]
     if not rows:
         return []

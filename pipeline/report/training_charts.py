@@ -12,14 +12,14 @@ from storage.runs import Run
 
 _STAGES = {"train_tagger": "Tagger", "pretrain": "Pre-training"}
 _MAIN = ("loss", "gradient_norm", "lr", "images_per_second", "data_wait", "mfu")
-"""Metrics that are shown at once; the others are folded away."""
+"""Metrics that are always visible; the others are folded."""
 _WORDS = {
     "lr": "learning rate",
     "lr_backbone": "learning rate of the backbone",
     "lr_text": "learning rate of the text encoder",
     "images_per_second": "images per second",
-    "data_wait": "share of the time spent waiting for data",
-    "padding": "share of the pixels that is padding",
+    "data_wait": "share of time waiting for data",
+    "padding": "share of pixels that are padding",
     "memory_gib": "memory in GiB",
     "mfu": "model FLOPs utilisation",
 }
@@ -32,7 +32,7 @@ class Curves:
 
     title: str
     legend: tuple[tuple[str, str, int], ...]
-    """CSS classes, run and variant, and number of training runs (seeds), of each kind of line."""
+    """CSS classes, run and variant, and number of training runs (seeds) of each kind of line."""
     main: tuple[Chart, ...]
     others: tuple[Chart, ...]
 
@@ -43,13 +43,13 @@ class LossFigure:
 
     title: str
     total: Chart | None
-    """The whole loss, with a line for each training run."""
+    """The total loss, with one line per training run."""
     variants: tuple[tuple[str, str, int], ...]
-    """CSS class, variant ("" for a tagger), and number of training runs (seeds), of each kind of line in `total`."""
+    """CSS class, variant ("" for a tagger), and number of training runs (seeds) of each kind of line in `total`."""
     terms: tuple[tuple[str, Chart], ...]
-    """Variant and its terms of the loss, with a line for each name and seed. All have the same axes."""
+    """Variant and its loss terms, with one line per name and seed. All have the same axes."""
     names: tuple[tuple[str, str], ...]
-    """CSS classes and name of each term."""
+    """CSS classes and name of each loss term."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +59,23 @@ class _Training:
     stage: str
     run: str
     variant: str
-    """"" for a tagger"""
+    """"" for a tagger."""
     seed: str
     metrics: dict[str, Series]
 
     @property
     def name(self) -> str:
-        """Run and variant, which all seeds share."""
+        """Run and variant, shared by all seeds."""
         return f"{self.run}, {self.variant}" if self.variant else self.run
 
     def line(self, metric: str, words: Sequence[str], style: str) -> tuple[Line, Series]:
-        """The line of a metric, without points. `words`: what its label says before the seed."""
+        """The line of a metric, without points. `words`: the label's text before the seed."""
         label = " ".join(filter(None, (*words, f"(seed {self.seed})" if self.seed else "")))
         return Line(label, style, "", float(self.metrics[metric].values[-1])), self.metrics[metric]
 
 
 def training_curves(runs: Sequence[Run]) -> list[Curves]:
-    """Returns the curves of all training runs of the runs, by kind of training. A run without any adds no line."""
+    """Returns the curves of all training runs of these runs, by kind of training."""
     trainings = [training for run in runs for training in _trainings(run)]
     return [
         _curves(title, of_stage)
@@ -95,7 +95,7 @@ def loss_figures(run: Run) -> list[LossFigure]:
 
 
 def has_training(run: Run) -> bool:
-    """Whether a run has recorded the metrics of a training run."""
+    """Whether a run has recorded metrics of a training run."""
     return next(_trainings(run), None) is not None
 
 

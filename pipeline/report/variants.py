@@ -68,7 +68,7 @@ def variant_scores(run: Run) -> tuple[VariantScores, ...]:
 
 
 def share_of_gain(variants: Sequence[VariantScores], score: str = ZERO_SHOT) -> float | None:
-    """(pseudo - none) / (given - none) of the mean scores; None unless all variants have the score and given beats none."""
+    """(pseudo - none) / (given - none) of mean scores; None unless all three have the score and given beats none."""
     means = {variant.variant: variant.scores[score].mean for variant in variants if score in variant.scores}
     if not {"none", "pseudo", "given"} <= means.keys() or means["given"] <= means["none"]:
         return None
@@ -76,7 +76,7 @@ def share_of_gain(variants: Sequence[VariantScores], score: str = ZERO_SHOT) -> 
 
 
 def score_names(variants: Sequence[VariantScores]) -> list[str]:
-    """Names of all scores that any variant has, headline scores first."""
+    """All score names of any variant, headline scores first."""
     names = {name for variant in variants for name in variant.scores}
     first = [name for name in (ZERO_SHOT, DETECTION) if name in names]
     return first + sorted(names.difference(first))
@@ -88,7 +88,7 @@ def score_name(name: str) -> str:
 
 
 def score_text(score: Spread | None) -> str:
-    """Formats a score: shares with three digits and their deviation, counts as whole numbers."""
+    """Formats a score: shares and their deviation with three digits, counts as whole numbers."""
     if score is None:
         return "–"
     if all(value > 1 and value.is_integer() for value in score.values):

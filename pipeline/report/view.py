@@ -12,7 +12,7 @@ from pipeline.labels.kept_labels import ChoiceSettings
 from storage.runs import Run
 
 REPORTS = "reports"
-"""Folder of reports in a store, where the recipe names no other."""
+"""Folder of reports in a store, unless the recipe names another."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RunView:
 
     run: Run
     label_sets: tuple[str, ...]
-    """Datasets that were captioned and tagged."""
+    """Captioned and tagged datasets."""
     choice: ChoiceSettings
     """Which labels the shards keep."""
     captioning: CaptionSettings

@@ -21,27 +21,27 @@ _NAME = re.compile(r"(https?://)?([a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """How one server is reached: by a link, for `reviewer`; or by any name and the password, where there is one.
+    """How reviewers reach one server: by a link, as `reviewer`; or, where there is a password, under any name.
 
     Raises `FatalError` for an invalid name and for a password of fewer than 8 characters.
     """
 
     names: Sequence[str]
-    """Names by which browsers reach the server: `gpu7.lab:8765`, or `https://review.example.org` of a proxy with TLS."""
+    """Names by which browsers reach the server: `gpu7.lab:8765`, or `https://review.example.org` behind a TLS proxy."""
     secret: str = field(repr=False)
-    """Signs sessions and makes the path. Sessions last as long as it and the password stay the same."""
+    """Signs sessions and derives the path. Sessions stay valid as long as it and the password stay the same."""
     reviewer: str = ""
     password: str | None = field(default=None, repr=False)
     read_only: bool = False
     wrong_password_seconds: float = 1.0
-    """How long a wrong password holds up all further attempts to sign in."""
+    """How long a wrong password delays all further sign-in attempts."""
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
-    """The link's. It is another one each time that the server starts."""
+    """The token in the link; a new one each time the server starts."""
 
     def __post_init__(self) -> None:
         for name in self.names:
             if not _NAME.fullmatch(name):
-                raise FatalError(f"--name {name!r}: no name of a host; write name, name:port or https://name")
+                raise FatalError(f"--name {name!r}: not a host name; write name, name:port or https://name")
         if self.password is None:
             object.__setattr__(self, "reviewer", require_reviewer(self.reviewer))
         elif len(self.password) < SHORTEST_PASSWORD:
@@ -57,7 +57,7 @@ class Access:
 
     @property
     def url(self) -> str:
-        """The address to open; with the token, where there is no password."""
+        """The address to open; it contains the token if there is no password."""
         name = self.names[0].rstrip("/")
         page = f"{name if '://' in name else f'http://{name}'}{self.path}/"
         return page if self.password is not None else f"{page}login?token={self.token}"
@@ -76,7 +76,7 @@ class Access:
 
     @property
     def hosts(self) -> list[str]:
-        """The names without schemes and ports, and those of this machine, from which ports are forwarded to others."""
+        """Hosts that requests may name: `names` without scheme and port, and loopback names for forwarded ports."""
         return [
             "127.0.0.1",
             "localhost",
@@ -86,7 +86,7 @@ class Access:
 
     @property
     def session_key(self) -> str:
-        """The key that signs sessions. They end with the password under which they began."""
+        """The key that signs sessions. A new password ends all of them."""
         return self._derived(f"sessions {self.password}")
 
     def _derived(self, use: str) -> str:
@@ -94,7 +94,7 @@ class Access:
 
 
 def kept_secret(file: Path) -> str:
-    """The secret in `file`, which only its owner may read; made where there is none. Raises `FatalError` where it can't be."""
+    """The secret in `file`, readable only by its owner; created if missing. Raises `FatalError` if that fails."""
     try:
         if file.exists() and len(secret := file.read_text()) == 64:
             return secret
@@ -104,11 +104,11 @@ def kept_secret(file: Path) -> str:
             made.write(secret)
         return secret
     except (OSError, UnicodeDecodeError) as error:
-        raise FatalError(f"{file}: the secret of the review page can't be kept ({error})") from error
+        raise FatalError(f"{file}: the secret of the review page can't be read or written ({error})") from error
 
 
 def read_password(environment: Mapping[str, str], file: Path | None) -> str | None:
-    """The password of `file` (its first line) if one is named, else of RLIP_REVIEW_PASSWORD, else None.
+    """The password: the first line of `file` if one is named, else RLIP_REVIEW_PASSWORD, else None.
 
     Raises `FatalError` if the file can't be read.
     """

@@ -25,7 +25,7 @@ from pipeline.review.reviews import Reviews
 
 @dataclass(frozen=True)
 class _Population:
-    """The labels that an audit looks at, in the order of their numbers."""
+    """The labels in an audit, in the order of their numbers."""
 
     relations: np.ndarray[tuple[int], np.dtype[np.int64]]
     strata: AuditStrata
@@ -33,7 +33,7 @@ class _Population:
 
 
 class Audit:
-    """The audit of an index. Its order lies in the index's table `audit`, which searches can follow."""
+    """The audit of an index. The index's table `audit` holds its order, which searches can follow."""
 
     def __init__(self, index: ReviewIndex, reviews: Reviews) -> None:
         self._index = index
@@ -42,13 +42,13 @@ class Audit:
         self._population = _draw(index)
 
     def refresh(self) -> None:
-        """Draw anew, since the labels have changed. Labels that were made again keep their place."""
+        """Draw again after labels changed. Labels that were computed again keep their place."""
         population = _draw(self._index)
         with self._lock:
             self._population = population
 
     def precision(self) -> AuditPrecision:
-        """The precision of the kept labels by the verdicts so far, with its 95 % interval."""
+        """Precision of the kept labels according to the verdicts so far, with its 95 % interval."""
         with self._lock:
             population = self._population
         outcomes = np.full(len(population.relations), UNJUDGED, np.int8)

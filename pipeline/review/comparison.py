@@ -1,4 +1,4 @@
-"""Which labels of a run another run has, too: by image, boxes and predicate."""
+"""Compares the labels of two runs by image, boxes and predicate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ENDS = [f"{end}_{side}" for end in ("subject", "object") for side in "xywh"]
 
 
 class Comparison:
-    """The labels that an index and another run have in common, in the index's table `against`; empty without another run."""
+    """The labels that an index shares with another run, in the index's table `against`; empty without another run."""
 
     def __init__(self, index: ReviewIndex, other: RunView | None) -> None:
         self._index = index
@@ -33,7 +33,7 @@ class Comparison:
         self.refresh()
 
     def refresh(self) -> None:
-        """Compare anew. Partitions are compared one by one, so memory holds the labels of one."""
+        """Compare again, one partition at a time, so that memory holds the labels of only one."""
         if self.other is None:
             return
         with self._index.cursor() as cursor:
@@ -56,17 +56,18 @@ class Comparison:
         self._generation += 1
 
     def summary(self) -> dict[str, Any] | None:
-        """Counts of labels in both runs and kept in both, in this one only, in the other only; None without another run."""
+        """Label counts: in both runs, kept in both, kept in this or the other only. None without another run."""
         if self.other is None:
             return None
         found = self._count(
-            "SELECT count(*) FILTER (a.relation IS NOT NULL) AS both, count(*) FILTER (r.kept AND a.kept) AS kept_in_both, "
+            "SELECT count(*) FILTER (a.relation IS NOT NULL) AS both, "
+            "count(*) FILTER (r.kept AND a.kept) AS kept_in_both, "
             f"{_KEPT_HERE} AS kept_here, {_KEPT_THERE} AS kept_there {_BOTH}"
         )
         return {"other": self.other.run.name, **found[0]}
 
     def differences(self) -> list[dict[str, Any]]:
-        """The canonical predicates that differ most: how many labels only one of the runs keeps, the greatest sum first."""
+        """Canonical predicates by how many labels only one of the runs keeps, largest number first."""
         if self.other is None:
             return []
         return self._count(
@@ -75,7 +76,7 @@ class Comparison:
         )
 
     def _count(self, sql: str) -> list[dict[str, Any]]:
-        """The rows of a query over all labels, which is asked again only when these have changed."""
+        """The rows of a query over all labels. It is repeated only after the labels have changed."""
         generation = self._index.generation, self._generation
         held = self._counted.get(sql)
         if held is None or held[0] != generation:
@@ -84,7 +85,7 @@ class Comparison:
 
 
 def _with_images(relations: pa.Table, images: pa.Table) -> pa.Table:
-    """The labels with their images' dataset and id."""
+    """The labels with the dataset and id of their images."""
     rows = np.asarray(relations["image"])
     described = images.select(["dataset", "image_id"]).take(pa.array(rows))
     return relations.append_column("dataset", described["dataset"]).append_column("image_id", described["image_id"])

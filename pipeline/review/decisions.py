@@ -1,4 +1,4 @@
-"""Verdicts as the page sends them, and what it is told in return."""
+"""The verdicts that the page sends, and the server's answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.review.review_state import ReviewState
 from pipeline.review.reviews import verdict_on
 
 _AT_ONCE = 200
-"""Verdicts that one request may bring."""
+"""Maximum number of verdicts per request."""
 _BIG = 2**62
 
 
@@ -34,7 +34,7 @@ class Decision(BaseModel):
 
 
 class Decisions(BaseModel):
-    """Verdicts that are given at once."""
+    """Verdicts that one request records together."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,7 +42,7 @@ class Decisions(BaseModel):
 
 
 class State(BaseModel):
-    """What stands on a label: the reviewer's own verdict ("" for none), and those of others as (name, kind)."""
+    """The verdicts on a label: the reviewer's own ("" for none), and those of others as (name, kind)."""
 
     label: int
     kind: str
@@ -51,7 +51,7 @@ class State(BaseModel):
 
 
 class Decided(BaseModel):
-    """The state of each label after its verdict, which is on disk, and the reviewer's pace: verdicts and their median seconds."""
+    """Each label's state after its verdict reached the disk, and the reviewer's pace: verdicts and median seconds."""
 
     states: list[State]
     verdicts: int
@@ -59,18 +59,18 @@ class Decided(BaseModel):
 
 
 def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
-    """Record verdicts, all or none. One that stands already is not recorded again, since the page may have to ask twice.
+    """Record all verdicts or none. A verdict that already stands is not recorded again, so the page may retry.
 
-    Raises ValueError for a label that is gone or imported, and for a correction that changes nothing.
+    Raises ValueError for a label that no longer exists or is imported, and for a correction that changes nothing.
     """
     numbers = [one.label for one in decisions.decisions]
     labels = {label.number: label for label in labels_of(state.index, numbers)}
     gone = [number for number in numbers if number not in labels]
     if gone:
-        raise ValueError(f"label {gone[0]} is gone: the run was made anew; load the page again")
+        raise ValueError(f"label {gone[0]} no longer exists: the run has been computed again; reload the page")
     if any(not label.digest for label in labels.values()):
         raise ValueError(
-            "a verdict names its image by a digest, and imported images have none; judge a run of a recipe"
+            "a verdict identifies its image by a digest, which imported images lack; judge the run of a recipe"
         )
     standing = state.reviews.of(list(labels.values()))
     new = []
@@ -90,7 +90,7 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
 
 
 def _stands(verdict: Verdict, last: Verdict | None) -> bool:
-    """Whether a verdict says what stands already."""
+    """Whether a verdict equals the one that already stands."""
     if last is None:
         return verdict.kind == "undo"
     return (verdict.kind, verdict.corrected) == (last.kind, last.corrected)

@@ -1,4 +1,4 @@
-"""Lays out the overview's diagrams as plain geometry; the template draws them with attributes, classes and escaped text."""
+"""Lays out the overview's diagrams as plain geometry, which the template draws with attributes, classes and text."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pipeline.report.charts import Axes, Tick
 from pipeline.review.run_progress import StepProgress
 
 AXES = Axes(width=420, height=210, left=52, right=10, top=22, bottom=36)
-"""Those of a diagram, which templates/diagrams.html draws."""
+"""Size and margins of a diagram, in the units of its viewBox (templates/diagrams.html)."""
 _NODE = 152, 48
 _GAP = 18, 34
-"""Between the nodes of a layer, and between layers."""
+"""Gaps between the nodes of a layer, and between layers."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a histogram: outer and inner rectangle (x, y, width, height), what it says, and where it leads."""
+    """A column of a histogram: outer and inner rectangle (x, y, width, height), tooltip and link target."""
 
     outer: tuple[float, float, float, float]
     inner: tuple[float, float, float, float]
@@ -28,7 +28,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Histogram:
-    """A histogram with a logarithmic axis: columns, and within each a part that is told apart."""
+    """A histogram with a logarithmic y axis. Each column highlights a part of its count."""
 
     columns: tuple[Column, ...]
     x_ticks: tuple[Tick, ...]
@@ -37,7 +37,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot: the `x,y` pairs of a line, and its points with what each says."""
+    """A line as `x,y` pairs, and its points as (x, y, tooltip)."""
 
     line: str
     points: tuple[tuple[float, float, str], ...]
@@ -47,7 +47,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Node:
-    """A step in the graph: its corner, and its progress."""
+    """A step in the graph: its upper left corner and its progress."""
 
     x: float
     y: float
@@ -56,9 +56,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """The steps from top to bottom, and an arrow (an SVG path) from each to those that need it.
+    """The steps from top to bottom, and an arrow (an SVG path) from each step to those that need it.
 
-    What a step needs by way of another that it needs has no arrow of its own.
+    Transitive needs have no arrow.
     """
 
     width: float
@@ -76,9 +76,9 @@ def histogram(
     addresses: Sequence[str],
     ticks: Sequence[tuple[float, str]],
 ) -> Histogram:
-    """Columns of equal width whose heights are logarithms of counts; `inner` counts a part of `outer`.
+    """Columns of equal width, as high as the logarithms of the counts; `inner` counts a part of `outer`.
 
-    `ticks`: place on the x axis in columns, and label.
+    `ticks`: (position on the x axis, in columns; label).
     """
     number = max(len(outer), 1)
     power = max(1, math.ceil(math.log10(max([*outer, 1]) + 1)))
@@ -100,7 +100,7 @@ def histogram(
 
 
 def shares(points: Sequence[tuple[float, float, str]]) -> Plot:
-    """A plot of points whose coordinates are both shares of 1: x, y, and what the point says."""
+    """A plot of points (x, y, tooltip) with coordinates from 0 to 1."""
     placed = tuple((AXES.x(x), AXES.y(y), title) for x, y, title in points)
     ticks = [place / 5 for place in range(6)]
     return Plot(
@@ -112,7 +112,7 @@ def shares(points: Sequence[tuple[float, float, str]]) -> Plot:
 
 
 def long_tail(counts: Sequence[int]) -> Plot:
-    """Counts in falling order against their rank, both logarithmic. Counts of 0 are left out."""
+    """Counts in descending order against their rank, both logarithmic. Zeros are omitted."""
     found = [count for count in counts if count]
     powers = [max(1, math.ceil(math.log10(max(value, 2)))) for value in (len(found), max(found, default=1))]
     spaced = {round(10 ** (step / 40)) for step in range(40 * powers[0])} | {len(found)}
@@ -134,7 +134,7 @@ def long_tail(counts: Sequence[int]) -> Plot:
 
 
 def graph(steps: Sequence[StepProgress]) -> Graph:
-    """Steps in layers: each is one below the lowest of those that it needs."""
+    """Lays the steps out in layers: each step is one layer below the lowest step that it needs."""
     depth: dict[str, int] = {}
     for step in steps:
         depth[step.step] = 1 + max((depth.get(name, -1) for name in step.needs), default=-1)
@@ -165,7 +165,7 @@ def _arrow(upper: Node, lower: Node) -> str:
     x0, y0 = upper.x + _NODE[0] / 2, upper.y + _NODE[1]
     x1, y1 = lower.x + _NODE[0] / 2, lower.y - 3
     if lower.y - upper.y > _NODE[1] + _GAP[1] and abs(x0 - x1) < _NODE[0]:
-        # Around the nodes that lie between, on their right.
+        # Go around the nodes in between, on their right.
         x0, x1 = x0 + 0.4 * _NODE[0], x1 + 0.4 * _NODE[0]
         aside = max(x0, x1) + 0.1 * _NODE[0] + 0.55 * _GAP[0]
         out = f"C{x0:.0f},{y0 + 22:.0f} {aside:.0f},{y0 + 8:.0f} {aside:.0f},{y0 + 34:.0f}"
@@ -176,6 +176,6 @@ def _arrow(upper: Node, lower: Node) -> str:
 
 
 def _power(exponent: int) -> str:
-    """A power of ten, short enough for an axis."""
+    """A power of ten, abbreviated for an axis."""
     millions, rest = divmod(exponent, 6)
     return f"{10**rest if rest < 4 else 10 ** (rest - 3)}{'k' if rest > 3 else ''}{'M' * millions}"

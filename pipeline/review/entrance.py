@@ -1,7 +1,7 @@
-"""The way in to the review page: sessions, the sign-in form, and what every request and response must have.
+"""Access to the review page: sessions, the sign-in form, and the checks of every request and response.
 
-The page lives under a path that nobody can guess, and its cookie is sent to that path alone: browsers share the cookies of
-a host among all of its ports, so another server of this machine would get them otherwise.
+The page has an unguessable path, and its cookie is limited to that path, because browsers send a host's cookies to all
+of its ports and thus to other servers on this machine.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from storage.errors import FatalError
 
 SESSION_SECONDS = 12 * 3600
 MAX_BODY = 64 * 1024
-"""Bytes. The largest request that the page sends, 200 verdicts, has about half."""
+"""Bytes. The largest request that the page sends, 200 verdicts, takes about half of it."""
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    # Other sites don't learn the path. Forms need an Origin, which "no-referrer" would take from them.
+    # Other sites must not learn the path. Forms need an Origin, which "no-referrer" would remove.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -51,7 +51,7 @@ _TEMPLATES = Environment(loader=FileSystemLoader(_HERE / "templates"), autoescap
 
 
 def protected(pages: APIRouter, access: Access) -> Starlette:
-    """The application to serve: `pages` for reviewers, static files and the way in for anyone, under the path of `access`."""
+    """The application to serve, under the path of `access`: `pages` for reviewers; sign-in and static files for all."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(require_same_origin)])
     for kind in (HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _refuse)
@@ -73,13 +73,13 @@ def server_settings(app: ASGIApp, address: str, port: int) -> uvicorn.Config:
         app,
         host=address,
         port=port,
-        # The parser that limits how much a request's head may take.
+        # This parser limits the size of a request's head.
         http="h11",
         ws="none",
         limit_concurrency=256,
         proxy_headers=False,
         server_header=False,
-        # The access log would keep the token of the link.
+        # The access log would record the link's token.
         access_log=False,
         log_level="warning",
         timeout_graceful_shutdown=5,
@@ -92,9 +92,9 @@ def reviewer_of(request: Request) -> str:
 
 
 def require_same_origin(request: Request) -> None:
-    """Refuse (403) a write that a page of another site sent, or one of another port of this host.
+    """Refuse (403) a write from a page of another site or of another port of this host.
 
-    Browsers send one of the two headers with every write. A client that sends neither is no browser.
+    Browsers send at least one of the two headers with every write. A client that sends neither is not a browser.
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     is_own = (
@@ -107,14 +107,14 @@ def require_same_origin(request: Request) -> None:
 
 
 class Entrance:
-    """How a browser gets a session, and what needs one."""
+    """Starts sessions, and refuses requests that need one and have none."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
         self._checking = asyncio.Lock()
 
     def routes(self) -> APIRouter:
-        """`login` with the link's token; or, where there is a password, `login` with a form, and `logout`."""
+        """`login` with the link's token; with a password, `login` with a form, and `logout`."""
         routes = APIRouter()
         if self._access.password is None:
             routes.add_api_route("/login", self._open_link)
@@ -125,7 +125,7 @@ class Entrance:
         return routes
 
     def require_session(self, request: Request) -> None:
-        """Refuse a request without a session (401; a browser that opens a page is led to the form) and forbidden writes."""
+        """Refuse forbidden writes, and requests without a session (401; a browser that opens a page gets the form)."""
         if "reviewer" not in request.session:
             if self._access.password is None:
                 raise HTTPException(401, "Open the link that rlip review printed when it started.")
@@ -139,7 +139,7 @@ class Entrance:
 
     async def _open_link(self, request: Request, token: str = "") -> Response:
         if not hmac.compare_digest(token.encode(), self._access.token.encode()):
-            raise HTTPException(401, "The link is of another server or an earlier one. Open the one printed last.")
+            raise HTTPException(401, "This link belongs to another or an earlier server. Open the one printed last.")
         return self._enter(request, self._access.reviewer)
 
     async def _show_form(self, request: Request, next: str = "") -> Response:
@@ -151,15 +151,15 @@ class Entrance:
         try:
             reviewer = require_reviewer(reviewer)
         except FatalError as error:
-            fault = f"No such name: {error}."
+            fault = f"Invalid name: {error}."
             return _page("login.html", request, 422, target=target, reviewer=reviewer, fault=fault)
-        # One attempt at a time: guesses that are sent together wait for each other.
+        # One attempt at a time: concurrent guesses wait for each other.
         async with self._checking:
             if not hmac.compare_digest(_encoded(form.get("password", "")), _encoded(self._access.password or "")):
                 address = request.client.host if request.client else ""
                 log.warning("wrong password for the review page", extra={"fields": {"address": address}})
                 await asyncio.sleep(self._access.wrong_password_seconds)
-                fault = "That is not the password."
+                fault = "Wrong password."
                 return _page("login.html", request, 401, target=target, reviewer=reviewer, fault=fault)
         return self._enter(request, reviewer, target)
 
@@ -173,7 +173,7 @@ class Entrance:
 
 
 class _Guarded:
-    """Adds the security headers to every response, and refuses (413) requests with a larger body than the page sends."""
+    """Adds the security headers to every response, and refuses (413) requests that exceed `MAX_BODY`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -200,7 +200,7 @@ class _Guarded:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """An error as a small page for browsers and as JSON for scripts, without what was sent and without a traceback."""
+    """Shows an error as a small page to browsers and as JSON to scripts, without request contents or a traceback."""
     status, reason, headers = 500, "The server failed. Its log says why.", None
     if isinstance(error, RequestValidationError):
         status, reason = 422, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
@@ -225,5 +225,5 @@ def _wants_page(request: Request) -> bool:
 
 
 def _encoded(password: str) -> bytes:
-    # Keyboards differ in how they compose accents.
+    # Keyboards differ in how they encode accents.
     return unicodedata.normalize("NFC", password).encode(errors="surrogateescape")

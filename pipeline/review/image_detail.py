@@ -1,4 +1,4 @@
-"""Everything that a run knows about one image, for the image view: boxes, captions, triplets, labels, losses."""
+"""Everything that a run knows about one image, for the image view: boxes, captions, triplets, labels and losses."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ ROLES = ("subject", "predicate", "object")
 
 
 class Piece(NamedTuple):
-    """A stretch of a caption. `marks`: (triplet, role) of each triplet that it is a word of; most pieces have none or one."""
+    """A stretch of a caption. `marks`: (triplet, role) of each triplet with a word here; usually none or one."""
 
     text: str
     marks: tuple[tuple[int, str], ...]
 
 
 def pieces(text: str, triplets: Mapping[int, Mapping[str, Any]]) -> list[Piece]:
-    """Cuts a caption. `triplets`: number → row of table `triplets`, of this caption only.
+    """Splits a caption into pieces. `triplets`: number → row of table `triplets`, of this caption only.
 
-    Offsets that do not fit the text, as those of another caption would, mark nothing.
+    Offsets that do not fit the text, such as those of another caption, mark nothing.
     """
     spans = [
         (row[f"{role}_start"], row[f"{role}_end"], number, role)
@@ -53,7 +53,7 @@ _PARTITIONS = 12
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption with its words marked."""
+    """A caption whose words are marked."""
 
     text: str
     pieces: Sequence[Piece]
@@ -63,7 +63,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class Triplet:
-    """Words of a caption. `lost`: why it led to no candidate, with the word that it is about; None for one that did."""
+    """Words of a caption. `lost`: why it led to no candidate, and the word responsible; None if it led to one."""
 
     number: int
     caption: int
@@ -76,7 +76,7 @@ class Triplet:
 
 @dataclass(frozen=True)
 class Unscored:
-    """A candidate pair without a recorded score: it lies below the floor, or was never scored."""
+    """A candidate pair without a recorded score: below the recording floor, or never scored."""
 
     subject: int
     predicate: str
@@ -86,7 +86,7 @@ class Unscored:
 
 @dataclass(frozen=True)
 class ImageDetail:
-    """One image of a run. `boxes`: rows of the image's boxes. `given`: relations of the dataset, by indices of boxes."""
+    """One image of a run. `boxes`: rows of its boxes. `given`: ground-truth relations, by indices of boxes."""
 
     number: int
     dataset: str
@@ -101,14 +101,14 @@ class ImageDetail:
     labels: Sequence[Label]
     """Best first."""
     triplet_of: Mapping[int, int]
-    """Number of a label → triplet that proposed it."""
+    """Number of a label → number of the triplet that proposed it."""
     unscored: Sequence[Unscored]
     given: Sequence[tuple[int, str, int]]
     quarantined: Sequence[Mapping[str, Any]]
 
 
 class ImageDetails:
-    """Looks images up in the tables of their partitions. Safe for use by several threads."""
+    """Finds images in the tables of their partitions. Thread-safe."""
 
     def __init__(self, index: ReviewIndex) -> None:
         self._index = index
@@ -116,7 +116,7 @@ class ImageDetails:
         self._lock = threading.Lock()
 
     def find(self, number: int) -> ImageDetail | None:
-        """The image with this number in the index; None when there is none."""
+        """The image with this number in the index; None if there is none."""
         rows = self._index.rows_at("images", "*", "image", [number])
         if not rows:
             return None
@@ -154,9 +154,9 @@ class ImageDetails:
         )
 
     def kept(self, number: int, choice: ChoiceSettings) -> dict[int, str | None]:
-        """Number of each label of an image → why another choice would not keep it; None for one that it would keep.
+        """Number of each label of an image → why `choice` would not keep it; None if it would.
 
-        Raises `FatalError` when the labels lack a value that the choice requires.
+        Raises `FatalError` if the labels lack a value that the choice requires.
         """
         part = number >> PART_BITS
         labels = labels_of_image(self._index, number)

@@ -1,4 +1,4 @@
-"""What an index says of all labels at once: counted by the database, and kept until the index changes."""
+"""Counts over all labels of an index, made by the database and cached until the index changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.review.partition_rows import tally_of
 from pipeline.review.score_audit import BinnedLabels, ScoreAudit
 
 MOST_AN_IMAGE = 20
-"""Images with this many kept labels or more are counted together."""
+"""Images with at least this many kept labels are counted together."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class PredicateFacts:
     scored: int
     kept: int
     given: int
-    """How often the datasets give it."""
+    """Number of ground-truth relations with it."""
     precision: float | None
-    """Share of the kept labels that the dataset gives, where it gives any for their image."""
+    """Share of the kept labels that are in the ground truth, on images that have any."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,18 @@ class LabelFacts:
 
     funnel: LabelFunnel
     predicates: tuple[PredicateFacts, ...]
-    """Those with the most kept labels first."""
+    """In descending order of kept labels."""
     scores: BinnedLabels
     audits: tuple[ScoreAudit, ...]
-    """One for each dataset that gives relations."""
+    """One for each dataset with ground-truth relations."""
     density: tuple[int, ...]
-    """Images by their number of kept labels, from 0 to `MOST_AN_IMAGE`."""
+    """Number of images with 0, 1, ..., `MOST_AN_IMAGE` kept labels."""
     quarantined: frozenset[str]
-    """The reasons for which stages rejected rows."""
+    """The reasons why stages rejected rows."""
 
 
 class LabelFactsCache:
-    """The facts of an index. Whoever asks after a change counts anew; the others wait for it."""
+    """The facts of an index. The first caller after a change counts again while the others wait."""
 
     def __init__(self, index: ReviewIndex) -> None:
         self._index = index
@@ -52,7 +52,7 @@ class LabelFactsCache:
         self._held: tuple[int, LabelFacts] | None = None
 
     def facts(self) -> LabelFacts:
-        """The facts of the index as it is."""
+        """The facts of the index's present state."""
         with self._lock:
             generation = self._index.generation
             if self._held is None or self._held[0] != generation:
@@ -96,7 +96,8 @@ def _audits(index: ReviewIndex) -> tuple[ScoreAudit, ...]:
         "WHERE level LIKE 'audited %' GROUP BY ALL"
     )
     binned = index.rows(
-        f"SELECT {_DATASET}, measure, {_BINNED} FROM scores JOIN parts USING (part) WHERE correct IS NOT NULL GROUP BY ALL"
+        f"SELECT {_DATASET}, measure, {_BINNED} FROM scores JOIN parts USING (part) "
+        "WHERE correct IS NOT NULL GROUP BY ALL"
     )
     found = []
     for dataset in sorted({row["dataset"] for row in counted}):

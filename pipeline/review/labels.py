@@ -1,4 +1,4 @@
-"""The labels that the page shows, as rows of the index hold them."""
+"""The labels that the page shows, read from the index."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from pipeline.labels.verdicts import Box4, JudgedRelation, box4
 from pipeline.review.index import ReviewIndex
 
 _LABEL = (
-    "relation, image, place, subject, object, subject_category, predicate, object_category, subject_x, subject_y, subject_w, "
-    "subject_h, object_x, object_y, object_w, object_h, score, probability, proposed, kept, reason, correct"
+    "relation, image, place, subject, object, subject_category, predicate, object_category, "
+    "subject_x, subject_y, subject_w, subject_h, object_x, object_y, object_w, object_h, "
+    "score, probability, proposed, kept, reason, correct"
 )
 _IMAGE = "image, dataset, image_id, uri, digest, width, height"
 
 
 @dataclass(frozen=True)
 class Label:
-    """A scored label with the image that it is about."""
+    """A scored label and its image."""
 
     number: int
     """The label's number in the index."""
     image: int
     """Its image's number in the index."""
     place: int
-    """Its place among its image's labels."""
+    """Its index among the labels of its image."""
     subject: int
     object: int
     subject_category: str
@@ -49,7 +50,7 @@ class Label:
 
     @property
     def judged(self) -> JudgedRelation:
-        """What a verdict on this label is about."""
+        """The relation that a verdict on this label judges."""
         return JudgedRelation(self.digest, self.subject_box, self.object_box, self.predicate)
 
     @property
@@ -59,7 +60,7 @@ class Label:
 
     @property
     def region(self) -> tuple[int, int, int, int]:
-        """The part of the image that shows both boxes with context: x, y, width, height in pixels, 2:1 where it can be."""
+        """The part of the image around both boxes: x, y, width, height in pixels, with aspect ratio 2:1 if possible."""
         left = min(self.subject_box[0], self.object_box[0])
         top = min(self.subject_box[1], self.object_box[1])
         right = max(self.subject_box[0] + self.subject_box[2], self.object_box[0] + self.object_box[2])
@@ -73,7 +74,7 @@ class Label:
 
 
 def labels_of(index: ReviewIndex, numbers: Sequence[int]) -> list[Label]:
-    """The labels with these numbers, in this order. Numbers of labels that are gone are left out."""
+    """The labels with these numbers, in this order. Labels that no longer exist are omitted."""
     generation = index.generation
     held = index.labels.find((generation, number) for number in numbers)
     found = {number: label for (_, number), label in held.items()}
@@ -86,13 +87,13 @@ def labels_of(index: ReviewIndex, numbers: Sequence[int]) -> list[Label]:
 
 
 def labels_of_image(index: ReviewIndex, image: int) -> list[Label]:
-    """All labels of an image, the best first."""
+    """All labels of an image, best first."""
     labels = [_label(row) for row in _with_images(index, index.rows_at("relations", _LABEL, "image", [image]))]
     return sorted(labels, key=lambda label: (-label.score, label.number))
 
 
 def _with_images(index: ReviewIndex, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of labels, each with what `Label` says of its image. A join would read all images between the first and the last."""
+    """Adds the columns of `_IMAGE` to rows of labels. A join would read all images between the first and the last."""
     images = index.rows_at("images", _IMAGE, "image", sorted({row["image"] for row in rows}))
     of_image = {row["image"]: row for row in images}
     return ({**row, **of_image[row["image"]]} for row in rows if row["image"] in of_image)
@@ -105,6 +106,6 @@ def _label(row: dict[str, Any]) -> Label:
 
 
 def _span(centre: float, wanted: float, most: int) -> tuple[int, int]:
-    """Start and length of a stretch of `wanted` pixels around `centre` that lies within `most` pixels."""
+    """Start and length of a span of `wanted` pixels around `centre` that lies within `most` pixels."""
     length = max(1, min(round(wanted), most))
     return min(max(round(centre - length / 2), 0), most - length), length

@@ -1,4 +1,4 @@
-"""Searches answered page by page: each search is put in order once, and its pages stay where they are while verdicts come in."""
+"""Answers searches page by page. Each search is sorted once, and its pages stay stable while verdicts come in."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pipeline.review.search import ORDERS, Search
 Numbers = npt.NDArray[np.int64]
 
 MAX_LISTED = 1_000_000
-"""Results of one search that can be paged through."""
+"""How many results of one search can be paged through."""
 _STRETCHES = (2_000, 100_000, MAX_LISTED)
-"""Results put in order at first, and when someone pages on: the first page of a search does not wait for the last."""
+"""How many results are sorted at first, and as someone pages on: the first page does not wait for the last."""
 _SEARCHES = 24
-"""Searches held in memory."""
+"""How many searches memory holds."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A stretch of a search's results: numbers of labels or images. `total` counts all results."""
+    """A range of a search's results, as numbers of labels or images. `total` counts all results."""
 
     numbers: tuple[int, ...]
     start: int
@@ -32,7 +32,7 @@ class Page:
 
     @property
     def reachable(self) -> int:
-        """Results that can be paged to."""
+        """How many results can be paged to."""
         return min(self.total, MAX_LISTED)
 
 
@@ -44,7 +44,7 @@ class _Found:
 
 
 class Listing:
-    """The results of searches in an index. Safe for use by several threads."""
+    """The results of searches in an index. Thread-safe."""
 
     def __init__(self, index: ReviewIndex) -> None:
         self._index = index
@@ -52,13 +52,13 @@ class Listing:
         self._lock = threading.Lock()
 
     def labels(self, search: Search, start: int, size: int) -> Page:
-        """The numbers of `size` labels from `start` on, in the search's order."""
+        """The numbers of `size` labels from position `start`, in the search's order."""
         return self._page("label", search, start, size, "relation", _joined(search), ORDERS[search.order])
 
     def images(self, search: Search, start: int, size: int) -> Page:
-        """The numbers of `size` images from `start` on that have a label which the search finds.
+        """The numbers of `size` images with a matching label from position `start`, in the order of the datasets.
 
-        A search without conditions on labels finds images without labels, too. Images come in the order of the datasets.
+        A search without conditions on labels finds images without labels, too.
         """
         about_images = search.model_copy(update={"order": "score", "seed": 0})
         where, _ = search.conditions()
@@ -69,31 +69,31 @@ class Listing:
         return self._page("image", about_images, start, size, "image", source, "image")
 
     def count(self, search: Search) -> int:
-        """How many labels the search finds."""
+        """Number of labels that the search finds."""
         return self.labels(search, 0, 0).total
 
     def reviewed(self, search: Search) -> int:
-        """How many of the labels found have a verdict."""
+        """Number of these labels that have a verdict."""
         where, values = search.conditions()
         number: int = self._index.rows(f"SELECT count(*) AS n FROM live.reviewed_labels WHERE {where}", values)[0]["n"]
         return number
 
     def forget(self, search: Search) -> None:
-        """Put the results of a search in order anew when they are next asked for."""
+        """Sort the results of a search again at its next use."""
         with self._lock:
             for kind in ("label", "image"):
                 self._found.pop((kind, search, self._index.generation), None)
 
     def place(self, search: Search, relation: int) -> int | None:
-        """The place of a label among the first results of a search; None where it is not among them."""
+        """Position of a label among the first results of a search; None if it is not among them."""
         self.labels(search, 0, 1)
         at = np.flatnonzero(self._entry("label", search).numbers == relation)
         return int(at[0]) if len(at) else None
 
     def _page(self, kind: str, search: Search, start: int, size: int, column: str, source: str, order: str) -> Page:
-        """A stretch of the numbers in a column of `source`, a query, in an order. One scan counts and orders them.
+        """A range of the values of `column` in `source`, a query, in an order. One scan counts and sorts them.
 
-        Without a condition the count needs no scan, and holding all labels would take too much memory.
+        Without a condition the count needs no scan, and materializing all labels would take too much memory.
         """
         entry = self._entry(kind, search)
         with entry.lock:
@@ -114,7 +114,7 @@ class Listing:
             return Page(tuple(entry.numbers[start : start + size].tolist()), start, entry.total)
 
     def _entry(self, kind: str, search: Search) -> _Found:
-        """The results held for a search, or a place to hold them. Only searches for verdicts depend on verdicts."""
+        """The cached results of a search, or an empty entry. Only searches for verdicts depend on verdicts."""
         key = (kind, search, self._index.generation)
         with self._lock:
             entry = self._found.setdefault(key, _Found(-1))
@@ -125,7 +125,7 @@ class Listing:
 
 
 def _joined(search: Search) -> str:
-    """The labels that a search finds, with what its order needs, as a query."""
+    """A query for the labels that a search finds, with the columns that its order needs."""
     where, _ = search.conditions()
     source = _source(search)
     columns = "relation, relations.image AS image, score, probability, proposed"

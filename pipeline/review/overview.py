@@ -1,4 +1,4 @@
-"""The overview of a run: its steps, the funnel with every loss, and what its labels are like; counts lead to what they count."""
+"""The overview of a run: steps, funnel with every loss, and figures of its labels, each linked to what it counts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pipeline.review.score_audit import BinnedLabels, ScoreAudit
 from pipeline.review.search import LONGEST_NAME, Search
 
 BARS = 20
-"""Bins of the histogram of scores."""
+"""Number of bins of the score histogram."""
 MOST_PREDICATES = 20
-"""Predicates that are listed; all of them are in the curve."""
+"""Number of predicates in the table; the curve has all."""
 _NAMES = {
     "images": "images",
     "captions": "captions",
@@ -35,7 +35,7 @@ _ADDRESSES = {"images": "images", "scored": "labels", "kept": f"labels?{Search(k
 
 @dataclass(frozen=True)
 class Loss:
-    """Why some of a level led to nothing, with the address that shows them ("" where no search finds them)."""
+    """Why some items of a level led no further, with the address that lists them ("" if no search finds them)."""
 
     reason: str
     number: int
@@ -54,13 +54,13 @@ class Level:
 
     @property
     def lost(self) -> int:
-        """How many of it led to nothing."""
+        """Number of items that led no further."""
         return sum(loss.number for loss in self.losses)
 
 
 @dataclass(frozen=True)
 class PredicateBar:
-    """A predicate with the length of its bar, a share of the longest on a logarithmic scale."""
+    """A predicate and the length of its bar: a share of the longest, on a logarithmic scale."""
 
     facts: PredicateFacts
     length: float
@@ -69,7 +69,7 @@ class PredicateBar:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How well scores, or calibrated probabilities, are probabilities."""
+    """How well scores or calibrated probabilities match the share of correct labels."""
 
     name: str
     error: float
@@ -78,33 +78,33 @@ class Reliability:
 
 @dataclass(frozen=True)
 class AuditView:
-    """The labels of one dataset beside its ground truth."""
+    """The labels of one dataset compared with its ground truth."""
 
     audit: ScoreAudit
     curve: Plot
     marks: tuple[tuple[str, float, float, str], ...]
-    """CSS class, x, y and title of single points beside the curve."""
+    """(CSS class, x, y, tooltip) of single points beside the curve."""
     reliability: tuple[Reliability, ...]
 
 
 @dataclass(frozen=True)
 class Overview:
-    """All that the page shows."""
+    """Everything that the overview page shows."""
 
     steps: tuple[StepProgress, ...]
     graph: Graph
     choice: str
-    """Which labels are kept, in words."""
+    """Which labels are kept, as a phrase."""
     levels: tuple[Level, ...]
     predicates: tuple[PredicateBar, ...]
     number_of_predicates: int
     tail: Plot
     scores: Histogram
     score_rows: tuple[tuple[str, int, int, str], ...]
-    """The histogram as a table: bin, labels, kept ones, address."""
+    """The histogram as a table: bin, labels, kept labels, address."""
     density: Histogram
     mean_density: float | None
-    """Kept labels per image."""
+    """Mean number of kept labels per image."""
     audits: tuple[AuditView, ...]
     verdicts: tuple[Mapping[str, Any], ...]
     """Rows with `reviewer`, `kind` and `number`."""
@@ -113,7 +113,7 @@ class Overview:
 
 
 def overview_of(state: ReviewState) -> Overview:
-    """The overview of a run as it is. What is counted over all labels is counted once for each change of the run."""
+    """The overview of a run's present state. Counts over all labels are cached until the run changes."""
     facts, steps = state.facts.facts(), state.progress.steps()
     histogram_of_scores, score_rows = _scores(facts.scores)
     images = sum(facts.density)
@@ -169,7 +169,7 @@ def _bars(predicates: Sequence[PredicateFacts]) -> tuple[PredicateBar, ...]:
 
 
 def _kept_of(predicate: str) -> str:
-    """The address of a predicate's kept labels; "" for one that is too long to be searched for."""
+    """The address of a predicate's kept labels; "" if the predicate is too long for a search."""
     return "" if len(predicate) > LONGEST_NAME else f"labels?{Search(predicate=predicate, kept='yes').query()}"
 
 
@@ -186,7 +186,7 @@ def _scores(binned: BinnedLabels) -> tuple[Histogram, tuple[tuple[str, int, int,
 
 
 def _bin_search(place: int) -> Search:
-    """The search for the labels of a bin. Searches include both ends, so it ends just below the next bin."""
+    """The search for the labels of a bin. Searches include both bounds, so it ends just below the next bin."""
     least, after = place / BARS, (place + 1) / BARS
     return Search(least=least, most=1.0 if place + 1 == BARS else float(np.nextafter(after, 0.0)))
 
@@ -230,11 +230,12 @@ def _reliability(audit: ScoreAudit) -> list[Reliability]:
                 for mean, share, n in labels.reliability()
             ]
             found.append(Reliability(name, error, shares(points)))
-    # Labels that are not calibrated have their scores for probabilities, which would be drawn twice.
+    # Uncalibrated labels have their scores as probabilities, which would be drawn twice.
     return found[:1] if np.array_equal(audit.score.totals, audit.probability.totals) else found
 
 
 def _verdicts(state: ReviewState) -> list[dict[str, Any]]:
     return state.index.rows(
-        "SELECT reviewer, kind, count(DISTINCT relation) AS number FROM live.reviewed GROUP BY ALL ORDER BY reviewer, kind"
+        "SELECT reviewer, kind, count(DISTINCT relation) AS number FROM live.reviewed "
+        "GROUP BY ALL ORDER BY reviewer, kind"
     )

@@ -1,4 +1,4 @@
-"""Makes the pages: templates filled with what is known of the run. Everything that comes from data is text, never markup."""
+"""Renders the pages: templates filled with the run's contents. Data becomes text, never markup."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.review.search import QUEUES, Search
 from pipeline.runtime.wording import printable
 
 GRID = 20
-"""Labels of one screen, five by four."""
+"""Labels per screen: five columns, four rows."""
 _ORDER_NAMES = {
     "score": "highest score first",
     "lowest": "lowest score first",
@@ -39,16 +39,16 @@ _ORDER_NAMES = {
 
 @dataclass(frozen=True)
 class Offered:
-    """What the search form offers: names, the most frequent first."""
+    """What the search form offers: names, most frequent first."""
 
     datasets: Sequence[str]
     reasons: Sequence[str]
     lists: Mapping[str, Markup]
-    """Predicates and categories as options of a datalist."""
+    """Predicates and categories as datalist options."""
 
 
 class Pages:
-    """The HTML of each page of a run under review. `signed_in`: reviewers came by a password, so they can sign out."""
+    """The HTML of each page of a run under review. `signed_in`: reviewers used a password, so they can sign out."""
 
     def __init__(self, state: ReviewState, read_only: bool, signed_in: bool = False) -> None:
         self._state = state
@@ -66,7 +66,7 @@ class Pages:
         self._environment.filters["urlpart"] = lambda text: quote(str(text), safe="")
 
     def render(self, template: str, reviewer: str, **values: Any) -> str:
-        """A template with what every page shows: the run, the reviewer, the way around."""
+        """Renders a template with what every page shows: run, reviewer and navigation."""
         return self._environment.get_template(template).render(
             run=self._state.view.run.name,
             reviewer=reviewer,
@@ -110,7 +110,7 @@ class Pages:
         )  # fmt: skip
 
     def image_rows(self, reviewer: str, search: Search, start: int, size: int) -> str:
-        """A stretch of the list of images."""
+        """A range of the list of images."""
         numbers = self._state.listing.images(search, start, size).numbers
         index = self._state.index
         counted = index.rows("SELECT image, count(*) AS n FROM live.reviewed_labels GROUP BY image")
@@ -123,7 +123,7 @@ class Pages:
     def image(
         self, reviewer: str, detail: ImageDetail, chosen: Label | None, search: Search, origin: str = "labels"
     ) -> str:
-        """One image with the label that is judged. `origin`: the list that it was opened from, labels or images."""
+        """One image with the label to judge. `origin`: the list that it was opened from, labels or images."""
         verdicts = self._state.reviews.of(detail.labels)
         boxes = sorted(enumerate(detail.boxes), key=lambda placed: -placed[1]["w"] * placed[1]["h"])
         at = None if chosen is None else self._state.listing.place(search, chosen.number)
@@ -145,7 +145,7 @@ class Pages:
         )
 
     def quarantined(self, reviewer: str, reason: str) -> str:
-        """The rows that stages rejected, by reason."""
+        """Counts of rejected rows by step and reason, and the first of the rows."""
         reasons = self._state.index.rows(
             "SELECT step, reason, count(*) AS number FROM quarantined GROUP BY ALL ORDER BY number DESC, step, reason"
         )
@@ -157,7 +157,7 @@ class Pages:
         return self.render("quarantined.html", reviewer, reasons=reasons, rows=rows, reason=reason)
 
     def audit(self, reviewer: str) -> str:
-        """How good the kept labels are by the verdicts on a random sample, and how far reviewers agree."""
+        """Precision of the kept labels, estimated from verdicts on a random sample, and the reviewers' agreement."""
         log = self._state.reviews.log
         summary = summarize(log.verdicts(), log.standing(), log.damaged, self._state.audit.precision())
         return self.render("audit.html", reviewer, summary=summary)
@@ -170,7 +170,7 @@ class Pages:
         ]
 
     def _neighbours(self, search: Search, at: int | None) -> dict[str, Label | None]:
-        """The labels before and after a place in the order of a search."""
+        """The labels before and after a position of a search."""
         if at is None:
             return {"previous": None, "following": None}
         around = {"previous": at - 1, "following": at + 1}
@@ -184,7 +184,7 @@ class Pages:
 
     @property
     def choices(self) -> Offered:
-        """What the search form offers. Counted anew when the index changes."""
+        """What the search form offers, cached until the index changes."""
         generation = self._state.index.generation
         if self._offered is None or self._offered[0] != generation:
             rows = self._state.index.rows("SELECT kind, name FROM offered ORDER BY kind, place")
@@ -195,14 +195,14 @@ class Pages:
 
 
 def _options(names: Sequence[str]) -> Markup:
-    """The names as options of a datalist. Each page has thousands, so that they are written once and not for each."""
+    """The names as datalist options. There are thousands on each page, so they are rendered only once."""
     return Markup().join(Markup('<option value="{}"></option>').format(name) for name in names)
 
 
 def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str) -> dict[str, Any]:
-    """What stands on a label: the reviewer's own kind of verdict ("" for none) with its correction, and what others said.
+    """The verdicts on a label: the reviewer's own kind ("" for none) with its correction, and those of others.
 
-    Others' verdicts are shown only to those who have judged the label themselves.
+    A reviewer sees others' verdicts only after judging the label.
     """
     own = verdicts.get(reviewer)
     if own is None:
@@ -214,7 +214,7 @@ def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str) -> dict[str, A
 
 
 SIZE = 360
-"""Width and height of the drawing."""
+"""Width and height of the drawing, in units of its viewBox."""
 _MAX_NODES = 14
 _RADIUS = 128
 _NODE = 22
@@ -223,7 +223,7 @@ _NODE = 22
 
 @dataclass(frozen=True)
 class Node:
-    """A box: its index, its name and the place of its centre."""
+    """A box: its index, its name and its node's centre."""
 
     box: int
     name: str
@@ -233,7 +233,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Edge:
-    """A label as a curve from subject to object. `path` is an SVG path; the words stand at `x`, `y`."""
+    """A label as a curve from subject to object. `path` is an SVG path; the text is at `x`, `y`."""
 
     label: Label
     path: str
@@ -243,7 +243,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class SceneGraph:
-    """The drawing. `left_out`: boxes with labels for which there was no room."""
+    """The drawing. `left_out`: number of boxes with labels that did not fit."""
 
     nodes: Sequence[Node]
     edges: Sequence[Edge]
@@ -252,7 +252,7 @@ class SceneGraph:
 
 
 def scene_graph(detail: ImageDetail) -> SceneGraph:
-    """Lays out the boxes of an image's labels, those of the best labels first, and all labels between them."""
+    """Lays out the boxes of an image's best labels, and all labels between them."""
     used = list(dict.fromkeys(box for label in detail.labels for box in (label.subject, label.object)))
     shown = [box for box in used if box < len(detail.boxes)][:_MAX_NODES]
     nodes = {}
@@ -271,7 +271,7 @@ def scene_graph(detail: ImageDetail) -> SceneGraph:
 
 
 def _edge(label: Label, start: Node, end: Node, before: int) -> Edge:
-    """A curve that bends the more, the more labels join the same boxes already."""
+    """A curve that bends more the more labels already connect the same boxes."""
     if start.box == end.box:
         x, y = start.x, start.y - _NODE
         return Edge(label, f"M{x - 8} {y} c-24 -40 40 -40 16 0", x, y - 30)
@@ -282,7 +282,7 @@ def _edge(label: Label, start: Node, end: Node, before: int) -> Edge:
     first = _towards(start, middle_x, middle_y)
     last = _towards(end, middle_x, middle_y)
     path = f"M{first[0]:.1f} {first[1]:.1f} Q{middle_x:.1f} {middle_y:.1f} {last[0]:.1f} {last[1]:.1f}"
-    # The curve passes halfway between its ends and the point that bends it.
+    # The curve passes halfway between the midpoint of its ends and its control point.
     words_x, words_y = (first[0] + last[0]) / 4 + middle_x / 2, (first[1] + last[1]) / 4 + middle_y / 2
     return Edge(label, path, round(words_x, 1), round(words_y, 1))
 

@@ -1,4 +1,4 @@
-"""The images that the page shows: whole images and parts of them, decoded by the pipeline's rules and written as JPEG."""
+"""The page's pictures: whole images and parts of them, decoded by the pipeline's rules and encoded as JPEG."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Region = tuple[int, int, int, int]
 _Key = tuple[str, str, Region | None, int]
 
 LONGEST = 1600
-"""Longest side in pixels of an image that is sent."""
+"""Longest side of a whole image, in pixels."""
 CHIP = 360
-"""Longest side in pixels of a part of an image."""
+"""Longest side of a part of an image, in pixels."""
 _DECODED = 24
-"""Decoded images kept: a screenful of labels often shows one image several times."""
+"""Number of decoded images in memory: a screen of labels often shows the same image several times."""
 _SENT_BYTES = 48 << 20
-"""Bytes of JPEG kept."""
+"""Bytes of JPEG in memory."""
 
 
 class NoPicture(Exception):
-    """The image can't be shown; says why, without a path of this machine."""
+    """The image can't be shown. The text says why, without a path of this machine."""
 
 
 class Pictures:
-    """Pictures of the datasets of a run. `folders`: dataset → location of its images. Safe for use by several threads."""
+    """Pictures of the datasets of a run. `folders`: dataset → location of its images. Thread-safe."""
 
     def __init__(self, folders: Mapping[str, Path | str]) -> None:
         self._folders = folders
@@ -42,7 +42,7 @@ class Pictures:
         self._lock = threading.Lock()
 
     def jpeg(self, dataset: str, uri: str, region: Region | None = None, longest: int = LONGEST) -> bytes:
-        """The image, or the part of it at `region` (x, y, width, height in pixels), with sides of at most `longest` pixels.
+        """The image or its part `region` (x, y, width, height in pixels), with sides of at most `longest` pixels.
 
         Raises `NoPicture`.
         """
@@ -57,7 +57,7 @@ class Pictures:
         scale = longest / max(width, height)
         if scale < 1:
             size = max(1, round(width * scale)), max(1, round(height * scale))
-            # A screen asks for twenty parts at once, and people look at each for a second: the cheaper filter is enough.
+            # A screen requests twenty parts at once, each viewed for about a second: the cheaper filter is enough.
             image = image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=1.5)
         elif region is not None:
             image = image.crop(box)
@@ -72,7 +72,7 @@ class Pictures:
                 self._decoded.move_to_end(key)
                 return self._decoded[key]
         if dataset not in self._folders:
-            raise NoPicture(f"no recipe says where the images of {dataset} lie")
+            raise NoPicture(f"no recipe says where the images of {dataset} are")
         try:
             image = read_image(locate_image(self._folders, {"dataset": dataset, "uri": uri}))
         except BadImage as error:

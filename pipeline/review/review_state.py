@@ -1,4 +1,4 @@
-"""A run under review: its index, its verdicts and all else that the page needs, kept up to date while the run goes on."""
+"""A run under review: its index, verdicts and everything else the page needs, kept current while the run goes on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.review.reviews import Reviews
 from pipeline.review.run_progress import RunProgress
 
 REFRESH_SECONDS = 10.0
-"""How often the page looks for what the run has added, and for verdicts of others."""
+"""How often the page looks for new contents of the run and for others' verdicts."""
 
 _log = logging.getLogger("rlip.review")
 
@@ -28,8 +28,8 @@ _log = logging.getLogger("rlip.review")
 class ReviewState:
     """A run, its index, and the verdicts on its labels.
 
-    `against`: another run to compare with. `planned`: step → the steps that it needs, of the run's recipe.
-    Raises `FatalError` when the index can't be opened.
+    `against`: another run to compare with. `planned`: step → the steps that it needs, from the run's recipe.
+    Raises `FatalError` if the index can't be opened.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ReviewState:
         self._watcher: threading.Thread | None = None
 
     def watch(self) -> None:
-        """Keep index and verdicts up to date in a thread of its own."""
+        """Start a thread that keeps index and verdicts current."""
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
 
@@ -69,7 +69,7 @@ class ReviewState:
         self.index.close()
 
     def refresh(self) -> None:
-        """Take in what the run and other reviewers have added."""
+        """Read what the run and other reviewers have added."""
         if self.index.refresh():
             self.comparison.refresh()
             self.audit.refresh()
@@ -77,7 +77,7 @@ class ReviewState:
         self._count()
 
     def _count(self) -> None:
-        """Count what the overview shows, so that no one who opens it waits for that."""
+        """Count what the overview shows, so that nobody has to wait for it."""
         self.progress.steps()
         self.facts.facts()
         self.comparison.summary()
@@ -88,5 +88,5 @@ class ReviewState:
             try:
                 self.refresh()
             except Exception:
-                # The page goes on with what it has; the next look may find the store in order again.
-                _log.exception("the run could not be read anew")
+                # The page keeps its present state; the next attempt may find the store intact.
+                _log.exception("the run could not be read again")

@@ -1,4 +1,4 @@
-"""Verdicts on the labels of an index: written to the log at once, and found again on labels made anew."""
+"""Verdicts on the labels of an index: logged at once, and matched again when labels are recomputed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _JUDGED = pa.schema(
     ]
 )
 _ROUNDING = 0.0051
-"""Verdicts name boxes by two decimals."""
+"""Verdicts record box coordinates with two decimals."""
 _NEAR = " AND ".join(
     f"abs(r.{end}_{side} - j.{end}_{side}) < {_ROUNDING}" for end in ("subject", "object") for side in "xywh"
 )
@@ -29,11 +29,11 @@ _REVIEWED = pa.schema([("relation", pa.int64()), ("kind", pa.string()), ("review
 
 
 class Reviews:
-    """The verdicts of a log, with the labels of an index that they are about.
+    """The verdicts of a log, matched with the labels of an index.
 
-    Searches read two tables in memory: `live.reviewed`, with a row for each standing verdict, and `live.reviewed_labels`,
-    with the labels that have any and what searches ask of them, so that counting them never reads all labels. A verdict
-    reaches them when the next query names one, so that no verdict waits for it.
+    Searches read two tables in memory: `live.reviewed` has a row for each standing verdict, and `live.reviewed_labels`
+    the judged labels with the columns that searches need, so that counting them never reads all labels. Both are
+    updated when a query next names one of them, so recording a verdict does not wait for it.
     """
 
     def __init__(self, index: ReviewIndex, log: VerdictLog) -> None:
@@ -43,12 +43,12 @@ class Reviews:
         """Held while the tables change."""
         self._recording = threading.Lock()
         self._unsettled: dict[JudgedRelation, int] = {}
-        """Relation → number of its image, of verdicts that the tables don't have yet."""
+        """Relation → number of its image, for verdicts that the tables don't have yet."""
         self._generation = -1
         self._standing: Standing = {}
-        """What stood when the tables were last brought up to date."""
+        """The standing verdicts at the tables' last update."""
         self._places: dict[JudgedRelation, tuple[tuple[int, int], ...]] = {}
-        """Relation → numbers of the label and of the image, of each label that it is about."""
+        """Relation → (label number, image number) of each matching label."""
         with index.cursor() as cursor:
             cursor.execute(f"CREATE OR REPLACE TABLE {LIVE}.reviewed (relation BIGINT, kind VARCHAR, reviewer VARCHAR)")
             cursor.execute(
@@ -59,7 +59,7 @@ class Reviews:
         index.settle = self.settle
 
     def refresh(self) -> None:
-        """Find the labels of standing verdicts that are new, of other processes too, or of all when labels were made anew."""
+        """Match new verdicts, including other processes', with labels; after labels were recomputed, match all."""
         self.settle()
         with self._lock:
             standing, generation = self.log.standing(), self._index.generation
@@ -68,7 +68,7 @@ class Reviews:
                     cursor.execute(f"DELETE FROM {LIVE}.reviewed")
                     cursor.execute(f"DELETE FROM {LIVE}.reviewed_labels")
                 self._standing, self._places = {}, {}
-            # The log replaces what stands on a relation whenever it changes, so that it need not be compared.
+            # The log replaces the verdicts on a relation whenever they change, so comparing identities is enough.
             changed = [
                 relation
                 for relation in standing.keys() | self._standing.keys()
@@ -79,13 +79,13 @@ class Reviews:
             self._standing, self._generation = standing, generation
 
     def record(self, labels: Sequence[Label], verdicts: Sequence[Verdict]) -> None:
-        """Write one verdict for each label. They are on disk when this returns."""
+        """Write one verdict for each label. All are on disk when this returns."""
         self.log.append(verdicts)
         with self._recording:
             self._unsettled |= {label.judged: label.image for label in labels}
 
     def settle(self) -> None:
-        """Bring the tables up to date with the verdicts that were recorded since they were last read."""
+        """Update the tables with the verdicts recorded since their last use."""
         with self._lock:
             with self._recording:
                 judged, self._unsettled = self._unsettled, {}
@@ -100,14 +100,14 @@ class Reviews:
             self._standing |= standing
 
     def of(self, labels: Sequence[Label]) -> dict[int, Mapping[str, Verdict]]:
-        """Number of a label → reviewer → verdict, of the labels that have any."""
+        """Number of a label → reviewer → verdict, for labels that have any."""
         judged = {label.number: label.judged for label in labels if label.digest}
         standing = self.log.standing_on(judged.values())
         found = {number: standing.get(relation) for number, relation in judged.items()}
         return {number: verdicts for number, verdicts in found.items() if verdicts}
 
     def _place(self, relations: Sequence[JudgedRelation]) -> None:
-        """Looks up the labels that these relations are about."""
+        """Looks up the labels that these relations match."""
         if not relations:
             return
         rows = [
@@ -130,7 +130,7 @@ class Reviews:
     def _put(
         self, relations: Collection[JudgedRelation], standing: Mapping[JudgedRelation, Mapping[str, Verdict]]
     ) -> None:
-        """Makes both tables say of these relations what stands on them."""
+        """Updates the rows of these relations in both tables to the standing verdicts."""
         rows = [
             {"relation": number, "kind": verdict.kind, "reviewer": name}
             for relation in relations

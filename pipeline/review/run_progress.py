@@ -1,4 +1,4 @@
-"""How far a run is: its steps in the order of the chain with what each read, made and took, cached until the run changes."""
+"""A run's progress: its steps in DAG order with rows read and written and time taken, cached until the run changes."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from storage.artifact import Artifact
 from storage.runs import Run
 
 State = Literal["done", "incomplete", "failed", "stopped", "not yet"]
-"""incomplete: artifacts that the run recorded are gone. failed, stopped: the last execution ended here. not yet: the run has
-not recorded the step, which it does when all of its partitions are done."""
+"""incomplete: recorded artifacts are missing. failed, stopped: the last execution ended here. not yet: the run has not
+recorded the step, which happens when all of its partitions are done."""
 
 
 @dataclass(frozen=True)
 class StepProgress:
-    """One step of a run. Counts are None where the run has not recorded it."""
+    """One step of a run. Counts are None if the run has not recorded it."""
 
     step: str
     state: State
     needs: tuple[str, ...]
-    """The steps whose artifacts it reads, or that must have passed before."""
+    """The steps whose artifacts it reads, or which must have passed before it."""
     problem: str = ""
-    """The error with which the last execution ended here."""
+    """The error that ended the last execution here."""
     partitions: int | None = None
     """Partitions that the run recorded."""
     done: int | None = None
-    """Those whose artifacts are there."""
+    """Recorded partitions whose artifacts exist."""
     cached: int | None = None
-    """Partitions that the last execution found in the store; None, too, when it did not reach the step."""
+    """Partitions that the last execution found in the store; None if it did not reach the step."""
     rows_in: int | None = None
     rows_out: int | None = None
     rejected: int | None = None
@@ -41,14 +41,14 @@ class StepProgress:
 
     @property
     def missing(self) -> int | None:
-        """Partitions that the run recorded and whose artifacts are gone."""
+        """Recorded partitions whose artifacts are missing."""
         return None if self.partitions is None or self.done is None else self.partitions - self.done
 
 
 class RunProgress:
-    """The steps of a run. `planned`: step → the steps that it needs, of the run's recipe; empty where that is not known.
+    """The steps of a run. `planned`: step → the steps that it needs, from the run's recipe; empty if unknown.
 
-    Manifests of a step are read again only when the run has recorded it anew. Safe for use by several threads.
+    A step's manifests are read again only after the run has recorded it again. Thread-safe.
     """
 
     def __init__(self, run: Run, planned: Mapping[str, Collection[str]]) -> None:
@@ -59,7 +59,7 @@ class RunProgress:
         self._steps: tuple[StepProgress, ...] = ()
 
     def steps(self) -> tuple[StepProgress, ...]:
-        """The steps of the recipe and of the run, each after those that it needs."""
+        """The steps of the recipe and of the run, each after the steps that it needs."""
         with self._lock:
             stamp = self._files("steps"), self._files("records")
             if stamp != self._stamp:
@@ -106,7 +106,7 @@ class RunProgress:
         )
 
     def _needs(self, name: str) -> tuple[str, ...]:
-        """From the recipe or, where that is not known, from what an artifact of the step was made of."""
+        """From the recipe or, if that is unknown, from the inputs of one of the step's artifacts."""
         if name in self._planned:
             return tuple(sorted(self._planned[name], key=chain_order))
         if name not in self._summaries:
@@ -130,13 +130,13 @@ class RunProgress:
         return records[-1].facts if records else {}
 
     def _is_newer(self, step: str) -> bool:
-        """Whether a step was recorded after the last execution that ended, by one that is on its way."""
+        """Whether a running execution recorded the step after the last execution ended."""
         records = self._files("records")
         steps = {name: changed for name, changed, _ in self._files("steps")}
         return steps.get(f"{step.replace(':', '.')}.json", 0) > max((changed for _, changed, _ in records), default=0)
 
     def _files(self, folder: str) -> tuple[tuple[str, int, int], ...]:
-        """Name, time of change and size of each file, from which one sees that a run has changed."""
+        """Name, modification time and size of each file, which reveal that a run has changed."""
         found = []
         for path in sorted((self._run.folder / folder).glob("*.json")):
             try:

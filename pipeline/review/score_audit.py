@@ -1,4 +1,4 @@
-"""Audits labels by counts per bin of their score: precision, recall and calibration, without the labels themselves."""
+"""Audits labels from counts per score bin: precision, recall and calibration, without the labels themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class BinnedLabels:
-    """Labels by bin. Axes: bin, kept (no, yes), correct (no, yes, not known)."""
+    """Label counts by bin. Axes: bin, kept (no, yes), correct (no, yes, unknown)."""
 
     numbers: Counts
     totals: npt.NDArray[np.float64]
@@ -35,12 +35,12 @@ class BinnedLabels:
         return cls(numbers, totals)
 
     def spread(self, bins: int) -> Counts:
-        """Labels that are not kept and that are, in fewer bins of equal width: bins x 2."""
+        """Labels that are not kept and kept, in fewer bins of equal width: bins x 2."""
         found: Counts = self.numbers.sum(axis=2).reshape(bins, -1, 2).sum(axis=1)
         return found
 
     def reliability(self) -> list[tuple[float, float, int]]:
-        """Mean value, share of correct labels and number of labels in each of the bins of the calibration error that has any."""
+        """(Mean value, share of correct labels, number of labels) of each non-empty bin of the calibration error."""
         numbers, totals = (values[..., :2].sum(axis=1) for values in (self.numbers, self.totals))
         numbers, totals = (values.reshape(calibration.BINS, -1, 2).sum(axis=1) for values in (numbers, totals))
         return [
@@ -50,7 +50,7 @@ class BinnedLabels:
         ]
 
     def calibration_error(self) -> float | None:
-        """Expected calibration error, as `calibration_error` defines it; None without labels whose truth is known."""
+        """Expected calibration error, as `calibration_error` defines it; None without labels of known truth."""
         bins = self.reliability()
         labels = sum(number for _, _, number in bins)
         return sum(abs(mean - share) * n for mean, share, n in bins) / labels if labels else None
@@ -58,25 +58,25 @@ class BinnedLabels:
 
 @dataclass(frozen=True)
 class ScoreAudit:
-    """The labels of a dataset beside its ground truth, on the images that have any.
+    """The labels of a dataset compared with its ground truth, on the images that have any.
 
-    Curves have one point for each bin of the score, where those of `LabelAudit` have one for each score.
+    Curves have one point per score bin, whereas those of `LabelAudit` have one per score.
     """
 
     dataset: str
     images: int
     given: int
-    """Given relations; the two directions of a symmetric predicate count once."""
+    """Ground-truth relations; the two directions of a symmetric predicate count once."""
     reachable: int
-    """Those that a candidate proposes."""
+    """Ground-truth relations that a candidate proposes."""
     proposed: int
-    """Distinct labels that candidates propose, which naive matching takes for true."""
+    """Distinct labels that candidates propose, all of which naive matching accepts."""
     facts: BinnedLabels
     score: BinnedLabels
     probability: BinnedLabels
 
     def curve(self) -> list[tuple[float, float, float]]:
-        """Least score, recall over all ground-truth relations, and precision, from the highest score down."""
+        """(Lowest score, recall over all ground-truth relations, precision), from the highest score down."""
         by_truth = self.facts.numbers[:, :, :2].sum(axis=1)
         labels, right = by_truth.sum(axis=1)[::-1].cumsum(), by_truth[:, 1][::-1].cumsum()
         return [
@@ -92,12 +92,12 @@ class ScoreAudit:
 
     @property
     def right(self) -> int:
-        """Those that the dataset gives."""
+        """Kept labels that are in the ground truth."""
         return int(self.facts.numbers[:, 1, 1].sum())
 
     @property
     def precision(self) -> float | None:
-        """Share of the kept labels that the dataset gives."""
+        """Share of the kept labels that are in the ground truth."""
         return self.right / self.kept if self.kept else None
 
     @property
@@ -107,7 +107,7 @@ class ScoreAudit:
 
     @property
     def naive_precision(self) -> float | None:
-        """Share of the proposed labels that the dataset gives."""
+        """Share of the proposed labels that are in the ground truth."""
         return self.reachable / self.proposed if self.proposed else None
 
     @property

@@ -1,4 +1,4 @@
-"""A search for labels or images: its conditions and order as they stand in a URL, and as SQL."""
+"""A search for labels or images: its conditions and order, in a URL and as SQL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Order = Literal["score", "lowest", "uncertain", "informative", "disagreement", "rare", "random", "image", "audit"]
 LONGEST_NAME = 200
-"""Characters of a name or text that can be searched for."""
+"""Maximum number of characters of a name or text to search for."""
 _Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -26,13 +26,13 @@ ORDERS: dict[Order, str] = {
     "image": "relation",
     "audit": "audit_place",
 }
-"""How labels are put in order, without ties. "informative" is the order of docs/review.md (Queues)."""
+"""Sort orders of labels, without ties. docs/review.md (Queues) defines "informative"."""
 QUEUES: dict[Order, str] = {"informative": "information", "audit": "audit"}
-"""Orders that are queues: what the log of verdicts calls them."""
+"""Orders that are queues → their name in the log of verdicts."""
 
 
 class Search(BaseModel):
-    """Which labels, or images, and in which order. Every field is part of the page's URL, so that a search can be saved.
+    """Which labels or images to find, and in which order. Every field is in the page's URL, so a search can be saved.
 
     Raises `pydantic.ValidationError` for values out of range.
     """
@@ -49,7 +49,7 @@ class Search(BaseModel):
     category: _Name = ""
     """Category of either box."""
     text: _Name = ""
-    """Part of a caption, in any case."""
+    """Part of a caption, ignoring case."""
     least: _Share = 0.0
     """Lowest score."""
     most: _Share = 1.0
@@ -58,9 +58,9 @@ class Search(BaseModel):
     reason: _Name = ""
     """Why a label is not kept."""
     correct: Literal["", "yes", "no", "unknown"] = ""
-    """Whether the dataset gives the relation."""
+    """Whether the relation is in the ground truth."""
     disagree: Literal["", "naive", "tagger", "only here", "kept here", "kept there"] = ""
-    """naive: proposed by matching, refused by the tagger; tagger: kept though no caption proposes it; others: between runs."""
+    """naive: matching proposed it, the tagger refused it; tagger: kept, but in no caption; others: between runs."""
     reviewed: Literal["", "yes", "no"] = ""
     verdict: Literal["", "accept", "reject", "wrong_pair", "wrong_predicate", "unsure"] = ""
     image_id: int | None = Field(None, ge=0, le=2**62)
@@ -69,12 +69,12 @@ class Search(BaseModel):
     """Seed of the random order."""
 
     def query(self, **changes: Any) -> str:
-        """The search as a URL's query, without what is at its default. `changes` replace fields."""
+        """The search as a URL query without defaults. `changes` replace fields."""
         values = {**self.model_dump(exclude_defaults=True), **changes}
         return urlencode({name: value for name, value in values.items() if value not in ("", None)})
 
     def conditions(self) -> tuple[str, dict[str, Any]]:
-        """SQL that holds for the labels found, over `relations` joined with `images`, and its parameters."""
+        """The SQL condition over `relations` joined with `images`, and its parameters."""
         where: list[str] = []
         values: dict[str, Any] = {}
 
@@ -109,7 +109,7 @@ class Search(BaseModel):
         return " AND ".join(where) or "true", values
 
     def reads_images(self) -> bool:
-        """Whether the conditions are about images, so that they must be joined."""
+        """Whether the conditions concern images, so that these must be joined."""
         return bool(self.dataset or self.text or self.image_id is not None)
 
 
@@ -123,5 +123,5 @@ _DISAGREEMENTS = {
 
 
 def _literally(text: str) -> str:
-    """`text` for LIKE, with its wildcards taken literally."""
+    """`text` for LIKE, with its wildcards escaped."""
     return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")

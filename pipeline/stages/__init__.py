@@ -1,1 +1,1 @@
-"""One file per stage: its settings, and how it calls the plain functions that do the work."""
+"""One file per stage: its settings, and its calls of the plain functions that do the work."""

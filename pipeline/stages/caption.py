@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from pipeline.captioning.blip import MatchScorer
 
 Batch: TypeAlias = "list[tuple[dict[str, Any], ImageInput | None]]"
-"""Rows of the images table with their images; None where no model looks at them."""
+"""Rows of the images table with their images; None if no model looks at them."""
 _AFTER = {"merge_draws", "match_at_least"}
-"""Settings that apply to the captions of every captioner."""
+"""Settings that apply to every captioner."""
 
 
 class CaptionStage(Stage):
-    """Captions the images of one partition that have a box. An image without captions keeps an empty list."""
+    """Captions the images in one partition that have a box. An image without captions keeps an empty list."""
 
     name = "caption"
     version = 4
@@ -42,14 +42,14 @@ class CaptionStage(Stage):
     settings: CaptionSettings
 
     def row_settings(self) -> dict[str, Any]:
-        """The settings that change captions. Recordings count by name, which captions carry; `weights` covers their content."""
+        """The settings that change captions. Recordings count by name, which captions carry; `weights` hashes them."""
         if self.settings.captioner == "recorded":
             after = self.settings.model_dump(mode="json", include=_AFTER)
             return {"captioner": "recorded", "recorded": [path.name for path in self.settings.recorded], **after}
         return self.settings.row_settings()
 
     def weights(self) -> dict[str, Path]:
-        """The files of the captioner, or the recordings, and of the filter. Raises `FatalError` when one is missing."""
+        """The files of the captioner or the recordings, and of the filter. Raises `FatalError` if one is missing."""
         settings = self.settings
         found: dict[str, Path] = {}
         if settings.captioner == "recorded":
@@ -64,15 +64,15 @@ class CaptionStage(Stage):
         return found
 
     def resources(self) -> Resources:
-        """What one worker takes of its machine. Only BLIP in transformers and the filter use a GPU."""
+        """The resources of one worker. Only BLIP in transformers and the filter use a GPU."""
         return Resources.on(self.settings.device if self._in_transformers else "cpu", self.weights().values())
 
     def imports(self) -> tuple[str, ...]:
-        """Returns BLIP's modules, where a BLIP in transformers captions or filters."""
+        """BLIP's modules, if a BLIP in transformers captions or filters."""
         return ("transformers.models.blip.modeling_blip",) if self._in_transformers else ()
 
     def decisive(self, table: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The image and whether it has a box; of the boxes no more, unless captions of crops around them are asked for."""
+        """The image and whether it has a box. Boxes themselves count only if captions of crops around them are set."""
         boxes = row["boxes"] if self.settings.dense != "no" else bool(row["boxes"])
         return {**row, "boxes": boxes, "relations": None}
 
@@ -83,14 +83,14 @@ class CaptionStage(Stage):
         self._limits = ImageLimits()
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Caption the partition batch by batch; unreadable images go to quarantine."""
+        """Caption the partition batch by batch; unreadable images are quarantined."""
         rows = [row for row in inputs.table("images").to_pylist() if row["boxes"]]
         made: list[dict[str, Any]] = []
         unfit = 0
         place = {row["image_id"]: number for number, row in enumerate(rows)}
         rejected = [reject for reject in self._captioner.rejects if reject.image_id in place]
         unreadable: list[Rejected] = []
-        # BLIP encodes byte copies once where they are neighbours.
+        # BLIP encodes adjacent byte copies only once.
         first: dict[str, int] = {}
         rows.sort(key=lambda row: first.setdefault(row["digest"], len(first)))
         ahead, total, began = self._decoded(rows), 0, time.monotonic()
@@ -134,7 +134,7 @@ class CaptionStage(Stage):
         return captions
 
     def _add_dense(self, batch: Batch, captions: list[list[Caption]]) -> None:
-        """Add to each image's captions those of the crops around its pairs of boxes."""
+        """Add captions of the crops around each image's pairs of boxes."""
         from pipeline.captioning.blip import BlipCaptioner, pair_crops
 
         assert isinstance(self._captioner, BlipCaptioner), "settings allow dense captions with BLIP only"
@@ -145,7 +145,7 @@ class CaptionStage(Stage):
             found += [c._replace(draw=len(found) + i, source=f"{c.source} dense") for i, c in enumerate(dense)]
 
     def _fit(self, image: ImageInput, captions: list[Caption]) -> list[Caption]:
-        """The captions that pass the filter, each with its score; without a filter, all captions."""
+        """The captions that pass the filter, each with its score; all captions without a filter."""
         if self._scorer is None:
             return captions
         scores = self._scorer.scores(image, [caption.text for caption in captions])
@@ -153,7 +153,7 @@ class CaptionStage(Stage):
         return [c._replace(match=score) for c, score in zip(captions, scores, strict=True) if score >= least]
 
     def _decoded(self, rows: list[dict[str, Any]]) -> Iterator[ImageInput | BadImage | None]:
-        """Each row's image, read while the captioner processes earlier ones; None where no model looks at images."""
+        """Each row's image, read while the captioner processes earlier ones; None if no model looks at images."""
         looking = [self._captioner.side] if self._captioner.needs_images else []
         looking += [self._scorer.side] if self._scorer else []
         if not looking:
@@ -173,7 +173,7 @@ class CaptionStage(Stage):
 def _readable(
     rows: list[dict[str, Any]], images: Iterator[ImageInput | BadImage | None], rejected: list[Rejected]
 ) -> Batch:
-    """The next rows with their images; unreadable images are rejected."""
+    """The next rows with their images; unreadable images are quarantined."""
     found: Batch = []
     for row, image in zip(rows, images):  # noqa: B905 - `images` goes on after these rows
         if isinstance(image, BadImage):
@@ -184,7 +184,7 @@ def _readable(
 
 
 def open_captioner(settings: CaptionSettings, worker: int = 0) -> Captioner:
-    """Open a captioner for worker number `worker`, counted from 0. Raises `FatalError` when its files or GPU are missing."""
+    """Open a captioner for worker `worker`, counted from 0. Raises `FatalError` if its files or GPU are missing."""
     if settings.captioner == "recorded":
         from pipeline.captioning.recorded import RecordedCaptioner
 

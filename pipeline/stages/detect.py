@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 DETECTIONS_FILE = "detections.parquet"
 _CHUNK = 4
-"""Batches whose images are in memory together, so that images of one size can share a pass."""
+"""Batches whose images are in memory together, so that images of equal size can share a forward pass."""
 
 
 class DetectStage(Stage):
-    """Finds the boxes of the images of one partition. Its table is that of stage `ingest`, with boxes.
+    """Finds the boxes of one partition's images. Its table is that of stage `ingest`, with boxes.
 
-    Beside it, `detections.parquet` holds the same boxes, in the same order, with the scores that the detector gave them.
+    `detections.parquet` beside it holds the same boxes in the same order, with the detector's scores.
     """
 
     name = "detect"
@@ -38,23 +38,23 @@ class DetectStage(Stage):
     settings: DetectSettings
 
     def weights(self) -> dict[str, Path]:
-        """The files of the detector. Raises `FatalError` when one is missing."""
+        """The files of the detector. Raises `FatalError` if one is missing."""
         from pipeline.detection.weights_files import find_detector
 
         return find_detector(self.settings).files
 
     def imports(self) -> tuple[str, ...]:
-        """Returns the modules that detectors are built of."""
+        """The modules that detectors are built of."""
         return ("models.rlip",)
 
     def open(self, uses: Inputs) -> None:
-        """Load the detector. Raises `FatalError` when it can't be used, or its names fit no category."""
+        """Load the detector. Raises `FatalError` if it is unusable, or if its names match no category."""
         from pipeline.detection.detector import open_detector
 
         self._detector = open_detector(self.settings, self.worker)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Detect image by image; unreadable images go to quarantine."""
+        """Detect image by image; unreadable images are quarantined."""
         rows = inputs.table("images").to_pylist()
         places = (locate_image(self.image_folders, row) for row in rows)
         size = self.settings.batch_size * _CHUNK
@@ -74,14 +74,14 @@ class DetectStage(Stage):
                 detected.append(row | {"boxes": _boxes(named, self._detector.categories), "pairs": []})
                 others += named.other_names
             report(len(detected) + len(rejected), len(rows))
-        # Both tables are made of the same rows: a schema takes the fields that it has, and IMAGES has no score.
+        # Both tables come from the same rows: a schema takes the fields it has, and IMAGES has no score.
         write_table(pa.Table.from_pylist(detected, schema=DETECTIONS), work / DETECTIONS_FILE)
         table = pa.Table.from_pylist(detected, schema=IMAGES)
         facts = {"boxes of other names": others}
         return Output(table, {DETECTIONS_FILE: work / DETECTIONS_FILE}, rejected, rows_in=len(rows), facts=facts)
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
-        """Count the boxes, and the images in which none was found."""
+        """Count the boxes, and the images without any."""
         counts = [len(boxes) for boxes in table["boxes"].to_pylist()]
         return {"boxes": sum(counts), "images without boxes": counts.count(0)}
 

@@ -18,7 +18,7 @@ from storage.tables import METRICS
 
 
 class VcocoFiles(Settings):
-    """The files of V-COCO's authors, with what no table of images holds: persons who do nothing, or act on no object."""
+    """The files of V-COCO's authors. No table of images holds their persons who do nothing or act on no object."""
 
     actions: Path = data_file(...)
     """V-COCO's list of actions, e.g. vcoco_test.json."""
@@ -27,18 +27,18 @@ class VcocoFiles(Settings):
 
 
 class EvaluateSettings(Settings):
-    """What the evaluation counts."""
+    """What to evaluate, and how to run the network."""
 
     subject: str | None = None
-    """Category that a pair's most probable subject must have for the pair to count, e.g. "person" for HICO-DET; unset: any."""
+    """Category that a pair's most probable subject must have, e.g. "person" for HICO-DET; unset: any."""
     metrics: tuple[Literal["open_images", "scene_graphs"], ...] = ()
-    """Figures besides HICO-DET's: open_images (score_wtd and its parts), scene_graphs (R@K, mR@K, ng-R@K)."""
+    """Metrics besides HICO-DET's: open_images (score_wtd and its parts), scene_graphs (R@K, mR@K, ng-R@K)."""
     vcoco: VcocoFiles | None = None
-    """V-COCO's own figures besides (role AP of both scenarios, agent AP), of the test images that these files have."""
+    """Also V-COCO's metrics (role AP of both scenarios, agent AP), on the test images in these files."""
     batch_size: int = runtime(16, ge=1)
     """Images per batch of the network."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
-    """Where the network runs. auto: on the first GPU, if there is one, else on the CPU."""
+    """Where the network runs. auto: on the first GPU if there is one, else on the CPU."""
 
 
 class EvaluateStage(Stage):
@@ -59,26 +59,26 @@ class EvaluateStage(Stage):
         self._unseen: frozenset[NameTriplet] | None = None
 
     def row_settings(self) -> dict[str, Any]:
-        """The settings that change rows. The content of V-COCO's files is part of the key, not their paths."""
+        """The settings that change rows. V-COCO's files are in the key by content, not by path."""
         settings = super().row_settings()
         del settings["vcoco"]
         return settings
 
     def weights(self) -> dict[str, Path]:
-        """The files of V-COCO. Raises `FatalError` when one is missing."""
+        """The files of V-COCO. Raises `FatalError` if one is missing."""
         vcoco = self.settings.vcoco
         named = {} if vcoco is None else {"actions": vcoco.actions, "instances": vcoco.instances}
         return {f"vcoco {setting}": path for setting, path in named_files("evaluate.vcoco", named).items()}
 
     def open(self, uses: Inputs) -> None:
-        """Read which triplets training excluded, where the recipe has a split."""
+        """Read which triplets training excluded, if the recipe has a split."""
         if uses.by_table.get("split"):
             self._unseen = unseen_triplets(uses.artifact("split").table("split"))
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Predict every test image, then score; unreadable images go to quarantine.
+        """Predict every test image, then score; unreadable images are quarantined.
 
-        Predictions are kept as `detections.parquet`, which `rlip evaluate` reads.
+        Predictions go to `detections.parquet`, which `rlip evaluate` reads.
         """
         from models.weights import load
         from pipeline.evaluation.detections.table import DetectionsWriter

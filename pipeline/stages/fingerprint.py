@@ -1,4 +1,4 @@
-"""Stage `fingerprint`: recognises evaluation images, so that none of them is trained on."""
+"""Stage `fingerprint`: hashes evaluation images, so that none of them is trained on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FingerprintStage(Stage):
     row_wise = True
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Hash the bytes and the image of every image; unreadable images are rejected."""
+        """Hash each image's bytes and its appearance; unreadable images are quarantined."""
         rows = inputs.table("images").to_pylist()
         made: list[dict[str, Any]] = []
         rejected: list[Rejected] = []
@@ -44,5 +44,5 @@ class FingerprintStage(Stage):
         return Output(pa.Table.from_pylist(made, schema=FINGERPRINTS), rejected=rejected, rows_in=len(rows))
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
-        """Count the images, and those without enough structure to be found by their looks."""
+        """Count the images, and those with too little structure for a perceptual hash."""
         return {"images": len(table), "without a perceptual hash": table["phash"].null_count}

@@ -1,4 +1,4 @@
-"""Stage `ingest`: reads public annotation formats into one checked row per image; broken data goes to quarantine."""
+"""Stage `ingest`: reads public annotation formats into one checked row per image; bad data is quarantined."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from storage.store import Store
 from storage.tables import IMAGES
 
 _FORMATS_IN_KEYS = ["JPEG", "PNG", "WEBP", "BMP"]
-"""The default of `limits.formats` in keys: as it was before it had further ones, so that keys stay."""
+"""The default of `limits.formats` in keys: the one before further formats were added, so that keys stay valid."""
 
 
 class IngestSettings(Settings):
     """How images and boxes are read and checked."""
 
     verify: Literal["decode", "header"] = "decode"
-    """How images are checked. decode: by decoding them; header: by their headers alone, for millions of images on slow disks."""
+    """How images are checked. decode: by decoding; header: by header only, for millions of images on slow disks."""
     fingerprint: Literal["bytes", "stat"] = "bytes"
-    """How changed image files are found. bytes: by content, read again if size, times or inode differ; stat: by size and time."""
+    """How changed images are found. bytes: by content, read if size, times or inode differ; stat: by size and time."""
     limits: ImageLimits = ImageLimits()
     indexes: Path | None = runtime(None)
-    """Folder that caches parsed annotations. Unset: `indexes` in the store; outside a recipe, each process parses them anew."""
+    """Folder that caches parsed annotations. Unset: `indexes` in the store, or no cache when used without a recipe."""
     sources: tuple[DataSource, ...] = runtime(())
     """The datasets, filled in from the recipe's `data` section."""
     partition_size: int = runtime(1000, ge=1)
@@ -53,7 +53,7 @@ class IngestStage(Stage):
     settings: IngestSettings
 
     def row_settings(self) -> dict[str, Any]:
-        """The settings that change rows. The order of formats does not."""
+        """The settings that change rows. The order of formats changes none."""
         settings = super().row_settings()
         formats = self.settings.limits.formats
         settings["limits"]["formats"] = _FORMATS_IN_KEYS if formats == FORMATS else sorted(formats)
@@ -68,12 +68,12 @@ class IngestStage(Stage):
         )
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Read and check the partition's images. What cannot be used is rejected with its reason."""
+        """Read and check the partition's images. Unusable data is rejected with its reason."""
         source = self._source(dataset_of(inputs.partition))
         decoder = decoder_of(self.settings.limits, self.settings.verify)
         index = index_of(source, self.settings.indexes)
         rows: list[dict[str, Any]] = []
-        # Entries that yield no record belong to no partition. They are reported once, with the first.
+        # Entries without a record belong to no partition. They are reported once, with the first.
         rejected = list(index.lost) if inputs.partition.endswith("/0000") else []
         read = (self._read(record) for record in index.records(inputs.image_ids))
         for done, ((record_read, digest), probe) in enumerate(decoder.probes(read)):
@@ -95,7 +95,7 @@ class IngestStage(Stage):
         return source
 
     def _read(self, record: ImageRecord) -> tuple[tuple[ImageRecord, str], bytes | BadImage]:
-        """A record with the digest of its image, and the bytes, which are read once for all checks."""
+        """A record with its image's digest, and the bytes, which are read once for all checks."""
         try:
             data = read_bytes(record.path, self.settings.limits)
             return (record, fingerprint(record.path, self.settings.fingerprint, data)), data
@@ -105,7 +105,7 @@ class IngestStage(Stage):
 
 @lru_cache(maxsize=1)
 def decoder_of(limits: ImageLimits, verify: Literal["decode", "header"]) -> DecoderProcess:
-    """The process that opens images no one has looked at yet, started once for the process that reads them."""
+    """The process that opens unchecked images, started once for the process that reads them."""
     return DecoderProcess(partial(probe_bytes, limits=limits, verify=verify))
 
 

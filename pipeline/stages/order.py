@@ -1,4 +1,4 @@
-"""The stages of the chain in order: each comes after those whose tables it reads."""
+"""The stages in DAG order: each follows those whose tables it reads."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ _PLACES = {stage.name: place for place, stage in enumerate(STAGES)}
 
 
 def chain_order(step: str) -> tuple[int, str]:
-    """A sort key that puts step names (e.g. `shard:pseudo`) in the order of the chain. Steps of other stages come last."""
+    """A sort key that puts step names (e.g. `shard:pseudo`) in DAG order. Steps of unknown stages come last."""
     return _PLACES.get(step.partition(":")[0], len(STAGES)), step

@@ -1,7 +1,7 @@
 """Stage `overlap`: finds training images that are also evaluation images, and refuses to train on them.
 
-It compares the images that a training run reads, and those that its pretrained weights were trained on. The records of the
-runs in a store say which those are.
+It covers the images that a training run reads and those that its pretrained weights were trained on, which the records
+of runs in a store reveal.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ from storage.tables import OVERLAP, read_table
 SHOWN = 3
 """Number of overlaps that an error names."""
 INITIAL = "initial weights: "
-"""Begins the dataset of an image that the pretrained weights were trained on."""
+"""Prefix of the dataset of an image that the pretrained weights were trained on."""
 _COLUMNS = ["dataset", "image_id", "digest", "phash"]
 _HOW = (SAME_BYTES, SAME_ID, NEAR_DUPLICATE)
 
 
 class OverlapSettings(Settings):
-    """What counts as the same image, and whether training on evaluation images is refused."""
+    """Which images count as equal, and whether to refuse training on evaluation images."""
 
     distance: int = Field(DEFAULT_DISTANCE, ge=0, le=16)
-    """Bits in which the perceptual hashes of near-duplicates may differ."""
+    """Maximum number of bits in which the perceptual hashes of near-duplicates differ."""
     allow: bool = runtime(False)
-    """Whether to train on evaluation images all the same. Scores on them then say nothing about new images."""
+    """Whether to train on evaluation images anyway. Scores on them then say nothing about new images."""
     pretrained: Path | None = runtime(None)
-    """Weights that the training starts from; filled in from `pretrain.settings.pretrained`."""
+    """Weights that training starts from; filled in from `pretrain.settings.pretrained`."""
     store: str = runtime("")
-    """Address of the store that may have made them."""
+    """Address of the store that may contain their training run."""
 
 
 class OverlapStage(Stage):
-    """Compares the images in the shards of a variant, and those behind its pretrained weights, with all evaluation sets."""
+    """Compares a variant's images in shards and those behind its pretrained weights with all evaluation sets."""
 
     name = "overlap"
     version = 1
@@ -66,7 +66,7 @@ class OverlapStage(Stage):
     settings: OverlapSettings
 
     def weights(self) -> dict[str, Path]:
-        """The pretrained weights, and the tables of the images that they were trained on, which decide rows."""
+        """The pretrained weights, and the tables of the images they were trained on, since both decide rows."""
         known = self.pretraining_images()
         if known is None or self.settings.pretrained is None:
             return {}
@@ -76,11 +76,11 @@ class OverlapStage(Stage):
     def pretraining_images(self) -> TrainedImages | None:
         """What is known of the images behind the pretrained weights; None without such weights."""
         path = self.settings.pretrained
-        # `pretrain` itself refuses weights that are missing.
+        # `pretrain` itself refuses missing weights.
         return TrainedImages.of(path, self.settings.store) if path is not None and path.is_file() else None
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """List every training image with every evaluation image that it also is."""
+        """List every training image with every evaluation image that it equals."""
         trained = _images(inputs.table("shards"))
         tests = inputs.table("fingerprints")
         rows = list(_overlaps(trained, tests, self.settings.distance))
@@ -102,7 +102,7 @@ class OverlapStage(Stage):
         return Output(table, rows_in=len(trained), rows_out=len(trained), facts=facts)
 
     def audit(self, made: Inputs) -> None:
-        """Refuse training images that are also evaluation images, unless the settings allow them. Raises `FatalError`."""
+        """Refuse training images that are evaluation images, unless allowed. Raises `FatalError`."""
         found = made.table("overlap").to_pylist()
         if not found or self.settings.allow:
             return
@@ -113,8 +113,8 @@ class OverlapStage(Stage):
         way = "Exclude them with `exclude` or `near_duplicates` in [shard]"
         if any(row["dataset"].startswith(INITIAL) for row in found):
             way = (
-                "The weights in pretrain.settings.pretrained have seen some of them: start from weights that have not, whose "
-                "training had these sets in data.test, or their images in [shard] `exclude`"
+                "The weights in pretrain.settings.pretrained have seen some of them: start from weights trained with "
+                "these sets in data.test, or with their images in [shard] `exclude`"
             )
         raise FatalError(
             f"training images are also evaluation images: {counts}; first {first}. {way}, or set "
@@ -128,15 +128,15 @@ def _images(members: pa.Table) -> pa.Table:
 
 
 def _marked(images: pa.Table) -> pa.Table:
-    """The same images, told apart from those of this run. Another run's dataset of the same name may be another set."""
+    """The same images, marked as another run's. Its dataset of the same name may be a different set."""
     names = pc.binary_join_element_wise(INITIAL, images["dataset"], "")
     return images.set_column(0, "dataset", names)
 
 
 def _overlaps(trained: pa.Table, tests: pa.Table, distance: int) -> Iterator[dict[str, Any]]:
-    """The rows of the overlap table, in the order of the training images; a pair is listed once, by its strictest match.
+    """Rows of the overlap table, in the order of the training images. Each pair appears once, by its strictest match.
 
-    An image id says something only within a dataset: different datasets number their images independently.
+    An image id is meaningful only within a dataset: datasets number their images independently.
     """
     test_rows = tests.to_pylist()
     by_digest: dict[str, list[int]] = {}
@@ -163,14 +163,14 @@ def _overlaps(trained: pa.Table, tests: pa.Table, distance: int) -> Iterator[dic
 
 
 def _candidates(trained: pa.Table, tests: pa.Table, near: Collection[int]) -> list[int]:
-    """Positions of the training images that may be in the overlap, so that not every row becomes a Python object."""
+    """Positions of the training images that may overlap, so that not every row becomes a Python object."""
     same_bytes = pc.is_in(trained["digest"], tests["digest"].combine_chunks())
     same_set = pc.is_in(trained["dataset"], tests["dataset"].combine_chunks())
     return sorted({*np.flatnonzero(pc.or_(same_bytes, same_set)).tolist(), *near})
 
 
 def _near(trained: pa.Table, tests: pa.Table, distance: int) -> dict[int, dict[int, int]]:
-    """Position of a training image → position of an evaluation image → bits in which their hashes differ."""
+    """Position of a training image → position of an evaluation image → number of bits where their hashes differ."""
     near: dict[int, dict[int, int]] = {}
     images, others = (np.flatnonzero(table["phash"].is_valid()) for table in (trained, tests))
     hashes, other_hashes = (table["phash"].drop_null().to_numpy() for table in (trained, tests))
@@ -189,15 +189,15 @@ class TrainedImages:
     """The shards that weights were trained on, including those of the weights that training started from."""
 
     shards: tuple[Path, ...]
-    """Tables `shards` of the artifacts, which have an image's sha256 and perceptual hash."""
+    """Tables `shards` of the artifacts, with each image's SHA-256 and perceptual hash."""
     unknown: str = ""
-    """Why some images are not known, in words; "" if all are."""
+    """Why some images are unknown; "" if all are known."""
 
     @classmethod
     def of(cls, weights: Path, address: str) -> TrainedImages:
-        """Looks a weights file up by its content: in the store at `address`, and in the store that the file itself lies in.
+        """Looks a weights file up by its content, in the store at `address` and in the store that contains the file.
 
-        A copy of a run's weights is found wherever it lies, as long as a store has the run's artifacts.
+        A copy of a run's weights is found anywhere, as long as a store has the run's artifacts.
         """
         stores = list(_stores(weights, address))
         digest = _digest(weights, weights.stat().st_size, weights.stat().st_mtime_ns)
@@ -225,7 +225,7 @@ class TrainedImages:
 
 
 def _stores(weights: Path, address: str) -> Iterator[Store]:
-    """The stores that may have made the weights. An address without a store yet has none."""
+    """The stores that may have made the weights. An address without a store has none."""
     folder = weights.resolve().parent
     places = [address] if address else []
     if folder.parent.name == PretrainStage.name and folder.parents[1].name == "artifacts":
@@ -238,7 +238,7 @@ def _stores(weights: Path, address: str) -> Iterator[Store]:
 
 
 def _made(stores: list[Store], digest: str) -> tuple[Store, Artifact] | None:
-    """The training that made the weights with this digest, and its store."""
+    """The training run whose weights have this digest, and its store."""
     for store in stores:
         for artifact in store.artifacts(PretrainStage.name):
             entry = artifact.manifest.files.get(MODEL)

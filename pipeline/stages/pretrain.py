@@ -11,7 +11,7 @@ from storage.tables import METRICS
 
 
 class PretrainStage(Stage):
-    """Makes the network's weights (`model.safetensors`), with its training set's names, its tokenizer and metrics per step."""
+    """Makes the network's weights (`model.safetensors`), the names in its training set, its tokenizer and metrics."""
 
     name = "pretrain"
     version = 6
@@ -25,11 +25,11 @@ class PretrainStage(Stage):
     settings: TrainingSettings
 
     def weights(self) -> dict[str, Path]:
-        """The tokenizer and the pretrained weights, where the settings name them."""
+        """The tokenizer and the pretrained weights, if the settings name them."""
         return self.settings.files()
 
     def imports(self) -> tuple[str, ...]:
-        """Returns the module of the network, which its ranks train."""
+        """The module of the network, which its ranks train."""
         return ("models.rlip",)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:

@@ -1,6 +1,6 @@
-"""One process of a pre-training that is evaluated while it goes on.
+"""One process of a pre-training run that is evaluated while it goes on.
 
-Training runs know nothing of evaluations; a stage knows both.
+Training code knows nothing of evaluation; this stage knows both.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class ZeroShotCheck:
         self._test = TestSet(rows[: config.settings.evaluate_images], config.test.folders)
 
     def is_due(self, step: int, total: int) -> bool:
-        """Every `evaluate_every` steps."""
+        """Whether `step` is a multiple of `evaluate_every`."""
         every = self._settings.evaluate_every
         return every is not None and step % every == 0
 
     def measure(self, network: Network, is_last: bool, ranks: Ranks) -> Mapping[str, float]:
-        """Returns zero_shot_map and the others, the same in all processes."""
+        """Returns zero_shot_map and the other scores, equal in all processes."""
         own = range(ranks.rank, len(self._test.rows), ranks.count)
         size, batch = self._settings.whole_size, self._settings.micro_batch
         found = self._test.predict(network, size, None, batch, lambda done, total, note="": None, own)

@@ -12,9 +12,9 @@ from storage.tables import METRICS
 
 
 class TrainTaggerStage(Stage):
-    """Makes the tagger's weights (`model.safetensors`), with the names it knows, its tokenizer and metrics per step.
+    """Makes the tagger's weights (`model.safetensors`), the names it knows, its tokenizer and metrics per step.
 
-    `calibration.json` turns its scores into probabilities. It exists where images were held out.
+    `calibration.json` maps its scores to probabilities. It exists if images were held out.
     """
 
     name = "train_tagger"
@@ -29,15 +29,15 @@ class TrainTaggerStage(Stage):
     settings: TaggerSettings
 
     def weights(self) -> dict[str, Path]:
-        """The tokenizer and the pretrained weights, where the settings name them."""
+        """The tokenizer and the pretrained weights, if the settings name them."""
         return self.settings.files()
 
     def takes(self, table: str, artifact: Artifact) -> bool:
-        """Only partitions with relations: new images without any do not train the tagger again."""
+        """Only partitions with relations: new images without any do not require training again."""
         return artifact.manifest.counts.rows_out > 0
 
     def imports(self) -> tuple[str, ...]:
-        """Returns the module of the network, which its ranks train."""
+        """The module of the network, which its ranks train."""
         return ("models.relation_tagger",)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:

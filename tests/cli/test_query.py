@@ -105,7 +105,7 @@ def test_damaged_tables_are_named_with_the_remedy(labelled):
 def test_a_wrong_query_names_the_tables(labelled):
     with pytest.raises(FatalError, match=r"candidates, captions, images, labels, rejected, relations, triplets"):
         _rows(labelled, "select * from tags")
-    with pytest.raises(FatalError, match=r"asks for no rows; e\.g\. 'select count"):
+    with pytest.raises(FatalError, match=r"is not a query; try e\.g\. 'select count"):
         _rows(labelled, "")
 
 

@@ -105,5 +105,5 @@ def test_two_recipes_are_compared_defaults_included(folder):
 
 def test_a_plan_before_the_synthetic_world_is_written_says_so(root, tmp_path):
     settings = [f"data.root={tmp_path / 'world'}", f"store={tmp_path / 'store'}"]
-    with pytest.raises(FatalError, match=r"world is not written yet.*rlip run"):
+    with pytest.raises(FatalError, match=r"world does not exist yet.*rlip run"):
         plan(root / "recipes/demo.toml", settings)

@@ -132,7 +132,7 @@ def test_refused_entries_are_named_and_the_others_indexed(tmp_path):
     assert not (tmp_path.parent / "b.jpg").exists()
     verified = rlip("verify", tar)
     assert (verified.exit_code, verified.stdout) == (0, "1 sample in 1 tar matches\n")
-    assert f"{tar}: left out c.pkl: is pickled" in verified.stderr
+    assert f"{tar}: skipped c.pkl: is pickled" in verified.stderr
     values = json.loads(rlip("verify", tar, "--json").stdout)
     assert values["faults"] == [] and [entry["name"] for entry in values["left_out"]] == ["../b.jpg", "c.pkl"]
 
@@ -161,7 +161,7 @@ def test_verify_names_each_fault_and_goes_on_with_the_next_tar(tar, tmp_path):
     assert f"{place['key']}.{place['extension']}: has other bytes than the index says" in done.stdout
     assert f"{third}: has no index" in done.stdout and f"rlip shards index {third}" in done.stdout
     assert str(second) not in done.stdout
-    assert done.stderr.endswith("Error: 2 faults; restore the tars, or, if they are right, index them again\n")
+    assert done.stderr.endswith("Error: 2 faults; restore the tars or, if they are right, index them again\n")
     values = json.loads(rlip("verify", tmp_path, "--json").stdout)
     assert values["tars"] == 2 and len(values["faults"]) == 2
 
@@ -271,13 +271,13 @@ def test_paths_that_are_no_file_are_told(tmp_path, command):
 
 def test_a_folder_without_tars_is_told(tmp_path):
     done = rlip("verify", tmp_path)
-    assert done.exit_code == 1 and "holds no .tar file" in done.stderr
+    assert done.exit_code == 1 and "contains no .tar file" in done.stderr
 
 
 def test_a_tar_without_samples_gets_no_index(tmp_path):
     for tar in (foreign(tmp_path / "empty.tar"), foreign(tmp_path / "pickles.tar", ("a.pkl", b"x"))):
         done = rlip("index", tar)
-        assert done.exit_code == 1 and "holds no sample" in done.stderr
+        assert done.exit_code == 1 and "contains no sample" in done.stderr
         assert not index_path(tar).exists()
 
 

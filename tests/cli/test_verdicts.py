@@ -103,7 +103,7 @@ def test_a_fitted_calibration_fits_into_a_recipe_and_is_honest(run, capsys):
     sure = [label.confidence for label in reviewable_labels(run, choice=choice)]
     assert len(sure) == len(labels)
     assert np.mean(sure) == pytest.approx(0.25, abs=0.02)
-    with pytest.raises(FatalError, match="240 confident verdicts of 300"):
+    with pytest.raises(FatalError, match="240 of the 300 confident verdicts"):
         show_calibration("toy", fewest=300, store=root(run))
 
 

@@ -48,7 +48,7 @@ def test_what_became_of_every_parameter_is_told(tmp_path):
     rows = [line.split() for line in done.stdout.splitlines()]
     assert "R-Tagger" in done.stdout and "transformer.ho_encoder (" in done.stdout
     assert ["expected", "to", "be", "new", "0", "none"] in rows and ["unexpected", "0", "none"] in rows
-    assert ["left", "out", "1", "query_embed.weight"] in rows
+    assert ["not", "imported", "1", "query_embed.weight"] in rows
     assert next(row for row in rows if row[:1] == ["loaded"])[1] == str(len(load_file(TAGGER)) - 1)
     parsed = json.loads(rlip_weights("import", TAGGER, out, *OF_TAGGER, "--json").stdout)
     assert parsed["expected_new"] == parsed["unexpected"] == [] and parsed["left_out"] == ["query_embed.weight"]
@@ -89,13 +89,13 @@ def test_a_network_that_the_authors_do_not_have_is_not_exported(tmp_path):
     [
         (("import", "none.pth", "new.safetensors"), "no checkpoint at none.pth"),
         (("import", TAGGER, OWN), "is a folder"),
-        (("import", TAGGER, TAGGER), "the file itself"),
+        (("import", TAGGER, TAGGER), "the input file"),
         (("import", TAGGER, "new.safetensors", "--set", "gate"), "write NAME=VALUE"),
         (("import", TAGGER, "new.safetensors", "--args", "none.json"), "no settings at none.json"),
         (("import", TAGGER, "new.safetensors"), "cannot infer heads, gate"),
         (("export", "none", "new.pth"), "no weights at none"),
         (("export", TAGGER, "new.pth"), "this project did not write the file"),
-        (("export", TAGGER, TAGGER), "the file itself"),
+        (("export", TAGGER, TAGGER), "the input file"),
         (("show", "none"), "no weights at none"),
         (("show", OWN / "tagger_own_args.json"), "not a readable PyTorch checkpoint"),
     ],

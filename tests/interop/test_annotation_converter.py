@@ -121,7 +121,7 @@ def test_what_can_not_be_converted_leaves_nothing(tmp_path):
         convert_annotations("hico_instances", tmp_path / "cut.json", "vcoco", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
-    with pytest.raises(FatalError, match="out: exists already"):
+    with pytest.raises(FatalError, match="out already exists"):
         convert_annotations("hico_instances", given, "vcoco", tmp_path / "out")
 
 

@@ -337,7 +337,7 @@ def test_predicates_between_categories_are_what_candidates_are_taken_from(tmp_pa
     assert made.files == ["cooccurrence.json"]
     table = read_cooccurrence(tmp_path / "out/cooccurrence.json")
     assert table == {"person": {"horse": ["riding", "on"]}}
-    assert made.lost["relation of a name that means no category"] == 1
+    assert made.lost["relation of a name that matches no category"] == 1
     boxes = [Box("person", 0, 0, 5, 5), Box("horse", 1, 1, 9, 9)]
     pairs = cooccurrence_candidates([], boxes, table=table).pairs
     assert [(pair.subject, pair.object, pair.predicate) for pair in pairs] == [(0, 1, "riding"), (0, 1, "on")]

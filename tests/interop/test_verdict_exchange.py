@@ -88,7 +88,7 @@ def test_a_file_of_another_run_is_refused_with_the_reason(run, tmp_path):
     for region in result:
         if region["type"] == "rectanglelabels":
             region["value"]["width"] /= 3
-    with pytest.raises(FatalError, match="only 0 of its 3 boxes are boxes of run"):
+    with pytest.raises(FatalError, match="only 0 of its 3 boxes match boxes of run"):
         import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
     tasks[0]["data"] = {"image": "elsewhere.jpg"}
     with pytest.raises(FatalError, match=r"none of its 1 images \(first: elsewhere.jpg\) is in run"):

@@ -87,7 +87,7 @@ def test_two_processes_that_append_to_one_file_lose_and_mix_nothing(tmp_path: Pa
     found = [each.image_id for each in log.verdicts()]
     assert set(told) <= set(found)
     assert len(set(found)) == len(found)
-    assert not [text for text in log.damaged if "no end" not in text]
+    assert not [text for text in log.damaged if "incomplete last line" not in text]
 
 
 def test_a_writer_and_a_reader_wait_for_a_writer_in_the_middle_of_its_lines(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_line_torn_by_a_crash_is_never_merged_with_the_next(tmp_path: Path) ->
     path = tmp_path / "ada.jsonl"
     path.write_bytes(path.read_bytes() + path.read_bytes()[:-40])
     assert len(list(log.verdicts())) == 1
-    assert log.damaged == (f"{path}: its last line has no end and was skipped",)
+    assert log.damaged == (f"{path}: its incomplete last line was skipped",)
     log.append([verdict("reject", relation=DOG)])
     assert [each.kind for each in log.verdicts()] == ["accept", "reject"]
     assert len(log.damaged) == 1

@@ -119,7 +119,7 @@ def test_classes_and_costs_are_named_after_what_they_measure():
     summary = replace(summary_of(scene()), scored="R@50", measure="R@100")
     markdown, page = evaluation_markdown(summary), evaluation_page(summary)
     assert "cost in R@50" in markdown and markdown.count("| class | R@100 | truths |") == 2
-    assert "Cost is what R@50" in page and page.count('<th class="n">R@100</th>') == 2
+    assert "the gain in R@50" in page and page.count('<th class="n">R@100</th>') == 2
 
 
 def test_ours_stands_only_among_results_of_its_setting():

@@ -46,7 +46,7 @@ def test_the_hardest_disagree_most_with_given_relations(labelled):
     hardest = hardest_images(labelled.run, ["toys"], CHOICE, 5, seed=0)
     # Image 1: both kept labels are given. Image 2: "next to" is kept, but not given.
     assert [(s.row["image_id"], s.disagreements) for s in hardest.samples] == [(2, 1)]
-    assert hardest.how.startswith("Of 2 images with given relations, the 1 with the most disagreements")
+    assert hardest.how.startswith("Of 2 images with ground-truth relations, the 1 with the most disagreements")
 
 
 def test_without_given_relations_the_hardest_have_the_most_doubtful_scores(book):

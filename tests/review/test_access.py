@@ -146,7 +146,7 @@ def test_the_secret_is_its_owners_alone_and_a_torn_one_is_made_anew(tmp_path):
     assert file.stat().st_mode & 0o777 == 0o600
     file.write_text(secret[:20])
     assert len(kept_secret(file)) == 64
-    with pytest.raises(FatalError, match=r"toy\.secret/x: the secret of the review page can't be kept"):
+    with pytest.raises(FatalError, match=r"toy\.secret/x: the secret of the review page can't be read or written"):
         kept_secret(file / "x")
 
 

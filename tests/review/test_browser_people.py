@@ -62,7 +62,7 @@ def test_two_reviewers_see_each_other_and_the_audit_their_agreement(window, shar
     assert window.texts("tbody td:first-child")[-2:] == ["Zoë", "ada"]
     # Observed agreement 3/5; by chance 2/5 · 4/5 + 2/5 · 1/5 = 2/5. Kappa is (3/5 - 2/5) / (1 - 2/5) = 1/3.
     assert "Zoë and ada: 0.333 (Cohen) on 5" in window.text("main")
-    assert "(Fleiss) on 5 labels" in window.text("main")
+    assert "Fleiss' kappa is 0.259 on 5 labels" in window.text("main")
 
 
 def test_a_read_only_page_shows_all_and_takes_nothing(window, reader):

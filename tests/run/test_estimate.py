@@ -56,7 +56,7 @@ def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path
     shown = output_of(*asked, "--images", 8000)
     assert "Total: 8,000 images to label, " in shown and bytes_in_words(more["bytes"]) in shown
     assert "none was measured on a GPU" in shown and "Requests to an object store" in shown
-    assert "Warning: ingest, caption: more than 100 times the images that were measured, at most 1,000 times" in shown
+    assert "Warning: ingest, caption: more than 100 times the measured images, at most 1,000 times" in shown
     assert "Warning" not in output_of(*asked, "--images", 800)
     one, _ = Run(store, "small").artifacts("caption").values()
     store.discard("caption", one.key)
@@ -125,7 +125,7 @@ def test_on_a_ray_cluster_the_most_actors_of_the_recipe_count_as_workers(tmp_pat
     (_, caption) = json.loads(output_of(*asked, "--set", "run.max_actors=10", "--json"))["steps"]
     assert caption["wall"] == pytest.approx(397)
     unbounded = rlip(*asked)
-    assert unbounded.exit_code == 1 and "without run.max_actors: name the number of workers" in unbounded.stderr
+    assert unbounded.exit_code == 1 and "without run.max_actors: set the number of workers" in unbounded.stderr
 
 
 def test_the_score_compares_costs_per_image(labelled, tmp_path):

@@ -106,7 +106,7 @@ def test_the_nodes_of_the_script_train_together(tmp_path, nodes):
 
 
 def test_a_store_that_nodes_cannot_share_is_told(tmp_path):
-    with pytest.raises(FatalError, match="a store in a folder that all of them share"):
+    with pytest.raises(FatalError, match="a store in a folder that they all share"):
         script(tmp_path, overrides=["store=s3://bucket/folder"])
 
 
