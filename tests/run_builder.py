@@ -140,7 +140,15 @@ def triplets(image_id: int, *found: tuple[int, str, str, str]) -> dict[str, Any]
 def relations(image_id: int, *found: tuple[int, str, int, float]) -> dict[str, Any]:
     """A row of `relations`: subject, predicate, object, score."""
     rows = [
-        {"subject": s, "predicate": p, "object": o, "score": score, "proposed": True, "triplet": 0}
+        {
+            "subject": s,
+            "predicate": p,
+            "object": o,
+            "score": score,
+            "probability": score,
+            "proposed": True,
+            "triplet": 0,
+        }
         for s, p, o, score in found
     ]
     return {"image_id": image_id, "relations": rows}

@@ -113,10 +113,10 @@ def _labelling(recipe: Recipe) -> list[Step]:
         Step("caption", CaptionStage, recipe.caption, datasets=data.label, reads={"images": images}),
         Step("parse", ParseStage, recipe.parse, datasets=data.label, reads={"captions": ("caption",)}),
     ]
-    tagger = _tagger(recipe)
-    if tagger:
+    tagger = _tagger(recipe) if recipe.tag.method == "tagger" else []
+    if tagger or recipe.tag.method != "tagger":
         reads = {"images": images, "triplets": ("parse",)}
-        uses = {"tagger": (tagger[-1].name,)}
+        uses = {"tagger": tuple(step.name for step in tagger if step.stage is not ShardTaggerStage)}
         steps += [*tagger, Step("tag", TagStage, recipe.tag, datasets=data.label, reads=reads, uses=uses)]
     return steps
 
@@ -138,7 +138,11 @@ def _tagger(recipe: Recipe) -> list[Step]:
         return []
     settings = recipe.shard.model_copy(update={"labels": "given", "without_relations": "drop"})
     packed = Step("shard_tagger", ShardTaggerStage, settings, datasets=recipe.data.tagger, reads=_INGESTED)
-    return [packed, Step("train_tagger", TrainTaggerStage, recipe.train_tagger, reads={"shards": (packed.name,)})]
+    reads = {"shards": (packed.name,)}
+    folds = range(recipe.train_tagger.folds)
+    names = [f"train_tagger:{fold}" for fold in folds] if len(folds) > 1 else ["train_tagger"]
+    each = [recipe.train_tagger.model_copy(update={"fold": fold}) for fold in folds]
+    return [packed, *(Step(n, TrainTaggerStage, s, reads=reads) for n, s in zip(names, each, strict=True))]
 
 
 def _shards(recipe: Recipe, use: str, datasets: tuple[str, ...], labels: str) -> Step:

@@ -43,7 +43,8 @@ def drawn(seed: int, **values: Any) -> tuple[pa.Table, pa.Table]:
                 {
                     "subject": int(generator.integers(0, 3)), "object": int(generator.integers(0, 3)), "score": score,
                     "predicate": str(generator.choice(PREDICATES)), "proposed": proposed, "triplet": 0, "caption": 0,
-                    "calibrated": score * 0.9, "posterior": float(generator.random()) if proposed else None, **values,
+                    "calibrated": score * 0.9, "probability": score * 0.8,
+                    "posterior": float(generator.random()) if proposed else None, **values,
                 }
             )  # fmt: skip
         images.append({"image_id": image_id, "tagger": "t", "relations": labels})
@@ -91,7 +92,7 @@ def judged_one_by_one(relations: pa.Table, candidates: pa.Table, choice: ChoiceS
     "settings",
     [
         {},
-        {"threshold": 0.0, "max_relations": 3},
+        {"confidence": "score", "threshold": 0.0, "max_relations": 3},
         {"confidence": "calibrated", "thresholds": {"riding": 0.7, "ride": 0.1}},
         {"rule": "posterior", "max_relations": 2},
         {"rule": "best"},
@@ -114,7 +115,8 @@ def test_columns_hold_what_judging_image_by_image_finds(settings: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("settings", "lacking"), [({"confidence": "calibrated"}, "calibrated"), ({"rule": "posterior"}, "posterior")]
+    ("settings", "lacking"),
+    [({}, "probability"), ({"confidence": "calibrated"}, "calibrated"), ({"rule": "posterior"}, "posterior")],
 )
 def test_a_value_that_the_labels_lack_is_named(settings: dict[str, Any], lacking: str) -> None:
     tables = drawn(0, **{lacking: None})
