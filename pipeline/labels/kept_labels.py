@@ -38,7 +38,7 @@ class ChoiceSettings(Settings):
     rule: Literal["all", "best", "posterior"] = "all"
     """Which pairs to keep of an ambiguous caption. all: every pair; best: the likeliest, as many as the caption means;
     posterior: every pair, with its confidence multiplied by its posterior, which a probability already holds."""
-    threshold: float = Field(0.4, ge=0.0, le=1.0)
+    threshold: float = Field(0.45, ge=0.0, le=1.0)
     """Pseudo-labels with a lower confidence are excluded. 0.2 by default where the confidence is no probability."""
     thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = Field({})
     """Thresholds for individual predicates, by canonical name."""

@@ -46,7 +46,7 @@ class LabelChoice:
 
     measure: Literal["probability", "calibrated", "score"] = "probability"
     rule: Literal["all", "best", "posterior"] = "all"
-    threshold: float = 0.4
+    threshold: float = 0.45
     thresholds: Mapping[str, float] = field(default_factory=dict)
     per_pair: int | None = None
 
