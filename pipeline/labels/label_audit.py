@@ -112,7 +112,7 @@ class LabelAudit:
     def methods(self, choice: str) -> tuple[tuple[str, LabelScores], ...]:
         """The labelling methods by name: the tagger with its `choice` of labels, then the baselines."""
         return (
-            (f"tagger, {choice}", self.tagger),
+            (f"kept: {choice}", self.tagger),
             ("naive matching", self.naive),
             ("boxes and names alone", self.prior),
         )
