@@ -48,7 +48,7 @@ def import_verdicts(
     wrong_predicate. A relation that the run does not have is accepted as a label of its own. Images without an annotation say
     nothing. Raises `FatalError` for a file that can't be read or that does not fit the run.
     """
-    require_reviewer(reviewer)
+    reviewer = require_reviewer(reviewer)
     form = form or _ENDINGS.get(path.suffix.lower())
     if form is None:
         raise FatalError(f"{path}: name its format with --format label_studio or --format cvat")

@@ -104,9 +104,13 @@ def _recorded(artifact: Artifact) -> Overrides:
 
 
 def _named(relations: Iterable[JudgedRelation], places: Mapping[Box4, list[int]]) -> list[list[Named]]:
-    """For each relation, the labels that it may be."""
+    """For each relation, the labels that it may be. Boxes may coincide, but none is related to itself."""
     return [
-        [(s, o, each.predicate) for s, o in product(places.get(each.subject, ()), places.get(each.object, ()))]
+        [
+            (s, o, each.predicate)
+            for s, o in product(places.get(each.subject, ()), places.get(each.object, ()))
+            if s != o
+        ]
         for each in sorted(relations, key=lambda r: (r.subject, r.object, r.predicate))
     ]
 

@@ -101,7 +101,7 @@ class VerdictLog:
         for path in paths:
             reviewer = path.name.removesuffix(SUFFIX)
             try:
-                require_reviewer(reviewer)
+                reviewer = require_reviewer(reviewer)
             except FatalError as error:
                 self._unnamed.append(f"{path}: skipped: {error}")
                 continue

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -26,17 +27,21 @@ undo: the reviewer takes back the last verdict of their own on the relation that
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-_REVIEWER = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9._@-]{0,63}")
+_REVIEWER = re.compile(r"[\w@][\w.@-]{0,63}")
 _BOX_SIDES = "xywh"
 
 
 def require_reviewer(name: str) -> str:
-    """Returns the name of a reviewer, which also names a file. Raises `FatalError` for one that could lead elsewhere."""
-    if not _REVIEWER.fullmatch(name):
+    """Returns the name of a reviewer with composed accents. It also names a file.
+
+    Raises `FatalError` for a name that could lead elsewhere.
+    """
+    composed = unicodedata.normalize("NFC", name)
+    if not _REVIEWER.fullmatch(composed):
         raise FatalError(
             f"reviewer {name[:80]!r}: use letters, digits, '.', '_', '@' and '-', at most 64, and none of '.' and '-' first"
         )
-    return name
+    return composed
 
 
 def box4(values: Mapping[str, Any]) -> Box4:
@@ -69,7 +74,8 @@ class Verdict:
     """What one person said of one relation, and when.
 
     Raises ValueError when fields have wrong types, when kind `wrong_pair` names no box or `wrong_predicate` no
-    predicate, and when another kind names one. Raises `FatalError` for an unsafe name of the reviewer.
+    predicate, when another kind names one, and when a correction changes nothing or relates a box to itself. Raises
+    `FatalError` for an unsafe name of the reviewer.
     """
 
     relation: JudgedRelation
@@ -96,7 +102,7 @@ class Verdict:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind: {self.kind!r} is none of {', '.join(KINDS)}")
-        require_reviewer(_text(self.reviewer, "reviewer"))
+        object.__setattr__(self, "reviewer", require_reviewer(_text(self.reviewer, "reviewer")))
         _require_time(_text(self.time, "time"))
         _text(self.subject_category, "subject_category")
         _text(self.object_category, "object_category")
@@ -123,6 +129,10 @@ class Verdict:
         if (self.corrected_predicate is not None) != (self.kind == "wrong_predicate"):
             wanted = "one" if self.kind == "wrong_predicate" else "none"
             raise ValueError(f"corrected_predicate: kind {self.kind!r} has {wanted}")
+        if self.kind in ("wrong_pair", "wrong_predicate") and self.corrected == self.relation:
+            raise ValueError(f"{self.kind}: the correction is the label itself; name another one, or reject the label")
+        if self.kind == "wrong_pair" and self.corrected.subject == self.corrected.object:
+            raise ValueError("wrong_pair: the corrected subject and object are the same box; choose two boxes")
 
     @property
     def corrected(self) -> JudgedRelation:

@@ -43,7 +43,7 @@ class Access:
             if not _NAME.fullmatch(name):
                 raise FatalError(f"--name {name!r}: no name of a host; write name, name:port or https://name")
         if self.password is None:
-            require_reviewer(self.reviewer)
+            object.__setattr__(self, "reviewer", require_reviewer(self.reviewer))
         elif len(self.password) < SHORTEST_PASSWORD:
             raise FatalError(
                 f"the password of the review page needs {SHORTEST_PASSWORD} characters or more; choose another one in "

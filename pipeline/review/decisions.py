@@ -46,6 +46,7 @@ class State(BaseModel):
 
     label: int
     kind: str
+    correction: str
     others: list[tuple[str, str]]
 
 
@@ -58,9 +59,9 @@ class Decided(BaseModel):
 
 
 def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
-    """Record verdicts, all or none.
+    """Record verdicts, all or none. One that stands already is not recorded again, since the page may have to ask twice.
 
-    Raises ValueError for a label that is gone or imported, and for a correction that says nothing.
+    Raises ValueError for a label that is gone or imported, and for a correction that changes nothing.
     """
     numbers = [one.label for one in decisions.decisions]
     labels = {label.number: label for label in labels_of(state.index, numbers)}
@@ -71,8 +72,13 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
         raise ValueError(
             "a verdict names its image by a digest, and imported images have none; judge a run of a recipe"
         )
-    verdicts = [_verdict(state, labels[one.label], one, reviewer) for one in decisions.decisions]
-    state.reviews.record([labels[number] for number in numbers], verdicts)
+    standing = state.reviews.of(list(labels.values()))
+    new = []
+    for one in decisions.decisions:
+        verdict = _verdict(state, labels[one.label], one, reviewer)
+        if not _stands(verdict, standing.get(one.label, {}).get(reviewer)):
+            new.append((labels[one.label], verdict))
+    state.reviews.record([label for label, _ in new], [verdict for _, verdict in new])
     standing = state.reviews.of(list(labels.values()))
     own = state.reviews.log.standing_of(reviewer)
     paces = [one.seconds for one in own if one.seconds is not None]
@@ -81,6 +87,13 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
         verdicts=len(own),
         median_seconds=round(statistics.median(paces), 2) if paces else None,
     )
+
+
+def _stands(verdict: Verdict, last: Verdict | None) -> bool:
+    """Whether a verdict says what stands already."""
+    if last is None:
+        return verdict.kind == "undo"
+    return (verdict.kind, verdict.corrected) == (last.kind, last.corrected)
 
 
 def _verdict(state: ReviewState, label: Label, decision: Decision, reviewer: str) -> Verdict:

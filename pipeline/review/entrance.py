@@ -149,7 +149,7 @@ class Entrance:
         form = dict(parse_qsl((await request.body()).decode("latin-1")))
         target, reviewer = form.get("next", ""), form.get("reviewer", "").strip(" ")
         try:
-            require_reviewer(reviewer)
+            reviewer = require_reviewer(reviewer)
         except FatalError as error:
             fault = f"No such name: {error}."
             return _page("login.html", request, 422, target=target, reviewer=reviewer, fault=fault)

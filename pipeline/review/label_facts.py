@@ -40,7 +40,7 @@ class LabelFacts:
     density: tuple[int, ...]
     """Images by their number of kept labels, from 0 to `MOST_AN_IMAGE`."""
     quarantined: frozenset[str]
-    """The reasons for which steps left out rows."""
+    """The reasons for which stages rejected rows."""
 
 
 class LabelFactsCache:

@@ -78,7 +78,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class AuditView:
-    """The labels of one dataset beside the relations that it gives."""
+    """The labels of one dataset beside its ground truth."""
 
     audit: ScoreAudit
     curve: Plot

@@ -125,6 +125,7 @@ class Pages:
     ) -> str:
         """One image with the label that is judged. `origin`: the list that it was opened from, labels or images."""
         verdicts = self._state.reviews.of(detail.labels)
+        boxes = sorted(enumerate(detail.boxes), key=lambda placed: -placed[1]["w"] * placed[1]["h"])
         at = None if chosen is None else self._state.listing.place(search, chosen.number)
         return self.render(
             "image.html",
@@ -132,7 +133,8 @@ class Pages:
             detail=detail,
             chosen=chosen,
             search=search,
-            verdicts=verdicts,
+            states={each.number: verdict_state(verdicts.get(each.number, {}), reviewer) for each in detail.labels},
+            boxes=boxes,
             graph=scene_graph(detail),
             choice=self._state.view.choice,
             neighbours=self._neighbours(search, at),
@@ -143,7 +145,7 @@ class Pages:
         )
 
     def quarantined(self, reviewer: str, reason: str) -> str:
-        """The rows that steps left out, by reason."""
+        """The rows that stages rejected, by reason."""
         reasons = self._state.index.rows(
             "SELECT step, reason, count(*) AS number FROM quarantined GROUP BY ALL ORDER BY number DESC, step, reason"
         )
@@ -163,7 +165,7 @@ class Pages:
     def _chips(self, labels: Sequence[Label], reviewer: str) -> list[dict[str, Any]]:
         verdicts = self._state.reviews.of(labels)
         return [
-            {"label": each, "region": each.region, **verdict_state(verdicts.get(each.number, {}), reviewer)}
+            {"label": each, "region": each.region, "state": verdict_state(verdicts.get(each.number, {}), reviewer)}
             for each in labels
         ]
 
@@ -198,10 +200,17 @@ def _options(names: Sequence[str]) -> Markup:
 
 
 def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str) -> dict[str, Any]:
-    """What stands on a label: the reviewer's own kind of verdict ("" for none), and what others said."""
+    """What stands on a label: the reviewer's own kind of verdict ("" for none) with its correction, and what others said.
+
+    Others' verdicts are shown only to those who have judged the label themselves.
+    """
     own = verdicts.get(reviewer)
+    if own is None:
+        return {"kind": "", "correction": "", "others": []}
     others = [(name, one.kind) for name, one in sorted(verdicts.items()) if name != reviewer]
-    return {"kind": own.kind if own is not None else "", "others": others}
+    ends = [end for end in ("subject", "object") if getattr(own, f"corrected_{end}") is not None]
+    corrected = own.corrected_predicate or (f"other {' and '.join(ends)}" if ends else "")
+    return {"kind": own.kind, "correction": f"→ {corrected}" if corrected else "", "others": others}
 
 
 SIZE = 360

@@ -67,7 +67,7 @@ RELATIONS = pa.schema(
 """`place` is the label's index among its image's; `subject` and `object` index the image's boxes, whose sides are in pixels.
 `predicate` is canonical. `probability` is the calibrated or raw score where labels have none. `confidence` decides
 whether a label is kept. `number` is a kept label's place in random audits (`pipeline/labels/audit_sample.py`). `correct`
-says whether the dataset gives this relation; null for images without given relations."""
+says whether the dataset gives this relation; null for images without ground-truth relations."""
 
 QUARANTINED = pa.schema(
     [
@@ -229,7 +229,7 @@ def _canonical(labels: FlatList) -> pa.Array:
 def _correct(
     images: pa.Table, row: np.ndarray[Any, Any], ends: Mapping[str, np.ndarray[Any, Any]], predicates: list[str]
 ) -> pa.Array:
-    """Whether each label is a given relation of its image, in either direction for a symmetric predicate."""
+    """Whether each label is a ground-truth relation of its image, in either direction for a symmetric predicate."""
     given: dict[int, set[tuple[int, str, int]]] = {}
     facts = FlatList.of(images, "relations")
     for at, subject, name, other in zip(
@@ -266,7 +266,7 @@ def _texts(images: pa.Table, captioned: Artifact | None) -> pa.Array:
 
 
 def _quarantined(part: int, found: PartitionArtifacts) -> pa.Table:
-    """The rows that each step left out, with reasons."""
+    """The rows that each stage rejected, with reasons."""
     dataset = found.partition.split("/")[0]
     rows = [
         {"part": part, "dataset": dataset, "step": step, **{n: row[n] for n in ("image_id", "reason", "value")}}
@@ -283,8 +283,8 @@ EDGES = np.arange(1, BINS) / BINS
 
 COUNTS = pa.schema([("part", pa.int32()), ("level", pa.string()), ("name", pa.string()), ("number", pa.int64())])
 """Rows of a `LabelTally`. Levels `audited images`, `audited given`, `audited proposed` and `audited reachable` count what
-the curves need beside the labels: images with given relations, these relations, distinct proposals on these images, and
-those of the given relations that are proposed."""
+the curves need beside the labels: images with ground-truth relations, these relations, distinct proposals on these images, and
+those of the ground-truth relations that are proposed."""
 
 SCORES = pa.schema(
     [
@@ -344,7 +344,7 @@ def _binned(part: int, measure: str, labels: pa.Table, column: str) -> pa.Table:
 
 
 def _facts(relations: pa.Table) -> pa.Table:
-    """The distinct labels of images with given relations, each with its highest score."""
+    """The distinct labels of images with ground-truth relations, each with its highest score."""
     judged = relations.filter(pc.is_valid(relations["correct"]))
     ends = np.asarray(judged["subject"], np.int64), np.asarray(judged["object"], np.int64)
     turned = np.isin(np.asarray(judged["predicate"].to_pylist(), object), list(SYMMETRIC)) & (ends[1] < ends[0])
@@ -356,7 +356,7 @@ def _facts(relations: pa.Table) -> pa.Table:
 
 
 def _audited(images: Artifact, tagged: Artifact) -> dict[str, int]:
-    """Counts over the tagged images with given relations, by the rules of `LabelAudit`."""
+    """Counts over the tagged images with ground-truth relations, by the rules of `LabelAudit`."""
     rows = images.table("images")
     ids = tagged.table("relations")["image_id"]
     given = _distinct(rows, "relations", within=ids)

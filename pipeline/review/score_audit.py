@@ -58,7 +58,7 @@ class BinnedLabels:
 
 @dataclass(frozen=True)
 class ScoreAudit:
-    """The labels of a dataset beside the relations that it gives, on the images that have any.
+    """The labels of a dataset beside its ground truth, on the images that have any.
 
     Curves have one point for each bin of the score, where those of `LabelAudit` have one for each score.
     """
@@ -76,7 +76,7 @@ class ScoreAudit:
     probability: BinnedLabels
 
     def curve(self) -> list[tuple[float, float, float]]:
-        """Least score, recall over all given relations, and precision, from the highest score down."""
+        """Least score, recall over all ground-truth relations, and precision, from the highest score down."""
         by_truth = self.facts.numbers[:, :, :2].sum(axis=1)
         labels, right = by_truth.sum(axis=1)[::-1].cumsum(), by_truth[:, 1][::-1].cumsum()
         return [
@@ -102,7 +102,7 @@ class ScoreAudit:
 
     @property
     def recall(self) -> float | None:
-        """Share of the given relations that are kept."""
+        """Share of the ground-truth relations that are kept."""
         return self.right / self.given if self.given else None
 
     @property
@@ -112,5 +112,5 @@ class ScoreAudit:
 
     @property
     def naive_recall(self) -> float | None:
-        """Share of the given relations that are proposed."""
+        """Share of the ground-truth relations that are proposed."""
         return self.reachable / self.given if self.given else None

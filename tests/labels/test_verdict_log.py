@@ -309,10 +309,17 @@ def test_a_pipe_or_a_foreign_name_in_the_folder_is_named_and_not_waited_for(tmp_
     assert ["bob.jsonl: skipped" in log.damaged[0], "no body.jsonl: skipped" in log.damaged[1]] == [True, True]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../ada", "a/b", "-rf", "ada ", "ada\n", "x" * 65, "ädä"])
+@pytest.mark.parametrize("name", ["", ".", "..", "../ada", "a/b", "-rf", "ada ", "ada\n", "x" * 65, "ä b"])
 def test_a_reviewer_is_a_safe_name_of_a_file(name: str) -> None:
     with pytest.raises(FatalError, match="reviewer"):
         verdict(reviewer=name)
+
+
+def test_accents_of_a_reviewer_are_composed_as_keyboards_differ(tmp_path: Path) -> None:
+    log = VerdictLog(tmp_path)
+    log.append([verdict(reviewer="Zoe\u0308")])
+    assert [one.reviewer for one in log.standing_of("Zoë")] == ["Zoë"]
+    assert [path.name for path in tmp_path.iterdir()] == ["Zoë.jsonl"]
 
 
 def test_a_verdict_that_is_too_long_for_a_line_is_refused(tmp_path: Path) -> None:

@@ -76,14 +76,18 @@ def test_the_right_password_is_the_only_one(by_password: ReviewServer) -> None:
             assert browser.get("/").status_code == 303
 
 
-def test_a_wrong_password_holds_up_all_attempts() -> None:
+def test_a_wrong_password_holds_up_all_attempts(caplog: pytest.LogCaptureFixture) -> None:
     access = Access(names=["127.0.0.1"], secret=SECRET, password=PASSWORD, wrong_password_seconds=3600.0)
     page = httpx.ASGITransport(protected(APIRouter(), access))
 
     async def attempts() -> list[str]:
         async with httpx.AsyncClient(transport=page, base_url=f"http://127.0.0.1{access.path}") as browser:
-            forms = [{"reviewer": "Eve", "password": password} for password in ("a guess", PASSWORD)]
-            sent = [asyncio.create_task(browser.post("/login", data=form), name=form["password"]) for form in forms]
+            sent = []
+            for password in ("a guess", PASSWORD):
+                form = {"reviewer": "Eve", "password": password}
+                sent.append(asyncio.create_task(browser.post("/login", data=form), name=password))
+                while "wrong password" not in caplog.text:
+                    await asyncio.sleep(0.001)
             answered, waiting = await asyncio.wait(sent, timeout=0.3)
             for task in waiting:
                 task.cancel()

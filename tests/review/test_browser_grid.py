@@ -138,7 +138,13 @@ def test_the_right_predicate_is_typed(window: Browser, server: Served) -> None:
     window.until(lambda: window.state(str(label)) == "wrong_predicate")
     row = server.log()[-1]
     assert (row["kind"], row["corrected_predicate"]) == ("wrong_predicate", "bite")
+    assert window.text(f"[data-label='{label}'] .correction") == "→ bite"
     assert current(window) == 1
+    window.press("p")
+    window.press("kisses", Keys.ENTER)
+    window.has("#message", "the correction is the label itself")
+    assert len(server.kinds("kiss")) == 1
+    assert all("422" in error for error in window.errors())
 
 
 def test_a_wrong_pair_is_corrected_by_keys_alone(window: Browser, server: Served) -> None:
@@ -147,9 +153,9 @@ def test_a_wrong_pair_is_corrected_by_keys_alone(window: Browser, server: Served
     window.until(lambda: window.count(".image-view.picking") == 1)
     assert "#" not in window.driver.current_url
     window.press("s")
-    assert window.text("#picking-end") == "subject"
+    assert window.count("#picking [data-action=subject].current") == 1
     window.until(lambda: window.press(Keys.TAB) or window.script("return document.activeElement.dataset?.box") == "1")
-    window.press(Keys.ENTER)
+    window.press(Keys.SPACE, Keys.ENTER)
     window.until(lambda: server.kinds("watch") == ["wrong_pair"])
     row = server.log()[-1]
     assert row["corrected_subject"] == [230, 40, 70, 170] and "corrected_object" not in row
@@ -165,15 +171,76 @@ def test_help_lists_the_keys_and_gives_the_focus_back(window: Browser, server: S
     assert server.kinds("pull") == []
 
 
-def test_a_verdict_that_cannot_be_recorded_is_said_and_can_be_given_again(window: Browser, server: Served) -> None:
+def test_a_refused_verdict_marks_its_label_and_leaves_the_others_alone(window: Browser, server: Served) -> None:
     window.open("/labels?predicate=push")
-    label = window.find(".chip.current").get_attribute("data-label")
+    labels = window.script("return [...document.querySelectorAll('.chip')].map((c) => c.dataset.label)")
     cookie = window.driver.get_cookie("rlip_review")
     window.clear_cookies()
     window.press("a")
     window.has("#message", "Not recorded")
-    assert window.find(".chip.current").get_attribute("data-label") == label and window.state(str(label)) == ""
+    assert window.count(f".chip[data-refused][data-label='{labels[0]}']") == 1 and window.state(labels[0]) == ""
     assert [error for error in window.errors() if "401" not in error] == []
     window.driver.add_cookie(cookie)
+    # The reviewer is at the second label by now, and stays there.
+    assert window.judge("r", "reject") == labels[1]
+    assert "Not recorded" in window.text("#message")
+    window.press(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    assert window.judge("a", "accept") == labels[0]
+    assert window.text("#message") == "" and server.kinds("push") == ["reject", "accept"]
+
+
+def test_verdicts_wait_in_order_while_the_server_fails(window: Browser, server: Served) -> None:
+    window.open("/labels?predicate=pull")
+    labels = window.script("return [...document.querySelectorAll('.chip')].map((c) => c.dataset.label)")
+    # Every other send fails, one half of them after the server has recorded it.
+    window.script("""
+        const real = window.fetch; let sent = 0;
+        window.fetch = async (...request) => {
+          sent += 1;
+          if (sent % 4 === 1) throw new TypeError("no network");
+          const answer = await real(...request);
+          if (sent % 4 === 3) throw new TypeError("the answer was lost");
+          return answer;
+        };
+    """)
+    window.press(*"aruaru")
+    window.until(lambda: window.count(".chip:not([data-kind=''])") == 6)
+    wanted = ["accept", "reject", "unsure"] * 2
+    assert [window.state(label) for label in labels[:6]] == wanted
+    assert server.kinds("pull") == wanted and window.text("#message") == ""
+
+
+def test_undo_takes_back_a_whole_screen_from_the_next_one(window: Browser, server: Served) -> None:
+    window.open("/labels?predicate=touch")
+    window.press_shift("A")
+    window.until(lambda: window.count(".chip[data-kind=accept]") == 20)
+    window.press("n")
+    window.until(lambda: window.text(".pager span") == "screen 2 of 2")
+    window.ready()
+    window.press("z")
+    window.until(lambda: window.text(".pager span") == "screen 1 of 2")
+    assert window.count(".chip:not([data-kind=''])") == 0
+    assert server.kinds("touch") == ["accept"] * 20 + ["undo"] * 20
+
+
+def test_labels_are_judged_with_the_mouse_alone(window: Browser, server: Served) -> None:
+    window.open("/labels?predicate=wash")
+    chip = window.script("return document.querySelectorAll('.chip')[2].dataset.label")
+    window.hover(f".chip[data-label='{chip}']")
+    window.find(f".chip[data-label='{chip}'] [data-judge=reject]").click()
+    window.until(lambda: window.state(chip) == "reject")
+    assert window.find(f".chip[data-label='{chip}']").get_attribute("aria-label").endswith(", reject")
+    assert server.kinds("wash") == ["reject"]
+
+
+def test_letters_can_be_switched_off_as_keys(window: Browser, server: Served) -> None:
+    window.open("/labels?predicate=ride")
+    window.press("?")
+    window.find("#letter-keys").click()
+    window.press(Keys.ESCAPE)
+    window.press("a", Keys.ARROW_RIGHT)
+    assert current(window) == 1 and server.kinds("ride") == []
+    window.find("#help-button").click()
+    window.find("#letter-keys").click()
+    window.press(Keys.ESCAPE)
     window.judge("a", "accept")
-    assert window.text("#message") == "" and server.kinds("push") == ["accept"]

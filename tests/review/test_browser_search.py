@@ -95,8 +95,8 @@ def test_the_list_is_walked_by_keys_without_losing_the_focus(window: Browser, se
         ("/labels", {"subject": "person", "object": "horse"}, "1,224 labels"),
         ("/labels", {"predicate": "hold", "least": "0.9"}, "3 labels"),
         ("/labels", {"predicate": "hold", "least": "0.8", "most": "0.9"}, "3 labels"),
-        ("/labels", {"correct": "given by it"}, "612 labels"),
-        ("/labels", {"correct": "it gives none"}, "744 labels"),
+        ("/labels", {"correct": "has the relation"}, "612 labels"),
+        ("/labels", {"correct": "has no relations"}, "744 labels"),
         ("/labels", {"reviewed": "reviewed"}, "0 labels"),
     ],
 )  # fmt: skip

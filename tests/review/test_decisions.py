@@ -42,3 +42,19 @@ def test_the_pace_is_the_median_of_the_verdicts_whose_time_is_known(state: Revie
     assert (untimed.verdicts, untimed.median_seconds) == (1, None)
     timed = judge(state, {"kind": "accept"}, *({"kind": "reject", "seconds": seconds} for seconds in (1.0, 2.5)))
     assert (timed.verdicts, timed.median_seconds) == (3, 1.75)
+
+
+def test_a_verdict_that_stands_is_recorded_once(state: ReviewState) -> None:
+    for kind in ("undo", "accept", "accept", "reject", "reject", "undo", "undo"):
+        answer = judge(state, {"kind": kind})
+    assert [verdict.kind for verdict in state.reviews.log.verdicts()] == ["accept", "reject", "undo", "undo"]
+    assert answer.states[0].kind == ""
+
+
+@pytest.mark.parametrize("correction, reason", [
+    ({"kind": "wrong_predicate", "predicate": "rides"}, "the correction is the label itself"),
+    ({"kind": "wrong_pair", "object": 0}, "subject and object are the same box"),
+])  # fmt: skip
+def test_a_correction_that_says_nothing_is_refused(state: ReviewState, correction: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        judge(state, correction)

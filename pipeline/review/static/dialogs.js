@@ -1,6 +1,9 @@
 // The two dialogs: keys, and the right predicate.
 export function watchHelp() {
   const help = document.getElementById("help");
+  const letters = document.getElementById("letter-keys");
+  letters.checked = hasLetterKeys();
+  letters.addEventListener("change", () => localStorage.setItem("letter-keys", letters.checked ? "on" : "off"));
   document.getElementById("help-button").addEventListener("click", () => help.showModal());
   document.addEventListener("keydown", (event) => {
     if (event.key === "?" && !isTyping(event)) help.showModal();
@@ -31,7 +34,11 @@ export function askPredicate(words) {
   });
 }
 
+// Speech input and slips of the finger type single letters, so that they can be switched off.
+const hasLetterKeys = () => localStorage.getItem("letter-keys") !== "off";
+
 export function isTyping(event) {
+  if (event.key.length === 1 && !hasLetterKeys()) return true;
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return true;
   return event.target.matches("input:not([type=range]), select, textarea");
 }

@@ -1,11 +1,10 @@
 // The grid: one chip is current, a key judges it, and the next one that nobody judged becomes current at once. Verdicts go
 // to the server one after the other; a chip shows its verdict once that is on the server's disk.
 import { askPredicate, isTyping } from "./dialogs.js";
-import { decide, stopwatch } from "./verdicts.js";
+import { decide, forgetRefusals, judged, stopwatch } from "./verdicts.js";
 import { visit } from "./visits.js";
 
 const KINDS = { a: "accept", r: "reject", u: "unsure" };
-const judged = [];
 
 export function watchGrid(view) {
   view.dataset.begun = "yes";
@@ -30,12 +29,17 @@ export function watchGrid(view) {
   function choose(place, focus = true) {
     if (!chips.length) return;
     chips[current].classList.remove("current");
-    chips[current].tabIndex = -1;
+    tabbable(chips[current], -1);
     current = Math.min(Math.max(place, 0), chips.length - 1);
     chips[current].classList.add("current");
-    chips[current].tabIndex = 0;
+    tabbable(chips[current], 0);
     if (focus) chips[current].focus({ preventScroll: false });
     watch.restart();
+  }
+
+  // Only the current chip and its buttons are stops of the Tab key.
+  function tabbable(chip, index) {
+    for (const element of [chip, ...chip.querySelectorAll("button")]) element.tabIndex = index;
   }
 
   function moveOn() {
@@ -49,21 +53,20 @@ export function watchGrid(view) {
     const decisions = targets.map((chip) => ({
       label: Number(chip.dataset.label), seconds, queue: view.dataset.queue, ...decisionOf(chip),
     }));
-    const isUndo = decisions[0].kind === "undo";
     for (const chip of targets) chip.dataset.sending = decisions[0].kind;
-    if (isUndo) watch.restart(); else moveOn();
-    sending = sending.then(() => send(targets, decisions, isUndo));
+    moveOn();
+    sending = sending.then(() => send(targets, decisions));
   }
 
-  async function send(targets, decisions, isUndo) {
+  async function send(targets, decisions) {
     const decided = await decide(decisions);
     for (const chip of targets) delete chip.dataset.sending;
-    if (!decided) { choose(chips.indexOf(targets[0])); return; }
-    const labels = decisions.map((decision) => decision.label);
-    if (isUndo) judged.splice(0, judged.length, ...judged.filter((label) => !labels.includes(label)));
-    else judged.push(...labels);
+    if (!decided) return;
+    judged.push({ labels: decisions.map((decision) => decision.label), address: location.pathname + location.search });
     view.querySelector("#done").hidden = chips.some(isOpen);
   }
+
+  const correctPair = (chip) => { location.href = `${chip.querySelector("a.crop").href}#wrong-pair`; };
 
   async function correct(chip) {
     const predicate = await askPredicate(chip.dataset.words);
@@ -71,13 +74,18 @@ export function watchGrid(view) {
     if (predicate) judge([chip], () => ({ kind: "wrong_predicate", predicate }));
   }
 
+  // Takes back what the last key recorded, and shows it again where it was on another screen.
   async function undo() {
-    await sending;
-    const last = chips.find((chip) => Number(chip.dataset.label) === judged.at(-1));
-    const target = last ?? (chips[current]?.dataset.kind ? chips[current] : null);
-    if (!target) return;
-    choose(chips.indexOf(target));
-    judge([target], () => ({ kind: "undo" }));
+    const chip = chips[current];
+    const group = judged.pop() ?? (chip?.dataset.kind ? { labels: [Number(chip.dataset.label)] } : null);
+    if (!group) return;
+    const targets = chips.filter((one) => group.labels.includes(Number(one.dataset.label)));
+    if (targets.length) choose(chips.indexOf(targets[0]));
+    const decided = await decide(group.labels.map((label) => ({ label, kind: "undo", queue: view.dataset.queue })));
+    if (!decided) { if (group.address) judged.push(group); return; }
+    watch.restart();
+    view.querySelector("#done").hidden = true;
+    if (!targets.length) await visit(group.address, "results");
   }
 
   async function go(address) {
@@ -85,6 +93,7 @@ export function watchGrid(view) {
     leaving = true;
     await sending;
     leaving = await visit(address, "results");
+    if (leaving) forgetRefusals();
   }
 
   const columns = () => getComputedStyle(view.querySelector(".grid")).gridTemplateColumns.split(" ").length;
@@ -106,14 +115,22 @@ export function watchGrid(view) {
     else if (key === "A") acceptRest();
     else if (key in KINDS) judge([chip], () => ({ kind: KINDS[key] }));
     else if (key === "p" && !readOnly) correct(chip);
-    else if (key === "z") undo();
-    else if (key === "w" && !readOnly) location.href = `${chip.querySelector("a.crop").href}#wrong-pair`;
+    else if (key === "z" && !readOnly) sending = sending.then(undo);
+    else if (key === "w" && !readOnly) correctPair(chip);
     else if (key === "Enter" && document.activeElement === chip) chip.querySelector("a.crop").click();
     else return;
     event.preventDefault();
   }, { signal: keys.signal });
 
   view.querySelector("[data-action=accept-rest]")?.addEventListener("click", acceptRest);
+  for (const chip of chips) {
+    chip.addEventListener("click", (event) => {
+      const kind = event.target.closest("[data-judge]")?.dataset.judge;
+      if (kind === "wrong_pair") correctPair(chip);
+      else if (kind === "wrong_predicate") correct(chip);
+      else if (kind) judge([chip], () => ({ kind }));
+    });
+  }
   view.querySelector(".pager").addEventListener("click", (event) => {
     const link = event.target.closest("a");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;

@@ -1,10 +1,10 @@
 // The image view: one label over its image, linked with its words, its triplet and its edge of the scene graph.
 import { askPredicate, isTyping } from "./dialogs.js";
-import { decide, stopwatch, tell } from "./verdicts.js";
+import { decide, judged, stopwatch, tell } from "./verdicts.js";
 import { visit } from "./visits.js";
 
 const KINDS = { a: "accept", r: "reject", u: "unsure" };
-const judged = [];
+const ENDS = ["subject", "object"];
 
 export function watchImage(view) {
   view.dataset.begun = "yes";
@@ -14,7 +14,10 @@ export function watchImage(view) {
   const watch = stopwatch();
   const keys = new AbortController();
   let busy = false;
+  // While a pair is corrected: the end that the next click sets, both ends, and the last click.
   let end = "object";
+  let ends = {};
+  let last = { x: -99, y: -99, turn: 0 };
 
   // Links: a label stands for its two boxes, its triplet and its edge.
   function light(labels, boxes, triplets) {
@@ -42,11 +45,15 @@ export function watchImage(view) {
     light(all.map((item) => item.dataset.label), boxes, triplets);
   }
 
-  function showChosen() {
+  function showEnds(shown) {
     for (const element of view.querySelectorAll("[data-box]")) {
-      element.classList.toggle("subject", element.dataset.box === chosen?.dataset.subject);
-      element.classList.toggle("object", element.dataset.box === chosen?.dataset.object);
+      for (const one of ENDS) element.classList.toggle(one, element.dataset.box === shown[one]);
     }
+  }
+
+  function showChosen() {
+    if (view.classList.contains("picking")) return;
+    showEnds({ subject: chosen?.dataset.subject, object: chosen?.dataset.object });
     if (chosen) linked(chosen); else light([], [], []);
   }
 
@@ -94,7 +101,7 @@ export function watchImage(view) {
     if (!decided) return;
     stopPicking();
     if (decision.kind === "undo") { watch.restart(); return; }
-    judged.push({ label, address: location.pathname + location.search });
+    judged.push({ labels: [label], address: location.pathname + location.search });
     if (view.dataset.next) await go(view.dataset.next);
     else tell("That was the last label of this search.");
   }
@@ -106,15 +113,15 @@ export function watchImage(view) {
 
   // Takes back the last verdict of this visit and shows its label again, or the verdict on the label that is shown.
   async function undo() {
-    const last = judged.at(-1);
-    if (chosen.dataset.kind && last?.label !== Number(chosen.dataset.label)) { await judge({ kind: "undo" }); return; }
-    if (!last || busy) return;
+    const group = judged.at(-1);
+    if (chosen.dataset.kind && !group?.labels.includes(Number(chosen.dataset.label))) { await judge({ kind: "undo" }); return; }
+    if (!group || busy) return;
     busy = true;
-    const decided = await decide([{ label: last.label, kind: "undo", queue: view.dataset.queue }]);
+    const decided = await decide(group.labels.map((label) => ({ label, kind: "undo", queue: view.dataset.queue })));
     busy = false;
     if (!decided) return;
     judged.pop();
-    if (last.label !== Number(chosen.dataset.label)) await go(last.address);
+    if (!group.labels.includes(Number(chosen.dataset.label))) await go(group.address);
   }
 
   function pick() {
@@ -122,14 +129,27 @@ export function watchImage(view) {
     view.querySelector("#picking").hidden = false;
     for (const box of view.querySelectorAll("g.box")) {
       box.setAttribute("tabindex", "0");
-      box.setAttribute("role", "button");
+      box.setAttribute("role", "radio");
     }
+    light([], [], []);
+    ends = { subject: chosen.dataset.subject, object: chosen.dataset.object };
     choosing("object");
   }
 
   function choosing(which) {
     end = which;
-    view.querySelector("#picking-end").textContent = which;
+    preview();
+  }
+
+  // What will be recorded: both boxes and their names, before Enter or the button records it.
+  function preview() {
+    showEnds(ends);
+    for (const box of view.querySelectorAll("g.box")) box.setAttribute("aria-checked", box.dataset.box === ends[end]);
+    for (const one of ENDS) {
+      const name = view.querySelector(`#picking-${one}`);
+      name.textContent = view.querySelector(`g.box[data-box="${ends[one]}"]`).getAttribute("aria-label");
+      name.parentElement.classList.toggle("current", one === end);
+    }
   }
 
   function stopPicking() {
@@ -137,20 +157,56 @@ export function watchImage(view) {
     view.querySelector("#picking").hidden = true;
     for (const box of view.querySelectorAll("g.box")) {
       box.removeAttribute("tabindex");
+      box.removeAttribute("aria-checked");
       box.setAttribute("role", "img");
     }
+    showChosen();
   }
 
   function picked(box) {
-    if (box.dataset.box === chosen.dataset[end]) { tell(`This is the ${end} already; choose another box, or reject the label.`); return; }
-    judge({ kind: "wrong_pair", [end]: Number(box.dataset.box) });
+    tell("");
+    ends[end] = box.dataset.box;
+    preview();
   }
 
+  // The boxes under a point, the smallest first. Another click on the same point goes on to the next of them.
+  function pickedAt(x, y, turn) {
+    const boxes = [...new Set(document.elementsFromPoint(x, y).map((element) => element.closest("g.box")).filter(Boolean))];
+    if (!boxes.length) return;
+    last = { x, y, turn: (turn + boxes.length) % boxes.length };
+    picked(boxes[last.turn]);
+  }
+
+  function swap() {
+    ends = { subject: ends.object, object: ends.subject };
+    preview();
+  }
+
+  function record() {
+    const changed = ENDS.filter((one) => ends[one] !== chosen.dataset[one]);
+    if (ends.subject === ends.object) tell("Subject and object are the same box; choose another one.");
+    else if (!changed.length) tell("This is the label's own pair; choose another box, or reject the label.");
+    else judge({ kind: "wrong_pair", ...Object.fromEntries(changed.map((one) => [one, Number(ends[one])])) });
+  }
+
+  view.addEventListener("wheel", (event) => {
+    if (!view.classList.contains("picking") || !event.target.closest("g.box")) return;
+    event.preventDefault();
+    pickedAt(event.clientX, event.clientY, last.turn + Math.sign(event.deltaY));
+  }, { passive: false });
+
   view.addEventListener("click", (event) => {
-    const box = event.target.closest("g.box");
-    if (box && view.classList.contains("picking")) picked(box);
+    if (event.target.closest("g.box") && view.classList.contains("picking")) {
+      const again = Math.hypot(event.clientX - last.x, event.clientY - last.y) < 5;
+      pickedAt(event.clientX, event.clientY, again ? last.turn + 1 : 0);
+      return;
+    }
     const action = event.target.closest("[data-action]")?.dataset.action;
     if (action === "wrong_pair") pick();
+    else if (action === "swap") swap();
+    else if (action === "record") record();
+    else if (action === "stop") stopPicking();
+    else if (action === "subject" || action === "object") choosing(action);
     else if (action === "wrong_predicate") correct();
     else if (action === "undo") undo();
     else if (action) judge({ kind: action });
@@ -175,8 +231,11 @@ export function watchImage(view) {
     const picking = view.classList.contains("picking");
     if (picking && key === "s") choosing("subject");
     else if (picking && key === "o") choosing("object");
+    else if (picking && key === "x") swap();
     else if (picking && key === "Escape") stopPicking();
-    else if (picking && key === "Enter" && event.target.matches("g.box")) picked(event.target);
+    else if (picking && event.target.matches("button") && (key === "Enter" || key === " ")) return;
+    else if (picking && key === " " && event.target.matches("g.box")) picked(event.target);
+    else if (picking && key === "Enter") record();
     else if (event.target.matches("input[type=range]")) return;
     else if (key === "Escape") location.href = view.dataset.back;
     else if (key === "n") go(view.dataset.next);

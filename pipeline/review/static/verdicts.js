@@ -1,8 +1,38 @@
 // Sends verdicts. A promise of `decide` is kept only once the verdicts are on the server's disk.
 const PACE = document.getElementById("pace");
 const MESSAGE = document.getElementById("message");
+const WAITS = [500, 1000, 2000, 4000, 8000];
 
+// What this visit recorded, for undo: groups of labels that were judged with one key, and the address of their screen.
+export const judged = [];
+
+let notice = "";
+let waiting = "";
+// Label → why its last verdict was refused.
+const refusals = new Map();
+
+// Records verdicts and gives what then stands, or null where the server refuses them. While the server can't be reached or
+// fails, it tries again, so that verdicts arrive in the order of the keys. The server records what stands already only once.
 export async function decide(decisions) {
+  for (let attempt = 0; ; attempt += 1) {
+    const [outcome, text] = await send(decisions);
+    if (outcome !== "again") {
+      waiting = "";
+      for (const { label } of decisions) {
+        if (outcome === "refused") refusals.set(String(label), text); else refusals.delete(String(label));
+      }
+      mark();
+      return outcome === "refused" ? null : outcome;
+    }
+    const wait = WAITS[Math.min(attempt, WAITS.length - 1)];
+    waiting = `${text} Not recorded yet; trying again.`;
+    mark();
+    await new Promise((resolve) => { setTimeout(resolve, wait); });
+  }
+}
+
+// The server's answer to verdicts, or "refused" or "again" with the reason.
+async function send(decisions) {
   let answer;
   try {
     answer = await fetch("verdicts", {
@@ -13,35 +43,50 @@ export async function decide(decisions) {
       body: JSON.stringify({ decisions }),
     });
   } catch {
-    tell("The server can't be reached; the verdict was not recorded.");
-    return null;
+    return ["again", "The server can't be reached."];
   }
-  if (!answer.ok) {
-    const said = await answer.json().catch(() => ({}));
-    tell(`Not recorded: ${said.error || answer.statusText || answer.status}`);
-    return null;
+  const said = await answer.json().catch(() => null);
+  if (answer.status >= 500 || (answer.ok && !said)) return ["again", said?.error ?? "The server failed."];
+  if (!answer.ok) return ["refused", said?.error ?? answer.statusText];
+  for (const state of said.states) show(state);
+  if (said.median_seconds !== null) {
+    PACE.textContent = `${said.verdicts} verdicts, ${said.median_seconds.toFixed(1)} s each (median)`;
   }
-  const decided = await answer.json().catch(() => null);
-  if (!decided) {
-    tell("The server's answer broke off; load the page again to see what was recorded.");
-    return null;
-  }
-  tell("");
-  for (const state of decided.states) show(state);
-  if (decided.median_seconds !== null) {
-    PACE.textContent = `${decided.verdicts} verdicts, ${decided.median_seconds.toFixed(1)} s each (median)`;
-  }
-  return decided;
+  return [said];
 }
 
 export function tell(text) {
-  MESSAGE.textContent = text;
+  notice = text;
+  mark();
 }
+
+// Shows the most urgent message, and marks the labels whose verdict was refused.
+function mark() {
+  const [refused] = refusals.values();
+  MESSAGE.textContent = waiting || (refused ? `Not recorded: ${refused}` : notice);
+  for (const chip of document.querySelectorAll(".chip[data-label]")) {
+    chip.toggleAttribute("data-refused", refusals.has(chip.dataset.label));
+  }
+}
+
+// Another screen came: what was refused on the last one can't be judged here.
+export function forgetRefusals() {
+  refusals.clear();
+  mark();
+}
+
+addEventListener("beforeunload", (event) => { if (waiting) event.preventDefault(); });
 
 function show(state) {
   for (const element of document.querySelectorAll(`[data-label="${state.label}"][data-kind]`)) {
     count((state.kind !== "") - (element.dataset.kind !== ""));
     element.dataset.kind = state.kind;
+    element.querySelector(".correction").textContent = state.correction;
+    element.querySelector(".others").textContent = state.others
+      .map(([name, kind]) => `${name}: ${kind.replace("_", " ")}`).join(", ");
+    if (element.dataset.name) {
+      element.setAttribute("aria-label", [element.dataset.name, state.kind.replace("_", " "), state.correction].filter(Boolean).join(", "));
+    }
   }
 }
 
