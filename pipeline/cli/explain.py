@@ -222,7 +222,7 @@ def _lines(trace: ImageTrace) -> Iterator[str]:
     for label in trace.labels:
         names = [f"#{label[role]} {sanitise(boxes[label[role]]['category'])}" for role in ("subject", "object")]
         yield f"  {label['score']:.3f} {names[0]} | {sanitise(label['predicate'])} | {names[1]}{_because(label)}"
-        if label["probability"] is not None:
+        if label["tagger_part"] is not None:
             parts = ", ".join(f"{words} {label[part]:+.2f}" for part, words in _PARTS.items())
             yield f"        probability {label['probability']:.3f}; added log-odds: {parts}"
         if label["not_kept"] is not None:

@@ -149,7 +149,7 @@ def test_the_outcome_ends_with_the_report(labelled: RunBuilder) -> None:
     assert lines[-1] == "Report: reports/toy/index.html"
     tagged = next(line.split() for line in lines if line.startswith("tag "))
     assert tagged == ["tag", "1", "0", "2", "2", "0", "4.0", "0.5"]
-    assert next(line for line in lines if line.startswith("tagger,")).split()[-5:] == [
+    assert next(line for line in lines if line.startswith("kept:")).split()[-5:] == [
         "4",
         "0.750",
         "1.000",

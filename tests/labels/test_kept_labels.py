@@ -125,6 +125,19 @@ def test_a_value_that_the_labels_lack_is_named(settings: dict[str, Any], lacking
             judged_columns(*tables, ChoiceSettings.model_validate(settings | more))
 
 
+def test_a_recipe_that_names_a_rule_or_a_measure_keeps_its_former_defaults() -> None:
+    def made(**settings: Any) -> tuple[str, str, float]:
+        choice = ChoiceSettings.model_validate(settings)
+        return choice.confidence, choice.rule, choice.threshold
+
+    assert made() == ("probability", "all", 0.45)
+    assert made(rule="best") == ("score", "best", 0.2)
+    assert made(confidence="calibrated") == ("calibrated", "all", 0.2)
+    assert made(rule="posterior", confidence="calibrated", threshold=0.1) == ("calibrated", "posterior", 0.1)
+    with pytest.raises(ValueError, match="already holds the posterior"):
+        made(rule="posterior", confidence="probability")
+
+
 def test_no_labels_are_no_columns() -> None:
     found = judged_columns(RELATIONS.empty_table(), CANDIDATES.empty_table(), ChoiceSettings())
     assert (len(found.confidence), len(found.reason)) == (0, 0)
