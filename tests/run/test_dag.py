@@ -31,6 +31,7 @@ def test_each_fold_has_a_tagger_of_its_own(root: Path) -> None:
     assert made["tag"].uses == {"tagger": tuple(folds)}
     held_out = [{image for image in range(200) if made[name].settings.holds_out("coco", image)} for name in folds]  # type: ignore[attr-defined]
     assert set().union(*held_out) == set(range(200)) and sum(map(len, held_out)) == 200
+    assert all(40 < len(images) < 95 for images in held_out)
     assert all(fold_of("coco", image, 3) == fold for fold, images in enumerate(held_out) for image in images)
 
 
