@@ -92,13 +92,12 @@ RLIP_SHARED ?= ../shared
 CSV ?= $(RLIP_SHARED)/data/factual/dev.csv
 
 bench-parsing: dev ## measure the parser: FACTUAL's graphs, V-COCO's interactions, speed
-	$(BIN)/python -m benchmarks.parsing $(CSV)
-	$(BIN)/python -m benchmarks.interactions $(RLIP_SHARED)/data/coco/annotations \
-		--dictionary $(RLIP_SHARED)/data/rlipv2_priors/hico_obj_paraphrase.json \
-		--more $(RLIP_SHARED)/data/blip_captions/BLIP_nucleus_ViT-L.json $(RLIP_SHARED)/data/vcoco/instances_vcoco_train.json
-	$(BIN)/python -m benchmarks.implications $(RLIP_SHARED)/data/vcoco/instances_vcoco_train.json \
+	$(BIN)/python -m benchmarks.parsing graphs $(CSV)
+	$(BIN)/python -m benchmarks.parsing interactions $(RLIP_SHARED)/data/coco/annotations \
+		--dictionary $(RLIP_SHARED)/data/rlipv2_priors/hico_obj_paraphrase.json
+	$(BIN)/python -m benchmarks.parsing implied $(RLIP_SHARED)/data/vcoco/instances_vcoco_train.json \
 		--without $(RLIP_SHARED)/data/coco/annotations/vcoco_relations_sample2017.json
-	$(BIN)/python -m benchmarks.parsing_speed $(RLIP_SHARED)/data/blip_captions/BLIP_nucleus_ViT-L.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.parsing speed $(RLIP_SHARED)/data/blip_captions/BLIP_nucleus_ViT-L.json
 
 bench-network: dev ## measure the networks' speed, memory and precision, about ten minutes (AUTHORS=FILE: beside the authors' figures)
 	$(BIN)/python -m benchmarks.network --json out/bench-network.json $(if $(AUTHORS),--authors $(AUTHORS))
@@ -112,7 +111,7 @@ bench-captioning: dev ## measure captioning beside transformers and (after lavis
 bench-tagger: dev ## measure labelling beside the authors' procedure on the same weights and images, about ten minutes
 	$(BIN)/python -m benchmarks.labelling --json out/bench-tagger.json
 
-bench-evaluation: dev ## measure the metrics at full size beside a plain loop, about two minutes
+bench-evaluation: dev ## measure HICO-DET's metric at full size beside a plain loop
 	$(BIN)/python -m benchmarks.evaluation --json out/bench-evaluation.json
 
 bench-prediction: dev ## measure the speed of rlip predict, and its memory by number of images, about ten minutes
@@ -121,7 +120,7 @@ bench-prediction: dev ## measure the speed of rlip predict, and its memory by nu
 bench-shards: dev ## measure shards and streams beside webdataset, litdata, spdl and grain, about five minutes
 	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.shards --json out/bench-shards.json
 
-bench-training: dev ## measure training: waiting, overhead, ranks, memory and restarts, about twenty minutes
+bench-training: dev ## measure training: waiting, checkpoints, overhead and ranks
 	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.training --json out/bench-training.json
 
 bench-miniature: dev ## test the paper's claims on synthetic scenes: fusion, amount and source of labels; one CPU-hour, resumable

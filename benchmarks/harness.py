@@ -16,29 +16,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("torch", "torchvision", "transformers", "webdataset", "litdata", "spdl", "grain")
-HEADER = f"{'':64}{'ours':>10}{'peer':>10} {'':13}{'ratio':>7}{'goal':>9}  met"
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What a row's ratio, or its own figure, must be at least or at most."""
-
-    limit: float
-    most: bool = False
-    """Whether `limit` is the largest allowed value rather than the smallest."""
-    of_ratio: bool = True
-
-    def met(self, value: float) -> bool:
-        """Whether a value meets the goal."""
-        return value <= self.limit if self.most else value >= self.limit
-
-    def __str__(self) -> str:
-        return f"{'≤' if self.most else '≥'} {self.limit:.3g}{'x' if self.of_ratio else ''}"
-
-
-def at_most(limit: float) -> Goal:
-    """A goal for our own figure."""
-    return Goal(limit, most=True, of_ratio=False)
+HEADER = f"{'':64}{'ours':>10}{'peer':>10} {'':13}{'ratio':>7}"
 
 
 @dataclass(frozen=True)
@@ -49,7 +27,6 @@ class Row:
     unit: str = ""
     ours: float | None = None
     peer: float | None = None
-    goal: Goal | None = None
     note: str = ""
 
     @property
@@ -57,25 +34,11 @@ class Row:
         """Ours divided by the peer's."""
         return self.ours / self.peer if self.ours is not None and self.peer else None
 
-    @property
-    def met(self) -> bool | None:
-        """Whether the goal is met; None without a goal or figures."""
-        value = self.ratio if self.goal is not None and self.goal.of_ratio else self.ours
-        return None if self.goal is None or value is None else self.goal.met(value)
-
-    def figures(self) -> dict[str, Any]:
-        """The row as JSON values."""
-        return {**asdict(self), "ratio": self.ratio, "met": self.met}
-
     def __str__(self) -> str:
         if self.ours is None and self.peer is None:
             return f"{self.name:64}  {self.note}"
         ratio = "" if self.ratio is None else f"{self.ratio:.3g}x"
-        met = {None: "", True: "yes", False: "NO"}[self.met]
-        figures = (
-            f"{_short(self.ours):>10}{_short(self.peer):>10} {self.unit:13}{ratio:>7}{self.goal or ''!s:>9}  {met:3}"
-        )
-        return f"{self.name:64}{figures}  {self.note}".rstrip()
+        return f"{self.name:64}{_short(self.ours):>10}{_short(self.peer):>10} {self.unit:13}{ratio:>7}  {self.note}".rstrip()
 
 
 def _short(value: float | None) -> str:
@@ -100,11 +63,8 @@ def run(options: argparse.ArgumentParser, measure: Callable[[argparse.Namespace]
     for row in measure(given):
         print(row, flush=True)
         rows.append(row)
-    missed = [row.name for row in rows if row.met is False]
-    if any(row.goal for row in rows):
-        print(f"goals missed: {'; '.join(missed) or 'none'}")
     machine = {"processor": processor(), "cores": os.cpu_count(), "load": load, "versions": _versions()}
-    figures = {**machine, "arguments": vars(given), "rows": [row.figures() for row in rows], "missed": missed}
+    figures = {**machine, "arguments": vars(given), "rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(figures, indent=1, default=str) + "\n")

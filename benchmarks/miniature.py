@@ -236,13 +236,12 @@ def measure(given: Namespace) -> Iterator[Row]:
     # Seed by seed, so that a part of them already compares all variants.
     trainings = [Training(variant, seed) for seed in range(given.seeds) for variant in variants]
     store = open_store(recipe.store)
-    if not given.show:
-        context = RunContext(recipe)
-        with runner.logged_run(context, "direct"), open_display(Console(), False) as display:
-            runner.run(context, display)
+    context = RunContext(recipe)
+    with runner.logged_run(context, "direct"), open_display(Console(), False) as display:
+        runner.run(context, display)
     write_initial(recipe)
     made = found(store, recipe, trainings, given.milestones)
-    due = [] if given.show else [each for each in trainings if each not in made]
+    due = [each for each in trainings if each not in made]
     with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
         for future in as_completed([pool.submit(train, recipe, each, given.milestones) for each in due]):
             print(f"{future.result()}: done", flush=True)
@@ -269,5 +268,4 @@ if __name__ == "__main__":
     options.add_argument("--steps", type=int, default=360)
     options.add_argument("--milestones", type=int, default=3, help="number of evaluations of each training")
     options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of training runs at a time")
-    options.add_argument("--show", action="store_true", help="train nothing; show what the store has so far")
     run(options, measure)

@@ -1,39 +1,128 @@
-"""Evaluates parsed captions against graphs that people checked: `python -m benchmarks.parsing CSV`.
+"""Measures the parser: `python -m benchmarks.parsing PART FILES`.
 
-The file has FACTUAL's columns `caption` and `scene_graph`, e.g. "( man , ride , horse ) , ( horse , is , brown )".
-Attributes ("is") are left out. A triplet is right if the lemmas of its subject, predicate and object match the graph's.
+graphs CSV      FACTUAL's captions (columns `caption` and `scene_graph`, e.g. "( man , ride , horse ) , ( horse , is ,
+                brown )"): precision and recall of triplets whose three lemmas match the graph's. Attributes are left out.
+interactions FOLDER
+                how many of V-COCO's (action, object) types captions propose: a triplet has a person as subject, the
+                object's category as object, and a predicate that states the action. FOLDER holds the boxes, interactions
+                and captions of a sample of COCO. Judged by an action's own predicate and by all predicates that state it.
+implied JSON    how often implied actions hold in V-COCO's annotations (`instances_vcoco_train.json`), apart from the
+                images of --without, on which `interactions` measures, so that rules are not tuned on them
+speed JSON...   captions per CPU-second on slices that both parsers take in turns, without the cache, then from it. Set
+                OMP_NUM_THREADS=1: the waiting of a second thread would count.
+
+The peer is the authors' parser, SceneGraphParser, with the same spaCy model, caption by caption as in their code. Without
+it, `interactions` compares our parser reduced to what theirs keeps. Their predicates are made canonical ("rides" counts as
+"ride"), which their own chain does not do.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import re
+import tempfile
 from argparse import Namespace
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from benchmarks.harness import Row, parser, run
+from benchmarks.harness import Row, cpu_seconds, parser, run
+from pipeline.stages.parse_cache import ParseCache
 from tagger.english.lemmas import phrase_lemma, verb_lemma
-from tagger.english.words import DETERMINERS, FUNCTION_WORDS, tokens_of
+from tagger.english.predicates import canonical
+from tagger.english.words import DETERMINERS, FUNCTION_WORDS, phrases, tokens_of
+from tagger.matching import Paraphrases, match, match_by_substrings, read_paraphrases
+from tagger.parsing.implied import CONSEQUENCES, following
 from tagger.parsing.parser import DEFAULT_PARSER, load_parser, parse_captions
-from tagger.parsing.wordings import full_predicate
+from tagger.parsing.wordings import authors_predicate, full_predicate
 
+MISSING = "the authors' parser is not installed (pip install SceneGraphParser tabulate)"
+TURNS = 10
 Stated = tuple[str, str, str]
-_TRIPLET = re.compile(r"\( (.*?) \)")
+Interactions = set[tuple[str, str]]
+Judge = Mapping[str, Collection[str]]
+Deeds = dict[tuple[tuple[float, ...], str], set[str]]
+"""(person's box, object's category) → V-COCO's actions, in one image."""
+STATING = {
+    "hold obj": phrases("hold, carry, grab, swing, wave, hold in"),
+    "sit instr": phrases("sit on, sit in, sit at, ride, ride in"),
+    "ride instr": phrases("ride, ride in, drive"),
+    "look obj": phrases("look at, watch, read, look through"),
+    "hit instr": phrases("hit with, swing"),
+    "hit obj": phrases("hit, swing at, hit at"),
+    "eat obj": phrases("eat, bite, bite into, taste"),
+    "eat instr": phrases("eat with"),
+    "jump instr": phrases("jump on, jump, jump with, jump over, do on"),
+    "lay instr": phrases("lie on, lie in, sleep on, sleep in, lie"),
+    "talk_on_phone instr": phrases("talk on, speak on, talk into"),
+    "carry obj": phrases("carry"),
+    "throw obj": phrases("throw, pitch, toss"),
+    "catch obj": phrases("catch"),
+    "cut instr": phrases("cut with"),
+    "cut obj": phrases("cut, slice, cut into"),
+    "work_on_computer instr": phrases("work on, use, type on, work at"),
+    "ski instr": phrases("ski on, on, ride, ride in"),
+    "surf instr": phrases("surf on, on, ride, surf"),
+    "skateboard instr": phrases("skateboard on, on, ride, skate on"),
+    "snowboard instr": phrases("snowboard on, on, ride"),
+    "drink instr": phrases("drink with, drink from, sip from"),
+    "kick obj": phrases("kick"),
+    "read obj": phrases("read"),
+}
+"""V-COCO's action → canonical predicates that state it, its own first; the same for all ways."""
+LITERAL = {action: stating[:1] for action, stating in STATING.items()}
+"""V-COCO's action → its own predicate: "man on a surfboard" does not state that he surfs."""
+ACTION = {predicate: action for action, (predicate,) in LITERAL.items()}
+"""Canonical predicate → V-COCO's action."""
+
+
+class PeerTriplet(NamedTuple):
+    """A relation of the authors' parser: spans and predicate as in the caption's text."""
+
+    subject: str
+    predicate: str
+    object: str
+
+
+class Ends(NamedTuple):
+    """The categories that the subject and the object of a triplet can be, and its predicate."""
+
+    subjects: Collection[str]
+    predicate: str
+    objects: Collection[str]
+
+
+def has_peer() -> bool:
+    """Returns whether the authors' parser is installed."""
+    return all(find_spec(name) is not None for name in ("sng_parser", "tabulate"))
+
+
+@cache
+def _peer() -> Any:
+    return import_module("sng_parser").Parser("spacy", model=DEFAULT_PARSER)
+
+
+def parse_as_authors(captions: Sequence[str]) -> Iterator[list[PeerTriplet]]:
+    """Yields the relations of each caption by the authors' parser."""
+    for caption in captions:
+        graph = _peer().parse(caption)
+        spans = [entity["span"].lower() for entity in graph["entities"]]
+        yield [PeerTriplet(spans[r["subject"]], r["relation"], spans[r["object"]]) for r in graph["relations"]]
 
 
 def graph(text: str) -> set[Stated]:
     """Parses the relations of a graph as lemmas of subject, predicate and object."""
-    parts = [part.split(" , ") for part in _TRIPLET.findall(text)]
-    return {
-        (phrase_lemma(part[0]), predicate_lemma(part[1]), phrase_lemma(part[2]))
-        for part in parts
-        if len(part) == 3 and part[1].strip() != "is"
-    }
+    parts = [part.split(" , ") for part in re.findall(r"\( (.*?) \)", text)]
+    stated = [part for part in parts if len(part) == 3 and part[1].strip() != "is"]
+    return {(phrase_lemma(subject), _predicate_lemma(name), phrase_lemma(object_)) for subject, name, object_ in stated}
 
 
-def predicate_lemma(text: str) -> str:
+def _predicate_lemma(text: str) -> str:
     """Returns a predicate of a graph in the words of ours."""
     words = [word for word in tokens_of(text) if word not in DETERMINERS]
     return " ".join(word if word in FUNCTION_WORDS else verb_lemma(word) for word in words)
@@ -58,24 +147,192 @@ def score(found: Sequence[set[Stated]], wanted: Sequence[set[Stated]]) -> tuple[
     return right / max(sum(map(len, found)), 1), right / max(sum(map(len, wanted)), 1)
 
 
-def measure(given: Namespace) -> Iterator[Row]:
-    """Yields precision and recall, and the predicates that are most often missed and wrong."""
-    if given.csv is None:
-        yield Row("nothing measured", note="name a CSV file of captions and graphs")
-        return
-    captions, wanted = (column[: given.limit] for column in rows_of(given.csv))
-    found = triplets_of(captions, given.model)
+def measure_graphs(given: Namespace) -> Iterator[Row]:
+    """Yields precision and recall."""
+    captions, wanted = rows_of(given.csv)
+    found = triplets_of(captions, DEFAULT_PARSER)
     precision, recall = score(found, wanted)
     yield Row("precision", "share", precision, note=f"of {sum(map(len, found)):,} triplets found")
     yield Row("recall", "share", recall, note=f"of {sum(map(len, wanted)):,} triplets wanted")
-    for name, first, second in (("most missed", wanted, found), ("most wrong", found, wanted)):
-        counts = Counter(t[1] for here, there in zip(first, second, strict=True) for t in here - there)
-        yield Row(name, note=", ".join(f"{predicate} {count}" for predicate, count in counts.most_common(20)))
+
+
+def types_of(triplets: Iterable[Ends], judge: Judge) -> Interactions:
+    """Returns the types that triplets state of a person."""
+    return {
+        (action, category)
+        for t in triplets
+        if "person" in t.subjects
+        for action, stating in judge.items()
+        if canonical(t.predicate) in stating
+        for category in t.objects
+    }
+
+
+def ours(captions: Sequence[str], categories: Sequence[str], implied: bool = True) -> Iterator[Ends]:
+    """Yields our triplets of an image's captions."""
+    for triplets in parse_captions(captions, load_parser(), implied):
+        for t in triplets:
+            yield Ends(match(t.subject_lemma, categories), t.predicate_lemma, match(t.object_lemma, categories))
+
+
+def authors(captions: Sequence[str], categories: Sequence[str], paraphrases: Paraphrases) -> Iterator[Ends]:
+    """Yields the triplets of the authors' parser, matched by their substring rule."""
+    stated: Iterable[Iterable[PeerTriplet]]
+    if has_peer():
+        stated = parse_as_authors(captions)
+    else:
+        worded = (((t, authors_predicate(t)) for t in found) for found in parse_captions(captions, load_parser()))
+        stated = ([PeerTriplet(t.subject, name, t.object) for t, name in found if name] for found in worded)
+    for triplets in stated:
+        for t in triplets:
+            subjects, objects = (match_by_substrings(noun, categories, paraphrases) for noun in (t.subject, t.object))
+            yield Ends(subjects, t.predicate, objects)
+
+
+def captions_of(folder: Path) -> dict[str, dict[int, list[str]]]:
+    """Returns captions by kind and image id: by people, by all captioners together, and by each captioner."""
+    kinds: dict[str, dict[int, list[str]]] = {"human": defaultdict(list), "BLIP": defaultdict(list)}
+    for row in json.loads((folder / "captions_sample2017.json").read_bytes())["annotations"]:
+        kinds["human"][row["image_id"]].append(row["caption"])
+    for row in json.loads((folder / "captions_blip_sample2017.json").read_bytes()):
+        made = {name: text for name, text in row.items() if name != "image_id" and text}
+        kinds["BLIP"][row["image_id"]] += made.values()
+        for name, text in made.items():
+            kinds.setdefault(name, defaultdict(list))[row["image_id"]].append(text)
+    return kinds
+
+
+def categories_of(folder: Path) -> dict[int, list[str]]:
+    """Returns the distinct categories of each image's boxes, in the order of annotations."""
+    given = json.loads((folder / "instances_sample2017.json").read_bytes())
+    names = {category["id"]: category["name"] for category in given["categories"]}
+    found: dict[int, dict[str, None]] = defaultdict(dict)
+    for row in given["annotations"]:
+        found[row["image_id"]][names[row["category_id"]]] = None
+    return {image: list(of_image) for image, of_image in found.items()}
+
+
+def gold_of(folder: Path) -> dict[int, Interactions]:
+    """Returns the interactions of each image."""
+    rows = json.loads((folder / "vcoco_relations_sample2017.json").read_bytes())
+    return {row["image_id"]: {(r["action"], r["object"]) for r in row["relations"]} for row in rows}
+
+
+def shares(
+    captions: Mapping[int, Sequence[str]],
+    boxed: Mapping[int, Sequence[str]],
+    gold: Mapping[int, Interactions],
+    judge: Judge,
+    paraphrases: Paraphrases,
+) -> dict[str, tuple[float, float]]:
+    """Returns each way's recall and precision on the gold types of images with captions; `read` has no implied triplets."""
+    images = sorted(gold.keys() & captions.keys())
+    ways: dict[str, Callable[[int], Iterator[Ends]]] = {
+        "authors": lambda image: authors(captions[image], boxed[image], paraphrases),
+        "read": lambda image: ours(captions[image], boxed[image], implied=False),
+        "ours": lambda image: ours(captions[image], boxed[image]),
+    }
+    wanted, found = sum(len(gold[image]) for image in images), {}
+    for way, triplets in ways.items():
+        proposed = {image: types_of(triplets(image), judge) for image in images}
+        right = sum(len(proposed[image] & gold[image]) for image in images)
+        found[way] = right / max(wanted, 1), right / max(sum(map(len, proposed.values())), 1)
+    return found
+
+
+def measure_interactions(given: Namespace) -> Iterator[Row]:
+    """Yields recall and precision beside the authors' way, for each kind of captions and both judges."""
+    if not has_peer():
+        yield Row("authors' way", note=f"{MISSING}; our parser, reduced to what theirs keeps, stands for it")
+    paraphrases: Paraphrases = read_paraphrases(given.dictionary) if given.dictionary else {}
+    boxed, gold = categories_of(given.folder), gold_of(given.folder)
+    for kind, captions in captions_of(given.folder).items():
+        said = f"{len(gold.keys() & captions.keys())} images"
+        for name, judge in (("literal", LITERAL), ("stating", STATING)):
+            found = shares(captions, boxed, gold, judge, paraphrases)
+            for way in ("read", "ours"):
+                recall, precision = zip(found[way], found["authors"], strict=True)
+                yield Row(f"{kind}, {name}: types proposed, {way}", "share", *recall, note=said)
+                yield Row(f"{kind}, {name}: right of those proposed, {way}", "share", *precision)
+
+
+def read_interactions(path: Path) -> dict[int, Deeds]:
+    """Returns who does what with which object in each image of `instances_vcoco_train.json`, by COCO's image id."""
+    given = json.loads(path.read_bytes())
+    found: dict[int, Deeds] = {}
+    for row in given["annotations"]:
+        deeds: Deeds = defaultdict(set)
+        for box, action, category in zip(row["boxes_h"], row["actions"], row["objects"], strict=True):
+            deeds[tuple(box), given["objects"][category]].add(given["classes"][action])
+        found[int(Path(row["file_name"]).stem.rpartition("_")[2])] = deeds
+    return found
+
+
+def shares_of(images: Mapping[int, Deeds]) -> dict[Stated, tuple[float, int]]:
+    """Returns (stated, object, implied) → (share of pairs with the implied action, pair count), most pairs first."""
+    stated, both = Counter[Stated](), Counter[Stated]()
+    for deeds in images.values():
+        for (_, category), actions in deeds.items():
+            for predicate in (predicate for predicate, action in ACTION.items() if action in actions):
+                for other, noun in following(predicate, category):
+                    if noun == category and other in ACTION:
+                        stated[predicate, category, other] += 1
+                        both[predicate, category, other] += ACTION[other] in actions
+    return {of: (both[of] / count, count) for of, count in stated.most_common()}
+
+
+def measure_implied(given: Namespace) -> Iterator[Row]:
+    """Yields the share of each row of `tagger.parsing.implied` between two of V-COCO's actions, and of all."""
+    left_out = {row["image_id"] for row in json.loads(given.without.read_bytes())} if given.without else set()
+    images = {image: deeds for image, deeds in read_interactions(given.annotations).items() if image not in left_out}
+    found = shares_of(images)
+    for (predicate, category, other), (share, pairs) in found.items():
+        yield Row(f"{predicate} {category}: {other}", "share", share, note=f"{pairs} pairs")
+    pairs = sum(count for _, count in found.values())
+    total = sum(share * count for share, count in found.values()) / max(pairs, 1)
+    yield Row(f"all {len(CONSEQUENCES)} rows", "share", total, note=f"{pairs} pairs of {len(images)} images")
+
+
+def measure_speed(given: Namespace) -> Iterator[Row]:
+    """Yields the rates of both parsers, and that of the cache. The files are lists of {"caption": text}."""
+    rows = [row for path in given.captions for row in json.loads(path.read_bytes())[: given.limit]]
+    distinct = list(dict.fromkeys(row["caption"] for row in rows))
+    ways: dict[str, Callable[[Sequence[str]], object]] = {"ours": lambda texts: parse_captions(texts, load_parser())}
+    if has_peer():
+        ways["theirs"] = lambda texts: list(parse_as_authors(texts))
+    for way in ways.values():
+        way(distinct[:50])
+    size, taken = -(-len(distinct) // TURNS), dict.fromkeys(ways, 0.0)
+    for start in range(0, len(distinct), size):
+        for name, way in ways.items():
+            taken[name] += cpu_seconds(lambda way=way, start=start: way(distinct[start : start + size]))
+    rates, unit = {name: len(distinct) / seconds for name, seconds in taken.items()}, "captions/CPU-s"
+    name = "distinct captions, beside the authors' parser"
+    yield Row(name, unit, rates["ours"], rates.get("theirs"), "" if has_peer() else MISSING)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = ParseCache(Path(folder) / "parses.sqlite", "benchmark")
+        kept.keep(dict(zip(distinct, parse_captions(distinct, load_parser()), strict=True)))
+        cached = len(distinct) / cpu_seconds(lambda: kept.find(distinct))
+    yield Row("distinct captions in a second run, beside the first", unit, cached, rates["ours"])
 
 
 if __name__ == "__main__":
     options = parser(__doc__)
-    options.add_argument("csv", type=Path, nargs="?", help="a file with columns caption and scene_graph")
-    options.add_argument("--model", default=DEFAULT_PARSER)
-    options.add_argument("--limit", type=int, help="maximum number of captions")
-    run(options, measure)
+    options.set_defaults(measure=lambda given: [Row("nothing measured", note="name a part and its files")])
+    parts = options.add_subparsers()
+    chosen = parts.add_parser("graphs")
+    chosen.add_argument("csv", type=Path)
+    chosen.set_defaults(measure=measure_graphs)
+    chosen = parts.add_parser("interactions")
+    chosen.add_argument("folder", type=Path)
+    chosen.add_argument("--dictionary", type=Path, help="paraphrases in the authors' JSON format")
+    chosen.set_defaults(measure=measure_interactions)
+    chosen = parts.add_parser("implied")
+    chosen.add_argument("annotations", type=Path)
+    chosen.add_argument("--without", type=Path, help="JSON list with the image_id of every image to leave out")
+    chosen.set_defaults(measure=measure_implied)
+    chosen = parts.add_parser("speed")
+    chosen.add_argument("captions", type=Path, nargs="+", metavar="JSON")
+    chosen.add_argument("--limit", type=int, help="maximum number of captions per file")
+    chosen.set_defaults(measure=measure_speed)
+    run(options, lambda given: given.measure(given))

@@ -39,8 +39,6 @@ class Measured:
     """What it did → seconds: "to STEP", all before the step begins, its planning last; the step itself; "conclude"."""
     peak_mib: dict[str, int] = field(default_factory=dict)
     """Role → the highest resident memory of one such process. Workers count by step."""
-    cpu: dict[str, float] = field(default_factory=dict)
-    """Role → CPU seconds of all such processes, without their last moments."""
 
     @property
     def steps(self) -> dict[str, dict[str, Any]]:
@@ -83,7 +81,6 @@ class _Watch(threading.Thread):
     def __init__(self, pid: int, measured: Measured) -> None:
         super().__init__(daemon=True)
         self._process, self._measured, self.step = psutil.Process(pid), measured, "prepare"
-        self._cpu: dict[tuple[int, str], float] = {}
 
     def run(self) -> None:
         """Looks until the process ends."""
@@ -94,12 +91,10 @@ class _Watch(threading.Thread):
             except psutil.NoSuchProcess:
                 continue
             time.sleep(LOOK_EVERY)
-        for (_, role), seconds in self._cpu.items():
-            self._measured.cpu[role] = self._measured.cpu.get(role, 0.0) + seconds
 
     def _look_at(self, process: psutil.Process) -> None:
         try:
-            words, taken = " ".join(process.cmdline()), process.cpu_times()
+            words = " ".join(process.cmdline())
         except (OSError, psutil.Error):
             return
         role = next((name for part, name in _ROLES.items() if part in words), "rlip run")
@@ -107,4 +102,3 @@ class _Watch(threading.Thread):
             role = f"{role}, {self.step}"
         if role and words:  # no words: it has ended
             self._measured.peak_mib[role] = max(self._measured.peak_mib.get(role, 0), peak_mib(process.pid))
-            self._cpu[process.pid, role] = taken.user + taken.system

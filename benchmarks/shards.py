@@ -3,8 +3,7 @@
 writing     our shards with their index, beside copying the same bytes with sha256, and webdataset.ShardWriter
 reading     bytes of images and labels; ours compares each with its checksum, the others with nothing or one of their own
 decoding    images decoded to bytes of red, green and blue, beside a bare loop over bytes in memory
-map, resume, memory   a map of 2,000,000 samples in 2,000 tars, each figure from a fresh process
-batches     padding and distinct sizes of training batches, beside a random order
+map, resume a map of 2,000,000 samples in 2,000 tars, each figure from a fresh process
 
 All read the same JPEGs, which the page cache holds. Speeds are per CPU-second of all threads, in the best of several
 turns that the libraries take one after the other.
@@ -23,22 +22,20 @@ import torch
 from benchmarks.harness import Row, parser, run
 from benchmarks.photos import write_photos
 from benchmarks.streaming.large_map import measure_large_map
-from benchmarks.streaming.padding import measure_padding
 from benchmarks.streaming.reading import Reading
 from benchmarks.streaming.writing import compare_writing
 from pipeline.runtime.processes import keep_freed_memory
 
-PARTS = ("writing", "reading", "decoding", "map", "batches")
+PARTS = ("writing", "reading", "decoding", "map")
 
 
 def measure(given: Namespace) -> Iterator[Row]:
     """Yields the rows of all parts that were asked for."""
     torch.set_num_threads(1)
     keep_freed_memory()  # as the engine's workers do; it speeds up the peers too
-    coco = given.shared / "data/coco"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        photos = write_photos(coco / "sample2017", folder / "images", given.megabytes)
+        photos = write_photos(given.shared / "data/coco/sample2017", folder / "images", given.megabytes)
         yield Row("images", "", len(photos), note=f"{photos.megabytes:.0f} MB: {photos.origin}")
         if "writing" in given.parts:
             yield from compare_writing(photos, folder / "writing", given.rounds)
@@ -50,8 +47,6 @@ def measure(given: Namespace) -> Iterator[Row]:
             yield from Reading(few, folder / "decoding", 3 * given.rounds).decoded()
         if "map" in given.parts:
             yield from measure_large_map(photos, folder / "large", given.tars, given.rounds)
-        if "batches" in given.parts:
-            yield from measure_padding(coco / "annotations/instances_sample2017.json")
 
 
 if __name__ == "__main__":

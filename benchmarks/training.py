@@ -1,11 +1,9 @@
-"""Measures training runs: `python -m benchmarks.training` (`--help`), about twenty minutes on a quiet machine.
+"""Measures training runs: `python -m benchmarks.training` (`--help`), on a quiet machine.
 
-data         the share of a step that is spent waiting for data, and the images that a process prepares
-checkpoints  the time that a training stands still for them, beside torch.save and torch.distributed.checkpoint
+data         the share of a step that is spent waiting for data
+checkpoints  the time that a training run stands still for them, beside torch.save
 loop         the trainer beside a bare loop over the same micro-batches
 ranks        two ranks on two cores beside one, with one thread each, for each way to share the work
-memory       a rank that trains on 1,000 samples, and on 2,000,000
-restart      steps lost and time until the next step when a rank is killed
 
 All training runs are real ones, with TensorBoard, in processes of one thread.
 """
@@ -21,20 +19,29 @@ from pathlib import Path
 from benchmarks.harness import Row, parser, run
 from benchmarks.photos import Photos, write_photos
 from benchmarks.pretraining.checkpoints import measure_checkpoints
-from benchmarks.pretraining.data_wait import measure_data_wait
 from benchmarks.pretraining.loop import measure_loop
-from benchmarks.pretraining.memory import measure_memory
-from benchmarks.pretraining.restart import measure_restart
 from benchmarks.pretraining.scaling import measure_scaling
-from benchmarks.pretraining.setup import as_a_rank
+from benchmarks.pretraining.setup import WARM_UP, as_a_rank, make_config, tracked, train, write_training_set
+
+
+def measure_data_wait(photos: Photos, folder: Path, steps: int) -> Iterator[Row]:
+    """Yields the share of the time after the first entry of the log that a training run waits for data."""
+    shards = write_training_set(photos, folder / "set")
+    for num_workers in (0, 1):
+        changes = {"num_workers": num_workers, "steps": steps, "log_every": WARM_UP}
+        config = make_config(folder / f"{num_workers}", shards, **changes)
+        train(config)
+        waited, speed = tracked(config, "data_wait"), tracked(config, "images_per_second")
+        times = {step: 1 / speed[step] for step in sorted(waited)[1:]}
+        share = 100 * sum(waited[step] * spent for step, spent in times.items()) / sum(times.values())
+        yield Row(f"data / share of a step spent waiting, num_workers = {num_workers}", "%", share)
+
 
 PARTS: dict[str, Callable[[Photos, Path, Namespace], Iterator[Row]]] = {
     "data": lambda photos, folder, given: measure_data_wait(photos, folder, given.steps),
-    "checkpoints": lambda photos, folder, given: measure_checkpoints(photos, folder, given.steps, given.rounds),
+    "checkpoints": lambda photos, folder, given: measure_checkpoints(folder, given.rounds),
     "loop": lambda photos, folder, given: measure_loop(photos, folder, given.steps),
     "ranks": lambda photos, folder, given: measure_scaling(photos, folder, given.steps // 4, given.rounds),
-    "memory": lambda photos, folder, given: measure_memory(photos, folder, given.tars),
-    "restart": lambda photos, folder, given: measure_restart(photos, folder),
 }
 
 
@@ -55,6 +62,5 @@ if __name__ == "__main__":
     options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     options.add_argument("--steps", type=int, default=40, help="steps of each training that is timed")
     options.add_argument("--rounds", type=int, default=3, help="turns that the ways to share the work take")
-    options.add_argument("--tars", type=int, default=2000, help="tars of 1,000 samples in the large set")
     options.add_argument("--megabytes", type=float, default=60, help="size of all images")
     run(options, measure)

@@ -61,7 +61,7 @@ class ProgressArtifact(Display):
         self._published = time.monotonic()
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Note the share of an item. A whole-set stage reports on the thread of the flow run and is published at once."""
+        """Note the share of an item. A whole-set stage reports on the flow run's thread and is published at once."""
         self._share[item.partition] = done / max(total, 1)
         if threading.get_ident() == self._thread:
             self.pulse()
@@ -129,7 +129,8 @@ def publish_run(context: RunContext, outcome: Outcome) -> None:
 
 
 def _publish_report_link(recipe: Recipe, figures: Sequence[str]) -> None:
-    """Publish figures, one a line, and the path of the report: a path, because browsers open no local file from a web page.
+    """Publish figures, one a line, and the path of the report: a path, because browsers open no local file from a web
+    page.
 
     Contains no text from the data, because Prefect renders it.
     """

@@ -21,8 +21,8 @@ TAG = "rlip"
 """Tag of all deployments in prefect.yaml. Runs of other projects on the same server are left alone."""
 
 SILENT_FOR = timedelta(seconds=75)
-"""A flow run without a heartbeat for this long counts as dead. Deployments send one every 30 seconds, Prefect's shortest
-interval, and one may get lost."""
+"""A flow run without a heartbeat for this long counts as dead. Deployments send one every 30 seconds, Prefect's
+shortest interval, and one may get lost."""
 
 _OURS = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
 _RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
@@ -94,7 +94,7 @@ def _block(client: SyncPrefectClient, name: str) -> UUID:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Create the automations on the configured server. Raises `FatalError` when none is configured or it can't be used."""
+    """Create the automations on the configured server. Raises `FatalError` without a usable one."""
     parser = argparse.ArgumentParser(prog="python -m flows.automations", description=__doc__)
     parser.add_argument("--notify", metavar="TYPE/NAME", help="notification block that reports failures")
     options = parser.parse_args(arguments)

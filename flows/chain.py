@@ -29,7 +29,7 @@ from storage.errors import FatalError
 
 @flow(name="end_to_end", flow_run_name="{recipe.name}", persist_result=False)
 def end_to_end(recipe: RecipeParameter, start: StartStage = FIRST) -> State[Outcome]:
-    """Run the whole chain from raw images to evaluated weights. What is in the store is reused, the rest is computed."""
+    """Run the whole chain from raw images to evaluated weights. What the store has is reused."""
     return run_chain(recipe, start)
 
 
@@ -49,8 +49,8 @@ def from_file(
         recipe = load_recipe(recipe_file, overrides)
     except FatalError as error:
         raise FatalError(
-            f"recipe_file = {recipe_file} on {platform.node()}: {error}. Restore the recipe, or change this parameter of the "
-            "deployment or schedule"
+            f"recipe_file = {recipe_file} on {platform.node()}: {error}. Restore the recipe, or change this parameter "
+            "of the deployment or schedule"
         ) from error
     return run_chain(recipe, start)
 
@@ -98,8 +98,9 @@ def _refuse(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Reco
     """Compute nothing. Raises `FatalError` if the step has anything to compute."""
     if plan.due:
         raise FatalError(
-            f"{plan.step.name}: {len(plan.due)} of {plan.partitions} partitions are not in {planner.context.recipe.store}, "
-            f"and this run does not compute them: start at {plan.step.stage.name} or before, and use one store everywhere"
+            f"{plan.step.name}: {len(plan.due)} of {plan.partitions} partitions are not in "
+            f"{planner.context.recipe.store}, and this run does not compute them: start at {plan.step.stage.name} or "
+            "before, and use one store everywhere"
         )
     return []
 

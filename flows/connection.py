@@ -27,8 +27,8 @@ DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
-"""Defaults that the user can override: Prefect sends no telemetry, and it logs only to its server, not between the progress
-bars. Errors reach the terminal once, as `rlip` words them."""
+"""Defaults that the user can override: Prefect sends no telemetry, and it logs only to its server, not between the
+progress bars. Errors reach the terminal once, as `rlip` words them."""
 
 SUPPORTED = SpecifierSet(">=3.9,<4", prereleases=True)
 """Versions of servers that this project was tested with. Older ones also lack fixes of known vulnerabilities
@@ -46,8 +46,8 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
 
     Enter it before importing Prefect, which reads its settings from the environment. Yields a function that waits for
     the server and returns the address of its web pages, so that work that needs no server can be done first. Raises
-    `FatalError` when the configured server does not answer, is too old, or refuses the credentials, and `RetryableError`
-    when a server is lost later.
+    `FatalError` when the configured server does not answer, is too old, or refuses the credentials, and
+    `RetryableError` when a server is lost later.
     """
     before, is_imported = dict(os.environ), "prefect" in sys.modules
     os.environ.update({name: value for name, value in DEFAULTS.items() if name not in os.environ})
@@ -66,7 +66,8 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
                 _send_what_is_queued()
     except httpx.TransportError as error:
         raise RetryableError(
-            f"Prefect's server no longer answers ({error}). What was committed is kept: start the server, or run with --direct"
+            f"Prefect's server no longer answers ({error}). What was committed is kept: start the server, or run with "
+            "--direct"
         ) from error
     finally:
         for name in (*DEFAULTS, "PREFECT_HOME", "PREFECT_API_URL"):
@@ -131,8 +132,8 @@ def require_server(api: str) -> None:
         raise FatalError(f"{setting}: it answers, but not as a Prefect server; correct it ({error})") from error
     except OSError as error:
         raise FatalError(
-            f"no Prefect server answers at {setting} ({getattr(error, 'reason', error)}): start it (prefect server start), "
-            f"{_OTHER_WAYS}"
+            f"no Prefect server answers at {setting} ({getattr(error, 'reason', error)}): start it (prefect server "
+            f"start), {_OTHER_WAYS}"
         ) from error
     except ValueError as error:
         raise FatalError(

@@ -52,12 +52,12 @@ def _require_limit(wanted: int) -> None:
             limit = client.read_global_concurrency_limit_by_name(LIMIT)
         except ObjectNotFound as error:
             raise FatalError(
-                f"{VARIABLE} = {wanted}, but the server has no concurrency limit {LIMIT!r}: create it with the number of GPUs "
-                f"(prefect global-concurrency-limit create {LIMIT} --limit {wanted}), or unset {VARIABLE}"
+                f"{VARIABLE} = {wanted}, but the server has no concurrency limit {LIMIT!r}: create it with the number "
+                f"of GPUs (prefect global-concurrency-limit create {LIMIT} --limit {wanted}), or unset {VARIABLE}"
             ) from error
     if not limit.active or limit.limit >= wanted:
         return
     raise FatalError(
-        f"{VARIABLE} = {wanted}, but the server's concurrency limit {LIMIT!r} is {limit.limit}, so a step would wait for ever: "
-        f"raise it (prefect global-concurrency-limit update {LIMIT} --limit {wanted}) or lower {VARIABLE}"
+        f"{VARIABLE} = {wanted}, but the server's concurrency limit {LIMIT!r} is {limit.limit}, so a step would wait "
+        f"for ever: raise it (prefect global-concurrency-limit update {LIMIT} --limit {wanted}) or lower {VARIABLE}"
     )

@@ -26,8 +26,8 @@ def alive(store: Store, run: UUID) -> Iterator[None]:
     """Hold a lock while `run` is alive. The kernel releases it when the process dies, for whatever reason.
 
     First marks runs as `Crashed` whose lock file in this store is no longer locked, if the server knows them and has no
-    final state for them. Runs of other machines have no lock file here and are left alone, as are living runs. Prefect keeps
-    the id of a run that it retries: of an earlier attempt at `run`, only what is below it is marked.
+    final state for them. Runs of other machines have no lock file here and are left alone, as are living runs. Prefect
+    keeps the id of a run that it retries: of an earlier attempt at `run`, only what is below it is marked.
     """
     folder = store.root / "pending"
     for path in folder.glob("flow-*.lock"):
@@ -48,7 +48,7 @@ def alive(store: Store, run: UUID) -> Iterator[None]:
 
 
 def _mark_if_dead(path: Path, living: UUID) -> None:
-    """Mark the run that a lock file names if its process is dead. If the server refuses, the file stays for the next run."""
+    """Mark the run that a lock file names if its process is dead. If the server refuses, it stays for the next run."""
     with suppress(OSError, ValueError, ObjectNotFound, PrefectHTTPStatusError), path.open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         dead = UUID(path.stem.removeprefix("flow-"))

@@ -32,13 +32,13 @@ LOOK_EVERY = 2.0
 def on_pools(recipe: RecipeParameter, start: StartStage = FIRST) -> State[Outcome]:
     """Run the chain stage by stage in the pools cpu, gpu and train. All workers must see the same store and data.
 
-    Raises `FatalError` before any stage runs when a deployment, pool or worker is missing, the run would deadlock, or each
-    pool would choose a precision of its own.
+    Raises `FatalError` before any stage runs when a deployment, pool or worker is missing, the run would deadlock, or
+    each pool would choose a precision of its own.
     """
     if automatic := [step.name for step in build_steps(recipe) if getattr(step.settings, "precision", None) == "auto"]:
         raise FatalError(
-            f"{', '.join(automatic)}: precision = 'auto' is chosen by each machine, and the pools would look for different "
-            "keys; set 'bfloat16' or 'float32' in these sections"
+            f"{', '.join(automatic)}: precision = 'auto' is chosen by each machine, and the pools would look for "
+            "different keys; set 'bfloat16' or 'float32' in these sections"
         )
     names = [f"{stage.name}/{stage.name}" for stage in split_stages(recipe, start)[1]]
     with get_client(sync_client=True) as client:
@@ -49,7 +49,8 @@ def on_pools(recipe: RecipeParameter, start: StartStage = FIRST) -> State[Outcom
 
 
 def _require_pools(client: SyncPrefectClient, deployments: Sequence[str]) -> None:
-    """Raise `FatalError` unless each deployment exists and its pool has a worker, is not paused, and has a slot to spare."""
+    """Raise `FatalError` unless each deployment exists and its pool has a worker, is not paused, and has a slot to
+    spare."""
     context = FlowRunContext.get()
     own_pool = context.flow_run.work_pool_name if context is not None and context.flow_run is not None else None
     first: dict[str, str] = {}
@@ -66,7 +67,8 @@ def _pool_of(client: SyncPrefectClient, name: str) -> str:
         deployment = client.read_deployment_by_name(name)
     except ObjectNotFound as error:
         raise FatalError(
-            f"the server has no deployment {name}: create all of them (prefect --no-prompt deploy --all, see prefect.yaml)"
+            f"the server has no deployment {name}: create all of them (prefect --no-prompt deploy --all, see "
+            "prefect.yaml)"
         ) from error
     if deployment.work_pool_name is None:
         raise FatalError(f"deployment {name} has no work pool; deploy it again with prefect.yaml")
@@ -82,8 +84,8 @@ def _require_pool(client: SyncPrefectClient, name: str, deployment: str, taken: 
     if limit is not None and limit <= taken:
         why = "this run holds it while it waits for that one" if taken else "so that nothing starts in it"
         raise FatalError(
-            f"work pool {name} of {deployment} has a concurrency limit of {limit}, and {why}: it would wait for ever. Raise the "
-            f"limit (prefect work-pool set-concurrency-limit {name} {taken + 1})"
+            f"work pool {name} of {deployment} has a concurrency limit of {limit}, and {why}: it would wait for ever. "
+            f"Raise the limit (prefect work-pool set-concurrency-limit {name} {taken + 1})"
             + (", or deploy on_pools in another pool" if taken else "")
         )
     online = WorkerFilter.model_validate({"status": {"any_": ["ONLINE"]}})

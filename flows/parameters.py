@@ -20,7 +20,7 @@ from storage.errors import FatalError, PipelineError
 
 
 def described(text: str, **schema: Any) -> Any:
-    """An annotation with what Prefect's form says about a parameter. Prefect drops the description of a plain `Field`."""
+    """An annotation with what Prefect's form says about a parameter. Prefect drops that of a plain `Field`."""
     return Field(json_schema_extra={"description": text, **schema})
 
 

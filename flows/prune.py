@@ -1,4 +1,4 @@
-"""Flow `prune`: deletes what Prefect's server recorded of old runs. The store, with its runs and reports, is not touched."""
+"""Flow `prune`: deletes what Prefect's server recorded of old runs. The store, with its runs, stays."""
 
 from __future__ import annotations
 

@@ -36,15 +36,17 @@ SERVER_SETTINGS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "2",
 }
-"""On a loaded machine, SQLite may stay locked for longer than Prefect expects. It also refuses the second of two writers,
-and Prefect's client waits two seconds before it tries again, so task states are written in batches."""
+"""On a loaded machine, SQLite may stay locked for longer than Prefect expects. It also refuses the second of two
+writers, and Prefect's client waits two seconds before it tries again, so task states are written in batches."""
 
 
 class TemporaryServer:
-    """A separate process that starts on construction, on any free port unless one is given. Leaving the context stops it.
+    """A separate process that starts on construction, on any free port unless one is given. Leaving the context stops
+    it.
 
-    Prefect has a temporary server of its own. Unlike that one, this server survives a Ctrl-C in the terminal, so that the
-    last states of the run are recorded; it ends with this process even if the process is killed; and it serves web pages.
+    Prefect has a temporary server of its own. Unlike that one, this server survives a Ctrl-C in the terminal, so that
+    the last states of the run are recorded; it ends with this process even if the process is killed; and it serves web
+    pages.
     """
 
     def __init__(self, home: Path, environment: Mapping[str, str], port: int = 0) -> None:
@@ -70,7 +72,7 @@ class TemporaryServer:
         return f"{self.address}/api"
 
     def ready(self) -> str:
-        """Wait until the server answers and return the address of its web pages. Raises `FatalError` if it does not start."""
+        """Wait until the server answers and return the address of its web pages. Raises `FatalError` if it doesn't."""
         until = time.monotonic() + HEALTHY_WITHIN
         while not answers(self.api, seconds=2):
             if self._process.poll() is not None or time.monotonic() > until:
@@ -131,8 +133,8 @@ def serve(store: str, port: int) -> None:
     home = prefect_folder(store)
     if not (home / DATABASE).is_file():
         raise FatalError(
-            f"{home / DATABASE}: no such database yet; `rlip run` writes it, without --direct and without PREFECT_API_URL. "
-            "Name the store whose runs you look for: --store"
+            f"{home / DATABASE}: no such database yet; `rlip run` writes it, without --direct and without "
+            "PREFECT_API_URL. Name the store whose runs you look for: --store"
         )
     _require_free(port)
     with TemporaryServer(home, os.environ, port) as server:
@@ -187,8 +189,8 @@ def require_known_database(database: Path) -> None:
         if f'revision = "{revision}"' not in known:
             raise FatalError(
                 f"{database}: a newer Prefect wrote this database (revision {revision}) than the installed "
-                f"{importlib.metadata.version('prefect')}; install the newer one, or move the database away: the store does not "
-                "need it, and Prefect creates a new one"
+                f"{importlib.metadata.version('prefect')}; install the newer one, or move the database away: the store "
+                "does not need it, and Prefect creates a new one"
             )
 
 

@@ -26,9 +26,11 @@ from storage.errors import FatalError
 from storage.open_store import is_remote, local_folder, open_store
 
 STORES = "RLIP_STORES"
-"""Environment variable of a worker with folders and URLs, separated by spaces, in which stores may lie. Unset: anywhere."""
+"""Environment variable of a worker with folders and URLs, separated by spaces, in which stores may lie. Unset:
+anywhere."""
 LAVIS_PYTHON = "RLIP_LAVIS_PYTHON"
-"""Environment variable of a worker that names the only interpreter besides the default that captioner `lavis` may start."""
+"""Environment variable of a worker that names the only interpreter besides the default that captioner `lavis` may
+start."""
 
 
 @dataclass
@@ -64,9 +66,11 @@ def shared(session: Session) -> Iterator[Session]:
 
 @contextmanager
 def session_of(recipe: Recipe) -> Iterator[Session]:
-    """The session shared with this flow, or a new one that logs to the flow run. Holds the lock of a top-level flow run.
+    """The session shared with this flow, or a new one that logs to the flow run. Holds the lock of a top-level flow
+    run.
 
-    Flow runs of deployments that work on the same run of the same store wait for each other; all others go on side by side.
+    Flow runs of deployments that work on the same run of the same store wait for each other; all others go on side by
+    side.
     """
     current = _current.get()
     with ExitStack() as stack:
@@ -95,7 +99,8 @@ def session_of(recipe: Recipe) -> Iterator[Session]:
 
 
 def require_allowed(recipe: Recipe, environment: Mapping[str, str]) -> None:
-    """Raise `FatalError` for a recipe that names a store or an interpreter which the worker's environment does not allow.
+    """Raise `FatalError` for a recipe that names a store or an interpreter which the worker's environment does not
+    allow.
 
     The worker's environment decides what the parameters of a deployment may name on its machine.
     """
@@ -103,14 +108,14 @@ def require_allowed(recipe: Recipe, environment: Mapping[str, str]) -> None:
     default = CaptionSettings.model_fields["lavis_python"].default
     if str(python) not in (str(default), environment.get(LAVIS_PYTHON)):
         raise FatalError(
-            f"caption.lavis_python = {python}: a deployment starts {default} or what {LAVIS_PYTHON} names in its worker's "
-            "environment, and no other program"
+            f"caption.lavis_python = {python}: a deployment starts {default} or what {LAVIS_PYTHON} names in its "
+            "worker's environment, and no other program"
         )
     allowed = environment.get(STORES, "").split()
     if allowed and not any(_is_within(recipe.store, place) for place in allowed):
         raise FatalError(
-            f"store = {recipe.store}: stores of this worker lie in {', '.join(allowed)}; name one there, or add its place to "
-            f"{STORES} in the worker's environment"
+            f"store = {recipe.store}: stores of this worker lie in {', '.join(allowed)}; name one there, or add its "
+            f"place to {STORES} in the worker's environment"
         )
 
 

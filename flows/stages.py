@@ -48,8 +48,8 @@ def stage_flow(stage: type[Stage]) -> Flow[[Recipe], Any]:
 def __getattr__(name: str) -> Flow[[Recipe], Any]:
     """Return the flow of a stage. Deployments refer to it as an attribute of this module.
 
-    Prefect executes this file for each deployment and each flow run, and spends a tenth of a second on every flow that it
-    creates, so this creates only the flow that it is asked for.
+    Prefect executes this file for each deployment and each flow run, and spends a tenth of a second on every flow that
+    it creates, so this creates only the flow that it is asked for.
     """
     for stage in STAGES:
         if stage.name == name:
@@ -81,7 +81,8 @@ def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
 
 
 def _require_above(planner: Planner, stage: str) -> None:
-    """Find the artifacts that the steps of a stage read. Raises `FatalError` if some are missing or an audit refuses them."""
+    """Find the artifacts that the steps of a stage read. Raises `FatalError` if some are missing or an audit refuses
+    them."""
     context = planner.context
     needed: set[str] = set()
     for step in reversed(context.steps):

@@ -1,4 +1,4 @@
-"""The two tasks: a block of partitions on the workers of the engine, and a whole-set step in the thread of the flow run."""
+"""The two tasks: a block of partitions on the workers of the engine, and a whole-set step in the flow run's thread."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def _is_retryable(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool
     return isinstance(state.result(raise_on_failure=False), RetryableError)
 
 
-# The store decides what is done: Prefect's cache would trust artifacts that no longer exist, and its results are pickles.
+# The store decides what is done: Prefect's cache would trust artifacts that no longer exist, and its results are
+# pickles.
 _OPTIONS: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,

@@ -81,7 +81,7 @@ def _is_residual(body: nn.Module) -> bool:
 
 
 def _freeze_as_pretrained(backbone: Backbone) -> None:
-    """Freezes what the authors freeze: stem and first stage of residual networks, norms and position biases of others."""
+    """Freezes what the authors do: stem and first stage of residual networks, norms and position biases of others."""
     if _is_residual(backbone.body):
         fixed = [p for n, p in backbone.body.named_parameters() if not n.startswith(("layer2", "layer3", "layer4"))]
     else:

@@ -52,8 +52,7 @@ class TextConfig:
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout in the text encoder, the language layers, the fusion attention and the resizer."""
     initial_deviation: float = Field(default=0.02, gt=0)
-    """Standard deviation of the initial weights. Small encoders need about 0.25, or the features of all texts stay
-    alike."""
+    """Standard deviation of the initial weights. Small encoders need about 0.25, or all texts stay alike."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

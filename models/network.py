@@ -286,7 +286,7 @@ class RelationQueries(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The modules that the authors keep under `transformer`, with their names; `Network` and its subclasses call them."""
+    """The modules that the authors keep under `transformer`, with their names; `Network` calls them."""
 
     reference_points_sub: nn.Linear
     """ParSeD: from a subject's position to the point where it looks first."""

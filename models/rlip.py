@@ -96,7 +96,7 @@ class RLIP(Network):
 
 
 def _spread_anchors(pairs: int) -> Tensor:
-    """Returns P×4 boxes with centres spread evenly over the image (R2 sequence), so that each object starts near one."""
+    """Returns P×4 boxes with centres spread evenly (R2 sequence), so that each object starts near one."""
     steps = torch.arange(pairs, dtype=torch.float64)[:, None] * torch.tensor([0.7548776662466927, 0.5698402909980532])
     centres = (0.5 + steps).remainder(1.0).float()
     return torch.cat((centres, torch.full((pairs, 2), ANCHOR_SIDE)), dim=1)

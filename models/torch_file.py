@@ -66,8 +66,8 @@ def _check_records(path: Path) -> None:
                 for key, size in _storages(file, 1):
                     if sizes.get(f"data/{key}") != size:
                         raise WeightsError(
-                            f"{path}: not a readable PyTorch checkpoint: storage {key!r} claims {size:,} bytes, but the file "
-                            f"has {sizes.get(f'data/{key}', 0):,}"
+                            f"{path}: not a readable PyTorch checkpoint: storage {key!r} claims {size:,} bytes, but "
+                            f"the file has {sizes.get(f'data/{key}', 0):,}"
                         )
 
 

@@ -1,5 +1,4 @@
-"""Looks into weights files without torch, which takes seconds to import: configuration, names and shapes, and
-differences."""
+"""Looks into weights files without torch, which takes seconds to import: configuration, names, shapes, differences."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ class Artifact:
     def table(self, name: str) -> pa.Table:
         """The table `name`, e.g. `images`, with today's columns.
 
-        Raises FileNotFoundError when the artifact has no such table, and `FatalError` for a table that is damaged or of a
-        version that cannot be upgraded.
+        Raises FileNotFoundError when the artifact has no such table, and `FatalError` for a table that is damaged or of
+        a version that cannot be upgraded.
         """
         found = self._read(f"{name}.parquet")
         if is_current(found.schema, name):

@@ -1,4 +1,4 @@
-"""The operations by which the store changes a disk. At each call below them, the process can die or the disk can fail."""
+"""The operations by which the store changes a disk. At each call below, the process can die or the disk fail."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Disk:
             os.close(descriptor)
 
     def append(self, descriptor: int, data: bytes) -> None:
-        """Write all of `data` to a file that was opened to append. It may not survive a power cut before `sync_file`."""
+        """Write all of `data` to a file that was opened to append. Only `sync_file` makes it durable."""
         written = 0
         while written < len(data):
             written += self._calls.write(descriptor, data[written:])
@@ -86,7 +86,7 @@ class Disk:
             each.result()
 
     def rename(self, source: Path, target: Path) -> None:
-        """Move a file or folder atomically. Replaces a file at `target`; raises OSError for a folder with entries there."""
+        """Move a file or folder atomically. Replaces a file at `target`; raises OSError for a folder with entries."""
         self._calls.rename(source, target)
 
     def make(self, folder: Path) -> None:
@@ -104,7 +104,7 @@ class Disk:
             self._calls.rmtree(folder)
 
     def make_durable(self, folder: Path) -> None:
-        """Make a folder and its missing parents, and sync each name into its parent, so that they survive a power cut."""
+        """Make a folder and its missing parents, and sync each into its parent, so that a power cut spares them."""
         for missing in reversed([path for path in (folder, *folder.parents) if not path.is_dir()]):
             self.make(missing)
             self.sync_folder(missing.parent)

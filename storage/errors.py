@@ -21,7 +21,7 @@ class RetryableError(PipelineError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question for an error that quotes an unknown name: " (did you mean 'caption'?)"; "" if no known name is like it."""
+    """A question for an error that quotes an unknown name: " (did you mean 'caption'?)"; "" without one like it."""
     alike = get_close_matches(name, list(known), n=1)
     return f" (did you mean {alike[0]!r}?)" if alike else ""
 

@@ -1,4 +1,4 @@
-"""What runs refer to takes space, and what no run refers to is garbage: removed, after a grace period, by one rename each."""
+"""What runs refer to takes space, and what none refers to is garbage, removed after a grace period, by one rename."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage.store import Store, StoredEntry
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something that no run refers to: an artifact, the remains of one, or the scratch folder of an abandoned training."""
+    """Something that no run refers to: an artifact, the remains of one, or an abandoned training's scratch folder."""
 
     place: StoredEntry | Path
     what: str
@@ -40,7 +40,8 @@ class Garbage:
 
 
 def find_garbage(store: Store, before: float, *, history: bool = True) -> Iterator[Garbage]:
-    """What no run refers to and no run has found since `before` (a Unix time). Without `history` only the newest states count.
+    """What no run refers to and no run has found since `before` (a Unix time). Without `history` only the newest states
+    count.
 
     Raises `FatalError` when a run's file is damaged, since what it refers to is then unknown.
     """
@@ -62,7 +63,8 @@ def _keys_of(run: Run, history: bool = True) -> set[str]:
 
 @dataclass(frozen=True)
 class Share:
-    """Artifacts and bytes of a stage or a run. `apart`: bytes that no run needs (of a stage) or no other run (of a run)."""
+    """Artifacts and bytes of a stage or a run. `apart`: bytes that no run needs (of a stage) or no other run (of a
+    run)."""
 
     name: str
     artifacts: int

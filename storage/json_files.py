@@ -1,4 +1,4 @@
-"""JSON of our own that others may have touched: read within limits, checked against a type, and sealed with a checksum."""
+"""JSON of our own that others may have touched: read within limits, checked against a type, and sealed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def parse_json_or_none(data: bytes | None, kind: type[T]) -> T | None:
 
 
 def read_json(path: Path, kind: type[T], remedy: str = "", most: Limits = LIMITS) -> T:
-    """A JSON file as a value of type `kind`. Raises FileNotFoundError where there is none, otherwise as `parse_json`."""
+    """A JSON file as a value of type `kind`. Raises FileNotFoundError, otherwise as `parse_json`."""
     return parse_json(read_within_limit(path, most.size), kind, str(path), remedy, most)
 
 
@@ -116,7 +116,8 @@ def reason_of(error: ValueError) -> str:
 
 
 def _matches_its_seal(data: bytes) -> bool:
-    """Whether the digest at the end is that of the bytes before it. A file of the form of a sealed one needs the right one."""
+    """Whether the digest at the end is that of the bytes before it. A file of the form of a sealed one needs the right
+    one."""
     found = _SEAL.fullmatch(data[-_SEAL_SIZE:])
     return found is None or (found[1], found[2]) == (b"seal", digest_bytes(data[:-_SEAL_SIZE]).encode())
 

@@ -13,8 +13,8 @@ from storage.digests import digest_json
 class KeyTerms:
     """The terms of one artifact's key.
 
-    `settings` holds only the fields that change rows (no batch size, device, worker count or path), `inputs` the content
-    digests of the artifacts read, by table, and `weights` the digests of the model files used, by role.
+    `settings` holds only the fields that change rows (no batch size, device, worker count or path), `inputs` the
+    content digests of the artifacts read, by table, and `weights` the digests of the model files used, by role.
     """
 
     stage: str

@@ -1,4 +1,5 @@
-"""Leases: files in a store that say who is making an artifact, for machines that share no locks. They only save work."""
+"""Leases: files in a store that say who is making an artifact, for machines that share no locks. They only save
+work."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ def hold_lease(
 ) -> Iterator[None]:
     """Hold the lease at `path`. Calls `waiting` once with the holder's host, then waits while its heartbeats come.
 
-    A holder counts as dead when its lease stays the same for `expiry` seconds by the clock of the one who waits; clocks of
-    two machines are never compared. A holder on this `machine` is certainly dead, since the caller holds a lock that
+    A holder counts as dead when its lease stays the same for `expiry` seconds by the clock of the one who waits; clocks
+    of two machines are never compared. A holder on this `machine` is certainly dead, since the caller holds a lock that
     excludes live ones. If the remote side fails, work goes on without a lease.
     """
     holder = f"{machine} {uuid.uuid4().hex}"

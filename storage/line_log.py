@@ -36,14 +36,14 @@ class NewLines(NamedTuple):
     afresh: bool
     """Whether the file was replaced or truncated, so that these are all of its lines."""
     torn: bool
-    """Whether an incomplete line follows, which a process that died has left. It is read once another line follows it."""
+    """Whether an incomplete line of a dead process follows. It is read once another line follows it."""
 
 
 class LineLog:
     """Appends lines, each a JSON object, to a file and reads them, each once.
 
-    A line ends with a checksum of what precedes it in the line, as the object's last field. One that does not match it is
-    not given out. Lines of earlier versions have none.
+    A line ends with a checksum of what precedes it in the line, as the object's last field. One that does not match it
+    is not given out. Lines of earlier versions have none.
 
     A lock of the file admits one writer at a time and keeps readers out while it writes. The kernel frees the lock of a
     process that dies. The next writer ends the line that such a process left incomplete, so that it spoils no other.
@@ -57,10 +57,11 @@ class LineLog:
         self._lines = 0
 
     def append(self, lines: Sequence[bytes]) -> None:
-        """Append objects with at least one field, given as JSON on one line, in one write. They survive a power cut then.
+        """Append objects with at least one field, given as JSON on one line, in one write. They survive a power cut
+        then.
 
-        Raises `FatalError` for a full or unwritable disk and for a line with more than `MAX_LINE` bytes, `RetryableError`
-        for a failing disk. The file then has none of the lines.
+        Raises `FatalError` for a full or unwritable disk and for a line with more than `MAX_LINE` bytes,
+        `RetryableError` for a failing disk. The file then has none of the lines.
         """
         checked = [_with_checksum(line) for line in lines]
         data = b"".join(line + b"\n" for line in checked)
@@ -128,6 +129,7 @@ def _with_checksum(line: bytes) -> bytes:
 
 
 def _is_whole(line: bytes) -> bool:
-    """Whether the checksum at the end, if there is one, is that of what precedes it. What looks like one must be one."""
+    """Whether the checksum at the end, if there is one, is that of what precedes it. What looks like one must be
+    one."""
     found = _CHECKSUM.fullmatch(line[-_CHECKSUM_SIZE:])
     return found is None or (found[1], found[2]) == (b"checksum", b"%08x" % zlib.crc32(line[:-_CHECKSUM_SIZE]))

@@ -24,7 +24,8 @@ from storage.store import STAGE_NAME, StoredEntry, require_valid_address
 class LocalStore:
     """A store in a folder: `artifacts/<stage>/<key>/`, `runs/`, `cuts/`, and `pending/` for what is being written.
 
-    Raises `FatalError` on construction when the root is missing and cannot be created. Reading needs no write permission.
+    Raises `FatalError` on construction when the root is missing and cannot be created. Reading needs no write
+    permission.
     """
 
     def __init__(self, root: Path, disk: Disk = LOCAL) -> None:
@@ -55,7 +56,7 @@ class LocalStore:
             ) from error
 
     def folder(self, stage: str, key: str) -> Path:
-        """Where a committed artifact lies. Raises `FatalError` for names (from untrusted files) that could lead elsewhere."""
+        """Where a committed artifact lies. Raises `FatalError` for names that could lead elsewhere."""
         require_valid_address(stage, key)
         return self._artifacts / stage / key
 
@@ -130,7 +131,8 @@ class LocalStore:
     def claim(self, key: str, waiting: Callable[[str], None]) -> Iterator[None]:
         """Work on `key` alone on this machine. Calls `waiting` with its name before it waits for another live process.
 
-        It only saves work: without it, both would commit equal bytes. The kernel frees the claim of a process that dies.
+        It only saves work: without it, both would commit equal bytes. The kernel frees the claim of a process that
+        dies.
         """
         path = self._pending / f"claim-{key}.lock"
         with lock_file(path) as lock:
@@ -148,8 +150,8 @@ class LocalStore:
     def scratch(self, key: str, resumes_from: str = "") -> Iterator[Path]:
         """A folder that outlives a crash, for work that resumes from its own checkpoints. Admits one process at a time.
 
-        `resumes_from` names a list of the files that suffice to resume; a remote store keeps copies of them (`ResumePoint`).
-        Raises `RetryableError` when another live process works on the same key.
+        `resumes_from` names a list of the files that suffice to resume; a remote store keeps copies of them
+        (`ResumePoint`). Raises `RetryableError` when another live process works on the same key.
         """
         folder = self._pending / f"scratch-{key}"
         try:
@@ -196,7 +198,7 @@ class LocalStore:
             put_in_place(draft / path.name, path, self.disk)
 
     def touch(self, stage: str, artifacts: Iterable[Artifact]) -> None:
-        """Note that a run found these, by renewing the times of their manifests, so that `rlip store gc` spares them."""
+        """Note that a run found these, by renewing their manifests' times, so that `rlip store gc` spares them."""
         for artifact in artifacts:
             with suppress(OSError):
                 os.utime(artifact.folder / MANIFEST)
@@ -210,7 +212,8 @@ class LocalStore:
         self.remove(self.root / "runs" / name)
 
     def remove(self, folder: Path) -> None:
-        """Remove the folder of an artifact, a run or a scratch by one rename. What a crash leaves behind, `sweep` removes.
+        """Remove the folder of an artifact, a run or a scratch by one rename. What a crash leaves behind, `sweep`
+        removes.
 
         The folder stays away once its files go: a power cut can't bring back a name with half of them.
         """
@@ -257,7 +260,7 @@ class LocalStore:
 
     @contextmanager
     def _gate(self, kind: int) -> Iterator[None]:
-        """Lock out `sweep` (exclusive) while a draft is opened (shared): no draft is swept before its own lock is held."""
+        """Lock out `sweep` (exclusive) while a draft is opened (shared): no draft is swept before it is locked."""
         with lock_file(self._pending / ".gate") as gate:
             fcntl.flock(gate, kind)
             yield
@@ -278,7 +281,7 @@ def size_of(folder: Path) -> int:
 
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """Hold a lock that the kernel frees when this process dies. Raises BlockingIOError while a live process holds it."""
+    """Hold a lock that the kernel frees when this process dies. Raises BlockingIOError while it is held."""
     with lock_file(path) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -130,7 +130,8 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
             values = from_json(data)
             _require_known(values.get("format") if isinstance(values, dict) else None, name)
         raise FatalError(
-            f"{name}: damaged manifest ({reason_of(error)}); remove it with `rlip store verify --repair`, then run again"
+            f"{name}: damaged manifest ({reason_of(error)}); remove it with `rlip store verify --repair`, then run "
+            "again"
         ) from error
 
 

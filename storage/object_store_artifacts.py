@@ -17,12 +17,13 @@ from storage.store import Store, require_valid_address
 
 
 class ObjectStoreArtifacts:
-    """Artifacts at a URL, laid out as in a store. Data are written before the manifest: readers find whole artifacts only.
+    """Artifacts at a URL, laid out as in a store. Data are written before the manifest: readers find whole artifacts
+    only.
 
     On object stores, the name of a data file holds its digest, and the manifest is put on condition that none exists.
-    Of two writers one wins; even where their bytes differ (training runs on two machines), neither touches what the other's
-    manifest names. Raises `FatalError` for an unusable address or credentials, and `RetryableError` when the other side
-    still fails or is silent after all `pauses`.
+    Of two writers one wins; even where their bytes differ (training runs on two machines), neither touches what the
+    other's manifest names. Raises `FatalError` for an unusable address or credentials, and `RetryableError` when the
+    other side still fails or is silent after all `pauses`.
     """
 
     def __init__(
@@ -97,14 +98,14 @@ class ObjectStoreArtifacts:
         return manifest
 
     def download_file(self, manifest: Manifest, name: str, draft: Path) -> None:
-        """Copy one data file into a folder and check it. Raises `FatalError` where its bytes do not match its digest."""
+        """Copy one data file into a folder and check it. Raises `FatalError` where its digest differs."""
         place, entry = _place(manifest.stage, manifest.key), manifest.files[name]
         with suppress(FileNotFoundError):
             self.files.download(f"{place}/{self._stored_name(name, entry.digest)}", draft / name)
         if not entry.matches(draft / name):
             raise FatalError(
-                f"{self.url}: {place}/{name} is damaged; remove it with `rlip store verify --repair --store {self.url}`, then "
-                "run or push again"
+                f"{self.url}: {place}/{name} is damaged; remove it with `rlip store verify --repair --store "
+                f"{self.url}`, then run or push again"
             )
 
     def location(self, manifest: Manifest, name: str) -> str:
@@ -135,7 +136,8 @@ class ObjectStoreArtifacts:
             self.files.write(path.relative_to(run.store.root).as_posix(), path.read_bytes())
 
     def run_records(self, name: str) -> dict[str, bytes]:
-        """A run's records, by path within its folder. For an unknown run, raises `FatalError` that lists the runs here."""
+        """A run's records, by path within its folder. For an unknown run, raises `FatalError` that lists the runs
+        here."""
         folder = f"runs/{name}"
         found = self.files.read_many(f"{folder}/{path}" for path in self.files.listing(folder))
         if found:

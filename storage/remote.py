@@ -49,7 +49,8 @@ class Entry:
 
 
 class Remote:
-    """Files under a URL, named by paths relative to it. On S3 a file appears whole or not at all, as the last writer put it.
+    """Files under a URL, named by paths relative to it. On S3 a file appears whole or not at all, as the last writer
+    put it.
 
     Raises `FatalError` for an unusable address or credentials, and `RetryableError` when all retries have failed.
     """
@@ -61,7 +62,8 @@ class Remote:
         self.url = url.rstrip("/")
         if not self.url or self.url.endswith(":"):
             raise FatalError(
-                f"{url!r} is not a complete address; name a folder, or a bucket and a folder in it, e.g. s3://bucket/folder"
+                f"{url!r} is not a complete address; name a folder, or a bucket and a folder in it, e.g. "
+                "s3://bucket/folder"
             )
         self._pauses = pauses
         protocol = self.url.partition("://")[0]
@@ -152,7 +154,8 @@ class Remote:
         data = self._do(ask) if size else b""
         if len(data) > size:
             raise FatalError(
-                f"{self.url}: the server ignores ranges; copy the tars to this machine, or use a server that answers them"
+                f"{self.url}: the server ignores ranges; copy the tars to this machine, or use a server that answers "
+                "them"
             )
         return data
 
@@ -286,7 +289,7 @@ def retry(action: Callable[[], T], pauses: Sequence[float] = PAUSES) -> T:
 
 @contextmanager
 def translate_remote_errors(url: str) -> Iterator[None]:
-    """Turn errors of fsspec libraries into `FatalError` or `RetryableError`, except FileNotFoundError and FileExistsError."""
+    """Turn errors of fsspec libraries, but FileNotFoundError and FileExistsError, into ours."""
     try:
         yield
     except (PipelineError, FileNotFoundError, FileExistsError):

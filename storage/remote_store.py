@@ -49,7 +49,7 @@ class RemoteArtifact(Artifact):
         return self.known
 
     def file(self, name: str) -> Path:
-        """Path of one data file, copied to this machine's disk and checked. Raises as `RemoteStore.fetch_artifacts` does."""
+        """Path of one data file, copied to this machine's disk and checked. Raises as `fetch_artifacts`."""
         return self.store.fetch_file(self.manifest, name)
 
     def location(self, name: str) -> str:
@@ -58,7 +58,8 @@ class RemoteArtifact(Artifact):
 
 
 class RemoteStore:
-    """Artifacts, runs and partition maps at a URL. A local store in `folder` holds copies of them, drafts and scratch folders.
+    """Artifacts, runs and partition maps at a URL. A local store in `folder` holds copies of them, drafts and scratch
+    folders.
 
     An artifact exists once its manifest is at the URL. It is committed locally first and then copied, so that the next
     process finishes what a dead one did not copy, without computing it again. The folder may be deleted at any time.
@@ -101,7 +102,8 @@ class RemoteStore:
         return None if data is None else RemoteArtifact(self.folder(stage, key), self, data)
 
     def find_all(self, stage: str, keys: Iterable[str]) -> dict[str, Artifact]:
-        """Key → committed artifact, for those keys that have one. Lists once, then reads manifests not yet cached here."""
+        """Key → committed artifact, for those keys that have one. Lists once, then reads manifests not yet cached
+        here."""
         # An index object at the URL would be a second truth, which two writers would have to keep.
         listed = {key: files[MANIFEST] for key, files in self.remote.listing(stage).items() if MANIFEST in files}
         places = {key: self._cached_manifest(stage, key, listed[key]) for key in keys if key in listed}
@@ -248,7 +250,8 @@ class RemoteStore:
                 yield path
 
     def clean_up(self, before: float) -> None:
-        """Remove old files of touches, claims and checkpoints at the URL; here, caches and copies of what is gone there."""
+        """Remove old files of touches, claims and checkpoints at the URL; here, caches and copies of what is gone
+        there."""
         self.sweep()
         for folder in ("found", "claims", "scratch"):
             old = [path for path, entry in self.remote.files.listing(folder).items() if entry.modified < before]
@@ -341,7 +344,8 @@ class VerifiedFiles:
         self._known: dict[tuple[Path, str], tuple[int, ...]] = {}
 
     def holds(self, path: Path, entry: FileEntry) -> bool:
-        """Whether a file is there with the bytes of `entry`, read unless this process has done so since it last changed."""
+        """Whether a file is there with the bytes of `entry`, read unless this process has done so since it last
+        changed."""
         try:
             state = _state(path)
             if self._known.get((path, entry.digest)) != state:

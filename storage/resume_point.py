@@ -25,10 +25,10 @@ _LAST_RECORD = ".resume_point"
 class ResumePoint:
     """Files of a scratch folder, and their copies in `scratch/<key>/` of the store.
 
-    A list in the folder, `{"files": [paths]}` in JSON, names them. It is replaced by a rename when there is something new,
-    and the files that it names are complete by then; those that change in place only grow. Data are uploaded under names
-    that hold their digests, the record that names them last. It only saves work: if the remote side fails, work goes on
-    without copies.
+    A list in the folder, `{"files": [paths]}` in JSON, names them. It is replaced by a rename when there is something
+    new, and the files that it names are complete by then; those that change in place only grow. Data are uploaded under
+    names that hold their digests, the record that names them last. It only saves work: if the remote side fails, work
+    goes on without copies.
     """
 
     def __init__(self, files: Remote, key: str, folder: Path, listed: str) -> None:
@@ -41,7 +41,8 @@ class ResumePoint:
 
     @contextmanager
     def synchronised(self, interval: float) -> Iterator[None]:
-        """Fetch what another machine left. Send what is new, checked for every `interval` seconds and once more on exit."""
+        """Fetch what another machine left. Send what is new, checked for every `interval` seconds and once more on
+        exit."""
         if not self._list:
             yield
             return
@@ -111,7 +112,8 @@ class ResumePoint:
         write_atomic(self._folder / _LAST_RECORD, data)
 
     def _remove_others(self, record: dict[str, str]) -> None:
-        """Removes files that only this machine's list names, since they belong to another checkpoint than the copies."""
+        """Removes files that only this machine's list names, since they belong to another checkpoint than the
+        copies."""
         state = self._state()
         for name in _listed(state) if state else ():
             if name not in record:
@@ -146,7 +148,8 @@ def _listed(state: bytes) -> list[str]:
 
 
 def _record(data: bytes | None) -> dict[str, str] | None:
-    """Name → digest of the copies; None where there is no record that can be trusted, since anyone may have written it."""
+    """Name → digest of the copies; None where there is no record that can be trusted, since anyone may have written
+    it."""
     found = parse_json_or_none(data, dict[str, str])
     return found if found is not None and all(_is_inside(name) for name in found) else None
 

@@ -1,7 +1,7 @@
 """Runs: the named results that people use. A run maps partition → key for each step, and so points to artifacts.
 
-A run has a history: each execution appends a record that is never rewritten, and `name@2` is the state after the second.
-The files of a run may come from elsewhere, so they are checked before they are used.
+A run has a history: each execution appends a record that is never rewritten, and `name@2` is the state after the
+second. The files of a run may come from elsewhere, so they are checked before they are used.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Run:
 
 
 class RunRecord(Run):
-    """The state of a run after one of its executions, read from its history. What would change it raises `FatalError`."""
+    """The state of a run after one of its executions, by its history. Changing it raises `FatalError`."""
 
     def __init__(self, run: Run, number: int, path: Path) -> None:
         """Raises `FatalError` if the record is damaged."""
@@ -229,13 +229,14 @@ def runs_of(store: Store) -> list[Run]:
 
 
 def find_run(store: Store, name: str) -> Run:
-    """The run of that name, or of `name@2` its second record. For an unknown one, raises `FatalError` that lists what exists."""
+    """The run of that name, or of `name@2` its second record. Else raises `FatalError` that lists what exists."""
     name, at, number = name.partition("@")
     run = Run(store, name)
     if not run.exists:
         names = [other.name for other in runs_of(store)]
         raise FatalError(
-            f"no run {name!r} in {store.address}{did_you_mean(name, names)}; runs there: {', '.join(names) or 'none yet'}"
+            f"no run {name!r} in {store.address}{did_you_mean(name, names)}; runs there: "
+            f"{', '.join(names) or 'none yet'}"
         )
     if not at:
         return run
@@ -265,7 +266,8 @@ def history_of(records: Mapping[str, bytes], url: str) -> dict[str, bytes]:
 
 
 def steps_of(records: Mapping[str, bytes], url: str, number: str = "") -> dict[str, StepKeys]:
-    """Step → its stage and keys: the newest, or those of record `number`. Raises as `history_of` does, or for an unknown one."""
+    """Step → its stage and keys: the newest, or those of record `number`. Raises as `history_of` does, or for an
+    unknown one."""
     if number:
         return dict(_numbered(records, url, number).steps)
     found: dict[str, StepKeys] = {}

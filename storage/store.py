@@ -37,8 +37,8 @@ class StoredEntry:
 class Store(Protocol):
     """Artifacts by stage and key, the records of runs, and a working area on this machine.
 
-    An artifact is immutable and exists once its manifest does. Methods raise `FatalError` for what a person must fix, such
-    as a full disk, and `RetryableError` for what may pass.
+    An artifact is immutable and exists once its manifest does. Methods raise `FatalError` for what a person must fix,
+    such as a full disk, and `RetryableError` for what may pass.
     """
 
     root: Path
@@ -93,7 +93,8 @@ class Store(Protocol):
         """A folder to write an artifact's files in. Whatever `commit` did not take is removed on exit."""
 
     def claim(self, key: str, waiting: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Work on `key` alone. Before it waits for another holder, calls `waiting` with the name of the holder's machine.
+        """Work on `key` alone. Before it waits for another holder, calls `waiting` with the name of the holder's
+        machine.
 
         Saves work; correctness never needs it.
         """
@@ -129,7 +130,7 @@ class Store(Protocol):
         """Remove drafts that dead processes left behind, and return how many. Scratch folders stay for resuming."""
 
     def damaged_copies(self) -> Iterator[Path]:
-        """Read this machine's copies of what lies elsewhere. Yields files and folders that are damaged and can be removed."""
+        """Read this machine's copies of what lies elsewhere. Yields damaged ones, which can be removed."""
 
     def clean_up(self, before: float) -> None:
         """Remove what dead processes left behind, and notes and copies from before `before` (a Unix time)."""

@@ -41,7 +41,7 @@ CAPTION = pa.struct(
         ("times", pa.int32()),
     ]
 )
-"""`match`: probability that the caption belongs to the image, null without a filter; `times`: number of draws that gave it."""
+"""`match`: probability that the caption belongs to the image, null without a filter; `times`: draws that gave it."""
 
 TRIPLET = pa.struct(
     [
@@ -84,8 +84,8 @@ CANDIDATE = pa.struct(
 )
 """A triplet grounded to one ordered pair of boxes.
 
-Candidates of one `mention` (-1: none) are alternatives. A mention has `ambiguity` candidates, `support` triplets state it,
-and its `prior`s sum to the number of pairs that are meant. A pair has one row per mention that may mean it.
+Candidates of one `mention` (-1: none) are alternatives. A mention has `ambiguity` candidates, `support` triplets state
+it, and its `prior`s sum to the number of pairs that are meant. A pair has one row per mention that may mean it.
 """
 
 RELATION = pa.struct(
@@ -137,7 +137,7 @@ DROPPED = pa.schema(
         ("value", pa.string()),
     ]
 )
-"""Triplets that led to no candidate: the index among the image's triplets, the reason, and the word that it is about."""
+"""Triplets that led to no candidate: the index among the image's triplets, the reason, and the word."""
 
 RELATIONS = pa.schema([("image_id", pa.int64()), ("tagger", pa.string()), ("relations", pa.list_(RELATION))])
 """`tagger` is the digest of the tagger that made the scores."""
@@ -150,7 +150,7 @@ DETECTED_BOX = pa.struct(
 DETECTED_PAIR = pa.struct(
     [("subject", pa.int32()), ("object", pa.int32()), ("predicate", pa.string()), ("score", pa.float32())]
 )
-"""One relation that a network found. `subject` and `object` are indices into the image's boxes; object -1: no object."""
+"""One relation that a network found. `subject` and `object` are indices of the image's boxes; object -1: none."""
 
 DETECTIONS = pa.schema(
     [
@@ -192,21 +192,21 @@ SHARD_MEMBERS = pa.schema(
 
 `check` is the 128-bit XXH3 of the bytes, which every read is compared with: it takes a tenth of the time of a sha256.
 
-Members with the same `key` make up a sample. `dataset` to `phash` describe its image; they are null in the index of a tar
-that another program wrote. Only the member that holds the image has a `phash`.
+Members with the same `key` make up a sample. `dataset` to `phash` describe its image; they are null in the index of a
+tar that another program wrote. Only the member that holds the image has a `phash`.
 """
 
 SHARD_STATISTICS = pa.schema(
     [("shard", pa.string()), ("kind", pa.string()), ("name", pa.string()), ("count", pa.int64())]
 )
 """What a tar holds, so that nobody has to read it: counts by kind "total" (names images, images without relations,
-boxes, relations), "object" (category names), "predicate" (canonical predicates) and "surface" (predicates in the words of
-captions and datasets)."""
+boxes, relations), "object" (category names), "predicate" (canonical predicates) and "surface" (predicates in the words
+of captions and datasets)."""
 
 FINGERPRINTS = pa.schema(
     [("dataset", pa.string()), ("image_id", pa.int64()), ("digest", pa.string()), ("phash", pa.uint64())]
 )
-"""How an evaluation image is recognised: sha256 of its bytes, and its perceptual hash, null for one without structure."""
+"""How an evaluation image is recognised: sha256 of its bytes, and its perceptual hash, null without structure."""
 
 OVERLAP = pa.schema(
     [
@@ -252,7 +252,7 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
-    """Read a Parquet file. With `schema`, cast to it; raises ValueError (such as ArrowInvalid) for columns of another shape."""
+    """Read a Parquet file. With `schema`, cast to it; raises ValueError (e.g. ArrowInvalid) for other columns."""
     table = pq.read_table(path)
     return table if schema is None else table.cast(schema)
 
@@ -376,7 +376,7 @@ def _again(stage: str) -> str:
 
 
 def _shape(kind: pa.DataType | pa.Schema) -> Any:
-    """A type as nested lists, equal to those of another that differs only in names of list items, which Parquet changes."""
+    """A type as nested lists, in which names of list items, which Parquet changes, don't count."""
     if isinstance(kind, pa.Schema) or pa.types.is_struct(kind):
         return [(field.name, _shape(field.type)) for field in kind]
     return [_shape(kind.value_type)] if pa.types.is_list(kind) else str(kind)

@@ -20,6 +20,21 @@ class Died(BaseException):
     """The process is dead: nothing that it does from now on reaches the disk."""
 
 
+class NoSync(Disk):
+    """A disk without syncs, since it need not outlive the test. It notes what was to be synced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: list[Path] = []
+        self.folders: list[Path] = []
+
+    def sync_file(self, path: Path) -> None:
+        self.files.append(path)
+
+    def sync_folder(self, path: Path) -> None:
+        self.folders.append(path)
+
+
 class FaultyDisk(Disk):
     """A disk whose system calls work up to number `at` (counted from 1; 0 for never), where `fault` happens.
 

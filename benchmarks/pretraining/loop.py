@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Goal, Row
+from benchmarks.harness import Row
 from benchmarks.photos import Photos
 from benchmarks.pretraining.setup import (
     WARM_UP,
@@ -47,10 +47,8 @@ class BareLoop:
         self.network = self._task.build(lambda note: None).train()
         self._optimizer = make_optimizer(self.network, config.settings)
         self._parameters = list(self.network.parameters())
-        self.prepared: list[float] = []
-        """CPU-seconds of each step for the preparation of its micro-batches."""
-        self.trained: list[float] = []
-        """CPU-seconds of the rest of each step."""
+        self.own: list[float] = []
+        """CPU-seconds of each step of this loop."""
         self.beside: list[float] = []
         """CPU-seconds of each step of the trainer."""
         self._ended = time.process_time()
@@ -62,16 +60,13 @@ class BareLoop:
 
     def measure(self, network: Network, is_last: bool, ranks: Ranks) -> Mapping[str, float]:
         """Runs a step after the trainer's own."""
-        step, total = self._step, self._total
         began = time.process_time()
         self.beside.append(began - self._ended)
         count = self._settings.micro_batches
-        parts = [self._batches[(step - 1) * count + part] for part in range(count)]
-        prepared = time.process_time()
-        self._train(step - 1, total, parts)
+        parts = [self._batches[(self._step - 1) * count + part] for part in range(count)]
+        self._train(self._step - 1, self._total, parts)
         self._ended = time.process_time()
-        self.prepared.append(prepared - began)
-        self.trained.append(self._ended - prepared)
+        self.own.append(self._ended - began)
         return {}
 
     def _train(self, step: int, total: int, parts: list[Any]) -> None:
@@ -91,31 +86,19 @@ class BareLoop:
 def measure_loop(photos: Photos, folder: Path, steps: int) -> Iterator[Row]:
     """Yields the time of the trainer over that of the bare loop. Raises `RuntimeError` when their weights differ."""
     shards = write_training_set(photos, folder / "set")
-    config = make_config(
-        folder / "training",
-        shards,
-        batch=8,
-        steps=steps + WARM_UP,
-        log_every=LOG_EVERY,
-        schedule="cosine",
-        max_grad_norm=1e6,
-    )
+    settings = {"batch": 8, "steps": steps + WARM_UP, "schedule": "cosine", "max_grad_norm": 1e6}
+    config = make_config(folder / "training", shards, log_every=LOG_EVERY, **settings)
     bare = BareLoop(config)
     trained = make_trainer(config, check=bare).train(lambda: False)
     theirs = bare.network.state_dict()
     if not all(torch.equal(value, theirs[name]) for name, value in trained.network.state_dict().items()):
         raise RuntimeError("the trainer and the bare loop end with different weights")
-    ours, prepared, alone = (times[WARM_UP:] for times in (bare.beside, bare.prepared, bare.trained))
-    both = [sum(times) for times in zip(prepared, alone, strict=True)]
-    yield _row("loop / trainer, beside a loop that prepares the same batches", ours, both, Goal(1.03, most=True))
-    yield _row("loop / trainer, beside a loop with batches made beforehand", ours, alone, None)
-    yield Row("loop / weights after the last step", note=f"equal in every bit, after {trained.steps} steps")
-
-
-def _row(name: str, ours: list[float], peer: list[float], goal: Goal | None) -> Row:
-    """Compares sums over those steps in which the ratio is neither among the highest nor the lowest quarter."""
+    ours, peer = bare.beside[WARM_UP:], bare.own[WARM_UP:]
+    # Those steps count in which the ratio is neither among the highest nor the lowest quarter.
     ratios = [mine / its for mine, its in zip(ours, peer, strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4)
     kept = [place for place, ratio in enumerate(ratios) if low <= ratio <= high]
-    mean_ours, mean_peer = (statistics.fmean(times[place] for place in kept) for times in (ours, peer))
-    return Row(name, "CPU-s", mean_ours, mean_peer, goal, f"quartiles {low:.3f} and {high:.3f} of {len(ratios)} steps")
+    means = (statistics.fmean(times[place] for place in kept) for times in (ours, peer))
+    note = f"quartiles {low:.3f} and {high:.3f} of {len(ratios)} steps"
+    yield Row("loop / trainer, beside a loop that prepares the same batches", "CPU-s", *means, note)
+    yield Row("loop / weights after the last step", note=f"equal in every bit, after {trained.steps} steps")

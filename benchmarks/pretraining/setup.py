@@ -6,7 +6,7 @@ The images are as large as COCO's; their labels are drawn at random, seven boxes
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from pipeline.training.run import prepare
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
-from pipeline.training.task import PretrainTask, Task
+from pipeline.training.task import PretrainTask
 from pipeline.training.tracking.flops import COUNTED
 from pipeline.training.trainer import Check, Trainer, TrainingResult
 from pipeline.training.vocabulary import STATISTICS_FILE, Vocabulary, statistics_of
@@ -44,7 +44,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 """2 million parameters."""
 MIDDLE = SMALL | {"backbone": "resnet18", "width": 128}
-"""13 million parameters: its checkpoints are large enough to be written by a process of their own."""
+"""13 million parameters."""
 SETTINGS = {
     "network": MIDDLE, "image_size": 320, "micro_batch": 4, "batch": 4, "processes": 1, "object_texts": 40,
     "predicate_texts": 20, "checkpoint_every": 1_000_000, "device": "cpu",
@@ -68,25 +68,19 @@ def make_config(folder: Path, shards: Sequence[Shard], **changes: Any) -> TrainC
     return config
 
 
-def write_labelled(samples: Iterable[tuple[Sample, TrainingSample]], folder: Path, tars: int = 1) -> list[Shard]:
-    """Writes a tar, with links to it under other names that hold other samples."""
+def write_training_set(photos: Photos, folder: Path) -> list[Shard]:
+    """Writes photographs with labels into a tar."""
     labels: dict[str, TrainingSample] = {}
 
     def kept() -> Iterator[Sample]:
-        for sample, label in samples:
+        for sample, label in _labelled(photos):
             labels[sample.key] = label
             yield sample
 
-    links = linked_tars(kept(), folder, tars)
-    index = {"key": list(labels), "shard": [Path(links[0].tar).name] * len(labels)}
-    statistics = folder / STATISTICS_FILE
-    write_table(statistics_of(pa.table(index), labels), statistics)
-    return [Shard(tar=link.tar, name=Path(link.tar).name, index=link.index, statistics=statistics) for link in links]
-
-
-def write_training_set(photos: Photos, folder: Path, tars: int = 1) -> list[Shard]:
-    """Writes photographs as `write_labelled` does."""
-    return write_labelled(_labelled(photos), folder, tars)
+    (tar,) = linked_tars(kept(), folder, 1)
+    name, statistics = Path(tar.tar).name, folder / STATISTICS_FILE
+    write_table(statistics_of(pa.table({"key": list(labels), "shard": [name] * len(labels)}), labels), statistics)
+    return [Shard(tar=tar.tar, name=name, index=tar.index, statistics=statistics)]
 
 
 def _labelled(photos: Photos) -> Iterator[tuple[Sample, TrainingSample]]:
@@ -120,12 +114,9 @@ def open_samples(config: TrainConfig) -> ShardSamples:
     return ShardSamples(SampleMap(config.work / SAMPLES))
 
 
-def make_trainer(
-    config: TrainConfig, ranks: Ranks | None = None, check: Check | None = None, task: Task | None = None
-) -> Trainer:
+def make_trainer(config: TrainConfig, ranks: Ranks | None = None, check: Check | None = None) -> Trainer:
     """Returns a trainer in this process that reports to nobody."""
-    task, ranks = task or make_task(config), ranks or Ranks()
-    return Trainer(config, task, open_samples(config), ranks, lambda *progress: None, check)
+    return Trainer(config, make_task(config), open_samples(config), ranks or Ranks(), lambda *progress: None, check)
 
 
 def train(config: TrainConfig, **given: Any) -> TrainingResult:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from models.config import NetworkConfig, TextConfig
 from models.network import Network
+from models.official.export import export_checkpoint
 from models.weights import build
 from recorded.measure import measure
 from recorded.recording import Arrays, Recording
@@ -64,8 +64,13 @@ def record(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
     config = _config(name, settings)
     network = build(config, None)
     _move(network)
-    weights = {key: value.half().contiguous() for key, value in to_official(network.state_dict(), config).items()}
-    save_file(weights, str(folder / f"{name}.safetensors"))
+    official = export_checkpoint(network.state_dict(), config)
+    for key in [key for key in official if key.startswith(("sub_bbox", "obj_bbox")) or key.endswith("position_ids")]:
+        del official[key]  # the decoders' box heads have the same values, and position_ids are no weights
+    for key, value in official.items():
+        if config.gate == "VXAc" and key.endswith(("gamma_v", "gamma_l")):
+            value[1:] = 0.25  # the authors' code reads the first alone
+    save_file({key: value.half().contiguous() for key, value in official.items()}, folder / f"{name}.safetensors")
     training = {"giou_verb_label": not tagger, "pseudo_verb": not tagger, "fusion_interval": config.fusion_interval}
     args = {**settings, **LOSSES, **training, "nheads": config.heads, "dropout": 0.0}
     (folder / f"{name}_args.json").write_text(json.dumps({"args": args}, indent=1) + "\n")
@@ -88,37 +93,6 @@ def record(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
         left_out = ("gradfull.",) if config.architecture == "parseda" else ("gradfull.", *OF_ENCODER)
         measured = {key: value for key, value in measured.items() if not key.startswith(left_out)}
         _write(folder, name, part, arrays | measured)
-
-
-def to_official(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
-    """Converts a state dict to the authors' names. Box heads get the names of the decoders' copies."""
-    official: dict[str, Tensor] = {}
-    encoder = "transformer.encoder." if config.architecture == "parseda" else "transformer.ho_encoder."
-    for name, value in state.items():
-        name = name.replace("backbone.body.", "backbone.0.body.").replace("text_encoder.roberta.", "text_encoder.")
-        name = name.replace("transformer.encoder.", encoder)
-        if name.startswith(("sub_bbox_embed.", "obj_bbox_embed.")):
-            role, number, rest = name.split(".", 2)
-            stage, layer = ("ho", "verb")[int(number) // config.decoder_layers], int(number) % config.decoder_layers
-            official[f"transformer.{stage}_decoder.{role}.{layer}.{rest}"] = value
-        elif name.startswith("transformer.verb_tgt_generator."):
-            layer_name, kind = name.rsplit(".", 1)
-            for branch, share in enumerate(_branches(name, value, config.relation_branches)):
-                official[f"{layer_name}.{branch}.{kind}"] = share
-        elif config.gate == "VXAc" and name.endswith(("gamma_v", "gamma_l")):
-            unused = torch.full(((config.width if name.endswith("v") else config.text.hidden) - 1,), 0.25)
-            official[name] = torch.cat((value, unused))
-        else:
-            official[name] = value
-    if config.tagger:
-        official["query_embed.weight"] = torch.zeros(2 * config.pairs, 3 * config.width)
-    return official
-
-
-def _branches(name: str, value: Tensor, branches: int) -> list[Tensor]:
-    if name.endswith("fc_3.bias"):
-        return [value / branches] * branches
-    return list(value.chunk(branches, dim=1 if name.endswith("fc_3.weight") else 0))
 
 
 def _config(name: str, settings: Mapping[str, Any]) -> NetworkConfig:

@@ -85,8 +85,8 @@ def _read_args(path: Path) -> dict[str, Any]:
 def _checked(path: Path, name: object, value: object) -> Tensor:
     if not isinstance(name, str) or not isinstance(value, Tensor):
         raise WeightsError(
-            f"{path}: {name!r} is a {type(value).__name__}, not a tensor; expected a table of parameters, plain or under "
-            "'model'"
+            f"{path}: {name!r} is a {type(value).__name__}, not a tensor; expected a table of parameters, plain or "
+            "under 'model'"
         )
     if value.layout != torch.strided or value.is_quantized:
         raise WeightsError(f"{path}: {name} is sparse or quantised; only dense tensors can be read")

@@ -189,7 +189,7 @@ def from_detector(
 
 
 def is_two_stage(names: Collection[str]) -> bool:
-    """Whether a detector's queries start from boxes that its encoder proposes, so that it has no layer to place them."""
+    """Whether a detector's queries start from boxes that its encoder proposes, so no layer places them."""
     return "transformer.enc_output.weight" in names
 
 

@@ -88,7 +88,7 @@ class BlipCaptioner:
 
     @torch.inference_mode()
     def encode(self, pixels_B3HW: Tensor) -> Tensor:
-        """Encode pixels into the states that captions are decoded from: B x S x D. A CPU encodes equal neighbours once."""
+        """Encode pixels into the states that captions come from: B x S x D. A CPU encodes equal neighbours once."""
         if pixels_B3HW.device.type != "cpu":
             return self._encoder(pixels_B3HW)  # To count the distinct images there, the host would have to wait for it.
         is_new_B = torch.ones(len(pixels_B3HW), dtype=torch.bool, device=pixels_B3HW.device)

@@ -27,7 +27,8 @@ WORKER = Path(__file__).with_name("lavis_worker.py")
 ATTEMPTS = 2
 """How many times a batch that kills its worker is tried."""
 _SENT = {
-    "decoding", "top_p", "top_k", "temperature", "max_length", "min_length", "repetition_penalty", "prompt", "num_beams",
+    "decoding", "top_p", "top_k", "temperature", "max_length", "min_length", "repetition_penalty", "prompt",
+    "num_beams",
 }  # fmt: skip
 
 
@@ -71,8 +72,8 @@ class LavisCaptioner:
                 self.close()
                 if attempt == ATTEMPTS:
                     raise RetryableError(
-                        f"LAVIS's worker died {ATTEMPTS} times on images {image_ids[0]}…{image_ids[-1]} ({died}). If it "
-                        "was killed for lack of memory, lower caption.batch_size or run.workers"
+                        f"LAVIS's worker died {ATTEMPTS} times on images {image_ids[0]}…{image_ids[-1]} ({died}). If "
+                        "it was killed for lack of memory, lower caption.batch_size or run.workers"
                     ) from None
                 continue
             if "error" in answer:

@@ -1,6 +1,7 @@
 """Converts the BLIP weights of a checkpoint of LAVIS (or of the original) to a folder of transformers.
 
-`python -m pipeline.captioning.lavis_weights CHECKPOINT.pth VOCAB.txt FOLDER` writes the folder that captioner "blip" reads.
+`python -m pipeline.captioning.lavis_weights CHECKPOINT.pth VOCAB.txt FOLDER` writes the folder that captioner "blip"
+reads.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _OUTSIDE = {
 
 
 def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename weights of a LAVIS `BlipCaption` to transformers' names. Raises `FatalError` for a name that no captioner has."""
+    """Rename weights of a LAVIS `BlipCaption` to transformers' names. Raises `FatalError` for an unknown name."""
     renamed = {}
     for name, values in state.items():
         if name.endswith("position_ids"):
@@ -63,7 +64,7 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def convert(checkpoint: Path, vocabulary: Path, folder: Path) -> None:
-    """Write a transformers folder from a checkpoint (read without unpickling code) and bert-base-uncased's vocab.txt."""
+    """Write a transformers folder from a checkpoint (read without its code) and bert-base-uncased's vocab.txt."""
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
     weights = to_transformers(read_weights(checkpoint))

@@ -15,7 +15,7 @@ Decoding = Literal["nucleus", "beam"]
 
 
 class CaptionSettings(Settings):
-    """How images are captioned. The defaults are the authors': ten nucleus draws per image (docs/labels.md, Decoding)."""
+    """How images are captioned. Defaults are the authors': ten nucleus draws per image (docs/labels.md, Decoding)."""
 
     captioner: CaptionerName = "blip"
     """What makes captions. blip: BLIP in transformers; lavis: BLIP in LAVIS; recorded: files of captions."""
@@ -25,13 +25,14 @@ class CaptionSettings(Settings):
     hub: bool = runtime(False)
     """Whether BLIP's or the filter's model may be downloaded from the Hugging Face hub when it is not on disk."""
     decoding: Decoding = "nucleus"
-    """Decoding. nucleus: sampling; beam: beam search, with one caption per image; the settings marked nucleus have no effect."""
+    """Decoding. nucleus: sampling; beam: beam search, with one caption per image; the settings marked nucleus have no
+    effect."""
     draws: int = Field(default=10, ge=1, le=256)
     """nucleus: number of captions per image."""
     top_p: float = Field(default=0.9, gt=0, le=1)
     """nucleus: tokens are drawn from the smallest set of most probable tokens that reaches this probability."""
     top_k: int = Field(default=50, ge=0)
-    """nucleus: tokens are drawn from at most this many most probable ones, 0 for all; the authors' library defaults to 50."""
+    """nucleus: tokens are drawn from at most this many most probable ones, 0 for all; the authors' default is 50."""
     temperature: float = Field(default=1.0, ge=0)
     """nucleus: divisor of the logits; 0 takes the most probable token at every step, so that all draws are the same."""
     max_length: int = Field(default=20, ge=2, le=128)
@@ -39,13 +40,14 @@ class CaptionSettings(Settings):
     min_length: int = Field(default=5, ge=0)
     """Minimum length of a caption in tokens, counted with the begin token and the prompt."""
     repetition_penalty: float = Field(default=1.1, gt=0)
-    """nucleus: divisor of positive logits and factor of negative ones for tokens that occurred already, the prompt's included."""
+    """nucleus: divisor of positive logits and factor of negative ones for tokens that occurred already, the prompt's
+    included."""
     prompt: str = "a picture of "
     """Text with which every caption begins for the model; it is not part of the resulting text."""
     num_beams: int = Field(default=3, ge=1, le=32)
     """Number of beams of beam search."""
     dense: Literal["no", "also", "only"] = "no"
-    """blip: beam captions of crops around pairs of boxes. no: none; also: beside the whole image's; only: instead of those."""
+    """blip: beam captions of crops around pairs of boxes. no: none; also: beside the whole image's; only: alone."""
     dense_pairs: int = Field(default=100, ge=1, le=10_000)
     """dense: maximum number of pairs of boxes per image, taken in the order of its boxes."""
     merge_draws: bool = False
@@ -61,13 +63,13 @@ class CaptionSettings(Settings):
     """Number format of the captioner and the filter; lavis supports float32 only. auto: bfloat16 if the device has
     instructions for it, else float32, and the key holds which."""
     device: str = runtime("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
-    """Where models run: "cpu", "cuda" (workers take GPUs in turn), "cuda:1" (that GPU), or "auto" (GPUs if any, else the CPU)."""
+    """Where models run: "cpu", "cuda" (workers take GPUs in turn), "cuda:1" (that GPU), or "auto" (GPUs, else CPU)."""
     batch_size: int = runtime(32)
     """Images per batch of the network, at least 1."""
     lavis_python: Path = runtime(Path(".lavis/bin/python"))
     """lavis: Python interpreter of LAVIS's environment, which `make lavis-env` builds."""
     recorded: tuple[Path, ...] = data_file(())
-    """recorded: files of captions (docs/labels.md, Decoding); an image gets the captions of all files, in their order."""
+    """recorded: files of captions (docs/labels.md, Decoding); an image gets those of all files, in order."""
 
     @model_validator(mode="after")
     def _consistent(self) -> CaptionSettings:

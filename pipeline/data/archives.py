@@ -45,7 +45,8 @@ def unpack(archive: Path, folder: Path, report: Report = lambda done, total: Non
 
 
 def gunzip(archive: Path, path: Path, report: Report = lambda done, total: None) -> None:
-    """Decompress a .gz file to `path`, which appears only when it is whole, and remove the archive. Raises as `unpack` does."""
+    """Decompress a .gz file to `path`, which appears only when it is whole, and remove the archive. Raises as `unpack`
+    does."""
     total = archive.stat().st_size
     with _explained(archive):
         require_space(archive.parent, total, f"unpacking {archive}")
@@ -93,8 +94,8 @@ def _require_plain(archive: Path, name: str, fault: str) -> None:
         fault = "would lie outside the folder"
     if fault:
         raise FatalError(
-            f"{archive}: member {name!r} {fault}, so nothing was unpacked; this is not the published archive: remove it, and "
-            "download it from its official page (`rlip data list`)"
+            f"{archive}: member {name!r} {fault}, so nothing was unpacked; this is not the published archive: remove "
+            "it, and download it from its official page (`rlip data list`)"
         )
 
 
@@ -140,6 +141,6 @@ def _explained(archive: Path) -> Iterator[None]:
         raise FatalError(f"{archive}: was damaged ({error}) and has been removed; run again to download it") from error
     except OSError as error:
         raise FatalError(
-            f"unpacking {archive} failed: {error.strerror} ({error.filename}); free some space or change permissions, and "
-            "run again: the archive is kept"
+            f"unpacking {archive} failed: {error.strerror} ({error.filename}); free some space or change permissions, "
+            "and run again: the archive is kept"
         ) from error

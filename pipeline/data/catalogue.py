@@ -128,7 +128,8 @@ def _objects365() -> PublicSet:
         title="Objects365 v2",
         page="https://www.objects365.org/download.html",
         files=(*annotations, *val, *train),
-        note="Each patch stays one uncompressed .tar, which is read in place: patch16.tar serves as the folder patch16.",
+        note="Each patch stays one uncompressed .tar, which is read in place: patch16.tar serves as the folder "
+        "patch16.",
     )
 
 
@@ -177,10 +178,11 @@ def _hico_det() -> PublicSet:
         name="hico_det",
         title="HICO-DET",
         page="http://www-personal.umich.edu/~ywchao/hico/",
-        by_hand="The images lie on Google Drive, linked from the official page: unpack hico_20160224_det.tar.gz and move "
-        "images/test2015 to hico_det/images. test_hico.json is in the annotations of PPDM's authors, which the README of "
-        "https://github.com/JacobYuan7/RLIPv2 links (Downstream Dataset preparation, also on Google Drive). verbs.json "
-        'names the verbs by id: a JSON list of 117 names, or lines such as "001 adjust" (the official hico_list_vb.txt).',
+        by_hand="The images lie on Google Drive, linked from the official page: unpack hico_20160224_det.tar.gz and "
+        "move images/test2015 to hico_det/images. test_hico.json is in the annotations of PPDM's authors, which the "
+        "README of https://github.com/JacobYuan7/RLIPv2 links (Downstream Dataset preparation, also on Google Drive). "
+        'verbs.json names the verbs by id: a JSON list of 117 names, or lines such as "001 adjust" (the official '
+        "hico_list_vb.txt).",
         hand_places=("hico_det/images/test2015", "hico_det/annotations/test_hico.json", "hico_det/verbs.json"),
         hand_size=8_000_000_000,
     )
@@ -204,9 +206,9 @@ def _open_images() -> PublicSet:
         name="open_images",
         title="Open Images V6, test split with relations",
         page="https://storage.googleapis.com/openimages/web/download_v6.html",
-        by_hand="From the official page: Visual relationships (test) to open_images/oidv6-test-annotations-vrd.csv, Boxes (test) "
-        "to open_images/test-annotations-bbox.csv, Class Names to open_images/class-descriptions-boxable.csv, and the images "
-        "of the test split to open_images/test.",
+        by_hand="From the official page: Visual relationships (test) to open_images/oidv6-test-annotations-vrd.csv, "
+        "Boxes (test) to open_images/test-annotations-bbox.csv, Class Names to "
+        "open_images/class-descriptions-boxable.csv, and the images of the test split to open_images/test.",
         hand_places=(
             "open_images/oidv6-test-annotations-vrd.csv",
             "open_images/test-annotations-bbox.csv",
@@ -223,8 +225,8 @@ def _vg150() -> PublicSet:
         name="vg150",
         title="VG150, Visual Genome's split for scene graphs",
         page="https://github.com/danfeiX/scene-graph-TF-release",
-        by_hand="The README of data_tools there links VG-SGG.h5, VG-SGG-dicts.json and image_data.json: put them in vg150. The "
-        "images are Visual Genome's.",
+        by_hand="The README of data_tools there links VG-SGG.h5, VG-SGG-dicts.json and image_data.json: put them in "
+        "vg150. The images are Visual Genome's.",
         hand_places=("vg150/VG-SGG.h5", "vg150/VG-SGG-dicts.json", "vg150/image_data.json"),
         hand_size=60_000_000,
     )
@@ -235,9 +237,9 @@ def _vrd() -> PublicSet:
         name="vrd",
         title="VRD",
         page="https://cs.stanford.edu/people/ranjaykrishna/vrd/",
-        by_hand="The official page links the annotations (json_dataset.zip: annotations_train.json, annotations_test.json, "
-        "objects.json, predicates.json), which go to vrd, and the images (sg_dataset.zip): move sg_test_images and "
-        "sg_train_images to vrd.",
+        by_hand="The official page links the annotations (json_dataset.zip: annotations_train.json, "
+                "annotations_test.json, objects.json, predicates.json), which go to vrd, and the images "
+                "(sg_dataset.zip): move sg_test_images and sg_train_images to vrd.",
         hand_places=(
             "vrd/annotations_train.json", "vrd/annotations_test.json", "vrd/objects.json", "vrd/predicates.json",
             "vrd/sg_train_images", "vrd/sg_test_images",
@@ -284,7 +286,8 @@ CATALOGUE: dict[str, PublicSet] = {
             "RoBERTa's tokenizer",
             "FacebookAI/roberta-base",
             (("tokenizer.json", 1_360_000), ("vocab.json", 899_000), ("merges.txt", 456_000)),
-            "The recipes name this folder as `tokenizer`. The text encoder's weights come with `pretrained` or are trained.",
+            "The recipes name this folder as `tokenizer`. The text encoder's weights come with `pretrained` or are "
+            "trained.",
         ),
     )
 }
@@ -314,9 +317,9 @@ def find_sets(names: Iterable[str]) -> list[PublicSet]:
 def where_to_get(kind_or_path: str | Path) -> str:
     """One sentence on how to get a public set: its official page, size and command; "" for anything else.
 
-    Takes a format or name ("coco", "hico_det"), a role of weights ("tokenizer", "model"), a name on the Hugging Face hub, or
-    a missing path, which is recognised by its end and gives the folder for `--root`. Prefer the path: a set of any origin
-    may have format "coco", and only its path shows that it is COCO itself.
+    Takes a format or name ("coco", "hico_det"), a role of weights ("tokenizer", "model"), a name on the Hugging Face
+    hub, or a missing path, which is recognised by its end and gives the folder for `--root`. Prefer the path: a set of
+    any origin may have format "coco", and only its path shows that it is COCO itself.
     """
     asked = str(kind_or_path).rstrip("/")
     name, root = asked, ""

@@ -1,4 +1,4 @@
-"""Downloads files over HTTP: an interrupted download resumes, and a file gets its name only when it is whole and verified."""
+"""Downloads files over HTTP: an interrupted download resumes, and a file gets its name once it is verified."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def download(
 
 
 def require_digest(path: Path, digest: str) -> None:
-    """Check a file against "md5:..." or "sha256:...". Raises `FatalError` if it differs, and leaves the file as it is."""
+    """Check a file against "md5:..." or "sha256:...". Raises `FatalError` if it differs; the file stays."""
     if difference := _difference(path, digest):
         raise FatalError(f"{path}: {difference}; remove it and run again")
 
@@ -107,8 +107,8 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise FatalError(
-            f"disk full: {what} needs {needed / 2**30:.1f} GiB more in {folder}, which has {free / 2**30:.1f} GiB free; "
-            "free some space or choose another folder with --root"
+            f"disk full: {what} needs {needed / 2**30:.1f} GiB more in {folder}, which has {free / 2**30:.1f} GiB "
+            "free; free some space or choose another folder with --root"
         )
 
 
@@ -123,8 +123,8 @@ def _fetch_all(url: str, part: _Part, report: Report, sleep: Callable[[float], N
         except _UnreachableError as error:
             if not received:
                 raise FatalError(
-                    f"{url}: no connection to {urlsplit(url).netloc} ({error}); check the network and the proxy settings "
-                    "(https_proxy), or name a mirror with --mirror or RLIP_MIRROR (docs/datasets.md)"
+                    f"{url}: no connection to {urlsplit(url).netloc} ({error}); check the network and the proxy "
+                    "settings (https_proxy), or name a mirror with --mirror or RLIP_MIRROR (docs/datasets.md)"
                 ) from error
             reason = str(error)
         except _InterruptedError as error:
@@ -236,15 +236,15 @@ def _explain_network_errors(url: str, part: _Part) -> Iterator[None]:
             raise _InterruptedError(f"the server answered {error.code} {error.reason}") from error
         what = "no such file on the server" if error.code in (404, 410) else "the server refused"
         raise FatalError(
-            f"{url}: {what} ({error.code} {error.reason}); `rlip data list` names the official page, which says where the "
-            "file is now"
+            f"{url}: {what} ({error.code} {error.reason}); `rlip data list` names the official page, which says where "
+            "the file is now"
         ) from error
     except URLError as error:
         raise _classified(url, error.reason) from error
     except (http.client.InvalidURL, ValueError) as error:
         raise FatalError(
-            f"{url}: this address, or one that the server redirects to, is invalid ({error}); check --mirror and RLIP_MIRROR, "
-            "or download the file from its official page (`rlip data list`)"
+            f"{url}: this address, or one that the server redirects to, is invalid ({error}); check --mirror and "
+            "RLIP_MIRROR, or download the file from its official page (`rlip data list`)"
         ) from error
     except (OSError, http.client.HTTPException) as error:
         raise _classified(url, error) from error
@@ -253,8 +253,8 @@ def _explain_network_errors(url: str, part: _Part) -> Iterator[None]:
 def _classified(url: str, reason: object) -> Exception:
     if isinstance(reason, ssl.SSLCertVerificationError):
         return FatalError(
-            f"{url}: the server's certificate is not valid ({reason.verify_message}); check the clock and the proxy, or "
-            "name the file of trusted certificates in SSL_CERT_FILE"
+            f"{url}: the server's certificate is not valid ({reason.verify_message}); check the clock and the proxy, "
+            "or name the file of trusted certificates in SSL_CERT_FILE"
         )
     unreachable = isinstance(reason, socket.gaierror) or (isinstance(reason, OSError) and reason.errno in _UNREACHABLE)
     what = (reason.strerror or str(reason) or type(reason).__name__) if isinstance(reason, OSError) else str(reason)

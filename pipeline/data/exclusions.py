@@ -23,9 +23,9 @@ SAME_ID = "same image id"
 NEAR_DUPLICATE = "near-duplicate"
 
 IDS = (
-    "image ids: a text file with one id or file name a line (# starts a comment), a JSON list of ids, of file names or of "
-    "objects with image_id, img_id, id or file_name, or a JSON object with such a list as images (COCO), filenames or "
-    "annotations"
+    "image ids: a text file with one id or file name a line (# starts a comment), a JSON list of ids, of file names or "
+    "of objects with image_id, img_id, id or file_name, or a JSON object with such a list as images (COCO), filenames "
+    "or annotations"
 )
 """What a list of images may be, in words."""
 _MAP = (
@@ -44,7 +44,7 @@ class ExclusionList(Settings):
     """
 
     ids: Path = data_file(...)
-    """File with the image ids: text or JSON (docs of `read_ids`), such as V-COCO's `vcoco_test.ids` or COCO annotations."""
+    """File with the image ids: text or JSON (docs of `read_ids`), e.g. `vcoco_test.ids` or COCO annotations."""
     reason: str = Field(min_length=1)
     """Why its images are excluded, for reports, e.g. "V-COCO test"."""
     datasets: tuple[str, ...] = ()
@@ -98,9 +98,9 @@ def read_ids(path: Path) -> frozenset[int]:
     """Reads the image ids of a list.
 
     It may be a text with one id or file name a line, where # starts a comment; a JSON list of ids, file names, or
-    objects with `image_id`, `img_id` (HICO-DET), `id` or `file_name`; or a JSON object with such a list as `images` (COCO
-    annotations), `filenames` or `annotations` (V-COCO and HICO-DET of other projects). The id of a file name is the digits
-    before its extension. Raises `FatalError` that names the file, the entry at fault and what is allowed.
+    objects with `image_id`, `img_id` (HICO-DET), `id` or `file_name`; or a JSON object with such a list as `images`
+    (COCO annotations), `filenames` or `annotations` (V-COCO and HICO-DET of other projects). The id of a file name is
+    the digits before its extension. Raises `FatalError` that names the file, the entry at fault and what is allowed.
     """
     ids = set()
     for where, entry in list_entries(path):
@@ -163,7 +163,7 @@ def _name(row: Mapping[str, Any]) -> str:
 
 
 def list_entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yields the entries of a list of images, each with its place in the file in words. Raises `FatalError` as `read_ids`."""
+    """Yields the entries of a list of images, each with its place in words. Raises `FatalError` as `read_ids`."""
     opening = _opening(path, IDS)
     if opening == "{":
         yield from _listed_in_object(path)

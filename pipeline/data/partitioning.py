@@ -37,7 +37,7 @@ from storage.store import Store
 PARTITION_MAPS = "cuts"
 """Folder of a store with the partition maps of its datasets. Stores of all versions call it so."""
 DIGESTS = "digests.json"
-"""File that caches the digests of partitions: one in the index, and one next to it that outlives the index."""
+"""End of the name of the file that caches the digests of a dataset's partitions. It outlives the index beside it."""
 _SETTLED_NS = 2_000_000_000
 """A file changed more recently than this before it was read may change again within the same timestamp tick."""
 
@@ -52,37 +52,37 @@ def partition_dataset(
 ) -> Iterator[Partition]:
     """Yields the partitions of a dataset by its stored map, extended by new images, without those that are gone.
 
-    The digest of a partition holds the content of each image file that the limits let ingest read. A part of a dataset (`share`,
-    `only`) has partitions of its own. Raises `FatalError` for a list that does not fit.
+    The digest of a partition holds the content of each image file that the limits let ingest read. A part of a dataset
+    (`share`, `only`) has partitions of its own. Raises `FatalError` for a list that does not fit.
     """
     open_folder(source.images).refresh()
     # The names of bare images are their annotations, and change while a process lives.
     index = index_of(source, indexes) if source.has_boxes else open_index(source, indexes)
     index.require_one_image()
-    # Datasets of other recipes may have the same name. The path of their annotations, or images, distinguishes them, and
-    # the content where a path is new.
+    # Datasets of other recipes may have the same name. The path of their annotations, or images, distinguishes them,
+    # and the content where a path is new.
     listed = source.listed_in
     place = str(listed.absolute()) if isinstance(listed, Path) else listed
     sample = Sample.of(source, index)
     taken = frozenset(sample.image_ids)
     part = f"-{sample.name}" if sample.name else ""
-    remembered = PartitionDigests(index.folder / DIGESTS)
-    # New annotations replace the index and its folder. Most of them state what the earlier ones did.
-    earlier = PartitionDigests(index.folder.with_name(f"{source.name}-{DIGESTS}"))
+    # New annotations replace the index. Most of them state what the earlier ones did.
+    digests = PartitionDigests(index.folder.with_name(f"{source.name}-{DIGESTS}"))
 
     def partition_of(number: int, image_ids: Sequence[int]) -> Partition:
         present = tuple(image_id for image_id in index.present(image_ids) if image_id in taken)
         files = _stamp(index.refs(present), [fingerprint_by, limits.max_bytes, present])
-        digest = remembered.find(number, files)
+        indexed = files and digest_json([files, index.folder.name])
+        digest = digests.find(number, indexed)
         if digest is None:
             lost = [[reject.image_id, reject.reason, reject.value] for reject in index.lost] if number == 0 else []
             stated = files and digest_json([files, source.split, index.digest(present), lost])
-            digest = earlier.find(number, stated)
+            digest = digests.find(number, stated)
             if digest is None:
                 described = [_described(record, fingerprint_by, limits) for record in index.records(present)]
                 digest = digest_json([source.split, described, lost])
-            earlier.keep(number, stated, digest)
-            remembered.keep(number, files, digest)
+            if stated and indexed:
+                digests.keep(number, (stated, indexed), digest)
         return Partition(f"{source.name}/{number:04d}", present, digest)
 
     path = store.root / PARTITION_MAPS / f"{source.name}-{digest_json(place)[:12]}{part}.json"
@@ -96,8 +96,7 @@ def partition_dataset(
     if now != before:
         with suppress(FatalError):  # planning needs no store that can be written; a run requires one before it plans
             store.put(path, sealed_json(now.model_dump()))
-    remembered.save()
-    earlier.save()
+    digests.save()
     yield from partitions
 
 
@@ -108,7 +107,7 @@ def index_of(source: DataSource, folder: Path | None) -> RecordIndex:
 
 
 def extend_partitions(partitions: Sequence[Sequence[int]], image_ids: Sequence[int], size: int) -> list[list[int]]:
-    """Appends the ids that `partitions` lack as new partitions of `size` images. Existing partitions stay as they are."""
+    """Appends the ids that `partitions` lack as new partitions of `size` images. Existing ones stay as they are."""
     known = {image_id for partition in partitions for image_id in partition}
     new = [image_id for image_id in image_ids if image_id not in known]
     return [list(p) for p in partitions] + [new[i : i + size] for i in range(0, len(new), size)]
@@ -131,7 +130,7 @@ def load_partition_map(path: Path) -> PartitionMap:
 
 
 def partition_maps_of(names: Iterable[str], dataset: str, part: str = "(-.+)?") -> list[str]:
-    """Chooses the partition maps of a dataset, wherever its annotations lie, from names of files. `part` is a pattern."""
+    """Chooses the partition maps of a dataset from names of files. `part` is a pattern."""
     return sorted(name for name in names if re.fullmatch(rf"{re.escape(dataset)}-[0-9a-f]{{12}}{part}\.json", name))
 
 
@@ -140,7 +139,8 @@ def _map_of_moved(
 ) -> PartitionMap | None:
     """Finds the map of a dataset that lay elsewhere when it was partitioned: it was moved, copied or pulled.
 
-    It is recognised by the content of its first or last partition; a map of an earlier version, by ids that are all here.
+    It is recognised by the content of its first or last partition; a map of an earlier version, by ids that are all
+    here.
     """
     maps = [each for each in map(load_partition_map, others) if each.partitions]
     for each in sorted(maps, key=lambda each: -len(each.partitions)):
@@ -155,7 +155,7 @@ def _map_of_moved(
 
 
 class _Digests(BaseModel):
-    digests: dict[str, tuple[str, str]]
+    digests: dict[str, tuple[str, ...]]
 
 
 class PartitionDigests:
@@ -163,21 +163,20 @@ class PartitionDigests:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[str, tuple[str, str]] = {}
+        self._known: dict[str, tuple[str, ...]] = {}
         with suppress(OSError, FatalError):
             self._known = read_json(path, _Digests).digests
         self._changed = False
 
     def find(self, number: int, stamp: str | None) -> str | None:
-        """The cached digest of a partition; None if it has another stamp now, or none."""
-        found = self._known.get(str(number))
-        return found[1] if found is not None and found[0] == stamp else None
+        """The cached digest of a partition; None if it has no such stamp."""
+        *stamps, digest = self._known.get(str(number), ("",))
+        return digest if stamp in stamps else None
 
-    def keep(self, number: int, stamp: str | None, digest: str) -> None:
-        """Caches the digest of a partition that has a stamp."""
-        if stamp is not None:
-            self._known[str(number)] = (stamp, digest)
-            self._changed = True
+    def keep(self, number: int, stamps: tuple[str, ...], digest: str) -> None:
+        """Caches the digest of a partition."""
+        self._known[str(number)] = (*stamps, digest)
+        self._changed = True
 
     def save(self) -> None:
         """Writes new digests. If the folder is not writable, the next plan reads the files again."""
@@ -187,8 +186,8 @@ class PartitionDigests:
 
 
 def damaged_digests(indexes: Path) -> Iterator[tuple[Path, str]]:
-    """Read all cached digests in a folder of indexes. Yields each file with what is wrong with it, "" where nothing is."""
-    for path in sorted((*indexes.glob(f"*/{DIGESTS}"), *indexes.glob(f"*-{DIGESTS}"))):
+    """Read all cached digests in a folder of indexes. Yields each file with what is wrong, "" for nothing."""
+    for path in sorted(indexes.glob(f"*-{DIGESTS}")):
         try:
             read_json(path, _Digests)
             yield path, ""
@@ -210,7 +209,7 @@ def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"], li
 
 
 def _stamp(refs: Iterable[ImageRef], rest: Any) -> str | None:
-    """Digest of `rest` and of size, times and inode of all files; None if one changed so recently that it may change unseen."""
+    """Digest of `rest` and of size, times and inode of all files; None if one changed too recently to be sure."""
     began = time.time_ns()
     found = hashlib.sha256(json.dumps(rest).encode())
     newest = 0
@@ -238,8 +237,8 @@ class Sample:
         """Chooses the images of a source.
 
         `share` takes those whose sha256 of seed and id is smallest, so that the choice depends on nothing else, smaller
-        shares are part of larger ones, and new images change few others. Raises `FatalError` for a list that names no image,
-        or one that the dataset lacks.
+        shares are part of larger ones, and new images change few others. Raises `FatalError` for a list that names no
+        image, or one that the dataset lacks.
         """
         ids = tuple(index.ids.tolist())
         if source.only is not None:

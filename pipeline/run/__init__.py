@@ -1,1 +1,1 @@
-"""Everything between a recipe and its outcome: steps, planner, runner, progress, and the checks before the first step."""
+"""Everything between a recipe and its outcome: steps, planner, runner, progress, and the checks before."""

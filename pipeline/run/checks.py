@@ -21,7 +21,7 @@ from storage.runs import Run
 from tagger.english.predicates import canonical
 
 CHECKED = "checks"
-"""Name of the note in which a run keeps the results of its checks: step → partition → key of its artifact, and results."""
+"""Name of the note with a run's check results: step → partition → key of its artifact, and results."""
 LOWEST = 3
 """Number of predicates that a refusal names when no single one is below the limit."""
 
@@ -55,7 +55,7 @@ class CheckResult:
 
 
 class Measured:
-    """A partition's artifact with the artifacts that it was made from. Tables are read only for the checks that need them."""
+    """A partition's artifact with the artifacts that it was made from. Tables are read on demand."""
 
     def __init__(self, artifact: Artifact, inputs: Mapping[str, Artifact]) -> None:
         self._artifact, self._inputs = artifact, inputs
@@ -98,7 +98,7 @@ def _audit(partitions: Iterable[tuple[Artifact, Artifact]]) -> LabelAudit:
 
 @dataclass(frozen=True)
 class Check:
-    """A check of partitions: its name, the setting with its limit, the value that switches it off, and what it measures."""
+    """A check of partitions: name, setting of its limit, the value that switches it off, and what it measures."""
 
     name: str
     setting: str
@@ -251,8 +251,8 @@ def require_few_rejects(step: Step, made: Sequence[Artifact], limit: float, run:
             listed = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
             raise FatalError(
                 f"{step.name}: {rejected} of {total} {unit} rejected ({listed}), more than "
-                f"run.checks.max_overall_reject_share = {limit}; `rlip show {run} {step.name}` lists them. Fix the data, or "
-                "raise the limit"
+                f"run.checks.max_overall_reject_share = {limit}; `rlip show {run} {step.name}` lists them. Fix the "
+                "data, or raise the limit"
             )
 
 
@@ -267,8 +267,8 @@ def require_precise_labels(labelled: Inputs, limit: float) -> None:
     audit = _audit(zip(labelled.artifacts("images"), labelled.artifacts("relations"), strict=True))
     if not audit.reachable:
         raise FatalError(
-            f"{setting}: the labelled datasets have no ground-truth relation that a candidate has, so there is nothing to judge "
-            "the labels by; set it to 0"
+            f"{setting}: the labelled datasets have no ground-truth relation that a candidate has, so there is nothing "
+            "to judge the labels by; set it to 0"
         )
     if audit.tagger.average_precision >= limit:
         return
@@ -277,7 +277,8 @@ def require_precise_labels(labelled: Inputs, limit: float) -> None:
     failed = [each for each in judged if each.average_precision < limit] or judged[:LOWEST]
     worst = [f"{each.predicate} {each.average_precision:.2f} ({each.truths} true)" for each in failed]
     raise FatalError(
-        f"labels refused: their average precision {audit.tagger.average_precision:.2f} over {audit.reachable} reachable "
-        f"relations is below {setting} (naive matching: {audit.naive.average_precision:.2f}); worst predicates: "
-        f"{', '.join(worst)}. Train the tagger longer or on more data, or lower the limit, which recomputes nothing"
+        f"labels refused: their average precision {audit.tagger.average_precision:.2f} over {audit.reachable} "
+        f"reachable relations is below {setting} (naive matching: {audit.naive.average_precision:.2f}); worst "
+        f"predicates: {', '.join(worst)}. Train the tagger longer or on more data, or lower the limit, which "
+        "recomputes nothing"
     )

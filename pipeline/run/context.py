@@ -1,4 +1,4 @@
-"""The context of a run: its recipe, steps, store and record, each made once and handed to everything that needs them."""
+"""The context of a run: its recipe, steps, store and record, each made once for everything that needs them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from storage.store import Store
 
 
 class RunContext:
-    """A recipe that is ready to run. The store is opened on first use, so that `rlip doctor` can report why it can't be.
+    """A recipe that is ready to run. The store is opened on first use, so that `rlip doctor` can report why it can't
+    be.
 
     Raises `FatalError` when `run.until` names a stage that the recipe does not have, or `shard.verdicts` no folder.
     """

@@ -26,7 +26,7 @@ from storage.errors import FatalError, did_you_mean
 
 @dataclass(frozen=True)
 class Step:
-    """A stage at its place in the chain. `name` is the stage's name, followed by variant and seed where there are several."""
+    """A stage at its place in the chain. `name` is the stage's name, with variant and seed where there are several."""
 
     name: str
     stage: type[Stage]
@@ -34,8 +34,8 @@ class Step:
     datasets: tuple[str, ...] = ()
     """Datasets whose partitions the step covers; empty for a whole-set stage."""
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Table → the steps that write it. A partition reads the partition of the same name, of the last step that covers its
-    dataset; a whole-set stage reads all."""
+    """Table → the steps that write it. A partition reads the partition of the same name, of the last step that covers
+    its dataset; a whole-set stage reads all."""
     uses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Table → the steps whose whole artifacts the stage is opened with."""
     from_datasets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -148,7 +148,7 @@ def _tagger(recipe: Recipe) -> list[Step]:
 
 
 def _shards(recipe: Recipe, use: str, datasets: tuple[str, ...], labels: str) -> Step:
-    """The step that packs datasets to pre-train on, without the images of the evaluation sets unless these are allowed."""
+    """The step that packs datasets to pre-train on, without images of the evaluation sets unless allowed."""
     reads = {"images": _boxed(recipe) if datasets == recipe.data.label else ("ingest",)}
     if labels in FROM_CAPTIONS:
         reads["relations"] = ("tag",)
@@ -164,7 +164,7 @@ def _split_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
 
 
 def _variant(recipe: Recipe, variant: str) -> list[Step]:
-    """The steps of one variant: shards of one kind of label, then pre-training on them and evaluation, once per seed."""
+    """The steps of one variant: shards of one kind of label, then pre-training and evaluation, once per seed."""
     packed = _shards(recipe, variant, recipe.data.label, labels=variant)
     steps, tested = [packed], {"images": recipe.data.test}
     shards = {"shards": (packed.name, "shard:mix") if recipe.data.mix else (packed.name,)}

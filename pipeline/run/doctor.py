@@ -62,7 +62,7 @@ def examine(context: RunContext) -> Iterator[Finding]:
 
 
 def needs(context: RunContext) -> Iterator[Finding]:
-    """Check what a recipe cannot run without: data, weights, store, disk and cluster. Imports nothing heavy without need."""
+    """Check what a recipe needs: data, weights, store, disk and cluster. Imports nothing heavy without need."""
     yield from readable(context)
     yield from _trackers(context)
     yield from _store(context)
@@ -248,8 +248,8 @@ def _store(context: RunContext) -> Iterator[Finding]:
         return
     free = shutil.disk_usage(root).free / GIB
     if free < recipe.run.min_free_gib:
-        need = f"{free:.1f} GiB free in {root}, run.min_free_gib is {recipe.run.min_free_gib}; free some space or change `store`"
-        yield Finding("missing", "disk", need)
+        need = f"{free:.1f} GiB free in {root}, run.min_free_gib is {recipe.run.min_free_gib}"
+        yield Finding("missing", "disk", f"{need}; free some space or change `store`")
     else:
         yield Finding("ok", "disk", f"{free:.0f} GiB free in {root}")
 
@@ -362,8 +362,9 @@ def ray_cluster(context: RunContext) -> Iterator[Finding]:
     yield from _views(context, ray, nodes)
     if not is_remote(context.recipe.store) and len({node.host for node in nodes}) > 1:
         shared = (
-            f"{context.store.root} is a folder and the nodes are {len({node.host for node in nodes})} hosts: all must mount it, "
-            "from a file system on which new files are seen at once (NFS with noac, Lustre, CephFS); else set store to a URL"
+            f"{context.store.root} is a folder and the nodes are {len({node.host for node in nodes})} hosts: all must "
+            "mount it, from a file system on which new files are seen at once (NFS with noac, Lustre, CephFS); else "
+            "set store to a URL"
         )
         yield Finding("note", "store", shared)
 
@@ -455,6 +456,7 @@ def _judge(node: Node, answer: NodeView | Exception | None, probes: Sequence[Pat
         what = (
             f"does not see the store {path.parent.parent}; mount it there under the same path, or set store to a URL"
             if path in probes
-            else f"has no folder {path}, where relative paths begin; mount it there, or run rlip in a folder of all nodes"
+            else f"has no folder {path}, where relative paths begin; mount it there, or run rlip in a folder of all "
+            "nodes"
         )
         yield Finding("missing", f"node {node.ip}", what)

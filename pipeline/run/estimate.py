@@ -135,7 +135,7 @@ def estimate(
 
 
 def expected_seconds(context: RunContext) -> Mapping[str, float | None]:
-    """Step → seconds that it will take by what its artifacts took so far, or by the estimate that was made for a new run."""
+    """Step → seconds that it will take by what its artifacts took so far, or by a new run's estimate."""
     run, workers = context.run, context.recipe.run
     if not run.steps():
         return {row["step"]: row["wall"] for row in run.read_document(ESTIMATE).get("steps", [])}
@@ -245,7 +245,8 @@ def _trained_on(step: Step, steps: Sequence[Step]) -> set[str]:
 
 
 def with_trainings(made: Estimate, context: RunContext, images: int | None) -> Estimate:
-    """Estimates the training runs that were never measured from the operations of their networks, on `UTILISATION` of a `GPU`.
+    """Estimates the training runs that were never measured from the operations of their networks, on `UTILISATION` of a
+    `GPU`.
 
     `images`: as for `estimate`. It takes some seconds for each network.
     """
@@ -276,9 +277,9 @@ def _by_flops(row: StepEstimate, images: int, settings: TrainingSettings, unknow
     view = view_flops(settings)
     seconds = images * view.flops / (peak * UTILISATION)
     basis = (
-        f"{-(-images // settings.batch):,} steps, {view.flops / 1e12:.2g} TFLOP an image of {view.width}×{view.height} with "
-        f"padding, at {UTILISATION:.0%} of the {peak / 1e12:g} TFLOP/s of an {GPU.partition('-')[0]} in {precision}; assumed, "
-        "not measured"
+        f"{-(-images // settings.batch):,} steps, {view.flops / 1e12:.2g} TFLOP an image of {view.width}×{view.height} "
+        f"with padding, at {UTILISATION:.0%} of the {peak / 1e12:g} TFLOP/s of an {GPU.partition('-')[0]} in "
+        f"{precision}; assumed, not measured"
     )
     basis += f"; without the images of {', '.join(unknown)}" if unknown else ""
     return replace(row, seconds=seconds, wall=seconds / (settings.processes * settings.nodes), on_gpu=True, basis=basis)

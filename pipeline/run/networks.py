@@ -1,7 +1,8 @@
 """Checks of the networks that a recipe trains or imports: they are built, and their weights read, before any work.
 
-Networks are built without memory for their parameters, which takes a second; loading torch takes longer. A run therefore
-notes its findings where all are fit, and both the next run and the doctor recall them while nothing has changed.
+Networks are built without memory for their parameters, which takes a second; loading torch takes longer. A run
+therefore notes its findings where all are fit, and both the next run and the doctor recall them while nothing has
+changed.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Finding:
 
 
 def unfit_networks(context: RunContext) -> Iterator[Finding]:
-    """Yield what stops the networks of a recipe from being built; where nothing does, keep the findings with the run."""
+    """Yield what stops the networks of a recipe from being built; else keep the findings with the run."""
     if _recalled(context) is not None:
         return
     findings = list(_examined(context))
@@ -104,7 +105,7 @@ def _files(step: Step) -> list[Any]:
 
 
 def _trained(settings: Any) -> str:
-    """Builds the network of a training run. Raises `FatalError` when it can't be built, or can't start from its weights."""
+    """Builds the network of a training run. Raises `FatalError` when it can't be built or started."""
     import torch
 
     from models.pretrained import fits_fewer_pairs
@@ -133,13 +134,14 @@ def _trained(settings: Any) -> str:
     if wrong:
         raise FatalError(
             f"pretrained = {settings.pretrained}: {len(wrong)} entries have other shapes, e.g. {wrong[0]} "
-            f"{pretrained[wrong[0]]}, where the network has {own[wrong[0]]}; use weights of the same sizes, or change `network`"
+            f"{pretrained[wrong[0]]}, where the network has {own[wrong[0]]}; use weights of the same sizes, or change "
+            "`network`"
         )
     taken = len(own.keys() & pretrained.keys())
     if not taken:
         raise FatalError(
-            f"pretrained = {settings.pretrained}: none of its {len(pretrained)} entries belongs to this network; convert "
-            "official weights with `rlip weights import`"
+            f"pretrained = {settings.pretrained}: none of its {len(pretrained)} entries belongs to this network; "
+            "convert official weights with `rlip weights import`"
         )
     rest = ", the others random" if taken < len(own) else ""
     return f"{type(network).__name__} with {name}; {taken} of {len(own)} entries from {settings.pretrained}{rest}"
@@ -156,8 +158,8 @@ def _require_devices(settings: Any) -> None:
         )
     if settings.device != "cpu" and count and settings.processes > count:
         raise FatalError(
-            f"processes = {settings.processes}, but the machine has {count} GPU(s), one for each process: set it to {count}, "
-            'or device = "cpu"'
+            f"processes = {settings.processes}, but the machine has {count} GPU(s), one for each process: set it to "
+            f'{count}, or device = "cpu"'
         )
 
 
@@ -196,8 +198,8 @@ def random_starts(steps: Iterable[Step]) -> Iterator[RandomStart]:
             continue
         section = "train_tagger" if step.stage.name == "train_tagger" else "pretrain.settings"
         refusal = (
-            f"{what}; set {section}.pretrained to converted weights (docs/training_recipes.md says how to get them), or "
-            f"{section}.random_start = true if it is meant"
+            f"{what}; set {section}.pretrained to converted weights (docs/training_recipes.md says how to get them), "
+            f"or {section}.random_start = true if it is meant"
         )
         yield RandomStart(step.name, what, "" if step.settings.random_start else refusal)
 

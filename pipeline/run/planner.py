@@ -1,4 +1,4 @@
-"""Plans a step: the key of every partition, whether it is cached, and what is due; and forecasts a run from its plans."""
+"""Plans a step: the key of every partition, whether it is cached, and what is due. Forecasts runs from plans."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Planner:
     def plan(self, step: Step, without: Collection[str] = ()) -> StepPlan:
         """Look up every partition of `step` but those `without`, whose inputs are not made yet.
 
-        Raises `FatalError` for settings or data that can't work, and for a step over whole datasets that reads a partition
-        which failed a check.
+        Raises `FatalError` for settings or data that can't work, and for a step over whole datasets that reads a
+        partition which failed a check.
         """
         if blocked := self.blocked(step):
             raise FatalError(
@@ -245,7 +245,7 @@ class StepForecast:
 
 
 def forecast(planner: Planner) -> Iterator[StepForecast]:
-    """Yield the forecast of each step in the order of the chain. Computes nothing and writes only the stored partitioning."""
+    """Yield the forecast of each step in the order of the chain. Only stores the partitioning."""
     settings = planner.context.recipe.run.checks
     checks = {step.name: checks_of(step.stage, settings) for step in planner.context.steps}
     for each in _forecast(planner):

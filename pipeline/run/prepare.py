@@ -18,9 +18,11 @@ from storage.errors import FatalError
 
 
 def prepare(context: RunContext, display: Display) -> None:
-    """Check what the recipe needs, write its scenes, read new annotations, remove what dead writers left, keep old history.
+    """Check what the recipe needs, write its scenes, read new annotations, remove what dead writers left, keep old
+    history.
 
-    Boxes that look wrong, and precisions that the device lacks, are reported to the display. Raises `FatalError` before any work.
+    Boxes that look wrong, and precisions that the device lacks, are reported to the display. Raises `FatalError` before
+    any work.
     """
     display.busy("checking data, weights and networks")
     require(context)
@@ -59,7 +61,7 @@ def doubts_about_boxes(context: RunContext) -> Iterator[str]:
 
 
 def write_world(root: Path, settings: SceneSettings, progress: Callable[[int, int], None] | None) -> None:
-    """Write the synthetic world unless it exists. Raises `FatalError` if `root` can't be written or holds other files."""
+    """Write the synthetic world unless it exists. Raises `FatalError` if `root` is unwritable or holds other files."""
     from scenes.dataset import write_scenes
 
     try:

@@ -26,8 +26,8 @@ EVENT_EVERY = 0.2
 class Throughput:
     """Counts what the workers of a step do after their first report, so that loading and earlier work do not count.
 
-    The remaining time follows from the share of the images that is done. Cached partitions do not count. Any thread may call
-    any method.
+    The remaining time follows from the share of the images that is done. Cached partitions do not count. Any thread may
+    call any method.
     """
 
     def __init__(self, images: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:
@@ -71,7 +71,8 @@ class Throughput:
         return round(self._share() * total), total
 
     def in_words(self, unit: str, later: float | None = None) -> str:
-        """E.g. "4.2 images/s, 0:03:10 left, 0:20:00 for the run"; empty if still unknown. `later`: seconds of the steps after."""
+        """E.g. "4.2 images/s, 0:03:10 left, 0:20:00 for the run"; empty if still unknown. `later`: seconds of the steps
+        after."""
         left = self.seconds_left
         if left is None:
             return ""

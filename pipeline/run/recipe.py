@@ -94,8 +94,8 @@ class PretrainSection(Settings):
     """The variants and seeds of pre-training, and the settings that all of them share."""
 
     variants: tuple[Literal["pseudo", "naive", "none", "given"], ...] = ("pseudo",)
-    """Relations to pre-train with: those of the tagger (pseudo), every candidate (naive), none, or those annotated in the
-    dataset (given)."""
+    """Relations to pre-train with: those of the tagger (pseudo), every candidate (naive), none, or those annotated in
+    the dataset (given)."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Each variant is pre-trained and evaluated once per seed."""
     allow_overlap: bool = runtime(False)
@@ -134,7 +134,7 @@ class RunSection(Settings):
     until: str | None = runtime(None)
     """The last stage to run, with only the stages and datasets that it needs; unset: all stages."""
     engine: Literal["local", "ray"] = runtime("local")
-    """Where partitions are processed. local: worker processes of this machine; ray: actors on the nodes of a Ray cluster."""
+    """Where partitions are processed. local: processes of this machine; ray: actors on the nodes of a Ray cluster."""
     workers: int = runtime(2, ge=1, le=256)
     """Number of worker processes of the local engine."""
     ray_address: str | None = runtime(None)
@@ -142,8 +142,7 @@ class RunSection(Settings):
     min_actors: int = runtime(1, ge=1, le=4096)
     """ray: number of actors that a stage starts at once, and keeps while they are idle."""
     max_actors: int | None = runtime(None, ge=1, le=4096)
-    """ray: maximum number of actors of a stage; unset: as many as fit when it starts. Set it on a cluster that
-    scales itself."""
+    """ray: maximum actors of a stage; unset: as many as fit when it starts. Set it on a cluster that scales itself."""
     gpus_per_actor: float = runtime(1.0, gt=0, le=1)
     """ray: share of a GPU that an actor takes, where its stage uses GPUs."""
     blocks: int = runtime(16, ge=1, le=256)
@@ -153,7 +152,7 @@ class RunSection(Settings):
     log_format: LogFormat = runtime("text")
     """Format of the log files: text for people, or JSON for machines."""
     metrics_file: Path | None = runtime(None)
-    """File for Prometheus metrics, e.g. for the textfile collector (name it *.prom); written anew while the run goes on."""
+    """File for Prometheus metrics, e.g. of the textfile collector (*.prom), renewed while the run goes on."""
     metrics_port: int | None = runtime(None, ge=1, le=65535)
     """Port at 127.0.0.1 that serves Prometheus metrics while the run goes on."""
     lineage: str | None = runtime(None)
@@ -177,7 +176,8 @@ class RunSection(Settings):
     def _is_an_address(cls, value: str | None) -> str | None:
         if value is not None and value.startswith("ray://"):
             raise ValueError(
-                "ray:// belongs to Ray's client, which can't be used here; run rlip on a node and give the head's HOST:PORT"
+                "ray:// belongs to Ray's client, which can't be used here; run rlip on a node and give the head's "
+                "HOST:PORT"
             )
         if value is not None and not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}", value):
             raise ValueError("give HOST:PORT of the cluster's head, e.g. 10.0.0.7:6379")
@@ -200,7 +200,7 @@ class Recipe(Settings):
     store: str = "out/store"
     """A folder or an fsspec URL, e.g. s3://bucket/folder."""
     reports: Path | None = None
-    """Folder of reports and log files; unset: `reports` in the store, or in this machine's copies of a store at a URL."""
+    """Folder of reports and log files; unset: `reports` in the store, or in the local copies of a remote store."""
     scenes: SceneSettings | None = None
     """If set, the synthetic world is written to `data.root` before the first step."""
     data: DataSection
@@ -227,8 +227,8 @@ class Recipe(Settings):
     def resolved(self) -> Recipe:
         """This recipe with paths as a run uses them, so that its sections are the settings of their stages.
 
-        Files of the data start at `data.root`, sample weights are named, a folder of weights stands for its model, and caches lie
-        in the store. Records keep the recipe as it was written, so that it fits another machine.
+        Files of the data start at `data.root`, sample weights are named, a folder of weights stands for its model, and
+        caches lie in the store. Records keep the recipe as it was written, so that it fits another machine.
         """
         recipe = self.with_paths("data_file", lambda _, path: self.data.root / path if isinstance(path, Path) else path)
         recipe = recipe.with_paths("file_read", _weights_file)

@@ -1,4 +1,4 @@
-"""Reads recipes: the TOML of a recipe over that of the recipes it extends, where each setting comes from, and what is wrong."""
+"""Reads recipes: the TOML of a recipe over that of the recipes it extends, each setting's origin, and what is wrong."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def recipe_of(read: RecipeValues) -> Recipe:
         raise FatalError(explain(error, lambda setting: read.origin(setting) or str(read.file))) from error
     if (origin := read.origin("pretrain.settings.seed")) is not None:
         raise FatalError(
-            f"{origin}: pretrain.settings.seed = {recipe.pretrain.settings.seed}: has no effect, since each variant is trained "
-            f"once per seed of a list; set pretrain.seeds = [{recipe.pretrain.settings.seed}]"
+            f"{origin}: pretrain.settings.seed = {recipe.pretrain.settings.seed}: has no effect, since each variant is "
+            f"trained once per seed of a list; set pretrain.seeds = [{recipe.pretrain.settings.seed}]"
         )
     return recipe.with_paths("file_read", lambda setting, path: _found(path, read.origin(setting)))
 
@@ -226,7 +226,7 @@ def _without_replaced(origins: Mapping[str, str], above: Mapping[str, Any], pref
 
 
 def _add_layers(path: Path, layers: dict[Path, dict[str, Any]], extending: tuple[Path, ...] = ()) -> None:
-    """Adds the values of the recipes that a recipe extends, then its own, in the order in which they count; each file once."""
+    """Adds the values of the recipes that a recipe extends, then its own, in the order that counts; each file once."""
     values = _parsed(path)
     use_present_names(values, str(path))
     if isinstance(values.get("data"), dict) and "sources" in values["data"]:
@@ -246,7 +246,7 @@ def _add_layers(path: Path, layers: dict[Path, dict[str, Any]], extending: tuple
 
 
 def _recipe_file(name: Path, folder: Path = Path()) -> Path:
-    """The file of a recipe: in `folder`, else among the project's own. Raises `FatalError` that says where it looked."""
+    """The file of a recipe: in `folder`, else among our own. Raises `FatalError` that says where it looked."""
     for place in (folder, RECIPES):
         for path in (place / name, place / f"{name}.toml"):
             if path.is_file():
@@ -258,8 +258,8 @@ def _recipe_file(name: Path, folder: Path = Path()) -> Path:
     own = sorted(path.stem for path in RECIPES.glob("*.toml"))
     meant = did_you_mean(name.name, near) or did_you_mean(name.stem, own)
     raise FatalError(
-        f"no recipe at {missing}{meant}; recipes in {missing.parent.absolute()}: {', '.join(near) or 'none'}; the project's own, "
-        f"by name: {', '.join(own)}, paper/..."
+        f"no recipe at {missing}{meant}; recipes in {missing.parent.absolute()}: {', '.join(near) or 'none'}; the "
+        f"project's own, by name: {', '.join(own)}, paper/..."
     )
 
 
@@ -295,7 +295,7 @@ def explain(error: ValidationError, origin: Callable[[str], str]) -> str:
 
 
 def _explains(cause: ErrorDetails, mistake: ErrorDetails) -> bool:
-    """Whether a setting is missing because its name is misspelt, or a list too short because of a mistake in a member."""
+    """Whether a setting's name is misspelt, or a list too short because of a mistake in a member."""
     if mistake["type"] == "missing":
         *section, name = mistake["loc"]
         *other, misspelt = cause["loc"] or ("",)

@@ -35,7 +35,7 @@ Work = Callable[[Planner, StepPlan, Display], Sequence[Record]]
 
 
 def run(context: RunContext, display: Display) -> Outcome:
-    """Run every step of a recipe. Raises `PipelineError`; what was committed before stays in the store and is reused."""
+    """Run every step of a recipe. Raises `PipelineError`; what was committed stays and is reused."""
     prepare(context, display)
     preload_imports(context.steps)
     planner = Planner(context)
@@ -195,7 +195,7 @@ def _append_record(context: RunContext, status: str, **facts: object) -> None:
 
 
 def _send_lineage(context: RunContext, url: str) -> None:
-    """Send a lineage server what the run has now. A failing server does not fail the run: `rlip store lineage` sends it later."""
+    """Send a lineage server what the run has now. A failing one fails no run: `rlip store lineage` sends it later."""
     try:
         from pipeline.interop.openlineage_delivery import send_events
         from pipeline.interop.openlineage_events import RunLineage
@@ -211,7 +211,7 @@ def _send_lineage(context: RunContext, url: str) -> None:
 
 
 def _append_unfinished(context: RunContext, status: str, **facts: object) -> None:
-    """Append an execution that did not complete, once it may have changed the run. A failure here must not hide its reason."""
+    """Append an execution that did not complete, once it may have changed the run. A failure here hides no reason."""
     with suppress(PipelineError):
         if context.is_prepared:
             _append_record(context, status, **facts)

@@ -18,9 +18,9 @@ PROCESSOR = Path("/proc/cpuinfo")
 def choose_device(setting: str, number: int = 0) -> torch.device:
     """The device that `setting` selects for worker or local rank `number`.
 
-    "cuda" assigns the GPUs to the workers in turn, "cuda:1" names one, and "auto" is "cuda" where there is a GPU and "cpu"
-    elsewhere. Only GPUs that this process may see count: an actor of a Ray cluster sees those that it was given. Raises
-    `FatalError` when the machine lacks the GPU that is asked for.
+    "cuda" assigns the GPUs to the workers in turn, "cuda:1" names one, and "auto" is "cuda" where there is a GPU and
+    "cpu" elsewhere. Only GPUs that this process may see count: an actor of a Ray cluster sees those that it was given.
+    Raises `FatalError` when the machine lacks the GPU that is asked for.
     """
     import torch
 
@@ -31,8 +31,8 @@ def choose_device(setting: str, number: int = 0) -> torch.device:
     if count == 0 or (index and int(index) >= count):
         available = "none" if count == 0 else f"cuda:0 to cuda:{count - 1}"
         raise FatalError(
-            f"device = {setting!r}: torch {torch.__version__} finds no such GPU (available: {available}). Set device to "
-            "'auto' or 'cpu'; `rlip doctor` says why a GPU can't be used"
+            f"device = {setting!r}: torch {torch.__version__} finds no such GPU (available: {available}). Set device "
+            "to 'auto' or 'cpu'; `rlip doctor` says why a GPU can't be used"
         )
     return torch.device("cuda", int(index) if index else number % count)
 
@@ -43,7 +43,7 @@ def best_precision(setting: str) -> Literal["float32", "bfloat16"]:
 
 
 def has_bfloat16(setting: str) -> bool:
-    """Whether the device that `setting` selects has instructions for bfloat16. PyTorch emulates it on others, slowly."""
+    """Whether the device that `setting` selects has instructions for bfloat16. Others emulate it, slowly."""
     import torch
 
     if setting != "cpu" and torch.cuda.device_count():

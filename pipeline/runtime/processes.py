@@ -33,7 +33,8 @@ def die_with_parent(parent: int) -> None:
 
 
 def preload(modules: Iterable[str]) -> None:
-    """Name modules that the process of `fork_context` imports when it starts, so that its forks need no seconds for them.
+    """Name modules that the process of `fork_context` imports when it starts, so that its forks need no seconds for
+    them.
 
     Importing them must start no thread and open no device, else forks are not safe: pyarrow's allocator starts one.
     """
@@ -63,7 +64,8 @@ def ready_to_fork(modules: Iterable[str]) -> None:
 def begin_fork(environment: Mapping[str, str], output: Path | None = None) -> None:
     """Let this fork of `fork_context` die with the process that started it, and give it its environment variables.
 
-    `output` is the file that it appends its output to. By default, both are those of the process that it is forked from.
+    `output` is the file that it appends its output to. By default, both are those of the process that it is forked
+    from.
     """
     _die_with_starter()
     os.environ.clear()
@@ -78,7 +80,8 @@ def begin_fork(environment: Mapping[str, str], output: Path | None = None) -> No
 def _die_with_starter() -> None:
     """Let Linux kill this process when the process that started it ends, even by SIGKILL.
 
-    A fork's parent is not the process that started it. The latter holds the other end of a pipe, which closes when it ends.
+    A fork's parent is not the process that started it. The latter holds the other end of a pipe, which closes when it
+    ends.
     """
     starter = multiprocessing.parent_process()
     assert starter is not None, "multiprocessing did not start this process"
@@ -112,8 +115,8 @@ def one_thread_each() -> Iterator[None]:
 def keep_freed_memory() -> bool:
     """Let this process keep the large blocks that it frees. Returns whether it could, which needs glibc.
 
-    By default, the memory of each large tensor goes back to the system when it is freed, and is cleared and mapped again
-    page by page for the next one. That is a quarter of the time of a training step on the CPU.
+    By default, the memory of each large tensor goes back to the system when it is freed, and is cleared and mapped
+    again page by page for the next one. That is a quarter of the time of a training step on the CPU.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -21,7 +21,7 @@ PathMark = Literal["file_read", "data_file"]
 
 
 def file_read(default: Any) -> Any:
-    """A field with the path of a file or folder that a run reads. Its content may be part of a key, its path never is."""
+    """A field with the path of a file or folder that a run reads. Its content may be part of a key, its path not."""
     return Field(default, json_schema_extra={"runtime": True, "file_read": True})
 
 
@@ -36,8 +36,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     def row_settings(self) -> dict[str, Any]:
-        """The fields that change rows, as JSON values, which go into a key. One that was renamed keeps its former name there, its
-        alias."""
+        """The fields that change rows, as JSON values, which go into a key. One that was renamed keeps its former name
+        there, its alias."""
         fields = type(self).model_fields
         kept = {name for name, field in fields.items() if not _has_mark(field.json_schema_extra, "runtime")}
         return self.model_dump(mode="json", include=kept, by_alias=True)
@@ -86,7 +86,8 @@ def parse_toml(text: str) -> dict[str, Any]:
 def apply_override(values: dict[str, Any], override: str) -> None:
     """Set one dotted name; an index addresses a list member, e.g. `data.sources.0.images=...`.
 
-    The value is read as TOML, or as plain text where it is not valid TOML. Raises `FatalError` that quotes the override.
+    The value is read as TOML, or as plain text where it is not valid TOML. Raises `FatalError` that quotes the
+    override.
     """
     name, separator, text = override.partition("=")
     if not separator or not name:

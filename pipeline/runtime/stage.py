@@ -32,7 +32,7 @@ class ReportProgress(Protocol):
 
 @dataclass(frozen=True)
 class Partition:
-    """A slice of a dataset: its name (`dataset/0003`), its image ids, and the digest of everything ingest reads of it."""
+    """A slice of a dataset: its name (`dataset/0003`), its image ids, and the digest of what ingest reads of it."""
 
     name: str
     image_ids: tuple[int, ...]
@@ -57,7 +57,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a stage reads: the partition's name, artifacts by table name (in partition order), and ingest's image ids."""
+    """What a stage reads: the partition's name, artifacts by table (in partition order), and ingest's image ids."""
 
     by_table: Mapping[str, Sequence[Artifact]] = field(default_factory=dict)
     partition: str = ""
@@ -99,7 +99,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one worker takes while it lives. A Ray cluster sets it aside for each actor; the local engine does not count it."""
+    """What one worker takes while it lives. A Ray cluster sets it aside for each actor."""
 
     cpus: float = 1.0
     gpus: float = 0.0
@@ -110,7 +110,7 @@ class Resources:
 
     @classmethod
     def on(cls, device: str, weights: Iterable[Path] = ()) -> Self:
-        """A core, the GPU that setting `device` ("auto", "cpu", "cuda", "cuda:1") asks for, and memory for the weights."""
+        """A core, the GPU that setting `device` ("auto", "cpu", "cuda", "cuda:1") names, and memory for the weights."""
         memory = BASE_MEMORY + sum(map(_size, weights))
         return cls(gpus=float(device.startswith("cuda")), memory=memory, gpu_where_any=device == "auto")
 
@@ -142,16 +142,16 @@ def named_files(section: str, named: Mapping[str, Path | None]) -> dict[str, Pat
 class Stage(ABC):
     """One stage. A subclass is a small file in `pipeline/stages/` over plain functions.
 
-    Raise `version` whenever the same input would give other rows. `reads` names tables of the same partition, `uses` names
-    whole artifacts that `open` receives (such as the tagger's weights), and `writes` names the table that the stage makes. With
-    some settings a stage reads or uses fewer; the step at its place in the chain names those (`pipeline/run/dag.py`).
-    A stage that reads no table is a source: it defines the partitions of its datasets.
+    Raise `version` whenever the same input would give other rows. `reads` names tables of the same partition, `uses`
+    names whole artifacts that `open` receives (such as the tagger's weights), and `writes` names the table that the
+    stage makes. With some settings a stage reads or uses fewer; the step at its place in the chain names those
+    (`pipeline/run/dag.py`). A stage that reads no table is a source: it defines the partitions of its datasets.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     loads: ClassVar[str] = ""
-    """What takes a worker, or the ranks of a training run, seconds to load before the first image, e.g. "the captioner"."""
+    """What takes a worker or rank seconds to load before the first image, e.g. "the captioner"."""
     audit_version: ClassVar[int] = 1
     """Raise it whenever `audit` would judge the same tables differently."""
     reads: ClassVar[tuple[str, ...]] = ()
@@ -163,19 +163,22 @@ class Stage(ABC):
     resumes_from: ClassVar[str] = ""
     """File of the work folder that lists those from which another machine can resume, as JSON: {"files": [...]}."""
     streams: ClassVar[frozenset[str]] = frozenset()
-    """Tables whose artifacts stay where they lie: of a remote store, only the files that the stage asks for are copied."""
+    """Tables whose artifacts stay where they lie: of a remote store, only files that are asked for are copied."""
     parts: ClassVar[Mapping[str, frozenset[str]]] = {}
-    """What rows hold several of, which `describe` counts under the same name → the reasons for which one is rejected."""
+    """What rows hold several of, which `describe` counts under the same name → the reasons for which one is
+    rejected."""
     row_wise: ClassVar[bool] = False
-    """True where an image's row depends only on that image's rows in the tables read, so that rows of images of which nothing
-    `decisive` changed can be reused. It is False for scores whose last bits depend on what else is in the batch."""
+    """True where an image's row depends only on that image's rows in the tables read, so that rows of images of which
+    nothing `decisive` changed can be reused. It is False for scores whose last bits depend on what else is in the
+    batch."""
 
     def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         self.settings: Any = settings
         self.worker = 0
-        """Its number among the workers of the engine, counted from 0. It decides which GPU of its machine the stage uses."""
+        """Its number among the workers of the engine, counted from 0. It decides which GPU the stage uses."""
         self.image_folders: Mapping[str, Path | str] = image_folders or {}
-        """Dataset → the folder, tar or URL that the `uri` of its images is relative to. Tables never hold local paths."""
+        """Dataset → the folder, tar or URL that the `uri` of its images is relative to. Tables never hold local
+        paths."""
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change rows."""
@@ -187,11 +190,12 @@ class Stage(ABC):
         return {}
 
     def resources(self) -> Resources:
-        """What one worker takes of its machine: a core, the GPU that setting `device` asks for, and memory for the weights."""
+        """What one worker takes of its machine: a core, the GPU that setting `device` asks for, and memory for the
+        weights."""
         return Resources.on(getattr(self.settings, "device", "cpu"), self.weights().values())
 
     def imports(self) -> tuple[str, ...]:
-        """Modules that take a worker seconds to import. They are imported once for all workers (`processes.preload`)."""
+        """Modules that take seconds to import, which is done once for all workers (`processes.preload`)."""
         return ()
 
     def partitions(self, dataset: str, store: Store) -> Iterator[Partition]:
@@ -208,11 +212,12 @@ class Stage(ABC):
     def audit(self, made: Inputs) -> None:  # noqa: B027 - most stages are checked one partition at a time
         """Inspect all partitions of a step before the run accepts them: what it reads, and what it `writes`, by table.
 
-        Raises `FatalError` to refuse them. Committed artifacts stay in the store, so that a run with another setting reuses them.
+        Raises `FatalError` to refuse them. Committed artifacts stay in the store, so that a run with another setting
+        reuses them.
         """
 
     def decisive(self, table: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What of an image's row in `table` decides the row that a `row_wise` stage makes of it; all of it by default."""
+        """What of an image's row in `table` decides the row that a `row_wise` stage makes of it; by default all."""
         return row
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from models.network import Size
 from pipeline.data.images.opening import BadImage
 from pipeline.data.images.training_pixels import load_view, normalised
-from pipeline.data.images.training_view import DRAWS, STRIDE, TrainingView, training_view, view_sizes
+from pipeline.data.images.training_view import DRAWS, STRIDE, TrainingView, training_view, training_views
 from pipeline.training.sample import TrainingSample, viewed
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
@@ -80,14 +80,13 @@ class ViewOrder:
         """Returns keys that are near to each other where heights and widths are."""
         draws = uniforms(self._settings.seed, epoch, self._samples.identities[chosen], DRAWS)
         widths, heights = (side[chosen].astype(np.int64) for side in (self._samples.widths, self._samples.heights))
-        sizes = view_sizes(draws, widths, heights, self._settings.view)
+        sizes = training_views(draws, widths, heights, self._settings.view).sizes
         heights, widths = (sizes // STRIDE).astype(np.int64).T
         return snake(heights, widths)
 
 
 def snake(heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns keys by which heights rise, and widths rise and fall in turns, so that neighbours differ in one side
-    only."""
+    """Returns keys by which heights rise, and widths rise and fall in turns, so neighbours differ in one side only."""
     _, rows = np.unique(heights, return_inverse=True)
     highest = int(widths.max(initial=0)) + 1
     return rows * highest + np.where(rows % 2, highest - 1 - widths, widths)
@@ -137,8 +136,8 @@ class MicroBatches(torch.utils.data.Dataset[MicroBatch | PipelineError]):
         if not loaded:
             reason = {**self._damaged, **damaged}[int(drawn.samples[0])]
             raise FatalError(
-                f"step {step + 1} has {size} images that go together and none can be read ({reason}); restore the tar, or run "
-                "`rlip store verify --repair` and the recipe"
+                f"step {step + 1} has {size} images that go together and none can be read ({reason}); restore the tar, "
+                "or run `rlip store verify --repair` and the recipe"
             )
         height, width = (max(pixels.shape[side] for pixels, _ in loaded) for side in (1, 2))
         images = torch.zeros(len(loaded), 3, height, width, dtype=torch.uint8).contiguous(
@@ -161,7 +160,7 @@ def _view_of(
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a training run stands in the sequence of its samples: `samples` were used up when `step` steps were done."""
+    """Where a training run is in its sequence of samples: `samples` were used up after `step` steps."""
 
     step: int = 0
     samples: int = 0

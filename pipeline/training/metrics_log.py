@@ -28,7 +28,7 @@ class MetricsLog:
         write_atomic(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends the values measured at a step. Raises OSError when they can't all be written; then write them again."""
+        """Appends the values measured at a step. Raises OSError when some aren't written; then write all again."""
         lines = "".join(json.dumps({"step": step, "name": n, "value": value}) + "\n" for n, value in values.items())
         start = "\n" if self._torn else ""  # what a failed write left is a line of its own
         self._torn = True

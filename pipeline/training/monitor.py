@@ -107,7 +107,6 @@ class Monitor:
         self._flops = StepFlops(ranks.device)
         self._trackers: Trackers | None = None
         self._unwritten: list[tuple[int, Mapping[str, float]]] = []
-        self._waited = self._worked = 0.0
 
     def open(self, step: int, alarm: Mapping[str, Any] | None) -> None:
         """Starts after so many steps, with the state of the alarm if there is one."""
@@ -158,18 +157,12 @@ class Monitor:
         self._unwritten.append((step, values))
         self._write()
         assert self._trackers is not None
-        self._trackers.log(step, {**values, **(self._speed() if with_speed else {})})
-
-    def _speed(self) -> dict[str, float]:
-        taken = self._timer.take()
-        self._waited += taken.waited
-        self._worked += taken.worked
-        return taken.values()
+        self._trackers.log(step, {**values, **(self._timer.take() if with_speed else {})})
 
     @property
     def data_wait(self) -> float:
         """The share of the time so far, up to the last `log`, that was spent waiting for data."""
-        return self._waited / max(self._waited + self._worked, 1e-9)
+        return self._timer.data_wait
 
     def sync(self) -> bool:
         """Forces the metrics to disk, before a checkpoint relies on them. Returns whether they are there."""

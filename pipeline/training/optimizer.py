@@ -71,8 +71,7 @@ def update(optimizer: torch.optim.Optimizer, norm: float, largest: float) -> Non
 
 
 class Ema:
-    """Averages of a network's trained parameters: after each step, `decay` of the old average and the rest of the
-    weight."""
+    """Averages of a network's trained parameters: after a step, `decay` of the old one and the rest of the weight."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}

@@ -117,8 +117,9 @@ class Sharded(Parallel):
         super().__init__(network, ranks, micro_batches)
         if micro_batches % ranks.count:
             raise FatalError(
-                f'parallel = "fsdp": the {micro_batches} micro-batches of a step are not a multiple of {ranks.count} processes, '
-                "and each process gathers weights as often as the others; change the number of processes, batch or micro_batch"
+                f'parallel = "fsdp": the {micro_batches} micro-batches of a step are not a multiple of {ranks.count} '
+                "processes, and each process gathers weights as often as the others; change the number of processes, batch or "
+                "micro_batch"
             )
         _show_tensors_in_dataclasses()
         # A mesh with a group of its own would connect the processes anew, without a proof of who they are.

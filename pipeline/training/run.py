@@ -26,16 +26,16 @@ def prepare(config: TrainConfig) -> dict[str, Path]:
     if not len(map_samples(config)):
         needed = "an image with a box" if config.kind == "pretrain" else "an image with a relation between its boxes"
         raise FatalError(
-            f"nothing to train on: the {config.kind} training set lacks {needed}; check what ingest rejected, and what stage "
-            "shard excluded, such as the images of data.test (pretrain.allow_overlap)"
+            f"nothing to train on: the {config.kind} training set lacks {needed}; check what ingest rejected, and what "
+            "stage shard excluded, such as the images of data.test (pretrain.allow_overlap)"
         )
     if not vocabulary_file.is_file():
         statistics = [read_table(path) for path in sorted({shard.statistics for shard in config.shards})]
         vocabulary = Vocabulary.of(statistics, config.settings.predicate_form)
         if not vocabulary.predicates.names and config.settings.loss.predicates:
             raise FatalError(
-                "nothing to learn predicates from: no image of the training set has a relation; lower shard.threshold, name a "
-                "dataset with relations in data.mix, or set loss.predicates = 0 to learn boxes only"
+                "nothing to learn predicates from: no image of the training set has a relation; lower shard.threshold, "
+                "name a dataset with relations in data.mix, or set loss.predicates = 0 to learn boxes only"
             )
         if config.settings.tokenizer is not None:
             copy_tokenizer(config.settings.tokenizer, tokenizer)

@@ -1,4 +1,4 @@
-"""The labels of one training image, its objects and relations, and their JSON form in a shard (docs/shards.md, Labels)."""
+"""The labels of one training image, its objects and relations, and their form in a shard (docs/shards.md, Labels)."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class TrainingSample:
             version = values.pop("version")
             if version != VERSION:
                 raise FatalError(
-                    f"its labels are of version {version}, but this version reads {VERSION}; pack the images again, or read "
-                    "them with the version that wrote them"
+                    f"its labels are of version {version}, but this version reads {VERSION}; pack the images again, or "
+                    "read them with the version that wrote them"
                 )
             boxes = tuple(SampleBox(**box) for box in values.pop("objects"))
             if not all(isinstance(side, int | float) for box in boxes for side in box[1:]):

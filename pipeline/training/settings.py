@@ -61,8 +61,7 @@ class TrainingSettings(ViewSettings):
     any order; no pairs of a box with itself; predicates as worded; networks and losses as with
     `network.official_compat`. The recipe's own settings take precedence."""
     seed: int = Field(0, ge=0)
-    """Seed of all randomness: initial weights, order and augmentation of images, label texts, negative pairs, noise,
-    dropout."""
+    """Seed of all randomness: initial weights, order and augmentation, label texts, negative pairs, noise, dropout."""
     network_defaults: ClassVar[dict[str, Any]] = {}
     """Network settings in which this kind of training run differs from the released pre-training."""
     network_constants: ClassVar[dict[str, Any]] = {}
@@ -139,8 +138,7 @@ class TrainingSettings(ViewSettings):
     evaluate_images: int = Field(200, ge=1)
     """Number of images of these evaluations."""
     trackers: tuple[TrackerKind, ...] = runtime(())
-    """Where metrics go beside TensorBoard, each offline unless its own settings say otherwise (docs/training.md,
-    Tracking)."""
+    """Where metrics go beside TensorBoard, offline unless their settings say otherwise (docs/training.md, Tracking)."""
     tracking: Path = runtime(Path("out/training"))
     """Folder of what trackers write: `tensorboard --logdir out/training` shows all training runs."""
     alarm_factor: float = runtime(4.0, gt=1)
@@ -161,7 +159,7 @@ class TrainingSettings(ViewSettings):
     milestone_every: int | None = runtime(None, ge=1)
     """Number of steps between checkpoints that are kept until the run ends; None: no such checkpoints."""
     write_aside: float = runtime(64.0, ge=0)
-    """Size in MiB from which a process of its own writes the checkpoint while training goes on."""
+    """Size in MiB from which a checkpoint is written while training goes on."""
     parallel: Literal["ddp", "fsdp", "tree"] = runtime("ddp")
     """How processes share the work. ddp: each has the whole network. fsdp: each keeps a part of weights, gradients
     and averages (FSDP2). tree: as ddp, with gradients summed in an order that gives the same bits for any number of
@@ -179,8 +177,7 @@ class TrainingSettings(ViewSettings):
     """HOST:PORT where the coordinator listens for the other nodes, and on no other address. Needed for several
     nodes. Anyone who can connect to it can disturb training: use a private network (docs/security.md)."""
     restarts: int = runtime(3, ge=0)
-    """How often in a row training restarts from its last checkpoint after losing a process. Each new checkpoint
-    resets the count."""
+    """How often in a row training restarts after losing a process. Each new checkpoint resets the count."""
     collective_timeout: float = runtime(600.0, gt=0)
     """Seconds that processes wait for each other in a collective operation before the training counts as hung."""
     stop_timeout: float = runtime(120.0, gt=0)
@@ -192,8 +189,7 @@ class TrainingSettings(ViewSettings):
     threads: int = runtime(1, ge=1)
     """Number of CPU threads per training process."""
     activation_checkpointing: bool = runtime(False)
-    """Compute parts of the forward pass again in the backward pass: less memory, more time, the
-    same weights."""
+    """Compute parts of the forward pass again in the backward pass: less memory, more time, same weights."""
     max_damaged: float = runtime(0.01, ge=0, le=1)
     """Training stops if more than this share of its samples is damaged, checked at each checkpoint. Damaged samples
     are excluded and named. A micro-batch without any readable image stops it in any case."""
@@ -231,14 +227,14 @@ class TrainingSettings(ViewSettings):
             on_nodes = f" on each of nodes = {self.nodes}" if self.nodes > 1 else ""
             raise ValueError(
                 f"batch: {self.batch} images in micro-batches of {self.micro_batch} can't be shared by processes = "
-                f"{self.processes}{on_nodes}; use batch = {self.processes * self.nodes * self.micro_batch} with lr_for_batch = "
-                f"{self.lr_for_batch or self.batch} (learning rates grow with the root of the batch), a smaller micro_batch, or "
-                "fewer processes"
+                f"{self.processes}{on_nodes}; use batch = {self.processes * self.nodes * self.micro_batch} with "
+                f"lr_for_batch = {self.lr_for_batch or self.batch} (learning rates grow with the root of the batch), a "
+                "smaller micro_batch, or fewer processes"
             )
         if self.network.backbone_norm == "batch" and self.processes * self.nodes > 1:
             raise ValueError(
-                'network.backbone_norm: with "batch", each process would have statistics of its own; set processes = 1, or '
-                "another norm"
+                'network.backbone_norm: with "batch", each process would have statistics of its own; set processes = 1, '
+                "or another norm"
             )
         if self.evaluate_every and self.parallel == "fsdp":
             raise ValueError(

@@ -38,7 +38,7 @@ def shards_of(artifacts: Iterable[Artifact]) -> list[Shard]:
 
 
 def map_samples(config: TrainConfig) -> SampleMap:
-    """Makes the map of the training set, and for a tagger that of the held-out images, unless an earlier attempt did."""
+    """Makes the map of the training set, and for a tagger that of the held-out images, unless they exist."""
     files = [ShardFile(shard.tar, shard.index, shard.name) for shard in config.shards]
     holds_out = config.settings.holds_out if isinstance(config.settings, TaggerSettings) else lambda *image: False
     parts = ((SAMPLES, False), (HELD_OUT, True)) if config.kind == "tagger" else ((SAMPLES, False),)
@@ -87,16 +87,6 @@ class ShardSamples:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def labels(self, sample: int) -> TrainingSample:
-        """Returns the labels of one image without reading the image. Raises `FatalError` when they are damaged."""
-        return self._parsed(sample, self._whole(sample, [LABELS])[LABELS])
-
-    def image(self, sample: int) -> bytes:
-        """Returns the bytes of its file. Raises `FatalError` when they are damaged."""
-        members = self._whole(sample, [m.extension for m in self.samples.members(sample) if m.extension != LABELS])
-        (data,) = members.values()
-        return data
-
     def require_tars(self) -> None:
         """Raises `FatalError` for a local tar that is missing or too short."""
         self._reader.require_tars()
@@ -124,11 +114,3 @@ class ShardSamples:
             tar = self.samples.tars[self.samples.shard(sample)]
             raise FatalError(f"{tar}: {self.samples.key(sample)}: {error}") from error
         return parsed.worded() if self._predicate_form == "surface" else parsed
-
-    def _whole(self, sample: int, extensions: Sequence[str]) -> dict[str, bytes]:
-        try:
-            return self._reader.read(sample, extensions)
-        except DamagedSample as damage:
-            raise FatalError(
-                f"{damage}; remove the artifact with `rlip store verify --repair`, then run again"
-            ) from damage

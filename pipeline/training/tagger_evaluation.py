@@ -164,7 +164,7 @@ def _names(source: ShardSamples, count: int, vocabulary: Vocabulary, settings: T
 
 
 def _shared(count: int, ranks: Ranks) -> range:
-    """The images that a process scores. All score as many, because they gather weights together: some beyond the last."""
+    """The images that a process scores. All score as many, for they gather weights together: some beyond the last."""
     return range(ranks.rank, -(-count // ranks.count) * ranks.count, ranks.count)
 
 
@@ -200,7 +200,7 @@ def _rankings(images: Sequence[Scored]) -> dict[str, float]:
 def proposals(
     number: int, image: Scored, names: Sequence[str], stated: Collection[Statement], symmetric: Collection[str]
 ) -> Iterator[Proposal]:
-    """Yields the labels of an image that captions with the `stated` facts would propose. `number` identifies the image."""
+    """Yields the labels of image `number` that captions with the `stated` facts would propose."""
     boxes, columns = image.sample.boxes, index_by_name(names)
     true = {(r.subject, r.predicate, r.object) for r in image.sample.relations}
     rows: dict[tuple[str, str], list[int]] = {}

@@ -211,8 +211,7 @@ def detection_pairs(sample: TrainingSample, limit: int) -> list[TargetPair]:
 
 
 def tagging_pairs(sample: TrainingSample, limit: int, generator: np.random.Generator) -> list[TargetPair]:
-    """Returns up to `limit` pairs: labelled pairs, then random others as negatives (docs/labels.md, Training the
-    tagger)."""
+    """Returns up to `limit` pairs: labelled pairs, then random others as negatives (docs/labels.md)."""
     pairs = labelled_pairs(sample, limit)
     taken = {(relation.subject, relation.object) for relation in sample.relations}
     count = len(sample.boxes)

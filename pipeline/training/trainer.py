@@ -307,8 +307,7 @@ class Trainer:
 
     @contextmanager
     def _explain_out_of_memory(self, batch: MicroBatch) -> Iterator[None]:
-        """Turns an allocation that fails into a `FatalError` that names the sizes of the batch and the settings to
-        lower."""
+        """Turns an allocation that fails into a `FatalError` that names the batch's sizes and the settings to lower."""
         try:
             yield
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -317,9 +316,10 @@ class Trainer:
             images, _, height, width = batch.pixels.shape
             texts = len(batch.inputs.to(torch.device("cpu")).texts.rows)
             raise FatalError(
-                f"out of memory on {self._ranks.device} at step {self.step + 1}, with {images} images of {width}x{height} pixels "
-                f"and {texts} texts; set activation_checkpointing = true, or lower micro_batch = {self._settings.micro_batch}, "
-                f"image_size = {self._settings.image_size} or object_texts = {self._settings.object_texts}"
+                f"out of memory on {self._ranks.device} at step {self.step + 1}, with {images} images of "
+                f"{width}x{height} pixels and {texts} texts; set activation_checkpointing = true, or lower micro_batch "
+                f"= {self._settings.micro_batch}, image_size = {self._settings.image_size} or object_texts = "
+                f"{self._settings.object_texts}"
             ) from error
 
     def _diverged(self, what: str) -> str:

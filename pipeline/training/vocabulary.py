@@ -85,7 +85,7 @@ class Names:
         return here + [self.names[place] for place in sorted(drawn)]
 
     def most_frequent(self, present: Iterable[str], budget: int) -> tuple[str, ...]:
-        """Returns up to `budget` names in order of frequency: first of all the most frequent present ones, then others."""
+        """Returns up to `budget` names in order of frequency: first the most frequent present ones, then others."""
         here = set(present)
         known = [name for name in self.names if name in here]
         chosen = {*known, *self.names} if len(self.names) <= budget else set(known[:budget])
@@ -142,8 +142,7 @@ class TrainedNames:
 
     @classmethod
     def read(cls, path: Path) -> TrainedNames:
-        """Reads a file that anyone may have written. Raises `FatalError` for anything that `Vocabulary.save` would not
-        write."""
+        """Reads a file that anyone may have written. Raises `FatalError` for what `Vocabulary.save` would not write."""
         return read_json(path, cls, "copy it again from the folder of the trained weights")
 
 

@@ -129,8 +129,8 @@ def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples,
         put_in_place(aside, config.work / MODEL)
     except (SafetensorError, OSError) as error:
         raise FatalError(
-            f"the trained weights could not be written to {config.work} ({error}); free space and run again: the training run "
-            "continues from its last checkpoint"
+            f"the trained weights could not be written to {config.work} ({error}); free space and run again: the "
+            "training run continues from its last checkpoint"
         ) from error
     seen = (trained.steps - trained.resumed_from) * config.settings.batch
     summary = Summary(

@@ -43,7 +43,7 @@ def index_path(tar: Path) -> Path:
 
 
 def index_tar(tar: Path, progress: Progress = lambda done, total: None) -> TarIndex:
-    """Reads a tar once and makes its index. Raises `FatalError` for a missing file, and for one whose name is not UTF-8."""
+    """Reads a tar once and makes its index. Raises `FatalError` for a missing file, and for a name that isn't UTF-8."""
     if not tar.is_file():
         raise FatalError(f"{tar}: no such file; name a tar, e.g. shards/train-000.tar")
     try:
@@ -85,7 +85,7 @@ def read_index(tar: Path) -> pa.Table:
 
 
 def artifact_index(tar: Path) -> pa.Table | None:
-    """The rows of a tar in the index of its artifact; None for a tar of no artifact. Raises as `read_index_file` does."""
+    """The rows of a tar in the index of its artifact; None for a tar of no artifact. Raises as `read_index_file`."""
     path = tar.with_name(ARTIFACT_INDEX)
     if not path.is_file():
         return None
@@ -94,7 +94,7 @@ def artifact_index(tar: Path) -> pa.Table | None:
 
 
 def read_index_file(path: Path) -> pa.Table:
-    """Reads an index. Raises `FatalError` for a missing, invalid or unreadable one, `RetryableError` when the disk fails."""
+    """Reads an index. Raises `FatalError` for a missing or invalid one, `RetryableError` when the disk fails."""
     if not path.is_file():
         raise FatalError(f"{path}: no such file; make the index with `rlip shards index`")
     try:

@@ -72,9 +72,11 @@ class MemberPlace(NamedTuple):
 
 
 def write_sample_map(folder: Path, shards: Iterable[ShardFile], keep: Keep | None = None) -> SampleMap:
-    """Makes the map of all samples, or of those that `keep` chooses, in the order of the shards. Memory is that of one shard.
+    """Makes the map of all samples, or of those that `keep` chooses, in the order of the shards. Memory is that of one
+    shard.
 
-    Raises `FatalError` for an index that is damaged, states impossible places or is of other tars, and for a tar given twice.
+    Raises `FatalError` for an index that is damaged, states impossible places or is of other tars, and for a tar given
+    twice.
     """
     seen: set[tuple[str, str]] = set()
     with atomic_folder(folder, replace=True) as aside, _Writer(aside) as writer:
@@ -136,7 +138,7 @@ class SampleMap:
             ) from error
 
     def require_whole(self) -> None:
-        """Read the files again. Raises `FatalError` for one that is not as it was written, or whose map has no checksums."""
+        """Read the files again. Raises `FatalError` for one that has changed, or whose map has no checksums."""
         for name in _PARTS:
             if xxh3_128_hexdigest((self.folder / f"{name}.bin").read_bytes()) != self._checks.get(name):
                 raise FatalError(

@@ -45,9 +45,9 @@ class Refused:
 def scan_tar(path: Path) -> Iterator[Member | Refused]:
     """Yields the entries of a tar in order. Folders, and files without an extension, are no part of a sample.
 
-    An entry is refused if it is a link, a device or sparse, has an absolute name or one with "..", is pickled, or has the
-    name of an earlier member of its sample or the key of an earlier sample. Damage ends the listing with a refusal: a header
-    that can't be read, or an entry that ends after the tar does.
+    An entry is refused if it is a link, a device or sparse, has an absolute name or one with "..", is pickled, or has
+    the name of an earlier member of its sample or the key of an earlier sample. Damage ends the listing with a refusal:
+    a header that can't be read, or an entry that ends after the tar does.
     """
     keys: set[str] = set()
     before: set[str] = set()
@@ -95,7 +95,7 @@ def entries_of(path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def entries_in(file: IO[bytes], size: float = math.inf) -> Iterator[tarfile.TarInfo]:
-    """Like `entries_of`, for an open tar of `size` bytes, from which an entry's bytes may be read before the next one."""
+    """Like `entries_of`, for an open tar of `size` bytes, from which an entry may be read before the next one."""
     try:
         with tarfile.open(fileobj=cast(IO[bytes], headers := _Headers(file)), mode="r:") as tar:
             while (info := tar.next()) is not None:
@@ -103,7 +103,8 @@ def entries_in(file: IO[bytes], size: float = math.inf) -> Iterator[tarfile.TarI
                 tar.members = []  # type: ignore[attr-defined] # saves a kilobyte of memory per member
                 if len(tar.pax_headers) > MAX_GLOBALS:
                     raise tarfile.ReadError(f"a global header of {len(tar.pax_headers)} entries")
-                # Not every type states its bytes in `size`, but the next entry must lie behind this one, or this never ends.
+                # Not every type states its bytes in `size`, but the next entry must lie behind this one, or this never
+                # ends.
                 if info.size < 0 or tar.offset <= info.offset:
                     raise DamagedTar(info.name, "has a size below zero")
                 if _is_plain(info) and info.offset_data + info.size > size:

@@ -1,4 +1,5 @@
-"""The order of samples as a pure function of seed and epoch, and how datasets are mixed (docs/shards.md, Order, Mixing)."""
+"""The order of samples as a pure function of seed and epoch, and how datasets are mixed (docs/shards.md, Order,
+Mixing)."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from storage.errors import FatalError
 
 Samples = NDArray[np.int64]
 SortKey = Callable[[int, Samples], NDArray[np.int64]]
-"""Maps an epoch and samples to numbers. Samples with near numbers are put into the same run, e.g. images of one size."""
+"""Maps an epoch and samples to numbers. Samples with near numbers share a run, e.g. images of one size."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Drawn(NamedTuple):
 class EpochOrder:
     """Draws every one of the samples `first` to `last` once per epoch, epoch after epoch, without an end.
 
-    An epoch permutes blocks of neighbouring samples, then shuffles the samples of each window of blocks. Any place of the
-    order is found at the same cost: the permutation of blocks, and one window.
+    An epoch permutes blocks of neighbouring samples, then shuffles the samples of each window of blocks. Any place of
+    the order is found at the same cost: the permutation of blocks, and one window.
     """
 
     def __init__(
@@ -128,7 +129,8 @@ def stable_seed(*parts: str | int) -> int:
 
 
 def uniforms(seed: int, epoch: int, identities: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
-    """Returns N×`count` numbers in [0, 1) that follow from seed, epoch and each sample's identity alone (SplitMix64)."""
+    """Returns N×`count` numbers in [0, 1) that follow from seed, epoch and each sample's identity alone
+    (SplitMix64)."""
     with np.errstate(over="ignore"):
         own = _mixed(identities ^ np.uint64(stable_seed("uniforms", seed, epoch)))
         steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -155,8 +157,9 @@ class Mix:
     """The share of each dataset in a stream."""
 
     kind: Literal["concat", "proportional", "temperature"] = "concat"
-    """concat: one large dataset, each sample once per epoch (the authors' way). proportional: every stretch of the stream
-    has each dataset in proportion to its size. temperature: in proportion to its size to the power of 1 / `temperature`."""
+    """concat: one large dataset, each sample once per epoch (the authors' way). proportional: every stretch of the
+    stream has each dataset in proportion to its size. temperature: in proportion to its size to the power of 1 /
+    `temperature`."""
     temperature: float = 2.0
     """For kind "temperature": 1 is proportional, infinity gives all datasets equal shares."""
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -167,14 +170,14 @@ class Mix:
             not 0 < weight < math.inf for weight in self.weights.values()
         ):
             raise FatalError(
-                f"mix: the temperature must be at least {LEAST_TEMPERATURE}, weights finite and above 0; leave a dataset out to "
-                "have none of it"
+                f"mix: the temperature must be at least {LEAST_TEMPERATURE}, weights finite and above 0; leave a "
+                "dataset out to have none of it"
             )
         if self.kind == "concat" and self.weights:
             raise FatalError('mix: weights need kind "proportional" or "temperature"; "concat" takes every sample once')
 
     def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        """Returns each dataset's share of the stream; they sum to 1. Raises `FatalError` for weights of unknown ones."""
+        """Returns each dataset's share of the stream; they sum to 1. Raises `FatalError` for unknown ones."""
         unknown = sorted(self.weights.keys() - sizes.keys())
         if unknown:
             raise FatalError(f"mix: weights name {unknown[0]!r}; the datasets are {', '.join(sizes)}")

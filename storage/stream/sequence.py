@@ -19,7 +19,8 @@ FORMAT = 1
 class SampleSequence:
     """An endless sequence of samples: a pure function of the map, the seed, the order and the mix.
 
-    A place of the sequence is the number of samples before it. Batches, ranks and loader processes only divide the sequence.
+    A place of the sequence is the number of samples before it. Batches, ranks and loader processes only divide the
+    sequence.
     """
 
     def __init__(
@@ -87,8 +88,8 @@ class SampleSequence:
             return place
         if "concat" in (state["mix"]["kind"], self.mix.kind):
             raise FatalError(
-                f"the stream can't resume: the mix is {self.mix.kind!r}, but the state is of {state['mix']['kind']!r}, which "
-                "orders all datasets together; only weights and temperature may change"
+                f"the stream can't resume: the mix is {self.mix.kind!r}, but the state is of {state['mix']['kind']!r}, "
+                "which orders all datasets together; only weights and temperature may change"
             )
         self._origin, self._begun = int(state["origin"]), np.array([state["begun"][name] for name in self._sets])
         if state["mix"] != asdict(self.mix):

@@ -41,8 +41,8 @@ class Skipped:
                 self.reasons[sample] = reason
         if found and len(self.reasons) > self._most * self._samples:
             raise FatalError(
-                f"{len(self.reasons)} of {self._samples} samples are damaged, more than the share of {self._most} that may be; "
-                f"the last: {list(found.values())[-1]}; `rlip shards verify` finds them all"
+                f"{len(self.reasons)} of {self._samples} samples are damaged, more than the share of {self._most} that "
+                f"may be; the last: {list(found.values())[-1]}; `rlip shards verify` finds them all"
             )
 
     def restore(self, state: Mapping[str, str]) -> None:
@@ -77,7 +77,8 @@ class _Place:
 
 
 class Stream(IterableDataset[dict[str, Any]]):
-    """Yields the samples of one rank as webdataset does: `__key__`, `__url__`, and the bytes of each member by extension.
+    """Yields the samples of one rank as webdataset does: `__key__`, `__url__`, and the bytes of each member by
+    extension.
 
     All ranks share one global sequence. Of the places of a global batch, rank r of R takes those from ⌊r·batch/R⌋ to
     ⌊(r+1)·batch/R⌋. Loaders take `batches()`, which gives whole batches to each of their processes in turn.
@@ -101,10 +102,11 @@ class Stream(IterableDataset[dict[str, Any]]):
         max_damaged: float = MAX_DAMAGED,
         cache: RangeCache | None = None,
     ) -> None:
-        """`batch`: samples of a step over all ranks; `epochs`: where the stream ends, None: never; `extensions`: the members
-        to read, None: all; `max_damaged`: share of the samples that each process may find damaged.
+        """`batch`: samples of a step over all ranks; `epochs`: where the stream ends, None: never; `extensions`: the
+        members to read, None: all; `max_damaged`: share of the samples that each process may find damaged.
 
-        Raises `FatalError` for a stream that would give a rank nothing, and for a local tar that is missing or too short.
+        Raises `FatalError` for a stream that would give a rank nothing, and for a local tar that is missing or too
+        short.
         """
         super().__init__()
         if not 0 <= rank < ranks <= batch:
@@ -140,17 +142,20 @@ class Stream(IterableDataset[dict[str, Any]]):
         return Batches(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state of this process, in the middle of a batch too. The same ranks and loader processes resume from it.
+        """Returns the state of this process, in the middle of a batch too. The same ranks and loader processes resume
+        from it.
 
-        Torchdata's StatefulDataLoader asks each of its processes for it. With torch's own DataLoader, save `state_after`.
+        Torchdata's StatefulDataLoader asks each of its processes for it. With torch's own DataLoader, save
+        `state_after`.
         """
         return self._state(self._loaded or self._at)
 
     def state_after(self, batches: int, damaged: Mapping[int, str] | None = None) -> dict[str, Any]:
-        """Returns the state after whole batches of this pass. Any number of ranks and loader processes, and any batch size,
-        resumes from it.
+        """Returns the state after whole batches of this pass. Any number of ranks and loader processes, and any batch
+        size, resumes from it.
 
-        `damaged`: the samples that the batches of loader processes skipped. A batch in the middle of which the pass began counts.
+        `damaged`: the samples that the batches of loader processes skipped. A batch in the middle of which the pass
+        began counts.
         """
         at = self._loaded or self._at
         place = at.start + (at.resumed // self.share + batches) * self.batch
@@ -160,10 +165,11 @@ class Stream(IterableDataset[dict[str, Any]]):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resumes from a state. Batch size, number of ranks and weights of the mix may have changed in `state_after` states.
+        """Resumes from a state. Batch size, number of ranks and weights of the mix may have changed in `state_after`
+        states.
 
-        Raises `FatalError` at once when samples, seed or order differ, the state lies behind the end of the stream, or a local
-        tar is missing or too short.
+        Raises `FatalError` at once when samples, seed or order differ, the state lies behind the end of the stream, or
+        a local tar is missing or too short.
         """
         self._reader.require_tars()
         start = self.sequence.restore(state)
@@ -174,7 +180,8 @@ class Stream(IterableDataset[dict[str, Any]]):
         taken = int(state.get("given", 0))
         if taken and (state["batch"], state["rank"], state["ranks"]) != (self.batch, self.rank, self.ranks):
             raise FatalError(
-                "the state is of another rank, number of ranks or batch, within a batch; save `state_after` to change them"
+                "the state is of another rank, number of ranks or batch, within a batch; save `state_after` to change "
+                "them"
             )
         self._at = self._loaded = _Place(start, taken, taken, int(state.get("workers", 0)))
         self.skipped.restore(state.get("skipped", {}))
@@ -200,13 +207,14 @@ class Stream(IterableDataset[dict[str, Any]]):
                 batch = StreamBatch()
 
     def _pass(self) -> Iterator[tuple[int, _Found, bool]]:
-        """Yields each sample, what was found of it, and whether it is the last of its batch, and keeps the place up to date."""
+        """Yields each sample, what was found of it, and whether it is its batch's last, and keeps the place."""
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         at, self._loaded = self._loaded or _Place(0), None
         if at.taken and at.workers != workers:
             raise FatalError(
-                f"the state is of {at.workers} loader processes, but there are {workers}; save `state_after` to change them"
+                f"the state is of {at.workers} loader processes, but there are {workers}; save `state_after` to change "
+                "them"
             )
         self._at = replace(at, resumed=at.taken, workers=workers)
         for sample, found, is_last in self._read(self._places(self._at, worker)):
@@ -265,7 +273,7 @@ class Stream(IterableDataset[dict[str, Any]]):
 
 
 class Batches(IterableDataset[StreamBatch]):
-    """The parts of a stream's global batches, for loaders with `batch_size=None`. A damaged sample makes its batch shorter."""
+    """The parts of a stream's global batches, for loaders with `batch_size=None`. Damaged samples shorten it."""
 
     def __init__(self, stream: Stream) -> None:
         super().__init__()

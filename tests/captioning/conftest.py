@@ -23,24 +23,13 @@ def save_blip(folder: Path, spread: float = 0.25, width: int = 48, heads: int = 
     words = SPECIAL + PROMPT + [f"word{i}" for i in range(VOCABULARY - len(SPECIAL) - len(PROMPT))]
     (folder / "vocab.txt").write_text("\n".join(words))
     BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    sizes = {
-        "hidden_size": width,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": heads,
-    }
+    sizes = {"hidden_size": width, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": heads}
+    begin, end = words.index("[DEC]"), words.index("[SEP]")
+    special = {"bos_token_id": begin, "sep_token_id": end, "eos_token_id": end, "pad_token_id": 0}
+    vocabulary = {"vocab_size": VOCABULARY, "max_position_embeddings": 40, **special}
     config = BlipConfig(
         vision_config={**sizes, "image_size": 64, "patch_size": 16, "layer_norm_eps": 1e-6},
-        text_config={
-            **sizes,
-            "vocab_size": VOCABULARY,
-            "encoder_hidden_size": width,
-            "max_position_embeddings": 40,
-            "bos_token_id": words.index("[DEC]"),
-            "sep_token_id": words.index("[SEP]"),
-            "eos_token_id": words.index("[SEP]"),
-            "pad_token_id": 0,
-        },
+        text_config={**sizes, **vocabulary, "encoder_hidden_size": width},
         projection_dim=width,
     )
     torch.manual_seed(5)

@@ -1,4 +1,4 @@
-"""The BLIP captioner: seeded by image and draw, equal to transformers where comparable, clear about missing files."""
+"""The BLIP captioner: seeded by image and draw, equal to transformers where comparable, on the device asked for."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from transformers import BlipForConditionalGeneration
 
 from pipeline.captioning.blip import BlipCaptioner
 from pipeline.captioning.captioner import Caption
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.stages.caption import open_captioner
+from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
 
 Pictures = list[Image.Image]
@@ -49,40 +50,27 @@ def test_captions_are_words_that_end_at_different_lengths(whole: dict[int, list[
     assert len(set(found)) > len(found) / 2
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_batch_size_changes_no_bit(
-    blip_folder: Path, pictures: Pictures, whole: dict[int, list[Caption]], batch_size: int
+@pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (2, 2), (8, 1)])
+def test_batch_size_and_threads_change_no_bit(
+    blip_folder: Path, pictures: Pictures, whole: dict[int, list[Caption]], batch_size: int, threads: int
 ) -> None:
-    assert captions(blip_folder, pictures, list(range(100, 111)), draws=6, batch_size=batch_size) == whole
-
-
-def test_order_and_neighbours_change_no_bit(
-    blip_folder: Path, pictures: Pictures, whole: dict[int, list[Caption]]
-) -> None:
-    order = [7, 2, 10, 0, 5]
-    found = captions(blip_folder, [pictures[i] for i in order], [100 + i for i in order], draws=6, batch_size=4)
-    assert found == {100 + i: whole[100 + i] for i in order}
-
-
-def test_a_bfloat16_captioner_keeps_the_promise_too(blip_folder: Path, pictures: Pictures) -> None:
-    ids = list(range(len(pictures)))
-    together = captions(blip_folder, pictures, ids, draws=4, precision="bfloat16", batch_size=16)
-    assert captions(blip_folder, pictures, ids, draws=4, precision="bfloat16", batch_size=2) == together
-
-
-def test_threads_change_no_bit(blip_folder: Path, pictures: Pictures, whole: dict[int, list[Caption]]) -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     try:
-        assert captions(blip_folder, pictures, list(range(100, 111)), draws=6, batch_size=2) == whole
-        assert torch.get_num_threads() == 2
+        assert captions(blip_folder, pictures, list(range(100, 111)), draws=6, batch_size=batch_size) == whole
+        assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(1)
 
 
-def test_beam_search_does_not_depend_on_the_batch(blip_folder: Path, pictures: Pictures) -> None:
-    ids = list(range(len(pictures)))
-    together = captions(blip_folder, pictures, ids, decoding="beam", batch_size=16)
-    assert captions(blip_folder, pictures, ids, decoding="beam", batch_size=2) == together
+@pytest.mark.parametrize(
+    "settings", [{"draws": 6}, {"draws": 4, "precision": "bfloat16"}, {"decoding": "beam"}], ids=str
+)
+def test_order_and_neighbours_change_no_bit(blip_folder: Path, pictures: Pictures, settings: dict[str, Any]) -> None:
+    order = [7, 2, 10, 0, 5]
+    together = captions(blip_folder, pictures, list(range(100, 111)), batch_size=16, **settings)
+    ids = [100 + i for i in order]
+    found = captions(blip_folder, [pictures[i] for i in order], ids, batch_size=2, **settings)
+    assert found == {image_id: together[image_id] for image_id in ids}
 
 
 def test_fewer_draws_are_the_first_of_more(
@@ -202,21 +190,54 @@ def test_a_folder_that_lacks_a_file_names_it(blip_folder: Path, tmp_path: Path, 
         captioner(folder)
 
 
-def test_a_prompt_outside_the_vocabulary_stops(blip_folder: Path) -> None:
-    with pytest.raises(FatalError, match=r"prompt 'a photograph of'.*setting: prompt"):
-        captioner(blip_folder, prompt="a photograph of")
-
-
-def test_a_prompt_that_fills_the_caption_stops(blip_folder: Path) -> None:
-    with pytest.raises(FatalError, match="leave no room"):
-        captioner(blip_folder, max_length=4, min_length=0)
-
-
-def test_open_captioner_opens_blip(blip_folder: Path) -> None:
-    opened = open_captioner(CaptionSettings(model=str(blip_folder)))
-    assert opened.needs_images
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prompt": "a photograph of"}, r"prompt 'a photograph of'.*setting: prompt"),
+        ({"max_length": 4, "min_length": 0}, "leave no room"),
+    ],
+)
+def test_a_prompt_that_can_not_be_used_stops(blip_folder: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(FatalError, match=message):
+        captioner(blip_folder, **settings)
 
 
 def _score(drawn: list[Caption]) -> float:
     assert drawn[0].log_probability is not None
     return drawn[0].log_probability / max(1, len(drawn[0].text.split()))
+
+
+def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("setting", "gpus", "worker", "expected"),
+    [
+        ("auto", 0, 3, "cpu"), ("auto", 2, 0, "cuda:0"), ("auto", 2, 1, "cuda:1"), ("auto", 2, 2, "cuda:0"),
+        ("cpu", 2, 1, "cpu"), ("cuda", 4, 6, "cuda:2"), ("cuda:1", 2, 0, "cuda:1"), ("cuda:1", 2, 5, "cuda:1"),
+    ],
+)  # fmt: skip
+def test_workers_share_the_gpus_in_turn(
+    monkeypatch: pytest.MonkeyPatch, setting: str, gpus: int, worker: int, expected: str
+) -> None:
+    with_gpus(monkeypatch, gpus)
+    assert choose_device(setting, worker) == torch.device(expected)
+
+
+@pytest.mark.parametrize(("setting", "gpus", "there"), [("cuda", 0, "none"), ("cuda:2", 2, "cuda:0 to cuda:1")])
+def test_a_gpu_that_is_not_there_stops(
+    monkeypatch: pytest.MonkeyPatch, blip_folder: Path, setting: str, gpus: int, there: str
+) -> None:
+    with_gpus(monkeypatch, gpus)
+    with pytest.raises(FatalError, match=rf"'{setting}': .*no such GPU \(available: {there}\).*'auto' or 'cpu'"):
+        BlipCaptioner(CaptionSettings(model=str(blip_folder), device=setting))
+
+
+def test_the_device_is_in_no_key_and_is_checked_when_read() -> None:
+    assert CaptionSettings(device="cuda:1").row_settings() == CaptionSettings(device="cpu").row_settings()
+    for wrong in ("gpu", "cuda:", "cuda:x", "mps"):
+        with pytest.raises(ValidationError, match="device"):
+            CaptionSettings(device=wrong)
+    with pytest.raises(ValidationError, match="'lavis' runs on the CPU only"):
+        CaptionSettings(captioner="lavis", device="cuda")

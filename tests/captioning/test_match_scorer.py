@@ -62,23 +62,15 @@ def test_scores_are_those_of_transformers(matcher: Path, pictures: list[Image.Im
 
 
 def test_bfloat16_scores_are_near(matcher: Path, pictures: list[Image.Image]) -> None:
-    exact, rough = (MatchScorer(settings(matcher, precision=p)).scores(pictures[0], TEXTS) for p in _PRECISIONS)
+    scorers = [MatchScorer(settings(matcher, precision=precision)) for precision in ("float32", "bfloat16")]
+    exact, rough = (scorer.scores(pictures[0], TEXTS) for scorer in scorers)
+    assert scorers[0].scores(pictures[0], []) == []
     assert rough == pytest.approx(exact, abs=0.05) and rough != exact
 
 
-_PRECISIONS = ("float32", "bfloat16")
-
-
-def test_no_captions_have_no_scores(matcher: Path, pictures: list[Image.Image]) -> None:
-    assert MatchScorer(settings(matcher)).scores(pictures[0], []) == []
-
-
-def test_a_captioner_is_no_filter(blip_folder: Path) -> None:
+def test_what_is_no_filter_is_told(blip_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FatalError, match=r"not a BlipForImageTextRetrieval: it lacks .*setting: filter"):
         MatchScorer(settings(blip_folder))
-
-
-def test_a_missing_filter_names_its_setting(tmp_path: Path) -> None:
     with pytest.raises(FatalError, match=r"setting: filter.*Either set filter to a folder"):
         MatchScorer(settings(tmp_path / "nowhere"))
 

@@ -18,13 +18,8 @@ def rules(**changed: float) -> CaptionSettings:
 
 
 def chosen(logits: list[float], uniform: float, history: list[int] | None = None, **changed: float) -> int:
-    tokens, _ = choose(
-        torch.tensor([logits]),
-        torch.tensor([history or [1]]),
-        torch.tensor([uniform], dtype=torch.float64),
-        rules(**changed),
-        END,
-    )
+    drawn = torch.tensor([uniform], dtype=torch.float64)
+    tokens, _ = choose(torch.tensor([logits]), torch.tensor([history or [1]]), drawn, rules(**changed), END)
     return int(tokens)
 
 
@@ -36,27 +31,18 @@ def test_the_cumulative_distribution_is_inverted_likeliest_first(uniform: float,
     assert chosen(LOGITS, uniform) == token
 
 
-def test_top_k_keeps_the_likeliest() -> None:
-    assert {chosen(LOGITS, u / 100, top_k=2) for u in range(100)} == {3, 2}
-
-
-def test_top_p_keeps_until_the_mass_is_reached() -> None:
-    assert {chosen(LOGITS, u / 100, top_p=0.5) for u in range(100)} == {3, 2}
-    assert {chosen(LOGITS, u / 100, top_p=0.01) for u in range(100)} == {3}
-
-
-def test_the_last_uniform_stays_among_the_kept() -> None:
-    assert chosen(LOGITS, 1 - 2**-53, top_p=0.5) == 2
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [({"top_k": 2}, {3, 2}), ({"top_p": 0.5}, {3, 2}), ({"top_p": 0.01}, {3}), ({"temperature": 0}, {3})],
+)
+def test_only_the_likeliest_tokens_are_drawn(rule: dict[str, float], kept: set[int]) -> None:
+    assert {chosen(LOGITS, uniform, **rule) for uniform in (*(u / 100 for u in range(100)), 1 - 2**-53)} == kept
 
 
 def test_the_end_waits_for_the_least_length() -> None:
     logits = [5.0, 0.0, 1.0]
     assert chosen(logits, 0.0, history=[1, 1], min_length=3) == 2
     assert chosen(logits, 0.0, history=[1, 1, 1], min_length=3) == 0
-
-
-def test_temperature_zero_takes_the_likeliest() -> None:
-    assert chosen(LOGITS, 0.999, temperature=0) == 3
 
 
 def test_repetition_is_penalised_as_in_transformers() -> None:

@@ -1,8 +1,7 @@
-"""Tests the readers of public benchmarks: pair files of HICO-DET and V-COCO, V-COCO as published, VRD, Open Images, VG150."""
+"""Tests the readers of public benchmarks: HICO-DET and V-COCO in each of their layouts, VRD, Open Images, VG150."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.data.datasets.names import COCO_CATEGORIES, read_names
 from pipeline.data.datasets.open_images import id_of
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
@@ -177,17 +177,6 @@ def test_bad_pairs_are_quarantined(tmp_path: Path, changed: dict[str, Any], reas
 def test_a_pair_file_that_does_not_fit_is_named(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(AnnotationError, match=message):
         annotations(opened("hico_instances", save_json(tmp_path / "instances.json", content)))
-
-
-def test_images_of_pair_files_have_usable_and_distinct_names(tmp_path: Path) -> None:
-    names = ["../x_1.jpg", "nothing.jpg", "a_4.jpg", "b_4.jpg"]
-    content = {**HICO, "filenames": names, "annotation": [HICO["annotation"][1]] * 4, "size": [[1, None]] * 4}
-    reader = opened("hico_instances", save_json(tmp_path / "instances.json", content))
-    (record,) = annotations(reader)
-    assert (record.path.name, record.height) == ("a_4.jpg", None)
-    assert [reject.reason for reject in reader.rejects] == [
-        "file name not usable", "image id not an integer", "duplicate image id",
-    ]  # fmt: skip
 
 
 def test_v_coco_as_pairs_keeps_its_actions_and_reads_as_predicates(tmp_path: Path) -> None:
@@ -383,12 +372,6 @@ def test_vg150(vg150: DataSource, monkeypatch: pytest.MonkeyPatch) -> None:
     assert vg150.unreadable() == []
 
 
-def test_images_of_vg150_lie_in_either_folder(vg150: DataSource) -> None:
-    save_picture(Path(vg150.images) / "VG_100K_2" / "5.jpg")
-    _, records = read_all(vg150)
-    assert [Path(str(record.path)).parent.name for record in records][1] == "VG_100K_2"
-
-
 def test_vg150_says_what_does_not_fit(vg150: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         AnnotationError, match="split 'dev' is not a split of VG150; set one of train, val, trainval, test"
@@ -418,13 +401,38 @@ def test_missing_and_wrong_files_are_named(tmp_path: Path) -> None:
         annotation_source("voc", tmp_path / "a.json", {})
     with pytest.raises(FatalError, match="instances: required by format 'vcoco'; set it"):
         annotation_source("vcoco", tmp_path / "a.json", {})
-    with pytest.raises(ValidationError, match="boxes: not used by format 'vrd'; remove it"):
-        DataSource(name="a", format="vrd", images=tmp_path, annotations=tmp_path / "a.json", boxes=tmp_path / "b")
     source = annotation_source("open_images", text(tmp_path / "a.csv", "{}"), {"classes": text(tmp_path / "c.csv", "")})
     assert [line.split(" ", 2)[2].split(";")[0] for line in source.unreadable()] == [
-        "is not a CSV table: it begins with b'{}'",
-        "is empty",
-    ]
+        "is not a CSV table: it begins with b'{}'", "is empty",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"format": "voc"}, "format"),
+        ({"name": "a/b"}, "name"),
+        ({"annotation": "a.json"}, "annotation"),
+        ({"verbs": "v.json"}, "verbs: not used by format 'coco'; remove it"),
+        ({"format": "visual_genome", "relations": "r.json"}, "relations: not used by format 'visual_genome'"),
+        ({"drop_fake": True}, "drop_fake: only for format 'objects365'; remove it"),
+        ({"format": "hico_det"}, "verbs: required by format 'hico_det'"),
+        ({"format": "images"}, "annotations: not used by format 'images'"),
+        ({"annotations": None}, r"annotations: required by format 'coco'.*format = .images."),
+        ({"images": 5}, "images"),
+    ],
+)
+def test_a_wrong_field_of_a_source_is_named(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        DataSource(
+            **{"name": "toy", "format": "coco", "images": Path("images"), "annotations": Path("a.json"), **changed}
+        )
+
+
+def test_paths_are_no_part_of_a_key() -> None:
+    assert DataSource(name="toy", images="images", annotations=Path("a.json")).row_settings() == {
+        "name": "toy", "format": "coco", "split": "train", "drop_fake": False, "drop_reflected": False,
+    }  # fmt: skip
 
 
 def test_annotations_are_read_where_no_image_is(tmp_path: Path) -> None:
@@ -435,28 +443,111 @@ def test_annotations_are_read_where_no_image_is(tmp_path: Path) -> None:
         open_source(source)
 
 
-def test_real_hico_det(shared: Path) -> None:
-    path = shared / "data/hico_det/ground_truth_800.json"
-    reader = opened("hico_instances", path)
+@pytest.mark.parametrize(
+    ("format_name", "path", "counts"),
+    [
+        ("hico_instances", "hico_det/ground_truth_800.json", (800, 2621, 80, 117)),
+        ("vrd", "vrd/annotations_test.json", (1000, 7638, 100, 70)),
+        ("vcoco_instances", "vcoco/instances_vcoco_train.json", (2533, 6400, 80, 24)),
+    ],
+)
+def test_real_files(shared: Path, tmp_path: Path, format_name: str, path: str, counts: tuple[int, ...]) -> None:
+    lists = {"objects": 100, "predicates": 70} if format_name == "vrd" else {}
+    names = {name: save_json(tmp_path / name, [f"{name} {n}" for n in range(count)]) for name, count in lists.items()}
+    reader = opened(format_name, shared / "data" / path, **names)
     records = annotations(reader)
-    given = json.loads(path.read_text())
-    assert len(records) == 800 and (len(reader.objects), len(reader.predicates)) == (80, 117)
-    assert sum(len(record.relations) for record in records) == sum(len(each["verb"]) for each in given["annotation"])
+    relations = sum(len(record.relations) for record in records)
+    assert (len(records), relations, len(reader.objects), len(reader.predicates)) == counts
     assert not [reject for record in records for reject in record.rejects] and not reader.rejects
-
-
-def test_real_vrd(shared: Path, tmp_path: Path) -> None:
-    names = {
-        "objects": save_json(tmp_path / "o.json", [f"object {k}" for k in range(100)]),
-        "predicates": save_json(tmp_path / "p.json", [f"predicate {k}" for k in range(70)]),
-    }
-    records = annotations(opened("vrd", shared / "data/vrd/annotations_test.json", **names))
-    assert len(records) == 1000 and sum(len(record.relations) for record in records) == 7638
     assert all(box.w > 0 and box.h > 0 for record in records for box in record.boxes)
 
 
-def test_real_v_coco_pairs(shared: Path) -> None:
-    reader = opened("vcoco_instances", shared / "data/vcoco/instances_vcoco_train.json")
-    records = annotations(reader)
-    assert len(records) == 2533 and len(reader.predicates) == 24 and len(reader.objects) == 80
-    assert records[0].boxes[1].category == "motorcycle" or records[0].relations
+VERBS = ["adjust", "no_interaction", "sit_on"]
+
+
+def hico(folder: Path, entries: Any, verbs: Any = VERBS, **more: Any) -> DataSource:
+    images = folder / "images"
+    for number in (1, 2):
+        save_picture(images / f"HICO_test2015_{number:08}.jpg")
+    return DataSource(
+        name="hico",
+        format="hico_det",
+        split="test",
+        images=images,
+        annotations=save_json(folder / "test_hico.json", entries),
+        verbs=save_json(folder / "verbs.json", verbs),
+        **more,
+    )
+
+
+def entry(number: Any, boxes: Any, pairs: Any) -> dict[str, Any]:
+    name = f"HICO_test2015_{number:08}.jpg" if isinstance(number, int) else "x.jpg"
+    return {"file_name": name, "img_id": number, "annotations": boxes, "hoi_annotation": pairs}
+
+
+def item(category: Any, bbox: Any) -> dict[str, Any]:
+    return {"bbox": bbox, "category_id": category}
+
+
+def hoi(subject: int, verb: int, target: int) -> dict[str, Any]:
+    return {"subject_id": subject, "object_id": target, "category_id": verb, "hoi_category_id": 5}
+
+
+def test_boxes_and_pairs(tmp_path: Path) -> None:
+    boxes = [item(1, [10, 10, 50, 70]), item(90, [1, 2, 4, 8])]
+    _, records = read_all(hico(tmp_path, [entry(2, boxes, [hoi(0, 3, 1), hoi(0, 2, 1)]), entry(1, [], [])]))
+    assert [record.image_id for record in records] == [2, 1]
+    assert records[0].boxes == (Box("person", 10, 10, 40, 60, False, 0), Box("toothbrush", 1, 2, 3, 6, False, 1))
+    assert records[0].relations == (AnnotatedRelation(0, "sit on", 1), AnnotatedRelation(0, "no interaction", 1))
+    assert records[0].split == "test"
+
+
+def test_pairs_follow_the_boxes_that_stay(tmp_path: Path) -> None:
+    boxes = [item(12, [0, 0, 5, 5]), item(1, [10, 10, 50, 70]), item(1, "nowhere"), item(18, [1, 2, 4, 8])]
+    pairs = [hoi(1, 1, 3), hoi(0, 1, 3), hoi(1, 1, 2), hoi(1, 99, 3), hoi(1, 1, -1), hoi(1, 1, 40), "nonsense"]
+    _, (record,) = read_all(hico(tmp_path, [entry(1, boxes, pairs)]))
+    assert [box.category for box in record.boxes] == ["person", "dog"]
+    assert record.relations == (AnnotatedRelation(0, "adjust", 1),)
+    assert [reject.reason for reject in record.rejects] == [
+        "unknown category id",
+        "box malformed",
+        "relation without box",
+        "relation without box",
+        "unknown verb id",
+        "relation without box",
+        "relation without box",
+        "unknown verb id",
+    ]
+
+
+def test_names_may_come_in_three_layouts(tmp_path: Path) -> None:
+    table = tmp_path / "table.txt"
+    table.write_text("id   verb\n----------\n001  adjust        \n002  no_interaction\n")
+    assert read_names(table) == {1: "adjust", 2: "no interaction"}
+    assert read_names(save_json(tmp_path / "a.json", ["adjust", "ride"])) == {1: "adjust", 2: "ride"}
+    assert read_names(save_json(tmp_path / "b.json", {"person": 1, "dog": 18})) == {1: "person", 18: "dog"}
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "{broken", "no ids here"])
+def test_names_that_are_none(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text(content)
+    with pytest.raises(AnnotationError, match=r"names\.txt: no names found; expected names by id"):
+        read_names(path)
+
+
+def test_own_object_names(tmp_path: Path) -> None:
+    objects = save_json(tmp_path / "objects.json", ["robot"])
+    source = hico(tmp_path, [entry(1, [item(1, [0, 0, 9, 9]), item(2, [0, 0, 9, 9])], [])], objects=objects)
+    _, (record,) = read_all(source)
+    assert [box.category for box in record.boxes] == ["robot"]
+
+
+def test_coco_names() -> None:
+    assert len(COCO_CATEGORIES) == 80
+    assert [COCO_CATEGORIES[i] for i in (1, 13, 62, 72, 90)] == ["person", "stop sign", "chair", "tv", "toothbrush"]
+
+
+def test_real_name_lists(shared: Path) -> None:
+    verbs = read_names(shared / "data" / "hico_det" / "hico_list_vb.txt")
+    assert len(verbs) == 117 and verbs[1] == "adjust" and "no interaction" in verbs.values()

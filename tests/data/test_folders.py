@@ -1,50 +1,35 @@
-"""Images in tars and on S3 give the same rows as in a folder, and a network failure is never a missing image."""
+"""Folders, tars and S3 give the same rows, a bare folder is a dataset, and a network failure is no missing image."""
 
 from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 from PIL import Image
 
+from pipeline.data.datasets.annotations import AnnotationError
+from pipeline.data.datasets.bare_images import id_of_name
 from pipeline.data.datasets.source import DataSource
-from pipeline.data.images.folders import open_folder
+from pipeline.data.images.folders import locate_image, open_folder
 from pipeline.data.images.opening import BadImage, ImageLimits, read_bytes, read_image
 from pipeline.data.images.refs import state_of, uri_of
+from pipeline.data.partitioning import partition_dataset
 from pipeline.run.recipe import DataSection, Recipe
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.ingest import IngestSettings, IngestStage
+from storage.digests import digest_json
 from storage.errors import FatalError, RetryableError
 from storage.local_store import LocalStore
-from tests.data.toy_sets import save_json
+from tests.data.toy_sets import read_all, save_json, save_picture
 
 NAMES = ("patch0/a.jpg", "patch0/b.jpg", "patch1/c.jpg")
 EMPTY, LOST = "patch1/empty.jpg", "patch1/lost.jpg"
 CATEGORIES = [{"id": 1, "name": "person"}]
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[ThreadedMotoServer]:
-    """Starts a local S3 server on loopback with one bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("pictures")
-        yield server
-    server.stop()
 
 
 def picture(number: int) -> bytes:
@@ -82,11 +67,11 @@ def images(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
         pack(tmp_path / "packed" / "patch0.tar", {n: c for n, c in data.items() if n.startswith("patch0")})
         pack(tmp_path / "packed" / "patch1.tar", {"c.jpg": data["patch1/c.jpg"], "empty.jpg": b""})
         return tmp_path / "packed"
-    request.getfixturevalue("s3")
+    place = f"{request.getfixturevalue('s3')}/{tmp_path.name}"
     files = fsspec.filesystem("s3", skip_instance_cache=True)
     for name, content in data.items():
-        files.pipe_file(f"pictures/{tmp_path.name}/{name}", content)
-    return f"s3://pictures/{tmp_path.name}"
+        files.pipe_file(f"{place}/{name}", content)
+    return place
 
 
 def source_of(images: Path | str, folder: Path) -> DataSource:
@@ -155,17 +140,17 @@ def test_tars_that_can_not_be_read(tmp_path: Path) -> None:
             open_folder(tmp_path / name).place("a.jpg").is_file()
 
 
-def test_a_changed_object_changes_its_state(s3: ThreadedMotoServer, tmp_path: Path) -> None:
+def test_a_changed_object_changes_its_state(s3: str, tmp_path: Path) -> None:
     files = fsspec.filesystem("s3", skip_instance_cache=True)
-    files.pipe_file(f"pictures/{tmp_path.name}/a.jpg", picture(1))
-    folder = open_folder(f"s3://pictures/{tmp_path.name}")
+    files.pipe_file(f"{s3}/{tmp_path.name}/a.jpg", picture(1))
+    folder = open_folder(f"{s3}/{tmp_path.name}")
     before = state_of(folder.place("a.jpg"))
-    files.pipe_file(f"pictures/{tmp_path.name}/a.jpg", picture(2))
+    files.pipe_file(f"{s3}/{tmp_path.name}/a.jpg", picture(2))
     folder.refresh()
     assert state_of(folder.place("a.jpg")) != before
 
 
-def test_what_is_wrong_with_a_place_is_told_before_work(s3: ThreadedMotoServer, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_place_is_told_before_work(s3: str, tmp_path: Path) -> None:
     sources = {
         "no folder": tmp_path / "none", "no file": tmp_path / "none.tar", "there is no bucket 'nowhere'": "s3://nowhere/x",
     }  # fmt: skip
@@ -174,11 +159,11 @@ def test_what_is_wrong_with_a_place_is_told_before_work(s3: ThreadedMotoServer, 
         assert lacking.startswith("images: ") and message in lacking
 
 
-def test_a_silent_network_is_no_missing_image(s3: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_network_is_no_missing_image(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("storage.remote.Remote.__init__.__defaults__", (None, ()))
     with pytest.raises(RetryableError):
-        read_image(open_folder("s3://pictures/silent").place("a.jpg"))
+        read_image(open_folder(f"{s3}/silent").place("a.jpg"))
 
 
 def test_urls_stay_as_they_are_and_paths_start_from_the_root() -> None:
@@ -189,3 +174,106 @@ def test_urls_stay_as_they_are_and_paths_start_from_the_root() -> None:
     data = Recipe(name="toy", data=DataSection(root=Path("data"), sources=tuple(sources))).resolved().data
     assert data.image_folders() == {"url": "s3://bucket/images", "path": Path("data/images")}
     assert data.sources[1].annotations == Path("data/a.json")
+
+
+def bare(images: Path | str) -> DataSource:
+    return DataSource(name="mine", format="images", images=images)
+
+
+def test_every_picture_of_the_folder_and_its_subfolders_is_an_image(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a.PNG", "more/c.jpeg", ".hidden/d.jpg", ".e.jpg"):
+        save_picture(tmp_path / "mine" / name)
+    (tmp_path / "mine" / "notes.txt").write_text("words")
+    (tmp_path / "mine" / "instances.json").write_text("{}")
+    reader, records = read_all(bare(tmp_path / "mine"))
+    assert [reader.name(record) for record in records] == ["a.PNG", "b.jpg", "more/c.jpeg"]
+    assert not reader.rejects and all(record.boxes == () and record.width is None for record in records)
+    assert len({record.image_id for record in records}) == 3 and all(0 <= r.image_id < 2**53 for r in records)
+
+
+def test_new_pictures_append_a_partition_and_no_id_changes(tmp_path: Path) -> None:
+    for name in ("b.jpg", "d.jpg"):
+        save_picture(tmp_path / "mine" / name)
+    store = LocalStore(tmp_path / "store")
+
+    def ids() -> dict[str, int]:
+        reader, records = read_all(bare(tmp_path / "mine"))
+        return {reader.name(record): record.image_id for record in records}
+
+    def partitions() -> list[tuple[int, ...]]:
+        found = partition_dataset(bare(tmp_path / "mine"), 2, tmp_path / "indexes", "bytes", store)
+        return [partition.image_ids for partition in found]
+
+    before, known = partitions(), ids()
+    for name in ("a.jpg", "c.jpg"):
+        save_picture(tmp_path / "mine" / name)
+    after = partitions()
+    assert len(before) == 1 and after[:1] == before and len(after) == 2
+    assert not set(after[0]) & set(after[1])
+    assert known.items() <= ids().items()
+
+
+def test_pictures_are_turned_as_viewers_show_them_wherever_they_are_read(tmp_path: Path) -> None:
+    images = tmp_path / "mine"
+    images.mkdir()
+    picture = Image.new("RGB", (100, 80), (255, 255, 255))
+    picture.paste((200, 0, 0), (0, 0, 50, 40))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture.save(images / f"{orientation}.png", exif=exif)
+    with tarfile.open(tmp_path / "mine.tar", "w") as archive:
+        archive.add(images, ".")
+    for root in (images, tmp_path / "mine.tar"):
+        source = bare(root)
+        folders = DataSection(sources=(source,)).image_folders()
+        ids = tuple(record.image_id for record in read_all(source)[1])
+        stage = IngestStage(IngestSettings(sources=(source,)))
+        rows = stage.run(Inputs({}, "mine/0000", ids), tmp_path, lambda *_: None).table.to_pylist()
+        assert [row["uri"] for row in rows] == [f"{orientation}.png" for orientation in range(1, 9)]
+        corners = []
+        for row in rows:
+            image = read_image(locate_image(folders, row))
+            assert image.size == (row["width"], row["height"])
+            right, bottom = image.width - 1, image.height - 1
+            places = {
+                "top left": (0, 0),
+                "top right": (right, 0),
+                "bottom right": (right, bottom),
+                "bottom left": (0, bottom),
+            }
+            corners += [corner for corner, place in places.items() if image.getpixel(place) == (200, 0, 0)]
+        around = ["top left", "top right", "bottom right", "bottom left"]
+        assert corners == [*around, "top left", *around[1:]]
+        assert [row["width"] for row in rows] == [100] * 4 + [80] * 4
+
+
+def test_a_folder_of_an_earlier_version_is_ingested_again_and_annotated_sets_are_not(tmp_path: Path) -> None:
+    save_picture(tmp_path / "mine" / "a.jpg")
+    stated = save_json(
+        tmp_path / "set.json", {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": []}
+    )
+    annotated = DataSource(name="mine", images=tmp_path / "mine", annotations=stated)
+    store = LocalStore(tmp_path / "store")
+    digests = [
+        next(iter(partition_dataset(source, 2, None, "bytes", store))).digest
+        for source in (annotated, bare(tmp_path / "mine"))
+    ]
+    file = sha256((tmp_path / "mine" / "a.jpg").read_bytes()).hexdigest()
+
+    def before(image_id: int) -> str:
+        return digest_json(["train", [[image_id, "a.jpg", None, None, [], [], [], file]], []])
+
+    assert digests[0] == before(1)
+    assert digests[1] != before(id_of_name("a.jpg"))
+    keys = IngestStage(IngestSettings()).row_settings()["limits"]["formats"]
+    assert keys == ["JPEG", "PNG", "WEBP", "BMP"], "what the default was when the keys of earlier stores were made"
+    assert (
+        IngestStage(IngestSettings(limits=ImageLimits(formats=tuple(keys)))).row_settings()["limits"]["formats"] != keys
+    )
+
+
+def test_a_folder_without_pictures_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(AnnotationError, match="no usable image for dataset 'mine'"):
+        read_all(bare(tmp_path / "mine"))

@@ -52,56 +52,27 @@ def relations(path: Path, field: str) -> list[int]:
     return [len(image[field]) for image in content]
 
 
-def test_coco(made: SceneFolders) -> None:
-    source = DataSource(
-        name="coco",
-        format="coco",
-        images=made.coco_images,
-        annotations=made.coco_instances,
-        relations=made.coco_relations,
-    )
-    records = checked(source)
-    assert len(records) == 6 and read_back(records) == planted(made.coco_relations)
-    assert [len(record.relations) for record in records] == relations(made.coco_relations, "relations")
-    assert all(box.source_id > 0 for record in records for box in record.boxes)
+SETS = {
+    "coco": ("coco_images", "coco_instances", {"relations": "coco_relations"}),
+    "objects365": ("objects365_images", "objects365_instances", {"relations": "objects365_relations"}),
+    "visual_genome": ("vg_images", "vg_relationships", {"image_data": "vg_image_data", "objects": "vg_objects"}),
+    "hico_det": ("hico_images", "hico_test", {"verbs": "hico_verbs", "objects": "hico_objects"}),
+}
+"""Format → the folder of images, the annotations, and further files, by their names in `SceneFolders`."""
 
 
-def test_objects365(made: SceneFolders) -> None:
-    source = DataSource(
-        name="o365",
-        format="objects365",
-        images=made.objects365_images,
-        annotations=made.objects365_instances,
-        relations=made.objects365_relations,
-    )
-    records = checked(source)
-    assert len(records) == 4 and read_back(records) == planted(made.objects365_relations)
-    assert all(box.source_id > 0 for record in records for box in record.boxes)
-
-
-def test_visual_genome(made: SceneFolders) -> None:
-    source = DataSource(
-        name="vg",
-        format="visual_genome",
-        images=made.vg_images,
-        annotations=made.vg_relationships,
-        image_data=made.vg_image_data,
-        objects=made.vg_objects,
-    )
-    records = checked(source)
-    assert [len(record.relations) for record in records] == relations(made.vg_relationships, "relationships")
-    assert [len(record.boxes) for record in records] == relations(made.vg_objects, "objects")
-
-
-def test_hico_det(made: SceneFolders) -> None:
-    source = DataSource(
-        name="hico",
-        format="hico_det",
-        split="test",
-        images=made.hico_images,
-        annotations=made.hico_test,
-        verbs=made.hico_verbs,
-        objects=made.hico_objects,
-    )
-    records = checked(source)
-    assert [len(record.relations) for record in records] == relations(made.hico_test, "hoi_annotation")
+@pytest.mark.parametrize("format_name", SETS)
+def test_no_relation_gets_lost(made: SceneFolders, format_name: str) -> None:
+    images, annotations, more = SETS[format_name]
+    files = {setting: getattr(made, name) for setting, name in more.items()}
+    places = {"images": getattr(made, images), "annotations": getattr(made, annotations)}
+    records = checked(DataSource(name="made", format=format_name, split="test", **places, **files))
+    fields = {"visual_genome": "relationships", "hico_det": "hoi_annotation"}
+    written = places["annotations"] if format_name in fields else files["relations"]
+    counts = relations(written, fields.get(format_name, "relations"))
+    assert records and [len(record.relations) for record in records] == counts
+    if "relations" in files:
+        assert read_back(records) == planted(written)
+        assert all(box.source_id > 0 for record in records for box in record.boxes)
+    if format_name == "visual_genome":
+        assert [len(record.boxes) for record in records] == relations(made.vg_objects, "objects")

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.record import AnnotatedRelation, Box
-from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import validate
 from tests.data.toy_sets import read_all, save_json, save_picture
@@ -85,20 +80,6 @@ def test_an_image_keeps_its_first_hundred_relations(tmp_path: Path) -> None:
     assert [reject.reason for reject in record.rejects] == ["relation above 100"] * 5
 
 
-def test_every_step_of_the_preprocessing_is_counted(tmp_path: Path) -> None:
-    twin = thing(21, "MAN", 10, 10, 40, 60, names=["MAN", "guy", "person"])
-    relations = [
-        fact(MAN, "near", DOG), fact(MAN, "NEAR", DOG), fact(twin, "next to", DOG), fact(twin, "holding", HAT),
-        *(fact(DOG, f"predicate {number}", MAN) for number in range(100)),
-    ]  # fmt: skip
-    files = {"predicate_aliases": "near,next to\n"}
-    _, (record,) = read_all(genome(tmp_path, one(relations), files))
-    assert Counter(reject.reason for reject in record.rejects) == {
-        "further name": 2, "relation duplicate": 1, "relation near-duplicate": 1, "relation above 100": 2,
-    }  # fmt: skip
-    assert len(record.relations) == 100 and [box.category for box in record.boxes] == ["man", "dog", "man", "red hat"]
-
-
 def test_what_can_not_be_used(tmp_path: Path) -> None:
     relations = [
         fact(MAN, "on", {"object_id": 9, "name": "bench", "x": 1}),
@@ -152,21 +133,13 @@ def test_images_may_lie_in_the_two_official_folders(tmp_path: Path) -> None:
     assert [record.path.parent.name for record in records] == ["VG_100K_2", "VG_100K"]
 
 
-def test_a_file_that_is_something_else(tmp_path: Path) -> None:
-    with pytest.raises(AnnotationError, match=r"relationships\.json: holds a JSON object; expected relationships"):
-        list(open_source(genome(tmp_path, {"a": 1})).read())
-
-
 def test_real_images(shared: Path) -> None:
     folder = shared / "data" / "visual_genome"
-    source = DataSource(
-        name="vg",
-        format="visual_genome",
-        images=folder / "images",
-        annotations=folder / "relationships_1.json",
-        predicate_aliases=folder / "predicate_alias.txt",
-        object_aliases=folder / "object_alias.txt",
-    )
+    names = {"annotations": "relationships_1.json", "predicate_aliases": "predicate_alias.txt"}
+    files = {setting: folder / name for setting, name in names.items()} | {
+        "object_aliases": folder / "object_alias.txt"
+    }
+    source = DataSource(name="vg", format="visual_genome", images=folder / "images", **files)
     _, (record,) = read_all(source)
     checked, _ = validate(record)
     assert checked is not None and len(checked.relations) > 20

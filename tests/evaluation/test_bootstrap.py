@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.evaluation_sets import synthetic
+from benchmarks.evaluation import synthetic
 from pipeline.evaluation.bootstrap import bootstrap, resampled
 from pipeline.evaluation.hico import HicoMatches, HicoRules, Triplet, match_hico, score_hico
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from relation_rows import best_of_pairs
 
-from benchmarks.evaluation import plain_hico, plain_relations
-from benchmarks.evaluation_sets import synthetic
+from benchmarks.evaluation import plain_hico, plain_relations, synthetic
 from pipeline.evaluation import hico
 from pipeline.evaluation.hico import HicoRules, HicoScores, Triplet, match_hico, score_hico
 from pipeline.evaluation.ranking import eleven_points

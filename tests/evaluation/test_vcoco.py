@@ -9,7 +9,7 @@ import pytest
 from relation_rows import NONE, A, B, C, D, half, relations
 from vcoco_files import files
 
-from benchmarks.evaluation_sets import vcoco_set
+from benchmarks.evaluation import vcoco_set
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.pairs import vcoco_predicate
 from pipeline.evaluation.anatomy import dissect

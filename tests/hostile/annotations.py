@@ -19,33 +19,23 @@ DEEP = 100_000
 
 FILES: dict[str, tuple[str, Any]] = {
     "empty": (INVALID, b""),
-    "zeros": (INVALID, bytes(999)),
     "not JSON": (INVALID, b"images: []"),
     "no UTF-8": (INVALID, b'{"images": ["\xff\xfe"]}'),
-    "UTF-16": (INVALID, '{"images": []}'.encode("utf-16")),
     "cut short": (INVALID, b'{"images": [{"id": 1, "file_na'),
     "something behind its end": (INVALID, b'{"images": [], "annotations": [], "categories": []} {}'),
     "a list": (REFUSED, []),
-    "a number": (REFUSED, b"7"),
-    "null": (REFUSED, b"null"),
     "a string of 10 MB": (REFUSED, b'"' + b"x" * 10**7 + b'"'),
     "no images": (r"refused: .*no field 'images'", {"annotations": [], "categories": []}),
     "images that are an object": (r"refused: .*field 'images' is a JSON object", {**instances(), "images": {}}),
-    "images that are null": (r"refused: .*field 'images' is a JSON null", {**instances(), "images": None}),
     "an empty set": (r"refused: .*no usable image.*annotations of unknown image", {**instances(), "images": []}),
     "a set of nothing": (r"refused: .*no usable image.*list of images is empty", {"images": [], "annotations": [], "categories": []}),
     "lists within lists": (INVALID, b'{"images": [' + b"[" * DEEP),
-    "lists within lists to their end": (INVALID, b'{"info": ' + b"[" * DEEP + b"]" * DEEP + b"}"),
-    "objects within objects": (INVALID, b'{"images": [' + b'{"a":' * DEEP),
     "a number of 5,000 digits": (r"refused: .*no usable image .*image id not an integer", b'{"annotations": [], "categories": [], "images": [{"id": ' + b"1" * 5000 + b"}]}"),
     "a number of a million digits": ("refused: .*has no field 'annotations'", b'{"info": ' + b"1" * 10**6 + b"}"),
-    "a number that does not end": (INVALID, b'{"images": [' + b"1" * 5 * 10**6),
     "a number longer than any element": (INVALID, b'{"images": [' + b"1" * 20 * 10**6),
     "a million empty lists in an element": ("refused: .*has no field", b'{"info": {"a": [' + b"[]," * 10**6 + b"[]]}}"),
     "ten thousand fields of one name": (GOOD_KEPT + "nothing", b'{' + b'"info": 1, ' * 10_000 + str(instances()).replace("'", '"').encode()[1:]),
     "images twice": ("kept 1 images.*1 duplicate image id", str(instances()).replace("'", '"').encode()[:-1] + b', "images": [{"id": 1, "file_name": "good.png"}]}'),
-    "a byte order mark": (GOOD_KEPT + "nothing", b"\xef\xbb\xbf" + str(instances()).replace("'", '"').encode()),
-    "a string with raw control characters": (INVALID, b'{"images": ["\x00\x1b"]}'),
 }  # fmt: skip
 
 
@@ -59,66 +49,45 @@ def box(**fields: Any) -> dict[str, Any]:
 
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "an image that is null": ("-1 image id not an integer", {"images": [None]}),
-    "an image that is a list": ("-1 image id not an integer", {"images": [[1, 2]]}),
     "an image without an id": ("-1 image id not an integer", {"images": [{"file_name": "2.png"}]}),
-    "an id of text": ("-1 image id not an integer", image(id="two")),
     "an id that is true": ("-1 image id not an integer", image(id=True)),
     "an id of NaN": ("-1 image id not an integer", image(id=float("nan"))),
-    "an infinite id": ("-1 image id not an integer", image(id=float("inf"))),
-    "an id of 1e308": ("-1 image id not an integer", image(id=1e308)),
     "an id of 2^63": ("-1 image id not an integer", image(id=2**63)),
     "an id of 2^53": (f"{2**53} missing file", image(id=2**53)),
     "an id below zero": ("-5 missing file", image(id=-5)),
-    "the least id": (f"{-(2**63)} missing file", image(id=-(2**63))),
     "an id in other digits": ("-1 image id not an integer", image(id="１２")),
     "an id of 400 digits": ("-1 image id not an integer", image(id=10**400)),
     "an id that occurs twice": ("1 duplicate image id", image(id=1, file_name=GOOD)),
     "a name of 300 characters": ("2 file name not usable", image(file_name="a" * 300 + ".png")),
-    "a folder's name of 300 characters": ("2 file name not usable", image(file_name="a" * 300 + "/b.png")),
     "a name of 300 bytes": ("2 file name not usable", image(file_name="ä" * 150 + ".png")),
-    "a name of 5,000 characters": ("2 file name not usable", image(file_name="a/" * 2500 + "b.png")),
     "a name of a megabyte": ("2 file name not usable", image(file_name="a" * 2**20)),
     "a name that leads out": ("2 file name not usable: ../../secret.png", image(file_name="../../secret.png")),
     "a name that leads out by backslashes": ("2 file name not usable", image(file_name="..\\..\\secret.png")),
     "an absolute name": ("2 file name not usable: /etc/passwd", image(file_name="/etc/passwd")),
-    "a name that is empty": ("2 file name not usable", image(file_name="")),
     "a name that is the folder": ("2 file name not usable", image(file_name=".")),
     "a name that is null": ("2 file name not usable", image(file_name=None)),
-    "a name that is a list": ("2 file name not usable", image(file_name=["2.png"])),
     "a name with a zero byte": ("2 file name not usable", image(file_name="2\0.png")),
     "a name with half a character": ("2 file name not usable", image(file_name="2\ud800.png")),
     "a name that clears terminals": ("2 missing file", image(file_name="\x1b[2J2.png")),
     "a name that is written backwards": ("2 missing file", image(file_name="\u202egnp.2")),
     "a name that is a URL": ("2 missing file", image(file_name="http://169.254.169.254/latest.png")),
-    "a name that is a pipe": ("2 missing file", image(file_name="pipe:touch escaped|.png")),
     "a name of a shell": ("2 missing file", image(file_name="$(touch escaped).png")),
     "a width below zero": ("2 missing file", image(width=-64)),
-    "a width of 10^30": ("2 missing file", image(width=10**30)),
-    "a width of text": ("2 missing file", image(width="wide")),
     "the wrong size": ("2 declared size wrong", {"images": [{"id": 2, "file_name": GOOD, "width": 9, "height": 9}]}),
     "a box that is null": ("-1 annotation without image id", {"annotations": [None]}),
-    "a box of no image": ("-1 annotation without image id", box(image_id=None)),
     "a box of an unknown image": ("77 annotations of unknown image", box(image_id=77)),
     "a box of an image out of range": ("annotations of unknown image|-1 annotation without image id", box(image_id=-5)),
     "a box of an unknown category": ("1 unknown category id: 9", box(category_id=9)),
-    "a box of the category null": ("1 unknown category id: None", box(category_id=None)),
     "a box without numbers": ("1 box malformed: None", box(bbox=None)),
-    "a box of three numbers": ("1 box malformed", box(bbox=[1, 2, 3])),
-    "a box of text": ("1 box malformed", box(bbox=["1", "2", "3", "4"])),
     "a box of booleans": ("1 box malformed", box(bbox=[True] * 4)),
     "a box of NaN": ("1 box not finite", box(bbox=[float("nan")] * 4)),
-    "a box of infinity": ("1 box not finite", box(bbox=[0, 0, float("inf"), 1])),
-    "a box of 10^400": ("1 box malformed", box(bbox=[10**400, 1, 1, 1])),
     "a box of 1e308": ("1 box outside", box(bbox=[1e308, 1, 1e308, 1])),
     "a box of 1e-320": ("1 box empty", box(bbox=[1, 1, 1e-320, 1])),
-    "a box of no size": ("1 box empty", box(bbox=[1, 1, 0, 0])),
     "a box turned inside out": ("1 box inverted", box(bbox=[9, 9, -5, -5])),
     "a box outside": ("1 box outside", box(bbox=[999, 1, 5, 5])),
     "a box that occurs twice": ("1 box duplicate", box(bbox=[4, 4, 20, 30])),
     "a box with an id of 10^400": ("kept 1 images, 2 boxes; quarantined nothing", box(id=10**400)),
-    "a box with an id below zero": ("kept 1 images, 2 boxes; quarantined nothing", box(id=-(2**62))),
     "a crowd that is text": ("kept 1 images, 2 boxes; quarantined nothing", box(iscrowd="yes")),
-    "a category that is null": ("-1 category without an integer id or a name", {"categories": [*CATEGORIES, None]}),
     "a category without a name": ("-1 category without an integer id", {"categories": [*CATEGORIES, {"id": 3}]}),
     "a category of blanks": ("-1 category without an integer id", {"categories": [*CATEGORIES, {"id": 3, "name": " "}]}),
     "a category of two names": ("-1 category id of several names", {"categories": [*CATEGORIES, {"id": 2, "name": "dog"}]}),
@@ -127,7 +96,6 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 
 SPLITS: dict[str, tuple[str, str]] = {
     "a split with half a character": ("refused: .*split\n", "tr\ud800in"),
-    "a split with a zero byte": ("refused: .*split\n", "tr\0in"),
     "a split that clears terminals": ("refused: .*split\n", "\x1b[2J"),
     "a split of a megabyte": ("refused: .*split\n", "x" * 2**20),
 }
@@ -149,19 +117,9 @@ def arrays(make: Callable[[Any, str], Any]) -> Callable[[Path], None]:
     """An HDF5 file with VG150's names, each made by `make`."""
 
     def fill(path: Path) -> None:
-        names = (
-            "boxes_1024",
-            "labels",
-            "relationships",
-            "predicates",
-            "split",
-            "img_to_first_box",
-            "img_to_last_box",
-            "img_to_first_rel",
-            "img_to_last_rel",
-        )
+        places = [f"img_to_{end}_{kind}" for end in ("first", "last") for kind in ("box", "rel")]
         with h5py.File(path, "w") as file:
-            for name in names:
+            for name in ("boxes_1024", "labels", "relationships", "predicates", "split", *places):
                 make(file, name)
 
     return fill
@@ -176,12 +134,9 @@ LINKS, OTHER_FILES = r"refused: .*set\.json: holds links", r"refused: .*set\.jso
 ELSEWHERE: dict[str, tuple[str, Callable[[Any, str], object]]] = {
     "links to another file": (LINKS, lambda file, name: file.update({name: h5py.ExternalLink("/etc/passwd", "x")})),
     "links to a link": (LINKS, lambda file, name: file.update({name: h5py.SoftLink("/nowhere")})),
-    "the bytes of another file": (
-        OTHER_FILES,
-        lambda file, name: file.create_dataset(name, (1,), "u1", external="/etc/passwd"),
-    ),
+    "the bytes of another file": (OTHER_FILES, lambda file, name: file.create_dataset(name, (1,), "u1", external="/etc/passwd")),
     "a view of another file": (OTHER_FILES, lambda file, name: file.create_virtual_dataset(name, LAYOUT)),
-}
+}  # fmt: skip
 AT_ONCE: dict[str, tuple[str, tuple[str, dict[str, Any]]]] = {
     "HICO-DET: lists within lists of 12 MB": (r"refused: .*set\.json: has no list 'objects'", ("hico_instances", {"set.json": nested(12 * 2**20)})),
     "HICO-DET: lists within lists of 30 MB": (LARGER + "HICO-DET", ("hico_instances", {"set.json": nested(30 * 2**20)})),

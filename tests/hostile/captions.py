@@ -15,22 +15,15 @@ NO_ID = "kept nothing; left out -1 caption without image id"
 
 FILES: dict[str, tuple[str, Any]] = {
     "empty": (REFUSED, b""),
-    "no JSON": (REFUSED, b"a man rides a horse"),
     "no UTF-8": (REFUSED, b'{"1": "\xff"}'),
     "a number": (REFUSED, b"7"),
-    "a string": (REFUSED, b'"a man"'),
     "lists within lists": (REFUSED, b"[" * 10**5),
     "an id of 5,000 digits": (NO_ID, b'[{"image_id": ' + b"1" * 5000 + b', "caption": "a man"}]'),
     "a row that is null": (NO_ID, [None]),
-    "a row of lists": (NO_ID, [[1, "a man"]]),
     "an id of text": (NO_ID, {"one": "a man"}),
-    "an id of NaN": (NO_ID, [{"image_id": float("nan"), "caption": "a man"}]),
     "a caption that is null": ("1 caption not text", {"1": None}),
-    "a caption that is a number": ("1 caption not text", {"1": 7}),
-    "a caption of lists": ("1 caption not text", {"1": [["a man"]]}),
     "a caption of nothing": ("1 caption empty", {"1": ""}),
     "a caption of blanks": ("1 caption empty", {"1": " \t\n\u2003"}),
-    "a caption of control characters": ("1 caption empty", {"1": "\x00\x1b\x07"}),
     "a caption of invisible characters": ("1 caption empty", {"1": "\u200b\u202e\ufeff"}),
     "a caption of a megabyte": ("1 caption too long", {"1": "man " * 2**18}),
     "a caption with half a character": ("kept 1: 'a man'", {"1": "a \ud800man"}),
@@ -42,11 +35,9 @@ FILES: dict[str, tuple[str, Any]] = {
 
 TEXTS: dict[str, tuple[str, str]] = {
     "nothing": ("^(passed|refused)", ""),
-    "blanks": ("^(passed|refused)", "   "),
     "a man a thousand times": ("^(passed|refused)", "man " * 1000),
     "one word of 100,000 letters": ("^(passed|refused)", "m" * 100_000),
     "brackets": ("^(passed|refused)", "(" * 2000),
-    "commas": ("^(passed|refused)", "a man, " * 400),
     "relations within relations": ("^(passed|refused)", "a man on " * 400 + "a horse"),
     "emoji": ("^(passed|refused)", "🐎" * 500),
     "combining characters": ("^(passed|refused)", "a" + "\u0301" * 3000),
@@ -54,8 +45,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "control characters": ("^(passed|refused)[^\x1b]*$", "a man \x1b[2J rides a horse"),
     "half a character": ("^(passed|refused)", "a man \udc80 rides a horse"),
     "brackets of rich": ("^(passed|refused)", "a [red]man[/red] rides a [link=http://x]horse"),
-    "SQL": ("^(passed|refused)", "a man'; drop table parses; --"),
-    "a script": ("^(passed|refused)", "<script>alert(1)</script> rides a horse"),
 }  # fmt: skip
 
 

@@ -26,11 +26,8 @@ PREDICTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "a folder with such a file": ("^passed: .*UTF-8", ("demo-detector", "pictures")),
     "drawings that are a file": (REFUSED + ".*1.png", ("demo-detector", "1.png", "--draw", "1.png")),
     "a table that is a folder": (REFUSED + ".*pictures.json", ("demo-detector", "1.png", "--out", "pictures.json")),
-    "a table in a file": (REFUSED + ".*1.png", ("demo-detector", "1.png", "--out", "1.png/found.json")),
     "images of 60,000 pixels": (REFUSED + "image size", ("demo-detector", "1.png", "--image-size", "60000")),
-    "images of 10^9 pixels": (REFUSED + "image size", ("demo-detector", "1.png", "--image-size", "1000000000")),
     "names of a device": (REFUSED + ".*objects", ("demo-detector", "1.png", "--objects", "@/dev/zero")),
-    "names in Latin-1": (REFUSED + ".*latin", ("demo-detector", "1.png", "--objects", "@latin")),
     "a name with half a character": (REFUSED + ".*UTF-8", ("demo-detector", "1.png", "--objects", "\udc80")),
     "300,000 names": (REFUSED + "300,000 names", ("demo-detector", "1.png", "--objects", "@many")),
 }  # fmt: skip
@@ -68,17 +65,13 @@ def found(pair: Any = PAIR, **fields: Any) -> dict[str, Any]:
 DETECTIONS: dict[str, tuple[str, Any]] = {
     "what it takes": ("^passed", found()),
     "Latin-1": (REFUSED + ".*found.json", b'{"uri": "' + LATIN + b'"}'),
-    "Latin-1 in a list": (REFUSED + ".*found.json", b'[{"uri": "' + LATIN + b'"}]'),
     "an index of 2^63": (REFUSED + ".*found.json", found({**PAIR, "object": 2**63})),
-    "an index of 2^63 in a list": (REFUSED + ".*found.json", [found({**PAIR, "object": 2**63})]),
     "an id of 2^64": (REFUSED + ".*found.json", found(image_id=2**64)),
     "a width of 2^40": (REFUSED + ".*found.json", found(width=2**40)),
     "a score of 400 digits": (REFUSED + ".*found.json", found({**PAIR, "score": 10**400})),
     "half a character": (REFUSED + ".*found.json", found(uri="\ud800")),
     "an index of 2^63 among matrices": (REFUSED, [{"image_id": 1, "boxes": [[1, 1, 9, 9]], "labels": [2**63], "verb_scores": [[1]], "sub_ids": [2**63], "obj_ids": [0]}]),
-    "a score of 400 digits among matrices": (REFUSED, [{"image_id": 1, "boxes": [[1, 1, 9, 9]], "labels": [1], "verb_scores": [[10**400, 1]], "sub_ids": [0], "obj_ids": [0]}]),
     "a verb of 2^63 among pairs": (REFUSED, [{"image": "x", "box_h": [1, 1, 9, 9], "box_o": [1, 1, 9, 9], "object_coco80": 1, "verb": 2**63, "score": 1}]),
-    "a score of 400 digits among pairs": (REFUSED, [{"image": "x", "box_h": [1, 1, 9, 9], "box_o": [1, 1, 9, 9], "object_coco80": 1, "verb": 1, "score": 10**400}]),
 }  # fmt: skip
 LISTS = {
     "verbs": ("--file", "verbs=latin"),
@@ -117,8 +110,6 @@ def _instances(**sides: Any) -> list[dict[str, Any]]:
 ANNOTATIONS: dict[str, tuple[str, Any]] = {
     "what it takes": ("^passed", _instances()),
     "a side of 1e308": ("^(passed|refused)", _instances(w=1e308)),
-    "a place of -1e308": ("^(passed|refused)", _instances(x=-1e308)),
-    "a side of 1e300": ("^(passed|refused)", _instances(w=1e300)),
     "a side of 10^400": ("^(passed|refused)", _instances(w=10**400)),
     "an infinite side": ("^(passed|refused)", _instances(w=float("inf"))),
     "an id of 2^64": ("^(passed|refused)", [{**_instances()[0], "image_id": 2**64}]),
@@ -126,7 +117,6 @@ ANNOTATIONS: dict[str, tuple[str, Any]] = {
 
 EXTENDED: dict[str, tuple[str, str]] = {
     "a zero byte": (REFUSED + ".*extends", 'extends = "a\\u0000b"\n' + RECIPE),
-    "a folder with a zero byte": (REFUSED + ".*extends", 'extends = "\\u0000/a"\n' + RECIPE),
     "half a name": (REFUSED, f'extends = "{"a" * 5000}"\n' + RECIPE),
     "itself, doubled": (REFUSED, 'extends = ["level 24"]\n'),
 }

@@ -105,11 +105,8 @@ TABLE = "store/artifacts/tag/*/relations.parquet"
 STEPS = {
     **{name: (DAMAGED, change) for name, change in NOT_JSON.items()},
     "partitions that are a list": (DAMAGED, field("partitions", ["x"])),
-    "partitions that are null": (DAMAGED, field("partitions", None)),
     "a key that leads out": (DAMAGED, field("partitions", {"toys/0000": "../../../../etc"})),
-    "a key that is a number": (DAMAGED, field("partitions", {"toys/0000": 7})),
     "a stage that leads out": (DAMAGED, field("stage", "../../runs")),
-    "a stage that is absolute": (DAMAGED, field("stage", "/etc")),
     "lists within lists": (DAMAGED, replaced(DEEP)),
     "a gigabyte of blanks": ("^refused", padded),
     "a folder in its place": ("^refused", as_folder),
@@ -121,26 +118,20 @@ MANIFESTS = {
     "an edited count": ("^refused", field("counts", {"rows_in": 10**9, "rows_out": 1, "rejected": {}})),
     "an unknown field": ("^refused", field("evil", True)),
     "a file that leads out": ("^refused", field("files", {"../../../../escaped": {"digest": "0" * 64, "size": 1}})),
-    "a file that is absolute": ("^refused", field("files", {"/etc/passwd": {"digest": "0" * 64, "size": 1}})),
     "a file of a megabyte of name": ("^refused", field("files", {"x" * 2**20: {"digest": "0" * 64, "size": 1}})),
-    "another stage": ("^refused", field("stage", "parse")),
     "another key": ("^refused", field("key", "0" * 64)),
     "a later format": ("^refused: .*format 99", field("format", 99)),
-    "a format of 10^400": ("^refused", field("format", 10**400)),
     "seconds of text": ("^refused", field("seconds", "long")),
     "a link to the passwords": ("^refused", linked),
     "a folder in its place": ("^refused", as_folder),
 }  # fmt: skip
 TABLES = {
     "empty": (DAMAGED, replaced(b"")),
-    "zeros": (DAMAGED, replaced(bytes(4096))),
-    "magic alone": (DAMAGED, replaced(b"PAR1PAR1")),
     "cut short": (DAMAGED, cut),
     "a flipped bit in its middle": ("^refused", flip(60)),
     "a flipped bit in its description": ("^(refused|passed)", flip(-60)),
     "a description of 4 GiB": (DAMAGED, footer(2**32 - 1)),
     "a description of nothing": (DAMAGED, footer(0)),
-    "CSV": (DAMAGED, replaced(b"image_id,relations\n1,[]\n")),
     "other columns": ("^refused", rows(a=[1])),
     "other types": ("^refused", rows(image_id=["one"], relations=[[1]])),
     "no row": ("^(refused|passed)", rows(image_id=pa.array([], pa.int64()), relations=pa.array([], pa.list_(pa.int64())))),
@@ -155,16 +146,10 @@ def cases() -> Iterator[Case]:
     histories = {name: ("^(refused|passed)", change) for name, change in NOT_JSON.items()}
     yield from _cases("record", "history", ("show", "toy", "--history"), RECORD, histories)
     yield from _cases("manifest", "verify", ("store", "verify"), MANIFEST, MANIFESTS)
-    yield from _cases(
-        "table", "verify", ("store", "verify"), TABLE, {k: ("^refused", v) for k, (_, v) in TABLES.items()}
-    )
-    yield from _cases(
-        "table",
-        "query",
-        ("query", "toy", "select * from relations"),
-        TABLE,
-        {k: ("^(refused|passed)", v) for k, (_, v) in TABLES.items()},
-    )
+    damaged = {name: ("^refused", change) for name, (_, change) in TABLES.items()}
+    yield from _cases("table", "verify", ("store", "verify"), TABLE, damaged)
+    asked = {name: ("^(refused|passed)", change) for name, (_, change) in TABLES.items()}
+    yield from _cases("table", "query", ("query", "toy", "select * from relations"), TABLE, asked)
     yield from _cases("table", "show", ("show", "toy", "tag"), TABLE, TABLES)
 
 

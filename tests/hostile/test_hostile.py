@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from warm_process import WarmProcess
 
-from tests.hostile.corpus import corpus
-from tests.hostile.worker import Told, feed_corpus
+from tests.hostile.worker import Told, corpus, feed_corpus
 
 CASES = corpus()
 SHOWN = 110

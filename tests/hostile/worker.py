@@ -27,8 +27,10 @@ import pyarrow as pa
 import pipeline.cli
 from pipeline.data.images import decoder_process
 from tagger.parsing.parser import load_parser
+from tests.hostile import annotations, captions, checkpoints, images, mistakes, queries, recipes, stores, tars, urls
 from tests.hostile.case import Case, outcome_of
 
+KINDS = (images, annotations, tars, checkpoints, stores, queries, recipes, captions, urls, mistakes)
 SECONDS = 10
 """Processor time that a case may take."""
 PATIENCE = 90
@@ -57,6 +59,11 @@ class Told:
     """What it did outside its folder."""
     seconds: float = 0.0
     """Processor time."""
+
+
+def corpus() -> list[Case]:
+    """All cases, kept as the code that makes them."""
+    return [case for module in KINDS for case in module.cases()]
 
 
 def feed_all(cases: Sequence[Case], root: Path) -> Iterator[Told]:
@@ -151,10 +158,8 @@ class _Guard:
                     self.escapes.append(f"wrote {full}")
 
 
-def feed_corpus(*kinds: str) -> None:
-    """Feeds the cases of all kinds, or of some, and prints what came of each."""
-    from tests.hostile.corpus import corpus
-
+def feed_corpus() -> None:
+    """Feeds all cases and prints what came of each."""
     sys.dont_write_bytecode = True
     for module in pkgutil.walk_packages(pipeline.cli.__path__, "pipeline.cli."):
         if not module.name.endswith("__main__"):
@@ -163,9 +168,5 @@ def feed_corpus(*kinds: str) -> None:
     gc.freeze()  # what was imported would be searched for garbage again and again while JSON is parsed
     pa.set_memory_pool(pa.system_memory_pool())  # the default one sets a gibibyte aside
     with tempfile.TemporaryDirectory(prefix="rlip-hostile-") as folder:
-        for told in feed_all(corpus(kinds), Path(folder)):
+        for told in feed_all(corpus(), Path(folder)):
             print(json.dumps(asdict(told)), flush=True)
-
-
-if __name__ == "__main__":
-    feed_corpus(*sys.argv[1:])

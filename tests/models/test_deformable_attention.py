@@ -162,12 +162,6 @@ def test_an_older_processor_computes_the_same_bits(root):
     assert done.stdout.strip() == _digest(3), done.stderr
 
 
-def test_the_plain_reading_is_used_elsewhere_than_on_the_cpu():
-    with torch.device("meta"):
-        value, places, weights = torch.empty(2, TOKENS, 5), torch.empty(2, 3, 2, 6), torch.empty(2, 3, 6)
-    assert _read(value, places, weights, tuple(SHAPES)).shape == (2, 3, 5)
-
-
 def test_places_that_are_no_numbers_read_as_none():
     places = torch.full((1, 1, 2, 6), math.nan)
     read = _read(torch.randn(1, TOKENS, 5), places, torch.ones(1, 1, 6), tuple(SHAPES))
@@ -199,12 +193,3 @@ def test_second_derivatives_are_refused():
     (slope,) = torch.autograd.grad(read.square().sum(), value, create_graph=True)
     with pytest.raises(RuntimeError, match="no autograd formula"):
         slope.sum().backward()
-
-
-def test_the_operators_are_what_torch_compile_believes_them_to_be():
-    sides, pushed = [side for shape in SHAPES for side in shape], torch.randn(1, 3, 2, 5)
-    inputs = torch.randn(1, TOKENS, 2, 5), torch.rand(1, 3, 2, 2, 6), torch.rand(1, 3, 2, 6)
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    torch.library.opcheck(torch.ops.rlip.read_on_cpu, (*leaves, sides))
-    _, framed = torch.ops.rlip.read_on_cpu(*inputs, sides)
-    torch.library.opcheck(torch.ops.rlip.read_on_cpu_backward, (pushed, framed, *inputs[1:], sides))

@@ -103,20 +103,6 @@ def test_the_authors_weights_are_exported_as_they_were(shared: Path, name: str, 
         assert torch.equal(getattr(found, role), getattr(expected, role)), role
 
 
-def test_box_heads_have_both_names_and_gates_their_whole_vectors() -> None:
-    network = made(SMALL)
-    exported = export_checkpoint(network.state_dict(), SMALL)
-    for stage, first in (("ho", 0), ("verb", 2)):
-        for role in ("sub", "obj"):
-            for layer in range(2):
-                alias = f"transformer.{stage}_decoder.{role}_bbox_embed.{layer}.layers.2.bias"
-                assert torch.equal(exported[alias], exported[f"{role}_bbox_embed.{first + layer}.layers.2.bias"])
-    gate = exported["transformer.encoder.VLFuse_layers.1.b_attn.gamma_l"]
-    assert gate.shape == (16,) and gate.unique().tolist() == [
-        network.transformer.encoder.VLFuse_layers[1].b_attn.gamma_l.item()
-    ]
-
-
 def test_the_file_holds_tensors_and_plain_values_only(tmp_path: Path) -> None:
     network = made(TAGGER)
     path = written(network, tmp_path / "tagger.pth")
@@ -208,13 +194,3 @@ def test_what_their_code_cannot_be_is_refused_by_its_name(changed: dict, setting
         export_checkpoint({}, config)
     with pytest.raises(ConfigError, match=setting):
         official_options(config)
-
-
-def test_differences_are_told_in_words() -> None:
-    assert differences(NetworkConfig(official_compat=True)) == []
-    (constants, backbone) = differences(SMALL)
-    assert "fusion_width=32 (2048 there)" in constants and "text.heads=2 (12 there)" in constants
-    assert backbone.startswith("backbone=resnet_w4_1_1_1_1")
-    of_swin = " ".join(differences(NetworkConfig(backbone=SWIN)))
-    assert "padding" in of_swin and "centres" in of_swin and "slot" not in of_swin
-    assert "slot" in " ".join(differences(NetworkConfig(architecture="parsed", tagger=True)))

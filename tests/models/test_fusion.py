@@ -11,6 +11,7 @@ from torch import nn
 from models.fusion import LateFusion
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
+from tests.models.made import moved
 
 OBJECTS, OTHER_OBJECTS = ["person", "dog", "no objects"], ["bicycle", "dog", "no objects"]
 PREDICATES = ["riding", "holding"]
@@ -18,12 +19,7 @@ PREDICATES = ["riding", "holding"]
 
 @pytest.fixture(params=["parseda", "parsed"])
 def network(request, small_config, tokenizer):
-    """A network moved off its constant initial values, so that no effect is hidden by a zero."""
-    network = RLIP(replace(small_config, architecture=request.param, fusion="late"), tokenizer).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return network
+    return moved(RLIP(replace(small_config, architecture=request.param, fusion="late"), tokenizer).eval())
 
 
 def encode(network, images, objects):

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import pickle
 import re
-import struct
-import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +26,8 @@ SMALL = {
     "text": {"hidden": 32, "layers": 1, "heads": 2, "feedforward": 16, "vocabulary": 40, "max_positions": 12},
     "fusion_width": 32,
 }
-KEPT_OF_DETECTORS = (
-    "backbone.",
-    "input_proj.",
-    "refpoint_embed.",
-    "tgt_embed.",
-    "transformer.encoder.layers.",
-    "transformer.level_embed",
-)
+OF_THE_ENCODER = ("transformer.encoder.layers.", "transformer.level_embed")
+KEPT_OF_DETECTORS = ("backbone.", "input_proj.", "refpoint_embed.", "tgt_embed.", *OF_THE_ENCODER)
 State = dict[str, torch.Tensor]
 
 
@@ -85,11 +74,7 @@ def test_a_checkpoint_becomes_the_recorded_network(own: Path, name: str, tmp_pat
     recording = Recording(own, name)
     path = written(tmp_path / "official.pth", load_file(own / f"{name}.safetensors"), recording.args)
     imported = import_checkpoint(path, overrides=NOT_INFERRED)
-    assert (
-        imported.new == []
-        and imported.kind
-        is {"parseda": Kind.PARSEDA, "parsed": Kind.PARSED, "tagger": Kind.TAGGER}[name.partition("_")[0]]
-    )
+    assert imported.new == [] and imported.kind is Kind[name.partition("_")[0].upper()]
     assert imported.left_out == (["query_embed.weight"] if name == "tagger_own" else [])
     assert len(imported.loaded) + len(imported.left_out) == len(recording.official)
     weights.write(imported.state, imported.config, tmp_path / "ours.safetensors")
@@ -221,60 +206,6 @@ def _new_is_what_reads_and_relates(imported: Imported) -> None:
     network.load_state_dict(imported.state)
 
 
-class Calls:
-    """Calls a function when it is unpickled."""
-
-    def __init__(self, function: Callable[..., Any], *given: Any) -> None:
-        self.call = function, given
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.call
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize(
-    "allocates",
-    [
-        Calls(bytearray, 2**30),
-        Calls(torch.FloatTensor, 2**28),
-        Calls(torch._tensor._rebuild_from_type_v2, bytearray, bytearray, (2**30,), {}),
-    ],
-)
-def test_what_a_pickle_would_allocate_is_refused_before(tmp_path: Path, zipped: bool, allocates: Calls) -> None:
-    path = tmp_path / "hostile.pth"
-    torch.save({"model": {"w": allocates}}, path, _use_new_zipfile_serialization=zipped)
-    tracemalloc.start()
-    with pytest.raises(
-        WeightsError,
-        match=r"hostile\.pth: contains (__builtin__\.bytearray|torch\.FloatTensor), which is code",
-    ):
-        import_checkpoint(path)
-    assert tracemalloc.get_traced_memory()[1] < 2**24
-    tracemalloc.stop()
-
-
-def test_bytes_that_a_pickle_only_claims_are_not_allocated(tmp_path: Path) -> None:
-    path = tmp_path / "hostile.pth"
-    path.write_bytes(b"\x80\x05" + pickle.BYTEARRAY8 + struct.pack("<Q", 2**30) + b".")
-    tracemalloc.start()
-    with pytest.raises(WeightsError, match=r"hostile\.pth: not a readable"):
-        import_checkpoint(path)
-    assert tracemalloc.get_traced_memory()[1] < 2**24
-    tracemalloc.stop()
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_code_in_a_pickle_is_not_run(tmp_path: Path, official: State, zipped: bool) -> None:
-    path = tmp_path / "hostile.pth"
-    if zipped:
-        torch.save({"model": official, "args": Calls(os.mkdir, str(tmp_path / "made"))}, path)
-    else:
-        path.write_bytes(pickle.dumps(Calls(os.mkdir, str(tmp_path / "made")), protocol=2))
-    with pytest.raises(WeightsError, match=r"hostile\.pth: contains (posix|os|nt)\.mkdir"):
-        import_checkpoint(path)
-    assert not (tmp_path / "made").exists()
-
-
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.999])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_a_file_cut_short_is_named(tmp_path: Path, official: State, args: dict, suffix: str, share: float) -> None:
@@ -294,15 +225,6 @@ def test_files_that_are_no_checkpoints_are_named(
 ) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.pth"):
         import_checkpoint(tmp_path / "none.pth")
-    (tmp_path / "text.pth").write_text("not weights")
-    with pytest.raises(WeightsError, match=r"text\.pth: not a readable"):
-        import_checkpoint(tmp_path / "text.pth")
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(WeightsError, match="holds a list"):
-        import_checkpoint(tmp_path / "list.pth")
-    torch.save({"model": {"weight": 3}}, tmp_path / "number.pth")
-    with pytest.raises(WeightsError, match="'weight' is a int"):
-        import_checkpoint(tmp_path / "number.pth")
     weights.save(weights.build(small_config, tokenizer), tmp_path / "ours.safetensors")
     with pytest.raises(WeightsError, match="already holds weights of this project"):
         import_checkpoint(tmp_path / "ours.safetensors")
@@ -346,21 +268,6 @@ def test_any_parameter_of_another_shape_is_named(official: State, args: dict, tm
         without = {key: value for key, value in official.items() if key != name}
         with pytest.raises(WeightsError, match=re.escape(name.removeprefix("backbone.0."))):
             import_checkpoint(written(tmp_path / "unfit.pth", without, args), overrides=NOT_INFERRED)
-
-
-def test_names_are_the_file_s(own: Path, tmp_path: Path) -> None:
-    official = load_file(own / "parsed_own.safetensors")
-    official["transformer.ho_encoder.layers.0.more"] = torch.zeros(1)
-    args = json.loads((own / "parsed_own_args.json").read_text())["args"]
-    with pytest.raises(WeightsError, match=r"unexpected: transformer\.ho_encoder\.layers\.0\.more$"):
-        import_checkpoint(written(tmp_path / "unfit.pth", official, args), overrides=NOT_INFERRED)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_no_numbers_are_named(official: State, args: dict, tmp_path: Path, value: float) -> None:
-    official["transformer.resizer.fc.weight"][3, 2] = value
-    with pytest.raises(WeightsError, match=r"transformer\.resizer\.fc\.weight holds NaN or infinite values"):
-        import_checkpoint(written(tmp_path / "diverged.pth", official, args), overrides=NOT_INFERRED)
 
 
 def test_weights_of_ours_that_are_no_numbers_are_named(small_config, tokenizer: Path, tmp_path: Path) -> None:

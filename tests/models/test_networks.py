@@ -1,45 +1,32 @@
-"""What RLIP guarantees: shapes, order of labels, padding, gradients, repeatability."""
+"""What RLIP guarantees: shapes, order of labels, padding, gradients, repeatability; what it makes of unusual input."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from models.config import ConfigError, LossSettings
-from models.losses import SetCriterion
-from models.predictions import Target
+from models.losses import SetCriterion, TaggerCriterion, pseudo_labels
+from models.predictions import Target, check_finite, hoi, scene_graph
+from models.relation_tagger import PairQueries, RelationTagger
 from models.rlip import RLIP
+from tests.models.made import make_target, moved
 
 OBJECTS = ["person", "dog", "bicycle", "traffic light", "no objects"]
 PREDICATES = ["riding", "holding", "next to"]
 FIELDS = ("subject_logits", "object_logits", "predicate_logits", "subject_boxes", "object_boxes")
 
 
-def make_target(pairs: int, known: bool = True) -> Target:
-    return Target(
-        subject_labels=torch.randint(0, 4, (pairs,)),
-        object_labels=torch.randint(0, 4, (pairs,)),
-        subject_boxes=torch.rand(pairs, 4) * 0.3 + 0.3,
-        object_boxes=torch.rand(pairs, 4) * 0.3 + 0.3,
-        predicates=(torch.rand(pairs, 3) > 0.5).float(),
-        predicate_known=torch.full((pairs,), known),
-    )
+@pytest.fixture
+def moved_network(small_config, tokenizer):
+    return moved(RLIP(small_config, tokenizer).eval())
 
 
 def predict(network, images, sizes=None, objects=OBJECTS, predicates=PREDICATES):
     return network.predict(images, sizes, network.encode_texts(objects), network.encode_texts(predicates))
-
-
-@pytest.fixture
-def moved_network(small_config, tokenizer):
-    """A network whose constant initial values are moved, so that no effect is hidden by a zero."""
-    network = RLIP(small_config, tokenizer).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return network
 
 
 @pytest.mark.parametrize("architecture", ["parseda", "parsed"])
@@ -91,31 +78,16 @@ def test_order_of_labels_moves_their_columns_only(moved_network):
     torch.testing.assert_close(moved.subject_boxes, given.subject_boxes, atol=1e-5, rtol=0)
 
 
-def test_labels_get_different_logits(moved_network):
-    logits = predict(moved_network, torch.randn(1, 3, 64, 96)).object_logits
-    assert (logits - logits.roll(1, dims=-1)).abs().min() > 0
-
-
 @pytest.mark.parametrize("architecture", ["parseda", "parsed"])
 @pytest.mark.parametrize("fusion", ["alif", "late", "none"])
 def test_every_parameter_learns(small_config, tokenizer, architecture, fusion):
-    network = RLIP(replace(small_config, architecture=architecture, fusion=fusion), tokenizer).train()
-    with torch.no_grad():  # box heads start at zero and pass no gradient to the layers below
-        for parameter in network.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
+    # Box heads start at zero and pass no gradient to the layers below.
+    network = moved(RLIP(replace(small_config, architecture=architecture, fusion=fusion), tokenizer).train(), by=0.02)
     predictions = predict(network, torch.randn(2, 3, 64, 96))
     SetCriterion()(predictions, [make_target(3), make_target(2)])["loss"].backward()
-    silent = [
-        name
-        for name, parameter in network.named_parameters()
-        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.isfinite().all())
-    ]
-    assert not silent
-    dead = [
-        name
-        for name, parameter in network.named_parameters()
-        if parameter.requires_grad and not parameter.grad.any() and "key.bias" not in name
-    ]
+    learning = {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
+    assert not [name for name, gradient in learning.items() if gradient is None or not gradient.isfinite().all()]
+    dead = [name for name, gradient in learning.items() if not gradient.any() and "key.bias" not in name]
     # Embeddings of words that no label contains and of positions that no label reaches get no gradient.
     assert all("embeddings" in name for name in dead), dead
 
@@ -192,3 +164,130 @@ def test_a_compiler_captures_a_pass_whole(small_config, tokenizer, architecture,
         found.append([predictions.object_logits, network.projection_text.weight.grad.clone()])
     for given, expected in zip(*found, strict=True):
         torch.testing.assert_close(given, expected)
+
+
+BACKBONES = ["test_resnet", "test_byobnet", "test_efficientnet"]
+
+
+def target(boxes: torch.Tensor, predicates: int = 3) -> Target:
+    count = len(boxes)
+    return Target(
+        torch.zeros(count, dtype=torch.int64),
+        torch.ones(count, dtype=torch.int64),
+        boxes,
+        boxes.flip(0),
+        torch.ones(count, predicates),
+        torch.ones(count, dtype=torch.bool),
+    )
+
+
+@pytest.fixture
+def network(small_config, tokenizer):
+    return RLIP(small_config, tokenizer)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("size", [(1, 1), (1, 333), (333, 1), (31, 33), (65, 7)])
+def test_images_of_any_size_and_aspect(small_config, tokenizer, backbone, size):
+    config = replace(small_config, backbone=backbone, backbone_strides=(8, 16, 32))
+    predictions = predict(RLIP(config, tokenizer), torch.randn(2, 3, *size))
+    SetCriterion()(predictions, [target(torch.full((1, 4), 0.5))] * 2)["loss"].backward()
+    assert predictions.object_logits.isfinite().all()
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_a_pixel_beside_a_large_image(small_config, tokenizer, official):
+    network = RLIP(replace(small_config, official_compat=official), tokenizer)
+    texts = network.encode_texts(OBJECTS), network.encode_texts(PREDICATES)
+    predictions = network.predict(torch.randn(2, 3, 130, 70), [(1, 1), (130, 70)], *texts)
+    assert predictions.object_logits.isfinite().all() and predictions.subject_boxes.isfinite().all()
+
+
+def test_no_predicates(network):
+    predictions = predict(network, torch.randn(1, 3, 64, 64), predicates=[])
+    assert predictions.predicate_logits.shape == (1, 5, 0)
+    losses = SetCriterion(LossSettings(pseudo_predicates=True))(
+        predictions, [target(torch.full((2, 4), 0.5), 0)], network.encode_texts([])
+    )
+    losses["loss"].backward()
+    assert losses["loss"].isfinite() and losses["loss_predicates"] == 0
+    assert hoi(predictions, [(64, 64)])[0].predicate_scores.shape == (5, 0)
+
+
+def test_no_objects(network):
+    images = torch.randn(1, 3, 64, 64)
+    with pytest.raises(ValueError, match="object texts is empty"):
+        predict(network, images, objects=[])
+    predictions = predict(network, images, objects=["no objects"])
+    assert SetCriterion()(predictions, [target(torch.zeros(0, 4))])["loss"].isfinite()
+    with pytest.raises(ValueError, match="only object text"):
+        scene_graph(predictions, [(64, 64)])
+
+
+def test_two_thousand_labels(network):
+    objects = [*(f"object {number}" for number in range(1999)), "no objects"]
+    predicates = [f"predicate {number}" for number in range(2000)]
+    predictions = predict(network, torch.randn(1, 3, 64, 64), objects=objects, predicates=predicates)
+    features = network.encode_texts(predicates)
+    losses = SetCriterion(LossSettings(pseudo_predicates=True))(
+        predictions, [target(torch.full((2, 4), 0.5), 2000)], features
+    )
+    losses["loss"].backward()
+    assert losses["loss"].isfinite()
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [[0.0, 0, 0, 0], [0.0, 0, 0, 0]],
+        [[0.5, 0.5, 0, 0], [1.0, 1, 0, 0]],
+        [[-3.0, 5, 0.2, 0.2], [0.5, 0.5, 40, 40]],
+        [[0.5, 0.5, -0.2, -0.2], [0.0, 0, 1, 1]],
+    ],
+    ids=["zero", "no area", "outside", "inverted"],
+)
+def test_boxes_of_no_size_or_outside(small_config, small_tagger_config, tokenizer, boxes):
+    boxes = torch.tensor(boxes)
+    images = torch.randn(1, 3, 64, 64)
+    network = RLIP(small_config, tokenizer)
+    losses = [SetCriterion()(predict(network, images), [target(boxes)])["loss"]]
+    for official in (False, True):
+        tagger = RelationTagger(replace(small_tagger_config, official_compat=official), tokenizer)
+        zeros = torch.zeros(1, 2, dtype=torch.int64)
+        queries = PairQueries(boxes[None], boxes.flip(0)[None], zeros, zeros, zeros == 0)
+        texts = tagger.encode_texts(OBJECTS), tagger.encode_texts(PREDICATES)
+        losses.append(TaggerCriterion()(tagger.predict(images, None, *texts, queries), [target(boxes)])["loss"])
+    for loss in losses:
+        loss.backward()
+        assert loss.isfinite()
+    for module in (network, tagger):
+        assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_a_damaged_weight_is_named(network, small_tagger_config, tokenizer):
+    network.transformer.encoder.layers[1].linear2.weight.data[0, 0] = math.nan
+    predictions = predict(network, torch.randn(1, 3, 64, 64))
+    with pytest.raises(FloatingPointError, match=r"encoder\.layers\.1\.linear2\.weight"):
+        check_finite(predictions.tensors(), network)
+    tagger = RelationTagger(small_tagger_config, tokenizer)
+    tagger.bias_pred_a.data.fill_(math.inf)
+    zeros = torch.zeros(1, 1, dtype=torch.int64)
+    boxes = torch.full((1, 1, 4), 0.5)
+    texts = tagger.encode_texts(OBJECTS), tagger.encode_texts(PREDICATES)
+    queries = PairQueries(boxes, boxes, zeros, zeros, zeros == 0)
+    predictions = tagger.predict(torch.randn(1, 3, 64, 64), None, *texts, queries)
+    with pytest.raises(FloatingPointError, match=r"predicate_logits.*bias_pred_a"):
+        check_finite(predictions.tensors(), tagger)
+
+
+def test_bad_pixels_are_suspected_when_all_weights_are_sound(network):
+    images = torch.randn(1, 3, 64, 64)
+    images[0, 0, 5, 5] = math.nan
+    predictions = predict(network, images)
+    with pytest.raises(FloatingPointError, match="bad values in the images"):
+        check_finite(predictions.tensors(), network)
+
+
+def test_pseudo_labels_of_nothing():
+    assert pseudo_labels(torch.zeros(0, 8), torch.zeros(3, 0)).shape == (3, 0)
+    assert pseudo_labels(torch.randn(4, 8), torch.zeros(0, 4)).shape == (0, 4)

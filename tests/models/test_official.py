@@ -12,7 +12,7 @@ import pytest
 import torch
 from timm.models.swin_transformer import WindowAttention
 
-from models.config import ConfigError, NetworkConfig, TextConfig
+from models.config import ConfigError, NetworkConfig
 from models.official.export import differences, export_checkpoint
 from models.official.names import from_official, place_of, share_of
 from models.official.sizes import Kind, backbone_name, infer_config, kind_of
@@ -173,8 +173,3 @@ def test_what_nothing_tells_or_is_not_supported_is_named(shared, args, overrides
 def test_an_unknown_backbone_is_named():
     with pytest.raises(ConfigError, match="patch_embed"):
         backbone_name({"backbone.0.body.patch_embed.weight": (3,), "transformer.level_embed": (4, 256)})
-
-
-def test_text_sizes_are_of_the_file_not_of_a_default(shared):
-    shapes = {key: tuple(value.shape) for key, value in released(shared, "parseda")[0].items()}
-    assert infer_config(shapes, Kind.PARSEDA, {}, NOT_INFERRED["parseda"]).text == TextConfig()

@@ -15,45 +15,21 @@ from models.encoder import Encoded
 from models.layers import encode_map
 from models.losses import SetCriterion, TaggerCriterion
 from models.matcher import MatchWeights, matching_costs
-from models.predictions import Predictions, Target
+from models.predictions import Target
 from models.relation_tagger import PairQueries, RelationTagger
 from models.rlip import RLIP
+from tests.models.made import make_predictions, make_queries, make_target, moved
 
 BOTH = pytest.mark.parametrize("official", [False, True])
 OBJECTS, PREDICATES = ["person", "dog", "bicycle", "no objects"], ["riding", "holding"]
-
-
-def moved(network):
-    """Moves the network off its constant initial values, so that no effect is hidden by a zero."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return network
 
 
 def texts(network):
     return network.encode_texts(OBJECTS), network.encode_texts(PREDICATES)
 
 
-def predictions(pairs: int = 4) -> Predictions:
-    return Predictions(
-        torch.randn(2, pairs, 5, requires_grad=True),
-        torch.randn(2, pairs, 5, requires_grad=True),
-        torch.randn(2, pairs, 3, requires_grad=True),
-        (torch.rand(2, pairs, 4) * 0.4 + 0.2).requires_grad_(),
-        (torch.rand(2, pairs, 4) * 0.4 + 0.2).requires_grad_(),
-    )
-
-
 def target(pairs: int) -> Target:
-    return Target(
-        torch.zeros(pairs, dtype=torch.int64),
-        torch.ones(pairs, dtype=torch.int64),
-        torch.rand(pairs, 4) * 0.4 + 0.2,
-        torch.rand(pairs, 4) * 0.4 + 0.2,
-        (torch.arange(3) == 0).float().expand(pairs, -1),
-        torch.ones(pairs, dtype=torch.bool),
-    )
+    return replace(make_target(pairs), predicates=(torch.arange(3) == 0).float().repeat(pairs, 1))
 
 
 @BOTH
@@ -66,16 +42,9 @@ def test_padding_is_read_in_the_fusion(small_config, tokenizer, official):
     changed = torch.where(padding[..., None], image + torch.randn(32), image)
 
     def fused(tokens_BSD):
-        return network.transformer.encoder(
-            tokens_BSD,
-            torch.zeros_like(tokens_BSD),
-            shapes,
-            torch.ones(1, 4, 2),
-            padding,
-            torch.cat(texts(network))[None],
-            None,
-            mask_fusion=not official,
-        )[1][0]
+        places, ratios, words = torch.zeros_like(tokens_BSD), torch.ones(1, 4, 2), torch.cat(texts(network))[None]
+        inputs = (tokens_BSD, places, shapes, ratios, padding, words, None)
+        return network.transformer.encoder(*inputs, mask_fusion=not official)[1][0]
 
     assert ((fused(changed) - fused(image)).abs().max() > 1e-4) == official
 
@@ -149,13 +118,13 @@ def test_boxes_are_refined_in_the_relation_decoder_by_heads_that_no_loss_reaches
 def test_pseudo_labels_pull_at_the_texts(official):
     features = torch.tensor([[0.0, 0.0], [0.1, 0.2], [1.0, 2.0]], requires_grad=True)
     criterion = SetCriterion(LossSettings(pseudo_predicates=True), official_compat=official)
-    criterion(predictions(), [target(2), target(1)], features)["loss"].backward()
+    criterion(make_predictions(layers=1), [target(2), target(1)], features)["loss"].backward()
     assert (features.grad is not None and bool(features.grad.any())) == official
 
 
 @BOTH
 def test_a_label_of_less_confidence_is_a_negative_of_cornernet_s_loss(official):
-    found, relation = predictions(pairs=1), target(1)
+    found, relation = make_predictions(layers=1, pairs=1), target(1)
     relation.predicates *= 0.9
     found.predicate_logits = torch.full((2, 1, 3), -2.0, requires_grad=True)
     TaggerCriterion(official_compat=official)(found, [relation, relation])["loss"].backward()
@@ -164,7 +133,7 @@ def test_a_label_of_less_confidence_is_a_negative_of_cornernet_s_loss(official):
 
 @BOTH
 def test_a_missing_object_costs_twice_in_matching(official):
-    found, relation = predictions(), target(1)
+    found, relation = make_predictions(layers=1), target(1)
     relation.object_boxes.zero_()
     overlaps_only = MatchWeights(object_class=0, subject_class=0, predicates=0, box=0)
     cost = matching_costs(found.stacked(), [relation, relation], overlaps_only, official)[0, 0, :, 0]
@@ -177,13 +146,7 @@ def test_slots_of_the_tagger_have_embeddings_of_their_own(small_tagger_config, t
     tagger = moved(RelationTagger(replace(small_tagger_config, official_compat=official), tokenizer)).eval()
     images, order = torch.randn(1, 3, 64, 96), [3, 1, 4, 0, 2]
     encoded = tagger.encode(images, None, *texts(tagger))
-    queries = PairQueries(
-        torch.rand(1, 5, 4),
-        torch.rand(1, 5, 4),
-        torch.randint(3, (1, 5)),
-        torch.randint(3, (1, 5)),
-        torch.ones(1, 5) > 0,
-    )
+    queries = make_queries(1, 5)
     reordered = PairQueries(**{name: value[:, order] for name, value in vars(queries).items()})
     given, moved_scores = (tagger.score(encoded, x).predicate_logits for x in (queries, reordered))
     assert ((moved_scores - given[:, order]).abs().max() > 1e-4) == official

@@ -1,4 +1,4 @@
-"""A packed network computes the same scores as the original and leaves it unchanged."""
+"""A packed network and fused layers compute the same as the original, which stays unchanged."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import pytest
 import torch
 from torch import nn
 
+from models import layers
+from models.layers import feed_forward
 from models.packed_network import PackedConv, PackedLinear, packed
 from models.relation_tagger import PairQueries, RelationTagger
+from tests.models.made import moved
 
 
 def network(config, tokenizer, **changes) -> RelationTagger:
     torch.manual_seed(2)
-    made = RelationTagger(replace(config, **changes), tokenizer).eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return made
+    return moved(RelationTagger(replace(config, **changes), tokenizer).eval())
 
 
 def scores(tagger: RelationTagger) -> torch.Tensor:
@@ -67,3 +66,36 @@ def test_where_there_is_nothing_to_gain_it_is_the_network_itself(small_tagger_co
     tagger = network(small_tagger_config, tokenizer)
     assert packed(tagger, torch.float64) is tagger
     assert packed(tagger.to("meta"), torch.float32) is tagger
+
+
+def _results(dtype, dropout=0.0):
+    """The output and all gradients, from one seed."""
+    torch.manual_seed(0)
+    inner, outer, drop = nn.Linear(8, 24), nn.Linear(24, 8), nn.Dropout(dropout)
+    x = torch.randn(20, 8, requires_grad=True)
+    with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        read = feed_forward(x, inner, nn.ReLU(inplace=True), drop, outer)
+    gradients = torch.autograd.grad(read.float().square().sum(), [x, *inner.parameters(), *outer.parameters()])
+    return read, *gradients
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_kernels_compute_the_same(monkeypatch, dtype, dropout):
+    fused = _results(dtype, dropout)
+    monkeypatch.setattr(layers, "can_pack", lambda device, dtype: False)
+    near = 1e-5 if dtype == torch.float32 else 2e-2
+    for one, other in zip(fused, _results(dtype, dropout), strict=True):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, atol=near, rtol=near)
+
+
+def test_torch_compile_takes_it_whole():
+    torch.manual_seed(0)
+    inner, outer, x = nn.Linear(8, 24), nn.Linear(24, 8), torch.randn(20, 8, requires_grad=True)
+    parts = inner, nn.ReLU(), nn.Dropout(0.0), outer
+    compiled = torch.compile(lambda x: feed_forward(x, *parts), backend="aot_eager", fullgraph=True)
+    for function in (compiled, lambda x: feed_forward(x, *parts)):
+        function(x).square().sum().backward()
+    once = torch.autograd.grad(feed_forward(x, *parts).square().sum(), x)[0]
+    torch.testing.assert_close(x.grad, 2 * once)

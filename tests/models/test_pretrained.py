@@ -11,9 +11,8 @@ import torch
 from models import weights
 from models.config import NetworkConfig
 from models.network import Network
-from models.pretrained import PER_PAIR, Loaded, first_pairs, fits_fewer_pairs, load_pretrained
+from models.pretrained import PER_PAIR, first_pairs, fits_fewer_pairs, load_pretrained
 from models.weights import build, save
-from models.weights_file import WeightsError
 
 
 @pytest.fixture
@@ -51,15 +50,6 @@ def test_a_network_of_another_kind_takes_what_has_its_name(saved, small_tagger_c
     assert "transformer.coord_proj (2)" in loaded.describe() and "not used: refpoint_embed (1)" in loaded.describe()
 
 
-def test_the_sentence_counts_by_part():
-    taken, random = [f"backbone.{i}" for i in range(262)], [f"transformer.verb_decoder.layers.{i}.w" for i in range(96)]
-    loaded = Loaded(Path("x"), taken, [*random, "bias_pred_a"], ["query_embed.weight"])
-    assert loaded.describe() == (
-        "262 of 359 tensors come from pretrained = x; random: bias_pred_a (1), transformer.verb_decoder (96); "
-        "not used: query_embed (1)"
-    )
-
-
 def test_another_shape_is_named_and_changes_nothing(saved, small_config, tokenizer):
     _, path = saved
     network = build(replace(small_config, feedforward=48), tokenizer)
@@ -67,15 +57,6 @@ def test_another_shape_is_named_and_changes_nothing(saved, small_config, tokeniz
     with pytest.raises(ValueError, match=r"pretrained = .*parseda.*linear1\.weight has shape \(32, 32\).*\(48, 32\)"):
         load_pretrained(network, path, tokenizer)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-def test_a_file_without_weights_is_named(small_config, tokenizer, tmp_path):
-    network = build(small_config, tokenizer)
-    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
-        load_pretrained(network, tmp_path / "none.safetensors", tokenizer)
-    (tmp_path / "text.safetensors").write_text("not weights")
-    with pytest.raises(WeightsError, match=r"text\.safetensors"):
-        load_pretrained(network, tmp_path / "text.safetensors", tokenizer)
 
 
 def test_the_first_pairs_stay_together():

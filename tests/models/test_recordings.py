@@ -80,9 +80,3 @@ def test_the_command_tells_agreement_by_its_exit_code(own: Path, tmp_path: Path,
     assert main([str(tmp_path)]) == 1
     (beyond,) = (line for line in capsys.readouterr().out.splitlines() if "BEYOND" in line)
     assert "out.pred_verb_logits" in beyond and "outputs" in beyond and "1.0e-03" in beyond
-
-
-def test_a_folder_without_recordings_is_an_error(tmp_path: Path, capsys: CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main([str(tmp_path)])
-    assert "no recording" in capsys.readouterr().err

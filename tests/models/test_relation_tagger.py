@@ -10,18 +10,9 @@ import torch
 from models.losses import TaggerCriterion
 from models.predictions import Target
 from models.relation_tagger import PairQueries, RelationTagger
+from tests.models.made import make_queries, moved
 
 OBJECTS, PREDICATES = ["person", "dog", "bicycle", "no objects"], ["riding", "holding"]
-
-
-def make_queries(images: int, pairs: int) -> PairQueries:
-    return PairQueries(
-        torch.rand(images, pairs, 4) * 0.4 + 0.2,
-        torch.rand(images, pairs, 4) * 0.4 + 0.2,
-        torch.randint(0, 3, (images, pairs)),
-        torch.randint(0, 3, (images, pairs)),
-        torch.ones(images, pairs, dtype=torch.bool),
-    )
 
 
 def part(queries: PairQueries, images: slice, pairs: slice | list[int]) -> PairQueries:
@@ -30,23 +21,18 @@ def part(queries: PairQueries, images: slice, pairs: slice | list[int]) -> PairQ
 
 @pytest.fixture(params=["vanilla", "vanilla_MBF"])
 def tagger(request, small_tagger_config, tokenizer):
-    tagger = RelationTagger(replace(small_tagger_config, relation_queries=request.param), tokenizer).eval()
-    with torch.no_grad():
-        for parameter in tagger.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return tagger
+    return moved(RelationTagger(replace(small_tagger_config, relation_queries=request.param), tokenizer).eval())
+
+
+def texts(tagger):
+    return tagger.encode_texts(OBJECTS), tagger.encode_texts(PREDICATES)
 
 
 @pytest.fixture
 def encode(tagger):
     def encode(images: torch.Tensor):
         with torch.no_grad():
-            return tagger.encode(
-                images,
-                None,
-                tagger.encode_texts(OBJECTS),
-                tagger.encode_texts(PREDICATES),
-            )
+            return tagger.encode(images, None, *texts(tagger))
 
     return encode
 
@@ -96,32 +82,13 @@ def test_scores_depend_on_boxes_and_labels(tagger, encode):
         assert (tagger.score(encoded, other).predicate_logits - given).abs().max() > 1e-4
 
 
-def test_boxes_start_from_the_given_ones(small_tagger_config, tokenizer):
-    tagger = RelationTagger(small_tagger_config, tokenizer).eval()
-    images, queries = torch.randn(1, 3, 64, 96), make_queries(1, 4)
-    predictions = tagger.predict(
-        images,
-        None,
-        tagger.encode_texts(OBJECTS),
-        tagger.encode_texts(PREDICATES),
-        queries,
-    )
-    torch.testing.assert_close(predictions.subject_boxes, queries.subject_boxes, atol=1e-4, rtol=0)
-
-
 @pytest.mark.parametrize("counts", [(3, 1), (2, 0), (0, 0)])
 def test_training_step(tagger, counts):
     tagger.train()
     queries = make_queries(2, max(1, *counts))
     for row, count in enumerate(counts):
         queries.valid[row, count:] = False
-    predictions = tagger.predict(
-        torch.randn(2, 3, 64, 96),
-        None,
-        tagger.encode_texts(OBJECTS),
-        tagger.encode_texts(PREDICATES),
-        queries,
-    )
+    predictions = tagger.predict(torch.randn(2, 3, 64, 96), None, *texts(tagger), queries)
     targets = [
         Target(
             queries.subject_labels[row, :count],

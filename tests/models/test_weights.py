@@ -56,10 +56,6 @@ def test_nothing_is_allocated_for_a_file_that_has_other_shapes(tmp_path):
         weights.load(tmp_path / "huge", None)
 
 
-def test_configuration_survives_json(small_config):
-    assert NetworkConfig.from_dict(json.loads(json.dumps(small_config.to_dict()))) == small_config
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -1,4 +1,4 @@
-"""The shipped captioner loads like any BLIP, is small, and states true relations of scenes it was not trained on."""
+"""The shipped captioner and tokenizer load like any BLIP and RoBERTa; captions state true relations of new scenes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, BertTokenizer, BlipForConditionalGeneration, BlipProcessor
+from transformers import AutoTokenizer, BertTokenizer, BlipForConditionalGeneration, BlipProcessor, RobertaTokenizer
 
 from scenes.captioning.feed import description, normalise, render_small
 from scenes.captioning.model import DEC, PROMPT, SEP, words
+from scenes.names import COCO_CATEGORIES, PREDICATES, canonical_names
 from scenes.scene import render
 from scenes.train_captioner import draw_captions, judge_captions
+from scenes.train_text_tokenizer import write_tokenizer
 from scenes.world import make_scene
 
 SEED = 777_777
@@ -60,3 +62,27 @@ def test_captions_are_mostly_true(model: BlipForConditionalGeneration) -> None:
     assert figures["precision"] >= 0.6, figures
     assert figures["recall"] >= 0.75, figures
     assert figures["silent"] <= 0.02, figures
+
+
+@pytest.mark.parametrize("loader", [AutoTokenizer, RobertaTokenizer])
+def test_loads_as_roberta(root: Path, loader: type) -> None:
+    tokenizer = loader.from_pretrained(root / "scenes/weights/text", local_files_only=True)
+    assert tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>"]) == [0, 1, 2, 3]
+    batch = tokenizer(["person", "riding a horse"], padding=True)
+    assert batch["input_ids"][0][0] == 0 and batch["input_ids"][0][-1] == 1
+
+
+def test_any_string_survives_and_names_are_short(root: Path) -> None:
+    tokenizer = RobertaTokenizer.from_pretrained(root / "scenes/weights/text", local_files_only=True)
+    for text in ("zebra crossing", "café 中文 🙂", "no objects", "A  b\tc"):
+        ids = tokenizer(text)["input_ids"]
+        assert 3 not in ids
+        assert tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) == text
+    for name in (*COCO_CATEGORIES, *PREDICATES, *canonical_names()):
+        assert len(tokenizer.tokenize(name)) <= 3, name
+
+
+def test_the_script_makes_the_shipped_files(root: Path, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    for name in ("vocab.json", "merges.txt"):
+        assert (tmp_path / name).read_text() == (root / "scenes/weights/text" / name).read_text()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from pydantic import ValidationError
 
 from scenes.dataset import PARTS, SceneFolders, part_seed, write_scenes
 from scenes.settings import SceneSettings
@@ -108,10 +107,3 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="not empty"):
         write_scenes(tmp_path, SMALL)
     assert (tmp_path / "precious.txt").read_text() == "keep"
-
-
-def test_settings_refuse_what_makes_no_sense() -> None:
-    with pytest.raises(ValidationError, match="train"):
-        SceneSettings(train=0)
-    with pytest.raises(ValidationError, match="trian"):
-        SceneSettings.model_validate({"trian": 3})

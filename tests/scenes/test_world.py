@@ -1,13 +1,16 @@
-"""The synthetic world is deterministic, complete, and consistent with its own rules."""
+"""The synthetic world is deterministic and follows its own rules; its captions are true, short and varied."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from random import Random
 
 import numpy as np
 import pytest
 
+from scenes.captioning.model import words
+from scenes.grammar import caption, read
 from scenes.names import COCO_CATEGORIES, PREDICATES, SYMMETRIC, WORLD_CATEGORIES, canonical_names
 from scenes.scene import Scene, render
 from scenes.world import NEAR, make_scene
@@ -127,3 +130,39 @@ def test_no_pair_is_related_twice(scenes: list[Scene]) -> None:
         pairs = Counter(frozenset((r.subject, r.object)) for r in scene.relations)
         assert max(pairs.values()) == 1
         assert all(r.subject != r.object for r in scene.relations)
+
+
+@pytest.fixture(scope="module")
+def captioned() -> list[tuple[Scene, list[str]]]:
+    rng = Random(3)
+    out = []
+    for i in range(80):
+        scene = make_scene(32, i)
+        things = [(o.category, o.noun, o.colour) for o in scene.objects]
+        facts = [(r.subject, r.predicate, r.object) for r in scene.relations]
+        out.append((scene, [caption(things, facts, rng) for _ in range(12)]))
+    return out
+
+
+def test_captions_say_only_what_is_planted(captioned: list[tuple[Scene, list[str]]]) -> None:
+    for scene, captions in captioned:
+        truth = scene.triplets()
+        truth |= {(o, p, s) for s, p, o in truth if p in SYMMETRIC}
+        for text in captions:
+            assert read(text), text
+            assert read(text) <= truth, (scene.index, text)
+
+
+def test_captions_are_short_and_known_to_the_captioner(captioned: list[tuple[Scene, list[str]]]) -> None:
+    known = set(words())
+    for _, captions in captioned:
+        for text in captions:
+            assert text == text.lower() and len(text.split()) <= 17
+            assert set(text.split()) <= known
+
+
+def test_captions_vary(captioned: list[tuple[Scene, list[str]]]) -> None:
+    texts = [text for _, captions in captioned for text in captions]
+    assert len(set(texts)) > 0.6 * len(texts)
+    for word in ("there", "while", "by", "is", "couch", "sofa", "bike", "bicycle", "puppy", "lady", "beside"):
+        assert any(word in text.split() for text in texts), word

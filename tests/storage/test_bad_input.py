@@ -18,7 +18,6 @@ from storage.errors import FatalError
 from storage.json_files import LIMITS, read_json
 from storage.local_store import LocalStore
 from storage.manifest import parse_manifest
-from storage.open_store import existing_store, open_store
 from storage.runs import Run, find_run
 
 RECIPE = """
@@ -109,17 +108,6 @@ def test_only_the_partition_map_of_a_large_dataset_may_be_long(tmp_path: Path) -
         read_json(path, object, "remove it")
 
 
-def test_a_root_that_is_no_folder_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(FatalError, match=r"can't be written.*--set store=FOLDER"):
-        LocalStore(tmp_path / "file")
-    with pytest.raises(FatalError, match="no store is named"):
-        open_store("")
-    for address in (tmp_path / "none", f"file://{tmp_path}/none"):
-        with pytest.raises(FatalError, match=r"no store at .*none; name it with --store, or make one with rlip run"):
-            existing_store(address)
-
-
 def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store))
@@ -133,22 +121,6 @@ def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_
         find_run(store, "dmeo")
     with pytest.raises(FatalError, match="run name 'ü'"):
         Run(store, "ü")
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (
-            "[captoin]\ndraws = 3\n",
-            r"captoin: unknown name \(did you mean 'caption'\?\); allowed are caption, data, detect, evaluate",
-        ),
-        ("[tag]\nflor = 0.1\n", r"tag\.flor: unknown name \(did you mean 'floor'\?\); allowed are .*floor"),
-    ],
-)
-def test_a_recipe_that_asks_for_a_stage_that_is_not_there_is_told(tmp_path: Path, given: str, message: str) -> None:
-    (tmp_path / "r.toml").write_text(RECIPE.format(store=tmp_path / "store") + given)
-    with pytest.raises(FatalError, match=message):
-        load_recipe(tmp_path / "r.toml")
 
 
 @pytest.mark.parametrize("store", ["nosuch://bucket/x", "file/x", "s3://"])

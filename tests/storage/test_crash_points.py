@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from faulty_disk import Died, FaultyDisk, Stop
+from faulty_disk import Died, FaultyDisk, NoSync, Stop
 from toy_chain import First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
 
 from pipeline.runtime.execute import execute
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, ReportProgress
-from storage.disk import Disk
 from storage.errors import FatalError, PipelineError, RetryableError
 from storage.local_store import LocalStore
 
@@ -46,13 +45,6 @@ def operations(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     LocalStore(root)
     run_chain(LocalStore(root, disk))
     return disk.done
-
-
-class NoSync(Disk):
-    """A disk without syncs, since it need not outlive the test."""
-
-    def sync_file(self, path: Path) -> None: ...
-    def sync_folder(self, path: Path) -> None: ...
 
 
 def test_the_crash_points_are_all_of_a_commit(operations: list[str]) -> None:

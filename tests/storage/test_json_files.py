@@ -1,8 +1,9 @@
-"""JSON of our own is read within limits of bytes, values and memory, and what is wrong with it is told in a line."""
+"""JSON of our own is read within limits, faults are told in a line, and digests of it stay the same for ever."""
 
 from __future__ import annotations
 
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 from toy_store import put
 
+from storage.digests import canonical_json, digest_bytes, digest_file, digest_json, digest_path
 from storage.errors import FatalError
 from storage.json_files import LIMITS, Limits, parse_json, parse_json_or_none, read_json, read_within_limit, sealed_json
 from storage.local_store import LocalStore
@@ -132,3 +134,34 @@ def test_a_manifest_of_a_newer_version_is_told_as_such(more: dict[str, Any], tmp
 def test_a_manifest_that_is_too_large_is_damaged() -> None:
     with pytest.raises(FatalError, match=r"^here: damaged manifest \(more than 524,288 values\); remove it with"):
         parse_manifest(b'{"format": 99, "x": [%s1]}' % (b"1," * 2**19), "here")
+
+
+EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+"""sha256 of no bytes, as any other program computes it."""
+
+
+def test_equal_values_give_the_same_bytes_in_every_version() -> None:
+    value = {"z": [1, 2.5, None, True], "é": {"b": "x", "a": "日"}, "a": ""}
+    assert canonical_json(value) == '{"a":"","z":[1,2.5,null,true],"é":{"a":"日","b":"x"}}'.encode()
+    assert canonical_json(dict(reversed(value.items()))) == canonical_json(value)
+    assert digest_json(value) == digest_bytes(canonical_json(value))
+    assert digest_bytes(b"") == EMPTY
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, {"score": -math.inf}])
+def test_a_number_that_json_has_not_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json(value)
+
+
+def test_a_folder_is_told_by_the_names_and_bytes_of_its_files_but_hidden_ones(tmp_path: Path) -> None:
+    (tmp_path / "weights" / "deep").mkdir(parents=True)
+    (tmp_path / "weights" / "config.json").write_bytes(b"")
+    (tmp_path / "weights" / "deep" / "model.bin").write_bytes(b"12")
+    (tmp_path / "weights" / ".cache").write_bytes(b"3")
+    model = tmp_path / "weights" / "deep" / "model.bin"
+    assert digest_path(model) == digest_file(model) == digest_bytes(b"12")
+    names = {"config.json": EMPTY, "deep/model.bin": digest_bytes(b"12")}
+    assert digest_path(tmp_path / "weights") == digest_json(names)
+    model.rename(model.with_name("other.bin"))
+    assert digest_path(tmp_path / "weights") != digest_json(names)

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from faulty_disk import NoSync
 
 from storage.disk import Disk
 from storage.errors import FatalError, RetryableError
@@ -93,21 +94,13 @@ def test_after_a_failed_write_the_file_is_as_before(
 
 
 def test_lines_are_on_the_disk_and_the_new_file_is_in_its_folder(log: LineLog) -> None:
-    synced: list[Path] = []
-
-    class Told(Disk):
-        def sync_file(self, path: Path) -> None:
-            synced.append(path)
-
-        def sync_folder(self, path: Path) -> None:
-            synced.append(path)
-
     log.path.parent.mkdir()
-    told = LineLog(log.path, Told())
+    disk = NoSync()
+    told = LineLog(log.path, disk)
     told.append([b'{"a": 1}'])
-    assert synced == [log.path, log.path.parent]
+    assert (disk.files, disk.folders) == ([log.path], [log.path.parent])
     told.append([b'{"a": 2}'])
-    assert synced[2:] == [log.path]
+    assert (disk.files, disk.folders) == ([log.path] * 2, [log.path.parent])
 
 
 def test_a_file_that_was_replaced_or_cut_is_read_afresh(log: LineLog) -> None:

@@ -3,7 +3,6 @@ machine or another, ends like an undisturbed one."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
@@ -17,12 +16,7 @@ from uuid import uuid4
 import fsspec
 import pyarrow as pa
 import pytest
-from botocore.exceptions import (
-    EndpointConnectionError,
-    NoCredentialsError,
-    ParamValidationError,
-    ReadTimeoutError,
-)
+from faulty_disk import NoSync
 from faulty_files import Dead, Fault, FaultyFiles
 from toy_chain import SCHEMA, First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
 from toy_store import put, put_chain, record
@@ -35,14 +29,13 @@ from storage.artifact import Artifact
 from storage.atomic import write_atomic
 from storage.damage import find_damage
 from storage.digests import digest_bytes, digest_file
-from storage.disk import Disk
 from storage.errors import FatalError, RetryableError
 from storage.keys import KeyTerms
 from storage.lease import Patience
 from storage.local_store import LocalStore
 from storage.manifest import Manifest
 from storage.open_store import existing_store, open_store
-from storage.remote import retry, translate_remote_errors
+from storage.remote import retry
 from storage.remote_store import RemoteStore
 from storage.resume_point import ResumePoint
 from storage.runs import Run, runs_of
@@ -50,13 +43,6 @@ from storage.store import Store
 
 FAULTS: tuple[Fault, ...] = ("stop", "answer lost", "conflict")
 QUICK = Patience(heartbeat=0.05, look=0.01, expiry=0.5)
-
-
-class NoSync(Disk):
-    """A disk without syncs, since it need not outlive the test."""
-
-    def sync_file(self, path: Path) -> None: ...
-    def sync_folder(self, path: Path) -> None: ...
 
 
 def _store(url: str, folder: Path, files: FaultyFiles | None = None, tries: int = 3) -> RemoteStore:
@@ -114,35 +100,6 @@ def test_what_passes_by_itself_is_tried_again_and_nobody_notices(
         url = _url()
         run_chain(_store(url, tmp_path / str(at), FaultyFiles(at, fault, times=2)))
         assert bytes_of(_store(url, tmp_path / str(at))) == whole, f"after {fault} at {at} ({operations[at - 1]})"
-
-
-@pytest.mark.parametrize(
-    ("error", "kind", "message"),
-    [
-        (
-            OSError(errno.EREMOTEIO, "We encountered an internal error. Please try again."),
-            RetryableError,
-            "internal error",
-        ),
-        (OSError(errno.EBUSY, "Please reduce your request rate."), RetryableError, "request rate"),
-        (OSError(errno.EIO, "ConditionalRequestConflict"), RetryableError, "ConditionalRequestConflict"),
-        (TimeoutError("timed out"), RetryableError, "timed out"),
-        (ReadTimeoutError(endpoint_url="u"), RetryableError, "Read timeout"),
-        (EndpointConnectionError(endpoint_url="u"), RetryableError, "Could not connect"),
-        (ConnectionResetError(104, "Connection reset by peer"), RetryableError, "reset"),
-        (PermissionError("Access Denied"), FatalError, "check the credentials"),
-        (OSError(errno.EROFS, "Read-only file system"), FatalError, "not allowed"),
-        (NoCredentialsError(), FatalError, "AWS_ACCESS_KEY_ID"),
-        (OSError(errno.EINVAL, "The authorization header is malformed"), FatalError, "refused"),
-        (OSError(errno.ENOSPC, "No space left on device"), FatalError, "free space"),
-        (ParamValidationError(report="Invalid bucket name"), FatalError, "Invalid bucket name"),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
-)
-def test_what_the_other_side_says_is_told_apart(error: Exception, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message) as caught, translate_remote_errors("s3://bucket/x"):
-        raise error
-    assert type(caught.value) is kind and "s3://bucket/x" in str(caught.value)
 
 
 def test_only_what_may_pass_is_tried_again() -> None:

@@ -81,19 +81,9 @@ def test_a_full_disk_is_told_and_nothing_is_committed(tmp_path: Path, monkeypatc
 
 def test_a_root_that_cannot_be_made_is_refused_with_advice(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FatalError, match=r"can't be written.*store"):
-        LocalStore(tmp_path / "file" / "store")
-
-
-def test_a_damaged_manifest_names_its_file(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    _commit(store)
-    path = store.folder("parse", "a" * 64) / "manifest.json"
-    path.write_text(path.read_text()[:40])
-    artifact = store.find("parse", "a" * 64)
-    assert artifact is not None
-    with pytest.raises(FatalError, match=r"manifest\.json: damaged"):
-        _ = artifact.content
+    for root in (tmp_path / "file", tmp_path / "file" / "store"):
+        with pytest.raises(FatalError, match=r"can't be written.*--set store=FOLDER"):
+            LocalStore(root)
 
 
 def test_scratch_outlives_its_writer_and_admits_one_at_a_time(tmp_path: Path) -> None:

@@ -105,11 +105,6 @@ def test_any_number_of_ranks_sees_the_same_sequence_also_across_epochs(
     assert seen == sequence(samples, 0, 2 * COUNT)
 
 
-def test_64_images_are_shared_by_six_ranks_almost_evenly(samples: SampleMap) -> None:
-    shares = [Stream(samples, batch=64, rank=rank, ranks=6).share for rank in range(6)]
-    assert sum(shares) == 64 and set(shares) == {10, 11}
-
-
 def test_ranks_change_from_8_to_4_to_6_in_the_middle_of_an_epoch(samples: SampleMap) -> None:
     seen: list[str] = []
     state = None
@@ -226,12 +221,6 @@ def test_temperature_and_weights_change_the_shares() -> None:
     for temperature, weight in ((0.01, 1.0), (2.0, 0.0), (2.0, float("inf"))):
         with pytest.raises(FatalError, match="above 0"):
             Mix("temperature", temperature, {"a": weight})
-
-
-def test_a_set_of_one_sample_takes_its_turns_in_a_mix(tmp_path: Path) -> None:
-    samples = made_map(tmp_path, {"a": 1, "b": 49})
-    found = sequence(samples, 0, 500, mix=Mix("proportional"))
-    assert Counter(key[0] for key in found) == {"a": 10, "b": 490}
 
 
 def test_batches_lie_within_runs_of_like_samples_in_every_epoch() -> None:

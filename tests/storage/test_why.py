@@ -8,7 +8,6 @@ import pytest
 from toy_store import put, put_chain, record, rewrite
 
 from pipeline.cli.why import reasons_of
-from storage.errors import FatalError
 from storage.keys import changes
 from storage.local_store import LocalStore
 
@@ -73,15 +72,6 @@ class _Records:
 
     def __init__(self, content: str) -> None:
         self.content, self.key = content, "f" * 64
-
-
-def test_unknown_steps_and_partitions_are_named(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    run = record(store, "demo", put_chain(store))
-    with pytest.raises(FatalError, match="'tag'; its steps: caption, ingest, parse"):
-        list(reasons_of(run, "tag"))
-    with pytest.raises(FatalError, match="it has toys/0000"):
-        list(reasons_of(run, "parse", "toys/0009"))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,18 @@
 """Parsing judged by human annotations: FACTUAL's graphs and V-COCO's interactions, as the benchmarks measure it."""
 
-from benchmarks.implications import shares_of
-from benchmarks.interactions import LITERAL, captions_of, categories_of, gold_of, shares
-from benchmarks.parsing import graph, rows_of, score, triplets_of
-from benchmarks.vcoco_gold import read_interactions
+from benchmarks.parsing import (
+    LITERAL,
+    captions_of,
+    categories_of,
+    gold_of,
+    graph,
+    read_interactions,
+    rows_of,
+    score,
+    shares,
+    shares_of,
+    triplets_of,
+)
 from tagger.matching import read_paraphrases
 from tagger.parsing.parser import DEFAULT_PARSER
 

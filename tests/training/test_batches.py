@@ -272,4 +272,4 @@ def test_labels_of_another_version_name_their_sample(tmp_path, work, monkeypatch
     samples = samples_of(work, write_shard(tmp_path, [sample(1)]), settings_of())
     monkeypatch.setattr("pipeline.training.sample.VERSION", 9)
     with pytest.raises(FatalError, match=r"shard-000\.tar: made-000000000001: its labels are of version 1"):
-        samples.labels(0)
+        samples.read([0])

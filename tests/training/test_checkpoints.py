@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline.training.batches import MicroBatches
-from pipeline.training.checkpoints.checkpointer import Snapshot
+from pipeline.training.checkpoints import checkpointer
 from pipeline.training.checkpoints.folder import RECORD, CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, RESUMES_FROM
 from pipeline.training.metrics_log import MetricsLog
@@ -143,7 +140,7 @@ def test_another_machine_is_told_what_it_needs_to_go_on(work, shard, tmp_path, u
     assert outcome(other) == undisturbed
 
 
-def test_a_process_of_its_own_writes_the_same_checkpoint(work, shard, undisturbed):
+def test_a_checkpoint_written_while_training_goes_on_is_the_same(work, shard, undisturbed):
     run(work, shard, write_aside=0.0, stop_after=3)
     assert checkpoints(work).record(3)["about"]["step"] == 3
     run(work, shard, write_aside=0.0)
@@ -152,16 +149,16 @@ def test_a_process_of_its_own_writes_the_same_checkpoint(work, shard, undisturbe
 
 @pytest.fixture
 def fill_the_disk(monkeypatch) -> Iterator[Callable[[], None]]:
-    """Call it, and no file of this process and its children can grow any more, once the state is copied in memory."""
+    """Call it, and no file of this process can grow any more, once the state is copied in memory."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    take = Snapshot.take
+    file_image = checkpointer.file_image
 
-    def taken(self, tensors):
-        size = take(self, tensors)
+    def limited(tensors, memory):
+        image = file_image(tensors, memory)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-        return size
+        return image
 
-    yield lambda: monkeypatch.setattr(Snapshot, "take", taken)
+    yield lambda: monkeypatch.setattr(checkpointer, "file_image", limited)
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
@@ -182,40 +179,6 @@ def test_a_full_disk_costs_checkpoints_but_not_the_training(
     assert outcome(work) == undisturbed
 
 
-def test_a_writer_that_is_killed_costs_one_checkpoint(work, shard, undisturbed, monkeypatch):
-    killed = []
-    micro_batch = MicroBatches.__getitem__
-
-    def killing(self, number):
-        step = number // 2
-        if step == 3 and not killed:
-            killed.extend(writers())
-            for process in killed:
-                os.kill(process, signal.SIGKILL)
-            time.sleep(0.1)
-        return micro_batch(self, number)
-
-    monkeypatch.setattr(MicroBatches, "__getitem__", killing)
-    notes = run(work, shard, write_aside=0.0)
-    assert len(killed) == 1
-    assert "the process that writes it ended with exit code -9" in notes
-    assert checkpoints(work).steps()[0] == STEPS and outcome(work) == undisturbed
-
-
-def writers() -> list[int]:
-    """The writer processes of this process."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdigit() and "checkpoints.folder" in (folder / "cmdline").read_text():
-                parent = next(line for line in (folder / "status").read_text().splitlines() if line.startswith("PPid:"))
-                if int(parent.split()[1]) == os.getpid():
-                    found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
 def test_a_tagger_that_was_trained_to_the_end_is_calibrated_again(work, shard):
     run(work, shard, held_out=0.5, steps=3)
     calibration = (work / CALIBRATION).read_bytes()
@@ -234,12 +197,10 @@ def test_steps_keep_their_bits_across_stops_epochs_and_loaders(tmp_path, shard):
 
 
 def test_the_state_of_the_optimizer_lies_where_the_weights_are():
-    from pipeline.training.checkpoints.checkpointer import TrainingState
-
     network = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     network(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    tensors = TrainingState(network, optimizer, None).tensors(0)
+    tensors = checkpointer.TrainingState(network, optimizer, None).tensors(0)
     assert {name for name in tensors if name.startswith("steps.")} == {"steps.weight", "steps.bias"}
     assert all(value.device == next(network.parameters()).device for value in tensors.values())

@@ -152,18 +152,6 @@ def test_one_process_reports_as_it_goes(work, shard):
     assert "loss" in reported[-1][2] and "images/s" in reported[-1][2]
 
 
-def test_folders_of_the_user_with_the_names_of_our_packages_cost_no_checkpoint(work, shard, tmp_path, monkeypatch):
-    """A process of its own, which starts in the user's folder, writes the checkpoints."""
-    for name in ("pipeline", "storage"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("raise ImportError('a package of the user')")
-    monkeypatch.chdir(tmp_path)
-    notes: list[str] = []
-    made = config(work, shard, processes=1, steps=2, checkpoint_every=1, write_aside=0.0)
-    launch(made, lambda done, total, note="": notes.append(note))
-    assert CheckpointFolder(work / CHECKPOINTS).steps() == [2, 1], notes
-
-
 def test_a_diverging_training_says_at_which_step_and_what_to_do(work, shard):
     with pytest.raises(FatalError, match=r"diverged at step \d+ .*lower lr = "):
         launch(

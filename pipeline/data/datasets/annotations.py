@@ -20,8 +20,8 @@ _MAX_NAME_PART = 255
 
 
 MAX_WHOLE_FILE = 20 * 2**20
-"""Bytes of a file that is read as a whole. Lists within lists take 48 times as much memory. The largest public file of these
-formats is that of HICO-DET's training set, about 12 MB."""
+"""Bytes of a file that is read as a whole. Lists within lists take 48 times as much memory. The largest public file of
+these formats is that of HICO-DET's training set, about 12 MB."""
 
 
 class AnnotationError(FatalError):
@@ -55,7 +55,7 @@ def read_text(path: Path, expected: str) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parses JSON; an integer of more digits than Python converts (4,300) becomes infinite. Raises ValueError, RecursionError."""
+    """Parses JSON; an integer beyond Python's 4,300 digits becomes infinite. Raises ValueError, RecursionError."""
     try:
         return json.loads(text)
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -117,7 +117,7 @@ def as_four_numbers(value: Any) -> tuple[float, float, float, float] | None:
 
 
 def as_number(value: Any) -> float | None:
-    """Converts a JSON number (including NaN and infinity) to a float; None for anything else, and beyond a float's range."""
+    """Converts a JSON number (also NaN and infinity) to a float; None for anything else, and beyond its range."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

@@ -23,12 +23,12 @@ from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.pairs import AnnotatedPair, add_pairs, read_pairs
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, ImageRecord
-from pipeline.data.datasets.spill import BoxSpill, SpilledFault
+from pipeline.data.datasets.spill import Spill
 from pipeline.runtime.stage import Rejected
 
 EXPECTED = "COCO instances: an object with the lists images, annotations and categories"
-CROWD, FAKE, REFLECTED = 1, 2, 4
-"""Flags of a spilled box: COCO's `iscrowd`, Objects365's `isfake` and `isreflected`."""
+_KEPT = ("category_id", "bbox", "id", "iscrowd", "isfake", "isreflected")
+"""What a reader needs of an annotation. The last two are Objects365's."""
 
 
 class CocoReader(Reader):
@@ -39,14 +39,14 @@ class CocoReader(Reader):
 
     def _records(self) -> Iterator[ImageRecord]:
         with (
-            closing(BoxSpill(self.scratch)) as boxes,
+            closing(Spill(self.scratch)) as boxes,
             tempfile.TemporaryFile("w+", dir=self.scratch, encoding="ascii") as images,
         ):
             categories = self._spill(boxes, images)
             pairs = self._pairs()
             yield from self._joined(images, boxes, categories, pairs)
 
-    def _spill(self, boxes: BoxSpill, images: IO[str]) -> dict[int, str]:
+    def _spill(self, boxes: Spill, images: IO[str]) -> dict[int, str]:
         """Spills images and annotations to disk. Returns the categories, which may come last in the file."""
         categories: list[Any] = []
         lists = ("images", "annotations", "categories")
@@ -57,14 +57,13 @@ class CocoReader(Reader):
                 images.write(json.dumps(entry) + "\n")
             else:
                 categories.append(entry)
-        boxes.sort()
         images.seek(0)
         return self._categories(categories)
 
     def _joined(
         self,
         images: IO[str],
-        boxes: BoxSpill,
+        boxes: Spill,
         categories: dict[int, str],
         pairs: dict[int, list[AnnotatedPair | Rejected]],
     ) -> Iterator[ImageRecord]:
@@ -81,9 +80,9 @@ class CocoReader(Reader):
             if record is None:
                 continue
             seen.add(record.image_id)
-            found, rejects = self._boxes(record.image_id, boxes, categories)
-            relations, more = add_pairs(record.image_id, found, pairs.pop(record.image_id, []), names)
-            yield replace(record, boxes=tuple(found), relations=tuple(relations), rejects=tuple(rejects + more))
+            own, rejects = self._boxes(record.image_id, boxes, categories)
+            relations, more = add_pairs(record.image_id, own, pairs.pop(record.image_id, []), names)
+            yield replace(record, boxes=tuple(own), relations=tuple(relations), rejects=tuple(rejects + more))
         self.report(1.0)
         self.rejects += [
             Rejected(image_id, "annotations of unknown image", f"{count} annotations")
@@ -134,46 +133,33 @@ class CocoReader(Reader):
         size = as_size(entry.get("width")), as_size(entry.get("height"))
         return self.record(image_id, self.place(relative), size)
 
-    def _spill_box(self, boxes: BoxSpill, entry: Any) -> None:
+    def _spill_box(self, boxes: Spill, entry: Any) -> None:
         image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
         if image_id is None:
             self.rejects.append(Rejected(NO_IMAGE, "annotation without image id", shown(entry)))
             return
-        category_id = as_id(entry.get("category_id"))
-        numbers = as_four_numbers(entry.get("bbox"))
-        if category_id is None or numbers is None:
-            boxes.add_fault(image_id, category_id, shown(entry.get("category_id" if category_id is None else "bbox")))
-            return
-        source_id = as_id(entry.get("id"))
-        flags = CROWD if entry.get("iscrowd") == 1 else 0
-        flags |= FAKE if entry.get("isfake") == 1 else 0
-        flags |= REFLECTED if entry.get("isreflected") == 1 else 0
-        boxes.add(image_id, category_id, numbers, -1 if source_id is None else source_id, flags)
+        boxes.add(image_id, [entry.get(name) for name in _KEPT])
 
-    def _boxes(
-        self, image_id: int, spilled: BoxSpill, categories: Mapping[int, str]
-    ) -> tuple[list[Box], list[Rejected]]:
+    def _boxes(self, image_id: int, spilled: Spill, categories: Mapping[int, str]) -> tuple[list[Box], list[Rejected]]:
         boxes: list[Box] = []
         rejects: list[Rejected] = []
-        for annotation in spilled.of(image_id):
-            if annotation.category_id is None:
-                rejects.append(Rejected(image_id, "unknown category id", annotation.value))
-            elif annotation.category_id not in categories:
-                rejects.append(Rejected(image_id, "unknown category id", str(annotation.category_id)))
-            elif isinstance(annotation, SpilledFault):
-                rejects.append(Rejected(image_id, "box malformed", annotation.value))
+        for category, sides, source, is_crowd, is_fake, is_reflected in spilled.of(image_id):
+            category_id, numbers, source_id = as_id(category), as_four_numbers(sides), as_id(source)
+            if category_id is None or category_id not in categories:
+                unknown = shown(category) if category_id is None else str(category_id)
+                rejects.append(Rejected(image_id, "unknown category id", unknown))
+            elif numbers is None:
+                rejects.append(Rejected(image_id, "box malformed", shown(sides)))
             else:
-                category_id, x, y, w, h, source_id, flags = annotation
-                box = Box(categories[category_id], x, y, w, h, bool(flags & CROWD), source_id)
-                unwanted = self._unwanted(flags)
-                if unwanted:
+                box = Box(categories[category_id], *numbers, is_crowd == 1, -1 if source_id is None else source_id)
+                if unwanted := self._unwanted(is_fake == 1, is_reflected == 1):
                     rejects.append(Rejected(image_id, unwanted, box.written()))
                 else:
                     boxes.append(box)
         return boxes, rejects
 
-    def _unwanted(self, flags: int) -> str:
-        """The reason to reject a box with these flags; "" to keep it."""
+    def _unwanted(self, is_fake: bool, is_reflected: bool) -> str:
+        """The reason to reject a box; "" to keep it."""
         return ""
 
     def _pairs(self) -> dict[int, list[AnnotatedPair | Rejected]]:

@@ -47,20 +47,21 @@ class _Fields:
 
 _HICO = _Fields(
     "annotation", "objects", "verbs", "object", "verb",
-    "HICO-DET: an object with the lists filenames, annotation [{boxes_h, boxes_o, object, verb}, ...], objects and verbs",
+    "HICO-DET: an object with the lists filenames, annotation [{boxes_h, boxes_o, object, verb}, ...], objects and "
+    "verbs",
 )  # fmt: skip
 _VCOCO = _Fields(
     "annotations", "objects", "classes", "objects", "actions",
-    "V-COCO: an object with the lists images, annotations [{boxes_h, boxes_o, objects, actions, file_name}, ...], objects "
-    "and classes",
+    "V-COCO: an object with the lists images, annotations [{boxes_h, boxes_o, objects, actions, file_name}, ...], "
+    "objects and classes",
 )  # fmt: skip
 
 
 class InstancesReader(Reader):
     """Yields images in file order. An image's id is the number at the end of its file name, or V-COCO's COCO id.
 
-    Pairs state their boxes by themselves: equal boxes of one name are the same object. Names have spaces for underscores,
-    except V-COCO's actions, which `read` converts to predicates.
+    Pairs state their boxes by themselves: equal boxes of one name are the same object. Names have spaces for
+    underscores, except V-COCO's actions, which `read` converts to predicates.
     """
 
     def _records(self) -> Iterator[ImageRecord]:

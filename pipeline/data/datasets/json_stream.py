@@ -21,7 +21,7 @@ from pipeline.data.datasets.annotations import AnnotationError, explained, read_
 CHUNK = 2**22
 """Characters read at a time."""
 MAX_ELEMENT = 2**24
-"""Maximum length of one element in characters; above it, the file is considered damaged. Empty lists take 20 times as much."""
+"""Maximum characters of one element; above it, the file counts as damaged. Empty lists take 20 times as much memory."""
 _NEAR_THE_END = 16
 """An error this close to the end of the buffer may only mean that a word or number continues (longest: -Infinity)."""
 _EXPONENT = 2
@@ -153,7 +153,7 @@ class _Text:
             return found
 
     def _decoded(self) -> tuple[Any, int]:
-        """The value here and its end. Where Python does not convert an integer (above 4,300 digits), integers become floats."""
+        """The value here and its end. Where Python converts no integer (above 4,300 digits), integers become floats."""
         try:
             return _decode(self._buffer, self._at)
         except JSONDecodeError:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.data.datasets.coco import FAKE, REFLECTED, CocoReader
+from pipeline.data.datasets.coco import CocoReader
 from pipeline.data.datasets.record import ImageRecord
 
 _SPELLING = {
@@ -56,9 +56,9 @@ class Objects365Reader(CocoReader):
             return replace(record, unpublished=True)
         return record
 
-    def _unwanted(self, flags: int) -> str:
-        if flags & FAKE and self.source.drop_fake:
+    def _unwanted(self, is_fake: bool, is_reflected: bool) -> str:
+        if is_fake and self.source.drop_fake:
             return "box of a fake"
-        if flags & REFLECTED and self.source.drop_reflected:
+        if is_reflected and self.source.drop_reflected:
             return "box of a reflection"
         return ""

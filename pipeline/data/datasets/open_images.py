@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_size, readable, shown
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
-from pipeline.data.datasets.spill import ListSpill
+from pipeline.data.datasets.spill import Spill
 from pipeline.data.images.opening import BadImage, probe
 from pipeline.runtime.stage import Rejected
 
@@ -52,28 +52,30 @@ class OpenImagesReader(Reader):
         sizes = self._sizes()
         predicates: set[str] = set()
         images: dict[str, None] = {}
-        with closing(ListSpill(self.scratch)) as relations, closing(ListSpill(self.scratch)) as boxes:
+        with closing(Spill(self.scratch)) as relations, closing(Spill(self.scratch)) as boxes:
             for name, rows in _by_image(self.annotation_file, _RELATION_COLUMNS, RELATIONS):
                 image_id = id_of(name)
                 if image_id is None:
                     self.rejects.append(Rejected(NO_IMAGE, "image id not 16 hex digits", shown(name)))
                     continue
                 images[name] = None
-                values = list(rows)
-                predicates.update(row[-1] for row in values if row[-1] != ATTRIBUTE)
-                relations.add(image_id, values)
+                for row in rows:
+                    relations.add(image_id, row)
+                    if row[-1] != ATTRIBUTE:
+                        predicates.add(row[-1])
             self._spill_boxes(images, boxes)
             self.predicates = tuple(sorted(readable(predicate) for predicate in predicates))
             self.objects = tuple(sorted(set(names.values())))
             for name in images:
                 yield self._record(name, sizes.get(name), names, relations, boxes)
 
-    def _spill_boxes(self, images: Mapping[str, None], boxes: ListSpill) -> None:
+    def _spill_boxes(self, images: Mapping[str, None], boxes: Spill) -> None:
         others = 0
         for name, rows in _by_image(self.source.boxes, _BOX_COLUMNS, BOXES) if self.source.boxes else ():
             image_id = id_of(name)
             if name in images and image_id is not None:
-                boxes.add(image_id, list(rows))
+                for row in rows:
+                    boxes.add(image_id, row)
             else:
                 others += 1
         if others:
@@ -102,7 +104,7 @@ class OpenImagesReader(Reader):
         return sizes
 
     def _record(
-        self, name: str, size: tuple[int, int] | None, names: Mapping[str, str], relations: ListSpill, boxes: ListSpill
+        self, name: str, size: tuple[int, int] | None, names: Mapping[str, str], relations: Spill, boxes: Spill
     ) -> ImageRecord:
         image_id = id_of(name)
         assert image_id is not None  # others were rejected
@@ -173,8 +175,8 @@ def _rows(path: Path, columns: tuple[str, ...], expected: str) -> Iterator[list[
                     yield [row[place] for place in places]
                 elif row:
                     raise AnnotationError(
-                        f"{path}: line {reader.line_num} has {len(row)} of {len(header)} values, so the file is damaged or "
-                        f"incomplete; get it again. Expected {expected}"
+                        f"{path}: line {reader.line_num} has {len(row)} of {len(header)} values, so the file is "
+                        f"damaged or incomplete; get it again. Expected {expected}"
                     )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AnnotationError(f"{path}: can't be read ({error}); expected {expected}") from error

@@ -1,8 +1,8 @@
 """Reads relations in the pair layout: V-COCO's person-action-object pairs with boxes, or pairs with any subject.
 
 The file is a list of {image_id, relations: [pair, ...]}. A pair has `person_box` (or `subject` and `subject_box`),
-`object`, `object_box`, and `action` (V-COCO's names) or `predicate`. Boxes are [x1, y1, x2, y2] in pixels; `subject_bbox` and
-`object_bbox` are COCO's [x, y, width, height] instead.
+`object`, `object_box`, and `action` (V-COCO's names) or `predicate`. Boxes are [x1, y1, x2, y2] in pixels;
+`subject_bbox` and `object_bbox` are COCO's [x, y, width, height] instead.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ _WORDS = {
 
 
 def vcoco_predicate(action: str) -> str:
-    """Converts an action such as "hold obj" or "sit instr" to a predicate; in other text, only underscores are replaced."""
+    """Converts an action such as "hold obj" or "sit instr" to a predicate; elsewhere, only underscores are replaced."""
     action = action.strip().lower()
     if action in _WORDS:
         return _WORDS[action]

@@ -33,7 +33,7 @@ class Reader(ABC):
         """Called now and then with the share of the annotations that has been read, 0 to 1."""
         self.folder = open_folder(source.image_root)
         self.rejects: list[Rejected] = []
-        """Rejected rows without a record: no usable id or file name, or a duplicate. Complete once `read` is exhausted."""
+        """Rejected rows without a record: no usable id or file name, or a duplicate. Complete after `read`."""
         self.objects: tuple[str, ...] = ()
         """The dataset's own object names by id, complete once it is read; empty if names are free text."""
         self.predicates: tuple[str, ...] = ()
@@ -51,9 +51,9 @@ class Reader(ABC):
     def annotations(self) -> Iterator[ImageRecord]:
         """Yields the records of the annotation files alone, without looking for images. Raises `AnnotationError`.
 
-        Predicates are the dataset's own names. A relation without an object has -1 as `object`. Boxes of files that state
-        neither pixels nor the images' sizes are shares of the image: such a record is 1 wide and 1 high. Boxes that tables
-        can't hold are rejected, as `validate` does where there are images.
+        Predicates are the dataset's own names. A relation without an object has -1 as `object`. Boxes of files that
+        state neither pixels nor the images' sizes are shares of the image: such a record is 1 wide and 1 high. Boxes
+        that tables can't hold are rejected, as `validate` does where there are images.
         """
         self.rejects.clear()
         yield from map(_finite, self._records())
@@ -127,8 +127,8 @@ class Reader(ABC):
         holds = holds if Path(source.images).is_dir() else "it holds other names"
         expected = f"{source.images}/{uri_of(first.path, source.images)}"
         return AnnotationError(
-            f"{source.images}: none of the {count} images of {source.name!r} exists; expected e.g. {expected}; {holds}; "
-            f"set `images` to the folder that file names in {Path(source.listed_in).name} are relative to"
+            f"{source.images}: none of the {count} images of {source.name!r} exists; expected e.g. {expected}; "
+            f"{holds}; set `images` to the folder that file names in {Path(source.listed_in).name} are relative to"
         )
 
 

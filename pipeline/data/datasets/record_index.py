@@ -1,9 +1,9 @@
 """Caches a source's records on disk by image, so that annotation files are parsed only once.
 
-An index folder is named by a digest of its inputs, appears atomically and is only a cache: a damaged one is rebuilt when it
-is read, and it may be deleted at any time. Its file `records` holds one JSON line per image, `names` the names of images,
-`lost` the rejected rows without a record, and `places.npy` five numbers per image: its id, where line and name begin, and the
-XXH3 of each, which is compared whenever one is read. `seal` is the XXH3 of `places.npy` and `lost`.
+An index folder is named by a digest of its inputs, appears atomically and is only a cache: a damaged one is rebuilt
+when it is read, and it may be deleted at any time. Its file `records` holds one JSON line per image, `names` the names
+of images, `lost` the rejected rows without a record, and `places.npy` five numbers per image: its id, where line and
+name begin, and the XXH3 of each, which is compared whenever one is read. `seal` is the XXH3 of `places.npy` and `lost`.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class RecordIndex:
         self._order = np.argsort(self.ids, kind="stable")
         self._sorted = self.ids[self._order]
         self.lost = [Rejected(*row) for row in self._files.lost]
-        """Rejected rows without a record: no usable id or file name, a duplicate, or annotations of an unknown image."""
+        """Rejected rows without a record: no usable id or file name, a duplicate, or an unknown image."""
 
     def present(self, image_ids: Sequence[int]) -> tuple[int, ...]:
         """The ids that have a record, in the given order."""
@@ -284,7 +284,8 @@ def _rebuild(source: DataSource, folder: Path, path: Path) -> None:
     """Replaces a damaged index. Raises `AnnotationError` when the annotations have changed since it was built."""
     if _place(source, folder) != path:
         raise AnnotationError(
-            f"dataset {source.name!r}: {path} is damaged, and its annotations have changed since it was built; run again"
+            f"dataset {source.name!r}: {path} is damaged, and its annotations have changed since it was built; run "
+            "again"
         )
     _build(open_source(source, folder), path, overwrite=True)
 
@@ -303,7 +304,7 @@ def _build(reader: Reader, path: Path, overwrite: bool = False) -> None:
 
 
 def _digest(source: DataSource) -> str:
-    """Digest of the index inputs: the annotation files, or the names of bare images, and how they are read; no paths."""
+    """Digest of the index inputs: the annotation files, or the names of bare images, and how they are read."""
     files: dict[str, Any] = {}
     for name in ("annotations", *FURTHER_FILES):
         path: Path | None = getattr(source, name)

@@ -32,7 +32,8 @@ _FILES: dict[Format, dict[str, str]] = {
     "coco": {"annotations": "JSON", "relations": "JSON"},
     "objects365": {"annotations": "JSON", "relations": "JSON"},
     "visual_genome": {
-        "annotations": "JSON", "image_data": "JSON", "objects": "JSON", "predicate_aliases": "text", "object_aliases": "text",
+        "annotations": "JSON", "image_data": "JSON", "objects": "JSON",
+        "predicate_aliases": "text", "object_aliases": "text",
     },
     "hico_det": {"annotations": "JSON", "verbs": "names", "objects": "names"},
     "hico_instances": {"annotations": "JSON"},
@@ -72,14 +73,15 @@ class DataSource(Settings):
     images: ImageRoot = data_file(...)
     """Root of the file names in the annotations: a folder, a .tar, or a URL such as s3://bucket/folder."""
     annotations: Path | None = data_file(None)
-    """The main annotation file; docs/datasets.md says which one each format has. Required by every format but images, which
-    has none."""
+    """The main annotation file (docs/datasets.md). Every format but images, which has none, requires it."""
     relations: Path | None = data_file(None)
     """coco, objects365: relations between boxes, in the pair layout described in `pipeline/data/datasets/pairs.py`."""
     image_data: Path | None = data_file(None)
-    """visual_genome, vg150: image_data JSON with image sizes and images without relations. open_images: CSV with sizes."""
+    """visual_genome, vg150: image_data JSON with image sizes and images without relations. open_images: CSV with
+    sizes."""
     objects: Path | None = data_file(None)
-    """visual_genome: objects JSON, for boxes in no relation. hico_det: object names by id (default: COCO's 80). vrd: names."""
+    """visual_genome: objects JSON, for boxes in no relation. hico_det: object names by id (default: COCO's 80). vrd:
+    names."""
     verbs: Path | None = data_file(None)
     """hico_det: verb names by id."""
     predicate_aliases: Path | None = data_file(None)
@@ -186,7 +188,7 @@ class DataSource(Settings):
         return lacking
 
     def _files(self) -> Iterator[tuple[str, Path]]:
-        """The files that are set, by field: the annotations, those that go with them, and the list of images to take."""
+        """The files that are set, by field: the annotations, those beside them, and the list of images."""
         for name in ("annotations", *sorted(_FILES[self.format].keys() - {"annotations"}), "only"):
             path: Path | None = getattr(self, name)
             if path is not None:
@@ -196,8 +198,8 @@ class DataSource(Settings):
 def annotation_source(format_name: str, annotations: Path, files: Mapping[str, Path]) -> DataSource:
     """A source of which only the annotations are read, so that no folder of images is needed.
 
-    `files`: further files by their field of `DataSource`. Raises `FatalError` for an unknown format, and for a file that the
-    format lacks or does not use.
+    `files`: further files by their field of `DataSource`. Raises `FatalError` for an unknown format, and for a file
+    that the format lacks or does not use.
     """
     try:
         return DataSource.model_validate(
@@ -217,7 +219,7 @@ def annotation_source(format_name: str, annotations: Path, files: Mapping[str, P
 
 
 def file_fault(path: Path, kind: str) -> str:
-    """Describes a file that is not of a kind ("JSON", "CSV" or "HDF5"), by its start and its end; "" for one that may be."""
+    """Describes a file that isn't of a kind ("JSON", "CSV", "HDF5") by its ends; "" for one that may be."""
     if kind not in ("JSON", "CSV", "HDF5") or (kind == "JSON" and path.suffix == ".parquet"):
         return ""
     try:
@@ -228,7 +230,10 @@ def file_fault(path: Path, kind: str) -> str:
     if kind == "JSON" and first in _ENDS:
         if tail[-1:] == _ENDS[first]:
             return ""
-        return f"ends in the middle of its JSON, with {tail[-20:]!r}: it was not written or downloaded completely; get it again"
+        return (
+            f"ends in the middle of its JSON, with {tail[-20:]!r}: it was not written or downloaded completely; get it "
+            "again"
+        )
     if fault := _other_file(head):
         return fault
     is_table = b"," in head and b"\0" not in head and head.lstrip(b"\xef\xbb\xbf")[:1] not in (b"{", b"[", b"<")

@@ -17,7 +17,8 @@ from pipeline.data.images.refs import ImageRef, UprightImage
 from pipeline.runtime.stage import Rejected
 
 BOX_REASONS = frozenset({
-    "box empty", "box inverted", "box malformed", "box not finite", "box outside", "unknown category", "unknown category id",
+    "box empty", "box inverted", "box malformed", "box not finite", "box outside", "unknown category", "unknown "
+                                                                                                       "category id",
 })  # fmt: skip
 """Reasons for which a box is lost."""
 RELATION_REASONS = frozenset({"relation malformed", "relation to itself", "relation without box", "unknown verb id"})
@@ -38,9 +39,10 @@ def validate(
 
     Returned boxes are clipped to the image and have positive size, each (category, box) once; relations point to those
     boxes. Width and height are those of the file, or of the turned image where it is read upright. Reasons: those of
-    `BadImage` and of the reader; "never published"; "boxes of the turned image" (annotated as viewers turn it by its EXIF
-    orientation: save such files upright); "declared size wrong", "box clipped" (fixed and kept); "box not finite", "box
-    inverted", "box empty", "box outside", "box duplicate"; "relation without box", "relation to itself", "relation duplicate".
+    `BadImage` and of the reader; "never published"; "boxes of the turned image" (annotated as viewers turn it by its
+    EXIF orientation: save such files upright); "declared size wrong", "box clipped" (fixed and kept); "box not finite",
+    "box inverted", "box empty", "box outside", "box duplicate"; "relation without box", "relation to itself", "relation
+    duplicate".
     """
     rejects = list(record.rejects)
     found = found or _found(record.path, limits, verify)
@@ -167,7 +169,10 @@ def box_doubts(dataset: str, records: Iterable[ImageRecord]) -> str:
                 corners += beyond and box.x < box.w <= record.width + 1 and box.y < box.h <= record.height + 1
     of = f"dataset {dataset}: {{}} of {boxes} boxes of its first {images} images"
     if not boxes:
-        return f"dataset {dataset}: none of its first {images} images has a box; check that the annotations belong to the images"
+        return (
+            f"dataset {dataset}: none of its first {images} images has a box; check that the annotations belong to the "
+            "images"
+        )
     if small > boxes / 2:
         return (
             f"{of.format(small)} are smaller than a pixel; if they are relative to the image, multiply them by its size"

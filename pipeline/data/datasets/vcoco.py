@@ -86,8 +86,8 @@ class VcocoReader(Reader):
             count = len(people)
             if not len(labels) == len(images_of) == count or len(objects) != count * len(roles):
                 raise AnnotationError(
-                    f"{where} ({action}): {count} people, {len(images_of)} images, {len(labels)} labels and {len(objects)} "
-                    f"objects of {len(roles)} roles do not belong together; get the file again"
+                    f"{where} ({action}): {count} people, {len(images_of)} images, {len(labels)} labels and "
+                    f"{len(objects)} objects of {len(roles)} roles do not belong together; get the file again"
                 )
             named = [f"{action} {role}" for role in roles[1:]] or [action]
             names += named

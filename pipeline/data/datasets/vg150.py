@@ -47,8 +47,8 @@ class Vg150Reader(VisualGenomeReader):
         count = len(columns["split"])
         if count != len(images):
             raise AnnotationError(
-                f"{self.annotation_file}: holds {count} images, {self.source.image_data} lists {len(images)} of those that "
-                "are not damaged; they are of different versions"
+                f"{self.annotation_file}: holds {count} images, {self.source.image_data} lists {len(images)} of those "
+                "that are not damaged; they are of different versions"
             )
         for position in _chosen(columns, self.source.split):
             yield self._from_columns(columns, int(position), images[position])

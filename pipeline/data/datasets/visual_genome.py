@@ -24,7 +24,7 @@ from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord, overlap
 from pipeline.data.datasets.source import DataSource
-from pipeline.data.datasets.spill import ListSpill
+from pipeline.data.datasets.spill import Spill
 from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.stage import Rejected
 
@@ -69,14 +69,14 @@ class VisualGenomeReader(Reader):
         self._object_aliases = Aliases.read(source.object_aliases)
 
     def _records(self) -> Iterator[ImageRecord]:
-        with closing(ListSpill(self.scratch)) as relations, closing(ListSpill(self.scratch)) as objects:
+        with closing(Spill(self.scratch)) as relations, closing(Spill(self.scratch)) as objects:
             sizes = self._read_image_data()
             self._spill_relationships(sizes, relations)
             self._spill_objects(sizes, objects)
             for image_id, size in sizes.items():
                 yield self._record(_Image(image_id, *size), relations, objects)
 
-    def _record(self, image: _Image, relations: ListSpill, objects: ListSpill) -> ImageRecord:
+    def _record(self, image: _Image, relations: Spill, objects: Spill) -> ImageRecord:
         for relation in relations.of(image.image_id):
             self._add_relation(image, relation)
         for item in objects.of(image.image_id):
@@ -109,7 +109,7 @@ class VisualGenomeReader(Reader):
                 sizes[image_id] = as_size(entry.get("width")), as_size(entry.get("height"))
         return sizes
 
-    def _spill_relationships(self, sizes: dict[int, _Size], spill: ListSpill) -> None:
+    def _spill_relationships(self, sizes: dict[int, _Size], spill: Spill) -> None:
         """Spills relationships to disk. Without image_data, adds their images to `sizes`."""
         closed = self.source.image_data is not None
         seen: set[int] = set()
@@ -122,16 +122,18 @@ class VisualGenomeReader(Reader):
             else:
                 seen.add(image_id)
                 sizes.setdefault(image_id, (None, None))
-                spill.add(image_id, entry["relationships"])
+                for relation in entry["relationships"]:
+                    spill.add(image_id, relation)
 
-    def _spill_objects(self, sizes: Container[int], spill: ListSpill) -> None:
+    def _spill_objects(self, sizes: Container[int], spill: Spill) -> None:
         path = self.source.objects
         for image_id, entry in self._entries(path, OBJECTS) if path else ():
             if image_id not in sizes or not isinstance(entry.get("objects"), list):
                 reason = "objects malformed" if image_id in sizes else "annotations of unknown image"
                 self.rejects.append(Rejected(image_id, reason, shown(entry)))
             else:
-                spill.add(image_id, entry["objects"])
+                for item in entry["objects"]:
+                    spill.add(image_id, item)
 
     def _entries(self, path: Path, expected: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for entry in _rows(path, expected):

@@ -30,7 +30,8 @@ ImageRoot = Annotated[Path | str, PlainValidator(_root)]
 
 
 class UprightRoot(str):
-    """The root of images that are read upright, as their EXIF orientation says: no annotation states boxes in raw pixels.
+    """The root of images that are read upright, as their EXIF orientation says: no annotation states boxes in raw
+    pixels.
 
     The root says so: a column in `images` tables would change their bytes, and everything below would be recomputed.
     """
@@ -74,7 +75,7 @@ class LocalFolder(ImageFolder):
         return self._root / uri
 
     def names(self) -> list[str]:
-        """Every file below the folder, without hidden ones. Tars in it count as files: open a tar as a folder to read it."""
+        """Every file below the folder, without hidden ones. Tars in it count as files."""
         found = []
         for folder, inner, files in os.walk(self._root):
             inner[:] = [name for name in inner if not name.startswith(".")]

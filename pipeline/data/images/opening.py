@@ -1,7 +1,7 @@
 """Opens untrusted images as RGB: formats are allow-listed by content; bytes and pixels are limited.
 
-EXIF orientation is applied to images without annotations (`UprightImage`) alone: COCO, Objects365, Visual Genome and HICO-DET
-state boxes in the file's raw pixels. Of files with several frames or pages, the first one is the image.
+EXIF orientation is applied to images without annotations (`UprightImage`) alone: COCO, Objects365, Visual Genome and
+HICO-DET state boxes in the file's raw pixels. Of files with several frames or pages, the first one is the image.
 """
 
 from __future__ import annotations
@@ -187,8 +187,8 @@ def probe_bytes(
 
 
 def probe_and_reduce(data: bytes, side: int, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[Probe, Image.Image]:
-    """Like `probe_bytes`, with the decoded image in grey. That of a JPEG is reduced while its sides stay at `side` pixels
-    or more. Raises `BadImage`.
+    """Like `probe_bytes`, with the decoded image in grey. That of a JPEG is reduced while its sides stay at `side`
+    pixels or more. Raises `BadImage`.
     """
     with _opened(data, limits) as image:
         found = _probe(image)

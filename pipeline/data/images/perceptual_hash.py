@@ -17,18 +17,20 @@ from pipeline.data.images.opening import DEFAULT_LIMITS, ImageLimits, Probe, pro
 DEFAULT_DISTANCE = 4
 """Largest number of differing bits at which two images count as near-duplicates.
 
-Measured on 188 COCO images: re-encoded (JPEG quality 20), halved, quartered or doubled copies differ by at most 4 bits, and
-different images by at least 14. No two of 12,000 x 1,000 different synthetic scenes are that near; 8 pairs are within 6 bits.
+Measured on 188 COCO images: re-encoded (JPEG quality 20), halved, quartered or doubled copies differ by at most 4 bits,
+and different images by at least 14. No two of 12,000 x 1,000 different synthetic scenes are that near; 8 pairs are
+within 6 bits.
 """
 MIN_STRUCTURE = 0.1
 """Grey levels by which the typical frequency must differ from the median frequency. Below, rounding decides the bits.
 
-Measured: of 2,100 JPEGs of one colour, a gradient, a vignette or a horizon, 0.7 % reach 0.03 and 0.1 % reach 0.1, and hashes
-of their copies differ by 25 bits on average. The plainest of 188 COCO images has 0.6, that of 12,000 synthetic scenes 0.2.
+Measured: of 2,100 JPEGs of one colour, a gradient, a vignette or a horizon, 0.7 % reach 0.03 and 0.1 % reach 0.1, and
+hashes of their copies differ by 25 bits on average. The plainest of 188 COCO images has 0.6, that of 12,000 synthetic
+scenes 0.2.
 """
 
 _REDUCED_SIDE = 64
-"""Pixels. A JPEG is decoded no smaller than this, twice the side that is hashed, so that the hash of a copy differs less."""
+"""Pixels. A JPEG is decoded no smaller than this, twice the side that is hashed, so that a copy's hash differs less."""
 _SIDE = 32
 _FREQUENCIES = 8
 _PAIRS_AT_A_TIME = 2**22
@@ -49,7 +51,7 @@ def probe_and_hash(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[P
 def near_duplicates(
     hashes_N: NDArray[np.uint64], others_M: NDArray[np.uint64], distance: int
 ) -> list[tuple[int, int, int]]:
-    """Finds the pairs of hashes that differ by at most `distance` bits, as (index in N, index in M, bits) in order of index."""
+    """Finds the pairs of hashes that differ by at most `distance` bits, as (index in N, index in M, bits), by index."""
     if not len(others_M):
         return []
     found: list[tuple[int, int, int]] = []

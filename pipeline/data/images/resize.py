@@ -149,7 +149,7 @@ def _pixels(data: bytes, limits: ImageLimits, upright: bool) -> Tensor:
 
 
 def _is_plain_jpeg(data: bytes, limits: ImageLimits, upright: bool) -> bool:
-    """Whether the bytes are a complete JPEG in plain RGB that needs no turn. Raises `BadImage` for images that are refused."""
+    """Whether the bytes are a complete JPEG in plain RGB that needs no turn. Raises `BadImage`."""
     found = probe_bytes(data, limits, "header")
     if upright and found.orientation != 1:
         return False

@@ -50,12 +50,12 @@ class ViewSettings(Settings):
     """Probability of a random crop. The paper: 0.5. Each side of the crop is drawn between 384 and 600 pixels of
     the image at a shorter side of 400, 500 or 600 pixels."""
     flip: float = Field(0.5, ge=0, le=1)
-    """Probability that an image is mirrored. "left" and "right" in its predicates then change places, unless `official`."""
+    """Probability that an image is mirrored, which swaps "left" and "right" in its predicates unless `official`."""
     colour: float = Field(0.4, ge=0, lt=1)
-    """Strength c of colour augmentation: brightness, contrast and saturation are scaled by factors in [1 - c, 1 + c]."""
+    """Strength c of colour augmentation: brightness, contrast and saturation change by factors in [1 - c, 1 + c]."""
     official: bool = False
-    """Prepare images exactly as the authors do, at more than twice the time: sizes are not rounded to multiples of 32, an
-    image is resized before and after it is cropped, colours change in random order, "left" and "right" stay."""
+    """Prepare images exactly as the authors do, at more than twice the time: sizes are not rounded to multiples of 32,
+    an image is resized before and after it is cropped, colours change in random order, "left" and "right" stay."""
 
     @model_validator(mode="after")
     def _is_known_to_the_authors(self) -> Self:
@@ -104,7 +104,7 @@ class TrainingViews:
     crops: NDArray[np.float64]
     """N x 4: left, top, width and height of that part in raw pixels. Only rows that are cropped have a meaning."""
     first_sizes: NDArray[np.float64]
-    """N x 2 widths and heights of the whole image when the part is cropped. Only rows that are cropped have a meaning."""
+    """N x 2 widths and heights of the whole image when the part is cropped. Only cropped rows have a meaning."""
     mirrored: NDArray[np.bool_]
     factors: NDArray[np.float64]
     """N x 3 factors of brightness, contrast and saturation."""
@@ -152,13 +152,6 @@ def training_views(
         orders=np.floor(order_N * (len(_ORDERS) if settings.official else 1)).astype(np.int64),
         official=settings.official,
     )
-
-
-def view_sizes(
-    draws_ND: NDArray[np.float64], widths_N: NDArray[np.int64], heights_N: NDArray[np.int64], settings: ViewSettings
-) -> NDArray[np.int32]:
-    """Returns N x 2 heights and widths in pixels of the views that `training_views` returns."""
-    return training_views(draws_ND, widths_N, heights_N, settings).sizes
 
 
 def training_view(draws_D: NDArray[np.float64], width: int, height: int, settings: ViewSettings) -> TrainingView:

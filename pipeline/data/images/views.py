@@ -34,4 +34,5 @@ def to_pixels(image: Image.Image, longest: int) -> torch.Tensor:
 def view_size(width: int, height: int, longest: int) -> tuple[int, int]:
     """Width and height for a longest side of `longest`, both rounded to multiples of 32 (at least 32)."""
     scale = longest / max(width, height)
-    return tuple(max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in (width, height))  # type: ignore[return-value]
+    rounded_width, rounded_height = (max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in (width, height))
+    return rounded_width, rounded_height

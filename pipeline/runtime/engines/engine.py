@@ -75,7 +75,7 @@ class StageCall:
 
 
 class Worker:
-    """Worker number `number` of an engine. It opens store and stage with its first item, and logs to a file of its own."""
+    """Worker number `number` of an engine. It opens store and stage with its first item, and has its own log."""
 
     def __init__(self, call: StageCall, number: int) -> None:
         self._call = call

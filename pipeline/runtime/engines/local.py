@@ -116,8 +116,8 @@ class LocalEngine:
         log.warning("worker died", extra={"fields": fields})
         if attempt == ATTEMPTS:
             raise RetryableError(
-                f"{item.step} {item.partition}: its worker process died {ATTEMPTS} times (last exit code {code}); check "
-                "whether memory ran out, then run again to resume"
+                f"{item.step} {item.partition}: its worker process died {ATTEMPTS} times (last exit code {code}); "
+                "check whether memory ran out, then run again to resume"
             ) from None
 
 

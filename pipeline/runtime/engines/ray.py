@@ -1,6 +1,7 @@
 """The Ray engine: a pool of actors on the nodes of a cluster, each of which opens the stage once.
 
-Only items and records pass through Ray. Tables go to the store, which all nodes reach, so nothing fills Ray's object store.
+Only items and records pass through Ray. Tables go to the store, which all nodes reach, so nothing fills Ray's object
+store.
 """
 
 from __future__ import annotations
@@ -50,14 +51,15 @@ class StageActor:
         return f"{platform.node()}, process {os.getpid()}"
 
     def execute(self, item: WorkItem) -> Record | PipelineError:
-        """The record of an item, or what went wrong with it. Errors are values, because Ray wraps those that are raised."""
+        """The record of an item, or what went wrong with it. Errors are values, for Ray wraps raised ones."""
         self._progress = (0, 0, "")
         try:
             os.chdir(self._folder)
         except OSError as error:
             return FatalError(
-                f"node {platform.node()} can't enter {self._folder} ({error.strerror}), where the run was started and relative "
-                "paths begin; mount it there under the same path, or start the run in a folder that all nodes have"
+                f"node {platform.node()} can't enter {self._folder} ({error.strerror}), where the run was started and "
+                "relative paths begin; mount it there under the same path, or start the run in a folder that all "
+                "nodes have"
             )
         keep_freed_memory()
         return self._worker.execute(item, self._report)
@@ -98,8 +100,9 @@ class _Actor:
 class RayEngine:
     """A pool of actors for one stage. Use it as a context manager; `submit` is safe from any thread.
 
-    An actor has one item at a time, and the others wait here. An actor that dies, alone or with its node, is replaced and its
-    item tried again, `ATTEMPTS` times in all; then the item's future raises `RetryableError`. Actors end with this process.
+    An actor has one item at a time, and the others wait here. An actor that dies, alone or with its node, is replaced
+    and its item tried again, `ATTEMPTS` times in all; then the item's future raises `RetryableError`. Actors end with
+    this process.
     """
 
     def __init__(
@@ -114,8 +117,8 @@ class RayEngine:
     ) -> None:
         """Connect to the cluster whose head is at `address` (HOST:PORT).
 
-        `least` actors are started at once and kept while they are idle; `most` defaults to as many as the nodes have room for.
-        `gpus_per_actor` is the share of a GPU that an actor takes, if its stage takes one.
+        `least` actors are started at once and kept while they are idle; `most` defaults to as many as the nodes have
+        room for. `gpus_per_actor` is the share of a GPU that an actor takes, if its stage takes one.
 
         Raises `FatalError` when it can't connect, or when no node can hold an actor.
         """
@@ -245,8 +248,8 @@ class RayEngine:
                 self._failed_starts = 0
                 self._give_up(
                     FatalError(
-                        f"workers can't be started on the Ray cluster: {_brief(error)}. Install the same version of rlip on "
-                        "all nodes; `rlip doctor` looks at each"
+                        f"workers can't be started on the Ray cluster: {_brief(error)}. Install the same version of "
+                        "rlip on all nodes; `rlip doctor` looks at each"
                     )
                 )
 

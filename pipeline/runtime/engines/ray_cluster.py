@@ -61,7 +61,8 @@ def look_around(paths: tuple[Path, ...]) -> NodeView:
 def connect(address: str) -> Any:
     """The module `ray`, connected to the cluster whose head is at `address` (HOST:PORT). A second call costs nothing.
 
-    Raises `FatalError` when Ray is not installed, nothing answers there, versions differ, or this machine is not a node.
+    Raises `FatalError` when Ray is not installed, nothing answers there, versions differ, or this machine is not a
+    node.
     """
     ray = _import_ray()
     if ray.is_initialized():
@@ -89,20 +90,23 @@ def live_nodes(ray: Any) -> list[Node]:
 
 
 def room_for(nodes: Sequence[Node], worker: Resources) -> int:
-    """How many such workers fit on the nodes at once. Raises `FatalError` that lists what the nodes have when none does."""
+    """How many such workers fit on the nodes at once. Raises `FatalError` that lists the nodes when none does."""
     count = sum(node.room(worker) for node in nodes)
     if count:
         return count
     there = "; ".join(map(str, nodes)) or "none is alive"
     what = "start a node with more of it (`ray start --num-cpus --num-gpus --memory`)"
     if worker.gpus and not any(node.gpus >= worker.gpus for node in nodes):
-        what = "start a node with a GPU (`ray start --num-gpus`), lower run.gpus_per_actor, or set the stage's device to 'cpu'"
+        what = (
+            "start a node with a GPU (`ray start --num-gpus`), lower run.gpus_per_actor, or set the stage's device to "
+            "'cpu'"
+        )
     raise FatalError(f"a worker takes {worker}, and no node of the Ray cluster has that: {there}. Please {what}")
 
 
 def _import_ray() -> Any:
-    """The module. What it writes to standard output about dead workers is switched off: the engine logs it, and `rlip run
-    --json` writes one JSON object per line there. Ray reads the variable when it is imported, and never again."""
+    """The module. What it writes to standard output about dead workers is switched off: the engine logs it, and `rlip
+    run --json` writes one JSON object per line there. Ray reads the variable when it is imported, and never again."""
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")
     try:
         import ray
@@ -120,8 +124,9 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
     except OSError as error:
         raise FatalError(
-            f"run.ray_address = {address!r}: nothing answers there ({error.strerror or error}). Start a cluster (`ray start "
-            "--head` on one machine, `ray start --address HOST:PORT` on the others, this one among them), or correct the address"
+            f"run.ray_address = {address!r}: nothing answers there ({error.strerror or error}). Start a cluster (`ray "
+            "start --head` on one machine, `ray start --address HOST:PORT` on the others, this one among them), or "
+            "correct the address"
         ) from error
 
 
@@ -130,7 +135,10 @@ def _why(error: BaseException) -> str:
     reason = str(error.__cause__ or error)
     lines = [line.strip() for line in reason.splitlines() if line.strip()]
     if reason.startswith("Version mismatch"):
-        return f"{' '.join(lines)} Install the same versions of Python and Ray (`pip install 'ray==...'`) here and on all nodes"
+        return (
+            f"{' '.join(lines)} Install the same versions of Python and Ray (`pip install 'ray==...'`) here and on all "
+            "nodes"
+        )
     what = "run rlip on a node of the cluster, which `ray start --address HOST:PORT` makes of this machine"
     return f"can't connect to the Ray cluster ({' '.join(lines)}); {what}"
 

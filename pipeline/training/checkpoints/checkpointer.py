@@ -1,18 +1,15 @@
-"""Saves and restores training runs: small states at once, large ones by a process of their own (docs/training.md).
+"""Saves and restores training runs: small states at once, large ones while training goes on (docs/training.md).
 
-The trainer pays for a copy in memory; the process that writes it does what is slow.
+The trainer pays for a copy in memory; the thread that writes it does what is slow.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
-import os
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from models.weights_file import state_dict_diff
-from pipeline.training.checkpoints.folder import FORMAT, CheckpointFolder, Request, answer, give_up
+from pipeline.training.checkpoints.folder import FORMAT, CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, METRICS_LOG
 from pipeline.training.optimizer import Ema
 from pipeline.training.ranks import Ranks
@@ -45,40 +42,20 @@ _KINDS = {
 _ALIGNMENT = 64
 
 
-class Snapshot:
-    """A copy of tensors in memory that another process can read, laid out as a safetensors file.
+def file_image(tensors: Mapping[str, Tensor], memory: Tensor) -> Tensor:
+    """Copies tensors, of sharded ones the part of this process, into the bytes of a safetensors file.
 
     The header also says where each tensor lies in the whole, in the format of torch.distributed.checkpoint, whose
-    reader puts the parts together. `file` is the descriptor of the memory, which a child process inherits.
+    reader puts the parts together. The bytes lie in `memory`, which an earlier call returned, if they fit there.
     """
-
-    def __init__(self) -> None:
-        self.file = os.memfd_create("checkpoint", 0)
-        os.set_inheritable(self.file, True)
-        self._memory: mmap.mmap | None = None
-
-    def take(self, tensors: Mapping[str, Tensor]) -> int:
-        """Copies the tensors, of sharded ones the part of this process. Returns the number of bytes of the file."""
-        parts = {name: part for name, tensor in tensors.items() if (part := _part(tensor))[0].numel()}
-        header, places, size = _layout(parts)
-        if self._memory is None or len(self._memory) < size:
-            if self._memory is not None:
-                self._memory.close()
-            os.ftruncate(self.file, size)
-            self._memory = mmap.mmap(self.file, size)
-        self._memory[: len(header)] = header
-        whole = torch.frombuffer(self._memory, dtype=torch.uint8)
-        for name, (first, last) in places.items():
-            tensor = parts[name][0]
-            whole[first:last].view(tensor.dtype).view(tensor.shape).copy_(tensor)
-        del whole
-        return size
-
-    def close(self) -> None:
-        """Frees the memory, once no child process holds it."""
-        if self._memory is not None:
-            self._memory.close()
-        os.close(self.file)
+    parts = {name: part for name, tensor in tensors.items() if (part := _part(tensor))[0].numel()}
+    header, places, size = _layout(parts)
+    image = memory[:size] if size <= len(memory) else torch.empty(size, dtype=torch.uint8)
+    image[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+    for name, (first, last) in places.items():
+        tensor = parts[name][0]
+        image[first:last].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+    return image
 
 
 def _part(tensor: Tensor) -> tuple[Tensor, list[int]]:
@@ -198,9 +175,9 @@ class Checkpointer:
         self._state, self._settings, self._ranks, self._warn = state, settings, ranks, warn
         self._folder = CheckpointFolder(work / CHECKPOINTS)
         self._parts = ranks.count if is_sharded else 1
-        self._snapshot: Snapshot | None = None
-        self._writer: subprocess.Popen[str] | None = None
-        self._writing: int | None = None
+        self._image = torch.empty(0, dtype=torch.uint8)
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: tuple[int, Future[None]] | None = None
         self.waited = 0.0
         """Seconds for which the training run waited for checkpoints."""
         self.written: int | None = None
@@ -249,87 +226,52 @@ class Checkpointer:
         return 0, {}, complaints
 
     def save(self, step: int, about: dict[str, Any], spared: Collection[int] = ()) -> None:
-        """Copies the state, which is written while the training run goes on. It only waits for an unfinished earlier
-        write.
+        """Copies the state, which a thread writes while the training run goes on. It only waits for an unfinished
+        earlier write.
 
         `spared`: steps whose checkpoints are kept, however old.
         """
         self.finish()
+        if self._ranks.rank >= self._parts:
+            return
         started = time.monotonic()
-        tensors = self._state.tensors(self._ranks.rank if self._parts > 1 else 0)
-        if self._ranks.rank < self._parts:
-            self._writing = step
-            try:
-                self._snapshot = self._snapshot or Snapshot()
-                size = self._snapshot.take(tensors)
-            except OSError as error:
-                self._end({"error": f"no memory for a copy of the weights: {error.strerror}"})
-            else:
-                request = Request(
-                    folder=str(self._folder.path(step).parent),
-                    step=step,
-                    rank=self._ranks.rank,
-                    parts=self._parts,
-                    bytes=size,
-                    state={"about": about},
-                    keep=self._settings.keep_checkpoints,
-                    keep_every=self._settings.milestone_every,
-                    spared=list(spared),
-                    beside=[METRICS_LOG],
-                )
-                if size < self._settings.write_aside * MIB:
-                    self._end(answer(request, self._snapshot.file))
-                else:
-                    self._send(request, self._snapshot)
+        try:
+            self._image = file_image(self._state.tensors(self._ranks.rank), self._image)
+        except RuntimeError as error:  # torch's for memory that it can't allocate
+            self._give_up(step, f"no memory for a copy of the weights: {error}")
+        else:
+            self._writing = step, self._thread.submit(self._write, step, about, tuple(spared))
         self.waited += time.monotonic() - started
+        if len(self._image) < self._settings.write_aside * MIB:
+            self.finish()
 
     def finish(self) -> None:
         """Waits until the write under way is done, and warns if it failed."""
         if self._writing is None:
             return
-        assert self._writer is not None and self._writer.stdout is not None
+        (step, write), self._writing = self._writing, None
         started = time.monotonic()
-        line = self._writer.stdout.readline()
+        try:
+            write.result()
+            self.written = step
+        except OSError as error:
+            self._give_up(step, f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
         self.waited += time.monotonic() - started
-        if line:
-            self._end(json.loads(line))
-            return
-        code = self._writer.wait()
-        self._writer = None
-        self._end({"error": f"the process that writes it ended with exit code {code}"})
 
     def close(self) -> None:
-        """Waits for the write under way and ends the writer."""
+        """Waits for the write under way and frees the memory."""
         self.finish()
-        if self._writer is not None:
-            assert self._writer.stdin is not None
-            self._writer.stdin.close()
-            self._writer.wait()
-        if self._snapshot is not None:
-            self._snapshot.close()
+        self._thread.shutdown()
+        self._image = torch.empty(0, dtype=torch.uint8)
 
-    def _send(self, request: Request, snapshot: Snapshot) -> None:
-        if self._writer is None:
-            self._writer = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.training.checkpoints.folder", str(snapshot.file)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=[snapshot.file],
-                text=True,
-            )
-        assert self._writer.stdin is not None
-        try:
-            self._writer.stdin.write(json.dumps(request) + "\n")
-            self._writer.stdin.flush()
-        except BrokenPipeError:
-            pass  # `finish` notices that it has ended
+    def _write(self, step: int, about: dict[str, Any], spared: Collection[int]) -> None:
+        """Raises OSError, and TimeoutError when the part of another process is missing."""
+        self._folder.write_part(step, self._ranks.rank, self._parts, self._image.numpy().data)
+        if self._ranks.rank == 0:
+            self._folder.complete(step, self._parts, about, [METRICS_LOG])
+            self._folder.prune(self._settings.keep_checkpoints, self._settings.milestone_every, spared)
 
-    def _end(self, result: dict[str, str]) -> None:
-        step, self._writing = self._writing, None
-        assert step is not None
-        if "error" in result:
-            give_up(self._folder, step, self._ranks.rank, self._parts)
-            last = f"the last one is of step {self.written}" if self.written else "there is no earlier one"
-            self._warn(f"the checkpoint of step {step} could not be written ({result['error']}); {last}")
-        else:
-            self.written = step
+    def _give_up(self, step: int, why: str) -> None:
+        self._folder.give_up(step, self._ranks.rank, self._parts)
+        last = f"the last one is of step {self.written}" if self.written else "there is no earlier one"
+        self._warn(f"the checkpoint of step {step} could not be written ({why}); {last}")

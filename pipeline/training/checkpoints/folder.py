@@ -1,9 +1,4 @@
-"""The checkpoints of a training run on disk: `step-00000500/` and so on, each complete from the moment its name exists.
-
-`python -m pipeline.training.checkpoints.folder FILE` writes them from memory that it shares with a trainer: one request
-as a JSON line on its input, one answer as a JSON line on its output, {} or {"error": "..."}. Nothing here imports
-torch, so that this process starts at once and takes little memory.
-"""
+"""The checkpoints of a training run on disk: `step-00000500/` and so on, each complete once its name exists."""
 
 from __future__ import annotations
 
@@ -12,17 +7,14 @@ import json
 import os
 import re
 import shutil
-import signal
-import sys
 import time
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import xxhash
 
-from pipeline.runtime.processes import die_with_parent
 from pipeline.training.config import RESUMES_FROM
 from storage.atomic import write_atomic
 from storage.disk import LOCAL
@@ -34,6 +26,8 @@ RECORD = "checkpoint.json"
 """File with the step, the other files with their sizes and checksums, and the state that is not a tensor."""
 _NAME = re.compile(r"step-(\d{8,})")
 _CHUNK = 2**24
+_SECONDS_TO_WAIT = 120
+"""How long rank 0 waits for the parts of the others."""
 
 
 class CheckpointFolder:
@@ -106,11 +100,62 @@ class CheckpointFolder:
             if step not in spared and not (every and step % every == 0):
                 self.discard(step)
 
-    def point_to(self, step: int, beside: Collection[str]) -> None:
+    def write_part(self, step: int, rank: int, parts: int, data: memoryview) -> None:
+        """Writes the file of one of the `parts` processes that have one. Raises OSError."""
+        aside = self.aside(step)
+        aside.mkdir(parents=True, exist_ok=True)
+        name = _name(rank, parts)
+        check = _write(aside / name, data)
+        done = aside / f"{name}.json"
+        done.with_suffix(".new").write_text(json.dumps({"bytes": len(data), "check": check}))
+        done.with_suffix(".new").rename(done)
+
+    def give_up(self, step: int, rank: int, parts: int) -> None:
+        """Says that a part will not come. Rank 0 then removes the others instead of waiting."""
+        aside = self.aside(step)
+        with suppress(OSError):
+            if rank == 0:
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                aside.mkdir(parents=True, exist_ok=True)
+                (aside / f"{_name(rank, parts)}.failed").touch()
+
+    def complete(self, step: int, parts: int, about: dict[str, Any], beside: Collection[str]) -> None:
+        """Waits for the parts of all processes and gives the checkpoint its name.
+
+        `about`: what the record has besides the files; `beside`: other files of the work folder that are needed to
+        resume. Raises OSError, and TimeoutError when the part of another process is missing.
+        """
+        aside = self.aside(step)
+        until = time.monotonic() + _SECONDS_TO_WAIT
+        while len(done := sorted(aside.glob(f"*-of-{parts:05d}.safetensors.json"))) < parts:
+            if any(aside.glob("*.failed")):
+                raise FileNotFoundError("another process could not write its part of the checkpoint")
+            if time.monotonic() > until:
+                raise TimeoutError(f"only {len(done)} of {parts} processes wrote their part of the checkpoint")
+            time.sleep(0.02)
+        files = {part.name.removesuffix(".json"): json.loads(part.read_text()) for part in done}
+        for part in done:
+            part.unlink()
+        record = {"format": FORMAT, "step": step, "files": files, "about": about}
+        (aside / RECORD).write_bytes(sealed_json(record))
+        LOCAL.sync_file(aside / RECORD)
+        LOCAL.sync_folder(aside)
+        if self.path(step).exists():
+            self.discard(step)
+        aside.rename(self.path(step))
+        LOCAL.sync_folder(aside.parent)
+        self._point_to(step, beside)
+
+    def _point_to(self, step: int, beside: Collection[str]) -> None:
         """Writes the list of files from which another machine can resume; `beside`: others in the work folder."""
         work = self._folder.parent
         inside = [str(path.relative_to(work)) for path in sorted(self.path(step).iterdir())]
         write_atomic(work / RESUMES_FROM, json.dumps({"files": [*inside, *beside]}).encode())
+
+
+def _name(rank: int, parts: int) -> str:
+    return f"shard-{rank + 1:05d}-of-{parts:05d}.safetensors"
 
 
 def checksum(file: Path) -> str:
@@ -119,113 +164,14 @@ def checksum(file: Path) -> str:
         return hashlib.file_digest(data, xxhash.xxh3_128).hexdigest()
 
 
-_SECONDS_TO_WAIT = 120
-"""How long rank 0 waits for the parts of the others."""
-
-
-class Request(TypedDict):
-    """Asks for the part of one process in a checkpoint; rank 0 completes the checkpoint."""
-
-    folder: str
-    step: int
-    rank: int
-    parts: int
-    """Number of processes that write a part."""
-    bytes: int
-    state: dict[str, Any]
-    """What the record has besides the files."""
-    keep: int
-    keep_every: int | None
-    spared: list[int]
-    beside: list[str]
-    """Other files of the work folder that are needed to resume."""
-
-
-def write(request: Request, memory: int) -> None:
-    """Writes a part from a memory file. Raises OSError, and TimeoutError when the part of another process is missing."""
-    checkpoints, step = CheckpointFolder(Path(request["folder"])), request["step"]
-    aside = checkpoints.aside(step)
-    aside.mkdir(parents=True, exist_ok=True)
-    name = _name(request["rank"], request["parts"])
-    check = _copy(memory, aside / name, request["bytes"])
-    done = aside / f"{name}.json"
-    done.with_suffix(".new").write_text(json.dumps({"bytes": request["bytes"], "check": check}))
-    done.with_suffix(".new").rename(done)
-    if request["rank"] == 0:
-        _complete(checkpoints, request)
-
-
-def give_up(checkpoints: CheckpointFolder, step: int, rank: int, parts: int) -> None:
-    """Says that a part will not come. Rank 0 then removes the others instead of waiting."""
-    aside = checkpoints.aside(step)
-    with suppress(OSError):
-        if rank == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.mkdir(parents=True, exist_ok=True)
-            (aside / f"{_name(rank, parts)}.failed").touch()
-
-
-def _name(rank: int, parts: int) -> str:
-    return f"shard-{rank + 1:05d}-of-{parts:05d}.safetensors"
-
-
-def _copy(memory: int, path: Path, size: int) -> str:
-    """Copies memory into a file that reaches the disk. Returns its checksum."""
+def _write(path: Path, data: memoryview) -> str:
+    """Writes a file that reaches the disk. Returns its checksum."""
     digest = xxhash.xxh3_128()
-    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        for place in range(0, size, _CHUNK):
-            chunk = os.pread(memory, min(_CHUNK, size - place), place)
-            digest.update(chunk)
-            left = memoryview(chunk)
-            while left:
-                left = left[os.write(target, left) :]
-        os.fsync(target)
-    finally:
-        os.close(target)
+    with path.open("wb", buffering=0) as file:
+        for first in range(0, len(data), _CHUNK):
+            rest = data[first : first + _CHUNK]
+            digest.update(rest)
+            while rest:
+                rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
     return digest.hexdigest()
-
-
-def _complete(checkpoints: CheckpointFolder, request: Request) -> None:
-    """Waits for the parts of all processes and gives the checkpoint its name."""
-    step, parts = request["step"], request["parts"]
-    aside = checkpoints.aside(step)
-    until = time.monotonic() + _SECONDS_TO_WAIT
-    while len(done := sorted(aside.glob(f"*-of-{parts:05d}.safetensors.json"))) < parts:
-        if any(aside.glob("*.failed")):
-            raise FileNotFoundError("another process could not write its part of the checkpoint")
-        if time.monotonic() > until:
-            raise TimeoutError(f"only {len(done)} of {parts} processes wrote their part of the checkpoint")
-        time.sleep(0.02)
-    files = {part.name.removesuffix(".json"): json.loads(part.read_text()) for part in done}
-    for part in done:
-        part.unlink()
-    record = {"format": FORMAT, "step": step, "files": files} | request["state"]
-    (aside / RECORD).write_bytes(sealed_json(record))
-    LOCAL.sync_file(aside / RECORD)
-    LOCAL.sync_folder(aside)
-    if checkpoints.path(step).exists():
-        checkpoints.discard(step)
-    aside.rename(checkpoints.path(step))
-    LOCAL.sync_folder(aside.parent)
-    checkpoints.point_to(step, request["beside"])
-    checkpoints.prune(request["keep"], request["keep_every"], request["spared"])
-
-
-def answer(request: Request, memory: int) -> dict[str, str]:
-    """Writes a part and returns {}, or {"error": what went wrong}."""
-    try:
-        write(request, memory)
-    except OSError as error:
-        return {"error": f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")}
-    return {}
-
-
-if __name__ == "__main__":
-    die_with_parent(os.getppid())
-    # A request to stop is meant for the trainer, which needs a last checkpoint.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line), int(sys.argv[1]))), flush=True)

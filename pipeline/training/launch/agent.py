@@ -173,8 +173,8 @@ class Agent:
                 return content
             if time.monotonic() > deadline:
                 raise FatalError(
-                    f"{path} is missing or differs from that of the coordinator; all nodes must see the same file system "
-                    "under the same path"
+                    f"{path} is missing or differs from that of the coordinator; all nodes must see the same file "
+                    "system under the same path"
                 )
             time.sleep(0.5)
 
@@ -227,7 +227,7 @@ class Coordinator:
         self._state = NodeState(kind=kind, name=self.own_name, round=round_number, failures=tuple(failures))
 
     def leave(self) -> None:
-        """Tells the coordinator, unless it is lost, that this node leaves; the last state of the ranks stays as it was."""
+        """Tells the coordinator, unless it is lost, that this node leaves; the ranks' last state stays."""
         self._state = self._state.model_copy(update={"kind": "left"})
         self._leaving.set()
         if self.lost() is None:

@@ -1,5 +1,4 @@
-"""Runs a training run on the coordinator: starts its ranks and those of the other nodes, and restarts all when one is
-lost."""
+"""Runs a training run on the coordinator: starts the ranks of all nodes, and restarts them when one is lost."""
 
 from __future__ import annotations
 
@@ -133,8 +132,7 @@ def _stop(ranks: RankProcesses, nodes: Nodes, seconds: float, log: _Log) -> None
 
 
 class _Log:
-    """The log of the ranks of this node, to which the launcher adds lines, and the progress that rank 0 writes beside
-    it."""
+    """The log of the ranks of this node, to which the launcher adds lines, and the progress of rank 0 beside it."""
 
     def __init__(self, work: Path, report: ReportProgress) -> None:
         self.path = work / LOG
@@ -239,8 +237,8 @@ class Nodes:
         if not self._wait(lambda: self._is_gathered(wanted), GATHER_SECONDS):
             here, address = 1 + len(self._free()), self._settings.address or ""
             raise RetryableError(
-                f"{here} of {wanted} nodes joined {address} (here {resolve(address)}) within {GATHER_SECONDS:.0f} s; run "
-                f"`rlip cluster join {address} STORE` on the others"
+                f"{here} of {wanted} nodes joined {address} (here {resolve(address)}) within {GATHER_SECONDS:.0f} s; "
+                f"run `rlip cluster join {address} STORE` on the others"
             )
         return (0, *self._free()[: self._settings.nodes - 1])
 
@@ -270,7 +268,8 @@ class Nodes:
             if state.round == self.round:
                 failures += state.failures
             if self._is_silent(number) and not self._has_ended(number):
-                message = f"node {state.name} has been silent for {self._settings.node_timeout:.0f} s (is it down, or cut off?)"
+                silent = f"silent for {self._settings.node_timeout:.0f} s"
+                message = f"node {state.name} has been {silent} (is it down, or cut off?)"
                 failures.append(Failure(rank=None, node=state.name, kind="retry", message=message))
         return failures
 

@@ -73,7 +73,8 @@ class MessageStore:
             listener = socket.create_server(place, family=family, backlog=128)
         except OSError as error:
             raise FatalError(
-                f"address = {address}: can't listen there ({error.strerror}); name an address of this machine and a free port"
+                f"address = {address}: can't listen there ({error.strerror}); name an address of this machine and a "
+                "free port"
             ) from error
         # Left to itself, torch listens on all addresses. Its libuv server survives clients that send half a request.
         return cls(

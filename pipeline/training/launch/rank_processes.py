@@ -129,8 +129,6 @@ def _environment(config: TrainConfig, placement: Placement, local: int) -> dict[
     threads = str(config.settings.threads)
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
-        # The writer of checkpoints must not import a folder of the user that is named like one of our packages.
-        "PYTHONSAFEPATH": "1",
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",

@@ -14,8 +14,9 @@ set -u
 
 """
 _NODES = """\
-# The first node is the coordinator and runs the recipe; the others wait for its training runs. All must see this folder,
-# the data and the store under the same paths, and the first node's name must not resolve to a loopback address on itself.
+# The first node is the coordinator and runs the recipe; the others wait for its training runs. All must see this
+# folder, the data and the store under the same paths, and the first node's name must not resolve to a loopback address
+# on itself.
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$first:$((20000 + SLURM_JOB_ID % 20000))
 
@@ -46,15 +47,13 @@ kill "$joined" 2>/dev/null
 wait "$joined"
 """
 _MARGIN = 30
-"""Seconds before the time limit, in addition to the training run's `stop_timeout`, at which Slurm asks the script to
-end."""
+"""Seconds before the time limit, besides the training run's `stop_timeout`, at which Slurm asks it to end."""
 _SECTIONS = ("train_tagger", "pretrain.settings")
 """Sections of a recipe that describe training runs."""
 
 
 def training_overrides(nodes: int, gpus: int | None) -> list[str]:
-    """Returns the settings, as for `--set`, that let all training runs of a recipe use that many nodes and GPUs of
-    each."""
+    """Returns the settings, as for `--set`, that let all training runs of a recipe use so many nodes and GPUs."""
     processes = [f"{section}.processes={gpus}" for section in _SECTIONS] if gpus else []
     return [*processes, *(f"{section}.nodes={nodes}" for section in _SECTIONS)]
 

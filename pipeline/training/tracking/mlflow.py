@@ -1,4 +1,4 @@
-"""Sends the values of a training run to MLflow: to a database in the folder, or to the server in MLFLOW_TRACKING_URI."""
+"""Sends a training run's values to MLflow: to a database in the folder, or the server in MLFLOW_TRACKING_URI."""
 
 from __future__ import annotations
 

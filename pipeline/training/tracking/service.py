@@ -1,5 +1,4 @@
-"""What the trackers of services share: a run whose values can't be taken back, continued when a training run is
-resumed."""
+"""What trackers of services share: a run whose values can't be taken back, continued by a resumed training run."""
 
 from __future__ import annotations
 

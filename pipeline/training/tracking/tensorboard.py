@@ -11,8 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class TensorBoardTracker:
-    """Writes an event file per attempt. Steps that a resumed training run repeats are no longer shown from earlier
-    files."""
+    """Writes an event file per attempt. Steps that a resumed run repeats are shown from its file."""
 
     def __init__(self, folder: Path, _run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
         self._folder, self._settings, self._first_step = folder / "tensorboard", settings, first_step

@@ -5,53 +5,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import psutil
 import torch
 
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """The sums over some steps of one process. All times are in seconds."""
-
-    steps: int
-    waited: float
-    """Time from the end of a step until the next batch is there."""
-    worked: float
-    """Time from then until the end of the step."""
-    images: int
-    """Images of all processes."""
-    shown_pixels: int
-    """Pixels that show an image."""
-    batch_pixels: int
-    """Pixels of the batches, with padding."""
-    flops: int
-    """Floating-point operations of the model, of this process."""
-    peak: float | None
-    """Floating-point operations per second that the device of this process can do; None: not known."""
-    memory_gib: float
-
-    def values(self) -> dict[str, float]:
-        """Returns the metrics by name.
-
-        images_per_second; data_wait: share of the time that is spent waiting for data; padding: share of the batches'
-        pixels that shows no image; memory_gib: as in `memory_gib`; mfu: model FLOPs utilisation, i.e. FLOPs / (seconds
-        · peak), with the waiting included (PaLM, arXiv 2204.02311, appendix B), where the FLOPs and the peak are known.
-        """
-        seconds = max(self.waited + self.worked, 1e-9)
-        values = {
-            "images_per_second": self.images / seconds,
-            "data_wait": self.waited / seconds,
-            "padding": 1 - self.shown_pixels / max(self.batch_pixels, 1),
-            "memory_gib": self.memory_gib,
-        }
-        if self.peak and self.flops:
-            values["mfu"] = self.flops / (seconds * self.peak)
-        return values
 
 
 class StepTimer:
@@ -67,6 +26,7 @@ class StepTimer:
         """`peak`: the floating-point operations per second that the device can do (`device_peak`); None: not known."""
         self._device, self._peak, self._clock = device, peak, clock
         self._last = clock()
+        self._whole_waited = self._whole_worked = self._waited = self._worked = 0.0
         self._clear()
 
     def loaded(self) -> None:
@@ -77,7 +37,6 @@ class StepTimer:
         """Counts the time since the last call as that of a step. `images` of all processes, pixels and FLOPs of this
         one; `flops` 0: not counted."""
         self._worked += self._lap()
-        self._steps += 1
         self._images += images
         self._shown += shown_pixels
         self._batch += batch_pixels
@@ -87,21 +46,29 @@ class StepTimer:
         """Excludes the time since the last call, which was no part of a step, such as a checkpoint."""
         self._lap()
 
-    def take(self) -> Throughput:
-        """Returns the sums since the last time, and begins anew."""
-        taken = Throughput(
-            steps=self._steps,
-            waited=self._waited,
-            worked=self._worked,
-            images=self._images,
-            shown_pixels=self._shown,
-            batch_pixels=self._batch,
-            flops=self._flops,
-            peak=self._peak,
-            memory_gib=memory_gib(self._device),
-        )
+    def take(self) -> dict[str, float]:
+        """Returns the metrics of the steps since the last time, by name, and begins anew.
+
+        images_per_second; data_wait: share of the time that is spent waiting for data; padding: share of the batches'
+        pixels that shows no image; memory_gib: as in `memory_gib`; mfu: model FLOPs utilisation, i.e. FLOPs / (seconds
+        · peak), with the waiting included (PaLM, arXiv 2204.02311, appendix B), where the FLOPs and the peak are known.
+        """
+        seconds = max(self._waited + self._worked, 1e-9)
+        values = {
+            "images_per_second": self._images / seconds,
+            "data_wait": self._waited / seconds,
+            "padding": 1 - self._shown / max(self._batch, 1),
+            "memory_gib": memory_gib(self._device),
+        }
+        if self._peak and self._flops:
+            values["mfu"] = self._flops / (seconds * self._peak)
         self._clear()
-        return taken
+        return values
+
+    @property
+    def data_wait(self) -> float:
+        """The share of the time of all steps, up to the last `take`, that was spent waiting for data."""
+        return self._whole_waited / max(self._whole_waited + self._whole_worked, 1e-9)
 
     def _lap(self) -> float:
         now = self._clock()
@@ -109,8 +76,10 @@ class StepTimer:
         return passed
 
     def _clear(self) -> None:
+        self._whole_waited += self._waited
+        self._whole_worked += self._worked
         self._waited = self._worked = 0.0
-        self._steps = self._images = self._shown = self._batch = self._flops = 0
+        self._images = self._shown = self._batch = self._flops = 0
 
 
 def memory_gib(device: torch.device) -> float:
@@ -165,7 +134,7 @@ def device_peak(device: torch.device, precision: Precision) -> float:
 
 
 def known_peak(name: str, precision: Precision) -> float | None:
-    """Returns the FLOP/s of a device by its name; None for one that is not in the table, such as a part of a GPU (MIG)."""
+    """Returns the FLOP/s of a device by its name; None for one outside the table, e.g. a part of a GPU (MIG)."""
     bare = _MAKER.sub("", name)
     peaks = next((peaks for pattern, peaks in _PEAKS if re.fullmatch(pattern, bare)), {})
     return peaks[precision] * _TERA if precision in peaks else None

@@ -33,7 +33,7 @@ _TRACKERS = {
 
 
 def require_extras(kinds: Iterable[str]) -> None:
-    """Raises `FatalError` that names the extra when the packages of a tracker are not installed. Imports none of them."""
+    """Raises `FatalError` that names the extra when the packages of a tracker are not installed. Imports none."""
     for kind in kinds:
         missing = [package for package in _TRACKERS[kind][1] if find_spec(package) is None]
         if missing:

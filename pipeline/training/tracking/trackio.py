@@ -14,8 +14,7 @@ PROJECT = "rlip"
 
 
 class TrackioTracker(ServiceTracker):
-    """Writes to `folder`/trackio, unless the user sets TRACKIO_DIR. A resumed training run continues the Trackio run of
-    its name."""
+    """Writes to `folder`/trackio, unless the user sets TRACKIO_DIR. A resumed run continues that of its name."""
 
     kind = "trackio"
 
