@@ -1,7 +1,5 @@
 """Runs stage `caption` on given images."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 from PIL import Image
+from toy_store import commit
 
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.runtime.stage import Inputs
@@ -17,25 +16,17 @@ from storage.artifact import Artifact
 from storage.digests import digest_file
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
-from storage.manifest import Counts, FileEntry, Manifest
-from storage.tables import IMAGES, write_table
+from storage.tables import IMAGES, table_bytes
 
 ONE_BOX = {"category": "dog", "x": 0, "y": 0, "w": 5, "h": 5, "crowd": False, "source_id": 1}
 
 
 def images_artifact(root: Path, images: Sequence[dict[str, Any]]) -> Artifact:
     """Commit rows of the images table to a store at `root`, as stage `ingest` does."""
-    store, terms = LocalStore(root), KeyTerms("ingest", 1, {}, {})
-    with store.draft() as draft:
-        path = draft / "images.parquet"
-        write_table(pa.Table.from_pylist(list(images), schema=IMAGES), path)
-        entry = FileEntry(digest=digest_file(path), size=path.stat().st_size, rows=len(images))
-        manifest = Manifest(
-            stage="ingest", key=terms.key, partition="set/0000", terms=terms.as_json(), upstream={},
-            files={path.name: entry}, schema_fingerprint="", counts=Counts(rows_in=len(images), rows_out=len(images)),
-            seconds=0.1, host="h", versions={},
-        )  # fmt: skip
-        return store.commit(draft, manifest)
+    data = table_bytes(pa.Table.from_pylist(list(images), schema=IMAGES))
+    return commit(
+        LocalStore(root), KeyTerms("ingest", 1, {}, {}), "images.parquet", data, partition="set/0000", rows=len(images)
+    )
 
 
 def caption_rows(

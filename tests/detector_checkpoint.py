@@ -1,7 +1,5 @@
 """Checkpoints of detectors by their authors' names, with random values: as published, and as RLIPv2's authors convert them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

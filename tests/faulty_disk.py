@@ -1,7 +1,5 @@
 """A disk that stops or fails at one chosen operation, and that loses what was never synced at a power cut."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An object store in memory that stops or fails at a chosen operation, as S3 and the network do."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Callable
 from pathlib import Path

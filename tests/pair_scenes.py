@@ -1,7 +1,5 @@
 """Small test sets of related pairs: a man, a bike and a dog, in boxes that overlap in known ways."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from pipeline.evaluation.relations import Interactions, Relations

@@ -1,7 +1,5 @@
 """A real Prefect server and worker for tests, used as documented."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -61,7 +59,7 @@ class PrefectServer:
 
     @classmethod
     @contextmanager
-    def running(cls, home: Path, **settings: str) -> Iterator[PrefectServer]:
+    def running(cls, home: Path, **settings: str) -> Iterator["PrefectServer"]:
         """A server on a free port with its records in `home`, and further settings for it and its clients."""
         api = f"http://127.0.0.1:{free_port()}/api"
         server = cls(api, client_environment(home, PREFECT_API_URL=api, **settings))
@@ -87,7 +85,6 @@ class PrefectServer:
 
     def stop(self) -> None:
         """Stop the server that was started here."""
-        assert self.process is not None
         self.process.terminate()
         self.process.wait(timeout=20)
 
@@ -109,11 +106,11 @@ class PrefectServer:
 
     def post(self, path: str, **body: Any) -> Any:
         """Send a POST request and return the answer."""
-        return self.client.request("POST", f"/{path}", json=body).json()  # type: ignore[arg-type]
+        return self.client.request("POST", f"/{path}", json=body).json()
 
     def get(self, path: str) -> Any:
         """Send a GET request and return the answer."""
-        return self.client.request("GET", f"/{path}").json()  # type: ignore[arg-type]
+        return self.client.request("GET", f"/{path}").json()
 
     def submit(self, deployment: str, recipe: Mapping[str, Any]) -> str:
         """Request a run of a deployment and return its id."""
@@ -129,8 +126,7 @@ class PrefectServer:
             return self.post("flow_runs/count", flow_runs={"id": {"any_": [run]}, "state": final}) == 1 or None
 
         wait_for(has_ended, seconds, f"flow run {run} did not end")
-        state: dict[str, Any] = self.get(f"flow_runs/{run}")["state"]
-        return state
+        return self.get(f"flow_runs/{run}")["state"]
 
     def task_states(self, run: str) -> dict[str, str]:
         """Task run → name of its state, for a flow run and its direct subflows."""

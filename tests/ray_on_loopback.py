@@ -1,16 +1,15 @@
-"""A real Ray cluster of two nodes on this machine, each with one core. All of its ports are on the loopback interface."""
-
-from __future__ import annotations
+"""A real Ray cluster of two nodes on this machine, each with one core, that tests kill or cut off. All of its ports are on the
+loopback interface."""
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from lost_hosts import Host, host_of
+import psutil
 
 from pipeline.cli.errors import errors_reported
 from pipeline.training.launch.ray_nodes import join_with_ray
@@ -26,6 +25,7 @@ _ENVIRONMENT = {
 }
 # The autoscaler and the copier of logs take a second of start each, and no test is about them.
 HEAD = {**NODE, "include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
+Host = list[psutil.Process]
 _IMPORTABLE = (ROOT, ROOT / "tests", ROOT / "benchmarks")
 
 
@@ -68,3 +68,33 @@ def lend_a_node(address: str, work: Path, worker: str) -> None:
 def host_of_node(node: Any) -> Host:
     """The processes of a node, its workers and their children among them."""
     return host_of(*(info.process.pid for infos in node.all_processes.values() for info in infos))
+
+
+def host_of(*started: int) -> Host:
+    """The processes of a node or a run: those of these that live, and all below them."""
+    found: Host = []
+    for pid in started:
+        with suppress(psutil.NoSuchProcess):
+            found += [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return found
+
+
+def kill(host: Host) -> None:
+    """Kill all processes at once, as a loss of power does."""
+    _each(process.kill for process in host)
+
+
+def cut_off(host: Host) -> None:
+    """Stop all processes: connections to them stay open, and nothing answers."""
+    _each(process.suspend for process in host)
+
+
+def come_back(host: Host) -> None:
+    """Let those go on that were cut off."""
+    _each(process.resume for process in host)
+
+
+def _each(signals: Iterable[Callable[[], None]]) -> None:
+    for send in signals:
+        with suppress(psutil.NoSuchProcess):
+            send()

@@ -1,7 +1,5 @@
 """A browser on the review page: a real server process, real Chromium, and the few gestures of a reviewer."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -27,8 +25,6 @@ from warm_process import WarmProcess
 
 from pipeline.review import review_state
 
-ROOT = Path(__file__).resolve().parents[1]
-SCREENSHOTS = ROOT / "out" / "screenshots"
 DESKTOP, LAPTOP, PHONE = (1440, 900), (1280, 900), (390, 844)
 _LONGEST_WAIT = 15.0
 MISSING = "no Chromium with its chromedriver; `make browser` installs both on Debian"
@@ -53,7 +49,7 @@ class Served:
     @property
     def root(self) -> str:
         """The address under which all pages lie, without a slash at its end."""
-        return re.match(r"http://[^/]+/[^/]+", self.url).group()  # type: ignore[union-attr]
+        return re.match(r"http://[^/]+/[^/]+", self.url).group()
 
     def log(self, reviewer: str = "ada") -> list[dict[str, Any]]:
         """The lines of a reviewer's log on disk."""
@@ -123,7 +119,6 @@ class Browser:
 
     def open(self, path: str) -> None:
         """Open a page of the server and wait until its scripts have begun."""
-        assert self.server is not None
         self.driver.get(self.server.root + path)
         self.ready()
 
@@ -133,6 +128,12 @@ class Browser:
             "return document.readyState === 'complete' && "
             "[...document.querySelectorAll('[data-view], #scroller')].every((view) => view.dataset.begun)"
         ))  # fmt: skip
+
+    def reach_image(self, act: Callable[[], object]) -> None:
+        """Do what leads to the view of an image, and wait for it."""
+        act()
+        self.until(lambda: self.count("#image") == 1)
+        self.ready()
 
     def until(self, condition: Callable[[], Found], what: str = "") -> Found:
         """The first truthy value of a condition."""
@@ -148,8 +149,7 @@ class Browser:
 
     def count(self, selector: str) -> int:
         """How many elements a CSS selector finds."""
-        found: int = self.script("return document.querySelectorAll(arguments[0]).length", selector)
-        return found
+        return self.script("return document.querySelectorAll(arguments[0]).length", selector)
 
     def text(self, selector: str) -> str:
         """The text of the first element that a CSS selector finds, as its reader sees it; "" without one."""
@@ -196,7 +196,6 @@ class Browser:
 
     def query(self) -> str:
         """Path and query of the page's address, from where its server's pages begin."""
-        assert self.server is not None
         address: str = self.script("return location.origin + location.pathname + location.search")
         return address.removeprefix(self.server.root)
 
@@ -208,18 +207,12 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
 
-    def screenshot(self, name: str) -> None:
-        """Keep what the window shows under out/screenshots."""
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        self.driver.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
-
     def errors(self) -> list[str]:
         """What the console has said since the last call."""
         return [f"{entry['level']} {entry['message']}" for entry in self.driver.get_log("browser")]
 
     def foreign(self) -> list[str]:
         """The addresses that the page has asked of any other server than its own."""
-        assert self.server is not None
         asked = self.script("return performance.getEntries().map((entry) => entry.name).filter((n) => n.includes(':'))")
         return [address for address in asked if not address.startswith(self.server.root + "/")]
 

@@ -1,14 +1,12 @@
 """Small runs for the review page, made without models: images that are drawn, captions with marked words, scored labels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
-from run_builder import RunBuilder, captions, pairs
+from run_builder import RunBuilder, box, captions, pairs, relation
 
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.stage import Rejected
@@ -41,10 +39,8 @@ class Words:
 PLAIN = Words()
 
 
-def review_run(
-    folder: Path, name: str = "toy", images: int = IMAGES, words: Words = PLAIN, lower: float = 0.0
-) -> RunBuilder:
-    """A finished run in the store `folder`/store. `lower` is taken from each score, so that another run keeps fewer labels."""
+def review_run(folder: Path, name: str = "toy", images: int = IMAGES, words: Words = PLAIN) -> RunBuilder:
+    """A finished run in the store `folder`/store."""
     book = RunBuilder(Run(LocalStore(folder / "store"), name), folder / "pictures")
     source = {"name": "toys", "format": "coco", "images": book.pictures / "toys", "annotations": "none.json"}
     data = {"sources": [source], "label": ["toys"], "tagger": ["toys"]}
@@ -52,13 +48,11 @@ def review_run(
         {"name": name, "store": str(folder / "store"), "data": data, "shard": {"threshold": 0.5}}
     )
     book.run.note("recipe", recipe.model_dump(mode="json"))
-    add_partition(book, "toys/0000", range(1, images + 1), words, lower)
+    add_partition(book, "toys/0000", range(1, images + 1), words)
     return book
 
 
-def add_partition(
-    book: RunBuilder, partition: str, numbers: Iterable[int], words: Words = PLAIN, lower: float = 0.0
-) -> None:
+def add_partition(book: RunBuilder, partition: str, numbers: Iterable[int], words: Words = PLAIN) -> None:
     """Adds a partition of images with these ids to a run, with all steps up to the labels."""
     numbers = list(numbers)
     own: dict[str, Any] = {"settings": {"run": book.run.name, "partition": partition}}
@@ -66,7 +60,7 @@ def add_partition(
     book.add("ingest", partition, [_image(book, n, words) for n in numbers], rejected=refused, **own)
     book.add("caption", partition, [captions(n, *words.captions, f"picture number {n}") for n in numbers], **own)
     book.add("parse", partition, [_triplets(n, words) for n in numbers], **own)
-    tagged = [_relations(n, words, lower) for n in numbers]
+    tagged = [_relations(n, words) for n in numbers]
     proposed = [
         pairs(row["image_id"], *((r["subject"], r["predicate"], r["object"], 1) for r in row["relations"]))
         for row in tagged
@@ -89,16 +83,11 @@ def _image(book: RunBuilder, number: int, words: Words) -> dict[str, Any]:
         for (_, x, y, w, h), colour in zip(BOXES, ("#345", "#854", "#762", "#a86"), strict=True):
             draw.ellipse((x, y, x + w, y + h), fill=colour)
         picture.save(path)
-    boxes = [(words.subject if category == "person" else category, *box) for category, *box in BOXES]
-    return {
-        "dataset": "toys", "split": "train", "image_id": number, "uri": uri, "digest": f"digest{number}",
-        "width": SIZE[0], "height": SIZE[1],
-        "boxes": [
-            {"category": c, "x": x, "y": y, "w": w, "h": h, "crowd": False, "source_id": i}
-            for i, (c, x, y, w, h) in enumerate(boxes)
-        ],
-        "relations": [{"subject": 0, "predicate": GIVEN, "object": 2}] if number % 2 else [],
-    }  # fmt: skip
+    names = [words.subject if category == "person" else category for category, *_ in BOXES]
+    boxes = [box(name, *place, source_id=i) for i, (name, (_, *place)) in enumerate(zip(names, BOXES, strict=True))]
+    given = [{"subject": 0, "predicate": GIVEN, "object": 2}] if number % 2 else []
+    row = {"dataset": "toys", "split": "train", "image_id": number, "uri": uri, "digest": f"digest{number}"}
+    return {**row, "width": SIZE[0], "height": SIZE[1], "boxes": boxes, "relations": given}
 
 
 def _triplets(number: int, words: Words) -> dict[str, Any]:
@@ -122,13 +111,11 @@ def _triplets(number: int, words: Words) -> dict[str, Any]:
     return {"image_id": number, "triplets": rows}
 
 
-def _relations(number: int, words: Words, lower: float) -> dict[str, Any]:
+def _relations(number: int, words: Words) -> dict[str, Any]:
     """The first predicate holds of the first box and the horse, by the first caption; all others of it and the dog."""
+    best = 0.972 - 0.03 * (number % 24)
     rows = [
-        {
-            "subject": 0, "predicate": predicate, "object": 3 if place else 2, "proposed": True, "triplet": min(place, 1),
-            "score": round(max(0.0, 0.972 - 0.03 * (number % 24) - 0.01 * place - lower), 4),
-        }
+        relation(0, predicate, 3 if place else 2, round(max(0.0, best - 0.01 * place), 4), triplet=min(place, 1))
         for place, predicate in enumerate(words.predicates)
-    ]  # fmt: skip
+    ]
     return {"image_id": number, "relations": rows}

@@ -1,7 +1,5 @@
 """A small application behind the page's entrance, served by uvicorn on a free port of this machine."""
 
-from __future__ import annotations
-
 import socket
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Calls commands of `rlip`, most of them in this process: in one of its own, each would first import for seconds."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

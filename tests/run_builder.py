@@ -1,7 +1,5 @@
 """Builds runs with hand-made tables, committed as stages commit theirs, and the rows of such tables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage import tables
+from storage.artifact import Artifact
 from storage.keys import KeyTerms
 from storage.runs import Run
 
@@ -36,8 +35,8 @@ class Made(Stage):
 
     def __init__(self, step: str, output: Callable[[Path], Output]) -> None:
         super().__init__(Settings())
-        self.name = step.split(":")[0]  # type: ignore[misc]
-        self.writes, self.schema = SCHEMAS[self.name]  # type: ignore[misc]
+        self.name = step.split(":")[0]
+        self.writes, self.schema = SCHEMAS[self.name]
         self._output = output
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
@@ -67,14 +66,10 @@ class RunBuilder:
     ) -> None:
         def output(work: Path) -> Output:
             files = {}
-            if candidates is not None:
-                path = work / "candidates.parquet"
-                tables.write_table(pa.Table.from_pylist(list(candidates), schema=tables.CANDIDATES), path)
-                files[path.name] = path
-            if detections is not None:
-                path = work / "detections.parquet"
-                tables.write_table(pa.Table.from_pylist(list(detections), schema=tables.DETECTIONS), path)
-                files[path.name] = path
+            for name, found in (("candidates", candidates), ("detections", detections)):
+                if found is not None:
+                    artifact(work, **{name: found})
+                    files[f"{name}.parquet"] = work / f"{name}.parquet"
             schema = SCHEMAS[step.split(":")[0]][1]
             table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
             return Output(table, files=files, rejected=rejected, rows_in=rows_in, facts=facts or {})
@@ -100,20 +95,19 @@ class RunBuilder:
         uri = f"{image_id}.png"
         (self.pictures / dataset).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (200, 120), (90, 120, 60 + image_id % 100)).save(self.pictures / dataset / uri)
-        return {
-            "dataset": dataset,
-            "split": "train",
-            "image_id": image_id,
-            "uri": uri,
-            "digest": "0",
-            "width": 200,
-            "height": 120,
-            "boxes": [
-                {"category": c, "x": x, "y": y, "w": w, "h": h, "crowd": False, "source_id": i}
-                for i, (c, x, y, w, h) in enumerate(boxes)
-            ],
-            "relations": [{"subject": s, "predicate": p, "object": o} for s, p, o in relations],
-        }
+        row = {"dataset": dataset, "split": "train", "image_id": image_id, "uri": uri, "digest": "0"}
+        given = [{"subject": s, "predicate": p, "object": o} for s, p, o in relations]
+        found = [box(*each, source_id=i) for i, each in enumerate(boxes)]
+        return {**row, "width": 200, "height": 120, "boxes": found, "relations": given}
+
+
+def artifact(folder: Path, **rows: Sequence[Mapping[str, Any]]) -> Artifact:
+    """An artifact in `folder` for a stage to read, with these rows in tables of these names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, found in rows.items():
+        schema = tables.SHARD_MEMBERS if name == "shards" else getattr(tables, name.upper())
+        tables.write_table(pa.Table.from_pylist(list(found), schema=schema), folder / f"{name}.parquet")
+    return Artifact(folder)
 
 
 def captions(image_id: int, *texts: str) -> dict[str, Any]:
@@ -139,28 +133,31 @@ def triplets(image_id: int, *found: tuple[int, str, str, str]) -> dict[str, Any]
 
 def relations(image_id: int, *found: tuple[int, str, int, float]) -> dict[str, Any]:
     """A row of `relations`: subject, predicate, object, score."""
-    rows = [
-        {
-            "subject": s,
-            "predicate": p,
-            "object": o,
-            "score": score,
-            "probability": score,
-            "proposed": True,
-            "triplet": 0,
-        }
-        for s, p, o, score in found
-    ]
-    return {"image_id": image_id, "relations": rows}
+    return {"image_id": image_id, "relations": [relation(*each) for each in found]}
+
+
+def relation(subject: int, predicate: str, object_: int, score: float, **more: Any) -> dict[str, Any]:
+    """A label in a row of `relations`."""
+    ends = {"subject": subject, "predicate": predicate, "object": object_}
+    return {**ends, "score": score, "probability": score, "proposed": True, "triplet": 0, **more}
 
 
 def pairs(image_id: int, *found: tuple[int, str, int, int]) -> dict[str, Any]:
     """A row of `candidates`: subject, predicate, object, ambiguity."""
-    rows = [
-        {"subject": s, "predicate": p, "object": o, "triplet": 0, "ambiguity": ambiguity}
-        for s, p, o, ambiguity in found
-    ]
-    return {"image_id": image_id, "pairs": rows}
+    return {"image_id": image_id, "pairs": [pair(*each) for each in found]}
+
+
+def pair(subject: int, predicate: str, object_: int, ambiguity: int, **more: Any) -> dict[str, Any]:
+    """A candidate in a row of `candidates`."""
+    ends = {"subject": subject, "predicate": predicate, "object": object_}
+    return {**ends, "triplet": 0, "ambiguity": ambiguity, **more}
+
+
+def box(
+    category: str, x: float, y: float, w: float, h: float, source_id: int = -1, crowd: bool = False
+) -> dict[str, Any]:
+    """A box in a row of `images`."""
+    return {"category": category, "x": x, "y": y, "w": w, "h": h, "crowd": crowd, "source_id": source_id}
 
 
 TWO_PEOPLE = [

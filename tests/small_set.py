@@ -1,7 +1,5 @@
 """A dataset of small images with boxes and captions in COCO format, recipes for it, and the processes that use it."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

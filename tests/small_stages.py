@@ -1,7 +1,5 @@
 """A small stage for tests of engines and runners: it writes a real table and fails in configured ways."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

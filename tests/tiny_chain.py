@@ -1,7 +1,5 @@
 """Runs the tiny chain as users do, by `rlip run`, and reads its store afterwards."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import dataclass

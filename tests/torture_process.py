@@ -1,7 +1,5 @@
 """A process that works on a store until it is done, killed or stopped: what `test_torture.py` starts many of."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

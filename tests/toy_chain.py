@@ -1,7 +1,5 @@
 """A chain of two small stages, for tests that disturb it and compare the store byte by byte."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,19 +1,17 @@
 """Small stores for tests: artifacts with given rows, committed as stages commit theirs, and runs that refer to them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from storage.artifact import Artifact
-from storage.digests import digest_file
+from storage.digests import digest_bytes
 from storage.keys import KeyTerms
 from storage.manifest import MANIFEST, Counts, FileEntry, Manifest
 from storage.runs import Run
 from storage.store import Store
-from storage.tables import SCHEMAS, write_table
+from storage.tables import SCHEMAS, table_bytes
 
 TABLES = {"ingest": "images", "caption": "captions", "parse": "triplets"}
 Inputs = Mapping[str, Sequence[Artifact]]
@@ -33,18 +31,30 @@ def put(
     contents = {table: [artifact.content for artifact in found] for table, found in inputs.items()}
     terms = KeyTerms(stage, version, {"partition": partition, **(settings or {})}, contents)
     name = f"{TABLES.get(stage, stage)}.parquet"
+    table = pa.table({"image_id": pa.array(rows, pa.int64())})
+    for column in SCHEMAS.get((stage, name.removesuffix(".parquet")), ()):
+        if column.name != "image_id":
+            table = table.append_column(column, pa.nulls(len(rows), column.type))
+    upstream = {table: [artifact.key for artifact in found] for table, found in inputs.items()}
+    return commit(store, terms, name, table_bytes(table), upstream, partition, len(rows))
+
+
+def commit(
+    store: Store,
+    terms: KeyTerms,
+    name: str,
+    data: bytes,
+    upstream: Mapping[str, Sequence[str]] | None = None,
+    partition: str = "",
+    rows: int = 0,
+) -> Artifact:
+    """Commit an artifact with one file."""
     with store.draft() as draft:
-        table = pa.table({"image_id": pa.array(rows, pa.int64())})
-        for column in SCHEMAS.get((stage, name.removesuffix(".parquet")), ()):
-            if column.name != "image_id":
-                table = table.append_column(column, pa.nulls(len(rows), column.type))
-        write_table(table, draft / name)
-        entry = FileEntry(digest=digest_file(draft / name), size=(draft / name).stat().st_size, rows=len(rows))
-        upstream = {table: [artifact.key for artifact in found] for table, found in inputs.items()}
+        (draft / name).write_bytes(data)
         manifest = Manifest(
-            stage=stage, key=terms.key, partition=partition, terms=terms.as_json(), upstream=upstream,
-            files={name: entry}, schema_fingerprint="", counts=Counts(rows_in=len(rows), rows_out=len(rows)),
-            seconds=0.1, host="h", versions={},
+            stage=terms.stage, key=terms.key, partition=partition, terms=terms.as_json(), upstream=upstream or {},
+            files={name: FileEntry(digest=digest_bytes(data), size=len(data), rows=rows)}, schema_fingerprint="",
+            counts=Counts(rows_in=rows, rows_out=rows), seconds=0.1, host="h", versions={},
         )  # fmt: skip
         return store.commit(draft, manifest)
 

@@ -1,7 +1,5 @@
 """V-COCO's public files, for one image."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

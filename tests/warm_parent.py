@@ -3,8 +3,6 @@
 Its forks are safe only while it has one thread, so nothing here may import pyarrow or compute with torch.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 from importlib import import_module
@@ -41,7 +39,7 @@ def serve_forks_of_forks() -> None:
         if descriptor.is_socket():
             with socket.socket(fileno=os.dup(int(descriptor.name))) as listener:
                 if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+                    server: Any = forkserver._forkserver
                     server._forkserver_address = listener.getsockname()
                     server.ensure_running = forkserver.ensure_running = lambda: None
 

@@ -1,7 +1,5 @@
 """Processes that tests start, watch and kill, as forks of one that has imported what each would import for seconds."""
 
-from __future__ import annotations
-
 import atexit
 import os
 import resource
@@ -46,7 +44,6 @@ class WarmProcess:
         for each in (their_out, their_err):
             each.close()
         self.stdout, self.stderr = _reader(out), _reader(err)
-        assert self._process.pid is not None
         self.pid = self._process.pid
 
     @property
@@ -138,7 +135,7 @@ def _holds(folder: Path, name: str) -> bool:
 def limited(number: int, soft: int) -> Iterator[None]:
     """Sets a limit of `resource`, by its number, for the processes that are forked while the context lasts."""
     fork_context()
-    parent = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    parent = forkserver._forkserver._forkserver_pid
     before = resource.prlimit(parent, number)
     resource.prlimit(parent, number, (soft, before[1]))
     try:

@@ -1,7 +1,5 @@
 """The tiny chain, run once to its end, with which every test compares."""
 
-from __future__ import annotations
-
 import fcntl
 import shutil
 from collections.abc import Callable

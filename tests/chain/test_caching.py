@@ -1,14 +1,8 @@
 """What is recomputed after a change: the changed stage and everything downstream, and nothing else."""
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-import pytest
 from rlip_command import rlip
 from tiny_chain import World
 
@@ -16,15 +10,14 @@ from pipeline.run.context import RunContext
 from pipeline.run.planner import Planner
 from pipeline.run.recipe_files import load_recipe
 
-Computed = Callable[[list[dict[str, Any]]], dict[str, int]]
 BELOW_SHARD = {"shard:pseudo", "overlap:pseudo", "pretrain:pseudo", "evaluate:pseudo"}
 
 
-def test_a_second_run_computes_nothing(finished: World, computed: Computed) -> None:
+def test_a_second_run_computes_nothing(finished, computed):
     assert computed(finished.run()) == {}
 
 
-def test_another_threshold_re_runs_the_shards_and_below(copied: World, computed: Computed) -> None:
+def test_another_threshold_re_runs_the_shards_and_below(copied, computed):
     assert copied.due("shard.threshold=0.21") == BELOW_SHARD
     done = computed(copied.run("shard.threshold=0.21"))
     assert set(done) <= BELOW_SHARD
@@ -35,17 +28,15 @@ def test_another_threshold_re_runs_the_shards_and_below(copied: World, computed:
     ] * 3
 
 
-def test_another_top_p_re_runs_captions_and_below(finished: World) -> None:
+def test_another_top_p_re_runs_captions_and_below(finished):
     assert finished.due("caption.top_p=0.5") == {"caption", "parse", "tag", *BELOW_SHARD}
 
 
-def test_a_setting_that_changes_no_row_re_runs_nothing(finished: World) -> None:
+def test_a_setting_that_changes_no_row_re_runs_nothing(finished):
     assert finished.due("caption.batch_size=3", "run.workers=1", "pretrain.settings.processes=1") == set()
 
 
-def test_what_was_damaged_is_rebuilt_and_equal_bytes_leave_everything_below_cached(
-    finished: World, copied: World, computed: Computed
-) -> None:
+def test_what_was_damaged_is_rebuilt_and_all_below_stays_cached(finished, copied, computed):
     for artifact in copied.artifacts()["parse"].values():
         artifact.file("triplets.parquet").write_bytes(b"torn")
     assert copied.ask("store", "verify", "tiny", "--repair")["removed"] == 3
@@ -53,22 +44,14 @@ def test_what_was_damaged_is_rebuilt_and_equal_bytes_leave_everything_below_cach
     assert copied.contents() == finished.contents()
 
 
-def test_new_images_are_computed_alone(copied: World, computed: Computed, tmp_path: Path) -> None:
+def test_new_images_are_computed_alone(copied, computed, tmp_path):
     grown = World(copied.root, copied.recipe, tmp_path / "grown", copied.store)
     done = computed(grown.run("scenes.train=58"))
-    assert {step: done.get(step) for step in ("ingest", "caption", "parse", "tag", "shard:pseudo")} == {
-        "ingest": 1,
-        "caption": 1,
-        "parse": 1,
-        "tag": 1,
-        "shard:pseudo": 1,
-    }
+    assert {done.get(step) for step in ("ingest", "caption", "parse", "tag", "shard:pseudo")} == {1}
     assert "train_tagger" not in done
 
 
-def test_labels_below_the_floor_stop_the_run_and_a_lower_floor_computes_nothing(
-    copied: World, computed: Computed
-) -> None:
+def test_labels_below_the_floor_stop_the_run_and_a_lower_one_computes_nothing(copied, computed):
     before = copied.contents()
     done = rlip(
         *copied.words("run.checks.min_overall_average_precision=0.999", "tag.floor=0.04", "shard.threshold=0.9"),
@@ -84,7 +67,7 @@ def test_labels_below_the_floor_stop_the_run_and_a_lower_floor_computes_nothing(
     assert copied.due("run.checks.min_overall_average_precision=0", "tag.floor=0.04") <= BELOW_SHARD
 
 
-def test_labels_that_passed_are_judged_once(copied: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_that_passed_are_judged_once(copied, monkeypatch):
     where = [f"data.root={copied.data}", f"store={copied.store}", "run.until=tag"]
     copied.run("run.checks.min_overall_average_precision=0.001", "run.until=tag")
     judged: list[float] = []
@@ -99,7 +82,7 @@ def test_labels_that_passed_are_judged_once(copied: World, monkeypatch: pytest.M
         assert len(judged) == times
 
 
-def test_training_a_tagger_alone_tells_where_it_lies_and_leaves_the_run_as_it_was(copied: World) -> None:
+def test_training_a_tagger_alone_tells_where_it_lies_and_leaves_the_run_as_it_was(copied):
     *_, outcome, output = copied.run(do="weights train-tagger")
     assert [stage["step"] for stage in outcome["stages"] if stage["cached"] is not None] == [
         "ingest", "shard_tagger", "train_tagger",
@@ -111,7 +94,7 @@ def test_training_a_tagger_alone_tells_where_it_lies_and_leaves_the_run_as_it_wa
     assert {part.split("/")[0] for part in copied.contents()["ingest"]} == {"coco", "vg", "test"}
 
 
-def test_a_run_tells_of_what_it_has_not_of_the_last_command(copied: World) -> None:
+def test_a_run_tells_of_what_it_has_not_of_the_last_command(copied):
     before = copied.ask("show", "tiny", "tag")["labels"]
     copied.run("shard.threshold=0.9", "run.until=ingest")
     assert copied.ask("show", "tiny", "tag")["labels"] == before

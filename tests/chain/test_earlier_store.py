@@ -5,8 +5,6 @@ again: run the recipe with an empty store, and pack it without its caches (`inde
 `records`, which runs of version 0.1.0 do not have.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import tarfile
 from pathlib import Path
@@ -34,7 +32,7 @@ def earlier(tmp_path: Path, root: Path) -> World:
     return World(root, EARLIER / "recipe.toml", root / "tests" / "golden" / "pictures", tmp_path / "store")
 
 
-def test_every_step_of_an_earlier_version_is_found(earlier: World) -> None:
+def test_every_step_of_an_earlier_version_is_found(earlier):
     before = find_run(existing_store(earlier.store), "earlier")
     keys = {step: before.keys(step) for step in before.steps()}
     events = earlier.run()
@@ -45,7 +43,7 @@ def test_every_step_of_an_earlier_version_is_found(earlier: World) -> None:
     assert {step: after.keys(step) for step in after.steps()} == keys
 
 
-def test_an_earlier_store_is_whole_and_can_be_asked(earlier: World) -> None:
+def test_an_earlier_store_is_whole_and_can_be_asked(earlier):
     assert list(find_damage(existing_store(earlier.store)))
     assert not any(find_damage(existing_store(earlier.store)))
     lineage = earlier.ask("explain", "pictures/1", "earlier")

@@ -1,8 +1,5 @@
 """Every image, caption, triplet, candidate and label is accounted for: it led to something, or has the reason why not."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import Any
 
 from tiny_chain import World
@@ -41,14 +38,14 @@ def check(world: World, run: str) -> dict[str, Any]:
     return counts
 
 
-def test_the_funnel_of_the_synthetic_world_adds_up(finished: World) -> None:
+def test_the_funnel_of_the_synthetic_world_adds_up(finished):
     counts = check(finished, "tiny")
     assert counts["lost"]["triplets"]
     shards = finished.artifacts()["shard:pseudo"].values()
     assert counts["kept"] == sum(shard.manifest.facts["relations"] for shard in shards)
 
 
-def test_the_funnel_of_real_pictures_adds_up(finished: World, shared: Path, root: Path, tmp_path: Path) -> None:
+def test_the_funnel_of_real_pictures_adds_up(finished, shared, root, tmp_path):
     world = World(root, root / "recipes" / "coco_sample.toml", shared / "data" / "coco", tmp_path / "store")
     (tagger,) = finished.artifacts()["train_tagger"].values()
     world.run(f"tag.weights={tagger.file('model.safetensors')}", "run.until=shard")
@@ -59,7 +56,7 @@ def test_the_funnel_of_real_pictures_adds_up(finished: World, shared: Path, root
     )
 
 
-def test_explain_names_the_fate_of_each_triplet_and_label_of_an_image(finished: World) -> None:
+def test_explain_names_the_fate_of_each_triplet_and_label_of_an_image(finished):
     dropped = finished.ask("query", "tiny", "select * from dropped order by image_id, triplet limit 1")[0]
     image = f"{dropped['partition'].split('/')[0]}/{dropped['image_id']}"
     found = finished.ask("explain", image, "tiny")

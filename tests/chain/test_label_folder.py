@@ -1,7 +1,5 @@
 """docs/datasets.md, From a bare folder to labels: `rlip label` on a folder of ten images that nobody annotated."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
@@ -54,7 +52,7 @@ def label(folder: Path, *words: str) -> tuple[dict[str, tuple[int, int]], dict[s
     return {e["step"]: (e["cached"], e["due"]) for e in events if e.get("event") == "step"}, events[-1]
 
 
-def test_every_picture_has_its_boxes_and_relations(workplace: Path) -> None:
+def test_every_picture_has_its_boxes_and_relations(workplace):
     pictures = json.loads((workplace / "out/labels/mine/labels.json").read_bytes())
     assert {each["file_name"] for each in pictures} == {path.name for path in (workplace / PICTURES).iterdir()}
     assert len(pictures) == 10
@@ -69,7 +67,7 @@ def test_every_picture_has_its_boxes_and_relations(workplace: Path) -> None:
     assert pq.read_table(workplace / "out/labels/mine/labels.parquet").num_rows == relations >= 10
 
 
-def test_new_pictures_and_other_settings_compute_what_they_must(workplace: Path, commands: list[list[str]]) -> None:
+def test_new_pictures_and_other_settings_compute_what_they_must(workplace, commands):
     (asked,) = (words for words in commands if words[0] == "label")
     before = json.loads((workplace / "out/labels/mine/labels.json").read_bytes())
     for index in range(2):
@@ -89,7 +87,7 @@ def test_new_pictures_and_other_settings_compute_what_they_must(workplace: Path,
     assert "person" in {box["category"] for each in found for box in each["boxes"]} <= {"person", "horse"}
 
 
-def test_files_that_are_no_pictures_are_named_and_the_rest_is_labelled(root: Path, tmp_path: Path) -> None:
+def test_files_that_are_no_pictures_are_named_and_the_rest_is_labelled(root, tmp_path):
     (tmp_path / "scenes").symlink_to(root / "scenes")
     (tmp_path / "found").mkdir()
     exif = Image.Exif()
@@ -117,14 +115,14 @@ def test_files_that_are_no_pictures_are_named_and_the_rest_is_labelled(root: Pat
     assert "page.jpg: not an image" in done.stderr
 
 
-def test_the_recipe_of_the_page_is_valid(page: str, tmp_path: Path) -> None:
+def test_the_recipe_of_the_page_is_valid(page, tmp_path):
     (recipe,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "mine.toml").write_text(recipe)
     context = RunContext(load_recipe(tmp_path / "mine.toml"))
     assert [step.name for step in context.steps] == ["ingest", "detect", "caption", "parse", "import_tagger", "tag"]
 
 
-def test_what_cannot_work_is_one_message_before_any_work(root: Path, tmp_path: Path) -> None:
+def test_what_cannot_work_is_one_message_before_any_work(root, tmp_path):
     (tmp_path / "scenes").symlink_to(root / "scenes")
     (tmp_path / "empty").mkdir()
     (tmp_path / "mine").mkdir()

@@ -1,9 +1,5 @@
 """Labels of the generated scenes are worth training on: the demo's chain up to its labels, on fewer images."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 from tiny_chain import World
 
@@ -23,7 +19,7 @@ FEWER = (
 
 
 @pytest.mark.timeout(1800)
-def test_labels_are_far_better_than_naive_ones_and_know_how_sure_they_are(root: Path, tmp_path: Path) -> None:
+def test_labels_are_far_better_than_naive_ones_and_know_how_sure_they_are(root, tmp_path):
     world = World(root, root / "recipes" / "demo.toml", tmp_path / "data", tmp_path / "store")
     world.run(*FEWER)
     audit = world.ask("show", "demo", "tag")["labels"]["audits"]["coco"]

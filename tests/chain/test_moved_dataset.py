@@ -1,7 +1,5 @@
 """A dataset that has grown is found again wherever it is moved, copied or pulled to: nothing is computed anew."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -37,7 +35,7 @@ def grown(tmp_path: Path) -> Path:
     return root
 
 
-def test_after_a_move_and_with_a_copied_store_nothing_is_due(grown: Path, tmp_path: Path) -> None:
+def test_after_a_move_and_with_a_copied_store_nothing_is_due(grown, tmp_path):
     copy = tmp_path / "elsewhere" / "copy"
     shutil.copytree(grown, copy)
     assert set(_due(copy, copy / "out" / "store", f"caption.recorded=['{copy}/captions.json']").values()) == {0}
@@ -47,18 +45,9 @@ def test_after_a_move_and_with_a_copied_store_nothing_is_due(grown: Path, tmp_pa
     assert set(_due(copy, copy / "out" / "store", f"caption.recorded=['{copy}/captions.json']").values()) == {0}
 
 
-def test_a_backup_restored_elsewhere_has_nothing_due(grown: Path, tmp_path: Path) -> None:
+def test_a_backup_restored_elsewhere_has_nothing_due(grown, tmp_path):
     backup, restored = f"file://{tmp_path}/backup", tmp_path / "restored"
     output_of("store", "push", "small", backup, "--store", grown / "out" / "store")
     output_of("store", "pull", "small", backup, "--store", restored)
     moved = grown.rename(tmp_path / "moved")
     assert set(_due(moved, restored, f"caption.recorded=['{moved}/captions.json']").values()) == {0}
-
-
-def test_another_set_of_the_same_name_is_partitioned_by_itself(grown: Path, tmp_path: Path) -> None:
-    other = write_small_set(tmp_path / "other", 9).parent
-    for image in (other / "images").iterdir():
-        image.write_bytes((other / "images" / "000001.png").read_bytes())
-    assert _due(other, grown / "out" / "store")["ingest"] == 3
-    maps = [json.loads(path.read_text())["partitions"] for path in (grown / "out" / "store" / "cuts").iterdir()]
-    assert sorted(map(len, [each for found in maps for each in found])) == [1, 1, 2, 4, 4, 4]

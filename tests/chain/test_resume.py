@@ -4,27 +4,28 @@ real stage at every crash point.
 This takes more than a minute: it waits for the tiny chain, runs it again in pieces, and trains on two machines.
 """
 
-from __future__ import annotations
-
 import json
 import os
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from faulty_disk import Died, FaultyDisk, Stop
-from replayed import Replayed, replayed
+from faulty_disk import Died, FaultyDisk, NoSync, Stop
 from tiny_chain import World
 from warm_process import hold_at_checkpoint, wait_for
 
-from pipeline.run.dag import build_steps
+from pipeline.run.dag import Step, build_steps
 from pipeline.run.recipe_files import load_recipe
-from pipeline.runtime.execute import execute
+from pipeline.runtime.execute import WorkItem, execute
+from pipeline.runtime.settings import Settings
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
+from storage.artifact import Artifact
 from storage.damage import find_damage
-from storage.disk import Disk
+from storage.keys import KeyTerms
 from storage.local_store import LocalStore
+from storage.manifest import REJECTED_FILE
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.store import Store
 
@@ -40,6 +41,39 @@ EVERY = bool(os.environ.get("RLIP_KILLS"))
 stage of each kind is killed, each stage gets one of the faults in turn, and only pretraining and evaluation run on S3."""
 TRAININGS = ("train_tagger", "pretrain:pseudo")
 OF_EACH_KIND = ("ingest", "caption", "train_tagger", "tag", "pretrain:pseudo")
+
+
+class Replayed(Stage):
+    """Makes an artifact of a real stage again from its files."""
+
+    def __init__(self, stage: type[Stage], artifact: Artifact) -> None:
+        super().__init__(Settings())
+        self.name, self.version, self.writes = stage.name, stage.version, stage.writes
+        self.schema, self.whole = artifact.table(stage.writes).schema, stage.whole
+        self.artifact = artifact
+
+    def item(self, step: str) -> WorkItem:
+        """The work item with the key of the artifact."""
+        manifest = self.artifact.manifest
+        return WorkItem(step, manifest.partition, KeyTerms(**manifest.terms))
+
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
+        """Copy the files of the artifact to where the stage writes them."""
+        manifest = self.artifact.manifest
+        beside = [name for name in manifest.files if name not in (f"{self.writes}.parquet", REJECTED_FILE)]
+        for name in beside:
+            shutil.copyfile(self.artifact.file(name), work / name)
+        rejected = [Rejected(r["image_id"], r["reason"], r["value"]) for r in self.artifact.rejected().to_pylist()]
+        counts = manifest.counts
+        return Output(
+            self.artifact.table(self.writes), {name: work / name for name in beside}, rejected, counts.rows_in,
+            counts.rows_out, manifest.facts,
+        )  # fmt: skip
+
+
+def replayed(steps: list[Step], artifacts: dict[str, dict[str, Artifact]]) -> dict[str, Replayed]:
+    """Step → the replay of one of its artifacts."""
+    return {step.name: Replayed(step.stage, next(iter(artifacts[step.name].values()))) for step in steps}
 
 
 def _kill_in(world: World, step: str) -> list[dict[str, Any]]:
@@ -61,7 +95,7 @@ def _kill_in(world: World, step: str) -> list[dict[str, Any]]:
     return events
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bytes(finished: World, fresh: World) -> None:
+def test_killed_again_and_again_it_ends_with_the_same_bytes(finished, fresh):
     committed: dict[tuple[str, str], int] = {}
     for step in STEPS if EVERY else OF_EACH_KIND:
         for event in _kill_in(fresh, step):
@@ -73,7 +107,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(finished: World, fre
     assert all(times == 1 for times in committed.values()), "what was committed is never recomputed"
 
 
-def test_a_training_goes_on_from_its_checkpoint(finished: World, copied: World) -> None:
+def test_a_training_goes_on_from_its_checkpoint(finished, copied):
     for artifact in copied.artifacts()["pretrain:pseudo"].values():
         (artifact.folder / "manifest.json").unlink()
     _kill_in(copied, "pretrain:pseudo")
@@ -83,9 +117,7 @@ def test_a_training_goes_on_from_its_checkpoint(finished: World, copied: World) 
     assert copied.contents() == finished.contents()
 
 
-def test_on_s3_another_machine_goes_on_from_the_checkpoint_of_a_killed_one(
-    finished: World, s3: str, machine: Callable[[str], None], tmp_path: Path
-) -> None:
+def test_on_s3_another_machine_goes_on_from_the_checkpoint_of_a_killed_one(finished, s3, machine, tmp_path):
     world = World(finished.root, finished.recipe, finished.data, f"{s3}/{uuid4().hex}")
     machine("one")
     remote = ObjectStoreArtifacts(str(world.store))
@@ -111,13 +143,6 @@ def test_on_s3_another_machine_goes_on_from_the_checkpoint_of_a_killed_one(
 STOPS: tuple[Stop, ...] = ("torn write", "power cut, bytes lost", "power cut, names lost", "stop")
 
 
-class NoSync(Disk):
-    """A disk without syncs, since it need not outlive the test."""
-
-    def sync_file(self, path: Path) -> None: ...
-    def sync_folder(self, path: Path) -> None: ...
-
-
 def _commit(made: Replayed, step: str, store: Store) -> None:
     execute(made, made.item(step), store, lambda done, total, note="": None)
 
@@ -130,7 +155,7 @@ def _files(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.timeout(1800)
-def test_each_crash_point_of_each_real_stages_commit(finished: World, tmp_path: Path) -> None:
+def test_each_crash_point_of_each_real_stages_commit(finished, tmp_path):
     artifacts, steps = finished.artifacts(), build_steps(load_recipe(finished.recipe))
     assert {step.name for step in steps} == {*STEPS, "overlap:pseudo"}
     for number, (step, made) in enumerate(replayed(steps, artifacts).items()):

@@ -1,7 +1,5 @@
 """The same recipe gives the same bytes in every table and tar, whatever the order, the workers and the crashes."""
 
-from __future__ import annotations
-
 import random
 import shutil
 from collections.abc import Iterator
@@ -41,14 +39,11 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("seed", [1, 2])
-def test_any_order_of_partitions_and_any_crashes_give_the_tables_and_tars_of_two_undisturbed_workers(
-    finished: World, copied: World, seed: int
-) -> None:
+def test_any_order_and_crashes_give_the_bytes_of_an_undisturbed_run(finished, copied):
     for step in LABELLING:
         for artifact in copied.artifacts()[step].values():
             shutil.rmtree(artifact.folder)
-    chance, opened, crashes = random.Random(seed), {}, 0
+    chance, opened, crashes = random.Random(1), {}, 0
     while not _goes_to_the_end(copied, chance, opened):
         crashes += 1
     assert crashes > 2

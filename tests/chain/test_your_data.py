@@ -1,7 +1,5 @@
 """docs/datasets.md, From a COCO-format set to labels: its recipes are written and its commands run, on six images."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
@@ -47,13 +45,9 @@ def printed(folder: Path, *words: str) -> str:
 
 
 @pytest.mark.timeout(900)
-def test_the_page_leads_from_six_pictures_to_labels(workplace: Path, root: Path) -> None:
-    page = (
-        (root / "docs" / "datasets.md")
-        .read_text()
-        .partition("\n## From a COCO-format set to labels")[2]
-        .partition("\n## ")[0]
-    )
+def test_the_page_leads_from_six_pictures_to_labels(workplace, root):
+    pages = (root / "docs" / "datasets.md").read_text()
+    page = pages.partition("\n## From a COCO-format set to labels")[2].partition("\n## ")[0]
     recipe, extended = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     assert len([line for line in recipe.splitlines() if line]) <= 10
     (workplace / "mine" / "mine.toml").write_text(recipe)
@@ -79,7 +73,7 @@ def test_the_page_leads_from_six_pictures_to_labels(workplace: Path, root: Path)
     assert taken.content == trained.content, "equal weights lead to equal keys below"
 
 
-def test_a_tagger_that_is_none_is_told(workplace: Path, root: Path) -> None:
+def test_a_tagger_that_is_none_is_told(workplace, root):
     (workplace / "mine" / "mine.toml").write_text(
         '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "instances.json"\n'
         '[caption]\nmodel = "demo-captioner"\n'
@@ -93,7 +87,7 @@ def test_a_tagger_that_is_none_is_told(workplace: Path, root: Path) -> None:
         assert done.exit_code == 1 and f"tag.weights = {weights}" in done.stderr and words in done.stderr, done.stderr
 
 
-def test_a_tagger_of_a_remote_store_comes_with_all_its_files(finished: World, tmp_path: Path) -> None:
+def test_a_tagger_of_a_remote_store_comes_with_all_its_files(finished, tmp_path):
     store = LocalStore(Path(finished.store))
     url = f"memory://{tmp_path.name}"
     push_run(Run(store, "tiny"), ObjectStoreArtifacts(url))

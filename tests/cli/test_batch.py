@@ -1,7 +1,5 @@
 """`rlip shards batch` names and draws what a training was given, from what the run has recorded of it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -85,7 +83,6 @@ def record(store: LocalStore, step: str, stage: Any, terms: KeyTerms, inputs: di
     made = execute(stage, WorkItem(step, partition, terms, inputs), store, lambda done, total, note="": None)
     Run(store, "toy").record(step, stage.name, {partition: made.key})
     found = store.find(stage.name, made.key)
-    assert found is not None
     return found.folder
 
 
@@ -106,13 +103,10 @@ def store(tmp_path: Path) -> LocalStore:
 
 def asked(store: LocalStore, step: int, capsys: pytest.CaptureFixture[str], out: Path | None = None) -> dict[str, Any]:
     batch("toy", step, None, out, store=store.root, as_json=True)
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    return json.loads(capsys.readouterr().out)
 
 
-def test_the_images_are_those_that_the_training_is_given(
-    store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_images_are_those_trained_on(store, tmp_path, capsys):
     (shards,) = Run(store, "toy").artifacts("shard:pseudo").values()
     files = [ShardFile(str(shards.file("shard-000.tar")), shards.file("shards.parquet"))]
     samples = ShardSamples(write_sample_map(tmp_path / "map", files))
@@ -130,9 +124,7 @@ def test_the_images_are_those_that_the_training_is_given(
     assert cropped == {True, False}
 
 
-def test_a_step_is_told_and_drawn_as_the_network_saw_it(
-    store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_step_is_drawn_as_it_was_seen(store, tmp_path, capsys):
     told, out = asked(store, 3, capsys), tmp_path / "batch.png"
     first, *lines, last = output_of("shards", "batch", "toy", "3", "--out", out, "--store", store.root).splitlines()
     assert first.startswith("Step 3 of 6 of pretrain:pseudo, run toy: 4 images, at most ")
@@ -147,9 +139,7 @@ def test_a_step_is_told_and_drawn_as_the_network_saw_it(
     assert idle > 200 and used > 200, "boxes with and without relations"
 
 
-def test_what_is_damaged_or_was_left_out_is_told(
-    store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_damaged_or_was_left_out_is_told(store, tmp_path, capsys, monkeypatch):
     image = asked(store, 1, capsys)["images"][1]
     other = LocalStore(tmp_path / "other")
     monkeypatch.setattr(Trained, "facts", {"steps": 6, "damaged": {image["key"]: "cut short"}})
@@ -168,7 +158,7 @@ def test_what_is_damaged_or_was_left_out_is_told(
     assert (tmp_path / "batch.png").is_file()
 
 
-def test_what_can_not_be_told_says_why(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_can_not_be_told_says_why(store, capsys):
     for step in (0, 7):
         with pytest.raises(FatalError, match=f"has the steps 1 to 6, and no step {step}"):
             batch("toy", step, None, None, store=store.root, as_json=False)
@@ -176,9 +166,7 @@ def test_what_can_not_be_told_says_why(store: LocalStore, capsys: pytest.Capture
         with pytest.raises(FatalError, match=f"no training {name!r}; its training runs: pretrain:pseudo"):
             batch("toy", 1, name, None, store=store.root, as_json=False)
     train(store, SETTINGS.reseeded(1), "pretrain:pseudo:1")
-    with pytest.raises(
-        FatalError, match="2 training runs; name one with --step-name, of: pretrain:pseudo, pretrain:pseudo:1"
-    ):
+    with pytest.raises(FatalError, match=r"2 training runs; .*of: pretrain:pseudo, pretrain:pseudo:1"):
         batch("toy", 1, None, None, store=store.root, as_json=False)
     train(store, SETTINGS.reseeded(2), "pretrain:pseudo:2", version=3)
     with pytest.raises(FatalError, match="version 3 of its stage"):
@@ -189,7 +177,7 @@ def test_what_can_not_be_told_says_why(store: LocalStore, capsys: pytest.Capture
         batch("toy", 1, "pretrain:pseudo", None, store=store.root, as_json=False)
 
 
-def test_images_that_a_tagger_holds_out_are_in_no_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_a_tagger_holds_out_are_in_no_batch(tmp_path, capsys):
     store = LocalStore(tmp_path / "store")
     terms = KeyTerms("shard_tagger", ShardTaggerStage.version, {}, {})
     shards = record(store, "shard_tagger", PackedForTagger(ShardSettings()), terms, {})
@@ -207,7 +195,7 @@ def test_images_that_a_tagger_holds_out_are_in_no_batch(tmp_path: Path, capsys: 
     assert seen == {f"made-{number:012d}" for number in range(1, 11)} - {held_out.key(n) for n in range(len(held_out))}
 
 
-def test_another_seed_gives_other_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_seed_gives_other_batches(tmp_path, capsys):
     told = []
     for seed in (0, 1):
         store = LocalStore(tmp_path / f"store-{seed}")

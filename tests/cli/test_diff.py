@@ -1,7 +1,5 @@
 """`rlip diff`: relations that were added, lost or re-scored between two runs, with the change that caused it."""
 
-from __future__ import annotations
-
 import json
 
 import pyarrow as pa
@@ -42,7 +40,7 @@ def runs(book: RunBuilder) -> tuple[Run, Run]:
     return both[0], both[1]
 
 
-def test_relations_are_told_apart_by_kind_cause_and_predicate(runs: tuple[Run, Run]) -> None:
+def test_relations_are_told_apart_by_kind_cause_and_predicate(runs):
     found = difference(*runs)
     assert found.same == 3, "one is equal, one differs by less than 0.01, and one is in a shared partition"
     (cause,) = found.by_size
@@ -73,7 +71,7 @@ def _label(store: Store, caused_by: str, value: float) -> str:
     return execute(Made("tag", lambda work: Output(rows)), item, store, lambda done, total, note="": None).key
 
 
-def test_each_causing_stage_has_its_own_predicates_and_examples(book: RunBuilder) -> None:
+def test_each_causing_stage_has_its_own_predicates_and_examples(book):
     store = book.run.store
     before, after = Run(store, "before"), Run(store, "after")
     for run, value in ((before, 0.3), (after, 0.9)):
@@ -87,12 +85,12 @@ def test_each_causing_stage_has_its_own_predicates_and_examples(book: RunBuilder
         assert [example.predicate for example in cause.examples["re-scored"]] == [f"by {cause.stage}"]
 
 
-def test_a_run_is_the_same_as_itself(runs: tuple[Run, Run]) -> None:
+def test_a_run_is_the_same_as_itself(runs):
     found = difference(runs[0], runs[0])
     assert (found.same, found.by_size, found.predicates) == (5, [], {})
 
 
-def test_it_prints_and_has_json(runs: tuple[Run, Run], capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_prints_and_has_json(runs, capsys):
     root = runs[0].store.root
     diff("before", "after", store=root, as_json=False)
     text = capsys.readouterr().out
@@ -108,7 +106,7 @@ def test_it_prints_and_has_json(runs: tuple[Run, Run], capsys: pytest.CaptureFix
     assert cause["examples"]["added"][0]["after"] == pytest.approx(0.6)
 
 
-def test_what_is_kept_is_compared_with_settings_and_figures(runs: tuple[Run, Run]) -> None:
+def test_what_is_kept_is_compared_with_settings_and_figures(runs):
     store, (before, _) = runs[0].store, runs
     stricter = Run(store, "stricter")
     for run, threshold in ((before, 0.2), (stricter, 0.45)):
@@ -122,7 +120,7 @@ def test_what_is_kept_is_compared_with_settings_and_figures(runs: tuple[Run, Run
     assert figures["kept"] == (5, 3) and figures["scored"] == (5, 5) and "seconds, tag" in figures
 
 
-def test_a_run_without_relations_is_told(book: RunBuilder, runs: tuple[Run, Run]) -> None:
+def test_a_run_without_relations_is_told(book, runs):
     book.metrics("train_tagger", (0, "loss", 1.0))
     with pytest.raises(FatalError, match="run 'toy' has no artifacts of step 'tag'"):
         difference(runs[0], book.run)

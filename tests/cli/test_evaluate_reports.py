@@ -1,7 +1,5 @@
 """`rlip evaluate --report`: each benchmark's page tells its figures, classes and images, and whether results compare."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -55,7 +53,7 @@ def figure(found: dict[str, Any], name: str) -> dict[str, Any]:
     return next(each for each in found["figures"] if each["name"] == name)
 
 
-def test_v_coco(tmp_path: Path) -> None:
+def test_v_coco(tmp_path):
     files = pictures(tmp_path, {number: f"{number}.jpg" for number in IMAGES})
     ids = [number * 10 for number in IMAGES]
     annotations = [
@@ -106,7 +104,7 @@ def test_v_coco(tmp_path: Path) -> None:
     assert page.count("data:image/jpeg;base64,") == 6 and "6.jpg" in page
 
 
-def test_open_images_in_shares_of_the_image(tmp_path: Path) -> None:
+def test_open_images_in_shares_of_the_image(tmp_path):
     uris = pictures(tmp_path, {number: f"{number:016x}.jpg" for number in IMAGES})
     sides = [
         value / size for x, y, w, h in (PERSON, KNIFE) for value, size in ((x, 100), (x + w, 100), (y, 80), (y + h, 80))
@@ -124,22 +122,3 @@ def test_open_images_in_shares_of_the_image(tmp_path: Path) -> None:
     page = (folder / "index.html").read_text()
     assert "whole test set of Open Images V6, 5,322 images. This one has 6 images" in page
     assert '<rect class="found" x="10.0" y="10.0" width="41.0" height="61.0"/>' in page
-
-
-def test_vrd_lists_the_recall_of_predicates(tmp_path: Path) -> None:
-    uris = pictures(tmp_path, {number: f"{number}.jpg" for number in IMAGES})
-    edges = [[int(y), int(y + h), int(x), int(x + w)] for x, y, w, h in (PERSON, KNIFE)]
-    ends = {end: {"category": place, "bbox": edges[place]} for place, end in enumerate(("subject", "object"))}
-    truth = {name: [{"predicate": 0, **ends}] for name in uris.values()}
-    lists = {"objects": ["person", "knife"], "predicates": ["hold", "on"]}
-    files = [f"--file={name}={save_json(tmp_path / f'{name}.json', content)}" for name, content in lists.items()]
-    found = json.loads(detections(tmp_path, uris, ("person", "knife"), "hold").read_text())
-    for row in found:
-        row["image_id"] = None
-    folder, summary = evaluated(
-        tmp_path, "vrd", "--ground-truth", save_json(tmp_path / "a.json", truth), *files,
-        "--detections", save_json(tmp_path / "found.json", found),
-    )  # fmt: skip
-    assert summary["classes"] == [{"name": "hold", "average_precision": pytest.approx(5 / 6), "truths": 6, "group": ""}]
-    assert "| class | R@100 | truths |" in (folder / "evaluation.md").read_text()
-    assert (summary["published"], summary["difference"]) == ([], "")

@@ -1,17 +1,15 @@
 """`rlip explain` traces the labels of an image from file to score, and reports a name that fits no image or several."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
-from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
+from run_builder import TWO_PEOPLE, captions, pairs, relations, triplets
 
 from pipeline.cli.explain import explain, trace_of
 from storage.errors import FatalError
 
 
-def test_a_label_tells_words_rule_caption_and_score(labelled: RunBuilder) -> None:
+def test_a_label_tells_words_rule_caption_and_score(labelled):
     lineage = trace_of(labelled.run, "toys/1")
     assert lineage.partition == "toys/0000" and lineage.image["uri"] == "1.png"
     assert [caption["text"] for caption in lineage.captions] == ["a man rides a horse", "a man holds a cup"]
@@ -24,11 +22,11 @@ def test_a_label_tells_words_rule_caption_and_score(labelled: RunBuilder) -> Non
 
 
 @pytest.mark.parametrize("name", ["1", "toys/1", "1.png"])
-def test_an_image_is_named_by_id_by_set_and_id_or_by_file(labelled: RunBuilder, name: str) -> None:
+def test_an_image_is_named_by_id_by_set_and_id_or_by_file(labelled, name):
     assert trace_of(labelled.run, name).image["image_id"] == 1
 
 
-def test_an_unknown_image_and_an_ambiguous_one_are_told(labelled: RunBuilder) -> None:
+def test_an_unknown_image_and_an_ambiguous_one_are_told(labelled):
     for name in ("toys/77", "9" * 30, "²", "١", "", "toys/", "../1"):
         with pytest.raises(FatalError, match=f"no image {name!r}"):
             trace_of(labelled.run, name)
@@ -38,7 +36,7 @@ def test_an_unknown_image_and_an_ambiguous_one_are_told(labelled: RunBuilder) ->
     assert trace_of(labelled.run, "more/1").labels == []
 
 
-def test_what_it_says_fits_a_terminal_and_a_machine(labelled: RunBuilder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_it_says_fits_a_terminal_and_a_machine(labelled, capsys):
     root = labelled.run.store.root
     explain("2", None, store=root, as_json=False)
     text = capsys.readouterr().out
@@ -47,9 +45,7 @@ def test_what_it_says_fits_a_terminal_and_a_machine(labelled: RunBuilder, capsys
     assert json.loads(capsys.readouterr().out)["image"]["image_id"] == 2
 
 
-def test_a_label_that_words_may_mean_of_other_pairs_tells_how_sure_they_are(
-    book: RunBuilder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_label_of_ambiguous_words_tells_how_sure_they_are(book, capsys):
     found = pairs(1, (0, "ride", 2, 2), (1, "ride", 2, 2))
     for pair, prior in zip(found["pairs"], (0.75, 0.25), strict=True):
         pair |= {"mention": 0, "prior": prior, "support": 1}
@@ -67,9 +63,7 @@ def test_a_label_that_words_may_mean_of_other_pairs_tells_how_sure_they_are(
     assert f"probability 0.900; added log-odds: {parts}" in text
 
 
-def test_control_characters_in_captions_do_not_reach_the_terminal(
-    book: RunBuilder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_control_characters_do_not_reach_the_terminal(book, capsys):
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
     book.add("caption", "toys/0000", [captions(1, "a \x1b[31mred\x1b[0m man")])
     book.add("parse", "toys/0000", [triplets(1, (0, "\x1b[2Jman", "ride", "horse"))])

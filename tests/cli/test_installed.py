@@ -1,7 +1,5 @@
 """The built package, without the repository: what it brings is found by name from an empty folder."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -24,25 +22,14 @@ def installed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / name, source)
     wheels = source.with_name("wheels")
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-        "-w",
-        wheels,
-        source,
-    ]
-    subprocess.run(build, check=True, capture_output=True)
+    build = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w"]
+    subprocess.run([sys.executable, *build, wheels, source], check=True, capture_output=True)
     (wheel,) = wheels.glob("rlip-*.whl")
     zipfile.ZipFile(wheel).extractall(source.with_name("site"))
     return source.with_name("site")
 
 
-def test_the_wheel_has_every_file_of_its_packages(installed: Path, root: Path) -> None:
+def test_the_wheel_has_every_file_of_its_packages(installed, root):
     packages = [path.name for path in installed.iterdir() if path.suffix != ".dist-info"]
     assert {"pipeline", "flows", "recipes", "scenes"} <= set(packages)
     listed = subprocess.run(
@@ -51,23 +38,17 @@ def test_the_wheel_has_every_file_of_its_packages(installed: Path, root: Path) -
     assert [name for name in listed.splitlines() if not (installed / name).is_file()] == []
 
 
-def test_the_wheel_labels_pictures_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+def test_the_wheel_labels_pictures_in_an_empty_folder(installed, tmp_path):
     def rlip(*words: str) -> str:
         environment = {**os.environ, "PYTHONPATH": str(installed), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline.cli", *words],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        command = [sys.executable, "-m", "pipeline.cli", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{words}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
         return done.stdout
 
     rlip("data", "scenes", "drawn", "--set", "scenes.train=2", "--set", "scenes.relations=0", "--set", "scenes.test=1")
     weights = ("--tagger", "demo-tagger", "--detector", "demo-detector", "--captioner", "demo-captioner")
-    said = rlip(
-        "label", "drawn/coco/train", "--as", "mine", *weights, "--set", "caption.draws=1", "--set", "run.workers=1"
-    )
+    quick = ("--set", "caption.draws=1", "--set", "run.workers=1")
+    said = rlip("label", "drawn/coco/train", "--as", "mine", *weights, *quick)
     assert "2 images" in said and (tmp_path / "out/labels/mine/labels.json").is_file()
     assert (tmp_path / "out/store/reports/mine/index.html").is_file()

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -10,16 +8,15 @@ from unittest import mock
 
 import pytest
 from rich.console import Console
-from run_builder import TWO_PEOPLE, RunBuilder, captions, relations
+from run_builder import RunBuilder, captions
 
 from pipeline.cli.show import show
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.console import outcome_json, print_outcome
 from pipeline.report.figures import compute_figures
+from pipeline.report.steps import Outcome, StepOutcome
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
-from storage.local_store import LocalStore
-from storage.runs import Run
 
 
 def shown(
@@ -30,26 +27,14 @@ def shown(
     return out.getvalue()
 
 
-def test_runs_are_listed(labelled: RunBuilder) -> None:
+def test_runs_are_listed(labelled):
     assert "toy" in shown(labelled, None)
     assert json.loads(shown(labelled, None, as_json=True)) == {
         "runs": [{"run": "toy", "steps": ["caption", "ingest", "parse", "tag"]}]
     }
 
 
-def test_the_path_of_a_store_is_never_wrapped(tmp_path: Path) -> None:
-    place = tmp_path / ("long" * 40)
-    book = RunBuilder(Run(LocalStore(place), "toy"), tmp_path)
-    assert f"No runs in {place}; `rlip run RECIPE` creates one\n" == shown(book, None)
-    book.add("ingest", "toys/0000", [])
-    assert f"Runs in {place}" in shown(book, None).splitlines()
-
-
-def test_a_store_without_runs_says_so(book: RunBuilder) -> None:
-    assert "No runs" in shown(book, None)
-
-
-def test_steps_show_counts_reasons_and_facts(labelled: RunBuilder) -> None:
+def test_steps_show_counts_reasons_and_facts(labelled):
     text = shown(labelled, "toy")
     assert [line.split()[0] for line in text.splitlines()[2:6]] == ["ingest", "caption", "parse", "tag"]
     assert "ingest rejected truncated: 1" in text
@@ -58,7 +43,7 @@ def test_steps_show_counts_reasons_and_facts(labelled: RunBuilder) -> None:
     assert "shard:pseudo: images 2\n" in shown(labelled, "toy")
 
 
-def test_lost_artifacts_are_named(labelled: RunBuilder) -> None:
+def test_lost_artifacts_are_named(labelled):
     assert "lost" not in shown(labelled, "toy") and json.loads(shown(labelled, "toy", as_json=True))["lost"] == {}
     (artifact,) = labelled.run.artifacts("parse").values()
     labelled.run.store.discard("parse", artifact.key)
@@ -66,7 +51,7 @@ def test_lost_artifacts_are_named(labelled: RunBuilder) -> None:
     assert json.loads(shown(labelled, "toy", as_json=True))["lost"] == {"parse": 1}
 
 
-def test_a_step_shows_sample_rows_and_quarantine(labelled: RunBuilder) -> None:
+def test_a_step_shows_sample_rows_and_quarantine(labelled):
     assert "man | ride | horse" in shown(labelled, "toy", "parse")
     assert "#0 ride #2 0.90" in shown(labelled, "toy", "tag")
     assert "JPEG: <b>cut</b>" in shown(labelled, "toy", "ingest")
@@ -78,14 +63,7 @@ def test_a_step_shows_sample_rows_and_quarantine(labelled: RunBuilder) -> None:
     assert list(parsed["keys"]) == ["toys/0000"]
 
 
-def test_at_most_twenty_rejected_rows_are_shown(book: RunBuilder) -> None:
-    for part in range(3):
-        rejected = [Rejected(100 * part + n, "too small", "1x1") for n in range(8)]
-        book.add("ingest", f"toys/{part:04d}", [], rejected=rejected)
-    assert len(json.loads(shown(book, "toy", "ingest", as_json=True))["rejected_rows"]) == 20
-
-
-def test_a_rare_reason_is_shown_beside_a_frequent_one(book: RunBuilder) -> None:
+def test_a_rare_reason_is_shown_beside_a_frequent_one(book):
     many = [Rejected(n, "box duplicate", f"dog [{n}, 0, 1, 1]") for n in range(500)]
     book.add("ingest", "toys/0000", [], rejected=many)
     book.add("ingest", "toys/0001", [], rejected=[*many[:3], Rejected(77, "truncated", "JPEG: torn")])
@@ -96,7 +74,7 @@ def test_a_rare_reason_is_shown_beside_a_frequent_one(book: RunBuilder) -> None:
     assert ["truncated", "1", "77", "JPEG:", "torn"] in lines
 
 
-def test_text_from_captions_cannot_steer_the_terminal(book: RunBuilder) -> None:
+def test_text_from_captions_cannot_steer_the_terminal(book):
     book.add("caption", "toys/0000", [captions(1, "a man\x1b[2J\x07 [bold]on[/bold] a horse")])
     text = shown(book, "toy", "caption")
     assert "\x1b" not in text
@@ -112,14 +90,12 @@ def test_text_from_captions_cannot_steer_the_terminal(book: RunBuilder) -> None:
         (("../x",), r"run name '../x'"),
     ],
 )
-def test_unknown_names_are_answered_with_those_that_exist(
-    labelled: RunBuilder, arguments: tuple[str, ...], message: str
-) -> None:
+def test_unknown_names_are_answered_with_others(labelled, arguments, message):
     with pytest.raises(FatalError, match=message):
         shown(labelled, *arguments)
 
 
-def test_a_stage_of_several_steps_must_be_named_in_full(book: RunBuilder) -> None:
+def test_a_stage_of_several_steps_must_be_named_in_full(book):
     book.metrics("pretrain:none", (0, "loss", 1.0))
     assert "step 0 · name loss · value 1" in shown(book, "toy", "pretrain")
     book.metrics("pretrain:pseudo", (0, "loss", 1.0))
@@ -127,12 +103,9 @@ def test_a_stage_of_several_steps_must_be_named_in_full(book: RunBuilder) -> Non
         shown(book, "toy", "pretrain")
 
 
-def test_the_outcome_ends_with_the_report(labelled: RunBuilder) -> None:
-    from pipeline.report.steps import Outcome, StepOutcome
-
+def test_the_outcome_ends_with_the_report(labelled):
     labelled.metrics("evaluate:pseudo:0", (0, "zero_shot_map", 0.25))
     labelled.metrics("evaluate:pseudo:1", (0, "zero_shot_map", 0.35))
-    figures = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5))
     outcome = Outcome(
         "toy", [StepOutcome("ingest", 1, 1, 3, 2, 1, 0.0, 0.0), StepOutcome("tag", 1, 0, 2, 2, 0, 4.0, 0.5)]
     )
@@ -147,16 +120,10 @@ def test_the_outcome_ends_with_the_report(labelled: RunBuilder) -> None:
     assert any(line.startswith("2 images have the same bytes as another") for line in lines)
     assert any(line.startswith("Labels: 4 of ") and " images have some, " in line for line in lines)
     assert lines[-1] == "Report: reports/toy/index.html"
-    tagged = next(line.split() for line in lines if line.startswith("tag "))
-    assert tagged == ["tag", "1", "0", "2", "2", "0", "4.0", "0.5"]
-    assert next(line for line in lines if line.startswith("kept:")).split()[-5:] == [
-        "4",
-        "0.750",
-        "1.000",
-        "0.750",
-        "0.917",
-    ]
-    assert next(line for line in lines if line.startswith("naive")).split()[-3:] == ["1.000", "0.429", "0.429"]
+    shown = {line.split()[0]: line.split() for line in lines if line}
+    assert shown["tag"] == ["tag", "1", "0", "2", "2", "0", "4.0", "0.5"]
+    assert shown["kept:"][-5:] == ["4", "0.750", "1.000", "0.750", "0.917"]
+    assert shown["naive"][-3:] == ["1.000", "0.429", "0.429"]
     assert any("0.300 ± 0.071" in line for line in lines)
     parsed = json.loads(json.dumps(outcome_json(outcome, figures, None)))
     assert parsed["computed"] == 1
@@ -165,7 +132,7 @@ def test_the_outcome_ends_with_the_report(labelled: RunBuilder) -> None:
     assert "share_of_gain" not in parsed["figures"]
 
 
-def test_labels_are_shown_with_their_yield_spread_and_audits(labelled: RunBuilder) -> None:
+def test_labels_are_shown_with_their_yield_spread_and_audits(labelled):
     labelled.run.note("recipe", {"shard": {"threshold": 0.2}})
     text = shown(labelled, "toy", "tag")
     assert "captions →" in text and "kept (score ≥ 0.2)" in text
@@ -176,33 +143,15 @@ def test_labels_are_shown_with_their_yield_spread_and_audits(labelled: RunBuilde
     assert set(plain["audits"]) == {"toys"}
 
 
-def test_coverage_is_shown_beside_the_audit(labelled: RunBuilder) -> None:
+def test_coverage_is_shown_beside_the_audit(labelled):
     labelled.run.note("recipe", {"shard": {"threshold": 0.2}})
     text = shown(labelled, "toy", "tag", width=80)
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    for heading in (
-        "relations number mean median without predicates tail",
-        "of missing why which",
-        "measure bin kept precision naive naive precision",
-    ):
-        assert heading in lines
-    assert "kept 4 2.00 2.00 0.000 2 0.000" in lines
-    assert "given by the set 3 1.50 1.50 0.000 2 0.000" in lines
-    assert "1 no candidate has it holding" in lines
-    assert "distance < 1/2 3 0.667 3 0.667" in lines and "1/2 to 1 0 – 0 –" in lines
-    # At most 15 names are printed.
-    assert "(+33)" in text
+    assert {"kept 4 2.00 2.00 0.000 2 0.000", "given by the set 3 1.50 1.50 0.000 2 0.000"} <= set(lines)
+    assert "distance < 1/2 3 0.667 3 0.667" in lines and "(+33)" in text, "at most 15 names are printed"
     plain = json.loads(shown(labelled, "toy", "tag", as_json=True))["labels"]["coverage"]["toys"]
     assert (plain["images"], plain["kept"]["relations"], plain["given"]["relations"]) == (2, 4, 3)
     assert [(each["name"], each["missing"]) for each in plain["lists"]] == [("Visual Genome", 49), ("the set's own", 0)]
     assert plain["geometry"][0] == {
         "measure": "distance", "bin": "< 1/2", "kept": 3, "precision": 2 / 3, "naive": 3, "naive_precision": 2 / 3,
     }  # fmt: skip
-
-
-def test_coverage_needs_no_given_relations(book: RunBuilder) -> None:
-    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
-    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[])
-    text = shown(book, "toy", "tag")
-    assert "Coverage of toys, per image of 1 with boxes" in text and "No audit" in text
-    assert "given by the set  " not in text.split("Coverage")[1] and "geometry" not in text

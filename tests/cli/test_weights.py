@@ -1,21 +1,24 @@
 """`rlip weights` as users see it."""
 
-from __future__ import annotations
-
+import argparse
 import json
 import pickle
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from rlip_command import output_of
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from models import weights
+from models.config import NetworkConfig, TextConfig
+from models.official.imported import from_detector
+from models.official.sizes import kind_of
 from parity import OWN
 from pipeline.cli.app import app
 from recorded.recording import Recording
+from tests.detector_checkpoint import converted, detector
 
 TAGGER, PARSED = OWN / "tagger_own.safetensors", OWN / "parsed_own.safetensors"
 OF_TAGGER = ("--args", OWN / "tagger_own_args.json", "--set", "text.heads=2")
@@ -27,7 +30,7 @@ def rlip_weights(*words: object) -> Result:
 
 
 @pytest.mark.parametrize("name", ["parseda_tiny", "parsed_tiny", "tagger_tiny"])
-def test_recorded_weights_are_imported_and_are_the_network_that_agrees(shared: Path, name: str, tmp_path: Path) -> None:
+def test_recorded_weights_are_imported_and_are_the_network_that_agrees(shared, name, tmp_path):
     oracle, out = shared / "oracle", tmp_path / "folder" / "ours.safetensors"
     settings = ("--args", oracle / f"{name}_args.json", "--set", "text.heads=4")
     done = rlip_weights("import", oracle / f"{name}.safetensors", out, *settings)
@@ -38,7 +41,7 @@ def test_recorded_weights_are_imported_and_are_the_network_that_agrees(shared: P
     assert network.config.text.heads == recorded.config.text.heads == 4
 
 
-def test_what_became_of_every_parameter_is_told(tmp_path: Path) -> None:
+def test_what_became_of_every_parameter_is_told(tmp_path):
     out = tmp_path / "ours.safetensors"
     done = rlip_weights("import", TAGGER, out, *OF_TAGGER)
     assert done.exit_code == 0 and list(tmp_path.iterdir()) == [out]
@@ -52,7 +55,7 @@ def test_what_became_of_every_parameter_is_told(tmp_path: Path) -> None:
     assert parsed["kind"] == "R-Tagger" and parsed["settings"]["gate"] == "GLIP" and "bias_obj_a" in parsed["loaded"]
 
 
-def test_what_does_not_fit_stops_before_anything_is_written(tmp_path: Path) -> None:
+def test_what_does_not_fit_stops_before_anything_is_written(tmp_path):
     file, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
     save_file(load_file(TAGGER) | {"stranger.weight": torch.zeros(2)}, str(file))
     done = rlip_weights("import", file, out, *OF_TAGGER)
@@ -60,7 +63,7 @@ def test_what_does_not_fit_stops_before_anything_is_written(tmp_path: Path) -> N
     assert not out.exists()
 
 
-def test_weights_are_exported_and_imported_again(tmp_path: Path) -> None:
+def test_weights_are_exported_and_imported_again(tmp_path):
     ours, theirs, again = (tmp_path / name for name in ("ours.safetensors", "theirs.pth", "again.safetensors"))
     assert rlip_weights("import", TAGGER, ours, *OF_TAGGER).exit_code == 0
     done = rlip_weights("export", ours, theirs)
@@ -73,7 +76,7 @@ def test_weights_are_exported_and_imported_again(tmp_path: Path) -> None:
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_network_that_the_authors_do_not_have_is_not_exported(tmp_path: Path) -> None:
+def test_a_network_that_the_authors_do_not_have_is_not_exported(tmp_path):
     ours = tmp_path / "ours.safetensors"
     weights.save(weights.build(replace(Recording(OWN, "parseda_own").config, fusion="none"), None), ours)
     done = rlip_weights("export", ours, tmp_path / "theirs.pth")
@@ -97,12 +100,12 @@ def test_a_network_that_the_authors_do_not_have_is_not_exported(tmp_path: Path) 
         (("show", OWN / "tagger_own_args.json"), "not a readable PyTorch checkpoint"),
     ],
 )
-def test_mistakes_are_one_message(words: tuple[object, ...], message: str) -> None:
+def test_mistakes_are_one_message(words, message):
     done = rlip_weights(*words)
     assert done.exit_code == 1 and message in done.output and "Traceback" not in done.output
 
 
-def test_files_are_shown(tmp_path: Path) -> None:
+def test_files_are_shown(tmp_path):
     done = rlip_weights("show", PARSED)
     assert done.exit_code == 0 and "RLIPv2-ParSeD checkpoint" in done.stdout
     assert "transformer.ho_decoder" in done.stdout
@@ -118,8 +121,58 @@ def test_files_are_shown(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("content", [bytes(range(256)) * 20, b"hello", pickle.dumps({"model": 1}, protocol=4)])
-def test_no_message_advises_to_run_the_code_of_a_damaged_file(tmp_path: Path, content: bytes) -> None:
+def test_no_message_advises_to_run_the_code_of_a_damaged_file(tmp_path, content):
     (tmp_path / "torn.pth").write_bytes(content)
     done = rlip_weights("show", tmp_path / "torn.pth")
     assert done.exit_code == 1 and "weights_only" not in done.output
     assert "torn.pth" in done.output and "checkpoint" in done.output
+
+
+SMALL_TEXTS = {"hidden": 64, "layers": 1, "heads": 2, "feedforward": 64, "vocabulary": 64, "max_positions": 16}
+"""No detector has a text encoder: a small one keeps what is written small."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture", "backbone", "two_stage", "sizes"),
+    [
+        ("DAB-Deformable-DETR", "parseda", "resnet50", False, (604, 1281)),
+        ("Deformable-DETR", "parsed", "swin_tiny_patch4_window7_224", True, None),
+    ],
+)
+def test_a_converted_detector_is_read_as_the_detector_that_it_holds(
+    kind, architecture, backbone, two_stage, sizes, tmp_path
+):
+    feedforward, texts = (1024 if architecture == "parsed" else 2048), TextConfig(**SMALL_TEXTS)
+    config = NetworkConfig(
+        architecture=architecture, backbone=backbone, decoder_layers=6, fusion_interval=1, pairs=150,
+        feedforward=feedforward, text=texts, official_compat=True,
+    )  # fmt: skip
+    state = detector(config, two_stage)
+    both = converted(state)
+    if sizes:
+        assert (len(state), len(both)) == sizes, "as many as in the published file and its conversion"
+    theirs, out = tmp_path / "theirs_converted.pth", tmp_path / "ours.safetensors"
+    args = {"two_stage": two_stage, "dropout": 0.0, "nheads": 8}
+    torch.save({"model": both, "args": argparse.Namespace(**args)}, theirs)
+    words = [word for name, size in SMALL_TEXTS.items() for word in ("--set", f"text.{name}={size}")]
+    told = json.loads(output_of("weights", "import", theirs, out, "--json", *words))
+    assert told["kind"] == kind and "sub_bbox_embed.0.layers.0.weight" in told["left_out"]
+    assert any("reference_points_sub" in name for name in told["expected_new"]) == two_stage
+    network = weights.load(out, None)
+    assert network.config.backbone == backbone and network.config.pairs == 100
+    state_dict = network.state_dict()
+    plain, _ = from_detector(state, kind_of(state), {})
+    again, _ = from_detector(both, kind_of(both), {})
+    assert again.keys() == plain.keys() and all(torch.equal(value, plain[name]) for name, value in again.items())
+    layer = "layers.2.cross_attn.value_proj.weight"
+    for stage in ("ho", "verb"):
+        assert torch.equal(state_dict[f"transformer.{stage}_decoder.{layer}"], state[f"transformer.decoder.{layer}"])
+    for role in ("sub", "obj"):
+        head = "bbox_embed.5.layers.2.bias"
+        assert torch.equal(state_dict[f"{role}_{head}"], state[head])
+    if architecture == "parsed":
+        table = state["query_embed.weight"][:200]
+        halves = [table] * 3 if two_stage else [table, table[:, 256:]]
+        assert torch.equal(state_dict["query_embed.weight"], torch.cat(halves, dim=1))
+    else:
+        assert torch.equal(state_dict["verb_tgt_embed.weight"], state["tgt_embed.weight"][:200])

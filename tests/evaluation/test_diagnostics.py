@@ -5,12 +5,7 @@ import pytest
 from pair_scenes import BIKE, DOG, MAN, MAN_OFF, TRUE, relations, truth_of
 
 from pipeline.evaluation.anatomy import dissect
-from pipeline.evaluation.diagnostics import (
-    best_and_worst,
-    calibration,
-    image_precision,
-    pair_quality,
-)
+from pipeline.evaluation.diagnostics import best_and_worst, calibration, image_precision, pair_quality
 from pipeline.evaluation.ranking import area_under_precision
 
 

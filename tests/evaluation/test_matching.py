@@ -4,14 +4,7 @@ import numpy as np
 from relation_rows import A, B, half
 
 from pipeline.evaluation import matching
-from pipeline.evaluation.matching import (
-    Candidates,
-    joined,
-    kept,
-    numbered,
-    numbered_alike,
-    representatives,
-)
+from pipeline.evaluation.matching import Candidates, joined, kept, numbered, numbered_alike, representatives
 from pipeline.evaluation.relations import aligned_iou
 
 

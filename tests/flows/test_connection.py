@@ -1,16 +1,14 @@
 """Which server a run connects to, and the error if none answers."""
 
-from __future__ import annotations
-
 import os
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from contextlib import ExitStack
 from importlib.metadata import requires
 from pathlib import Path
 
 import httpx
 import pytest
+from http_server import answering
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -32,31 +30,11 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.fixture
 def serve() -> Iterator[Callable[[int, str], str]]:
     """A function that starts a server with one answer to everything, and returns the URL of its API."""
-    started: list[HTTPServer] = []
-
-    def start(status: int, answer: str) -> str:
-        class Other(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(status)
-                self.end_headers()
-                self.wfile.write(answer.encode())
-
-            def log_message(self, *words: object) -> None:
-                """Stay silent."""
-
-        started.append(HTTPServer(("127.0.0.1", 0), Other))
-        threading.Thread(target=started[-1].serve_forever, args=(0.01,), daemon=True).start()
-        return f"http://127.0.0.1:{started[-1].server_port}/api"
-
-    yield start
-    for server in started:
-        server.shutdown()
-        server.server_close()
+    with ExitStack() as servers:
+        yield lambda status, text: servers.enter_context(answering(lambda *_: (status, text.encode()))) + "/api"
 
 
-def test_a_server_that_does_not_answer_is_named_with_the_ways_out(
-    no_settings: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_server_is_named_with_the_ways_out(no_settings, monkeypatch):
     address = f"http://127.0.0.1:{free_port()}/api"
     monkeypatch.setenv("PREFECT_API_URL", address)
     before = dict(os.environ)
@@ -80,39 +58,32 @@ def test_a_server_that_does_not_answer_is_named_with_the_ways_out(
     ],
 )
 def test_what_answers_but_is_no_server_for_this_project_is_named(
-    no_settings: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    serve: Callable[[int, str], str],
-    status: int,
-    answer: str,
-    complaint: str,
-) -> None:
+    no_settings, monkeypatch, serve, status, answer, complaint
+):
     monkeypatch.setenv("PREFECT_API_URL", serve(status, answer))
     with pytest.raises(FatalError, match=complaint), connected(no_settings / "prefect"):
         pass
 
 
-def test_a_server_that_is_lost_during_a_run_is_reported(
-    no_settings: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[[int, str], str]
-) -> None:
+def test_a_server_that_is_lost_during_a_run_is_reported(no_settings, monkeypatch, serve):
     monkeypatch.setenv("PREFECT_API_URL", serve(200, '"3.9.1"'))
     lost = pytest.raises(RetryableError, match=r"no longer answers \(refused\).*start the server, or run with --direct")
     with lost, connected(no_settings / "prefect"):
         raise httpx.ConnectError("refused")
 
 
-def test_an_address_without_http_is_refused(no_settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_http_is_refused(no_settings, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "127.0.0.1:4200/api")
     with pytest.raises(FatalError, match="not a URL; write http"), connected(no_settings / "prefect"):
         pass
 
 
-def test_servers_are_supported_in_the_versions_that_the_package_asks_for() -> None:
+def test_servers_are_supported_in_the_versions_that_the_package_asks_for():
     (asked,) = [Requirement(each) for each in requires("rlip") or () if Requirement(each).name == "prefect"]
     assert asked.specifier == SpecifierSet(str(SUPPORTED))
 
 
-def test_a_server_set_in_the_active_profile_counts(no_settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_set_in_the_active_profile_counts(no_settings, monkeypatch):
     assert configured("PREFECT_API_URL") is None
     profiles = no_settings / ".prefect" / "profiles.toml"
     profiles.parent.mkdir()
@@ -124,7 +95,7 @@ def test_a_server_set_in_the_active_profile_counts(no_settings: Path, monkeypatc
     assert configured("PREFECT_API_URL") is None
 
 
-def test_a_folder_that_can_not_be_written_is_named(no_settings: Path) -> None:
+def test_a_folder_that_can_not_be_written_is_named(no_settings):
     (no_settings / "file").touch()
     with pytest.raises(FatalError, match="file"), connected(no_settings / "file" / "prefect"):
         pass

@@ -1,7 +1,5 @@
 """The files of deploy/ and prefect.yaml fit each other, the flows, and the schemas of what reads them."""
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib
@@ -36,8 +34,7 @@ def deployments(root: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def services(root: Path) -> dict[str, Any]:
     """The services of the compose file."""
-    found: dict[str, Any] = yaml.safe_load((root / "deploy" / "compose.yaml").read_text())["services"]
-    return found
+    return yaml.safe_load((root / "deploy" / "compose.yaml").read_text())["services"]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +45,7 @@ def manifests(root: Path) -> list[dict[str, Any]]:
     return [each for name in named for each in yaml.safe_load_all((folder / name).read_text())]
 
 
-def test_every_flow_is_deployed_and_no_schedule_is_on(deployments: dict[str, Any]) -> None:
+def test_every_flow_is_deployed_and_no_schedule_is_on(deployments):
     assert set(deployments) == set(PRUNED)
     assert all(each["entrypoint"].rpartition(":")[2] == name for name, each in deployments.items())
     assert all(each["tags"] == ["rlip"] for each in deployments.values())
@@ -56,7 +53,7 @@ def test_every_flow_is_deployed_and_no_schedule_is_on(deployments: dict[str, Any
     assert len(schedules) == 2 and not any(schedule["active"] for schedule in schedules)
 
 
-def test_forms_for_parameters_describe_each_of_them(deployments: dict[str, Any], root: Path) -> None:
+def test_forms_for_parameters_describe_each_of_them(deployments, root):
     for name, deployment in deployments.items():
         schema = parameter_schema(load_flow_from_entrypoint(str(root / deployment["entrypoint"])))
         assert all(field.get("description") for field in schema.properties.values()), name
@@ -66,7 +63,7 @@ def test_forms_for_parameters_describe_each_of_them(deployments: dict[str, Any],
             assert start["enum"] == [stage.name for stage in STAGES]
 
 
-def test_stages_that_compute_on_a_gpu_are_in_the_pools_that_have_one(deployments: dict[str, Any]) -> None:
+def test_stages_that_compute_on_a_gpu_are_in_the_pools_that_have_one(deployments):
     for stage in STAGES:
         pool = deployments[stage.name]["work_pool"]
         assert (pool["name"] in ("gpu", "train")) == (stage.name in GPU_STAGES), stage.name
@@ -75,16 +72,14 @@ def test_stages_that_compute_on_a_gpu_are_in_the_pools_that_have_one(deployments
 
 
 @pytest.mark.parametrize("kind", ["docker", "docker-gpu", "kubernetes"])
-def test_templates_of_pools_define_every_variable_that_they_use(root: Path, kind: str) -> None:
+def test_templates_of_pools_define_every_variable_that_they_use(root, kind):
     template = json.loads((root / "deploy" / "pools" / f"{kind}.json").read_text())
     used = set(re.findall(r"{{ (\w+) }}", json.dumps(template["job_configuration"])))
     assert used == set(template["variables"]["properties"])
     assert set(template["variables"]["required"]) <= used
 
 
-def test_every_password_of_the_compose_file_must_be_given_and_every_port_is_on_loopback(
-    root: Path, services: dict[str, Any]
-) -> None:
+def test_compose_passwords_must_be_given_and_ports_are_on_loopback(root, services):
     text = (root / "deploy" / "compose.yaml").read_text()
     secret = re.findall(r"\$\{(\w*(?:PASSWORD|AUTH|USER))(:\?)?", text)
     assert secret and all(required for _, required in secret)
@@ -99,12 +94,12 @@ def test_every_password_of_the_compose_file_must_be_given_and_every_port_is_on_l
     assert [re.findall(r"--pool (\w+)", command) for command in workers] == [[pool] for pool in POOLS]
 
 
-def test_services_wait_for_services_that_exist(services: dict[str, Any]) -> None:
+def test_services_wait_for_services_that_exist(services):
     for name, service in services.items():
         assert set(service.get("depends_on", ())) <= set(services), name
 
 
-def test_kubernetes_objects_name_each_other_and_hold_no_secret(manifests: list[dict[str, Any]]) -> None:
+def test_kubernetes_objects_name_each_other_and_hold_no_secret(manifests):
     assert "Secret" not in {each["kind"] for each in manifests}
     labels = [
         each["spec"]["template"]["metadata"]["labels"]
@@ -125,9 +120,7 @@ def test_kubernetes_objects_name_each_other_and_hold_no_secret(manifests: list[d
     assert pools == list(POOLS)
 
 
-def test_kubernetes_objects_and_the_jobs_of_flow_runs_fit_the_schemas(
-    root: Path, manifests: list[dict[str, Any]]
-) -> None:
+def test_kubernetes_objects_and_jobs_of_flow_runs_fit_the_schemas(root, manifests):
     validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed (make dev)")
     template = json.loads((root / "deploy" / "pools" / "kubernetes.json").read_text())
     text = json.dumps(template["job_configuration"]["job_manifest"])
@@ -143,7 +136,7 @@ def test_kubernetes_objects_and_the_jobs_of_flow_runs_fit_the_schemas(
         validator.validate(each, "1.33", strict=True)
 
 
-def test_constraints_state_versions_that_fit_and_hashes_and_no_place(root: Path) -> None:
+def test_constraints_state_versions_that_fit_and_hashes_and_no_place(root):
     text = (root / "constraints.txt").read_text()
     pins = [
         Requirement(line) for line in re.findall(r"^(\w.*) \\\n    --hash=sha256:[0-9a-f]{64}\b", text, re.MULTILINE)
@@ -160,7 +153,7 @@ def test_constraints_state_versions_that_fit_and_hashes_and_no_place(root: Path)
         assert all(wanted.specifier.contains(version) for version in versions), f"{wanted}: make lock"
 
 
-def test_the_image_holds_every_package_and_the_extras_that_it_names(root: Path) -> None:
+def test_the_image_holds_every_package_and_the_extras_that_it_names(root):
     project = pyproject(root)
     text = (root / "Dockerfile").read_text()
     (extras,) = re.findall(r"^ARG EXTRAS=(\S+)$", text, re.MULTILINE)

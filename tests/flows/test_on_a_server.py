@@ -3,8 +3,6 @@
 The server is started once, and a run that waits goes on beside others, since each process that imports Prefect takes seconds.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -12,9 +10,8 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,6 +19,7 @@ from uuid import UUID
 import httpx
 import psutil
 import pytest
+from http_server import answering
 from prefect import State, flow, tags
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient
@@ -95,21 +93,11 @@ def settings(server: PrefectServer) -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.mark.parametrize("password", [None, "operator:wrong"])
-def test_a_server_that_refuses_the_password_is_named_before_work(
-    settings: pytest.MonkeyPatch, tmp_path: Path, password: str | None
-) -> None:
+def test_a_refused_password_is_named(settings, tmp_path, password):
     settings.delenv("PREFECT_API_AUTH_STRING")
     if password is not None:
         settings.setenv("PREFECT_API_AUTH_STRING", password)
     with pytest.raises(FatalError, match=r"refuses the credentials.*PREFECT_API_AUTH_STRING"), connected(tmp_path):
-        pass
-
-
-def test_a_url_of_the_pages_and_not_of_the_api_is_refused(
-    server: PrefectServer, settings: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    settings.setenv("PREFECT_API_URL", server.api.removesuffix("/api"))
-    with pytest.raises(FatalError, match="the URL ends with /api"), connected(tmp_path):
         pass
 
 
@@ -123,34 +111,19 @@ def other() -> None:
     """A flow of another project."""
 
 
-@contextmanager
-def mailbox() -> Iterator[tuple[str, list[str]]]:
-    """A URL, and the subjects of the messages that were posted there."""
-    subjects: list[str] = []
-
-    class Mailbox(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            subjects.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["subject"])
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *words: object) -> None:
-            """Stay silent."""
-
-    httpd = HTTPServer(("127.0.0.1", 0), Mailbox)
-    threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{httpd.server_port}/", subjects
-    httpd.shutdown()
-    httpd.server_close()
-
-
 @pytest.fixture(scope="module")
 def silent(client: SyncPrefectClient) -> Iterator[tuple[Sequence[str], FlowRun, FlowRun, list[str]]]:
     """Names of the automations, a run of this project and one of another that fell silent, and the subjects of messages.
 
     Other tests run during the ten seconds of silence, which are the fewest that Prefect takes.
     """
-    with mailbox() as (address, subjects):
+    subjects: list[str] = []
+
+    def answer(path: str, headers: object, body: bytes) -> tuple[int, bytes]:
+        subjects.append(json.loads(body)["subject"])
+        return 200, b""
+
+    with answering(answer) as address:
         block = CustomWebhookNotificationBlock(name="t", url=address, json_data={"subject": "{{subject}}"})
         block.save("oncall", overwrite=True)
         for _ in range(2):
@@ -174,9 +147,7 @@ def _send_heartbeat(client: SyncPrefectClient, run: FlowRun) -> None:
     client.request("POST", "/events", json=[event.model_dump(mode="json")]).raise_for_status()
 
 
-def test_automations_are_created_once_and_need_a_block_that_exists(
-    client: SyncPrefectClient, silent: tuple[Sequence[str], FlowRun, FlowRun, list[str]]
-) -> None:
+def test_automations_are_created_once_and_need_a_block_that_exists(client, silent):
     assert [len(client.read_automations_by_name(name)) for name in silent[0]] == [1, 1]
     with pytest.raises(FatalError, match="no such block"):
         create_automations(client, "slack-webhook/nobody")
@@ -195,11 +166,11 @@ def _count(root: Path, stage: type[CountStage] = CountStage, blocks: int = 2, **
     planner = Planner(RunContext(recipe))
     planner.context.steps = [Step("ingest", stage, CountSettings(marks=root, **failures), datasets=("set",))]
     with shared(Session(planner, JsonLines(), reports=False)):
-        state: State[Any] = count(recipe, return_state=True)  # type: ignore[assignment]
+        state: State[Any] = count(recipe, return_state=True)
     return state
 
 
-def test_what_may_pass_is_tried_again_and_only_that(server: PrefectServer, tmp_path: Path) -> None:
+def test_what_may_pass_is_tried_again_and_only_that(server, tmp_path):
     wavered = _count(tmp_path / "wavers", fail_once_at=6)
     failed = _count(tmp_path / "fails", fail_at=2)
     assert wavered.is_completed() and [step.rows_out for step in wavered.result()] == [8]
@@ -222,9 +193,7 @@ def _tries(server: PrefectServer, state: State[Any]) -> dict[str, tuple[str, int
     return wait_for(ended, 20, "the server does not know how the tasks ended")
 
 
-def test_many_partitions_are_few_task_runs_of_which_the_server_loses_none(
-    server: PrefectServer, tmp_path: Path
-) -> None:
+def test_many_partitions_are_few_task_runs_and_none_is_lost(server, tmp_path):
     state = _count(tmp_path / "many", ManyStage, blocks=64)
     assert state.is_completed() and [step.partitions for step in state.result()] == [200]
     flows = {"id": {"any_": [str(state.state_details.flow_run_id)]}}
@@ -265,9 +234,7 @@ killed()
 """
 
 
-def test_a_run_that_was_killed_is_marked_as_crashed_by_the_next_and_a_living_one_is_not(
-    server: PrefectServer, tmp_path: Path
-) -> None:
+def test_a_killed_run_is_marked_as_crashed_by_the_next_and_a_living_one_not(server, tmp_path):
     store = small_recipe(write_small_set(tmp_path).parent).store
     process = WarmProcess(exec, HANGING.format(store=store), {})
     runs = [process.stdout.readline().strip() for _ in range(2)]
@@ -283,7 +250,7 @@ def test_a_run_that_was_killed_is_marked_as_crashed_by_the_next_and_a_living_one
     assert list((tmp_path / "out" / "store" / "pending").glob("*flow-*")) == []
 
 
-def test_a_run_that_lost_the_server_is_marked_as_crashed_by_the_next(server: PrefectServer, tmp_path: Path) -> None:
+def test_a_run_that_lost_the_server_is_marked_as_crashed_by_the_next(server, tmp_path):
     lost = server.post("flow_runs/", flow_id=server.post("flows/", name="lost")["id"], state={"type": "RUNNING"})
     store = LocalStore(Path(small_recipe(write_small_set(tmp_path).parent).store))
     with pytest.raises(httpx.ConnectError), alive(store, UUID(lost["id"])):
@@ -292,11 +259,9 @@ def test_a_run_that_lost_the_server_is_marked_as_crashed_by_the_next(server: Pre
     assert server.get(f"flow_runs/{lost['id']}")["state"]["type"] == "CRASHED"
 
 
-def test_a_stage_alone_names_what_is_due_above_it(server: PrefectServer, tmp_path: Path) -> None:
+def test_a_stage_alone_names_what_is_due_above_it(server, tmp_path):
     write_small_set(tmp_path / "set")
-    with pytest.raises(
-        FatalError, match=r"reads ingest, of which 2 partitions are due: run the deployment ingest or end_to_end"
-    ):
+    with pytest.raises(FatalError, match=r"reads ingest, of which 2 partitions are due: run"):
         caption(small_recipe(tmp_path / "set"))
     APILogHandler().flush()
 
@@ -308,9 +273,7 @@ def test_a_stage_alone_names_what_is_due_above_it(server: PrefectServer, tmp_pat
     assert line.startswith("caption of recipe 'small' reads ingest") and "\n" not in line, "no traceback"
 
 
-def test_a_run_that_falls_silent_is_crashed_and_reported(
-    client: SyncPrefectClient, silent: tuple[Sequence[str], FlowRun, FlowRun, list[str]]
-) -> None:
+def test_a_run_that_falls_silent_is_crashed_and_reported(client, silent):
     names, ours, theirs, subjects = silent
 
     def state(run: FlowRun) -> str:
@@ -326,7 +289,7 @@ def test_a_run_that_falls_silent_is_crashed_and_reported(
             client.delete_automation(automation.id)
 
 
-def test_pruning_deletes_old_runs_of_this_project_and_keeps_the_last(client: SyncPrefectClient) -> None:
+def test_pruning_deletes_old_runs_of_this_project_and_keeps_the_last(client):
     with tags("prunes"):
         for each in (short, short, short, other):
             each()
@@ -342,8 +305,8 @@ def test_pruning_deletes_old_runs_of_this_project_and_keeps_the_last(client: Syn
 
 
 def test_gpu_slots_are_held_while_a_step_computes_and_a_limit_that_can_not_grant_them_is_named(
-    client: SyncPrefectClient, server: PrefectServer, tmp_path: Path
-) -> None:
+    client, server, tmp_path
+):
     one = {"RLIP_GPU_SLOTS": "1"}
     with gpu_slots("parse", one), gpu_slots("caption", {}):
         pass
@@ -360,10 +323,8 @@ def test_gpu_slots_are_held_while_a_step_computes_and_a_limit_that_can_not_grant
         pass
 
 
-def test_a_schedule_whose_recipe_is_gone_says_so(server: PrefectServer, tmp_path: Path) -> None:
-    with pytest.raises(
-        FatalError, match=r"gone\.toml on .*: no recipe at .*gone\.toml; recipes in .*Restore the recipe"
-    ):
+def test_a_schedule_whose_recipe_is_gone_says_so(server, tmp_path):
+    with pytest.raises(FatalError, match=r"gone\.toml on .*: no recipe at .*gone\.toml; .*Restore"):
         from_file(tmp_path / "gone.toml")
 
 
@@ -373,16 +334,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_set(tmp_path_factory.mktemp("set") / "set").parent
 
 
-def test_a_run_starts_at_a_stage_only_if_everything_before_is_in_the_store(
-    client: SyncPrefectClient, folder: Path, tmp_path: Path
-) -> None:
+def test_a_start_needs_all_that_comes_before_it(client, folder, tmp_path):
     with pytest.raises(FatalError, match="has no such stage; it has ingest, caption, parse"):
         end_to_end(small_recipe(folder), start="tag")
     with pytest.raises(FatalError, match=r"ingest: 2 of 2 partitions are not in .*start at ingest"):
         end_to_end(small_recipe(folder, f"store={tmp_path}"), start="caption")
 
 
-def test_a_second_flow_run_of_a_run_waits_and_says_so_and_others_go_on(client: SyncPrefectClient, folder: Path) -> None:
+def test_a_second_flow_run_of_a_run_waits_and_says_so_and_others_go_on(client, folder):
     recipe, store = folder / "recipe.toml", small_recipe(folder).store
     waits = f"another flow run, on {platform.node()}, works on run 'one' of {store}"
 
@@ -399,7 +358,7 @@ def test_a_second_flow_run_of_a_run_waits_and_says_so_and_others_go_on(client: S
     assert not second.is_alive() and Run(LocalStore(Path(store)), "one").steps()
 
 
-def test_a_run_that_starts_at_a_stage_runs_no_flow_of_a_stage_before(client: SyncPrefectClient, folder: Path) -> None:
+def test_a_run_that_starts_at_a_stage_runs_no_flow_of_a_stage_before(client, folder):
     recipe = small_recipe(folder, "name=late")
     shutil.rmtree(folder / "out" / "store" / "artifacts" / "parse")
     state = end_to_end(recipe, start="parse", return_state=True)
@@ -450,16 +409,7 @@ def runs(
         yield {name: deployed.submit("end_to_end/end_to_end", recipe) for name, recipe in recipes.items()}
 
 
-def test_a_wrong_parameter_is_refused_before_it_runs(deployed: PrefectServer, folder: Path) -> None:
-    parameters = plain(small_recipe(folder))
-    parameters["run"]["workers"] = 0
-    with pytest.raises(Exception, match=r"409|422"):
-        deployed.submit("end_to_end/end_to_end", parameters)
-
-
-def test_stages_run_in_their_pools_and_what_would_wait_for_ever_is_refused(
-    client: SyncPrefectClient, server: PrefectServer, root: Path, folder: Path, request: pytest.FixtureRequest
-) -> None:
+def test_stages_run_in_their_pools_and_what_would_wait_for_ever_is_refused(client, server, root, folder, request):
     recipe = small_recipe(folder)
     with pytest.raises(FatalError, match="no deployment ingest/ingest: create all of them"):
         on_pools(recipe)
@@ -489,22 +439,17 @@ def _on_pools(client: SyncPrefectClient, recipe: Recipe, start: str) -> State[An
     parameters = {"recipe": plain(recipe), "start": start}
     deployment = client.read_deployment_by_name("on_pools/on_pools")
     run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters, state=Pending())
-    state: State[Any] = run_flow(on_pools, run, parameters, return_type="state")  # type: ignore[assignment]
-    return state
+    return run_flow(on_pools, run, parameters, return_type="state")
 
 
-def test_a_deployment_runs_beside_a_training_of_another_store(
-    deployed: PrefectServer, runs: dict[str, str], trained: Path
-) -> None:
+def test_a_deployment_runs_beside_another_training(deployed, runs, trained):
     _next_checkpoint(trained, 0, deployed, runs["training"])
     _send(trained, signal.SIGSTOP)  # so that it takes no time from what goes on beside it
     assert deployed.final_state(runs["other"], 240)["name"] == "Completed", deployed.logs(runs["other"])
     assert deployed.get(f"flow_runs/{runs['training']}")["state"]["type"] == "RUNNING"
 
 
-def test_a_recipe_that_no_schema_refuses_is_refused_in_one_line(
-    deployed: PrefectServer, runs: dict[str, str], worker_folder: Path
-) -> None:
+def test_a_refused_recipe_is_told_in_one_line(deployed, runs, worker_folder):
     state = deployed.final_state(runs["refused"], 120)
     assert state["type"] == "FAILED" and "parameter recipe: recipe: pretrain.variants has 'pseudo'" in state["message"]
     wait_for(lambda: len(_flow_processes()) == 1 or None, 30, "the process of the flow run goes on")
@@ -513,9 +458,9 @@ def test_a_recipe_that_no_schema_refuses_is_refused_in_one_line(
 
 
 @pytest.mark.timeout(1800)
-def test_a_training_survives_a_restart_of_the_server_and_a_kill_and_keeps_its_checkpoint_when_cancelled(
-    deployed: PrefectServer, runs: dict[str, str], worker_folder: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_a_training_survives_a_restarted_server_and_a_kill_and_keeps_its_checkpoint_when_cancelled(
+    deployed, runs, worker_folder, trained, tmp_path
+):
     run = runs["training"]
     before = _next_checkpoint(trained, 0, deployed, run)
     deployed.stop()

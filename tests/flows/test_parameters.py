@@ -1,45 +1,72 @@
-"""A recipe survives the round trip through the parameters of a deployment, and Prefect can describe its fields."""
-
-from __future__ import annotations
+"""A recipe survives the way through the parameters of a deployment, and reaches only what the worker allows."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 
-from flows.chain import end_to_end
 from flows.on_pools import on_pools
 from flows.parameters import parameters
-from flows.stages import stage_flow
+from flows.session import LAVIS_PYTHON, STORES, require_allowed, session_of
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
-from pipeline.stages.order import STAGES
 from storage.errors import FatalError
 
 
 @pytest.mark.parametrize("name", ["demo", "coco", "coco_objects365"])
-def test_a_recipe_comes_back_as_it_was(root: Path, name: str) -> None:
+def test_a_recipe_comes_back_as_it_was(root, name):
     path = root / "recipes" / f"{name}.toml"
     back = Recipe.model_validate(json.loads(parameters(path, ["run.workers=3"]))["recipe"])
     assert back == load_recipe(path, ["run.workers=3"]) and back.run.workers == 3
 
 
-def test_every_flow_is_typed_by_the_recipe(root: Path) -> None:
-    for each in (*map(stage_flow, STAGES), end_to_end):
-        schema = each.parameters.model_dump()
-        assert schema["required"] == ["recipe"]
-        assert "caption" in schema["definitions"]["Recipe"]["properties"]
-
-
-def test_every_stage_can_be_deployed(root: Path) -> None:
-    declared = re.findall(r"entrypoint: flows/stages\.py:(\w+)$", (root / "prefect.yaml").read_text(), re.MULTILINE)
-    assert declared == [each.name for each in STAGES]
-
-
-def test_pools_that_would_each_choose_a_precision_are_refused(root: Path) -> None:
+def test_pools_that_would_each_choose_a_precision_are_refused(root):
     recipe = load_recipe(root / "recipes/coco.toml")
-    with pytest.raises(
-        FatalError, match=r"^caption, train_tagger, pretrain:pseudo: precision = 'auto' is chosen by each"
-    ):
+    with pytest.raises(FatalError, match=r"^caption, train_tagger, pretrain:pseudo: precision = 'auto'"):
         on_pools.fn(recipe)
+
+
+@pytest.mark.parametrize(
+    ("store", "allowed", "is_allowed"),
+    [
+        ("out/store", "", True),
+        ("out/store", "out", True),
+        ("out/store", "data out/store", True),
+        ("out/../../etc/store", "out", False),
+        ("outside", "out", False),
+        ("out/link/store", "out", False),
+        ("s3://bucket/rlip/store", "s3://bucket/rlip", True),
+        ("s3://bucket/rlip/", "s3://bucket/rlip/", True),
+        ("s3://bucket/rlip-other", "s3://bucket/rlip", False),
+        ("s3://bucket/rlip/../other", "s3://bucket/rlip", False),
+        ("s3://bucket/rlip", "out", False),
+        ("out/store", "s3://bucket/rlip", False),
+    ],
+)
+def test_stores_lie_where_the_worker_allows(store, allowed, is_allowed, recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "link").symlink_to(tmp_path)
+    changed = recipe.model_copy(update={"store": store})
+    if is_allowed:
+        require_allowed(changed, {STORES: allowed})
+    else:
+        with pytest.raises(FatalError, match=f"stores of this worker lie in .*{STORES}"):
+            require_allowed(changed, {STORES: allowed})
+
+
+def test_no_program_is_started_that_the_worker_did_not_name(recipe):
+    caption = recipe.caption.model_copy(update={"lavis_python": Path("/bin/sh")})
+    changed = recipe.model_copy(update={"caption": caption})
+    with pytest.raises(FatalError, match=r"caption\.lavis_python = /bin/sh: .*RLIP_LAVIS_PYTHON"):
+        require_allowed(changed, {})
+    require_allowed(changed, {LAVIS_PYTHON: "/bin/sh"})
+    require_allowed(recipe, {})
+
+
+def test_flows_ask_before_anything_is_opened(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv(STORES, str(tmp_path / "allowed"))
+    changed = recipe.model_copy(update={"store": tmp_path / "elsewhere"})
+    with pytest.raises(FatalError, match="stores of this worker"), session_of(changed):
+        pass
+    assert not (tmp_path / "elsewhere").exists()

@@ -1,7 +1,5 @@
 """A Prefect server whose records lie in PostgreSQL runs a deployment by a worker, and a dump of it can be restored."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import shutil
@@ -71,9 +69,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 
 @pytest.mark.timeout(600)
-def test_a_deployment_runs_on_postgres_and_its_record_survives_dump_and_restore(
-    postgres: Postgres, tmp_path: Path
-) -> None:
+def test_a_deployment_runs_on_postgres_and_its_record_survives_a_dump(postgres, tmp_path):
     (tmp_path / "tiny.py").write_text(TINY)
     home = tmp_path / "home"
     home.mkdir()

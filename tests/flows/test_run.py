@@ -3,8 +3,6 @@
 This takes about a minute, because each run is a process of its own that imports Prefect and starts a server.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -13,18 +11,47 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from rlip_command import rlip, started
 from small_set import processes_on, small_recipe, train_long, write_small_set
-from sockets import sockets_of
 from warm_process import wait_for
 
 from storage.local_store import LocalStore
 from storage.runs import Run
+
+PAUSE = 0.05
+"""Seconds between looks. Servers, and the stores at which ranks meet, last much longer."""
+
+
+@contextmanager
+def sockets_of(pid: int) -> Iterator[set[str]]:
+    """Looks again and again while the context lasts. Yields the IP addresses of both ends, which grow meanwhile."""
+    found: set[str] = set()
+    done = Event()
+
+    def look() -> None:
+        while not done.wait(PAUSE):
+            with suppress(psutil.Error):
+                root = psutil.Process(pid)
+                for process in (root, *root.children(recursive=True)):
+                    with suppress(psutil.Error):
+                        ends = [end for each in process.net_connections("inet") for end in (each.laddr, each.raddr)]
+                        found.update(end.ip for end in ends if end)
+
+    looking = Thread(target=look)
+    looking.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        looking.join()
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +96,7 @@ def _records(folder: Path, query: str) -> list[Any]:
 
 
 @pytest.mark.timeout(1800)
-def test_prefect_changes_no_byte_and_leaves_nothing_running(folder: Path) -> None:
+def test_prefect_changes_no_byte_and_leaves_nothing_running(folder):
     direct = folder / "direct"
     with ThreadPoolExecutor(2) as pool:
         without = ("--direct", "--set", f"store={direct}", "--set", f"reports={folder}/direct-reports")
@@ -92,10 +119,9 @@ def test_prefect_changes_no_byte_and_leaves_nothing_running(folder: Path) -> Non
 
 
 @pytest.mark.timeout(1800)
-def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_nothing_running(folder: Path) -> None:
+def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_nothing_running(folder):
     train_long(folder)
     process = _start(folder, "run", folder / "recipe.toml", "--json")
-    assert process.stdout is not None
     due = {}
     for line in process.stdout:
         event = json.loads(line)
@@ -129,7 +155,6 @@ def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_
 def pages(folder: Path) -> Iterator[tuple[str, str]]:
     """The address of `rlip cluster server` on the records of the run, and the line that it prints about the last flow run."""
     process = _start(folder, "cluster", "server", "--store", folder / "out" / "store", "--port", "0")
-    assert process.stdout is not None
     lines = [process.stdout.readline().strip() for _ in range(2)]
     yield lines[0].removeprefix("Prefect: "), lines[1]
     os.killpg(process.pid, signal.SIGINT)
@@ -137,7 +162,7 @@ def pages(folder: Path) -> Iterator[tuple[str, str]]:
     wait_for(lambda: not processes_on(folder) or None, 20, "the server is still running")
 
 
-def test_the_pages_of_a_run_can_be_opened_after_it(folder: Path, pages: tuple[str, str]) -> None:
+def test_the_pages_of_a_run_can_be_opened_after_it(folder, pages):
     address, line = pages
     ((last,),) = _records(folder, "select id from flow_run where name = 'small' order by created desc limit 1")
     assert line.startswith("Last flow run, small: http://127.0.0.1:") and line.endswith(str(last)), line
@@ -161,9 +186,7 @@ def test_the_pages_of_a_run_can_be_opened_after_it(folder: Path, pages: tuple[st
     assert "choose another port" in taken.stderr and taken.exit_code == 1
 
 
-def test_an_error_reaches_the_terminal_once_and_in_its_own_words(
-    folder: Path, pages: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_reaches_the_terminal_once_and_in_its_own_words(folder, pages, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", f"{pages[0]}/api")
     refused = ("--set", "run.checks.max_overall_reject_share=0", "--set", "ingest.limits.max_pixels=16")
     process = started("run", folder / "recipe.toml", *refused, cwd=folder)
@@ -174,7 +197,7 @@ def test_an_error_reaches_the_terminal_once_and_in_its_own_words(
 
 
 @pytest.mark.parametrize("command", ["server", "run"])
-def test_a_database_of_a_newer_prefect_is_named_and_kept(folder: Path, tmp_path: Path, command: str) -> None:
+def test_a_database_of_a_newer_prefect_is_named_and_kept(folder, tmp_path, command):
     recipe = write_small_set(tmp_path / "set")
     copy = tmp_path / "set" / "out" / "prefect" / "prefect.db"
     copy.parent.mkdir(parents=True)
@@ -192,6 +215,6 @@ def test_a_database_of_a_newer_prefect_is_named_and_kept(folder: Path, tmp_path:
     assert copy.is_file()
 
 
-def test_before_any_run_there_is_no_database_to_serve(folder: Path, tmp_path: Path) -> None:
+def test_before_any_run_there_is_no_database_to_serve(folder, tmp_path):
     done = rlip("cluster", "server", "--store", tmp_path / "store")
     assert "prefect.db: no such database yet; `rlip run` writes it" in done.stderr and done.exit_code == 1

@@ -1,7 +1,5 @@
 """Blocks hold every partition once, in order, in no more groups than requested."""
 
-from __future__ import annotations
-
 from threading import Event
 
 from hypothesis import given
@@ -24,7 +22,7 @@ def _plan(cached: list[str], due: list[str]) -> StepPlan:
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 20))
-def test_every_due_item_is_in_one_block_and_blocks_follow_the_partitions(due: list[bool], most: int) -> None:
+def test_every_due_item_is_in_one_block_and_blocks_follow_the_partitions(due, most):
     names = [f"set/{number:04d}" for number in range(len(due))]
     waiting = [name for name, is_due in zip(names, due, strict=True) if is_due]
     plan = _plan([name for name in names if name not in waiting], waiting)
@@ -37,14 +35,14 @@ def test_every_due_item_is_in_one_block_and_blocks_follow_the_partitions(due: li
     assert not sizes or max(sizes) - min(sizes) <= 1
 
 
-def test_a_step_that_is_wholly_cached_is_one_block() -> None:
+def test_a_step_that_is_wholly_cached_is_one_block():
     (block,) = split_into_blocks(_plan([f"set/{n:04d}" for n in range(40)], []), 16, Event())
     assert str(block) == "count set/0000 to set/0039" and block.cached == 40 and not block.due
 
 
-def test_a_step_without_partitions_has_no_block() -> None:
+def test_a_step_without_partitions_has_no_block():
     assert split_into_blocks(_plan([], []), 16, Event()) == []
 
 
-def test_artifact_keys_are_what_prefect_takes() -> None:
+def test_artifact_keys_are_what_prefect_takes():
     assert artifact_key("progress", "My_Run.2", "shard:pseudo") == "progress-my-run-2-shard-pseudo"

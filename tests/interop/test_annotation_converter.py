@@ -1,7 +1,5 @@
 """Tests that annotations survive a conversion to another public layout, read by our own readers."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -59,13 +57,9 @@ TABLE, LOW = ("dining table", 5, 5, 4, 4), ("dining table", 5, 5, 4, 2)
 
 
 @pytest.mark.parametrize(("form", "role"), [("hico_det", ""), ("vcoco", " obj"), ("visual_genome", "")])
-def test_relations_survive(tmp_path: Path, form: str, role: str) -> None:
+def test_relations_survive(tmp_path, form, role):
     tally = convert_annotations("hico_instances", saved(tmp_path / "a.json", HICO), form, tmp_path / "out")
-    expected = {
-        (PERSON, f"hold{role}", TABLE),
-        (PERSON, f"hold{role}", LOW),
-        (CHILD, f"no interaction{role}", TABLE),
-    }
+    expected = {(PERSON, f"hold{role}", TABLE), (PERSON, f"hold{role}", LOW), (CHILD, f"no interaction{role}", TABLE)}
     found = content_of(tmp_path / "out", form)
     assert found[7] == expected
     assert form == "vcoco" or found[9] == set()
@@ -75,7 +69,7 @@ def test_relations_survive(tmp_path: Path, form: str, role: str) -> None:
     )
 
 
-def test_v_coco_becomes_v_coco_again(tmp_path: Path) -> None:
+def test_v_coco_becomes_v_coco_again(tmp_path):
     instances = {
         "images": [{"id": 5, "file_name": "a.jpg", "width": 100, "height": 80}],
         "annotations": [
@@ -104,7 +98,7 @@ def test_v_coco_becomes_v_coco_again(tmp_path: Path) -> None:
     }
 
 
-def test_subjects_that_are_no_people_are_lost_to_v_coco(tmp_path: Path) -> None:
+def test_subjects_that_are_no_people_are_lost_to_v_coco(tmp_path):
     files = {"objects": saved(tmp_path / "o.json", ["dog", "ball"]), "predicates": saved(tmp_path / "p.json", ["on"])}
     dog, ball = ({"category": k, "bbox": [1, 9, 1, 9]} for k in (0, 1))
     given = saved(tmp_path / "a.json", {"5_x.jpg": [{"predicate": 0, "subject": dog, "object": ball}]})
@@ -112,7 +106,7 @@ def test_subjects_that_are_no_people_are_lost_to_v_coco(tmp_path: Path) -> None:
     assert tally.counts["relation whose subject is no person"] == 1 and not tally.wrote["relations"]
 
 
-def test_what_can_not_be_converted_leaves_nothing(tmp_path: Path) -> None:
+def test_what_can_not_be_converted_leaves_nothing(tmp_path):
     given = saved(tmp_path / "a.json", HICO)
     with pytest.raises(FatalError, match="no target format 'yolo'; the formats are hico_det, vcoco, visual_genome"):
         convert_annotations("hico_instances", given, "yolo", tmp_path / "out")
@@ -131,7 +125,7 @@ def test_what_can_not_be_converted_leaves_nothing(tmp_path: Path) -> None:
         convert_annotations("hico_instances", given, "vcoco", tmp_path / "out")
 
 
-def test_the_command_tells_what_was_written_and_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_tells_what_was_written_and_lost(tmp_path, capsys):
     given = saved(tmp_path / "a.json", HICO)
     convert("hico_instances", given, "visual_genome", tmp_path / "out", [], as_json=True)
     assert json.loads(capsys.readouterr().out) == {

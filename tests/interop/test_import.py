@@ -1,7 +1,5 @@
 """Imports of the authors' files are complete. Bad entries are counted and quarantined, and none crashes the import."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.interop.import_file import ImageFiles, Imported, import_file, kind_of
+from pipeline.interop.import_file import ImageFiles, Imported, import_file
 from pipeline.interop.official_graphs import read_captions, read_graphs, read_groups
 from pipeline.interop.official_labels import MAX_KEPT, LabelledImage, read_element
 from storage.errors import FatalError
@@ -48,7 +46,7 @@ def reasons(entry: dict[str, Any]) -> list[str]:
     return [reject.reason for reject in found.rejects]
 
 
-def test_labels_become_images_and_scored_relations(tmp_path: Path) -> None:
+def test_labels_become_images_and_scored_relations(tmp_path):
     made, run = imported(tmp_path, [element()])
     assert (made.kind, made.images, made.steps, made.noted) == ("labels", 1, ["ingest", "tag"], {})
     [image] = rows(run, "ingest", "images")
@@ -59,7 +57,7 @@ def test_labels_become_images_and_scored_relations(tmp_path: Path) -> None:
     assert relation["score"] == pytest.approx(0.31)
 
 
-def test_sets_in_one_file_stay_apart_although_their_ids_collide(tmp_path: Path) -> None:
+def test_sets_in_one_file_stay_apart_although_their_ids_collide(tmp_path):
     theirs = element(dataset="o365", data_split="train")
     made, run = imported(tmp_path, [element(), theirs, element(), {**element(), "image_id": "x"}])
     assert set(run.artifacts("ingest")) == {"coco2017/0000", "o365/0000"}
@@ -67,7 +65,7 @@ def test_sets_in_one_file_stay_apart_although_their_ids_collide(tmp_path: Path) 
     assert made.noted == {"image id not an integer": 1, "image twice": 1}
 
 
-def test_a_missing_set_is_visual_genome_and_its_relations_are_given(tmp_path: Path) -> None:
+def test_a_missing_set_is_visual_genome_and_its_relations_are_given(tmp_path):
     given = {name: value for name, value in RIDING.items() if name != "confidence"}
     plain = {name: value for name, value in element(relationships=[given]).items() if not name.startswith("data")}
     _, run = imported(tmp_path, [plain])
@@ -95,18 +93,18 @@ def test_a_missing_set_is_visual_genome_and_its_relations_are_given(tmp_path: Pa
         ({"dataset": ["coco"]}, "dataset unknown"),
     ],
 )
-def test_what_is_wrong_with_an_image_is_counted(changed: dict[str, Any], reason: str) -> None:
+def test_what_is_wrong_with_an_image_is_counted(changed, reason):
     assert reason in reasons(element(**changed))
 
 
-def test_doubled_relations_keep_the_highest_confidence_and_self_pairs_stay() -> None:
+def test_doubled_relations_keep_the_highest_confidence_and_self_pairs_stay():
     itself = {**RIDING, "object_id": 10_000_000}
     found = read_element(element(relationships=[RIDING, {**RIDING, "confidence": 0.6}, itself]))
     assert isinstance(found, LabelledImage)
     assert [(r["subject"], r["object"], r["score"]) for r in found.relations] == [(0, 1, 0.6), (0, 0, 0.31)]
 
 
-def test_ids_may_be_strings_and_stand_for_files() -> None:
+def test_ids_may_be_strings_and_stand_for_files():
     found = read_element(element(image_id="139"))
     hico = read_element(element(image_id="HICO_train2015_00000012.jpg", dataset="hico"))
     assert isinstance(found, LabelledImage)
@@ -115,7 +113,7 @@ def test_ids_may_be_strings_and_stand_for_files() -> None:
     assert (hico.image["image_id"], hico.image["uri"]) == (12, "HICO_train2015_00000012.jpg")
 
 
-def test_with_a_folder_of_images_sizes_are_known_and_boxes_clamped(tmp_path: Path) -> None:
+def test_with_a_folder_of_images_sizes_are_known_and_boxes_clamped(tmp_path):
     (tmp_path / "pictures/val2017").mkdir(parents=True)
     Image.new("RGB", (440, 300)).save(tmp_path / "pictures/val2017/000000000139.jpg")
     made, run = imported(tmp_path, [element(), element(image_id=140)], files=ImageFiles(tmp_path / "pictures"))
@@ -126,7 +124,7 @@ def test_with_a_folder_of_images_sizes_are_known_and_boxes_clamped(tmp_path: Pat
     assert sum(made.noted.values()) == 2
 
 
-def test_an_image_is_found_by_its_name_alone(tmp_path: Path) -> None:
+def test_an_image_is_found_by_its_name_alone(tmp_path):
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (640, 480)).save(tmp_path / "pictures/000000000139.jpg")
     made, run = imported(tmp_path, [element()], files=ImageFiles(tmp_path / "pictures"), dataset="mine")
@@ -136,26 +134,16 @@ def test_an_image_is_found_by_its_name_alone(tmp_path: Path) -> None:
     assert made.noted == {}
 
 
-def test_a_folder_without_any_of_the_images_stops_the_import(tmp_path: Path) -> None:
+def test_a_folder_without_any_of_the_images_stops_the_import(tmp_path):
     (tmp_path / "pictures").mkdir()
     with pytest.raises(FatalError, match=r"none of its 1 images can be read in .*val2017/000000000139.jpg"):
         imported(tmp_path, [element()], files=ImageFiles(tmp_path / "pictures"))
     assert not Run(LocalStore(tmp_path / "store"), "theirs").exists
 
 
-def test_one_name_is_not_given_to_two_sets(tmp_path: Path) -> None:
+def test_one_name_is_not_given_to_two_sets(tmp_path):
     with pytest.raises(FatalError, match="coco2017, o365"):
         imported(tmp_path, [element(), element(dataset="o365")], dataset="mine")
-
-
-def test_every_bad_entry_is_quarantined_with_a_step(tmp_path: Path) -> None:
-    def quarantined(run: Run, step: str) -> list[str]:
-        return [reason for a in run.artifacts(step).values() for reason in a.rejected()["reason"].to_pylist()]
-
-    _, run = imported(tmp_path, [element(), {**element(), "image_id": "x"}])
-    assert quarantined(run, "ingest") == ["image id not an integer"]
-    made, _ = imported(tmp_path, {"139": ["a cat"], "77": ["a dog"]})
-    assert quarantined(run, "caption") == list(made.noted) == ["image unknown to the run"]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +155,7 @@ def test_every_bad_entry_is_quarantined_with_a_step(tmp_path: Path) -> None:
         ({"1": ["a man", *[None] * 3 * MAX_KEPT]}, "caption"),
     ],
 )
-def test_of_many_bad_entries_the_first_are_kept_and_all_are_counted(tmp_path: Path, content: Any, step: str) -> None:
+def test_of_many_bad_entries_the_first_are_kept_and_all_are_counted(tmp_path, content, step):
     made, run = imported(tmp_path, content)
     (artifact,) = run.artifacts(step).values()
     assert list(made.noted.values()) == list(artifact.manifest.counts.rejected.values()) == [3 * MAX_KEPT]
@@ -176,20 +164,12 @@ def test_of_many_bad_entries_the_first_are_kept_and_all_are_counted(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ""])
-def test_a_name_of_a_set_is_no_path(tmp_path: Path, name: str) -> None:
+def test_a_name_of_a_set_is_no_path(tmp_path, name):
     with pytest.raises(FatalError, match="--dataset"):
         imported(tmp_path, [element()], dataset=name)
 
 
-def test_a_file_name_that_is_too_long_is_a_reject(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
-    Image.new("RGB", (440, 300)).save(tmp_path / "pictures/000000000139.jpg")
-    long = element(dataset="hico", image_id=f"{'x' * 300}_7.jpg")
-    made, _ = imported(tmp_path, [element(), long], files=ImageFiles(tmp_path / "pictures"))
-    assert made.images == 2 and sum(made.noted.values()) >= 1
-
-
-def test_captions_and_graphs_join_the_partitions_of_the_run(tmp_path: Path) -> None:
+def test_captions_and_graphs_join_the_partitions_of_the_run(tmp_path):
     _, run = imported(tmp_path, [element(), element(dataset="o365", image_id=5)])
     graph = {
         "entities": [{"span": "a man", "lemma_span": "man", "span_bounds": [0, 2]}, {"span": "a horse"}, {"span": "a"}],
@@ -211,7 +191,7 @@ def test_captions_and_graphs_join_the_partitions_of_the_run(tmp_path: Path) -> N
     assert (triplet["subject_start"], triplet["subject_end"], triplet["object_start"]) == (0, 5, -1)
 
 
-def test_a_step_is_imported_once(tmp_path: Path) -> None:
+def test_a_step_is_imported_once(tmp_path):
     imported(tmp_path, {"1": ["a cat"]})
     with pytest.raises(FatalError, match=r"already has a step 'caption'"):
         imported(tmp_path, {"1": ["a dog"]})
@@ -220,15 +200,10 @@ def test_a_step_is_imported_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", ["", "{}", "[]", "3", "[{]", '{"1": 3}', '[{"image_id": null}]', '{"x": ["a cat"]}']
 )
-def test_other_files_are_one_message_that_names_the_file(tmp_path: Path, content: str) -> None:
+def test_other_files_are_one_message_that_names_the_file(tmp_path, content):
     with pytest.raises(FatalError, match=r"file\.json"):
         imported(tmp_path, content)
     assert not Run(LocalStore(tmp_path / "store"), "theirs").exists
-
-
-def test_the_authors_frequencies_are_recognised(shared: Path) -> None:
-    file = shared / "data/rlipv2_priors/RLIPv2_train2017_threshold20_Tagger2_Noi24_20e_keep_names_freq.json"
-    assert kind_of(file) == "frequencies"
 
 
 anything = st.recursive(
@@ -239,13 +214,9 @@ anything = st.recursive(
 ids = st.sampled_from([10_000_000, 10_000_001, "10000001", 7, -1, 2**70]) | anything
 objects = st.fixed_dictionaries({"object_id": ids, "names": st.sampled_from(["person", ["horse"], "\ud800"]) | anything,
                                  **{side: st.floats() | anything for side in "xywh"}})  # fmt: skip
+ends = {"subject_id": ids, "object_id": ids}
 relationships = st.fixed_dictionaries(
-    {
-        "predicate": st.text(max_size=4) | anything,
-        "subject_id": ids,
-        "object_id": ids,
-        "confidence": st.floats() | anything,
-    }
+    ends | {"predicate": st.text(max_size=4) | anything, "confidence": st.floats() | anything}
 )
 elements = st.fixed_dictionaries(
     {"image_id": ids, "objects": st.lists(objects | anything, max_size=4) | anything,
@@ -257,7 +228,7 @@ short = settings(max_examples=60, deadline=None, suppress_health_check=list(Heal
 
 @short
 @given(elements | anything)
-def test_no_element_crashes_and_what_it_gives_holds_together(entry: Any) -> None:
+def test_no_element_crashes_and_what_it_gives_holds_together(entry):
     found = read_element(entry)
     if isinstance(found, LabelledImage):
         boxes = found.image["boxes"]
@@ -268,21 +239,9 @@ def test_no_element_crashes_and_what_it_gives_holds_together(entry: Any) -> None
         assert all(0 <= relation["score"] <= 1 for relation in found.relations)
 
 
-@settings(short, max_examples=8)
-@given(st.lists(elements, max_size=5))
-def test_no_file_of_labels_crashes(tmp_path_factory: pytest.TempPathFactory, listed: list[Any]) -> None:
-    folder = tmp_path_factory.mktemp("labels")
-    try:
-        made, run = imported(folder, [element(), *listed])
-    except FatalError as error:
-        assert "file.json" in str(error)
-        return
-    assert made.images == len(rows(run, "ingest", "images"))
-
-
 @short
 @given(anything, st.lists(st.text(max_size=30), max_size=2))
-def test_no_caption_graph_or_group_crashes(value: Any, texts: list[str]) -> None:
+def test_no_caption_graph_or_group_crashes(value, texts):
     graph = {
         "entities": [{"span": "a man", "span_bounds": value}, value],
         "relations": [value, {"subject": 0, "object": value}],

@@ -1,9 +1,8 @@
 """Exports can be imported again: no data that a format can hold is lost, and the rest is counted."""
 
-from __future__ import annotations
-
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,17 @@ import pyarrow.csv
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from run_builder import RunBuilder, box, pair, relation
 from toy_store import rewrite
 
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
 from pipeline.interop.export_run import Exported, export_run
 from pipeline.interop.import_file import ImportStep, import_file
-from storage.digests import digest_file
 from storage.errors import FatalError
 from storage.local_store import LocalStore
-from storage.manifest import FileEntry
 from storage.runs import Run
-from storage.tables import CANDIDATES, CAPTIONS, IMAGES, RELATIONS, TRIPLETS, write_table
+from storage.tables import IMAGES
 from tagger.box import Box
 from tagger.candidates.cooccurrence import cooccurrence_candidates, read_cooccurrence
 from tagger.parsing.parser import load_parser, parse_captions
@@ -31,27 +29,10 @@ from tagger.parsing.parser import load_parser, parse_captions
 TEXTS = ["a man riding a brown horse on a beach", "two men and a dog next to a horse"]
 
 
-def box(
-    category: str, x: float, y: float, w: float, h: float, crowd: bool = False, source_id: int = -1
-) -> dict[str, Any]:
-    return {"category": category, "x": x, "y": y, "w": w, "h": h, "crowd": crowd, "source_id": source_id}
-
-
-def label(subject: int, predicate: str, object_: int, score: float) -> dict[str, Any]:
-    return {
-        "subject": subject,
-        "predicate": predicate,
-        "object": object_,
-        "score": score,
-        "proposed": True,
-        "triplet": 0,
-    }
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run with all steps and two images. Its first box is a crowd, so indices differ with and without crowds."""
-    run = Run(LocalStore(tmp_path / "store"), "ours")
+    book = RunBuilder(Run(LocalStore(tmp_path / "store"), "ours"), tmp_path)
     boxes = [
         box("person", 0, 0, 5, 5, crowd=True),
         box("person", 12.8, 57.61, 53.05, 138.01, source_id=4),
@@ -67,45 +48,22 @@ def run(tmp_path: Path) -> Run:
         for draw, text in enumerate(TEXTS)
     ]
     found = [
-        {**vars_of(triplet), "caption": number}
+        asdict(triplet) | {"caption": number}
         for number, triplets in enumerate(parse_captions(TEXTS, load_parser()))
         for triplet in triplets
     ]
-    labels = [label(1, "on", 2, 0.25), label(1, "ride", 2, 0.75), label(0, "near", 2, 0.5)]
-    pairs = [
-        {
-            "subject": s,
-            "object": 2,
-            "predicate": p,
-            "triplet": 0,
-            "ambiguity": 2,
-            "mention": 0,
-            "prior": 0.5,
-            "support": 1,
-        }
-        for p in ("ride", "on")
-        for s in (1, 0)
-    ]
-    for step, table, schema, items in (
-        ("ingest", "images", IMAGES, images),
-        ("caption", "captions", CAPTIONS, [{"image_id": 1, "captions": captions}, {"image_id": 2, "captions": []}]),
-        ("parse", "triplets", TRIPLETS, [{"image_id": 1, "triplets": found}, {"image_id": 2, "triplets": []}]),
-        ("tag", "relations", RELATIONS, [{"image_id": 1, "relations": labels}, {"image_id": 2, "relations": []}]),
-    ):
-        made = ImportStep(run, step, table, schema)
-        made.put("coco2017/0000", items, [])
-        made.record()
-    # Stage `tag` stores its candidates beside its relations.
-    [artifact] = run.artifacts("tag").values()
-    table = pa.Table.from_pylist([{"image_id": 1, "pairs": pairs}, {"image_id": 2, "pairs": []}], schema=CANDIDATES)
-    write_table(table, artifact.file("candidates.parquet"))
-    entry = FileEntry(digest=digest_file(artifact.file("candidates.parquet")), size=1)
-    rewrite(artifact, files={**artifact.manifest.files, "candidates.parquet": entry})
-    return run
-
-
-def vars_of(triplet: Any) -> dict[str, Any]:
-    return {name: getattr(triplet, name) for name in triplet.__dataclass_fields__}
+    labels = [relation(1, "on", 2, 0.25), relation(1, "ride", 2, 0.75), relation(0, "near", 2, 0.5)]
+    prior = {"mention": 0, "prior": 0.5, "support": 1}
+    proposed = [pair(subject, predicate, 2, 2, **prior) for predicate in ("ride", "on") for subject in (1, 0)]
+    none = {"image_id": 2}
+    book.add("ingest", "coco2017/0000", images)
+    book.add("caption", "coco2017/0000", [{"image_id": 1, "captions": captions}, none | {"captions": []}])
+    book.add("parse", "coco2017/0000", [{"image_id": 1, "triplets": found}, none | {"triplets": []}])
+    candidates = [{"image_id": 1, "pairs": proposed}, none | {"pairs": []}]
+    book.add(
+        "tag", "coco2017/0000", [{"image_id": 1, "relations": labels}, none | {"relations": []}], candidates=candidates
+    )
+    return book.run
 
 
 def exported(run: Run, form: Any, folder: Path, threshold: float = 0.0, all_scores: bool = False) -> Exported:
@@ -116,7 +74,7 @@ def read(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
-def test_labels_as_the_authors_write_them(run: Run, tmp_path: Path) -> None:
+def test_labels_as_the_authors_write_them(run, tmp_path):
     made = exported(run, "official", tmp_path / "out", threshold=0.3)
     assert made.files == [
         f"coco2017/{name}.json" for name in ("candidates", "captions", "keep_names_freq", "labels", "scene_graphs")
@@ -157,7 +115,7 @@ def test_labels_as_the_authors_write_them(run: Run, tmp_path: Path) -> None:
     assert made.lost["crowd box"] == made.lost["relation of a crowd box"] == 1
 
 
-def test_the_authors_frequencies_go_through_whole(shared: Path, tmp_path: Path) -> None:
+def test_the_authors_frequencies_go_through_whole(shared, tmp_path):
     file = shared / "data/rlipv2_priors/RLIPv2_train2017_threshold20_Tagger2_Noi24_20e_keep_names_freq.json"
     theirs = Run(LocalStore(tmp_path / "store"), "theirs")
     assert not import_file(file, theirs, "coco2017").noted
@@ -165,7 +123,7 @@ def test_the_authors_frequencies_go_through_whole(shared: Path, tmp_path: Path) 
     assert list(read(tmp_path / "out/coco2017/keep_names_freq.json").items()) == list(read(file).items())
 
 
-def test_graphs_have_entities_with_token_bounds_and_modifiers(run: Run, tmp_path: Path) -> None:
+def test_graphs_have_entities_with_token_bounds_and_modifiers(run, tmp_path):
     exported(run, "official", tmp_path / "out")
     first, second = read(tmp_path / "out/coco2017/scene_graphs.json")["1"]
     horse = next(entity for entity in first["entities"] if entity["lemma_head"] == "horse")
@@ -176,7 +134,7 @@ def test_graphs_have_entities_with_token_bounds_and_modifiers(run: Run, tmp_path
 
 
 @pytest.mark.parametrize("name", ["labels", "captions", "scene_graphs", "candidates", "keep_names_freq"])
-def test_files_come_in_and_go_out_the_same(run: Run, tmp_path: Path, name: str) -> None:
+def test_files_come_in_and_go_out_the_same(run, tmp_path, name):
     exported(run, "official", tmp_path / "out")
     again = Run(run.store, "again")
     for file in dict.fromkeys(["captions", name]) if name == "scene_graphs" else [name]:
@@ -188,7 +146,7 @@ def test_files_come_in_and_go_out_the_same(run: Run, tmp_path: Path, name: str) 
     ).read_bytes()
 
 
-def test_triplets_come_back_but_for_rule_and_predicate_offsets(run: Run, tmp_path: Path) -> None:
+def test_triplets_come_back_but_for_rule_and_predicate_offsets(run, tmp_path):
     exported(run, "official", tmp_path / "out")
     again = Run(run.store, "again")
     for name in ("captions", "scene_graphs"):
@@ -204,7 +162,7 @@ def test_triplets_come_back_but_for_rule_and_predicate_offsets(run: Run, tmp_pat
 
 
 @pytest.mark.parametrize("form", ["official", "vg", "coco", "hico", "hf", "cooccurrence"])
-def test_only_labels_that_the_run_keeps_are_exported(run: Run, tmp_path: Path, form: str) -> None:
+def test_only_labels_that_the_run_keeps_are_exported(run, tmp_path, form):
     run.note("recipe", {"shard": {"threshold": 0.6}})
     made = exported(run, form, tmp_path / "out")
     assert made.labels == "kept, score ≥ 0.6"
@@ -216,7 +174,7 @@ def test_only_labels_that_the_run_keeps_are_exported(run: Run, tmp_path: Path, f
 
 
 @pytest.mark.parametrize("form", ["official", "coco", "hf"])
-def test_every_score_is_exported_on_request(run: Run, tmp_path: Path, form: str) -> None:
+def test_every_score_is_exported_on_request(run, tmp_path, form):
     run.note("recipe", {"shard": {"threshold": 0.6}})
     made = exported(run, form, tmp_path / "out", all_scores=True)
     assert made.labels == "all scores" and "relation that the run does not keep" not in made.lost
@@ -224,13 +182,13 @@ def test_every_score_is_exported_on_request(run: Run, tmp_path: Path, form: str)
 
 
 @pytest.mark.parametrize("form", ["vg", "hico", "cooccurrence"])
-def test_a_format_without_scores_takes_no_rejected_labels(run: Run, tmp_path: Path, form: str) -> None:
+def test_a_format_without_scores_takes_no_rejected_labels(run, tmp_path, form):
     with pytest.raises(FatalError, match="holds no scores"):
         exported(run, form, tmp_path / "out", all_scores=True)
     assert not (tmp_path / "out").exists()
 
 
-def test_pycocotools_reads_boxes_and_captions_and_relations_name_annotations(run: Run, tmp_path: Path) -> None:
+def test_pycocotools_reads_boxes_and_captions_and_relations_name_annotations(run, tmp_path):
     exported(run, "coco", tmp_path / "out")
     captions, instances = (COCO(tmp_path / f"out/coco2017/{name}.json") for name in ("captions", "instances"))
     assert [each["caption"] for each in captions.loadAnns(captions.getAnnIds(imgIds=[1]))] == TEXTS
@@ -240,22 +198,7 @@ def test_pycocotools_reads_boxes_and_captions_and_relations_name_annotations(run
     assert (names, first["predicate"]) == (["person", "horse"], "ride")
 
 
-def test_outlines_come_from_the_file_that_was_ingested(run: Run, tmp_path: Path) -> None:
-    outline = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.5]]
-    given = [{"id": 5, "segmentation": outline}, {"id": 4, "segmentation": []}, {"id": 99, "segmentation": [[0]]}]
-    (tmp_path / "instances.json").write_text(json.dumps({"annotations": given}))
-    source = {"name": "coco2017", "format": "coco", "annotations": "instances.json"}
-    run.note("recipe", {"data": {"root": str(tmp_path), "sources": [source]}})
-    exported(run, "coco", tmp_path / "out", all_scores=True)
-    annotations = {each["id"]: each for each in read(tmp_path / "out/coco2017/instances.json")["annotations"]}
-    assert annotations[5]["segmentation"] == outline
-    assert [number for number, each in annotations.items() if "segmentation" in each] == [5]
-    (tmp_path / "instances.json").write_text(json.dumps({"annotations": given})[:-20])
-    made = exported(run, "coco", tmp_path / "damaged", all_scores=True)
-    assert made.lost["further fields behind the place where the annotation file is damaged"] == 1
-
-
-def test_what_no_table_holds_comes_from_the_file_that_was_ingested(run: Run, tmp_path: Path) -> None:
+def test_what_no_table_holds_comes_from_the_file_that_was_ingested(run, tmp_path):
     header = {"info": {"year": 2017}, "licenses": [{"id": 3, "name": "BY"}, {"id": 4, "name": "BY-SA"}]}
     image = {"id": 1, "file_name": "another.jpg", "width": 1, "height": 1, "coco_url": "http://a/1.jpg", "license": 3}
     box = {"id": 5, "image_id": 1, "category_id": 77, "bbox": [0, 0, 1, 1], "iscrowd": 0, "area": 7.5}
@@ -281,18 +224,7 @@ def test_what_no_table_holds_comes_from_the_file_that_was_ingested(run: Run, tmp
     assert [reason for reason in gone.lost if "info, licenses" in reason and "is gone" in reason]
 
 
-def test_relations_state_boxes_as_instances_do(run: Run, tmp_path: Path) -> None:
-    exported(run, "coco", tmp_path / "out")
-    instances = read(tmp_path / "out/coco2017/instances.json")
-    boxes = {each["id"]: each["bbox"] for each in instances["annotations"]}
-    pairs = [pair for image in read(tmp_path / "out/coco2017/relations.json") for pair in image["relations"]]
-    assert pairs
-    for pair in pairs:
-        for end in ("subject", "object"):
-            assert pair[f"{end}_bbox"] == boxes[pair[f"{end}_id"]] and f"{end}_box" not in pair
-
-
-def test_vg_has_whole_pixels_and_no_confidence(run: Run, tmp_path: Path) -> None:
+def test_vg_has_whole_pixels_and_no_confidence(run, tmp_path):
     made = exported(run, "vg", tmp_path / "out")
     first = read(tmp_path / "out/coco2017.json")[0]
     assert first["objects"][0] == {
@@ -306,7 +238,7 @@ def test_vg_has_whole_pixels_and_no_confidence(run: Run, tmp_path: Path) -> None
     assert read(tmp_path / "again/vg.json") == read(tmp_path / "out/coco2017.json")
 
 
-def test_coco_and_hico_are_read_by_our_own_readers(run: Run, tmp_path: Path) -> None:
+def test_coco_and_hico_are_read_by_our_own_readers(run, tmp_path):
     exported(run, "coco", tmp_path / "coco")
     exported(run, "hico", tmp_path / "hico")
     coco = tmp_path / "coco/coco2017"
@@ -333,7 +265,7 @@ def test_coco_and_hico_are_read_by_our_own_readers(run: Run, tmp_path: Path) -> 
         assert second.boxes == ()
 
 
-def test_parquet_copies_every_table_whole(run: Run, tmp_path: Path) -> None:
+def test_parquet_copies_every_table_whole(run, tmp_path):
     made = exported(run, "parquet", tmp_path / "out")
     names = ("candidates", "captions", "images", "labels", "relations", "triplets")
     assert made.files == [f"{name}.parquet" for name in names]
@@ -344,7 +276,7 @@ def test_parquet_copies_every_table_whole(run: Run, tmp_path: Path) -> None:
     assert table["partition"].to_pylist() == ["coco2017/0000"] * 2
 
 
-def test_csv_has_a_row_for_each_kept_label(run: Run, tmp_path: Path) -> None:
+def test_csv_has_a_row_for_each_kept_label(run, tmp_path):
     run.note("recipe", {"shard": {"threshold": 0.4}})
     exported(run, "csv", tmp_path / "kept")
     everything = exported(run, "csv", tmp_path / "all", all_scores=True)
@@ -354,7 +286,7 @@ def test_csv_has_a_row_for_each_kept_label(run: Run, tmp_path: Path) -> None:
     assert (kept[0]["subject_category"], kept[0]["object_h"], kept[0]["caption"]) == ("person", 40.0, TEXTS[0])
 
 
-def test_labels_of_earlier_images_are_refused(run: Run, tmp_path: Path) -> None:
+def test_labels_of_earlier_images_are_refused(run, tmp_path):
     [tagged] = run.artifacts("tag").values()
     rewrite(tagged, terms=tagged.manifest.terms | {"inputs": {"images": ["0" * 64]}})
     for form in ("csv", "coco", "official"):
@@ -362,14 +294,7 @@ def test_labels_of_earlier_images_are_refused(run: Run, tmp_path: Path) -> None:
             exported(run, form, tmp_path / form)
 
 
-def test_a_run_without_labels_has_no_csv(run: Run, tmp_path: Path) -> None:
-    only = Run(run.store, "captions-only")
-    only.record("caption", run.stage("caption"), run.keys("caption"))
-    with pytest.raises(FatalError, match="have nothing for csv"):
-        exported(only, "csv", tmp_path / "out")
-
-
-def test_hugging_face_rows_join_captions_boxes_and_relations(run: Run, tmp_path: Path) -> None:
+def test_hugging_face_rows_join_captions_boxes_and_relations(run, tmp_path):
     exported(run, "hf", tmp_path / "out")
     first, second = pa.parquet.read_table(tmp_path / "out/data/coco2017/train.parquet").to_pylist()
     assert first["captions"] == TEXTS
@@ -379,7 +304,7 @@ def test_hugging_face_rows_join_captions_boxes_and_relations(run: Run, tmp_path:
     assert "path: data/coco2017/train.parquet" in (tmp_path / "out/README.md").read_text()
 
 
-def test_an_export_replaces_nothing_and_leaves_nothing_half_done(run: Run, tmp_path: Path) -> None:
+def test_an_export_replaces_nothing_and_leaves_nothing_half_done(run, tmp_path):
     exported(run, "vg", tmp_path / "out")
     with pytest.raises(FatalError, match="already exists"):
         exported(run, "vg", tmp_path / "out")
@@ -390,25 +315,17 @@ def test_an_export_replaces_nothing_and_leaves_nothing_half_done(run: Run, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "store"]
 
 
-def test_predicates_between_categories_are_what_candidates_are_taken_from(tmp_path: Path) -> None:
+def test_predicates_between_categories_are_what_candidates_are_taken_from(tmp_path):
     run = Run(LocalStore(tmp_path / "store"), "genome")
-    stated = [
+    facts = [
         ("man", "riding", "brown horse"),
         ("boy", "riding", "pony"),
         ("woman", "on", "horse"),
         ("sky", "over", "cow"),
     ]
-    boxes = [box(name, 1, 2, 30, 40) for subject, _, object_ in stated for name in (subject, object_)]
-    relations = [{"subject": 2 * i, "predicate": stated[i][1], "object": 2 * i + 1} for i in range(len(stated))]
-    image = {
-        "dataset": "vg",
-        "split": "train",
-        "digest": "d",
-        "width": 200,
-        "height": 300,
-        "uri": "7.jpg",
-        "image_id": 7,
-    }
+    boxes = [box(name, 1, 2, 30, 40) for subject, _, object_ in facts for name in (subject, object_)]
+    relations = [{"subject": 2 * i, "predicate": facts[i][1], "object": 2 * i + 1} for i in range(len(facts))]
+    image = {"dataset": "vg", "split": "train", "digest": "d", "width": 9, "height": 9, "uri": "7.jpg", "image_id": 7}
     step = ImportStep(run, "ingest", "images", IMAGES)
     step.put("vg/0000", [{**image, "boxes": boxes, "relations": relations}], [])
     step.record()

@@ -2,19 +2,18 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from pair_scenes import BIKE, DOG, MAN, TRUE, random_relations, relations, truth_of
+from pair_scenes import BIKE, DOG, MAN, TRUE, relations, truth_of
 from PIL import Image
+from run_builder import TWO_PEOPLE, RunBuilder
 
 from pipeline.data.images.opening import BadImage
 from pipeline.evaluation.anatomy import Kind, dissect
-from pipeline.evaluation.diagnostics import calibration
 from pipeline.evaluation.published import published_results
 from pipeline.evaluation.summary import ClassScore, Figure, summarise
-from pipeline.report.charts import AXES
-from pipeline.report.evaluation_charts import class_chart, class_groups, cost_bars, reliability_chart
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images, shown_image
 from pipeline.report.evaluation_page import (
     evaluation_markdown,
@@ -22,6 +21,9 @@ from pipeline.report.evaluation_page import (
     published_tables,
     write_evaluation_page,
 )
+from pipeline.report.report_folder import report_fault, write_digests
+from pipeline.report.static_report import write_report
+from pipeline.run.context import run_view
 
 OBJECTS = ("person", "bike", "hat", "dog", "cat", "cup", "<b>bold</b>", "tree", "bag", "car")
 PREDICATES = ("sees", "holds", "rides", "pushes", "<script>", "eats", "wears", "feeds", "pets", "sits on")
@@ -146,28 +148,6 @@ def test_markdown_holds_the_tables_and_escapes_names():
     assert {line.replace("\\|", "").count("|") for line in tables} <= {4, 5, 10}
 
 
-def test_bars_are_of_errors_that_occur_and_the_most_costly_first():
-    bars = cost_bars(summary_of(scene()).anatomy)
-    assert {bar.kind for bar in bars} == {"predicate", "background", "missed"}
-    assert [bar.cost for bar in bars] == sorted((bar.cost for bar in bars), reverse=True)
-    assert bars[0].length == 1.0
-    assert all(0 <= bar.length <= 1 for bar in bars)
-
-
-def test_dots_stay_inside_their_charts():
-    reliability = reliability_chart(calibration(np.array([0.0, 1.0, 1.0]), np.array([False, True, True])))
-    assert len(reliability.dots) == 2
-    classes = class_chart([*CLASSES, ClassScore("never", float("nan"), 3), ClassScore("none", 0.0, 0)])
-    assert len(classes.dots) == 3
-    assert [dot.style for dot in classes.dots] == ["dot dot-0", "dot dot-1", "dot dot-1"]
-    assert all(0 <= dot.x <= AXES.width and 0 <= dot.y <= AXES.height for dot in (*reliability.dots, *classes.dots))
-    assert class_chart([]) is None
-
-
-def test_groups_of_classes_have_means():
-    assert class_groups(CLASSES) == [("non-rare", 1, 0.4321), ("rare", 2, pytest.approx(0.025))]
-
-
 def test_a_picture_tells_what_was_found_wrong_and_not_found():
     best, worst = best_and_worst_images(images_of(scene()), 1)
     assert [(each.title, each.precision) for each in (*best, *worst)] == [("0.jpg", 1.0), ("1.jpg", 0.0)]
@@ -177,24 +157,6 @@ def test_a_picture_tells_what_was_found_wrong_and_not_found():
     ]
     assert [(r.predicate, r.note) for r in worst[0].unfound] == [("rides", ""), ("pets", "missed")]
     assert [(r.predicate, r.score) for r in best[0].found] == [("rides", 0.9)]
-
-
-def test_boxes_are_drawn_once_and_in_pixels_of_the_picture():
-    picture = shown_image(images_of(scene()), 0, 1.0)
-    assert (picture.width, picture.height) == (560, 420)
-    man, bike = picture.boxes
-    assert (man.name, man.style, bike.style) == ("person", "found", "found")
-    assert [line.style for line in picture.lines] == ["found", "wrong"]
-    assert {box.style for box in shown_image(images_of(scene()), 1, 0.0).boxes} == {"wrong", "unfound"}
-    assert (bike.rect.x, bike.rect.w) == pytest.approx((200 * 560 / 1200, 99 * 560 / 1200), abs=0.1)
-
-
-def test_boxes_that_are_nearly_the_same_are_drawn_once_and_names_do_not_cover_each_other():
-    close, lower = [4.0, 4.0, 103.0, 103.0], [40.0, 10.0, 399.0, 399.0]
-    truth = truth_of([TRUE, (close, BIKE, 0, 1, 4), (lower, BIKE, 3, 1, 5)])
-    picture = shown_image(images_of(dissect(relations([(*TRUE, 0.9)]), truth)), 0, 1 / 3)
-    assert [(box.name, box.labelled) for box in picture.boxes] == [("person", True), ("bike", True), ("dog", False)]
-    assert len(picture.lines) == 3
 
 
 def test_an_image_that_cannot_be_read_has_its_relations():
@@ -214,8 +176,77 @@ def test_a_relation_without_an_object_has_no_line():
     assert (len(picture.boxes), picture.lines) == (1, ())
 
 
-def test_many_images_give_at_most_a_few_pictures():
-    dissection = dissect(random_relations(1, 40, 12, True), random_relations(2, 40, 5, False))
-    best, worst = best_and_worst_images(images_of(dissection), 6)
-    assert (len(best), len(worst)) == (6, 6)
-    assert min(each.precision for each in best) >= max(each.precision for each in worst)
+def detections(image_id: int, *pairs: tuple[int, str, int, float]) -> dict[str, Any]:
+    """A row of detections with the true boxes of `TWO_PEOPLE`; `pairs`: subject, predicate, object, score."""
+    boxes = [{"category": c, "score": 1.0, "x": x, "y": y, "w": w, "h": h} for c, x, y, w, h in TWO_PEOPLE]
+    found = [{"subject": s, "predicate": p, "object": o, "score": score} for s, p, o, score in pairs]
+    image = {"image_id": image_id, "uri": f"{image_id}.png", "width": 200, "height": 120}
+    return {**image, "boxes": boxes, "pairs": found}
+
+
+@pytest.fixture
+def evaluated(book: RunBuilder) -> RunBuilder:
+    """Three test images, of which the evaluation could read two: one relation found, one not found, one wrong."""
+    given = {1: [(0, "riding", 2)], 2: [(0, "next to", 1)], 3: [(1, "holding", 2)]}
+    book.add("ingest", "toys/0000", [book.image(each, TWO_PEOPLE, true) for each, true in given.items()])
+    for step in ("evaluate:none", "evaluate:pseudo:3", "evaluate:pseudo:12"):
+        found = [detections(1, (0, "ride", 2, 0.9)), detections(2, (0, "ride", 2, 0.4))]
+        book.add(step, "all", [{"step": 0, "name": "zero_shot_map", "value": 0.5}], detections=found)
+    return book
+
+
+@pytest.fixture
+def tested(recipe: Any) -> Any:
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"test": ("toys",)})})
+
+
+def test_each_variant_has_a_page_of_its_first_seed_with_what_was_scored(evaluated, tested, tmp_path):
+    page = write_report(run_view(tested, evaluated.run), None, tmp_path / "report")
+    made = sorted(path.name for path in (page.parent / "evaluations").iterdir())
+    assert made == ["none.html", "none.md", "pseudo.html", "pseudo.md"]
+    assert re.findall(r'href="(evaluations/[^"]*)"', page.read_text()) == [
+        "evaluations/none.html",
+        "evaluations/pseudo.html",
+    ]
+    text = (page.parent / "evaluations" / "pseudo.html").read_text()
+    assert "toy, evaluate:pseudo:3" in text and 'href="../index.html"' in text
+    assert text.count("data:image/jpeg;base64,") == 2
+    markdown = (page.parent / "evaluations" / "pseudo.md").read_text()
+    # The third image could not be read, so that its relation is no truth: one of two is found, with precision 1.
+    assert "2 images, 2 true relations, 2 predictions" in markdown
+    assert "| mAP | 50.00 |" in markdown
+    assert "| person next to person | 0.00 | 1 |" in markdown
+
+
+def test_pages_of_the_same_evaluations_are_taken_over_and_others_made_anew(evaluated, tested, tmp_path):
+    folder = tmp_path / "report"
+    write_report(run_view(tested, evaluated.run), None, folder)
+    markdown = {variant: folder / "evaluations" / f"{variant}.md" for variant in ("none", "pseudo")}
+    for path in markdown.values():
+        path.write_text("as it was")
+    write_digests(folder)
+    row = [{"step": 0, "name": "zero_shot_map", "value": 1.0}]
+    evaluated.add("evaluate:none", "all", row, detections=[detections(1, (0, "ride", 2, 0.9))], settings={"seed": 2})
+    write_report(run_view(tested, evaluated.run), None, folder)
+    assert markdown["pseudo"].read_text() == "as it was"
+    assert "| mAP | 100.00 |" in markdown["none"].read_text()
+    markdown["pseudo"].write_text("damaged")
+    write_report(run_view(tested, evaluated.run), None, folder)
+    assert markdown["pseudo"].read_text().startswith("# ") and report_fault(folder) == ""
+
+
+def test_pictures_that_are_gone_or_not_wanted_leave_the_page(evaluated, tested, tmp_path):
+    (evaluated.pictures / "toys" / "1.png").unlink()
+    page = write_report(run_view(tested, evaluated.run), None, tmp_path / "gone")
+    text = (page.parent / "evaluations" / "none.html").read_text()
+    assert text.count("data:image/jpeg;base64,") == 1 and "missing file" in text
+    page = write_report(run_view(tested, evaluated.run), None, tmp_path / "none", samples=0)
+    assert "data:image" not in (page.parent / "evaluations" / "none.html").read_text()
+
+
+def test_detections_of_other_images_are_told_and_the_report_is_written(evaluated, tested, tmp_path):
+    row = [{"step": 0, "name": "zero_shot_map", "value": 1.0}]
+    evaluated.add("evaluate:none", "all", row, detections=[detections(9, (0, "ride", 2, 0.9))], settings={"seed": 2})
+    text = write_report(run_view(tested, evaluated.run), None, tmp_path / "report").read_text()
+    assert "no page:" in text and "unknown image" in text
+    assert 'href="evaluations/pseudo.html"' in text

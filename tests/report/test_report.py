@@ -1,9 +1,6 @@
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +27,13 @@ from storage.runs import Run
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 
 
-def test_a_report_shows_pictures_labels_and_figures(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+def rewritten(run: Run, name: str = "toy", pictures: int = 24, **options: Any) -> Page:
+    """The page that `rlip report` writes into the store."""
+    rlip_report(name, None, pictures, store=run.store.root, as_json=False, **options)
+    return Page(run.store.root / "reports" / name / "index.html")
+
+
+def test_a_report_shows_pictures_labels_and_figures(labelled, recipe, tmp_path):
     labelled.metrics("train_tagger", (0, "loss", 2.0), (10, "loss", 0.5), (10, "loss_predicate", 0.25))
     labelled.metrics("pretrain:none", (0, "loss", 9.0), (50, "loss", 3.0))
     labelled.metrics("evaluate:none", (50, "zero_shot_map", 0.125), (50, "triplets", 37.0))
@@ -52,33 +55,20 @@ def test_a_report_shows_pictures_labels_and_figures(labelled: RunBuilder, recipe
     assert all(found.get("open", "no") == "no" for found in page.all("details")), "charts are folded"
 
 
-def test_the_headline_compares_with_the_best_baseline(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+def test_the_headlines_compare_with_baselines(labelled, recipe, tmp_path):
     (audit,) = figures_of(run_view(recipe, labelled.run)).audits
-    assert audit.labels is not None
     name, best = audit.labels.best_baseline
-    assert f"{name} {best.precision_at_recall:.2f}" in report(recipe, labelled, tmp_path / "report").text
     boxes_alone = replace(best, precision_at_recall=0.99)
     assert replace(audit.labels, prior=boxes_alone).best_baseline == ("boxes and names alone", boxes_alone)
-
-
-def test_the_headline_of_pseudo_labels_compares_with_naive_ones(
-    labelled: RunBuilder, recipe: Any, tmp_path: Path
-) -> None:
-    for variant, score in {"pseudo": 0.25, "none": 0.0, "naive": 0.125}.items():
-        labelled.metrics(f"evaluate:{variant}", (0, "zero_shot_map", score))
-    assert "naive matching 0.125" in report(recipe, labelled, tmp_path / "report").text
-
-
-def test_the_headline_of_pseudo_labels_alone_tells_the_detection(
-    labelled: RunBuilder, recipe: Any, tmp_path: Path
-) -> None:
     labelled.metrics("evaluate:pseudo", (0, "zero_shot_map", 0.25), (0, "detection_ap50", 0.625))
-    assert "zero-shot triplet mAP detection AP50 0.625" in " ".join(
-        report(recipe, labelled, tmp_path / "r").text.split()
-    )
+    text = " ".join(report(recipe, labelled, tmp_path / "alone").text.split())
+    assert f"{name} {best.precision_at_recall:.2f}" in text and "zero-shot triplet mAP detection AP50 0.625" in text
+    for variant, score in {"none": 0.0, "naive": 0.125}.items():
+        labelled.metrics(f"evaluate:{variant}", (0, "zero_shot_map", score))
+    assert "naive matching 0.125" in report(recipe, labelled, tmp_path / "compared").text
 
 
-def test_coverage_is_folded_away_below_the_agreement(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+def test_coverage_is_folded_away_below_the_agreement(labelled, recipe, tmp_path):
     page = report(recipe, labelled, tmp_path / "report")
     assert [found for found in page.all("details") if found.get("class") == "coverage"] == [{"class": "coverage"}]
     words = page.text.split("What the labels cover and miss")[1].split()
@@ -88,7 +78,7 @@ def test_coverage_is_folded_away_below_the_agreement(labelled: RunBuilder, recip
     assert "distance < 1/2 3 0.667 3 0.667 1/2 to 1 0 – 0 – > 1 1 1.000 4 0.250" in text
 
 
-def test_hostile_text_stays_text(book: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+def test_hostile_text_stays_text(book, recipe, tmp_path):
     from pipeline.runtime.stage import Rejected
 
     boxes = [(f"person{HOSTILE}", 10.0, 10.0, 40.0, 80.0), ("horse", 20.0, 50.0, 60.0, 60.0)]
@@ -104,7 +94,7 @@ def test_hostile_text_stays_text(book: RunBuilder, recipe: Any, tmp_path: Path) 
     assert not any(name.startswith("on") or name == "style" for _, found in page.elements for name in found)
 
 
-def test_nothing_is_fetched_and_no_script_may_run(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+def test_nothing_is_fetched_and_no_script_may_run(labelled, recipe, tmp_path):
     page = report(recipe, labelled, tmp_path / "report")
     (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
     assert str(policy).startswith("default-src 'none'; img-src 'self'; style-src 'sha256-")
@@ -114,7 +104,7 @@ def test_nothing_is_fetched_and_no_script_may_run(labelled: RunBuilder, recipe: 
     assert not page.all("link")
 
 
-def test_a_partial_run_gets_a_report_too(book: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+def test_a_partial_run_gets_a_report_too(book, recipe, tmp_path):
     assert "No step has been recorded yet" in report(recipe, book, tmp_path / "empty").text
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
     page = report(recipe, book, tmp_path / "ingested")
@@ -122,7 +112,7 @@ def test_a_partial_run_gets_a_report_too(book: RunBuilder, recipe: Any, tmp_path
     assert len(page.all("img")) == 1
 
 
-def test_a_picture_that_is_gone_is_named_not_fatal(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+def test_a_picture_that_is_gone_is_named_not_fatal(labelled, recipe, tmp_path):
     (labelled.pictures / "toys" / "1.png").unlink()
     (labelled.pictures / "toys" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     page = report(recipe, labelled, tmp_path / "report")
@@ -130,7 +120,7 @@ def test_a_picture_that_is_gone_is_named_not_fatal(labelled: RunBuilder, recipe:
     assert page.text.count("No image:") == 3, "one of the images is in both galleries"
 
 
-def test_an_old_report_is_replaced_as_a_whole(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+def test_an_old_report_is_replaced_as_a_whole(labelled, recipe, tmp_path):
     folder = tmp_path / "report"
     report(recipe, labelled, folder)
     (folder / "images" / "stale.jpg").write_bytes(b"old")
@@ -139,7 +129,7 @@ def test_an_old_report_is_replaced_as_a_whole(labelled: RunBuilder, recipe: Any,
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_folder_with_other_files_is_left_alone(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_left_alone(labelled, recipe, tmp_path):
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "index.html").write_text("<h1>mine</h1>")
@@ -148,7 +138,7 @@ def test_a_folder_with_other_files_is_left_alone(labelled: RunBuilder, recipe: A
     assert (folder / "index.html").read_text() == "<h1>mine</h1>"
 
 
-def test_a_run_that_computed_nothing_keeps_its_report(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+def test_a_run_that_computed_nothing_keeps_its_report(labelled, recipe, tmp_path):
     from pipeline.report.steps import Outcome
 
     folder = tmp_path / "report"
@@ -161,9 +151,7 @@ def test_a_run_that_computed_nothing_keeps_its_report(labelled: RunBuilder, reci
     assert not (folder / "images" / "mark").exists()
 
 
-def test_a_flipped_bit_in_a_report_is_found_by_verify_and_mended_by_the_next_run(
-    labelled: RunBuilder, recipe: Any
-) -> None:
+def test_a_flipped_bit_in_a_report_is_found_by_verify_and_mended_next(labelled, recipe):
     from pipeline.report.steps import Outcome
 
     store = labelled.run.store
@@ -186,15 +174,13 @@ def test_a_flipped_bit_in_a_report_is_found_by_verify_and_mended_by_the_next_run
     assert (folder / "digests.json").is_file()
 
 
-def test_a_report_of_another_store_is_not_overwritten(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+def test_a_report_of_another_store_is_not_overwritten(labelled, recipe, tmp_path):
     page = write_report(run_view(recipe, labelled.run), None, tmp_path / "report")
     (tmp_path / "another").mkdir()
     other = RunBuilder(Run(LocalStore(tmp_path / "another" / "store"), "toy"), labelled.pictures)
     other.metrics("train_tagger", (0, "loss", 2.0))
     before = page.read_bytes()
-    with pytest.raises(
-        FatalError, match=r"is the report of a run in another store, .*store; remove it, or name another"
-    ):
+    with pytest.raises(FatalError, match=r"is the report of a run in another store, .*remove it"):
         write_report(run_view(recipe, other.run), None, tmp_path / "report")
     elsewhere = recipe.model_copy(update={"store": str(other.run.store.root), "reports": tmp_path, "name": "report"})
     stopped = [finding.detail for finding in needs(RunContext(elsewhere)) if finding.what == "reports"]
@@ -207,16 +193,12 @@ def test_a_report_of_another_store_is_not_overwritten(labelled: RunBuilder, reci
     assert recipe.model_copy(update={"store": str(other.run.store.root)}).report == other.run.store.root / "reports/toy"
 
 
-def test_a_report_is_written_anew_and_goes_with_its_run(
-    labelled: RunBuilder, recipe: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_report_goes_with_its_run(labelled, recipe, capsys):
     store = labelled.run.store
     labelled.run.note("recipe", recipe.model_dump(mode="json"))
     labelled.run.append("completed", recipe=recipe.model_dump(mode="json"))
     labelled.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], settings={"floor": 0.9})
-    rlip_report("toy", None, 24, store=store.root, as_json=False)
-    rlip_report("toy@1", None, 24, store=store.root, as_json=False)
-    now, then = (Page(store.root / "reports" / name / "index.html") for name in ("toy", "toy@1"))
+    now, then = (rewritten(labelled.run, name) for name in ("toy", "toy@1"))
     assert "1 labels kept" in " ".join(now.text.split()) and "1 labels kept" not in " ".join(then.text.split())
     (store.root / "reports" / "toy.logs").mkdir()
     capsys.readouterr()
@@ -226,68 +208,57 @@ def test_a_report_is_written_anew_and_goes_with_its_run(
     assert all(str(store.root / "reports" / name) in said for name in ("toy", "toy@1")), "what went is told"
 
 
-def test_imported_labels_have_a_report_too(book: RunBuilder) -> None:
+def test_imported_labels_have_a_report_too(book):
     row = book.image(1, TWO_PEOPLE) | {"width": None, "height": None}
     book.add("ingest", "toys/0000", [row])
     book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.1), (1, "ride", 2, 0.9))])
-    rlip_report("toy", None, 24, store=book.run.store.root, as_json=False)
-    page = Page(book.run.store.root / "reports" / "toy" / "index.html")
+    page = rewritten(book.run)
     assert "imported labels" in page.text and "does not know where the images" in page.text
     assert "2 labels kept" in " ".join(page.text.split())
     counts = LabelView.of(book.run).counts
     assert (counts.candidates, counts.scored, counts.kept, counts.lost) == (None, 2, 2, {})
 
 
-def test_a_pulled_run_has_a_report_without_the_pictures(
-    labelled: RunBuilder, recipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pulled_run_has_a_report_without_the_pictures(labelled, recipe, tmp_path, capsys):
     labelled.run.note("recipe", recipe.model_dump(mode="json"))
     labelled.metrics("pretrain:none", (0, "loss", 9.0), (50, "loss", 3.0))
     push_run(labelled.run, ObjectStoreArtifacts(str(tmp_path / "shelf")))
     shutil.rmtree(labelled.pictures)
     pull("toy", str(tmp_path / "shelf"), store=str(tmp_path / "there"), as_json=False)
     assert f"`rlip report toy --store {tmp_path / 'there'}`" in capsys.readouterr().out
-    rlip_report("toy", None, 24, store=tmp_path / "there", as_json=False)
-    page = Page(tmp_path / "there" / "reports" / "toy" / "index.html")
+    page = rewritten(Run(LocalStore(tmp_path / "there"), "toy"))
     assert "No images of toys: no folder" in page.text and "a man rides a horse" in page.text
     assert "4 labels kept" in " ".join(page.text.split()) and page.all("polyline")
 
 
-def test_a_run_on_its_way_has_the_recipe_that_it_began_with(labelled: RunBuilder, recipe: Any) -> None:
+def test_a_run_on_its_way_has_the_recipe_that_it_began_with(labelled, recipe):
     assert last_recipe(labelled.run) is None
     labelled.run.note(STARTED, recipe.model_dump(mode="json"))
     assert last_recipe(labelled.run) == recipe
 
 
-def test_a_run_that_was_stopped_has_the_recipe_of_its_last_execution(labelled: RunBuilder, recipe: Any) -> None:
+def test_a_run_that_was_stopped_has_the_recipe_of_its_last_execution(labelled, recipe):
     labelled.run.append("stopped", recipe=recipe.model_dump(mode="json"))
-    rlip_report("toy", None, 24, store=labelled.run.store.root, as_json=False)
-    page = Page(labelled.run.store.root / "reports" / "toy" / "index.html")
+    page = rewritten(labelled.run)
     assert page.all("img") and "imported" not in page.text
 
 
-def test_a_seed_of_the_command_draws_other_pictures(labelled: RunBuilder, recipe: Any) -> None:
+def test_a_seed_of_the_command_draws_other_pictures(labelled, recipe):
     labelled.run.note("recipe", recipe.model_dump(mode="json"))
-    told = []
     for seed in (0, 5):
-        rlip_report("toy", None, 1, store=labelled.run.store.root, as_json=False, seed=seed)
-        told.append(Page(labelled.run.store.root / "reports" / "toy" / "index.html").text)
-    assert "1 of 2 images, drawn at random with seed 0." in told[0]
-    assert "1 of 2 images, drawn at random with seed 5." in told[1]
+        page = rewritten(labelled.run, pictures=1, seed=seed)
+        assert f"1 of 2 images, drawn at random with seed {seed}." in page.text
 
 
-def test_a_recipe_of_an_earlier_version_and_recordings_that_are_gone_do_not_stop_a_report(
-    labelled: RunBuilder, recipe: Any
-) -> None:
+def test_an_earlier_recipe_and_lost_recordings_do_not_stop_a_report(labelled, recipe):
     recorded = recipe.model_dump(mode="json")
     recorded["data"]["sources"][0]["captions"] = None
     recorded["caption"] |= {"captioner": "recorded", "recorded": ["gone.json"]}
     labelled.run.note("recipe", recorded)
-    rlip_report("toy", None, 24, store=labelled.run.store.root, as_json=False)
-    assert "labels kept" in Page(labelled.run.store.root / "reports" / "toy" / "index.html").text
+    assert "labels kept" in rewritten(labelled.run).text
 
 
-def test_a_step_tells_the_settings_that_it_was_computed_with(labelled: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+def test_a_step_tells_the_settings_that_it_was_computed_with(labelled, recipe, tmp_path):
     labelled.add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.2})
     stricter = recipe.model_copy(update={"shard": recipe.shard.model_copy(update={"threshold": 0.9})})
     text = report(stricter, labelled, tmp_path / "report").text

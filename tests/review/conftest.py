@@ -1,10 +1,16 @@
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from review_browser import Browser, browser
+from review_browser import Browser, Served, browser, served
+from review_runs import review_run
 from review_server import PASSWORD, ReviewServer, all_ended, serving
+from run_builder import RunBuilder
+
+from pipeline.review.review_state import ReviewState
+from pipeline.run.context import run_view
+from storage.runs import Run
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -12,6 +18,24 @@ def no_server_is_left() -> Iterator[None]:
     """Waits for the servers of all tests at once."""
     yield
     assert all_ended()
+
+
+@pytest.fixture
+def opened(tmp_path: Path, recipe: Any, book: RunBuilder) -> Iterator[Callable[..., ReviewState]]:
+    """Opens the state of the run in `book`, perhaps beside another run, and closes the one before."""
+    states: list[ReviewState] = []
+
+    def open_state(against: Run | None = None, **options: Any) -> ReviewState:
+        if states:
+            states.pop().close()
+        other = None if against is None else run_view(recipe, against)
+        view = run_view(recipe, book.run)
+        states.append(ReviewState(view, tmp_path / "index.duckdb", tmp_path / "verdicts", other, **options))
+        return states[-1]
+
+    yield open_state
+    for state in states:
+        state.close()
 
 
 @pytest.fixture
@@ -29,17 +53,25 @@ def by_password() -> Iterator[ReviewServer]:
 
 
 @pytest.fixture(scope="session")
-def opened() -> Iterator[Browser]:
+def chromium() -> Iterator[Browser]:
     """A browser."""
     with browser() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def window(opened: Browser) -> Browser:
+def window(chromium: Browser) -> Browser:
     """The browser as each file of tests finds it: without sessions, on an empty page of a desktop."""
-    opened.reset()
-    return opened
+    chromium.reset()
+    return chromium
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, window: Browser) -> Iterator[Served]:
+    """A server of a run of 24 images, at which the browser has arrived."""
+    with served(review_run(tmp_path_factory.mktemp("run")).run.store.root, "toy") as running:
+        window.visit(running)
+        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -1,17 +1,19 @@
-from __future__ import annotations
+"""Who may open the review page, what no other site can make a browser do, and what each answer tells."""
 
 import asyncio
-from pathlib import Path
+import html
+import logging
 
 import httpx
 import pytest
 from fastapi import APIRouter
 from fastapi.testclient import TestClient
 from itsdangerous import TimestampSigner
-from review_server import PASSWORD, SECRET, ReviewServer, serving
+from review_server import PASSWORD, SECRET, serving
+from warm_process import wait_for
 
 from pipeline.review.access import VARIABLE, Access, kept_secret, read_password
-from pipeline.review.entrance import SESSION_SECONDS, protected, server_settings
+from pipeline.review.entrance import MAX_BODY, SECURITY_HEADERS, SESSION_SECONDS, protected, server_settings
 from storage.errors import FatalError
 
 
@@ -19,14 +21,14 @@ def with_password(*names: str, password: str = PASSWORD) -> Access:
     return Access(names=names, secret=SECRET, password=password)
 
 
-def test_the_link_opens_a_session_and_its_token_leaves_the_address(by_link: ReviewServer) -> None:
+def test_the_link_opens_a_session_and_its_token_leaves_the_address(by_link):
     with by_link.browser() as browser:
         arrival = browser.get(by_link.access.url)
         assert (arrival.status_code, arrival.headers["location"]) == (303, by_link.access.path + "/")
         assert browser.get("/").text == "Grace"
 
 
-def test_without_the_link_nothing_is_served(by_link: ReviewServer) -> None:
+def test_without_the_link_nothing_is_served(by_link):
     with by_link.browser() as browser:
         for path, status in {"/": 401, "/images/1": 401, "/docs": 404, "/openapi.json": 404, "/logout": 404}.items():
             assert browser.get(path).status_code == status
@@ -36,21 +38,21 @@ def test_without_the_link_nothing_is_served(by_link: ReviewServer) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "x", "é", "%ff", "' OR 1=1 --"])
-def test_a_wrong_token_opens_nothing(by_link: ReviewServer, token: str) -> None:
+def test_a_wrong_token_opens_nothing(by_link, token):
     with by_link.browser() as browser:
         answer = browser.get(f"/login?token={token}")
         assert answer.status_code == 401
         assert "set-cookie" not in answer.headers
 
 
-def test_a_token_opens_no_server_with_a_password(by_password: ReviewServer) -> None:
+def test_a_token_opens_no_server_with_a_password(by_password):
     with by_password.browser() as browser:
         assert by_password.access.token not in by_password.access.url
         browser.get(f"/login?token={by_password.access.token}")
         assert browser.get("/").status_code == 303
 
 
-def test_name_and_password_open_a_session(by_password: ReviewServer) -> None:
+def test_name_and_password_open_a_session(by_password):
     root = by_password.access.path
     with by_password.browser() as browser:
         there = browser.get("/images/1?size=2")
@@ -61,13 +63,13 @@ def test_name_and_password_open_a_session(by_password: ReviewServer) -> None:
         assert browser.get("/").text == "Ada"
 
 
-def test_scripts_and_images_are_refused_and_not_led_to_the_sign_in_page(by_password: ReviewServer) -> None:
+def test_scripts_and_images_are_refused_and_not_led_to_the_sign_in_page(by_password):
     answer = httpx.get(f"{by_password.origin}{by_password.access.path}/images/1", trust_env=False)
     assert answer.status_code == 401
     assert answer.json()["status"] == 401
 
 
-def test_the_right_password_is_the_only_one(by_password: ReviewServer) -> None:
+def test_the_right_password_is_the_only_one(by_password):
     with by_password.browser() as browser:
         for wrong in ["", PASSWORD + " "]:
             answer = by_password.sign_in(browser, password=wrong)
@@ -76,7 +78,7 @@ def test_the_right_password_is_the_only_one(by_password: ReviewServer) -> None:
             assert browser.get("/").status_code == 303
 
 
-def test_a_wrong_password_holds_up_all_attempts(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_password_holds_up_all_attempts(caplog):
     access = Access(names=["127.0.0.1"], secret=SECRET, password=PASSWORD, wrong_password_seconds=3600.0)
     page = httpx.ASGITransport(protected(APIRouter(), access))
 
@@ -96,7 +98,7 @@ def test_a_wrong_password_holds_up_all_attempts(caplog: pytest.LogCaptureFixture
     assert asyncio.run(attempts()) == []
 
 
-def test_signing_out_takes_the_cookie_back(by_password: ReviewServer) -> None:
+def test_signing_out_takes_the_cookie_back(by_password):
     with by_password.browser() as browser:
         by_password.sign_in(browser)
         assert browser.get("/logout").status_code == 405
@@ -105,7 +107,7 @@ def test_signing_out_takes_the_cookie_back(by_password: ReviewServer) -> None:
         assert not browser.cookies and browser.get("/").status_code == 303
 
 
-def test_a_session_expires_and_nobody_else_can_make_one() -> None:
+def test_a_session_expires_and_nobody_else_can_make_one():
     access = Access(names=["127.0.0.1"], secret=SECRET, reviewer="Grace")
     client = TestClient(protected(APIRouter(), access), base_url="http://127.0.0.1", follow_redirects=False)
     content = client.get(access.url).cookies["rlip_review"].strip('"').partition(".")[0]
@@ -126,7 +128,7 @@ def test_a_session_expires_and_nobody_else_can_make_one() -> None:
     assert statuses == [200, 401, 401]
 
 
-def test_sessions_survive_a_restart_but_not_another_password(tmp_path: Path) -> None:
+def test_sessions_survive_a_restart_but_not_another_password(tmp_path):
     secret = kept_secret(tmp_path / "indexes" / "toy.secret")
     with serving(PASSWORD, secret=secret) as server, server.browser() as browser:
         server.sign_in(browser)
@@ -138,7 +140,7 @@ def test_sessions_survive_a_restart_but_not_another_password(tmp_path: Path) -> 
             assert browser.get("/").status_code == status
 
 
-def test_the_secret_is_its_owners_alone_and_a_torn_one_is_made_anew(tmp_path: Path) -> None:
+def test_the_secret_is_its_owners_alone_and_a_torn_one_is_made_anew(tmp_path):
     file = tmp_path / "toy.secret"
     secret = kept_secret(file)
     assert file.stat().st_mode & 0o777 == 0o600
@@ -148,14 +150,14 @@ def test_the_secret_is_its_owners_alone_and_a_torn_one_is_made_anew(tmp_path: Pa
         kept_secret(file / "x")
 
 
-def test_the_cookie_goes_to_no_script_no_other_site_and_no_other_path(by_password: ReviewServer) -> None:
+def test_the_cookie_goes_to_no_script_no_other_site_and_no_other_path(by_password):
     with by_password.browser() as browser:
         parts = {part.lower() for part in by_password.sign_in(browser).headers["set-cookie"].split("; ")[1:]}
     assert {"httponly", "samesite=strict", f"path={by_password.access.path}"} <= parts
     assert not any(part.startswith("domain") for part in parts)
 
 
-def test_behind_tls_the_cookie_travels_over_tls_only() -> None:
+def test_behind_tls_the_cookie_travels_over_tls_only():
     access = with_password("https://review.example.org")
     client = TestClient(protected(APIRouter(), access), base_url="https://review.example.org")
     form = {"reviewer": "Ada", "password": PASSWORD}
@@ -165,19 +167,19 @@ def test_behind_tls_the_cookie_travels_over_tls_only() -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.0.0.5", "gpu7.lab", ""])
-def test_an_address_that_others_reach_needs_a_password(address: str) -> None:
+def test_an_address_that_others_reach_needs_a_password(address):
     with pytest.raises(FatalError, match="needs a password"):
         Access(names=["gpu7.lab"], secret=SECRET, reviewer="Grace").require_password_beyond_loopback(address)
     with_password("gpu7.lab:8765").require_password_beyond_loopback(address)
 
 
-def test_a_short_password_is_an_error() -> None:
+def test_a_short_password_is_an_error():
     for password in ["", "1234567"]:
         with pytest.raises(FatalError, match="password"):
             with_password("gpu7.lab", password=password)
 
 
-def test_the_password_is_read_from_a_file_or_the_environment(tmp_path: Path) -> None:
+def test_the_password_is_read_from_a_file_or_the_environment(tmp_path):
     file = tmp_path / "password"
     file.write_text(PASSWORD + "\n")
     assert read_password({VARIABLE: "another one"}, file) == PASSWORD
@@ -187,9 +189,198 @@ def test_the_password_is_read_from_a_file_or_the_environment(tmp_path: Path) -> 
         read_password({VARIABLE: "another one"}, tmp_path / "absent")
 
 
-def test_secrets_are_in_no_text_of_the_settings() -> None:
+def test_secrets_are_in_no_text_of_the_settings():
     link = Access(names=["127.0.0.1:8765"], secret=SECRET, reviewer="Grace")
     assert link.token in link.url
     shown = repr(link) + repr(with_password("gpu7.lab"))
     assert not any(secret in shown for secret in (link.token, SECRET, PASSWORD))
     assert not server_settings(protected(APIRouter(), link), "127.0.0.1", 8765).access_log, "it would hold the token"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:{port}", "localhost.evil.example", ""])
+def test_other_host_names_are_refused_even_with_a_session(by_link, host):
+    with by_link.reviewer() as browser:
+        assert browser.get("/", headers={"Host": host.format(port=by_link.port)}).status_code == 400
+        assert browser.get("/", headers={"Host": f"LOCALHOST:{by_link.port}"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "http://127.0.0.1:{port}"}, 200),
+        ({"Origin": "http://127.0.0.1:{port}", "Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Origin": "http://localhost:{port}"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": ""}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+    ],
+)
+def test_writes_from_other_sites_are_refused(by_link, headers, status):
+    headers = {name: value.format(port=by_link.port) for name, value in headers.items()}
+    with by_link.reviewer() as browser:
+        for method in ("POST", "PUT", "DELETE"):
+            assert browser.request(method, "/verdicts", content="right", headers=headers).status_code == status
+    assert by_link.verdicts == [("Grace", "right")] * (3 if status == 200 else 0)
+
+
+def test_nobody_signs_another_browser_in_or_out(by_password):
+    with by_password.browser() as victim:
+        victim.headers["Sec-Fetch-Site"] = "same-site"
+        assert by_password.sign_in(victim, "Eve").status_code == 403
+        victim.headers["Sec-Fetch-Site"] = "same-origin"
+        assert by_password.sign_in(victim).status_code == 303
+        assert victim.post("/logout", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+        assert victim.get("/").text == "Ada"
+
+
+@pytest.mark.parametrize("host", ["", "a/b", "*", "a b", "ftp://a", "http://u@a", "a?b", "a\r\nb", "[::1"])
+def test_an_invalid_name_of_the_host_is_an_error(host):
+    with pytest.raises(FatalError, match="no name of a host"):
+        Access(names=[host], secret=SECRET, password=PASSWORD)
+
+
+def test_no_write_passes_without_a_session(by_link):
+    address = f"{by_link.origin}{by_link.access.path}/verdicts"
+    for method in ["POST", "PUT", "DELETE"]:
+        assert httpx.request(method, address, trust_env=False).status_code == 401
+    for method in ["PATCH", "OPTIONS", "TRACE", "ANY"]:
+        assert httpx.request(method, address, trust_env=False).status_code == 405
+    assert by_link.verdicts == []
+
+
+def test_read_only_takes_no_writes_and_says_so():
+    with serving(read_only=True) as server, server.reviewer() as browser:
+        answer = browser.post("/verdicts")
+        assert (answer.status_code, "read-only" in answer.text) == (403, True)
+        assert server.verdicts == []
+        assert browser.get("/images/1").status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(("size", "status"), [(MAX_BODY, 200), (MAX_BODY + 1, 413), (1 << 20, 413)])
+def test_large_bodies_are_refused_even_in_chunks(by_link, chunked, size, status):
+    body = b"x" * size
+    pieces = (body[start : start + 5000] for start in range(0, size, 5000))
+    with by_link.reviewer() as browser:
+        answer = browser.post("/verdicts", content=pieces if chunked else body)
+        assert answer.status_code == status
+        assert [len(text) for _, text in by_link.verdicts] == [size] * (status == 200)
+
+
+def test_a_large_sign_in_form_is_refused(by_password):
+    with by_password.browser() as browser:
+        assert by_password.sign_in(browser, password="x" * 70000).status_code == 413
+        assert browser.post("/login", content=b"reviewer=\xff%ff&&=").status_code == 422
+
+
+def test_long_heads_are_refused(by_link):
+    unfinished = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{by_link.port}\r\nX: ".encode() + b"x" * 80000
+    assert by_link.raw(unfinished).startswith(b"HTTP/1.1 400")
+
+
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+def test_every_response_has_the_security_headers(by_link):
+    with by_link.browser() as stranger, by_link.reviewer() as browser:
+        answers = [
+            stranger.get("/"),
+            stranger.get("/static/review.js"),
+            stranger.get("/static/absent.js"),
+            stranger.get(by_link.origin),
+            stranger.get("/", headers={"Host": "evil.example"}),
+            stranger.get(by_link.access.url),
+            browser.get("/"),
+            browser.get("/images/1"),
+            browser.get("/absent"),
+            browser.post("/verdicts", headers={"Origin": "null"}),
+            browser.get("/fails"),
+        ]
+    assert [answer.status_code for answer in answers] == [401, 200, 404, 404, 400, 303, 200, 200, 404, 403, 500]
+    for answer in answers:
+        for name, value in SECURITY_HEADERS.items():
+            assert answer.headers.get_list(name) == [value]
+        assert answer.headers["content-security-policy"] == CSP
+        assert "server" not in answer.headers
+
+
+def test_pages_are_never_stored_and_images_only_privately(by_link):
+    with by_link.reviewer() as browser:
+        caching = [browser.get(path).headers["cache-control"] for path in ("/", "/images/1", "/static/icon.svg")]
+    assert caching == ["no-store", "private, max-age=600, immutable", "no-cache"]
+
+
+def test_static_files_are_open_and_nothing_beside_them(by_link):
+    root = by_link.access.path
+    host = f"Host: 127.0.0.1:{by_link.port}\r\nConnection: close"
+    assert by_link.raw(f"GET {root}/static/icon.svg HTTP/1.1\r\n{host}\r\n\r\n".encode()).startswith(b"HTTP/1.1 200")
+    for path in ("", "../app.py", "..%2fapp.py", "%2e%2e/app.py", "..%5capp.py"):
+        answer = by_link.raw(f"GET {root}/static/{path} HTTP/1.1\r\n{host}\r\n\r\n".encode())
+        assert answer.startswith(b"HTTP/1.1 404")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "  ",
+        "x" * 65,
+        "Ada\r\nSet-Cookie: a=b",
+        "Ada\nroot signed in",
+        "Ada\x00",
+        "Ada\x1b[2J",
+        "\u202eadA",
+        "Ada\u2028",
+    ],
+)
+def test_names_that_forge_headers_or_lines_are_refused(by_password, name):
+    with by_password.browser() as browser:
+        answer = by_password.sign_in(browser, name)
+        assert answer.status_code == 422
+        assert browser.get("/").status_code == 303
+    with pytest.raises(FatalError, match="reviewer"):
+        Access(names=["127.0.0.1"], secret=SECRET, reviewer=name)
+
+
+def test_names_are_text_never_markup(by_password):
+    name = '"><script>alert(1)</script>'
+    with by_password.browser() as browser:
+        page = by_password.sign_in(browser, name, password="wrong one", next='"><script>').text
+        assert "<script>" not in page
+        assert html.escape("<script>alert") in page
+        by_password.sign_in(browser, "  zoe@lab ")
+        assert browser.get("/").text == "zoe@lab"
+
+
+@pytest.mark.parametrize(
+    "target", ["//evil.example", "/\\evil.example", "https://evil.example/", "\r\nSet-Cookie: a=b", ""]
+)
+def test_nothing_redirects_to_another_site(by_password, target):
+    with by_password.browser() as browser:
+        answer = by_password.sign_in(browser, next=target)
+        assert answer.status_code == 303
+        assert answer.headers["location"].startswith(f"{by_password.access.path}/")
+        (cookie,) = answer.headers.get_list("set-cookie")
+        assert cookie.startswith("rlip_review=")
+
+
+def test_errors_give_browsers_a_page_and_scripts_json(by_link, caplog):
+    with by_link.reviewer() as browser, caplog.at_level(logging.ERROR):
+        page, data = browser.get("/absent"), browser.get("/absent", headers={"Accept": "*/*"})
+        assert "No image &lt;b&gt;17&lt;/b&gt;." in page.text
+        assert data.json() == {"status": 404, "error": "No image <b>17</b>."}
+        failed = browser.get("/fails")
+        assert failed.status_code == 500
+        assert not any(word in failed.text for word in ["Traceback", "RuntimeError", "/data", ".py"])
+        wait_for(lambda: "no such file: /data/private/images" in caplog.text or None, 20, "the error is not in the log")
+        wrong = browser.get("/images/<script>", headers={"Accept": "*/*"})
+        assert wrong.status_code == 422
+        assert "script" not in wrong.text
+        assert "path.number" in wrong.json()["error"]

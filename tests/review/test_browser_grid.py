@@ -1,44 +1,15 @@
 """The grid of labels, judged by keys as reviewers do. Each test judges the labels of another predicate."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-
-import pytest
-from review_browser import Browser, Served, served
-from review_runs import review_run
+from review_browser import Browser
 from selenium.webdriver.common.keys import Keys
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, window: Browser) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("grid")
-    with served(review_run(folder).run.store.root, "toy") as running:
-        window.visit(running)
-        yield running
 
 
 def current(window: Browser) -> int:
     """The place of the current label on the screen."""
-    place: int = window.script("return [...document.querySelectorAll('.chip')].findIndex((c) => c.matches('.current'))")
-    return place
+    return window.script("return [...document.querySelectorAll('.chip')].findIndex((c) => c.matches('.current'))")
 
 
-def test_a_loss_of_the_overview_leads_to_its_labels(window: Browser, server: Served) -> None:
-    window.open("/")
-    loss = window.find(".losses a[href*='reason=']")
-    number = window.script("return arguments[0].closest('li').querySelector('.n').textContent", loss)
-    loss.click()
-    window.ready()
-    assert "reason=below+the+threshold" in window.query()
-    assert window.text("h1") == f"{number} labels"
-    window.open("/")
-    window.find(".bars a[href*='predicate=ride']").click()
-    window.ready()
-    assert window.text("h1").endswith(" labels") and window.texts(".chip b") == ["ride"] * window.count(".chip")
-
-
-def test_arrows_move_over_the_rows_of_the_grid(window: Browser, server: Served) -> None:
+def test_arrows_move_over_the_rows_of_the_grid(window, server):
     window.open("/labels?predicate=hold")
     assert current(window) == 0
     places = []
@@ -49,7 +20,7 @@ def test_arrows_move_over_the_rows_of_the_grid(window: Browser, server: Served) 
     assert window.script("return document.activeElement.matches('.chip.current')")
 
 
-def test_each_verdict_is_on_disk_before_the_page_shows_it(window: Browser, server: Served) -> None:
+def test_each_verdict_is_on_disk_before_the_page_shows_it(window, server):
     window.open("/labels?predicate=hold")
     for key, kind, made in (("a", "accept", 1), ("r", "reject", 2), ("u", "unsure", 3)):
         window.judge(key, kind)
@@ -67,7 +38,7 @@ def test_each_verdict_is_on_disk_before_the_page_shows_it(window: Browser, serve
     assert "✓ accepted" in window.script(said)
 
 
-def test_undo_takes_back_the_last_verdicts_one_by_one(window: Browser, server: Served) -> None:
+def test_undo_takes_back_the_last_verdicts_one_by_one(window, server):
     window.open("/labels?predicate=wear")
     first, second = window.judge("a", "accept"), window.judge("r", "reject")
     for label in (second, first):
@@ -80,7 +51,7 @@ def test_undo_takes_back_the_last_verdicts_one_by_one(window: Browser, server: S
     assert window.count(".chip:not([data-kind=''])") == 0
 
 
-def test_the_rest_of_a_screen_is_accepted_at_once(window: Browser, server: Served) -> None:
+def test_the_rest_of_a_screen_is_accepted_at_once(window, server):
     window.open("/labels?predicate=carry")
     assert window.text(".pager span") == "screen 1 of 2"
     rejected = window.judge("r", "reject")
@@ -104,28 +75,7 @@ def test_the_rest_of_a_screen_is_accepted_at_once(window: Browser, server: Serve
     assert window.text("#reviewed") == "21"
 
 
-def test_the_browsers_way_back_leads_through_the_screens(window: Browser, server: Served) -> None:
-    window.open("/labels?predicate=feed")
-    window.find("a[rel=next]").click()
-    window.until(lambda: window.text(".pager span") == "screen 2 of 2")
-    window.driver.back()
-    window.until(lambda: window.text(".pager span") == "screen 1 of 2")
-    window.ready()
-    window.driver.forward()
-    window.until(lambda: window.text(".pager span") == "screen 2 of 2")
-
-
-def test_keys_typed_ahead_judge_one_label_each(window: Browser, server: Served) -> None:
-    window.open("/labels?predicate=hug")
-    labels = window.script("return [...document.querySelectorAll('.chip')].map((c) => c.dataset.label)")
-    window.press(*"arauuraar")
-    window.until(lambda: window.count(".chip:not([data-kind=''])") == 9)
-    wanted = [{"a": "accept", "r": "reject", "u": "unsure"}[key] for key in "arauuraar"]
-    assert [window.state(label) for label in labels[:9]] == wanted
-    assert server.kinds("hug") == wanted
-
-
-def test_the_right_predicate_is_typed(window: Browser, server: Served) -> None:
+def test_the_right_predicate_is_typed(window, server):
     window.open("/labels?predicate=kiss")
     label = window.find(".chip.current").get_attribute("data-label")
     window.press("p")
@@ -147,7 +97,7 @@ def test_the_right_predicate_is_typed(window: Browser, server: Served) -> None:
     assert all("422" in error for error in window.errors())
 
 
-def test_a_wrong_pair_is_corrected_by_keys_alone(window: Browser, server: Served) -> None:
+def test_a_wrong_pair_is_corrected_by_keys_alone(window, server):
     window.open("/labels?predicate=watch")
     window.press("w")
     window.until(lambda: window.count(".image-view.picking") == 1)
@@ -161,17 +111,7 @@ def test_a_wrong_pair_is_corrected_by_keys_alone(window: Browser, server: Served
     assert row["corrected_subject"] == [230, 40, 70, 170] and "corrected_object" not in row
 
 
-def test_help_lists_the_keys_and_gives_the_focus_back(window: Browser, server: Served) -> None:
-    window.open("/labels?predicate=pull")
-    window.press("?")
-    assert "accept the rest of this screen" in window.text("#help")
-    window.press("a", Keys.ESCAPE)
-    window.until(lambda: not window.find("#help").is_displayed())
-    assert window.script("return document.activeElement.matches('.chip.current')")
-    assert server.kinds("pull") == []
-
-
-def test_a_refused_verdict_marks_its_label_and_leaves_the_others_alone(window: Browser, server: Served) -> None:
+def test_a_refused_verdict_marks_its_label_and_leaves_the_others_alone(window, server):
     window.open("/labels?predicate=push")
     labels = window.script("return [...document.querySelectorAll('.chip')].map((c) => c.dataset.label)")
     cookie = window.driver.get_cookie("rlip_review")
@@ -189,7 +129,7 @@ def test_a_refused_verdict_marks_its_label_and_leaves_the_others_alone(window: B
     assert window.text("#message") == "" and server.kinds("push") == ["reject", "accept"]
 
 
-def test_verdicts_wait_in_order_while_the_server_fails(window: Browser, server: Served) -> None:
+def test_verdicts_wait_in_order_while_the_server_fails(window, server):
     window.open("/labels?predicate=pull")
     labels = window.script("return [...document.querySelectorAll('.chip')].map((c) => c.dataset.label)")
     # Every other send fails, one half of them after the server has recorded it.
@@ -210,7 +150,7 @@ def test_verdicts_wait_in_order_while_the_server_fails(window: Browser, server: 
     assert server.kinds("pull") == wanted and window.text("#message") == ""
 
 
-def test_undo_takes_back_a_whole_screen_from_the_next_one(window: Browser, server: Served) -> None:
+def test_undo_takes_back_a_whole_screen_from_the_next_one(window, server):
     window.open("/labels?predicate=touch")
     window.press_shift("A")
     window.until(lambda: window.count(".chip[data-kind=accept]") == 20)
@@ -223,7 +163,7 @@ def test_undo_takes_back_a_whole_screen_from_the_next_one(window: Browser, serve
     assert server.kinds("touch") == ["accept"] * 20 + ["undo"] * 20
 
 
-def test_labels_are_judged_with_the_mouse_alone(window: Browser, server: Served) -> None:
+def test_labels_are_judged_with_the_mouse_alone(window, server):
     window.open("/labels?predicate=wash")
     chip = window.script("return document.querySelectorAll('.chip')[2].dataset.label")
     window.hover(f".chip[data-label='{chip}']")
@@ -233,7 +173,7 @@ def test_labels_are_judged_with_the_mouse_alone(window: Browser, server: Served)
     assert server.kinds("wash") == ["reject"]
 
 
-def test_letters_can_be_switched_off_as_keys(window: Browser, server: Served) -> None:
+def test_letters_can_be_switched_off_as_keys(window, server):
     window.open("/labels?predicate=ride")
     window.press("?")
     window.find("#letter-keys").click()

@@ -1,32 +1,16 @@
 """The view of one image: what belongs together lights up, a choice of labels is tried, verdicts go on in the search's order."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-
-import pytest
-from review_browser import Browser, Served, served
-from review_runs import review_run
+from review_browser import Browser
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, window: Browser) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("image")
-    with served(review_run(folder).run.store.root, "toy") as running:
-        window.visit(running)
-        yield running
 
 
 def open_first(window: Browser, predicate: str) -> str:
     """Open the best label of a predicate from the grid. Returns its number."""
     window.open(f"/labels?predicate={predicate}")
     label = window.find(".chip.current").get_attribute("data-label")
-    window.press(Keys.ENTER)
-    window.until(lambda: window.count("#image") == 1)
-    window.ready()
+    window.reach_image(lambda: window.press(Keys.ENTER))
     return str(label)
 
 
@@ -40,7 +24,7 @@ def lit(window: Browser, selector: str) -> list[str]:
     return window.texts(f"{selector}.lit")
 
 
-def test_a_word_lights_its_boxes_its_triplet_and_its_edge(window: Browser, server: Served) -> None:
+def test_a_word_lights_its_boxes_its_triplet_and_its_edge(window, server):
     open_first(window, "ride")
     assert window.texts("mark") == ["a man", "rides", "a horse", "a man", "holds", "a dog"]
     window.hover("mark.predicate[data-triplet='1']")
@@ -53,16 +37,7 @@ def test_a_word_lights_its_boxes_its_triplet_and_its_edge(window: Browser, serve
     assert set(lit(window, "g.box")) == {"person 0", "horse 2"}
 
 
-def test_a_box_and_a_label_light_what_they_stand_for(window: Browser, server: Served) -> None:
-    open_first(window, "ride")
-    window.hover(".graph .node[data-box='3']")
-    window.until(lambda: "hold" in lit(window, "g.edge") and "ride" not in lit(window, "g.edge"))
-    # The keyboard lights the same: a label that has the focus shows its boxes.
-    window.script("document.querySelector('#labels li:nth-child(2) a').focus()")
-    window.until(lambda: set(lit(window, "g.box")) == {"person 0", "dog 3"})
-
-
-def test_a_threshold_is_tried_without_changing_the_run(window: Browser, server: Served) -> None:
+def test_a_threshold_is_tried_without_changing_the_run(window, server):
     open_first(window, "ride")
     before = window.count("#labels li[data-kept=yes]")
     slider = window.find("#try input[type=range]")
@@ -81,7 +56,7 @@ def test_a_threshold_is_tried_without_changing_the_run(window: Browser, server: 
     assert server.log() == []
 
 
-def test_verdicts_go_on_in_the_order_of_the_search(window: Browser, server: Served) -> None:
+def test_verdicts_go_on_in_the_order_of_the_search(window, server):
     first = open_first(window, "hold")
     order = [first]
     for key, kind in (("a", "accept"), ("r", "reject"), ("u", "unsure")):
@@ -96,16 +71,7 @@ def test_verdicts_go_on_in_the_order_of_the_search(window: Browser, server: Serv
     )
 
 
-def test_undo_leads_back_to_the_label(window: Browser, server: Served) -> None:
-    first = open_first(window, "wear")
-    window.press("a")
-    window.until(lambda: chosen(window) != first)
-    window.press("z")
-    window.until(lambda: chosen(window) == first)
-    assert window.state(first) == "" and server.kinds("wear") == ["accept", "undo"]
-
-
-def test_buttons_judge_and_keep_the_focus(window: Browser, server: Served) -> None:
+def test_buttons_judge_and_keep_the_focus(window, server):
     first = open_first(window, "carry")
     button = window.find("[data-action=reject]")
     button.send_keys(Keys.ENTER)
@@ -119,7 +85,7 @@ def click_box(window: Browser, box: int) -> None:
     window.find(f"g.box[data-box='{box}']").find_element(By.CSS_SELECTOR, ".line").click()
 
 
-def test_a_wrong_pair_is_previewed_before_it_is_recorded(window: Browser, server: Served) -> None:
+def test_a_wrong_pair_is_previewed_before_it_is_recorded(window, server):
     first = open_first(window, "feed")
     before = len(server.log())
     window.press("w")
@@ -134,7 +100,6 @@ def test_a_wrong_pair_is_previewed_before_it_is_recorded(window: Browser, server
     click_box(window, 2)
     window.press("x")
     assert (window.text("#picking-subject"), window.text("#picking-object")) == ("horse 2", "person 0")
-    window.screenshot("wrong-pair")
     assert len(server.log()) == before
     window.press(Keys.ENTER)
     window.until(lambda: chosen(window) != first)
@@ -144,7 +109,7 @@ def test_a_wrong_pair_is_previewed_before_it_is_recorded(window: Browser, server
     )  # fmt: skip
 
 
-def test_another_click_goes_on_to_the_box_below(window: Browser, server: Served) -> None:
+def test_another_click_goes_on_to_the_box_below(window, server):
     open_first(window, "touch")
     window.press("w")
     # Boxes 1 (person) and 3 (dog) overlap from 230 to 255 and from 170 to 210; the dog's is the smaller one.
@@ -163,7 +128,7 @@ def test_another_click_goes_on_to_the_box_below(window: Browser, server: Served)
     assert window.count(".picking") == 0 and server.kinds("touch") == []
 
 
-def test_arrows_go_from_label_to_label_of_the_image(window: Browser, server: Served) -> None:
+def test_arrows_go_from_label_to_label_of_the_image(window, server):
     open_first(window, "hug")
     labels = window.script("return [...document.querySelectorAll('#labels > li')].map((li) => li.dataset.label)")
     at = labels.index(chosen(window))
@@ -173,31 +138,20 @@ def test_arrows_go_from_label_to_label_of_the_image(window: Browser, server: Ser
     window.until(lambda: chosen(window) == labels[at])
 
 
-def test_escape_leads_back_to_the_screen_and_the_label(window: Browser, server: Served) -> None:
+def test_escape_leads_back_to_the_screen_and_the_label(window, server):
     window.open("/labels?predicate=kiss&page=2")
     window.press(Keys.ARROW_RIGHT)
     label = window.find(".chip.current").get_attribute("data-label")
-    window.press(Keys.ENTER)
-    window.until(lambda: window.count("#image") == 1)
-    window.ready()
+    window.reach_image(lambda: window.press(Keys.ENTER))
     window.press(Keys.ESCAPE)
     window.until(lambda: window.query() == "/labels?predicate=kiss&page=2")
     window.ready()
     assert window.find(".chip.current").get_attribute("data-label") == label
 
 
-def test_the_last_label_of_a_search_says_so(window: Browser, server: Served) -> None:
+def test_the_last_label_of_a_search_says_so(window, server):
     window.open("/labels?predicate=pull&image_id=3")
-    window.press(Keys.ENTER)
-    window.until(lambda: window.count("#image") == 1)
-    window.ready()
+    window.reach_image(lambda: window.press(Keys.ENTER))
     window.press("a")
     window.has("#message", "the last label")
     assert server.kinds("pull") == ["accept"] and window.state(chosen(window)) == "accept"
-
-
-def test_a_number_of_no_image_gets_a_page_that_says_so(window: Browser, server: Served) -> None:
-    window.open("/image?number=999999")
-    assert "no image has this number" in window.text("main")
-    # The page itself was not found; nothing else, not even an icon, was missing.
-    assert [error for error in window.errors() if "/image?number=999999" not in error] == []

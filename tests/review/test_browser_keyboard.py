@@ -1,14 +1,11 @@
 """Long passes by keys: each verdict is in the log once, also when the server dies at its answer."""
 
-from __future__ import annotations
-
 from collections import Counter
-from pathlib import Path
 from urllib.request import HTTPCookieProcessor, build_opener
 
 import numpy as np
 import pytest
-from review_browser import Browser, Served, served
+from review_browser import Served, served
 from review_runs import many_images
 from run_builder import RunBuilder
 
@@ -28,9 +25,7 @@ def judged(server: Served, reviewer: str = "ada") -> list[tuple[int, str]]:
     return [(row["image_id"], row["kind"]) for row in server.log(reviewer)]
 
 
-def test_a_pass_over_hundreds_of_labels_is_in_the_log_exactly_once(
-    window: Browser, book: RunBuilder, tmp_path: Path
-) -> None:
+def test_a_pass_over_hundreds_of_labels_is_logged_exactly_once(window, book, tmp_path):
     with served(book.run.store.root, "many", "--verdicts", str(tmp_path)) as server:
         window.visit(server)
         times = keyboard_pass(window, LABELS, ahead=20)
@@ -45,13 +40,13 @@ def test_a_pass_over_hundreds_of_labels_is_in_the_log_exactly_once(
         )
 
 
-def test_the_printed_link_can_be_followed_at_once(book: RunBuilder, tmp_path: Path) -> None:
+def test_the_printed_link_can_be_followed_at_once(book, tmp_path):
     follow = build_opener(HTTPCookieProcessor()).open
     with served(book.run.store.root, "many", "--verdicts", str(tmp_path)) as server, follow(server.url) as answer:
         assert answer.status == 200
 
 
-def test_a_server_killed_at_its_answer_loses_no_verdict(window: Browser, book: RunBuilder, tmp_path: Path) -> None:
+def test_a_server_killed_at_its_answer_loses_no_verdict(window, book, tmp_path):
     shown: dict[int, str] = {}
     for kill_after in (1, 9):
         with served(book.run.store.root, "many", "--verdicts", str(tmp_path)) as server:

@@ -1,25 +1,23 @@
-"""Verdicts that the page sends: refused ones leave nothing behind, and the answer tells of the reviewer's pace."""
+"""Verdicts that the page sends: what is refused, what the answer tells, and what follows for the audit."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from pathlib import Path
+import json
 from typing import Any
 
 import pytest
-from run_builder import RunBuilder
+from fastapi.testclient import TestClient
 
+from pipeline.cli.report import recorded_view
+from pipeline.interop.import_file import import_file
+from pipeline.review.access import Access
+from pipeline.review.app import page_routes
 from pipeline.review.decisions import Decided, Decisions, decide
+from pipeline.review.entrance import protected
+from pipeline.review.labels import labels_of
 from pipeline.review.review_state import ReviewState
+from pipeline.review.reviews import verdict_on
 from pipeline.review.search import Search
-from pipeline.run.context import run_view
-
-
-@pytest.fixture
-def state(tmp_path: Path, recipe: Any, labelled: RunBuilder) -> Iterator[ReviewState]:
-    opened = ReviewState(run_view(recipe, labelled.run), tmp_path / "index.duckdb", tmp_path / "verdicts")
-    yield opened
-    opened.close()
+from storage.local_store import LocalStore
+from storage.runs import Run
 
 
 def judge(state: ReviewState, *verdicts: dict[str, Any]) -> Decided:
@@ -30,21 +28,24 @@ def judge(state: ReviewState, *verdicts: dict[str, Any]) -> Decided:
 
 
 @pytest.mark.parametrize("end", ["subject", "object"])
-def test_a_box_that_the_image_does_not_have_is_refused_with_all_that_came_with_it(state: ReviewState, end: str) -> None:
+def test_a_box_that_no_image_has_is_refused_with_all_beside_it(opened, labelled, end):
+    state = opened()
     with pytest.raises(ValueError, match=f"{end}: the image has no box 3"):
         judge(state, {"kind": "accept"}, {"kind": "wrong_pair", end: 3})
     assert state.reviews.log.standing_of("ann") == []
     assert judge(state, {"kind": "wrong_pair", end: 1}).verdicts == 1
 
 
-def test_the_pace_is_the_median_of_the_verdicts_whose_time_is_known(state: ReviewState) -> None:
+def test_the_pace_is_the_median_of_the_known_times(opened, labelled):
+    state = opened()
     untimed = judge(state, {"kind": "accept"})
     assert (untimed.verdicts, untimed.median_seconds) == (1, None)
     timed = judge(state, {"kind": "accept"}, *({"kind": "reject", "seconds": seconds} for seconds in (1.0, 2.5)))
     assert (timed.verdicts, timed.median_seconds) == (3, 1.75)
 
 
-def test_a_verdict_that_stands_is_recorded_once(state: ReviewState) -> None:
+def test_a_verdict_that_stands_is_recorded_once(opened, labelled):
+    state = opened()
     for kind in ("undo", "accept", "accept", "reject", "reject", "undo", "undo"):
         answer = judge(state, {"kind": kind})
     assert [verdict.kind for verdict in state.reviews.log.verdicts()] == ["accept", "reject", "undo", "undo"]
@@ -55,6 +56,44 @@ def test_a_verdict_that_stands_is_recorded_once(state: ReviewState) -> None:
     ({"kind": "wrong_predicate", "predicate": "rides"}, "the correction is the label itself"),
     ({"kind": "wrong_pair", "object": 0}, "subject and object are the same box"),
 ])  # fmt: skip
-def test_a_correction_that_says_nothing_is_refused(state: ReviewState, correction: dict[str, Any], reason: str) -> None:
+def test_a_correction_that_says_nothing_is_refused(opened, labelled, correction, reason):
     with pytest.raises(ValueError, match=reason):
-        judge(state, correction)
+        judge(opened(), correction)
+
+
+def test_the_precision_is_the_share_of_audited_labels_that_are_accepted(opened, labelled):
+    state = opened()
+    labels = {label.words: label for label in labels_of(state.index, state.listing.labels(Search(), 0, 10).numbers)}
+    wrong, right = labels["person next to person"], labels["horse next to person"]
+    before = state.audit.precision()
+    verdicts = [verdict_on(wrong, "reject", "ann", "toy"), verdict_on(right, "accept", "ann", "toy")]
+    state.reviews.record([wrong, right], verdicts)
+    after = state.audit.precision()
+    assert (before.precision, before.judged) == (None, 0)
+    assert (after.precision, after.judged) == (0.5, 2)
+
+
+OBJECTS = [
+    {"object_id": 1, "x": 400.0, "y": 150.0, "w": 50.5, "h": 130.0, "names": "person"},
+    {"object_id": 2, "x": 1.0, "y": 2.0, "w": 30.0, "h": 40.0, "names": "horse"},
+]
+RIDING = {"relationship_id": 1, "predicate": "riding", "subject_id": 1, "object_id": 2, "confidence": 0.31}
+
+
+def test_imported_labels_are_shown_and_no_verdict_is_taken(tmp_path):
+    entry = {"image_id": 139, "dataset": "coco2017", "data_split": "val2017", "objects": OBJECTS}
+    (tmp_path / "labels.json").write_text(json.dumps([{**entry, "relationships": [RIDING]}]))
+    run = Run(LocalStore(tmp_path / "store"), "theirs")
+    import_file(tmp_path / "labels.json", run)
+    state = ReviewState(recorded_view(run), tmp_path / "index.duckdb", tmp_path / "verdicts")
+    access = Access(names=["127.0.0.1"], secret="5" * 64, reviewer="ada")
+    with TestClient(protected(page_routes(state), access), base_url=f"http://127.0.0.1{access.path}") as client:
+        client.get(access.url)
+        assert "1 label<" in client.get("/labels").text
+        assert "1 label<" in client.get("/labels?order=audit").text
+        image = client.get("/image?number=0").text
+        assert "451×280" in image, "the extent of the boxes"
+        answer = client.post("/verdicts", json={"decisions": [{"label": 0, "kind": "accept"}]})
+        assert answer.status_code == 422 and "imported images have none" in answer.json()["error"]
+        assert not list((tmp_path / "verdicts").glob("*"))
+    state.close()

@@ -1,12 +1,8 @@
 """The index of a run: the same rows however it is built, counts after a crash, and verdicts on the labels that they are about."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,31 +11,13 @@ from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, trip
 from pipeline.cli.store import damaged_files
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.verdict_log import VerdictLog
-from pipeline.review.index import FEW, Recent, ReviewIndex, flattened, index_fault
+from pipeline.review.index import FEW, ReviewIndex, flattened, index_fault
 from pipeline.review.labels import Label, labels_of, labels_of_image
 from pipeline.review.review_state import ReviewState
 from pipeline.review.reviews import verdict_on
 from pipeline.review.search import Search
 from pipeline.run.context import run_view
 from storage.errors import FatalError
-
-Opened = Callable[[], ReviewState]
-
-
-@pytest.fixture
-def opened(tmp_path: Path, recipe: Any, book: RunBuilder) -> Iterator[Opened]:
-    """Opens the state of the run, and closes the one before."""
-    states: list[ReviewState] = []
-
-    def open_state() -> ReviewState:
-        if states:
-            states.pop().close()
-        states.append(ReviewState(run_view(recipe, book.run), tmp_path / "index.duckdb", tmp_path / "verdicts"))
-        return states[-1]
-
-    yield open_state
-    for state in states:
-        state.close()
 
 
 def tag(book: RunBuilder, *scores: float) -> None:
@@ -61,23 +39,21 @@ def all_labels(state: ReviewState) -> list[Label]:
     return labels_of(state.index, state.listing.labels(Search(order="image"), 0, 100).numbers)
 
 
-def test_processes_of_their_own_flatten_many_partitions_as_this_one_does(book: RunBuilder, opened: Opened) -> None:
+def test_processes_of_their_own_flatten_many_partitions_as_this_one_does(book, opened):
     tag(book, 0.9, 0.8, 0.7)
     state = opened()
     found = state.index.partition(0)
-    assert found is not None
     choice = state.view.choice
     many = list(flattened([(part, found) for part in range(FEW + 2)], choice))
     assert [one.part for one in many] == list(range(FEW + 2))
     for one in many:
         (alone,) = flattened([(one.part, found)], choice)
-        assert one.tables is not None and alone.tables is not None
         assert {name: table.to_pylist() for name, table in one.tables.items()} == {
             name: table.to_pylist() for name, table in alone.tables.items()
         }
 
 
-def test_what_a_killed_process_did_not_count_is_counted(book: RunBuilder, tmp_path: Path, recipe: Any) -> None:
+def test_what_a_killed_process_did_not_count_is_counted(book, tmp_path, recipe):
     tag(book, 0.9, 0.8, 0.7)
     view = run_view(recipe, book.run)
     index = ReviewIndex(tmp_path / "index.duckdb", view)
@@ -95,7 +71,7 @@ def test_what_a_killed_process_did_not_count_is_counted(book: RunBuilder, tmp_pa
     again.close()
 
 
-def test_labels_come_in_the_order_asked_for_and_anew_when_they_were_made_anew(book: RunBuilder, opened: Opened) -> None:
+def test_labels_come_in_the_order_asked_for_and_anew_when_they_were_made_anew(book, opened):
     tag(book, 0.9, 0.8, 0.7)
     state = opened()
     labels = all_labels(state)
@@ -108,7 +84,7 @@ def test_labels_come_in_the_order_asked_for_and_anew_when_they_were_made_anew(bo
     assert state.index.refresh() == 0
 
 
-def test_verdicts_are_found_on_all_labels_that_they_are_about(book: RunBuilder, opened: Opened, tmp_path: Path) -> None:
+def test_verdicts_are_found_on_all_labels_that_they_are_about(book, opened, tmp_path):
     tag(book, 0.9, 0.8, 0.7)
     state = opened()
     ride, rides, _, other = all_labels(state)
@@ -147,7 +123,7 @@ def test_verdicts_are_found_on_all_labels_that_they_are_about(book: RunBuilder, 
     assert log.standing_of("ann") == []
 
 
-def test_the_search_form_offers_the_most_frequent_predicates_first(book: RunBuilder, opened: Opened) -> None:
+def test_the_search_form_offers_the_most_frequent_predicates_first(book, opened):
     tag(book, 0.9, 0.8, 0.1)
     state = opened()
     offered = state.index.rows("SELECT kind, name FROM offered ORDER BY kind, place")
@@ -157,18 +133,7 @@ def test_the_search_form_offers_the_most_frequent_predicates_first(book: RunBuil
     ]  # fmt: skip
 
 
-def test_recent_values_stay_and_the_one_unused_longest_goes() -> None:
-    recent: Recent[int, str] = Recent(2)
-    recent.put(1, "one")
-    recent.put(2, "two")
-    assert recent.find([1, 3]) == {1: "one"}
-    recent.put(3, "three")
-    assert recent.find([1, 2, 3]) == {1: "one", 3: "three"}
-
-
-def test_a_run_whose_labels_do_not_fit_its_settings_opens_without_them(
-    book: RunBuilder, recipe: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_whose_labels_do_not_fit_its_settings_opens_without_them(book, recipe, tmp_path, caplog):
     tag(book, 0.9, 0.5, 0.2)
     view = replace(run_view(recipe, book.run), choice=ChoiceSettings(confidence="calibrated"))
     index = ReviewIndex(tmp_path / "index.duckdb", view)
@@ -178,15 +143,7 @@ def test_a_run_whose_labels_do_not_fit_its_settings_opens_without_them(
     index.close()
 
 
-def test_a_damaged_index_is_made_anew(book: RunBuilder, opened: Opened, tmp_path: Path) -> None:
-    tag(book, 0.9, 0.5, 0.2)
-    (tmp_path / "index.duckdb").write_bytes(b"no database" * 1000)
-    assert len(all_labels(opened())) == 4
-
-
-def test_a_flipped_bit_is_found_by_verify_and_mended_when_the_index_is_opened(
-    book: RunBuilder, recipe: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_flipped_bit_is_found_by_verify_and_mended_when_the_index_is_opened(book, recipe, tmp_path, caplog):
     tag(book, 0.9, 0.5, 0.2)
     path = book.run.store.root / "indexes" / "review" / "toy.duckdb"
 
@@ -214,7 +171,7 @@ def test_a_flipped_bit_is_found_by_verify_and_mended_when_the_index_is_opened(
     assert mended > 10
 
 
-def test_a_page_that_is_open_is_no_damage(book: RunBuilder, tmp_path: Path) -> None:
+def test_a_page_that_is_open_is_no_damage(book, tmp_path):
     code = f"import duckdb; held = duckdb.connect({str(tmp_path / 'index.duckdb')!r}); print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline()
@@ -222,7 +179,7 @@ def test_a_page_that_is_open_is_no_damage(book: RunBuilder, tmp_path: Path) -> N
         other.communicate(b"\n")
 
 
-def test_a_folder_that_cannot_be_written_is_named(book: RunBuilder, recipe: Any, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(book, recipe, tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(FatalError, match=r"taken/index\.duckdb: the index of the review page can't be written"):
         ReviewIndex(tmp_path / "taken" / "index.duckdb", run_view(recipe, book.run))

@@ -1,15 +1,10 @@
 """The overview of a small run, with every figure counted by hand or compared with that of the report."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from report_page import Page
 from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 from toy_store import put_chain, record
 
@@ -20,48 +15,12 @@ from pipeline.review.pages import Pages
 from pipeline.review.review_state import ReviewState
 from pipeline.review.run_progress import RunProgress
 from pipeline.review.search import Search
-from pipeline.run.context import run_view
 from pipeline.run.dag import build_steps
 from pipeline.runtime.stage import Rejected
 from storage.local_store import LocalStore
 from storage.runs import Run
 
 HOSTILE = '<script>alert("x")</script>'
-Open = Callable[..., ReviewState]
-
-
-class Page(HTMLParser):
-    """Parses the elements, links and text of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data + " "
-
-
-@pytest.fixture
-def opened(tmp_path: Path, recipe: Any, book: RunBuilder) -> Iterator[Open]:
-    """Opens the state of the run."""
-    states: list[ReviewState] = []
-
-    def open_state(against: Run | None = None, **options: Any) -> ReviewState:
-        other = None if against is None else run_view(recipe, against)
-        folder = tmp_path / f"reviewed{len(states)}"
-        states.append(
-            ReviewState(run_view(recipe, book.run), folder / "index.duckdb", folder / "verdicts", other, **options)
-        )
-        return states[-1]
-
-    yield open_state
-    for state in states:
-        state.close()
 
 
 def page_of(state: ReviewState, overview: Overview) -> Page:
@@ -79,18 +38,13 @@ def more(book: RunBuilder) -> None:
     refused = [Rejected(9, "no caption <b>", "")]
     book.add("caption", "toys/0001", [captions(7, "a man near a man"), captions(8, "x")], rejected=refused)
     book.add("parse", "toys/0001", [triplets(7, (0, "man", "next to", "man"))])
-    found = (
-        (0, "next to", 1, 0.7),
-        (1, "next to", 0, 0.8),
-        (0, "beside", 1, 0.75),
-        (0, "hold", 1, 1.0),
-        (0, "ride", 2, 0.0),
-    )
+    found = [(0, "next to", 1, 0.7), (1, "next to", 0, 0.8), (0, "beside", 1, 0.75), (0, "hold", 1, 1.0)]
+    found.append((0, "ride", 2, 0.0))
     book.add("tag", "toys/0001", [relations(7, *found), relations(8, (0, "ride", 2, 0.5))],
              candidates=[pairs(7, (0, "next to", 1, 1), (1, "next to", 0, 1), (0, "hold", 1, 1)), pairs(8)])  # fmt: skip
 
 
-def test_funnel_and_audit_are_those_of_the_report(labelled: RunBuilder, opened: Open) -> None:
+def test_funnel_and_audit_are_those_of_the_report(labelled, opened):
     more(labelled)
     state = opened()
     facts, choice = state.facts.facts(), state.view.choice
@@ -101,7 +55,6 @@ def test_funnel_and_audit_are_those_of_the_report(labelled: RunBuilder, opened: 
     }
     (theirs,) = figures.audits
     (audit,) = facts.audits
-    assert theirs.labels is not None
     assert (audit.images, audit.given, audit.reachable) == (
         theirs.labels.images, theirs.labels.given, theirs.labels.reachable,
     )  # fmt: skip
@@ -112,7 +65,7 @@ def test_funnel_and_audit_are_those_of_the_report(labelled: RunBuilder, opened: 
     assert audit.curve()[-1] == (0.0, 1.0, 4 / 8)
 
 
-def test_the_losses_say_why(labelled: RunBuilder, opened: Open) -> None:
+def test_the_losses_say_why(labelled, opened):
     more(labelled)
     overview = overview_of(opened())
     levels = {level.name: level for level in overview.levels}
@@ -122,7 +75,7 @@ def test_the_losses_say_why(labelled: RunBuilder, opened: Open) -> None:
     assert levels["scored labels"].number - levels["scored labels"].lost == levels["kept labels"].number
 
 
-def test_counts_lead_to_the_labels_that_they_count(labelled: RunBuilder, opened: Open) -> None:
+def test_counts_lead_to_the_labels_that_they_count(labelled, opened):
     more(labelled)
     state = opened()
     overview = overview_of(state)
@@ -144,7 +97,7 @@ def test_counts_lead_to_the_labels_that_they_count(labelled: RunBuilder, opened:
         assert found(bar.address) == bar.facts.kept
 
 
-def test_a_run_on_its_way_is_shown_and_followed(book: RunBuilder, recipe: Any, opened: Open) -> None:
+def test_a_run_on_its_way_is_shown_and_followed(book, recipe, opened):
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2)])])
     state = opened(planned={step.name: step.needs for step in build_steps(recipe)})
     before = {step.step: step for step in overview_of(state).steps}
@@ -161,7 +114,7 @@ def test_a_run_on_its_way_is_shown_and_followed(book: RunBuilder, recipe: Any, o
     assert "not yet" in page_of(state, after).text
 
 
-def test_a_failed_step_says_why_until_it_is_recorded_again(book: RunBuilder, recipe: Any, opened: Open) -> None:
+def test_a_failed_step_says_why_until_it_is_recorded_again(book, recipe, opened):
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
     outcome = [{"step": "ingest", "partitions": 1, "cached": 1}]
     book.run.append("failed", error=f"caption toys/0000: {HOSTILE}", outcome=outcome)
@@ -174,7 +127,7 @@ def test_a_failed_step_says_why_until_it_is_recorded_again(book: RunBuilder, rec
     assert {step.step: step.state for step in overview_of(state).steps}["caption"] == "done"
 
 
-def test_an_artifact_that_is_gone_is_missing(labelled: RunBuilder, opened: Open) -> None:
+def test_an_artifact_that_is_gone_is_missing(labelled, opened):
     more(labelled)
     (artifact, *_) = labelled.run.artifacts("caption").values()
     for path in artifact.folder.iterdir():
@@ -184,7 +137,7 @@ def test_an_artifact_that_is_gone_is_missing(labelled: RunBuilder, opened: Open)
     assert (steps["caption"].state, steps["caption"].done, steps["caption"].missing) == ("incomplete", 1, 1)
 
 
-def test_without_a_recipe_steps_follow_what_they_were_made_of(tmp_path: Path) -> None:
+def test_without_a_recipe_steps_follow_what_they_were_made_of(tmp_path):
     store = LocalStore(tmp_path / "store")
     run = record(store, "toy", put_chain(store))
     steps = RunProgress(run, {}).steps()
@@ -195,7 +148,7 @@ def test_without_a_recipe_steps_follow_what_they_were_made_of(tmp_path: Path) ->
     assert nodes["ingest"] < nodes["caption"] < nodes["parse"]
 
 
-def test_no_style_no_script_and_hostile_text_stays_text(book: RunBuilder, opened: Open) -> None:
+def test_no_style_no_script_and_hostile_text_stays_text(book, opened):
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, HOSTILE, 2)])], rejected=[Rejected(3, HOSTILE, "")])
     book.add("caption", "toys/0000", [], rejected=[Rejected(1, HOSTILE, "")])
     book.add("parse", "toys/0000", [])
@@ -209,7 +162,7 @@ def test_no_style_no_script_and_hostile_text_stays_text(book: RunBuilder, opened
     assert not any(re.match("on", name) for _, attributes in page.elements for name in attributes)
 
 
-def test_another_run_is_set_beside_this_one(labelled: RunBuilder, opened: Open) -> None:
+def test_another_run_is_set_beside_this_one(labelled, opened):
     other = RunBuilder(Run(labelled.run.store, "other"), labelled.pictures)
     own, ride = {"run": "other"}, [(0, "riding", 2)]
     other.add("ingest", "toys/0000", [other.image(1, TWO_PEOPLE, ride), other.image(2, TWO_PEOPLE, ride)], settings=own)
@@ -217,7 +170,6 @@ def test_another_run_is_set_beside_this_one(labelled: RunBuilder, opened: Open) 
     other.add("tag", "toys/0000", theirs, candidates=[], settings=own)
     state = opened(against=other.run)
     overview = overview_of(state)
-    assert overview.comparison is not None
     counts = {name: overview.comparison[name] for name in ("both", "kept_in_both", "kept_here", "kept_there")}
     # Both: image 1 keeps 0 ride 2; 1 ride 2 is kept there only. Here only: image 2's 0 ride 2, and two "next to".
     assert counts == {"both": 3, "kept_in_both": 1, "kept_here": 3, "kept_there": 1}

@@ -1,7 +1,5 @@
 """A partition that fails a check holds back only what reads it, and another limit computes nothing again."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -34,7 +32,7 @@ def damaged(tmp_path: Path) -> Path:
     return recipe
 
 
-def test_only_what_reads_the_partition_is_left_out(damaged: Path) -> None:
+def test_only_what_reads_the_partition_is_left_out(damaged):
     store = damaged.parent / "out" / "store"
     done = rlip("run", damaged, *UNTIL, "--set", LIMIT)
     assert done.exit_code == 1
@@ -64,7 +62,7 @@ def test_only_what_reads_the_partition_is_left_out(damaged: Path) -> None:
     assert made.keys("ingest") == ingested and "no checks" in output_of("show", "small", "--checks", "--store", store)
 
 
-def test_a_plan_shows_the_checks_and_what_they_leave_out(damaged: Path) -> None:
+def test_a_plan_shows_the_checks_and_what_they_leave_out(damaged):
     rlip("run", damaged, *UNTIL, "--set", LIMIT)
     rows = {row["step"]: row for row in json.loads(output_of("plan", damaged, "--json", "--set", LIMIT))}
     assert rows["ingest"]["checks"] == ["reject share ≤ 0.2"] and rows["ingest"]["held"] == 0
@@ -72,7 +70,7 @@ def test_a_plan_shows_the_checks_and_what_they_leave_out(damaged: Path) -> None:
     assert "held back: ingest set/0000 failed its check: reject share 0.25" in rows["caption"]["why"]
 
 
-def test_a_step_over_the_whole_set_is_refused(damaged: Path) -> None:
+def test_a_step_over_the_whole_set_is_refused(damaged):
     root = damaged.parent
     ends = {"person_box": [4, 4, 24, 34], "object": "horse", "object_box": [20, 10, 50, 40]}
     (root / "relations.json").write_text(json.dumps([{"image_id": 1, "relations": [{**ends, "action": "ride"}]}]))
@@ -85,9 +83,7 @@ def test_a_step_over_the_whole_set_is_refused(damaged: Path) -> None:
     steps = {step.name: step for step in planner.context.steps}
     planner.plan(steps["ingest"])
     assert list(planner.plan(steps["shard_tagger"]).held) == ["set/0000"]
-    with pytest.raises(
-        FatalError, match="train_tagger would read partitions that failed a check; first: ingest set/0000"
-    ):
+    with pytest.raises(FatalError, match=r"train_tagger would read partitions .*first: ingest set/0000"):
         planner.plan(steps["train_tagger"])
     rows = {row["step"]: row for row in json.loads(output_of("plan", damaged, "--json", "--set", LIMIT))}
     assert rows["train_tagger"]["why"].startswith("refused: ingest set/0000") and rows["tag"]["why"].startswith(
@@ -95,7 +91,7 @@ def test_a_step_over_the_whole_set_is_refused(damaged: Path) -> None:
     )
 
 
-def test_labels_are_measured_by_what_their_own_partition_states(book: RunBuilder) -> None:
+def test_labels_are_measured_by_what_their_own_partition_states(book):
     book.add(
         "ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2), (1, "next to", 0), (1, "holding", 2)])]
     )
@@ -113,7 +109,7 @@ def test_labels_are_measured_by_what_their_own_partition_states(book: RunBuilder
     assert measured.average_precision() == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
-def test_nothing_stated_is_nothing_to_judge(book: RunBuilder) -> None:
+def test_nothing_stated_is_nothing_to_judge(book):
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
     book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1, (0, "ride", 2, 1))])
     tagged, images = (book.run.artifacts(step)["toys/0000"] for step in ("tag", "ingest"))
@@ -141,21 +137,19 @@ def labelled(folder: Path, *riders: int, truth: bool = True) -> Inputs:
     return Inputs({table: list(book.run.artifacts(step).values()) for table, step in steps.items()})
 
 
-def test_labels_below_the_limit_are_refused_and_their_predicates_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        FatalError, match=r"min_overall_average_precision = 0\.9 .*; worst predicates: ride 0\.50 \(2 true\)\. "
-    ) as refused:
+def test_labels_below_the_limit_are_refused_and_their_predicates_named(tmp_path):
+    with pytest.raises(FatalError, match=r"= 0\.9 .*; worst predicates: ride 0\.50 \(2 true\)\. ") as refused:
         require_precise_labels(labelled(tmp_path, 1, 1), 0.9)
     assert "next to" not in str(refused.value)
 
 
-def test_the_limit_is_that_of_all_partitions_together(tmp_path: Path) -> None:
+def test_the_limit_is_that_of_all_partitions_together(tmp_path):
     mixed = labelled(tmp_path, 0, 0, 0, 1)
     require_precise_labels(mixed, 0.75)  # the last partition alone has .58
     with pytest.raises(FatalError, match="4 true"):
         require_precise_labels(mixed, 0.99)
 
 
-def test_labels_that_nothing_can_judge_are_refused_too(tmp_path: Path) -> None:
+def test_labels_that_nothing_can_judge_are_refused_too(tmp_path):
     with pytest.raises(FatalError, match="nothing to judge the labels by; set it to 0"):
         require_precise_labels(labelled(tmp_path, 0, truth=False), 0.1)

@@ -1,7 +1,5 @@
 """The doctor finds what is missing before any work, and says what to do."""
 
-from __future__ import annotations
-
 import gzip
 import re
 import shutil
@@ -10,12 +8,16 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from rlip_command import loaded_by
+from small_set import train_long, write_small_set
 
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import examine, require, require_readable, stated_ranges, unmet
+from pipeline.run.networks import FIT, Finding, networks
 from pipeline.run.prepare import prepare
 from pipeline.run.progress import Lines
 from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime import devices
 from storage.errors import FatalError
 from tests.data.toy_sets import save_json, save_picture
@@ -56,7 +58,7 @@ def missing(recipe: Recipe) -> dict[str, str]:
     return {finding.what: finding.detail for finding in examine(RunContext(recipe)) if finding.state == "missing"}
 
 
-def test_nothing_is_missing_where_all_is_there(recipe: Recipe) -> None:
+def test_nothing_is_missing_where_all_is_there(recipe):
     assert missing(recipe) == {}
     require(RunContext(recipe))
     found = {finding.what: finding.detail for finding in examine(RunContext(recipe))}
@@ -73,14 +75,14 @@ def test_nothing_is_missing_where_all_is_there(recipe: Recipe) -> None:
         (b'{"images": [{"id": 1}, {"id"', "ends in the middle of its JSON, with b'"),
     ],
 )
-def test_annotations_that_are_no_json(recipe: Recipe, tmp_path: Path, data: bytes, message: str) -> None:
+def test_annotations_that_are_no_json(recipe, tmp_path, data, message):
     (tmp_path / "instances.json").write_bytes(data)
     assert re.search(message, missing(recipe)["data.sources toy"])
     with pytest.raises(FatalError, match=r"data.sources toy: annotations: .*instances\.json (is|ends)"):
         require(RunContext(recipe))
 
 
-def test_files_of_a_benchmark_that_are_missing_are_told_with_their_origin(recipe: Recipe, tmp_path: Path) -> None:
+def test_files_of_a_benchmark_that_are_missing_are_told_with_their_origin(recipe, tmp_path):
     save_json(tmp_path / "annotations.json", {})
     source = {"name": "toy", "format": "vrd", "images": "images", "annotations": "annotations.json"}
     source |= {"objects": "vrd/objects.json", "predicates": "vrd/predicates.json"}
@@ -97,7 +99,7 @@ def test_files_of_a_benchmark_that_are_missing_are_told_with_their_origin(recipe
     assert "predicates.json is not JSON: it begins with b'<html>'" in missing(asked)["data.sources toy"]
 
 
-def test_a_tokenizer_folder_without_a_tokenizer(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_tokenizer_folder_without_a_tokenizer(recipe, tmp_path):
     folder = tmp_path / "tokenizer"
     folder.mkdir()
     settings = {"tokenizer": folder, "random_start": True}
@@ -115,12 +117,12 @@ def test_a_tokenizer_folder_without_a_tokenizer(recipe: Recipe, tmp_path: Path) 
         (b'{"1": "a man', "ends in the middle"),
     ],
 )
-def test_recorded_captions_that_can_not_be_read(recipe: Recipe, tmp_path: Path, data: bytes, message: str) -> None:
+def test_recorded_captions_that_can_not_be_read(recipe, tmp_path, data, message):
     (tmp_path / "captions.json").write_bytes(data)
     assert re.search(message, missing(recipe)["caption.recorded"])
 
 
-def test_a_captioner_is_looked_into(recipe: Recipe, tmp_path: Path, root: Path) -> None:
+def test_a_captioner_is_looked_into(recipe, tmp_path, root):
     folder = shutil.copytree(root / "scenes/weights/captioner", tmp_path / "captioner")
     asked = changed(recipe, caption={"model": str(folder)}, data=recipe.data.model_dump())
     assert missing(asked) == {}
@@ -146,9 +148,7 @@ def test_a_captioner_is_looked_into(recipe: Recipe, tmp_path: Path, root: Path) 
         ({"device": "cuda"}, "torch finds no GPU"),
     ],
 )
-def test_networks_that_can_not_be_trained_stop_a_run_before_work(
-    recipe: Recipe, root: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
-) -> None:
+def test_networks_that_can_not_be_trained_stop_a_run_before_work(recipe, root, monkeypatch, settings, message):
     monkeypatch.chdir(root)
     asked = changed(recipe, pretrain={"variants": ["none"], "settings": settings}, data=recipe.data.model_dump())
     assert re.search(message, missing(asked)["pretrain:none network"])
@@ -165,9 +165,7 @@ def test_networks_that_can_not_be_trained_stop_a_run_before_work(
         ({"backbone": "swin_tiny_patch4_window7_224", "text": {"layers": 2}}, ["swin_tiny", "backbone_norm"]),
     ],
 )
-def test_a_network_for_pre_trained_weights_does_not_start_at_random_unless_asked_to(
-    recipe: Recipe, network: dict[str, Any], words: list[str]
-) -> None:
+def test_a_network_starts_at_random_only_if_asked_to(recipe, network, words):
     def asked(**settings: Any) -> Recipe:
         training = {"network": network, "processes": 1, **settings}
         return changed(recipe, pretrain={"variants": ["none"], "settings": training}, data=recipe.data.model_dump())
@@ -184,7 +182,7 @@ def test_a_network_for_pre_trained_weights_does_not_start_at_random_unless_asked
     assert meant.pretrain.settings.row_settings() == asked().pretrain.settings.row_settings()
 
 
-def test_a_small_network_starts_at_random_without_a_word(recipe: Recipe) -> None:
+def test_a_small_network_starts_at_random_without_a_word(recipe):
     network = {"backbone": "test_resnet", "backbone_norm": "group", "backbone_strides": [8, 16], "levels": 3}
     small = {"network": network | {"text": {"hidden": 32, "layers": 1, "heads": 2, "feedforward": 64}}}
     asked = changed(recipe, pretrain={"variants": ["none"], "settings": small}, data=recipe.data.model_dump())
@@ -200,9 +198,9 @@ def test_a_small_network_starts_at_random_without_a_word(recipe: Recipe) -> None
         ("flags\t\t: fpu avx2 avx512f\n", "float32"),
     ],
 )
-def test_precision_auto_is_what_the_device_has_instructions_for_and_the_key_holds_which(
-    recipe: Recipe, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, precision: str
-) -> None:
+def test_precision_auto_is_what_the_device_can_and_the_key_holds_which(
+    recipe, root, tmp_path, monkeypatch, flags, precision
+):
     (tmp_path / "cpuinfo").write_text(flags)
     monkeypatch.setattr(devices, "PROCESSOR", tmp_path / "cpuinfo")
     network = {"text": {"hidden": 32, "layers": 1, "heads": 2}, "backbone": "test_resnet", "backbone_norm": "group"}
@@ -227,13 +225,13 @@ def test_precision_auto_is_what_the_device_has_instructions_for_and_the_key_hold
         assert len(warned) == (precision == "float32")
 
 
-def test_a_plan_needs_neither_space_nor_permission(recipe: Recipe) -> None:
+def test_a_plan_needs_neither_space_nor_permission(recipe):
     full = changed(recipe, run={"min_free_gib": 1e9}, data=recipe.data.model_dump())
     assert "min_free_gib" in missing(full)["disk"]
     require_readable(RunContext(full))
 
 
-def test_workers_of_this_machine_do_not_concern_a_ray_cluster(recipe: Recipe) -> None:
+def test_workers_of_this_machine_do_not_concern_a_ray_cluster(recipe):
     def notes(**run: Any) -> set[str]:
         asked = changed(recipe, run={"workers": 256, **run}, data=recipe.data.model_dump())
         return {finding.what for finding in examine(RunContext(asked)) if finding.state == "note"}
@@ -243,28 +241,71 @@ def test_workers_of_this_machine_do_not_concern_a_ray_cluster(recipe: Recipe) ->
     assert not ours & notes(engine="ray", ray_address="127.0.0.1:1")
 
 
-def test_everything_that_is_missing_is_told_at_once(recipe: Recipe, tmp_path: Path) -> None:
+def test_everything_that_is_missing_is_told_at_once(recipe, tmp_path):
     (tmp_path / "instances.json").unlink()
     (tmp_path / "captions.json").unlink()
     assert {"data.sources toy", "caption recorded 0"} <= missing(recipe).keys()
 
 
-def test_versions_out_of_range_are_named_with_what_to_install() -> None:
+def test_versions_out_of_range_are_named_with_what_to_install():
     wanted = [Requirement(line) for line in ("numpy>=99", "rlip-no-such-package>=1,<2", "pyarrow>=1")]
     old, absent = unmet(wanted)
     assert old.startswith("numpy is ") and "pip install 'numpy>=99'" in old
     assert absent == "rlip-no-such-package is not installed: pip install 'rlip-no-such-package<2,>=1'"
 
 
-def test_a_training_without_its_extra_is_told_before_any_work(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_without_its_extra_is_told_before_any_work(recipe, monkeypatch):
     monkeypatch.setattr("pipeline.training.tracking.trackers.find_spec", lambda name: None)
     require(RunContext(recipe))
-    with pytest.raises(
-        FatalError, match=r"pretrain:none: the tracker 'tensorboard' .*pip install 'rlip\[tensorboard\]'"
-    ):
+    with pytest.raises(FatalError, match=r"pretrain:none: .*pip install 'rlip\[tensorboard\]'"):
         require(RunContext(changed(recipe, pretrain={"variants": ["none"]})))
 
 
-def test_extras_are_asked_for_only_by_recipes_that_use_them() -> None:
+def test_extras_are_asked_for_only_by_recipes_that_use_them():
     assert "s3fs" not in {wanted.name for wanted in stated_ranges()}
     assert {"s3fs", "torch"} <= {wanted.name for wanted in stated_ranges(extras=["s3"])}
+
+
+TAGGED = """
+name = "mine"
+[[data.sources]]
+name = "mine"
+images = "."
+annotations = "instances.json"
+"""
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "state", "words"),
+    [
+        ('{"image_size": 96}', "ok", "tagger with"),
+        ("[" * 100_000, "missing", "vocabulary.json: damaged"),
+        ('{"image_size": "96"}', "missing", "vocabulary.json: damaged (image_size"),
+        ('{"image_size": 0}', "missing", "vocabulary.json: damaged (image_size"),
+    ],
+)
+def test_the_vocabulary_beside_a_tagger_is_read_within_limits(vocabulary, state, words, root, tmp_path):
+    (tmp_path / "mine.toml").write_text(TAGGED)
+    shutil.copytree(root / "scenes/weights/tagger", tmp_path / "tagger")
+    (tmp_path / "tagger" / "vocabulary.json").write_text(vocabulary)
+    recipe = load_recipe(tmp_path / "mine.toml", [f"tag.weights={tmp_path / 'tagger'}"])
+    (found,) = networks(RunContext(recipe))
+    assert found.state == state and words in found.detail
+
+
+def test_the_doctor_recalls_what_a_run_found_until_something_changes(tmp_path):
+    path = write_small_set(tmp_path, 1)
+    train_long(tmp_path)
+    require(RunContext(load_recipe(path)))
+    assert not loaded_by("doctor", path) & {"torch", "timm", "transformers"}
+
+    def network(*overrides: str) -> Finding:
+        (found,) = networks(RunContext(load_recipe(path, overrides)))
+        return found
+
+    found = network()
+    assert found.state == "ok" and "RLIP with test_resnet" in found.detail
+    assert network("pretrain.settings.network.backbone=none_such").state == "missing"
+    noted = RunContext(load_recipe(path)).run
+    noted.note(FIT, {**noted.read_document(FIT), "found": [{"state": "fine"}]})
+    assert network() == found, "a note that is none is not believed"

@@ -1,6 +1,4 @@
-"""`rlip estimate` follows from what an earlier run took per image, and the report scores it afterwards."""
-
-from __future__ import annotations
+"""What is due and why, by `rlip plan`, and what it will take, by `rlip estimate`, which the report scores afterwards."""
 
 import json
 from pathlib import Path
@@ -8,21 +6,27 @@ from typing import Any
 
 import pytest
 from rlip_command import output_of, rlip
-from run_builder import RunBuilder
-from small_set import train_long, write_small_set
+from small_set import small_recipe, train_long, write_small_set
 
+from pipeline.data.partitioning import index_of
 from pipeline.report.formatting import bytes_in_words
 from pipeline.report.steps import ESTIMATE, scored_estimate, step_costs
 from pipeline.run.context import RunContext
 from pipeline.run.estimate import expected_seconds
+from pipeline.run.planner import Planner, StepForecast, forecast
+from pipeline.run.progress import Display
+from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
+from pipeline.run.runner import run
+from pipeline.runtime.stage import WHOLE
+from pipeline.stages.train_tagger import TrainTaggerStage
 from storage.local_store import LocalStore
 from storage.runs import Run
 
 UNTIL = ("--set", "run.until=caption")
 
 
-def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path: Path) -> None:
+def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path):
     recipe = write_small_set(tmp_path)
     store = LocalStore(tmp_path / "out" / "store")
     output_of("run", recipe, "--direct", *UNTIL)
@@ -35,8 +39,8 @@ def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path
 
     assert Run(store, "other").read_document(ESTIMATE)["run"] == "other"
     Run(store, "third").note(ESTIMATE, {"steps": [{"step": "ingest", "wall": 2.0}, {"step": "caption", "wall": None}]})
-    for run, expected in (("other", {"ingest": 0, "caption": 0}), ("third", {"ingest": 2.0, "caption": None})):
-        assert expected_seconds(RunContext(load_recipe(recipe, [UNTIL[1], f"name={run}"]))) == expected
+    for name, expected in (("other", {"ingest": 0, "caption": 0}), ("third", {"ingest": 2.0, "caption": None})):
+        assert expected_seconds(RunContext(load_recipe(recipe, [UNTIL[1], f"name={name}"]))) == expected
 
     more = json.loads(output_of(*asked, "--images", 8000, "--json"))
     by_step = {step["step"]: step for step in more["steps"]}
@@ -61,7 +65,7 @@ def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path
     assert asked_again == {"ingest": 0, "caption": pytest.approx(4 * left)}, "half of its images are due"
 
 
-def test_steps_over_whole_sets_that_are_cached_cost_nothing(tmp_path: Path, root: Path) -> None:
+def test_steps_over_whole_sets_that_are_cached_cost_nothing(tmp_path, root):
     recipe = write_small_set(tmp_path)
     asked = ("--set", f"tag.weights={root / 'scenes/weights/tagger'}", "--set", "run.until=import_tagger")
 
@@ -75,7 +79,7 @@ def test_steps_over_whole_sets_that_are_cached_cost_nothing(tmp_path: Path, root
     assert basis() == "cached"
 
 
-def test_without_an_earlier_run_only_what_was_measured_with_these_settings_counts(tmp_path: Path) -> None:
+def test_without_an_earlier_run_only_what_was_measured_with_these_settings_counts(tmp_path):
     recipe = write_small_set(tmp_path)
     counted = json.loads(output_of("estimate", recipe, "--json", *UNTIL))
     assert [(step["step"], step["images"], step["seconds"]) for step in counted["steps"]] == [
@@ -88,7 +92,7 @@ def test_without_an_earlier_run_only_what_was_measured_with_these_settings_count
     assert (ingest["seconds"], caption["seconds"]) == (None, pytest.approx(3970)) and "BLIP-large" in caption["basis"]
 
 
-def test_a_training_in_epochs_that_was_never_measured_is_estimated_from_its_operations(tmp_path: Path) -> None:
+def test_a_training_in_epochs_that_was_never_measured_is_estimated_from_its_operations(tmp_path):
     recipe = write_small_set(tmp_path)
     train_long(recipe.parent)
     recipe.write_text(recipe.read_text().replace("steps = 100000\n", "epochs = 3\n"))
@@ -106,7 +110,7 @@ def test_a_training_in_epochs_that_was_never_measured_is_estimated_from_its_oper
     assert training("--set", "pretrain.settings.device=cpu")["seconds"] is None
 
 
-def test_on_a_ray_cluster_the_most_actors_of_the_recipe_count_as_workers(tmp_path: Path) -> None:
+def test_on_a_ray_cluster_the_most_actors_of_the_recipe_count_as_workers(tmp_path):
     on_ray = [word for each in ("engine=ray", "ray_address=127.0.0.1:1") for word in ("--set", f"run.{each}")]
     asked = (
         "estimate",
@@ -124,7 +128,7 @@ def test_on_a_ray_cluster_the_most_actors_of_the_recipe_count_as_workers(tmp_pat
     assert unbounded.exit_code == 1 and "without run.max_actors: name the number of workers" in unbounded.stderr
 
 
-def test_the_score_compares_costs_per_image(labelled: RunBuilder, tmp_path: Path) -> None:
+def test_the_score_compares_costs_per_image(labelled, tmp_path):
     (tagged,) = labelled.run.artifacts("tag").values()
     labelled.run.note(ESTIMATE, {"steps": [
         {"step": "tag", "images": 10, "seconds": 10 * tagged.manifest.seconds + 5},
@@ -137,3 +141,65 @@ def test_the_score_compares_costs_per_image(labelled: RunBuilder, tmp_path: Path
     output_of("report", "toy", "--store", labelled.run.store.address, "--out", tmp_path / "report", "--pictures", 0)
     page = (tmp_path / "report" / "index.html").read_text()
     assert "<h3>Estimate</h3>" in page and f"{tag.estimated:.4g}" in page and f"{tag.ratio:.2f}" in page
+
+
+def planned(recipe: Recipe) -> dict[str, StepForecast]:
+    index_of.cache_clear()  # a process reads annotations once
+    return {step.step: step for step in forecast(Planner(RunContext(recipe)))}
+
+
+def grow(root: Path, count: int) -> None:
+    """Make the set larger by images without relations."""
+    write_small_set(root / "more", count)
+    for name in ("instances.json", "captions.json"):
+        (root / name).write_bytes((root / "more" / name).read_bytes())
+    for path in (root / "more" / "images").iterdir():
+        if not (root / "images" / path.name).exists():
+            path.rename(root / "images" / path.name)
+
+
+def ride(image_id: int) -> dict[str, object]:
+    """A relation between the two boxes of an image, in the pair layout."""
+    ends = {"person_box": [4, 4, 24, 34], "object": "horse", "object_box": [20, 10, 50, 40]}
+    return {"image_id": image_id, "relations": [{**ends, "action": "ride"}]}
+
+
+def test_the_cause_is_told_below_the_step_where_it_lies(tmp_path):
+    write_small_set(tmp_path)
+    run(RunContext(small_recipe(tmp_path)), Display())
+    grow(tmp_path, 9)
+    found = planned(small_recipe(tmp_path))
+    assert (found["ingest"].due, found["ingest"].why) == (1, "new partition set/0002")
+    for step in ("caption", "parse"):
+        assert (found[step].cached, found[step].due, found[step].at_most) == (2, 1, True)
+        assert found[step].why == "ingest: new partition set/0002"
+
+
+def test_pictures_without_relations_do_not_train_the_tagger_again(tmp_path):
+    write_small_set(tmp_path)
+    pairs = [ride(1)]
+    (tmp_path / "relations.json").write_text(json.dumps(pairs))
+    (tmp_path / "recipe.toml").write_text(
+        (tmp_path / "recipe.toml").read_text()
+        .replace('label = ["set"]', 'label = ["set"]\ntagger = ["set"]')
+        .replace('annotations = "instances.json"', 'annotations = "instances.json"\nrelations = "relations.json"')
+    )  # fmt: skip
+
+    def tagger_key() -> str:
+        index_of.cache_clear()
+        recipe = small_recipe(tmp_path)
+        run(RunContext(small_recipe(tmp_path, "run.until=shard_tagger")), Display())
+        planner = Planner(RunContext(recipe))
+        steps = {step.name: step for step in planner.context.steps}
+        planner.plan(steps["ingest"])
+        planner.plan(steps["shard_tagger"])
+        (item,) = planner.plan(steps["train_tagger"]).due
+        assert (item.partition, steps["train_tagger"].stage) == (WHOLE, TrainTaggerStage)
+        return item.key
+
+    before = tagger_key()
+    grow(tmp_path, 9)
+    assert tagger_key() == before
+    pairs.append(ride(9))
+    (tmp_path / "relations.json").write_text(json.dumps(pairs))
+    assert tagger_key() != before

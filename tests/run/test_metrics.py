@@ -1,20 +1,19 @@
-"""Prometheus metrics of a run: a real run is scraped while it goes on, and its file says how it ended."""
+"""What a run tells while it goes on and how it ended: metrics for Prometheus, and structured logs of it and its workers."""
 
-from __future__ import annotations
-
+import json
 import socket
-from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from rlip_command import rlip
+from rich.console import Console
 from small_set import small_recipe, write_small_set
 
+from flows.server import free_port
 from pipeline.interop import openlineage_delivery
 from pipeline.run.context import RunContext
 from pipeline.run.metrics import measured
-from pipeline.run.progress import Display, Lines
+from pipeline.run.progress import Display, Lines, open_display
 from pipeline.run.runner import logged_run, run
 from pipeline.runtime.execute import Record
 from storage.errors import FatalError
@@ -32,13 +31,6 @@ def values(text: str) -> Values:
     }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 class Scraping(Display):
     """A display that scrapes the metrics when a partition is finished, as a server would at that moment."""
 
@@ -50,17 +42,12 @@ class Scraping(Display):
             self.scraped.append(values(answer.read().decode()))
 
 
-def test_a_run_is_scraped_while_it_goes_on(tmp_path: Path) -> None:
+def test_a_run_is_scraped_while_it_goes_on(tmp_path):
     write_small_set(tmp_path)
     (tmp_path / "images" / "000002.png").write_bytes(b"no picture")
     port, file = free_port(), tmp_path / "run.prom"
-    words = (
-        "run.until=ingest",
-        "run.checks.max_overall_reject_share=0.5",
-        f"run.metrics_port={port}",
-        f"run.metrics_file={file}",
-    )
-    recipe, shown = small_recipe(tmp_path, *words), Scraping(port)
+    words = ("run.until=ingest", "run.checks.max_overall_reject_share=0.5", f"run.metrics_port={port}")
+    recipe, shown = small_recipe(tmp_path, *words, f"run.metrics_file={file}"), Scraping(port)
     with measured(recipe, shown) as display:
         run(RunContext(recipe), display)
     first, last = shown.scraped
@@ -76,7 +63,7 @@ def test_a_run_is_scraped_while_it_goes_on(tmp_path: Path) -> None:
         urlopen(f"http://127.0.0.1:{port}/metrics")
 
 
-def test_a_failed_run_says_so_in_its_file(tmp_path: Path) -> None:
+def test_a_failed_run_says_so_in_its_file(tmp_path):
     write_small_set(tmp_path)
     recipe = small_recipe(tmp_path, f"run.metrics_file={tmp_path / 'run.prom'}")
     with pytest.raises(FatalError), measured(recipe, Scraping(0)):
@@ -85,7 +72,7 @@ def test_a_failed_run_says_so_in_its_file(tmp_path: Path) -> None:
     assert (ended["rlip_run_running",], ended["rlip_run_failed",]) == (0, 1)
 
 
-def test_a_taken_port_and_an_unwritable_file_are_told_with_their_settings(tmp_path: Path) -> None:
+def test_a_taken_port_and_an_unwritable_file_are_told_with_their_settings(tmp_path):
     write_small_set(tmp_path)
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -93,37 +80,76 @@ def test_a_taken_port_and_an_unwritable_file_are_told_with_their_settings(tmp_pa
         port = holder.getsockname()[1]
         with (
             pytest.raises(FatalError, match=rf"run\.metrics_port = {port}: .*choose another port"),
-            measured(
-                small_recipe(tmp_path, f"run.metrics_port={port}"),
-                Scraping(0),
-            ),
+            measured(small_recipe(tmp_path, f"run.metrics_port={port}"), Scraping(0)),
         ):
             pass
     missing = tmp_path / "none" / "run.prom"
     with (
         pytest.raises(FatalError, match=r"run\.metrics_file = .* can't be written"),
-        measured(
-            small_recipe(tmp_path, f"run.metrics_file={missing}"),
-            Scraping(0),
-        ),
+        measured(small_recipe(tmp_path, f"run.metrics_file={missing}"), Scraping(0)),
     ):
         pass
 
 
-def test_a_lineage_url_with_a_password_is_refused_without_showing_it(tmp_path: Path) -> None:
-    recipe = write_small_set(tmp_path)
-    for url, remedy in (
-        ("someone:hunter2@127.0.0.1:9", "docs/security.md"),
-        ("hunter2@127.0.0.1:9", "OPENLINEAGE_API_KEY"),
-    ):
-        done = rlip("plan", recipe, "--set", f"run.lineage=http://{url}")
-        assert done.exit_code == 1 and remedy in done.stderr and "hunter2" not in done.output + done.stderr
-
-
-def test_a_dead_lineage_server_does_not_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_lineage_server_does_not_fail_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(openlineage_delivery, "RETRIES", 0)
     write_small_set(tmp_path)
     context = RunContext(small_recipe(tmp_path, "run.until=ingest", "run.lineage=http://127.0.0.1:9"))
     with logged_run(context, "direct") as file:
         run(context, Lines(lambda line: None))
     assert "lineage not sent" in file.read_text()
+
+
+def test_a_run_and_its_workers_log_what_they_do(tmp_path):
+    write_small_set(tmp_path)
+    context = RunContext(small_recipe(tmp_path, "run.log_format=json", "run.workers=1", "run.until=ingest"))
+    with logged_run(context, "direct") as path, open_display(Console(quiet=True), as_json=False) as display:
+        run(context, display)
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [event["event"] for event in events] == ["run started", "planned", "done", "run finished"]
+    assert {event["run"] for event in events} == {context.recipe.name}
+    assert events[1]["step"] == "ingest" and events[1]["due"] == 2
+    worker = [json.loads(line) for line in (path.parent / "worker-0.log").read_text().splitlines()]
+    assert [(event["event"], event["partition"]) for event in worker] == [
+        (event, f"set/{number:04d}") for number in range(2) for event in ("started", "committed")
+    ]
+    assert all(event["step"] == "ingest" and len(event["key"]) == 64 for event in worker)
+
+
+def test_a_failed_run_logs_why(tmp_path):
+    write_small_set(tmp_path)
+    context = RunContext(small_recipe(tmp_path, "data.root=nowhere"))
+    with (
+        pytest.raises(FatalError, match="nowhere"),
+        logged_run(context, "direct") as path,
+        open_display(Console(quiet=True), as_json=False) as display,
+    ):
+        run(context, display)
+    started, failed = path.read_text().splitlines()
+    assert "INFO    run started" in started and "ERROR   run failed" in failed and "nowhere" in failed
+
+
+def test_every_execution_is_recorded_with_how_it_ended(tmp_path):
+    write_small_set(tmp_path)
+
+    def execute(*settings: str) -> RunContext:
+        context = RunContext(small_recipe(tmp_path, "run.workers=1", "run.until=ingest", *settings))
+        with logged_run(context, "direct"), open_display(Console(quiet=True), as_json=False) as display:
+            run(context, display)
+        return context
+
+    execute()
+    with pytest.raises(FatalError, match="8 of 8 rows rejected"):
+        execute("ingest.limits.min_side=5000", "run.checks.max_overall_reject_share=0")
+    first, second = execute().run.records()[:2]
+    assert (first.facts["status"], [step["step"] for step in first.facts["outcome"]]) == ("completed", ["ingest"])
+    assert (second.facts["status"], second.facts["outcome"]) == ("failed", [])
+    assert "rejected" in second.facts["error"]
+
+
+def test_a_log_that_can_not_be_written_stops_before_work(tmp_path):
+    write_small_set(tmp_path)
+    (tmp_path / "taken").write_text("a file")
+    context = RunContext(small_recipe(tmp_path, f"reports={tmp_path / 'taken'}"))
+    with pytest.raises(FatalError, match=r"run\.log can't be written .*set `reports`"), logged_run(context, "direct"):
+        pytest.fail("the run began")

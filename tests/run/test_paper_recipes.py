@@ -1,10 +1,9 @@
 """The recipes of the paper hold the settings of the authors' scripts, and every shipped recipe can be read."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def _batch(script: dict[str, str]) -> int:
 
 
 @pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
-def test_a_recipe_trains_as_its_script(script: dict[str, str]) -> None:
+def test_a_recipe_trains_as_its_script(script):
     recipe = load_recipe(RECIPES / "paper" / f"{script['recipe']}.toml")
     data = DATA[script["setting"] if script["setting"] != "-" else script["data"]]
     assert (recipe.data.label, recipe.data.tagger, recipe.data.mix) == data
@@ -98,7 +97,7 @@ def test_a_recipe_trains_as_its_script(script: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
-def test_a_recipe_names_its_script_and_the_weights_that_it_starts_from(script: dict[str, str]) -> None:
+def test_a_recipe_names_its_script_and_the_weights_that_it_starts_from(script):
     text = (RECIPES / "paper" / f"{script['recipe']}.toml").read_text()
     weights = script["initial"].split()[0]
     assert f"scripts/{script['script']}.sh" in text and f"Weights of the authors: {weights}" in text
@@ -108,7 +107,7 @@ def test_a_recipe_names_its_script_and_the_weights_that_it_starts_from(script: d
 
 
 @pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
-def test_a_recipe_is_scored_by_the_measure_of_its_benchmark(script: dict[str, str]) -> None:
+def test_a_recipe_is_scored_by_the_measure_of_its_benchmark(script):
     recipe = load_recipe(RECIPES / "paper" / f"{script['recipe']}.toml")
     if script["setting"] == "tagger":
         return
@@ -131,7 +130,33 @@ def test_a_recipe_is_scored_by_the_measure_of_its_benchmark(script: dict[str, st
     assert ("split" in scored.uses) == ("split" in steps["shard"].uses) == (unseen is not None)
 
 
-def test_the_page_lists_each_recipe_and_each_script_without_one() -> None:
+SAME = {
+    "batch", "lr", "lr_backbone", "lr_text", "epochs", "drop_at", "schedule", "shortest", "image_size", "crop",
+    "object_texts", "predicate_texts", "max_grad_norm", "weight_decay",
+}  # fmt: skip
+"""What the taggers of recipes outside recipes/paper share with the authors'."""
+
+
+@pytest.mark.parametrize(
+    ("name", "paper"),
+    [
+        ("coco", "tagger_r50"),
+        ("coco_objects365", "tagger_r50"),
+        ("label_coco_swin_t", "tagger_swin_t"),
+        ("label_coco_swin_l", "tagger_swin_l"),
+    ],
+)
+def test_other_recipes_train_the_tagger_of_the_paper_and_pre_train_on_its_sides(name, paper):
+    ours, theirs = (load_recipe(RECIPES / f"{each}.toml") for each in (name, f"paper/{paper}"))
+    tagger, released = ours.train_tagger, theirs.train_tagger
+    assert tagger.model_dump(include=SAME) == released.model_dump(include=SAME)
+    assert (tagger.label_noise, tagger.box_noise) == (0.2, 0.4)
+    assert replace(tagger.network, official_compat=True) == released.network
+    sides = ours.pretrain.settings if ours.pretrain.variants else tagger
+    assert (sides.shortest, sides.image_size, sides.crop) == (released.shortest, 1333, 0.5)
+
+
+def test_the_page_lists_each_recipe_and_each_script_without_one():
     page = (ROOT / "docs" / "training_recipes.md").read_text()
     recipes = {path.stem for path in (RECIPES / "paper").glob("*.toml")}
     assert recipes == {script["recipe"] for script in WITH_RECIPE} | WITHOUT_SCRIPT
@@ -151,7 +176,7 @@ def _listed(page: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: str(path.relative_to(RECIPES)))
-def test_every_shipped_recipe_can_be_read_and_starts_no_real_network_at_random(path: Path) -> None:
+def test_every_shipped_recipe_can_be_read_and_starts_no_real_network_at_random(path):
     if path.parent.name == "base" and "[data]" not in path.read_text():
         pytest.skip("a part of recipes, without data")
     steps = build_steps(load_recipe(path))

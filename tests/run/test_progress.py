@@ -1,23 +1,16 @@
 """What users see of a running step: what is loaded or waited for, images, and the time that is left."""
 
-from __future__ import annotations
-
-import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from io import StringIO
 
 import pytest
-from rich.console import Console
 
 from pipeline.run.dag import Step
 from pipeline.run.planner import StepPlan
-from pipeline.run.progress import Bars, JsonLines, Lines, Throughput
+from pipeline.run.progress import Lines, Throughput
 from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.settings import Settings
-from pipeline.runtime.stage import WHOLE
 from pipeline.stages.caption import CaptionStage
-from pipeline.stages.pretrain import PretrainStage
 from storage.keys import KeyTerms
 
 TERMS = KeyTerms("caption", 1, {}, {}, {})
@@ -30,7 +23,7 @@ def plan() -> StepPlan:
     return StepPlan(Step("caption", CaptionStage, Settings()), [cached], [SMALL, LARGE], later=60.0)
 
 
-def test_lines_say_at_once_what_is_loaded_and_waited_for() -> None:
+def test_lines_say_at_once_what_is_loaded_and_waited_for():
     lines: list[str] = []
     shown = Lines(lines.append)
     shown.busy("starting Prefect")
@@ -45,7 +38,7 @@ def test_lines_say_at_once_what_is_loaded_and_waited_for() -> None:
     ]
 
 
-def test_lines_count_images_over_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_count_images_over_all_workers(monkeypatch):
     monkeypatch.setattr("pipeline.run.progress.LINE_EVERY", 0.0)
     lines: list[str] = []
     shown = Lines(lines.append)
@@ -56,39 +49,6 @@ def test_lines_count_images_over_all_workers(monkeypatch: pytest.MonkeyPatch) ->
     assert " left, " in lines[2] and lines[2].endswith(" for the run")
 
 
-def test_a_bar_counts_images_and_names_what_is_loaded() -> None:
-    out = StringIO()
-    bars = Bars(Console(file=out, force_terminal=True, width=120))
-    bars.busy("checking data, weights and networks")
-    bars.step(plan())
-    (task,) = bars._bars.tasks
-    assert (task.completed, task.total, task.fields["note"]) == (50, 150, "loading the captioner")
-    bars.progress(LARGE, 45, 90, "")
-    assert task.completed == 95
-    bars.stop()
-    whole = WorkItem("pretrain:none", WHOLE, TERMS)
-    bars.step(StepPlan(Step("pretrain:none", PretrainStage, Settings()), [], [whole]))
-    training = bars._bars.tasks[-1]
-    assert training.total is None and training.fields["note"] == "loading the network", (
-        "the number of steps is not known"
-    )
-    bars.progress(whole, 3, 100, "loss 1.0")
-    assert (training.completed, training.total) == (3, 100)
-    bars.stop()
-
-
-def test_events_state_the_seconds_left_for_the_run(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = JsonLines()
-    shown.step(plan())
-    clock = [100.0]
-    shown._pace = Throughput(plan().images, lambda: clock[0])
-    shown._pace.update("set/0", 0, 10)
-    clock[0] += 10
-    shown.progress(SMALL, 10, 10, "")
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (told["seconds_left"], told["run_seconds_left"]) == (90.0, 150.0)
-
-
 class Clock:
     now = 100.0
 
@@ -96,7 +56,7 @@ class Clock:
         return self.now
 
 
-def test_speed_and_time_left_follow_from_all_workers() -> None:
+def test_speed_and_time_left_follow_from_all_workers():
     clock = Clock()
     pace = Throughput({"a": 100, "b": 100, "c": 100, "d": 100}, clock)
     pace.update("a", 0, 100)
@@ -108,7 +68,7 @@ def test_speed_and_time_left_follow_from_all_workers() -> None:
     assert pace.in_words("images") == "10.0 images/s, 0:00:30 left"
 
 
-def test_loading_and_what_an_earlier_run_did_do_not_count() -> None:
+def test_loading_and_what_an_earlier_run_did_do_not_count():
     clock = Clock()
     pace = Throughput({"all": 0}, clock)
     clock.now += 60
@@ -120,7 +80,7 @@ def test_loading_and_what_an_earlier_run_did_do_not_count() -> None:
     assert pace.in_words("steps").startswith("0.02 steps/s")
 
 
-def test_time_left_follows_from_images_and_not_from_partitions() -> None:
+def test_time_left_follows_from_images_and_not_from_partitions():
     clock = Clock()
     pace = Throughput({"small": 10, "large": 90}, clock)
     pace.update("small", 0, 10)
@@ -130,7 +90,7 @@ def test_time_left_follows_from_images_and_not_from_partitions() -> None:
     assert pace.in_words("images", later=30) == "1.0 images/s, 0:01:30 left, 0:02:00 for the run"
 
 
-def test_a_committed_partition_counts_whole_even_if_it_told_nothing_more() -> None:
+def test_a_committed_partition_counts_whole_even_if_it_told_nothing_more():
     clock = Clock()
     pace = Throughput({"a": 10, "b": 10, "c": 20}, clock)
     pace.update("a", 0, 10)
@@ -143,7 +103,7 @@ def test_a_committed_partition_counts_whole_even_if_it_told_nothing_more() -> No
     assert pace.seconds_left == 0.0
 
 
-def test_workers_report_while_the_rate_is_asked_for() -> None:
+def test_workers_report_while_the_rate_is_asked_for():
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

@@ -1,7 +1,5 @@
 """An invalid recipe fails before any work, with file, field, value and what is allowed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -45,9 +43,10 @@ def _recipe(tmp_path: Path, text: str) -> Path:
         ('name = "r"\ncaption = 3', ["caption = 3: give a section"]),
         ('name = "r"\n[pretrain.settings]\nseed = 2', ["r.toml", "pretrain.settings.seed = 2", "pretrain.seeds = [2]"]),
         ('name = "r"\n[pretrain]\nseeds = 3', ["pretrain.seeds = 3: give a list"]),
+        ("name = ", ["not a readable TOML"]),
     ],
 )
-def test_mistakes_are_named(tmp_path: Path, change: str, words: list[str]) -> None:
+def test_mistakes_are_named(tmp_path, change, words):
     path = _recipe(tmp_path, GOOD.replace('name = "r"', change, 1))
     with pytest.raises(FatalError) as caught:
         load_recipe(path)
@@ -64,7 +63,7 @@ def test_mistakes_are_named(tmp_path: Path, change: str, words: list[str]) -> No
         ("images = ", "image = ", "data.sources.0.image: unknown name (did you mean 'images'?)"),
     ],
 )
-def test_a_misspelt_name_is_one_mistake(tmp_path: Path, right: str, wrong: str, meant: str) -> None:
+def test_a_misspelt_name_is_one_mistake(tmp_path, right, wrong, meant):
     text = '[data]\n[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "a.json"\n'
     if wrong == "[dta]\n":
         text = text.replace("data.", "dta.")
@@ -77,9 +76,7 @@ def test_a_misspelt_name_is_one_mistake(tmp_path: Path, right: str, wrong: str, 
 @pytest.mark.parametrize(
     ("asked", "meant"), [("demoo", "demo"), ("demoo.toml", "demo"), ("recipes/min.toml", "mine.toml")]
 )
-def test_a_misspelt_recipe_is_answered_with_the_one_that_is_meant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, meant: str
-) -> None:
+def test_a_misspelt_recipe_is_guessed(tmp_path, monkeypatch, asked, meant):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "mine.toml").write_text(GOOD)
@@ -88,7 +85,7 @@ def test_a_misspelt_recipe_is_answered_with_the_one_that_is_meant(
     assert f"(did you mean {meant!r}?)" in str(caught.value)
 
 
-def test_a_short_recipe_labels_its_pictures_and_trains_nothing(tmp_path: Path) -> None:
+def test_a_short_recipe_labels_its_pictures_and_trains_nothing(tmp_path):
     text = '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "instances.json"\n[tag]\nweights = "demo"\n'
     recipe = load_recipe(_recipe(tmp_path, text))
     assert (recipe.name, recipe.data.root, recipe.data.label) == ("r", tmp_path, ("mine",))
@@ -96,7 +93,7 @@ def test_a_short_recipe_labels_its_pictures_and_trains_nothing(tmp_path: Path) -
     assert [step.name for step in build_steps(recipe)] == ["ingest", "caption", "parse", "import_tagger", "tag"]
 
 
-def test_a_recipe_extends_another_in_its_folder_or_in_the_project(tmp_path: Path) -> None:
+def test_a_recipe_extends_another_in_its_folder_or_in_the_project(tmp_path):
     (tmp_path / "base.toml").write_text(GOOD.replace('name = "r"', 'name = "base"\n[caption]\ntop_p = 0.5\ndraws = 3'))
     recipe = load_recipe(_recipe(tmp_path, 'extends = "base.toml"\n[caption]\ndraws = 4\n'))
     assert (recipe.name, recipe.caption.top_p, recipe.caption.draws) == ("r", 0.5, 4)
@@ -109,19 +106,17 @@ def test_a_recipe_extends_another_in_its_folder_or_in_the_project(tmp_path: Path
         assert (project.name, project.data.root, project.train_tagger.epochs) == ("r", Path("elsewhere"), 20)
 
 
-def test_a_recipe_has_a_name_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_has_a_name_in_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_recipe(Path("demo")).scenes is not None
     assert load_recipe(Path("paper/parseda_r50_vg_coco")).name == "parseda_r50_vg_coco"
     (tmp_path / "demo.toml").write_text(GOOD)
     assert load_recipe(Path("demo")).scenes is None, "the folder's own recipe counts first"
-    with pytest.raises(
-        FatalError, match=rf"no recipe at none; recipes in {tmp_path}: demo.toml; .* coco_sample, .*demo"
-    ):
+    with pytest.raises(FatalError, match=rf"no recipe at none; recipes in {tmp_path}: demo.toml; .*demo"):
         load_recipe(Path("none"))
 
 
-def test_a_file_that_is_only_beside_the_recipe_is_found_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_only_beside_the_recipe_is_found_there(tmp_path, monkeypatch):
     for folder in ("here/data", "there/data", "there/captioner"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "there" / "r.toml").write_text(
@@ -139,7 +134,7 @@ def test_a_file_that_is_only_beside_the_recipe_is_found_there(tmp_path: Path, mo
     assert load_recipe(Path("../mine/r.toml")).caption.model == "../mine/../there/captioner", "beside who states it"
 
 
-def test_sample_weights_are_named_and_recorded_by_name(tmp_path: Path) -> None:
+def test_sample_weights_are_named_and_recorded_by_name(tmp_path):
     recipe = load_recipe(Path("demo"), ["tag.weights=demo-tagger"])
     assert (recipe.caption.model, recipe.tag.weights) == ("demo-captioner", "demo-tagger")
     files = {step.name: step.stage(step.settings).weights() for step in build_steps(recipe)}
@@ -158,35 +153,24 @@ def test_sample_weights_are_named_and_recorded_by_name(tmp_path: Path) -> None:
         ('extends = ["base.toml", 3]', "name one recipe"),
     ],
 )
-def test_a_base_that_is_none_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_a_base_that_is_none_is_told(tmp_path, text, message):
     with pytest.raises(FatalError, match=message):
         load_recipe(_recipe(tmp_path, text))
 
 
-def test_a_role_must_name_a_source(tmp_path: Path) -> None:
-    path = _recipe(tmp_path, GOOD.replace('label = ["coco"]', 'label = ["cooc"]'))
-    with pytest.raises(FatalError, match=r"cooc.*sources are \['coco'\]"):
-        load_recipe(path)
+@pytest.mark.parametrize(
+    ("line", "instead", "said"),
+    [
+        ('label = ["coco"]', 'label = ["cooc"]', r"cooc.*sources are \['coco'\]"),
+        ('tagger = ["coco"]', "", r"pseudo.*data\.tagger"),
+    ],
+)
+def test_roles_name_sources_and_pseudo_labels_need_a_tagger(tmp_path, line, instead, said):
+    with pytest.raises(FatalError, match=said):
+        load_recipe(_recipe(tmp_path, GOOD.replace(line, instead) + "[pretrain]\n"))
 
 
-def test_pseudo_labels_need_a_tagger(tmp_path: Path) -> None:
-    path = _recipe(tmp_path, GOOD.replace('tagger = ["coco"]', "") + "[pretrain]\n")
-    with pytest.raises(FatalError, match=r"pseudo.*data\.tagger"):
-        load_recipe(path)
-
-
-def test_a_missing_recipe_lists_what_is_there(tmp_path: Path) -> None:
-    path = _recipe(tmp_path, GOOD)
-    with pytest.raises(FatalError, match=r"no recipe at .*r\.toml"):
-        load_recipe(path.with_name("s.toml"))
-
-
-def test_torn_toml_is_told(tmp_path: Path) -> None:
-    with pytest.raises(FatalError, match="not a readable TOML"):
-        load_recipe(_recipe(tmp_path, "name = "))
-
-
-def test_overrides_reach_sections_and_list_members(tmp_path: Path) -> None:
+def test_overrides_reach_sections_and_list_members(tmp_path):
     path = _recipe(tmp_path, GOOD)
     recipe = load_recipe(path, ["caption.top_p=0.5", "data.root=/d", "data.sources.0.images=pictures", "name=other"])
     assert recipe.caption.top_p == 0.5
@@ -195,25 +179,12 @@ def test_overrides_reach_sections_and_list_members(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("override", ["caption.top_p", "=1", "data.sources.7.images=x", "data.sources.x.images=y"])
-def test_overrides_that_name_nothing_are_refused(tmp_path: Path, override: str) -> None:
+def test_overrides_that_name_nothing_are_refused(tmp_path, override):
     with pytest.raises(FatalError, match="--set"):
         load_recipe(_recipe(tmp_path, GOOD), [override])
 
 
-@pytest.mark.parametrize("name", ["demo", "scenes", "coco_sample", "blip_captions", "coco", "coco_objects365"])
-def test_the_shipped_recipes_are_valid(root: Path, name: str) -> None:
-    assert load_recipe(root / "recipes" / f"{name}.toml").name == name
-
-
-def test_only_what_changes_rows_is_in_a_key(tmp_path: Path) -> None:
-    path = _recipe(tmp_path, GOOD)
-    plain, other = load_recipe(path), load_recipe(path, ["caption.batch_size=7", "pretrain.settings.processes=1"])
-    assert plain.caption.row_settings() == other.caption.row_settings()
-    assert plain.pretrain.settings.row_settings() == other.pretrain.settings.row_settings()
-    assert plain.caption.row_settings() != load_recipe(path, ["caption.top_p=0.5"]).caption.row_settings()
-
-
-def test_several_bases_are_laid_over_each_other_in_order_and_each_once(tmp_path: Path) -> None:
+def test_several_bases_are_laid_over_each_other_in_order_and_each_once(tmp_path):
     (tmp_path / "sets.toml").write_text(GOOD.replace('name = "r"', "[caption]\ndraws = 2\ntop_k = 9"))
     (tmp_path / "one.toml").write_text('extends = "sets.toml"\n[caption]\ndraws = 3\n')
     (tmp_path / "two.toml").write_text('extends = "sets.toml"\n[caption]\ntop_p = 0.5\n')
@@ -221,7 +192,7 @@ def test_several_bases_are_laid_over_each_other_in_order_and_each_once(tmp_path:
     assert (recipe.caption.draws, recipe.caption.top_p, recipe.caption.top_k) == (3, 0.5, 9)
 
 
-def test_a_mistake_is_told_with_the_file_that_makes_it(tmp_path: Path) -> None:
+def test_a_mistake_is_told_with_the_file_that_makes_it(tmp_path):
     (tmp_path / "base.toml").write_text(GOOD + "[caption]\ntop_p = 3\n[train_tagger]\nbatch = 12\n")
     path = _recipe(tmp_path, 'extends = "base.toml"\n[shard]\nthreshold = 2\n')
     with pytest.raises(FatalError) as caught:
@@ -234,7 +205,7 @@ def test_a_mistake_is_told_with_the_file_that_makes_it(tmp_path: Path) -> None:
     assert len(lines) == len(starts) and all(any(line.startswith(start) for line in lines) for start in starts)
 
 
-def test_former_names_of_settings_still_work_with_a_warning_and_keep_their_term_in_keys(tmp_path: Path) -> None:
+def test_former_names_of_settings_still_work_with_a_warning_and_keep_their_term_in_keys(tmp_path):
     former = GOOD + '[pretrain]\narms = ["none"]\n[pretrain.settings]\nclip = 0.5\nloaders = 3\n'
     with pytest.warns(FutureWarning, match=r"r\.toml: pretrain\.settings\.clip is now called .*max_grad_norm"):
         recipe = load_recipe(_recipe(tmp_path, former), ["train_tagger.hosts=1"])
@@ -242,20 +213,18 @@ def test_former_names_of_settings_still_work_with_a_warning_and_keep_their_term_
     assert (settings.max_grad_norm, settings.num_workers, recipe.pretrain.variants) == (0.5, 3, ("none",))
     keyed = settings.row_settings()
     assert keyed["clip"] == 0.5 and "max_grad_norm" not in keyed
-    with pytest.raises(
-        FatalError, match=r"clip is the former name of pretrain\.settings\.max_grad_norm, which is set too"
-    ):
+    with pytest.raises(FatalError, match=r"clip is the former name of .*max_grad_norm, which is set too"):
         load_recipe(_recipe(tmp_path, former + "max_grad_norm = 1.0\n"))
 
 
-def test_a_former_name_counts_over_the_present_one_of_an_extended_recipe(tmp_path: Path) -> None:
+def test_a_former_name_counts_over_the_present_one_of_an_extended_recipe(tmp_path):
     (tmp_path / "base.toml").write_text(GOOD + "[train_tagger]\nmax_grad_norm = 1.0\n")
     path = _recipe(tmp_path, 'extends = "base"\n[train_tagger]\nclip = 0.25\n')
     with pytest.warns(FutureWarning):
         assert load_recipe(path).train_tagger.max_grad_norm == 0.25
 
 
-def test_limits_of_other_sections_keep_their_meaning_in_recipes_and_records(tmp_path: Path) -> None:
+def test_limits_of_other_sections_keep_their_meaning_in_recipes_and_records(tmp_path):
     limits = "[tag]\naudit_floor = 0.6\n[run]\nmax_reject_share = 0.3\n[run.checks]\nmax_reject_share = 0.2\n"
     path = _recipe(tmp_path, GOOD + limits)
     with pytest.warns(FutureWarning, match="audit_floor is now called run.checks.min_overall_average_precision"):

@@ -1,9 +1,9 @@
 """Rows of unchanged images are reused: only changed images are processed, and the bytes equal a full computation's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +11,8 @@ import pytest
 from golden.stage_cases import TABLES, WRITER, recorded, stages
 from PIL import Image
 from small_set import small_recipe, write_small_set
+from toy_chain import First, carry, first_item
+from toy_store import commit
 
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.run.context import RunContext
@@ -24,7 +26,6 @@ from storage.artifact import Artifact
 from storage.digests import digest_bytes
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
-from storage.manifest import Counts, FileEntry, Manifest
 from storage.store import Store
 from storage.tables import table_bytes
 
@@ -38,7 +39,7 @@ class Watch:
         self.stage = stage
         self.seen: list[int] = []
         self._run = stage.run
-        stage.run = self.run  # type: ignore[method-assign]
+        stage.run = self.run
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         self.seen += inputs.table(self.stage.reads[0])["image_id"].to_pylist()
@@ -49,15 +50,7 @@ def _commit(store: Store, table: str, rows: Rows) -> Artifact:
     data = table_bytes(pa.Table.from_pylist(rows, schema=TABLES[table]))
     name, stage = f"{table}.parquet", WRITER[table]
     terms = KeyTerms(stage, 1, {"rows": digest_bytes(data)}, {})
-    with store.draft() as draft:
-        (draft / name).write_bytes(data)
-        return store.commit(
-            draft,
-            Manifest(
-                stage=stage, key=terms.key, terms=terms.as_json(), upstream={}, schema_fingerprint="", counts=Counts(),
-                files={name: FileEntry(digest=digest_bytes(data), size=len(data))}, seconds=0, host="", versions={},
-            ),
-        )  # fmt: skip
+    return commit(store, terms, name, data)
 
 
 def _execute(stage: Stage, store: Store, rows: dict[str, Rows], previous: str = "", **settings: Any) -> Artifact:
@@ -67,7 +60,6 @@ def _execute(stage: Stage, store: Store, rows: dict[str, Rows], previous: str = 
     folders = {table: (artifact.folder,) for table, artifact in read.items()}
     item = WorkItem(stage.name, "golden/0000", terms, folders, previous=previous)
     found = store.find(stage.name, execute(stage, item, store, lambda done, total, note="": None).key)
-    assert found is not None
     return found
 
 
@@ -102,9 +94,7 @@ def opened(request: pytest.FixtureRequest) -> Stage:
 
 
 @pytest.mark.parametrize("opened", CHANGE, indirect=True)
-def test_only_changed_images_are_worked_and_bytes_are_those_of_a_full_computation(
-    opened: Stage, tmp_path: Path
-) -> None:
+def test_only_changed_images_are_worked_and_bytes_are_those_of_a_full_run(opened, tmp_path):
     store, rows = LocalStore(tmp_path / "store"), _rows(opened)
     first = opened.reads[0]
     rows[first] += [{**rows[first][-1], "image_id": 70 + number} for number in range(3)]
@@ -132,9 +122,7 @@ def test_only_changed_images_are_worked_and_bytes_are_those_of_a_full_computatio
 
 
 @pytest.mark.parametrize("opened", ["caption"], indirect=True)
-def test_a_changed_box_captions_no_image_again_and_the_first_box_of_an_image_does(
-    opened: Stage, tmp_path: Path
-) -> None:
+def test_a_changed_box_captions_no_image_again_but_a_first_box_does(opened, tmp_path):
     store, rows = LocalStore(tmp_path / "store"), _rows(opened)
     boxed, other, *_ = (row for row in rows["images"] if row["boxes"])
     boxes, other["boxes"] = other["boxes"], []
@@ -148,7 +136,7 @@ def test_a_changed_box_captions_no_image_again_and_the_first_box_of_an_image_doe
     assert after.key == whole.key and after.content == whole.content
 
 
-def test_captions_of_crops_around_boxes_depend_on_them() -> None:
+def test_captions_of_crops_around_boxes_depend_on_them():
     row = {"image_id": 1, "boxes": [{"x": 1.0}], "relations": []}
     moved = {**row, "boxes": [{"x": 2.0}]}
     for dense in ("no", "also", "only"):
@@ -157,7 +145,7 @@ def test_captions_of_crops_around_boxes_depend_on_them() -> None:
 
 
 @pytest.mark.parametrize("opened", ["parse"], indirect=True)
-def test_nothing_is_taken_over_from_what_other_settings_made_or_is_damaged(opened: Stage, tmp_path: Path) -> None:
+def test_nothing_is_taken_over_from_what_other_settings_made_or_is_damaged(opened, tmp_path):
     store, rows = LocalStore(tmp_path / "store"), _rows(opened)
     images = {row["image_id"] for row in rows["captions"]}
     other, before = _execute(opened, store, rows, model="other"), _execute(opened, store, rows)
@@ -171,7 +159,7 @@ def test_nothing_is_taken_over_from_what_other_settings_made_or_is_damaged(opene
 
 
 @pytest.mark.parametrize("opened", ["parse"], indirect=True)
-def test_one_damaged_table_is_enough_for_nothing_to_be_taken_over(opened: Stage, tmp_path: Path) -> None:
+def test_one_damaged_table_is_enough_for_nothing_to_be_taken_over(opened, tmp_path):
     """The damage still reads as a table, so that only its digest tells."""
     store, rows = LocalStore(tmp_path / "store"), _rows(opened)
     rows["captions"][-1]["captions"][0]["text"] = "12345"
@@ -209,7 +197,7 @@ class Lengths(Stage):
         return Output(pa.Table.from_pylist(rows, schema=self.schema), rejected=rejected, rows_in=len(images))
 
 
-def test_of_several_tables_a_change_in_any_counts_and_rows_taken_over_stay_quarantined(tmp_path: Path) -> None:
+def test_of_several_tables_a_change_in_any_counts_and_rows_taken_over_stay_quarantined(tmp_path):
     store, stage = LocalStore(tmp_path / "store"), Lengths(Settings())
     images = [{**_rows(stages()["caption"])["images"][0], "image_id": image_id} for image_id in range(4)]
     captions = [{**_rows(stages()["parse"])["captions"][0], "image_id": image_id} for image_id in range(4)]
@@ -227,7 +215,7 @@ def test_of_several_tables_a_change_in_any_counts_and_rows_taken_over_stay_quara
     assert after.rejected() == whole.rejected()
 
 
-def test_a_chain_takes_over_rows_of_its_last_run(tmp_path: Path) -> None:
+def test_a_chain_takes_over_rows_of_its_last_run(tmp_path):
     write_small_set(tmp_path, 6)
 
     def captions() -> dict[str, Artifact]:
@@ -249,7 +237,7 @@ def test_a_chain_takes_over_rows_of_its_last_run(tmp_path: Path) -> None:
     assert before[changed[0]].content == after[changed[0]].content, "so nothing downstream is computed"
 
 
-def test_datasets_of_one_name_in_one_store_are_partitioned_separately(tmp_path: Path) -> None:
+def test_datasets_of_one_name_in_one_store_are_partitioned_separately(tmp_path):
     for name, size in (("first", 6), ("second", 3)):
         (tmp_path / name).mkdir()
         write_small_set(tmp_path / name, size)
@@ -262,5 +250,23 @@ def test_datasets_of_one_name_in_one_store_are_partitioned_separately(tmp_path: 
     assert partitioned("second", tmp_path / "shared") == partitioned("second", tmp_path / "own")
 
 
-def test_a_stage_says_whether_its_rows_depend_on_their_image_alone() -> None:
+def test_a_stage_says_whether_its_rows_depend_on_their_image_alone():
     assert {name for name, stage in stages().items() if stage.row_wise} == set(CHANGE)
+
+
+def test_whoever_waited_for_another_takes_what_that_one_made(tmp_path):
+    store, began, waited = LocalStore(tmp_path), Event(), Event()
+    runs: list[str] = []
+
+    class Slow(First):
+        def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
+            runs.append("run")
+            began.set()
+            assert waited.wait(20)
+            return super().run(inputs, work, report)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(carry, Slow, first_item(), store)
+        assert began.wait(20)
+        second = execute(Slow(Settings()), first_item(), store, lambda done, total, note="": waited.set())
+    assert (second.key, second.cached, runs) == (first.result(), True, ["run"])

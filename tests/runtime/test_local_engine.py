@@ -1,7 +1,5 @@
 """The local engine opens a stage once per worker, survives a worker's death, and passes errors on unchanged."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time
@@ -32,7 +30,7 @@ def own_parent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(forkserver, name, getattr(server, name))
     monkeypatch.setattr(processes, "_PRELOADED", [])
     yield
-    server._stop()  # type: ignore[attr-defined]
+    server._stop()
 
 
 def _items(count: int) -> list[WorkItem]:
@@ -46,7 +44,7 @@ def _call(tmp_path: Path, **settings: int) -> StageCall:
     return StageCall(CountStage, CountSettings(marks=tmp_path, **settings), {}, {}, tmp_path / "store")
 
 
-def test_items_are_committed_and_the_stage_is_opened_once_a_worker(tmp_path: Path) -> None:
+def test_items_are_committed_and_the_stage_is_opened_once_a_worker(tmp_path):
     seen: list[tuple[int, int]] = []
     with LocalEngine(_call(tmp_path), 2, lambda item, done, total, note: seen.append((done, total))) as engine:
         records = [future.result() for future in [engine.submit(item) for item in _items(6)]]
@@ -68,19 +66,18 @@ def _kill(process: psutil.Process) -> None:
         time.sleep(0.01)
 
 
-def test_a_worker_computes_with_one_thread_from_its_first_library_on(tmp_path: Path, own_parent: None) -> None:
+def test_a_worker_computes_with_one_thread_from_its_first_library_on(tmp_path, own_parent):
     before = dict(os.environ)
     with LocalEngine(_call(tmp_path), 1) as engine:
         record = engine.submit(_items(1)[0]).result()
         artifact = LocalStore(tmp_path / "store").find("count", record.key)
-        assert artifact is not None
         (process,) = set(artifact.table("counts")["process"].to_pylist())
         began_with = psutil.Process(process).environ()
     assert began_with["OPENBLAS_NUM_THREADS"] == began_with["OMP_NUM_THREADS"] == "1"
     assert dict(os.environ) == before
 
 
-def test_a_worker_has_the_environment_of_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_has_the_environment_of_its_start(tmp_path, monkeypatch):
     for home in (tmp_path / "one", tmp_path / "other"):
         home.mkdir()
         monkeypatch.setenv("HOME", str(home))
@@ -90,13 +87,13 @@ def test_a_worker_has_the_environment_of_its_start(tmp_path: Path, monkeypatch: 
         assert mark.read_text() == str(home)
 
 
-def test_an_item_that_is_in_the_store_is_not_worked_again(tmp_path: Path) -> None:
+def test_an_item_that_is_in_the_store_is_not_worked_again(tmp_path):
     for expected in (False, True):
         with LocalEngine(_call(tmp_path), 1) as engine:
             assert engine.submit(_items(1)[0]).result().cached is expected
 
 
-def test_a_worker_that_dies_is_replaced_and_its_item_tried_again(tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_replaced_and_its_item_tried_again(tmp_path):
     with LocalEngine(_call(tmp_path, die_at=10), 1) as engine:
         records = [future.result() for future in [engine.submit(item) for item in _items(3)]]
     assert [record.partition for record in records] == ["set/0000", "set/0001", "set/0002"]
@@ -110,14 +107,12 @@ class DeadlyStage(CountStage):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_an_item_whose_workers_all_die_is_given_up_and_says_what_to_do(tmp_path: Path) -> None:
+def test_an_item_whose_workers_all_die_is_given_up_and_says_what_to_do(tmp_path):
     call = StageCall(DeadlyStage, CountSettings(marks=tmp_path), {}, {}, tmp_path / "store")
     with LocalEngine(call, 1) as engine:
         futures = [engine.submit(item) for item in _items(2)]
         for number, future in enumerate(futures):
-            with pytest.raises(
-                RetryableError, match=rf"count set/000{number}: its worker process died 3 times .*code -9"
-            ):
+            with pytest.raises(RetryableError, match=rf"set/000{number}: its worker process died 3 times .*-9"):
                 future.result(timeout=120)
     assert len(list(tmp_path.glob("open-*"))) == 6
 
@@ -125,26 +120,25 @@ def test_an_item_whose_workers_all_die_is_given_up_and_says_what_to_do(tmp_path:
 def _origin(tmp_path: Path, key: str) -> psutil.Process:
     """The process that the worker which made an artifact is forked from."""
     artifact = LocalStore(tmp_path / "store").find("count", key)
-    assert artifact is not None
     origin = psutil.Process(artifact.table("counts")["process"][0].as_py()).parent()
     assert origin is not None and "forkserver" in " ".join(origin.cmdline())
     return origin
 
 
-def test_the_process_that_workers_are_forked_from_has_a_single_thread(tmp_path: Path) -> None:
+def test_the_process_that_workers_are_forked_from_has_a_single_thread(tmp_path):
     with LocalEngine(_call(tmp_path), 1) as engine:
         origin = _origin(tmp_path, engine.submit(_items(1)[0]).result().key)
         assert origin.num_threads() == 1, "a fork has no copies of threads, but of the locks that they held"
 
 
-def test_the_process_that_workers_are_forked_from_may_die(tmp_path: Path, own_parent: None) -> None:
+def test_the_process_that_workers_are_forked_from_may_die(tmp_path, own_parent):
     with LocalEngine(_call(tmp_path, die_at=10), 1) as engine:
         first, second, third = _items(3)
         _kill(_origin(tmp_path, engine.submit(first).result().key))
         assert [engine.submit(item).result().partition for item in (second, third)] == ["set/0001", "set/0002"]
 
 
-def test_errors_keep_their_type_and_words(tmp_path: Path) -> None:
+def test_errors_keep_their_type_and_words(tmp_path):
     with LocalEngine(_call(tmp_path, fail_at=0, fail_once_at=10), 1) as engine:
         first, second, third = [engine.submit(item) for item in _items(3)]
         with pytest.raises(FatalError, match="image 0 is impossible"):
@@ -154,7 +148,7 @@ def test_errors_keep_their_type_and_words(tmp_path: Path) -> None:
         assert third.result().rows_out == 2
 
 
-def test_after_an_interrupt_nobody_waits_for_what_was_dropped(tmp_path: Path) -> None:
+def test_after_an_interrupt_nobody_waits_for_what_was_dropped(tmp_path):
     with pytest.raises(KeyboardInterrupt), LocalEngine(_call(tmp_path, wait=True), 1) as engine:
         futures = [engine.submit(item) for item in _items(3)]
         raise KeyboardInterrupt
@@ -163,10 +157,9 @@ def test_after_an_interrupt_nobody_waits_for_what_was_dropped(tmp_path: Path) ->
             future.result()
 
 
-def test_what_is_rejected_is_counted_and_kept_for_reading(tmp_path: Path) -> None:
+def test_what_is_rejected_is_counted_and_kept_for_reading(tmp_path):
     with LocalEngine(_call(tmp_path, reject_at=1), 1) as engine:
         record = engine.submit(_items(1)[0]).result()
     assert (record.rows_in, record.rows_out, record.rejected) == (2, 1, {"unloved": 1})
     artifact = LocalStore(tmp_path / "store").find("count", record.key)
-    assert artifact is not None
     assert artifact.rejected().to_pylist() == [{"image_id": 1, "stage": "count", "reason": "unloved", "value": ""}]

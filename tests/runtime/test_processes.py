@@ -1,8 +1,6 @@
 """Processes end with the one that started them, and reuse the memory of large tensors instead of memory that the system has
 just cleared."""
 
-from __future__ import annotations
-
 import os
 import platform
 import resource
@@ -58,14 +56,13 @@ if __name__ == "__main__":
 """
 
 
-def test_a_busy_fork_is_killed_with_the_process_that_started_it(tmp_path: Path) -> None:
+def test_a_busy_fork_is_killed_with_the_process_that_started_it(tmp_path):
     script = tmp_path / "starter.py"
     script.write_text(STARTER)
     root = Path(__file__).parents[2]
     starter = subprocess.Popen(
         [sys.executable, script], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(root)}
     )
-    assert starter.stdout is not None
     with watched(int(starter.stdout.readline())) as ends:
         assert not ends(0)
         starter.kill()
@@ -87,7 +84,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_fork_has_the_modules_that_were_named_before_the_first_one(tmp_path: Path, root: Path) -> None:
+def test_a_fork_has_the_modules_that_were_named_before_the_first_one(tmp_path, root):
     script = tmp_path / "preloading.py"
     script.write_text(PRELOADING)
     environment = {**os.environ, "PYTHONPATH": str(root)}

@@ -5,16 +5,15 @@ import io
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
+from run_builder import artifact
 
 from pipeline.data.images.perceptual_hash import perceptual_hash
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.fingerprint import FingerprintStage
-from storage.artifact import Artifact
-from storage.tables import FINGERPRINTS, IMAGES, read_table, write_table
+from storage.tables import FINGERPRINTS, read_table, write_table
 
 
 def picture(seed: int) -> bytes:
@@ -37,10 +36,7 @@ def inputs(tmp_path: Path) -> Inputs:
     for number, data in files.items():
         (tmp_path / f"{number}.jpg").write_bytes(data)
     rows = [{"dataset": "test", "image_id": number, "uri": f"{number}.jpg"} for number in (*files, 5)]
-    folder = tmp_path / "inputs"
-    folder.mkdir()
-    write_table(pa.Table.from_pylist(rows, schema=IMAGES), folder / "images.parquet")
-    return Inputs({"images": (Artifact(folder),)})
+    return Inputs({"images": (artifact(tmp_path / "inputs", images=rows),)})
 
 
 def test_each_image_has_the_hashes_of_its_bytes_and_of_its_picture(inputs, tmp_path):

@@ -1,7 +1,5 @@
 """A tagger is a file: the authors' R-Tagger, converted, labels as the network in it does, and nothing is trained."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from golden.stage_cases import recorded, stages
+from golden.stage_cases import stages
 from typer.testing import CliRunner
 
 from models.config import TextConfig
@@ -24,7 +22,8 @@ from pipeline.stages.tag import TagSettings, TagStage
 from recorded.recording import Recording
 from storage.artifact import Artifact
 from storage.errors import FatalError
-from storage.tables import IMAGES, TRIPLETS, write_table
+from storage.tables import write_table
+from tests.stages.test_tag import golden_inputs
 
 
 def ignore(done: int, total: int, note: str = "") -> None: ...
@@ -32,19 +31,14 @@ def ignore(done: int, total: int, note: str = "") -> None: ...
 
 def labels(tagger: Path, work: Path) -> list[dict[str, Any]]:
     """The labels that stage `tag` gives the golden images."""
-    inputs = work / "inputs"
-    inputs.mkdir(parents=True)
-    for table, schema, stage in (("images", IMAGES, "ingest"), ("triplets", TRIPLETS, "parse")):
-        rows = [row for row in recorded(stage)["rows"] if row["image_id"] != 3]
-        write_table(pa.Table.from_pylist(rows, schema=schema), inputs / f"{table}.parquet")
+    read = golden_inputs(work / "inputs")
     tag = TagStage(TagSettings(floor=0.0), stages()["tag"].image_folders)
     tag.open(Inputs({"tagger": (Artifact(tagger),)}))
-    read = Inputs({"images": (Artifact(inputs),), "triplets": (Artifact(inputs),)}, partition="golden/0000")
     rows = tag.run(read, work, ignore).table.to_pylist()
     return [row["relations"] for row in rows]
 
 
-def test_official_weights_label_as_the_network_that_they_hold(root: Path, tmp_path: Path) -> None:
+def test_official_weights_label_as_the_network_that_they_hold(root, tmp_path):
     tokenizer = root / "scenes/weights/text"
     config = replace(
         Recording(OWN, "tagger_own").config,
@@ -74,9 +68,7 @@ def test_official_weights_label_as_the_network_that_they_hold(root: Path, tmp_pa
 
 
 @pytest.mark.parametrize("metrics", [b"no table", None], ids=["torn", "other columns"])
-def test_a_file_that_is_not_the_metrics_of_the_training_is_named(
-    metrics: bytes | None, root: Path, tmp_path: Path
-) -> None:
+def test_a_file_that_is_no_metrics_of_a_training_is_named(metrics, root, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     (tmp_path / "vocabulary.json").write_text("{}")
     path = tmp_path / "tagger.parquet"

@@ -1,7 +1,5 @@
 """Ingest decodes apart: an image that crashes the decoder costs its row, and no decoder outlives the engine."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time
@@ -55,9 +53,7 @@ def output(settings: IngestSettings) -> Output:
     return IngestStage(settings).run(Inputs({}, "toy/0000", tuple(range(COUNT))), Path(), lambda *_: None)
 
 
-def test_a_picture_that_crashes_the_decoder_costs_its_row_alone(
-    settings: IngestSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_of_the_decoder_costs_a_row_alone(settings, monkeypatch):
     rows = output(settings).table.to_pylist()
     assert [row["width"] for row in rows] == list(range(100, 100 + COUNT))
     ingest.decoder_of.cache_clear()
@@ -79,9 +75,7 @@ def decoders(mark: str) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_each_worker_has_a_decoder_which_ends_with_it(
-    settings: IngestSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: bool
-) -> None:
+def test_each_worker_has_a_decoder_which_ends_with_it(settings, tmp_path, monkeypatch, interrupted):
     monkeypatch.setenv("MARK", str(tmp_path))
     call = StageCall(IngestStage, settings, {}, {}, tmp_path / "store")
     terms = [KeyTerms("ingest", 2, {}, {"ids": [str(number)]}) for number in range(4)]

@@ -1,23 +1,22 @@
-"""Stage `overlap`: which training images are found among the evaluation images, and when a run is refused."""
+"""Stage `overlap`: which images that were trained on, here or by the initial weights, are evaluation images too."""
 
+import json
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
+from run_builder import artifact
+from toy_store import commit
 
 from pipeline.runtime.stage import Inputs
-from pipeline.stages.overlap import OverlapSettings, OverlapStage
+from pipeline.stages.overlap import OverlapSettings, OverlapStage, TrainedImages
 from storage.artifact import Artifact
+from storage.digests import digest_file
 from storage.errors import FatalError
-from storage.tables import FINGERPRINTS, OVERLAP, SHARD_MEMBERS, write_table
+from storage.keys import KeyTerms
+from storage.local_store import LocalStore
+from storage.tables import OVERLAP, write_table
 
 CAT, DOG, SKY = 0xF0F0_F0F0_F0F0_F0F0, 0x1234_5678_9ABC_DEF0, None
-
-
-def artifact(folder: Path, name: str, rows, schema: pa.Schema) -> Artifact:
-    folder.mkdir()
-    write_table(pa.Table.from_pylist(rows, schema=schema), folder / f"{name}.parquet")
-    return Artifact(folder)
 
 
 def shard(folder: Path, dataset: str, *images) -> Artifact:
@@ -27,12 +26,12 @@ def shard(folder: Path, dataset: str, *images) -> Artifact:
         row = {"dataset": dataset, "image_id": image_id}
         rows.append({**row, "extension": "jpg", "digest": digest, "phash": phash})
         rows.append({**row, "extension": "json", "digest": "labels", "phash": None})
-    return artifact(folder, "shards", rows, SHARD_MEMBERS)
+    return artifact(folder, shards=rows)
 
 
 def evaluation_set(folder: Path, dataset: str, *images) -> Artifact:
     rows = [{"dataset": dataset, "image_id": i, "digest": d, "phash": h} for i, d, h in images]
-    return artifact(folder, "fingerprints", rows, FINGERPRINTS)
+    return artifact(folder, fingerprints=rows)
 
 
 @pytest.fixture
@@ -102,3 +101,89 @@ def test_a_run_that_trains_on_evaluation_images_is_refused_unless_allowed(inputs
 def test_allowing_an_overlap_recomputes_nothing():
     strict, lenient = (OverlapStage(OverlapSettings(allow=allow)) for allow in (False, True))
     assert strict.row_settings() == lenient.row_settings() == {"distance": 4}
+
+
+def made(store: LocalStore, stage: str, name: str, file: str, upstream=(), initial=None, data=b"") -> Artifact:
+    """An artifact with one file, which was made from shards and initial weights."""
+    terms = KeyTerms(stage, 1, {"name": name}, {}, {} if initial is None else {"initial": initial})
+    return commit(store, terms, file, data, {"shards": list(upstream)})
+
+
+def shard_of(store: LocalStore, folder: Path, name: str, *images: tuple[int, str, int]) -> str:
+    rows = [
+        {"dataset": name, "image_id": i, "extension": "jpg", "digest": digest, "phash": phash}
+        for i, digest, phash in images
+    ]
+    data = (artifact(folder / name, shards=rows).folder / "shards.parquet").read_bytes()
+    return made(store, "shard", name, "shards.parquet", data=data).key
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    """A training run on vg and coco, and a fine-tuning of its weights on hico; copies of all weights lie in the folder."""
+    store = LocalStore(tmp_path / "store")
+    vg = shard_of(store, tmp_path, "vg", (1, "a", 0x0F0F), (2, "b", 0xF0F0_F0F0_0000_0000))
+    coco = shard_of(store, tmp_path, "coco", (1, "c", 0x1234_5678_9ABC_DEF0))
+    hico = shard_of(store, tmp_path, "hico", (1, "d", 0x00FF_00FF_00FF_00FF))
+    first = made(store, "pretrain", "first", "model.safetensors", (vg, coco), data=b"first")
+    foreign = made(store, "pretrain", "foreign", "model.safetensors", (vg,), initial="0" * 64, data=b"foreign")
+    assert first.key != foreign.key
+    digest = digest_file(first.file("model.safetensors"))
+    made(store, "pretrain", "second", "model.safetensors", (hico,), initial=digest, data=b"second")
+    for name in ("first", "second", "foreign", "elsewhere"):
+        (tmp_path / f"{name}.safetensors").write_bytes(name.encode())
+    return store
+
+
+def known(folder: Path, name: str, address: str) -> tuple[list[str], str]:
+    found = TrainedImages.of(folder / f"{name}.safetensors", address)
+    return [Artifact(path.parent).table("shards")["dataset"][0].as_py() for path in found.shards], found.unknown
+
+
+def test_a_copy_of_weights_is_known_by_its_content(store, tmp_path):
+    assert known(tmp_path, "first", store.address) == (["vg", "coco"], "")
+    assert known(tmp_path, "second", store.address) == (["hico", "vg", "coco"], "")
+
+
+def test_weights_in_another_store_are_known_there(store, tmp_path):
+    (made,) = (a for a in store.artifacts("pretrain") if a.file("model.safetensors").read_bytes() == b"first")
+    found = TrainedImages.of(made.file("model.safetensors"), str(tmp_path / "new store"))
+    assert len(found.shards) == 2 and not found.unknown
+
+
+def test_what_no_store_knows_is_said(store, tmp_path):
+    shards, why = known(tmp_path, "elsewhere", store.address)
+    assert shards == [] and why.endswith("elsewhere.safetensors is of no training run in the store")
+    shards, why = known(tmp_path, "foreign", store.address)
+    assert shards == ["vg"] and "began with weights that are of no training" in why
+    (store.root / "artifacts/shard" / shard_key(store, "coco") / "manifest.json").unlink()
+    assert "is gone from the store" in known(tmp_path, "first", store.address)[1]
+
+
+def shard_key(store: LocalStore, name: str) -> str:
+    return next(a.key for a in store.artifacts("shard") if a.table("shards")["dataset"][0].as_py() == name)
+
+
+def test_an_evaluation_image_behind_the_initial_weights_is_refused(store, tmp_path):
+    own = artifact(tmp_path / "own", shards=[{"dataset": "coco", "image_id": 7, "extension": "jpg", "digest": "x"}])
+    tests = [{"dataset": "vcoco", "image_id": 1, "digest": "c"}, {"dataset": "vcoco", "image_id": 2, "digest": "z"}]
+    tests[1]["phash"] = 0x0F0F ^ 1
+    given = Inputs({"shards": (own,), "fingerprints": (artifact(tmp_path / "tests", fingerprints=tests),)})
+
+    def stage(name: str | None) -> OverlapStage:
+        initial = None if name is None else tmp_path / f"{name}.safetensors"
+        return OverlapStage(OverlapSettings(pretrained=initial, store=store.address))
+
+    assert stage(None).weights() == {} and stage(None).row_settings() == {"distance": 4}
+    output = stage("second").run(given, tmp_path, lambda done, total, note="": None)
+    rows = [(row["dataset"], row["image_id"], row["test_image_id"], row["how"]) for row in output.table.to_pylist()]
+    assert sorted(rows) == [
+        ("initial weights: coco", 1, 1, "same bytes"), ("initial weights: vg", 1, 2, "near-duplicate"),
+    ]  # fmt: skip
+    assert output.facts["images behind the initial weights"] == 4 and "not compared" not in output.facts
+    made = artifact(tmp_path / "made", overlap=output.table.to_pylist())
+    with pytest.raises(FatalError, match=r"1 of initial weights: coco in vcoco.*pretrained have seen"):
+        stage("second").audit(Inputs({"overlap": (made,)}))
+    unknown = stage("elsewhere").run(given, tmp_path, lambda done, total, note="": None)
+    assert "of no training run in the store" in unknown.facts["not compared"]
+    assert json.dumps(unknown.facts)

@@ -1,11 +1,6 @@
 """Each distinct caption is parsed once across partitions, runs and processes; rows are the same without the cache."""
 
-from __future__ import annotations
-
-import fcntl
-import logging
 import multiprocessing
-import os
 import sqlite3
 import tracemalloc
 import zlib
@@ -13,17 +8,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
+from run_builder import artifact, captions
 from xxhash import xxh3_128_digest
 
-from pipeline.runtime.logs import log
 from pipeline.runtime.stage import Inputs, Output
 from pipeline.stages.parse import ParseSettings, ParseStage
 from pipeline.stages.parse_cache import ParseCache, cache_fault
-from storage.artifact import Artifact
 from storage.errors import FatalError
-from storage.tables import CAPTIONS, write_table
 from tagger.parsing.parser import load_parser, parse_captions
 from tagger.triplet import Triplet
 
@@ -35,20 +27,13 @@ def parses(texts: list[str]) -> dict[str, list[Triplet]]:
 
 
 def parsed(folder: Path, texts: list[str], cache: Path | None) -> Output:
-    folder.mkdir()
-    captions = [
-        {"text": text, "draw": draw, "seed": 0, "log_probability": None, "source": "hand"}
-        for draw, text in enumerate(texts)
-    ]
-    write_table(
-        pa.Table.from_pylist([{"image_id": 1, "captions": captions}], schema=CAPTIONS), folder / "captions.parquet"
-    )
+    read = Inputs({"captions": (artifact(folder, captions=[captions(1, *texts)]),)})
     stage = ParseStage(ParseSettings(cache=cache))
     stage.open(Inputs())
-    return stage.run(Inputs({"captions": (Artifact(folder),)}), folder, lambda done, total, note="": None)
+    return stage.run(read, folder, lambda done, total, note="": None)
 
 
-def test_what_was_kept_is_found_by_text_and_version(tmp_path: Path) -> None:
+def test_what_was_kept_is_found_by_text_and_version(tmp_path):
     cache = ParseCache(tmp_path / "deep/parses.sqlite", "1")
     kept = parses(TEXTS)
     cache.keep(kept)
@@ -57,7 +42,7 @@ def test_what_was_kept_is_found_by_text_and_version(tmp_path: Path) -> None:
     assert ParseCache(tmp_path / "deep/parses.sqlite", "2").find(TEXTS) == {}
 
 
-def test_a_stage_parses_only_what_nobody_parsed_and_gives_the_same_rows(tmp_path: Path) -> None:
+def test_a_stage_parses_only_what_nobody_parsed_and_gives_the_same_rows(tmp_path):
     cache = tmp_path / "parses.sqlite"
     first = parsed(tmp_path / "a", TEXTS[:2], cache)
     second = parsed(tmp_path / "b", [*TEXTS, TEXTS[0]], cache)
@@ -72,7 +57,7 @@ def _write(path: Path, turn: int, kept: dict[str, list[Triplet]]) -> None:
         cache.keep({f"{turn if number % 2 else 0} {number}": triplets for triplets in kept.values()})
 
 
-def test_two_processes_may_write_at_once(tmp_path: Path) -> None:
+def test_two_processes_may_write_at_once(tmp_path):
     path, kept = tmp_path / "parses.sqlite", parses(TEXTS[:1])
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=_write, args=(path, turn, kept)) for turn in (1, 2)]
@@ -85,9 +70,7 @@ def test_two_processes_may_write_at_once(tmp_path: Path) -> None:
     assert set(ParseCache(path, "1").find(texts)) == set(texts)
 
 
-def test_a_file_that_is_no_database_is_made_anew_and_the_log_tells(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_that_is_no_database_is_made_anew_and_logged(tmp_path, caplog):
     path, kept = tmp_path / "parses.sqlite", parses(TEXTS)
     for damaged in (b"no database at all" * 100, b"SQLite format 3\0" + b"\xff" * 5000):
         path.write_bytes(damaged)
@@ -95,7 +78,7 @@ def test_a_file_that_is_no_database_is_made_anew_and_the_log_tells(
         caplog.clear()
         cache = ParseCache(path, "1")
         (told,) = caplog.records
-        assert told.levelname == "WARNING" and told.fields["file"] == str(path)  # type: ignore[attr-defined]
+        assert told.levelname == "WARNING" and told.fields["file"] == str(path)
         assert cache.find(TEXTS) == {} and not Path(f"{path}-journal").exists()
         cache.keep(kept)
         path.write_bytes(damaged)
@@ -105,7 +88,7 @@ def test_a_file_that_is_no_database_is_made_anew_and_the_log_tells(
         assert cache.find(TEXTS) == kept and cache_fault(path) == ""
 
 
-def test_a_file_that_cannot_be_used_is_named_with_what_to_do_and_stays(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_used_is_named_with_what_to_do_and_stays(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.sqlite").mkdir()
     for path in (tmp_path / "file/parses.sqlite", tmp_path / "folder.sqlite"):
@@ -114,45 +97,11 @@ def test_a_file_that_cannot_be_used_is_named_with_what_to_do_and_stays(tmp_path:
     assert (tmp_path / "folder.sqlite").is_dir()
 
 
-def _mend(path: Path, turn: int, told: Any) -> None:
-    warnings: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = warnings.append  # type: ignore[method-assign]
-    log.addHandler(handler)
-    ParseCache(path, "1").keep({f"text {turn}": MEN})
-    told.put(len(warnings))
-
-
-def test_a_damaged_file_is_made_anew_once_by_processes_that_find_it_so_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "parses.sqlite"
-    path.write_bytes(b"no database at all" * 100)
-    context = multiprocessing.get_context("fork")
-    told = context.Queue()
-    menders = [context.Process(target=_mend, args=(path, turn, told)) for turn in range(4)]
-    folder = os.open(tmp_path, os.O_RDONLY)
-    # As long as one transaction lasts, nobody replaces the file: all of them wait.
-    fcntl.flock(folder, fcntl.LOCK_SH)
-    for mender in menders:
-        mender.start()
-    waiting: set[int] = set()
-    while waiting < {mender.pid for mender in menders} and all(mender.is_alive() for mender in menders):
-        lines = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" in line]
-        waiting = {int(words[5]) for words in lines if words[2] == "FLOCK"} & {m.pid or 0 for m in menders}
-    assert path.read_bytes().startswith(b"no database")
-    fcntl.flock(folder, fcntl.LOCK_UN)
-    os.close(folder)
-    for mender in menders:
-        mender.join(60)
-    assert [mender.exitcode for mender in menders] == [0] * 4
-    assert sum(told.get() for _ in menders) == 1
-    assert len(ParseCache(path, "1").find([f"text {turn}" for turn in range(4)])) == 4
-
-
 def _flipped(data: bytes, bit: int) -> bytes:
     return data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :]
 
 
-def test_a_flipped_bit_costs_a_parse_at_most_and_never_changes_one(tmp_path: Path) -> None:
+def test_a_flipped_bit_costs_a_parse_at_most_and_never_changes_one(tmp_path):
     path, kept = tmp_path / "parses.sqlite", {"two men": MEN, "a cat": [], "a dog": MEN}
     ParseCache(path, "1").keep(kept)
     original, lost = path.read_bytes(), 0
@@ -192,7 +141,7 @@ def _signed(path: Path, packed: bytes) -> bytes:
     ],
     ids=["bomb", "deep", "another shape", "empty", "huge", "long number", "torn"],
 )  # fmt: skip
-def test_what_no_parser_wrote_counts_as_not_cached(packed: bytes, tmp_path: Path) -> None:
+def test_what_no_parser_wrote_counts_as_not_cached(packed, tmp_path):
     path = tmp_path / "parses.sqlite"
     cache = ParseCache(path, "1")
     cache.keep({"two men": MEN})
@@ -204,7 +153,7 @@ def test_what_no_parser_wrote_counts_as_not_cached(packed: bytes, tmp_path: Path
     assert cache.find(["two men"]) == {"two men": MEN} and cache_fault(path) == ""
 
 
-def test_a_bomb_takes_little_memory(tmp_path: Path) -> None:
+def test_a_bomb_takes_little_memory(tmp_path):
     path = tmp_path / "parses.sqlite"
     cache = ParseCache(path, "1")
     cache.keep({"two men": MEN})
@@ -215,6 +164,6 @@ def test_a_bomb_takes_little_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
-def test_paths_are_no_part_of_the_key(tmp_path: Path) -> None:
+def test_paths_are_no_part_of_the_key(tmp_path):
     stage: Any = ParseStage(ParseSettings(cache=tmp_path / "parses.sqlite"))
     assert set(stage.row_settings()) == {"implied", "model", "model_version"}

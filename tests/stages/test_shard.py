@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from run_builder import artifact, box, pair, relation
 
 from pipeline.data.images.folders import UprightRoot, locate_image
 from pipeline.data.images.opening import decode_image, read_image
@@ -24,7 +25,7 @@ from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.shards.reader import SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
-from storage.tables import CANDIDATES, FINGERPRINTS, IMAGES, REJECTED, RELATIONS, SPLIT, read_table, write_table
+from storage.tables import FINGERPRINTS, REJECTED, read_table, write_table
 
 
 def image_bytes(form="JPEG"):
@@ -33,67 +34,45 @@ def image_bytes(form="JPEG"):
     return buffer.getvalue()
 
 
-def box(category, crowd=False):
-    return {"category": category, "x": 5.0, "y": 5.0, "w": 20.0, "h": 30.0, "crowd": crowd, "source_id": 1}
+def one(category, crowd=False):
+    return box(category, 5.0, 5.0, 20.0, 30.0, 1, crowd)
+
+
+PRIOR = {"mention": 0, "prior": 0.5, "support": 1}
 
 
 def images_row(folder: Path, image_id: int, data: bytes, boxes, relations=()):
     path = folder / f"{image_id}.jpg"
     path.write_bytes(data)
-    return {
-        "dataset": "scenes",
-        "split": "train",
-        "image_id": image_id,
-        "uri": path.name,
-        "digest": "",
-        "width": 100,
-        "height": 80,
-        "boxes": boxes,
-        "relations": list(relations),
-    }
-
-
-def scored(subject, predicate, object_, score):
-    return {
-        "subject": subject,
-        "predicate": predicate,
-        "object": object_,
-        "score": score,
-        "probability": score,
-        "proposed": True,
-        "triplet": 0,
-        "caption": 3,
-    }
-
-
-def candidate(subject, predicate, object_, ambiguity):
-    pair = {"subject": subject, "object": object_, "predicate": predicate, "triplet": 0, "ambiguity": ambiguity}
-    return pair | {"mention": 0, "prior": 0.5, "support": 1}
+    row = {"dataset": "scenes", "split": "train", "image_id": image_id, "uri": path.name, "digest": ""}
+    return {**row, "width": 100, "height": 80, "boxes": boxes, "relations": list(relations)}
 
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
     """Three good images (the second a PNG named .jpg), one truncated, one without boxes."""
-    pair = [box("person"), box("dog")]
+    two = [one("person"), one("dog")]
     given = [{"subject": 0, "predicate": "sitting on", "object": 1}]
     rows = [
-        images_row(tmp_path, 1, image_bytes(), pair, given),
-        images_row(tmp_path, 2, image_bytes("PNG"), pair),
-        images_row(tmp_path, 3, image_bytes()[:900], pair),
+        images_row(tmp_path, 1, image_bytes(), two, given),
+        images_row(tmp_path, 2, image_bytes("PNG"), two),
+        images_row(tmp_path, 3, image_bytes()[:900], two),
         images_row(tmp_path, 4, image_bytes(), []),
-        images_row(tmp_path, 5, image_bytes(), [box("person", crowd=True), *pair]),
+        images_row(tmp_path, 5, image_bytes(), [one("person", crowd=True), *two]),
     ]
     relations = [
-        {"image_id": 1, "relations": [scored(0, "riding", 1, 0.6), scored(1, "near", 0, 0.1)]},
-        {"image_id": 5, "relations": [scored(0, "ride", 1, 0.9), scored(1, "walking", 2, 0.21)]},
+        {
+            "image_id": 1,
+            "relations": [relation(0, "riding", 1, 0.6, caption=3), relation(1, "near", 0, 0.1, caption=3)],
+        },
+        {
+            "image_id": 5,
+            "relations": [relation(0, "ride", 1, 0.9, caption=3), relation(1, "walking", 2, 0.21, caption=3)],
+        },
     ]
-    folder = tmp_path / "inputs"
-    folder.mkdir()
-    write_table(pa.Table.from_pylist(rows, schema=IMAGES), folder / "images.parquet")
-    write_table(pa.Table.from_pylist(relations, schema=RELATIONS), folder / "relations.parquet")
-    candidates = [{"image_id": 1, "pairs": [candidate(0, "riding", 1, 4), candidate(0, "riding", 1, 2)]}]
-    write_table(pa.Table.from_pylist(candidates, schema=CANDIDATES), folder / "candidates.parquet")
-    return Inputs({"images": (Artifact(folder),), "relations": (Artifact(folder),)})
+    candidates = [{"image_id": 1, "pairs": [pair(0, "riding", 1, 4, **PRIOR), pair(0, "riding", 1, 2, **PRIOR)]}]
+    made = artifact(tmp_path / "inputs", images=rows, relations=relations, candidates=candidates)
+    return Inputs({"images": (made,), "relations": (made,)})
 
 
 def shard(inputs: Inputs, work: Path, known: pa.Table | None = None, folder: Path | str | None = None, **settings):
@@ -142,9 +121,8 @@ def test_what_other_loaders_would_show_otherwise_is_packed_upright_and_readable(
     for image_id, form in enumerate(("JPEG", "PNG", "GIF"), start=1):
         buffer = io.BytesIO()
         picture.save(buffer, form, **({} if form == "GIF" else {"exif": exif}))
-        rows.append(images_row(tmp_path, image_id, buffer.getvalue(), [box("person")]))
-    write_table(pa.Table.from_pylist(rows, schema=IMAGES), tmp_path / "images.parquet")
-    given = Inputs({"images": (Artifact(tmp_path),)})
+        rows.append(images_row(tmp_path, image_id, buffer.getvalue(), [one("person")]))
+    given = Inputs({"images": (artifact(tmp_path, images=rows),)})
     for name, folder in (("raw", tmp_path), ("upright", UprightRoot(tmp_path))):
         _, members, _ = shard(given, tmp_path / name, folder=folder, labels="none")
         packed = [next((kind, data) for kind, data in found.items() if kind != "json") for found in members.values()]
@@ -231,11 +209,10 @@ def test_given_and_no_labels(inputs, tmp_path):
 
 
 def test_naive_labels_are_all_candidates_whatever_the_tagger_says(inputs, tmp_path):
-    folder = inputs.artifact("relations").folder
-    riding = [candidate(0, "riding", 1, 4), candidate(0, "riding", 1, 2), candidate(0, "ride", 1, 3)]
-    pairs = [*riding, candidate(1, "riding", 0, 2), candidate(0, "", 1, 1)]
-    unscored = [{"image_id": 1, "pairs": pairs}, {"image_id": 5, "pairs": [candidate(0, "near", 1, 2)]}]
-    write_table(pa.Table.from_pylist(unscored, schema=CANDIDATES), folder / "candidates.parquet")
+    riding = [pair(0, "riding", 1, 4, **PRIOR), pair(0, "riding", 1, 2, **PRIOR), pair(0, "ride", 1, 3, **PRIOR)]
+    pairs = [*riding, pair(1, "riding", 0, 2, **PRIOR), pair(0, "", 1, 1, **PRIOR)]
+    unscored = [{"image_id": 1, "pairs": pairs}, {"image_id": 5, "pairs": [pair(0, "near", 1, 2, **PRIOR)]}]
+    artifact(inputs.artifact("relations").folder, candidates=unscored)
     _, _, samples = shard(inputs, tmp_path / "work", labels="naive", threshold=0.99)
     assert labels(samples[1]) == [(0, "ride", 1, 1.0), (1, "ride", 0, 1.0)]
     assert labels(samples[5]) == []  # its subject is a crowd, which no sample has
@@ -266,9 +243,8 @@ def test_relations_of_unseen_triplets_are_left_out_whoever_states_them(inputs, t
     def packed(labels, *unseen):
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
         rows = [dict(zip(("subject", "predicate", "object"), t, strict=True), instances=0, unseen=True) for t in unseen]
-        write_table(pa.Table.from_pylist(rows, schema=SPLIT), folder / "split.parquet")
         stage = ShardStage(ShardSettings(labels=labels, threshold=0.2), {"scenes": tmp_path})
-        stage.open(Inputs({"split": (Artifact(folder),)}))
+        stage.open(Inputs({"split": (artifact(folder, split=rows),)}))
         facts = stage.run(inputs, folder, lambda done, total, note="": None).facts
         return facts["relations"], facts["relations of unseen triplets"]
 
@@ -287,7 +263,7 @@ def judged(kind, predicate="riding", reviewer="ada", **values):
 def with_digests(inputs):
     folder = inputs.artifact("images").folder
     rows = [{**row, "digest": "d" * 64} for row in read_table(folder / "images.parquet").to_pylist()]
-    write_table(pa.Table.from_pylist(rows[:1], schema=IMAGES), folder / "images.parquet")
+    artifact(folder, images=rows[:1])
 
 
 def test_what_reviewers_settled_decides_labels_and_is_recorded_with_the_shard(inputs, tmp_path):

@@ -1,25 +1,21 @@
 """Stage `split`: which triplets stay unseen, and that shards hold none of their relations."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from pydantic import ValidationError
+from run_builder import artifact
 
 from pipeline.evaluation.splits import UC_NF
 from pipeline.runtime.stage import Inputs, Output
 from pipeline.stages.split import SplitSettings, SplitStage, unseen_triplets
 from storage.artifact import Artifact
 from storage.errors import FatalError
-from storage.tables import IMAGES, write_table
 
 
 def images(folder: Path, *relations: tuple[str, str, str]) -> Artifact:
     """One image for each relation, between two boxes of their own."""
-    folder.mkdir(parents=True)
     rows = []
     for number, (subject, predicate, target) in enumerate(relations):
         box = {"x": 0.0, "y": 0.0, "w": 9.0, "h": 9.0, "crowd": False, "source_id": 1}
@@ -27,8 +23,7 @@ def images(folder: Path, *relations: tuple[str, str, str]) -> Artifact:
         boxes = [{**box, "category": subject}, {**box, "category": target}]
         stated = [{"subject": 0, "predicate": predicate, "object": 1}]
         rows.append({**row, "width": 10, "height": 10, "boxes": boxes, "relations": stated})
-    write_table(pa.Table.from_pylist(rows, schema=IMAGES), folder / "images.parquet")
-    return Artifact(folder)
+    return artifact(folder, images=rows)
 
 
 @pytest.fixture
@@ -41,7 +36,7 @@ def split(inputs: Inputs, work: Path, **settings: Any) -> Output:
     return SplitStage(SplitSettings(**settings)).run(inputs, work, lambda done, total, note="": None)
 
 
-def test_the_rarest_or_most_frequent_triplets_are_left_out(inputs: Inputs, tmp_path: Path) -> None:
+def test_the_rarest_or_most_frequent_triplets_are_left_out(inputs, tmp_path):
     rare = split(inputs, tmp_path, method="rare_first", unseen=1)
     assert [(row["predicate"], row["object"], row["instances"]) for row in rare.table.to_pylist()] == [
         ("feed", "bus", 1), ("feed", "horse", 2), ("ride", "bus", 1), ("ride", "horse", 3),
@@ -54,7 +49,7 @@ def test_the_rarest_or_most_frequent_triplets_are_left_out(inputs: Inputs, tmp_p
         split(inputs, tmp_path, method="rare_first", unseen=3)
 
 
-def test_listed_triplets_count_in_the_list(inputs: Inputs, tmp_path: Path) -> None:
+def test_listed_triplets_count_in_the_list(inputs, tmp_path):
     (tmp_path / "list.txt").write_text("no object verb\n1 horse ride\n2 horse feed\n3 bus ride\n4 stop_sign hop_on\n")
     (tmp_path / "unseen").write_text("2 3")
     files = {"interactions": tmp_path / "list.txt", "positions": tmp_path / "unseen"}
@@ -69,14 +64,14 @@ def test_listed_triplets_count_in_the_list(inputs: Inputs, tmp_path: Path) -> No
         split(inputs, tmp_path, method="listed", **files)
 
 
-def test_the_published_split_takes_its_120_places(inputs: Inputs, tmp_path: Path) -> None:
+def test_the_published_split_takes_its_120_places(inputs, tmp_path):
     pairs = [("horse", "ride"), *((f"thing_{n}", "verb") for n in range(1, 600))]
     (tmp_path / "list.txt").write_text("".join(f"{n} {thing} {verb}\n" for n, (thing, verb) in enumerate(pairs, 1)))
     found = split(inputs, tmp_path, method="UC-NF", interactions=tmp_path / "list.txt")
     assert unseen_triplets(found.table) == {("person", "verb", f"thing {place}") for place in UC_NF}
 
 
-def test_settings_that_do_not_fit_the_method_are_refused(tmp_path: Path) -> None:
+def test_settings_that_do_not_fit_the_method_are_refused(tmp_path):
     with pytest.raises(ValidationError, match="interactions: required by method 'UC-RF'; set it"):
         SplitSettings(method="UC-RF")
     with pytest.raises(ValidationError, match="positions: not used by method 'rare_first'; remove it"):

@@ -1,28 +1,31 @@
 """Stage `tag` on real files: what stops it, what goes to quarantine, and what its rows hold."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import torch
 from golden.stage_cases import PICTURES, recorded, rows_of, stages
 from golden.stage_cases import tagger as made_tagger
+from pydantic import ValidationError
+from run_builder import artifact
 
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
 from models.weights import load, save
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Inputs
-from pipeline.stages.tag import TagSettings, TagStage
+from pipeline.stages.tag import TagSettings, TagStage, open_candidates
 from pipeline.training.settings import fold_of
 from storage.artifact import Artifact
 from storage.digests import digest_file
 from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
-from storage.tables import IMAGES, TRIPLETS, write_table
+from tagger.box import Box
 from tagger.labelling.labeller import NOT_A_NUMBER
+from tagger.parsing.parser import load_parser, parse_captions
 
 FOLDERS = stages()["tag"].image_folders
 
@@ -36,22 +39,27 @@ def weights(tmp_path: Path) -> Path:
 
 
 def opened(weights: Path, **settings: object) -> TagStage:
-    stage = TagStage(TagSettings(**{"floor": 0.0} | settings), FOLDERS)  # type: ignore[arg-type]
+    stage = TagStage(TagSettings(**{"floor": 0.0} | settings), FOLDERS)
     stage.open(Inputs({"tagger": (Artifact(weights),)}))
     return stage
 
 
+def golden_inputs(folder: Path) -> Inputs:
+    """The golden images and their triplets, but for the image that ingest rejects."""
+    rows = {
+        t: [r for r in recorded(s)["rows"] if r["image_id"] != 3]
+        for t, s in (("images", "ingest"), ("triplets", "parse"))
+    }
+    made = artifact(folder, **rows)
+    return Inputs({"images": (made,), "triplets": (made,)}, partition="golden/0000")
+
+
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
-    folder = tmp_path / "inputs"
-    folder.mkdir()
-    for table, schema, stage in (("images", IMAGES, "ingest"), ("triplets", TRIPLETS, "parse")):
-        rows = [row for row in recorded(stage)["rows"] if row["image_id"] != 3]
-        write_table(pa.Table.from_pylist(rows, schema=schema), folder / f"{table}.parquet")
-    return Inputs({"images": (Artifact(folder),), "triplets": (Artifact(folder),)}, partition="golden/0000")
+    return golden_inputs(tmp_path / "inputs")
 
 
-def test_rows_say_where_a_label_comes_from_and_what_it_means(tmp_path: Path) -> None:
+def test_rows_say_where_a_label_comes_from_and_what_it_means(tmp_path):
     rows = rows_of(TagStage(TagSettings(floor=0.0), FOLDERS), tmp_path)
     triplets = {row["image_id"]: row["triplets"] for row in recorded("parse")["rows"]}
     labels = [(row["image_id"], relation) for row in rows for relation in row["relations"]]
@@ -87,7 +95,7 @@ def test_boxes_names_and_captions_label_without_a_tagger(inputs: Inputs, tmp_pat
     assert labels and all(label["tagger_part"] == 0 and 0 < label["probability"] < 1 for label in labels)
 
 
-def test_an_unreadable_image_goes_to_quarantine(weights: Path, inputs: Inputs, tmp_path: Path) -> None:
+def test_an_unreadable_image_goes_to_quarantine(weights, inputs, tmp_path):
     stage = opened(weights)
     whole = stage.run(inputs, tmp_path, ignore).table.num_rows
     pictures = tmp_path / "pictures"
@@ -100,9 +108,7 @@ def test_an_unreadable_image_goes_to_quarantine(weights: Path, inputs: Inputs, t
     assert output.rows_in == whole
 
 
-def test_scores_that_are_no_numbers_cost_their_image_alone_and_are_counted(
-    weights: Path, inputs: Inputs, tmp_path: Path
-) -> None:
+def test_scores_that_are_no_numbers_cost_their_image_and_count(weights, inputs, tmp_path):
     sound = opened(weights, predicate_texts=0)
     before = {row["image_id"]: row for row in sound.run(inputs, tmp_path, ignore).table.to_pylist()}
     poison(weights, "ride", {"sit on", "on", "person", "dog", "bench", "sports ball", "bird", "apple", "no objects"})
@@ -112,7 +118,6 @@ def test_scores_that_are_no_numbers_cost_their_image_alone_and_are_counted(
     record = execute(opened(weights, predicate_texts=0), item, store, ignore)
     assert (record.rows_in, record.rows_out, record.rejected) == (2, 1, {NOT_A_NUMBER: 1})
     artifact = store.find("tag", record.key)
-    assert artifact is not None
     [row], [lost] = artifact.table("relations").to_pylist(), artifact.rejected().to_pylist()
     assert (lost["image_id"], lost["reason"]) == (1, NOT_A_NUMBER)
     assert row["image_id"] == 2 and row["relations"]
@@ -134,12 +139,10 @@ def poison(weights: Path, text: str, others: set[str]) -> None:
     save(network, weights / "model.safetensors")
 
 
-def test_images_without_boxes_or_with_one_get_no_labels_and_are_never_opened(
-    weights: Path, inputs: Inputs, tmp_path: Path
-) -> None:
+def test_images_with_fewer_than_two_boxes_are_never_opened(weights, inputs, tmp_path):
     table = inputs.table("images").to_pylist()
     few = [row | {"boxes": row["boxes"][:count], "relations": []} for count, row in enumerate(table)]
-    write_table(pa.Table.from_pylist(few, schema=IMAGES), tmp_path / "inputs" / "images.parquet")
+    artifact(tmp_path / "inputs", images=few)
     stage = opened(weights)
     stage.image_folders = {"golden": tmp_path / "no such folder"}
     output = stage.run(inputs, tmp_path, ignore)
@@ -147,14 +150,14 @@ def test_images_without_boxes_or_with_one_get_no_labels_and_are_never_opened(
     assert not output.rejected and output.facts["images without candidates"] == 2
 
 
-def test_weights_of_another_network_are_named(weights: Path) -> None:
+def test_weights_of_another_network_are_named(weights):
     config = load(weights / "model.safetensors", weights).config
     save(RLIP(replace(config, tagger=False), weights), weights / "model.safetensors")
     with pytest.raises(FatalError, match="holds weights of RLIP, not of a Relation Tagger"):
         opened(weights)
 
 
-def test_baselines_label_the_same_candidates(inputs: Inputs, weights: Path, tmp_path: Path) -> None:
+def test_baselines_label_the_same_candidates(inputs, weights, tmp_path):
     own = opened(weights).run(inputs, tmp_path, ignore).table.to_pylist()
     for method in ("naive", "prior"):
         rows = opened(weights, method=method).run(inputs, tmp_path, ignore).table.to_pylist()
@@ -165,7 +168,7 @@ def test_baselines_label_the_same_candidates(inputs: Inputs, weights: Path, tmp_
         assert terms[0] == terms[1]
 
 
-def test_clip_needs_its_folder(tmp_path: Path) -> None:
+def test_clip_needs_its_folder(tmp_path):
     stage = TagStage(TagSettings(method="clip"), FOLDERS)
     with pytest.raises(FatalError, match="method 'clip' needs a folder"):
         stage.weights()
@@ -175,7 +178,7 @@ def test_clip_needs_its_folder(tmp_path: Path) -> None:
         empty.open(Inputs({"tagger": (Artifact(tmp_path),)}))
 
 
-def test_the_most_frequent_names_of_the_tagger_stand_beside_those_of_the_image(weights: Path, inputs: Inputs) -> None:
+def test_the_most_frequent_names_of_the_tagger_stand_beside_those_of_the_image(weights, inputs):
     """More object texts change scores, since all texts of an image are fused with it, but not what is scored."""
     few, more = (
         opened(weights, category_texts=number, predicate_texts=0).run(inputs, weights, ignore).table.to_pylist()
@@ -183,3 +186,49 @@ def test_the_most_frequent_names_of_the_tagger_stand_beside_those_of_the_image(w
     )
     scores = [[relation["score"] for row in rows for relation in row["relations"]] for rows in (few, more)]
     assert len(scores[0]) == len(scores[1]) > 0 and scores[0] != scores[1]
+
+
+BOXES = [Box("person", 0, 0, 10, 10), Box("chair", 5, 0, 10, 10), Box("cat", 40, 0, 10, 10)]
+
+
+def proposed(settings: TagSettings) -> list[tuple[int, str, int]]:
+    [triplets] = parse_captions(["a cat sitting on a chair"], load_parser())
+    return [(pair.subject, pair.predicate, pair.object) for pair in open_candidates(settings)(triplets, BOXES).pairs]
+
+
+@pytest.fixture
+def dictionary(tmp_path: Path) -> Path:
+    path = tmp_path / "phrases.json"
+    path.write_text(json.dumps({"person": ["hair"], "chair": ["seat"], "cat": ["cat"]}))
+    return path
+
+
+def test_each_setting_changes_what_is_proposed(dictionary, tmp_path):
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"cat": {"person": ["near"]}}))
+    assert proposed(TagSettings()) == [(2, "sit on", 1)]
+    assert proposed(TagSettings(wording="official")) == [(2, "on", 1)]
+    assert proposed(TagSettings(overlap=True)) == []
+    assert proposed(TagSettings(matching="official", paraphrases=dictionary)) == [(2, "sit on", 0)]
+    assert proposed(TagSettings(enumeration="official")) == [(2, "sit on", 1)]
+    assert proposed(TagSettings(cooccurrence=table)) == [(2, "near", 0)]
+
+
+def test_files_are_part_of_the_key_by_content_and_paths_are_not(dictionary):
+    stage = TagStage(TagSettings(paraphrases=dictionary))
+    assert stage.weights() == {"paraphrases": dictionary}
+    assert "paraphrases" not in stage.row_settings()
+    assert stage.row_settings()["matching"] == "words"
+
+
+def test_a_file_that_is_missing_or_something_else_is_named(tmp_path):
+    with pytest.raises(FatalError, match=r"tag\.paraphrases = .*: no such file"):
+        TagStage(TagSettings(paraphrases=tmp_path / "none.json")).weights()
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(FatalError, match=r"list\.json"):
+        open_candidates(TagSettings(cooccurrence=tmp_path / "list.json"))
+
+
+def test_a_table_without_captions_excludes_ways_to_read_them(tmp_path):
+    with pytest.raises(ValidationError, match="reads no captions"):
+        TagSettings(cooccurrence=tmp_path / "table.json", matching="official")

@@ -1,9 +1,10 @@
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noun_table import MATCHES, TRAPS
 
 from tagger.categories import objects365
 from tagger.categories.coco import SYNONYMS
@@ -12,6 +13,7 @@ from tagger.matching import AuthorsFileError, match, match_by_substrings, read_p
 
 COCO = tuple(SYNONYMS)
 MORE = tuple(objects365.SYNONYMS)
+NOUNS = tomllib.loads(Path(__file__).with_name("nouns.toml").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ ACCURACY = 0.97
 
 
 def test_nouns_that_name_a_category_are_found() -> None:
-    cases = [(category, noun) for category, nouns in MATCHES.items() for noun in nouns.split(", ")]
+    cases = [(category, noun) for category, nouns in NOUNS["matches"].items() for noun in nouns.split(", ")]
     wrong = [
         f"{noun} is a {category}"
         for category, noun in cases
@@ -93,7 +95,7 @@ def test_nouns_that_name_a_category_are_found() -> None:
 
 
 def test_nouns_that_only_look_like_a_category_are_not() -> None:
-    cases = [(category, noun) for category, nouns in TRAPS.items() for noun in nouns.split(", ")]
+    cases = [(category, noun) for category, nouns in NOUNS["traps"].items() for noun in nouns.split(", ")]
     wrong = [
         f"{noun} is not a {category}"
         for category, noun in cases

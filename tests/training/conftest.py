@@ -21,46 +21,15 @@ from storage.tables import write_table
 # The operations of a step are counted in a pass of its own, which takes as long as all else in a training run this short.
 flops.COUNTED = 1
 
-NETWORK = {
-    "backbone": "test_byobnet",
-    "backbone_norm": "group",
-    "backbone_strides": [16, 32],
-    "levels": 2,
-    "width": 32,
-    "heads": 2,
-    "points": 2,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "feedforward": 32,
-    "pairs": 6,
-    "dropout": 0.1,
-    "fusion_interval": 1,
-    "fusion_width": 32,
-    "fusion_heads": 2,
-    "text": {
-        "hidden": 32,
-        "layers": 1,
-        "heads": 2,
-        "feedforward": 32,
-        "vocabulary": 400,
-        "max_positions": 16,
-        "dropout": 0.1,
-        "initial_deviation": 0.25,
-    },
-}
-TINY = {
-    "network": NETWORK,
-    "batch": 4,
-    "micro_batch": 2,
-    "image_size": 64,
-    "lr": 1e-3,
-    "lr_backbone": 1e-3,
-    "lr_text": 1e-3,
-    "max_grad_norm": 1.0,
-    "warmup": 2,
-    "schedule": "cosine",
-    "log_every": 2,
-}
+BACKBONE = {"backbone": "test_byobnet", "backbone_norm": "group", "backbone_strides": [16, 32], "levels": 2}
+SIZES = {"width": 32, "heads": 2, "points": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32, "pairs": 6}
+FUSION = {"fusion_interval": 1, "fusion_width": 32, "fusion_heads": 2}
+TEXT = {"hidden": 32, "layers": 1, "heads": 2, "feedforward": 32, "vocabulary": 400, "max_positions": 16}
+TEXT |= {"dropout": 0.1, "initial_deviation": 0.25}
+NETWORK = {**BACKBONE, **SIZES, **FUSION, "dropout": 0.1, "text": TEXT}
+BATCH = {"batch": 4, "micro_batch": 2, "image_size": 64}
+RATES = {"lr": 1e-3, "lr_backbone": 1e-3, "lr_text": 1e-3, "warmup": 2, "schedule": "cosine"}
+TINY = {"network": NETWORK, **BATCH, **RATES, "max_grad_norm": 1.0, "log_every": 2}
 """Settings of a training run that takes seconds. Dropout is on, so that resuming must restore its randomness too."""
 
 

@@ -1,7 +1,5 @@
 """Runs a function in several processes that form a group, as a training does, without the cost of a launch for each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

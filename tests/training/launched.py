@@ -1,13 +1,11 @@
 """Trainings of the stand-in worker, the nodes that join them, and what can be seen of their processes."""
 
-from __future__ import annotations
-
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from warm_process import WarmProcess
 
 from pipeline.training.config import TrainConfig
@@ -68,22 +66,8 @@ def end_of(process: WarmProcess) -> tuple[int, str]:
 
 def listening(process: int) -> set[str]:
     """Returns the addresses on which a process listens."""
-    sockets = set()
-    for file in Path(f"/proc/{process}/fd").iterdir():
-        try:
-            target = str(file.readlink())
-        except OSError:
-            continue
-        sockets.add(target.removeprefix("socket:[").removesuffix("]"))
-    found = set()
-    for name in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and fields[9] in sockets:
-                address, port = fields[1].split(":")
-                ip = socket.inet_ntop(socket.AF_INET, bytes.fromhex(address)[::-1]) if name == "tcp" else address
-                found.add(f"{ip}:{int(port, 16)}")
-    return found
+    open_ones = psutil.Process(process).net_connections("tcp")
+    return {f"{each.laddr.ip}:{each.laddr.port}" for each in open_ones if each.status == psutil.CONN_LISTEN}
 
 
 def worlds(work: Path) -> list[int]:

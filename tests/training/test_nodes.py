@@ -1,7 +1,5 @@
 """Trainings on two nodes, which are two loopback addresses: they meet, are lost, come back, stop and meet strangers."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle
@@ -185,18 +183,3 @@ def test_a_node_that_does_not_see_the_work_folder_is_told(work, address, tmp_pat
 def test_an_address_that_this_machine_lacks_is_told(work):
     with pytest.raises(FatalError, match=r"address = 192\.0\.2\.99:29500: can't listen there"):
         launch(config(work, nodes=2, address="192.0.2.99:29500"), Told(), WORKER)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"nodes": 2}, "address: nodes = 2 need one"),
-        ({"nodes": 2, "address": "0.0.0.0:1"}, "means every address"),
-        ({"address": "node7"}, "is not of the form HOST:PORT"),
-        ({"nodes": 2, "address": "node7:1", "min_nodes": 3}, "min_nodes: 3 is more than nodes = 2"),
-        ({"nodes": 4, "address": "node7:1"}, "or fewer processes"),
-    ],
-)
-def test_settings_that_no_nodes_can_follow_are_refused(work, changes, message):
-    with pytest.raises(ValueError, match=message):
-        config(work, **changes)

@@ -1,6 +1,4 @@
-"""What ranks tell each other, and what happens when a process of someone else answers in place of one."""
-
-from __future__ import annotations
+"""What ranks tell each other, bit by bit, and what happens when a process of someone else answers in place of one."""
 
 import re
 import stat
@@ -14,6 +12,10 @@ import pytest
 import torch.distributed as dist
 from warm_process import WarmProcess
 
+from pipeline.evaluation.detection import Detections
+from pipeline.evaluation.relations import Interactions
+from pipeline.evaluation.test_set import Scored
+from pipeline.stages.pretrain_worker import _arrays, _scored
 from pipeline.training.launch.launcher import launch
 from pipeline.training.ranks import Ranks
 from storage.errors import RetryableError
@@ -98,3 +100,23 @@ def test_no_code_of_ours_pickles_objects_between_ranks():
     assert len(sources) > 300
     calls = re.compile(r"\b(all_gather|gather|scatter|broadcast|send|recv)_object(_list)?\b")
     assert not [str(path) for path in sources if calls.search(path.read_text())]
+
+
+def test_scores_reach_the_other_processes_bit_by_bit():
+    draw = np.random.default_rng(0)
+
+    def image(position: int, pairs: int) -> Scored:
+        boxes = draw.random((3, pairs, 4)).astype(np.float32)
+        labels = draw.integers(0, 9, (4, pairs))
+        relations = Interactions(boxes[0], boxes[1], *labels[:3], draw.random(pairs))
+        return Scored(position, relations, Detections(boxes[2], labels[3], draw.random(pairs).astype(np.float32)))
+
+    images = [image(7, 5), image(2, 0)]
+    every = Ranks().every({each.position: _arrays(each) for each in images})
+    for told, own in zip([_scored(position, every[position]) for position in (7, 2)], images, strict=True):
+        assert told.position == own.position
+        for part in ("relations", "boxes"):
+            found, stated = vars(getattr(told, part)), vars(getattr(own, part))
+            assert found.keys() == stated.keys()
+            for name, array in stated.items():
+                assert found[name].dtype == array.dtype and np.array_equal(found[name], array)

@@ -1,7 +1,5 @@
 """Trainings with other numbers of processes, other ways to share the work, and other ways to stop: the same outcome."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 
@@ -17,14 +15,8 @@ from tests.training.conftest import TINY
 from tests.training.in_ranks import in_ranks, train
 
 STEPS = 3
-SETTINGS = TINY | {
-    "steps": STEPS,
-    "batch": 8,
-    "log_every": 1,
-    "processes": 1,
-    "max_grad_norm": 0.5,
-    "checkpoint_every": 100,
-}
+SETTINGS = TINY | {"steps": STEPS, "batch": 8, "log_every": 1, "processes": 1}
+SETTINGS |= {"max_grad_norm": 0.5, "checkpoint_every": 100}
 Job = tuple[str, dict, int | None]
 """Name of its folder, changed settings, step to stop after."""
 
@@ -48,20 +40,10 @@ CHANGING: list[list[Job]] = [
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, shard) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    one: list[Job] = [
-        ("tagger1", TAGGER, None),
-        ("ddp1", {}, None),
-        ("tree1", TREE, None),
-        ("ema1", {"ema": 0.9}, None),
-    ]
-    two: list[Job] = [
-        ("tagger2", TAGGER, None),
-        ("tagger2f", TAGGER | FSDP, None),
-        ("ddp2", {}, None),
-        ("tree2", TREE, None),
-        ("fsdp2", FSDP | {"ema": 0.9}, None),
-    ]
-    three: list[Job] = [("ddp3", {}, None), ("tree3", TREE, None)]
+    one = [("tagger1", TAGGER, None), ("ddp1", {}, None), ("tree1", TREE, None), ("ema1", {"ema": 0.9}, None)]
+    two = [("tagger2", TAGGER, None), ("tagger2f", TAGGER | FSDP, None), ("ddp2", {}, None), ("tree2", TREE, None)]
+    two.append(("fsdp2", FSDP | {"ema": 0.9}, None))
+    three = [("ddp3", {}, None), ("tree3", TREE, None)]
     for step, (count, jobs) in enumerate([(2, two), (1, one), (3, three)]):
         (folder / str(count)).mkdir()
         in_ranks(count, folder / str(count), several, shard, folder, CHANGING[step] + jobs)

@@ -63,9 +63,7 @@ def actors(cluster: Any) -> list[psutil.Process]:
     return [process for process in found if "".join(process.info["cmdline"] or []).startswith("ray::StageActor")]
 
 
-def test_a_run_is_interrupted_resumed_over_two_nodes_and_makes_the_weights_of_one_machine(
-    cluster, address, root, tmp_path
-):
+def test_an_interrupted_run_on_two_nodes_ends_with_the_weights_of_one_machine(cluster, address, root, tmp_path):
     recipe = write_small_set(tmp_path / "set")
     train_long(recipe.parent)
     world = World(root, recipe, recipe.parent, tmp_path / "store", "small")

@@ -1,12 +1,11 @@
 """Training samples survive JSON, leave out crowds and keep the strongest relations."""
 
-from __future__ import annotations
-
 from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
+from run_builder import box
 
 from pipeline.data.images.training_pixels import load_view
 from pipeline.data.images.training_view import DRAWS, Crop, TrainingView, ViewSettings, training_view
@@ -16,18 +15,10 @@ from storage.errors import FatalError
 
 
 def row(crowd=False):
-    box = {"x": 1.0, "y": 2.0, "w": 30.0, "h": 40.5, "source_id": 7}
-    return {
-        "image_id": 5,
-        "dataset": "scenes",
-        "width": 100,
-        "height": 80,
-        "boxes": [
-            box | {"category": "person", "crowd": False},
-            box | {"category": "person", "crowd": crowd},
-            box | {"category": "dog", "crowd": False},
-        ],
-    }
+    boxes = [
+        box(name, 1.0, 2.0, 30.0, 40.5, 7, c) for name, c in (("person", False), ("person", crowd), ("dog", False))
+    ]
+    return {"image_id": 5, "dataset": "scenes", "width": 100, "height": 80, "boxes": boxes}
 
 
 def test_a_sample_survives_json():
@@ -75,10 +66,12 @@ def test_a_box_is_where_its_object_is_seen(official):
         found = viewed(sample(SampleBox("red", 150, 40, 80, 70)), view)
         rows, columns = np.nonzero(load_view(file.getvalue(), view)[0].numpy() > 127)
         assert len(found.boxes) == bool(len(rows))
-        for box in found.boxes:
+        for seen_box in found.boxes:
             seen += 1
             edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-            assert edges == pytest.approx([box.x, box.y, box.x + box.w, box.y + box.h], abs=2)
+            assert edges == pytest.approx(
+                [seen_box.x, seen_box.y, seen_box.x + seen_box.w, seen_box.y + seen_box.h], abs=2
+            )
         assert (found.width, found.height) == (view.width, view.height)
     assert seen > 20
 

@@ -16,9 +16,16 @@ from storage.errors import FatalError
         ({"network": {"width": 33}}, "width=33: must be a multiple of 32"),
         ({"network": {"widht": 64}}, "widht: unknown; allowed:"),
         ({"network": {"text": {"heads": 5}}}, "text.hidden"),
-        ({"batch": 1, "processes": 2}, "can't be shared"),
         ({"lr": 0}, "greater than 0"),
         ({"epoch": 3}, "Extra inputs"),
+        ({"batch": 10, "micro_batch": 4}, "10 images aren't a multiple of micro_batch = 4"),
+        ({"batch": 8, "micro_batch": 8, "processes": 2}, "in micro-batches of 8 can't be shared by processes = 2"),
+        ({"evaluate_every": 5, "parallel": "fsdp"}, "each process evaluates with the whole network"),
+        ({"nodes": 2}, "address: nodes = 2 need one"),
+        ({"nodes": 2, "address": "0.0.0.0:1"}, "means every address"),
+        ({"address": "node7"}, "is not of the form HOST:PORT"),
+        ({"nodes": 2, "address": "node7:1", "min_nodes": 3}, "min_nodes: 3 is more than nodes = 2"),
+        ({"batch": 4, "micro_batch": 1, "nodes": 4, "address": "node7:1", "processes": 2}, "or fewer processes"),
     ],
 )
 def test_impossible_settings_name_the_field(values, message):
@@ -48,3 +55,11 @@ def test_files_that_are_missing_are_named(tmp_path):
     with pytest.raises(FatalError, match=r"pretrained = .*no such file"):
         TrainingSettings(pretrained=tmp_path / "none.safetensors").files()
     assert TrainingSettings().files() == {}
+
+
+def test_the_authors_way_is_chosen_by_one_setting():
+    official = TrainingSettings(official=True)
+    assert official.network.official_compat and not official.self_pairs and official.predicate_form == "surface"
+    assert official.shortest[0] == 480 and official.crop == 0.5 and official.bucket == 1
+    assert TrainingSettings(official=True, bucket=16).bucket == 16
+    assert TaggerSettings(official=True).network.official_compat

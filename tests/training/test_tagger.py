@@ -10,8 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from models.predictions import Target
-from pipeline.run.dag import build_steps
-from pipeline.run.recipe_files import load_recipe
 from pipeline.training.config import HELD_OUT, MODEL, VOCABULARY, Shard, TrainConfig
 from pipeline.training.launch.launcher import launch
 from pipeline.training.metrics_log import MetricsLog
@@ -52,13 +50,8 @@ def test_noise_stays_within_its_bounds_and_leaves_the_targets_alone():
     replaced = moved.subject_labels[moved.subject_labels != queries.subject_labels]
     assert 0 <= replaced.min() < 10 and 40 < replaced.max() < 50  # all names, not the first few as in the authors' code
     assert 0.1 < (moved.subject_labels != queries.subject_labels).float().mean() < 0.4
-
-
-def test_no_noise_changes_nothing():
-    queries = target(5)
     same = add_noise(queries, TaggerSettings(box_noise=0, label_noise=0), 50, np.random.default_rng(0))
-    assert torch.equal(same.subject_boxes, queries.subject_boxes)
-    assert torch.equal(same.object_labels, queries.object_labels)
+    assert torch.equal(same.subject_boxes, before) and torch.equal(same.object_labels, queries.object_labels)
 
 
 def test_wrong_labels_are_any_of_the_names_and_the_authors_the_first_few():
@@ -162,48 +155,3 @@ def test_proposals_are_what_captions_would_propose():
     assert {(p.candidate.subject, p.candidate.object): p.score for p in made}[2, 1] == scores[5, 1]
     false = list(proposals(0, scored, ["hold", "next to"], {("person", "hold", "person")}, ()))
     assert {((p.candidate.subject, p.candidate.object), p.right) for p in false} == {((0, 1), False), ((1, 0), False)}
-
-
-@pytest.mark.parametrize("name", ["label_coco_swin_t", "label_coco_swin_l"])
-def test_recipes_of_taggers_with_other_backbones_are_valid(root: Path, name: str):
-    recipe = load_recipe(root / "recipes" / f"{name}.toml")
-    network = recipe.train_tagger.network
-    assert recipe.name == name and network.tagger and network.backbone.startswith("swin_")
-    assert [step.name for step in build_steps(recipe)] == [
-        "ingest", "caption", "parse", "shard_tagger", "train_tagger", "tag",
-    ]  # fmt: skip
-
-
-RELEASED = {
-    "coco": (64, 1.41e-4, 1.41e-5, "resnet50", 1024, 0.1, "GLIP", "vanilla", 0.0),
-    "label_coco_swin_t": (32, 1e-4, 1e-5, "swin_tiny_patch4_window7_224", 2048, 0.0, "VXAc", "vanilla_MBF", 0.2),
-    "label_coco_swin_l": (32, 1e-4, 1e-5, "swin_large_patch4_window7_224", 2048, 0.0, "VXAc", "vanilla_MBF", 0.5),
-}
-"""The authors' scripts (RLIPv2, scripts/verb_tagger): batch, lr, lr_backbone and lr_text, then network differences."""
-
-
-@pytest.mark.parametrize("name", ["coco", "coco_objects365"])
-def test_recipes_pre_train_on_the_released_sides(root: Path, name: str):
-    settings = load_recipe(root / "recipes" / f"{name}.toml").pretrain.settings
-    assert (settings.shortest, settings.image_size, settings.crop) == (tuple(range(480, 801, 32)), 1333, 0.5)
-
-
-@pytest.mark.parametrize("name", RELEASED)
-def test_recipes_train_taggers_as_released(root: Path, name: str):
-    settings = load_recipe(root / "recipes" / f"{name}.toml").train_tagger
-    network = settings.network
-    assert settings.lr_text == settings.lr_backbone
-    assert RELEASED[name] == (
-        settings.batch, settings.lr, settings.lr_backbone, network.backbone, network.feedforward, network.dropout,
-        network.gate, network.relation_queries, network.backbone_drop_path,
-    )  # fmt: skip
-    # 20 epochs, a tenth of the learning rate after the 15th, shorter sides of 480 to 800, 100 pairs, 333 and 167 texts.
-    assert (settings.epochs, settings.epochs * settings.drop_at, settings.schedule) == (20, 15, "step")
-    assert (settings.shortest, settings.image_size, settings.crop) == (tuple(range(480, 801, 32)), 1333, 0.5)
-    assert (network.pairs, settings.object_texts, settings.predicate_texts) == (100, 333, 167)
-    assert (settings.label_noise, settings.box_noise, settings.max_grad_norm, settings.weight_decay) == (
-        0.2,
-        0.4,
-        0.1,
-        1e-4,
-    )

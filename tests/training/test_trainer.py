@@ -1,19 +1,24 @@
-"""The trainer's own settings: what changes the outcome, and what must not."""
+"""The trainer and its parts: what changes the outcome and what must not, where it starts from, and what it logs."""
 
-from __future__ import annotations
-
+import copy
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from models import weights
+from models.config import NetworkConfig, TextConfig
+from models.official.imported import import_checkpoint
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.optimizer import set_rates
+from pipeline.training.optimizer import gradient_norm, make_optimizer, set_rates, update
 from pipeline.training.ranks import Ranks
-from pipeline.training.settings import TaggerSettings, TrainingSettings
-from tests.training.conftest import TINY
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.worker import set_precision
+from tests.detector_checkpoint import converted, detector
+from tests.training.conftest import NETWORK, TINY
 from tests.training.in_ranks import train
 
 SETTINGS = TINY | {"steps": 4, "processes": 1, "log_every": 1}
@@ -55,6 +60,10 @@ def test_a_compiled_network_trains_the_same(work, shard, plain, monkeypatch):
     assert sum(graphs) > 100
 
 
+def test_the_seed_decides_the_losses(work, shard, plain):
+    assert run(work, shard, seed=1)["loss"] != plain["loss"]
+
+
 def test_steps_of_micro_batches_differ_from_one_of_all(work, shard, plain):
     assert run(work, shard, micro_batch=4)["loss"] != plain["loss"]
 
@@ -77,22 +86,102 @@ def test_a_divergence_is_told_and_its_last_good_checkpoint_stays(work, shard):
     assert len(CheckpointFolder(work / CHECKPOINTS).steps()) == 2
 
 
-def test_the_authors_way_is_chosen_by_one_setting():
-    official = TrainingSettings(official=True)
-    assert official.network.official_compat and not official.self_pairs and official.predicate_form == "surface"
-    assert official.shortest[0] == 480 and official.crop == 0.5 and official.bucket == 1
-    assert TrainingSettings(official=True, bucket=16).bucket == 16
-    assert TaggerSettings(official=True).network.official_compat
+@pytest.mark.parametrize("largest", [0.1, 1e3])
+def test_steps_are_those_with_a_clipped_gradient(largest):
+    torch.manual_seed(0)
+    ours = nn.ModuleDict({"backbone": nn.Linear(5, 7), "text_encoder": nn.Linear(7, 3), "head": nn.Linear(3, 2)})
+    theirs = copy.deepcopy(ours)
+    optimizers = [make_optimizer(network, TrainingSettings(lr=1e-2)) for network in (ours, theirs)]
+    for step in range(3):
+        for network in (ours, theirs):
+            network.zero_grad()
+            draws = torch.Generator().manual_seed(step)
+            x = torch.randn(6, 5, generator=draws)
+            # Large gradients in one step, small ones in the next: the scale of one must not stay for the other.
+            for layer in network.values():
+                x = layer(x)
+            (x.square().sum() * 10.0 ** (1 - 2 * (step % 2))).backward()
+        parameters = list(ours.parameters())
+        update(optimizers[0], gradient_norm(parameters).item(), largest)
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), largest)
+        optimizers[1].step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+@pytest.fixture
+def as_before():
+    before, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(before)
+    torch.backends.cudnn.allow_tf32 = cudnn
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"batch": 10, "micro_batch": 4}, "10 images aren't a multiple of micro_batch = 4"),
-        ({"batch": 8, "micro_batch": 8, "processes": 2}, "in micro-batches of 8 can't be shared by processes = 2"),
-        ({"evaluate_every": 5, "parallel": "fsdp"}, "each process evaluates with the whole network"),
-    ],
+    ("precision", "tf32", "near"),
+    [("float32", False, 1e-5), ("tf32", True, 1e-5), ("medium", True, 2e-2), ("bfloat16", True, 1e-5)],
 )
-def test_settings_that_do_not_fit_together_are_told(changes, message):
-    with pytest.raises(ValueError, match=message):
-        TrainingSettings(**changes)
+def test_products_on_a_cpu_and_on_a_gpu(as_before, precision, tf32, near):
+    set_precision(precision)
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (tf32, tf32)
+    first, second = torch.randn(2, 256, 256, generator=torch.Generator().manual_seed(0))
+    apart = (first @ second - (first.double() @ second.double()).float()).abs().max() / 16
+    assert apart < near
+    # Whether a CPU then rounds to bfloat16 is left to its library, which does not on one that lacks matrix units.
+    assert (torch.get_float32_matmul_precision() == "medium") == (precision == "medium")
+
+
+def test_a_converted_detector_is_trained_from(shard, work, tmp_path):
+    config = NetworkConfig(
+        backbone="resnet_w8_1_1_1_1", width=32, heads=2, encoder_layers=1, decoder_layers=2, pairs=10,
+        feedforward=32, fusion_interval=1, text=TextConfig(**NETWORK["text"]), official_compat=True,
+    )  # fmt: skip
+    small = {
+        name: NETWORK[name] for name in ("heads", "decoder_layers", "pairs", "fusion_width", "fusion_heads", "text")
+    }
+    torch.save({"model": converted(detector(config))}, tmp_path / "theirs_converted.pth")
+    made = import_checkpoint(tmp_path / "theirs_converted.pth", overrides=small)
+    weights.write(made.state, made.config, tmp_path / "pretrained.safetensors")
+    settings = {"network": made.config.to_dict(), "pretrained": str(tmp_path / "pretrained.safetensors")}
+    train(Ranks(), shard, work, TINY | settings | {"steps": 2, "processes": 1, "log_every": 1})
+    losses = [row["value"] for row in MetricsLog(work / "metrics.jsonl").table().to_pylist() if row["name"] == "loss"]
+    assert len(losses) == 2 and all(torch.isfinite(torch.tensor(losses)))
+    trained = torch.load(work / "state.pt")
+    moved = {name for name, value in made.state.items() if not torch.equal(trained[name], value)}
+    # The first layers of a pre-trained backbone stay as they are; without `pretrained` they would be random.
+    assert "backbone.body.conv1.weight" not in moved
+    assert "transformer.ho_decoder.layers.0.linear1.weight" in moved
+
+
+def test_what_is_measured_again_after_a_crash_counts_once(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.write(2, {"loss": 3.0})
+    log.write(12, {"loss": 1.0, "held_out_map": 0.5})
+    log.rewind(12)
+    log.write(12, {"held_out_map": 0.5})
+    assert log.table().to_pylist() == [
+        {"step": 2, "name": "loss", "value": 3.0},
+        {"step": 12, "name": "held_out_map", "value": 0.5},
+        {"step": 12, "name": "loss", "value": 1.0},
+    ]
+
+
+def test_what_a_full_disk_did_not_take_is_written_later(tmp_path):
+    log = MetricsLog(tmp_path / "later" / "metrics.jsonl")
+    with pytest.raises(OSError, match="No such file"):
+        log.write(1, {"loss": 3.0})
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "metrics.jsonl").write_text('{"step": 1, "na')
+    log.write(1, {"loss": 3.0})
+    log.write(2, {"loss": 2.0})
+    assert [(row["step"], row["value"]) for row in log.table().to_pylist()] == [(1, 3.0), (2, 2.0)]
+
+
+def test_rewinding_forgets_later_steps_and_a_torn_line(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.write(4, {"loss": 3.0})
+    log.write(8, {"loss": 2.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "na')
+    log.rewind(4)
+    assert [row["step"] for row in log.table().to_pylist()] == [4]

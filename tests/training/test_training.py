@@ -1,24 +1,29 @@
 """Whole training runs in real processes: resumed ones give the same bits as undisturbed ones, failures say what to do."""
 
+import dataclasses
 import os
 import random
+import resource
 import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from warm_process import ranks_of
+import torch
+from warm_process import limited, ranks_of
 
+from models import weights
+from models.config import NetworkConfig
 from pipeline.training.checkpoints.folder import CheckpointFolder
-from pipeline.training.config import CHECKPOINTS, MODEL, TrainConfig
+from pipeline.training.config import CHECKPOINTS, MODEL, Summary, TrainConfig
 from pipeline.training.launch.launcher import launch
 from pipeline.training.launch.rank_processes import WORKER
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.run import prepare
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError, RetryableError
-from tests.training.conftest import TINY
+from tests.training.conftest import TINY, sample, write_shard
 from tests.training.launched import agent, end_of
 
 STEPS = 12
@@ -137,11 +142,6 @@ def test_metrics_have_every_step_once(undisturbed):
     assert losses == list(range(2, STEPS + 1, 2))
 
 
-def test_the_seed_decides_the_weights(work, shard, undisturbed):
-    launch(config(work, shard, seed=1), ignore)
-    assert outcome(work)[0] != undisturbed[0]
-
-
 def test_one_process_reports_as_it_goes(work, shard):
     reported = []
     summary = launch(
@@ -152,15 +152,56 @@ def test_one_process_reports_as_it_goes(work, shard):
     assert "loss" in reported[-1][2] and "images/s" in reported[-1][2]
 
 
-def test_a_diverging_training_says_at_which_step_and_what_to_do(work, shard):
-    with pytest.raises(FatalError, match=r"diverged at step \d+ .*lower lr = "):
-        launch(
-            config(work, shard, processes=1, lr=1e30, lr_backbone=1e30, lr_text=1e30, warmup=0, max_grad_norm=1e30),
-            ignore,
-        )
-
-
 def test_nothing_to_train_on_is_said_before_any_process_starts(work):
     settings = TrainingSettings(**TINY)
     with pytest.raises(FatalError, match="nothing to train on"):
         prepare(TrainConfig(kind="pretrain", settings=settings, work=work))
+
+
+SETTINGS = {"steps": 4, "processes": 1, "num_workers": 1, "checkpoint_every": 2}
+
+
+def run(work: Path, shard, **changes) -> Summary:
+    """Trains as a stage does, with one process and one loader."""
+    return launch(config(work, shard, **SETTINGS | changes), ignore)
+
+
+def test_a_mix_without_relations_is_told_before_any_process_starts(work, tmp_path):
+    shard = write_shard(tmp_path, [dataclasses.replace(sample(i), relations=()) for i in range(1, 5)])
+    with pytest.raises(FatalError, match=r"nothing to learn predicates from: .* loss\.predicates = 0"):
+        config(work, shard)
+    assert run(work, shard, loss={"predicates": 0.0}).steps == 4
+
+
+def test_a_full_disk_is_told_and_the_last_checkpoint_stays(work, shard):
+    run(work, shard, steps=2)
+    said = pytest.raises(FatalError, match=r"the trained weights could not be written .*File too large")
+    with limited(resource.RLIMIT_FSIZE, 400_000), said:
+        run(work, shard)
+    assert CheckpointFolder(work / CHECKPOINTS).steps() == [2]
+    assert run(work, shard).resumed_from == 2
+
+
+def test_a_training_that_diverges_names_the_step_and_keeps_its_checkpoint(work, shard):
+    run(work, shard, steps=2)
+    with pytest.raises(FatalError, match=r"diverged at step \d+ .*the newest checkpoint is of step 2; lower lr = "):
+        run(
+            work, shard, steps=6, lr=1e30, lr_backbone=1e30, lr_text=1e30, warmup=0, max_grad_norm=1e30, schedule="step"
+        )
+    assert 2 in CheckpointFolder(work / CHECKPOINTS).steps()
+
+
+def test_a_first_step_that_fails_blames_what_it_started_from_and_no_rate(work, shard, tmp_path):
+    network = weights.build(NetworkConfig.from_dict(TINY["network"]), None)
+    with torch.no_grad():
+        network.projection_text.weight.mul_(1e38)
+    weights.save(network, tmp_path / "huge.safetensors")
+    with pytest.raises(FatalError, match=r"step 1 failed before it changed any weight .* pretrained = .*huge") as told:
+        run(work, shard, pretrained=tmp_path / "huge.safetensors")
+    assert "lr" not in str(told.value)
+
+
+def test_too_little_memory_is_told_with_what_takes_less(work, shard):
+    said = pytest.raises(FatalError, match=r"out of memory on cpu at step 1, with 2 images .*micro_batch = 2")
+    with limited(resource.RLIMIT_DATA, 3 * 2**30), said:
+        run(work, shard, num_workers=0, image_size=6400)
