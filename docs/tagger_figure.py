@@ -61,7 +61,7 @@ class Sheet:
 def draw(store: Path) -> Sheet:
     """The whole image."""
     run = find_run(existing_store(store), RUN)
-    choice = ChoiceSettings(threshold=THRESHOLD)
+    choice = ChoiceSettings(confidence="score", threshold=THRESHOLD)
     every = {sample.row["image_id"]: sample for sample in read_samples(run, [DATASET], choice)}
     sheet = Sheet(len(IMAGES) * (PANEL + GAP) - GAP, HEIGHT + 44 + ROWS * LINE)
     for place, image_id in enumerate(IMAGES):

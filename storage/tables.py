@@ -99,11 +99,18 @@ RELATION = pa.struct(
         ("caption", pa.int32()),
         ("calibrated", pa.float32()),
         ("posterior", pa.float32()),
+        ("probability", pa.float32()),
+        ("tagger_part", pa.float32()),
+        ("prior_part", pa.float32()),
+        ("posterior_part", pa.float32()),
+        ("captions_part", pa.float32()),
     ]
 )
 """A scored label. `proposed` says whether the triplet (of `caption`; -1: of none) named this very pair.
 
-`calibrated` is the probability that corresponds to the score, `posterior` that of the mention to mean this pair.
+`calibrated` is the probability that corresponds to the score, `posterior` that of the mention to mean this pair, and
+`probability` that the relation holds of this very pair. The parts are what the tagger, boxes and names, the comparison
+with the mention's other pairs, and the number of statements add to its log-odds.
 """
 
 IMAGES = pa.schema(
@@ -281,6 +288,11 @@ ADDED: Mapping[str, Any] = {
     "relations.relations.caption": -1,
     "relations.relations.calibrated": None,
     "relations.relations.posterior": None,
+    "relations.relations.probability": None,
+    "relations.relations.tagger_part": None,
+    "relations.relations.prior_part": None,
+    "relations.relations.posterior_part": None,
+    "relations.relations.captions_part": None,
     "shards.digest": None,
     "shards.check": None,
     "shards.dataset": None,

@@ -11,6 +11,8 @@ class Relation:
     `calibrated`: the probability that the score stands for; None when the tagger is not calibrated.
     `posterior`: the probability that this pair is (one of those) meant by the mention that proposed it, given that the
     mention is right; the highest over several mentions; None when no mention proposed it.
+    `probability`: the probability that the relation holds of this very pair, and what each part adds to its log-odds
+    (`tagger.labelling.calibration.Stack`); None before they are combined.
     """
 
     subject: int
@@ -21,3 +23,8 @@ class Relation:
     triplet: int
     calibrated: float | None = None
     posterior: float | None = None
+    probability: float | None = None
+    tagger_part: float | None = None
+    prior_part: float | None = None
+    posterior_part: float | None = None
+    captions_part: float | None = None

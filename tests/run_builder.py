@@ -139,7 +139,7 @@ def relations(image_id: int, *found: tuple[int, str, int, float]) -> dict[str, A
 def relation(subject: int, predicate: str, object_: int, score: float, **more: Any) -> dict[str, Any]:
     """A label in a row of `relations`."""
     ends = {"subject": subject, "predicate": predicate, "object": object_}
-    return {**ends, "score": score, "proposed": True, "triplet": 0, **more}
+    return {**ends, "score": score, "probability": score, "proposed": True, "triplet": 0, **more}
 
 
 def pairs(image_id: int, *found: tuple[int, str, int, int]) -> dict[str, Any]:

@@ -25,6 +25,13 @@ from storage.open_store import existing_store
 from storage.runs import Run, find_run, runs_of
 from storage.store import Store
 
+_PARTS = {
+    "tagger_part": "tagger",
+    "prior_part": "boxes and names",
+    "posterior_part": "other pairs of the mention",
+    "captions_part": "captions",
+}
+"""Column → what adds it to a label's log-odds, in words."""
 _IMAGE_ID = re.compile("[0-9]{1,18}")
 
 
@@ -215,6 +222,9 @@ def _lines(trace: ImageTrace) -> Iterator[str]:
     for label in trace.labels:
         names = [f"#{label[role]} {sanitise(boxes[label[role]]['category'])}" for role in ("subject", "object")]
         yield f"  {label['score']:.3f} {names[0]} | {sanitise(label['predicate'])} | {names[1]}{_because(label)}"
+        if label["tagger_part"] is not None:
+            parts = ", ".join(f"{words} {label[part]:+.2f}" for part, words in _PARTS.items())
+            yield f"        probability {label['probability']:.3f}; added log-odds: {parts}"
         if label["not_kept"] is not None:
             yield f"        not kept: {label['not_kept']}"
     if trace.dropped:

@@ -48,7 +48,9 @@ def train_tagger(
             f"{recipe}: tag.weights = {weights} names an existing tagger, so none is trained; remove tag.weights"
         )
     run_context(context, direct, as_json)
-    (artifact,) = context.run.artifacts("train_tagger").values()
+    # Of the taggers of several folds, the first.
+    trained = next(step.name for step in context.steps if step.stage.name == "train_tagger")
+    (artifact,) = context.run.artifacts(trained).values()
     tagger = TrainedTagger.of(artifact)
     if as_json:
         print(json.dumps(tagger.as_json()))

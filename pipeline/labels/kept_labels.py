@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.label_overrides import ImageOverrides, Named, Overrides
@@ -23,7 +23,7 @@ from storage.errors import FatalError
 from storage.runs import Run
 from tagger.english.predicates import canonical
 from tagger.labelling.calibration import Calibration, Line
-from tagger.labelling.label_choice import Judged, LabelChoice, NotKept
+from tagger.labelling.label_choice import LACKING, Judged, LabelChoice, NotKept
 from tagger.pair import Pair
 from tagger.relation import Relation
 
@@ -31,13 +31,15 @@ from tagger.relation import Relation
 class ChoiceSettings(Settings):
     """Which of the tagger's labels are used for training. Changing these never reruns the tagger."""
 
-    confidence: Literal["score", "calibrated"] = "score"
-    """Confidence of a pseudo relation: the tagger's raw score, or the calibrated probability for that score."""
+    confidence: Literal["probability", "calibrated", "score"] = "probability"
+    """Confidence of a pseudo relation. probability: that it holds of this very pair, from the tagger, boxes, names and
+    captions; calibrated: the probability for the tagger's score alone; score: the raw score, the default where a rule is
+    named."""
     rule: Literal["all", "best", "posterior"] = "all"
     """Which pairs to keep of an ambiguous caption. all: every pair; best: the likeliest, as many as the caption means;
-    posterior: every pair, with its confidence multiplied by its posterior."""
-    threshold: float = Field(0.2, ge=0.0, le=1.0)
-    """Pseudo-labels with a lower confidence are excluded."""
+    posterior: every pair, with its confidence multiplied by its posterior, which a probability already holds."""
+    threshold: float = Field(0.45, ge=0.0, le=1.0)
+    """Pseudo-labels with a lower confidence are excluded. 0.2 by default where the confidence is no probability."""
     thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = Field({})
     """Thresholds for individual predicates, by canonical name."""
     per_pair: int | None = Field(None, ge=1)
@@ -48,6 +50,20 @@ class ChoiceSettings(Settings):
     calibration: dict[str, tuple[float, float]] = Field({})
     """Scale and offset of the score's logit by canonical predicate ("": all others), in place of the tagger's own.
     `rlip verdicts calibration` fits them. Only confidence "calibrated" reads them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_a_rule_or_measure(cls, values: Any) -> Any:
+        if isinstance(values, dict) and ("rule" in values or values.get("confidence", "probability") != "probability"):
+            values = {"confidence": "score", **values}
+            return values if values["confidence"] == "probability" else {"threshold": 0.2, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _weighs_a_posterior_once(self) -> Self:
+        if self.confidence == "probability" and self.rule == "posterior":
+            raise ValueError("rule: a probability already holds the posterior; use 'all', or confidence = 'calibrated'")
+        return self
 
     def choice(self) -> LabelChoice:
         """The rule to apply to each image."""
@@ -62,13 +78,18 @@ class ChoiceSettings(Settings):
 
     def in_words(self) -> str:
         """A short description, e.g. "score ≥ 0.2, best of each mention"."""
-        weighed = " times posterior" if self.rule == "posterior" else ""
-        words = f"{self.confidence}{weighed} ≥ {self.threshold:g}"
+        measured, _, best = self.rule_in_words().partition(",")
+        words = f"{measured} ≥ {self.threshold:g}"
         if self.thresholds:
             words += f" ({', '.join(f'{name} {least:g}' for name, least in sorted(self.thresholds.items()))})"
-        if self.rule == "best":
-            words += ", best of each mention"
+        words += f",{best}" if best else ""
         return words if self.per_pair is None else f"{words}, at most {self.per_pair} per pair"
+
+    def rule_in_words(self) -> str:
+        """What labels are ranked by, e.g. "score, best of each mention"."""
+        return (
+            self.confidence + {"all": "", "best": ", best of each mention", "posterior": " times posterior"}[self.rule]
+        )
 
 
 def choice_of(run: Run) -> ChoiceSettings | None:
@@ -78,7 +99,7 @@ def choice_of(run: Run) -> ChoiceSettings | None:
     return None if settings is None else recorded_choice(settings)
 
 
-EVERY_LABEL = ChoiceSettings(threshold=0.0, max_relations=2**31)
+EVERY_LABEL = ChoiceSettings(confidence="score", threshold=0.0, max_relations=2**31)
 """Keeps all labels, as those of an import are, which no shard chooses from."""
 
 
@@ -88,8 +109,9 @@ def choice_or_all(run: Run) -> ChoiceSettings:
 
 
 def recorded_choice(settings: Mapping[str, Any]) -> ChoiceSettings:
-    """The choice among settings of stage `shard`. Settings that its version did not have get their defaults."""
-    return ChoiceSettings.model_validate({n: v for n, v in settings.items() if n in ChoiceSettings.model_fields})
+    """The choice among settings of stage `shard`. Settings that its version did not have get the defaults of then."""
+    known = {n: v for n, v in settings.items() if n in ChoiceSettings.model_fields}
+    return ChoiceSettings.model_validate({"confidence": "score"} | known)
 
 
 KeptLabels = Mapping[int, tuple[SampleRelation, ...]]
@@ -266,12 +288,10 @@ def _judged_by_image(
 
 def _confidence(labels: FlatList, settings: ChoiceSettings) -> NDArray[np.float64]:
     """The confidence of each label, not rounded (N)."""
-    measure = labels.fields.field("score" if settings.confidence == "score" else "calibrated")
-    posterior = labels.fields.field("posterior")
+    name = settings.confidence
+    measure, posterior = labels.fields.field(name), labels.fields.field("posterior")
     if measure.null_count:
-        raise FatalError(
-            "shard.confidence = 'calibrated': labels are not calibrated; train the tagger with held_out > 0 or use 'score'"
-        )
+        raise FatalError(f"shard.confidence = {name!r}: {LACKING[name]}, or use 'score'")
     confidence: NDArray[np.float64] = np.asarray(measure, np.float64)
     if settings.rule == "posterior":
         if pc.any(pc.and_(labels.fields.field("proposed"), pc.is_null(posterior))).as_py():

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
+from pipeline.labels.kept_labels import ChoiceSettings, judged_labels, kept_labels
 from pipeline.labels.label_overrides import Overrides
 from pipeline.labels.labelled_partitions import candidates
 from storage.artifact import Artifact
-from tagger.audit.labels import SYMMETRIC, Fact, LabelCurve, PredicateScores, agreement, audit, audit_predicates
+from storage.errors import FatalError
+from tagger.audit.labels import (
+    AUDITED_RECALL,
+    SYMMETRIC,
+    Fact,
+    LabelCurve,
+    PredicateScores,
+    agreement,
+    audit,
+    audit_predicates,
+)
 from tagger.english.predicates import canonical
 from tagger.labelling.calibration import calibration_error
 from tagger.matching import match
@@ -37,6 +49,31 @@ class LabelScores:
 
 
 @dataclass(frozen=True)
+class RuleScores:
+    """What a rule could keep: precision, and recall of all ground-truth relations, at the threshold with the highest F1."""
+
+    rule: str
+    f1: float
+    threshold: float
+    precision: float
+    recall: float
+    precision_at_recall: float
+    """Best precision at a recall of at least .8 over the reachable relations; 0 where it is not reached."""
+
+
+RULES: tuple[dict[str, Any], ...] = (
+    {"confidence": "probability"},
+    *(
+        {"confidence": measure, "rule": rule}
+        for measure in ("calibrated", "score")
+        for rule in ("all", "best", "posterior")
+    ),
+)
+"""Settings of every rule."""
+_NO_LIMITS = {"threshold": 0.0, "thresholds": {}, "per_pair": None, "max_relations": 2**31}
+
+
+@dataclass(frozen=True)
 class LabelAudit:
     """Scores of all labelling methods on the same images, namely those with ground-truth relations."""
 
@@ -51,10 +88,21 @@ class LabelAudit:
     """Baseline from boxes and names alone: each candidate is scored with its prior."""
     score_error: float = 0.0
     """Expected calibration error of the scores."""
-    calibrated_error: float | None = None
-    """Expected calibration error of the calibrated probabilities; None when the labels have none."""
+    probability_error: float | None = None
+    """Expected calibration error of the probabilities; None when the labels have none."""
     predicates: tuple[PredicateScores, ...] = ()
     """Predicates with the most kept labels come first."""
+    rules: tuple[RuleScores, ...] = ()
+    """Every rule, over the labels that have what it weighs; empty unless asked for."""
+
+    @property
+    def in_words(self) -> str:
+        """How many relations recall is over."""
+        reachable = self.reachable / self.given if self.given else 0.0
+        return (
+            f"{self.given:,}, of which candidates reach {self.reachable:,}; recall .8 of the reachable is "
+            f"{AUDITED_RECALL * reachable:.3f} of all"
+        )
 
     @property
     def best_baseline(self) -> tuple[str, LabelScores]:
@@ -64,7 +112,7 @@ class LabelAudit:
     def methods(self, choice: str) -> tuple[tuple[str, LabelScores], ...]:
         """The labelling methods by name: the tagger with its `choice` of labels, then the baselines."""
         return (
-            (f"tagger, {choice}", self.tagger),
+            (f"kept: {choice}", self.tagger),
             ("naive matching", self.naive),
             ("boxes and names alone", self.prior),
         )
@@ -79,29 +127,61 @@ class LabelCount:
     """Partition → what reviewers have settled."""
     _truth: list[set[Fact]] = field(default_factory=list)
     _relations: list[list[Relation]] = field(default_factory=list)
+    _confidences: list[list[float]] = field(default_factory=list)
     _pairs: list[list[Pair]] = field(default_factory=list)
     _kept: list[set[Fact]] = field(default_factory=list)
+    _tables: list[tuple[pa.Table, pa.Table]] = field(default_factory=list)
+    """Labels and candidates of the audited images, by partition."""
 
     def add(self, images: pa.Table, tagged: Artifact) -> None:
         """Add a partition: its rows of `images` and the artifact of its stage `tag`."""
         given = _by_image(images, "relations", "subject", "predicate", "object")
         if not any(given.values()):
             return  # Labels of a set that gives no relations can't be judged, and there may be millions.
-        names = tuple(each.name for each in fields(Relation))
-        labels, proposed = tagged.table("relations"), candidates(tagged)
-        relations = _by_image(labels, "relations", *names)
+        audited = pa.array([image_id for image_id, facts in given.items() if facts], pa.int64())
+        labels, proposed = (
+            table.filter(pc.is_in(table["image_id"], audited))
+            for table in (tagged.table("relations"), candidates(tagged))
+        )
+        self._tables.append((labels, proposed))
+        settled = self.overrides.get(tagged.manifest.partition)
+        relations = _by_image(labels, "relations", *(each.name for each in fields(Relation)))
         pairs = _by_image(proposed, "pairs", *(each.name for each in fields(Pair)))
-        kept = kept_labels(labels, proposed, self.choice, self.overrides.get(tagged.manifest.partition))
-        for image_id, facts in given.items():
-            if facts and image_id in relations:
-                self._truth.append({(subject, canonical(p), object_) for subject, p, object_ in facts})
-                self._relations.append([_relation(values) for values in relations[image_id]])
-                self._pairs.append([_pair(values) for values in pairs.get(image_id, ())])
-                self._kept.append({(r.subject, r.predicate, r.object) for r in kept[image_id]})
+        kept = kept_labels(labels, proposed, self.choice, settled)
+        judged = judged_labels(labels, proposed, self.choice, settled)
+        for image_id, own in relations.items():
+            self._truth.append({(subject, canonical(p), object_) for subject, p, object_ in given[image_id]})
+            self._relations.append([_relation(values) for values in own])
+            self._confidences.append([one.confidence for one in judged[image_id]])
+            self._pairs.append([_pair(values) for values in pairs.get(image_id, ())])
+            self._kept.append({(r.subject, r.predicate, r.object) for r in kept[image_id]})
+
+    def rules(self) -> tuple[RuleScores, ...]:
+        """Scores every rule on everything added so far, except those that need what the labels lack."""
+        found = []
+        for rule in RULES:
+            choice = ChoiceSettings.model_validate(rule | _NO_LIMITS)
+            with suppress(FatalError):
+                judged = [each for tables in self._tables for each in judged_labels(*tables, choice).values()]
+                left = [
+                    [
+                        replace(label, score=one.confidence)
+                        for label, one in zip(*of_image, strict=True)
+                        if not one.reason
+                    ]
+                    for of_image in zip(self._relations, judged, strict=True)
+                ]
+                curve = audit(left, self._pairs, self._truth, SYMMETRIC).tagger
+                found.append(RuleScores(choice.rule_in_words(), *curve.best_f1(), curve.precision_at()))
+        return tuple(found)
 
     def audit(self) -> LabelAudit:
         """Audits everything added so far."""
-        found = audit(self._relations, self._pairs, self._truth, SYMMETRIC)
+        ranked = [
+            [replace(label, score=confidence) for label, confidence in zip(*of_image, strict=True)]
+            for of_image in zip(self._relations, self._confidences, strict=True)
+        ]
+        found = audit(ranked, self._pairs, self._truth, SYMMETRIC)
         right = [
             (r.subject, r.predicate, r.object) in facts
             or (r.predicate in SYMMETRIC and (r.object, r.predicate, r.subject) in facts)
@@ -109,7 +189,7 @@ class LabelCount:
             for r in of_image
         ]
         labels = [relation for of_image in self._relations for relation in of_image]
-        probabilities = [relation.calibrated for relation in labels if relation.calibrated is not None]
+        probabilities = [relation.probability for relation in labels if relation.probability is not None]
         return LabelAudit(
             images=len(self._truth),
             given=found.tagger.truths,
@@ -118,10 +198,10 @@ class LabelCount:
             naive=self._scores(found.naive, list(map(_facts, self._pairs))),
             prior=self._scores(found.prior, [_facts(pairs, self.choice.threshold) for pairs in self._pairs]),
             score_error=calibration_error([relation.score for relation in labels], right),
-            calibrated_error=calibration_error(probabilities, right)
+            probability_error=calibration_error(probabilities, right)
             if labels and len(probabilities) == len(labels)
             else None,
-            predicates=audit_predicates(self._relations, self._pairs, self._truth, self._kept, SYMMETRIC),
+            predicates=audit_predicates(ranked, self._pairs, self._truth, self._kept, SYMMETRIC),
         )
 
     def _scores(self, curve: LabelCurve, kept: Sequence[set[Fact]]) -> LabelScores:

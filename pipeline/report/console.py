@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pipeline.report.figures import DatasetAudit, Figures
 from pipeline.report.formatting import sanitise, share, table
-from pipeline.report.label_view import score_cells
+from pipeline.report.label_view import SCORES, score_cells
 from pipeline.report.steps import Outcome, scored_estimate, stage_rows
 from pipeline.report.variants import VariantScores, score_name, score_names, score_text
 from pipeline.training.config import MODEL
@@ -124,9 +124,8 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
     printed: list[Any] = []
     if audit.labels is not None:
         methods = table(
-            f"Labels of {name}, compared with its {audit.labels.given:,} given relations",
-            "labels", "kept", "precision", "recall", "precision at recall .8", "average precision",
-        )  # fmt: skip
+            f"Labels of {name}, compared with its given relations: {audit.labels.in_words}", "labels", *SCORES
+        )
         for method, scores in audit.labels.methods(choice):
             methods.add_row(method, *score_cells(scores))
         printed.append(methods)

@@ -26,7 +26,7 @@ from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run, RunRecord
 
-_VERSION = 8
+_VERSION = 9
 """Incremented whenever the same run would give different figures."""
 
 
@@ -190,6 +190,10 @@ def headline(figures: Figures) -> list[tuple[str, str, str]]:
     if figures.labels.kept is not None:
         tiles.append((f"{figures.labels.kept:,}".replace(",", "\u2009"), "labels kept", figures.choice))
     for audit in figures.audits:
+        if audit.labels and audit.labels.tagger.precision is not None:
+            recall = f"recall {audit.labels.tagger.recall or 0.0:.2f} of all {audit.labels.given:,} given relations"
+            value = f"{audit.labels.tagger.precision:.2f}"
+            tiles.append((value, f"precision of the labels kept, {audit.dataset}", recall))
         if audit.labels and audit.labels.tagger.precision_at_recall is not None:
             name, best = audit.labels.best_baseline
             against = (
@@ -198,7 +202,7 @@ def headline(figures: Figures) -> list[tuple[str, str, str]]:
                 else f"{name} {best.precision_at_recall:.2f}"
             )
             value = f"{audit.labels.tagger.precision_at_recall:.2f}"
-            tiles.append((value, f"precision at recall .8, {audit.dataset}", against))
+            tiles.append((value, f"precision at recall .8 of the reachable relations, {audit.dataset}", against))
     scores = {variant.variant: variant.scores for variant in figures.variants if ZERO_SHOT in variant.scores}
     if "pseudo" in scores:
         compared = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ class LabelView:
                 labels[dataset_of(partition)].add(images, found.tagged)
                 triplets = None if found.parsed is None else found.parsed.table("triplets")
                 covered[dataset_of(partition)].add(images, found.tagged, triplets)
-        audits = {dataset: count.audit() for dataset, count in labels.items()}
+        audits = {dataset: replace(count.audit(), rules=count.rules()) for dataset, count in labels.items()}
         coverage = {dataset: count.coverage() for dataset, count in covered.items()}
         return cls(
             choice.in_words(),
@@ -124,16 +124,22 @@ class LabelView:
 
 def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
     methods = table(
-        f"Labels of {sanitise(dataset)}, on the {audit.images:,} images with given relations: {audit.given:,} given, "
-        f"{audit.reachable:,} of them proposed by candidates",
-        "labels", "kept", "precision", "recall", "precision at recall .8", "average precision",
+        f"Labels of {sanitise(dataset)}, on the {audit.images:,} images with given relations: {audit.in_words}",
+        "labels", *SCORES,
     )  # fmt: skip
     for name, scores in audit.methods(choice):
         methods.add_row(name, *score_cells(scores))
-    calibrated = "labels are not calibrated"
-    if audit.calibrated_error is not None:
-        calibrated = f"{share(audit.calibrated_error)} after calibration"
-    errors = f"Calibration error: {share(audit.score_error)} for raw scores, {calibrated}"
+    rules = table(
+        "Every rule at the threshold with its highest F1", "confidence, rule", "threshold", "precision", "recall", "F1",
+        f"precision at {REACHABLE_RECALL}",
+    )  # fmt: skip
+    for rule in audit.rules:
+        at_recall = rule.precision_at_recall or None
+        rules.add_row(rule.rule, *map(share, (rule.threshold, rule.precision, rule.recall, rule.f1, at_recall)))
+    of_probabilities = "labels have no probabilities"
+    if audit.probability_error is not None:
+        of_probabilities = f"{share(audit.probability_error)} for probabilities"
+    errors = f"Calibration error: {share(audit.score_error)} for raw scores, {of_probabilities}"
     by_predicate = table(
         "By predicate, most kept first", "predicate", "kept", "true", "precision", "recall", "average precision",
         "calibration error", "correct where wrong",
@@ -146,7 +152,12 @@ def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
             Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.truths:,}", *map(share, numbers), Text(instead)
         )
     by_predicate.columns[-1].justify = "left"
-    return Group(methods, Text(errors), Text(), by_predicate)
+    return Group(methods, Text(), rules, Text(errors), Text(), by_predicate)
+
+
+REACHABLE_RECALL = "recall .8 of the reachable"
+SCORES = ("kept", "precision", "recall of all", f"precision at {REACHABLE_RECALL}", "average precision")
+"""Columns of `score_cells`."""
 
 
 def score_cells(scores: LabelScores) -> tuple[str, ...]:

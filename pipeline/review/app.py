@@ -127,12 +127,14 @@ def _add_answers(app: APIRouter, state: ReviewState) -> None:
         number: int,
         threshold: Annotated[float, Query(ge=0, le=1)],
         rule: Annotated[str, Query(pattern="^(all|best|posterior)$")] = "all",
-        confidence: Annotated[str, Query(pattern="^(score|calibrated)$")] = "score",
+        confidence: Annotated[str, Query(pattern="^(probability|calibrated|score)$")] = "probability",
     ) -> dict[str, dict[str, str | None]]:
         settings = {"threshold": threshold, "rule": rule, "confidence": confidence, "thresholds": {}}
-        choice = ChoiceSettings.model_validate(state.view.choice.model_dump() | settings)
         try:
+            choice = ChoiceSettings.model_validate(state.view.choice.model_dump() | settings)
             return {"reasons": {str(label): why for label, why in state.details.kept(number, choice).items()}}
+        except ValidationError as error:
+            raise HTTPException(409, error.errors()[0]["msg"]) from error
         except PipelineError as error:
             raise HTTPException(409, str(error)) from error
 

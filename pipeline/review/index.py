@@ -110,7 +110,7 @@ class Recent(Generic[K, V]):
 
 LIVE = "live"
 """Schema of the tables in memory that say which labels have a verdict. `Reviews` fills them."""
-_FORMAT = 2
+_FORMAT = 3
 """Incremented whenever the same artifacts would give other rows."""
 MOST_INFORMATIVE = 500
 """Labels of each predicate, the most uncertain ones, that the queue by information holds."""

@@ -65,7 +65,7 @@ RELATIONS = pa.schema(
     ]
 )
 """`place` is the label's index among its image's; `subject` and `object` index the image's boxes, whose sides are in pixels.
-`predicate` is canonical. `probability` is the calibrated score, or the score where there is none. `confidence` decides
+`predicate` is canonical. `probability` is the calibrated or raw score where labels have none. `confidence` decides
 whether a label is kept. `number` is a kept label's place in random audits (`pipeline/labels/audit_sample.py`). `correct`
 says whether the dataset gives this relation; null for images without ground-truth relations."""
 
@@ -182,7 +182,7 @@ def _relations(
         **ends,
         "predicate": predicates,
         "score": score,
-        "probability": pc.coalesce(labels.fields.field("calibrated"), score),
+        "probability": pc.coalesce(*(labels.fields.field(name) for name in ("probability", "calibrated")), score),
         "proposed": labels.fields.field("proposed"),
         "confidence": judged.confidence,
         "kept": kept,

@@ -60,7 +60,7 @@ def build_steps(recipe: Recipe) -> list[Step]:
     """
     recipe = recipe.resolved()
     data = recipe.data
-    trained_on = data.tagger if recipe.tag.weights is None else ()
+    trained_on = data.tagger if recipe.tag.weights is None and recipe.tag.method == "tagger" else ()
     ingested = tuple(dict.fromkeys((*data.label, *data.mix, *trained_on, *data.test)))
     steps = [Step("ingest", IngestStage, recipe.ingest, datasets=ingested)]
     if bare := data.without_boxes:
@@ -113,11 +113,13 @@ def _labelling(recipe: Recipe) -> list[Step]:
         Step("caption", CaptionStage, recipe.caption, datasets=data.label, reads={"images": images}),
         Step("parse", ParseStage, recipe.parse, datasets=data.label, reads={"captions": ("caption",)}),
     ]
-    tagger = _tagger(recipe)
-    if tagger:
-        reads = {"images": images, "triplets": ("parse",)}
-        uses = {"tagger": (tagger[-1].name,)}
-        steps += [*tagger, Step("tag", TagStage, recipe.tag, datasets=data.label, reads=reads, uses=uses)]
+    reads = {"images": images, "triplets": ("parse",)}
+    tag = Step("tag", TagStage, recipe.tag, datasets=data.label, reads=reads)
+    if recipe.tag.method != "tagger":
+        return [*steps, tag]
+    if tagger := _tagger(recipe):
+        uses = {"tagger": tuple(step.name for step in tagger if step.stage is not ShardTaggerStage)}
+        steps += [*tagger, replace(tag, uses=uses)]
     return steps
 
 
@@ -127,7 +129,7 @@ def _boxed(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _tagger(recipe: Recipe) -> list[Step]:
-    """The steps that make the tagger: they import one, or train it on images with relations."""
+    """The steps that make the tagger: they import one, or train it, once for each fold, on images with relations."""
     if recipe.tag.weights is not None:
         trained = recipe.train_tagger
         imported = ImportTaggerSettings(
@@ -138,7 +140,11 @@ def _tagger(recipe: Recipe) -> list[Step]:
         return []
     settings = recipe.shard.model_copy(update={"labels": "given", "without_relations": "drop"})
     packed = Step("shard_tagger", ShardTaggerStage, settings, datasets=recipe.data.tagger, reads=_INGESTED)
-    return [packed, Step("train_tagger", TrainTaggerStage, recipe.train_tagger, reads={"shards": (packed.name,)})]
+    reads = {"shards": (packed.name,)}
+    folds = range(recipe.train_tagger.folds)
+    names = [f"train_tagger:{fold}" for fold in folds] if len(folds) > 1 else ["train_tagger"]
+    each = [recipe.train_tagger.model_copy(update={"fold": fold}) for fold in folds]
+    return [packed, *(Step(n, TrainTaggerStage, s, reads=reads) for n, s in zip(names, each, strict=True))]
 
 
 def _shards(recipe: Recipe, use: str, datasets: tuple[str, ...], labels: str) -> Step:

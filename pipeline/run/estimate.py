@@ -226,7 +226,7 @@ def _of_whole(step: Step, sizes: Mapping[str, int], steps: Sequence[Step]) -> in
         if settings.steps is not None:
             return settings.steps * settings.batch
         known = _trained_on(step, steps) & sizes.keys()
-        held_out = settings.held_out if isinstance(settings, TaggerSettings) else 0.0
+        held_out = settings.held_out_share if isinstance(settings, TaggerSettings) else 0.0
         return round(sum(sizes[name] for name in known) * (1 - held_out)) * settings.epochs if known else None
     if step.stage is EvaluateStage:
         return sum(sizes.get(name, 0) for name in step.from_datasets["images"])

@@ -278,10 +278,11 @@ class Recipe(Settings):
         asked = [("pretrain.variants has", variant) for variant in self.pretrain.variants]
         asked += [("shard.labels is", self.shard.labels)] if self.packs_labels and self.run.until is not None else []
         for what, labels in asked:
-            if labels in FROM_CAPTIONS and not self.data.tagger and self.tag.weights is None:
+            without = self.tag.method == "tagger" and not self.data.tagger and self.tag.weights is None
+            if labels in FROM_CAPTIONS and without:
                 raise ValueError(
-                    f"{what} {labels!r}, which needs a tagger; name a dataset with relations in data.tagger, or a "
-                    "trained tagger in tag.weights"
+                    f"{what} {labels!r}, which needs a tagger; name a dataset with relations in data.tagger, a trained "
+                    'tagger in tag.weights, or label without one (tag.method = "prior")'
                 )
         if self.pretrain.settings.evaluate_every and not self.data.test:
             raise ValueError(

@@ -99,7 +99,8 @@ def _files(weights: str, store: str) -> dict[str, Path]:
         run = find_run(existing_store(store), weights)
     except FatalError as error:
         raise FatalError(f"tag.weights = {weights}: neither a file nor a run ({error})") from error
-    for step in _STEPS:
+    # Of the taggers of several folds, the first.
+    for step in sorted(name for name in run.steps() if name.partition(":")[0] in _STEPS):
         for artifact in run.artifacts(step).values():
             # A remote store fetches each file on its own, so that none lies beside another.
             return {name: artifact.file(name) for name in artifact.manifest.files}

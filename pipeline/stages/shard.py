@@ -86,7 +86,7 @@ class ShardStage(Stage):
     """Writes tars with an index and statistics. Images without a box are excluded; unreadable images are rejected."""
 
     name = "shard"
-    version = 3
+    version = 4
     reads = ("images", "relations")
     writes = "shards"
     uses = ("fingerprints", "split")

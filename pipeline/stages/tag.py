@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from pipeline.runtime.devices import best_precision, choose_device
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage, named_files
-from pipeline.training.settings import CALIBRATION
+from pipeline.training.settings import CALIBRATION, fold_of
 from storage.artifact import REMOVE_ARTIFACT, Artifact
 from storage.digests import digest_file
 from storage.errors import FatalError
@@ -29,7 +29,8 @@ from tagger.candidates.cooccurrence import cooccurrence_candidates, read_cooccur
 from tagger.candidates.grounding import ground
 from tagger.candidates.official import official_candidates
 from tagger.candidates.source import Candidates, CandidateSource
-from tagger.labelling.calibration import Calibration
+from tagger.labelling.calibration import Calibration, Stack
+from tagger.labelling.label_choice import with_probabilities
 from tagger.matching import (
     AuthorsFileError,
     NounReader,
@@ -141,7 +142,7 @@ class TagStage(Stage):
     """
 
     name = "tag"
-    version = 9
+    version = 10
     reads = ("images", "triplets")
     uses = ("tagger",)
     writes = "relations"
@@ -167,7 +168,7 @@ class TagStage(Stage):
     def open(self, uses: Inputs) -> None:
         """Load the source of candidates and the labeller. Raises `FatalError` when one cannot be used."""
         self._candidates = open_candidates(self.settings)
-        self._open = open_labeller(self.settings, uses.artifact("tagger"), self.worker)
+        self._open = open_labellers(self.settings, uses.by_table.get("tagger", ()), self.worker)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Score the partition's candidates; images that cannot be read or scored go to quarantine."""
@@ -175,17 +176,18 @@ class TagStage(Stage):
         captioned = {row["image_id"]: row["triplets"] for row in inputs.table("triplets").to_pylist()}
         known = sorted({box["category"] for row in rows for box in row["boxes"]}.union(self.settings.categories))
         proposed = [self._propose(row, captioned.get(row["image_id"], []), known) for row in rows]
-        images = [self._image(row, candidates) for row, candidates in zip(rows, proposed, strict=True)]
-        labels = self._open.labeller.label(images, lambda done: report(done, len(rows)))
+        opened = [self._open[fold_of(row["dataset"], row["image_id"], len(self._open))] for row in rows]
+        images = [self._image(*each) for each in zip(rows, proposed, opened, strict=True)]
+        labels = self._label(images, opened, lambda done: report(done, len(rows)))
         report(len(rows), len(rows))
         rejected = [
             Rejected(row["image_id"], one.problem.reason, one.problem.value)
             for row, one in zip(rows, labels, strict=True)
             if one.problem
         ]
-        kept = [_Labelled(*each) for each in zip(rows, images, labels, strict=True) if not each[2].problem]
+        kept = [_Labelled(*each) for each in zip(rows, images, labels, opened, strict=True) if not each[2].problem]
         relations = [
-            {"image_id": one.row["image_id"], "tagger": self._open.digest, "relations": one.relations(captioned)}
+            {"image_id": one.row["image_id"], "tagger": one.opened.digest, "relations": one.relations(captioned)}
             for one in kept
         ]
         pairs = [{"image_id": one.row["image_id"], "pairs": [asdict(p) for p in one.image.pairs]} for one in kept]
@@ -208,13 +210,24 @@ class TagStage(Stage):
         captions = [values["caption"] for values in triplets]
         return self._candidates([_triplet(values) for values in triplets], _boxes(row), captions, known)
 
-    def _image(self, row: dict[str, Any], proposed: Candidates) -> TaggingImage:
+    def _label(
+        self, images: Sequence[TaggingImage], opened: Sequence[OpenLabeller], progress: Callable[[int], None]
+    ) -> list[Labels]:
+        """Labels each image with its labeller."""
+        found: dict[int, Labels] = {}
+        for each in self._open:
+            own, before = [place for place, chosen in enumerate(opened) if chosen is each], len(found)
+            labels = each.labeller.label([images[place] for place in own], lambda done: progress(before + done))  # noqa: B023
+            found |= dict(zip(own, labels, strict=True))
+        return [found[place] for place in range(len(images))]
+
+    def _image(self, row: dict[str, Any], proposed: Candidates, opened: OpenLabeller) -> TaggingImage:
         import torch
 
         from pipeline.data.images.views import to_pixels, view_size
         from tagger.labelling.tagging_image import Problem, TaggingImage
 
-        size = self._open.image_size
+        size = opened.image_size
         width, height = (row["width"], row["height"]) if size is None else view_size(row["width"], row["height"], size)
 
         def load() -> Tensor | Problem:
@@ -235,13 +248,14 @@ class _Labelled(NamedTuple):
     row: dict[str, Any]
     image: TaggingImage
     labels: Labels
+    opened: OpenLabeller
 
     def relations(self, captioned: Mapping[int, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """The image's relations as rows, each with the caption of its triplet."""
+        """The image's relations as rows, each with its probability and the caption of its triplet."""
         triplets = captioned.get(self.row["image_id"], [])
         return [
             asdict(relation) | {"caption": triplets[relation.triplet]["caption"] if relation.proposed else -1}
-            for relation in self.labels.relations
+            for relation in with_probabilities(self.labels.relations, self.image.pairs, self.opened.stack)
         ]
 
 
@@ -305,23 +319,39 @@ class OpenLabeller:
     labeller: Labeller | ClipLabeller | BlindLabeller
     digest: str
     image_size: int | None
+    stack: Stack
 
 
-def open_labeller(settings: LabellerSettings, tagger: Artifact, worker: int = 0) -> OpenLabeller:
-    """Load the labeller for worker number `worker`.
+def open_labellers(settings: LabellerSettings, taggers: Sequence[Artifact], worker: int = 0) -> list[OpenLabeller]:
+    """Load a labeller for each of the taggers, which only method "tagger" needs, for worker number `worker`.
 
     Raises `FatalError` when weights do not fit, belong to another network or are not finite, or when the GPU is missing.
     """
     if settings.method == "tagger":
-        return _tagger(settings, tagger, worker)
+        found = [_calibration(tagger) for tagger in taggers]
+        known = [each for each in found if each is not None]
+        calibration = Calibration.mean(known) if known else None
+        return [_tagger(settings, tagger, calibration, worker) for tagger in taggers]
     if settings.method == "clip":
-        return _clip(settings, worker)
+        return [_clip(settings, worker)]
     from tagger.labelling.blind_labeller import BlindLabeller
 
-    return OpenLabeller(BlindLabeller(settings.method, settings.floor), settings.method, None)
+    # The score of method "prior" is the prior itself, which must not count as a tagger's.
+    stack = Stack(tagger=0.0) if settings.method == "prior" else Stack()
+    return [OpenLabeller(BlindLabeller(settings.method, settings.floor), settings.method, None, stack)]
 
 
-def _tagger(settings: LabellerSettings, artifact: Artifact, worker: int) -> OpenLabeller:
+def _calibration(tagger: Artifact) -> Calibration | None:
+    file = tagger.file(CALIBRATION)
+    try:
+        return Calibration.from_json(file.read_bytes()) if file.is_file() else None
+    except ValueError as error:
+        raise FatalError(f"tagger {tagger.key[:12]}: {error}; remove {tagger.folder} and run again") from error
+
+
+def _tagger(
+    settings: LabellerSettings, artifact: Artifact, calibration: Calibration | None, worker: int
+) -> OpenLabeller:
     from models.relation_tagger import RelationTagger
     from models.weights import load
     from models.weights_file import WeightsError
@@ -330,7 +360,7 @@ def _tagger(settings: LabellerSettings, artifact: Artifact, worker: int) -> Open
     assert settings.precision != "auto", "a run plans its settings"
     keep_freed_memory()
     vocabulary = read_json(artifact.file("vocabulary.json"), dict[str, Any], REMOVE_ARTIFACT)
-    weights, calibration = artifact.file("model.safetensors"), artifact.file(CALIBRATION)
+    weights = artifact.file("model.safetensors")
     try:
         tagger = load(weights, artifact.folder)
         if not isinstance(tagger, RelationTagger):
@@ -339,7 +369,7 @@ def _tagger(settings: LabellerSettings, artifact: Artifact, worker: int) -> Open
             tagger.to(choose_device(settings.device, worker)),
             settings.categories or vocabulary["objects"][: settings.category_texts],
             vocabulary["predicates"][: settings.predicate_texts],
-            Calibration.from_json(calibration.read_bytes()) if calibration.is_file() else None,
+            calibration,
             settings.predicates,
             settings.floor,
             settings.batch_size,
@@ -348,7 +378,8 @@ def _tagger(settings: LabellerSettings, artifact: Artifact, worker: int) -> Open
         )
     except (WeightsError, FloatingPointError, ValueError) as error:
         raise FatalError(f"tagger {artifact.key[:12]}: {error}; remove {artifact.folder} and run again") from error
-    return OpenLabeller(labeller, digest_file(weights), vocabulary["image_size"])
+    stack = calibration.stack if calibration is not None else Stack()
+    return OpenLabeller(labeller, digest_file(weights), vocabulary["image_size"], stack)
 
 
 def _clip(settings: LabellerSettings, worker: int) -> OpenLabeller:
@@ -359,4 +390,4 @@ def _clip(settings: LabellerSettings, worker: int) -> OpenLabeller:
         labeller = ClipLabeller(folder, settings.floor, settings.batch_size, choose_device(settings.device, worker))
     except (OSError, ValueError) as error:
         raise FatalError(f"tag.clip = {folder}: not a transformers CLIP model ({error})") from error
-    return OpenLabeller(labeller, f"clip {folder.name}", None)
+    return OpenLabeller(labeller, f"clip {folder.name}", None, Stack())

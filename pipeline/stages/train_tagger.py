@@ -18,7 +18,7 @@ class TrainTaggerStage(Stage):
     """
 
     name = "train_tagger"
-    version = 8
+    version = 9
     reads = ("shards",)
     writes = "tagger"
     loads = "the network"

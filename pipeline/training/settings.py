@@ -14,7 +14,7 @@ from pipeline.runtime.devices import best_precision
 from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.training.address import split_address
 from storage.errors import FatalError
-from storage.stream.order import LEAST_TEMPERATURE, Mix
+from storage.stream.order import LEAST_TEMPERATURE, Mix, stable_seed
 
 TrackerKind = Literal["wandb", "mlflow", "trackio"]
 """The trackers besides TensorBoard. Each needs the extra of its name."""
@@ -298,6 +298,16 @@ class TrainingSettings(ViewSettings):
         return files
 
 
+def fold_of(dataset: str, image_id: int, folds: int) -> int:
+    """Returns which of the taggers never sees an image. It hangs on nothing else, so it stays when images are added."""
+    return int(held_out_place(dataset, image_id) * folds)
+
+
+def held_out_place(dataset: str, image_id: int) -> float:
+    """Returns a number in [0, 1), from a hash of dataset and image id."""
+    return stable_seed("held out", dataset, image_id) / 2**63
+
+
 CALIBRATION = "calibration.json"
 """File beside the weights of a tagger that maps its scores to probabilities."""
 _RELEASED: dict[str, Any] = {"feedforward": 1024, "dropout": 0.1, "gate": "GLIP", "relation_queries": "vanilla"}
@@ -318,8 +328,24 @@ class TaggerSettings(TrainingSettings):
     """Probability that a box's label is replaced by a random one, so that the network has to look at the image."""
     held_out: float = Field(0.05, ge=0, lt=1)
     """Share of the images, chosen by a hash of their ids, held out to measure and calibrate the tagger. 0: neither."""
+    folds: int = Field(1, ge=1)
+    """Number of taggers, each trained without its own share of the images instead of `held_out` (cross-fitting). An image
+    is labelled by the one that has not seen it, whether it is in the training set or not."""
+    fold: int = Field(0, ge=0)
+    """Which of them; filled in for each."""
     check_every: int = Field(1000, ge=1)
     """Number of steps between two measurements on some of the held-out images."""
+
+    def holds_out(self, dataset: str, image_id: int) -> bool:
+        """Whether this training never sees an image."""
+        if self.folds > 1:
+            return fold_of(dataset, image_id, self.folds) == self.fold
+        return held_out_place(dataset, image_id) < self.held_out
+
+    @property
+    def held_out_share(self) -> float:
+        """The expected share of images that this training never sees."""
+        return 1 / self.folds if self.folds > 1 else self.held_out
 
     @field_validator("evaluate_every")
     @classmethod

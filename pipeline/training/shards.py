@@ -20,7 +20,6 @@ from storage.shards.index import ARTIFACT_INDEX
 from storage.shards.reader import DamagedSample, RangeCache, SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
 from storage.shards.writer import LABELS, tars_among
-from storage.stream.order import stable_seed
 from storage.stream.stream import AHEAD
 
 
@@ -41,11 +40,11 @@ def shards_of(artifacts: Iterable[Artifact]) -> list[Shard]:
 def map_samples(config: TrainConfig) -> SampleMap:
     """Makes the map of the training set, and for a tagger that of the held-out images, unless they exist."""
     files = [ShardFile(shard.tar, shard.index, shard.name) for shard in config.shards]
-    share = config.settings.held_out if isinstance(config.settings, TaggerSettings) else 0.0
+    holds_out = config.settings.holds_out if isinstance(config.settings, TaggerSettings) else lambda *image: False
     parts = ((SAMPLES, False), (HELD_OUT, True)) if config.kind == "tagger" else ((SAMPLES, False),)
     for name, held_out in parts:
         if not _is_of(config.work / name, files):
-            write_sample_map(config.work / name, files, _part(share, held_out))
+            write_sample_map(config.work / name, files, _part(holds_out, held_out))
     return SampleMap(config.work / SAMPLES)
 
 
@@ -59,14 +58,12 @@ def _is_of(folder: Path, files: Sequence[ShardFile]) -> bool:
         return False
 
 
-def _part(share: float, held_out: bool) -> Callable[[pa.Table], NDArray[np.bool_]]:
-    """Chooses samples by a hash of dataset and image id, so that the choice is stable when images are added."""
+def _part(holds_out: Callable[[str, int], bool], held_out: bool) -> Callable[[pa.Table], NDArray[np.bool_]]:
+    """Chooses the samples that are held out, or all others."""
 
     def chosen(samples: pa.Table) -> NDArray[np.bool_]:
         images = zip(samples["dataset"].to_pylist(), samples["image_id"].to_pylist(), strict=True)
-        shares = np.array([stable_seed("held out", name, number) / 2**63 for name, number in images], np.float64)
-        is_held_out: NDArray[np.bool_] = shares < share
-        return is_held_out if held_out else ~is_held_out
+        return np.array([holds_out(name, number) == held_out for name, number in images], np.bool_)
 
     return chosen
 

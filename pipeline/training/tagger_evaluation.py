@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,11 @@ from pipeline.training.vocabulary import Vocabulary, index_by_name
 from storage.atomic import write_atomic
 from storage.shards.reader import DamagedSample
 from tagger.audit.labels import SYMMETRIC
-from tagger.labelling.calibration import Calibration, calibration_error
+from tagger.box import Box
+from tagger.candidates.grounding import pair_priors
+from tagger.labelling.calibration import USUAL_SUPPORT, Calibration, Parts, Stack, calibration_error, features
+from tagger.labelling.label_choice import posteriors
+from tagger.pair import Pair
 
 MAX_IMAGES = 500
 MAX_IMAGES_BETWEEN = 100
@@ -50,11 +55,15 @@ class Proposal:
     """A label that a caption would propose, and whether it is correct."""
 
     image: int
-    row: int
-    """Row of its pair among those of the image."""
-    predicate: str
+    candidate: Pair
+    """Its pair, and the statement as its mention."""
     score: float
     right: bool
+
+    @property
+    def predicate(self) -> str:
+        """The predicate that is proposed."""
+        return self.candidate.predicate
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,7 @@ def check_tagger(
         )
     ]
     scores = _rankings(images) | _calibration_errors(proposed) | {"held_out_images": float(count)}
-    return TaggerCheck(scores, _calibrated_on(proposed))
+    return TaggerCheck(scores, replace(_calibrated_on(proposed), stack=_stacked_on(proposed)))
 
 
 @dataclass(frozen=True)
@@ -194,14 +203,18 @@ def proposals(
     """Yields the labels of image `number` that captions with the `stated` facts would propose."""
     boxes, columns = image.sample.boxes, index_by_name(names)
     true = {(r.subject, r.predicate, r.object) for r in image.sample.relations}
-    predicates: dict[tuple[str, str], list[str]] = {}
-    for subject_name, predicate, object_name in sorted(stated):
-        predicates.setdefault((subject_name, object_name), []).append(predicate)
+    rows: dict[tuple[str, str], list[int]] = {}
     for row, (subject, object_) in enumerate(image.pairs):
-        for predicate in predicates.get((boxes[subject].category, boxes[object_].category), ()):
-            reversed_ = predicate in symmetric and (object_, predicate, subject) in true
-            right = reversed_ or (subject, predicate, object_) in true
-            yield Proposal(number, row, predicate, float(image.scores[row, columns[predicate]]), right)
+        rows.setdefault((boxes[subject].category, boxes[object_].category), []).append(row)
+    for mention, (subject_name, predicate, object_name) in enumerate(sorted(stated)):
+        own = rows.get((subject_name, object_name), [])
+        pairs = [image.pairs[row] for row in own]
+        right = [(s, predicate, o) in true or (predicate in symmetric and (o, predicate, s) in true) for s, o in pairs]
+        # Captions say how many are meant, and of what is not there they say that it is one.
+        priors = pair_priors(pairs, [Box(*box) for box in boxes], max(sum(right), 1))
+        for row, (subject, object_), prior, holds in zip(own, pairs, priors, right, strict=True):
+            candidate = Pair(subject, object_, predicate, 0, len(pairs), mention, prior)
+            yield Proposal(number, candidate, float(image.scores[row, columns[predicate]]), holds)
 
 
 def _stated(image: Scored, names: Sequence[str]) -> set[Statement]:
@@ -243,10 +256,25 @@ def _calibrated_on(proposed: Sequence[Proposal]) -> Calibration:
     return Calibration.fit([p.predicate for p in proposed], [p.score for p in proposed], [p.right for p in proposed])
 
 
-def _calibration_errors(proposed: Sequence[Proposal]) -> dict[str, float]:
+def _calibrated_on_others(proposed: Sequence[Proposal]) -> list[float]:
+    """The probability of each proposal, calibrated on other images."""
     folds = [_calibrated_on([p for p in proposed if p.image % FOLDS != fold]) for fold in range(FOLDS)]
-    right = [p.right for p in proposed]
-    calibrated = [folds[p.image % FOLDS].probability(p.predicate, p.score) for p in proposed]
+    return [folds[p.image % FOLDS].probability(p.predicate, p.score) for p in proposed]
+
+
+def _stacked_on(proposed: Sequence[Proposal]) -> Stack:
+    labels: list[Parts] = []
+    of_image = groupby(zip(proposed, _calibrated_on_others(proposed), strict=True), key=lambda each: each[0].image)
+    for _, each in of_image:
+        own, calibrated = zip(*each, strict=True)
+        pairs = [proposal.candidate for proposal in own]
+        for pair, probability, posterior in zip(pairs, calibrated, posteriors(pairs, calibrated), strict=True):
+            labels.append(features(probability, pair.prior, posterior or 0.0, USUAL_SUPPORT))
+    return Stack.fit(labels, [p.right for p in proposed])
+
+
+def _calibration_errors(proposed: Sequence[Proposal]) -> dict[str, float]:
+    right, calibrated = [p.right for p in proposed], _calibrated_on_others(proposed)
     return {
         "held_out_calibration_error": calibration_error([p.score for p in proposed], right),
         "held_out_calibrated_error": calibration_error(calibrated, right),

@@ -47,6 +47,17 @@ class LabelCurve:
         points = zip(self.precision, self.recall, strict=True)
         return max((height for height, reached in points if reached >= recall - 1e-9), default=0.0)
 
+    def best_f1(self) -> tuple[float, float, float, float]:
+        """The highest F1 over all truths, with the score at which it is reached, precision, and recall of all truths."""
+        reached = self.reachable / max(self.truths, 1)
+        points = zip(self.scores, self.precision, (recall * reached for recall in self.recall), strict=True)
+        return max(((f1(p, r), score, p, r) for score, p, r in points), default=(0.0, 1.0, 0.0, 0.0))
+
+
+def f1(precision: float | None, recall: float | None) -> float:
+    """The harmonic mean; 0 where either is 0 or unknown."""
+    return 2 * precision * recall / (precision + recall) if precision and recall else 0.0
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -170,7 +181,7 @@ class PredicateScores:
     """Recall over the reachable truths."""
     average_precision: float
     calibration_error: float
-    """Calibration error of all labels' probabilities, or of their scores when the tagger is not calibrated."""
+    """Calibration error of all labels' probabilities, or of their scores where they have none."""
     instead: tuple[tuple[str, int], ...]
     """What is true of the box pairs of wrong labels, with counts, most frequent first."""
 
@@ -220,7 +231,7 @@ def _scores(
     for of_image, labels, facts in zip(relations, kept, truth, strict=True):
         for relation in of_image:
             right.append(_holds(relation.subject, name, relation.object, facts, symmetric))
-            confidences.append(relation.score if relation.calibrated is None else relation.calibrated)
+            confidences.append(relation.score if relation.probability is None else relation.probability)
         for subject, _, object_ in labels:
             if _holds(subject, name, object_, facts, symmetric):
                 continue

@@ -3,10 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
+from tagger.labelling.calibration import USUAL_SUPPORT, Stack, features
 from tagger.pair import NO_MENTION, Pair
 from tagger.relation import Relation
 
@@ -17,6 +18,13 @@ class NotKept(StrEnum):
     LESS_LIKELY = "another pair of its mention is likelier"
     BELOW_THRESHOLD = "below the threshold"
     OVER_PER_PAIR = "over the limit per pair"
+
+
+LACKING = {
+    "probability": "labels of earlier versions have no probability; run `tag` again",
+    "calibrated": "labels are not calibrated; train the tagger with held_out > 0",
+}
+"""Measure → why labels lack it, and what to do."""
 
 
 class Judged(NamedTuple):
@@ -36,9 +44,9 @@ class LabelChoice:
     ordered pair of boxes, the most confident ones (None: no limit).
     """
 
-    measure: Literal["score", "calibrated"] = "score"
+    measure: Literal["probability", "calibrated", "score"] = "probability"
     rule: Literal["all", "best", "posterior"] = "all"
-    threshold: float = 0.2
+    threshold: float = 0.45
     thresholds: Mapping[str, float] = field(default_factory=dict)
     per_pair: int | None = None
 
@@ -65,11 +73,9 @@ class LabelChoice:
         return NotKept.BELOW_THRESHOLD if confidence < least else None
 
     def _confidence(self, relation: Relation) -> float:
-        confidence = relation.score if self.measure == "score" else relation.calibrated
+        confidence: float | None = getattr(relation, self.measure)
         if confidence is None:
-            raise ValueError(
-                "shard.confidence = 'calibrated': labels are not calibrated; train the tagger with held_out > 0 or use 'score'"
-            )
+            raise ValueError(f"shard.confidence = {self.measure!r}: {LACKING[self.measure]}, or use 'score'")
         if self.rule != "all" and relation.proposed and relation.posterior is None:
             raise ValueError(f"shard.rule = {self.rule!r}: labels have no posteriors; run `tag` again, or use 'all'")
         # If no mention proposed the label for this pair, no mention can mean it: its posterior is 0.
@@ -111,6 +117,29 @@ def _best(confidences: Mapping[_Label, float], relations: Sequence[Relation], pa
         ranked = sorted(scored, key=lambda label: (-posterior[label], -confidences[label], label))
         best.update(ranked[: max(1, round(priors[mention]))])
     return best
+
+
+def with_probabilities(relations: Sequence[Relation], pairs: Sequence[Pair], stack: Stack) -> list[Relation]:
+    """Returns the labels of an image with their probabilities and the parts of these; `pairs` are its candidates.
+
+    A pair of several mentions has the highest prior and support of them, and one that none means the least prior. If
+    no caption is read, the tagger alone decides.
+    """
+    captioned = any(pair.mention != NO_MENTION for pair in pairs)
+    stated: dict[_Label, tuple[float, int]] = {}
+    for pair in pairs:
+        prior, support = stated.get(_label(pair), (0.0, 0))
+        stated[_label(pair)] = max(prior, pair.prior), max(support, pair.support)
+    found = []
+    for one in relations:
+        prior, support = stated.get(_label(one), (0.0, 0)) if captioned else (1.0, USUAL_SUPPORT)
+        posterior = prior if one.posterior is None else one.posterior
+        probability = one.score if one.calibrated is None else one.calibrated
+        parts = stack.parts(features(probability, prior, posterior, support))
+        found.append(
+            replace(one, probability=stack.probability(parts), **{f"{n}_part": v for n, v in parts._asdict().items()})
+        )
+    return found
 
 
 LEAST = 1e-6

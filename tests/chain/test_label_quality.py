@@ -24,4 +24,4 @@ def test_labels_are_far_better_than_naive_ones_and_know_how_sure_they_are(root, 
     world.run(*FEWER)
     audit = world.ask("show", "demo", "tag")["labels"]["audits"]["coco"]
     assert audit["tagger"]["precision_at_recall"] >= audit["naive"]["precision_at_recall"] + 0.25
-    assert audit["calibrated_error"] <= 0.05 < audit["score_error"]
+    assert audit["probability_error"] <= 0.05 < audit["score_error"]

@@ -51,11 +51,16 @@ def test_a_label_of_ambiguous_words_tells_how_sure_they_are(book, capsys):
         pair |= {"mention": 0, "prior": prior, "support": 1}
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
     book.add("parse", "toys/0000", [triplets(1, (0, "man", "ride", "horse"))])
-    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[found])
+    row = relations(1, (0, "ride", 2, 0.9))
+    row["relations"][0] |= {"tagger_part": 2.2, "prior_part": -0.29, "posterior_part": 0.0, "captions_part": -0.55}
+    book.add("tag", "toys/0000", [row], candidates=[found])
     [label] = trace_of(book.run, "1").labels
     assert [mention["prior"] for mention in label["mentions"]] == [0.75]
     explain("1", None, store=book.run.store.root, as_json=False)
-    assert "(rule hand, one of 2 pairs, prior 0.75)" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "(rule hand, one of 2 pairs, prior 0.75)" in text
+    parts = "tagger +2.20, boxes and names -0.29, other pairs of the mention +0.00, captions -0.55"
+    assert f"probability 0.900; added log-odds: {parts}" in text
 
 
 def test_control_characters_do_not_reach_the_terminal(book, capsys):

@@ -122,7 +122,7 @@ def test_the_outcome_ends_with_the_report(labelled):
     assert lines[-1] == "Report: reports/toy/index.html"
     shown = {line.split()[0]: line.split() for line in lines if line}
     assert shown["tag"] == ["tag", "1", "0", "2", "2", "0", "4.0", "0.5"]
-    assert shown["tagger,"][-5:] == ["4", "0.750", "1.000", "0.750", "0.917"]
+    assert shown["kept:"][-5:] == ["4", "0.750", "1.000", "0.750", "0.917"]
     assert shown["naive"][-3:] == ["1.000", "0.429", "0.429"]
     assert any("0.300 ± 0.071" in line for line in lines)
     parsed = json.loads(json.dumps(outcome_json(outcome, figures, None)))

@@ -531,7 +531,7 @@ def test_a_copied_archive_with_a_wrong_digest_is_not_unpacked(tmp_path: Path) ->
 
 def test_what_can_only_be_got_by_hand_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(
-        FatalError, match=r"(?s)hico_det can't be downloaded.*umich\.edu.*Google Drive.*test_hico\.json"
+        FatalError, match=r"(?s)hico_det must be downloaded manually.*umich\.edu.*Google Drive.*test_hico\.json"
     ):
         get_data(["hico_det"], tmp_path, mirror=None, as_json=False)
     for place in CATALOGUE["hico_det"].hand_places:

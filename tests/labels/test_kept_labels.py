@@ -43,7 +43,8 @@ def drawn(seed: int, **values: Any) -> tuple[pa.Table, pa.Table]:
                 {
                     "subject": int(generator.integers(0, 3)), "object": int(generator.integers(0, 3)), "score": score,
                     "predicate": str(generator.choice(PREDICATES)), "proposed": proposed, "triplet": 0, "caption": 0,
-                    "calibrated": score * 0.9, "posterior": float(generator.random()) if proposed else None, **values,
+                    "calibrated": score * 0.9, "probability": score * 0.8,
+                    "posterior": float(generator.random()) if proposed else None, **values,
                 }
             )  # fmt: skip
         images.append({"image_id": image_id, "tagger": "t", "relations": labels})
@@ -91,7 +92,7 @@ def judged_one_by_one(relations: pa.Table, candidates: pa.Table, choice: ChoiceS
     "settings",
     [
         {},
-        {"threshold": 0.0, "max_relations": 3},
+        {"confidence": "score", "threshold": 0.0, "max_relations": 3},
         {"confidence": "calibrated", "thresholds": {"riding": 0.7, "ride": 0.1}},
         {"rule": "posterior", "max_relations": 2},
         {"rule": "best"},
@@ -114,13 +115,27 @@ def test_columns_hold_what_judging_image_by_image_finds(settings: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("settings", "lacking"), [({"confidence": "calibrated"}, "calibrated"), ({"rule": "posterior"}, "posterior")]
+    ("settings", "lacking"),
+    [({}, "probability"), ({"confidence": "calibrated"}, "calibrated"), ({"rule": "posterior"}, "posterior")],
 )
 def test_a_value_that_the_labels_lack_is_named(settings: dict[str, Any], lacking: str) -> None:
     tables = drawn(0, **{lacking: None})
     for more in ({}, {"per_pair": 2}):
         with pytest.raises(FatalError, match=f"shard.*{lacking}"):
             judged_columns(*tables, ChoiceSettings.model_validate(settings | more))
+
+
+def test_a_recipe_that_names_a_rule_or_a_measure_keeps_its_former_defaults() -> None:
+    def made(**settings: Any) -> tuple[str, str, float]:
+        choice = ChoiceSettings.model_validate(settings)
+        return choice.confidence, choice.rule, choice.threshold
+
+    assert made() == ("probability", "all", 0.45)
+    assert made(rule="best") == ("score", "best", 0.2)
+    assert made(confidence="calibrated") == ("calibrated", "all", 0.2)
+    assert made(rule="posterior", confidence="calibrated", threshold=0.1) == ("calibrated", "posterior", 0.1)
+    with pytest.raises(ValueError, match="already holds the posterior"):
+        made(rule="posterior", confidence="probability")
 
 
 def test_no_labels_are_no_columns() -> None:

@@ -58,7 +58,7 @@ def test_verdicts_come_before_scores(images: pa.Table) -> None:
     overrides, homeless = placed(images, standing)
     assert [each for each in kept(None) if each[1] == "ride"] == [(0, "ride", 2, 0.9)]
     assert [each for each in kept(overrides) if each[1] == "ride"] == [(1, "ride", 2, 1.0)]
-    judged = judged_labels(LABELS, PAIRS, ChoiceSettings(), overrides)[7]
+    judged = judged_labels(LABELS, PAIRS, ChoiceSettings(threshold=0.2), overrides)[7]
     assert [one.reason for one in judged] == [REJECTED_BY_REVIEWER, None, None]
     assert homeless == 0
 

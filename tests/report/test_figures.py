@@ -27,7 +27,7 @@ def test_labels_are_audited_against_given_relations(labelled):
     assert naive.kept == 7
     assert audit.labels.prior.kept == 0 and audit.labels.prior.precision_at_recall == naive.precision_at_recall
     assert sum(scores.kept for scores in audit.labels.predicates) == tagger.kept
-    assert audit.labels.calibrated_error is None
+    assert audit.labels.probability_error == audit.labels.score_error
     assert naive.precision == pytest.approx(3 / 7)
     assert naive.recall == pytest.approx(1.0)
     assert naive.precision_at_recall == pytest.approx(3 / 7)

@@ -9,6 +9,7 @@ from pipeline.run.dag import build_steps
 from pipeline.run.doctor import needs
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
+from pipeline.training.settings import fold_of
 from storage.errors import FatalError
 
 
@@ -22,6 +23,23 @@ def test_a_tagger_needs_its_own_sets_alone(root):
     assert steps(root, "coco", "train_tagger") == {
         "ingest": ("vg",), "shard_tagger": ("vg",), "train_tagger": (),
     }  # fmt: skip
+
+
+def test_each_fold_has_a_tagger_of_its_own(root: Path) -> None:
+    made = {step.name: step for step in build_steps(load_recipe(root / "recipes/coco_sample.toml"))}
+    folds = [f"train_tagger:{fold}" for fold in range(3)]
+    assert made["tag"].uses == {"tagger": tuple(folds)}
+    held_out = [{image for image in range(200) if made[name].settings.holds_out("coco", image)} for name in folds]  # type: ignore[attr-defined]
+    assert set().union(*held_out) == set(range(200)) and sum(map(len, held_out)) == 200
+    assert all(40 < len(images) < 95 for images in held_out)
+    assert all(fold_of("coco", image, 3) == fold for fold, images in enumerate(held_out) for image in images)
+
+
+def test_labels_without_a_tagger_need_no_set_with_relations(root: Path) -> None:
+    recipe = load_recipe(root / "recipes/demo.toml", ["run.until=shard", 'tag.method="prior"', "data.tagger=[]"])
+    made = {step.name: step for step in build_steps(recipe)}
+    assert not {"shard_tagger", "train_tagger"} & made.keys()
+    assert "vg" not in made["ingest"].datasets and made["tag"].uses == {}
 
 
 def test_labels_need_no_sets_of_pre_training_and_tests(root):

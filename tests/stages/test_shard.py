@@ -81,7 +81,7 @@ def shard(inputs: Inputs, work: Path, known: pa.Table | None = None, folder: Pat
     `known`: fingerprints of the evaluation sets. `folder`: that of the images; unset: the one that `work` lies in.
     """
     work.mkdir()
-    stage = ShardStage(ShardSettings(**settings), {"scenes": folder or work.parent})
+    stage = ShardStage(ShardSettings(**{"threshold": 0.2} | settings), {"scenes": folder or work.parent})
     if known is not None:
         write_table(known, work / "fingerprints.parquet")
         stage.open(Inputs({"fingerprints": (Artifact(work),)}))

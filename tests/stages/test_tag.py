@@ -17,7 +17,9 @@ from models.weights import load, save
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.tag import TagSettings, TagStage, open_candidates
+from pipeline.training.settings import fold_of
 from storage.artifact import Artifact
+from storage.digests import digest_file
 from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
@@ -66,6 +68,31 @@ def test_rows_say_where_a_label_comes_from_and_what_it_means(tmp_path):
         assert relation["caption"] == triplets[image_id][relation["triplet"]]["caption"]
         assert 0 < relation["calibrated"] < 1 and 0 <= relation["posterior"] <= 1
         assert relation["calibrated"] != relation["score"]
+
+
+def test_each_image_is_labelled_by_the_tagger_that_has_not_seen_it(
+    weights: Path, inputs: Inputs, tmp_path: Path
+) -> None:
+    taggers = [weights, *(made_tagger(tmp_path / f"fold{fold}") for fold in (1, 2))]
+    for fold, folder in enumerate(taggers):
+        network = load(folder / "model.safetensors", folder)
+        with torch.no_grad():
+            next(network.parameters()).add_(fold)
+        save(network, folder / "model.safetensors")
+    stage = TagStage(TagSettings(floor=0.0), FOLDERS)
+    stage.open(Inputs({"tagger": tuple(map(Artifact, taggers))}))
+    digests = [digest_file(folder / "model.safetensors") for folder in taggers]
+    found = {row["image_id"]: row["tagger"] for row in stage.run(inputs, tmp_path, ignore).table.to_pylist()}
+    datasets = {row["image_id"]: row["dataset"] for row in inputs.table("images").to_pylist()}
+    assert found == {image: digests[fold_of(datasets[image], image, 3)] for image in found}
+    assert len(set(found.values())) > 1
+
+
+def test_boxes_names_and_captions_label_without_a_tagger(inputs: Inputs, tmp_path: Path) -> None:
+    stage = TagStage(TagSettings(method="prior"), FOLDERS)
+    stage.open(Inputs())
+    labels = [label for row in stage.run(inputs, tmp_path, ignore).table.to_pylist() for label in row["relations"]]
+    assert labels and all(label["tagger_part"] == 0 and 0 < label["probability"] < 1 for label in labels)
 
 
 def test_an_unreadable_image_goes_to_quarantine(weights, inputs, tmp_path):

@@ -189,7 +189,9 @@ def test_an_older_table_is_read_with_todays_columns(tmp_path: Path) -> None:
     ]
     relations = _old(tmp_path, "tag", "relations").table("relations")
     assert relations.schema == RELATIONS
-    added = {"caption": -1, "calibrated": None, "posterior": None}
+    added = {"caption": -1} | dict.fromkeys(
+        ["calibrated", "posterior", "probability", "tagger_part", "prior_part", "posterior_part", "captions_part"]
+    )
     assert relations.to_pylist()[0] == {
         "image_id": 1, "tagger": None, "relations": [{**ROWS["relations"][0], **added}],
     }  # fmt: skip

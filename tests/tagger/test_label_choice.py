@@ -8,7 +8,7 @@ from tagger.relation import Relation
 
 
 def relation(subject: int, predicate: str, object_: int, score: float, posterior: float | None = 1.0) -> Relation:
-    return Relation(subject, object_, predicate, score, True, 0, score / 2, posterior)
+    return Relation(subject, object_, predicate, score, True, 0, score / 2, posterior, score)
 
 
 # "a man rides a horse" may mean (0, 2) or (1, 2); "two men next to a dog" means two of three possible pairs.
@@ -37,24 +37,24 @@ def kept(**settings: object) -> list[tuple[int, str, int]]:
 
 
 def test_all_above_the_threshold() -> None:
-    assert len(kept()) == 5
+    assert len(kept(threshold=0.3)) == 5
     assert kept(threshold=0.4) == [(0, "ride", 2), (0, "next to", 3), (1, "next to", 3)]
     assert kept(threshold=0.4, thresholds={"ride": 0.9, "next to": 0.45}) == [(0, "next to", 3)]
 
 
 def test_best_keeps_as_many_of_a_mention_as_it_means() -> None:
-    assert kept(rule="best") == [(0, "ride", 2), (0, "next to", 3), (1, "next to", 3)]
+    assert kept(rule="best", threshold=0.3) == [(0, "ride", 2), (0, "next to", 3), (1, "next to", 3)]
 
 
 def test_posterior_weighs_confidences() -> None:
-    found = chosen(LabelChoice(rule="posterior", threshold=0.3))
+    found = chosen(LabelChoice("score", "posterior", threshold=0.3))
     assert [(label.subject, label.predicate) for label, _ in found] == [(0, "ride"), (0, "next to"), (1, "next to")]
     assert [confidence for _, confidence in found] == pytest.approx([0.72, 0.45, 0.32])
 
 
 def test_most_labels_of_a_pair() -> None:
     both = [relation(0, "on", 1, 0.4), relation(0, "ride", 1, 0.9), relation(1, "on", 0, 0.3)]
-    found = chosen(LabelChoice(per_pair=1), both)
+    found = chosen(LabelChoice(threshold=0.3, per_pair=1), both)
     assert [(label.subject, label.predicate) for label, _ in found] == [(0, "ride"), (1, "on")]
 
 
@@ -68,9 +68,9 @@ def test_calibrated_confidence() -> None:
 @pytest.mark.parametrize("rule", ["best", "posterior"])
 def test_labels_without_posteriors_are_not_taken_for_unlikely_ones(rule: str) -> None:
     with pytest.raises(ValueError, match="no posteriors"):
-        LabelChoice(rule=rule).judge([relation(0, "on", 1, 0.9, None)], [])  # type: ignore[arg-type]
+        LabelChoice("score", rule).judge([relation(0, "on", 1, 0.9, None)], [])  # type: ignore[arg-type]
     unsaid = Relation(0, 1, "on", 0.9, False, -1)
-    [judged] = LabelChoice(rule=rule).judge([unsaid], [])  # type: ignore[arg-type]
+    [judged] = LabelChoice("score", rule).judge([unsaid], [])  # type: ignore[arg-type]
     assert judged.reason is not None
 
 

@@ -148,10 +148,10 @@ def test_proposals_are_what_captions_would_propose():
     scored = Scored(labels, pairs, scores, np.zeros((6, 2), bool))
     stated = {("person", "hold", "dog"), ("dog", "next to", "person")}
     made = list(proposals(0, scored, ["hold", "next to"], stated, {"next to"}))
-    found = {(pairs[p.row], p.predicate, p.right) for p in made}
+    found = {((p.candidate.subject, p.candidate.object), p.predicate, p.right) for p in made}
     assert found == {
         ((0, 2), "hold", True), ((1, 2), "hold", False), ((2, 0), "next to", False), ((2, 1), "next to", True),
     }  # fmt: skip
-    assert {pairs[p.row]: p.score for p in made}[2, 1] == scores[5, 1]
+    assert {(p.candidate.subject, p.candidate.object): p.score for p in made}[2, 1] == scores[5, 1]
     false = list(proposals(0, scored, ["hold", "next to"], {("person", "hold", "person")}, ()))
-    assert {(pairs[p.row], p.right) for p in false} == {((0, 1), False), ((1, 0), False)}
+    assert {((p.candidate.subject, p.candidate.object), p.right) for p in false} == {((0, 1), False), ((1, 0), False)}
