@@ -125,7 +125,7 @@ def test_each_metric_has_one_chart_with_a_line_per_training(book, other):
     tagger, pretraining = training_curves([book.run, other.run])
     assert (tagger.title, pretraining.title) == ("Tagger", "Pre-training")
     assert [chart.title for chart in pretraining.main] == [
-        "loss", "learning rate", "images per second", "share of the time spent waiting for data",
+        "loss", "learning rate", "images per second", "share of time waiting for data",
         "model FLOPs utilisation",
     ]  # fmt: skip
     assert [chart.title for chart in pretraining.others] == ["loss box"]

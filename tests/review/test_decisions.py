@@ -94,6 +94,6 @@ def test_imported_labels_are_shown_and_no_verdict_is_taken(tmp_path):
         image = client.get("/image?number=0").text
         assert "451×280" in image, "the extent of the boxes"
         answer = client.post("/verdicts", json={"decisions": [{"label": 0, "kind": "accept"}]})
-        assert answer.status_code == 422 and "imported images have none" in answer.json()["error"]
+        assert answer.status_code == 422 and "imported images lack" in answer.json()["error"]
         assert not list((tmp_path / "verdicts").glob("*"))
     state.close()

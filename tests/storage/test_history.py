@@ -154,7 +154,7 @@ def test_a_push_takes_earlier_states_along_or_says_which_stay_behind(store: Loca
     assert push_run(run, some, last=True).behind == ("toy@1",)
     here = LocalStore(tmp_path / "here")
     with pytest.raises(
-        FatalError, match=r"records of toy@1, but not 1 of its 3 artifacts; push .*`rlip store push toy@1 "
+        FatalError, match=r"records of toy@1, but lacks 1 of its 3 artifacts; push .*`rlip store push toy@1 "
     ):
         pull_run(Run(here, "toy"), some, number="1")
     assert not Run(here, "toy").exists
