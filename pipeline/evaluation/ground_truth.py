@@ -79,11 +79,15 @@ class GroundTruth:
 
     @classmethod
     def of_rows(cls, rows: Iterable[Mapping[str, Any]]) -> GroundTruth:
-        """Takes the truth from rows of the `images` table, with predicates in the canonical form, which merges synonyms."""
+        """Takes the truth from rows of the `images` table, with predicates in the canonical form, which merges synonyms.
+
+        Relations whose predicate has no word don't count, as they are no label to train on either.
+        """
         columns = _Columns(canonical)
         for row in rows:
             boxes = [(box["category"], box["x"], box["y"], box["w"], box["h"]) for box in row["boxes"]]
-            relations = [(each["subject"], each["predicate"], each["object"]) for each in row["relations"]]
+            stated = [(each["subject"], each["predicate"], each["object"]) for each in row["relations"]]
+            relations = [relation for relation in stated if canonical(relation[1])]
             columns.add(row["image_id"], row["uri"], (row["width"], row["height"]), boxes, relations)
         return columns.joined((), ())
 

@@ -163,7 +163,7 @@ class TestSet:
         return figures | {"unseen_triplets": float(len(left_out))}
 
     def _further(self, metric: Metric, predicted: Relations, truth: Relations) -> Evaluated:
-        score = benchmark.open_images if metric == "open_images" else benchmark.visual_genome
+        score = {"open_images": benchmark.open_images, "scene_graphs": benchmark.visual_genome}[metric]
         return score(predicted, truth, self.truth.predicates, Options(resamples=0))
 
     def _boxes(self, position: int) -> Detections:

@@ -45,7 +45,7 @@ class EvaluateStage(Stage):
     """Scores one set of weights on the test sets, whose label names training never saw."""
 
     name = "evaluate"
-    version = 4
+    version = 5
     reads = ("images", "weights")
     uses = ("split",)
     writes = "scores"

@@ -109,7 +109,8 @@ def test_ground_truth_from_rows_of_the_images_table() -> None:
         {"image_id": 4, "uri": "a.jpg", "width": 9, "height": 8, "boxes": [], "relations": []},
         {
             "image_id": 5, "uri": "b.jpg", "width": 9, "height": 8, "boxes": [box, {**box, "category": "cup"}],
-            "relations": [{"subject": 0, "predicate": "is holding", "object": 1}],
+            # A predicate without a word is no label to train on, so it is none to find either.
+            "relations": [{"subject": 0, "predicate": p, "object": 1} for p in ("is holding", "-")],
         },
     ]  # fmt: skip
     truth = GroundTruth.of_rows(rows)
