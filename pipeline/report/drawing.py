@@ -46,8 +46,9 @@ class Rect(NamedTuple):
 
     def within(self, width: float, height: float) -> Rect:
         """The part inside an image of this size. Boxes of damaged labels may be inverted or lie outside."""
-        x, right = sorted(min(max(edge, 0.0), width - 1.0) for edge in (self.x, self.x + self.w))
-        y, bottom = sorted(min(max(edge, 0.0), height - 1.0) for edge in (self.y, self.y + self.h))
+        # `max` with 0 first turns a NaN into 0; Pillow would draw billions of rows.
+        x, right = sorted(min(max(0.0, edge), width - 1.0) for edge in (self.x, self.x + self.w))
+        y, bottom = sorted(min(max(0.0, edge), height - 1.0) for edge in (self.y, self.y + self.h))
         return Rect(x, y, right - x, bottom - y)
 
     def moved_into(self, width: float, height: float) -> Rect:

@@ -100,7 +100,7 @@ def test_a_run_tells_of_what_it_has_not_of_the_last_command(copied):
     assert copied.ask("show", "tiny", "tag")["labels"] == before
     copied.run("shard.threshold=0.9", "run.until=shard")
     after = copied.ask("show", "tiny", "tag")["labels"]
-    assert after["choice"] == "score ≥ 0.9" != before["choice"]
+    assert after["choice"] == "probability ≥ 0.9" != before["choice"]
     assert copied.ask("show", "tiny@1", "tag")["labels"] == before
     records = copied.ask("show", "tiny", "--history")["records"]
     assert [record["run"] for record in records] == [f"tiny@{n}" for n in range(1, len(records) + 1)]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from tests.hostile.case import Case, table, told
 
@@ -188,6 +189,7 @@ def _write(folder: Path, given: tuple[str, Make]) -> Path:
 
 def _used(folder: Path, vocabulary: Make) -> str:
     _write(folder, ("vocabulary.json", vocabulary))
+    Image.new("RGB", (32, 32)).save(folder / "image.png")
     return told("predict", folder, folder, "--out", folder / "found.json")
 
 

@@ -190,7 +190,7 @@ def test_the_card_states_counts_choice_audit_and_lineage(run, folder):
         "| relations | 6 (0.50 per image) |",
         r"| horse\|\<b\> | 12 | 50.0% |",
         "| ride | 6 | 100.0% |",
-        "score ≥ 0.2",
+        "probability ≥ 0.45",
         "| toys | 4 | 4 | 4 | 1.000 | 1.000 |",
         "of recipe `toys\\_recipe`",
         f"| shard:pseudo | {ShardStage.version} | 3 |",
