@@ -39,7 +39,7 @@ def print_outcome(
         console.print(_variants(figures.variants))
     if figures.share_of_gain is not None:
         console.print(
-            f"Pseudo-labels recover {figures.share_of_gain:.0%} of the gain of given relations over no relations."
+            f"Pseudo-labels recover {figures.share_of_gain:.0%} of the gain of ground-truth relations over no relations."
         )
     if figures.copies:
         console.print(Text(f"{figures.copies:,} images have the same bytes as another; each is labelled as its own"))
@@ -124,7 +124,7 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
     printed: list[Any] = []
     if audit.labels is not None:
         methods = table(
-            f"Labels of {name}, compared with its given relations: {audit.labels.in_words}", "labels", *SCORES
+            f"Labels of {name}, compared with its ground-truth relations: {audit.labels.in_words}", "labels", *SCORES
         )
         for method, scores in audit.labels.methods(choice):
             methods.add_row(method, *score_cells(scores))
@@ -134,7 +134,7 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
         printed.append(
             Text(
                 f"Captions of {name}: {share(found.precision)} of {found.judged:,} stated triplets agree with given "
-                f"relations, {share(found.recall)} of {found.given:,} given relations are stated"
+                f"relations, {share(found.recall)} of {found.given:,} ground-truth relations are stated"
             )
         )
     return printed

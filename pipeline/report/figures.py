@@ -191,7 +191,7 @@ def headline(figures: Figures) -> list[tuple[str, str, str]]:
         tiles.append((f"{figures.labels.kept:,}".replace(",", "\u2009"), "labels kept", figures.choice))
     for audit in figures.audits:
         if audit.labels and audit.labels.tagger.precision is not None:
-            recall = f"recall {audit.labels.tagger.recall or 0.0:.2f} of all {audit.labels.given:,} given relations"
+            recall = f"recall {audit.labels.tagger.recall or 0.0:.2f} of all {audit.labels.given:,} ground-truth relations"
             value = f"{audit.labels.tagger.precision:.2f}"
             tiles.append((value, f"precision of the labels kept, {audit.dataset}", recall))
         if audit.labels and audit.labels.tagger.precision_at_recall is not None:
@@ -213,5 +213,5 @@ def headline(figures: Figures) -> list[tuple[str, str, str]]:
         boxes = f"detection AP50 {scores['pseudo'][DETECTION].mean:.3f}" if DETECTION in scores["pseudo"] else ""
         tiles.append((f"{scores['pseudo'][ZERO_SHOT].mean:.3f}", "zero-shot triplet mAP", next(compared, boxes)))
     if figures.share_of_gain is not None:
-        tiles.append((f"{figures.share_of_gain:.0%}", "of the gain of given relations", "zero-shot triplet mAP"))
+        tiles.append((f"{figures.share_of_gain:.0%}", "of the gain of ground-truth relations", "zero-shot triplet mAP"))
     return tiles

@@ -116,7 +116,7 @@ class LabelView:
 
     def _usual(self) -> Group:
         most = f", most frequent of {len(self.predicates):,}" if len(self.predicates) > MAX_PREDICATES else ""
-        frequent = table(f"Predicates{most}", "predicate", "kept", "given by the set")
+        frequent = table(f"Predicates{most}", "predicate", "kept", "in the ground truth")
         for each in self.predicates[:MAX_PREDICATES]:
             frequent.add_row(Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.given:,}")
         return Group(frequent)
@@ -124,7 +124,7 @@ class LabelView:
 
 def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
     methods = table(
-        f"Labels of {sanitise(dataset)}, on the {audit.images:,} images with given relations: {audit.in_words}",
+        f"Labels of {sanitise(dataset)}, on the {audit.images:,} images with ground truth: {audit.in_words}",
         "labels", *SCORES,
     )  # fmt: skip
     for name, scores in audit.methods(choice):
@@ -171,7 +171,7 @@ def _covered(dataset: str, coverage: LabelCoverage) -> list[Group]:
         f"Coverage of {sanitise(dataset)}, per image of {coverage.images:,} with boxes",
         "relations", "number", "mean", "median", "without", "predicates", "tail",
     )  # fmt: skip
-    for name, found in (("kept", coverage.kept), ("given by the set", coverage.given)):
+    for name, found in (("kept", coverage.kept), ("in the ground truth", coverage.given)):
         if found is not None:
             mean, median = ("–" if value is None else f"{value:.2f}" for value in (found.mean, found.median))
             numbers = (f"{found.relations:,}", mean, median, share(found.share_without), f"{found.predicates:,}")

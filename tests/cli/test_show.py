@@ -147,7 +147,7 @@ def test_coverage_is_shown_beside_the_audit(labelled):
     labelled.run.note("recipe", {"shard": {"threshold": 0.2}})
     text = shown(labelled, "toy", "tag", width=80)
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert {"kept 4 2.00 2.00 0.000 2 0.000", "given by the set 3 1.50 1.50 0.000 2 0.000"} <= set(lines)
+    assert {"kept 4 2.00 2.00 0.000 2 0.000", "in the ground truth 3 1.50 1.50 0.000 2 0.000"} <= set(lines)
     assert "distance < 1/2 3 0.667 3 0.667" in lines and "(+33)" in text, "at most 15 names are printed"
     plain = json.loads(shown(labelled, "toy", "tag", as_json=True))["labels"]["coverage"]["toys"]
     assert (plain["images"], plain["kept"]["relations"], plain["given"]["relations"]) == (2, 4, 3)
