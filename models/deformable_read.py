@@ -66,7 +66,7 @@ def read_plainly(value_NSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, 
     return (torch.cat(samples, dim=3) * weights_NQLK[:, None]).sum(3).transpose(1, 2)
 
 
-# An operator of its own, which torch.compile does not try to trace.
+# A custom operator, which torch.compile does not try to trace.
 @torch.library.custom_op("rlip::read_on_cpu", mutates_args=(), device_types="cpu")
 def _read_on_cpu(
     value_BSMC: Tensor, places_BQM2LK: Tensor, weights_BQMLK: Tensor, sides: Sequence[int]

@@ -22,7 +22,7 @@ from numba.extending import models, register_model
 from numpy.typing import NDArray
 
 AHEAD = 4
-"""Number of queries between the one that is read and the one whose numbers are fetched from memory."""
+"""Prefetch distance, in queries: how far ahead of the current query numbers are fetched from memory."""
 Array = NDArray[Any]
 _compiled: Any = numba.njit(nogil=True, error_model="numpy")
 

@@ -51,7 +51,7 @@ def feed_forward(
 ) -> Tensor:
     """Returns N×D: a linear layer, ReLU, dropout and another linear layer.
 
-    On a CPU with oneDNN, the ReLU is applied where the product is written, without a pass of its own.
+    On a CPU with oneDNN, the ReLU is applied where the product is written, without a separate pass.
 
     A compiler fuses by itself, and does not see through oneDNN's kernels. Their ReLU makes 0 of NaN: a damaged weight
     of `inner` is found where weights are loaded, not in the result.

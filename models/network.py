@@ -273,7 +273,7 @@ class RelationQueries(nn.Module):
         self.fc_3 = nn.Linear(width, width)
 
     def reset_parameters(self) -> None:
-        """Initialises each branch as a layer of its own, with Xavier's rule."""
+        """Initialises each branch as a separate layer, with Xavier's rule."""
         with torch.no_grad():
             for layer, axis in ((self.fc_1, 0), (self.fc_2, 0), (self.fc_3, 1)):
                 for branch in layer.weight.chunk(self.branches, dim=axis):

@@ -116,7 +116,7 @@ def _layer(name: str, child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
 
 def _conv(child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     fits = isinstance(child, FoldedConv) or type(child) is nn.Conv2d
-    # The others have padding rules of their own, or few products per weight.
+    # The others have their own padding rules, or few products per weight.
     if not fits or not isinstance(child, nn.Conv2d) or isinstance(child.padding, str) or child.groups > 1:
         return None
     return PackedConv(child, dtype)

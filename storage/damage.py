@@ -68,7 +68,7 @@ class DamagedFile:
 
 
 def find_record_damage(store: Store) -> Iterator[DamagedFile]:
-    """Read every record of the runs and every partition map. Yields those that are damaged."""
+    """Read every record of the runs and every partition map. Yields the damaged ones."""
     for path in sorted(path for top in ("runs", "cuts") for path in (store.root / top).rglob("*.json")):
         try:
             found: object = read_json(path, *_RECORDS.get(path.parent.name, _DOCUMENT))

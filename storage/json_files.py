@@ -69,7 +69,7 @@ def read_json(path: Path, kind: type[T], remedy: str = "", most: Limits = LIMITS
 
 
 def require_within(data: bytes, most: Limits = LIMITS) -> None:
-    """Compare JSON bytes with limits before they are parsed. Raises ValueError that names the one that they exceed."""
+    """Compare JSON bytes with limits before parsing. Raises ValueError that names the exceeded limit."""
     if len(data) > most.size:
         raise ValueError(f"more than {most.size:,} bytes")
     if sum(map(data.count, (b",", b"[", b"{"))) > most.values:

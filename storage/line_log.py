@@ -22,7 +22,7 @@ _CHECKSUM_SIZE = 25
 
 
 class Line(NamedTuple):
-    """A line of the file. `text` is None for one that can't be trusted, and `fault` says why."""
+    """A line of the file. `text` is None if the line can't be trusted; `fault` says why."""
 
     number: int
     text: bytes | None

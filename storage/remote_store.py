@@ -236,7 +236,7 @@ class RemoteStore:
         self._local.remove_run(name)
 
     def damaged_copies(self) -> Iterator[Path]:
-        """Read this machine's copies of artifacts, data files and manifests. Yields those that are damaged."""
+        """Read this machine's copies of artifacts, data files and manifests. Yields the damaged ones."""
         for artifact in (artifact for stage in self._local.stages() for artifact in self._local.artifacts(stage)):
             try:
                 artifact.require_whole()

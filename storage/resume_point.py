@@ -140,7 +140,7 @@ class _List(BaseModel):
 
 
 def _listed(state: bytes) -> list[str]:
-    """The files of a list. Raises `FatalError` for one that is damaged or names a file outside the folder."""
+    """The files of a list. Raises `FatalError` if it is damaged or names a file outside the folder."""
     names = parse_json(state, _List, "the list of files to resume from").files
     if not all(_is_inside(name) for name in names):
         raise FatalError(f"the list of files to resume from names one outside its folder: {names}")

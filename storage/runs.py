@@ -134,7 +134,7 @@ class Run:
         return [RunRecord(self, number, path) for number, path in enumerate(paths, start=1)]
 
     def artifacts(self, step: str) -> dict[str, Artifact]:
-        """Partition → artifact of a step, for those that were recorded and still exist."""
+        """Partition → artifact of a step, for recorded artifacts that still exist."""
         entry = self._entry(step)
         found = self.store.find_all(entry.stage, entry.partitions.values()) if entry.partitions else {}
         return {part: found[key] for part, key in entry.partitions.items() if key in found}
@@ -166,7 +166,7 @@ class Run:
         """Raises `FatalError` for a record, since history is not rewritten. A run as it is now can be changed."""
 
     def _entry(self, step: str) -> StepKeys:
-        """Stage and keys of a step; empty for one that was not recorded. Raises `FatalError` if its file is damaged."""
+        """Stage and keys of a step; empty if it was not recorded. Raises `FatalError` if its file is damaged."""
         return self._load(self._file(step)) or StepKeys()
 
     def _append(self, time: datetime, status: str, facts: Mapping[str, Any]) -> None:

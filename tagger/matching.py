@@ -37,8 +37,8 @@ def match(noun: str, categories: Collection[str], more: Mapping[str, Collection[
     "brown teddy bear" is a teddy bear, and an unknown "dog bowl" is a bowl. A category that has the ending as its own
     name beats one that has it as a synonym, which beats the kinds of a broader word ("animal" for a dog); broader
     categories ("fire truck" for a truck) come next, and last what WordNet says it is a kind of ("beagle" for a dog).
-    A word of `UNCLEAR` counts as more than a category's own name only where no noun comes before it. Each part of a slash
-    name ("handbag/satchel") can match.
+    A word of `UNCLEAR` counts as more than a category's own name only if no noun precedes it. Each part of a slash name
+    ("handbag/satchel") can match.
     """
     words = phrase_lemma(noun).split()
     distinct = list(dict.fromkeys(categories))
@@ -67,7 +67,7 @@ def _meant(
     more: Mapping[str, Collection[str]] | None,
     is_above: bool = False,
 ) -> list[str]:
-    """Returns the categories that the nearest kind names. Above a thing that we know, only a category's own name counts."""
+    """Returns the categories that the nearest kind names. Above a known thing, only a category's own name counts."""
     for number, words in enumerate(kinds):
         for word in words:
             if meant := _named(word, categories, more, _OF_UNCLEAR if is_above or word in UNCLEAR else _OF_KINDS):
@@ -79,7 +79,7 @@ def _meant(
 def _named(
     phrase: str, categories: Sequence[str], more: Mapping[str, Collection[str]] | None, tables: Sequence[_Names]
 ) -> list[str]:
-    """Returns the categories that have the phrase in the first of the tables that has it, or else a broader word for it."""
+    """Returns the categories with the phrase in the first table that has it, or else with a broader word for it."""
     for names in tables:
         meant = [category for category in categories if phrase in names(category)]
         if more and names is _synonyms:

@@ -64,7 +64,7 @@ class RecordedCaptioner:
         return [list(self._captions.get(image_id, ())) for image_id in image_ids]
 
     def image_ids(self) -> frozenset[int]:
-        """The ids of images that have captions, so that a caller can find those that it lacks."""
+        """The ids of images that have captions, so that a caller can find missing ones."""
         return frozenset(self._captions)
 
     def _add(self, entry: _Entry) -> None:

@@ -50,7 +50,7 @@ def batch(
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Name the images of a step of a training run, and draw them as the network saw them, with their boxes and relations."""
+    """Name the images of a training step, and draw them as the network saw them, with their boxes and relations."""
     from pipeline.training.batches import step_images  # loads torch
 
     training = RecordedTraining.find(find_run(existing_store(store), run_name), step_name)
@@ -175,7 +175,7 @@ class RecordedTraining:
 
     @classmethod
     def find(cls, run: Run, step_name: str | None) -> RecordedTraining:
-        """Finds a training by the name of its step; None: the only one. Raises `FatalError` that lists those of the run."""
+        """Finds a training by its step's name; None: the only one. Raises `FatalError` that lists those of the run."""
         name = step_name if step_name is not None else _only_one(run)
         artifact = next(iter(run.artifacts(name).values()), None)
         if artifact is None or run.stage(name) not in _VERSIONS:

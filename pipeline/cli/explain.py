@@ -48,8 +48,8 @@ class ImageTrace:
     tagger: str | None
     """Content digest of the tagger artifact."""
     labels: Sequence[Mapping[str, Any]]
-    """Relations, best first, each with its `words` (a triplet), its `caption`, the `mentions` (candidates) of its pair, and
-    the reason why it is not kept (`not_kept`, None for a kept one)."""
+    """Relations, best first, each with its `words` (a triplet), its `caption`, its pair's `mentions` (candidates), and
+    why it is not kept (`not_kept`, None if it is)."""
     dropped: Sequence[Mapping[str, Any]]
     """Triplets that led to no candidate, each with the `reason` and the `value`, the word that it is about."""
     shards: Sequence[Mapping[str, Any]]
@@ -67,7 +67,7 @@ def explain(
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Trace the labels of an image: its file, boxes and captions, the words and score of each label, its place in a shard."""
+    """Trace an image's labels: its file, boxes and captions, each label's words and score, and its place in a shard."""
     opened = existing_store(store)
     trace = trace_of(find_run(opened, run_name) if run_name is not None else _only_run(opened), image)
     if as_json:

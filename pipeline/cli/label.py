@@ -63,9 +63,9 @@ def label(
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Label images that no one annotated: detect boxes, caption, parse and tag them, as one cached run; write the labels.
+    """Label unannotated images: detect boxes, caption, parse and tag them in one cached run, and write the labels.
 
-    Images that can't be used are named and left out.
+    Unusable images are named and skipped.
     """
     name = run_name or _run_name(folder)
     images = folder if "://" in folder else str(Path(folder).resolve())

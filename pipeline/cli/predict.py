@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 VOCABULARY = "vocabulary.json"
 """The names and the image size of the training, beside its weights."""
 IMAGE_SIZE = 1333
-"""Length of the longest side in pixels where the weights' folder does not state it: that of the authors' evaluations."""
+"""Default length of the longest side in pixels, from the authors' evaluations, if the weights' folder has none."""
 CONFIDENT = 0.5
 """Least score of a box that is drawn although no drawn relation has it."""
 

@@ -1,4 +1,4 @@
-"""`rlip show`: lists runs, their executions, what the steps of a run did, the checks of its partitions, and sample rows."""
+"""`rlip show`: lists runs, their executions, what a run's steps did, the checks of its partitions, and sample rows."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def show(
 
 
 def show_run(console: Console, run: Run, step: str | None, as_json: bool) -> None:
-    """Show the steps of a run, or one with sample rows and quarantined rows. Raises `FatalError` for an unknown step."""
+    """Show the steps of a run, or one with sample and quarantined rows. Raises `FatalError` for an unknown step."""
     # Here and for the checks, since a list of runs need not wait until all stages are imported.
     from pipeline.report.label_view import LabelView
     from pipeline.report.quarantine import sampled

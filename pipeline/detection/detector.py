@@ -1,4 +1,4 @@
-"""The protocol of detectors, the mapping of their names to those of a recipe, and the one that the settings name."""
+"""The protocol of detectors, the mapping of their names to a recipe's, and the choice of detector by the settings."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ class DetectSettings(Settings):
     torchvision's detection weights; or a .json file with boxes that were found elsewhere, as COCO instances with a
     score for each annotation. Its content is part of the key."""
     hub: bool = runtime(False)
-    """Allow downloading `weights` from the Hugging Face hub. Without it only a folder or the local hub cache is used."""
+    """Allow downloading `weights` from the Hugging Face hub, instead of using only a folder or the local hub cache."""
     tokenizer: Path | None = file_read(None)
-    """Folder of the tokenizer, for weights of this project that have none beside them. Its content is part of the key."""
+    """Folder of the tokenizer, for this project's weights without one beside them. Its content is part of the key."""
     categories: tuple[str, ...] = ()
     """Names that boxes get. The detector's own names are mapped to them, also by synonyms; names that match none
     are excluded. Weights of this project and zero-shot detectors look for these names. Empty: the detector's

@@ -31,7 +31,7 @@ class TransformersDetector:
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
-        """Finds the boxes of images. Those that the processor scales to one size share a pass, so that none is padded."""
+        """Finds the boxes of images. Images that the processor scales to one size share a pass, so none is padded."""
         pixels = [self._processor(images=image, return_tensors="pt")["pixel_values"] for image in images]
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for position, tensor in enumerate(pixels):

@@ -32,7 +32,7 @@ class DetectorFiles:
 
 
 def find_detector(settings: DetectSettings) -> DetectorFiles:
-    """Finds the detector of the settings; only with `hub` is it downloaded. Raises `FatalError` if files are missing."""
+    """Finds the detector of the settings; downloads it only with `hub`. Raises `FatalError` if files are missing."""
     assert settings.weights is not None  # the recipe requires it where the stage runs
     path = Path(settings.weights).expanduser()
     if path.suffix == ".pth":
@@ -53,7 +53,7 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
 
 
 def _is_transformers(folder: Path) -> bool:
-    """Whether a folder holds a model of transformers. A tokenizer beside weights of this project may bring a config.json."""
+    """Whether a folder holds a model of transformers. A tokenizer of this project's weights may have config.json."""
     if not (folder / CONFIG).is_file():
         return False
     return not ((folder / MODEL).is_file() and _is_own(folder / MODEL))

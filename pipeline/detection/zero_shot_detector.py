@@ -70,7 +70,7 @@ class ZeroShotDetector:
         return [_joined(found) for found in parts]
 
     def _sentences(self) -> Iterator[tuple[int, str, list[tuple[int, int]]]]:
-        """Yields sentences that the text encoder reads whole: the place of the first name, the text, and each name's tokens."""
+        """Yields sentences that fit the text encoder: the place of the first name, the text, and each name's tokens."""
         most = self._model.config.max_text_len
         tokenizer = self._processor.tokenizer
         spans: list[tuple[int, int]] = []

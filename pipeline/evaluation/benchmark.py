@@ -1,4 +1,4 @@
-"""The figures of each public benchmark, by one call: the correct value, its interval, and the authors' where it differs."""
+"""Each public benchmark's figures by one call: the correct value, its interval, and the authors' if it differs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Options:
     split: Split | None = None
     """HICO-DET: a zero-shot split"""
     suppression: bool = True
-    """HICO-DET and Open Images: whether duplicates are suppressed, as by CDN, RLIP and RLIPv2; QPIC and PySGG keep them"""
+    """HICO-DET and Open Images: suppress duplicates, as CDN, RLIP and RLIPv2 do; QPIC and PySGG keep them"""
     seen: Integers | None = None
     """Visual Genome and VRD: M×3 triplets of the training set"""
     boxes_given: bool = False
@@ -95,7 +95,7 @@ class Evaluated:
 def hico_det(
     predicted: Relations, truth: Relations, objects: Sequence[str], predicates: Sequence[str], options: Options
 ) -> Evaluated:
-    """Mean AP of HICO-DET: full, rare and non-rare, of a split, Default and Known Object, and the mean maximum recall."""
+    """Mean AP of HICO-DET: full, rare and non-rare, of a split, Default and Known Object, and mean maximum recall."""
     rules = HicoRules(validity=options.validity, official=options.official, **options.suppressed)
     settings = {"": rules} | ({"known_": replace(rules, known_object=True)} if options.known_object else {})
     matches = {prefix: match_hico(predicted, truth, each) for prefix, each in settings.items()}

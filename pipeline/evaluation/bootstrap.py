@@ -27,7 +27,7 @@ Metric = Callable[[Integers], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure on the test set, and the range around it in which its mean over test sets of as many such images lies."""
+    """A figure on the test set, and the range in which its mean over test sets of as many such images lies."""
 
     value: float
     low: float
@@ -66,7 +66,7 @@ def resampled(relations: Relations, chosen: Integers) -> Relations:
 
 
 def _scored(metric: Metric, choices: Iterable[Integers]) -> dict[str, list[float]]:
-    """Figure → its values for the choices of images; those that have none (NaN) are left out."""
+    """Figure → its values for the choices of images, without NaNs."""
     found: dict[str, list[float]] = {}
     for chosen in choices:
         for name, value in metric(chosen).items():

@@ -1,4 +1,4 @@
-"""What a benchmark's figure does not tell: which pairs are located and how they are named, calibration, and images' scores."""
+"""What a benchmark's figure hides: which pairs are located and how they are named, calibration, and image scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ground truth of a test set as columns, read from its annotation files alone or from rows of the `images` table."""
+"""The ground truth of a test set as columns, read from its annotation files or from rows of the `images` table."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class GroundTruth:
     def read(cls, reader: Reader) -> GroundTruth:
         """Reads a set's annotations, without its images.
 
-        Predicates are the dataset's own, as public benchmarks score them. Boxes that are not finite or inverted are left
-        out, with their relations and a reason. Raises `AnnotationError` for unusable files, and `FatalError` if there
-        is no image.
+        Predicates are the dataset's own, as public benchmarks score them. Inverted and non-finite boxes are excluded,
+        with their relations and a reason. Raises `AnnotationError` for unusable files, and `FatalError` if there is no
+        image.
         """
         columns = _Columns(str)
         for record in reader.annotations():
@@ -66,10 +66,10 @@ class GroundTruth:
 
     @classmethod
     def open(cls, format_name: str, annotations: Path, files: Mapping[str, Path] | None = None) -> GroundTruth:
-        """Reads annotation files of a format of `DataSource`. `files`: further ones by field, e.g. {"verbs": path}. Of a
-        file that holds several splits, as VG150's, that is "test".
+        """Reads annotation files in a format of `DataSource`, and only "test" of a file of several splits (VG150).
 
-        Raises `FatalError`, also for files that are missing, not used by the format, or of another kind.
+        `files`: further files by field, e.g. {"verbs": path}. Raises `FatalError`, also for files that are missing, not
+        used by the format, or of another kind.
         """
         source = annotation_source(format_name, annotations, files or {}).model_copy(update={"split": "test"})
         reader = open_annotations(source)
@@ -79,7 +79,7 @@ class GroundTruth:
 
     @classmethod
     def of_rows(cls, rows: Iterable[Mapping[str, Any]]) -> GroundTruth:
-        """Takes the truth from rows of the `images` table, with predicates in the canonical form, which merges synonyms.
+        """Takes the truth from rows of the `images` table, with canonical predicates, which merge synonyms.
 
         Relations whose predicate has no word don't count, as they are no label to train on either.
         """
@@ -95,7 +95,7 @@ class GroundTruth:
         return len(self.image_ids)
 
     def with_sizes(self, sizes: Floats) -> GroundTruth:
-        """Takes the sizes in pixels (I×2, 0 where unknown) of images of unknown size, and scales boxes that are shares."""
+        """Fills in unknown image sizes in pixels (I×2, 0 where still unknown), and scales boxes that are shares."""
         new = np.asarray((sizes > 0).all(axis=1) & (self.sizes <= 1).all(axis=1))
         shares = np.asarray(new & (self.sizes == 1).all(axis=1))
         scale = np.where(shares[:, None], np.tile(sizes, 2), 1.0)
@@ -156,7 +156,7 @@ class _Columns:
         boxes: Sequence[tuple[str, float, float, float, float]],
         relations: Iterable[tuple[int, str, int]],
     ) -> None:
-        """Adds an image. Boxes: name, left, top, width, height. Relations: subject, predicate and object by box index."""
+        """Adds an image. Boxes: name, left, top, width, height. Relations: subject's box index, predicate, object's."""
         position, first = len(self.image_ids), len(self._box_labels)
         self.image_ids.append(image_id)
         self.uris.append(uri)

@@ -46,9 +46,8 @@ class HicoRules:
     """Predicates × objects: a factor of each score, 1 where the dataset lists the combination and else 0 (the authors'
     corre_hico.npy). It is applied before the best of an image are taken."""
     known_object: bool = False
-    """Known Object setting: a triplet is scored on those images only whose truth holds its object category. Otherwise
-    the Default setting: on all images. Follows the dataset's Matlab code, as GGNet's evaluator does; RLIPv2's and QPIC's
-    lack it."""
+    """Known Object setting: score a triplet only on images whose truth holds its object category, instead of on all
+    (Default setting). Follows the dataset's Matlab code, as GGNet's evaluator does; RLIPv2's and QPIC's lack it."""
     official: bool = False
     """Reproduces two bugs of the authors' evaluator: predictions on images without truth are ignored, and recalls of
     exactly 3, 6 and 7 tenths miss their thresholds (`ranking.FLOAT_THRESHOLDS`). The authors' code has no value for
@@ -65,7 +64,7 @@ class HicoScores:
     """Number of true interactions in the test set, per triplet."""
 
     def mean(self, triplets: Iterable[Triplet] | None = None) -> float:
-        """Returns the mean AP over all triplets, or over those of `triplets` in the ground truth. NaN if there are none."""
+        """Mean AP over all triplets, or over those of `triplets` in the ground truth. NaN if there are none."""
         chosen = self.average_precision.keys() if triplets is None else set(triplets) & self.average_precision.keys()
         return mean_of(self.average_precision[t] for t in sorted(chosen))
 

@@ -1,4 +1,4 @@
-"""Matches the predictions of whole test sets with the truth, without a loop over images: which prediction finds which truth.
+"""Matches the predictions of whole test sets with the truth, without a loop over images.
 
 Axes: N predictions, T truths, E candidates, which are pairs of a prediction and a truth that may match.
 """
@@ -43,7 +43,7 @@ class Candidates:
         return marked(predictions, best.prediction[first])
 
     def assigned(self) -> Candidates:
-        """Returns one truth at most for each prediction, and the reverse: each prediction takes the best that is still free.
+        """Matches each prediction with at most one truth, and the reverse: each takes the best truth still free.
 
         Predictions come best first. Rounds of proposals give what a loop over the predictions gives, since every truth
         prefers the earlier prediction.
@@ -88,7 +88,7 @@ def numbered_alike(left: Sequence[Integers], right: Sequence[Integers]) -> tuple
 
 
 def unseen_triplets(truth: Relations, seen: Integers | None) -> Flags:
-    """Marks the truths whose triplet is none of `seen` (M×3: subject label, object label, predicate); no truth for None."""
+    """Marks the truths whose triplet is not in `seen` (M×3: subject label, object label, predicate); none if None."""
     if seen is None:
         return np.zeros(len(truth), bool)
     true, known = numbered_alike(list(truth.triplets.T), list(seen.reshape(-1, 3).T))
@@ -140,7 +140,7 @@ def kept(group: Integers, boxes: Sequence[Floats], powers: Sequence[float], thre
 
 
 def representatives(group: Integers, boxes: Sequence[Floats], powers: Sequence[float], threshold: float) -> Integers:
-    """Returns N: the best kept item that suppresses each item, or itself if it is kept. Arguments are those of `kept`."""
+    """Returns N: the best kept item that suppresses each item, or itself if it is kept. Arguments as in `kept`."""
     from pipeline.evaluation.loops import settle  # Numba takes half a second to load
 
     order = np.argsort(group, kind="stable")

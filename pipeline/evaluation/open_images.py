@@ -1,4 +1,4 @@
-"""Relation and phrase detection on Open Images V6: score_wtd, which papers on scene graphs report, and Google's challenge.
+"""Relation and phrase detection on Open Images V6: score_wtd of scene graph papers, and Google's challenge.
 
 Rules of score_wtd: The 100 best relations of an image count for average precision, the 50 best for recall, except
 duplicates: pairs of the same triplet that overlap, and for phrases also enclosing boxes that do. A relation is correct

@@ -58,7 +58,7 @@ class Found:
     def unique(self, per_image: int, overlap: float = SAME_OBJECT) -> Found:
         """Returns what is found with one box for each thing: the best of those of one name that overlap by more.
 
-        A relation of a thing with itself is left out; of equal relations, the best is kept; of all, the `per_image` best.
+        Excludes relations of a thing with itself; keeps the best of equal relations, and the `per_image` best of all.
         """
         found = self.boxes
         assert found.scores is not None
@@ -109,8 +109,7 @@ class Predictor:
         subject: str | None = None,
         per_image: int | None = 100,
     ) -> None:
-        """`image_size`: length in pixels to which an image's longest side is resized; `per_image`: relations to keep, None
-        all.
+        """`image_size`: pixels to which an image's longest side is resized; `per_image`: relations to keep, None all.
 
         `subject`: the name that the likeliest subject of a pair must have (HICO-DET: "person"), whose own probability
         is then no factor of the score; None allows all.
@@ -134,7 +133,7 @@ class Predictor:
             self._predicates_TE = network.encode_texts(names.predicates)
 
     def predict(self, images: Iterable[Image], batch: int) -> Iterator[Found]:
-        """Yields what the network finds in each RGB image, in order. Images of equal input size share a pass, `batch` at most.
+        """Yields what the network finds in each RGB image, in order. Up to `batch` images of equal size share a pass.
 
         No more than four batches of images are held at a time.
         """

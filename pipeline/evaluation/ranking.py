@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 
 FLOAT_THRESHOLDS = np.arange(0, 1.1, 0.1)
-"""Recall thresholds of the public evaluators. Three of them are above the tenth they stand for (0.30000000000000004)."""
+"""Recall thresholds of the public evaluators. Three exceed the tenth that they stand for (0.30000000000000004)."""
 
 
 def check_test_set(predicted: Relations, truth: Relations) -> None:
@@ -34,7 +34,7 @@ def mean_of(values: Iterable[float]) -> float:
 
 
 def best_entries(scores: Floats, limit: int) -> tuple[Integers, Integers]:
-    """Returns rows and columns of the `limit` highest scores, best first. Ties are in the order of rows, then columns."""
+    """Returns rows and columns of the `limit` highest scores, best first. Ties are ordered by row, then column."""
     order = np.argsort(-scores, axis=None, kind="stable")[:limit]
     rows, columns = np.divmod(order, max(scores.shape[1], 1))
     return rows.astype(np.int64), columns.astype(np.int64)
@@ -90,7 +90,7 @@ def eleven_points(
     category = np.repeat(np.arange(len(truths)), ends - firsts)
     hits = found[1:] - found[firsts][category]
     total = ranked[hit_places + 1] - ranked[bounds[:-1]][category]
-    # Only hits matter: precision falls and recall stays at whatever follows them. The last element ends each range below.
+    # Only hits matter: until the next one, precision falls and recall stays. The last element ends each range below.
     precision = np.append(hits / np.maximum(total, 1), 0.0)
     of_category = truths[category]
     recall = hits / np.maximum(of_category, 1)

@@ -40,18 +40,18 @@ class SceneGraphRules:
     overlap: float = 0.5
     """Minimum IoU of both boxes."""
     same_object: float | None = 0.5
-    """IoU above which two predicted boxes of one label are the same object. None where boxes were given (PredCls, SGCls)."""
+    """IoU above which two predicted boxes of a label are one object. None where boxes were given (PredCls, SGCls)."""
     official: bool = False
     """Whether duplicates count, as in the evaluators of Neural Motifs and its successors: each box is an object of its
     own, and a prediction finds every truth that it overlaps."""
     predicates: int | None = None
-    """Number of predicates that mean recall divides by, so that those which the truth lacks count as 0, as in the evaluator
-    of Tang et al. None leaves them out."""
+    """Number of predicates that mean recall divides by, so that predicates absent from the truth count as 0, as in the
+    evaluator of Tang et al. None leaves them out."""
 
 
 @dataclass(frozen=True)
 class SceneGraphScores:
-    """Recall by K. `zero_shot` values are NaN unless training triplets were given, and some true triplet is not among them."""
+    """Recall by K. `zero_shot` is NaN unless training triplets were given and some true triplet is not among them."""
 
     recall: Mapping[int, float]
     mean_recall: Mapping[int, float]

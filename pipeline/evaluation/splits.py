@@ -1,11 +1,11 @@
 """Which triplets a network has seen in training: the published splits of HICO-DET, such splits of any list, and means.
 
 NF            no fine-tuning: no image of the dataset was trained on, so every triplet is unseen
-UC-RF, UC-NF  unseen combinations, rare first and non-rare first: 120 triplets that training leaves out, although it shows
-              each of their names in another combination (Hou et al. 2020, "Visual Compositional Learning for HOI
-              Detection"; the same lists in RLIP and RLIPv2)
-UO            unseen objects: all 100 triplets of 12 objects (Bansal et al. 2020, "Detecting Human-Object Interactions via
-              Functional Generalization")
+UC-RF, UC-NF  unseen combinations, rare first and non-rare first: training leaves out 120 triplets, but shows each of
+              their names in another combination (Hou et al. 2020, "Visual Compositional Learning for HOI Detection";
+              the same lists in RLIP and RLIPv2)
+UO            unseen objects: all 100 triplets of 12 objects (Bansal et al. 2020, "Detecting Human-Object Interactions
+              via Functional Generalization")
 UV            unseen verbs: all 84 triplets of 20 verbs (Liao et al. 2022, "GEN-VLKT")
 
 Scores of two networks on one split compare only if both were trained by the same rule: see `Split.transductive`.
@@ -75,7 +75,7 @@ class Split:
     labels removed. None if that is not known; such scores compare with no others."""
 
     def means(self, scores: HicoScores) -> dict[str, float]:
-        """Returns the mean AP of the triplets that are unseen, seen, and of all ("full"). NaN where the test set has none."""
+        """Returns the mean AP of unseen, seen and all ("full") triplets. NaN where the test set has none."""
         return {
             "unseen": scores.mean(self.unseen),
             "seen": scores.mean(scores.average_precision.keys() - self.unseen),

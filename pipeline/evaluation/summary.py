@@ -128,10 +128,10 @@ def summarise(
     suppression: bool | None = None,
     named_rules: Sequence[str] = (),
 ) -> EvaluationSummary:
-    """Collects an evaluation. `score`, called `scored`, prices the errors (`anatomy`); `measure` is what classes' scores are.
+    """Collects an evaluation. `score`, named `scored`, prices the errors (`anatomy`); `measure` names the class scores.
 
-    `named_rules` says which rules are not the default ones. Published results
-    are left out unless the test set is the benchmark's and they suppressed duplicates as this evaluation did.
+    `named_rules` says which rules are not the default ones. Published results are left out unless the test set is the
+    benchmark's and they suppressed duplicates as this evaluation did.
     """
     predicted, truth = dissection.predicted, dissection.truth
     scores = np.zeros(0) if predicted.scores is None else predicted.scores

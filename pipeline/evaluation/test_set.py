@@ -104,11 +104,11 @@ class TestSet:
         metrics: Sequence[Metric] = (),
         unseen: Collection[tuple[str, str, str]] | None = None,
     ) -> dict[str, float]:
-        """Returns zero_shot_map and zero_shot_recall under HICO-DET's rules, detection_ap50, and the number of triplets.
+        """Returns zero_shot_map and zero_shot_recall under HICO-DET's rules, detection_ap50, and the triplet count.
 
         Only images that were predicted count. `metrics` adds further figures. `unseen`: triplets (subject, canonical
-        predicate, object) that training left out; adds unseen_map, seen_map and full_map, those without a triplet in
-        the test set excepted, and the number of unseen triplets.
+        predicate, object) that training left out; adds unseen_map, seen_map and full_map, except those without a
+        triplet in the test set, and the number of unseen triplets.
         """
         ordered = sorted(found, key=lambda each: each.position)
         positions = np.array([each.position for each in ordered], np.int64)
@@ -173,5 +173,5 @@ class TestSet:
 
 
 def _measured(evaluated: Evaluated) -> dict[str, float]:
-    """The figures by name, without those that the test set says nothing about (NaN)."""
+    """The figures by name, without those that the test set does not define (NaN)."""
     return {figure.name: figure.value for figure in evaluated.figures if not np.isnan(figure.value)}

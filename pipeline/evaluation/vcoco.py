@@ -59,7 +59,7 @@ class VcocoScores:
 
     @property
     def means_without_point(self) -> tuple[float, float]:
-        """Mean role AP of scenario 1 and 2 without the action "point", over 24 roles in V-COCO. Papers report this one."""
+        """Mean role AP of scenario 1 and 2 without the action "point", over 24 roles in V-COCO, as papers report it."""
         return self._without_point(self.scenario_1), self._without_point(self.scenario_2)
 
     def _without_point(self, precision: Mapping[Role, float]) -> float:
@@ -179,7 +179,7 @@ def _ranking(image: Integers, scores: Floats, counted: Flags, right: Flags, pers
 
 
 def _persons(image: Integers, boxes: Floats, truth: VcocoTruth) -> tuple[Integers, Floats]:
-    """Returns for each box the true person of its image that it overlaps most, -1 in images without one, and the IoU."""
+    """Returns for each box its image's true person of highest IoU, -1 in images without a person, and the IoU."""
     pairs = joined(image, truth.image)
     best = Candidates(*pairs, _overlaps(boxes[pairs[0]], truth.boxes[pairs[1]])).best()
     person, overlap = np.full(len(image), -1, np.int64), np.zeros(len(image))

@@ -1,4 +1,4 @@
-"""Recall on VRD (Lu et al. 2016, "Visual Relationship Detection with Language Priors"), and as works after it report it.
+"""Recall on VRD, as Lu et al. (2016, "Visual Relationship Detection with Language Priors") and later works report it.
 
 Rules: Of each pair of boxes, the k best predicates count (1 in Lu et al.; 70, all there are, in Yu et al. 2017). R@K is
 the share of all true relations of the test set that the K best predictions of their images find. A relation is found if

@@ -79,9 +79,9 @@ def print_export(
 def export_run(run: Run, form: Format, folder: Path, threshold: float = 0.0, all_scores: bool = False) -> Exported:
     """Writes a run into the new folder `folder`, which appears complete or not at all.
 
-    Relations are those that the run's shards keep, or with `all_scores` every scored one; in either case those below
-    `threshold` are excluded. `parquet` copies whole tables and ignores both. Raises `FatalError` if the folder exists or
-    cannot be written, if the run has no steps that the format needs, or if `all_scores` is asked of a format without scores.
+    Exports the relations that the run's shards keep, or with `all_scores` every scored one, except those below
+    `threshold`. `parquet` copies whole tables and ignores both. Raises `FatalError` if the folder exists or cannot be
+    written, if the run lacks the steps that the format needs, or if a format without scores is to have `all_scores`.
     """
     if folder.exists():
         raise FatalError(f"{folder} already exists; name a new folder with --out, or remove this one")

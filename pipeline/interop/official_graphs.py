@@ -62,7 +62,7 @@ def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[
 def write_graphs(row: Mapping[str, Any], texts: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
     """Converts a row of `triplets` to a field of the file: one graph per caption of the image.
 
-    The fields `rule` of a relation and `count` of an entity are ours. They tell `read_graphs` to take lemmas as they are,
+    The fields `rule` of a relation and `count` of an entity are ours. They make `read_graphs` take lemmas as they are,
     and so the order of the ends ("of": have, with its ends swapped). Readers of the authors' format ignore both.
     """
     found = max((t["caption"] + 1 for t in row["triplets"]), default=0)

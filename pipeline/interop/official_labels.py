@@ -23,7 +23,7 @@ MAX_KEPT = 10_000
 
 
 class Rejects:
-    """Rejects in order, followed by one reject per reason that stands for those that were only counted."""
+    """Rejects in order, followed by one reject per reason for all that were only counted."""
 
     def __init__(self, rejects: Iterable[Rejected] = ()) -> None:
         self._kept: list[Rejected] = []

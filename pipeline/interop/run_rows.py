@@ -58,7 +58,7 @@ class ImageRows:
 
 
 class RunRows:
-    """The rows of a run, by dataset. Relations are those that the run's shards keep, or all with `all_scores`."""
+    """The rows of a run, by dataset, with the relations that the run's shards keep, or all with `all_scores`."""
 
     def __init__(self, run: Run, all_scores: bool = False) -> None:
         """Raises `FatalError` if the run has no step to export."""

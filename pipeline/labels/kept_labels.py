@@ -32,9 +32,8 @@ class ChoiceSettings(Settings):
     """Which of the tagger's labels are used for training. Changing these never reruns the tagger."""
 
     confidence: Literal["probability", "calibrated", "score"] = "probability"
-    """Confidence of a pseudo relation. probability: that it holds of this very pair, from the tagger, boxes, names and
-    captions; calibrated: the probability for the tagger's score alone; score: the raw score, the default where a rule is
-    named."""
+    """Confidence of a pseudo-label. probability: that it holds for this very pair, from the tagger, boxes, names and
+    captions; calibrated: that from the tagger's score alone; score: the raw score, the default if a rule is named."""
     rule: Literal["all", "best", "posterior"] = "all"
     """Which pairs to keep of an ambiguous caption. all: every pair; best: the likeliest, as many as the caption means;
     posterior: every pair, with its confidence multiplied by its posterior, which a probability already holds."""
@@ -93,7 +92,7 @@ class ChoiceSettings(Settings):
 
 
 def choice_of(run: Run) -> ChoiceSettings | None:
-    """Which labels the shards of a run keep or, before it has shards, those that its recipe keeps. None for imported labels."""
+    """The labels that a run's shards keep or, before it has shards, that its recipe keeps. None for imported labels."""
     shard = next(iter(run.artifacts("shard:pseudo").values()), None)
     settings = shard.manifest.terms["settings"] if shard is not None else run.read_document("recipe").get("shard")
     return None if settings is None else recorded_choice(settings)
@@ -206,7 +205,7 @@ def _added(labels: Sequence[Mapping[str, Any]], overrides: ImageOverrides) -> li
 
 @dataclass(frozen=True)
 class JudgedColumns:
-    """The verdicts on the N labels of a table `relations`, in its order: `reason` (N) is null for those that are kept."""
+    """The verdicts on the N labels of a table `relations`, in its order: `reason` (N) is null for kept labels."""
 
     confidence: NDArray[np.float64]
     reason: pa.Array
@@ -260,7 +259,7 @@ def judged_columns(
 def _judged_by_image(
     rows: Sequence[Mapping[str, Any]], candidates: pa.Table, settings: ChoiceSettings, overrides: Overrides
 ) -> list[Judged]:
-    """Judges labels by rules that compare those of an image, and those that reviewers have settled by what they say."""
+    """Judges labels by rules that compare an image's labels; reviewers' verdicts decide the labels that have one."""
     pairs: dict[int, list[Pair]] = {}
     if settings.rule == "best":
         for row in candidates.to_pylist():

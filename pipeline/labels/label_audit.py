@@ -1,4 +1,4 @@
-"""Audits of labels and of captions: compares them, and two baselines, with the ground-truth relations of the dataset."""
+"""Audits of labels and captions: compares them, and two baselines, with the dataset's ground-truth relations."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class RuleScores:
-    """What a rule could keep: precision, and recall of all ground-truth relations, at the threshold with the highest F1."""
+    """What a rule could keep: precision, and recall of all ground-truth relations, at the threshold of highest F1."""
 
     rule: str
     f1: float
@@ -157,7 +157,7 @@ class LabelCount:
             self._kept.append({(r.subject, r.predicate, r.object) for r in kept[image_id]})
 
     def rules(self) -> tuple[RuleScores, ...]:
-        """Scores every rule on everything added so far, except those that need what the labels lack."""
+        """Scores every rule on everything added so far, except rules that need what the labels lack."""
         found = []
         for rule in RULES:
             choice = ChoiceSettings.model_validate(rule | _NO_LIMITS)
@@ -232,7 +232,7 @@ def _facts(pairs: Sequence[Pair], least: float = 0.0) -> set[Fact]:
 
 
 def _by_image(table: pa.Table, column: str, *names: str) -> Mapping[int, Sequence[tuple[Any, ...]]]:
-    """Image id → items of a nested column, as tuples of the fields `names`; None for a field that an older table lacks."""
+    """Image id → items of a nested column, as tuples of the fields `names`; None for fields that older tables lack."""
     items = FlatList.of(table, column)
     present = {field.name for field in items.fields.type}
     lacking = [None] * len(items)
@@ -247,7 +247,7 @@ Named = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class CaptionAudit:
-    """Agreement of captions with ground-truth relations by category, on images that have any. Missing relations lower it."""
+    """Agreement of captions with ground-truth relations by category, on images with any. Unannotated ones lower it."""
 
     images: int
     """Images with ground-truth relations."""

@@ -169,7 +169,7 @@ def _is_same(box: DrawnBox, other: DrawnBox) -> bool:
 
 
 def _hides(box: DrawnBox, other: DrawnBox, longest: int) -> bool:
-    """Whether the names of two boxes, in their upper left corners, would cover each other in an image of this longest side."""
+    """Whether the names in two boxes' upper left corners would overlap in an image whose longest side is `longest`."""
     reach = longest / 50 * max(len(box.name), len(other.name))
     return other.labelled and abs(box.rect.x - other.rect.x) < reach and abs(box.rect.y - other.rect.y) < longest / 28
 

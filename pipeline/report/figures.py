@@ -51,7 +51,7 @@ class Figures:
     choice: str
     """Description of which labels are kept."""
     copies: int | None
-    """Labelled images whose files have the bytes of an image before them. None where ingest did not read all of the bytes."""
+    """Labelled images whose files repeat the bytes of an earlier image. None where ingest did not read all bytes."""
     labels: LabelFunnel
     predicates: tuple[PredicateCount, ...]
     audits: tuple[DatasetAudit, ...]
@@ -96,7 +96,7 @@ def compute_figures(
 
 
 def figures_of(view: RunView) -> Figures:
-    """The figures of a run. They are cached with the run, if it is not an older record, and recomputed when artifacts change."""
+    """The figures of a run, cached with it unless it is an older record, and recomputed when artifacts change."""
     run, recordings = view.run, view.captioning.recorded
     changed = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in recordings if path.is_file()]
     stamp = digest_json([_VERSION, list(view.label_sets), view.choice.row_settings(), run_stamp(run), changed])
@@ -191,7 +191,9 @@ def headline(figures: Figures) -> list[tuple[str, str, str]]:
         tiles.append((f"{figures.labels.kept:,}".replace(",", "\u2009"), "labels kept", figures.choice))
     for audit in figures.audits:
         if audit.labels and audit.labels.tagger.precision is not None:
-            recall = f"recall {audit.labels.tagger.recall or 0.0:.2f} of all {audit.labels.given:,} ground-truth relations"
+            recall = (
+                f"recall {audit.labels.tagger.recall or 0.0:.2f} of all {audit.labels.given:,} ground-truth relations"
+            )
             value = f"{audit.labels.tagger.precision:.2f}"
             tiles.append((value, f"precision of the labels kept, {audit.dataset}", recall))
         if audit.labels and audit.labels.tagger.precision_at_recall is not None:

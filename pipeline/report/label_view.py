@@ -1,4 +1,4 @@
-"""Extra output of `rlip show RUN tag`: the label funnel, the score histogram, frequent predicates, audits and coverage."""
+"""Extra output of `rlip show RUN tag`: label funnel, score histogram, frequent predicates, audits and coverage."""
 
 from __future__ import annotations
 

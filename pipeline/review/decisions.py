@@ -90,7 +90,7 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
 
 
 def _stands(verdict: Verdict, last: Verdict | None) -> bool:
-    """Whether a verdict equals the one that already stands."""
+    """Whether a verdict repeats the current one."""
     if last is None:
         return verdict.kind == "undo"
     return (verdict.kind, verdict.corrected) == (last.kind, last.corrected)

@@ -1,7 +1,7 @@
 """The review index: a DuckDB file with one row for each image and label of a run, kept up to date with the run.
 
-It is a cache. Partitions whose artifacts or settings changed are indexed again. A file is read as a whole when it is opened,
-a gigabyte in about a second, and one that can't be is made anew.
+It is a cache. Partitions whose artifacts or settings changed are indexed again. Opening a file reads all of it, about a
+gigabyte per second; an unreadable file is rebuilt.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from storage.errors import PipelineError
 FEW = 64
 """Up to so many partitions take less time than processes take to start."""
 _PROCESSES = 4
-"""Most processes; one that writes the index keeps up with about so many."""
+"""Maximum number of processes: about as many as one index writer keeps up with."""
 _AHEAD = 2
 """Flattened partitions that wait for each process, about 1 MB each."""
 
 
 @dataclass(frozen=True)
 class FlatPartition:
-    """A partition that is to be indexed. `tables`: table of the index → its rows; None where artifacts don't fit each other."""
+    """A partition to index. `tables`: table of the index → its rows; None if the artifacts don't fit each other."""
 
     part: int
     tables: dict[str, pa.Table] | None
@@ -100,7 +100,7 @@ class Recent(Generic[K, V]):
             return found
 
     def put(self, key: K, value: V) -> None:
-        """Keep a value; the one that nobody used for longest may go."""
+        """Keep a value; the least recently used one may be dropped."""
         with self._lock:
             self._held[key] = value
             self._held.move_to_end(key)
@@ -156,7 +156,7 @@ class ReviewIndex:
         """Changes with the rows, so that nobody keeps an answer of earlier ones."""
         self._path = path
         self.labels: Recent[tuple[int, int], Any] = Recent(_LABELS)
-        """(generation, number) → label, as `labels_of` makes them: chips and verdicts are about labels that were just listed."""
+        """(generation, number) → label from `labels_of`: chips and verdicts concern labels that were just listed."""
         self.settle: Callable[[], None] = lambda: None
         """Brings the tables of `LIVE` up to date. Every query that names one calls it first."""
         self._known: tuple[tuple[str, int, int], ...] | None = None
@@ -176,7 +176,7 @@ class ReviewIndex:
 
     @contextmanager
     def cursor(self) -> Iterator[DuckDBPyConnection]:
-        """A cursor of its own, for one thread."""
+        """A separate cursor, for one thread."""
         with self._opening:
             cursor = self._connection.cursor()
         try:
@@ -214,10 +214,10 @@ class ReviewIndex:
         return self._artifacts.get(part)
 
     def refresh(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """Index the partitions that are new or changed, and forget those that are gone. Returns how many there were.
+        """Index new and changed partitions, and forget removed ones. Returns how many there were.
 
-        `progress` is told the partitions done and to do. A partition whose artifacts don't fit each other, because its run
-        is on its way, is left as it was.
+        `progress` is called with the numbers of partitions done and to do. A partition whose artifacts don't fit each
+        other, because its run is in progress, is left as it was.
         """
         with self._refreshing:
             self.view.run.store.refresh()
@@ -261,7 +261,7 @@ class ReviewIndex:
         return tuple(found)
 
     def _write(self, batch: Sequence[tuple[str, str, FlatPartition]], known: Collection[str]) -> None:
-        """Replace the rows of partitions, given with names and stamps, in one transaction. `known`: those that have rows."""
+        """Replace the rows of named, stamped partitions in one transaction. `known`: partitions that have rows."""
         made = [(name, stamp, one.part, one.tables) for name, stamp, one in batch if one.tables is not None]
         if left := [name for name, _, one in batch if one.tables is None]:
             log.warning("labels don't fit their images or settings", extra={"fields": {"partitions": left}})
@@ -289,7 +289,7 @@ class ReviewIndex:
             cursor.commit()
 
     def _count(self) -> None:
-        """Count the predicates anew, and rank each one's uncertain labels: what orders and the overview need of all labels."""
+        """Recount predicates and rank each one's uncertain labels: what sorting and the overview need of all labels."""
         with self.cursor() as cursor:
             cursor.begin()
             cursor.execute(
@@ -344,8 +344,8 @@ class ReviewIndex:
 def rows_with(table: str, columns: str, key: str, values: Sequence[int]) -> str:
     """A query for the rows whose `key` is one of these whole numbers, of which there is at least one.
 
-    Each of a few numbers is looked up for itself, and so in the one group of rows that may have it. A list of numbers would
-    be compared with every row of all these groups, which takes three times as long for a screen of labels.
+    Each number is looked up separately, and so only in the row group that may hold it. A list of numbers would be
+    compared with every row of all these groups, which takes three times as long for a screen of labels.
     """
     if len(values) > _AT_ONCE:
         return f"SELECT {columns} FROM {table} WHERE {key} IN {sql_list(values)}"
@@ -358,7 +358,7 @@ def sql_list(numbers: Iterable[int]) -> str:
 
 
 def index_fault(path: Path) -> str:
-    """What is wrong with the file of an index, all of which is read; "" where nothing is, or where a page has it open."""
+    """What is wrong with an index file, which is read in full; "" if nothing is or if a page has it open."""
     import duckdb
 
     try:

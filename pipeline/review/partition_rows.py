@@ -22,7 +22,7 @@ from tagger.english.predicates import canonical
 AUDIT_SEED = 0
 """Seed of the random audit, the same as that of `rlip verdicts`."""
 PART_BITS = 32
-"""An image's number is its partition's number in the high bits and its row in the low 32; a label's likewise, with its place."""
+"""An image's number: its partition's number in the high bits and its row in the low 32; a label's, with its place."""
 
 IMAGES = pa.schema(
     [
@@ -64,10 +64,10 @@ RELATIONS = pa.schema(
         ("correct", pa.bool_()),
     ]
 )
-"""`place` is the label's index among its image's; `subject` and `object` index the image's boxes, whose sides are in pixels.
+"""`place` is the label's index in its image; `subject` and `object` index the image's boxes, whose sides are in pixels.
 `predicate` is canonical. `probability` is the calibrated or raw score where labels have none. `confidence` decides
-whether a label is kept. `number` is a kept label's place in random audits (`pipeline/labels/audit_sample.py`). `correct`
-says whether the dataset gives this relation; null for images without ground-truth relations."""
+whether a label is kept. `number` is a kept label's place in random audits (`pipeline/labels/audit_sample.py`).
+`correct` says whether the dataset annotates this relation; null for images without ground-truth relations."""
 
 QUARANTINED = pa.schema(
     [
@@ -282,9 +282,9 @@ EDGES = np.arange(1, BINS) / BINS
 """Where a bin ends and the next begins; a score on an edge is in the upper one."""
 
 COUNTS = pa.schema([("part", pa.int32()), ("level", pa.string()), ("name", pa.string()), ("number", pa.int64())])
-"""Rows of a `LabelTally`. Levels `audited images`, `audited given`, `audited proposed` and `audited reachable` count what
-the curves need beside the labels: images with ground-truth relations, these relations, distinct proposals on these images, and
-those of the ground-truth relations that are proposed."""
+"""Rows of a `LabelTally`. Levels `audited images`, `audited given`, `audited proposed` and `audited reachable` count
+what curves need besides labels: images with ground-truth relations, these relations, distinct proposals on these
+images, and proposed ground-truth relations."""
 
 SCORES = pa.schema(
     [
@@ -297,8 +297,8 @@ SCORES = pa.schema(
         ("total", pa.float64()),
     ]
 )
-"""Labels by bin. `measure` is `score` or `probability`, over all labels, or `fact`: distinct labels of images with given
-relations, by score, where both directions of a symmetric predicate are one label. `total` sums the binned values."""
+"""Labels by bin. `measure` is `score` or `probability`, over all labels, or `fact`: distinct labels of images with
+ground-truth relations, by score; both directions of a symmetric predicate are one label. `total` sums the values."""
 
 
 @dataclass(frozen=True)

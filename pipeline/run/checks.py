@@ -146,7 +146,7 @@ class Gates:
         self._run, self._settings = run, settings
         self._noted: dict[str, Any] | None = None
         self._failed: dict[tuple[str, str], str] = {}
-        """Step and key of an artifact → the checks that it failed, in words; "" for one that passed."""
+        """Step and key of an artifact → a description of its failed checks; "" if it passed."""
         self.held: dict[str, dict[str, str]] = {}
         """Step → partition that it holds back → the failed check above it."""
 

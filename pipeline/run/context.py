@@ -29,7 +29,7 @@ class RunContext:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.resolved = recipe.resolved()
-        """The recipe with the paths that this run uses; `recipe` is the one that is recorded."""
+        """The recipe with the paths that this run uses; `recipe` is recorded."""
         self.steps = [replace(step, settings=step.settings.planned()) for step in build_steps(recipe)]
         self.outcomes: list[StepOutcome] = []
         """The steps that this execution has finished so far."""

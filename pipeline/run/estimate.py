@@ -58,7 +58,7 @@ class StepEstimate:
 
     @property
     def factor(self) -> float:
-        """Images to process for each one that was measured; 0 where no run measured it."""
+        """Images to process per measured image; 0 if no run measured any."""
         return (self.images or 0) / self.measured_images if self.measured_images else 0.0
 
 

@@ -27,7 +27,7 @@ PASSED = "passed"
 
 @dataclass
 class StepPlan:
-    """A step's items: those that the store already has, and those that are due."""
+    """A step's items: cached ones, due ones, and partitions that are held back."""
 
     step: Step
     cached: list[Record] = field(default_factory=list)

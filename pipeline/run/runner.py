@@ -176,7 +176,7 @@ def logged_run(context: RunContext, runner: str) -> Iterator[Path]:
             log.exception("run failed")
             _append_unfinished(context, "failed", error=repr(error))
             raise
-        except BaseException:  # Ctrl-C, or a signal that Prefect turns into an exception of its own
+        except BaseException:  # Ctrl-C, or a signal that Prefect turns into its own exception
             log.warning("run stopped")
             _append_unfinished(context, "stopped")
             raise

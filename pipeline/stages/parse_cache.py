@@ -52,19 +52,18 @@ _SELECT = f"SELECT parser, text, iif(length(triplets) <= {_MOST}, triplets, NULL
 class ParseCache:
     """One SQLite file for any number of processes. What a writer has committed stays even if it is killed.
 
-    A parse does not depend on what else is parsed with it, so rows are the same with and without the cache. Each is kept
-    with a checksum: one that has changed counts as not cached, and is replaced. So is a file that SQLite can't read, which
-    is logged.
+    A parse does not depend on what else is parsed with it, so rows are the same with and without the cache. Each has a
+    checksum: a changed parse counts as not cached and is replaced. An unreadable file is logged and replaced.
     """
 
     def __init__(self, path: Path, version: str) -> None:
-        """`version` identifies everything but the text that decides a parse. Raises `FatalError` when `path` cannot be used."""
+        """`version` identifies all but the text that decides a parse. Raises `FatalError` if `path` is unusable."""
         self._path = path
         self._parser = hashlib.sha256("\0".join([version, *_NAMES]).encode()).digest()
         self._use(lambda connection: connection.execute(_DROP_EARLIER))
 
     def find(self, texts: Sequence[str]) -> dict[str, list[Triplet]]:
-        """Look up texts. Returns the parses of those that are cached."""
+        """Look up texts. Returns the cached parses."""
         by_digest = {_digest(text): text for text in texts}
         digests = list(by_digest)
 
@@ -89,7 +88,7 @@ class ParseCache:
         self._use(lambda connection: connection.executemany("INSERT OR REPLACE INTO parsed VALUES (?, ?, ?)", rows))
 
     def _use(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        """What an action gives in a transaction of its own. It is tried twice if the file has to be replaced."""
+        """Run an action in a transaction and return its result. Retried once if the file has to be replaced."""
         try:
             return self._try(action)
         except _Unreadable as unreadable:
@@ -120,7 +119,7 @@ class ParseCache:
                 raise FatalError(f"{self._path}: {error}; set parse.cache to a writable file") from error
 
     def _replace(self, unreadable: _Unreadable) -> None:
-        """Put an empty file in the place of one that can't be read, unless another process has."""
+        """Replace an unreadable file by an empty one, unless another process has done so."""
         with self._locked(fcntl.LOCK_EX):
             if self._inode() != unreadable.inode:
                 return
@@ -136,7 +135,7 @@ class ParseCache:
 
     @contextmanager
     def _locked(self, kind: int) -> Iterator[None]:
-        """Hold a lock of the folder: transactions share it, so that none is under way in a file that is being replaced."""
+        """Hold the folder's lock, which transactions share, so that none is open in a file that is being replaced."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -154,7 +153,7 @@ def _digest(text: str) -> bytes:
 
 
 def cache_fault(path: Path) -> str:
-    """What is wrong with a cache, all of which is read; "" where nothing is. Raises `FatalError` for one that can't be read."""
+    """What is wrong with a cache, which is read in full; "" if nothing is. Raises `FatalError` if it can't be read."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT)) as connection:
             (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()

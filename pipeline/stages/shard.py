@@ -47,10 +47,10 @@ class ShardSettings(ChoiceSettings):
     """Which labels and images go into the shards. Changing them does not run the tagger again."""
 
     labels: Literal["pseudo", "naive", "given", "none"] = "pseudo"
-    """Source of the relations. pseudo: the tagger; naive: every candidate, whatever the tagger says; given: the ground truth
-    of the dataset; none: no relations, boxes only."""
+    """Source of the relations. pseudo: the tagger; naive: every candidate, whatever its score; given: the dataset's
+    ground truth; none: no relations, boxes only."""
     pack: bool = runtime(False)
-    """Whether a recipe without pre-training packs shards. A section `[shard]` turns it on, and so does `--until shard`."""
+    """Pack shards in a recipe without pre-training. A section `[shard]` turns it on, and so does `--until shard`."""
     without_relations: Literal["keep", "drop"] = "keep"
     """What becomes of images without any relation to train on. They still teach boxes."""
     max_bytes: int = Field(2**30, ge=2**20)
@@ -99,7 +99,7 @@ class ShardStage(Stage):
         self._unseen: frozenset[NameTriplet] | None = None
 
     def row_settings(self) -> dict[str, Any]:
-        """The settings that change rows: the choice of labels only for pseudo-labels, `max_relations` only with relations."""
+        """Settings that change rows: the choice of labels for pseudo-labels, `max_relations` for any relations."""
         settings = super().row_settings()
         settings["exclude"] = [each.row_settings() for each in self.settings.exclude]
         if not self.settings.calibration:
@@ -241,7 +241,7 @@ def _names(relation: SampleRelation, categories: Sequence[str]) -> NameTriplet:
 class ShardTaggerStage(ShardStage):
     """Writes the shards that train the tagger: the images of annotated datasets that have relations.
 
-    It is a stage of its own because the tagger comes before stage `shard`, which packs what the tagger labelled.
+    It is a separate stage because the tagger comes before stage `shard`, which packs what the tagger labelled.
     """
 
     name = "shard_tagger"
@@ -264,7 +264,7 @@ class _Packed:
     """What reviewers have settled about the partition's labels; None where no verdicts are read."""
 
     def override(self, overrides: Overrides, misplaced: int) -> None:
-        """Notes what reviewers have settled, and how much of it is about boxes that the images do not have (any more)."""
+        """Records what reviewers have settled, and how many verdicts concern boxes that the images lack."""
         self.overrides = overrides
         self.counts["labels that reviewers accepted"] = sum(len(each.right) for each in overrides.values())
         self.counts["labels that reviewers rejected"] = sum(len(each.wrong) for each in overrides.values())

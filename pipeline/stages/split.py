@@ -80,7 +80,7 @@ class SplitStage(Stage):
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Count the triplets of the training sets and choose the unseen ones.
 
-        Raises `FatalError` for an invalid list, one that has no triplet of the training sets, or is too short for the choice.
+        Raises `FatalError` for a list that is invalid, shares no triplet with the training sets, or is too short.
         """
         counts: Counter[NameTriplet] = Counter()
         images = 0

@@ -60,21 +60,21 @@ _NETWORK_MODULES = {"tagger": ("models.relation_tagger",), "clip": ("transformer
 
 
 class CandidateSettings(Settings):
-    """How triplets become candidates; non-default values are for comparison (docs/labels.md, Other ways to candidates)."""
+    """How triplets become candidates; other values are for comparison (docs/labels.md, Other ways to candidates)."""
 
     matching: Literal["words", "official"] = "words"
-    """How nouns match categories. words: whole words, from the head noun; official: substrings, as in the authors' code."""
+    """How nouns match categories. words: whole words, from the head noun; official: substrings, as the authors do."""
     paraphrases: Path | None = file_read(None)
     """JSON file of phrases by category, in the authors' format. With matching "words" they join the built-in
     synonyms, with "official" they replace them."""
     wording: Literal["canonical", "full", "official"] = "canonical"
-    """How predicates are worded. canonical: "in front of"; full: "stand in front of"; official: like the authors' parser."""
+    """Predicate wording. canonical: "in front of"; full: "stand in front of"; official: like the authors' parser."""
     enumeration: Literal["mentions", "official"] = "mentions"
-    """How pairs are listed. mentions: as alternatives of a mention; official: all ordered pairs as facts, as the authors do."""
+    """How pairs are listed. mentions: as alternatives of a mention; official (authors): all ordered pairs as facts."""
     overlap: bool = False
     """Whether only pairs of boxes that intersect become candidates."""
     cooccurrence: Path | None = file_read(None)
-    """JSON file of predicates by category pair, in the authors' format, used instead of captions; its content is in the key."""
+    """JSON file of predicates by category pair (authors' format) that replaces captions; its content is in the key."""
 
     @model_validator(mode="after")
     def _captions_or_not(self) -> CandidateSettings:
@@ -88,7 +88,7 @@ class LabellerSettings(Settings):
     """How candidates are scored."""
 
     method: Literal["tagger", "clip", "prior", "naive"] = "tagger"
-    """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model that compares the rectangle around both boxes
+    """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model that compares the box around both boxes
     with words; prior: each candidate's prior, from boxes and names alone; naive: every candidate gets score 1."""
     weights: str | None = file_read(None)
     """A trained tagger to reuse instead of training one: a weights file, a folder with one, or a run of the store
@@ -96,22 +96,22 @@ class LabellerSettings(Settings):
     clip: Path | None = file_read(None)
     """Folder of a transformers CLIP model for method "clip"; its content is part of the key."""
     predicates: Literal["pair", "image"] = "pair"
-    """Where a predicate is scored. pair: on pairs that captions propose it for; image: all proposed pairs (the authors' way)."""
+    """Where a predicate is scored. pair: on pairs that captions propose it for; image (authors): all proposed pairs."""
     floor: float = Field(0.05, ge=0, le=1)
     """Minimum score of a label; lower-scored labels are not stored."""
     categories: tuple[str, ...] = ()
-    """Object names in every image's list of texts, e.g. all categories of the dataset; empty: the tagger's most frequent."""
+    """Object names in every image's list of texts, e.g. the dataset's categories; empty: the tagger's most frequent."""
     category_texts: int = Field(100, ge=0)
     """Number of the tagger's most frequent object names in every image's list of texts, if `categories` is empty."""
     predicate_texts: int = Field(200, ge=0)
-    """Number of the tagger's most frequent predicates in every image's list of texts, beside its own; the authors use 0."""
+    """Number of the tagger's most frequent predicates added to every image's list of texts; the authors use 0."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Floating-point format in which the tagger computes. auto: bfloat16 if the device has instructions for it, else float32,
-    and the key holds which."""
+    """Floating-point format of the tagger. auto: bfloat16 if the device has instructions for it, else float32; the key
+    holds which."""
     batch_size: int = Field(16, ge=1)
     """Images per pass through the encoder. It changes the last bits of scores, so it is part of the key."""
     pairs_together: int = Field(1600, ge=1)
-    """Maximum number of pairs of boxes per pass through the decoders, which bounds memory. It is part of the key likewise."""
+    """Maximum number of box pairs per pass through the decoders, which bounds memory. It is part of the key, too."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
     """Where the labeller runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
 
@@ -135,10 +135,9 @@ class TagSettings(CandidateSettings, LabellerSettings):
 class TagStage(Stage):
     """Makes the scored relations of one partition.
 
-    Beside them, `candidates.parquet` holds every pair that was considered, and `dropped.parquet` every triplet that led to
-    none, with the reason.
+    `candidates.parquet` holds every pair considered, `dropped.parquet` every triplet that led to none, with the reason.
 
-    The texts that a score depends on are the same for every image, except for categories and predicates of its own.
+    The texts that a score depends on are the same for every image, except for its own categories and predicates.
     """
 
     name = "tag"
@@ -325,7 +324,7 @@ class OpenLabeller:
 def open_labellers(settings: LabellerSettings, taggers: Sequence[Artifact], worker: int = 0) -> list[OpenLabeller]:
     """Load a labeller for each of the taggers, which only method "tagger" needs, for worker number `worker`.
 
-    Raises `FatalError` when weights do not fit, belong to another network or are not finite, or when the GPU is missing.
+    Raises `FatalError` if weights do not fit, belong to another network or are not finite, or if the GPU is missing.
     """
     if settings.method == "tagger":
         found = [_calibration(tagger) for tagger in taggers]

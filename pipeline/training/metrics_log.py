@@ -30,7 +30,7 @@ class MetricsLog:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends the values measured at a step. Raises OSError when some aren't written; then write all again."""
         lines = "".join(json.dumps({"step": step, "name": n, "value": value}) + "\n" for n, value in values.items())
-        start = "\n" if self._torn else ""  # what a failed write left is a line of its own
+        start = "\n" if self._torn else ""  # what a failed write left becomes a separate line
         self._torn = True
         with self._path.open("a") as file:
             file.write(start + lines)

@@ -51,7 +51,7 @@ def schedule(settings: TrainingSettings, step: int, total: int) -> float:
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Returns the norm of the gradient over all parameters, also of those that processes share."""
+    """Returns the norm of the gradient over all parameters, including those sharded across processes."""
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 

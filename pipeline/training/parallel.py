@@ -122,7 +122,7 @@ class Sharded(Parallel):
                 "micro_batch"
             )
         _show_tensors_in_dataclasses()
-        # A mesh with a group of its own would connect the processes anew, without a proof of who they are.
+        # A mesh with its own group would connect the processes anew, without authentication.
         assert dist.group.WORLD is not None
         mesh = DeviceMesh.from_group(dist.group.WORLD, ranks.device.type)
         for layer in _layers(network):

@@ -120,7 +120,7 @@ class TrainingSample:
 
 
 def _known_fields(relation: SampleRelation) -> dict[str, Any]:
-    """Returns the fields of a relation without those that are unknown."""
+    """Returns the known fields of a relation."""
     return {name: value for name, value in relation._asdict().items() if value not in (None, "")}
 
 

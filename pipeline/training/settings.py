@@ -329,8 +329,8 @@ class TaggerSettings(TrainingSettings):
     held_out: float = Field(0.05, ge=0, lt=1)
     """Share of the images, chosen by a hash of their ids, held out to measure and calibrate the tagger. 0: neither."""
     folds: int = Field(1, ge=1)
-    """Number of taggers, each trained without its own share of the images instead of `held_out` (cross-fitting). An image
-    is labelled by the one that has not seen it, whether it is in the training set or not."""
+    """Number of taggers, each trained without its own share of the images instead of `held_out` (cross-fitting). The
+    tagger that has not seen an image labels it, whether the image is in the training set or not."""
     fold: int = Field(0, ge=0)
     """Which of them; filled in for each."""
     check_every: int = Field(1000, ge=1)

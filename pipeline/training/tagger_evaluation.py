@@ -319,7 +319,7 @@ def _scored(
 
 
 def _read(source: ShardSamples, image: int, size: int) -> tuple[TrainingSample, Tensor]:
-    """Returns labels and pixels of an image; of one that can't be read, a blank one without relations."""
+    """Returns labels and pixels of an image, or a blank image without relations if it can't be read."""
     read = source.read([image])[0]
     if not isinstance(read, DamagedSample):
         with suppress(BadImage):

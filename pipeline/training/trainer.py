@@ -220,7 +220,7 @@ class Trainer:
         return done
 
     def _count(self, batch: MicroBatch, number: int) -> None:
-        """Counts the operations of a micro-batch, in passes of their own that leave no trace."""
+        """Counts the operations of a micro-batch in separate passes without side effects."""
         before = [buffer.clone() for buffer in self.network.buffers()]
         # A compiler that first meets the network while it is counted leaves it uncompiled for good.
         with torch.compiler.set_stance("force_eager"):

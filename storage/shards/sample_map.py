@@ -138,7 +138,7 @@ class SampleMap:
             ) from error
 
     def require_whole(self) -> None:
-        """Read the files again. Raises `FatalError` for one that has changed, or whose map has no checksums."""
+        """Read the files again. Raises `FatalError` if one has changed or its map has no checksums."""
         for name in _PARTS:
             if xxh3_128_hexdigest((self.folder / f"{name}.bin").read_bytes()) != self._checks.get(name):
                 raise FatalError(

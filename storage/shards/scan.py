@@ -118,7 +118,7 @@ ENDS_EARLY = "ends after the tar does"
 
 
 class _Headers:
-    """A tar from which only headers are read, so that one that states a huge size, or never ends, takes no memory."""
+    """A tar of which only headers are read, so that a huge stated size or an endless file takes no memory."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

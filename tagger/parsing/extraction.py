@@ -87,7 +87,7 @@ class Extraction:
         return [t for t in self._doc if self.mentions.is_noun(t) and not self._phrases.is_part_noun(t)]
 
     def _revise(self, layer: Layer) -> None:
-        """Replaces the rules' triplets by those that the layer chooses."""
+        """Replaces the rules' triplets by the layer's."""
         revised = {}
         for option in layer.relations(self._doc, self.mentions, self.nouns(), self.found):
             triplet = option.triplet

@@ -84,7 +84,7 @@ class Option(NamedTuple):
 
 
 class Words(NamedTuple):
-    """The words that link a noun to those before it, in full form, their range, and whether a joined noun shares them."""
+    """Words that link a noun to those before it, in full form, their range, and whether a joined noun shares them."""
 
     text: str
     start: int
@@ -95,8 +95,8 @@ class Words(NamedTuple):
 class Pair(NamedTuple):
     """Two nouns that may be related.
 
-    `gap`: nouns between them. `before`: the words before the left one. `ruled`: subject, object and triplet of what the rules
-    find. `ends`: how often these have the right one as object.
+    `gap`: nouns between them. `before`: the words before the left one. `ruled`: subject, object and triplet of each
+    relation that the rules find. `ends`: how many of these have the right one as object.
     """
 
     left: Token
@@ -170,7 +170,7 @@ def _features(ids: list[tuple[int, ...]], owners: list[int], values: list[list[i
 
 
 def form_choices(doc: Doc, mentions: Mentions) -> tuple[list[int], list[list[str]], Features]:
-    """Returns the positions of nouns with words before them, the lemmas that each may have, and the features of these."""
+    """Returns the positions of nouns that follow a word, the possible lemmas of each, and these lemmas' features."""
     heads, choices, ids, owners, values = list[int](), list[list[str]](), list[tuple[int, ...]](), list[int](), []
     for noun in doc:
         if noun.pos_ not in _NOUNS or noun.i == 0:
@@ -237,7 +237,7 @@ def _known(pair: Pair, context: str, wanted: str) -> tuple[str, ...]:
 
 
 def pairs(doc: Doc, mentions: Mentions, nouns: Sequence[Token], found: Found) -> Iterator[Pair]:
-    """Yields the pairs of nouns that may be related: those that the rules relate, and each noun's nearest."""
+    """Yields the pairs of nouns that may be related: pairs that the rules relate, and each noun's nearest."""
     ruled: dict[tuple[int, int], list[tuple[int, int, Triplet]]] = defaultdict(list)
     ends: dict[int, int] = defaultdict(int)
     for (subject, object_, _), triplet in found.items():
@@ -284,7 +284,7 @@ def _options(pair: Pair, rewordings: Rewordings) -> list[Option]:
 
 
 def _words_before(doc: Doc, mentions: Mentions, noun: Token, said: Sequence[Words]) -> Words:
-    """Returns the words that link a noun to those before it, their range, and whether they are those of a joined noun."""
+    """Returns the words that link a noun to those before it, their range, and whether they are a joined noun's."""
     start = end = mentions.span(noun)[0]
     while start > 0 and _is_link(doc, start, end):
         start -= 1

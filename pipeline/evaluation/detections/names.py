@@ -31,7 +31,7 @@ def matched(names: Iterable[str], own: Sequence[str], form: Callable[[str], str]
 
 
 def counted_names(objects: Sequence[str]) -> Sequence[str]:
-    """The object names that indices of files without names count: COCO's 80 in COCO's order, if `objects` are just these."""
+    """The object names that indices of files without names refer to: COCO's 80 in its order, if `objects` are these."""
     coco = tuple(COCO_CATEGORIES.values())
     return coco if set(objects) == set(coco) else objects
 
@@ -44,7 +44,7 @@ def listed(names: Iterable[str], most: int = 200) -> str:
 
 
 def distinct(names: Iterable[str]) -> tuple[str, ...]:
-    """The names without white space around them; of those that differ in case or underscores alone, the first."""
+    """The stripped names; of names that differ only in case or underscores, the first."""
     kept: dict[str, str] = {}
     for name in names:
         if name.strip():

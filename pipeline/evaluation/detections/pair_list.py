@@ -1,4 +1,4 @@
-"""Reads JSON lists of pairs {image, box_h, box_o, object_coco80, verb, score} of a person and one of COCO's 80 categories."""
+"""Reads JSON lists of pairs {image, box_h, box_o, object_coco80, verb, score} of a person and a COCO category."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recognises detections that were written in another way than they are read, which would give a figure, but a wrong one."""
+"""Recognises detections written in another convention than they are read in, which would yield a wrong figure."""
 
 from __future__ import annotations
 

@@ -120,8 +120,7 @@ def _read_list(
 
 
 _UNKNOWN, _AGAIN, _MISMATCH, _RESIZED = -1, -2, -3, -4
-"""Places of images that the ground truth lacks, that occur again, whose id and name are those of different images, and that
-have another size."""
+"""Places of images that the ground truth lacks, that recur, whose id and name disagree, and whose size differs."""
 
 
 def _over_truth(
@@ -193,7 +192,7 @@ def _chosen(names: Mapping[str, int], codes: Integers) -> dict[str, int]:
 def _name_hints(
     content: DetectionsContent, kind: str, used: Mapping[str, int], places: Integers, own: tuple[str, ...]
 ) -> list[str]:
-    """Lists the names that the file uses (with their codes) and the truth lacks. Raises `FatalError` if it lacks all."""
+    """Lists the `used` names of the file (name → code) that the truth lacks. Raises `FatalError` if it lacks all."""
     lacking = [name for name, code in used.items() if places[code] < 0]
     if used and len(lacking) == len(used):
         raise FatalError(
@@ -211,7 +210,7 @@ def _sizes(content: DetectionsContent) -> Floats:
 
 
 def _in_pixels(truth: GroundTruth, content: DetectionsContent, places: Integers) -> GroundTruth:
-    """The truth with the sizes that only the file states, by which boxes that are shares of their image become pixels."""
+    """The truth with sizes that only the file states, which turn boxes given as shares of the image into pixels."""
     sizes = np.zeros((len(truth), 2))
     known = places >= 0
     sizes[places[known]] = np.nan_to_num(_sizes(content)[known], nan=0.0)
@@ -281,7 +280,7 @@ def _labels(places: Integers, codes: Integers) -> Integers:
 
 
 def _by_image(image: Integers, kept: NDArray[np.bool_]) -> Integers | slice:
-    """Selects what is kept, by ascending image in stable order. A slice if that is everything as it is, without a copy."""
+    """Selects what is kept, stably sorted by image. A slice, which needs no copy, if that is everything as it is."""
     if kept.all() and (image[1:] >= image[:-1]).all():
         return slice(None)
     order = np.flatnonzero(kept)

@@ -39,7 +39,7 @@ def read_score_matrices(
     per_image: int,
     allowed: NDArray[np.bool_] | None,
 ) -> None:
-    """Reads the `per_image` best scores of each image, of those that `allowed` (objects × predicates) permits.
+    """Reads each image's `per_image` best scores of those that `allowed` (objects × predicates) permits.
 
     Labels count `counted_names`.
 

@@ -63,7 +63,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def read_rows(content: DetectionsContent, entries: Iterator[tuple[str, Any]]) -> None:
-    """Reads rows of `DETECTIONS`, each with its place in the file in words. Raises `FatalError` for entries of another kind."""
+    """Reads rows of `DETECTIONS`, each with a description of its place. Raises `FatalError` for any other entry."""
     path = content.path
     while batch := list(islice(entries, BATCH)):
         for where, entry in batch:
@@ -174,7 +174,7 @@ class DetectionsWriter:
                 contexts.__exit__(kind, error, trace)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Adds an image: a row of the table `DETECTIONS`. Raises `FatalError` for a score or a side that is not finite."""
+        """Adds an image: a row of the table `DETECTIONS`. Raises `FatalError` for a non-finite score or side."""
         numbers = [box[name] for box in row["boxes"] for name in ("score", "x", "y", "w", "h")]
         numbers += [pair["score"] for pair in row["pairs"]]
         if not all(map(math.isfinite, numbers)):

@@ -182,7 +182,7 @@ class Agent:
 class Coordinator:
     """The coordinator of a training run, as another node sees it.
 
-    Messages are exchanged in a thread of their own: a node that is cut off gets no error, but never an answer.
+    Messages are exchanged in a separate thread: a node that is cut off gets no error, but never an answer.
     """
 
     def __init__(self, address: str, own_ip: str) -> None:

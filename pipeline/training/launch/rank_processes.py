@@ -44,8 +44,8 @@ class Placement:
 class RankProcesses:
     """Starts `config.settings.processes` ranks. Their output is appended to `log`.
 
-    Linux ends them with the process that starts them, and their loader processes with them. Each rank leads a process
-    group of its own, together with what it starts: Ctrl-C in a terminal does not reach them.
+    Linux ends them with the process that starts them, and their loader processes with them. Each rank leads its own
+    process group, together with what it starts: Ctrl-C in a terminal does not reach them.
     """
 
     def __init__(

@@ -86,7 +86,7 @@ PATIENCE = 30.0
 
 
 class GuardedTracker:
-    """Runs a tracker in a thread of its own, so that a server that does not answer never delays the training run.
+    """Runs a tracker in a separate thread, so that an unresponsive server never delays the training run.
 
     An error, such as a full disk or a refused connection, is reported once. The tracker still gets the later values,
     because the cause may pass.
