@@ -191,7 +191,9 @@ def headline(figures: Figures) -> list[tuple[str, str, str]]:
         tiles.append((f"{figures.labels.kept:,}".replace(",", "\u2009"), "labels kept", figures.choice))
     for audit in figures.audits:
         if audit.labels and audit.labels.tagger.precision is not None:
-            recall = f"recall {audit.labels.tagger.recall or 0.0:.2f} of all {audit.labels.given:,} ground-truth relations"
+            recall = (
+                f"recall {audit.labels.tagger.recall or 0.0:.2f} of all {audit.labels.given:,} ground-truth relations"
+            )
             value = f"{audit.labels.tagger.precision:.2f}"
             tiles.append((value, f"precision of the labels kept, {audit.dataset}", recall))
         if audit.labels and audit.labels.tagger.precision_at_recall is not None:
