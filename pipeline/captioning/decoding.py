@@ -140,7 +140,7 @@ def _take(searches: list[_Search], step_3BK: Tensor, end: int) -> None:
 
 @dataclass
 class _Search:
-    """The hypotheses of one image: those that go on, and the best ended ones, at most as many as beams."""
+    """The hypotheses of one image: open ones, and the best ended ones, at most as many as beams."""
 
     most: int
     going: list[list[int]]
@@ -148,7 +148,7 @@ class _Search:
     totals: list[float] = field(default_factory=list)
     """Their log-probabilities."""
     closed: bool = False
-    """True when no open hypothesis can become one of the best any more."""
+    """True when no open hypothesis can still become one of the best."""
     kept: list[Hypothesis] = field(default_factory=list)
 
     def take(self, totals: list[float], beams: list[int], tokens: list[int], end: int) -> None:

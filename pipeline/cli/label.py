@@ -1,4 +1,4 @@
-"""`rlip label`: the whole chain on a folder of images that no one annotated."""
+"""`rlip label`: the whole chain on a folder of unannotated images."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def _above(row: Mapping[str, Any], threshold: float) -> dict[str, Any]:
 
 
 def _with_boxes(row: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], others: set[int]) -> dict[str, Any]:
-    """A row of some relations, their boxes, and others, numbered anew."""
+    """A row of some relations, their boxes, and others, renumbered."""
     used = sorted({pair[end] for pair in pairs for end in ("subject", "object")} | others)
     places = {index: place for place, index in enumerate(used)}
     kept = [{**pair, "subject": places[pair["subject"]], "object": places[pair["object"]]} for pair in pairs]

@@ -1,1 +1,1 @@
-"""Finds the boxes of images that no one annotated, with any of five kinds of detectors."""
+"""Finds the boxes of unannotated images, with any of five kinds of detectors."""

@@ -43,7 +43,7 @@ class ZeroShotDetector:
         return found
 
     def _queried(self, images: list[Image.Image], threshold: float) -> list[Detections]:
-        """OWL-ViT and OWLv2 score each name for itself."""
+        """OWL-ViT and OWLv2 score each name separately."""
         text = [list(self.names)] * len(images)
         inputs = self._processor(text=text, images=images, return_tensors="pt", truncation=True)
         outputs = self._model(**inputs.to(self._device))

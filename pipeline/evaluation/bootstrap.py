@@ -22,7 +22,7 @@ from pipeline.evaluation.relations import Integers, Relations
 GROUPS = 50
 """Groups of images that the jackknife leaves out one after the other."""
 Metric = Callable[[Integers], Mapping[str, float]]
-"""Returns figures of the chosen images: ascending positions, of which one that occurs twice counts twice."""
+"""Returns figures of the chosen images: ascending positions; repeated ones count repeatedly."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def bootstrap(
 
 
 def resampled(relations: Relations, chosen: Integers) -> Relations:
-    """Returns the relations of the chosen images, in that order and as often, numbered anew."""
+    """Returns the relations of the chosen images, in that order and as often, renumbered."""
     starts = np.searchsorted(relations.image, chosen, side="left")
     counts = np.searchsorted(relations.image, chosen, side="right") - starts
     before = np.cumsum(counts) - counts

@@ -49,8 +49,7 @@ class GroundTruth:
         """Reads a set's annotations, without its images.
 
         Predicates are the dataset's own, as public benchmarks score them. Inverted and non-finite boxes are excluded,
-        with their relations and a reason. Raises `AnnotationError` for unusable files, and `FatalError` if there is no
-        image.
+        with their relations and a reason. Raises `AnnotationError` for unusable files, `FatalError` without images.
         """
         columns = _Columns(str)
         for record in reader.annotations():

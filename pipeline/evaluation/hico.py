@@ -97,7 +97,7 @@ class HicoMatches:
     official: bool
 
     def scores(self, chosen: Integers | None = None) -> HicoScores:
-        """Returns the scores on the chosen images (positions; one that occurs twice counts twice), all by default."""
+        """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
         weights = truth_weights = None
         if chosen is not None:
             times = np.bincount(chosen, minlength=self.images)

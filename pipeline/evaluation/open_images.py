@@ -111,7 +111,7 @@ class OpenImagesScores:
 
     @property
     def score_wtd(self) -> float:
-        """The weighted sum by which works are compared."""
+        """The weighted sum that papers compare."""
         return 0.2 * self.recall + 0.4 * self.relations.weighted_mean + 0.4 * self.phrases.weighted_mean
 
 

@@ -94,7 +94,7 @@ class VcocoMatches:
     official: bool
 
     def scores(self, chosen: Integers | None = None) -> VcocoScores:
-        """Returns the scores on the chosen images (positions; one that occurs twice counts twice), all by default."""
+        """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
         truth = self.truth
         times = None if chosen is None else np.bincount(chosen, minlength=truth.images)
         weights = np.ones(len(truth.image), np.int64) if times is None else times[truth.image]
@@ -168,7 +168,7 @@ def _role(found: Relations, truth: VcocoTruth, number: int, rules: VcocoRules) -
 
 
 def _ranking(image: Integers, scores: Floats, counted: Flags, right: Flags, person: Integers) -> _Ranking:
-    """Ranks the counted predictions, of which the first that is right finds its person."""
+    """Ranks the counted predictions; the first correct one finds its person."""
     order = np.argsort(-scores, kind="stable")
     order = order[counted[order]]
     hits = np.flatnonzero(right[order])
@@ -227,7 +227,7 @@ class VcocoRoles(NamedTuple):
     """
 
     predicted: Relations
-    """Only predictions that count: neither those without a score nor those of persons that nobody annotated"""
+    """Only predictions that count: with a score, and of annotated persons"""
     truth: Relations
     objects: tuple[str, ...]
     """Names that labels refer to"""

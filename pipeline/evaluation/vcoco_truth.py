@@ -36,7 +36,7 @@ class VcocoTruth:
     boxes: Floats
     """N×4 absolute pixels (left, top, right, bottom)"""
     labels: Integers
-    """N×A: 1 where the person does the action, 0 where not, -1 where nobody said"""
+    """N×A: 1 where the person does the action, 0 where not, -1 where not annotated"""
     role_boxes: Floats
     """N×R×4; NaN where the person does not do the action, or does it without a thing"""
     image_ids: tuple[int, ...] = ()

@@ -81,7 +81,7 @@ def export_run(run: Run, form: Format, folder: Path, threshold: float = 0.0, all
 
     Exports the relations that the run's shards keep, or with `all_scores` every scored one, except those below
     `threshold`. `parquet` copies whole tables and ignores both. Raises `FatalError` if the folder exists or cannot be
-    written, if the run lacks the steps that the format needs, or if a format without scores is to have `all_scores`.
+    written, if the run lacks the steps that the format needs, or if `all_scores` is set for a format without scores.
     """
     if folder.exists():
         raise FatalError(f"{folder} already exists; name a new folder with --out, or remove this one")

@@ -37,7 +37,7 @@ from pipeline.review.partition_rows import partition_counts, partition_rows
 from storage.errors import PipelineError
 
 FEW = 64
-"""Up to so many partitions take less time than processes take to start."""
+"""Up to this many partitions are indexed faster than processes start."""
 _PROCESSES = 4
 """Maximum number of processes: about as many as one index writer keeps up with."""
 _AHEAD = 2
@@ -153,7 +153,7 @@ class ReviewIndex:
     def __init__(self, path: Path, view: RunView) -> None:
         self.view = view
         self.generation = 0
-        """Changes with the rows, so that nobody keeps an answer of earlier ones."""
+        """Changes with the rows, so that no answer about earlier rows is reused."""
         self._path = path
         self.labels: Recent[tuple[int, int], Any] = Recent(_LABELS)
         """(generation, number) → label from `labels_of`: chips and verdicts concern labels that were just listed."""
@@ -261,7 +261,7 @@ class ReviewIndex:
         return tuple(found)
 
     def _write(self, batch: Sequence[tuple[str, str, FlatPartition]], known: Collection[str]) -> None:
-        """Replace the rows of named, stamped partitions in one transaction. `known`: partitions that have rows."""
+        """Replace the rows of partitions (name, stamp, rows) in one transaction. `known`: partitions that have rows."""
         made = [(name, stamp, one.part, one.tables) for name, stamp, one in batch if one.tables is not None]
         if left := [name for name, _, one in batch if one.tables is None]:
             log.warning("labels don't fit their images or settings", extra={"fields": {"partitions": left}})
@@ -342,10 +342,10 @@ class ReviewIndex:
 
 
 def rows_with(table: str, columns: str, key: str, values: Sequence[int]) -> str:
-    """A query for the rows whose `key` is one of these whole numbers, of which there is at least one.
+    """A query for the rows whose `key` is one of these integers, at least one.
 
-    Each number is looked up separately, and so only in the row group that may hold it. A list of numbers would be
-    compared with every row of all these groups, which takes three times as long for a screen of labels.
+    Each of the few numbers is looked up separately, and so only in the row group that may hold it. A list of numbers
+    would be compared with every row of all these groups, which takes three times as long for a screen of labels.
     """
     if len(values) > _AT_ONCE:
         return f"SELECT {columns} FROM {table} WHERE {key} IN {sql_list(values)}"
@@ -353,7 +353,7 @@ def rows_with(table: str, columns: str, key: str, values: Sequence[int]) -> str:
 
 
 def sql_list(numbers: Iterable[int]) -> str:
-    """Whole numbers as an SQL list, by which a scan skips groups of rows; a list in a parameter would be joined."""
+    """Integers as an SQL list, with which a scan skips row groups; a list in a parameter would be joined."""
     return f"({', '.join(str(int(number)) for number in numbers)})"
 
 

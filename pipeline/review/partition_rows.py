@@ -22,7 +22,7 @@ from tagger.english.predicates import canonical
 AUDIT_SEED = 0
 """Seed of the random audit, the same as that of `rlip verdicts`."""
 PART_BITS = 32
-"""An image's number: its partition's number in the high bits and its row in the low 32; a label's, with its place."""
+"""The number of an image or label: its partition's number in the high bits, and its row in the low 32."""
 
 IMAGES = pa.schema(
     [

@@ -77,7 +77,7 @@ class ReviewState:
         self._count()
 
     def _count(self) -> None:
-        """Count what the overview shows, so that nobody has to wait for it."""
+        """Count in advance what the overview shows, so that no page waits for it."""
         self.progress.steps()
         self.facts.facts()
         self.comparison.summary()

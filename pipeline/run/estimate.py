@@ -204,7 +204,7 @@ def _images_due(planner: Planner) -> dict[str, int]:
 
 
 def _images_assumed(planner: Planner, images: int) -> dict[str, int]:
-    """Step → images, if the datasets to label have so many together. Steps over other datasets are omitted."""
+    """Step → images, if the datasets to label have this many in total. Steps over other datasets are omitted."""
     label, counts = planner.context.recipe.data.label, {}
     together = {name: 0 if number else images for number, name in enumerate(label)}
     for step in planner.context.steps:
@@ -267,7 +267,7 @@ def with_trainings(made: Estimate, context: RunContext, images: int | None) -> E
 
 
 def _by_flops(row: StepEstimate, images: int, settings: TrainingSettings, unknown: Sequence[str]) -> StepEstimate:
-    """`unknown`: datasets whose images are not counted, since nobody knows their number."""
+    """`unknown`: datasets whose images are not counted because their number is unknown."""
     from pipeline.training.tracking.flops import view_flops
     from pipeline.training.tracking.throughput import known_peak
 

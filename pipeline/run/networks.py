@@ -27,7 +27,7 @@ from storage.digests import digest_json
 from storage.errors import FatalError, PipelineError
 
 FIT = "fit"
-"""Name of the note in which a run keeps the findings about networks that passed."""
+"""Name of the run's note with the findings about networks that passed."""
 ROBERTA_BASE = {"hidden": 768, "layers": 12}
 """Text encoders from this size on learn nothing useful from the labels of a relation dataset alone."""
 

@@ -22,7 +22,7 @@ _Causes = dict[str, str]
 """Partition → why it is due."""
 
 PASSED = "passed"
-"""Name of the note in which a run keeps the audits that its steps passed: step → digest."""
+"""Name of the run's note with the audits that its steps passed: step → digest."""
 
 
 @dataclass

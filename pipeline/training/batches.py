@@ -86,7 +86,7 @@ class ViewOrder:
 
 
 def snake(heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns keys by which heights rise, and widths rise and fall in turns, so neighbours differ in one side only."""
+    """Returns sort keys: heights rise, and widths rise and fall in turns, so neighbours differ in one side only."""
     _, rows = np.unique(heights, return_inverse=True)
     highest = int(widths.max(initial=0)) + 1
     return rows * highest + np.where(rows % 2, highest - 1 - widths, widths)

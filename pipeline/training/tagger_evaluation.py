@@ -164,7 +164,7 @@ def _names(source: ShardSamples, count: int, vocabulary: Vocabulary, settings: T
 
 
 def _shared(count: int, ranks: Ranks) -> range:
-    """The images that a process scores. All score as many, for they gather weights together: some beyond the last."""
+    """The images that a process scores. All score the same number, some beyond the last, to gather weights together."""
     return range(ranks.rank, -(-count // ranks.count) * ranks.count, ranks.count)
 
 

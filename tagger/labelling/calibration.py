@@ -161,7 +161,7 @@ def _means(of: Sequence[Line | Stack]) -> list[float]:
 
 
 def _fitted(columns: Numbers, right: Numbers, near: Numbers, strength: float) -> list[float]:
-    """Fits the coefficients of F columns (N×F), of which the last is 1, by penalized maximum likelihood."""
+    """Fits the coefficients of F columns (N×F; the last is 1) by penalized maximum likelihood."""
     # Imported here because it takes a third of a second, and most readers of a calibration fit none.
     from scipy.optimize import minimize
 

@@ -19,7 +19,7 @@ EXPECTED = (
     "pairs {image, box_h, box_o, object_coco80, verb, score}, or a JSON list of images {boxes, labels, verb_scores, sub_ids, "
     "obj_ids} with image_id or file_name"
 )
-"""The formats, for messages about files of another kind."""
+"""The formats, for messages about other files."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class DetectionsContent:
         self.faults = Faults()
 
     def note(self, reason: str, positions: Integers, rows: Integers, values: NDArray[Any] | None = None) -> None:
-        """Counts faults at some positions of columns, of which `rows` are the images and `values` the faulty values."""
+        """Counts faults at some positions of columns; `rows` are the images and `values` the faulty values."""
         examples = (
             self.image_name(int(rows[position])) + ("" if values is None else f" {values[position]:g}")
             for position in positions.tolist()
@@ -128,7 +128,7 @@ class Faults:
         self._by_reason: dict[str, tuple[int, list[str]]] = {}
 
     def add(self, reason: str, count: int, examples: Iterable[str]) -> None:
-        """Counts cases of a reason, of which the first few are kept; 0 adds nothing."""
+        """Counts cases of a reason and keeps the first few; 0 adds nothing."""
         if count:
             before, kept = self._by_reason.setdefault(reason, (0, []))
             kept += islice(examples, EXAMPLES - len(kept))

@@ -92,7 +92,7 @@ def _located(found: Relations, truth: Relations) -> tuple[Integers, Integers]:
 
 
 def _renamed(found: Integers, true: Integers, names: Sequence[str]) -> str:
-    """Describes a renaming, each name for one other, by which most names are right that are wrong as they are."""
+    """Describes a one-to-one renaming that corrects most of the names that are wrong as they are."""
     from scipy.optimize import linear_sum_assignment
 
     counts = np.zeros((len(names), len(names)), np.int64)

@@ -152,7 +152,7 @@ class TrainingState:
 
 
 def _at_least_1d(value: Tensor) -> Tensor:
-    """Makes a vector of a scalar, of which the reader of safetensors can't read a part."""
+    """Makes a vector of a scalar, since the safetensors reader can't read a part of a scalar."""
     return value.reshape(1) if value.dim() == 0 else value
 
 

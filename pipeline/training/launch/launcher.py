@@ -284,7 +284,7 @@ class Nodes:
         return time.monotonic() - self._changed[number] > self._settings.node_timeout
 
     def _responsive(self, *kinds: str) -> list[int]:
-        """Returns the nodes whose heartbeat goes on and whose state is of one of these kinds."""
+        """Returns the nodes with a current heartbeat and a state of one of these kinds."""
         return [n for n, state in sorted(self._states.items()) if state.kind in kinds and not self._is_silent(n)]
 
     def _free(self) -> list[int]:

@@ -17,7 +17,7 @@ LEAVING_SECONDS = 600.0
 
 
 def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False, worker: str = WORKER) -> int:
-    """Joins the training run at `address` with so many whole nodes of the Ray cluster that this machine is in.
+    """Joins the training run at `address` with this many whole nodes of this machine's Ray cluster.
 
     This machine is the coordinator, so it is not among them. Returns the highest exit code of the nodes. Raises
     `FatalError` when Ray is not installed or the cluster has too few nodes, `RetryableError` when a node is lost. On

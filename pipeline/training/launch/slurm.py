@@ -53,7 +53,7 @@ _SECTIONS = ("train_tagger", "pretrain.settings")
 
 
 def training_overrides(nodes: int, gpus: int | None) -> list[str]:
-    """Returns the settings, as for `--set`, that let all training runs of a recipe use so many nodes and GPUs."""
+    """Returns the settings, as for `--set`, that let all training runs of a recipe use this many nodes and GPUs."""
     processes = [f"{section}.processes={gpus}" for section in _SECTIONS] if gpus else []
     return [*processes, *(f"{section}.nodes={nodes}" for section in _SECTIONS)]
 

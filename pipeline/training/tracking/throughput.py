@@ -47,7 +47,7 @@ class StepTimer:
         self._lap()
 
     def take(self) -> dict[str, float]:
-        """Returns the metrics of the steps since the last time, by name, and begins anew.
+        """Returns the metrics of the steps since the last call, by name, and starts over.
 
         images_per_second; data_wait: share of the time that is spent waiting for data; padding: share of the batches'
         pixels that shows no image; memory_gib: as in `memory_gib`; mfu: model FLOPs utilisation, i.e. FLOPs / (seconds
