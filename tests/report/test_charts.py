@@ -1,6 +1,7 @@
 """Where boxes, arrows and texts of a drawing lie; charts of losses, labels and the training runs of several runs."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -76,7 +77,9 @@ def test_text_stands_at_the_first_place_that_no_other_covers(x, y, covers):
     assert first_free(places, places) is None
 
 
-@pytest.mark.parametrize("box", [Rect(-20, -5, 500, 300), Rect(90, 40, -80, -30), Rect(200, 200, 9, 9)])
+@pytest.mark.parametrize(
+    "box", [Rect(-20, -5, 500, 300), Rect(90, 40, -80, -30), Rect(200, 200, 9, 9), Rect(math.inf, 0, -math.inf, 9)]
+)
 def test_boxes_of_damaged_labels_are_drawn_inside_their_image(box):
     left, top, right, bottom = box.within(100, 50).corners
     assert 0 <= left <= right <= 99 and 0 <= top <= bottom <= 49

@@ -56,8 +56,7 @@ class DecoderProcess:
         self._start()
 
     def probes(self, images: Iterable[tuple[Key, bytes | BadImage]]) -> Iterator[tuple[Key, Probe | BadImage]]:
-        """Yield what is found of each image, in their order. One that could not be read stays the `BadImage` that it
-        is.
+        """Yield the probe of each image, in their order; a `BadImage` is passed through.
 
         An image that the process does not survive, or that takes too long, is a `BadImage`, too. Raises
         `RetryableError` when something else ended the process.
@@ -103,8 +102,7 @@ class DecoderProcess:
 
 
 def _fault(ended: int) -> BadImage:
-    """What is wrong with the image at which a signal ended the process. Raises `RetryableError` where it is not the
-    image."""
+    """The fault of the image at which a signal ended the process. Raises `RetryableError` for another cause."""
     if ended == signal.SIGPROF:
         return BadImage("too slow", f"decoding takes more than {DECODER_SECONDS:g} s")
     if ended in _CRASHES:
