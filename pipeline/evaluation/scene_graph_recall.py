@@ -16,19 +16,13 @@ object, an object's pair has one predicate, and a prediction finds one truth at 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.evaluation.matching import (
-    numbered,
-    pair_numbers,
-    relation_candidates,
-    representatives,
-    unseen_triplets,
-)
-from pipeline.evaluation.ranking import best_first, check_test_set, mean_of, places, times_of
+from pipeline.evaluation.matching import numbered, unseen_triplets
+from pipeline.evaluation.ranking import check_test_set, mean_of, times_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 
 
@@ -142,13 +136,7 @@ def match_scene_graphs(
     """
     rules = rules or SceneGraphRules()
     check_test_set(predicted, truth)
-    ranked = best_first(predicted)
-    if not rules.official:
-        ranked = _single_objects(ranked, rules.same_object)
-    pairs = pair_numbers(ranked)
-    constrained = ranked.take(places(pairs) == 0)
-    free = ranked if rules.official else ranked.take(places(numbered([pairs, ranked.predicates])) == 0)
-    found = [_found_at(each, truth, rules) for each in (constrained, free)]
+    found = _found_at(predicted, truth, rules)
     # Ascending by predicate, then by image.
     groups = numbered([truth.predicates, truth.image])
     new = unseen_triplets(truth, seen)
@@ -172,38 +160,26 @@ def _mean(by_predicate: Mapping[int, float], rules: SceneGraphRules) -> float:
     return mean_of([*by_predicate.values(), *[0.0] * absent])
 
 
-def _found_at(ranked: Relations, truth: Relations, rules: SceneGraphRules) -> Integers:
-    """Returns T: the place of the prediction of its image that finds each truth, or a place after all."""
-    place = places(ranked.image)
-    within = place < max(rules.limits)
-    ranked, place = ranked.take(within), place[within]
-    candidates = relation_candidates(ranked, truth, rules.overlap)
-    if not rules.official:
-        candidates = candidates.assigned()
-    found = np.full(len(truth), np.iinfo(np.int64).max)
-    np.minimum.at(found, candidates.truth, place[candidates.prediction])
+def _found_at(predicted: Relations, truth: Relations, rules: SceneGraphRules) -> Integers:
+    """Returns 2×T: the place of the prediction of its image that finds each truth, or a place after all.
+
+    The first row is with the graph constraint, the second without.
+    """
+    from pipeline.evaluation.loops import find_in_graphs  # Numba takes half a second to load
+
+    found = np.full((2, len(truth)), np.iinfo(np.int64).max)
+    same = np.inf if rules.official or rules.same_object is None else rules.same_object
+    bounds = [np.searchsorted(each.image, np.arange(each.images + 1)) for each in (predicted, truth)]
+    columns, true_columns = (
+        (
+            np.ascontiguousarray(each.subject_boxes, np.float64),
+            np.ascontiguousarray(each.object_boxes, np.float64),
+            *(each.subject_labels, each.object_labels, each.predicates),
+        )
+        for each in (predicted, truth)
+    )
+    find_in_graphs(
+        *(bounds[0], np.asarray(scores_of(predicted), np.float64), *columns, bounds[1], *true_columns),
+        *(rules.overlap, same, rules.official, max(rules.limits), int(np.diff(bounds[0]).max(initial=0)), found),
+    )
     return found
-
-
-def _single_objects(ranked: Relations, same_object: float | None) -> Relations:
-    """Replaces each box by the best-scored box of the object that it shows, so that equal pairs have equal boxes."""
-    if same_object is None:
-        return ranked
-    count = len(ranked)
-    images = np.concatenate([ranked.image, ranked.image])
-    labels = np.concatenate([ranked.subject_labels, ranked.object_labels])
-    boxes = np.concatenate([ranked.subject_boxes, ranked.object_boxes])
-    scores = np.concatenate([scores_of(ranked), scores_of(ranked)])
-    kinds = numbered([images, labels])
-    bits = (boxes + 0.0).astype(np.float64).view(np.int64)
-    order = np.argsort(-scores, kind="stable")
-    _, first, node = np.unique(numbered([kinds, *bits.T])[order], return_index=True, return_inverse=True)
-    # A node is a distinct box; nodes are compared best first.
-    ranks = np.argsort(first)
-    chosen = order[first[ranks]]
-    representative = representatives(kinds[chosen], [boxes[chosen]], [1.0], same_object)
-    rank_of = np.empty(len(ranks), np.int64)
-    rank_of[ranks] = np.arange(len(ranks))
-    shown = np.empty(2 * count, np.int64)
-    shown[order] = chosen[representative[rank_of[node]]]
-    return replace(ranked, subject_boxes=boxes[shown[:count]], object_boxes=boxes[shown[count:]])
