@@ -32,7 +32,6 @@ from pipeline.evaluation.detections.plausible import refuse_implausible
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import Triplet
-from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.splits import (
     HICO_TRIPLETS,
     PUBLISHED,
@@ -102,10 +101,7 @@ class Faults(NamedTuple):
 class Scored(NamedTuple):
     """A scored file of detections, and its relations, whose errors a report shows."""
 
-    path: Path
-    evaluated: Evaluated
-    predicted: Relations
-    truth: Relations
+    model: Model
     objects: tuple[str, ...]
     predicates: tuple[str, ...]
     uris: tuple[str, ...]
@@ -122,9 +118,9 @@ class Report(NamedTuple):
 
     def write(self, scored: Scored, setting: str, options: Options) -> None:
         """Write a page, a Markdown table and JSON."""
-        root, uris, evaluated = self.images, scored.uris, scored.evaluated
+        root, uris, (name, evaluated, predicted, truth) = self.images, scored.uris, scored.model
         shown = EvaluatedImages(
-            dissect(scored.predicted, scored.truth, AnatomyRules()),
+            dissect(predicted, truth, AnatomyRules()),
             scored.objects,
             scored.predicates,
             uris,
@@ -132,7 +128,7 @@ class Report(NamedTuple):
         )
         summary = summarise(
             NAMES.get(self.benchmark, self.benchmark),
-            scored.path.name,
+            name,
             evaluated.figures,
             evaluated.classes,
             shown.dissection,
@@ -240,7 +236,8 @@ def evaluate(
     root = None if images is None else open_folder(images if "://" in images else Path(images))
     report = None if report_folder is None else Report(report_folder, benchmark, root)
     faults, further = Faults(allow_missing, drop_faulty), further_files(files or [])
-    compared, findings = len(detections) > 1, ""
+    models = dict(zip(_names(detections), detections, strict=True))
+    compared, findings = len(models) > 1, ""
     with Progress(console=Console(stderr=True), disable=as_json, transient=True) as progress:
         bar = progress.add_task("intervals", visible=False)
         options = Options(
@@ -251,7 +248,7 @@ def evaluate(
         )
         try:
             if benchmark == "vcoco":
-                scored = _vcoco(ground_truth, further, detections, faults, options, report is not None)
+                scored = _vcoco(ground_truth, further, models, faults, options, report is not None)
             else:
                 truth = _with_sizes(GroundTruth.open(format_name or FORMATS[benchmark], ground_truth, further), root)
                 findings = _rejected(truth, drop_faulty)
@@ -264,13 +261,16 @@ def evaluate(
                     seen=None if seen is None else _seen(seen, truth),
                     verified=None if verified is None else _verified(verified, further["classes"], truth),
                 )
-                scored = [_scored(benchmark, path, truth, faults, options) for path in detections]
+                scored = [_scored(benchmark, *named, truth, faults, options) for named in models.items()]
             findings += "\n".join(each.findings for each in scored)
             if compared:
-                name = NAMES.get(benchmark, benchmark)
-                predicates, rules = scored[0].predicates, options.named_rules
                 comparison = compare(
-                    name, _models(scored), predicates, rules, resamples=intervals, report=options.report
+                    NAMES.get(benchmark, benchmark),
+                    [each.model for each in scored],
+                    scored[0].predicates,
+                    options.named_rules,
+                    resamples=intervals,
+                    report=options.report,
                 )
         except ValueError as error:
             raise FatalError(str(error)) from error
@@ -279,7 +279,7 @@ def evaluate(
     elif report is not None:
         name = options.split.name if options.split else ""
         report.write(scored[0], name if name in PUBLISHED else "full", options)
-    figures = scored[0].evaluated.figures
+    figures = scored[0].model.evaluated.figures
     if as_json and compared:
         print(comparison.as_json())
         return
@@ -297,17 +297,18 @@ def evaluate(
         console.print(f"Report: {report.folder / 'index.html'}", markup=False)
 
 
-def _models(scored: Sequence[Scored]) -> list[Model]:
-    """The models, named like their files, with folders where files are named alike."""
-    names = [each.path.name for each in scored]
-    if len(set(names)) < len(names):
-        names = [str(each.path) for each in scored]
+def _names(files: Sequence[Path]) -> list[str]:
+    """The models' names: those of the files, with folders where files are named alike."""
+    names = [path.name for path in files]
+    names = names if len(set(names)) == len(names) else [str(path) for path in files]
     if len(set(names)) < len(names):
         raise FatalError(f"--detections: {max(names, key=names.count)} is named twice")
-    return [Model(name, each.evaluated, each.predicted, each.truth) for name, each in zip(names, scored, strict=True)]
+    return names
 
 
-def _scored(benchmark: Benchmark, path: Path, truth: GroundTruth, faults: Faults, options: Options) -> Scored:
+def _scored(
+    benchmark: Benchmark, name: str, path: Path, truth: GroundTruth, faults: Faults, options: Options
+) -> Scored:
     allowed = None if options.validity is None else options.validity.T > 0
     found = read_detections(path, truth, **faults._asdict(), allowed=allowed)
     truth, predicted, true = found.truth, found.relations, found.truth.relations
@@ -319,13 +320,13 @@ def _scored(benchmark: Benchmark, path: Path, truth: GroundTruth, faults: Faults
         "vg": lambda: benchmarks.visual_genome(predicted, true, truth.predicates, options),
         "vrd": lambda: benchmarks.visual_relationships(predicted, true, truth.predicates, options),
     }
-    return Scored(path, run[benchmark](), predicted, true, *names, truth.uris, str(found.findings))
+    return Scored(Model(name, run[benchmark](), predicted, true), *names, truth.uris, str(found.findings))
 
 
 def _vcoco(
     annotations: Path,
     files: Mapping[str, Path],
-    detections: Sequence[Path],
+    models: Mapping[str, Path],
     faults: Faults,
     options: Options,
     with_uris: bool,
@@ -335,12 +336,13 @@ def _vcoco(
     truth = read_vcoco_truth(annotations, files["instances"])
     uris = _vcoco_files(truth, files["instances"]) if with_uris else ()
     scored = []
-    for path in detections:
+    for name, path in models.items():
         predicted = _vcoco_detections(path, truth, annotations, files, faults)
         roles = VcocoRoles.of(predicted, truth)
         sizes = np.zeros((truth.images, 2), np.int64)
         refuse_implausible(path, roles.predicted, roles.truth, sizes, roles.objects, roles.predicates)
-        scored.append(Scored(path, benchmarks.vcoco(predicted, truth, options), *roles, uris))
+        model = Model(name, benchmarks.vcoco(predicted, truth, options), roles.predicted, roles.truth)
+        scored.append(Scored(model, roles.objects, roles.predicates, uris))
     return scored
 
 

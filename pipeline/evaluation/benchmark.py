@@ -366,29 +366,16 @@ def _figures(
     images: int,
     options: Options,
 ) -> tuple[Figure, ...]:
-    intervals: Mapping[str, Interval] = {}
-    if options.resamples and images:
-        intervals = bootstrap(
-            lambda chosen: measured(chosen).figures, images, resamples=options.resamples, report=options.report
-        )
-    own = measured(None).figures
-    return tuple(_figure(name, value, labels.get(name, name), official, intervals) for name, value in own.items())
-
-
-def _figure(name: str, value: float, label: str, official: Values, intervals: Mapping[str, Interval]) -> Figure:
-    interval = intervals.get(name)
-    if interval is not None and np.isnan(interval.low):
-        interval = None
-    authors = official.get(name)
-    differs = authors is not None and abs(authors - value) > SAME
-    return Figure(
-        name,
-        label,
-        value,
-        None if interval is None else max(interval.low, 0.0),
-        None if interval is None else min(interval.high, 1.0),
-        authors if differs else None,
+    found = bootstrap(
+        lambda chosen: measured(chosen).figures, images, resamples=options.resamples, report=options.report
     )
+    return tuple(_figure(name, labels.get(name, name), each, official.get(name)) for name, each in found.items())
+
+
+def _figure(name: str, label: str, found: Interval, authors: float | None) -> Figure:
+    low, high = (None, None) if np.isnan(found.low) else (max(found.low, 0.0), min(found.high, 1.0))
+    differs = authors is not None and abs(authors - found.value) > SAME
+    return Figure(name, label, found.value, low, high, authors if differs else None)
 
 
 def numbered_triplets(

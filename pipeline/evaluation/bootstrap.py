@@ -12,7 +12,7 @@ populations, its 95 % intervals contained the mean over test sets in .98 and .90
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TypeVar
@@ -59,21 +59,18 @@ def bootstrap(
     match_hico(...)`. That of a difference between two models makes the bootstrap a paired one. A resample depends on
     the seed and its number alone. The metric is called 1 + resamples + `GROUPS` times, and `report` after each; choices
     without a value (NaN) are left out. A standard error needs 50 to 200 resamples (Efron and Tibshirani 1993, section
-    6.4). Raises ValueError without images, for fewer than two resamples, or for a level outside 0 to 1.
+    6.4); with 0, there are values alone. Raises ValueError without images, for 1 resample, or a level outside 0 to 1.
     """
-    if images < 1 or resamples < 2 or not 0 < level < 1:
+    if images < 1 or resamples == 1 or not 0 < level < 1:
         raise ValueError(f"no intervals of level {level} from {resamples} resamples of {images} images")
-    calls = itertools.count(1)
-
-    def counted(chosen: Integers) -> Mapping[Name, float]:
-        figures = metric(chosen)
-        report(next(calls), 1 + resamples + (min(GROUPS, images) if images > 1 else 0))
-        return figures
-
-    values = counted(np.arange(images))
-    chosen = (np.sort(np.random.default_rng([seed, number]).integers(0, images, images)) for number in range(resamples))
-    drawn, left = _scored(counted, chosen), _scored(counted, _without_groups(images, seed))
-    return {name: _interval(value, drawn.get(name, []), left.get(name, []), level) for name, value in values.items()}
+    draws = (np.sort(np.random.default_rng([seed, number]).integers(0, images, images)) for number in range(resamples))
+    groups = _without_groups(images, seed) if resamples else ()
+    found: list[Mapping[Name, float]] = []
+    for chosen in itertools.chain([np.arange(images)], draws, groups):
+        found.append(metric(chosen))
+        report(len(found), 1 + resamples + min(GROUPS, images))
+    drawn, left = found[1 : 1 + resamples], found[1 + resamples :]
+    return {name: _interval(value, _known(drawn, name), _known(left, name), level) for name, value in found[0].items()}
 
 
 def resampled(relations: Relations, chosen: Integers) -> Relations:
@@ -85,14 +82,9 @@ def resampled(relations: Relations, chosen: Integers) -> Relations:
     return replace(relations.take(index), images=len(chosen), image=np.repeat(np.arange(len(chosen)), counts))
 
 
-def _scored(metric: Metric[Name], choices: Iterable[Integers]) -> dict[Name, list[float]]:
-    """Figure → its values for the choices of images, without NaNs."""
-    found: dict[Name, list[float]] = {}
-    for chosen in choices:
-        for name, value in metric(chosen).items():
-            if not np.isnan(value):
-                found.setdefault(name, []).append(value)
-    return found
+def _known(found: Sequence[Mapping[Name, float]], name: Name) -> list[float]:
+    """The values of a figure, without NaNs."""
+    return [each[name] for each in found if name in each and not np.isnan(each[name])]
 
 
 def _without_groups(images: int, seed: int) -> Iterator[Integers]:

@@ -117,11 +117,7 @@ def compare(
         others = ((place, measured(place, chosen)) for place in range(1, len(models)))
         return {(place, key): found[key] - value for place, found in others for key, value in base.items()}
 
-    if resamples and truth.images:
-        intervals = bootstrap(differences, truth.images, resamples=resamples, report=report)
-    else:
-        nan = float("nan")
-        intervals = {key: Interval(value, nan, nan, 0) for key, value in differences(np.arange(truth.images)).items()}
+    intervals = bootstrap(differences, truth.images, resamples=resamples, report=report)
     values = [measured(place) for place in range(len(models))]
     counts = {("classes", each.name): each.truths for each in first.evaluated.classes}
     of_predicate = np.bincount(truth.predicates, minlength=len(predicates)).tolist()

@@ -263,23 +263,24 @@ class ChallengeMatches:
 
     relations: Ranking
     phrases: Ranking
-    """By relationship type."""
+    """By relationship type"""
     all_relations: Ranking
     all_phrases: Ranking
-    """In one ranking."""
+    """In one ranking"""
     recalled: Ranking
-    """The 50 best relations of each image in one ranking."""
-    predicates: tuple[int, ...]
-    """The relationship types of the truth, ascending."""
+    """The 50 best relations of each image in one ranking"""
+    types: tuple[int, ...]
+    """The relationship types of the truth, ascending"""
 
     def scores(self, chosen: Integers | None = None) -> ChallengeScores:
         """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
-        relations, phrases = (each.areas(chosen)[0] for each in (self.relations, self.phrases))
+        relations, phrases = (
+            {kind: area for kind, area in zip(self.types, each.areas(chosen)[0].tolist(), strict=True) if area == area}
+            for each in (self.relations, self.phrases)
+        )
         return ChallengeScores(
-            relations={
-                kind: area for kind, area in zip(self.predicates, relations.tolist(), strict=True) if area == area
-            },
-            phrases={kind: area for kind, area in zip(self.predicates, phrases.tolist(), strict=True) if area == area},
+            relations=relations,
+            phrases=phrases,
             recall=mean_of(self.recalled.areas(chosen)[1]),
             weighted_relations=mean_of(self.all_relations.areas(chosen)[0]),
             weighted_phrases=mean_of(self.all_phrases.areas(chosen)[0]),

@@ -117,10 +117,10 @@ def test_psg_relates_segments_by_their_places(tmp_path: Path) -> None:
     assert truth.relations.triplets.tolist() == [[1, 0, 0]]
     assert truth.relations.object_boxes.tolist() == [[1, 2, 31, 42]]
     expected = [
-        "relation duplicate",
         "unknown verb id",
         "relation without box",
         "unknown verb id",
+        "relation duplicate",
         "unknown category id",
     ]
     assert [reject.reason for reject in truth.rejects] == expected

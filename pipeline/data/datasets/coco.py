@@ -19,14 +19,13 @@ from pipeline.data.datasets.annotations import (
     as_four_numbers,
     as_id,
     as_size,
-    is_inside,
     readable,
     shown,
 )
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.pairs import AnnotatedPair, add_pairs, read_pairs
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
+from pipeline.data.datasets.record import Box, ImageRecord
 from pipeline.data.datasets.spill import Spill
 from pipeline.runtime.stage import Rejected
 
@@ -89,9 +88,10 @@ class CocoReader(Reader):
             record = self._record(json.loads(line), seen)
             if record is None:
                 continue
-            seen.add(record.image_id)
             own, rejects = self._boxes(record.image_id, boxes, categories)
-            stated, lost = self._relations(record.image_id, own, relations, predicates)
+            places = {box.source_id: place for place, box in enumerate(own) if box.source_id >= 0}
+            ids = (map(as_id, each) for each in relations.of(record.image_id))
+            stated, lost = self.related([*map(tuple, ids)], places, predicates, record.image_id)
             paired, more = add_pairs(record.image_id, own, pairs.pop(record.image_id, []), names)
             rejects += lost + more
             yield replace(record, boxes=tuple(own), relations=tuple(stated + paired), rejects=tuple(rejects))
@@ -132,19 +132,12 @@ class CocoReader(Reader):
         return {category_id: name for category_id, name in categories.items() if category_id not in unusable}
 
     def _record(self, entry: Any, seen: set[int]) -> ImageRecord | None:
-        image_id = as_id(entry.get("id")) if isinstance(entry, dict) else None
-        if image_id is None:
-            self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(entry)))
-            return None
-        file_name = entry.get("file_name")
-        if not isinstance(file_name, str) or not is_inside(relative := self._relative_path(file_name)):
-            self.rejects.append(Rejected(image_id, "file name not usable", shown(file_name)))
-            return None
-        if image_id in seen:
-            self.rejects.append(Rejected(image_id, "duplicate image id", shown(file_name)))
+        image_id, name = (as_id(entry.get("id")), entry.get("file_name")) if isinstance(entry, dict) else (None, entry)
+        found = self.accepted(image_id, self._relative_path(name) if isinstance(name, str) else name, seen)
+        if found is None:
             return None
         size = as_size(entry.get("width")), as_size(entry.get("height"))
-        return self.record(image_id, self.place(relative), size)
+        return self.record(found[0], self.place(found[1]), size)
 
     def _spill_box(self, boxes: Spill, entry: Any) -> None:
         image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
@@ -159,22 +152,6 @@ class CocoReader(Reader):
             self.rejects.append(Rejected(NO_IMAGE, "relations of unknown image", shown(entry)))
             return
         relations.add(image_id, [entry.get(name) for name in ("subject_id", "predicate_id", "object_id")])
-
-    def _relations(
-        self, image_id: int, boxes: list[Box], spilled: Spill, predicates: Mapping[int, str]
-    ) -> tuple[list[AnnotatedRelation], list[Rejected]]:
-        places = {box.source_id: place for place, box in enumerate(boxes)}
-        relations: list[AnnotatedRelation] = []
-        rejects: list[Rejected] = []
-        for ids in spilled.of(image_id):
-            subject, predicate, target = map(as_id, ids)
-            if predicate is None or predicate not in predicates:
-                rejects.append(Rejected(image_id, "unknown verb id", shown(ids)))
-            elif subject is None or target is None or subject not in places or target not in places:
-                rejects.append(Rejected(image_id, "relation without box", shown(ids)))
-            else:
-                relations.append(AnnotatedRelation(places[subject], predicates[predicate], places[target]))
-        return relations, rejects
 
     def _boxes(self, image_id: int, spilled: Spill, categories: Mapping[int, str]) -> tuple[list[Box], list[Rejected]]:
         boxes: list[Box] = []

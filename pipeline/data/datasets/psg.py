@@ -6,18 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.data.datasets.annotations import (
-    NO_IMAGE,
     AnnotationError,
     as_four_numbers,
     as_id,
     as_size,
-    is_inside,
     readable,
     shown,
 )
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
+from pipeline.data.datasets.record import Box, ImageRecord
 from pipeline.runtime.stage import Rejected
 
 EXPECTED = (
@@ -49,24 +47,17 @@ class PsgReader(Reader):
         self.predicates = tuple(readable(name) for name in lists["predicate_classes"])
         seen: set[int] = set()
         for _, entry in stream_lists(self.annotation_file, EXPECTED, ("data",)):
-            image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
-            if image_id is None:
-                self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(entry)))
-            elif (image_id in test) != (self.source.split == "test"):
-                continue
-            elif image_id in seen:
-                self.rejects.append(Rejected(image_id, "duplicate image id", shown(entry.get("file_name"))))
-            elif not isinstance(name := entry.get("file_name"), str) or not is_inside(name):
-                self.rejects.append(Rejected(image_id, "file name not usable", shown(name)))
-            else:
-                seen.add(image_id)
-                yield self._record(image_id, name, entry)
+            fields = entry if isinstance(entry, dict) else {}
+            image_id = as_id(fields.get("image_id"))
+            if image_id is None or (image_id in test) == (self.source.split == "test"):
+                accepted = self.accepted(image_id, fields.get("file_name"), seen)
+                if accepted is not None:
+                    yield self._record(*accepted, fields)
 
     def _record(self, image_id: int, name: str, entry: dict[str, Any]) -> ImageRecord:
         boxes: list[Box] = []
         rejects: list[Rejected] = []
         places: dict[int, int] = {}
-        relations: list[AnnotatedRelation] = []
         annotations, stated = (
             found if isinstance(found := entry.get(field), list) else [] for field in ("annotations", "relations")
         )
@@ -77,20 +68,16 @@ class PsgReader(Reader):
             else:
                 places[number] = len(boxes)
                 boxes.append(box)
-        for relation in stated:
-            subject, target, predicate = (
-                map(as_id, relation) if isinstance(relation, list) and len(relation) == 3 else (None, None, None)
+        keys = [
+            (subject, predicate, target)
+            for subject, target, predicate in (
+                map(as_id, each) if isinstance(each, list) and len(each) == 3 else [None] * 3 for each in stated
             )
-            if predicate is None or not 0 <= predicate < len(self.predicates):
-                rejects.append(Rejected(image_id, "unknown verb id", shown(relation)))
-            elif subject not in places or target not in places:
-                rejects.append(Rejected(image_id, "relation without box", shown(relation)))
-            else:
-                found = AnnotatedRelation(places[subject], self.predicates[predicate], places[target])
-                if found in relations:
-                    rejects.append(Rejected(image_id, "relation duplicate", shown(relation)))
-                else:
-                    relations.append(found)
+        ]
+        # Test images repeat relations, which the authors count once.
+        once = dict.fromkeys(keys)
+        relations, lost = self.related(once, places, dict(enumerate(self.predicates)), image_id)
+        rejects += lost + [Rejected(image_id, "relation duplicate", "")] * (len(keys) - len(once))
         size = as_size(entry.get("width")), as_size(entry.get("height"))
         return self.record(image_id, self.place(name), size, boxes, relations, rejects)
 
