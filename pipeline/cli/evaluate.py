@@ -108,50 +108,35 @@ class Scored(NamedTuple):
     findings: str = ""
 
 
-class Report(NamedTuple):
-    """Where to write the report of an evaluation, and what it is about."""
-
-    folder: Path
-    benchmark: Benchmark
-    images: ImageFolder | None
-    """For images in the report"""
-
-    def write(self, scored: Scored, setting: str, options: Options) -> None:
-        """Write a page, a Markdown table and JSON."""
-        root, uris, (name, evaluated, predicted, truth) = self.images, scored.uris, scored.model
-        shown = EvaluatedImages(
-            dissect(predicted, truth, AnatomyRules()),
-            scored.objects,
-            scored.predicates,
-            uris,
-            lambda position: read_image(Path(uris[position]) if root is None else root.place(uris[position])),
-        )
-        summary = summarise(
-            NAMES.get(self.benchmark, self.benchmark),
-            name,
-            evaluated.figures,
-            evaluated.classes,
-            shown.dissection,
-            evaluated.score,
-            shown.predicates,
-            setting=setting,
-            scored=evaluated.scored,
-            measure=evaluated.measure,
-            suppression=options.suppression if self.benchmark in USED_BY["--no-suppression"] else None,
-            named_rules=options.named_rules,
-        )
-        with translate_os_errors(f"writing {self.folder}"):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_evaluation_page(summary, self.folder / "index.html", None if root is None else shown)
-            write_atomic(self.folder / "evaluation.md", evaluation_markdown(summary).encode())
-            write_atomic(self.folder / "evaluation.json", summary.as_json().encode())
-
-    def write_comparison(self, comparison: Comparison) -> None:
-        """Write a page and JSON."""
-        with translate_os_errors(f"writing {self.folder}"):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_comparison_page(comparison, self.folder / "index.html")
-            write_atomic(self.folder / "comparison.json", comparison.as_json().encode())
+def _write_report(
+    folder: Path, benchmark: Benchmark, scored: Scored, root: ImageFolder | None, setting: str, options: Options
+) -> None:
+    """Writes a page, a Markdown table and JSON. `root`: the folder of images, to show some."""
+    uris, (name, evaluated, predicted, truth) = scored.uris, scored.model
+    shown = EvaluatedImages(
+        dissect(predicted, truth, AnatomyRules()),
+        scored.objects,
+        scored.predicates,
+        uris,
+        lambda position: read_image(Path(uris[position]) if root is None else root.place(uris[position])),
+    )
+    summary = summarise(
+        NAMES.get(benchmark, benchmark),
+        name,
+        evaluated.figures,
+        evaluated.classes,
+        shown.dissection,
+        evaluated.score,
+        shown.predicates,
+        setting=setting,
+        scored=evaluated.scored,
+        measure=evaluated.measure,
+        suppression=options.suppression if benchmark in USED_BY["--no-suppression"] else None,
+        named_rules=options.named_rules,
+    )
+    write_evaluation_page(summary, folder / "index.html", None if root is None else shown)
+    write_atomic(folder / "evaluation.md", evaluation_markdown(summary).encode())
+    write_atomic(folder / "evaluation.json", summary.as_json().encode())
 
 
 def evaluate(
@@ -234,7 +219,6 @@ def evaluate(
         if value and benchmark not in USED_BY[option]:
             raise FatalError(f"{option}: {benchmark} has no such rule, only {', '.join(USED_BY[option])}; leave it out")
     root = None if images is None else open_folder(images if "://" in images else Path(images))
-    report = None if report_folder is None else Report(report_folder, benchmark, root)
     faults, further = Faults(allow_missing, drop_faulty), further_files(files or [])
     models = dict(zip(_names(detections), detections, strict=True))
     compared, findings = len(models) > 1, ""
@@ -248,7 +232,7 @@ def evaluate(
         )
         try:
             if benchmark == "vcoco":
-                scored = _vcoco(ground_truth, further, models, faults, options, report is not None)
+                scored = _vcoco(ground_truth, further, models, faults, options, report_folder is not None)
             else:
                 truth = _with_sizes(GroundTruth.open(format_name or FORMATS[benchmark], ground_truth, further), root)
                 findings = _rejected(truth, drop_faulty)
@@ -274,11 +258,15 @@ def evaluate(
                 )
         except ValueError as error:
             raise FatalError(str(error)) from error
-    if compared and report is not None:
-        report.write_comparison(comparison)
-    elif report is not None:
-        name = options.split.name if options.split else ""
-        report.write(scored[0], name if name in PUBLISHED else "full", options)
+    if report_folder is not None:
+        with translate_os_errors(f"writing {report_folder}"):
+            report_folder.mkdir(parents=True, exist_ok=True)
+            if compared:
+                write_comparison_page(comparison, report_folder / "index.html")
+                write_atomic(report_folder / "comparison.json", comparison.as_json().encode())
+            else:
+                setting = options.split.name if options.split and options.split.name in PUBLISHED else "full"
+                _write_report(report_folder, benchmark, scored[0], root, setting, options)
     figures = scored[0].model.evaluated.figures
     if as_json and compared:
         print(comparison.as_json())
@@ -293,8 +281,8 @@ def evaluate(
     for rule in options.named_rules:
         console.print(rule, markup=False)
     console.print(_compared_table(comparison) if compared else _table(figures))
-    if report is not None:
-        console.print(f"Report: {report.folder / 'index.html'}", markup=False)
+    if report_folder is not None:
+        console.print(f"Report: {report_folder / 'index.html'}", markup=False)
 
 
 def _names(files: Sequence[Path]) -> list[str]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -102,67 +102,55 @@ def compare(
     report: OnResample = lambda done, total: None,
 ) -> Comparison:
     """Compares models on the same test set. `resamples` and `report` as in `bootstrap`; 0: no intervals."""
-    first, truth = models[0], models[0].truth
+    first, truth = models[0].evaluated, models[0].truth
     dissections = [dissect(model.predicted, model.truth) for model in models]
     strata = _strata(truth)
 
     def measured(place: int, chosen: Integers | None = None) -> dict[tuple[str, str], float]:
         figures, classes, of_predicates = models[place].evaluated.measured(chosen)
-        recalls = _recalls(strata, dissections[place].found, times_of(chosen, truth.images)[truth.image])
+        times, found = times_of(chosen, truth.images)[truth.image], dissections[place].found
+        recalls = {name: _share(times[inside], found[inside]) for name, inside in strata.items()}
         sections = {"figures": figures, "classes": classes, "predicates": of_predicates, "strata": recalls}
         return {(section, name): value for section, found in sections.items() for name, value in found.items()}
 
     def differences(chosen: Integers) -> dict[tuple[int, tuple[str, str]], float]:
-        base = measured(0, chosen)
-        others = ((place, measured(place, chosen)) for place in range(1, len(models)))
-        return {(place, key): found[key] - value for place, found in others for key, value in base.items()}
+        base, *others = (measured(place, chosen) for place in range(len(models)))
+        return {(place, key): other[key] - base[key] for place, other in enumerate(others) for key in base}
 
     intervals = bootstrap(differences, truth.images, resamples=resamples, report=report)
     values = [measured(place) for place in range(len(models))]
-    counts = {("classes", each.name): each.truths for each in first.evaluated.classes}
-    of_predicate = np.bincount(truth.predicates, minlength=len(predicates)).tolist()
-    counts |= {("predicates", name): count for name, count in zip(predicates, of_predicate, strict=True)}
+    labels = {("figures", each.name): each.label for each in first.figures}
+    counts = {("classes", each.name): each.truths for each in first.classes}
     counts |= {("strata", name): int(inside.sum()) for name, inside in strata.items()}
-    labels = {each.name: each.label for each in first.evaluated.figures}
-
-    def compared(section: str) -> tuple[Compared, ...]:
-        return tuple(
-            Compared(
-                labels[key[1]] if section == "figures" else key[1],
-                counts.get(key),
-                tuple(each[key] for each in values),
-                tuple(_known(intervals[place, key], counts.get(key)) for place in range(1, len(models))),
-            )
-            for key in values[0]
-            if key[0] == section
-        )
-
+    counts |= {("predicates", name): int((truth.predicates == n).sum()) for n, name in enumerate(predicates)}
+    sections: dict[str, list[Compared]] = {"figures": [], "predicates": [], "classes": [], "strata": []}
+    for key in values[0]:
+        truths = counts.get(key)
+        found = [intervals[place, key] for place in range(len(models) - 1)]
+        if truths is not None and truths < RARE_TRUTHS:  # a single image decides
+            found = [replace(each, low=float("nan"), high=float("nan")) for each in found]
+        row = Compared(labels.get(key, key[1]), truths, tuple(each[key] for each in values), tuple(found))
+        sections[key[0]].append(row)
     return Comparison(
         benchmark=benchmark,
         models=tuple(model.name for model in models),
         rules=tuple(rules),
         images=truth.images,
         truths=len(truth),
-        scored=first.evaluated.scored,
-        measure=first.evaluated.measure,
-        figures=compared("figures"),
-        predicates=compared("predicates"),
-        classes=compared("classes"),
-        strata=compared("strata"),
+        scored=first.scored,
+        measure=first.measure,
         confusions=_confusions(dissections, predicates),
         precision=tuple(_precision(each) for each in dissections),
         by_overlap=tuple(
             tuple(model.evaluated.score(model.predicted, model.truth, overlap) for overlap in OVERLAPS)
             for model in models
         ),
+        **{name: tuple(rows) for name, rows in sections.items()},
     )
 
 
-def _known(interval: Interval, truths: int | None) -> Interval:
-    """The interval, without bounds where a single image decides the score."""
-    if truths is None or truths >= RARE_TRUTHS:
-        return interval
-    return Interval(interval.value, float("nan"), float("nan"), interval.resamples)
+def _share(times: Integers, found: Flags) -> float:
+    return float(times[found].sum() / times.sum()) if times.any() else float("nan")
 
 
 def _strata(truth: Relations) -> dict[str, Flags]:
@@ -182,14 +170,6 @@ def _strata(truth: Relations) -> dict[str, Flags]:
         "boxes farther apart": gap > side,
     }
     return {name: inside for name, inside in strata.items() if inside.any()}
-
-
-def _recalls(strata: Mapping[str, Flags], found: Flags, times: Integers) -> dict[str, float]:
-    totals = {name: times[inside].sum() for name, inside in strata.items()}
-    return {
-        name: float(times[inside & found].sum() / totals[name]) if totals[name] else float("nan")
-        for name, inside in strata.items()
-    }
 
 
 def _confusions(dissections: Sequence[Dissection], predicates: Sequence[str]) -> tuple[Confusion, ...]:
