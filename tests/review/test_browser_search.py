@@ -39,6 +39,7 @@ def scroll_to(window: Browser, share: float) -> None:
 def search(window: Browser, page: str, **fields: str) -> str:
     """Fill in the search form and send it. Returns the heading."""
     window.open(page)
+    window.script("document.querySelector('.filters').open = true")
     for name, value in fields.items():
         window.find(f"#search [name={name}]").send_keys(value)
     window.find("#search button").click()

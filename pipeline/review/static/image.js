@@ -87,8 +87,8 @@ export function watchImage(view) {
     }
     view.querySelector("#try-result").textContent = `This choice keeps ${kept} of ${items.length} labels.`;
   }
-  form.addEventListener("input", tryChoice);
-  form.addEventListener("submit", (event) => event.preventDefault());
+  form?.addEventListener("input", tryChoice);
+  form?.addEventListener("submit", (event) => event.preventDefault());
 
   // Verdicts. Until the answer is there and the next label is on the screen, keys and buttons do nothing: what is judged is
   // what the reviewer sees.
