@@ -13,7 +13,15 @@ from fastapi.responses import HTMLResponse
 from pydantic import ValidationError
 
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.review.decisions import Accepted, Decided, Decisions, accept_class, decide
+from pipeline.review.decisions import (
+    Accepted,
+    Addition,
+    Decided,
+    Decisions,
+    accept_class,
+    add_relation,
+    decide,
+)
 from pipeline.review.entrance import reviewer_of
 from pipeline.review.image_detail import ImageDetail
 from pipeline.review.labels import labels_of
@@ -148,6 +156,12 @@ def _add_answers(app: APIRouter, state: ReviewState) -> None:
     def classes(reviewer: Reviewer, label: Annotated[int, Body(ge=0, le=2**62, embed=True)]) -> Accepted:
         with _recording():
             return accept_class(state, reviewer, label)
+
+    @app.post("/relations")
+    def relations(reviewer: Reviewer, addition: Addition) -> dict[str, str]:
+        with _recording():
+            add_relation(state, reviewer, addition)
+        return {"recorded": addition.predicate}
 
 
 @contextmanager

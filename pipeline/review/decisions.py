@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.labels.audit_sample import permanent_numbers
 from pipeline.labels.label_overrides import WRONG_KINDS
-from pipeline.labels.verdicts import ADJUDICATION, CLASS, Kind, Verdict, box4
+from pipeline.labels.verdicts import ADJUDICATION, CLASS, JudgedRelation, Kind, Verdict, box4, now
 from pipeline.review.index import LIVE
 from pipeline.review.labels import Label, labels_of
 from pipeline.review.pages import verdict_state
@@ -50,6 +50,18 @@ class Decisions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     decisions: list[Decision] = Field(min_length=1, max_length=_AT_ONCE)
+
+
+class Addition(BaseModel):
+    """A relation that the image shows and no label names, or its `undo`. Boxes are indices among the image's boxes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: int = Field(ge=0, le=_BIG)
+    subject: int = Field(ge=0, le=1_000_000)
+    object: int = Field(ge=0, le=1_000_000)
+    predicate: str = Field(max_length=200)
+    kind: Literal["accept", "undo"] = "accept"
 
 
 class State(BaseModel):
@@ -129,6 +141,29 @@ def accept_class(state: ReviewState, reviewer: str, number: int) -> Accepted:
     run = state.view.run.name
     state.reviews.record(accepted, [verdict_on(each, "accept", reviewer, run, queue=CLASS) for each in accepted])
     return Accepted(accepted=len(accepted), asked=len(asked))
+
+
+def add_relation(state: ReviewState, reviewer: str, addition: Addition) -> None:
+    """Records a relation between two boxes of an image that no label of the run names.
+
+    Raises ValueError for boxes that the image lacks, for one box as both ends, and for a relation that is a label.
+    """
+    detail = state.details.find(addition.image)
+    ends = addition.subject, addition.object
+    if detail is None or not detail.digest or max(ends) >= len(detail.boxes):
+        raise ValueError("the image has no such boxes, or it was imported; reload the page")
+    subject, object_ = (detail.boxes[end] for end in ends)
+    relation = JudgedRelation(detail.digest, box4(subject), box4(object_), addition.predicate)
+    if relation.subject == relation.object:
+        raise ValueError("subject and object are the same box; choose two boxes")
+    if any(label.judged == relation for label in detail.labels):
+        raise ValueError("this relation is a label already; accept it")
+    names = subject["category"], object_["category"]
+    verdict = Verdict(
+        relation, addition.kind, reviewer, now(), *names,
+        queue="image", run=state.view.run.name, dataset=detail.dataset, image_id=detail.image_id,
+    )  # fmt: skip
+    state.reviews.log.append([verdict])
 
 
 def _reopen(state: ReviewState, reviewer: str, label: Label) -> int:

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.labels.verdict_summary import summarize
-from pipeline.labels.verdicts import ADJUDICATION, AUDIT, Verdict, looked_at
+from pipeline.labels.verdicts import ADJUDICATION, AUDIT, Verdict, box4, looked_at
 from pipeline.review.image_detail import ImageDetail
 from pipeline.review.index import OFFERED
 from pipeline.review.labels import Label, labels_of
@@ -152,6 +152,7 @@ class Pages:
             },
             blind=self._is_blind(search),
             boxes=boxes,
+            added=self._added(detail, reviewer),
             graph=scene_graph(detail),
             choice=self._state.view.choice,
             neighbours=self._neighbours(search, at),
@@ -160,6 +161,20 @@ class Pages:
             queue=queue,
             choices=self.choices,
         )
+
+    def _added(self, detail: ImageDetail, reviewer: str) -> list[dict[str, Any]]:
+        """The relations that a reviewer added to the labels of an image, by indices of its boxes."""
+        boxes, labels = [box4(box) for box in detail.boxes], {label.judged for label in detail.labels}
+        return [
+            {
+                "subject": boxes.index(verdict.relation.subject), "object": boxes.index(verdict.relation.object),
+                "predicate": verdict.relation.predicate, "subject_category": verdict.subject_category,
+                "object_category": verdict.object_category,
+            }
+            for verdict in self._state.reviews.log.standing_of(reviewer)
+            if verdict.relation.image == detail.digest and verdict.kind == "accept" and verdict.relation not in labels
+            and {verdict.relation.subject, verdict.relation.object} <= set(boxes)
+        ]  # fmt: skip
 
     def quarantined(self, reviewer: str, reason: str) -> str:
         """Counts of rejected rows by step and reason, and the first of the rows."""

@@ -2,7 +2,7 @@
 // to the server one after the other; a chip shows its verdict once that is on the server's disk.
 import { watchCloseup } from "./closeup.js";
 import { askPredicate, isTyping } from "./dialogs.js";
-import { acceptClass, decide, forgetRefusals, judged, stopwatch, tell } from "./verdicts.js";
+import { decide, forgetRefusals, judged, record, stopwatch, tell } from "./verdicts.js";
 import { visit } from "./visits.js";
 
 const KINDS = { a: "accept", r: "reject", u: "unsure" };
@@ -129,7 +129,7 @@ export function watchGrid(view) {
 
   // Accepts all labels like the current one, and goes on to those of them that are asked nevertheless.
   async function takeClass() {
-    const taken = await acceptClass(Number(chips[current].dataset.label));
+    const taken = await record("classes", { label: Number(chips[current].dataset.label) });
     if (!taken || !(await visit("labels?order=check&share=mine", "results"))) return;
     tell(`${taken.accepted} alike labels accepted. ${taken.asked} of them are asked: if one is wrong, all are open again.`);
   }

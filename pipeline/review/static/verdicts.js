@@ -31,9 +31,9 @@ export async function decide(decisions) {
   }
 }
 
-// Accepts all labels like this one. Gives how many were accepted and are asked, or null and says why.
-export async function acceptClass(label) {
-  const [outcome, text] = await post("classes", { label });
+// Sends what is not a verdict on one label: a class, or a missing relation. Gives the answer, or null and says why.
+export async function record(address, body) {
+  const [outcome, text] = await post(address, body);
   if (text) tell(text);
   return text ? null : outcome;
 }
