@@ -60,7 +60,9 @@ from pipeline.training.task import Draws, PretrainTask, StepInputs
 from pipeline.training.trainer import Trainer
 from pipeline.training.vocabulary import Vocabulary
 from scenes import acts
+from scenes.dataset import write_scenes
 from scenes.names import WORLD_CATEGORIES
+from scenes.sample_weights import SAMPLE_WEIGHTS
 from storage.artifact import Artifact
 from storage.digests import digest_path
 from storage.keys import KeyTerms
@@ -71,14 +73,14 @@ from storage.store import Store
 from tagger.english.predicates import canonical
 
 SETTINGS = (
-    "name=miniature", "scenes.world=2", "scenes.seed=21", "scenes.train=1200", "scenes.relations=1200", "scenes.test=240",
-    "data.partition_size=150", "caption.captioner=recorded",
-    'pretrain.variants=["pseudo", "naive", "given", "none"]', "run.until=shard", "run.workers=1",
-    "train_tagger.processes=1", "train_tagger.epochs=6", "train_tagger.lr_backbone=5e-4", "train_tagger.box_noise=0.1",
-    "train_tagger.label_noise=0.0", "train_tagger.predicate_texts=90", "run.checks.min_overall_average_precision=0",
-    "pretrain.settings.batch=8", "pretrain.settings.micro_batch=8", "pretrain.settings.loss.box=2.5",
-    "pretrain.settings.loss.giou=1.0", "pretrain.settings.processes=1", "pretrain.settings.log_every=5",
-    "pretrain.settings.checkpoint_every=100", "pretrain.settings.warmup=25", "pretrain.settings.lr=1e-3",
+    "name=miniature", "scenes.world=2", "scenes.seed=22", "scenes.train=1200", "scenes.relations=1200", "scenes.test=240",
+    "data.partition_size=150", "caption.captioner=recorded", "run.until=shard", "run.workers=1",
+    "run.checks.min_overall_average_precision=0", 'pretrain.variants=["pseudo", "naive", "given", "none"]',
+    "train_tagger.processes=1", "train_tagger.epochs=4", "train_tagger.lr_backbone=5e-4", "train_tagger.box_noise=0.1",
+    "train_tagger.label_noise=0.0", "train_tagger.predicate_texts=90",
+    "pretrain.settings.batch=8", "pretrain.settings.micro_batch=8", "pretrain.settings.loss.predicates=4.0",
+    "pretrain.settings.loss.box=1.5", "pretrain.settings.loss.giou=1.0", "pretrain.settings.processes=1",
+    "pretrain.settings.log_every=5", "pretrain.settings.checkpoint_every=100", "pretrain.settings.warmup=25",
     "pretrain.settings.lr_backbone=5e-4", "pretrain.settings.predicate_texts=90",
 )  # fmt: skip
 MEASURED = ("relation_ap", "unseen_wordings_ap", "unseen_combinations_ap", "zero_shot_map", "detection_ap50")
@@ -210,7 +212,6 @@ class Training:
 
     variant: Variant
     seed: int
-
     steps: int
     milestones: int
 
@@ -222,7 +223,8 @@ class Training:
 
     def settings(self, recipe: Recipe, pretrained: Path) -> CurveSettings:
         """The recipe's settings of pre-training, for this training and one process of one thread."""
-        values, own = settings_of(recipe).model_dump(), self.variant
+        own = self.variant
+        values = settings_of(recipe, own.labels).model_dump()
         network = values["network"] | {"fusion": own.fusion}
         changes = {"pretrained": pretrained, "steps": self.steps, "milestones": self.milestones, "seed": self.seed}
         return CurveSettings.model_validate(values | changes | {"network": network, "replaced": own.replaced})
@@ -239,10 +241,10 @@ class Training:
         return WorkItem(self.step, WHOLE, terms, inputs)
 
 
-def settings_of(recipe: Recipe) -> TrainingSettings:
-    """The settings of the recipe's pre-training, with the files that its names stand for."""
+def settings_of(recipe: Recipe, labels: str) -> TrainingSettings:
+    """The settings of the recipe's pre-training on labels of a kind, with the files that its names stand for."""
     whole = recipe.model_copy(update={"run": recipe.run.model_copy(update={"until": None})})
-    return next(step.settings for step in build_steps(whole) if step.name == "pretrain:pseudo")
+    return next(step.settings for step in build_steps(whole) if step.name == f"pretrain:{labels}")
 
 
 def train(recipe: Recipe, training: Training, pretrained: Path) -> Path:
@@ -272,13 +274,13 @@ def curve_of(artifact: Artifact, at: Sequence[int]) -> dict[str, list[float]]:
 
 
 def steps_until(curve: Sequence[float], at: Sequence[int], value: float) -> float:
-    """The step at which a curve that begins with 0 reaches a value, between milestones by a straight line; NaN: never."""
+    """The step at which a curve from 0 reaches a value, between milestones by a straight line; the last if it never does."""
     before_step, before = 0, 0.0
     for step, now in zip(at, curve, strict=True):
         if now >= value:
             return before_step + (step - before_step) * (value - before) / (now - before)
         before_step, before = step, now
-    return float("nan")
+    return at[-1]
 
 
 def compared(curves: Mapping[Training, Mapping[str, list[float]]], at: Sequence[int]) -> Iterator[Row]:
@@ -322,14 +324,16 @@ def measure(given: Namespace) -> Iterator[Row]:
         Training(variant, seed, given.steps, given.milestones) for seed in range(given.seeds) for variant in variants
     ]
     store = open_store(recipe.store)
+    assert recipe.scenes is not None
+    write_scenes(Path(given.data), recipe.scenes)  # Their captions must be there before the run begins.
     context = RunContext(recipe)
     with runner.logged_run(context, "direct"), open_display(Console(), False) as display:
         runner.run(context, display)
     yield from blind(Run(store, recipe.name))
-    start = settings_of(recipe).pretrained
-    assert start is not None
-    pretrained = train(recipe, Training(DETECTOR, 0, given.detector_steps, 1), start) / MODEL
-    due = [each for each in trainings if each not in found(store, recipe, trainings, pretrained)]
+    first = SAMPLE_WEIGHTS["demo-detector"] / MODEL
+    pretrained = train(recipe, Training(DETECTOR, 0, given.detector_steps, 1), first) / MODEL
+    made = found(store, recipe, trainings, pretrained)
+    due = [each for each in trainings if each not in made]
     with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
         for future in as_completed([pool.submit(train, recipe, each, pretrained) for each in due]):
             print(f"{future.result().name}: done", flush=True)
@@ -356,8 +360,8 @@ if __name__ == "__main__":
     options.add_argument("--store", default="out/store", help="the store")
     options.add_argument("--data", default="out/scenes/miniature", help="folder of the scenes")
     options.add_argument("--seeds", type=int, default=5)
-    options.add_argument("--steps", type=int, default=300)
-    options.add_argument("--detector-steps", type=int, default=600)
-    options.add_argument("--milestones", type=int, default=5, help="number of evaluations of each training")
+    options.add_argument("--steps", type=int, default=480)
+    options.add_argument("--detector-steps", type=int, default=300)
+    options.add_argument("--milestones", type=int, default=4, help="number of evaluations of each training")
     options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of training runs at a time")
     run(options, measure)

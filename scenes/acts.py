@@ -93,9 +93,9 @@ def any_group(rng: Random, indoor: bool) -> Group:
 
 
 def _group(rng: Random, indoor: bool, without: Collection[Combination], unsaid: Collection[str]) -> Group:
-    if rng.random() < 0.25:
+    if rng.random() < 0.15:
         return _from_the_first(rng, indoor)
-    idle = rng.random() < 0.15
+    idle = rng.random() < 0.1
     act, category = rng.choice(ACTS), rng.choice(TARGETS)
     while (act, category) in without:
         act, category = rng.choice(ACTS), rng.choice(TARGETS)
