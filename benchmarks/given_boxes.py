@@ -77,9 +77,9 @@ class GivenBoxes:
     def features(self, categories: Sequence[str]) -> Tensor:
         """M×F: both boxes as shares of the image, the object's relative to the subject's, and both names."""
         boxes_M24 = np.array([self._boxes[image][[s, o]] / self._sizes[image] for image, s, o in self._ends])
-        side_M2 = boxes_M24[:, 0, 2:] - boxes_M24[:, 0, :2]
-        relative_M4 = ((boxes_M24[:, 1] - boxes_M24[:, 0]) / np.tile(side_M2, 2)).clip(-4, 4)
-        places = torch.from_numpy(np.concatenate((boxes_M24.reshape(-1, 8), relative_M4), axis=1)).float()
+        subject_M4, object_M4 = boxes_M24.transpose(1, 0, 2)
+        relative_M4 = (object_M4 - subject_M4) / np.tile(subject_M4[:, 2:] - subject_M4[:, :2], 2)
+        places = torch.from_numpy(np.concatenate((subject_M4, object_M4, relative_M4.clip(-4, 4)), axis=1)).float()
         names = torch.tensor([[categories.index(name) for name in pair] for pair in self.names])
         return torch.cat((places, F.one_hot(names, len(categories)).flatten(1)), dim=1)
 

@@ -69,7 +69,6 @@ from storage.keys import KeyTerms
 from storage.open_store import open_store
 from storage.runs import Run
 from storage.shards.sample_map import SampleMap
-from storage.store import Store
 from tagger.english.predicates import canonical
 
 SETTINGS = (
@@ -112,6 +111,7 @@ CLAIMS = {
 }  # fmt: skip
 """Claim → name of a variant → the variant. The first of each claim is the default, with which the others are compared."""
 DETECTOR = Variant(fusion="none", labels="none")
+Work = tuple["CurveStage", WorkItem]
 
 
 class CurveSettings(TrainingSettings):
@@ -130,12 +130,11 @@ class CurveTask(PretrainTask):
         return super().inputs([self._damaged(sample) for sample in samples], draws)
 
     def _damaged(self, sample: TrainingSample) -> TrainingSample:
-        rng, names = Random(f"{self._settings.seed}/{sample.image_id}"), self._vocabulary.predicates.names
-        drawn = [(rng.random() < self._settings.replaced, rng.choice(names)) for _ in sample.relations]
-        relations = (
-            each._replace(predicate=name) if wrong else each
-            for each, (wrong, name) in zip(sample.relations, drawn, strict=True)
-        )
+        share, names = self._settings.replaced, self._vocabulary.predicates.names
+        rng, relations = Random(f"{self._settings.seed}/{sample.image_id}"), []
+        for relation in sample.relations:
+            wrong, name = rng.random() < share, rng.choice(names)
+            relations.append(relation._replace(predicate=name) if wrong else relation)
         return replace(sample, relations=tuple(relations))
 
 
@@ -206,111 +205,75 @@ def milestones(total: int, number: int) -> list[int]:
     return [total * each // number for each in range(1, number + 1)]
 
 
-@dataclass(frozen=True)
-class Training:
-    """One training of the benchmark."""
-
-    variant: Variant
-    seed: int
-    steps: int
-    milestones: int
-
-    @property
-    def step(self) -> str:
-        """The step of the run that names its artifact."""
-        variant = self.variant
-        return f"curve:{variant.fusion}:{variant.labels}:{variant.share:g}:{variant.replaced:g}:{self.seed}"
-
-    def settings(self, recipe: Recipe, pretrained: Path) -> CurveSettings:
-        """The recipe's settings of pre-training, for this training and one process of one thread."""
-        own = self.variant
-        values = settings_of(recipe, own.labels).model_dump()
-        network = values["network"] | {"fusion": own.fusion}
-        changes = {"pretrained": pretrained, "steps": self.steps, "milestones": self.milestones, "seed": self.seed}
-        return CurveSettings.model_validate(values | changes | {"network": network, "replaced": own.replaced})
-
-    def item(self, run: Run, settings: CurveSettings) -> WorkItem:
-        """The work, with everything that decides its outcome. The run must have shards and test images."""
-        shards = [artifact for _, artifact in sorted(run.artifacts(f"shard:{self.variant.labels}").items())]
-        images = [each for part, each in sorted(run.artifacts("ingest").items()) if dataset_of(part) == "test"]
-        read = {"shards": shards[: round(len(shards) * self.variant.share)], "images": images}
-        contents = {table: [artifact.content for artifact in found] for table, found in read.items()}
-        weights = {role: digest_path(path) for role, path in settings.files().items()}
-        terms = KeyTerms(CurveStage.name, CurveStage.version, settings.row_settings(), contents, weights)
-        inputs = {table: tuple(artifact.folder for artifact in found) for table, found in read.items()}
-        return WorkItem(self.step, WHOLE, terms, inputs)
-
-
-def settings_of(recipe: Recipe, labels: str) -> TrainingSettings:
-    """The settings of the recipe's pre-training on labels of a kind, with the files that its names stand for."""
+def work(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, pretrained: Path) -> Work:
+    """A training run of one thread, with everything that decides its outcome. The run must have shards and test images."""
     whole = recipe.model_copy(update={"run": recipe.run.model_copy(update={"until": None})})
-    return next(step.settings for step in build_steps(whole) if step.name == f"pretrain:{labels}")
+    # Of the whole chain, which has the files that the recipe's names stand for.
+    section = next(step.settings for step in build_steps(whole) if step.name == f"pretrain:{variant.labels}")
+    values = section.model_dump()
+    values["network"] |= {"fusion": variant.fusion}
+    values |= {
+        "pretrained": pretrained,
+        "steps": steps,
+        "milestones": number,
+        "seed": seed,
+        "replaced": variant.replaced,
+    }
+    settings, made = CurveSettings.model_validate(values), Run(open_store(recipe.store), recipe.name)
+    shards = [artifact for _, artifact in sorted(made.artifacts(f"shard:{variant.labels}").items())]
+    images = [each for part, each in sorted(made.artifacts("ingest").items()) if dataset_of(part) == "test"]
+    read = {"shards": shards[: round(len(shards) * variant.share)], "images": images}
+    contents = {table: [artifact.content for artifact in given] for table, given in read.items()}
+    weights = {role: digest_path(path) for role, path in settings.files().items()}
+    terms = KeyTerms(CurveStage.name, CurveStage.version, settings.row_settings(), contents, weights)
+    inputs = {table: tuple(artifact.folder for artifact in given) for table, given in read.items()}
+    name = f"curve:{variant.fusion}:{variant.labels}:{variant.share:g}:{variant.replaced:g}:{seed}"
+    return CurveStage(settings, recipe.resolved().data.image_folders()), WorkItem(name, WHOLE, terms, inputs)
 
 
-def train(recipe: Recipe, training: Training, pretrained: Path) -> Path:
-    """Runs a training run, from its last checkpoint if there is one, and records it in the run. Returns its folder."""
+def train(recipe: Recipe, stage: CurveStage, item: WorkItem) -> Artifact:
+    """Trains, from the last checkpoint if there is one, unless the store has the outcome, and records it in the run."""
     store = open_store(recipe.store)
-    settings, run = training.settings(recipe, pretrained), Run(store, recipe.name)
-    stage = CurveStage(settings, recipe.resolved().data.image_folders())
-    with one_thread_each():
-        record = execute(stage, training.item(run, settings), store, lambda done, total, note="": None)
-    run.record(training.step, CurveStage.name, {WHOLE: record.key})
-    return store.find_all(CurveStage.name, [record.key])[record.key].folder
+    there = store.find_all(stage.name, [item.key])
+    if not there:
+        with one_thread_each():
+            execute(stage, item, store, lambda done, total, note="": None)
+        there = store.find_all(stage.name, [item.key])
+    Run(store, recipe.name).record(item.step, stage.name, {WHOLE: item.key})
+    return there[item.key]
 
 
-def found(store: Store, recipe: Recipe, trainings: Sequence[Training], pretrained: Path) -> dict[Training, Artifact]:
-    """Training → the artifact that the store has of it."""
-    run = Run(store, recipe.name)
-    keys = {each: each.item(run, each.settings(recipe, pretrained)).key for each in trainings}
-    there = store.find_all(CurveStage.name, list(keys.values()))
-    return {each: there[key] for each, key in keys.items() if key in there}
+def curve_of(artifact: Artifact, measure: str) -> list[float]:
+    """A measure's value at each milestone."""
+    return [row["value"] for row in artifact.table("curve").to_pylist() if row["name"] == measure]
 
 
-def curve_of(artifact: Artifact, at: Sequence[int]) -> dict[str, list[float]]:
-    """Measure → its value at each milestone."""
-    rows = artifact.table("curve").to_pylist()
-    values = {name: {row["step"]: row["value"] for row in rows if row["name"] == name} for name in MEASURED}
-    return {name: [values[name][step] for step in at] for name in MEASURED}
-
-
-def steps_until(curve: Sequence[float], at: Sequence[int], value: float) -> float:
-    """The step at which a curve from 0 reaches a value, between milestones by a straight line; the last if it never does."""
-    before_step, before = 0, 0.0
-    for step, now in zip(at, curve, strict=True):
-        if now >= value:
-            return before_step + (step - before_step) * (value - before) / (now - before)
-        before_step, before = step, now
-    return at[-1]
-
-
-def compared(curves: Mapping[Training, Mapping[str, list[float]]], at: Sequence[int]) -> Iterator[Row]:
+def compared(made: Mapping[tuple[Variant, int], Artifact], at: Sequence[int]) -> Iterator[Row]:
     """Yields each variant's means over its seeds, and what the default is ahead by, over the seeds that both have."""
-    of = {(each.variant, each.seed): curve for each, curve in curves.items()}
-    seeds = sorted({seed for _, seed in of})
-    for claim, variants in CLAIMS.items():
-        default = next(iter(variants.values()))
-        for (name, variant), measure in product(variants.items(), MEASURED):
-            own = [of[variant, seed][measure] for seed in seeds if (variant, seed) in of]
-            if own:
-                means = ", ".join(f"{fmean(values):.4f}" for values in zip(*own, strict=True))
-                yield Row(
-                    f"{claim} / {name}, {measure} at {at[-1]}", "", fmean(c[-1] for c in own), note=f"curve {means}"
-                )
-            both = [seed for seed in seeds if {(variant, seed), (default, seed)} <= of.keys()]
-            if variant == default or not both:
+    for claim, measure in product(CLAIMS, MEASURED):
+        (first, default), *_ = CLAIMS[claim].items()
+        ours = {seed: curve_of(artifact, measure) for (variant, seed), artifact in made.items() if variant == default}
+        for name, variant in CLAIMS[claim].items():
+            own = {seed: curve_of(artifact, measure) for (each, seed), artifact in made.items() if each == variant}
+            if not own:
                 continue
-            pairs = [(of[default, seed][measure], of[variant, seed][measure]) for seed in both]
-            ahead = f"{next(iter(variants))} ahead of {name}, {measure}"
-            yield _difference(f"{ahead} at {at[-1]}", [ours[-1] - theirs[-1] for ours, theirs in pairs])
-            yield _difference(f"{ahead}, mean of the curve", [fmean(ours) - fmean(theirs) for ours, theirs in pairs])
-            if claim == "fusion":
-                spared = [at[-1] - steps_until(ours, at, theirs[-1]) for ours, theirs in pairs]
-                yield _difference(f"{ahead}: steps spared until {name}'s last value", spared)
-
-
-def _difference(name: str, values: Sequence[float]) -> Row:
-    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return Row(name, "", fmean(values), note=f"± {error:.4f} (standard error of {len(values)} pairs)")
+            means = [fmean(values) for values in zip(*own.values(), strict=True)]
+            note = ", ".join(f"{mean:.4f}" for mean in means)
+            yield Row(f"{claim}, {measure}: {name}", "", means[-1], note=f"{len(own)} seeds; at the milestones: {note}")
+            pairs = [(ours[seed], own[seed]) for seed in sorted(ours.keys() & own.keys())]
+            if name == first or len(pairs) < 2:
+                continue
+            gains = {
+                "": [a[-1] - b[-1] for a, b in pairs],
+                ", mean of the curve": [fmean(a) - fmean(b) for a, b in pairs],
+                # Along straight lines between milestones, from 0; 0 if it never gets there.
+                ", steps before the other's last value": [
+                    at[-1] - np.interp(b[-1], np.maximum.accumulate([0, *a]), [0, *at]) for a, b in pairs
+                ],
+            }
+            for what, values in gains.items():
+                error = stdev(values) / len(values) ** 0.5
+                yield Row(f"{first} ahead of {name}, {measure}{what}", "", fmean(values), note=f"± {error:.4f}")
 
 
 def measure(given: Namespace) -> Iterator[Row]:
@@ -318,28 +281,29 @@ def measure(given: Namespace) -> Iterator[Row]:
     captions = f"{given.data}/coco/annotations/captions_train.json"
     places = [f"store={given.store}", f"data.root={given.data}", f'caption.recorded=["{captions}"]']
     recipe = load_recipe(Path("recipes/demo.toml"), [*SETTINGS, *places])
-    variants = dict.fromkeys(variant for claim in CLAIMS.values() for variant in claim.values())
-    # Seed by seed, so that a part of them already compares all variants.
-    trainings = [
-        Training(variant, seed, given.steps, given.milestones) for seed in range(given.seeds) for variant in variants
-    ]
-    store = open_store(recipe.store)
     assert recipe.scenes is not None
     write_scenes(Path(given.data), recipe.scenes)  # Their captions must be there before the run begins.
     context = RunContext(recipe)
     with runner.logged_run(context, "direct"), open_display(Console(), False) as display:
         runner.run(context, display)
-    yield from blind(Run(store, recipe.name))
-    first = SAMPLE_WEIGHTS["demo-detector"] / MODEL
-    pretrained = train(recipe, Training(DETECTOR, 0, given.detector_steps, 1), first) / MODEL
-    made = found(store, recipe, trainings, pretrained)
-    due = [each for each in trainings if each not in made]
+    yield from blind(Run(open_store(recipe.store), recipe.name))
+    start = SAMPLE_WEIGHTS["demo-detector"] / MODEL
+    pretrained = train(recipe, *work(recipe, DETECTOR, 0, given.detector_steps, 1, start)).file(MODEL)
+    variants = dict.fromkeys(variant for claim in CLAIMS.values() for variant in claim.values())
     with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(train, recipe, each, pretrained) for each in due]):
-            print(f"{future.result().name}: done", flush=True)
-    made = found(store, recipe, trainings, pretrained)
+        # Seed by seed, so that a part of them already compares all variants.
+        jobs = {
+            (variant, seed): pool.submit(
+                train, recipe, *work(recipe, variant, seed, given.steps, given.milestones, pretrained)
+            )
+            for seed in range(given.seeds)
+            for variant in variants
+        }
+        for job in as_completed(jobs.values()):
+            print(f"{job.result().folder}: done", flush=True)
+    made = {which: job.result() for which, job in jobs.items()}
     at = milestones(given.steps, given.milestones)
-    yield from compared({training: curve_of(artifact, at) for training, artifact in made.items()}, at)
+    yield from compared(made, at)
     yield Row("all training runs", "CPU-s", sum(artifact.manifest.facts["cpu"] for artifact in made.values()))
 
 
