@@ -116,9 +116,9 @@ class AuditPrecision:
             return "no label of the random audit has a verdict"
         whole = "" if self.covered > 0.9995 else f", for the {self.covered:.0%} of labels whose strata have verdicts"
         return (
-            f"{self.precision:.3f} of the labels are right (95 % interval {self.low:.3f} to {self.high:.3f}){whole}, by "
-            f"verdicts on {self.judged:,} labels of the random audit, {self.blind:,} of them blind; {self.unsure:,} more "
-            "are unsure"
+            f"{self.precision:.3f} of the labels are right (95 % interval of the sampling {self.low:.3f} to {self.high:.3f})"
+            f"{whole}, by verdicts on {self.judged:,} labels of the random audit, {self.blind:,} of them blind; "
+            f"{self.unsure:,} more are unsure"
         )
 
 

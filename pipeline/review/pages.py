@@ -164,6 +164,8 @@ class Pages:
 
     def _added(self, detail: ImageDetail, reviewer: str) -> list[dict[str, Any]]:
         """The relations that a reviewer added to the labels of an image, by indices of its boxes."""
+        if not detail.digest:
+            return []
         boxes, labels = [box4(box) for box in detail.boxes], {label.judged for label in detail.labels}
         return [
             {

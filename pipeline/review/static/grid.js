@@ -10,7 +10,9 @@ const KINDS = { a: "accept", r: "reject", u: "unsure" };
 export function watchGrid(view) {
   view.dataset.begun = "yes";
   const chips = [...view.querySelectorAll(".chip")];
-  const readOnly = !view.querySelector("[data-action=accept-rest]");
+  const readOnly = !view.querySelector("[data-judge]");
+  // Disagreements and checks are judged one by one.
+  const oneByOne = !view.querySelector("[data-action=accept-rest]");
   const watch = stopwatch();
   const keys = new AbortController();
   const closeup = chips.length ? watchCloseup(view.querySelector("#closeup")) : null;
@@ -116,8 +118,8 @@ export function watchGrid(view) {
     if (key === "n" || key === "PageDown") go(view.dataset.next);
     else if (key === "b" || key === "PageUp") go(view.dataset.previous);
     else if (!chip) return;
-    else if (key === "A") acceptRest();
-    else if (key === "C" && !readOnly) sending = sending.then(takeClass);
+    else if (key === "A" && !oneByOne) acceptRest();
+    else if (key === "C" && !oneByOne) sending = sending.then(takeClass);
     else if (key in KINDS) judge([chip], () => ({ kind: KINDS[key] }));
     else if (key === "p" && !readOnly) correct(chip);
     else if (key === "z" && !readOnly) sending = sending.then(undo);
