@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL.Image import Image
@@ -28,8 +28,6 @@ from pipeline.evaluation.vcoco_truth import VcocoTruth
 from pipeline.runtime.stage import Rejected, ReportProgress
 from storage.errors import FatalError
 
-Metric = Literal["open_images", "scene_graphs"]
-"""Figures besides those of HICO-DET."""
 DUPLICATE_BOXES = 0.5
 """IoU above which two boxes of one label count as the same detection."""
 
@@ -101,12 +99,12 @@ class TestSet:
     def scores(
         self,
         found: Iterable[Scored],
-        metrics: Sequence[Metric] = (),
+        metrics: Sequence[str] = (),
         unseen: Collection[tuple[str, str, str]] | None = None,
     ) -> dict[str, float]:
         """Returns zero_shot_map and zero_shot_recall under HICO-DET's rules, detection_ap50, and the triplet count.
 
-        Only images that were predicted count. `metrics` adds further figures. `unseen`: triplets (subject, canonical
+        Only images that were predicted count. `metrics` adds those of `benchmark.FURTHER`. `unseen`: triplets (subject, canonical
         predicate, object) that training left out; adds unseen_map, seen_map and full_map, except those without a
         triplet in the test set, and the number of unseen triplets.
         """
@@ -127,7 +125,8 @@ class TestSet:
         if unseen is not None:
             figures |= self._apart(interactions, unseen)
         for metric in metrics:
-            figures |= _measured(self._further(metric, predicted, truth))
+            further = benchmark.FURTHER[metric](predicted, truth, self.truth.predicates, Options(resamples=0))
+            figures |= _measured(further)
         return figures
 
     def vcoco_scores(self, found: Iterable[Scored], truth: VcocoTruth) -> dict[str, float]:
@@ -161,10 +160,6 @@ class TestSet:
         means = Split(name="split", unseen=left_out, transductive=None).means(scores)
         figures = {f"{name}_map": value for name, value in means.items() if not np.isnan(value)}
         return figures | {"unseen_triplets": float(len(left_out))}
-
-    def _further(self, metric: Metric, predicted: Relations, truth: Relations) -> Evaluated:
-        score = {"open_images": benchmark.open_images, "scene_graphs": benchmark.visual_genome}[metric]
-        return score(predicted, truth, self.truth.predicates, Options(resamples=0))
 
     def _boxes(self, position: int) -> Detections:
         every = self.truth.boxes

@@ -144,8 +144,6 @@ def _with_further(
 ) -> Evaluated:
     """Adds the metrics in `evaluate.metrics`, without intervals."""
     options, figures = Options(resamples=0), evaluated.figures
-    if "open_images" in metrics:
-        figures += benchmark.open_images(predicted, true, truth.predicates, options).figures
-    if "scene_graphs" in metrics:
-        figures += benchmark.visual_genome(predicted, true, truth.predicates, options).figures
+    for metric in metrics:
+        figures += benchmark.FURTHER[metric](predicted, true, truth.predicates, options).figures
     return replace(evaluated, figures=figures)

@@ -29,10 +29,14 @@ from xxhash import xxh3_64_digest, xxh3_128_digest
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.bare_images import BareImagesReader, image_names
 from pipeline.data.datasets.coco import CocoReader
+from pipeline.data.datasets.coco_panoptic import CocoPanopticReader
+from pipeline.data.datasets.gqa import GqaReader
 from pipeline.data.datasets.hico_det import HicoDetReader
 from pipeline.data.datasets.instances import InstancesReader
+from pipeline.data.datasets.lvis import LvisReader
 from pipeline.data.datasets.objects365 import Objects365Reader
-from pipeline.data.datasets.open_images import OpenImagesReader
+from pipeline.data.datasets.open_images import OpenImagesBoxesReader, OpenImagesReader
+from pipeline.data.datasets.psg import PsgReader
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
 from pipeline.data.datasets.source import FURTHER_FILES, DataSource, Format
@@ -149,7 +153,9 @@ def _line(record: ImageRecord) -> bytes:
 T = TypeVar("T")
 
 LAYOUT = 3
-"""Incremented whenever readers or this module change what is written."""
+"""Incremented whenever this module changes what is written, which gives every partition another digest."""
+READERS = 1
+"""Incremented whenever readers read more of the same files, so that indexes are built again."""
 _READ_WHOLE_BELOW = 2**23
 """Annotation files below this size in bytes are digested by content, larger ones by inode, size and times."""
 _SPARED_SECONDS = 86_400.0
@@ -313,7 +319,7 @@ def _digest(source: DataSource) -> str:
     if not source.has_boxes:
         files["pictures"] = digest_json(image_names(open_folder(source.images)))
     kept = {"name", "format", "split", "drop_fake", "drop_reflected"}
-    return digest_json([LAYOUT, source.model_dump(mode="json", include=kept), files])
+    return digest_json([LAYOUT, READERS, source.model_dump(mode="json", include=kept), files])
 
 
 def _stamp(path: Path) -> list[Any]:
@@ -341,6 +347,8 @@ def _writable(folder: Path) -> bool:
 
 _READERS: dict[Format, type[Reader]] = {
     "coco": CocoReader,
+    "coco_panoptic": CocoPanopticReader,
+    "lvis": LvisReader,
     "objects365": Objects365Reader,
     "visual_genome": VisualGenomeReader,
     "hico_det": HicoDetReader,
@@ -348,8 +356,11 @@ _READERS: dict[Format, type[Reader]] = {
     "vcoco": VcocoReader,
     "vcoco_instances": InstancesReader,
     "open_images": OpenImagesReader,
+    "open_images_boxes": OpenImagesBoxesReader,
     "vg150": Vg150Reader,
     "vrd": VrdReader,
+    "gqa": GqaReader,
+    "psg": PsgReader,
     "images": BareImagesReader,
 }
 

@@ -16,6 +16,8 @@ from storage.errors import FatalError
 
 Format = Literal[
     "coco",
+    "coco_panoptic",
+    "lvis",
     "objects365",
     "visual_genome",
     "hico_det",
@@ -23,13 +25,18 @@ Format = Literal[
     "vcoco",
     "vcoco_instances",
     "open_images",
+    "open_images_boxes",
     "vg150",
     "vrd",
+    "gqa",
+    "psg",
     "images",
 ]
 
 _FILES: dict[Format, dict[str, str]] = {
     "coco": {"annotations": "JSON", "relations": "JSON"},
+    "coco_panoptic": {"annotations": "JSON", "relations": "JSON"},
+    "lvis": {"annotations": "JSON", "relations": "JSON"},
     "objects365": {"annotations": "JSON", "relations": "JSON"},
     "visual_genome": {
         "annotations": "JSON", "image_data": "JSON", "objects": "JSON",
@@ -40,8 +47,11 @@ _FILES: dict[Format, dict[str, str]] = {
     "vcoco": {"annotations": "JSON", "instances": "JSON"},
     "vcoco_instances": {"annotations": "JSON"},
     "open_images": {"annotations": "CSV", "classes": "CSV", "boxes": "CSV", "image_data": "CSV"},
+    "open_images_boxes": {"annotations": "CSV", "classes": "CSV", "image_data": "CSV"},
     "vg150": {"annotations": "HDF5", "dictionary": "JSON", "image_data": "JSON"},
     "vrd": {"annotations": "JSON", "objects": "JSON", "predicates": "JSON"},
+    "gqa": {"annotations": "JSON"},
+    "psg": {"annotations": "JSON"},
     "images": {},
 }  # fmt: skip
 """Format → the files it reads, by field, and what kind they are. Names may be JSON or plain text."""
@@ -49,6 +59,7 @@ _REQUIRED: dict[Format, tuple[str, ...]] = {
     "hico_det": ("verbs",),
     "vcoco": ("instances",),
     "open_images": ("classes",),
+    "open_images_boxes": ("classes",),
     "vg150": ("dictionary", "image_data"),
     "vrd": ("objects", "predicates"),
 }
@@ -75,10 +86,11 @@ class DataSource(Settings):
     annotations: Path | None = data_file(None)
     """The main annotation file (docs/datasets.md). Every format but images, which has none, requires it."""
     relations: Path | None = data_file(None)
-    """coco, objects365: relations between boxes, in the pair layout described in `pipeline/data/datasets/pairs.py`."""
+    """coco, coco_panoptic, lvis, objects365: relations between boxes, in the pair layout described in
+    `pipeline/data/datasets/pairs.py`."""
     image_data: Path | None = data_file(None)
-    """visual_genome, vg150: image_data JSON with image sizes and images without relations. open_images: CSV with
-    sizes."""
+    """visual_genome, vg150: image_data JSON with image sizes and images without relations. open_images,
+    open_images_boxes: CSV with sizes."""
     objects: Path | None = data_file(None)
     """visual_genome: objects JSON, for boxes in no relation. hico_det: object names by id (default: COCO's 80). vrd:
     names."""
@@ -91,7 +103,7 @@ class DataSource(Settings):
     instances: Path | None = data_file(None)
     """vcoco: COCO's instances JSON, which holds the boxes that the actions name by annotation id."""
     classes: Path | None = data_file(None)
-    """open_images: class descriptions CSV, with the name of each label such as /m/01g317."""
+    """open_images, open_images_boxes: class descriptions CSV, with the name of each label such as /m/01g317."""
     boxes: Path | None = data_file(None)
     """open_images: bbox annotations CSV, for boxes in no relation."""
     predicates: Path | None = data_file(None)
