@@ -68,20 +68,15 @@ class Access:
         return f"{page}login?token={self.token}" if self.reviewer else page
 
     def require_password_beyond_loopback(self, address: str) -> None:
-        """Raise `FatalError` if other machines can reach `address` and there is no password."""
+        """Raise `FatalError` if other machines can reach `address` and need no password, or can write the header."""
         try:
             is_loopback = ipaddress.ip_address(address).is_loopback
         except ValueError:
             is_loopback = address == "localhost"
-        if self.user_header and not is_loopback:
-            raise FatalError(
-                f"other machines can reach {address} and write the header {self.user_header}; listen on 127.0.0.1, behind "
-                "the proxy"
-            )
-        if self.password is None and not is_loopback:
+        if not is_loopback and (self.password is None or self.user_header):
             raise FatalError(
                 f"other machines can reach {address}, so the review page needs a password there; set {VARIABLE} or "
-                "--password-file, or listen on 127.0.0.1"
+                "--password-file, or listen on 127.0.0.1, as --user-header does behind a proxy"
             )
 
     @property

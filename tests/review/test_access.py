@@ -144,7 +144,7 @@ def test_a_proxy_names_the_reviewer_of_every_request():
     assert client.get(page, headers={"X-Forwarded-User": "../eve"}).status_code == 401
     assert client.get(page).status_code == 401, "no cookie takes the proxy's place"
     assert access.url == f"http://review.lab{access.path}/"
-    with pytest.raises(FatalError, match="write the header"):
+    with pytest.raises(FatalError, match="behind a proxy"):
         access.require_password_beyond_loopback("0.0.0.0")
 
 
