@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -76,7 +76,7 @@ def review(
     """
     import uvicorn
 
-    from pipeline.review.access import Access, kept_secret, read_password
+    from pipeline.review.access import Access, kept_secret
     from pipeline.review.app import page_routes
     from pipeline.review.entrance import protected, server_settings
     from pipeline.review.review_state import ReviewState
@@ -127,6 +127,23 @@ def review(
     finally:
         state.close()
         listener.close()
+
+
+def read_password(environment: Mapping[str, str], file: Path | None) -> str | None:
+    """The password: the first line of `file` if one is named, else RLIP_REVIEW_PASSWORD, else None.
+
+    Raises `FatalError` if the file can't be read.
+    """
+    from pipeline.review.access import VARIABLE
+
+    if file is None:
+        return environment.get(VARIABLE)
+    try:
+        return (file.read_text(encoding="utf-8").splitlines() or [""])[0]
+    except (OSError, UnicodeDecodeError) as error:
+        raise FatalError(
+            f"--password-file {file}: {error}; name a UTF-8 file whose first line is the password"
+        ) from error
 
 
 def team_of(reviewers: str, overlap: str, labels: int, earlier: Team | None) -> Team:

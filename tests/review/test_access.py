@@ -12,7 +12,8 @@ from itsdangerous import TimestampSigner
 from review_server import PASSWORD, SECRET, serving
 from warm_process import wait_for
 
-from pipeline.review.access import VARIABLE, Access, kept_secret, read_password
+from pipeline.cli.review import read_password
+from pipeline.review.access import VARIABLE, Access, kept_secret
 from pipeline.review.entrance import (
     MAX_BODY,
     SECURITY_HEADERS,
