@@ -38,7 +38,7 @@ export function watchGrid(view) {
     chips[current].classList.add("current");
     tabbable(chips[current], 0);
     if (focus) chips[current].focus({ preventScroll: false });
-    closeup.show(chips[current]);
+    requestAnimationFrame(() => closeup.show(chips[current]));
     watch.restart();
   }
 
