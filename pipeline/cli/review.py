@@ -42,9 +42,11 @@ def review(
         ),
     ] = None,
     overlap: Annotated[
-        str, typer.Option(metavar="SHARE", help="Share of the images that two of the team judge.")
-    ] = "10%",
-    labels: Annotated[int, typer.Option(min=1, help="Labels of the audit that the team is to judge.")] = LABELS,
+        str | None, typer.Option(metavar="SHARE", help="Share of the images that two of the team judge; unset: 10%.")
+    ] = None,
+    labels: Annotated[
+        int | None, typer.Option(min=1, help=f"Labels of the audit that the team is to judge; unset: {LABELS}.")
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; any that other machines can reach needs a password.")
     ] = "127.0.0.1",
@@ -102,10 +104,12 @@ def review(
         read_only=read_only,
     )
     access.require_password_beyond_loopback(host)
+    if reviewers is None and (overlap or labels):
+        raise FatalError("--overlap and --labels describe a team; name it with --reviewers")
+    if reviewers is not None and access.reviewer:
+        raise FatalError("--reviewers: a link gives everyone the same name; set a password, or name --user-header")
     if reviewers is not None:
-        if access.reviewer:
-            raise FatalError("--reviewers: a link gives everyone the same name; set a password, or name --user-header")
-        write_team(verdicts, team_of(reviewers, overlap, labels, read_team(verdicts)))
+        write_team(verdicts, team_of(reviewers, overlap or "10%", labels or LABELS, read_team(verdicts)))
     console = Console(stderr=True)
     with console.status("Indexing the run") as status:
         state = ReviewState(

@@ -11,8 +11,8 @@ export function watchGrid(view) {
   view.dataset.begun = "yes";
   const chips = [...view.querySelectorAll(".chip")];
   const readOnly = !view.querySelector("[data-judge]");
-  // Disagreements and checks are judged one by one.
-  const oneByOne = !view.querySelector("[data-action=accept-rest]");
+  // Disagreements and checks are judged one by one, and the audit by screens at most.
+  const offers = (action) => Boolean(view.querySelector(`[data-action=${action}]`));
   const watch = stopwatch();
   const keys = new AbortController();
   const closeup = chips.length ? watchCloseup(view.querySelector("#closeup")) : null;
@@ -118,8 +118,8 @@ export function watchGrid(view) {
     if (key === "n" || key === "PageDown") go(view.dataset.next);
     else if (key === "b" || key === "PageUp") go(view.dataset.previous);
     else if (!chip) return;
-    else if (key === "A" && !oneByOne) acceptRest();
-    else if (key === "C" && !oneByOne) sending = sending.then(takeClass);
+    else if (key === "A" && offers("accept-rest")) acceptRest();
+    else if (key === "C" && offers("accept-class")) sending = sending.then(takeClass);
     else if (key in KINDS) judge([chip], () => ({ kind: KINDS[key] }));
     else if (key === "p" && !readOnly) correct(chip);
     else if (key === "z" && !readOnly) sending = sending.then(undo);
