@@ -99,7 +99,7 @@ def show_run(console: Console, run: Run, step: str | None, as_json: bool) -> Non
 
 def _show_precision(console: Console, human: AuditPrecision) -> None:
     console.print(Text(f"Reviewers: {human.in_words()}"), soft_wrap=True)
-    made = table("Precision by reviewers, most judged first", "predicate", "judged", "right", "95 % interval")
+    made = table("Precision by reviewers", "predicate", "judged", "right", "95 % interval")
     for each in human.predicates[:PREDICATES]:
         cells = f"{each.judged:,}", f"{each.right:,}", f"{each.low:.3f} to {each.high:.3f}"
         made.add_row(Text(sanitise(each.predicate)), *cells)
