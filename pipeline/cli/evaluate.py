@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import typer
@@ -15,7 +15,7 @@ from PIL.Image import Image
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.cli.options import AsJson, Files, further_files
+from pipeline.cli.options import AsJson, Files, further_files, printed
 from pipeline.data.datasets.annotations import read_json, rows
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.open_images import image_labels
@@ -134,7 +134,36 @@ class Report(NamedTuple):
             write_atomic(self.folder / "evaluation.json", summary.as_json().encode())
 
 
-def evaluate(
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of detections under the rules of a benchmark."""
+
+    benchmark: str
+    rules: tuple[str, ...]
+    """The rules that differ from the usual ones, in words."""
+    figures: tuple[Figure, ...]
+    findings: str
+    """What was left out or looks wrong, in words."""
+    report: Path | None
+    """The page, if a folder was named for it."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures as JSON values, with null for those that the ground truth does not define."""
+        figures = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in self.figures]
+        return {"benchmark": self.benchmark, "rules": self.rules, "figures": figures}
+
+    def print(self, console: Console) -> None:
+        """Prints findings, rules and figures."""
+        if self.findings:
+            console.print(self.findings, markup=False)
+        for rule in self.rules:
+            console.print(rule, markup=False)
+        console.print(_table(self.figures))
+        if self.report is not None:
+            console.print(f"Report: {self.report}", markup=False)
+
+
+def score(
     benchmark: Annotated[
         Benchmark, typer.Argument(metavar="BENCHMARK", help="hico-det, vcoco, open-images, vrd or vg.")
     ],
@@ -196,8 +225,7 @@ def evaluate(
     images: Annotated[
         str | None, typer.Option("--images", help="The images' folder, for images in the report, and for sizes.")
     ] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Evaluation:
     """Score a file of detections, whoever made it, by the rules of a public benchmark."""
     given = {
         "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
@@ -240,18 +268,18 @@ def evaluate(
                 report.write(shown, evaluated, name if name in PUBLISHED else "full", options)
     except ValueError as error:
         raise FatalError(str(error)) from error
+    page = None if report is None else report.folder / "index.html"
+    return Evaluation(benchmark, tuple(options.named_rules), tuple(evaluated.figures), findings, page)
+
+
+def _print(evaluation: Evaluation, as_json: AsJson = False) -> None:
     if as_json:
-        values = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in evaluated.figures]
-        print(json.dumps({"benchmark": benchmark, "rules": options.named_rules, "figures": values}, allow_nan=False))
-        return
-    console = Console(highlight=False, soft_wrap=True)
-    if findings:
-        console.print(findings, markup=False)
-    for rule in options.named_rules:
-        console.print(rule, markup=False)
-    console.print(_table(evaluated.figures))
-    if report is not None:
-        console.print(f"Report: {report.folder / 'index.html'}", markup=False)
+        print(json.dumps(evaluation.as_json(), allow_nan=False))
+    else:
+        evaluation.print(Console(highlight=False, soft_wrap=True))
+
+
+evaluate = printed(score, _print)
 
 
 def _scored(benchmark: Benchmark, found: DetectionSet, options: Options) -> Evaluated:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -90,6 +90,19 @@ class Evaluated:
     """What `score` is called"""
     measure: str = "AP"
     """What the classes' scores are"""
+
+
+class Metric(Protocol):
+    """What is registered as a metric: figures besides those of HICO-DET.
+
+    A metric of another package has a `version`, to be raised whenever the same relations would give other figures.
+    """
+
+    def __call__(
+        self, predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options
+    ) -> Evaluated:
+        """Scores the relations of all images. `predicates`: names, which the relations number."""
+        ...
 
 
 def hico_det(

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL.Image import Image
@@ -15,7 +15,7 @@ from models.network import Network
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_ahead, read_image
 from pipeline.evaluation import benchmark
-from pipeline.evaluation.benchmark import Evaluated, Options
+from pipeline.evaluation.benchmark import Evaluated, Metric, Options
 from pipeline.evaluation.bootstrap import resampled
 from pipeline.evaluation.detection import Detections, average_precision_50
 from pipeline.evaluation.ground_truth import GroundTruth
@@ -25,11 +25,10 @@ from pipeline.evaluation.relations import Interactions, Relations
 from pipeline.evaluation.splits import Split
 from pipeline.evaluation.vcoco_detections import in_roles
 from pipeline.evaluation.vcoco_truth import VcocoTruth
+from pipeline.runtime.plugins import load_plugin
 from pipeline.runtime.stage import Rejected, ReportProgress
 from storage.errors import FatalError
 
-Metric = Literal["open_images", "scene_graphs"]
-"""Figures besides those of HICO-DET."""
 DUPLICATE_BOXES = 0.5
 """IoU above which two boxes of one label count as the same detection."""
 
@@ -101,7 +100,7 @@ class TestSet:
     def scores(
         self,
         found: Iterable[Scored],
-        metrics: Sequence[Metric] = (),
+        metrics: Sequence[str] = (),
         unseen: Collection[tuple[str, str, str]] | None = None,
     ) -> dict[str, float]:
         """Returns zero_shot_map and zero_shot_recall under HICO-DET's rules, detection_ap50, and the triplet count.
@@ -162,9 +161,9 @@ class TestSet:
         figures = {f"{name}_map": value for name, value in means.items() if not np.isnan(value)}
         return figures | {"unseen_triplets": float(len(left_out))}
 
-    def _further(self, metric: Metric, predicted: Relations, truth: Relations) -> Evaluated:
-        score = {"open_images": benchmark.open_images, "scene_graphs": benchmark.visual_genome}[metric]
-        return score(predicted, truth, self.truth.predicates, Options(resamples=0))
+    def _further(self, name: str, predicted: Relations, truth: Relations) -> Evaluated:
+        metric: Metric = load_plugin("metrics", name)
+        return metric(predicted, truth, self.truth.predicates, Options(resamples=0))
 
     def _boxes(self, position: int) -> Detections:
         every = self.truth.boxes

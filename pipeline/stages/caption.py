@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.captioning.captioner import Caption, Captioner, ImageInput, merge
-from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python, find_model
+from pipeline.captioning.captioner import Caption, ImageInput, find_captioner, merge
+from pipeline.captioning.captioners import Blip
+from pipeline.captioning.model_folder import find_model
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, ImageLimits, read_ahead, read_image
@@ -42,34 +43,25 @@ class CaptionStage(Stage):
     settings: CaptionSettings
 
     def row_settings(self) -> dict[str, Any]:
-        """The settings that change captions. Recordings count by name, which captions carry; `weights` hashes them."""
-        if self.settings.captioner == "recorded":
-            after = self.settings.model_dump(mode="json", include=_AFTER)
-            return {"captioner": "recorded", "recorded": [path.name for path in self.settings.recorded], **after}
-        return self.settings.row_settings()
+        """The settings that change captions: those of the captioner, and those that apply to all."""
+        own = find_captioner(self.settings).row_settings()
+        return self.settings.model_dump(mode="json", include={"captioner", *_AFTER}) | own
 
     def weights(self) -> dict[str, Path]:
-        """The files of the captioner or the recordings, and of the filter. Raises `FatalError` if one is missing."""
-        settings = self.settings
-        found: dict[str, Path] = {}
-        if settings.captioner == "recorded":
-            found |= {f"recorded {number}": path for number, path in enumerate(settings.recorded)}
-        elif settings.captioner == "lavis":
-            find_lavis_python(settings.lavis_python)
-            found["captioner"], found["vocabulary"] = find_lavis_model(settings.model)
-        else:
-            found["captioner"] = find_model(settings.model, settings.hub)
+        """The files of the captioner and of the filter. Raises `FatalError` if one is missing."""
+        settings, found = self.settings, find_captioner(self.settings).weights()
         if settings.filter:
             found["filter"] = find_model(settings.filter, settings.hub, setting="filter")
         return found
 
     def resources(self) -> Resources:
-        """The resources of one worker. Only BLIP in transformers and the filter use a GPU."""
-        return Resources.on(self.settings.device if self._in_transformers else "cpu", self.weights().values())
+        """The resources of one worker."""
+        uses_gpu = self.settings.filter or find_captioner(self.settings).uses_gpu
+        return Resources.on(self.settings.device if uses_gpu else "cpu", self.weights().values())
 
     def imports(self) -> tuple[str, ...]:
-        """BLIP's modules, if a BLIP in transformers captions or filters."""
-        return ("transformers.models.blip.modeling_blip",) if self._in_transformers else ()
+        """The modules of the captioner, and BLIP's if one filters."""
+        return (*find_captioner(self.settings).imports, *(Blip.imports if self.settings.filter else ()))
 
     def decisive(self, table: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The image and whether it has a box. Boxes themselves count only if captions of crops around them are set."""
@@ -78,7 +70,7 @@ class CaptionStage(Stage):
 
     def open(self, uses: Inputs) -> None:
         """Load the captioner, and the filter if the settings name one."""
-        self._captioner = open_captioner(self.settings, self.worker)
+        self._captioner = find_captioner(self.settings).open(self.worker)
         self._scorer = self._filter() if self.settings.filter else None
         self._limits = ImageLimits()
 
@@ -112,11 +104,6 @@ class CaptionStage(Stage):
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
         """Count the captions."""
         return {"captions": sum(len(captions) for captions in table["captions"].to_pylist())}
-
-    @property
-    def _in_transformers(self) -> bool:
-        """Whether a model in transformers captions or filters."""
-        return self.settings.captioner == "blip" or bool(self.settings.filter)
 
     def _filter(self) -> MatchScorer:
         from pipeline.captioning.blip import MatchScorer  # loads torch, which recorded captions don't need
@@ -181,18 +168,3 @@ def _readable(
         else:
             found.append((row, image))
     return found
-
-
-def open_captioner(settings: CaptionSettings, worker: int = 0) -> Captioner:
-    """Open a captioner for worker `worker`, counted from 0. Raises `FatalError` if its files or GPU are missing."""
-    if settings.captioner == "recorded":
-        from pipeline.captioning.recorded import RecordedCaptioner
-
-        return RecordedCaptioner(settings)
-    if settings.captioner == "lavis":
-        from pipeline.captioning.lavis import LavisCaptioner
-
-        return LavisCaptioner(settings)
-    from pipeline.captioning.blip import BlipCaptioner
-
-    return BlipCaptioner(settings, worker)
