@@ -23,7 +23,8 @@ from pipeline.detection.detector import Detector
 from pipeline.evaluation.benchmark import Metric
 from pipeline.interop.export_run import Writer
 from pipeline.run.recipe import Recipe
-from pipeline.runtime.plugins import RequireName, plugin_names
+from pipeline.runtime.plugins import RequireName, load_plugin, plugin_names
+from pipeline.runtime.settings import Settings
 from pipeline.stages.labellers import Labeller, LabellerPlugin
 
 HERE = Path(__file__).parent
@@ -76,6 +77,12 @@ def settings_page() -> str:
             for name, *rest in _fields(model)
             if _section_of(rest[0]) is None and inherited.get(name) != rest
         ]
+    for group, section in (("captioners", "caption"), ("labellers", "tag"), ("detectors", "detect")):
+        for name in plugin_names(group):
+            options = getattr(load_plugin(group, name), "Options", Settings)
+            if options.model_fields:
+                lines += ["", f"## {section}.options", "", " ".join((inspect.getdoc(options) or "").split()), ""]
+                lines += [_setting(each, *rest, keyed=True) for each, *rest in _fields(options)]
     return "\n".join(lines) + "\n"
 
 

@@ -70,6 +70,9 @@ class CaptionerPlugin(ABC):
     imports: ClassVar[tuple[str, ...]] = ()
     """Modules that take seconds to import, which is done once for all workers."""
 
+    batches_at_once: ClassVar[int] = 1
+    """Batches that `caption` gets at the same time, each in a thread: several for a captioner that waits for a server."""
+
     def __init__(self, settings: CaptionSettings) -> None:
         """Raises `FatalError` for options that it does not have."""
         self.options = options_of(self, settings.options, "caption.options")

@@ -18,7 +18,8 @@ class CaptionSettings(Settings):
     """How images are captioned. Defaults are the authors': ten nucleus draws per image (docs/labels.md, Decoding)."""
 
     captioner: Annotated[str, AfterValidator(RequireName("captioners"))] = "blip"
-    """What makes captions. blip: BLIP in transformers; lavis: BLIP in LAVIS; recorded: files of captions. Other packages
+    """What makes captions. blip: BLIP in transformers; lavis: BLIP in LAVIS; recorded: files of captions; openai: a
+    vision-language model behind an HTTP endpoint (docs/labels.md). Other packages
     can add captioners (docs/api.md)."""
     options: PluginOptions = runtime(PluginOptions())
     """Settings of a captioner of another package, which are part of the key."""
@@ -69,6 +70,8 @@ class CaptionSettings(Settings):
     """Where models run: "cpu", "cuda" (workers take GPUs in turn), "cuda:1" (that GPU), or "auto" (GPUs, else CPU)."""
     batch_size: int = runtime(32)
     """Images per batch of the network, at least 1."""
+    answers: Path | None = runtime(None)
+    """openai: SQLite file that keeps every answer that was paid for. Unset: answers.sqlite in the store."""
     lavis_python: Path = runtime(Path(".lavis/bin/python"))
     """lavis: Python interpreter of LAVIS's environment, which `make lavis-env` builds."""
     recorded: tuple[Path, ...] = data_file(())

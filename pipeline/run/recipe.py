@@ -241,8 +241,11 @@ class Recipe(Settings):
             "indexes": recipe.ingest.indexes or caches / "indexes",
         }
         parse = {"cache": recipe.parse.cache or caches / "parses.sqlite"}
-        sections = {"ingest": recipe.ingest.model_copy(update=ingest), "parse": recipe.parse.model_copy(update=parse)}
-        return recipe.model_copy(update=sections)
+        caption = {"answers": recipe.caption.answers or caches / "answers.sqlite"}
+        updates = {"ingest": ingest, "parse": parse, "caption": caption}
+        return recipe.model_copy(
+            update={section: getattr(recipe, section).model_copy(update=update) for section, update in updates.items()}
+        )
 
     @model_validator(mode="before")
     @classmethod

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -80,24 +82,25 @@ class CaptionStage(Stage):
         made: list[dict[str, Any]] = []
         unfit = 0
         place = {row["image_id"]: number for number, row in enumerate(rows)}
-        rejected = [reject for reject in self._captioner.rejects if reject.image_id in place]
         unreadable: list[Rejected] = []
         # BLIP encodes adjacent byte copies only once.
         first: dict[str, int] = {}
         rows.sort(key=lambda row: first.setdefault(row["digest"], len(first)))
         ahead, total, began = self._decoded(rows), 0, time.monotonic()
-        for start in range(0, len(rows), self.settings.batch_size):
-            batch = _readable(rows[start : start + self.settings.batch_size], ahead, unreadable)
-            for (row, image), drawn in zip(batch, self._drawn(batch), strict=True):
+        size = self.settings.batch_size
+        batches = (_readable(rows[start : start + size], ahead, unreadable) for start in range(0, len(rows), size))
+        for number, (batch, captions) in enumerate(self._captioned(batches), start=1):
+            for (row, image), drawn in zip(batch, captions, strict=True):
                 found = merge(drawn) if self.settings.merge_draws else drawn
                 fit = found if image is None else self._fit(image, found)
                 unfit += len(found) - len(fit)
                 made.append({"image_id": row["image_id"], "captions": [caption._asdict() for caption in fit]})
                 total += len(found)
             pace = total / max(time.monotonic() - began, 1e-9)
-            report(min(start + self.settings.batch_size, len(rows)), len(rows), f"{pace:.0f} captions/s per worker")
+            report(min(number * size, len(rows)), len(rows), f"{pace:.0f} captions/s per worker")
         facts = {"captions_filtered": unfit} if self._scorer else {}
         table = pa.Table.from_pylist(sorted(made, key=lambda row: place[row["image_id"]]), schema=CAPTIONS)
+        rejected = [reject for reject in self._captioner.rejects if reject.image_id in place]
         rejected += sorted(unreadable, key=lambda reject: place[reject.image_id])
         return Output(table, rejected=rejected, rows_in=len(rows), facts=facts)
 
@@ -109,6 +112,24 @@ class CaptionStage(Stage):
         from pipeline.captioning.blip import MatchScorer  # loads torch, which recorded captions don't need
 
         return MatchScorer(self.settings, self.worker)
+
+    def _captioned(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, list[list[Caption]]]]:
+        """Each batch with its captions, in order. A captioner that waits for a server has several batches at once."""
+        together = find_captioner(self.settings).batches_at_once
+        if together == 1:
+            yield from ((batch, self._drawn(batch)) for batch in batches)
+            return
+        pool, waiting = ThreadPoolExecutor(together), deque[tuple[Batch, Future[list[list[Caption]]]]]()
+        try:
+            for batch in batches:
+                waiting.append((batch, pool.submit(self._drawn, batch)))
+                if len(waiting) == together:
+                    first, captions = waiting.popleft()
+                    yield first, captions.result()
+            for first, captions in waiting:
+                yield first, captions.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _drawn(self, batch: Batch) -> list[list[Caption]]:
         """The captions of each image: of the whole image, of its pairs of boxes, or both."""
