@@ -18,19 +18,24 @@ _score: Callable[..., Evaluation] = validate_call(score)
 
 
 def evaluate(
-    predictions: str | Path | Iterable[Prediction], *, benchmark: str, annotations: str | Path, **options: Any
+    predictions: str | Path | Iterable[str | Path] | Iterable[Prediction],
+    *,
+    benchmark: str,
+    annotations: str | Path,
+    **options: Any,
 ) -> Evaluation:
     """Scores predictions, or a file of detections whoever made it, by the rules of a public benchmark.
 
-    `benchmark`: hico-det, vcoco, open-images, vrd or vg. `annotations`: its ground truth. `options`: those of `rlip
-    evaluate`, e.g. split and known_object; `--file` is files, a list, and `--report` is report_folder.
+    Several files are compared with the first. `benchmark`: hico-det, vcoco, open-images, vrd or vg. `annotations`: its
+    ground truth. `options`: those of `rlip evaluate`, e.g. split and known_object; `--file` is files, a list, and
+    `--report` is report_folder.
     """
+    given = [predictions] if isinstance(predictions, str | Path) else list(predictions)
     with TemporaryDirectory(prefix="rlip-evaluate-") as folder:
-        if isinstance(predictions, str | Path):
-            file = Path(predictions)
-        else:
-            file = Path(folder, "predictions.parquet")
-            with DetectionsWriter(file) as writer:
-                for prediction in predictions:
+        files = [each for each in given if not isinstance(each, Prediction)]
+        if found := [each for each in given if isinstance(each, Prediction)]:
+            files.append(Path(folder, "predictions.parquet"))
+            with DetectionsWriter(Path(folder, "predictions.parquet")) as writer:
+                for prediction in found:
                     writer.write(prediction.row)
-        return _score(benchmark, ground_truth=annotations, detections=file, **options)
+        return _score(benchmark, ground_truth=annotations, detections=files, **options)

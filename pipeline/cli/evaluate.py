@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import typer
-from PIL.Image import Image
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from pipeline.cli.options import AsJson, Files, further_files, printed
@@ -25,9 +25,11 @@ from pipeline.data.images.refs import ImageFolder
 from pipeline.evaluation import benchmark as benchmarks
 from pipeline.evaluation.anatomy import AnatomyRules, dissect
 from pipeline.evaluation.benchmark import Evaluated, Options, numbered_triplets
+from pipeline.evaluation.bootstrap import Interval
+from pipeline.evaluation.comparison import Comparison, Model, compare
 from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.detections.plausible import refuse_implausible
-from pipeline.evaluation.detections.read import DetectionSet, read_detections
+from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import Triplet
 from pipeline.evaluation.splits import (
@@ -43,6 +45,7 @@ from pipeline.evaluation.summary import Figure, summarise
 from pipeline.evaluation.vcoco import VcocoRoles
 from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
+from pipeline.report.comparison_page import write_comparison_page
 from pipeline.report.evaluation_images import EvaluatedImages
 from pipeline.report.evaluation_page import evaluation_markdown, write_evaluation_page
 from storage.atomic import write_atomic
@@ -95,43 +98,45 @@ class Faults(NamedTuple):
     drop_faulty: bool
 
 
-class Report(NamedTuple):
-    """Where to write the report of an evaluation, and what it is about."""
+class Scored(NamedTuple):
+    """A scored file of detections, and its relations, whose errors a report shows."""
 
-    folder: Path
-    benchmark: Benchmark
-    detections: str
-    images: ImageFolder | None
-    """For images in the report"""
+    model: Model
+    objects: tuple[str, ...]
+    predicates: tuple[str, ...]
+    uris: tuple[str, ...]
+    findings: str = ""
 
-    def reader(self, uris: Sequence[str]) -> Callable[[int], Image]:
-        """Opens the image at a position, if the folder of images was named."""
-        root = self.images
-        if root is None:
-            return lambda position: read_image(Path(uris[position]))
-        return lambda position: read_image(root.place(uris[position]))
 
-    def write(self, shown: EvaluatedImages, evaluated: Evaluated, setting: str, options: Options) -> None:
-        """Write a page, a Markdown table and JSON."""
-        summary = summarise(
-            NAMES.get(self.benchmark, self.benchmark),
-            self.detections,
-            evaluated.figures,
-            evaluated.classes,
-            shown.dissection,
-            evaluated.score,
-            shown.predicates,
-            setting=setting,
-            scored=evaluated.scored,
-            measure=evaluated.measure,
-            suppression=options.suppression if self.benchmark in USED_BY["--no-suppression"] else None,
-            named_rules=options.named_rules,
-        )
-        with translate_os_errors(f"writing {self.folder}"):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_evaluation_page(summary, self.folder / "index.html", None if self.images is None else shown)
-            write_atomic(self.folder / "evaluation.md", evaluation_markdown(summary).encode())
-            write_atomic(self.folder / "evaluation.json", summary.as_json().encode())
+def _write_report(
+    folder: Path, benchmark: Benchmark, scored: Scored, root: ImageFolder | None, setting: str, options: Options
+) -> None:
+    """Writes a page, a Markdown table and JSON. `root`: the folder of images, to show some."""
+    uris, (name, evaluated, predicted, truth) = scored.uris, scored.model
+    shown = EvaluatedImages(
+        dissect(predicted, truth, AnatomyRules()),
+        scored.objects,
+        scored.predicates,
+        uris,
+        lambda position: read_image(Path(uris[position]) if root is None else root.place(uris[position])),
+    )
+    summary = summarise(
+        NAMES.get(benchmark, benchmark),
+        name,
+        evaluated.figures,
+        evaluated.classes,
+        shown.dissection,
+        evaluated.score,
+        shown.predicates,
+        setting=setting,
+        scored=evaluated.scored,
+        measure=evaluated.measure,
+        suppression=options.suppression if benchmark in USED_BY["--no-suppression"] else None,
+        named_rules=options.named_rules,
+    )
+    write_evaluation_page(summary, folder / "index.html", None if root is None else shown)
+    write_atomic(folder / "evaluation.md", evaluation_markdown(summary).encode())
+    write_atomic(folder / "evaluation.json", summary.as_json().encode())
 
 
 @dataclass(frozen=True)
@@ -146,19 +151,23 @@ class Evaluation:
     """What was left out or looks wrong, in words."""
     report: Path | None
     """The page, if a folder was named for it."""
+    comparison: Comparison | None
+    """Of the first of several models, whose figures these are, with the others."""
 
-    def as_json(self) -> dict[str, Any]:
-        """The figures as JSON values, with null for those that the ground truth does not define."""
+    def as_json(self) -> str:
+        """The comparison, or the figures, with null for those that the ground truth does not define."""
+        if self.comparison is not None:
+            return self.comparison.as_json()
         figures = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in self.figures]
-        return {"benchmark": self.benchmark, "rules": self.rules, "figures": figures}
+        return json.dumps({"benchmark": self.benchmark, "rules": self.rules, "figures": figures}, allow_nan=False)
 
     def print(self, console: Console) -> None:
-        """Prints findings, rules and figures."""
+        """Prints findings, rules, and the comparison or figures."""
         if self.findings:
             console.print(self.findings, markup=False)
         for rule in self.rules:
             console.print(rule, markup=False)
-        console.print(_table(self.figures))
+        console.print(_table(self.figures) if self.comparison is None else _compared_table(self.comparison))
         if self.report is not None:
             console.print(f"Report: {self.report}", markup=False)
 
@@ -168,7 +177,13 @@ def score(
         Benchmark, typer.Argument(metavar="BENCHMARK", help="hico-det, vcoco, open-images, vrd or vg.")
     ],
     ground_truth: Annotated[Path, typer.Option("--ground-truth", help="The benchmark's annotation file.")],
-    detections: Annotated[Path, typer.Option("--detections", help="A file of `rlip predict`, or a public format.")],
+    detections: Annotated[
+        list[Path],
+        typer.Option(
+            "--detections",
+            help="A file of `rlip predict`, or a public format. Repeat it to compare further models with the first.",
+        ),
+    ],
     format_name: Annotated[
         str | None,
         typer.Option("--format", help="Layout of the annotations, e.g. hico_instances; unset: the usual one."),
@@ -236,45 +251,62 @@ def score(
         if value and benchmark not in USED_BY[option]:
             raise FatalError(f"{option}: {benchmark} has no such rule, only {', '.join(USED_BY[option])}; leave it out")
     root = None if images is None else open_folder(images if "://" in images else Path(images))
-    report = None if report_folder is None else Report(report_folder, benchmark, detections.name, root)
     faults, further = Faults(allow_missing, drop_faulty), further_files(files or [])
-    options, findings = Options(official=official, resamples=intervals, suppression=not no_suppression), ""
-    try:
-        if benchmark == "vcoco":
-            evaluated = _vcoco(ground_truth, further, detections, faults, options, report)
-        else:
-            truth = _with_sizes(GroundTruth.open(format_name or FORMATS[benchmark], ground_truth, further), root)
-            findings = _rejected(truth, drop_faulty)
-            options = _with_files(options, HicoFiles(interactions, rare, split, validity, subject), truth)
-            options = replace(
-                options,
-                known_object=known_object,
-                boxes_given=boxes_given,
-                absent_as_zero=absent_as_zero,
-                seen=None if seen is None else _seen(seen, truth),
-                verified=None if verified is None else _verified(verified, further["classes"], truth),
-            )
-            allowed = None if options.validity is None else options.validity.T > 0
-            found = read_detections(detections, truth, **faults._asdict(), allowed=allowed)
-            truth = found.truth
-            names = truth.objects, truth.predicates
-            refuse_implausible(detections, found.relations, truth.relations, truth.sizes, *names)
-            evaluated = _scored(benchmark, found, options)
-            findings += str(found.findings)
-            if report is not None:
-                dissection = dissect(found.relations, truth.relations, AnatomyRules())
-                shown = EvaluatedImages(dissection, *names, truth.uris, report.reader(truth.uris))
-                name = options.split.name if options.split else ""
-                report.write(shown, evaluated, name if name in PUBLISHED else "full", options)
-    except ValueError as error:
-        raise FatalError(str(error)) from error
-    page = None if report is None else report.folder / "index.html"
-    return Evaluation(benchmark, tuple(options.named_rules), tuple(evaluated.figures), findings, page)
+    models = dict(zip(_names(detections), detections, strict=True))
+    compared, findings, console = len(models) > 1, "", Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task("intervals", visible=False)
+        options = Options(
+            official=official,
+            resamples=0 if compared else intervals,
+            report=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
+            suppression=not no_suppression,
+        )
+        try:
+            if benchmark == "vcoco":
+                scored = _vcoco(ground_truth, further, models, faults, options, report_folder is not None)
+            else:
+                truth = _with_sizes(GroundTruth.open(format_name or FORMATS[benchmark], ground_truth, further), root)
+                findings = _rejected(truth, drop_faulty)
+                options = _with_files(options, HicoFiles(interactions, rare, split, validity, subject), truth)
+                options = replace(
+                    options,
+                    known_object=known_object,
+                    boxes_given=boxes_given,
+                    absent_as_zero=absent_as_zero,
+                    seen=None if seen is None else _seen(seen, truth),
+                    verified=None if verified is None else _verified(verified, further["classes"], truth),
+                )
+                scored = [_scored(benchmark, *named, truth, faults, options) for named in models.items()]
+            findings += "\n".join(each.findings for each in scored)
+            if compared:
+                comparison = compare(
+                    NAMES.get(benchmark, benchmark),
+                    [each.model for each in scored],
+                    scored[0].predicates,
+                    options.named_rules,
+                    resamples=intervals,
+                    report=options.report,
+                )
+        except ValueError as error:
+            raise FatalError(str(error)) from error
+    if report_folder is not None:
+        with translate_os_errors(f"writing {report_folder}"):
+            report_folder.mkdir(parents=True, exist_ok=True)
+            if compared:
+                write_comparison_page(comparison, report_folder / "index.html")
+                write_atomic(report_folder / "comparison.json", comparison.as_json().encode())
+            else:
+                setting = options.split.name if options.split and options.split.name in PUBLISHED else "full"
+                _write_report(report_folder, benchmark, scored[0], root, setting, options)
+    page = None if report_folder is None else report_folder / "index.html"
+    figures = tuple(scored[0].model.evaluated.figures)
+    return Evaluation(benchmark, options.named_rules, figures, findings, page, comparison if compared else None)
 
 
 def _print(evaluation: Evaluation, as_json: AsJson = False) -> None:
     if as_json:
-        print(json.dumps(evaluation.as_json(), allow_nan=False))
+        print(evaluation.as_json())
     else:
         evaluation.print(Console(highlight=False, soft_wrap=True))
 
@@ -282,49 +314,67 @@ def _print(evaluation: Evaluation, as_json: AsJson = False) -> None:
 evaluate = printed(score, _print)
 
 
-def _scored(benchmark: Benchmark, found: DetectionSet, options: Options) -> Evaluated:
-    truth = found.truth
-    relations = found.relations, truth.relations
+def _names(files: Sequence[Path]) -> list[str]:
+    """The models' names: those of the files, with folders where files are named alike."""
+    names = [path.name for path in files]
+    names = names if len(set(names)) == len(names) else [str(path) for path in files]
+    if len(set(names)) < len(names):
+        raise FatalError(f"--detections: {max(names, key=names.count)} is named twice")
+    return names
+
+
+def _scored(
+    benchmark: Benchmark, name: str, path: Path, truth: GroundTruth, faults: Faults, options: Options
+) -> Scored:
+    allowed = None if options.validity is None else options.validity.T > 0
+    found = read_detections(path, truth, **faults._asdict(), allowed=allowed)
+    truth, predicted, true = found.truth, found.relations, found.truth.relations
+    names = truth.objects, truth.predicates
+    refuse_implausible(path, predicted, true, truth.sizes, *names)
     run: dict[str, Callable[[], Evaluated]] = {
-        "hico-det": lambda: benchmarks.hico_det(*relations, truth.objects, truth.predicates, options),
-        "open-images": lambda: benchmarks.open_images(*relations, truth.predicates, options),
-        "vg": lambda: benchmarks.visual_genome(*relations, truth.predicates, options),
-        "vrd": lambda: benchmarks.visual_relationships(*relations, truth.predicates, options),
+        "hico-det": lambda: benchmarks.hico_det(predicted, true, *names, options),
+        "open-images": lambda: benchmarks.open_images(predicted, true, truth.predicates, options),
+        "vg": lambda: benchmarks.visual_genome(predicted, true, truth.predicates, options),
+        "vrd": lambda: benchmarks.visual_relationships(predicted, true, truth.predicates, options),
     }
-    return run[benchmark]()
+    return Scored(Model(name, run[benchmark](), predicted, true), *names, truth.uris, str(found.findings))
 
 
 def _vcoco(
     annotations: Path,
     files: Mapping[str, Path],
-    detections: Path,
+    models: Mapping[str, Path],
     faults: Faults,
     options: Options,
-    report: Report | None,
-) -> Evaluated:
+    with_uris: bool,
+) -> list[Scored]:
     if "instances" not in files:
         raise FatalError("vcoco: needs COCO's instances; add --file instances=instances_vcoco_all_2014.json")
     truth = read_vcoco_truth(annotations, files["instances"])
-    if detections.suffix == ".parquet":
-        rows = GroundTruth.open("vcoco", annotations, files)
-        found = read_detections(detections, rows, **faults._asdict()).relations
-        places = {image_id: place for place, image_id in enumerate(truth.image_ids)}
-        image = np.array([places[image_id] for image_id in rows.image_ids.tolist()], np.int64)[found.image]
-        order = np.argsort(image, kind="stable")
-        moved = replace(found, images=truth.images, image=image).take(order)
-        predicted = VcocoDetections.of(moved, rows.predicates, truth)
-    else:
-        predicted = read_vcoco_detections(detections, truth, faults.allow_missing)
-    roles = VcocoRoles.of(predicted, truth)
-    sizes = np.zeros((truth.images, 2), np.int64)
-    refuse_implausible(detections, roles.predicted, roles.truth, sizes, roles.objects, roles.predicates)
-    evaluated = benchmarks.vcoco(predicted, truth, options)
-    if report is not None:
-        uris = _vcoco_files(truth, files["instances"])
-        dissection = dissect(roles.predicted, roles.truth, AnatomyRules())
-        shown = EvaluatedImages(dissection, roles.objects, roles.predicates, uris, report.reader(uris))
-        report.write(shown, evaluated, "full", options)
-    return evaluated
+    uris = _vcoco_files(truth, files["instances"]) if with_uris else ()
+    scored = []
+    for name, path in models.items():
+        predicted = _vcoco_detections(path, truth, annotations, files, faults)
+        roles = VcocoRoles.of(predicted, truth)
+        sizes = np.zeros((truth.images, 2), np.int64)
+        refuse_implausible(path, roles.predicted, roles.truth, sizes, roles.objects, roles.predicates)
+        model = Model(name, benchmarks.vcoco(predicted, truth, options), roles.predicted, roles.truth)
+        scored.append(Scored(model, roles.objects, roles.predicates, uris))
+    return scored
+
+
+def _vcoco_detections(
+    path: Path, truth: VcocoTruth, annotations: Path, files: Mapping[str, Path], faults: Faults
+) -> VcocoDetections:
+    if path.suffix != ".parquet":
+        return read_vcoco_detections(path, truth, faults.allow_missing)
+    rows = GroundTruth.open("vcoco", annotations, files)
+    found = read_detections(path, rows, **faults._asdict()).relations
+    places = {image_id: place for place, image_id in enumerate(truth.image_ids)}
+    image = np.array([places[image_id] for image_id in rows.image_ids.tolist()], np.int64)[found.image]
+    order = np.argsort(image, kind="stable")
+    moved = replace(found, images=truth.images, image=image).take(order)
+    return VcocoDetections.of(moved, rows.predicates, truth)
 
 
 def _vcoco_files(truth: VcocoTruth, instances: Path) -> tuple[str, ...]:
@@ -451,3 +501,19 @@ def _table(figures: Sequence[Figure]) -> Table:
         authors = "" if figure.official is None else f"{figure.official:.4f}"
         table.add_row(figure.label, f"{figure.value:.4f}", interval, authors)
     return table
+
+
+def _compared_table(comparison: Comparison) -> Table:
+    table = Table("figure", box=None)
+    others = [f"{name} − {comparison.models[0]}" for name in comparison.models[1:]]
+    for head in (*comparison.models, *others):
+        table.add_column(head, justify="right")
+    for row in comparison.figures:
+        values = (f"{value:.4f}" for value in row.values)
+        table.add_row(row.name, *values, *map(_difference, row.differences))
+    return table
+
+
+def _difference(found: Interval) -> str:
+    interval = "" if found.low != found.low else f" ({found.low:+.4f} to {found.high:+.4f})"
+    return f"{found.value:+.4f}{interval}"

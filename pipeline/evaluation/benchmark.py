@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from pipeline.evaluation.anatomy import Score
-from pipeline.evaluation.bootstrap import bootstrap, resampled
+from pipeline.evaluation.bootstrap import Interval, OnResample, bootstrap
 from pipeline.evaluation.detections.names import without_case
 from pipeline.evaluation.hico import HicoRules, HicoScores, Triplet, match_hico, score_hico
 from pipeline.evaluation.open_images import (
     OpenImagesRules,
     OpenImagesScores,
+    match_challenge,
+    match_open_images,
     score_open_images,
-    score_open_images_challenge,
 )
+from pipeline.evaluation.ranking import mean_of
 from pipeline.evaluation.relations import Integers, Relations
-from pipeline.evaluation.scene_graph_recall import SceneGraphRules, SceneGraphScores, score_scene_graphs
+from pipeline.evaluation.scene_graph_recall import (
+    SceneGraphRules,
+    SceneGraphScores,
+    match_scene_graphs,
+    score_scene_graphs,
+)
 from pipeline.evaluation.splits import Split
 from pipeline.evaluation.summary import ClassScore, Figure
 from pipeline.evaluation.vcoco import VcocoRules, VcocoScores, match_vcoco, score_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import VcocoTruth
-from pipeline.evaluation.visual_relationships import VrdRules, score_vrd
+from pipeline.evaluation.visual_relationships import VrdRules, match_vrd, score_vrd
 
 RESAMPLES = 200
 """Test sets that are drawn for an interval."""
@@ -57,9 +63,11 @@ class Options:
     absent_as_zero: bool = False
     """Visual Genome: whether predicates that the truth lacks count as 0 in mean recall; they are left out otherwise"""
     verified: Integers | None = None
-    """Open Images: M×2 verified image-level labels, as in `score_open_images_challenge`"""
+    """Open Images: M×2 verified image-level labels, as in `match_challenge`"""
     resamples: int = RESAMPLES
     """Test sets that are drawn for intervals; 0: no intervals"""
+    report: OnResample = lambda done, total: None
+    """Called after each of them"""
 
     @property
     def named_rules(self) -> tuple[str, ...]:
@@ -78,6 +86,23 @@ class Options:
         return {} if self.suppression else {"suppression": None}
 
 
+class Score(Protocol):
+    """A figure of predictions. `overlap`: least IoU of right boxes."""
+
+    def __call__(self, predicted: Relations, truth: Relations, /, overlap: float = 0.5) -> float:  # noqa: D102
+        ...
+
+
+class Measured(NamedTuple):
+    """What a benchmark measures on some choice of images, by name."""
+
+    figures: Values
+    classes: Values
+    """Of triplets, roles or predicates"""
+    predicates: Values
+    """HICO-DET: the mean over a predicate's triplets; empty where the classes are predicates"""
+
+
 @dataclass(frozen=True)
 class Evaluated:
     """The outcome of a benchmark."""
@@ -85,9 +110,11 @@ class Evaluated:
     figures: tuple[Figure, ...]
     classes: tuple[ClassScore, ...]
     score: Score = field(compare=False)
-    """One figure, as a function that prices errors"""
+    """One figure, as a function that prices errors and other overlaps"""
     scored: str
     """What `score` is called"""
+    measured: Callable[[Integers | None], Measured] = field(compare=False)
+    """What is measured on chosen images (positions; repeated ones count repeatedly), without matching again"""
     measure: str = "AP"
     """What the classes' scores are"""
 
@@ -112,33 +139,40 @@ def hico_det(
     rules = HicoRules(validity=options.validity, official=options.official, **options.suppressed)
     settings = {"": rules} | ({"known_": replace(rules, known_object=True)} if options.known_object else {})
     matches = {prefix: match_hico(predicted, truth, each) for prefix, each in settings.items()}
+    triplets = matches[""].triplets
+    names = {t: f"{objects[t.subject]} {predicates[t.predicate]} {objects[t.object]}" for t in triplets}
 
-    def values(chosen: Integers | None) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for prefix, each in matches.items():
-            scores = each.scores(chosen)
-            found |= {f"{prefix}{name}": value for name, value in _hico_means(scores, options).items()}
-        return found
+    def measured(chosen: Integers | None = None) -> Measured:
+        scores = {prefix: each.scores(chosen) for prefix, each in matches.items()}
+        by_predicate: dict[str, list[float]] = {}
+        for triplet, precision in scores[""].average_precision.items():
+            by_predicate.setdefault(predicates[triplet.predicate], []).append(precision)
+        return Measured(
+            _prefixed({prefix: _hico_means(each, options) for prefix, each in scores.items()}),
+            {names[triplet]: precision for triplet, precision in scores[""].average_precision.items()},
+            {name: mean_of(each) for name, each in by_predicate.items()},
+        )
 
-    official: dict[str, float] = {}
+    def mean(found: Relations, true: Relations, overlap: float = 0.5) -> float:
+        return score_hico(found, true, replace(rules, overlap=overlap)).mean()
+
+    official: Values = {}
     if not options.official:
-        by_authors = [score_hico(predicted, truth, replace(each, official=True)) for each in settings.values()]
-        for prefix, scores in zip(settings, by_authors, strict=True):
-            official |= {f"{prefix}{name}": value for name, value in _hico_means(scores, options).items()}
+        by_authors = {p: score_hico(predicted, truth, replace(each, official=True)) for p, each in settings.items()}
+        official = _prefixed({prefix: _hico_means(each, options) for prefix, each in by_authors.items()})
     scores = matches[""].scores()
     unseen = options.split.unseen if options.split else frozenset()
     rare = options.rare or frozenset()
     classes = tuple(
-        ClassScore(
-            f"{objects[t.subject]} {predicates[t.predicate]} {objects[t.object]}",
-            precision,
-            scores.truths[t],
-            "unseen" if t in unseen else "rare" if t in rare else "",
-        )
+        ClassScore(names[t], precision, scores.truths[t], "unseen" if t in unseen else "rare" if t in rare else "")
         for t, precision in scores.average_precision.items()
     )
-    figures = _figures(values(None), official, _LABELS, lambda chosen: values(chosen), truth.images, options)
-    return Evaluated(figures, classes, lambda found, true: score_hico(found, true, rules).mean(), "mAP")
+    figures = _figures(measured, official, _LABELS, truth.images, options)
+    return Evaluated(figures, classes, mean, "mAP", measured)
+
+
+def _prefixed(means: Mapping[str, Values]) -> Values:
+    return {f"{prefix}{name}": value for prefix, each in means.items() for name, value in each.items()}
 
 
 def _hico_means(scores: HicoScores, options: Options) -> dict[str, float]:
@@ -154,27 +188,34 @@ def _hico_means(scores: HicoScores, options: Options) -> dict[str, float]:
 def open_images(predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options) -> Evaluated:
     """score_wtd with its three parts, and Google's challenge metric."""
     rules = OpenImagesRules(official=options.official, **options.suppressed)
+    matches = match_open_images(predicted, truth, rules)
+    challenge = match_challenge(predicted, truth, options.verified)
 
-    def values(found: Relations, true: Relations, by: OpenImagesRules = rules) -> dict[str, float]:
-        return _open_images_means(score_open_images(found, true, by))
+    def measured(chosen: Integers | None = None) -> Measured:
+        scores, google = matches.scores(chosen), challenge.scores(chosen)
+        figures = _open_images_means(scores) | {"challenge": google.score}
+        if options.verified is not None:
+            figures |= {"weighted_rel": google.weighted_relations, "weighted_phr": google.weighted_phrases}
+        return Measured(figures, {named(key): value for key, value in scores.relations.average_precision.items()}, {})
 
-    scores = score_open_images(predicted, truth, rules)
-    challenge = score_open_images_challenge(predicted, truth, verified=options.verified)
-    own = _open_images_means(scores) | {"challenge": challenge.score}
+    def named(key: Hashable) -> str:
+        return predicates[key] if isinstance(key, int) else str(key)
+
+    def score_wtd(found: Relations, true: Relations, overlap: float = 0.5) -> float:
+        return score_open_images(found, true, replace(rules, overlap=overlap)).score_wtd
+
     labels: dict[str, str] = {**_LABELS}
     if options.verified is None:
         labels["challenge"] += ", without verified image labels"
-    else:
-        own |= {"weighted_rel": challenge.weighted_relations, "weighted_phr": challenge.weighted_phrases}
-    official = {} if options.official else values(predicted, truth, replace(rules, official=True))
-    classes = [
-        ClassScore(
-            predicates[int(key)] if isinstance(key, int | np.integer) else str(key), value, scores.relations.truths[key]
-        )
-        for key, value in scores.relations.average_precision.items()
-    ]
-    figures = _figures(own, official, labels, _by_resampling(predicted, truth, values), truth.images, options)
-    return Evaluated(figures, tuple(classes), lambda found, true: values(found, true)["score_wtd"], "score_wtd")
+    official: Values = {}
+    if not options.official:
+        official = _open_images_means(score_open_images(predicted, truth, replace(rules, official=True)))
+    scores = matches.scores().relations
+    classes = tuple(
+        ClassScore(named(key), value, scores.truths[key]) for key, value in scores.average_precision.items()
+    )
+    figures = _figures(measured, official, labels, truth.images, options)
+    return Evaluated(figures, classes, score_wtd, "score_wtd", measured)
 
 
 def _open_images_means(scores: OpenImagesScores) -> dict[str, float]:
@@ -191,21 +232,27 @@ def visual_genome(predicted: Relations, truth: Relations, predicates: Sequence[s
     same = None if options.boxes_given else SceneGraphRules().same_object
     counted = len(predicates) if options.absent_as_zero else None
     rules = SceneGraphRules(same_object=same, official=options.official, predicates=counted)
+    matches = match_scene_graphs(predicted, truth, rules, options.seen)
 
-    def values(found: Relations, true: Relations, by: SceneGraphRules = rules) -> dict[str, float]:
-        return _recalls(score_scene_graphs(found, true, by, options.seen))
+    def measured(chosen: Integers | None = None) -> Measured:
+        scores = matches.scores(chosen)
+        by_predicate = scores.by_predicate[rules.limits[-1]]
+        return Measured(_recalls(scores), {predicates[key]: value for key, value in by_predicate.items()}, {})
 
-    scores = score_scene_graphs(predicted, truth, rules, options.seen)
-    official = {} if options.official else values(predicted, truth, replace(rules, official=True))
-    counts = np.bincount(truth.predicates, minlength=len(predicates))
-    classes = [
-        ClassScore(predicates[key], value, int(counts[key]))
-        for key, value in scores.by_predicate[rules.limits[-1]].items()
-    ]
-    means = _by_resampling(predicted, truth, values)
-    figures = _figures(_recalls(scores), official, {}, means, truth.images, options)
-    measure = f"R@{rules.limits[-1]}"
-    return Evaluated(figures, tuple(classes), lambda found, true: values(found, true)["R@50"], "R@50", measure)
+    def recall(found: Relations, true: Relations, overlap: float = 0.5) -> float:
+        return score_scene_graphs(found, true, replace(rules, overlap=overlap)).recall[50]
+
+    official: Values = {}
+    if not options.official:
+        official = _recalls(score_scene_graphs(predicted, truth, replace(rules, official=True), options.seen))
+    classes = _of_predicates(measured().classes, truth, predicates)
+    figures = _figures(measured, official, {}, truth.images, options)
+    return Evaluated(figures, classes, recall, "R@50", measured, f"R@{rules.limits[-1]}")
+
+
+def _of_predicates(values: Values, truth: Relations, predicates: Sequence[str]) -> tuple[ClassScore, ...]:
+    counts = dict(zip(predicates, np.bincount(truth.predicates, minlength=len(predicates)).tolist(), strict=True))
+    return tuple(ClassScore(name, value, counts[name]) for name, value in values.items())
 
 
 def _recalls(scores: SceneGraphScores) -> dict[str, float]:
@@ -224,28 +271,36 @@ def visual_relationships(
     predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options
 ) -> Evaluated:
     """VRD's recall of relations and of phrases, with one and with all predicates of a pair."""
+    rules = VrdRules()
+    matches = {
+        suffix: match_vrd(predicted, truth, replace(rules, predicates_per_pair=count), options.seen)
+        for count, suffix in ((1, "k=1"), (None, "k=all"))
+    }
 
-    def values(found: Relations, true: Relations) -> dict[str, float]:
+    def measured(chosen: Integers | None = None) -> Measured:
         means: dict[str, float] = {}
-        for count, suffix in ((1, "k=1"), (None, "k=all")):
-            scores = score_vrd(found, true, VrdRules(predicates_per_pair=count), options.seen)
+        scores = {suffix: each.scores(chosen) for suffix, each in matches.items()}
+        for suffix, each in scores.items():
             kinds = {
-                "relation": scores.relations,
-                "phrase": scores.phrases,
-                "zero-shot relation": scores.zero_shot_relations,
-                "zero-shot phrase": scores.zero_shot_phrases,
+                "relation": each.relations,
+                "phrase": each.phrases,
+                "zero-shot relation": each.zero_shot_relations,
+                "zero-shot phrase": each.zero_shot_phrases,
             }
             means |= {f"{kind} R@{k}, {suffix}": v for kind, by_k in kinds.items() for k, v in by_k.items()}
-        return {name: value for name, value in means.items() if not np.isnan(value)}
+        by_predicate = scores["k=1"].by_predicate
+        return Measured(
+            {name: value for name, value in means.items() if not np.isnan(value)},
+            {predicates[key]: value for key, value in by_predicate.items()},
+            {},
+        )
 
-    rules = VrdRules()
-    counts = np.bincount(truth.predicates, minlength=len(predicates))
-    by_predicate = score_vrd(predicted, truth, rules).by_predicate
-    classes = tuple(ClassScore(predicates[key], value, int(counts[key])) for key, value in by_predicate.items())
-    means = _by_resampling(predicted, truth, values)
-    figures = _figures(values(predicted, truth), {}, {}, means, truth.images, options)
-    first = "relation R@50, k=1"
-    return Evaluated(figures, classes, lambda found, true: values(found, true)[first], first, f"R@{rules.limits[-1]}")
+    def recall(found: Relations, true: Relations, overlap: float = 0.5) -> float:
+        return score_vrd(found, true, replace(rules, overlap=overlap)).relations[50]
+
+    classes = _of_predicates(measured().classes, truth, predicates)
+    figures = _figures(measured, {}, {}, truth.images, options)
+    return Evaluated(figures, classes, recall, "relation R@50, k=1", measured, f"R@{rules.limits[-1]}")
 
 
 def vcoco(predicted: VcocoDetections, truth: VcocoTruth, options: Options) -> Evaluated:
@@ -263,21 +318,25 @@ def vcoco(predicted: VcocoDetections, truth: VcocoTruth, options: Options) -> Ev
 
     rules = VcocoRules(official=options.official)
     matches = match_vcoco(predicted, truth, rules)
-    scores = matches.scores()
+
+    def measured(chosen: Integers | None = None) -> Measured:
+        scores = matches.scores(chosen)
+        roles = {" ".join(role): value for role, value in scores.scenario_1.items() if not np.isnan(value)}
+        return Measured(means(scores), roles, {})
+
+    def role_precision(found: Relations, _: Relations, overlap: float = 0.5) -> float:
+        changed = replace(rules, overlap=overlap)
+        return score_vcoco(replace(predicted, roles=found), truth, changed).means_without_point[0]
+
     official = {} if options.official else means(score_vcoco(predicted, truth, VcocoRules(official=True)))
+    scores = matches.scores()
     classes = tuple(
         ClassScore(f"{action} {role}", value, scores.persons[action])
         for (action, role), value in scores.scenario_1.items()
         if not np.isnan(value)
     )
-
-    def role_precision(found: Relations, _: Relations) -> float:
-        return score_vcoco(replace(predicted, roles=found), truth, rules).means_without_point[0]
-
-    figures = _figures(
-        means(scores), official, _LABELS, lambda chosen: means(matches.scores(chosen)), truth.images, options
-    )
-    return Evaluated(figures, classes, role_precision, _LABELS["role_1"])
+    figures = _figures(measured, official, _LABELS, truth.images, options)
+    return Evaluated(figures, classes, role_precision, _LABELS["role_1"], measured)
 
 
 _LABELS = {
@@ -308,40 +367,23 @@ _LABELS = {
 }
 
 
-def _by_resampling(
-    predicted: Relations, truth: Relations, values: Callable[[Relations, Relations], Values]
-) -> Callable[[Integers], Values]:
-    return lambda chosen: values(resampled(predicted, chosen), resampled(truth, chosen))
-
-
 def _figures(
-    own: Values,
+    measured: Callable[[Integers | None], Measured],
     official: Values,
     labels: Mapping[str, str],
-    of_chosen: Callable[[Integers], Values] | None,
     images: int,
     options: Options,
 ) -> tuple[Figure, ...]:
-    intervals = {}
-    if options.resamples and of_chosen is not None and images:
-        intervals = bootstrap(of_chosen, images, resamples=options.resamples)
-    return tuple(_figure(name, value, labels.get(name, name), official, intervals) for name, value in own.items())
-
-
-def _figure(name: str, value: float, label: str, official: Values, intervals: Mapping[str, Any]) -> Figure:
-    interval = intervals.get(name)
-    if interval is not None and np.isnan(interval.low):
-        interval = None
-    authors = official.get(name)
-    differs = authors is not None and abs(authors - value) > SAME
-    return Figure(
-        name,
-        label,
-        value,
-        None if interval is None else max(interval.low, 0.0),
-        None if interval is None else min(interval.high, 1.0),
-        authors if differs else None,
+    found = bootstrap(
+        lambda chosen: measured(chosen).figures, images, resamples=options.resamples, report=options.report
     )
+    return tuple(_figure(name, labels.get(name, name), each, official.get(name)) for name, each in found.items())
+
+
+def _figure(name: str, label: str, found: Interval, authors: float | None) -> Figure:
+    low, high = (None, None) if np.isnan(found.low) else (max(found.low, 0.0), min(found.high, 1.0))
+    differs = authors is not None and abs(authors - found.value) > SAME
+    return Figure(name, label, found.value, low, high, authors if differs else None)
 
 
 def numbered_triplets(

@@ -11,9 +11,11 @@ populations, its 95 % intervals contained the mean over test sets in .98 and .90
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,8 +23,13 @@ from pipeline.evaluation.relations import Integers, Relations
 
 GROUPS = 50
 """Groups of images that the jackknife leaves out one after the other."""
-Metric = Callable[[Integers], Mapping[str, float]]
+Name = TypeVar("Name", bound=Hashable)
+Metric = Callable[[Integers], Mapping[Name, float]]
 """Returns figures of the chosen images: ascending positions; repeated ones count repeatedly."""
+
+
+OnResample = Callable[[int, int], None]
+"""Called with the number of choices of images that were scored, and of all."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +45,32 @@ class Interval:
 
 
 def bootstrap(
-    metric: Metric, images: int, *, resamples: int = 200, level: float = 0.95, seed: int = 0
-) -> dict[str, Interval]:
+    metric: Metric[Name],
+    images: int,
+    *,
+    resamples: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+    report: OnResample = lambda done, total: None,
+) -> dict[Name, Interval]:
     """Returns an interval for each figure of the metric, from test sets drawn with replacement from `images` images.
 
-    A metric that keeps what it found of each image is fast: `lambda chosen: {"mAP": matches.scores(chosen).mean()}`
-    with `matches = match_hico(...)`. Others score `resampled(predicted, chosen)` and `resampled(truth, chosen)`. A
-    resample depends on the seed and its number alone. The metric is called 1 + resamples + `GROUPS` times; choices
+    A metric keeps what it found of each image: `lambda chosen: {"mAP": matches.scores(chosen).mean()}` with `matches =
+    match_hico(...)`. That of a difference between two models makes the bootstrap a paired one. A resample depends on
+    the seed and its number alone. The metric is called 1 + resamples + `GROUPS` times, and `report` after each; choices
     without a value (NaN) are left out. A standard error needs 50 to 200 resamples (Efron and Tibshirani 1993, section
-    6.4). Raises ValueError without images, for fewer than two resamples, or for a level outside 0 to 1.
+    6.4); with 0, there are values alone. Raises ValueError without images, for 1 resample, or a level outside 0 to 1.
     """
-    if images < 1 or resamples < 2 or not 0 < level < 1:
+    if images < 1 or resamples == 1 or not 0 < level < 1:
         raise ValueError(f"no intervals of level {level} from {resamples} resamples of {images} images")
-    values = metric(np.arange(images))
-    chosen = (np.sort(np.random.default_rng([seed, number]).integers(0, images, images)) for number in range(resamples))
-    drawn, left = _scored(metric, chosen), _scored(metric, _without_groups(images, seed))
-    return {name: _interval(value, drawn.get(name, []), left.get(name, []), level) for name, value in values.items()}
+    draws = (np.sort(np.random.default_rng([seed, number]).integers(0, images, images)) for number in range(resamples))
+    groups = _without_groups(images, seed) if resamples else ()
+    found: list[Mapping[Name, float]] = []
+    for chosen in itertools.chain([np.arange(images)], draws, groups):
+        found.append(metric(chosen))
+        report(len(found), 1 + resamples + min(GROUPS, images))
+    drawn, left = found[1 : 1 + resamples], found[1 + resamples :]
+    return {name: _interval(value, _known(drawn, name), _known(left, name), level) for name, value in found[0].items()}
 
 
 def resampled(relations: Relations, chosen: Integers) -> Relations:
@@ -65,14 +82,9 @@ def resampled(relations: Relations, chosen: Integers) -> Relations:
     return replace(relations.take(index), images=len(chosen), image=np.repeat(np.arange(len(chosen)), counts))
 
 
-def _scored(metric: Metric, choices: Iterable[Integers]) -> dict[str, list[float]]:
-    """Figure → its values for the choices of images, without NaNs."""
-    found: dict[str, list[float]] = {}
-    for chosen in choices:
-        for name, value in metric(chosen).items():
-            if not np.isnan(value):
-                found.setdefault(name, []).append(value)
-    return found
+def _known(found: Sequence[Mapping[Name, float]], name: Name) -> list[float]:
+    """The values of a figure, without NaNs."""
+    return [each[name] for each in found if name in each and not np.isnan(each[name])]
 
 
 def _without_groups(images: int, seed: int) -> Iterator[Integers]:

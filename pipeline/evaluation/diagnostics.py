@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.anatomy import Dissection, near_truths
+from pipeline.evaluation.anatomy import Dissection, NearTruths, near_truths
 from pipeline.evaluation.matching import pair_numbers
 from pipeline.evaluation.ranking import area_under_precision, mean_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
+from tagger.labelling.calibration import calibration_error
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,7 @@ def pair_quality(dissection: Dissection, overlap: float = 0.5) -> PairQuality:
         pair = pair_of_truth[near.truth]
         subject_right, object_right = near.subject_iou >= overlap, near.object_iou >= overlap
         both = subject_right & object_right
-        names = (predicted.subject_labels[near.prediction] == truth.subject_labels[near.truth]) & (
-            predicted.object_labels[near.prediction] == truth.object_labels[near.truth]
-        )
+        names = _same_names(near, predicted, truth)
         subject[pair[subject_right]] = True
         object_[pair[object_right]] = True
         located[pair[both]] = True
@@ -101,6 +100,35 @@ def _predicate_precision(
     return precision, {each: int(truths[each]) for each in precision}
 
 
+def confused_predicates(dissection: Dissection, overlap: float = 0.5) -> Integers:
+    """Returns M×2 predicates: of a truth, and the wrong one that the best prediction on its pair names instead.
+
+    A prediction is on a pair if its names are right and its boxes have an IoU of at least `overlap`. Those that name
+    another true predicate of the pair are passed over.
+    """
+    predicted, truth = dissection.predicted, dissection.truth
+    pair, best = pair_numbers(truth), np.full(len(truth), -1, dtype=np.int64)
+    vocabulary = int(max(predicted.predicates.max(initial=-1), truth.predicates.max(initial=-1))) + 1
+    true_keys = np.unique(pair * vocabulary + truth.predicates)
+    for near in near_truths(predicted, truth):
+        named = predicted.predicates[near.prediction]
+        own = named == truth.predicates[near.truth]
+        counted = own | ~np.isin(pair[near.truth] * vocabulary + named, true_keys)
+        rows = np.flatnonzero((near.overlap >= overlap) & _same_names(near, predicted, truth) & counted)
+        # Predictions come best first.
+        rows = rows[np.lexsort((near.prediction[rows], near.truth[rows]))]
+        truths, first = np.unique(near.truth[rows], return_index=True)
+        best[truths] = near.prediction[rows][first]
+    found = np.flatnonzero(best >= 0)
+    both = np.stack([truth.predicates[found], predicted.predicates[best[found]]], axis=1)
+    return np.asarray(both[both[:, 0] != both[:, 1]])
+
+
+def _same_names(near: NearTruths, predicted: Relations, truth: Relations) -> Flags:
+    subjects = predicted.subject_labels[near.prediction] == truth.subject_labels[near.truth]
+    return np.asarray(subjects & (predicted.object_labels[near.prediction] == truth.object_labels[near.truth]))
+
+
 class ReliabilityBin(NamedTuple):
     """The predictions whose score lies in [low, high); the last bin includes 1."""
 
@@ -135,10 +163,7 @@ def calibration(scores: Floats, right: Flags, bins: int = 10) -> Calibration:
         ReliabilityBin(float(low), float(high), int(size), float(mean), float(share))
         for low, high, size, mean, share in zip(edges[:-1], edges[1:], count, confidence, precision, strict=True)
     )
-    if not len(scores):
-        return Calibration(rows, float("nan"))
-    gap, share = np.nan_to_num(np.abs(confidence - precision)), count / len(scores)
-    return Calibration(rows, float((gap * share).sum()))
+    return Calibration(rows, calibration_error(scores, right, bins) if len(scores) else float("nan"))
 
 
 def _ratio(total: NDArray[Any], count: NDArray[Any]) -> Floats:

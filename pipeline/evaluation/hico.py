@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.ranking import eleven_points, mean_of
+from pipeline.evaluation.ranking import Ranking, eleven_points, mean_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 
 
@@ -75,35 +75,18 @@ class HicoScores:
 
 
 @dataclass(frozen=True)
-class HicoMatches:
-    """R predictions that count, each right or wrong, and T true interactions of K triplets. Any choice of images can be
-    scored from them without matching again."""
+class HicoMatches(Ranking):
+    """The predictions that count, and the true interactions, of K triplets."""
 
-    images: int
-    """Number of images of the test set."""
     triplets: tuple[Triplet, ...]
     """The K triplets of the ground truth, ascending."""
-    bounds: Integers
-    """K+1: the predictions of triplet k are those from `bounds[k]` to `bounds[k + 1]`, best first."""
     position: Integers
     """R: each prediction's position in the relations that were given."""
-    image: Integers
-    """R: each prediction's image."""
-    right: Flags
-    """R: whether it is the first to find its truth."""
-    truth_triplet: Integers
-    truth_image: Integers
-    """T: number of the triplet, and image, of each true interaction."""
     official: bool
 
     def scores(self, chosen: Integers | None = None) -> HicoScores:
         """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
-        weights = truth_weights = None
-        if chosen is not None:
-            times = np.bincount(chosen, minlength=self.images)
-            weights, truth_weights = times[self.image], times[self.truth_image]
-        number = len(self.triplets)
-        truths = np.bincount(self.truth_triplet, truth_weights, minlength=number).astype(np.int64)
+        weights, truths = self.counted(chosen)
         precision, recall = eleven_points(self.right, self.bounds, truths, weights, official=self.official)
         there = np.flatnonzero(truths).tolist()
         return HicoScores(
@@ -162,7 +145,7 @@ def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None =
         position=ranked,
         image=predicted.image[ranked],
         right=outcome[ranked] == 2,
-        truth_triplet=true_number,
+        truth=true_number,
         truth_image=truth.image,
         official=rules.official,
     )

@@ -92,3 +92,107 @@ def find(
             if nearest >= 0 and not taken[nearest]:
                 taken[nearest] = True
                 outcome[item] = 2
+
+
+@_compiled
+def find_in_graphs(
+    bounds: Any, scores: Any, subjects: Any, objects: Any, subject_labels: Any, object_labels: Any, predicates: Any,
+    true_bounds: Any, true_subjects: Any, true_objects: Any, true_subject_labels: Any, true_object_labels: Any,
+    true_predicates: Any, overlap: float, same: float, official: bool, limit: int, most: int, found: Any,
+) -> None:  # fmt: skip
+    """Writes for each truth the place of the prediction that finds it, with one predicate of a pair and with all (2×T).
+
+    Predictions and truths are by image, which `bounds` delimit; an image has `most` predictions at most. Boxes of a label
+    whose IoU exceeds `same` are one object, the best of them. The `limit` best predictions of an image count. Each finds
+    at most one truth, the one of those left that it overlaps most, or all truths that it overlaps if `official`.
+    """
+    heap = np.empty(most, np.int64)
+    boxes, names, shown = np.empty((2 * most, 4)), np.empty(2 * most, np.int64), np.empty(2 * most, np.int64)
+    ranked, counts = np.empty((2, limit, 3), np.int64), np.empty(2, np.int64)
+    for image in range(len(bounds) - 1):
+        size, things = bounds[image + 1] - bounds[image], 0
+        counts[0], counts[1] = 0, 0
+        for place in range(size):
+            heap[place] = bounds[image] + place
+        for place in range(size // 2 - 1, -1, -1):
+            sift(heap, size, place, scores)
+        while size > 0 and (counts[0] < limit or counts[1] < limit):
+            item = heap[0]
+            size -= 1
+            heap[0] = heap[size]
+            sift(heap, size, 0, scores)
+            subject, things = thing(subjects[item], subject_labels[item], boxes, names, shown, things, same)
+            target, things = thing(objects[item], object_labels[item], boxes, names, shown, things, same)
+            for kind in range(2):
+                place = counts[kind]
+                is_new = place < limit
+                # A pair has one predicate, its best, or all, each once.
+                for before in range(place if is_new and not (kind == 1 and official) else 0):
+                    same_pair = ranked[kind, before, 0] == subject and ranked[kind, before, 1] == target
+                    if same_pair and (kind == 0 or ranked[kind, before, 2] == predicates[item]):
+                        is_new = False
+                        break
+                if not is_new:
+                    continue
+                ranked[kind, place, 0], ranked[kind, place, 1], ranked[kind, place, 2] = (
+                    subject,
+                    target,
+                    predicates[item],
+                )
+                counts[kind] += 1
+                nearest, nearness = -1, 0.0
+                for truth in range(true_bounds[image], true_bounds[image + 1]):
+                    if (
+                        found[kind, truth] > place
+                        and true_predicates[truth] == predicates[item]
+                        and true_subject_labels[truth] == subject_labels[item]
+                        and true_object_labels[truth] == object_labels[item]
+                    ):
+                        least = min(iou(boxes[subject], true_subjects[truth]), iou(boxes[target], true_objects[truth]))
+                        if least >= overlap and official:
+                            found[kind, truth] = place
+                        elif least >= overlap and least > nearness:
+                            nearest, nearness = truth, least
+                if nearest >= 0:
+                    found[kind, nearest] = place
+
+
+@_compiled
+def thing(box: Any, name: int, boxes: Any, names: Any, shown: Any, count: int, same: float) -> Any:
+    """Returns which of an image's `count` boxes shows what a box of some name shows, and their number with that box."""
+    for known in range(count):
+        if names[known] == name:
+            equal = True
+            for side in range(4):
+                equal &= box[side] == boxes[known, side] or (np.isnan(box[side]) and np.isnan(boxes[known, side]))
+            if equal:
+                return shown[known], count
+    for side in range(4):
+        boxes[count, side] = box[side]
+    names[count], shown[count] = name, count
+    for known in range(count):
+        if names[known] == name and shown[known] == known and iou(boxes[known], box) > same:
+            shown[count] = known
+            break
+    return shown[count], count + 1
+
+
+@_compiled
+def sift(heap: Any, size: int, place: int, scores: Any) -> None:
+    """Moves an item of a heap of rows down to where none below has a higher score; of equal ones, the first is best."""
+    item = heap[place]
+    while 2 * place + 1 < size:
+        child = 2 * place + 1
+        if child + 1 < size and is_better(heap[child + 1], heap[child], scores):
+            child += 1
+        if not is_better(heap[child], item, scores):
+            break
+        heap[place] = heap[child]
+        place = child
+    heap[place] = item
+
+
+@_compiled
+def is_better(one: int, other: int, scores: Any) -> bool:
+    """Returns whether a row has a higher score than another, or the same and comes first."""
+    return scores[one] > scores[other] or (scores[one] == scores[other] and one < other)

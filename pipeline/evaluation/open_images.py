@@ -34,14 +34,14 @@ from pipeline.evaluation.matching import (
     relation_candidates,
 )
 from pipeline.evaluation.ranking import (
-    area_under_precision,
+    Ranking,
     best_first,
     check_test_set,
     eleven_points,
     mean_of,
     places,
 )
-from pipeline.evaluation.relations import Flags, Integers, Relations, scores_of
+from pipeline.evaluation.relations import Flags, Integers, Relations
 
 
 @dataclass(frozen=True)
@@ -115,17 +115,67 @@ class OpenImagesScores:
         return 0.2 * self.recall + 0.4 * self.relations.weighted_mean + 0.4 * self.phrases.weighted_mean
 
 
+@dataclass(frozen=True)
+class OpenImagesMatches:
+    """Which relations and phrases are right, of the `per_image` best and of the `recalled` best.
+
+    Any choice of images can be scored from them without matching again.
+    """
+
+    relations: Ranking
+    phrases: Ranking
+    recalled_relations: Ranking
+    recalled_phrases: Ranking
+    kinds: tuple[Hashable, ...]
+    """The predicates of the truth, or its triplets in official mode, ascending."""
+    official: bool
+
+    def scores(self, chosen: Integers | None = None) -> OpenImagesScores:
+        """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
+        relations, recalled = self._scores(self.relations, chosen), self._scores(self.recalled_relations, chosen)
+        phrases, recalled_phrases = (
+            self._scores(each, chosen, ignore_unpredicted=self.official)
+            for each in (self.phrases, self.recalled_phrases)
+        )
+        return OpenImagesScores(relations, phrases, recalled, recalled_phrases)
+
+    def _scores(self, ranking: Ranking, chosen: Integers | None, ignore_unpredicted: bool = False) -> DetectionScores:
+        weights, truths = ranking.counted(chosen)
+        if self.official:
+            precision, recall = eleven_points(ranking.right, ranking.bounds, truths, weights, official=True)
+        else:
+            precision, recall = ranking.areas(chosen)
+        there = np.flatnonzero(truths).tolist()
+        number = np.diff(np.append(0, np.cumsum(weights))[ranking.bounds])
+        total = truths[number > 0].sum() if ignore_unpredicted else truths.sum()
+        return DetectionScores(
+            {self.kinds[k]: float(precision[k]) for k in there},
+            {self.kinds[k]: float(recall[k]) for k in there},
+            {self.kinds[k]: int(truths[k]) for k in there},
+            float(weights[ranking.right].sum() / total) if total else float("nan"),
+        )
+
+
 def score_open_images(predicted: Relations, truth: Relations, rules: OpenImagesRules | None = None) -> OpenImagesScores:
     """Scores relations against the truth of the same images. Raises ValueError as `check_test_set` does."""
+    return match_open_images(predicted, truth, rules).scores()
+
+
+def match_open_images(
+    predicted: Relations, truth: Relations, rules: OpenImagesRules | None = None
+) -> OpenImagesMatches:
+    """Decides which relations and phrases are right. Raises ValueError as `check_test_set` does."""
     rules = rules or OpenImagesRules()
     check_test_set(predicted, truth)
     relations, phrases = _both(predicted, truth, rules)
-    fewer = replace(rules, per_image=rules.recalled)
-    recalled_relations, recalled_phrases = _both(predicted, truth, fewer)
-    return OpenImagesScores(relations, phrases, recalled_relations, recalled_phrases)
+    recalled_relations, recalled_phrases = _both(predicted, truth, replace(rules, per_image=rules.recalled))
+    kinds: tuple[Hashable, ...] = tuple(np.unique(truth.predicates).tolist())
+    if rules.official:
+        kinds = tuple(Triplet(*row) for row in np.unique(truth.triplets, axis=0).tolist())
+    return OpenImagesMatches(relations, phrases, recalled_relations, recalled_phrases, kinds, rules.official)
 
 
-def _both(predicted: Relations, truth: Relations, rules: OpenImagesRules) -> tuple[DetectionScores, DetectionScores]:
+def _both(predicted: Relations, truth: Relations, rules: OpenImagesRules) -> tuple[Ranking, Ranking]:
     ranked = best_first(predicted, rules.per_image)
     if rules.suppression is not None:
         boxes = [ranked.subject_boxes, ranked.object_boxes]
@@ -141,9 +191,16 @@ def _both(predicted: Relations, truth: Relations, rules: OpenImagesRules) -> tup
         candidates = _misplaced(candidates, phrases, truth)
     found_phrases = candidates.first_finds(len(phrases))
     return (
-        _scores(ranked.take(counted), found[counted], truth, rules),
-        _scores(phrases, found_phrases, truth, rules, ignore_unpredicted=rules.official),
+        _ranking(ranked.take(counted), found[counted], truth, rules),
+        _ranking(phrases, found_phrases, truth, rules),
     )
+
+
+def _ranking(predicted: Relations, right: Flags, truth: Relations, rules: OpenImagesRules) -> Ranking:
+    labels = predicted.predicates, truth.predicates
+    if rules.official:
+        labels = numbered_alike(_triplet_columns(predicted), _triplet_columns(truth))
+    return Ranking.of(predicted, right, labels[0], truth, labels[1])
 
 
 def _misplaced(candidates: Candidates, phrases: Relations, truth: Relations) -> Candidates:
@@ -162,37 +219,6 @@ def _misplaced(candidates: Candidates, phrases: Relations, truth: Relations) -> 
     wrong = Candidates(moved[order], candidates.truth[order], candidates.overlap[order])
     known = np.isin(*numbered_alike(_triplet_columns(phrases), _triplet_columns(truth)))
     return wrong.take(known[wrong.prediction])
-
-
-def _scores(
-    predicted: Relations, found: Flags, truth: Relations, rules: OpenImagesRules, ignore_unpredicted: bool = False
-) -> DetectionScores:
-    if rules.official:
-        labels, true_labels = numbered_alike(_triplet_columns(predicted), _triplet_columns(truth))
-    else:
-        labels, true_labels = predicted.predicates, truth.predicates
-    kinds, example, counts = np.unique(true_labels, return_index=True, return_counts=True)
-    order = np.lexsort((-scores_of(predicted), labels))
-    labels, right = labels[order], found[order]
-    start, end = np.searchsorted(labels, kinds, "left"), np.searchsorted(labels, kinds, "right")
-    triplets = truth.triplets
-    precision: dict[Hashable, float] = {}
-    recall: dict[Hashable, float] = {}
-    truths: dict[Hashable, int] = {}
-    total = 0
-    for kind, first, last, count, row in zip(kinds, start, end, counts, example, strict=True):
-        name = Triplet(*triplets[row].tolist()) if rules.official else int(kind)
-        hits = right[first:last]
-        if rules.official:
-            of_kind, _ = eleven_points(hits, np.array([0, len(hits)]), np.array([count]), official=True)
-            precision[name] = float(of_kind[0])
-        else:
-            precision[name] = area_under_precision(hits, int(count))
-        recall[name] = float(hits.sum() / count)
-        truths[name] = int(count)
-        total += int(hits.sum())
-    counted = counts[end > start].sum() if ignore_unpredicted else counts.sum()
-    return DetectionScores(precision, recall, truths, float(total / counted) if counted else float("nan"))
 
 
 def _kinds(relations: Relations) -> Integers:
@@ -231,10 +257,45 @@ class ChallengeScores:
         return 0.4 * self.relation_map + 0.2 * self.recall + 0.4 * self.phrase_map
 
 
+@dataclass(frozen=True)
+class ChallengeMatches:
+    """Which relations and phrases are right. Any choice of images can be scored without matching again."""
+
+    relations: Ranking
+    phrases: Ranking
+    """By relationship type"""
+    all_relations: Ranking
+    all_phrases: Ranking
+    """In one ranking"""
+    recalled: Ranking
+    """The 50 best relations of each image in one ranking"""
+    types: tuple[int, ...]
+    """The relationship types of the truth, ascending"""
+
+    def scores(self, chosen: Integers | None = None) -> ChallengeScores:
+        """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
+        relations, phrases = (
+            {kind: area for kind, area in zip(self.types, each.areas(chosen)[0].tolist(), strict=True) if area == area}
+            for each in (self.relations, self.phrases)
+        )
+        return ChallengeScores(
+            relations=relations,
+            phrases=phrases,
+            recall=mean_of(self.recalled.areas(chosen)[1]),
+            weighted_relations=mean_of(self.all_relations.areas(chosen)[0]),
+            weighted_phrases=mean_of(self.all_phrases.areas(chosen)[0]),
+        )
+
+
 def score_open_images_challenge(
     predicted: Relations, truth: Relations, verified: Integers | None = None
 ) -> ChallengeScores:
-    """Scores relations against the truth of the same images. Raises ValueError as `check_test_set` does.
+    """Scores relations against the truth of the same images. Arguments and errors as in `match_challenge`."""
+    return match_challenge(predicted, truth, verified).scores()
+
+
+def match_challenge(predicted: Relations, truth: Relations, verified: Integers | None = None) -> ChallengeMatches:
+    """Decides which relations and phrases are right. Raises ValueError as `check_test_set` does.
 
     `verified` are M×2 image-level labels, positive or negative: position of the image, and object class. An attribute
     ("bench is wooden") has the box and the label of its subject twice, or NaN for the object's box.
@@ -245,13 +306,15 @@ def score_open_images_challenge(
     ranked = best_first(predicted.take(_judged(predicted, truth, labels)))
     right = relation_candidates(ranked, truth, 0.5, pixel=0.0).first_finds(len(ranked))
     right_phrases = phrase_candidates(ranked, truth, 0.5, pixel=0.0).first_finds(len(ranked))
-    recalled = int(right[places(ranked.image) < 50].sum())
-    by_score = np.argsort(-scores_of(ranked), kind="stable")
-    return ChallengeScores(
-        _precision(ranked, right, truth),
-        _precision(ranked, right_phrases, truth),
-        recalled / len(truth) if len(truth) else float("nan"),
-        *(area_under_precision(found[by_score], len(truth)) for found in (right, right_phrases)),
+    best = places(ranked.image) < 50
+    one, true_one = np.zeros(len(ranked), np.int64), np.zeros(len(truth), np.int64)
+    return ChallengeMatches(
+        Ranking.of(ranked, right, ranked.predicates, truth, truth.predicates),
+        Ranking.of(ranked, right_phrases, ranked.predicates, truth, truth.predicates),
+        Ranking.of(ranked, right, one, truth, true_one),
+        Ranking.of(ranked, right_phrases, one, truth, true_one),
+        Ranking.of(ranked.take(best), right[best], one[best], truth, true_one),
+        tuple(np.unique(truth.predicates).tolist()),
     )
 
 
@@ -271,12 +334,3 @@ def _judged(predicted: Relations, truth: Relations, verified: Integers) -> Flags
     is_known = np.isin(asked, known).reshape(2, -1)
     is_absent = np.isin(asked, np.setdiff1d(checked, positive)).reshape(2, -1)
     return np.asarray(is_known.all(axis=0) | is_absent.any(axis=0))
-
-
-def _precision(ranked: Relations, right: Flags, truth: Relations) -> dict[int, float]:
-    order = np.lexsort((-scores_of(ranked), ranked.predicates))
-    predicates, right = ranked.predicates[order], right[order]
-    return {
-        int(kind): area_under_precision(right[slice(*np.searchsorted(predicates, [kind, kind + 1]))], int(count))
-        for kind, count in zip(*np.unique(truth.predicates, return_counts=True), strict=True)
-    }

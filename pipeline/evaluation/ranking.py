@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +11,61 @@ from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, sc
 
 FLOAT_THRESHOLDS = np.arange(0, 1.1, 0.1)
 """Recall thresholds of the public evaluators. Three exceed the tenth that they stand for (0.30000000000000004)."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """R predictions of K categories, each right or wrong, and T truths.
+
+    Any choice of images can be scored from them without matching again, since images are matched one by one.
+    """
+
+    images: int
+    """Number of images of the test set."""
+    bounds: Integers
+    """K+1: the predictions of category k are those from `bounds[k]` to `bounds[k + 1]`, best first."""
+    image: Integers
+    """R: each prediction's image."""
+    right: Flags
+    """R: whether it is the first to find its truth."""
+    truth: Integers
+    truth_image: Integers
+    """T: number of the category, and image, of each truth."""
+
+    @classmethod
+    def of(
+        cls, predicted: Relations, right: Flags, labels: Integers, truth: Relations, true_labels: Integers
+    ) -> Ranking:
+        """Ranks N predictions of each category of the truth by their scores. Equal scores keep their order."""
+        kinds, number = np.unique(true_labels, return_inverse=True)
+        order = np.lexsort((-scores_of(predicted), labels))
+        order = order[np.isin(labels[order], kinds)]
+        bounds = np.append(np.searchsorted(labels[order], kinds), len(order))
+        return cls(truth.images, bounds, predicted.image[order], right[order], number, truth.image)
+
+    def counted(self, chosen: Integers | None = None) -> tuple[Integers, Integers]:
+        """Returns how often each prediction counts, and the number of truths of each category.
+
+        `chosen` are positions of images, of which repeated ones count repeatedly; by default, all.
+        """
+        times = times_of(chosen, self.images)
+        truths = np.bincount(self.truth, times[self.truth_image], minlength=len(self.bounds) - 1)
+        return times[self.image], truths.astype(np.int64)
+
+    def areas(self, chosen: Integers | None = None) -> tuple[Floats, Floats]:
+        """Returns the area under the precision of each category, and its greatest recall; NaN without a truth."""
+        weights, truths = self.counted(chosen)
+        area, recall = np.full(len(truths), np.nan), np.full(len(truths), np.nan)
+        for category in np.flatnonzero(truths).tolist():
+            own = slice(self.bounds[category], self.bounds[category + 1])
+            area[category] = area_under_precision(self.right[own], int(truths[category]), weights[own])
+            recall[category] = weights[own][self.right[own]].sum() / truths[category]
+        return area, recall
+
+
+def times_of(chosen: Integers | None, images: int) -> Integers:
+    """Returns how often each of `images` images is among the chosen ones; once if `chosen` is None."""
+    return np.ones(images, np.int64) if chosen is None else np.bincount(chosen, minlength=images)
 
 
 def check_test_set(predicted: Relations, truth: Relations) -> None:
@@ -57,10 +113,12 @@ def area_under_precision(hits: Flags, truths: int, weights: Integers | None = No
     """
     if not truths:
         return float("nan")
+    # Only hits matter: until the next one, precision falls and recall stays.
+    places = np.flatnonzero(hits)
     times = np.ones(len(hits), np.int64) if weights is None else weights
-    ranked, found = np.cumsum(times), np.cumsum(times * hits)
+    ranked, found = np.cumsum(times)[places], np.cumsum(times[places])
     ceiling = np.maximum.accumulate((found / np.maximum(ranked, 1))[::-1])[::-1]
-    return float((ceiling * times)[hits].sum() / truths)
+    return float((ceiling * times[places]).sum() / truths)
 
 
 def eleven_points(

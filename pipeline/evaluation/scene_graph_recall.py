@@ -15,20 +15,15 @@ object, an object's pair has one predicate, and a prediction finds one truth at 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.evaluation.matching import (
-    numbered,
-    pair_numbers,
-    relation_candidates,
-    representatives,
-    unseen_triplets,
-)
-from pipeline.evaluation.ranking import best_first, check_test_set, mean_of, places
-from pipeline.evaluation.relations import Floats, Integers, Relations, scores_of
+from pipeline.evaluation.matching import numbered, unseen_triplets
+from pipeline.evaluation.ranking import check_test_set, mean_of, times_of
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 
 
 @dataclass(frozen=True)
@@ -68,29 +63,95 @@ class SceneGraphScores:
 def score_scene_graphs(
     predicted: Relations, truth: Relations, rules: SceneGraphRules | None = None, seen: Integers | None = None
 ) -> SceneGraphScores:
-    """Scores relations against the truth of the same images. Raises ValueError as `check_test_set` does.
+    """Scores relations against the truth of the same images. Arguments and errors as in `match_scene_graphs`."""
+    return match_scene_graphs(predicted, truth, rules, seen).scores()
+
+
+class _Shares(NamedTuple):
+    """Of each of G groups of an image's truths, the share found by the K best predictions, for each K of the rules."""
+
+    image: Integers
+    predicate: Integers
+    """G: that of the group's first truth"""
+    found: Floats
+    """Number of K × G"""
+
+    @classmethod
+    def of(cls, truth: Relations, groups: Integers, found: Integers, limits: Sequence[int]) -> _Shares:
+        _, first, place, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+        shares = [np.bincount(place, weights=found < limit, minlength=len(counts)) / counts for limit in limits]
+        return cls(truth.image[first], truth.predicates[first], np.array(shares).reshape(len(limits), len(counts)))
+
+    def means(self, times: Integers) -> list[float]:
+        """The mean over groups for each K, where `times` says how often an image counts; NaN without a group."""
+        weights = times[self.image]
+        return [float((each * weights).sum() / weights.sum()) if weights.any() else float("nan") for each in self.found]
+
+    def by_predicate(self, times: Integers) -> list[dict[int, float]]:
+        """The mean over the groups of each predicate for each K, without predicates that no image has."""
+        weights = times[self.image]
+        total = np.bincount(self.predicate, weights)
+        there = np.flatnonzero(total)
+        sums = (np.bincount(self.predicate, each * weights) for each in self.found)
+        return [dict(zip(there.tolist(), (each[there] / total[there]).tolist(), strict=True)) for each in sums]
+
+
+@dataclass(frozen=True)
+class SceneGraphMatches:
+    """Which truths are found by the best predictions of their image, with the graph constraint and without.
+
+    Any choice of images can be scored without matching again.
+    """
+
+    images: int
+    rules: SceneGraphRules
+    by_image: tuple[_Shares, _Shares]
+    by_predicate: tuple[_Shares, _Shares]
+    """Groups are the truths of an image with one predicate."""
+    unseen: tuple[_Shares, _Shares]
+    """Groups are the truths of an image whose triplet the training set lacks."""
+
+    def scores(self, chosen: Integers | None = None) -> SceneGraphScores:
+        """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
+        limits, times = self.rules.limits, times_of(chosen, self.images)
+        recall, unseen = ([each.means(times) for each in shares] for shares in (self.by_image, self.unseen))
+        by_predicate, free = (each.by_predicate(times) for each in self.by_predicate)
+        return SceneGraphScores(
+            recall=dict(zip(limits, recall[0], strict=True)),
+            mean_recall={k: _mean(each, self.rules) for k, each in zip(limits, by_predicate, strict=True)},
+            unconstrained=dict(zip(limits, recall[1], strict=True)),
+            unconstrained_mean={k: _mean(each, self.rules) for k, each in zip(limits, free, strict=True)},
+            zero_shot=dict(zip(limits, unseen[0], strict=True)),
+            unconstrained_zero_shot=dict(zip(limits, unseen[1], strict=True)),
+            by_predicate=dict(zip(limits, by_predicate, strict=True)),
+        )
+
+
+def match_scene_graphs(
+    predicted: Relations, truth: Relations, rules: SceneGraphRules | None = None, seen: Integers | None = None
+) -> SceneGraphMatches:
+    """Decides which truths are found. Raises ValueError as `check_test_set` does.
 
     `seen` are M×3 triplets of the training set (subject label, object label, predicate).
     """
     rules = rules or SceneGraphRules()
     check_test_set(predicted, truth)
-    ranked = best_first(predicted)
-    if not rules.official:
-        ranked = _single_objects(ranked, rules.same_object)
-    pairs = pair_numbers(ranked)
+    found = _found_at(predicted, truth, rules)
+    # Ascending by predicate, then by image.
+    groups = numbered([truth.predicates, truth.image])
     new = unseen_triplets(truth, seen)
-    constrained = ranked.take(places(pairs) == 0)
-    free = ranked if rules.official else ranked.take(places(numbered([pairs, ranked.predicates])) == 0)
-    with_constraint, without = (_found_at(each, truth, rules) for each in (constrained, free))
-    by_predicate = {k: _by_predicate(with_constraint, truth, k) for k in rules.limits}
-    return SceneGraphScores(
-        recall={k: _recall(with_constraint, truth, k) for k in rules.limits},
-        mean_recall={k: _mean(by_predicate[k], rules) for k in rules.limits},
-        unconstrained={k: _recall(without, truth, k) for k in rules.limits},
-        unconstrained_mean={k: _mean(_by_predicate(without, truth, k), rules) for k in rules.limits},
-        zero_shot={k: _recall(with_constraint[new], truth.take(new), k) for k in rules.limits},
-        unconstrained_zero_shot={k: _recall(without[new], truth.take(new), k) for k in rules.limits},
-        by_predicate=by_predicate,
+    unseen = truth.take(new)
+
+    def shares(of: Relations, groups: Integers, chosen: Flags | slice) -> tuple[_Shares, _Shares]:
+        first, second = (_Shares.of(of, groups, each[chosen], rules.limits) for each in found)
+        return first, second
+
+    return SceneGraphMatches(
+        truth.images,
+        rules,
+        by_image=shares(truth, truth.image, slice(None)),
+        by_predicate=shares(truth, groups, slice(None)),
+        unseen=shares(unseen, unseen.image, new),
     )
 
 
@@ -99,57 +160,26 @@ def _mean(by_predicate: Mapping[int, float], rules: SceneGraphRules) -> float:
     return mean_of([*by_predicate.values(), *[0.0] * absent])
 
 
-def _found_at(ranked: Relations, truth: Relations, rules: SceneGraphRules) -> Integers:
-    """Returns T: the place of the prediction of its image that finds each truth, or a place after all."""
-    place = places(ranked.image)
-    within = place < max(rules.limits)
-    ranked, place = ranked.take(within), place[within]
-    candidates = relation_candidates(ranked, truth, rules.overlap)
-    if not rules.official:
-        candidates = candidates.assigned()
-    found = np.full(len(truth), np.iinfo(np.int64).max)
-    np.minimum.at(found, candidates.truth, place[candidates.prediction])
+def _found_at(predicted: Relations, truth: Relations, rules: SceneGraphRules) -> Integers:
+    """Returns 2×T: the place of the prediction of its image that finds each truth, or a place after all.
+
+    The first row is with the graph constraint, the second without.
+    """
+    from pipeline.evaluation.loops import find_in_graphs  # Numba takes half a second to load
+
+    found = np.full((2, len(truth)), np.iinfo(np.int64).max)
+    same = np.inf if rules.official or rules.same_object is None else rules.same_object
+    bounds = [np.searchsorted(each.image, np.arange(each.images + 1)) for each in (predicted, truth)]
+    columns, true_columns = (
+        (
+            np.ascontiguousarray(each.subject_boxes, np.float64),
+            np.ascontiguousarray(each.object_boxes, np.float64),
+            *(each.subject_labels, each.object_labels, each.predicates),
+        )
+        for each in (predicted, truth)
+    )
+    find_in_graphs(
+        *(bounds[0], np.asarray(scores_of(predicted), np.float64), *columns, bounds[1], *true_columns),
+        *(rules.overlap, same, rules.official, max(rules.limits), int(np.diff(bounds[0]).max(initial=0)), found),
+    )
     return found
-
-
-def _recall(found: Integers, truth: Relations, limit: int) -> float:
-    """Returns the mean over images of the share of truths found by the `limit` best predictions."""
-    return mean_of(_shares(truth.image, found < limit))
-
-
-def _by_predicate(found: Integers, truth: Relations, limit: int) -> dict[int, float]:
-    groups = numbered([truth.predicates, truth.image])
-    # Groups ascend by predicate, so that the first truth of each states whose it is.
-    _, first = np.unique(groups, return_index=True)
-    shares, predicates = _shares(groups, found < limit), truth.predicates[first]
-    return {int(each): mean_of(shares[predicates == each]) for each in np.unique(predicates)}
-
-
-def _shares(groups: Integers, found: np.ndarray) -> Floats:
-    """Returns the share of found truths of each group, by ascending group."""
-    _, place, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    return np.asarray(np.bincount(place, weights=found, minlength=len(counts)) / counts)
-
-
-def _single_objects(ranked: Relations, same_object: float | None) -> Relations:
-    """Replaces each box by the best-scored box of the object that it shows, so that equal pairs have equal boxes."""
-    if same_object is None:
-        return ranked
-    count = len(ranked)
-    images = np.concatenate([ranked.image, ranked.image])
-    labels = np.concatenate([ranked.subject_labels, ranked.object_labels])
-    boxes = np.concatenate([ranked.subject_boxes, ranked.object_boxes])
-    scores = np.concatenate([scores_of(ranked), scores_of(ranked)])
-    kinds = numbered([images, labels])
-    bits = (boxes + 0.0).astype(np.float64).view(np.int64)
-    order = np.argsort(-scores, kind="stable")
-    _, first, node = np.unique(numbered([kinds, *bits.T])[order], return_index=True, return_inverse=True)
-    # A node is a distinct box; nodes are compared best first.
-    ranks = np.argsort(first)
-    chosen = order[first[ranks]]
-    representative = representatives(kinds[chosen], [boxes[chosen]], [1.0], same_object)
-    rank_of = np.empty(len(ranks), np.int64)
-    rank_of[ranks] = np.arange(len(ranks))
-    shown = np.empty(2 * count, np.int64)
-    shown[order] = chosen[representative[rank_of[node]]]
-    return replace(ranked, subject_boxes=boxes[shown[:count]], object_boxes=boxes[shown[count:]])

@@ -15,7 +15,7 @@ from models.network import Network
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_ahead, read_image
 from pipeline.evaluation import benchmark
-from pipeline.evaluation.benchmark import Evaluated, Metric, Options
+from pipeline.evaluation.benchmark import Evaluated, Options
 from pipeline.evaluation.bootstrap import resampled
 from pipeline.evaluation.detection import Detections, average_precision_50
 from pipeline.evaluation.ground_truth import GroundTruth
@@ -105,7 +105,7 @@ class TestSet:
     ) -> dict[str, float]:
         """Returns zero_shot_map and zero_shot_recall under HICO-DET's rules, detection_ap50, and the triplet count.
 
-        Only images that were predicted count. `metrics` adds further figures. `unseen`: triplets (subject, canonical
+        Only images that were predicted count. `metrics` adds plug-ins. `unseen`: triplets (subject, canonical
         predicate, object) that training left out; adds unseen_map, seen_map and full_map, except those without a
         triplet in the test set, and the number of unseen triplets.
         """
@@ -126,7 +126,8 @@ class TestSet:
         if unseen is not None:
             figures |= self._apart(interactions, unseen)
         for metric in metrics:
-            figures |= _measured(self._further(metric, predicted, truth))
+            further = load_plugin("metrics", metric)(predicted, truth, self.truth.predicates, Options(resamples=0))
+            figures |= _measured(further)
         return figures
 
     def vcoco_scores(self, found: Iterable[Scored], truth: VcocoTruth) -> dict[str, float]:
@@ -160,10 +161,6 @@ class TestSet:
         means = Split(name="split", unseen=left_out, transductive=None).means(scores)
         figures = {f"{name}_map": value for name, value in means.items() if not np.isnan(value)}
         return figures | {"unseen_triplets": float(len(left_out))}
-
-    def _further(self, name: str, predicted: Relations, truth: Relations) -> Evaluated:
-        metric: Metric = load_plugin("metrics", name)
-        return metric(predicted, truth, self.truth.predicates, Options(resamples=0))
 
     def _boxes(self, position: int) -> Detections:
         every = self.truth.boxes

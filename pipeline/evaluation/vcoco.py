@@ -9,14 +9,14 @@ is the area under the falling envelope of precision, and recall is of all person
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.evaluation.matching import Candidates, joined, marked
-from pipeline.evaluation.ranking import area_under_precision, mean_of
+from pipeline.evaluation.ranking import Ranking, mean_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou, scores_of
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import Role, VcocoTruth
@@ -71,45 +71,29 @@ class VcocoScores:
 
 
 @dataclass(frozen=True)
-class _Ranking:
-    """The predictions of one action or role that count, best first, up to the last that is right."""
-
-    image: Integers
-    right: Flags
-
-    def precision(self, positives: int, times: Integers | None) -> float:
-        return area_under_precision(self.right, positives, None if times is None else times[self.image])
-
-
-@dataclass(frozen=True)
 class VcocoMatches:
     """Which predictions are right. Any choice of images can be scored from them without matching again."""
 
     truth: VcocoTruth
-    agents: tuple[_Ranking, ...]
-    """One for each action"""
-    first: tuple[_Ranking, ...]
-    second: tuple[_Ranking, ...]
-    """One for each role, in scenario 1 and 2"""
+    agents: Ranking
+    """By action"""
+    first: Ranking
+    second: Ranking
+    """By role, in scenario 1 and 2"""
     official: bool
 
     def scores(self, chosen: Integers | None = None) -> VcocoScores:
         """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
-        truth = self.truth
-        times = None if chosen is None else np.bincount(chosen, minlength=truth.images)
-        weights = np.ones(len(truth.image), np.int64) if times is None else times[truth.image]
-        positives = ((truth.labels == 1) * weights[:, None]).sum(axis=0)
-        counts = {action: int(count) for action, count in zip(truth.actions, positives, strict=True)}
-        first, second = (
-            {
-                role: ranking.precision(counts[role[0]], times)
-                for role, ranking in zip(truth.roles, rankings, strict=True)
-            }
-            for rankings in (self.first, self.second)
+        actions, roles = self.truth.actions, self.truth.roles
+        agents, first, second = (each.areas(chosen)[0].tolist() for each in (self.agents, self.first, self.second))
+        persons = self.agents.counted(chosen)[1].tolist()
+        return VcocoScores(
+            dict(zip(actions, agents, strict=True)),
+            dict(zip(roles, first, strict=True)),
+            dict(zip(roles, second, strict=True)),
+            dict(zip(actions, persons, strict=True)),
+            self.official,
         )
-        agents = zip(truth.actions, self.agents, strict=True)
-        agent = {action: ranking.precision(counts[action], times) for action, ranking in agents}
-        return VcocoScores(agent, first, second, counts, self.official)
 
 
 def score_vcoco(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules | None = None) -> VcocoScores:
@@ -131,11 +115,26 @@ def match_vcoco(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules
         _role(predicted.roles.take(np.sort(order[bounds[number] : bounds[number + 1]])), truth, number, rules)
         for number in range(len(truth.roles))
     ]
-    first, second = (tuple(each[scenario] for each in roles) for scenario in (0, 1))
-    return VcocoMatches(truth, _agents(predicted, truth, rules), first, second, rules.official)
+    actions = [truth.actions.index(action) for action, _ in truth.roles]
+    first, second = (_ranking([each[scenario] for each in roles], truth, actions) for scenario in (0, 1))
+    agents = _ranking(_agents(predicted, truth, rules), truth, range(len(truth.actions)))
+    return VcocoMatches(truth, agents, first, second, rules.official)
 
 
-def _agents(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules) -> tuple[_Ranking, ...]:
+_Ranked = tuple[Integers, Flags]
+"""The predictions of one action or role that count, best first, up to the last that is right: image, and whether right.
+"""
+
+
+def _ranking(ranked: Sequence[_Ranked], truth: VcocoTruth, actions: Sequence[int]) -> Ranking:
+    """Joins the predictions of all actions or roles. Their truths are the persons who do the action of each."""
+    person, category = np.nonzero(truth.labels[:, actions] == 1)
+    bounds = np.append(0, np.cumsum([len(image) for image, _ in ranked]))
+    image, right = (np.concatenate([each[part] for each in ranked]) for part in (0, 1))
+    return Ranking(truth.images, bounds, image, right, category, truth.image[person])
+
+
+def _agents(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules) -> list[_Ranked]:
     person, overlap = _persons(predicted.agent_image, predicted.agent_boxes, truth)
     counted = _counted(person, truth)
     close = (person >= 0) & (overlap >= rules.overlap)
@@ -143,11 +142,11 @@ def _agents(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules) ->
     for action in range(len(truth.actions)):
         scores = predicted.agent_scores[:, action]
         right = close & (truth.labels[person, action] == 1) if len(truth.labels) else close
-        rankings.append(_ranking(predicted.agent_image, scores, counted & ~np.isnan(scores), right, person))
-    return tuple(rankings)
+        rankings.append(_ranked(predicted.agent_image, scores, counted & ~np.isnan(scores), right, person))
+    return rankings
 
 
-def _role(found: Relations, truth: VcocoTruth, number: int, rules: VcocoRules) -> tuple[_Ranking, _Ranking]:
+def _role(found: Relations, truth: VcocoTruth, number: int, rules: VcocoRules) -> tuple[_Ranked, _Ranked]:
     """Returns the ranking of a role in scenario 1 and 2."""
     action = truth.actions.index(truth.roles[number][0])
     found = found.take(~np.isnan(scores_of(found)))
@@ -155,19 +154,19 @@ def _role(found: Relations, truth: VcocoTruth, number: int, rules: VcocoRules) -
     person, overlap = _persons(found.image, found.subject_boxes, truth)
     counted = _counted(person, truth)
     if not len(truth.labels):
-        return (_ranking(found.image, scores, counted, np.zeros(len(found), bool), person),) * 2
+        return (_ranked(found.image, scores, counted, np.zeros(len(found), bool), person),) * 2
     close = (person >= 0) & (overlap >= rules.overlap) & (truth.labels[person, action] == 1)
     thing = truth.role_boxes[person, number]
     same_thing = _overlaps(thing, found.object_boxes) >= rules.overlap
     has_none = np.isnan(thing).all(axis=1)
     says_none = np.isnan(found.object_boxes).all(axis=1) | (found.object_boxes == 0).all(axis=1)
     return (
-        _ranking(found.image, scores, counted, close & np.where(has_none, says_none, same_thing), person),
-        _ranking(found.image, scores, counted, close & (has_none | same_thing), person),
+        _ranked(found.image, scores, counted, close & np.where(has_none, says_none, same_thing), person),
+        _ranked(found.image, scores, counted, close & (has_none | same_thing), person),
     )
 
 
-def _ranking(image: Integers, scores: Floats, counted: Flags, right: Flags, person: Integers) -> _Ranking:
+def _ranked(image: Integers, scores: Floats, counted: Flags, right: Flags, person: Integers) -> _Ranked:
     """Ranks the counted predictions; the first correct one finds its person."""
     order = np.argsort(-scores, kind="stable")
     order = order[counted[order]]
@@ -175,7 +174,7 @@ def _ranking(image: Integers, scores: Floats, counted: Flags, right: Flags, pers
     _, first = np.unique(person[order][hits], return_index=True)
     # What follows the last hit lowers no precision at a hit.
     last = int(hits[first].max(initial=-1)) + 1
-    return _Ranking(image[order[:last]], marked(last, hits[first]))
+    return image[order[:last]], marked(last, hits[first])
 
 
 def _persons(image: Integers, boxes: Floats, truth: VcocoTruth) -> tuple[Integers, Floats]:

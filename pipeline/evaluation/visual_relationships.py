@@ -21,8 +21,8 @@ from pipeline.evaluation.matching import (
     relation_candidates,
     unseen_triplets,
 )
-from pipeline.evaluation.ranking import best_first, check_test_set, places
-from pipeline.evaluation.relations import Integers, Relations
+from pipeline.evaluation.ranking import best_first, check_test_set, places, times_of
+from pipeline.evaluation.relations import Flags, Integers, Relations
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,50 @@ class VrdScores:
     """Predicate → recall of its relations at the greatest K"""
 
 
+@dataclass(frozen=True)
+class VrdMatches:
+    """The place of the prediction of its image that finds each of T truths, as a relation and as a phrase.
+
+    Any choice of images can be scored without matching again.
+    """
+
+    truth: Relations
+    relations: Integers
+    phrases: Integers
+    """T: a place after all where none finds it"""
+    unseen: Flags
+    """T: whether the training set lacks the triplet"""
+    limits: tuple[int, ...]
+
+    def scores(self, chosen: Integers | None = None) -> VrdScores:
+        """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
+        times = times_of(chosen, self.truth.images)[self.truth.image]
+        total = np.bincount(self.truth.predicates, times)
+        found = np.bincount(self.truth.predicates, times * (self.relations < max(self.limits)))
+        return VrdScores(
+            relations=self._recall(self.relations, times),
+            phrases=self._recall(self.phrases, times),
+            zero_shot_relations=self._recall(self.relations, times * self.unseen),
+            zero_shot_phrases=self._recall(self.phrases, times * self.unseen),
+            by_predicate={int(each): float(found[each] / total[each]) for each in np.flatnonzero(total)},
+        )
+
+    def _recall(self, found: Integers, times: Integers) -> dict[int, float]:
+        total = times.sum()
+        return {k: float(times[found < k].sum() / total) if total else float("nan") for k in self.limits}
+
+
 def score_vrd(
     predicted: Relations, truth: Relations, rules: VrdRules | None = None, seen: Integers | None = None
 ) -> VrdScores:
-    """Scores relations against the truth of the same images. Raises ValueError as `check_test_set` does.
+    """Scores relations against the truth of the same images. Arguments and errors as in `match_vrd`."""
+    return match_vrd(predicted, truth, rules, seen).scores()
+
+
+def match_vrd(
+    predicted: Relations, truth: Relations, rules: VrdRules | None = None, seen: Integers | None = None
+) -> VrdMatches:
+    """Decides which truths are found. Raises ValueError as `check_test_set` does.
 
     `seen` are M×3 triplets of the training set (subject label, object label, predicate).
     """
@@ -64,19 +104,11 @@ def score_vrd(
     place = places(ranked.image)
     within = place < max(rules.limits)
     ranked, place = ranked.take(within), place[within]
-    relations = _found_at(relation_candidates(ranked, truth, rules.overlap), place, len(truth))
-    phrases = _found_at(phrase_candidates(ranked, truth, rules.overlap), place, len(truth))
-    new = unseen_triplets(truth, seen)
-    return VrdScores(
-        relations=_recall(relations, rules.limits),
-        phrases=_recall(phrases, rules.limits),
-        zero_shot_relations=_recall(relations[new], rules.limits),
-        zero_shot_phrases=_recall(phrases[new], rules.limits),
-        by_predicate={
-            int(each): float((relations[truth.predicates == each] < max(rules.limits)).mean())
-            for each in np.unique(truth.predicates)
-        },
+    relations, phrases = (
+        _found_at(candidates(ranked, truth, rules.overlap), place, len(truth))
+        for candidates in (relation_candidates, phrase_candidates)
     )
+    return VrdMatches(truth, relations, phrases, unseen_triplets(truth, seen), rules.limits)
 
 
 def _found_at(candidates: Candidates, place: Integers, truths: int) -> Integers:
@@ -85,7 +117,3 @@ def _found_at(candidates: Candidates, place: Integers, truths: int) -> Integers:
     found = np.full(truths, np.iinfo(np.int64).max)
     found[assigned.truth] = place[assigned.prediction]
     return found
-
-
-def _recall(found: Integers, limits: tuple[int, ...]) -> dict[int, float]:
-    return {limit: float((found < limit).mean()) if len(found) else float("nan") for limit in limits}

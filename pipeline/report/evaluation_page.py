@@ -109,7 +109,7 @@ def evaluation_page(
     return render_page(
         "evaluation.html",
         ("report.css", "evaluation.css"),
-        _FILTERS,
+        FILTERS,
         mark=_MARK,
         stamp=stamp,
         home=home,
@@ -269,7 +269,7 @@ def _signed(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:+.2f}".replace("-", "−")
 
 
-_FILTERS: Mapping[str, Callable[[Any], Any]] = {
+FILTERS: Mapping[str, Callable[[Any], Any]] = {
     "percent": _percent,
     "signed": _signed,
     "share": lambda value: "–" if math.isnan(value) else f"{value:.1%}",

@@ -41,19 +41,25 @@ class BinnedLabels:
 
     def reliability(self) -> list[tuple[float, float, int]]:
         """(Mean value, share of correct labels, number of labels) of each non-empty bin of the calibration error."""
-        numbers, totals = (values[..., :2].sum(axis=1) for values in (self.numbers, self.totals))
-        numbers, totals = (values.reshape(calibration.BINS, -1, 2).sum(axis=1) for values in (numbers, totals))
         return [
-            (float(total.sum() / n.sum()), float(n[1] / n.sum()), int(n.sum()))
-            for n, total in zip(numbers, totals, strict=True)
+            (float(total / n.sum()), float(n[1] / n.sum()), int(n.sum()))
+            for n, total in zip(*self._known(), strict=True)
             if n.sum()
         ]
 
+    def _known(self) -> tuple[Counts, npt.NDArray[np.float64]]:
+        """Labels of known truth in the bins of the calibration error: numbers by truth, and sums of values."""
+        numbers, totals = (
+            values[..., :2].sum(axis=1).reshape(calibration.BINS, -1, 2).sum(axis=1)
+            for values in (self.numbers, self.totals)
+        )
+        return numbers, totals.sum(axis=1)
+
     def calibration_error(self) -> float | None:
         """Expected calibration error, as `calibration_error` defines it; None without labels of known truth."""
-        bins = self.reliability()
-        labels = sum(number for _, _, number in bins)
-        return sum(abs(mean - share) * n for mean, share, n in bins) / labels if labels else None
+        numbers, totals = self._known()
+        labels = int(numbers.sum())
+        return calibration.binned_calibration_error(totals, numbers[:, 1], labels) if labels else None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import asdict, astuple, dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 BINS = 15
 _STRENGTH = 5.0
@@ -141,17 +141,20 @@ class Calibration:
             raise ValueError(f"not a calibration ({error}): {data[:80]!r}") from error
 
 
-def calibration_error(probabilities: Sequence[float], truth: Sequence[bool], bins: int = BINS) -> float:
+def calibration_error(probabilities: ArrayLike, truth: ArrayLike, bins: int = BINS) -> float:
     """Expected calibration error: |mean probability - share of right labels| of each bin, weighted by bin size.
 
     Bins have equal width. The error is 0 without labels.
     """
-    if not len(probabilities):
-        return 0.0
     confidences, right = np.asarray(probabilities, np.float64), np.asarray(truth, np.float64)
     places = np.minimum((confidences * bins).astype(int), bins - 1)
-    apart = np.abs(np.bincount(places, confidences, bins) - np.bincount(places, right, bins))
-    return float(apart.sum() / len(confidences))
+    binned = np.bincount(places, confidences, bins), np.bincount(places, right, bins)
+    return binned_calibration_error(*binned, len(confidences)) if len(confidences) else 0.0
+
+
+def binned_calibration_error(probabilities: ArrayLike, right: ArrayLike, labels: int) -> float:
+    """`calibration_error` from the sum of probabilities and the number of right labels in each bin."""
+    return float(np.abs(np.subtract(probabilities, right)).sum() / labels)
 
 
 def _means(of: Sequence[Line | Stack]) -> list[float]:

@@ -401,7 +401,7 @@ def test_an_h5_file_of_another_kind(tmp_path: Path) -> None:
 def test_missing_and_wrong_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"classes: no file .*c\.csv"):
         opened("open_images", text(tmp_path / "a.csv", RELATIONS), classes=tmp_path / "c.csv")
-    with pytest.raises(FatalError, match="no format 'voc'; the formats are coco, hico_det"):
+    with pytest.raises(FatalError, match="no format 'voc'; the formats are coco, coco_panoptic"):
         annotation_source("voc", tmp_path / "a.json", {})
     with pytest.raises(FatalError, match="instances: required by format 'vcoco'; set it"):
         annotation_source("vcoco", tmp_path / "a.json", {})

@@ -1,11 +1,17 @@
 """Intervals by resampling images: what they cover, and that kept matches give what scoring again would."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from benchmarks.evaluation import synthetic
+from pipeline.evaluation import benchmark
+from pipeline.evaluation.benchmark import Evaluated, Options
 from pipeline.evaluation.bootstrap import bootstrap, resampled
-from pipeline.evaluation.hico import HicoMatches, HicoRules, Triplet, match_hico, score_hico
+from pipeline.evaluation.hico import HicoMatches, Triplet
+from pipeline.evaluation.relations import Integers, Relations
 
 
 def test_intervals_of_a_mean_are_those_of_its_standard_error():
@@ -33,17 +39,36 @@ def test_resamples_follow_from_seed_and_number():
     assert sorted(set(range(20)).difference(chosen).pop() for chosen in drawn[1, 5][6:]) == [*range(20)]
 
 
-@pytest.mark.parametrize("rules", [HicoRules(), HicoRules(official=True), HicoRules(known_object=True)])
-def test_kept_matches_score_chosen_images_as_scoring_copies_of_them_does(rules: HicoRules):
-    predicted, truth = synthetic(images=60, per_image=40, seed=2)
-    matches = match_hico(predicted, truth, rules)
-    for seed in range(5):
-        chosen = np.sort(np.random.default_rng(seed).integers(0, 60, 60))
-        again = score_hico(resampled(predicted, chosen), resampled(truth, chosen), rules)
-        kept = matches.scores(chosen)
-        assert kept.average_precision == pytest.approx(again.average_precision, abs=1e-12)
-        assert kept.recall == pytest.approx(again.recall, abs=1e-12)
-        assert kept.truths == again.truths
+NAMES = [str(number) for number in range(200)]
+SEEN = np.stack([np.zeros(300, np.int64), np.arange(300) % 80, np.arange(300) % 117], axis=1)
+Scored = Callable[[Relations, Relations, Options], Evaluated]
+BENCHMARKS: dict[str, tuple[Scored, Options]] = {
+    "HICO-DET": (lambda p, t, o: benchmark.hico_det(p, t, NAMES, NAMES, o), Options(known_object=True)),
+    "HICO-DET, official": (lambda p, t, o: benchmark.hico_det(p, t, NAMES, NAMES, o), Options(official=True)),
+    "Open Images": (lambda p, t, o: benchmark.open_images(p, t, NAMES, o), Options(verified=np.array([[0, 199]]))),
+    "Visual Genome": (lambda p, t, o: benchmark.visual_genome(p, t, NAMES, o), Options(seen=SEEN)),
+    "Visual Genome, official": (lambda p, t, o: benchmark.visual_genome(p, t, NAMES, o), Options(official=True)),
+    "VRD": (lambda p, t, o: benchmark.visual_relationships(p, t, NAMES, o), Options(seen=SEEN)),
+}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_matching_once_gives_the_intervals_of_matching_every_resample_anew(name: str):
+    scored, options = BENCHMARKS[name]
+    predicted, truth = synthetic(images=20, per_image=40, seed=2)
+
+    def again(chosen: Integers) -> dict[str, float]:
+        found = scored(resampled(predicted, chosen), resampled(truth, chosen), replace(options, resamples=0))
+        return {figure.name: figure.value for figure in found.figures}
+
+    expected = bootstrap(again, truth.images, resamples=6)
+    figures = scored(predicted, truth, replace(options, resamples=6)).figures
+    assert len(figures) >= 2 and {figure.name for figure in figures} == expected.keys()
+    for figure in figures:
+        anew = expected[figure.name]
+        assert figure.low is not None and figure.low < figure.high
+        wanted = (anew.value, max(anew.low, 0.0), min(anew.high, 1.0))
+        assert (figure.value, figure.low, figure.high) == pytest.approx(wanted, abs=1e-12), figure.name
 
 
 def test_resamples_without_a_value_are_counted_out():
@@ -79,7 +104,7 @@ def drawn_set(draws: np.random.Generator) -> HicoMatches:
         position=order,
         image=columns[0][order],
         right=columns[2][order],
-        truth_triplet=np.repeat(of_truth[1], truths[of_truth]),
+        truth=np.repeat(of_truth[1], truths[of_truth]),
         truth_image=np.repeat(of_truth[0], truths[of_truth]),
         official=False,
     )

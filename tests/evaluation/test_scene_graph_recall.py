@@ -1,9 +1,12 @@
 """Recall of scene graphs on Visual Genome and on VRD."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from relation_rows import A, B, C, D, half, relations, truths
 
+from benchmarks.evaluation import graphs, plain_graphs
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, score_scene_graphs
 from pipeline.evaluation.visual_relationships import VrdRules, score_vrd
 
@@ -74,6 +77,22 @@ def test_zero_shot_recall_is_of_triplets_that_training_lacks():
     assert found.zero_shot[50] == found.unconstrained_zero_shot[50] == 0.5
     assert np.isnan(score_scene_graphs(predicted, truth).zero_shot[50])
     assert score_vrd(predicted, truth, seen=seen).zero_shot_relations[50] == 0.5
+
+
+@pytest.mark.parametrize(
+    "rules", [SceneGraphRules(), SceneGraphRules(same_object=None), SceneGraphRules(official=True)]
+)
+def test_it_agrees_with_a_loop_over_images(rules):
+    predicted, truth = graphs(images=12, pairs=30, predicates=4, seed=7)
+    # Equal boxes of other pairs, and boxes that show the same.
+    predicted = replace(predicted, subject_labels=predicted.subject_labels % 3)
+    truth = replace(truth, subject_labels=truth.subject_labels % 3, predicates=truth.predicates % 4)
+    found, expected = score_scene_graphs(predicted, truth, rules), plain_graphs(predicted, truth, rules)
+    kinds = {"R": found.recall, "mR": found.mean_recall, "ng-R": found.unconstrained, "ng-mR": found.unconstrained_mean}
+    assert {f"{kind}@{k}": value for kind, by_k in kinds.items() for k, value in by_k.items()} == pytest.approx(
+        expected
+    )
+    assert 0 < found.recall[20] < found.recall[100] < 1
 
 
 def test_vrd_recall_is_of_all_truths_together():

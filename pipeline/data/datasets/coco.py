@@ -1,4 +1,8 @@
-"""Reads detection datasets in COCO's instances JSON, with relations from a pair file if there is one."""
+"""Reads detection datasets in COCO's instances JSON, with relations from a pair file if there is one.
+
+The file itself may hold relations, too, in the lists `rel_annotations` ({image_id, subject_id, predicate_id,
+object_id}, which name annotations) and `rel_categories`, as SGG-Benchmark and SGG-Annotate write them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,6 @@ from pipeline.data.datasets.annotations import (
     as_four_numbers,
     as_id,
     as_size,
-    is_inside,
     readable,
     shown,
 )
@@ -42,34 +45,40 @@ class CocoReader(Reader):
     def _records(self) -> Iterator[ImageRecord]:
         with (
             closing(Spill(self.scratch)) as boxes,
+            closing(Spill(self.scratch)) as relations,
             tempfile.TemporaryFile("w+", dir=self.scratch, encoding="ascii") as images,
         ):
-            categories = self._spill(boxes, images)
-            pairs = self._pairs()
-            yield from self._joined(images, boxes, categories, pairs)
+            categories, predicates = self._spill(boxes, relations, images)
+            yield from self._joined(images, boxes, relations, categories, predicates)
 
-    def _spill(self, boxes: Spill, images: IO[str]) -> dict[int, str]:
-        """Spills images and annotations to disk. Returns the categories, which may come last in the file."""
-        categories: list[Any] = []
-        lists = ("images", "annotations", "categories")
-        for name, entry in stream_lists(self.annotation_file, EXPECTED, lists, lambda read: self.report(read / 2)):
+    def _spill(self, boxes: Spill, relations: Spill, images: IO[str]) -> tuple[dict[int, str], dict[int, str]]:
+        """Spills images, annotations and relations to disk. Returns the names of both, which may come last."""
+        names: dict[str, list[Any]] = {"categories": [], "rel_categories": []}
+        lists, optional = ("images", "annotations", "categories"), ("rel_annotations", "rel_categories")
+        stated = stream_lists(self.annotation_file, EXPECTED, lists, lambda read: self.report(read / 2), optional)
+        for name, entry in stated:
             if name == "annotations":
                 self._spill_box(boxes, entry)
             elif name == "images":
                 images.write(json.dumps(entry) + "\n")
+            elif name == "rel_annotations":
+                self._spill_relation(relations, entry)
             else:
-                categories.append(entry)
+                names[name].append(entry)
         images.seek(0)
-        return self._categories(categories)
+        return self._categories(names["categories"]), self._categories(names["rel_categories"])
 
     def _joined(
         self,
         images: IO[str],
         boxes: Spill,
+        relations: Spill,
         categories: dict[int, str],
-        pairs: dict[int, list[AnnotatedPair | Rejected]],
+        predicates: dict[int, str],
     ) -> Iterator[ImageRecord]:
+        pairs = self._pairs()
         names = frozenset(categories.values())
+        self.predicates = tuple(dict.fromkeys(name for _, name in sorted(predicates.items())))
         self.objects = tuple(dict.fromkeys(name for _, name in sorted(categories.items())))
         seen: set[int] = set()
         size = max(1, os.fstat(images.fileno()).st_size)
@@ -81,14 +90,18 @@ class CocoReader(Reader):
             record = self._record(json.loads(line), seen)
             if record is None:
                 continue
-            seen.add(record.image_id)
             own, rejects = self._boxes(record.image_id, boxes, categories)
-            relations, more = add_pairs(record.image_id, own, pairs.pop(record.image_id, []), names)
-            yield replace(record, boxes=tuple(own), relations=tuple(relations), rejects=tuple(rejects + more))
+            places = {box.source_id: place for place, box in enumerate(own) if box.source_id >= 0}
+            ids = (map(as_id, each) for each in relations.of(record.image_id))
+            stated, lost = self.related([*map(tuple, ids)], places, predicates, record.image_id)
+            paired, more = add_pairs(record.image_id, own, pairs.pop(record.image_id, []), names)
+            rejects += lost + more
+            yield replace(record, boxes=tuple(own), relations=tuple(stated + paired), rejects=tuple(rejects))
         self.report(1.0)
         self.rejects += [
-            Rejected(image_id, "annotations of unknown image", f"{count} annotations")
-            for image_id, count in boxes.counts()
+            Rejected(image_id, f"{what} of unknown image", f"{count} {what}")
+            for what, spilled in (("annotations", boxes), ("relations", relations))
+            for image_id, count in spilled.counts()
             if image_id not in seen
         ]
         self.rejects += [
@@ -121,19 +134,12 @@ class CocoReader(Reader):
         return {category_id: name for category_id, name in categories.items() if category_id not in unusable}
 
     def _record(self, entry: Any, seen: set[int]) -> ImageRecord | None:
-        image_id = as_id(entry.get("id")) if isinstance(entry, dict) else None
-        if image_id is None:
-            self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(entry)))
-            return None
-        file_name = entry.get("file_name")
-        if not isinstance(file_name, str) or not is_inside(relative := self._relative_path(file_name)):
-            self.rejects.append(Rejected(image_id, "file name not usable", shown(file_name)))
-            return None
-        if image_id in seen:
-            self.rejects.append(Rejected(image_id, "duplicate image id", shown(file_name)))
+        image_id, name = (as_id(entry.get("id")), entry.get("file_name")) if isinstance(entry, dict) else (None, entry)
+        found = self.accepted(image_id, self._relative_path(name) if isinstance(name, str) else name, seen)
+        if found is None:
             return None
         size = as_size(entry.get("width")), as_size(entry.get("height"))
-        return self.record(image_id, self.place(relative), size)
+        return self.record(found[0], self.place(found[1]), size)
 
     def _spill_box(self, boxes: Spill, entry: Any) -> None:
         image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
@@ -141,6 +147,13 @@ class CocoReader(Reader):
             self.rejects.append(Rejected(NO_IMAGE, "annotation without image id", shown(entry)))
             return
         boxes.add(image_id, [entry.get(name) for name in _KEPT])
+
+    def _spill_relation(self, relations: Spill, entry: Any) -> None:
+        image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
+        if image_id is None:
+            self.rejects.append(Rejected(NO_IMAGE, "relations of unknown image", shown(entry)))
+            return
+        relations.add(image_id, [entry.get(name) for name in ("subject_id", "predicate_id", "object_id")])
 
     def _boxes(self, image_id: int, spilled: Spill, categories: Mapping[int, str]) -> tuple[list[Box], list[Rejected]]:
         boxes: list[Box] = []

@@ -12,12 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.data.datasets.annotations import (
-    NO_IMAGE,
     AnnotationError,
     as_four_numbers,
     as_id,
     as_size,
-    is_inside,
     read_json,
     readable,
     shown,
@@ -79,17 +77,10 @@ class InstancesReader(Reader):
         for position, entry in enumerate(entries):
             name = names[position]
             image_id = as_id(ids[position]) if ids is not None else _number_of(name)
-            if not isinstance(name, str) or not is_inside(name):
-                lost = NO_IMAGE if image_id is None else image_id
-                self.rejects.append(Rejected(lost, "file name not usable", shown(name)))
-            elif image_id is None:
-                self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(name)))
-            elif image_id in seen:
-                self.rejects.append(Rejected(image_id, "duplicate image id", shown(name)))
-            else:
-                seen.add(image_id)
+            accepted = self.accepted(image_id, name, seen)
+            if accepted is not None:
                 size = sizes[position] if sizes is not None else None
-                yield self._record(image_id, name, size, entry, fields, categories)
+                yield self._record(*accepted, size, entry, fields, categories)
 
     def _completed(self, record: ImageRecord) -> ImageRecord:
         if self.source.format != "vcoco_instances":

@@ -48,17 +48,21 @@ def stream_rows(path: Path, expected: str) -> Iterator[Any]:
 
 
 def stream_lists(
-    path: Path, expected: str, names: Collection[str], report: Callable[[float], None] | None = None
+    path: Path,
+    expected: str,
+    names: Collection[str],
+    report: Callable[[float], None] | None = None,
+    optional: Collection[str] = (),
 ) -> Iterator[tuple[str, Any]]:
     """Yields the elements of the lists `names` of a JSON object with the name of their list, in file order.
 
-    Other fields are skipped. `report` gets the share of the file that has been read, 0 to 1.
-    Raises `AnnotationError` on reaching the error, or at the end when a list is missing.
+    Lists that are `optional` may be missing, and other fields are skipped. `report` gets the share of the file that has
+    been read, 0 to 1. Raises `AnnotationError` on reaching the error, or at the end when a list is missing.
     """
     missing = set(names)
     with _object(path, expected, report) as text:
         for name in text.fields():
-            wanted = name in names
+            wanted = name in names or name in optional
             if text.peek() == "[":
                 missing.discard(name)
                 for element in text.elements():

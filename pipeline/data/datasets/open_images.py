@@ -64,24 +64,34 @@ class OpenImagesReader(Reader):
         assert self.source.classes is not None  # DataSource requires it for this format
         names = _names(self.source.classes)
         sizes = self._sizes()
-        predicates: set[str] = set()
-        images: dict[str, None] = {}
         with closing(Spill(self.scratch)) as relations, closing(Spill(self.scratch)) as boxes:
-            for name, rows in _by_image(self.annotation_file, _RELATION_COLUMNS, RELATIONS):
-                image_id = id_of(name)
-                if image_id is None:
-                    self.rejects.append(Rejected(NO_IMAGE, "image id not 16 hex digits", shown(name)))
-                    continue
-                images[name] = None
-                for row in rows:
-                    relations.add(image_id, row)
-                    if row[-1] != ATTRIBUTE:
-                        predicates.add(row[-1])
-            self._spill_boxes(images, boxes)
-            self.predicates = tuple(sorted(readable(predicate) for predicate in predicates))
+            images = self._spill(relations, boxes)
             self.objects = tuple(sorted(set(names.values())))
             for name in images:
                 yield self._record(name, sizes.get(name), names, relations, boxes)
+
+    def _spill(self, relations: Spill, boxes: Spill) -> Mapping[str, None]:
+        """Spills relations and boxes to disk. Returns the images in file order."""
+        predicates: set[str] = set()
+        images: dict[str, None] = {}
+        for name, image_id, rows in self._identified(_RELATION_COLUMNS, RELATIONS):
+            images[name] = None
+            for row in rows:
+                relations.add(image_id, row)
+                if row[-1] != ATTRIBUTE:
+                    predicates.add(row[-1])
+        self._spill_boxes(images, boxes)
+        self.predicates = tuple(sorted(readable(predicate) for predicate in predicates))
+        return images
+
+    def _identified(self, columns: tuple[str, ...], expected: str) -> Iterator[tuple[str, int, Iterator[list[str]]]]:
+        """Yields runs of rows of one image with its name and id. Rejects names that are no id."""
+        for name, rows in _by_image(self.annotation_file, columns, expected):
+            image_id = id_of(name)
+            if image_id is None:
+                self.rejects.append(Rejected(NO_IMAGE, "image id not 16 hex digits", shown(name)))
+            else:
+                yield name, image_id, rows
 
     def _spill_boxes(self, images: Mapping[str, None], boxes: Spill) -> None:
         others = 0
@@ -146,6 +156,20 @@ class OpenImagesReader(Reader):
                 places.setdefault(box, len(places))
         scaled = (_scaled(box, width, height) for box in places)
         return self.record(image_id, self.place(f"{name}.jpg"), (width, height), scaled, found, rejects)
+
+
+class OpenImagesBoxesReader(OpenImagesReader):
+    """Yields the images of a bbox CSV, such as train-annotations-bbox.csv, without relations."""
+
+    files: ClassVar = {"annotations": "CSV", "classes": "CSV", "image_data": "CSV"}
+
+    def _spill(self, relations: Spill, boxes: Spill) -> Mapping[str, None]:
+        images: dict[str, None] = {}
+        for name, image_id, rows in self._identified(_BOX_COLUMNS, BOXES):
+            images[name] = None
+            for row in rows:
+                boxes.add(image_id, row)
+        return images
 
 
 _BOX_COLUMNS = ("LabelName", *_SIDES)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from pipeline.data.datasets.annotations import AnnotationError, shown
+from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, is_inside, shown
 from pipeline.data.datasets.record import NO_OBJECT, AnnotatedRelation, Box, ImageRecord
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.images.folders import open_folder
@@ -84,6 +84,39 @@ class Reader(ABC):
         return ImageRecord(
             source.name, source.split, image_id, path, *size, tuple(boxes), tuple(relations), tuple(rejects)
         )
+
+    def accepted(self, image_id: int | None, name: Any, seen: set[int]) -> tuple[int, str] | None:
+        """The id and the file name of an image, if both can be used and the id is new to `seen`, which it joins.
+
+        Another image is rejected.
+        """
+        if image_id is None:
+            reason = "image id not an integer"
+        elif not isinstance(name, str) or not is_inside(name):
+            reason = "file name not usable"
+        elif image_id in seen:
+            reason = "duplicate image id"
+        else:
+            seen.add(image_id)
+            return image_id, name
+        self.rejects.append(Rejected(NO_IMAGE if image_id is None else image_id, reason, shown(name)))
+        return None
+
+    def related(
+        self, stated: Iterable[Sequence[Any]], places: Mapping[Any, int], predicates: Mapping[Any, str], image_id: int
+    ) -> tuple[list[AnnotatedRelation], list[Rejected]]:
+        """The relations of an image from (subject, predicate, object) keys. `places`: key → index of its box."""
+        relations: list[AnnotatedRelation] = []
+        rejects: list[Rejected] = []
+        for keys in stated:
+            subject, predicate, target = keys
+            if predicate not in predicates:
+                rejects.append(Rejected(image_id, "unknown verb id", shown(keys)))
+            elif subject not in places or target not in places:
+                rejects.append(Rejected(image_id, "relation without box", shown(keys)))
+            else:
+                relations.append(AnnotatedRelation(places[subject], predicates[predicate], places[target]))
+        return relations, rejects
 
     @property
     def annotation_file(self) -> Path:

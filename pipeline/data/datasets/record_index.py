@@ -141,7 +141,9 @@ def _line(record: ImageRecord) -> bytes:
 T = TypeVar("T")
 
 LAYOUT = 3
-"""Incremented whenever readers or this module change what is written."""
+"""Incremented whenever this module changes what is written, which gives every partition another digest."""
+READERS = 1
+"""Incremented whenever readers read more of the same files, so that indexes are built again."""
 _READ_WHOLE_BELOW = 2**23
 """Annotation files below this size in bytes are digested by content, larger ones by inode, size and times."""
 _SPARED_SECONDS = 86_400.0
@@ -306,7 +308,9 @@ def _digest(source: DataSource) -> str:
         files["pictures"] = digest_json(image_names(open_folder(source.images)))
     kept = {"name", "format", "split", "drop_fake", "drop_reflected"}
     plugin = plugin_terms(source.reader, options_of(source.reader, source.options, "options"))
-    return digest_json([LAYOUT, source.model_dump(mode="json", include=kept), files, *([plugin] if plugin else [])])
+    return digest_json(
+        [LAYOUT, READERS, source.model_dump(mode="json", include=kept), files, *([plugin] if plugin else [])]
+    )
 
 
 def _stamp(path: Path) -> list[Any]:

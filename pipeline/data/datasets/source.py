@@ -37,10 +37,11 @@ class DataSource(Settings):
     annotations: Path | None = data_file(None)
     """The main annotation file (docs/datasets.md). Every format but images, which has none, requires it."""
     relations: Path | None = data_file(None)
-    """coco, objects365: relations between boxes, in the pair layout described in `pipeline/data/datasets/pairs.py`."""
+    """coco, coco_panoptic, lvis, objects365: relations between boxes, in the pair layout described in
+    `pipeline/data/datasets/pairs.py`."""
     image_data: Path | None = data_file(None)
-    """visual_genome, vg150: image_data JSON with image sizes and images without relations. open_images: CSV with
-    sizes."""
+    """visual_genome, vg150: image_data JSON with image sizes and images without relations. open_images,
+    open_images_boxes: CSV with sizes."""
     objects: Path | None = data_file(None)
     """visual_genome: objects JSON, for boxes in no relation. hico_det: object names by id (default: COCO's 80). vrd:
     names."""
@@ -53,7 +54,7 @@ class DataSource(Settings):
     instances: Path | None = data_file(None)
     """vcoco: COCO's instances JSON, which holds the boxes that the actions name by annotation id."""
     classes: Path | None = data_file(None)
-    """open_images: class descriptions CSV, with the name of each label such as /m/01g317."""
+    """open_images, open_images_boxes: class descriptions CSV, with the name of each label such as /m/01g317."""
     boxes: Path | None = data_file(None)
     """open_images: bbox annotations CSV, for boxes in no relation."""
     predicates: Path | None = data_file(None)

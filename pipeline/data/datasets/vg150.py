@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.datasets.annotations import AnnotationError, as_id, as_size, read_json, readable, shown
 from pipeline.data.datasets.json_stream import stream_rows
-from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
+from pipeline.data.datasets.record import Box, ImageRecord
 from pipeline.data.datasets.visual_genome import IMAGE_DATA, VisualGenomeReader
 from pipeline.runtime.stage import Rejected
 
@@ -101,19 +101,13 @@ class Vg150Reader(VisualGenomeReader):
                 continue
             places[first + offset] = len(boxes)
             boxes.append(Box(self.objects[label - 1], *box))
-        relations = []
         first, last = (int(columns[f"img_to_{end}_rel"][position]) for end in ("first", "last"))
         chosen = slice(first, last + 1) if first >= 0 else slice(0, 0)
         pairs, predicates = columns["relationships"][chosen].tolist(), columns["predicates"][chosen].tolist()
-        for (subject, target), predicate in zip(pairs, predicates, strict=True):
-            if not 1 <= predicate <= len(self.predicates):
-                rejects.append(Rejected(image_id, "unknown verb id", str(predicate)))
-            elif subject not in places or target not in places:
-                rejects.append(Rejected(image_id, "relation without box", f"{subject} {predicate} {target}"))
-            else:
-                relations.append(AnnotatedRelation(places[subject], self.predicates[predicate - 1], places[target]))
+        stated = [(subject, predicate, target) for (subject, target), predicate in zip(pairs, predicates, strict=True)]
+        relations, lost = self.related(stated, places, dict(enumerate(self.predicates, start=1)), image_id)
         place = self.folder.place(f"{image_id}.jpg")
-        return self.record(image_id, place, (width, height), boxes, relations, rejects)
+        return self.record(image_id, place, (width, height), boxes, relations, rejects + lost)
 
 
 _LISTS = ("labels", "predicates", "split")

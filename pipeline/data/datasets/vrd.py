@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.data.datasets.annotations import (
-    NO_IMAGE,
     AnnotationError,
     as_four_numbers,
     as_id,
-    is_inside,
     read_json,
     readable,
     rows,
@@ -44,15 +42,9 @@ class VrdReader(Reader):
         seen: set[int] = set()
         for name, relations in stream_fields(self.annotation_file, EXPECTED):
             found = _PHOTO.match(name.rpartition("/")[2])
-            if not is_inside(name):
-                self.rejects.append(Rejected(NO_IMAGE, "file name not usable", shown(name)))
-            elif found is None:
-                self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(name)))
-            elif int(found[0]) in seen:
-                self.rejects.append(Rejected(int(found[0]), "duplicate image id", shown(name)))
-            else:
-                seen.add(int(found[0]))
-                yield self._record(int(found[0]), name, relations)
+            accepted = self.accepted(None if found is None else int(found[0]), name, seen)
+            if accepted is not None:
+                yield self._record(*accepted, relations)
 
     def _record(self, image_id: int, name: str, entries: Any) -> ImageRecord:
         boxes: dict[Box, int] = {}
