@@ -58,14 +58,14 @@ def run(recipe: str | Path, settings: Mapping[str, Any] | None = None, runner: s
     return Run(_executed(load_recipe(Path(recipe), overrides), runner).run)
 
 
-def label(folder: str, *, tagger: str, detector: str, **options: Any) -> Run:
+def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **options: Any) -> Run:
     """Labels the images of a folder that nobody annotated. Images that can't be used are named in warnings.
 
     `tagger`: weights, their folder, or a run. `detector`: a folder or hub name of transformers, torchvision's .pth,
     weights of this project, or a .json with boxes. `options`: those of `rlip label`, e.g. captioner, categories,
     threshold and store; `--as` is run_name, and `--set` is overrides, a list.
     """
-    context = _executed(validate_call(label_recipe)(folder, tagger=tagger, detector=detector, **options))
+    context = _executed(validate_call(label_recipe)(str(folder), tagger=str(tagger), detector=str(detector), **options))
     for image, reason in require_usable(context).items():
         warnings.warn(f"{image} is left out: {reason}", stacklevel=2)
     return Run(context.run)

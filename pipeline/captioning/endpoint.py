@@ -25,6 +25,7 @@ from pydantic import Field, field_validator
 from pipeline.captioning.captioner import Caption, CaptionerPlugin, ImageInput
 from pipeline.captioning.recorded import LONGEST_TEXT, clean
 from pipeline.captioning.settings import CaptionSettings
+from pipeline.data.datasets.annotations import read_text
 from pipeline.runtime.logs import log
 from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.runtime.stage import Rejected, named_files
@@ -88,7 +89,8 @@ class EndpointOptions(Settings):
     patience: float = runtime(600.0, ge=0)
     """Seconds that an endpoint may be gone or busy; then the run stops, and goes on when it is started again."""
     budget_tokens: int = runtime(0, ge=0)
-    """Tokens of all answers to these settings in this store, after which the run stops; 0: no limit."""
+    """Tokens of all answers in this store to the same model, prompt and settings, whatever the seed, after which the run
+    stops; 0: no limit."""
 
     @field_validator("base_url")
     @classmethod
@@ -148,8 +150,11 @@ class EndpointCaptioner:
         self.rejects: list[Rejected] = []
         """Answers that could not be used after all retries."""
         self._options, self._client = options, client
-        self._prompt = options.prompt if options.prompt_file is None else options.prompt_file.read_text()
-        self._terms = digest_json([self._prompt, options.row_settings()])
+        file = options.prompt_file
+        self._prompt = options.prompt if file is None else read_text(file, "a prompt")
+        # Without the seed, which each request adds: further samples don't ask for the first ones again.
+        terms = options.model_dump(include={"model", "temperature", "max_tokens", "image_size"})
+        self._terms = digest_json([self._prompt, terms])
         self._journal = Journal(journal, self._terms)
         self._pace = Pace(options.requests_per_minute, options.tokens_per_minute)
         self._pool = ThreadPoolExecutor(options.in_flight)

@@ -53,7 +53,7 @@ def test_a_chain_runs_with_the_captioner_and_the_export_of_another_package(examp
         ("--direct", "--json", "--set", "tag.method=prior", "--set", "tag.floor=0"),
     )
     asks = ("--set", "caption.captioner=brightness", "--set", "caption.options.states=a person riding a horse")
-    assert "give one of 'blip', 'lavis', 'recorded'" in rlip("run", recipe, *words, *asks).stderr
+    assert "give one of 'blip', 'lavis', 'openai'" in rlip("run", recipe, *words, *asks).stderr
     on_path(example)
     output_of("run", recipe, *words, *asks, cwd=tmp_path)
     store = ("--store", tmp_path / "out" / "store")
