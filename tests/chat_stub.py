@@ -2,8 +2,8 @@
 
 It prints its URL. What it answers follows from image and seed alone: two captions, or, at the given rates, a fault. Rates:
 `empty`, `cut`, `refused` (an answer without use), `broken` (no JSON), `rejected` (status 400), `error` (500), `busy` (429
-once), `hang` (no answer in time). `seconds` is the time of an answer. Each answer is a line of LOG, and so is each word
-that a client sent as its key.
+once), `hang` (no answer in time). `seconds` is the time of an answer, `model` the name that it reports. Each answer that is
+paid for is a line of LOG.
 """
 
 import hashlib
@@ -15,7 +15,8 @@ from pathlib import Path
 from threading import Lock
 
 LOG = Path(sys.argv[1])
-RATES = {"seconds": 0.0, **json.loads(sys.argv[2] if len(sys.argv) > 2 else "{}")}
+RATES = json.loads(sys.argv[2] if len(sys.argv) > 2 else "{}")
+SECONDS, MODEL = RATES.pop("seconds", 0.0), RATES.pop("model", "stub")
 LOCK, BUSY = Lock(), set()
 
 
@@ -29,26 +30,26 @@ class Handler(BaseHTTPRequestHandler):
         asked = hashlib.sha256(f"{image} {body['seed']}".encode()).hexdigest()
         drawn, fault = int(asked[:8], 16) / 2**32, ""
         for name, rate in RATES.items():
-            if name != "seconds" and not fault and drawn < rate:
+            if not fault and drawn < rate:
                 fault = name
-            drawn -= rate if name != "seconds" else 0
-        time.sleep(RATES["seconds"])
+            drawn -= rate
+        time.sleep(SECONDS)
         if fault == "busy" and asked not in BUSY:
             BUSY.add(asked)
             return self.reply(429, "slow down", ("Retry-After", "0"))
         if fault in ("error", "hang"):
             time.sleep(30 if fault == "hang" else 0)
             return self.reply(500, "out of memory")
-        with LOCK, LOG.open("a") as log:
-            log.write(f"{asked} {fault}\n")
         if fault == "rejected":
             return self.reply(400, f"bad image; your key is {self.headers['Authorization']}")
+        with LOCK, LOG.open("a") as log:
+            log.write(f"{asked} {fault}\n")
         if fault == "broken":
             return self.reply(200, "<html>")
         text = "" if fault == "empty" else f"- A person riding a horse.\n- A horse next to person {asked[:6]}."
         message = {"content": text, "refusal": "I can't help with that." if fault == "refused" else None}
         choice = {"message": message, "finish_reason": "length" if fault == "cut" else "stop"}
-        self.reply(200, json.dumps({"model": "stub", "choices": [choice], "usage": {"total_tokens": 100}}))
+        self.reply(200, json.dumps({"model": MODEL, "choices": [choice], "usage": {"total_tokens": 100}}))
 
     def reply(self, status: int, text: str, *headers: tuple[str, str]) -> None:
         self.send_response(status)
@@ -63,6 +64,9 @@ class Handler(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     request_queue_size = 256
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Stay silent about clients that are gone."""
 
 
 with Server(("127.0.0.1", 0), Handler) as server:

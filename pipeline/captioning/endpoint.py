@@ -17,6 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 import psutil
 from PIL import Image
@@ -43,6 +44,8 @@ PROMPT = (
 )
 EXCERPT = 200
 """Characters of an unusable answer that the quarantine keeps."""
+_ALL = 20
+"""Requests that are refused before the first answer, after which none is expected."""
 _LONGEST_PAUSE = 60.0
 """Seconds between two tries while the endpoint is gone."""
 _POLL = 0.05
@@ -95,7 +98,7 @@ class EndpointOptions(Settings):
     @field_validator("base_url")
     @classmethod
     def _is_a_url(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
+        if not url.startswith(("http://", "https://")) or not urlsplit(url).hostname:
             raise ValueError("base_url: write http:// or https:// before the host, e.g. http://127.0.0.1:8000/v1")
         return url.rstrip("/")
 
@@ -158,6 +161,7 @@ class EndpointCaptioner:
         self._journal = Journal(journal, self._terms)
         self._pace = Pace(options.requests_per_minute, options.tokens_per_minute)
         self._pool = ThreadPoolExecutor(options.in_flight)
+        self._refused, self._is_useful = 0, False
 
     def caption(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:
         """Each line of the answers to each image, in order. Raises `RetryableError` when the endpoint stays away."""
@@ -176,10 +180,10 @@ class EndpointCaptioner:
                 Rejected(image_id, answer.fault, answer.text[:EXCERPT]) for answer in of_image if answer.fault
             ]
             lines = [(line, a.seed) for a in of_image if not a.fault for line in a.text.splitlines()]
-            self.rejects.sort(key=lambda reject: reject.image_id)  # batches end in any order
             captions.append(
                 [Caption(line, draw, seed, None, self._options.model) for draw, (line, seed) in enumerate(lines)]
             )
+        self.rejects.sort(key=lambda reject: reject.image_id)  # batches end in any order
         return captions
 
     def _ask(self, encoded: Future[bytes], sample: int) -> _Answer:
@@ -206,22 +210,23 @@ class EndpointCaptioner:
         }
         try:
             response = self._response(body)
+            if isinstance(response, _Answer):
+                self._journal.release(request)
+                return response
+            answer, model, tokens = _read(response)
+            self._is_useful = True
+            self._pace.spent(tokens)
+            self._journal.keep(request, answer, model, tokens)
+            return answer
         except BaseException:
             self._journal.release(request)
             raise
-        if response is None:
-            self._journal.release(request)
-            return _Answer(f"within {self._options.timeout:g} s", "no answer")
-        answer, model, tokens = _read(response)
-        self._pace.spent(tokens)
-        self._journal.keep(request, answer, model, tokens)
-        return answer
 
-    def _response(self, body: dict[str, Any]) -> httpx.Response | None:
-        """What the endpoint answers; None if it is there, and fails at this request alone.
+    def _response(self, body: dict[str, Any]) -> httpx.Response | _Answer:
+        """What the endpoint answers, or the fault if it is there, and fails at or refuses this request alone.
 
         While it is gone or busy, waits and tries again. Raises `RetryableError` after `patience`, and `FatalError` if the
-        budget is spent or the endpoint refuses the key, the model or the path.
+        budget is spent or the endpoint refuses the key, the model, the path or every request.
         """
         import httpx
 
@@ -232,17 +237,20 @@ class EndpointCaptioner:
             try:
                 response = self._client.post(f"{options.base_url}/chat/completions", json=body)
                 status, reason = response.status_code, f"answers {response.status_code}"
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 status, reason = 0, repr(error)
-            if status in (401, 403, 404) or 300 <= status < 400:
-                raise FatalError(
-                    f"{options.base_url} answers {status} ({_excerpt(response)}); check caption.options.base_url and model, "
-                    f"and the key in {KEY}"
-                )
-            if 200 <= status < 500 and status not in (408, 409, 425, 429):
+            if status == 200:
                 return response
+            if 200 < status < 500 and status not in (408, 409, 425, 429):
+                self._refused += 1
+                if status < 400 or status in (401, 403, 404) or (self._refused >= _ALL and not self._is_useful):
+                    raise FatalError(
+                        f"{options.base_url} answers {status} ({_excerpt(response)}); check caption.options.base_url and "
+                        f"model, and the key in {KEY}"
+                    )
+                return _Answer(_excerpt(response), "request refused")
             if status != 429 and self._is_there():
-                return None
+                return _Answer(reason, "no answer")
             if time.monotonic() - began + pause > options.patience:
                 raise RetryableError(
                     f"{options.base_url} {reason} and did not recover within {options.patience:g} s; start it, or correct "
@@ -260,7 +268,7 @@ class EndpointCaptioner:
 
         try:
             return self._client.get(f"{self._options.base_url}/models", timeout=5.0).status_code < 500
-        except httpx.TransportError:
+        except httpx.RequestError:
             return False
 
 
@@ -276,14 +284,12 @@ def _encoded(image: ImageInput, side: int) -> bytes:
 
 def _excerpt(response: httpx.Response) -> str:
     """The begin of a response, without the key, which endpoints may repeat."""
-    text, key = response.text[: 4 * EXCERPT], os.environ.get(KEY, "")
-    return clean(text.replace(key, "…") if key else text)[:EXCERPT]
+    text, key = response.text, os.environ.get(KEY, "")
+    return clean((text.replace(key, "…") if key else text)[: 4 * EXCERPT])[:EXCERPT]
 
 
 def _read(response: httpx.Response) -> tuple[_Answer, str, int]:
     """The answer, the model that the endpoint reports, and the tokens that it counts."""
-    if response.status_code >= 400:
-        return _Answer(_excerpt(response), "request refused"), "", 0
     try:
         content = response.json()
         choice = content["choices"][0]
@@ -372,11 +378,11 @@ class Journal:
                 (self._terms, model, tokens),
             )
             (known,) = connection.execute("SELECT model FROM asked WHERE terms = ?", (self._terms,)).fetchone()
-        if model and model != known:
-            raise FatalError(
-                f"the endpoint reports model {model!r}, but {known!r} gave the earlier answers of these settings; serve that "
-                "model again, or name the new one in caption.options.model"
-            )
+            if model and model != known:  # undoes the transaction
+                raise FatalError(
+                    f"the endpoint reports model {model!r}, but {known!r} gave the earlier answers of these settings; serve "
+                    "that model again, or name the new one in caption.options.model"
+                )
 
     def release(self, request: str) -> None:
         """Gives up a request that got no answer."""

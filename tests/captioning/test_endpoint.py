@@ -27,7 +27,7 @@ Ask = Callable[..., list[str]]
 class Stub:
     """A running stub and the answers that it gave."""
 
-    def __init__(self, folder: Path, rates: dict[str, float]) -> None:
+    def __init__(self, folder: Path, rates: dict[str, float | str]) -> None:
         self.log = folder / "answers.log"
         self.log.touch()
         command = [sys.executable, Path(__file__).parents[1] / "chat_stub.py", self.log, json.dumps(rates)]
@@ -44,7 +44,7 @@ def stub(tmp_path: Path) -> Iterator[Callable[..., Stub]]:
     """Starts stubs with the rates of their faults."""
     running: list[Stub] = []
 
-    def start(**rates: float) -> Stub:
+    def start(**rates: float | str) -> Stub:
         folder = tmp_path / f"stub {len(running)}"
         folder.mkdir()
         running.append(Stub(folder, rates))
@@ -135,3 +135,8 @@ def test_a_budget_and_an_endpoint_that_is_gone_stop_the_run_which_goes_on_later(
     endpoint.log.write_text("")
     done = rlip(*words(endpoint.url, "store", timeout=1, seed=1, retries=0, budget_tokens=10))
     assert "the budget is spent" in done.stderr and endpoint.answers() == [], "seeds share a budget"
+    done = rlip(*words(stub(model="other").url, "store", seed=1))
+    assert "reports model 'other', but 'stub' gave the earlier answers" in done.stderr
+    assert journalled(tmp_path / "store") == IMAGES, "none is kept under the name of another model"
+    done = rlip(*words(stub(rejected=1.0).url, "refused", retries=1))
+    assert done.exit_code == 1 and "answers 400 (bad image; your key is Bearer …)" in done.stderr, done.stderr
