@@ -242,6 +242,7 @@ def evaluate(
                     known_object=known_object,
                     boxes_given=boxes_given,
                     absent_as_zero=absent_as_zero,
+                    masks=format_name == "psg",
                     seen=None if seen is None else _seen(seen, truth),
                     verified=None if verified is None else _verified(verified, further["classes"], truth),
                 )

@@ -127,3 +127,21 @@ def test_open_images_in_shares_of_the_image(tmp_path, stated):
     page = (folder / "index.html").read_text()
     assert "whole test set of Open Images V6, 5,322 images. This one has 6 images" in page
     assert '<rect class="found" x="10.0" y="10.0" width="41.0" height="61.0"/>' in page
+
+
+def test_psg_by_boxes_says_so(tmp_path):
+    boxes = [{"bbox": [x, y, x + w, y + h], "category_id": n} for n, (x, y, w, h) in enumerate((PERSON, KNIFE))]
+    entries = [
+        {"image_id": str(number), "file_name": f"{number}.jpg", "width": 100, "height": 80, "annotations": boxes}
+        | {"relations": [[0, 1, 0]]}
+        for number in IMAGES
+    ]
+    lists = {"thing_classes": ["person", "knife"], "stuff_classes": ["sky"], "predicate_classes": ["hold"]}
+    truth = {"data": entries, **lists, "test_image_ids": [str(number) for number in IMAGES]}
+    uris = pictures(tmp_path, {number: f"{number}.jpg" for number in IMAGES})
+    _, summary = evaluated(
+        tmp_path, "vg", "--format", "psg", "--ground-truth", save_json(tmp_path / "psg.json", truth),
+        "--detections", detections(tmp_path, uris, ("person", "knife"), "hold"),
+    )  # fmt: skip
+    assert figure(summary, "R@20")["value"] == pytest.approx(5 / 6)
+    assert summary["caveats"][0] == "Relations are found by boxes, where PSG's own figures are by masks."
