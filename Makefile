@@ -123,7 +123,7 @@ bench-shards: dev ## measure shards and streams beside webdataset, litdata, spdl
 bench-training: dev ## measure training: waiting, checkpoints, overhead and ranks
 	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.training --json out/bench-training.json
 
-bench-miniature: dev ## test the paper's claims on synthetic scenes: fusion, amount and source of labels; one CPU-hour, resumable
+bench-miniature: dev ## test the paper's claims on scenes that need pixels: fusion, source and amount of labels; two CPU-hours, resumable
 	$(BIN)/python -m benchmarks.miniature --json out/bench-miniature.json
 
 bench-rehearsal: dev ## rehearse the whole chain at scale without networks: half an hour (IMAGES=1820000: hours)

@@ -1,11 +1,13 @@
-"""The paper's claims in miniature, on synthetic scenes: `python -m benchmarks.miniature`, about one CPU-hour.
+"""The paper's claims in miniature, on synthetic scenes whose relations need pixels: `python -m benchmarks.miniature`.
 
-fusion    ALIF, late fusion and no fusion of language and image: losses and zero-shot mAP while they are trained
-amount    a quarter, half and all of the pseudo-labelled images, for the same number of steps
-source    naive matching, the tagger's labels, and the true relations
+fusion    ALIF, late fusion and no fusion of language and image
+source    the true relations, the tagger's labels, naive matching, and the tagger's with a share of predicates replaced
+amount    all, half and a quarter of the pseudo-labelled images, for the same number of steps
 
-Captions, labels and shards are made once, by the chain of `recipes/demo.toml`. Every variant is trained with each seed from the
-same weights. Interrupted, the benchmark goes on where it was: finished training runs stay in the store, others have checkpoints.
+Captions, labels and shards are made once, by the chain of `recipes/demo.toml` on the second world (`scenes.acts`). A detector
+without fusion, trained once on boxes, is what every variant starts from with each seed. Variants that a seed has in common are
+compared, so each seed adds pairs. Interrupted, the benchmark goes on where it was: finished training runs stay in the store,
+others have checkpoints.
 """
 
 from __future__ import annotations
@@ -16,19 +18,27 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from random import Random
 from statistics import fmean, stdev
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
+from benchmarks.given_boxes import GivenBoxes, blind_scores
 from benchmarks.harness import Row, parser, run
-from models.config import NetworkConfig
 from models.network import Network
-from models.pretrained import load_pretrained
-from models.rlip import RLIP
 from models.weights import save
+from pipeline.data.images.folders import locate_image
+from pipeline.data.images.opening import read_image
+from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.predictor import Found, Predictor
+from pipeline.evaluation.test_set import Scored, TestSet
 from pipeline.run import runner
 from pipeline.run.context import RunContext
 from pipeline.run.dag import build_steps
@@ -38,34 +48,45 @@ from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.processes import keep_freed_memory, one_thread_each
 from pipeline.runtime.stage import WHOLE, Inputs, Output, ReportProgress, dataset_of
-from pipeline.stages.evaluate import EvaluateSettings, EvaluateStage
 from pipeline.stages.pretrain import PretrainStage
 from pipeline.training.config import METRICS_LOG, MODEL, SAMPLES, TOKENIZER, VOCABULARY, TrainConfig
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.ranks import Ranks
 from pipeline.training.run import prepare
+from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples, shards_of
-from pipeline.training.task import PretrainTask
+from pipeline.training.task import Draws, PretrainTask, StepInputs
 from pipeline.training.trainer import Trainer
-from pipeline.training.vocabulary import Vocabulary, copy_tokenizer
+from pipeline.training.vocabulary import Vocabulary
+from scenes import acts
+from scenes.dataset import write_scenes
+from scenes.names import WORLD_CATEGORIES
+from scenes.sample_weights import SAMPLE_WEIGHTS
 from storage.artifact import Artifact
-from storage.atomic import write_atomic
 from storage.digests import digest_path
 from storage.keys import KeyTerms
-from storage.open_store import local_folder, open_store
+from storage.open_store import open_store
 from storage.runs import Run
 from storage.shards.sample_map import SampleMap
-from storage.store import Store
+from tagger.english.predicates import canonical
 
 SETTINGS = (
-    "name=miniature", "scenes.train=4000", 'pretrain.variants=["pseudo", "naive", "given"]', "run.until=shard",
-    "pretrain.settings.batch=8", "pretrain.settings.micro_batch=8", "pretrain.settings.loss.box=2.5",
-    "pretrain.settings.loss.giou=1.0", "pretrain.settings.processes=1", "pretrain.settings.log_every=5",
-    "pretrain.settings.checkpoint_every=100", "pretrain.settings.warmup=25", "pretrain.settings.lr=1e-3",
-    "pretrain.settings.ema=0.0",
+    "name=miniature", "scenes.world=2", "scenes.seed=22", "scenes.train=1200", "scenes.relations=1200", "scenes.test=240",
+    "data.partition_size=150", "caption.captioner=recorded", "run.until=shard", "run.workers=1",
+    "run.checks.min_overall_average_precision=0", 'pretrain.variants=["pseudo", "naive", "given", "none"]',
+    "train_tagger.processes=1", "train_tagger.epochs=4", "train_tagger.lr_backbone=5e-4", "train_tagger.box_noise=0.1",
+    "train_tagger.label_noise=0.0", "train_tagger.predicate_texts=90",
+    "pretrain.settings.batch=8", "pretrain.settings.micro_batch=8", "pretrain.settings.loss.predicates=4.0",
+    "pretrain.settings.loss.box=1.5", "pretrain.settings.loss.giou=1.0", "pretrain.settings.processes=1",
+    "pretrain.settings.log_every=5", "pretrain.settings.checkpoint_every=100", "pretrain.settings.warmup=25",
+    "pretrain.settings.lr_backbone=5e-4", "pretrain.settings.predicate_texts=90",
 )  # fmt: skip
-MEASURED = ("loss", "zero_shot_map", "detection_ap50")
+MEASURED = ("relation_ap", "unseen_wordings_ap", "unseen_combinations_ap", "zero_shot_map", "detection_ap50")
+REPLACED = 0.3
+"""Share of relations with a wrong predicate in the variant that shows which difference the benchmark resolves."""
+UNSEEN = frozenset((canonical(wording), category) for act, category in acts.UNSEEN for wording in acts.wordings(act))
+UNSEEN_WORDINGS = frozenset(map(canonical, acts.UNSEEN_WORDINGS))
 
 
 @dataclass(frozen=True)
@@ -76,23 +97,49 @@ class Variant:
     labels: str = "pseudo"
     share: float = 1.0
     """Share of the labelled images, whole partitions, in the order of their names."""
+    replaced: float = 0.0
+    """Share of the relations whose predicate is another."""
 
 
 CLAIMS = {
     "fusion": {"ALIF": Variant(), "late fusion": Variant(fusion="late"), "no fusion": Variant(fusion="none")},
+    "source": {
+        "tagger": Variant(), "naive": Variant(labels="naive"), "true": Variant(labels="given"),
+        f"tagger, {REPLACED:.0%} replaced": Variant(replaced=REPLACED),
+    },
     "amount": {"all": Variant(), "half": Variant(share=0.5), "a quarter": Variant(share=0.25)},
-    "source": {"true": Variant(labels="given"), "tagger": Variant(), "naive": Variant(labels="naive")},
-}
-"""Claim → name of a variant → the variant. Each claim has the default once."""
+}  # fmt: skip
+"""Claim → name of a variant → the variant. The first of each claim is the default, with which the others are compared."""
+DETECTOR = Variant(fusion="none", labels="none")
+Work = tuple["CurveStage", WorkItem]
 
 
 class CurveSettings(TrainingSettings):
     milestones: int = 3
     """Number of evaluations, spread evenly over the training; the last one is of the finished weights."""
+    replaced: float = 0.0
+    """Share of the relations whose predicate is another."""
+
+
+class CurveTask(PretrainTask):
+    """Pre-trains on labels of which a share is wrong, the same ones in every epoch."""
+
+    _settings: CurveSettings
+
+    def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
+        return super().inputs([self._damaged(sample) for sample in samples], draws)
+
+    def _damaged(self, sample: TrainingSample) -> TrainingSample:
+        share, names = self._settings.replaced, self._vocabulary.predicates.names
+        rng, relations = Random(f"{self._settings.seed}/{sample.image_id}"), []
+        for relation in sample.relations:
+            wrong, name = rng.random() < share, rng.choice(names)
+            relations.append(relation._replace(predicate=name) if wrong else relation)
+        return replace(sample, relations=tuple(relations))
 
 
 class CurveStage(PretrainStage):
-    """Trains as stage `pretrain` does, in this process alone, and evaluates at milestones as stage `evaluate` does."""
+    """Trains as stage `pretrain` does, in this process alone, and evaluates at milestones."""
 
     name = "curve"
     version = 1
@@ -107,34 +154,50 @@ class CurveStage(PretrainStage):
         began = time.process_time()
         shards = tuple(shards_of(inputs.artifacts("shards")))
         config = TrainConfig(kind="pretrain", settings=self.settings, work=work, shards=shards)
-        prepare(config)
-        task = PretrainTask(self.settings, Vocabulary.load(work / VOCABULARY), work / TOKENIZER)
+        files = prepare(config)
+        task = CurveTask(self.settings, Vocabulary.load(work / VOCABULARY), work / TOKENIZER)
         samples = ShardSamples(SampleMap(work / SAMPLES), None, self.settings.predicate_form)
-        check = Milestones(inputs, self, work)
+        check = Milestones(inputs, self)
         trained = Trainer(config, task, samples, Ranks(), report, check).train(lambda: False)
         seconds = round(time.process_time() - began, 1)
         facts = {"steps": trained.steps, "images": len(samples), "resumed_from": trained.resumed_from, "cpu": seconds}
-        return Output(MetricsLog(work / METRICS_LOG).table(), rows_in=len(samples), rows_out=len(samples), facts=facts)
+        save(trained.network, work / MODEL)
+        files |= {MODEL: work / MODEL}
+        return Output(
+            MetricsLog(work / METRICS_LOG).table(), files, rows_in=len(samples), rows_out=len(samples), facts=facts
+        )
 
 
 class Milestones:
-    """The trainer's check: hands the weights of a milestone to stage `evaluate`."""
+    """The trainer's check: HICO-DET's and detection's figures, and average precision by predicate on given boxes."""
 
-    def __init__(self, inputs: Inputs, stage: CurveStage, work: Path) -> None:
-        self._images, self._folder = inputs.artifacts("images"), work / "weights"
-        self._number = stage.settings.milestones
-        self._evaluate = EvaluateStage(EvaluateSettings(), stage.image_folders)
-        copy_tokenizer(work / TOKENIZER, self._folder)
-        write_atomic(self._folder / VOCABULARY, (work / VOCABULARY).read_bytes())
+    def __init__(self, inputs: Inputs, stage: CurveStage) -> None:
+        self._test = TestSet(inputs.table("images").to_pylist(), stage.image_folders)
+        self._pairs = GivenBoxes(self._test.rows, self._test.names.predicates)
+        self._number, self._size = stage.settings.milestones, stage.settings.whole_size
 
     def is_due(self, step: int, total: int) -> bool:
         return step in milestones(total, self._number)
 
     def measure(self, network: Network, is_last: bool, ranks: Ranks) -> Mapping[str, float]:
-        """Returns what stage `evaluate` finds."""
-        save(network, self._folder / MODEL)
-        given = Inputs({"images": self._images, "weights": (Artifact(self._folder),)})
-        return self._evaluate.run(given, self._folder, lambda done, total, note="": None).facts
+        predictor = Predictor(network, self._test.names, self._size, per_image=None)
+        images = (read_image(locate_image(self._test.folders, row)) for row in self._test.rows)
+        scored, scores = [], []
+        for position, found in enumerate(predictor.predict(images, 16)):
+            best = (each[:100] for each in (found.subjects, found.objects, found.predicates, found.scores))
+            scored.append(Scored.of(position, Found(found.boxes, *best)))
+            scores.append(self._pairs.scores(position, found))
+        network.train()
+        return self._test.scores(scored) | relation_figures(self._pairs, np.concatenate(scores))
+
+
+def relation_figures(pairs: GivenBoxes, scores_MV: NDArray[np.float32]) -> dict[str, float]:
+    """Mean average precision by predicate: of all, of wordings and of combinations that training lacks."""
+    return {
+        "relation_ap": pairs.mean(scores_MV),
+        "unseen_wordings_ap": pairs.mean(scores_MV, lambda predicate, _: predicate in UNSEEN_WORDINGS),
+        "unseen_combinations_ap": pairs.mean(scores_MV, lambda *combination: combination in UNSEEN),
+    }
 
 
 def milestones(total: int, number: int) -> list[int]:
@@ -142,130 +205,127 @@ def milestones(total: int, number: int) -> list[int]:
     return [total * each // number for each in range(1, number + 1)]
 
 
-@dataclass(frozen=True)
-class Training:
-    """One training of the benchmark."""
-
-    variant: Variant
-    seed: int
-
-    @property
-    def step(self) -> str:
-        """The step of the run that names its artifact."""
-        variant = self.variant
-        return f"curve:{variant.fusion}:{variant.labels}:{variant.share:g}:{self.seed}"
-
-    def settings(self, recipe: Recipe, number: int) -> CurveSettings:
-        """The recipe's settings of pre-training, for this training and one process of one thread."""
-        values = settings_of(recipe).model_dump()
-        network = values["network"] | {"fusion": self.variant.fusion}
-        changes = {"pretrained": initial_file(recipe), "processes": 1, "milestones": number, "seed": self.seed}
-        return CurveSettings.model_validate(values | changes | {"network": network})
-
-    def item(self, run: Run, settings: CurveSettings) -> WorkItem:
-        """The work, with everything that decides its outcome. The run must have shards and test images."""
-        shards = [artifact for _, artifact in sorted(run.artifacts(f"shard:{self.variant.labels}").items())]
-        images = [each for part, each in sorted(run.artifacts("ingest").items()) if dataset_of(part) == "test"]
-        read = {"shards": shards[: round(len(shards) * self.variant.share)], "images": images}
-        contents = {table: [artifact.content for artifact in found] for table, found in read.items()}
-        weights = {role: digest_path(path) for role, path in settings.files().items()}
-        terms = KeyTerms(CurveStage.name, CurveStage.version, settings.row_settings(), contents, weights)
-        inputs = {table: tuple(artifact.folder for artifact in found) for table, found in read.items()}
-        return WorkItem(self.step, WHOLE, terms, inputs)
-
-
-def settings_of(recipe: Recipe) -> TrainingSettings:
-    """The settings of the recipe's pre-training, with the files that its names stand for."""
+def work(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, pretrained: Path) -> Work:
+    """A training run of one thread, with everything that decides its outcome. The run must have shards and test images."""
     whole = recipe.model_copy(update={"run": recipe.run.model_copy(update={"until": None})})
-    return next(step.settings for step in build_steps(whole) if step.name == "pretrain:pseudo")
+    # Of the whole chain, which has the files that the recipe's names stand for.
+    section = next(step.settings for step in build_steps(whole) if step.name == f"pretrain:{variant.labels}")
+    values = section.model_dump()
+    values["network"] |= {"fusion": variant.fusion}
+    values |= {
+        "pretrained": pretrained,
+        "steps": steps,
+        "milestones": number,
+        "seed": seed,
+        "replaced": variant.replaced,
+    }
+    settings, made = CurveSettings.model_validate(values), Run(open_store(recipe.store), recipe.name)
+    shards = [artifact for _, artifact in sorted(made.artifacts(f"shard:{variant.labels}").items())]
+    images = [each for part, each in sorted(made.artifacts("ingest").items()) if dataset_of(part) == "test"]
+    read = {"shards": shards[: round(len(shards) * variant.share)], "images": images}
+    contents = {table: [artifact.content for artifact in given] for table, given in read.items()}
+    weights = {role: digest_path(path) for role, path in settings.files().items()}
+    terms = KeyTerms(CurveStage.name, CurveStage.version, settings.row_settings(), contents, weights)
+    inputs = {table: tuple(artifact.folder for artifact in given) for table, given in read.items()}
+    name = f"curve:{variant.fusion}:{variant.labels}:{variant.share:g}:{variant.replaced:g}:{seed}"
+    return CurveStage(settings, recipe.resolved().data.image_folders()), WorkItem(name, WHOLE, terms, inputs)
 
 
-def initial_file(recipe: Recipe) -> Path:
-    """Where `write_initial` puts its weights."""
-    return local_folder(recipe.store) / "miniature" / "initial.safetensors"
-
-
-def write_initial(recipe: Recipe) -> None:
-    """Writes the weights that all variants start from: those of the recipe's detector that a network without fusion has.
-
-    The detector was trained with ALIF. Its fusion layers would be an advantage of that variant.
-    """
-    settings, path = settings_of(recipe), initial_file(recipe)
-    network = RLIP(NetworkConfig.from_dict(settings.network | {"fusion": "none"}), settings.tokenizer)
-    load_pretrained(network, settings.pretrained, settings.tokenizer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save(network, path)
-
-
-def train(recipe: Recipe, training: Training, number: int) -> str:
-    """Runs a training run, from its last checkpoint if there is one, and records it in the run. Returns its step."""
+def train(recipe: Recipe, stage: CurveStage, item: WorkItem) -> Artifact:
+    """Trains, from the last checkpoint if there is one, unless the store has the outcome, and records it in the run."""
     store = open_store(recipe.store)
-    settings = training.settings(recipe, number)
-    item = training.item(Run(store, recipe.name), settings)
-    stage = CurveStage(settings, recipe.resolved().data.image_folders())
-    with one_thread_each():
-        record = execute(stage, item, store, lambda done, total, note="": None)
-    Run(store, recipe.name).record(training.step, CurveStage.name, {WHOLE: record.key})
-    return training.step
+    there = store.find_all(stage.name, [item.key])
+    if not there:
+        with one_thread_each():
+            execute(stage, item, store, lambda done, total, note="": None)
+        there = store.find_all(stage.name, [item.key])
+    Run(store, recipe.name).record(item.step, stage.name, {WHOLE: item.key})
+    return there[item.key]
 
 
-def found(store: Store, recipe: Recipe, trainings: Sequence[Training], number: int) -> dict[Training, Artifact]:
-    """Training → the artifact that the store has of it."""
-    run = Run(store, recipe.name)
-    keys = {each: each.item(run, each.settings(recipe, number)).key for each in trainings}
-    there = store.find_all(CurveStage.name, list(keys.values()))
-    return {each: there[key] for each, key in keys.items() if key in there}
+def curve_of(artifact: Artifact, measure: str) -> list[float]:
+    """A measure's value at each milestone."""
+    return [row["value"] for row in artifact.table("curve").to_pylist() if row["name"] == measure]
 
 
-def curve_of(artifact: Artifact, at: Sequence[int]) -> dict[str, list[float]]:
-    """Measure → its value at each milestone. The loss is the mean since the milestone before."""
-    rows = artifact.table("curve").to_pylist()
-    values = {name: {row["step"]: row["value"] for row in rows if row["name"] == name} for name in MEASURED}
-    losses = [
-        fmean(value for step, value in values["loss"].items() if before < step <= end)
-        for before, end in zip([0, *at[:-1]], at, strict=True)
-    ]
-    return {"loss": losses} | {name: [values[name][step] for step in at] for name in MEASURED[1:]}
+def compared(made: Mapping[tuple[Variant, int], Artifact], at: Sequence[int]) -> Iterator[Row]:
+    """Yields each variant's means over its seeds, and what the default is ahead by, over the seeds that both have."""
+    for claim, measure in product(CLAIMS, MEASURED):
+        (first, default), *_ = CLAIMS[claim].items()
+        ours = {seed: curve_of(artifact, measure) for (variant, seed), artifact in made.items() if variant == default}
+        for name, variant in CLAIMS[claim].items():
+            own = {seed: curve_of(artifact, measure) for (each, seed), artifact in made.items() if each == variant}
+            if not own:
+                continue
+            means = [fmean(values) for values in zip(*own.values(), strict=True)]
+            note = ", ".join(f"{mean:.4f}" for mean in means)
+            yield Row(f"{claim}, {measure}: {name}", "", means[-1], note=f"{len(own)} seeds; at the milestones: {note}")
+            pairs = [(ours[seed], own[seed]) for seed in sorted(ours.keys() & own.keys())]
+            if name == first or len(pairs) < 2:
+                continue
+            gains = {
+                "": [a[-1] - b[-1] for a, b in pairs],
+                ", mean of the curve": [fmean(a) - fmean(b) for a, b in pairs],
+                # Along straight lines between milestones, from 0; 0 if it never gets there.
+                ", steps before the other's last value": [
+                    at[-1] - np.interp(b[-1], np.maximum.accumulate([0, *a]), [0, *at]) for a, b in pairs
+                ],
+            }
+            for what, values in gains.items():
+                error = stdev(values) / len(values) ** 0.5
+                yield Row(f"{first} ahead of {name}, {measure}{what}", "", fmean(values), note=f"± {error:.4f}")
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Trains what the store lacks. Yields means over seeds at each milestone, with deviations and the value of each seed."""
-    places = [f"store={given.store}", f"data.root={given.data}", f"pretrain.settings.steps={given.steps}"]
+    """Trains what the store lacks. Yields means over seeds, and paired differences with their standard errors."""
+    captions = f"{given.data}/coco/annotations/captions_train.json"
+    places = [f"store={given.store}", f"data.root={given.data}", f'caption.recorded=["{captions}"]']
     recipe = load_recipe(Path("recipes/demo.toml"), [*SETTINGS, *places])
-    variants = dict.fromkeys(variant for claim in CLAIMS.values() for variant in claim.values())
-    # Seed by seed, so that a part of them already compares all variants.
-    trainings = [Training(variant, seed) for seed in range(given.seeds) for variant in variants]
-    store = open_store(recipe.store)
+    assert recipe.scenes is not None
+    write_scenes(Path(given.data), recipe.scenes)  # Their captions must be there before the run begins.
     context = RunContext(recipe)
     with runner.logged_run(context, "direct"), open_display(Console(), False) as display:
         runner.run(context, display)
-    write_initial(recipe)
-    made = found(store, recipe, trainings, given.milestones)
-    due = [each for each in trainings if each not in made]
+    yield from blind(Run(open_store(recipe.store), recipe.name))
+    start = SAMPLE_WEIGHTS["demo-detector"] / MODEL
+    pretrained = train(recipe, *work(recipe, DETECTOR, 0, given.detector_steps, 1, start)).file(MODEL)
+    variants = dict.fromkeys(variant for claim in CLAIMS.values() for variant in claim.values())
     with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(train, recipe, each, given.milestones) for each in due]):
-            print(f"{future.result()}: done", flush=True)
-    made = found(store, recipe, trainings, given.milestones)
+        # Seed by seed, so that a part of them already compares all variants.
+        jobs = {
+            (variant, seed): pool.submit(
+                train, recipe, *work(recipe, variant, seed, given.steps, given.milestones, pretrained)
+            )
+            for seed in range(given.seeds)
+            for variant in variants
+        }
+        for job in as_completed(jobs.values()):
+            print(f"{job.result().folder}: done", flush=True)
+    made = {which: job.result() for which, job in jobs.items()}
     at = milestones(given.steps, given.milestones)
-    curves = {training: curve_of(artifact, at) for training, artifact in made.items()}
-    for claim, of_claim in CLAIMS.items():
-        for name, variant in of_claim.items():
-            seeds = [curve for training, curve in curves.items() if training.variant == variant]
-            for measured, (place, step) in ((m, p) for m in MEASURED for p in enumerate(at) if seeds):
-                values = [seed[measured][place] for seed in seeds]
-                note = f"± {stdev(values) if len(values) > 1 else 0:.4f}: " + ", ".join(f"{v:.4f}" for v in values)
-                yield Row(f"{claim} / {name}, {measured} at {step}", "", fmean(values), note=note)
+    yield from compared(made, at)
     yield Row("all training runs", "CPU-s", sum(artifact.manifest.facts["cpu"] for artifact in made.values()))
+
+
+def blind(run: Run) -> Iterator[Row]:
+    """Yields what a head on boxes and names alone reaches, which says how much pixels are needed for."""
+    rows: dict[str, list[dict[str, Any]]] = {"coco": [], "test": []}
+    for part, artifact in sorted(run.artifacts("ingest").items()):
+        if dataset_of(part) in rows:
+            rows[dataset_of(part)] += artifact.table("images").to_pylist()
+    truth = GroundTruth.of_rows(rows["test"])
+    training, test = (GivenBoxes(each, truth.predicates) for each in rows.values())
+    for name, value in relation_figures(test, blind_scores(training, test, WORLD_CATEGORIES)).items():
+        yield Row(f"boxes and names alone, {name}", "", value)
 
 
 if __name__ == "__main__":
     options = parser(__doc__)
-    options.add_argument(
-        "--store", default="out/store", help="the store, by default that of the demo, whose tagger it takes"
-    )
+    options.add_argument("--store", default="out/store", help="the store")
     options.add_argument("--data", default="out/scenes/miniature", help="folder of the scenes")
-    options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--steps", type=int, default=360)
-    options.add_argument("--milestones", type=int, default=3, help="number of evaluations of each training")
+    options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--steps", type=int, default=480)
+    options.add_argument("--detector-steps", type=int, default=300)
+    options.add_argument("--milestones", type=int, default=4, help="number of evaluations of each training")
     options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of training runs at a time")
     run(options, measure)

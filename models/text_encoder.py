@@ -65,6 +65,11 @@ class TextEncoder(nn.Module):
             self._features_of[key] = self._encode(texts)
         return self._features_of[key].clone()
 
+    def train(self, mode: bool = True) -> TextEncoder:
+        """Sets the mode, and forgets features: a fused optimizer changes weights without changing their version."""
+        self._features_of = {}
+        return super().train(mode)
+
     def encode_tokens(self, ids_TN: Tensor, mask_TN: Tensor | None) -> Tensor:
         """Returns T×D pooled features of token ids; the mask is 1 on tokens and 0 on padding, None without padding."""
         if self.activation_checkpointing and torch.is_grad_enabled():

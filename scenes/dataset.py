@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from scenes import acts
 from scenes.layouts import Written, captions, hico_det, instances, objects365, pairs, visual_genome
 from scenes.names import COCO_CATEGORIES, PREDICATES
 from scenes.scene import render
@@ -97,7 +98,7 @@ def _write(at: SceneFolders, settings: SceneSettings, progress: Progress | None)
             for start in range(0, count, CHUNK):
                 stop = min(start + CHUNK, count)
                 seed = part_seed(settings, part)
-                jobs.append((part, pool.submit(_draw, part, images_at[part], seed, start, stop, settings.quality)))
+                jobs.append((part, pool.submit(_draw, part, images_at[part], seed, start, stop, settings)))
         for part, job in jobs:
             chunk = job.result()
             written[part] += chunk
@@ -116,20 +117,22 @@ def _write(at: SceneFolders, settings: SceneSettings, progress: Progress | None)
         _dump(at.vg_objects, files["objects"])
         _dump(at.vg_image_data, files["image_data"])
     if written["hico"]:
-        _dump(at.hico_test, hico_det(written["hico"]))
-        _dump(at.hico_verbs, list(PREDICATES))
+        predicates = PREDICATES if settings.world == 1 else acts.predicates()
+        _dump(at.hico_test, hico_det(written["hico"], predicates))
+        _dump(at.hico_verbs, list(predicates))
         _dump(at.hico_objects, COCO_CATEGORIES)
 
 
-def _draw(part: str, folder: Path, seed: int, start: int, stop: int, quality: int) -> list[Written]:
+def _draw(part: str, folder: Path, seed: int, start: int, stop: int, settings: SceneSettings) -> list[Written]:
     """Draws and saves the scenes from `start` up to, but not including, `stop` of a part."""
     out = []
+    own = (acts.any_group if part == "hico" else acts.seen_group,) if settings.world == 2 else ()
     for index in range(start, stop):
-        scene = make_scene(seed, index)
+        scene = make_scene(seed, index, *own)
         name = _file_name(part, index + 1)
         path = folder / (f"patch{index // PATCH}/{name}" if part == "objects365" else name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        render(scene).save(path, "JPEG", quality=quality)
+        render(scene).save(path, "JPEG", quality=settings.quality)
         listed = f"images/v1/{path.parent.name}/{name}" if part == "objects365" else name
         out.append(Written.of(scene, index + 1, listed))
     return out

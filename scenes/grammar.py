@@ -77,21 +77,26 @@ def caption(things: Sequence[Thing], facts: Sequence[Fact], rng: Random, opening
 
 
 def _two(things: Sequence[Thing], first: Fact, second: Fact, facts: Sequence[Fact], rng: Random) -> str:
-    shared = [f for f in facts if f != first and f[0] == first[0] and FORMS[f[1]][2] is not None]
-    if shared and rng.random() < 0.7 and FORMS[first[1]][1].split()[0] != "is":
+    shared = [f for f in facts if f != first and f[0] == first[0] and _forms(f[1])[2] is not None]
+    if shared and rng.random() < 0.7 and _forms(first[1])[1].split()[0] != "is":
         more = rng.choice(shared)
         subject, one = _noun_phrase(things[first[0]], rng), _noun_phrase(things[first[2]], rng)
         other = _noun_phrase(things[more[2]], rng)
-        return f"{subject} {rng.choice(FORMS[first[1]][0])} {one} and {FORMS[more[1]][0][0]} {other}"
+        return f"{subject} {rng.choice(_forms(first[1])[0])} {one} and {_forms(more[1])[0][0]} {other}"
     joint = rng.choice((" while ", " while ", " and "))
     return f"{_clause(things, first, rng)}{joint}{_clause(things, second, rng)}"
+
+
+def _forms(predicate: str) -> tuple[tuple[str, ...], str, str | None]:
+    """Returns the forms of a predicate. Wordings of the second world have their participle only."""
+    return FORMS.get(predicate, ((predicate,), f"is {predicate}", None))
 
 
 def _clause(things: Sequence[Thing], fact: Fact, rng: Random) -> str:
     subject, predicate, target = fact
     if predicate == "next to" and rng.random() < 0.5:
         subject, target = target, subject
-    participles, third, passive = FORMS[predicate]
+    participles, third, passive = _forms(predicate)
     a, b = _noun_phrase(things[subject], rng), _noun_phrase(things[target], rng)
     if predicate == "riding" and rng.random() < 0.04:
         a = "a rider"

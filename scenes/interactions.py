@@ -253,3 +253,8 @@ OUTDOORS = (
     "riding", "riding", "holding", "carrying", "wearing", "sitting on", "next to", "behind", "looking at", "walking",
     "kicking", "eating", "on",
 )  # fmt: skip
+
+
+def group_of_a_kind(rng: Random, indoor: bool) -> Group:
+    """Makes a group with one of the relations that occur indoors or outdoors."""
+    return MAKERS[rng.choice(INDOORS if indoor else OUTDOORS)](rng)

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from scenes.grammar import caption
-from scenes.names import ANIMALS, COCO_CATEGORIES, FURNITURE, PREDICATES, SYMMETRIC, VEHICLES
+from scenes.names import ANIMALS, COCO_CATEGORIES, FURNITURE, SYMMETRIC, VEHICLES
 from scenes.scene import Scene
 
 Box = tuple[float, float, float, float]
@@ -69,7 +69,7 @@ SURFACES: dict[str, tuple[str, ...]] = {
     "kicking": ("kicking", "kicking", "kicks"),
     "eating": ("eating", "eating", "eats"),
 }
-"""Planted predicate → wordings of annotators."""
+"""Planted predicate → wordings of annotators. A wording of the second world is its own only one."""
 PARTICULAR = 0.25
 """Share of people that are named man, woman, boy or girl."""
 
@@ -141,15 +141,15 @@ def captions(images: Sequence[Written], seed: int) -> dict[str, Any]:
     return {"info": INFO, "images": listed, "annotations": annotations}
 
 
-def hico_det(images: Sequence[Written]) -> list[dict[str, Any]]:
+def hico_det(images: Sequence[Written], predicates: Sequence[str]) -> list[dict[str, Any]]:
     """Returns HICO-DET's ground truth in the layout of RLIPv2's authors, with subjects of any category.
 
     It is a list of images: {file_name, img_id, width, height, annotations: [{bbox: [x1, y1, x2, y2], category_id}],
     hoi_annotation: [{subject_id, object_id, category_id}]}. subject_id and object_id index an image's annotations from
-    0. The category_id of a box is COCO's, that of a relation is an index into the verb list from 1. All planted
+    0. The category_id of a box is COCO's, that of a relation is an index into `predicates` from 1. All planted
     relations are listed, symmetric ones in both orders.
     """
-    verbs = {name: i for i, name in enumerate(PREDICATES, start=1)}
+    verbs = {name: i for i, name in enumerate(predicates, start=1)}
     out = []
     for image in images:
         boxes = [
@@ -181,8 +181,9 @@ def visual_genome(images: Sequence[Written], seed: int) -> dict[str, list[dict[s
         stated = []
         for s, predicate, o in image.all_facts():
             relationship_id += 1
+            wording = rng.choice(SURFACES.get(predicate, (predicate,)))
             stated.append({
-                "relationship_id": relationship_id, "predicate": rng.choice(SURFACES[predicate]), "synsets": [],
+                "relationship_id": relationship_id, "predicate": wording, "synsets": [],
                 "subject": _named(listed[s]), "object": _named(listed[o]),
             })  # fmt: skip
         relationships.append({"image_id": image.image_id, "relationships": stated})

@@ -1,5 +1,7 @@
 """Settings of a written dataset of synthetic scenes."""
 
+from typing import Any, Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -10,6 +12,9 @@ class SceneSettings(BaseModel):
 
     seed: int = Field(1, ge=0, le=10**9)
     """Seed from which each part's own seed is derived, so that parts share no scene."""
+    world: Literal[1, 2] = 1
+    """1: relations that boxes mostly give away; 2: also acts that only pixels tell apart, in many wordings, some of
+    which only the test has."""
     train: int = Field(1000, ge=1, le=10**6)
     """Number of images to label in COCO's layout: instances, captions, and the planted relations for comparison."""
     objects365: int = Field(0, ge=0, le=10**6)
@@ -23,6 +28,6 @@ class SceneSettings(BaseModel):
     processes: int = Field(2, ge=1, le=64)
     """Number of drawing processes. Does not change the output."""
 
-    def content(self) -> dict[str, int]:
-        """Returns the fields that change the output."""
-        return self.model_dump(exclude={"processes"})
+    def content(self) -> dict[str, Any]:
+        """Returns the fields that change the output. The first world is meant without `world`, as in older folders."""
+        return self.model_dump(exclude={"processes"} | ({"world"} if self.world == 1 else set()))

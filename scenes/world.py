@@ -4,6 +4,7 @@ A layout of groups of figures is completed by every spatial relation that holds 
 truth is complete; a scene with a pair that is too close to call is discarded. The background contains no objects.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -11,9 +12,10 @@ import numpy as np
 
 from scenes.group import NOBODY, Group
 from scenes.ink import Colour, Stroke, shaded, varied
-from scenes.interactions import GAP, INDOORS, MAKERS, OUTDOORS, alone
+from scenes.interactions import GAP, alone, group_of_a_kind
 from scenes.scene import Relation, Scene, SceneObject, label_map
 
+MakeGroup = Callable[[Random, bool], Group]
 MAX_OBJECTS = 8
 SMALLEST_UNIT = 58.0
 LARGEST_UNIT = 100.0
@@ -32,22 +34,28 @@ WALLS: tuple[Colour, ...] = ((225, 215, 195), (205, 220, 225), (215, 205, 220), 
 FLOORS: tuple[Colour, ...] = ((190, 160, 125), (175, 170, 165), (160, 135, 110), (200, 185, 165))
 
 
-def make_scene(seed: int, index: int) -> Scene:
-    """Generates scene number `index` of a seed. Raises RuntimeError if 200 attempts give no unambiguous layout."""
+def make_scene(seed: int, index: int, make_group: MakeGroup = group_of_a_kind) -> Scene:
+    """Generates scene number `index` of a seed. Raises RuntimeError if 200 attempts give no unambiguous layout.
+
+    `make_group`: makes a group of figures, indoors (True) or outdoors. The groups of the second world (scenes.acts) stand
+    in one row, larger than those of the first, so that pixels show what boxes don't.
+    """
     for attempt in range(200):
         try:
-            return _attempt(Random(f"{seed}/{index}/{attempt}"), seed, index)
+            return _attempt(Random(f"{seed}/{index}/{attempt}"), seed, index, make_group)
         except TooCloseToCallError:
             continue
     raise RuntimeError(f"scene {index} of seed {seed}: all 200 layouts were too close to call; use another seed")
 
 
-def _attempt(rng: Random, seed: int, index: int) -> Scene:
+def _attempt(rng: Random, seed: int, index: int, make_group: MakeGroup) -> Scene:
     width, height = rng.randrange(208, 257, 4), rng.randrange(168, 209, 4)
     indoor = rng.random() < 0.4
-    kinds = INDOORS if indoor else OUTDOORS
     rows = 1 if rng.random() < 0.25 else 2
-    unit = min(LARGEST_UNIT, height * (0.5 if rows == 1 else 0.37))
+    unit, smallest = min(LARGEST_UNIT, height * (0.5 if rows == 1 else 0.37)), SMALLEST_UNIT
+    if make_group is not group_of_a_kind:
+        rows, height = 1, height * 5 // 8
+        unit, smallest = height * 0.75, 1.2 * SMALLEST_UNIT
     bases = [height * rng.uniform(0.84, 0.95)] if rows == 1 else [height * rng.uniform(0.46, 0.49), height * 0.96]
     objects: list[tuple[Group, float, float, float]] = []
     groups: list[list[Group]] = []
@@ -56,12 +64,12 @@ def _attempt(rng: Random, seed: int, index: int) -> Scene:
         row: list[Group] = []
         for _ in range(3):
             if not row or not wanted or rng.random() < 0.65:
-                group = MAKERS[rng.choice(kinds)](rng)
+                group = make_group(rng, indoor)
                 if rng.random() < 0.18:
                     group.beside(rng.choice(COMPANIONS), rng.uniform(*GAP), rng.choice((-1, 1)))
             else:
                 group = alone(rng, rng.choice(sorted(wanted)))
-            if row and _unit([*row, group], width) < SMALLEST_UNIT:
+            if row and _unit([*row, group], width) < smallest:
                 break
             row.append(group)
             wanted |= {d.category for d in group.drafts if d.category not in ("tie",)}
@@ -70,7 +78,7 @@ def _attempt(rng: Random, seed: int, index: int) -> Scene:
     for row, base in zip(groups, bases, strict=True):
         scale = min(unit, _unit(row, width), *((base - 2 if len(bases) == 1 or base is bases[0] else height * 0.46)
                                                / g.extent()[3] for g in row))  # fmt: skip
-        if scale < SMALLEST_UNIT * 0.9:
+        if scale < smallest * 0.9:
             raise TooCloseToCallError
         objects += _spread(rng, row, base, scale, width)
     if sum(len(g.drafts) for g, *_ in objects) > MAX_OBJECTS:

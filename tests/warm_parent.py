@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from models.deformable_read_loops import Levels, loops
+from pipeline.training.tracking import flops
 from tagger.parsing.parser import load_parser, parse_captions
 
 MODULES = (
@@ -44,6 +45,8 @@ def serve_forks_of_forks() -> None:
                     server.ensure_running = forkserver.ensure_running = lambda: None
 
 
+# Counting the operations of a step takes as long as four steps of the tests' networks.
+flops.COUNTED = 1
 serve_forks_of_forks()
 for module in MODULES:
     import_module(module)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from heapq import nlargest
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -23,12 +23,12 @@ from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, kept_labe
 from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.labelled_partitions import candidates, images_with_boxes
 from pipeline.labels.verdict_log import Standing, VerdictLog, verdicts_folder
-from pipeline.labels.verdict_summary import outcome_of
+from pipeline.labels.verdict_summary import outcome_of, run_precision
 from pipeline.labels.verdicts import JudgedRelation, StandingVerdicts, box4
 from pipeline.report.formatting import sanitise, table
 from pipeline.report.label_view import LabelView
 from pipeline.report.steps import summaries
-from pipeline.report.variants import score_name, variant_scores
+from pipeline.report.variants import score_name, score_points, variant_scores
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.open_store import existing_store, is_remote
@@ -144,9 +144,13 @@ def diff(
     opened = existing_store(store)
     runs = find_run(opened, before), find_run(opened, after)
     found, beside = difference(*runs), Comparison.of(*runs)
-    judged = judged_difference(*runs, _standing(store, verdicts), MIN_SCORE_CHANGE)
+    standing, folder = _standing(store, verdicts)
+    judged = judged_difference(*runs, standing, MIN_SCORE_CHANGE)
+    reviewed = {} if folder is None else {run.name: run_precision(run, folder) for run in runs}
     if as_json:
-        print(json.dumps({**found.as_json(), **beside.as_json(), "judged": judged}, ensure_ascii=False, default=str))
+        people = {name: None if human is None else asdict(human) for name, human in reviewed.items()}
+        values = {**found.as_json(), **beside.as_json(), "judged": judged, "reviewed": people}
+        print(json.dumps(values, ensure_ascii=False, default=str))
         return
     console = Console()
     causes = found.by_size
@@ -164,14 +168,18 @@ def diff(
     for kind, counts in judged.items():
         said = ", ".join(f"{number:,} {word}" for word, number in counts.items())
         print(f"reviewers judged {sum(counts.values()):,} of those {kind}: {said}")
+    for name, human in reviewed.items():
+        if human is not None:
+            print(f"reviewers of {name}: {human.in_words()}")
     _print_comparison(console, before, after, beside)
 
 
-def _standing(store: str, verdicts: Path | None) -> Standing:
-    """The standing verdicts; none for a store at a URL unless a folder is named."""
+def _standing(store: str, verdicts: Path | None) -> tuple[Standing, Path | None]:
+    """The standing verdicts and their folder; none for a store at a URL unless a folder is named."""
     if verdicts is None and is_remote(store):
-        return {}
-    return VerdictLog(verdicts or verdicts_folder(store)).standing()
+        return {}, None
+    folder = verdicts or verdicts_folder(store)
+    return VerdictLog(folder).standing(), folder
 
 
 def _in_words(value: Any) -> str:
@@ -185,6 +193,9 @@ def _print_comparison(console: Console, before: str, after: str, beside: Compari
     kept = beside.kept
     alone = f"{kept.lost.total():,} by {before} only, {kept.added.total():,} by {after} only"
     print(f"{kept.same:,} labels are kept by both, {alone}")
+    if kept.corrected:
+        said = ", ".join(f"{number:,} {way}" for way, number in kept.corrected.items())
+        print(f"reviewers' verdicts make {said} of them")
     for title, rows in (("Settings that differ", beside.settings), ("Figures", beside.figures)):
         made = table(title, "name", escape(sanitise(before)), escape(sanitise(after)))
         for row in rows:
@@ -271,6 +282,8 @@ class KeptChange:
     same: int = 0
     added: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
+    corrected: Counter[str] = field(default_factory=Counter)
+    """added, lost: how many of these reviewers settled in the second run."""
 
 
 @dataclass(frozen=True)
@@ -303,6 +316,10 @@ def _kept_change(before: Run, after: Run) -> KeptChange:
         change.same += len(one & other)
         change.added.update(predicate for _, _, predicate, _ in other - one)
         change.lost.update(predicate for _, _, predicate, _ in one - other)
+        for image_id, said in settled[1].get(partition, {}).items():
+            for way, side, labels in (("added", said.right, other - one), ("lost", said.wrong, one - other)):
+                change.corrected[way] += sum((image_id, s, name, o) in labels for s, o, name in side)
+    change.corrected = +change.corrected
     return change
 
 
@@ -342,7 +359,7 @@ def _named_figures(run: Run) -> Iterator[tuple[str, float | None]]:
             yield f"{name.replace('_', ' ')}, {dataset}", _rounded(getattr(audit.tagger, name))
     for variant in variant_scores(run):
         for name, spread in variant.scores.items():
-            yield f"{score_name(name)}, {variant.variant}", _rounded(spread.mean)
+            yield f"{score_name(name)}, {variant.variant}", _rounded(score_points(spread))
     for summary in summaries(run):
         yield f"seconds, {summary.step}", summary.seconds
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from pipeline.cli.options import STORE, RunName, StorePath, VerdictsFolder
 from pipeline.cli.report import last_recipe, recorded_view
 from pipeline.data.images.folders import UprightRoot
+from pipeline.labels.team import LABELS, Team, read_team, write_team
 from pipeline.labels.verdict_log import verdicts_folder
 from pipeline.report.view import RunView
 from pipeline.run.dag import build_steps
@@ -34,6 +35,16 @@ def review(
     reviewer: Annotated[
         str | None, typer.Option("--reviewer", help="Your name in the log of verdicts; unset: your user name.")
     ] = None,
+    reviewers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|NAMES", help="A team that shares the images: how many, or their names, separated by commas."
+        ),
+    ] = None,
+    overlap: Annotated[
+        str, typer.Option(metavar="SHARE", help="Share of the images that two of the team judge.")
+    ] = "10%",
+    labels: Annotated[int, typer.Option(min=1, help="Labels of the audit that the team is to judge.")] = LABELS,
     host: Annotated[
         str, typer.Option(help="Address to listen on; any that other machines can reach needs a password.")
     ] = "127.0.0.1",
@@ -45,6 +56,10 @@ def review(
     password_file: Annotated[
         Path | None, typer.Option("--password-file", help="File with the password; unset: RLIP_REVIEW_PASSWORD.")
     ] = None,
+    user_header: Annotated[
+        str,
+        typer.Option(metavar="HEADER", help="Header in which your proxy names the reviewer, e.g. X-Forwarded-User."),
+    ] = "",
     read_only: Annotated[bool, typer.Option("--read-only", help="Show everything, accept no verdicts.")] = False,
     verdicts_at: VerdictsFolder = None,
     images: Annotated[
@@ -82,9 +97,15 @@ def review(
         secret=kept_secret(index.with_suffix(".secret")),
         reviewer=reviewer or _user(),
         password=password,
+        user_header=user_header,
+        signed_out=index.with_suffix(".ended"),
         read_only=read_only,
     )
     access.require_password_beyond_loopback(host)
+    if reviewers is not None:
+        if access.reviewer:
+            raise FatalError("--reviewers: a link gives everyone the same name; set a password, or name --user-header")
+        write_team(verdicts, team_of(reviewers, overlap, labels, read_team(verdicts)))
     console = Console(stderr=True)
     with console.status("Indexing the run") as status:
         state = ReviewState(
@@ -106,6 +127,18 @@ def review(
     finally:
         state.close()
         listener.close()
+
+
+def team_of(reviewers: str, overlap: str, labels: int, earlier: Team | None) -> Team:
+    """The team that options describe. A number keeps the names of an earlier team. Raises `FatalError`."""
+    names = [] if reviewers.isdecimal() else [name.strip() for name in reviewers.split(",") if name.strip()]
+    known = earlier.members if earlier is not None and not names else ()
+    size = len(set(names)) if names else int(reviewers)
+    try:
+        share = float(overlap.removesuffix("%")) / (100 if overlap.endswith("%") else 1)
+    except ValueError:
+        raise FatalError(f"--overlap {overlap}: write a share of the images, e.g. 10%") from None
+    return Team(size=size, overlap=share, labels=labels, members=(*names, *known[:size]))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -23,11 +23,13 @@ from storage.runs import Run, find_run, runs_of
 from storage.store import Store
 
 if TYPE_CHECKING:
+    from pipeline.labels.audit_sample import AuditPrecision
     from pipeline.report.steps import StepSummary
     from pipeline.run.checks import CheckResult
 
 SAMPLE_ROWS = 5
 REJECTED_ROWS = 20
+PREDICATES = 12
 
 
 def show(
@@ -65,6 +67,8 @@ def show(
 def show_run(console: Console, run: Run, step: str | None, as_json: bool) -> None:
     """Show the steps of a run, or one with sample and quarantined rows. Raises `FatalError` for an unknown step."""
     # Here and for the checks, since a list of runs need not wait until all stages are imported.
+    from pipeline.labels.verdict_log import VERDICTS
+    from pipeline.labels.verdict_summary import run_precision
     from pipeline.report.label_view import LabelView
     from pipeline.report.quarantine import sampled
     from pipeline.report.steps import summaries
@@ -77,16 +81,29 @@ def show_run(console: Console, run: Run, step: str | None, as_json: bool) -> Non
     artifacts = run.artifacts(summary.step)
     rejected = sampled(artifacts.values(), REJECTED_ROWS)
     view = LabelView.of(run) if summary.step == "tag" else None
+    human = None if view is None else run_precision(run, run.store.root / VERDICTS)
     if as_json:
         rows = {name: list(head) for name, head in _heads(artifacts)}
         shown = {**summary.as_json(), "keys": {p: a.key for p, a in artifacts.items()}, "sample": rows}
         labels = {} if view is None else {"labels": view.as_json()}
+        labels |= {} if human is None else {"reviewed": asdict(human)}
         _print_json(console, {**shown, "rejected_rows": rejected, **labels})
         return
     _show_steps(console, run, [summary], as_json)
     if view is not None:
         view.print(console)
+    if human is not None:
+        _show_precision(console, human)
     _show_rows(console, artifacts, rejected, summary.rejected)
+
+
+def _show_precision(console: Console, human: AuditPrecision) -> None:
+    console.print(Text(f"Reviewers: {human.in_words()}"), soft_wrap=True)
+    made = table("Precision by reviewers, most judged first", "predicate", "judged", "right", "95 % interval")
+    for each in human.predicates[:PREDICATES]:
+        cells = f"{each.judged:,}", f"{each.right:,}", f"{each.low:.3f} to {each.high:.3f}"
+        made.add_row(Text(sanitise(each.predicate)), *cells)
+    console.print(made)
 
 
 def _show_history(console: Console, store: Store, runs: list[Run], as_json: bool) -> None:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from pipeline.cli.options import STORE, AsJson, RunName, StorePath, VerdictsFold
 from pipeline.interop.import_verdicts import AnnotationFormat, import_verdicts
 from pipeline.labels.kept_labels import EVERY_LABEL
 from pipeline.labels.label_rows import reviewable_labels
+from pipeline.labels.team import read_team
 from pipeline.labels.verdict_log import VerdictLog, verdicts_folder
 from pipeline.labels.verdict_summary import (
     Kappa,
@@ -43,19 +44,19 @@ def show_verdicts(
         str | None, typer.Argument(metavar="[RUN]", help="A run whose precision to estimate from the verdicts.")
     ] = None,
     folder: VerdictsFolder = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random sample that was judged.")] = 0,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Count verdicts by kind, reviewer and predicate; show agreement (kappa) and the precision of a run's labels."""
+    """Count verdicts by kind, reviewer and predicate; show agreement and the precision of a run's labels."""
     log = _log(store, folder)
     standing = log.standing()
     audit = None
     if run_name is not None:
-        audit = audit_of(list(reviewable_labels(find_run(existing_store(store), run_name))), standing, seed)
+        labels = list(reviewable_labels(find_run(existing_store(store), run_name)))
+        audit = audit_of(labels, standing, read_team(log.folder))
     summary = summarize(log.verdicts(), standing, log.damaged, audit)
     if as_json:
-        print(json.dumps(_as_json(summary), ensure_ascii=False))
+        print(json.dumps(asdict(summary), ensure_ascii=False))
     else:
         _print_summary(summary, log.folder)
 
@@ -149,44 +150,27 @@ def _setting(proposed: ProposedThreshold) -> str:
     return f"{name} = {int(proposed.threshold * 10**6) / 10**6:g}  # {facts}"
 
 
-def _as_json(summary: VerdictSummary) -> dict[str, Any]:
-    plain = asdict(summary)
-    pairs = [{"reviewers": list(names), **asdict(kappa)} for names, kappa in summary.agreement.pairs.items()]
-    return {**plain, "agreement": {**plain["agreement"], "pairs": pairs}}
-
-
 def _print_summary(summary: VerdictSummary, folder: Path) -> None:
     console = Console()
     print(f"{summary.relations:,} relations judged, {summary.undone:,} verdicts undone or replaced ({folder})")
-    made = table("Verdicts", "reviewer", *(kind for kind in KINDS if kind != "undo"), "median seconds")
+    made = table("Verdicts", "reviewer", *(kind for kind in KINDS if kind != "undo"), "median seconds", "an hour")
     for name, counts in summary.reviewers.items():
         seconds = summary.seconds.get(name)
         shown = [f"{counts.get(kind, 0):,}" for kind in KINDS if kind != "undo"]
-        made.add_row(Text(sanitise(name)), *shown, "–" if seconds is None else f"{seconds:.1f}")
+        pace = ("–" if seconds is None else f"{seconds:.1f}", f"{summary.hourly.get(name, 0):,.0f}")
+        made.add_row(Text(sanitise(name)), *shown, *pace)
     console.print(made)
     made = table("Predicates with the most verdicts", "predicate", "right", "wrong", "unsure")
     for name, counts in list(summary.predicates.items())[:SHOWN]:
         made.add_row(Text(sanitise(name)), *(f"{counts.get(word, 0):,}" for word in ("right", "wrong", "unsure")))
     console.print(made)
     if len(summary.reviewers) > 1:
-        print(f"agreement of all reviewers (Fleiss' kappa): {_kappa(summary.agreement.fleiss)}")
-        for names, kappa in summary.agreement.pairs.items():
-            print(f"  {' and '.join(names)} (Cohen's kappa): {_kappa(kappa)}")
+        print(f"agreement of all reviewers: Fleiss' kappa {_kappa(summary.agreement.fleiss)}")
+        print(f"  Krippendorff's alpha {_kappa(summary.agreement.krippendorff)}")
     if summary.audit is not None:
-        print(_audit(summary))
+        print(summary.audit.in_words())
     for text in summary.damaged:
         print(f"not read: {sanitise(text)}")
-
-
-def _audit(summary: VerdictSummary) -> str:
-    audit = summary.audit
-    if audit is None or audit.precision is None:
-        return "precision: the random sample has no verdict yet; judge the queue `audit` of rlip review"
-    whole = "" if audit.covered > 0.9995 else f", for the {audit.covered:.0%} of labels whose strata have verdicts"
-    return (
-        f"precision {audit.precision:.3f} (95 % interval {audit.low:.3f} to {audit.high:.3f}), from "
-        f"{audit.judged:,} verdicts on the random sample{whole}; {audit.unsure:,} unsure"
-    )
 
 
 def _kappa(kappa: Kappa) -> str:

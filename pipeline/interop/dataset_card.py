@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,8 @@ import pyarrow.compute as pc
 from pipeline.labels.kept_labels import recorded_choice
 from pipeline.labels.label_audit import LabelAudit, LabelCount
 from pipeline.labels.labelled_partitions import byte_copies, images_with_boxes
+from pipeline.labels.verdict_log import VERDICTS
+from pipeline.labels.verdict_summary import run_precision
 from pipeline.runtime.wording import markdown_table, markdown_text
 from storage.artifact import Artifact
 from storage.digests import digest_json
@@ -96,14 +98,15 @@ class Release:
 def describe(release: Release) -> str:
     """One paragraph on the contents of the shards."""
     totals = release.counts.get("total", Counter())
+    images = "synthetic images" if release.run.read_document("recipe").get("scenes") else "images"
     return (
-        f"Scene graphs of {totals['images']:,} images of {', '.join(release.datasets())}: {totals['boxes']:,} boxes "
+        f"Scene graphs of {totals['images']:,} {images} of {', '.join(release.datasets())}: {totals['boxes']:,} boxes "
         f"and {totals['relations']:,} relations between them, as WebDataset tars. {_origin(release)}"
     )
 
 
 def dataset_card(release: Release) -> str:
-    """Returns the card as Markdown. Equal shards of the same run give equal text."""
+    """Returns the card as Markdown. Equal shards of the same run give equal text as long as the verdicts are the same."""
     return "\n".join(
         [
             "---", *_front_matter(release), "---", "",
@@ -269,8 +272,28 @@ def _audits(release: Release) -> list[str]:
         audit = count.audit()
         if audit.given:
             rows.append((markdown_text(dataset), *_scores(audit)))
-    if not rows:
+    return [
+        *_human_precision(release),
+        *([] if not rows else _given_precision(rows)),
+    ]
+
+
+def _human_precision(release: Release) -> list[str]:
+    """The precision by the verdicts in the run's store, if any."""
+    found = run_precision(release.run, release.run.store.root / VERDICTS)
+    if found is None:
         return []
+    rows = [
+        (markdown_text(each.predicate), f"{each.judged:,}", f"{each.right:,}", f"{each.low:.3f} to {each.high:.3f}")
+        for each in found.predicates[:TOP]
+    ]
+    return [
+        "## Precision by reviewers", "", f"{found.in_words()}.", "",
+        *markdown_table(("predicate", "judged", "right", "95 % interval"), rows), "",
+    ]  # fmt: skip
+
+
+def _given_precision(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return [
         "## Audit", "",
         "On images with ground-truth relations. Ground truth is never complete, so labels that it lacks count as wrong",

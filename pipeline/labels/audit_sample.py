@@ -31,6 +31,8 @@ MOST_AUDITED = 100_000
 """Maximum number of labels in an audit: those with the lowest numbers, a random sample large enough for any audit."""
 FIRST_OF_EACH = 2
 """Labels of each stratum that precede all others, so that every stratum's variance can be estimated."""
+AUDIT_SEED = 0
+"""Seed of the permanent numbers. One sample serves the page, the summaries and the reports."""
 Z95 = 1.959964
 
 
@@ -79,6 +81,18 @@ class StratumCount:
 
 
 @dataclass(frozen=True)
+class PredicatePrecision:
+    """The precision of a predicate's labels, by Wilson's interval for the counted verdicts on them."""
+
+    predicate: str
+    judged: int
+    """Labels with a confident verdict."""
+    right: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class AuditPrecision:
     """The precision of labels, estimated from a stratified sample. None: no stratum has a confident verdict."""
 
@@ -91,6 +105,21 @@ class AuditPrecision:
     covered: float
     """Share of the labels whose strata have verdicts; the precision holds for these labels only."""
     strata: tuple[StratumCount, ...]
+    predicates: tuple[PredicatePrecision, ...] = ()
+    """Most judged first."""
+    blind: int = 0
+    """Labels among `judged` whose reviewers saw neither score nor ground truth."""
+
+    def in_words(self) -> str:
+        """The estimate with its interval and what it rests on."""
+        if self.precision is None or self.low is None or self.high is None:
+            return "no label of the random audit has a verdict"
+        whole = "" if self.covered > 0.9995 else f", for the {self.covered:.0%} of labels whose strata have verdicts"
+        return (
+            f"{self.precision:.3f} of the labels are right (95 % interval {self.low:.3f} to {self.high:.3f}){whole}, by "
+            f"verdicts on {self.judged:,} labels of the random audit, {self.blind:,} of them blind; {self.unsure:,} more "
+            "are unsure"
+        )
 
 
 def permanent_numbers(relations: Iterable[JudgedRelation], seed: int) -> Numbers:
@@ -137,19 +166,31 @@ def audit_order(strata: AuditStrata, numbers: Numbers) -> Indices:
     return np.lexsort((numbers, share, rank >= FIRST_OF_EACH)).astype(np.int64)
 
 
-def audit_precision(strata: AuditStrata, numbers: Numbers, outcomes: NDArray[np.int8]) -> AuditPrecision:
+def audit_precision(
+    strata: AuditStrata,
+    numbers: Numbers,
+    outcomes: NDArray[np.int8],
+    seats: Indices | None = None,
+    predicates: Sequence[str] = (),
+    blind: NDArray[np.bool_] | None = None,
+) -> AuditPrecision:
     """Estimates the precision of N labels from `outcomes` (N): RIGHT, WRONG, UNSURE or UNJUDGED.
 
     In each stratum, verdicts count up to the first label without one in the sample's order, because later labels were
-    judged for other reasons and are no random sample. A stratum's verdicts share the weight of all its labels equally.
+    judged for other reasons and are no random sample. Where a team shares the labels by `seats` (N), this holds within
+    each member's share, as every member follows the order alone. A stratum's verdicts share the weight of all its labels
+    equally. `predicates` (N) and `blind` (N) are counted for the labels whose verdicts count.
     """
     rank = _ranks(strata, numbers)
+    seats = np.zeros(len(outcomes), np.int64) if seats is None else seats
+    counted = np.zeros(len(outcomes), bool)
+    order = np.lexsort((rank, seats, strata.stratum))
+    edges = np.flatnonzero(np.diff(seats[order]) | np.diff(strata.stratum[order])) + 1
+    for own in np.split(order, edges):
+        counted[own] = np.logical_and.accumulate(outcomes[own] != UNJUDGED)
     rows = []
     for place, (name, size) in enumerate(zip(strata.names, strata.sizes.tolist(), strict=True)):
-        own = np.flatnonzero(strata.stratum == place)
-        said = outcomes[own[np.argsort(rank[own])]]
-        missing = np.flatnonzero(said == UNJUDGED)
-        said = said[: missing[0]] if len(missing) else said
+        said = outcomes[counted & (strata.stratum == place)]
         counts = [int((said == outcome).sum()) for outcome in (RIGHT, WRONG, UNSURE)]
         rows.append(StratumCount(name, size, counts[0] + counts[1], counts[0], counts[2]))
     known = [row for row in rows if row.judged]
@@ -158,8 +199,24 @@ def audit_precision(strata: AuditStrata, numbers: Numbers, outcomes: NDArray[np.
         return AuditPrecision(None, None, None, 0, unsure, 0.0, tuple(rows))
     total = sum(row.labels for row in known)
     precision, low, high = _stratified_interval(known, total)
-    judged = sum(row.judged for row in known)
-    return AuditPrecision(precision, low, high, judged, unsure, total / len(outcomes), tuple(rows))
+    confident = counted & (outcomes != UNSURE)
+    return AuditPrecision(
+        precision, low, high, int(confident.sum()), unsure, total / len(outcomes), tuple(rows),
+        _by_predicate(predicates, outcomes, np.flatnonzero(confident)),
+        0 if blind is None else int((confident & blind).sum()),
+    )  # fmt: skip
+
+
+def _by_predicate(
+    predicates: Sequence[str], outcomes: NDArray[np.int8], counted: Indices
+) -> tuple[PredicatePrecision, ...]:
+    judged: Counter[str] = Counter(predicates[place] for place in counted) if predicates else Counter()
+    right = Counter(predicates[place] for place in counted if outcomes[place] == RIGHT) if predicates else Counter()
+    ranked = sorted(judged.items(), key=lambda each: (-each[1], each[0]))
+    return tuple(
+        PredicatePrecision(name, number, right[name], *wilson_interval(right[name] / number, number))
+        for name, number in ranked
+    )
 
 
 def wilson_interval(share: float, number: float, z: float = Z95) -> tuple[float, float]:

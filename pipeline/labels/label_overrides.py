@@ -1,4 +1,4 @@
-"""Overrides by majority of the reviewers: labels that hold or not, by indices of their image's boxes."""
+"""Overrides by the reviewers' verdicts: labels that hold or not, by indices of their image's boxes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.labels.verdict_log import VerdictLog
-from pipeline.labels.verdicts import Box4, JudgedRelation, Kind, StandingVerdicts, Verdict, agreed, box4
+from pipeline.labels.verdicts import Box4, JudgedRelation, Kind, StandingVerdicts, Verdict, agreed, box4, deciding
 from pipeline.runtime.logs import log
 from storage.artifact import Artifact
 from storage.digests import digest_json
@@ -148,14 +148,15 @@ class SettledVerdicts:
 
 
 def settled(standing: StandingVerdicts) -> SettledVerdicts:
-    """Settles relations by majority. A tie settles nothing.
+    """Settles relations by adjudication or, without any, by majority. A tie settles nothing.
 
     A corrected relation also holds if most reviewers who corrected the label agree on it and no verdict contradicts it.
     """
     right: dict[str, set[JudgedRelation]] = {}
     wrong: dict[str, set[JudgedRelation]] = {}
     corrected: set[JudgedRelation] = set()
-    for relation, said in standing.items():
+    for relation, every in standing.items():
+        said = deciding(every)
         if is_right(said):
             right.setdefault(relation.image, set()).add(relation)
         elif is_wrong(said):

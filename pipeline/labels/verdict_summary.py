@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from pathlib import Path
 from statistics import median
 
 import numpy as np
 
 from pipeline.labels.audit_sample import (
+    AUDIT_SEED,
     MOST_AUDITED,
     RIGHT,
     UNJUDGED,
@@ -22,8 +23,11 @@ from pipeline.labels.audit_sample import (
     permanent_numbers,
 )
 from pipeline.labels.label_overrides import is_right, is_wrong
-from pipeline.labels.label_rows import ReviewableLabel
-from pipeline.labels.verdicts import StandingVerdicts, Verdict
+from pipeline.labels.label_rows import ReviewableLabel, reviewable_labels
+from pipeline.labels.team import Team, read_team
+from pipeline.labels.verdict_log import VerdictLog
+from pipeline.labels.verdicts import ADJUDICATION, AUDIT, StandingVerdicts, Verdict, deciding, looked_at
+from storage.runs import Run
 from tagger.labelling.calibration import Calibration
 
 
@@ -40,6 +44,8 @@ class VerdictSummary:
     """Reviewer → kind → count."""
     seconds: Mapping[str, float]
     """Reviewer → median seconds per verdict, if the time is known."""
+    hourly: Mapping[str, float]
+    """Reviewer → verdicts per hour of work, if the time is known. Verdicts after a pause of `PAUSE` seconds are left out."""
     predicates: Mapping[str, Mapping[str, int]]
     """Predicate → number of right, wrong and unsure relations by majority, most frequent predicates first."""
     agreement: ReviewerAgreement
@@ -49,10 +55,21 @@ class VerdictSummary:
 
 
 def outcome_of(said: Mapping[str, Verdict]) -> int:
-    """The majority's opinion of a label: RIGHT, WRONG, or UNSURE for a tie."""
+    """What settles a label, by adjudication or majority: RIGHT, WRONG, or UNSURE for a tie."""
+    said = deciding(said)
     if is_right(said):
         return RIGHT
     return WRONG if is_wrong(said) else UNSURE
+
+
+PAUSE = 120.0
+"""Seconds on one label after which the reviewer was away."""
+
+
+def labels_per_hour(seconds: Iterable[float]) -> float | None:
+    """Verdicts per hour, by the time that each one took; None without any. Pauses are left out."""
+    worked = [time for time in seconds if time < PAUSE]
+    return 3600 * len(worked) / sum(worked) if sum(worked) else None
 
 
 def summarize(
@@ -79,6 +96,7 @@ def summarize(
         undone=len(said_at_all) - kinds.total(),
         reviewers={name: dict(counts.most_common()) for name, counts in sorted(reviewers.items())},
         seconds={name: median(times) for name, times in sorted(seconds.items())},
+        hourly={name: rate for name, times in sorted(seconds.items()) if (rate := labels_per_hour(times))},
         predicates={name: dict(counts) for name, counts in ranked},
         agreement=reviewer_agreement(standing),
         damaged=tuple(damaged),
@@ -86,19 +104,42 @@ def summarize(
     )
 
 
-def audit_of(labels: Sequence[ReviewableLabel], standing: StandingVerdicts, seed: int) -> AuditPrecision:
+def audit_of(labels: Sequence[ReviewableLabel], standing: StandingVerdicts, team: Team | None = None) -> AuditPrecision:
     """The precision of labels, estimated from the verdicts on their stratified random sample."""
-    numbers = permanent_numbers((each.relation for each in labels), seed)
+    numbers = permanent_numbers((each.relation for each in labels), AUDIT_SEED)
     lowest = np.argsort(numbers, kind="stable")[:MOST_AUDITED]
-    audited = [labels[place] for place in lowest]
-    strata = AuditStrata.of([each.relation.predicate for each in audited], [each.confidence for each in audited])
-    outcomes = [outcome_of(standing[each.relation]) if each.relation in standing else UNJUDGED for each in audited]
-    return audit_precision(strata, numbers[lowest], np.array(outcomes, np.int8))
+    relations = [labels[place].relation for place in lowest]
+    predicates = [each.predicate for each in relations]
+    strata = AuditStrata.of(predicates, [labels[place].confidence for place in lowest])
+    judged = [audited(standing.get(each, {})) for each in relations]
+    seats = None if team is None else np.array([team.seats(each.image)[0] for each in relations], np.int64)
+    outcomes, blind = np.array([each[0] for each in judged], np.int8), np.array([each[1] for each in judged], bool)
+    return audit_precision(strata, numbers[lowest], outcomes, seats, predicates, blind)
+
+
+def run_precision(run: Run, verdicts: Path) -> AuditPrecision | None:
+    """The precision of the labels that a run keeps, by the verdicts in a folder; None without any on their sample."""
+    standing = VerdictLog(verdicts).standing() if verdicts.is_dir() else {}
+    if not standing or "tag" not in run.steps():
+        return None
+    found = audit_of(list(reviewable_labels(run)), standing, read_team(verdicts))
+    return None if found.precision is None else found
+
+
+def audited(said: Mapping[str, Verdict]) -> tuple[int, bool]:
+    """The outcome of a label for the audit, and whether those who settle it were blind.
+
+    A label that was only accepted together with alike ones is UNJUDGED.
+    """
+    seen = looked_at(said)
+    if not seen:
+        return UNJUDGED, False
+    return outcome_of(seen), all(verdict.queue in (AUDIT, ADJUDICATION) for verdict in deciding(seen).values())
 
 
 @dataclass(frozen=True)
 class Kappa:
-    """Agreement beyond chance. `value`: None without common items, or if chance alone would agree on all."""
+    """Agreement beyond chance, 1 at most. `value`: None without common items, or if chance alone would agree on all."""
 
     value: float | None
     items: int
@@ -111,33 +152,19 @@ class Kappa:
 
 @dataclass(frozen=True)
 class ReviewerAgreement:
-    """Agreement beyond chance of all reviewers (Fleiss) and of each two (Cohen). `unsure` counts as a kind."""
+    """Agreement of all reviewers beyond chance, on labels that several judged independently. `unsure` is a kind."""
 
-    reviewers: tuple[str, ...]
     fleiss: Kappa
-    pairs: Mapping[tuple[str, str], Kappa]
+    krippendorff: Kappa
 
 
 def reviewer_agreement(standing: StandingVerdicts) -> ReviewerAgreement:
-    """Compares the reviewers' standing verdicts."""
-    reviewers = tuple(sorted({name for said in standing.values() for name in said}))
-    pairs = {}
-    for one, other in combinations(reviewers, 2):
-        both = [(said[one].kind, said[other].kind) for said in standing.values() if one in said and other in said]
-        pairs[one, other] = cohens_kappa([first for first, _ in both], [second for _, second in both])
-    every = fleiss_kappa([Counter(verdict.kind for verdict in said.values()) for said in standing.values()])
-    return ReviewerAgreement(reviewers, every, pairs)
-
-
-def cohens_kappa(first: Sequence[str], second: Sequence[str]) -> Kappa:
-    """Kappa of two reviewers' answers to the same items (Cohen, Educational and Psychological Measurement 20, 1960)."""
-    items = len(first)
-    if not items:
-        return Kappa(None, 0, None, None)
-    observed = sum(one == other for one, other in zip(first, second, strict=True)) / items
-    counts = Counter(first), Counter(second)
-    expected = sum(counts[0][kind] * counts[1][kind] for kind in counts[0]) / items**2
-    return _kappa(items, observed, expected)
+    """Compares the reviewers' standing verdicts, without adjudication, which has seen them."""
+    answers = [
+        Counter(str(verdict.kind) for verdict in looked_at(said).values() if verdict.queue != ADJUDICATION)
+        for said in standing.values()
+    ]
+    return ReviewerAgreement(fleiss_kappa(answers), krippendorff_alpha(answers))
 
 
 def fleiss_kappa(answers: Sequence[Mapping[str, int]]) -> Kappa:
@@ -159,6 +186,24 @@ def fleiss_kappa(answers: Sequence[Mapping[str, int]]) -> Kappa:
         total.update(item)
     expected = sum((count / sum(numbers)) ** 2 for count in total.values())
     return _kappa(len(shared), sum(agreements) / len(shared), expected)
+
+
+def krippendorff_alpha(answers: Sequence[Mapping[str, int]]) -> Kappa:
+    """Alpha for nominal answers (Krippendorff, Content Analysis, 4th edition, 2019, chapter 12), as `fleiss_kappa`.
+
+    Each answer to a shared item counts once, so items with many answers weigh more. Expected agreement draws without
+    replacement, which keeps alpha unbiased for few answers.
+    """
+    shared = [item for item in answers if sum(item.values()) >= 2]
+    total: Counter[str] = Counter()
+    for item in shared:
+        total.update(item)
+    number = total.total()
+    if not shared:
+        return Kappa(None, 0, None, None)
+    agreeing = sum(sum(count * (count - 1) for count in item.values()) / (sum(item.values()) - 1) for item in shared)
+    expected = sum(count * (count - 1) for count in total.values()) / (number * (number - 1))
+    return _kappa(len(shared), agreeing / number, expected)
 
 
 def _kappa(items: int, observed: float, expected: float) -> Kappa:
@@ -187,8 +232,8 @@ def fitted_on_verdicts(
     labels: Sequence[ReviewableLabel], standing: StandingVerdicts
 ) -> tuple[Calibration, Mapping[str, list[float]]]:
     """A calibration fitted to the confident verdicts, and the judged confidences by predicate."""
-    judged = [(each, outcome_of(standing[each.relation])) for each in labels if each.relation in standing]
-    confident = [(each, outcome == RIGHT) for each, outcome in judged if outcome != UNSURE]
+    judged = [(each, audited(standing[each.relation])[0]) for each in labels if each.relation in standing]
+    confident = [(each, outcome == RIGHT) for each, outcome in judged if outcome in (RIGHT, WRONG)]
     names = [each.relation.predicate for each, _ in confident]
     scores = [each.confidence for each, _ in confident]
     seen: dict[str, list[float]] = {}

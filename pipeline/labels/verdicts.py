@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from storage.errors import FatalError
 from tagger.english.predicates import canonical
@@ -26,6 +26,12 @@ wrong_predicate: another predicate holds for the pair, which the verdict names. 
 undo: the reviewer takes back their last standing verdict on the relation."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+AUDIT: Final = "audit"
+ADJUDICATION: Final = "adjudication"
+CLASS: Final = "class"
+"""Names of queues. audit: a random sample, judged without sight of scores. adjudication: settles what reviewers disagree
+on, so its verdict stands over theirs. class: accepted together with alike labels, without a look at this one."""
 
 _REVIEWER = re.compile(r"[\w@][\w.@-]{0,63}")
 _BOX_SIDES = "xywh"
@@ -92,7 +98,7 @@ class Verdict:
     seconds: float | None = None
     """How long the person looked at the item."""
     queue: str | None = None
-    """The queue that presented the item, e.g. "audit" (a random sample) or "information"."""
+    """The queue that presented the item, e.g. "audit" or "information"."""
     run: str | None = None
     score: float | None = None
     """The label's score at the time of the verdict."""
@@ -165,6 +171,16 @@ def verdict_of(row: Any) -> Verdict:
         return Verdict(**{**_known(Verdict, row), "relation": relation})
     except FatalError as error:
         raise ValueError(str(error)) from error
+
+
+def deciding(said: Mapping[str, Verdict]) -> Mapping[str, Verdict]:
+    """The verdicts that settle a label: those of adjudication if there are any, otherwise all."""
+    return {name: verdict for name, verdict in said.items() if verdict.queue == ADJUDICATION} or said
+
+
+def looked_at(said: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """The verdicts of reviewers who looked at this very label."""
+    return {name: verdict for name, verdict in said.items() if verdict.queue != CLASS}
 
 
 def agreed(verdicts: Mapping[str, Verdict]) -> Kind | None:

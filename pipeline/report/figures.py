@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.captioning.recorded import RecordedCaptioner
+from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings
@@ -19,7 +20,7 @@ from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount
 from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.labelled_partitions import LabelledPartition, byte_copies, labelled_partitions, partition_artifacts
 from pipeline.report.steps import StepSummary, summaries
-from pipeline.report.variants import DETECTION, ZERO_SHOT, VariantScores, share_of_gain, variant_scores
+from pipeline.report.variants import DETECTION, ZERO_SHOT, VariantScores, score_points, share_of_gain, variant_scores
 from pipeline.report.view import RunView
 from pipeline.runtime.stage import dataset_of
 from storage.digests import digest_json
@@ -184,11 +185,14 @@ _COMPARED = {"naive": "naive matching", "none": "without relations"}
 """Variant → its name beside the headline of variant "pseudo"; the first that a run has is the one to compare with."""
 
 
-def headline(figures: Figures) -> list[tuple[str, str, str]]:
-    """The headline numbers: value, what it measures, what to compare it with."""
+def headline(figures: Figures, human: AuditPrecision | None = None) -> list[tuple[str, str, str]]:
+    """The headline numbers: value, what it measures, what to compare it with. `human`: the precision by reviewers."""
     tiles = []
     if figures.labels.kept is not None:
         tiles.append((f"{figures.labels.kept:,}".replace(",", "\u2009"), "labels kept", figures.choice))
+    if human is not None:
+        interval = f"95 % interval {human.low:.2f} to {human.high:.2f}, {human.judged:,} labels judged"
+        tiles.append((f"{human.precision:.2f}", "precision of the labels, by reviewers", interval))
     for audit in figures.audits:
         if audit.labels and audit.labels.tagger.precision is not None:
             recall = (
@@ -208,12 +212,16 @@ def headline(figures: Figures) -> list[tuple[str, str, str]]:
     scores = {variant.variant: variant.scores for variant in figures.variants if ZERO_SHOT in variant.scores}
     if "pseudo" in scores:
         compared = (
-            f"{words} {scores[variant][ZERO_SHOT].mean:.3f}"
+            f"{words} {score_points(scores[variant][ZERO_SHOT]):.2f}"
             for variant, words in _COMPARED.items()
             if variant in scores
         )
-        boxes = f"detection AP50 {scores['pseudo'][DETECTION].mean:.3f}" if DETECTION in scores["pseudo"] else ""
-        tiles.append((f"{scores['pseudo'][ZERO_SHOT].mean:.3f}", "zero-shot triplet mAP", next(compared, boxes)))
+        boxes = (
+            f"detection AP50 {score_points(scores['pseudo'][DETECTION]):.2f}" if DETECTION in scores["pseudo"] else ""
+        )
+        tiles.append(
+            (f"{score_points(scores['pseudo'][ZERO_SHOT]):.2f}", "zero-shot triplet mAP", next(compared, boxes))
+        )
     if figures.share_of_gain is not None:
         tiles.append((f"{figures.share_of_gain:.0%}", "of the gain of ground-truth relations", "zero-shot triplet mAP"))
     return tiles

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.labels.audit_sample import AuditPrecision
+from pipeline.labels.verdict_log import VERDICTS
+from pipeline.labels.verdict_summary import run_precision
 from pipeline.report.charts import predicate_bars
 from pipeline.report.figures import figures_of, headline, run_stamp
 from pipeline.report.formatting import share
@@ -36,7 +40,7 @@ from storage.errors import FatalError
 from storage.runs import Run
 from tagger.audit.coverage import FREQUENT
 
-_VERSION = 9
+_VERSION = 10
 """Incremented whenever the page of the same run would look different."""
 IMAGES = 24
 """Number of images drawn at random; half as many of the hardest are added."""
@@ -61,9 +65,9 @@ def write_report(
     page = folder / "index.html"
     compared = [[run.name, run_stamp(run)] for run in against]
     estimated = view.run.read_document(ESTIMATE)
-    stamp = digest_json(
-        [_VERSION, samples, seed, view.recipe, run_stamp(view.run), compared, *([estimated] if estimated else [])]
-    )
+    human = run_precision(view.run, view.run.store.root / VERDICTS)
+    further = [estimated] * bool(estimated) + ([] if human is None else [asdict(human)])
+    stamp = digest_json([_VERSION, samples, seed, view.recipe, run_stamp(view.run), compared, *further])
     is_whole = not report_fault(folder)
     if outcome is not None and not outcome.computed and stamp_of(page) == stamp and is_whole:
         return page
@@ -75,7 +79,7 @@ def write_report(
             (aside / "images").mkdir()
             galleries = draw_galleries(view, samples, seed, aside)
             evaluations = write_run_evaluations(view, aside / "evaluations", earlier, samples)
-            text = _render(view, outcome, galleries, evaluations, stamp, written, against)
+            text = _render(view, outcome, galleries, evaluations, stamp, written, against, human)
             (aside / "index.html").write_text(text, encoding="utf-8")
             write_digests(aside)
     except OSError as error:
@@ -91,6 +95,7 @@ def _render(
     stamp: str,
     written: datetime | None,
     against: Sequence[Run],
+    human: AuditPrecision | None,
 ) -> str:
     figures = figures_of(view)
     return render_page(
@@ -109,7 +114,8 @@ def _render(
         hosts=sorted({host for step in figures.steps for host in step.hosts}),
         figures=figures,
         frequent=FREQUENT,
-        headline=headline(figures),
+        headline=headline(figures, human),
+        human=human,
         scores=score_names(figures.variants),
         evaluations=evaluations,
         stages=stage_rows(figures.steps, outcome),

@@ -87,10 +87,19 @@ def score_name(name: str) -> str:
     return _WORDS.get(name, name.replace("_", " "))
 
 
+def score_points(score: Spread) -> float:
+    """The mean as evaluations print it: shares in points out of 100, counts as they are."""
+    return score.mean if _is_count(score) else 100 * score.mean
+
+
 def score_text(score: Spread | None) -> str:
-    """Formats a score: shares and their deviation with three digits, counts as whole numbers."""
+    """Formats a score and its deviation: counts as whole numbers, shares in points out of 100."""
     if score is None:
         return "–"
-    if all(value > 1 and value.is_integer() for value in score.values):
+    if _is_count(score):
         return f"{score.mean:,.0f}"
-    return f"{score.mean:.3f}" + ("" if score.deviation is None else f" ± {score.deviation:.3f}")
+    return f"{score_points(score):.2f}" + ("" if score.deviation is None else f" ± {100 * score.deviation:.2f}")
+
+
+def _is_count(score: Spread) -> bool:
+    return all(value > 1 and value.is_integer() for value in score.values)

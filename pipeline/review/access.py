@@ -1,4 +1,4 @@
-"""Who may open the review page, and under which address: anyone with its link, or anyone who knows its password."""
+"""Who may open the review page, and under which address: who has its link, knows its password or comes by a proxy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAME = re.compile(r"(https?://)?([a-z0-9](?:[a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """How reviewers reach one server: by a link, as `reviewer`; or, where there is a password, under any name.
+    """How reviewers reach one server: by a link, as `reviewer`; with a password, under any name; or by a proxy's word.
 
     Raises `FatalError` for an invalid name and for a password of fewer than 8 characters.
     """
@@ -31,7 +31,12 @@ class Access:
     secret: str = field(repr=False)
     """Signs sessions and derives the path. Sessions stay valid as long as it and the password stay the same."""
     reviewer: str = ""
+    """Whose verdicts those are who come by the link; "" where everyone has a name."""
     password: str | None = field(default=None, repr=False)
+    user_header: str = ""
+    """Header in which an authenticating proxy names the reviewer of every request, e.g. X-Forwarded-User."""
+    signed_out: Path | None = None
+    """File of the sessions that ended before their time."""
     read_only: bool = False
     wrong_password_seconds: float = 1.0
     """How long a wrong password delays all further sign-in attempts."""
@@ -42,9 +47,9 @@ class Access:
         for name in self.names:
             if not _NAME.fullmatch(name):
                 raise FatalError(f"--name {name!r}: not a host name; write name, name:port or https://name")
-        if self.password is None:
-            object.__setattr__(self, "reviewer", require_reviewer(self.reviewer))
-        elif len(self.password) < SHORTEST_PASSWORD:
+        by_link = self.password is None and not self.user_header
+        object.__setattr__(self, "reviewer", require_reviewer(self.reviewer) if by_link else "")
+        if self.password is not None and len(self.password) < SHORTEST_PASSWORD:
             raise FatalError(
                 f"the password of the review page needs {SHORTEST_PASSWORD} characters or more; choose another one in "
                 f"{VARIABLE} or in the file that --password-file names"
@@ -60,7 +65,7 @@ class Access:
         """The address to open; it contains the token if there is no password."""
         name = self.names[0].rstrip("/")
         page = f"{name if '://' in name else f'http://{name}'}{self.path}/"
-        return page if self.password is not None else f"{page}login?token={self.token}"
+        return f"{page}login?token={self.token}" if self.reviewer else page
 
     def require_password_beyond_loopback(self, address: str) -> None:
         """Raise `FatalError` if other machines can reach `address` and there is no password."""
@@ -68,6 +73,11 @@ class Access:
             is_loopback = ipaddress.ip_address(address).is_loopback
         except ValueError:
             is_loopback = address == "localhost"
+        if self.user_header and not is_loopback:
+            raise FatalError(
+                f"other machines can reach {address} and write the header {self.user_header}; listen on 127.0.0.1, behind "
+                "the proxy"
+            )
         if self.password is None and not is_loopback:
             raise FatalError(
                 f"other machines can reach {address}, so the review page needs a password there; set {VARIABLE} or "

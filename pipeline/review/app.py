@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Literal
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import ValidationError
 
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.review.decisions import Decided, Decisions, decide
+from pipeline.review.decisions import (
+    Accepted,
+    Addition,
+    Decided,
+    Decisions,
+    accept_class,
+    add_relation,
+    decide,
+)
 from pipeline.review.entrance import reviewer_of
 from pipeline.review.image_detail import ImageDetail
 from pipeline.review.labels import labels_of
-from pipeline.review.overview import overview_of
 from pipeline.review.pages import Pages
 from pipeline.review.pictures import CHIP, LONGEST, NoPicture, Region
 from pipeline.review.review_state import ReviewState
@@ -51,15 +60,15 @@ def _add_pages(app: APIRouter, state: ReviewState, pages: Pages) -> None:
 
     @app.get("/", response_class=HTMLResponse)
     def overview(reviewer: Reviewer) -> str:
-        return pages.render("overview.html", reviewer, overview=overview_of(state))
+        return pages.overview(reviewer)
 
     @app.get("/labels", response_class=HTMLResponse)
     def labels(request: Request, reviewer: Reviewer, page: Annotated[int, Query(ge=1, le=10**6)] = 1) -> str:
-        return pages.labels(reviewer, _search(request), page)
+        return pages.labels(reviewer, _search(state, request, reviewer), page)
 
     @app.get("/images", response_class=HTMLResponse)
     def images(request: Request, reviewer: Reviewer) -> str:
-        return pages.images(reviewer, _search(request))
+        return pages.images(reviewer, _search(state, request, reviewer))
 
     @app.get("/images/rows", response_class=HTMLResponse)
     def image_rows(
@@ -68,7 +77,7 @@ def _add_pages(app: APIRouter, state: ReviewState, pages: Pages) -> None:
         start: Number = 0,
         size: Annotated[int, Query(ge=1, le=MAX_ROWS)] = MAX_ROWS,
     ) -> str:
-        return pages.image_rows(reviewer, _search(request), start, size)
+        return pages.image_rows(reviewer, _search(state, request, reviewer), start, size)
 
     @app.get("/image", response_class=HTMLResponse)
     def image(
@@ -80,7 +89,7 @@ def _add_pages(app: APIRouter, state: ReviewState, pages: Pages) -> None:
     ) -> str:
         detail = _detail(state, number)
         chosen = next((one for one in detail.labels if label in (None, one.number)), None)
-        return pages.image(reviewer, detail, chosen, _search(request), origin)
+        return pages.image(reviewer, detail, chosen, _search(state, request, reviewer), origin)
 
     @app.get("/audit", response_class=HTMLResponse)
     def audit(reviewer: Reviewer) -> str:
@@ -140,19 +149,37 @@ def _add_answers(app: APIRouter, state: ReviewState) -> None:
 
     @app.post("/verdicts")
     def verdicts(reviewer: Reviewer, decisions: Decisions) -> Decided:
-        try:
+        with _recording():
             return decide(state, reviewer, decisions)
-        except ValueError as error:
-            raise HTTPException(422, str(error)) from error
-        except PipelineError as error:
-            raise HTTPException(507, f"nothing was recorded: {error}") from error
+
+    @app.post("/classes")
+    def classes(reviewer: Reviewer, label: Annotated[int, Body(ge=0, le=2**62, embed=True)]) -> Accepted:
+        with _recording():
+            return accept_class(state, reviewer, label)
+
+    @app.post("/relations")
+    def relations(reviewer: Reviewer, addition: Addition) -> dict[str, str]:
+        with _recording():
+            add_relation(state, reviewer, addition)
+        return {"recorded": addition.predicate}
 
 
-def _search(request: Request) -> Search:
-    """The search in an address. Raises 422 for one that no page offers."""
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Answers for verdicts that are refused or that the disk did not take."""
+    try:
+        yield
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from error
+    except PipelineError as error:
+        raise HTTPException(507, f"nothing was recorded: {error}") from error
+
+
+def _search(state: ReviewState, request: Request, reviewer: str) -> Search:
+    """The search in an address, by this reviewer. Raises 422 for one that no page offers."""
     values = {name: value for name, value in request.query_params.items() if name not in _BESIDE and value != ""}
     try:
-        return Search.model_validate(values)
+        return Search.model_validate(values).seen_by(reviewer, state.shares.seat(reviewer))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = ".".join(str(part) for part in first["loc"])

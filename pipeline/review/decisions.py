@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
+from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.labels.verdicts import Kind, Verdict, box4
+from pipeline.labels.audit_sample import permanent_numbers
+from pipeline.labels.label_overrides import WRONG_KINDS
+from pipeline.labels.verdicts import ADJUDICATION, CLASS, JudgedRelation, Kind, Verdict, box4, now
+from pipeline.review.index import LIVE
 from pipeline.review.labels import Label, labels_of
 from pipeline.review.pages import verdict_state
 from pipeline.review.review_state import ReviewState
 from pipeline.review.reviews import verdict_on
+from pipeline.review.search import SURE, Search
 
 _AT_ONCE = 200
 """Maximum number of verdicts per request."""
 _BIG = 2**62
+ASKED = 20
+"""One in so many labels of an accepted class is asked."""
+_CLASS_SEED = 1
+_JUDGED = f"SELECT relation FROM {LIVE}.reviewed WHERE reviewer = $viewer"
 
 
 class Decision(BaseModel):
@@ -30,7 +41,7 @@ class Decision(BaseModel):
     predicate: str | None = Field(None, max_length=200)
     """The right predicate, for `wrong_predicate`."""
     seconds: float | None = Field(None, ge=0, le=86_400)
-    queue: str | None = Field(None, max_length=40)
+    queue: Literal["grid", "image", "information", "audit", "adjudication", "check"] | None = None
 
 
 class Decisions(BaseModel):
@@ -41,13 +52,25 @@ class Decisions(BaseModel):
     decisions: list[Decision] = Field(min_length=1, max_length=_AT_ONCE)
 
 
+class Addition(BaseModel):
+    """A relation that the image shows and no label names, or its `undo`. Boxes are indices among the image's boxes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: int = Field(ge=0, le=_BIG)
+    subject: int = Field(ge=0, le=1_000_000)
+    object: int = Field(ge=0, le=1_000_000)
+    predicate: str = Field(max_length=200)
+    kind: Literal["accept", "undo"] = "accept"
+
+
 class State(BaseModel):
-    """The verdicts on a label: the reviewer's own ("" for none), and those of others as (name, kind)."""
+    """The verdicts on a label: the reviewer's own ("" for none), and those of others in words."""
 
     label: int
     kind: str
     correction: str
-    others: list[tuple[str, str]]
+    others: list[str]
 
 
 class Decided(BaseModel):
@@ -56,44 +79,130 @@ class Decided(BaseModel):
     states: list[State]
     verdicts: int
     median_seconds: float | None
+    reopened: int
+    """Labels that were accepted with one of these and are open again, because it is wrong."""
+
+
+class Accepted(BaseModel):
+    """How many labels of a class were accepted, and how many are to be asked."""
+
+    accepted: int
+    asked: int
 
 
 def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
     """Record all verdicts or none. A verdict that already stands is not recorded again, so the page may retry.
 
-    Raises ValueError for a label that no longer exists or is imported, and for a correction that changes nothing.
+    Raises ValueError for a label that no longer exists or is imported, for a correction that changes nothing, and for
+    the adjudication of a label that the reviewer has judged.
     """
     numbers = [one.label for one in decisions.decisions]
-    labels = {label.number: label for label in labels_of(state.index, numbers)}
-    gone = [number for number in numbers if number not in labels]
-    if gone:
-        raise ValueError(f"label {gone[0]} no longer exists: the run has been computed again; reload the page")
-    if any(not label.digest for label in labels.values()):
-        raise ValueError(
-            "a verdict identifies its image by a digest, which imported images lack; judge the run of a recipe"
-        )
+    labels = _labels(state, numbers)
     standing = state.reviews.of(list(labels.values()))
     new = []
     for one in decisions.decisions:
+        last = standing.get(one.label, {}).get(reviewer)
+        if last is not None and last.queue == ADJUDICATION:
+            one.queue = ADJUDICATION
+        elif last is not None and one.queue == ADJUDICATION:
+            raise ValueError("you have judged this label yourself; somebody else must settle it")
         verdict = _verdict(state, labels[one.label], one, reviewer)
-        if not _stands(verdict, standing.get(one.label, {}).get(reviewer)):
+        if not _stands(verdict, last):
             new.append((labels[one.label], verdict))
     state.reviews.record([label for label, _ in new], [verdict for _, verdict in new])
+    wrong = [label for label, verdict in new if verdict.queue == "check" and verdict.kind in WRONG_KINDS]
+    reopened = sum(_reopen(state, reviewer, label) for label in wrong)
     standing = state.reviews.of(list(labels.values()))
     own = state.reviews.log.standing_of(reviewer)
     paces = [one.seconds for one in own if one.seconds is not None]
     return Decided(
-        states=[State(label=n, **verdict_state(standing.get(n, {}), reviewer)) for n in dict.fromkeys(numbers)],
+        states=[
+            State(label=one.label, **verdict_state(standing.get(one.label, {}), reviewer, one.queue or ""))
+            for one in decisions.decisions
+        ],
         verdicts=len(own),
         median_seconds=round(statistics.median(paces), 2) if paces else None,
+        reopened=reopened,
     )
+
+
+def accept_class(state: ReviewState, reviewer: str, number: int) -> Accepted:
+    """Accepts all labels of the reviewer's share that are as sure as `SURE` and have a label's predicate and categories.
+
+    One in `ASKED` of them, and at least one, stays open to be asked. Raises ValueError for an unsure label.
+    """
+    (label,) = _labels(state, [number]).values()
+    if label.probability < SURE:
+        raise ValueError(f"only labels with a probability of at least {SURE:g} can be accepted as a class")
+    alike = _alike(state, label, f"probability >= {SURE} AND relation NOT IN ({_JUDGED})", reviewer)
+    places = permanent_numbers((each.judged for each in alike), _CLASS_SEED)
+    asked = np.argsort(places)[: -(-len(alike) // ASKED)].tolist()
+    accepted = [each for place, each in enumerate(alike) if place not in asked]
+    run = state.view.run.name
+    state.reviews.record(accepted, [verdict_on(each, "accept", reviewer, run, queue=CLASS) for each in accepted])
+    return Accepted(accepted=len(accepted), asked=len(asked))
+
+
+def add_relation(state: ReviewState, reviewer: str, addition: Addition) -> None:
+    """Records a relation between two boxes of an image that no label of the run names.
+
+    Raises ValueError for boxes that the image lacks, for one box as both ends, and for a relation that is a label.
+    """
+    detail = state.details.find(addition.image)
+    ends = addition.subject, addition.object
+    if detail is None or not detail.digest or max(ends) >= len(detail.boxes):
+        raise ValueError("the image has no such boxes, or it was imported; reload the page")
+    subject, object_ = (detail.boxes[end] for end in ends)
+    relation = JudgedRelation(detail.digest, box4(subject), box4(object_), addition.predicate)
+    if relation.subject == relation.object:
+        raise ValueError("subject and object are the same box; choose two boxes")
+    if any(label.judged == relation for label in detail.labels):
+        raise ValueError("this relation is a label already; accept it")
+    names = subject["category"], object_["category"]
+    verdict = Verdict(
+        relation, addition.kind, reviewer, now(), *names,
+        queue="image", run=state.view.run.name, dataset=detail.dataset, image_id=detail.image_id,
+    )  # fmt: skip
+    state.reviews.log.append([verdict])
+
+
+def _reopen(state: ReviewState, reviewer: str, label: Label) -> int:
+    """Takes back the acceptance of a label's class, since a label of it is wrong."""
+    alike = _alike(state, label, f"relation IN ({_JUDGED} AND queue = '{CLASS}')", reviewer)
+    run = state.view.run.name
+    state.reviews.record(alike, [verdict_on(each, "undo", reviewer, run, queue=CLASS) for each in alike])
+    return len(alike)
+
+
+def _alike(state: ReviewState, label: Label, condition: str, reviewer: str) -> list[Label]:
+    """The labels of a reviewer's share with a label's predicate and categories that meet a condition."""
+    search = Search(
+        predicate=label.predicate, subject=label.subject_category, object=label.object_category, share="mine"
+    )
+    where, values = search.seen_by(reviewer, state.shares.seat(reviewer)).conditions()
+    rows = state.index.rows(
+        f"SELECT relation FROM relations WHERE {where} AND {condition} ORDER BY relation",
+        {**values, "viewer": reviewer},
+    )
+    return labels_of(state.index, [row["relation"] for row in rows])
+
+
+def _labels(state: ReviewState, numbers: Sequence[int]) -> dict[int, Label]:
+    """Number → label. Raises ValueError for labels that no longer exist and for those that take no verdict."""
+    labels = {label.number: label for label in labels_of(state.index, numbers)}
+    gone = [number for number in numbers if number not in labels]
+    if gone:
+        raise ValueError(f"label {gone[0]} no longer exists: the run has been computed again; reload the page")
+    if not all(label.digest for label in labels.values()):
+        raise ValueError("verdicts identify images by digest, which imported images lack; judge the run of a recipe")
+    return labels
 
 
 def _stands(verdict: Verdict, last: Verdict | None) -> bool:
     """Whether a verdict repeats the current one."""
     if last is None:
         return verdict.kind == "undo"
-    return (verdict.kind, verdict.corrected) == (last.kind, last.corrected)
+    return (verdict.kind, verdict.corrected) == (last.kind, last.corrected) and last.queue != CLASS
 
 
 def _verdict(state: ReviewState, label: Label, decision: Decision, reviewer: str) -> Verdict:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import http
+import secrets
 import unicodedata
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
@@ -48,6 +49,7 @@ SECURITY_HEADERS = {
 }
 _HERE = Path(__file__).parent
 _TEMPLATES = Environment(loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined)
+_PAGE = _TEMPLATES.get_template("entrance.html")
 
 
 def protected(pages: APIRouter, access: Access) -> Starlette:
@@ -112,10 +114,15 @@ class Entrance:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._checking = asyncio.Lock()
+        file = access.signed_out
+        self._ended = set(file.read_text().split()) if file is not None and file.exists() else set()
+        """Sessions whose cookies would still be valid."""
 
     def routes(self) -> APIRouter:
-        """`login` with the link's token; with a password, `login` with a form, and `logout`."""
+        """`login` with the link's token; with a password, `login` with a form, and `logout`; none behind a proxy."""
         routes = APIRouter()
+        if self._access.user_header:
+            return routes
         if self._access.password is None:
             routes.add_api_route("/login", self._open_link)
         else:
@@ -126,7 +133,9 @@ class Entrance:
 
     def require_session(self, request: Request) -> None:
         """Refuse forbidden writes, and requests without a session (401; a browser that opens a page gets the form)."""
-        if "reviewer" not in request.session:
+        if self._access.user_header:
+            self._take_named(request)
+        elif "reviewer" not in request.session or request.session.get("id") in self._ended:
             if self._access.password is None:
                 raise HTTPException(401, "Open the link that rlip review printed when it started.")
             if request.method != "GET" or not _wants_page(request):
@@ -137,13 +146,21 @@ class Entrance:
         if request.method != "GET" and self._access.read_only:
             raise HTTPException(403, "This server was started read-only: it takes no verdicts.")
 
+    def _take_named(self, request: Request) -> None:
+        """Believes the proxy, which names the reviewer in every request. Refuses (401) other names and none."""
+        name = request.headers.get(self._access.user_header, "").encode("latin-1").decode(errors="replace")
+        try:
+            request.session["reviewer"] = require_reviewer(name)
+        except FatalError as error:
+            raise HTTPException(401, f"The proxy names you in {self._access.user_header}: {error}.") from error
+
     async def _open_link(self, request: Request, token: str = "") -> Response:
         if not hmac.compare_digest(token.encode(), self._access.token.encode()):
             raise HTTPException(401, "This link belongs to another or an earlier server. Open the one printed last.")
         return self._enter(request, self._access.reviewer)
 
     async def _show_form(self, request: Request, next: str = "") -> Response:
-        return _page("login.html", request, target=next, reviewer="", fault="")
+        return _page(request, "Sign in", form=True, target=next)
 
     async def _sign_in(self, request: Request) -> Response:
         form = dict(parse_qsl((await request.body()).decode("latin-1")))
@@ -152,23 +169,27 @@ class Entrance:
             reviewer = require_reviewer(reviewer)
         except FatalError as error:
             fault = f"Invalid name: {error}."
-            return _page("login.html", request, 422, target=target, reviewer=reviewer, fault=fault)
+            return _page(request, "Sign in", fault, 422, form=True, target=target, reviewer=reviewer)
         # One attempt at a time: concurrent guesses wait for each other.
         async with self._checking:
             if not hmac.compare_digest(_encoded(form.get("password", "")), _encoded(self._access.password or "")):
                 address = request.client.host if request.client else ""
                 log.warning("wrong password for the review page", extra={"fields": {"address": address}})
                 await asyncio.sleep(self._access.wrong_password_seconds)
-                fault = "Wrong password."
-                return _page("login.html", request, 401, target=target, reviewer=reviewer, fault=fault)
+                return _page(request, "Sign in", "Wrong password.", 401, form=True, target=target, reviewer=reviewer)
         return self._enter(request, reviewer, target)
 
     async def _sign_out(self, request: Request) -> Response:
+        if (ended := request.session.get("id")) is not None:
+            self._ended.add(ended)
+            if self._access.signed_out is not None:
+                with self._access.signed_out.open("a") as file:
+                    file.write(f"{ended}\n")
         request.session.clear()
         return RedirectResponse(f"{self._access.path}/login", 303)
 
     def _enter(self, request: Request, reviewer: str, target: str = "") -> Response:
-        request.session["reviewer"] = reviewer
+        request.session.update(reviewer=reviewer, id=secrets.token_hex(8))
         return RedirectResponse(f"{self._access.path}/{target}", 303)
 
 
@@ -207,17 +228,20 @@ async def _refuse(request: Request, error: Exception) -> Response:
     elif isinstance(error, HTTPException):
         status, reason, headers = error.status_code, str(error.detail), error.headers
     if _wants_page(request):
-        title = http.HTTPStatus(status).phrase
-        response = _page("refusal.html", request, status, title=f"{status} {title}", reason=reason)
+        response = _page(request, f"{status} {http.HTTPStatus(status).phrase}", reason, status)
     else:
         response = JSONResponse({"status": status, "error": reason}, status)
     response.headers.update(headers or {})
     return response
 
 
-def _page(template: str, request: Request, status: int = 200, **values: str) -> Response:
-    root = request.scope["root_path"]
-    return HTMLResponse(_TEMPLATES.get_template(template).render(root=root, **values), status)
+def _page(
+    request: Request, title: str, reason: str = "", status: int = 200, form: bool = False, target: str = "",
+    reviewer: str = "",
+) -> Response:  # fmt: skip
+    """The page of whoever is not inside: the sign-in form, or why there is nothing else."""
+    values = {"title": title, "reason": reason, "form": form, "target": target, "reviewer": reviewer}
+    return HTMLResponse(_PAGE.render(root=request.scope["root_path"], **values), status)
 
 
 def _wants_page(request: Request) -> bool:

@@ -92,6 +92,7 @@ class ImageDetail:
     dataset: str
     image_id: int
     uri: str
+    digest: str
     width: int
     height: int
     partition: str
@@ -134,7 +135,7 @@ class ImageDetails:
         names = self._index.rows("SELECT partition FROM parts WHERE part = $part", {"part": place["part"]})
         return ImageDetail(
             number=number,
-            **{name: place[name] for name in ("dataset", "image_id", "uri", "width", "height")},
+            **{name: place[name] for name in ("dataset", "image_id", "uri", "digest", "width", "height")},
             partition=names[0]["partition"],
             boxes=image.get("boxes") or [],
             captions=[_caption(at, row, triplets) for at, row in enumerate(captions)],

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.review.index import ReviewIndex
-from pipeline.review.search import ORDERS, Search
+from pipeline.review.index import LIVE, ReviewIndex
+from pipeline.review.search import MINE, ORDERS, Search
 
 Numbers = npt.NDArray[np.int64]
 
@@ -18,8 +18,8 @@ MAX_LISTED = 1_000_000
 """How many results of one search can be paged through."""
 _STRETCHES = (2_000, 100_000, MAX_LISTED)
 """How many results are sorted at first, and as someone pages on: the first page does not wait for the last."""
-_SEARCHES = 24
-"""How many searches memory holds."""
+_SEARCHES = 96
+"""How many searches memory holds: those of a team, each in a frozen order of their own."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,18 @@ class Listing:
         """Number of labels that the search finds."""
         return self.labels(search, 0, 0).total
 
-    def reviewed(self, search: Search) -> int:
-        """Number of these labels that have a verdict."""
+    def count_now(self, search: Search) -> int:
+        """Number of labels that a search of relations finds at present."""
         where, values = search.conditions()
-        number: int = self._index.rows(f"SELECT count(*) AS n FROM live.reviewed_labels WHERE {where}", values)[0]["n"]
+        number: int = self._index.rows(f"SELECT count(*) AS n FROM relations WHERE {where}", values)[0]["n"]
         return number
+
+    def judged(self, search: Search, reviewer: str) -> tuple[int, int]:
+        """How many labels a reviewer has judged of those that a search finds whoever judged them, and how many these are."""
+        population = search.unjudged
+        where, values = population.conditions()
+        sql = f"SELECT count(*) AS n FROM {LIVE}.reviewed_labels WHERE {where} AND relation IN ({MINE})"
+        return self._index.rows(sql, {**values, "viewer": reviewer})[0]["n"], self.count(population)
 
     def forget(self, search: Search) -> None:
         """Sort the results of a search again at its next use."""

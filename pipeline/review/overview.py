@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
 
+from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.label_funnel import LabelFunnel
 from pipeline.review.diagrams import Graph, Histogram, Plot, graph, histogram, long_tail, shares
 from pipeline.review.label_facts import MOST_AN_IMAGE, LabelFacts, PredicateFacts
@@ -16,6 +18,7 @@ from pipeline.review.review_state import ReviewState
 from pipeline.review.run_progress import StepProgress
 from pipeline.review.score_audit import BinnedLabels, ScoreAudit
 from pipeline.review.search import LONGEST_NAME, Search
+from pipeline.review.shares import Progress
 
 BARS = 20
 """Number of bins of the score histogram."""
@@ -106,10 +109,48 @@ class Overview:
     mean_density: float | None
     """Mean number of kept labels per image."""
     audits: tuple[AuditView, ...]
-    verdicts: tuple[Mapping[str, Any], ...]
-    """Rows with `reviewer`, `kind` and `number`."""
     comparison: Mapping[str, Any] | None
     differences: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a reviewer can do next."""
+
+    labels: int
+    """Labels of the audit in the reviewer's share."""
+    judged: int
+    verdicts: int
+    """Verdicts of the reviewer, on any labels."""
+    minutes: float | None
+    """Time left for the audit, at the reviewer's median pace; None without a timed verdict."""
+    adjudication: int
+    """Disagreements that the reviewer can settle."""
+    checks: int
+    """Labels of accepted classes that are to be asked."""
+    team: tuple[Progress, ...]
+    """Everyone's share of the audit; empty without a team."""
+    precision: AuditPrecision
+
+
+def work_of(state: ReviewState, reviewer: str) -> Work:
+    """What a reviewer can do next."""
+    seat, progress = state.shares.seat(reviewer), state.shares.progress(reviewer)
+    own = next((each for each in progress if each.name == reviewer), Progress(reviewer, 0, 0))
+    verdicts = state.reviews.log.standing_of(reviewer)
+    paces = [verdict.seconds for verdict in verdicts if verdict.seconds is not None]
+    queues = (Search(order=order).seen_by(reviewer, seat) for order in ("adjudication", "check"))
+    adjudication, checks = (state.listing.count_now(queue) for queue in queues)
+    return Work(
+        labels=own.labels,
+        judged=own.judged,
+        verdicts=len(verdicts),
+        minutes=(own.labels - own.judged) * median(paces) / 60 if paces else None,
+        adjudication=adjudication,
+        checks=checks,
+        team=tuple(progress) if state.shares.team is not None else (),
+        precision=state.audit.precision(),
+    )
 
 
 def overview_of(state: ReviewState) -> Overview:
@@ -131,7 +172,6 @@ def overview_of(state: ReviewState) -> Overview:
         density=_density(facts),
         mean_density=kept / images if images else None,
         audits=tuple(_audit_view(audit) for audit in facts.audits),
-        verdicts=tuple(_verdicts(state)),
         comparison=state.comparison.summary(),
         differences=tuple(state.comparison.differences()),
     )
@@ -232,10 +272,3 @@ def _reliability(audit: ScoreAudit) -> list[Reliability]:
             found.append(Reliability(name, error, shares(points)))
     # Uncalibrated labels have their scores as probabilities, which would be drawn twice.
     return found[:1] if np.array_equal(audit.score.totals, audit.probability.totals) else found
-
-
-def _verdicts(state: ReviewState) -> list[dict[str, Any]]:
-    return state.index.rows(
-        "SELECT reviewer, kind, count(DISTINCT relation) AS number FROM live.reviewed "
-        "GROUP BY ALL ORDER BY reviewer, kind"
-    )

@@ -13,11 +13,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.labels.verdict_summary import summarize
-from pipeline.labels.verdicts import Verdict
+from pipeline.labels.verdicts import ADJUDICATION, AUDIT, Verdict, box4, looked_at
 from pipeline.review.image_detail import ImageDetail
 from pipeline.review.index import OFFERED
 from pipeline.review.labels import Label, labels_of
 from pipeline.review.listing import MAX_LISTED
+from pipeline.review.overview import overview_of, work_of
 from pipeline.review.review_state import ReviewState
 from pipeline.review.search import QUEUES, Search
 from pipeline.runtime.wording import printable
@@ -34,6 +35,8 @@ _ORDER_NAMES = {
     "random": "random",
     "image": "by image",
     "audit": "random audit",
+    "adjudication": "disagreements to settle",
+    "check": "checks of accepted classes",
 }
 
 
@@ -76,10 +79,16 @@ class Pages:
             **values,
         )
 
+    def overview(self, reviewer: str) -> str:
+        """What is to be done, and what has become of the run."""
+        return self.render(
+            "overview.html", reviewer, overview=overview_of(self._state), work=work_of(self._state, reviewer)
+        )
+
     def labels(self, reviewer: str, search: Search, page: int) -> str:
         """One screen of labels that a search finds."""
         listing = self._state.listing
-        if page == 1 and (search.reviewed or search.verdict or search.order in QUEUES):
+        if page == 1 and search.follows_verdicts:
             listing.forget(search)
         found = listing.labels(search, (page - 1) * GRID, GRID)
         labels = labels_of(self._state.index, found.numbers)
@@ -89,17 +98,22 @@ class Pages:
             "labels.html",
             reviewer,
             search=search,
-            chips=self._chips(labels, reviewer),
+            chips=self._chips(labels, reviewer, search),
             page=page,
             pages=pages,
             total=found.total,
             most=MAX_LISTED,
-            reviewed=listing.reviewed(search),
+            judged=listing.judged(search, reviewer),
+            blind=self._is_blind(search),
             following=following,
             queue=QUEUES.get(search.order, "grid"),
             choices=self.choices,
             orders=_ORDER_NAMES,
         )
+
+    def _is_blind(self, search: Search) -> bool:
+        """Whether scores and ground truth stay hidden until the viewer has judged a label."""
+        return self._state.shares.team is not None or search.order in ("audit", "adjudication", "check")
 
     def images(self, reviewer: str, search: Search) -> str:
         """The scrolling list of images that a search finds."""
@@ -124,7 +138,7 @@ class Pages:
         self, reviewer: str, detail: ImageDetail, chosen: Label | None, search: Search, origin: str = "labels"
     ) -> str:
         """One image with the label to judge. `origin`: the list that it was opened from, labels or images."""
-        verdicts = self._state.reviews.of(detail.labels)
+        verdicts, queue = self._state.reviews.of(detail.labels), QUEUES.get(search.order, "image")
         boxes = sorted(enumerate(detail.boxes), key=lambda placed: -placed[1]["w"] * placed[1]["h"])
         at = None if chosen is None else self._state.listing.place(search, chosen.number)
         return self.render(
@@ -133,16 +147,34 @@ class Pages:
             detail=detail,
             chosen=chosen,
             search=search,
-            states={each.number: verdict_state(verdicts.get(each.number, {}), reviewer) for each in detail.labels},
+            states={
+                each.number: verdict_state(verdicts.get(each.number, {}), reviewer, queue) for each in detail.labels
+            },
+            blind=self._is_blind(search),
             boxes=boxes,
+            added=self._added(detail, reviewer),
             graph=scene_graph(detail),
             choice=self._state.view.choice,
             neighbours=self._neighbours(search, at),
             origin=origin,
             screen=None if at is None or at < GRID else at // GRID + 1,
-            queue=QUEUES.get(search.order, "image"),
+            queue=queue,
             choices=self.choices,
         )
+
+    def _added(self, detail: ImageDetail, reviewer: str) -> list[dict[str, Any]]:
+        """The relations that a reviewer added to the labels of an image, by indices of its boxes."""
+        boxes, labels = [box4(box) for box in detail.boxes], {label.judged for label in detail.labels}
+        return [
+            {
+                "subject": boxes.index(verdict.relation.subject), "object": boxes.index(verdict.relation.object),
+                "predicate": verdict.relation.predicate, "subject_category": verdict.subject_category,
+                "object_category": verdict.object_category,
+            }
+            for verdict in self._state.reviews.log.standing_of(reviewer)
+            if verdict.relation.image == detail.digest and verdict.kind == "accept" and verdict.relation not in labels
+            and {verdict.relation.subject, verdict.relation.object} <= set(boxes)
+        ]  # fmt: skip
 
     def quarantined(self, reviewer: str, reason: str) -> str:
         """Counts of rejected rows by step and reason, and the first of the rows."""
@@ -162,11 +194,11 @@ class Pages:
         summary = summarize(log.verdicts(), log.standing(), log.damaged, self._state.audit.precision())
         return self.render("audit.html", reviewer, summary=summary)
 
-    def _chips(self, labels: Sequence[Label], reviewer: str) -> list[dict[str, Any]]:
-        verdicts = self._state.reviews.of(labels)
+    def _chips(self, labels: Sequence[Label], reviewer: str, search: Search) -> list[dict[str, Any]]:
+        verdicts, queue = self._state.reviews.of(labels), QUEUES.get(search.order, "grid")
+        states = [verdict_state(verdicts.get(each.number, {}), reviewer, queue) for each in labels]
         return [
-            {"label": each, "region": each.region, "state": verdict_state(verdicts.get(each.number, {}), reviewer)}
-            for each in labels
+            {"label": each, "region": each.region, "state": state} for each, state in zip(labels, states, strict=True)
         ]
 
     def _neighbours(self, search: Search, at: int | None) -> dict[str, Label | None]:
@@ -199,18 +231,31 @@ def _options(names: Sequence[str]) -> Markup:
     return Markup().join(Markup('<option value="{}"></option>').format(name) for name in names)
 
 
-def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str) -> dict[str, Any]:
-    """The verdicts on a label: the reviewer's own kind ("" for none) with its correction, and those of others.
+def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str, queue: str) -> dict[str, Any]:
+    """The verdicts on a label: the reviewer's own kind ("" for none) with its correction, and those of others in words.
 
-    A reviewer sees others' verdicts only after judging the label.
+    A reviewer sees others' verdicts only after judging the label; in adjudication at once, but without names. For the
+    audit, a label that was only accepted with its class is not judged.
     """
-    own = verdicts.get(reviewer)
-    if own is None:
-        return {"kind": "", "correction": "", "others": []}
-    others = [(name, one.kind) for name, one in sorted(verdicts.items()) if name != reviewer]
-    ends = [end for end in ("subject", "object") if getattr(own, f"corrected_{end}") is not None]
-    corrected = own.corrected_predicate or (f"other {' and '.join(ends)}" if ends else "")
-    return {"kind": own.kind, "correction": f"→ {corrected}" if corrected else "", "others": others}
+    own = (looked_at(verdicts) if queue == AUDIT else verdicts).get(reviewer)
+    others = {name: one for name, one in sorted(verdicts.items()) if name != reviewer}
+    if queue == ADJUDICATION:
+        words = [_answer(one) for one in others.values()]
+    else:
+        words = [] if own is None else [f"{name}: {_answer(one)}" for name, one in others.items()]
+    kind, correction = ("", "") if own is None else (own.kind, _correction(own))
+    return {"kind": kind, "correction": correction, "others": words}
+
+
+def _answer(verdict: Verdict) -> str:
+    return " ".join(filter(None, (verdict.kind.replace("_", " "), _correction(verdict))))
+
+
+def _correction(verdict: Verdict) -> str:
+    """The correction in words; "" without one."""
+    ends = [end for end in ("subject", "object") if getattr(verdict, f"corrected_{end}") is not None]
+    corrected = verdict.corrected_predicate or (f"other {' and '.join(ends)}" if ends else "")
+    return f"→ {corrected}" if corrected else ""
 
 
 SIZE = 360

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.labels.audit_sample import permanent_numbers_of
+from pipeline.labels.audit_sample import AUDIT_SEED, permanent_numbers_of
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, judged_columns
 from pipeline.labels.label_funnel import LabelTally, partition_tally
@@ -19,8 +19,6 @@ from storage.artifact import Artifact
 from tagger.audit.labels import SYMMETRIC
 from tagger.english.predicates import canonical
 
-AUDIT_SEED = 0
-"""Seed of the random audit, the same as that of `rlip verdicts`."""
 PART_BITS = 32
 """The number of an image or label: its partition's number in the high bits, and its row in the low 32."""
 

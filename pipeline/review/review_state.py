@@ -18,6 +18,7 @@ from pipeline.review.listing import Listing
 from pipeline.review.pictures import Pictures
 from pipeline.review.reviews import Reviews
 from pipeline.review.run_progress import RunProgress
+from pipeline.review.shares import Shares
 
 REFRESH_SECONDS = 10.0
 """How often the page looks for new contents of the run and for others' verdicts."""
@@ -46,7 +47,8 @@ class ReviewState:
         self.index.refresh(progress)
         self.comparison = Comparison(self.index, against)
         self.reviews = Reviews(self.index, VerdictLog(verdicts))
-        self.audit = Audit(self.index, self.reviews)
+        self.shares = Shares(self.index, verdicts)
+        self.audit = Audit(self.index, self.reviews, self.shares)
         self.listing = Listing(self.index)
         self.details = ImageDetails(self.index)
         self.pictures = Pictures(view.image_folders)
@@ -72,6 +74,7 @@ class ReviewState:
         """Read what the run and other reviewers have added."""
         if self.index.refresh():
             self.comparison.refresh()
+            self.shares.refresh()
             self.audit.refresh()
         self.reviews.refresh()
         self._count()

@@ -25,7 +25,10 @@ _ROUNDING = 0.0051
 _NEAR = " AND ".join(
     f"abs(r.{end}_{side} - j.{end}_{side}) < {_ROUNDING}" for end in ("subject", "object") for side in "xywh"
 )
-_REVIEWED = pa.schema([("relation", pa.int64()), ("kind", pa.string()), ("reviewer", pa.string())])
+_REVIEWED = pa.schema(
+    [("relation", pa.int64()), *((name, pa.string()) for name in ("kind", "reviewer", "queue", "answer"))]
+)
+"""`answer`: the verdict with its correction, by which reviewers agree or not."""
 
 
 class Reviews:
@@ -50,7 +53,9 @@ class Reviews:
         self._places: dict[JudgedRelation, tuple[tuple[int, int], ...]] = {}
         """Relation → (label number, image number) of each matching label."""
         with index.cursor() as cursor:
-            cursor.execute(f"CREATE OR REPLACE TABLE {LIVE}.reviewed (relation BIGINT, kind VARCHAR, reviewer VARCHAR)")
+            cursor.register("none", _REVIEWED.empty_table())
+            cursor.execute(f"CREATE OR REPLACE TABLE {LIVE}.reviewed AS SELECT * FROM none")
+            cursor.unregister("none")
             cursor.execute(
                 f"CREATE OR REPLACE TABLE {LIVE}.reviewed_labels AS SELECT relations.*, dataset, image_id, captions "
                 "FROM relations JOIN images USING (image) LIMIT 0"
@@ -132,11 +137,14 @@ class Reviews:
     ) -> None:
         """Updates the rows of these relations in both tables to the standing verdicts."""
         rows = [
-            {"relation": number, "kind": verdict.kind, "reviewer": name}
+            {
+                "relation": number, "kind": verdict.kind, "reviewer": name, "queue": verdict.queue or "",
+                "answer": f"{verdict.kind} {verdict.corrected}",
+            }
             for relation in relations
             for number, _ in self._places.get(relation, ())
             for name, verdict in standing.get(relation, {}).items()
-        ]
+        ]  # fmt: skip
         touched = sorted({number for relation in relations for number, _ in self._places.get(relation, ())})
         if not touched:
             return

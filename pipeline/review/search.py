@@ -7,7 +7,13 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Order = Literal["score", "lowest", "uncertain", "informative", "disagreement", "rare", "random", "image", "audit"]
+from pipeline.labels.verdicts import ADJUDICATION, AUDIT, CLASS
+from pipeline.review.index import LIVE
+
+Order = Literal[
+    "score", "lowest", "uncertain", "informative", "disagreement", "rare", "random", "image", "audit", "adjudication",
+    "check",
+]  # fmt: skip
 LONGEST_NAME = 200
 """Maximum number of characters of a name or text to search for."""
 _Name = Annotated[str, Field(max_length=LONGEST_NAME)]
@@ -25,10 +31,31 @@ ORDERS: dict[Order, str] = {
     "random": "hash(relation, $seed::BIGINT), relation",
     "image": "relation",
     "audit": "audit_place",
+    "adjudication": "relation",
+    "check": "relation",
 }
-"""Sort orders of labels, without ties. docs/review.md (Queues) defines "informative"."""
-QUEUES: dict[Order, str] = {"informative": "information", "audit": "audit"}
+"""Sort orders of labels, without ties. docs/review.md (Queues) defines the queues."""
+QUEUES: dict[Order, str] = {
+    "informative": "information",
+    "audit": AUDIT,
+    "adjudication": ADJUDICATION,
+    "check": "check",
+}
 """Orders that are queues → their name in the log of verdicts."""
+SURE = 0.98
+"""Lowest probability of labels that can be accepted as a class."""
+MINE = f"SELECT relation FROM {LIVE}.reviewed WHERE reviewer = $viewer AND queue <> '{CLASS}'"
+"""The labels that a viewer judged one by one."""
+CONTESTED = (
+    f"SELECT relation FROM {LIVE}.reviewed WHERE queue <> '{CLASS}' GROUP BY relation HAVING count(DISTINCT answer) > 1 "
+    f"AND NOT bool_or(queue = '{ADJUDICATION}')"
+)
+"""The labels on which reviewers disagree and nobody has settled it."""
+CLASSES = (
+    f"SELECT predicate, subject_category, object_category FROM {LIVE}.reviewed_labels SEMI JOIN (SELECT relation FROM "
+    f"{LIVE}.reviewed WHERE reviewer = $viewer AND queue = '{CLASS}') AS accepted USING (relation)"
+)
+"""The classes of alike labels that a viewer accepted."""
 
 
 class Search(BaseModel):
@@ -59,14 +86,39 @@ class Search(BaseModel):
     """Why a label is not kept."""
     correct: Literal["", "yes", "no", "unknown"] = ""
     """Whether the relation is in the ground truth."""
-    disagree: Literal["", "naive", "tagger", "only here", "kept here", "kept there"] = ""
-    """naive: matching proposed it, the tagger refused it; tagger: kept, but in no caption; others: between runs."""
-    reviewed: Literal["", "yes", "no"] = ""
+    disagree: Literal["", "naive", "tagger", "reviewers", "only here", "kept here", "kept there"] = ""
+    """naive: matching proposed it, the tagger refused it; tagger: kept, but in no caption; reviewers: their verdicts
+    differ; others: between runs."""
+    reviewed: Literal["", "yes", "no", "by me", "not by me"] = ""
+    reviewer: _Name = ""
+    """Who has judged it."""
+    share: Literal["", "mine"] = ""
+    """mine: the viewer's share of a team's images."""
     verdict: Literal["", "accept", "reject", "wrong_pair", "wrong_predicate", "unsure"] = ""
     image_id: int | None = Field(None, ge=0, le=2**62)
     order: Order = "score"
     seed: int = Field(0, ge=0, le=2**31)
     """Seed of the random order."""
+    viewer: str = Field("", exclude=True)
+    """Who searches, where the results or their order depend on it: each reviewer pages through an order of their own."""
+    seat: int = Field(0, exclude=True)
+    """The viewer's seat in the team."""
+
+    @property
+    def follows_verdicts(self) -> bool:
+        """Whether new verdicts change the results or their order."""
+        filters = self.reviewed or self.reviewer or self.verdict or self.disagree == "reviewers"
+        return bool(filters) or self.order in QUEUES
+
+    def seen_by(self, viewer: str, seat: int) -> Search:
+        """The same search by this reviewer, who has this seat in the team."""
+        is_own = self.follows_verdicts or bool(self.share)
+        return self.model_copy(update={"viewer": viewer if is_own else "", "seat": seat if self.share else 0})
+
+    @property
+    def unjudged(self) -> Search:
+        """The search without what concerns verdicts: the population of which a reviewer judges some."""
+        return self.model_copy(update={"reviewed": "", "reviewer": "", "verdict": "", "viewer": ""})
 
     def query(self, **changes: Any) -> str:
         """The search as a URL query without defaults. `changes` replace fields."""
@@ -102,10 +154,30 @@ class Search(BaseModel):
             add({"yes": "correct", "no": "NOT correct", "unknown": "correct IS NULL"}[self.correct])
         if self.disagree:
             add(_DISAGREEMENTS[self.disagree])
-        if self.reviewed:
-            add(f"{'' if self.reviewed == 'yes' else 'NOT '}relation IN (SELECT relation FROM live.reviewed)")
-        if self.verdict:
-            add("relation IN (SELECT relation FROM live.reviewed WHERE kind = $verdict)", verdict=self.verdict)
+        by_me = {"viewer": self.viewer}
+        if self.reviewed in ("yes", "no"):
+            add(f"{'' if self.reviewed == 'yes' else 'NOT '}relation IN (SELECT relation FROM {LIVE}.reviewed)")
+        elif self.reviewed:
+            add(f"{'' if self.reviewed == 'by me' else 'NOT '}relation IN ({MINE})", **by_me)
+        if self.verdict or self.reviewer:
+            add(
+                f"relation IN (SELECT relation FROM {LIVE}.reviewed WHERE $verdict IN ('', kind) "
+                "AND $reviewer IN ('', reviewer))",
+                verdict=self.verdict,
+                reviewer=self.reviewer,
+            )
+        if self.share:
+            add(f"image IN (SELECT image FROM {LIVE}.shares WHERE seat = $seat)", seat=self.seat)
+        if self.order == "audit":
+            add("relation IN (SELECT relation FROM audit)")
+        elif self.order == "adjudication":
+            add(f"relation IN ({CONTESTED}) AND relation NOT IN ({MINE})", **by_me)
+        elif self.order == "check":
+            add(
+                f"probability >= {SURE} AND relation NOT IN (SELECT relation FROM {LIVE}.reviewed WHERE reviewer = $viewer) "
+                f"AND (predicate, subject_category, object_category) IN ({CLASSES})",
+                **by_me,
+            )
         return " AND ".join(where) or "true", values
 
     def reads_images(self) -> bool:
@@ -116,6 +188,7 @@ class Search(BaseModel):
 _DISAGREEMENTS = {
     "naive": "proposed AND NOT kept",
     "tagger": "kept AND NOT proposed",
+    "reviewers": f"relation IN ({CONTESTED})",
     "only here": "relation NOT IN (SELECT relation FROM against)",
     "kept here": "kept AND relation NOT IN (SELECT relation FROM against WHERE kept)",
     "kept there": "NOT kept AND relation IN (SELECT relation FROM against WHERE kept)",

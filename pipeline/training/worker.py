@@ -73,7 +73,7 @@ def run(
 ) -> TrainingResult:
     """Does the part of one process in a training run. Rank 0 writes the results to `config.work`."""
     settings = config.settings
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    be_deterministic()
     torch.set_num_threads(settings.threads)
     assert settings.precision != "auto", "a run plans its settings"
     set_precision(settings.precision)
@@ -86,6 +86,13 @@ def run(
     if ranks.rank == 0 and trained.finished:
         _finish(config, trained, samples, ranks)
     return trained
+
+
+def be_deterministic() -> None:
+    """Lets the same operations give the same bits in this process. Those that can't on its device warn."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Otherwise thousands of new tensors a step are filled with NaN before they are written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def set_precision(precision: Precision) -> None:

@@ -1,6 +1,7 @@
 """`rlip diff`: relations that were added, lost or re-scored between two runs, with the change that caused it."""
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -8,6 +9,7 @@ from run_builder import Made, RunBuilder, relations
 from toy_store import put
 
 from pipeline.cli.diff import Comparison, diff, difference
+from pipeline.labels.label_overrides import OVERRIDES_FILE, ImageOverrides, overrides_table
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Output
 from storage.artifact import Artifact
@@ -15,7 +17,7 @@ from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.runs import Run
 from storage.store import Store
-from storage.tables import RELATIONS
+from storage.tables import RELATIONS, SHARD_MEMBERS, write_table
 
 BEFORE = [
     relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.3), (0, "near", 1, 0.5)),
@@ -100,7 +102,7 @@ def test_it_prints_and_has_json(runs, capsys):
     parsed = json.loads(capsys.readouterr().out)
     assert parsed["predicates"]["ride"] == {"re-scored": 1}
     assert {"name": "scored", "before": 5, "after": 5} in parsed["figures"]
-    assert parsed["kept"] == {"same": 4, "added": {"near": 1}, "lost": {"near": 1}}
+    assert parsed["kept"] == {"same": 4, "added": {"near": 1}, "lost": {"near": 1}, "corrected": {}}
     (cause,) = parsed["causes"]
     assert (cause["stage"], cause["what"], cause["counts"]["lost"]) == ("tag", "floor: 0.05 → 0.1", 1)
     assert cause["examples"]["added"][0]["after"] == pytest.approx(0.6)
@@ -118,6 +120,26 @@ def test_what_is_kept_is_compared_with_settings_and_figures(runs):
     assert found.settings == (("shard:pseudo.threshold", 0.2, 0.45),)
     figures = {row.name: (row.before, row.after) for row in found.figures}
     assert figures["kept"] == (5, 3) and figures["scored"] == (5, 5) and "seconds, tag" in figures
+
+
+def test_what_reviewers_settled_is_counted_among_the_labels_that_differ(runs):
+    before, after = runs[0], Run(runs[0].store, "reviewed")
+    RunBuilder(before, before.store.root).add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.2})
+    # One label is added and one is removed; two others are kept or not in either run.
+    right, wrong = frozenset({(2, 1, "feed"), (1, 2, "ride")}), frozenset({(0, 2, "ride"), (2, 0, "eat")})
+    settled = overrides_table({1: ImageOverrides(right, wrong)})
+
+    def output(work: Path) -> Output:
+        write_table(settled, work / OVERRIDES_FILE)
+        return Output(SHARD_MEMBERS.empty_table(), files={OVERRIDES_FILE: work / OVERRIDES_FILE})
+
+    item = WorkItem("shard:pseudo", "toys/0000", KeyTerms("shard", 1, {"threshold": 0.2, "verdicts": "settled"}, {}))
+    made = execute(Made("shard", output), item, before.store, lambda done, total, note="": None)
+    after.record("tag", "tag", before.keys("tag"))
+    after.record("shard:pseudo", "shard", {"toys/0000": made.key})
+    kept = Comparison.of(before, after).kept
+    assert (kept.same, kept.added, kept.lost) == (4, {"feed": 1}, {"ride": 1})
+    assert kept.corrected == {"added": 1, "lost": 1}
 
 
 def test_a_run_without_relations_is_told(book, runs):

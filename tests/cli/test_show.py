@@ -124,7 +124,7 @@ def test_the_outcome_ends_with_the_report(labelled):
     assert shown["tag"] == ["tag", "1", "0", "2", "2", "0", "4.0", "0.5"]
     assert shown["kept:"][-5:] == ["4", "0.750", "1.000", "0.750", "0.917"]
     assert shown["naive"][-3:] == ["1.000", "0.429", "0.429"]
-    assert any("0.300 ± 0.071" in line for line in lines)
+    assert any("30.00 ± 7.07" in line for line in lines)
     parsed = json.loads(json.dumps(outcome_json(outcome, figures, None)))
     assert parsed["computed"] == 1
     assert [stage["recorded"] for stage in parsed["stages"]] == [True, False]

@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 
 from pipeline.cli.diff import diff
+from pipeline.cli.show import show_run
 from pipeline.cli.verdicts import import_annotations, show_calibration, show_thresholds, show_verdicts
 from pipeline.interop.export_run import export_run
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_rows import ReviewableLabel, reviewable_labels
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.labels.verdicts import Kind, Verdict
+from pipeline.report.static_report import write_report
+from pipeline.run.context import run_view
 from storage.errors import FatalError
 from storage.runs import Run
 
@@ -67,13 +71,29 @@ def test_a_summary_counts_times_agreement_and_precision(run, printed):
     assert found["relations"] == len(labels)
     assert (sum(found["kinds"].values()), found["undone"]) == (len(labels) + 10, 1)
     assert found["seconds"] == {"ada": 1.0}
-    assert found["agreement"]["pairs"][0]["items"] == 10
+    assert found["agreement"]["krippendorff"]["items"] == 10
+    assert found["hourly"]["ada"] == pytest.approx(3600, abs=20)
     assert "ada.jsonl" in found["damaged"][0]
     right = sum(truth(label) == "accept" for label in labels)
     assert found["audit"]["precision"] == pytest.approx(right / len(labels), abs=0.01)
     assert found["audit"]["low"] == pytest.approx(found["audit"]["high"], abs=0.02)
     show_verdicts(store=root(run), as_json=True)
     assert printed()["audit"] is None
+
+
+def test_views_of_a_run_say_what_reviewers_found(run, recipe, printed, tmp_path):
+    labels = list(reviewable_labels(run))
+    VerdictLog(root(run) / "verdicts").append([judge(label, truth(label)) for label in labels])
+    right = sum(truth(label) == "accept" for label in labels) / len(labels)
+    show_run(Console(), run, "tag", as_json=True)
+    found = printed()["reviewed"]
+    assert (found["precision"], found["judged"], found["blind"]) == (pytest.approx(right), len(labels), 0)
+    rides = next(each for each in found["predicates"] if each["predicate"] == "ride")
+    assert rides["low"] < rides["right"] / rides["judged"] < rides["high"]
+    diff("toy", "toy", store=str(root(run)), as_json=True)
+    assert printed()["reviewed"] == {"toy": found}
+    page = write_report(run_view(recipe, run), None, tmp_path / "report").read_text()
+    assert "Precision by reviewers" in page and f"<b>{right:.2f}</b><span>precision of the labels, by reviewers" in page
 
 
 def test_thresholds_reach_the_precision_and_fit_into_a_recipe(run, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import duckdb
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ from pipeline.labels.audit_sample import (
     permanent_numbers,
     wilson_interval,
 )
-from pipeline.labels.verdict_summary import cohens_kappa, fleiss_kappa, reviewer_agreement
+from pipeline.labels.label_overrides import settled
+from pipeline.labels.verdict_summary import audited, fleiss_kappa, krippendorff_alpha, reviewer_agreement
 from pipeline.labels.verdicts import JudgedRelation, Verdict
 from pipeline.review.search import ORDERS
 
@@ -140,14 +143,13 @@ def test_wilsons_interval_is_that_of_the_textbook() -> None:
     assert wilson_interval(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
 
 
-def test_cohens_kappa_of_the_textbook() -> None:
-    # 20 times both yes, 5 and 10 apart, 15 times both no: observed 0.7, expected 0.5.
-    first = ["yes"] * 25 + ["no"] * 25
-    second = ["yes"] * 20 + ["no"] * 5 + ["yes"] * 10 + ["no"] * 15
-    found = cohens_kappa(first, second)
-    assert (found.value, found.observed, found.expected) == pytest.approx((0.4, 0.7, 0.5))
-    assert cohens_kappa(["yes"], ["yes"]).value is None
-    assert cohens_kappa([], []).items == 0
+def test_krippendorffs_alpha_of_the_textbook() -> None:
+    # Krippendorff (2011), Computing Krippendorff's alpha-reliability, C: 12 items, 4 observers, missing answers.
+    rows = ["1 1  1", "2232", "3333", "3333", "2222", "1234", "4444", "1121", "2222", " 555", "  11", "  3 "]
+    found = krippendorff_alpha([Counter(row.replace(" ", "")) for row in rows])
+    assert (found.value, found.items) == (pytest.approx(0.743, abs=5e-4), 11)
+    assert krippendorff_alpha([{"yes": 1}]).items == 0
+    assert krippendorff_alpha([{"yes": 2}]).value is None
 
 
 def test_fleiss_kappa_of_the_textbook() -> None:
@@ -161,15 +163,49 @@ def test_fleiss_kappa_of_the_textbook() -> None:
     assert fleiss_kappa([{"yes": 1}]).items == 0
 
 
-def test_agreement_counts_items_that_both_reviewers_judged() -> None:
-    def said(reviewer: str, kind: str) -> Verdict:
-        return Verdict(relation, kind, reviewer, "2026-01-31T12:00:00+00:00", "cup", "table")  # type: ignore[arg-type]
+def said(relation: JudgedRelation, queue: str | None = None, **kinds: str) -> dict[str, Verdict]:
+    """Reviewer → verdict of a kind."""
+    given = "2026-01-31T12:00:00+00:00", "cup", "table"
+    return {name: Verdict(relation, kind, name, *given, queue=queue) for name, kind in kinds.items()}  # type: ignore[arg-type]
 
-    standing = {}
-    for place, kinds in enumerate([("accept", "accept"), ("reject", "reject"), ("accept", "reject"), ("accept", None)]):
-        relation = JudgedRelation(f"{place}", (0, 0, 1, 1), (1, 1, 2, 2), "on")
-        standing[relation] = {name: said(name, kind) for name, kind in zip(("ada", "bob"), kinds, strict=True) if kind}
+
+def test_agreement_is_of_those_who_looked_alone() -> None:
+    relations = [JudgedRelation(f"{n}", (0, 0, 1, 1), (1, 1, 2, 2), "on") for n in range(6)]
+    pairs = [("accept", "accept"), ("reject", "reject"), ("accept", "reject")]
+    standing = {one: said(one, ada=a, bob=b) for one, (a, b) in zip(relations, pairs, strict=False)}
+    # The third was settled by Cy, the fourth has one verdict, and two were accepted with their class.
+    standing[relations[2]] |= said(relations[2], "adjudication", cy="accept")
+    standing[relations[3]] = said(relations[3], ada="accept")
+    for one in relations[4:]:
+        standing[one] = said(one, ada="reject") | said(one, "class", bob="accept")
     found = reviewer_agreement(standing)
-    assert found.reviewers == ("ada", "bob")
-    assert found.pairs["ada", "bob"].items == found.fleiss.items == 3
-    assert found.pairs["ada", "bob"].value == pytest.approx(0.4)
+    # Observed 2/3; by chance 1/2, and without replacement 2 · (3 · 2) / (6 · 5) = 2/5.
+    assert found.fleiss.items == found.krippendorff.items == 3
+    assert found.fleiss.value == pytest.approx(1 / 3)
+    assert found.krippendorff.value == pytest.approx((2 / 3 - 2 / 5) / (1 - 2 / 5))
+
+
+def test_an_adjudication_stands_and_a_class_is_no_evidence() -> None:
+    one = JudgedRelation("1", (0, 0, 1, 1), (1, 1, 2, 2), "on")
+    two = said(one, "audit", ada="accept", bob="accept")
+    assert audited(two) == (RIGHT, True)
+    assert audited(two | said(one, "adjudication", cy="reject")) == (WRONG, True)
+    assert audited(two | said(one, "grid", cy="accept")) == (RIGHT, False)
+    assert audited(said(one, "class", ada="accept")) == (UNJUDGED, False)
+    settled_ = settled({one: two | said(one, "adjudication", cy="reject")})
+    assert (settled_.right, settled_.wrong) == ({}, {"1": frozenset({one})})
+
+
+def test_a_slow_member_of_a_team_does_not_void_the_verdicts_of_the_others() -> None:
+    predicates, scores, right = population(7, 3000)
+    strata, numbers = AuditStrata.of(predicates, scores), np.random.default_rng(0).random(3000)
+    seats = np.random.default_rng(1).integers(0, 10, 3000)
+    order = audit_order(strata, numbers)
+    judged = np.concatenate([order[seats[order] == seat][:60] for seat in range(9)])
+    outcomes = np.full(3000, UNJUDGED, np.int8)
+    outcomes[judged] = np.where(right[judged], RIGHT, WRONG)
+    found = audit_precision(strata, numbers, outcomes, seats, predicates, seats == 3)
+    assert (found.judged, found.blind) == (540, 60)
+    assert found.low is not None and found.high is not None and found.low < right.mean() < found.high
+    assert sum(each.judged for each in found.predicates) == 540
+    assert audit_precision(strata, numbers, outcomes).judged < 200, "one order for all"

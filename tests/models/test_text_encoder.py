@@ -55,12 +55,15 @@ def test_in_evaluation_a_list_is_encoded_once_and_its_features_keep_their_bits(e
     assert encoded_rows == [3, 3, 3]
 
 
-def test_changed_weights_are_noticed(encoder):
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.1)
+@pytest.mark.parametrize("fused", [False, True])
+def test_changed_weights_are_noticed(encoder, fused):
+    """A fused optimizer leaves the weights' version as it is."""
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.1, fused=fused)
     with torch.no_grad():
         before = encoder(LABELS)
-    encoder(LABELS).sum().backward()
+    encoder.train()(LABELS).sum().backward()
     optimizer.step()
+    encoder.eval()
     with torch.no_grad():
         stepped = encoder(LABELS)
         assert (stepped - before).abs().max() > 1e-3

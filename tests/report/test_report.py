@@ -40,7 +40,7 @@ def test_a_report_shows_pictures_labels_and_figures(labelled, recipe, tmp_path):
     page = report(recipe, labelled, tmp_path / "report", written=datetime(2026, 5, 4, 12, 30))
     assert "4 May 2026" in page.text
     assert "a man rides a horse" in page.text
-    assert "0.125" in page.text
+    assert "12.50" in page.text
     assert "37" in page.text.split("triplets tested")[1].split()
     pictures = {tmp_path / "report" / str(image["src"]) for image in page.all("img")}
     assert len(pictures) == 2
@@ -62,10 +62,10 @@ def test_the_headlines_compare_with_baselines(labelled, recipe, tmp_path):
     assert replace(audit.labels, prior=boxes_alone).best_baseline == ("boxes and names alone", boxes_alone)
     labelled.metrics("evaluate:pseudo", (0, "zero_shot_map", 0.25), (0, "detection_ap50", 0.625))
     text = " ".join(report(recipe, labelled, tmp_path / "alone").text.split())
-    assert f"{name} {best.precision_at_recall:.2f}" in text and "zero-shot triplet mAP detection AP50 0.625" in text
+    assert f"{name} {best.precision_at_recall:.2f}" in text and "zero-shot triplet mAP detection AP50 62.50" in text
     for variant, score in {"none": 0.0, "naive": 0.125}.items():
         labelled.metrics(f"evaluate:{variant}", (0, "zero_shot_map", score))
-    assert "naive matching 0.125" in report(recipe, labelled, tmp_path / "compared").text
+    assert "naive matching 12.50" in report(recipe, labelled, tmp_path / "compared").text
 
 
 def test_coverage_is_folded_away_below_the_agreement(labelled, recipe, tmp_path):

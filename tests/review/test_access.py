@@ -6,14 +6,21 @@ import logging
 
 import httpx
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.testclient import TestClient
 from itsdangerous import TimestampSigner
 from review_server import PASSWORD, SECRET, serving
 from warm_process import wait_for
 
 from pipeline.review.access import VARIABLE, Access, kept_secret, read_password
-from pipeline.review.entrance import MAX_BODY, SECURITY_HEADERS, SESSION_SECONDS, protected, server_settings
+from pipeline.review.entrance import (
+    MAX_BODY,
+    SECURITY_HEADERS,
+    SESSION_SECONDS,
+    protected,
+    reviewer_of,
+    server_settings,
+)
 from storage.errors import FatalError
 
 
@@ -105,6 +112,40 @@ def test_signing_out_takes_the_cookie_back(by_password):
         answer = browser.post("/logout")
         assert (answer.status_code, answer.headers["location"]) == (303, by_password.access.path + "/login")
         assert not browser.cookies and browser.get("/").status_code == 303
+
+
+def test_a_cookie_that_was_signed_out_stays_out_after_a_restart(tmp_path):
+    statuses = []
+    with serving(PASSWORD, signed_out=tmp_path / "toy.ended") as server, server.browser() as browser:
+        server.sign_in(browser)
+        cookie = browser.cookies["rlip_review"]
+        browser.post("/logout")
+        browser.cookies.set("rlip_review", cookie)
+        statuses.append(browser.get("/").status_code)
+    with serving(PASSWORD, signed_out=tmp_path / "toy.ended") as server, server.browser() as browser:
+        browser.cookies.set("rlip_review", cookie)
+        statuses.append(browser.get("/").status_code)
+    assert statuses == [303, 303]
+
+
+def test_a_proxy_names_the_reviewer_of_every_request():
+    access = Access(names=["review.lab"], secret=SECRET, user_header="X-Forwarded-User")
+    pages = APIRouter()
+
+    @pages.get("/")
+    def home(request: Request) -> str:
+        return reviewer_of(request)
+
+    client = TestClient(protected(pages, access), base_url="http://review.lab")
+    page = f"{access.path}/"
+    assert client.get(page).status_code == 401
+    for name in ("Zoë", "bob"):
+        assert client.get(page, headers={"X-Forwarded-User": name.encode()}).json() == name
+    assert client.get(page, headers={"X-Forwarded-User": "../eve"}).status_code == 401
+    assert client.get(page).status_code == 401, "no cookie takes the proxy's place"
+    assert access.url == f"http://review.lab{access.path}/"
+    with pytest.raises(FatalError, match="write the header"):
+        access.require_password_beyond_loopback("0.0.0.0")
 
 
 def test_a_session_expires_and_nobody_else_can_make_one():

@@ -1,5 +1,6 @@
 """The grid of labels, judged by keys as reviewers do. Each test judges the labels of another predicate."""
 
+import pytest
 from review_browser import Browser
 from selenium.webdriver.common.keys import Keys
 
@@ -184,3 +185,24 @@ def test_letters_can_be_switched_off_as_keys(window, server):
     window.find("#letter-keys").click()
     window.press(Keys.ESCAPE)
     window.judge("a", "accept")
+
+
+def test_the_current_label_is_seen_large_and_zooms_by_keys_and_wheel(window, server):
+    window.open("/labels?predicate=pull")
+    seen = "return document.querySelector('#closeup').getAttribute('viewBox').split(' ').map(Number)"
+    first = window.script(seen)
+    assert window.text("#closeup-words") == window.find(".chip.current").get_attribute("data-words")
+    assert window.count("#closeup image") == 1 and window.count("#closeup .subject") == 1
+    window.press("+")
+    near = window.script(seen)
+    assert near[2] < first[2] and near[0] > first[0]
+    window.script(
+        "const s = document.querySelector('#closeup'); const f = s.getBoundingClientRect();"
+        "s.dispatchEvent(new WheelEvent('wheel', {deltaY: 100, clientX: f.x + f.width / 2, clientY: f.y + f.height / 2}))"
+    )
+    assert window.script(seen) == pytest.approx(first, abs=1)
+    window.press("-", "0")
+    assert window.script(seen) == first
+    window.press(Keys.ARROW_RIGHT)
+    assert window.text("#closeup-words") == window.find(".chip.current").get_attribute("data-words")
+    assert server.kinds("pull") == []

@@ -155,3 +155,30 @@ def test_the_last_label_of_a_search_says_so(window, server):
     window.press("a")
     window.has("#message", "the last label")
     assert server.kinds("pull") == ["accept"] and window.state(chosen(window)) == "accept"
+
+
+def test_a_missing_relation_is_added_and_removed(window, server):
+    window.open("/labels?predicate=touch")
+    window.reach_image(window.find(".chip a.crop").click)
+    window.press("m")
+    window.until(lambda: window.find("#picking").is_displayed())
+    window.press("x", "\ue007")
+    window.until(lambda: window.find("#predicate").is_displayed())
+    window.press("leads", "\ue007")
+    window.until(lambda: window.count("[data-action=remove]") == 1)
+    (added,) = (row for row in server.log() if row["relation"]["predicate"] == "lead")
+    assert (added["kind"], added["subject_category"], added["object_category"]) == ("accept", "dog", "person")
+    window.find("[data-action=remove]").click()
+    window.until(lambda: server.kinds("lead") == ["accept", "undo"])
+    window.until(lambda: window.count("[data-action=remove]") == 0)
+
+
+def test_none_of_the_pairs_rejects_every_label_that_says_so(window, server):
+    window.open("/labels?predicate=wash")
+    window.reach_image(window.find(".chip a.crop").click)
+    shown = window.query()
+    window.press("w", "n")
+    window.until(lambda: window.query() != shown)
+    assert server.kinds("wash") == ["reject"]
+    window.press("z")
+    window.until(lambda: server.kinds("wash") == ["reject", "undo"])

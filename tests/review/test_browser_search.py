@@ -39,6 +39,7 @@ def scroll_to(window: Browser, share: float) -> None:
 def search(window: Browser, page: str, **fields: str) -> str:
     """Fill in the search form and send it. Returns the heading."""
     window.open(page)
+    window.script("document.querySelector('.filters').open = true")
     for name, value in fields.items():
         window.find(f"#search [name={name}]").send_keys(value)
     window.find("#search button").click()
@@ -88,7 +89,7 @@ def test_the_list_is_walked_by_keys_without_losing_the_focus(window, server):
         ("/labels", {"subject": "person", "object": "horse"}, "1,224 labels"),
         ("/labels", {"predicate": "hold", "least": "0.8", "most": "0.9"}, "3 labels"),
         ("/labels", {"correct": "has the relation"}, "612 labels"),
-        ("/labels", {"reviewed": "reviewed"}, "0 labels"),
+        ("/labels", {"reviewed": "by anyone"}, "0 labels"),
     ],
 )  # fmt: skip
 def test_a_search_finds_what_it_says_and_its_address_holds_it(window, server, page, fields, heading):
@@ -111,10 +112,10 @@ def test_labels_are_found_by_reason_and_verdict(window, server):
     assert kept + total == 24
     window.open("/labels?predicate=feed")
     judged = [window.judge("r", "reject"), window.judge("r", "reject"), window.judge("a", "accept")]
-    assert search(window, "/labels", predicate="feed", reviewed="reviewed") == "3 labels"
+    assert search(window, "/labels", predicate="feed", reviewed="by me") == "3 labels"
     assert search(window, "/labels", predicate="feed", verdict="rejected") == "2 labels"
     assert window.script("return [...document.querySelectorAll('.chip')].map((c) => c.dataset.label)") == judged[:2]
-    assert search(window, "/labels", predicate="feed", reviewed="not reviewed") == "21 labels"
+    assert search(window, "/labels", predicate="feed", reviewed="not by me") == "21 labels"
     assert search(window, "/images", predicate="feed", verdict="rejected") == "2 images"
     window.until(lambda: window.count(".image-row .tick") == 2)
 

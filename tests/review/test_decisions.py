@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from run_builder import TWO_PEOPLE, relations
 
 from pipeline.cli.report import recorded_view
 from pipeline.interop.import_file import import_file
 from pipeline.review.access import Access
 from pipeline.review.app import page_routes
-from pipeline.review.decisions import Decided, Decisions, decide
+from pipeline.review.decisions import Decided, Decisions, accept_class, decide
 from pipeline.review.entrance import protected
 from pipeline.review.labels import labels_of
 from pipeline.review.review_state import ReviewState
@@ -71,6 +72,28 @@ def test_the_precision_is_the_share_of_audited_labels_that_are_accepted(opened, 
     after = state.audit.precision()
     assert (before.precision, before.judged) == (None, 0)
     assert (after.precision, after.judged) == (0.5, 2)
+
+
+def test_a_class_is_accepted_but_for_a_sample_and_is_open_again_when_one_of_these_is_wrong(book, opened):
+    numbers = range(1, 32)
+    book.add("ingest", "toys/0000", [book.image(n, TWO_PEOPLE) | {"digest": f"{n:064x}"} for n in numbers])
+    book.add("tag", "toys/0000", [relations(n, (0, "ride", 2, 0.9 if n == 31 else 0.99)) for n in numbers])
+    state = opened()
+    *alike, unsure = state.listing.labels(Search(), 0, 100).numbers
+    taken = accept_class(state, "ann", alike[0])
+    assert (taken.accepted, taken.asked) == (28, 2)
+    with pytest.raises(ValueError, match=r"at least 0\.98"):
+        accept_class(state, "ann", unsure)
+    # Nobody looked at them, so the audit still asks for them.
+    assert state.audit.precision().judged == 0
+    assert state.listing.count_now(Search(order="audit", reviewed="not by me").seen_by("ann", 0)) == 31
+    asked = state.listing.labels(Search(order="check").seen_by("ann", 0), 0, 100).numbers
+    assert len(asked) == 2 and set(asked) < set(alike)
+    for label, kind, reopened in ((asked[0], "accept", 0), (asked[1], "reject", 28)):
+        decision = {"label": label, "kind": kind, "queue": "check"}
+        assert decide(state, "ann", Decisions.model_validate({"decisions": [decision]})).reopened == reopened
+    assert {verdict.kind for verdict in state.reviews.log.standing_of("ann")} == {"accept", "reject"}
+    assert len(state.reviews.log.standing_of("ann")) == 2
 
 
 OBJECTS = [

@@ -89,15 +89,20 @@ def test_verdicts_are_found_on_all_labels_that_they_are_about(book, opened, tmp_
     state = opened()
     ride, rides, _, other = all_labels(state)
 
+    def labels(reviewed: str, name: str = "") -> set[int]:
+        search = Search(reviewed=reviewed).seen_by(name, 0)
+        state.listing.forget(search)
+        return set(state.listing.labels(search, 0, 100).numbers)
+
     def reviewed() -> set[int]:
-        yes = Search(reviewed="yes")
-        found = state.listing
-        found.forget(yes)
-        numbers = set(found.labels(yes, 0, 100).numbers)
-        assert found.reviewed(Search()) == found.reviewed(yes) == len(numbers)
-        assert found.reviewed(Search(predicate="ride")) == len(numbers & {ride.number, rides.number})
-        assert found.reviewed(Search(text="rides a HORSE")) == len(numbers - {other.number})
-        return numbers
+        for name in ("ann", "bob"):
+            own, others = labels("by me", name), labels("not by me", name)
+            assert not own & others and len(own | others) == 4
+            assert state.listing.judged(Search(), name) == (len(own), 4)
+            assert state.listing.judged(Search(predicate="ride"), name) == (len(own & {ride.number, rides.number}), 2)
+            assert state.listing.judged(Search(text="rides a HORSE"), name)[0] == len(own - {other.number})
+        assert labels("yes") == labels("by me", "ann") | labels("by me", "bob")
+        return labels("yes")
 
     state.reviews.record([ride], [verdict_on(ride, "accept", "ann", "toy")])
     # Both wordings are the same relation.

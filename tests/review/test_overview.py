@@ -10,7 +10,7 @@ from toy_store import put_chain, record
 
 from pipeline.report.figures import compute_figures
 from pipeline.review.diagrams import graph
-from pipeline.review.overview import Overview, overview_of
+from pipeline.review.overview import overview_of
 from pipeline.review.pages import Pages
 from pipeline.review.review_state import ReviewState
 from pipeline.review.run_progress import RunProgress
@@ -23,8 +23,8 @@ from storage.runs import Run
 HOSTILE = '<script>alert("x")</script>'
 
 
-def page_of(state: ReviewState, overview: Overview) -> Page:
-    return Page(Pages(state, read_only=False).render("overview.html", "ann", overview=overview))
+def page_of(state: ReviewState) -> Page:
+    return Page(Pages(state, read_only=False).overview("ann"))
 
 
 def more(book: RunBuilder) -> None:
@@ -111,7 +111,7 @@ def test_a_run_on_its_way_is_shown_and_followed(book, recipe, opened):
     after = overview_of(state)
     assert {step.step: step.state for step in after.steps}["tag"] == "done"
     assert [level.number for level in after.levels] == [1, 1, 1, 1, 1, 1]
-    assert "not yet" in page_of(state, after).text
+    assert "not yet" in page_of(state).text
 
 
 def test_a_failed_step_says_why_until_it_is_recorded_again(book, recipe, opened):
@@ -121,7 +121,7 @@ def test_a_failed_step_says_why_until_it_is_recorded_again(book, recipe, opened)
     state = opened(planned={step.name: step.needs for step in build_steps(recipe)})
     steps = {step.step: step for step in overview_of(state).steps if step.step in ("ingest", "caption", "parse")}
     assert [(step.state, step.cached) for step in steps.values()] == [("done", 1), ("failed", None), ("not yet", None)]
-    assert HOSTILE in page_of(state, overview_of(state)).text
+    assert HOSTILE in page_of(state).text
     book.add("caption", "toys/0000", [captions(1, "a man")])
     state.refresh()
     assert {step.step: step.state for step in overview_of(state).steps}["caption"] == "done"
@@ -154,7 +154,7 @@ def test_no_style_no_script_and_hostile_text_stays_text(book, opened):
     book.add("parse", "toys/0000", [])
     book.add("tag", "toys/0000", [relations(1, (0, HOSTILE, 2, 0.9))], candidates=[])
     state = opened()
-    page = page_of(state, overview_of(state))
+    page = page_of(state)
     assert HOSTILE in page.text
     scripts = [attributes for name, attributes in page.elements if name == "script"]
     assert scripts and all(str(script.get("src")).startswith("static/") for script in scripts)
@@ -176,4 +176,4 @@ def test_another_run_is_set_beside_this_one(labelled, opened):
     assert [(row["predicate"], row["kept_here"], row["kept_there"]) for row in overview.differences] == [
         ("next to", 2, 0), ("ride", 1, 1),
     ]  # fmt: skip
-    assert "other" in page_of(state, overview).text
+    assert "other" in page_of(state).text

@@ -320,7 +320,7 @@ WORDS = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(WORDS, max_size=14).map(" ".join) | st.text(max_size=60), min_size=1, max_size=8))
 def test_any_words_parse_with_valid_spans(captions: list[str]) -> None:
     parser = load_parser()

@@ -18,6 +18,7 @@ from pipeline.training.tagger_evaluation import HeldOut
 from pipeline.training.task import PretrainTask, TaggerTask
 from pipeline.training.trainer import Trainer, TrainingResult
 from pipeline.training.vocabulary import Vocabulary
+from pipeline.training.worker import be_deterministic
 from storage.shards.sample_map import SampleMap
 
 
@@ -31,7 +32,7 @@ def in_ranks(count: int, folder: Path, function: Callable[..., None], *given: ob
 def _one(rank: int, count: int, store: str, function: Callable[..., None], given: tuple[object, ...]) -> None:
     torch.set_num_threads(1)
     distributed_c10d._unpickler = None  # so that no object goes from rank to rank, for our code or for torch's
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    be_deterministic()
     if count == 1:
         function(Ranks(), *given)
         return

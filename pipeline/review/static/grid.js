@@ -1,7 +1,8 @@
 // The grid: one chip is current, a key judges it, and the next one that nobody judged becomes current at once. Verdicts go
 // to the server one after the other; a chip shows its verdict once that is on the server's disk.
+import { watchCloseup } from "./closeup.js";
 import { askPredicate, isTyping } from "./dialogs.js";
-import { decide, forgetRefusals, judged, stopwatch } from "./verdicts.js";
+import { decide, forgetRefusals, judged, record, stopwatch, tell } from "./verdicts.js";
 import { visit } from "./visits.js";
 
 const KINDS = { a: "accept", r: "reject", u: "unsure" };
@@ -12,6 +13,7 @@ export function watchGrid(view) {
   const readOnly = !view.querySelector("[data-action=accept-rest]");
   const watch = stopwatch();
   const keys = new AbortController();
+  const closeup = chips.length ? watchCloseup(view.querySelector("#closeup")) : null;
   let current = beginning();
   let sending = Promise.resolve();
   let leaving = false;
@@ -34,6 +36,7 @@ export function watchGrid(view) {
     chips[current].classList.add("current");
     tabbable(chips[current], 0);
     if (focus) chips[current].focus({ preventScroll: false });
+    closeup.show(chips[current]);
     watch.restart();
   }
 
@@ -103,6 +106,7 @@ export function watchGrid(view) {
     if (!view.isConnected) { keys.abort(); return; }
     if (isTyping(event) || leaving) return;
     const chip = chips[current];
+    if (closeup?.key(event)) { event.preventDefault(); return; }
     const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns(), ArrowUp: -columns() };
     if (event.key in moves) { choose(current + moves[event.key]); event.preventDefault(); return; }
     // A key held down must not judge one label after the other.
@@ -113,6 +117,7 @@ export function watchGrid(view) {
     else if (key === "b" || key === "PageUp") go(view.dataset.previous);
     else if (!chip) return;
     else if (key === "A") acceptRest();
+    else if (key === "C" && !readOnly) sending = sending.then(takeClass);
     else if (key in KINDS) judge([chip], () => ({ kind: KINDS[key] }));
     else if (key === "p" && !readOnly) correct(chip);
     else if (key === "z" && !readOnly) sending = sending.then(undo);
@@ -122,7 +127,15 @@ export function watchGrid(view) {
     event.preventDefault();
   }, { signal: keys.signal });
 
+  // Accepts all labels like the current one, and goes on to those of them that are asked nevertheless.
+  async function takeClass() {
+    const taken = await record("classes", { label: Number(chips[current].dataset.label) });
+    if (!taken || !(await visit("labels?order=check&share=mine", "results"))) return;
+    tell(`${taken.accepted} alike labels accepted. ${taken.asked} of them are asked: if one is wrong, all are open again.`);
+  }
+
   view.querySelector("[data-action=accept-rest]")?.addEventListener("click", acceptRest);
+  view.querySelector("[data-action=accept-class]")?.addEventListener("click", () => { sending = sending.then(takeClass); });
   for (const chip of chips) {
     chip.addEventListener("click", (event) => {
       const kind = event.target.closest("[data-judge]")?.dataset.judge;

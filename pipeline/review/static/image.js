@@ -1,6 +1,6 @@
 // The image view: one label over its image, linked with its words, its triplet and its edge of the scene graph.
 import { askPredicate, isTyping } from "./dialogs.js";
-import { decide, judged, stopwatch, tell } from "./verdicts.js";
+import { decide, judged, record as send, stopwatch, tell } from "./verdicts.js";
 import { visit } from "./visits.js";
 
 const KINDS = { a: "accept", r: "reject", u: "unsure" };
@@ -17,6 +17,7 @@ export function watchImage(view) {
   // While a pair is corrected: the end that the next click sets, both ends, and the last click.
   let end = "object";
   let ends = {};
+  let adding = false;
   let last = { x: -99, y: -99, turn: 0 };
 
   // Links: a label stands for its two boxes, its triplet and its edge.
@@ -87,8 +88,8 @@ export function watchImage(view) {
     }
     view.querySelector("#try-result").textContent = `This choice keeps ${kept} of ${items.length} labels.`;
   }
-  form.addEventListener("input", tryChoice);
-  form.addEventListener("submit", (event) => event.preventDefault());
+  form?.addEventListener("input", tryChoice);
+  form?.addEventListener("submit", (event) => event.preventDefault());
 
   // Verdicts. Until the answer is there and the next label is on the screen, keys and buttons do nothing: what is judged is
   // what the reviewer sees.
@@ -124,7 +125,10 @@ export function watchImage(view) {
     if (!group.labels.includes(Number(chosen.dataset.label))) await go(group.address);
   }
 
-  function pick() {
+  function pick(isNew) {
+    if (!view.querySelector("#picking")) return;
+    adding = isNew;
+    view.querySelector("[data-action=none]").hidden = adding;
     view.classList.add("picking");
     view.querySelector("#picking").hidden = false;
     for (const box of view.querySelectorAll("g.box")) {
@@ -132,8 +136,9 @@ export function watchImage(view) {
       box.setAttribute("role", "radio");
     }
     light([], [], []);
-    ends = { subject: chosen.dataset.subject, object: chosen.dataset.object };
-    choosing("object");
+    const [first, second] = [...view.querySelectorAll("g.box")].map((box) => box.dataset.box);
+    ends = chosen ? { subject: chosen.dataset.subject, object: chosen.dataset.object } : { subject: first, object: second };
+    choosing(adding ? "subject" : "object");
   }
 
   function choosing(which) {
@@ -185,8 +190,37 @@ export function watchImage(view) {
   function record() {
     const changed = ENDS.filter((one) => ends[one] !== chosen.dataset[one]);
     if (ends.subject === ends.object) tell("Subject and object are the same box; choose another one.");
+    else if (adding) add();
     else if (!changed.length) tell("This is the label's own pair; choose another box, or reject the label.");
     else judge({ kind: "wrong_pair", ...Object.fromEntries(changed.map((one) => [one, Number(ends[one])])) });
+  }
+
+  async function add() {
+    const [subject, object] = ENDS.map((one) => view.querySelector(`g.box[data-box="${ends[one]}"]`).getAttribute("aria-label"));
+    const predicate = await askPredicate(`${subject} … ${object}`);
+    if (!predicate) return;
+    relate({ ...ends, predicate, kind: "accept" });
+  }
+
+  // Records a relation that no label names, or takes it back.
+  async function relate({ subject, object, predicate, kind }) {
+    const relation = { image: Number(view.dataset.image), subject: Number(subject), object: Number(object), predicate, kind };
+    if (await send("relations", relation)) await visit(location.pathname + location.search, "image");
+  }
+
+  // The caption's relation holds for no pair of this image: every label that says the same is rejected.
+  async function rejectAll() {
+    if (busy) return;
+    busy = true;
+    const alike = items.filter((item) => item === chosen || (item.dataset.words === chosen.dataset.words && !item.dataset.kind));
+    const labels = alike.map((item) => Number(item.dataset.label));
+    const seconds = watch.seconds() / labels.length;
+    const decided = await decide(labels.map((label) => ({ label, kind: "reject", seconds, queue: view.dataset.queue })));
+    busy = false;
+    if (!decided) return;
+    judged.push({ labels, address: location.pathname + location.search });
+    stopPicking();
+    if (view.dataset.next) await go(view.dataset.next);
   }
 
   view.addEventListener("wheel", (event) => {
@@ -202,7 +236,10 @@ export function watchImage(view) {
       return;
     }
     const action = event.target.closest("[data-action]")?.dataset.action;
-    if (action === "wrong_pair") pick();
+    if (action === "wrong_pair") pick(false);
+    else if (action === "add") pick(true);
+    else if (action === "none") rejectAll();
+    else if (action === "remove") relate({ ...event.target.dataset, kind: "undo" });
     else if (action === "swap") swap();
     else if (action === "record") record();
     else if (action === "stop") stopPicking();
@@ -232,6 +269,7 @@ export function watchImage(view) {
     if (picking && key === "s") choosing("subject");
     else if (picking && key === "o") choosing("object");
     else if (picking && key === "x") swap();
+    else if (picking && key === "n" && !adding) rejectAll();
     else if (picking && key === "Escape") stopPicking();
     else if (picking && event.target.matches("button") && (key === "Enter" || key === " ")) return;
     else if (picking && key === " " && event.target.matches("g.box")) picked(event.target);
@@ -242,10 +280,11 @@ export function watchImage(view) {
     else if (key === "b") go(view.dataset.previous);
     else if (key === "ArrowDown") neighbour(1);
     else if (key === "ArrowUp") neighbour(-1);
+    else if (key === "m") pick(true);
     else if (readOnly || !chosen) return;
     else if (key in KINDS) judge({ kind: KINDS[key] });
     else if (key === "p") correct();
-    else if (key === "w") pick();
+    else if (key === "w") pick(false);
     else if (key === "z") undo();
     else return;
     event.preventDefault();
@@ -255,7 +294,7 @@ export function watchImage(view) {
   if (chosen) chosen.parentElement.scrollTop = chosen.offsetTop - chosen.parentElement.offsetTop - chosen.offsetHeight;
   if (location.hash === "#wrong-pair" && chosen && !readOnly) {
     history.replaceState({}, "", location.pathname + location.search);
-    pick();
+    pick(false);
   }
   if (view.dataset.following) new Image().src = `pictures/${view.dataset.following}.jpg`;
 }

@@ -17,7 +17,7 @@ function begin() {
 // A narrow page has no room for the search beside its results.
 const narrow = matchMedia("(max-width: 1000px)");
 function foldSearch() {
-  for (const filters of document.querySelectorAll(".filters")) filters.open = !narrow.matches;
+  for (const filters of document.querySelectorAll(".filters:not(.folded)")) filters.open = !narrow.matches;
 }
 
 watchHelp();

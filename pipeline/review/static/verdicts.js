@@ -31,16 +31,23 @@ export async function decide(decisions) {
   }
 }
 
-// The server's answer to verdicts, or "refused" or "again" with the reason.
-async function send(decisions) {
+// Sends what is not a verdict on one label: a class, or a missing relation. Gives the answer, or null and says why.
+export async function record(address, body) {
+  const [outcome, text] = await post(address, body);
+  if (text) tell(text);
+  return text ? null : outcome;
+}
+
+// The server's answer to a request that records, or "refused" or "again" with the reason.
+async function post(address, body) {
   let answer;
   try {
-    answer = await fetch("verdicts", {
+    answer = await fetch(address, {
       method: "POST",
       // The verdict arrives even if the reviewer leaves the page at once.
       keepalive: true,
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ decisions }),
+      body: JSON.stringify(body),
     });
   } catch {
     return ["again", "The server can't be reached."];
@@ -48,6 +55,13 @@ async function send(decisions) {
   const said = await answer.json().catch(() => null);
   if (answer.status >= 500 || (answer.ok && !said)) return ["again", said?.error ?? "The server failed."];
   if (!answer.ok) return ["refused", said?.error ?? answer.statusText];
+  return [said];
+}
+
+async function send(decisions) {
+  const [said, text] = await post("verdicts", { decisions });
+  if (text) return [said, text];
+  if (said.reopened) tell(`This label is wrong: ${said.reopened} labels of its class are open again.`);
   for (const state of said.states) show(state);
   if (said.median_seconds !== null) {
     PACE.textContent = `${said.verdicts} verdicts, ${said.median_seconds.toFixed(1)} s each (median)`;
@@ -82,8 +96,7 @@ function show(state) {
     count((state.kind !== "") - (element.dataset.kind !== ""));
     element.dataset.kind = state.kind;
     element.querySelector(".correction").textContent = state.correction;
-    element.querySelector(".others").textContent = state.others
-      .map(([name, kind]) => `${name}: ${kind.replace("_", " ")}`).join(", ");
+    element.querySelector(".others").textContent = state.others.join(", ");
     if (element.dataset.name) {
       element.setAttribute("aria-label", [element.dataset.name, state.kind.replace("_", " "), state.correction].filter(Boolean).join(", "));
     }

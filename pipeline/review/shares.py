@@ -1,0 +1,73 @@
+"""Each reviewer's share of the images, in a table that searches join, and how far everyone is with the audit."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.labels.team import Team, read_team, write_team
+from pipeline.review.index import LIVE, ReviewIndex
+from pipeline.review.search import MINE
+
+NO_SEAT = -1
+"""Seat of those who are not in the team. They have no share, and settle what the others disagree on."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One reviewer's share of the audit. `name` is "" for a free seat."""
+
+    name: str
+    labels: int
+    judged: int
+
+
+class Shares:
+    """The shares of a team in an index. Without a team, every reviewer judges everything."""
+
+    def __init__(self, index: ReviewIndex, verdicts: Path) -> None:
+        self._index, self._verdicts = index, verdicts
+        self._lock = threading.Lock()
+        self.team = read_team(verdicts)
+        """None without a team."""
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Share out the images again after the run has changed."""
+        team = self.team or Team()
+        images = self._index.rows("SELECT image, digest FROM images")
+        places = [(row["image"], seat) for row in images for seat in team.seats(row["digest"] or "")]
+        table = pa.table({"image": [image for image, _ in places], "seat": [seat for _, seat in places]})
+        with self._index.cursor() as cursor:
+            cursor.register("placed", table.cast(pa.schema([("image", pa.int64()), ("seat", pa.int32())])))
+            cursor.execute(f"CREATE OR REPLACE TABLE {LIVE}.shares AS SELECT * FROM placed")
+            cursor.unregister("placed")
+
+    def seat(self, name: str) -> int:
+        """A reviewer's seat. Who comes while one is free takes it, for good."""
+        if self.team is None:
+            return 0
+        with self._lock:
+            joined = self.team.joined(name)
+            if joined is not self.team:
+                write_team(self._verdicts, joined)
+                self.team = joined
+        seat = joined.seat(name)
+        return NO_SEAT if seat is None else seat
+
+    def progress(self, viewer: str) -> list[Progress]:
+        """The audit of each seat's owner; of the viewer alone where there is no team."""
+        team = self.team or Team(members=(viewer,))
+        found = []
+        for seat in range(team.size):
+            name = team.members[seat] if seat < len(team.members) else ""
+            counted = self._index.rows(
+                f"SELECT count(*) AS labels, count(*) FILTER (relation IN ({MINE})) AS judged FROM relations "
+                f"JOIN audit USING (relation) JOIN {LIVE}.shares USING (image) WHERE audit.place < $most AND seat = $seat",
+                {"viewer": name, "most": team.labels, "seat": seat},
+            )
+            found.append(Progress(name, **counted[0]))
+        return found
