@@ -43,6 +43,11 @@ class Interval:
     resamples: int
     """Number of resamples in which the figure has a value."""
 
+    @property
+    def leaves_out_zero(self) -> bool:
+        """Whether a difference is told apart from none."""
+        return self.low > 0 or self.high < 0
+
 
 def bootstrap(
     metric: Metric[Name],

@@ -74,12 +74,11 @@ class PsgReader(Reader):
                 map(as_id, each) if isinstance(each, list) and len(each) == 3 else [None] * 3 for each in stated
             )
         ]
-        # Test images repeat relations, which the authors count once.
-        once = dict.fromkeys(keys)
-        relations, lost = self.related(once, places, dict(enumerate(self.predicates)), image_id)
-        rejects += lost + [Rejected(image_id, "relation duplicate", "")] * (len(keys) - len(once))
+        relations, lost = self.related(keys, places, dict(enumerate(self.predicates)), image_id)
+        once = dict.fromkeys(relations)  # as the authors count relations that an image repeats
+        rejects += lost + [Rejected(image_id, "relation duplicate", "")] * (len(relations) - len(once))
         size = as_size(entry.get("width")), as_size(entry.get("height"))
-        return self.record(image_id, self.place(name), size, boxes, relations, rejects)
+        return self.record(image_id, self.place(name), size, boxes, once, rejects)
 
     def _box(self, entry: Any) -> Box | str:
         """The box, or the reason to reject it. Categories count things, then stuff, from 0."""

@@ -52,7 +52,7 @@ def read_detections(
     *,
     allow_missing: bool = False,
     drop_faulty: bool = False,
-    per_image: int = 100,
+    per_image: int | None = 100,
     allowed: NDArray[np.bool_] | None = None,
 ) -> DetectionSet:
     """Reads a file of detections.
@@ -100,7 +100,7 @@ def _head(path: Path) -> bytes:
 
 
 def _read_list(
-    content: DetectionsContent, truth: GroundTruth, per_image: int, allowed: NDArray[np.bool_] | None
+    content: DetectionsContent, truth: GroundTruth, per_image: int | None, allowed: NDArray[np.bool_] | None
 ) -> None:
     """Reads a JSON list, whose first entry tells its format."""
     entries = stream_rows(content.path, EXPECTED)

@@ -36,7 +36,7 @@ def read_score_matrices(
     content: DetectionsContent,
     entries: Iterable[Any],
     truth: GroundTruth,
-    per_image: int,
+    per_image: int | None,
     allowed: NDArray[np.bool_] | None,
 ) -> None:
     """Reads each image's `per_image` best scores of those that `allowed` (objects × predicates) permits.
@@ -92,7 +92,7 @@ def _permitted(allowed: NDArray[np.bool_], names: Sequence[str], truth: GroundTr
 
 
 def _best(
-    content: DetectionsContent, row: int, found: _Scored, per_image: int, permitted: NDArray[np.bool_] | None
+    content: DetectionsContent, row: int, found: _Scored, per_image: int | None, permitted: NDArray[np.bool_] | None
 ) -> DetectionColumns:
     """The highest scores of an image."""
     boxes, labels, scores, subjects, objects = found
