@@ -299,7 +299,6 @@ def _scored(
     benchmark: Benchmark, name: str, path: Path, truth: GroundTruth, faults: Faults, options: Options
 ) -> Scored:
     allowed = None if options.validity is None else options.validity.T > 0
-    # Where a pair has one predicate, its best may come after hundreds of another pair's.
     per_image = None if benchmark in ("vg", "vrd") else 100
     found = read_detections(path, truth, **faults._asdict(), per_image=per_image, allowed=allowed)
     truth, predicted, true = found.truth, found.relations, found.truth.relations

@@ -165,9 +165,23 @@ def _found_at(predicted: Relations, truth: Relations, rules: SceneGraphRules) ->
 
     The first row is with the graph constraint, the second without.
     """
+    found = np.full((2, len(truth)), np.iinfo(np.int64).max)
+    _find(predicted, truth, rules, found, np.zeros(len(predicted), bool))
+    return found
+
+
+def that_count(predicted: Relations) -> Flags:
+    """Marks the predictions that can count for a figure of Visual Genome or VRD, some hundreds of an image at most."""
+    used = np.zeros(len(predicted), bool)
+    truth = predicted.take(np.zeros(0, np.int64))
+    for rules in (SceneGraphRules(), SceneGraphRules(same_object=None), SceneGraphRules(official=True)):
+        _find(predicted, truth, rules, np.zeros((2, 0), np.int64), used)
+    return used
+
+
+def _find(predicted: Relations, truth: Relations, rules: SceneGraphRules, found: Integers, used: Flags) -> None:
     from pipeline.evaluation.loops import find_in_graphs  # Numba takes half a second to load
 
-    found = np.full((2, len(truth)), np.iinfo(np.int64).max)
     same = np.inf if rules.official or rules.same_object is None else rules.same_object
     bounds = [np.searchsorted(each.image, np.arange(each.images + 1)) for each in (predicted, truth)]
     columns, true_columns = (
@@ -180,6 +194,5 @@ def _found_at(predicted: Relations, truth: Relations, rules: SceneGraphRules) ->
     )
     find_in_graphs(
         *(bounds[0], np.asarray(scores_of(predicted), np.float64), *columns, bounds[1], *true_columns),
-        *(rules.overlap, same, rules.official, max(rules.limits), int(np.diff(bounds[0]).max(initial=0)), found),
+        *(rules.overlap, same, rules.official, max(rules.limits), int(np.diff(bounds[0]).max(initial=0)), found, used),
     )
-    return found
