@@ -222,7 +222,8 @@ def evaluate(
     faults, further = Faults(allow_missing, drop_faulty), further_files(files or [])
     models = dict(zip(_names(detections), detections, strict=True))
     compared, findings = len(models) > 1, ""
-    with Progress(console=Console(stderr=True), disable=as_json, transient=True) as progress:
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, disable=as_json or not terminal.is_terminal, transient=True) as progress:
         bar = progress.add_task("intervals", visible=False)
         options = Options(
             official=official,

@@ -369,9 +369,8 @@ def _figures(
     images: int,
     options: Options,
 ) -> tuple[Figure, ...]:
-    found = bootstrap(
-        lambda chosen: measured(chosen).figures, images, resamples=options.resamples, report=options.report
-    )
+    resamples = options.resamples if images else 0
+    found = bootstrap(lambda chosen: measured(chosen).figures, images, resamples=resamples, report=options.report)
     return tuple(_figure(name, labels.get(name, name), each, official.get(name)) for name, each in found.items())
 
 
