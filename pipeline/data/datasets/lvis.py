@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.data.datasets.coco import CocoReader
-from pipeline.data.datasets.record import ImageRecord
 
 
 class LvisReader(CocoReader):
@@ -18,8 +18,9 @@ class LvisReader(CocoReader):
     def _category(self, name: str) -> str:
         return name.strip().replace("_", " ")
 
-    def _record(self, entry: Any, seen: set[int]) -> ImageRecord | None:
-        url = entry.get("coco_url") if isinstance(entry, dict) else None
-        if isinstance(url, str):
-            entry = {**entry, "file_name": str(PurePosixPath(*PurePosixPath(url).parts[-2:]))}
-        return super()._record(entry, seen)
+    def _entries(self) -> Iterator[tuple[str, Any]]:
+        for name, entry in super()._entries():
+            if name == "images" and isinstance(entry, dict):
+                parts = PurePosixPath(str(entry.get("coco_url"))).parts
+                entry = {"file_name": str(PurePosixPath(*parts[-2:])), **entry}
+            yield name, entry
