@@ -25,7 +25,6 @@ from pipeline.data.images.refs import ImageFolder
 from pipeline.evaluation import benchmark as benchmarks
 from pipeline.evaluation.anatomy import AnatomyRules, dissect
 from pipeline.evaluation.benchmark import Evaluated, Options, numbered_triplets
-from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.comparison import Comparison, Model, compare
 from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.detections.plausible import refuse_implausible
@@ -484,10 +483,5 @@ def _compared_table(comparison: Comparison) -> Table:
         table.add_column(head, justify="right")
     for row in comparison.figures:
         values = (f"{value:.4f}" for value in row.values)
-        table.add_row(row.name, *values, *map(_difference, row.differences))
+        table.add_row(row.name, *values, *(each.text("{:+.4f}".format) for each in row.differences))
     return table
-
-
-def _difference(found: Interval) -> str:
-    interval = "" if found.low != found.low else f" ({found.low:+.4f} to {found.high:+.4f})"
-    return f"{found.value:+.4f}{interval}"

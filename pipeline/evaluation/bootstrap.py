@@ -48,6 +48,11 @@ class Interval:
         """Whether a difference is told apart from none."""
         return self.low > 0 or self.high < 0
 
+    def text(self, form: Callable[[float], str]) -> str:
+        """The value and, if there are any, the bounds, each in a form."""
+        bounds = "" if np.isnan(self.low) else f" ({form(self.low)} to {form(self.high)})"
+        return form(self.value) + bounds
+
 
 def bootstrap(
     metric: Metric[Name],

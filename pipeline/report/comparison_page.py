@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.comparison import OVERLAPS, RECALLS, Comparison
 from pipeline.report.charts import Chart, Line, Series, lay_out, line_style
 from pipeline.report.evaluation_page import FILTERS, TITLES
@@ -28,7 +27,7 @@ def write_comparison_page(comparison: Comparison, page: Path) -> None:
     text = render_page(
         "comparison.html",
         ("report.css", "evaluation.css"),
-        {**FILTERS, "difference": _difference},
+        {**FILTERS, "difference": lambda found: found.text(FILTERS["signed"])},
         title=TITLES.get(comparison.benchmark, comparison.benchmark),
         found=comparison,
         legend=[(name, line_style(number)) for number, name in enumerate(comparison.models)],
@@ -49,13 +48,3 @@ def _chart(title: str, models: Sequence[str], curves: Sequence[tuple[np.ndarray,
         shown = np.nan_to_num(values[: len(steps)])
         lines.append((Line(name, line_style(number), "", float(shown[-1])), Series(name, steps, shown)))
     return lay_out(title, lines)
-
-
-def _difference(interval: Interval) -> str:
-    """The difference in percent, with its interval."""
-    value, low, high = (
-        f"{100 * each:+.2f}".replace("-", "−") for each in (interval.value, interval.low, interval.high)
-    )
-    if math.isnan(interval.value):
-        return "–"
-    return value if math.isnan(interval.low) else f"{value} ({low} to {high})"

@@ -61,13 +61,17 @@ def test_relations_in_the_file_and_beside_it_are_joined(tmp_path: Path) -> None:
 def test_lvis_names_images_by_their_address(tmp_path: Path) -> None:
     save_picture(tmp_path / "val2017/000000000007.jpg")
     content = {
-        "images": [{"id": 7, "coco_url": "http://images.cocodataset.org/val2017/000000000007.jpg", **SIZE}],
+        "images": [
+            {"id": 7, "coco_url": "http://images.cocodataset.org/val2017/000000000007.jpg", **SIZE},
+            {"id": 8, **SIZE},
+        ],
         "annotations": [{"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 2, 30, 40], "segmentation": []}],
         "categories": [{"id": 2, "name": "alarm_clock", "synset": "alarm_clock.n.01", "frequency": "f"}],
     }
     path = save_json(tmp_path / "lvis_v1_val.json", content)
-    _, (record,) = read_all(DataSource(name="lvis", format="lvis", images=tmp_path, annotations=path))
+    reader, (record,) = read_all(DataSource(name="lvis", format="lvis", images=tmp_path, annotations=path))
     assert record.boxes == (Box("alarm clock", 1, 2, 30, 40, False, 1),) and record.path.is_file()
+    assert [(reject.image_id, reject.reason) for reject in reader.rejects] == [(8, "file name not usable")]
 
 
 def test_objects365_v1_lies_in_one_folder(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.data.datasets.coco import CocoReader
@@ -20,7 +19,5 @@ class LvisReader(CocoReader):
 
     def _entries(self) -> Iterator[tuple[str, Any]]:
         for name, entry in super()._entries():
-            if name == "images" and isinstance(entry, dict):
-                parts = PurePosixPath(str(entry.get("coco_url"))).parts
-                entry = {"file_name": str(PurePosixPath(*parts[-2:])), **entry}
-            yield name, entry
+            url = entry.get("coco_url") if name == "images" and isinstance(entry, dict) else None
+            yield name, {"file_name": "/".join(url.split("/")[-2:]), **entry} if isinstance(url, str) else entry
