@@ -25,7 +25,6 @@ from pipeline.data.images.refs import ImageFolder
 from pipeline.evaluation import benchmark as benchmarks
 from pipeline.evaluation.anatomy import AnatomyRules, dissect
 from pipeline.evaluation.benchmark import Evaluated, Options, numbered_triplets
-from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.comparison import Comparison, Model, compare
 from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.detections.plausible import refuse_implausible
@@ -253,8 +252,9 @@ def score(
     root = None if images is None else open_folder(images if "://" in images else Path(images))
     faults, further = Faults(allow_missing, drop_faulty), further_files(files or [])
     models = dict(zip(_names(detections), detections, strict=True))
-    compared, findings, console = len(models) > 1, "", Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+    compared, findings = len(models) > 1, ""
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, disable=as_json or not terminal.is_terminal, transient=True) as progress:
         bar = progress.add_task("intervals", visible=False)
         options = Options(
             official=official,
@@ -274,6 +274,7 @@ def score(
                     known_object=known_object,
                     boxes_given=boxes_given,
                     absent_as_zero=absent_as_zero,
+                    masks=format_name == "psg",
                     seen=None if seen is None else _seen(seen, truth),
                     verified=None if verified is None else _verified(verified, further["classes"], truth),
                 )
@@ -327,7 +328,8 @@ def _scored(
     benchmark: Benchmark, name: str, path: Path, truth: GroundTruth, faults: Faults, options: Options
 ) -> Scored:
     allowed = None if options.validity is None else options.validity.T > 0
-    found = read_detections(path, truth, **faults._asdict(), allowed=allowed)
+    per_image = None if benchmark in ("vg", "vrd") else 100
+    found = read_detections(path, truth, **faults._asdict(), per_image=per_image, allowed=allowed)
     truth, predicted, true = found.truth, found.relations, found.truth.relations
     names = truth.objects, truth.predicates
     refuse_implausible(path, predicted, true, truth.sizes, *names)
@@ -510,10 +512,5 @@ def _compared_table(comparison: Comparison) -> Table:
         table.add_column(head, justify="right")
     for row in comparison.figures:
         values = (f"{value:.4f}" for value in row.values)
-        table.add_row(row.name, *values, *map(_difference, row.differences))
+        table.add_row(row.name, *values, *(each.text("{:+.4f}".format) for each in row.differences))
     return table
-
-
-def _difference(found: Interval) -> str:
-    interval = "" if found.low != found.low else f" ({found.low:+.4f} to {found.high:+.4f})"
-    return f"{found.value:+.4f}{interval}"

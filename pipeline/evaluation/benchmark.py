@@ -62,6 +62,8 @@ class Options:
     """Visual Genome: PredCls or SGCls"""
     absent_as_zero: bool = False
     """Visual Genome: whether predicates that the truth lacks count as 0 in mean recall; they are left out otherwise"""
+    masks: bool = False
+    """Visual Genome: whether the ground truth has masks (PSG), of which only the boxes are known"""
     verified: Integers | None = None
     """Open Images: M×2 verified image-level labels, as in `match_challenge`"""
     resamples: int = RESAMPLES
@@ -77,6 +79,7 @@ class Options:
             "Duplicates are not suppressed.": not self.suppression,
             "Boxes were given (PredCls, SGCls).": self.boxes_given,
             "Predicates that the truth lacks count as 0 in mean recall.": self.absent_as_zero,
+            "Relations are found by boxes, where PSG's own figures are by masks.": self.masks,
         }
         return tuple(rule for rule, holds in named.items() if holds)
 
@@ -374,9 +377,8 @@ def _figures(
     images: int,
     options: Options,
 ) -> tuple[Figure, ...]:
-    found = bootstrap(
-        lambda chosen: measured(chosen).figures, images, resamples=options.resamples, report=options.report
-    )
+    resamples = options.resamples if images else 0
+    found = bootstrap(lambda chosen: measured(chosen).figures, images, resamples=resamples, report=options.report)
     return tuple(_figure(name, labels.get(name, name), each, official.get(name)) for name, each in found.items())
 
 
