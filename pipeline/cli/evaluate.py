@@ -254,7 +254,7 @@ def score(
     models = dict(zip(_names(detections), detections, strict=True))
     compared, findings = len(models) > 1, ""
     terminal = Console(stderr=True)
-    with Progress(console=terminal, disable=as_json or not terminal.is_terminal, transient=True) as progress:
+    with Progress(console=terminal, disable=not terminal.is_terminal, transient=True) as progress:
         bar = progress.add_task("intervals", visible=False)
         options = Options(
             official=official,
