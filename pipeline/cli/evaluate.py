@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from pipeline.cli.options import AsJson, Files, further_files
+from pipeline.cli.options import AsJson, Files, further_files, printed
 from pipeline.data.datasets.annotations import read_json, rows
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.open_images import image_labels
@@ -138,7 +138,40 @@ def _write_report(
     write_atomic(folder / "evaluation.json", summary.as_json().encode())
 
 
-def evaluate(
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of detections under the rules of a benchmark."""
+
+    benchmark: str
+    rules: tuple[str, ...]
+    """The rules that differ from the usual ones, in words."""
+    figures: tuple[Figure, ...]
+    findings: str
+    """What was left out or looks wrong, in words."""
+    report: Path | None
+    """The page, if a folder was named for it."""
+    comparison: Comparison | None
+    """Of the first of several models, whose figures these are, with the others."""
+
+    def as_json(self) -> str:
+        """The comparison, or the figures, with null for those that the ground truth does not define."""
+        if self.comparison is not None:
+            return self.comparison.as_json()
+        figures = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in self.figures]
+        return json.dumps({"benchmark": self.benchmark, "rules": self.rules, "figures": figures}, allow_nan=False)
+
+    def print(self, console: Console) -> None:
+        """Prints findings, rules, and the comparison or figures."""
+        if self.findings:
+            console.print(self.findings, markup=False)
+        for rule in self.rules:
+            console.print(rule, markup=False)
+        console.print(_table(self.figures) if self.comparison is None else _compared_table(self.comparison))
+        if self.report is not None:
+            console.print(f"Report: {self.report}", markup=False)
+
+
+def score(
     benchmark: Annotated[
         Benchmark, typer.Argument(metavar="BENCHMARK", help="hico-det, vcoco, open-images, vrd or vg.")
     ],
@@ -206,8 +239,7 @@ def evaluate(
     images: Annotated[
         str | None, typer.Option("--images", help="The images' folder, for images in the report, and for sizes.")
     ] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Evaluation:
     """Score a file of detections, whoever made it, by the rules of a public benchmark."""
     given = {
         "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
@@ -220,9 +252,8 @@ def evaluate(
     root = None if images is None else open_folder(images if "://" in images else Path(images))
     faults, further = Faults(allow_missing, drop_faulty), further_files(files or [])
     models = dict(zip(_names(detections), detections, strict=True))
-    compared, findings = len(models) > 1, ""
-    terminal = Console(stderr=True)
-    with Progress(console=terminal, disable=as_json or not terminal.is_terminal, transient=True) as progress:
+    compared, findings, console = len(models) > 1, "", Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         bar = progress.add_task("intervals", visible=False)
         options = Options(
             official=official,
@@ -268,22 +299,19 @@ def evaluate(
             else:
                 setting = options.split.name if options.split and options.split.name in PUBLISHED else "full"
                 _write_report(report_folder, benchmark, scored[0], root, setting, options)
-    figures = scored[0].model.evaluated.figures
-    if as_json and compared:
-        print(comparison.as_json())
-        return
+    page = None if report_folder is None else report_folder / "index.html"
+    figures = tuple(scored[0].model.evaluated.figures)
+    return Evaluation(benchmark, options.named_rules, figures, findings, page, comparison if compared else None)
+
+
+def _print(evaluation: Evaluation, as_json: AsJson = False) -> None:
     if as_json:
-        values = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in figures]
-        print(json.dumps({"benchmark": benchmark, "rules": options.named_rules, "figures": values}, allow_nan=False))
-        return
-    console = Console(highlight=False, soft_wrap=True)
-    if findings:
-        console.print(findings, markup=False)
-    for rule in options.named_rules:
-        console.print(rule, markup=False)
-    console.print(_compared_table(comparison) if compared else _table(figures))
-    if report_folder is not None:
-        console.print(f"Report: {report_folder / 'index.html'}", markup=False)
+        print(evaluation.as_json())
+    else:
+        evaluation.print(Console(highlight=False, soft_wrap=True))
+
+
+evaluate = printed(score, _print)
 
 
 def _names(files: Sequence[Path]) -> list[str]:

@@ -122,6 +122,19 @@ class Evaluated:
     """What the classes' scores are"""
 
 
+class Metric(Protocol):
+    """What is registered as a metric: figures besides those of HICO-DET.
+
+    A metric of another package has a `version`, to be raised whenever the same relations would give other figures.
+    """
+
+    def __call__(
+        self, predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options
+    ) -> Evaluated:
+        """Scores the relations of all images. `predicates`: names, which the relations number."""
+        ...
+
+
 def hico_det(
     predicted: Relations, truth: Relations, objects: Sequence[str], predicates: Sequence[str], options: Options
 ) -> Evaluated:
@@ -329,11 +342,6 @@ def vcoco(predicted: VcocoDetections, truth: VcocoTruth, options: Options) -> Ev
     return Evaluated(figures, classes, role_precision, _LABELS["role_1"], measured)
 
 
-FURTHER: Mapping[str, Callable[[Relations, Relations, Sequence[str], Options], Evaluated]] = {
-    "open_images": open_images,
-    "scene_graphs": visual_genome,
-}
-"""The metrics that `evaluate.metrics` of a recipe adds to HICO-DET's."""
 _LABELS = {
     "full": "mAP",
     "rare": "mAP, rare",

@@ -104,7 +104,7 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
         last = standing.get(one.label, {}).get(reviewer)
         if last is not None and last.queue == ADJUDICATION:
             one.queue = ADJUDICATION
-        elif last is not None and one.queue == ADJUDICATION:
+        elif one.queue == ADJUDICATION and last is not None and last.queue != CLASS:
             raise ValueError("you have judged this label yourself; somebody else must settle it")
         verdict = _verdict(state, labels[one.label], one, reviewer)
         if not _stands(verdict, last):

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from pipeline.data.datasets.annotations import (
     NO_IMAGE,
@@ -39,6 +39,8 @@ class CocoReader(Reader):
 
     The file is read once, with its lists in any order. Boxes are spilled to disk until their image's turn.
     """
+
+    files: ClassVar = {"annotations": "JSON", "relations": "JSON"}
 
     def _records(self) -> Iterator[ImageRecord]:
         with (
