@@ -23,4 +23,7 @@ from pipeline.stages.labellers import LabellerPlugin as LabellerPlugin
 from pipeline.stages.labellers import OpenLabeller as OpenLabeller
 from storage.errors import FatalError as FatalError
 from storage.errors import RetryableError as RetryableError
+from tagger.labelling.calibration import Stack as Stack
 from tagger.labelling.tagging_image import Labels as Labels
+from tagger.labelling.tagging_image import TaggingImage as TaggingImage
+from tagger.relation import Relation as Relation

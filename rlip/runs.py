@@ -129,7 +129,8 @@ class Run:
         return pa.Table.from_batches(batches, schema)
 
     def explain(self, image: int | str) -> Explanation:
-        """How the labels of an image came about. `image`: its id, dataset and id ("coco/42"), or file name."""
+        """How the labels of an image came about, to be printed; its `draw(out)` draws those that are kept, and `trace` has
+        the rows. `image`: its id, dataset and id ("coco/42"), or file name."""
         return Explanation(self._run, trace_of(self._run, str(image)))
 
     def report(self, folder: str | Path | None = None, pictures: int = 24, seed: int = 0) -> Path:

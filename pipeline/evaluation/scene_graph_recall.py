@@ -152,15 +152,15 @@ def _find(predicted: Relations, truth: Relations, rules: SceneGraphRules, found:
 
     same = np.inf if rules.official or rules.same_object is None else rules.same_object
     bounds = [np.searchsorted(each.image, np.arange(each.images + 1)) for each in (predicted, truth)]
+    # Numba would compile the loop anew for arrays of another kind.
     columns, true_columns = (
         (
-            np.ascontiguousarray(each.subject_boxes, np.float64),
-            np.ascontiguousarray(each.object_boxes, np.float64),
-            *(each.subject_labels, each.object_labels, each.predicates),
+            *(np.ascontiguousarray(boxes, np.float64) for boxes in (each.subject_boxes, each.object_boxes)),
+            *(np.ascontiguousarray(c, np.int64) for c in (each.subject_labels, each.object_labels, each.predicates)),
         )
         for each in (predicted, truth)
     )
     find_in_graphs(
-        *(bounds[0], np.asarray(scores_of(predicted), np.float64), *columns, bounds[1], *true_columns),
+        *(bounds[0], np.ascontiguousarray(scores_of(predicted), np.float64), *columns, bounds[1], *true_columns),
         *(rules.overlap, same, rules.official, max(rules.limits), int(np.diff(bounds[0]).max(initial=0)), found, used),
     )
