@@ -133,7 +133,7 @@ export function watchGrid(view) {
   async function takeClass() {
     const taken = await record("classes", { label: Number(chips[current].dataset.label) });
     if (!taken || !(await visit("labels?order=check&share=mine", "results"))) return;
-    tell(`${taken.accepted} alike labels accepted. ${taken.asked} of them are asked: if one is wrong, all are open again.`);
+    tell(`Accepted: ${taken.accepted}. To check: ${taken.asked}; if one is wrong, the class is open again.`);
   }
 
   view.querySelector("[data-action=accept-rest]")?.addEventListener("click", acceptRest);
