@@ -29,6 +29,7 @@ COPY scenes scenes
 COPY models models
 COPY tagger tagger
 COPY pipeline pipeline
+COPY rlip rlip
 COPY flows flows
 COPY recipes recipes
 # Editable: deployments name flows by their path in this folder.

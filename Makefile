@@ -82,7 +82,7 @@ lint: dev ## check style, types and import arrows
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-reference: dev ## write docs/cli.md and docs/settings.md from the code
+reference: dev ## write docs/api.md, docs/cli.md and docs/settings.md from the code
 	$(BIN)/python docs/reference.py
 
 bench: dev ## measure speed and memory beside peers, as a table and as JSON

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import Row, parser, run
+from pipeline.captioning.captioner import find_captioner
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.stages.caption import open_captioner
 from scenes.names import CANONICAL, SYMMETRIC, WORLD_CATEGORIES
 from scenes.scene import render
 from scenes.world import make_scene
@@ -48,7 +48,7 @@ def measure(given: Namespace) -> Iterator[Row]:
     """Yields precision and recall of the triplets of all captions."""
     torch.set_num_threads(1)
     scenes = [make_scene(given.seed, i) for i in range(given.scenes)]
-    captioner = open_captioner(CaptionSettings(model=str(given.model), draws=given.draws, top_k=given.top_k))
+    captioner = find_captioner(CaptionSettings(model=str(given.model), draws=given.draws, top_k=given.top_k)).open()
     drawn = captioner.caption([render(scene) for scene in scenes], range(given.scenes))
     stated, unnamed = parsed([caption.text for captions in drawn for caption in captions])
     total = right = planted = found = 0

@@ -1,4 +1,4 @@
-"""Writes docs/cli.md and docs/settings.md from the code: `python docs/reference.py`. A test holds the pages to the code."""
+"""Writes docs/cli.md, docs/settings.md and docs/api.md from the code: `python docs/reference.py`. A test compares them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,17 @@ import typer
 from pydantic import BaseModel
 from pydantic._internal._docs_extraction import extract_docstrings_from_cls
 
+import rlip
+from pipeline.captioning.captioner import Captioner, CaptionerPlugin
 from pipeline.cli.app import COMMANDS, app, declared
+from pipeline.data.datasets.reader import Reader
+from pipeline.detection.detector import Detector
+from pipeline.evaluation.benchmark import Metric
+from pipeline.interop.export_run import Writer
 from pipeline.run.recipe import Recipe
+from pipeline.runtime.plugins import RequireName, load_plugin, plugin_names
+from pipeline.runtime.settings import Settings
+from pipeline.stages.labellers import Labeller, LabellerPlugin
 
 HERE = Path(__file__).parent
 MADE = "<!-- Made by `python docs/reference.py` from the code. -->"
@@ -68,7 +77,69 @@ def settings_page() -> str:
             for name, *rest in _fields(model)
             if _section_of(rest[0]) is None and inherited.get(name) != rest
         ]
+    for group, section in (("captioners", "caption"), ("labellers", "tag"), ("detectors", "detect")):
+        for name in plugin_names(group):
+            options = getattr(load_plugin(group, name), "Options", Settings)
+            if options.model_fields:
+                lines += ["", f"## {section}.options", "", " ".join((inspect.getdoc(options) or "").split()), ""]
+                lines += [_setting(each, *rest, keyed=True) for each, *rest in _fields(options)]
     return "\n".join(lines) + "\n"
+
+
+PLUGINS = {
+    "captioners": (CaptionerPlugin, Captioner), "labellers": (LabellerPlugin, Labeller), "detectors": (Detector,),
+    "datasets": (Reader,), "exports": (Writer,), "metrics": (Metric,),
+}  # fmt: skip
+"""Group of entry points → what is registered there, and what that opens."""
+
+
+def api_page() -> str:
+    """The names of `rlip`, and the protocols of plug-ins."""
+    lines = [
+        MADE, "", "# Python", "",
+        "`import rlip` loads nothing else; a name is imported when it is first used. Input that can't be used raises",
+        "`rlip.Error`, whose message says what to do. Tables are pyarrow's; `.to_pandas()` converts them. In a notebook,",
+        "runs and stores show as tables, predictions and explanations as drawn images, and progress as bars if ipywidgets",
+        "is installed.",
+    ]  # fmt: skip
+    for name in rlip.__all__:
+        found = getattr(rlip, name)
+        if inspect.isfunction(found):
+            lines += ["", f"## rlip.{name}", "", f"    rlip.{name}{_signature(found)}", "", _doc(found)]
+    for name in rlip.__all__:
+        found = getattr(rlip, name)
+        if inspect.isclass(found):
+            lines += ["", f"## rlip.{name}", "", _doc(found), *_members(found)]
+    lines += [
+        "", "## Plug-ins", "",
+        "A package registers what it adds in a group of entry points, under the name that recipes and commands use.",
+        "[examples/plugin](../examples/plugin) adds a captioner and an export. `rlip.plugins` has the classes below and what",
+        "their methods take and return.",
+    ]  # fmt: skip
+    for group, classes in PLUGINS.items():
+        lines += ["", f"### rlip.{group}", "", f"Registered by this project: {', '.join(plugin_names(group))}."]
+        for each in classes:
+            lines += ["", f"`{each.__name__}`: {_doc(each)}", *_members(each)]
+    return "\n".join(lines) + "\n"
+
+
+def _members(of: type[Any]) -> Iterator[str]:
+    """A list of what a class documents: its methods in order, and its fields."""
+    meanings = extract_docstrings_from_cls(of, use_inspect=True)
+    yield ""
+    yield from (f"- `{name}`: {' '.join(text.split())}" for name, text in meanings.items())
+    for name in dict.fromkeys(name for base in reversed(of.__mro__[:-1]) for name in vars(base)):
+        member = inspect.getattr_static(of, name)
+        function = getattr(member, "__func__", member)
+        is_public = not name.startswith("_") or name == "__call__" or getattr(member, "__isabstractmethod__", False)
+        if is_public and inspect.isfunction(function) and inspect.getdoc(function):
+            yield f"- `{name}{_signature(function)}`: {_doc(function)}"
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    """The parameters of a function, without `self` and what it returns if that is nothing."""
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(function)))
+    return re.sub(r"^\((self|cls)(, )?", "(", text).removesuffix(" -> None")
 
 
 def _commands(group: typer.Typer, prefix: str) -> Iterator[tuple[str, Callable[..., None]]]:
@@ -161,10 +232,18 @@ def _setting(name: str, annotation: Any, default: Any, description: str, runtime
     if default in (None, "", "required", ()):
         type_ = ["required"] * (default == "required") + [_type(annotation)] * (get_origin(annotation) is not Literal)
         return f"- `{name}` ({', '.join(type_)}){decides}: {text}"
-    others = [value for value in get_args(annotation) if value != default] if get_origin(annotation) is Literal else []
+    others = [value for value in _choices(annotation) if value != default]
     named = all(re.search(rf"\b{value}\b", text) for value in others)
     choices = "" if named else f" (or {', '.join(map(str, others))})"
     return f"- `{name} = {_toml(default)}`{choices}{decides}: {text}"
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """What a setting can be: the values of a Literal, or the names of plug-ins."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    groups = [each.func.group for each in getattr(annotation, "__metadata__", ()) if isinstance(each.func, RequireName)]
+    return tuple(name for group in groups for name in plugin_names(group))
 
 
 def _type(annotation: Any) -> str:
@@ -207,3 +286,4 @@ def _code(value: Any) -> str:
 if __name__ == "__main__":
     (HERE / "cli.md").write_text(cli_page(), encoding="utf-8")
     (HERE / "settings.md").write_text(settings_page(), encoding="utf-8")
+    (HERE / "api.md").write_text(api_page(), encoding="utf-8")

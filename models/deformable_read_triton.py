@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 from collections.abc import Sequence
 from functools import cache
 from math import gcd
@@ -25,6 +26,9 @@ MOST_PROGRAMS = 2**16 - 1
 """CUDA's limit for the second axis of a grid."""
 LARGEST_NUMBER = 2**30
 """One more than indices may reach, which have 32 bits within the kernels."""
+
+OFF = "RLIP_TRITON=0"
+"""What the environment has where the kernels should not be used."""
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +80,7 @@ def _unfit_inputs(
 @torch.compiler.assume_constant_result
 def unfit_machine(device: int | None) -> str | None:
     """Says why the kernels can't run on a CUDA device, or None if they can."""
-    return _unfit_machine(device)
+    return f"the environment has {OFF}" if os.environ.get("RLIP_TRITON") == "0" else _unfit_machine(device)
 
 
 @cache

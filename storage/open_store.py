@@ -61,8 +61,13 @@ def local_folder(address: Address) -> Path:
 
     if not is_remote(address):
         return Path(fsspec.filesystem("file")._strip_protocol(text))
+    return cache_folder() / folder_name(text.rstrip("/"))
+
+
+def cache_folder() -> Path:
+    """The folder of this machine's copies: RLIP_CACHE, or else `rlip` in the user's cache folder."""
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("RLIP_CACHE") or Path(caches) / "rlip") / folder_name(text.rstrip("/"))
+    return Path(os.environ.get("RLIP_CACHE") or Path(caches) / "rlip")
 
 
 def is_remote(address: Address) -> bool:

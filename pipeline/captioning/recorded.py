@@ -75,7 +75,7 @@ class RecordedCaptioner:
         if not isinstance(entry.text, str):
             self.rejects.append(Rejected(image_id, "caption not text", shown(entry.text)))
             return
-        text = _clean(entry.text)
+        text = clean(entry.text)
         if not text or len(text) > LONGEST_TEXT:
             self.rejects.append(Rejected(image_id, "caption too long" if text else "caption empty", text[:200]))
             return
@@ -147,7 +147,7 @@ def _listed(texts: Any) -> list[Any]:
     return texts if isinstance(texts, list) else [texts]
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """The text with single blanks, without control and other invisible characters."""
     spaced = (" " if unicodedata.category(c) == "Cc" else c for c in text)
     return " ".join("".join(c for c in spaced if not unicodedata.category(c).startswith("C")).split())

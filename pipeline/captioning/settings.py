@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.runtime.devices import best_precision
+from pipeline.runtime.plugins import PluginOptions, RequireName
 from pipeline.runtime.settings import Settings, data_file, file_read, runtime
 
-CaptionerName = Literal["blip", "lavis", "recorded"]
 Decoding = Literal["nucleus", "beam"]
 
 
 class CaptionSettings(Settings):
     """How images are captioned. Defaults are the authors': ten nucleus draws per image (docs/labels.md, Decoding)."""
 
-    captioner: CaptionerName = "blip"
-    """What makes captions. blip: BLIP in transformers; lavis: BLIP in LAVIS; recorded: files of captions."""
+    captioner: Annotated[str, AfterValidator(RequireName("captioners"))] = "blip"
+    """What makes captions. blip: BLIP in transformers; lavis: BLIP in LAVIS; recorded: files of captions; openai: a
+    vision-language model behind an HTTP endpoint (docs/labels.md). Other packages
+    can add captioners (docs/api.md)."""
+    options: PluginOptions = runtime(PluginOptions())
+    """Settings of a captioner of another package, which are part of the key."""
     model: str = file_read("Salesforce/blip-image-captioning-large")
     """The captioner's model; its content is part of the key. blip: a model folder, or a name on the Hugging Face
     hub; lavis: a folder with one BLIP checkpoint (`*.pth`) and `vocab.txt`."""
@@ -66,6 +70,8 @@ class CaptionSettings(Settings):
     """Where models run: "cpu", "cuda" (workers take GPUs in turn), "cuda:1" (that GPU), or "auto" (GPUs, else CPU)."""
     batch_size: int = runtime(32)
     """Images per batch of the network, at least 1."""
+    answers: Path | None = runtime(None)
+    """openai: SQLite file that keeps every answer that was paid for. Unset: answers.sqlite in the store."""
     lavis_python: Path = runtime(Path(".lavis/bin/python"))
     """lavis: Python interpreter of LAVIS's environment, which `make lavis-env` builds."""
     recorded: tuple[Path, ...] = data_file(())

@@ -194,8 +194,8 @@ def _print_comparison(console: Console, before: str, after: str, beside: Compari
     alone = f"{kept.lost.total():,} by {before} only, {kept.added.total():,} by {after} only"
     print(f"{kept.same:,} labels are kept by both, {alone}")
     if kept.corrected:
-        said = ", ".join(f"{number:,} {way}" for way, number in kept.corrected.items())
-        print(f"reviewers' verdicts make {said} of them")
+        added, lost = kept.corrected["added"], kept.corrected["lost"]
+        print(f"of these, reviewers' verdicts added {added:,} and removed {lost:,}")
     for title, rows in (("Settings that differ", beside.settings), ("Figures", beside.figures)):
         made = table(title, "name", escape(sanitise(before)), escape(sanitise(after)))
         for row in rows:

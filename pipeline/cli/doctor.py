@@ -1,23 +1,46 @@
-"""`rlip doctor`: shows what a recipe needs and which of it is missing."""
+"""`rlip doctor`: shows what a recipe needs and which of it is missing, or tries the device of this machine."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.cli.options import AsJson, Overrides, RecipePath
+from pipeline.cli.options import AsJson, Overrides
 from pipeline.report.formatting import sanitise
-from pipeline.run.context import RunContext
-from pipeline.run.doctor import examine
-from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError
 
 
-def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def doctor(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe file, or the name of one of the project's own.")
+    ] = None,
+    overrides: Overrides = None,
+    device: Annotated[
+        bool, typer.Option("--device", help="Try the GPU, else the CPU: results beside the CPU's, speed, memory.")
+    ] = False,
+    minutes: Annotated[float, typer.Option(min=0.1, help="What --device may take at most.")] = 10.0,
+    as_json: AsJson = False,
+) -> None:
     """Check that data, weights, store, disk, versions and machine suit a recipe, and say how to fix what is missing."""
-    findings = list(examine(RunContext(load_recipe(recipe, overrides or []))))
+    if device and recipe is None:
+        return _try_device(minutes, as_json)
+    if device or recipe is None:
+        raise FatalError("rlip doctor: name a recipe, or use --device alone")
+    _examine(recipe, overrides or [], as_json)
+
+
+def _examine(recipe: Path, overrides: list[str], as_json: bool) -> None:
+    from pipeline.run.context import RunContext
+    from pipeline.run.doctor import examine
+    from pipeline.run.recipe_files import load_recipe
+
+    findings = list(examine(RunContext(load_recipe(recipe, overrides))))
     if as_json:
         print(json.dumps([vars(finding) for finding in findings]))
     else:
@@ -28,3 +51,24 @@ def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
     missing = [finding for finding in findings if finding.state == "missing"]
     if missing:
         raise FatalError(f"{recipe}: {len(missing)} requirement(s) missing; the list above says how to fix each")
+
+
+def _try_device(minutes: float, as_json: bool) -> None:
+    from pipeline.run.device_doctor import examine_device
+    from pipeline.runtime.devices import choose_device
+
+    device, console, states = choose_device("auto"), Console(), Counter[str]()
+    bad = []
+    for name, outcome, seconds in examine_device(device, minutes):
+        states[outcome.state] += 1
+        if outcome.state in ("wrong", "failed"):
+            bad.append(name)
+        if as_json:
+            print(json.dumps({"check": name, "seconds": round(seconds, 1), **vars(outcome)}), flush=True)
+        else:
+            line = f"{name}: {outcome.figure} ({seconds:.1f} s)" + (f"; {outcome.advice}" if outcome.advice else "")
+            console.print(Text(f"{outcome.state:<6}  {sanitise(line, len(line))}"), soft_wrap=True)
+    if not as_json:
+        console.print(f"{device}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
+    if bad:
+        raise FatalError(f"{device} is not fit for training: {', '.join(bad)}; the lines above say what to do")

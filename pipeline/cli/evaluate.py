@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from pipeline.cli.options import AsJson, Files, further_files
+from pipeline.cli.options import AsJson, Files, further_files, printed
 from pipeline.data.datasets.annotations import read_json, rows
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.open_images import image_labels
@@ -25,7 +25,6 @@ from pipeline.data.images.refs import ImageFolder
 from pipeline.evaluation import benchmark as benchmarks
 from pipeline.evaluation.anatomy import AnatomyRules, dissect
 from pipeline.evaluation.benchmark import Evaluated, Options, numbered_triplets
-from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.comparison import Comparison, Model, compare
 from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.detections.plausible import refuse_implausible
@@ -139,7 +138,40 @@ def _write_report(
     write_atomic(folder / "evaluation.json", summary.as_json().encode())
 
 
-def evaluate(
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of detections under the rules of a benchmark."""
+
+    benchmark: str
+    rules: tuple[str, ...]
+    """The rules that differ from the usual ones, in words."""
+    figures: tuple[Figure, ...]
+    findings: str
+    """What was left out or looks wrong, in words."""
+    report: Path | None
+    """The page, if a folder was named for it."""
+    comparison: Comparison | None
+    """Of the first of several models, whose figures these are, with the others."""
+
+    def as_json(self) -> str:
+        """The comparison, or the figures, with null for those that the ground truth does not define."""
+        if self.comparison is not None:
+            return self.comparison.as_json()
+        figures = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in self.figures]
+        return json.dumps({"benchmark": self.benchmark, "rules": self.rules, "figures": figures}, allow_nan=False)
+
+    def print(self, console: Console) -> None:
+        """Prints findings, rules, and the comparison or figures."""
+        if self.findings:
+            console.print(self.findings, markup=False)
+        for rule in self.rules:
+            console.print(rule, markup=False)
+        console.print(_table(self.figures) if self.comparison is None else _compared_table(self.comparison))
+        if self.report is not None:
+            console.print(f"Report: {self.report}", markup=False)
+
+
+def score(
     benchmark: Annotated[
         Benchmark, typer.Argument(metavar="BENCHMARK", help="hico-det, vcoco, open-images, vrd or vg.")
     ],
@@ -207,8 +239,7 @@ def evaluate(
     images: Annotated[
         str | None, typer.Option("--images", help="The images' folder, for images in the report, and for sizes.")
     ] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Evaluation:
     """Score a file of detections, whoever made it, by the rules of a public benchmark."""
     given = {
         "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
@@ -222,7 +253,8 @@ def evaluate(
     faults, further = Faults(allow_missing, drop_faulty), further_files(files or [])
     models = dict(zip(_names(detections), detections, strict=True))
     compared, findings = len(models) > 1, ""
-    with Progress(console=Console(stderr=True), disable=as_json, transient=True) as progress:
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, disable=not terminal.is_terminal, transient=True) as progress:
         bar = progress.add_task("intervals", visible=False)
         options = Options(
             official=official,
@@ -242,6 +274,7 @@ def evaluate(
                     known_object=known_object,
                     boxes_given=boxes_given,
                     absent_as_zero=absent_as_zero,
+                    masks=format_name == "psg",
                     seen=None if seen is None else _seen(seen, truth),
                     verified=None if verified is None else _verified(verified, further["classes"], truth),
                 )
@@ -267,22 +300,19 @@ def evaluate(
             else:
                 setting = options.split.name if options.split and options.split.name in PUBLISHED else "full"
                 _write_report(report_folder, benchmark, scored[0], root, setting, options)
-    figures = scored[0].model.evaluated.figures
-    if as_json and compared:
-        print(comparison.as_json())
-        return
+    page = None if report_folder is None else report_folder / "index.html"
+    figures = tuple(scored[0].model.evaluated.figures)
+    return Evaluation(benchmark, options.named_rules, figures, findings, page, comparison if compared else None)
+
+
+def _print(evaluation: Evaluation, as_json: AsJson = False) -> None:
     if as_json:
-        values = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in figures]
-        print(json.dumps({"benchmark": benchmark, "rules": options.named_rules, "figures": values}, allow_nan=False))
-        return
-    console = Console(highlight=False, soft_wrap=True)
-    if findings:
-        console.print(findings, markup=False)
-    for rule in options.named_rules:
-        console.print(rule, markup=False)
-    console.print(_compared_table(comparison) if compared else _table(figures))
-    if report_folder is not None:
-        console.print(f"Report: {report_folder / 'index.html'}", markup=False)
+        print(evaluation.as_json())
+    else:
+        evaluation.print(Console(highlight=False, soft_wrap=True))
+
+
+evaluate = printed(score, _print)
 
 
 def _names(files: Sequence[Path]) -> list[str]:
@@ -298,7 +328,8 @@ def _scored(
     benchmark: Benchmark, name: str, path: Path, truth: GroundTruth, faults: Faults, options: Options
 ) -> Scored:
     allowed = None if options.validity is None else options.validity.T > 0
-    found = read_detections(path, truth, **faults._asdict(), allowed=allowed)
+    per_image = None if benchmark in ("vg", "vrd") else 100
+    found = read_detections(path, truth, **faults._asdict(), per_image=per_image, allowed=allowed)
     truth, predicted, true = found.truth, found.relations, found.truth.relations
     names = truth.objects, truth.predicates
     refuse_implausible(path, predicted, true, truth.sizes, *names)
@@ -481,10 +512,5 @@ def _compared_table(comparison: Comparison) -> Table:
         table.add_column(head, justify="right")
     for row in comparison.figures:
         values = (f"{value:.4f}" for value in row.values)
-        table.add_row(row.name, *values, *map(_difference, row.differences))
+        table.add_row(row.name, *values, *(each.text("{:+.4f}".format) for each in row.differences))
     return table
-
-
-def _difference(found: Interval) -> str:
-    interval = "" if found.low != found.low else f" ({found.low:+.4f} to {found.high:+.4f})"
-    return f"{found.value:+.4f}{interval}"

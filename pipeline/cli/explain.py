@@ -49,7 +49,7 @@ class ImageTrace:
     """Content digest of the tagger artifact."""
     labels: Sequence[Mapping[str, Any]]
     """Relations, best first, each with its `words` (a triplet), its `caption`, its pair's `mentions` (candidates), and
-    why it is not kept (`not_kept`, None if it is)."""
+    why it is not kept (`not_kept`, None if it is), with the `confidence` that decides."""
     dropped: Sequence[Mapping[str, Any]]
     """Triplets that led to no candidate, each with the `reason` and the `value`, the word that it is about."""
     shards: Sequence[Mapping[str, Any]]
@@ -59,6 +59,9 @@ class ImageTrace:
     def as_json(self) -> dict[str, Any]:
         """Return the trace as plain values."""
         return dict(vars(self))
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
 
 
 def explain(
@@ -73,9 +76,7 @@ def explain(
     if as_json:
         print(json.dumps(trace.as_json(), ensure_ascii=False, default=str))
         return
-    console = Console()
-    for line in _lines(trace):
-        console.print(Text(line), soft_wrap=True)
+    Console().print(Text(str(trace)), soft_wrap=True)
 
 
 def trace_of(run: Run, image: str) -> ImageTrace:
@@ -143,13 +144,15 @@ def _labels(run: Run, tagged: Artifact | None, image_id: int) -> list[dict[str, 
     """The relations of an image, each with the reason why it is not kept."""
     labels, choice = _items(tagged, "relations", image_id), choice_of(run)
     if tagged is None or choice is None:
-        return [label | {"not_kept": None} for label in labels]
+        return [label | {"not_kept": None, "confidence": label["score"]} for label in labels]
     of_image = pc.field("image_id") == image_id
     settled = overrides_of(run).get(tagged.manifest.partition)
     rows = tagged.table("relations").filter(of_image), candidates(tagged).filter(of_image)
     judged = judged_labels(*rows, choice, settled)
     verdicts = judged.get(image_id, ())
-    return [label | {"not_kept": one.reason} for label, one in zip(labels, verdicts, strict=True)]
+    return [
+        label | {"not_kept": v.reason, "confidence": v.confidence} for label, v in zip(labels, verdicts, strict=True)
+    ]
 
 
 def _dropped(tagged: Artifact | None, triplets: list[dict[str, Any]], image_id: int) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
-from pipeline.interop.export_run import Format, print_export
+from pipeline.interop.export_run import print_export
+from pipeline.runtime.plugins import plugin_names
 from storage.open_store import existing_store
 from storage.runs import find_run
 
@@ -16,10 +17,12 @@ from storage.runs import find_run
 def export(
     run_name: RunName,
     form: Annotated[
-        Format,
+        str,
         typer.Option(
             "--format",
-            help="official: the files of the RLIPv2 authors; hf: Hugging Face datasets; cooccurrence: for tag.cooccurrence.",
+            metavar="FORMAT",
+            help=f"One of {', '.join(plugin_names('exports'))}. official: the files of the RLIPv2 authors; hf: Hugging Face "
+            "datasets; cooccurrence: for tag.cooccurrence.",
         ),
     ] = "official",
     out: Annotated[Path | None, typer.Option("--out", help="A new folder; out/export/RUN-FORMAT if omitted.")] = None,

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.cli.errors import resumable
-from pipeline.cli.options import STORE, AsJson, Overrides, StorePath, Tokenizer
+from pipeline.cli.options import STORE, AsJson, Overrides, StorePath, Tokenizer, printed
 from pipeline.cli.run import run_context
 from pipeline.data.datasets.bare_images import id_of_name, image_names
 from pipeline.data.images.folders import open_folder
@@ -22,6 +22,7 @@ from pipeline.evaluation.detections.names import distinct
 from pipeline.interop.label_files import write_label_files
 from pipeline.report.formatting import sanitise
 from pipeline.run.context import RunContext
+from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import RecipeValues, recipe_of
 from pipeline.runtime.settings import apply_override
 from storage.errors import FatalError
@@ -34,8 +35,7 @@ NAMED = 20
 """Images without labels that are printed; `--json` prints all."""
 
 
-@resumable()
-def label(
+def label_recipe(
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Images without annotations: a folder, tar or URL.")],
     tagger: Annotated[str, typer.Option("--tagger", help="A Relation Tagger: weights, their folder, or a run.")],
     detector: Annotated[
@@ -58,11 +58,9 @@ def label(
     run_name: Annotated[
         str | None, typer.Option("--as", metavar="RUN", help="Name of the run; unset: FOLDER's.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the labels; unset: out/labels/RUN.")] = None,
     overrides: Overrides = None,
     store: StorePath = STORE,
-    as_json: AsJson = False,
-) -> None:
+) -> Recipe:
     """Label unannotated images: detect boxes, caption, parse and tag them in one cached run, and write the labels.
 
     Unusable images are named and skipped.
@@ -95,12 +93,19 @@ def label(
         values["train_tagger"] = {"tokenizer": str(tokenizer)}
     for override in overrides or []:
         apply_override(values, override)
-    context = RunContext(recipe_of(RecipeValues(COMMAND, values, {})))
+    return recipe_of(RecipeValues(COMMAND, values, {}))
+
+
+@resumable()
+def _label(
+    recipe: Recipe,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the labels; unset: out/labels/RUN.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    context = RunContext(recipe)
     run_context(context, direct=True, as_json=as_json)
-    left_out = _left_out(context)
-    written = write_label_files(context.run, out or Path("out/labels") / context.recipe.name)
-    if not written.images:
-        raise FatalError(f"{folder}: none of its {len(left_out)} images can be used:{_listed(left_out)}")
+    left_out = require_usable(context)
+    written = write_label_files(context.run, out or Path("out/labels") / recipe.name)
     if as_json:
         print(json.dumps({"event": "labels", **asdict(written), "left_out": left_out}))
         return
@@ -114,14 +119,20 @@ def label(
         console.print(Text(f"Left out {len(left_out):,}:{_listed(left_out)}"), soft_wrap=True)
 
 
+label = printed(label_recipe, _label)
+
+
 def _run_name(folder: str) -> str:
     """Name of the run and its dataset, after the folder."""
     last = folder.rstrip("/").rpartition("/")[2] if "://" in folder else Path(folder).resolve().name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._") or "pictures"
 
 
-def _left_out(context: RunContext) -> dict[str, str]:
-    """Name of each image that can't be read, or is left out for another reason → the reason."""
+def require_usable(context: RunContext) -> dict[str, str]:
+    """Name of each image that can't be read, or is left out for another reason → the reason.
+
+    Raises `FatalError` if no image is left.
+    """
     (source,) = context.recipe.data.sources
     names = {id_of_name(name): name for name in image_names(open_folder(source.image_root))}
     reasons: dict[str, str] = {}
@@ -130,6 +141,8 @@ def _left_out(context: RunContext) -> dict[str, str]:
             for row in artifact.rejected().to_pylist():
                 name = names.get(row["image_id"], str(row["image_id"]))
                 reasons.setdefault(name, f"{row['reason']} ({row['value']})" if row["value"] else row["reason"])
+    if reasons.keys() >= set(names.values()):
+        raise FatalError(f"{source.images}: none of its {len(names)} images can be used:{_listed(reasons)}")
     return reasons
 
 

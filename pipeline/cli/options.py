@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -44,6 +46,22 @@ VerdictsFolder = Annotated[
 Tokenizer = Annotated[
     Path | None, typer.Option("--tokenizer", help="Folder of the tokenizer, for weights without one beside them.")
 ]
+
+
+def printed(make: Callable[..., Any], show: Callable[..., None]) -> Callable[..., None]:
+    """A command that calls `make`, which `rlip` calls too, and shows what it returns. It has the options of both."""
+    (_, *own), made = (inspect.signature(each).parameters.values() for each in (show, make))
+    types = {name: kind for each in (show, make) for name, kind in get_type_hints(each, include_extras=True).items()}
+
+    @wraps(make)
+    def command(**options: Any) -> None:
+        shown = {option.name: options.pop(option.name) for option in own}
+        show(make(**options), **shown)
+
+    options = [option.replace(annotation=types[option.name]) for option in (*made, *own)]
+    command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    command.__annotations__ = types
+    return command
 
 
 def further_files(pairs: Sequence[str]) -> Mapping[str, Path]:

@@ -22,16 +22,16 @@ from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
+from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.vocabulary import TrainedNames
 from scenes.sample_weights import SAMPLE_WEIGHTS
 from storage.atomic import atomic_file
 from storage.errors import FatalError, translate_os_errors
 
 if TYPE_CHECKING:
+    from models.network import Network
     from pipeline.evaluation.predictor import Found, Predictor
 
-VOCABULARY = "vocabulary.json"
-"""The names and the image size of the training, beside its weights."""
 IMAGE_SIZE = 1333
 """Default length of the longest side in pixels, from the authors' evaluations, if the weights' folder has none."""
 CONFIDENT = 0.5
@@ -78,28 +78,17 @@ def predict(
     A thing has one box, and no relation with itself. Images that can't be read are named and left out.
     """
     files = list(_files(images))
-    # These load torch, which `--help` and a wrong name need not wait for.
-    from models.config import ConfigError
-    from models.weights import load
-    from models.weights_file import WeightsError
-    from pipeline.evaluation.predictor import Names, Predictor
-    from pipeline.runtime.devices import choose_device
+    from pipeline.evaluation.predictor import Names, Predictor  # loads torch, which a wrong name need not wait for
 
-    path = SAMPLE_WEIGHTS.get(str(weights), weights)
-    path = path / "model.safetensors" if path.is_dir() else path
-    known = _known(path)
+    path = weights_path(weights)
+    known = trained_names(path)
     names = Names(_names("objects", objects, known.objects), _names("predicates", predicates, known.predicates))
     if subject is not None and subject not in names.objects:
         raise FatalError(
             f"--subject {subject}: is none of the objects ({', '.join(names.objects)}); add it to --objects"
         )
-    try:
-        network = load(path, tokenizer or path.parent).to(choose_device(device))
-        predictor = Predictor(network, names, image_size or known.image_size, subject=subject, per_image=None)
-    except (OSError, WeightsError, ConfigError) as error:
-        raise FatalError(
-            f"{error}; name weights of this project, and with --tokenizer the folder of their tokenizer"
-        ) from error
+    network = open_network(path, tokenizer, device)
+    predictor = Predictor(network, names, image_size or known.image_size, subject=subject, per_image=None)
     if draw is not None:
         with translate_os_errors(f"making {draw}"):
             draw.mkdir(parents=True, exist_ok=True)
@@ -108,14 +97,16 @@ def predict(
     with Progress(console=console, disable=as_json) as progress, DetectionsWriter(out) as writer:
         bar = progress.add_task("images", total=len(files))
         for number, (file, image, found) in enumerate(_found(predictor, files, batch, left_out)):
-            row = _above(found.unique(per_image).row(names), threshold)
+            row = relations_above(found.unique(per_image).row(names), threshold)
             writer.write({"image_id": None, "uri": str(file), "width": image.width, "height": image.height, **row})
             if draw is not None:
                 with (
                     translate_os_errors(f"writing to {draw}"),
                     atomic_file(draw / f"{number:05d}_{file.stem}.png") as aside,
                 ):
-                    labelled_cell(sanitise(file.name, 60), image, _seen(row, image.width, top), top).save(aside, "PNG")
+                    labelled_cell(sanitise(file.name, 60), image, drawable(row, image.width, top), top).save(
+                        aside, "PNG"
+                    )
             progress.update(bar, completed=number + 1 + len(left_out))
         if len(left_out) == len(files):
             raise FatalError(f"none of {len(files)} images can be read: {_listed(left_out)}")
@@ -127,6 +118,27 @@ def predict(
         console.print(f"Left out {len(left_out)}: {_listed(left_out)}", highlight=False, soft_wrap=True)
     drawn = "" if draw is None else f"; drawn in {draw}"
     print(f"{len(files) - len(left_out)} images: {out}{drawn}")
+
+
+def weights_path(weights: str | Path) -> Path:
+    """The file of weights that are named by their file, their folder or, if they are sample weights, their name."""
+    path = SAMPLE_WEIGHTS.get(str(weights), Path(weights))
+    return path / MODEL if path.is_dir() else path
+
+
+def open_network(path: Path, tokenizer: Path | None, device: str) -> Network:
+    """Loads a network of this project. Raises `FatalError` for another file, and where its tokenizer is missing."""
+    from models.config import ConfigError
+    from models.weights import load
+    from models.weights_file import WeightsError
+    from pipeline.runtime.devices import choose_device
+
+    try:
+        return load(path, tokenizer or path.parent).to(choose_device(device))
+    except (OSError, WeightsError, ConfigError) as error:
+        raise FatalError(
+            f"{error}; name weights of this project, and with --tokenizer the folder of their tokenizer"
+        ) from error
 
 
 def _found(
@@ -150,7 +162,7 @@ def _found(
         yield path, image, found
 
 
-def _known(weights: Path) -> TrainedNames:
+def trained_names(weights: Path) -> TrainedNames:
     """The facts of the training that lie beside its weights; no names for weights that came alone."""
     path = weights.with_name(VOCABULARY)
     return TrainedNames.read(path) if path.is_file() else TrainedNames(IMAGE_SIZE)
@@ -191,7 +203,7 @@ def _files(images: Iterable[Path]) -> Iterator[Path]:
         yield from inside
 
 
-def _above(row: Mapping[str, Any], threshold: float) -> dict[str, Any]:
+def relations_above(row: Mapping[str, Any], threshold: float) -> dict[str, Any]:
     """The boxes and relations of a row that score enough, and the boxes of such relations."""
     pairs = [pair for pair in row["pairs"] if pair["score"] >= threshold]
     return _with_boxes(row, pairs, {place for place, box in enumerate(row["boxes"]) if box["score"] >= threshold})
@@ -205,7 +217,7 @@ def _with_boxes(row: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], othe
     return {"boxes": [row["boxes"][index] for index in used], "pairs": kept}
 
 
-def _seen(row: Mapping[str, Any], width: int, top: int) -> SeenLabels:
+def drawable(row: Mapping[str, Any], width: int, top: int) -> SeenLabels:
     """The drawable part of a row: its `top` best relations with their boxes, and all confident boxes."""
     confident = {place for place, box in enumerate(row["boxes"]) if box["score"] >= CONFIDENT}
     drawn = _with_boxes(row, row["pairs"][:top], confident)

@@ -55,7 +55,7 @@ def query(
     """Run an SQL query (DuckDB) on a run's tables: labels (one row each), images, captions, triplets, rejected, ..."""
     if out is not None:
         _require_new_table(out)
-    names, batches = select(find_run(existing_store(store), run_name), sql)
+    schema, batches = select(find_run(existing_store(store), run_name), sql)
     if out is not None:
         rows = _write(batches, out)
         print(json.dumps({"file": str(out), "rows": rows}) if as_json else f"{rows:,} rows written to {out}")
@@ -64,7 +64,7 @@ def query(
         _print_json(batches)
         return
     made, rows = Table(box=None), 0
-    for name in names:
+    for name in schema.names:
         made.add_column(escape(sanitise(name)), overflow="fold")
     for batch in batches:
         for row in batch.slice(0, max(0, SHOWN - rows)).to_pylist():
@@ -75,8 +75,8 @@ def query(
         print(f"first {SHOWN} of {rows} rows; --json prints all")
 
 
-def select(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
-    """Run a query over the tables of a run. Returns column names and batches of rows, one of them in memory at a time.
+def select(run: Run, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Run a query over the tables of a run. Returns the columns and batches of rows, one of them in memory at a time.
 
     The query can't read files, URLs or other stores. Tables are named as stages name them (`images`, `relations`,
     `rejected`), plus the variant if several steps write one (`shards_pseudo`), with a column `partition`. `labels` has
@@ -108,7 +108,7 @@ def select(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
             ) from error
 
     with errors_explained():
-        for name, dataset in _tables(run):
+        for name, dataset in tables_of(run):
             tables.append(name)
             # DuckDB reads the schema here, and would turn Ctrl-C into a DuckDB error.
             _stoppable(connection, partial(connection.register, name, dataset))
@@ -123,13 +123,14 @@ def select(run: Run, sql: str) -> tuple[list[str], Iterator[pa.RecordBatch]]:
             raise FatalError(f"{sql!r} is not a query; try e.g. 'select count(*) from {min(tables, default='images')}'")
         reader = _stoppable(connection, lambda: answer.to_arrow_reader(_BATCH))
     names = _distinct(reader.schema.names)
+    schema = pa.schema([column.with_name(name) for column, name in zip(reader.schema, names, strict=True)])
 
     def batches() -> Iterator[pa.RecordBatch]:
         with errors_explained(), resources, connection:
             while (batch := _stoppable(connection, lambda: next(reader, None))) is not None:
                 yield batch.rename_columns(names)
 
-    return names, batches()
+    return schema, batches()
 
 
 def _stoppable(connection: DuckDBPyConnection, work: Callable[[], Any]) -> Any:
@@ -201,7 +202,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return distinct
 
 
-def _tables(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
+def tables_of(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
     """Names and tables of a run, each over all partitions and read lazily."""
     files: dict[str, dict[str, list[tuple[str, Path]]]] = {}
     detected = run.artifacts("detect").keys()

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -42,9 +42,11 @@ def review(
         ),
     ] = None,
     overlap: Annotated[
-        str, typer.Option(metavar="SHARE", help="Share of the images that two of the team judge.")
-    ] = "10%",
-    labels: Annotated[int, typer.Option(min=1, help="Labels of the audit that the team is to judge.")] = LABELS,
+        str | None, typer.Option(metavar="SHARE", help="Share of the images that two of the team judge; unset: 10%.")
+    ] = None,
+    labels: Annotated[
+        int | None, typer.Option(min=1, help=f"Labels of the audit that the team is to judge; unset: {LABELS}.")
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; any that other machines can reach needs a password.")
     ] = "127.0.0.1",
@@ -76,7 +78,7 @@ def review(
     """
     import uvicorn
 
-    from pipeline.review.access import Access, kept_secret, read_password
+    from pipeline.review.access import Access, kept_secret
     from pipeline.review.app import page_routes
     from pipeline.review.entrance import protected, server_settings
     from pipeline.review.review_state import ReviewState
@@ -102,10 +104,12 @@ def review(
         read_only=read_only,
     )
     access.require_password_beyond_loopback(host)
+    if reviewers is None and (overlap or labels):
+        raise FatalError("--overlap and --labels describe a team; name it with --reviewers")
+    if reviewers is not None and access.reviewer:
+        raise FatalError("--reviewers: a link gives everyone the same name; set a password, or name --user-header")
     if reviewers is not None:
-        if access.reviewer:
-            raise FatalError("--reviewers: a link gives everyone the same name; set a password, or name --user-header")
-        write_team(verdicts, team_of(reviewers, overlap, labels, read_team(verdicts)))
+        write_team(verdicts, team_of(reviewers, overlap or "10%", labels or LABELS, read_team(verdicts)))
     console = Console(stderr=True)
     with console.status("Indexing the run") as status:
         state = ReviewState(
@@ -127,6 +131,23 @@ def review(
     finally:
         state.close()
         listener.close()
+
+
+def read_password(environment: Mapping[str, str], file: Path | None) -> str | None:
+    """The password: the first line of `file` if one is named, else RLIP_REVIEW_PASSWORD, else None.
+
+    Raises `FatalError` if the file can't be read.
+    """
+    from pipeline.review.access import VARIABLE
+
+    if file is None:
+        return environment.get(VARIABLE)
+    try:
+        return (file.read_text(encoding="utf-8").splitlines() or [""])[0]
+    except (OSError, UnicodeDecodeError) as error:
+        raise FatalError(
+            f"--password-file {file}: {error}; name a UTF-8 file whose first line is the password"
+        ) from error
 
 
 def team_of(reviewers: str, overlap: str, labels: int, earlier: Team | None) -> Team:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.text import Text
 from pipeline.cli.errors import resumable
 from pipeline.cli.options import AsJson, Direct, Overrides, RecipePath
 from pipeline.report.console import outcome_json, print_estimate_score, print_outcome
+from pipeline.report.figures import Figures
 from pipeline.report.steps import Outcome
 from pipeline.run.context import RunContext
 from pipeline.run.metrics import measured
@@ -44,18 +45,32 @@ def run(
 
 def run_context(context: RunContext, direct: bool, as_json: bool) -> None:
     """Run a recipe with Prefect, or without it if `direct`, and print the outcome."""
-    runner, console = "direct" if direct else "prefect", Console(stderr=as_json)
+    console = Console(stderr=as_json)
+    done = execute_run(context, "direct" if direct else "prefect", console, as_json)
+    if as_json:
+        print(json.dumps(outcome_json(done.outcome, done.figures, done.report) | {"log": str(done.log)}))
+    else:
+        print_estimate_score(console, context.run)
+        print_outcome(console, context.run, done.outcome, done.figures, done.report, review_command(context.recipe))
+        console.print(Text(f"Log: {done.log}"), soft_wrap=True)
+
+
+class Executed(NamedTuple):
+    """What an execution of a recipe leaves for people, besides the artifacts."""
+
+    outcome: Outcome
+    figures: Figures
+    report: Path
+    log: Path
+
+
+def execute_run(context: RunContext, runner: str, console: Console, as_json: bool = False) -> Executed:
+    """Run a recipe, by the name of a runner, and write its report. The progress goes to `console`, or out as JSON."""
     with logged_run(context, runner) as log_file, open_display(console, as_json) as shown:
         with measured(context.recipe, shown) as display:
             outcome = _runner(runner)(context, display)
         shown.busy("computing figures and writing the report")
-        figures, report = conclude(context, outcome)
-    if as_json:
-        print(json.dumps(outcome_json(outcome, figures, report) | {"log": str(log_file)}))
-    else:
-        print_estimate_score(console, context.run)
-        print_outcome(console, context.run, outcome, figures, report, review_command(context.recipe))
-        console.print(Text(f"Log: {log_file}"), soft_wrap=True)
+        return Executed(outcome, *conclude(context, outcome), log_file)
 
 
 def review_command(recipe: Recipe) -> str:

@@ -57,7 +57,7 @@ def show(
     elif run_name is None and checks:
         raise FatalError("--checks: name the run whose checks to show")
     elif run_name is None:
-        _show_runs(console, opened, as_json)
+        show_runs(console, opened, as_json)
     elif checks:
         _show_checks(console, find_run(opened, run_name), as_json)
     else:
@@ -75,7 +75,7 @@ def show_run(console: Console, run: Run, step: str | None, as_json: bool) -> Non
 
     steps = summaries(run)
     if step is None:
-        _show_steps(console, run, steps, as_json)
+        show_steps(console, run, steps, as_json)
         return
     summary = _find_step(run, steps, step)
     artifacts = run.artifacts(summary.step)
@@ -89,7 +89,7 @@ def show_run(console: Console, run: Run, step: str | None, as_json: bool) -> Non
         labels |= {} if human is None else {"reviewed": asdict(human)}
         _print_json(console, {**shown, "rejected_rows": rejected, **labels})
         return
-    _show_steps(console, run, [summary], as_json)
+    show_steps(console, run, [summary], as_json)
     if view is not None:
         view.print(console)
     if human is not None:
@@ -99,7 +99,7 @@ def show_run(console: Console, run: Run, step: str | None, as_json: bool) -> Non
 
 def _show_precision(console: Console, human: AuditPrecision) -> None:
     console.print(Text(f"Reviewers: {human.in_words()}"), soft_wrap=True)
-    made = table("Precision by reviewers, most judged first", "predicate", "judged", "right", "95 % interval")
+    made = table("Precision by reviewers", "predicate", "judged", "right", "95 % interval")
     for each in human.predicates[:PREDICATES]:
         cells = f"{each.judged:,}", f"{each.right:,}", f"{each.low:.3f} to {each.high:.3f}"
         made.add_row(Text(sanitise(each.predicate)), *cells)
@@ -168,7 +168,8 @@ def _check_summary(results: list[CheckResult]) -> tuple[str, ...]:
     return limit, *counts, "–" if worst is None else f"{worst:.4g}", f"{failed:,}"
 
 
-def _show_runs(console: Console, store: Store, as_json: bool) -> None:
+def show_runs(console: Console, store: Store, as_json: bool) -> None:
+    """Show the runs of a store, with their numbers of steps and partitions."""
     runs = [(run, run.steps()) for run in runs_of(store)]
     if as_json:
         _print_json(console, {"runs": [{"run": run.name, "steps": steps} for run, steps in runs]})
@@ -188,7 +189,8 @@ def _lost(run: Run, steps: list[StepSummary]) -> dict[str, int]:
     return {step: number for step, number in missing.items() if number}
 
 
-def _show_steps(console: Console, run: Run, steps: list[StepSummary], as_json: bool) -> None:
+def show_steps(console: Console, run: Run, steps: list[StepSummary], as_json: bool) -> None:
+    """Show steps of a run: counts of rows, time, size, and what the store has lost."""
     lost = _lost(run, steps)
     if as_json:
         _print_json(console, {"run": run.name, "steps": [summary.as_json() for summary in steps], "lost": lost})

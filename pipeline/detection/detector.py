@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from PIL import Image
 
-from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.detection.recorded_detector import RecordedDetector
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import DetectorFiles, find_detector
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.detections.names import without_case
-from pipeline.runtime.devices import choose_device
+from pipeline.runtime.plugins import load_plugin
 from pipeline.runtime.processes import keep_freed_memory
-from pipeline.training.config import MODEL, VOCABULARY
-from pipeline.training.vocabulary import TrainedNames
 from storage.errors import FatalError
 from tagger.categories.shared import HYPERNYMS
 from tagger.english.lemmas import phrase_lemma
@@ -29,10 +26,19 @@ _SHOWN = 20
 
 
 class Detector(Protocol):
-    """Finds objects. The boxes of an image depend on the image alone, except for the last bits of their numbers."""
+    """Finds objects. The boxes of an image depend on the image alone, except for the last bits of their numbers.
+
+    A detector of another package also has a `version`, which is part of the key, and may have `Options`, the section
+    `[detect.options]` of a recipe.
+    """
 
     names: tuple[str, ...]
     """What the labels of its boxes mean."""
+
+    @classmethod
+    def open(cls, files: DetectorFiles, settings: DetectSettings, worker: int) -> Self:
+        """Loads it in worker `worker`, counted from 0. Raises `FatalError` if its files can't be used."""
+        ...
 
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
         """Finds the boxes of each RGB image that score at least `threshold`.
@@ -135,35 +141,5 @@ def open_detector(settings: DetectSettings, worker: int = 0) -> OpenDetector:
     Raises `FatalError` when its files or the GPU are missing, or its names fit no category.
     """
     files = find_detector(settings)
-    if files.kind == "recorded":
-        return OpenDetector(RecordedDetector(files.place), settings)
-    device = choose_device(settings.device, worker)
     keep_freed_memory()
-    detector: Detector
-    if files.kind == "transformers":
-        from pipeline.detection.transformers_detector import TransformersDetector
-
-        detector = TransformersDetector(files.place, device, settings.batch_size)
-    elif files.kind == "zero_shot":
-        from pipeline.detection.zero_shot_detector import ZeroShotDetector
-
-        detector = ZeroShotDetector(files.place, settings.categories, device, settings.batch_size)
-    elif files.kind == "torchvision":
-        from pipeline.detection.torchvision_detector import TorchvisionDetector
-
-        detector = TorchvisionDetector(files.place, device, settings.batch_size)
-    else:
-        from pipeline.detection.own_detector import OwnDetector
-
-        (tokenizer,) = {path.parent for name, path in files.files.items() if name not in (MODEL, VOCABULARY)}
-        detector = OwnDetector(
-            files.files[MODEL], tokenizer, *_names_and_size(files, settings), device, settings.batch_size
-        )
-    return OpenDetector(detector, settings)
-
-
-def _names_and_size(files: DetectorFiles, settings: DetectSettings) -> tuple[Sequence[str], int]:
-    """The names that a network of this project looks for, and the longest side at which it sees images."""
-    path = files.files.get(VOCABULARY)
-    known = TrainedNames(settings.image_size) if path is None else TrainedNames.read(path)
-    return settings.categories or known.objects or list(COCO_CATEGORIES.values()), known.image_size
+    return OpenDetector(load_plugin("detectors", files.kind).open(files, settings, worker), settings)

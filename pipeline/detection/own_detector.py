@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from PIL import Image
 
 from models.weights import load
 from models.weights_file import WeightsError
+from pipeline.data.datasets.names import COCO_CATEGORIES
+from pipeline.detection.settings import DetectSettings
+from pipeline.detection.weights_files import DetectorFiles
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.predictor import Names, Predictor
+from pipeline.runtime.devices import choose_device
+from pipeline.training.config import MODEL, VOCABULARY
+from pipeline.training.vocabulary import TrainedNames
 from storage.errors import FatalError
 
 PREDICATES = ("on",)
@@ -41,6 +48,13 @@ class OwnDetector:
         except FatalError as error:
             raise FatalError(f"detect.weights = {weights}: {error}") from error
 
+    @classmethod
+    def open(cls, files: DetectorFiles, settings: DetectSettings, worker: int) -> Self:
+        """Loads the weights. Raises `FatalError` as the constructor does."""
+        (tokenizer,) = {path.parent for name, path in files.files.items() if name not in (MODEL, VOCABULARY)}
+        device = choose_device(settings.device, worker)
+        return cls(files.files[MODEL], tokenizer, *_names_and_size(files, settings), device, settings.batch_size)
+
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
         """Finds the boxes of images. An object of several pairs occurs once for each of them."""
         return [_above(image.boxes, threshold) for image in self._predictor.predict(images, self._batch)]
@@ -50,3 +64,10 @@ def _above(boxes: Detections, threshold: float) -> Detections:
     assert boxes.scores is not None
     kept = boxes.scores >= threshold
     return Detections(boxes.boxes[kept], boxes.labels[kept], boxes.scores[kept])
+
+
+def _names_and_size(files: DetectorFiles, settings: DetectSettings) -> tuple[Sequence[str], int]:
+    """The names that a network of this project looks for, and the longest side at which it sees images."""
+    path = files.files.get(VOCABULARY)
+    known = TrainedNames(settings.image_size) if path is None else TrainedNames.read(path)
+    return settings.categories or known.objects or list(COCO_CATEGORIES.values()), known.image_size

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from pipeline.data.datasets.annotations import shown
 from pipeline.data.datasets.json_stream import stream_lists
+from pipeline.detection.settings import DetectSettings
+from pipeline.detection.weights_files import DetectorFiles
 from pipeline.evaluation.detection import Detections
 from storage.errors import FatalError
 
@@ -44,6 +47,11 @@ class RecordedDetector:
         self._path, self._ids, self._rows = path, ids, rows
         self._labels = {category: label for label, category in enumerate(names)}
         self.names = tuple(names.values())
+
+    @classmethod
+    def open(cls, files: DetectorFiles, settings: DetectSettings, worker: int) -> Self:
+        """Reads the file. Raises `FatalError` as the constructor does."""
+        return cls(files.place)
 
     def of(self, uris: Sequence[str], threshold: float) -> list[Detections]:
         """Returns the boxes of images by file name. Raises `FatalError` for an image that the file does not list."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
+from pipeline.runtime.plugins import PluginOptions, RequireName
 from pipeline.runtime.settings import Settings, file_read, runtime
 
 
@@ -18,6 +19,10 @@ class DetectSettings(Settings):
     and for any names Grounding DINO, OWL-ViT, OWLv2); a weights file of this project, or its folder; a .pth file of
     torchvision's detection weights; or a .json file with boxes that were found elsewhere, as COCO instances with a
     score for each annotation. Its content is part of the key."""
+    detector: Annotated[str, AfterValidator(RequireName("detectors"))] | None = runtime(None)
+    """A kind of detector that another package adds (docs/api.md). Unset: the kind that `weights` are of."""
+    options: PluginOptions = runtime(PluginOptions())
+    """Settings of such a detector, which are part of the key."""
     hub: bool = runtime(False)
     """Allow downloading `weights` from the Hugging Face hub, instead of using only a folder or the local hub cache."""
     tokenizer: Path | None = file_read(None)
@@ -38,3 +43,9 @@ class DetectSettings(Settings):
     """Images per pass. It changes the last bits of scores, so it is part of the key."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
     """Where the detector runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
+
+    @model_validator(mode="after")
+    def _options_are_of_a_plugin(self) -> DetectSettings:
+        if self.options and self.detector is None:
+            raise ValueError("options: are those of another package's detector; name it in `detector`, or remove them")
+        return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -11,7 +12,10 @@ from PIL import Image
 
 from models.torch_file import read_torch_file
 from models.weights_file import WeightsError
+from pipeline.detection.settings import DetectSettings
+from pipeline.detection.weights_files import DetectorFiles
 from pipeline.evaluation.detection import Detections
+from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
 
 _NO_NAMES = frozenset({"__background__", "N/A"})
@@ -37,6 +41,11 @@ class TorchvisionDetector:
         self._model = model.to(device).eval()
         self._device, self._batch = device, batch
         self.names = tuple("" if name in _NO_NAMES else name for name in names)
+
+    @classmethod
+    def open(cls, files: DetectorFiles, settings: DetectSettings, worker: int) -> Self:
+        """Loads the model. Raises `FatalError` as the constructor does."""
+        return cls(files.place, choose_device(settings.device, worker), settings.batch_size)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
 
+from pipeline.detection.settings import DetectSettings
+from pipeline.detection.weights_files import DetectorFiles
 from pipeline.evaluation.detection import Detections
+from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
 
 
@@ -28,6 +31,11 @@ class TransformersDetector:
         self._device, self._batch = device, batch
         labels: dict[int, str] = self._model.config.id2label
         self.names = tuple(labels.get(number, "") for number in range(max(labels, default=-1) + 1))
+
+    @classmethod
+    def open(cls, files: DetectorFiles, settings: DetectSettings, worker: int) -> Self:
+        """Loads the model. Raises `FatalError` as the constructor does."""
+        return cls(files.place, choose_device(settings.device, worker), settings.batch_size)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:

@@ -1,11 +1,10 @@
-"""Finds the files of a detector, and determines which of the three kinds it is."""
+"""Finds the files of a detector, and determines of which kind it is."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from safetensors import SafetensorError, safe_open
 
@@ -24,7 +23,8 @@ ZERO_SHOT = frozenset({"grounding-dino", "mm-grounding-dino", "owlvit", "owlv2"}
 class DetectorFiles:
     """The files that decide what a detector finds."""
 
-    kind: Literal["transformers", "zero_shot", "torchvision", "own", "recorded"]
+    kind: str
+    """The name under which the detector is registered: transformers, zero_shot, torchvision, own, recorded or another."""
     place: Path
     """The folder of a transformers model, of fixed or any names; else the weights file, or that of recorded boxes."""
     files: dict[str, Path]
@@ -35,6 +35,12 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
     """Finds the detector of the settings; downloads it only with `hub`. Raises `FatalError` if files are missing."""
     assert settings.weights is not None  # the recipe requires it where the stage runs
     path = Path(settings.weights).expanduser()
+    if settings.detector is not None:
+        if not path.exists():
+            raise FatalError(
+                f"detect.weights = {path}: no such file or folder; name what detector {settings.detector!r} loads"
+            )
+        return DetectorFiles(settings.detector, path, {path.name: path})
     if path.suffix == ".pth":
         if not path.is_file():
             raise FatalError(f"detect.weights = {path}: no such file; name the file with torchvision's weights")

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from PIL import Image
 
+from pipeline.detection.settings import DetectSettings
 from pipeline.detection.transformers_detector import load_model, to_detections
+from pipeline.detection.weights_files import DetectorFiles
 from pipeline.evaluation.detection import Detections
+from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
 
 
@@ -31,6 +35,11 @@ class ZeroShotDetector:
         self._processor, self._model = load_model(folder, AutoProcessor, AutoModelForZeroShotObjectDetection, device)
         self._device, self._batch, self.names = device, batch, tuple(names)
         self._is_grounded = "grounding-dino" in self._model.config.model_type
+
+    @classmethod
+    def open(cls, files: DetectorFiles, settings: DetectSettings, worker: int) -> Self:
+        """Loads the model. Raises `FatalError` as the constructor does."""
+        return cls(files.place, settings.categories, choose_device(settings.device, worker), settings.batch_size)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:

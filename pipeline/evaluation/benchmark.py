@@ -62,6 +62,8 @@ class Options:
     """Visual Genome: PredCls or SGCls"""
     absent_as_zero: bool = False
     """Visual Genome: whether predicates that the truth lacks count as 0 in mean recall; they are left out otherwise"""
+    masks: bool = False
+    """Visual Genome: whether the ground truth has masks (PSG), of which only the boxes are known"""
     verified: Integers | None = None
     """Open Images: M×2 verified image-level labels, as in `match_challenge`"""
     resamples: int = RESAMPLES
@@ -77,6 +79,7 @@ class Options:
             "Duplicates are not suppressed.": not self.suppression,
             "Boxes were given (PredCls, SGCls).": self.boxes_given,
             "Predicates that the truth lacks count as 0 in mean recall.": self.absent_as_zero,
+            "Relations are found by boxes, where PSG's own figures are by masks.": self.masks,
         }
         return tuple(rule for rule, holds in named.items() if holds)
 
@@ -117,6 +120,19 @@ class Evaluated:
     """What is measured on chosen images (positions; repeated ones count repeatedly), without matching again"""
     measure: str = "AP"
     """What the classes' scores are"""
+
+
+class Metric(Protocol):
+    """What is registered as a metric: figures besides those of HICO-DET.
+
+    A metric of another package has a `version`, to be raised whenever the same relations would give other figures.
+    """
+
+    def __call__(
+        self, predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options
+    ) -> Evaluated:
+        """Scores the relations of all images. `predicates`: names, which the relations number."""
+        ...
 
 
 def hico_det(
@@ -326,11 +342,6 @@ def vcoco(predicted: VcocoDetections, truth: VcocoTruth, options: Options) -> Ev
     return Evaluated(figures, classes, role_precision, _LABELS["role_1"], measured)
 
 
-FURTHER: Mapping[str, Callable[[Relations, Relations, Sequence[str], Options], Evaluated]] = {
-    "open_images": open_images,
-    "scene_graphs": visual_genome,
-}
-"""The metrics that `evaluate.metrics` of a recipe adds to HICO-DET's."""
 _LABELS = {
     "full": "mAP",
     "rare": "mAP, rare",
@@ -366,9 +377,8 @@ def _figures(
     images: int,
     options: Options,
 ) -> tuple[Figure, ...]:
-    found = bootstrap(
-        lambda chosen: measured(chosen).figures, images, resamples=options.resamples, report=options.report
-    )
+    resamples = options.resamples if images else 0
+    found = bootstrap(lambda chosen: measured(chosen).figures, images, resamples=resamples, report=options.report)
     return tuple(_figure(name, labels.get(name, name), each, official.get(name)) for name, each in found.items())
 
 

@@ -43,6 +43,16 @@ class Interval:
     resamples: int
     """Number of resamples in which the figure has a value."""
 
+    @property
+    def leaves_out_zero(self) -> bool:
+        """Whether a difference is told apart from none."""
+        return self.low > 0 or self.high < 0
+
+    def text(self, form: Callable[[float], str]) -> str:
+        """The value and, if there are any, the bounds, each in a form."""
+        bounds = "" if np.isnan(self.low) else f" ({form(self.low)} to {form(self.high)})"
+        return form(self.value) + bounds
+
 
 def bootstrap(
     metric: Metric[Name],
@@ -61,7 +71,7 @@ def bootstrap(
     without a value (NaN) are left out. A standard error needs 50 to 200 resamples (Efron and Tibshirani 1993, section
     6.4); with 0, there are values alone. Raises ValueError without images, for 1 resample, or a level outside 0 to 1.
     """
-    if images < 1 or resamples == 1 or not 0 < level < 1:
+    if (resamples and images < 1) or resamples == 1 or not 0 < level < 1:
         raise ValueError(f"no intervals of level {level} from {resamples} resamples of {images} images")
     draws = (np.sort(np.random.default_rng([seed, number]).integers(0, images, images)) for number in range(resamples))
     groups = _without_groups(images, seed) if resamples else ()

@@ -98,13 +98,14 @@ def find(
 def find_in_graphs(
     bounds: Any, scores: Any, subjects: Any, objects: Any, subject_labels: Any, object_labels: Any, predicates: Any,
     true_bounds: Any, true_subjects: Any, true_objects: Any, true_subject_labels: Any, true_object_labels: Any,
-    true_predicates: Any, overlap: float, same: float, official: bool, limit: int, most: int, found: Any,
+    true_predicates: Any, overlap: float, same: float, official: bool, limit: int, most: int, found: Any, used: Any,
 ) -> None:  # fmt: skip
     """Writes for each truth the place of the prediction that finds it, with one predicate of a pair and with all (2×T).
 
     Predictions and truths are by image, which `bounds` delimit; an image has `most` predictions at most. Boxes of a label
     whose IoU exceeds `same` are one object, the best of them. The `limit` best predictions of an image count. Each finds
-    at most one truth, the one of those left that it overlaps most, or all truths that it overlaps if `official`.
+    at most one truth, the one of those left that it overlaps most, or all truths that it overlaps if `official`. `used`
+    gets a mark for each prediction that counts.
     """
     heap = np.empty(most, np.int64)
     boxes, names, shown = np.empty((2 * most, 4)), np.empty(2 * most, np.int64), np.empty(2 * most, np.int64)
@@ -140,6 +141,7 @@ def find_in_graphs(
                     predicates[item],
                 )
                 counts[kind] += 1
+                used[item] = True
                 nearest, nearness = -1, 0.0
                 for truth in range(true_bounds[image], true_bounds[image + 1]):
                     if (

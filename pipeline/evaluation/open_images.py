@@ -287,13 +287,6 @@ class ChallengeMatches:
         )
 
 
-def score_open_images_challenge(
-    predicted: Relations, truth: Relations, verified: Integers | None = None
-) -> ChallengeScores:
-    """Scores relations against the truth of the same images. Arguments and errors as in `match_challenge`."""
-    return match_challenge(predicted, truth, verified).scores()
-
-
 def match_challenge(predicted: Relations, truth: Relations, verified: Integers | None = None) -> ChallengeMatches:
     """Decides which relations and phrases are right. Raises ValueError as `check_test_set` does.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,44 @@ class Ranking:
             area[category] = area_under_precision(self.right[own], int(truths[category]), weights[own])
             recall[category] = weights[own][self.right[own]].sum() / truths[category]
         return area, recall
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The share of each of G groups of an image's truths that its K best predictions find.
+
+    Any choice of images can be scored from them without matching again.
+    """
+
+    images: int
+    """Number of images of the test set."""
+    image: Integers
+    predicate: Integers
+    """G: the group's image, and the predicate of its first truth."""
+    found: Mapping[int, Floats]
+    """K → G."""
+
+    @classmethod
+    def of(cls, truth: Relations, groups: Integers, places: Integers, limits: Sequence[int]) -> Shares:
+        """Counts the T truths that are found at a place before each K. `groups` are T numbers."""
+        _, first, group, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+        found = {k: np.bincount(group, weights=places < k, minlength=len(counts)) / counts for k in limits}
+        return cls(truth.images, truth.image[first], truth.predicates[first], found)
+
+    def means(self, chosen: Integers | None = None) -> dict[int, float]:
+        """Returns the mean over the groups of the chosen images by K; NaN without a group."""
+        times = times_of(chosen, self.images)[self.image]
+        total = times.sum()
+        return {k: float((each * times).sum() / total) if total else float("nan") for k, each in self.found.items()}
+
+    def by_predicate(self, chosen: Integers | None = None) -> dict[int, dict[int, float]]:
+        """Returns the means of predicates by K, without predicates that no chosen image has."""
+        times = times_of(chosen, self.images)[self.image]
+        total = np.bincount(self.predicate, times)
+        there = np.flatnonzero(total)
+        sums = {k: np.bincount(self.predicate, each * times) for k, each in self.found.items()}
+        means = {k: (each[there] / total[there]).tolist() for k, each in sums.items()}
+        return {k: dict(zip(there.tolist(), each, strict=True)) for k, each in means.items()}
 
 
 def times_of(chosen: Integers | None, images: int) -> Integers:

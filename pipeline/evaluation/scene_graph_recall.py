@@ -15,15 +15,14 @@ object, an object's pair has one predicate, and a prediction finds one truth at 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.evaluation.matching import numbered, unseen_triplets
-from pipeline.evaluation.ranking import check_test_set, mean_of, times_of
-from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
+from pipeline.evaluation.ranking import Shares, check_test_set, mean_of
+from pipeline.evaluation.relations import Flags, Integers, Relations, scores_of
 
 
 @dataclass(frozen=True)
@@ -67,35 +66,6 @@ def score_scene_graphs(
     return match_scene_graphs(predicted, truth, rules, seen).scores()
 
 
-class _Shares(NamedTuple):
-    """Of each of G groups of an image's truths, the share found by the K best predictions, for each K of the rules."""
-
-    image: Integers
-    predicate: Integers
-    """G: that of the group's first truth"""
-    found: Floats
-    """Number of K × G"""
-
-    @classmethod
-    def of(cls, truth: Relations, groups: Integers, found: Integers, limits: Sequence[int]) -> _Shares:
-        _, first, place, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
-        shares = [np.bincount(place, weights=found < limit, minlength=len(counts)) / counts for limit in limits]
-        return cls(truth.image[first], truth.predicates[first], np.array(shares).reshape(len(limits), len(counts)))
-
-    def means(self, times: Integers) -> list[float]:
-        """The mean over groups for each K, where `times` says how often an image counts; NaN without a group."""
-        weights = times[self.image]
-        return [float((each * weights).sum() / weights.sum()) if weights.any() else float("nan") for each in self.found]
-
-    def by_predicate(self, times: Integers) -> list[dict[int, float]]:
-        """The mean over the groups of each predicate for each K, without predicates that no image has."""
-        weights = times[self.image]
-        total = np.bincount(self.predicate, weights)
-        there = np.flatnonzero(total)
-        sums = (np.bincount(self.predicate, each * weights) for each in self.found)
-        return [dict(zip(there.tolist(), (each[there] / total[there]).tolist(), strict=True)) for each in sums]
-
-
 @dataclass(frozen=True)
 class SceneGraphMatches:
     """Which truths are found by the best predictions of their image, with the graph constraint and without.
@@ -103,27 +73,26 @@ class SceneGraphMatches:
     Any choice of images can be scored without matching again.
     """
 
-    images: int
     rules: SceneGraphRules
-    by_image: tuple[_Shares, _Shares]
-    by_predicate: tuple[_Shares, _Shares]
+    by_image: tuple[Shares, Shares]
+    by_predicate: tuple[Shares, Shares]
     """Groups are the truths of an image with one predicate."""
-    unseen: tuple[_Shares, _Shares]
+    unseen: tuple[Shares, Shares]
     """Groups are the truths of an image whose triplet the training set lacks."""
 
     def scores(self, chosen: Integers | None = None) -> SceneGraphScores:
         """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
-        limits, times = self.rules.limits, times_of(chosen, self.images)
-        recall, unseen = ([each.means(times) for each in shares] for shares in (self.by_image, self.unseen))
-        by_predicate, free = (each.by_predicate(times) for each in self.by_predicate)
+        recall, free = (each.means(chosen) for each in self.by_image)
+        unseen, free_unseen = (each.means(chosen) for each in self.unseen)
+        by_predicate, free_by_predicate = (each.by_predicate(chosen) for each in self.by_predicate)
         return SceneGraphScores(
-            recall=dict(zip(limits, recall[0], strict=True)),
-            mean_recall={k: _mean(each, self.rules) for k, each in zip(limits, by_predicate, strict=True)},
-            unconstrained=dict(zip(limits, recall[1], strict=True)),
-            unconstrained_mean={k: _mean(each, self.rules) for k, each in zip(limits, free, strict=True)},
-            zero_shot=dict(zip(limits, unseen[0], strict=True)),
-            unconstrained_zero_shot=dict(zip(limits, unseen[1], strict=True)),
-            by_predicate=dict(zip(limits, by_predicate, strict=True)),
+            recall=recall,
+            mean_recall={k: _mean(each, self.rules) for k, each in by_predicate.items()},
+            unconstrained=free,
+            unconstrained_mean={k: _mean(each, self.rules) for k, each in free_by_predicate.items()},
+            zero_shot=unseen,
+            unconstrained_zero_shot=free_unseen,
+            by_predicate=by_predicate,
         )
 
 
@@ -142,12 +111,11 @@ def match_scene_graphs(
     new = unseen_triplets(truth, seen)
     unseen = truth.take(new)
 
-    def shares(of: Relations, groups: Integers, chosen: Flags | slice) -> tuple[_Shares, _Shares]:
-        first, second = (_Shares.of(of, groups, each[chosen], rules.limits) for each in found)
+    def shares(of: Relations, groups: Integers, chosen: Flags | slice) -> tuple[Shares, Shares]:
+        first, second = (Shares.of(of, groups, each[chosen], rules.limits) for each in found)
         return first, second
 
     return SceneGraphMatches(
-        truth.images,
         rules,
         by_image=shares(truth, truth.image, slice(None)),
         by_predicate=shares(truth, groups, slice(None)),
@@ -165,21 +133,34 @@ def _found_at(predicted: Relations, truth: Relations, rules: SceneGraphRules) ->
 
     The first row is with the graph constraint, the second without.
     """
+    found = np.full((2, len(truth)), np.iinfo(np.int64).max)
+    _find(predicted, truth, rules, found, np.zeros(len(predicted), bool))
+    return found
+
+
+def that_count(predicted: Relations) -> Flags:
+    """Marks the predictions that can count for a figure of Visual Genome or VRD, some hundreds of an image at most."""
+    used = np.zeros(len(predicted), bool)
+    truth = predicted.take(np.zeros(0, np.int64))
+    for rules in (SceneGraphRules(), SceneGraphRules(same_object=None), SceneGraphRules(official=True)):
+        _find(predicted, truth, rules, np.zeros((2, 0), np.int64), used)
+    return used
+
+
+def _find(predicted: Relations, truth: Relations, rules: SceneGraphRules, found: Integers, used: Flags) -> None:
     from pipeline.evaluation.loops import find_in_graphs  # Numba takes half a second to load
 
-    found = np.full((2, len(truth)), np.iinfo(np.int64).max)
     same = np.inf if rules.official or rules.same_object is None else rules.same_object
     bounds = [np.searchsorted(each.image, np.arange(each.images + 1)) for each in (predicted, truth)]
+    # Numba would compile the loop anew for arrays of another kind.
     columns, true_columns = (
         (
-            np.ascontiguousarray(each.subject_boxes, np.float64),
-            np.ascontiguousarray(each.object_boxes, np.float64),
-            *(each.subject_labels, each.object_labels, each.predicates),
+            *(np.ascontiguousarray(boxes, np.float64) for boxes in (each.subject_boxes, each.object_boxes)),
+            *(np.ascontiguousarray(c, np.int64) for c in (each.subject_labels, each.object_labels, each.predicates)),
         )
         for each in (predicted, truth)
     )
     find_in_graphs(
-        *(bounds[0], np.asarray(scores_of(predicted), np.float64), *columns, bounds[1], *true_columns),
-        *(rules.overlap, same, rules.official, max(rules.limits), int(np.diff(bounds[0]).max(initial=0)), found),
+        *(bounds[0], np.ascontiguousarray(scores_of(predicted), np.float64), *columns, bounds[1], *true_columns),
+        *(rules.overlap, same, rules.official, max(rules.limits), int(np.diff(bounds[0]).max(initial=0)), found, used),
     )
-    return found

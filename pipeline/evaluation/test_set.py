@@ -25,6 +25,7 @@ from pipeline.evaluation.relations import Interactions, Relations
 from pipeline.evaluation.splits import Split
 from pipeline.evaluation.vcoco_detections import in_roles
 from pipeline.evaluation.vcoco_truth import VcocoTruth
+from pipeline.runtime.plugins import load_plugin
 from pipeline.runtime.stage import Rejected, ReportProgress
 from storage.errors import FatalError
 
@@ -104,7 +105,7 @@ class TestSet:
     ) -> dict[str, float]:
         """Returns zero_shot_map and zero_shot_recall under HICO-DET's rules, detection_ap50, and the triplet count.
 
-        Only images that were predicted count. `metrics` adds those of `benchmark.FURTHER`. `unseen`: triplets (subject, canonical
+        Only images that were predicted count. `metrics` adds plug-ins. `unseen`: triplets (subject, canonical
         predicate, object) that training left out; adds unseen_map, seen_map and full_map, except those without a
         triplet in the test set, and the number of unseen triplets.
         """
@@ -125,7 +126,7 @@ class TestSet:
         if unseen is not None:
             figures |= self._apart(interactions, unseen)
         for metric in metrics:
-            further = benchmark.FURTHER[metric](predicted, truth, self.truth.predicates, Options(resamples=0))
+            further = load_plugin("metrics", metric)(predicted, truth, self.truth.predicates, Options(resamples=0))
             figures |= _measured(further)
         return figures
 

@@ -21,7 +21,7 @@ from pipeline.evaluation.matching import (
     relation_candidates,
     unseen_triplets,
 )
-from pipeline.evaluation.ranking import best_first, check_test_set, places, times_of
+from pipeline.evaluation.ranking import Shares, best_first, check_test_set, places
 from pipeline.evaluation.relations import Flags, Integers, Relations
 
 
@@ -51,35 +51,23 @@ class VrdScores:
 
 @dataclass(frozen=True)
 class VrdMatches:
-    """The place of the prediction of its image that finds each of T truths, as a relation and as a phrase.
+    """Which truths are found. Any choice of images can be scored without matching again."""
 
-    Any choice of images can be scored without matching again.
-    """
-
-    truth: Relations
-    relations: Integers
-    phrases: Integers
-    """T: a place after all where none finds it"""
-    unseen: Flags
-    """T: whether the training set lacks the triplet"""
-    limits: tuple[int, ...]
+    relations: Shares
+    phrases: Shares
+    zero_shot_relations: Shares
+    zero_shot_phrases: Shares
+    """Each truth is a group of its own."""
 
     def scores(self, chosen: Integers | None = None) -> VrdScores:
         """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
-        times = times_of(chosen, self.truth.images)[self.truth.image]
-        total = np.bincount(self.truth.predicates, times)
-        found = np.bincount(self.truth.predicates, times * (self.relations < max(self.limits)))
         return VrdScores(
-            relations=self._recall(self.relations, times),
-            phrases=self._recall(self.phrases, times),
-            zero_shot_relations=self._recall(self.relations, times * self.unseen),
-            zero_shot_phrases=self._recall(self.phrases, times * self.unseen),
-            by_predicate={int(each): float(found[each] / total[each]) for each in np.flatnonzero(total)},
+            relations=self.relations.means(chosen),
+            phrases=self.phrases.means(chosen),
+            zero_shot_relations=self.zero_shot_relations.means(chosen),
+            zero_shot_phrases=self.zero_shot_phrases.means(chosen),
+            by_predicate=self.relations.by_predicate(chosen)[max(self.relations.found)],
         )
-
-    def _recall(self, found: Integers, times: Integers) -> dict[int, float]:
-        total = times.sum()
-        return {k: float(times[found < k].sum() / total) if total else float("nan") for k in self.limits}
 
 
 def score_vrd(
@@ -108,7 +96,13 @@ def match_vrd(
         _found_at(candidates(ranked, truth, rules.overlap), place, len(truth))
         for candidates in (relation_candidates, phrase_candidates)
     )
-    return VrdMatches(truth, relations, phrases, unseen_triplets(truth, seen), rules.limits)
+    new = unseen_triplets(truth, seen)
+
+    def shares(found: Integers, counted: Flags) -> Shares:
+        return Shares.of(truth.take(counted), np.arange(counted.sum()), found[counted], rules.limits)
+
+    every = np.ones(len(truth), bool)
+    return VrdMatches(shares(relations, every), shares(phrases, every), shares(relations, new), shares(phrases, new))
 
 
 def _found_at(candidates: Candidates, place: Integers, truths: int) -> Integers:

@@ -17,6 +17,7 @@ def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tal
 
     Box names map to categories like nouns in captions. Relations with other names are excluded and counted.
     """
+    rows.require_kept()
     relations = list(_relations(rows, threshold, tally))
     categories = tuple(COCO_CATEGORIES.values())
     names = {name for subject, _, object_ in relations for name in (subject, object_)}

@@ -3,44 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
 from rich.console import Console
 
-from pipeline.interop.coco_writer import write_coco
-from pipeline.interop.cooccurrence_writer import write_cooccurrence
-from pipeline.interop.fiftyone_writer import write_fiftyone
-from pipeline.interop.hico_writer import write_hico
-from pipeline.interop.label_studio import write_label_studio
-from pipeline.interop.official_writer import write_official, write_vg
-from pipeline.interop.parquet_writer import write_csv, write_hugging_face, write_parquet
 from pipeline.interop.run_rows import RunRows, Tally
+from pipeline.runtime.plugins import load_plugin
 from storage.atomic import atomic_folder
 from storage.errors import FatalError
 from storage.runs import Run
 
-Format = Literal[
-    "official", "official_vg", "coco", "hico", "parquet", "csv", "hf", "cooccurrence", "label_studio", "fiftyone"
-]
 
-_WRITERS: Mapping[str, Callable[[RunRows, Path, float, Tally], None]] = {
-    "official": write_official,
-    "official_vg": write_vg,
-    "coco": write_coco,
-    "hico": write_hico,
-    "parquet": write_parquet,
-    "csv": write_csv,
-    "hf": write_hugging_face,
-    "cooccurrence": write_cooccurrence,
-    "label_studio": write_label_studio,
-    "fiftyone": write_fiftyone,
-}
+class Writer(Protocol):
+    """What is registered as an export: writes the rows of a run into an empty folder, with relations that score enough.
 
+    It counts in `tally.wrote` what it writes, and notes what the format can't hold. A writer without scores begins with
+    `rows.require_kept()`.
+    """
 
-WITHOUT_SCORES = ("official_vg", "hico", "cooccurrence", "label_studio")
+    def __call__(self, rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
+        """Raises `FatalError` for a run that the format can't hold."""
 
 
 @dataclass
@@ -60,7 +44,7 @@ class Exported:
 
 
 def print_export(
-    run: Run, form: Format, folder: Path, threshold: float, all_scores: bool = False, as_json: bool = False
+    run: Run, form: str, folder: Path, threshold: float, all_scores: bool = False, as_json: bool = False
 ) -> None:
     """Exports a run and prints the files, how much was written, and what was lost."""
     result = export_run(run, form, folder, threshold, all_scores)
@@ -76,7 +60,7 @@ def print_export(
         console.print(f"  not exported: {number} x {reason}", markup=False)
 
 
-def export_run(run: Run, form: Format, folder: Path, threshold: float = 0.0, all_scores: bool = False) -> Exported:
+def export_run(run: Run, form: str, folder: Path, threshold: float = 0.0, all_scores: bool = False) -> Exported:
     """Writes a run into the new folder `folder`, which appears complete or not at all.
 
     Exports the relations that the run's shards keep, or with `all_scores` every scored one, except those below
@@ -85,14 +69,11 @@ def export_run(run: Run, form: Format, folder: Path, threshold: float = 0.0, all
     """
     if folder.exists():
         raise FatalError(f"{folder} already exists; name a new folder with --out, or remove this one")
-    if all_scores and form in WITHOUT_SCORES:
-        raise FatalError(
-            f"{form} holds no scores, so --all would mix kept and rejected labels; leave out --all, or export coco"
-        )
+    write: Writer = load_plugin("exports", form)
     rows, tally = RunRows(run, all_scores or form == "parquet"), Tally()
     try:
         with atomic_folder(folder, replace=False) as aside:
-            _WRITERS[form](rows, aside, threshold, tally)
+            write(rows, aside, threshold, tally)
             files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
             if not files:
                 raise FatalError(

@@ -13,6 +13,7 @@ from pipeline.interop.run_rows import RunRows, Tally, relations_of, without_crow
 
 def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `annotations.json`, `verbs.json` and `objects.json` for each dataset."""
+    rows.require_kept()
     for dataset in rows.ingested():
         place = folder / dataset
         place.mkdir()

@@ -23,6 +23,7 @@ LOCAL_FILES = "/data/local-files/?d="
 
 def write_label_studio(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `tasks.json` and the matching labelling interface `interface.xml` for each dataset."""
+    rows.require_kept()
     for dataset in rows.ingested():
         place = folder / dataset
         place.mkdir()

@@ -51,6 +51,7 @@ def write_official(rows: RunRows, folder: Path, threshold: float, tally: Tally) 
 
 def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes each dataset as a file in the layout of the authors' Visual Genome annotations."""
+    rows.require_kept()
     for dataset in rows.ingested():
         writer = ElementWriter(VISUAL_GENOME)
         elements = (writer.vg_element(*element) for element in _elements(rows, dataset, threshold, tally, vg=True))

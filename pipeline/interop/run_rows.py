@@ -62,7 +62,7 @@ class RunRows:
 
     def __init__(self, run: Run, all_scores: bool = False) -> None:
         """Raises `FatalError` if the run has no step to export."""
-        self.run = run
+        self.run, self._all_scores = run, all_scores
         self.choice = None if all_scores else choice_of(run)
         """Which relations are kept; None: all, as for imported labels."""
         self._settled = {} if all_scores else overrides_of(run)
@@ -70,6 +70,13 @@ class RunRows:
         self._artifacts: dict[str, dict[str, Artifact]] = {step: found for step, found in every.items() if found}
         if not self._artifacts and not run.keys("frequencies"):
             raise FatalError(f"run {run.name!r} has none of the steps {', '.join(TABLES)}; run one before an export")
+
+    def require_kept(self) -> None:
+        """Raises `FatalError` if relations were asked for that the run does not keep; formats without scores call it."""
+        if self._all_scores:
+            raise FatalError(
+                "the format holds no scores, so --all would mix kept and rejected labels; leave out --all, or export coco"
+            )
 
     def steps(self) -> list[str]:
         """Returns the run's steps that can be exported."""

@@ -115,10 +115,11 @@ class AuditPrecision:
         if self.precision is None or self.low is None or self.high is None:
             return "no label of the random audit has a verdict"
         whole = "" if self.covered > 0.9995 else f", for the {self.covered:.0%} of labels whose strata have verdicts"
+        unsure = f"; {self.unsure:,} more are unsure" if self.unsure else ""
         return (
-            f"{self.precision:.3f} of the labels are right (95 % interval {self.low:.3f} to {self.high:.3f}){whole}, by "
-            f"verdicts on {self.judged:,} labels of the random audit, {self.blind:,} of them blind; {self.unsure:,} more "
-            "are unsure"
+            f"{self.precision:.3f} of the labels are right before corrections (95 % interval of the sampling "
+            f"{self.low:.3f} to {self.high:.3f}){whole}, by verdicts on {self.judged:,} labels of the random audit, "
+            f"{self.blind:,} of them blind{unsure}"
         )
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.evaluation.bootstrap import Interval
-from pipeline.evaluation.comparison import OVERLAPS, RECALLS, Compared, Comparison
+from pipeline.evaluation.comparison import OVERLAPS, RECALLS, Comparison
 from pipeline.report.charts import Chart, Line, Series, lay_out, line_style
 from pipeline.report.evaluation_page import FILTERS, TITLES
 from pipeline.report.page import render_page
@@ -23,10 +22,12 @@ def write_comparison_page(comparison: Comparison, page: Path) -> None:
     """Writes the page. It loads nothing, runs no script and shows all names as text."""
     by_recall = [(RECALLS[: np.count_nonzero(each) or 1], np.array(each)) for each in comparison.precision]
     by_overlap = [(np.array(OVERLAPS), np.array(each)) for each in comparison.by_overlap]
+    judged = [each for each in comparison.classes if not math.isnan(each.differences[0].low)]
+    judged.sort(key=lambda each: (-max(abs(one.value) for one in each.differences), each.name))
     text = render_page(
         "comparison.html",
         ("report.css", "evaluation.css"),
-        {**FILTERS, "difference": _difference, "clear": is_clear},
+        {**FILTERS, "difference": lambda found: found.text(FILTERS["signed"])},
         title=TITLES.get(comparison.benchmark, comparison.benchmark),
         found=comparison,
         legend=[(name, line_style(number)) for number, name in enumerate(comparison.models)],
@@ -34,22 +35,11 @@ def write_comparison_page(comparison: Comparison, page: Path) -> None:
             (_chart("precision, all predictions in one ranking", comparison.models, by_recall), "recall"),
             (_chart(comparison.scored, comparison.models, by_overlap), "least IoU of right boxes"),
         ],
-        most=most_different(comparison.classes),
-        clear=sum(any(map(is_clear, each.differences)) for each in comparison.classes),
-        judged=sum(not math.isnan(each.differences[0].low) for each in comparison.classes),
+        most=judged[:MOST],
+        clear=sum(any(one.leaves_out_zero for one in each.differences) for each in judged),
+        judged=len(judged),
     )
     write_atomic(page, text.encode())
-
-
-def is_clear(difference: Interval) -> bool:
-    """Whether the interval of a difference leaves out 0."""
-    return difference.low > 0 or difference.high < 0
-
-
-def most_different(classes: Sequence[Compared], count: int = MOST) -> list[Compared]:
-    """Returns the classes with an interval that differ most from the first model, largest difference first."""
-    judged = [each for each in classes if not math.isnan(each.differences[0].low)]
-    return sorted(judged, key=lambda each: (-max(abs(d.value) for d in each.differences), each.name))[:count]
 
 
 def _chart(title: str, models: Sequence[str], curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Chart:
@@ -58,13 +48,3 @@ def _chart(title: str, models: Sequence[str], curves: Sequence[tuple[np.ndarray,
         shown = np.nan_to_num(values[: len(steps)])
         lines.append((Line(name, line_style(number), "", float(shown[-1])), Series(name, steps, shown)))
     return lay_out(title, lines)
-
-
-def _difference(interval: Interval) -> str:
-    """The difference in percent, with its interval."""
-    value, low, high = (
-        f"{100 * each:+.2f}".replace("-", "−") for each in (interval.value, interval.low, interval.high)
-    )
-    if math.isnan(interval.value):
-        return "–"
-    return value if math.isnan(interval.low) else f"{value} ({low} to {high})"

@@ -192,7 +192,7 @@ def headline(figures: Figures, human: AuditPrecision | None = None) -> list[tupl
         tiles.append((f"{figures.labels.kept:,}".replace(",", "\u2009"), "labels kept", figures.choice))
     if human is not None:
         interval = f"95 % interval {human.low:.2f} to {human.high:.2f}, {human.judged:,} labels judged"
-        tiles.append((f"{human.precision:.2f}", "precision of the labels, by reviewers", interval))
+        tiles.append((f"{human.precision:.2f}", "precision by reviewers, before corrections", interval))
     for audit in figures.audits:
         if audit.labels and audit.labels.tagger.precision is not None:
             recall = (

@@ -26,6 +26,7 @@ from pipeline.evaluation.summary import EvaluationSummary, summarise
 from pipeline.report.evaluation_images import EvaluatedImages
 from pipeline.report.evaluation_page import evaluation_markdown, stamp_of, write_evaluation_page
 from pipeline.report.view import RunView
+from pipeline.runtime.plugins import load_plugin
 from storage.artifact import Artifact
 from storage.atomic import write_atomic
 from storage.digests import digest_json
@@ -144,6 +145,6 @@ def _with_further(
 ) -> Evaluated:
     """Adds the metrics in `evaluate.metrics`, without intervals."""
     options, figures = Options(resamples=0), evaluated.figures
-    for metric in metrics:
-        figures += benchmark.FURTHER[metric](predicted, true, truth.predicates, options).figures
+    for name in metrics:
+        figures += load_plugin("metrics", name)(predicted, true, truth.predicates, options).figures
     return replace(evaluated, figures=figures)

@@ -7,7 +7,7 @@ import ipaddress
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,31 +68,22 @@ class Access:
         return f"{page}login?token={self.token}" if self.reviewer else page
 
     def require_password_beyond_loopback(self, address: str) -> None:
-        """Raise `FatalError` if other machines can reach `address` and there is no password."""
+        """Raise `FatalError` if other machines can reach `address` and need no password, or can write the header."""
         try:
             is_loopback = ipaddress.ip_address(address).is_loopback
         except ValueError:
             is_loopback = address == "localhost"
-        if self.user_header and not is_loopback:
-            raise FatalError(
-                f"other machines can reach {address} and write the header {self.user_header}; listen on 127.0.0.1, behind "
-                "the proxy"
-            )
-        if self.password is None and not is_loopback:
+        if not is_loopback and (self.password is None or self.user_header):
             raise FatalError(
                 f"other machines can reach {address}, so the review page needs a password there; set {VARIABLE} or "
-                "--password-file, or listen on 127.0.0.1"
+                "--password-file, or listen on 127.0.0.1, as --user-header does behind a proxy"
             )
 
     @property
     def hosts(self) -> list[str]:
         """Hosts that requests may name: `names` without scheme and port, and loopback names for forwarded ports."""
-        return [
-            "127.0.0.1",
-            "localhost",
-            "[::1]",
-            *(match[2] for name in self.names if (match := _NAME.fullmatch(name))),
-        ]
+        named = [match[2] for name in self.names if (match := _NAME.fullmatch(name))]
+        return ["127.0.0.1", "localhost", "[::1]", *named]
 
     @property
     def session_key(self) -> str:
@@ -115,18 +106,3 @@ def kept_secret(file: Path) -> str:
         return secret
     except (OSError, UnicodeDecodeError) as error:
         raise FatalError(f"{file}: the secret of the review page can't be read or written ({error})") from error
-
-
-def read_password(environment: Mapping[str, str], file: Path | None) -> str | None:
-    """The password: the first line of `file` if one is named, else RLIP_REVIEW_PASSWORD, else None.
-
-    Raises `FatalError` if the file can't be read.
-    """
-    if file is None:
-        return environment.get(VARIABLE)
-    try:
-        return (file.read_text(encoding="utf-8").splitlines() or [""])[0]
-    except (OSError, UnicodeDecodeError) as error:
-        raise FatalError(
-            f"--password-file {file}: {error}; name a UTF-8 file whose first line is the password"
-        ) from error

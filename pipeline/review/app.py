@@ -13,15 +13,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import ValidationError
 
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.review.decisions import (
-    Accepted,
-    Addition,
-    Decided,
-    Decisions,
-    accept_class,
-    add_relation,
-    decide,
-)
+from pipeline.review.decisions import Accepted, Addition, Decided, Decisions, accept_class, add_relation, decide
 from pipeline.review.entrance import reviewer_of
 from pipeline.review.image_detail import ImageDetail
 from pipeline.review.labels import labels_of

@@ -26,8 +26,7 @@ class Comparison:
     def __init__(self, index: ReviewIndex, other: RunView | None) -> None:
         self._index = index
         self.other = other
-        self._generation = 0
-        self._counted: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {}
+        self._compared = 0
         with index.cursor() as cursor:
             cursor.execute("CREATE OR REPLACE TABLE against (relation BIGINT, kept BOOLEAN, score REAL)")
         self.refresh()
@@ -53,7 +52,7 @@ class Comparison:
                 )
                 cursor.unregister("theirs")
             cursor.commit()
-        self._generation += 1
+        self._compared += 1
 
     def summary(self) -> dict[str, Any] | None:
         """Label counts: in both runs, kept in both, kept in this or the other only. None without another run."""
@@ -76,12 +75,8 @@ class Comparison:
         )
 
     def _count(self, sql: str) -> list[dict[str, Any]]:
-        """The rows of a query over all labels. It is repeated only after the labels have changed."""
-        generation = self._index.generation, self._generation
-        held = self._counted.get(sql)
-        if held is None or held[0] != generation:
-            held = self._counted[sql] = generation, self._index.rows(sql)
-        return held[1]
+        """The rows of a query over all labels, until they are compared again."""
+        return self._index.once(f"{self._compared} {sql}", lambda: self._index.rows(sql))
 
 
 def _with_images(relations: pa.Table, images: pa.Table) -> pa.Table:

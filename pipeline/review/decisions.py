@@ -104,7 +104,7 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
         last = standing.get(one.label, {}).get(reviewer)
         if last is not None and last.queue == ADJUDICATION:
             one.queue = ADJUDICATION
-        elif last is not None and one.queue == ADJUDICATION:
+        elif one.queue == ADJUDICATION and last is not None and last.queue != CLASS:
             raise ValueError("you have judged this label yourself; somebody else must settle it")
         verdict = _verdict(state, labels[one.label], one, reviewer)
         if not _stands(verdict, last):
@@ -129,12 +129,14 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
 def accept_class(state: ReviewState, reviewer: str, number: int) -> Accepted:
     """Accepts all labels of the reviewer's share that are as sure as `SURE` and have a label's predicate and categories.
 
-    One in `ASKED` of them, and at least one, stays open to be asked. Raises ValueError for an unsure label.
+    One in `ASKED` of them, and at least one, stays open to be asked. Raises ValueError for an unsure label and without any.
     """
     (label,) = _labels(state, [number]).values()
     if label.probability < SURE:
         raise ValueError(f"only labels with a probability of at least {SURE:g} can be accepted as a class")
     alike = _alike(state, label, f"probability >= {SURE} AND relation NOT IN ({_JUDGED})", reviewer)
+    if not alike:
+        raise ValueError("your share has no open label of this class")
     places = permanent_numbers((each.judged for each in alike), _CLASS_SEED)
     asked = np.argsort(places)[: -(-len(alike) // ASKED)].tolist()
     accepted = [each for place, each in enumerate(alike) if place not in asked]

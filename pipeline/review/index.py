@@ -159,6 +159,8 @@ class ReviewIndex:
         """(generation, number) → label from `labels_of`: chips and verdicts concern labels that were just listed."""
         self.settle: Callable[[], None] = lambda: None
         """Brings the tables of `LIVE` up to date. Every query that names one calls it first."""
+        self._made: dict[str, tuple[int, Any]] = {}
+        self._making = threading.RLock()
         self._known: tuple[tuple[str, int, int], ...] | None = None
         """The run as it was when it was last read."""
         self._searching = threading.BoundedSemaphore(_SEARCHES)
@@ -173,6 +175,14 @@ class ReviewIndex:
         """Close the file; nothing may be queried any more."""
         with self._opening:
             self._connection.close()
+
+    def once(self, name: str, make: Callable[[], V]) -> V:
+        """What `make` gives, computed once for the present rows. Others wait meanwhile."""
+        with self._making:
+            if name not in self._made or self._made[name][0] != self.generation:
+                self._made[name] = self.generation, make()
+            made: V = self._made[name][1]
+            return made
 
     @contextmanager
     def cursor(self) -> Iterator[DuckDBPyConnection]:

@@ -1,8 +1,7 @@
-"""Counts over all labels of an index, made by the database and cached until the index changes."""
+"""Counts over all labels of an index, made by the database."""
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 from pipeline.labels.label_funnel import LabelFunnel
@@ -43,21 +42,9 @@ class LabelFacts:
     """The reasons why stages rejected rows."""
 
 
-class LabelFactsCache:
-    """The facts of an index. The first caller after a change counts again while the others wait."""
-
-    def __init__(self, index: ReviewIndex) -> None:
-        self._index = index
-        self._lock = threading.Lock()
-        self._held: tuple[int, LabelFacts] | None = None
-
-    def facts(self) -> LabelFacts:
-        """The facts of the index's present state."""
-        with self._lock:
-            generation = self._index.generation
-            if self._held is None or self._held[0] != generation:
-                self._held = generation, _facts_of(self._index)
-            return self._held[1]
+def label_facts(index: ReviewIndex) -> LabelFacts:
+    """The facts of the index's present rows."""
+    return index.once("facts", lambda: _facts_of(index))
 
 
 def _facts_of(index: ReviewIndex) -> LabelFacts:

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.label_funnel import LabelFunnel
 from pipeline.review.diagrams import Graph, Histogram, Plot, graph, histogram, long_tail, shares
-from pipeline.review.label_facts import MOST_AN_IMAGE, LabelFacts, PredicateFacts
+from pipeline.review.label_facts import MOST_AN_IMAGE, LabelFacts, PredicateFacts, label_facts
 from pipeline.review.review_state import ReviewState
 from pipeline.review.run_progress import StepProgress
 from pipeline.review.score_audit import BinnedLabels, ScoreAudit
@@ -120,8 +120,6 @@ class Work:
     labels: int
     """Labels of the audit in the reviewer's share."""
     judged: int
-    verdicts: int
-    """Verdicts of the reviewer, on any labels."""
     minutes: float | None
     """Time left for the audit, at the reviewer's median pace; None without a timed verdict."""
     adjudication: int
@@ -137,14 +135,12 @@ def work_of(state: ReviewState, reviewer: str) -> Work:
     """What a reviewer can do next."""
     seat, progress = state.shares.seat(reviewer), state.shares.progress(reviewer)
     own = next((each for each in progress if each.name == reviewer), Progress(reviewer, 0, 0))
-    verdicts = state.reviews.log.standing_of(reviewer)
-    paces = [verdict.seconds for verdict in verdicts if verdict.seconds is not None]
+    paces = [each.seconds for each in state.reviews.log.standing_of(reviewer) if each.seconds is not None]
     queues = (Search(order=order).seen_by(reviewer, seat) for order in ("adjudication", "check"))
     adjudication, checks = (state.listing.count_now(queue) for queue in queues)
     return Work(
         labels=own.labels,
         judged=own.judged,
-        verdicts=len(verdicts),
         minutes=(own.labels - own.judged) * median(paces) / 60 if paces else None,
         adjudication=adjudication,
         checks=checks,
@@ -155,7 +151,7 @@ def work_of(state: ReviewState, reviewer: str) -> Work:
 
 def overview_of(state: ReviewState) -> Overview:
     """The overview of a run's present state. Counts over all labels are cached until the run changes."""
-    facts, steps = state.facts.facts(), state.progress.steps()
+    facts, steps = label_facts(state.index), state.progress.steps()
     histogram_of_scores, score_rows = _scores(facts.scores)
     images = sum(facts.density)
     kept = sum(each.kept for each in facts.predicates)
@@ -198,13 +194,9 @@ def _loss_address(level: str, reason: str, quarantined: frozenset[str]) -> str:
 def _bars(predicates: Sequence[PredicateFacts]) -> tuple[PredicateBar, ...]:
     shown = [each for each in predicates if each.kept][:MOST_PREDICATES]
     longest = max((np.log10(each.kept + 1) for each in shown), default=1.0)
+    lengths = (round(float(np.log10(each.kept + 1) / longest), 3) for each in shown)
     return tuple(
-        PredicateBar(
-            each,
-            round(float(np.log10(each.kept + 1) / longest), 3),
-            _kept_of(each.predicate),
-        )
-        for each in shown
+        PredicateBar(each, length, _kept_of(each.predicate)) for each, length in zip(shown, lengths, strict=True)
     )
 
 

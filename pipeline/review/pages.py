@@ -57,7 +57,6 @@ class Pages:
         self._state = state
         self._read_only = read_only
         self._signed_in = signed_in
-        self._offered: tuple[int, Offered] | None = None
         self._environment = Environment(
             loader=FileSystemLoader(Path(__file__).parent / "templates"),
             autoescape=True,
@@ -164,6 +163,8 @@ class Pages:
 
     def _added(self, detail: ImageDetail, reviewer: str) -> list[dict[str, Any]]:
         """The relations that a reviewer added to the labels of an image, by indices of its boxes."""
+        if not detail.digest:
+            return []
         boxes, labels = [box4(box) for box in detail.boxes], {label.judged for label in detail.labels}
         return [
             {
@@ -205,25 +206,24 @@ class Pages:
         """The labels before and after a position of a search."""
         if at is None:
             return {"previous": None, "following": None}
-        around = {"previous": at - 1, "following": at + 1}
-        numbers = {name: self._state.listing.labels(search, max(place, 0), 1).numbers for name, place in around.items()}
-        found = labels_of(self._state.index, [number for each in numbers.values() for number in each])
-        by_number = {label.number: label for label in found}
-        return {
-            name: by_number.get(numbers[name][0]) if place >= 0 and numbers[name] else None
-            for name, place in around.items()
+        places = {"previous": at - 1, "following": at + 1}
+        numbers = {
+            name: self._state.listing.labels(search, place, 1).numbers if place >= 0 else ()
+            for name, place in places.items()
         }
+        found = {name: labels_of(self._state.index, each) for name, each in numbers.items()}
+        return {name: labels[0] if labels else None for name, labels in found.items()}
 
     @property
     def choices(self) -> Offered:
-        """What the search form offers, cached until the index changes."""
-        generation = self._state.index.generation
-        if self._offered is None or self._offered[0] != generation:
-            rows = self._state.index.rows("SELECT kind, name FROM offered ORDER BY kind, place")
-            names = {kind: [row["name"] for row in rows if row["kind"] == kind] for kind in OFFERED}
-            lists = {kind: _options(names[kind]) for kind in ("predicates", "categories")}
-            self._offered = generation, Offered(names["datasets"], names["reasons"], lists)
-        return self._offered[1]
+        """What the search form offers."""
+        return self._state.index.once("choices", self._choices)
+
+    def _choices(self) -> Offered:
+        rows = self._state.index.rows("SELECT kind, name FROM offered ORDER BY kind, place")
+        names = {kind: [row["name"] for row in rows if row["kind"] == kind] for kind in OFFERED}
+        lists = {kind: _options(names[kind]) for kind in ("predicates", "categories")}
+        return Offered(names["datasets"], names["reasons"], lists)
 
 
 def _options(names: Sequence[str]) -> Markup:

@@ -13,7 +13,7 @@ from pipeline.review.audit import Audit
 from pipeline.review.comparison import Comparison
 from pipeline.review.image_detail import ImageDetails
 from pipeline.review.index import ReviewIndex
-from pipeline.review.label_facts import LabelFactsCache
+from pipeline.review.label_facts import label_facts
 from pipeline.review.listing import Listing
 from pipeline.review.pictures import Pictures
 from pipeline.review.reviews import Reviews
@@ -53,7 +53,6 @@ class ReviewState:
         self.details = ImageDetails(self.index)
         self.pictures = Pictures(view.image_folders)
         self.progress = RunProgress(view.run, planned or {})
-        self.facts = LabelFactsCache(self.index)
         self._count()
         self._closing = threading.Event()
         self._watcher: threading.Thread | None = None
@@ -82,7 +81,7 @@ class ReviewState:
     def _count(self) -> None:
         """Count in advance what the overview shows, so that no page waits for it."""
         self.progress.steps()
-        self.facts.facts()
+        label_facts(self.index)
         self.comparison.summary()
         self.comparison.differences()
 

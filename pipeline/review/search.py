@@ -34,7 +34,7 @@ ORDERS: dict[Order, str] = {
     "adjudication": "relation",
     "check": "relation",
 }
-"""Sort orders of labels, without ties. docs/review.md (Queues) defines the queues."""
+"""Sort orders of labels, without ties. docs/review.md (Searches and queues) defines the queues."""
 QUEUES: dict[Order, str] = {
     "informative": "information",
     "audit": AUDIT,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.labels.team import Team, read_team, write_team
+from pipeline.labels.verdicts import CLASS
 from pipeline.review.index import LIVE, ReviewIndex
-from pipeline.review.search import MINE
 
 NO_SEAT = -1
 """Seat of those who are not in the team. They have no share, and settle what the others disagree on."""
@@ -51,23 +51,24 @@ class Shares:
         if self.team is None:
             return 0
         with self._lock:
-            joined = self.team.joined(name)
-            if joined is not self.team:
-                write_team(self._verdicts, joined)
-                self.team = joined
-        seat = joined.seat(name)
+            if self.team.seat(name) is None:
+                # Another run's server may have seated somebody since.
+                self.team = (read_team(self._verdicts) or self.team).joined(name)
+                if self.team.seat(name) is not None:
+                    write_team(self._verdicts, self.team)
+            seat = self.team.seat(name)
         return NO_SEAT if seat is None else seat
 
     def progress(self, viewer: str) -> list[Progress]:
         """The audit of each seat's owner; of the viewer alone where there is no team."""
         team = self.team or Team(members=(viewer,))
-        found = []
-        for seat in range(team.size):
-            name = team.members[seat] if seat < len(team.members) else ""
-            counted = self._index.rows(
-                f"SELECT count(*) AS labels, count(*) FILTER (relation IN ({MINE})) AS judged FROM relations "
-                f"JOIN audit USING (relation) JOIN {LIVE}.shares USING (image) WHERE audit.place < $most AND seat = $seat",
-                {"viewer": name, "most": team.labels, "seat": seat},
-            )
-            found.append(Progress(name, **counted[0]))
-        return found
+        names = [*team.members, *[""] * (team.size - len(team.members))]
+        counted = self._index.rows(
+            "SELECT seat, count(*) AS labels, count(said.relation) AS judged FROM relations JOIN audit USING (relation) "
+            f"JOIN {LIVE}.shares USING (image) LEFT JOIN (SELECT DISTINCT relation, reviewer FROM {LIVE}.reviewed "
+            f"WHERE queue <> '{CLASS}') AS said ON said.relation = relations.relation "
+            "AND said.reviewer = list_extract($names::VARCHAR[], seat + 1) WHERE audit.place < $most GROUP BY seat",
+            {"names": names, "most": team.labels},
+        )
+        found = {row["seat"]: (row["labels"], row["judged"]) for row in counted}
+        return [Progress(name, *found.get(seat, (0, 0))) for seat, name in enumerate(names)]

@@ -14,12 +14,12 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from pipeline.captioning.captioner import find_captioner
 from pipeline.captioning.model_folder import model_fault
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.catalogue import where_to_get
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.record_index import is_indexed, open_index
-from pipeline.data.datasets.source import file_fault, text_fault
 from pipeline.data.datasets.validate import box_doubts
 from pipeline.report.report_folder import require_place
 from pipeline.run.context import RunContext
@@ -204,16 +204,12 @@ def _candidate_files(settings: Any) -> Iterator[Finding]:
 
 
 def _captioner(settings: Any) -> Iterator[Finding]:
-    """Look into the captioner's folder, or into the files of recorded captions."""
-    for path in settings.recorded if settings.captioner == "recorded" else ():
-        if path.is_file() and (what := file_fault(path, "JSON") or text_fault(path)):
-            yield Finding("missing", "caption.recorded", f"{path} {what}")
-    models = {"caption.model": settings.model} if settings.captioner == "blip" else {}
-    models |= {"caption.filter": settings.filter} if settings.filter else {}
-    for what, model in models.items():
-        folder = Path(model).expanduser()
-        if folder.is_dir() and (fault := model_fault(folder)):
-            yield Finding("missing", what, f"{folder}: {fault}")
+    """Look into the files of the captioner and of the filter."""
+    for setting, fault in find_captioner(settings).faults():
+        yield Finding("missing", setting, fault)
+    filter_ = Path(settings.filter).expanduser()
+    if settings.filter and filter_.is_dir() and (what := model_fault(filter_)):
+        yield Finding("missing", "caption.filter", f"{filter_}: {what}")
 
 
 def _parser(package: str) -> Finding:
@@ -236,6 +232,7 @@ def _versions(recipe: Recipe) -> Iterator[Finding]:
     addresses = [recipe.store, *(source.images for source in recipe.data.sources)]
     extras = ["s3"] if any(str(address).startswith(("s3://", "s3a://")) for address in addresses) else []
     extras += ["vg150"] if any(source.format == "vg150" for source in recipe.data.sources) else []
+    extras += ["vlm"] if recipe.caption.captioner == "openai" else []
     wanted = stated_ranges(extras=extras)
     if not wanted:
         yield Finding("note", "versions", "rlip is not installed, so versions are not checked; run pip install -e .")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -368,10 +369,10 @@ def summary(plan: StepPlan, records: Sequence[Record], seconds: float) -> str:
 
 @contextmanager
 def open_display(console: Console, as_json: bool) -> Iterator[Display]:
-    """The display that suits the output: JSON lines, bars on a terminal, or plain lines."""
+    """The display that suits the output: JSON lines, bars on a terminal or in a notebook, or plain lines."""
     if as_json:
         yield JsonLines()
-    elif console.is_terminal:
+    elif console.is_terminal or (console.is_jupyter and find_spec("ipywidgets")):  # without it, rich shows no bars
         bars = Bars(console)
         try:
             yield bars

@@ -16,12 +16,14 @@ from pipeline.detection.settings import DetectSettings
 from pipeline.report.view import REPORTS
 from pipeline.runtime.logs import LogFormat
 from pipeline.runtime.settings import Settings, file_read, runtime
+from pipeline.stages.caption import CaptionStage
+from pipeline.stages.detect import DetectStage
 from pipeline.stages.evaluate import EvaluateSettings
 from pipeline.stages.ingest import IngestSettings
 from pipeline.stages.parse import ParseSettings
 from pipeline.stages.shard import FROM_CAPTIONS, ShardSettings, ShardStage
 from pipeline.stages.split import SplitSettings
-from pipeline.stages.tag import TagSettings
+from pipeline.stages.tag import TagSettings, TagStage
 from pipeline.training.config import MODEL
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from scenes.sample_weights import SAMPLE_WEIGHTS
@@ -239,8 +241,11 @@ class Recipe(Settings):
             "indexes": recipe.ingest.indexes or caches / "indexes",
         }
         parse = {"cache": recipe.parse.cache or caches / "parses.sqlite"}
-        sections = {"ingest": recipe.ingest.model_copy(update=ingest), "parse": recipe.parse.model_copy(update=parse)}
-        return recipe.model_copy(update=sections)
+        caption = {"answers": recipe.caption.answers or caches / "answers.sqlite"}
+        updates = {"ingest": ingest, "parse": parse, "caption": caption}
+        return recipe.model_copy(
+            update={section: getattr(recipe, section).model_copy(update=update) for section, update in updates.items()}
+        )
 
     @model_validator(mode="before")
     @classmethod
@@ -266,6 +271,13 @@ class Recipe(Settings):
                 f"detect.weights: missing, but dataset {bare[0]!r} has images without annotations; name a detector "
                 "(docs/datasets.md)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _plugins_have_these_options(self) -> Recipe:
+        for section, stage in ((self.caption, CaptionStage), (self.detect, DetectStage), (self.tag, TagStage)):
+            if section.options:
+                stage(section).row_settings()
         return self
 
     @property

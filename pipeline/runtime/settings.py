@@ -39,7 +39,7 @@ class Settings(BaseModel):
         """The fields that change rows, as JSON values, which go into a key. One that was renamed keeps its former name
         there, its alias."""
         fields = type(self).model_fields
-        kept = {name for name, field in fields.items() if not _has_mark(field.json_schema_extra, "runtime")}
+        kept = {name for name, field in fields.items() if not has_mark(field.json_schema_extra, "runtime")}
         return self.model_dump(mode="json", include=kept, by_alias=True)
 
     def planned(self) -> Self:
@@ -51,7 +51,7 @@ class Settings(BaseModel):
         changed: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            visited = _visited(value, mark, _has_mark(field.json_schema_extra, mark), find, f"{section}{name}")
+            visited = _visited(value, mark, has_mark(field.json_schema_extra, mark), find, f"{section}{name}")
             if visited != value:
                 changed[name] = visited
         return self.model_copy(update=changed) if changed else self
@@ -111,5 +111,6 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         raise FatalError(f"--set {override}: {name!r} is not a field that can be set")
 
 
-def _has_mark(extra: Any, mark: str) -> bool:
+def has_mark(extra: Any, mark: str) -> bool:
+    """Whether a field was declared with a mark, given its `json_schema_extra`."""
     return isinstance(extra, dict) and bool(extra.get(mark))

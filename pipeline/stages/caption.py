@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.captioning.captioner import Caption, Captioner, ImageInput, merge
-from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python, find_model
+from pipeline.captioning.captioner import Caption, ImageInput, find_captioner, merge
+from pipeline.captioning.captioners import Blip
+from pipeline.captioning.model_folder import find_model
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, ImageLimits, read_ahead, read_image
@@ -42,34 +45,25 @@ class CaptionStage(Stage):
     settings: CaptionSettings
 
     def row_settings(self) -> dict[str, Any]:
-        """The settings that change captions. Recordings count by name, which captions carry; `weights` hashes them."""
-        if self.settings.captioner == "recorded":
-            after = self.settings.model_dump(mode="json", include=_AFTER)
-            return {"captioner": "recorded", "recorded": [path.name for path in self.settings.recorded], **after}
-        return self.settings.row_settings()
+        """The settings that change captions: those of the captioner, and those that apply to all."""
+        own = find_captioner(self.settings).row_settings()
+        return self.settings.model_dump(mode="json", include={"captioner", *_AFTER}) | own
 
     def weights(self) -> dict[str, Path]:
-        """The files of the captioner or the recordings, and of the filter. Raises `FatalError` if one is missing."""
-        settings = self.settings
-        found: dict[str, Path] = {}
-        if settings.captioner == "recorded":
-            found |= {f"recorded {number}": path for number, path in enumerate(settings.recorded)}
-        elif settings.captioner == "lavis":
-            find_lavis_python(settings.lavis_python)
-            found["captioner"], found["vocabulary"] = find_lavis_model(settings.model)
-        else:
-            found["captioner"] = find_model(settings.model, settings.hub)
+        """The files of the captioner and of the filter. Raises `FatalError` if one is missing."""
+        settings, found = self.settings, find_captioner(self.settings).weights()
         if settings.filter:
             found["filter"] = find_model(settings.filter, settings.hub, setting="filter")
         return found
 
     def resources(self) -> Resources:
-        """The resources of one worker. Only BLIP in transformers and the filter use a GPU."""
-        return Resources.on(self.settings.device if self._in_transformers else "cpu", self.weights().values())
+        """The resources of one worker."""
+        uses_gpu = self.settings.filter or find_captioner(self.settings).uses_gpu
+        return Resources.on(self.settings.device if uses_gpu else "cpu", self.weights().values())
 
     def imports(self) -> tuple[str, ...]:
-        """BLIP's modules, if a BLIP in transformers captions or filters."""
-        return ("transformers.models.blip.modeling_blip",) if self._in_transformers else ()
+        """The modules of the captioner, and BLIP's if one filters."""
+        return (*find_captioner(self.settings).imports, *(Blip.imports if self.settings.filter else ()))
 
     def decisive(self, table: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The image and whether it has a box. Boxes themselves count only if captions of crops around them are set."""
@@ -78,7 +72,7 @@ class CaptionStage(Stage):
 
     def open(self, uses: Inputs) -> None:
         """Load the captioner, and the filter if the settings name one."""
-        self._captioner = open_captioner(self.settings, self.worker)
+        self._captioner = find_captioner(self.settings).open(self.worker)
         self._scorer = self._filter() if self.settings.filter else None
         self._limits = ImageLimits()
 
@@ -88,24 +82,25 @@ class CaptionStage(Stage):
         made: list[dict[str, Any]] = []
         unfit = 0
         place = {row["image_id"]: number for number, row in enumerate(rows)}
-        rejected = [reject for reject in self._captioner.rejects if reject.image_id in place]
         unreadable: list[Rejected] = []
         # BLIP encodes adjacent byte copies only once.
         first: dict[str, int] = {}
         rows.sort(key=lambda row: first.setdefault(row["digest"], len(first)))
         ahead, total, began = self._decoded(rows), 0, time.monotonic()
-        for start in range(0, len(rows), self.settings.batch_size):
-            batch = _readable(rows[start : start + self.settings.batch_size], ahead, unreadable)
-            for (row, image), drawn in zip(batch, self._drawn(batch), strict=True):
+        size = self.settings.batch_size
+        batches = (_readable(rows[start : start + size], ahead, unreadable) for start in range(0, len(rows), size))
+        for number, (batch, captions) in enumerate(self._captioned(batches), start=1):
+            for (row, image), drawn in zip(batch, captions, strict=True):
                 found = merge(drawn) if self.settings.merge_draws else drawn
                 fit = found if image is None else self._fit(image, found)
                 unfit += len(found) - len(fit)
                 made.append({"image_id": row["image_id"], "captions": [caption._asdict() for caption in fit]})
                 total += len(found)
             pace = total / max(time.monotonic() - began, 1e-9)
-            report(min(start + self.settings.batch_size, len(rows)), len(rows), f"{pace:.0f} captions/s per worker")
+            report(min(number * size, len(rows)), len(rows), f"{pace:.0f} captions/s per worker")
         facts = {"captions_filtered": unfit} if self._scorer else {}
         table = pa.Table.from_pylist(sorted(made, key=lambda row: place[row["image_id"]]), schema=CAPTIONS)
+        rejected = [reject for reject in self._captioner.rejects if reject.image_id in place]
         rejected += sorted(unreadable, key=lambda reject: place[reject.image_id])
         return Output(table, rejected=rejected, rows_in=len(rows), facts=facts)
 
@@ -113,15 +108,28 @@ class CaptionStage(Stage):
         """Count the captions."""
         return {"captions": sum(len(captions) for captions in table["captions"].to_pylist())}
 
-    @property
-    def _in_transformers(self) -> bool:
-        """Whether a model in transformers captions or filters."""
-        return self.settings.captioner == "blip" or bool(self.settings.filter)
-
     def _filter(self) -> MatchScorer:
         from pipeline.captioning.blip import MatchScorer  # loads torch, which recorded captions don't need
 
         return MatchScorer(self.settings, self.worker)
+
+    def _captioned(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, list[list[Caption]]]]:
+        """Each batch with its captions, in order. A captioner that waits for a server has several batches at once."""
+        together = find_captioner(self.settings).batches_at_once
+        if together == 1:
+            yield from ((batch, self._drawn(batch)) for batch in batches)
+            return
+        pool, waiting = ThreadPoolExecutor(together), deque[tuple[Batch, Future[list[list[Caption]]]]]()
+        try:
+            for batch in batches:
+                waiting.append((batch, pool.submit(self._drawn, batch)))
+                if len(waiting) == together:
+                    first, captions = waiting.popleft()
+                    yield first, captions.result()
+            for first, captions in waiting:
+                yield first, captions.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _drawn(self, batch: Batch) -> list[list[Caption]]:
         """The captions of each image: of the whole image, of its pairs of boxes, or both."""
@@ -181,18 +189,3 @@ def _readable(
         else:
             found.append((row, image))
     return found
-
-
-def open_captioner(settings: CaptionSettings, worker: int = 0) -> Captioner:
-    """Open a captioner for worker `worker`, counted from 0. Raises `FatalError` if its files or GPU are missing."""
-    if settings.captioner == "recorded":
-        from pipeline.captioning.recorded import RecordedCaptioner
-
-        return RecordedCaptioner(settings)
-    if settings.captioner == "lavis":
-        from pipeline.captioning.lavis import LavisCaptioner
-
-        return LavisCaptioner(settings)
-    from pipeline.captioning.blip import BlipCaptioner
-
-    return BlipCaptioner(settings, worker)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, ImageLimits, read_ahead, read_image
 from pipeline.detection.settings import DetectSettings
+from pipeline.runtime.plugins import load_plugin, options_of, plugin_terms
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage.tables import DETECTIONS, IMAGES, write_table
 
@@ -36,6 +37,15 @@ class DetectStage(Stage):
     loads = "the detector"
     schema = IMAGES
     settings: DetectSettings
+
+    def row_settings(self) -> dict[str, Any]:
+        """The settings that change boxes, with those of a detector of another package."""
+        row_settings = super().row_settings()
+        if (name := self.settings.detector) is not None:
+            plugin = load_plugin("detectors", name)
+            options = options_of(plugin, self.settings.options, "detect.options")
+            row_settings |= {"detector": name, **plugin_terms(plugin, options)}
+        return row_settings
 
     def weights(self) -> dict[str, Path]:
         """The files of the detector. Raises `FatalError` if one is missing."""

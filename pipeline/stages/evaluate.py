@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
+from pydantic import AfterValidator
 
 from pipeline.runtime.devices import choose_device
+from pipeline.runtime.plugins import RequireName, load_plugin, plugin_terms
 from pipeline.runtime.settings import Settings, data_file, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage, named_files
 from pipeline.stages.split import NameTriplet, unseen_triplets
@@ -31,7 +33,7 @@ class EvaluateSettings(Settings):
 
     subject: str | None = None
     """Category that a pair's most probable subject must have, e.g. "person" for HICO-DET; unset: any."""
-    metrics: tuple[Literal["open_images", "scene_graphs"], ...] = ()
+    metrics: tuple[Annotated[str, AfterValidator(RequireName("metrics"))], ...] = ()
     """Metrics besides HICO-DET's: open_images (score_wtd and its parts), scene_graphs (R@K, mR@K, ng-R@K)."""
     vcoco: VcocoFiles | None = None
     """Also V-COCO's metrics (role AP of both scenarios, agent AP), on the test images in these files."""
@@ -62,6 +64,9 @@ class EvaluateStage(Stage):
         """The settings that change rows. V-COCO's files are in the key by content, not by path."""
         settings = super().row_settings()
         del settings["vcoco"]
+        terms = {name: plugin_terms(load_plugin("metrics", name)) for name in self.settings.metrics}
+        if any(terms.values()):
+            settings["plugins"] = terms
         return settings
 
     def weights(self) -> dict[str, Path]:

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
-from pipeline.runtime.devices import best_precision, choose_device
-from pipeline.runtime.processes import keep_freed_memory
-from pipeline.runtime.settings import Settings, file_read, runtime
+from pipeline.runtime.settings import Settings, file_read
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage, named_files
-from pipeline.training.settings import CALIBRATION, fold_of
-from storage.artifact import REMOVE_ARTIFACT, Artifact
-from storage.digests import digest_file
+from pipeline.stages.labellers import LabellerSettings, OpenLabeller, find_labeller
+from pipeline.training.settings import fold_of
 from storage.errors import FatalError
-from storage.json_files import read_json
 from storage.tables import CANDIDATES, DROPPED, RELATIONS, write_table
 from tagger.box import Box
 from tagger.candidates.cooccurrence import cooccurrence_candidates, read_cooccurrence
 from tagger.candidates.grounding import ground
 from tagger.candidates.official import official_candidates
 from tagger.candidates.source import Candidates, CandidateSource
-from tagger.labelling.calibration import Calibration, Stack
 from tagger.labelling.label_choice import with_probabilities
 from tagger.matching import (
     AuthorsFileError,
@@ -46,17 +41,12 @@ from tagger.triplet import Triplet
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tagger.labelling.blind_labeller import BlindLabeller
-    from tagger.labelling.clip_labeller import ClipLabeller
-    from tagger.labelling.labeller import Labeller
     from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 
 CANDIDATES_FILE = "candidates.parquet"
 DROPPED_FILE = "dropped.parquet"
 QUARANTINED = "image in quarantine"
 """Why the triplets of an image that can't be read or scored led to no candidate."""
-_NETWORK_MODULES = {"tagger": ("models.relation_tagger",), "clip": ("transformers.models.clip.modeling_clip",)}
-"""Method with a network → the modules of the network."""
 
 
 class CandidateSettings(Settings):
@@ -84,50 +74,6 @@ class CandidateSettings(Settings):
         return self
 
 
-class LabellerSettings(Settings):
-    """How candidates are scored."""
-
-    method: Literal["tagger", "clip", "prior", "naive"] = "tagger"
-    """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model that compares the box around both boxes
-    with words; prior: each candidate's prior, from boxes and names alone; naive: every candidate gets score 1."""
-    weights: str | None = file_read(None)
-    """A trained tagger to reuse instead of training one: a weights file, a folder with one, or a run of the store
-    (`demo`, `demo@2`). Its content is part of the key."""
-    clip: Path | None = file_read(None)
-    """Folder of a transformers CLIP model for method "clip"; its content is part of the key."""
-    predicates: Literal["pair", "image"] = "pair"
-    """Where a predicate is scored. pair: on pairs that captions propose it for; image (authors): all proposed pairs."""
-    floor: float = Field(0.05, ge=0, le=1)
-    """Minimum score of a label; lower-scored labels are not stored."""
-    categories: tuple[str, ...] = ()
-    """Object names in every image's list of texts, e.g. the dataset's categories; empty: the tagger's most frequent."""
-    category_texts: int = Field(100, ge=0)
-    """Number of the tagger's most frequent object names in every image's list of texts, if `categories` is empty."""
-    predicate_texts: int = Field(200, ge=0)
-    """Number of the tagger's most frequent predicates added to every image's list of texts; the authors use 0."""
-    precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Floating-point format of the tagger. auto: bfloat16 if the device has instructions for it, else float32; the key
-    holds which."""
-    batch_size: int = Field(16, ge=1)
-    """Images per pass through the encoder. It changes the last bits of scores, so it is part of the key."""
-    pairs_together: int = Field(1600, ge=1)
-    """Maximum number of box pairs per pass through the decoders, which bounds memory. It is part of the key, too."""
-    device: Literal["auto", "cpu", "cuda"] = runtime("auto")
-    """Where the labeller runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
-
-    def planned(self) -> Self:
-        """The same settings, with the precision that "auto" stands for on this machine."""
-        return self.model_copy(update={"precision": best_precision(self.device)}) if self.precision == "auto" else self
-
-    def clip_files(self) -> dict[str, Path]:
-        """CLIP's folder, for method "clip". Raises `FatalError` when there is no such folder."""
-        if self.method != "clip":
-            return {}
-        if self.clip is None or not self.clip.is_dir():
-            raise FatalError(f"tag.clip = {self.clip}: method 'clip' needs a folder with a transformers CLIP model")
-        return {"clip": self.clip}
-
-
 class TagSettings(CandidateSettings, LabellerSettings):
     """Where candidates come from and how they are scored. Section `shard` chooses the labels to train on."""
 
@@ -149,25 +95,29 @@ class TagStage(Stage):
     schema = RELATIONS
     settings: TagSettings
 
+    def row_settings(self) -> dict[str, Any]:
+        """The settings that change labels, with those of a labeller of another package."""
+        return super().row_settings() | find_labeller(self.settings).row_settings()
+
     def weights(self) -> dict[str, Path]:
-        """The dictionaries and tables that decide candidates, and CLIP's folder for method "clip"."""
+        """The dictionaries and tables that decide candidates, and the files of the labeller."""
         settings: TagSettings = self.settings
         named = {"paraphrases": settings.paraphrases, "cooccurrence": settings.cooccurrence}
-        return named_files("tag", named) | settings.clip_files()
+        return named_files("tag", named) | find_labeller(settings).weights()
 
     def imports(self) -> tuple[str, ...]:
-        """Returns the module of the labeller's network."""
-        return _NETWORK_MODULES.get(self.settings.method, ())
+        """The modules of the labeller."""
+        return find_labeller(self.settings).imports
 
     def resources(self) -> Resources:
-        """What one worker takes of its machine. Only the tagger and CLIP use a GPU."""
-        on_gpus = self.settings.method in _NETWORK_MODULES
-        return Resources.on(self.settings.device if on_gpus else "cpu", self.weights().values())
+        """What one worker takes of its machine."""
+        device = self.settings.device if find_labeller(self.settings).uses_gpu else "cpu"
+        return Resources.on(device, self.weights().values())
 
     def open(self, uses: Inputs) -> None:
         """Load the source of candidates and the labeller. Raises `FatalError` when one cannot be used."""
         self._candidates = open_candidates(self.settings)
-        self._open = open_labellers(self.settings, uses.by_table.get("tagger", ()), self.worker)
+        self._open = find_labeller(self.settings).open(uses.by_table.get("tagger", ()), self.worker)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Score the partition's candidates; images that cannot be read or scored go to quarantine."""
@@ -306,87 +256,3 @@ def noun_reader(settings: CandidateSettings, paraphrases: Paraphrases) -> NounRe
     if settings.matching == "official":
         return by_substrings(paraphrases)
     return by_whole_words_and(paraphrases) if paraphrases else by_whole_words
-
-
-@dataclass(frozen=True)
-class OpenLabeller:
-    """A labeller that is ready to use. `digest` identifies its weights, or names a method without weights.
-
-    `image_size`: longest side in pixels of the normalised images that it takes; None: full-size images in [0, 1].
-    """
-
-    labeller: Labeller | ClipLabeller | BlindLabeller
-    digest: str
-    image_size: int | None
-    stack: Stack
-
-
-def open_labellers(settings: LabellerSettings, taggers: Sequence[Artifact], worker: int = 0) -> list[OpenLabeller]:
-    """Load a labeller for each of the taggers, which only method "tagger" needs, for worker number `worker`.
-
-    Raises `FatalError` if weights do not fit, belong to another network or are not finite, or if the GPU is missing.
-    """
-    if settings.method == "tagger":
-        found = [_calibration(tagger) for tagger in taggers]
-        known = [each for each in found if each is not None]
-        calibration = Calibration.mean(known) if known else None
-        return [_tagger(settings, tagger, calibration, worker) for tagger in taggers]
-    if settings.method == "clip":
-        return [_clip(settings, worker)]
-    from tagger.labelling.blind_labeller import BlindLabeller
-
-    # The score of method "prior" is the prior itself, which must not count as a tagger's.
-    stack = Stack(tagger=0.0) if settings.method == "prior" else Stack()
-    return [OpenLabeller(BlindLabeller(settings.method, settings.floor), settings.method, None, stack)]
-
-
-def _calibration(tagger: Artifact) -> Calibration | None:
-    file = tagger.file(CALIBRATION)
-    try:
-        return Calibration.from_json(file.read_bytes()) if file.is_file() else None
-    except ValueError as error:
-        raise FatalError(f"tagger {tagger.key[:12]}: {error}; remove {tagger.folder} and run again") from error
-
-
-def _tagger(
-    settings: LabellerSettings, artifact: Artifact, calibration: Calibration | None, worker: int
-) -> OpenLabeller:
-    from models.relation_tagger import RelationTagger
-    from models.weights import load
-    from models.weights_file import WeightsError
-    from tagger.labelling.labeller import Labeller
-
-    assert settings.precision != "auto", "a run plans its settings"
-    keep_freed_memory()
-    vocabulary = read_json(artifact.file("vocabulary.json"), dict[str, Any], REMOVE_ARTIFACT)
-    weights = artifact.file("model.safetensors")
-    try:
-        tagger = load(weights, artifact.folder)
-        if not isinstance(tagger, RelationTagger):
-            raise WeightsError(f"holds weights of {type(tagger).__name__}, not of a Relation Tagger")
-        labeller = Labeller(
-            tagger.to(choose_device(settings.device, worker)),
-            settings.categories or vocabulary["objects"][: settings.category_texts],
-            vocabulary["predicates"][: settings.predicate_texts],
-            calibration,
-            settings.predicates,
-            settings.floor,
-            settings.batch_size,
-            settings.pairs_together,
-            settings.precision,
-        )
-    except (WeightsError, FloatingPointError, ValueError) as error:
-        raise FatalError(f"tagger {artifact.key[:12]}: {error}; remove {artifact.folder} and run again") from error
-    stack = calibration.stack if calibration is not None else Stack()
-    return OpenLabeller(labeller, digest_file(weights), vocabulary["image_size"], stack)
-
-
-def _clip(settings: LabellerSettings, worker: int) -> OpenLabeller:
-    from tagger.labelling.clip_labeller import ClipLabeller
-
-    (folder,) = settings.clip_files().values()
-    try:
-        labeller = ClipLabeller(folder, settings.floor, settings.batch_size, choose_device(settings.device, worker))
-    except (OSError, ValueError) as error:
-        raise FatalError(f"tag.clip = {folder}: not a transformers CLIP model ({error})") from error
-    return OpenLabeller(labeller, f"clip {folder.name}", None, Stack())

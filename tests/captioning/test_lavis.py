@@ -18,11 +18,11 @@ from pydantic import ValidationError
 from transformers import BlipForConditionalGeneration
 
 from pipeline.captioning.blip import BlipCaptioner
-from pipeline.captioning.captioner import Caption
+from pipeline.captioning.captioner import Caption, find_captioner
 from pipeline.captioning.lavis import LavisCaptioner
 from pipeline.captioning.lavis_weights import convert, to_transformers
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.stages.caption import CaptionStage, open_captioner
+from pipeline.stages.caption import CaptionStage
 from storage.errors import FatalError, RetryableError
 
 Pictures = list[Image.Image]
@@ -181,7 +181,7 @@ def test_what_lacks_is_named_with_the_way_out(one_blip: Models, tmp_path: Path) 
     with pytest.raises(FatalError, match=r"(?s)no such file \(setting: lavis_python\).*make lavis-env"):
         LavisCaptioner(settings(one_blip, tmp_path / "nowhere"))
     with pytest.raises(FatalError, match=r"one BLIP checkpoint.*vocab\.txt"):
-        open_captioner(settings((tmp_path, tmp_path), tmp_path / "nowhere"))
+        find_captioner(settings((tmp_path, tmp_path), tmp_path / "nowhere")).open()
     with pytest.raises(ValidationError, match="'lavis' supports float32 only"):
         settings(one_blip, tmp_path, precision="bfloat16")
     with pytest.raises(ValidationError, match="'also' needs captioner 'blip', not 'lavis'"):

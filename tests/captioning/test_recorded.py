@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from pipeline.captioning.captioner import find_captioner
 from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.stages.caption import open_captioner
 from storage.errors import FatalError
 from storage.tables import CAPTIONS, write_table
 
@@ -47,7 +47,7 @@ def texts(captioner: RecordedCaptioner, image_id: int) -> list[str]:
 )
 def test_layouts_of_files(tmp_path: Path, content: Any, expected: list[tuple[Any, ...]]) -> None:
     settings = CaptionSettings(captioner="recorded", recorded=(written(tmp_path, "a.json", content),))
-    captioner = open_captioner(settings)
+    captioner = find_captioner(settings).open()
     assert not captioner.needs_images
     assert [(c.text, c.draw, c.source, c.seed) for c in captioner.caption([], [3])[0]] == expected
 

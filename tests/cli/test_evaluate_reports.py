@@ -127,3 +127,43 @@ def test_open_images_in_shares_of_the_image(tmp_path, stated):
     page = (folder / "index.html").read_text()
     assert "whole test set of Open Images V6, 5,322 images. This one has 6 images" in page
     assert '<rect class="found" x="10.0" y="10.0" width="41.0" height="61.0"/>' in page
+
+
+def test_psg_by_boxes_says_so(tmp_path):
+    boxes = [{"bbox": [x, y, x + w, y + h], "category_id": n} for n, (x, y, w, h) in enumerate((PERSON, KNIFE))]
+    entries = [
+        {"image_id": str(number), "file_name": f"{number}.jpg", "width": 100, "height": 80, "annotations": boxes}
+        | {"relations": [[0, 1, 0]]}
+        for number in IMAGES
+    ]
+    lists = {"thing_classes": ["person", "knife"], "stuff_classes": ["sky"], "predicate_classes": ["hold"]}
+    truth = {"data": entries, **lists, "test_image_ids": [str(number) for number in IMAGES]}
+    uris = pictures(tmp_path, {number: f"{number}.jpg" for number in IMAGES})
+    _, summary = evaluated(
+        tmp_path, "vg", "--format", "psg", "--ground-truth", save_json(tmp_path / "psg.json", truth),
+        "--detections", detections(tmp_path, uris, ("person", "knife"), "hold"),
+    )  # fmt: skip
+    assert figure(summary, "R@20")["value"] == pytest.approx(5 / 6)
+    assert summary["caveats"][0] == "Relations are found by boxes, where PSG's own figures are by masks."
+
+
+def test_scores_of_all_predicates_leave_each_pair_its_best(tmp_path):
+    """The first pair's 120 scores are all above the second's, which is the best of its own pair."""
+    boxes = [PERSON, KNIFE, (2.0, 2.0, 5.0, 5.0), (90.0, 60.0, 8.0, 9.0)]
+    corners = [(x, y, x + w, y + h) for x, y, w, h in boxes]
+
+    def end(place: int) -> dict[str, Any]:
+        x1, y1, x2, y2 = corners[place]
+        return {"category": place % 2, "bbox": [y1, y2, x1, x2]}
+
+    truth = {"1_a.jpg": [{"predicate": 7, "subject": end(n), "object": end(n + 1)} for n in (0, 2)]}
+    names = {"objects": ["person", "knife"], "predicates": [f"predicate {n}" for n in range(120)]}
+    named = [f"--file={kind}={save_json(tmp_path / f'{kind}.json', names[kind])}" for kind in names]
+    scores = [[0.9] * 7 + [0.95] + [0.9] * 112, [0.1] * 7 + [0.2] + [0.1] * 112]
+    found = {"file_name": "1_a.jpg", "boxes": corners, "labels": [0, 1, 0, 1], "verb_scores": scores}
+    _, summary = evaluated(
+        tmp_path, "vrd", "--ground-truth", save_json(tmp_path / "vrd.json", truth), *named,
+        "--detections", save_json(tmp_path / "found.json", [found | {"sub_ids": [0, 2], "obj_ids": [1, 3]}]),
+    )  # fmt: skip
+    assert figure(summary, "relation R@50, k=1")["value"] == 1.0
+    assert figure(summary, "relation R@50, k=all")["value"] == 0.5

@@ -1,6 +1,7 @@
 """The built package, without the repository: what it brings is found by name from an empty folder."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from scenes.scene import render
+from scenes.world import make_scene
 
 
 @pytest.fixture(scope="module")
@@ -31,24 +36,27 @@ def installed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_has_every_file_of_its_packages(installed, root):
     packages = [path.name for path in installed.iterdir() if path.suffix != ".dist-info"]
-    assert {"pipeline", "flows", "recipes", "scenes"} <= set(packages)
+    assert {"rlip", "pipeline", "flows", "recipes", "scenes"} <= set(packages)
     listed = subprocess.run(
         ["git", "-C", root, "ls-files", *packages], check=True, capture_output=True, text=True
     ).stdout
     assert [name for name in listed.splitlines() if not (installed / name).is_file()] == []
 
 
-def test_the_wheel_labels_pictures_in_an_empty_folder(installed, tmp_path):
-    def rlip(*words: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(installed), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "pipeline.cli", *words]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{words}: {done.stdout[-1500:]}{done.stderr[-1500:]}"
-        return done.stdout
-
-    rlip("data", "scenes", "drawn", "--set", "scenes.train=2", "--set", "scenes.relations=0", "--set", "scenes.test=1")
-    weights = ("--tagger", "demo-tagger", "--detector", "demo-detector", "--captioner", "demo-captioner")
-    quick = ("--set", "caption.draws=1", "--set", "run.workers=1")
-    said = rlip("label", "drawn/coco/train", "--as", "mine", *weights, *quick)
-    assert "2 images" in said and (tmp_path / "out/labels/mine/labels.json").is_file()
-    assert (tmp_path / "out/store/reports/mine/index.html").is_file()
+def test_the_quick_start_of_the_readme_runs_with_the_wheel_in_an_empty_folder(installed, root, tmp_path):
+    for index, name in enumerate(("street", "field")):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        render(make_scene(31, index)).save(tmp_path / "photos" / f"{name}.png")
+    readme = (root / "README.md").read_text()
+    (script,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len(script.splitlines()) <= 10
+    # A script without `if __name__ == "__main__"`: workers must not run it again.
+    (tmp_path / "quick.py").write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(installed), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "quick.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, f"{done.stdout[-1500:]}{done.stderr[-1500:]}"
+    assert "subject_category: string" in done.stdout and "street.png" in done.stdout
+    assert (tmp_path / "out/store/reports/photos/index.html").is_file()
+    assert Image.open(tmp_path / "street.png").width > 500

@@ -8,7 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.cli.app import app
-from pipeline.cli.predict import _seen
+from pipeline.cli.predict import drawable
 from storage.tables import read_table
 
 TRUTH = [
@@ -92,7 +92,7 @@ def test_confident_boxes_are_drawn_without_a_relation_and_relations_however_unsu
     box = {"category": "dog", "x": 1.0, "y": 2.0, "w": 3.0, "h": 4.0}
     boxes = [{**box, "score": score} for score in (0.2, 0.9, 0.3, 0.1)]
     pairs = [{"subject": s, "object": o, "predicate": "on", "score": 0.01} for s, o in ((2, 0), (0, 3))]
-    seen = _seen({"boxes": boxes, "pairs": pairs}, 100, 1)
+    seen = drawable({"boxes": boxes, "pairs": pairs}, 100, 1)
     assert len(seen.boxes) == 3
     assert [(r.subject, r.object) for r in seen.relations] == [(2, 0)]
 

@@ -61,9 +61,9 @@ def test_a_huge_answer_is_counted_but_not_held(labelled, capsys):
     sql = "select a.range as n, repeat('x', 500) as text from range(200000) a"
     pa.default_memory_pool().release_unused()
     before = pa.total_allocated_bytes()
-    names, batches = select(labelled.run, sql)
+    schema, batches = select(labelled.run, sql)
     most = max(pa.total_allocated_bytes() - before + batch.nbytes for batch in batches)
-    assert names == ["n", "text"] and most < 50e6, "the whole answer has 100 MB"
+    assert schema.names == ["n", "text"] and most < 50e6, "the whole answer has 100 MB"
     query(labelled.run.name, sql, store=labelled.run.store.root, as_json=False)
     assert "first 100 of 200000 rows" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""docs/cli.md and docs/settings.md say what the code says, and every setting says what it does."""
+"""docs/cli.md, docs/settings.md and docs/api.md say what the code says, and every setting says what it does."""
 
 import importlib
 import re
@@ -11,7 +11,7 @@ from pipeline.run.context import RunContext
 from pipeline.run.recipe_files import load_recipe
 
 
-@pytest.mark.parametrize("page", ["cli", "settings"])
+@pytest.mark.parametrize("page", ["cli", "settings", "api"])
 def test_the_page_is_made_from_the_code(page, root):
     made = runpy.run_path(str(root / "docs" / "reference.py"))[f"{page}_page"]()
     assert (root / "docs" / f"{page}.md").read_text() == made, "run `make reference`"

@@ -93,7 +93,10 @@ def test_views_of_a_run_say_what_reviewers_found(run, recipe, printed, tmp_path)
     diff("toy", "toy", store=str(root(run)), as_json=True)
     assert printed()["reviewed"] == {"toy": found}
     page = write_report(run_view(recipe, run), None, tmp_path / "report").read_text()
-    assert "Precision by reviewers" in page and f"<b>{right:.2f}</b><span>precision of the labels, by reviewers" in page
+    assert (
+        "Precision by reviewers" in page
+        and f"<b>{right:.2f}</b><span>precision by reviewers, before corrections" in page
+    )
 
 
 def test_thresholds_reach_the_precision_and_fit_into_a_recipe(run, capsys):

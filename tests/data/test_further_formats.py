@@ -61,13 +61,17 @@ def test_relations_in_the_file_and_beside_it_are_joined(tmp_path: Path) -> None:
 def test_lvis_names_images_by_their_address(tmp_path: Path) -> None:
     save_picture(tmp_path / "val2017/000000000007.jpg")
     content = {
-        "images": [{"id": 7, "coco_url": "http://images.cocodataset.org/val2017/000000000007.jpg", **SIZE}],
+        "images": [
+            {"id": 7, "coco_url": "http://images.cocodataset.org/val2017/000000000007.jpg", **SIZE},
+            {"id": 8, **SIZE},
+        ],
         "annotations": [{"id": 1, "image_id": 7, "category_id": 2, "bbox": [1, 2, 30, 40], "segmentation": []}],
         "categories": [{"id": 2, "name": "alarm_clock", "synset": "alarm_clock.n.01", "frequency": "f"}],
     }
     path = save_json(tmp_path / "lvis_v1_val.json", content)
-    _, (record,) = read_all(DataSource(name="lvis", format="lvis", images=tmp_path, annotations=path))
+    reader, (record,) = read_all(DataSource(name="lvis", format="lvis", images=tmp_path, annotations=path))
     assert record.boxes == (Box("alarm clock", 1, 2, 30, 40, False, 1),) and record.path.is_file()
+    assert [(reject.image_id, reject.reason) for reject in reader.rejects] == [(8, "file name not usable")]
 
 
 def test_objects365_v1_lies_in_one_folder(tmp_path: Path) -> None:
@@ -92,7 +96,7 @@ def test_coco_panoptic_has_a_box_for_each_segment(tmp_path: Path) -> None:
         Box("person", 1, 2, 30, 40, False, 901),
         Box("sky-other-merged", 0, 0, 100, 20, True, 902),
     )
-    assert [(reject.image_id, reject.reason) for reject in reader.rejects] == [(7, "objects malformed")]
+    assert reasons(record) == ["unknown category id"]
 
 
 def psg(image: str, relations: Any, **more: Any) -> dict[str, Any]:
@@ -142,13 +146,14 @@ def test_gqa_relates_objects_by_their_ids(tmp_path: Path) -> None:
         "12": {"name": "hat", **sides, "relations": [], "attributes": ["red"]},
         "13": {"name": "tree", **sides, "w": None, "relations": [{"name": "on", "object": "12"}]},
     }
-    content = {"2407890": {**SIZE, "objects": objects}, "n1": {}, "3": {**SIZE, "objects": 5}}
+    content = {"2407890": {**SIZE, "objects": objects}, "n1": {"objects": {}}, "3": {**SIZE, "objects": 5}}
     reader = opened("gqa", save_json(tmp_path / "train_sceneGraphs.json", content))
     first, second = annotations(reader)
     assert first.path.name == "2407890.jpg" and (first.width, first.height) == (100, 80)
     assert first.boxes == (Box("man", 1, 2, 30, 40, False, 11), Box("hat", 1, 2, 30, 40, False, 12))
     assert first.relations == (AnnotatedRelation(0, "wearing", 1),)
-    assert reasons(first) == ["box malformed", "relation without box"] and reasons(second) == ["objects malformed"]
+    assert reasons(first) == ["box malformed", "relation without box", "relation without box"]
+    assert reasons(second) == ["unknown category id"]
     assert [reject.reason for reject in reader.rejects] == ["image id not an integer"]
 
 

@@ -132,6 +132,13 @@ def test_intervals_of_a_mean_over_rare_classes_hold_the_mean_over_test_sets():
     assert never.resamples == 0 and np.isnan(never.low)
 
 
+def test_without_images_there_are_values_and_no_intervals():
+    predicted, truth = (resampled(each, np.zeros(0, np.int64)) for each in synthetic(images=3, per_image=5))
+    for scored, options in BENCHMARKS.values():
+        figures = scored(predicted, truth, options).figures
+        assert all(np.isnan(figure.value) and figure.low is None for figure in figures)
+
+
 @pytest.mark.parametrize("wrong", [{"images": 0}, {"resamples": 1}, {"level": 1.0}])
 def test_nothing_to_resample_is_refused(wrong):
     with pytest.raises(ValueError, match="no intervals"):

@@ -4,16 +4,21 @@ import numpy as np
 import pytest
 from relation_rows import NONE, A, B, C, D, half, relations, truths
 
-from pipeline.evaluation.open_images import OpenImagesRules, score_open_images, score_open_images_challenge
+from pipeline.evaluation.open_images import ChallengeScores, OpenImagesRules, match_challenge, score_open_images
+from pipeline.evaluation.relations import Integers, Relations
 
 OFFICIAL = OpenImagesRules(official=True)
+
+
+def challenge(predicted: Relations, truth: Relations, verified: Integers | None = None) -> ChallengeScores:
+    return match_challenge(predicted, truth, verified).scores()
 
 
 def test_a_perfect_prediction_scores_one():
     truth = truths([(0, A, B, 0, 1, 2)])
     found = score_open_images(relations([(0, A, B, 0, 1, 2, 0.3)]), truth)
     assert (found.recall, found.score_wtd) == pytest.approx((1.0, 1.0))
-    assert score_open_images_challenge(relations([(0, A, B, 0, 1, 2, 0.3)]), truth).score == pytest.approx(1.0)
+    assert challenge(relations([(0, A, B, 0, 1, 2, 0.3)]), truth).score == pytest.approx(1.0)
 
 
 def test_precision_is_of_predicates_and_weighted_by_their_truths_but_of_triplets_officially():
@@ -86,14 +91,14 @@ def test_the_challenge_ignores_what_nobody_checked():
     wrong = [(0, C, D, 7, 8, 0, 0.9), (0, B, A, 1, 0, 0, 0.8), (1, A, B, 0, 1, 0, 0.7)]
     predicted = relations([wrong[0], wrong[1], (0, A, B, 0, 1, 0, 0.5), wrong[2]], images=2)
     # Classes 7 and 8 are unknown in the image, and the second image has no classes. From B to A is wrong.
-    found = score_open_images_challenge(predicted, truth)
+    found = challenge(predicted, truth)
     assert (found.relation_map, found.recall) == pytest.approx((0.5, 1.0))
     assert found.phrase_map == pytest.approx(0.5)
     assert found.score == pytest.approx(0.4 * 0.5 + 0.2 + 0.4 * 0.5)
     # In one ranking, whatever the types: a wrong relation, then the right one.
     assert (found.weighted_relations, found.weighted_phrases) == pytest.approx((0.5, 0.5))
     # Class 8 is absent for certain.
-    absent = score_open_images_challenge(predicted, truth, verified=np.array([[0, 8]]))
+    absent = challenge(predicted, truth, verified=np.array([[0, 8]]))
     assert absent.relation_map == pytest.approx(1 / 3)
 
 
@@ -102,12 +107,12 @@ def test_the_challenge_has_no_pixels_at_both_ends():
     truth = truths([(0, [0.0, 0, 9, 9], B, 0, 1, 0)])
     predicted = relations([(0, [0.0, 0, 9, 4], B, 0, 1, 0, 0.5)])
     assert score_open_images(predicted, truth).relations.mean == 1.0
-    assert score_open_images_challenge(predicted, truth).relation_map == 0.0
+    assert challenge(predicted, truth).relation_map == 0.0
 
 
 def test_an_attribute_has_the_box_of_its_subject():
     truth = truths([(0, A, NONE, 0, 1, 0)])
-    assert score_open_images_challenge(relations([(0, A, A, 0, 1, 0, 0.5)]), truth).score == pytest.approx(1.0)
+    assert challenge(relations([(0, A, A, 0, 1, 0, 0.5)]), truth).score == pytest.approx(1.0)
 
 
 def test_nothing_predicted_scores_zero_and_nothing_true_scores_nan():
@@ -117,11 +122,11 @@ def test_nothing_predicted_scores_zero_and_nothing_true_scores_nan():
         assert (found.score_wtd, found.recall) == (0.0, 0.0) or rules is OFFICIAL
         assert found.relations.mean == found.phrases.mean == 0.0
         assert np.isnan(score_open_images(relations([(0, A, B, 0, 1, 0, 0.5)]), truths([]), rules).score_wtd)
-    assert score_open_images_challenge(relations([]), truth).score == 0.0
-    assert np.isnan(score_open_images_challenge(relations([]), truths([])).score)
+    assert challenge(relations([]), truth).score == 0.0
+    assert np.isnan(challenge(relations([]), truths([])).score)
 
 
-@pytest.mark.parametrize("score", [score_open_images, score_open_images_challenge])
+@pytest.mark.parametrize("score", [score_open_images, challenge])
 def test_bad_input_is_refused(score):
     truth = truths([(0, A, B, 0, 1, 0)])
     with pytest.raises(ValueError, match="1 of 1 predictions have the score NaN"):

@@ -7,7 +7,7 @@ import pytest
 from relation_rows import A, B, C, D, half, relations, truths
 
 from benchmarks.evaluation import graphs, plain_graphs
-from pipeline.evaluation.scene_graph_recall import SceneGraphRules, score_scene_graphs
+from pipeline.evaluation.scene_graph_recall import SceneGraphRules, score_scene_graphs, that_count
 from pipeline.evaluation.visual_relationships import VrdRules, score_vrd
 
 NEAR_A = [1.0, 10.0, 40.0, 89.0]
@@ -93,6 +93,18 @@ def test_it_agrees_with_a_loop_over_images(rules):
         expected
     )
     assert 0 < found.recall[20] < found.recall[100] < 1
+
+
+def test_predictions_that_cannot_count_change_no_figure():
+    predicted, truth = graphs(images=4, pairs=120, predicates=12, seed=7)
+    counted = predicted.take(that_count(predicted))
+    assert len(counted) < len(predicted) / 3
+    for rules in (SceneGraphRules(), SceneGraphRules(same_object=None), SceneGraphRules(official=True)):
+        found, expected = (score_scene_graphs(each, truth, rules, np.zeros((0, 3))) for each in (counted, predicted))
+        assert found == expected
+    for k in (1, None):
+        rules = VrdRules(predicates_per_pair=k)
+        assert score_vrd(counted, truth, rules).relations == score_vrd(predicted, truth, rules).relations
 
 
 def test_vrd_recall_is_of_all_truths_together():

@@ -17,6 +17,9 @@ from rlip_command import rlip
 from run_builder import RunBuilder, pairs, relations
 
 from pipeline.interop.publish_shards import CHECKSUMS, Published, checksum_faults, publish_shards
+from pipeline.labels.label_rows import reviewable_labels
+from pipeline.labels.verdict_log import VerdictLog
+from pipeline.labels.verdicts import Verdict
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.stages.shard import ShardSettings, ShardStage
 from storage.errors import FatalError
@@ -199,6 +202,19 @@ def test_the_card_states_counts_choice_audit_and_lineage(run, folder):
         assert line in text
     assert "near" not in text  # it is below the threshold
     assert "| byte copies of others | 2 |" in text
+
+
+def test_the_card_says_what_reviewers_found_and_that_scenes_are_drawn(run, tmp_path):
+    run.note("recipe", {"name": "toys", "scenes": {"seed": 1}})
+    log = VerdictLog(run.store.root / "verdicts")
+    for label in reviewable_labels(run):
+        said = "accept", "ada", "2026-01-31T12:00:00+00:00", label.subject_category, label.object_category
+        log.append([Verdict(label.relation, *said, queue="audit")])
+    publish_shards(run, tmp_path / "made")
+    _, text = front_matter(tmp_path / "made")
+    assert "12 synthetic images of extra, toys" in text
+    assert "## Precision by reviewers" in text and "6 of them blind" in text
+    assert "| ride | 6 | 6 | 0.610 to 1.000 |" in text
 
 
 def test_croissant_metadata_lead_to_the_bytes(folder, tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ from itsdangerous import TimestampSigner
 from review_server import PASSWORD, SECRET, serving
 from warm_process import wait_for
 
-from pipeline.review.access import VARIABLE, Access, kept_secret, read_password
+from pipeline.cli.review import read_password
+from pipeline.review.access import VARIABLE, Access, kept_secret
 from pipeline.review.entrance import (
     MAX_BODY,
     SECURITY_HEADERS,
@@ -144,7 +145,7 @@ def test_a_proxy_names_the_reviewer_of_every_request():
     assert client.get(page, headers={"X-Forwarded-User": "../eve"}).status_code == 401
     assert client.get(page).status_code == 401, "no cookie takes the proxy's place"
     assert access.url == f"http://review.lab{access.path}/"
-    with pytest.raises(FatalError, match="write the header"):
+    with pytest.raises(FatalError, match="behind a proxy"):
         access.require_password_beyond_loopback("0.0.0.0")
 
 

@@ -10,6 +10,7 @@ from toy_store import put_chain, record
 
 from pipeline.report.figures import compute_figures
 from pipeline.review.diagrams import graph
+from pipeline.review.label_facts import label_facts
 from pipeline.review.overview import overview_of
 from pipeline.review.pages import Pages
 from pipeline.review.review_state import ReviewState
@@ -47,7 +48,7 @@ def more(book: RunBuilder) -> None:
 def test_funnel_and_audit_are_those_of_the_report(labelled, opened):
     more(labelled)
     state = opened()
-    facts, choice = state.facts.facts(), state.view.choice
+    facts, choice = label_facts(state.index), state.view.choice
     figures = compute_figures(labelled.run, ["toys"], choice)
     assert facts.funnel == figures.labels
     assert {each.predicate: (each.kept, each.given) for each in facts.predicates if each.kept} == {

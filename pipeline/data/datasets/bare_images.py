@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import ClassVar
 
 from pipeline.data.datasets.annotations import readable, shown
 from pipeline.data.datasets.reader import Reader
@@ -21,6 +22,8 @@ _ID_BITS = 53
 
 class BareImagesReader(Reader):
     """Yields every image of the folder and its subfolders, in the order of their names."""
+
+    files: ClassVar = {}
 
     def _records(self) -> Iterator[ImageRecord]:
         seen: dict[int, str] = {}

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from pipeline.data.datasets.annotations import (
     NO_IMAGE,
@@ -40,6 +40,8 @@ class CocoReader(Reader):
     The file is read once, with its lists in any order. Boxes are spilled to disk until their image's turn.
     """
 
+    files: ClassVar = {"annotations": "JSON", "relations": "JSON"}
+
     def _records(self) -> Iterator[ImageRecord]:
         with (
             closing(Spill(self.scratch)) as boxes,
@@ -52,9 +54,7 @@ class CocoReader(Reader):
     def _spill(self, boxes: Spill, relations: Spill, images: IO[str]) -> tuple[dict[int, str], dict[int, str]]:
         """Spills images, annotations and relations to disk. Returns the names of both, which may come last."""
         names: dict[str, list[Any]] = {"categories": [], "rel_categories": []}
-        lists, optional = ("images", "annotations", "categories"), ("rel_annotations", "rel_categories")
-        stated = stream_lists(self.annotation_file, EXPECTED, lists, lambda read: self.report(read / 2), optional)
-        for name, entry in stated:
+        for name, entry in self._entries():
             if name == "annotations":
                 self._spill_box(boxes, entry)
             elif name == "images":
@@ -65,6 +65,11 @@ class CocoReader(Reader):
                 names[name].append(entry)
         images.seek(0)
         return self._categories(names["categories"]), self._categories(names["rel_categories"])
+
+    def _entries(self) -> Iterator[tuple[str, Any]]:
+        """Yields the entries of COCO's lists with the name of their list. Readers of other layouts translate theirs."""
+        lists, optional = ("images", "annotations", "categories"), ("rel_annotations", "rel_categories")
+        return stream_lists(self.annotation_file, EXPECTED, lists, lambda read: self.report(read / 2), optional)
 
     def _joined(
         self,
@@ -90,11 +95,13 @@ class CocoReader(Reader):
                 continue
             own, rejects = self._boxes(record.image_id, boxes, categories)
             places = {box.source_id: place for place, box in enumerate(own) if box.source_id >= 0}
-            ids = (map(as_id, each) for each in relations.of(record.image_id))
-            stated, lost = self.related([*map(tuple, ids)], places, predicates, record.image_id)
+            ids = (tuple(map(as_id, each)) for each in relations.of(record.image_id))
+            stated, lost = self.related(ids, places, predicates, record.image_id)
+            once = [*dict.fromkeys(stated)]
+            lost += [Rejected(record.image_id, "relation duplicate", "")] * (len(stated) - len(once))
             paired, more = add_pairs(record.image_id, own, pairs.pop(record.image_id, []), names)
             rejects += lost + more
-            yield replace(record, boxes=tuple(own), relations=tuple(stated + paired), rejects=tuple(rejects))
+            yield replace(record, boxes=tuple(own), relations=tuple(once + paired), rejects=tuple(rejects))
         self.report(1.0)
         self.rejects += [
             Rejected(image_id, f"{what} of unknown image", f"{count} {what}")

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from pipeline.data.datasets.annotations import NO_IMAGE, as_id, shown
 from pipeline.data.datasets.coco import CocoReader
-from pipeline.data.datasets.spill import Spill
-from pipeline.runtime.stage import Rejected
 
 
 class CocoPanopticReader(CocoReader):
     """Yields the boxes of all segments, of things and of stuff ("sky-other-merged"). Their masks are not read."""
 
-    def _spill_box(self, boxes: Spill, entry: Any) -> None:
-        segments = entry.get("segments_info") if isinstance(entry, dict) else None
-        if not isinstance(segments, list) or not all(isinstance(each, dict) for each in segments):
-            image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
-            lost = NO_IMAGE if image_id is None else image_id
-            self.rejects.append(Rejected(lost, "objects malformed", shown(entry)))
-            return
-        for segment in segments:
-            super()._spill_box(boxes, {**segment, "image_id": entry.get("image_id")})
+    def _entries(self) -> Iterator[tuple[str, Any]]:
+        for name, entry in super()._entries():
+            segments = entry.get("segments_info") if name == "annotations" and isinstance(entry, dict) else None
+            if isinstance(segments, list) and all(isinstance(each, dict) for each in segments):
+                yield from ((name, {**each, "image_id": entry.get("image_id")}) for each in segments)
+            else:
+                yield name, entry

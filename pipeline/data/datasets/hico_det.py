@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.data.datasets.annotations import (
     NO_IMAGE,
@@ -27,6 +27,9 @@ EXPECTED = "HICO-DET: a list of {file_name, img_id, annotations, hoi_annotation}
 
 class HicoDetReader(Reader):
     """Yields images in file order. Verbs are ids into the verb list, including "no interaction"."""
+
+    files: ClassVar = {"annotations": "JSON", "verbs": "names", "objects": "names"}
+    required = ("verbs",)
 
     def __init__(self, source: DataSource, scratch: Path | None = None) -> None:
         super().__init__(source, scratch)

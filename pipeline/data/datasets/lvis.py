@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from collections.abc import Iterator
 from typing import Any
 
 from pipeline.data.datasets.coco import CocoReader
-from pipeline.data.datasets.record import ImageRecord
 
 
 class LvisReader(CocoReader):
@@ -18,8 +17,7 @@ class LvisReader(CocoReader):
     def _category(self, name: str) -> str:
         return name.strip().replace("_", " ")
 
-    def _record(self, entry: Any, seen: set[int]) -> ImageRecord | None:
-        url = entry.get("coco_url") if isinstance(entry, dict) else None
-        if isinstance(url, str):
-            entry = {**entry, "file_name": str(PurePosixPath(*PurePosixPath(url).parts[-2:]))}
-        return super()._record(entry, seen)
+    def _entries(self) -> Iterator[tuple[str, Any]]:
+        for name, entry in super()._entries():
+            url = entry.get("coco_url") if name == "images" and isinstance(entry, dict) else None
+            yield name, {"file_name": "/".join(url.split("/")[-2:]), **entry} if isinstance(url, str) else entry

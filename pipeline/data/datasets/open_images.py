@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import ClassVar
 
 from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_size, readable, shown
 from pipeline.data.datasets.reader import Reader
@@ -55,6 +56,9 @@ class OpenImagesReader(Reader):
     ("chair is wooden") are rejected. Open Images states no image sizes: they come from `image_data`
     (ImageID, Width, Height) or, when images are read, from the headers of their files.
     """
+
+    files: ClassVar = {"annotations": "CSV", "classes": "CSV", "boxes": "CSV", "image_data": "CSV"}
+    required = ("classes",)
 
     def _records(self) -> Iterator[ImageRecord]:
         assert self.source.classes is not None  # DataSource requires it for this format
@@ -156,6 +160,8 @@ class OpenImagesReader(Reader):
 
 class OpenImagesBoxesReader(OpenImagesReader):
     """Yields the images of a bbox CSV, such as train-annotations-bbox.csv, without relations."""
+
+    files: ClassVar = {"annotations": "CSV", "classes": "CSV", "image_data": "CSV"}
 
     def _spill(self, relations: Spill, boxes: Spill) -> Mapping[str, None]:
         images: dict[str, None] = {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from pipeline.data.datasets.record import NO_OBJECT, AnnotatedRelation, Box, Ima
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.refs import ImageRef, uri_of
+from pipeline.runtime.plugins import options_of
 from pipeline.runtime.stage import Rejected
 
 MAX_WAITING = 10_000
@@ -24,10 +25,20 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 class Reader(ABC):
-    """Reads one source. Subclasses parse a format; this class holds what all formats share."""
+    """Reads one source. Subclasses parse a format; this class holds what all formats share.
+
+    A format of another package has a `version`, to be raised whenever the same files would give other records, and may
+    have `Options`, the `options` of a source, which it finds in `self.options`.
+    """
+
+    files: ClassVar[Mapping[str, str]] = {"annotations": "JSON"}
+    """The fields of a source that the format reads → what such a file is: JSON, CSV, HDF5, or else text."""
+    required: ClassVar[tuple[str, ...]] = ()
+    """Those that must be set, besides the annotations."""
 
     def __init__(self, source: DataSource, scratch: Path | None = None) -> None:
         self.source = source
+        self.options = options_of(self, source.options, "options")
         self.scratch = scratch
         """Folder for large temporary files while reading; the system default when None."""
         self.report: Callable[[float], None] = lambda share: None

@@ -27,25 +27,13 @@ import numpy.typing as npt
 from xxhash import xxh3_64_digest, xxh3_128_digest
 
 from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.data.datasets.bare_images import BareImagesReader, image_names
-from pipeline.data.datasets.coco import CocoReader
-from pipeline.data.datasets.coco_panoptic import CocoPanopticReader
-from pipeline.data.datasets.gqa import GqaReader
-from pipeline.data.datasets.hico_det import HicoDetReader
-from pipeline.data.datasets.instances import InstancesReader
-from pipeline.data.datasets.lvis import LvisReader
-from pipeline.data.datasets.objects365 import Objects365Reader
-from pipeline.data.datasets.open_images import OpenImagesBoxesReader, OpenImagesReader
-from pipeline.data.datasets.psg import PsgReader
+from pipeline.data.datasets.bare_images import image_names
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
-from pipeline.data.datasets.source import FURTHER_FILES, DataSource, Format
-from pipeline.data.datasets.vcoco import VcocoReader
-from pipeline.data.datasets.vg150 import Vg150Reader
-from pipeline.data.datasets.visual_genome import VisualGenomeReader
-from pipeline.data.datasets.vrd import VrdReader
+from pipeline.data.datasets.source import FURTHER_FILES, DataSource
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.refs import ImageRef
+from pipeline.runtime.plugins import options_of, plugin_terms
 from pipeline.runtime.stage import Rejected
 from storage.atomic import atomic_folder
 from storage.digests import digest_file, digest_json
@@ -319,7 +307,10 @@ def _digest(source: DataSource) -> str:
     if not source.has_boxes:
         files["pictures"] = digest_json(image_names(open_folder(source.images)))
     kept = {"name", "format", "split", "drop_fake", "drop_reflected"}
-    return digest_json([LAYOUT, READERS, source.model_dump(mode="json", include=kept), files])
+    plugin = plugin_terms(source.reader, options_of(source.reader, source.options, "options"))
+    return digest_json(
+        [LAYOUT, READERS, source.model_dump(mode="json", include=kept), files, *([plugin] if plugin else [])]
+    )
 
 
 def _stamp(path: Path) -> list[Any]:
@@ -345,26 +336,6 @@ def _writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK)
 
 
-_READERS: dict[Format, type[Reader]] = {
-    "coco": CocoReader,
-    "coco_panoptic": CocoPanopticReader,
-    "lvis": LvisReader,
-    "objects365": Objects365Reader,
-    "visual_genome": VisualGenomeReader,
-    "hico_det": HicoDetReader,
-    "hico_instances": InstancesReader,
-    "vcoco": VcocoReader,
-    "vcoco_instances": InstancesReader,
-    "open_images": OpenImagesReader,
-    "open_images_boxes": OpenImagesBoxesReader,
-    "vg150": Vg150Reader,
-    "vrd": VrdReader,
-    "gqa": GqaReader,
-    "psg": PsgReader,
-    "images": BareImagesReader,
-}
-
-
 def open_source(source: DataSource, scratch: Path | None = None) -> Reader:
     """Creates the reader of a source. Raises `AnnotationError`, naming the folder and files that are missing."""
     return _opened(source, source.missing(), scratch)
@@ -378,4 +349,5 @@ def open_annotations(source: DataSource) -> Reader:
 def _opened(source: DataSource, lacking: list[str], scratch: Path | None) -> Reader:
     if lacking:
         raise AnnotationError(f"dataset {source.name!r} ({source.format}): " + "; ".join(lacking))
-    return _READERS[source.format](source, scratch)
+    reader: Reader = source.reader(source, scratch)
+    return reader

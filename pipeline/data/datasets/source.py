@@ -5,66 +5,15 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pipeline.data.images.folders import ImageRoot, UprightRoot, open_folder
-from pipeline.runtime.settings import Settings, data_file, runtime
+from pipeline.runtime.plugins import PluginOptions, RequireName, load_plugin, options_of, plugin_names
+from pipeline.runtime.settings import Settings, data_file, has_mark, runtime
 from storage.digests import digest_file
 from storage.errors import FatalError
-
-Format = Literal[
-    "coco",
-    "coco_panoptic",
-    "lvis",
-    "objects365",
-    "visual_genome",
-    "hico_det",
-    "hico_instances",
-    "vcoco",
-    "vcoco_instances",
-    "open_images",
-    "open_images_boxes",
-    "vg150",
-    "vrd",
-    "gqa",
-    "psg",
-    "images",
-]
-
-_FILES: dict[Format, dict[str, str]] = {
-    "coco": {"annotations": "JSON", "relations": "JSON"},
-    "coco_panoptic": {"annotations": "JSON", "relations": "JSON"},
-    "lvis": {"annotations": "JSON", "relations": "JSON"},
-    "objects365": {"annotations": "JSON", "relations": "JSON"},
-    "visual_genome": {
-        "annotations": "JSON", "image_data": "JSON", "objects": "JSON",
-        "predicate_aliases": "text", "object_aliases": "text",
-    },
-    "hico_det": {"annotations": "JSON", "verbs": "names", "objects": "names"},
-    "hico_instances": {"annotations": "JSON"},
-    "vcoco": {"annotations": "JSON", "instances": "JSON"},
-    "vcoco_instances": {"annotations": "JSON"},
-    "open_images": {"annotations": "CSV", "classes": "CSV", "boxes": "CSV", "image_data": "CSV"},
-    "open_images_boxes": {"annotations": "CSV", "classes": "CSV", "image_data": "CSV"},
-    "vg150": {"annotations": "HDF5", "dictionary": "JSON", "image_data": "JSON"},
-    "vrd": {"annotations": "JSON", "objects": "JSON", "predicates": "JSON"},
-    "gqa": {"annotations": "JSON"},
-    "psg": {"annotations": "JSON"},
-    "images": {},
-}  # fmt: skip
-"""Format → the files it reads, by field, and what kind they are. Names may be JSON or plain text."""
-_REQUIRED: dict[Format, tuple[str, ...]] = {
-    "hico_det": ("verbs",),
-    "vcoco": ("instances",),
-    "open_images": ("classes",),
-    "open_images_boxes": ("classes",),
-    "vg150": ("dictionary", "image_data"),
-    "vrd": ("objects", "predicates"),
-}
-FURTHER_FILES = tuple(sorted({name for files in _FILES.values() for name in files} - {"annotations"}))
-"""The fields of a source that name files besides its annotations."""
 
 _ENDS = {b"{": b"}", b"[": b"]"}
 
@@ -77,8 +26,10 @@ class DataSource(Settings):
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Name of the dataset in tables and reports."""
-    format: Format = "coco"
+    format: Annotated[str, AfterValidator(RequireName("datasets"))] = "coco"
     """The layout of the annotation files. images: no annotations, so that stage `detect` finds the boxes."""
+    options: PluginOptions = runtime(PluginOptions())
+    """Settings of a format that another package adds (docs/api.md)."""
     split: str = Field("train", max_length=100, pattern=r"^\w[\w.-]*$")
     """The name of the split in tables and exports."""
     images: ImageRoot = data_file(...)
@@ -125,9 +76,14 @@ class DataSource(Settings):
     """objects365: exclude boxes of reflections (`isreflected`). The authors keep them."""
 
     @property
+    def reader(self) -> Any:
+        """The class of the format's reader, a `Reader`. Raises `FatalError` if its package is broken."""
+        return load_plugin("datasets", self.format)
+
+    @property
     def has_boxes(self) -> bool:
         """Whether annotations give the boxes; otherwise a detector finds them."""
-        return self.format != "images"
+        return bool(self.reader.files)
 
     @property
     def image_root(self) -> Path | str:
@@ -154,11 +110,12 @@ class DataSource(Settings):
             )
         if not self.has_boxes and self.annotations is not None:
             raise ValueError("annotations: not used by format 'images'; remove it, or name the format of the file")
+        options_of(self.reader, self.options, "options")
         for name in FURTHER_FILES:
             is_set = getattr(self, name) is not None
-            if is_set and name not in _FILES[self.format]:
+            if is_set and name not in self.reader.files:
                 raise ValueError(f"{name}: not used by format {self.format!r}; remove it")
-            if not is_set and name in _REQUIRED.get(self.format, ()):
+            if not is_set and name in self.reader.required:
                 raise ValueError(f"{name}: required by format {self.format!r}; set it")
         if self.share is not None and self.only is not None:
             raise ValueError("share: not together with `only`, which lists the images already; remove one of them")
@@ -174,7 +131,7 @@ class DataSource(Settings):
         """
         found = []
         for name, path in self._files():
-            if what := file_fault(path, _FILES[self.format].get(name, "text")):
+            if what := file_fault(path, self.reader.files.get(name, "text")):
                 found.append(f"{name}: {path} {what}")
         return found
 
@@ -201,10 +158,20 @@ class DataSource(Settings):
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         """The files that are set, by field: the annotations, those beside them, and the list of images."""
-        for name in ("annotations", *sorted(_FILES[self.format].keys() - {"annotations"}), "only"):
+        for name in ("annotations", *sorted(self.reader.files.keys() - {"annotations"}), "only"):
             path: Path | None = getattr(self, name)
             if path is not None:
                 yield name, path
+
+
+FURTHER_FILES = tuple(
+    sorted(
+        name
+        for name, field in DataSource.model_fields.items()
+        if has_mark(field.json_schema_extra, "data_file") and name not in ("images", "annotations", "only")
+    )
+)
+"""The fields of a source that name files besides its annotations."""
 
 
 def annotation_source(format_name: str, annotations: Path, files: Mapping[str, Path]) -> DataSource:
@@ -224,8 +191,8 @@ def annotation_source(format_name: str, annotations: Path, files: Mapping[str, P
             }
         )
     except ValidationError as error:
-        if format_name not in get_args(Format):
-            raise FatalError(f"no format {format_name!r}; the formats are {', '.join(get_args(Format))}") from None
+        if format_name not in (known := plugin_names("datasets")):
+            raise FatalError(f"no format {format_name!r}; the formats are {', '.join(known)}") from None
         faults = "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors())
         raise FatalError(f"{annotations} as {format_name}: {faults}") from None
 

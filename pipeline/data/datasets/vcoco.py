@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.data.datasets.annotations import (
     NO_IMAGE,
@@ -43,6 +43,9 @@ class VcocoReader(Reader):
     rejects it ("relation without object") and converts actions to predicates. `instances` may hold more images, as
     those of COCO 2014 do; only V-COCO's are kept in memory.
     """
+
+    files: ClassVar = {"annotations": "JSON", "instances": "JSON"}
+    required = ("instances",)
 
     def _records(self) -> Iterator[ImageRecord]:
         images = self._actions()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ class Vg150Reader(VisualGenomeReader):
     `split` is "train", "val", "trainval" or "test". Boxes are stored as centre and size, for a longer side of 1024
     pixels, and are scaled back to the size that image_data states. Needs h5py: `pip install 'rlip[vg150]'`.
     """
+
+    files: ClassVar = {"annotations": "HDF5", "dictionary": "JSON", "image_data": "JSON"}
+    required = ("dictionary", "image_data")
 
     def _records(self) -> Iterator[ImageRecord]:
         if self.source.split not in SPLITS:

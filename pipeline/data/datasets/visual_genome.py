@@ -6,7 +6,7 @@ from collections.abc import Container, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.data.datasets.annotations import (
     NO_IMAGE,
@@ -62,6 +62,11 @@ class VisualGenomeReader(Reader):
     above 100"). Boxes are those of relations, then the remaining `objects` if given. Images may be in one folder or in
     VG_100K and VG_100K_2.
     """
+
+    files: ClassVar = {
+        "annotations": "JSON", "image_data": "JSON", "objects": "JSON",
+        "predicate_aliases": "text", "object_aliases": "text",
+    }  # fmt: skip
 
     def __init__(self, source: DataSource, scratch: Path | None = None) -> None:
         super().__init__(source, scratch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.data.datasets.annotations import (
     AnnotationError,
@@ -32,6 +32,9 @@ class VrdReader(Reader):
     An image's id is the number that its file name begins with: the photo's number on Flickr, where the images come
     from. Equal boxes of one category are the same object.
     """
+
+    files: ClassVar = {"annotations": "JSON", "objects": "JSON", "predicates": "JSON"}
+    required = ("objects", "predicates")
 
     def _records(self) -> Iterator[ImageRecord]:
         assert self.source.objects is not None and self.source.predicates is not None  # DataSource requires them

@@ -52,7 +52,7 @@ def read_detections(
     *,
     allow_missing: bool = False,
     drop_faulty: bool = False,
-    per_image: int = 100,
+    per_image: int | None = 100,
     allowed: NDArray[np.bool_] | None = None,
 ) -> DetectionSet:
     """Reads a file of detections.
@@ -63,8 +63,7 @@ def read_detections(
     `allow_missing`, images that the file lacks have no detections; with `drop_faulty`, faulty rows are left out and
     counted. Both are an error otherwise.
 
-    Only the format with `verb_scores` for every pair and predicate uses the rest: the `per_image` highest scores of an
-    image are read, of those that `allowed` (objects × predicates) permits.
+    Only the format with `verb_scores` for every pair and predicate uses the rest, as `read_score_matrices` does.
 
     If boxes of the ground truth are shares of the image, the row's width and height make them pixels, in which all
     rules count. Raises `DetectionsError`, and `FatalError` for a file of another kind, names that do not fit at all, or
@@ -100,7 +99,7 @@ def _head(path: Path) -> bytes:
 
 
 def _read_list(
-    content: DetectionsContent, truth: GroundTruth, per_image: int, allowed: NDArray[np.bool_] | None
+    content: DetectionsContent, truth: GroundTruth, per_image: int | None, allowed: NDArray[np.bool_] | None
 ) -> None:
     """Reads a JSON list, whose first entry tells its format."""
     entries = stream_rows(content.path, EXPECTED)

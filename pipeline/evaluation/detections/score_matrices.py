@@ -13,7 +13,8 @@ from pipeline.data.datasets.annotations import as_four_numbers, as_id
 from pipeline.evaluation.detections.content import DetectionColumns, DetectionsContent
 from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.relations import Floats, Integers
+from pipeline.evaluation.relations import Floats, Integers, Relations
+from pipeline.evaluation.scene_graph_recall import that_count
 from storage.errors import FatalError
 
 MATRIX_FIELDS = ("boxes", "labels", "verb_scores", "sub_ids", "obj_ids")
@@ -36,10 +37,12 @@ def read_score_matrices(
     content: DetectionsContent,
     entries: Iterable[Any],
     truth: GroundTruth,
-    per_image: int,
+    per_image: int | None,
     allowed: NDArray[np.bool_] | None,
 ) -> None:
     """Reads each image's `per_image` best scores of those that `allowed` (objects × predicates) permits.
+
+    None: those that can count where a pair may have one predicate, whose best may come after hundreds of another pair's.
 
     Labels count `counted_names`.
 
@@ -92,7 +95,7 @@ def _permitted(allowed: NDArray[np.bool_], names: Sequence[str], truth: GroundTr
 
 
 def _best(
-    content: DetectionsContent, row: int, found: _Scored, per_image: int, permitted: NDArray[np.bool_] | None
+    content: DetectionsContent, row: int, found: _Scored, per_image: int | None, permitted: NDArray[np.bool_] | None
 ) -> DetectionColumns:
     """The highest scores of an image."""
     boxes, labels, scores, subjects, objects = found
@@ -103,9 +106,9 @@ def _best(
     wrong = (subjects < 0) | (subjects >= len(boxes)) | (objects < 0) | (objects >= len(boxes))
     content.note("box index out of range", np.flatnonzero(wrong), rows)
     subjects, objects, scores = subjects[~wrong], objects[~wrong], scores[~wrong]
-    ends = labels[subjects], labels[objects]
-    beyond = (np.minimum(*ends) < 0) | (np.maximum(*ends) >= len(content.objects))
-    content.note("object class out of range", np.flatnonzero(beyond), rows, np.maximum(*ends))
+    names = labels[subjects], labels[objects]
+    beyond = (np.minimum(*names) < 0) | (np.maximum(*names) >= len(content.objects))
+    content.note("object class out of range", np.flatnonzero(beyond), rows, np.maximum(*names))
     subjects, objects, scores = subjects[~beyond], objects[~beyond], scores[~beyond].copy()
     if len(scores) and scores.shape[1] != predicates:
         raise FatalError(
@@ -118,12 +121,9 @@ def _best(
     order = np.argsort(-flat, kind="stable")[:per_image]
     order = order[flat[order] >= 0]
     pair, predicate = order // max(predicates, 1), order % max(predicates, 1)
-    return DetectionColumns(
-        row=np.full(len(order), row),
-        subject_boxes=boxes[subjects[pair]],
-        object_boxes=boxes[objects[pair]],
-        subjects=labels[subjects[pair]],
-        objects=labels[objects[pair]],
-        predicates=predicate,
-        scores=flat[order],
-    )
+    ends = subjects[pair], objects[pair]
+    columns = *(boxes[end] for end in ends), *(labels[end] for end in ends), predicate, flat[order]
+    if per_image is None:
+        counted = that_count(Relations(1, np.zeros(len(order), np.int64), *columns))
+        columns = tuple(column[counted] for column in columns)
+    return DetectionColumns(np.full(len(columns[0]), row), *columns)

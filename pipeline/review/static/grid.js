@@ -10,7 +10,9 @@ const KINDS = { a: "accept", r: "reject", u: "unsure" };
 export function watchGrid(view) {
   view.dataset.begun = "yes";
   const chips = [...view.querySelectorAll(".chip")];
-  const readOnly = !view.querySelector("[data-action=accept-rest]");
+  const readOnly = !view.querySelector("[data-judge]");
+  // Disagreements and checks are judged one by one, and the audit by screens at most.
+  const offers = (action) => Boolean(view.querySelector(`[data-action=${action}]`));
   const watch = stopwatch();
   const keys = new AbortController();
   const closeup = chips.length ? watchCloseup(view.querySelector("#closeup")) : null;
@@ -36,7 +38,7 @@ export function watchGrid(view) {
     chips[current].classList.add("current");
     tabbable(chips[current], 0);
     if (focus) chips[current].focus({ preventScroll: false });
-    closeup.show(chips[current]);
+    requestAnimationFrame(() => closeup.show(chips[current]));
     watch.restart();
   }
 
@@ -116,8 +118,8 @@ export function watchGrid(view) {
     if (key === "n" || key === "PageDown") go(view.dataset.next);
     else if (key === "b" || key === "PageUp") go(view.dataset.previous);
     else if (!chip) return;
-    else if (key === "A") acceptRest();
-    else if (key === "C" && !readOnly) sending = sending.then(takeClass);
+    else if (key === "A" && offers("accept-rest")) acceptRest();
+    else if (key === "C" && offers("accept-class")) sending = sending.then(takeClass);
     else if (key in KINDS) judge([chip], () => ({ kind: KINDS[key] }));
     else if (key === "p" && !readOnly) correct(chip);
     else if (key === "z" && !readOnly) sending = sending.then(undo);
@@ -131,7 +133,7 @@ export function watchGrid(view) {
   async function takeClass() {
     const taken = await record("classes", { label: Number(chips[current].dataset.label) });
     if (!taken || !(await visit("labels?order=check&share=mine", "results"))) return;
-    tell(`${taken.accepted} alike labels accepted. ${taken.asked} of them are asked: if one is wrong, all are open again.`);
+    tell(`Accepted: ${taken.accepted}. To check: ${taken.asked}; if one is wrong, the class is open again.`);
   }
 
   view.querySelector("[data-action=accept-rest]")?.addEventListener("click", acceptRest);

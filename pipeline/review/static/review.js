@@ -14,15 +14,7 @@ function begin() {
   if (scroller && !scroller.dataset.begun) watchScroller(scroller);
 }
 
-// A narrow page has no room for the search beside its results.
-const narrow = matchMedia("(max-width: 1000px)");
-function foldSearch() {
-  for (const filters of document.querySelectorAll(".filters:not(.folded)")) filters.open = !narrow.matches;
-}
-
 watchHelp();
-foldSearch();
-narrow.addEventListener("change", foldSearch);
 watchHistory();
 begin();
 document.addEventListener("visited", begin);

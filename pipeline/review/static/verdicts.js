@@ -61,7 +61,7 @@ async function post(address, body) {
 async function send(decisions) {
   const [said, text] = await post("verdicts", { decisions });
   if (text) return [said, text];
-  if (said.reopened) tell(`This label is wrong: ${said.reopened} labels of its class are open again.`);
+  if (said.reopened) tell(`This label is wrong, so its class is open again (${said.reopened}).`);
   for (const state of said.states) show(state);
   if (said.median_seconds !== null) {
     PACE.textContent = `${said.verdicts} verdicts, ${said.median_seconds.toFixed(1)} s each (median)`;

@@ -1,0 +1,99 @@
+"""Plug-ins: what packages register in the groups of entry points `rlip.*`, those of this project among them.
+
+A plug-in is imported when it is used, so a broken one costs its users a message and everybody else nothing. Its
+`version`, if it has one, is part of the keys of what it makes; its `Options` are the settings that recipes give it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pydantic import ConfigDict, ValidationError
+
+from pipeline.runtime.settings import Settings
+from storage.errors import FatalError, did_you_mean
+
+
+@cache
+def _registered(group: str) -> Mapping[str, list[EntryPoint]]:
+    """Name → what is registered under it. Reading the environment's metadata takes about 10 ms."""
+    found: dict[str, list[EntryPoint]] = defaultdict(list)
+    for entry in entry_points(group=f"rlip.{group}"):
+        found[entry.name].append(entry)
+    return found
+
+
+def plugin_names(group: str) -> tuple[str, ...]:
+    """The names in a group, e.g. "captioners", in alphabetical order."""
+    return tuple(sorted(_registered(group)))
+
+
+def load_plugin(group: str, name: str) -> Any:
+    """What is registered under a name. Raises `FatalError` for an unknown or ambiguous name, and for a broken plug-in."""
+    found = _registered(group).get(name, [])
+    if not found:
+        known = plugin_names(group)
+        raise FatalError(
+            f"no {group.removesuffix('s')} {name!r}{did_you_mean(name, known)}; registered are {', '.join(known) or 'none'}. "
+            "Install the package that brings it, or install rlip again (pip install -e .) if the name is its own"
+        )
+    packages = [str(entry.dist and entry.dist.name) for entry in found]
+    if len(found) > 1:
+        raise FatalError(
+            f"{group.removesuffix('s')} {name!r} is registered by {', '.join(packages)}; uninstall all but one"
+        )
+    try:
+        return found[0].load()
+    except Exception as error:  # whatever the plug-in's own code raises
+        raise FatalError(
+            f"{group.removesuffix('s')} {name!r} of package {packages[0]} can't be imported ({found[0].value}: {error!r}); "
+            "install what it needs, or another version of it"
+        ) from error
+
+
+@dataclass(frozen=True)
+class RequireName:
+    """Validates a setting that names a plug-in."""
+
+    group: str
+
+    def __call__(self, name: str) -> str:
+        """Returns the name. Raises ValueError if nothing is registered under it."""
+        if name not in (known := plugin_names(self.group)):
+            raise ValueError(
+                f"give one of {', '.join(map(repr, known))}{did_you_mean(name, known)}, or install its package"
+            )
+        return name
+
+
+class PluginOptions(Settings):
+    """Options of a plug-in, as a recipe gives them; `options_of` checks them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def __bool__(self) -> bool:
+        return bool(self.model_extra)
+
+
+def options_of(plugin: Any, given: PluginOptions, setting: str) -> Settings:
+    """The options of a plug-in. `setting`: where recipes have them. Raises `FatalError` that names the option."""
+    try:
+        options: Settings = getattr(plugin, "Options", Settings).model_validate(given.model_extra)
+        return options
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, (setting, *first["loc"])))
+        allowed = ", ".join(getattr(plugin, "Options", Settings).model_fields) or "none"
+        raise FatalError(f"{place}: {first['msg']}; the options are {allowed}") from error
+
+
+def plugin_terms(plugin: Any, options: Settings | None = None) -> dict[str, Any]:
+    """What a plug-in adds to keys: its version and options, unless it is this project's, which the stage versions."""
+    if not hasattr(plugin, "version"):
+        return {}
+    return {"version": plugin.version, **({} if options is None else {"options": options.row_settings()})}

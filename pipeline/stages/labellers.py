@@ -1,0 +1,221 @@
+"""What scores candidates: the protocol of labellers, those of this project, and their settings."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
+
+from pydantic import AfterValidator, Field
+
+from pipeline.runtime.devices import best_precision, choose_device
+from pipeline.runtime.plugins import PluginOptions, RequireName, load_plugin, options_of, plugin_terms
+from pipeline.runtime.processes import keep_freed_memory
+from pipeline.runtime.settings import Settings, file_read, runtime
+from pipeline.training.settings import CALIBRATION
+from storage.artifact import REMOVE_ARTIFACT, Artifact
+from storage.digests import digest_file
+from storage.errors import FatalError
+from storage.json_files import read_json
+from tagger.labelling.blind_labeller import BlindLabeller
+from tagger.labelling.calibration import Calibration, Stack
+
+if TYPE_CHECKING:
+    from tagger.labelling.tagging_image import Labels, TaggingImage
+
+
+class LabellerSettings(Settings):
+    """How candidates are scored."""
+
+    method: Annotated[str, AfterValidator(RequireName("labellers"))] = "tagger"
+    """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model that compares the box around both boxes
+    with words; prior: each candidate's prior, from boxes and names alone; naive: every candidate gets score 1. Other
+    packages can add labellers (docs/api.md)."""
+    options: PluginOptions = runtime(PluginOptions())
+    """Settings of a labeller of another package, which are part of the key."""
+    weights: str | None = file_read(None)
+    """A trained tagger to reuse instead of training one: a weights file, a folder with one, or a run of the store
+    (`demo`, `demo@2`). Its content is part of the key."""
+    clip: Path | None = file_read(None)
+    """Folder of a transformers CLIP model for method "clip"; its content is part of the key."""
+    predicates: Literal["pair", "image"] = "pair"
+    """Where a predicate is scored. pair: on pairs that captions propose it for; image (authors): all proposed pairs."""
+    floor: float = Field(0.05, ge=0, le=1)
+    """Minimum score of a label; lower-scored labels are not stored."""
+    categories: tuple[str, ...] = ()
+    """Object names in every image's list of texts, e.g. the dataset's categories; empty: the tagger's most frequent."""
+    category_texts: int = Field(100, ge=0)
+    """Number of the tagger's most frequent object names in every image's list of texts, if `categories` is empty."""
+    predicate_texts: int = Field(200, ge=0)
+    """Number of the tagger's most frequent predicates added to every image's list of texts; the authors use 0."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Floating-point format of the tagger. auto: bfloat16 if the device has instructions for it, else float32; the key
+    holds which."""
+    batch_size: int = Field(16, ge=1)
+    """Images per pass through the encoder. It changes the last bits of scores, so it is part of the key."""
+    pairs_together: int = Field(1600, ge=1)
+    """Maximum number of box pairs per pass through the decoders, which bounds memory. It is part of the key, too."""
+    device: Literal["auto", "cpu", "cuda"] = runtime("auto")
+    """Where the labeller runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
+
+    def planned(self) -> Self:
+        """The same settings, with the precision that "auto" stands for on this machine."""
+        return self.model_copy(update={"precision": best_precision(self.device)}) if self.precision == "auto" else self
+
+
+class Labeller(Protocol):
+    """Scores the candidates of images. The labels of an image depend on the image alone."""
+
+    def label(self, images: Sequence[TaggingImage], progress: Callable[[int], None]) -> list[Labels]:
+        """The labels of each image, each label once, or the problem with it. `progress` gets the number of images done."""
+        ...
+
+
+@dataclass(frozen=True)
+class OpenLabeller:
+    """A labeller that is ready to use. `digest` identifies its weights, or names a method without weights.
+
+    `image_size`: longest side in pixels of the normalised images that it takes; None: full-size images in [0, 1].
+    """
+
+    labeller: Labeller
+    digest: str
+    image_size: int | None
+    stack: Stack
+
+
+class LabellerPlugin(ABC):
+    """What is registered as a labeller: what it reads and how it is opened. Creating it must be quick."""
+
+    version: ClassVar[int]
+    """Part of the key: raise it whenever the same candidates would get other scores. Required of other packages."""
+    Options: ClassVar[type[Settings]] = Settings
+    """Its own settings, `[tag.options]` of a recipe. They are part of the key, unless declared `runtime`."""
+    imports: ClassVar[tuple[str, ...]] = ()
+    """Modules that take seconds to import, which is done once for all workers."""
+    uses_gpu: ClassVar[bool] = False
+    """Whether it runs where setting `device` says; else on the CPU."""
+
+    def __init__(self, settings: LabellerSettings) -> None:
+        """Raises `FatalError` for options that it does not have."""
+        self.settings = settings
+        self.options = options_of(self, settings.options, "tag.options")
+
+    def row_settings(self) -> dict[str, Any]:
+        """What it adds to the settings in the key."""
+        return plugin_terms(self, self.options)
+
+    def weights(self) -> dict[str, Path]:
+        """Files or folders whose content is part of the key, by role. Raises `FatalError` when one is missing."""
+        return {}
+
+    @abstractmethod
+    def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
+        """Loads a labeller in worker `worker`, counted from 0; several take turns by image, one for each fold.
+
+        `taggers`: the Relation Taggers of the recipe. Raises `FatalError` if files can't be used or the GPU is missing.
+        """
+
+
+def find_labeller(settings: LabellerSettings) -> LabellerPlugin:
+    """The labeller that the settings name. Raises `FatalError` if its package is broken."""
+    plugin: LabellerPlugin = load_plugin("labellers", settings.method)(settings)
+    return plugin
+
+
+class Tagger(LabellerPlugin):
+    """The Relation Tagger."""
+
+    imports = ("models.relation_tagger",)
+    uses_gpu = True
+
+    def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
+        """Loads one for each of the taggers."""
+        found = [_calibration(tagger) for tagger in taggers]
+        known = [each for each in found if each is not None]
+        calibration = Calibration.mean(known) if known else None
+        return [_tagger(self.settings, tagger, calibration, worker) for tagger in taggers]
+
+
+class Clip(LabellerPlugin):
+    """Any CLIP of transformers."""
+
+    imports = ("transformers.models.clip.modeling_clip",)
+    uses_gpu = True
+
+    def weights(self) -> dict[str, Path]:
+        """CLIP's folder."""
+        folder = self.settings.clip
+        if folder is None or not folder.is_dir():
+            raise FatalError(f"tag.clip = {folder}: method 'clip' needs a folder with a transformers CLIP model")
+        return {"clip": folder}
+
+    def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
+        """Loads it."""
+        from tagger.labelling.clip_labeller import ClipLabeller
+
+        (folder,), settings = self.weights().values(), self.settings
+        try:
+            labeller = ClipLabeller(folder, settings.floor, settings.batch_size, choose_device(settings.device, worker))
+        except (OSError, ValueError) as error:
+            raise FatalError(f"tag.clip = {folder}: not a transformers CLIP model ({error})") from error
+        return [OpenLabeller(labeller, f"clip {folder.name}", None, Stack())]
+
+
+class Prior(LabellerPlugin):
+    """Each candidate's prior. It is the score, and must not count as a tagger's."""
+
+    def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
+        """Loads nothing."""
+        return [OpenLabeller(BlindLabeller("prior", self.settings.floor), "prior", None, Stack(tagger=0.0))]
+
+
+class Naive(LabellerPlugin):
+    """Every candidate is a label."""
+
+    def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
+        """Loads nothing."""
+        return [OpenLabeller(BlindLabeller("naive", self.settings.floor), "naive", None, Stack())]
+
+
+def _calibration(tagger: Artifact) -> Calibration | None:
+    file = tagger.file(CALIBRATION)
+    try:
+        return Calibration.from_json(file.read_bytes()) if file.is_file() else None
+    except ValueError as error:
+        raise FatalError(f"tagger {tagger.key[:12]}: {error}; remove {tagger.folder} and run again") from error
+
+
+def _tagger(
+    settings: LabellerSettings, artifact: Artifact, calibration: Calibration | None, worker: int
+) -> OpenLabeller:
+    from models.relation_tagger import RelationTagger
+    from models.weights import load
+    from models.weights_file import WeightsError
+    from tagger.labelling.labeller import Labeller as TaggerLabeller
+
+    assert settings.precision != "auto", "a run plans its settings"
+    keep_freed_memory()
+    vocabulary = read_json(artifact.file("vocabulary.json"), dict[str, Any], REMOVE_ARTIFACT)
+    weights = artifact.file("model.safetensors")
+    try:
+        tagger = load(weights, artifact.folder)
+        if not isinstance(tagger, RelationTagger):
+            raise WeightsError(f"holds weights of {type(tagger).__name__}, not of a Relation Tagger")
+        labeller = TaggerLabeller(
+            tagger.to(choose_device(settings.device, worker)),
+            settings.categories or vocabulary["objects"][: settings.category_texts],
+            vocabulary["predicates"][: settings.predicate_texts],
+            calibration,
+            settings.predicates,
+            settings.floor,
+            settings.batch_size,
+            settings.pairs_together,
+            settings.precision,
+        )
+    except (WeightsError, FloatingPointError, ValueError) as error:
+        raise FatalError(f"tagger {artifact.key[:12]}: {error}; remove {artifact.folder} and run again") from error
+    stack = calibration.stack if calibration is not None else Stack()
+    return OpenLabeller(labeller, digest_file(weights), vocabulary["image_size"], stack)

@@ -1,0 +1,42 @@
+"""The Python library: run recipes, label images, load weights, read shards, evaluate (docs/api.md).
+
+A name is imported when it is first used, so `import rlip` loads neither torch nor Prefect.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlip.evaluation import Evaluation as Evaluation
+    from rlip.evaluation import evaluate as evaluate
+    from rlip.model import Model as Model
+    from rlip.model import Prediction as Prediction
+    from rlip.model import load as load
+    from rlip.runs import Error as Error
+    from rlip.runs import Run as Run
+    from rlip.runs import Store as Store
+    from rlip.runs import label as label
+    from rlip.runs import open as open
+    from rlip.runs import run as run
+    from rlip.samples import stream as stream
+
+_HOMES = {
+    "run": "runs", "label": "runs", "open": "runs", "Run": "runs", "Store": "runs", "Error": "runs",
+    "load": "model", "Model": "model", "Prediction": "model",
+    "stream": "samples",
+    "evaluate": "evaluation", "Evaluation": "evaluation",
+}  # fmt: skip
+"""Public name → the module that has it."""
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rlip' has no attribute {name!r}; it has {', '.join(_HOMES)}")
+    return getattr(import_module(f"rlip.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOMES)

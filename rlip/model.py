@@ -1,0 +1,126 @@
+"""Pre-trained weights as a model that finds boxes and relations in images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from pipeline.cli.predict import drawable, open_network, relations_above, trained_names, weights_path
+from pipeline.data.images.opening import BadImage, read_image
+from pipeline.evaluation.detections.names import distinct
+from pipeline.evaluation.predictor import Names, Predictor
+from pipeline.interop.shard_samples import SeenLabels
+from pipeline.labels.label_rows import LABELS
+from pipeline.report.formatting import sanitise
+from rlip.notebook import Drawable
+from storage.errors import FatalError
+
+RELATIONS = (
+    pa.schema([LABELS.field(name) for name in LABELS.names if name.startswith(("subject_", "object_"))])
+    .append(LABELS.field("predicate"))
+    .append(LABELS.field("score"))
+)
+
+
+def load(
+    weights: str | Path, *, tokenizer: str | Path | None = None, image_size: int | None = None, device: str = "auto"
+) -> Model:
+    """Loads weights of this project: a file, its folder, or sample weights such as "demo-detector".
+
+    `tokenizer`: folder of the tokenizer, for weights without one beside them. `image_size`: longest side in pixels at
+    which images are seen; that of the training, or 1333. `device`: auto, cpu, cuda or cuda:1.
+    """
+    return Model(weights_path(weights), None if tokenizer is None else Path(tokenizer), image_size, device)
+
+
+class Model:
+    """A network. `objects` and `predicates` are the names of its training, which any others can replace."""
+
+    def __init__(self, weights: Path, tokenizer: Path | None, image_size: int | None, device: str) -> None:
+        known = trained_names(weights)
+        self.objects, self.predicates = tuple(known.objects), tuple(known.predicates)
+        network = open_network(weights, tokenizer, device)
+
+        @lru_cache(maxsize=4)
+        def predictor(names: Names, subject: str | None) -> Predictor:
+            return Predictor(network, names, image_size or known.image_size, subject=subject, per_image=None)
+
+        self._predictor = predictor
+
+    def predict(
+        self,
+        image: str | Path | Image.Image,
+        objects: Sequence[str] = (),
+        predicates: Sequence[str] = (),
+        *,
+        subject: str | None = None,
+        per_image: int = 100,
+        threshold: float = 0.0,
+    ) -> Prediction:
+        """Finds boxes and relations in an image, as `rlip predict` does.
+
+        `objects`, `predicates`: any names; those of the training if none are given. `subject`: the name that subjects
+        must have. `per_image`: relations to keep. `threshold`: least score of a box or relation.
+        """
+        names = Names(distinct(objects) or self.objects, distinct(predicates) or self.predicates)
+        if not names.objects or not names.predicates:
+            raise FatalError("the weights state no names; give objects and predicates, e.g. objects=['person', 'dog']")
+        if subject is not None and subject not in names.objects:
+            raise FatalError(f"subject {subject!r} is none of the objects ({', '.join(names.objects)}); add it to them")
+        opened, uri = (image.convert("RGB"), "image") if isinstance(image, Image.Image) else (_read(image), str(image))
+        (found,) = self._predictor(names, subject).predict([opened], batch=1)
+        return Prediction(opened, uri, relations_above(found.unique(per_image).row(names), threshold))
+
+    def __repr__(self) -> str:
+        return f"Model(objects={self.objects}, predicates={self.predicates})"
+
+
+class Prediction(Drawable):
+    """The boxes and relations that were found in an image.
+
+    `row` is a row of the table `detections`: boxes with category and score, and pairs of them with predicate and score.
+    """
+
+    def __init__(self, image: Image.Image, uri: str, found: Mapping[str, Any]) -> None:
+        self._image, self.title = image, sanitise(Path(uri).name, 60)
+        self.row = {"image_id": None, "uri": uri, "width": image.width, "height": image.height, **found}
+
+    def relations(self) -> pa.Table:
+        """One row for each relation, best first: both boxes in pixels, predicate and score."""
+        boxes = self.row["boxes"]
+        return pa.Table.from_pylist(
+            [
+                {
+                    f"{end}_{name}": boxes[pair[end]][name]
+                    for end in ("subject", "object")
+                    for name in ("category", *"xywh")
+                }
+                | {"predicate": pair["predicate"], "score": pair["score"]}
+                for pair in self.row["pairs"]
+            ],
+            schema=RELATIONS,
+        )
+
+    @property
+    def image(self) -> Image.Image:
+        """The image in RGB."""
+        return self._image
+
+    def seen(self, top: int) -> SeenLabels:
+        """The `top` best relations with their boxes, and all confident boxes."""
+        return drawable(self.row, self.image.width, top)
+
+    def __repr__(self) -> str:
+        return f"Prediction({self.title!r}, {len(self.row['boxes'])} boxes, {len(self.row['pairs'])} relations)"
+
+
+def _read(image: str | Path) -> Image.Image:
+    try:
+        return read_image(Path(image))
+    except BadImage as bad:
+        raise FatalError(f"{image}: can't be read ({bad})") from bad

@@ -1,0 +1,212 @@
+"""Runs: executing recipes, labelling folders, and reading what a store has of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+from pydantic import validate_call
+from rich.console import Console
+
+from pipeline.cli.explain import ImageTrace, trace_of
+from pipeline.cli.label import label_recipe, require_usable
+from pipeline.cli.options import STORE
+from pipeline.cli.query import select, tables_of
+from pipeline.cli.report import recorded_view
+from pipeline.cli.run import execute_run
+from pipeline.cli.show import show_runs, show_steps
+from pipeline.data.images.folders import locate_image
+from pipeline.data.images.opening import BadImage, read_image
+from pipeline.interop.export_run import export_run
+from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
+from pipeline.labels.label_rows import LABELS, flat_labels
+from pipeline.report.formatting import sanitise
+from pipeline.report.report_folder import report_folder
+from pipeline.report.static_report import write_report
+from pipeline.report.steps import summaries
+from pipeline.run.context import RunContext
+from pipeline.run.recipe import Recipe
+from pipeline.run.recipe_files import load_recipe
+from rlip.notebook import Drawable, console_html
+from storage.errors import FatalError, PipelineError
+from storage.open_store import existing_store
+from storage.runs import Run as RecordedRun
+from storage.runs import find_run, runs_of
+
+Error = PipelineError
+"""What is raised for unusable input; the message says what is wrong, where, and what to do."""
+
+
+def run(recipe: str | Path, settings: Mapping[str, Any] | None = None, runner: str = "direct") -> Run:
+    """Runs a recipe as `rlip run` does: what the store has is reused, and what is committed survives any crash.
+
+    `recipe`: a file, or the name of one of the project's own, e.g. "demo". `settings`: values that replace those of the
+    recipe, e.g. {"shard.threshold": 0.3}. `runner`: "direct", in this process and its workers, or "prefect".
+    """
+    overrides = [f"{name}={json.dumps(value, default=str)}" for name, value in (settings or {}).items()]
+    return Run(_executed(load_recipe(Path(recipe), overrides), runner).run)
+
+
+def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **options: Any) -> Run:
+    """Labels the images of a folder that nobody annotated. Images that can't be used are named in warnings.
+
+    `tagger`: weights, their folder, or a run. `detector`: a folder or hub name of transformers, torchvision's .pth,
+    weights of this project, or a .json with boxes. `options`: those of `rlip label`, e.g. captioner, categories,
+    threshold and store; `--as` is run_name, and `--set` is overrides, a list.
+    """
+    context = _executed(validate_call(label_recipe)(str(folder), tagger=str(tagger), detector=str(detector), **options))
+    for image, reason in require_usable(context).items():
+        warnings.warn(f"{image} is left out: {reason}", stacklevel=2)
+    return Run(context.run)
+
+
+def open(store: str | Path = STORE) -> Store:
+    """Opens a store: a folder, or a URL such as s3://bucket/folder."""
+    return Store(store)
+
+
+class Store:
+    """A store with the runs that were made in it."""
+
+    def __init__(self, address: str | Path = STORE) -> None:
+        """Raises `Error` if there is none at this address."""
+        self._store = existing_store(address)
+
+    def runs(self) -> list[str]:
+        """The names of the runs."""
+        return [run.name for run in runs_of(self._store)]
+
+    def run(self, name: str) -> Run:
+        """A run by its name, or by NAME@2 as its second execution left it."""
+        return Run(find_run(self._store, name))
+
+    def __repr__(self) -> str:
+        return f"Store({self._store.address!r}, runs={self.runs()})"
+
+    def _repr_html_(self) -> str:
+        return console_html(lambda console: show_runs(console, self._store, as_json=False))
+
+
+class Run:
+    """A run in a store, by its `name`. Its tables are pyarrow's, so that `.to_pandas()` converts each."""
+
+    def __init__(self, record: RecordedRun) -> None:
+        self._run = record
+        self.name = record.name
+
+    def images(self) -> pa.Table:
+        """One row for each image, with its boxes; of images that nobody annotated, those that were detected."""
+        return self._table("images")
+
+    def captions(self) -> pa.Table:
+        """One row for each image, with its captions."""
+        return self._table("captions")
+
+    def triplets(self) -> pa.Table:
+        """One row for each image, with the triplets that its captions state."""
+        return self._table("triplets")
+
+    def labels(self, all_scores: bool = False) -> pa.Table:
+        """One row for each label that the run keeps; with `all_scores` for each scored one, with the column `kept` and
+        the `reason`. docs/exchange.md describes the columns."""
+        found = pa.concat_tables([LABELS.empty_table(), *flat_labels(self._run)])
+        return found if all_scores else found.filter(pc.field("kept"))
+
+    def sql(self, query: str) -> pa.Table:
+        """The result of an SQL query on the run's tables, as of `rlip query`. Needs `pip install 'rlip[review]'`."""
+        schema, batches = select(self._run, query)
+        return pa.Table.from_batches(batches, schema)
+
+    def explain(self, image: int | str) -> Explanation:
+        """How the labels of an image came about, to be printed; its `draw(out)` draws those that are kept, and `trace` has
+        the rows. `image`: its id, dataset and id ("coco/42"), or file name."""
+        return Explanation(self._run, trace_of(self._run, str(image)))
+
+    def report(self, folder: str | Path | None = None, pictures: int = 24, seed: int = 0) -> Path:
+        """Writes the report again, in place or into `folder`, and returns its page. `pictures`: images drawn at random."""
+        place = report_folder(self._run) if folder is None else Path(folder)
+        return write_report(recorded_view(self._run), None, place, pictures, seed=seed, written=datetime.now())
+
+    def export(
+        self, folder: str | Path, format: str = "parquet", threshold: float = 0, all_scores: bool = False
+    ) -> Path:
+        """Writes the labels in a format of `rlip export` to a new folder, which is returned."""
+        return Path(export_run(self._run, format, Path(folder), threshold, all_scores).folder)
+
+    def _table(self, name: str) -> pa.Table:
+        tables = dict(tables_of(self._run))
+        if name not in tables:
+            raise FatalError(f"run {self.name!r} has no table {name!r}; it has {', '.join(tables) or 'none'}")
+        return tables[name].to_table()
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r}, steps={self._run.steps()})"
+
+    def _repr_html_(self) -> str:
+        return console_html(lambda console: show_steps(console, self._run, summaries(self._run), as_json=False))
+
+
+class Explanation(Drawable):
+    """How the labels of an image came about, as text; in a notebook also drawn, with the labels that the run keeps.
+
+    `trace` has the rows that `rlip explain --json` prints.
+    """
+
+    def __init__(self, run: RecordedRun, trace: ImageTrace) -> None:
+        self.trace = trace
+        self.title = sanitise(trace.image["uri"], 60)
+        self._run = run
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The image. Raises `Error` if its file can't be read."""
+        try:
+            return read_image(locate_image(recorded_view(self._run).image_folders, self.trace.image))
+        except (BadImage, KeyError) as error:
+            raise FatalError(f"image {self.title}: can't be read ({error}); its folder may have moved") from error
+
+    def seen(self, top: int) -> SeenLabels:
+        """The boxes and the kept labels, with their confidence."""
+        row = self.trace.image
+        boxes = tuple(SeenBox(b["category"], *(b[side] for side in "xywh")) for b in row["boxes"])
+        kept = [label for label in self.trace.labels if label["not_kept"] is None]
+        relations = (SeenRelation(k["subject"], k["object"], k["predicate"], k["confidence"]) for k in kept)
+        return SeenLabels(boxes, tuple(relations), row["width"])
+
+    def __str__(self) -> str:
+        return str(self.trace)
+
+    def _repr_html_(self) -> str:
+        with suppress(PipelineError):
+            return f"{super()._repr_html_()}<pre>{escape(str(self))}</pre>"
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def _executed(recipe: Recipe, runner: str = "direct") -> RunContext:
+    context = RunContext(recipe)
+    with _main_hidden():
+        execute_run(context, runner, Console(stderr=True))
+    return context
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Keeps workers from importing the script that calls, as multiprocessing does by its file: it would run again."""
+    main = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(hidden)

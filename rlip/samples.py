@@ -1,0 +1,53 @@
+"""Samples of WebDataset tars as a stream that any number of ranks shares and that resumes anywhere (docs/shards.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from storage.digests import digest_json
+from storage.errors import FatalError
+from storage.open_store import cache_folder
+from storage.shards.index import ARTIFACT_INDEX, index_path
+from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
+from storage.stream.stream import Stream
+
+
+def stream(
+    shards: str | Path | Iterable[str | Path], *, seed: int = 0, epoch: int = 0, epochs: int | None = 1, **options: Any
+) -> Stream:
+    """The samples of tars in random order: {"__key__": ..., "__url__": ..., "jpg": b"...", "json": b"..."}.
+
+    `shards`: a folder with tars, e.g. of `rlip shards publish`, or tars; each with an index beside it, which
+    `rlip shards index` makes. `epoch`: the first epoch; `epochs`: how many, None for no end. `options`: batch, rank,
+    ranks and others of `Stream`, which is a dataset for torch's DataLoader; its `batches()` gives whole batches.
+    """
+    listed = [shards] if isinstance(shards, str | Path) else shards
+    tars = [tar for path in map(Path, listed) for tar in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]
+    if not tars:
+        raise FatalError(f"{shards}: holds no tar; name a folder of shards, or tars")
+    end = None if epochs is None else epoch + epochs
+    found = Stream(_sample_map(tars), seed=seed, epochs=end, **options)
+    if epoch:
+        found.load_state_dict(found.sequence.state(epoch * len(found.sequence.samples)))
+    return found
+
+
+def _sample_map(tars: list[Path]) -> SampleMap:
+    """The map of all samples, which is kept in the user's cache folder."""
+    indexes = [own if (own := index_path(tar)).is_file() else tar.with_name(ARTIFACT_INDEX) for tar in tars]
+    places = [[str(tar.resolve()), *_stamp(index)] for tar, index in zip(tars, indexes, strict=True)]
+    folder = cache_folder() / "samples" / digest_json(places)[:32]
+    if folder.is_dir():
+        return SampleMap(folder)
+    return write_sample_map(folder, [ShardFile(str(tar), index) for tar, index in zip(tars, indexes, strict=True)])
+
+
+def _stamp(index: Path) -> list[int]:
+    if not index.is_file():
+        raise FatalError(
+            f"{index.parent}: no index beside the tars; make it with `rlip shards index {index.parent}/*.tar`"
+        )
+    status = index.stat()
+    return [status.st_size, status.st_mtime_ns]

@@ -1,0 +1,142 @@
+"""Captions of a model behind an endpoint: what was paid for is kept, whatever happens to the run or the endpoint."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rlip_command import output_of, rlip, started
+from small_set import write_small_set
+
+from storage.artifact import Artifact
+from storage.open_store import existing_store
+from storage.runs import Run
+
+IMAGES = 12
+SECRET = "sk-most-secret"
+Ask = Callable[..., list[str]]
+
+
+class Stub:
+    """A running stub and the answers that it gave."""
+
+    def __init__(self, folder: Path, rates: dict[str, float | str]) -> None:
+        self.log = folder / "answers.log"
+        self.log.touch()
+        command = [sys.executable, Path(__file__).parents[1] / "chat_stub.py", self.log, json.dumps(rates)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+
+    def answers(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Iterator[Callable[..., Stub]]:
+    """Starts stubs with the rates of their faults."""
+    running: list[Stub] = []
+
+    def start(**rates: float | str) -> Stub:
+        folder = tmp_path / f"stub {len(running)}"
+        folder.mkdir()
+        running.append(Stub(folder, rates))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.process.kill()
+        each.process.wait()
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """The words of a run that asks a stub, up to its captions."""
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    recipe = write_small_set(tmp_path / "set", IMAGES)
+
+    def given(url: str, store: str, **options: Any) -> list[str]:
+        settings = {"base_url": url, "model": "stub", "in_flight": 4, **options}
+        asks = [f"caption.options.{name}={value}" for name, value in settings.items()]
+        asks += ["caption.captioner=openai", "run.until=caption", "data.partition_size=100"]
+        asks += [f"store={tmp_path / store}", f"reports={tmp_path / store / 'reports'}"]
+        asks += ["run.checks.max_overall_reject_share=1.0"]
+        return ["run", str(recipe), "--direct", "--json", *(word for ask in asks for word in ("--set", ask))]
+
+    return given
+
+
+def captioned(store: Path) -> Artifact:
+    """The captions of the run in a store."""
+    (artifact,) = Run(existing_store(store), "small").artifacts("caption").values()
+    return artifact
+
+
+def journalled(store: Path) -> int:
+    with closing(sqlite3.connect(store / "answers.sqlite")) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM answers WHERE text IS NOT NULL").fetchone()
+    return int(count)
+
+
+def test_a_killed_run_asks_nothing_again_that_was_answered(stub, words, tmp_path):
+    faults = {"empty": 0.15, "cut": 0.1, "refused": 0.1, "broken": 0.1, "rejected": 0.1, "error": 0.1, "busy": 0.2}
+    calm, killed = stub(**faults), stub(seconds=0.1, **faults)
+    output_of(*words(calm.url, "calm", retries=2))
+    process = started(*words(killed.url, "killed", retries=2), cwd=tmp_path)
+    until = time.monotonic() + 60
+    while len(killed.answers()) < 6 and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    time.sleep(0.3)  # the stub still answers those that were in flight
+    in_flight = len(killed.answers()) - journalled(tmp_path / "killed")
+    assert journalled(tmp_path / "killed") > 0
+    output_of(*words(killed.url, "killed", retries=2))
+    assert len(killed.answers()) - len(set(killed.answers())) <= in_flight
+    assert len(set(killed.answers())) == len(calm.answers()) == journalled(tmp_path / "killed")
+    made = captioned(tmp_path / "killed")
+    assert made.content == captioned(tmp_path / "calm").content
+    rows, rejected = made.table("captions").to_pylist(), made.rejected().to_pylist()
+    assert len(rows) == IMAGES and 0 < len(rejected) < IMAGES
+    texts = [[caption["text"] for caption in row["captions"]] for row in rows]
+    assert sum(map(bool, texts)) == IMAGES - len(rejected)
+    assert all(text[0] == "A person riding a horse." and len(text) == 2 for text in texts if text)
+    files = [path.read_bytes() for path in (tmp_path / "killed").rglob("*") if path.is_file()]
+    assert files and not [data for data in files if SECRET.encode() in data], "the key is nowhere"
+
+
+def test_two_runs_at_once_ask_once(stub, words, tmp_path):
+    endpoint = stub(seconds=0.05)
+    first, second = (
+        started(*words(endpoint.url, "store"), "--set", f"caption.merge_draws={merged}", cwd=tmp_path)
+        for merged in ("false", "true")
+    )
+    told = [process.communicate(timeout=120) for process in (first, second)]
+    assert [process.returncode for process in (first, second)] == [0, 0], told
+    assert len(endpoint.answers()) == len(set(endpoint.answers())) == IMAGES
+
+
+def test_a_budget_and_an_endpoint_that_is_gone_stop_the_run_which_goes_on_later(stub, words, tmp_path):
+    endpoint = stub()
+    done = rlip(*words("http://127.0.0.1:9/v1", "store", patience=0))
+    assert done.exit_code == 1 and "did not recover within 0 s" in done.stderr
+    done = rlip(*words(endpoint.url, "store", budget_tokens=500))
+    assert done.exit_code == 1 and "the budget is spent" in done.stderr
+    assert 5 <= len(endpoint.answers()) < IMAGES
+    output_of(*words(endpoint.url, "store"))
+    assert len(endpoint.answers()) == IMAGES, "the first answers are not asked for again"
+    endpoint.log.write_text("")
+    done = rlip(*words(endpoint.url, "store", timeout=1, seed=1, retries=0, budget_tokens=10))
+    assert "the budget is spent" in done.stderr and endpoint.answers() == [], "seeds share a budget"
+    done = rlip(*words(stub(model="other").url, "store", seed=1))
+    assert "reports model 'other', but 'stub' gave the earlier answers" in done.stderr
+    assert journalled(tmp_path / "store") == IMAGES, "none is kept under the name of another model"
+    done = rlip(*words(stub(rejected=1.0).url, "refused", retries=1))
+    assert done.exit_code == 1 and "answers 400 (bad image; your key is Bearer …)" in done.stderr, done.stderr

@@ -1,0 +1,86 @@
+"""`rlip` in Python does what the commands do, and its objects show in notebooks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rlip_command import output_of
+from small_set import write_small_set
+
+import rlip
+from scenes.scene import render
+from scenes.world import make_scene
+from tests.storage.shard_files import write_sets
+
+HEAVY = {"torch", "transformers", "prefect", "spacy", "numpy", "pyarrow", "pydantic"}
+
+
+def test_the_import_loads_nothing_and_names_at_most_12_things():
+    code = "import sys, rlip; print(*dir(rlip)); print(*sys.modules)"
+    names, loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    assert set(names.split()) == set(rlip.__all__) and len(rlip.__all__) <= 12
+    assert not HEAVY & set(loaded.split())
+    with pytest.raises(AttributeError, match="has no attribute 'lable'"):
+        _ = rlip.lable  # type: ignore[attr-defined]
+
+
+def test_a_recipe_runs_and_its_tables_are_read(tmp_path):
+    run = rlip.run(write_small_set(tmp_path), {"run.workers": 1, "tag.method": "prior", "tag.floor": 0.0})
+    store = rlip.open(tmp_path / "out" / "store")
+    assert store.runs() == ["small"] and repr(store.run("small")) == repr(run)
+    assert run.images().num_rows == run.captions().num_rows == run.triplets().num_rows == 8
+    words = ("--store", tmp_path / "out" / "store", "--json")
+    told = json.loads(output_of("query", "small", "select predicate, score from labels where kept", *words))
+    assert run.labels().select(["predicate", "score"]).to_pylist() == told
+    assert run.labels(all_scores=True).num_rows >= 8
+    assert run.sql("select count(*) as n from images").to_pylist() == [{"n": 8}]
+    assert run.report(tmp_path / "page").is_file()
+    assert (run.export(tmp_path / "csv", "csv") / "labels.csv").is_file()
+    with pytest.raises(rlip.Error, match="has no record"):
+        store.run("small@7")
+    explained = run.explain(image=1)
+    assert str(explained) == output_of("explain", "1", "small", *words[:2]).rstrip("\n")
+    assert explained._repr_html_().startswith("<img alt=") and "a person riding a horse" in explained._repr_html_()
+    (tmp_path / "images" / "000001.png").unlink()
+    assert run.explain(image=1)._repr_html_().startswith("<pre>"), "without its image"
+    assert "caption" in run._repr_html_() and "small" in store._repr_html_()
+
+
+def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
+    render(make_scene(31, 0)).save(tmp_path / "scene.png")
+    names = {"objects": ["person", "horse"], "predicates": ["ride", "next to"]}
+    found = rlip.load("demo-detector").predict(tmp_path / "scene.png", **names, threshold=0.01)
+    listed = [word for kind, each in names.items() for word in (f"--{kind}", ",".join(each))]
+    output_of("predict", "demo-detector", "scene.png", *listed, "--threshold", "0.01", "--out", "a.json", cwd=tmp_path)
+    row = json.loads((tmp_path / "a.json").read_text())
+    assert found.relations()["predicate"].to_pylist() == [pair["predicate"] for pair in row["pairs"]]
+    assert found.relations()["score"].to_pylist() == pytest.approx([pair["score"] for pair in row["pairs"]], abs=1e-5)
+    assert found.draw(tmp_path / "drawn.png").size == (560, found.draw().height)
+    assert "data:image/png;base64," in found._repr_html_()
+    with pytest.raises(rlip.Error, match="can't be read"):
+        rlip.load("demo-detector").predict(Path(__file__), **names)
+    ends = [{"bbox": [10, 10, 50, 90], "category_id": 1}, {"bbox": [40, 60, 80, 95], "category_id": 2}]
+    pair = {"subject_id": 0, "object_id": 1, "category_id": 1}
+    truth = [{"file_name": "scene.png", "img_id": 1, "annotations": ends, "hoi_annotation": [pair]}]
+    for name, content in (("truth", truth), ("verbs", names["predicates"]), ("objects", names["objects"])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    files = [f"{field}={tmp_path / field}.json" for field in ("verbs", "objects")]
+    scored = rlip.evaluate([found], benchmark="hico-det", annotations=tmp_path / "truth.json", files=files)
+    given = ("--ground-truth", "truth.json", "--detections", "a.json", *(f"--file={file}" for file in files), "--json")
+    assert json.loads(scored.as_json()) == (json.loads(output_of("evaluate", "hico-det", *given, cwd=tmp_path)))
+
+
+def test_a_stream_begins_at_any_epoch(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
+    write_sets(tmp_path, {"a": 40, "b": 30})
+    both = [sample["__key__"] for sample in rlip.stream(tmp_path, seed=3, epochs=2)]
+    assert sorted(both[:70]) == sorted(both[70:]) and len(set(both)) == 70
+    assert [sample["__key__"] for sample in rlip.stream(tmp_path, seed=3, epoch=1)] == both[70:]
+    parts = [[s["__key__"] for s in rlip.stream(tmp_path, seed=3, batch=7, rank=rank, ranks=2)] for rank in (0, 1)]
+    assert sorted(parts[0] + parts[1]) == sorted(both[:70])
+    with pytest.raises(rlip.Error, match="holds no tar"):
+        rlip.stream(tmp_path / "cache")

@@ -1,0 +1,66 @@
+"""`rlip doctor --device` goes on after a check that hangs, crashes or fails, and its end says what is not fit."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+from rlip_command import rlip
+
+from pipeline.run import device_doctor
+from pipeline.run.device_checks import Outcome
+from pipeline.run.device_doctor import examine_device
+from pipeline.runtime.processes import ready_to_fork
+
+CPU = torch.device("cpu")
+
+
+def hangs(device: torch.device) -> Outcome:
+    time.sleep(60)
+    raise AssertionError
+
+
+def crashes(device: torch.device) -> Outcome:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fails(device: torch.device) -> Outcome:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
+
+
+def passes(device: torch.device) -> Outcome:
+    return Outcome("1 TFLOP/s")
+
+
+FAULTY = {"hangs": hangs, "crashes": crashes, "fails": fails, "passes": passes}
+
+
+def test_each_check_has_its_time_and_its_process():
+    ready_to_fork(())
+    lines = {line.name: line.outcome for line in examine_device(CPU, 0.3, FAULTY)}
+    assert lines["hangs"].state == "failed" and "cut after" in lines["hangs"].figure
+    assert lines["crashes"].state == "failed" and "ended with -9" in lines["crashes"].figure
+    assert lines["fails"].figure == "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert lines["passes"] == Outcome("1 TFLOP/s")
+
+
+def test_what_has_no_time_left_is_named():
+    assert [line.outcome.figure for line in examine_device(CPU, 0.0, FAULTY)] == ["no time was left"] * 4
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_command_ends_with_what_is_not_fit(monkeypatch, as_json):
+    monkeypatch.setattr(device_doctor.examine_device, "__defaults__", ({"fails": fails, "versions": passes},))
+    done = rlip("doctor", "--device", *["--json"] * as_json)
+    assert done.exit_code == 1 and "not fit for training: fails" in done.stderr
+    if as_json:
+        assert [json.loads(line)["state"] for line in done.stdout.splitlines()] == ["failed", "ok"]
+    else:
+        assert "cpu: 1 failed, 1 ok" in done.stdout
+
+
+def test_it_takes_a_recipe_or_the_device():
+    for words in ((), ("demo", "--device")):
+        assert "name a recipe, or use --device alone" in rlip("doctor", *words).stderr
