@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import torch
 
-from pipeline.run.device_checks import CHECKS, Check, Outcome
+from pipeline.run.device_checks import CHECKS
+from pipeline.run.device_outcome import Check, Outcome
 from pipeline.runtime.processes import fork_context, preload
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.text_encoder import TextTokens
-from pipeline.run import device_checks
+from pipeline.run import device_checks, device_networks, device_outcome
 from pipeline.run.device_checks import CHECKS
 from pipeline.run.device_doctor import outcome_of
 
@@ -18,7 +18,7 @@ NETWORKS = ["ParSeDA", "ParSeD", "R-Tagger", "training step"]
 
 @pytest.fixture(autouse=True)
 def timed_once(monkeypatch):
-    monkeypatch.setattr(device_checks, "LEAST_SECONDS", 1e-9)
+    monkeypatch.setattr(device_outcome, "LEAST_SECONDS", 1e-9)
 
 
 def states(device: torch.device, names=tuple(CHECKS)) -> dict[str, str]:
@@ -32,20 +32,20 @@ def test_every_line_runs(device):
 
 
 def test_a_reading_that_is_off_turns_the_readings_red(device, monkeypatch):
-    read = device_checks.read
-    monkeypatch.setattr(device_checks, "read", lambda *inputs: read(*inputs) * 1.001)
+    read = device_networks.read
+    monkeypatch.setattr(device_networks, "read", lambda *inputs: read(*inputs) * 1.001)
     found = states(device, ("versions", *READINGS[:2], "ParSeDA"))
     assert found == {"versions": "ok", READINGS[0]: "wrong", READINGS[1]: "wrong", "ParSeDA": "ok"}
 
 
 def test_sums_in_another_order_each_time_are_seen(device, monkeypatch):
-    read, calls = device_checks.read, []
+    read, calls = device_networks.read, []
 
     def other_order(value, *rest):
         calls.append(value)
         return read(value * (1 + len(calls) % 2 * 1e-7), *rest)
 
-    monkeypatch.setattr(device_checks, "read", other_order)
+    monkeypatch.setattr(device_networks, "read", other_order)
     outcome = outcome_of(CHECKS[READINGS[1]], device)
     assert outcome.state == "wrong" and "from itself" in outcome.figure and "RLIP_TRITON=0" in outcome.advice
 

@@ -10,8 +10,8 @@ import torch
 from rlip_command import rlip
 
 from pipeline.run import device_doctor
-from pipeline.run.device_checks import Outcome
 from pipeline.run.device_doctor import examine_device
+from pipeline.run.device_outcome import Outcome
 from pipeline.runtime.processes import ready_to_fork
 
 CPU = torch.device("cpu")
