@@ -16,13 +16,12 @@ import multiprocessing
 import os
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from random import Random
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -59,6 +58,7 @@ from pipeline.training.shards import ShardSamples, shards_of
 from pipeline.training.task import Draws, PretrainTask, StepInputs
 from pipeline.training.trainer import Trainer
 from pipeline.training.vocabulary import Vocabulary
+from pipeline.training.worker import be_deterministic
 from scenes import acts
 from scenes.dataset import write_scenes
 from scenes.names import WORLD_CATEGORIES
@@ -148,7 +148,7 @@ class CurveStage(PretrainStage):
     settings: CurveSettings
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        be_deterministic()
         torch.set_num_threads(self.settings.threads)
         keep_freed_memory()
         began = time.process_time()
@@ -212,14 +212,9 @@ def work(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, p
     section = next(step.settings for step in build_steps(whole) if step.name == f"pretrain:{variant.labels}")
     values = section.model_dump()
     values["network"] |= {"fusion": variant.fusion}
-    values |= {
-        "pretrained": pretrained,
-        "steps": steps,
-        "milestones": number,
-        "seed": seed,
-        "replaced": variant.replaced,
-    }
-    settings, made = CurveSettings.model_validate(values), Run(open_store(recipe.store), recipe.name)
+    values |= {"pretrained": pretrained, "steps": steps, "milestones": number, "seed": seed}
+    settings = CurveSettings.model_validate(values | {"replaced": variant.replaced})
+    made = Run(open_store(recipe.store), recipe.name)
     shards = [artifact for _, artifact in sorted(made.artifacts(f"shard:{variant.labels}").items())]
     images = [each for part, each in sorted(made.artifacts("ingest").items()) if dataset_of(part) == "test"]
     read = {"shards": shards[: round(len(shards) * variant.share)], "images": images}
@@ -243,37 +238,31 @@ def train(recipe: Recipe, stage: CurveStage, item: WorkItem) -> Artifact:
     return there[item.key]
 
 
-def curve_of(artifact: Artifact, measure: str) -> list[float]:
-    """A measure's value at each milestone."""
-    return [row["value"] for row in artifact.table("curve").to_pylist() if row["name"] == measure]
-
-
-def compared(made: Mapping[tuple[Variant, int], Artifact], at: Sequence[int]) -> Iterator[Row]:
-    """Yields each variant's means over its seeds, and what the default is ahead by, over the seeds that both have."""
+def compared(made: Mapping[tuple[Variant, int], Artifact], seeds: range, at: Sequence[int]) -> Iterator[Row]:
+    """Yields means over seeds, and what the default is ahead of the others by: mean and standard error of paired differences."""
     for claim, measure in product(CLAIMS, MEASURED):
-        (first, default), *_ = CLAIMS[claim].items()
-        ours = {seed: curve_of(artifact, measure) for (variant, seed), artifact in made.items() if variant == default}
-        for name, variant in CLAIMS[claim].items():
-            own = {seed: curve_of(artifact, measure) for (each, seed), artifact in made.items() if each == variant}
-            if not own:
+        curves = {name: _curves([made[v, seed] for seed in seeds], measure) for name, v in CLAIMS[claim].items()}
+        first, ours = next(iter(curves.items()))
+        for name, own in curves.items():
+            means = own.mean(axis=0)
+            note = f"at the milestones: {', '.join(f'{mean:.4f}' for mean in means)}"
+            yield Row(f"{claim}, {measure}: {name}", "", means[-1], note=note)
+            if name == first or len(seeds) < 2:
                 continue
-            means = [fmean(values) for values in zip(*own.values(), strict=True)]
-            note = ", ".join(f"{mean:.4f}" for mean in means)
-            yield Row(f"{claim}, {measure}: {name}", "", means[-1], note=f"{len(own)} seeds; at the milestones: {note}")
-            pairs = [(ours[seed], own[seed]) for seed in sorted(ours.keys() & own.keys())]
-            if name == first or len(pairs) < 2:
-                continue
-            gains = {
-                "": [a[-1] - b[-1] for a, b in pairs],
-                ", mean of the curve": [fmean(a) - fmean(b) for a, b in pairs],
-                # Along straight lines between milestones, from 0; 0 if it never gets there.
-                ", steps before the other's last value": [
-                    at[-1] - np.interp(b[-1], np.maximum.accumulate([0, *a]), [0, *at]) for a, b in pairs
-                ],
-            }
-            for what, values in gains.items():
-                error = stdev(values) / len(values) ** 0.5
-                yield Row(f"{first} ahead of {name}, {measure}{what}", "", fmean(values), note=f"± {error:.4f}")
+            # Along straight lines between milestones, from 0; 0 if it never gets there.
+            rising = np.maximum.accumulate(np.pad(ours, ((0, 0), (1, 0))), axis=1)
+            until = [np.interp(last, curve, [0, *at]) for last, curve in zip(own[:, -1], rising, strict=True)]
+            gains = {"": (ours - own)[:, -1], ", mean of the curve": (ours - own).mean(axis=1)}
+            gains[", steps before the other's last value"] = at[-1] - np.array(until)
+            for what, gain in gains.items():
+                error = gain.std(ddof=1) / len(seeds) ** 0.5
+                yield Row(f"{first} ahead of {name}, {measure}{what}", "", gain.mean(), note=f"± {error:.4f}")
+
+
+def _curves(artifacts: Iterable[Artifact], measure: str) -> NDArray[np.float64]:
+    """Seeds × milestones."""
+    tables = [artifact.table("curve").to_pylist() for artifact in artifacts]
+    return np.array([[row["value"] for row in table if row["name"] == measure] for table in tables])
 
 
 def measure(given: Namespace) -> Iterator[Row]:
@@ -290,20 +279,16 @@ def measure(given: Namespace) -> Iterator[Row]:
     start = SAMPLE_WEIGHTS["demo-detector"] / MODEL
     pretrained = train(recipe, *work(recipe, DETECTOR, 0, given.detector_steps, 1, start)).file(MODEL)
     variants = dict.fromkeys(variant for claim in CLAIMS.values() for variant in claim.values())
+    # Seed by seed, so that a few seeds already compare all variants.
+    seeds, size = range(given.seeds), (given.steps, given.milestones, pretrained)
     with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
-        # Seed by seed, so that a part of them already compares all variants.
         jobs = {
-            (variant, seed): pool.submit(
-                train, recipe, *work(recipe, variant, seed, given.steps, given.milestones, pretrained)
-            )
-            for seed in range(given.seeds)
-            for variant in variants
+            each: pool.submit(train, recipe, *work(recipe, *each[::-1], *size)) for each in product(seeds, variants)
         }
         for job in as_completed(jobs.values()):
             print(f"{job.result().folder}: done", flush=True)
-    made = {which: job.result() for which, job in jobs.items()}
-    at = milestones(given.steps, given.milestones)
-    yield from compared(made, at)
+    made = {each[::-1]: job.result() for each, job in jobs.items()}
+    yield from compared(made, seeds, milestones(given.steps, given.milestones))
     yield Row("all training runs", "CPU-s", sum(artifact.manifest.facts["cpu"] for artifact in made.values()))
 
 
