@@ -69,14 +69,14 @@ def test_the_scene_graph_of_a_crowded_image_is_about_the_chosen_label(book, open
     row = [("person", 9.0 * place, 1.0, 8.0, 8.0) for place in range(22)]
     book.add("ingest", "toys/0000", [book.image(1, row)])
     found = [(place, "on", place + 1, 0.9 - place / 100) for place in range(21)]
-    book.add("tag", "toys/0000", [relations(1, *found)])
+    book.add("tag", "toys/0000", [relations(1, *found, (20, "by", 21, 0.95))])
     state = opened()
     detail = state.details.find(state.index.rows("SELECT image FROM images")[0]["image"])
-    *_, before, last = detail.labels
+    best, *_, before, last = detail.labels
     graph = scene_graph(detail, last)
-    assert [edge.label for edge in graph.edges] == [last, before] and graph.left_out == 19
+    assert [edge.label for edge in graph.edges] == [last, best, before] and graph.left_out == 19
     assert {node.box for node in graph.nodes} == {19, 20, 21}
-    assert len(scene_graph(replace(detail, labels=detail.labels[1:]), last).edges) == 13, "20 labels are no crowd"
+    assert len(scene_graph(replace(detail, labels=detail.labels[2:]), last).edges) == 13, "20 labels are no crowd"
 
 
 @pytest.mark.parametrize("correction, reason", [
