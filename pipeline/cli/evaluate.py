@@ -71,6 +71,7 @@ USED_BY: dict[str, tuple[Benchmark, ...]] = {
     "--verified": ("open-images",),
     "--boxes-given": ("vg",),
     "--absent-as-zero": ("vg",),
+    "--masks": ("vg",),
     "--seen": ("vg", "vrd"),
     "--format": ("hico-det", "open-images", "vrd", "vg"),
 }
@@ -226,6 +227,10 @@ def score(
         str, typer.Option("--subject", help="hico-det: the subject of the list's interactions.")
     ] = "person",
     boxes_given: Annotated[bool, typer.Option("--boxes-given", help="vg: boxes were given (PredCls, SGCls).")] = False,
+    masks: Annotated[
+        str | None,
+        typer.Option("--masks", help="vg --format psg: folder of panoptic_val2017, to find relations by masks."),
+    ] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Images without detections count as images where nothing was found.")
     ] = False,
@@ -244,12 +249,16 @@ def score(
     given = {
         "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
         "--validity": validity, "--no-suppression": no_suppression, "--verified": verified, "--boxes-given": boxes_given,
-        "--absent-as-zero": absent_as_zero, "--seen": seen, "--format": format_name,
+        "--absent-as-zero": absent_as_zero, "--seen": seen, "--format": format_name, "--masks": masks,
     }  # fmt: skip
     for option, value in given.items():
         if value and benchmark not in USED_BY[option]:
             raise FatalError(f"{option}: {benchmark} has no such rule, only {', '.join(USED_BY[option])}; leave it out")
-    root = None if images is None else open_folder(images if "://" in images else Path(images))
+    if masks and format_name != "psg":
+        raise FatalError("--masks: only PSG's annotations name masks; add --format psg, or leave it out")
+    root, panoptic = (
+        None if each is None else open_folder(each if "://" in each else Path(each)) for each in (images, masks)
+    )
     faults, further = Faults(allow_missing, drop_faulty), further_files(files or [])
     models = dict(zip(_names(detections), detections, strict=True))
     compared, findings = len(models) > 1, ""
@@ -267,6 +276,7 @@ def score(
                 scored = _vcoco(ground_truth, further, models, faults, options, report_folder is not None)
             else:
                 truth = _with_sizes(GroundTruth.open(format_name or FORMATS[benchmark], ground_truth, further), root)
+                truth = truth if panoptic is None else truth.with_masks(ground_truth, panoptic)
                 findings = _rejected(truth, drop_faulty)
                 options = _with_files(options, HicoFiles(interactions, rare, split, validity, subject), truth)
                 options = replace(
@@ -274,7 +284,7 @@ def score(
                     known_object=known_object,
                     boxes_given=boxes_given,
                     absent_as_zero=absent_as_zero,
-                    masks=format_name == "psg",
+                    masks=panoptic is not None if format_name == "psg" else None,
                     seen=None if seen is None else _seen(seen, truth),
                     verified=None if verified is None else _verified(verified, further["classes"], truth),
                 )
@@ -339,7 +349,9 @@ def _scored(
         "vg": lambda: benchmarks.visual_genome(predicted, true, truth.predicates, options),
         "vrd": lambda: benchmarks.visual_relationships(predicted, true, truth.predicates, options),
     }
-    return Scored(Model(name, run[benchmark](), predicted, true), *names, truth.uris, str(found.findings))
+    evaluated = run[benchmark]()
+    predicted, true = (replace(each, masks=None) for each in (predicted, true))
+    return Scored(Model(name, evaluated, predicted, true), *names, truth.uris, str(found.findings))
 
 
 def _vcoco(

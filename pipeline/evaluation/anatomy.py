@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.ranking import best_first
-from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou, scores_of
+from pipeline.evaluation.relations import Flags, Floats, Integers, Interactions, Relations, aligned_iou, scores_of
 
 Score = Callable[[Relations, Relations], float]
 """Scores predictions against the truth, e.g. the mean AP of a benchmark."""
@@ -294,8 +294,8 @@ def _iou(left: Floats, right: Floats) -> Floats:
 def _overwritten(predicted: Relations, rows: Integers, truth: Relations, truths: Integers) -> Relations:
     """Returns the predictions with some rows replaced by truths; scores stay."""
     columns = {}
-    for field in fields(Relations):
-        if field.name in ("images", "image", "scores"):
+    for field in fields(Interactions):
+        if field.name == "scores":
             continue
         columns[field.name] = getattr(predicted, field.name).copy()
         columns[field.name][rows] = getattr(truth, field.name)[truths]
@@ -304,8 +304,7 @@ def _overwritten(predicted: Relations, rows: Integers, truth: Relations, truths:
 
 def _joined(first: Relations, second: Relations) -> Relations:
     columns = {
-        field.name: np.concatenate([getattr(first, field.name), getattr(second, field.name)])
-        for field in fields(Relations)
-        if field.name != "images"
+        name: np.concatenate([getattr(first, name), getattr(second, name)])
+        for name in ("image", *(field.name for field in fields(Interactions)))
     }
     return Relations(images=first.images, **columns)

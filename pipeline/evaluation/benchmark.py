@@ -62,8 +62,8 @@ class Options:
     """Visual Genome: PredCls or SGCls"""
     absent_as_zero: bool = False
     """Visual Genome: whether predicates that the truth lacks count as 0 in mean recall; they are left out otherwise"""
-    masks: bool = False
-    """Visual Genome: whether the ground truth has masks (PSG), of which only the boxes are known"""
+    masks: bool | None = None
+    """Visual Genome: whether relations of PSG are found by masks; None for other ground truths, which have none"""
     verified: Integers | None = None
     """Open Images: M×2 verified image-level labels, as in `match_challenge`"""
     resamples: int = RESAMPLES
@@ -79,7 +79,10 @@ class Options:
             "Duplicates are not suppressed.": not self.suppression,
             "Boxes were given (PredCls, SGCls).": self.boxes_given,
             "Predicates that the truth lacks count as 0 in mean recall.": self.absent_as_zero,
-            "Relations are found by boxes, where PSG's own figures are by masks.": self.masks,
+            "Relations are found by boxes, where PSG's own figures are by masks.": self.masks is False,
+            "Relations are found by masks. Errors' costs, sizes, distances and IoU sweeps are by boxes.": bool(
+                self.masks
+            ),
         }
         return tuple(rule for rule, holds in named.items() if holds)
 
@@ -234,7 +237,10 @@ def visual_genome(predicted: Relations, truth: Relations, predicates: Sequence[s
     """R@K, mR@K, ng-R@K and, with the training set's triplets, zR@K."""
     same = None if options.boxes_given else SceneGraphRules().same_object
     counted = len(predicates) if options.absent_as_zero else None
-    rules = SceneGraphRules(same_object=same, official=options.official, predicates=counted)
+    rules = SceneGraphRules(same_object=same, predicates=counted)
+    # PSG's own mean recall is over all predicates.
+    authors = replace(rules, official=True, predicates=len(predicates) if options.masks else counted)
+    rules = authors if options.official else rules
     matches = match_scene_graphs(predicted, truth, rules, options.seen)
 
     def measured(chosen: Integers | None = None) -> Measured:
@@ -247,10 +253,11 @@ def visual_genome(predicted: Relations, truth: Relations, predicates: Sequence[s
 
     official: Values = {}
     if not options.official:
-        official = _recalls(score_scene_graphs(predicted, truth, replace(rules, official=True), options.seen))
+        official = _recalls(score_scene_graphs(predicted, truth, authors, options.seen))
     classes = _of_predicates(measured().classes, truth, predicates)
     figures = _figures(measured, official, {}, truth.images, options)
-    return Evaluated(figures, classes, recall, "R@50", measured, f"R@{rules.limits[-1]}")
+    scored = "R@50 by boxes" if options.masks else "R@50"
+    return Evaluated(figures, classes, recall, scored, measured, f"R@{rules.limits[-1]}")
 
 
 def _of_predicates(values: Values, truth: Relations, predicates: Sequence[str]) -> tuple[ClassScore, ...]:

@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.datasets.annotations import as_id, is_inside
+from pipeline.data.datasets.json_stream import stream_lists
+from pipeline.data.datasets.psg import EXPECTED
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import annotation_source
-from pipeline.data.images.refs import uri_of
+from pipeline.data.images.opening import BadImage, read_image
+from pipeline.data.images.refs import ImageFolder, uri_of
 from pipeline.evaluation.relations import Floats, Integers, LabelledBoxes, Relations
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
@@ -41,6 +45,8 @@ class GroundTruth:
     relations: Relations
     boxes: LabelledBoxes
     """All boxes, also those in no relation"""
+    ends: Integers
+    """R×2: the ids in the dataset of the boxes that each relation is between; -1 where unknown"""
     rejects: tuple[Rejected, ...] = ()
     """What the files state and is not part of the truth, with reasons"""
 
@@ -55,7 +61,8 @@ class GroundTruth:
         for record in reader.annotations():
             boxes = [(box.category, box.x, box.y, box.w, box.h) for box in record.boxes]
             uri = uri_of(record.path, reader.source.images)
-            columns.add(record.image_id, uri, (record.width, record.height), boxes, record.relations)
+            ids = [box.source_id for box in record.boxes]
+            columns.add(record.image_id, uri, (record.width, record.height), boxes, record.relations, ids)
             columns.rejects += record.rejects
         columns.rejects += reader.rejects
         if not columns.image_ids:
@@ -109,6 +116,40 @@ class GroundTruth:
             boxes=replace(boxes, boxes=boxes.boxes * scale[boxes.image]),
         )
 
+    def with_masks(self, annotations: Path, folder: ImageFolder) -> GroundTruth:
+        """Adds the masks of both ends of each relation, from the PNGs that PSG's annotations name within a folder.
+
+        A pixel is part of the segment of id R + 256 G + 256² B (Kirillov et al. 2019). Raises `FatalError` for a PNG that
+        can't be read, is of another size than the image, or lacks a segment.
+        """
+        from pycocotools.mask import encode
+
+        masks = np.full((len(self.relations), 2), None, object)
+        for _, entry in stream_lists(annotations, EXPECTED, ("data",)):
+            image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
+            position = -1 if image_id is None else self.by_id.get(image_id, -1)
+            own = slice(*np.searchsorted(self.relations.image, [position, position + 1]))
+            places = np.unique(self.ends[own])
+            if not len(places):
+                continue
+            try:
+                name, ids = entry["pan_seg_file_name"], [int(each["id"]) for each in entry["segments_info"]]
+                if not is_inside(name):
+                    raise BadImage("file name not usable", name)
+                pixels = np.asarray(read_image(folder.place(name))).astype(np.int64) @ [1, 256, 256**2]
+                if pixels.shape != (height_width := tuple(self.sizes[position, ::-1])):
+                    raise BadImage("another size than the image", f"{pixels.shape}, not {height_width}")
+                for place in places.tolist():
+                    if not (inside := pixels == ids[place]).any():
+                        raise BadImage("segment without a pixel", str(ids[place]))
+                    masks[own][self.ends[own] == place] = encode(np.asfortranarray(inside, np.uint8))
+            except (BadImage, KeyError, IndexError, TypeError, ValueError) as error:
+                raise FatalError(
+                    f"{annotations}: image {self.uris[position]}: its masks can't be read ({error!r}); `segments_info` must "
+                    "list the segments in the order of `annotations`, and --masks name the folder of panoptic_val2017"
+                ) from error
+        return replace(self, relations=replace(self.relations, masks=masks))
+
     @property
     def counts(self) -> NDArray[np.int64]:
         """I: the number of relations of each image."""
@@ -145,6 +186,7 @@ class _Columns:
         self._objects: dict[str, int] = {}
         self._predicates: dict[str, int] = {}
         self._box_numbers, self._box_labels, self._box_images = array("d"), array("q"), array("q")
+        self._ids: array[int] = array("q")
         self._ends, self._relation_images, self._relation_predicates = array("q"), array("q"), array("q")
 
     def add(
@@ -154,8 +196,12 @@ class _Columns:
         size: tuple[int | None, int | None],
         boxes: Sequence[tuple[str, float, float, float, float]],
         relations: Iterable[tuple[int, str, int]],
+        ids: Sequence[int] = (),
     ) -> None:
-        """Adds an image. Boxes: name, left, top, width, height. Relations: subject's box index, predicate, object's."""
+        """Adds an image. Boxes: name, left, top, width, height. Relations: subject's box index, predicate, object's.
+
+        `ids`: of the boxes in the dataset.
+        """
         position, first = len(self.image_ids), len(self._box_labels)
         self.image_ids.append(image_id)
         self.uris.append(uri)
@@ -177,6 +223,7 @@ class _Columns:
                 self.rejects.append(Rejected(image_id, "relation without box", predicate))
                 continue
             self._ends.extend((ends[0], ends[1]))
+            self._ids.extend(ids[end] if ids and end != NO_OBJECT else -1 for end in (subject, target))
             self._relation_images.append(position)
             form = self._form(predicate)
             self._relation_predicates.append(self._predicates.setdefault(form, len(self._predicates)))
@@ -212,6 +259,7 @@ class _Columns:
             sizes=_integers(self._sizes).reshape(-1, 2),
             relations=relations,
             boxes=LabelledBoxes(_integers(self._box_images), boxes, labels),
+            ends=_integers(self._ids).reshape(-1, 2),
             rejects=tuple(self.rejects),
         )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou, aligned_mask_iou
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,14 @@ def relation_candidates(predicted: Relations, truth: Relations, overlap: float, 
     subject = aligned_iou(predicted.subject_boxes[pairs[0]], truth.subject_boxes[pairs[1]], pixel)
     object_ = aligned_iou(predicted.object_boxes[pairs[0]], truth.object_boxes[pairs[1]], pixel)
     every = Candidates(*pairs, np.minimum(subject, object_))
+    return every.take(every.overlap >= overlap)
+
+
+def mask_candidates(predicted: Relations, truth: Relations, overlap: float) -> Candidates:
+    """As `relation_candidates`, by the IoU of masks, which both must have."""
+    assert predicted.masks is not None and truth.masks is not None
+    pairs = joined(*numbered_alike(_labels(predicted), _labels(truth)))
+    every = Candidates(*pairs, aligned_mask_iou(predicted.masks[pairs[0]], truth.masks[pairs[1]]).min(axis=1))
     return every.take(every.overlap >= overlap)
 
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Masks = NDArray[Any]
+"""COCO's run-length encodings, {size: [height, width], counts}; None where an interaction has no object"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Relations:
     object_labels: Integers
     predicates: Integers
     scores: Floats | None = None
+    masks: Masks | None = None
+    """N×2, of subject and object; None if only boxes are known"""
 
     @classmethod
     def of(cls, by_image: Sequence[Interactions]) -> Relations:
@@ -113,6 +117,18 @@ def aligned_iou(left: Floats, right: Floats, pixel: float = 1.0, least: float = 
     common = np.where((width > least) & (height > least), (width + pixel) * (height + pixel), 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(common / (_area(left, pixel) + _area(right, pixel) - common))
+
+
+def aligned_mask_iou(left: Masks, right: Masks) -> Floats:
+    """Returns the IoU of each mask of N×2 with its counterpart, in pixels. Raises ValueError if their sizes differ."""
+    from pycocotools.mask import iou
+
+    pairs = [*zip(left.flat, right.flat, strict=True)]
+    found = np.array([iou([one], [other], [False]).item() for one, other in pairs], np.float64)
+    if (found < 0).any():  # pycocotools' answer to two sizes
+        sizes = " and ".join("×".join(map(str, each["size"])) for each in pairs[int((found < 0).argmax())])
+        raise ValueError(f"masks of one image have {sizes} pixels (height × width); encode them in pixels of the image")
+    return found.reshape(left.shape)
 
 
 def _common(left: Floats, right: Floats, axis: int) -> Floats:

@@ -4,7 +4,8 @@ Rules: R@K is the share of an image's true relations among its K best prediction
 mR@K is the same of each predicate, averaged over images that have it, then over predicates. Zero-shot R@K counts only
 true triplets that the training set lacks. A relation is found if its three labels agree and both boxes overlap by at
 least half (+1 pixel convention). With the graph constraint, a pair of objects has one predicate, its best; ng-R@K ranks
-all.
+all. If the truth has masks, the IoU is theirs, in pixels, as in the evaluator of PSG (Yang et al. 2022, OpenPSG's
+`sgg_metrics.py`).
 
 PredCls, SGCls and SGDet are not metrics but what the network was given: boxes and labels, boxes, or nothing. Sources:
 Xu et al. 2017 (R@K), Newell and Deng 2017 (ng-R@K), Chen et al. 2019 and Tang et al. 2019 (mR@K). Lorenz et al. 2024,
@@ -17,11 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.matching import numbered, unseen_triplets
-from pipeline.evaluation.ranking import Shares, check_test_set, mean_of
+from pipeline.evaluation.matching import mask_candidates, numbered, unseen_triplets
+from pipeline.evaluation.ranking import Shares, best_first, check_test_set, mean_of, places
 from pipeline.evaluation.relations import Flags, Integers, Relations, scores_of
 
 
@@ -99,12 +101,14 @@ class SceneGraphMatches:
 def match_scene_graphs(
     predicted: Relations, truth: Relations, rules: SceneGraphRules | None = None, seen: Integers | None = None
 ) -> SceneGraphMatches:
-    """Decides which truths are found. Raises ValueError as `check_test_set` does.
+    """Decides which truths are found. Raises ValueError as `check_test_set` does, and if the truth alone has masks.
 
     `seen` are M×3 triplets of the training set (subject label, object label, predicate).
     """
     rules = rules or SceneGraphRules()
     check_test_set(predicted, truth)
+    if truth.masks is not None and rules.official:  # PSG's evaluator skips images without predictions
+        truth = truth.take(np.isin(truth.image, predicted.image))
     found = _found_at(predicted, truth, rules)
     # Ascending by predicate, then by image.
     groups = numbered([truth.predicates, truth.image])
@@ -134,8 +138,52 @@ def _found_at(predicted: Relations, truth: Relations, rules: SceneGraphRules) ->
     The first row is with the graph constraint, the second without.
     """
     found = np.full((2, len(truth)), np.iinfo(np.int64).max)
-    _find(predicted, truth, rules, found, np.zeros(len(predicted), bool))
+    if truth.masks is None:
+        _find(predicted, truth, rules, found, np.zeros(len(predicted), bool))
+    else:
+        _find_masks(predicted, truth, rules, found)
     return found
+
+
+def _find_masks(predicted: Relations, truth: Relations, rules: SceneGraphRules, found: Integers) -> None:
+    """As `_find`, by masks, which are far fewer than boxes of Visual Genome."""
+    ranked = best_first(predicted)
+    things = _things(ranked, None if rules.official else rules.same_object)
+    for kind, of_pair in enumerate(([], [ranked.predicates])):
+        counted = np.sort(np.unique(numbered([ranked.image, *things, *of_pair]), return_index=True)[1])
+        place = places(ranked.image[counted])
+        within = place < max(rules.limits)
+        pairs = mask_candidates(ranked.take(counted[within]), truth, rules.overlap)
+        if not rules.official:
+            pairs = pairs.assigned()
+        np.minimum.at(found[kind], pairs.truth, place[within][pairs.prediction])
+
+
+def _things(ranked: Relations, same: float | None) -> Integers:
+    """Returns 2×N: the number of the object that the subject and the object of each relation, best first, show.
+
+    Masks of an image and a label whose IoU exceeds `same` show one object, the best of them.
+    """
+    from pycocotools.mask import iou
+
+    if ranked.masks is None:
+        raise ValueError("the ground truth has masks, the detections have none; add their column `masks`")
+    things = np.full((2, len(ranked)), -1)
+    labels = (ranked.subject_labels, ranked.object_labels)
+    shown: dict[int, int] = {}
+    best: dict[tuple[int, int], dict[int, Any]] = {}
+    for place, end in np.ndindex(ranked.masks.shape):
+        mask = ranked.masks[place, end]
+        if id(mask) not in shown:  # a box has one mask, so that each mask is a box's, whatever its pixels
+            others = best.setdefault((int(ranked.image[place]), int(labels[end][place])), {})
+            number = len(shown)
+            if others and same is not None:
+                near = iou([mask], [*others.values()], [False] * len(others))[0] > same
+                number = [*others][near.argmax()] if near.any() else number
+            others.setdefault(number, mask)
+            shown[id(mask)] = number
+        things[end, place] = shown[id(mask)]
+    return things
 
 
 def that_count(predicted: Relations) -> Flags:

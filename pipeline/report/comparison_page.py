@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.evaluation.comparison import OVERLAPS, RECALLS, Comparison
 from pipeline.report.charts import Chart, Line, Series, lay_out, line_style
-from pipeline.report.evaluation_page import FILTERS, TITLES
+from pipeline.report.evaluation_page import FILTERS, MARK, TITLES
 from pipeline.report.page import render_page
 from storage.atomic import write_atomic
 
@@ -18,8 +18,11 @@ MOST = 12
 """Number of classes listed as those that differ most."""
 
 
-def write_comparison_page(comparison: Comparison, page: Path) -> None:
-    """Writes the page. It loads nothing, runs no script and shows all names as text."""
+def write_comparison_page(comparison: Comparison, page: Path, *, home: str = "", stamp: str = "") -> None:
+    """Writes the page. It loads nothing, runs no script and shows all names as text.
+
+    `home` and `stamp` as in `write_evaluation_page`.
+    """
     by_recall = [(RECALLS[: np.count_nonzero(each) or 1], np.array(each)) for each in comparison.precision]
     by_overlap = [(np.array(OVERLAPS), np.array(each)) for each in comparison.by_overlap]
     judged = [each for each in comparison.classes if not math.isnan(each.differences[0].low)]
@@ -28,6 +31,9 @@ def write_comparison_page(comparison: Comparison, page: Path) -> None:
         "comparison.html",
         ("report.css", "evaluation.css"),
         {**FILTERS, "difference": lambda found: found.text(FILTERS["signed"])},
+        mark=MARK,
+        stamp=stamp,
+        home=home,
         title=TITLES.get(comparison.benchmark, comparison.benchmark),
         found=comparison,
         legend=[(name, line_style(number)) for number, name in enumerate(comparison.models)],

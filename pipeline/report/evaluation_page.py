@@ -18,7 +18,7 @@ from pipeline.report.report_folder import meta_of
 from pipeline.runtime.wording import markdown_table
 from storage.atomic import atomic_file
 
-_MARK = "rlip-evaluation"
+MARK = "rlip-evaluation"
 """Name of the meta element that marks an evaluation page; its content is the stamp."""
 TITLES = {
     "hico-det": "HICO-DET",
@@ -92,7 +92,7 @@ def write_evaluation_page(
 
 def stamp_of(page: Path) -> str | None:
     """The stamp of an evaluation page; None if `page` is not one."""
-    return meta_of(page, _MARK)
+    return meta_of(page, MARK)
 
 
 def evaluation_page(
@@ -110,7 +110,7 @@ def evaluation_page(
         "evaluation.html",
         ("report.css", "evaluation.css"),
         FILTERS,
-        mark=_MARK,
+        mark=MARK,
         stamp=stamp,
         home=home,
         summary=summary,

@@ -1,12 +1,13 @@
-"""Pages of a run's evaluations: one per variant, for its first seed, from the detections that the step kept."""
+"""Pages of a run's evaluations: one per variant, for its first seed, and one of all, from the steps' detections."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,13 +17,15 @@ from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.evaluation import benchmark
 from pipeline.evaluation.anatomy import AnatomyRules, dissect
-from pipeline.evaluation.benchmark import Evaluated, Options
+from pipeline.evaluation.benchmark import RESAMPLES, Evaluated, Options
 from pipeline.evaluation.bootstrap import resampled
+from pipeline.evaluation.comparison import Model, compare
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.published import published_test_set
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.summary import EvaluationSummary, summarise
+from pipeline.report.comparison_page import write_comparison_page
 from pipeline.report.evaluation_images import EvaluatedImages
 from pipeline.report.evaluation_page import evaluation_markdown, stamp_of, write_evaluation_page
 from pipeline.report.view import RunView
@@ -40,6 +43,12 @@ LONGEST_SIDE = 400
 _VERSION = 1
 """Incremented whenever the page of the same evaluation would look different."""
 _DETECTIONS = "detections.parquet"
+HOME = "../index.html"
+"""The run's report, from these pages."""
+
+
+SIDE_BY_SIDE = "side by side"
+"""What stands for the variant of the page that compares all of them."""
 
 
 @dataclass(frozen=True)
@@ -47,37 +56,92 @@ class RunEvaluation:
     """The page of a variant's evaluation, beside the report, or the reason why there is none."""
 
     variant: str
-    step: str
     file: str | None
     problem: str
+
+
+class _Evaluation(NamedTuple):
+    """A variant's evaluation, and the test images that it is of, by their positions among those of the test sets."""
+
+    summary: EvaluationSummary
+    images: EvaluatedImages
+    model: Model
+    positions: Integers
 
 
 def write_run_evaluations(
     view: RunView, folder: Path, earlier: Path | None, count: int = IMAGES
 ) -> tuple[RunEvaluation, ...]:
-    """Writes a page and Markdown for each variant to `folder`, or copies them from `earlier` if nothing changed.
+    """Writes a page and Markdown for each variant to `folder`, and a page that compares several.
 
-    If detections can't be shown, e.g. because images were replaced, the variant has a problem instead of a page.
+    Copies those from `earlier` of which nothing changed. If detections can't be shown, e.g. because images were
+    replaced, the variant has a problem instead of a page.
     """
-    pages = []
-    for variant, (step, artifact) in _first_seeds(view.run).items():
-        page, markdown = folder / f"{variant}.html", folder / f"{variant}.md"
-        shown = min(count, IMAGES)
-        stamp = digest_json([_VERSION, view.run.name, artifact.key, sorted(view.run.keys("ingest").values()), shown])
+    firsts = _first_seeds(view.run)
+    shown = min(count, IMAGES)
+    ingested = sorted(view.run.keys("ingest").values())
+    evaluation = cache(lambda variant: _evaluation(view, variant, *firsts[variant]))
+    stamps = {
+        variant: digest_json([_VERSION, view.run.name, artifact.key, ingested, shown])
+        for variant, (_, artifact) in firsts.items()
+    }
+    if firsts:
         folder.mkdir(exist_ok=True)
-        if earlier and stamp_of(earlier / page.name) == stamp and (earlier / markdown.name).is_file():
-            for path in (page, markdown):
-                shutil.copyfile(earlier / path.name, path)
-        else:
-            try:
-                summary, images = _evaluation(view, step, artifact)
-            except (PipelineError, ValueError, OSError) as error:
-                pages.append(RunEvaluation(variant, step, None, str(error)))
-                continue
-            write_evaluation_page(summary, page, images if shown else None, shown, home="../index.html", stamp=stamp)
-            write_atomic(markdown, evaluation_markdown(summary).encode())
-        pages.append(RunEvaluation(variant, step, f"{folder.name}/{page.name}", ""))
+    pages = [
+        _page(
+            variant,
+            stamp,
+            earlier,
+            partial(_write_variant, evaluation, variant, shown),
+            folder / f"{variant}.html",
+            folder / f"{variant}.md",
+        )
+        for variant, stamp in stamps.items()
+    ]
+    if len(pages) > 1 and not any(each.problem for each in pages):
+        stamp, write = digest_json([*stamps.values()]), partial(_write_comparison, evaluation, [*firsts])
+        pages.append(_page(SIDE_BY_SIDE, stamp, earlier, write, folder / "side_by_side.html"))
     return tuple(pages)
+
+
+def _page(
+    name: str, stamp: str, earlier: Path | None, write: Callable[..., None], page: Path, *further: Path
+) -> RunEvaluation:
+    """Copies a page and its further files from `earlier` if it has this stamp, or else writes them."""
+    files = (page, *further)
+    try:
+        if (
+            earlier
+            and stamp_of(earlier / page.name) == stamp
+            and all((earlier / each.name).is_file() for each in files)
+        ):
+            for each in files:
+                shutil.copyfile(earlier / each.name, each)
+        else:
+            write(stamp, *files)
+    except (PipelineError, ValueError, OSError) as error:
+        return RunEvaluation(name, None, str(error))
+    return RunEvaluation(name, f"{page.parent.name}/{page.name}", "")
+
+
+def _write_variant(
+    evaluation: Callable[[str], _Evaluation], variant: str, shown: int, stamp: str, page: Path, markdown: Path
+) -> None:
+    summary, images, _, _ = evaluation(variant)
+    write_evaluation_page(summary, page, images if shown else None, shown, home=HOME, stamp=stamp)
+    write_atomic(markdown, evaluation_markdown(summary).encode())
+
+
+def _write_comparison(
+    evaluation: Callable[[str], _Evaluation], variants: Sequence[str], stamp: str, page: Path
+) -> None:
+    found = [evaluation(variant) for variant in variants]
+    summary, _, _, positions = found[0]
+    if not all(np.array_equal(each.positions, positions) for each in found):
+        raise ValueError("the variants were evaluated on different images")
+    models, rules = [each.model for each in found], summary.caveats[:1]
+    comparison = compare(summary.benchmark, models, summary.predicates, rules, resamples=RESAMPLES)
+    write_comparison_page(comparison, page, home=HOME, stamp=stamp)
 
 
 def _first_seeds(run: Run) -> dict[str, tuple[str, Artifact]]:
@@ -91,7 +155,7 @@ def _first_seeds(run: Run) -> dict[str, tuple[str, Artifact]]:
     return found
 
 
-def _evaluation(view: RunView, step: str, artifact: Artifact) -> tuple[EvaluationSummary, EvaluatedImages]:
+def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _Evaluation:
     """Scores the detections again as the stage did, and adds intervals and the cost of errors."""
     names: Sequence[str] = view.recipe.get("data", {}).get("test", ())
     rows = _rows(view.run, names)
@@ -128,9 +192,8 @@ def _evaluation(view: RunView, step: str, artifact: Artifact) -> tuple[Evaluatio
         return read_image(locate_image(view.image_folders, row))
 
     titles = [truth.uris[position] for position in positions]
-    return summary, EvaluatedImages(
-        dissection, truth.objects, truth.predicates, titles, read, longest_side=LONGEST_SIDE
-    )
+    images = EvaluatedImages(dissection, truth.objects, truth.predicates, titles, read, longest_side=LONGEST_SIDE)
+    return _Evaluation(summary, images, Model(variant, evaluated, predicted, true), positions)
 
 
 def _rows(run: Run, names: Sequence[str]) -> list[Mapping[str, Any]]:

@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from pycocotools.mask import encode
 from typer.testing import CliRunner
 
 from pipeline.cli.app import app
@@ -129,22 +132,93 @@ def test_open_images_in_shares_of_the_image(tmp_path, stated):
     assert '<rect class="found" x="10.0" y="10.0" width="41.0" height="61.0"/>' in page
 
 
+class PanopticSet:
+    """PSG as published, with detections: a triangular person in all images, and a knife as large as its box."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.person, self.knife = (np.zeros((80, 100), bool) for _ in range(2))
+        self.person[10:71, 10:51] = np.tri(61, 41, -10, bool)
+        self.knife[30:51, 50:71] = True
+        pixels = np.zeros((80, 100, 3), np.uint8)
+        pixels[self.person], pixels[self.knife] = (7, 2, 1), (7, 0, 3)  # R + 256 G + 256² B
+        segments = [{"id": each, "isthing": 1, "iscrowd": 0, "area": 9} for each in (7 + 512 + 65536, 7 + 3 * 65536)]
+        segments = [each | {"category_id": number} for number, each in enumerate(segments)]
+        boxes = [{"bbox": [x, y, x + w, y + h], "category_id": n} for n, (x, y, w, h) in enumerate((PERSON, KNIFE))]
+        names = {number: f"val2017/{number}.jpg" for number in IMAGES}
+        (folder / "panoptic_val2017").mkdir()
+        for number in IMAGES:
+            Image.fromarray(pixels).save(folder / "panoptic_val2017" / f"{number}.png")
+        entries = [
+            {"image_id": str(number), "file_name": name, "width": 100, "height": 80, "relations": [[0, 1, 0]]}
+            | {"annotations": boxes, "segments_info": segments, "pan_seg_file_name": f"panoptic_val2017/{number}.png"}
+            for number, name in names.items()
+        ]
+        lists = {"thing_classes": ["person", "knife"], "stuff_classes": [], "predicate_classes": ["hold", "on", "by"]}
+        truth = {"data": entries, **lists, "test_image_ids": [str(number) for number in IMAGES]}
+        self.truth = save_json(folder / "psg.json", truth)
+        # The last person's box is off.
+        uris = pictures(folder, names)
+        self.rows = json.loads(detections(folder, uris, ("person", "knife"), "hold").read_text())
+
+    def masked(self, *persons: np.ndarray) -> None:
+        """Gives the person of each image a mask; knives have their own."""
+        for row, person in zip(self.rows, persons, strict=True):
+            found = [encode(np.asfortranarray(each, np.uint8)) for each in (person, self.knife)]
+            row["masks"] = [{"size": each["size"], "counts": each["counts"].decode()} for each in found]
+
+    def scored(self, *options: object) -> dict[str, Any]:
+        found = "--detections", save_json(self.folder / "found.json", self.rows)
+        return evaluated(self.folder, "vg", "--format", "psg", "--ground-truth", self.truth, *found, *options)[1]
+
+
 def test_psg_by_boxes_says_so(tmp_path):
-    boxes = [{"bbox": [x, y, x + w, y + h], "category_id": n} for n, (x, y, w, h) in enumerate((PERSON, KNIFE))]
-    entries = [
-        {"image_id": str(number), "file_name": f"{number}.jpg", "width": 100, "height": 80, "annotations": boxes}
-        | {"relations": [[0, 1, 0]]}
-        for number in IMAGES
-    ]
-    lists = {"thing_classes": ["person", "knife"], "stuff_classes": ["sky"], "predicate_classes": ["hold"]}
-    truth = {"data": entries, **lists, "test_image_ids": [str(number) for number in IMAGES]}
-    uris = pictures(tmp_path, {number: f"{number}.jpg" for number in IMAGES})
-    _, summary = evaluated(
-        tmp_path, "vg", "--format", "psg", "--ground-truth", save_json(tmp_path / "psg.json", truth),
-        "--detections", detections(tmp_path, uris, ("person", "knife"), "hold"),
-    )  # fmt: skip
+    summary = PanopticSet(tmp_path).scored()
     assert figure(summary, "R@20")["value"] == pytest.approx(5 / 6)
     assert summary["caveats"][0] == "Relations are found by boxes, where PSG's own figures are by masks."
+
+
+def test_psg_by_masks_finds_other_relations_than_by_boxes(tmp_path):
+    """The other half of the person's box is no person; a person whose box is off is one by its mask."""
+    files = PanopticSet(tmp_path)
+    other = np.zeros_like(files.person)
+    other[10:71, 10:51] = ~files.person[10:71, 10:51]
+    files.masked(other, other, *[files.person] * 4)
+    summary = files.scored("--masks", tmp_path)
+    assert figure(summary, "R@20")["value"] == figure(summary, "mR@20")["value"] == pytest.approx(4 / 6)
+    assert figure(summary, "mR@20")["official"] == pytest.approx(4 / 6 / 3)  # over all predicates
+    assert summary["caveats"][0].startswith("Relations are found by masks.")
+    assert summary["scored"] == "R@50 by boxes" and summary["anatomy"]["score"] == pytest.approx(5 / 6)
+    del files.rows[-1]["pairs"][:]
+    summary = files.scored("--masks", tmp_path)
+    assert figure(summary, "R@20")["value"] == pytest.approx(3 / 6)
+    assert figure(summary, "R@20")["official"] == pytest.approx(3 / 5)  # without the image that has no predictions
+
+
+def test_masks_that_would_be_misread_are_refused(tmp_path):
+    files = PanopticSet(tmp_path)
+
+    def refused() -> str:
+        words = ["evaluate", "vg", "--format", "psg", "--ground-truth", files.truth, "--masks", tmp_path]
+        words += ["--detections", save_json(tmp_path / "found.json", files.rows), "--intervals", 0]
+        done = CliRunner().invoke(app, [str(word) for word in words])
+        assert done.exit_code, done.output
+        return " ".join(done.output.split())
+
+    assert "the detections have none" in refused()
+    files.masked(*[files.person] * 6)
+    kept = files.rows[0]["masks"]
+    for masks in (kept[:1], None, [kept[0], {**kept[1], "counts": "P"}], [kept[0], {**kept[1], "size": [80]}]):
+        files.rows[0]["masks"] = masks
+        assert "`masks` must have a mask for each box" in refused()
+    files.rows[0]["masks"] = [{**each, "size": [100, 80]} for each in kept]
+    assert "have 100×80 and 80×100 pixels" in refused()
+    files.masked(*[np.flip(files.person)] * 6)
+    for row in files.rows:
+        row["masks"].reverse()
+    assert "most masks lie elsewhere than their boxes" in refused()
+    (tmp_path / "panoptic_val2017" / "3.png").unlink()
+    assert "val2017/3.jpg: its masks can't be read" in refused()
 
 
 def test_scores_of_all_predicates_leave_each_pair_its_best(tmp_path):

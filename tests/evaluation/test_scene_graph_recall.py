@@ -1,12 +1,15 @@
 """Recall of scene graphs on Visual Genome and on VRD."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools.mask import frPyObjects
 from relation_rows import A, B, C, D, half, relations, truths
 
 from benchmarks.evaluation import graphs, plain_graphs
+from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, score_scene_graphs, that_count
 from pipeline.evaluation.visual_relationships import VrdRules, score_vrd
 
@@ -65,8 +68,9 @@ def test_boxes_of_other_labels_are_other_objects():
 def test_a_prediction_finds_one_truth_but_officially_all_that_it_overlaps():
     truth = truths([(0, A, B, 0, 1, 0), (0, NEAR_A, B, 0, 1, 0)])
     predicted = relations([(0, A, B, 0, 1, 0, 0.9)])
-    assert score_scene_graphs(predicted, truth).recall[50] == 0.5
-    assert score_scene_graphs(predicted, truth, SceneGraphRules(official=True)).recall[50] == 1.0
+    for found, true in ((predicted, truth), (rectangles(predicted), rectangles(truth))):
+        assert score_scene_graphs(found, true).recall[50] == 0.5
+        assert score_scene_graphs(found, true, SceneGraphRules(official=True)).recall[50] == 1.0
 
 
 def test_zero_shot_recall_is_of_triplets_that_training_lacks():
@@ -93,6 +97,36 @@ def test_it_agrees_with_a_loop_over_images(rules):
         expected
     )
     assert 0 < found.recall[20] < found.recall[100] < 1
+
+
+@pytest.mark.parametrize(
+    "rules", [SceneGraphRules(), SceneGraphRules(same_object=None), SceneGraphRules(official=True)]
+)
+def test_masks_of_rectangles_give_the_figures_of_boxes(rules):
+    predicted, truth = graphs(images=12, pairs=30, predicates=4, seed=7)
+    predicted = replace(predicted, subject_labels=predicted.subject_labels % 3)
+    truth = replace(truth, subject_labels=truth.subject_labels % 3, predicates=truth.predicates % 4)
+    predicted, truth = (
+        replace(each, subject_boxes=each.subject_boxes.round(), object_boxes=each.object_boxes.round())
+        for each in (predicted, truth)
+    )
+    expected = score_scene_graphs(predicted, truth, rules)
+    found = score_scene_graphs(rectangles(predicted), rectangles(truth), rules)
+    assert found.recall == expected.recall and found.mean_recall == expected.mean_recall
+    assert 0 < found.recall[20] < found.recall[100] < 1
+
+
+def rectangles(relations: Relations) -> Relations:
+    """The relations with a mask of all pixels of each box, one for equal boxes of an image and label."""
+    masks: dict[tuple[int, ...], Any] = {}
+    ends = ((relations.subject_boxes, relations.subject_labels), (relations.object_boxes, relations.object_labels))
+    found = np.empty((len(relations), 2), object)
+    for end, (boxes, labels) in enumerate(ends):
+        for place, (image, label, box) in enumerate(zip(relations.image, labels, boxes.tolist(), strict=True)):
+            left, top, right, bottom = box
+            (mask,) = frPyObjects(np.array([[left, top, right - left + 1, bottom - top + 1]]), 2000, 2000)
+            found[place, end] = masks.setdefault((image, label, *box), mask)
+    return replace(relations, masks=found)
 
 
 def test_predictions_that_cannot_count_change_no_figure():

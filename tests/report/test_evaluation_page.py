@@ -195,10 +195,11 @@ def tested(recipe: Any) -> Any:
 def test_each_variant_has_a_page_of_its_first_seed_with_what_was_scored(evaluated, tested, tmp_path):
     page = write_report(run_view(tested, evaluated.run), None, tmp_path / "report")
     made = sorted(path.name for path in (page.parent / "evaluations").iterdir())
-    assert made == ["none.html", "none.md", "pseudo.html", "pseudo.md"]
+    assert made == ["none.html", "none.md", "pseudo.html", "pseudo.md", "side_by_side.html"]
     assert re.findall(r'href="(evaluations/[^"]*)"', page.read_text()) == [
         "evaluations/none.html",
         "evaluations/pseudo.html",
+        "evaluations/side_by_side.html",
     ]
     text = (page.parent / "evaluations" / "pseudo.html").read_text()
     assert "toy, evaluate:pseudo:3" in text and 'href="../index.html"' in text
@@ -208,6 +209,8 @@ def test_each_variant_has_a_page_of_its_first_seed_with_what_was_scored(evaluate
     assert "2 images, 2 true relations, 2 predictions" in markdown
     assert "| mAP | 50.00 |" in markdown
     assert "| person next to person | 0.00 | 1 |" in markdown
+    text = (page.parent / "evaluations" / "side_by_side.html").read_text()
+    assert "pseudo − none" in text and 'href="../index.html"' in text and "2 images, 2 true relations" in text
 
 
 def test_pages_of_the_same_evaluations_are_taken_over_and_others_made_anew(evaluated, tested, tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.relations import Floats, Integers
+from pipeline.evaluation.relations import Floats, Integers, Masks
 from storage.errors import FatalError
 
 EXPECTED = (
@@ -36,12 +36,17 @@ class DetectionColumns:
     predicates: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
     """P codes; `NO_OBJECT` for an interaction without an object"""
     scores: Floats = field(default_factory=lambda: np.zeros(0))
+    masks: Masks | None = None
+    """P×2, of subject and object; None if the file has none"""
 
     @classmethod
     def joined(cls, parts: Sequence[DetectionColumns]) -> DetectionColumns:
         """All parts, in their order."""
-        names = [each.name for each in fields(cls)]
-        return cls(**{name: np.concatenate([getattr(part, name) for part in (cls(), *parts)]) for name in names})
+        columns: dict[str, Any] = {}
+        for name in (each.name for each in fields(cls)):
+            found = [getattr(part, name) for part in parts or (cls(),)]
+            columns[name] = None if any(each is None for each in found) else np.concatenate(found)
+        return cls(**columns)
 
 
 class DetectionsContent:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.evaluation.anatomy import near_truths
 from pipeline.evaluation.ranking import best_first
-from pipeline.evaluation.relations import Floats, Integers, Relations
+from pipeline.evaluation.relations import Floats, Integers, Relations, aligned_iou
 from storage.errors import FatalError
 
 LEAST = 10
@@ -45,6 +45,13 @@ def _box_faults(found: Relations, truth: Relations, sizes: Integers) -> Iterator
     boxes = boxes[known]
     if len(boxes) < LEAST:
         return
+    if found.masks is not None:
+        from pycocotools.mask import toBbox
+
+        left, top, width, height = toBbox(found.masks.T.reshape(-1)[known].tolist()).T
+        around = np.stack([left, top, left + width, top + height], axis=1)
+        if np.mean(aligned_iou(boxes, around, pixel=0) >= 0.5) < 0.5:
+            yield "most masks lie elsewhere than their boxes; encode them by columns, in the order of `boxes`"
     frame = "write them in pixels of the image as it is stored"
     if np.mean((boxes[:, 2:] < boxes[:, :2]).any(axis=1)) > INVERTED:
         yield "many boxes end before they start; write the corners (left, top, right, bottom), or sides where they are read"

@@ -260,6 +260,7 @@ def _relations(
         object_labels=object_labels[order],
         predicates=predicate[order],
         scores=columns.scores[order],
+        masks=None if columns.masks is None else columns.masks[order],
     )
 
 

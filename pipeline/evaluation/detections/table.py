@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
@@ -20,17 +21,20 @@ from numpy.typing import NDArray
 from pipeline.data.datasets.annotations import shown
 from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.evaluation.detections.content import EXPECTED, DetectionColumns, DetectionsContent
-from pipeline.evaluation.relations import Integers
+from pipeline.evaluation.relations import Integers, Masks
 from storage.atomic import atomic_file
 from storage.errors import FatalError
 from storage.tables import DETECTIONS
 
 BATCH = 1024
 """Images that are converted to columns together."""
+_RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
+_READ = DETECTIONS.append(pa.field("masks", pa.list_(_RLE)))
+"""What is read: a file may have a mask for each box, as COCO's results have them, {size: [height, width], counts}."""
 
 
 def read_parquet(content: DetectionsContent) -> None:
-    """Reads `DETECTIONS` as Parquet; width and height may be absent. Raises `FatalError` for another file."""
+    """Reads `DETECTIONS` as Parquet; width and height may be absent, masks present. Raises `FatalError` for another file."""
     path = content.path
     try:
         file = pq.ParquetFile(path)
@@ -40,10 +44,9 @@ def read_parquet(content: DetectionsContent) -> None:
             raise FatalError(f"{path}: has no column {', '.join(lacking)}; expected {EXPECTED}")
         for batch in file.iter_batches(BATCH):
             table = pa.Table.from_batches([batch])
-            for name in ("width", "height"):
-                if name not in names:
-                    table = table.append_column(name, pa.nulls(len(table), pa.int32()))
-            _add(content, table.select(DETECTIONS.names).cast(DETECTIONS))
+            for name in {"width", "height", "masks"} - names:
+                table = table.append_column(name, pa.nulls(len(table), _READ.field(name).type))
+            _add(content, table.select(_READ.names).cast(_READ))
     except (pa.ArrowException, OSError) as error:
         raise FatalError(f"{path}: can't be read as a table of detections ({error}); expected {EXPECTED}") from error
 
@@ -70,14 +73,14 @@ def read_rows(content: DetectionsContent, entries: Iterator[tuple[str, Any]]) ->
             if not isinstance(entry, dict) or not {"boxes", "pairs"} <= entry.keys():
                 raise FatalError(f"{path}: {where} has no boxes and pairs: {shown(entry)}; expected {EXPECTED}")
         try:
-            _add(content, pa.Table.from_pylist([entry for _, entry in batch], schema=DETECTIONS))
+            _add(content, pa.Table.from_pylist([entry for _, entry in batch], schema=_READ))
         except (pa.ArrowException, TypeError, ValueError, OverflowError, AttributeError) as error:
             span = f"{batch[0][0]} to {batch[-1][0]}"
             raise FatalError(f"{path}: {span}: values of another type ({error}); expected {EXPECTED}") from error
 
 
 def _add(content: DetectionsContent, table: pa.Table) -> None:
-    """Adds rows of `DETECTIONS`."""
+    """Adds rows of `DETECTIONS` with masks, which may be null."""
     table = table.combine_chunks()
     first_row = len(content.images)
     content.images += zip(table["image_id"].to_pylist(), table["uri"].to_pylist(), strict=True)
@@ -94,6 +97,7 @@ def _add(content: DetectionsContent, table: pa.Table) -> None:
     starts = np.repeat(np.cumsum(box_counts) - box_counts, pair_counts)
     ends = [_numbers(pairs[name], -9) for name in ("subject", "object")]
     without = ends[1] == NO_OBJECT
+    masks = _masks(content, table["masks"], box_counts)
     wrong = (ends[0] < 0) | (ends[0] >= counts) | ~(without | ((ends[1] >= 0) & (ends[1] < counts)))
     content.note("box index out of range", np.flatnonzero(wrong), row)
     kept = ~wrong
@@ -111,8 +115,29 @@ def _add(content: DetectionsContent, table: pa.Table) -> None:
             objects=np.where(without, NO_OBJECT, labels[target]),
             predicates=_coded(pairs["predicate"], content.predicates)[kept],
             scores=_numbers(pairs["score"], np.nan).astype(np.float64)[kept],
+            masks=None if masks is None else np.stack([masks[subject], np.where(without, None, masks[target])], axis=1),
         )
     )
+
+
+def _masks(content: DetectionsContent, lists: pa.ChunkedArray, box_counts: Integers) -> Masks | None:
+    """The mask of each box; None if there are boxes and no masks. Raises `FatalError` unless every box has a valid one."""
+    if box_counts.any() and lists.null_count == len(lists):
+        return None
+    masks = pc.list_flatten(lists).to_pylist()
+    if (_flattened(lists)[0] != box_counts).any() or not all(map(_is_rle, masks)):
+        raise FatalError(
+            f"{content.path}: `masks` must have a mask for each box, as pycocotools encodes it: {{size: [height, width], "
+            "counts: text}"
+        )
+    return np.array(masks, object)
+
+
+def _is_rle(mask: Mapping[str, Any] | None) -> bool:
+    """Whether pycocotools can read a mask. It does not check that the last run ends."""
+    if mask is None or len(size := mask["size"] or ()) != 2 or None in size:
+        return False
+    return re.fullmatch(r"[0-o]*[0-O]", mask["counts"] or "") is not None
 
 
 def _flattened(lists: pa.ChunkedArray) -> tuple[Integers, Mapping[str, pa.Array]]:
