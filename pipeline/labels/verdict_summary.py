@@ -26,7 +26,7 @@ from pipeline.labels.label_overrides import is_right, is_wrong
 from pipeline.labels.label_rows import ReviewableLabel, reviewable_labels
 from pipeline.labels.team import Team, read_team
 from pipeline.labels.verdict_log import VerdictLog
-from pipeline.labels.verdicts import ADJUDICATION, AUDIT, StandingVerdicts, Verdict, deciding, looked_at
+from pipeline.labels.verdicts import ADJUDICATION, AUDIT, StandingVerdicts, Verdict, asked_again, deciding, looked_at
 from storage.runs import Run
 from tagger.labelling.calibration import Calibration
 
@@ -46,6 +46,12 @@ class VerdictSummary:
     """Reviewer → median seconds per verdict, if the time is known."""
     hourly: Mapping[str, float]
     """Reviewer → verdicts per hour of work, if the time is known. Verdicts after a pause of `PAUSE` seconds are left out."""
+    reaction: Mapping[str, float]
+    """Reviewer → their `reaction_time`, if the time is known."""
+    hasty: Mapping[str, int]
+    """Reviewer → verdicts that took less than it."""
+    honeypots: Mapping[str, tuple[int, int]]
+    """Reviewer → settled labels that they were asked again, and how many of them they judged as they were settled."""
     predicates: Mapping[str, Mapping[str, int]]
     """Predicate → number of right, wrong and unsure relations by majority, most frequent predicates first."""
     agreement: ReviewerAgreement
@@ -66,6 +72,15 @@ PAUSE = 120.0
 """Seconds on one label after which the reviewer was away."""
 
 
+REACTION = 0.3
+"""Seconds in which nobody sees a label and chooses a key."""
+
+
+def reaction_time(seconds: Iterable[float]) -> float:
+    """Seconds below which a person's verdicts are hasty: a quarter of their median, but at least `REACTION`."""
+    return round(max(REACTION, median(seconds) / 4), 2)
+
+
 def labels_per_hour(seconds: Iterable[float]) -> float | None:
     """Verdicts per hour, by the time that each one took; None without any. Pauses are left out."""
     worked = [time for time in seconds if time < PAUSE]
@@ -79,15 +94,22 @@ def summarize(
     said_at_all = [verdict for verdict in verdicts if verdict.kind != "undo"]
     reviewers: dict[str, Counter[str]] = {}
     predicates: dict[str, Counter[str]] = {}
+    honeypots: dict[str, tuple[int, int]] = {}
     for relation, said in standing.items():
         for name, verdict in said.items():
             reviewers.setdefault(name, Counter())[verdict.kind] += 1
         words = {RIGHT: "right", WRONG: "wrong", UNSURE: "unsure"}
         predicates.setdefault(relation.predicate, Counter())[words[outcome_of(said)]] += 1
+        for name, verdict in asked_again(said).items():
+            asked, right = honeypots.get(name, (0, 0))
+            honeypots[name] = asked + 1, right + (outcome_of({name: verdict}) == outcome_of(said))
     seconds: dict[str, list[float]] = {}
     for verdict in said_at_all:
         if verdict.seconds is not None:
             seconds.setdefault(verdict.reviewer, []).append(verdict.seconds)
+    reaction = {name: reaction_time(times) for name, times in sorted(seconds.items())}
+    timed = [one for said in standing.values() for one in said.values() if one.seconds is not None]
+    hasty = Counter(one.reviewer for one in timed if (one.seconds or 0) < reaction.get(one.reviewer, 0))
     kinds = sum(reviewers.values(), Counter())
     ranked = sorted(predicates.items(), key=lambda each: (-each[1].total(), each[0]))
     return VerdictSummary(
@@ -97,6 +119,9 @@ def summarize(
         reviewers={name: dict(counts.most_common()) for name, counts in sorted(reviewers.items())},
         seconds={name: median(times) for name, times in sorted(seconds.items())},
         hourly={name: rate for name, times in sorted(seconds.items()) if (rate := labels_per_hour(times))},
+        reaction=reaction,
+        hasty=dict(hasty),
+        honeypots=dict(sorted(honeypots.items())),
         predicates={name: dict(counts) for name, counts in ranked},
         agreement=reviewer_agreement(standing),
         damaged=tuple(damaged),
@@ -159,11 +184,15 @@ class ReviewerAgreement:
 
 
 def reviewer_agreement(standing: StandingVerdicts) -> ReviewerAgreement:
-    """Compares the reviewers' standing verdicts, without adjudication, which has seen them."""
-    answers = [
-        Counter(str(verdict.kind) for verdict in looked_at(said).values() if verdict.queue != ADJUDICATION)
-        for said in standing.values()
-    ]
+    """Compares the reviewers' standing verdicts, without adjudication, which has seen them, and what was asked later.
+
+    Only labels on which reviewers disagreed are asked later: more answers to them would lower the agreement.
+    """
+    answers = []
+    for said in standing.values():
+        later = asked_again(said)
+        first = (one for name, one in looked_at(said).items() if name not in later and one.queue != ADJUDICATION)
+        answers.append(Counter(str(verdict.kind) for verdict in first))
     return ReviewerAgreement(fleiss_kappa(answers), krippendorff_alpha(answers))
 
 

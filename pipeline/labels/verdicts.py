@@ -104,6 +104,8 @@ class Verdict:
     """The label's score at the time of the verdict."""
     dataset: str | None = None
     image_id: int | None = None
+    note: str | None = None
+    """A line in the reviewer's own words."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -121,11 +123,13 @@ class Verdict:
         for name in ("seconds", "score"):
             if getattr(self, name) is not None:
                 _number(getattr(self, name), name)
-        for name in ("queue", "run", "dataset"):
+        for name in ("queue", "run", "dataset", "note"):
             if getattr(self, name) is not None:
                 _text(getattr(self, name), name)
         if self.image_id is not None and (not isinstance(self.image_id, int) or isinstance(self.image_id, bool)):
             raise ValueError(f"image_id: {self.image_id!r} is not a whole number")
+        if len((self.note or "").splitlines()) > 1:
+            raise ValueError("note: it has several lines; write one")
         self._require_correction()
 
     def _require_correction(self) -> None:
@@ -181,6 +185,13 @@ def deciding(said: Mapping[str, Verdict]) -> Mapping[str, Verdict]:
 def looked_at(said: Mapping[str, Verdict]) -> dict[str, Verdict]:
     """The verdicts of reviewers who looked at this very label."""
     return {name: verdict for name, verdict in said.items() if verdict.queue != CLASS}
+
+
+def asked_again(said: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """The verdicts on a settled label by those who were asked for it in their audit after that."""
+    settled = min((verdict.time for verdict in said.values() if verdict.queue == ADJUDICATION), default=None)
+    blind = {name: verdict for name, verdict in said.items() if verdict.queue == AUDIT}
+    return {name: verdict for name, verdict in blind.items() if settled is not None and verdict.time > settled}
 
 
 def agreed(verdicts: Mapping[str, Verdict]) -> Kind | None:

@@ -40,6 +40,7 @@ class Decision(BaseModel):
     object: int | None = Field(None, ge=0, le=1_000_000)
     predicate: str | None = Field(None, max_length=200)
     """The right predicate, for `wrong_predicate`."""
+    note: str | None = Field(None, max_length=200)
     seconds: float | None = Field(None, ge=0, le=86_400)
     queue: Literal["grid", "image", "information", "audit", "adjudication", "check"] | None = None
 
@@ -204,11 +205,12 @@ def _stands(verdict: Verdict, last: Verdict | None) -> bool:
     """Whether a verdict repeats the current one."""
     if last is None:
         return verdict.kind == "undo"
-    return (verdict.kind, verdict.corrected) == (last.kind, last.corrected) and last.queue != CLASS
+    is_said = verdict.note in (None, last.note) and last.queue != CLASS
+    return is_said and (verdict.kind, verdict.corrected) == (last.kind, last.corrected)
 
 
 def _verdict(state: ReviewState, label: Label, decision: Decision, reviewer: str) -> Verdict:
-    facts: dict[str, object] = {"seconds": decision.seconds, "queue": decision.queue}
+    facts: dict[str, object] = {"seconds": decision.seconds, "queue": decision.queue, "note": decision.note}
     if decision.kind == "wrong_pair":
         detail = state.details.find(label.image)
         boxes = detail.boxes if detail is not None else []

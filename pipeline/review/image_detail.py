@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -113,8 +112,7 @@ class ImageDetails:
 
     def __init__(self, index: ReviewIndex) -> None:
         self._index = index
-        self._tables: OrderedDict[tuple[int, int], dict[str, pa.Table]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._tables = lru_cache(_PARTITIONS)(self._read)
 
     def find(self, number: int) -> ImageDetail | None:
         """The image with this number in the index; None if there is none."""
@@ -122,7 +120,7 @@ class ImageDetails:
         if not rows:
             return None
         place = rows[0]
-        tables = self._partition(place["part"])
+        tables = self._tables(place["part"], self._index.generation)
         if tables is None:
             return None
         image_id = place["image_id"]
@@ -161,7 +159,7 @@ class ImageDetails:
         """
         part = number >> PART_BITS
         labels = labels_of_image(self._index, number)
-        tables = self._partition(part) if labels else None
+        tables = self._tables(part, self._index.generation) if labels else None
         if tables is None:
             return {}
         relations = _only(tables["relations"], labels[0].image_id)
@@ -169,12 +167,8 @@ class ImageDetails:
         reasons = [one.reason for one in judged[labels[0].image_id]]
         return {label.number: reasons[label.place] for label in labels}
 
-    def _partition(self, part: int) -> dict[str, pa.Table] | None:
-        key = part, self._index.generation
-        with self._lock:
-            if key in self._tables:
-                self._tables.move_to_end(key)
-                return self._tables[key]
+    def _read(self, part: int, generation: int) -> dict[str, pa.Table] | None:
+        """The tables of a partition, as long as the generation of the index is this one."""
         found = self._index.partition(part)
         if found is None:
             return None
@@ -187,10 +181,6 @@ class ImageDetails:
             tables |= {"relations": found.tagged.table("relations"), "candidates": candidates(found.tagged)}
             if (lost := dropped(found.tagged)) is not None:
                 tables["dropped"] = lost
-        with self._lock:
-            self._tables[key] = tables
-            while len(self._tables) > _PARTITIONS:
-                self._tables.popitem(last=False)
         return tables
 
 

@@ -34,6 +34,7 @@ from typing import Generic, TypeVar
 
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.review.partition_rows import partition_counts, partition_rows
+from pipeline.review.run_progress import file_stamps
 from storage.errors import PipelineError
 
 FEW = 64
@@ -161,7 +162,7 @@ class ReviewIndex:
         """Brings the tables of `LIVE` up to date. Every query that names one calls it first."""
         self._made: dict[str, tuple[int, Any]] = {}
         self._making = threading.RLock()
-        self._known: tuple[tuple[str, int, int], ...] | None = None
+        self._known: list[tuple[str, int, int]] | None = None
         """The run as it was when it was last read."""
         self._searching = threading.BoundedSemaphore(_SEARCHES)
         self._artifacts: Mapping[int, PartitionArtifacts] = {}
@@ -231,7 +232,7 @@ class ReviewIndex:
         """
         with self._refreshing:
             self.view.run.store.refresh()
-            recorded = self._recorded()
+            recorded = file_stamps(self.view.run.folder / "steps")
             if recorded == self._known:
                 return 0
             found = self._partitions()
@@ -261,14 +262,6 @@ class ReviewIndex:
             self._artifacts = {numbers[name]: one for name, one in found.items()}
             self._known = recorded
             return changed
-
-    def _recorded(self) -> tuple[tuple[str, int, int], ...]:
-        """Name, time of change and size of the file of each step, from which one sees that the run has changed."""
-        found = []
-        for path in sorted((self.view.run.folder / "steps").glob("*.json")):
-            state = path.stat()
-            found.append((path.name, state.st_mtime_ns, state.st_size))
-        return tuple(found)
 
     def _write(self, batch: Sequence[tuple[str, str, FlatPartition]], known: Collection[str]) -> None:
         """Replace the rows of partitions (name, stamp, rows) in one transaction. `known`: partitions that have rows."""
@@ -321,15 +314,10 @@ class ReviewIndex:
         """Partition → artifacts, of the datasets that are labelled, in a stable order."""
         run = self.view.run
         images, ingested = images_with_boxes(run), run.artifacts("ingest")
-        captions, triplets, tagged = (run.artifacts(step) for step in ("caption", "parse", "tag"))
+        others = [run.artifacts(step) for step in ("caption", "parse", "tag")]
         return {
             name: PartitionArtifacts(
-                name,
-                images[name],
-                ingested.get(name, images[name]),
-                captions.get(name),
-                triplets.get(name),
-                tagged.get(name),
+                name, images[name], ingested.get(name, images[name]), *(one.get(name) for one in others)
             )
             for name in sorted(images)
             if not self.view.label_sets or name.split("/")[0] in self.view.label_sets

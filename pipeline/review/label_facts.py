@@ -90,21 +90,11 @@ def _audits(index: ReviewIndex) -> tuple[ScoreAudit, ...]:
     for dataset in sorted({row["dataset"] for row in counted}):
         levels = {row["level"]: row["number"] for row in counted if row["dataset"] == dataset}
         of_set = [row for row in binned if row["dataset"] == dataset]
-        measures = {
-            name: BinnedLabels.of(row for row in of_set if row["measure"] == name)
+        facts, score, probability = (
+            BinnedLabels.of(row for row in of_set if row["measure"] == name)
             for name in ("fact", "score", "probability")
-        }
+        )
         if levels["audited given"]:
-            found.append(
-                ScoreAudit(
-                    dataset,
-                    images=levels["audited images"],
-                    given=levels["audited given"],
-                    reachable=levels["audited reachable"],
-                    proposed=levels["audited proposed"],
-                    facts=measures["fact"],
-                    score=measures["score"],
-                    probability=measures["probability"],
-                )
-            )
+            counts = {name: levels[f"audited {name}"] for name in ("images", "given", "reachable", "proposed")}
+            found.append(ScoreAudit(dataset, **counts, facts=facts, score=score, probability=probability))
     return tuple(found)

@@ -40,16 +40,6 @@ _ORDER_NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Offered:
-    """What the search form offers: names, most frequent first."""
-
-    datasets: Sequence[str]
-    reasons: Sequence[str]
-    lists: Mapping[str, Markup]
-    """Predicates and categories as datalist options."""
-
-
 class Pages:
     """The HTML of each page of a run under review. `signed_in`: reviewers used a password, so they can sign out."""
 
@@ -89,6 +79,8 @@ class Pages:
         listing = self._state.listing
         if page == 1 and search.follows_verdicts:
             listing.forget(search)
+            if search.order == "audit":
+                listing.forget(search.unjudged)
         found = listing.labels(search, (page - 1) * GRID, GRID)
         labels = labels_of(self._state.index, found.numbers)
         pages = max(1, -(-found.reachable // GRID))
@@ -152,7 +144,7 @@ class Pages:
             blind=self._is_blind(search),
             boxes=boxes,
             added=self._added(detail, reviewer),
-            graph=scene_graph(detail),
+            graph=scene_graph(detail, chosen),
             choice=self._state.view.choice,
             neighbours=self._neighbours(search, at),
             origin=origin,
@@ -204,26 +196,22 @@ class Pages:
 
     def _neighbours(self, search: Search, at: int | None) -> dict[str, Label | None]:
         """The labels before and after a position of a search."""
-        if at is None:
-            return {"previous": None, "following": None}
-        places = {"previous": at - 1, "following": at + 1}
-        numbers = {
-            name: self._state.listing.labels(search, place, 1).numbers if place >= 0 else ()
-            for name, place in places.items()
-        }
-        found = {name: labels_of(self._state.index, each) for name, each in numbers.items()}
-        return {name: labels[0] if labels else None for name, labels in found.items()}
+        found = {}
+        for name, step in (("previous", -1), ("following", 1)):
+            place = -1 if at is None else at + step
+            numbers = self._state.listing.labels(search, place, 1).numbers if place >= 0 else ()
+            found[name] = next(iter(labels_of(self._state.index, numbers)), None)
+        return found
 
     @property
-    def choices(self) -> Offered:
-        """What the search form offers."""
+    def choices(self) -> dict[str, Any]:
+        """What the search form offers, most frequent first: names, of predicates and categories as datalist options."""
         return self._state.index.once("choices", self._choices)
 
-    def _choices(self) -> Offered:
+    def _choices(self) -> dict[str, Any]:
         rows = self._state.index.rows("SELECT kind, name FROM offered ORDER BY kind, place")
         names = {kind: [row["name"] for row in rows if row["kind"] == kind] for kind in OFFERED}
-        lists = {kind: _options(names[kind]) for kind in ("predicates", "categories")}
-        return Offered(names["datasets"], names["reasons"], lists)
+        return names | {kind: _options(names[kind]) for kind in ("predicates", "categories")}
 
 
 def _options(names: Sequence[str]) -> Markup:
@@ -252,15 +240,16 @@ def _answer(verdict: Verdict) -> str:
 
 
 def _correction(verdict: Verdict) -> str:
-    """The correction in words; "" without one."""
+    """The correction and the note in words; "" without both."""
     ends = [end for end in ("subject", "object") if getattr(verdict, f"corrected_{end}") is not None]
     corrected = verdict.corrected_predicate or (f"other {' and '.join(ends)}" if ends else "")
-    return f"→ {corrected}" if corrected else ""
+    return " ".join((["→", corrected] if corrected else []) + ([f"“{verdict.note}”"] if verdict.note else []))
 
 
 SIZE = 360
 """Width and height of the drawing, in units of its viewBox."""
 _MAX_NODES = 14
+_MAX_EDGES = 20
 _RADIUS = 128
 _NODE = 22
 """Distance from a node's centre at which arrows begin and end."""
@@ -288,7 +277,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class SceneGraph:
-    """The drawing. `left_out`: number of boxes with labels that did not fit."""
+    """The drawing. `left_out`: number of labels that it lacks."""
 
     nodes: Sequence[Node]
     edges: Sequence[Edge]
@@ -296,9 +285,14 @@ class SceneGraph:
     size: int = SIZE
 
 
-def scene_graph(detail: ImageDetail) -> SceneGraph:
-    """Lays out the boxes of an image's best labels, and all labels between them."""
-    used = list(dict.fromkeys(box for label in detail.labels for box in (label.subject, label.object)))
+def scene_graph(detail: ImageDetail, chosen: Label | None) -> SceneGraph:
+    """Lays out the labels of an image; of a crowded one, those at the boxes of the chosen label, its own pair first."""
+    labels = detail.labels
+    if chosen is not None and len(labels) > _MAX_EDGES:
+        ends = {chosen.subject, chosen.object}
+        near = sorted(labels, key=lambda label: (label != chosen, -len(ends & {label.subject, label.object})))
+        labels = [label for label in near if ends & {label.subject, label.object}][:_MAX_EDGES]
+    used = list(dict.fromkeys(box for label in labels for box in (label.subject, label.object)))
     shown = [box for box in used if box < len(detail.boxes)][:_MAX_NODES]
     nodes = {}
     for place, box in enumerate(sorted(shown)):
@@ -307,12 +301,12 @@ def scene_graph(detail: ImageDetail) -> SceneGraph:
         nodes[box] = Node(box, f"{detail.boxes[box]['category']} {box}", round(x, 1), round(y, 1))
     edges = []
     between: dict[tuple[int, int], int] = {}
-    for label in detail.labels:
+    for label in labels:
         if label.subject in nodes and label.object in nodes:
-            ends = label.subject, label.object
-            edges.append(_edge(label, nodes[label.subject], nodes[label.object], between.get(ends, 0)))
-            between[ends] = between.get(ends, 0) + 1
-    return SceneGraph(tuple(nodes.values()), tuple(edges), len(used) - len(shown))
+            pair = label.subject, label.object
+            edges.append(_edge(label, nodes[label.subject], nodes[label.object], between.get(pair, 0)))
+            between[pair] = between.get(pair, 0) + 1
+    return SceneGraph(tuple(nodes.values()), tuple(edges), len(detail.labels) - len(edges))
 
 
 def _edge(label: Label, start: Node, end: Node, before: int) -> Edge:

@@ -6,6 +6,7 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
@@ -36,7 +37,7 @@ class Pictures:
 
     def __init__(self, folders: Mapping[str, Path | str]) -> None:
         self._folders = folders
-        self._decoded: OrderedDict[tuple[str, str], Image.Image] = OrderedDict()
+        self._decoded = lru_cache(_DECODED)(self._read)
         self._sent: OrderedDict[_Key, bytes] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
@@ -51,7 +52,7 @@ class Pictures:
             if key in self._sent:
                 self._sent.move_to_end(key)
                 return self._sent[key]
-        image = self._image(dataset, uri)
+        image = self._decoded(dataset, uri)
         x, y, width, height = region or (0, 0, *image.size)
         box = x, y, x + width, y + height
         scale = longest / max(width, height)
@@ -65,25 +66,15 @@ class Pictures:
         image.save(written, "JPEG", quality=85)
         return self._keep(key, written.getvalue())
 
-    def _image(self, dataset: str, uri: str) -> Image.Image:
-        key = dataset, uri
-        with self._lock:
-            if key in self._decoded:
-                self._decoded.move_to_end(key)
-                return self._decoded[key]
+    def _read(self, dataset: str, uri: str) -> Image.Image:
         if dataset not in self._folders:
             raise NoPicture(f"no recipe says where the images of {dataset} are")
         try:
-            image = read_image(locate_image(self._folders, {"dataset": dataset, "uri": uri}))
+            return read_image(locate_image(self._folders, {"dataset": dataset, "uri": uri}))
         except BadImage as error:
             raise NoPicture(error.reason) from error
         except (OSError, PipelineError) as error:
             raise NoPicture("its file is not on this machine") from error
-        with self._lock:
-            self._decoded[key] = image
-            while len(self._decoded) > _DECODED:
-                self._decoded.popitem(last=False)
-        return image
 
     def _keep(self, key: _Key, data: bytes) -> bytes:
         with self._lock:

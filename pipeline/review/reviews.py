@@ -25,9 +25,9 @@ _ROUNDING = 0.0051
 _NEAR = " AND ".join(
     f"abs(r.{end}_{side} - j.{end}_{side}) < {_ROUNDING}" for end in ("subject", "object") for side in "xywh"
 )
-_REVIEWED = pa.schema(
-    [("relation", pa.int64()), *((name, pa.string()) for name in ("kind", "reviewer", "queue", "answer"))]
-)
+_REVIEWED = pa.schema({
+    "relation": pa.int64(), **dict.fromkeys(("kind", "reviewer", "queue", "answer"), pa.string()), "seconds": pa.float64(),
+})  # fmt: skip
 """`answer`: the verdict with its correction, by which reviewers agree or not."""
 
 
@@ -139,6 +139,7 @@ class Reviews:
         rows = [
             {
                 "relation": number, "kind": verdict.kind, "reviewer": name, "queue": verdict.queue or "",
+                "seconds": verdict.seconds,
                 "answer": f"{verdict.kind} {verdict.corrected}",
             }
             for relation in relations

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.report.steps import StepSummary
@@ -61,7 +63,7 @@ class RunProgress:
     def steps(self) -> tuple[StepProgress, ...]:
         """The steps of the recipe and of the run, each after the steps that it needs."""
         with self._lock:
-            stamp = self._files("steps"), self._files("records")
+            stamp = [file_stamps(self._run.folder / folder) for folder in ("steps", "records")]
             if stamp != self._stamp:
                 self._steps = self._read()
                 self._stamp = stamp
@@ -91,19 +93,11 @@ class RunProgress:
         _, summary, keys, _ = self._summaries[name]
         if state == "done" and summary.partitions < len(keys):
             state = "incomplete"
+        cached, rejected = (outcome or {}).get("cached"), sum(summary.rejected.values())
         return StepProgress(
-            name,
-            state,
-            self._needs(name),
-            problem,
-            partitions=len(keys),
-            done=summary.partitions,
-            cached=None if outcome is None else outcome.get("cached"),
-            rows_in=summary.rows_in,
-            rows_out=summary.rows_out,
-            rejected=sum(summary.rejected.values()),
-            seconds=summary.seconds,
-        )
+            name, state, self._needs(name), problem, partitions=len(keys), done=summary.partitions, cached=cached,
+            rows_in=summary.rows_in, rows_out=summary.rows_out, rejected=rejected, seconds=summary.seconds,
+        )  # fmt: skip
 
     def _needs(self, name: str) -> tuple[str, ...]:
         """From the recipe or, if that is unknown, from the inputs of one of the step's artifacts."""
@@ -131,17 +125,16 @@ class RunProgress:
 
     def _is_newer(self, step: str) -> bool:
         """Whether a running execution recorded the step after the last execution ended."""
-        records = self._files("records")
-        steps = {name: changed for name, changed, _ in self._files("steps")}
+        records = file_stamps(self._run.folder / "records")
+        steps = {name: changed for name, changed, _ in file_stamps(self._run.folder / "steps")}
         return steps.get(f"{step.replace(':', '.')}.json", 0) > max((changed for _, changed, _ in records), default=0)
 
-    def _files(self, folder: str) -> tuple[tuple[str, int, int], ...]:
-        """Name, modification time and size of each file, which reveal that a run has changed."""
-        found = []
-        for path in sorted((self._run.folder / folder).glob("*.json")):
-            try:
-                state = path.stat()
-            except FileNotFoundError:
-                continue
+
+def file_stamps(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, modification time and size of each JSON file of a folder, which reveal that a run has changed."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        with suppress(FileNotFoundError):
+            state = path.stat()
             found.append((path.name, state.st_mtime_ns, state.st_size))
-        return tuple(found)
+    return found

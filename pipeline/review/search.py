@@ -92,6 +92,8 @@ class Search(BaseModel):
     reviewed: Literal["", "yes", "no", "by me", "not by me"] = ""
     reviewer: _Name = ""
     """Who has judged it."""
+    within: float | None = Field(None, ge=0, le=86_400)
+    """It was judged in fewer seconds."""
     share: Literal["", "mine"] = ""
     """mine: the viewer's share of a team's images."""
     verdict: Literal["", "accept", "reject", "wrong_pair", "wrong_predicate", "unsure"] = ""
@@ -107,7 +109,7 @@ class Search(BaseModel):
     @property
     def follows_verdicts(self) -> bool:
         """Whether new verdicts change the results or their order."""
-        filters = self.reviewed or self.reviewer or self.verdict or self.disagree == "reviewers"
+        filters = self.reviewed or self.reviewer or self.verdict or self.within or self.disagree == "reviewers"
         return bool(filters) or self.order in QUEUES
 
     def seen_by(self, viewer: str, seat: int) -> Search:
@@ -118,7 +120,7 @@ class Search(BaseModel):
     @property
     def unjudged(self) -> Search:
         """The search without what concerns verdicts: the population of which a reviewer judges some."""
-        return self.model_copy(update={"reviewed": "", "reviewer": "", "verdict": "", "viewer": ""})
+        return self.model_copy(update={"reviewed": "", "reviewer": "", "verdict": "", "within": None, "viewer": ""})
 
     def query(self, **changes: Any) -> str:
         """The search as a URL query without defaults. `changes` replace fields."""
@@ -159,15 +161,16 @@ class Search(BaseModel):
             add(f"{'' if self.reviewed == 'yes' else 'NOT '}relation IN (SELECT relation FROM {LIVE}.reviewed)")
         elif self.reviewed:
             add(f"{'' if self.reviewed == 'by me' else 'NOT '}relation IN ({MINE})", **by_me)
-        if self.verdict or self.reviewer:
+        if self.verdict or self.reviewer or self.within:
             add(
                 f"relation IN (SELECT relation FROM {LIVE}.reviewed WHERE $verdict IN ('', kind) "
-                "AND $reviewer IN ('', reviewer))",
-                verdict=self.verdict,
-                reviewer=self.reviewer,
-            )
+                "AND $reviewer IN ('', reviewer) AND ($within::DOUBLE IS NULL OR seconds < $within))",
+                verdict=self.verdict, reviewer=self.reviewer, within=self.within,
+            )  # fmt: skip
         if self.share:
-            add(f"image IN (SELECT image FROM {LIVE}.shares WHERE seat = $seat)", seat=self.seat)
+            own = f"image IN (SELECT image FROM {LIVE}.shares WHERE seat = $seat)"
+            again = f"relation IN (SELECT relation FROM {LIVE}.honeypots WHERE seat = $seat)"
+            add(f"({own} OR {again})" if self.order == "audit" else own, seat=self.seat)
         if self.order == "audit":
             add("relation IN (SELECT relation FROM audit)")
         elif self.order == "adjudication":

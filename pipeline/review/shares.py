@@ -9,11 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.labels.team import Team, read_team, write_team
-from pipeline.labels.verdicts import CLASS
+from pipeline.labels.verdicts import ADJUDICATION, CLASS
 from pipeline.review.index import LIVE, ReviewIndex
 
 NO_SEAT = -1
 """Seat of those who are not in the team. They have no share, and settle what the others disagree on."""
+AGAIN = 5
+"""Each member is asked one in so many labels that adjudication has settled, among those of their audit."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Shares:
         with self._index.cursor() as cursor:
             cursor.register("placed", table.cast(pa.schema([("image", pa.int64()), ("seat", pa.int32())])))
             cursor.execute(f"CREATE OR REPLACE TABLE {LIVE}.shares AS SELECT * FROM placed")
+            cursor.execute(
+                f"CREATE OR REPLACE VIEW {LIVE}.honeypots AS SELECT DISTINCT relation, seat FROM {LIVE}.reviewed, (SELECT "
+                f"DISTINCT seat FROM {LIVE}.shares) WHERE queue = '{ADJUDICATION}' AND hash(relation, seat) % {AGAIN} = 0"
+            )
             cursor.unregister("placed")
 
     def seat(self, name: str) -> int:
@@ -64,10 +70,12 @@ class Shares:
         team = self.team or Team(members=(viewer,))
         names = [*team.members, *[""] * (team.size - len(team.members))]
         counted = self._index.rows(
-            "SELECT seat, count(*) AS labels, count(said.relation) AS judged FROM relations JOIN audit USING (relation) "
-            f"JOIN {LIVE}.shares USING (image) LEFT JOIN (SELECT DISTINCT relation, reviewer FROM {LIVE}.reviewed "
-            f"WHERE queue <> '{CLASS}') AS said ON said.relation = relations.relation "
-            "AND said.reviewer = list_extract($names::VARCHAR[], seat + 1) WHERE audit.place < $most GROUP BY seat",
+            "WITH first AS (SELECT relation, image FROM relations JOIN audit USING (relation) WHERE audit.place < $most), "
+            f"asked AS (SELECT relation, seat FROM first JOIN {LIVE}.shares USING (image) UNION "
+            f"SELECT relation, seat FROM first JOIN {LIVE}.honeypots USING (relation)) "
+            "SELECT seat, count(*) AS labels, count(said.relation) AS judged FROM asked LEFT JOIN (SELECT DISTINCT relation, "
+            f"reviewer FROM {LIVE}.reviewed WHERE queue <> '{CLASS}') AS said ON said.relation = asked.relation "
+            "AND said.reviewer = list_extract($names::VARCHAR[], seat + 1) GROUP BY seat",
             {"names": names, "most": team.labels},
         )
         found = {row["seat"]: (row["labels"], row["judged"]) for row in counted}

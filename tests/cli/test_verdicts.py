@@ -70,7 +70,9 @@ def test_a_summary_counts_times_agreement_and_precision(run, printed):
     found = printed()
     assert found["relations"] == len(labels)
     assert (sum(found["kinds"].values()), found["undone"]) == (len(labels) + 10, 1)
-    assert found["seconds"] == {"ada": 1.0}
+    assert found["seconds"] == {"ada": 1.0} and found["reaction"] == {"ada": 0.3}
+    # The first label's verdict took no time, too, but was replaced by one whose time is unknown.
+    assert found["hasty"] == {"ada": len(range(0, len(labels), 3)) - 1}
     assert found["agreement"]["krippendorff"]["items"] == 10
     assert found["hourly"]["ada"] == pytest.approx(3600, abs=20)
     assert "ada.jsonl" in found["damaged"][0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import duckdb
 import numpy as np
@@ -21,8 +22,14 @@ from pipeline.labels.audit_sample import (
     wilson_interval,
 )
 from pipeline.labels.label_overrides import settled
-from pipeline.labels.verdict_summary import audited, fleiss_kappa, krippendorff_alpha, reviewer_agreement
-from pipeline.labels.verdicts import JudgedRelation, Verdict
+from pipeline.labels.verdict_summary import (
+    audited,
+    fleiss_kappa,
+    krippendorff_alpha,
+    reviewer_agreement,
+    summarize,
+)
+from pipeline.labels.verdicts import JudgedRelation, Verdict, asked_again
 from pipeline.review.search import ORDERS
 
 NAMES = [f"predicate {number}" for number in range(30)]
@@ -194,6 +201,19 @@ def test_an_adjudication_stands_and_a_class_is_no_evidence() -> None:
     assert audited(said(one, "class", ada="accept")) == (UNJUDGED, False)
     settled_ = settled({one: two | said(one, "adjudication", cy="reject")})
     assert (settled_.right, settled_.wrong) == ({}, {"1": frozenset({one})})
+
+
+def test_labels_that_were_settled_and_asked_again_measure_a_person_and_not_the_agreement() -> None:
+    one = JudgedRelation("1", (0, 0, 1, 1), (1, 1, 2, 2), "on")
+    two = said(one, "audit", ada="accept", bob="reject") | said(one, "adjudication", cy="reject")
+    later = {
+        name: replace(verdict, time="2026-02-01T12:00:00+00:00")
+        for name, verdict in (said(one, "audit", dan="reject", eva="accept") | said(one, "grid", fay="reject")).items()
+    }
+    assert asked_again(two) == {} and asked_again(two | later).keys() == {"dan", "eva"}
+    assert summarize([], {one: two | later}, ()).honeypots == {"dan": (1, 1), "eva": (1, 0)}
+    dan, eva = later["dan"], later["eva"]
+    assert reviewer_agreement({one: two}) == reviewer_agreement({one: two | {"dan": dan, "eva": eva}})
 
 
 def test_a_slow_member_of_a_team_does_not_void_the_verdicts_of_the_others() -> None:

@@ -187,6 +187,34 @@ def test_letters_can_be_switched_off_as_keys(window, server):
     window.judge("a", "accept")
 
 
+def test_keys_are_remapped_and_two_of_them_change_places(window, server):
+    window.open("/labels?predicate=hug")
+    window.press("?")
+    window.find("#help [data-key=a]").click()
+    window.press("r")
+    assert [window.find(f"#help [data-key={key}]").get_attribute("value") for key in "ar"] == ["r", "a"]
+    window.press(Keys.ESCAPE)
+    window.driver.refresh()
+    window.ready()
+    window.judge("r", "accept")
+    window.judge("a", "reject")
+    window.script("localStorage.removeItem('keys')")
+    assert server.kinds("hug") == ["accept", "reject"]
+
+
+def test_a_note_is_recorded_with_the_verdict_that_follows(window, server):
+    window.open("/labels?predicate=hug&reviewed=no")
+    label = window.find(".chip.current").get_attribute("data-label")
+    window.press("c")
+    assert window.text("#predicate-title") == "Note"
+    window.press(*"too dark", Keys.ENTER)
+    window.has("#message", "recorded with your next verdict")
+    window.press("u")
+    window.until(lambda: window.state(label) == "unsure")
+    assert server.log()[-1]["note"] == "too dark"
+    assert window.text(f"[data-label='{label}'] .correction") == "“too dark”"
+
+
 def test_the_current_label_is_seen_large_and_zooms_by_keys_and_wheel(window, server):
     window.open("/labels?predicate=pull")
     before = server.kinds("pull")

@@ -1,6 +1,7 @@
 """Verdicts that the page sends: what is refused, what the answer tells, and what follows for the audit."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from pipeline.review.app import page_routes
 from pipeline.review.decisions import Decided, Decisions, accept_class, decide
 from pipeline.review.entrance import protected
 from pipeline.review.labels import labels_of
+from pipeline.review.pages import scene_graph
 from pipeline.review.review_state import ReviewState
 from pipeline.review.reviews import verdict_on
 from pipeline.review.search import Search
@@ -51,6 +53,30 @@ def test_a_verdict_that_stands_is_recorded_once(opened, labelled):
         answer = judge(state, {"kind": kind})
     assert [verdict.kind for verdict in state.reviews.log.verdicts()] == ["accept", "reject", "undo", "undo"]
     assert answer.states[0].kind == ""
+
+
+def test_a_note_is_a_line_that_the_next_verdicts_keep(opened, labelled):
+    state = opened()
+    for verdict in ({}, {"note": "too dark"}, {}, {"note": "dusk"}):
+        shown = judge(state, {"kind": "accept", **verdict}).states[0].correction
+    assert [verdict.note for verdict in state.reviews.log.verdicts()] == [None, "too dark", "dusk"]
+    assert shown == "“dusk”"
+    with pytest.raises(ValueError, match="several lines"):
+        judge(state, {"kind": "accept", "note": "one\ntwo"})
+
+
+def test_the_scene_graph_of_a_crowded_image_is_about_the_chosen_label(book, opened):
+    row = [("person", 9.0 * place, 1.0, 8.0, 8.0) for place in range(22)]
+    book.add("ingest", "toys/0000", [book.image(1, row)])
+    found = [(place, "on", place + 1, 0.9 - place / 100) for place in range(21)]
+    book.add("tag", "toys/0000", [relations(1, *found, (20, "by", 21, 0.95))])
+    state = opened()
+    detail = state.details.find(state.index.rows("SELECT image FROM images")[0]["image"])
+    best, *_, before, last = detail.labels
+    graph = scene_graph(detail, last)
+    assert [edge.label for edge in graph.edges] == [last, best, before] and graph.left_out == 19
+    assert {node.box for node in graph.nodes} == {19, 20, 21}
+    assert len(scene_graph(replace(detail, labels=detail.labels[2:]), last).edges) == 13, "20 labels are no crowd"
 
 
 @pytest.mark.parametrize("correction, reason", [

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from pipeline.cli.report import recorded_view
 from pipeline.labels.label_overrides import SettledVerdicts
 from pipeline.labels.team import Team, write_team
-from pipeline.labels.verdict_summary import audit_of, reviewable_labels
+from pipeline.labels.verdict_summary import audit_of, reviewable_labels, summarize
 from pipeline.labels.verdicts import JudgedRelation
 from pipeline.review.access import Access
 from pipeline.review.app import page_routes
@@ -44,7 +44,7 @@ def holds(relation: JudgedRelation) -> bool:
 def state(tmp_path: Path) -> Iterator[ReviewState]:
     """A run of 66 images with up to six kept labels each, and a team of ten for it."""
     run = review_run(tmp_path, images=66, words=Words(predicates=PREDICATES, uri="shared.png")).run
-    write_team(run.store.root / "verdicts", Team(size=10, overlap=0.25, labels=200))
+    write_team(run.store.root / "verdicts", Team(size=10, overlap=0.25, labels=400))
     made = ReviewState(recorded_view(run), tmp_path / "index.duckdb", run.store.root / "verdicts")
     yield made
     made.close()
@@ -122,10 +122,25 @@ def test_ten_people_share_the_audit_and_a_lead_settles_their_disagreements(state
     own = next(iter(state.reviews.of([labels[contested[0]]])[contested[0]]))
     decision = {"label": contested[0], "kind": "accept", "queue": "adjudication"}
     assert clients[own].post("verdicts", json={"decisions": [decision]}).status_code == 422
+    settled: set[int] = set()
     while contested:
+        settled.update(contested)
         judge(lead, state, contested, "adjudication", "lead", 0.0)
         contested = chips(lead, "labels?order=adjudication")
     after = state.audit.precision()
+    # Each of the team is asked a few of the settled labels again, among those of their audit.
+    asked = {name: chips(clients[name], AUDIT) for name in NAMES}
+    assert 0 < sum(map(len, asked.values())) <= len(NAMES) * len(settled) / 2
+    for name, numbers in asked.items():
+        assert set(numbers) <= settled
+        assert ("Your share of the audit is judged" in clients[name].get("").text) != bool(numbers)
+        assert not any(name in state.reviews.of([labels[number]])[number] for number in numbers)
+        if numbers:
+            judge(clients[name], state, numbers, "audit", name, 0.0)
+        assert chips(clients[name], AUDIT) == []
+    found = summarize(state.reviews.log.verdicts(), state.reviews.log.standing(), ())
+    assert found.honeypots == {name: (len(numbers),) * 2 for name, numbers in asked.items() if numbers}
+    assert after == state.audit.precision()
     assert before.precision < after.precision <= truth + 0.02 and after.unsure == 0
     # What the page says, the commands say, and the next run gets.
     run, verdicts = state.view.run, state.reviews.log

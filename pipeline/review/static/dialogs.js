@@ -1,6 +1,25 @@
-// The two dialogs: keys, and the right predicate.
+// The dialogs, of keys and of a line of text, and what a key means.
+import { tell } from "./verdicts.js";
+
+// Key of the page → the reviewer's own.
+const own = {};
+
 export function watchHelp() {
   const help = document.getElementById("help");
+  const kept = JSON.parse(localStorage.getItem("keys") ?? "{}");
+  for (const { dataset: { key } } of help.querySelectorAll("[data-key]")) own[key] = kept[key] ?? key;
+  help.addEventListener("keydown", (event) => {
+    const { key } = event.target.dataset;
+    const typed = event.key.toLowerCase();
+    if (!key || !/^\p{L}$/u.test(typed) || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    // Two keys change places, so that none is lost.
+    const other = Object.keys(own).find((one) => own[one] === typed);
+    if (other) own[other] = own[key];
+    own[key] = typed;
+    localStorage.setItem("keys", JSON.stringify(own));
+    nameKeys();
+  });
   const letters = document.getElementById("letter-keys");
   letters.checked = hasLetterKeys();
   letters.addEventListener("change", () => localStorage.setItem("letter-keys", letters.checked ? "on" : "off"));
@@ -17,10 +36,26 @@ export function watchHelp() {
   });
 }
 
-// Asks for a predicate. Gives null when the reviewer changed their mind.
-export function askPredicate(words) {
+// Shows the reviewer's own keys wherever the page names one.
+export function nameKeys() {
+  for (const place of document.querySelectorAll("kbd, [data-key]")) {
+    place.dataset.key ??= place.textContent;
+    place[place.matches("kbd") ? "textContent" : "value"] = own[place.dataset.key] ?? place.dataset.key;
+  }
+}
+
+// The key of the page that an event means. Caps Lock changes nothing: its "A" would accept the whole screen.
+export function keyOf(event) {
+  const typed = event.shiftKey || event.key.length > 1 ? event.key : event.key.toLowerCase();
+  return Object.keys(own).find((key) => own[key] === typed) ?? (typed in own ? "" : typed);
+}
+
+// Asks for a predicate, or for another line. Gives null when the reviewer changed their mind.
+export function askPredicate(words, title = "Correct predicate", list = "predicate-list") {
   const dialog = document.getElementById("predicate");
   const input = document.getElementById("predicate-input");
+  input.setAttribute("list", list);
+  document.getElementById("predicate-title").textContent = title;
   document.getElementById("predicate-words").textContent = words;
   input.value = "";
   dialog.returnValue = "cancel";
@@ -32,6 +67,13 @@ export function askPredicate(words) {
       resolve(dialog.returnValue === "ok" && typed ? typed : null);
     }, { once: true });
   });
+}
+
+// Keeps a line for the next verdict on a label, whose element this is.
+export async function writeNote(element) {
+  const note = await askPredicate(element.dataset.words, "Note", "");
+  if (note) Object.assign(element.dataset, { note });
+  if (note) tell("The note is recorded with your next verdict on this label.");
 }
 
 // Speech input and slips of the finger type single letters, so that they can be switched off.

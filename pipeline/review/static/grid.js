@@ -1,7 +1,7 @@
 // The grid: one chip is current, a key judges it, and the next one that nobody judged becomes current at once. Verdicts go
 // to the server one after the other; a chip shows its verdict once that is on the server's disk.
 import { watchCloseup } from "./closeup.js";
-import { askPredicate, isTyping } from "./dialogs.js";
+import { askPredicate, isTyping, keyOf, writeNote } from "./dialogs.js";
 import { decide, forgetRefusals, judged, record, stopwatch, tell } from "./verdicts.js";
 import { visit } from "./visits.js";
 
@@ -56,7 +56,7 @@ export function watchGrid(view) {
     if (readOnly || !targets.length) return;
     const seconds = watch.seconds() / targets.length;
     const decisions = targets.map((chip) => ({
-      label: Number(chip.dataset.label), seconds, queue: view.dataset.queue, ...decisionOf(chip),
+      label: Number(chip.dataset.label), seconds, queue: view.dataset.queue, note: chip.dataset.note, ...decisionOf(chip),
     }));
     for (const chip of targets) chip.dataset.sending = decisions[0].kind;
     moveOn();
@@ -71,7 +71,7 @@ export function watchGrid(view) {
     view.querySelector("#done").hidden = chips.some(isOpen);
   }
 
-  const correctPair = (chip) => { location.href = `${chip.querySelector("a.crop").href}#wrong-pair`; };
+  const correctPair = (chip) => { location.href = `${chip.querySelector("a.crop").href}#wrong-pair=${encodeURIComponent(chip.dataset.note ?? "")}`; };
 
   async function correct(chip) {
     const predicate = await askPredicate(chip.dataset.words);
@@ -113,8 +113,7 @@ export function watchGrid(view) {
     if (event.key in moves) { choose(current + moves[event.key]); event.preventDefault(); return; }
     // A key held down must not judge one label after the other.
     if (event.repeat) return;
-    // Caps Lock makes "a" an "A", which would accept the whole screen.
-    const key = event.shiftKey ? event.key : event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    const key = keyOf(event);
     if (key === "n" || key === "PageDown") go(view.dataset.next);
     else if (key === "b" || key === "PageUp") go(view.dataset.previous);
     else if (!chip) return;
@@ -122,6 +121,7 @@ export function watchGrid(view) {
     else if (key === "C" && offers("accept-class")) sending = sending.then(takeClass);
     else if (key in KINDS) judge([chip], () => ({ kind: KINDS[key] }));
     else if (key === "p" && !readOnly) correct(chip);
+    else if (key === "c" && !readOnly) writeNote(chip).then(() => chip.focus());
     else if (key === "z" && !readOnly) sending = sending.then(undo);
     else if (key === "w" && !readOnly) correctPair(chip);
     else if (key === "Enter" && document.activeElement === chip) chip.querySelector("a.crop").click();

@@ -1,9 +1,10 @@
 // The image view: one label over its image, linked with its words, its triplet and its edge of the scene graph.
-import { askPredicate, isTyping } from "./dialogs.js";
+import { askPredicate, isTyping, keyOf, writeNote } from "./dialogs.js";
 import { decide, judged, record as send, stopwatch, tell } from "./verdicts.js";
 import { visit } from "./visits.js";
 
-const KINDS = { a: "accept", r: "reject", u: "unsure" };
+const KEYS = { a: "accept", r: "reject", u: "unsure", p: "wrong_predicate", w: "wrong_pair", c: "note", z: "undo", m: "add" };
+const PICKING = { s: "subject", o: "object", x: "swap", n: "none", Enter: "record", Escape: "stop" };
 const ENDS = ["subject", "object"];
 
 export function watchImage(view) {
@@ -97,7 +98,8 @@ export function watchImage(view) {
     if (busy || readOnly || !chosen) return;
     busy = true;
     const label = Number(chosen.dataset.label);
-    const decided = await decide([{ label, seconds: watch.seconds(), queue: view.dataset.queue, ...decision }]);
+    const { note } = chosen.dataset;
+    const decided = await decide([{ label, seconds: watch.seconds(), queue: view.dataset.queue, note, ...decision }]);
     busy = false;
     if (!decided) return;
     stopPicking();
@@ -235,19 +237,25 @@ export function watchImage(view) {
       pickedAt(event.clientX, event.clientY, again ? last.turn + 1 : 0);
       return;
     }
-    const action = event.target.closest("[data-action]")?.dataset.action;
-    if (action === "wrong_pair") pick(false);
-    else if (action === "add") pick(true);
-    else if (action === "none") rejectAll();
-    else if (action === "remove") relate({ ...event.target.dataset, kind: "undo" });
+    const button = event.target.closest("[data-action]");
+    if (button?.dataset.action === "remove") relate({ ...button.dataset, kind: "undo" });
+    else if (button) act(button.dataset.action);
+  });
+
+  function act(action) {
+    if (action === "add") pick(true);
     else if (action === "swap") swap();
     else if (action === "record") record();
     else if (action === "stop") stopPicking();
-    else if (action === "subject" || action === "object") choosing(action);
+    else if (ENDS.includes(action)) choosing(action);
+    else if (readOnly || !chosen) return;
+    else if (action === "wrong_pair") pick(false);
+    else if (action === "none") rejectAll();
     else if (action === "wrong_predicate") correct();
+    else if (action === "note") writeNote(chosen);
     else if (action === "undo") undo();
-    else if (action) judge({ kind: action });
-  });
+    else judge({ kind: action });
+  }
 
   async function go(address) {
     if (!address || busy) return;
@@ -263,36 +271,27 @@ export function watchImage(view) {
   document.addEventListener("keydown", (event) => {
     if (!view.isConnected) { keys.abort(); return; }
     if (isTyping(event) || event.repeat) return;
-    // Caps Lock changes no verdict.
-    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    const key = keyOf(event);
     const picking = view.classList.contains("picking");
-    if (picking && key === "s") choosing("subject");
-    else if (picking && key === "o") choosing("object");
-    else if (picking && key === "x") swap();
-    else if (picking && key === "n" && !adding) rejectAll();
-    else if (picking && key === "Escape") stopPicking();
-    else if (picking && event.target.matches("button") && (key === "Enter" || key === " ")) return;
-    else if (picking && key === " " && event.target.matches("g.box")) picked(event.target);
-    else if (picking && key === "Enter") record();
+    if (picking && event.target.matches("button") && (key === "Enter" || key === " ")) return;
+    if (picking && key === " " && event.target.matches("g.box")) picked(event.target);
+    else if (picking && key in PICKING && !(adding && key === "n")) act(PICKING[key]);
     else if (event.target.matches("input[type=range]")) return;
     else if (key === "Escape") location.href = view.dataset.back;
     else if (key === "n") go(view.dataset.next);
     else if (key === "b") go(view.dataset.previous);
     else if (key === "ArrowDown") neighbour(1);
     else if (key === "ArrowUp") neighbour(-1);
-    else if (key === "m") pick(true);
-    else if (readOnly || !chosen) return;
-    else if (key in KINDS) judge({ kind: KINDS[key] });
-    else if (key === "p") correct();
-    else if (key === "w") pick(false);
-    else if (key === "z") undo();
+    else if (key in KEYS) act(KEYS[key]);
     else return;
     event.preventDefault();
   }, { signal: keys.signal });
 
   showChosen();
   if (chosen) chosen.parentElement.scrollTop = chosen.offsetTop - chosen.parentElement.offsetTop - chosen.offsetHeight;
-  if (location.hash === "#wrong-pair" && chosen && !readOnly) {
+  const [hash, note] = location.hash.split("=");
+  if (hash === "#wrong-pair" && chosen && !readOnly) {
+    if (note) chosen.dataset.note = decodeURIComponent(note);
     history.replaceState({}, "", location.pathname + location.search);
     pick(false);
   }
