@@ -28,7 +28,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check that data, weights, store, disk, versions and machine suit a recipe, and say how to fix what is missing."""
-    if device and recipe is None:
+    if device and recipe is None and not overrides:
         return _try_device(minutes, as_json)
     if device or recipe is None:
         raise FatalError("rlip doctor: name a recipe, or use --device alone")

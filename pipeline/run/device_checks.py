@@ -81,7 +81,7 @@ def copies(device: torch.device) -> Outcome:
     figure += f", {launch * 1e6:.3g} µs to start an operation"
     if is_gpu(device) and launch > 2e-5:
         return Outcome(
-            figure, "slow", "starting operations takes longer than on any other host: is its CPU busy or asleep?"
+            figure, "slow", "starting an operation takes more than 20 µs: is the CPU of the host busy or asleep?"
         )
     return Outcome(figure)
 
@@ -90,7 +90,7 @@ def exchange(device: torch.device) -> Outcome:
     """Bandwidth of a sum over all GPUs, or over two processes on the CPU."""
     count = torch.cuda.device_count() if is_gpu(device) else 2
     if count < 2:
-        return Outcome("one GPU", "absent", "nothing")
+        return Outcome("one GPU", "absent")
     fork_context()
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.start_processes(  # type: ignore[no-untyped-call]

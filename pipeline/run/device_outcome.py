@@ -23,7 +23,7 @@ class Outcome:
     figure: str
     state: State = "ok"
     advice: str = ""
-    """What to do, in every state but "ok"."""
+    """What to do, if anything."""
 
 
 Check = Callable[[torch.device], Outcome]

@@ -65,5 +65,5 @@ def test_the_command_ends_with_what_is_not_fit(monkeypatch, as_json):
 
 
 def test_it_takes_a_recipe_or_the_device():
-    for words in ((), ("demo", "--device")):
+    for words in ((), ("demo", "--device"), ("--device", "--set", "a=1")):
         assert "name a recipe, or use --device alone" in rlip("doctor", *words).stderr
