@@ -27,9 +27,9 @@ from models.deformable_read import read_plainly
 from models.deformable_read_triton import chosen, read_by_kernel, unfit_machine
 
 CAPABILITIES = (80, 90)
-KERNELS = ("read_kernel", "query_gradients_kernel", "value_gradient_kernel")
+KERNELS = ("read_kernel", "query_gradients_kernel", "value_gradient_kernel", "add_value_gradient_kernel")
 POINTERS = {"value": "*{}", "of_value": "*{}", "bins": "*i32", "points": "*i64", "starts": "*i32"}
-FLOATS = ("read", "of_places", "of_weights", "places", "weights", "gradient")
+FLOATS = ("read", "sums", "of_places", "of_weights", "places", "weights", "gradient")
 BYTES = {"fp32": 4, "bf16": 2}
 
 
@@ -89,6 +89,10 @@ def work(layers: Layers, dtype: str) -> dict[str, dict[str, float]]:
         "starts": (points * 4 + bins * 4, 0, 0),
         "value_gradient_kernel": (
             points * 8 + bins * 4 + inputs + read + value, corners * 4, 2 * corners + 4 * 12 * points,
+        ),
+        # In place of the three before it, without deterministic mode. It adds to fp32, which is made zero before it.
+        "add_value_gradient_kernel": (
+            inputs + read + 2 * value // BYTES[dtype] * 4, corners * 4, 2 * corners + 10 * points,
         ),
     }  # fmt: skip
     names = ("memory_mb", "gathered_mb", "gflop")

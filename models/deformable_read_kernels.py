@@ -76,9 +76,15 @@ def _around(places, at, gap, height, width, mask):
 @triton.jit
 def _cell(value, first, row, column, height, width, token_stride, UNIT: tl.constexpr, channel, mask):
     """Loads a cell of each place in 32 bits, Q×C; zero outside the map."""
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    at = (first + row * width + column) * token_stride * UNIT
+    at, inside = _at_cell(first, row, column, height, width, token_stride, UNIT)
     return tl.load(value + at[:, None] + channel[None, :], mask=inside[:, None] & mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _at_cell(first, row, column, height, width, token_stride, UNIT: tl.constexpr):
+    """Returns where a cell of each place lies in memory, and whether it is inside the map."""
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return (first + row * width + column) * token_stride * UNIT, inside
 
 
 @triton.autotune(PER_QUERY, key=KEY, do_bench=_milliseconds)
@@ -264,3 +270,43 @@ def _pairs(sums_SCP, PARTS: tl.constexpr):
     C: tl.constexpr = sums_SCP.shape[1]
     first, second = tl.split(tl.reshape(sums_SCP, (S, C, PARTS // 2, 2)))
     return first + second
+
+
+@triton.autotune(PER_QUERY, key=KEY, do_bench=_milliseconds, reset_to_zero=["sums"])
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
+def add_value_gradient_kernel(
+    sums, gradient, places, weights, levels, size, heads, queries, image_stride, head_stride, token_stride,
+    UNIT: tl.constexpr, LEVELS: tl.constexpr, POINTS: tl.constexpr, CHANNELS: tl.constexpr, PADDED: tl.constexpr,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    """Adds the gradient of the cells that a block of queries reads to zeros, atomically and in any order."""
+    n = tl.program_id(1).to(tl.int64)
+    query = tl.program_id(0) * (TILE // PADDED) + tl.arange(0, TILE // PADDED)
+    channel = tl.arange(0, PADDED)
+    there = query < queries
+    mask = there[:, None] & (channel < CHANNELS)[None, :]
+    sums += (n // heads * image_stride + n % heads * head_stride) * UNIT
+    places += n * queries * (2 * LEVELS * POINTS)
+    weights += n * queries * (LEVELS * POINTS)
+    gradient += n * queries * CHANNELS
+    gradient_QC = tl.load(gradient + (query * CHANNELS)[:, None] + channel[None, :], mask=mask, other=0.0)
+    first = 0
+    for level in tl.static_range(LEVELS):
+        height, width = _sides(levels[level])
+        for point in tl.range(POINTS):
+            at = query * (LEVELS * POINTS) + level * POINTS + point
+            weight = tl.load(weights + at, mask=there, other=0.0)
+            at += query * (LEVELS * POINTS)
+            column, row, x, y = _around(places, at, LEVELS * POINTS, height, width, there)
+            lower = weight * y
+            upper = weight - lower
+            for corner in tl.range(4):  # unrolled, it would need more registers than there are
+                side = tl.where(corner < 2, upper, lower)
+                right = side * x
+                share = tl.where(corner % 2 == 1, right, side - right)
+                at_cell, inside = _at_cell(
+                    first, row + corner // 2, column + corner % 2, height, width, token_stride, UNIT
+                )
+                into = sums + at_cell[:, None] + channel[None, :]
+                tl.atomic_add(into, share[:, None] * gradient_QC, mask=inside[:, None] & mask, sem="relaxed")
+        first += height * width

@@ -1,4 +1,7 @@
-"""The sampling step of deformable attention on a GPU, by Triton kernels whose sums have a fixed order.
+"""The sampling step of deformable attention on a GPU, by Triton kernels.
+
+Their sums have a fixed order under `torch.use_deterministic_algorithms`; otherwise the gradient of values is added up in
+any order, which needs no sort.
 
 Shapes: B images, M heads, N = B·M, Q queries, S tokens of all levels, C channels per head, LK levels times points.
 """
@@ -121,7 +124,8 @@ def chosen() -> dict[str, dict[tuple[Any, ...], str]]:
     kernels = _kernels()
     return {
         tuned.base_fn.__name__: {key: str(configuration) for key, configuration in tuned.cache.items()}
-        for tuned in (kernels.read_kernel, kernels.query_gradients_kernel, kernels.value_gradient_kernel)
+        for tuned in vars(kernels).values()
+        if isinstance(tuned, kernels.triton.runtime.Autotuner)
     }
 
 
@@ -150,7 +154,7 @@ def _(value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, sides: Seq
 def _gradients(
     gradient_NQC: Tensor, value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, sides: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Nothing in it waits for the GPU, and no sum depends on which of two threads comes first."""
+    """Nothing in it waits for the GPU. In deterministic mode, no sum depends on which of two threads comes first."""
     of_value, of_places, of_weights = _like(value_BMSC, places_NQ2LK, weights_NQLK)
     if not weights_NQLK.numel():
         return of_value.zero_(), of_places, of_weights
@@ -161,6 +165,13 @@ def _gradients(
         kernels.query_gradients_kernel[inputs.per_query](
             of_places, of_weights, bin_NQLK, gradient_NQC, *inputs.tensors, **inputs.numbers
         )
+        if not torch.are_deterministic_algorithms_enabled():
+            sums = torch.zeros_like(of_value, dtype=torch.float32)
+            if sums.numel():
+                kernels.add_value_gradient_kernel[inputs.per_query](
+                    sums, gradient_NQC, *inputs.tensors[1:], **inputs.numbers | strides(sums)
+                )
+            return sums.to(of_value.dtype), of_places, of_weights
         # The sort is stable, so within a bin points stay ordered by query, then point.
         sorted_bins, points = bin_NQLK.flatten().sort(stable=True)
         every_bin = torch.arange(inputs.bins * inputs.programs + 1, dtype=torch.int32, device=bin_NQLK.device)

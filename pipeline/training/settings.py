@@ -164,6 +164,10 @@ class TrainingSettings(ViewSettings):
     """How processes share the work. ddp: each has the whole network. fsdp: each keeps a part of weights, gradients
     and averages (FSDP2). tree: as ddp, with gradients summed in an order that gives the same bits for any number of
     processes, at the cost of time and memory."""
+    deterministic: Literal["bits", "fast"] = runtime("bits")
+    """bits: what runs again gives the same bits, at the cost on a GPU of a sort of all points in the backward pass of
+    each layer of deformable attention, and of cuDNN's slower convolutions. fast: a GPU adds gradients up in any order,
+    so last bits differ from run to run."""
     compile: bool = runtime(False)
     """Compile the network with torch.compile, once per distinct size of images."""
     processes: int = runtime(2, ge=1, le=1024)
@@ -235,6 +239,10 @@ class TrainingSettings(ViewSettings):
             raise ValueError(
                 'network.backbone_norm: with "batch", each process would have statistics of its own; set processes = 1, '
                 "or another norm"
+            )
+        if self.parallel == "tree" and self.deterministic == "fast":
+            raise ValueError(
+                'deterministic: parallel = "tree" is for the same bits, so set "bits", or parallel = "ddp"'
             )
         if self.evaluate_every and self.parallel == "fsdp":
             raise ValueError(

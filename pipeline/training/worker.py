@@ -73,7 +73,8 @@ def run(
 ) -> TrainingResult:
     """Does the part of one process in a training run. Rank 0 writes the results to `config.work`."""
     settings = config.settings
-    be_deterministic()
+    if settings.deterministic == "bits":
+        be_deterministic()
     torch.set_num_threads(settings.threads)
     assert settings.precision != "auto", "a run plans its settings"
     set_precision(settings.precision)

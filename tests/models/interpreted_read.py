@@ -22,13 +22,19 @@ TWO = ((4, 5), (2, 3))
 FOUR = ((3, 4), (2, 3), (2, 2), (1, 1))
 WITH_EMPTY = ((4, 5), (0, 3), (2, 0), (1, 1))
 NAMES = ("what was read", "gradient of values", "gradient of places", "gradient of weights")
-KERNELS = ("read_kernel", "query_gradients_kernel", "value_gradient_kernel")
+KERNELS = ("read_kernel", "query_gradients_kernel", "value_gradient_kernel", "add_value_gradient_kernel")
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
     """These tests run without the other ones' fixtures, whose imports take seconds."""
     torch.manual_seed(0)
+    in_fixed_order(True)
+
+
+def in_fixed_order(is_fixed: bool) -> None:
+    torch.use_deterministic_algorithms(is_fixed)
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def _inputs(images, heads, channels, points, queries, shapes, dtype=torch.float32):
@@ -111,6 +117,18 @@ def test_what_is_no_number_spreads_as_on_a_cpu():
     assert read[0, 0].isnan().all()
     assert read[1, 2].isnan().all()
     assert all(gradient.isnan().any() for gradient in gradients)
+
+
+def test_sums_in_any_order_differ_by_rounding():
+    value, places, weights = _inputs(1, 2, 5, 1, 9, TWO, torch.bfloat16)
+    places[0, 0, 0, 0], places[1, 1], weights[1, 2, 0] = math.nan, math.inf, math.nan
+    pushed, found = torch.randn(2, 9, 5), []
+    for is_fixed in (True, False):
+        in_fixed_order(is_fixed)
+        found.append(_results(read_by_kernel, (value, places, weights), TWO, pushed)[1])
+    fixed, fast = found
+    assert fast.dtype == fixed.dtype and fast.stride() == fixed.stride() and not fast.isnan().all()
+    torch.testing.assert_close(fast, fixed, equal_nan=True)
 
 
 def test_levels_that_nobody_reads_get_zeros():
@@ -205,7 +223,9 @@ def test_compiled_whole_with_the_same_bits():
 
 
 def test_the_chosen_configurations_are_told():
-    _results(read_by_kernel, _inputs(1, 1, 8, 1, 1, TWO), TWO, torch.randn(1, 1, 8))
+    for is_fixed in (True, False):
+        in_fixed_order(is_fixed)
+        _results(read_by_kernel, _inputs(1, 1, 8, 1, 1, TWO), TWO, torch.randn(1, 1, 8))
     chosen = deformable_read_triton.chosen()
     assert set(chosen) == set(KERNELS)
     assert all("TILE: 512" in text for configurations in chosen.values() for text in configurations.values())
