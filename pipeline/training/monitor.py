@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch._dynamo.utils import counters
+
 from pipeline.training.batches import MicroBatch
 from pipeline.training.config import METRICS_LOG, TrainConfig
 from pipeline.training.metrics_log import MetricsLog
@@ -157,7 +159,10 @@ class Monitor:
         self._unwritten.append((step, values))
         self._write()
         assert self._trackers is not None
-        self._trackers.log(step, {**values, **(self._timer.take() if with_speed else {})})
+        speed = self._timer.take() if with_speed else {}
+        if with_speed and self._config.settings.compile:
+            speed["compiled_graphs"] = counters["stats"]["unique_graphs"]
+        self._trackers.log(step, {**values, **speed})
 
     @property
     def data_wait(self) -> float:

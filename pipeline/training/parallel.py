@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._dynamo import config as dynamo_config
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
@@ -72,8 +73,23 @@ def make_parallel(network: Network, ranks: Ranks, settings: TrainingSettings) ->
     kinds: dict[str, type[Parallel]] = {"ddp": Replicated, "fsdp": Sharded, "tree": TreeSummed}
     kind = Alone if ranks.count == 1 and settings.parallel != "tree" else kinds[settings.parallel]
     if settings.compile:
-        network.compile()
+        compile_layers(network)
     return kind(network, ranks, settings.micro_batches)
+
+
+GRAPHS = 16
+"""Most graphs of one kind of layer. Decoder layers have up to five uses, each with and without padding."""
+
+
+def compile_layers(network: Network, backend: str = "inductor") -> None:
+    """Compiles a network in parts and with sizes as variables, so that a few graphs serve all batches.
+
+    Whatever sizes a batch joins, the code between the parts is Python's. A part that needs more than `GRAPHS` raises
+    `FailOnRecompileLimitHit`.
+    """
+    dynamo_config.recompile_limit = GRAPHS
+    for part in (network.backbone, *_layers(network)):
+        part.compile(backend=backend, dynamic=True, fullgraph=True)
 
 
 class Alone(Parallel):

@@ -169,7 +169,8 @@ class TrainingSettings(ViewSettings):
     each layer of deformable attention, and of cuDNN's slower convolutions. fast: a GPU adds gradients up in any order,
     so last bits differ from run to run."""
     compile: bool = runtime(False)
-    """Compile the network with torch.compile, once per distinct size of images."""
+    """Compile the network's layers with torch.compile, once for all sizes of images. A layer that would be compiled
+    again and again (more than 16 times) stops the run."""
     processes: int = runtime(2, ge=1, le=1024)
     """Number of training processes on each node: one per GPU, or several that share its cores."""
     nodes: int = runtime(1, ge=1, le=1024)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from models.network import Network
 from pipeline.runtime.processes import begin_fork, fork_context, keep_freed_memory, preload
@@ -240,6 +241,11 @@ class Trainer:
             return self._task.losses(predictions.float(), inputs)
         except FloatingPointError as error:
             raise FatalError(self._diverged(str(error))) from error
+        except FailOnRecompileLimitHit as error:
+            raise FatalError(
+                "torch.compile would make ever more graphs of a layer (TORCH_LOGS=recompiles in the environment says why); "
+                "set compile = false and run again: training continues from its last checkpoint"
+            ) from error
 
     def _exchanged(self, losses: Mapping[int, dict[str, torch.Tensor]], norm: torch.Tensor, stop: bool) -> Step:
         """Averages the losses over all micro-batches, in the order of their numbers, and learns whether any process was
