@@ -277,8 +277,8 @@ def _by_flops(row: StepEstimate, images: int, settings: TrainingSettings, unknow
     view = view_flops(settings)
     seconds = images * view.flops / (peak * UTILISATION)
     basis = (
-        f"{-(-images // settings.batch):,} steps, {view.flops / 1e12:.2g} TFLOP an image of {view.width}×{view.height} "
-        f"with padding, at {UTILISATION:.0%} of the {peak / 1e12:g} TFLOP/s of an {GPU.partition('-')[0]} in "
+        f"{-(-images // settings.batch):,} steps, {view.flops / 1e12:.2g} TFLOP an image of {view.width}×{view.height}, "
+        f"{view.padding:.0%} of it padding, at {UTILISATION:.0%} of the {peak / 1e12:g} TFLOP/s of an {GPU.partition('-')[0]} in "
         f"{precision}; assumed, not measured"
     )
     basis += f"; without the images of {', '.join(unknown)}" if unknown else ""

@@ -104,6 +104,7 @@ def test_a_training_in_epochs_that_was_never_measured_is_estimated_from_its_oper
     plain = training()
     assert (plain["images"], plain["on_gpu"], plain["wall"]) == (24, True, plain["seconds"] / 2)
     assert "12 steps" in plain["basis"] and "30% of the 19.5 TFLOP/s of an A100 in float32; assumed" in plain["basis"]
+    assert "% of it padding" in plain["basis"]
     more = training("--images", 1000, "--set", "pretrain.settings.precision=auto")
     assert more["images"] == 3000
     assert more["seconds"] == pytest.approx(plain["seconds"] * 125 * 19.5 / 312)
