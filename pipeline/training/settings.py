@@ -170,7 +170,7 @@ class TrainingSettings(ViewSettings):
     so last bits differ from run to run."""
     compile: bool = runtime(False)
     """Compile the network's layers with torch.compile, once for all sizes of images. A layer that would be compiled
-    again and again (more than 16 times) stops the run."""
+    again and again (more than 16 times) stops the run. Not with `parallel = "fsdp"`."""
     processes: int = runtime(2, ge=1, le=1024)
     """Number of training processes on each node: one per GPU, or several that share its cores."""
     nodes: int = runtime(1, ge=1, le=1024)
@@ -245,6 +245,8 @@ class TrainingSettings(ViewSettings):
             raise ValueError(
                 'deterministic: parallel = "tree" is for the same bits, so set "bits", or parallel = "ddp"'
             )
+        if self.compile and self.parallel == "fsdp":
+            raise ValueError('compile: torch.compile does not get through the layers of parallel = "fsdp"; use "ddp"')
         if self.evaluate_every and self.parallel == "fsdp":
             raise ValueError(
                 'evaluate_every: each process evaluates with the whole network; set parallel to "ddp" or "tree"'

@@ -22,6 +22,7 @@ from storage.errors import FatalError
         ({"batch": 8, "micro_batch": 8, "processes": 2}, "in micro-batches of 8 can't be shared by processes = 2"),
         ({"evaluate_every": 5, "parallel": "fsdp"}, "each process evaluates with the whole network"),
         ({"deterministic": "fast", "parallel": "tree"}, 'deterministic: parallel = "tree" is for the same bits'),
+        ({"compile": True, "parallel": "fsdp"}, "compile: torch.compile does not get through"),
         ({"nodes": 2}, "address: nodes = 2 need one"),
         ({"nodes": 2, "address": "0.0.0.0:1"}, "means every address"),
         ({"address": "node7"}, "is not of the form HOST:PORT"),
