@@ -35,7 +35,7 @@ class Exported:
     format: str
     folder: str
     labels: str = ""
-    """Which relations were exported: the choice that the run's shards keep, or all."""
+    """Which relations were exported: the choice that the run's shards keep, all, or annotated ones."""
     files: list[str] = field(default_factory=list)
     wrote: dict[str, int] = field(default_factory=dict)
     """Images, boxes, captions, relations etc. → count."""
@@ -43,17 +43,14 @@ class Exported:
     """Reason → count: information that the format cannot hold or that a setting excluded."""
 
 
-def print_export(
-    run: Run, form: str, folder: Path, threshold: float, all_scores: bool = False, as_json: bool = False
-) -> None:
-    """Exports a run and prints the files, how much was written, and what was lost."""
-    result = export_run(run, form, folder, threshold, all_scores)
+def print_export(result: Exported, as_json: bool = False) -> None:
+    """Prints the files, how much was written, and what was lost."""
     if as_json:
         print(json.dumps(asdict(result)))
         return
     console = Console()
     for name in result.files:
-        console.print(str(folder / name), markup=False, soft_wrap=True)
+        console.print(f"{result.folder}/{name}", markup=False, soft_wrap=True)
     wrote = ", ".join(f"{number:,} {what}" for what, number in result.wrote.items())
     console.print(f"{wrote}; labels: {result.labels}", markup=False, soft_wrap=True)
     for reason, number in result.lost.items():
@@ -82,4 +79,5 @@ def export_run(run: Run, form: str, folder: Path, threshold: float = 0.0, all_sc
     except OSError as error:
         raise FatalError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from error
     labels = "all scores" if rows.choice is None else f"kept, {rows.choice.in_words()}"
+    labels = labels if "tag" in rows.steps() else "annotated"
     return Exported(run.name, form, str(folder), labels, files, dict(tally.wrote), tally.as_json())

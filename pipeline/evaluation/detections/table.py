@@ -125,7 +125,7 @@ def _masks(content: DetectionsContent, lists: pa.ChunkedArray, box_counts: Integ
     if box_counts.any() and lists.null_count == len(lists):
         return None
     masks = pc.list_flatten(lists).to_pylist()
-    if (_flattened(lists)[0] != box_counts).any() or not all(map(_is_rle, masks)):
+    if (_flattened(lists)[0] != box_counts).any() or not all(map(is_rle, masks)):
         raise FatalError(
             f"{content.path}: `masks` must have a mask for each box, as pycocotools encodes it: {{size: [height, width], "
             "counts: text}"
@@ -133,7 +133,7 @@ def _masks(content: DetectionsContent, lists: pa.ChunkedArray, box_counts: Integ
     return np.array(masks, object)
 
 
-def _is_rle(mask: Mapping[str, Any] | None) -> bool:
+def is_rle(mask: Mapping[str, Any] | None) -> bool:
     """Whether pycocotools can read a mask. It does not check that the last run ends."""
     if mask is None or len(size := mask["size"] or ()) != 2 or None in size:
         return False
