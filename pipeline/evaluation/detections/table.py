@@ -26,8 +26,8 @@ from storage.atomic import atomic_file
 from storage.errors import FatalError
 from storage.tables import DETECTIONS
 
-BATCH = 1024
-"""Images that are converted to columns together."""
+BATCH = 128
+"""Images that are converted to columns together: of Visual Genome's, with every predicate of a pair, 0.2 GB."""
 _RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
 _READ = DETECTIONS.append(pa.field("masks", pa.list_(_RLE)))
 """What is read: a file may have a mask for each box, as COCO's results have them, {size: [height, width], counts}."""
@@ -106,7 +106,7 @@ def _add(content: DetectionsContent, table: pa.Table) -> None:
     target[without] = subject[without]
     object_boxes = corners[target]
     object_boxes[without] = np.nan
-    content.parts.append(
+    content.add(
         DetectionColumns(
             row=row[kept],
             subject_boxes=corners[subject],
