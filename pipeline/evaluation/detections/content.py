@@ -42,7 +42,8 @@ class DetectionColumns:
     def take(self, kept: NDArray[np.bool_]) -> DetectionColumns:
         """The pairs that `kept` marks."""
         columns: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
-        return DetectionColumns(**{name: None if column is None else column[kept] for name, column in columns.items()})
+        columns = {name: None if column is None else column[kept] for name, column in columns.items()}
+        return DetectionColumns(**columns)
 
     @classmethod
     def joined(cls, parts: Sequence[DetectionColumns]) -> DetectionColumns:
