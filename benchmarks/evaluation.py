@@ -15,17 +15,27 @@ import functools
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from benchmarks.harness import Row, in_own_process, parser, peak_mib, run, wall_seconds
+from benchmarks.harness import Row, cpu_seconds, in_own_process, parser, peak_mib, run, wall_seconds
 from pipeline.evaluation.bootstrap import bootstrap, resampled
+from pipeline.evaluation.detections.read import read_detections
+from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import HicoRules, Triplet, match_hico, score_hico
-from pipeline.evaluation.relations import Integers, Relations, aligned_iou, scores_of
+from pipeline.evaluation.relations import Integers, LabelledBoxes, Relations, aligned_iou, scores_of
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, score_scene_graphs
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import VcocoTruth
+from storage.tables import DETECTIONS
+
+PART = 100
+"""Images that are drawn and written together."""
 
 HICO_IMAGES, TRIPLETS, TRUTHS = 9658, 600, 3.5
 """Size of HICO-DET's test set, with the mean number of true interactions of an image."""
@@ -331,10 +341,57 @@ def scene_graphs(images: int, plain_images: int) -> list[Row]:
     return [Row("Visual Genome's metric, 7,500 rows an image, beside a loop over images", "s", seconds, loop, note)]
 
 
+def write_graphs(path: Path, images: int) -> None:
+    """Writes the predictions of `graphs` as our table, a hundred images at a time."""
+    box, pair = (DETECTIONS.field(name).type.value_type for name in ("boxes", "pairs"))
+    with pq.ParquetWriter(path, DETECTIONS, compression="zstd") as file:
+        for first in range(0, images, PART):
+            found, _ = graphs(PART, seed=first)
+            ends = np.stack([found.subject_boxes, found.object_boxes], axis=1)[::50].reshape(-1, 4)
+            labels = np.stack([found.subject_labels, found.object_labels], axis=1)[::50].reshape(-1)
+            sides = [pa.array(each, pa.float32()) for each in (*ends[:, :2].T, *(ends[:, 2:] - ends[:, :2]).T)]
+            numbers = np.tile(np.repeat(np.arange(0, len(labels) // PART, 2), 50), PART).astype(np.int32)
+            boxes = [pa.array(labels).cast(pa.string()), pa.array(np.ones(len(labels), np.float32)), *sides]
+            pairs = [
+                numbers,
+                numbers + 1,
+                pa.array(found.predicates).cast(pa.string()),
+                found.scores.astype(np.float32),
+            ]
+            lists = [
+                pa.ListArray.from_arrays(
+                    np.arange(0, len(columns[-1]) + 1, len(columns[-1]) // PART, dtype=np.int32),
+                    pa.StructArray.from_arrays([pa.array(each) for each in columns], fields=list(kind)),
+                )
+                for columns, kind in ((boxes, box), (pairs, pair))
+            ]
+            ids = np.arange(first, first + PART)
+            size = [pa.array(np.full(PART, side, np.int32)) for side in (640, 480)]
+            file.write_table(pa.table([ids, ids.astype(str), *size, *lists], schema=DETECTIONS))
+
+
+def read_graphs(path: Path, images: int) -> list[Row]:
+    """Measures reading such a table for the figures of scene graphs, and the memory of this process."""
+    names = [tuple(map(str, range(count))) for count in (150, 50)]
+    none, boxes = np.zeros(0, np.int64), np.zeros((0, 4))
+    truth = GroundTruth(
+        *names, np.arange(images), tuple(map(str, range(images))), np.tile([640, 480], (images, 1)),
+        Relations(images, none, boxes, boxes, none, none, none), LabelledBoxes(none, boxes, none), np.zeros((0, 2), np.int64),
+    )  # fmt: skip
+    seconds = cpu_seconds(lambda: read_detections(path, truth, per_image=None))
+    note = f"{images:,} images with 7,500 pairs"
+    memory = Row("reading them: peak memory", "GB", peak_mib() * 2**20 / 1e9, note=note)
+    return [Row("a table of scene graphs for Visual Genome's figures, CPU time", "s", seconds, note=note), memory]
+
+
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields the rows of three processes."""
+    """Yields the rows of four processes."""
     yield from in_own_process(alone, given.images, given.repeats)
     yield from in_own_process(scene_graphs, given.graphs, given.plain_images)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "graphs.parquet"
+        in_own_process(write_graphs, path, given.table)
+        yield from in_own_process(read_graphs, path, given.table)
     yield from in_own_process(beside_the_loop, given.images, given.plain_images, given.resamples)
 
 
@@ -343,6 +400,7 @@ if __name__ == "__main__":
     options.add_argument("--images", type=int, default=HICO_IMAGES)
     options.add_argument("--plain-images", type=int, default=200, help="number of images that the loop runs on")
     options.add_argument("--graphs", type=int, default=1000, help="number of images with scene graphs")
+    options.add_argument("--table", type=int, default=2600, help="number of images in the table that is read")
     options.add_argument("--repeats", type=int, default=5)
     options.add_argument("--resamples", type=int, default=50)
     run(options, measure)
