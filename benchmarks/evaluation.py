@@ -12,6 +12,7 @@ V-COCO's with resampled copies.
 from __future__ import annotations
 
 import functools
+import importlib
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,9 +23,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pycocotools.coco
+import pycocotools.cocoeval
 
-from benchmarks.harness import Row, cpu_seconds, in_own_process, parser, peak_mib, run, wall_seconds
+from benchmarks.harness import Row, cpu_seconds, in_own_process, parser, peak_mib, run
 from pipeline.evaluation.bootstrap import bootstrap, resampled
+from pipeline.evaluation.detection import Detections, average_precision_50
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import HicoRules, Triplet, match_hico, score_hico
@@ -298,8 +302,8 @@ def _plain_precision(ranked: list[tuple[float, bool]], truths: int) -> float:
 def alone(images: int, repeats: int) -> list[Row]:
     """Measures the median time of the metric, and the memory of this process."""
     sides = synthetic(images)
-    seconds = median(wall_seconds(lambda: score_hico(*sides, HicoRules())) for _ in range(repeats))
-    return [Row("metric", "s", seconds), Row("peak memory", "GB", peak_mib() * 2**20 / 1e9)]
+    seconds = median(cpu_seconds(lambda: score_hico(*sides, HicoRules())) for _ in range(repeats))
+    return [Row("metric, CPU time", "s", seconds), Row("peak memory", "GB", peak_mib() * 2**20 / 1e9)]
 
 
 def beside_the_loop(images: int, plain_images: int, resamples: int) -> list[Row]:
@@ -310,15 +314,15 @@ def beside_the_loop(images: int, plain_images: int, resamples: int) -> list[Row]
     def mean(chosen: Integers) -> dict[str, float]:
         return {"mAP": matches.scores(chosen).mean()}
 
-    interval = wall_seconds(lambda: bootstrap(mean, images, resamples=resamples)) * 1000 / resamples
+    interval = cpu_seconds(lambda: bootstrap(mean, images, resamples=resamples)) * 1000 / resamples
     few = np.arange(min(plain_images, images))
     part = resampled(predicted, few), resampled(truth, few)
     plain, expected = [plain_relations(side) for side in part], {}
-    loop = wall_seconds(lambda: expected.update(plain_hico(*plain, rules))) * images / len(few)
+    loop = cpu_seconds(lambda: expected.update(plain_hico(*plain, rules))) * images / len(few)
     ours = score_hico(*part, rules).average_precision
     if expected.keys() != ours.keys() or any(abs(expected[each] - ours[each]) > 1e-9 for each in ours):
         raise RuntimeError("the loop gives other average precisions")
-    seconds = wall_seconds(lambda: score_hico(predicted, truth, rules))
+    seconds = cpu_seconds(lambda: score_hico(predicted, truth, rules))
     note = f"the loop ran on {len(few):,} images and is scaled"
     return [
         Row("metric, beside a plain loop over images", "s", seconds, loop, note),
@@ -333,10 +337,10 @@ def scene_graphs(images: int, plain_images: int) -> list[Row]:
     few = np.arange(min(plain_images, images))
     part = resampled(predicted, few), resampled(truth, few)
     expected: dict[str, float] = {}
-    loop = wall_seconds(lambda: expected.update(plain_graphs(*part, rules))) * images / len(few)
+    loop = cpu_seconds(lambda: expected.update(plain_graphs(*part, rules))) * images / len(few)
     if abs(score_scene_graphs(*part, rules).recall[50] - expected["R@50"]) > 1e-9:
         raise RuntimeError("the loop gives another recall")
-    seconds = wall_seconds(lambda: score_scene_graphs(predicted, truth, rules))
+    seconds = cpu_seconds(lambda: score_scene_graphs(predicted, truth, rules))
     note = f"{images:,} images; the loop ran on {len(few):,} of them and is scaled"
     return [Row("Visual Genome's metric, 7,500 rows an image, beside a loop over images", "s", seconds, loop, note)]
 
@@ -384,8 +388,38 @@ def read_graphs(path: Path, images: int) -> list[Row]:
     return [Row("a table of scene graphs for Visual Genome's figures, CPU time", "s", seconds, note=note), memory]
 
 
+COCO_PEERS = {"faster-coco-eval": ("faster_coco_eval", "COCOeval_faster"), "hotcoco": ("hotcoco", "COCOeval")}
+"""Package → its module, and its counterpart of `COCOeval`."""
+
+
+def coco_boxes(images: int, peer: str) -> list[Row]:
+    """Measures AP50 of boxes as we compute it, by pycocotools, beside a package with the same interface."""
+    draws = np.random.default_rng(0)
+    found, given = [], []
+    for _ in range(images):
+        boxes, labels = _boxes(draws, 7), draws.integers(0, 80, 7)
+        row = np.where(draws.random(100) < 0.3, draws.integers(0, 7, 100), -1)
+        own = np.where(row >= 0, labels[row], draws.integers(0, 80, 100))
+        found.append(Detections(_moved_or_random(draws, row, boxes[row]), own, draws.random(100)))
+        given.append(Detections(boxes, labels))
+    name = f"AP50 of boxes, {images:,} images, beside {peer}, CPU time"
+    module, evaluator = COCO_PEERS[peer]
+    expected: dict[int, float] = {}
+    seconds = cpu_seconds(lambda: expected.update(average_precision_50(found, given)))
+    try:
+        package = importlib.import_module(module)
+    except ImportError:
+        return [Row(name, "s", seconds, note="not installed")]
+    pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval = package.COCO, getattr(package, evaluator)
+    values: dict[int, float] = {}
+    peers = cpu_seconds(lambda: values.update(average_precision_50(found, given)))
+    if any(abs(values[label] - expected[label]) > 1e-9 for label in expected):
+        raise RuntimeError(f"{peer} gives other average precisions")
+    return [Row(name, "s", seconds, peers)]
+
+
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields the rows of four processes."""
+    """Yields the rows, each from a process of its own."""
     yield from in_own_process(alone, given.images, given.repeats)
     yield from in_own_process(scene_graphs, given.graphs, given.plain_images)
     with TemporaryDirectory() as folder:
@@ -393,13 +427,15 @@ def measure(given: Namespace) -> Iterator[Row]:
         in_own_process(write_graphs, path, given.table)
         yield from in_own_process(read_graphs, path, given.table)
     yield from in_own_process(beside_the_loop, given.images, given.plain_images, given.resamples)
+    for peer in COCO_PEERS:
+        yield from in_own_process(coco_boxes, given.graphs, peer)
 
 
 if __name__ == "__main__":
     options = parser(__doc__)
     options.add_argument("--images", type=int, default=HICO_IMAGES)
     options.add_argument("--plain-images", type=int, default=200, help="number of images that the loop runs on")
-    options.add_argument("--graphs", type=int, default=1000, help="number of images with scene graphs")
+    options.add_argument("--graphs", type=int, default=1000, help="number of images with scene graphs, and with boxes")
     options.add_argument("--table", type=int, default=2600, help="number of images in the table that is read")
     options.add_argument("--repeats", type=int, default=5)
     options.add_argument("--resamples", type=int, default=50)
