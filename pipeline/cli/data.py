@@ -139,6 +139,9 @@ def convert(
     split: Annotated[
         str, typer.Option(help="vg150, psg: the split to read. Other formats: what to call it.")
     ] = "train",
+    masks: Annotated[
+        Path | None, typer.Option(help="psg, coco_panoptic: folder of the PNGs, whose masks become COCO's run lengths.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert annotations to another public format, and report what it can't represent."""
@@ -146,7 +149,7 @@ def convert(
     from pipeline.interop.export_run import print_export
 
     more = further_files(files or [])
-    print_export(convert_annotations(source_format, annotations, target_format, out, more, split), as_json)
+    print_export(convert_annotations(source_format, annotations, target_format, out, more, split, masks), as_json)
 
 
 def _chosen(sets: Sequence[PublicSet], only: Sequence[str]) -> list[PublicFile]:

@@ -41,12 +41,14 @@ def convert_annotations(
     out: Path,
     files: Mapping[str, Path] | None = None,
     split: str = "train",
+    masks: Path | None = None,
 ) -> Exported:
     """Writes annotations to the new folder `out`, as an export of a run that holds nothing else.
 
     `files`: further source files, by field. `split`: which one of a file of several (VG150, PSG); of other files, its
-    name. Returns what was written and lost. Raises `FatalError` for unusable files, an unknown format, boxes that are
-    shares of images of unknown size, and an existing `out`.
+    name. `masks`: the folder of the PNGs that PSG and COCO panoptic name. Returns what was written and lost. Raises
+    `FatalError` for unusable files, an unknown format, boxes that are shares of images of unknown size, and an existing
+    `out`.
     """
     load_plugin("exports", target_format)
     if out.exists():
@@ -56,7 +58,7 @@ def convert_annotations(
         raise FatalError(f"annotations ({source_format}): {'; '.join(unreadable)}")
     tally = Tally()
     with TemporaryDirectory() as scratch, atomic_folder(out, replace=False) as folder:
-        run, whole = _run_of(open_annotations(source), Path(scratch) / "store", tally), Path(scratch) / "export"
+        run, whole = _run_of(open_annotations(source), Path(scratch) / "store", masks, tally), Path(scratch) / "export"
         if target_format not in _KEEP_FIELDS:
             for field, count in further_fields(run, source.name, tally).counts.items():
                 tally.note(f"field {field}", count)
@@ -73,7 +75,7 @@ def convert_annotations(
     return made
 
 
-def _run_of(reader: Reader, store: Path, tally: Tally) -> Run:
+def _run_of(reader: Reader, store: Path, masks: Path | None, tally: Tally) -> Run:
     """A run whose step `ingest` holds what the annotation files state, whatever the images are."""
     source = reader.source
     run = Run(LocalStore(store), source.name)
@@ -105,5 +107,6 @@ def _run_of(reader: Reader, store: Path, tally: Tally) -> Run:
     if not step.record():
         raise FatalError(f"{source.annotations}: no usable image ({'; '.join(tally.counts) or 'it lists none'})")
     run.note("recipe", {"data": {"sources": [source.model_dump(mode="json")]}})
-    run.note(NAMES, {"objects": reader.objects, "predicates": reader.predicates})
+    names = {"objects": reader.objects, "predicates": reader.predicates}
+    run.note(NAMES, names | ({} if masks is None else {"masks": str(masks)}))
     return run

@@ -7,13 +7,21 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.data.datasets.annotations import AnnotationError, as_four_numbers, as_id, readable
 from pipeline.data.datasets.coco import CocoReader
+from pipeline.data.datasets.coco_panoptic import segment_ids
 from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import annotation_source
 from pipeline.data.datasets.spill import Spill
+from pipeline.data.images.folders import open_folder
+from pipeline.data.images.opening import BadImage
+from pipeline.data.images.refs import ImageFolder
 from pipeline.interop.json_writer import number
-from pipeline.interop.run_rows import Tally
+from pipeline.interop.run_rows import NAMES, Tally
+from storage.errors import FatalError
 from storage.runs import Run
 
 _FILES = dict.fromkeys(("coco", "coco_panoptic", "gqa", "lvis", "objects365", "psg"), "annotations") | {
@@ -26,14 +34,20 @@ _IN_TABLES = {
     "categories": frozenset({"id", "name"}),
 }
 """List in the file → the fields that exports take from the store."""
+PNG = "pan_seg_file_name"
+"""The field of PSG that names the PNG with an image's masks."""
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 class FurtherFields:
     """The fields that no table has. Those of images and boxes are kept on disk: COCO's outlines take a gigabyte."""
 
-    def __init__(self, reader: CocoReader | None = None) -> None:
-        """Reads the annotation file. Of a damaged one, what precedes its error is known."""
+    def __init__(self, reader: CocoReader | None = None, masks: ImageFolder | None = None) -> None:
+        """Reads the annotation file. Of a damaged one, what precedes its error is known.
+
+        `masks`: the folder of the PNGs that PSG and COCO panoptic name, from which boxes get a `segmentation`.
+        """
+        self._masks = masks
         self.header: dict[str, Any] = {}
         """`info` and `licenses`, if the file states them."""
         self.counts: Counter[str] = Counter()
@@ -61,7 +75,26 @@ class FurtherFields:
         found: dict[int, dict[str, Any]] = {}
         for key, fields in self._boxes.of(image_id):
             found.setdefault(key, fields)
-        return found
+        return found if self._masks is None else self._with_masks(image_id, found)
+
+    def _with_masks(self, image_id: int, boxes: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+        from pycocotools.mask import encode
+
+        common = self.image(image_id)
+        pixels: dict[str, NDArray[np.int64]] = {}
+        for fields in boxes.values():
+            segment, name = fields.get("segments_info"), fields.get(PNG, common.get(PNG))
+            if isinstance(segment, dict) and isinstance(name, str) and self._masks is not None:
+                try:
+                    pixels[name] = pixels[name] if name in pixels else segment_ids(self._masks, name)
+                except BadImage as bad:
+                    raise FatalError(
+                        f"--masks: {name}: {bad.reason} ({bad.value}); name the folder it lies in"
+                    ) from bad
+                if (inside := pixels[name] == segment.get("id")).any():
+                    found = encode(np.asfortranarray(inside, np.uint8))
+                    fields["segmentation"] = found | {"counts": found["counts"].decode()}
+        return boxes
 
     def category(self, name: str) -> dict[str, Any]:
         """The further fields of a category; empty if it is unknown."""
@@ -117,7 +150,8 @@ def further_fields(run: Run, dataset: str, tally: Tally) -> FurtherFields:
             form, split = source["format"] if field == "annotations" else "coco", source.get("split", "train")
             reader = open_annotations(annotation_source(form, path, {}).model_copy(update={"split": split}))
             assert isinstance(reader, CocoReader)
-            fields = FurtherFields(reader)
+            masks = run.read_document(NAMES).get("masks")
+            fields = FurtherFields(reader, open_folder(masks) if masks else None)
             tally.note("further fields after the damage in the annotation file", int(fields.is_damaged))
             tally.note("further fields that JSON can't hold", fields.unwritable)
             return fields

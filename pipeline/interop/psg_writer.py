@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.evaluation.detections.table import is_rle
-from pipeline.interop.further_fields import further_fields
+from pipeline.interop.further_fields import PNG, further_fields
 from pipeline.interop.json_writer import number, write_object
 from pipeline.interop.run_rows import RunRows, Tally, numbered_names, relations_of, size_fields
 
-_PNG = "pan_seg_file_name"
-_IMAGE_FIELDS = (_PNG, "coco_image_id")
+_IMAGE_FIELDS = (PNG, "coco_image_id")
 _HELD = frozenset(
     {
         *(f"images.{name}" for name in _IMAGE_FIELDS),
-        *(f"annotations.{name}" for name in ("area", "segments_info", "segmentation", _PNG)),
+        *(f"annotations.{name}" for name in ("area", "segments_info", "segmentation", PNG)),
         "categories.isthing",
     }
 )
@@ -47,18 +46,18 @@ def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
             row, boxes = image.rows["images"], image.items("images", "boxes")
             by_id, further = stated.boxes(image.image_id), stated.image(image.image_id)
             fields = [by_id.pop(box["source_id"], {}) for box in boxes]
-            if png := next((own[_PNG] for own in fields if _PNG in own), None):
-                further.setdefault(_PNG, png)
+            if png := next((own[PNG] for own in fields if PNG in own), None):
+                further.setdefault(PNG, png)
             segments = [
                 {"id": key, "iscrowd": int(box["crowd"]), "area": own.get("area", number(box["w"] * box["h"]))}
                 | own.get("segments_info", {})
                 | {"category_id": numbers[box["category"]], "isthing": int(box["category"] in things)}
                 for key, (box, own) in enumerate(zip(boxes, fields, strict=True), start=1)
             ]
-            if _PNG not in further and any("segmentation" in own for own in fields):
-                further[_PNG] = f"masks/{image.image_id}.png"
-                _write_masks(place / further[_PNG], row, fields, segments, tally)
-            tally.note("image without masks, which OpenPSG can't load", int(_PNG not in further))
+            if PNG not in further and any("segmentation" in own for own in fields):
+                further[PNG] = f"masks/{image.image_id}.png"
+                _write_masks(place / further[PNG], row, fields, segments, tally)
+            tally.note("image without masks, which OpenPSG can't load", int(PNG not in further))
             relations = relations_of(image, threshold, tally)
             tally.note("score, origin and calibration of a relation", sum("score" in each for each in relations))
             tally.note("digest of an image", int(bool(row["digest"])))

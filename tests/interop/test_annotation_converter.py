@@ -214,6 +214,12 @@ def test_outlines_and_run_lengths_become_the_masks_of_psg(tmp_path):
     expected = np.zeros((80, 100), bool)
     expected[2:42, 1:31] = True
     assert (person == expected).all() and (sky == ~expected).all()
+    psg = (tmp_path / "psg/psg.json", "coco", tmp_path / "again")
+    with pytest.raises(FatalError, match=r"--masks: masks/7.png: missing file"):
+        convert_annotations("psg", *psg, split="test", masks=tmp_path)
+    convert_annotations("psg", *psg, split="test", masks=tmp_path / "psg")
+    boxes = json.loads((tmp_path / "again/instances.json").read_text())["annotations"]
+    assert (decode(boxes[0]["segmentation"]) == expected).all() and "segmentation" not in boxes[2]
     made = convert_annotations("coco", given, "hico_det", tmp_path / "hico")
     assert made.lost == {
         "field annotations.segmentation": 3,
@@ -247,7 +253,7 @@ def test_vg150_comes_back_from_coco_as_it_was(tmp_path):
             (f"idx_to_{kind}", {str(number): name for number, name in enumerate(own, 1)}),
         )
     }
-    sizes = [{"image_id": number, "width": 333, "height": 500} for number in (4, 5, 6)]
+    sizes = [{"image_id": number, "width": 333, "height": 499} for number in (4, 5, 6)]
     files = {"dictionary": saved(tmp_path / "d.json", names), "image_data": saved(tmp_path / "i.json", sizes)}
     made = convert_annotations("vg150", tmp_path / "VG-SGG.h5", "coco", tmp_path / "coco", files, "test")
     assert made.lost == {"image whose attributes of VG-SGG-with-attri.h5 are never read": 3}

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.datasets.annotations import is_inside
 from pipeline.data.datasets.coco import CocoReader
+from pipeline.data.images.opening import BadImage, read_image
+from pipeline.data.images.refs import ImageFolder
 
 
 class CocoPanopticReader(CocoReader):
@@ -20,3 +26,10 @@ class CocoPanopticReader(CocoReader):
                 yield from ((name, {**each, **common, "segments_info": each}) for each in segments)
             else:
                 yield name, entry
+
+
+def segment_ids(folder: ImageFolder, name: str) -> NDArray[np.int64]:
+    """The id of the segment of each pixel (height × width), R + 256 G + 256² B of a PNG. Raises `BadImage`."""
+    if not is_inside(name):
+        raise BadImage("file name not usable", name)
+    return np.asarray(read_image(folder.place(name))).astype(np.int64) @ np.array([1, 256, 256**2])
