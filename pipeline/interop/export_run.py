@@ -15,6 +15,9 @@ from storage.atomic import atomic_folder
 from storage.errors import FatalError
 from storage.runs import Run
 
+SHOWN = 12
+"""Number of files that are printed: those of Hugging Face's splits, and not every mask of PSG."""
+
 
 class Writer(Protocol):
     """What is registered as an export: writes the rows of a run into an empty folder, with relations that score enough.
@@ -49,12 +52,14 @@ def print_export(result: Exported, as_json: bool = False) -> None:
         print(json.dumps(asdict(result)))
         return
     console = Console()
-    for name in result.files:
+    for name in result.files[:SHOWN]:
         console.print(f"{result.folder}/{name}", markup=False, soft_wrap=True)
+    if len(result.files) > SHOWN:
+        console.print(f"and {len(result.files) - SHOWN:,} more files")
     wrote = ", ".join(f"{number:,} {what}" for what, number in result.wrote.items())
     console.print(f"{wrote}; labels: {result.labels}", markup=False, soft_wrap=True)
     for reason, number in result.lost.items():
-        console.print(f"  not exported: {number} x {reason}", markup=False)
+        console.print(f"  not exported: {number} x {reason}", markup=False, soft_wrap=True)
 
 
 def export_run(run: Run, form: str, folder: Path, threshold: float = 0.0, all_scores: bool = False) -> Exported:

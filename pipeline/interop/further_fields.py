@@ -51,7 +51,7 @@ class FurtherFields:
         self.header: dict[str, Any] = {}
         """`info` and `licenses`, if the file states them."""
         self.counts: Counter[str] = Counter()
-        """List and field, e.g. "annotations.segmentation" → the number of entries that have it."""
+        """`info`, `licenses`, or list and field, e.g. "annotations.segmentation" → the number of entries that have it."""
         self.is_damaged = False
         """Whether the file could not be read to its end."""
         self.unwritable = 0
@@ -106,10 +106,9 @@ class FurtherFields:
         self._boxes.close()
 
     def _keep(self, name: str, value: Any) -> None:
-        if name == "info" and self._is_writable(value):
-            self.header["info"] = value
-        elif name == "licenses" and self._is_writable(value):
-            self.header.setdefault("licenses", []).append(value)
+        if name in ("info", "licenses") and value not in _EMPTY and self._is_writable(value):
+            self.header[name] = value if name == "info" else [*self.header.get(name, ()), value]
+            self.counts[name] += 1
         elif name in _IN_TABLES and isinstance(value, dict):
             further = {key: each for key, each in value.items() if key not in _IN_TABLES[name] and each not in _EMPTY}
             key = as_id(value.get("id"))

@@ -111,6 +111,10 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
             )
             by_image.append((TEST if row["split"] == "test" else 0, *(end for span in spans for end in span)))
             sizes.append({"image_id": row["image_id"], **size_fields(row)})
+        if not by_image:
+            raise FatalError(
+                f"{dataset}: VG150 states boxes in parts of the longer side, but no image has a known size"
+            )
         pairs = np.array(relations, np.int32).reshape(-1, 3)
         with h5py.File(place / "VG-SGG.h5", "w") as file:
             file["boxes_1024"] = np.array(boxes, np.int32).reshape(-1, 4)

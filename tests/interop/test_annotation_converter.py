@@ -39,6 +39,8 @@ FILES = {
     "visual_genome": ("relationships.json", {"image_data": "image_data.json", "objects": "objects.json"}),
 }
 
+UNSIZED = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [], "categories": []}
+
 
 def saved(path: Path, content: Any) -> Path:
     path.write_text(json.dumps(content))
@@ -190,6 +192,7 @@ def test_outlines_and_run_lengths_become_the_masks_of_psg(tmp_path):
     boxes = [[1, 2, 30, 40], [0, 0, 100, 80], [50, 50, 5, 5]]
     shapes = [[[1, 2, 31, 2, 31, 42, 1, 42]], outline, [[1]]]
     named = {
+        "info": {"year": 2017},
         "images": [{"id": 7, "file_name": "a.jpg", "width": 100, "height": 80, "license": 3}],
         "categories": [{"id": 1, "name": "person"}, {"id": 9, "name": "sky", "isthing": 0}],
         "annotations": [
@@ -206,6 +209,7 @@ def test_outlines_and_run_lengths_become_the_masks_of_psg(tmp_path):
         "pixel of a mask under another one": 1200,
         "box without a usable mask": 1,
         "field images.license": 1,
+        "field info": 1,
     }
     truth = GroundTruth.open("psg", tmp_path / "psg/psg.json").with_masks(
         tmp_path / "psg/psg.json", open_folder(tmp_path / "psg")
@@ -225,6 +229,7 @@ def test_outlines_and_run_lengths_become_the_masks_of_psg(tmp_path):
         "field annotations.segmentation": 3,
         "field categories.isthing": 1,
         "field images.license": 1,
+        "field info": 1,
     }
 
 
@@ -263,5 +268,7 @@ def test_vg150_comes_back_from_coco_as_it_was(tmp_path):
         assert {name: file[name][:].tolist() for name in file} == columns
     assert json.loads((tmp_path / "vg/VG-SGG-dicts.json").read_text()) == names
     assert json.loads((tmp_path / "vg/image_data.json").read_text()) == sizes
+    with pytest.raises(FatalError, match="no image has a known size"):
+        convert_annotations("coco", saved(tmp_path / "c.json", UNSIZED), "vg150", tmp_path / "unsized")
     made = convert_annotations("hico_instances", saved(tmp_path / "a.json", HICO), "vg150", tmp_path / "rounded")
     assert made.lost["box in parts of 1/1024 of the longer side"] == 4
