@@ -34,6 +34,10 @@ _IN_TABLES = {
     "categories": frozenset({"id", "name"}),
 }
 """List in the file → the fields that exports take from the store."""
+_OF_RELATIONS = {
+    "rel_annotations": frozenset({"id", "image_id", "subject_id", "predicate_id", "object_id"}),
+    "rel_categories": frozenset({"id", "name"}),
+}
 PNG = "pan_seg_file_name"
 """The field of PSG that names the PNG with an image's masks."""
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
@@ -52,6 +56,8 @@ class FurtherFields:
         """`info` and `licenses`, if the file states them."""
         self.counts: Counter[str] = Counter()
         """`info`, `licenses`, or list and field, e.g. "annotations.segmentation" → the number of entries that have it."""
+        self.lost: Counter[str] = Counter()
+        """The same of relations, whose further fields no export writes."""
         self.is_damaged = False
         """Whether the file could not be read to its end."""
         self.unwritable = 0
@@ -100,15 +106,12 @@ class FurtherFields:
         """The further fields of a category; empty if it is unknown."""
         return self._categories.get(name, {})
 
-    def close(self) -> None:
-        """Frees the disk space."""
-        self._images.close()
-        self._boxes.close()
-
     def _keep(self, name: str, value: Any) -> None:
         if name in ("info", "licenses") and value not in _EMPTY and self._is_writable(value):
             self.header[name] = value if name == "info" else [*self.header.get(name, ()), value]
             self.counts[name] += 1
+        elif name in _OF_RELATIONS and isinstance(value, dict):
+            self.lost.update(f"{name}.{field}" for field in value.keys() - _OF_RELATIONS[name])
         elif name in _IN_TABLES and isinstance(value, dict):
             further = {key: each for key, each in value.items() if key not in _IN_TABLES[name] and each not in _EMPTY}
             key = as_id(value.get("id"))
@@ -116,10 +119,8 @@ class FurtherFields:
                 return
             # Without a mask, COCO's area is that of the box.
             sides = as_four_numbers(value.get("bbox"))
-            stated = further.keys() - (
-                {"area"} if sides and further.get("area") == number(sides[2] * sides[3]) else set()
-            )
-            self.counts.update(f"{name}.{field}" for field in stated)
+            derived = {"area"} if sides and further.get("area") == number(sides[2] * sides[3]) else set()
+            self.counts.update(f"{name}.{field}" for field in further.keys() - derived)
             image_id = as_id(value.get("image_id"))
             if name == "categories":
                 self._categories[value["name"]] = further
@@ -152,6 +153,8 @@ def further_fields(run: Run, dataset: str, tally: Tally) -> FurtherFields:
             masks = run.read_document(NAMES).get("masks")
             fields = FurtherFields(reader, open_folder(masks) if masks else None)
             tally.note("further fields after the damage in the annotation file", int(fields.is_damaged))
+            for name, count in fields.lost.items():
+                tally.note(f"field {name}", count)
             tally.note("further fields that JSON can't hold", fields.unwritable)
             return fields
     return FurtherFields()

@@ -50,11 +50,11 @@ def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
                 further.setdefault(PNG, png)
             segments = [
                 {"id": key, "iscrowd": int(box["crowd"]), "area": own.get("area", number(box["w"] * box["h"]))}
-                | own.get("segments_info", {})
+                | (segment if isinstance(segment := own.get("segments_info"), dict) else {})
                 | {"category_id": numbers[box["category"]], "isthing": int(box["category"] in things)}
                 for key, (box, own) in enumerate(zip(boxes, fields, strict=True), start=1)
             ]
-            if PNG not in further and any("segmentation" in own for own in fields):
+            if PNG not in further and row["width"] and any("segmentation" in own for own in fields):
                 further[PNG] = f"masks/{image.image_id}.png"
                 _write_masks(place / further[PNG], row, fields, segments, tally)
             tally.note("image without masks, which OpenPSG can't load", int(PNG not in further))
@@ -107,9 +107,9 @@ def _write_masks(
     tally.note("box without a usable mask", len(fields) - len(masks))
     pixels = np.zeros(shape, np.uint32)
     for place, mask in sorted(masks.items(), key=lambda entry: -np.count_nonzero(entry[1])):
-        pixels[mask] = segments[place]["id"]
-    for place in masks:
-        segments[place]["area"] = int(np.count_nonzero(pixels == segments[place]["id"]))
+        pixels[mask] = place + 1
+    for place, segment in enumerate(segments):
+        segment |= {"id": place + 1, "area": int(np.count_nonzero(pixels == place + 1))}
     covered = sum(map(np.count_nonzero, masks.values())) - np.count_nonzero(pixels)
     tally.note("pixel of a mask under another one", int(covered))
     path.parent.mkdir(exist_ok=True)

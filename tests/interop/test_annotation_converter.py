@@ -199,7 +199,7 @@ def test_outlines_and_run_lengths_become_the_masks_of_psg(tmp_path):
             {"id": key, "image_id": 7, "category_id": category, "bbox": box, "segmentation": shape}
             for key, category, box, shape in zip((4, 5, 6), (1, 9, 1), boxes, shapes, strict=True)
         ],
-        "rel_annotations": [{"image_id": 7, "subject_id": 4, "predicate_id": 0, "object_id": 5}],
+        "rel_annotations": [{"image_id": 7, "subject_id": 4, "predicate_id": 0, "object_id": 5, "score": 0.5}],
         "rel_categories": [{"id": 0, "name": "under"}],
     }
     given = saved(tmp_path / "a.json", named)
@@ -210,6 +210,7 @@ def test_outlines_and_run_lengths_become_the_masks_of_psg(tmp_path):
         "box without a usable mask": 1,
         "field images.license": 1,
         "field info": 1,
+        "field rel_annotations.score": 1,
     }
     truth = GroundTruth.open("psg", tmp_path / "psg/psg.json").with_masks(
         tmp_path / "psg/psg.json", open_folder(tmp_path / "psg")
@@ -230,6 +231,7 @@ def test_outlines_and_run_lengths_become_the_masks_of_psg(tmp_path):
         "field categories.isthing": 1,
         "field images.license": 1,
         "field info": 1,
+        "field rel_annotations.score": 1,
     }
 
 

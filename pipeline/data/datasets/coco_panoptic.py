@@ -32,4 +32,5 @@ def segment_ids(folder: ImageFolder, name: str) -> NDArray[np.int64]:
     """The id of the segment of each pixel (height × width), R + 256 G + 256² B of a PNG. Raises `BadImage`."""
     if not is_inside(name):
         raise BadImage("file name not usable", name)
-    return np.asarray(read_image(folder.place(name))).astype(np.int64) @ np.array([1, 256, 256**2])
+    ids: NDArray[np.int64] = np.asarray(read_image(folder.place(name))).astype(np.int64) @ np.array([1, 256, 256**2])
+    return ids
