@@ -16,7 +16,6 @@ from pipeline.evaluation.detections.content import DetectionsError
 from pipeline.evaluation.detections.read import DetectionSet, read_detections
 from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.scene_graph_recall import SceneGraphRules, score_scene_graphs
 from storage.errors import FatalError
 from storage.tables import DETECTIONS
 
@@ -90,28 +89,6 @@ FILES: dict[str, Callable[[Path, list[dict[str, Any]]], Path]] = {
     "a.parquet": write_parquet, "b.json": write_lines, "c.json": saved,
 }  # fmt: skip
 """Each form of our table, and what writes it."""
-
-
-def test_only_pairs_that_can_count_for_scene_graphs_are_kept(truth: GroundTruth, tmp_path: Path) -> None:
-    boxes = [("person" if place % 2 else "cup", 0.9, place * 7 % 50, place * 3 % 40, 12, 9) for place in range(40)]
-    scores = iter(np.random.default_rng(0).permutation(4800) / 4800)
-    # "holding" is "hold", so that a pair has it twice. The last pair is faulty, however low its score.
-    pairs = [
-        (subject, subject + step, predicate, next(scores))
-        for subject in range(20)
-        for step in range(1, 21)
-        for predicate in ("hold", "holding", "no_interaction")
-    ] + [(0, 1, "fly", 0.0)]
-    rows = [row(None, name, pairs if name == NAMES[1] else [], boxes) for name in NAMES]
-    path = write_parquet(tmp_path / "a.parquet", rows)
-    few, every = (read_detections(path, truth, drop_faulty=True, per_image=limit) for limit in (None, 100))
-    assert len(few.relations) < len(every.relations) / 3 == 400
-    assert few.findings.faults == every.findings.faults and few.findings.faults[0].reason == "unknown predicate name"
-    for rules in (SceneGraphRules(), SceneGraphRules(same_object=None), SceneGraphRules(official=True)):
-        figures = [
-            score_scene_graphs(each.relations, every.relations, rules, np.zeros((0, 3))) for each in (few, every)
-        ]
-        assert figures[0] == figures[1] and figures[0].unconstrained[100] > 0
 
 
 def test_ground_truth_keeps_the_names_of_the_set_in_their_order(truth: GroundTruth) -> None:
