@@ -43,6 +43,8 @@ def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
         data: list[dict[str, Any]] = []
         test: list[str] = []
         for image in rows.images(dataset, "images", "relations"):
+            if "images" not in image.rows:
+                continue
             row, boxes = image.rows["images"], image.items("images", "boxes")
             by_id, further = stated.boxes(image.image_id), stated.image(image.image_id)
             fields = [by_id.pop(box["source_id"], {}) for box in boxes]

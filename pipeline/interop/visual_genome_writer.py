@@ -85,23 +85,19 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
         relations: list[tuple[int, int, int]] = []
         for row, own, stated in without_crowds(rows, dataset, threshold, tally):
             if row["width"] is None or row["image_id"] in DAMAGED:
-                why = (
-                    "without a known size"
-                    if row["width"] is None
-                    else "with the id of a damaged one, which readers skip"
-                )
-                tally.note(f"image {why}")
+                tally.note("image without a known size, or with the id of a damaged one, which readers skip")
                 tally.wrote.subtract({"images": 1, "boxes": len(own), "relations": len(stated)})
                 continue
             tally.note(_NAME, int(row["uri"] != f"{row['image_id']}.jpg"))
             first = len(boxes), len(relations)
             scale = SCALE / max(row["width"], row["height"])
-            for box in own:
-                exact = np.array([box["x"] + box["w"] / 2, box["y"] + box["h"] / 2, box["w"], box["h"]]) * scale
-                whole = np.rint(exact).astype(np.int64)
-                tally.note("box in parts of 1/1024 of the longer side", int((np.abs(exact - whole) > _ROUNDING).any()))
-                boxes.append(whole.tolist())
-                labels.append(objects[box["category"]])
+            sides = np.array([[box[side] for side in "xywh"] for box in own]).reshape(-1, 4) * scale
+            sides[:, :2] += sides[:, 2:] / 2
+            whole = np.rint(sides).astype(np.int64)
+            rounded = (np.abs(sides - whole) > _ROUNDING).any(axis=1)
+            tally.note("box in parts of 1/1024 of the longer side", int(rounded.sum()))
+            boxes += whole.tolist()
+            labels += [objects[box["category"]] for box in own]
             relations += [
                 (first[0] + each["subject"], first[0] + each["object"], predicates[each["predicate"]])
                 for each in stated
