@@ -99,6 +99,7 @@ class CaptionStage(Stage):
             pace = total / max(time.monotonic() - began, 1e-9)
             report(min(number * size, len(rows)), len(rows), f"{pace:.0f} captions/s per worker")
         facts = {"captions_filtered": unfit} if self._scorer else {}
+        facts |= getattr(self._captioner, "take_tokens", dict)()
         table = pa.Table.from_pylist(sorted(made, key=lambda row: place[row["image_id"]]), schema=CAPTIONS)
         rejected = [reject for reject in self._captioner.rejects if reject.image_id in place]
         rejected += sorted(unreadable, key=lambda reject: place[reject.image_id])

@@ -29,12 +29,17 @@ if TYPE_CHECKING:
 class LabellerSettings(Settings):
     """How candidates are scored."""
 
+    section: ClassVar[str] = "tag"
+    """The recipe's section of these settings."""
     method: Annotated[str, AfterValidator(RequireName("labellers"))] = "tagger"
     """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model that compares the box around both boxes
-    with words; prior: each candidate's prior, from boxes and names alone; naive: every candidate gets score 1. Other
-    packages can add labellers (docs/api.md)."""
+    with words; vlm: a vision-language model behind an HTTP endpoint, by forced choice (docs/labels.md); prior: each
+    candidate's prior, from boxes and names alone; naive: every candidate gets score 1. Other packages can add labellers
+    (docs/api.md)."""
     options: PluginOptions = runtime(PluginOptions())
-    """Settings of a labeller of another package, which are part of the key."""
+    """Settings of method "vlm", or of a labeller of another package, which are part of the key."""
+    answers: Path | None = runtime(None)
+    """vlm: SQLite file that keeps every answer that was paid for. Unset: answers.sqlite in the store."""
     weights: str | None = file_read(None)
     """A trained tagger to reuse instead of training one: a weights file, a folder with one, or a run of the store
     (`demo`, `demo@2`). Its content is part of the key."""
@@ -101,7 +106,7 @@ class LabellerPlugin(ABC):
     def __init__(self, settings: LabellerSettings) -> None:
         """Raises `FatalError` for options that it does not have."""
         self.settings = settings
-        self.options = options_of(self, settings.options, "tag.options")
+        self.options = options_of(self, settings.options, f"{settings.section}.options")
 
     def row_settings(self) -> dict[str, Any]:
         """What it adds to the settings in the key."""
