@@ -51,7 +51,8 @@ def candidates(tagged: Artifact) -> pa.Table:
 
 def opinions(verified: Artifact | None, tagged: Artifact) -> dict[tuple[int, int, int, str], float]:
     """What the verifier says of labels, by image id, both boxes and canonical predicate; empty if it judged others."""
-    if verified is None or tagged.content not in verified.manifest.terms["inputs"]["relations"]:
+    read = [] if verified is None else verified.manifest.terms["inputs"].get("relations", [tagged.content])
+    if verified is None or tagged.content not in read:
         return {}
     return {
         (row["image_id"], each["subject"], each["object"], each["predicate"]): each["probability"]

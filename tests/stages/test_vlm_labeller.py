@@ -1,69 +1,65 @@
 """Labels of a model behind an endpoint, by forced choice."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rlip_command import output_of, rlip
-from small_set import write_small_set
+from run_builder import TWO_PEOPLE, RunBuilder, artifact, triplets
 
-from storage.open_store import existing_store
-from storage.runs import Run
+from pipeline.runtime.stage import Inputs, Output
+from pipeline.stages.tag import TagSettings, TagStage
+from storage.errors import FatalError
 
 IMAGES = 12
+Label = Callable[..., Output]
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> Any:
-    """The words of a run that asks a stub for labels."""
-    recipe = write_small_set(tmp_path / "set", IMAGES)
-    usual = tmp_path / "usual.json"
-    usual.write_text(json.dumps({"person": {"horse": ["feed", "ride", "lead"]}}))
+def label(book: RunBuilder, tmp_path: Path) -> Label:
+    """Labels images of two people and a horse, of which one rides it, with a stub."""
+    numbers = range(8, 8 * IMAGES + 1, 8)  # whose colours differ in JPEG, too
+    rows = [book.image(number, TWO_PEOPLE) for number in numbers]
+    made = artifact(
+        tmp_path / "tables", images=rows, triplets=[triplets(n, (0, "man", "ride", "horse")) for n in numbers]
+    )
+    (tmp_path / "usual.json").write_text(json.dumps({"person": {"horse": ["feed", "ride", "lead"]}}))
 
-    def given(url: str, *sets: str, **options: Any) -> list[str]:
-        settings = {"base_url": url, "model": "stub", "usual": usual, "choices": 3, **options}
-        asks = [f"tag.options.{name}={value}" for name, value in settings.items()]
-        asks += ["tag.method=vlm", "run.until=tag", "run.checks.max_overall_reject_share=1.0", "parse.implied=false"]
-        return ["run", str(recipe), "--direct", "--json", *(word for ask in [*asks, *sets] for word in ("--set", ask))]
+    def given(url: str, floor: float = 0.0, **options: Any) -> Output:
+        asked = {"base_url": url, "model": "stub", "usual": tmp_path / "usual.json", "choices": 3, **options}
+        settings = TagSettings(method="vlm", options=asked, answers=tmp_path / "answers.sqlite", floor=floor)
+        stage = TagStage(settings, {"toys": book.pictures / "toys"})
+        stage.open(Inputs())
+        return stage.run(Inputs({"images": (made,), "triplets": (made,)}), tmp_path, lambda done, total, note="": None)
 
     return given
 
 
-def labels(tmp_path: Path) -> tuple[list[list[tuple[str, bool, float, float]]], list[str]]:
-    """The labels of each image, and the reasons of images in quarantine."""
-    found, reasons = [], []
-    for artifact in Run(existing_store(tmp_path / "set" / "out" / "store"), "small").artifacts("tag").values():
-        for row in artifact.table("relations").to_pylist():
-            named = ((r["predicate"], r["proposed"], r["score"], r["probability"]) for r in row["relations"])
-            found.append([(name, proposed, round(s, 4), round(p, 4)) for name, proposed, s, p in named])
-        reasons += [row["reason"] for row in artifact.rejected().to_pylist()]
-    return found, reasons
-
-
-def test_probabilities_of_choices_are_those_of_labels_and_no_answer_is_asked_for_again(stub, words, tmp_path):
+def test_probabilities_of_choices_are_those_of_labels_and_no_answer_is_asked_for_again(stub, label):
     endpoint = stub(surety=0.7, cut=0.3, empty=0.2)
-    output_of(*words(endpoint.url, retries=0))
-    found, reasons = labels(tmp_path)
-    assert found and len(found) + len(reasons) == IMAGES and set(reasons) == {"answer cut off", "answer empty"}
-    assert found == [[("ride", True, 0.7, 0.7), ("feed", False, 0.1, 0.1), ("lead", False, 0.1, 0.1)]] * len(found)
+    made = label(endpoint.url, retries=0)
+    rows, reasons = made.table.to_pylist(), {reject.reason for reject in made.rejected}
+    assert 0 < len(rows) < IMAGES and len(rows) + len(made.rejected) == IMAGES
+    assert reasons == {"answer cut off", "answer empty"}
+    one = [("ride", True, 0.7), ("feed", False, 0.1), ("lead", False, 0.1)]
+    for row in rows:
+        found = {(r["subject"], r["predicate"], r["proposed"], round(r["score"], 4)) for r in row["relations"]}
+        assert found == {(person, *each) for person in (0, 1) for each in one}
+        assert all(r["probability"] == pytest.approx(r["score"]) for r in row["relations"])
     paid = endpoint.answers()
-    assert len(paid) == IMAGES
-    asked = words(endpoint.url, "name=more", retries=0, prompt_price=0.1, completion_price=0.4)[4:]
-    asked = ["estimate", tmp_path / "set" / "recipe.toml", "--from", "small", "--images", "3000", *asked]
-    made = json.loads(output_of(*asked, "--json"))
-    assert made["tokens"] == [240_000, 60_000] and made["tokens_price"] == pytest.approx(0.024 + 0.024)
-    assert "240,000 tokens of prompts and 60,000 of answers; 0.05 by prompt_price" in output_of(*asked)
-    output_of(*words(endpoint.url, "tag.floor=0.5", retries=0))
-    assert [name for of_image in labels(tmp_path)[0] for name, *_ in of_image] == ["ride"] * len(found)
-    assert endpoint.answers() == paid, "each answer was paid for once"
+    assert len(paid) == IMAGES and made.facts["prompt tokens"] == 80 * IMAGES
+    again = label(endpoint.url, floor=0.5, retries=0)
+    assert {r["predicate"] for row in again.table.to_pylist() for r in row["relations"]} == {"ride"}
+    assert endpoint.answers() == paid and again.facts["completion tokens"] == 20 * IMAGES
+    label(endpoint.url, retries=0, questions=1)
+    assert len(endpoint.answers()) > len(paid) + len(rows), "each pair in a request of its own"
 
 
-def test_without_log_probabilities_the_share_of_repeated_answers_counts(stub, words, tmp_path):
+def test_without_log_probabilities_the_share_of_repeated_answers_counts(stub, label):
     endpoint = stub(wrong=0.4)
-    done = rlip(*words(endpoint.url))
-    assert done.exit_code == 1 and "gives no log-probabilities" in done.stderr and "set samples to 5" in done.stderr
-    output_of(*words(endpoint.url, "tag.floor=0", samples=5, temperature=1.0))
-    found, _ = labels(tmp_path)
-    shares = [score for of_image in found for _, _, score, _ in of_image]
-    assert {round(5 * share, 4) for share in shares} <= {0.0, 1.0, 2.0, 3.0, 4.0, 5.0} and len(set(shares)) > 2
+    with pytest.raises(FatalError, match=r"gives no log-probabilities.*set samples to 5"):
+        label(endpoint.url)
+    made = label(endpoint.url, samples=5, temperature=1.0)
+    shares = {round(5 * r["score"], 4) for row in made.table.to_pylist() for r in row["relations"]}
+    assert shares <= {0.0, 1.0, 2.0, 3.0, 4.0, 5.0} and len(shares) > 3
