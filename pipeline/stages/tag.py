@@ -16,7 +16,7 @@ from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.runtime.settings import Settings, file_read
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage, named_files
-from pipeline.stages.labellers import LabellerSettings, OpenLabeller, find_labeller
+from pipeline.stages.labellers import LabellerSettings, OpenLabeller, TaggerLabellerSettings, find_labeller
 from pipeline.training.settings import fold_of
 from storage.errors import FatalError
 from storage.tables import CANDIDATES, DROPPED, RELATIONS, write_table
@@ -75,7 +75,7 @@ class CandidateSettings(Settings):
         return self
 
 
-class TagSettings(CandidateSettings, LabellerSettings):
+class TagSettings(CandidateSettings, TaggerLabellerSettings):
     """Where candidates come from and how they are scored. Section `shard` chooses the labels to train on."""
 
 
