@@ -7,7 +7,8 @@ paid for is a line of LOG.
 
 To questions of a forced choice it answers with the first choice that is true, in `wrong` of the questions with another.
 `truth` is a JSON file of the true predicates by pair, "person (0, 0, 500, 500), horse (400, 0, 900, 900)"; without it, the
-first predicate is true. `surety`, if it isn't 0, is the probability of what it chooses, in log-probabilities.
+first predicate is true. `surety`, if it isn't 0, is the probability of what it chooses, in log-probabilities. With `counts`
+false it counts no tokens.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ LOG = Path(sys.argv[1])
 RATES = json.loads(sys.argv[2] if len(sys.argv) > 2 else "{}")
 SECONDS, MODEL = RATES.pop("seconds", 0.0), RATES.pop("model", "stub")
 WRONG, SURETY, FILE = (RATES.pop(name, 0) for name in ("wrong", "surety", "truth"))
+COUNTS = RATES.pop("counts", True)
 TRUTH = json.loads(Path(FILE).read_text()) if FILE else None
 LOCK, BUSY = Lock(), set()
 BOX, QUESTION = re.compile(r"^(\d+): (.*)$", re.M), re.compile(r"^(\d+)\. .* (\d+) and .* (\d+): (.*)$", re.M)
@@ -96,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
         if chosen and SURETY:
             choice["logprobs"] = {"content": tokens_of(chosen)}
         usage = {"prompt_tokens": 80, "completion_tokens": 20, "total_tokens": 100}
-        self.reply(200, json.dumps({"model": MODEL, "choices": [choice], "usage": usage}))
+        self.reply(200, json.dumps({"model": MODEL, "choices": [choice], "usage": usage if COUNTS else None}))
 
     def reply(self, status: int, text: str, *headers: tuple[str, str]) -> None:
         self.send_response(status)

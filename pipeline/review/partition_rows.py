@@ -182,10 +182,6 @@ def _relations(
     kept = np.asarray(judged.reason.is_null())
     box = {end: first_box[row] + index for end, index in ends.items()}
     score = labels.fields.field("score")
-    said, names = opinions(verified, tagged), predicates.to_pylist()
-    named = zip(
-        images["image_id"].take(pa.array(row)).to_pylist(), *map(np.ndarray.tolist, ends.values()), names, strict=True
-    )
     columns: dict[str, Any] = {
         "relation": (part << PART_BITS) + np.arange(len(labels), dtype=np.int64),
         "image": (part << PART_BITS) + row,
@@ -195,11 +191,11 @@ def _relations(
         "score": score,
         "probability": pc.coalesce(*(labels.fields.field(name) for name in ("probability", "calibrated")), score),
         "proposed": labels.fields.field("proposed"),
-        "opinion": pa.array([said.get(label) for label in named] if said else [None] * len(row), pa.float32()),
+        "opinion": _opinions(images["image_id"], row, ends, predicates, opinions(verified, tagged)),
         "confidence": judged.confidence,
         "kept": kept,
         "reason": judged.reason,
-        "correct": _correct(images, row, ends, names),
+        "correct": _correct(images, row, ends, predicates.to_pylist()),
     }
     for end, index in box.items():
         of_end = boxes.fields.take(pa.array(index))
@@ -229,6 +225,21 @@ def _numbers(
         AUDIT_SEED,
     )
     return pa.array(found, mask=~kept)
+
+
+def _opinions(
+    image_ids: pa.ChunkedArray,
+    row: np.ndarray[Any, Any],
+    ends: Mapping[str, np.ndarray[Any, Any]],
+    predicates: pa.Array,
+    said: Mapping[tuple[int, int, int, str], float],
+) -> pa.Array:
+    """What a verifier says of each label; null where it says nothing. `row`: of each label's image."""
+    if not said:
+        return pa.nulls(len(row), pa.float32())
+    columns = image_ids.take(pa.array(row)), pa.array(ends["subject"]), pa.array(ends["object"]), predicates
+    labels = zip(*(column.to_pylist() for column in columns), strict=True)
+    return pa.array([said.get(label) for label in labels], pa.float32())
 
 
 def _canonical(labels: FlatList) -> pa.Array:

@@ -248,6 +248,12 @@ class ChatEndpoint:
             return False
 
 
+def tokens_taken(model: object) -> dict[str, int]:
+    """The tokens that a captioner or labeller has used since the last call, by `TOKENS`; none without an endpoint."""
+    taken: dict[str, int] = getattr(model, "take_tokens", dict)()
+    return taken
+
+
 def shrunk(image: Image.Image, side: int) -> Image.Image:
     """An image with a longest side of at most `side` pixels, itself if it is no larger."""
     if max(image.size) > side:

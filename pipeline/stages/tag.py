@@ -14,6 +14,7 @@ from pydantic import model_validator
 
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
+from pipeline.runtime.chat_endpoint import tokens_taken
 from pipeline.runtime.settings import Settings, file_read
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage, named_files
 from pipeline.stages.labellers import LabellerSettings, OpenLabeller, TaggerLabellerSettings, find_labeller
@@ -163,7 +164,7 @@ class TagStage(LabellingStage):
             "relations": sum(len(row["relations"]) for row in relations),
         }
         for each in self._open:
-            facts |= getattr(each.labeller, "take_tokens", dict)()
+            facts |= tokens_taken(each.labeller)
         table = pa.Table.from_pylist(relations, schema=RELATIONS)
         files = {name: work / name for name in (CANDIDATES_FILE, DROPPED_FILE)}
         return Output(table, files, rejected, rows_in=len(rows), facts=facts)

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
+from pipeline.runtime.chat_endpoint import tokens_taken
 from pipeline.runtime.plugins import RequireName
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress
 from pipeline.stages.labellers import LabellerSettings, find_labeller
@@ -94,8 +95,7 @@ class VerifyStage(LabellingStage):
                 if r.proposed
             ]
             opinions.append({"image_id": row["image_id"], "verifier": self._opened.digest, "opinions": said})
-        facts: dict[str, int] = getattr(self._opened.labeller, "take_tokens", dict)()
-        table = pa.Table.from_pylist(opinions, schema=OPINIONS)
+        table, facts = pa.Table.from_pylist(opinions, schema=OPINIONS), tokens_taken(self._opened.labeller)
         return Output(table, rejected=rejected, rows_in=len(rows), facts=facts)
 
 
