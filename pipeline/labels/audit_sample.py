@@ -1,9 +1,9 @@
 """Draws a stratified random sample of labels, and estimates the precision of all labels from its verdicts.
 
 Strata are bands of the predicates' frequency crossed with bands of the score or, where a verifier gave its opinion, with
-that (stratified prediction-powered inference; Fisch et al. 2024). Within a stratum, labels are judged in
-the order of numbers that depend only on content and seed (permanent random numbers; Ohlsson 1995, in Business Survey
-Methods): recomputed labels keep their place in the sample and thus their verdicts.
+that (stratified prediction-powered inference; Fisch et al. 2024). Within a stratum, labels are judged in the order of
+numbers that depend only on content and seed (permanent random numbers; Ohlsson 1995, in Business Survey Methods):
+recomputed labels keep their place in the sample and thus their verdicts.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ class VerifySettings(LabellerSettings):
     section: ClassVar[str] = "verify"
 
     method: Annotated[str, AfterValidator(RequireName("labellers"))] = "vlm"
-    """Any labeller that needs no tagger, as in `tag.method`. vlm asks of each label whether it holds."""
+    """A labeller that looks at the image and needs no tagger: clip, vlm, which asks of each label whether it holds, or
+    one of another package."""
     floor: float = Field(0.0, ge=0, le=1)
     """Minimum probability of an opinion that is stored; without one, a label counts as not verified."""
     _kept: ChoiceSettings = PrivateAttr(ChoiceSettings())
@@ -55,9 +56,9 @@ class VerifySettings(LabellerSettings):
         return super().row_settings() | {"kept": kept}
 
     @model_validator(mode="after")
-    def _needs_no_tagger(self) -> Self:
-        if self.method == "tagger":
-            raise ValueError("method: 'tagger' made the labels or needs one of its own; name another labeller")
+    def _looks_for_itself(self) -> Self:
+        if self.method in ("tagger", "prior", "naive"):
+            raise ValueError(f"method: {self.method!r} gives no opinion of its own; name another labeller, e.g. 'vlm'")
         return self
 
 

@@ -51,7 +51,7 @@ def test_a_verifier_follows_the_labels_and_changes_no_other_step(root: Path) -> 
     *_, tag, verify = (step.stage(step.settings).row_settings() for step in made)
     assert (tag["options"]["ask"], verify["options"]["ask"], verify["kept"]["threshold"]) == ("pair", "label", 0.6)
     assert made[-1].settings.answers == made[-2].settings.answers != None  # noqa: E711
-    for wrong in ('verify.method="tagger"', 'verify.options.modle="m"'):
+    for wrong in ('verify.method="prior"', 'verify.options.modle="m"'):
         with pytest.raises((FatalError, ValidationError), match=r"verify[.:]"):
             load_recipe(root / "recipes/demo.toml", [*asked, *verified[1:], wrong])
 
