@@ -95,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
             text = json.dumps({number: letter for number, (letter, _) in chosen.items()})
         message = {"content": text, "refusal": "I can't help with that." if fault == "refused" else None}
         choice = {"message": message, "finish_reason": "length" if fault == "cut" else "stop"}
-        if chosen and SURETY:
+        if SURETY and body.get("logprobs"):
             choice["logprobs"] = {"content": tokens_of(chosen)}
         usage = {"prompt_tokens": 80, "completion_tokens": 20, "total_tokens": 100}
         self.reply(200, json.dumps({"model": MODEL, "choices": [choice], "usage": usage if COUNTS else None}))

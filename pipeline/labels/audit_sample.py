@@ -119,7 +119,7 @@ class VerifierErrors:
     """How a verifier judges labels, estimated from people's verdicts; None where none of them is right or wrong."""
 
     accepts: float
-    """Share of the verified labels that it accepts."""
+    """Share of the verified labels that it accepts, of those whose strata have verdicts."""
     of_right: float | None
     """Share of the right labels that it accepts."""
     of_wrong: float | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324")
 _ALTERNATIVES = 20
 """Tokens whose log-probabilities are asked for, the most that the form allows."""
+
+
+_PREPARED = 2
+"""Images that are whole in memory at a time, twelve bytes a pixel."""
 
 
 class VlmOptions(ChatOptions):
@@ -93,6 +98,7 @@ class VlmLabeller:
     def __init__(self, options: VlmOptions, endpoint: ChatEndpoint, usual: Table, floor: float) -> None:
         self._options, self._endpoint, self._usual, self._floor = options, endpoint, usual, floor
         self.take_tokens = endpoint.take_tokens
+        self._preparing = BoundedSemaphore(_PREPARED)
 
     def label(
         self, images: Sequence[TaggingImage], progress: Callable[[int], None] = lambda done: None
@@ -117,13 +123,16 @@ class VlmLabeller:
         questions = list(questions_of(image, self._usual, options.choices, options.ask == "label"))
         if not questions:
             return Labels()
-        pixels = image.load()
-        if isinstance(pixels, Problem):
-            return Labels(problem=pixels)
+        parts = [questions[start : start + options.questions] for start in range(0, len(questions), options.questions)]
+        with self._preparing:
+            pixels = image.load()
+            if isinstance(pixels, Problem):
+                return Labels(problem=pixels)
+            sent = [jpeg(_marked(image, pixels, part, options.image_size)) for part in parts]
+            del pixels
         answers: list[list[float]] = []
-        for start in range(0, len(questions), options.questions):
-            part = questions[start : start + options.questions]
-            found = self._ask(image, part, jpeg(_marked(image, pixels, part, options.image_size)))
+        for part, encoded in zip(parts, sent, strict=True):
+            found = self._ask(image, part, encoded)
             if isinstance(found, Problem):
                 return Labels(problem=found)
             answers += found
@@ -132,7 +141,9 @@ class VlmLabeller:
     def _ask(self, image: TaggingImage, questions: Sequence[Question], encoded: bytes) -> list[list[float]] | Problem:
         """The probability of each choice of each question: the mean over all samples."""
         schema = {"name": "choices", "strict": True, "schema": schema_of(questions)}
-        form = {"type": "json_schema", "json_schema": schema}
+        more: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema": schema}}
+        if self._options.samples == 1:  # some servers refuse requests with what they don't have
+            more |= {"logprobs": True, "top_logprobs": _ALTERNATIVES}
         prompt, samples = prompt_of(image, questions), []
 
         def read(text: str, choice: Mapping[str, Any]) -> Answer:
@@ -141,9 +152,7 @@ class VlmLabeller:
             return Answer(json.dumps(letters if known is None else known))
 
         for sample in range(self._options.samples):
-            answer = self._endpoint.ask(
-                encoded, prompt, sample, read, response_format=form, logprobs=True, top_logprobs=_ALTERNATIVES
-            )
+            answer = self._endpoint.ask(encoded, prompt, sample, read, **more)
             if answer.fault:
                 return Problem(answer.fault, answer.text)
             samples.append(self._shares(json.loads(answer.text), questions))
