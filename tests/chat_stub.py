@@ -1,9 +1,9 @@
 """A stub of an endpoint in the OpenAI-compatible chat form, as a process: `python chat_stub.py LOG [RATES as JSON]`.
 
 It prints its URL. What it answers follows from image and seed alone: two captions, or, at the given rates, a fault. Rates:
-`empty`, `cut`, `refused` (an answer without use), `broken` (no JSON), `rejected` (status 400), `error` (500), `busy` (429
-once), `hang` (no answer in time). `seconds` is the time of an answer, `model` the name that it reports. Each answer that is
-paid for is a line of LOG.
+`empty`, `cut`, `refused`, `prose` (an answer without use), `broken` (no JSON), `rejected` (status 400), `error` (500),
+`busy` (429 once), `hang` (no answer in time). `seconds` is the time of an answer, `model` the name that it reports. Each
+answer that is paid for is a line of LOG.
 
 To questions of a forced choice it answers with the first choice that is true, in `wrong` of the questions with another.
 `truth` is a JSON file of the true predicates by pair, "person (0, 0, 500, 500), horse (400, 0, 900, 900)"; without it, the
@@ -91,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "broken":
             return self.reply(200, "<html>")
         text = "" if fault == "empty" else f"- A person riding a horse.\n- A horse next to person {asked[:6]}."
-        if chosen and text:
+        if chosen and text and fault != "prose":
             text = json.dumps({number: letter for number, (letter, _) in chosen.items()})
         message = {"content": text, "refusal": "I can't help with that." if fault == "refused" else None}
         choice = {"message": message, "finish_reason": "length" if fault == "cut" else "stop"}

@@ -277,7 +277,7 @@ def _excerpt(response: httpx.Response) -> str:
 
 def _read(response: httpx.Response, read: Read) -> tuple[Answer, str]:
     """The answer, and the model that the endpoint reports."""
-    model, tokens = "", (0, 0)
+    model, tokens, text = "", (0, 0), ""
     try:
         content = response.json()
         usage, model = content.get("usage") or {}, str(content.get("model", ""))
@@ -292,7 +292,7 @@ def _read(response: httpx.Response, read: Read) -> tuple[Answer, str]:
         else:
             answer = read(text, choice)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError):
-        answer = Answer(_excerpt(response), "answer of another form")
+        answer = Answer(one_line(str(text)) or _excerpt(response), "answer of another form")
     return answer._replace(prompt_tokens=tokens[0], completion_tokens=tokens[1]), model
 
 

@@ -47,6 +47,10 @@ def test_probabilities_of_choices_are_those_of_labels_and_no_answer_is_asked_for
         found = {(r["subject"], r["predicate"], r["proposed"], round(r["score"], 4)) for r in row["relations"]}
         assert found == {(person, *each) for person in (0, 1) for each in one}
         assert all(r["probability"] == pytest.approx(r["score"]) for r in row["relations"])
+    prose = label(stub(prose=1.0).url, retries=0, seed=9)
+    assert {(each.reason, each.value[:20]) for each in prose.rejected} == {
+        ("answer of another form", "- A person riding a ")
+    }
     paid = endpoint.answers()
     assert len(paid) == IMAGES and made.facts["prompt tokens"] == 80 * IMAGES
     again = label(endpoint.url, floor=0.5, retries=0)
