@@ -84,7 +84,9 @@ class Pages:
         found = listing.labels(search, (page - 1) * GRID, GRID)
         labels = labels_of(self._state.index, found.numbers)
         pages = max(1, -(-found.reachable // GRID))
-        following = listing.labels(search, page * GRID, GRID).numbers if page < pages else ()
+        following = labels_of(
+            self._state.index, listing.labels(search, page * GRID, GRID).numbers if page < pages else ()
+        )
         return self.render(
             "labels.html",
             reviewer,
@@ -96,7 +98,7 @@ class Pages:
             most=MAX_LISTED,
             judged=listing.judged(search, reviewer),
             blind=self._is_blind(search),
-            following=following,
+            following=dict.fromkeys(label.image for label in following),
             queue=QUEUES.get(search.order, "grid"),
             choices=self.choices,
             orders=_ORDER_NAMES,
@@ -190,9 +192,7 @@ class Pages:
     def _chips(self, labels: Sequence[Label], reviewer: str, search: Search) -> list[dict[str, Any]]:
         verdicts, queue = self._state.reviews.of(labels), QUEUES.get(search.order, "grid")
         states = [verdict_state(verdicts.get(each.number, {}), reviewer, queue) for each in labels]
-        return [
-            {"label": each, "region": each.region, "state": state} for each, state in zip(labels, states, strict=True)
-        ]
+        return [{"label": each, "state": state} for each, state in zip(labels, states, strict=True)]
 
     def _neighbours(self, search: Search, at: int | None) -> dict[str, Label | None]:
         """The labels before and after a position of a search."""
