@@ -120,8 +120,8 @@ class ImageDetails:
         if not rows:
             return None
         place = rows[0]
-        tables = self._tables(place["part"], self._index.generation)
-        if tables is None:
+        tables, part = self._tables(place["part"], self._index.generation), self._index.partition(place["part"])
+        if tables is None or part is None:
             return None
         image_id = place["image_id"]
         image = _row(tables["images"], image_id) or {}
@@ -130,11 +130,10 @@ class ImageDetails:
         scored = (_row(tables.get("relations"), image_id) or {}).get("relations") or []
         labels = labels_of_image(self._index, number)
         lost = {row["triplet"]: (row["reason"], row["value"]) for row in _all(tables.get("dropped"), image_id)}
-        names = self._index.rows("SELECT partition FROM parts WHERE part = $part", {"part": place["part"]})
         return ImageDetail(
             number=number,
             **{name: place[name] for name in ("dataset", "image_id", "uri", "digest", "width", "height")},
-            partition=names[0]["partition"],
+            partition=part.partition,
             boxes=image.get("boxes") or [],
             captions=[_caption(at, row, triplets) for at, row in enumerate(captions)],
             triplets=[_triplet(at, row, lost.get(at)) for at, row in enumerate(triplets)],

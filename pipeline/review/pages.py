@@ -20,24 +20,11 @@ from pipeline.review.labels import Label, labels_of
 from pipeline.review.listing import MAX_LISTED
 from pipeline.review.overview import overview_of, work_of
 from pipeline.review.review_state import ReviewState
-from pipeline.review.search import QUEUES, Search
+from pipeline.review.search import ORDERS, QUEUES, Search
 from pipeline.runtime.wording import printable
 
 GRID = 20
 """Labels per screen: five columns, four rows."""
-_ORDER_NAMES = {
-    "score": "highest score first",
-    "lowest": "lowest score first",
-    "uncertain": "most uncertain first",
-    "informative": "most informative first",
-    "disagreement": "greatest disagreement first",
-    "rare": "rarest predicate first",
-    "random": "random",
-    "image": "by image",
-    "audit": "random audit",
-    "adjudication": "disagreements to settle",
-    "check": "checks of accepted classes",
-}
 
 
 class Pages:
@@ -53,6 +40,7 @@ class Pages:
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            auto_reload=False,
         )
         self._environment.filters["printable"] = printable
         self._environment.filters["urlpart"] = lambda text: quote(str(text), safe="")
@@ -101,7 +89,7 @@ class Pages:
             following=dict.fromkeys(label.image for label in following),
             queue=QUEUES.get(search.order, "grid"),
             choices=self.choices,
-            orders=_ORDER_NAMES,
+            orders=ORDERS,
         )
 
     def _is_blind(self, search: Search) -> bool:
@@ -113,7 +101,7 @@ class Pages:
         found = self._state.listing.images(search, 0, 0)
         return self.render(
             "images.html", reviewer, search=search, total=found.total, reachable=found.reachable, choices=self.choices,
-            orders=_ORDER_NAMES,
+            orders=ORDERS,
         )  # fmt: skip
 
     def image_rows(self, reviewer: str, search: Search, start: int, size: int) -> str:

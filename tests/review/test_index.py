@@ -84,6 +84,13 @@ def test_labels_come_in_the_order_asked_for_and_anew_when_they_were_made_anew(bo
     assert state.index.refresh() == 0
 
 
+def test_the_labels_of_a_pair_come_together(book, opened):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    found = relations(1, (0, "riding", 2, 0.9), (1, "near", 0, 0.8), (0, "watching", 2, 0.7))
+    book.add("tag", "toys/0000", [found], candidates=[pairs(1)])
+    assert [(each.subject, each.predicate) for each in all_labels(opened())] == [(0, "ride"), (0, "watch"), (1, "near")]
+
+
 def test_verdicts_are_found_on_all_labels_that_they_are_about(book, opened, tmp_path):
     tag(book, 0.9, 0.8, 0.7)
     state = opened()
