@@ -14,6 +14,15 @@ from markupsafe import Markup
 from pipeline.report.formatting import without_controls
 
 _TEMPLATES = Path(__file__).parent / "templates"
+# One for all pages, since it keeps compiled templates: compiling takes as long as drawing a page.
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(_TEMPLATES),
+    autoescape=True,
+    finalize=without_controls,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 def render_page(
@@ -21,15 +30,7 @@ def render_page(
 ) -> str:
     """Renders a template with the style sheets `styles` and further CSS `rules`; the template shows `values`."""
     style = "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in styles) + rules
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        finalize=without_controls,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= filters
+    _ENVIRONMENT.filters |= filters
     # The page's policy allows only this style, by its hash.
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return environment.get_template(template).render(style=Markup(style), style_hash=f"sha256-{digest}", **values)
+    return _ENVIRONMENT.get_template(template).render(style=Markup(style), style_hash=f"sha256-{digest}", **values)
