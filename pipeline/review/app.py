@@ -17,7 +17,7 @@ from pipeline.review.decisions import Accepted, Addition, Decided, Decisions, ac
 from pipeline.review.entrance import reviewer_of
 from pipeline.review.image_detail import ImageDetail
 from pipeline.review.pages import Pages
-from pipeline.review.pictures import LONGEST, NoPicture
+from pipeline.review.pictures import SIDE, NoPicture
 from pipeline.review.review_state import ReviewState
 from pipeline.review.search import Search
 from storage.errors import PipelineError
@@ -100,15 +100,15 @@ def _add_pictures(app: APIRouter, state: ReviewState) -> None:
     limiter = CapacityLimiter(max(1, (os.cpu_count() or 1) - 1))
 
     @app.get("/pictures/{number}.jpg")
-    async def picture(number: int, longest: Annotated[int, Query(ge=64, le=LONGEST)] = LONGEST) -> Response:
-        return await to_thread.run_sync(jpeg, number, longest, limiter=limiter)
+    async def picture(number: int, side: Annotated[int, Query(ge=64, le=SIDE)] = SIDE) -> Response:
+        return await to_thread.run_sync(jpeg, number, side, limiter=limiter)
 
-    def jpeg(number: int, longest: int) -> Response:
+    def jpeg(number: int, side: int) -> Response:
         rows = state.index.rows_at("images", "dataset, uri", "image", [number])
         if not rows:
             raise HTTPException(404, "no image has this number")
         try:
-            data = state.pictures.jpeg(rows[0]["dataset"], rows[0]["uri"], longest)
+            data = state.pictures.jpeg(rows[0]["dataset"], rows[0]["uri"], side)
         except NoPicture as error:
             raise HTTPException(404, str(error)) from error
         return Response(data, media_type="image/jpeg", headers=_CACHED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -13,8 +14,8 @@ from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from storage.errors import PipelineError
 
-LONGEST = 1600
-"""Longest side of a picture, in pixels."""
+SIDE = 1600
+"""Side in pixels of a square that is as large as the largest picture: a narrow picture may be longer."""
 _PICTURES = 256
 """Pictures in memory, about 100 kB each: a team sees the images of its overlap twice."""
 
@@ -30,8 +31,8 @@ class Pictures:
         self._folders = folders
         self.jpeg = lru_cache(_PICTURES)(self._jpeg)
 
-    def _jpeg(self, dataset: str, uri: str, longest: int) -> bytes:
-        """An image, reduced to sides of at most `longest` pixels. Raises `NoPicture`."""
+    def _jpeg(self, dataset: str, uri: str, side: int) -> bytes:
+        """An image, reduced to at most as many pixels as a square of this side has. Raises `NoPicture`."""
         if dataset not in self._folders:
             raise NoPicture(f"no recipe says where the images of {dataset} are")
         try:
@@ -40,7 +41,10 @@ class Pictures:
             raise NoPicture(error.reason) from error
         except (OSError, PipelineError) as error:
             raise NoPicture("its file is not on this machine") from error
-        image.thumbnail((longest, longest), Image.Resampling.BILINEAR, reducing_gap=1.5)
+        scale = side / math.sqrt(image.width * image.height)
+        if scale < 1:
+            size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+            image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.5)
         written = io.BytesIO()
         image.save(written, "JPEG", quality=85)
         return written.getvalue()
