@@ -1,4 +1,4 @@
-"""The page's pictures: images decoded by the pipeline's rules and encoded as JPEG."""
+"""The page's pictures: JPEGs as they are, and others decoded by the pipeline's rules and encoded as JPEG."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline.data.images.folders import locate_image
-from pipeline.data.images.opening import BadImage, read_image
+from pipeline.data.images.opening import BadImage, decode_image, probe_bytes, read_bytes
+from pipeline.data.images.refs import UprightImage
 from storage.errors import PipelineError
 
 SIDE = 1600
@@ -36,7 +37,13 @@ class Pictures:
         if dataset not in self._folders:
             raise NoPicture(f"no recipe says where the images of {dataset} are")
         try:
-            image = read_image(locate_image(self._folders, {"dataset": dataset, "uri": uri}))
+            place = locate_image(self._folders, {"dataset": dataset, "uri": uri})
+            data = read_bytes(place)
+            probe = probe_bytes(data, verify="header")
+            if probe[2:] == ("JPEG", "RGB", 1) and probe.width * probe.height <= side * side:
+                # Browsers decode it to the same pixels, and decoding for a team would keep a processor busy.
+                return data
+            image = decode_image(data, upright=isinstance(place, UprightImage))
         except BadImage as error:
             raise NoPicture(error.reason) from error
         except (OSError, PipelineError) as error:

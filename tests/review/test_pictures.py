@@ -17,6 +17,17 @@ def test_pictures_are_bounded_by_pixels_so_that_narrow_ones_stay_legible(tmp_pat
     assert Image.open(io.BytesIO(pictures.jpeg("toys", "large.png", 120))).size == (139, 104)
 
 
+def test_a_jpeg_is_sent_as_it_is_unless_browsers_would_turn_it(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name, exif in (("plain", Image.Exif()), ("turned", turned)):
+        Image.new("RGB", (64, 32)).save(tmp_path / f"{name}.jpg", exif=exif)
+    pictures = Pictures({"toys": tmp_path})
+    sent = {name: pictures.jpeg("toys", f"{name}.jpg", SIDE) for name in ("plain", "turned")}
+    assert [name for name, data in sent.items() if data == (tmp_path / f"{name}.jpg").read_bytes()] == ["plain"]
+    assert not Image.open(io.BytesIO(sent["turned"])).getexif()
+
+
 def test_a_picture_that_cannot_be_shown_says_why_without_a_path(tmp_path):
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     for dataset, uri, reason in (("toys", "gone.png", "missing file"), ("toys", "torn.png", "corrupt"),
