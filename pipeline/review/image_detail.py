@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
 from pipeline.labels.labelled_partitions import candidates, dropped
 from pipeline.review.index import ReviewIndex
-from pipeline.review.labels import Label, labels_of_image
+from pipeline.review.labels import Label, labels_of_images
 from pipeline.review.partition_rows import PART_BITS
 from tagger.english.predicates import canonical
 
@@ -128,7 +128,7 @@ class ImageDetails:
         triplets = (_row(tables.get("triplets"), image_id) or {}).get("triplets") or []
         captions = (_row(tables.get("captions"), image_id) or {}).get("captions") or []
         scored = (_row(tables.get("relations"), image_id) or {}).get("relations") or []
-        labels = labels_of_image(self._index, number)
+        labels = labels_of_images(self._index, [number])
         lost = {row["triplet"]: (row["reason"], row["value"]) for row in _all(tables.get("dropped"), image_id)}
         return ImageDetail(
             number=number,
@@ -157,7 +157,7 @@ class ImageDetails:
         Raises `FatalError` if the labels lack a value that the choice requires.
         """
         part = number >> PART_BITS
-        labels = labels_of_image(self._index, number)
+        labels = labels_of_images(self._index, [number])
         tables = self._tables(part, self._index.generation) if labels else None
         if tables is None:
             return {}

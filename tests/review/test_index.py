@@ -12,7 +12,7 @@ from pipeline.cli.store import damaged_files
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.review.index import FEW, ReviewIndex, flattened, index_fault
-from pipeline.review.labels import Label, labels_of, labels_of_image
+from pipeline.review.labels import Label, labels_of, labels_of_images
 from pipeline.review.review_state import ReviewState
 from pipeline.review.reviews import verdict_on
 from pipeline.review.search import Search
@@ -77,7 +77,7 @@ def test_labels_come_in_the_order_asked_for_and_anew_when_they_were_made_anew(bo
     labels = all_labels(state)
     numbers = [label.number for label in reversed(labels)]
     assert labels_of(state.index, [*numbers, 10**15]) == labels[::-1]
-    assert [label.score for label in labels_of_image(state.index, labels[0].image)] == pytest.approx([0.9, 0.8, 0.4])
+    assert [label.score for label in labels_of_images(state.index, [labels[0].image])] == pytest.approx([0.9, 0.8, 0.4])
     tag(book, 0.6, 0.5, 0.3)
     state.refresh()
     assert [label.score for label in labels_of(state.index, numbers[::-1])] == pytest.approx([0.6, 0.5, 0.4, 0.3])
