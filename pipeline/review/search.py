@@ -11,8 +11,8 @@ from pipeline.labels.verdicts import ADJUDICATION, AUDIT, CLASS
 from pipeline.review.index import LIVE
 
 Order = Literal[
-    "score", "lowest", "uncertain", "informative", "disagreement", "rare", "random", "image", "audit", "adjudication",
-    "check",
+    "score", "lowest", "uncertain", "informative", "disagreement", "verifier", "rare", "random", "image", "audit",
+    "adjudication", "check",
 ]  # fmt: skip
 LONGEST_NAME = 200
 """Maximum number of characters of a name or text to search for."""
@@ -31,6 +31,9 @@ ORDERS: dict[Order, tuple[str, str]] = {
     ),
     "disagreement": (
         "greatest disagreement first", "CASE WHEN proposed THEN 1 - probability ELSE probability END DESC, relation",
+    ),
+    "verifier": (
+        "greatest disagreement with the verifier first", "abs(opinion - probability) DESC NULLS LAST, relation",
     ),
     "rare": ("rarest predicate first", "frequency, score DESC, relation"),
     "random": ("random", "hash(relation, $seed::BIGINT), relation"),
