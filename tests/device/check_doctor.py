@@ -56,7 +56,7 @@ def test_an_operand_left_on_the_host_turns_the_networks_red(device, monkeypatch)
 
 
 def test_a_process_that_dies_turns_its_line_red(device, monkeypatch):
-    monkeypatch.setattr(device_checks, "_exchange", die)
+    monkeypatch.setattr(device_checks, "_rank", die)
     found = outcome_of(CHECKS["several processes"], device)
     assert found.state == "failed" and "exit code 3" in found.figure
 
