@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from models.deformable_read_triton import OFF
+from pipeline.report.formatting import bytes_in_words
 from pipeline.run.context import RunContext
 from pipeline.run.device_outcome import NEAR_BF16, REPORT, Absent, Check, Outcome, is_gpu
 from pipeline.run.doctor import require_readable
@@ -48,28 +49,16 @@ TUNED = ("precision", "activation_checkpointing", "micro_batch", "num_workers")
 class Ran:
     """A training run that is over, and what it took."""
 
-    config: TrainConfig
     changes: Mapping[str, Any]
     """Settings in which it differs from the recipe."""
     summary: Summary
-
-    @cached_property
-    def tracked(self) -> dict[str, float]:
-        """Its last values for trackers: images_per_second, memory_gib, data_wait, loss and others."""
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        events = EventAccumulator(str(self.config.tracking / "tensorboard")).Reload()
-        return {name: events.Scalars(name)[-1].value for name in events.Tags()["scalars"]}
-
-    @cached_property
-    def measured(self) -> Any:
-        """The content of `MEASURED`."""
-        return json.loads((self.config.work / MEASURED).read_bytes())
-
-    @cached_property
-    def weights(self) -> str:
-        """Digest of the trained weights."""
-        return digest_file(self.config.work / MODEL)
+    tracked: Mapping[str, float]
+    """Its last values for trackers: images_per_second, memory_gib, data_wait, loss and others."""
+    measured: Mapping[str, Any]
+    """The content of `MEASURED`."""
+    weights: str
+    """Digest of the trained weights."""
+    checkpoint_bytes: int
 
     @property
     def speed(self) -> float:
@@ -142,9 +131,8 @@ class Rehearsal:
 
     def _again(self, device: torch.device) -> Outcome:
         ran = self._run("again", {"checkpoint_every": STEPS})
-        size = sum(path.stat().st_size for path in (ran.config.work / CHECKPOINTS).glob("*/*")) / 2
-        seconds = ran.summary.checkpoint_wait / 2
-        figure = f"after {2 * STEPS} steps; {seconds:.2g} s for a checkpoint of {size / 1e9:.2g} GB"
+        seconds, size = ran.summary.checkpoint_wait / 2, bytes_in_words(ran.checkpoint_bytes / 2)
+        figure = f"after {2 * STEPS} steps; {seconds:.2g} s for a checkpoint of {size}"
         self._repeats = ran.weights == self._needed.weights
         if self._repeats:
             return Outcome(f"the same weights {figure}")
@@ -164,9 +152,11 @@ class Rehearsal:
     def _variant(self, name: str, value: Any, device: torch.device) -> Outcome:
         """Tries a setting on top of the best ones, to which it belongs from then on if it is faster."""
         ran = self._run(f"{name} {value}", {**self._best_changes, name: value})
-        figure, is_near = self._beside(ran)
-        if name == "precision" and not is_near:
-            return Outcome(figure, "wrong", f"keep another precision, and {REPORT}")
+        figure = self._beside(ran)
+        if name == "precision":
+            figure += f"; the loss differs by {self._far(ran):.2%}"
+            if not self._far(ran) <= NEAR_BF16:
+                return Outcome(figure, "wrong", f"keep another precision, and {REPORT}")
         if self._best is None or ran.speed > GAIN * self._best.speed:
             self._best = ran
         return Outcome(figure)
@@ -181,7 +171,7 @@ class Rehearsal:
             ran = self._run("plainly", self._best_changes)
         finally:
             os.environ[name] = before
-        figure, is_near = self._beside(ran)
+        figure, is_near = f"{self._beside(ran)}; the loss differs by {self._far(ran):.2%}", self._far(ran) <= NEAR_BF16
         if is_near and ran.speed <= GAIN * (self._best or self._needed).speed:
             return Outcome(figure)
         return Outcome(figure, "slow" if is_near else "wrong", f"set {OFF} in the environment, and {REPORT}")
@@ -202,9 +192,9 @@ class Rehearsal:
         self._keep(self._context.run, self._needed)
         try:
             require_readable(self._context)
-        except FatalError as error:
+            read_annotations(self._context, None)
+        except (PipelineError, OSError) as error:
             raise Absent("the speed is kept for `rlip estimate`; data are missing here") from error
-        read_annotations(self._context, None)
         made = with_trainings(estimate(Planner(self._context), None, None, 1, None), self._context, None)
         hours = (
             f"{made.hours:,.3g} hours of processes" if made.gpu_hours is None else f"{made.gpu_hours:,.3g} GPU-hours"
@@ -237,12 +227,12 @@ class Rehearsal:
     def _best_changes(self) -> Mapping[str, Any]:
         return self._best.changes if self._best else {}
 
-    def _beside(self, ran: Ran) -> tuple[str, bool]:
-        """A run beside the best one in words, and whether their losses are near each other."""
-        if self._best is None:
-            return str(ran), True
-        far = abs(ran.tracked["loss"] / self._best.tracked["loss"] - 1)
-        return f"{ran}; before {self._best}; the loss differs by {far:.2%}", far <= NEAR_BF16
+    def _beside(self, ran: Ran) -> str:
+        return f"{ran}; before {self._best}" if self._best else str(ran)
+
+    def _far(self, ran: Ran) -> float:
+        """How far its loss is from that of the best run, as a share."""
+        return abs(ran.tracked["loss"] / self._best.tracked["loss"] - 1) if self._best else 0.0
 
     def _keep(self, run: Run, ran: Ran) -> None:
         """Notes a speed for `rlip estimate`."""
@@ -268,7 +258,18 @@ class Rehearsal:
         prepare(config)
         if dies_after is not None:
             (work / DIES).write_text(str(dies_after))
-        return Ran(config, changes, launch(config, lambda *_: None, WORKER))
+        summary = launch(config, lambda *_: None, WORKER)
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # an extra of training
+
+        events = EventAccumulator(str(config.tracking / "tensorboard"), purge_orphaned_data=False).Reload()
+        return Ran(
+            changes,
+            summary,
+            tracked={each: events.Scalars(each)[-1].value for each in events.Tags()["scalars"]},
+            measured=json.loads((work / MEASURED).read_bytes()),
+            weights=digest_file(work / MODEL),
+            checkpoint_bytes=sum(path.stat().st_size for path in (work / CHECKPOINTS).glob("*/*")),
+        )
 
 
 def _without_missing_files(settings: Any) -> TrainingSettings:

@@ -41,7 +41,7 @@ def write_synthetic_shard(folder: Path, settings: TrainingSettings, sizes: Sizes
 
 
 def noise(width: int, height: int, random: np.random.Generator) -> bytes:
-    """Returns a JPEG."""
+    """Returns a JPEG of smoothed noise, with the detail of a photograph."""
     grains = Image.fromarray(random.integers(0, 255, (max(height // 8, 1), max(width // 8, 1), 3), np.uint8))
     written = io.BytesIO()
     grains.resize((width, height), Image.Resampling.BICUBIC).save(written, "JPEG", quality=90)
