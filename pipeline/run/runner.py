@@ -44,7 +44,7 @@ def run(context: RunContext, display: Display) -> Outcome:
 
 def preload_imports(steps: Iterable[Step]) -> None:
     """Import what the workers of these steps need once for all of them, when the first worker starts."""
-    preload(module for step in steps for module in step.stage(step.settings).imports())
+    preload(module for step in steps for module in (step.stage.__module__, *step.stage(step.settings).imports()))
 
 
 def run_step(planner: Planner, step: Step, display: Display, work: Work) -> StepOutcome:

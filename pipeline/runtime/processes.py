@@ -18,6 +18,8 @@ from pathlib import Path
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that limit the threads of numerical libraries."""
+_ONE_THREAD = {**dict.fromkeys(THREADS, "1"), "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""Also keeps one of pyarrow's allocators from starting a thread on import, with which forks would not be safe."""
 _PRELOADED: list[str] = []
 _STARTING = threading.Lock()
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -36,7 +38,7 @@ def preload(modules: Iterable[str]) -> None:
     """Name modules that the process of `fork_context` imports when it starts, so that its forks need no seconds for
     them.
 
-    Importing them must start no thread and open no device, else forks are not safe: pyarrow's allocator starts one.
+    Importing them must start no thread and open no device, else forks are not safe.
     """
     _PRELOADED.extend(module for module in modules if module not in _PRELOADED)
 
@@ -100,8 +102,8 @@ def one_thread_each() -> Iterator[None]:
     Numerical libraries read the environment when they are loaded, which is before a worker's own first line.
     """
     with _STARTING:
-        before = {name: os.environ.get(name) for name in THREADS}
-        os.environ.update(dict.fromkeys(THREADS, "1"))
+        before = {name: os.environ.get(name) for name in _ONE_THREAD}
+        os.environ.update(_ONE_THREAD)
         try:
             yield
         finally:

@@ -29,8 +29,8 @@ class PretrainStage(Stage):
         return self.settings.files()
 
     def imports(self) -> tuple[str, ...]:
-        """The module of the network, which its ranks train."""
-        return ("models.rlip",)
+        """The module of its ranks."""
+        return ("pipeline.training.worker",)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Train in separate processes. Must be called from the main thread."""

@@ -37,8 +37,8 @@ class TrainTaggerStage(Stage):
         return artifact.manifest.counts.rows_out > 0
 
     def imports(self) -> tuple[str, ...]:
-        """The module of the network, which its ranks train."""
-        return ("models.relation_tagger",)
+        """The module of its ranks."""
+        return ("pipeline.training.worker",)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Train in separate processes. Must be called from the main thread."""

@@ -359,7 +359,7 @@ def _loaded(
     batches: MicroBatches, numbers: _Numbers, settings: TrainingSettings, device: torch.device
 ) -> Iterator[MicroBatch]:
     """Yields micro-batches, prepared here or by loader processes. Raises `PipelineError`."""
-    preload(["torch"])  # for the loader processes
+    preload(["pipeline.training.batches"])  # for the loader processes
     loader = torch.utils.data.DataLoader(
         batches,
         batch_size=None,

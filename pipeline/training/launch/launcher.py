@@ -20,7 +20,7 @@ from pipeline.training.launch import messages
 from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.meeting import LOOPBACK, file_store, interface_of, meeting, require_gpus, tcp_store
 from pipeline.training.launch.messages import Command, MessageStore, NodeState
-from pipeline.training.launch.rank_processes import IMPORTS, WORKER, Placement, RankProcesses
+from pipeline.training.launch.rank_processes import WORKER, Placement, RankProcesses
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError, RetryableError
 
@@ -46,7 +46,7 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
     """
     settings = config.settings
     require_gpus(settings)
-    ready_to_fork(IMPORTS)  # Other nodes take a coordinator that waits for imports to be lost.
+    ready_to_fork([WORKER])  # Other nodes take a coordinator that waits for imports to be lost.
     for name in (SUMMARY, MODEL, PROGRESS):
         (config.work / name).unlink(missing_ok=True)
     checkpoints = CheckpointFolder(config.work / CHECKPOINTS)

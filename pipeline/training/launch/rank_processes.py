@@ -19,8 +19,6 @@ from pipeline.training.launch.meeting import STORE
 
 WORKER = "pipeline.training.worker"
 """The module whose `main` a rank runs with the path of its configuration. It returns the exit code."""
-IMPORTS = ("models.rlip",)
-"""Modules that take a rank seconds to import."""
 _ROOT = Path(__file__).resolve().parents[3]
 _KILL_SECONDS = 5.0
 
@@ -54,7 +52,7 @@ class RankProcesses:
         self._work, self._placement = config.work, placement
         self._processes: list[ForkServerProcess] = []
         self._oom_kills = oom_kills()
-        preload(IMPORTS)
+        preload([WORKER])
         try:
             for local in range(config.settings.processes):
                 forget_failure(config.work, placement.first + local)
