@@ -125,11 +125,11 @@ def _exchange(ranks: Ranks) -> list[float]:
 
 
 def sharing(device: torch.device) -> Outcome:
-    """A gradient by DDP and by FSDP2 beside that of one process, and the checkpoint of FSDP2's processes read by one."""
+    """The gradient's norm by DDP and FSDP2 beside that of one process, and FSDP2's checkpoint read by one process."""
     differences = [max(each) for each in zip(*_by_rank(shared_step, device), strict=True)]
     figure = ", ".join(
         f"{what} differs by {far:.1e}"
-        for what, far in zip(("DDP's gradient", "FSDP2's", "its checkpoint"), differences, strict=True)
+        for what, far in zip(("the gradient's norm by DDP", "by FSDP2", "its checkpoint"), differences, strict=True)
     )
     is_right = max(differences[:2]) <= 10 * NEAR and not differences[2]
     return (

@@ -276,7 +276,9 @@ def with_trainings(made: Estimate, context: RunContext, images: int | None) -> E
 def _rehearsed(row: StepEstimate, images: int, settings: TrainingSettings, speed: Mapping[str, Any]) -> StepEstimate:
     """`speed`: what a rehearsal noted."""
     asked = settings.row_settings()
-    differing = [name for name, value in speed["settings"].items() if name not in _SAME_SPEED and value != asked[name]]
+    differing = [
+        name for name, value in speed["settings"].items() if name not in _SAME_SPEED and value != asked.get(name)
+    ]
     seconds = images / speed["images_per_second"] * speed["processes"]
     basis = (
         f"rehearsed: {speed['images_per_second']:.3g} synthetic images/s on {speed['processes']} x {speed['device']}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -117,7 +117,7 @@ class Rehearsal:
         return Outcome("; ".join(each.detail for each in found))
 
     def _as_it_is(self, device: torch.device) -> Outcome:
-        self._first = self._best = ran = self._run("first", {})
+        self._first = self._best = ran = self._run({})
         values, parts = ran.tracked, ran.measured["parts"]
         figure = f"{ran}, MFU {values['mfu']:.1%}, " if "mfu" in values else f"{ran}, "
         figure += (
@@ -130,7 +130,7 @@ class Rehearsal:
         return Outcome(figure, *(("slow", "raise num_workers") if values["data_wait"] > MOST_WAITING else ()))
 
     def _again(self, device: torch.device) -> Outcome:
-        ran = self._run("again", {"checkpoint_every": STEPS})
+        ran = self._run({"checkpoint_every": STEPS})
         seconds, size = ran.summary.checkpoint_wait / 2, bytes_in_words(ran.checkpoint_bytes / 2)
         figure = f"after {2 * STEPS} steps; {seconds:.2g} s for a checkpoint of {size}"
         self._repeats = ran.weights == self._needed.weights
@@ -139,7 +139,7 @@ class Rehearsal:
         return Outcome(f"other weights {figure}", "wrong", f"resumed runs will differ in their last bits; {REPORT}")
 
     def _killed(self, device: torch.device) -> Outcome:
-        ran = self._run("killed", {"checkpoint_every": STEPS // 2, "restarts": 1}, dies_after=STEPS)
+        ran = self._run({"checkpoint_every": STEPS // 2, "restarts": 1}, dies_after=STEPS)
         figure = f"killed after step {STEPS}, resumed from step {ran.summary.resumed_from}"
         if not ran.summary.resumed_from:
             return Outcome(figure, "wrong", f"its checkpoint was lost; {REPORT}")
@@ -151,7 +151,12 @@ class Rehearsal:
 
     def _variant(self, name: str, value: Any, device: torch.device) -> Outcome:
         """Tries a setting on top of the best ones, to which it belongs from then on if it is faster."""
-        ran = self._run(f"{name} {value}", {**self._best_changes, name: value})
+        try:
+            ran = self._run({**self._best_changes, name: value})
+        except FatalError as error:
+            if "out of memory" not in str(error):
+                raise
+            raise Absent(str(error)) from error
         figure = self._beside(ran)
         if name == "precision":
             figure += f"; the loss differs by {self._far(ran):.2%}"
@@ -168,7 +173,7 @@ class Rehearsal:
         before = os.environ.get(name, "")
         os.environ[name] = value  # ranks have the environment of this process
         try:
-            ran = self._run("plainly", self._best_changes)
+            ran = self._run(self._best_changes)
         finally:
             os.environ[name] = before
         figure, is_near = f"{self._beside(ran)}; the loss differs by {self._far(ran):.2%}", self._far(ran) <= NEAR_BF16
@@ -182,7 +187,7 @@ class Rehearsal:
         view = {"shortest": self._settings.shortest and (side,), "crop": 0.0, "smallest": 1.0}
         size = (640, 640 * min(side, self._settings.image_size) // self._settings.image_size)
         try:
-            return Outcome(str(self._run("largest", {**self._best_changes, **view}, sizes=(size,))))
+            return Outcome(str(self._run({**self._best_changes, **view}, sizes=(size,))))
         except PipelineError:
             self._best = self._first
             raise
@@ -240,44 +245,39 @@ class Rehearsal:
         facts["settings"] = _with(self._settings, ran.changes).row_settings()
         run.note(REHEARSAL, {**run.read_document(REHEARSAL), self._stage: facts})
 
-    def _run(
-        self, name: str, changes: Mapping[str, Any], *, sizes: Sizes = SIZES, dies_after: int | None = None
-    ) -> Ran:
+    def _run(self, changes: Mapping[str, Any], *, sizes: Sizes = SIZES, dies_after: int | None = None) -> Ran:
         settings = _with(self._settings, {**_short(self._settings), **changes})
         settings = settings.model_copy(update={"batch": settings.micro_batch * settings.processes})
-        work = Path(mkdtemp(prefix=f"{name} ", dir=self._folder))
         if sizes not in self._shards:
-            self._shards[sizes] = write_synthetic_shard(work / "shards", settings, sizes)
-        config = TrainConfig(
-            kind="tagger" if isinstance(settings, TaggerSettings) else "pretrain",
-            settings=settings,
-            work=work,
-            tracking=work / "tracking",
-            shards=(self._shards[sizes],),
-        )
-        prepare(config)
-        if dies_after is not None:
-            (work / DIES).write_text(str(dies_after))
-        summary = launch(config, lambda *_: None, WORKER)
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # an extra of training
+            folder = self._folder / f"shards-{len(self._shards)}"
+            self._shards[sizes] = write_synthetic_shard(folder, settings, sizes)
+        kind = "tagger" if isinstance(settings, TaggerSettings) else "pretrain"
+        with TemporaryDirectory(dir=self._folder) as name:
+            work, shards = Path(name), (self._shards[sizes],)
+            config = TrainConfig(kind=kind, settings=settings, work=work, tracking=work / "tracking", shards=shards)
+            prepare(config)
+            if dies_after is not None:
+                (work / DIES).write_text(str(dies_after))
+            return _finished(config, changes, launch(config, lambda *_: None, WORKER))
 
-        events = EventAccumulator(str(config.tracking / "tensorboard"), purge_orphaned_data=False).Reload()
-        return Ran(
-            changes,
-            summary,
-            tracked={each: events.Scalars(each)[-1].value for each in events.Tags()["scalars"]},
-            measured=json.loads((work / MEASURED).read_bytes()),
-            weights=digest_file(work / MODEL),
-            checkpoint_bytes=sum(path.stat().st_size for path in (work / CHECKPOINTS).glob("*/*")),
-        )
+
+def _finished(config: TrainConfig, changes: Mapping[str, Any], summary: Summary) -> Ran:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # an extra of training
+
+    events = EventAccumulator(str(config.tracking / "tensorboard"), purge_orphaned_data=False).Reload()
+    return Ran(
+        changes,
+        summary,
+        tracked={name: events.Scalars(name)[-1].value for name in events.Tags()["scalars"]},
+        measured=json.loads((config.work / MEASURED).read_bytes()),
+        weights=digest_file(config.work / MODEL),
+        checkpoint_bytes=sum(path.stat().st_size for path in (config.work / CHECKPOINTS).glob("*/*")),
+    )
 
 
 def _without_missing_files(settings: Any) -> TrainingSettings:
     files = {"pretrained": settings.pretrained, "tokenizer": settings.tokenizer}
-    made: TrainingSettings = settings.model_copy(
-        update={name: None for name, path in files.items() if path and not path.exists()}
-    )
-    return made
+    return _with(settings, {name: None for name, path in files.items() if path and not path.exists()})
 
 
 def _with(settings: TrainingSettings, changes: Mapping[str, Any]) -> TrainingSettings:
