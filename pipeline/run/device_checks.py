@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
-import tempfile
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import torch
-import torch.distributed as dist
-from torch import multiprocessing
 
-from pipeline.run.device_networks import (
-    READINGS,
-    TAGGER,
-    captioning,
-    compilation,
-    forward,
-    labelling,
-    reading,
-    shared_step,
-    step,
-)
-from pipeline.run.device_outcome import NEAR, REPORT, Absent, Check, Outcome, is_gpu, seconds, tf32, wait
+from pipeline.run.device_networks import READINGS, TAGGER, captioning, compilation, forward, labelling, reading, step
+from pipeline.run.device_outcome import Check, Outcome, is_gpu, seconds, tf32
+from pipeline.run.device_processes import exchange, sharing
 from pipeline.runtime.execute import installed_version
-from pipeline.runtime.processes import fork_context
-from pipeline.training.ranks import Ranks
 
 
 def versions(device: torch.device) -> Outcome:
@@ -97,67 +79,6 @@ def copies(device: torch.device) -> Outcome:
             figure, "slow", "starting an operation takes more than 20 µs: is the CPU of the host busy or asleep?"
         )
     return Outcome(figure)
-
-
-def exchange(device: torch.device) -> Outcome:
-    """Bandwidth of a sum over all GPUs, or over two processes on the CPU."""
-    rates, sums = zip(*_by_rank(_exchange, device), strict=True)
-    count = len(rates)
-    figure = f"{min(rates):.3g} GB/s over {count} processes by {'NCCL' if is_gpu(device) else 'gloo'}"
-    if set(sums) != {count * (count + 1) / 2}:
-        return Outcome(f"{figure}, sums {sorted(set(sums))}", "wrong", "run nccl-tests, and look for NCCL_ variables")
-    if is_gpu(device) and min(rates) < 5:
-        return Outcome(figure, "slow", "GPUs exchange by the host: look at `nvidia-smi topo -m` and NCCL_P2P_DISABLE")
-    return Outcome(figure)
-
-
-def _exchange(ranks: Ranks) -> list[float]:
-    values = torch.full((2**26 if is_gpu(ranks.device) else 2**18,), ranks.rank + 1.0, device=ranks.device)
-    ranks.summed(values)
-    total, repeated = float(values[-1]), 5
-    wait(ranks.device)
-    began = time.perf_counter()
-    for _ in range(repeated):
-        ranks.summed(values)
-    wait(ranks.device)
-    rate = repeated * values.nbytes * 2 * (ranks.count - 1) / ranks.count / (time.perf_counter() - began) / 1e9
-    return [rate, total]
-
-
-def sharing(device: torch.device) -> Outcome:
-    """The gradient's norm by DDP and FSDP2 beside that of one process, and FSDP2's checkpoint read by one process."""
-    differences = [max(each) for each in zip(*_by_rank(shared_step, device), strict=True)]
-    figure = ", ".join(
-        f"{what} differs by {far:.1e}"
-        for what, far in zip(("the gradient's norm by DDP", "by FSDP2", "its checkpoint"), differences, strict=True)
-    )
-    is_right = max(differences[:2]) <= 10 * NEAR and not differences[2]
-    return (
-        Outcome(figure) if is_right else Outcome(figure, "wrong", f"see whether a line above is wrong, then {REPORT}")
-    )
-
-
-def _by_rank(work: Callable[[Ranks], list[float]], device: torch.device) -> list[list[float]]:
-    """What a function returns in a process for each GPU, or in two on the CPU."""
-    count = torch.cuda.device_count() if is_gpu(device) else 2
-    if count < 2:
-        raise Absent("one GPU")
-    fork_context()
-    with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.start_processes(  # type: ignore[no-untyped-call]
-            _rank, (count, folder, is_gpu(device), work), nprocs=count, start_method="forkserver"
-        )
-        return [json.loads((Path(folder) / str(rank)).read_bytes()) for rank in range(count)]
-
-
-def _rank(rank: int, count: int, folder: str, is_on_gpus: bool, work: Callable[[Ranks], list[float]]) -> None:
-    device = torch.device("cuda", rank) if is_on_gpus else torch.device("cpu")
-    if is_on_gpus:
-        torch.cuda.set_device(device)
-    store = dist.FileStore(str(Path(folder) / "meet"), count)
-    dist.init_process_group("nccl" if is_on_gpus else "gloo", store=store, rank=rank, world_size=count)
-    (Path(folder) / str(rank)).write_text(json.dumps(work(Ranks(rank, count, device))))
-    dist.destroy_process_group()
 
 
 CHECKS: dict[str, Check] = {

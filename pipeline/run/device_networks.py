@@ -5,12 +5,10 @@ They are small and random away from GPUs, where only the way matters, not the sp
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,13 +24,6 @@ from models.relation_tagger import PairQueries
 from models.text_encoder import TextTokens
 from models.weights import build
 from pipeline.run.device_outcome import NEAR, NEAR_BF16, REPORT, Outcome, compared, difference, is_gpu, seconds, tf32
-from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingState
-from pipeline.training.checkpoints.folder import CheckpointFolder
-from pipeline.training.config import CHECKPOINTS
-from pipeline.training.optimizer import gradient_norm, make_optimizer
-from pipeline.training.parallel import make_parallel
-from pipeline.training.ranks import Ranks
-from pipeline.training.settings import TrainingSettings
 from pipeline.training.worker import be_deterministic
 
 SIZES = 20
@@ -214,39 +205,6 @@ def step(device: torch.device) -> Outcome:
         if is_right
         else Outcome(figure, "wrong", f"see whether a network above is wrong, then {REPORT}")
     )
-
-
-def shared_step(ranks: Ranks) -> list[float]:
-    """A step of several processes: how far the gradient's norm by DDP and by FSDP2 is from that of one process, and the
-    weights in FSDP2's checkpoint, read by one process, from those that were written."""
-    be_deterministic()
-    found = []
-    for way in ("ddp", "fsdp"):
-        work = Work.on(ranks.device, _config())
-        _, alone = work.gradients()
-        work.network.zero_grad(set_to_none=True)
-        settings = TrainingSettings(parallel=way, batch=ranks.count, micro_batch=1, processes=ranks.count)
-        parallel, optimizer = make_parallel(work.network, ranks, settings), make_optimizer(work.network, settings)
-        predictions = parallel.module(work.images, None, work.texts, *work.queries).float()
-        parallel.backward(SetCriterion()(predictions, work.targets)["loss"], True)
-        parallel.finish()
-        norm = gradient_norm(list(work.network.parameters()))
-        found.append(abs(float(norm / alone.norm()) - 1))
-        optimizer.step()
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(ranks.agreed(folder))
-        checkpoints = Checkpointer(
-            TrainingState(work.network, optimizer, None), settings, place, ranks, True, lambda note: None
-        )
-        checkpoints.save(1, {})
-        checkpoints.close()
-        written, fresh = parallel.whole_state(), Work.on(ranks.device, _config()).network
-        ranks.agreed(None)  # the checkpoint is there
-        TrainingState(fresh, make_optimizer(fresh, settings), None).load(CheckpointFolder(place / CHECKPOINTS).path(1))
-        read = fresh.state_dict()
-        found.append(difference([read[name] for name in written], list(written.values())) if written else 0.0)
-        ranks.agreed(None)  # all have read it
-    return found
 
 
 def compilation(device: torch.device) -> Outcome:
