@@ -14,6 +14,7 @@ import numpy as np
 
 from models.deformable_read_loops import Levels, loops
 from pipeline.training.tracking import flops
+from tagger.categories.wordnet import kinds_above
 from tagger.parsing.parser import load_parser, parse_captions
 
 MODULES = (
@@ -54,3 +55,4 @@ for module in MODULES:
 for network in NETWORKS.values():
     compile_loops(*network)
 parse_captions(["two dogs chase a man"], load_parser())
+kinds_above("dog")
