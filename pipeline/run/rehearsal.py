@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import torch
@@ -249,8 +249,7 @@ class Rehearsal:
         settings = _with(self._settings, {**_short(self._settings), **changes})
         settings = settings.model_copy(update={"batch": settings.micro_batch * settings.processes})
         if sizes not in self._shards:
-            folder = self._folder / f"shards-{len(self._shards)}"
-            self._shards[sizes] = write_synthetic_shard(folder, settings, sizes)
+            self._shards[sizes] = write_synthetic_shard(Path(mkdtemp(dir=self._folder)), settings, sizes)
         kind = "tagger" if isinstance(settings, TaggerSettings) else "pretrain"
         with TemporaryDirectory(dir=self._folder) as name:
             work, shards = Path(name), (self._shards[sizes],)

@@ -24,8 +24,10 @@ IMAGES, BOXES, RELATIONS = 64, 7, 3
 
 
 def write_synthetic_shard(folder: Path, settings: TrainingSettings, sizes: Sizes) -> Shard:
-    """Writes images of these sizes in turn, with as many names as a step is scored against or boxes and relations are."""
-    folder.mkdir()
+    """Writes images of these sizes in turn, with as many names as a step is scored against or boxes and relations are.
+
+    `folder`: an empty one.
+    """
     random, samples, labels = np.random.default_rng(0), [], {}
     for number in range(IMAGES):
         width, height = sizes[number % len(sizes)]
