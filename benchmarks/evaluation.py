@@ -12,20 +12,35 @@ V-COCO's with resampled copies.
 from __future__ import annotations
 
 import functools
+import importlib
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pycocotools.coco
+import pycocotools.cocoeval
 
-from benchmarks.harness import Row, in_own_process, parser, peak_mib, run, wall_seconds
+from benchmarks.harness import Row, cpu_seconds, in_own_process, parser, peak_mib, run
 from pipeline.evaluation.bootstrap import bootstrap, resampled
+from pipeline.evaluation.detection import Detections, average_precision_50
+from pipeline.evaluation.detections.read import read_detections
+from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import HicoRules, Triplet, match_hico, score_hico
-from pipeline.evaluation.relations import Integers, Relations, aligned_iou, scores_of
+from pipeline.evaluation.relations import Integers, LabelledBoxes, Relations, aligned_iou, scores_of
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, score_scene_graphs
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import VcocoTruth
+from storage.tables import DETECTIONS
+
+PART = 100
+"""Images that are drawn and written together."""
 
 HICO_IMAGES, TRIPLETS, TRUTHS = 9658, 600, 3.5
 """Size of HICO-DET's test set, with the mean number of true interactions of an image."""
@@ -146,6 +161,67 @@ def plain_hico(
         for other in given:
             truths[other[3]] += 1
     return {triplet: _plain_precision(ranked[triplet], number) for triplet, number in truths.items()}
+
+
+def authors_hico(predicted: Relations, truth: Relations, rules: HicoRules) -> dict[Triplet, float]:
+    """Returns HICO-DET's average precision per triplet by the steps of RLIPv2's `hico_eval.py`.
+
+    Each prediction is a query of a network: an entry for each of 117 verbs, all of which are sorted. Duplicates of a
+    triplet are suppressed in NumPy; overlaps are computed for each true and predicted box, one after the other.
+    """
+    found: dict[Triplet, list[tuple[float, bool]]] = defaultdict(list)
+    truths: dict[Triplet, int] = defaultdict(int)
+    for image in range(truth.images):
+        own, given = (each.take(slice(*np.searchsorted(each.image, (image, image + 1)))) for each in (predicted, truth))
+        boxes, true = (_as_entries(each) for each in (own, given))
+        scores = np.zeros((len(own), 117))
+        scores[np.arange(len(own)), own.predicates] = scores_of(own)
+        pairs = [
+            {"subject": 2 * query, "object": 2 * query + 1, "verb": verb, "score": score}
+            for query, row in enumerate(scores)
+            for verb, score in enumerate(row)
+        ]
+        pairs.sort(key=lambda pair: pair.get("score", 0), reverse=True)
+        groups: dict[Triplet, list[dict[str, Any]]] = defaultdict(list)
+        for pair in pairs[: rules.per_image]:
+            ends = (int(boxes[pair[end]]["label"]) for end in ("subject", "object"))
+            groups[Triplet(*ends, pair["verb"])].append(pair)
+        overlaps = np.zeros((len(true), len(boxes)))
+        for row, one in enumerate(true):
+            for column, other in enumerate(boxes):
+                overlaps[row, column] = plain_iou(one["box"], other["box"]) if one["label"] == other["label"] else 0.0
+        kept = [(pair, kind) for kind, group in groups.items() for pair in _suppressed(group, boxes, rules)]
+        taken: set[int] = set()
+        for pair, kind in sorted(kept, key=lambda each: -each[0]["score"]):
+            nearest, most = -1, 0.0
+            for place in range(len(given)):
+                least = min(overlaps[2 * place, pair["subject"]], overlaps[2 * place + 1, pair["object"]])
+                if pair["verb"] == given.predicates[place] and least >= rules.overlap and least > most:
+                    nearest, most = place, least
+            found[kind].append((pair["score"], nearest >= 0 and nearest not in taken))
+            taken.add(nearest)
+        for labels in given.triplets.tolist():
+            truths[Triplet(*labels)] += 1
+    return {kind: _plain_precision(found[kind], number) for kind, number in truths.items()}
+
+
+def _as_entries(relations: Relations) -> list[dict[str, Any]]:
+    """Subject and object of each relation in turn."""
+    ends = (relations.subject_boxes, relations.object_boxes), (relations.subject_labels, relations.object_labels)
+    boxes, labels = (np.stack(each, axis=1) for each in ends)
+    return [{"box": box, "label": label} for box, label in zip(boxes.reshape(-1, 4), labels.reshape(-1), strict=True)]
+
+
+def _suppressed(group: list[dict[str, Any]], boxes: list[dict[str, Any]], rules: HicoRules) -> list[dict[str, Any]]:
+    """The pairs of a triplet, best first, that no better one suppresses."""
+    ends = [np.array([boxes[pair[end]]["box"] for pair in group]) for end in ("subject", "object")]
+    left, kept = np.arange(len(group)), []
+    while len(left):
+        kept.append(group[left[0]])
+        subject, object_ = (aligned_iou(each[left[:1]], each[left[1:]]) for each in ends)
+        overlap = subject**rules.subject_power * object_**rules.object_power
+        left = left[1:][overlap <= (np.inf if rules.suppression is None else rules.suppression)]
+    return kept
 
 
 def graphs(images: int, pairs: int = 150, predicates: int = 50, seed: int = 0) -> tuple[Relations, Relations]:
@@ -288,8 +364,8 @@ def _plain_precision(ranked: list[tuple[float, bool]], truths: int) -> float:
 def alone(images: int, repeats: int) -> list[Row]:
     """Measures the median time of the metric, and the memory of this process."""
     sides = synthetic(images)
-    seconds = median(wall_seconds(lambda: score_hico(*sides, HicoRules())) for _ in range(repeats))
-    return [Row("metric", "s", seconds), Row("peak memory", "GB", peak_mib() * 2**20 / 1e9)]
+    seconds = median(cpu_seconds(lambda: score_hico(*sides, HicoRules())) for _ in range(repeats))
+    return [Row("metric, CPU time", "s", seconds), Row("peak memory", "GB", peak_mib() * 2**20 / 1e9)]
 
 
 def beside_the_loop(images: int, plain_images: int, resamples: int) -> list[Row]:
@@ -300,19 +376,24 @@ def beside_the_loop(images: int, plain_images: int, resamples: int) -> list[Row]
     def mean(chosen: Integers) -> dict[str, float]:
         return {"mAP": matches.scores(chosen).mean()}
 
-    interval = wall_seconds(lambda: bootstrap(mean, images, resamples=resamples)) * 1000 / resamples
+    interval = cpu_seconds(lambda: bootstrap(mean, images, resamples=resamples))
     few = np.arange(min(plain_images, images))
     part = resampled(predicted, few), resampled(truth, few)
     plain, expected = [plain_relations(side) for side in part], {}
-    loop = wall_seconds(lambda: expected.update(plain_hico(*plain, rules))) * images / len(few)
+    loop = cpu_seconds(lambda: expected.update(plain_hico(*plain, rules))) * images / len(few)
     ours = score_hico(*part, rules).average_precision
     if expected.keys() != ours.keys() or any(abs(expected[each] - ours[each]) > 1e-9 for each in ours):
         raise RuntimeError("the loop gives other average precisions")
-    seconds = wall_seconds(lambda: score_hico(predicted, truth, rules))
+    theirs: dict[Triplet, float] = {}
+    authors = cpu_seconds(lambda: theirs.update(authors_hico(*part, rules))) * images / len(few)
+    if any(abs(expected[each] - theirs[each]) > 1e-9 for each in expected):
+        raise RuntimeError("the authors' steps give other average precisions")
+    seconds = cpu_seconds(lambda: score_hico(predicted, truth, rules))
     note = f"the loop ran on {len(few):,} images and is scaled"
     return [
         Row("metric, beside a plain loop over images", "s", seconds, loop, note),
-        Row("an interval from 1,000 resamples", "s", interval),
+        Row("metric, beside the steps of the authors' evaluator", "s", seconds, authors, note),
+        Row(f"an interval from {resamples:,} resamples", "s", interval),
     ]
 
 
@@ -323,26 +404,106 @@ def scene_graphs(images: int, plain_images: int) -> list[Row]:
     few = np.arange(min(plain_images, images))
     part = resampled(predicted, few), resampled(truth, few)
     expected: dict[str, float] = {}
-    loop = wall_seconds(lambda: expected.update(plain_graphs(*part, rules))) * images / len(few)
+    loop = cpu_seconds(lambda: expected.update(plain_graphs(*part, rules))) * images / len(few)
     if abs(score_scene_graphs(*part, rules).recall[50] - expected["R@50"]) > 1e-9:
         raise RuntimeError("the loop gives another recall")
-    seconds = wall_seconds(lambda: score_scene_graphs(predicted, truth, rules))
+    seconds = cpu_seconds(lambda: score_scene_graphs(predicted, truth, rules))
     note = f"{images:,} images; the loop ran on {len(few):,} of them and is scaled"
     return [Row("Visual Genome's metric, 7,500 rows an image, beside a loop over images", "s", seconds, loop, note)]
 
 
+def write_graphs(path: Path, images: int) -> None:
+    """Writes the predictions of `graphs` as our table, a hundred images at a time."""
+    box, pair = (DETECTIONS.field(name).type.value_type for name in ("boxes", "pairs"))
+    with pq.ParquetWriter(path, DETECTIONS, compression="zstd") as file:
+        for first in range(0, images, PART):
+            found, _ = graphs(PART, seed=first)
+            ends = np.stack([found.subject_boxes, found.object_boxes], axis=1)[::50].reshape(-1, 4)
+            labels = np.stack([found.subject_labels, found.object_labels], axis=1)[::50].reshape(-1)
+            sides = [pa.array(each, pa.float32()) for each in (*ends[:, :2].T, *(ends[:, 2:] - ends[:, :2]).T)]
+            numbers = np.tile(np.repeat(np.arange(0, len(labels) // PART, 2), 50), PART).astype(np.int32)
+            boxes = [pa.array(labels).cast(pa.string()), pa.array(np.ones(len(labels), np.float32)), *sides]
+            pairs = [
+                numbers,
+                numbers + 1,
+                pa.array(found.predicates).cast(pa.string()),
+                found.scores.astype(np.float32),
+            ]
+            lists = [
+                pa.ListArray.from_arrays(
+                    np.arange(0, len(columns[-1]) + 1, len(columns[-1]) // PART, dtype=np.int32),
+                    pa.StructArray.from_arrays([pa.array(each) for each in columns], fields=list(kind)),
+                )
+                for columns, kind in ((boxes, box), (pairs, pair))
+            ]
+            ids = np.arange(first, first + PART)
+            size = [pa.array(np.full(PART, side, np.int32)) for side in (640, 480)]
+            file.write_table(pa.table([ids, ids.astype(str), *size, *lists], schema=DETECTIONS))
+
+
+def read_graphs(path: Path, images: int) -> list[Row]:
+    """Measures reading such a table for the figures of scene graphs, and the memory of this process."""
+    names = [tuple(map(str, range(count))) for count in (150, 50)]
+    none, boxes = np.zeros(0, np.int64), np.zeros((0, 4))
+    truth = GroundTruth(
+        *names, np.arange(images), tuple(map(str, range(images))), np.tile([640, 480], (images, 1)),
+        Relations(images, none, boxes, boxes, none, none, none), LabelledBoxes(none, boxes, none), np.zeros((0, 2), np.int64),
+    )  # fmt: skip
+    seconds = cpu_seconds(lambda: read_detections(path, truth, per_image=None))
+    note = f"{images:,} images with 7,500 pairs"
+    memory = Row("reading them: peak memory", "GB", peak_mib() * 2**20 / 1e9, note=note)
+    return [Row("a table of scene graphs for Visual Genome's figures, CPU time", "s", seconds, note=note), memory]
+
+
+COCO_PEERS = {"faster-coco-eval": ("faster_coco_eval", "COCOeval_faster"), "hotcoco": ("hotcoco", "COCOeval")}
+"""Package → its module, and its counterpart of `COCOeval`."""
+
+
+def coco_boxes(images: int, peer: str) -> list[Row]:
+    """Measures AP50 of boxes as we compute it, by pycocotools, beside a package with the same interface."""
+    draws = np.random.default_rng(0)
+    found, given = [], []
+    for _ in range(images):
+        boxes, labels = _boxes(draws, 7), draws.integers(0, 80, 7)
+        row = np.where(draws.random(100) < 0.3, draws.integers(0, 7, 100), -1)
+        own = np.where(row >= 0, labels[row], draws.integers(0, 80, 100))
+        found.append(Detections(_moved_or_random(draws, row, boxes[row]), own, draws.random(100)))
+        given.append(Detections(boxes, labels))
+    name = f"AP50 of boxes, {images:,} images, beside {peer}, CPU time"
+    module, evaluator = COCO_PEERS[peer]
+    expected: dict[int, float] = {}
+    seconds = cpu_seconds(lambda: expected.update(average_precision_50(found, given)))
+    try:
+        package = importlib.import_module(module)
+    except ImportError:
+        return [Row(name, "s", seconds, note="not installed")]
+    pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval = package.COCO, getattr(package, evaluator)
+    values: dict[int, float] = {}
+    peers = cpu_seconds(lambda: values.update(average_precision_50(found, given)))
+    if any(abs(values[label] - expected[label]) > 1e-9 for label in expected):
+        raise RuntimeError(f"{peer} gives other average precisions")
+    return [Row(name, "s", seconds, peers)]
+
+
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields the rows of three processes."""
+    """Yields the rows, each from a process of its own."""
     yield from in_own_process(alone, given.images, given.repeats)
     yield from in_own_process(scene_graphs, given.graphs, given.plain_images)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "graphs.parquet"
+        in_own_process(write_graphs, path, given.table)
+        yield from in_own_process(read_graphs, path, given.table)
     yield from in_own_process(beside_the_loop, given.images, given.plain_images, given.resamples)
+    for peer in COCO_PEERS:
+        yield from in_own_process(coco_boxes, given.graphs, peer)
 
 
 if __name__ == "__main__":
     options = parser(__doc__)
     options.add_argument("--images", type=int, default=HICO_IMAGES)
     options.add_argument("--plain-images", type=int, default=200, help="number of images that the loop runs on")
-    options.add_argument("--graphs", type=int, default=1000, help="number of images with scene graphs")
+    options.add_argument("--graphs", type=int, default=1000, help="number of images with scene graphs, and with boxes")
+    options.add_argument("--table", type=int, default=2600, help="number of images in the table that is read")
     options.add_argument("--repeats", type=int, default=5)
-    options.add_argument("--resamples", type=int, default=50)
+    options.add_argument("--resamples", type=int, default=1000)
     run(options, measure)

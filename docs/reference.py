@@ -182,7 +182,7 @@ def _sections(
 ) -> Iterator[tuple[str, type[Any], bool]]:
     """Dotted name, class, and whether the section is a stage's settings, for a model and all models inside it, each once."""
     yield prefix.removesuffix("."), model, keyed
-    stages = {"ingest", "detect", "caption", "parse", "train_tagger", "tag", "shard", "evaluate", "settings"}
+    stages = {"ingest", "detect", "caption", "parse", "train_tagger", "tag", "verify", "shard", "evaluate", "settings"}
     for name, annotation, _, _, _ in _fields(model):
         inner = _section_of(annotation)
         inherited = any(name in getattr(base, "model_fields", {}) for base in model.__mro__[1:])

@@ -12,7 +12,7 @@ from prefect.exceptions import ObjectNotFound
 
 from storage.errors import FatalError
 
-GPU_STAGES = frozenset({"detect", "caption", "train_tagger", "tag", "pretrain", "evaluate"})
+GPU_STAGES = frozenset({"detect", "caption", "train_tagger", "tag", "verify", "pretrain", "evaluate"})
 """Stages that compute on a GPU where there is one."""
 
 LIMIT = "gpu"

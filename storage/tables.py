@@ -142,6 +142,14 @@ DROPPED = pa.schema(
 RELATIONS = pa.schema([("image_id", pa.int64()), ("tagger", pa.string()), ("relations", pa.list_(RELATION))])
 """`tagger` is the digest of the tagger that made the scores."""
 
+OPINION = pa.struct(
+    [("subject", pa.int32()), ("predicate", pa.string()), ("object", pa.int32()), ("probability", pa.float32())]
+)
+"""What a verifier says of a kept label, by boxes and canonical predicate: the probability that it holds."""
+
+OPINIONS = pa.schema([("image_id", pa.int64()), ("verifier", pa.string()), ("opinions", pa.list_(OPINION))])
+"""Second opinions on kept labels, which are no one's verdicts. `verifier` identifies the labeller that gave them."""
+
 DETECTED_BOX = pa.struct(
     [("category", pa.string()), ("score", pa.float32()), *[(side, pa.float32()) for side in "xywh"]]
 )
@@ -266,6 +274,7 @@ SCHEMAS: Mapping[tuple[str, str], pa.Schema] = {
     ("tag", "candidates"): CANDIDATES,
     ("tag", "dropped"): DROPPED,
     ("tag", "relations"): RELATIONS,
+    ("verify", "opinions"): OPINIONS,
     ("shard", "shards"): SHARD_MEMBERS,
     ("shard_tagger", "shards"): SHARD_MEMBERS,
     ("fingerprint", "fingerprints"): FINGERPRINTS,

@@ -1,13 +1,20 @@
 """A stub of an endpoint in the OpenAI-compatible chat form, as a process: `python chat_stub.py LOG [RATES as JSON]`.
 
 It prints its URL. What it answers follows from image and seed alone: two captions, or, at the given rates, a fault. Rates:
-`empty`, `cut`, `refused` (an answer without use), `broken` (no JSON), `rejected` (status 400), `error` (500), `busy` (429
-once), `hang` (no answer in time). `seconds` is the time of an answer, `model` the name that it reports. Each answer that is
-paid for is a line of LOG.
+`empty`, `cut`, `refused`, `prose` (an answer without use), `broken` (no JSON), `rejected` (status 400), `error` (500),
+`busy` (429 once), `hang` (no answer in time). `seconds` is the time of an answer, `model` the name that it reports. Each
+answer that is paid for is a line of LOG.
+
+To questions of a forced choice it answers with the first choice that is true, in `wrong` of the questions with another.
+`truth` is a JSON file of the true predicates by pair, "person (0, 0, 500, 500), horse (400, 0, 900, 900)"; without it, the
+first predicate is true. `surety`, if it isn't 0, is the probability of what it chooses, in log-probabilities. With `counts`
+false it counts no tokens.
 """
 
 import hashlib
 import json
+import math
+import re
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +24,43 @@ from threading import Lock
 LOG = Path(sys.argv[1])
 RATES = json.loads(sys.argv[2] if len(sys.argv) > 2 else "{}")
 SECONDS, MODEL = RATES.pop("seconds", 0.0), RATES.pop("model", "stub")
+WRONG, SURETY, FILE = (RATES.pop(name, 0) for name in ("wrong", "surety", "truth"))
+COUNTS = RATES.pop("counts", True)
+TRUTH = json.loads(Path(FILE).read_text()) if FILE else None
 LOCK, BUSY = Lock(), set()
+BOX, QUESTION = re.compile(r"^(\d+): (.*)$", re.M), re.compile(r"^(\d+)\. .* (\d+) and .* (\d+): (.*)$", re.M)
+
+
+def share(*of: object) -> float:
+    """A number in [0, 1) that follows from its arguments."""
+    return int(hashlib.sha256(repr(of).encode()).hexdigest()[:8], 16) / 2**32
+
+
+def choices_of(prompt: str, seed: int, model: str) -> dict[str, tuple[str, str]]:
+    """Question → letter and all letters."""
+    boxes, chosen = dict(BOX.findall(prompt)), {}
+    for number, subject, other, listed in QUESTION.findall(prompt):
+        names = dict(choice.split(" ", 1) for choice in listed.split(", "))
+        pair = f"{boxes[subject]}, {boxes[other]}"
+        true = [names["b"]] if TRUTH is None else TRUTH.get(pair, [])
+        right = next((letter for letter, name in names.items() if name in true), "a")
+        others = [letter for letter in names if letter != right]
+        drawn = share(pair, listed, seed, model)
+        chosen[number] = others[int(drawn / WRONG * len(others))] if drawn < WRONG else right, "".join(names)
+    return chosen
+
+
+def tokens_of(chosen: dict[str, tuple[str, str]]) -> list[dict[str, object]]:
+    """The tokens of a JSON answer, with log-probabilities at the letters."""
+    tokens = []
+    for number, (letter, letters) in chosen.items():
+        rest = (1 - SURETY) / max(len(letters) - 1, 1)
+        for text in ("{" if not tokens else ", ", f'"{number}": "'):
+            tokens.append({"token": text, "logprob": 0.0, "top_logprobs": []})
+        odds = [{"token": each, "logprob": math.log(SURETY if each == letter else rest)} for each in letters]
+        tokens.append({"token": letter, "logprob": math.log(SURETY), "top_logprobs": odds})
+        tokens.append({"token": '"', "logprob": 0.0, "top_logprobs": []})
+    return [*tokens, {"token": "}", "logprob": 0.0, "top_logprobs": []}]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -26,8 +69,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        image = body["messages"][0]["content"][1]["image_url"]["url"]
-        asked = hashlib.sha256(f"{image} {body['seed']}".encode()).hexdigest()
+        prompt, image = (each.get("text") or each["image_url"]["url"] for each in body["messages"][0]["content"])
+        chosen = choices_of(prompt, body["seed"], body["model"])
+        asked = hashlib.sha256(f"{image} {body['seed']} {prompt if chosen else ''}".encode()).hexdigest()
         drawn, fault = int(asked[:8], 16) / 2**32, ""
         for name, rate in RATES.items():
             if not fault and drawn < rate:
@@ -47,9 +91,14 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "broken":
             return self.reply(200, "<html>")
         text = "" if fault == "empty" else f"- A person riding a horse.\n- A horse next to person {asked[:6]}."
+        if chosen and text and fault != "prose":
+            text = json.dumps({number: letter for number, (letter, _) in chosen.items()})
         message = {"content": text, "refusal": "I can't help with that." if fault == "refused" else None}
         choice = {"message": message, "finish_reason": "length" if fault == "cut" else "stop"}
-        self.reply(200, json.dumps({"model": MODEL, "choices": [choice], "usage": {"total_tokens": 100}}))
+        if SURETY and body.get("logprobs"):
+            choice["logprobs"] = {"content": tokens_of(chosen)}
+        usage = {"prompt_tokens": 80, "completion_tokens": 20, "total_tokens": 100}
+        self.reply(200, json.dumps({"model": MODEL, "choices": [choice], "usage": usage if COUNTS else None}))
 
     def reply(self, status: int, text: str, *headers: tuple[str, str]) -> None:
         self.send_response(status)

@@ -1,7 +1,10 @@
 """Fixtures shared by all test folders."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -160,3 +163,35 @@ def recipe(book: RunBuilder) -> Any:
     source = {"name": "toys", "format": "coco", "images": book.pictures / "toys", "annotations": "none.json"}
     data = {"sources": [source], "label": ["toys"], "tagger": ["toys"]}
     return Recipe.model_validate({"name": "toy", "data": data, "shard": {"threshold": 0.5}})
+
+
+class Stub:
+    """A running endpoint of `chat_stub.py`, and the answers that it gave."""
+
+    def __init__(self, folder: Path, rates: dict[str, float | str]) -> None:
+        self.log = folder / "answers.log"
+        self.log.touch()
+        command = [sys.executable, ROOT / "tests" / "chat_stub.py", self.log, json.dumps(rates)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+
+    def answers(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Iterator[Callable[..., Stub]]:
+    """Starts stubs with the rates of their faults."""
+    running: list[Stub] = []
+
+    def start(**rates: float | str) -> Stub:
+        folder = tmp_path / f"stub {len(running)}"
+        folder.mkdir()
+        running.append(Stub(folder, rates))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.process.kill()
+        each.process.wait()

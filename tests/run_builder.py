@@ -21,6 +21,7 @@ SCHEMAS = {
     "caption": ("captions", tables.CAPTIONS),
     "parse": ("triplets", tables.TRIPLETS),
     "tag": ("relations", tables.RELATIONS),
+    "verify": ("opinions", tables.OPINIONS),
     "train_tagger": ("tagger", tables.METRICS),
     "shard": ("shards", tables.SHARD_MEMBERS),
     "pretrain": ("weights", tables.METRICS),
@@ -124,7 +125,8 @@ def triplets(image_id: int, *found: tuple[int, str, str, str]) -> dict[str, Any]
     rows = [
         {
             "subject": s, "subject_lemma": s, "predicate": p, "predicate_lemma": p, "object": o, "object_lemma": o,
-            "caption": caption, "rule": "hand", **spans,
+            "caption": caption, "rule": "hand", **spans, "subject_count": 1, "object_count": 1,
+            "subject_attributes": [], "object_attributes": [],
         }
         for caption, s, p, o in found
     ]  # fmt: skip

@@ -24,6 +24,7 @@ from pipeline.cli.options import AsJson, Files, Overrides, further_files
 from pipeline.data.archives import gunzip, unpack
 from pipeline.data.catalogue import CATALOGUE, PublicFile, PublicSet, find_sets, in_bytes
 from pipeline.data.download import Report, download, mirrored, require_digest
+from pipeline.runtime.plugins import plugin_names
 from storage.errors import FatalError
 
 DATA = Path("data")
@@ -130,22 +131,25 @@ def make_scenes(
 def convert(
     source_format: Annotated[str, typer.Argument(metavar="FROM", help="A format of docs/datasets.md, e.g. vcoco.")],
     annotations: Annotated[Path, typer.Argument(metavar="ANNOTATIONS", help="Its annotation file.")],
-    target_format: Annotated[str, typer.Argument(metavar="TO", help="hico_det, vcoco or visual_genome.")],
+    target_format: Annotated[
+        str, typer.Argument(metavar="TO", help=f"A format of rlip export: {', '.join(plugin_names('exports'))}.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     files: Files = None,
+    split: Annotated[
+        str, typer.Option(help="vg150, psg: the split to read. Other formats: what to call it.")
+    ] = "train",
+    masks: Annotated[
+        Path | None, typer.Option(help="psg, coco_panoptic: folder of the PNGs, whose masks become COCO's run lengths.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert annotations to another public format, and report what it can't represent."""
     from pipeline.interop.annotation_converter import convert_annotations
+    from pipeline.interop.export_run import print_export
 
-    tally = convert_annotations(source_format, annotations, target_format, out, further_files(files or []))
-    if as_json:
-        print(json.dumps({"out": str(out), "wrote": dict(tally.wrote), "lost": tally.as_json()}))
-        return
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{out}: " + ", ".join(f"{count:,} {kind}" for kind, count in tally.wrote.items()), markup=False)
-    for reason, count in tally.as_json().items():
-        console.print(f"  lost: {reason}: {count:,}", markup=False)
+    more = further_files(files or [])
+    print_export(convert_annotations(source_format, annotations, target_format, out, more, split, masks), as_json)
 
 
 def _chosen(sets: Sequence[PublicSet], only: Sequence[str]) -> list[PublicFile]:

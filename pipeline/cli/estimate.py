@@ -50,7 +50,7 @@ def estimate(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Estimate a run's worker-hours, wall time, bytes and cost from what an earlier run took per image.
+    """Estimate a run's worker-hours, wall time, bytes, tokens and cost from what an earlier run took per image.
 
     Unless --images is set, the run's report compares the estimate with what the run took.
     """
@@ -104,6 +104,11 @@ def _lines(total: Estimate) -> list[str]:
         lines.append(
             f"{total.cost_per_1000_relations:,.2f} per 1,000 kept relations, {total.kept_per_image:.2f} an image"
         )
+    if total.tokens is not None:
+        price = "set prompt_price and completion_price in the options to price them"
+        if total.tokens_price is not None:
+            price = f"{total.tokens_price:,.2f} by prompt_price and completion_price"
+        lines.append(f"Endpoint: {total.tokens[0]:,} tokens of prompts and {total.tokens[1]:,} of answers; {price}")
     if far := [step for step in total.steps if step.factor > FARTHEST]:
         worst = max(far, key=lambda step: step.factor)
         lines.append(

@@ -121,7 +121,7 @@ def _write_report(
         lambda position: read_image(Path(uris[position]) if root is None else root.place(uris[position])),
     )
     summary = summarise(
-        NAMES.get(benchmark, benchmark),
+        "psg" if options.masks else NAMES.get(benchmark, benchmark),
         name,
         evaluated.figures,
         evaluated.classes,
@@ -309,6 +309,8 @@ def score(
                 write_atomic(report_folder / "comparison.json", comparison.as_json().encode())
             else:
                 setting = options.split.name if options.split and options.split.name in PUBLISHED else "full"
+                if benchmark == "vg":
+                    setting = "boxes given" if boxes_given else "SGDet"
                 _write_report(report_folder, benchmark, scored[0], root, setting, options)
     page = None if report_folder is None else report_folder / "index.html"
     figures = tuple(scored[0].model.evaluated.figures)

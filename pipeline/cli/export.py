@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
-from pipeline.interop.export_run import print_export
+from pipeline.interop.export_run import export_run, print_export
 from pipeline.runtime.plugins import plugin_names
 from storage.open_store import existing_store
 from storage.runs import find_run
@@ -35,4 +35,5 @@ def export(
 ) -> None:
     """Export the captions, triplets, candidates and labels of a run; report what the chosen format cannot represent."""
     run = find_run(existing_store(store), run_name)
-    print_export(run, form, out or Path("out/export") / f"{run_name}-{form}", threshold, all_scores, as_json)
+    folder = out or Path("out/export") / f"{run_name}-{form}"
+    print_export(export_run(run, form, folder, threshold, all_scores), as_json)

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.datasets.annotations import as_id, is_inside
+from pipeline.data.datasets.annotations import as_id
+from pipeline.data.datasets.coco_panoptic import segment_ids
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.psg import EXPECTED
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import annotation_source
-from pipeline.data.images.opening import BadImage, read_image
+from pipeline.data.images.opening import BadImage
 from pipeline.data.images.refs import ImageFolder, uri_of
 from pipeline.evaluation.relations import Floats, Integers, LabelledBoxes, Relations
 from pipeline.runtime.stage import Rejected
@@ -119,8 +120,7 @@ class GroundTruth:
     def with_masks(self, annotations: Path, folder: ImageFolder) -> GroundTruth:
         """Adds the masks of both ends of each relation, from the PNGs that PSG's annotations name within a folder.
 
-        A pixel is part of the segment of id R + 256 G + 256² B (Kirillov et al. 2019). Raises `FatalError` for a PNG that
-        can't be read, is of another size than the image, or lacks a segment.
+        Raises `FatalError` for a PNG that can't be read, is of another size than the image, or lacks a segment.
         """
         from pycocotools.mask import encode
 
@@ -133,10 +133,8 @@ class GroundTruth:
             if not len(places):
                 continue
             try:
-                name, ids = entry["pan_seg_file_name"], [int(each["id"]) for each in entry["segments_info"]]
-                if not is_inside(name):
-                    raise BadImage("file name not usable", name)
-                pixels = np.asarray(read_image(folder.place(name))).astype(np.int64) @ [1, 256, 256**2]
+                ids = [int(each["id"]) for each in entry["segments_info"]]
+                pixels = segment_ids(folder, entry["pan_seg_file_name"])
                 if pixels.shape != (height_width := tuple(self.sizes[position, ::-1])):
                     raise BadImage("another size than the image", f"{pixels.shape}, not {height_width}")
                 for place in places.tolist():

@@ -106,14 +106,14 @@ def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None =
 
     Raises ValueError if the numbers of images differ, scores are missing or not finite, or `validity` lacks a label.
     """
-    from pipeline.evaluation.loops import find  # Numba takes half a second to load
+    from pipeline.evaluation.loops import find, sort_by_digits  # Numba takes half a second to load
 
     rules = rules or HicoRules()
     if predicted.images != truth.images:
         raise ValueError(f"predictions are of {predicted.images} images, the ground truth is of {truth.images}")
-    kinds = np.unique(truth.triplets, axis=0)
-    number, true_number = _numbered(predicted, kinds), _numbered(truth, kinds)
-    ranked = np.argsort(-_scores(predicted, rules), kind="stable")
+    kinds, numbers = _numbering(truth)
+    number, true_number = _numbered(predicted, numbers), _numbered(truth, numbers)
+    ranked = sort_by_digits(_descending(_scores(predicted, rules)), np.arange(len(predicted)))
     order = ranked[_stable(predicted.image[ranked])]
     bounds = np.searchsorted(predicted.image, np.arange(predicted.images + 1))
     # Other triplets than those of the truth count among the best of an image, and for nothing else.
@@ -176,19 +176,34 @@ def _has_object(predicted: Relations, truth: Relations) -> Flags:
     return np.isin(predicted.image * width + predicted.object_labels, truth.image * width + truth.object_labels)
 
 
+def _descending(scores: Floats) -> NDArray[np.uint64]:
+    """Returns numbers that are ordered as the scores are from the best on."""
+    bits = (scores + 0.0).view(np.int64)  # zeros have one form
+    return np.where(bits < 0, bits, bits ^ np.iinfo(np.int64).max).view(np.uint64)
+
+
 def _stable(keys: Integers) -> Integers:
     """Returns the order that sorts keys of at least 0, which keeps equal ones in theirs."""
     # NumPy sorts integers of 16 bits by digits, in a fifth of the time.
     return np.argsort(keys.astype(np.min_scalar_type(int(keys.max(initial=0)))), kind="stable")
 
 
-def _numbered(relations: Relations, kinds: Integers) -> Integers:
-    """Returns the row of `kinds` (sorted, unique) that equals each triplet, or len(kinds) where none does."""
-    if not len(kinds):
-        return np.zeros(len(relations), np.int64)
-    sizes = kinds.max(axis=0) + 2
-    labels = np.stack([relations.subject_labels, relations.object_labels, relations.predicates])
-    inside = ((labels >= -1) & (labels < sizes[:, None] - 1)).all(axis=0)
-    code, known = (np.ravel_multi_index(tuple(rows + 1), tuple(sizes), mode="clip") for rows in (labels, kinds.T))
-    place = np.searchsorted(known, code).clip(max=len(known) - 1)
-    return np.where(inside & (known[place] == code), place, len(kinds))
+def _numbering(truth: Relations) -> tuple[Integers, Integers]:
+    """Returns the K different triplets of the truth, ascending, and their numbers by labels, from -2 on; K elsewhere.
+
+    The edges of the table are triplets that the truth lacks.
+    """
+    labels = truth.triplets.T + 2
+    there = np.zeros(labels.max(axis=1, initial=1) + 2, bool)
+    there[tuple(labels)] = True
+    kinds = np.argwhere(there)
+    numbers = np.full(there.shape, len(kinds))
+    numbers[there] = np.arange(len(kinds))
+    return kinds - 2, numbers
+
+
+def _numbered(relations: Relations, numbers: Integers) -> Integers:
+    """Returns the number of each triplet. Labels beyond the table are those at its edges."""
+    labels = (relations.subject_labels, relations.object_labels, relations.predicates)
+    places = (np.clip(each + 2, 0, size - 1) for each, size in zip(labels, numbers.shape, strict=True))
+    return np.asarray(numbers[tuple(places)])

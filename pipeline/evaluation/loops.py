@@ -32,6 +32,30 @@ def iou(one: Any, other: Any) -> Any:
 
 
 @_compiled
+def sort_by_digits(keys: Any, order: Any) -> Any:
+    """Returns the N places of `order` by ascending `keys` (uint64). Equal keys keep their order."""
+    keys, other_keys, other = keys.copy(), np.empty_like(keys), np.empty_like(order)
+    for shift in range(0, 64, _DIGIT):
+        digits = (keys >> np.uint64(shift)) & np.uint64(2**_DIGIT - 1)
+        starts = np.zeros(2**_DIGIT + 1, np.int64)
+        for digit in digits:
+            starts[digit + 1] += 1
+        if starts.max() == len(keys):  # all alike, as the last bits of numbers in single precision are
+            continue
+        starts = np.cumsum(starts)
+        for place in range(len(keys)):
+            target = starts[digits[place]]
+            starts[digits[place]] += 1
+            other_keys[target], other[target] = keys[place], order[place]
+        keys, other_keys, order, other = other_keys, keys, other, order
+    return order
+
+
+_DIGIT = 11
+"""Bits that are sorted at once, of which 64 have six."""
+
+
+@_compiled
 def power(base: float, exponent: float) -> float:
     """Returns `base ** exponent`."""
     return base if exponent == 1 else np.sqrt(base) if exponent == 0.5 else base**exponent
@@ -69,19 +93,26 @@ def find(
     overlap exceeds `suppression`; a truth is found where both boxes overlap by `overlap`.
     """
     taken = np.zeros(len(true_names), np.bool_)
+    # The last prediction kept of each name in an image, and the one kept before it, so that others are not looked at.
+    last, before = np.full(names.max() + 1 if len(names) else 0, -1), np.empty(len(names), np.int64)
     for image in range(len(bounds) - 1):
         for place in range(bounds[image], bounds[image + 1]):
+            last[names[order[place]]] = -1
+        for place in range(bounds[image], bounds[image + 1]):
             item = order[place]
-            alone = True
-            for better in order[bounds[image] : place]:
-                if names[better] == names[item] and outcome[better] > 0:
-                    subject = power(iou(subjects[better], subjects[item]), powers[0])
-                    if subject > suppression:
-                        alone = not subject * power(iou(objects[better], objects[item]), powers[1]) > suppression
-                        if not alone:
-                            break
-            if not alone:
+            better = last[names[item]]
+            while better >= 0:
+                subject = power(iou(subjects[better], subjects[item]), powers[0])
+                # No further factor exceeds 1.
+                if (
+                    subject > suppression
+                    and subject * power(iou(objects[better], objects[item]), powers[1]) > suppression
+                ):
+                    break
+                better = before[better]
+            if better >= 0:
                 continue
+            before[item], last[names[item]] = last[names[item]], item
             outcome[item] = 1
             nearest, most = -1, 0.0
             for truth in range(true_bounds[image], true_bounds[image + 1]):

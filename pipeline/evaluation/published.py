@@ -32,12 +32,15 @@ class PublishedTestSet:
     """Public files leave out images without a usable relation; fewer than these are another set"""
     classes: int | None = None
     """Number of classes with truth; None: not compared"""
+    related: bool = False
+    """Whether only images with relations count, as recall of scene graphs has them"""
 
     def difference(self, images: int, classes: int) -> str:
         """Returns how a test set differs from this one, as a sentence; nothing if it is this one."""
         if self.least_images <= images <= self.images and self.classes in (None, classes):
             return ""
         of = f"{self.images:,} images" + ("" if self.classes is None else f" and {self.classes} classes")
+        of = f"{of} with relations" if self.related else of
         words = "class" if classes == 1 else "classes"
         found = f"{images:,} images" + ("" if self.classes is None else f" and {classes} {words}")
         return f"Published results are of the whole test set of {self.name}, {of}. This one has {found}: they do not compare."
@@ -55,13 +58,13 @@ class PublishedResult:
 
 
 def published_test_set(benchmark: str) -> PublishedTestSet | None:
-    """Returns the test set of `hico-det`, `v-coco` or `open-images`; None for others."""
+    """Returns the test set of a benchmark of the file; None for others."""
     found = _document()["test_sets"].get(benchmark)
     return None if found is None else PublishedTestSet(**found)
 
 
 def published_results(benchmark: str, suppression: bool | None = None) -> tuple[PublishedResult, ...]:
-    """Returns what is published for `hico-det`, `v-coco` or `open-images`, in the file's order; nothing for others.
+    """Returns what is published for a benchmark, in the file's order; nothing for one that the file lacks.
 
     `suppression`: only results by this rule about duplicates, or of an unstated one; None: all.
     """

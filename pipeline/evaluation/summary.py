@@ -38,6 +38,7 @@ KNOWN_CAVEATS: Mapping[str, tuple[str, ...]] = {
         "Missing labels: Visual Genome's annotators chose freely what to mark. Synonyms and unmarked relations are wrong.",
         "The most frequent predicates decide R@K; mR@K weighs all predicates the same.",
     ),
+    "psg": ("The most frequent predicates decide R@K; mR@K weighs all predicates the same.",),
 }
 
 
@@ -81,7 +82,7 @@ class EvaluationSummary:
     """What was evaluated: a run, weights or a file of detections"""
     backbone: str
     setting: str
-    """As in `published.toml`: full, 1%, 10%, NF, UC-RF, UC-NF"""
+    """As in `published.toml`, e.g. full or UC-RF"""
     figures: tuple[Figure, ...]
     classes: tuple[ClassScore, ...]
     images: int
@@ -136,7 +137,8 @@ def summarise(
     predicted, truth = dissection.predicted, dissection.truth
     scores = np.zeros(0) if predicted.scores is None else predicted.scores
     known = published_test_set(benchmark)
-    difference = known.difference(truth.images, len(classes)) if known else ""
+    images = len(np.unique(truth.image)) if known and known.related else truth.images
+    difference = known.difference(images, len(classes)) if known else ""
     is_share = bool(len(scores)) and bool(((scores >= 0) & (scores <= 1)).all())
     return EvaluationSummary(
         benchmark=benchmark,

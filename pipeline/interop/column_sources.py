@@ -98,6 +98,12 @@ SOURCES: Mapping[str, Mapping[str, _Columns]] = {
             **_from("images.boxes triplets.triplets", "triplet", "reason", "value"),
         },
     },
+    "verify": {
+        "opinions": {
+            **_same("images", "image_id"),
+            **_from(f"{_IMAGE} images.width images.height images.boxes relations.relations", "opinions"),
+        },
+    },
     "split": {
         "split": _from("images.boxes images.relations", "subject", "predicate", "object", "instances", "unseen"),
     },

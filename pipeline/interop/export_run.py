@@ -15,6 +15,9 @@ from storage.atomic import atomic_folder
 from storage.errors import FatalError
 from storage.runs import Run
 
+SHOWN = 12
+"""Number of files that are printed: those of Hugging Face's splits, and not every mask of PSG."""
+
 
 class Writer(Protocol):
     """What is registered as an export: writes the rows of a run into an empty folder, with relations that score enough.
@@ -35,7 +38,7 @@ class Exported:
     format: str
     folder: str
     labels: str = ""
-    """Which relations were exported: the choice that the run's shards keep, or all."""
+    """Which relations were exported: the choice that the run's shards keep, all, or annotated ones."""
     files: list[str] = field(default_factory=list)
     wrote: dict[str, int] = field(default_factory=dict)
     """Images, boxes, captions, relations etc. → count."""
@@ -43,21 +46,20 @@ class Exported:
     """Reason → count: information that the format cannot hold or that a setting excluded."""
 
 
-def print_export(
-    run: Run, form: str, folder: Path, threshold: float, all_scores: bool = False, as_json: bool = False
-) -> None:
-    """Exports a run and prints the files, how much was written, and what was lost."""
-    result = export_run(run, form, folder, threshold, all_scores)
+def print_export(result: Exported, as_json: bool = False) -> None:
+    """Prints the files, how much was written, and what was lost."""
     if as_json:
         print(json.dumps(asdict(result)))
         return
     console = Console()
-    for name in result.files:
-        console.print(str(folder / name), markup=False, soft_wrap=True)
+    for name in result.files[:SHOWN]:
+        console.print(f"{result.folder}/{name}", markup=False, soft_wrap=True)
+    if len(result.files) > SHOWN:
+        console.print(f"and {len(result.files) - SHOWN:,} more files")
     wrote = ", ".join(f"{number:,} {what}" for what, number in result.wrote.items())
     console.print(f"{wrote}; labels: {result.labels}", markup=False, soft_wrap=True)
     for reason, number in result.lost.items():
-        console.print(f"  not exported: {number} x {reason}", markup=False)
+        console.print(f"  not exported: {number} x {reason}", markup=False, soft_wrap=True)
 
 
 def export_run(run: Run, form: str, folder: Path, threshold: float = 0.0, all_scores: bool = False) -> Exported:
@@ -82,4 +84,5 @@ def export_run(run: Run, form: str, folder: Path, threshold: float = 0.0, all_sc
     except OSError as error:
         raise FatalError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from error
     labels = "all scores" if rows.choice is None else f"kept, {rows.choice.in_words()}"
+    labels = labels if "tag" in rows.steps() else "annotated"
     return Exported(run.name, form, str(folder), labels, files, dict(tally.wrote), tally.as_json())

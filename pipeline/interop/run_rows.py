@@ -9,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.data.datasets.names import COCO_CATEGORIES
+from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.labels.kept_labels import choice_of, kept_labels
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
@@ -16,6 +18,9 @@ from pipeline.runtime.stage import Rejected
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.runs import Run
+
+NAMES = "names"
+"""Document of a run that is made of annotations: the set's own object names and predicates, in the order of its ids."""
 
 
 class Tally:
@@ -150,7 +155,10 @@ def _tables_of(step: str, artifact: Artifact | None) -> list[str]:
 def relations_of(image: ImageRows, threshold: float, tally: Tally) -> list[dict[str, Any]]:
     """Returns relations that score at least `threshold`, best first, or annotated ones if the image is not tagged."""
     if "relations" not in image.rows:
-        return image.items("images", "relations")
+        annotated = image.items("images", "relations")
+        with_object = [relation for relation in annotated if relation["object"] != NO_OBJECT]
+        tally.note("relation without object", len(annotated) - len(with_object))
+        return with_object
     scored = image.items("relations")
     tally.note("relation that the run does not keep", image.rows["relations"]["not_kept"])
     kept = [relation for relation in scored if relation["score"] >= threshold]
@@ -158,18 +166,54 @@ def relations_of(image: ImageRows, threshold: float, tally: Tally) -> list[dict[
     return sorted(kept, key=lambda r: (-r["score"], r["subject"], r["object"], r["predicate"]))
 
 
+def numbered_names(rows: RunRows, dataset: str, threshold: float) -> tuple[dict[str, int], dict[str, int]]:
+    """Returns object names and predicates with ids from 1: the dataset's own in its order, if known, then the others.
+
+    Objects have COCO's own ids if all names are COCO's.
+    """
+    objects: set[str] = set()
+    predicates: set[str] = set()
+    for image in rows.images(dataset, "images", "relations"):
+        objects.update(box["category"] for box in image.items("images", "boxes"))
+        annotated = [] if "relations" in image.rows else image.items("images", "relations")
+        predicates.update(r["predicate"] for r in annotated or relations_of(image, threshold, Tally()))
+    own = rows.run.read_document(NAMES)
+    names, verbs = (
+        [*dict.fromkeys((*own.get(kind, ()), *sorted(found)))]
+        for kind, found in (("objects", objects), ("predicates", predicates))
+    )
+    coco = {name: number for number, name in COCO_CATEGORIES.items()}
+    numbered = coco if coco.keys() >= {*names} else {name: number for number, name in enumerate(names, start=1)}
+    return numbered, {name: number for number, name in enumerate(verbs, start=1)}
+
+
 def without_crowds(
-    image: ImageRows, relations: list[dict[str, Any]], tally: Tally
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Returns the boxes that are not crowds, and the relations between them, re-indexed."""
-    boxes = image.items("images", "boxes")
-    usable = [index for index, box in enumerate(boxes) if not box["crowd"]]
-    places = {index: place for place, index in enumerate(usable)}
-    kept = [
-        relation | {"subject": places[relation["subject"]], "object": places[relation["object"]]}
-        for relation in relations
-        if relation["subject"] in places and relation["object"] in places
-    ]
-    tally.note("crowd box", len(boxes) - len(usable))
-    tally.note("relation of a crowd box", len(relations) - len(kept))
-    return [boxes[index] for index in usable], kept
+    rows: RunRows, dataset: str, threshold: float, tally: Tally
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Yields each image with its boxes that are not crowds, and the relations between them, re-indexed.
+
+    Counts them, and what a layout without scores and digests loses.
+    """
+    for image in rows.images(dataset, "images", "relations"):
+        if "images" not in image.rows:
+            continue
+        boxes, relations = image.items("images", "boxes"), relations_of(image, threshold, tally)
+        usable = [index for index, box in enumerate(boxes) if not box["crowd"]]
+        places = {index: place for place, index in enumerate(usable)}
+        kept = [
+            relation | {"subject": places[relation["subject"]], "object": places[relation["object"]]}
+            for relation in relations
+            if relation["subject"] in places and relation["object"] in places
+        ]
+        row = dict(image.rows["images"])
+        tally.note("crowd box", len(boxes) - len(usable))
+        tally.note("relation of a crowd box", len(relations) - len(kept))
+        tally.note("score, origin and calibration of a relation", sum("score" in relation for relation in kept))
+        tally.note("digest of an image", int(bool(row["digest"])))
+        tally.wrote.update({"images": 1, "boxes": len(usable), "relations": len(kept)})
+        yield row, [boxes[index] for index in usable], kept
+
+
+def size_fields(row: Mapping[str, Any]) -> dict[str, int]:
+    """Returns width and height of an image; empty if they are unknown."""
+    return {} if row["width"] is None else {"width": row["width"], "height": row["height"]}

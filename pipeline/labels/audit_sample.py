@@ -1,8 +1,9 @@
 """Draws a stratified random sample of labels, and estimates the precision of all labels from its verdicts.
 
-Strata are bands of the predicates' frequency crossed with bands of the score. Within a stratum, labels are judged in
-the order of numbers that depend only on content and seed (permanent random numbers; Ohlsson 1995, in Business Survey
-Methods): recomputed labels keep their place in the sample and thus their verdicts.
+Strata are bands of the predicates' frequency crossed with bands of the score or, where a verifier gave its opinion, with
+that (stratified prediction-powered inference; Fisch et al. 2024). Within a stratum, labels are judged in the order of
+numbers that depend only on content and seed (permanent random numbers; Ohlsson 1995, in Business Survey Methods):
+recomputed labels keep their place in the sample and thus their verdicts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,11 @@ Indices = NDArray[np.int64]
 RIGHT, WRONG, UNSURE, UNJUDGED = 1, 0, -1, -2
 FREQUENCY_BANDS = ("frequent", "middle", "rare")
 SCORE_BANDS = 4
+HOLDS = 0.5
+"""Probability from which a verifier counts as accepting a label."""
+REFUSED_RATE = 2.0
+"""How many times as often a label is drawn that the verifier refuses: such labels tell more, being right or wrong."""
+_SAID = {True: "accepted by the verifier", False: "refused by the verifier", None: "not verified"}
 MOST_AUDITED = 100_000
 """Maximum number of labels in an audit: those with the lowest numbers, a random sample large enough for any audit."""
 FIRST_OF_EACH = 2
@@ -38,18 +44,25 @@ Z95 = 1.959964
 
 @dataclass(frozen=True)
 class AuditStrata:
-    """The strata of N labels: `stratum` (N) indexes `names` (H), and `sizes` (H) counts the labels of each stratum."""
+    """The strata of N labels: `stratum` (N) indexes `names` (H), and `sizes` (H) counts the labels of each stratum.
+
+    `accepted` (H): whether the verifier accepts them; None: not verified.
+    """
 
     names: tuple[str, ...]
     stratum: Indices
     sizes: Indices
+    accepted: tuple[bool | None, ...]
 
     @classmethod
-    def of(cls, predicates: Sequence[str], scores: Sequence[float] | Numbers) -> AuditStrata:
+    def of(
+        cls, predicates: Sequence[str], scores: Sequence[float] | Numbers, opinions: Sequence[float | None] = ()
+    ) -> AuditStrata:
         """Divides labels into strata.
 
-        Predicates in descending order of frequency form three bands, each with a third of the labels. Scores are
-        divided at their quartiles.
+        Predicates in descending order of frequency form three bands, each with a third of the labels. If any label has
+        an opinion of a verifier, the probability that it holds, labels are divided by what it says; otherwise at the
+        quartiles of their scores.
         """
         values = np.asarray(scores, np.float64)
         counts = Counter(predicates)
@@ -57,15 +70,24 @@ class AuditStrata:
         for name, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
             band[name] = before * len(FREQUENCY_BANDS) // len(predicates)
             before += count
-        edges = np.unique(np.quantile(values, np.arange(1, SCORE_BANDS) / SCORE_BANDS)) if len(values) else np.array([])
-        heights = np.searchsorted(edges, values, side="right")
-        keys = list(zip((band[name] for name in predicates), (-heights).tolist(), strict=True))
+        said = [None if each is None else each >= HOLDS for each in opinions]
+        is_verified = any(each is not None for each in said)
+        if is_verified:
+            words = dict(enumerate(_SAID.values()))
+            second = [list(_SAID).index(each) for each in said]
+        else:
+            cuts = np.arange(1, SCORE_BANDS) / SCORE_BANDS
+            edges = np.unique(np.quantile(values, cuts)) if len(values) else np.array([])
+            limits = [0.0, *edges.tolist(), 1.0]
+            words = {-h: f"score {limits[h]:.2f} to {limits[h + 1]:.2f}" for h in range(len(limits) - 1)}
+            second = (-np.searchsorted(edges, values, side="right")).tolist()
+        keys = list(zip((band[name] for name in predicates), second, strict=True))
         present = sorted(set(keys))
-        limits = [0.0, *edges.tolist(), 1.0]
-        names = tuple(f"{FREQUENCY_BANDS[b]}, score {limits[-h]:.2f} to {limits[1 - h]:.2f}" for b, h in present)
+        names = tuple(f"{FREQUENCY_BANDS[b]}, {words[each]}" for b, each in present)
         place = {key: number for number, key in enumerate(present)}
         stratum = np.array([place[key] for key in keys], np.int64)
-        return cls(names, stratum, np.bincount(stratum, minlength=len(names)))
+        accepted = tuple(list(_SAID)[each] if is_verified else None for _, each in present)
+        return cls(names, stratum, np.bincount(stratum, minlength=len(names)), accepted)
 
 
 @dataclass(frozen=True)
@@ -93,6 +115,26 @@ class PredicatePrecision:
 
 
 @dataclass(frozen=True)
+class VerifierErrors:
+    """How a verifier judges labels, estimated from people's verdicts; None where none of them is right or wrong."""
+
+    accepts: float
+    """Share of the verified labels that it accepts, of those whose strata have verdicts."""
+    of_right: float | None
+    """Share of the right labels that it accepts."""
+    of_wrong: float | None
+    """Share of the wrong labels that it accepts."""
+
+    def in_words(self) -> str:
+        """The shares."""
+        right, wrong = ("–" if each is None else f"{each:.3f}" for each in (self.of_right, self.of_wrong))
+        return (
+            f"the verifier accepts {self.accepts:.3f} of the labels; by these verdicts, {right} of the right and {wrong} of "
+            "the wrong ones"
+        )
+
+
+@dataclass(frozen=True)
 class AuditPrecision:
     """The precision of labels, estimated from a stratified sample. None: no stratum has a confident verdict."""
 
@@ -109,6 +151,8 @@ class AuditPrecision:
     """Most judged first."""
     blind: int = 0
     """Labels among `judged` whose reviewers saw neither score nor ground truth."""
+    verifier: VerifierErrors | None = None
+    """None without a verifier, or without verdicts on labels that it verified."""
 
     def in_words(self) -> str:
         """The estimate with its interval and what it rests on."""
@@ -120,6 +164,7 @@ class AuditPrecision:
             f"{self.precision:.3f} of the labels are right before corrections (95 % interval of the sampling "
             f"{self.low:.3f} to {self.high:.3f}){whole}, by verdicts on {self.judged:,} labels of the random audit, "
             f"{self.blind:,} of them blind{unsure}"
+            + (f"; {self.verifier.in_words()}" if self.verifier is not None else "")
         )
 
 
@@ -160,10 +205,12 @@ def permanent_numbers_of(
 def audit_order(strata: AuditStrata, numbers: Numbers) -> Indices:
     """The indices of all N labels in the order to judge them, (N). Each prefix is a stratified random sample.
 
-    It begins with two labels of each stratum and continues in proportion to the strata's sizes.
+    It begins with two labels of each stratum and continues in proportion to the strata's sizes, at `REFUSED_RATE` where
+    the verifier refuses.
     """
     rank = _ranks(strata, numbers)
-    share = (rank + 0.5) / strata.sizes[strata.stratum] if len(rank) else np.zeros(0)
+    weights = strata.sizes * np.array([REFUSED_RATE if each is False else 1.0 for each in strata.accepted])
+    share = (rank + 0.5) / weights[strata.stratum] if len(rank) else np.zeros(0)
     return np.lexsort((numbers, share, rank >= FIRST_OF_EACH)).astype(np.int64)
 
 
@@ -204,8 +251,23 @@ def audit_precision(
     return AuditPrecision(
         precision, low, high, int(confident.sum()), unsure, total / len(outcomes), tuple(rows),
         _by_predicate(predicates, outcomes, np.flatnonzero(confident)),
-        0 if blind is None else int((confident & blind).sum()),
+        0 if blind is None else int((confident & blind).sum()), _verifier_errors(strata, rows),
     )  # fmt: skip
+
+
+def _verifier_errors(strata: AuditStrata, rows: Sequence[StratumCount]) -> VerifierErrors | None:
+    """Weighs the verdicts on what a verifier accepts and refuses by the sizes of their strata."""
+    found = [(a, row) for a, row in zip(strata.accepted, rows, strict=True) if a is not None and row.judged]
+    if not found:
+        return None
+
+    def accepted(share: Callable[[StratumCount], float]) -> float | None:
+        numbers = [(accepts, row.labels * share(row)) for accepts, row in found]
+        total = math.fsum(number for _, number in numbers)
+        return math.fsum(number for accepts, number in numbers if accepts) / total if total else None
+
+    right = accepted(lambda row: row.right / row.judged)
+    return VerifierErrors(accepted(lambda row: 1.0) or 0.0, right, accepted(lambda row: 1 - row.right / row.judged))
 
 
 def _by_predicate(

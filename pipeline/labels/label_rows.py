@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.labels.kept_labels import ChoiceSettings, choice_of, choice_or_all, judged_labels, kept_labels
 from pipeline.labels.label_overrides import overrides_of
-from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
+from pipeline.labels.labelled_partitions import candidates, images_with_boxes, opinions, require_same_boxes
 from pipeline.labels.verdicts import JudgedRelation, box4
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -115,6 +115,8 @@ class ReviewableLabel(NamedTuple):
     object: int
     subject_category: str
     object_category: str
+    opinion: float | None
+    """The probability that it holds, by the run's verifier; None if that has not judged it."""
 
 
 def reviewable_labels(
@@ -130,7 +132,7 @@ def reviewable_labels(
     choice = choice or choice_or_all(run)
     if all_scores:
         choice = choice.model_copy(update=NO_THRESHOLD)
-    images, tagged = images_with_boxes(run), run.artifacts("tag")
+    images, tagged, verified = images_with_boxes(run), run.artifacts("tag"), run.artifacts("verify")
     if not tagged:
         raise FatalError(f"run {run.name!r} has no artifacts of step 'tag': there are no labels to judge")
     for partition, artifact in sorted(tagged.items()):
@@ -138,6 +140,7 @@ def reviewable_labels(
             continue
         require_same_boxes(images[partition], artifact)
         kept = kept_labels(artifact.table("relations"), candidates(artifact), choice)
+        said = opinions(verified.get(partition), artifact)
         for row in images[partition].table("images").to_pylist():
             boxes = row["boxes"]
             for label in kept.get(row["image_id"], ()):
@@ -151,4 +154,5 @@ def reviewable_labels(
                     label.object,
                     ends[0]["category"],
                     ends[1]["category"],
+                    said.get((row["image_id"], label.subject, label.object, label.predicate)),
                 )

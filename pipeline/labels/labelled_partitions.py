@@ -49,6 +49,18 @@ def candidates(tagged: Artifact) -> pa.Table:
     return tagged.table("candidates") if "candidates.parquet" in tagged.manifest.files else CANDIDATES.empty_table()
 
 
+def opinions(verified: Artifact | None, tagged: Artifact) -> dict[tuple[int, int, int, str], float]:
+    """What the verifier says of labels, by image id, both boxes and canonical predicate; empty if it judged others."""
+    read = [] if verified is None else verified.manifest.terms["inputs"].get("relations", [tagged.content])
+    if verified is None or tagged.content not in read:
+        return {}
+    return {
+        (row["image_id"], each["subject"], each["object"], each["predicate"]): each["probability"]
+        for row in verified.table("opinions").to_pylist()
+        for each in row["opinions"]
+    }
+
+
 def dropped(tagged: Artifact) -> pa.Table | None:
     """The triplets that led to no candidate, with reasons; None if the tagger's version did not record them."""
     return tagged.table("dropped") if "dropped.parquet" in tagged.manifest.files else None

@@ -135,7 +135,8 @@ def audit_of(labels: Sequence[ReviewableLabel], standing: StandingVerdicts, team
     lowest = np.argsort(numbers, kind="stable")[:MOST_AUDITED]
     relations = [labels[place].relation for place in lowest]
     predicates = [each.predicate for each in relations]
-    strata = AuditStrata.of(predicates, [labels[place].confidence for place in lowest])
+    confidences, opinions = ([getattr(labels[place], name) for place in lowest] for name in ("confidence", "opinion"))
+    strata = AuditStrata.of(predicates, confidences, opinions)
     judged = [audited(standing.get(each, {})) for each in relations]
     seats = None if team is None else np.array([team.seats(each.image)[0] for each in relations], np.int64)
     outcomes, blind = np.array([each[0] for each in judged], np.int8), np.array([each[1] for each in judged], bool)

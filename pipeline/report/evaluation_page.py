@@ -26,6 +26,7 @@ TITLES = {
     "open-images": "Open Images V6",
     "vrd": "Visual Relationship Detection",
     "vg": "Visual Genome",
+    "psg": "PSG",
 }
 LABELS = {
     "full": "full",
@@ -42,6 +43,7 @@ LABELS = {
     "wmap_rel": "wmAP rel",
     "wmap_phr": "wmAP phr",
     "score_wtd": "score wtd",
+    **{name: name for kind in ("R", "mR", "ng-R", "zR") for name in (f"{kind}@20", f"{kind}@50", f"{kind}@100")},
 }
 """Headings of published metrics, short enough for a column."""
 WORST = 12

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.runtime.chat_endpoint import TOKENS
 from pipeline.stages.order import chain_order
 from storage.artifact import Artifact
 from storage.runs import Run
@@ -173,6 +174,9 @@ class StepCost:
     """Devices of training runs, from their manifests; empty for other stages."""
     settings: Mapping[str, Any]
     """The row settings of its first artifact."""
+    tokens_per_image: tuple[float, ...] | None
+    """Tokens of prompts and of answers of a model behind an endpoint, unusable answers included; None where none were
+    counted."""
 
     @classmethod
     def of(cls, step: str, artifacts: Iterable[Artifact]) -> StepCost | None:
@@ -183,6 +187,9 @@ class StepCost:
         if not seen:
             return None
         size = sum(entry.size for manifest in manifests for entry in manifest.files.values())
+        tokens = [
+            sum(m.facts.get(name, m.facts.get(f"{name} (new rows)", 0)) for m in manifests) / seen for name in TOKENS
+        ]
         return cls(
             step=step,
             images=seen,
@@ -191,6 +198,7 @@ class StepCost:
             hosts=tuple(sorted({manifest.host for manifest in manifests})),
             devices=tuple(sorted({manifest.facts["device"] for manifest in manifests if "device" in manifest.facts})),
             settings=manifests[0].terms.get("settings", {}),
+            tokens_per_image=tuple(tokens) if any(tokens) else None,
         )
 
 

@@ -72,13 +72,13 @@ class Audit:
 
 def _draw(index: ReviewIndex, team: Team | None) -> _Population:
     found = index.table(
-        "SELECT relation, number, predicate, confidence, digest FROM (SELECT * FROM relations WHERE number IS NOT NULL "
+        "SELECT relation, number, predicate, confidence, opinion, digest FROM (SELECT * FROM relations WHERE number IS NOT NULL "
         f"ORDER BY number LIMIT {MOST_AUDITED}) JOIN (SELECT image, digest FROM images) USING (image) ORDER BY number"
     )
     numbers = found["number"].to_numpy()
     relations = found["relation"].to_numpy()
     predicates = found["predicate"].to_pylist()
-    strata = AuditStrata.of(predicates, found["confidence"].to_numpy())
+    strata = AuditStrata.of(predicates, found["confidence"].to_numpy(), found["opinion"].to_pylist())
     seats = [0 if team is None else team.seats(digest)[0] for digest in found["digest"].to_pylist()]
     order = audit_order(strata, numbers)
     with index.cursor() as cursor:

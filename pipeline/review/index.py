@@ -314,7 +314,7 @@ class ReviewIndex:
         """Partition → artifacts, of the datasets that are labelled, in a stable order."""
         run = self.view.run
         images, ingested = images_with_boxes(run), run.artifacts("ingest")
-        others = [run.artifacts(step) for step in ("caption", "parse", "tag")]
+        others = [run.artifacts(step) for step in ("caption", "parse", "tag", "verify")]
         return {
             name: PartitionArtifacts(
                 name, images[name], ingested.get(name, images[name]), *(one.get(name) for one in others)

@@ -135,7 +135,7 @@ def _joined(search: Search) -> str:
     """A query for the labels that a search finds, with the columns that its order needs."""
     where, _ = search.conditions()
     source = _source(search)
-    columns = "relation, relations.image AS image, score, probability, proposed"
+    columns = "relation, relations.image AS image, score, probability, opinion, proposed"
     if search.order in ("informative", "rare"):
         columns += ", frequency"
         source += " JOIN (SELECT predicate AS name, scored AS frequency FROM predicates) ON name = predicate"

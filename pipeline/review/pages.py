@@ -31,6 +31,7 @@ _ORDER_NAMES = {
     "uncertain": "most uncertain first",
     "informative": "most informative first",
     "disagreement": "greatest disagreement first",
+    "verifier": "greatest disagreement with the verifier first",
     "rare": "rarest predicate first",
     "random": "random",
     "image": "by image",

@@ -14,7 +14,7 @@ from pipeline.labels.audit_sample import AUDIT_SEED, permanent_numbers_of
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, judged_columns
 from pipeline.labels.label_funnel import LabelTally, partition_tally
-from pipeline.labels.labelled_partitions import candidates, held, require_same_boxes
+from pipeline.labels.labelled_partitions import candidates, held, opinions, require_same_boxes
 from storage.artifact import Artifact
 from tagger.audit.labels import SYMMETRIC
 from tagger.english.predicates import canonical
@@ -54,6 +54,7 @@ RELATIONS = pa.schema(
         *((f"{end}_{side}", pa.float32()) for end in ("subject", "object") for side in _SIDES),
         ("score", pa.float32()),
         ("probability", pa.float32()),
+        ("opinion", pa.float32()),
         ("confidence", pa.float64()),
         ("number", pa.float64()),
         ("proposed", pa.bool_()),
@@ -63,7 +64,8 @@ RELATIONS = pa.schema(
     ]
 )
 """`place` is the label's index in its image; `subject` and `object` index the image's boxes, whose sides are in pixels.
-`predicate` is canonical. `probability` is the calibrated or raw score where labels have none. `confidence` decides
+`predicate` is canonical. `probability` is the calibrated or raw score where labels have none; `opinion` is that of the
+verifier, null where it has not judged a label. `confidence` decides
 whether a label is kept. `number` is a kept label's place in random audits (`pipeline/labels/audit_sample.py`).
 `correct` says whether the dataset annotates this relation; null for images without ground-truth relations."""
 
@@ -89,10 +91,12 @@ class PartitionArtifacts:
     captions: Artifact | None = None
     triplets: Artifact | None = None
     tagged: Artifact | None = None
+    verified: Artifact | None = None
 
     def steps(self) -> Mapping[str, Artifact]:
         """Step → artifact, of those that are there."""
         found = {"ingest": self.ingested, "caption": self.captions, "parse": self.triplets, "tag": self.tagged}
+        found["verify"] = self.verified
         if self.images is not self.ingested:
             found["detect"] = self.images
         return {step: artifact for step, artifact in found.items() if artifact is not None}
@@ -101,7 +105,7 @@ class PartitionArtifacts:
         """The same artifacts, which read each table once."""
         images = held(self.images)
         ingested = images if self.ingested is self.images else held(self.ingested)
-        others = (self.captions, self.triplets, self.tagged)
+        others = (self.captions, self.triplets, self.tagged, self.verified)
         return PartitionArtifacts(
             self.partition, images, ingested, *(None if one is None else held(one) for one in others)
         )
@@ -128,7 +132,7 @@ def partition_rows(part: int, found: PartitionArtifacts, choice: ChoiceSettings)
     if found.tagged is not None:
         require_same_boxes(found.images, found.tagged)
         rows = _rows_of(images, found.tagged.table("relations"))
-        relations = _relations(part, images, rows, found.tagged, choice)
+        relations = _relations(part, images, rows, found.tagged, found.verified, choice)
         at = np.asarray(relations["image"]) - (part << PART_BITS)
         scored = np.bincount(at, minlength=len(images)).astype(np.int32)
         kept = np.bincount(at[np.asarray(relations["kept"])], minlength=len(images)).astype(np.int32)
@@ -158,7 +162,12 @@ def _sizes(images: pa.Table) -> dict[str, pa.ChunkedArray]:
 
 
 def _relations(
-    part: int, images: pa.Table, rows: np.ndarray[Any, Any], tagged: Artifact, choice: ChoiceSettings
+    part: int,
+    images: pa.Table,
+    rows: np.ndarray[Any, Any],
+    tagged: Artifact,
+    verified: Artifact | None,
+    choice: ChoiceSettings,
 ) -> pa.Table:
     """The scored labels. `rows`: row of `relations` → row of `images`."""
     table = tagged.table("relations")
@@ -182,6 +191,7 @@ def _relations(
         "score": score,
         "probability": pc.coalesce(*(labels.fields.field(name) for name in ("probability", "calibrated")), score),
         "proposed": labels.fields.field("proposed"),
+        "opinion": _opinions(images["image_id"], row, ends, predicates, opinions(verified, tagged)),
         "confidence": judged.confidence,
         "kept": kept,
         "reason": judged.reason,
@@ -215,6 +225,21 @@ def _numbers(
         AUDIT_SEED,
     )
     return pa.array(found, mask=~kept)
+
+
+def _opinions(
+    image_ids: pa.ChunkedArray,
+    row: np.ndarray[Any, Any],
+    ends: Mapping[str, np.ndarray[Any, Any]],
+    predicates: pa.Array,
+    said: Mapping[tuple[int, int, int, str], float],
+) -> pa.Array:
+    """What a verifier says of each label; null where it says nothing. `row`: of each label's image."""
+    if not said:
+        return pa.nulls(len(row), pa.float32())
+    columns = image_ids.take(pa.array(row)), pa.array(ends["subject"]), pa.array(ends["object"]), predicates
+    labels = zip(*(column.to_pylist() for column in columns), strict=True)
+    return pa.array([said.get(label) for label in labels], pa.float32())
 
 
 def _canonical(labels: FlatList) -> pa.Array:

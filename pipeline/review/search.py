@@ -11,8 +11,8 @@ from pipeline.labels.verdicts import ADJUDICATION, AUDIT, CLASS
 from pipeline.review.index import LIVE
 
 Order = Literal[
-    "score", "lowest", "uncertain", "informative", "disagreement", "rare", "random", "image", "audit", "adjudication",
-    "check",
+    "score", "lowest", "uncertain", "informative", "disagreement", "verifier", "rare", "random", "image", "audit",
+    "adjudication", "check",
 ]  # fmt: skip
 LONGEST_NAME = 200
 """Maximum number of characters of a name or text to search for."""
@@ -27,6 +27,7 @@ ORDERS: dict[Order, str] = {
     "uncertain": "abs(probability - 0.5), relation",
     "informative": f"{_ENTROPY} * sqrt(frequency) / (1 + judged + rank) DESC, relation",
     "disagreement": "CASE WHEN proposed THEN 1 - probability ELSE probability END DESC, relation",
+    "verifier": "abs(opinion - probability) DESC NULLS LAST, relation",
     "rare": "frequency, score DESC, relation",
     "random": "hash(relation, $seed::BIGINT), relation",
     "image": "relation",

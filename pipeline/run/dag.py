@@ -21,6 +21,7 @@ from pipeline.stages.shard import FROM_CAPTIONS, ShardStage, ShardTaggerStage
 from pipeline.stages.split import SplitStage
 from pipeline.stages.tag import TagStage
 from pipeline.stages.train_tagger import TrainTaggerStage
+from pipeline.stages.verify import VerifyStage
 from storage.errors import FatalError, did_you_mean
 
 
@@ -116,10 +117,13 @@ def _labelling(recipe: Recipe) -> list[Step]:
     reads = {"images": images, "triplets": ("parse",)}
     tag = Step("tag", TagStage, recipe.tag, datasets=data.label, reads=reads)
     if recipe.tag.method != "tagger":
-        return [*steps, tag]
-    if tagger := _tagger(recipe):
+        steps.append(tag)
+    elif tagger := _tagger(recipe):
         uses = {"tagger": tuple(step.name for step in tagger if step.stage is not ShardTaggerStage)}
         steps += [*tagger, replace(tag, uses=uses)]
+    if recipe.verify is not None and steps[-1].stage is TagStage:
+        verified = {"images": images, "relations": ("tag",)}
+        steps.append(Step("verify", VerifyStage, recipe.verify.of(recipe.shard), datasets=data.label, reads=verified))
     return steps
 
 

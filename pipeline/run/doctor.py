@@ -232,7 +232,8 @@ def _versions(recipe: Recipe) -> Iterator[Finding]:
     addresses = [recipe.store, *(source.images for source in recipe.data.sources)]
     extras = ["s3"] if any(str(address).startswith(("s3://", "s3a://")) for address in addresses) else []
     extras += ["vg150"] if any(source.format == "vg150" for source in recipe.data.sources) else []
-    extras += ["vlm"] if recipe.caption.captioner == "openai" else []
+    methods = recipe.tag.method, recipe.verify and recipe.verify.method
+    extras += ["vlm"] if recipe.caption.captioner == "openai" or "vlm" in methods else []
     wanted = stated_ranges(extras=extras)
     if not wanted:
         yield Finding("note", "versions", "rlip is not installed, so versions are not checked; run pip install -e .")

@@ -10,6 +10,7 @@ from pipeline.report.steps import ESTIMATE, StepCost, step_costs
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step, build_steps
 from pipeline.run.planner import Planner, forecast
+from pipeline.runtime.plugins import PluginOptions
 from pipeline.stages.evaluate import EvaluateStage
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from storage.runs import Run
@@ -59,6 +60,10 @@ class StepEstimate:
     """Where the figures come from, or why there are none."""
     measured_images: int | None = None
     """Images that an earlier run measured it on."""
+    tokens: tuple[int, ...] | None = None
+    """Tokens of prompts and of answers of a model behind an endpoint."""
+    tokens_price: float | None = None
+    """Their price by the step's settings; None without prices."""
 
     @property
     def factor(self) -> float:
@@ -94,6 +99,18 @@ class Estimate:
         return sum(step.bytes or 0.0 for step in self.steps)
 
     @property
+    def tokens(self) -> tuple[int, ...] | None:
+        """Tokens of prompts and of answers of all steps; None where none were measured."""
+        counted = [step.tokens for step in self.steps if step.tokens is not None]
+        return tuple(map(sum, zip(*counted, strict=True))) if counted else None
+
+    @property
+    def tokens_price(self) -> float | None:
+        """Their price; None if one of the steps has no prices."""
+        prices = [step.tokens_price for step in self.steps if step.tokens is not None]
+        return sum(price for price in prices if price is not None) if prices and None not in prices else None
+
+    @property
     def gpu_hours(self) -> float | None:
         """Of these, the hours that were measured on a GPU; None where none were."""
         on_gpu = [step.seconds or 0.0 for step in self.steps if step.on_gpu]
@@ -117,7 +134,10 @@ class Estimate:
 
     def as_json(self) -> dict[str, Any]:
         """The estimate as plain values."""
-        names = ("hours", "wall", "bytes", "gpu_hours", "cost", "cost_per_1000_images", "cost_per_1000_relations")
+        names = (
+            "hours", "wall", "bytes", "gpu_hours", "cost", "cost_per_1000_images", "cost_per_1000_relations", "tokens",
+            "tokens_price",
+        )  # fmt: skip
         return asdict(self) | {name: getattr(self, name) for name in names}
 
 
@@ -169,7 +189,16 @@ def _step(step: Step, images: int | None, costs: Mapping[str, StepCost], workers
     basis = f"{cost.images:,} images on {', '.join(cost.hosts)}{on}{other}"
     wall = seconds if step.stage.whole else seconds / workers
     on_gpu = any("cuda" in name for name in cost.devices)
-    return StepEstimate(step.name, images, seconds, wall, size, on_gpu, basis, cost.images)
+    tokens = None if cost.tokens_per_image is None else tuple(round(images * each) for each in cost.tokens_per_image)
+    price = None if tokens is None else _price(step, tokens)
+    return StepEstimate(step.name, images, seconds, wall, size, on_gpu, basis, cost.images, tokens, price)
+
+
+def _price(step: Step, tokens: Sequence[int]) -> float | None:
+    """The price of prompts and answers by the step's options; None unless they have both prices."""
+    options = getattr(step.settings, "options", PluginOptions()).model_extra or {}
+    prices = [options[name] for name in ("prompt_price", "completion_price") if options.get(name) is not None]
+    return sum(n * float(each) for n, each in zip(tokens, prices, strict=True)) / 1e6 if len(prices) == 2 else None
 
 
 def _benchmark(step: Step) -> Benchmark | None:

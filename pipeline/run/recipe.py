@@ -24,6 +24,7 @@ from pipeline.stages.parse import ParseSettings
 from pipeline.stages.shard import FROM_CAPTIONS, ShardSettings, ShardStage
 from pipeline.stages.split import SplitSettings
 from pipeline.stages.tag import TagSettings, TagStage
+from pipeline.stages.verify import VerifySettings, VerifyStage
 from pipeline.training.config import MODEL
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from scenes.sample_weights import SAMPLE_WEIGHTS
@@ -213,6 +214,8 @@ class Recipe(Settings):
     parse: ParseSettings = ParseSettings()
     train_tagger: TaggerSettings = TaggerSettings()
     tag: TagSettings = TagSettings()
+    verify: VerifySettings | None = None
+    """What gives each kept label a second opinion (docs/review.md); unset: nothing."""
     shard: ShardSettings = ShardSettings()
     split: SplitSettings | None = None
     """Combinations of names that no training run gets, and whose scores are reported separately; unset: none."""
@@ -241,8 +244,9 @@ class Recipe(Settings):
             "indexes": recipe.ingest.indexes or caches / "indexes",
         }
         parse = {"cache": recipe.parse.cache or caches / "parses.sqlite"}
-        caption = {"answers": recipe.caption.answers or caches / "answers.sqlite"}
-        updates = {"ingest": ingest, "parse": parse, "caption": caption}
+        asking = ("caption", "tag", *(["verify"] if recipe.verify else []))
+        answers = {name: {"answers": getattr(recipe, name).answers or caches / "answers.sqlite"} for name in asking}
+        updates = {"ingest": ingest, "parse": parse, **answers}
         return recipe.model_copy(
             update={section: getattr(recipe, section).model_copy(update=update) for section, update in updates.items()}
         )
@@ -275,8 +279,14 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _plugins_have_these_options(self) -> Recipe:
-        for section, stage in ((self.caption, CaptionStage), (self.detect, DetectStage), (self.tag, TagStage)):
-            if section.options:
+        stages = (
+            (self.caption, CaptionStage),
+            (self.detect, DetectStage),
+            (self.tag, TagStage),
+            (self.verify, VerifyStage),
+        )
+        for section, stage in stages:
+            if section is not None and section.options:
                 stage(section).row_settings()
         return self
 

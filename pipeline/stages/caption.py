@@ -20,6 +20,7 @@ from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, ImageLimits, read_ahead, read_image
 from pipeline.data.images.refs import ImageRef
+from pipeline.runtime.chat_endpoint import tokens_taken
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage
 from storage.tables import CAPTIONS
 
@@ -99,6 +100,7 @@ class CaptionStage(Stage):
             pace = total / max(time.monotonic() - began, 1e-9)
             report(min(number * size, len(rows)), len(rows), f"{pace:.0f} captions/s per worker")
         facts = {"captions_filtered": unfit} if self._scorer else {}
+        facts |= tokens_taken(self._captioner)
         table = pa.Table.from_pylist(sorted(made, key=lambda row: place[row["image_id"]]), schema=CAPTIONS)
         rejected = [reject for reject in self._captioner.rejects if reject.image_id in place]
         rejected += sorted(unreadable, key=lambda reject: place[reject.image_id])

@@ -29,21 +29,35 @@ if TYPE_CHECKING:
 class LabellerSettings(Settings):
     """How candidates are scored."""
 
+    section: ClassVar[str] = "tag"
+    """The recipe's section of these settings."""
     method: Annotated[str, AfterValidator(RequireName("labellers"))] = "tagger"
     """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model that compares the box around both boxes
-    with words; prior: each candidate's prior, from boxes and names alone; naive: every candidate gets score 1. Other
-    packages can add labellers (docs/api.md)."""
+    with words; vlm: a vision-language model behind an HTTP endpoint, by forced choice (docs/labels.md); prior: each
+    candidate's prior, from boxes and names alone; naive: every candidate gets score 1. Other packages can add labellers
+    (docs/api.md)."""
     options: PluginOptions = runtime(PluginOptions())
-    """Settings of a labeller of another package, which are part of the key."""
+    """Settings of method "vlm", or of a labeller of another package, which are part of the key."""
+    answers: Path | None = runtime(None)
+    """vlm: SQLite file that keeps every answer that was paid for. Unset: answers.sqlite in the store."""
+    clip: Path | None = file_read(None)
+    """Folder of a transformers CLIP model for method "clip"; its content is part of the key."""
+    floor: float = Field(0.05, ge=0, le=1)
+    """Minimum score of a label; lower-scored labels are not stored."""
+    batch_size: int = Field(16, ge=1)
+    """Images per pass through the encoder. It changes the last bits of scores, so it is part of the key."""
+    device: Literal["auto", "cpu", "cuda"] = runtime("auto")
+    """Where the labeller runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
+
+
+class TaggerLabellerSettings(LabellerSettings):
+    """How candidates are scored, with the settings of the Relation Tagger alone."""
+
     weights: str | None = file_read(None)
     """A trained tagger to reuse instead of training one: a weights file, a folder with one, or a run of the store
     (`demo`, `demo@2`). Its content is part of the key."""
-    clip: Path | None = file_read(None)
-    """Folder of a transformers CLIP model for method "clip"; its content is part of the key."""
     predicates: Literal["pair", "image"] = "pair"
     """Where a predicate is scored. pair: on pairs that captions propose it for; image (authors): all proposed pairs."""
-    floor: float = Field(0.05, ge=0, le=1)
-    """Minimum score of a label; lower-scored labels are not stored."""
     categories: tuple[str, ...] = ()
     """Object names in every image's list of texts, e.g. the dataset's categories; empty: the tagger's most frequent."""
     category_texts: int = Field(100, ge=0)
@@ -53,12 +67,8 @@ class LabellerSettings(Settings):
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Floating-point format of the tagger. auto: bfloat16 if the device has instructions for it, else float32; the key
     holds which."""
-    batch_size: int = Field(16, ge=1)
-    """Images per pass through the encoder. It changes the last bits of scores, so it is part of the key."""
     pairs_together: int = Field(1600, ge=1)
     """Maximum number of box pairs per pass through the decoders, which bounds memory. It is part of the key, too."""
-    device: Literal["auto", "cpu", "cuda"] = runtime("auto")
-    """Where the labeller runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
 
     def planned(self) -> Self:
         """The same settings, with the precision that "auto" stands for on this machine."""
@@ -101,7 +111,7 @@ class LabellerPlugin(ABC):
     def __init__(self, settings: LabellerSettings) -> None:
         """Raises `FatalError` for options that it does not have."""
         self.settings = settings
-        self.options = options_of(self, settings.options, "tag.options")
+        self.options = options_of(self, settings.options, f"{settings.section}.options")
 
     def row_settings(self) -> dict[str, Any]:
         """What it adds to the settings in the key."""
@@ -133,6 +143,7 @@ class Tagger(LabellerPlugin):
 
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
         """Loads one for each of the taggers."""
+        assert isinstance(self.settings, TaggerLabellerSettings), "only stage tag has taggers"
         found = [_calibration(tagger) for tagger in taggers]
         known = [each for each in found if each is not None]
         calibration = Calibration.mean(known) if known else None
@@ -189,7 +200,7 @@ def _calibration(tagger: Artifact) -> Calibration | None:
 
 
 def _tagger(
-    settings: LabellerSettings, artifact: Artifact, calibration: Calibration | None, worker: int
+    settings: TaggerLabellerSettings, artifact: Artifact, calibration: Calibration | None, worker: int
 ) -> OpenLabeller:
     from models.relation_tagger import RelationTagger
     from models.weights import load

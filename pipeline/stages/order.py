@@ -16,6 +16,7 @@ from pipeline.stages.shard import ShardStage, ShardTaggerStage
 from pipeline.stages.split import SplitStage
 from pipeline.stages.tag import TagStage
 from pipeline.stages.train_tagger import TrainTaggerStage
+from pipeline.stages.verify import VerifyStage
 
 STAGES: tuple[type[Stage], ...] = (
     IngestStage,
@@ -27,6 +28,7 @@ STAGES: tuple[type[Stage], ...] = (
     TrainTaggerStage,
     ImportTaggerStage,
     TagStage,
+    VerifyStage,
     SplitStage,
     ShardStage,
     OverlapStage,

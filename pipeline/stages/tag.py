@@ -14,9 +14,10 @@ from pydantic import model_validator
 
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
+from pipeline.runtime.chat_endpoint import tokens_taken
 from pipeline.runtime.settings import Settings, file_read
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage, named_files
-from pipeline.stages.labellers import LabellerSettings, OpenLabeller, find_labeller
+from pipeline.stages.labellers import LabellerSettings, OpenLabeller, TaggerLabellerSettings, find_labeller
 from pipeline.training.settings import fold_of
 from storage.errors import FatalError
 from storage.tables import CANDIDATES, DROPPED, RELATIONS, write_table
@@ -35,6 +36,7 @@ from tagger.matching import (
     by_whole_words_and,
     read_paraphrases,
 )
+from tagger.pair import Pair
 from tagger.parsing.wordings import WORDINGS
 from tagger.triplet import Triplet
 
@@ -74,11 +76,34 @@ class CandidateSettings(Settings):
         return self
 
 
-class TagSettings(CandidateSettings, LabellerSettings):
+class TagSettings(CandidateSettings, TaggerLabellerSettings):
     """Where candidates come from and how they are scored. Section `shard` chooses the labels to train on."""
 
 
-class TagStage(Stage):
+class LabellingStage(Stage):
+    """A stage that opens a labeller."""
+
+    settings: LabellerSettings
+
+    def row_settings(self) -> dict[str, Any]:
+        """The settings that change labels, with those of a labeller of another package."""
+        return super().row_settings() | find_labeller(self.settings).row_settings()
+
+    def weights(self) -> dict[str, Path]:
+        """The files of the labeller."""
+        return find_labeller(self.settings).weights()
+
+    def imports(self) -> tuple[str, ...]:
+        """The modules of the labeller."""
+        return find_labeller(self.settings).imports
+
+    def resources(self) -> Resources:
+        """What one worker takes of its machine."""
+        device = self.settings.device if find_labeller(self.settings).uses_gpu else "cpu"
+        return Resources.on(device, self.weights().values())
+
+
+class TagStage(LabellingStage):
     """Makes the scored relations of one partition.
 
     `candidates.parquet` holds every pair considered, `dropped.parquet` every triplet that led to none, with the reason.
@@ -95,24 +120,10 @@ class TagStage(Stage):
     schema = RELATIONS
     settings: TagSettings
 
-    def row_settings(self) -> dict[str, Any]:
-        """The settings that change labels, with those of a labeller of another package."""
-        return super().row_settings() | find_labeller(self.settings).row_settings()
-
     def weights(self) -> dict[str, Path]:
         """The dictionaries and tables that decide candidates, and the files of the labeller."""
-        settings: TagSettings = self.settings
-        named = {"paraphrases": settings.paraphrases, "cooccurrence": settings.cooccurrence}
-        return named_files("tag", named) | find_labeller(settings).weights()
-
-    def imports(self) -> tuple[str, ...]:
-        """The modules of the labeller."""
-        return find_labeller(self.settings).imports
-
-    def resources(self) -> Resources:
-        """What one worker takes of its machine."""
-        device = self.settings.device if find_labeller(self.settings).uses_gpu else "cpu"
-        return Resources.on(device, self.weights().values())
+        named = {"paraphrases": self.settings.paraphrases, "cooccurrence": self.settings.cooccurrence}
+        return named_files("tag", named) | super().weights()
 
     def open(self, uses: Inputs) -> None:
         """Load the source of candidates and the labeller. Raises `FatalError` when one cannot be used."""
@@ -126,7 +137,10 @@ class TagStage(Stage):
         known = sorted({box["category"] for row in rows for box in row["boxes"]}.union(self.settings.categories))
         proposed = [self._propose(row, captioned.get(row["image_id"], []), known) for row in rows]
         opened = [self._open[fold_of(row["dataset"], row["image_id"], len(self._open))] for row in rows]
-        images = [self._image(*each) for each in zip(rows, proposed, opened, strict=True)]
+        images = [
+            tagging_image(row, candidates.pairs, own.image_size, self.image_folders)
+            for row, candidates, own in zip(rows, proposed, opened, strict=True)
+        ]
         labels = self._label(images, opened, lambda done: report(done, len(rows)))
         report(len(rows), len(rows))
         rejected = [
@@ -149,6 +163,8 @@ class TagStage(Stage):
             "images without candidates": sum(not image.pairs for image in images),
             "relations": sum(len(row["relations"]) for row in relations),
         }
+        for each in self._open:
+            facts |= tokens_taken(each.labeller)
         table = pa.Table.from_pylist(relations, schema=RELATIONS)
         files = {name: work / name for name in (CANDIDATES_FILE, DROPPED_FILE)}
         return Output(table, files, rejected, rows_in=len(rows), facts=facts)
@@ -170,26 +186,6 @@ class TagStage(Stage):
             found |= dict(zip(own, labels, strict=True))
         return [found[place] for place in range(len(images))]
 
-    def _image(self, row: dict[str, Any], proposed: Candidates, opened: OpenLabeller) -> TaggingImage:
-        import torch
-
-        from pipeline.data.images.views import to_pixels, view_size
-        from tagger.labelling.tagging_image import Problem, TaggingImage
-
-        size = opened.image_size
-        width, height = (row["width"], row["height"]) if size is None else view_size(row["width"], row["height"], size)
-
-        def load() -> Tensor | Problem:
-            try:
-                image = read_image(locate_image(self.image_folders, row))
-                if size is None:
-                    return torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255))
-                return to_pixels(image, size)
-            except BadImage as bad:
-                return Problem(bad.reason, bad.value)
-
-        return TaggingImage(row["width"], row["height"], _boxes(row), proposed.pairs, (height, width), load)
-
 
 class _Labelled(NamedTuple):
     """A labelled image."""
@@ -206,6 +202,29 @@ class _Labelled(NamedTuple):
             asdict(relation) | {"caption": triplets[relation.triplet]["caption"] if relation.proposed else -1}
             for relation in with_probabilities(self.labels.relations, self.image.pairs, self.opened.stack)
         ]
+
+
+def tagging_image(
+    row: Mapping[str, Any], pairs: Sequence[Pair], size: int | None, image_folders: Mapping[str, Path | str]
+) -> TaggingImage:
+    """An image with candidate pairs, to be loaded in a labeller's `size` (`OpenLabeller.image_size`)."""
+    import torch
+
+    from pipeline.data.images.views import to_pixels, view_size
+    from tagger.labelling.tagging_image import Problem, TaggingImage
+
+    width, height = (row["width"], row["height"]) if size is None else view_size(row["width"], row["height"], size)
+
+    def load() -> Tensor | Problem:
+        try:
+            image = read_image(locate_image(image_folders, row))
+            if size is None:
+                return torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255))
+            return to_pixels(image, size)
+        except BadImage as bad:
+            return Problem(bad.reason, bad.value)
+
+    return TaggingImage(row["width"], row["height"], _boxes(row), pairs, (height, width), load)
 
 
 def _boxes(row: Mapping[str, Any]) -> list[Box]:

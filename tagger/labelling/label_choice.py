@@ -142,6 +142,21 @@ def with_probabilities(relations: Sequence[Relation], pairs: Sequence[Pair], sta
     return found
 
 
+def distinct_labels(stated: Sequence[Relation], pairs: Sequence[Pair]) -> dict[tuple[int, int, str], Relation]:
+    """Returns the labels of an image's candidates by subject, object and predicate, with posteriors.
+
+    `stated`: the relation of each of the candidates `pairs`. A label that several mentions propose is that of the
+    first, with the highest posterior of them.
+    """
+    confidences = [one.score if one.calibrated is None else one.calibrated for one in stated]
+    labels: dict[tuple[int, int, str], Relation] = {}
+    for one, posterior in zip(stated, posteriors(pairs, confidences), strict=True):
+        known = labels.setdefault((one.subject, one.object, one.predicate), one)
+        if posterior is not None and (known.posterior is None or posterior > known.posterior):
+            labels[one.subject, one.object, one.predicate] = replace(known, posterior=posterior)
+    return labels
+
+
 LEAST = 1e-6
 """Minimum distance of probabilities from 0 and 1."""
 

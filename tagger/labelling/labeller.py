@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -28,7 +28,7 @@ from models.predictions import check_finite
 from models.relation_tagger import PairQueries, RelationTagger
 from tagger.box import Box
 from tagger.labelling.calibration import Calibration
-from tagger.labelling.label_choice import posteriors
+from tagger.labelling.label_choice import distinct_labels
 from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 from tagger.relation import Relation
 
@@ -188,13 +188,7 @@ class Labeller:
             return Relation(subject, object_, predicate, score, triplet >= 0, triplet, probability)
 
         stated = [relation(pair.subject, pair.object, pair.predicate, pair.triplet) for pair in image.pairs]
-        confidences = [one.score if one.calibrated is None else one.calibrated for one in stated]
-        # A label has one row: that of the first mention that proposes it, with the highest posterior of its mentions.
-        labels: dict[tuple[int, int, str], Relation] = {}
-        for one, posterior in zip(stated, posteriors(image.pairs, confidences), strict=True):
-            known = labels.setdefault((one.subject, one.object, one.predicate), one)
-            if posterior is not None and (known.posterior is None or posterior > known.posterior):
-                labels[one.subject, one.object, one.predicate] = replace(known, posterior=posterior)
+        labels = distinct_labels(stated, image.pairs)
         if self._scope == "image":
             for subject, object_ in ends:
                 for predicate in sorted({pair.predicate for pair in image.pairs}):

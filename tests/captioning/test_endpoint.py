@@ -1,12 +1,9 @@
 """Captions of a model behind an endpoint: what was paid for is kept, whatever happens to the run or the endpoint."""
 
-import json
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,39 +18,6 @@ from storage.runs import Run
 
 IMAGES = 12
 SECRET = "sk-most-secret"
-Ask = Callable[..., list[str]]
-
-
-class Stub:
-    """A running stub and the answers that it gave."""
-
-    def __init__(self, folder: Path, rates: dict[str, float | str]) -> None:
-        self.log = folder / "answers.log"
-        self.log.touch()
-        command = [sys.executable, Path(__file__).parents[1] / "chat_stub.py", self.log, json.dumps(rates)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().strip()
-
-    def answers(self) -> list[str]:
-        return self.log.read_text().splitlines()
-
-
-@pytest.fixture
-def stub(tmp_path: Path) -> Iterator[Callable[..., Stub]]:
-    """Starts stubs with the rates of their faults."""
-    running: list[Stub] = []
-
-    def start(**rates: float | str) -> Stub:
-        folder = tmp_path / f"stub {len(running)}"
-        folder.mkdir()
-        running.append(Stub(folder, rates))
-        return running[-1]
-
-    yield start
-    for each in running:
-        each.process.kill()
-        each.process.wait()
 
 
 @pytest.fixture

@@ -215,6 +215,8 @@ def test_equal_scores_are_taken_by_image_and_then_as_given():
     assert (first_wrong, first_right) == pytest.approx((6 * 0.5 / 11, 6 / 11))
     one_image_later = score([interactions([wrong], [0.5]), interactions([right], [0.5])], truth).mean()
     assert one_image_later == pytest.approx(6 * 0.5 / 11)
+    signs = Relations.of([interactions([right] * 6, [-1.0, -0.0, 2.0, 0.0, 0.1, -3.0])])
+    assert match_hico(signs, signs, HicoRules(suppression=None)).position.tolist() == [2, 4, 1, 3, 0, 5]
     tied = interactions([right] * 120, np.ones(120))
     assert match_hico(Relations.of([tied]), Relations.of(truth[:1]), HicoRules(suppression=None)).position.tolist() == [
         *range(100)

@@ -9,9 +9,12 @@ from pycocotools.mask import frPyObjects
 from relation_rows import A, B, C, D, half, relations, truths
 
 from benchmarks.evaluation import graphs, plain_graphs
+from pipeline.evaluation.detections.read import read_detections
+from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, score_scene_graphs, that_count
 from pipeline.evaluation.visual_relationships import VrdRules, score_vrd
+from tests.evaluation.test_detections_read import HICO, NAMES, row, saved, write_parquet
 
 NEAR_A = [1.0, 10.0, 40.0, 89.0]
 """A box that shows the same as A."""
@@ -139,6 +142,29 @@ def test_predictions_that_cannot_count_change_no_figure():
     for k in (1, None):
         rules = VrdRules(predicates_per_pair=k)
         assert score_vrd(counted, truth, rules).relations == score_vrd(predicted, truth, rules).relations
+
+
+def test_only_pairs_that_can_count_for_scene_graphs_are_kept(tmp_path):
+    truth = GroundTruth.open("hico_instances", saved(tmp_path / "truth.json", HICO))
+    boxes = [("person" if place % 2 else "cup", 0.9, place * 7 % 50, place * 3 % 40, 12, 9) for place in range(40)]
+    scores = iter(np.random.default_rng(0).permutation(4800) / 4800)
+    # "holding" is "hold", so that a pair has it twice. The last pair is faulty, however low its score.
+    pairs = [
+        (subject, subject + step, predicate, next(scores))
+        for subject in range(20)
+        for step in range(1, 21)
+        for predicate in ("hold", "holding", "no_interaction")
+    ] + [(0, 1, "fly", 0.0)]
+    rows = [row(None, name, pairs if name == NAMES[1] else [], boxes) for name in NAMES]
+    path = write_parquet(tmp_path / "a.parquet", rows)
+    few, every = (read_detections(path, truth, drop_faulty=True, per_image=limit) for limit in (None, 100))
+    assert len(few.relations) < len(every.relations) / 3 == 400
+    assert few.findings.faults == every.findings.faults and few.findings.faults[0].reason == "unknown predicate name"
+    for rules in (SceneGraphRules(), SceneGraphRules(same_object=None), SceneGraphRules(official=True)):
+        figures = [
+            score_scene_graphs(each.relations, every.relations, rules, np.zeros((0, 3))) for each in (few, every)
+        ]
+        assert figures[0] == figures[1] and figures[0].unconstrained[100] > 0
 
 
 def test_vrd_recall_is_of_all_truths_together():

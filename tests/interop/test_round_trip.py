@@ -165,7 +165,7 @@ def test_triplets_come_back_but_for_predicate_offsets(run, tmp_path):
     assert before == after
 
 
-@pytest.mark.parametrize("form", ["official", "official_vg", "coco", "hico", "hf", "cooccurrence"])
+@pytest.mark.parametrize("form", ["official", "official_vg", "coco", "hico_det", "hf", "cooccurrence"])
 def test_only_labels_that_the_run_keeps_are_exported(run, tmp_path, form):
     run.note("recipe", {"shard": {"threshold": 0.6}})
     made = exported(run, form, tmp_path / "out")
@@ -185,7 +185,7 @@ def test_every_score_is_exported_on_request(run, tmp_path, form):
     assert made.wrote["relations"] == 3 - made.lost.get("relation of a crowd box", 0)
 
 
-@pytest.mark.parametrize("form", ["official_vg", "hico", "cooccurrence"])
+@pytest.mark.parametrize("form", ["official_vg", "hico_det", "cooccurrence"])
 def test_a_format_without_scores_takes_no_rejected_labels(run, tmp_path, form):
     with pytest.raises(FatalError, match="holds no scores"):
         exported(run, form, tmp_path / "out", all_scores=True)
@@ -196,10 +196,11 @@ def test_pycocotools_reads_boxes_and_captions_and_relations_name_annotations(run
     exported(run, "coco", tmp_path / "out")
     captions, instances = (COCO(tmp_path / f"out/coco2017/{name}.json") for name in ("captions", "instances"))
     assert [each["caption"] for each in captions.loadAnns(captions.getAnnIds(imgIds=[1]))] == TEXTS
-    first = read(tmp_path / "out/coco2017/relations.json")[0]["relations"][0]
+    first = instances.dataset["rel_annotations"][0]
     ends = instances.loadAnns([first["subject_id"], first["object_id"]])
     names = [instances.cats[end["category_id"]]["name"] for end in ends]
-    assert (names, first["predicate"]) == (["person", "horse"], "ride")
+    predicate = instances.dataset["rel_categories"][first["predicate_id"]]["name"]
+    assert (names, predicate, first["score"]) == (["person", "horse"], "ride", 0.75)
 
 
 def test_what_no_table_holds_comes_from_the_file_that_was_ingested(run, tmp_path):
@@ -244,12 +245,11 @@ def test_vg_has_whole_pixels_and_no_confidence(run, tmp_path):
 
 def test_coco_and_hico_are_read_by_our_own_readers(run, tmp_path):
     exported(run, "coco", tmp_path / "coco")
-    exported(run, "hico", tmp_path / "hico")
+    exported(run, "hico_det", tmp_path / "hico_det")
     coco = tmp_path / "coco/coco2017"
-    hico = tmp_path / "hico/coco2017"
+    hico = tmp_path / "hico_det/coco2017"
     sources = (
-        DataSource(name="a", format="coco", images=tmp_path, annotations=coco / "instances.json",
-                   relations=coco / "relations.json"),
+        DataSource(name="a", format="coco", images=tmp_path, annotations=coco / "instances.json"),
         DataSource(name="b", format="hico_det", images=tmp_path, annotations=hico / "annotations.json",
                verbs=hico / "verbs.json", objects=hico / "objects.json"),
     )  # fmt: skip

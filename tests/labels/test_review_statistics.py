@@ -115,6 +115,39 @@ def test_intervals_of_stratified_samples_hold_the_truth_as_often_as_they_say() -
     assert widths / 400 < 1.05 * (high - low)
 
 
+@pytest.mark.parametrize(("errors", "verdicts"), [(0.05, 160), (0.1, 220)])
+def test_with_a_verifier_fewer_verdicts_give_the_same_interval(errors: float, verdicts: int) -> None:
+    predicates, scores, right = population(7, 4000)
+    right = right | (np.random.default_rng(5).random(4000) < 0.7)  # about as precise as kept labels are
+    said = np.where(np.random.default_rng(3).random(4000) < errors, ~right, right)
+    plain = AuditStrata.of(predicates, scores)
+    verified = AuditStrata.of(predicates, scores, np.where(said, 0.9, 0.2).tolist())
+    found = []
+    for seed in range(100, 160):
+        numbers = np.random.default_rng(seed).random(4000)
+        for strata, judged in ((plain, 400), (verified, verdicts)):
+            outcomes = np.full(4000, UNJUDGED, np.int8)
+            order = audit_order(strata, numbers)[:judged]
+            outcomes[order] = np.where(right[order], RIGHT, WRONG)
+            found.append(audit_precision(strata, numbers, outcomes))
+    widths = np.array([each.high - each.low for each in found]).reshape(-1, 2).mean(axis=0)
+    assert widths[1] <= widths[0]
+    few = found[1::2]
+    assert abs(np.mean([each.precision for each in few]) - right.mean()) < 0.005
+    assert sum(each.low <= right.mean() <= each.high for each in few) >= 55
+    shares = np.mean([(each.verifier.of_right, each.verifier.of_wrong) for each in few], axis=0)
+    assert shares == pytest.approx([said[right].mean(), said[~right].mean()], abs=0.01)
+
+
+def test_labels_that_a_verifier_refuses_are_drawn_twice_as_often() -> None:
+    strata = AuditStrata.of(["on"] * 400, [0.5] * 400, [0.9, 0.9, 0.1, None] * 100)
+    assert [name.partition(", ")[2] for name in strata.names] == [
+        "accepted by the verifier", "refused by the verifier", "not verified",
+    ]  # fmt: skip
+    drawn = strata.stratum[audit_order(strata, np.random.default_rng(0).random(400))[:100]]
+    assert np.bincount(drawn).tolist() == [40, 40, 20]
+
+
 def test_labels_judged_for_being_doubtful_do_not_bend_the_audit() -> None:
     predicates, scores, right = population(7, 3000)
     strata, numbers = AuditStrata.of(predicates, scores), np.random.default_rng(0).random(3000)

@@ -18,6 +18,7 @@ from pipeline.review.reviews import verdict_on
 from pipeline.review.search import Search
 from pipeline.run.context import run_view
 from storage.errors import FatalError
+from tagger.english.predicates import canonical
 
 
 def tag(book: RunBuilder, *scores: float) -> None:
@@ -37,6 +38,22 @@ def tag(book: RunBuilder, *scores: float) -> None:
 
 def all_labels(state: ReviewState) -> list[Label]:
     return labels_of(state.index, state.listing.labels(Search(order="image"), 0, 100).numbers)
+
+
+def test_a_verifiers_opinions_order_labels_and_divide_the_audit(book, opened):
+    tag(book, 0.9, 0.8, 0.7)
+    near = canonical("near")
+    said = [(0, "ride", 2, 0.8), (1, near, 0, 0.9)], [(2, near, 0, 0.3)]
+    named = [
+        [dict(zip(("subject", "predicate", "object", "probability"), one, strict=True)) for one in of] for of in said
+    ]
+    book.add("verify", "toys/0000", [{"image_id": n, "verifier": "v", "opinions": of} for n, of in enumerate(named, 1)])
+    state = opened()
+    found = labels_of(state.index, state.listing.labels(Search(order="verifier", kept="yes"), 0, 100).numbers)
+    kept = {(each.subject, each.predicate) for each in found}
+    assert (found[0].subject, found[0].predicate) == (2, near) and (0, "ride") in kept
+    bands = {each.name.partition(", ")[2] for each in state.audit.precision().strata}
+    assert bands == {"accepted by the verifier", "refused by the verifier"}
 
 
 def test_processes_of_their_own_flatten_many_partitions_as_this_one_does(book, opened):

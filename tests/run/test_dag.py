@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.run.context import RunContext
 from pipeline.run.dag import build_steps
@@ -40,6 +41,19 @@ def test_labels_without_a_tagger_need_no_set_with_relations(root: Path) -> None:
     made = {step.name: step for step in build_steps(recipe)}
     assert not {"shard_tagger", "train_tagger"} & made.keys()
     assert "vg" not in made["ingest"].datasets and made["tag"].uses == {}
+
+
+def test_a_verifier_follows_the_labels_and_changes_no_other_step(root: Path) -> None:
+    asked = ['tag.method="vlm"', 'tag.options.model="m"', "data.tagger=[]", "run.until=verify"]
+    verified = ['verify.method="vlm"', 'verify.options.model="m"', "shard.threshold=0.6"]
+    made = build_steps(load_recipe(root / "recipes/demo.toml", [*asked, *verified]))
+    assert [step.name for step in made] == ["ingest", "caption", "parse", "tag", "verify"]
+    *_, tag, verify = (step.stage(step.settings).row_settings() for step in made)
+    assert (tag["options"]["ask"], verify["options"]["ask"], verify["kept"]["threshold"]) == ("pair", "label", 0.6)
+    assert made[-1].settings.answers == made[-2].settings.answers != None  # noqa: E711
+    for wrong in ('verify.method="prior"', 'verify.options.modle="m"'):
+        with pytest.raises((FatalError, ValidationError), match=r"verify[.:]"):
+            load_recipe(root / "recipes/demo.toml", [*asked, *verified[1:], wrong])
 
 
 def test_labels_need_no_sets_of_pre_training_and_tests(root):

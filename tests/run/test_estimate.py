@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from rlip_command import output_of, rlip
+from run_builder import captions
 from small_set import small_recipe, train_long, write_small_set
 
 from pipeline.data.partitioning import index_of
@@ -126,6 +127,19 @@ def test_on_a_ray_cluster_the_most_actors_of_the_recipe_count_as_workers(tmp_pat
     assert caption["wall"] == pytest.approx(397)
     unbounded = rlip(*asked)
     assert unbounded.exit_code == 1 and "without run.max_actors: set the number of workers" in unbounded.stderr
+
+
+def test_tokens_of_measured_answers_are_counted_and_priced(book, tmp_path):
+    book.add("caption", "set/0000", [captions(n, "a") for n in (1, 2)], facts={"prompt tokens": 240}, rows_in=3)
+    grown = {"prompt tokens (new rows)": 80, "completion tokens (new rows)": 80, "images_seen": 1}
+    book.add("caption", "set/0001", [captions(n, "a") for n in range(3, 9)], facts=grown)
+    sets = ("store=" + book.run.store.address, "caption.captioner=openai", "caption.options.model=m")
+    words = [word for each in sets for word in ("--set", each)]
+    asked = ["estimate", write_small_set(tmp_path / "set"), "--from", "toy", "--images", 2000, *UNTIL, *words]
+    assert "160,000 tokens of prompts and 40,000 of answers; set prompt_price" in output_of(*asked)
+    priced = [word for name in ("prompt", "completion") for word in ("--set", f"caption.options.{name}_price=0.2")]
+    made = json.loads(output_of(*asked, *priced, "--json"))
+    assert made["tokens"] == [160_000, 40_000] and made["tokens_price"] == pytest.approx(0.04)
 
 
 def test_the_score_compares_costs_per_image(labelled, tmp_path):

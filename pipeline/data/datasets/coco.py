@@ -54,22 +54,26 @@ class CocoReader(Reader):
     def _spill(self, boxes: Spill, relations: Spill, images: IO[str]) -> tuple[dict[int, str], dict[int, str]]:
         """Spills images, annotations and relations to disk. Returns the names of both, which may come last."""
         names: dict[str, list[Any]] = {"categories": [], "rel_categories": []}
-        for name, entry in self._entries():
+        for name, entry in self.entries():
             if name == "annotations":
                 self._spill_box(boxes, entry)
             elif name == "images":
                 images.write(json.dumps(entry) + "\n")
             elif name == "rel_annotations":
                 self._spill_relation(relations, entry)
-            else:
+            elif name in names:
                 names[name].append(entry)
         images.seek(0)
         return self._categories(names["categories"]), self._categories(names["rel_categories"])
 
-    def _entries(self) -> Iterator[tuple[str, Any]]:
-        """Yields the entries of COCO's lists with the name of their list. Readers of other layouts translate theirs."""
+    def entries(self) -> Iterator[tuple[str, Any]]:
+        """Yields the entries of COCO's lists with the name of their list, and `info`.
+
+        Readers of other layouts translate theirs, with all the fields that an entry has.
+        """
         lists, optional = ("images", "annotations", "categories"), ("rel_annotations", "rel_categories")
-        return stream_lists(self.annotation_file, EXPECTED, lists, lambda read: self.report(read / 2), optional)
+        report = lambda read: self.report(read / 2)  # noqa: E731
+        return stream_lists(self.annotation_file, EXPECTED, lists, report, optional, ("info", "licenses"))
 
     def _joined(
         self,
@@ -114,7 +118,7 @@ class CocoReader(Reader):
             for image_id in sorted(pairs)
         ]
 
-    def _category(self, name: str) -> str:
+    def category_name(self, name: str) -> str:
         """The category name as stored in tables."""
         return name.strip()
 
@@ -132,7 +136,7 @@ class CocoReader(Reader):
             if category_id is None or not isinstance(name, str) or not name.strip():
                 self.rejects.append(Rejected(NO_IMAGE, "category without an integer id or a name", shown(entry)))
                 continue
-            name = self._category(readable(name))
+            name = self.category_name(readable(name))
             if categories.setdefault(category_id, name) != name:
                 self.rejects.append(Rejected(NO_IMAGE, "category id of several names", shown(entry)))
                 unusable.add(category_id)
@@ -185,6 +189,6 @@ class CocoReader(Reader):
     def _pairs(self) -> dict[int, list[AnnotatedPair | Rejected]]:
         if self.source.relations is None:
             return {}
-        pairs, rejects = read_pairs(self.source.relations, self._category)
+        pairs, rejects = read_pairs(self.source.relations, self.category_name)
         self.rejects += rejects
         return pairs

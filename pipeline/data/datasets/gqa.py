@@ -10,22 +10,31 @@ from pipeline.data.datasets.json_stream import stream_fields
 
 EXPECTED = "GQA: an object {image id: {width, height, objects: {id: {name, x, y, w, h, relations: [{name, object}]}}}}"
 
+_TRANSLATED = frozenset({"name", "relations", *"xywh"})
+
 
 class GqaReader(CocoReader):
     """Yields images in file order. `images` is the folder with files such as 2407890.jpg."""
 
-    def _entries(self) -> Iterator[tuple[str, Any]]:
+    def entries(self) -> Iterator[tuple[str, Any]]:
+        """Yields names as categories, numbered as they occur."""
         categories: dict[Any, int] = {}
         predicates: dict[Any, int] = {}
         for image_id, graph in stream_fields(self.annotation_file, EXPECTED):
-            size = {name: graph.get(name) for name in ("width", "height")} if isinstance(graph, dict) else {}
-            yield "images", {"id": image_id, "file_name": f"{image_id}.jpg", **size}
+            further = (
+                {name: each for name, each in graph.items() if name != "objects"} if isinstance(graph, dict) else {}
+            )
+            yield "images", {**further, "id": image_id, "file_name": f"{image_id}.jpg"}
             objects = graph.get("objects") if isinstance(graph, dict) else None
             for key, item in objects.items() if isinstance(objects, dict) else [(None, objects)]:
                 found = item if isinstance(item, dict) else {}
                 category, sides = _numbered(categories, found), [found.get(side) for side in "xywh"]
-                yield "annotations", {"id": key, "image_id": image_id, "category_id": category, "bbox": sides}
                 stated = found.get("relations", [])
+                further = {name: each for name, each in found.items() if name not in _TRANSLATED}
+                yield (
+                    "annotations",
+                    {**further, "id": key, "image_id": image_id, "category_id": category, "bbox": sides},
+                )
                 for each in stated if isinstance(stated, list) else [stated]:
                     relation = each if isinstance(each, dict) else {}
                     ids = {"subject_id": key, "predicate_id": _numbered(predicates, relation)}

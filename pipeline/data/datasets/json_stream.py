@@ -53,11 +53,13 @@ def stream_lists(
     names: Collection[str],
     report: Callable[[float], None] | None = None,
     optional: Collection[str] = (),
+    others: Collection[str] = (),
 ) -> Iterator[tuple[str, Any]]:
     """Yields the elements of the lists `names` of a JSON object with the name of their list, in file order.
 
-    Lists that are `optional` may be missing, and other fields are skipped. `report` gets the share of the file that has
-    been read, 0 to 1. Raises `AnnotationError` on reaching the error, or at the end when a list is missing.
+    Lists that are `optional` may be missing; `others` may also be no lists, and are then yielded whole. Further fields
+    are skipped. `report` gets the share of the file that has been read, 0 to 1. Raises `AnnotationError` on reaching the
+    error, or at the end when a list is missing.
     """
     missing = set(names)
     with _object(path, expected, report) as text:
@@ -66,8 +68,10 @@ def stream_lists(
             if text.peek() == "[":
                 missing.discard(name)
                 for element in text.elements():
-                    if wanted:
+                    if wanted or name in others:
                         yield name, element
+            elif name in others:
+                yield name, text.value()
             elif wanted:
                 raise AnnotationError(f"{path}: field {name!r} is a JSON {_kind(text.peek())}; expected {expected}")
             elif text.peek() == "{":
@@ -84,20 +88,6 @@ def stream_fields(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
     with _object(path, expected) as text:
         for name in text.fields():
             yield name, text.value()
-
-
-def stream_members(path: Path, expected: str) -> Iterator[tuple[str, Any]]:
-    """Yields the fields of a JSON object in file order, and of lists each element with the name of its list.
-
-    Raises `AnnotationError` on reaching the error.
-    """
-    with _object(path, expected) as text:
-        for name in text.fields():
-            if text.peek() == "[":
-                for element in text.elements():
-                    yield name, element
-            else:
-                yield name, text.value()
 
 
 @contextmanager

@@ -14,10 +14,12 @@ class LvisReader(CocoReader):
     Images are named by `coco_url`. Categories have spaces for underscores.
     """
 
-    def _category(self, name: str) -> str:
+    def category_name(self, name: str) -> str:
+        """The name with spaces."""
         return name.strip().replace("_", " ")
 
-    def _entries(self) -> Iterator[tuple[str, Any]]:
-        for name, entry in super()._entries():
+    def entries(self) -> Iterator[tuple[str, Any]]:
+        """Yields images with a file name."""
+        for name, entry in super().entries():
             url = entry.get("coco_url") if name == "images" and isinstance(entry, dict) else None
             yield name, {"file_name": "/".join(url.split("/")[-2:]), **entry} if isinstance(url, str) else entry

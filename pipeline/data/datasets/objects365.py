@@ -42,7 +42,8 @@ class Objects365Reader(CocoReader):
     sets `drop_fake` or `drop_reflected`.
     """
 
-    def _category(self, name: str) -> str:
+    def category_name(self, name: str) -> str:
+        """The name, lower-cased, stripped and corrected."""
         name = name.strip().lower()
         return _SPELLING.get(name, name)
 

@@ -23,7 +23,8 @@ class PsgReader(CocoReader):
     and of stuff, crowds included, as the authors load them. Their masks are not read.
     """
 
-    def _entries(self) -> Iterator[tuple[str, Any]]:
+    def entries(self) -> Iterator[tuple[str, Any]]:
+        """Yields segments as annotations, with their places within the image as ids."""
         path, split = self.annotation_file, self.source.split
         if split not in SPLITS:
             raise AnnotationError(f"split {split!r} is not a split of PSG; set one of {', '.join(SPLITS)}")
@@ -38,23 +39,24 @@ class PsgReader(CocoReader):
                 yield from _translated(entry)
         # Categories count things, then stuff.
         for number, name in enumerate(names["thing_classes"] + names["stuff_classes"]):
-            yield "categories", {"id": number, "name": name}
+            yield "categories", {"id": number, "name": name, "isthing": int(number < len(names["thing_classes"]))}
         for number, name in enumerate(names["predicate_classes"]):
             yield "rel_categories", {"id": number, "name": name}
 
 
 def _translated(entry: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yields an image, its boxes and its relations as COCO's layout states them. Boxes have their places as ids."""
-    image_id = entry.get("image_id")
-    yield "images", {"id": image_id} | {name: entry.get(name) for name in ("file_name", "width", "height")}
-    annotations, relations = (
-        found if isinstance(found := entry.get(name), list) else [] for name in ("annotations", "relations")
-    )
+    image_id, parts = entry.get("image_id"), ("annotations", "segments_info", "relations")
+    yield "images", {"id": image_id} | {name: each for name, each in entry.items() if name not in ("image_id", *parts)}
+    annotations, segments, relations = (found if isinstance(found := entry.get(name), list) else [] for name in parts)
     for place, box in enumerate(annotations):
         found = box if isinstance(box, dict) else {}
         corners = as_four_numbers(found.get("bbox"))
         sides = corners and [*corners[:2], corners[2] - corners[0], corners[3] - corners[1]]
-        yield "annotations", {"id": place, "image_id": image_id, "category_id": found.get("category_id"), "bbox": sides}
+        segment = segments[place] if len(segments) == len(annotations) else None
+        area = {"area": segment.get("area"), "segments_info": segment} if isinstance(segment, dict) else {}
+        category = found.get("category_id")
+        yield "annotations", {"id": place, "image_id": image_id, "category_id": category, "bbox": sides, **area}
     for relation in relations:
         ids = relation if isinstance(relation, list) and len(relation) == 3 else [None] * 3
         named = dict(zip(("subject_id", "object_id", "predicate_id"), ids, strict=True))

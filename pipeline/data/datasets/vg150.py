@@ -20,11 +20,11 @@ DICTIONARY = "VG-SGG-dicts.json: an object with idx_to_label and idx_to_predicat
 SPLITS = ("train", "val", "trainval", "test")
 VALIDATION_IMAGES = 5000
 """Of the images of the training split that have relations, how many are "val", as scene graph projects agree on."""
-_SCALE = 1024
-_TEST = 2
+SCALE = 1024
+TEST = 2
 _MOST = 2**28
 """Bytes of all arrays. Those of VG150 have a fifth of it; a file may claim any size and hold nothing."""
-_DAMAGED = frozenset({1592, 1722, 4616, 4617})
+DAMAGED = frozenset({1592, 1722, 4616, 4617})
 """Images that image_data lists and the HDF5 file leaves out, because their files are damaged."""
 
 
@@ -80,7 +80,7 @@ class Vg150Reader(VisualGenomeReader):
             width, height = as_size(found.get("width")), as_size(found.get("height"))
             if image_id is None or width is None or height is None:
                 raise AnnotationError(f"{path}: entry without id or size: {shown(entry)}; expected {IMAGE_DATA}")
-            if image_id not in _DAMAGED:
+            if image_id not in DAMAGED:
                 images.append((image_id, width, height))
         return images
 
@@ -90,7 +90,7 @@ class Vg150Reader(VisualGenomeReader):
         image_id, width, height = image
         first, last = (int(columns[f"img_to_{end}_box"][position]) for end in ("first", "last"))
         chosen = slice(first, last + 1) if first >= 0 else slice(0, 0)
-        scaled = columns["boxes_1024"][chosen].astype(np.float64) * (max(width, height) / _SCALE)
+        scaled = columns["boxes_1024"][chosen].astype(np.float64) * (max(width, height) / SCALE)
         scaled[:, :2] -= scaled[:, 2:] / 2
         boxes: list[Box] = []
         places: dict[int, int] = {}
@@ -153,7 +153,7 @@ def _columns(path: Path) -> dict[str, NDArray[Any]]:
 
 def _chosen(columns: dict[str, NDArray[Any]], split: str) -> NDArray[np.int64]:
     """The positions of a split's images. Of the training images that have relations, the first 5,000 are "val"."""
-    of_test = columns["split"] == _TEST
+    of_test = columns["split"] == TEST
     if split == "test":
         return np.flatnonzero(of_test)
     if split == "trainval":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
@@ -39,6 +39,12 @@ class DetectionColumns:
     masks: Masks | None = None
     """P×2, of subject and object; None if the file has none"""
 
+    def take(self, kept: NDArray[np.bool_]) -> DetectionColumns:
+        """The pairs that `kept` marks."""
+        columns: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        columns = {name: None if column is None else column[kept] for name, column in columns.items()}
+        return DetectionColumns(**columns)
+
     @classmethod
     def joined(cls, parts: Sequence[DetectionColumns]) -> DetectionColumns:
         """All parts, in their order."""
@@ -54,6 +60,8 @@ class DetectionsContent:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.counts: Callable[[DetectionColumns], NDArray[np.bool_]] | None = None
+        """Marks the pairs of some whole images that can count. Others are forgotten; None: nothing is."""
         self.images: list[tuple[int | None, str | None]] = []
         """Id and file name of each image, as far as the file states them."""
         self.sizes: list[tuple[float, float]] = []
@@ -63,6 +71,10 @@ class DetectionsContent:
         """The code of each name."""
         self.parts: list[DetectionColumns] = []
         self.faults = Faults()
+
+    def add(self, part: DetectionColumns) -> None:
+        """Adds the pairs of some images."""
+        self.parts.append(part if self.counts is None else part.take(self.counts(part)))
 
     def note(self, reason: str, positions: Integers, rows: Integers, values: NDArray[Any] | None = None) -> None:
         """Counts faults at some positions of columns; `rows` are the images and `values` the faulty values."""

@@ -6,8 +6,9 @@ Formats: our table `DETECTIONS` as Parquet, or as JSON with one object a line or
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from pipeline.evaluation.detections.score_matrices import MATRIX_FIELDS, read_sc
 from pipeline.evaluation.detections.table import json_lines, read_parquet, read_rows
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.relations import Floats, Integers, Relations
+from pipeline.evaluation.scene_graph_recall import that_count
 from storage.errors import FatalError
 from tagger.english.predicates import canonical
 
@@ -63,13 +65,16 @@ def read_detections(
     `allow_missing`, images that the file lacks have no detections; with `drop_faulty`, faulty rows are left out and
     counted. Both are an error otherwise.
 
-    Only the format with `verb_scores` for every pair and predicate uses the rest, as `read_score_matrices` does.
+    Without a limit `per_image`, only pairs that can count for scene graphs are kept (`that_count`). Of the formats with a
+    limit, only that with `verb_scores` for every pair and predicate uses it and `allowed`, as `read_score_matrices` does.
 
     If boxes of the ground truth are shares of the image, the row's width and height make them pixels, in which all
     rules count. Raises `DetectionsError`, and `FatalError` for a file of another kind, names that do not fit at all, or
     images whose size nobody states.
     """
     content = DetectionsContent(path)
+    if per_image is None:
+        content.counts = partial(_counts, content, truth)
     head = _head(path)
     if head[:4] == b"PAR1":
         read_parquet(content)
@@ -236,15 +241,9 @@ def _relations(
     """The pairs of images and names of the truth. Counts what is faulty, and in `noted` what is odd."""
     image = places[columns.row] if len(places) else columns.row
     subject_labels, object_labels = _labels(objects, columns.subjects), _labels(objects, columns.objects)
-    without = columns.objects == NO_OBJECT
-    predicate = predicates[columns.predicates] if len(predicates) else columns.predicates
+    predicate = _labels(predicates, columns.predicates)
     kept = image >= 0
-    for reason, wrong in (
-        ("unknown object name", (subject_labels < 0) | ((object_labels < 0) & ~without)),
-        ("unknown predicate name", predicate < 0),
-        ("score negative or not finite", ~_usable(columns.scores)),
-        ("box not finite", ~_finite(columns.subject_boxes) | ~(_finite(columns.object_boxes) | without)),
-    ):
+    for reason, wrong in _faults(columns, subject_labels, object_labels, predicate):
         values = columns.scores if "score" in reason else None
         content.note(reason, np.flatnonzero(kept & wrong), columns.row, values)
         kept &= ~wrong
@@ -262,6 +261,42 @@ def _relations(
         scores=columns.scores[order],
         masks=None if columns.masks is None else columns.masks[order],
     )
+
+
+def _faults(
+    columns: DetectionColumns, subject_labels: Integers, object_labels: Integers, predicate: Integers
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Each reason why pairs can't be scored, and those it holds of."""
+    without = columns.objects == NO_OBJECT
+    yield "unknown object name", (subject_labels < 0) | ((object_labels < 0) & ~without)
+    yield "unknown predicate name", predicate < 0
+    yield "score negative or not finite", ~_usable(columns.scores)
+    yield "box not finite", ~_finite(columns.subject_boxes) | ~(_finite(columns.object_boxes) | without)
+
+
+def _counts(content: DetectionsContent, truth: GroundTruth, part: DetectionColumns) -> NDArray[np.bool_]:
+    """Marks pairs that can count for scene graphs, and faulty ones, which are counted later. Masks may count anyhow."""
+    objects = matched(content.objects, truth.objects)
+    subject_labels, object_labels = _labels(objects, part.subjects), _labels(objects, part.objects)
+    predicates = _labels(matched(content.predicates, truth.predicates, canonical), part.predicates)
+    kept = np.zeros(len(part.row), bool)
+    for _, wrong in _faults(part, subject_labels, object_labels, predicates):
+        kept |= wrong
+    usable = np.flatnonzero(~kept)
+    if part.masks is None and len(usable):
+        relations = Relations(
+            images=int(part.row[-1] - part.row[0]) + 1,
+            image=part.row - part.row[0],
+            subject_boxes=part.subject_boxes,
+            object_boxes=part.object_boxes,
+            subject_labels=subject_labels,
+            object_labels=object_labels,
+            predicates=predicates,
+            scores=part.scores,
+        )
+        usable = usable[that_count(relations.take(usable))]
+    kept[usable] = True
+    return kept
 
 
 def _missing(truth: GroundTruth, places: Integers) -> Fault | None:

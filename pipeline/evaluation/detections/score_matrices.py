@@ -13,8 +13,7 @@ from pipeline.data.datasets.annotations import as_four_numbers, as_id
 from pipeline.evaluation.detections.content import DetectionColumns, DetectionsContent
 from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.relations import Floats, Integers, Relations
-from pipeline.evaluation.scene_graph_recall import that_count
+from pipeline.evaluation.relations import Floats, Integers
 from storage.errors import FatalError
 
 MATRIX_FIELDS = ("boxes", "labels", "verb_scores", "sub_ids", "obj_ids")
@@ -40,9 +39,7 @@ def read_score_matrices(
     per_image: int | None,
     allowed: NDArray[np.bool_] | None,
 ) -> None:
-    """Reads each image's `per_image` best scores of those that `allowed` (objects × predicates) permits.
-
-    None: those that can count where a pair may have one predicate, whose best may come after hundreds of another pair's.
+    """Reads each image's `per_image` best scores (None: all) of those that `allowed` (objects × predicates) permits.
 
     Labels count `counted_names`.
 
@@ -62,7 +59,7 @@ def read_score_matrices(
         uri = entry.get("file_name", entry.get("filename", entry.get("uri")))
         content.images.append((as_id(entry.get("image_id")), uri if isinstance(uri, str) else None))
         content.sizes.append((np.nan, np.nan) if size is None else (size[2], size[3]))
-        content.parts.append(_best(content, number, found, per_image, permitted))
+        content.add(_best(content, number, found, per_image, permitted))
     if any(image == (None, None) for image in content.images):
         raise FatalError(
             f"{content.path}: not all of its images have an image_id or a file_name, and their order does not say which "
@@ -123,7 +120,4 @@ def _best(
     pair, predicate = order // max(predicates, 1), order % max(predicates, 1)
     ends = subjects[pair], objects[pair]
     columns = *(boxes[end] for end in ends), *(labels[end] for end in ends), predicate, flat[order]
-    if per_image is None:
-        counted = that_count(Relations(1, np.zeros(len(order), np.int64), *columns))
-        columns = tuple(column[counted] for column in columns)
-    return DetectionColumns(np.full(len(columns[0]), row), *columns)
+    return DetectionColumns(np.full(len(order), row), *columns)

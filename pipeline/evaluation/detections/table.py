@@ -26,8 +26,8 @@ from storage.atomic import atomic_file
 from storage.errors import FatalError
 from storage.tables import DETECTIONS
 
-BATCH = 1024
-"""Images that are converted to columns together."""
+BATCH = 128
+"""Images that are converted to columns together: of Visual Genome's, with every predicate of a pair, 0.2 GB."""
 _RLE = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
 _READ = DETECTIONS.append(pa.field("masks", pa.list_(_RLE)))
 """What is read: a file may have a mask for each box, as COCO's results have them, {size: [height, width], counts}."""
@@ -106,7 +106,7 @@ def _add(content: DetectionsContent, table: pa.Table) -> None:
     target[without] = subject[without]
     object_boxes = corners[target]
     object_boxes[without] = np.nan
-    content.parts.append(
+    content.add(
         DetectionColumns(
             row=row[kept],
             subject_boxes=corners[subject],
@@ -125,7 +125,7 @@ def _masks(content: DetectionsContent, lists: pa.ChunkedArray, box_counts: Integ
     if box_counts.any() and lists.null_count == len(lists):
         return None
     masks = pc.list_flatten(lists).to_pylist()
-    if (_flattened(lists)[0] != box_counts).any() or not all(map(_is_rle, masks)):
+    if (_flattened(lists)[0] != box_counts).any() or not all(map(is_rle, masks)):
         raise FatalError(
             f"{content.path}: `masks` must have a mask for each box, as pycocotools encodes it: {{size: [height, width], "
             "counts: text}"
@@ -133,7 +133,7 @@ def _masks(content: DetectionsContent, lists: pa.ChunkedArray, box_counts: Integ
     return np.array(masks, object)
 
 
-def _is_rle(mask: Mapping[str, Any] | None) -> bool:
+def is_rle(mask: Mapping[str, Any] | None) -> bool:
     """Whether pycocotools can read a mask. It does not check that the last run ends."""
     if mask is None or len(size := mask["size"] or ()) != 2 or None in size:
         return False

@@ -1,0 +1,160 @@
+"""What annotation files in COCO's layout, or translated to it, state beyond the tables: masks, licenses, other fields."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.datasets.annotations import AnnotationError, as_four_numbers, as_id, readable
+from pipeline.data.datasets.coco import CocoReader
+from pipeline.data.datasets.coco_panoptic import segment_ids
+from pipeline.data.datasets.record_index import open_annotations
+from pipeline.data.datasets.source import annotation_source
+from pipeline.data.datasets.spill import Spill
+from pipeline.data.images.folders import open_folder
+from pipeline.data.images.opening import BadImage
+from pipeline.data.images.refs import ImageFolder
+from pipeline.interop.json_writer import number
+from pipeline.interop.run_rows import NAMES, Tally
+from storage.errors import FatalError
+from storage.runs import Run
+
+_FILES = dict.fromkeys(("coco", "coco_panoptic", "gqa", "lvis", "objects365", "psg"), "annotations") | {
+    "vcoco": "instances"
+}
+"""Format → the field of its source that names the file."""
+_IN_TABLES = {
+    "images": frozenset({"id", "file_name", "width", "height"}),
+    "annotations": frozenset({"id", "image_id", "category_id", "bbox", "iscrowd"}),
+    "categories": frozenset({"id", "name"}),
+}
+"""List in the file → the fields that exports take from the store."""
+_OF_RELATIONS = {
+    "rel_annotations": frozenset({"id", "image_id", "subject_id", "predicate_id", "object_id"}),
+    "rel_categories": frozenset({"id", "name"}),
+}
+PNG = "pan_seg_file_name"
+"""The field of PSG that names the PNG with an image's masks."""
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
+
+
+class FurtherFields:
+    """The fields that no table has. Those of images and boxes are kept on disk: COCO's outlines take a gigabyte."""
+
+    def __init__(self, reader: CocoReader | None = None, masks: ImageFolder | None = None) -> None:
+        """Reads the annotation file. Of a damaged one, what precedes its error is known.
+
+        `masks`: the folder of the PNGs that PSG and COCO panoptic name, from which boxes get a `segmentation`.
+        """
+        self._masks = masks
+        self.header: dict[str, Any] = {}
+        """`info` and `licenses`, if the file states them."""
+        self.counts: Counter[str] = Counter()
+        """`info`, `licenses`, or list and field, e.g. "annotations.segmentation" → the number of entries that have it."""
+        self.lost: Counter[str] = Counter()
+        """The same of relations, whose further fields no export writes."""
+        self.is_damaged = False
+        """Whether the file could not be read to its end."""
+        self.unwritable = 0
+        """Number of entries whose further fields JSON can't hold, such as NaN."""
+        self._categories: dict[str, dict[str, Any]] = {}
+        self._images, self._boxes = Spill(), Spill()
+        try:
+            for name, value in () if reader is None else reader.entries():
+                if name == "categories" and isinstance(value, dict) and reader is not None:
+                    value = value | {"name": reader.category_name(readable(str(value.get("name"))))}
+                self._keep(name, value)
+        except AnnotationError:
+            self.is_damaged = True
+
+    def image(self, image_id: int) -> dict[str, Any]:
+        """The further fields of an image; empty if it is unknown."""
+        return next(self._images.of(image_id), {})
+
+    def boxes(self, image_id: int) -> dict[int, dict[str, Any]]:
+        """The further fields of an image's boxes, by their ids. Of boxes with one id, those of the first."""
+        found: dict[int, dict[str, Any]] = {}
+        for key, fields in self._boxes.of(image_id):
+            found.setdefault(key, fields)
+        return found if self._masks is None else self._with_masks(image_id, found)
+
+    def _with_masks(self, image_id: int, boxes: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+        from pycocotools.mask import encode
+
+        common = self.image(image_id)
+        pixels: dict[str, NDArray[np.int64]] = {}
+        for fields in boxes.values():
+            segment, name = fields.get("segments_info"), fields.get(PNG, common.get(PNG))
+            if isinstance(segment, dict) and isinstance(name, str) and self._masks is not None:
+                try:
+                    pixels[name] = pixels[name] if name in pixels else segment_ids(self._masks, name)
+                except BadImage as bad:
+                    raise FatalError(
+                        f"--masks: {name}: {bad.reason} ({bad.value}); name the folder it lies in"
+                    ) from bad
+                if (inside := pixels[name] == segment.get("id")).any():
+                    found = encode(np.asfortranarray(inside, np.uint8))
+                    fields["segmentation"] = found | {"counts": found["counts"].decode()}
+        return boxes
+
+    def category(self, name: str) -> dict[str, Any]:
+        """The further fields of a category; empty if it is unknown."""
+        return self._categories.get(name, {})
+
+    def _keep(self, name: str, value: Any) -> None:
+        if name in ("info", "licenses") and value not in _EMPTY and self._is_writable(value):
+            self.header[name] = value if name == "info" else [*self.header.get(name, ()), value]
+            self.counts[name] += 1
+        elif name in _OF_RELATIONS and isinstance(value, dict):
+            self.lost.update(f"{name}.{field}" for field in value.keys() - _OF_RELATIONS[name])
+        elif name in _IN_TABLES and isinstance(value, dict):
+            further = {key: each for key, each in value.items() if key not in _IN_TABLES[name] and each not in _EMPTY}
+            key = as_id(value.get("id"))
+            if not further or key is None or not self._is_writable(further):
+                return
+            # Without a mask, COCO's area is that of the box.
+            sides = as_four_numbers(value.get("bbox"))
+            derived = {"area"} if sides and further.get("area") == number(sides[2] * sides[3]) else set()
+            self.counts.update(f"{name}.{field}" for field in further.keys() - derived)
+            image_id = as_id(value.get("image_id"))
+            if name == "categories":
+                self._categories[value["name"]] = further
+            elif name == "images":
+                self._images.add(key, further)
+            elif image_id is not None:
+                self._boxes.add(image_id, (key, further))
+
+    def _is_writable(self, value: Any) -> bool:
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            self.unwritable += 1
+            return False
+        return True
+
+
+def further_fields(run: Run, dataset: str, tally: Tally) -> FurtherFields:
+    """Reads the annotation file of a run's dataset again. Nothing is known if its layout is another, or it is gone."""
+    data = run.read_document("recipe").get("data", {})
+    for source in data.get("sources", ()):
+        if source.get("name") == dataset and (field := _FILES.get(source.get("format"))):
+            path = Path(data.get("root", "."), source[field])
+            if not path.is_file():
+                tally.note(f"info, licenses and further fields, because {path} is gone")
+                continue
+            form, split = source["format"] if field == "annotations" else "coco", source.get("split", "train")
+            reader = open_annotations(annotation_source(form, path, {}).model_copy(update={"split": split}))
+            assert isinstance(reader, CocoReader)
+            masks = run.read_document(NAMES).get("masks")
+            fields = FurtherFields(reader, open_folder(masks) if masks else None)
+            tally.note("further fields after the damage in the annotation file", int(fields.is_damaged))
+            for name, count in fields.lost.items():
+                tally.note(f"field {name}", count)
+            tally.note("further fields that JSON can't hold", fields.unwritable)
+            return fields
+    return FurtherFields()

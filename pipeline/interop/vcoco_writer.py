@@ -1,0 +1,126 @@
+"""Writes a run in V-COCO's layout (Gupta and Malik 2015): actions of people, beside COCO's instances."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.datasets.record import NO_OBJECT
+from pipeline.interop.coco_writer import coco_instances
+from pipeline.interop.further_fields import further_fields
+from pipeline.interop.json_writer import write_list, write_object
+from pipeline.interop.run_rows import ImageRows, RunRows, Tally, numbered_names, relations_of
+
+PERSON = "person"
+_ROLES = ("obj", "instr")
+
+
+@dataclass
+class _Action:
+    """One action. It has a row for each person in the dataset, and more if a person does it to several objects."""
+
+    roles: list[str] = field(default_factory=list)
+    people: array[int] = field(default_factory=lambda: array("q"))
+    images: array[int] = field(default_factory=lambda: array("q"))
+    labels: array[int] = field(default_factory=lambda: array("q"))
+    objects: list[array[int]] = field(default_factory=list)
+    """Annotation ids by role, 0 for none."""
+
+    def add(self, person: int, image_id: int, label: int, objects: Sequence[int]) -> None:
+        self.people.append(person)
+        self.images.append(image_id)
+        self.labels.append(label)
+        for role, target in zip(self.objects, objects, strict=True):
+            role.append(target)
+
+    def as_json(self, name: str) -> dict[str, Any]:
+        """The entry in the file. `role_object_id` lists the people, then the objects role by role."""
+        roles = ["agent", *self.roles]
+        return {
+            "action_name": name,
+            "role_name": roles,
+            "include": roles,
+            "ann_id": self.people.tolist(),
+            "image_id": self.images.tolist(),
+            "label": self.labels.tolist(),
+            "role_object_id": [*self.people, *(target for role in self.objects for target in role)],
+        }
+
+
+def write_vcoco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
+    """Writes `vcoco.json` and `instances.json` for each dataset.
+
+    A predicate such as "hold obj" or "cut instr" is an action with that role. Other predicates get role "obj", or none
+    if no relation with them has an object. Relations whose subject is not a person are counted as lost.
+    """
+    rows.require_kept()
+    for dataset in rows.ingested():
+        place = folder / dataset
+        place.mkdir()
+        objects, predicates = numbered_names(rows, dataset, threshold)
+        with_object = {
+            each["predicate"]
+            for image in rows.images(dataset, "images", "relations")
+            for each in _stated(image, threshold, Tally())
+            if each["object"] != NO_OBJECT
+        }
+        roles = {name: _role(name, name in with_object) for name in predicates}
+        actions: dict[str, _Action] = {}
+        for action, role in roles.values():
+            actions.setdefault(action, _Action()).roles += [role] if role else []
+        for each in actions.values():
+            each.objects = [array("q") for _ in each.roles]
+        instances, annotations = coco_instances(rows, dataset, objects, further_fields(rows.run, dataset, tally), tally)
+        for image in rows.images(dataset, "images", "relations"):
+            ids = [box["id"] for box in annotations.get(image.image_id, ())]
+            _add_rows(image, _stated(image, threshold, tally), ids, roles, actions, tally)
+        write_object(place / "instances.json", instances.items())
+        write_list(place / "vcoco.json", (each.as_json(name) for name, each in actions.items()))
+
+
+def _stated(image: ImageRows, threshold: float, tally: Tally) -> list[dict[str, Any]]:
+    """An image's relations. Annotated ones may be without an object."""
+    if "relations" in image.rows:
+        return relations_of(image, threshold, tally)
+    return image.items("images", "relations")
+
+
+def _role(predicate: str, has_object: bool) -> tuple[str, str]:
+    action, _, role = predicate.rpartition(" ")
+    if action and role in _ROLES:
+        return action, role
+    return predicate, "obj" if has_object else ""
+
+
+def _add_rows(
+    image: ImageRows,
+    relations: Sequence[Mapping[str, Any]],
+    ids: Sequence[int],
+    roles: Mapping[str, tuple[str, str]],
+    actions: Mapping[str, _Action],
+    tally: Tally,
+) -> None:
+    """Adds an image's rows to all actions, for each person in it. `ids`: of its boxes."""
+    boxes = image.items("images", "boxes")
+    done: dict[tuple[int, str], dict[str, list[int]]] = {}
+    for relation in relations:
+        subject, target = relation["subject"], relation["object"]
+        if boxes[subject]["category"] != PERSON:
+            tally.note("relation whose subject is no person")
+            continue
+        action, role = roles[relation["predicate"]]
+        targets = done.setdefault((subject, action), {}).setdefault(role, [])
+        targets += [] if target == NO_OBJECT else [ids[target]]
+        tally.wrote["relations"] += 1
+        tally.note("score, origin and calibration of a relation", int("score" in relation))
+    for index, box in enumerate(boxes):
+        for name, each in actions.items() if box["category"] == PERSON and not box["crowd"] else ():
+            found = done.get((index, name))
+            columns = [(found or {}).get(role, []) for role in each.roles]
+            # The n-th objects of all roles share a row; a person without objects still has one.
+            for place in range(max([1, *map(len, columns)])):
+                targets = [column[place] if place < len(column) else 0 for column in columns]
+                each.add(ids[index], image.image_id, int(found is not None), targets)

@@ -1,0 +1,132 @@
+"""Writes a run in the layouts of Visual Genome, as published, and of VG150 (Xu et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.datasets.vg150 import DAMAGED, SCALE, TEST
+from pipeline.interop.json_writer import number, write_list, write_object
+from pipeline.interop.run_rows import RunRows, Tally, numbered_names, size_fields, without_crowds
+from storage.errors import FatalError
+
+
+def write_visual_genome(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
+    """Writes `relationships.json`, `objects.json` and `image_data.json` for each dataset, with object ids from 1."""
+    rows.require_kept()
+    for dataset in rows.ingested():
+        place = folder / dataset
+        place.mkdir()
+        sizes: list[dict[str, Any]] = []
+        objects: list[dict[str, Any]] = []
+        write_list(place / "relationships.json", _relationships(rows, dataset, threshold, tally, sizes, objects))
+        write_list(place / "objects.json", objects)
+        write_list(place / "image_data.json", sizes)
+
+
+def _relationships(
+    rows: RunRows,
+    dataset: str,
+    threshold: float,
+    tally: Tally,
+    sizes: list[dict[str, Any]],
+    objects: list[dict[str, Any]],
+) -> Iterator[dict[str, Any]]:
+    """Yields the relations of each image, and adds its size and objects to their lists."""
+    following = 1
+    for row, boxes, relations in without_crowds(rows, dataset, threshold, tally):
+        image_id = row["image_id"]
+        tally.note(_NAME, int(row["uri"] != f"{image_id}.jpg"))
+        items = [
+            {"object_id": key, "names": [box["category"]], **{side: number(box[side]) for side in "xywh"}}
+            for key, box in enumerate(boxes, start=following)
+        ]
+        following += len(items)
+        sizes.append({"image_id": image_id, **size_fields(row)})
+        objects.append({"image_id": image_id, "objects": items})
+        yield {
+            "image_id": image_id,
+            "relationships": [
+                {
+                    "predicate": each["predicate"],
+                    "subject": items[each["subject"]],
+                    "object": items[each["object"]],
+                }
+                for each in relations
+            ],
+        }
+
+
+_NAME = "file name (images are named by their ids)"
+
+
+def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
+    """Writes `VG-SGG.h5`, `VG-SGG-dicts.json` and `image_data.json` for each dataset.
+
+    Images of a split other than "test" are for training. Boxes are whole numbers for a longer side of 1024 pixels.
+    """
+    rows.require_kept()
+    try:
+        import h5py
+    except ImportError as error:
+        raise FatalError("VG150 is written by h5py, which is not installed: pip install 'rlip[vg150]'") from error
+    for dataset in rows.ingested():
+        place = folder / dataset
+        place.mkdir()
+        names = numbered_names(rows, dataset, threshold)
+        objects, predicates = ({name: key for key, name in enumerate(each, start=1)} for each in names)
+        sizes: list[dict[str, Any]] = []
+        by_image: list[tuple[int, ...]] = []
+        boxes: list[list[int]] = []
+        labels: list[int] = []
+        relations: list[tuple[int, int, int]] = []
+        for row, own, stated in without_crowds(rows, dataset, threshold, tally):
+            if row["width"] is None or row["image_id"] in DAMAGED:
+                tally.note("image without a known size, or with the id of a damaged one, which readers skip")
+                tally.wrote.subtract({"images": 1, "boxes": len(own), "relations": len(stated)})
+                continue
+            tally.note(_NAME, int(row["uri"] != f"{row['image_id']}.jpg"))
+            first = len(boxes), len(relations)
+            scale = SCALE / max(row["width"], row["height"])
+            sides = np.array([[box[side] for side in "xywh"] for box in own]).reshape(-1, 4) * scale
+            sides[:, :2] += sides[:, 2:] / 2
+            whole = np.rint(sides).astype(np.int64)
+            rounded = (np.abs(sides - whole) > _ROUNDING).any(axis=1)
+            tally.note("box in parts of 1/1024 of the longer side", int(rounded.sum()))
+            boxes += whole.tolist()
+            labels += [objects[box["category"]] for box in own]
+            relations += [
+                (first[0] + each["subject"], first[0] + each["object"], predicates[each["predicate"]])
+                for each in stated
+            ]
+            spans = (
+                (a, b - 1) if b > a else (-1, -1) for a, b in zip(first, (len(boxes), len(relations)), strict=True)
+            )
+            by_image.append((TEST if row["split"] == "test" else 0, *(end for span in spans for end in span)))
+            sizes.append({"image_id": row["image_id"], **size_fields(row)})
+        if not by_image:
+            raise FatalError(
+                f"{dataset}: VG150 states boxes in parts of the longer side, but no image has a known size"
+            )
+        pairs = np.array(relations, np.int32).reshape(-1, 3)
+        with h5py.File(place / "VG-SGG.h5", "w") as file:
+            file["boxes_1024"] = np.array(boxes, np.int32).reshape(-1, 4)
+            file["labels"] = np.array(labels, np.int32).reshape(-1, 1)
+            file["relationships"], file["predicates"] = pairs[:, :2], pairs[:, 2:]
+            columns = np.array(by_image, np.int32).reshape(-1, 5).T
+            ends = (f"img_to_{end}_{what}" for what in ("box", "rel") for end in ("first", "last"))
+            for name, column in zip(("split", *ends), columns, strict=True):
+                file[name] = column
+        dictionary: dict[str, Any] = {}
+        for kind, numbers in (("label", objects), ("predicate", predicates)):
+            dictionary[f"{kind}_to_idx"] = numbers
+            dictionary[f"idx_to_{kind}"] = {str(key): name for name, key in numbers.items()}
+        write_object(place / "VG-SGG-dicts.json", dictionary.items())
+        write_list(place / "image_data.json", sizes)
+
+
+_ROUNDING = 1e-3
+"""Of a box's sides in single precision, in parts of 1/1024 of the longer side."""

@@ -1,0 +1,410 @@
+"""A vision-language model behind an HTTP endpoint in the OpenAI-compatible chat form (docs/labels.md).
+
+Answers cost money, so each is written to a journal and synced when it arrives: a run that was killed, or another run on
+the same store, does not ask for it again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+import psutil
+from PIL import Image
+from pydantic import Field, field_validator
+
+from pipeline.runtime.logs import log
+from pipeline.runtime.settings import Settings, runtime
+from pipeline.runtime.wording import one_line
+from storage.digests import digest_bytes, digest_json
+from storage.errors import FatalError, RetryableError
+
+if TYPE_CHECKING:
+    import httpx
+
+KEY = "OPENAI_API_KEY"
+"""Environment variable with the key that the endpoint asks for."""
+TOKENS = ("prompt tokens", "completion tokens")
+"""What answers count, in manifests and estimates."""
+_EXCERPT = 200
+"""Characters of an unusable answer that the quarantine keeps."""
+_ALL = 20
+"""Requests that are refused before the first answer, after which none is expected."""
+_LONGEST_PAUSE = 60.0
+"""Seconds between two tries while the endpoint is gone."""
+_POLL = 0.05
+"""Seconds between two looks for the answer that another process asks for."""
+_QUALITY = 90
+"""Of the JPEG that is sent."""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, owner TEXT, text TEXT, fault TEXT, prompt_tokens INTEGER,
+    completion_tokens INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS asked (terms TEXT PRIMARY KEY, model TEXT, tokens INTEGER) WITHOUT ROWID;
+"""
+
+
+class ChatOptions(Settings):
+    """The endpoint, how its model answers, and how fast it is asked."""
+
+    base_url: str = runtime("http://127.0.0.1:8000/v1")
+    """Where the endpoint is, up to and including /v1."""
+    model: str
+    """The model's name at the endpoint. An endpoint that reports another model than earlier is refused."""
+    samples: int = Field(1, ge=1, le=64)
+    """Answers per image."""
+    temperature: float = Field(0.0, ge=0, le=2)
+    """0 takes the most probable token; several samples need more."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of the first answer; every other answer, and every retry, has one of its own."""
+    max_tokens: int = Field(200, ge=1)
+    """Tokens of an answer. One that is cut off there is not used."""
+    image_size: int = Field(640, ge=32)
+    """Longest side in pixels of the image that is sent, as JPEG. Smaller images are sent as they are."""
+    in_flight: int = runtime(16, ge=1, le=1024)
+    """Requests at once of each of `run.workers`; a captioner waits for three times `caption.batch_size` answers at most."""
+    requests_per_minute: float = runtime(0.0, ge=0)
+    """Largest rate of each of `run.workers`; 0: no limit but the endpoint's own."""
+    tokens_per_minute: float = runtime(0.0, ge=0)
+    """The same for tokens that answers report, prompt and image included."""
+    timeout: float = runtime(120.0, gt=0)
+    """Seconds to wait for an answer."""
+    retries: int = runtime(3, ge=0, le=100)
+    """How often a request is repeated whose answer is empty, cut off, refused or missing, before it is quarantined."""
+    patience: float = runtime(600.0, ge=0)
+    """Seconds that an endpoint may be gone or busy; then the run stops, and goes on when it is started again."""
+    budget_tokens: int = runtime(0, ge=0)
+    """Tokens of all answers in this store to the same model, prompt and settings, whatever the seed, after which the run
+    stops; 0: no limit."""
+    prompt_price: float | None = runtime(None, ge=0)
+    """Price of a million tokens of prompts and images, in any currency, for `rlip estimate`."""
+    completion_price: float | None = runtime(None, ge=0)
+    """Price of a million tokens of answers."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_a_url(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")) or not urlsplit(url).hostname:
+            raise ValueError("base_url: write http:// or https:// before the host, e.g. http://127.0.0.1:8000/v1")
+        return url.rstrip("/")
+
+
+class Answer(NamedTuple):
+    """What a model answered, or in its place an excerpt of that, with the fault for which it can't be used."""
+
+    text: str
+    fault: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seed: int = 0
+
+
+Read = Callable[[str, Mapping[str, Any]], Answer]
+"""Makes of the model's text, with the `choice` that it came in, what is kept of it. KeyError, TypeError, ValueError or
+IndexError: the answer has another form."""
+
+
+class ChatEndpoint:
+    """Asks a model about images from `in_flight` threads, its `pool`."""
+
+    def __init__(self, options: ChatOptions, journal: Path, section: str, prompt: str) -> None:
+        """`section`: that of the recipe. `prompt`: what the prompts of all requests have in common.
+
+        Raises `FatalError` if httpx is not installed.
+        """
+        try:
+            import httpx
+        except ImportError as error:
+            raise FatalError(f"{section}.options.base_url needs httpx: pip install 'rlip[vlm]'") from error
+        key = os.environ.get(KEY, "")
+        self._client = httpx.Client(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=options.timeout,
+            limits=httpx.Limits(max_connections=options.in_flight + 1),
+        )
+        self._options, self._section = options, section
+        # Without the seed, which each request adds: further samples don't ask for the first ones again.
+        self._terms = options.model_dump(include={"model", "temperature", "max_tokens", "image_size"})
+        self._journal = Journal(journal, digest_json([prompt, self._terms]), section)
+        self._pace = Pace(options.requests_per_minute, options.tokens_per_minute)
+        self.pool = ThreadPoolExecutor(options.in_flight)
+        self._refused, self._is_useful = 0, False
+        self._tokens, self._lock = Counter[str](), Lock()
+
+    def ask(self, image: bytes, prompt: str, sample: int, read: Read, **more: Any) -> Answer:
+        """The first usable answer about a JPEG, or else the last. `more`: further fields of the request.
+
+        Raises `RetryableError` when the endpoint stays away.
+        """
+        answer, options = Answer("", "no answer"), self._options
+        terms = digest_json([prompt, self._terms])
+        for attempt in range(options.retries + 1):
+            seed = options.seed + sample + attempt * options.samples
+            request = digest_json([terms, digest_bytes(image), seed])
+            answer = self._journal.find(request) or self._paid(request, image, prompt, seed, read, more)
+            with self._lock:
+                self._tokens.update(dict(zip(TOKENS, (answer.prompt_tokens, answer.completion_tokens), strict=True)))
+            if not answer.fault:
+                return answer._replace(seed=seed)
+        return answer._replace(text=answer.text[:_EXCERPT])
+
+    def take_tokens(self) -> dict[str, int]:
+        """The tokens of all answers since the last call, by `TOKENS`; empty where the endpoint counts none.
+
+        Answers that were paid for earlier count, too, so that a partition has the same tokens after a crash.
+        """
+        with self._lock:
+            taken, self._tokens = self._tokens, Counter()
+        return dict(taken) if any(taken.values()) else {}
+
+    def _paid(self, request: str, image: bytes, prompt: str, seed: int, read: Read, more: Mapping[str, Any]) -> Answer:
+        """Asks once, and writes what is answered to the journal."""
+        url = f"data:image/jpeg;base64,{b64encode(image).decode()}"
+        content = [{"type": "text", "text": prompt}, {"type": "image_url", "image_url": {"url": url}}]
+        body = {
+            "model": self._options.model,
+            "messages": [{"role": "user", "content": content}],
+            "temperature": self._options.temperature,
+            "seed": seed,
+            "max_tokens": self._options.max_tokens,
+            **more,
+        }
+        try:
+            response = self._response(body)
+            if isinstance(response, Answer):
+                self._journal.release(request)
+                return response
+            answer, model = _read(response, read)
+            self._is_useful = True
+            self._pace.spent(answer.prompt_tokens + answer.completion_tokens)
+            self._journal.keep(request, answer, model)
+            if self._options.budget_tokens and not answer.fault and not answer.prompt_tokens:
+                raise FatalError(
+                    f"{self._options.base_url} counts no tokens, so {self._section}.options.budget_tokens can't stop the run; "
+                    "set it to 0 to go on without a budget"
+                )
+            return answer
+        except BaseException:
+            self._journal.release(request)
+            raise
+
+    def _response(self, body: dict[str, Any]) -> httpx.Response | Answer:
+        """What the endpoint answers, or the fault if it is there, and fails at or refuses this request alone.
+
+        While it is gone or busy, waits and tries again. Raises `RetryableError` after `patience`, and `FatalError` if the
+        budget is spent or the endpoint refuses the key, the model, the path or every request.
+        """
+        import httpx
+
+        options, pause, began = self._options, 1.0, time.monotonic()
+        while True:
+            self._pace.wait()
+            self._journal.require_budget(options.budget_tokens)
+            try:
+                response = self._client.post(f"{options.base_url}/chat/completions", json=body)
+                status, reason = response.status_code, f"answers {response.status_code}"
+            except httpx.RequestError as error:
+                status, reason = 0, repr(error)
+            if status == 200:
+                return response
+            if 200 < status < 500 and status not in (408, 409, 425, 429):
+                self._refused += 1
+                if status < 400 or status in (401, 403, 404) or (self._refused >= _ALL and not self._is_useful):
+                    raise FatalError(
+                        f"{options.base_url} answers {status} ({_excerpt(response)}); check {self._section}.options.base_url "
+                        f"and model, and the key in {KEY}"
+                    )
+                return Answer(_excerpt(response), "request refused")
+            if status != 429 and self._is_there():
+                return Answer(reason, "no answer")
+            if time.monotonic() - began + pause > options.patience:
+                raise RetryableError(
+                    f"{options.base_url} {reason} and did not recover within {options.patience:g} s; start it, or correct "
+                    f"{self._section}.options.base_url. Every answer so far is kept"
+                )
+            asked = response.headers.get("retry-after", "") if status else ""
+            wait = min(float(asked) if asked.isdigit() else pause, _LONGEST_PAUSE)
+            log.warning("the endpoint is gone or busy", extra={"fields": {"reason": reason, "seconds": wait}})
+            time.sleep(wait)
+            pause *= 2
+
+    def _is_there(self) -> bool:
+        """Whether the endpoint answers at all."""
+        import httpx
+
+        try:
+            return self._client.get(f"{self._options.base_url}/models", timeout=5.0).status_code < 500
+        except httpx.RequestError:
+            return False
+
+
+def tokens_taken(model: object) -> dict[str, int]:
+    """The tokens that a captioner or labeller has used since the last call, by `TOKENS`; none without an endpoint."""
+    taken: dict[str, int] = getattr(model, "take_tokens", dict)()
+    return taken
+
+
+def shrunk(image: Image.Image, side: int) -> Image.Image:
+    """An image with a longest side of at most `side` pixels, itself if it is no larger."""
+    if max(image.size) > side:
+        image = image.copy()
+        image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return image
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """The image as it is sent."""
+    file = BytesIO()
+    image.save(file, "JPEG", quality=_QUALITY)
+    return file.getvalue()
+
+
+def _excerpt(response: httpx.Response) -> str:
+    """The begin of a response, without the key, which endpoints may repeat."""
+    text, key = response.text, os.environ.get(KEY, "")
+    return one_line((text.replace(key, "…") if key else text)[: 4 * _EXCERPT])[:_EXCERPT]
+
+
+def _read(response: httpx.Response, read: Read) -> tuple[Answer, str]:
+    """The answer, and the model that the endpoint reports."""
+    model, tokens, text = "", (0, 0), ""
+    try:
+        content = response.json()
+        usage, model = content.get("usage") or {}, str(content.get("model", ""))
+        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        choice = content["choices"][0]
+        text, refusal = choice["message"].get("content") or "", choice["message"].get("refusal")
+        ended = choice.get("finish_reason")
+        if refusal or ended == "content_filter":
+            answer = Answer(one_line(str(refusal or text)), "answer refused")
+        elif ended == "length" or not text.strip():
+            answer = Answer(one_line(text), "answer cut off" if ended == "length" else "answer empty")
+        else:
+            answer = read(text, choice)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError):
+        answer = Answer(one_line(str(text)) or _excerpt(response), "answer of another form")
+    return answer._replace(prompt_tokens=tokens[0], completion_tokens=tokens[1]), model
+
+
+class Pace:
+    """Limits the requests and tokens a minute of one process."""
+
+    def __init__(self, requests: float, tokens: float) -> None:
+        self._each = 60 / requests if requests else 0.0
+        self._token = 60 / tokens if tokens else 0.0
+        self._next, self._lock = time.monotonic(), Lock()
+
+    def wait(self) -> None:
+        """Waits for this request's turn."""
+        with self._lock:
+            self._next = max(self._next, time.monotonic()) + self._each
+            turn = self._next - self._each
+        time.sleep(max(0.0, turn - time.monotonic()))
+
+    def spent(self, tokens: int) -> None:
+        """Delays the next request for the tokens of an answer."""
+        with self._lock:
+            self._next += tokens * self._token
+
+
+class Journal:
+    """Every answer that was paid for, in one SQLite file for any number of processes of a machine.
+
+    A request belongs to the thread that asks it: others that need its answer, in this process or another, wait for it.
+    """
+
+    def __init__(self, path: Path, terms: str, section: str) -> None:
+        """`terms`: digest of what all requests of a captioner or labeller share. `section`: that of the recipe."""
+        self._path, self._terms, self._section, self._lock = path, terms, section, Lock()
+        own = psutil.Process()
+        self._owner = f"{own.pid} {own.create_time()}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._connection = sqlite3.connect(path, timeout=120, isolation_level=None, check_same_thread=False)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.executescript(_TABLES)
+
+    def find(self, request: str) -> Answer | None:
+        """The answer; None if there is none and this thread is to ask. Waits while another one asks."""
+        while True:
+            with self._transaction("NORMAL") as connection:
+                row = connection.execute(
+                    "SELECT owner, text, fault, prompt_tokens, completion_tokens FROM answers WHERE request = ?",
+                    (request,),
+                ).fetchone()
+                if row is not None and row[1] is not None:
+                    return Answer(*row[1:])
+                if row is None or not _is_alive(row[0]):
+                    connection.execute(
+                        "INSERT OR REPLACE INTO answers (request, owner) VALUES (?, ?)", (request, self._owner)
+                    )
+                    return None
+            time.sleep(_POLL)
+
+    def keep(self, request: str, answer: Answer, model: str) -> None:
+        """Writes an answer, synced. Raises `FatalError` if the endpoint reports another model than earlier."""
+        with self._transaction("FULL") as connection:
+            connection.execute(
+                "UPDATE answers SET text = ?, fault = ?, prompt_tokens = ?, completion_tokens = ? WHERE request = ?",
+                (*answer[:4], request),
+            )
+            connection.execute(
+                "INSERT INTO asked VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET tokens = tokens + excluded.tokens, "
+                "model = iif(model = '', excluded.model, model)",
+                (self._terms, model, answer.prompt_tokens + answer.completion_tokens),
+            )
+            (known,) = connection.execute("SELECT model FROM asked WHERE terms = ?", (self._terms,)).fetchone()
+            if model and model != known:  # undoes the transaction
+                raise FatalError(
+                    f"the endpoint reports model {model!r}, but {known!r} gave the earlier answers of these settings; serve "
+                    f"that model again, or name the new one in {self._section}.options.model"
+                )
+
+    def release(self, request: str) -> None:
+        """Gives up a request that got no answer."""
+        with self._transaction("NORMAL") as connection:
+            connection.execute("DELETE FROM answers WHERE request = ? AND text IS NULL", (request,))
+
+    def require_budget(self, tokens: int) -> None:
+        """Raises `FatalError` if all answers of these settings took that many tokens; 0: no limit."""
+        if not tokens:
+            return
+        with self._transaction("NORMAL") as connection:
+            row = connection.execute("SELECT tokens FROM asked WHERE terms = ?", (self._terms,)).fetchone()
+        if row is not None and row[0] >= tokens:
+            raise FatalError(
+                f"the budget is spent: {row[0]:,} tokens, {self._section}.options.budget_tokens is {tokens:,}; raise it to "
+                "go on. Every answer so far is kept"
+            )
+
+    @contextmanager
+    def _transaction(self, synchronous: str) -> Iterator[sqlite3.Connection]:
+        """A transaction that is on the disk when it ends ("FULL"), or soon after ("NORMAL")."""
+        with self._lock:
+            try:
+                self._connection.execute(f"PRAGMA synchronous = {synchronous}")
+                self._connection.execute("BEGIN IMMEDIATE")
+                with self._connection:
+                    yield self._connection
+            except sqlite3.Error as error:
+                raise FatalError(
+                    f"{self._path}: {error}; set {self._section}.answers to a file on another disk, or restore this one"
+                ) from error
+
+
+def _is_alive(owner: str) -> bool:
+    """Whether the process that a claim names still runs."""
+    pid, created = owner.split()
+    try:
+        return bool(psutil.Process(int(pid)).create_time() == float(created))
+    except psutil.Error:
+        return False
