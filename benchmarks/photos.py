@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipeline.run.rehearsal_shards import noise
 from storage.shards.writer import Sample
 
 SYNTHETIC = 64
@@ -69,11 +70,10 @@ def write_photos(source: Path, folder: Path, megabytes: float) -> Photos:
 
 
 def write_noise(folder: Path, count: int, width: int = 640, height: int = 480) -> list[Path]:
-    """Writes JPEGs of smoothed noise, with the detail of photographs. Returns their paths."""
+    """Writes JPEGs of noise. Returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     draws = np.random.default_rng(0)
     paths = [folder / f"{number:04d}.jpg" for number in range(count)]
     for path in paths:
-        grains = Image.fromarray(draws.integers(0, 255, (max(height // 8, 1), max(width // 8, 1), 3), np.uint8))
-        grains.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
+        path.write_bytes(noise(width, height, draws))
     return paths

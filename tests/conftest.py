@@ -40,7 +40,7 @@ LONGEST = (
     "cli/test_weights.py", "review/test_browser_people.py", "chain/test_moved_dataset.py",
     "chain/test_fine_tuning.py", "chain/test_funnel.py", "training/test_launch.py", "models/test_import.py",
     "models/test_export.py", "interop/test_publish_shards.py", "runtime/test_local_engine.py",
-    "runtime/test_processes.py", "data/test_decoder_process.py",
+    "runtime/test_processes.py", "data/test_decoder_process.py", "run/test_rehearsal.py",
 )  # fmt: skip
 """Files that take long, about the longest first. A worker that got one of them last would go on alone."""
 SLOW_FOLDERS = ("chain", "device", "flows", "hostile", "training")

@@ -71,15 +71,11 @@ class EndpointCaptioner:
     def caption(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:
         """Each line of the answers to each image, in order. Raises `RetryableError` when the endpoint stays away."""
         asked: list[list[Future[Answer]]] = []
-        pool = self._endpoint.pool
-        for image in images:  # the pool takes them in this order, so no thread waits for an image that is behind it
-            encoded = pool.submit(_encoded, image, self._options.image_size)
-            asked.append([pool.submit(self._ask, encoded, sample) for sample in range(self._options.samples)])
-        try:
+        with self._endpoint.threads() as pool:
+            for image in images:  # taken in this order, so no thread waits for an image that is behind it
+                encoded = pool.submit(_encoded, image, self._options.image_size)
+                asked.append([pool.submit(self._ask, encoded, sample) for sample in range(self._options.samples)])
             answers = [[each.result() for each in of_image] for of_image in asked]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
         captions: list[list[Caption]] = []
         for image_id, of_image in zip(image_ids, answers, strict=True):
             self.rejects += [Rejected(image_id, answer.fault, answer.text) for answer in of_image if answer.fault]

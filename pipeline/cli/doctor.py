@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +15,9 @@ from rich.text import Text
 from pipeline.cli.options import AsJson, Overrides
 from pipeline.report.formatting import sanitise
 from storage.errors import FatalError
+
+if TYPE_CHECKING:
+    from pipeline.run.device_doctor import Line
 
 
 def doctor(
@@ -57,9 +61,15 @@ def _try_device(minutes: float, as_json: bool) -> None:
     from pipeline.run.device_doctor import examine_device
     from pipeline.runtime.devices import choose_device
 
-    device, console, states = choose_device("auto"), Console(), Counter[str]()
+    device = choose_device("auto")
+    show_lines(examine_device(device, minutes), as_json, str(device))
+
+
+def show_lines(lines: Iterable[Line], as_json: bool, subject: str) -> None:
+    """Shows each line as it comes, then a summary. Raises `FatalError` when the subject is not fit for training."""
+    console, states = Console(), Counter[str]()
     bad = []
-    for name, outcome, seconds in examine_device(device, minutes):
+    for name, outcome, seconds in lines:
         states[outcome.state] += 1
         if outcome.state in ("wrong", "failed"):
             bad.append(name)
@@ -69,6 +79,6 @@ def _try_device(minutes: float, as_json: bool) -> None:
             line = f"{name}: {outcome.figure} ({seconds:.1f} s)" + (f"; {outcome.advice}" if outcome.advice else "")
             console.print(Text(f"{outcome.state:<6}  {sanitise(line, len(line))}"), soft_wrap=True)
     if not as_json:
-        console.print(f"{device}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
+        console.print(f"{subject}: " + ", ".join(f"{count} {state}" for state, count in states.items()))
     if bad:
-        raise FatalError(f"{device} is not fit for training: {', '.join(bad)}; the lines above say what to do")
+        raise FatalError(f"{subject} is not fit for training: {', '.join(bad)}; the lines above say what to do")

@@ -16,9 +16,8 @@ from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.review.decisions import Accepted, Addition, Decided, Decisions, accept_class, add_relation, decide
 from pipeline.review.entrance import reviewer_of
 from pipeline.review.image_detail import ImageDetail
-from pipeline.review.labels import labels_of
 from pipeline.review.pages import Pages
-from pipeline.review.pictures import CHIP, LONGEST, NoPicture, Region
+from pipeline.review.pictures import SIDE, NoPicture
 from pipeline.review.review_state import ReviewState
 from pipeline.review.search import Search
 from storage.errors import PipelineError
@@ -96,28 +95,23 @@ def _add_pictures(app: APIRouter, state: ReviewState) -> None:
     """Pictures by number: no address ever names a file.
 
     A screen asks for twenty at once. They take all processors but one, so that pages and verdicts don't wait for them.
+    Browsers show a label's part of its picture, which they have then for the whole image, too.
     """
     limiter = CapacityLimiter(max(1, (os.cpu_count() or 1) - 1))
 
     @app.get("/pictures/{number}.jpg")
-    async def picture(number: int, longest: Annotated[int, Query(ge=64, le=LONGEST)] = LONGEST) -> Response:
-        return await to_thread.run_sync(whole, number, longest, limiter=limiter)
+    async def picture(number: int, side: Annotated[int, Query(ge=64, le=SIDE)] = SIDE) -> Response:
+        return await to_thread.run_sync(jpeg, number, side, limiter=limiter)
 
-    @app.get("/chips/{number}.jpg")
-    async def chip(number: int) -> Response:
-        return await to_thread.run_sync(part, number, limiter=limiter)
-
-    def whole(number: int, longest: int) -> Response:
+    def jpeg(number: int, side: int) -> Response:
         rows = state.index.rows_at("images", "dataset, uri", "image", [number])
         if not rows:
             raise HTTPException(404, "no image has this number")
-        return _jpeg(state, rows[0]["dataset"], rows[0]["uri"], longest=longest)
-
-    def part(number: int) -> Response:
-        found = labels_of(state.index, [number])
-        if not found:
-            raise HTTPException(404, "no label has this number")
-        return _jpeg(state, found[0].dataset, found[0].uri, found[0].region, CHIP)
+        try:
+            data = state.pictures.jpeg(rows[0]["dataset"], rows[0]["uri"], side)
+        except NoPicture as error:
+            raise HTTPException(404, str(error)) from error
+        return Response(data, media_type="image/jpeg", headers=_CACHED)
 
 
 def _add_answers(app: APIRouter, state: ReviewState) -> None:
@@ -183,10 +177,3 @@ def _detail(state: ReviewState, number: int) -> ImageDetail:
     if found is None:
         raise HTTPException(404, "no image has this number; the run may have been made anew")
     return found
-
-
-def _jpeg(state: ReviewState, dataset: str, uri: str, region: Region | None = None, longest: int = LONGEST) -> Response:
-    try:
-        return Response(state.pictures.jpeg(dataset, uri, region, longest), media_type="image/jpeg", headers=_CACHED)
-    except NoPicture as error:
-        raise HTTPException(404, str(error)) from error

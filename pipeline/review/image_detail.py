@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
 from pipeline.labels.labelled_partitions import candidates, dropped
 from pipeline.review.index import ReviewIndex
-from pipeline.review.labels import Label, labels_of_image
+from pipeline.review.labels import Label, labels_of_images
 from pipeline.review.partition_rows import PART_BITS
 from tagger.english.predicates import canonical
 
@@ -120,21 +120,20 @@ class ImageDetails:
         if not rows:
             return None
         place = rows[0]
-        tables = self._tables(place["part"], self._index.generation)
-        if tables is None:
+        tables, part = self._tables(place["part"], self._index.generation), self._index.partition(place["part"])
+        if tables is None or part is None:
             return None
         image_id = place["image_id"]
         image = _row(tables["images"], image_id) or {}
         triplets = (_row(tables.get("triplets"), image_id) or {}).get("triplets") or []
         captions = (_row(tables.get("captions"), image_id) or {}).get("captions") or []
         scored = (_row(tables.get("relations"), image_id) or {}).get("relations") or []
-        labels = labels_of_image(self._index, number)
+        labels = labels_of_images(self._index, [number])
         lost = {row["triplet"]: (row["reason"], row["value"]) for row in _all(tables.get("dropped"), image_id)}
-        names = self._index.rows("SELECT partition FROM parts WHERE part = $part", {"part": place["part"]})
         return ImageDetail(
             number=number,
             **{name: place[name] for name in ("dataset", "image_id", "uri", "digest", "width", "height")},
-            partition=names[0]["partition"],
+            partition=part.partition,
             boxes=image.get("boxes") or [],
             captions=[_caption(at, row, triplets) for at, row in enumerate(captions)],
             triplets=[_triplet(at, row, lost.get(at)) for at, row in enumerate(triplets)],
@@ -158,7 +157,7 @@ class ImageDetails:
         Raises `FatalError` if the labels lack a value that the choice requires.
         """
         part = number >> PART_BITS
-        labels = labels_of_image(self._index, number)
+        labels = labels_of_images(self._index, [number])
         tables = self._tables(part, self._index.generation) if labels else None
         if tables is None:
             return {}

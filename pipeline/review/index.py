@@ -157,7 +157,7 @@ class ReviewIndex:
         """Changes with the rows, so that no answer about earlier rows is reused."""
         self._path = path
         self.labels: Recent[tuple[int, int], Any] = Recent(_LABELS)
-        """(generation, number) → label from `labels_of`: chips and verdicts concern labels that were just listed."""
+        """(generation, number) → label from `labels_of`: verdicts concern labels that were just listed."""
         self.settle: Callable[[], None] = lambda: None
         """Brings the tables of `LIVE` up to date. Every query that names one calls it first."""
         self._made: dict[str, tuple[int, Any]] = {}

@@ -86,9 +86,9 @@ def labels_of(index: ReviewIndex, numbers: Sequence[int]) -> list[Label]:
     return [found[number] for number in numbers if number in found]
 
 
-def labels_of_image(index: ReviewIndex, image: int) -> list[Label]:
-    """All labels of an image, best first."""
-    labels = [_label(row) for row in _with_images(index, index.rows_at("relations", _LABEL, "image", [image]))]
+def labels_of_images(index: ReviewIndex, images: Sequence[int]) -> list[Label]:
+    """All labels of the images with these numbers, best first."""
+    labels = [_label(row) for row in _with_images(index, index.rows_at("relations", _LABEL, "image", images))]
     return sorted(labels, key=lambda label: (-label.score, label.number))
 
 

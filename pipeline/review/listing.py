@@ -53,7 +53,7 @@ class Listing:
 
     def labels(self, search: Search, start: int, size: int) -> Page:
         """The numbers of `size` labels from position `start`, in the search's order."""
-        return self._page("label", search, start, size, "relation", _joined(search), ORDERS[search.order])
+        return self._page("label", search, start, size, "relation", _joined(search), ORDERS[search.order][1])
 
     def images(self, search: Search, start: int, size: int) -> Page:
         """The numbers of `size` images with a matching label from position `start`, in the order of the datasets.
@@ -135,7 +135,7 @@ def _joined(search: Search) -> str:
     """A query for the labels that a search finds, with the columns that its order needs."""
     where, _ = search.conditions()
     source = _source(search)
-    columns = "relation, relations.image AS image, score, probability, opinion, proposed"
+    columns = "relation, relations.image AS image, subject, object, score, probability, opinion, proposed"
     if search.order in ("informative", "rare"):
         columns += ", frequency"
         source += " JOIN (SELECT predicate AS name, scored AS frequency FROM predicates) ON name = predicate"

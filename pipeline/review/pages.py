@@ -20,25 +20,11 @@ from pipeline.review.labels import Label, labels_of
 from pipeline.review.listing import MAX_LISTED
 from pipeline.review.overview import overview_of, work_of
 from pipeline.review.review_state import ReviewState
-from pipeline.review.search import QUEUES, Search
+from pipeline.review.search import ORDERS, QUEUES, Search
 from pipeline.runtime.wording import printable
 
 GRID = 20
 """Labels per screen: five columns, four rows."""
-_ORDER_NAMES = {
-    "score": "highest score first",
-    "lowest": "lowest score first",
-    "uncertain": "most uncertain first",
-    "informative": "most informative first",
-    "disagreement": "greatest disagreement first",
-    "verifier": "greatest disagreement with the verifier first",
-    "rare": "rarest predicate first",
-    "random": "random",
-    "image": "by image",
-    "audit": "random audit",
-    "adjudication": "disagreements to settle",
-    "check": "checks of accepted classes",
-}
 
 
 class Pages:
@@ -54,6 +40,7 @@ class Pages:
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            auto_reload=False,
         )
         self._environment.filters["printable"] = printable
         self._environment.filters["urlpart"] = lambda text: quote(str(text), safe="")
@@ -85,7 +72,9 @@ class Pages:
         found = listing.labels(search, (page - 1) * GRID, GRID)
         labels = labels_of(self._state.index, found.numbers)
         pages = max(1, -(-found.reachable // GRID))
-        following = listing.labels(search, page * GRID, GRID).numbers if page < pages else ()
+        following = labels_of(
+            self._state.index, listing.labels(search, page * GRID, GRID).numbers if page < pages else ()
+        )
         return self.render(
             "labels.html",
             reviewer,
@@ -97,10 +86,10 @@ class Pages:
             most=MAX_LISTED,
             judged=listing.judged(search, reviewer),
             blind=self._is_blind(search),
-            following=following,
+            following=dict.fromkeys(label.image for label in following),
             queue=QUEUES.get(search.order, "grid"),
             choices=self.choices,
-            orders=_ORDER_NAMES,
+            orders=ORDERS,
         )
 
     def _is_blind(self, search: Search) -> bool:
@@ -112,7 +101,7 @@ class Pages:
         found = self._state.listing.images(search, 0, 0)
         return self.render(
             "images.html", reviewer, search=search, total=found.total, reachable=found.reachable, choices=self.choices,
-            orders=_ORDER_NAMES,
+            orders=ORDERS,
         )  # fmt: skip
 
     def image_rows(self, reviewer: str, search: Search, start: int, size: int) -> str:
@@ -191,9 +180,7 @@ class Pages:
     def _chips(self, labels: Sequence[Label], reviewer: str, search: Search) -> list[dict[str, Any]]:
         verdicts, queue = self._state.reviews.of(labels), QUEUES.get(search.order, "grid")
         states = [verdict_state(verdicts.get(each.number, {}), reviewer, queue) for each in labels]
-        return [
-            {"label": each, "region": each.region, "state": state} for each, state in zip(labels, states, strict=True)
-        ]
+        return [{"label": each, "state": state} for each, state in zip(labels, states, strict=True)]
 
     def _neighbours(self, search: Search, at: int | None) -> dict[str, Label | None]:
         """The labels before and after a position of a search."""

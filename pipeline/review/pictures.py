@@ -1,10 +1,9 @@
-"""The page's pictures: whole images and parts of them, decoded by the pipeline's rules and encoded as JPEG."""
+"""The page's pictures: JPEGs as they are, and others decoded by the pipeline's rules and encoded as JPEG."""
 
 from __future__ import annotations
 
 import io
-import threading
-from collections import OrderedDict
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -12,20 +11,14 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline.data.images.folders import locate_image
-from pipeline.data.images.opening import BadImage, read_image
+from pipeline.data.images.opening import BadImage, decode_image, probe_bytes, read_bytes
+from pipeline.data.images.refs import UprightImage
 from storage.errors import PipelineError
 
-Region = tuple[int, int, int, int]
-_Key = tuple[str, str, Region | None, int]
-
-LONGEST = 1600
-"""Longest side of a whole image, in pixels."""
-CHIP = 360
-"""Longest side of a part of an image, in pixels."""
-_DECODED = 24
-"""Number of decoded images in memory: a screen of labels often shows the same image several times."""
-_SENT_BYTES = 48 << 20
-"""Bytes of JPEG in memory."""
+SIDE = 1600
+"""Side in pixels of a square that is as large as the largest picture: a narrow picture may be longer."""
+_PICTURES = 256
+"""Pictures in memory, about 100 kB each: a team sees the images of its overlap twice."""
 
 
 class NoPicture(Exception):
@@ -37,51 +30,28 @@ class Pictures:
 
     def __init__(self, folders: Mapping[str, Path | str]) -> None:
         self._folders = folders
-        self._decoded = lru_cache(_DECODED)(self._read)
-        self._sent: OrderedDict[_Key, bytes] = OrderedDict()
-        self._size = 0
-        self._lock = threading.Lock()
+        self.jpeg = lru_cache(_PICTURES)(self._jpeg)
 
-    def jpeg(self, dataset: str, uri: str, region: Region | None = None, longest: int = LONGEST) -> bytes:
-        """The image or its part `region` (x, y, width, height in pixels), with sides of at most `longest` pixels.
-
-        Raises `NoPicture`.
-        """
-        key = dataset, uri, region, longest
-        with self._lock:
-            if key in self._sent:
-                self._sent.move_to_end(key)
-                return self._sent[key]
-        image = self._decoded(dataset, uri)
-        x, y, width, height = region or (0, 0, *image.size)
-        box = x, y, x + width, y + height
-        scale = longest / max(width, height)
-        if scale < 1:
-            size = max(1, round(width * scale)), max(1, round(height * scale))
-            # A screen requests twenty parts at once, each viewed for about a second: the cheaper filter is enough.
-            image = image.resize(size, Image.Resampling.BILINEAR, box, reducing_gap=1.5)
-        elif region is not None:
-            image = image.crop(box)
-        written = io.BytesIO()
-        image.save(written, "JPEG", quality=85)
-        return self._keep(key, written.getvalue())
-
-    def _read(self, dataset: str, uri: str) -> Image.Image:
+    def _jpeg(self, dataset: str, uri: str, side: int) -> bytes:
+        """An image, reduced to at most as many pixels as a square of this side has. Raises `NoPicture`."""
         if dataset not in self._folders:
             raise NoPicture(f"no recipe says where the images of {dataset} are")
         try:
-            return read_image(locate_image(self._folders, {"dataset": dataset, "uri": uri}))
+            place = locate_image(self._folders, {"dataset": dataset, "uri": uri})
+            data = read_bytes(place)
+            probe = probe_bytes(data, verify="header")
+            if probe[2:] == ("JPEG", "RGB", 1) and probe.width * probe.height <= side * side:
+                # Browsers decode it to the same pixels, and decoding for a team would keep a processor busy.
+                return data
+            image = decode_image(data, upright=isinstance(place, UprightImage))
         except BadImage as error:
             raise NoPicture(error.reason) from error
         except (OSError, PipelineError) as error:
             raise NoPicture("its file is not on this machine") from error
-
-    def _keep(self, key: _Key, data: bytes) -> bytes:
-        with self._lock:
-            if key not in self._sent:
-                self._sent[key] = data
-                self._size += len(data)
-            while self._size > _SENT_BYTES and len(self._sent) > 1:
-                _, dropped = self._sent.popitem(last=False)
-                self._size -= len(dropped)
-        return data
+        scale = side / math.sqrt(image.width * image.height)
+        if scale < 1:
+            size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+            image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.5)
+        written = io.BytesIO()
+        image.save(written, "JPEG", quality=85)
+        return written.getvalue()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.report.view import RunView
-from pipeline.review.audit import Audit
+from pipeline.review.audit import Audit, Shares
 from pipeline.review.comparison import Comparison
 from pipeline.review.image_detail import ImageDetails
 from pipeline.review.index import ReviewIndex
@@ -18,7 +18,6 @@ from pipeline.review.listing import Listing
 from pipeline.review.pictures import Pictures
 from pipeline.review.reviews import Reviews
 from pipeline.review.run_progress import RunProgress
-from pipeline.review.shares import Shares
 
 REFRESH_SECONDS = 10.0
 """How often the page looks for new contents of the run and for others' verdicts."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.labels.verdict_log import Standing, VerdictLog
 from pipeline.labels.verdicts import JudgedRelation, Kind, Verdict, now
 from pipeline.review.index import LIVE, ReviewIndex, rows_with, sql_list
-from pipeline.review.labels import Label, labels_of_image
+from pipeline.review.labels import Label, labels_of_images
 
 _JUDGED = pa.schema(
     [
@@ -94,10 +94,10 @@ class Reviews:
         with self._lock:
             with self._recording:
                 judged, self._unsettled = self._unsettled, {}
-            for relation, image in judged.items():
-                if relation not in self._places:
-                    equal = (each for each in labels_of_image(self._index, image) if each.judged == relation)
-                    self._places[relation] = tuple((each.number, image) for each in equal)
+            new = {relation: image for relation, image in judged.items() if relation not in self._places}
+            for label in labels_of_images(self._index, sorted(set(new.values()))):
+                if label.judged in new:
+                    self._places[label.judged] = (*self._places.get(label.judged, ()), (label.number, label.image))
             standing = self.log.standing_on(judged)
             self._put(judged, standing)
             for relation in judged:

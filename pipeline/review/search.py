@@ -21,21 +21,28 @@ _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _PROBABILITY = "least(greatest(probability, 1e-6), 1 - 1e-6)"
 _ENTROPY = f"-({_PROBABILITY} * log2({_PROBABILITY}) + (1 - {_PROBABILITY}) * log2(1 - {_PROBABILITY}))"
-ORDERS: dict[Order, str] = {
-    "score": "score DESC, relation",
-    "lowest": "score, relation",
-    "uncertain": "abs(probability - 0.5), relation",
-    "informative": f"{_ENTROPY} * sqrt(frequency) / (1 + judged + rank) DESC, relation",
-    "disagreement": "CASE WHEN proposed THEN 1 - probability ELSE probability END DESC, relation",
-    "verifier": "abs(opinion - probability) DESC NULLS LAST, relation",
-    "rare": "frequency, score DESC, relation",
-    "random": "hash(relation, $seed::BIGINT), relation",
-    "image": "relation",
-    "audit": "audit_place",
-    "adjudication": "relation",
-    "check": "relation",
-}
-"""Sort orders of labels, without ties. docs/review.md (Searches and queues) defines the queues."""
+_BY_PAIR = "image, subject, object, relation"
+ORDERS: dict[Order, tuple[str, str]] = {
+    "score": ("highest score first", "score DESC, relation"),
+    "lowest": ("lowest score first", "score, relation"),
+    "uncertain": ("most uncertain first", "abs(probability - 0.5), relation"),
+    "informative": (
+        "most informative first", f"{_ENTROPY} * sqrt(frequency) / (1 + judged + rank) DESC, relation",
+    ),
+    "disagreement": (
+        "greatest disagreement first", "CASE WHEN proposed THEN 1 - probability ELSE probability END DESC, relation",
+    ),
+    "verifier": (
+        "greatest disagreement with the verifier first", "abs(opinion - probability) DESC NULLS LAST, relation",
+    ),
+    "rare": ("rarest predicate first", "frequency, score DESC, relation"),
+    "random": ("random", "hash(relation, $seed::BIGINT), relation"),
+    "image": ("by image and pair", _BY_PAIR),
+    "audit": ("random audit", "audit_place"),
+    "adjudication": ("disagreements to settle", _BY_PAIR),
+    "check": ("checks of accepted classes", _BY_PAIR),
+}  # fmt: skip
+"""Sort orders of labels, in words and in SQL, without ties. docs/review.md (Searches and queues) defines the queues."""
 QUEUES: dict[Order, str] = {
     "informative": "information",
     "audit": AUDIT,

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import platform
 import subprocess
-import tempfile
-import time
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import torch
-import torch.distributed as dist
-from torch import multiprocessing
 
 from pipeline.run.device_networks import READINGS, TAGGER, captioning, compilation, forward, labelling, reading, step
-from pipeline.run.device_outcome import Check, Outcome, is_gpu, seconds, tf32, wait
+from pipeline.run.device_outcome import Check, Outcome, is_gpu, seconds, tf32
+from pipeline.run.device_processes import exchange, sharing
 from pipeline.runtime.execute import installed_version
-from pipeline.runtime.processes import fork_context
 
 
 def versions(device: torch.device) -> Outcome:
@@ -86,44 +81,6 @@ def copies(device: torch.device) -> Outcome:
     return Outcome(figure)
 
 
-def exchange(device: torch.device) -> Outcome:
-    """Bandwidth of a sum over all GPUs, or over two processes on the CPU."""
-    count = torch.cuda.device_count() if is_gpu(device) else 2
-    if count < 2:
-        return Outcome("one GPU", "absent")
-    fork_context()
-    with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.start_processes(  # type: ignore[no-untyped-call]
-            _exchange, (count, folder, is_gpu(device)), nprocs=count, start_method="forkserver"
-        )
-        rates, sums = zip(
-            *(map(float, path.read_text().split()) for path in sorted(Path(folder).glob("*.txt"))), strict=True
-        )
-    figure = f"{min(rates):.3g} GB/s over {count} processes by {'NCCL' if is_gpu(device) else 'gloo'}"
-    if set(sums) != {count * (count + 1) / 2}:
-        return Outcome(f"{figure}, sums {sorted(set(sums))}", "wrong", "run nccl-tests, and look for NCCL_ variables")
-    if is_gpu(device) and min(rates) < 5:
-        return Outcome(figure, "slow", "GPUs exchange by the host: look at `nvidia-smi topo -m` and NCCL_P2P_DISABLE")
-    return Outcome(figure)
-
-
-def _exchange(rank: int, count: int, folder: str, is_on_gpus: bool) -> None:
-    device = torch.device("cuda", rank) if is_on_gpus else torch.device("cpu")
-    store = dist.FileStore(str(Path(folder) / "meet"), count)
-    dist.init_process_group("nccl" if is_on_gpus else "gloo", store=store, rank=rank, world_size=count)
-    values = torch.full((2**26 if is_on_gpus else 2**18,), rank + 1.0, device=device)
-    dist.all_reduce(values)
-    total, repeated = float(values[-1]), 5
-    wait(device)
-    began = time.perf_counter()
-    for _ in range(repeated):
-        dist.all_reduce(values)
-    wait(device)
-    rate = repeated * values.nbytes * 2 * (count - 1) / count / (time.perf_counter() - began) / 1e9
-    (Path(folder) / f"{rank}.txt").write_text(f"{rate} {total}")
-    dist.destroy_process_group()
-
-
 CHECKS: dict[str, Check] = {
     "versions": versions,
     "products of matrices": products,
@@ -136,6 +93,7 @@ CHECKS: dict[str, Check] = {
     "training step": step,
     "torch.compile": compilation,
     "several processes": exchange,
+    "DDP, FSDP2 and a checkpoint": sharing,
     "captioning": captioning,
     "labelling": labelling,
 }

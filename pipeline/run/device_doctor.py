@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import NamedTuple
@@ -13,8 +14,12 @@ from typing import NamedTuple
 import torch
 
 from pipeline.run.device_checks import CHECKS
-from pipeline.run.device_outcome import Check, Outcome
+from pipeline.run.device_outcome import Absent, Check, Outcome
 from pipeline.runtime.processes import fork_context, preload
+
+Bounded = Callable[[Check, torch.device, float], Outcome]
+"""Runs a check for at most so many seconds."""
+LONGER = "run again with more --minutes"
 
 
 class Line(NamedTuple):
@@ -25,14 +30,20 @@ class Line(NamedTuple):
     seconds: float
 
 
-def examine_device(device: torch.device, minutes: float, checks: Mapping[str, Check] = CHECKS) -> Iterator[Line]:
-    """Yields a line for each check as it ends. All together take at most so many minutes; a check that is cut says so."""
-    preload(("models.rlip", "transformers.models.blip.modeling_blip"))
+def examine_device(
+    device: torch.device, minutes: float, checks: Mapping[str, Check] = CHECKS, run: Bounded | None = None
+) -> Iterator[Line]:
+    """Yields a line for each check as it ends. All together take at most so many minutes; a check that is cut says so.
+
+    `run`: how a check is bounded, by default `apart`.
+    """
+    run = run or apart
     until = time.monotonic() + 60 * minutes
     for done, (name, check) in enumerate(checks.items()):
         began = time.monotonic()
         left = max(0.0, until - began)
-        outcome = _apart(check, device, 2 * left / (len(checks) - done + 1))  # up to two even shares
+        share = 2 * left / (len(checks) - done + 1)  # up to two even ones
+        outcome = run(check, device, share) if share else Outcome("no time was left", "failed", LONGER)
         yield Line(name, outcome, time.monotonic() - began)
 
 
@@ -40,16 +51,31 @@ def outcome_of(check: Check, device: torch.device) -> Outcome:
     """What a check finds, or how it fails."""
     try:
         return check(device)
+    except Absent as error:
+        return Outcome(str(error), "absent")
     except Exception as error:  # whatever a driver or a library raises
         reason = str(error).strip().partition("\n")[0][:160]
         advice = "look for the first line that is not ok, and report it"
         return Outcome(f"{type(error).__name__}: {reason}", "failed", advice)
 
 
-def _apart(check: Check, device: torch.device, allowed: float) -> Outcome:
+def interrupted(check: Check, device: torch.device, allowed: float) -> Outcome:
+    """What a check that starts processes itself finds in the main thread, which is interrupted after `allowed` seconds."""
+
+    def interrupt(*_: object) -> None:
+        raise TimeoutError(f"cut after {allowed:.0f} s; {LONGER}")
+
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, allowed)
+    try:
+        return outcome_of(check, device)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def apart(check: Check, device: torch.device, allowed: float) -> Outcome:
     """What a check finds in a process of its own, which is killed after `allowed` seconds."""
-    if not allowed:
-        return Outcome("no time was left", "failed", "run again with more --minutes")
+    preload(("models.rlip", "transformers.models.blip.modeling_blip"))
     context = fork_context()
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, check, device))
@@ -57,9 +83,7 @@ def _apart(check: Check, device: torch.device, allowed: float) -> Outcome:
     theirs.close()
     try:
         if not ours.poll(allowed):
-            return Outcome(
-                f"cut after {allowed:.0f} s", "failed", "run again with more --minutes; if it hangs, report it"
-            )
+            return Outcome(f"cut after {allowed:.0f} s", "failed", f"{LONGER}; if it hangs, report it")
         return Outcome(**json.loads(ours.recv_bytes()))
     except EOFError:
         process.join()

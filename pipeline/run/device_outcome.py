@@ -26,6 +26,10 @@ class Outcome:
     """What to do, if anything."""
 
 
+class Absent(Exception):
+    """This machine lacks what a check is about."""
+
+
 Check = Callable[[torch.device], Outcome]
 LEAST_SECONDS = 0.2
 """What is timed is repeated for so long."""

@@ -36,6 +36,10 @@ BENCHMARKS = (
 GPU = "A100-SXM4-80GB"
 UTILISATION = 0.3
 """The GPU, and the share of what it can do, that a training run is assumed to have where none was measured."""
+_SAME_SPEED = {"seed", "loss", "fold", "epochs", "steps"}
+"""Settings that decide no training run's speed."""
+REHEARSAL = "rehearsal"
+"""Document of a run with the speed of its training runs in `rlip rehearse`, by stage."""
 
 
 @dataclass(frozen=True)
@@ -274,29 +278,51 @@ def _trained_on(step: Step, steps: Sequence[Step]) -> set[str]:
 
 
 def with_trainings(made: Estimate, context: RunContext, images: int | None) -> Estimate:
-    """Estimates the training runs that were never measured from the operations of their networks, on `UTILISATION` of a
-    `GPU`.
+    """Estimates the training runs that were never measured: from their rehearsal, else from the operations of their
+    networks, on `UTILISATION` of a `GPU`.
 
-    `images`: as for `estimate`. It takes some seconds for each network.
+    `images`: as for `estimate`. It takes some seconds for each network that was not rehearsed.
     """
+    rehearsed = context.run.read_document(REHEARSAL)
     asked = {step.name: step.settings for step in build_steps(context.recipe)}
     steps = {step.name: step for step in context.steps}
     rows = []
     for row in made.steps:
-        settings = asked[row.step]
-        if row.images and row.seconds is None and isinstance(settings, TrainingSettings) and settings.device != "cpu":
-            unknown = (
-                set()
-                if images is None
-                else _trained_on(steps[row.step], context.steps) - set(context.recipe.data.label)
-            )
-            row = _by_flops(row, row.images, settings, sorted(unknown) if settings.steps is None else [])
+        settings, step = asked[row.step], steps[row.step]
+        if (images_due := row.images) and row.seconds is None and isinstance(settings, TrainingSettings):
+            if speed := rehearsed.get(step.stage.name):
+                row = _rehearsed(row, images_due, settings.planned(), speed)
+            elif settings.device != "cpu":
+                row = _by_flops(row, images_due, settings)
+            known = set(context.recipe.data.label)
+            unknown = sorted(_trained_on(step, context.steps) - known) if images is not None else []
+            if row.seconds is not None and settings.steps is None and unknown:
+                row = replace(row, basis=f"{row.basis}; without the images of {', '.join(unknown)}")
         rows.append(row)
     return replace(made, steps=tuple(rows))
 
 
-def _by_flops(row: StepEstimate, images: int, settings: TrainingSettings, unknown: Sequence[str]) -> StepEstimate:
-    """`unknown`: datasets whose images are not counted because their number is unknown."""
+def _rehearsed(row: StepEstimate, images: int, settings: TrainingSettings, speed: Mapping[str, Any]) -> StepEstimate:
+    """`speed`: what a rehearsal noted."""
+    asked = settings.row_settings()
+    differing = [
+        name for name, value in speed["settings"].items() if name not in _SAME_SPEED and value != asked.get(name)
+    ]
+    seconds = images / speed["images_per_second"] * speed["processes"]
+    basis = (
+        f"rehearsed: {speed['images_per_second']:.3g} synthetic images/s on {speed['processes']} x {speed['device']}"
+        f"{', with another ' if differing else ''}{', '.join(differing)}"
+    )
+    return replace(
+        row,
+        seconds=seconds,
+        wall=seconds / (settings.processes * settings.nodes),
+        on_gpu=speed["device"] != "CPU",
+        basis=basis,
+    )
+
+
+def _by_flops(row: StepEstimate, images: int, settings: TrainingSettings) -> StepEstimate:
     from pipeline.training.tracking.flops import view_flops
     from pipeline.training.tracking.throughput import known_peak
 
@@ -307,8 +333,7 @@ def _by_flops(row: StepEstimate, images: int, settings: TrainingSettings, unknow
     seconds = images * view.flops / (peak * UTILISATION)
     basis = (
         f"{-(-images // settings.batch):,} steps, {view.flops / 1e12:.2g} TFLOP an image of {view.width}×{view.height}, "
-        f"{view.padding:.0%} of it padding, at {UTILISATION:.0%} of the {peak / 1e12:g} TFLOP/s of an {GPU.partition('-')[0]} in "
-        f"{precision}; assumed, not measured"
+        f"{view.padding:.0%} of it padding, at {UTILISATION:.0%} of the {peak / 1e12:g} TFLOP/s of an "
+        f"{GPU.partition('-')[0]} in {precision}; assumed, not measured"
     )
-    basis += f"; without the images of {', '.join(unknown)}" if unknown else ""
     return replace(row, seconds=seconds, wall=seconds / (settings.processes * settings.nodes), on_gpu=True, basis=basis)

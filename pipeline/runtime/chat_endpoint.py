@@ -115,7 +115,7 @@ IndexError: the answer has another form."""
 
 
 class ChatEndpoint:
-    """Asks a model about images from `in_flight` threads, its `pool`."""
+    """Asks a model about images, from `in_flight` threads."""
 
     def __init__(self, options: ChatOptions, journal: Path, section: str, prompt: str) -> None:
         """`section`: that of the recipe. `prompt`: what the prompts of all requests have in common.
@@ -137,9 +137,21 @@ class ChatEndpoint:
         self._terms = options.model_dump(include={"model", "temperature", "max_tokens", "image_size"})
         self._journal = Journal(journal, digest_json([prompt, self._terms]), section)
         self._pace = Pace(options.requests_per_minute, options.tokens_per_minute)
-        self.pool = ThreadPoolExecutor(options.in_flight)
+        self._pool = ThreadPoolExecutor(options.in_flight)
         self._refused, self._is_useful = 0, False
         self._tokens, self._lock = Counter[str](), Lock()
+
+    @contextmanager
+    def threads(self) -> Iterator[ThreadPoolExecutor]:
+        """The threads to ask from, which end with the first error.
+
+        Answers in flight are paid for, so they are kept before the error comes out; an interrupt doesn't wait for them.
+        """
+        try:
+            yield self._pool
+        except BaseException as error:
+            self._pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+            raise
 
     def ask(self, image: bytes, prompt: str, sample: int, read: Read, **more: Any) -> Answer:
         """The first usable answer about a JPEG, or else the last. `more`: further fields of the request.

@@ -107,15 +107,11 @@ class VlmLabeller:
 
         Raises `RetryableError` when the endpoint stays away.
         """
-        asked = [self._endpoint.pool.submit(self._label, image) for image in images]
         labels = []
-        try:
-            for each in asked:
+        with self._endpoint.threads() as pool:
+            for each in [pool.submit(self._label, image) for image in images]:
                 labels.append(each.result())
                 progress(len(labels))
-        except BaseException:
-            self._endpoint.pool.shutdown(wait=False, cancel_futures=True)
-            raise
         return labels
 
     def _label(self, image: TaggingImage) -> Labels:

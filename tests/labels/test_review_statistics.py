@@ -52,7 +52,7 @@ def informative(rows: list[tuple[str, float, int, int, int]]) -> list[str]:
             "CREATE TABLE labels (relation TEXT, probability DOUBLE, frequency INT, judged INT, rank INT)"
         )
         connection.executemany("INSERT INTO labels VALUES (?, ?, ?, ?, ?)", rows)
-        order = f"SELECT relation FROM labels ORDER BY {ORDERS['informative']}"
+        order = f"SELECT relation FROM labels ORDER BY {ORDERS['informative'][1]}"
         return [name for (name,) in connection.execute(order).fetchall()]
 
 

@@ -193,13 +193,19 @@ def test_keys_are_remapped_and_two_of_them_change_places(window, server):
     window.find("#help [data-key=a]").click()
     window.press("r")
     assert [window.find(f"#help [data-key={key}]").get_attribute("value") for key in "ar"] == ["r", "a"]
+    window.find("#help [data-key=A]").click()
+    window.press_shift("K")
     window.press(Keys.ESCAPE)
     window.driver.refresh()
     window.ready()
     window.judge("r", "accept")
     window.judge("a", "reject")
+    assert window.text("[data-action=accept-rest] kbd") == "⇧K"
+    window.press_shift("A")
+    window.press_shift("K")
+    window.until(lambda: window.count(".chip[data-kind=accept]") == 19)
     window.script("localStorage.removeItem('keys')")
-    assert server.kinds("hug") == ["accept", "reject"]
+    assert server.kinds("hug") == ["accept", "reject", *["accept"] * 18]
 
 
 def test_a_note_is_recorded_with_the_verdict_that_follows(window, server):
@@ -234,6 +240,6 @@ def test_the_current_label_is_seen_large_and_zooms_by_keys_and_wheel(window, ser
     assert window.script(seen) == first
     window.press(Keys.ARROW_DOWN)
     drawn = "return document.querySelector('#closeup image').getAttribute('href')"
-    number = window.find(".chip.current").get_attribute("data-image")
-    window.until(lambda: window.script(drawn) == f"pictures/{number}.jpg")
+    picture = window.find(".chip.current image").get_attribute("href")
+    window.until(lambda: window.script(drawn) == picture)
     assert server.kinds("pull") == before

@@ -58,7 +58,7 @@ def test_a_server_killed_at_its_answer_loses_no_verdict(window, book, tmp_path):
             window.has("#message", "The server can't be reached. Not recorded yet")
             found = window.script(
                 "return [...document.querySelectorAll('.chip:not([data-kind=\"\"])')]"
-                ".map((c) => [Number(c.querySelector('img').alt.split(' ').at(-1)), c.dataset.kind])"
+                ".map((c) => [Number(c.querySelector('svg').ariaLabel.split(' ').at(-1)), c.dataset.kind])"
             )
             shown |= dict(found)
             lines = judged(server)

@@ -12,7 +12,7 @@ from pipeline.cli.store import damaged_files
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.review.index import FEW, ReviewIndex, flattened, index_fault
-from pipeline.review.labels import Label, labels_of, labels_of_image
+from pipeline.review.labels import Label, labels_of, labels_of_images
 from pipeline.review.review_state import ReviewState
 from pipeline.review.reviews import verdict_on
 from pipeline.review.search import Search
@@ -94,11 +94,18 @@ def test_labels_come_in_the_order_asked_for_and_anew_when_they_were_made_anew(bo
     labels = all_labels(state)
     numbers = [label.number for label in reversed(labels)]
     assert labels_of(state.index, [*numbers, 10**15]) == labels[::-1]
-    assert [label.score for label in labels_of_image(state.index, labels[0].image)] == pytest.approx([0.9, 0.8, 0.4])
+    assert [label.score for label in labels_of_images(state.index, [labels[0].image])] == pytest.approx([0.9, 0.8, 0.4])
     tag(book, 0.6, 0.5, 0.3)
     state.refresh()
     assert [label.score for label in labels_of(state.index, numbers[::-1])] == pytest.approx([0.6, 0.5, 0.4, 0.3])
     assert state.index.refresh() == 0
+
+
+def test_the_labels_of_a_pair_come_together(book, opened):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    found = relations(1, (0, "riding", 2, 0.9), (1, "near", 0, 0.8), (0, "watching", 2, 0.7))
+    book.add("tag", "toys/0000", [found], candidates=[pairs(1)])
+    assert [(each.subject, each.predicate) for each in all_labels(opened())] == [(0, "ride"), (0, "watch"), (1, "near")]
 
 
 def test_verdicts_are_found_on_all_labels_that_they_are_about(book, opened, tmp_path):

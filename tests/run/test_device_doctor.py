@@ -55,7 +55,7 @@ def test_what_has_no_time_left_is_named():
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_command_ends_with_what_is_not_fit(monkeypatch, as_json):
-    monkeypatch.setattr(device_doctor.examine_device, "__defaults__", ({"fails": fails, "versions": passes},))
+    monkeypatch.setattr(device_doctor.examine_device, "__defaults__", ({"fails": fails, "versions": passes}, None))
     done = rlip("doctor", "--device", *["--json"] * as_json)
     assert done.exit_code == 1 and "not fit for training: fails" in done.stderr
     if as_json:

@@ -53,20 +53,18 @@ export function watchCloseup(svg) {
 
   return {
     show(chip) {
-      const [width, height] = chip.dataset.size.split(" ");
       const drawn = chip.querySelector("svg");
-      svg.innerHTML = `<image href="pictures/${chip.dataset.image}.jpg" width="${width}" height="${height}"></image>`;
-      svg.append(...[...drawn.children].map((box) => box.cloneNode()));
+      svg.replaceChildren(...[...drawn.children].map((shape) => shape.cloneNode()));
       document.getElementById("closeup-words").textContent = chip.dataset.words;
       first = drawn.getAttribute("viewBox").split(" ").map(Number);
       look(first);
     },
     // Whether the key belongs to the picture.
-    key(event) {
-      if (event.key === "+" || event.key === "=") zoom(STEP);
-      else if (event.key === "-") zoom(1 / STEP);
-      else if (event.key === "0") look(first);
-      else if (event.shiftKey && event.key in PANS) move(PANS[event.key][0] * view[2], PANS[event.key][1] * view[3]);
+    takes(key, shift) {
+      if (key === "+" || key === "=") zoom(STEP);
+      else if (key === "-") zoom(1 / STEP);
+      else if (key === "0") look(first);
+      else if (shift && key in PANS) move(PANS[key][0] * view[2], PANS[key][1] * view[3]);
       else return false;
       return true;
     },

@@ -1,7 +1,7 @@
 // The dialogs, of keys and of a line of text, and what a key means.
 import { tell } from "./verdicts.js";
 
-// Key of the page → the reviewer's own.
+// Key of the page → the reviewer's own. A capital is pressed with Shift.
 const own = {};
 
 export function watchHelp() {
@@ -10,8 +10,8 @@ export function watchHelp() {
   for (const { dataset: { key } } of help.querySelectorAll("[data-key]")) own[key] = kept[key] ?? key;
   help.addEventListener("keydown", (event) => {
     const { key } = event.target.dataset;
-    const typed = event.key.toLowerCase();
-    if (!key || !/^\p{L}$/u.test(typed) || event.ctrlKey || event.metaKey || event.altKey) return;
+    const typed = typedIn(event);
+    if (!key || !/^\S$/u.test(typed) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     // Two keys change places, so that none is lost.
     const other = Object.keys(own).find((one) => own[one] === typed);
@@ -25,8 +25,10 @@ export function watchHelp() {
   letters.addEventListener("change", () => localStorage.setItem("letter-keys", letters.checked ? "on" : "off"));
   document.getElementById("help-button").addEventListener("click", () => help.showModal());
   document.addEventListener("keydown", (event) => {
-    if (event.key === "?" && !isTyping(event)) help.showModal();
-    if (event.key === "/" && !isTyping(event)) {
+    if (isTyping(event)) return;
+    const key = keyOf(event);
+    if (key === "?") help.showModal();
+    if (key === "/") {
       const search = document.getElementById("search-text");
       if (!search) return;
       search.closest("details").open = true;
@@ -40,13 +42,20 @@ export function watchHelp() {
 export function nameKeys() {
   for (const place of document.querySelectorAll("kbd, [data-key]")) {
     place.dataset.key ??= place.textContent;
-    place[place.matches("kbd") ? "textContent" : "value"] = own[place.dataset.key] ?? place.dataset.key;
+    const key = own[place.dataset.key] ?? place.dataset.key;
+    place[place.matches("kbd") ? "textContent" : "value"] = /^\p{Lu}$/u.test(key) ? `⇧${key}` : key;
   }
 }
 
-// The key of the page that an event means. Caps Lock changes nothing: its "A" would accept the whole screen.
+// What was typed, whatever Caps Lock does: its "A" would accept the whole screen.
+function typedIn({ key, shiftKey }) {
+  if (key.length > 1) return key;
+  return shiftKey ? key.toUpperCase() : key.toLowerCase();
+}
+
+// The key of the page that an event means.
 export function keyOf(event) {
-  const typed = event.shiftKey || event.key.length > 1 ? event.key : event.key.toLowerCase();
+  const typed = typedIn(event);
   return Object.keys(own).find((key) => own[key] === typed) ?? (typed in own ? "" : typed);
 }
 

@@ -33,18 +33,14 @@ export function watchGrid(view) {
   function choose(place, focus = true) {
     if (!chips.length) return;
     chips[current].classList.remove("current");
-    tabbable(chips[current], -1);
+    // Only the current chip and its buttons, which the others don't show, are stops of the Tab key.
+    chips[current].tabIndex = -1;
     current = Math.min(Math.max(place, 0), chips.length - 1);
     chips[current].classList.add("current");
-    tabbable(chips[current], 0);
+    chips[current].tabIndex = 0;
     if (focus) chips[current].focus({ preventScroll: false });
     requestAnimationFrame(() => closeup.show(chips[current]));
     watch.restart();
-  }
-
-  // Only the current chip and its buttons are stops of the Tab key.
-  function tabbable(chip, index) {
-    for (const element of [chip, ...chip.querySelectorAll("button")]) element.tabIndex = index;
   }
 
   function moveOn() {
@@ -108,12 +104,12 @@ export function watchGrid(view) {
     if (!view.isConnected) { keys.abort(); return; }
     if (isTyping(event) || leaving) return;
     const chip = chips[current];
-    if (closeup?.key(event)) { event.preventDefault(); return; }
+    const key = keyOf(event);
+    if (closeup?.takes(key, event.shiftKey)) { event.preventDefault(); return; }
     const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns(), ArrowUp: -columns() };
-    if (event.key in moves) { choose(current + moves[event.key]); event.preventDefault(); return; }
+    if (key in moves) { choose(current + moves[key]); event.preventDefault(); return; }
     // A key held down must not judge one label after the other.
     if (event.repeat) return;
-    const key = keyOf(event);
     if (key === "n" || key === "PageDown") go(view.dataset.next);
     else if (key === "b" || key === "PageUp") go(view.dataset.previous);
     else if (!chip) return;
@@ -154,5 +150,5 @@ export function watchGrid(view) {
   });
   chips.forEach((chip, place) => chip.addEventListener("focusin", () => { if (place !== current) choose(place, false); }));
   choose(current);
-  for (const number of (view.dataset.following || "").split(" ").filter(Boolean)) new Image().src = `chips/${number}.jpg`;
+  for (const number of (view.dataset.following || "").split(" ").filter(Boolean)) new Image().src = `pictures/${number}.jpg`;
 }

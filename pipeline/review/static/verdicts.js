@@ -1,6 +1,7 @@
 // Sends verdicts. A promise of `decide` is kept only once the verdicts are on the server's disk.
 const PACE = document.getElementById("pace");
 const MESSAGE = document.getElementById("message");
+const NUMBERS = new Intl.NumberFormat("en");
 const WAITS = [500, 1000, 2000, 4000, 8000];
 
 // What this visit recorded, for undo: groups of labels that were judged with one key, and the address of their screen.
@@ -109,7 +110,7 @@ function count(more) {
   if (!reviewed || !more) return;
   const number = Math.max(0, Number(reviewed.dataset.number) + more);
   reviewed.dataset.number = number;
-  reviewed.textContent = number.toLocaleString("en");
+  reviewed.textContent = NUMBERS.format(number);
   reviewed.parentElement.querySelector("meter").value = number;
 }
 

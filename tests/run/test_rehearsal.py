@@ -1,0 +1,73 @@
+"""`rlip rehearse` on CPU ranks: every line says what it found, a fault turns its line red, and an estimate uses the speed."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rlip_command import output_of, rlip
+from small_set import train_long, write_small_set
+
+from pipeline.run import rehearsal, rehearsal_shards
+from pipeline.run.context import RunContext
+from pipeline.run.device_doctor import examine_device, interrupted, outcome_of
+from pipeline.run.device_outcome import Outcome
+from pipeline.run.recipe_files import load_recipe
+from pipeline.run.rehearsal import Rehearsal
+from pipeline.training.settings import TrainingSettings
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe with a tiny network."""
+    root = tmp_path_factory.mktemp("recipe")
+    recipe = write_small_set(root)
+    train_long(root)
+    recipe.write_text(recipe.read_text().replace("[pretrain.settings]", "[pretrain.settings]\nprocesses = 1"))
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def rehearsed(recipe: Path) -> Iterator[tuple[Rehearsal, dict[str, Outcome]]]:
+    """The rehearsal of that recipe with few steps, few images and one variant, and its lines."""
+    folder = recipe.parent / "rehearsal"
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rehearsal, "STEPS", 2)
+        patch.setattr(rehearsal_shards, "IMAGES", 8)
+        patch.setattr(rehearsal, "_variants", lambda settings, device: [("precision", "bfloat16")])
+        made = Rehearsal(RunContext(load_recipe(recipe)), recipe, recipe.parent / "tuned.toml", folder)
+        yield made, {line.name: line.outcome for line in examine_device(made.device, 10, made.checks, interrupted)}
+
+
+def test_every_line_runs_and_the_best_settings_are_written(recipe, rehearsed):
+    found = rehearsed[1]
+    assert {name: each.state for name, each in found.items() if each.state not in ("ok", "slow")} == {
+        "grid_sample": "absent"
+    }
+    assert "backward" in found["as it is"].figure and "decoders" in found["as it is"].figure
+    assert "the same weights" in found["equal bits"].figure
+    assert found["a rank dies"].figure == "killed after step 2, resumed from step 1, the same weights in the end"
+
+    tuned = recipe.parent / "tuned.toml"
+    before, after = (load_recipe(each).pretrain.settings for each in (recipe, tuned))
+    changed = {name for name in TrainingSettings.model_fields if getattr(before, name) != getattr(after, name)}
+    assert changed <= {"precision"}
+    for path in (recipe, tuned):
+        assert basis(path).startswith("rehearsed: ") and basis(path).endswith("synthetic images/s on 1 x CPU")
+    assert basis(recipe, "--set", "pretrain.settings.image_size=96").endswith("x CPU, with another image_size")
+    assert "exists; name a new file" in rlip("rehearse", recipe, "--out", tuned).stderr
+
+
+def basis(recipe: Path, *words: str) -> str:
+    """Where the estimate of the training run comes from."""
+    steps = json.loads(output_of("estimate", recipe, "--json", *words))["steps"]
+    return next(step["basis"] for step in steps if step["step"] == "pretrain:none")
+
+
+def test_a_fault_turns_its_own_line_red(rehearsed, monkeypatch):
+    made, _ = rehearsed
+    monkeypatch.setattr(rehearsal, "WORKER", "tests.run.faulty_ranks")
+    names = ("equal bits", "a rank dies", "the whole recipe")
+    states = {name: outcome_of(made.checks[name], made.device).state for name in names}
+    assert states == {"equal bits": "wrong", "a rank dies": "failed", "the whole recipe": "ok"}
