@@ -242,9 +242,7 @@ class TrainingSettings(ViewSettings):
                 "or another norm"
             )
         if self.parallel == "tree" and self.deterministic == "fast":
-            raise ValueError(
-                'deterministic: parallel = "tree" is for the same bits, so set "bits", or parallel = "ddp"'
-            )
+            raise ValueError('deterministic: parallel = "tree" is for the same bits; set "bits", or parallel = "ddp"')
         if self.compile and self.parallel == "fsdp":
             raise ValueError('compile: torch.compile does not get through the layers of parallel = "fsdp"; use "ddp"')
         if self.evaluate_every and self.parallel == "fsdp":
