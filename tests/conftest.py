@@ -28,19 +28,18 @@ processes.preload(["tests.warm_parent"])
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 LONGEST = (
-    "flows/test_on_a_server.py", "chain/test_resume.py", "flows/test_run.py",
-    "training/test_ray.py", "chain/test_lost_hosts.py", "training/test_training.py", "training/test_checkpoints.py",
-    "review/test_browser_looks.py", "models/test_deformable_read_triton.py", "chain/test_label_quality.py",
-    "device/test_other_devices.py", "chain/test_your_data.py", "training/test_ranks.py", "training/test_nodes.py",
-    "runtime/test_ray_engine.py", "hostile/test_hostile.py", "storage/test_on_s3.py", "storage/test_torture.py",
-    "training/test_batches.py", "chain/test_caching.py", "review/test_browser_keyboard.py",
-    "chain/test_label_folder.py", "review/test_browser_search.py", "models/test_networks.py",
-    "cli/test_installed.py", "captioning/test_endpoint.py", "cli/test_api.py", "flows/test_postgres.py",
-    "training/test_slurm.py", "models/test_deformable_attention.py", "storage/test_remote_store.py", "training/test_trainer.py",
-    "cli/test_weights.py", "review/test_browser_people.py", "chain/test_moved_dataset.py",
-    "chain/test_fine_tuning.py", "chain/test_funnel.py", "training/test_launch.py", "models/test_import.py",
-    "models/test_export.py", "interop/test_publish_shards.py", "runtime/test_local_engine.py",
-    "runtime/test_processes.py", "data/test_decoder_process.py", "run/test_rehearsal.py",
+    "flows/test_on_a_server.py", "device/test_other_devices.py", "models/test_deformable_read_triton.py",
+    "chain/test_resume.py", "flows/test_run.py", "chain/test_lost_hosts.py", "training/test_checkpoints.py",
+    "training/test_training.py", "models/test_networks.py", "chain/test_label_quality.py", "training/test_ray.py",
+    "training/test_ranks.py", "cli/test_installed.py", "hostile/test_hostile.py", "review/test_browser_looks.py",
+    "training/test_trainer.py", "chain/test_your_data.py", "chain/test_caching.py", "review/test_browser_search.py",
+    "training/test_slurm.py", "training/test_nodes.py", "chain/test_label_folder.py", "review/test_browser_keyboard.py",
+    "storage/test_remote_store.py", "storage/test_on_s3.py", "runtime/test_ray_engine.py", "training/test_batches.py",
+    "review/test_browser_grid.py", "flows/test_postgres.py", "models/test_deformable_attention.py",
+    "storage/test_torture.py", "cli/test_weights.py", "models/test_export.py", "training/test_launch.py",
+    "models/test_import.py", "data/test_decoder_process.py", "review/test_browser_image.py",
+    "training/test_tracking.py", "interop/test_publish_shards.py", "chain/test_funnel.py",
+    "review/test_browser_people.py", "captioning/test_endpoint.py", "run/test_rehearsal.py",
 )  # fmt: skip
 """Files that take long, about the longest first. A worker that got one of them last would go on alone."""
 SLOW_FOLDERS = ("chain", "device", "flows", "hostile", "training")
