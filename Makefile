@@ -58,7 +58,11 @@ test: dev browser services ## run every test and list the slowest
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 check: export PYTHONDONTWRITEBYTECODE :=
-check: lint ## before each commit: lint, types, imports, and the tests that need no chain, training, browser or server
+check: dev ## before each commit: lint, types, imports, and the tests that need no chain, training, browser or server
+	@$(MAKE) -j2 --output-sync=target lint quick
+
+.PHONY: quick
+quick:
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 torture: dev ## kill and stop processes at random moments (STORE_KILLS=300 STOPS=30 KILLS=100); the bytes must stay the same: hours

@@ -47,6 +47,13 @@ SLOW_FIXTURES = frozenset({"s3_settings", "window"})
 """An S3 server and a browser."""
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Spares `make check` the imports of files that it leaves out."""
+    place = collection_path.relative_to(ROOT / "tests") if collection_path.is_relative_to(ROOT / "tests") else Path()
+    is_slow = str(place) in LONGEST or str(place) in SLOW_FOLDERS
+    return True if is_slow and config.option.markexpr == "not slow" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make check` leaves out, and run the longest files first; pytest-xdist is told to keep this order."""
     places = {ROOT / "tests" / file: place for place, file in enumerate(LONGEST)}
