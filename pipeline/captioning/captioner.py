@@ -81,7 +81,7 @@ class CaptionerPlugin(ABC):
         """The settings that change captions, for the key."""
         return plugin_terms(self, self.options)
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """Files or folders whose content is part of the key, by role. Raises `FatalError` when one is missing."""
         return {}
 

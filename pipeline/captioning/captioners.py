@@ -30,7 +30,7 @@ class Blip(_Own):
     imports = ("transformers.models.blip.modeling_blip",)
     uses_gpu = True
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The model's folder."""
         return {"captioner": find_model(self.settings.model, self.settings.hub)}
 
@@ -50,7 +50,7 @@ class Blip(_Own):
 class Lavis(_Own):
     """BLIP in LAVIS, in an environment of its own."""
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The checkpoint and its vocabulary."""
         find_lavis_python(self.settings.lavis_python)
         model, vocabulary = find_lavis_model(self.settings.model)
@@ -70,7 +70,7 @@ class Recorded(_Own):
         """The files' names."""
         return {"recorded": [path.name for path in self.settings.recorded]}
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The files."""
         return {f"recorded {number}": path for number, path in enumerate(self.settings.recorded)}
 

@@ -43,7 +43,7 @@ class OpenAi(CaptionerPlugin):
         super().__init__(settings)
         self._journal = settings.answers
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The file of the prompt."""
         assert isinstance(self.options, EndpointOptions)
         return named_files("caption.options", {"prompt_file": self.options.prompt_file})

@@ -140,7 +140,7 @@ def _weights(context: RunContext) -> Iterator[Finding]:
     seen: set[Path] = set()
     for step in context.steps:
         try:
-            found = step.stage(step.settings).weights()
+            found = step.stage(step.settings).files()
         except FatalError as error:
             named: dict[str, str | Path] = {}
             step.settings.with_paths("file_read", named.setdefault)

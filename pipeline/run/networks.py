@@ -98,7 +98,7 @@ def _steps(context: RunContext) -> list[Step]:
 def _files(step: Step) -> list[Any]:
     """Size and time of the files that a network starts from."""
     try:
-        paths = step.stage(step.settings).weights().values()
+        paths = step.stage(step.settings).files().values()
         return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
     except (OSError, PipelineError):
         return []
@@ -167,7 +167,7 @@ def _imported(step: Step) -> str:
     """Reads the imported tagger. Raises `FatalError` when the file holds no tagger."""
     from models.weights_file import WeightsError, read_config
 
-    files = step.stage(step.settings).weights()
+    files = step.stage(step.settings).files()
     try:
         config = read_config(files[MODEL])
     except (OSError, WeightsError) as error:

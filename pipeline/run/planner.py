@@ -170,7 +170,7 @@ class Planner:
     def _items(self, step: Step, without: Collection[str]) -> Iterator[WorkItem]:
         stage = step.stage(step.settings)
         settings = stage.row_settings()
-        weights = {role: _digest(path) for role, path in stage.weights().items()}
+        weights = {role: _digest(path) for role, path in stage.files().items()}
         uses = {table: self._whole(step, table, steps) for table, steps in step.uses.items()}
         before = self.context.run.keys(step.name) if step.stage.row_wise else {}
         for partition, inputs in self._partitions(step, stage, without):

@@ -185,14 +185,14 @@ class Stage(ABC):
         row_settings: dict[str, Any] = self.settings.row_settings()
         return row_settings
 
-    def weights(self) -> dict[str, Path]:
-        """Model files or folders whose content decides rows, by role. Raises `FatalError` when one is missing."""
+    def files(self) -> dict[str, Path]:
+        """Files and folders, such as weights, whose content decides rows, by role. Raises `FatalError` when one is missing."""
         return {}
 
     def resources(self) -> Resources:
         """What one worker takes of its machine: a core, the GPU that setting `device` asks for, and memory for the
         weights."""
-        return Resources.on(getattr(self.settings, "device", "cpu"), self.weights().values())
+        return Resources.on(getattr(self.settings, "device", "cpu"), self.files().values())
 
     def imports(self) -> tuple[str, ...]:
         """Modules that take seconds to import, which is done once for all workers (`processes.preload`)."""

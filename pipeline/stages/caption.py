@@ -50,9 +50,9 @@ class CaptionStage(Stage):
         own = find_captioner(self.settings).row_settings()
         return self.settings.model_dump(mode="json", include={"captioner", *_AFTER}) | own
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The files of the captioner and of the filter. Raises `FatalError` if one is missing."""
-        settings, found = self.settings, find_captioner(self.settings).weights()
+        settings, found = self.settings, find_captioner(self.settings).files()
         if settings.filter:
             found["filter"] = find_model(settings.filter, settings.hub, setting="filter")
         return found
@@ -60,7 +60,7 @@ class CaptionStage(Stage):
     def resources(self) -> Resources:
         """The resources of one worker."""
         uses_gpu = self.settings.filter or find_captioner(self.settings).uses_gpu
-        return Resources.on(self.settings.device if uses_gpu else "cpu", self.weights().values())
+        return Resources.on(self.settings.device if uses_gpu else "cpu", self.files().values())
 
     def imports(self) -> tuple[str, ...]:
         """The modules of the captioner, and BLIP's if one filters."""

@@ -47,7 +47,7 @@ class DetectStage(Stage):
             row_settings |= {"detector": name, **plugin_terms(plugin, options)}
         return row_settings
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The files of the detector. Raises `FatalError` if one is missing."""
         from pipeline.detection.weights_files import find_detector
 

@@ -69,7 +69,7 @@ class EvaluateStage(Stage):
             settings["plugins"] = terms
         return settings
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The files of V-COCO. Raises `FatalError` if one is missing."""
         vcoco = self.settings.vcoco
         named = {} if vcoco is None else {"actions": vcoco.actions, "instances": vcoco.instances}

@@ -44,7 +44,7 @@ class ImportTaggerStage(Stage):
     whole = True
     settings: ImportTaggerSettings
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The files of the tagger. Raises `FatalError` that says what is missing where."""
         settings: ImportTaggerSettings = self.settings
         found = _files(settings.weights, settings.store)
@@ -59,7 +59,7 @@ class ImportTaggerStage(Stage):
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Copy the files. Weights alone know no names; then images are scaled as the settings say."""
-        found = self.weights()
+        found = self.files()
         metrics = found.pop(_METRICS, None)
         files = {name: Path(shutil.copyfile(path, work / name)) for name, path in found.items()}
         if VOCABULARY not in files:

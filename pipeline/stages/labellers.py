@@ -117,7 +117,7 @@ class LabellerPlugin(ABC):
         """What it adds to the settings in the key."""
         return plugin_terms(self, self.options)
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """Files or folders whose content is part of the key, by role. Raises `FatalError` when one is missing."""
         return {}
 
@@ -156,7 +156,7 @@ class Clip(LabellerPlugin):
     imports = ("transformers.models.clip.modeling_clip",)
     uses_gpu = True
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """CLIP's folder."""
         folder = self.settings.clip
         if folder is None or not folder.is_dir():
@@ -167,7 +167,7 @@ class Clip(LabellerPlugin):
         """Loads it."""
         from tagger.labelling.clip_labeller import ClipLabeller
 
-        (folder,), settings = self.weights().values(), self.settings
+        (folder,), settings = self.files().values(), self.settings
         try:
             labeller = ClipLabeller(folder, settings.floor, settings.batch_size, choose_device(settings.device, worker))
         except (OSError, ValueError) as error:

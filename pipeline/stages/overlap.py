@@ -65,7 +65,7 @@ class OverlapStage(Stage):
     whole = True
     settings: OverlapSettings
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The pretrained weights, and the tables of the images they were trained on, since both decide rows."""
         known = self.pretraining_images()
         if known is None or self.settings.pretrained is None:

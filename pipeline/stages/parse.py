@@ -64,7 +64,7 @@ class ParseStage(Stage):
         model = self.settings.model
         return chosen if Path(model).is_dir() else chosen | {"model": model, "model_version": installed_version(model)}
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The folder of the neural model, or the layer's weights and the folder of a spaCy pipeline given as one."""
         if self.settings.neural is not None:
             return {"neural": self.settings.neural}
@@ -143,7 +143,7 @@ class ParseStage(Stage):
     def _parser_version(self) -> str:
         """Everything but the caption that decides a parse, as one string."""
         settings = self.row_settings()
-        weights = {role: digest_path(path) for role, path in self.weights().items()}
+        weights = {role: digest_path(path) for role, path in self.files().items()}
         libraries = {name: installed_version(name) for name in ("spacy", "lemminflect", "transformers")}
         return json.dumps([self.version, settings, weights, libraries], sort_keys=True)
 

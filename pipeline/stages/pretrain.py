@@ -24,7 +24,7 @@ class PretrainStage(Stage):
     resumes_from = RESUMES_FROM
     settings: TrainingSettings
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The tokenizer and the pretrained weights, if the settings name them."""
         return self.settings.files()
 

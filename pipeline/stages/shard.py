@@ -112,7 +112,7 @@ class ShardStage(Stage):
                 settings.pop(name, None)
         return settings
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The lists of images to exclude. Their content decides rows."""
         return exclusion_files(self.settings.exclude)
 

@@ -72,7 +72,7 @@ class SplitStage(Stage):
     whole = True
     settings: SplitSettings
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The files that the settings name. Raises `FatalError` when one is missing."""
         named = {"interactions": self.settings.interactions, "positions": self.settings.positions}
         return named_files("split", named)

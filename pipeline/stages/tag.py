@@ -89,9 +89,9 @@ class LabellingStage(Stage):
         """The settings that change labels, with those of a labeller of another package."""
         return super().row_settings() | find_labeller(self.settings).row_settings()
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The files of the labeller."""
-        return find_labeller(self.settings).weights()
+        return find_labeller(self.settings).files()
 
     def imports(self) -> tuple[str, ...]:
         """The modules of the labeller."""
@@ -100,7 +100,7 @@ class LabellingStage(Stage):
     def resources(self) -> Resources:
         """What one worker takes of its machine."""
         device = self.settings.device if find_labeller(self.settings).uses_gpu else "cpu"
-        return Resources.on(device, self.weights().values())
+        return Resources.on(device, self.files().values())
 
 
 class TagStage(LabellingStage):
@@ -120,10 +120,10 @@ class TagStage(LabellingStage):
     schema = RELATIONS
     settings: TagSettings
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The dictionaries and tables that decide candidates, and the files of the labeller."""
         named = {"paraphrases": self.settings.paraphrases, "cooccurrence": self.settings.cooccurrence}
-        return named_files("tag", named) | super().weights()
+        return named_files("tag", named) | super().files()
 
     def open(self, uses: Inputs) -> None:
         """Load the source of candidates and the labeller. Raises `FatalError` when one cannot be used."""

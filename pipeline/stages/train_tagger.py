@@ -28,7 +28,7 @@ class TrainTaggerStage(Stage):
     resumes_from = RESUMES_FROM
     settings: TaggerSettings
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The tokenizer and the pretrained weights, if the settings name them."""
         return self.settings.files()
 

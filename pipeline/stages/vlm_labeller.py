@@ -72,7 +72,7 @@ class Vlm(LabellerPlugin):
     version = 1
     Options = VlmOptions
 
-    def weights(self) -> dict[str, Path]:
+    def files(self) -> dict[str, Path]:
         """The file of usual predicates."""
         assert isinstance(self.options, VlmOptions)
         return named_files(f"{self.settings.section}.options", {"usual": self.options.usual})

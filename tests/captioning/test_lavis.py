@@ -171,10 +171,10 @@ def test_a_worker_that_dies_of_a_batch_is_tried_twice(one_blip: Models, tmp_path
 def test_the_stage_is_keyed_by_checkpoint_and_vocabulary(one_blip: Models, tmp_path: Path) -> None:
     folder = one_blip[1]
     stage = CaptionStage(settings(one_blip, Path(sys.executable)))
-    assert stage.weights() == {"captioner": folder / "blip.pth", "vocabulary": folder / "vocab.txt"}
+    assert stage.files() == {"captioner": folder / "blip.pth", "vocabulary": folder / "vocab.txt"}
     assert stage.row_settings()["captioner"] == "lavis"
     with pytest.raises(FatalError, match="lavis_python"):
-        CaptionStage(settings(one_blip, tmp_path / "nowhere")).weights()
+        CaptionStage(settings(one_blip, tmp_path / "nowhere")).files()
 
 
 def test_what_lacks_is_named_with_the_way_out(one_blip: Models, tmp_path: Path) -> None:

@@ -91,6 +91,6 @@ def test_a_tagger_of_a_remote_store_comes_with_all_its_files(finished, tmp_path)
     store = LocalStore(Path(finished.store))
     url = f"memory://{tmp_path.name}"
     push_run(Run(store, "tiny"), ObjectStoreArtifacts(url))
-    files = ImportTaggerStage(ImportTaggerSettings(weights="tiny", store=url)).weights()
+    files = ImportTaggerStage(ImportTaggerSettings(weights="tiny", store=url)).files()
     (trained,) = Run(store, "tiny").artifacts("train_tagger").values()
     assert files.keys() == trained.manifest.files.keys()

@@ -162,7 +162,7 @@ def test_formats_labellers_detectors_and_metrics_of_another_package_are_used_and
 
     settings = DetectSettings(detector="corner", weights=str(tmp_path / "list.txt"))
     assert DetectStage(settings).row_settings().items() >= {"detector": "corner", "version": 2}.items()
-    assert DetectStage(settings).weights() == {"list.txt": tmp_path / "list.txt"}
+    assert DetectStage(settings).files() == {"list.txt": tmp_path / "list.txt"}
     (found,) = open_detector(settings).detect([Image.new("RGB", (20, 20))])
     assert found.boxes.boxes.tolist() == [[0, 0, 9, 9]]
     assert EvaluateStage(EvaluateSettings(metrics=("counted",))).row_settings()["plugins"] == {

@@ -80,11 +80,11 @@ def test_vcoco_is_scored_by_its_own_files(tmp_path: Path) -> None:
 
 def test_the_key_has_the_content_of_vcocos_files_and_nothing_where_there_are_none(tmp_path: Path) -> None:
     assert EvaluateStage(EvaluateSettings()).row_settings() == {"subject": None, "metrics": []}
-    assert EvaluateStage(EvaluateSettings()).weights() == {}
+    assert EvaluateStage(EvaluateSettings()).files() == {}
     actions, instances, _ = files(tmp_path)
     stage = EvaluateStage(EvaluateSettings(vcoco=VcocoFiles(actions=actions, instances=instances)))
     assert stage.row_settings() == {"subject": None, "metrics": []}
-    assert set(stage.weights().values()) == {actions, instances}
+    assert set(stage.files().values()) == {actions, instances}
     instances.unlink()
     with pytest.raises(FatalError, match=r"evaluate\.vcoco\.instances = .*: no such file"):
-        stage.weights()
+        stage.files()

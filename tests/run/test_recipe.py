@@ -137,7 +137,7 @@ def test_a_file_that_is_only_beside_the_recipe_is_found_there(tmp_path, monkeypa
 def test_sample_weights_are_named_and_recorded_by_name(tmp_path):
     recipe = load_recipe(Path("demo"), ["tag.weights=demo-tagger"])
     assert (recipe.caption.model, recipe.tag.weights) == ("demo-captioner", "demo-tagger")
-    files = {step.name: step.stage(step.settings).weights() for step in build_steps(recipe)}
+    files = {step.name: step.stage(step.settings).files() for step in build_steps(recipe)}
     assert all(path.exists() for paths in files.values() for path in paths.values())
     assert files["caption"]["captioner"] == SAMPLE_WEIGHTS["demo-captioner"]
     assert files["import_tagger"]["model.safetensors"].is_relative_to(SAMPLE_WEIGHTS["demo-tagger"])

@@ -174,7 +174,7 @@ def test_an_evaluation_image_behind_the_initial_weights_is_refused(store, tmp_pa
         initial = None if name is None else tmp_path / f"{name}.safetensors"
         return OverlapStage(OverlapSettings(pretrained=initial, store=store.address))
 
-    assert stage(None).weights() == {} and stage(None).row_settings() == {"distance": 4}
+    assert stage(None).files() == {} and stage(None).row_settings() == {"distance": 4}
     output = stage("second").run(given, tmp_path, lambda done, total, note="": None)
     rows = [(row["dataset"], row["image_id"], row["test_image_id"], row["how"]) for row in output.table.to_pylist()]
     assert sorted(rows) == [

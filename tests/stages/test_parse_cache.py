@@ -58,7 +58,7 @@ def test_what_the_layer_revises_has_a_key_and_cached_parses_of_its_own(tmp_path:
     assert {layer: stage.row_settings()["layer"] for layer, stage in stages.items()} == {
         layer: layer for layer in LAYERS
     }
-    assert [sorted(stage.weights()) for stage in stages.values()] == [[], ["layer"]]
+    assert [sorted(stage.files()) for stage in stages.values()] == [[], ["layer"]]
     texts = ["a dog trying to catch a frisbee"]
     rules, learned = (
         parsed(tmp_path / layer, texts, tmp_path / "parses.sqlite", layer).table["triplets"][0].as_py()

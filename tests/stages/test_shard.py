@@ -178,9 +178,9 @@ def test_images_of_a_list_or_of_an_evaluation_set_are_left_out_and_listed(inputs
 def test_a_list_that_changes_changes_the_key(tmp_path):
     (tmp_path / "ids.txt").write_text("1\n")
     stage = ShardStage(ShardSettings(exclude=[{"ids": tmp_path / "ids.txt", "reason": "test"}]))
-    assert list(stage.weights().values()) == [tmp_path / "ids.txt"]
+    assert list(stage.files().values()) == [tmp_path / "ids.txt"]
     with pytest.raises(FatalError, match="no such file"):
-        ShardStage(ShardSettings(exclude=[{"ids": tmp_path / "none", "reason": "test"}])).weights()
+        ShardStage(ShardSettings(exclude=[{"ids": tmp_path / "none", "reason": "test"}])).files()
 
 
 def test_predicates_have_thresholds_of_their_own_and_a_pair_its_surest_label(inputs, tmp_path):

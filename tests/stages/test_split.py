@@ -81,4 +81,4 @@ def test_settings_that_do_not_fit_the_method_are_refused(tmp_path):
         SplitSettings(method="rare_first", positions=tmp_path / "x")
     missing = SplitStage(SplitSettings(method="UC-RF", interactions=tmp_path / "gone.txt"))
     with pytest.raises(FatalError, match=r"split\.interactions = .*gone\.txt: no such file"):
-        missing.weights()
+        missing.files()

@@ -171,9 +171,9 @@ def test_baselines_label_the_same_candidates(inputs, weights, tmp_path):
 def test_clip_needs_its_folder(tmp_path):
     stage = TagStage(TagSettings(method="clip"), FOLDERS)
     with pytest.raises(FatalError, match="method 'clip' needs a folder"):
-        stage.weights()
+        stage.files()
     empty = TagStage(TagSettings(method="clip", clip=tmp_path), FOLDERS)
-    assert empty.weights()["clip"] == tmp_path
+    assert empty.files()["clip"] == tmp_path
     with pytest.raises(FatalError, match="not a transformers CLIP model"):
         empty.open(Inputs({"tagger": (Artifact(tmp_path),)}))
 
@@ -216,14 +216,14 @@ def test_each_setting_changes_what_is_proposed(dictionary, tmp_path):
 
 def test_files_are_part_of_the_key_by_content_and_paths_are_not(dictionary):
     stage = TagStage(TagSettings(paraphrases=dictionary))
-    assert stage.weights() == {"paraphrases": dictionary}
+    assert stage.files() == {"paraphrases": dictionary}
     assert "paraphrases" not in stage.row_settings()
     assert stage.row_settings()["matching"] == "words"
 
 
 def test_a_file_that_is_missing_or_something_else_is_named(tmp_path):
     with pytest.raises(FatalError, match=r"tag\.paraphrases = .*: no such file"):
-        TagStage(TagSettings(paraphrases=tmp_path / "none.json")).weights()
+        TagStage(TagSettings(paraphrases=tmp_path / "none.json")).files()
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(FatalError, match=r"list\.json"):
         open_candidates(TagSettings(cooccurrence=tmp_path / "list.json"))
