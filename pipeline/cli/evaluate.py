@@ -30,7 +30,7 @@ from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.detections.plausible import refuse_implausible
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.hico import Triplet
+from pipeline.evaluation.hico import TripletClass
 from pipeline.evaluation.splits import (
     HICO_TRIPLETS,
     PUBLISHED,
@@ -407,7 +407,7 @@ def _with_files(options: Options, hico: HicoFiles, truth: GroundTruth) -> Option
         raise FatalError(
             "--rare and --split count in HICO-DET's list of interactions; add --interactions hico_list_hoi.txt"
         )
-    triplets: list[Triplet] = []
+    triplets: list[TripletClass] = []
     if needs_list and hico.interactions is not None:
         listed = [(hico.subject, predicate, object_) for predicate, object_ in read_interactions(hico.interactions)]
         triplets = numbered_triplets(listed, truth.objects, truth.predicates)
@@ -422,7 +422,7 @@ def _with_files(options: Options, hico: HicoFiles, truth: GroundTruth) -> Option
     return replace(options, validity=_validity(hico.validity, truth), rare=rare, split=_split(hico.split, triplets))
 
 
-def _split(name: str | None, triplets: Sequence[Triplet]) -> Split | None:
+def _split(name: str | None, triplets: Sequence[TripletClass]) -> Split | None:
     if name is None:
         return None
     if name in PUBLISHED:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.evaluation.bootstrap import Interval, OnResample, bootstrap
 from pipeline.evaluation.detections.names import without_case
-from pipeline.evaluation.hico import HicoRules, HicoScores, Triplet, match_hico, score_hico
+from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, match_hico, score_hico
 from pipeline.evaluation.open_images import (
     OpenImagesRules,
     OpenImagesScores,
@@ -50,7 +50,7 @@ class Options:
     """HICO-DET: adds the Known Object setting."""
     validity: Any = None
     """HICO-DET: as in `HicoRules`"""
-    rare: frozenset[Triplet] | None = None
+    rare: frozenset[TripletClass] | None = None
     """HICO-DET: triplets with fewer than ten training instances"""
     split: Split | None = None
     """HICO-DET: a zero-shot split"""
@@ -397,7 +397,7 @@ def _figure(name: str, label: str, found: Interval, authors: float | None) -> Fi
 
 def numbered_triplets(
     triplets: Iterable[tuple[str, str, str]], objects: Sequence[str], predicates: Sequence[str]
-) -> list[Triplet]:
+) -> list[TripletClass]:
     """Numbers triplets of names (subject, predicate, object). Raises ValueError for a name that is not listed."""
     of_object, of_predicate = ({without_case(name): n for n, name in enumerate(each)} for each in (objects, predicates))
     numbered = []
@@ -406,5 +406,5 @@ def numbered_triplets(
         number = of_predicate.get(without_case(predicate))
         if ends[0] is None or ends[1] is None or number is None:
             raise ValueError(f"triplet {subject!r} {predicate!r} {object_!r}: the ground truth has no such names")
-        numbered.append(Triplet(ends[0], ends[1], number))
+        numbered.append(TripletClass(ends[0], ends[1], number))
     return numbered

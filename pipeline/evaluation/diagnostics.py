@@ -142,7 +142,7 @@ class ReliabilityBin(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Reliability:
     """Reliability of scores."""
 
     bins: tuple[ReliabilityBin, ...]
@@ -150,7 +150,7 @@ class Calibration:
     """Mean gap between score and precision over bins, weighted by their predictions (ECE); NaN without predictions"""
 
 
-def calibration(scores: Floats, right: Flags, bins: int = 10) -> Calibration:
+def calibration(scores: Floats, right: Flags, bins: int = 10) -> Reliability:
     """Compares N scores in [0, 1] with what is right, in bins of equal width. Raises ValueError on other scores."""
     if len(scores) and not (np.isfinite(scores).all() and scores.min() >= 0 and scores.max() <= 1):
         raise ValueError("calibration needs scores in [0, 1]")
@@ -163,7 +163,7 @@ def calibration(scores: Floats, right: Flags, bins: int = 10) -> Calibration:
         ReliabilityBin(float(low), float(high), int(size), float(mean), float(share))
         for low, high, size, mean, share in zip(edges[:-1], edges[1:], count, confidence, precision, strict=True)
     )
-    return Calibration(rows, calibration_error(scores, right, bins) if len(scores) else float("nan"))
+    return Reliability(rows, calibration_error(scores, right, bins) if len(scores) else float("nan"))
 
 
 def _ratio(total: NDArray[Any], count: NDArray[Any]) -> Floats:

@@ -21,7 +21,7 @@ from pipeline.evaluation.ranking import Ranking, eleven_points, mean_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 
 
-class Triplet(NamedTuple):
+class TripletClass(NamedTuple):
     """The labels of an interaction, as indices into the names of the test set."""
 
     subject: int
@@ -58,12 +58,12 @@ class HicoRules:
 class HicoScores:
     """Average precision and maximum recall per triplet of the ground truth."""
 
-    average_precision: Mapping[Triplet, float]
-    recall: Mapping[Triplet, float]
-    truths: Mapping[Triplet, int] = field(default_factory=dict)
+    average_precision: Mapping[TripletClass, float]
+    recall: Mapping[TripletClass, float]
+    truths: Mapping[TripletClass, int] = field(default_factory=dict)
     """Number of true interactions in the test set, per triplet."""
 
-    def mean(self, triplets: Iterable[Triplet] | None = None) -> float:
+    def mean(self, triplets: Iterable[TripletClass] | None = None) -> float:
         """Mean AP over all triplets, or over those of `triplets` in the ground truth. NaN if there are none."""
         chosen = self.average_precision.keys() if triplets is None else set(triplets) & self.average_precision.keys()
         return mean_of(self.average_precision[t] for t in sorted(chosen))
@@ -78,7 +78,7 @@ class HicoScores:
 class HicoMatches(Ranking):
     """The predictions that count, and the true interactions, of K triplets."""
 
-    triplets: tuple[Triplet, ...]
+    triplets: tuple[TripletClass, ...]
     """The K triplets of the ground truth, ascending."""
     position: Integers
     """R: each prediction's position in the relations that were given."""
@@ -140,7 +140,7 @@ def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None =
     ranked = ranked[_stable(number[ranked])]
     return HicoMatches(
         images=truth.images,
-        triplets=tuple(Triplet(*kind) for kind in kinds.tolist()),
+        triplets=tuple(TripletClass(*kind) for kind in kinds.tolist()),
         bounds=np.searchsorted(number[ranked], np.arange(len(kinds) + 1)),
         position=ranked,
         image=predicted.image[ranked],

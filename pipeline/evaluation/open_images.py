@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.evaluation.hico import Triplet
+from pipeline.evaluation.hico import TripletClass
 from pipeline.evaluation.matching import (
     Candidates,
     enclosing,
@@ -171,7 +171,7 @@ def match_open_images(
     recalled_relations, recalled_phrases = _both(predicted, truth, replace(rules, per_image=rules.recalled))
     kinds: tuple[Hashable, ...] = tuple(np.unique(truth.predicates).tolist())
     if rules.official:
-        kinds = tuple(Triplet(*row) for row in np.unique(truth.triplets, axis=0).tolist())
+        kinds = tuple(TripletClass(*row) for row in np.unique(truth.triplets, axis=0).tolist())
     return OpenImagesMatches(relations, phrases, recalled_relations, recalled_phrases, kinds, rules.official)
 
 

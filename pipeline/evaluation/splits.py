@@ -22,7 +22,7 @@ from itertools import chain, starmap
 from pathlib import Path
 
 from pipeline.data.datasets.annotations import read_text
-from pipeline.evaluation.hico import HicoScores, Triplet
+from pipeline.evaluation.hico import HicoScores, TripletClass
 from storage.errors import FatalError
 
 HICO_TRIPLETS = 600
@@ -69,7 +69,7 @@ class Split:
     """A division of triplets into those that training shows and those that it leaves out."""
 
     name: str
-    unseen: frozenset[Triplet]
+    unseen: frozenset[TripletClass]
     transductive: bool | None
     """Whether training used anything of the unseen triplets: their names as texts, or images that show them, with their
     labels removed. None if that is not known; such scores compare with no others."""
@@ -83,7 +83,7 @@ class Split:
         }
 
 
-def published_split(name: str, triplets: Sequence[Triplet], *, transductive: bool | None) -> Split:
+def published_split(name: str, triplets: Sequence[TripletClass], *, transductive: bool | None) -> Split:
     """Returns a split of `PUBLISHED`. `triplets` are HICO-DET's 600 in the order of the dataset's list.
 
     Raises ValueError if the name is unknown, or the list has another length or order.
@@ -103,7 +103,7 @@ def published_split(name: str, triplets: Sequence[Triplet], *, transductive: boo
 
 
 def split_of_positions(
-    name: str, unseen: Iterable[int], triplets: Sequence[Triplet], *, transductive: bool | None
+    name: str, unseen: Iterable[int], triplets: Sequence[TripletClass], *, transductive: bool | None
 ) -> Split:
     """Returns the split whose unseen triplets are at these positions of a list, from 0.
 
@@ -138,7 +138,7 @@ def read_positions(file: Path) -> list[int]:
     return list(found)
 
 
-def rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: bool | None) -> Split:
+def rare_first(counts: Mapping[TripletClass, int], number: int, *, transductive: bool | None) -> Split:
     """Leaves out the `number` triplets with the fewest instances in training, whose names all remain seen.
 
     Triplets are taken one after the other, by ascending count, and equal ones in the order of `counts`. One is passed
@@ -151,14 +151,14 @@ def rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: bool
     return _greedy("rare first", sorted(counts, key=lambda triplet: counts[triplet]), number, transductive)
 
 
-def non_rare_first(counts: Mapping[Triplet, int], number: int, *, transductive: bool | None) -> Split:
+def non_rare_first(counts: Mapping[TripletClass, int], number: int, *, transductive: bool | None) -> Split:
     """Leaves out the `number` triplets with the most instances in training, by the rule of `rare_first`."""
     return _greedy("non-rare first", sorted(counts, key=lambda triplet: -counts[triplet]), number, transductive)
 
 
-def _greedy(name: str, order: Sequence[Triplet], number: int, transductive: bool | None) -> Split:
+def _greedy(name: str, order: Sequence[TripletClass], number: int, transductive: bool | None) -> Split:
     remaining = [Counter(labels) for labels in zip(*order, strict=True)]
-    unseen: list[Triplet] = []
+    unseen: list[TripletClass] = []
     for triplet in order:
         if len(unseen) == number:
             break

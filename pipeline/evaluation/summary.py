@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.evaluation.anatomy import Anatomy, Dissection, Kind, anatomy
 from pipeline.evaluation.anatomy import Score as ScoreFunction
-from pipeline.evaluation.diagnostics import Calibration, PairQuality, calibration, pair_quality
+from pipeline.evaluation.diagnostics import PairQuality, Reliability, calibration, pair_quality
 from pipeline.evaluation.published import PublishedResult, published_results, published_test_set
 from pipeline.evaluation.relations import Relations
 from storage.json_files import json_values
@@ -90,7 +90,7 @@ class EvaluationSummary:
     predictions: int
     anatomy: Anatomy
     pairs: PairQuality
-    calibration: Calibration | None
+    calibration: Reliability | None
     """None when scores are not in [0, 1]"""
     predicates: tuple[str, ...]
     """The names that keys of `pairs.predicate_precision` refer to"""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.evaluation.anatomy import Anatomy, Kind
-from pipeline.evaluation.diagnostics import Calibration
+from pipeline.evaluation.diagnostics import Reliability
 from pipeline.evaluation.summary import ClassScore
 from pipeline.report.charts import AXES, Axes, Tick
 
@@ -78,7 +78,7 @@ class DotChart:
 _QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def reliability_chart(found: Calibration) -> DotChart:
+def reliability_chart(found: Reliability) -> DotChart:
     """Draws the share of right predictions over their mean score, with one dot per non-empty bin."""
     dots = tuple(
         Dot(

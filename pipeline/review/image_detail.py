@@ -61,7 +61,7 @@ class Caption:
 
 
 @dataclass(frozen=True)
-class Triplet:
+class ShownTriplet:
     """Words of a caption. `lost`: why it led to no candidate, and the word responsible; None if it led to one."""
 
     number: int
@@ -97,7 +97,7 @@ class ImageDetail:
     partition: str
     boxes: Sequence[Mapping[str, Any]]
     captions: Sequence[Caption]
-    triplets: Sequence[Triplet]
+    triplets: Sequence[ShownTriplet]
     labels: Sequence[Label]
     """Best first."""
     triplet_of: Mapping[int, int]
@@ -201,9 +201,9 @@ def _caption(at: int, row: Mapping[str, Any], triplets: Sequence[Mapping[str, An
     return Caption(row["text"], pieces(row["text"], own), row["log_probability"], row["source"])
 
 
-def _triplet(number: int, row: Mapping[str, Any], lost: tuple[str, str] | None) -> Triplet:
+def _triplet(number: int, row: Mapping[str, Any], lost: tuple[str, str] | None) -> ShownTriplet:
     words = {name: row[name] for name in ("caption", "subject", "predicate", "object", "rule")}
-    return Triplet(number=number, lost=lost, **words)
+    return ShownTriplet(number=number, lost=lost, **words)
 
 
 def _unscored(pairs: Sequence[Mapping[str, Any]], scored: Sequence[Mapping[str, Any]]) -> list[Unscored]:

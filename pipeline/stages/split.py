@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from pipeline.data.datasets.annotations import AnnotationError
-from pipeline.evaluation.hico import Triplet
+from pipeline.evaluation.hico import TripletClass
 from pipeline.evaluation.splits import (
     PUBLISHED,
     Split,
@@ -120,7 +120,7 @@ class SplitStage(Stage):
         every = listed or sorted(counts)
         names = sorted({name for triplet in every for name in triplet})
         places = {name: place for place, name in enumerate(names)}
-        numbered = [Triplet(places[s], places[o], places[p]) for s, p, o in every]
+        numbered = [TripletClass(places[s], places[o], places[p]) for s, p, o in every]
         instances = {number: counts[triplet] for number, triplet in zip(numbered, every, strict=True)}
         try:
             split = self._split(settings.method, numbered, instances)
@@ -128,7 +128,7 @@ class SplitStage(Stage):
             raise FatalError(f"split.method = {settings.method}: {error}") from error
         return frozenset((names[t.subject], names[t.predicate], names[t.object]) for t in split.unseen)
 
-    def _split(self, method: str, numbered: list[Triplet], instances: dict[Triplet, int]) -> Split:
+    def _split(self, method: str, numbered: list[TripletClass], instances: dict[TripletClass, int]) -> Split:
         if method in PUBLISHED:
             return published_split(method, numbered, transductive=None)
         if self.settings.positions is not None:

@@ -12,7 +12,7 @@ from relation_rows import best_of_pairs
 
 from benchmarks.evaluation import plain_hico, plain_relations, synthetic
 from pipeline.data.datasets.names import COCO_CATEGORIES
-from pipeline.evaluation.hico import HicoRules, HicoScores, Triplet, match_hico, score_hico
+from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, match_hico, score_hico
 from pipeline.evaluation.ranking import eleven_points
 from pipeline.evaluation.relations import Interactions, Relations, aligned_iou
 
@@ -32,7 +32,7 @@ def test_a_perfect_prediction_scores_one():
     truth = interactions([(PERSON, BOX, 0, 1, 2)])
     scores = score([interactions([(PERSON, BOX, 0, 1, 2)], [0.3])], [truth])
     assert scores.mean() == pytest.approx(1.0)
-    assert scores.truths == {Triplet(0, 1, 2): 1}
+    assert scores.truths == {TripletClass(0, 1, 2): 1}
 
 
 @pytest.mark.parametrize("wrong", [(1, 1, 2), (0, 0, 2), (0, 1, 0)])
@@ -121,8 +121,8 @@ class Recorded(NamedTuple):
             made.append(best_of_pairs(human, thing, np.zeros(len(rows), int), labels, verb_scores, 100))
         return made
 
-    def group(self, name: str) -> list[Triplet]:
-        return [Triplet(0, *self.truth["correspondence"][hoi][1:]) for hoi in self.truth[name]]
+    def group(self, name: str) -> list[TripletClass]:
+        return [TripletClass(0, *self.truth["correspondence"][hoi][1:]) for hoi in self.truth[name]]
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +246,7 @@ def test_known_object_leaves_out_images_without_the_object():
     truths = [interactions([(PERSON, BOX, 0, 1, 2)]), interactions([(PERSON, BOX, 0, 7, 2)]), interactions([])]
     false_ = interactions([(PERSON, BOX, 0, 1, 2)], [0.9])
     predicted = [interactions([(PERSON, BOX, 0, 1, 2)], [0.5]), false_, false_]
-    triplet = Triplet(0, 1, 2)
+    triplet = TripletClass(0, 1, 2)
     default = score(predicted, truths).average_precision
     known = score(predicted, truths, HicoRules(known_object=True)).average_precision
     assert (default[triplet], known[triplet]) == pytest.approx((1 / 3, 1.0))

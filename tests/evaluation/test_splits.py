@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.evaluation.hico import HicoScores, Triplet
+from pipeline.evaluation.hico import HicoScores, TripletClass
 from pipeline.evaluation.splits import (
     PUBLISHED,
     Split,
@@ -19,20 +19,23 @@ from pipeline.evaluation.splits import (
     split_of_positions,
 )
 
-TRIPLETS = [Triplet(0, thing, verb) for thing in range(30) for verb in range(20)]
-COUNTS = {Triplet(0, 0, 0): 5, Triplet(0, 0, 1): 1, Triplet(0, 1, 0): 5, Triplet(0, 1, 1): 9, Triplet(0, 2, 1): 0}
+TRIPLETS = [TripletClass(0, thing, verb) for thing in range(30) for verb in range(20)]
+COUNTS = {
+    TripletClass(*kind): count
+    for kind, count in {(0, 0, 0): 5, (0, 0, 1): 1, (0, 1, 0): 5, (0, 1, 1): 9, (0, 2, 1): 0}.items()
+}
 
 
 def scores(**values: float) -> HicoScores:
     """`values`: AP by the digits of a triplet, e.g. t012."""
-    precision = {Triplet(*map(int, name[1:])): value for name, value in values.items()}
+    precision = {TripletClass(*map(int, name[1:])): value for name, value in values.items()}
     return HicoScores(precision, precision)
 
 
 @pytest.mark.parametrize("name", ["UC-RF", "UC-NF"])
 def test_published_lists_leave_out_rare_or_frequent_triplets_of_which_every_name_is_seen(shared: Path, name: str):
     truth = json.loads((shared / "data" / "hico_det" / "ground_truth_800.json").read_text())
-    triplets = [Triplet(0, thing, verb) for _, thing, verb in truth["correspondence"]]
+    triplets = [TripletClass(0, thing, verb) for _, thing, verb in truth["correspondence"]]
     split = published_split(name, triplets, transductive=None)
     assert len(split.unseen) == 120
     rare = {triplets[hoi] for hoi in truth["rare"]}
@@ -45,7 +48,7 @@ def test_published_lists_leave_out_rare_or_frequent_triplets_of_which_every_name
 def test_unseen_objects_and_verbs_occur_in_no_seen_triplet(shared: Path):
     names = read_interactions(shared / "data" / "hico_det" / "hico_list_hoi.txt")
     places = {name: place for place, name in enumerate(sorted({name for both in names for name in both}))}
-    triplets = [Triplet(0, places[thing], places[verb]) for verb, thing in names]
+    triplets = [TripletClass(0, places[thing], places[verb]) for verb, thing in names]
     for split, count, end in (("UO", 12, "object"), ("UV", 20, "predicate")):
         unseen = published_split(split, triplets, transductive=None).unseen
         new = {getattr(triplet, end) for triplet in unseen}
@@ -63,7 +66,7 @@ def test_without_fine_tuning_every_triplet_is_unseen():
 
 
 def test_means_of_unseen_seen_and_all_triplets():
-    split = Split(name="own", unseen=frozenset({Triplet(0, 0, 0), Triplet(0, 5, 5)}), transductive=True)
+    split = Split(name="own", unseen=frozenset({TripletClass(0, 0, 0), TripletClass(0, 5, 5)}), transductive=True)
     assert split.means(scores(t000=0.1, t001=0.4, t002=0.7)) == pytest.approx(
         {"unseen": 0.1, "seen": 0.55, "full": 0.4}
     )
@@ -72,15 +75,15 @@ def test_means_of_unseen_seen_and_all_triplets():
 def test_rare_first_takes_the_fewest_instances_and_keeps_every_name_seen():
     split = rare_first(COUNTS, 2, transductive=False)
     # Object 2 occurs in a single triplet, so that one stays, though it is the rarest.
-    assert split.unseen == {Triplet(0, 0, 1), Triplet(0, 1, 0)}
+    assert split.unseen == {TripletClass(0, 0, 1), TripletClass(0, 1, 0)}
     assert split.transductive is False
 
 
 def test_non_rare_first_takes_the_most_instances_and_equal_ones_as_given():
-    assert non_rare_first(COUNTS, 1, transductive=True).unseen == {Triplet(0, 1, 1)}
+    assert non_rare_first(COUNTS, 1, transductive=True).unseen == {TripletClass(0, 1, 1)}
     tied = dict.fromkeys(COUNTS, 4)
-    assert non_rare_first(tied, 1, transductive=True).unseen == {Triplet(0, 0, 0)}
-    assert non_rare_first(dict(reversed(tied.items())), 1, transductive=True).unseen == {Triplet(0, 1, 1)}
+    assert non_rare_first(tied, 1, transductive=True).unseen == {TripletClass(0, 0, 0)}
+    assert non_rare_first(dict(reversed(tied.items())), 1, transductive=True).unseen == {TripletClass(0, 1, 1)}
 
 
 def test_names_stay_seen_however_many_triplets_are_left_out():
@@ -98,7 +101,7 @@ def test_positions_of_unseen_triplets_are_read_from_a_file(tmp_path: Path, text:
     (tmp_path / "unseen").write_text(text)
     positions = read_positions(tmp_path / "unseen")
     split = split_of_positions("own", positions, TRIPLETS, transductive=None)
-    assert split.unseen == {Triplet(0, 0, 3), Triplet(0, 0, 0)}
+    assert split.unseen == {TripletClass(0, 0, 3), TripletClass(0, 0, 0)}
 
 
 @pytest.mark.parametrize("text", ["", "3 zero", "[3, 0", "[3.5]", '["3"]', "[true]"])
