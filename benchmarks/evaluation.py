@@ -32,7 +32,7 @@ from pipeline.evaluation.bootstrap import bootstrap, resampled
 from pipeline.evaluation.detection import Detections, average_precision_50
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.hico import HicoRules, Triplet, match_hico, score_hico
+from pipeline.evaluation.hico import HicoRules, TripletClass, match_hico, score_hico
 from pipeline.evaluation.relations import Integers, LabelledBoxes, Relations, aligned_iou, scores_of
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, score_scene_graphs
 from pipeline.evaluation.vcoco_detections import VcocoDetections
@@ -52,7 +52,7 @@ ROLES = {
     "read": ["obj"], "snowboard": ["instr"],
 }  # fmt: skip
 Box = tuple[float, float, float, float]
-PlainRelation = tuple[float, Box, Box, Triplet]
+PlainRelation = tuple[float, Box, Box, TripletClass]
 """Score, box of the subject, box of the object, labels."""
 
 
@@ -138,10 +138,10 @@ def _relations(
 
 def plain_hico(
     predicted: list[list[PlainRelation]], truth: list[list[PlainRelation]], rules: HicoRules
-) -> dict[Triplet, float]:
+) -> dict[TripletClass, float]:
     """Returns HICO-DET's average precision per triplet, by loops over images, predictions and truths."""
-    ranked: dict[Triplet, list[tuple[float, bool]]] = defaultdict(list)
-    truths: dict[Triplet, int] = defaultdict(int)
+    ranked: dict[TripletClass, list[tuple[float, bool]]] = defaultdict(list)
+    truths: dict[TripletClass, int] = defaultdict(int)
     for found, given in zip(predicted, truth, strict=True):
         kept: list[PlainRelation] = []
         for one in sorted(found, key=lambda relation: -relation[0])[: rules.per_image]:
@@ -163,14 +163,14 @@ def plain_hico(
     return {triplet: _plain_precision(ranked[triplet], number) for triplet, number in truths.items()}
 
 
-def authors_hico(predicted: Relations, truth: Relations, rules: HicoRules) -> dict[Triplet, float]:
+def authors_hico(predicted: Relations, truth: Relations, rules: HicoRules) -> dict[TripletClass, float]:
     """Returns HICO-DET's average precision per triplet by the steps of RLIPv2's `hico_eval.py`.
 
     Each prediction is a query of a network: an entry for each of 117 verbs, all of which are sorted. Duplicates of a
     triplet are suppressed in NumPy; overlaps are computed for each true and predicted box, one after the other.
     """
-    found: dict[Triplet, list[tuple[float, bool]]] = defaultdict(list)
-    truths: dict[Triplet, int] = defaultdict(int)
+    found: dict[TripletClass, list[tuple[float, bool]]] = defaultdict(list)
+    truths: dict[TripletClass, int] = defaultdict(int)
     for image in range(truth.images):
         own, given = (each.take(slice(*np.searchsorted(each.image, (image, image + 1)))) for each in (predicted, truth))
         boxes, true = (_as_entries(each) for each in (own, given))
@@ -182,10 +182,10 @@ def authors_hico(predicted: Relations, truth: Relations, rules: HicoRules) -> di
             for verb, score in enumerate(row)
         ]
         pairs.sort(key=lambda pair: pair.get("score", 0), reverse=True)
-        groups: dict[Triplet, list[dict[str, Any]]] = defaultdict(list)
+        groups: dict[TripletClass, list[dict[str, Any]]] = defaultdict(list)
         for pair in pairs[: rules.per_image]:
             ends = (int(boxes[pair[end]]["label"]) for end in ("subject", "object"))
-            groups[Triplet(*ends, pair["verb"])].append(pair)
+            groups[TripletClass(*ends, pair["verb"])].append(pair)
         overlaps = np.zeros((len(true), len(boxes)))
         for row, one in enumerate(true):
             for column, other in enumerate(boxes):
@@ -201,7 +201,7 @@ def authors_hico(predicted: Relations, truth: Relations, rules: HicoRules) -> di
             found[kind].append((pair["score"], nearest >= 0 and nearest not in taken))
             taken.add(nearest)
         for labels in given.triplets.tolist():
-            truths[Triplet(*labels)] += 1
+            truths[TripletClass(*labels)] += 1
     return {kind: _plain_precision(found[kind], number) for kind, number in truths.items()}
 
 
@@ -342,7 +342,7 @@ def plain_relations(relations: Relations) -> list[list[PlainRelation]]:
         strict=True,
     )
     for image, score, subject, object_, labels in rows:
-        made[image].append((score, tuple(subject), tuple(object_), Triplet(*labels)))
+        made[image].append((score, tuple(subject), tuple(object_), TripletClass(*labels)))
     return made
 
 
@@ -384,7 +384,7 @@ def beside_the_loop(images: int, plain_images: int, resamples: int) -> list[Row]
     ours = score_hico(*part, rules).average_precision
     if expected.keys() != ours.keys() or any(abs(expected[each] - ours[each]) > 1e-9 for each in ours):
         raise RuntimeError("the loop gives other average precisions")
-    theirs: dict[Triplet, float] = {}
+    theirs: dict[TripletClass, float] = {}
     authors = cpu_seconds(lambda: theirs.update(authors_hico(*part, rules))) * images / len(few)
     if any(abs(expected[each] - theirs[each]) > 1e-9 for each in expected):
         raise RuntimeError("the authors' steps give other average precisions")

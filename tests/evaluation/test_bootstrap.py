@@ -10,7 +10,7 @@ from benchmarks.evaluation import synthetic
 from pipeline.evaluation import benchmark
 from pipeline.evaluation.benchmark import Evaluated, Options
 from pipeline.evaluation.bootstrap import bootstrap, resampled
-from pipeline.evaluation.hico import HicoMatches, Triplet
+from pipeline.evaluation.hico import HicoMatches, TripletClass
 from pipeline.evaluation.relations import Integers, Relations
 
 
@@ -99,7 +99,7 @@ def drawn_set(draws: np.random.Generator) -> HicoMatches:
     of_truth = np.nonzero(truths)
     return HicoMatches(
         images=IMAGES,
-        triplets=tuple(Triplet(0, number, 0) for number in range(CLASSES)),
+        triplets=tuple(TripletClass(0, number, 0) for number in range(CLASSES)),
         bounds=np.searchsorted(columns[1][order], np.arange(CLASSES + 1)),
         position=order,
         image=columns[0][order],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from relation_rows import best_of_pairs
 
-from pipeline.evaluation.hico import HicoRules, Triplet, match_hico
+from pipeline.evaluation.hico import HicoRules, TripletClass, match_hico
 from pipeline.evaluation.open_images import OpenImagesRules, score_open_images
 from pipeline.evaluation.relations import Interactions, Relations
 from pipeline.evaluation.vcoco import VcocoRules, VcocoScores, score_vcoco
@@ -59,9 +59,9 @@ def test_hico_agrees_with_the_authors_evaluator(shared: Path, name: str, suppres
     assert found.mean() == pytest.approx(expected["metrics"]["mAP"], abs=1e-9)
     assert found.mean_recall == pytest.approx(expected["metrics"]["mean max recall"], abs=1e-9)
     for triplet, value in expected["ap"]:
-        assert found.average_precision[Triplet(*triplet)] == pytest.approx(value, abs=1e-9)
+        assert found.average_precision[TripletClass(*triplet)] == pytest.approx(value, abs=1e-9)
     for group, metric in (("rare", "mAP rare"), ("non_rare", "mAP non-rare")):
-        triplets = [Triplet(*t) for t in recorded["inputs"][group]]
+        triplets = [TripletClass(*t) for t in recorded["inputs"][group]]
         assert found.mean(triplets) == pytest.approx(expected["metrics"][metric], abs=1e-9)
 
 
@@ -113,7 +113,7 @@ def test_open_images_agrees_with_the_authors_evaluator(shared: Path):
             assert scores.mean_recall == pytest.approx(expected[f"mean max recall@{limit} ({kind})"], abs=1e-6)
             assert scores.total_recall == pytest.approx(expected[f"max recall@{limit} ({kind})"], abs=1e-6)
     assert found.score_wtd == pytest.approx(expected["score_wtd (wmAP)"], abs=1e-6)
-    assert all(isinstance(key, Triplet) for key in found.relations.average_precision)
+    assert all(isinstance(key, TripletClass) for key in found.relations.average_precision)
 
 
 def test_open_images_without_suppression_agrees_too(shared: Path):
