@@ -6,13 +6,14 @@ import platform
 import resource
 import subprocess
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 import torch
 from warm_process import WarmProcess, watched
 
-from pipeline.runtime.processes import keep_freed_memory
+from pipeline.runtime.processes import keep_freed_memory, ready_to_fork
 
 
 def fill() -> None:
@@ -90,3 +91,8 @@ def test_a_fork_has_the_modules_that_were_named_before_the_first_one(tmp_path, r
     environment = {**os.environ, "PYTHONPATH": str(root)}
     said = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
     assert said.stdout == "True\n", said.stderr
+
+
+def test_the_process_that_others_are_forked_from_has_one_thread():
+    ready_to_fork(["pyarrow.dataset"])  # and all that tests' processes share
+    assert len(list(Path(f"/proc/{forkserver._forkserver._forkserver_pid}/task").iterdir())) == 1
