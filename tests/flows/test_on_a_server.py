@@ -402,7 +402,7 @@ def runs(
     """Flow runs on one worker at the same time: one that is refused, one of another store, and a training."""
     refused = plain(small_recipe(trained))
     refused["pretrain"]["variants"] = ["pseudo"]
-    other = plain(small_recipe(write_small_set(tmp_path_factory.mktemp("other") / "set").parent))
+    other = plain(small_recipe(write_small_set(tmp_path_factory.mktemp("other") / "set").parent, "run.until=ingest"))
     training = plain(small_recipe(trained, "pretrain.settings.processes=1"))
     recipes = {"refused": refused, "other": other, "training": training}
     with deployed.worker("train", worker_folder):
