@@ -92,6 +92,11 @@ def rows(content: Any, path: Path, expected: str) -> list[Any]:
     return content
 
 
+def as_object(value: Any) -> dict[str, Any]:
+    """Returns `value` if it is a JSON object; an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
 def as_id(value: Any) -> int | None:
     """Converts an int, a whole float or a string of digits to an id in the range of int64; None for anything else."""
     if type(value) is int and _LEAST <= value <= _MOST:  # fast path: almost all of millions of ids

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.data.datasets.annotations import (
-    NO_IMAGE,
     AnnotationError,
     as_four_numbers,
     as_id,
+    as_object,
     as_size,
-    is_inside,
     shown,
 )
 from pipeline.data.datasets.json_stream import stream_rows
@@ -44,20 +43,10 @@ class HicoDetReader(Reader):
 
     def _records(self) -> Iterator[ImageRecord]:
         seen: set[int] = set()
-        for entry in stream_rows(self.annotation_file, EXPECTED):
-            image_id = as_id(entry.get("img_id")) if isinstance(entry, dict) else None
-            if image_id is None:
-                self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(entry)))
-                continue
-            file_name = entry.get("file_name")
-            if not isinstance(file_name, str) or not is_inside(file_name):
-                self.rejects.append(Rejected(image_id, "file name not usable", shown(file_name)))
-                continue
-            if image_id in seen:
-                self.rejects.append(Rejected(image_id, "duplicate image id", shown(file_name)))
-                continue
-            seen.add(image_id)
-            yield self._record(image_id, file_name, entry)
+        for entry in map(as_object, stream_rows(self.annotation_file, EXPECTED)):
+            accepted = self.accepted(as_id(entry.get("img_id")), entry.get("file_name"), seen)
+            if accepted is not None:
+                yield self._record(*accepted, entry)
 
     def _record(self, image_id: int, file_name: str, entry: dict[str, Any]) -> ImageRecord:
         rejects: list[Rejected] = []
@@ -77,25 +66,25 @@ class HicoDetReader(Reader):
         return self.record(image_id, self.place(file_name), size, boxes, relations, rejects)
 
     def _box(self, image_id: int, item: Any, position: int, rejects: list[Rejected]) -> Box | None:
-        numbers = as_four_numbers(item.get("bbox")) if isinstance(item, dict) else None
-        category_id = as_id(item.get("category_id")) if isinstance(item, dict) else None
-        if numbers is None:
+        found = as_object(item)
+        corners, category_id = as_four_numbers(found.get("bbox")), as_id(found.get("category_id"))
+        if corners is None:
             rejects.append(Rejected(image_id, "box malformed", shown(item)))
         elif category_id is None or category_id not in self._objects:
-            rejects.append(Rejected(image_id, "unknown category id", shown(item.get("category_id"))))
+            rejects.append(Rejected(image_id, "unknown category id", shown(found.get("category_id"))))
         else:
-            x1, y1, x2, y2 = numbers
-            return Box(self._objects[category_id], x1, y1, x2 - x1, y2 - y1, False, position)
+            return Box.between(self._objects[category_id], corners, position)
         return None
 
     def _relation(
         self, image_id: int, item: Any, places: list[int | None], rejects: list[Rejected]
     ) -> AnnotatedRelation | None:
-        verb = as_id(item.get("category_id")) if isinstance(item, dict) else None
+        found = as_object(item)
+        verb = as_id(found.get("category_id"))
         if verb is None or verb not in self._verbs:
             rejects.append(Rejected(image_id, "unknown verb id", shown(item)))
             return None
-        ends = as_id(item.get("subject_id")), as_id(item.get("object_id"))
+        ends = as_id(found.get("subject_id")), as_id(found.get("object_id"))
         subject, target = (places[end] if end is not None and 0 <= end < len(places) else None for end in ends)
         if subject is None or target is None:
             rejects.append(Rejected(image_id, "relation without box", shown(item)))

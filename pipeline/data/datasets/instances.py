@@ -15,6 +15,7 @@ from pipeline.data.datasets.annotations import (
     AnnotationError,
     as_four_numbers,
     as_id,
+    as_object,
     as_size,
     read_json,
     readable,
@@ -94,7 +95,7 @@ class InstancesReader(Reader):
         """File names, ids (None: those of the names) and sizes (None: unknown), as long as `entries`."""
         ids = sizes = None
         if fields is _VCOCO:
-            names: Sequence[Any] = [entry.get("file_name") if isinstance(entry, dict) else None for entry in entries]
+            names: Sequence[Any] = [as_object(entry).get("file_name") for entry in entries]
             ids = self._list(content, "images", fields)
         else:
             names = self._list(content, "filenames", fields)
@@ -115,8 +116,7 @@ class InstancesReader(Reader):
         rejects: list[Rejected] = []
         relations = []
         columns: list[Any] = [
-            entry.get(field) if isinstance(entry, dict) else None
-            for field in ("boxes_h", "boxes_o", fields.object, fields.predicate)
+            as_object(entry).get(field) for field in ("boxes_h", "boxes_o", fields.object, fields.predicate)
         ]
         if not all(isinstance(column, list) for column in columns) or len({len(column) for column in columns}) != 1:
             rejects.append(Rejected(image_id, "relations malformed", shown(entry)))
@@ -144,7 +144,7 @@ class InstancesReader(Reader):
             return "unknown category id"
         if predicate is None:
             return "unknown verb id"
-        return _box(PERSON, ends[0]), predicate, _box(category, ends[1])
+        return Box.between(PERSON, ends[0]), predicate, Box.between(category, ends[1])
 
     def _names(self, content: dict[str, Any], field: str, fields: _Fields) -> list[str]:
         names = self._list(content, field, fields)
@@ -163,11 +163,6 @@ class InstancesReader(Reader):
 
 def _at(names: Sequence[str], position: int | None) -> str | None:
     return names[position] if position is not None and 0 <= position < len(names) else None
-
-
-def _box(category: str, xyxy: tuple[float, float, float, float]) -> Box:
-    x1, y1, x2, y2 = xyxy
-    return Box(category, x1, y1, x2 - x1, y2 - y1)
 
 
 def _number_of(name: Any) -> int | None:

@@ -183,10 +183,9 @@ def _box(label: str, sides: list[str], names: Mapping[str, str]) -> Box | str:
     if label not in names:
         return "unknown category"
     try:
-        x1, y1, x2, y2 = (float(side) for side in sides)
+        return Box.between(names[label], [float(side) for side in sides])
     except ValueError:
         return "box malformed"
-    return Box(names[label], x1, y1, x2 - x1, y2 - y1)
 
 
 def _scaled(box: Box, width: int, height: int) -> Box:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,12 @@ class Box(NamedTuple):
     crowd: bool = False
     source_id: int = -1
     """Id of the box in its dataset; -1 if it has none."""
+
+    @classmethod
+    def between(cls, category: str, corners: Sequence[float], source_id: int = -1) -> Box:
+        """The box between two corners: x1, y1, x2, y2."""
+        x1, y1, x2, y2 = corners
+        return cls(category, x1, y1, x2 - x1, y2 - y1, False, source_id)
 
     def written(self) -> str:
         """Formats the box for quarantine."""

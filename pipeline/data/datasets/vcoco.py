@@ -12,7 +12,6 @@ from pipeline.data.datasets.annotations import (
     as_four_numbers,
     as_id,
     as_size,
-    is_inside,
     readable,
     shown,
 )
@@ -151,9 +150,8 @@ class VcocoReader(Reader):
             count = f"{len(image.actions)} actions; is `instances` the file of this split?"
             self.rejects.append(Rejected(image_id, "relations of unknown image", count))
             return None
-        file_name = entry.get("file_name")
-        if not isinstance(file_name, str) or not is_inside(file_name):
-            self.rejects.append(Rejected(image_id, "file name not usable", shown(file_name)))
+        accepted = self.accepted(image_id, entry.get("file_name"), set())
+        if accepted is None:
             return None
         boxes: list[Box] = []
         places: dict[int, int] = {}
@@ -176,4 +174,4 @@ class VcocoReader(Reader):
             else:
                 relations.append(AnnotatedRelation(places[person], name, places[target] if target else NO_OBJECT))
         size = as_size(entry.get("width")), as_size(entry.get("height"))
-        return self.record(image_id, self.place(file_name), size, boxes, relations, rejects)
+        return self.record(image_id, self.place(accepted[1]), size, boxes, relations, rejects)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.datasets.annotations import AnnotationError, as_id, as_size, read_json, readable, shown
+from pipeline.data.datasets.annotations import AnnotationError, as_id, as_object, as_size, read_json, readable, shown
 from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.record import Box, ImageRecord
 from pipeline.data.datasets.visual_genome import IMAGE_DATA, VisualGenomeReader
@@ -75,7 +75,7 @@ class Vg150Reader(VisualGenomeReader):
         assert path is not None  # DataSource requires it for this format
         images = []
         for entry in stream_rows(path, IMAGE_DATA):
-            found = entry if isinstance(entry, dict) else {}
+            found = as_object(entry)
             image_id = as_id(found.get("image_id", found.get("id")))
             width, height = as_size(found.get("width")), as_size(found.get("height"))
             if image_id is None or width is None or height is None:

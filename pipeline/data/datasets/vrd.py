@@ -11,6 +11,7 @@ from pipeline.data.datasets.annotations import (
     AnnotationError,
     as_four_numbers,
     as_id,
+    as_object,
     read_json,
     readable,
     rows,
@@ -54,11 +55,12 @@ class VrdReader(Reader):
             rejects.append(Rejected(image_id, "relations malformed", shown(entries)))
             entries = []
         for entry in entries:
-            predicate_id = as_id(entry.get("predicate")) if isinstance(entry, dict) else None
+            found = as_object(entry)
+            predicate_id = as_id(found.get("predicate"))
             if predicate_id is None or not 0 <= predicate_id < len(self.predicates):
                 rejects.append(Rejected(image_id, "unknown verb id", shown(entry)))
                 continue
-            subject, target = self._box(entry.get("subject")), self._box(entry.get("object"))
+            subject, target = self._box(found.get("subject")), self._box(found.get("object"))
             fault = subject if isinstance(subject, str) else target
             if isinstance(fault, str):
                 rejects.append(Rejected(image_id, fault, shown(entry)))
@@ -70,14 +72,14 @@ class VrdReader(Reader):
 
     def _box(self, entry: Any) -> Box | str:
         """The box, or the reason to reject it."""
-        numbers = as_four_numbers(entry.get("bbox")) if isinstance(entry, dict) else None
+        found = as_object(entry)
+        numbers, category = as_four_numbers(found.get("bbox")), as_id(found.get("category"))
         if numbers is None:
             return "relation without box"
-        category = as_id(entry.get("category"))
         if category is None or not 0 <= category < len(self.objects):
             return "unknown category id"
         y1, y2, x1, x2 = numbers
-        return Box(self.objects[category], x1, y1, x2 - x1, y2 - y1)
+        return Box.between(self.objects[category], (x1, y1, x2, y2))
 
 
 def _names(path: Path) -> tuple[str, ...]:
