@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
-from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, explained, is_inside, shown
+from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, is_inside, opening, shown
 from pipeline.data.datasets.json_stream import stream_fields, stream_rows
 from pipeline.data.images.opening import BadImage, probe
 from pipeline.interop.official_graphs import GROUPS, read_captions, read_graphs, read_groups
@@ -102,9 +102,7 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
 
 def kind_of(path: Path) -> str:
     """Detects the kind of file from its first image. Raises `AnnotationError` unless it is one of `KINDS`."""
-    with explained(path, f"a file of {', '.join(KINDS)}"), path.open("rb") as file:
-        opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-    if opening == b"[":
+    if opening(path, f"a file of {', '.join(KINDS)}") == "[":
         return "labels"
     for name, value in stream_fields(path, _OBJECTS):
         if name in ("relationship_names", "object_names", "relationship_freq", "object_freq"):

@@ -64,6 +64,12 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text, parse_int=float)
 
 
+def opening(path: Path, expected: str) -> str:
+    """The first character of a text file that is not whitespace; "" when there is none. Raises `AnnotationError`."""
+    with explained(path, expected), path.open(encoding="utf-8-sig") as file:
+        return file.read(1000).strip()[:1]
+
+
 @contextmanager
 def explained(path: Path, expected: str) -> Iterator[None]:
     """Converts any error while the text or JSON file at `path` is read to `AnnotationError`."""

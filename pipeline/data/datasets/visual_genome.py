@@ -12,8 +12,9 @@ from pipeline.data.datasets.annotations import (
     NO_IMAGE,
     as_four_numbers,
     as_id,
+    as_object,
     as_size,
-    explained,
+    opening,
     read_json,
     read_text,
     readable,
@@ -70,8 +71,8 @@ class VisualGenomeReader(Reader):
 
     def __init__(self, source: DataSource, scratch: Path | None = None) -> None:
         super().__init__(source, scratch)
-        self._predicate_aliases = Aliases.read(source.predicate_aliases)
-        self._object_aliases = Aliases.read(source.object_aliases)
+        self._predicate_aliases = _aliases(source.predicate_aliases)
+        self._object_aliases = _aliases(source.object_aliases)
 
     def _records(self) -> Iterator[ImageRecord]:
         with closing(Spill(self.scratch)) as relations, closing(Spill(self.scratch)) as objects:
@@ -142,18 +143,20 @@ class VisualGenomeReader(Reader):
 
     def _entries(self, path: Path, expected: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for entry in _rows(path, expected):
-            image_id = as_id(entry.get("image_id", entry.get("id"))) if isinstance(entry, dict) else None
+            found = as_object(entry)
+            image_id = as_id(found.get("image_id", found.get("id")))
             if image_id is None:
                 self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(entry)))
             else:
-                yield image_id, entry
+                yield image_id, found
 
     def _add_relation(self, image: _Image, entry: Any) -> None:
-        predicate = entry.get("predicate") if isinstance(entry, dict) else None
+        found = as_object(entry)
+        predicate = found.get("predicate")
         if not isinstance(predicate, str) or not predicate.strip():
             image.rejects.append(Rejected(image.image_id, "relation malformed", shown(entry)))
             return
-        subject, target = self._place(image, entry.get("subject")), self._place(image, entry.get("object"))
+        subject, target = self._place(image, found.get("subject")), self._place(image, found.get("object"))
         if subject is None or target is None:
             image.rejects.append(Rejected(image.image_id, "relation without box", shown(entry)))
             return
@@ -161,15 +164,17 @@ class VisualGenomeReader(Reader):
 
     def _place(self, image: _Image, item: Any) -> int | None:
         """The index of an object's box, which is added if its object id is new; None when it has no name or no box."""
-        name = _first_name(item) if isinstance(item, dict) else None
-        numbers = as_four_numbers([item.get(side) for side in "xywh"]) if isinstance(item, dict) else None
-        if name is None or numbers is None:
+        found = as_object(item)
+        first, *further_names = _names(found)
+        numbers = as_four_numbers([found.get(side) for side in "xywh"])
+        if not isinstance(first, str) or not first.strip() or numbers is None:
             return None
-        object_id = as_id(item.get("object_id"))
+        name = " ".join(readable(first).lower().split())
+        object_id = as_id(found.get("object_id"))
         if object_id is not None and object_id in image.places:
             return image.places[object_id]
         image.boxes.append(Box(name, *numbers, False, -1 if object_id is None else object_id))
-        for further in _further_names(item):
+        for further in further_names:
             image.rejects.append(Rejected(image.image_id, "further name", shown(f"{name}: {further}")))
         if object_id is not None:
             image.places[object_id] = len(image.boxes) - 1
@@ -182,9 +187,9 @@ class VisualGenomeReader(Reader):
         for relation in image.relations:
             subject, target = image.boxes[relation.subject], image.boxes[relation.object]
             names = (
-                self._object_aliases.canonical(subject.category),
-                self._predicate_aliases.canonical(relation.predicate),
-                self._object_aliases.canonical(target.category),
+                self._object_aliases.get(subject.category, subject.category),
+                self._predicate_aliases.get(relation.predicate, relation.predicate),
+                self._object_aliases.get(target.category, target.category),
             )
             same_names = by_names.setdefault(names, [])
             if relation in exact:
@@ -202,24 +207,17 @@ class VisualGenomeReader(Reader):
 
 def _rows(path: Path, expected: str) -> Iterator[Any]:
     """Yields the entries of a list, or the only entry of a file that holds a single image."""
-    with explained(path, expected), path.open("rb") as file:
-        opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-    if opening == b"{":
+    if opening(path, expected) == "{":
         content = read_json(path, expected)
         yield from rows([content] if "image_id" in content else content, path, expected)
     else:
         yield from stream_rows(path, expected)
 
 
-def _first_name(item: dict[str, Any]) -> str | None:
+def _names(item: dict[str, Any]) -> list[Any]:
+    """The names of an object, at least one, as the file states them."""
     names = item.get("names")
-    name = names[0] if isinstance(names, list) and names else item.get("name", names)
-    return " ".join(readable(name).lower().split()) if isinstance(name, str) and name.strip() else None
-
-
-def _further_names(item: dict[str, Any]) -> list[Any]:
-    names = item.get("names")
-    return names[1:] if isinstance(names, list) else []
+    return names if isinstance(names, list) and names else [item.get("name", names)]
 
 
 def _is_near(image: _Image, a: AnnotatedRelation, b: AnnotatedRelation) -> bool:
@@ -232,24 +230,14 @@ def _text(image: _Image, relation: AnnotatedRelation) -> str:
     return f"{image.boxes[relation.subject].category} {relation.predicate} {image.boxes[relation.object].category}"
 
 
-class Aliases:
-    """Maps a word to the first word of its group. A word in several groups belongs to the first that lists it."""
+def _aliases(path: Path | None) -> dict[str, str]:
+    """Word → first word of its group, from lines of comma-separated equivalents. Raises `AnnotationError`.
 
-    def __init__(self, groups: dict[str, str]) -> None:
-        self._canonical = groups
-
-    @classmethod
-    def read(cls, path: Path | None) -> Aliases:
-        """Reads lines of comma-separated equivalents; no aliases when `path` is None. Raises `AnnotationError`."""
-        canonical: dict[str, str] = {}
-        if path is None:
-            return cls(canonical)
-        for line in read_text(path, _ALIASES).splitlines():
-            words = [" ".join(word.lower().split()) for word in line.split(",")]
-            for word in words:
-                canonical.setdefault(word, words[0])
-        return cls(canonical)
-
-    def canonical(self, word: str) -> str:
-        """The first word of the group of `word`, or `word` itself if it has none."""
-        return self._canonical.get(word, word)
+    A word in several groups belongs to the first that lists it.
+    """
+    first: dict[str, str] = {}
+    for line in read_text(path, _ALIASES).splitlines() if path is not None else ():
+        words = [" ".join(word.lower().split()) for word in line.split(",")]
+        for word in words:
+            first.setdefault(word, words[0])
+    return first
