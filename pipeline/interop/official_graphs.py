@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.data.datasets.annotations import as_id, readable, shown
-from pipeline.interop.official_labels import Rejects
 from pipeline.runtime.stage import Rejected
 from tagger.candidates.official import official_groups
 from tagger.english.lemmas import phrase_lemma
@@ -27,7 +26,7 @@ def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[
 
     The table has no place for entities without a relation; they are rejected, as are relations of unknown entities.
     """
-    rejects = Rejects()
+    rejects: list[Rejected] = []
     triplets: list[dict[str, Any]] = []
     if not isinstance(graphs, list):
         return {"image_id": image_id, "triplets": []}, [Rejected(image_id, "graphs malformed", shown(graphs))]
@@ -171,9 +170,9 @@ def read_captions(image_id: int, texts: Any, source: str) -> tuple[dict[str, Any
     """Converts texts to a row of `captions` from `source`. Rejects what is not text; draws keep their numbers."""
     if not isinstance(texts, list):
         return {"image_id": image_id, "captions": []}, [Rejected(image_id, "captions malformed", shown(texts))]
-    rejects = Rejects(
+    rejects = [
         Rejected(image_id, "caption not a text", shown(text)) for text in texts if not isinstance(text, str) or not text
-    )
+    ]
     kept = [
         {"text": readable(text), "draw": draw, "seed": None, "log_probability": None, "source": source}
         for draw, text in enumerate(texts)
@@ -200,7 +199,7 @@ _MAX_BOXES = 2**31
 
 def read_groups(image_id: int, groups: Any) -> tuple[dict[str, Any], Iterable[Rejected]]:
     """Converts groups to a row of `groups` and rejects."""
-    rejects = Rejects()
+    rejects: list[Rejected] = []
     kept: list[dict[str, Any]] = []
     if not isinstance(groups, list):
         return {"image_id": image_id, "groups": []}, [Rejected(image_id, "groups malformed", shown(groups))]

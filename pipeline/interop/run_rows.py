@@ -37,8 +37,7 @@ class Tally:
 
     def note_all(self, rejects: Iterable[Rejected]) -> None:
         """Counts rejects by reason."""
-        for reject in rejects:
-            self.counts[reject.reason] += reject.count
+        self.counts.update(reject.reason for reject in rejects)
 
     def as_json(self) -> dict[str, int]:
         """Returns reason → count, most frequent first."""
