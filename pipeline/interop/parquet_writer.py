@@ -76,7 +76,7 @@ def write_hugging_face(rows: RunRows, folder: Path, threshold: float, tally: Tal
     for dataset in rows.ingested():
         (folder / "data" / dataset).mkdir(parents=True)
         writers: dict[str, pq.ParquetWriter] = {}
-        images = (image for image in rows.images(dataset, "images", "captions", "relations") if "images" in image.rows)
+        images = rows.images(dataset, "images", "captions", "relations")
         while chunk := list(islice(images, _ROWS)):
             by_split: dict[str, list[dict[str, Any]]] = {}
             for image in chunk:
@@ -117,15 +117,17 @@ def _row(image: ImageRows, threshold: float, tally: Tally) -> dict[str, Any]:
 
 
 def _card(rows: RunRows, written: dict[str, dict[str, int]], threshold: float) -> str:
+    from huggingface_hub import DatasetCardData
+
     run, kept = rows.run.name, "all scores" if rows.choice is None else f"kept: {rows.choice.in_words()}"
     kept += f", not below {threshold:g}" if threshold else ""
-    lines = ["---", f"pretty_name: {run}", "task_categories:", "- object-detection", "configs:"]
-    for dataset, splits in written.items():
-        lines += [f"- config_name: {dataset}", "  data_files:"]
-        for split in splits:
-            lines += [f"  - split: {split}", f"    path: data/{dataset}/{split}.parquet"]
-    lines += [
-        "---", "", f"# {run}", "",
+    configs = [
+        {"config_name": name, "data_files": [{"split": s, "path": f"data/{name}/{s}.parquet"} for s in splits]}
+        for name, splits in written.items()
+    ]
+    lines = [
+        "---", DatasetCardData(pretty_name=run, task_categories=["object-detection"], configs=configs).to_yaml(), "---",
+        "", f"# {run}", "",
         "Relations between bounding boxes in absolute pixels of the original files (top-left corner and size).",
         f"Labels with a score come from a Relation Tagger ({kept}), the others are annotations.",
         "The images are not included; `file_name` is relative to the image folder of each dataset.", "",
