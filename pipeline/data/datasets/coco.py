@@ -26,7 +26,7 @@ from pipeline.data.datasets.annotations import (
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.pairs import AnnotatedPair, add_pairs, read_pairs
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import Box, ImageRecord
+from pipeline.data.datasets.record import Box, Draft, ImageRecord, name_of
 from pipeline.data.datasets.spill import Spill
 from pipeline.runtime.stage import Rejected
 
@@ -105,15 +105,18 @@ class CocoReader(Reader):
             record = self._record(json.loads(line), seen)
             if record is None:
                 continue
-            own, rejects = self._boxes(record.image_id, boxes, categories)
-            places = {box.source_id: place for place, box in enumerate(own) if box.source_id >= 0}
-            ids = (tuple(map(as_id, each)) for each in relations.of(record.image_id))
-            stated, lost = self.related(ids, places, predicates, record.image_id)
-            once = [*dict.fromkeys(stated)]
-            lost += [Rejected(record.image_id, "relation duplicate", "")] * (len(stated) - len(once))
-            paired, more = add_pairs(record.image_id, own, pairs.pop(record.image_id, []), names)
-            rejects += lost + more
-            yield replace(record, boxes=tuple(own), relations=tuple(once + paired), rejects=tuple(rejects))
+            draft = Draft(record.image_id)
+            self._add_boxes(draft, boxes, categories)
+            for keys in relations.of(record.image_id):
+                with draft.rejecting(keys):
+                    predicate = name_of(predicates, keys[1], "unknown verb id")
+                    draft.relate(as_id(keys[0]), predicate, as_id(keys[2]))
+            once = [*dict.fromkeys(draft.relations)]
+            draft.rejects += [Rejected(record.image_id, "relation duplicate")] * (len(draft.relations) - len(once))
+            paired, lost = add_pairs(record.image_id, draft.boxes, pairs.pop(record.image_id, []), names)
+            yield replace(
+                record, boxes=tuple(draft.boxes), relations=tuple(once + paired), rejects=(*draft.rejects, *lost)
+            )
         self.report(1.0)
         self.rejects += [
             Rejected(image_id, f"{what} of unknown image", f"{count} {what}")
@@ -161,23 +164,19 @@ class CocoReader(Reader):
         size = as_size(values.get("width")), as_size(values.get("height"))
         return self.record(found[0], self.place(found[1]), size)
 
-    def _boxes(self, image_id: int, spilled: Spill, categories: Mapping[int, str]) -> tuple[list[Box], list[Rejected]]:
-        boxes: list[Box] = []
-        rejects: list[Rejected] = []
-        for category, sides, source, is_crowd, is_fake, is_reflected in spilled.of(image_id):
+    def _add_boxes(self, draft: Draft, spilled: Spill, categories: Mapping[int, str]) -> None:
+        for category, sides, source, is_crowd, is_fake, is_reflected in spilled.of(draft.image_id):
             category_id, numbers, source_id = as_id(category), as_four_numbers(sides), as_id(source)
             if category_id is None or category_id not in categories:
-                unknown = shown(category) if category_id is None else str(category_id)
-                rejects.append(Rejected(image_id, "unknown category id", unknown))
+                draft.reject("unknown category id", category if category_id is None else category_id)
             elif numbers is None:
-                rejects.append(Rejected(image_id, "box malformed", shown(sides)))
+                draft.reject("box malformed", sides)
             else:
                 box = Box(categories[category_id], *numbers, is_crowd == 1, -1 if source_id is None else source_id)
                 if unwanted := self._unwanted(is_fake == 1, is_reflected == 1):
-                    rejects.append(Rejected(image_id, unwanted, box.written()))
+                    draft.reject(unwanted, box.written())
                 else:
-                    boxes.append(box)
-        return boxes, rejects
+                    draft.add(box, source_id)
 
     def _unwanted(self, is_fake: bool, is_reflected: bool) -> str:
         """The reason to reject a box; "" to keep it."""

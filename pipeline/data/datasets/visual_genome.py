@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from pipeline.data.datasets.annotations import (
 )
 from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord, overlap
+from pipeline.data.datasets.record import AnnotatedRelation, Box, Draft, ImageRecord, Unusable, overlap
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.spill import Spill
 from pipeline.data.images.refs import ImageRef
@@ -39,19 +39,6 @@ _FOLDERS = ("", "VG_100K/", "VG_100K_2/")
 
 _Size = tuple[int | None, int | None]
 """Width and height; None if the files do not state them."""
-
-
-@dataclass
-class _Image:
-    """One image while its data from several files is assembled."""
-
-    image_id: int
-    width: int | None
-    height: int | None
-    boxes: list[Box] = field(default_factory=list)
-    places: dict[int, int] = field(default_factory=dict)
-    relations: list[AnnotatedRelation] = field(default_factory=list)
-    rejects: list[Rejected] = field(default_factory=list)
 
 
 class VisualGenomeReader(Reader):
@@ -80,17 +67,17 @@ class VisualGenomeReader(Reader):
             self._spill_relationships(sizes, relations)
             self._spill_objects(sizes, objects)
             for image_id, size in sizes.items():
-                yield self._record(_Image(image_id, *size), relations, objects)
+                yield self._record(Draft(image_id), size, relations, objects)
 
-    def _record(self, image: _Image, relations: Spill, objects: Spill) -> ImageRecord:
+    def _record(self, image: Draft, size: _Size, relations: Spill, objects: Spill) -> ImageRecord:
         for relation in relations.of(image.image_id):
-            self._add_relation(image, relation)
+            with image.rejecting(relation):
+                self._add_relation(image, relation)
         for item in objects.of(image.image_id):
             if self._place(image, item) is None:
-                image.rejects.append(Rejected(image.image_id, "box malformed", shown(item)))
-        kept = self._deduplicated(image)
-        place = super().place(f"{image.image_id}.jpg")
-        return self.record(image.image_id, place, (image.width, image.height), image.boxes, kept, image.rejects)
+                image.reject("box malformed", item)
+        image.relations = self._deduplicated(image)
+        return self.drafted(image, super().place(f"{image.image_id}.jpg"), size)
 
     def _completed(self, record: ImageRecord) -> ImageRecord:
         return replace(record, path=self.place(record.path.name))
@@ -150,37 +137,31 @@ class VisualGenomeReader(Reader):
             else:
                 yield image_id, found
 
-    def _add_relation(self, image: _Image, entry: Any) -> None:
+    def _add_relation(self, image: Draft, entry: Any) -> None:
         found = as_object(entry)
         predicate = found.get("predicate")
         if not isinstance(predicate, str) or not predicate.strip():
-            image.rejects.append(Rejected(image.image_id, "relation malformed", shown(entry)))
-            return
+            raise Unusable("relation malformed")
         subject, target = self._place(image, found.get("subject")), self._place(image, found.get("object"))
         if subject is None or target is None:
-            image.rejects.append(Rejected(image.image_id, "relation without box", shown(entry)))
-            return
+            raise Unusable("relation without box")
         image.relations.append(AnnotatedRelation(subject, " ".join(readable(predicate).lower().split()), target))
 
-    def _place(self, image: _Image, item: Any) -> int | None:
+    def _place(self, image: Draft, item: Any) -> int | None:
         """The index of an object's box, which is added if its object id is new; None when it has no name or no box."""
         found = as_object(item)
         first, *further_names = _names(found)
         numbers = as_four_numbers([found.get(side) for side in "xywh"])
         if not isinstance(first, str) or not first.strip() or numbers is None:
             return None
-        name = " ".join(readable(first).lower().split())
-        object_id = as_id(found.get("object_id"))
+        name, object_id = " ".join(readable(first).lower().split()), as_id(found.get("object_id"))
         if object_id is not None and object_id in image.places:
             return image.places[object_id]
-        image.boxes.append(Box(name, *numbers, False, -1 if object_id is None else object_id))
         for further in further_names:
-            image.rejects.append(Rejected(image.image_id, "further name", shown(f"{name}: {further}")))
-        if object_id is not None:
-            image.places[object_id] = len(image.boxes) - 1
-        return len(image.boxes) - 1
+            image.reject("further name", f"{name}: {further}")
+        return image.add(Box(name, *numbers, False, -1 if object_id is None else object_id), object_id)
 
-    def _deduplicated(self, image: _Image) -> list[AnnotatedRelation]:
+    def _deduplicated(self, image: Draft) -> list[AnnotatedRelation]:
         kept: list[AnnotatedRelation] = []
         exact: set[AnnotatedRelation] = set()
         by_names: dict[tuple[str, str, str], list[AnnotatedRelation]] = {}
@@ -193,11 +174,11 @@ class VisualGenomeReader(Reader):
             )
             same_names = by_names.setdefault(names, [])
             if relation in exact:
-                image.rejects.append(Rejected(image.image_id, "relation duplicate", _text(image, relation)))
+                image.reject("relation duplicate", _text(image, relation))
             elif any(_is_near(image, relation, other) for other in same_names):
-                image.rejects.append(Rejected(image.image_id, "relation near-duplicate", _text(image, relation)))
+                image.reject("relation near-duplicate", _text(image, relation))
             elif len(kept) == MAX_RELATIONS:
-                image.rejects.append(Rejected(image.image_id, "relation above 100", _text(image, relation)))
+                image.reject("relation above 100", _text(image, relation))
             else:
                 exact.add(relation)
                 same_names.append(relation)
@@ -220,13 +201,13 @@ def _names(item: dict[str, Any]) -> list[Any]:
     return names if isinstance(names, list) and names else [item.get("name", names)]
 
 
-def _is_near(image: _Image, a: AnnotatedRelation, b: AnnotatedRelation) -> bool:
+def _is_near(image: Draft, a: AnnotatedRelation, b: AnnotatedRelation) -> bool:
     """Whether both boxes of two relations nearly coincide. As in the authors' code, a box includes its last pixel."""
     subjects = overlap(image.boxes[a.subject], image.boxes[b.subject], pixel=1.0)
     return subjects >= NEAR_IOU and overlap(image.boxes[a.object], image.boxes[b.object], pixel=1.0) >= NEAR_IOU
 
 
-def _text(image: _Image, relation: AnnotatedRelation) -> str:
+def _text(image: Draft, relation: AnnotatedRelation) -> str:
     return f"{image.boxes[relation.subject].category} {relation.predicate} {image.boxes[relation.object].category}"
 
 
