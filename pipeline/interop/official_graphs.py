@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipeline.data.datasets.annotations import as_id, readable, shown
 from pipeline.runtime.stage import Rejected
+from storage.tables import INT, LONG, TEXT
 from tagger.candidates.official import official_groups
 from tagger.english.lemmas import phrase_lemma
 from tagger.english.predicates import canonical
@@ -186,13 +187,8 @@ def write_captions(row: Mapping[str, Any]) -> tuple[str, list[str]]:
     return str(row["image_id"]), [caption["text"] for caption in row["captions"]]
 
 
-_PAIR = pa.struct([("subject", pa.int32()), ("object", pa.int32())])
-GROUPS = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("groups", pa.list_(pa.struct([("pairs", pa.list_(_PAIR)), ("predicates", pa.list_(pa.string()))]))),
-    ]
-)
+_GROUP = pa.struct({"pairs": pa.list_(pa.struct({"subject": INT, "object": INT})), "predicates": pa.list_(TEXT)})
+GROUPS = pa.schema({"image_id": LONG, "groups": pa.list_(_GROUP)})
 """Imported candidates. They stay grouped, because the file does not state which text belongs to which pair."""
 _MAX_BOXES = 2**31
 

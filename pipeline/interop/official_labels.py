@@ -14,6 +14,7 @@ import pyarrow as pa
 from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, as_number, readable, shown
 from pipeline.interop.json_writer import number
 from pipeline.runtime.stage import Rejected
+from storage.tables import LONG, TEXT
 
 EXPECTED = "labels: a list of {image_id, dataset, objects: [...], relationships: [...]}"
 VISUAL_GENOME = "vg"
@@ -234,7 +235,7 @@ def _split(dataset: str, split: str) -> str:
     return f"{split}2017" if dataset == "coco2017" and split in ("train", "val") else split
 
 
-FREQUENCIES = pa.schema([("kind", pa.string()), ("name", pa.string()), ("count", pa.int64())])
+FREQUENCIES = pa.schema({"kind": TEXT, "name": TEXT, "count": LONG})
 KINDS = ("relationship", "object")
 
 

@@ -14,6 +14,7 @@ from pyarrow import csv
 
 from pipeline.interop.run_rows import TABLES, ImageRows, RunRows, Tally, relations_of
 from pipeline.labels.label_rows import LABELS, flat_labels
+from storage.tables import FLAG, FLOAT, INT, LONG, TEXT
 
 
 def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -52,21 +53,12 @@ def write_csv(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
 
 
 _ROWS = 1000
-_OBJECT = pa.struct([("category", pa.string()), *((side, pa.float32()) for side in "xywh"), ("crowd", pa.bool_())])
-_RELATION = pa.struct(
-    [("subject", pa.int32()), ("predicate", pa.string()), ("object", pa.int32()), ("score", pa.float32())]
-)
-SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("file_name", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("captions", pa.list_(pa.string())),
-        ("objects", pa.list_(_OBJECT)),
-        ("relations", pa.list_(_RELATION)),
-    ]
-)
+_OBJECT = pa.struct({"category": TEXT, **dict.fromkeys("xywh", FLOAT), "crowd": FLAG})
+_RELATION = pa.struct({"subject": INT, "predicate": TEXT, "object": INT, "score": FLOAT})
+SCHEMA = pa.schema({
+    "image_id": LONG, "file_name": TEXT, "width": INT, "height": INT, "captions": pa.list_(TEXT),
+    "objects": pa.list_(_OBJECT), "relations": pa.list_(_RELATION),
+})  # fmt: skip
 """One image. Boxes: absolute pixels, top-left corner and size. Relations: box indices; score null if annotated."""
 
 
