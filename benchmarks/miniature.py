@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from scenes.sample_weights import SAMPLE_WEIGHTS
 
 from benchmarks.given_boxes import GivenBoxes, blind_scores
 from benchmarks.harness import Row, parser, run
@@ -62,7 +63,6 @@ from pipeline.training.worker import be_deterministic
 from scenes import acts
 from scenes.dataset import write_scenes
 from scenes.names import WORLD_CATEGORIES
-from scenes.sample_weights import SAMPLE_WEIGHTS
 from storage.artifact import Artifact
 from storage.digests import digest_path
 from storage.keys import KeyTerms

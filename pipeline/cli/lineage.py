@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
-from pipeline.interop.openlineage_delivery import is_server, send_events, without_secrets, write_events
+from pipeline.interop.openlineage_delivery import is_server, send_events, write_events
 from storage.errors import FatalError
 from storage.open_store import existing_store
 from storage.runs import find_run
+from storage.secrets import redacted
 
 
 def lineage(
@@ -47,7 +48,7 @@ def lineage(
         targets.append(str(out))
     if url is not None:
         send_events(events, url)
-        targets.append(without_secrets(url))
+        targets.append(redacted(url))
     if not targets:
         sys.stdout.writelines(f"{Serde.to_json(event)}\n" for event in events)
     elif as_json:

@@ -27,7 +27,7 @@ from pipeline.stages.tag import TagSettings, TagStage
 from pipeline.stages.verify import VerifySettings, VerifyStage
 from pipeline.training.config import MODEL
 from pipeline.training.settings import TaggerSettings, TrainingSettings
-from scenes.sample_weights import SAMPLE_WEIGHTS
+from scenes import SAMPLE_WEIGHTS
 from scenes.settings import SceneSettings
 from storage.errors import FatalError
 from storage.open_store import local_folder
