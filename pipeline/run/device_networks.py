@@ -131,8 +131,16 @@ class Work:
     """The pairs that a tagger scores; a detector gets none."""
 
     @classmethod
-    def on(cls, device: torch.device, config: NetworkConfig, batch: int = 2, pixels: tuple[int, int] = PIXELS) -> Work:
-        """Builds everything on the CPU and takes it there."""
+    def on(
+        cls,
+        device: torch.device,
+        config: NetworkConfig,
+        batch: int = 2,
+        pixels: tuple[int, int] = PIXELS,
+        objects: int = 8,
+        predicates: int = 4,
+    ) -> Work:
+        """Builds everything on the CPU and takes it there: `batch` images of four pairs, and texts of five tokens."""
         torch.manual_seed(0)
         network = build(config, None)
         for name, values in network.named_parameters():
@@ -140,15 +148,16 @@ class Work:
                 "sampling_offsets.bias"
             ):  # its points start at cells' centres, where two slopes are correct
                 values.data += 0.2 * torch.rand_like(values) + 0.1
-        ids, pixels_B3HW = torch.randint(4, config.text.vocabulary, (12, 5)), torch.randn(batch, 3, *pixels)
-        labels_2BN, boxes_2BN4 = torch.randint(7, (2, batch, 4)), torch.rand(2, batch, 4, 4) * 0.4 + 0.3
-        wanted_BNT, known = (torch.rand(batch, 4, 4) > 0.5).float(), torch.ones(4, dtype=torch.bool)
+        count = objects + predicates
+        ids, pixels_B3HW = torch.randint(4, config.text.vocabulary, (count, 5)), torch.randn(batch, 3, *pixels)
+        labels_2BN, boxes_2BN4 = torch.randint(objects - 1, (2, batch, 4)), torch.rand(2, batch, 4, 4) * 0.4 + 0.3
+        wanted_BNT, known = (torch.rand(batch, 4, predicates) > 0.5).float(), torch.ones(4, dtype=torch.bool)
         targets = [
             Target(*(each.to(device) for each in (*labels_2BN[:, n], *boxes_2BN4[:, n], wanted_BNT[n], known)))
             for n in range(batch)
         ]
         pairs = (each.to(device) for each in (*boxes_2BN4, *labels_2BN, torch.ones(batch, 4, dtype=torch.bool)))
-        texts = TextTokens(ids, None, torch.arange(12), 8).to(device)
+        texts = TextTokens(ids, None, torch.arange(count), objects).to(device)
         queries = (PairQueries(*pairs),) if config.tagger else ()
         return cls(network.to(device), pixels_B3HW.to(device), texts, targets, queries)
 
