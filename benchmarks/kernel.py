@@ -168,7 +168,6 @@ def all_resources(channels: int) -> Iterator[Row]:
 
 
 def all_least_times() -> Iterator[Row]:
-    """Yields the least time of each part of one layer."""
     for dtype, peak, layers in product(BYTES, PEAKS, LAYERS):
         for name, counted in work(layers, dtype).items():
             microseconds, bound = least_time(counted, peak)
@@ -177,7 +176,6 @@ def all_least_times() -> Iterator[Row]:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields resources and least times."""
     if importlib.util.find_spec("triton") is None:
         yield Row("Triton is not installed, so nothing is compiled", note="pip install 'rlip[gpu]'")
     else:

@@ -119,7 +119,6 @@ def turn(tagger: RelationTagger, work: Callable[[], object]) -> np.ndarray:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields the time of each class of images, and of the mix."""
     torch.set_num_threads(given.threads)
     keep_freed_memory()
     torch.manual_seed(0)

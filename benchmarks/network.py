@@ -60,7 +60,6 @@ class Workload:
 
 
 def forward_call(work: Work, precision: str) -> Callable[[], Predictions]:
-    """Returns a call of the forward pass in evaluation mode."""
     work.network.eval().requires_grad_(False)
 
     def call() -> Predictions:
@@ -71,7 +70,6 @@ def forward_call(work: Work, precision: str) -> Callable[[], Predictions]:
 
 
 def step_call(work: Work, precision: str) -> Callable[[], object]:
-    """Returns a call of one training step."""
     network = work.network.train()
     criterion = SetCriterion(LossSettings(pseudo_predicates=True), official_compat=True)
     settings = TrainingSettings(network=network.config.to_dict())
@@ -89,7 +87,6 @@ def step_call(work: Work, precision: str) -> Callable[[], object]:
 
 
 def autocast(precision: str) -> Any:
-    """Returns the context manager of a precision."""
     return nullcontext() if precision == "fp32" else torch.autocast("cpu", torch.bfloat16)
 
 
@@ -123,7 +120,6 @@ def drift(workload: Workload) -> list[Row]:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields time and memory of each kind of work, beside the authors' where they are comparable, and the drift of bf16."""
     workload = Workload(**{name: getattr(given, name) for name in asdict(Workload())})
     authors = json.loads(given.authors.read_text()) if given.authors else {}
     if replace(workload, repeat=Workload.repeat) != Workload():

@@ -46,8 +46,6 @@ _ROLES = {
 
 @dataclass
 class Measured:
-    """What a command took."""
-
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     outcome: dict[str, Any] = field(default_factory=dict)
@@ -100,7 +98,6 @@ class _Watch(threading.Thread):
         self._process, self._measured, self.step = psutil.Process(pid), measured, "prepare"
 
     def run(self) -> None:
-        """Looks until the process ends."""
         while self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE:
             try:
                 for each in [self._process, *self._process.children(recursive=True)]:
@@ -122,7 +119,6 @@ class _Watch(threading.Thread):
 
 
 def rehearse(world: World) -> Iterator[Row]:
-    """Runs everything on a world that is written here."""
     size = f"{world.images:,} images"
     world.write()
     command = ("run", str(world.recipe), "--json")
@@ -145,7 +141,6 @@ def rehearse(world: World) -> Iterator[Row]:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields the rows of all sizes."""
     for images in given.images:
         folder = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=given.folder))  # stays for a look if something fails
         yield from rehearse(World(folder, images, 1000, given.draws, given.workers, given.seconds))

@@ -66,7 +66,6 @@ def compare_writing(photos: Photos, folder: Path, rounds: int) -> Iterator[Row]:
 
 
 def write_indexed(photos: Photos, folder: Path) -> list[ShardFile]:
-    """Writes our shards with an index beside each."""
     table = write_shards(folder, photos.samples(), TAR_BYTES)
     tars = sorted(folder.glob("*.tar"))
     for tar in tars:
@@ -75,7 +74,6 @@ def write_indexed(photos: Photos, folder: Path) -> list[ShardFile]:
 
 
 def write_mapped(photos: Photos, folder: Path) -> SampleMap:
-    """Writes our shards and the map of their samples."""
     return write_sample_map(folder / "map", write_indexed(photos, _emptied(folder / "tars")))
 
 
@@ -194,7 +192,6 @@ def linked_tars(samples: Iterable[Sample], folder: Path, tars: int) -> list[Shar
 
 
 def _renamed(table: pa.Table, tar: str, start: int) -> pa.Table:
-    """Returns the rows with the name of another tar and other keys."""
     ids = table["image_id"].to_numpy() + start
     keys = [f"coco-{number:012d}" for number in ids.tolist()]
     for name, column in {"shard": np.full(len(table), tar), "key": keys, "image_id": ids}.items():
@@ -203,7 +200,6 @@ def _renamed(table: pa.Table, tar: str, start: int) -> pa.Table:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields the rows of all parts that were asked for."""
     torch.set_num_threads(1)
     keep_freed_memory()  # as the engine's workers do; it speeds up the peers too
     with tempfile.TemporaryDirectory() as name:

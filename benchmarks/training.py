@@ -255,7 +255,6 @@ PARTS: dict[str, Callable[[Photos, Path, Namespace], Iterator[Row]]] = {
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields the rows of all parts that were asked for."""
     as_a_rank()
     with tempfile.TemporaryDirectory() as name:
         photos = write_photos(given.shared / "data/coco/sample2017", Path(name) / "images", given.megabytes)

@@ -94,12 +94,10 @@ def of_one_size(photos: Photos) -> Photos:
 
 
 def make_task(config: TrainConfig) -> PretrainTask:
-    """Returns the task of a prepared training."""
     return PretrainTask(config.settings, Vocabulary.load(config.work / VOCABULARY), config.work / TOKENIZER)
 
 
 def open_samples(config: TrainConfig) -> ShardSamples:
-    """Opens the training set of a prepared training."""
     return ShardSamples(SampleMap(config.work / SAMPLES))
 
 
@@ -109,7 +107,6 @@ def make_trainer(config: TrainConfig, ranks: Ranks | None = None, check: Check |
 
 
 def train(config: TrainConfig, **given: Any) -> TrainingResult:
-    """Trains in this process; `given`: as for `make_trainer`."""
     return make_trainer(config, **given).train(lambda: False)
 
 
@@ -142,6 +139,5 @@ class StepClock:
 
 
 def tracked(config: TrainConfig, name: str) -> dict[int, float]:
-    """Returns the values of a metric in TensorBoard by step."""
     events = EventAccumulator(str(config.tracking / "tensorboard")).Reload()
     return {event.step: event.value for event in events.Scalars(name)}

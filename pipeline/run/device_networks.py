@@ -73,7 +73,6 @@ READINGS = {
 
 
 def _read(reader: Callable[..., Tensor], inputs: Sequence[Tensor], shapes: Shapes) -> list[Tensor]:
-    """What a reader reads, and its gradients."""
     *leaves, pushed = inputs
     leaves = [leaf.detach().requires_grad_() for leaf in leaves]
     found = reader(*leaves, shapes)

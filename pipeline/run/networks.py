@@ -107,8 +107,7 @@ def _trained(settings: Any) -> str:
     """Builds the network of a training run. Raises `FatalError` when it can't be built or started."""
     import torch
 
-    from models.pretrained import fits_fewer_pairs
-    from models.weights import build
+    from models.weights import build, fits_fewer_pairs
     from models.weights_file import WeightsError, read_shapes
     from pipeline.training.launch.meeting import require_gpus
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from pipeline.stages.shard import FROM_CAPTIONS, ShardSettings, ShardStage
 from pipeline.stages.split import SplitSettings
 from pipeline.stages.tag import TagSettings, TagStage
 from pipeline.stages.verify import VerifySettings, VerifyStage
+from pipeline.training.address import split_address
 from pipeline.training.config import MODEL
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from scenes.sample_weights import SAMPLE_WEIGHTS
@@ -177,13 +177,8 @@ class RunSection(Settings):
     @field_validator("ray_address")
     @classmethod
     def _is_an_address(cls, value: str | None) -> str | None:
-        if value is not None and value.startswith("ray://"):
-            raise ValueError(
-                "ray:// belongs to Ray's client, which can't be used here; run rlip on a node and give the head's "
-                "HOST:PORT"
-            )
-        if value is not None and not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}", value):
-            raise ValueError("give HOST:PORT of the cluster's head, e.g. 10.0.0.7:6379")
+        if value is not None:
+            split_address(value)
         return value
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ def split_address(address: str) -> tuple[str, int]:
     """
     host, separator, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not separator or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    if not separator or not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(f"{address!r} is not of the form HOST:PORT, such as 10.0.0.7:29500")
     try:
         everywhere = ipaddress.ip_address(host).is_unspecified

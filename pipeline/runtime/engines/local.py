@@ -27,8 +27,6 @@ class LocalEngine(Engine):
 
 
 class _Process(WorkerHandle):
-    """One process and the pipe to it."""
-
     def __init__(self, call: StageCall, number: int) -> None:
         context = fork_context()
         self._pipe, theirs = context.Pipe()
