@@ -23,7 +23,18 @@ from models.predictions import Predictions, Target
 from models.relation_tagger import PairQueries
 from models.text_encoder import TextTokens
 from models.weights import build
-from pipeline.run.device_outcome import NEAR, NEAR_BF16, REPORT, Outcome, compared, difference, is_gpu, seconds, tf32
+from pipeline.run.device_outcome import (
+    NEAR,
+    NEAR_BF16,
+    REPORT,
+    Outcome,
+    compared,
+    difference,
+    is_gpu,
+    judged,
+    seconds,
+    tf32,
+)
 from pipeline.training.parallel import compile_layers
 from pipeline.training.worker import be_deterministic
 
@@ -143,9 +154,7 @@ class Work:
         torch.manual_seed(0)
         network = build(config, None)
         for name, values in network.named_parameters():
-            if name.endswith(
-                "sampling_offsets.bias"
-            ):  # its points start at cells' centres, where two slopes are correct
+            if name.endswith("sampling_offsets.bias"):  # points start at cells' centres, where two slopes are correct
                 values.data += 0.2 * torch.rand_like(values) + 0.1
         count = objects + predicates
         ids, pixels_B3HW = torch.randint(4, config.text.vocabulary, (count, 5)), torch.randn(batch, 3, *pixels)
@@ -198,11 +207,7 @@ def forward(changes: Mapping[str, Any], device: torch.device) -> Outcome:
             with torch.autocast(device.type, torch.bfloat16):
                 rounded = difference(_values(there.predict()), expected)
             is_right, figure = is_right and rounded <= NEAR_BF16, f"{figure}, with bf16 by {rounded:.1e}"
-    return (
-        Outcome(figure)
-        if is_right
-        else Outcome(figure, "wrong", f"see whether a reading above is wrong, then {REPORT}")
-    )
+    return judged(is_right, figure, "a reading above")
 
 
 def step(device: torch.device) -> Outcome:
@@ -214,11 +219,7 @@ def step(device: torch.device) -> Outcome:
         taken = seconds(there.gradients, device)
     is_right, figure = compared(found, again, expected, 10 * NEAR)
     figure += f", {1e3 * taken:.3g} ms"
-    return (
-        Outcome(figure)
-        if is_right
-        else Outcome(figure, "wrong", f"see whether a network above is wrong, then {REPORT}")
-    )
+    return judged(is_right, figure, "a network above")
 
 
 def compilation(device: torch.device) -> Outcome:
