@@ -61,13 +61,6 @@ class SceneGraphScores:
     """K → predicate → recall with the graph constraint."""
 
 
-def score_scene_graphs(
-    predicted: Relations, truth: Relations, rules: SceneGraphRules | None = None, seen: Integers | None = None
-) -> SceneGraphScores:
-    """Scores relations against the truth of the same images. Arguments and errors as in `match_scene_graphs`."""
-    return match_scene_graphs(predicted, truth, rules, seen).scores()
-
-
 @dataclass(frozen=True)
 class SceneGraphMatches:
     """Which truths are found by the best predictions of their image, with the graph constraint and without.

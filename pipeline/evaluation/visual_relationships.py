@@ -70,13 +70,6 @@ class VrdMatches:
         )
 
 
-def score_vrd(
-    predicted: Relations, truth: Relations, rules: VrdRules | None = None, seen: Integers | None = None
-) -> VrdScores:
-    """Scores relations against the truth of the same images. Arguments and errors as in `match_vrd`."""
-    return match_vrd(predicted, truth, rules, seen).scores()
-
-
 def match_vrd(
     predicted: Relations, truth: Relations, rules: VrdRules | None = None, seen: Integers | None = None
 ) -> VrdMatches:

@@ -6,7 +6,7 @@ from pair_scenes import BIKE, BIKE_OFF, DOG, MAN, MAN_OFF, TRUE, random_relation
 
 from pipeline.evaluation import anatomy as module
 from pipeline.evaluation.anatomy import AnatomyRules, Kind, anatomy, dissect
-from pipeline.evaluation.hico import HicoRules, score_hico
+from pipeline.evaluation.hico import HicoRules, match_hico
 from pipeline.evaluation.ranking import best_first
 
 
@@ -155,7 +155,7 @@ def test_every_prediction_and_truth_is_accounted_for():
 
 
 def score_of(predicted, truth):
-    return score_hico(predicted, truth, HicoRules(suppression=None))
+    return match_hico(predicted, truth, HicoRules(suppression=None)).scores()
 
 
 def test_what_is_right_agrees_with_the_metric_of_hico_det():
