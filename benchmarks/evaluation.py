@@ -405,7 +405,7 @@ def scene_graphs(images: int, plain_images: int) -> list[Row]:
     part = resampled(predicted, few), resampled(truth, few)
     expected: dict[str, float] = {}
     loop = cpu_seconds(lambda: expected.update(plain_graphs(*part, rules))) * images / len(few)
-    if abs(match_scene_graphs(*part, rules).scores().recall[50] - expected["R@50"]) > 1e-9:
+    if abs(match_scene_graphs(*part, rules).scores().figures["R@50"] - expected["R@50"]) > 1e-9:
         raise RuntimeError("the loop gives another recall")
     seconds = cpu_seconds(lambda: match_scene_graphs(predicted, truth, rules).scores())
     note = f"{images:,} images; the loop ran on {len(few):,} of them and is scaled"

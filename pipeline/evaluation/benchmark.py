@@ -18,11 +18,10 @@ from pipeline.evaluation.open_images import (
     match_challenge,
     match_open_images,
 )
-from pipeline.evaluation.ranking import mean_of
+from pipeline.evaluation.ranking import Recalls, mean_of
 from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.scene_graph_recall import (
     SceneGraphRules,
-    SceneGraphScores,
     match_scene_graphs,
 )
 from pipeline.evaluation.splits import Split
@@ -232,16 +231,14 @@ def visual_genome(predicted: Relations, truth: Relations, predicates: Sequence[s
     matches = match_scene_graphs(predicted, truth, rules, options.seen)
 
     def measured(chosen: Integers | None = None) -> Measured:
-        scores = matches.scores(chosen)
-        by_predicate = scores.by_predicate[rules.limits[-1]]
-        return Measured(_recalls(scores), {predicates[key]: value for key, value in by_predicate.items()}, {})
+        return _recalls(matches.scores(chosen), predicates)
 
     def recall(found: Relations, true: Relations, overlap: float = 0.5) -> float:
-        return match_scene_graphs(found, true, replace(rules, overlap=overlap)).scores().recall[50]
+        return match_scene_graphs(found, true, replace(rules, overlap=overlap)).scores().figures["R@50"]
 
     official: Values = {}
     if not options.official:
-        official = _recalls(match_scene_graphs(predicted, truth, authors, options.seen).scores())
+        official = match_scene_graphs(predicted, truth, authors, options.seen).scores().figures
     truths, scored = _by_predicate(truth, predicates), "R@50 by boxes" if options.masks else "R@50"
     return _evaluated(measured, official, truths, truth, options, recall, scored, measure=f"R@{rules.limits[-1]}")
 
@@ -251,16 +248,9 @@ def _by_predicate(truth: Relations, predicates: Sequence[str]) -> Mapping[str, i
     return dict(zip(predicates, np.bincount(truth.predicates, minlength=len(predicates)).tolist(), strict=True))
 
 
-def _recalls(scores: SceneGraphScores) -> dict[str, float]:
-    kinds = {
-        "R": scores.recall,
-        "mR": scores.mean_recall,
-        "ng-R": scores.unconstrained,
-        "ng-mR": scores.unconstrained_mean,
-        "zR": scores.zero_shot,
-        "ng-zR": scores.unconstrained_zero_shot,
-    }
-    return {f"{kind}@{k}": v for kind, by_k in kinds.items() for k, v in by_k.items() if not np.isnan(v)}
+def _recalls(found: Recalls, predicates: Sequence[str]) -> Measured:
+    figures = {name: value for name, value in found.figures.items() if not np.isnan(value)}
+    return Measured(figures, {predicates[key]: value for key, value in found.by_predicate.items()}, {})
 
 
 def visual_relationships(
@@ -274,21 +264,12 @@ def visual_relationships(
     }
 
     def measured(chosen: Integers | None = None) -> Measured:
-        means: dict[str, float] = {}
         scores = {suffix: each.scores(chosen) for suffix, each in matches.items()}
-        for suffix, each in scores.items():
-            kinds = {
-                "relation": each.relations,
-                "phrase": each.phrases,
-                "zero-shot relation": each.zero_shot_relations,
-                "zero-shot phrase": each.zero_shot_phrases,
-            }
-            recalls = {f"{kind} R@{k}, {suffix}": v for kind, by_k in kinds.items() for k, v in by_k.items()}
-            means |= {name: value for name, value in recalls.items() if not np.isnan(value)}
-        return Measured(means, {predicates[key]: value for key, value in scores["k=1"].by_predicate.items()}, {})
+        every = {f"{name}, {suffix}": v for suffix, each in scores.items() for name, v in each.figures.items()}
+        return _recalls(Recalls(every, scores["k=1"].by_predicate), predicates)
 
     def recall(found: Relations, true: Relations, overlap: float = 0.5) -> float:
-        return match_vrd(found, true, replace(rules, overlap=overlap)).scores().relations[50]
+        return match_vrd(found, true, replace(rules, overlap=overlap)).scores().figures["relation R@50"]
 
     truths, measure = _by_predicate(truth, predicates), f"R@{rules.limits[-1]}"
     return _evaluated(measured, {}, truths, truth, options, recall, "relation R@50, k=1", measure=measure)
