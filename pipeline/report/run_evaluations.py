@@ -16,7 +16,7 @@ from PIL.Image import Image
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.evaluation import benchmark
-from pipeline.evaluation.anatomy import AnatomyRules, dissect
+from pipeline.evaluation.anatomy import dissect
 from pipeline.evaluation.benchmark import RESAMPLES, Evaluated, Options
 from pipeline.evaluation.bootstrap import resampled
 from pipeline.evaluation.comparison import Model, compare
@@ -170,7 +170,7 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     evaluated = _with_further(evaluated, predicted, true, truth, view.recipe.get("evaluate", {}).get("metrics", ()))
     hico = published_test_set("hico-det")
     is_hico = hico is not None and not hico.difference(true.images, len(evaluated.classes))
-    dissection = dissect(predicted, true, AnatomyRules())
+    dissection = dissect(predicted, true)
     summary = summarise(
         "hico-det" if is_hico else ", ".join(names),
         f"{view.run.name}, {step}",

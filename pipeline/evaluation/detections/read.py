@@ -23,7 +23,6 @@ from pipeline.evaluation.detections.content import (
     DetectionColumns,
     DetectionFindings,
     DetectionsContent,
-    DetectionsError,
     Fault,
     Faults,
 )
@@ -69,8 +68,8 @@ def read_detections(
     limit, only that with `verb_scores` for every pair and predicate uses it and `allowed`, as `read_score_matrices` does.
 
     If boxes of the ground truth are shares of the image, the row's width and height make them pixels, in which all
-    rules count. Raises `DetectionsError`, and `FatalError` for a file of another kind, names that do not fit at all, or
-    images whose size nobody states.
+    rules count. Raises `FatalError` for these errors, for a file of another kind, names that do not fit at all, and images
+    whose size nobody states.
     """
     content = DetectionsContent(path)
     if per_image is None:
@@ -130,10 +129,8 @@ _UNKNOWN, _AGAIN, _MISMATCH, _RESIZED = -1, -2, -3, -4
 def _over_truth(
     content: DetectionsContent, truth: GroundTruth, *, allow_missing: bool, drop_faulty: bool
 ) -> DetectionSet:
-    """Keeps what fits the ground truth. Raises `DetectionsError` for the rest, unless the two flags say otherwise.
-
-    Raises `FatalError` if no name fits, or true boxes are shares of an image of unknown size.
-    """
+    """Keeps what fits the ground truth. Raises `FatalError` for the rest, unless the two flags say otherwise, if no name
+    fits, and if true boxes are shares of an image of unknown size."""
     columns = DetectionColumns.joined(content.parts)
     content.parts.clear()
     places = _image_places(content, truth)
@@ -155,7 +152,8 @@ def _over_truth(
     if missing and not allow_missing:
         hints.append("predict the missing images, or count them as images without detections with --allow-missing")
     if (findings.faults and not drop_faulty) or (missing and not allow_missing):
-        raise DetectionsError(findings, hints)
+        wrong = [*map(str, findings.faults), *([str(missing)] if missing else []), *hints]
+        raise FatalError(f"{content.path} can't be scored:\n  " + "\n  ".join(wrong))
     return DetectionSet(truth, relations, findings)
 
 
