@@ -111,17 +111,9 @@ class PartitionArtifacts:
         )
 
 
-@dataclass(frozen=True)
-class PartitionRows:
-    """The rows of one partition, in the schemas above."""
-
-    images: pa.Table
-    relations: pa.Table
-    quarantined: pa.Table
-
-
-def partition_rows(part: int, found: PartitionArtifacts, choice: ChoiceSettings) -> PartitionRows:
-    """Flattens a partition. `part` is its number in the index; `choice` decides which labels count as kept.
+def partition_rows(part: int, found: PartitionArtifacts, choice: ChoiceSettings) -> dict[str, pa.Table]:
+    """The rows of `images`, `relations` and `quarantined`. `part` is the partition's number in the index; `choice` decides
+    which labels count as kept.
 
     Raises `FatalError` when the images were ingested, or their boxes detected, again after they were tagged.
     """
@@ -146,7 +138,8 @@ def partition_rows(part: int, found: PartitionArtifacts, choice: ChoiceSettings)
         "kept": kept,
         "captions": _texts(images, found.captions),
     }
-    return PartitionRows(pa.table(columns).cast(IMAGES), relations, _quarantined(part, found))
+    images = pa.table(columns).cast(IMAGES)
+    return {"images": images, "relations": relations, "quarantined": _quarantined(part, found)}
 
 
 def _sizes(images: pa.Table) -> dict[str, pa.ChunkedArray]:
@@ -324,16 +317,12 @@ SCORES = pa.schema(
 ground-truth relations, by score; both directions of a symmetric predicate are one label. `total` sums the values."""
 
 
-@dataclass(frozen=True)
-class PartitionCounts:
-    """The counts of one partition, in the schemas above."""
-
-    counts: pa.Table
-    scores: pa.Table
+TABLES = {"images": IMAGES, "relations": RELATIONS, "quarantined": QUARANTINED, "counts": COUNTS, "scores": SCORES}
+"""The tables of the index that follow from a partition alone."""
 
 
-def partition_counts(part: int, found: PartitionArtifacts, relations: pa.Table) -> PartitionCounts:
-    """Counts a partition. `relations`: its labels, as `partition_rows` has them."""
+def partition_counts(part: int, found: PartitionArtifacts, relations: pa.Table) -> dict[str, pa.Table]:
+    """The rows of `counts` and `scores`. `relations`: the partition's labels, as `partition_rows` has them."""
     judged = relations["reason"].to_pylist()
     tally = partition_tally(found.images, found.captions, found.triplets, found.tagged, judged)
     if found.tagged is not None:
@@ -341,7 +330,7 @@ def partition_counts(part: int, found: PartitionArtifacts, relations: pa.Table) 
     rows = [{"part": part, "level": level, "name": name, "number": number} for level, name, number in tally.rows()]
     scored = [_binned(part, measure, relations, measure) for measure in ("score", "probability")]
     scored.append(_binned(part, "fact", _facts(relations), "score"))
-    return PartitionCounts(pa.Table.from_pylist(rows, schema=COUNTS), pa.concat_tables(scored))
+    return {"counts": pa.Table.from_pylist(rows, schema=COUNTS), "scores": pa.concat_tables(scored)}
 
 
 def tally_of(rows: list[dict[str, Any]]) -> LabelTally:
