@@ -96,8 +96,14 @@ def trace_of(run: Run, image: str) -> ImageTrace:
         captioner=at["caption"].manifest.terms["weights"] if "caption" in at else {},
         tagger=next(iter(at["tag"].manifest.terms["inputs"].get("tagger", [])), None) if "tag" in at else None,
         labels=[
-            {**label, "words": words, "caption": _caption(captions, words), "mentions": mentions.get(_ends(label), [])}
-            for label, words in _with_words(labels, triplets)
+            {
+                **label,
+                "words": words,
+                "caption": _caption(captions, words),
+                "mentions": mentions.get(ends_of(label), []),
+            }
+            for label in labels
+            for words in (triplets[label["triplet"]] if 0 <= label["triplet"] < len(triplets) else {},)
         ],
         dropped=_dropped(at.get("tag"), triplets, image_id),
         shards=[
@@ -171,21 +177,13 @@ def _mentions(artifact: Artifact | None, image_id: int) -> dict[tuple[int, str, 
     if artifact is not None and "candidates.parquet" in artifact.manifest.files:
         for row in artifact.table("candidates").filter(pc.field("image_id") == image_id).to_pylist():
             for pair in row["pairs"]:
-                mentions.setdefault(_ends(pair), []).append(pair)
+                mentions.setdefault(ends_of(pair), []).append(pair)
     return mentions
 
 
-def _ends(label: Mapping[str, Any]) -> tuple[int, str, int]:
+def ends_of(label: Mapping[str, Any]) -> tuple[int, str, int]:
+    """Subject, predicate and object of a row's relation or pair."""
     return label["subject"], label["predicate"], label["object"]
-
-
-def _with_words(
-    labels: list[dict[str, Any]], triplets: list[dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each label with the triplet that it came from; empty if unknown."""
-    for label in labels:
-        known = 0 <= label["triplet"] < len(triplets)
-        yield label, triplets[label["triplet"]] if known else {}
 
 
 def _caption(captions: list[dict[str, Any]], words: Mapping[str, Any]) -> dict[str, Any] | None:
