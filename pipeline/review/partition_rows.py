@@ -16,7 +16,7 @@ from pipeline.labels.kept_labels import ChoiceSettings, judged_columns
 from pipeline.labels.label_funnel import LabelTally, partition_tally
 from pipeline.labels.labelled_partitions import candidates, held, opinions, require_same_boxes
 from storage.artifact import Artifact
-from tagger.audit.labels import SYMMETRIC
+from tagger.audit.labels import SYMMETRIC, Fact, holds, unordered
 from tagger.english.predicates import canonical
 
 PART_BITS = 32
@@ -246,20 +246,16 @@ def _correct(
     images: pa.Table, row: np.ndarray[Any, Any], ends: Mapping[str, np.ndarray[Any, Any]], predicates: list[str]
 ) -> pa.Array:
     """Whether each label is a ground-truth relation of its image, in either direction for a symmetric predicate."""
-    given: dict[int, set[tuple[int, str, int]]] = {}
+    given: dict[int, set[Fact]] = {}
     facts = FlatList.of(images, "relations")
     for at, subject, name, other in zip(
         facts.row.tolist(), facts.values("subject"), facts.values("predicate"), facts.values("object"), strict=True
     ):
-        predicate = canonical(name)
-        of_image = given.setdefault(at, set())
-        of_image.add((subject, predicate, other))
-        if predicate in SYMMETRIC:
-            of_image.add((other, predicate, subject))
+        given.setdefault(at, set()).add((subject, canonical(name), other))
     if not given:
         return pa.nulls(len(row), pa.bool_())
     labels = zip(row.tolist(), ends["subject"].tolist(), predicates, ends["object"].tolist(), strict=True)
-    return pa.array([(s, p, o) in given[at] if at in given else None for at, s, p, o in labels], pa.bool_())
+    return pa.array([holds((s, p, o), given[at]) if at in given else None for at, s, p, o in labels], pa.bool_())
 
 
 def _rows_of(images: pa.Table, table: pa.Table) -> np.ndarray[Any, Any]:
@@ -392,10 +388,6 @@ def _distinct(table: pa.Table, column: str, within: pa.ChunkedArray | None = Non
         items.row.tolist(), items.values("subject"), items.values("predicate"), items.values("object"), strict=True
     )
     for row, subject, name, other in places:
-        if wanted is not None and ids[row] not in wanted:
-            continue
-        predicate = canonical(name)
-        if predicate in SYMMETRIC and other < subject:
-            subject, other = other, subject
-        found.add((ids[row], subject, predicate, other))
+        if wanted is None or ids[row] in wanted:
+            found.add((ids[row], *unordered((subject, canonical(name), other))))
     return found
