@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import typer
@@ -321,7 +321,7 @@ def _names(files: Sequence[Path]) -> list[str]:
 
 
 def _scored(
-    benchmark: Benchmark, name: str, path: Path, truth: GroundTruth, faults: Mapping[str, bool], options: Options
+    benchmark: Benchmark, name: str, path: Path, truth: GroundTruth, faults: Mapping[str, Any], options: Options
 ) -> Scored:
     allowed = None if options.validity is None else options.validity.T > 0
     per_image = None if benchmark in ("vg", "vrd") else 100
@@ -344,7 +344,7 @@ def _vcoco(
     annotations: Path,
     files: Mapping[str, Path],
     models: Mapping[str, Path],
-    faults: Mapping[str, bool],
+    faults: Mapping[str, Any],
     options: Options,
     with_uris: bool,
 ) -> list[Scored]:
@@ -364,7 +364,7 @@ def _vcoco(
 
 
 def _vcoco_detections(
-    path: Path, truth: VcocoTruth, annotations: Path, files: Mapping[str, Path], faults: Mapping[str, bool]
+    path: Path, truth: VcocoTruth, annotations: Path, files: Mapping[str, Path], faults: Mapping[str, Any]
 ) -> VcocoDetections:
     if path.suffix != ".parquet":
         return read_vcoco_detections(path, truth, faults["allow_missing"])
