@@ -43,9 +43,8 @@ from pipeline.evaluation.summary import Figure, summarise
 from pipeline.evaluation.vcoco import VcocoRoles
 from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
-from pipeline.report.comparison_page import write_comparison_page
 from pipeline.report.evaluation_images import EvaluatedImages
-from pipeline.report.evaluation_page import evaluation_markdown, write_evaluation_page
+from pipeline.report.evaluation_page import evaluation_markdown, write_comparison_page, write_evaluation_page
 from pipeline.report.formatting import table
 from storage.atomic import write_atomic
 from storage.errors import FatalError, translate_os_errors

@@ -56,10 +56,6 @@ class ImageTrace:
     """The place of the image in each kind of shard, and which labels were kept there."""
     rejected: Sequence[Mapping[str, Any]]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the trace as plain values."""
-        return dict(vars(self))
-
     def __str__(self) -> str:
         return "\n".join(_lines(self))
 
@@ -74,7 +70,7 @@ def explain(
     opened = existing_store(store)
     trace = trace_of(find_run(opened, run_name) if run_name is not None else _only_run(opened), image)
     if as_json:
-        print(json.dumps(trace.as_json(), ensure_ascii=False, default=str))
+        print(json.dumps(vars(trace), ensure_ascii=False, default=str))
         return
     Console().print(Text(str(trace)), soft_wrap=True)
 

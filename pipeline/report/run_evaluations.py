@@ -25,9 +25,8 @@ from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.published import published_test_set
 from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.summary import EvaluationSummary, summarise
-from pipeline.report.comparison_page import write_comparison_page
 from pipeline.report.evaluation_images import EvaluatedImages
-from pipeline.report.evaluation_page import evaluation_markdown, stamp_of, write_evaluation_page
+from pipeline.report.evaluation_page import evaluation_markdown, stamp_of, write_comparison_page, write_evaluation_page
 from pipeline.report.view import RunView
 from pipeline.runtime.plugins import load_plugin
 from storage.artifact import Artifact

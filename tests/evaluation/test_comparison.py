@@ -17,7 +17,7 @@ from pipeline.evaluation.bootstrap import bootstrap
 from pipeline.evaluation.comparison import Compared, Comparison, Confusion, Model, compare
 from pipeline.evaluation.hico import match_hico
 from pipeline.evaluation.relations import Relations
-from pipeline.report.comparison_page import write_comparison_page
+from pipeline.report.evaluation_page import write_comparison_page
 from tests.cli.test_evaluate_reports import IMAGES, KNIFE, PERSON, detections, pictures
 from tests.data.toy_sets import save_json
 

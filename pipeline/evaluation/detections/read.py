@@ -1,7 +1,7 @@
 """Reads detections, whoever made them, over the images and names of a ground truth.
 
-Formats: our table `DETECTIONS` as Parquet, or as JSON with one object a line or in a list (`table.py`); lists of pairs
-(`pair_list.py`); and lists of images with a score for every pair and predicate (`score_matrices.py`).
+Formats: our table `DETECTIONS` as Parquet, or as JSON with one object a line or in a list (`table.py`); lists of pairs,
+and lists of images with a score for every pair and predicate (`public_formats.py`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ from pipeline.evaluation.detections.content import (
     Faults,
 )
 from pipeline.evaluation.detections.names import listed, matched
-from pipeline.evaluation.detections.pair_list import PAIR_FIELDS, read_pair_list
-from pipeline.evaluation.detections.score_matrices import MATRIX_FIELDS, read_score_matrices
+from pipeline.evaluation.detections.public_formats import (
+    MATRIX_FIELDS,
+    PAIR_FIELDS,
+    read_pair_list,
+    read_score_matrices,
+)
 from pipeline.evaluation.detections.table import json_lines, read_parquet, read_rows
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.relations import Floats, Integers, Relations
