@@ -59,30 +59,24 @@ def settings_page() -> str:
         "batch sizes, devices, workers) change no row. `rlip run RECIPE --set shard.threshold=0.3` sets one for a single run.",
     ]  # fmt: skip
     sections = list(_sections(Recipe, "", keyed=False, seen=set()))
-    names = {model: section for section, model, _ in sections}
-    for section, model, keyed in sections:
-        lines += [
-            "",
-            f"## {section or 'the recipe'}",
-            "",
-            " ".join((inspect.getdoc(model) or "").partition("\n\n")[0].split()),
-            "",
-        ]
-        above = next((base for base in model.__mro__[1:] if base in names), None)
-        inherited = {} if above is None else {name: rest for name, *rest in _fields(above)}
-        if above is not None:
-            lines += [f"It also has all settings of [{names[above]}](#{names[above].replace('.', '')}).", ""]
-        lines += [
-            _setting(name, *rest, keyed)
-            for name, *rest in _fields(model)
-            if _section_of(rest[0]) is None and inherited.get(name) != rest
-        ]
     for group, section in (("captioners", "caption"), ("labellers", "tag"), ("detectors", "detect")):
-        for name in plugin_names(group):
-            options = getattr(load_plugin(group, name), "Options", Settings)
-            if options.model_fields:
-                lines += ["", f"## {section}.options", "", " ".join((inspect.getdoc(options) or "").split()), ""]
-                lines += [_setting(each, *rest, keyed=True) for each, *rest in _fields(options)]
+        options = (getattr(load_plugin(group, name), "Options", Settings) for name in plugin_names(group))
+        sections += [(f"{section}.options", each, True) for each in options]
+    homes = {model: (section, _settings_of(model)) for section, model, _ in sections if section}
+    for section, model, keyed in sections:
+        settings = _settings_of(model)
+        if not settings:
+            continue
+        lines += ["", f"## {section or 'the recipe'}", "", _summary(model), ""]
+        bases = [base for base in model.__mro__[1:] if issubclass(base, Settings) and base is not Settings]
+        home, theirs = next((homes[base] for base in bases if base in homes), ("", {}))
+        shared = [name for name, rest in theirs.items() if settings.get(name) == rest]
+        if shared:
+            which = "all settings" if len(shared) == len(theirs) else ", ".join(f"`{name}`" for name in shared)
+            lines += [f"It also has {which} of [{home}](#{home.replace('.', '')}).", ""]
+        else:
+            homes |= dict.fromkeys(bases, (section, settings))
+        lines += [_setting(name, *rest, keyed) for name, rest in settings.items() if name not in shared]
     return "\n".join(lines) + "\n"
 
 
@@ -190,6 +184,11 @@ def _sections(
             continue
         seen.add(inner)
         yield from _sections(inner, f"{prefix}{name}.", keyed or name in stages, seen)
+
+
+def _settings_of(model: type[Any]) -> dict[str, list[Any]]:
+    """Name → the rest of `_fields`, of each setting that is no section."""
+    return {name: rest for name, *rest in _fields(model) if _section_of(rest[0]) is None}
 
 
 def _fields(model: type[Any]) -> Iterator[tuple[str, Any, Any, str, bool]]:

@@ -52,7 +52,7 @@ class TextConfig:
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout in the text encoder, the language layers, the fusion attention and the resizer."""
     initial_deviation: float = Field(default=0.02, gt=0)
-    """Standard deviation of the initial weights. Small encoders need about 0.25, or all texts stay alike."""
+    """Standard deviation of the initial weights. Small encoders need about 0.25."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -72,13 +72,13 @@ class NetworkConfig:
     backbone: str = "resnet50"
     """Any timm model that supports feature extraction, or a ResNet of any size, e.g. resnet_w16_2_2_2_2."""
     backbone_norm: Literal["frozen", "batch", "group"] = "frozen"
-    """frozen: fixed batch statistics and first stage, for pre-trained backbones; batch: as timm builds it;
-    group: group norm instead of batch norm, for training from scratch with small batches."""
+    """frozen: fixed batch statistics and first stage, for pre-trained backbones; batch: as timm builds it; group: group
+    norm, for training from scratch with small batches."""
     backbone_strides: tuple[int, ...] = Field(default=(8, 16, 32), strict=False, min_length=1)
     """Strides of the backbone maps to use, finest first."""
     backbone_drop_path: float = Field(default=0.0, ge=0, lt=1)
-    """Probability of skipping the backbone's last residual block in training. The released scripts use 0.2 for Swin-T
-    and 0.5 for Swin-L."""
+    """Probability of skipping the backbone's last residual block in training. The released scripts: 0.2 for Swin-T, 0.5
+    for Swin-L."""
     levels: int = Field(default=4, ge=1, le=LEVELS)
     """Number of feature levels; stride-2 convolutions produce those beyond the backbone's maps."""
     width: int = Field(default=256, ge=1, le=SIZES, multiple_of=32)
@@ -98,8 +98,8 @@ class NetworkConfig:
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout of encoder and decoders."""
     fusion: Literal["alif", "late", "none"] = "alif"
-    """alif: the encoder fuses texts and image; late: texts and decoded queries are fused at the end, as in RLIPv1;
-    none: texts and queries are only compared in the heads."""
+    """alif: in the encoder; late: after the decoders, as in RLIPv1; none: texts and queries are only compared in the
+    heads."""
     fusion_interval: int = Field(default=2, ge=1)
     """alif: images and texts are fused before every so many encoder layers."""
     fusion_width: int = Field(default=2048, ge=1, le=SIZES)

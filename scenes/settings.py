@@ -6,15 +6,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class SceneSettings(BaseModel):
-    """Number of scenes to write in each part. The same settings always give the same bytes."""
+    """Number of scenes in each part. The same settings always give the same bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int = Field(1, ge=0, le=10**9)
     """Seed from which each part's own seed is derived, so that parts share no scene."""
     world: Literal[1, 2] = 1
-    """1: relations that boxes mostly give away; 2: also acts that only pixels tell apart, in many wordings, some of
-    which only the test has."""
+    """1: relations that boxes mostly give away; 2: also acts that only pixels tell apart, in many wordings, some only
+    in the test."""
     train: int = Field(1000, ge=1, le=10**6)
     """Number of images to label in COCO's layout: instances, captions, and the planted relations for comparison."""
     objects365: int = Field(0, ge=0, le=10**6)

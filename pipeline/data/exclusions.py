@@ -47,9 +47,9 @@ class ExclusionList(Settings):
     reason: str = Field(min_length=1)
     """Why its images are excluded, for reports, e.g. "V-COCO test"."""
     datasets: tuple[str, ...] = ()
-    """Datasets that number their images as the list does, or as `map` says. Empty: all."""
+    """Datasets that number their images as the list or `map` does. Empty: all."""
     map: Path | None = data_file(None)
-    """File that gives the id in the list for an image id of `datasets`, such as Visual Genome's `image_data.json`."""
+    """File that maps image ids of `datasets` to ids of the list, such as Visual Genome's `image_data.json`."""
 
     @model_validator(mode="after")
     def _map_names_its_datasets(self) -> ExclusionList:

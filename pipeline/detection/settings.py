@@ -15,30 +15,30 @@ class DetectSettings(Settings):
     """Which detector finds the boxes of datasets of format images, and which of its boxes are kept."""
 
     weights: str | None = file_read(None)
-    """The detector: a folder or hub name of an object detector that transformers loads (RT-DETR, D-FINE, DETR, ...,
-    and for any names Grounding DINO, OWL-ViT, OWLv2); a weights file of this project, or its folder; a .pth file of
-    torchvision's detection weights; or a .json file with boxes that were found elsewhere, as COCO instances with a
-    score for each annotation. Its content is part of the key."""
+    """The detector: a folder or hub name of an object detector that transformers loads; a weights file of this project,
+    or its folder; a .pth file of torchvision's detection weights; or a .json file with scored boxes as COCO instances
+    (docs/datasets.md). Its content is part of the key."""
     detector: Annotated[str, AfterValidator(RequireName("detectors"))] | None = runtime(None)
-    """A kind of detector that another package adds (docs/api.md). Unset: the kind that `weights` are of."""
+    """A kind of detector from another package (docs/api.md). Unset: the kind that `weights` are of."""
     options: PluginOptions = runtime(PluginOptions())
     """Settings of such a detector, which are part of the key."""
     hub: bool = runtime(False)
-    """Allow downloading `weights` from the Hugging Face hub, instead of using only a folder or the local hub cache."""
+    """Allow downloading `weights` from the Hugging Face hub."""
     tokenizer: Path | None = file_read(None)
-    """Folder of the tokenizer, for this project's weights without one beside them. Its content is part of the key."""
+    """Folder of the tokenizer, for this project's weights without one in their folder; its content is part of the
+    key."""
     categories: tuple[str, ...] = ()
-    """Names that boxes get. The detector's own names are mapped to them, also by synonyms; names that match none
-    are excluded. Weights of this project and zero-shot detectors look for these names. Empty: the detector's
-    names, or those of the vocabulary.json beside it."""
+    """Names that boxes get. The detector's own names are mapped to them, also by synonyms; names that match none are
+    excluded. Weights of this project and zero-shot detectors look for these names. Empty: the detector's, or those of
+    its vocabulary.json."""
     threshold: float = Field(0.5, ge=0, le=1)
     """Boxes with a lower score are excluded."""
     duplicates: float = Field(0.5, gt=0, le=1)
-    """Of two boxes of a category that overlap by more than this IoU, only the better-scored one is kept."""
+    """Of two boxes of a category with a greater IoU, only the better-scored one is kept."""
     max_boxes: int = Field(50, ge=1)
     """Maximum number of boxes per image; the best-scored are kept."""
     image_size: int = Field(800, ge=32)
-    """Longest side that weights of this project see images at, if no vocabulary.json beside them says it."""
+    """Longest side that weights of this project see images at, if their vocabulary.json does not say it."""
     batch_size: int = Field(8, ge=1)
     """Images per pass. It changes the last bits of scores, so it is part of the key."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")

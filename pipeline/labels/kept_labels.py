@@ -33,22 +33,22 @@ class ChoiceSettings(Settings):
 
     confidence: Literal["probability", "calibrated", "score"] = "probability"
     """Confidence of a pseudo-label. probability: that it holds for this very pair, from the tagger, boxes, names and
-    captions; calibrated: that from the tagger's score alone; score: the raw score, the default if a rule is named."""
+    captions; calibrated: from the tagger's score alone; score: the raw score, the default if a rule is named."""
     rule: Literal["all", "best", "posterior"] = "all"
     """Which pairs to keep of an ambiguous caption. all: every pair; best: the likeliest, as many as the caption means;
     posterior: every pair, with its confidence multiplied by its posterior, which a probability already holds."""
     threshold: float = Field(0.45, ge=0.0, le=1.0)
-    """Pseudo-labels with a lower confidence are excluded. 0.2 by default where the confidence is no probability."""
+    """Minimum confidence of a pseudo-label; by default 0.2 where the confidence is no probability."""
     thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = Field({})
     """Thresholds for individual predicates, by canonical name."""
     per_pair: int | None = Field(None, ge=1)
-    """Maximum number of pseudo relations per ordered pair of boxes; the most confident are kept. None: no limit."""
+    """Maximum number of pseudo-labels per ordered pair of boxes; the most confident are kept. Unset: no limit."""
     max_relations: int = Field(100, ge=1)
-    """Maximum number of relations per image; the best-scoring are kept."""
+    """Maximum number of relations per image; the most confident are kept."""
 
     calibration: dict[str, tuple[float, float]] = Field({})
-    """Scale and offset of the score's logit by canonical predicate ("": all others), in place of the tagger's own.
-    `rlip verdicts calibration` fits them. Only confidence "calibrated" reads them."""
+    """For confidence "calibrated": scale and offset of the score's logit by canonical predicate ("": all others), in
+    place of the tagger's own, as `rlip verdicts calibration` fits them."""
 
     @model_validator(mode="before")
     @classmethod

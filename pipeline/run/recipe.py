@@ -96,8 +96,8 @@ class PretrainSection(Settings):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Each variant is pre-trained and evaluated once per seed."""
     allow_overlap: bool = runtime(False)
-    """Train on images of `data.test` too. Without it, they are excluded, and a training run that still has some is
-    refused. Scores on them say nothing about new images."""
+    """Train on images of `data.test` too, which are otherwise excluded or refused. Scores on them say nothing about new
+    images."""
     settings: TrainingSettings = TrainingSettings()
 
 
@@ -110,8 +110,7 @@ class ChecksSection(Settings):
     max_overall_reject_share: float = runtime(0.1, ge=0, le=1)
     """Largest share of its rows that a stage may reject, or ingest of the boxes or relations."""
     min_overall_average_precision: float = runtime(0.0, ge=0, le=1)
-    """Average precision of all labels of stage `tag` together, against the ground truth. A run with worse labels is
-    refused, and the worst predicates are named. 0 turns the check off."""
+    """Average precision of all labels of stage `tag` together, against the ground truth; 0 turns the check off."""
     min_rows: int = runtime(0, ge=0)
     """Rows that each stage must yield; 0 turns the check off."""
     max_reject_share: float = runtime(1.0, ge=0, le=1)
@@ -119,8 +118,7 @@ class ChecksSection(Settings):
     min_relations_per_image: float = runtime(0.0, ge=0)
     """Scored relations that stage `tag` must yield per image; 0 turns the check off."""
     min_average_precision: float = runtime(0.0, ge=0, le=1)
-    """Average precision of the labels of stage `tag` against the ground truth. A partition without ground truth that a
-    candidate has is not judged. 0 turns the check off."""
+    """Average precision of the labels of stage `tag` against the ground truth; 0 turns the check off."""
     max_unreachable_share: float = runtime(1.0, ge=0, le=1)
     """Largest share of the ground-truth predicates that no candidate of stage `tag` has; 1 turns the check off."""
 
@@ -139,11 +137,11 @@ class RunSection(Settings):
     min_actors: int = runtime(1, ge=1, le=4096)
     """ray: number of actors that a stage starts at once, and keeps while they are idle."""
     max_actors: int | None = runtime(None, ge=1, le=4096)
-    """ray: maximum actors of a stage; unset: as many as fit when it starts. Set it on a cluster that scales itself."""
+    """ray: maximum actors of a stage; unset: as many as fit when it starts. Set it on an autoscaling cluster."""
     gpus_per_actor: float = runtime(1.0, gt=0, le=1)
     """ray: share of a GPU that an actor takes, where its stage uses GPUs."""
     blocks: int = runtime(16, ge=1, le=256)
-    """Maximum number of Prefect task runs per stage; partitions are grouped into at most this many blocks."""
+    """Maximum number of Prefect task runs per stage."""
     min_free_gib: float = runtime(1.0, ge=0)
     """Free disk space in GiB that the store must have when a run starts."""
     log_format: LogFormat = runtime("text")
@@ -154,7 +152,7 @@ class RunSection(Settings):
     """Port at 127.0.0.1 that serves Prometheus metrics while the run goes on."""
     lineage: str | None = runtime(None)
     """Server that gets OpenLineage events of each execution, e.g. http://127.0.0.1:5000. Its key belongs in
-    OPENLINEAGE_API_KEY, not in the URL, since recipes are kept with runs."""
+    OPENLINEAGE_API_KEY, not in the URL."""
     checks: ChecksSection = ChecksSection()
 
     @model_validator(mode="after")

@@ -66,13 +66,13 @@ class ChatOptions(Settings):
     temperature: float = Field(0.0, ge=0, le=2)
     """0 takes the most probable token; several samples need more."""
     seed: int = Field(0, ge=0, lt=2**31)
-    """Seed of the first answer; every other answer, and every retry, has one of its own."""
+    """Seed of the first answer; others and retries have their own."""
     max_tokens: int = Field(200, ge=1)
     """Tokens of an answer. One that is cut off there is not used."""
     image_size: int = Field(640, ge=32)
     """Longest side in pixels of the image that is sent, as JPEG. Smaller images are sent as they are."""
     in_flight: int = runtime(16, ge=1, le=1024)
-    """Requests at once of each of `run.workers`; a captioner waits for three times `caption.batch_size` answers at most."""
+    """Requests at once of each of `run.workers`; for captions, at most three times `caption.batch_size`."""
     requests_per_minute: float = runtime(0.0, ge=0)
     """Largest rate of each of `run.workers`; 0: no limit but the endpoint's own."""
     tokens_per_minute: float = runtime(0.0, ge=0)
@@ -80,12 +80,12 @@ class ChatOptions(Settings):
     timeout: float = runtime(120.0, gt=0)
     """Seconds to wait for an answer."""
     retries: int = runtime(3, ge=0, le=100)
-    """How often a request is repeated whose answer is empty, cut off, refused or missing, before it is quarantined."""
+    """How often a request without a usable answer is repeated."""
     patience: float = runtime(600.0, ge=0)
-    """Seconds that an endpoint may be gone or busy; then the run stops, and goes on when it is started again."""
+    """Seconds that an endpoint may be gone or busy before the run stops."""
     budget_tokens: int = runtime(0, ge=0)
-    """Tokens of all answers in this store to the same model, prompt and settings, whatever the seed, after which the run
-    stops; 0: no limit."""
+    """Tokens of all answers in this store to the same model, prompt and settings after which the run stops; 0: no
+    limit."""
     prompt_price: float | None = runtime(None, ge=0)
     """Price of a million tokens of prompts and images, in any currency, for `rlip estimate`."""
     completion_price: float | None = runtime(None, ge=0)

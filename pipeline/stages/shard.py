@@ -58,12 +58,11 @@ class ShardSettings(ChoiceSettings):
     exclude: tuple[ExclusionList, ...] = ()
     """Lists of images that must not be trained on, such as a test set."""
     verdicts: Path | None = data_file(None)
-    """Folder of reviewers' verdicts (docs/review.md). Pseudo-labels that most reviewers reject are excluded; those
-    that they accept or correct are kept, whatever their confidence. What it holds when a run begins is part of the
-    key."""
+    """Folder of reviewers' verdicts (docs/review.md), which come before all rules and thresholds. What it holds when a
+    run begins is part of the key."""
     near_duplicates: int = Field(DEFAULT_DISTANCE, ge=0, le=16)
     """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are
-    excluded, as are those with the same bytes or the same id in the same dataset."""
+    excluded."""
     _settled: SettledVerdicts | None = PrivateAttr(None)
 
     def planned(self) -> ShardSettings:

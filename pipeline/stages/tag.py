@@ -57,8 +57,8 @@ class CandidateSettings(Settings):
     matching: Literal["words", "official"] = "words"
     """How nouns match categories. words: whole words, from the head noun; official: substrings, as the authors do."""
     paraphrases: Path | None = file_read(None)
-    """JSON file of phrases by category, in the authors' format. With matching "words" they join the built-in
-    synonyms, with "official" they replace them."""
+    """JSON file of phrases by category (authors' format), in addition to the built-in synonyms or, with matching
+    "official", instead."""
     wording: Literal["canonical", "full", "official"] = "canonical"
     """Predicate wording. canonical: "in front of"; full: "stand in front of"; official: like the authors' parser."""
     enumeration: Literal["mentions", "official"] = "mentions"

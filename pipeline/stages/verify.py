@@ -26,10 +26,10 @@ class VerifySettings(LabellerSettings):
     section: ClassVar[str] = "verify"
 
     method: Annotated[str, AfterValidator(RequireName("labellers"))] = "vlm"
-    """A labeller that looks at the image and needs no tagger: clip, vlm, which asks of each label whether it holds, or
-    one of another package."""
+    """A labeller that needs no tagger: clip; vlm, which asks of each label whether it holds; or one of another
+    package."""
     floor: float = Field(0.0, ge=0, le=1)
-    """Minimum probability of an opinion that is stored; without one, a label counts as not verified."""
+    """Minimum probability of an opinion; a label without one counts as not verified."""
     _kept: ChoiceSettings = PrivateAttr(ChoiceSettings())
 
     @model_validator(mode="before")

@@ -57,11 +57,11 @@ class VlmOptions(ChatOptions):
     ask: Literal["pair", "label"] = "pair"
     """pair: which one of its predicates holds of a pair, if any; label: of each label, whether it holds."""
     usual: Path | None = file_read(None)
-    """JSON file of predicates by category pair (authors' format; `rlip export --format cooccurrence` makes one), from
-    which pairs may choose besides those that captions propose; its content is part of the key."""
+    """JSON file of predicates by category pair (authors' format; `rlip export --format cooccurrence` makes one) that
+    pairs may also choose; its content is part of the key."""
     choices: int = Field(12, ge=1, le=MOST_CHOICES)
-    """Predicates of a question: those that captions propose, then the most frequent of `usual`. A pair for which captions
-    propose more gets several questions."""
+    """Predicates of a question: those that captions propose, then the most frequent of `usual`. A pair with more gets
+    several questions."""
     questions: int = Field(50, ge=1, le=200)
     """Questions of a request. An image with more takes several requests."""
 

@@ -24,10 +24,10 @@ class MixSettings(Settings):
     """How several datasets are mixed."""
 
     kind: Literal["concat", "proportional", "temperature"] = "concat"
-    """concat: one large dataset, each image once per epoch, as the authors do. proportional: images of each dataset in
+    """concat (authors): one large dataset, each image once per epoch. proportional: images of each dataset in
     proportion to its size at all times. temperature: in proportion to its size to the power of 1 / `temperature`."""
     temperature: float = Field(2.0, ge=LEAST_TEMPERATURE)
-    """For "temperature": 1 is proportional; the higher, the more equal the shares of large and small datasets."""
+    """1 is proportional; the higher, the more equal the shares of datasets."""
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Dataset → factor of its share, unless the kind is "concat"; 1 by default."""
 
@@ -57,11 +57,11 @@ class TrainingSettings(ViewSettings):
     """Settings of a training run. The defaults are the released recipe for 64 images per step."""
 
     official: bool = False
-    """Train as the authors do, bugs included: their views of images, pixel for pixel, at twice the time; images in
-    any order; no pairs of a box with itself; predicates as worded; networks and losses as with
-    `network.official_compat`. The recipe's own settings take precedence."""
+    """Train as the authors do, bugs included: their views of images, pixel for pixel, at twice the time; images in any
+    order; no pairs of a box with itself; predicates as worded; `network.official_compat`. The recipe's own settings
+    take precedence."""
     seed: int = Field(0, ge=0)
-    """Seed of all randomness: initial weights, order and augmentation, label texts, negative pairs, noise, dropout."""
+    """Seed of all random numbers."""
     network_defaults: ClassVar[dict[str, Any]] = {}
     """Network settings in which this kind of training run differs from the released pre-training."""
     network_constants: ClassVar[dict[str, Any]] = {}
@@ -72,12 +72,11 @@ class TrainingSettings(ViewSettings):
     """Folder with the files of a RoBERTa tokenizer. Without it, one is made from the label names of the training set.
     """
     pretrained: Path | None = file_read(None)
-    """Weights to start from: a safetensors file of this project, or the folder of its model.safetensors. Weights that
-    it lacks are random, as are all without it."""
+    """Weights to start from: a safetensors file of this project, or its folder. Weights that it lacks are random."""
 
     random_start: bool = runtime(False)
-    """Start a network from random weights although its backbone is partly frozen (`backbone_norm`) or its text
-    encoder is as large as roberta-base, which is refused otherwise."""
+    """Allow random weights for a network whose backbone is partly frozen (`backbone_norm`) or whose text encoder is as
+    large as roberta-base."""
 
     epochs: int = Field(20, ge=1)
     """Length of the training run in epochs, unless `steps` is given."""
@@ -86,16 +85,15 @@ class TrainingSettings(ViewSettings):
     batch: int = Field(64, ge=1)
     """Number of images per step, over all processes."""
     micro_batch: int = Field(8, ge=1)
-    """Number of images that pass through the network together, share their label texts and are normalised together
-    in the losses; `batch` is a multiple of it, or smaller. The released scripts: 8 with ResNet-50, 4 with Swin-T, 2
-    with Swin-L."""
+    """Number of images that pass through the network together (docs/training.md); `batch` is a multiple of it, or
+    smaller. The released scripts: 8 with ResNet-50, 4 with Swin-T, 2 with Swin-L."""
     lr_for_batch: int | None = Field(None, ge=1)
-    """The `batch` that the learning rates are meant for. With another one, all are multiplied by the square root of
-    the ratio. Unset: the rates are used as they are."""
+    """The `batch` that the learning rates are meant for. With another, they are scaled by the square root of the ratio.
+    Unset: no scaling."""
     lr: float = Field(1.41e-4, gt=0)
-    """Peak learning rate of all parameters outside the backbone and the text encoder."""
+    """Peak learning rate of all other parameters."""
     lr_backbone: float = Field(1.41e-5, ge=0)
-    """Peak learning rate of the backbone. 0 freezes the backbone, and no gradient of it is computed."""
+    """Peak learning rate of the backbone. 0 freezes it."""
     lr_text: float = Field(1.41e-5, ge=0)
     """Peak learning rate of the text encoder."""
     weight_decay: float = Field(1e-4, ge=0)
@@ -103,107 +101,98 @@ class TrainingSettings(ViewSettings):
     max_grad_norm: float = Field(
         0.1, gt=0, validation_alias=AliasChoices("max_grad_norm", "clip"), serialization_alias="clip"
     )
-    """Largest norm of the gradient over all parameters. A larger gradient is scaled down to it."""
+    """Largest norm of the gradient; a larger one is scaled down to it."""
     schedule: Literal["step", "cosine"] = "step"
     """Course of the learning rates. step: a tenth from `drop_at` on; cosine: a smooth fall to a hundredth at the end.
     """
     drop_at: float = Field(0.75, gt=0, le=1)
-    """Share of the training run, in (0, 1], after which the step schedule drops the learning rates."""
+    """step: share of the training run, in (0, 1], after which the learning rates drop."""
     warmup: int = Field(0, ge=0)
-    """Number of first steps in which the learning rates rise linearly to their full value; 0: no warm-up."""
+    """Number of first steps in which the learning rates rise linearly."""
     ema: float = Field(0.0, ge=0, lt=1)
-    """Decay of the moving average of the weights, which then becomes the result; 0: the last weights are the result."""
+    """Decay of the moving average of the weights, which is then the result; 0: no average."""
     loss: LossSettings = LossSettings()
 
     mix: MixSettings = MixSettings()
     bucket: int = Field(16, ge=1)
-    """Number of images in a row whose views have similar sizes, so that little of a batch is padding. 1: any order."""
+    """Number of images in a row whose views have similar sizes, which saves padding. 1: any order."""
     object_texts: int = Field(333, ge=1)
-    """Number of object names that a step is scored against: those of its images, then others drawn by frequency."""
+    """Number of object names to score against: those of the images, then others drawn by frequency."""
     predicate_texts: int = Field(167, ge=1)
-    """Number of predicate names that a step is scored against, chosen like the object names."""
+    """The same for predicates."""
     self_pairs: bool = True
-    """Also learn boxes that are in no relation, as pairs of a box with itself. The authors ignore them."""
+    """Also learn boxes in no relation, as pairs of a box with itself. The authors ignore them."""
     predicate_form: Literal["predicate", "surface"] = "predicate"
-    """Form of predicates. predicate: canonical ("hold"); surface: as captions and datasets word them ("is holding"), as
-    the authors do."""
+    """Form of predicates. predicate: canonical ("hold"); surface (authors): as worded ("is holding")."""
     soft_targets: bool = False
     """Use the confidence of a pseudo-label as its target, instead of 1."""
 
     log_every: int = Field(20, ge=1)
-    """Number of steps between two entries of the losses and the gradient norm in the metrics."""
+    """Steps between two entries of the losses and the gradient norm."""
     evaluate_every: int | None = Field(None, ge=1)
-    """Number of steps between two evaluations of a pre-training run on the datasets of `data.test` (zero-shot mAP,
-    AP50). Unset: only at its end. Not with `parallel = "fsdp"`."""
+    """Steps between two evaluations of a pre-training on `data.test` (zero-shot mAP, AP50). Unset: only at its end. Not
+    with `parallel = "fsdp"`."""
     evaluate_images: int = Field(200, ge=1)
     """Number of images of these evaluations."""
     trackers: tuple[TrackerKind, ...] = runtime(())
-    """Where metrics go beside TensorBoard, offline unless their settings say otherwise (docs/training.md, Tracking)."""
+    """Trackers in addition to TensorBoard, offline unless their settings say otherwise (docs/training.md, Tracking)."""
     tracking: Path = runtime(Path("out/training"))
-    """Folder of what trackers write: `tensorboard --logdir out/training` shows all training runs."""
+    """Folder of what trackers write."""
     alarm_factor: float = runtime(4.0, gt=1)
-    """A run whose loss or gradient norm exceeds this many times the median of its last steps, three steps in a row,
-    is reported as diverging, and its last good checkpoint stays."""
+    """A run whose loss or gradient norm exceeds this many times the median of its last steps, three steps in a row, is
+    reported as diverging."""
     alarm_window: int = runtime(100, ge=6)
     """Number of steps of that median."""
     precision: Literal["auto", "float32", "tf32", "medium", "bfloat16"] = "float32"
-    """Number format that the network computes in. Weights and losses stay float32. tf32: GPUs round factors of
-    matrix products to 10 bits; float32 on a CPU. medium: CPUs with bfloat16 may round those factors to it; tf32 on
-    a GPU. bfloat16: autocast, with tf32 for the rest. auto: bfloat16 if the device has instructions for it, else
-    float32, and the key holds which."""
+    """Number format of the network; weights and losses stay float32. tf32: GPUs round factors of matrix products to 10
+    bits; float32 on a CPU. medium: CPUs with bfloat16 may round those factors to it; tf32 on a GPU. bfloat16: autocast,
+    with tf32 for the rest. auto: bfloat16 if the device has instructions for it, else float32; the key holds which."""
 
     checkpoint_every: int = runtime(500, ge=1)
-    """Number of steps between two checkpoints."""
+    """Steps between two checkpoints."""
     keep_checkpoints: int = runtime(2, ge=1)
-    """Number of newest checkpoints to keep. If the newest is damaged, the run continues from the one before."""
+    """Number of newest checkpoints to keep."""
     milestone_every: int | None = runtime(None, ge=1)
-    """Number of steps between checkpoints that are kept until the run ends; None: no such checkpoints."""
+    """Steps between checkpoints that are kept until the run ends. Unset: none are."""
     write_aside: float = runtime(64.0, ge=0)
     """Size in MiB from which a checkpoint is written while training goes on."""
     parallel: Literal["ddp", "fsdp", "tree"] = runtime("ddp")
-    """How processes share the work. ddp: each has the whole network. fsdp: each keeps a part of weights, gradients
-    and averages (FSDP2). tree: as ddp, with gradients summed in an order that gives the same bits for any number of
-    processes, at the cost of time and memory."""
+    """How processes share the work: ddp, fsdp (FSDP2), or tree, which gives the same bits for any number of processes
+    (docs/training.md, Several processes)."""
     deterministic: Literal["bits", "fast"] = runtime("bits")
-    """bits: what runs again gives the same bits, at the cost on a GPU of a sort of all points in the backward pass of
-    each layer of deformable attention, and of cuDNN's slower convolutions. fast: a GPU adds gradients up in any order,
-    so last bits differ from run to run."""
+    """bits: what runs again gives the same bits. fast: a GPU adds gradients up in any order, without a sort in each
+    layer's backward pass and with cuDNN's faster convolutions, so last bits differ."""
     compile: bool = runtime(False)
-    """Compile the network's layers with torch.compile, once for all sizes of images. A layer that would be compiled
-    again and again (more than 16 times) stops the run. Not with `parallel = "fsdp"`."""
+    """Compile the network's layers with torch.compile (docs/training.md). Not with `parallel = "fsdp"`."""
     processes: int = runtime(2, ge=1, le=1024)
-    """Number of training processes on each node: one per GPU, or several that share its cores."""
+    """Processes on each node: one per GPU, or several that share its cores."""
     nodes: int = runtime(1, ge=1, le=1024)
-    """Number of machines that train together from the start. On each but the coordinator runs `rlip cluster join`
-    (docs/training.md)."""
+    """Number of machines that train together; all but the coordinator run `rlip cluster join` (docs/training.md)."""
     min_nodes: int | None = runtime(None, ge=1)
-    """Smallest number of nodes to go on with after some were lost. Unset: all of `nodes`."""
+    """Number of nodes to go on with after some were lost. Unset: all of `nodes`."""
     address: Address | None = runtime(None)
-    """HOST:PORT where the coordinator listens for the other nodes, and on no other address. Needed for several
-    nodes. Anyone who can connect to it can disturb training: use a private network (docs/security.md)."""
+    """HOST:PORT where the coordinator listens for the other nodes, on a private network: anyone who can connect to it
+    can disturb training (docs/security.md)."""
     restarts: int = runtime(3, ge=0)
-    """How often in a row training restarts after losing a process. Each new checkpoint resets the count."""
+    """How often training restarts after losing a process, without a new checkpoint in between."""
     collective_timeout: float = runtime(600.0, gt=0)
-    """Seconds that processes wait for each other in a collective operation before the training counts as hung."""
+    """Seconds in a collective operation after which training counts as hung."""
     stop_timeout: float = runtime(120.0, gt=0)
-    """Seconds that a stop may take: the rest of a step, and a checkpoint (2.6 GB with Swin-L). A second Ctrl-C ends it
-    at once."""
+    """Seconds that a stop may take: the rest of a step, and a checkpoint (2.6 GB with Swin-L)."""
     node_timeout: float = runtime(15.0, gt=1)
-    """Seconds without a heartbeat after which another node counts as lost. The others give up on the coordinator after
-    half as long again."""
+    """Seconds without a heartbeat after which a node counts as lost; the coordinator after half as long again."""
     threads: int = runtime(1, ge=1)
     """Number of CPU threads per training process."""
     activation_checkpointing: bool = runtime(False)
     """Compute parts of the forward pass again in the backward pass: less memory, more time, same weights."""
     max_damaged: float = runtime(0.01, ge=0, le=1)
-    """Training stops if more than this share of its samples is damaged, checked at each checkpoint. Damaged samples
-    are excluded and named. A micro-batch without any readable image stops it in any case."""
+    """Training stops if more than this share of its samples is damaged, checked at each checkpoint."""
     cache_gib: float = runtime(20.0, ge=0)
-    """Size in GiB, within a few percent, of the copies that a run keeps of samples in a remote store. 0: none."""
+    """Size in GiB of the copies that a run keeps of samples in a remote store."""
     num_workers: int = runtime(0, ge=0)
-    """Number of processes that load images for each training process. 0: it loads them itself, between steps."""
+    """Number of loader processes for each training process. 0: it loads images itself, between steps."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
-    """Device to train on. auto: the GPUs of the machine if it has any, otherwise its CPU."""
+    """Device to train on. auto: the machine's GPUs if it has any, else its CPU."""
 
     @model_validator(mode="before")
     @classmethod
@@ -325,18 +314,18 @@ class TaggerSettings(TrainingSettings):
     """Network settings, as for pre-training. The architecture is always that of the tagger."""
     loss: LossSettings = LossSettings(localised_predicates=False)
     box_noise: float = Field(0.4, ge=0, le=1)
-    """Box noise b, as a share of box size: a box moves by up to b/2 of its size, and grows or shrinks by up to b."""
+    """Box noise b: a box moves by up to b/2 of its size, and grows or shrinks by up to b of it."""
     label_noise: float = Field(0.2, ge=0, le=1)
-    """Probability that a box's label is replaced by a random one, so that the network has to look at the image."""
+    """Probability that a box's label is replaced by a random one."""
     held_out: float = Field(0.05, ge=0, lt=1)
-    """Share of the images, chosen by a hash of their ids, held out to measure and calibrate the tagger. 0: neither."""
+    """Share of the images, by a hash of their ids, held out to measure and calibrate the tagger. 0: neither."""
     folds: int = Field(1, ge=1)
-    """Number of taggers, each trained without its own share of the images instead of `held_out` (cross-fitting). The
-    tagger that has not seen an image labels it, whether the image is in the training set or not."""
+    """Number of taggers, each trained without its own share of the images instead of `held_out` (cross-fitting). An
+    image is labelled by the one that has not seen it."""
     fold: int = Field(0, ge=0)
     """Which of them; filled in for each."""
     check_every: int = Field(1000, ge=1)
-    """Number of steps between two measurements on some of the held-out images."""
+    """Steps between two measurements on some of the held-out images."""
 
     def holds_out(self, dataset: str, image_id: int) -> bool:
         """Whether this training never sees an image."""

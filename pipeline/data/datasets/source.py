@@ -35,7 +35,7 @@ class DataSource(Settings):
     images: ImageRoot = data_file(...)
     """Root of the file names in the annotations: a folder, a .tar, or a URL such as s3://bucket/folder."""
     annotations: Path | None = data_file(None)
-    """The main annotation file (docs/datasets.md). Every format but images, which has none, requires it."""
+    """The main annotation file (docs/datasets.md), required by every format but images."""
     relations: Path | None = data_file(None)
     """coco, coco_panoptic, lvis, objects365: relations between boxes, in the pair layout described in
     `pipeline/data/datasets/pairs.py`."""
@@ -48,13 +48,13 @@ class DataSource(Settings):
     verbs: Path | None = data_file(None)
     """hico_det: verb names by id."""
     predicate_aliases: Path | None = data_file(None)
-    """visual_genome: file with equivalent predicates per line, used only to find near-duplicate relations."""
+    """visual_genome: file with equivalent predicates per line, to find near-duplicate relations."""
     object_aliases: Path | None = data_file(None)
     """visual_genome: file with equivalent object names per line, used in the same way."""
     instances: Path | None = data_file(None)
-    """vcoco: COCO's instances JSON, which holds the boxes that the actions name by annotation id."""
+    """vcoco: COCO's instances JSON, with the boxes that actions name by annotation id."""
     classes: Path | None = data_file(None)
-    """open_images, open_images_boxes: class descriptions CSV, with the name of each label such as /m/01g317."""
+    """open_images, open_images_boxes: class descriptions CSV."""
     boxes: Path | None = data_file(None)
     """open_images: bbox annotations CSV, for boxes in no relation."""
     predicates: Path | None = data_file(None)
@@ -63,8 +63,8 @@ class DataSource(Settings):
     """vg150: VG-SGG-dicts JSON with the names of labels and predicates."""
 
     share: float | None = runtime(None, gt=0, lt=1)
-    """Share of the images to take, chosen by a hash of `seed` and image id, so a smaller share is part of a larger
-    one. Unset: all."""
+    """Share of the images to take, by a hash of `seed` and image id, so a smaller share is part of a larger one. Unset:
+    all."""
     seed: int = runtime(0, ge=0)
     """Which images `share` takes."""
     only: Path | None = data_file(None)
