@@ -29,7 +29,7 @@ class EndpointOptions(ChatOptions):
     prompt: str = PROMPT
     """What the model is asked about each image. Each line of its answer is a caption."""
     prompt_file: Path | None = file_read(None)
-    """File with the prompt, which replaces `prompt`; its content is part of the key."""
+    """File with the prompt, which replaces `prompt`."""
 
 
 class OpenAi(CaptionerPlugin):

@@ -23,8 +23,8 @@ class CaptionSettings(Settings):
     options: PluginOptions = runtime(PluginOptions())
     """Settings of a captioner of another package, which are part of the key."""
     model: str = file_read("Salesforce/blip-image-captioning-large")
-    """The captioner's model; its content is part of the key. blip: a model folder, or a name on the Hugging Face
-    hub; lavis: a folder with one BLIP checkpoint (`*.pth`) and `vocab.txt`."""
+    """The captioner's model. blip: a folder, or a name on the Hugging Face hub; lavis: a folder with one BLIP
+    checkpoint (`*.pth`) and `vocab.txt`."""
     hub: bool = runtime(False)
     """Allow downloading BLIP's or the filter's model from the Hugging Face hub."""
     decoding: Decoding = "nucleus"

@@ -16,8 +16,8 @@ class DetectSettings(Settings):
 
     weights: str | None = file_read(None)
     """The detector: a folder or hub name of an object detector that transformers loads; a weights file of this project,
-    or its folder; a .pth file of torchvision's detection weights; or a .json file with scored boxes as COCO instances
-    (docs/datasets.md). Its content is part of the key."""
+    or its folder; a .pth file of torchvision's detection weights; or a .json file with scored boxes
+    (docs/datasets.md)."""
     detector: Annotated[str, AfterValidator(RequireName("detectors"))] | None = runtime(None)
     """A kind of detector from another package (docs/api.md). Unset: the kind that `weights` are of."""
     options: PluginOptions = runtime(PluginOptions())
@@ -25,8 +25,7 @@ class DetectSettings(Settings):
     hub: bool = runtime(False)
     """Allow downloading `weights` from the Hugging Face hub."""
     tokenizer: Path | None = file_read(None)
-    """Folder of the tokenizer, for this project's weights without one in their folder; its content is part of the
-    key."""
+    """Folder of the tokenizer, for this project's weights without one in their folder."""
     categories: tuple[str, ...] = ()
     """Names that boxes get. The detector's own names are mapped to them, also by synonyms; names that match none are
     excluded. Weights of this project and zero-shot detectors look for these names. Empty: the detector's, or those of
@@ -40,7 +39,7 @@ class DetectSettings(Settings):
     image_size: int = Field(800, ge=32)
     """Longest side that weights of this project see images at, if their vocabulary.json does not say it."""
     batch_size: int = Field(8, ge=1)
-    """Images per pass. It changes the last bits of scores, so it is part of the key."""
+    """Images per pass, which changes the last bits of scores."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
     """Where the detector runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
 

@@ -35,8 +35,8 @@ class ChoiceSettings(Settings):
     """Confidence of a pseudo-label. probability: that it holds for this very pair, from the tagger, boxes, names and
     captions; calibrated: from the tagger's score alone; score: the raw score, the default if a rule is named."""
     rule: Literal["all", "best", "posterior"] = "all"
-    """Which pairs to keep of an ambiguous caption. all: every pair; best: the likeliest, as many as the caption means;
-    posterior: every pair, with its confidence multiplied by its posterior, which a probability already holds."""
+    """Which pairs to keep of an ambiguous caption. all: every pair; best: the most probable, as many as the caption
+    means; posterior: every pair, its confidence multiplied by its posterior (a probability includes it already)."""
     threshold: float = Field(0.45, ge=0.0, le=1.0)
     """Minimum confidence of a pseudo-label; by default 0.2 where the confidence is no probability."""
     thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = Field({})

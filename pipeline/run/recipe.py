@@ -91,8 +91,8 @@ class PretrainSection(Settings):
     """The variants and seeds of pre-training, and the settings that all of them share."""
 
     variants: tuple[Literal["pseudo", "naive", "none", "given"], ...] = ("pseudo",)
-    """Relations to pre-train with: those of the tagger (pseudo), every candidate (naive), none, or those annotated in
-    the dataset (given)."""
+    """Relations to pre-train with: the tagger's (pseudo), every candidate (naive), none, or the ground truth
+    (given)."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Each variant is pre-trained and evaluated once per seed."""
     allow_overlap: bool = runtime(False)
@@ -171,11 +171,11 @@ class Recipe(Settings):
     """A named run: its data, the settings of each stage, and how to execute it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the run in the store and of its reports; unset: the name of the recipe's file."""
+    """Name of the run; unset: the name of the recipe's file."""
     store: str = "out/store"
     """A folder or an fsspec URL, e.g. s3://bucket/folder."""
     reports: Path | None = None
-    """Folder of reports and log files; unset: `reports` in the store, or in the local copies of a remote store."""
+    """Folder of reports and log files; unset: `reports` in the store."""
     scenes: SceneSettings | None = None
     """If set, the synthetic world is written to `data.root` before the first step."""
     data: DataSection

@@ -41,11 +41,11 @@ class LabellerSettings(Settings):
     answers: Path | None = runtime(None)
     """vlm: SQLite file of the answers. Unset: answers.sqlite in the store."""
     clip: Path | None = file_read(None)
-    """clip: folder of a transformers CLIP model; its content is part of the key."""
+    """clip: folder of a transformers CLIP model."""
     floor: float = Field(0.05, ge=0, le=1)
     """Minimum score of a label; lower-scored labels are not stored."""
     batch_size: int = Field(16, ge=1)
-    """Images per pass through the encoder. It changes the last bits of scores, so it is part of the key."""
+    """Images per pass through the encoder, which changes the last bits of scores."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
     """Where the labeller runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
 
@@ -54,8 +54,7 @@ class TaggerLabellerSettings(LabellerSettings):
     """How candidates are scored, with the settings of the Relation Tagger alone."""
 
     weights: str | None = file_read(None)
-    """A trained tagger to reuse: a weights file, its folder, or a run of the store (`demo`, `demo@2`); its content is
-    part of the key."""
+    """A trained tagger to reuse: a weights file, its folder, or a run of the store (`demo`, `demo@2`)."""
     predicates: Literal["pair", "image"] = "pair"
     """Where a predicate is scored. pair: on pairs that captions propose it for; image (authors): all proposed pairs."""
     categories: tuple[str, ...] = ()

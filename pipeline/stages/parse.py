@@ -37,7 +37,7 @@ class ParseSettings(Settings):
     layer: Literal["rules", "learned"] = "rules"
     """What finds triplets. rules: rules alone; learned: then linear models trained on FACTUAL's captions."""
     neural: Path | None = file_read(None)
-    """Folder of a sequence-to-sequence model that replaces the rules; its content is in the key."""
+    """Folder of a sequence-to-sequence model that replaces the rules."""
     batch_size: int = runtime(32, ge=1)
     """Captions per batch of the neural model."""
     cache: Path | None = runtime(None)

@@ -47,8 +47,8 @@ class ShardSettings(ChoiceSettings):
     """Which labels and images go into the shards. Changing them does not run the tagger again."""
 
     labels: Literal["pseudo", "naive", "given", "none"] = "pseudo"
-    """Source of the relations. pseudo: the tagger; naive: every candidate, whatever its score; given: the dataset's
-    ground truth; none: no relations, boxes only."""
+    """Source of the relations. pseudo: the tagger; naive: every candidate; given: the ground truth; none: boxes
+    only."""
     pack: bool = runtime(False)
     """Pack shards in a recipe without pre-training. A section `[shard]` turns it on, and so does `--until shard`."""
     without_relations: Literal["keep", "drop"] = "keep"
@@ -58,8 +58,8 @@ class ShardSettings(ChoiceSettings):
     exclude: tuple[ExclusionList, ...] = ()
     """Lists of images that must not be trained on, such as a test set."""
     verdicts: Path | None = data_file(None)
-    """Folder of reviewers' verdicts (docs/review.md), which come before all rules and thresholds. What it holds when a
-    run begins is part of the key."""
+    """Folder of reviewers' verdicts (docs/review.md), which come before all rules and thresholds. It is read when a run
+    begins."""
     near_duplicates: int = Field(DEFAULT_DISTANCE, ge=0, le=16)
     """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are
     excluded."""

@@ -37,9 +37,8 @@ class SplitSettings(Settings):
     """Unseen combinations: triplets whose relations no training run gets, and that are scored separately."""
 
     method: Method
-    """UC-RF, UC-NF, UO, UV: HICO-DET's published triplets: 120 combinations, rare or non-rare first, 100 of 12
-    objects, or 84 of 20 verbs. listed: those at `positions` of `interactions`.
-    rare_first, non_rare_first: the `unseen` triplets with the fewest or the most instances in the training sets
+    """UC-RF, UC-NF, UO, UV: HICO-DET's published triplets (docs/evaluation.md). listed: those at `positions` of
+    `interactions`. rare_first, non_rare_first: the `unseen` triplets with the fewest or the most training instances
     whose names remain seen in others."""
     unseen: int = Field(120, ge=1)
     """rare_first, non_rare_first: number of triplets to exclude."""

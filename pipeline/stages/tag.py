@@ -66,7 +66,7 @@ class CandidateSettings(Settings):
     overlap: bool = False
     """Whether only pairs of boxes that intersect become candidates."""
     cooccurrence: Path | None = file_read(None)
-    """JSON file of predicates by category pair (authors' format) that replaces captions; its content is in the key."""
+    """JSON file of predicates by category pair (authors' format) that replaces captions."""
 
     @model_validator(mode="after")
     def _captions_or_not(self) -> CandidateSettings:

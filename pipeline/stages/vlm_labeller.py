@@ -57,8 +57,7 @@ class VlmOptions(ChatOptions):
     ask: Literal["pair", "label"] = "pair"
     """pair: which one of its predicates holds of a pair, if any; label: of each label, whether it holds."""
     usual: Path | None = file_read(None)
-    """JSON file of predicates by category pair (authors' format; `rlip export --format cooccurrence` makes one) that
-    pairs may also choose; its content is part of the key."""
+    """JSON file of further choices, by category pair, as `rlip export --format cooccurrence` writes it."""
     choices: int = Field(12, ge=1, le=MOST_CHOICES)
     """Predicates of a question: those that captions propose, then the most frequent of `usual`. A pair with more gets
     several questions."""
