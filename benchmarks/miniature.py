@@ -266,7 +266,6 @@ def _curves(artifacts: Iterable[Artifact], measure: str) -> NDArray[np.float64]:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Trains what the store lacks. Yields means over seeds, and paired differences with their standard errors."""
     captions = f"{given.data}/coco/annotations/captions_train.json"
     places = [f"store={given.store}", f"data.root={given.data}", f'caption.recorded=["{captions}"]']
     recipe = load_recipe(Path("recipes/demo.toml"), [*SETTINGS, *places])

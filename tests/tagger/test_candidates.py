@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tagger.box import Box
 from tagger.candidates.grounding import ground, pair_priors
 from tagger.candidates.source import Loss
-from tagger.labelling.blind_labeller import naive_labels
+from tagger.labelling.blind_labeller import blind_labels
 from tagger.pair import Pair
 from tagger.relation import Relation
 from tagger.triplet import Triplet
@@ -59,7 +59,7 @@ def test_mentions_that_may_mean_one_pair_each_have_it() -> None:
         (0, 1, "on", 2, 1),
     ]
     assert found[2].prior == 1
-    assert naive_labels(found) == [Relation(0, 1, "on", 1.0, True, 0), Relation(2, 1, "on", 1.0, True, 0)]
+    assert blind_labels(found, "naive") == [Relation(0, 1, "on", 1.0, True, 0), Relation(2, 1, "on", 1.0, True, 0)]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_nouns_without_a_box_propose_nothing() -> None:
 
 def test_naive_labels_take_every_candidate_with_score_one() -> None:
     found = ground([triplet("man", "ride", "horse")], boxes("person", "horse", "person")).pairs
-    assert naive_labels(found) == [Relation(0, 1, "ride", 1.0, True, 0), Relation(2, 1, "ride", 1.0, True, 0)]
+    assert blind_labels(found, "naive") == [Relation(0, 1, "ride", 1.0, True, 0), Relation(2, 1, "ride", 1.0, True, 0)]
 
 
 @pytest.mark.parametrize(
