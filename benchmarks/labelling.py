@@ -9,6 +9,8 @@ call, repeats a pair for each of its predicates, encodes all texts in every call
 candidates like others. It uses our network as trained. Both run on random weights of the released sizes (R-Tagger,
 ResNet-50); the minimum CPU-seconds of interleaved turns count. Precisions without kernels on this processor are left
 out unless requested.
+
+Shapes: G groups, H×W pixels, T texts, E width.
 """
 
 from __future__ import annotations
