@@ -43,7 +43,7 @@ from pipeline.evaluation.vcoco import VcocoRoles
 from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
 from pipeline.report.evaluation_images import EvaluatedImages
-from pipeline.report.evaluation_page import evaluation_markdown, write_comparison_page, write_evaluation_page
+from pipeline.report.evaluation_page import comparison_page, evaluation_markdown, evaluation_page
 from pipeline.report.formatting import table
 from storage.atomic import write_atomic
 from storage.errors import FatalError, translate_os_errors
@@ -115,7 +115,7 @@ def _write_report(
         suppression=options.suppression if benchmark in USED_BY["--no-suppression"] else None,
         named_rules=options.named_rules,
     )
-    write_evaluation_page(summary, folder / "index.html", None if root is None else shown)
+    write_atomic(folder / "index.html", evaluation_page(summary, None if root is None else shown).encode())
     write_atomic(folder / "evaluation.md", evaluation_markdown(summary).encode())
     write_atomic(folder / "evaluation.json", summary.as_json().encode())
 
@@ -287,7 +287,7 @@ def score(
         with translate_os_errors(f"writing {report_folder}"):
             report_folder.mkdir(parents=True, exist_ok=True)
             if compared:
-                write_comparison_page(comparison, report_folder / "index.html")
+                write_atomic(report_folder / "index.html", comparison_page(comparison).encode())
                 write_atomic(report_folder / "comparison.json", comparison.as_json().encode())
             else:
                 setting = options.split.name if options.split and options.split.name in PUBLISHED else "full"
