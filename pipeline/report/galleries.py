@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,14 +75,12 @@ def draw_galleries(view: RunView, count: int, seed: int, folder: Path) -> Galler
 
 def highlights(arrows: int) -> str:
     """Style rules that highlight a hovered or focused relation in list and image, without a script."""
-    return "".join(_highlights(arrows))
-
-
-def _highlights(arrows: int) -> Iterator[str]:
-    for n in range(1, arrows + 1):
-        yield f".card:has(.r{n}:is(:hover,:focus)) .a{n}{{display:inline;opacity:1}}"
-        yield f".card:has(.r{n}:is(:hover,:focus)) .a{n} rect{{display:inline}}"
-        yield f".card:has(.a{n}:hover) .r{n}{{background:var(--mark)}}"
+    return "".join(
+        f".card:has(.r{n}:is(:hover,:focus)) .a{n}{{display:inline;opacity:1}}"
+        f".card:has(.r{n}:is(:hover,:focus)) .a{n} rect{{display:inline}}"
+        f".card:has(.a{n}:hover) .r{n}{{background:var(--mark)}}"
+        for n in range(1, arrows + 1)
+    )
 
 
 def _absence(folders: Mapping[str, Path | str], dataset: str) -> str:

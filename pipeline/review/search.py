@@ -164,10 +164,6 @@ class Search(BaseModel):
         values = {name: getattr(self, name) for name in re.findall(r"\$(\w+)", sql)}
         return sql, values | ({"text": f"%{_literally(self.text)}%"} if self.text else {})
 
-    def reads_images(self) -> bool:
-        """Whether the conditions concern images, so that these must be joined."""
-        return bool(self.dataset or self.text or self.image_id is not None)
-
 
 _CORRECT = {"yes": "correct", "no": "NOT correct", "unknown": "correct IS NULL"}
 _DISAGREEMENTS = {
