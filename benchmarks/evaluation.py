@@ -486,7 +486,6 @@ def coco_boxes(images: int, peer: str) -> list[Row]:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields the rows, each from a process of its own."""
     yield from in_own_process(alone, given.images, given.repeats)
     yield from in_own_process(scene_graphs, given.graphs, given.plain_images)
     with TemporaryDirectory() as folder:

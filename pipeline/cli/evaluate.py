@@ -456,9 +456,7 @@ def _with_sizes(truth: GroundTruth, root: ImageFolder | None) -> GroundTruth:
 
 def _rejected(truth: GroundTruth, drop_faulty: bool) -> str:
     """What the ground truth lost, in words. Raises `FatalError` for ids that its lists of names lack."""
-    counts = Counter[str]()
-    for reject in truth.rejects:
-        counts[reject.reason] += reject.count
+    counts = Counter(reject.reason for reject in truth.rejects)
     unknown = [f"{counts[reason]:,} × {reason}" for reason in UNKNOWN_IDS if counts[reason]]
     if unknown and not drop_faulty:
         raise FatalError(

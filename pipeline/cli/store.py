@@ -19,7 +19,7 @@ from pipeline.cli.options import STORE, AsJson, RunName, StorePath
 from pipeline.cli.transfer import pull, push
 from pipeline.data.datasets.record_index import damaged_indexes
 from pipeline.data.partitioning import damaged_digests
-from pipeline.interop.openlineage_delivery import is_server, send_events, without_secrets, write_events
+from pipeline.interop.openlineage_delivery import is_server, send_events, write_events
 from pipeline.labels.verdict_log import VERDICTS, VerdictLog
 from pipeline.report.formatting import bytes_in_words, table
 from pipeline.report.report_folder import damaged_reports, remove_report
@@ -31,6 +31,7 @@ from storage.errors import FatalError
 from storage.garbage import Share, find_garbage, usage_of
 from storage.open_store import existing_store
 from storage.runs import find_run
+from storage.secrets import redacted
 from storage.store import Store
 
 DAY = 86400.0
@@ -205,7 +206,7 @@ def lineage(
         targets.append(str(out))
     if url is not None:
         send_events(events, url)
-        targets.append(without_secrets(url))
+        targets.append(redacted(url))
     if not targets:
         sys.stdout.writelines(f"{Serde.to_json(event)}\n" for event in events)
     elif as_json:
