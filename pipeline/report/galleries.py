@@ -136,7 +136,7 @@ def random_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, cou
 def hardest_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> Gallery:
     """Chooses at most `count` images whose labels disagree most with the ground truth, in descending order.
 
-    If no image has ground truth, chooses those with the most uncertain scores. If there are more than `EXAMINED`
+    If no image has ground truth, chooses those with the most uncertain labels. If there are more than `EXAMINED`
     images, considers only as many whole partitions, drawn with the seed, as are needed to reach that number.
     """
     sizes = _sizes(run, datasets)
@@ -158,7 +158,7 @@ def hardest_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, co
         samples = [sample for sample in ranked if sample.doubt][:count]
         of_which, what = (
             "images",
-            ("the most doubtful labels: the expected number of wrong decisions if each score were a probability."),
+            ("the most doubtful labels: the expected number of wrong decisions if each confidence were a probability."),
         )
     among = f"{len(judged) if judged else len(every):,} {of_which}"
     if len(examined) < len(sizes):

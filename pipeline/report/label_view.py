@@ -11,7 +11,7 @@ from rich.text import Text
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import choice_or_all
-from pipeline.labels.label_audit import LabelAudit, LabelCount, LabelScores
+from pipeline.labels.label_audit import LabelAudit, LabelCount, LabelScores, learned_datasets
 from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import partition_artifacts
@@ -47,7 +47,8 @@ class LabelView:
         choice = choice_or_all(run)
         datasets = sorted({dataset_of(partition) for partition in run.artifacts("tag")})
         tally, settled, spread = LabelTally(), overrides_of(run), np.zeros(BINS, np.int64)
-        labels = {dataset: LabelCount(choice, settled) for dataset in datasets}
+        learned = learned_datasets(run)
+        labels = {dataset: LabelCount(choice, settled, dataset in learned) for dataset in datasets}
         covered = {dataset: CoverageCount(choice, settled) for dataset in datasets}
         for partition, found in partition_artifacts(run, datasets):
             tally.add(label_tally(found, choice, settled.get(partition)))
