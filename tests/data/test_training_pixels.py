@@ -1,9 +1,6 @@
 """The size of a view follows from random numbers and the image's size alone; its pixels are those that it describes."""
 
-from __future__ import annotations
-
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,7 +137,7 @@ def test_pixels_for_prediction_are_normalised_by_the_same_statistics():
     assert pixels.dtype == torch.float32 and pixels.shape == (3, 64, 64)
 
 
-def test_photographs(shared: Path) -> None:
+def test_photographs(shared):
     settings, draws = ViewSettings(**PAPER), np.random.default_rng(4).random((8, DRAWS))
     paths = sorted((shared / "data" / "coco" / "sample2017").glob("*.jpg"))[:8]
     for path, row in zip(paths, draws, strict=True):

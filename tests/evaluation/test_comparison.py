@@ -1,10 +1,7 @@
 """Two models side by side: paired intervals, and what the parts of a comparison say."""
 
-from __future__ import annotations
-
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,7 +103,7 @@ def test_relations_without_an_object_are_of_no_size_or_distance():
     assert np.isnan(found.figures[0].differences[0].low)
 
 
-def test_the_page_loads_and_runs_nothing_and_shows_names_as_text(tmp_path: Path):
+def test_the_page_loads_and_runs_nothing_and_shows_names_as_text(tmp_path):
     write_comparison_page(small(), tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert "<script" not in text and not re.search(r'(src|href)=|style="', text)
@@ -114,7 +111,7 @@ def test_the_page_loads_and_runs_nothing_and_shows_names_as_text(tmp_path: Path)
     assert text.count("<polyline") >= 6
 
 
-def test_the_command_compares_files_of_detections(tmp_path: Path):
+def test_the_command_compares_files_of_detections(tmp_path):
     uris = pictures(tmp_path, {number: f"{number}_a.jpg" for number in IMAGES})
     truth = {
         uri: [

@@ -149,7 +149,7 @@ def recorded(shared: Path) -> Recorded:
     )
 
 
-def test_agrees_with_a_public_evaluator_on_800_images_of_hico_det(recorded: Recorded, shared: Path):
+def test_agrees_with_a_public_evaluator_on_800_images_of_hico_det(recorded, shared):
     expected = json.loads((shared / "data" / "hico_det" / "expected_800.json").read_text())
     predicted = recorded.predicted(lambda *_: 0.0, [row["score"] for row in recorded.detections])
     scores = score(predicted, recorded.truths, HicoRules(suppression=None, official=True))
@@ -162,7 +162,7 @@ def test_agrees_with_a_public_evaluator_on_800_images_of_hico_det(recorded: Reco
 
 
 @pytest.mark.parametrize("rule", ["tie_free", "tie_free_with_fillers"])
-def test_equals_a_public_evaluator_where_no_scores_are_equal(recorded: Recorded, shared: Path, rule: str):
+def test_equals_a_public_evaluator_where_no_scores_are_equal(recorded, shared, rule):
     expected = json.loads((shared / "data" / "hico_det" / "expected_800_distinct.json").read_text())[rule]
     number, verbs = len(recorded.detections), len(recorded.truth["verbs"])
     own = np.array([row["score"] for row in recorded.detections]) - np.arange(number) * 1e-9
@@ -194,7 +194,7 @@ def test_equals_a_public_evaluator_where_no_scores_are_equal(recorded: Recorded,
         HicoRules(overlap=0.8),
     ],
 )
-def test_agrees_with_loops_over_images_and_their_interactions(rules: HicoRules):
+def test_agrees_with_loops_over_images_and_their_interactions(rules):
     predicted, truth = synthetic(images=40, per_image=60, seed=3)
     expected = plain_hico(plain_relations(predicted), plain_relations(truth), rules)
     assert score_hico(predicted, truth, rules).average_precision == pytest.approx(expected, abs=1e-12)

@@ -1,7 +1,5 @@
 """Ways of calling an evaluation wrongly: each is refused in words that say why, or gives the right figure all the same."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -311,7 +309,7 @@ WAYS: dict[str, tuple[Way, str]] = {
 }  # fmt: skip
 
 
-def test_the_authors_table_fits_a_truth_in_another_order_of_objects(files: Files, shared: Path) -> None:
+def test_the_authors_table_fits_a_truth_in_another_order_of_objects(files, shared):
     folder = shared / "data/hico_det"
     found, truth = folder / "detections_800.json", folder / "ground_truth_800.json"
     path = shared / "data/rlipv2_priors/corre_hico.npy"  # columns count COCO's names, the truth has HICO-DET's order
@@ -320,6 +318,6 @@ def test_the_authors_table_fits_a_truth_in_another_order_of_objects(files: Files
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_wrong_call_is_refused_or_gives_the_right_figure(files: Files, way: str) -> None:
+def test_a_wrong_call_is_refused_or_gives_the_right_figure(files, way):
     call, expected = WAYS[way]
     assert expected in " ".join(call(files).split())

@@ -1,7 +1,5 @@
 """Annotation files: a bad file is refused by name, a bad row costs itself."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path

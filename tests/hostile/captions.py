@@ -1,7 +1,5 @@
 """Captions: read from files, parsed into triplets, shown on a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Weights: safetensors of this project, and checkpoints of others, most of which are pickles."""
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

@@ -1,7 +1,5 @@
 """Image files: each costs its row, whatever is in it."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct

@@ -1,7 +1,5 @@
 """SQL of `rlip query`, which reaches the tables of a run and nothing else."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

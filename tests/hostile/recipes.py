@@ -1,7 +1,5 @@
 """Recipes and the names that they and commands are given."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A small run in a store, and its files as anyone may have changed them: records, manifests, tables."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Tars: as the folder of a dataset's images, and as shards."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import os

@@ -1,10 +1,5 @@
 """A report of a run whose tables someone else wrote: no character of theirs hides text, no image from outside is embedded."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import pytest
 from PIL import Image
 from report_page import report
@@ -20,9 +15,7 @@ def add_image(book: RunBuilder, uri: str, text: str) -> None:
     book.add("tag", "toys/0000", [relations(1, (0, text, 2, 0.9))])
 
 
-def test_text_of_tables_brings_no_control_characters_into_the_page(
-    book: RunBuilder, recipe: Any, tmp_path: Path
-) -> None:
+def test_text_of_tables_brings_no_control_characters_into_the_page(book, recipe, tmp_path):
     add_image(book, "1.png", f"ride{CONTROLS}")
     page = report(recipe, book, tmp_path / "report")
     assert "ride�" in page.text
@@ -31,9 +24,7 @@ def test_text_of_tables_brings_no_control_characters_into_the_page(
 
 
 @pytest.mark.parametrize("where", ["../secret.png", "absolute"])
-def test_no_picture_from_outside_its_folder_is_embedded(
-    book: RunBuilder, recipe: Any, tmp_path: Path, where: str
-) -> None:
+def test_no_picture_from_outside_its_folder_is_embedded(book, recipe, tmp_path, where):
     secret = book.pictures / "secret.png"
     add_image(book, str(secret) if where == "absolute" else where, "ride")
     Image.new("RGB", (64, 64), (255, 0, 0)).save(secret)

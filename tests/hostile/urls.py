@@ -1,7 +1,5 @@
 """URLs: of stores, images and deliveries. No password of theirs is ever told."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -5,8 +5,6 @@ anything imports Triton. What they take is the interpreter's time for each progr
 and points that is read on a CPU. So maps are small, and most of what is read there has one such number of each.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 

@@ -1,7 +1,5 @@
 """Backbones by name, on images of any size."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 
 import pytest
@@ -121,7 +119,7 @@ def test_narrow_resnets_have_a_narrow_stem():
 
 
 @pytest.mark.parametrize("name", ["resnet_w4", "resnet_w0_1_1_1_1", "swin_none"])
-def test_unknown_names_say_what_is_known(name: str) -> None:
+def test_unknown_names_say_what_is_known(name):
     with pytest.raises(ConfigError, match=f"{name}.*resnet_w16_2_2_2_2"):
         Backbone(name, "frozen", (8, 16, 32))
 

@@ -1,7 +1,5 @@
 """Deformable attention against its formula."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

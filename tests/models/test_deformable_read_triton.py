@@ -3,8 +3,6 @@
 No GPU is needed.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """What RLIP guarantees: shapes, order of labels, padding, gradients, repeatability; what it makes of unusual input."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Networks that start from the weights of others: what is taken, what stays random, and what is told of it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,7 +76,7 @@ def test_only_query_tables_with_more_rows_fit():
 
 
 @pytest.mark.parametrize("architecture", ["parseda", "parsed"])
-def test_every_table_whose_size_depends_on_the_pairs_is_known(small_config: NetworkConfig, architecture: str):
+def test_every_table_whose_size_depends_on_the_pairs_is_known(small_config, architecture):
     config = replace(small_config, architecture=architecture)
     shapes = [
         {name: tuple(value.shape) for name, value in build(replace(config, pairs=pairs), None).state_dict().items()}
@@ -89,9 +87,7 @@ def test_every_table_whose_size_depends_on_the_pairs_is_known(small_config: Netw
     assert all(fits_fewer_pairs(name, shapes[0][name], shapes[1][name]) for name in differing)
 
 
-def test_a_training_takes_the_first_pairs_of_its_initial_weights(
-    small_config: NetworkConfig, tokenizer: Path, tmp_path: Path
-):
+def test_a_training_takes_the_first_pairs_of_its_initial_weights(small_config, tokenizer, tmp_path):
     given = build(small_config, tokenizer)
     save(given, tmp_path / "given.safetensors")
     started = build(replace(small_config, pairs=3), tokenizer)

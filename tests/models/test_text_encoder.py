@@ -1,7 +1,5 @@
 """Features of label texts: each text is encoded by itself, once, and not at all when it is cached."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

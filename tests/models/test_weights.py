@@ -1,7 +1,5 @@
 """Configurations and weights on disk, valid and invalid."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Runs with their store on S3: killed on one machine and resumed on another; a server that fails every fifth request."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -86,9 +84,7 @@ def _due(world: World, *overrides: str) -> dict[str, int | None]:
     return {step.step: step.due for step in forecast(Planner(RunContext(recipe))) if step.due != 0}
 
 
-def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(
-    there: World, machine: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(there, machine, tmp_path, capsys):
     machine("one")
     _kill_after(there, "caption")
     remote = ObjectStoreArtifacts(str(there.store)).files
@@ -123,9 +119,7 @@ def _tables(world: World) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.timeout(1800)
-def test_two_runs_at_once_on_two_machines_or_one_end_with_the_bytes_of_one_alone(
-    there: World, machine: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_runs_at_once_on_two_machines_or_one_end_with_the_bytes_of_one_alone(there, machine, tmp_path, capsys):
     alone = World(there.root, there.recipe, there.data, tmp_path / "alone")
     alone.run()
     for store in (there.store, tmp_path / "shared"):
@@ -189,7 +183,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
     server.shutdown()
 
 
-def test_a_run_on_a_failing_server_ends_as_an_undisturbed_one(failing: Failing, tmp_path: Path) -> None:
+def test_a_run_on_a_failing_server_ends_as_an_undisturbed_one(failing, tmp_path):
     local = LocalStore(tmp_path / "local")
     run_chain(local)
     url = f"s3://failing/{uuid4().hex}"

@@ -1,7 +1,5 @@
 """A pull from a place that anyone may write to: what was tampered with is refused by name, and nothing of it becomes visible."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable
@@ -127,7 +125,7 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_was_tampered_with_is_refused_by_name_and_leaves_nothing(attack: str, tmp_path: Path) -> None:
+def test_what_was_tampered_with_is_refused_by_name_and_leaves_nothing(attack, tmp_path):
     elsewhere = Elsewhere(tmp_path)
     change, message = ATTACKS[attack]
     change(elsewhere)
@@ -146,7 +144,7 @@ def _names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
-def test_a_run_that_nobody_touched_is_pulled(tmp_path: Path) -> None:
+def test_a_run_that_nobody_touched_is_pulled(tmp_path):
     elsewhere = Elsewhere(tmp_path)
     elsewhere.poison(_rows([1, 2]))  # an attacker who rewrites all digests writes what a stage could have written
     here = Run(LocalStore(tmp_path / "here"), "demo")

@@ -3,8 +3,6 @@
 `make torture` takes RLIP_STORE_KILLS and RLIP_STOPS of them; each test here a few.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import random
@@ -122,9 +120,7 @@ def _stop(life: BaseProcess) -> bool:
 
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("where", ["disk", "s3"])
-def test_killed_and_stopped_at_random_moments_they_leave_the_same_bytes(
-    where: str, whole: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_killed_and_stopped_at_random_moments_they_leave_the_same_bytes(where, whole, tmp_path, request):
     bucket = request.getfixturevalue("s3") if where == "s3" else ""
     environment = request.getfixturevalue("s3_settings") if where == "s3" else {}
     chance = random.Random(SEED)
