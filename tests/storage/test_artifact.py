@@ -40,12 +40,6 @@ def _manifest(stage: str, **rows: int | None) -> Manifest:
     )  # fmt: skip
 
 
-def _said(manifest: Manifest, folder: Path) -> str:
-    with pytest.raises(FatalError) as caught:
-        require_schemas(manifest, folder)
-    return str(caught.value)
-
-
 def test_a_table_of_today_is_read_without_a_look_at_the_manifest(tmp_path):
     artifact = put(LocalStore(tmp_path), "caption", rows=[3])
     (artifact.folder / MANIFEST).unlink()
@@ -118,28 +112,34 @@ def test_tables_that_fit_are_accepted(tmp_path):
     require_schemas(_manifest("toy", toys__parquet=None), tmp_path)
 
 
-def test_a_table_beside_other_files_is_compared(tmp_path):
-    write_table(IMAGES, tmp_path / "toys.more.parquet")
-    manifest = _manifest("toy", weights__bin=None, toys__more__parquet=3000)
-    assert _said(manifest, tmp_path) == "toys.more.parquet has 2 rows, and its manifest says 3,000"
+MOODS = IMAGES.append_column("mood", pa.array(["a", "b"]))
 
 
-def test_what_is_no_table_is_told_with_the_reason(tmp_path):
-    (tmp_path / "toys.parquet").write_bytes(b"PAR1 no table PAR1")
-    said = _said(_manifest("toy", toys__parquet=2), tmp_path)
-    assert said.startswith("toys.parquet is no table (") and "arquet" in said.partition("(")[2]
-
-
-def test_quarantined_rows_have_todays_columns(tmp_path):
-    write_table(IMAGES, tmp_path / "rejected.parquet")
-    manifest = _manifest("toy", rejected__parquet=2)
-    assert _said(manifest, tmp_path) == "rejected.parquet has other columns than quarantined rows have"
-
-
-def test_a_table_that_can_not_be_upgraded_is_named(tmp_path):
-    write_table(IMAGES.append_column("mood", pa.array(["a", "b"])), tmp_path / "captions.parquet")
-    said = _said(_manifest("caption", captions__parquet=2), tmp_path)
-    assert said.startswith("captions.parquet: column captions.mood is of another version of rlip")
+@pytest.mark.parametrize(
+    ("stage", "name", "data", "rows", "said"),
+    [
+        (
+            "toy",
+            "toys.more",
+            table_bytes(IMAGES),
+            3000,
+            r"toys\.more\.parquet has 2 rows, and its manifest says 3,000$",
+        ),
+        ("toy", "toys", b"PAR1 no table PAR1", 2, r"toys\.parquet is no table \(.*arquet"),
+        ("toy", "rejected", table_bytes(IMAGES), 2, r"rejected\.parquet has other columns than quarantined rows have$"),
+        (
+            "caption",
+            "captions",
+            table_bytes(MOODS),
+            2,
+            r"captions\.parquet: column captions\.mood is of another version",
+        ),
+    ],
+)
+def test_a_table_that_does_not_fit_is_named(tmp_path, stage, name, data, rows, said):
+    (tmp_path / f"{name}.parquet").write_bytes(data)
+    with pytest.raises(FatalError, match=f"^{said}"):
+        require_schemas(_manifest(stage, weights__bin=None, **{f"{name}.parquet": rows}), tmp_path)
 
 
 FIRST: dict[str, list[tuple[str, pa.DataType]]] = {

@@ -32,21 +32,13 @@ variants = []
 """
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"format": 1}', b'{"format": "one"}', b"\xff\xfe"])
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"format": 1}'])
 def test_a_manifest_that_is_none_is_damaged(data):
     with pytest.raises(FatalError, match=r"here: damaged manifest.*rlip store verify --repair"):
         parse_manifest(data, "here")
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [
-        "{torn",
-        "[]",
-        '{"step": "parse"}',
-        '{"step": "parse", "stage": "parse", "partitions": 3}',
-    ],
-)
+@pytest.mark.parametrize("entry", ["{torn", '{"step": "parse"}'])
 def test_a_damaged_record_of_a_run_is_named(tmp_path, entry):
     store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store))
@@ -55,9 +47,7 @@ def test_a_damaged_record_of_a_run_is_named(tmp_path, entry):
         run.artifacts("parse")
 
 
-@pytest.mark.parametrize(
-    "place", [("parse", "../../../../etc"), ("../runs", "a" * 64), ("parse", "A" * 64), ("parse", "")]
-)
+@pytest.mark.parametrize("place", [("parse", "../../../../etc"), ("../runs", "a" * 64)])
 def test_keys_and_stages_of_a_record_lead_nowhere_else(tmp_path, place):
     store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store))
@@ -67,7 +57,7 @@ def test_keys_and_stages_of_a_record_lead_nowhere_else(tmp_path, place):
         run.artifacts("parse")
 
 
-@pytest.mark.parametrize("data", ["{torn", "[]", '{"partitions": 3}', '{"partitions": [["x"]]}'])
+@pytest.mark.parametrize("data", ["{torn", '{"partitions": 3}'])
 def test_a_damaged_partition_map_is_named(tmp_path, data):
     (tmp_path / "coco.json").write_text(data)
     with pytest.raises(FatalError, match=r"coco\.json: damaged.*remove it and run again"):
@@ -79,10 +69,8 @@ def test_a_damaged_partition_map_is_named(tmp_path, data):
     ("data", "reason"),
     [
         (b"[" * 100_000, "recursion limit"),
-        (b'{"partitions": ' + b"[" * 100_000, "recursion limit"),
         (b"9" * 5000, "number out of range"),
         (b'{"partitions": [[1.5]]}', "partitions: 0: 0"),
-        (b'{"partitions": [["1"]]}', "partitions: 0: 0"),
         (b'{"partitions": "\\u001b[2J\\ud800"}', "hex escape"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -63,11 +63,6 @@ def _truncate(artifact: Artifact) -> None:
     path.write_bytes(path.read_bytes()[:100])
 
 
-def _point_outside(artifact: Artifact) -> None:
-    entry = {"digest": "0" * 64, "size": 0}
-    _edit(artifact, files={"../../../secret": entry})
-
-
 DAMAGE: dict[str, Callable[[Artifact], None]] = {
     r"(\d+) bytes instead of \d+": _shorten,
     "bytes do not match the digest": _flip,
@@ -102,14 +97,13 @@ def test_of_some_runs_only_what_they_need_is_examined(store):
     assert every == {("one caption toys/0000", "two caption toys/0000"), ("two caption toys/0001",)}
 
 
-@pytest.mark.parametrize("damage", ["gone", "torn", "half"])
+@pytest.mark.parametrize("damage", ["gone", "torn"])
 def test_reading_and_pushing_what_is_damaged_say_what_mends_it(store, damage, tmp_path):
     chain = put_chain(store)
     run = record(store, "demo", chain)
     (artifact,) = chain["caption"]
     path = artifact.file("captions.parquet")
-    data = path.read_bytes()
-    path.unlink() if damage == "gone" else path.write_bytes(b"torn" if damage == "torn" else data[: len(data) // 2])
+    path.unlink() if damage == "gone" else path.write_bytes(b"torn")
     with pytest.raises(FatalError, match=r"captions\.parquet: damaged \(.*rlip store verify --repair"):
         artifact.table("captions")
     remote = ObjectStoreArtifacts(f"file://{tmp_path}/elsewhere")
@@ -144,18 +138,9 @@ def test_a_damaged_record_is_found_with_its_remedy(store, path, most, said):
     assert re.search(rf"^{place}: damaged \(more than {most:,} bytes\); {said}", found.what)
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"step": "../caption"},
-        {"stage": "../caption"},
-        {"partitions": {"toys/0000": "../" * 20}},
-        {"partitions": {"../../0000": "0" * 64}},
-    ],
-)
-def test_a_step_file_that_names_a_place_elsewhere_is_damaged(store, changed):
+def test_a_step_file_that_names_a_place_elsewhere_is_damaged(store):
     run = record(store, "demo", put_chain(store))
-    entry = {"step": "caption", "stage": "caption", "partitions": {"toys/0000": "0" * 64}, **changed}
+    entry = {"step": "caption", "stage": "../caption", "partitions": {"toys/0000": "0" * 64}}
     (run.folder / "steps/caption.json").write_bytes(sealed_json(entry))
     (found,) = find_record_damage(store)
     assert found.path == run.folder / "steps/caption.json"
@@ -174,13 +159,6 @@ def test_repair_removes_what_is_damaged_and_nothing_else(store, printed):
     assert not chain["caption"][0].folder.exists()
     assert len(list(store.artifacts("caption"))) == 1 and len(list(store.artifacts("parse"))) == 2
     assert list((store.root / "pending").glob("[!.]*")) == []
-
-
-def test_a_file_outside_an_artifact_is_never_looked_at(store):
-    chain = put_chain(store)
-    _point_outside(chain["caption"][0])
-    (found,) = [damage for damage in find_damage(store) if damage is not None]
-    assert found.what == "damaged manifest"
 
 
 def test_a_manifest_of_the_future_is_no_damage(store):

@@ -96,30 +96,32 @@ def test_a_seal_covers_every_byte_before_it():
         sealed_json({"a": Path("x")})
 
 
-HOSTILE = {
-    "numbers for names": b'{"size": 1, "names": [%s1]}' % (b"1," * (2**19 - 9)),
-    "fields": b'{%s"size": 1}' % b"".join(b'"%x":1,' % n for n in range(2**19 - 9)),
-    "lists": b"[%s[]]" % (b"[]," * 2**24),
-}
+READ = """
+import sys
+from pathlib import Path
+from pydantic import ConfigDict, create_model
+from storage.errors import FatalError
+from storage.json_files import read_json
+from storage.manifest import parse_manifest
+kind, path = create_model("K", __config__=ConfigDict(extra="forbid"), size=(int, ...), names=(list[str], [])), sys.argv[1]
+for read in (lambda: read_json(Path(path), kind), lambda: parse_manifest(Path(path).read_bytes(), path)):
+    try:
+        read()
+    except FatalError as error:
+        print(error)
+"""
 
 
-@pytest.mark.parametrize("attack", HOSTILE)
-def test_a_file_of_faults_alone_takes_no_gigabyte(attack, tmp_path):
+@pytest.mark.parametrize("many", ["numbers for names", "lists"])
+def test_a_file_of_faults_alone_takes_no_gigabyte(many, tmp_path):
     path = tmp_path / "hostile.json"
-    path.write_bytes(HOSTILE[attack])
-    for read in ("read_json(Path(path), kind)", "parse_manifest(Path(path).read_bytes(), path)"):
-        script = (
-            "import sys; from pathlib import Path; from pydantic import create_model, ConfigDict\n"
-            "from storage.errors import FatalError\nfrom storage.json_files import read_json\n"
-            "from storage.manifest import parse_manifest\n"
-            "kind = create_model('K', __config__=ConfigDict(extra='forbid'), size=(int, ...), names=(list[str], []))\n"
-            f"path = sys.argv[1]\ntry:\n    {read}\nexcept FatalError as error:\n    print(error)\n"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=60,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)),
-        )  # fmt: skip
-        assert done.returncode == 0 and f"{path}: damaged" in done.stdout, done.stdout + done.stderr
+    names = b'{"size": 1, "names": [%s1]}' % (b"1," * (2**19 - 9))
+    path.write_bytes(names if many == "numbers for names" else b"[%s[]]" % (b"[]," * 2**24))
+    done = subprocess.run(
+        [sys.executable, "-c", READ, path], capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)),
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.count(f"{path}: damaged") == 2, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("more", [{}, {"colour": "red"}])

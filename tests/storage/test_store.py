@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_store import put_chain, record
 
@@ -153,6 +153,7 @@ def test_a_run_remembers_its_artifacts(tmp_path):
     assert run.steps() == ["parse"]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 60), unique=True), st.lists(st.integers(0, 60), unique=True), st.integers(1, 9))
 def test_new_images_append_partitions_and_move_nothing(old, new, size):
     partitions = extend_partitions([], old, size)

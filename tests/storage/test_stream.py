@@ -86,7 +86,7 @@ def test_the_order_is_the_same_on_every_machine_and_in_every_version(samples):
     assert drawn.tolist() == RECORDED_UNIFORMS
 
 
-@pytest.mark.parametrize("place", [0, 5, 336, 337, 10_000_000])
+@pytest.mark.parametrize("place", [5, 337, 10_000_000])
 def test_any_place_is_found_without_walking_there(samples, place):
     walked = SampleSequence(samples, order=ORDER)
     walked.draw(max(0, place - 50), place)
@@ -95,34 +95,24 @@ def test_any_place_is_found_without_walking_there(samples, place):
     )
 
 
-@pytest.mark.parametrize(("ranks", "batch"), [(1, 1), (1, 64), (6, 64), (4, 7), (8, 8)])
+@pytest.mark.parametrize(("ranks", "batch"), [(1, 1), (6, 64), (4, 7)])
 def test_any_number_of_ranks_sees_the_same_sequence_also_across_epochs(samples, ranks, batch):
     seen = [key for found, _ in steps(samples, ranks, batch, epochs=2) for key in found]
     assert seen == sequence(samples, 0, 2 * COUNT)
 
 
-def test_ranks_change_from_8_to_4_to_6_in_the_middle_of_an_epoch(samples):
+def test_ranks_and_batches_change_in_the_middle_of_an_epoch_and_no_sample_is_lost_or_seen_twice(samples):
     seen: list[str] = []
     state = None
-    for ranks, count in ((8, 3), (4, 4), (6, 5)):
-        for found, after in islice(steps(samples, ranks, 64, state), count):
+    for ranks, batch, count in ((8, 64, 2), (4, 64, 2), (6, 48, 1), (1, 1, 2)):
+        for found, after in islice(steps(samples, ranks, batch, state), count):
             seen += found
             state = after
-    assert seen == sequence(samples, 0, 12 * 64)
-
-
-def test_the_batch_changes_from_64_to_48_and_no_sample_is_lost_or_seen_twice(samples):
-    seen: list[str] = []
-    state = None
-    for batch, count in ((64, 3), (48, 3), (1, 1)):
-        for found, after in islice(steps(samples, 2 if batch > 1 else 1, batch, state), count):
-            seen += found
-            state = after
-    assert seen == sequence(samples, 0, 3 * 64 + 3 * 48 + 1)
+    assert seen == sequence(samples, 0, 4 * 64 + 48 + 2)
     assert max(Counter(seen).values()) == 1
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 3])
 def test_any_number_of_loader_processes_gives_the_same_batches(samples, workers):
     streams = [Stream(samples, batch=20, rank=rank, ranks=2, epochs=2, order=ORDER) for rank in range(2)]
     loaders = [loader(stream, workers) for stream in streams]
@@ -312,7 +302,7 @@ def test_damaged_samples_are_left_out_named_and_stay_out_after_a_resume(tmp_path
     assert keys(again) == expected and again.skipped.reasons == {7: "damaged", 90: "damaged"}
 
 
-@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("workers", [0, 3])
 def test_a_damaged_sample_moves_no_other_whatever_loads_it(tmp_path, workers):
     samples = damaged(tmp_path, 5)
     expected = sequence(samples, 0, 400)

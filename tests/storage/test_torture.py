@@ -22,7 +22,7 @@ from toy_chain import bytes_of
 from storage.damage import find_damage
 from storage.local_store import LocalStore
 
-KILLS = int(os.environ.get("RLIP_STORE_KILLS", "2"))
+KILLS = int(os.environ.get("RLIP_STORE_KILLS", "1"))
 STOPS = int(os.environ.get("RLIP_STOPS", "1"))
 SEED = int(os.environ.get("RLIP_SEED", "0"))
 AT_ONCE = 2
