@@ -12,7 +12,7 @@ from pipeline.data.datasets.names import COCO_CATEGORIES, read_names
 from pipeline.data.datasets.open_images import id_of
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
-from pipeline.data.datasets.record_index import open_annotations, open_source
+from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import DataSource, annotation_source
 from pipeline.evaluation.ground_truth import GroundTruth
 from storage.errors import FatalError
@@ -154,7 +154,6 @@ def test_pairs_of_hico_det_share_equal_boxes(tmp_path):
         ({"object": [1, -1]}, "unknown category id"),
         ({"boxes_o": [[5, 5, 9, 9], [5, 5]]}, "relation without box"),
         ({"object": [1]}, "relations malformed"),
-        ({"boxes_h": None}, "relations malformed"),
     ],
 )
 def test_bad_pairs_are_quarantined(tmp_path, changed, reason):
@@ -387,15 +386,6 @@ def test_vg150_says_what_does_not_fit(vg150, tmp_path, monkeypatch):
         annotations(open_annotations(vg150))
 
 
-def test_an_h5_file_of_another_kind(tmp_path):
-    names = save_json(tmp_path / "d.json", {"idx_to_label": {"1": "a"}, "idx_to_predicate": {"1": "on"}})
-    sizes = save_json(tmp_path / "i.json", [])
-    source = annotation_source("vg150", text(tmp_path / "x.h5", "<html>"), {"dictionary": names, "image_data": sizes})
-    assert source.unreadable() == [
-        f"annotations: {tmp_path}/x.h5 is not HDF5: it begins with b'<html>'; check that it is the right file"
-    ]
-
-
 def test_missing_and_wrong_files_are_named(tmp_path):
     with pytest.raises(AnnotationError, match=r"classes: no file .*c\.csv"):
         opened("open_images", text(tmp_path / "a.csv", RELATIONS), classes=tmp_path / "c.csv")
@@ -414,11 +404,9 @@ def test_missing_and_wrong_files_are_named(tmp_path):
     [
         ({"format": "voc"}, "format"),
         ({"name": "a/b"}, "name"),
-        ({"annotation": "a.json"}, "annotation"),
         ({"verbs": "v.json"}, "verbs: not used by format 'coco'; remove it"),
         ({"format": "visual_genome", "relations": "r.json"}, "relations: not used by format 'visual_genome'"),
         ({"drop_fake": True}, "drop_fake: only for format 'objects365'; remove it"),
-        ({"format": "hico_det"}, "verbs: required by format 'hico_det'"),
         ({"format": "images"}, "annotations: not used by format 'images'"),
         ({"annotations": None}, r"annotations: required by format 'coco'.*format = .images."),
         ({"images": 5}, "images"),
@@ -435,14 +423,6 @@ def test_paths_are_no_part_of_a_key():
     assert DataSource(name="toy", images="images", annotations=Path("a.json")).row_settings() == {
         "name": "toy", "format": "coco", "split": "train", "drop_fake": False, "drop_reflected": False,
     }  # fmt: skip
-
-
-def test_annotations_are_read_where_no_image_is(tmp_path):
-    path = save_json(tmp_path / "instances.json", HICO)
-    source = DataSource(name="h", format="hico_instances", images=tmp_path / "nowhere", annotations=path)
-    assert len(annotations(open_annotations(source))) == 2
-    with pytest.raises(AnnotationError, match="images: no folder"):
-        open_source(source)
 
 
 @pytest.mark.parametrize(
@@ -538,18 +518,6 @@ def test_names_that_are_none(tmp_path, content):
         read_names(path)
 
 
-def test_own_object_names(tmp_path):
-    objects = save_json(tmp_path / "objects.json", ["robot"])
-    source = hico(tmp_path, [entry(1, [item(1, [0, 0, 9, 9]), item(2, [0, 0, 9, 9])], [])], objects=objects)
-    _, (record,) = read_all(source)
-    assert [box.category for box in record.boxes] == ["robot"]
-
-
 def test_coco_names():
     assert len(COCO_CATEGORIES) == 80
     assert [COCO_CATEGORIES[i] for i in (1, 13, 62, 72, 90)] == ["person", "stop sign", "chair", "tv", "toothbrush"]
-
-
-def test_real_name_lists(shared):
-    verbs = read_names(shared / "data" / "hico_det" / "hico_list_vb.txt")
-    assert len(verbs) == 117 and verbs[1] == "adjust" and "no interaction" in verbs.values()

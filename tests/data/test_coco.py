@@ -79,14 +79,6 @@ def test_pairs_find_their_boxes_or_bring_them(coco):
     assert [reject.reason for reject in rejects] == ["relation duplicate"]
 
 
-def test_pairs_of_any_subject(coco):
-    stated = {"subject": "dog", "subject_box": [1, 2, 31, 42], "predicate": "next to", "object": "horse"}
-    relations = [{"image_id": 7, "relations": [{**stated, "object_box": [40, 10, 90, 60]}]}]
-    _, (record,) = read_all(coco([IMAGE], [box(1, 18, [1, 2, 30, 40])], relations))
-    assert record.relations == (AnnotatedRelation(0, "next to", 1),)
-    assert [found.category for found in record.boxes] == ["dog", "horse"]
-
-
 def test_pairs_that_can_not_be_used(coco):
     bad = [
         pair("hold obj", "unicorn", [1, 2, 3, 4]),
@@ -172,12 +164,12 @@ def test_objects365_files_that_were_never_published(coco):
     assert validate(records[1])[0] is not None
 
 
-@pytest.mark.parametrize("order", ["annotations images categories", "categories annotations images"])
-def test_lists_may_stand_in_any_order(coco, order):
+def test_lists_may_stand_in_any_order(coco):
     source = coco([IMAGE, {"id": 3, "file_name": "b.jpg"}], [box(1, 18, [1, 2, 3, 4], 3), box(2, 1, [5, 6, 7, 8])])
     expected = read_all(source)[1]
     content = json.loads(source.annotations.read_text())
-    save_json(source.annotations, {"info": {"images": [1]}, **{name: content[name] for name in order.split()}})
+    order = ("annotations", "images", "categories")
+    save_json(source.annotations, {"info": {"images": [1]}, **{name: content[name] for name in order}})
     assert read_all(source)[1] == expected
 
 

@@ -67,7 +67,7 @@ def test_images_are_decoded_in_order_by_one_other_process(decoder):
 def test_an_image_that_crashes_the_decoder_costs_itself_alone(decoder):
     images = [bytes(1 + number) for number in range(50)]
     expected: list[int | str] = list(range(1, 51))
-    for place in (0, 15, 16, 17, 30, 49):
+    for place in (0, 16, 49):
         images[place], expected[place] = b"segfault", "corrupt: the decoder ended by signal 11"
     images[31], expected[31] = b"abort", "corrupt: the decoder ended by signal 6"
     assert found(decoder, *images) == expected

@@ -57,10 +57,10 @@ def test_content_decides_the_format_not_the_name(tmp_path, form):
 
 
 @pytest.mark.parametrize("options", [{"form": "JPEG"}, {"form": "JPEG", "progressive": True}, {"form": "PNG"}])
-@pytest.mark.parametrize("part", [0.05, 0.5, 0.97])
-def test_a_torn_file_is_truncated(options, part):
+def test_a_torn_file_is_truncated(options):
     data = encoded(noise(300, 200), **options)
-    assert refused(data[: int(len(data) * part)]).reason == "truncated"
+    for part in (0.05, 0.97):
+        assert refused(data[: int(len(data) * part)]).reason == "truncated"
 
 
 def test_the_allow_list_can_be_narrowed():
@@ -91,33 +91,26 @@ def test_cmyk_comes_out_in_its_colours():
     assert np.abs(np.subtract(colour, RED)).max() <= 6
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P"])
-def test_grey_black_and_palette_become_rgb(mode):
-    image = Image.new("RGB", (16, 16), (255, 255, 255)).convert(mode)
-    assert decode_image(encoded(image)).getpixel((3, 3)) == (255, 255, 255)
+WHITE = (255, 255, 255)
+RED_IMAGE = Image.new("RGB", (16, 16), RED)
 
 
-def test_palette_colours_survive():
-    image = Image.new("RGB", (16, 16), RED).convert("P", palette=Image.Palette.ADAPTIVE)
-    assert decode_image(encoded(image)).getpixel((3, 3)) == RED
-
-
-@pytest.mark.parametrize("form", ["PNG", "WEBP"])
-def test_transparency_is_laid_on_white(form):
-    image = Image.new("RGBA", (16, 16), (*RED, 0))
-    image.paste((*RED, 255), (0, 0, 8, 16))
-    found = decode_image(encoded(image, form, lossless=True))
-    assert found.getpixel((2, 8)) == RED
-    assert found.getpixel((12, 8)) == (255, 255, 255)
-
-
-def test_a_transparent_palette_and_grey_with_alpha():
-    palette = Image.new("P", (16, 16), 0)
-    palette.putpalette([*RED, 0, 0, 0])
-    assert decode_image(encoded(palette, transparency=0)).getpixel((3, 3)) == (255, 255, 255)
-    assert decode_image(encoded(Image.new("LA", (16, 16), (0, 0)))).getpixel((3, 3)) == (255, 255, 255)
-    keyed = decode_image(encoded(Image.new("RGB", (16, 16), RED), transparency=RED))
-    assert keyed.getpixel((3, 3)) == (255, 255, 255)
+@pytest.mark.parametrize(
+    ("image", "options", "colour"),
+    [
+        (Image.new("L", (16, 16), 255), {}, WHITE),
+        (Image.new("1", (16, 16), 1), {}, WHITE),
+        (RED_IMAGE.convert("P", palette=Image.Palette.ADAPTIVE), {}, RED),
+        (RED_IMAGE.convert("P", palette=Image.Palette.ADAPTIVE), {"transparency": 0}, WHITE),
+        (RED_IMAGE, {"transparency": RED}, WHITE),
+        (Image.new("RGBA", (16, 16), (*RED, 255)), {}, RED),
+        (Image.new("RGBA", (16, 16), (*RED, 0)), {}, WHITE),
+        (Image.new("RGBA", (16, 16), (*RED, 0)), {"form": "WEBP", "lossless": True}, WHITE),
+        (Image.new("LA", (16, 16), (0, 0)), {}, WHITE),
+    ],
+)
+def test_every_mode_becomes_rgb_and_transparency_white(image, options, colour):
+    assert decode_image(encoded(image, **options)).getpixel((3, 3)) == colour
 
 
 def test_sixteen_bits_keep_their_upper_byte():
@@ -128,22 +121,17 @@ def test_sixteen_bits_keep_their_upper_byte():
     assert found.getpixel((0, 0)) == (255, 255, 255)
 
 
-@pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "AVIF"])
+@pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "AVIF", "MPO"])
 def test_of_several_frames_the_first_is_the_image(form):
     frames = [Image.new("RGB", (64, 48), colour) for colour in (RED, (0, 0, 0))]
     data = encoded(frames[0], form, save_all=True, append_images=frames[1:])
-    assert probe_bytes(data)[:3] == (64, 48, form)
+    assert probe_bytes(data)[:3] == (64, 48, form.replace("MPO", "JPEG"))
     assert np.abs(np.asarray(decode_image(data), int) - RED).max() <= 8
 
 
-def test_of_a_photo_with_further_pictures_behind_it_the_photo_is_the_image():
-    data = encoded(Image.new("RGB", (64, 48), RED), "MPO", save_all=True, append_images=[noise()])
-    assert probe_bytes(data)[:3] == (64, 48, "JPEG")
-    assert np.abs(np.asarray(decode_image(data), int) - RED).max() <= 8
-
-
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("form", "orientation"), [*(("JPEG", n) for n in range(1, 9)), ("PNG", 6), ("WEBP", 6), ("AVIF", 6)]
+)
 def test_exif_orientation_turns_what_is_asked_to_be_upright_alone(form, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -56,11 +56,11 @@ def test_a_copy_is_a_near_duplicate(copy):
     assert bits_apart(encoded(image, quality=92), COPIES[copy](image)) <= DEFAULT_DISTANCE
 
 
-@pytest.mark.parametrize("copy", COPIES)
-def test_copies_of_real_pictures_are_near_duplicates(shared, copy):
-    for path in sorted((shared / "data/coco/sample2017").glob("*.jpg"))[:20]:
+def test_copies_of_real_pictures_are_near_duplicates(shared):
+    for path in sorted((shared / "data/coco/sample2017").glob("*.jpg"))[:5]:
         with Image.open(path) as image:
-            assert bits_apart(path.read_bytes(), COPIES[copy](image.convert("RGB"))) <= DEFAULT_DISTANCE
+            for copied in COPIES.values():
+                assert bits_apart(path.read_bytes(), copied(image.convert("RGB"))) <= DEFAULT_DISTANCE
 
 
 def test_different_real_pictures_are_far_apart(shared):
@@ -87,9 +87,8 @@ def horizon() -> Image.Image:
 
 
 @pytest.mark.parametrize("draw", [flat, gradient, horizon])
-@pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_a_picture_without_structure_has_no_hash(draw, form):
-    assert perceptual_hash(encoded(draw(), form)) is None
+def test_a_picture_without_structure_has_no_hash(draw):
+    assert perceptual_hash(encoded(draw())) is None
 
 
 def test_a_hash_is_a_64_bit_number_that_a_table_can_hold():
@@ -98,18 +97,13 @@ def test_a_hash_is_a_64_bit_number_that_a_table_can_hold():
     assert any(each is not None and each >= 2**63 for each in hashes)
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_one_decoding_gives_what_probing_gives(form):
-    data = encoded(picture(2, 500, 333), form)
+def test_one_decoding_gives_what_probing_gives_within_the_same_limits():
+    data = encoded(picture(2, 500, 333))
     probe, phash = probe_and_hash(data)
     assert probe == probe_bytes(data)
     assert phash == perceptual_hash(data) is not None
-
-
-def test_limits_hold():
-    with pytest.raises(BadImage) as caught:
-        probe_and_hash(encoded(picture(3)), ImageLimits(max_side=100))
-    assert caught.value.reason == "too large"
+    with pytest.raises(BadImage, match="too large"):
+        probe_and_hash(data, ImageLimits(max_side=100))
 
 
 def test_near_duplicates_in_chunks_are_those_of_a_loop(monkeypatch):

@@ -54,10 +54,8 @@ def test_each_part_of_a_dataset_has_a_partition_map_of_its_own(folder):
     "written",
     [
         "# official list\n7\n12  # the second\n",
-        "COCO_000000000007.jpg\na/COCO_000000000012.jpg\n",
         "[7, 12, 12]",
         '[{"img_id": 7, "file_name": "x.jpg"}, {"file_name": "COCO_000000000012.jpg"}]',
-        '{"images": [{"id": 7}, {"id": 12}]}',
     ],
 )
 def test_a_list_may_hold_ids_names_or_annotations(folder, written):
