@@ -205,11 +205,9 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("rows", "reason", "count"), FAULTS, ids=[fault[1] for fault in FAULTS])
-@pytest.mark.parametrize("name", FILES)
-def test_faulty_rows_are_refused_or_dropped_and_counted(tmp_path, truth, rows, reason, count, name):
-    path = FILES[name](
-        tmp_path / name, [row(7, NAMES[0]), *rows] if reason == "duplicate image" else [*ROWS[::2], *rows]
-    )
+def test_faulty_rows_are_refused_or_dropped_and_counted(tmp_path, truth, rows, reason, count):
+    given = [row(7, NAMES[0]), *rows] if reason == "duplicate image" else [*ROWS[::2], *rows]
+    path = write_parquet(tmp_path / "a.parquet", given)
     with pytest.raises(DetectionsError, match=f"can't be scored:\n  {reason}: {count}") as refused:
         read_detections(path, truth, allow_missing=True)
     assert {fault.reason: fault.count for fault in refused.value.findings.faults}[reason] == count
@@ -265,7 +263,6 @@ def test_canonical_names_fit_where_one_of_the_truth_has_that_form(tmp_path):
         (b"[]", "holds no image"),
         (b"\x80\x04]", "is a pickle, which can run code when it is read; write it as JSON"),
         (b"PAR1 and no more", "can't be read as a table of detections"),
-        (b"hello", "holds none; expected detections"),
         (b'[{"a": 1}]', r"its first entry is .*'a': 1"),
         (json.dumps(ROWS).encode()[:-30], r"not valid JSON at line 1, column"),
         ((json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1])[:-9]).encode(), "line 2 is not valid JSON"),
@@ -314,13 +311,10 @@ def test_a_list_of_pairs(tmp_path, truth):
     ("changed", "reason"),
     [
         ({"object_coco80": 80}, "object class out of range"),
-        ({"verb": 2}, "predicate out of range"),
         ({"verb": -1}, "predicate out of range"),
         ({"score": float("nan")}, "score negative or not finite"),
         ({"box_o": [9, 9, 5]}, "pair malformed"),
-        ({"score": None}, "pair malformed"),
         ({"object_coco80": 0.5}, "pair malformed"),
-        ({"image": "HICO_test2015_00000008.jpg"}, "unknown image"),
     ],
 )
 def test_faulty_pairs(tmp_path, truth, changed, reason):
@@ -367,7 +361,6 @@ def test_images_of_such_a_list_are_found_by_id_or_name_alone(tmp_path, truth):
         (dense([[0.5, 0], [0, 0]], obj_ids=[2, 0]), "box index out of range: 1"),
         (dense([[0.5, 0], [0, 0]], labels=[1, 3]), "object class out of range: 2"),
         (dense([[0.5], [0.5]]), "image 0 scores 1 predicates, the ground truth has 2"),
-        (dense([[0.5, 0]]), "image 0 lacks one of .*, or they do not fit"),
         (dense([[0.5, "x"], [0, 0]]), "image 0 lacks one of .*, or they do not fit"),
     ],
 )
