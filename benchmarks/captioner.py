@@ -26,7 +26,6 @@ _SYMMETRIC = frozenset(CANONICAL[p] for p in SYMMETRIC)
 
 
 def both_ways(triplets: Named) -> Named:
-    """Returns the triplets and the reverses of those with symmetric predicates."""
     return triplets | {(o, p, s) for s, p, o in triplets if p in _SYMMETRIC}
 
 
@@ -45,7 +44,6 @@ def parsed(texts: Sequence[str]) -> tuple[list[Named], int]:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields precision and recall of the triplets of all captions."""
     torch.set_num_threads(1)
     scenes = [make_scene(given.seed, i) for i in range(given.scenes)]
     captioner = find_captioner(CaptionSettings(model=str(given.model), draws=given.draws, top_k=given.top_k)).open()

@@ -91,7 +91,6 @@ def lavis(interpreter: Path, folder: Path) -> dict[str, float]:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields CPU-seconds per image at each size and precision."""
     from tests.lavis_checkpoint import to_lavis
 
     torch.set_num_threads(1)

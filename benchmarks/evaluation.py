@@ -32,9 +32,9 @@ from pipeline.evaluation.bootstrap import bootstrap, resampled
 from pipeline.evaluation.detection import Detections, average_precision_50
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.hico import HicoRules, TripletClass, match_hico, score_hico
+from pipeline.evaluation.hico import HicoRules, TripletClass, match_hico
 from pipeline.evaluation.relations import Integers, LabelledBoxes, Relations, aligned_iou, scores_of
-from pipeline.evaluation.scene_graph_recall import SceneGraphRules, score_scene_graphs
+from pipeline.evaluation.scene_graph_recall import SceneGraphRules, match_scene_graphs
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import VcocoTruth
 from storage.tables import DETECTIONS
@@ -364,7 +364,7 @@ def _plain_precision(ranked: list[tuple[float, bool]], truths: int) -> float:
 def alone(images: int, repeats: int) -> list[Row]:
     """Measures the median time of the metric, and the memory of this process."""
     sides = synthetic(images)
-    seconds = median(cpu_seconds(lambda: score_hico(*sides, HicoRules())) for _ in range(repeats))
+    seconds = median(cpu_seconds(lambda: match_hico(*sides, HicoRules()).scores()) for _ in range(repeats))
     return [Row("metric, CPU time", "s", seconds), Row("peak memory", "GB", peak_mib() * 2**20 / 1e9)]
 
 
@@ -381,14 +381,14 @@ def beside_the_loop(images: int, plain_images: int, resamples: int) -> list[Row]
     part = resampled(predicted, few), resampled(truth, few)
     plain, expected = [plain_relations(side) for side in part], {}
     loop = cpu_seconds(lambda: expected.update(plain_hico(*plain, rules))) * images / len(few)
-    ours = score_hico(*part, rules).average_precision
+    ours = match_hico(*part, rules).scores().average_precision
     if expected.keys() != ours.keys() or any(abs(expected[each] - ours[each]) > 1e-9 for each in ours):
         raise RuntimeError("the loop gives other average precisions")
     theirs: dict[TripletClass, float] = {}
     authors = cpu_seconds(lambda: theirs.update(authors_hico(*part, rules))) * images / len(few)
     if any(abs(expected[each] - theirs[each]) > 1e-9 for each in expected):
         raise RuntimeError("the authors' steps give other average precisions")
-    seconds = cpu_seconds(lambda: score_hico(predicted, truth, rules))
+    seconds = cpu_seconds(lambda: match_hico(predicted, truth, rules).scores())
     note = f"the loop ran on {len(few):,} images and is scaled"
     return [
         Row("metric, beside a plain loop over images", "s", seconds, loop, note),
@@ -405,9 +405,9 @@ def scene_graphs(images: int, plain_images: int) -> list[Row]:
     part = resampled(predicted, few), resampled(truth, few)
     expected: dict[str, float] = {}
     loop = cpu_seconds(lambda: expected.update(plain_graphs(*part, rules))) * images / len(few)
-    if abs(score_scene_graphs(*part, rules).recall[50] - expected["R@50"]) > 1e-9:
+    if abs(match_scene_graphs(*part, rules).scores().figures["R@50"] - expected["R@50"]) > 1e-9:
         raise RuntimeError("the loop gives another recall")
-    seconds = cpu_seconds(lambda: score_scene_graphs(predicted, truth, rules))
+    seconds = cpu_seconds(lambda: match_scene_graphs(predicted, truth, rules).scores())
     note = f"{images:,} images; the loop ran on {len(few):,} of them and is scaled"
     return [Row("Visual Genome's metric, 7,500 rows an image, beside a loop over images", "s", seconds, loop, note)]
 
@@ -486,7 +486,6 @@ def coco_boxes(images: int, peer: str) -> list[Row]:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields the rows, each from a process of its own."""
     yield from in_own_process(alone, given.images, given.repeats)
     yield from in_own_process(scene_graphs, given.graphs, given.plain_images)
     with TemporaryDirectory() as folder:

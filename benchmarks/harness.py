@@ -31,7 +31,6 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Ours divided by the peer's."""
         return self.ours / self.peer if self.ours is not None and self.peer else None
 
     def __str__(self) -> str:
@@ -99,7 +98,6 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 
 def wall_seconds(work: Callable[[], object]) -> float:
-    """Measures the time that a call takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

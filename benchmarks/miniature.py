@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from scenes.sample_weights import SAMPLE_WEIGHTS
 
 from benchmarks.given_boxes import GivenBoxes, blind_scores
 from benchmarks.harness import Row, parser, run
@@ -62,7 +63,6 @@ from pipeline.training.worker import be_deterministic
 from scenes import acts
 from scenes.dataset import write_scenes
 from scenes.names import WORLD_CATEGORIES
-from scenes.sample_weights import SAMPLE_WEIGHTS
 from storage.artifact import Artifact
 from storage.digests import digest_path
 from storage.keys import KeyTerms
@@ -266,7 +266,6 @@ def _curves(artifacts: Iterable[Artifact], measure: str) -> NDArray[np.float64]:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Trains what the store lacks. Yields means over seeds, and paired differences with their standard errors."""
     captions = f"{given.data}/coco/annotations/captions_train.json"
     places = [f"store={given.store}", f"data.root={given.data}", f'caption.recorded=["{captions}"]']
     recipe = load_recipe(Path("recipes/demo.toml"), [*SETTINGS, *places])

@@ -22,19 +22,17 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Row, cpu_seconds, in_own_process, parser, peak_mib, run
-from models.config import NetworkConfig, TextConfig
+from models.config import NetworkConfig
 from models.losses import LossSettings, SetCriterion
-from models.predictions import Predictions, Target
-from models.rlip import RLIP
+from models.predictions import Predictions
+from pipeline.run.device_networks import SMALL, Work
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.optimizer import gradient_norm, make_optimizer, update
 from pipeline.training.settings import TrainingSettings
 
-TOKENS = 5
 PRECISIONS = ("fp32", "bf16")
 RECOMPUTED = "step, layers recomputed"
 WORK = ("forward", "step", RECOMPUTED)
@@ -53,75 +51,42 @@ class Workload:
     repeat: int = 5
     small: bool = False
 
-    def network(self) -> RLIP:
+    def made(self) -> Work:
         """Builds the network with `official_compat`, so that it computes the same function as the authors'."""
-        config = NetworkConfig(official_compat=True)
-        if self.small:
-            text = TextConfig(hidden=64, layers=2, heads=4, feedforward=128, vocabulary=400, max_positions=40)
-            sizes = {"backbone": "resnet18", "width": 64, "feedforward": 128, "pairs": 10, "fusion_width": 64}
-            config = replace(config, **sizes, text=text)
-        torch.manual_seed(0)
-        return RLIP(config, None)
-
-    def images(self) -> Tensor:
-        """Returns random pixels."""
-        return torch.randn(self.batch, 3, self.height, self.width, generator=torch.Generator().manual_seed(1))
-
-    def texts(self, network: RLIP) -> tuple[Tensor, Tensor]:
-        """Encodes random texts. Returns object features and predicate features."""
-        count, vocabulary = self.objects + self.predicates, network.config.text.vocabulary
-        ids = torch.randint(4, vocabulary, (count, TOKENS), generator=torch.Generator().manual_seed(2))
-        ids[:, 0], ids[:, -1] = 0, 2
-        features = network.transformer.text_encoder.encode_tokens(ids, None)
-        return features[: self.objects], features[self.objects :]
-
-    def targets(self) -> list[Target]:
-        """Returns random targets with four pairs per image."""
-        generator = torch.Generator().manual_seed(3)
-
-        def target() -> Target:
-            labels = [torch.randint(self.objects - 1, (4,), generator=generator) for _ in range(2)]
-            boxes = [torch.rand(4, 4, generator=generator) * 0.4 + 0.3 for _ in range(2)]
-            predicates = (torch.rand(4, self.predicates, generator=generator) > 0.9).float()
-            return Target(*labels, *boxes, predicates, torch.ones(4, dtype=torch.bool))
-
-        return [target() for _ in range(self.batch)]
+        sizes = SMALL | {"fusion_interval": 2} if self.small else {}
+        config = NetworkConfig.from_dict(sizes | {"official_compat": True})
+        pixels = (self.height, self.width)
+        return Work.on(torch.device("cpu"), config, self.batch, pixels, self.objects, self.predicates)
 
 
-def forward_call(workload: Workload, network: RLIP, precision: str) -> Callable[[], Predictions]:
-    """Returns a call of the forward pass in evaluation mode."""
-    network.eval().requires_grad_(False)
-    pixels = workload.images()
+def forward_call(work: Work, precision: str) -> Callable[[], Predictions]:
+    work.network.eval().requires_grad_(False)
 
     def call() -> Predictions:
         with torch.inference_mode(), autocast(precision):
-            return network.predict(pixels, None, *workload.texts(network)).float()
+            return work.predict()
 
     return call
 
 
-def step_call(workload: Workload, network: RLIP, precision: str) -> Callable[[], object]:
-    """Returns a call of one training step."""
-    network.train()
+def step_call(work: Work, precision: str) -> Callable[[], object]:
+    network = work.network.train()
     criterion = SetCriterion(LossSettings(pseudo_predicates=True), official_compat=True)
     settings = TrainingSettings(network=network.config.to_dict())
     optimizer = make_optimizer(network, settings)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    pixels, targets = workload.images(), workload.targets()
 
     def call() -> None:
         optimizer.zero_grad(set_to_none=True)
         with autocast(precision):
-            objects, predicates = workload.texts(network)
-            predictions = network.predict(pixels, None, objects, predicates).float()
-        criterion(predictions, targets, predicates.float())["loss"].backward()
+            predictions = work.predict()
+        criterion(predictions, work.targets, predictions.predicate_features)["loss"].backward()
         update(optimizer, gradient_norm(parameters).item(), settings.max_grad_norm)
 
     return call
 
 
 def autocast(precision: str) -> Any:
-    """Returns the context manager of a precision."""
     return nullcontext() if precision == "fp32" else torch.autocast("cpu", torch.bfloat16)
 
 
@@ -129,10 +94,10 @@ def measure_work(workload: Workload, work: str, precision: str) -> tuple[float, 
     """Measures in this process. Returns CPU-seconds, peak memory in MiB, and the number of operations."""
     torch.set_num_threads(workload.threads)
     keep_freed_memory()  # as training processes do
-    network = workload.network()
+    made = workload.made()
     if work == RECOMPUTED:
-        network.checkpoint_activations()
-    call = (forward_call if work == "forward" else step_call)(workload, network, precision)
+        made.network.checkpoint_activations()
+    call = (forward_call if work == "forward" else step_call)(made, precision)
     call()
     seconds = median(cpu_seconds(call) for _ in range(workload.repeat))
     peak = peak_mib()
@@ -143,19 +108,18 @@ def measure_work(workload: Workload, work: str, precision: str) -> tuple[float, 
 
 def drift(workload: Workload) -> list[Row]:
     """Measures the differences of bf16 from fp32, with the same weights and without dropout."""
-    network, rows = workload.network(), []
-    exact, rough = (forward_call(workload, network, precision)() for precision in PRECISIONS)
+    work, rows = workload.made(), []
+    exact, rough = (forward_call(work, precision)() for precision in PRECISIONS)
     for name in ("subject_logits", "object_logits", "predicate_logits", "subject_boxes", "object_boxes"):
         apart = (getattr(exact, name) - getattr(rough, name)).abs()
         rows.append(
             Row(f"bf16 from fp32: {name}", "largest", apart.max().item(), note=f"mean {apart.mean().item():.2g}")
         )
-    losses = [SetCriterion()(predictions, workload.targets())["loss"].item() for predictions in (exact, rough)]
+    losses = [SetCriterion()(predictions, work.targets)["loss"].item() for predictions in (exact, rough)]
     return [*rows, Row("bf16 from fp32: loss", "of its value", abs(losses[1] / losses[0] - 1))]
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields time and memory of each kind of work, beside the authors' where they are comparable, and the drift of bf16."""
     workload = Workload(**{name: getattr(given, name) for name in asdict(Workload())})
     authors = json.loads(given.authors.read_text()) if given.authors else {}
     if replace(workload, repeat=Workload.repeat) != Workload():

@@ -103,7 +103,6 @@ class Ends(NamedTuple):
 
 
 def has_peer() -> bool:
-    """Returns whether the authors' parser is installed."""
     return all(find_spec(name) is not None for name in ("sng_parser", "tabulate"))
 
 
@@ -146,18 +145,15 @@ def parsed(captions: Sequence[str], layer: str = "rules", implied: bool = False)
 
 
 def lemmas_of(found: Sequence[Sequence[Triplet]]) -> list[set[Stated]]:
-    """Returns the lemmas of triplets."""
     return [{(t.subject_lemma, full_predicate(t), t.object_lemma) for t in triplets} for triplets in found]
 
 
 def score(found: Sequence[Set[Any]], wanted: Sequence[Set[Any]]) -> tuple[float, float]:
-    """Returns precision and recall over all captions."""
     right = sum(len(here & there) for here, there in zip(found, wanted, strict=True))
     return right / max(sum(map(len, found)), 1), right / max(sum(map(len, wanted)), 1)
 
 
 def pairs_of(stated: Sequence[set[Stated]]) -> list[set[tuple[str, str]]]:
-    """Returns the subjects with their objects."""
     return [{(subject, object_) for subject, _, object_ in triplets} for triplets in stated]
 
 
@@ -260,7 +256,6 @@ def categories_of(folder: Path) -> dict[int, list[str]]:
 
 
 def gold_of(folder: Path) -> dict[int, Interactions]:
-    """Returns the interactions of each image."""
     rows = json.loads((folder / "vcoco_relations_sample2017.json").read_bytes())
     return {row["image_id"]: {(r["action"], r["object"]) for r in row["relations"]} for row in rows}
 

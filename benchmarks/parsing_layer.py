@@ -84,7 +84,6 @@ def _pass(weights, squares, features, ends, right, order, has_none) -> None:  # 
 
 
 def examples(path: Path, limit: int | None) -> tuple[list[str], list[set[Stated]], list[bool]]:
-    """Returns captions, their graphs, and whether each is held out."""
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if refusal(row["caption"]) is None][:limit]
     held = [int(row["image_id"]) % HELD_OUT == 0 for row in rows]
@@ -145,7 +144,6 @@ def rewordings_of(meant: Mapping[str, Counter[tuple[str, bool]]]) -> dict[str, l
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Trains, writes the weights, and yields precision and recall on the captions held out."""
     if given.csv is None:
         yield Row("nothing trained", note="name FACTUAL's train split")
         return

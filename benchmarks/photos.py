@@ -32,11 +32,9 @@ class Photos:
 
     @property
     def megabytes(self) -> float:
-        """Size of all files."""
         return sum(path.stat().st_size for path in self.paths) / 1e6
 
     def first(self, count: int) -> Photos:
-        """Returns the first of them."""
         return Photos(self.paths[:count], self.sizes[:count], self.origin)
 
     def samples(self) -> Iterator[Sample]:
@@ -70,7 +68,6 @@ def write_photos(source: Path, folder: Path, megabytes: float) -> Photos:
 
 
 def write_noise(folder: Path, count: int, width: int = 640, height: int = 480) -> list[Path]:
-    """Writes JPEGs of noise. Returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     draws = np.random.default_rng(0)
     paths = [folder / f"{number:04d}.jpg" for number in range(count)]

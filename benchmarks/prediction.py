@@ -35,7 +35,6 @@ FILES, LONGEST = 100, 1333
 
 
 def network(small: bool, folder: Path) -> RLIP:
-    """Builds a network with random weights, and its tokenizer in `folder`."""
     config = NetworkConfig()
     if small:
         text = TextConfig(hidden=32, layers=1, heads=2, feedforward=32, vocabulary=400, max_positions=40)
@@ -72,7 +71,6 @@ def predict(small: bool, bf16: bool, images: int, threads: int) -> tuple[float, 
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields seconds an image and peak memory."""
     tasks = [(False, bf16, given.images) for bf16 in (False, True)] + [(True, False, count) for count in given.counts]
     for small, bf16, images in tasks:
         seconds, peak = in_own_process(predict, small, bf16, images, given.threads)

@@ -126,7 +126,6 @@ def faulty_pass(window: Browser, labels: int) -> tuple[str, int, int]:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields medians and 95th percentiles of the times."""
     if not all(installed()):
         yield Row("nothing measured", note=MISSING)
         return

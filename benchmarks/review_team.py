@@ -51,8 +51,6 @@ return [...document.querySelectorAll(".chip[data-kind='']")].map((chip) => [
 
 
 class Truth:
-    """The ground truth of a run's images."""
-
     def __init__(self, of: Run) -> None:
         self.digests: dict[int, str] = {}
         self.predicates: dict[tuple[object, ...], set[str]] = {}
@@ -68,11 +66,9 @@ class Truth:
                         self.predicates.setdefault((row["digest"], *pair), set()).add(predicate)
 
     def holding(self, relation: JudgedRelation) -> set[str]:
-        """The predicates that hold for a relation's pair."""
         return self.predicates.get((relation.image, relation.subject, relation.object), set())
 
     def has(self, relation: JudgedRelation) -> bool:
-        """Whether a relation holds."""
         return relation.predicate in self.holding(relation)
 
 
@@ -154,7 +150,6 @@ def _perfect(said: Mapping[str, Verdict], holds: bool) -> dict[str, Verdict]:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Judges, and yields the precision of the run by each stage of the verdicts."""
     view = recorded_view(find_run(existing_store(given.store), given.run))
     truth = Truth(view.run)
     folders = {name: Path(str(view.image_folders[name])).resolve() for name in view.label_sets}

@@ -3,7 +3,8 @@
 writing     our shards with their index, beside copying the same bytes with sha256, and webdataset.ShardWriter
 reading     bytes of images and labels; ours compares each with its checksum, the others with nothing or one of their own
 decoding    images decoded to bytes of red, green and blue, beside a bare loop over bytes in memory
-map, resume a map of 2,000,000 samples in 2,000 tars, each figure from a fresh process
+map, resume a map of 2,000,000 samples in 2,000 tars, each figure from a fresh process. All tars are hard links to one real
+            tar, and each has an index with keys of its own, so every sample can be read
 
 All read the same JPEGs, which the page cache holds. Speeds are per CPU-second of all threads, in the best of several
 turns that the libraries take one after the other.
@@ -11,26 +12,194 @@ turns that the libraries take one after the other.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
+import sys
 import tempfile
+import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+import webdataset
+from torch import Tensor
 
-from benchmarks.harness import Row, parser, run
-from benchmarks.photos import write_photos
-from benchmarks.streaming.large_map import measure_large_map
-from benchmarks.streaming.reading import Reading
-from benchmarks.streaming.writing import compare_writing
+from benchmarks.harness import Row, best_of, cpu_seconds, in_own_process, parser, run, wall_seconds
+from benchmarks.peers import peers, rgb
+from benchmarks.photos import Photos, write_photos
 from pipeline.runtime.processes import keep_freed_memory
+from storage.shards.index import index_path, write_index
+from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
+from storage.shards.writer import Sample, write_shards
+from storage.stream.stream import Stream
+from storage.tables import table_bytes
 
 PARTS = ("writing", "reading", "decoding", "map")
+TAR_BYTES = 2**26
+READ_TOGETHER = 8
+UNIT = "images/CPU-s"
+SAMPLES_PER_TAR = 1000
+NEAR, FAR, SKIPPED = 10, 10_000_000, 5000
+"""Places of the stream where it is resumed, and the samples that webdataset skips."""
+BATCH = 10
+
+
+def compare_writing(photos: Photos, folder: Path, rounds: int) -> Iterator[Row]:
+    """Yields megabytes per CPU-second of each way."""
+    ways = {
+        "ours": lambda: write_indexed(photos, _emptied(folder / "ours")),
+        "one copy": lambda: copy_into_one(photos, _emptied(folder / "one")),
+        "ShardWriter": lambda: write_by_webdataset(photos, _emptied(folder / "webdataset")),
+    }
+    speeds = {name: photos.megabytes / seconds for name, seconds in best_of(ways, rounds).items()}
+    unit = "MB/CPU-s"
+    yield Row("writing / copying into one file, with sha256", unit, speeds["ours"], speeds["one copy"])
+    yield Row("writing / webdataset.ShardWriter", unit, speeds["ours"], speeds["ShardWriter"])
+
+
+def write_indexed(photos: Photos, folder: Path) -> list[ShardFile]:
+    table = write_shards(folder, photos.samples(), TAR_BYTES)
+    tars = sorted(folder.glob("*.tar"))
+    for tar in tars:
+        write_index(tar, table.filter(pc.equal(table["shard"], tar.name)))
+    return [ShardFile(str(tar), index_path(tar)) for tar in tars]
+
+
+def write_mapped(photos: Photos, folder: Path) -> SampleMap:
+    return write_sample_map(folder / "map", write_indexed(photos, _emptied(folder / "tars")))
+
+
+def copy_into_one(photos: Photos, folder: Path) -> None:
+    """Appends the bytes of all images and labels to one file."""
+    with (folder / "all").open("wb") as file:
+        for sample in photos.samples():
+            for data in sample.members.values():
+                hashlib.sha256(data).hexdigest()
+                file.write(data)
+
+
+def write_by_webdataset(photos: Photos, folder: Path) -> None:
+    """Writes the same samples with webdataset, which neither hashes nor indexes them."""
+    with webdataset.ShardWriter(str(folder / "shard-%03d.tar"), maxsize=TAR_BYTES, verbose=0) as writer:
+        for sample in photos.samples():
+            writer.write({"__key__": sample.key, **sample.members})
+
+
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+class Reading:
+    """Our stream and its peers on the same images."""
+
+    def __init__(self, photos: Photos, folder: Path, rounds: int) -> None:
+        self._photos, self._rounds = photos, rounds
+        self._samples = write_mapped(photos, folder / "ours")
+        self._peers = peers(photos, self._samples.tars, folder)
+
+    def plain(self) -> Iterator[Row]:
+        """Compares reading bytes. Ours compares each member with its checksum."""
+        ways = {"ours": self._stream} | {peer.name: peer.read for peer in self._peers if peer.read}
+        seconds = self._seconds(ways)
+        for peer in self._peers:
+            if peer.name not in seconds:
+                yield Row(f"reading / {peer.name}", note=peer.note)
+                continue
+            yield Row(f"reading / {peer.name}", UNIT, 1 / seconds["ours"], 1 / seconds[peer.name])
+
+    def decoded(self) -> Iterator[Row]:
+        """Compares reading images decoded to bytes of red, green and blue, and their labels."""
+        members = [dict(sample.members) for sample in self._photos.samples()]
+        ways = {"ours": lambda: map(_decoded, self._stream()), "bare": lambda: map(_decoded, members)}
+        ways |= {peer.name: peer.decode for peer in self._peers if peer.decode}
+        speeds = {name: 1 / seconds for name, seconds in self._seconds(ways).items()}
+        yield Row("decoding / bare loop over bytes in memory", UNIT, speeds["ours"], speeds["bare"])
+        for peer in self._peers:
+            if peer.name in speeds:
+                yield Row(f"decoding / {peer.name}: {peer.decoder}", UNIT, speeds["ours"], speeds[peer.name])
+            else:
+                yield Row(f"decoding / {peer.name}", note=peer.note)
+
+    def _stream(self) -> Stream:
+        return Stream(self._samples, batch=READ_TOGETHER, epochs=1)
+
+    def _seconds(self, ways: Mapping[str, Callable[[], Iterable[object]]]) -> dict[str, float]:
+        """Returns CPU-seconds per image."""
+        best = best_of({name: partial(_exhaust, way) for name, way in ways.items()}, self._rounds)
+        return {name: seconds / len(self._photos) for name, seconds in best.items()}
+
+
+def _exhaust(way: Callable[[], Iterable[object]]) -> int:
+    return sum(1 for _ in way())
+
+
+def _decoded(sample: dict[str, bytes]) -> tuple[Tensor, object]:
+    return rgb(sample["jpg"]), json.loads(sample["json"])
+
+
+def measure_large_map(photos: Photos, folder: Path, tars: int, rounds: int) -> Iterator[Row]:
+    """Yields what processes that begin anew need."""
+    shards = linked_tars(photos.first(SAMPLES_PER_TAR).samples(), folder, tars)
+    spent = cpu_seconds(lambda: write_sample_map(folder / "map", shards))
+    samples = SampleMap(folder / "map")
+    yield Row(f"map / samples, in {tars:,} tars", "samples", len(samples))
+    yield Row("map / time to make it", "CPU-s", spent)
+    for place in (NEAR, FAR):
+        state = json.dumps(Stream(samples, batch=BATCH).state_after(place // BATCH))
+        seconds = min(in_own_process(resume, samples.folder, state) for _ in range(rounds))
+        yield Row(f"resume / first sample at {place:,}", "s", seconds)
+    skipping = min(in_own_process(skip, shards[0].tar) for _ in range(rounds))
+    yield Row(f"resume / webdataset skips {SKIPPED:,} samples", "s", None, skipping)
+
+
+def resume(folder: Path, state: str) -> float:
+    """Opens a map and reads the first sample after a state. Returns seconds."""
+    began = time.perf_counter()
+    stream = Stream(SampleMap(folder), batch=BATCH)
+    stream.load_state_dict(json.loads(state))
+    next(iter(stream))
+    return time.perf_counter() - began
+
+
+def skip(tar: str) -> float:
+    """Reads the sample after those that webdataset has to read to skip them. Returns seconds."""
+    samples = webdataset.WebDataset([tar], shardshuffle=False).repeat()
+    return wall_seconds(lambda: next(islice(iter(samples), SKIPPED, None)))
+
+
+def linked_tars(samples: Iterable[Sample], folder: Path, tars: int) -> list[ShardFile]:
+    """Writes one tar and links to it under other names, and an index for each with keys of its own."""
+    folder.mkdir(parents=True)
+    table = write_shards(folder, samples, sys.maxsize)
+    count = len(table["key"].unique())
+    shards = []
+    for number in range(tars):
+        tar = folder / f"train-{number:05d}.tar"
+        tar.hardlink_to(folder / "shard-000.tar")
+        index_path(tar).write_bytes(table_bytes(_renamed(table, tar.name, number * count)))
+        shards.append(ShardFile(str(tar), index_path(tar)))
+    return shards
+
+
+def _renamed(table: pa.Table, tar: str, start: int) -> pa.Table:
+    ids = table["image_id"].to_numpy() + start
+    keys = [f"coco-{number:012d}" for number in ids.tolist()]
+    for name, column in {"shard": np.full(len(table), tar), "key": keys, "image_id": ids}.items():
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), pa.array(column))
+    return table
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields the rows of all parts that were asked for."""
     torch.set_num_threads(1)
     keep_freed_memory()  # as the engine's workers do; it speeds up the peers too
     with tempfile.TemporaryDirectory() as name:

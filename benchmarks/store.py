@@ -169,7 +169,6 @@ def _captions(generator: np.random.Generator, images: int) -> pa.Table:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    """Yields the rows of all parts."""
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         yield from measure_plan(Path(name), given.partitions)
         for images, rounds in ((1000, given.rounds), (10_000, given.rounds), (100_000, -(-given.rounds // 10))):

@@ -176,7 +176,6 @@ def _audit(audit: DatasetAudit) -> list[list[str]]:
 
 
 def _variants(variants: Sequence[VariantScores], share: float | None) -> list[str]:
-    """The scores of pre-training, one row per variant."""
     names = sorted({name for variant in variants for name in variant.scores})
     if not names:
         return []

@@ -161,7 +161,6 @@ def _get(api: str, path: str) -> bytes:
 
 
 def _meaning(status: int) -> str:
-    """What an HTTP error means, and what to do."""
     if status in (401, 403):
         return (
             f"the server refuses the credentials (HTTP {status}); set PREFECT_API_AUTH_STRING to the server's "

@@ -62,7 +62,6 @@ def _require_pools(client: SyncPrefectClient, deployments: Sequence[str]) -> Non
 
 
 def _pool_of(client: SyncPrefectClient, name: str) -> str:
-    """Name of a deployment's work pool."""
     try:
         deployment = client.read_deployment_by_name(name)
     except ObjectNotFound as error:

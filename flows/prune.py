@@ -69,7 +69,6 @@ def _finished(client: SyncPrefectClient) -> list[FlowRun]:
 
 
 def _delete(client: SyncPrefectClient, run: UUID) -> None:
-    """Delete a flow run with those below it."""
     for below in flow_runs_below(client, run):
         _delete(client, below)
     client.delete_flow_run(run)

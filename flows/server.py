@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
-import importlib.util
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -51,7 +51,6 @@ class TemporaryServer:
 
     def __init__(self, home: Path, environment: Mapping[str, str], port: int = 0) -> None:
         self._home = home.absolute()
-        require_known_database(self._home / DATABASE)
         self._environment = {**environment, **SERVER_SETTINGS, "PREFECT_HOME": str(self._home)}
         try:
             self._home.mkdir(parents=True, exist_ok=True)
@@ -76,10 +75,16 @@ class TemporaryServer:
         until = time.monotonic() + HEALTHY_WITHIN
         while not answers(self.api, seconds=2):
             if self._process.poll() is not None or time.monotonic() > until:
-                end_of_log = (self._home / "server.log").read_text(errors="replace")[-1500:].strip()
+                log = (self._home / "server.log").read_text(errors="replace")
+                if unknown := re.search(r"Can't locate revision identified by '(\w+)'", log):
+                    raise FatalError(
+                        f"{self._home / DATABASE}: a newer Prefect wrote this database (revision {unknown[1]}) than the "
+                        f"installed {importlib.metadata.version('prefect')}; install the newer one, or move the database "
+                        "away: the store does not need it, and Prefect creates a new one"
+                    )
                 raise FatalError(
                     f"Prefect's temporary server did not start at {self.address} (log: {self._home / 'server.log'}). "
-                    f"Set PREFECT_API_URL to a running server, or run without Prefect with --direct.\n{end_of_log}"
+                    f"Set PREFECT_API_URL to a running server, or run without Prefect with --direct.\n{log[-1500:].strip()}"
                 )
             time.sleep(0.1)
         self._lock.close()
@@ -94,7 +99,6 @@ class TemporaryServer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop the server."""
         self._lock.close()
         self._process.terminate()
         try:
@@ -166,32 +170,6 @@ def _last_run(database: Path) -> list[tuple[str, str]]:
 def prefect_folder(store: str) -> Path:
     """The folder of the temporary servers' records: PREFECT_HOME, or `prefect` beside the store."""
     return Path(os.environ.get("PREFECT_HOME", local_folder(store).absolute().parent / "prefect")).absolute()
-
-
-def require_known_database(database: Path) -> None:
-    """Raise `FatalError` when the installed Prefect can't read the database because a newer one wrote it."""
-    if not database.is_file():
-        return
-    try:
-        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-            revisions = [str(revision) for (revision,) in connection.execute("select version_num from alembic_version")]
-    except sqlite3.OperationalError:  # another server is creating it
-        return
-    except sqlite3.DatabaseError as error:
-        raise FatalError(
-            f"{database}: not a database of Prefect ({error}); move it away, and Prefect creates a new one"
-        ) from error
-    package = importlib.util.find_spec("prefect")
-    assert package is not None and package.origin is not None
-    folder = Path(package.origin).with_name("server") / "database" / "_migrations" / "versions" / "sqlite"
-    known = "".join(path.read_text() for path in folder.glob("*.py"))
-    for revision in revisions:
-        if f'revision = "{revision}"' not in known:
-            raise FatalError(
-                f"{database}: a newer Prefect wrote this database (revision {revision}) than the installed "
-                f"{importlib.metadata.version('prefect')}; install the newer one, or move the database away: the store "
-                "does not need it, and Prefect creates a new one"
-            )
 
 
 def free_port() -> int:

@@ -99,7 +99,6 @@ def run_whole(name: str, planner: Planner, plan: StepPlan, display: Display) -> 
 
 
 def _completed(records: list[Record], cached: int) -> State[list[Record]]:
-    """The state of a successful task."""
     message = f"{cached} cached, {len(records)} computed, {sum(record.rows_out for record in records)} rows"
     return completed(len(records), message, records)
 

@@ -24,8 +24,6 @@ from transformers import (
 
 from models.config import ConfigError, TextConfig
 
-REMEMBERED = 64
-"""Number of text lists whose features an encoder in evaluation mode caches."""
 SHORTENED = ("roberta", "bert")
 """Kinds of encoders whose last layer is run for the first token alone."""
 
@@ -43,32 +41,12 @@ class TextEncoder(nn.Module):
         self.roberta = _build(config, self.tokenizer.padding)
         self.activation_checkpointing = False
         """Whether the backward pass recomputes activations instead of keeping them."""
-        self._features_of: dict[tuple[object, ...], Tensor] = {}
-        self._weights: list[tuple[int, int]] = []
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """Returns T×D pooled features: tanh(dense(first token)). A text given twice is encoded once.
-
-        In evaluation mode and without gradients, the features of a list are cached until the weights change, and are
-        bit-identical to the first result.
-        """
-        if self.training or torch.is_grad_enabled() or any(p.is_inference() for p in self.roberta.parameters()):
-            return self._encode(texts)
-        weights = [(parameter.data_ptr(), parameter._version) for parameter in self.roberta.parameters()]
-        if weights != self._weights:
-            self._features_of, self._weights = {}, weights
-        device = self.roberta.device.type
-        key = (*texts, torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device))
-        if key not in self._features_of:
-            while len(self._features_of) >= REMEMBERED:
-                del self._features_of[next(iter(self._features_of))]
-            self._features_of[key] = self._encode(texts)
-        return self._features_of[key].clone()
-
-    def train(self, mode: bool = True) -> TextEncoder:
-        """Sets the mode, and forgets features: a fused optimizer changes weights without changing their version."""
-        self._features_of = {}
-        return super().train(mode)
+        """Returns T×D pooled features: tanh(dense(first token)). A text given twice is encoded once."""
+        if not texts:
+            return torch.zeros(0, self.roberta.config.hidden_size, device=self.roberta.device)
+        return self.encode_each(self.tokenizer(texts).to(self.roberta.device))
 
     def encode_tokens(self, ids_TN: Tensor, mask_TN: Tensor | None) -> Tensor:
         """Returns T×D pooled features of token ids; the mask is 1 on tokens and 0 on padding, None without padding."""
@@ -87,11 +65,6 @@ class TextEncoder(nn.Module):
             # Transformers takes a mask of this shape as it is. It asks the device whether a flat one hides anything.
             mask_TN = mask_TN.bool()[:, None, None]
         return self.roberta(input_ids=ids_TN, attention_mask=mask_TN).pooler_output
-
-    def _encode(self, texts: Sequence[str]) -> Tensor:
-        if not texts:
-            return torch.zeros(0, self.roberta.config.hidden_size, device=self.roberta.device)
-        return self.encode_each(self.tokenizer(texts).to(self.roberta.device))
 
 
 def _build(config: TextConfig, padding: int) -> PreTrainedModel:

@@ -1,18 +1,25 @@
-"""Writes a dataset of synthetic scenes aside and renames it, so that a folder with a stamp is complete."""
+"""Writes a dataset of synthetic scenes in the layouts of COCO, Objects365, HICO-DET and Visual Genome.
+
+It is written aside and renamed, so that a folder with a stamp is complete.
+"""
+
+from __future__ import annotations
 
 import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from scenes import acts
-from scenes.layouts import Written, captions, hico_det, instances, objects365, pairs, visual_genome
-from scenes.names import COCO_CATEGORIES, PREDICATES
-from scenes.scene import render
+from scenes.grammar import caption
+from scenes.names import ANIMALS, COCO_CATEGORIES, FURNITURE, PREDICATES, SYMMETRIC, VEHICLES
+from scenes.scene import Scene, render
 from scenes.settings import SceneSettings
 from scenes.world import make_scene
 
@@ -150,3 +157,191 @@ def _file_name(part: str, image_id: int) -> str:
 def _dump(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, sort_keys=True) + "\n")
+
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Written:
+    """One image that is saved on disk. Boxes are (x, y, width, height) in pixels."""
+
+    image_id: int
+    file_name: str
+    width: int
+    height: int
+    things: tuple[tuple[str, str, str], ...]
+    """(category, noun, colour) of each object."""
+    boxes: tuple[Box, ...]
+    facts: tuple[tuple[int, str, int], ...]
+    """Planted relations as (subject index, predicate, object index), once each."""
+
+    @classmethod
+    def of(cls, scene: Scene, image_id: int, file_name: str) -> Written:
+        """Extracts the data of a scene."""
+        return cls(
+            image_id,
+            file_name,
+            scene.width,
+            scene.height,
+            tuple((o.category, o.noun, o.colour) for o in scene.objects),
+            tuple(o.box for o in scene.objects),
+            tuple((r.subject, r.predicate, r.object) for r in scene.relations),
+        )
+
+    def all_facts(self) -> list[tuple[int, str, int]]:
+        """Returns the planted relations, symmetric ones in both orders."""
+        reversed_facts = [(target, predicate, subject) for subject, predicate, target in self.facts]
+        both = zip(self.facts, reversed_facts, strict=True)
+        return [fact for pair in both for fact in (pair if pair[0][1] in SYMMETRIC else pair[:1])]
+
+
+CAPTIONS = 5
+INFO = {"description": "Made scenes with planted relations", "version": "1.0"}
+SUPER = {
+    **dict.fromkeys(ANIMALS, "animal"),
+    **dict.fromkeys(VEHICLES, "vehicle"),
+    **dict.fromkeys(FURNITURE, "furniture"),
+}
+SURFACES: dict[str, tuple[str, ...]] = {
+    "riding": ("riding", "riding", "rides", "is riding"),
+    "holding": ("holding", "holding", "holds", "is holding"),
+    "carrying": ("carrying", "carrying", "carries"),
+    "wearing": ("wearing", "wearing", "wears"),
+    "sitting on": ("sitting on", "sitting on", "sits on", "seated on"),
+    "lying on": ("lying on", "lying on", "lies on"),
+    "next to": ("next to", "next to", "beside", "standing next to"),
+    "behind": ("behind", "behind", "standing behind"),
+    "under": ("under", "under", "underneath", "beneath"),
+    "on": ("on", "on", "on top of"),
+    "looking at": ("looking at", "looking at", "looks at"),
+    "walking": ("walking", "walking", "walks"),
+    "kicking": ("kicking", "kicking", "kicks"),
+    "eating": ("eating", "eating", "eats"),
+}
+"""Planted predicate → wordings of annotators. A wording of the second world is its own only one."""
+PARTICULAR = 0.25
+"""Share of people that are named man, woman, boy or girl."""
+
+
+def instances(images: Sequence[Written]) -> dict[str, Any]:
+    """Returns COCO's instances. Segmentation and area are those of the bounding box."""
+    annotations: list[dict[str, Any]] = []
+    for image in images:
+        for (category, _, _), (x, y, w, h) in zip(image.things, image.boxes, strict=True):
+            annotations.append({
+                "id": len(annotations) + 1,
+                "image_id": image.image_id,
+                "category_id": COCO_CATEGORIES[category],
+                "bbox": [x, y, w, h],
+                "area": w * h,
+                "iscrowd": 0,
+                "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+            })  # fmt: skip
+    return {
+        "info": INFO,
+        "licenses": [],
+        "images": [{"id": i.image_id, "file_name": i.file_name, "width": i.width, "height": i.height} for i in images],
+        "annotations": annotations,
+        "categories": [
+            {"id": number, "name": name, "supercategory": "person" if name == "person" else SUPER.get(name, "thing")}
+            for name, number in COCO_CATEGORIES.items()
+        ],
+    }
+
+
+def objects365(images: Sequence[Written]) -> dict[str, Any]:
+    """Returns Objects365's layout: capitalised names, consecutive ids from 1, the flags isfake and isreflected."""
+    numbers = {name: i for i, name in enumerate(COCO_CATEGORIES, start=1)}
+    content = instances(images)
+    by_id = {number: name for name, number in COCO_CATEGORIES.items()}
+    for annotation in content["annotations"]:
+        annotation["category_id"] = numbers[by_id[annotation["category_id"]]]
+        annotation |= {"isfake": 0, "isreflected": 0}
+        del annotation["segmentation"]
+    content["categories"] = [{"id": number, "name": name.title()} for name, number in numbers.items()]
+    return content
+
+
+def pairs(images: Sequence[Written]) -> list[dict[str, Any]]:
+    """Lists {image_id, relations: [{subject, subject_box, predicate, object, object_box}]}; boxes: [x1, y1, x2, y2]."""
+    out = []
+    for image in images:
+        corners = [[x, y, x + w, y + h] for x, y, w, h in image.boxes]
+        relations = [
+            {
+                "subject": image.things[s][0], "subject_box": corners[s], "predicate": predicate,
+                "object": image.things[o][0], "object_box": corners[o],
+            }
+            for s, predicate, o in image.all_facts()
+        ]  # fmt: skip
+        out.append({"image_id": image.image_id, "relations": relations})
+    return out
+
+
+def captions(images: Sequence[Written], seed: int) -> dict[str, Any]:
+    """Returns COCO's captions, five per image, all true. They depend on the seed, the image's id and its scene only."""
+    annotations: list[dict[str, Any]] = []
+    for image in images:
+        rng = Random(f"captions/{seed}/{image.image_id}")
+        for _ in range(CAPTIONS):
+            text = caption(image.things, image.facts, rng)
+            annotations.append({"id": len(annotations) + 1, "image_id": image.image_id, "caption": text})
+    listed = [{"id": image.image_id, "file_name": image.file_name} for image in images]
+    return {"info": INFO, "images": listed, "annotations": annotations}
+
+
+def hico_det(images: Sequence[Written], predicates: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns HICO-DET's ground truth in the layout of RLIPv2's authors, with subjects of any category.
+
+    It is a list of images: {file_name, img_id, width, height, annotations: [{bbox: [x1, y1, x2, y2], category_id}],
+    hoi_annotation: [{subject_id, object_id, category_id}]}. subject_id and object_id index an image's annotations from
+    0. The category_id of a box is COCO's, that of a relation is an index into `predicates` from 1. All planted
+    relations are listed, symmetric ones in both orders.
+    """
+    verbs = {name: i for i, name in enumerate(predicates, start=1)}
+    out = []
+    for image in images:
+        boxes = [
+            {"bbox": [x, y, x + w, y + h], "category_id": COCO_CATEGORIES[category]}
+            for (category, _, _), (x, y, w, h) in zip(image.things, image.boxes, strict=True)
+        ]
+        relations = [{"subject_id": s, "object_id": o, "category_id": verbs[p]} for s, p, o in image.all_facts()]
+        out.append({
+            "file_name": image.file_name, "img_id": image.image_id, "width": image.width, "height": image.height,
+            "annotations": boxes, "hoi_annotation": relations,
+        })  # fmt: skip
+    return out
+
+
+def visual_genome(images: Sequence[Written], seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Returns Visual Genome's relationships, objects and image_data by name, in wording that varies like annotators'.
+
+    Object and relationship ids are unique over all images.
+    """
+    relationships, objects, image_data = [], [], []
+    object_id = relationship_id = 0
+    for image in images:
+        rng = Random(f"vg/{seed}/{image.image_id}")
+        listed = []
+        for (category, noun, _), (x, y, w, h) in zip(image.things, image.boxes, strict=True):
+            object_id += 1
+            name = noun if rng.random() < PARTICULAR else category
+            listed.append({"object_id": object_id, "x": x, "y": y, "w": w, "h": h, "names": [name], "synsets": []})
+        stated = []
+        for s, predicate, o in image.all_facts():
+            relationship_id += 1
+            wording = rng.choice(SURFACES.get(predicate, (predicate,)))
+            stated.append({
+                "relationship_id": relationship_id, "predicate": wording, "synsets": [],
+                "subject": _named(listed[s]), "object": _named(listed[o]),
+            })  # fmt: skip
+        relationships.append({"image_id": image.image_id, "relationships": stated})
+        objects.append({"image_id": image.image_id, "objects": listed})
+        image_data.append({"image_id": image.image_id, "width": image.width, "height": image.height})
+    return {"relationships": relationships, "objects": objects, "image_data": image_data}
+
+
+def _named(item: dict[str, Any]) -> dict[str, Any]:
+    """Converts an object entry to the end of a relationship, which has one name instead of a list."""
+    return {"name": item["names"][0], **{k: v for k, v in item.items() if k != "names"}}

@@ -103,8 +103,8 @@ def json_values(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def reason_of(error: ValueError) -> str:
-    """What a parser says of a file, in a few words."""
+def reason_of(error: Exception) -> str:
+    """What is wrong with a value, in a few words."""
     if not isinstance(error, ValidationError):
         text = str(error)
     elif error.error_count() > _FEW:

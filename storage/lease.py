@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import threading
 import time
 import uuid
@@ -40,7 +41,7 @@ def hold_lease(
     """
     holder = f"{machine} {uuid.uuid4().hex}"
     try:
-        _take(files, path, holder, waiting, patience)
+        _take(files, path, machine, holder, waiting, patience)
     except PipelineError:
         yield
         return
@@ -55,17 +56,19 @@ def hold_lease(
         done.set()
         heartbeats.join()
         with suppress(PipelineError):
-            if _holder(files.read(path)) == holder:
+            if _lease_of(files.read(path)).holder == holder:
                 files.remove([path])
 
 
 class _Lease(BaseModel):
-    holder: str
+    holder: str = ""
     host: str = "another machine"
     """Leases of earlier versions name none."""
 
 
-def _take(files: Remote, path: str, holder: str, waiting: Callable[[str], None], patience: Patience) -> None:
+def _take(
+    files: Remote, path: str, machine: str, holder: str, waiting: Callable[[str], None], patience: Patience
+) -> None:
     """Acquire the lease."""
     seen: bytes | None = None
     since = time.monotonic()
@@ -73,11 +76,12 @@ def _take(files: Remote, path: str, holder: str, waiting: Callable[[str], None],
         found = files.read(path)
         if found is None:
             continue
-        if (_holder(found) or "").partition(" ")[0] == holder.partition(" ")[0]:
+        lease = _lease_of(found)
+        if lease.holder.partition(" ")[0] == machine:
             files.write(path, _lease_bytes(holder, 0))
             return
         if seen is None:
-            waiting(_host(found))
+            waiting(re.sub(r"[^\w .-]", "", lease.host)[:100])
         if found != seen:
             seen, since = found, time.monotonic()
         elif time.monotonic() - since > patience.expiry:
@@ -99,14 +103,6 @@ def _lease_bytes(holder: str, heartbeat: int) -> bytes:
     return json.dumps({"holder": holder, "host": platform.node(), "beat": heartbeat}).encode()
 
 
-def _holder(data: bytes | None) -> str | None:
-    """Who holds a lease; None where it is gone or damaged."""
-    lease = parse_json_or_none(data, _Lease)
-    return None if lease is None else lease.holder
-
-
-def _host(data: bytes) -> str:
-    """The host that a lease names, for messages: at most 100 characters, without control characters."""
-    lease = parse_json_or_none(data, _Lease)
-    host = _Lease.model_fields["host"].default if lease is None else lease.host
-    return "".join(each for each in host if each.isalnum() or each in " .-_")[:100]
+def _lease_of(data: bytes | None) -> _Lease:
+    """What a lease says; the default of each field where it is gone or damaged."""
+    return parse_json_or_none(data, _Lease) or _Lease()

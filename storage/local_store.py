@@ -22,7 +22,7 @@ from storage.store import STAGE_NAME, StoredEntry, require_valid_address
 
 
 class LocalStore:
-    """A store in a folder: `artifacts/<stage>/<key>/`, `runs/`, `cuts/`, and `pending/` for what is being written.
+    """A `Store` in a folder: `artifacts/<stage>/<key>/`, `runs/`, `cuts/`, and `pending/` for what is being written.
 
     Raises `FatalError` on construction when the root is missing and cannot be created. Reading needs no write
     permission.
@@ -39,7 +39,6 @@ class LocalStore:
                 disk.make_durable(folder)
 
     def require_writable(self) -> None:
-        """Find out before any work whether the store can be written. Raises `FatalError`."""
         with self._writing():
             probe = self._pending / f".probe-{uuid.uuid4().hex}"
             probe.touch()
@@ -56,66 +55,50 @@ class LocalStore:
             ) from error
 
     def folder(self, stage: str, key: str) -> Path:
-        """Where a committed artifact lies. Raises `FatalError` for names that could lead elsewhere."""
         require_valid_address(stage, key)
         return self._artifacts / stage / key
 
     def find(self, stage: str, key: str) -> Artifact | None:
-        """The committed artifact, or None. A folder without a manifest does not count as one."""
         folder = self.folder(stage, key)
         return Artifact(folder) if (folder / MANIFEST).is_file() else None
 
     def find_all(self, stage: str, keys: Iterable[str]) -> dict[str, Artifact]:
-        """Key → committed artifact, for those keys that have one."""
         found = {key: self.find(stage, key) for key in keys}
         return {key: artifact for key, artifact in found.items() if artifact is not None}
 
     def recover(self, stage: str, key: str) -> Artifact | None:
-        """The artifact, if another process has committed it since."""
         return self.find(stage, key)
 
     def fetch_artifacts(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
-        """The artifacts at these places. Their files are already on this machine's disk."""
         return tuple(Artifact(folder) for folder in folders)
 
     def refresh(self) -> None:
         """Nothing to fetch: what other processes write to this disk is visible at once."""
 
-    def locate(self, key: str) -> Artifact | None:
-        """The committed artifact of a key whose stage is unknown."""
-        return next((found for stage in self.stages() if (found := self.find(stage, key)) is not None), None)
-
     def stages(self) -> list[str]:
-        """Names of the stages that have artifacts, sorted."""
         return sorted(folder.name for folder in self._artifacts.iterdir() if STAGE_NAME.fullmatch(folder.name))
 
     def artifacts(self, stage: str) -> Iterator[Artifact]:
-        """Every committed artifact of a stage, ordered by key."""
         for folder in sorted((self._artifacts / stage).glob("*")):
             if (folder / MANIFEST).is_file():
                 yield Artifact(folder)
 
     def entries(self, stage: str) -> Iterator[StoredEntry]:
-        """What lies at each place of a stage, ordered by key. Reads no file."""
         for folder in sorted((self._artifacts / stage).iterdir()):
             yield StoredEntry(stage, folder.name, (folder / MANIFEST).is_file(), size_of(folder), last_used(folder))
 
     def used(self, stage: str, key: str) -> float:
-        """Unix time at which an artifact was made or last found by a run."""
         return last_used(self.folder(stage, key))
 
     def manifest_bytes(self, stage: str, key: str) -> bytes:
-        """The manifest as it lies in the store now."""
         return read_within_limit(self.folder(stage, key) / MANIFEST)
 
     def measure(self, stage: str, key: str, name: str, digest: str) -> tuple[int, str] | None:
-        """Size and sha256 of a data file, read again; None where it is gone. `digest` is what the manifest says."""
         path = self.folder(stage, key) / name
         return (path.stat().st_size, digest_file(path)) if path.is_file() else None
 
     @contextmanager
     def draft(self) -> Iterator[Path]:
-        """A folder to write an artifact's files in. Whatever `commit` did not take is removed on exit."""
         folder = self._pending / f"draft-{uuid.uuid4().hex}"
         with ExitStack() as held:
             with self._gate(fcntl.LOCK_SH):
@@ -164,7 +147,6 @@ class LocalStore:
             ) from error
 
     def drop_scratch(self, key: str) -> None:
-        """Remove the scratch folder of a key whose artifact is committed."""
         self.disk.remove_tree(self._pending / f"scratch-{key}")
         self.disk.remove(self._pending / f"scratch-{key}.lock")
 
@@ -191,7 +173,6 @@ class LocalStore:
         return Artifact(target)
 
     def put(self, path: Path, data: bytes) -> None:
-        """Write a record at `path` in the store: readers see the old bytes or the new ones. Raises as `commit` does."""
         with translate_os_errors(f"writing {path}"), self.draft() as draft:
             self.disk.make_durable(path.parent)
             self.disk.write(draft / path.name, data)
@@ -204,11 +185,9 @@ class LocalStore:
                 os.utime(artifact.folder / MANIFEST)
 
     def discard(self, stage: str, key: str) -> None:
-        """Remove an artifact, or the remains of one."""
         self.remove(self.folder(stage, key))
 
     def remove_run(self, name: str) -> None:
-        """Remove a run's records. Its artifacts stay."""
         self.remove(self.root / "runs" / name)
 
     def remove(self, folder: Path) -> None:
@@ -226,7 +205,6 @@ class LocalStore:
             self.disk.remove(folder.with_suffix(".lock"))
 
     def idle_scratch(self) -> Iterator[Path]:
-        """Scratch folders in which no live process works."""
         for folder in sorted(self._pending.glob("scratch-*")):
             if folder.is_dir():
                 try:
@@ -237,7 +215,6 @@ class LocalStore:
                 yield folder
 
     def sweep(self) -> int:
-        """Remove drafts that dead processes left behind, and return how many. Scratch folders stay for resuming."""
         cleaned = 0
         with self._gate(fcntl.LOCK_EX):
             for folder in {path.with_suffix("") for path in self._pending.glob("draft-*")}:
@@ -255,7 +232,6 @@ class LocalStore:
         return iter(())
 
     def clean_up(self, before: float) -> None:
-        """Remove what dead processes left behind."""
         self.sweep()
 
     @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,22 +118,16 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
     """
     try:
         require_within(data)
-        manifest = Manifest.model_validate_json(data)
-        _require_known(manifest.format, name)
+        values = from_json(data)
+        version = values.get("format") if isinstance(values, dict) else None
+        if isinstance(version, int) and version > FORMAT:
+            raise FutureManifest(f"{name}: manifest format {version}, but this version reads {FORMAT}; upgrade rlip")
+        manifest = Manifest.model_validate(values)
         if manifest.format > 1 and manifest.seal != manifest.checksum():
             raise ValueError("changed since it was written")
         return manifest
     except ValueError as error:
-        with suppress(ValueError):
-            require_within(data)
-            values = from_json(data)
-            _require_known(values.get("format") if isinstance(values, dict) else None, name)
         raise FatalError(
             f"{name}: damaged manifest ({reason_of(error)}); remove it with `rlip store verify --repair`, then run "
             "again"
         ) from error
-
-
-def _require_known(found: object, name: str) -> None:
-    if isinstance(found, int) and found > FORMAT:
-        raise FutureManifest(f"{name}: manifest format {found}, but this version reads {FORMAT}; upgrade rlip")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from storage.digests import digest_bytes
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.secrets import require_no_secret
@@ -55,13 +56,11 @@ def local_folder(address: Address) -> Path:
     require_no_secret(text)
     if "://" not in text:
         return Path(text)
+    if is_remote(address):
+        return cache_folder() / folder_name(text.rstrip("/"))
     import fsspec
 
-    from storage.remote_store import folder_name
-
-    if not is_remote(address):
-        return Path(fsspec.filesystem("file")._strip_protocol(text))
-    return cache_folder() / folder_name(text.rstrip("/"))
+    return Path(fsspec.filesystem("file")._strip_protocol(text))
 
 
 def cache_folder() -> Path:
@@ -74,3 +73,9 @@ def is_remote(address: Address) -> bool:
     """Whether an address is a URL of another machine, and not a folder."""
     protocol, separator, _ = str(address).partition("://")
     return bool(separator) and protocol not in ("file", "local")
+
+
+def folder_name(url: str) -> str:
+    """A readable name for the folder that holds copies of a URL, different for each URL."""
+    plain = "".join(c if c.isalnum() else "-" for c in url)[:60]
+    return f"{plain}-{digest_bytes(url.encode())[:8]}"

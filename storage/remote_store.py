@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -77,6 +76,7 @@ class RemoteStore:
         self._local = local = LocalStore(folder, disk)
         self.remote = ObjectStoreArtifacts(url, filesystem, pauses)
         self.root, self.disk, self.address = local.root, disk, self.remote.url
+        self.stages, self.measure = self.remote.stages, self.remote.digest
         # What concerns this machine alone is the local store's.
         self.folder, self.draft, self.remove = local.folder, local.draft, local.remove
         self.idle_scratch, self.sweep = local.idle_scratch, local.sweep
@@ -86,7 +86,6 @@ class RemoteStore:
         self._mirror = Mirror(self.remote.files, self.root, disk)
 
     def require_writable(self) -> None:
-        """Find out before any work whether both places can be written. Raises `FatalError`."""
         self._local.require_writable()
         probe = f"claims/probe-{uuid.uuid4().hex}"
         self.remote.files.write(probe, b"")
@@ -97,7 +96,6 @@ class RemoteStore:
         self._mirror.refresh()
 
     def find(self, stage: str, key: str) -> Artifact | None:
-        """The committed artifact, or None. Costs one request."""
         data = self.remote.manifest(stage, key)
         return None if data is None else RemoteArtifact(self.folder(stage, key), self, data)
 
@@ -150,16 +148,7 @@ class RemoteStore:
             (draft / name).rename(apart / name)
         return apart / name
 
-    def locate(self, key: str) -> Artifact | None:
-        """The committed artifact of a key whose stage is unknown."""
-        return next((found for stage in self.stages() if (found := self.find(stage, key)) is not None), None)
-
-    def stages(self) -> list[str]:
-        """Names of the stages that have artifacts, sorted."""
-        return self.remote.stages()
-
     def artifacts(self, stage: str) -> Iterator[Artifact]:
-        """Every committed artifact of a stage, ordered by key."""
         yield from dict(sorted(self.find_all(stage, self.remote.keys(stage)).items())).values()
 
     def entries(self, stage: str) -> Iterator[StoredEntry]:
@@ -174,15 +163,10 @@ class RemoteStore:
         return _holding(stage, key, files, self._touched()).used if files else 0.0
 
     def manifest_bytes(self, stage: str, key: str) -> bytes:
-        """The manifest as it is at the URL now."""
         data = self.remote.manifest(stage, key)
         if data is None:
             raise FileNotFoundError(f"{self.address}: artifacts/{stage}/{key}/{MANIFEST}")
         return data
-
-    def measure(self, stage: str, key: str, name: str, digest: str) -> tuple[int, str] | None:
-        """Size and sha256 of a data file at the URL, read again; None where it is gone."""
-        return self.remote.digest(stage, key, name, digest)
 
     @contextmanager
     def claim(self, key: str, waiting: Callable[[str], None]) -> Iterator[None]:
@@ -220,18 +204,15 @@ class RemoteStore:
                 yield folder
 
     def drop_scratch(self, key: str) -> None:
-        """Remove the scratch folder of a key whose artifact is committed, and its copies at the URL."""
         self._local.drop_scratch(key)
         with suppress(PipelineError):  # `rlip store gc` removes them later
             self._remove_all(f"scratch/{key}")
 
     def discard(self, stage: str, key: str) -> None:
-        """Remove an artifact, or the remains of one, at the URL and here."""
         self.remote.remove(stage, key, self.remote.files.listing(f"artifacts/{stage}/{key}"))
         self._local.discard(stage, key)
 
     def remove_run(self, name: str) -> None:
-        """Remove a run's records at the URL and here. Its artifacts stay."""
         self._remove_all(f"runs/{name}")
         self._local.remove_run(name)
 
@@ -323,12 +304,6 @@ def _holding(stage: str, key: str, files: dict[str, Entry], found: dict[str, flo
     size = sum(entry.size for entry in files.values())
     written = max(entry.modified for entry in files.values())
     return StoredEntry(stage, key, MANIFEST in files, size, max(written, found.get(key, 0.0)))
-
-
-def folder_name(url: str) -> str:
-    """A readable name for the folder that holds copies of a URL, different for each URL."""
-    plain = "".join(c if c.isalnum() else "-" for c in url)[:60]
-    return f"{plain}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
 
 _CHECK_BYTES = 16

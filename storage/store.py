@@ -68,9 +68,6 @@ class Store(Protocol):
     def fetch_artifacts(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
         """The artifacts at these places, with all their files on this machine's disk."""
 
-    def locate(self, key: str) -> Artifact | None:
-        """The committed artifact of a key whose stage is unknown."""
-
     def stages(self) -> list[str]:
         """Names of the stages that have artifacts."""
 
@@ -134,6 +131,11 @@ class Store(Protocol):
 
     def clean_up(self, before: float) -> None:
         """Remove what dead processes left behind, and notes and copies from before `before` (a Unix time)."""
+
+
+def locate(store: Store, key: str) -> Artifact | None:
+    """The committed artifact of a key whose stage is unknown."""
+    return next((found for stage in store.stages() if (found := store.find(stage, key)) is not None), None)
 
 
 def require_valid_address(stage: str, key: str) -> None:

@@ -14,98 +14,47 @@ import pyarrow.parquet as pq
 
 from storage.errors import FatalError
 
-BOX = pa.struct(
-    [
-        ("category", pa.string()),
-        ("x", pa.float32()),
-        ("y", pa.float32()),
-        ("w", pa.float32()),
-        ("h", pa.float32()),
-        ("crowd", pa.bool_()),
-        ("source_id", pa.int64()),
-    ]
-)
+TEXT, FLAG, INT, LONG, HASH, FLOAT = pa.string(), pa.bool_(), pa.int32(), pa.int64(), pa.uint64(), pa.float32()
+
+BOX = pa.struct({"category": TEXT, **dict.fromkeys("xywh", FLOAT), "crowd": FLAG, "source_id": LONG})
 """One bounding box: top-left corner and size, in absolute pixels."""
 
-ANNOTATED_RELATION = pa.struct([("subject", pa.int32()), ("predicate", pa.string()), ("object", pa.int32())])
+ANNOTATED_RELATION = pa.struct({"subject": INT, "predicate": TEXT, "object": INT})
 """A relation of a dataset's ground truth. `subject` and `object` are indices into the image's boxes."""
 
-CAPTION = pa.struct(
-    [
-        ("text", pa.string()),
-        ("draw", pa.int32()),
-        ("seed", pa.int64()),
-        ("log_probability", pa.float32()),
-        ("source", pa.string()),
-        ("match", pa.float32()),
-        ("times", pa.int32()),
-    ]
-)
+CAPTION = pa.struct({
+    "text": TEXT, "draw": INT, "seed": LONG, "log_probability": FLOAT, "source": TEXT, "match": FLOAT, "times": INT,
+})  # fmt: skip
 """`match`: probability that the caption belongs to the image, null without a filter; `times`: draws that gave it."""
 
-TRIPLET = pa.struct(
-    [
-        ("subject", pa.string()),
-        ("subject_lemma", pa.string()),
-        ("predicate", pa.string()),
-        ("predicate_lemma", pa.string()),
-        ("object", pa.string()),
-        ("object_lemma", pa.string()),
-        ("caption", pa.int32()),
-        ("subject_start", pa.int32()),
-        ("subject_end", pa.int32()),
-        ("predicate_start", pa.int32()),
-        ("predicate_end", pa.int32()),
-        ("object_start", pa.int32()),
-        ("object_end", pa.int32()),
-        ("rule", pa.string()),
-        ("subject_count", pa.int32()),
-        ("object_count", pa.int32()),
-        ("subject_attributes", pa.list_(pa.string())),
-        ("object_attributes", pa.list_(pa.string())),
-    ]
-)
+TRIPLET = pa.struct({
+    **{f"{part}{form}": TEXT for part in ("subject", "predicate", "object") for form in ("", "_lemma")},
+    "caption": INT,
+    **{f"{part}_{end}": INT for part in ("subject", "predicate", "object") for end in ("start", "end")},
+    "rule": TEXT,
+    **{f"{end}_count": INT for end in ("subject", "object")},
+    **{f"{end}_attributes": pa.list_(TEXT) for end in ("subject", "object")},
+})  # fmt: skip
 """Words of one caption: surface forms, head lemmas, canonical predicate. Offsets count the caption's characters.
 
 A count is 0 for a plural without a number.
 """
 
-CANDIDATE = pa.struct(
-    [
-        ("subject", pa.int32()),
-        ("object", pa.int32()),
-        ("predicate", pa.string()),
-        ("triplet", pa.int32()),
-        ("ambiguity", pa.int32()),
-        ("mention", pa.int32()),
-        ("prior", pa.float32()),
-        ("support", pa.int32()),
-    ]
-)
+CANDIDATE = pa.struct({
+    "subject": INT, "object": INT, "predicate": TEXT, "triplet": INT, "ambiguity": INT, "mention": INT, "prior": FLOAT,
+    "support": INT,
+})  # fmt: skip
 """A triplet grounded to one ordered pair of boxes.
 
 Candidates of one `mention` (-1: none) are alternatives. A mention has `ambiguity` candidates, `support` triplets state
 it, and its `prior`s sum to the number of pairs that are meant. A pair has one row per mention that may mean it.
 """
 
-RELATION = pa.struct(
-    [
-        ("subject", pa.int32()),
-        ("object", pa.int32()),
-        ("predicate", pa.string()),
-        ("score", pa.float32()),
-        ("proposed", pa.bool_()),
-        ("triplet", pa.int32()),
-        ("caption", pa.int32()),
-        ("calibrated", pa.float32()),
-        ("posterior", pa.float32()),
-        ("probability", pa.float32()),
-        ("tagger_part", pa.float32()),
-        ("prior_part", pa.float32()),
-        ("posterior_part", pa.float32()),
-        ("captions_part", pa.float32()),
-    ]
-)
+RELATION = pa.struct({
+    "subject": INT, "object": INT, "predicate": TEXT, "score": FLOAT, "proposed": FLAG, "triplet": INT, "caption": INT,
+    "calibrated": FLOAT, "posterior": FLOAT, "probability": FLOAT,
+    "tagger_part": FLOAT, "prior_part": FLOAT, "posterior_part": FLOAT, "captions_part": FLOAT,
+})  # fmt: skip
 """A scored label. `proposed` says whether the triplet (of `caption`; -1: of none) named this very pair.
 
 `calibrated` is the probability that corresponds to the score, `posterior` that of the mention to mean this pair, and
@@ -113,89 +62,47 @@ RELATION = pa.struct(
 with the mention's other pairs, and the number of statements add to its log-odds.
 """
 
-IMAGES = pa.schema(
-    [
-        ("dataset", pa.string()),
-        ("split", pa.string()),
-        ("image_id", pa.int64()),
-        ("uri", pa.string()),
-        ("digest", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("boxes", pa.list_(BOX)),
-        ("relations", pa.list_(ANNOTATED_RELATION)),
-    ]
-)
-CAPTIONS = pa.schema([("image_id", pa.int64()), ("captions", pa.list_(CAPTION))])
-TRIPLETS = pa.schema([("image_id", pa.int64()), ("triplets", pa.list_(TRIPLET))])
-CANDIDATES = pa.schema([("image_id", pa.int64()), ("pairs", pa.list_(CANDIDATE))])
-DROPPED = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("triplet", pa.int32()),
-        ("reason", pa.string()),
-        ("value", pa.string()),
-    ]
-)
+IMAGES = pa.schema({
+    "dataset": TEXT, "split": TEXT, "image_id": LONG, "uri": TEXT, "digest": TEXT, "width": INT, "height": INT,
+    "boxes": pa.list_(BOX), "relations": pa.list_(ANNOTATED_RELATION),
+})  # fmt: skip
+CAPTIONS = pa.schema({"image_id": LONG, "captions": pa.list_(CAPTION)})
+TRIPLETS = pa.schema({"image_id": LONG, "triplets": pa.list_(TRIPLET)})
+CANDIDATES = pa.schema({"image_id": LONG, "pairs": pa.list_(CANDIDATE)})
+DROPPED = pa.schema({"image_id": LONG, "triplet": INT, "reason": TEXT, "value": TEXT})
 """Triplets that led to no candidate: the index among the image's triplets, the reason, and the word."""
 
-RELATIONS = pa.schema([("image_id", pa.int64()), ("tagger", pa.string()), ("relations", pa.list_(RELATION))])
+RELATIONS = pa.schema({"image_id": LONG, "tagger": TEXT, "relations": pa.list_(RELATION)})
 """`tagger` is the digest of the tagger that made the scores."""
 
-OPINION = pa.struct(
-    [("subject", pa.int32()), ("predicate", pa.string()), ("object", pa.int32()), ("probability", pa.float32())]
-)
+OPINION = pa.struct({"subject": INT, "predicate": TEXT, "object": INT, "probability": FLOAT})
 """What a verifier says of a kept label, by boxes and canonical predicate: the probability that it holds."""
 
-OPINIONS = pa.schema([("image_id", pa.int64()), ("verifier", pa.string()), ("opinions", pa.list_(OPINION))])
+OPINIONS = pa.schema({"image_id": LONG, "verifier": TEXT, "opinions": pa.list_(OPINION)})
 """Second opinions on kept labels, which are no one's verdicts. `verifier` identifies the labeller that gave them."""
 
-DETECTED_BOX = pa.struct(
-    [("category", pa.string()), ("score", pa.float32()), *[(side, pa.float32()) for side in "xywh"]]
-)
+DETECTED_BOX = pa.struct({"category": TEXT, "score": FLOAT, **dict.fromkeys("xywh", FLOAT)})
 """One box that a network found: top-left corner and size, in absolute pixels."""
 
-DETECTED_PAIR = pa.struct(
-    [("subject", pa.int32()), ("object", pa.int32()), ("predicate", pa.string()), ("score", pa.float32())]
-)
+DETECTED_PAIR = pa.struct({"subject": INT, "object": INT, "predicate": TEXT, "score": FLOAT})
 """One relation that a network found. `subject` and `object` are indices of the image's boxes; object -1: none."""
 
-DETECTIONS = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("uri", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("boxes", pa.list_(DETECTED_BOX)),
-        ("pairs", pa.list_(DETECTED_PAIR)),
-    ]
-)
+DETECTIONS = pa.schema({
+    "image_id": LONG, "uri": TEXT, "width": INT, "height": INT,
+    "boxes": pa.list_(DETECTED_BOX), "pairs": pa.list_(DETECTED_PAIR),
+})  # fmt: skip
 """What a network found in images, best pairs first. `image_id` is null for images that belong to no dataset.
 
 Scores of detected boxes are here, in the order of the boxes of `images`: in that table they would change all its bytes.
 """
 
-REJECTED = pa.schema(
-    [("image_id", pa.int64()), ("stage", pa.string()), ("reason", pa.string()), ("value", pa.string())]
-)
+REJECTED = pa.schema({"image_id": LONG, "stage": TEXT, "reason": TEXT, "value": TEXT})
 """Quarantined rows: what was rejected, by which stage, why, and the offending value as text."""
 
-SHARD_MEMBERS = pa.schema(
-    [
-        ("shard", pa.string()),
-        ("key", pa.string()),
-        ("extension", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("digest", pa.string()),
-        ("check", pa.string()),
-        ("dataset", pa.string()),
-        ("image_id", pa.int64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("phash", pa.uint64()),
-    ]
-)
+SHARD_MEMBERS = pa.schema({
+    "shard": TEXT, "key": TEXT, "extension": TEXT, "offset": LONG, "size": LONG, "digest": TEXT, "check": TEXT,
+    "dataset": TEXT, "image_id": LONG, "width": INT, "height": INT, "phash": HASH,
+})  # fmt: skip
 """The index of tar shards, one row per member: the tar, where the member's bytes lie in it, and their sha256.
 
 `check` is the 128-bit XXH3 of the bytes, which every read is compared with: it takes a tenth of the time of a sha256.
@@ -204,45 +111,26 @@ Members with the same `key` make up a sample. `dataset` to `phash` describe its 
 tar that another program wrote. Only the member that holds the image has a `phash`.
 """
 
-SHARD_STATISTICS = pa.schema(
-    [("shard", pa.string()), ("kind", pa.string()), ("name", pa.string()), ("count", pa.int64())]
-)
+SHARD_STATISTICS = pa.schema({"shard": TEXT, "kind": TEXT, "name": TEXT, "count": LONG})
 """What a tar holds, so that nobody has to read it: counts by kind "total" (names images, images without relations,
 boxes, relations), "object" (category names), "predicate" (canonical predicates) and "surface" (predicates in the words
 of captions and datasets)."""
 
-FINGERPRINTS = pa.schema(
-    [("dataset", pa.string()), ("image_id", pa.int64()), ("digest", pa.string()), ("phash", pa.uint64())]
-)
+FINGERPRINTS = pa.schema({"dataset": TEXT, "image_id": LONG, "digest": TEXT, "phash": HASH})
 """How an evaluation image is recognised: sha256 of its bytes, and its perceptual hash, null without structure."""
 
-OVERLAP = pa.schema(
-    [
-        ("dataset", pa.string()),
-        ("image_id", pa.int64()),
-        ("test_dataset", pa.string()),
-        ("test_image_id", pa.int64()),
-        ("how", pa.string()),
-        ("distance", pa.int32()),
-    ]
-)
+OVERLAP = pa.schema({
+    "dataset": TEXT, "image_id": LONG, "test_dataset": TEXT, "test_image_id": LONG, "how": TEXT, "distance": INT,
+})  # fmt: skip
 """Training images that are also evaluation images. `how` is "same bytes", "same image id" or "near-duplicate".
 
 `distance` counts the bits in which the perceptual hashes of a near-duplicate differ; it is null for the others.
 """
 
-SPLIT = pa.schema(
-    [
-        ("subject", pa.string()),
-        ("predicate", pa.string()),
-        ("object", pa.string()),
-        ("instances", pa.int64()),
-        ("unseen", pa.bool_()),
-    ]
-)
+SPLIT = pa.schema({"subject": TEXT, "predicate": TEXT, "object": TEXT, "instances": LONG, "unseen": FLAG})
 """Triplets by name, with canonical predicates: `instances` in the training sets, and whether training excludes them."""
 
-METRICS = pa.schema([("step", pa.int64()), ("name", pa.string()), ("value", pa.float64())])
+METRICS = pa.schema({"step": LONG, "name": TEXT, "value": pa.float64()})
 """Numbers that a whole-set stage measured (losses by step, scores at the end)."""
 
 
@@ -284,30 +172,16 @@ SCHEMAS: Mapping[tuple[str, str], pa.Schema] = {
 """Stage and table → today's schema."""
 
 ADDED: Mapping[str, Any] = {
-    "captions.captions.match": None,
     "captions.captions.times": 1,
-    "triplets.triplets.subject_count": None,
-    "triplets.triplets.object_count": None,
-    "triplets.triplets.subject_attributes": None,
-    "triplets.triplets.object_attributes": None,
     "candidates.pairs.mention": -1,
-    "candidates.pairs.prior": None,
-    "candidates.pairs.support": None,
-    "relations.tagger": None,
     "relations.relations.caption": -1,
-    "relations.relations.calibrated": None,
-    "relations.relations.posterior": None,
-    "relations.relations.probability": None,
-    "relations.relations.tagger_part": None,
-    "relations.relations.prior_part": None,
-    "relations.relations.posterior_part": None,
-    "relations.relations.captions_part": None,
-    "shards.digest": None,
-    "shards.check": None,
-    "shards.dataset": None,
-    "shards.width": None,
-    "shards.height": None,
-    "shards.phash": None,
+    "captions.captions.match": None,
+    "relations.tagger": None,
+    **{f"triplets.triplets.{end}_{name}": None for end in ("subject", "object") for name in ("count", "attributes")},
+    **{f"candidates.pairs.{name}": None for name in ("prior", "support")},
+    **{f"relations.relations.{name}": None for name in ("calibrated", "posterior", "probability")},
+    **{f"relations.relations.{name}_part": None for name in ("tagger", "prior", "posterior", "captions")},
+    **{f"shards.{name}": None for name in ("digest", "check", "dataset", "width", "height", "phash")},
 }
 """Columns added after the first version, as table.column.field → their value in rows that were made before."""
 

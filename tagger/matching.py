@@ -8,10 +8,11 @@ from typing import Annotated, Any, TypeVar
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from tagger.categories import coco, objects365
+from tagger.categories.coco import ANIMATE, PEOPLE
 from tagger.categories.shared import HYPERNYMS, IMITATED_BY, OTHER_THINGS, UNCLEAR, YOUNG
 from tagger.categories.wordnet import kinds_above, may_be
-from tagger.english.lemmas import phrase_lemma
-from tagger.english.words import names_more
+from tagger.english.lemmas import known_lemmas, phrase_lemma
+from tagger.english.words import COLOURS, DETERMINERS, MATERIALS, NUMBERS, SEVERAL, names_more
 
 T = TypeVar("T")
 
@@ -26,6 +27,7 @@ Paraphrases = dict[str, Texts]
 """Phrases by category, as in the authors' `hico_obj_paraphrase.json`."""
 
 _NOTHING: frozenset[str] = frozenset()
+_COUNTING = DETERMINERS | SEVERAL | NUMBERS.keys()
 
 
 def match(noun: str, categories: Collection[str], more: Mapping[str, Collection[str]] | None = None) -> list[str]:
@@ -37,26 +39,35 @@ def match(noun: str, categories: Collection[str], more: Mapping[str, Collection[
     "brown teddy bear" is a teddy bear, and an unknown "dog bowl" is a bowl. A category that has the ending as its own
     name beats one that has it as a synonym, which beats the kinds of a broader word ("animal" for a dog); broader
     categories ("fire truck" for a truck) come next, and last what WordNet says it is a kind of ("beagle" for a dog).
-    A word of `UNCLEAR` counts as more than a category's own name only if no noun precedes it. Each part of a slash name
-    ("handbag/satchel") can match.
+    A word of `UNCLEAR` counts as more than a category's own name only if no noun precedes it. A compound means the same
+    in one word ("teacup", "tea cup"). Each part of a slash name ("handbag/satchel") can match.
     """
-    words = phrase_lemma(noun).split()
+    words = [word for word in phrase_lemma(noun).split() if word not in _COUNTING]
     distinct = list(dict.fromkeys(categories))
     for start in range(len(words)):
-        phrase = " ".join(words[start:])
-        if start and phrase in YOUNG and may_be(words[start - 1], "animal"):
+        phrase, before = " ".join(words[start:]), words[start - 1] if start else ""
+        if phrase in YOUNG and may_be(before, "animal"):
             return match(" ".join(words[:start]), categories, more)
-        if start and words[start - 1] in IMITATED_BY:
+        if before == "potted" or (before == "stuffed" and may_be(phrase, "animal")):
+            return match("potted plant" if before == "potted" else "stuffed animal", categories, more)
+        if before in IMITATED_BY or (before in MATERIALS and phrase in ANIMATE - PEOPLE):
             return []
-        is_clear = phrase not in UNCLEAR or not start or not names_more(f"{words[start - 1]} {phrase}")
+        joined = "".join(words[start:])
+        if start == len(words) - 2 and not _is_known(phrase) and _is_known(joined):
+            phrase = joined
+        is_clear = phrase not in UNCLEAR or not before or not _narrows(before, phrase)
         meant = _named(phrase, distinct, more, _OF_NOUNS if is_clear else _OF_UNCLEAR)
+        if phrase == "sign" and before in COLOURS - {"red"}:
+            return [category for category in meant if "stop sign" not in _own_names(category)]
         if meant or not is_clear or phrase in OTHER_THINGS:
             return meant
+        if not names_more(phrase) and any(words[-1] in _own_names(category) for category in distinct):
+            continue  # A black cat is a cat; WordNet has a marten of that name.
         is_known = phrase in _known_phrases()
         kinds = kinds_above(phrase)
         meant = _meant(_names_with(phrase), distinct, more) or _meant(kinds, distinct, more, is_known)
         # A "cereal bowl" is a bowl, though WordNet has another sense of "bowl" in mind than ours.
-        if meant or is_known or (kinds and not may_be(phrase, words[-1])):
+        if meant or is_known or (kinds and (phrase == joined or not may_be(phrase, words[-1]))):
             return meant
     return []
 
@@ -107,8 +118,8 @@ def is_spoken_of(category: str) -> bool:
 @lru_cache(maxsize=1 << 14)
 def _own_names(category: str) -> frozenset[str]:
     aliases = _aliases()
-    parts = [part for part in map(phrase_lemma, (category, *category.split("/"))) if part]
-    return frozenset(parts).union(aliases[part] for part in parts if part in aliases)
+    parts = _spelled(map(phrase_lemma, (category, *category.split("/"))))
+    return parts.union(aliases[part] for part in parts if part in aliases)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -157,13 +168,28 @@ def _hypernym_table() -> dict[str, frozenset[str]]:
 
 
 def _in_lemmas(table: Mapping[str, Collection[str]]) -> dict[str, frozenset[str]]:
-    return {phrase_lemma(name): frozenset(map(phrase_lemma, words)) for name, words in table.items()}
+    return {phrase_lemma(name): _spelled(map(phrase_lemma, words)) for name, words in table.items()}
+
+
+def _spelled(names: Iterable[str]) -> frozenset[str]:
+    """Returns the names, and each in one word: "surf board" and "surfboard"."""
+    return frozenset(spelling for name in names for spelling in (name, name.replace(" ", "")) if name)
 
 
 @cache
 def _known_phrases() -> frozenset[str]:
     table = _synonym_table()
     return frozenset(table).union(*table.values()) | OTHER_THINGS
+
+
+def _narrows(word: str, noun: str) -> bool:
+    """Whether the word before a noun is a noun ("exit sign") or gerund ("cutting board"), and not of appearance."""
+    is_noun = word.endswith("ing") or bool(known_lemmas(word, "NOUN")) or not known_lemmas(word, "VERB")
+    return is_noun and not known_lemmas(word, "ADJ") and names_more(f"{word} {noun}")
+
+
+def _is_known(phrase: str) -> bool:
+    return phrase in _known_phrases() or bool(kinds_above(phrase))
 
 
 def match_by_substrings(span: str, categories: Collection[str], paraphrases: Paraphrases) -> list[str]:
@@ -182,14 +208,18 @@ def match_by_substrings(span: str, categories: Collection[str], paraphrases: Par
 
 
 def by_whole_words(surface: str, lemma: str, categories: Collection[str]) -> list[str]:
-    """Matches by our rules (`match`)."""
-    return match(lemma, categories)
+    """Matches by our rules (`match`), with what the noun as written has before its lemma: "rocking", "stuffed"."""
+    return match(_described(surface, lemma), categories)
+
+
+def _described(surface: str, lemma: str) -> str:
+    return " ".join([*surface.split()[: -len(lemma.split()) or None], lemma])
 
 
 def by_whole_words_and(paraphrases: Paraphrases) -> NounReader:
     """Returns our matching, with the phrases of an external dictionary added to our own synonyms."""
     more = {category: frozenset(map(phrase_lemma, phrases)) for category, phrases in paraphrases.items()}
-    return lambda surface, lemma, categories: match(lemma, categories, more)
+    return lambda surface, lemma, categories: match(_described(surface, lemma), categories, more)
 
 
 def by_substrings(paraphrases: Paraphrases) -> NounReader:

@@ -37,8 +37,6 @@ LAST_LAYER = "act.text.last_hidden_state"
 
 @dataclass(frozen=True)
 class Difference:
-    """Largest difference in a group of quantities."""
-
     part: str
     group: str
     compared: int
@@ -49,12 +47,10 @@ class Difference:
 
     @property
     def tolerance(self) -> float:
-        """Maximum allowed difference."""
         return TOLERANCES[self.group]
 
     @property
     def holds(self) -> bool:
-        """Whether the difference is within the tolerance."""
         return self.largest <= self.tolerance
 
 

@@ -49,7 +49,6 @@ OF_ENCODER = ("act.input_proj.", "act.enc.layer", "mc.img_memory", "mc.pos_embed
 
 
 def main() -> None:
-    """Writes every kind of network to the given folder."""
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)

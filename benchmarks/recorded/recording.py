@@ -63,11 +63,9 @@ class Recording:
         self.sizes = [(int(mask[:, 0].sum()), int(mask[0].sum())) for mask in shown]
 
     def parts(self) -> list[str]:
-        """Returns the recorded parts."""
         return [part for part in PARTS if (self.folder / f"{self.name}_{part}.npz").is_file()]
 
     def arrays(self, part: str) -> Arrays:
-        """Returns all recorded arrays of a part."""
         with np.load(self.folder / f"{self.name}_{part}.npz", allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
 
@@ -107,7 +105,6 @@ class Recording:
         return PairQueries(*boxes_and_labels, valid)
 
     def match_weights(self) -> MatchWeights:
-        """Returns the recorded weights of the matching costs."""
         args = self.args
         return MatchWeights(
             object_class=args["set_cost_obj_class"],
@@ -119,7 +116,6 @@ class Recording:
         )
 
     def loss_settings(self) -> LossSettings:
-        """Returns the recorded weights of the losses."""
         args = self.args
         return LossSettings(
             classes=args["obj_loss_coef"],
@@ -149,7 +145,6 @@ class Recording:
 
 
 def targets_in(arrays: Arrays) -> list[Target]:
-    """Returns the recorded targets of each image."""
     of_images: dict[int, dict[str, Tensor]] = {}
     for key, value in arrays.items():
         prefix, _, name = key.partition(".")

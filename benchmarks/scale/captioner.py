@@ -31,7 +31,6 @@ def caption(draw: list[float], nouns: list[str], shares: list[float]) -> dict[st
 
 
 def main() -> None:
-    """Answer messages until the input ends."""
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     nouns: list[str] = []
     shares: list[float] = []

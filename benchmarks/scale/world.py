@@ -103,7 +103,6 @@ class World:
 
     @property
     def recipe(self) -> Path:
-        """The path of the recipe."""
         return self.folder / f"{NAME}.toml"
 
     def write(self) -> None:
@@ -145,7 +144,6 @@ def _name(number: int) -> str:
 
 
 def _boxes(images: int) -> Iterator[str]:
-    """The boxes of images, as JSON."""
     shares = np.cumsum(1 / np.arange(1, len(CATEGORIES) + 1))
     for start in range(0, images, BLOCK):
         generator = np.random.default_rng(start)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.torch_file import read_torch_file
-from models.weights_file import WeightsError, is_own
+from models.weights_file import WeightsError, is_own, opened
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,8 @@ def _is_safetensors(path: Path) -> bool:
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if is_own(path):
         raise WeightsError(f"{path}: already holds weights of this project, so there is nothing to import")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, {}  # noqa: SIM118, a file is not a mapping
-    except (SafetensorError, RuntimeError) as error:  # torch's for what can't be mapped into memory
-        raise WeightsError(f"{path}: not a readable safetensors file, perhaps truncated ({error})") from error
+    with opened(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, {}  # noqa: SIM118, a file is not a mapping
 
 
 def _read_pickled(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from models.config import ConfigError, NetworkConfig
@@ -17,7 +16,7 @@ from models.official.checkpoint import Checkpoint, read_checkpoint
 from models.official.names import from_official, official_shapes, place_of
 from models.official.sizes import Kind, infer_config, kind_of
 from models.weights import build, expected_shapes
-from models.weights_file import WeightsError, state_dict_diff, summary
+from models.weights_file import WeightsError, opened, state_dict_diff, summary
 
 NEW_TO_DETECTORS = (
     "bias_obj_a",
@@ -235,16 +234,13 @@ def read_text_encoder(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> di
     if not path.is_file():
         raise FileNotFoundError(f"no {_TEXT_FILE} in {folder}; the hub has it under FacebookAI/roberta-base")
     wanted = {name: name.removeprefix(_OUR_TEXT) for name in shapes if name.startswith(_OUR_TEXT)}
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            names = set(file.keys())
-            places = {
-                ours: next((f"{prefix}{name}" for prefix in _THEIR_TEXT if f"{prefix}{name}" in names), None)
-                for ours, name in wanted.items()
-            }
-            values = {ours: file.get_tensor(name).float() for ours, name in places.items() if name is not None}
-    except SafetensorError as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
+    with opened(path, "pt") as file:
+        names = set(file.keys())
+        places = {
+            ours: next((f"{prefix}{name}" for prefix in _THEIR_TEXT if f"{prefix}{name}" in names), None)
+            for ours, name in wanted.items()
+        }
+        values = {ours: file.get_tensor(name).float() for ours, name in places.items() if name is not None}
     if missing := [wanted[name] for name in wanted if name not in values]:
         raise WeightsError(f"{path}: lacks {summary(missing)}; name the folder of a RoBERTa with a pooled output")
     if wrong := [wanted[name] for name in values if tuple(values[name].shape) != shapes[name]]:

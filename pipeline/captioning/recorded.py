@@ -13,7 +13,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
@@ -33,16 +33,8 @@ EXPECTED = (
 )
 
 
-class _Entry(NamedTuple):
-    """A caption as a file states it, not yet validated."""
-
-    image_id: Any
-    text: Any
-    source: str
-    seed: int | None = None
-    log_probability: float | None = None
-    match: float | None = None
-    times: int = 1
+_Stated = tuple[Any, Any, Caption]
+"""Image id and text as a file states them, and what else it states of the caption."""
 
 
 class RecordedCaptioner:
@@ -56,8 +48,8 @@ class RecordedCaptioner:
         self.rejects: list[Rejected] = []
         """Captions that failed validation: not text, empty, too long, or without an image id."""
         for path in settings.recorded:
-            for entry in _read(path):
-                self._add(entry)
+            for image_id, text, caption in _read(path):
+                self._add(image_id, text, caption)
 
     def caption(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:
         """The captions of each image id; `images` is ignored and may be empty."""
@@ -67,25 +59,23 @@ class RecordedCaptioner:
         """The ids of images that have captions, so that a caller can find missing ones."""
         return frozenset(self._captions)
 
-    def _add(self, entry: _Entry) -> None:
-        image_id = as_id(entry.image_id)
+    def _add(self, stated_id: Any, stated: Any, caption: Caption) -> None:
+        image_id = as_id(stated_id)
         if image_id is None:
-            self.rejects.append(Rejected(NO_IMAGE, "caption without image id", shown(entry.image_id)))
+            self.rejects.append(Rejected(NO_IMAGE, "caption without image id", shown(stated_id)))
             return
-        if not isinstance(entry.text, str):
-            self.rejects.append(Rejected(image_id, "caption not text", shown(entry.text)))
+        if not isinstance(stated, str):
+            self.rejects.append(Rejected(image_id, "caption not text", shown(stated)))
             return
-        text = clean(entry.text)
+        text = clean(stated)
         if not text or len(text) > LONGEST_TEXT:
             self.rejects.append(Rejected(image_id, "caption too long" if text else "caption empty", text[:200]))
             return
         captions = self._captions[image_id]
-        captions.append(
-            Caption(text, len(captions), entry.seed, entry.log_probability, entry.source, entry.match, entry.times)
-        )
+        captions.append(caption._replace(text=text, draw=len(captions)))
 
 
-def _read(path: Path) -> Iterator[_Entry]:
+def _read(path: Path) -> Iterator[_Stated]:
     """The captions of one file. Raises `FatalError` when it is missing or holds something else."""
     if not path.is_file():
         raise FatalError(f"{path}: no such file (setting: recorded); expected {EXPECTED}")
@@ -99,31 +89,31 @@ def _read(path: Path) -> Iterator[_Entry]:
     yield from _from_json(content, path)
 
 
-def _from_json(content: Any, path: Path) -> Iterator[_Entry]:
+def _from_json(content: Any, path: Path) -> Iterator[_Stated]:
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         yield from _from_rows(content["annotations"], path, only_caption=True)
     elif isinstance(content, dict):
         for image_id, texts in content.items():
-            yield from (_Entry(image_id, text, path.stem) for text in _listed(texts))
+            yield from ((image_id, text, _of(path.stem)) for text in _listed(texts))
     elif isinstance(content, list):
         yield from _from_rows(content, path, only_caption=False)
     else:
         raise FatalError(f"{path}: holds neither a JSON object nor a list; expected {EXPECTED}")
 
 
-def _from_rows(rows: list[Any], path: Path, only_caption: bool) -> Iterator[_Entry]:
+def _from_rows(rows: list[Any], path: Path, only_caption: bool) -> Iterator[_Stated]:
     for row in rows:
         if not isinstance(row, dict):
-            yield _Entry(row, None, path.stem)
+            yield row, None, _of(path.stem)
         elif only_caption or "caption" in row:
-            yield _Entry(row.get("image_id"), row.get("caption"), path.stem)
+            yield row.get("image_id"), row.get("caption"), _of(path.stem)
         else:
             for model, texts in row.items():
                 if model != "image_id":
-                    yield from (_Entry(row.get("image_id"), text, model) for text in _listed(texts))
+                    yield from ((row.get("image_id"), text, _of(model)) for text in _listed(texts))
 
 
-def _from_parquet(path: Path) -> Iterator[_Entry]:
+def _from_parquet(path: Path) -> Iterator[_Stated]:
     try:
         table = read_table(path, CAPTIONS)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -132,15 +122,13 @@ def _from_parquet(path: Path) -> Iterator[_Entry]:
     rows = (row for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE) for row in batch.to_pylist())
     for row in rows:
         for caption in row["captions"] or ():
-            yield _Entry(
-                row["image_id"],
-                caption["text"],
-                caption["source"] or path.stem,
-                caption["seed"],
-                caption["log_probability"],
-                caption["match"],
-                caption["times"] or 1,
-            )
+            stated = caption | {"source": caption["source"] or path.stem, "times": caption["times"] or 1}
+            yield row["image_id"], caption["text"], Caption(**stated)
+
+
+def _of(source: str) -> Caption:
+    """What is known of a caption besides its text."""
+    return Caption("", 0, None, None, source)
 
 
 def _listed(texts: Any) -> list[Any]:

@@ -20,8 +20,7 @@ from pipeline.data.images.opening import BadImage
 from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
 from pipeline.runtime.wording import counted
-from pipeline.stages.pretrain import PretrainStage
-from pipeline.stages.train_tagger import TrainTaggerStage
+from pipeline.stages.pretrain import PretrainStage, TrainTaggerStage
 from pipeline.training.config import SAMPLES, TrainConfig
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TaggerSettings, TrainingSettings

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from heapq import nlargest
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.explain import ends_of
 from pipeline.cli.options import STORE, AsJson, StorePath, VerdictsFolder
 from pipeline.cli.why import causes_of
 from pipeline.labels.audit_sample import RIGHT, WRONG
@@ -47,6 +48,7 @@ STEP = "tag"
 Labels = dict[tuple[int, int, str, int], float]
 """Image, subject box, predicate, object box → score."""
 Scores = dict[JudgedRelation, float]
+Relation = TypeVar("Relation", bound=Hashable)
 
 
 class Example(NamedTuple):
@@ -145,7 +147,7 @@ def diff(
     runs = find_run(opened, before), find_run(opened, after)
     found, beside = difference(*runs), Comparison.of(*runs)
     standing, folder = _standing(store, verdicts)
-    judged = judged_difference(*runs, standing, MIN_SCORE_CHANGE)
+    judged = judged_difference(*runs, standing)
     reviewed = {} if folder is None else {run.name: run_precision(run, folder) for run in runs}
     if as_json:
         people = {name: None if human is None else asdict(human) for name, human in reviewed.items()}
@@ -224,22 +226,23 @@ def difference(before: Run, after: Run) -> Difference:
             raise FatalError(f"run {run.name!r} has no artifacts of step {STEP!r}: nothing to compare")
     for partition in sorted(old.keys() | new.keys()):
         one, other = old.get(partition), new.get(partition)
-        labels = _labels(one), _labels(other) if one != other else {}
+        labels = _labels(one)
         if one == other:
-            result.same += len(labels[0])
+            result.same += len(labels)
             continue
-        cause = _cause(before.store, partition, one, other)
-        _compare(result, cause, *labels)
+        others, cause = _labels(other), _cause(before.store, partition, one, other)
+        ways = _ways(labels, others)
+        result.same += len(labels.keys() & others.keys()) - len(ways["re-scored"])
+        for kind, keys in ways.items():
+            result.add(cause, kind, [Example(*key, labels.get(key), others.get(key)) for key in sorted(keys)])
     return result
 
 
-def _compare(result: Difference, cause: tuple[str, str], before: Labels, after: Labels) -> None:
+def _ways(before: Mapping[Relation, float], after: Mapping[Relation, float]) -> dict[str, set[Relation]]:
+    """The relations that differ, by kind."""
     shared = before.keys() & after.keys()
     changed = {key for key in shared if abs(before[key] - after[key]) >= MIN_SCORE_CHANGE}
-    result.same += len(shared) - len(changed)
-    ways = {"added": after.keys() - shared, "lost": before.keys() - shared, "re-scored": changed}
-    for kind, keys in ways.items():
-        result.add(cause, kind, [Example(*key, before.get(key), after.get(key)) for key in sorted(keys)])
+    return {"added": after.keys() - shared, "lost": before.keys() - shared, "re-scored": changed}
 
 
 def _cause(store: Store, partition: str, before: Artifact | None, after: Artifact | None) -> tuple[str, str]:
@@ -254,17 +257,8 @@ def _cause(store: Store, partition: str, before: Artifact | None, after: Artifac
 
 
 def _labels(artifact: Artifact | None) -> Labels:
-    return {} if artifact is None else dict(_entries(artifact))
-
-
-def _entries(artifact: Artifact) -> Iterator[tuple[tuple[int, int, str, int], float]]:
-    for row in artifact.table("relations").to_pylist():
-        for relation in row["relations"]:
-            yield _place(row["image_id"], relation), relation["score"]
-
-
-def _place(image_id: int, relation: Mapping[str, Any]) -> tuple[int, int, str, int]:
-    return image_id, relation["subject"], relation["predicate"], relation["object"]
+    rows = [] if artifact is None else artifact.table("relations").to_pylist()
+    return {(row["image_id"], *ends_of(one)): one["score"] for row in rows for one in row["relations"]}
 
 
 class Changed(NamedTuple):
@@ -368,21 +362,14 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def judged_difference(before: Run, after: Run, standing: StandingVerdicts, least: float) -> dict[str, dict[str, int]]:
+def judged_difference(before: Run, after: Run, standing: StandingVerdicts) -> dict[str, dict[str, int]]:
     """Kind of difference → verdict in words → number of relations. Kinds without verdicts are absent.
 
-    Relations are compared by content, so recomputed boxes at the same place are equal. Scores that differ by less than
-    `least` count as equal.
+    Relations are compared by content, so recomputed boxes at the same place are equal.
     """
     digests = {relation.image for relation in standing}
-    old, new = _scores(before, after, digests), _scores(after, before, digests)
-    ways = {
-        "added": new.keys() - old.keys(),
-        "lost": old.keys() - new.keys(),
-        "re-scored": {each for each in old.keys() & new.keys() if abs(old[each] - new[each]) >= least},
-    }
     counted = {}
-    for way, relations in ways.items():
+    for way, relations in _ways(_scores(before, after, digests), _scores(after, before, digests)).items():
         counts = Counter(_outcome(outcome_of(standing[each])) for each in relations if each in standing)
         if counts:
             counted[way] = dict(counts.most_common())

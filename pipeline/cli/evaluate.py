@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import typer
@@ -16,14 +16,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pipeline.cli.options import AsJson, Files, further_files, printed
-from pipeline.data.datasets.annotations import read_json, rows
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.open_images import image_labels
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import BadImage, probe, read_image
 from pipeline.data.images.refs import ImageFolder
 from pipeline.evaluation import benchmark as benchmarks
-from pipeline.evaluation.anatomy import AnatomyRules, dissect
+from pipeline.evaluation.anatomy import dissect
 from pipeline.evaluation.benchmark import Evaluated, Options, numbered_triplets
 from pipeline.evaluation.comparison import Comparison, Model, compare
 from pipeline.evaluation.detections.names import counted_names, matched
@@ -44,11 +43,12 @@ from pipeline.evaluation.summary import Figure, summarise
 from pipeline.evaluation.vcoco import VcocoRoles
 from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
-from pipeline.report.comparison_page import write_comparison_page
 from pipeline.report.evaluation_images import EvaluatedImages
-from pipeline.report.evaluation_page import evaluation_markdown, write_evaluation_page
+from pipeline.report.evaluation_page import evaluation_markdown, write_comparison_page, write_evaluation_page
+from pipeline.report.formatting import table
 from storage.atomic import write_atomic
 from storage.errors import FatalError, translate_os_errors
+from tagger.matching import read_authors_file
 
 Benchmark = Literal["hico-det", "vcoco", "open-images", "vrd", "vg"]
 FORMATS: dict[Benchmark, str] = {
@@ -80,24 +80,6 @@ UNKNOWN_IDS = ("unknown category id", "unknown verb id", "unknown category")
 """Rejected parts of a ground truth whose list of names belongs to another file."""
 
 
-class HicoFiles(NamedTuple):
-    """The files of HICO-DET that select and group its interactions; see the options of `rlip evaluate`."""
-
-    interactions: Path | None
-    rare: Path | None
-    split: str | None
-    """A name of `PUBLISHED`, or a file of positions"""
-    validity: Path | None
-    subject: str
-
-
-class Faults(NamedTuple):
-    """What to do about detections that lack images or have faulty rows."""
-
-    allow_missing: bool
-    drop_faulty: bool
-
-
 class Scored(NamedTuple):
     """A scored file of detections, and its relations, whose errors a report shows."""
 
@@ -114,7 +96,7 @@ def _write_report(
     """Writes a page, a Markdown table and JSON. `root`: the folder of images, to show some."""
     uris, (name, evaluated, predicted, truth) = scored.uris, scored.model
     shown = EvaluatedImages(
-        dissect(predicted, truth, AnatomyRules()),
+        dissect(predicted, truth),
         scored.objects,
         scored.predicates,
         uris,
@@ -259,7 +241,8 @@ def score(
     root, panoptic = (
         None if each is None else open_folder(each if "://" in each else Path(each)) for each in (images, masks)
     )
-    faults, further = Faults(allow_missing, drop_faulty), further_files(files or [])
+    faults = {"allow_missing": allow_missing, "drop_faulty": drop_faulty}
+    further = further_files(files or [])
     models = dict(zip(_names(detections), detections, strict=True))
     compared, findings = len(models) > 1, ""
     terminal = Console(stderr=True)
@@ -278,7 +261,7 @@ def score(
                 truth = _with_sizes(GroundTruth.open(format_name or FORMATS[benchmark], ground_truth, further), root)
                 truth = truth if panoptic is None else truth.with_masks(ground_truth, panoptic)
                 findings = _rejected(truth, drop_faulty)
-                options = _with_files(options, HicoFiles(interactions, rare, split, validity, subject), truth)
+                options = _with_files(options, truth, interactions, rare, split, validity, subject)
                 options = replace(
                     options,
                     known_object=known_object,
@@ -337,11 +320,11 @@ def _names(files: Sequence[Path]) -> list[str]:
 
 
 def _scored(
-    benchmark: Benchmark, name: str, path: Path, truth: GroundTruth, faults: Faults, options: Options
+    benchmark: Benchmark, name: str, path: Path, truth: GroundTruth, faults: Mapping[str, Any], options: Options
 ) -> Scored:
     allowed = None if options.validity is None else options.validity.T > 0
     per_image = None if benchmark in ("vg", "vrd") else 100
-    found = read_detections(path, truth, **faults._asdict(), per_image=per_image, allowed=allowed)
+    found = read_detections(path, truth, **faults, per_image=per_image, allowed=allowed)
     truth, predicted, true = found.truth, found.relations, found.truth.relations
     names = truth.objects, truth.predicates
     refuse_implausible(path, predicted, true, truth.sizes, *names)
@@ -360,7 +343,7 @@ def _vcoco(
     annotations: Path,
     files: Mapping[str, Path],
     models: Mapping[str, Path],
-    faults: Faults,
+    faults: Mapping[str, Any],
     options: Options,
     with_uris: bool,
 ) -> list[Scored]:
@@ -380,12 +363,12 @@ def _vcoco(
 
 
 def _vcoco_detections(
-    path: Path, truth: VcocoTruth, annotations: Path, files: Mapping[str, Path], faults: Faults
+    path: Path, truth: VcocoTruth, annotations: Path, files: Mapping[str, Path], faults: Mapping[str, Any]
 ) -> VcocoDetections:
     if path.suffix != ".parquet":
-        return read_vcoco_detections(path, truth, faults.allow_missing)
+        return read_vcoco_detections(path, truth, faults["allow_missing"])
     rows = GroundTruth.open("vcoco", annotations, files)
-    found = read_detections(path, rows, **faults._asdict()).relations
+    found = read_detections(path, rows, **faults).relations
     places = {image_id: place for place, image_id in enumerate(truth.image_ids)}
     image = np.array([places[image_id] for image_id in rows.image_ids.tolist()], np.int64)[found.image]
     order = np.argsort(image, kind="stable")
@@ -400,26 +383,35 @@ def _vcoco_files(truth: VcocoTruth, instances: Path) -> tuple[str, ...]:
     return tuple(names[image_id] for image_id in truth.image_ids)
 
 
-def _with_files(options: Options, hico: HicoFiles, truth: GroundTruth) -> Options:
+def _with_files(
+    options: Options,
+    truth: GroundTruth,
+    interactions: Path | None,
+    rare: Path | None,
+    split: str | None,
+    validity: Path | None,
+    subject: str,
+) -> Options:
     """The options with what HICO-DET's files say about the ground truth."""
-    needs_list = hico.rare is not None or hico.split is not None
-    if needs_list and hico.interactions is None:
+    if (rare is not None or split is not None) and interactions is None:
         raise FatalError(
             "--rare and --split count in HICO-DET's list of interactions; add --interactions hico_list_hoi.txt"
         )
     triplets: list[TripletClass] = []
-    if needs_list and hico.interactions is not None:
-        listed = [(hico.subject, predicate, object_) for predicate, object_ in read_interactions(hico.interactions)]
+    if interactions is not None and (rare is not None or split is not None):
+        listed = [(subject, predicate, object_) for predicate, object_ in read_interactions(interactions)]
         triplets = numbered_triplets(listed, truth.objects, truth.predicates)
-    rare = None
-    if hico.rare is not None:
-        rare = split_of_positions("rare", read_positions(hico.rare), triplets, transductive=None).unseen
-        if len(triplets) == HICO_TRIPLETS and not published_split("UC-RF", triplets, transductive=None).unseen <= rare:
+    of_rare = None
+    if rare is not None:
+        of_rare = split_of_positions("rare", read_positions(rare), triplets, transductive=None).unseen
+        if (
+            len(triplets) == HICO_TRIPLETS
+            and not published_split("UC-RF", triplets, transductive=None).unseen <= of_rare
+        ):
             raise FatalError(
-                f"{hico.rare}: lacks interactions that are rare in HICO-DET; it must count from 0, in the order of "
-                f"{hico.interactions}"
+                f"{rare}: lacks interactions that are rare in HICO-DET; it must count from 0, in the order of {interactions}"
             )
-    return replace(options, validity=_validity(hico.validity, truth), rare=rare, split=_split(hico.split, triplets))
+    return replace(options, validity=_validity(validity, truth), rare=of_rare, split=_split(split, triplets))
 
 
 def _split(name: str | None, triplets: Sequence[TripletClass]) -> Split | None:
@@ -437,18 +429,18 @@ def _validity(path: Path | None, truth: GroundTruth) -> np.ndarray | None:
     if path is None:
         return None
     try:
-        table = np.asarray(np.load(path, allow_pickle=False))
+        allowed = np.asarray(np.load(path, allow_pickle=False))
     except (ValueError, EOFError) as error:
         raise FatalError(f"{path}: is not a .npy array of numbers ({error})") from error
     names = counted_names(truth.objects)
     expected = (len(truth.predicates), len(names))
-    if table.shape != expected or table.dtype.kind not in "biuf":
+    if allowed.shape != expected or allowed.dtype.kind not in "biuf":
         raise FatalError(
-            f"{path}: is {table.dtype} of shape {table.shape}; expected numbers of predicates × objects, {expected}"
+            f"{path}: is {allowed.dtype} of shape {allowed.shape}; expected numbers of predicates × objects, {expected}"
         )
-    table = table[:, matched(truth.objects, names)]
+    allowed = allowed[:, matched(truth.objects, names)]
     relations = truth.relations
-    forbidden = (relations.object_labels >= 0) & (table[relations.predicates, relations.object_labels] == 0)
+    forbidden = (relations.object_labels >= 0) & (allowed[relations.predicates, relations.object_labels] == 0)
     if forbidden.any():
         first = int(forbidden.argmax())
         example = f"{truth.predicates[relations.predicates[first]]} {truth.objects[relations.object_labels[first]]}"
@@ -456,7 +448,7 @@ def _validity(path: Path | None, truth: GroundTruth) -> np.ndarray | None:
             f"{path}: forbids {forbidden.sum():,} of {len(relations):,} true interactions, e.g. {example!r}; its rows must "
             f"count the predicates of the ground truth, its columns {', '.join(names[:3])}, ..."
         )
-    return table
+    return allowed
 
 
 def _with_sizes(truth: GroundTruth, root: ImageFolder | None) -> GroundTruth:
@@ -474,9 +466,7 @@ def _with_sizes(truth: GroundTruth, root: ImageFolder | None) -> GroundTruth:
 
 def _rejected(truth: GroundTruth, drop_faulty: bool) -> str:
     """What the ground truth lost, in words. Raises `FatalError` for ids that its lists of names lack."""
-    counts = Counter[str]()
-    for reject in truth.rejects:
-        counts[reject.reason] += reject.count
+    counts = Counter(reject.reason for reject in truth.rejects)
     unknown = [f"{counts[reason]:,} × {reason}" for reason in UNKNOWN_IDS if counts[reason]]
     if unknown and not drop_faulty:
         raise FatalError(
@@ -486,13 +476,8 @@ def _rejected(truth: GroundTruth, drop_faulty: bool) -> str:
 
 
 def _seen(path: Path, truth: GroundTruth) -> np.ndarray:
-    expected = "a JSON list of [subject, predicate, object] names"
-    triplets = rows(read_json(path, expected), path, expected)
-    if not all(
-        isinstance(each, list) and len(each) == 3 and all(isinstance(n, str) for n in each) for each in triplets
-    ):
-        raise FatalError(f"{path}: has other entries; expected {expected}")
-    return np.array(numbered_triplets(map(tuple, triplets), truth.objects, truth.predicates), np.int64).reshape(-1, 3)
+    triplets = read_authors_file(path, list[tuple[str, str, str]], "[[subject, predicate, object], ...] of names")
+    return np.array(numbered_triplets(triplets, truth.objects, truth.predicates), np.int64).reshape(-1, 3)
 
 
 def _verified(path: Path, classes: Path, truth: GroundTruth) -> np.ndarray:
@@ -509,22 +494,18 @@ def _verified(path: Path, classes: Path, truth: GroundTruth) -> np.ndarray:
 
 
 def _table(figures: Sequence[Figure]) -> Table:
-    table = Table("figure", box=None)
-    for head in ("value", "95 % interval", "authors' evaluator"):
-        table.add_column(head, justify="right")
+    shown = table(None, "figure", "value", "95 % interval", "authors' evaluator")
     for figure in figures:
         interval = "" if figure.low is None else f"{figure.low:.4f} to {figure.high:.4f}"
         authors = "" if figure.official is None else f"{figure.official:.4f}"
-        table.add_row(figure.label, f"{figure.value:.4f}", interval, authors)
-    return table
+        shown.add_row(figure.label, f"{figure.value:.4f}", interval, authors)
+    return shown
 
 
 def _compared_table(comparison: Comparison) -> Table:
-    table = Table("figure", box=None)
-    others = [f"{name} − {comparison.models[0]}" for name in comparison.models[1:]]
-    for head in (*comparison.models, *others):
-        table.add_column(head, justify="right")
+    others = (f"{name} − {comparison.models[0]}" for name in comparison.models[1:])
+    shown = table(None, "figure", *comparison.models, *others)
     for row in comparison.figures:
         values = (f"{value:.4f}" for value in row.values)
-        table.add_row(row.name, *values, *(each.text("{:+.4f}".format) for each in row.differences))
-    return table
+        shown.add_row(row.name, *values, *(each.text("{:+.4f}".format) for each in row.differences))
+    return shown

@@ -56,10 +56,6 @@ class ImageTrace:
     """The place of the image in each kind of shard, and which labels were kept there."""
     rejected: Sequence[Mapping[str, Any]]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the trace as plain values."""
-        return dict(vars(self))
-
     def __str__(self) -> str:
         return "\n".join(_lines(self))
 
@@ -74,7 +70,7 @@ def explain(
     opened = existing_store(store)
     trace = trace_of(find_run(opened, run_name) if run_name is not None else _only_run(opened), image)
     if as_json:
-        print(json.dumps(trace.as_json(), ensure_ascii=False, default=str))
+        print(json.dumps(vars(trace), ensure_ascii=False, default=str))
         return
     Console().print(Text(str(trace)), soft_wrap=True)
 
@@ -96,8 +92,14 @@ def trace_of(run: Run, image: str) -> ImageTrace:
         captioner=at["caption"].manifest.terms["weights"] if "caption" in at else {},
         tagger=next(iter(at["tag"].manifest.terms["inputs"].get("tagger", [])), None) if "tag" in at else None,
         labels=[
-            {**label, "words": words, "caption": _caption(captions, words), "mentions": mentions.get(_ends(label), [])}
-            for label, words in _with_words(labels, triplets)
+            {
+                **label,
+                "words": words,
+                "caption": _caption(captions, words),
+                "mentions": mentions.get(ends_of(label), []),
+            }
+            for label in labels
+            for words in (triplets[label["triplet"]] if 0 <= label["triplet"] < len(triplets) else {},)
         ],
         dropped=_dropped(at.get("tag"), triplets, image_id),
         shards=[
@@ -171,21 +173,13 @@ def _mentions(artifact: Artifact | None, image_id: int) -> dict[tuple[int, str, 
     if artifact is not None and "candidates.parquet" in artifact.manifest.files:
         for row in artifact.table("candidates").filter(pc.field("image_id") == image_id).to_pylist():
             for pair in row["pairs"]:
-                mentions.setdefault(_ends(pair), []).append(pair)
+                mentions.setdefault(ends_of(pair), []).append(pair)
     return mentions
 
 
-def _ends(label: Mapping[str, Any]) -> tuple[int, str, int]:
+def ends_of(label: Mapping[str, Any]) -> tuple[int, str, int]:
+    """Subject, predicate and object of a row's relation or pair."""
     return label["subject"], label["predicate"], label["object"]
-
-
-def _with_words(
-    labels: list[dict[str, Any]], triplets: list[dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each label with the triplet that it came from; empty if unknown."""
-    for label in labels:
-        known = 0 <= label["triplet"] < len(triplets)
-        yield label, triplets[label["triplet"]] if known else {}
 
 
 def _caption(captions: list[dict[str, Any]], words: Mapping[str, Any]) -> dict[str, Any] | None:

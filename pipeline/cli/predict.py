@@ -24,7 +24,7 @@ from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.vocabulary import TrainedNames
-from scenes.sample_weights import SAMPLE_WEIGHTS
+from scenes import SAMPLE_WEIGHTS
 from storage.atomic import atomic_file
 from storage.errors import FatalError, translate_os_errors
 

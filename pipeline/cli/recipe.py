@@ -82,8 +82,10 @@ def check_recipes(
             results.append({"recipe": str(path), "errors": redacted(str(error)).splitlines(), "notes": []})
             continue
         starts = list(random_starts(steps))
-        errors = [f"{start.step}: {start.refusal}" for start in starts if start.refusal]
-        notes = [f"{start.step}: {start.what}" for start in starts if not start.refusal]
+        errors, notes = (
+            [f"{start.what}: {start.detail}" for start in starts if start.state == state]
+            for state in ("missing", "note")
+        )
         results.append({"recipe": str(path), "errors": errors, "notes": notes})
     if as_json:
         print(json.dumps(results))

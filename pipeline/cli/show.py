@@ -84,8 +84,8 @@ def show_run(console: Console, run: Run, step: str | None, as_json: bool) -> Non
     human = None if view is None else run_precision(run, run.store.root / VERDICTS)
     if as_json:
         rows = {name: list(head) for name, head in _heads(artifacts)}
-        shown = {**summary.as_json(), "keys": {p: a.key for p, a in artifacts.items()}, "sample": rows}
-        labels = {} if view is None else {"labels": view.as_json()}
+        shown = {**asdict(summary), "keys": {p: a.key for p, a in artifacts.items()}, "sample": rows}
+        labels = {} if view is None else {"labels": asdict(view)}
         labels |= {} if human is None else {"reviewed": asdict(human)}
         _print_json(console, {**shown, "rejected_rows": rejected, **labels})
         return
@@ -193,7 +193,7 @@ def show_steps(console: Console, run: Run, steps: list[StepSummary], as_json: bo
     """Show steps of a run: counts of rows, time, size, and what the store has lost."""
     lost = _lost(run, steps)
     if as_json:
-        _print_json(console, {"run": run.name, "steps": [summary.as_json() for summary in steps], "lost": lost})
+        _print_json(console, {"run": run.name, "steps": [asdict(summary) for summary in steps], "lost": lost})
         return
     made = table(
         f"Run {run.name}", "step", "partitions", "rows in", "rows out", "rejected", "worker seconds", "images/s", "size"

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +54,7 @@ def train_tagger(
     (artifact,) = context.run.artifacts(trained).values()
     tagger = TrainedTagger.of(artifact)
     if as_json:
-        print(json.dumps(tagger.as_json()))
+        print(json.dumps(asdict(tagger)))
     else:
         tagger.print(Console())
 

@@ -18,7 +18,7 @@ from storage.errors import FatalError
 from storage.keys import Change, changes
 from storage.open_store import existing_store
 from storage.runs import Run, find_run
-from storage.store import Store
+from storage.store import Store, locate
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _above(store: Store, change: Change, old: Artifact, new: Artifact) -> tuple[
         return None, None
     for place, (before, after) in enumerate(zip(*digests, strict=True)):
         if before != after:
-            return store.locate(keys[0][place]), store.locate(keys[1][place])
+            return locate(store, keys[0][place]), locate(store, keys[1][place])
     return None, None
 
 

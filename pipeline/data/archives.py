@@ -16,12 +16,10 @@ from typing import IO, cast
 from pipeline.data.datasets.annotations import is_inside
 from pipeline.data.download import Report, require_space
 from storage.atomic import atomic_file
-from storage.errors import FatalError
+from storage.errors import FatalError, translate_os_errors
 from storage.shards.scan import ENDS_EARLY, DamagedTar, entries_in, fault_of
 
 _CHUNK = 1 << 20
-_ENCRYPTED = 1
-"""The bit of a zip's flags."""
 
 
 def unpack(archive: Path, folder: Path, report: Report = lambda done, total: None) -> None:
@@ -38,7 +36,7 @@ def unpack(archive: Path, folder: Path, report: Report = lambda done, total: Non
             (_unpack_zip if archive.suffix == ".zip" else _unpack_tar)(archive, aside, report)
             # One call for all files: images come by the hundred thousand, and a sync of each would take hours.
             os.sync()
-            _move_into(aside, folder)
+            shutil.copytree(aside, folder, copy_function=os.replace, dirs_exist_ok=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     archive.unlink()
@@ -66,7 +64,7 @@ def _unpack_zip(archive: Path, aside: Path, report: Report) -> None:
     with zipfile.ZipFile(archive) as packed:
         members = packed.infolist()
         for member in members:
-            _require_plain(archive, member.filename, _fault_of(member))
+            _require_plain(archive, member.filename, "is a link" if stat.S_ISLNK(member.external_attr >> 16) else "")
         total = sum(member.file_size for member in members)
         require_space(aside, total, f"unpacking {archive}")
         done = 0
@@ -99,16 +97,6 @@ def _require_plain(archive: Path, name: str, fault: str) -> None:
         )
 
 
-def _fault_of(member: zipfile.ZipInfo) -> str:
-    if stat.S_ISLNK(member.external_attr >> 16):
-        return "is a link"
-    if member.flag_bits & _ENCRYPTED:
-        return "is encrypted"
-    return (
-        "" if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else "is packed by an unusual method"
-    )
-
-
 def _write(source: IO[bytes] | gzip.GzipFile, path: Path, size: int) -> None:
     """Writes the next `size` bytes of `source`. Raises EOFError where it has fewer."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,26 +109,12 @@ def _write(source: IO[bytes] | gzip.GzipFile, path: Path, size: int) -> None:
             size -= len(chunk)
 
 
-def _move_into(aside: Path, folder: Path) -> None:
-    """Move everything in `aside` to `folder`, joining folders that exist in both and replacing files."""
-    for entry in sorted(aside.iterdir()):
-        target = folder / entry.name
-        if entry.is_dir() and target.is_dir():
-            _move_into(entry, target)
-        else:
-            entry.rename(target)
-
-
 @contextmanager
 def _explained(archive: Path) -> Iterator[None]:
-    """Turn errors of reading an archive, which is removed if it is damaged, and of the disk into `FatalError`."""
+    """Turn errors of reading an archive, which is removed if it is damaged, into `FatalError`, and those of the disk."""
     try:
-        yield
+        with translate_os_errors(f"unpacking {archive}"):
+            yield
     except (zipfile.BadZipFile, DamagedTar, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         archive.unlink(missing_ok=True)
         raise FatalError(f"{archive}: was damaged ({error}) and has been removed; run again to download it") from error
-    except OSError as error:
-        raise FatalError(
-            f"unpacking {archive} failed: {error.strerror} ({error.filename}); free some space or change permissions, "
-            "and run again: the archive is kept"
-        ) from error

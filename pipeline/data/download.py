@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
-import http.client
 import json
 import os
 import re
 import shutil
-import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.error import HTTPError, URLError
+from typing import BinaryIO
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+import httpx
 from pydantic_core import from_json
 
 from storage.atomic import put_in_place, write_atomic
-from storage.errors import FatalError, RetryableError
+from storage.errors import FatalError, RetryableError, translate_os_errors
 
 ATTEMPTS = 6
 """Number of attempts in a row that may fail without a single new byte."""
@@ -33,11 +28,7 @@ MAX_PAUSE = 60.0
 """Seconds. Pauses between attempts double from one second up to this."""
 TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as broken."""
-_CHUNK = 1 << 20
 _MAY_PASS = {408, 425, 429}
-_UNREACHABLE = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-
 Report = Callable[[int, int | None], None]
 """Receives the number of bytes that are done and their total, or None if the server does not state it."""
 
@@ -86,12 +77,12 @@ def download(
     `FatalError` if a person must act (no such file, no network, full disk, wrong digest) and `RetryableError` if the
     server fails again and again.
     """
-    with _explain_disk_errors(path):
+    with translate_os_errors(f"writing {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
     with _Part.opened(path) as part:
         _fetch_all(url, part, report, sleep)
         _require_digest(url, part, digest)
-        with _explain_disk_errors(path):
+        with translate_os_errors(f"writing {path}"):
             put_in_place(part.path, path)
         part.forget()
 
@@ -139,57 +130,44 @@ def _fetch_all(url: str, part: _Part, report: Report, sleep: Callable[[float], N
 
 def _fetch(url: str, part: _Part, report: Report) -> None:
     """Request the rest of a file once and append it to the part. Raises `_InterruptedError` and `_UnreachableError`."""
-    start = part.resumes_at(url)
+    done = part.resumes_at(url)
     version = part.version
-    if version is not None and start == version.length:
+    if version is not None and done == version.length:
         return
-    redirects = _Redirects()
-    with _explain_network_errors(url, part):
-        request = Request(url, headers={"User-Agent": "rlip", "Accept-Encoding": "identity"})
-        if start and version is not None and version.validator is not None:
-            request.add_header("Range", f"bytes={start}-")
-            request.add_header("If-Range", version.validator)
-        response = build_opener(redirects).open(request, timeout=TIMEOUT)
-    with response:
-        if response.status != 206:
-            start = 0
-            part.restart(_version_of(url, response, redirects.sha256))
-        elif not _continues(response.headers.get("Content-Range"), start):
+    headers = {"User-Agent": "rlip", "Accept-Encoding": "identity"}
+    if done and version is not None and version.validator is not None:
+        headers |= {"Range": f"bytes={done}-", "If-Range": version.validator}
+    with (
+        _explain_network_errors(url),
+        httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT) as response,
+    ):
+        if response.status_code == 416:
+            part.restart(None)
+            raise _InterruptedError("the file is shorter than what arrived of it; starting over")
+        response.raise_for_status()
+        if response.status_code != 206:
+            done = 0
+            part.restart(_version_of(url, response))
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
             part.restart(None)
             raise _InterruptedError("the server sent another range than the one requested")
         total = part.version.length if part.version is not None else None
         if total is not None:
-            require_space(part.path.parent, total - start, url)
-        _copy(url, response, part, start, total, report)
-
-
-def _copy(url: str, response: BinaryIO, part: _Part, done: int, total: int | None, report: Report) -> None:
-    report(done, total)
-    while True:
-        with _explain_network_errors(url, part):
-            chunk = response.read(_CHUNK)
-        if not chunk:
-            break
-        part.append(chunk)
-        done += len(chunk)
+            require_space(part.path.parent, total - done, url)
         report(done, total)
-    if total is not None and done > total:
-        part.restart(None)
-        raise _InterruptedError(f"{done} bytes arrived where {total} were announced")
-    if total is not None and done < total:
-        raise _InterruptedError(f"the connection ended after {done} of {total} bytes")
+        for chunk in response.iter_raw():
+            part.append(chunk)
+            done += len(chunk)
+            report(done, total)
 
 
-def _continues(content_range: str | None, start: int) -> bool:
-    return re.match(rf"bytes {start}-", content_range or "") is not None
-
-
-def _version_of(url: str, response: Any, sha256: str | None) -> _Version:
-    headers = response.headers
-    tag, length = headers.get("ETag"), headers.get("Content-Length")
+def _version_of(url: str, response: httpx.Response) -> _Version:
+    tag, length = response.headers.get("ETag"), response.headers.get("Content-Length")
     # A weak ETag promises equal meaning, not equal bytes, so that no range may rest on it (RFC 9110, 13.1.5).
-    validator = tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
-    return _Version(url, validator, int(length) if re.fullmatch(r"[0-9]{1,18}", length or "") else None, sha256)
+    validator = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
+    linked = (each.headers.get("X-Linked-ETag", "").strip('"') for each in response.history)
+    sha256 = next((each for each in linked if re.fullmatch(r"[0-9a-f]{64}", each)), None)
+    return _Version(url, validator, None if length is None else int(length), sha256)
 
 
 def _require_digest(url: str, part: _Part, digest: str | None) -> None:
@@ -206,72 +184,38 @@ def _require_digest(url: str, part: _Part, digest: str | None) -> None:
 def _difference(path: Path, digest: str) -> str:
     """Describes how a file differs from "md5:..." or "sha256:..."; "" if it doesn't."""
     kind, _, wanted = digest.partition(":")
-    with _explain_disk_errors(path), path.open("rb") as file:
+    with translate_os_errors(f"writing {path}"), path.open("rb") as file:
         found = hashlib.file_digest(file, kind).hexdigest()
     return "" if found == wanted else f"its {kind} is {found}, but {wanted} is published"
 
 
-class _Redirects(HTTPRedirectHandler):
-    """Follows redirects, and notes the sha256 that the Hugging Face hub states only in the redirect itself."""
-
-    sha256: str | None = None
-
-    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
-        tag = str(headers.get("X-Linked-ETag") or "").strip('"')
-        if re.fullmatch(r"[0-9a-f]{64}", tag):
-            self.sha256 = tag
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
 @contextmanager
-def _explain_network_errors(url: str, part: _Part) -> Iterator[None]:
+def _explain_network_errors(url: str) -> Iterator[None]:
     """Turn the errors of a connection into those of this module."""
     try:
         yield
-    except HTTPError as error:
-        if error.code == 416:
-            part.restart(None)
-            raise _InterruptedError("the file is shorter than what arrived of it; starting over") from error
-        if error.code >= 500 or error.code in _MAY_PASS:
-            raise _InterruptedError(f"the server answered {error.code} {error.reason}") from error
-        what = "no such file on the server" if error.code in (404, 410) else "the server refused"
+    except httpx.HTTPStatusError as error:
+        answer = f"{error.response.status_code} {error.response.reason_phrase}"
+        if error.response.status_code >= 500 or error.response.status_code in _MAY_PASS:
+            raise _InterruptedError(f"the server answered {answer}") from error
+        what = "no such file on the server" if error.response.status_code in (404, 410) else "the server refused"
         raise FatalError(
-            f"{url}: {what} ({error.code} {error.reason}); `rlip data list` names the official page, which says where "
-            "the file is now"
+            f"{url}: {what} ({answer}); `rlip data list` names the official page, which says where the file is now"
         ) from error
-    except URLError as error:
-        raise _classified(url, error.reason) from error
-    except (http.client.InvalidURL, ValueError) as error:
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
         raise FatalError(
             f"{url}: this address, or one that the server redirects to, is invalid ({error}); check --mirror and "
             "RLIP_MIRROR, or download the file from its official page (`rlip data list`)"
         ) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _classified(url, error) from error
-
-
-def _classified(url: str, reason: object) -> Exception:
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        return FatalError(
-            f"{url}: the server's certificate is not valid ({reason.verify_message}); check the clock and the proxy, "
-            "or name the file of trusted certificates in SSL_CERT_FILE"
-        )
-    unreachable = isinstance(reason, socket.gaierror) or (isinstance(reason, OSError) and reason.errno in _UNREACHABLE)
-    what = (reason.strerror or str(reason) or type(reason).__name__) if isinstance(reason, OSError) else str(reason)
-    return (_UnreachableError if unreachable else _InterruptedError)(what or type(reason).__name__)
-
-
-@contextmanager
-def _explain_disk_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError of the disk into a `FatalError`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise FatalError(f"disk full while writing {path}; free some space and run again: it resumes") from error
-        raise FatalError(
-            f"{path}: can't be written ({error.strerror}); change its permissions or choose another folder with --root"
-        ) from error
+    except (httpx.ConnectError, httpx.ProxyError) as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise FatalError(
+                f"{url}: the server's certificate is not valid ({error}); check the clock and the proxy, or name the "
+                "file of trusted certificates in SSL_CERT_FILE"
+            ) from error
+        raise _UnreachableError(str(error)) from error
+    except httpx.TransportError as error:
+        raise _InterruptedError(str(error) or type(error).__name__) from error
 
 
 class _Part:
@@ -290,7 +234,7 @@ class _Part:
     def opened(cls, path: Path) -> Iterator[_Part]:
         """Open the part of `path` for this process alone. Raises `FatalError` if another process is writing it."""
         place = path.with_name(f"{path.name}.part")
-        with _explain_disk_errors(place):
+        with translate_os_errors(f"writing {place}"):
             descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
             try:
@@ -313,7 +257,7 @@ class _Part:
 
     def restart(self, version: _Version | None) -> None:
         """Drop what arrived; what follows belongs to `version`."""
-        with _explain_disk_errors(self.path):
+        with translate_os_errors(f"writing {self.path}"):
             if self.size():
                 self._file.truncate(0)
             self.version = version
@@ -323,7 +267,7 @@ class _Part:
                 write_atomic(self._about, json.dumps(asdict(version)).encode())
 
     def append(self, data: bytes) -> None:
-        with _explain_disk_errors(self.path):
+        with translate_os_errors(f"writing {self.path}"):
             rest = memoryview(data)
             while rest:
                 rest = rest[self._file.write(rest) :]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from pipeline.data.datasets.annotations import AnnotationError, as_id, explained, shown
+from pipeline.data.datasets.annotations import AnnotationError, as_id, as_object, explained, opening, shown
 from pipeline.data.datasets.json_stream import stream_fields, stream_lists, stream_rows
 from pipeline.data.images.perceptual_hash import near_duplicates
 from pipeline.runtime.settings import Settings, data_file
@@ -164,13 +163,13 @@ def _name(row: Mapping[str, Any]) -> str:
 
 def list_entries(path: Path) -> Iterator[tuple[str, Any]]:
     """Yields the entries of a list of images, each with its place in words. Raises `FatalError` as `read_ids`."""
-    opening = _opening(path, IDS)
-    if opening == "{":
+    first = opening(path, IDS)
+    if first == "{":
         yield from _listed_in_object(path)
-    elif opening == "[":
+    elif first == "[":
         yield from ((f"element {number}", entry) for number, entry in enumerate(stream_rows(path, IDS), 1))
     else:
-        with _opened(path, IDS) as file:
+        with explained(path, IDS), path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if text := line.partition("#")[0].strip():
                     yield f"line {number}", text
@@ -189,22 +188,6 @@ def _listed_in_object(path: Path) -> Iterator[tuple[str, Any]]:
             error_of_first = error_of_first or error
     assert error_of_first is not None
     raise error_of_first
-
-
-def _opening(path: Path, expected: str) -> str:
-    """The first character of a file that is not whitespace; "" when there is none. Raises `FatalError`."""
-    with _opened(path, expected) as file:
-        return next((line.strip()[0] for line in file if line.strip()), "")
-
-
-@contextmanager
-def _opened(path: Path, expected: str) -> Iterator[TextIO]:
-    """A file in UTF-8. Raises `FatalError` when it can't be read or is not text."""
-    with explained(path, expected), path.open(encoding="utf-8-sig") as file:
-        try:
-            yield file
-        except UnicodeDecodeError as error:
-            raise AnnotationError(f"{path}: not UTF-8 text; expected {expected}") from error
 
 
 def listed_value(entry: Any) -> Any:
@@ -229,7 +212,7 @@ def _id_of(entry: Any) -> int | None:
 
 def _mapped(path: Path, ids: Collection[int]) -> Iterator[int]:
     """The image ids that a map sends to one of `ids`. Raises `FatalError` for a file that is not a map."""
-    pairs = _object_map(path) if _opening(path, _MAP) == "{" else _image_data(path)
+    pairs = _object_map(path) if opening(path, _MAP) == "{" else _image_data(path)
     is_empty = True
     for image_id, other in pairs:
         is_empty = False
@@ -252,8 +235,9 @@ def _object_map(path: Path) -> Iterator[tuple[int, int]]:
 def _image_data(path: Path) -> Iterator[tuple[int, int]]:
     """Visual Genome's images that are also COCO's; `coco_id` of the others is null."""
     for number, entry in enumerate(stream_rows(path, _MAP), 1):
-        image_id = as_id(entry.get("image_id", entry.get("id"))) if isinstance(entry, dict) else None
+        found = as_object(entry)
+        image_id = as_id(found.get("image_id", found.get("id")))
         if image_id is None:
             raise FatalError(f"{path}: element {number} has no image_id: {shown(entry)}; expected {_MAP}")
-        if (other := as_id(entry.get("coco_id"))) is not None:
+        if (other := as_id(found.get("coco_id"))) is not None:
             yield image_id, other

@@ -41,7 +41,7 @@ class Detector(Protocol):
         ...
 
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
-        """Finds the boxes of each RGB image that score at least `threshold`.
+        """Finds the boxes of each RGB image that score at least `threshold`; others are excluded afterwards.
 
         Boxes are xyxy in pixels of the image as given, in any order; they may stick out of it. Labels index `names`.
         """
@@ -111,7 +111,7 @@ class OpenDetector:
     def detect(self, images: Sequence[Image.Image], uris: Sequence[str] = ()) -> list[NamedBoxes]:
         """Finds the boxes of RGB images that the settings keep. Recorded boxes are found by the images' file names."""
         if isinstance(self._detector, RecordedDetector):
-            detected = self._detector.of(uris, self._settings.threshold)
+            detected = self._detector.of(uris)
         else:
             detected = self._detector.detect(images, self._settings.threshold)
         return [self._named(boxes, image) for boxes, image in zip(detected, images, strict=True)]
@@ -119,6 +119,7 @@ class OpenDetector:
     def _named(self, detected: Detections, image: Image.Image) -> NamedBoxes:
         assert detected.scores is not None
         labels, scores = self._places[detected.labels], detected.scores
+        is_sure = scores >= self._settings.threshold
         if not (np.isfinite(detected.boxes).all() and np.isfinite(scores).all()):
             raise FatalError(
                 "the detector's boxes or scores are not finite; its weights are damaged (setting: detect.weights)"
@@ -126,13 +127,13 @@ class OpenDetector:
         size = np.array([image.width, image.height, image.width, image.height], np.float64)
         boxes = np.clip(detected.boxes, 0, size).astype(np.float32).astype(np.float64)  # as tables hold them
         inside = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(axis=1)
-        kept = np.flatnonzero(inside & (labels >= 0))
+        kept = np.flatnonzero(inside & is_sure & (labels >= 0))
         kept = kept[np.argsort(-scores[kept], kind="stable")]
         best = Detections(boxes[kept], labels[kept], scores[kept]).without_duplicates(self._settings.duplicates)
         assert best.scores is not None
         most = self._settings.max_boxes
         best = Detections(best.boxes[:most], best.labels[:most], best.scores[:most])
-        return NamedBoxes(best, int((labels < 0).sum()))
+        return NamedBoxes(best, int((is_sure & (labels < 0)).sum()))
 
 
 def open_detector(settings: DetectSettings, worker: int = 0) -> OpenDetector:

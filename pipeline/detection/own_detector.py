@@ -57,13 +57,7 @@ class OwnDetector:
 
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
         """Finds the boxes of images. An object of several pairs occurs once for each of them."""
-        return [_above(image.boxes, threshold) for image in self._predictor.predict(images, self._batch)]
-
-
-def _above(boxes: Detections, threshold: float) -> Detections:
-    assert boxes.scores is not None
-    kept = boxes.scores >= threshold
-    return Detections(boxes.boxes[kept], boxes.labels[kept], boxes.scores[kept])
+        return [image.boxes for image in self._predictor.predict(images, self._batch)]
 
 
 def _names_and_size(files: DetectorFiles, settings: DetectSettings) -> tuple[Sequence[str], int]:

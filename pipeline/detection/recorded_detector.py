@@ -53,15 +53,15 @@ class RecordedDetector:
         """Reads the file. Raises `FatalError` as the constructor does."""
         return cls(files.place)
 
-    def of(self, uris: Sequence[str], threshold: float) -> list[Detections]:
+    def of(self, uris: Sequence[str]) -> list[Detections]:
         """Returns the boxes of images by file name. Raises `FatalError` for an image that the file does not list."""
-        return [self._of(uri, threshold) for uri in uris]
+        return [self._of(uri) for uri in uris]
 
-    def _of(self, uri: str, threshold: float) -> Detections:
+    def _of(self, uri: str) -> Detections:
         image_id = self._ids.get(uri, self._ids.get(uri.rpartition("/")[2]))
         if image_id is None:
             raise FatalError(f"detector {self._path}: lists no image {uri!r}; detect its boxes, too, or take it away")
-        kept = [row for row in self._rows.get(image_id, ()) if row[5] >= threshold]
-        boxes = np.array([row[:4] for row in kept], np.float64).reshape(-1, 4)
-        labels = np.array([self._labels[row[4]] for row in kept], np.int64)
-        return Detections(boxes, labels, np.array([row[5] for row in kept], np.float64))
+        rows = self._rows.get(image_id, ())
+        boxes = np.array([row[:4] for row in rows], np.float64).reshape(-1, 4)
+        labels = np.array([self._labels[row[4]] for row in rows], np.int64)
+        return Detections(boxes, labels, np.array([row[5] for row in rows], np.float64))

@@ -13,6 +13,7 @@ from PIL import Image
 from models.torch_file import read_torch_file
 from models.weights_file import WeightsError
 from pipeline.detection.settings import DetectSettings
+from pipeline.detection.transformers_detector import to_detections
 from pipeline.detection.weights_files import DetectorFiles
 from pipeline.evaluation.detection import Detections
 from pipeline.runtime.devices import choose_device
@@ -54,13 +55,7 @@ class TorchvisionDetector:
         for image in images:
             pixels_3HW = torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255))
             (result,) = self._model([pixels_3HW.to(self._device)])
-            boxes, labels, scores = (result[name].cpu().numpy() for name in ("boxes", "labels", "scores"))
-            kept = scores >= threshold
-            detections.append(
-                Detections(
-                    boxes[kept].astype(np.float64), labels[kept].astype(np.int64), scores[kept].astype(np.float64)
-                )
-            )
+            detections.append(to_detections(result))
         return detections
 
 

@@ -6,8 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
+from models.weights_file import WeightsError, is_own, read_config
 from pipeline.detection.settings import DetectSettings
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.vocabulary import is_tokenizer, tokenizer_files
@@ -62,7 +61,7 @@ def _is_transformers(folder: Path) -> bool:
     """Whether a folder holds a model of transformers. A tokenizer of this project's weights may have config.json."""
     if not (folder / CONFIG).is_file():
         return False
-    return not ((folder / MODEL).is_file() and _is_own(folder / MODEL))
+    return not ((folder / MODEL).is_file() and is_own(folder / MODEL))
 
 
 def _own(path: Path, settings: DetectSettings) -> DetectorFiles:
@@ -72,11 +71,12 @@ def _own(path: Path, settings: DetectSettings) -> DetectorFiles:
             f"detect.weights = {path}: no file {file}; name a .safetensors file of this project, or a folder with {CONFIG} and "
             "model.safetensors that transformers loads"
         )
-    if not _is_own(file):
+    try:
+        read_config(file)
+    except WeightsError as error:
         raise FatalError(
-            f"detect.weights = {file}: this project did not write the file; of another project's model, name the folder with its "
-            f"{CONFIG}, and convert weights of RLIP with `rlip weights import`"
-        )
+            f"detect.weights = {error}; of another project's model, name the folder with its {CONFIG}"
+        ) from error
     files = {MODEL: file}
     if (vocabulary := file.parent / VOCABULARY).is_file():
         files[VOCABULARY] = vocabulary
@@ -87,15 +87,6 @@ def _own(path: Path, settings: DetectSettings) -> DetectorFiles:
             "files there, or set detect.tokenizer to its folder, e.g. of roberta-base"
         )
     return DetectorFiles("own", file, files | tokenizer_files(beside))
-
-
-def _is_own(file: Path) -> bool:
-    """Whether this project wrote the file, judged without loading torch. Raises `FatalError` for a damaged file."""
-    try:
-        with safe_open(str(file), framework="np") as opened:
-            return "network" in (opened.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise FatalError(f"detect.weights = {file}: can't be read ({error}); copy it again") from error
 
 
 def _transformers(folder: Path) -> DetectorFiles:

@@ -47,8 +47,7 @@ class ZeroShotDetector:
         found = []
         for start in range(0, len(images), self._batch):
             chosen = list(images[start : start + self._batch])
-            find = self._grounded if self._is_grounded else self._queried
-            found += find(chosen, threshold)
+            found += self._grounded(chosen) if self._is_grounded else self._queried(chosen, threshold)
         return found
 
     def _queried(self, images: list[Image.Image], threshold: float) -> list[Detections]:
@@ -60,7 +59,7 @@ class ZeroShotDetector:
         results = self._processor.post_process_grounded_object_detection(outputs, threshold, target_sizes=sizes)
         return [to_detections(result) for result in results]
 
-    def _grounded(self, images: list[Image.Image], threshold: float) -> list[Detections]:
+    def _grounded(self, images: list[Image.Image]) -> list[Detections]:
         """Grounding DINO scores the tokens of one sentence of names. A box has the name of its best token."""
         parts: list[list[Detections]] = [[] for _ in images]
         for first, text, spans in self._sentences():
@@ -71,10 +70,9 @@ class ZeroShotDetector:
                 scores_QT = outputs.logits[0].sigmoid().cpu()
                 scores_QN = torch.stack([scores_QT[:, start:end].amax(dim=1) for start, end in spans], dim=1)
                 scores, labels = scores_QN.max(dim=1)
-                kept = scores >= threshold
                 x, y, w, h = (outputs.pred_boxes[0].cpu() * torch.tensor([image.width, image.height] * 2)).unbind(1)
                 boxes = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], dim=1)
-                result = {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept] + first}
+                result = {"boxes": boxes, "scores": scores, "labels": labels + first}
                 found.append(to_detections(result))
         return [_joined(found) for found in parts]
 

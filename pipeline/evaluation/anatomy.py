@@ -23,6 +23,10 @@ from pipeline.evaluation.relations import Flags, Floats, Integers, Interactions,
 Score = Callable[[Relations, Relations], float]
 """Scores predictions against the truth, e.g. the mean AP of a benchmark."""
 
+OVERLAP = 0.5
+"""Least IoU of a right box."""
+TOUCH = 0.1
+"""Least IoU of a box that is off, but meant for the true one: TIDE's background threshold."""
 PAIRS_AT_ONCE = 1_000_000
 """Pairs of a prediction and a truth that are compared together, which bounds memory."""
 
@@ -53,22 +57,6 @@ _RIGHT = -1
 _CODE: dict[Kind, int] = {kind: code for code, kind in enumerate(FALSE_POSITIVES)}
 _REPAIRED = tuple(kind for kind in FALSE_POSITIVES if 0 < _CODE[kind] < _CODE[Kind.SEVERAL])
 """Kinds that a repair makes right. The others are removed."""
-
-
-@dataclass(frozen=True)
-class AnatomyRules:
-    """What counts as right and as near."""
-
-    overlap: float = 0.5
-    """Least IoU of a right box."""
-    touch: float = 0.1
-    """Least IoU of a box that is off, but meant for the true one: TIDE's background threshold."""
-    per_image: int | None = 100
-    """Number of predictions per image that count, best first. None keeps all."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.touch <= self.overlap <= 1:
-            raise ValueError(f"touch {self.touch} and overlap {self.overlap} must satisfy 0 < touch <= overlap <= 1")
 
 
 @dataclass(frozen=True)
@@ -173,21 +161,21 @@ def anatomy(dissection: Dissection, score: Score) -> Anatomy:
     )
 
 
-def dissect(predicted: Relations, truth: Relations, rules: AnatomyRules | None = None) -> Dissection:
+def dissect(predicted: Relations, truth: Relations, per_image: int | None = 100) -> Dissection:
     """Gives each prediction that counts its kind of error. Raises ValueError on unequal image counts or missing scores.
 
     A prediction is right as in HICO-DET: all names agree, both boxes overlap enough, and no better prediction found the
-    truth that it overlaps most. Predictions that the metric would suppress as duplicates are left out by the caller.
+    truth that it overlaps most. The best `per_image` predictions of each image count; None: all. Predictions that the
+    metric would suppress as duplicates are left out by the caller.
     """
-    rules = rules or AnatomyRules()
     if predicted.images != truth.images:
         raise ValueError(f"predictions are of {predicted.images} images, the truth of {truth.images}")
-    counted = best_first(predicted, rules.per_image)
+    counted = best_first(predicted, per_image)
     kind = np.full(len(counted), _CODE[Kind.BACKGROUND], dtype=np.int8)
     target = np.full(len(counted), -1, dtype=np.int64)
     found, reached = np.zeros(len(truth), dtype=bool), np.zeros(len(truth), dtype=bool)
     for near in near_truths(counted, truth):
-        _dissect(near, _codes(near, counted, truth, rules), kind, target, found, reached)
+        _dissect(near, _codes(near, counted, truth), kind, target, found, reached)
     return Dissection(counted, truth, kind, target, found, ~found & ~reached)
 
 
@@ -229,7 +217,7 @@ def near_truths(predicted: Relations, truth: Relations) -> Iterator[NearTruths]:
         )
 
 
-def _codes(near: NearTruths, predicted: Relations, truth: Relations, rules: AnatomyRules) -> NDArray[np.int8]:
+def _codes(near: NearTruths, predicted: Relations, truth: Relations) -> NDArray[np.int8]:
     """P: what is wrong with the prediction if this truth was meant, as a position in FALSE_POSITIVES.
 
     0 (DUPLICATE) says that nothing is wrong.
@@ -238,9 +226,9 @@ def _codes(near: NearTruths, predicted: Relations, truth: Relations, rules: Anat
     object_ = predicted.object_labels[near.prediction] == truth.object_labels[near.truth]
     predicate = predicted.predicates[near.prediction] == truth.predicates[near.truth]
     names = subject & object_ & predicate
-    subject_right, object_right = near.subject_iou >= rules.overlap, near.object_iou >= rules.overlap
+    subject_right, object_right = near.subject_iou >= OVERLAP, near.object_iou >= OVERLAP
     both = subject_right & object_right
-    subject_touches, object_touches = near.subject_iou >= rules.touch, near.object_iou >= rules.touch
+    subject_touches, object_touches = near.subject_iou >= TOUCH, near.object_iou >= TOUCH
     touching = subject_touches & object_touches
     conditions = {
         Kind.DUPLICATE: both & names,

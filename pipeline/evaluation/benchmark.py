@@ -4,34 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from pipeline.evaluation.bootstrap import Interval, OnResample, bootstrap
 from pipeline.evaluation.detections.names import without_case
-from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, match_hico, score_hico
+from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, match_hico
 from pipeline.evaluation.open_images import (
     OpenImagesRules,
     OpenImagesScores,
     match_challenge,
     match_open_images,
-    score_open_images,
 )
-from pipeline.evaluation.ranking import mean_of
+from pipeline.evaluation.ranking import Recalls, mean_of
 from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.scene_graph_recall import (
     SceneGraphRules,
-    SceneGraphScores,
     match_scene_graphs,
-    score_scene_graphs,
 )
 from pipeline.evaluation.splits import Split
 from pipeline.evaluation.summary import ClassScore, Figure
-from pipeline.evaluation.vcoco import VcocoRules, VcocoScores, match_vcoco, score_vcoco
+from pipeline.evaluation.vcoco import VcocoRules, VcocoScores, match_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import VcocoTruth
-from pipeline.evaluation.visual_relationships import VrdRules, match_vrd, score_vrd
+from pipeline.evaluation.visual_relationships import VrdRules, match_vrd
 
 RESAMPLES = 200
 """Test sets that are drawn for an interval."""
@@ -145,50 +143,44 @@ def hico_det(
     rules = HicoRules(validity=options.validity, official=options.official, **options.suppressed)
     settings = {"": rules} | ({"known_": replace(rules, known_object=True)} if options.known_object else {})
     matches = {prefix: match_hico(predicted, truth, each) for prefix, each in settings.items()}
-    triplets = matches[""].triplets
-    names = {t: f"{objects[t.subject]} {predicates[t.predicate]} {objects[t.object]}" for t in triplets}
+    names = {t: f"{objects[t.subject]} {predicates[t.predicate]} {objects[t.object]}" for t in matches[""].triplets}
 
     def measured(chosen: Integers | None = None) -> Measured:
         scores = {prefix: each.scores(chosen) for prefix, each in matches.items()}
+        precision = scores[""].average_precision
         by_predicate: dict[str, list[float]] = {}
-        for triplet, precision in scores[""].average_precision.items():
-            by_predicate.setdefault(predicates[triplet.predicate], []).append(precision)
+        for triplet, value in precision.items():
+            by_predicate.setdefault(predicates[triplet.predicate], []).append(value)
         return Measured(
-            _prefixed({prefix: _hico_means(each, options) for prefix, each in scores.items()}),
-            {names[triplet]: precision for triplet, precision in scores[""].average_precision.items()},
+            _hico_means(scores, options),
+            {names[triplet]: value for triplet, value in precision.items()},
             {name: mean_of(each) for name, each in by_predicate.items()},
         )
 
     def mean(found: Relations, true: Relations, overlap: float = 0.5) -> float:
-        return score_hico(found, true, replace(rules, overlap=overlap)).mean()
+        return match_hico(found, true, replace(rules, overlap=overlap)).scores().mean()
 
-    official: Values = {}
-    if not options.official:
-        by_authors = {p: score_hico(predicted, truth, replace(each, official=True)) for p, each in settings.items()}
-        official = _prefixed({prefix: _hico_means(each, options) for prefix, each in by_authors.items()})
-    scores = matches[""].scores()
-    unseen = options.split.unseen if options.split else frozenset()
-    rare = options.rare or frozenset()
-    classes = tuple(
-        ClassScore(names[t], precision, scores.truths[t], "unseen" if t in unseen else "rare" if t in rare else "")
-        for t, precision in scores.average_precision.items()
-    )
-    figures = _figures(measured, official, _LABELS, truth.images, options)
-    return Evaluated(figures, classes, mean, "mAP", measured)
+    authors = {p: replace(each, official=True) for p, each in settings.items() if not options.official}
+    official = _hico_means({p: match_hico(predicted, truth, each).scores() for p, each in authors.items()}, options)
+    groups: dict[TripletClass, str] = dict.fromkeys(options.rare or (), "rare")
+    groups |= dict.fromkeys(options.split.unseen if options.split else (), "unseen")
+    truths = {names[t]: count for t, count in matches[""].scores().truths.items()}
+    of_name = {names[t]: group for t, group in groups.items() if t in names}
+    return _evaluated(measured, official, truths, truth, options, mean, "mAP", groups=of_name)
 
 
-def _prefixed(means: Mapping[str, Values]) -> Values:
-    return {f"{prefix}{name}": value for prefix, each in means.items() for name, value in each.items()}
-
-
-def _hico_means(scores: HicoScores, options: Options) -> dict[str, float]:
-    means = {"full": scores.mean()}
-    if options.rare is not None:
-        others = scores.average_precision.keys() - options.rare
-        means |= {"rare": scores.mean(options.rare), "non_rare": scores.mean(others)}
-    if options.split is not None:
-        means |= options.split.means(scores)
-    return means | {"recall": scores.mean_recall}
+def _hico_means(scores: Mapping[str, HicoScores], options: Options) -> dict[str, float]:
+    """The means of each setting, whose prefix begins their names."""
+    means: dict[str, float] = {}
+    for prefix, each in scores.items():
+        of_setting = {"full": each.mean()}
+        if options.rare is not None:
+            others = each.average_precision.keys() - options.rare
+            of_setting |= {"rare": each.mean(options.rare), "non_rare": each.mean(others)}
+        if options.split is not None:
+            of_setting |= options.split.means(each)
+        means |= {f"{prefix}{name}": value for name, value in (of_setting | {"recall": each.mean_recall}).items()}
+    return means
 
 
 def open_images(predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options) -> Evaluated:
@@ -208,20 +200,15 @@ def open_images(predicted: Relations, truth: Relations, predicates: Sequence[str
         return predicates[key] if isinstance(key, int) else str(key)
 
     def score_wtd(found: Relations, true: Relations, overlap: float = 0.5) -> float:
-        return score_open_images(found, true, replace(rules, overlap=overlap)).score_wtd
+        return match_open_images(found, true, replace(rules, overlap=overlap)).scores().score_wtd
 
-    labels: dict[str, str] = {**_LABELS}
-    if options.verified is None:
-        labels["challenge"] += ", without verified image labels"
+    unverified = {"challenge": f"{_LABELS['challenge']}, without verified image labels"}
+    labels = _LABELS if options.verified is not None else _LABELS | unverified
     official: Values = {}
     if not options.official:
-        official = _open_images_means(score_open_images(predicted, truth, replace(rules, official=True)))
-    scores = matches.scores().relations
-    classes = tuple(
-        ClassScore(named(key), value, scores.truths[key]) for key, value in scores.average_precision.items()
-    )
-    figures = _figures(measured, official, labels, truth.images, options)
-    return Evaluated(figures, classes, score_wtd, "score_wtd", measured)
+        official = _open_images_means(match_open_images(predicted, truth, replace(rules, official=True)).scores())
+    truths = {named(key): count for key, count in matches.scores().relations.truths.items()}
+    return _evaluated(measured, official, truths, truth, options, score_wtd, "score_wtd", labels=labels)
 
 
 def _open_images_means(scores: OpenImagesScores) -> dict[str, float]:
@@ -244,37 +231,26 @@ def visual_genome(predicted: Relations, truth: Relations, predicates: Sequence[s
     matches = match_scene_graphs(predicted, truth, rules, options.seen)
 
     def measured(chosen: Integers | None = None) -> Measured:
-        scores = matches.scores(chosen)
-        by_predicate = scores.by_predicate[rules.limits[-1]]
-        return Measured(_recalls(scores), {predicates[key]: value for key, value in by_predicate.items()}, {})
+        return _recalls(matches.scores(chosen), predicates)
 
     def recall(found: Relations, true: Relations, overlap: float = 0.5) -> float:
-        return score_scene_graphs(found, true, replace(rules, overlap=overlap)).recall[50]
+        return match_scene_graphs(found, true, replace(rules, overlap=overlap)).scores().figures["R@50"]
 
     official: Values = {}
     if not options.official:
-        official = _recalls(score_scene_graphs(predicted, truth, authors, options.seen))
-    classes = _of_predicates(measured().classes, truth, predicates)
-    figures = _figures(measured, official, {}, truth.images, options)
-    scored = "R@50 by boxes" if options.masks else "R@50"
-    return Evaluated(figures, classes, recall, scored, measured, f"R@{rules.limits[-1]}")
+        official = match_scene_graphs(predicted, truth, authors, options.seen).scores().figures
+    truths, scored = _by_predicate(truth, predicates), "R@50 by boxes" if options.masks else "R@50"
+    return _evaluated(measured, official, truths, truth, options, recall, scored, measure=f"R@{rules.limits[-1]}")
 
 
-def _of_predicates(values: Values, truth: Relations, predicates: Sequence[str]) -> tuple[ClassScore, ...]:
-    counts = dict(zip(predicates, np.bincount(truth.predicates, minlength=len(predicates)).tolist(), strict=True))
-    return tuple(ClassScore(name, value, counts[name]) for name, value in values.items())
+def _by_predicate(truth: Relations, predicates: Sequence[str]) -> Mapping[str, int]:
+    """The number of true relations of each predicate."""
+    return dict(zip(predicates, np.bincount(truth.predicates, minlength=len(predicates)).tolist(), strict=True))
 
 
-def _recalls(scores: SceneGraphScores) -> dict[str, float]:
-    kinds = {
-        "R": scores.recall,
-        "mR": scores.mean_recall,
-        "ng-R": scores.unconstrained,
-        "ng-mR": scores.unconstrained_mean,
-        "zR": scores.zero_shot,
-        "ng-zR": scores.unconstrained_zero_shot,
-    }
-    return {f"{kind}@{k}": v for kind, by_k in kinds.items() for k, v in by_k.items() if not np.isnan(v)}
+def _recalls(found: Recalls, predicates: Sequence[str]) -> Measured:
+    figures = {name: value for name, value in found.figures.items() if not np.isnan(value)}
+    return Measured(figures, {predicates[key]: value for key, value in found.by_predicate.items()}, {})
 
 
 def visual_relationships(
@@ -288,29 +264,15 @@ def visual_relationships(
     }
 
     def measured(chosen: Integers | None = None) -> Measured:
-        means: dict[str, float] = {}
         scores = {suffix: each.scores(chosen) for suffix, each in matches.items()}
-        for suffix, each in scores.items():
-            kinds = {
-                "relation": each.relations,
-                "phrase": each.phrases,
-                "zero-shot relation": each.zero_shot_relations,
-                "zero-shot phrase": each.zero_shot_phrases,
-            }
-            means |= {f"{kind} R@{k}, {suffix}": v for kind, by_k in kinds.items() for k, v in by_k.items()}
-        by_predicate = scores["k=1"].by_predicate
-        return Measured(
-            {name: value for name, value in means.items() if not np.isnan(value)},
-            {predicates[key]: value for key, value in by_predicate.items()},
-            {},
-        )
+        every = {f"{name}, {suffix}": v for suffix, each in scores.items() for name, v in each.figures.items()}
+        return _recalls(Recalls(every, scores["k=1"].by_predicate), predicates)
 
     def recall(found: Relations, true: Relations, overlap: float = 0.5) -> float:
-        return score_vrd(found, true, replace(rules, overlap=overlap)).relations[50]
+        return match_vrd(found, true, replace(rules, overlap=overlap)).scores().figures["relation R@50"]
 
-    classes = _of_predicates(measured().classes, truth, predicates)
-    figures = _figures(measured, {}, {}, truth.images, options)
-    return Evaluated(figures, classes, recall, "relation R@50, k=1", measured, f"R@{rules.limits[-1]}")
+    truths, measure = _by_predicate(truth, predicates), f"R@{rules.limits[-1]}"
+    return _evaluated(measured, {}, truths, truth, options, recall, "relation R@50, k=1", measure=measure)
 
 
 def vcoco(predicted: VcocoDetections, truth: VcocoTruth, options: Options) -> Evaluated:
@@ -336,17 +298,12 @@ def vcoco(predicted: VcocoDetections, truth: VcocoTruth, options: Options) -> Ev
 
     def role_precision(found: Relations, _: Relations, overlap: float = 0.5) -> float:
         changed = replace(rules, overlap=overlap)
-        return score_vcoco(replace(predicted, roles=found), truth, changed).means_without_point[0]
+        return match_vcoco(replace(predicted, roles=found), truth, changed).scores().means_without_point[0]
 
-    official = {} if options.official else means(score_vcoco(predicted, truth, VcocoRules(official=True)))
-    scores = matches.scores()
-    classes = tuple(
-        ClassScore(f"{action} {role}", value, scores.persons[action])
-        for (action, role), value in scores.scenario_1.items()
-        if not np.isnan(value)
-    )
-    figures = _figures(measured, official, _LABELS, truth.images, options)
-    return Evaluated(figures, classes, role_precision, _LABELS["role_1"], measured)
+    official = {} if options.official else means(match_vcoco(predicted, truth, VcocoRules(official=True)).scores())
+    persons = matches.scores().persons
+    truths = {" ".join(role): persons[role[0]] for role in truth.roles}
+    return _evaluated(measured, official, truths, truth, options, role_precision, _LABELS["role_1"])
 
 
 _LABELS = {
@@ -377,16 +334,26 @@ _LABELS = {
 }
 
 
-def _figures(
+def _evaluated(
     measured: Callable[[Integers | None], Measured],
     official: Values,
-    labels: Mapping[str, str],
-    images: int,
+    truths: Mapping[str, int],
+    truth: Relations | VcocoTruth,
     options: Options,
-) -> tuple[Figure, ...]:
-    resamples = options.resamples if images else 0
-    found = bootstrap(lambda chosen: measured(chosen).figures, images, resamples=resamples, report=options.report)
-    return tuple(_figure(name, labels.get(name, name), each, official.get(name)) for name, each in found.items())
+    score: Score,
+    scored: str,
+    *,
+    measure: str = "AP",
+    labels: Mapping[str, str] = _LABELS,
+    groups: Mapping[str, str] = MappingProxyType({}),
+) -> Evaluated:
+    """What follows from `measured`. `official`: the authors' values; `truths`, `groups`: of the classes, by name."""
+    resamples = options.resamples if truth.images else 0
+    found = bootstrap(lambda chosen: measured(chosen).figures, truth.images, resamples=resamples, report=options.report)
+    figures = tuple(_figure(name, labels.get(name, name), each, official.get(name)) for name, each in found.items())
+    classes = measured(None).classes.items()
+    of_classes = tuple(ClassScore(name, value, truths[name], groups.get(name, "")) for name, value in classes)
+    return Evaluated(figures, of_classes, score, scored, measured, measure)
 
 
 def _figure(name: str, label: str, found: Interval, authors: float | None) -> Figure:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.anatomy import Dissection, NearTruths, near_truths
+from pipeline.evaluation.anatomy import OVERLAP, Dissection, NearTruths, near_truths
 from pipeline.evaluation.matching import pair_numbers
 from pipeline.evaluation.ranking import area_under_precision, mean_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
@@ -40,8 +40,8 @@ class PairQuality:
         return mean_of(self.predicate_precision.values())
 
 
-def pair_quality(dissection: Dissection, overlap: float = 0.5) -> PairQuality:
-    """Measures the pairs and predicates of a dissection. `overlap`: least IoU of a right box.
+def pair_quality(dissection: Dissection) -> PairQuality:
+    """Measures the pairs and predicates of a dissection.
 
     On located pairs a prediction is right when the pair has its predicate. It counts once per pair and predicate, with
     its best score, so neither boxes nor duplicates enter the average precision, which is the area under the precision
@@ -54,7 +54,7 @@ def pair_quality(dissection: Dissection, overlap: float = 0.5) -> PairQuality:
     pair_of_prediction = np.full(len(predicted), -1, dtype=np.int64)
     for near in near_truths(predicted, truth):
         pair = pair_of_truth[near.truth]
-        subject_right, object_right = near.subject_iou >= overlap, near.object_iou >= overlap
+        subject_right, object_right = near.subject_iou >= OVERLAP, near.object_iou >= OVERLAP
         both = subject_right & object_right
         names = _same_names(near, predicted, truth)
         subject[pair[subject_right]] = True
@@ -100,10 +100,10 @@ def _predicate_precision(
     return precision, {each: int(truths[each]) for each in precision}
 
 
-def confused_predicates(dissection: Dissection, overlap: float = 0.5) -> Integers:
+def confused_predicates(dissection: Dissection) -> Integers:
     """Returns M×2 predicates: of a truth, and the wrong one that the best prediction on its pair names instead.
 
-    A prediction is on a pair if its names are right and its boxes have an IoU of at least `overlap`. Those that name
+    A prediction is on a pair if its names are right and its boxes are right. Those that name
     another true predicate of the pair are passed over.
     """
     predicted, truth = dissection.predicted, dissection.truth
@@ -114,7 +114,7 @@ def confused_predicates(dissection: Dissection, overlap: float = 0.5) -> Integer
         named = predicted.predicates[near.prediction]
         own = named == truth.predicates[near.truth]
         counted = own | ~np.isin(pair[near.truth] * vocabulary + named, true_keys)
-        rows = np.flatnonzero((near.overlap >= overlap) & _same_names(near, predicted, truth) & counted)
+        rows = np.flatnonzero((near.overlap >= OVERLAP) & _same_names(near, predicted, truth) & counted)
         # Predictions come best first.
         rows = rows[np.lexsort((near.prediction[rows], near.truth[rows]))]
         truths, first = np.unique(near.truth[rows], return_index=True)

@@ -96,11 +96,6 @@ class HicoMatches(Ranking):
         )
 
 
-def score_hico(predicted: Relations, truth: Relations, rules: HicoRules | None = None) -> HicoScores:
-    """Scores predictions against the truth of the same images. Raises ValueError as `match_hico` does."""
-    return match_hico(predicted, truth, rules).scores()
-
-
 def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None = None) -> HicoMatches:
     """Decides which predictions count, and which of those are right.
 

@@ -43,6 +43,13 @@ from pipeline.evaluation.ranking import (
 )
 from pipeline.evaluation.relations import Flags, Integers, Relations
 
+RECALLED = 50
+"""Number of relations per image that count for recall."""
+SUBJECT_POWER, OBJECT_POWER = 1.0, 0.5
+"""The weighted overlap is IoU_subject ** SUBJECT_POWER * IoU_object ** OBJECT_POWER."""
+PHRASE_SUPPRESSION = 0.5
+"""IoU above which two enclosing boxes of one triplet are duplicates."""
+
 
 @dataclass(frozen=True)
 class OpenImagesRules:
@@ -50,17 +57,10 @@ class OpenImagesRules:
 
     per_image: int = 100
     """Number of relations per image that count for average precision, taken best first."""
-    recalled: int = 50
-    """Number of relations per image that count for recall."""
     overlap: float = 0.5
     """Minimum IoU of boxes."""
     suppression: float | None = 0.7
     """Weighted overlap above which two pairs of one triplet are duplicates. None keeps duplicates, also of phrases."""
-    phrase_suppression: float = 0.5
-    """IoU above which two enclosing boxes of one triplet are duplicates."""
-    subject_power: float = 1.0
-    object_power: float = 0.5
-    """The weighted overlap is IoU_subject ** subject_power * IoU_object ** object_power."""
     official: bool = False
     """Whether to score as the evaluator of RLIPv2's authors does. There, AP is of triplets instead of predicates, by
     eleven points; wrong relations on images without truth are ignored; a phrase gets the matches of another, since
@@ -69,18 +69,12 @@ class OpenImagesRules:
 
 @dataclass(frozen=True)
 class DetectionScores:
-    """Average precision and recall by predicate, or by triplet in official mode. Keys are those of the truth."""
+    """Average precision by predicate, or by triplet in official mode. Keys are those of the truth."""
 
     average_precision: Mapping[Hashable, float]
-    recall: Mapping[Hashable, float]
     truths: Mapping[Hashable, int]
     total_recall: float
     """Share of all truths that were found."""
-
-    @property
-    def mean(self) -> float:
-        """Mean AP."""
-        return mean_of(self.average_precision.values())
 
     @property
     def weighted_mean(self) -> float:
@@ -89,25 +83,15 @@ class DetectionScores:
             return float("nan")
         return float(np.average([*self.average_precision.values()], weights=[*self.truths.values()]))
 
-    @property
-    def mean_recall(self) -> float:
-        """Mean recall."""
-        return mean_of(self.recall.values())
-
 
 @dataclass(frozen=True)
 class OpenImagesScores:
-    """Scores of the `per_image` best relations and phrases, and of the `recalled` best."""
+    """Scores of the `per_image` best relations and phrases."""
 
     relations: DetectionScores
     phrases: DetectionScores
-    recalled_relations: DetectionScores
-    recalled_phrases: DetectionScores
-
-    @property
-    def recall(self) -> float:
-        """R@50: the share of true relations among the 50 best of their image."""
-        return self.recalled_relations.total_recall
+    recall: float
+    """R@50: the share of true relations among the 50 best of their image."""
 
     @property
     def score_wtd(self) -> float:
@@ -117,48 +101,38 @@ class OpenImagesScores:
 
 @dataclass(frozen=True)
 class OpenImagesMatches:
-    """Which relations and phrases are right, of the `per_image` best and of the `recalled` best.
+    """Which relations and phrases are right, of the `per_image` best, and which relations of the 50 best.
 
     Any choice of images can be scored from them without matching again.
     """
 
     relations: Ranking
     phrases: Ranking
-    recalled_relations: Ranking
-    recalled_phrases: Ranking
+    recalled: Ranking
     kinds: tuple[Hashable, ...]
     """The predicates of the truth, or its triplets in official mode, ascending."""
     official: bool
 
     def scores(self, chosen: Integers | None = None) -> OpenImagesScores:
         """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
-        relations, recalled = self._scores(self.relations, chosen), self._scores(self.recalled_relations, chosen)
-        phrases, recalled_phrases = (
-            self._scores(each, chosen, ignore_unpredicted=self.official)
-            for each in (self.phrases, self.recalled_phrases)
-        )
-        return OpenImagesScores(relations, phrases, recalled, recalled_phrases)
+        relations, recalled = self._scores(self.relations, chosen), self._scores(self.recalled, chosen)
+        phrases = self._scores(self.phrases, chosen, ignore_unpredicted=self.official)
+        return OpenImagesScores(relations, phrases, recalled.total_recall)
 
     def _scores(self, ranking: Ranking, chosen: Integers | None, ignore_unpredicted: bool = False) -> DetectionScores:
         weights, truths = ranking.counted(chosen)
         if self.official:
-            precision, recall = eleven_points(ranking.right, ranking.bounds, truths, weights, official=True)
+            precision, _ = eleven_points(ranking.right, ranking.bounds, truths, weights, official=True)
         else:
-            precision, recall = ranking.areas(chosen)
+            precision, _ = ranking.areas(chosen)
         there = np.flatnonzero(truths).tolist()
         number = np.diff(np.append(0, np.cumsum(weights))[ranking.bounds])
         total = truths[number > 0].sum() if ignore_unpredicted else truths.sum()
         return DetectionScores(
             {self.kinds[k]: float(precision[k]) for k in there},
-            {self.kinds[k]: float(recall[k]) for k in there},
             {self.kinds[k]: int(truths[k]) for k in there},
             float(weights[ranking.right].sum() / total) if total else float("nan"),
         )
-
-
-def score_open_images(predicted: Relations, truth: Relations, rules: OpenImagesRules | None = None) -> OpenImagesScores:
-    """Scores relations against the truth of the same images. Raises ValueError as `check_test_set` does."""
-    return match_open_images(predicted, truth, rules).scores()
 
 
 def match_open_images(
@@ -167,33 +141,37 @@ def match_open_images(
     """Decides which relations and phrases are right. Raises ValueError as `check_test_set` does."""
     rules = rules or OpenImagesRules()
     check_test_set(predicted, truth)
-    relations, phrases = _both(predicted, truth, rules)
-    recalled_relations, recalled_phrases = _both(predicted, truth, replace(rules, per_image=rules.recalled))
+    ranked = _counted(predicted, rules)
+    recalled = _relations(_counted(predicted, replace(rules, per_image=RECALLED)), truth, rules)
     kinds: tuple[Hashable, ...] = tuple(np.unique(truth.predicates).tolist())
     if rules.official:
         kinds = tuple(TripletClass(*row) for row in np.unique(truth.triplets, axis=0).tolist())
-    return OpenImagesMatches(relations, phrases, recalled_relations, recalled_phrases, kinds, rules.official)
+    relations, phrases = _relations(ranked, truth, rules), _phrases(ranked, truth, rules)
+    return OpenImagesMatches(relations, phrases, recalled, kinds, rules.official)
 
 
-def _both(predicted: Relations, truth: Relations, rules: OpenImagesRules) -> tuple[Ranking, Ranking]:
+def _counted(predicted: Relations, rules: OpenImagesRules) -> Relations:
+    """Returns the best relations of each image, without duplicates."""
     ranked = best_first(predicted, rules.per_image)
-    if rules.suppression is not None:
-        boxes = [ranked.subject_boxes, ranked.object_boxes]
-        powers = [rules.subject_power, rules.object_power]
-        ranked = ranked.take(kept(_kinds(ranked), boxes, powers, rules.suppression))
+    if rules.suppression is None:
+        return ranked
+    boxes = [ranked.subject_boxes, ranked.object_boxes]
+    return ranked.take(kept(_kinds(ranked), boxes, [SUBJECT_POWER, OBJECT_POWER], rules.suppression))
+
+
+def _relations(ranked: Relations, truth: Relations, rules: OpenImagesRules) -> Ranking:
     found = relation_candidates(ranked, truth, rules.overlap).first_finds(len(ranked))
     counted = np.isin(ranked.image, truth.image) if rules.official else np.ones(len(ranked), bool)
-    phrases = ranked
+    return _ranking(ranked.take(counted), found[counted], truth, rules)
+
+
+def _phrases(ranked: Relations, truth: Relations, rules: OpenImagesRules) -> Ranking:
     if rules.suppression is not None:
-        phrases = ranked.take(kept(_kinds(ranked), [enclosing(ranked)], [1.0], rules.phrase_suppression))
-    candidates = phrase_candidates(phrases, truth, rules.overlap)
+        ranked = ranked.take(kept(_kinds(ranked), [enclosing(ranked)], [1.0], PHRASE_SUPPRESSION))
+    candidates = phrase_candidates(ranked, truth, rules.overlap)
     if rules.official and rules.suppression is not None:
-        candidates = _misplaced(candidates, phrases, truth)
-    found_phrases = candidates.first_finds(len(phrases))
-    return (
-        _ranking(ranked.take(counted), found[counted], truth, rules),
-        _ranking(phrases, found_phrases, truth, rules),
-    )
+        candidates = _misplaced(candidates, ranked, truth)
+    return _ranking(ranked, candidates.first_finds(len(ranked)), truth, rules)
 
 
 def _ranking(predicted: Relations, right: Flags, truth: Relations, rules: OpenImagesRules) -> Ranking:
@@ -242,19 +220,10 @@ class ChallengeScores:
     """Google's weightedAP: the AP of all relations (or phrases) in one ranking, whatever their types."""
 
     @property
-    def relation_map(self) -> float:
-        """Mean AP of relations over the relationship types of the truth."""
-        return mean_of(self.relations.values())
-
-    @property
-    def phrase_map(self) -> float:
-        """Mean AP of phrases over the relationship types of the truth."""
-        return mean_of(self.phrases.values())
-
-    @property
     def score(self) -> float:
         """The weighted sum that ranks entries of the challenge."""
-        return 0.4 * self.relation_map + 0.2 * self.recall + 0.4 * self.phrase_map
+        relations, phrases = (mean_of(each.values()) for each in (self.relations, self.phrases))
+        return 0.4 * relations + 0.2 * self.recall + 0.4 * phrases
 
 
 @dataclass(frozen=True)
@@ -299,7 +268,7 @@ def match_challenge(predicted: Relations, truth: Relations, verified: Integers |
     ranked = best_first(predicted.take(_judged(predicted, truth, labels)))
     right = relation_candidates(ranked, truth, 0.5, pixel=0.0).first_finds(len(ranked))
     right_phrases = phrase_candidates(ranked, truth, 0.5, pixel=0.0).first_finds(len(ranked))
-    best = places(ranked.image) < 50
+    best = places(ranked.image) < RECALLED
     one, true_one = np.zeros(len(ranked), np.int64), np.zeros(len(truth), np.int64)
     return ChallengeMatches(
         Ranking.of(ranked, right, ranked.predicates, truth, truth.predicates),

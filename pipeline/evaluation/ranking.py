@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -99,6 +100,15 @@ class Shares:
         sums = {k: np.bincount(self.predicate, each * times) for k, each in self.found.items()}
         means = {k: (each[there] / total[there]).tolist() for k, each in sums.items()}
         return {k: dict(zip(there.tolist(), each, strict=True)) for k, each in means.items()}
+
+
+class Recalls(NamedTuple):
+    """Recalls of one choice of images."""
+
+    figures: dict[str, float]
+    """By name and K, e.g. "R@50"; NaN without a truth."""
+    by_predicate: dict[int, float]
+    """At the greatest K."""
 
 
 def times_of(chosen: Integers | None, images: int) -> Integers:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluation.matching import mask_candidates, numbered, unseen_triplets
-from pipeline.evaluation.ranking import Shares, best_first, check_test_set, mean_of, places
+from pipeline.evaluation.ranking import Recalls, Shares, best_first, check_test_set, mean_of, places
 from pipeline.evaluation.relations import Flags, Integers, Relations, scores_of
 
 
@@ -46,29 +46,6 @@ class SceneGraphRules:
 
 
 @dataclass(frozen=True)
-class SceneGraphScores:
-    """Recall by K. `zero_shot` is NaN unless training triplets were given and some true triplet is not among them."""
-
-    recall: Mapping[int, float]
-    mean_recall: Mapping[int, float]
-    unconstrained: Mapping[int, float]
-    """ng-R@K"""
-    unconstrained_mean: Mapping[int, float]
-    """ng-mR@K"""
-    zero_shot: Mapping[int, float]
-    unconstrained_zero_shot: Mapping[int, float]
-    by_predicate: Mapping[int, Mapping[int, float]]
-    """K → predicate → recall with the graph constraint."""
-
-
-def score_scene_graphs(
-    predicted: Relations, truth: Relations, rules: SceneGraphRules | None = None, seen: Integers | None = None
-) -> SceneGraphScores:
-    """Scores relations against the truth of the same images. Arguments and errors as in `match_scene_graphs`."""
-    return match_scene_graphs(predicted, truth, rules, seen).scores()
-
-
-@dataclass(frozen=True)
 class SceneGraphMatches:
     """Which truths are found by the best predictions of their image, with the graph constraint and without.
 
@@ -82,20 +59,22 @@ class SceneGraphMatches:
     unseen: tuple[Shares, Shares]
     """Groups are the truths of an image whose triplet the training set lacks."""
 
-    def scores(self, chosen: Integers | None = None) -> SceneGraphScores:
-        """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
-        recall, free = (each.means(chosen) for each in self.by_image)
-        unseen, free_unseen = (each.means(chosen) for each in self.unseen)
+    def scores(self, chosen: Integers | None = None) -> Recalls:
+        """Returns the recalls of the chosen images (positions; repeated ones count repeatedly), all by default.
+
+        zR and ng-zR are NaN unless training triplets were given and some true triplet is not among them.
+        """
         by_predicate, free_by_predicate = (each.by_predicate(chosen) for each in self.by_predicate)
-        return SceneGraphScores(
-            recall=recall,
-            mean_recall={k: _mean(each, self.rules) for k, each in by_predicate.items()},
-            unconstrained=free,
-            unconstrained_mean={k: _mean(each, self.rules) for k, each in free_by_predicate.items()},
-            zero_shot=unseen,
-            unconstrained_zero_shot=free_unseen,
-            by_predicate=by_predicate,
-        )
+        kinds = {
+            "R": self.by_image[0].means(chosen),
+            "mR": {k: _mean(each, self.rules) for k, each in by_predicate.items()},
+            "ng-R": self.by_image[1].means(chosen),
+            "ng-mR": {k: _mean(each, self.rules) for k, each in free_by_predicate.items()},
+            "zR": self.unseen[0].means(chosen),
+            "ng-zR": self.unseen[1].means(chosen),
+        }
+        figures = {f"{kind}@{k}": value for kind, by_k in kinds.items() for k, value in by_k.items()}
+        return Recalls(figures, by_predicate[self.rules.limits[-1]])
 
 
 def match_scene_graphs(

@@ -19,7 +19,7 @@ from pipeline.evaluation.benchmark import Evaluated, Options
 from pipeline.evaluation.bootstrap import resampled
 from pipeline.evaluation.detection import Detections, average_precision_50
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.hico import HicoScores, score_hico
+from pipeline.evaluation.hico import HicoScores, match_hico
 from pipeline.evaluation.predictor import Found, Names, Predictor
 from pipeline.evaluation.relations import Interactions, Relations
 from pipeline.evaluation.splits import Split
@@ -113,7 +113,7 @@ class TestSet:
         positions = np.array([each.position for each in ordered], np.int64)
         truth = resampled(self.truth.relations, positions)
         predicted = Relations.of([each.relations for each in ordered])
-        interactions = score_hico(predicted, truth)
+        interactions = match_hico(predicted, truth).scores()
         boxes = average_precision_50(
             [each.boxes for each in ordered], [self._boxes(position) for position in positions]
         )

@@ -96,11 +96,6 @@ class VcocoMatches:
         )
 
 
-def score_vcoco(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules | None = None) -> VcocoScores:
-    """Scores detections against the truth of the same images. Raises ValueError as `match_vcoco` does."""
-    return match_vcoco(predicted, truth, rules).scores()
-
-
 def match_vcoco(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules | None = None) -> VcocoMatches:
     """Decides which detections are right. Equal scores keep the order of the detections.
 

@@ -21,7 +21,7 @@ from pipeline.evaluation.matching import (
     relation_candidates,
     unseen_triplets,
 )
-from pipeline.evaluation.ranking import Shares, best_first, check_test_set, places
+from pipeline.evaluation.ranking import Recalls, Shares, best_first, check_test_set, places
 from pipeline.evaluation.relations import Flags, Integers, Relations
 
 
@@ -38,43 +38,19 @@ class VrdRules:
 
 
 @dataclass(frozen=True)
-class VrdScores:
-    """Recall by K. Values of `zero_shot` are of true triplets that the training set lacks; NaN unless there are any."""
-
-    relations: Mapping[int, float]
-    phrases: Mapping[int, float]
-    zero_shot_relations: Mapping[int, float]
-    zero_shot_phrases: Mapping[int, float]
-    by_predicate: Mapping[int, float]
-    """Predicate → recall of its relations at the greatest K"""
-
-
-@dataclass(frozen=True)
 class VrdMatches:
     """Which truths are found. Any choice of images can be scored without matching again."""
 
-    relations: Shares
-    phrases: Shares
-    zero_shot_relations: Shares
-    zero_shot_phrases: Shares
-    """Each truth is a group of its own."""
+    shares: Mapping[str, Shares]
+    """By what is recalled: relations and phrases, and those of true triplets that the training set lacks. Each truth is
+    a group of its own."""
 
-    def scores(self, chosen: Integers | None = None) -> VrdScores:
-        """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
-        return VrdScores(
-            relations=self.relations.means(chosen),
-            phrases=self.phrases.means(chosen),
-            zero_shot_relations=self.zero_shot_relations.means(chosen),
-            zero_shot_phrases=self.zero_shot_phrases.means(chosen),
-            by_predicate=self.relations.by_predicate(chosen)[max(self.relations.found)],
-        )
-
-
-def score_vrd(
-    predicted: Relations, truth: Relations, rules: VrdRules | None = None, seen: Integers | None = None
-) -> VrdScores:
-    """Scores relations against the truth of the same images. Arguments and errors as in `match_vrd`."""
-    return match_vrd(predicted, truth, rules, seen).scores()
+    def scores(self, chosen: Integers | None = None) -> Recalls:
+        """Returns the recalls of the chosen images (positions; repeated ones count repeatedly), all by default."""
+        recalls = {what: each.means(chosen) for what, each in self.shares.items()}
+        figures = {f"{what} R@{k}": value for what, by_k in recalls.items() for k, value in by_k.items()}
+        relations = self.shares["relation"]
+        return Recalls(figures, relations.by_predicate(chosen)[max(relations.found)])
 
 
 def match_vrd(
@@ -102,7 +78,14 @@ def match_vrd(
         return Shares.of(truth.take(counted), np.arange(counted.sum()), found[counted], rules.limits)
 
     every = np.ones(len(truth), bool)
-    return VrdMatches(shares(relations, every), shares(phrases, every), shares(relations, new), shares(phrases, new))
+    return VrdMatches(
+        {
+            "relation": shares(relations, every),
+            "phrase": shares(phrases, every),
+            "zero-shot relation": shares(relations, new),
+            "zero-shot phrase": shares(phrases, new),
+        }
+    )
 
 
 def _found_at(candidates: Candidates, place: Integers, truths: int) -> Integers:

@@ -20,9 +20,7 @@ def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
     Fields that the store's tables lack come from the run's annotation file, if it still exists. Ids of `rel_categories`
     are places in that list, from 0, as SGG-Benchmark takes them.
     """
-    for dataset in rows.ingested():
-        place = folder / dataset
-        place.mkdir()
+    for dataset, place in rows.folders(folder):
         objects, predicates = numbered_names(rows, dataset, threshold)
         stated = further_fields(rows.run, dataset, tally)
         instances, annotations = coco_instances(rows, dataset, objects, stated, tally)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.kept_labels import recorded_choice
-from pipeline.labels.label_audit import LabelAudit, LabelCount
+from pipeline.labels.label_audit import LabelCount
 from pipeline.labels.labelled_partitions import byte_copies, images_with_boxes
 from pipeline.labels.verdict_log import VERDICTS
 from pipeline.labels.verdict_summary import run_precision
@@ -30,10 +30,12 @@ from storage.shards.writer import LABELS
 TOP = 25
 """Number of categories and predicates listed."""
 _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
-_OBJECT = {"category": "string", **dict.fromkeys("xywh", "float64")}
-_RELATION = {
-    "subject": "int64", "object": "int64", "predicate": "string", "confidence": "float64", "surface": "string",
-    "ambiguity": "int64", "triplet": "int64", "caption": "int64",
+_LISTS = {
+    "objects": {"category": "string", **dict.fromkeys("xywh", "float64")},
+    "relations": {
+        "subject": "int64", "object": "int64", "predicate": "string", "confidence": "float64", "surface": "string",
+        "ambiguity": "int64", "triplet": "int64", "caption": "int64",
+    },
 }  # fmt: skip
 _LABELS = {
     "version": "int64", "image_id": "int64", "dataset": "string", "width": "int64", "height": "int64",
@@ -109,7 +111,7 @@ def dataset_card(release: Release) -> str:
     """Returns the card as Markdown. Equal shards of the same run give equal text as long as the verdicts are the same."""
     return "\n".join(
         [
-            "---", *_front_matter(release), "---", "",
+            "---", _front_matter(release), "---", "",
             f"# {markdown_text(release.title)}", "", markdown_text(describe(release)), "",
             *_contents(release), *_how_to_stream(release), *_labels(release), *_audits(release), *_lineage(release),
             "## Licence", "",
@@ -118,53 +120,40 @@ def dataset_card(release: Release) -> str:
     )  # fmt: skip
 
 
-def _front_matter(release: Release) -> list[str]:
-    """YAML front matter. JSON strings are YAML strings, so names need no other quoting."""
+def _front_matter(release: Release) -> str:
+    """The metadata of the Hugging Face hub, in YAML."""
+    from huggingface_hub import DatasetCardData
+
     images = release.counts.get("total", Counter())["images"]
-    size = next((name for most, name in _SIZES if images < most), "n>10M")
     configs = {"default": "data/*.tar"}
     if len(release.datasets()) > 1:
         digits = "[0-9]"
         configs |= {name: f"data/{name}-{digits * 4}-{digits * 3}.tar" for name in release.datasets()}
-    lines = [
-        f"license: {json.dumps(release.license)}",
-        f"pretty_name: {json.dumps(release.title)}",
-        "task_categories:", "- object-detection", "- image-feature-extraction",
-        "size_categories:", f"- {size}",
-        "tags:", "- scene-graph-generation", "- visual-relationship-detection", "- webdataset", "- croissant",
-        "configs:",
-    ]  # fmt: skip
-    for name, path in configs.items():
-        lines += [
-            f"- config_name: {json.dumps(name)}",
-            "  data_files:",
-            "  - split: train",
-            f"    path: {json.dumps(path)}",
-        ]
-    lines.append("dataset_info:")
-    for name in configs:
-        lines += [f"- config_name: {json.dumps(name)}", *_features(release)]
-    return lines
+    return DatasetCardData(
+        license=release.license,
+        pretty_name=release.title,
+        task_categories=["object-detection", "image-feature-extraction"],
+        size_categories=[next((name for most, name in _SIZES if images < most), "n>10M")],
+        tags=["scene-graph-generation", "visual-relationship-detection", "webdataset", "croissant"],
+        configs=[
+            {"config_name": name, "data_files": [{"split": "train", "path": path}]} for name, path in configs.items()
+        ],
+        dataset_info=[{"config_name": name, "features": _features(release)} for name in configs],
+    ).to_yaml()
 
 
-def _features(release: Release) -> Iterator[str]:
+def _features(release: Release) -> list[dict[str, Any]]:
     """The fields of a sample. Without them, `datasets` would guess from the first five, which may lack relations."""
-    yield "  features:"
-    for extension in release.image_extensions():
-        yield from _feature("  ", extension, "dtype: image")
-    yield from _feature("  ", LABELS, "struct:")
-    for name, kind in _LABELS.items():
-        yield from _feature("    ", name, f"dtype: {kind}")
-    for name, fields in (("objects", _OBJECT), ("relations", _RELATION)):
-        yield from _feature("    ", name, "list:")
-        for inner, kind in fields.items():
-            yield from _feature("      ", inner, f"dtype: {kind}")
-    for name in ("__key__", "__url__"):
-        yield from _feature("  ", name, "dtype: string")
+    objects, relations = ({"name": name, "list": _typed(fields)} for name, fields in _LISTS.items())
+    return [
+        *_typed(dict.fromkeys(release.image_extensions(), "image")),
+        {"name": LABELS, "struct": [*_typed(_LABELS), objects, relations]},
+        *_typed({"__key__": "string", "__url__": "string"}),
+    ]
 
 
-def _feature(indent: str, name: str, kind: str) -> list[str]:
-    return [f"{indent}- name: {name}", f"{indent}  {kind}"]
+def _typed(fields: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"name": name, "dtype": kind} for name, kind in fields.items()]
 
 
 def _contents(release: Release) -> list[str]:
@@ -258,10 +247,20 @@ def _origin(release: Release) -> str:
 
 
 def _audits(release: Release) -> list[str]:
-    """The pseudo-labels compared with the datasets' ground truth, if any."""
+    """The precision of pseudo-labels: by the verdicts in the run's store, and by the datasets' ground truth, if any."""
     settings = _settings(release.shards.values())
     if settings.get("labels", "pseudo") != "pseudo":
         return []
+    lines = []
+    if (by_people := run_precision(release.run, release.run.store.root / VERDICTS)) is not None:
+        judged = [
+            (markdown_text(each.predicate), f"{each.judged:,}", f"{each.right:,}", f"{each.low:.3f} to {each.high:.3f}")
+            for each in by_people.predicates[:TOP]
+        ]
+        lines += [
+            "## Precision by reviewers", "", f"{by_people.in_words()}.", "",
+            *markdown_table(("predicate", "judged", "right", "95 % interval"), judged), "",
+        ]  # fmt: skip
     ingested, tagged = images_with_boxes(release.run), release.run.artifacts("tag")
     rows = []
     for dataset in release.datasets():
@@ -269,42 +268,18 @@ def _audits(release: Release) -> list[str]:
         for partition in sorted(release.shards):
             if partition.split("/")[0] == dataset and partition in ingested and partition in tagged:
                 count.add(ingested[partition].table("images"), tagged[partition])
-        audit = count.audit()
-        if audit.given:
-            rows.append((markdown_text(dataset), *_scores(audit)))
-    return [
-        *_human_precision(release),
-        *([] if not rows else _given_precision(rows)),
-    ]
-
-
-def _human_precision(release: Release) -> list[str]:
-    """The precision by the verdicts in the run's store, if any."""
-    found = run_precision(release.run, release.run.store.root / VERDICTS)
-    if found is None:
-        return []
-    rows = [
-        (markdown_text(each.predicate), f"{each.judged:,}", f"{each.right:,}", f"{each.low:.3f} to {each.high:.3f}")
-        for each in found.predicates[:TOP]
-    ]
-    return [
-        "## Precision by reviewers", "", f"{found.in_words()}.", "",
-        *markdown_table(("predicate", "judged", "right", "95 % interval"), rows), "",
-    ]  # fmt: skip
-
-
-def _given_precision(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    return [
-        "## Audit", "",
-        "On images with ground-truth relations. Ground truth is never complete, so labels that it lacks count as wrong",
-        "here, and precision is a lower bound.", "",
-        *markdown_table(("dataset", "images", "ground truth", "kept", "precision", "recall"), rows), "",
-    ]  # fmt: skip
-
-
-def _scores(audit: LabelAudit) -> tuple[str, ...]:
-    shares = ("–" if share is None else f"{share:.3f}" for share in (audit.tagger.precision, audit.tagger.recall))
-    return (f"{audit.images:,}", f"{audit.given:,}", f"{audit.tagger.kept:,}", *shares)
+        if (audit := count.audit()).given:
+            numbers = (f"{number:,}" for number in (audit.images, audit.given, audit.tagger.kept))
+            shares = (audit.tagger.precision, audit.tagger.recall)
+            rows.append((markdown_text(dataset), *numbers, *("–" if x is None else f"{x:.3f}" for x in shares)))
+    if rows:
+        lines += [
+            "## Audit", "",
+            "On images with ground-truth relations. Ground truth is never complete, so labels that it lacks count as",
+            "wrong here, and precision is a lower bound.", "",
+            *markdown_table(("dataset", "images", "ground truth", "kept", "precision", "recall"), rows), "",
+        ]  # fmt: skip
+    return lines
 
 
 def _lineage(release: Release) -> list[str]:
@@ -368,39 +343,22 @@ _STATISTICS = {"shard": "sc:Text", "kind": "sc:Text", "name": "sc:Text", "count"
 
 def croissant(release: Release, digests: Mapping[str, str]) -> str:
     """Returns the metadata as JSON-LD. `digests`: sha256 of each tar and of `statistics.parquet`, by path."""
+    statistics, extensions = "statistics.parquet", release.image_extensions()
     tars = [
-        {
-            "@type": "cr:FileObject",
-            "@id": name,
-            "name": name,
-            "contentUrl": name,
-            "contentSize": f"{release.sizes[name]} B",
-            "encodingFormat": "application/x-tar",
-            "sha256": digests[name],
-        }
-        for name in release.tables
+        _file(name, "application/x-tar", digests, contentSize=f"{release.sizes[name]} B") for name in release.tables
     ]
-    inside = [{"@id": name} for name in release.tables]
-    extensions = release.image_extensions()
-    file_sets = [
-        {
-            "@type": "cr:FileSet",
-            "@id": f"{extension}-files",
-            "name": f"{extension}-files",
-            "containedIn": inside,
-            "encodingFormat": encoding,
-            "includes": f"*.{extension}",
-        }
-        for extension, encoding in [*((each, _IMAGE_TYPES[each]) for each in extensions), ("json", "application/json")]
+    encodings = {each: _IMAGE_TYPES[each] for each in extensions} | {"json": "application/json"}
+    members = [
+        _named(
+            "FileSet", f"{extension}-files", containedIn=[{"@id": name} for name in release.tables],
+            encodingFormat=encoding, includes=f"*.{extension}",
+        )
+        for extension, encoding in encodings.items()
+    ]  # fmt: skip
+    counts = [
+        _field("statistics", name, kind, {"fileObject": {"@id": statistics}}, {"column": name})
+        for name, kind in _STATISTICS.items()
     ]
-    counts = {
-        "@type": "cr:FileObject",
-        "@id": "statistics.parquet",
-        "name": "statistics.parquet",
-        "contentUrl": "statistics.parquet",
-        "encodingFormat": "application/x-parquet",
-        "sha256": digests["statistics.parquet"],
-    }
     values = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -409,49 +367,40 @@ def croissant(release: Release, digests: Mapping[str, str]) -> str:
         "description": describe(release),
         "license": release.license,
         "version": "1.0.0",
-        "distribution": [*tars, *file_sets, counts],
+        "distribution": [*tars, *members, _file(statistics, "application/x-parquet", digests)],
         "recordSet": [
             *(_record_set(extension, "image", "sc:ImageObject") for extension in extensions),
             _record_set("json", "labels", "sc:Text"),
-            {
-                "@type": "cr:RecordSet",
-                "@id": "statistics",
-                "name": "statistics",
-                "description": "Counts per tar: totals, categories and predicates.",
-                "field": [
-                    _croissant_field(
-                        "statistics", name, kind, {"fileObject": {"@id": "statistics.parquet"}}, {"column": name}
-                    )
-                    for name, kind in _STATISTICS.items()
-                ],
-            },
+            _named(
+                "RecordSet",
+                "statistics",
+                description="Counts per tar: totals, categories and predicates.",
+                field=counts,
+            ),
         ],
     }
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+
+def _named(kind: str, name: str, **fields: Any) -> dict[str, Any]:
+    return {"@type": f"cr:{kind}", "@id": name, "name": name, **fields}
+
+
+def _file(name: str, encoding: str, digests: Mapping[str, str], **fields: Any) -> dict[str, Any]:
+    return _named("FileObject", name, contentUrl=name, encodingFormat=encoding, sha256=digests[name], **fields)
 
 
 def _record_set(extension: str, what: str, kind: str) -> dict[str, Any]:
     """The record set of all members with one extension. Records of a sample have equal keys."""
     name = what if extension == "json" else f"{what}s-{extension}"
     files = {"fileSet": {"@id": f"{extension}-files"}}
-    key = _croissant_field(name, "key", "sc:Text", files, {"fileProperty": "filename"})
+    key = _field(name, "key", "sc:Text", files, {"fileProperty": "filename"})
     key["source"]["transform"] = {"regex": r"^(.*)\.[^.]*$"}
-    return {
-        "@type": "cr:RecordSet",
-        "@id": name,
-        "name": name,
-        "description": f"The {what} of each sample. Records of a sample have equal keys.",
-        "field": [key, _croissant_field(name, what, kind, files, {"fileProperty": "content"})],
-    }
+    content = _field(name, what, kind, files, {"fileProperty": "content"})
+    description = f"The {what} of each sample. Records of a sample have equal keys."
+    return _named("RecordSet", name, description=description, field=[key, content])
 
 
-def _croissant_field(
-    record: str, name: str, kind: str, where: dict[str, Any], extract: dict[str, str]
-) -> dict[str, Any]:
-    return {
-        "@type": "cr:Field",
-        "@id": f"{record}/{name}",
-        "name": name,
-        "dataType": kind,
-        "source": {**where, "extract": extract},
-    }
+def _field(record: str, name: str, kind: str, where: dict[str, Any], extract: dict[str, str]) -> dict[str, Any]:
+    source = {**where, "extract": extract}
+    return {"@type": "cr:Field", "@id": f"{record}/{name}", "name": name, "dataType": kind, "source": source}

@@ -12,7 +12,7 @@ from rich.console import Console
 from pipeline.interop.run_rows import RunRows, Tally
 from pipeline.runtime.plugins import load_plugin
 from storage.atomic import atomic_folder
-from storage.errors import FatalError
+from storage.errors import FatalError, translate_os_errors
 from storage.runs import Run
 
 SHOWN = 12
@@ -73,16 +73,13 @@ def export_run(run: Run, form: str, folder: Path, threshold: float = 0.0, all_sc
         raise FatalError(f"{folder} already exists; name a new folder with --out, or remove this one")
     write: Writer = load_plugin("exports", form)
     rows, tally = RunRows(run, all_scores or form == "parquet"), Tally()
-    try:
-        with atomic_folder(folder, replace=False) as aside:
-            write(rows, aside, threshold, tally)
-            files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
-            if not files:
-                raise FatalError(
-                    f"run {run.name!r}: its steps {', '.join(rows.steps())} have nothing for {form}; set another --format"
-                )
-    except OSError as error:
-        raise FatalError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from error
+    with translate_os_errors(f"writing {folder}"), atomic_folder(folder, replace=False) as aside:
+        write(rows, aside, threshold, tally)
+        files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
+        if not files:
+            raise FatalError(
+                f"run {run.name!r}: its steps {', '.join(rows.steps())} have nothing for {form}; set another --format"
+            )
     labels = "all scores" if rows.choice is None else f"kept, {rows.choice.in_words()}"
     labels = labels if "tag" in rows.steps() else "annotated"
     return Exported(run.name, form, str(folder), labels, files, dict(tally.wrote), tally.as_json())

@@ -17,24 +17,17 @@ from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
 
 def write_fiftyone(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `metadata.json` and `samples.json` for each dataset. Put the images in `data/` beside them."""
-    for dataset in rows.ingested():
-        place = folder / dataset
-        place.mkdir()
+    for dataset, place in rows.folders(folder):
         info = {"run": rows.run.name, "dataset": dataset}
         (place / "metadata.json").write_text(json.dumps({"name": f"{rows.run.name}-{dataset}", "info": info}) + "\n")
-        listed = place / "samples.list"
-        tally.wrote["images"] += write_list(listed, _samples(rows, dataset, threshold, tally))
-        with (place / "samples.json").open("w", encoding="utf-8") as target, listed.open(encoding="utf-8") as source:
-            target.write('{"samples": ')
-            target.writelines(source)
-            target.write("}\n")
-        listed.unlink()
+        samples = _samples(rows, dataset, threshold, tally)
+        tally.wrote["images"] += write_list(place / "samples.json", samples, within="samples")
 
 
 def _samples(rows: RunRows, dataset: str, threshold: float, tally: Tally) -> Iterator[dict[str, Any]]:
     for image in rows.images(dataset, "images", "relations"):
-        row = image.rows.get("images")
-        if row is None or not row["width"] or not row["height"]:
+        row = image.rows["images"]
+        if not row["width"] or not row["height"]:
             tally.note("image without a known size")
             continue
         boxes = image.items("images", "boxes")

@@ -13,9 +13,7 @@ from pipeline.interop.run_rows import RunRows, Tally, numbered_names, size_field
 def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `annotations.json`, `verbs.json` and `objects.json` for each dataset."""
     rows.require_kept()
-    for dataset in rows.ingested():
-        place = folder / dataset
-        place.mkdir()
+    for dataset, place in rows.folders(folder):
         objects, verbs = numbered_names(rows, dataset, threshold)
         write_list(place / "annotations.json", _elements(rows, dataset, threshold, tally, objects, verbs))
         write_object(place / "objects.json", objects.items())

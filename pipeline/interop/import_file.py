@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
-from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, explained, is_inside, shown
+from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, is_inside, opening, shown
 from pipeline.data.datasets.json_stream import stream_fields, stream_rows
 from pipeline.data.images.opening import BadImage, probe
 from pipeline.interop.official_graphs import GROUPS, read_captions, read_graphs, read_groups
@@ -22,7 +23,6 @@ from pipeline.interop.official_labels import (
     FREQUENCIES,
     VISUAL_GENOME,
     LabelledImage,
-    Rejects,
     read_element,
     read_frequencies,
 )
@@ -102,9 +102,7 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
 
 def kind_of(path: Path) -> str:
     """Detects the kind of file from its first image. Raises `AnnotationError` unless it is one of `KINDS`."""
-    with explained(path, f"a file of {', '.join(KINDS)}"), path.open("rb") as file:
-        opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-    if opening == b"[":
+    if opening(path, f"a file of {', '.join(KINDS)}") == "[":
         return "labels"
     for name, value in stream_fields(path, _OBJECTS):
         if name in ("relationship_names", "object_names", "relationship_freq", "object_freq"):
@@ -119,57 +117,76 @@ def kind_of(path: Path) -> str:
     raise AnnotationError(f"{path}: unknown kind of file; expected {EXPECTED}, or {_OBJECTS}")
 
 
+class _Waiting:
+    """Rows and rejects of partitions that are not complete. Rejects without an image go with the next partition."""
+
+    def __init__(self, put: Callable[[str, list[Any], list[Rejected], int], None]) -> None:
+        self._put = put
+        self._rows: dict[str, list[Any]] = {}
+        self._rejects: dict[str, list[Rejected]] = {}
+        self._full = ""
+        self.lost: list[Rejected] = []
+
+    def add(self, partition: str, row: Any, rejects: Iterable[Rejected], size: int) -> None:
+        """Adds an image. The last full partition is held back, so that bad entries behind it have a quarantine."""
+        self._rows.setdefault(partition, []).append(row)
+        self._rejects.setdefault(partition, []).extend(rejects)
+        if len(self._rows[partition]) == size:
+            if self._full:
+                self._flush(self._full)
+            self._full = partition
+
+    def flush_all(self) -> None:
+        """Puts what is left."""
+        for partition in list(self._rows):
+            self._flush(partition)
+
+    def _flush(self, partition: str) -> None:
+        rows, lost = self._rows.pop(partition), self.lost
+        self.lost = []
+        self._put(partition, rows, self._rejects.pop(partition) + lost, len(rows) + len(lost))
+
+
 def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, result: Imported, tally: Tally) -> None:
     images = ImportStep(run, "ingest", "images", IMAGES)
     relations = ImportStep(run, "tag", "relations", RELATIONS)
-    waiting: dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {}
-    rejects: dict[str, Rejects] = {}
-    numbers: dict[str, int] = {}
-    stated: set[str] = set()
-    seen: set[tuple[str, int]] = set()
-    lost = Rejects()
+    seen: dict[str, set[int]] = {}
 
-    def flush(dataset: str) -> None:
-        nonlocal lost
-        held, some = waiting.pop(dataset), rejects.pop(dataset)
-        partition = f"{name or dataset}/{numbers.get(dataset, 0):04d}"
-        numbers[dataset] = numbers.get(dataset, 0) + 1
-        some.extend(lost)
-        images.put(partition, [image for image, _ in held], some, len(held) + len(lost))
-        labels = [{"image_id": image["image_id"], "relations": found} for image, found in held]
+    def put(partition: str, held: list[LabelledImage], rejects: list[Rejected], rows_in: int) -> None:
+        dataset = held[0].image["dataset"]
+        images.put(partition, [each.image | {"dataset": name or dataset} for each in held], rejects, rows_in)
+        labels = [{"image_id": each.image["image_id"], "relations": each.relations} for each in held]
         # Visual Genome without any confidence contains only annotations: it was never tagged.
-        if dataset != VISUAL_GENOME or any(found for _, found in held):
+        if dataset != VISUAL_GENOME or any(each.relations for each in held):
             relations.put(partition, labels, [], len(held))
-        tally.note_all(some)
-        lost = Rejects()
+        tally.note_all(rejects)
 
+    waiting = _Waiting(put)
     for entry in stream_rows(path, EXPECTED):
         found = read_element(entry)
         if isinstance(found, Rejected):
-            lost.append(found)
+            waiting.lost.append(found)
             continue
         dataset, image_id = found.image["dataset"], found.image["image_id"]
-        stated.add(dataset)
-        if name is not None and len(stated) > 1:
+        ids = seen.setdefault(dataset, set())
+        if name is not None and len(seen) > 1:
             raise FatalError(
-                f"{path}: contains the datasets {', '.join(sorted(stated))}, whose ids may collide; import it without "
+                f"{path}: contains the datasets {', '.join(sorted(seen))}, whose ids may collide; import it without "
                 "--dataset"
             )
-        if (dataset, image_id) in seen:
-            lost.append(Rejected(image_id, "image twice", dataset))
+        if image_id in ids:
+            waiting.lost.append(Rejected(image_id, "image twice", dataset))
             continue
-        seen.add((dataset, image_id))
-        if len(waiting.get(dataset, ())) == PARTITION:
-            flush(dataset)
+        partition = f"{name or dataset}/{len(ids) // PARTITION:04d}"
+        ids.add(image_id)
         files.complete(found)
-        found.image["dataset"] = name or dataset
-        waiting.setdefault(dataset, []).append((found.image, found.relations))
-        rejects.setdefault(dataset, Rejects()).extend(found.rejects)
+        waiting.add(partition, found, found.rejects, PARTITION)
         result.images += 1
-    for dataset in list(waiting):
-        flush(dataset)
     if not result.images:
-        raise AnnotationError(f"{path}: none of its {len(lost)} elements is a usable image; expected {EXPECTED}")
+        raise AnnotationError(
+            f"{path}: none of its {len(waiting.lost)} elements is a usable image; expected {EXPECTED}"
+        )
+    waiting.flush_all()
     if files.folder is not None and not files.found:
         raise FatalError(
             f"{path}: none of its {result.images} images can be read in {files.folder}, e.g. {files.missing}; "
@@ -182,46 +199,29 @@ def _import_fields(path: Path, run: Run, dataset: str, result: Imported, tally: 
     """Imports captions, graphs or candidates, in the run's own partitions if it has the images."""
     step, read = _step_of(result.kind, path, run)
     known = _partitions_of(run)
-    sizes: dict[str, int] = {}
-    for partition in known.values():
-        sizes[partition] = sizes.get(partition, 0) + 1
-    waiting: dict[str, list[dict[str, Any]]] = {}
-    rejects: dict[str, Rejects] = {}
-    lost = Rejects()
+    sizes = Counter(known.values())
     seen: set[int] = set()
-    number, full = 0, ""
 
-    def flush(partition: str) -> None:
-        nonlocal lost
-        rows, some = waiting.pop(partition), rejects.pop(partition)
-        some.extend(lost)
-        step.put(partition, rows, some, len(rows) + len(lost))
-        tally.note_all(some)
-        lost = Rejects()
+    def put(partition: str, rows: list[dict[str, Any]], rejects: list[Rejected], rows_in: int) -> None:
+        step.put(partition, rows, rejects, rows_in)
+        tally.note_all(rejects)
 
+    waiting = _Waiting(put)
     for name, value in stream_fields(path, _OBJECTS):
         image_id = as_id(name)
         if image_id is None or image_id in seen or (known and image_id not in known):
             reason = "image id not an integer" if image_id is None else "image twice"
             reason = reason if image_id is None or image_id in seen else "image unknown to the run"
-            lost.append(Rejected(NO_IMAGE if image_id is None else image_id, reason, shown(name)))
+            waiting.lost.append(Rejected(NO_IMAGE if image_id is None else image_id, reason, shown(name)))
             continue
+        partition = known.get(image_id, f"{dataset}/{len(seen) // PARTITION:04d}")
         seen.add(image_id)
-        row, some = read(image_id, value)
-        partition = known.get(image_id, f"{dataset}/{number:04d}")
-        waiting.setdefault(partition, []).append(row)
-        rejects.setdefault(partition, Rejects()).extend(some)
+        waiting.add(partition, *read(image_id, value), sizes[partition] or PARTITION)
         result.images += 1
-        if len(waiting[partition]) == sizes.get(partition, PARTITION):
-            # The last partition is held back, so that bad entries at the end of the file have a quarantine.
-            if full:
-                flush(full)
-            full = partition
-            number += 1
-    for partition in list(waiting):
-        flush(partition)
     if not result.images:
-        raise AnnotationError(f"{path}: none of its {len(lost)} fields is a usable image, e.g. {_example(lost)}")
+        example = f"{waiting.lost[0].reason}: {waiting.lost[0].value!r}" if waiting.lost else "the file is empty"
+        raise AnnotationError(f"{path}: none of its {len(waiting.lost)} fields is a usable image, e.g. {example}")
+    waiting.flush_all()
     step.record()
     result.steps.append(step.name)
 
@@ -280,11 +280,6 @@ def _texts_of(run: Run) -> Callable[[int], list[str]]:
 def _captions(table: pa.Table) -> Iterator[tuple[int, list[str]]]:
     for row in table.filter(pc.is_valid(table["captions"])).to_pylist():
         yield row["image_id"], [caption["text"] for caption in row["captions"]]
-
-
-def _example(rejects: Rejects) -> str:
-    first = next(iter(rejects), None)
-    return "the file is empty" if first is None else f"{first.reason}: {first.value!r}"
 
 
 _EXPECTED = 'paths of images: an object {"image id": "train/patch16/name.jpg"} (image_id_to_filepath.json)'

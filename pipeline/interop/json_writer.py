@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 
-def write_list(path: Path, elements: Iterable[Any]) -> int:
-    """Writes a JSON array. Returns its number of elements."""
-    return _write(path, "[]", (_text(element) for element in elements))
+def write_list(path: Path, elements: Iterable[Any], within: str = "") -> int:
+    """Writes a JSON array, or an object whose only field `within` is one. Returns the array's number of elements."""
+    ends = (f'{{"{within}": [', "]}") if within else ("[", "]")
+    return _write(path, ends, (_text(element) for element in elements))
 
 
 def write_object(path: Path, fields: Iterable[tuple[str, Any]]) -> int:
     """Writes a JSON object with unique names. Returns its number of fields."""
-    return _write(path, "{}", (f"{_text(name)}: {_text(value)}" for name, value in fields))
+    return _write(path, ("{", "}"), (f"{_text(name)}: {_text(value)}" for name, value in fields))
 
 
 def number(value: float) -> float:
@@ -25,14 +26,14 @@ def number(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _write(path: Path, brackets: str, texts: Iterable[str]) -> int:
+def _write(path: Path, ends: tuple[str, str], texts: Iterable[str]) -> int:
     count = 0
     with path.open("w", encoding="utf-8") as file:
-        file.write(brackets[0])
+        file.write(ends[0])
         for text in texts:
             file.write(f",\n{text}" if count else text)
             count += 1
-        file.write(brackets[1] + "\n")
+        file.write(ends[1] + "\n")
     return count
 
 

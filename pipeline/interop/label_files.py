@@ -14,7 +14,7 @@ from pipeline.interop.json_writer import number, write_list
 from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
 from pipeline.labels.label_rows import LABELS, flat_labels
 from storage.atomic import atomic_folder
-from storage.errors import FatalError
+from storage.errors import FatalError, translate_os_errors
 from storage.runs import Run
 from storage.tables import write_table
 
@@ -45,13 +45,10 @@ def write_label_files(run: Run, folder: Path) -> LabelFiles:
         )
     rows = RunRows(run)
     count = {"images": 0, "boxes": 0, "captions": 0, "labels": 0}
-    try:
-        with atomic_folder(folder, replace=True) as aside:
-            write_list(aside / JSON, _images(rows, _scores(run), count))
-            tables = [table.filter(pc.field("kept")) for table in flat_labels(run)]
-            write_table(pa.concat_tables([LABELS.empty_table(), *tables]), aside / PARQUET)
-    except OSError as error:
-        raise FatalError(f"{folder}: cannot be written ({error.strerror}); name another folder with --out") from error
+    with translate_os_errors(f"writing {folder}"), atomic_folder(folder, replace=True) as aside:
+        write_list(aside / JSON, _images(rows, _scores(run), count))
+        tables = [table.filter(pc.field("kept")) for table in flat_labels(run)]
+        write_table(pa.concat_tables([LABELS.empty_table(), *tables]), aside / PARQUET)
     return LabelFiles(str(folder / JSON), str(folder / PARQUET), **count)
 
 
@@ -60,12 +57,11 @@ def _images(
 ) -> Iterator[dict[str, Any]]:
     for dataset in rows.datasets():
         for image in rows.images(dataset, "images", "captions", "relations"):
-            if "images" in image.rows:
-                entry = _image(image, scores.get((dataset, image.image_id), ()))
-                count["images"] += 1
-                for name, field in (("boxes", "boxes"), ("captions", "captions"), ("labels", "relations")):
-                    count[name] += len(entry[field])
-                yield entry
+            entry = _image(image, scores.get((dataset, image.image_id), ()))
+            count["images"] += 1
+            for name, field in (("boxes", "boxes"), ("captions", "captions"), ("labels", "relations")):
+                count[name] += len(entry[field])
+            yield entry
 
 
 def _image(image: ImageRows, scores: Sequence[float]) -> dict[str, Any]:

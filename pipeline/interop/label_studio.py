@@ -24,9 +24,7 @@ LOCAL_FILES = "/data/local-files/?d="
 def write_label_studio(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `tasks.json` and the matching labelling interface `interface.xml` for each dataset."""
     rows.require_kept()
-    for dataset in rows.ingested():
-        place = folder / dataset
-        place.mkdir()
+    for dataset, place in rows.folders(folder):
         categories: set[str] = set()
         predicates: set[str] = set()
         tasks = _tasks(rows, dataset, threshold, tally, categories, predicates)
@@ -67,8 +65,8 @@ def _tasks(
 ) -> Iterator[dict[str, Any]]:
     """Yields a task for each image of known size, and collects the names that occur."""
     for image in rows.images(dataset, "images", "relations"):
-        row = image.rows.get("images")
-        if row is None or not row["width"] or not row["height"]:
+        row = image.rows["images"]
+        if not row["width"] or not row["height"]:
             tally.note("image without a known size")
             continue
         relations = relations_of(image, threshold, tally)

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.data.datasets.annotations import as_id, readable, shown
-from pipeline.interop.official_labels import Rejects
 from pipeline.runtime.stage import Rejected
+from storage.tables import INT, LONG, TEXT
 from tagger.candidates.official import official_groups
 from tagger.english.lemmas import phrase_lemma
 from tagger.english.predicates import canonical
@@ -27,7 +27,7 @@ def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[
 
     The table has no place for entities without a relation; they are rejected, as are relations of unknown entities.
     """
-    rejects = Rejects()
+    rejects: list[Rejected] = []
     triplets: list[dict[str, Any]] = []
     if not isinstance(graphs, list):
         return {"image_id": image_id, "triplets": []}, [Rejected(image_id, "graphs malformed", shown(graphs))]
@@ -171,9 +171,9 @@ def read_captions(image_id: int, texts: Any, source: str) -> tuple[dict[str, Any
     """Converts texts to a row of `captions` from `source`. Rejects what is not text; draws keep their numbers."""
     if not isinstance(texts, list):
         return {"image_id": image_id, "captions": []}, [Rejected(image_id, "captions malformed", shown(texts))]
-    rejects = Rejects(
+    rejects = [
         Rejected(image_id, "caption not a text", shown(text)) for text in texts if not isinstance(text, str) or not text
-    )
+    ]
     kept = [
         {"text": readable(text), "draw": draw, "seed": None, "log_probability": None, "source": source}
         for draw, text in enumerate(texts)
@@ -187,20 +187,15 @@ def write_captions(row: Mapping[str, Any]) -> tuple[str, list[str]]:
     return str(row["image_id"]), [caption["text"] for caption in row["captions"]]
 
 
-_PAIR = pa.struct([("subject", pa.int32()), ("object", pa.int32())])
-GROUPS = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("groups", pa.list_(pa.struct([("pairs", pa.list_(_PAIR)), ("predicates", pa.list_(pa.string()))]))),
-    ]
-)
+_GROUP = pa.struct({"pairs": pa.list_(pa.struct({"subject": INT, "object": INT})), "predicates": pa.list_(TEXT)})
+GROUPS = pa.schema({"image_id": LONG, "groups": pa.list_(_GROUP)})
 """Imported candidates. They stay grouped, because the file does not state which text belongs to which pair."""
 _MAX_BOXES = 2**31
 
 
 def read_groups(image_id: int, groups: Any) -> tuple[dict[str, Any], Iterable[Rejected]]:
     """Converts groups to a row of `groups` and rejects."""
-    rejects = Rejects()
+    rejects: list[Rejected] = []
     kept: list[dict[str, Any]] = []
     if not isinstance(groups, list):
         return {"image_id": image_id, "groups": []}, [Rejected(image_id, "groups malformed", shown(groups))]

@@ -1,7 +1,4 @@
-"""Reads and writes the authors' pseudo-labels and their Visual Genome file: one JSON object per image.
-
-Rejects of an import are collected in bounded memory (`Rejects`), because a file may have millions of bad rows.
-"""
+"""Reads and writes the authors' pseudo-labels and their Visual Genome file: one JSON object per image."""
 
 from __future__ import annotations
 
@@ -17,41 +14,7 @@ import pyarrow as pa
 from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, as_number, readable, shown
 from pipeline.interop.json_writer import number
 from pipeline.runtime.stage import Rejected
-
-MAX_KEPT = 10_000
-"""Maximum number of rejects per reason that are kept with their values. Further ones are only counted."""
-
-
-class Rejects:
-    """Rejects in order, followed by one reject per reason for all that were only counted."""
-
-    def __init__(self, rejects: Iterable[Rejected] = ()) -> None:
-        self._kept: list[Rejected] = []
-        self._counts: Counter[str] = Counter()
-        self._further: Counter[str] = Counter()
-        self.extend(rejects)
-
-    def append(self, reject: Rejected) -> None:
-        """Adds one reject."""
-        self._counts[reject.reason] += reject.count
-        if self._counts[reject.reason] <= MAX_KEPT:
-            self._kept.append(reject)
-        else:
-            self._further[reject.reason] += reject.count
-
-    def extend(self, rejects: Iterable[Rejected]) -> None:
-        """Adds rejects."""
-        for reject in rejects:
-            self.append(reject)
-
-    def __iter__(self) -> Iterator[Rejected]:
-        yield from self._kept
-        for reason, further in self._further.items():
-            yield Rejected(NO_IMAGE, reason, f"and {further:,} more", further)
-
-    def __len__(self) -> int:
-        return self._counts.total()
-
+from storage.tables import LONG, TEXT
 
 EXPECTED = "labels: a list of {image_id, dataset, objects: [...], relationships: [...]}"
 VISUAL_GENOME = "vg"
@@ -70,7 +33,7 @@ class LabelledImage:
 
     image: dict[str, Any]
     relations: list[dict[str, Any]]
-    rejects: Rejects = field(default_factory=Rejects)
+    rejects: list[Rejected] = field(default_factory=list)
 
 
 def read_element(entry: Any) -> LabelledImage | Rejected:
@@ -84,7 +47,7 @@ def read_element(entry: Any) -> LabelledImage | Rejected:
     if image_id is None:
         return Rejected(NO_IMAGE, "image id not an integer", shown(entry))
     dataset = entry.get("dataset", VISUAL_GENOME)
-    rejects = Rejects()
+    rejects: list[Rejected] = []
     if not isinstance(dataset, str) or not DATASET.fullmatch(dataset):
         rejects.append(Rejected(image_id, "dataset unknown", shown(dataset)))
         dataset = VISUAL_GENOME
@@ -171,7 +134,7 @@ def _image_id(value: Any) -> tuple[int | None, str]:
     return (as_id(digits.group(1)), readable(value)) if digits else (None, "")
 
 
-def _boxes(image_id: int, listed: Any, rejects: Rejects) -> tuple[list[dict[str, Any]], dict[int, int]]:
+def _boxes(image_id: int, listed: Any, rejects: list[Rejected]) -> tuple[list[dict[str, Any]], dict[int, int]]:
     """Returns the usable boxes and object id → box index."""
     boxes: list[dict[str, Any]] = []
     places: dict[int, int] = {}
@@ -202,7 +165,7 @@ def _boxes(image_id: int, listed: Any, rejects: Rejects) -> tuple[list[dict[str,
 
 
 def _relations(
-    image_id: int, listed: Any, places: Mapping[int, int], dataset: str, rejects: Rejects
+    image_id: int, listed: Any, places: Mapping[int, int], dataset: str, rejects: list[Rejected]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Returns annotated relations, and relations with a confidence."""
     annotated: dict[tuple[int, str, int], None] = {}
@@ -243,7 +206,7 @@ def _relations(
     )
 
 
-def _list(image_id: int, name: str, found: Any, rejects: Rejects) -> list[Any]:
+def _list(image_id: int, name: str, found: Any, rejects: list[Rejected]) -> list[Any]:
     if isinstance(found, list):
         return found
     rejects.append(Rejected(image_id, f"{name} malformed", shown(found)))
@@ -272,13 +235,13 @@ def _split(dataset: str, split: str) -> str:
     return f"{split}2017" if dataset == "coco2017" and split in ("train", "val") else split
 
 
-FREQUENCIES = pa.schema([("kind", pa.string()), ("name", pa.string()), ("count", pa.int64())])
+FREQUENCIES = pa.schema({"kind": TEXT, "name": TEXT, "count": LONG})
 KINDS = ("relationship", "object")
 
 
 def read_frequencies(content: Any) -> tuple[list[dict[str, Any]], Iterable[Rejected]]:
     """Converts a file's content to rows of `frequencies` and rejects. A name without a count gets 0."""
-    rows, rejects = [], Rejects()
+    rows, rejects = [], list[Rejected]()
     for kind in KINDS:
         names, counts = content.get(f"{kind}_names"), content.get(f"{kind}_freq")
         counts = counts if isinstance(counts, dict) else {}

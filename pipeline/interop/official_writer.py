@@ -60,26 +60,26 @@ def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> Non
 
 def _captions(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, Any]]:
     for image in rows.images(dataset, "captions"):
-        if "captions" in image.rows:
-            tally.note("seed, log-probability and source of a caption", len(image.items("captions")))
-            tally.wrote["captions"] += len(image.items("captions"))
-            yield write_captions(image.rows["captions"])
+        tally.note("seed, log-probability and source of a caption", len(image.items("captions")))
+        tally.wrote["captions"] += len(image.items("captions"))
+        yield write_captions(image.rows["captions"])
 
 
 def _graphs(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, Any]]:
-    for image in rows.images(dataset, "captions", "triplets"):
-        if "triplets" in image.rows:
-            texts = [caption["text"] for caption in image.items("captions")]
-            tally.note("predicate offsets of a triplet", len(image.items("triplets")))
-            tally.wrote["triplets"] += len(image.items("triplets"))
-            yield write_graphs(image.rows["triplets"], texts)
+    for image in rows.images(dataset, "triplets", "captions"):
+        texts = [caption["text"] for caption in image.items("captions")]
+        tally.note("predicate offsets of a triplet", len(image.items("triplets")))
+        tally.wrote["triplets"] += len(image.items("triplets"))
+        yield write_graphs(image.rows["triplets"], texts)
 
 
 def _candidates(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, Any]]:
-    for image in rows.images(dataset, "images", "candidates", "groups"):
-        if "groups" in image.rows:
-            yield write_groups(image.rows["groups"])
-        elif "candidates" in image.rows and "images" in image.rows:
+    """The groups of an import, or else the candidates of stage `tag`."""
+    if "candidates" in rows.steps():
+        yield from (write_groups(image.rows["groups"]) for image in rows.images(dataset, "groups"))
+        return
+    for image in rows.images(dataset, "candidates", "images"):
+        if "images" in image.rows:
             tally.note("triplet, mention and prior of a candidate", len(image.items("candidates", "pairs")))
             yield write_candidates(image.rows["images"], image.rows["candidates"])
 
@@ -111,8 +111,6 @@ def _elements(
     rows: RunRows, dataset: str, threshold: float, tally: Tally, vg: bool
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     for image in rows.images(dataset, "images", "relations"):
-        if "images" not in image.rows:
-            continue
         row, relations = dict(image.rows["images"]), relations_of(image, threshold, tally)
         crowds = {index for index, box in enumerate(row["boxes"]) if box["crowd"]}
         tally.note("crowd box", len(crowds))

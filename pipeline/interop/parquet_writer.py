@@ -14,6 +14,7 @@ from pyarrow import csv
 
 from pipeline.interop.run_rows import TABLES, ImageRows, RunRows, Tally, relations_of
 from pipeline.labels.label_rows import LABELS, flat_labels
+from storage.tables import FLAG, FLOAT, INT, LONG, TEXT
 
 
 def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -52,21 +53,12 @@ def write_csv(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
 
 
 _ROWS = 1000
-_OBJECT = pa.struct([("category", pa.string()), *((side, pa.float32()) for side in "xywh"), ("crowd", pa.bool_())])
-_RELATION = pa.struct(
-    [("subject", pa.int32()), ("predicate", pa.string()), ("object", pa.int32()), ("score", pa.float32())]
-)
-SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("file_name", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("captions", pa.list_(pa.string())),
-        ("objects", pa.list_(_OBJECT)),
-        ("relations", pa.list_(_RELATION)),
-    ]
-)
+_OBJECT = pa.struct({"category": TEXT, **dict.fromkeys("xywh", FLOAT), "crowd": FLAG})
+_RELATION = pa.struct({"subject": INT, "predicate": TEXT, "object": INT, "score": FLOAT})
+SCHEMA = pa.schema({
+    "image_id": LONG, "file_name": TEXT, "width": INT, "height": INT, "captions": pa.list_(TEXT),
+    "objects": pa.list_(_OBJECT), "relations": pa.list_(_RELATION),
+})  # fmt: skip
 """One image. Boxes: absolute pixels, top-left corner and size. Relations: box indices; score null if annotated."""
 
 
@@ -76,7 +68,7 @@ def write_hugging_face(rows: RunRows, folder: Path, threshold: float, tally: Tal
     for dataset in rows.ingested():
         (folder / "data" / dataset).mkdir(parents=True)
         writers: dict[str, pq.ParquetWriter] = {}
-        images = (image for image in rows.images(dataset, "images", "captions", "relations") if "images" in image.rows)
+        images = rows.images(dataset, "images", "captions", "relations")
         while chunk := list(islice(images, _ROWS)):
             by_split: dict[str, list[dict[str, Any]]] = {}
             for image in chunk:
@@ -117,15 +109,17 @@ def _row(image: ImageRows, threshold: float, tally: Tally) -> dict[str, Any]:
 
 
 def _card(rows: RunRows, written: dict[str, dict[str, int]], threshold: float) -> str:
+    from huggingface_hub import DatasetCardData
+
     run, kept = rows.run.name, "all scores" if rows.choice is None else f"kept: {rows.choice.in_words()}"
     kept += f", not below {threshold:g}" if threshold else ""
-    lines = ["---", f"pretty_name: {run}", "task_categories:", "- object-detection", "configs:"]
-    for dataset, splits in written.items():
-        lines += [f"- config_name: {dataset}", "  data_files:"]
-        for split in splits:
-            lines += [f"  - split: {split}", f"    path: data/{dataset}/{split}.parquet"]
-    lines += [
-        "---", "", f"# {run}", "",
+    configs = [
+        {"config_name": name, "data_files": [{"split": s, "path": f"data/{name}/{s}.parquet"} for s in splits]}
+        for name, splits in written.items()
+    ]
+    lines = [
+        "---", DatasetCardData(pretty_name=run, task_categories=["object-detection"], configs=configs).to_yaml(), "---",
+        "", f"# {run}", "",
         "Relations between bounding boxes in absolute pixels of the original files (top-left corner and size).",
         f"Labels with a score come from a Relation Tagger ({kept}), the others are annotations.",
         "The images are not included; `file_name` is relative to the image folder of each dataset.", "",

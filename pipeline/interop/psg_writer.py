@@ -32,9 +32,7 @@ def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
     Images of a split "test" are in `test_image_ids`. Classes are things but for those that the source says are stuff.
     """
     rows.require_kept()
-    for dataset in rows.ingested():
-        place = folder / dataset
-        place.mkdir()
+    for dataset, place in rows.folders(folder):
         objects, predicates = numbered_names(rows, dataset, threshold)
         stated = further_fields(rows.run, dataset, tally)
         things = [name for name in objects if stated.category(name).get("isthing", 1)]
@@ -43,8 +41,6 @@ def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
         data: list[dict[str, Any]] = []
         test: list[str] = []
         for image in rows.images(dataset, "images", "relations"):
-            if "images" not in image.rows:
-                continue
             row, boxes = image.rows["images"], image.items("images", "boxes")
             by_id, further = stated.boxes(image.image_id), stated.image(image.image_id)
             fields = [by_id.pop(box["source_id"], {}) for box in boxes]

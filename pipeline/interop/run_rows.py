@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -37,8 +38,7 @@ class Tally:
 
     def note_all(self, rejects: Iterable[Rejected]) -> None:
         """Counts rejects by reason."""
-        for reject in rejects:
-            self.counts[reject.reason] += reject.count
+        self.counts.update(reject.reason for reject in rejects)
 
     def as_json(self) -> dict[str, int]:
         """Returns reason → count, most frequent first."""
@@ -96,11 +96,22 @@ class RunRows:
         """Returns the datasets to export with boxes; empty if the run has no images."""
         return self.datasets() if "ingest" in self._artifacts else []
 
+    def folders(self, folder: Path) -> Iterator[tuple[str, Path]]:
+        """Yields each dataset to export with boxes, with a new folder for it in `folder`."""
+        for dataset in self.ingested():
+            (folder / dataset).mkdir()
+            yield dataset, folder / dataset
+
     def images(self, dataset: str, *tables: str) -> Iterator[ImageRows]:
-        """Yields the images of a dataset in stored order, with their rows in `tables` (all tables if none is named)."""
+        """Yields the images of a dataset that the first of `tables` has, in stored order, with their rows in these.
+
+        Without `tables`, yields every image with all its rows.
+        """
         for partition in sorted({p for found in self._artifacts.values() for p in found}):
             if partition.split("/")[0] == dataset:
-                yield from self._partition(partition, tables)
+                for image in self._partition(partition, tables):
+                    if not tables or tables[0] in image.rows:
+                        yield image
 
     def artifact_tables(self, table: str) -> Iterator[tuple[str, pa.Table]]:
         """Yields (partition, table) for each partition, as stored."""
@@ -195,8 +206,6 @@ def without_crowds(
     Counts them, and what a layout without scores and digests loses.
     """
     for image in rows.images(dataset, "images", "relations"):
-        if "images" not in image.rows:
-            continue
         boxes, relations = image.items("images", "boxes"), relations_of(image, threshold, tally)
         usable = [index for index, box in enumerate(boxes) if not box["crowd"]]
         places = {index: place for place, index in enumerate(usable)}

@@ -57,9 +57,7 @@ def write_vcoco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
     if no relation with them has an object. Relations whose subject is not a person are counted as lost.
     """
     rows.require_kept()
-    for dataset in rows.ingested():
-        place = folder / dataset
-        place.mkdir()
+    for dataset, place in rows.folders(folder):
         objects, predicates = numbered_names(rows, dataset, threshold)
         with_object = {
             each["predicate"]

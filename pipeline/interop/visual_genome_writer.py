@@ -17,9 +17,7 @@ from storage.errors import FatalError
 def write_visual_genome(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `relationships.json`, `objects.json` and `image_data.json` for each dataset, with object ids from 1."""
     rows.require_kept()
-    for dataset in rows.ingested():
-        place = folder / dataset
-        place.mkdir()
+    for dataset, place in rows.folders(folder):
         sizes: list[dict[str, Any]] = []
         objects: list[dict[str, Any]] = []
         write_list(place / "relationships.json", _relationships(rows, dataset, threshold, tally, sizes, objects))
@@ -73,9 +71,7 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
         import h5py
     except ImportError as error:
         raise FatalError("VG150 is written by h5py, which is not installed: pip install 'rlip[vg150]'") from error
-    for dataset in rows.ingested():
-        place = folder / dataset
-        place.mkdir()
+    for dataset, place in rows.folders(folder):
         names = numbered_names(rows, dataset, threshold)
         objects, predicates = ({name: key for key, name in enumerate(each, start=1)} for each in names)
         sizes: list[dict[str, Any]] = []

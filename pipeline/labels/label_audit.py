@@ -25,6 +25,7 @@ from tagger.audit.labels import (
     agreement,
     audit,
     audit_predicates,
+    holds,
 )
 from tagger.english.predicates import canonical
 from tagger.labelling.calibration import calibration_error
@@ -171,7 +172,7 @@ class LabelCount:
                     ]
                     for of_image in zip(self._relations, judged, strict=True)
                 ]
-                curve = audit(left, self._pairs, self._truth, SYMMETRIC).tagger
+                curve = audit(left, self._pairs, self._truth).tagger
                 found.append(RuleScores(choice.rule_in_words(), *curve.best_f1(), curve.precision_at()))
         return tuple(found)
 
@@ -181,10 +182,9 @@ class LabelCount:
             [replace(label, score=confidence) for label, confidence in zip(*of_image, strict=True)]
             for of_image in zip(self._relations, self._confidences, strict=True)
         ]
-        found = audit(ranked, self._pairs, self._truth, SYMMETRIC)
+        found = audit(ranked, self._pairs, self._truth)
         right = [
-            (r.subject, r.predicate, r.object) in facts
-            or (r.predicate in SYMMETRIC and (r.object, r.predicate, r.subject) in facts)
+            holds((r.subject, r.predicate, r.object), facts)
             for of_image, facts in zip(self._relations, self._truth, strict=True)
             for r in of_image
         ]
@@ -201,11 +201,11 @@ class LabelCount:
             probability_error=calibration_error(probabilities, right)
             if labels and len(probabilities) == len(labels)
             else None,
-            predicates=audit_predicates(ranked, self._pairs, self._truth, self._kept, SYMMETRIC),
+            predicates=audit_predicates(ranked, self._pairs, self._truth, self._kept),
         )
 
     def _scores(self, curve: LabelCurve, kept: Sequence[set[Fact]]) -> LabelScores:
-        found = agreement(kept, self._truth, SYMMETRIC)
+        found = agreement(kept, self._truth)
         return LabelScores(
             kept=sum(map(len, kept)),
             precision=found.precision(),

@@ -17,20 +17,13 @@ from storage.artifact import Artifact
 from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run
+from storage.tables import FLAG, INT, LONG, TEXT
 from tagger.english.predicates import canonical
 
 OVERRIDES_FILE = "overrides.parquet"
 """File with the overrides that an artifact of stage `shard` applied."""
 
-OVERRIDES = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("subject", pa.int32()),
-        ("predicate", pa.string()),
-        ("object", pa.int32()),
-        ("holds", pa.bool_()),
-    ]
-)
+OVERRIDES = pa.schema({"image_id": LONG, "subject": INT, "predicate": TEXT, "object": INT, "holds": FLAG})
 
 Named = tuple[int, int, str]
 """Subject, object and canonical predicate. Subject and object index the image's boxes."""

@@ -14,26 +14,19 @@ from pipeline.labels.verdicts import JudgedRelation, box4
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.runs import Run
+from storage.tables import FLAG, FLOAT, LONG, TEXT
 from tagger.english.predicates import canonical
 from tagger.labelling.label_choice import Judged
 
-_BOX = ("category", "x", "y", "w", "h")
-LABELS = pa.schema(
-    [
-        ("dataset", pa.string()),
-        ("image_id", pa.int64()),
-        ("file_name", pa.string()),
-        *((f"subject_{name}", pa.string() if name == "category" else pa.float32()) for name in _BOX),
-        ("predicate", pa.string()),
-        *((f"object_{name}", pa.string() if name == "category" else pa.float32()) for name in _BOX),
-        ("score", pa.float32()),
-        ("kept", pa.bool_()),
-        ("reason", pa.string()),
-        ("confidence", pa.float32()),
-        ("caption", pa.string()),
-        ("words", pa.string()),
-    ]
-)
+_BOX = {"category": TEXT, **dict.fromkeys("xywh", FLOAT)}
+
+LABELS = pa.schema({
+    "dataset": TEXT, "image_id": LONG, "file_name": TEXT,
+    **{f"subject_{name}": kind for name, kind in _BOX.items()},
+    "predicate": TEXT,
+    **{f"object_{name}": kind for name, kind in _BOX.items()},
+    "score": FLOAT, "kept": FLAG, "reason": TEXT, "confidence": FLOAT, "caption": TEXT, "words": TEXT,
+})  # fmt: skip
 """`predicate` is canonical. Boxes: absolute pixels, top-left corner and size. `kept`: whether the run's shards keep the
 label, and with which `confidence` (null if not kept), or the `reason` why not. `caption` and `words` (subject,
 predicate, object as written) are null if the run has no triplet for the label."""

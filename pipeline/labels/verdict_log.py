@@ -8,9 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pipeline.labels.verdicts import JudgedRelation, Verdict, require_reviewer, verdict_of
+from pipeline.labels.verdicts import JudgedRelation, Verdict, parse_verdict, require_reviewer
 from storage.disk import LOCAL, Disk
 from storage.errors import FatalError
+from storage.json_files import reason_of
 from storage.line_log import Line, LineLog
 from storage.open_store import Address, is_remote, local_folder
 
@@ -154,8 +155,8 @@ class _ReviewerFile:
         for line in new.lines:
             try:
                 verdict = self._parse(line)
-            except (ValueError, RecursionError) as error:
-                self.damaged.append(f"{self.path}:{line.number}: skipped: {str(error)[:300]}")
+            except (ValueError, FatalError) as error:
+                self.damaged.append(f"{self.path}:{line.number}: skipped: {reason_of(error)}")
                 continue
             self.verdicts.append(verdict)
             touched.add(verdict.relation)
@@ -169,11 +170,7 @@ class _ReviewerFile:
     def _parse(self, line: Line) -> Verdict:
         if line.text is None:
             raise ValueError(line.fault)
-        try:
-            row = json.loads(line.text)
-        except ValueError as error:
-            raise ValueError(f"not JSON ({error})") from error
-        verdict = verdict_of(row)
+        verdict = parse_verdict(line.text)
         if verdict.reviewer != self.reviewer:
             raise ValueError(f"it is of reviewer {verdict.reviewer!r}, whose verdicts belong in a file of that name")
         return verdict

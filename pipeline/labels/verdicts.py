@@ -5,14 +5,16 @@ A relation is identified by its image's digest, its boxes and its predicate, not
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
-from typing import Any, Final, Literal, get_args
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Literal, Self, get_args
+
+from pydantic import AfterValidator, ConfigDict, Strict, StringConstraints, TypeAdapter, model_validator
+from pydantic.dataclasses import dataclass
 
 from storage.errors import FatalError
 from tagger.english.predicates import canonical
@@ -34,7 +36,6 @@ CLASS: Final = "class"
 on, so its verdict stands over theirs. class: accepted together with alike labels, without a look at this one."""
 
 _REVIEWER = re.compile(r"[\w@][\w.@-]{0,63}")
-_BOX_SIDES = "xywh"
 
 
 def require_reviewer(name: str) -> str:
@@ -52,30 +53,53 @@ def require_reviewer(name: str) -> str:
 
 def box4(values: Mapping[str, Any]) -> Box4:
     """The box in a row of table `images` (or in any mapping with x, y, w, h), rounded as verdicts round it."""
-    return _box([values[side] for side in _BOX_SIDES])
+    x, y, w, h = (_rounded(values[side]) for side in "xywh")
+    return x, y, w, h
 
 
-@dataclass(frozen=True)
+def _rounded(side: float) -> float:
+    # Adding 0 turns -0.0 into 0.0, which JSON would write differently.
+    return round(side, 2) + 0.0
+
+
+def _canonical(predicate: str) -> str:
+    if found := canonical(predicate):
+        return found
+    raise ValueError(f"{predicate!r} contains no word")
+
+
+def _utc(time: str) -> str:
+    if datetime.fromisoformat(time).utcoffset() == timedelta(0):
+        return time
+    raise ValueError(f"{time!r} is not a time in UTC, e.g. 2026-01-31T12:00:00+00:00")
+
+
+def _one_line(note: str) -> str:
+    if len(note.splitlines()) > 1:
+        raise ValueError("it has several lines; write one")
+    return note
+
+
+_Side = Annotated[float, AfterValidator(_rounded)]
+_Box = Annotated[tuple[_Side, _Side, _Side, _Side], Strict(False)]
+_Predicate = Annotated[str, AfterValidator(_canonical)]
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, config=_STRICT)
 class JudgedRelation:
     """The relation that a verdict judges. Construction rounds boxes and makes the predicate canonical.
 
     `image`: digest in the image's row of table `images`. Raises ValueError for anything that identifies no relation.
     """
 
-    image: str
-    subject: Box4
-    object: Box4
-    predicate: str
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.image, str) or not self.image:
-            raise ValueError(f"image: {self.image!r} is not a digest")
-        for name in ("subject", "object"):
-            object.__setattr__(self, name, _box(getattr(self, name), name))
-        object.__setattr__(self, "predicate", _predicate(self.predicate, "predicate"))
+    image: Annotated[str, StringConstraints(min_length=1)]
+    subject: _Box
+    object: _Box
+    predicate: _Predicate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Verdict:
     """One person's verdict on one relation, and its time.
 
@@ -86,15 +110,15 @@ class Verdict:
 
     relation: JudgedRelation
     kind: Kind
-    reviewer: str
-    time: str
+    reviewer: Annotated[str, AfterValidator(require_reviewer)]
+    time: Annotated[str, AfterValidator(_utc)]
     """UTC, in ISO 8601."""
     subject_category: str
     object_category: str
-    corrected_subject: Box4 | None = None
+    corrected_subject: _Box | None = None
     """The right box of the subject; None: the box was right."""
-    corrected_object: Box4 | None = None
-    corrected_predicate: str | None = None
+    corrected_object: _Box | None = None
+    corrected_predicate: _Predicate | None = None
     seconds: float | None = None
     """How long the person looked at the item."""
     queue: str | None = None
@@ -104,35 +128,11 @@ class Verdict:
     """The label's score at the time of the verdict."""
     dataset: str | None = None
     image_id: int | None = None
-    note: str | None = None
+    note: Annotated[str, AfterValidator(_one_line)] | None = None
     """A line in the reviewer's own words."""
 
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind: {self.kind!r} is not one of {', '.join(KINDS)}")
-        object.__setattr__(self, "reviewer", require_reviewer(_text(self.reviewer, "reviewer")))
-        _require_time(_text(self.time, "time"))
-        _text(self.subject_category, "subject_category")
-        _text(self.object_category, "object_category")
-        for name in ("corrected_subject", "corrected_object"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, _box(getattr(self, name), name))
-        if self.corrected_predicate is not None:
-            corrected = _predicate(self.corrected_predicate, "corrected_predicate")
-            object.__setattr__(self, "corrected_predicate", corrected)
-        for name in ("seconds", "score"):
-            if getattr(self, name) is not None:
-                _number(getattr(self, name), name)
-        for name in ("queue", "run", "dataset", "note"):
-            if getattr(self, name) is not None:
-                _text(getattr(self, name), name)
-        if self.image_id is not None and (not isinstance(self.image_id, int) or isinstance(self.image_id, bool)):
-            raise ValueError(f"image_id: {self.image_id!r} is not a whole number")
-        if len((self.note or "").splitlines()) > 1:
-            raise ValueError("note: it has several lines; write one")
-        self._require_correction()
-
-    def _require_correction(self) -> None:
+    @model_validator(mode="after")
+    def _corrects_what_its_kind_says(self) -> Self:
         has_box = self.corrected_subject is not None or self.corrected_object is not None
         if has_box != (self.kind == "wrong_pair"):
             raise ValueError(f"corrected boxes: kind {self.kind!r} has {'none' if has_box else 'at least one'}")
@@ -143,6 +143,7 @@ class Verdict:
             raise ValueError(f"{self.kind}: the correction is the label itself; name another one, or reject the label")
         if self.kind == "wrong_pair" and self.corrected.subject == self.corrected.object:
             raise ValueError("wrong_pair: the corrected subject and object are the same box; choose two boxes")
+        return self
 
     @property
     def corrected(self) -> JudgedRelation:
@@ -155,7 +156,7 @@ class Verdict:
         )
 
     def as_row(self) -> dict[str, Any]:
-        """JSON values from which `verdict_of` restores the verdict, without fields that have no value."""
+        """JSON values from which `parse_verdict` restores the verdict, without fields that have no value."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -163,18 +164,15 @@ StandingVerdicts = Mapping[JudgedRelation, Mapping[str, Verdict]]
 """Relation → reviewer → standing verdict."""
 
 
-def verdict_of(row: Any) -> Verdict:
-    """The verdict that `as_row` converted. Raises ValueError naming the field for any other value.
+_VERDICT = TypeAdapter(Verdict)
+
+
+def parse_verdict(line: bytes) -> Verdict:
+    """The verdict whose row a line of JSON holds. Raises as `Verdict` does, with the field's name.
 
     Unknown fields are ignored, so that files of later versions can be read.
     """
-    if not isinstance(row, dict) or not isinstance(row.get("relation"), dict):
-        raise ValueError("not a verdict: expected a JSON object with an object `relation`")
-    relation = JudgedRelation(**_known(JudgedRelation, row["relation"]))
-    try:
-        return Verdict(**{**_known(Verdict, row), "relation": relation})
-    except FatalError as error:
-        raise ValueError(str(error)) from error
+    return _VERDICT.validate_json(line)
 
 
 def deciding(said: Mapping[str, Verdict]) -> Mapping[str, Verdict]:
@@ -209,52 +207,3 @@ def agreed(verdicts: Mapping[str, Verdict]) -> Kind | None:
 def now() -> str:
     """The current time in the format of verdicts: UTC, ISO 8601, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _known(kind: Any, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a dataclass's fields. Raises ValueError if one without a default is missing."""
-    names = [each.name for each in fields(kind)]
-    needed = [each.name for each in fields(kind) if each.default is not None]
-    if missing := [name for name in needed if name not in row]:
-        raise ValueError(f"{missing[0]}: missing")
-    return {name: row[name] for name in names if name in row}
-
-
-def _box(values: Any, name: str = "box") -> Box4:
-    if not isinstance(values, list | tuple) or len(values) != 4:
-        raise ValueError(f"{name}: {values!r} is not a box [x, y, width, height]")
-    # Adding 0 turns -0.0 into 0.0, which JSON would write differently.
-    x, y, w, h = (round(_number(value, name), 2) + 0.0 for value in values)
-    return x, y, w, h
-
-
-def _number(value: Any, name: str) -> float:
-    try:
-        if not isinstance(value, str | bytes | bool) and math.isfinite(number := float(value)):
-            return number
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise ValueError(f"{name}: {value!r} is not a finite number")
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name}: {value!r} is not text")
-    value.encode()  # Raises ValueError for half a surrogate pair, which no file can contain.
-    return value
-
-
-def _predicate(value: Any, name: str) -> str:
-    found = canonical(_text(value, name))
-    if not found:
-        raise ValueError(f"{name}: {value!r} contains no word")
-    return found
-
-
-def _require_time(text: str) -> None:
-    try:
-        offset = datetime.fromisoformat(text).utcoffset()
-    except ValueError:
-        offset = None
-    if offset is None or offset:
-        raise ValueError(f"time: {text!r} is not a time in UTC, e.g. 2026-01-31T12:00:00+00:00")

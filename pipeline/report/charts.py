@@ -132,16 +132,15 @@ def line_style(number: int) -> str:
     return f"line-{number % COLOURS}" + (" dashed" if number >= COLOURS else "")
 
 
-def lay_out(title: str, lines: Sequence[tuple[Line, Series]], within: Sequence[Series] = ()) -> Chart:
+def lay_out(title: str, lines: Sequence[tuple[Line, Series]]) -> Chart:
     """Lays out a chart of lines that have no points yet, each with a series of at least one point.
 
-    Both axes start at 0, or lower for negative values. They also cover the series `within`, so charts can share them.
+    Both axes start at 0, or lower for negative values.
     """
     thin = [(line, each.thinned(POINTS)) for line, each in lines]
-    covered = [*(each for _, each in thin), *(each.thinned(POINTS) for each in within)]
-    x_high = max(float(each.steps[-1]) for each in covered) or 1.0
-    low = min(0.0, *(float(each.values.min()) for each in covered))
-    high = max(float(each.values.max()) for each in covered)
+    x_high = max(float(each.steps[-1]) for _, each in thin) or 1.0
+    low = min(0.0, *(float(each.values.min()) for _, each in thin))
+    high = max(float(each.values.max()) for _, each in thin)
     y_ticks = nice_ticks(low, high if high > low else low + 1.0, 4)
     low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])
     drawn = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -180,10 +180,6 @@ class TrainedTagger:
             held_out=int(last.get("held_out_images", 0)),
             scores={name: round(last[name], 4) for name in _IN_WORDS if name in last},
         )
-
-    def as_json(self) -> dict[str, Any]:
-        """The result as plain values."""
-        return asdict(self)
 
     def print(self, console: Console) -> None:
         """Prints the scores; the path of the weights comes last."""

@@ -1,4 +1,4 @@
-"""Writes an evaluation as one self-contained HTML page and as Markdown."""
+"""Writes an evaluation, or a comparison of several, as one self-contained HTML page, and an evaluation as Markdown."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pipeline.evaluation.comparison import OVERLAPS, RECALLS, Comparison
 from pipeline.evaluation.published import PublishedResult, Source
 from pipeline.evaluation.summary import ClassScore, EvaluationSummary, Figure
+from pipeline.report.charts import Chart, Line, Series, lay_out, line_style
 from pipeline.report.evaluation_charts import class_chart, class_groups, cost_bars, reliability_chart
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images
 from pipeline.report.formatting import without_controls
 from pipeline.report.page import render_page
 from pipeline.report.report_folder import meta_of
 from pipeline.runtime.wording import markdown_table
-from storage.atomic import atomic_file
+from storage.atomic import write_atomic
 
 MARK = "rlip-evaluation"
 """Name of the meta element that marks an evaluation page; its content is the stamp."""
@@ -51,6 +55,8 @@ WORST = 12
 IMAGES = 6
 """Number of best and of worst images."""
 TILES = 4
+MOST = 12
+"""Number of classes listed as those that differ most."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,7 @@ def write_evaluation_page(
     `home`: address of a page to link back to; `stamp`: what `stamp_of` returns.
     """
     text = evaluation_page(summary, images, count, home=home, stamp=stamp)
-    with atomic_file(page) as aside:
-        aside.write_text(text, encoding="utf-8")
+    write_atomic(page, text.encode())
     return page
 
 
@@ -277,3 +282,41 @@ FILTERS: Mapping[str, Callable[[Any], Any]] = {
     "share": lambda value: "–" if math.isnan(value) else f"{value:.1%}",
     "count": lambda value: f"{value:,}".replace(",", "\u2009"),
 }
+
+
+def write_comparison_page(comparison: Comparison, page: Path, *, home: str = "", stamp: str = "") -> None:
+    """Writes the page. It loads nothing, runs no script and shows all names as text.
+
+    `home` and `stamp` as in `write_evaluation_page`.
+    """
+    by_recall = [(RECALLS[: np.count_nonzero(each) or 1], np.array(each)) for each in comparison.precision]
+    by_overlap = [(np.array(OVERLAPS), np.array(each)) for each in comparison.by_overlap]
+    judged = [each for each in comparison.classes if not math.isnan(each.differences[0].low)]
+    judged.sort(key=lambda each: (-max(abs(one.value) for one in each.differences), each.name))
+    text = render_page(
+        "comparison.html",
+        ("report.css", "evaluation.css"),
+        {**FILTERS, "difference": lambda found: found.text(FILTERS["signed"])},
+        mark=MARK,
+        stamp=stamp,
+        home=home,
+        title=TITLES.get(comparison.benchmark, comparison.benchmark),
+        found=comparison,
+        legend=[(name, line_style(number)) for number, name in enumerate(comparison.models)],
+        charts=[
+            (_chart("precision, all predictions in one ranking", comparison.models, by_recall), "recall"),
+            (_chart(comparison.scored, comparison.models, by_overlap), "least IoU of right boxes"),
+        ],
+        most=judged[:MOST],
+        clear=sum(any(one.leaves_out_zero for one in each.differences) for each in judged),
+        judged=len(judged),
+    )
+    write_atomic(page, text.encode())
+
+
+def _chart(title: str, models: Sequence[str], curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Chart:
+    lines = []
+    for number, (name, (steps, values)) in enumerate(zip(models, curves, strict=True)):
+        shown = np.nan_to_num(values[: len(steps)])
+        lines.append((Line(name, line_style(number), "", float(shown[-1])), Series(name, steps, shown)))
+    return lay_out(title, lines)

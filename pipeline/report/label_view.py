@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rich.console import Console, Group
@@ -72,10 +71,6 @@ class LabelView:
             {dataset: audit for dataset, audit in audits.items() if audit.given},
             {dataset: each for dataset, each in coverage.items() if each is not None},
         )
-
-    def as_json(self) -> dict[str, Any]:
-        """The view as plain values."""
-        return asdict(self)
 
     def print(self, console: Console) -> None:
         """Prints the tables."""

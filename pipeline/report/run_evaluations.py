@@ -16,7 +16,7 @@ from PIL.Image import Image
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.evaluation import benchmark
-from pipeline.evaluation.anatomy import AnatomyRules, dissect
+from pipeline.evaluation.anatomy import dissect
 from pipeline.evaluation.benchmark import RESAMPLES, Evaluated, Options
 from pipeline.evaluation.bootstrap import resampled
 from pipeline.evaluation.comparison import Model, compare
@@ -25,9 +25,8 @@ from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.published import published_test_set
 from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.summary import EvaluationSummary, summarise
-from pipeline.report.comparison_page import write_comparison_page
 from pipeline.report.evaluation_images import EvaluatedImages
-from pipeline.report.evaluation_page import evaluation_markdown, stamp_of, write_evaluation_page
+from pipeline.report.evaluation_page import evaluation_markdown, stamp_of, write_comparison_page, write_evaluation_page
 from pipeline.report.view import RunView
 from pipeline.runtime.plugins import load_plugin
 from storage.artifact import Artifact
@@ -170,7 +169,7 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     evaluated = _with_further(evaluated, predicted, true, truth, view.recipe.get("evaluate", {}).get("metrics", ()))
     hico = published_test_set("hico-det")
     is_hico = hico is not None and not hico.difference(true.images, len(evaluated.classes))
-    dissection = dissect(predicted, true, AnatomyRules())
+    dissection = dissect(predicted, true)
     summary = summarise(
         "hico-det" if is_hico else ", ".join(names),
         f"{view.run.name}, {step}",

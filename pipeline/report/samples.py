@@ -16,7 +16,7 @@ from pipeline.labels.labelled_partitions import candidates, labelled_partitions
 from pipeline.training.sample import SampleRelation
 from storage.artifact import Artifact
 from storage.runs import Run
-from tagger.audit.labels import SYMMETRIC, Fact
+from tagger.audit.labels import Fact, holds
 from tagger.english.predicates import canonical
 
 
@@ -124,7 +124,7 @@ def _sample(
     def shown(relation: Mapping[str, Any], score: float | None, proposed: bool) -> ShownRelation:
         subject, object_ = relation["subject"], relation["object"]
         predicate = canonical(relation["predicate"])
-        right = _holds(subject, predicate, object_, truth) if truth else None
+        right = holds((subject, predicate, object_), truth) if truth else None
         return ShownRelation(names[subject], predicate, names[object_], (subject, object_), score, proposed, right)
 
     ranked = sorted(relations, key=lambda r: (-r["score"], r["subject"], r["object"], r["predicate"]))
@@ -132,8 +132,8 @@ def _sample(
     kept = [r for r in ranked if _fact(r) in labels]
     below = [r for r in ranked if _fact(r) not in labels and r["proposed"]]
     recorded = set(map(_fact, ranked))
-    unscored = [p for p in pairs if not _holds(*_fact(p), recorded)]
-    missed = [r for r in row["relations"] if not _holds(*_fact(r), labels)]
+    unscored = [p for p in pairs if not holds(_fact(p), recorded)]
+    missed = [r for r in row["relations"] if not holds(_fact(r), labels)]
     used = {index for r in kept for index in (r["subject"], r["object"])}
     named = used.union(i for r in (*below, *unscored, *missed) for i in (r["subject"], r["object"]))
     return Sample(
@@ -154,12 +154,6 @@ def _sample(
 
 def _fact(relation: Mapping[str, Any]) -> Fact:
     return relation["subject"], canonical(relation["predicate"]), relation["object"]
-
-
-def _holds(subject: int, predicate: str, object_: int, relations: set[tuple[int, str, int]]) -> bool:
-    if (subject, predicate, object_) in relations:
-        return True
-    return predicate in SYMMETRIC and (object_, predicate, subject) in relations
 
 
 def _names(categories: Sequence[str]) -> list[str]:

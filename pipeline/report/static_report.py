@@ -31,7 +31,7 @@ from pipeline.report.report_folder import (
 )
 from pipeline.report.run_evaluations import RunEvaluation, write_run_evaluations
 from pipeline.report.steps import ESTIMATE, Outcome, scored_estimate, stage_rows
-from pipeline.report.training_charts import loss_figures, training_curves
+from pipeline.report.training_charts import training_curves
 from pipeline.report.variants import score_name, score_names, score_text
 from pipeline.report.view import RunView
 from storage.atomic import atomic_folder
@@ -40,7 +40,7 @@ from storage.errors import FatalError
 from storage.runs import Run
 from tagger.audit.coverage import FREQUENT
 
-_VERSION = 11
+_VERSION = 12
 """Incremented whenever the page of the same run would look different."""
 IMAGES = 24
 """Number of images drawn at random; half as many of the hardest are added."""
@@ -120,8 +120,8 @@ def _render(
         evaluations=evaluations,
         stages=stage_rows(figures.steps, outcome),
         estimated=scored_estimate(view.run),
-        losses=loss_figures(view.run),
-        curves=training_curves([view.run, *against]) if against else [],
+        curves=training_curves([view.run, *against]),
+        compared=bool(against),
         bars=predicate_bars(figures.predicates),
         quarantine=quarantine(view.run),
         galleries=galleries,

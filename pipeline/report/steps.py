@@ -99,10 +99,6 @@ class StepSummary:
             settings=_common([manifest.terms.get("settings", {}) for manifest in manifests]),
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """The summary as plain values."""
-        return asdict(self)
-
     def as_outcome(self, cached: int | None) -> StepOutcome:
         """The summary as a row of the stage table."""
         return StepOutcome(

@@ -21,6 +21,7 @@ from pipeline.review.pictures import SIDE, NoPicture
 from pipeline.review.review_state import ReviewState
 from pipeline.review.search import Search
 from storage.errors import PipelineError
+from storage.json_files import reason_of
 
 _CACHED = {"Cache-Control": "private, max-age=3600"}
 _BESIDE = ("number", "page", "label", "start", "size", "from")
@@ -156,7 +157,7 @@ def _recording() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise HTTPException(422, str(error)) from error
+        raise HTTPException(422, reason_of(error)) from error
     except PipelineError as error:
         raise HTTPException(507, f"nothing was recorded: {error}") from error
 

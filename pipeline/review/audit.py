@@ -22,7 +22,7 @@ from pipeline.labels.audit_sample import (
 from pipeline.labels.team import Team, read_team, write_team
 from pipeline.labels.verdict_summary import audited
 from pipeline.labels.verdicts import ADJUDICATION, CLASS
-from pipeline.review.index import LIVE, ReviewIndex
+from pipeline.review.index import LIVE, ReviewIndex, run_with
 from pipeline.review.labels import labels_of
 from pipeline.review.reviews import Reviews
 
@@ -61,9 +61,7 @@ class Shares:
                 seats = [self.team.seats(digest or "") for digest in images["digest"].to_pylist()]
                 image = np.repeat(images["image"].to_numpy(), [len(each) for each in seats])
                 placed = pa.table({"image": image, "seat": pa.array(chain.from_iterable(seats), pa.int32())})
-                cursor.register("placed", placed)
-                cursor.execute(f"CREATE OR REPLACE TABLE {LIVE}.shares AS SELECT * FROM placed")
-                cursor.unregister("placed")
+                run_with(cursor, f"CREATE OR REPLACE TABLE {LIVE}.shares AS SELECT * FROM placed", placed=placed)
             cursor.execute(
                 f"CREATE OR REPLACE VIEW {LIVE}.honeypots AS SELECT DISTINCT relation, seat FROM {LIVE}.reviewed, (SELECT "
                 f"DISTINCT seat FROM {LIVE}.shares) WHERE queue = '{ADJUDICATION}' AND hash(relation, seat) % {AGAIN} = 0"
@@ -156,11 +154,6 @@ def _draw(index: ReviewIndex, team: Team | None) -> _Population:
     seats = [0 if team is None else team.seats(digest)[0] for digest in found["digest"].to_pylist()]
     order = audit_order(strata, numbers)
     with index.cursor() as cursor:
-        cursor.begin()
-        cursor.execute("CREATE OR REPLACE TABLE audit (relation BIGINT, place INTEGER)")
         placed = pa.table({"relation": relations[order], "place": np.arange(len(order), dtype=np.int32)})
-        cursor.register("placed", placed)
-        cursor.execute("INSERT INTO audit SELECT relation, place FROM placed")
-        cursor.unregister("placed")
-        cursor.commit()
+        run_with(cursor, "CREATE OR REPLACE TABLE audit AS SELECT * FROM placed", placed=placed)
     return _Population(relations, strata, numbers, predicates, np.array(seats, np.int64))

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.labels.labelled_partitions import images_with_boxes
 from pipeline.report.view import RunView
-from pipeline.review.index import ReviewIndex
+from pipeline.review.index import ReviewIndex, run_with
 from pipeline.review.partition_rows import PartitionArtifacts, partition_rows
 
 MOST_DIFFERENT = 12
@@ -43,14 +43,14 @@ class Comparison:
             for name in sorted(tagged.keys() & images.keys()):
                 found = PartitionArtifacts(name, images[name], images[name], tagged=tagged[name])
                 rows = partition_rows(0, found, self.other.choice)
-                cursor.register("theirs", _with_images(rows.relations, rows.images))
                 matched = " AND ".join(f"r.{side} = t.{side}" for side in ("predicate", *_ENDS))
-                cursor.execute(
+                run_with(
+                    cursor,
                     "INSERT INTO against SELECT r.relation, any_value(t.kept), any_value(t.score) FROM theirs t "
                     f"JOIN images i USING (dataset, image_id) JOIN relations r ON r.image = i.image AND {matched} "
-                    "GROUP BY r.relation"
+                    "GROUP BY r.relation",
+                    theirs=_with_images(rows["relations"], rows["images"]),
                 )
-                cursor.unregister("theirs")
             cursor.commit()
         self._compared += 1
 

@@ -8,35 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import os
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
+from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.labelled_partitions import images_with_boxes
 from pipeline.report.view import RunView
-from pipeline.review.partition_rows import COUNTS, IMAGES, QUARANTINED, RELATIONS, SCORES, PartitionArtifacts
+from pipeline.review.partition_rows import TABLES, PartitionArtifacts, partition_counts, partition_rows
+from pipeline.review.run_progress import file_stamps
 from pipeline.runtime.logs import log
-from storage.errors import FatalError
+from storage.errors import FatalError, PipelineError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-import multiprocessing
-import os
-from collections import OrderedDict, deque
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
-from typing import Generic, TypeVar
 
-from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.review.partition_rows import partition_counts, partition_rows
-from pipeline.review.run_progress import file_stamps
-from storage.errors import PipelineError
-
+T = TypeVar("T")
 FEW = 64
 """Up to this many partitions are indexed faster than processes start."""
 _PROCESSES = 4
@@ -45,23 +41,20 @@ _AHEAD = 2
 """Flattened partitions that wait for each process, about 1 MB each."""
 
 
-@dataclass(frozen=True)
-class FlatPartition:
-    """A partition to index. `tables`: table of the index → its rows; None if the artifacts don't fit each other."""
+def flattened(
+    partitions: Sequence[tuple[int, PartitionArtifacts]], choice: ChoiceSettings
+) -> Iterator[dict[str, pa.Table] | None]:
+    """Flattens partitions, given with their numbers, and yields the rows of each table of the index, in order.
 
-    part: int
-    tables: dict[str, pa.Table] | None
-
-
-def flattened(partitions: Sequence[tuple[int, PartitionArtifacts]], choice: ChoiceSettings) -> Iterator[FlatPartition]:
-    """Flattens partitions, given with their numbers, and yields them in order."""
+    None stands for a partition whose artifacts don't fit each other.
+    """
     if len(partitions) <= FEW:
         yield from (_flatten(part, found, choice) for part, found in partitions)
         return
     processes = min(_PROCESSES, len(os.sched_getaffinity(0)))
     # Processes are spawned: a fork of a server copies locks that its threads hold.
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        waiting: deque[Future[FlatPartition]] = deque()
+        waiting: deque[Future[dict[str, pa.Table] | None]] = deque()
         for part, found in partitions:
             waiting.append(pool.submit(_flatten, part, found, choice))
             if len(waiting) > processes * _AHEAD:
@@ -70,43 +63,13 @@ def flattened(partitions: Sequence[tuple[int, PartitionArtifacts]], choice: Choi
             yield waiting.popleft().result()
 
 
-def _flatten(part: int, found: PartitionArtifacts, choice: ChoiceSettings) -> FlatPartition:
+def _flatten(part: int, found: PartitionArtifacts, choice: ChoiceSettings) -> dict[str, pa.Table] | None:
     held = found.held()
     try:
         rows = partition_rows(part, held, choice)
-        counted = partition_counts(part, held, rows.relations)
+        return rows | partition_counts(part, held, rows["relations"])
     except PipelineError:
-        return FlatPartition(part, None)
-    return FlatPartition(part, {**vars(rows), **vars(counted)})
-
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class Recent(Generic[K, V]):
-    """Keeps the `most` values that were put or found last."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._held: OrderedDict[K, V] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def find(self, keys: Iterable[K]) -> dict[K, V]:
-        """The values of those keys that are held."""
-        with self._lock:
-            found = {key: self._held[key] for key in keys if key in self._held}
-            for key in found:
-                self._held.move_to_end(key)
-            return found
-
-    def put(self, key: K, value: V) -> None:
-        """Keep a value; the least recently used one may be dropped."""
-        with self._lock:
-            self._held[key] = value
-            self._held.move_to_end(key)
-            if len(self._held) > self._most:
-                self._held.popitem(last=False)
+        return None
 
 
 LIVE = "live"
@@ -117,8 +80,6 @@ MOST_INFORMATIVE = 500
 """Labels of each predicate, the most uncertain ones, that the queue by information holds."""
 _SEARCHES = 2
 """Searches that run at a time. Each takes memory, and a processor for a second."""
-_LABELS = 20_000
-"""Labels that stay in memory, about 1 kB each."""
 _AT_ONCE = 50
 """Numbers that one statement looks up."""
 _BATCH = 32
@@ -126,14 +87,6 @@ _BATCH = 32
 _MEMORY = "256MB"
 _THREADS = 1
 """Of each query. With two, one search holds both processors of a small machine, and screens wait for it."""
-_TYPES = {
-    pa.int64(): "BIGINT",
-    pa.int32(): "INTEGER",
-    pa.float32(): "REAL",
-    pa.float64(): "DOUBLE",
-    pa.bool_(): "BOOLEAN",
-    pa.string(): "VARCHAR",
-}
 OFFERED = {
     "datasets": "SELECT DISTINCT dataset AS name, 0 AS often FROM images",
     "predicates": "SELECT predicate AS name, scored AS often FROM predicates",
@@ -142,7 +95,6 @@ OFFERED = {
 }
 """What the search form offers, each with its names, the most frequent first."""
 _MOST_OFFERED = 5000
-_TABLES = {"images": IMAGES, "relations": RELATIONS, "quarantined": QUARANTINED, "counts": COUNTS, "scores": SCORES}
 
 
 class ReviewIndex:
@@ -156,7 +108,7 @@ class ReviewIndex:
         self.generation = 0
         """Changes with the rows, so that no answer about earlier rows is reused."""
         self._path = path
-        self.labels: Recent[tuple[int, int], Any] = Recent(_LABELS)
+        self.labels: dict[tuple[int, int], Any] = {}
         """(generation, number) → label from `labels_of`: verdicts concern labels that were just listed."""
         self.settle: Callable[[], None] = lambda: None
         """Brings the tables of `LIVE` up to date. Every query that names one calls it first."""
@@ -177,12 +129,12 @@ class ReviewIndex:
         with self._opening:
             self._connection.close()
 
-    def once(self, name: str, make: Callable[[], V]) -> V:
+    def once(self, name: str, make: Callable[[], T]) -> T:
         """What `make` gives, computed once for the present rows. Others wait meanwhile."""
         with self._making:
             if name not in self._made or self._made[name][0] != self.generation:
                 self._made[name] = self.generation, make()
-            made: V = self._made[name][1]
+            made: T = self._made[name][1]
             return made
 
     @contextmanager
@@ -249,8 +201,13 @@ class ReviewIndex:
             changed = done = 0
             while batch := list(islice(flat, _BATCH)):
                 names = stale[done : done + len(batch)]
-                self._write([(name, stamps[name], one) for name, one in zip(names, batch, strict=True)], known)
-                changed += sum(one.tables is not None for one in batch)
+                made = [(name, numbers[name], tables) for name, tables in zip(names, batch, strict=True) if tables]
+                if left := set(names).difference(name for name, *_ in made):
+                    log.warning(
+                        "labels don't fit their images or settings", extra={"fields": {"partitions": sorted(left)}}
+                    )
+                self._write(made, stamps, known)
+                changed += len(made)
                 done += len(batch)
                 progress(done, len(stale))
             for part in gone:
@@ -263,26 +220,21 @@ class ReviewIndex:
             self._known = recorded
             return changed
 
-    def _write(self, batch: Sequence[tuple[str, str, FlatPartition]], known: Collection[str]) -> None:
-        """Replace the rows of partitions (name, stamp, rows) in one transaction. `known`: partitions that have rows."""
-        made = [(name, stamp, one.part, one.tables) for name, stamp, one in batch if one.tables is not None]
-        if left := [name for name, _, one in batch if one.tables is None]:
-            log.warning("labels don't fit their images or settings", extra={"fields": {"partitions": left}})
-        if not made:
-            return
+    def _write(
+        self, made: Sequence[tuple[str, int, dict[str, pa.Table]]], stamps: Mapping[str, str], known: Collection[str]
+    ) -> None:
+        """Replace the rows of partitions (name, number, tables) in one transaction. `known`: those that have rows."""
         with self.cursor() as cursor:
             cursor.begin()
-            for name, _, part, _ in made:
+            for name, part, _ in made:
                 if name in known:
                     _delete(cursor, part)
-            for table in _TABLES:
-                cursor.register("new_rows", pa.concat_tables([tables[table] for *_, tables in made]))
-                cursor.execute(f"INSERT INTO {table} SELECT * FROM new_rows")
-                cursor.unregister("new_rows")
+            for table in TABLES if made else ():
+                rows = pa.concat_tables([tables[table] for *_, tables in made])
+                run_with(cursor, f"INSERT INTO {table} SELECT * FROM rows", rows=rows)
+            for name, part, _ in made:
+                cursor.execute("INSERT INTO parts VALUES (?, ?, ?)", [part, name, stamps[name]])
             cursor.execute("INSERT INTO uncounted VALUES (?)", [len(made)])
-            cursor.executemany(
-                "INSERT INTO parts VALUES (?, ?, ?)", [[part, name, stamp] for name, stamp, part, _ in made]
-            )
             cursor.commit()
 
     def _forget(self, part: int) -> None:
@@ -325,9 +277,8 @@ class ReviewIndex:
 
     def _lay_out(self) -> None:
         with self.cursor() as cursor:
-            for name, schema in _TABLES.items():
-                columns = ", ".join(f'"{field.name}" {_TYPES[field.type]}' for field in schema)
-                cursor.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
+            for name, schema in TABLES.items():
+                run_with(cursor, f"CREATE TABLE IF NOT EXISTS {name} AS SELECT * FROM none", none=schema.empty_table())
             cursor.execute("CREATE TABLE IF NOT EXISTS parts (part INTEGER, partition VARCHAR, stamp VARCHAR)")
             cursor.execute("CREATE TABLE IF NOT EXISTS uncounted (partitions INTEGER)")
             # What changes with every verdict is not worth a wait for the disk: the log of verdicts has it.
@@ -337,6 +288,16 @@ class ReviewIndex:
             counted = "offered" in tables and not cursor.execute("SELECT * FROM uncounted").fetchall()
         if not counted:
             self._count()
+
+
+def run_with(cursor: DuckDBPyConnection, sql: str, **tables: pa.Table) -> list[tuple[Any, ...]]:
+    """The rows of a statement that names Arrow tables."""
+    for name, table in tables.items():
+        cursor.register(name, table)
+    rows: list[tuple[Any, ...]] = cursor.execute(sql).fetchall()
+    for name in tables:
+        cursor.unregister(name)
+    return rows
 
 
 def rows_with(table: str, columns: str, key: str, values: Sequence[int]) -> str:
@@ -401,7 +362,7 @@ def _whole(path: Path) -> DuckDBPyConnection | None:
     connection = duckdb.connect(str(path), config=_settings(path))
     try:
         found = _read_all(connection)
-        if not found or found >= {(name, field.name) for name, schema in _TABLES.items() for field in schema}:
+        if not found or found >= {(name, field.name) for name, schema in TABLES.items() for field in schema}:
             return connection
     except duckdb.Error:
         connection.close()

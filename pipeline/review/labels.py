@@ -14,6 +14,8 @@ _LABEL = (
     "subject_x, subject_y, subject_w, subject_h, object_x, object_y, object_w, object_h, "
     "score, probability, proposed, kept, reason, correct"
 )
+MOST_HELD = 20_000
+"""Labels that stay in memory, about 1 kB each. When there are more, all are forgotten."""
 _IMAGE = "image, dataset, image_id, uri, digest, width, height"
 
 
@@ -75,14 +77,15 @@ class Label:
 
 def labels_of(index: ReviewIndex, numbers: Sequence[int]) -> list[Label]:
     """The labels with these numbers, in this order. Labels that no longer exist are omitted."""
-    generation = index.generation
-    held = index.labels.find((generation, number) for number in numbers)
-    found = {number: label for (_, number), label in held.items()}
+    generation, held = index.generation, index.labels
+    found = {number: label for number in numbers if (label := held.get((generation, number))) is not None}
     missing = [number for number in numbers if number not in found]
     for row in _with_images(index, index.rows_at("relations", _LABEL, "relation", missing)):
         label = _label(row)
         found[label.number] = label
-        index.labels.put((generation, label.number), label)
+        held[generation, label.number] = label
+    if len(held) > MOST_HELD:
+        held.clear()
     return [found[number] for number in numbers if number in found]
 
 

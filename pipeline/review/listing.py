@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,8 @@ class Page:
 
 @dataclass
 class _Found:
-    total: int
+    total: int = -1
+    """-1 until the search has run."""
     numbers: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -48,8 +49,8 @@ class Listing:
 
     def __init__(self, index: ReviewIndex) -> None:
         self._index = index
-        self._found: OrderedDict[tuple[str, Search, int], _Found] = OrderedDict()
-        self._lock = threading.Lock()
+        self._found = lru_cache(_SEARCHES)(lambda kind, search, generation: _Found())
+        """The cached results of a search, or an empty entry."""
 
     def labels(self, search: Search, start: int, size: int) -> Page:
         """The numbers of `size` labels from position `start`, in the search's order."""
@@ -87,9 +88,10 @@ class Listing:
 
     def forget(self, search: Search) -> None:
         """Sort the results of a search again at its next use."""
-        with self._lock:
-            for kind in ("label", "image"):
-                self._found.pop((kind, search, self._index.generation), None)
+        for kind in ("label", "image"):
+            entry = self._entry(kind, search)
+            with entry.lock:
+                entry.total, entry.numbers = -1, entry.numbers[:0]
 
     def place(self, search: Search, relation: int) -> int | None:
         """Position of a label among the first results of a search; None if it is not among them."""
@@ -121,14 +123,7 @@ class Listing:
             return Page(tuple(entry.numbers[start : start + size].tolist()), start, entry.total)
 
     def _entry(self, kind: str, search: Search) -> _Found:
-        """The cached results of a search, or an empty entry. Only searches for verdicts depend on verdicts."""
-        key = (kind, search, self._index.generation)
-        with self._lock:
-            entry = self._found.setdefault(key, _Found(-1))
-            self._found.move_to_end(key)
-            while len(self._found) > _SEARCHES:
-                self._found.popitem(last=False)
-            return entry
+        return self._found(kind, search, self._index.generation)
 
 
 def _joined(search: Search) -> str:

@@ -16,7 +16,7 @@ from pipeline.labels.kept_labels import ChoiceSettings, judged_columns
 from pipeline.labels.label_funnel import LabelTally, partition_tally
 from pipeline.labels.labelled_partitions import candidates, held, opinions, require_same_boxes
 from storage.artifact import Artifact
-from tagger.audit.labels import SYMMETRIC
+from tagger.audit.labels import SYMMETRIC, Fact, holds, unordered
 from tagger.english.predicates import canonical
 
 PART_BITS = 32
@@ -111,17 +111,9 @@ class PartitionArtifacts:
         )
 
 
-@dataclass(frozen=True)
-class PartitionRows:
-    """The rows of one partition, in the schemas above."""
-
-    images: pa.Table
-    relations: pa.Table
-    quarantined: pa.Table
-
-
-def partition_rows(part: int, found: PartitionArtifacts, choice: ChoiceSettings) -> PartitionRows:
-    """Flattens a partition. `part` is its number in the index; `choice` decides which labels count as kept.
+def partition_rows(part: int, found: PartitionArtifacts, choice: ChoiceSettings) -> dict[str, pa.Table]:
+    """The rows of `images`, `relations` and `quarantined`. `part` is the partition's number in the index; `choice` decides
+    which labels count as kept.
 
     Raises `FatalError` when the images were ingested, or their boxes detected, again after they were tagged.
     """
@@ -146,7 +138,8 @@ def partition_rows(part: int, found: PartitionArtifacts, choice: ChoiceSettings)
         "kept": kept,
         "captions": _texts(images, found.captions),
     }
-    return PartitionRows(pa.table(columns).cast(IMAGES), relations, _quarantined(part, found))
+    images = pa.table(columns).cast(IMAGES)
+    return {"images": images, "relations": relations, "quarantined": _quarantined(part, found)}
 
 
 def _sizes(images: pa.Table) -> dict[str, pa.ChunkedArray]:
@@ -253,20 +246,16 @@ def _correct(
     images: pa.Table, row: np.ndarray[Any, Any], ends: Mapping[str, np.ndarray[Any, Any]], predicates: list[str]
 ) -> pa.Array:
     """Whether each label is a ground-truth relation of its image, in either direction for a symmetric predicate."""
-    given: dict[int, set[tuple[int, str, int]]] = {}
+    given: dict[int, set[Fact]] = {}
     facts = FlatList.of(images, "relations")
     for at, subject, name, other in zip(
         facts.row.tolist(), facts.values("subject"), facts.values("predicate"), facts.values("object"), strict=True
     ):
-        predicate = canonical(name)
-        of_image = given.setdefault(at, set())
-        of_image.add((subject, predicate, other))
-        if predicate in SYMMETRIC:
-            of_image.add((other, predicate, subject))
+        given.setdefault(at, set()).add((subject, canonical(name), other))
     if not given:
         return pa.nulls(len(row), pa.bool_())
     labels = zip(row.tolist(), ends["subject"].tolist(), predicates, ends["object"].tolist(), strict=True)
-    return pa.array([(s, p, o) in given[at] if at in given else None for at, s, p, o in labels], pa.bool_())
+    return pa.array([holds((s, p, o), given[at]) if at in given else None for at, s, p, o in labels], pa.bool_())
 
 
 def _rows_of(images: pa.Table, table: pa.Table) -> np.ndarray[Any, Any]:
@@ -324,16 +313,12 @@ SCORES = pa.schema(
 ground-truth relations, by score; both directions of a symmetric predicate are one label. `total` sums the values."""
 
 
-@dataclass(frozen=True)
-class PartitionCounts:
-    """The counts of one partition, in the schemas above."""
-
-    counts: pa.Table
-    scores: pa.Table
+TABLES = {"images": IMAGES, "relations": RELATIONS, "quarantined": QUARANTINED, "counts": COUNTS, "scores": SCORES}
+"""The tables of the index that follow from a partition alone."""
 
 
-def partition_counts(part: int, found: PartitionArtifacts, relations: pa.Table) -> PartitionCounts:
-    """Counts a partition. `relations`: its labels, as `partition_rows` has them."""
+def partition_counts(part: int, found: PartitionArtifacts, relations: pa.Table) -> dict[str, pa.Table]:
+    """The rows of `counts` and `scores`. `relations`: the partition's labels, as `partition_rows` has them."""
     judged = relations["reason"].to_pylist()
     tally = partition_tally(found.images, found.captions, found.triplets, found.tagged, judged)
     if found.tagged is not None:
@@ -341,7 +326,7 @@ def partition_counts(part: int, found: PartitionArtifacts, relations: pa.Table) 
     rows = [{"part": part, "level": level, "name": name, "number": number} for level, name, number in tally.rows()]
     scored = [_binned(part, measure, relations, measure) for measure in ("score", "probability")]
     scored.append(_binned(part, "fact", _facts(relations), "score"))
-    return PartitionCounts(pa.Table.from_pylist(rows, schema=COUNTS), pa.concat_tables(scored))
+    return {"counts": pa.Table.from_pylist(rows, schema=COUNTS), "scores": pa.concat_tables(scored)}
 
 
 def tally_of(rows: list[dict[str, Any]]) -> LabelTally:
@@ -403,10 +388,6 @@ def _distinct(table: pa.Table, column: str, within: pa.ChunkedArray | None = Non
         items.row.tolist(), items.values("subject"), items.values("predicate"), items.values("object"), strict=True
     )
     for row, subject, name, other in places:
-        if wanted is not None and ids[row] not in wanted:
-            continue
-        predicate = canonical(name)
-        if predicate in SYMMETRIC and other < subject:
-            subject, other = other, subject
-        found.add((ids[row], subject, predicate, other))
+        if wanted is None or ids[row] in wanted:
+            found.add((ids[row], *unordered((subject, canonical(name), other))))
     return found

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.labels.verdict_log import Standing, VerdictLog
 from pipeline.labels.verdicts import JudgedRelation, Kind, Verdict, now
-from pipeline.review.index import LIVE, ReviewIndex, rows_with, sql_list
+from pipeline.review.index import LIVE, ReviewIndex, rows_with, run_with, sql_list
 from pipeline.review.labels import Label, labels_of_images
 
 _JUDGED = pa.schema(
@@ -53,9 +53,8 @@ class Reviews:
         self._places: dict[JudgedRelation, tuple[tuple[int, int], ...]] = {}
         """Relation → (label number, image number) of each matching label."""
         with index.cursor() as cursor:
-            cursor.register("none", _REVIEWED.empty_table())
-            cursor.execute(f"CREATE OR REPLACE TABLE {LIVE}.reviewed AS SELECT * FROM none")
-            cursor.unregister("none")
+            sql = f"CREATE OR REPLACE TABLE {LIVE}.reviewed AS SELECT * FROM none"
+            run_with(cursor, sql, none=_REVIEWED.empty_table())
             cursor.execute(
                 f"CREATE OR REPLACE TABLE {LIVE}.reviewed_labels AS SELECT relations.*, dataset, image_id, captions "
                 "FROM relations JOIN images USING (image) LIMIT 0"
@@ -121,14 +120,12 @@ class Reviews:
         ]
         found: dict[int, list[tuple[int, int]]] = {}
         with self._index.cursor() as cursor:
-            cursor.register("judged", pa.Table.from_pylist(rows, schema=_JUDGED))
             sql = (
                 "SELECT j.number, r.relation, r.image FROM judged j JOIN images i USING (digest) "
                 f"JOIN relations r ON r.image = i.image AND r.predicate = j.predicate AND {_NEAR}"
             )
-            for number, *place in cursor.execute(sql).fetchall():
+            for number, *place in run_with(cursor, sql, judged=pa.Table.from_pylist(rows, schema=_JUDGED)):
                 found.setdefault(number, []).append((place[0], place[1]))
-            cursor.unregister("judged")
         for number, relation in enumerate(relations):
             self._places[relation] = tuple(found.get(number, ()))
 
@@ -153,9 +150,8 @@ class Reviews:
             cursor.begin()
             for table in (f"{LIVE}.reviewed", f"{LIVE}.reviewed_labels"):
                 cursor.execute(f"DELETE FROM {table} WHERE relation IN {sql_list(touched)}")
-            cursor.register("said", pa.Table.from_pylist(rows, schema=_REVIEWED))
-            cursor.execute(f"INSERT INTO {LIVE}.reviewed SELECT * FROM said")
-            cursor.unregister("said")
+            said = pa.Table.from_pylist(rows, schema=_REVIEWED)
+            run_with(cursor, f"INSERT INTO {LIVE}.reviewed SELECT * FROM said", said=said)
             if rows:
                 places = {p for relation in relations if relation in standing for p in self._places.get(relation, ())}
                 labels = rows_with("relations", "*", "relation", sorted(number for number, _ in places))

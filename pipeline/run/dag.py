@@ -16,11 +16,10 @@ from pipeline.stages.import_tagger import ImportTaggerSettings, ImportTaggerStag
 from pipeline.stages.ingest import IngestStage
 from pipeline.stages.overlap import OverlapSettings, OverlapStage
 from pipeline.stages.parse import ParseStage
-from pipeline.stages.pretrain import PretrainStage
+from pipeline.stages.pretrain import PretrainStage, TrainTaggerStage
 from pipeline.stages.shard import FROM_CAPTIONS, ShardStage, ShardTaggerStage
 from pipeline.stages.split import SplitStage
 from pipeline.stages.tag import TagStage
-from pipeline.stages.train_tagger import TrainTaggerStage
 from pipeline.stages.verify import VerifyStage
 from storage.errors import FatalError, did_you_mean
 

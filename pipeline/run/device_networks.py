@@ -23,7 +23,18 @@ from models.predictions import Predictions, Target
 from models.relation_tagger import PairQueries
 from models.text_encoder import TextTokens
 from models.weights import build
-from pipeline.run.device_outcome import NEAR, NEAR_BF16, REPORT, Outcome, compared, difference, is_gpu, seconds, tf32
+from pipeline.run.device_outcome import (
+    NEAR,
+    NEAR_BF16,
+    REPORT,
+    Outcome,
+    compared,
+    difference,
+    is_gpu,
+    judged,
+    seconds,
+    tf32,
+)
 from pipeline.training.parallel import compile_layers
 from pipeline.training.worker import be_deterministic
 
@@ -73,7 +84,6 @@ READINGS = {
 
 
 def _read(reader: Callable[..., Tensor], inputs: Sequence[Tensor], shapes: Shapes) -> list[Tensor]:
-    """What a reader reads, and its gradients."""
     *leaves, pushed = inputs
     leaves = [leaf.detach().requires_grad_() for leaf in leaves]
     found = reader(*leaves, shapes)
@@ -131,24 +141,31 @@ class Work:
     """The pairs that a tagger scores; a detector gets none."""
 
     @classmethod
-    def on(cls, device: torch.device, config: NetworkConfig, batch: int = 2, pixels: tuple[int, int] = PIXELS) -> Work:
-        """Builds everything on the CPU and takes it there."""
+    def on(
+        cls,
+        device: torch.device,
+        config: NetworkConfig,
+        batch: int = 2,
+        pixels: tuple[int, int] = PIXELS,
+        objects: int = 8,
+        predicates: int = 4,
+    ) -> Work:
+        """Builds everything on the CPU and takes it there: `batch` images of four pairs, and texts of five tokens."""
         torch.manual_seed(0)
         network = build(config, None)
         for name, values in network.named_parameters():
-            if name.endswith(
-                "sampling_offsets.bias"
-            ):  # its points start at cells' centres, where two slopes are correct
+            if name.endswith("sampling_offsets.bias"):  # points start at cells' centres, where two slopes are correct
                 values.data += 0.2 * torch.rand_like(values) + 0.1
-        ids, pixels_B3HW = torch.randint(4, config.text.vocabulary, (12, 5)), torch.randn(batch, 3, *pixels)
-        labels_2BN, boxes_2BN4 = torch.randint(7, (2, batch, 4)), torch.rand(2, batch, 4, 4) * 0.4 + 0.3
-        wanted_BNT, known = (torch.rand(batch, 4, 4) > 0.5).float(), torch.ones(4, dtype=torch.bool)
+        count = objects + predicates
+        ids, pixels_B3HW = torch.randint(4, config.text.vocabulary, (count, 5)), torch.randn(batch, 3, *pixels)
+        labels_2BN, boxes_2BN4 = torch.randint(objects - 1, (2, batch, 4)), torch.rand(2, batch, 4, 4) * 0.4 + 0.3
+        wanted_BNT, known = (torch.rand(batch, 4, predicates) > 0.5).float(), torch.ones(4, dtype=torch.bool)
         targets = [
             Target(*(each.to(device) for each in (*labels_2BN[:, n], *boxes_2BN4[:, n], wanted_BNT[n], known)))
             for n in range(batch)
         ]
         pairs = (each.to(device) for each in (*boxes_2BN4, *labels_2BN, torch.ones(batch, 4, dtype=torch.bool)))
-        texts = TextTokens(ids, None, torch.arange(12), 8).to(device)
+        texts = TextTokens(ids, None, torch.arange(count), objects).to(device)
         queries = (PairQueries(*pairs),) if config.tagger else ()
         return cls(network.to(device), pixels_B3HW.to(device), texts, targets, queries)
 
@@ -190,11 +207,7 @@ def forward(changes: Mapping[str, Any], device: torch.device) -> Outcome:
             with torch.autocast(device.type, torch.bfloat16):
                 rounded = difference(_values(there.predict()), expected)
             is_right, figure = is_right and rounded <= NEAR_BF16, f"{figure}, with bf16 by {rounded:.1e}"
-    return (
-        Outcome(figure)
-        if is_right
-        else Outcome(figure, "wrong", f"see whether a reading above is wrong, then {REPORT}")
-    )
+    return judged(is_right, figure, "a reading above")
 
 
 def step(device: torch.device) -> Outcome:
@@ -206,11 +219,7 @@ def step(device: torch.device) -> Outcome:
         taken = seconds(there.gradients, device)
     is_right, figure = compared(found, again, expected, 10 * NEAR)
     figure += f", {1e3 * taken:.3g} ms"
-    return (
-        Outcome(figure)
-        if is_right
-        else Outcome(figure, "wrong", f"see whether a network above is wrong, then {REPORT}")
-    )
+    return judged(is_right, figure, "a network above")
 
 
 def compilation(device: torch.device) -> Outcome:

@@ -26,6 +26,11 @@ class Outcome:
     """What to do, if anything."""
 
 
+def judged(is_right: bool, figure: str, suspect: str) -> Outcome:
+    """An outcome that is ok, or wrong; then `suspect` is what to look at first."""
+    return Outcome(figure) if is_right else Outcome(figure, "wrong", f"see whether {suspect} is wrong, then {REPORT}")
+
+
 class Absent(Exception):
     """This machine lacks what a check is about."""
 

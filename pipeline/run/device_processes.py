@@ -15,7 +15,7 @@ from torch import multiprocessing
 from models.config import NetworkConfig
 from models.losses import SetCriterion
 from pipeline.run.device_networks import SMALL, Work
-from pipeline.run.device_outcome import NEAR, REPORT, Absent, Outcome, difference, is_gpu, wait
+from pipeline.run.device_outcome import NEAR, Absent, Outcome, difference, is_gpu, judged, wait
 from pipeline.runtime.processes import fork_context
 from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingState
 from pipeline.training.checkpoints.folder import CheckpointFolder
@@ -62,9 +62,7 @@ def sharing(device: torch.device) -> Outcome:
         for what, far in zip(("the gradient's norm by DDP", "by FSDP2", "its checkpoint"), differences, strict=True)
     )
     is_right = max(differences[:2]) <= 10 * NEAR and not differences[2]
-    return (
-        Outcome(figure) if is_right else Outcome(figure, "wrong", f"see whether a line above is wrong, then {REPORT}")
-    )
+    return judged(is_right, figure, "a line above")
 
 
 def _share(ranks: Ranks) -> list[float]:

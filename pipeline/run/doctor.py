@@ -27,7 +27,7 @@ from pipeline.run.dag import build_steps
 from pipeline.run.networks import Finding, networks, unfit_networks
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.devices import has_bfloat16
-from pipeline.runtime.engines.ray_cluster import Node, NodeView, connect, live_nodes, look_around, room_for
+from pipeline.runtime.engines.ray_cluster import Node, connect, live_nodes, look_around, room_for
 from pipeline.runtime.execute import installed_version
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.import_tagger import ImportTaggerStage
@@ -204,7 +204,6 @@ def _candidate_files(settings: Any) -> Iterator[Finding]:
 
 
 def _captioner(settings: Any) -> Iterator[Finding]:
-    """Look into the files of the captioner and of the filter."""
     for setting, fault in find_captioner(settings).faults():
         yield Finding("missing", setting, fault)
     filter_ = Path(settings.filter).expanduser()
@@ -408,13 +407,21 @@ def _room(context: RunContext, nodes: Sequence[Node]) -> Iterator[Finding]:
 
 def _views(context: RunContext, ray: Any, nodes: Sequence[Node]) -> Iterator[Finding]:
     """Ask every node for its version of rlip, and whether it sees the folder of the run and a store in a folder."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     probes: list[Path] = []
     try:
         if not is_remote(context.recipe.store):
             probes.append(context.store.root / "pending" / f".probe-{uuid.uuid4().hex}")
             probes[0].touch()
-        for node, answer in zip(nodes, _ask(ray, nodes, (Path.cwd(), *probes)), strict=True):
-            yield from _judge(node, answer, probes)
+        look, pinned = ray.remote(num_cpus=0, max_retries=0)(look_around), NodeAffinitySchedulingStrategy
+        running = [
+            look.options(scheduling_strategy=pinned(node.id, soft=False)).remote((Path.cwd(), *probes))
+            for node in nodes
+        ]
+        ray.wait(running, num_returns=len(running), timeout=PROBE_SECONDS)
+        for node, task in zip(nodes, running, strict=True):
+            yield from _answer(ray, f"node {node.ip}", task, probes)
     except (PipelineError, OSError):
         return  # the check of the store reports why it can't be used
     finally:
@@ -422,48 +429,24 @@ def _views(context: RunContext, ray: Any, nodes: Sequence[Node]) -> Iterator[Fin
             probe.unlink(missing_ok=True)
 
 
-def _ask(ray: Any, nodes: Sequence[Node], paths: tuple[Path, ...]) -> list[NodeView | Exception | None]:
-    """Each node's answer, or the reason why it gave none; None for a node that was lost meanwhile."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    look = ray.remote(look_around)
-    running = [
-        look.options(
-            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
-        ).remote(paths)
-        for node in nodes
-    ]
-    ray.wait(running, num_returns=len(running), timeout=PROBE_SECONDS)
-    answers: list[NodeView | Exception | None] = []
-    for task in running:
-        try:
-            answers.append(ray.get(task, timeout=0.1))
-        except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
-            answers.append(None)
-        except ray.exceptions.RayError as error:
-            ray.cancel(task)
-            answers.append(error)
-    return answers
-
-
-def _judge(node: Node, answer: NodeView | Exception | None, probes: Sequence[Path]) -> Iterator[Finding]:
+def _answer(ray: Any, node: str, task: Any, probes: Sequence[Path]) -> Iterator[Finding]:
+    """What a node's answer says that a run should know."""
     own = installed_version("rlip")
-    if answer is None:
-        yield Finding("note", f"node {node.ip}", "was just lost; the run goes on without it")
+    try:
+        version_there, lacks = ray.get(task, timeout=0.1)
+    except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+        yield Finding("note", node, "was just lost; the run goes on without it")
         return
-    if isinstance(answer, Exception):
-        lines = [line for line in str(answer).splitlines() if line.strip()]
-        why = lines[-1].strip() if lines else repr(answer)
-        yield Finding("missing", f"node {node.ip}", f"can't run rlip ({why}); install rlip {own} and its extras there")
+    except ray.exceptions.RayError as error:
+        ray.cancel(task)
+        why = ([line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)])[-1]
+        yield Finding("missing", node, f"can't run rlip ({why}); install rlip {own} and its extras there")
         return
-    if answer.rlip != own:
-        versions = f"has rlip {answer.rlip}, and this machine ({platform.node()}) {own}; install the same"
-        yield Finding("missing", f"node {node.ip}", versions)
-    for path in answer.lacks:
-        what = (
-            f"does not see the store {path.parent.parent}; mount it there under the same path, or set store to a URL"
-            if path in probes
-            else f"has no folder {path}, where relative paths begin; mount it there, or run rlip in a folder of all "
-            "nodes"
-        )
-        yield Finding("missing", f"node {node.ip}", what)
+    if version_there != own:
+        versions = f"has rlip {version_there}, and this machine ({platform.node()}) {own}; install the same"
+        yield Finding("missing", node, versions)
+    for path in lacks:
+        what = f"has no folder {path}, where relative paths begin; mount it there, or run rlip in a folder of all nodes"
+        if path in probes:
+            what = f"does not see the store {path.parent.parent}; mount it there under the same path, or use a URL"
+        yield Finding("missing", node, what)

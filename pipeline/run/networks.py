@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -80,8 +80,7 @@ def _stamp(context: RunContext) -> str:
 
 
 def _examined(context: RunContext) -> Iterator[Finding]:
-    for start in random_starts(context.steps):
-        yield Finding("missing" if start.refusal else "note", f"{start.step} weights", start.refusal or start.what)
+    yield from random_starts(context.steps)
     for step in _steps(context):
         try:
             detail = _imported(step) if step.stage is ImportTaggerStage else _trained(step.settings)
@@ -108,9 +107,9 @@ def _trained(settings: Any) -> str:
     """Builds the network of a training run. Raises `FatalError` when it can't be built or started."""
     import torch
 
-    from models.pretrained import fits_fewer_pairs
-    from models.weights import build
+    from models.weights import build, fits_fewer_pairs
     from models.weights_file import WeightsError, read_shapes
+    from pipeline.training.launch.meeting import require_gpus
 
     try:
         with torch.device("meta"):
@@ -118,7 +117,7 @@ def _trained(settings: Any) -> str:
     except Exception as error:  # timm raises what it likes for stages that a model does not have
         raise FatalError(f"{error}; change the section's `network`") from error
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    _require_devices(settings)
+    require_gpus(settings)
     name = settings.network.backbone
     if settings.pretrained is None:
         return f"{type(network).__name__} with {name}, from random weights"
@@ -147,22 +146,6 @@ def _trained(settings: Any) -> str:
     return f"{type(network).__name__} with {name}; {taken} of {len(own)} entries from {settings.pretrained}{rest}"
 
 
-def _require_devices(settings: Any) -> None:
-    """Raises `FatalError` when a training run asks for GPUs that the machine does not have."""
-    import torch
-
-    count = torch.cuda.device_count()
-    if settings.device == "cuda" and not count:
-        raise FatalError(
-            'device = "cuda", but torch finds no GPU; use device = "auto", or see `rlip doctor`, accelerator'
-        )
-    if settings.device != "cpu" and count and settings.processes > count:
-        raise FatalError(
-            f"processes = {settings.processes}, but the machine has {count} GPU(s), one for each process: set it to "
-            f'{count}, or device = "cpu"'
-        )
-
-
 def _imported(step: Step) -> str:
     """Reads the imported tagger. Raises `FatalError` when the file holds no tagger."""
     from models.weights_file import WeightsError, read_config
@@ -181,37 +164,24 @@ def _imported(step: Step) -> str:
     return f"tagger with {config.backbone}, from {Path(files[MODEL])}"
 
 
-class RandomStart(NamedTuple):
-    """A training run that starts such a network at random."""
-
-    step: str
-    what: str
-    """What starts at random, in words."""
-    refusal: str
-    """Why the run is refused and what to set; "" if the recipe asks for a random start."""
-
-
-def random_starts(steps: Iterable[Step]) -> Iterator[RandomStart]:
-    """Yields the training runs among the steps that start a network for pre-trained weights from random ones."""
+def random_starts(steps: Iterable[Step]) -> Iterator[Finding]:
+    """Reports the training runs that start a network for pre-trained weights from random ones, unless that is meant."""
     for step in steps:
-        if not isinstance(step.settings, TrainingSettings) or not (what := random_start(step.settings)):
+        settings = step.settings
+        if not isinstance(settings, TrainingSettings) or settings.pretrained is not None:
             continue
-        section = "train_tagger" if step.stage.name == "train_tagger" else "pretrain.settings"
-        refusal = (
-            f"{what}; set {section}.pretrained to converted weights (docs/training_recipes.md says how to get them), "
-            f"or {section}.random_start = true if it is meant"
-        )
-        yield RandomStart(step.name, what, "" if step.settings.random_start else refusal)
-
-
-def random_start(settings: TrainingSettings) -> str:
-    """What starts at random although it is meant for pre-trained weights, in words; "" if nothing does."""
-    if settings.pretrained is not None:
-        return ""
-    network = settings.network
-    parts = []
-    if network.backbone_norm == "frozen":
-        parts.append(f'{network.backbone}, of which parts stay as they are (backbone_norm = "frozen")')
-    if all(getattr(network.text, size) >= least for size, least in ROBERTA_BASE.items()):
-        parts.append("a text encoder as large as roberta-base")
-    return f"starts from random weights: {', and '.join(parts)}" if parts else ""
+        parts, network = [], settings.network
+        if network.backbone_norm == "frozen":
+            parts.append(f'{network.backbone}, of which parts stay as they are (backbone_norm = "frozen")')
+        if all(getattr(network.text, size) >= least for size, least in ROBERTA_BASE.items()):
+            parts.append("a text encoder as large as roberta-base")
+        if not parts:
+            continue
+        detail = f"starts from random weights: {', and '.join(parts)}"
+        if not settings.random_start:
+            section = "train_tagger" if step.stage.name == "train_tagger" else "pretrain.settings"
+            detail += (
+                f"; set {section}.pretrained to converted weights (docs/training_recipes.md says how to get them), or "
+                f"{section}.random_start = true if it is meant"
+            )
+        yield Finding("note" if settings.random_start else "missing", f"{step.name} weights", detail)

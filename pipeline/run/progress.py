@@ -210,7 +210,7 @@ class Lines(_Paced):
             self._write(f"{plan.step.name}: {summary(plan, records, seconds)}")
 
 
-class Bars(_Paced):
+class _Bars(_Paced):
     """Shows one bar per step, in images or, for a whole-set stage, in training steps."""
 
     def __init__(self, console: Console) -> None:
@@ -229,7 +229,6 @@ class Bars(_Paced):
         self._read: dict[str, TaskID] = {}
 
     def busy(self, what: str) -> None:
-        """Show it below the bars until something else begins."""
         self._begin()
         self._busy = self._bars.add_task("", total=None, note=what)
 
@@ -241,7 +240,6 @@ class Bars(_Paced):
         self._bars.start()
 
     def drawing(self, done: int, total: int) -> None:
-        """Move the bar of the scenes."""
         self._begin()
         if self._bar is None:
             self._bar = self._bars.add_task("scenes", total=total, note="")
@@ -255,11 +253,9 @@ class Bars(_Paced):
         self._bars.update(self._read[dataset], completed=round(100 * share))
 
     def warn(self, text: str) -> None:
-        """Print the warning above the bars."""
         self._bars.console.print(f"warning: {text}", markup=False, highlight=False)
 
     def step(self, plan: StepPlan) -> None:
-        """Add a bar that starts at the images of the cached partitions."""
         super().step(plan)
         self._begin()
         self._cached = sum(record.rows_in for record in plan.cached)
@@ -280,14 +276,12 @@ class Bars(_Paced):
             self._bars.update(self._bar, completed=self._cached + self._pace.images[0], note=note)
 
     def finished(self, record: Record) -> None:
-        """Count the item as complete."""
         super().finished(record)
         assert self._bar is not None
         if record.partition != WHOLE:
             self._bars.update(self._bar, completed=self._cached + self._pace.images[0])
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
-        """Fill the bar and show a summary of the step."""
         assert self._bar is not None
         task = next(task for task in self._bars.tasks if task.id == self._bar)
         total = task.total or max(task.completed, 1)
@@ -295,39 +289,32 @@ class Bars(_Paced):
         self._bars.stop_task(self._bar)
 
     def stop(self) -> None:
-        """Stop drawing and restore the terminal."""
         self._bars.stop()
 
 
-class JsonLines(_Paced):
+class _JsonLines(_Paced):
     """Prints one JSON object per line, for machines; those of progress at most five per second."""
 
     def busy(self, what: str) -> None:
-        """Emit event `busy`."""
         _emit(event="busy", what=what)
 
     def drawing(self, done: int, total: int) -> None:
-        """Emit event `drawing`."""
         if self._is_due(EVENT_EVERY) or done == total:
             _emit(event="drawing", done=done, total=total)
 
     def reading(self, dataset: str, share: float) -> None:
-        """Emit event `reading`."""
         if self._is_due(EVENT_EVERY):
             _emit(event="reading", dataset=dataset, share=round(share, 3))
 
     def warn(self, text: str) -> None:
-        """Emit event `warning`."""
         _emit(event="warning", text=text)
 
     def step(self, plan: StepPlan) -> None:
-        """Emit event `step`."""
         super().step(plan)
         counts = {"cached": len(plan.cached), "due": len(plan.due), "left_out": len(plan.held)}
         _emit(event="step", step=plan.step.name, **counts)
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Emit event `progress`, with the rate of the step in images (or training steps) per second."""
         self._pace.update(item.partition, done, total)
         if self._is_due(EVENT_EVERY):
             left, later = self._pace.seconds_left, self._later
@@ -338,12 +325,10 @@ class JsonLines(_Paced):
             )  # fmt: skip
 
     def finished(self, record: Record) -> None:
-        """Emit event `committed`."""
         super().finished(record)
         _emit(event="committed", step=record.step, partition=record.partition, key=record.key, seconds=record.seconds)
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
-        """Emit event `done`."""
         _emit(event="done", step=plan.step.name, seconds=round(seconds, 3), rows_out=sum(r.rows_out for r in records))
 
 
@@ -371,9 +356,9 @@ def summary(plan: StepPlan, records: Sequence[Record], seconds: float) -> str:
 def open_display(console: Console, as_json: bool) -> Iterator[Display]:
     """The display that suits the output: JSON lines, bars on a terminal or in a notebook, or plain lines."""
     if as_json:
-        yield JsonLines()
+        yield _JsonLines()
     elif console.is_terminal or (console.is_jupyter and find_spec("ipywidgets")):  # without it, rich shows no bars
-        bars = Bars(console)
+        bars = _Bars(console)
         try:
             yield bars
         finally:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.datasets.source import DataSource
@@ -25,9 +24,10 @@ from pipeline.stages.shard import FROM_CAPTIONS, ShardSettings, ShardStage
 from pipeline.stages.split import SplitSettings
 from pipeline.stages.tag import TagSettings, TagStage
 from pipeline.stages.verify import VerifySettings, VerifyStage
+from pipeline.training.address import Address
 from pipeline.training.config import MODEL
 from pipeline.training.settings import TaggerSettings, TrainingSettings
-from scenes.sample_weights import SAMPLE_WEIGHTS
+from scenes import SAMPLE_WEIGHTS
 from scenes.settings import SceneSettings
 from storage.errors import FatalError
 from storage.open_store import local_folder
@@ -61,22 +61,16 @@ class DataSection(Settings):
         return {**values, "label": [s["name"] for s in sources if isinstance(s, dict) and "name" in s]}
 
     @model_validator(mode="after")
-    def _names_exist(self) -> DataSection:
+    def _roles_fit_the_sources(self) -> DataSection:
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"sources: names must differ, got {names}")
+        bare = {source.name for source in self.sources if not source.has_boxes}
         for role in ("label", "tagger", "mix", "test"):
             for name in getattr(self, role):
                 if name not in names:
                     raise ValueError(f"{role}: no source named {name!r}; sources are {names}")
-        return self
-
-    @model_validator(mode="after")
-    def _roles_have_annotations(self) -> DataSection:
-        bare = {source.name for source in self.sources if not source.has_boxes}
-        for role in ("tagger", "mix", "test"):
-            for name in getattr(self, role):
-                if name in bare:
+                if name in bare and role != "label":
                     raise ValueError(
                         f"{role}: {name!r} has format 'images', so it has no relations; it can only be in label"
                     )
@@ -140,7 +134,7 @@ class RunSection(Settings):
     """Where partitions are processed. local: processes of this machine; ray: actors on the nodes of a Ray cluster."""
     workers: int = runtime(2, ge=1, le=256)
     """Number of worker processes of the local engine."""
-    ray_address: str | None = runtime(None)
+    ray_address: Address | None = runtime(None)
     """ray: HOST:PORT of the head of the cluster, which this machine has joined (docs/operations.md)."""
     min_actors: int = runtime(1, ge=1, le=4096)
     """ray: number of actors that a stage starts at once, and keeps while they are idle."""
@@ -164,30 +158,10 @@ class RunSection(Settings):
     checks: ChecksSection = ChecksSection()
 
     @model_validator(mode="after")
-    def _lineage_is_a_plain_url(self) -> RunSection:
-        parts = urlsplit(self.lineage or "http://unset")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+    def _is_complete(self) -> RunSection:
+        server = urlsplit(self.lineage or "http://unset")
+        if server.scheme not in ("http", "https") or not server.hostname:
             raise ValueError("lineage: not the URL of a server; write e.g. http://127.0.0.1:5000")
-        if parts.username or parts.password or parts.query:
-            raise ValueError(
-                "lineage: the URL has a user, password or query; leave them out and set OPENLINEAGE_API_KEY"
-            )
-        return self
-
-    @field_validator("ray_address")
-    @classmethod
-    def _is_an_address(cls, value: str | None) -> str | None:
-        if value is not None and value.startswith("ray://"):
-            raise ValueError(
-                "ray:// belongs to Ray's client, which can't be used here; run rlip on a node and give the head's "
-                "HOST:PORT"
-            )
-        if value is not None and not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}", value):
-            raise ValueError("give HOST:PORT of the cluster's head, e.g. 10.0.0.7:6379")
-        return value
-
-    @model_validator(mode="after")
-    def _ray_is_complete(self) -> RunSection:
         if self.engine == "ray" and self.ray_address is None:
             raise ValueError("ray_address: engine 'ray' needs HOST:PORT of the cluster's head, e.g. 10.0.0.7:6379")
         if self.max_actors is not None and self.max_actors < self.min_actors:

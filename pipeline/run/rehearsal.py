@@ -42,7 +42,7 @@ GAIN = 1.03
 """How many times as fast a setting must be to be recommended; less may be chance."""
 MOST_WAITING = 0.05
 """Share of the time that a run may wait for data."""
-TUNED = ("precision", "activation_checkpointing", "micro_batch", "num_workers")
+TUNED = ("precision", "activation_checkpointing", "micro_batch", "num_workers", "deterministic")
 
 
 @dataclass(frozen=True)
@@ -300,5 +300,6 @@ def _variants(settings: TrainingSettings, device: torch.device) -> list[tuple[st
         ("activation_checkpointing", not settings.activation_checkpointing),
         *(("micro_batch", size) for size in sizes if settings.batch % size == 0 and settings.batch // size >= ranks),
         ("num_workers", 2 * settings.num_workers or 4),
+        *([] if settings.parallel == "tree" else [("deterministic", "fast")]),
     ]
     return [(name, value) for name, value in tried if value != getattr(settings, name)]

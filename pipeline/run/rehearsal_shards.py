@@ -31,7 +31,7 @@ def write_synthetic_shard(folder: Path, settings: TrainingSettings, sizes: Sizes
     random, samples, labels = np.random.default_rng(0), [], {}
     for number in range(IMAGES):
         width, height = sizes[number % len(sizes)]
-        label = _label(number, width, height, settings, random)
+        label = random_label(number, width, height, settings, random)
         members = {"jpg": noise(width, height, random), LABELS: label.to_json()}
         samples.append(Sample(label.dataset, number, members, width, height))
         labels[samples[-1].key] = label
@@ -50,9 +50,10 @@ def noise(width: int, height: int, random: np.random.Generator) -> bytes:
     return written.getvalue()
 
 
-def _label(
+def random_label(
     number: int, width: int, height: int, settings: TrainingSettings, random: np.random.Generator
 ) -> TrainingSample:
+    """Returns labels of seven boxes and three relations, whose names follow from the image's number."""
     sides_N2 = random.uniform(0.1, 0.5, (BOXES, 2)) * (width, height)
     boxes = tuple(
         SampleBox(f"object {(number * BOXES + box) % settings.object_texts}", *corner, *side)

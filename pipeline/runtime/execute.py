@@ -308,9 +308,7 @@ def _leave_only(files: Mapping[str, FileEntry], draft: Path, disk: Disk) -> None
 def _count(output: Output) -> Counts:
     rows_in = output.rows_in if output.rows_in is not None else len(output.table)
     rows_out = output.rows_out if output.rows_out is not None else len(output.table)
-    reasons: Counter[str] = Counter()
-    for rejected in output.rejected:
-        reasons[rejected.reason] += rejected.count
+    reasons = Counter(rejected.reason for rejected in output.rejected)
     return Counts(rows_in=rows_in, rows_out=rows_out, rejected=dict(sorted(reasons.items())))
 
 

@@ -51,8 +51,6 @@ class Rejected:
     image_id: int
     reason: str
     value: str = ""
-    count: int = 1
-    """How many items it stands for."""
 
 
 @dataclass(frozen=True)

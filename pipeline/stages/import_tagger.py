@@ -82,7 +82,6 @@ def _metrics(path: Path) -> pa.Table:
 
 
 def _files(weights: str, store: str) -> dict[str, Path]:
-    """The files of the tagger that `weights` names, by name."""
     path = Path(weights)
     if path.is_dir() or path.suffix == ".safetensors":
         file = path / MODEL if path.is_dir() else path

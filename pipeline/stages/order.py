@@ -11,11 +11,10 @@ from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.stages.ingest import IngestStage
 from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
-from pipeline.stages.pretrain import PretrainStage
+from pipeline.stages.pretrain import PretrainStage, TrainTaggerStage
 from pipeline.stages.shard import ShardStage, ShardTaggerStage
 from pipeline.stages.split import SplitStage
 from pipeline.stages.tag import TagStage
-from pipeline.stages.train_tagger import TrainTaggerStage
 from pipeline.stages.verify import VerifyStage
 
 STAGES: tuple[type[Stage], ...] = (

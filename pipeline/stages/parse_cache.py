@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,8 +28,6 @@ _TEXTS_PER_QUERY = 500
 """Limited because older builds of SQLite bind at most a thousand values per query."""
 _WAIT = 120.0
 """Seconds to wait for another writer."""
-_MOST = 2**24
-"""Bytes that a parse may have. Captions have a hundredth of it."""
 _CHECK_BYTES = 16
 _NAMES = [field.name for field in fields(Triplet)]
 _ROW: Any = tuple[tuple(field.type for field in fields(Triplet))]  # type: ignore[misc]
@@ -46,7 +43,7 @@ _OF_THE_MACHINE = (
     sqlite3.SQLITE_AUTH,
 )  # fmt: skip
 """Errors that another file would meet as well."""
-_SELECT = f"SELECT parser, text, iif(length(triplets) <= {_MOST}, triplets, NULL) FROM parsed"
+_SELECT = "SELECT parser, text, triplets FROM parsed"
 
 
 class ParseCache:
@@ -88,43 +85,37 @@ class ParseCache:
         self._use(lambda connection: connection.executemany("INSERT OR REPLACE INTO parsed VALUES (?, ?, ?)", rows))
 
     def _use(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        """Run an action in a transaction and return its result. Retried once if the file has to be replaced."""
-        try:
-            return self._try(action)
-        except _Unreadable as unreadable:
-            self._replace(unreadable)
-        try:
-            return self._try(action)
-        except _Unreadable as unreadable:
-            raise FatalError(
-                f"{self._path}: can't be read although it was just made ({unreadable}); check the disk, or set parse.cache to "
-                "a file on another"
-            ) from unreadable
+        """Run an action in a transaction and return its result. An unreadable file is replaced, and the action run again.
 
-    def _try(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        """Each transaction opens its own connection, so that a forked process inherits none."""
-        with self._locked(fcntl.LOCK_SH):
+        Each transaction opens its own connection, so that a forked process inherits none.
+        """
+        is_new = False
+        while True:
             inode = self._inode()
             try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
                 with closing(sqlite3.connect(self._path, timeout=_WAIT)) as connection, connection:
                     connection.execute(_MAKE)
                     return action(connection)
+            except OSError as error:
+                raise FatalError(f"{self._path}: {error.strerror}; set parse.cache to a writable file") from error
             except sqlite3.Error as error:
-                if _is_damage(error, self._path):
-                    raise _Unreadable(error, inode) from error
                 if _code(error) in _LOCKED:
                     raise RetryableError(
                         f"{self._path}: another process has locked it for {_WAIT:g} seconds; run again when it is done"
                     ) from error
-                raise FatalError(f"{self._path}: {error}; set parse.cache to a writable file") from error
+                if is_new or not _is_damage(error, self._path):
+                    raise FatalError(f"{self._path}: {error}; set parse.cache to a writable file") from error
+                self._replace(str(error), inode)
+                is_new = True
 
-    def _replace(self, unreadable: _Unreadable) -> None:
+    def _replace(self, reason: str, inode: int | None) -> None:
         """Replace an unreadable file by an empty one, unless another process has done so."""
-        with self._locked(fcntl.LOCK_EX):
-            if self._inode() != unreadable.inode:
-                return
-            fields = {"file": str(self._path), "reason": str(unreadable)}
-            log.warning("the cache of parses was damaged and is made anew", extra={"fields": fields})
+        if self._inode() == inode:
+            log.warning(
+                "the cache of parses was damaged and is made anew",
+                extra={"fields": {"file": str(self._path), "reason": reason}},
+            )
             for suffix in _BESIDE:
                 Path(f"{self._path}{suffix}").unlink(missing_ok=True)
             write_atomic(self._path, b"", CACHE)
@@ -132,20 +123,6 @@ class ParseCache:
     def _inode(self) -> int | None:
         """Tells a file from one that took its place."""
         return self._path.stat().st_ino if self._path.exists() else None
-
-    @contextmanager
-    def _locked(self, kind: int) -> Iterator[None]:
-        """Hold the folder's lock, which transactions share, so that none is open in a file that is being replaced."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(folder, kind)
-                yield
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise FatalError(f"{self._path}: {error.strerror}; set parse.cache to a writable file") from error
 
 
 def _digest(text: str) -> bytes:
@@ -175,14 +152,6 @@ class _Damaged(Exception):
     """A parse that does not match its checksum."""
 
 
-class _Unreadable(Exception):
-    """A file that SQLite can't make sense of. The message says why."""
-
-    def __init__(self, error: sqlite3.Error, inode: int | None) -> None:
-        super().__init__(str(error))
-        self.inode = inode
-
-
 def _is_damage(error: sqlite3.Error, path: Path) -> bool:
     """Whether the file is to blame, rather than the machine or another process."""
     if _code(error) == sqlite3.SQLITE_READONLY:
@@ -208,11 +177,7 @@ def _read(parser: Any, text: Any, checked: Any) -> list[Triplet]:
     packed = checked[_CHECK_BYTES:]
     if xxh3_128_digest(parser + text + packed) != checked[:_CHECK_BYTES]:
         raise _Damaged
-    unpacker = zlib.decompressobj()
     try:
-        data = unpacker.decompress(packed, _MOST)
-        if not unpacker.eof:
-            raise _Damaged
-        return [Triplet(*row) for row in _ROWS.validate_json(data, strict=True)]
+        return [Triplet(*row) for row in _ROWS.validate_json(zlib.decompress(packed), strict=True)]
     except (zlib.error, ValueError) as error:
         raise _Damaged from error

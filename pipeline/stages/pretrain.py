@@ -1,22 +1,22 @@
-"""Stage `pretrain`: trains RLIPv2 on the shards to detect and name related pairs (docs/networks.md, 6)."""
+"""Stages `train_tagger` and `pretrain`: train the Relation Tagger on ground-truth relations (docs/labels.md, Training the
+tagger) and RLIPv2 on shards (docs/networks.md, 6)."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
-from pipeline.training.config import RESUMES_FROM
-from pipeline.training.settings import TrainingSettings
+from pipeline.training.config import RESUMES_FROM, TestTables, TrainConfig
+from pipeline.training.settings import TaggerSettings, TrainingSettings
+from storage.artifact import Artifact
 from storage.tables import METRICS
 
 
-class PretrainStage(Stage):
-    """Makes the network's weights (`model.safetensors`), the names in its training set, its tokenizer and metrics."""
+class TrainingStage(Stage):
+    """Makes a network's weights (`model.safetensors`), the names in its training set, its tokenizer and metrics."""
 
-    name = "pretrain"
-    version = 6
-    reads = ("shards", "images")
-    writes = "weights"
+    kind: ClassVar[Literal["pretrain", "tagger"]]
     loads = "the network"
     schema = METRICS
     whole = True
@@ -34,14 +34,45 @@ class PretrainStage(Stage):
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Train in separate processes. Must be called from the main thread."""
-        from pipeline.training.config import TestTables, TrainConfig
+        from pipeline.training.launch.rank_processes import WORKER
         from pipeline.training.run import run_training
         from pipeline.training.shards import shards_of
 
-        shards = tuple(shards_of(inputs.artifacts("shards")))
-        config = TrainConfig(kind="pretrain", settings=self.settings, work=work, shards=shards)
+        shards, test = tuple(shards_of(inputs.artifacts("shards"))), self._test_tables(inputs)
+        config = TrainConfig(kind=self.kind, settings=self.settings, work=work, shards=shards, test=test)
+        return run_training(config, report, WORKER if test is None else "pipeline.stages.pretrain_worker")
+
+    def _test_tables(self, inputs: Inputs) -> TestTables | None:
+        """The test sets on which the network is evaluated while it is trained."""
+        return None
+
+
+class TrainTaggerStage(TrainingStage):
+    """Makes the tagger. `calibration.json` maps its scores to probabilities. It exists if images were held out."""
+
+    name = "train_tagger"
+    version = 9
+    kind = "tagger"
+    reads = ("shards",)
+    writes = "tagger"
+    settings: TaggerSettings
+
+    def takes(self, table: str, artifact: Artifact) -> bool:
+        """Only partitions with relations: new images without any do not require training again."""
+        return artifact.manifest.counts.rows_out > 0
+
+
+class PretrainStage(TrainingStage):
+    """Makes the network that detects and names related pairs."""
+
+    name = "pretrain"
+    version = 6
+    kind = "pretrain"
+    reads = ("shards", "images")
+    writes = "weights"
+
+    def _test_tables(self, inputs: Inputs) -> TestTables | None:
         if not self.settings.evaluate_every:
-            return run_training(config, report)
+            return None
         tables = tuple(artifact.file("images.parquet") for artifact in inputs.artifacts("images"))
-        test = TestTables(tables=tables, folders=dict(self.image_folders))
-        return run_training(config.model_copy(update={"test": test}), report, "pipeline.stages.pretrain_worker")
+        return TestTables(tables=tables, folders=dict(self.image_folders))

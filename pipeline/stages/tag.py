@@ -178,7 +178,6 @@ class TagStage(LabellingStage):
     def _label(
         self, images: Sequence[TaggingImage], opened: Sequence[OpenLabeller], progress: Callable[[int], None]
     ) -> list[Labels]:
-        """Labels each image with its labeller."""
         found: dict[int, Labels] = {}
         for each in self._open:
             own, before = [place for place, chosen in enumerate(opened) if chosen is each], len(found)
@@ -188,8 +187,6 @@ class TagStage(LabellingStage):
 
 
 class _Labelled(NamedTuple):
-    """A labelled image."""
-
     row: dict[str, Any]
     image: TaggingImage
     labels: Labels

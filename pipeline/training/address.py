@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -13,7 +16,7 @@ def split_address(address: str) -> tuple[str, int]:
     """
     host, separator, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not separator or not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    if not separator or not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(f"{address!r} is not of the form HOST:PORT, such as 10.0.0.7:29500")
     try:
         everywhere = ipaddress.ip_address(host).is_unspecified
@@ -30,3 +33,12 @@ def resolve(address: str) -> str:
     """Returns the IP address of "HOST:PORT". Raises `OSError` for an unknown host."""
     host, port = split_address(address)
     return str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+
+
+def _checked(address: str) -> str:
+    split_address(address)
+    return address
+
+
+Address = Annotated[str, AfterValidator(_checked)]
+"""A setting of the form HOST:PORT."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -105,11 +105,7 @@ class TrainingSample:
             width=row["width"],
             height=row["height"],
             boxes=tuple(SampleBox(box["category"], *(round(box[side], 3) for side in "xywh")) for box in boxes),
-            relations=tuple(
-                relation._replace(subject=place[relation.subject], object=place[relation.object])
-                for relation in relations
-                if relation.subject in place and relation.object in place
-            ),
+            relations=_between(relations, place),
             labels=labels,
             tagger=tagger,
         )
@@ -120,8 +116,16 @@ class TrainingSample:
 
 
 def _known_fields(relation: SampleRelation) -> dict[str, Any]:
-    """Returns the known fields of a relation."""
     return {name: value for name, value in relation._asdict().items() if value not in (None, "")}
+
+
+def _between(relations: Iterable[SampleRelation], place: Mapping[int, int]) -> tuple[SampleRelation, ...]:
+    """Returns the relations whose boxes both have a place, with these."""
+    return tuple(
+        relation._replace(subject=place[relation.subject], object=place[relation.object])
+        for relation in relations
+        if relation.subject in place and relation.object in place
+    )
 
 
 def viewed(sample: TrainingSample, view: TrainingView) -> TrainingSample:
@@ -140,11 +144,7 @@ def viewed(sample: TrainingSample, view: TrainingView) -> TrainingSample:
         if right > x and bottom > y:
             place[index] = len(boxes)
             boxes.append(SampleBox(box.category, x * across, y * down, (right - x) * across, (bottom - y) * down))
-    relations = tuple(
-        relation._replace(subject=place[relation.subject], object=place[relation.object])
-        for relation in sample.relations
-        if relation.subject in place and relation.object in place
-    )
+    relations = _between(sample.relations, place)
     shown = replace(sample, width=view.width, height=view.height, boxes=tuple(boxes), relations=relations)
     if not view.mirrored:
         return shown

@@ -12,7 +12,7 @@ from models.config import LossSettings, NetworkConfig
 from pipeline.data.images.training_view import ViewSettings
 from pipeline.runtime.devices import best_precision
 from pipeline.runtime.settings import Settings, file_read, runtime
-from pipeline.training.address import split_address
+from pipeline.training.address import Address
 from storage.errors import FatalError
 from storage.stream.order import LEAST_TEMPERATURE, Mix, stable_seed
 
@@ -178,7 +178,7 @@ class TrainingSettings(ViewSettings):
     (docs/training.md)."""
     min_nodes: int | None = runtime(None, ge=1)
     """Smallest number of nodes to go on with after some were lost. Unset: all of `nodes`."""
-    address: str | None = runtime(None)
+    address: Address | None = runtime(None)
     """HOST:PORT where the coordinator listens for the other nodes, and on no other address. Needed for several
     nodes. Anyone who can connect to it can disturb training: use a private network (docs/security.md)."""
     restarts: int = runtime(3, ge=0)
@@ -254,13 +254,6 @@ class TrainingSettings(ViewSettings):
         if self.min_nodes is not None and self.min_nodes > self.nodes:
             raise ValueError(f"min_nodes: {self.min_nodes} is more than nodes = {self.nodes}")
         return self
-
-    @field_validator("address")
-    @classmethod
-    def _is_an_address(cls, value: str | None) -> str | None:
-        if value is not None:
-            split_address(value)
-        return value
 
     @property
     def micro_batches(self) -> int:

@@ -20,10 +20,9 @@ from models.config import NO_OBJECTS
 from models.losses import SetCriterion, TaggerCriterion
 from models.network import Network, Size
 from models.predictions import Predictions, Target
-from models.pretrained import load_pretrained
 from models.relation_tagger import PairQueries
 from models.text_encoder import LabelTokenizer, TextTokens
-from models.weights import build
+from models.weights import build, load_pretrained
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from pipeline.training.vocabulary import Vocabulary, index_by_name

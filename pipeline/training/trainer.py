@@ -262,7 +262,8 @@ class Trainer:
     def _steps(self) -> Iterator[Iterator[MicroBatch]]:
         """Yields the micro-batches of this process for each remaining step. Raises `PipelineError`."""
         own = self._parallel.own_parts()
-        remaining = _Numbers(range(self.step, self.total), own, self._settings.micro_batches)
+        every = self._settings.micro_batches
+        remaining = (step * every + part for step in range(self.step, self.total) for part in own)
         batches = MicroBatches(self._samples, self._settings, self._task, self._origin, dict(self._skipped.reasons))
         loaded = _loaded(batches, remaining, self._settings, self._ranks.device)
         for _ in range(self.step, self.total):
@@ -345,24 +346,8 @@ class Trainer:
         )
 
 
-@dataclass(frozen=True)
-class _Numbers:
-    """The numbers of the micro-batches that a process prepares, in order."""
-
-    steps: range
-    parts: range
-    every: int
-    """The number of micro-batches in a step."""
-
-    def __iter__(self) -> Iterator[int]:
-        return (step * self.every + part for step in self.steps for part in self.parts)
-
-    def __len__(self) -> int:
-        return len(self.steps) * len(self.parts)
-
-
 def _loaded(
-    batches: MicroBatches, numbers: _Numbers, settings: TrainingSettings, device: torch.device
+    batches: MicroBatches, numbers: Iterator[int], settings: TrainingSettings, device: torch.device
 ) -> Iterator[MicroBatch]:
     """Yields micro-batches, prepared here or by loader processes. Raises `PipelineError`."""
     preload(["pipeline.training.batches"])  # for the loader processes

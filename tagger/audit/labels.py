@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from tagger.labelling.blind_labeller import naive_labels, prior_labels
+from tagger.labelling.blind_labeller import blind_labels
 from tagger.labelling.calibration import calibration_error
 from tagger.pair import Pair
 from tagger.relation import Relation
@@ -19,6 +19,17 @@ SYMMETRIC = frozenset({"next to"})
 
 Fact = tuple[int, str, int]
 """(subject box, canonical predicate, object box)"""
+
+
+def unordered(fact: Fact) -> Fact:
+    """The fact in the direction that stands for both if its predicate is symmetric."""
+    subject, predicate, object_ = fact
+    return (object_, predicate, subject) if predicate in SYMMETRIC and object_ < subject else fact
+
+
+def holds(fact: Fact, facts: Collection[Fact]) -> bool:
+    """Whether a fact is one of `facts`, in either direction if its predicate is symmetric."""
+    return fact in facts or (fact[1] in SYMMETRIC and fact[::-1] in facts)
 
 
 @dataclass(frozen=True)
@@ -92,11 +103,10 @@ def audit(
     relations: Sequence[Sequence[Relation]],
     candidates: Sequence[Sequence[Pair]],
     truth: Sequence[Collection[Fact]],
-    symmetric: Collection[str] = (),
 ) -> LabelComparison:
     """Compares relations and their candidates with the truth; each argument has one entry per image.
 
-    Predicates are canonical. A fact with a `symmetric` predicate holds in both directions and counts once.
+    Predicates are canonical. A fact with a predicate of `SYMMETRIC` holds in both directions and counts once.
     Raises ValueError when the arguments cover different numbers of images.
     """
     if not len(relations) == len(candidates) == len(truth):
@@ -104,18 +114,15 @@ def audit(
             f"audit: relations for {len(relations)} images, candidates for {len(candidates)} and truth for "
             f"{len(truth)}; give one entry per image in each"
         )
-    facts = _labels(truth, symmetric)
-    naive = _scored([naive_labels(pairs) for pairs in candidates], symmetric)
-    blind = _scored([prior_labels(pairs) for pairs in candidates], symmetric)
-    curves = (_curve(scored, facts, naive) for scored in (_scored(relations, symmetric), naive, blind))
+    facts = _labels(truth)
+    naive, blind = (_scored([blind_labels(pairs, way) for pairs in candidates]) for way in ("naive", "prior"))
+    curves = (_curve(scored, facts, naive) for scored in (_scored(relations), naive, blind))
     return LabelComparison(*curves)
 
 
-def agreement(
-    kept: Sequence[Collection[Fact]], truth: Sequence[Collection[Fact]], symmetric: Collection[str] = ()
-) -> Agreement:
+def agreement(kept: Sequence[Collection[Fact]], truth: Sequence[Collection[Fact]]) -> Agreement:
     """Compares kept labels with the truth, ignoring scores; each argument has one entry per image, as in `audit`."""
-    labels, facts = _labels(kept, symmetric), _labels(truth, symmetric)
+    labels, facts = _labels(kept), _labels(truth)
     return Agreement(len(labels), len(facts), len(labels & facts))
 
 
@@ -123,26 +130,19 @@ _Label = tuple[int, int, str, int]
 """(image, subject box, canonical predicate, object box)"""
 
 
-def _labels(facts: Sequence[Collection[Fact]], symmetric: Collection[str]) -> set[_Label]:
+def _labels(facts: Sequence[Collection[Fact]]) -> set[_Label]:
     """The distinct labels of all images."""
-    return {(image, *_unordered(fact, symmetric)) for image, of_image in enumerate(facts) for fact in of_image}
+    return {(image, *unordered(fact)) for image, of_image in enumerate(facts) for fact in of_image}
 
 
-def _scored(relations: Sequence[Sequence[Relation]], symmetric: Collection[str]) -> dict[_Label, float]:
+def _scored(relations: Sequence[Sequence[Relation]]) -> dict[_Label, float]:
     """The highest score of each distinct label."""
     scored: dict[_Label, float] = {}
     for image, of_image in enumerate(relations):
         for relation in of_image:
-            fact = _unordered((relation.subject, relation.predicate, relation.object), symmetric)
+            fact = unordered((relation.subject, relation.predicate, relation.object))
             scored[(image, *fact)] = max(relation.score, scored.get((image, *fact), 0.0))
     return scored
-
-
-def _unordered(fact: Fact, symmetric: Collection[str]) -> Fact:
-    subject, predicate, object_ = fact
-    if predicate in symmetric and object_ < subject:
-        return object_, predicate, subject
-    return fact
 
 
 def _curve(scored: dict[_Label, float], facts: set[_Label], proposed: Collection[_Label]) -> LabelCurve:
@@ -191,7 +191,6 @@ def audit_predicates(
     candidates: Sequence[Sequence[Pair]],
     truth: Sequence[Collection[Fact]],
     kept: Sequence[Collection[Fact]],
-    symmetric: Collection[str] = (),
 ) -> tuple[PredicateScores, ...]:
     """Scores each predicate that is labelled or proposed, most kept labels first; arguments have one entry per image.
 
@@ -207,7 +206,6 @@ def audit_predicates(
             [[pair for pair in of_image if pair.predicate == name] for of_image in candidates],
             truth,
             [[fact for fact in facts if fact[1] == name] for facts in kept],
-            symmetric,
         )
         for name in sorted(names)
     ]
@@ -220,20 +218,19 @@ def _scores(
     candidates: Sequence[Sequence[Pair]],
     truth: Sequence[Collection[Fact]],
     kept: Sequence[Sequence[Fact]],
-    symmetric: Collection[str],
 ) -> PredicateScores:
     own = [[fact for fact in facts if fact[1] == name] for facts in truth]
-    curve = audit(relations, candidates, own, symmetric).tagger
-    agreed = agreement(kept, own, symmetric)
+    curve = audit(relations, candidates, own).tagger
+    agreed = agreement(kept, own)
     right: list[bool] = []
     confidences: list[float] = []
     instead: Counter[str] = Counter()
     for of_image, labels, facts in zip(relations, kept, truth, strict=True):
         for relation in of_image:
-            right.append(_holds(relation.subject, name, relation.object, facts, symmetric))
+            right.append(holds((relation.subject, name, relation.object), facts))
             confidences.append(relation.score if relation.probability is None else relation.probability)
         for subject, _, object_ in labels:
-            if _holds(subject, name, object_, facts, symmetric):
+            if holds((subject, name, object_), facts):
                 continue
             if (object_, name, subject) in facts:
                 instead[REVERSED] += 1
@@ -249,7 +246,3 @@ def _scores(
         calibration_error=calibration_error(confidences, right),
         instead=tuple(sorted(instead.items(), key=lambda item: (-item[1], item[0]))),
     )
-
-
-def _holds(subject: int, name: str, object_: int, facts: Collection[Fact], symmetric: Collection[str]) -> bool:
-    return (subject, name, object_) in facts or (name in symmetric and (object_, name, subject) in facts)

@@ -22,6 +22,11 @@ def merged(variants: Mapping[str, str]) -> dict[str, str]:
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 
 DETERMINERS = words("a an the his her its their my your our some this that these those")
+NUMBERS = {
+    "a": 1, "an": 1, "one": 1, "another": 1, "two": 2, "both": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
+    "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12,
+}  # fmt: skip
+SEVERAL = words("several many few multiple various numerous each every all some these those")
 AUXILIARIES = words("am is are was were be been being")
 PERFECT = words("has have had having")
 ADVERBS = words(

@@ -9,41 +9,33 @@ from tagger.labelling.tagging_image import Labels, TaggingImage
 from tagger.pair import Pair
 from tagger.relation import Relation
 
+Way = Literal["naive", "prior"]
+"""naive: each candidate scores 1; prior: it scores its prior, which uses boxes and names only."""
 
-def naive_labels(pairs: Sequence[Pair]) -> list[Relation]:
-    """Returns the naive baseline: each distinct candidate as a label with score 1."""
-    first: dict[tuple[int, int, str], Relation] = {}
+
+def blind_labels(pairs: Sequence[Pair], way: Way) -> list[Relation]:
+    """Returns each distinct candidate as a label; the highest score of several mentions counts."""
+    labels: dict[tuple[int, int, str], Relation] = {}
     for pair in pairs:
-        label = Relation(pair.subject, pair.object, pair.predicate, 1.0, True, pair.triplet)
-        first.setdefault((pair.subject, pair.object, pair.predicate), label)
-    return list(first.values())
-
-
-def prior_labels(pairs: Sequence[Pair]) -> list[Relation]:
-    """Returns the baseline without pixels: every candidate with its prior; the highest of several mentions counts."""
-    return [Relation(p.subject, p.object, p.predicate, p.prior, True, p.triplet) for p in pairs]
+        score = 1.0 if way == "naive" else pair.prior
+        label = Relation(pair.subject, pair.object, pair.predicate, score, True, pair.triplet)
+        known = labels.setdefault((pair.subject, pair.object, pair.predicate), label)
+        if score > known.score:
+            labels[pair.subject, pair.object, pair.predicate] = label
+    return list(labels.values())
 
 
 class BlindLabeller:
-    """Labels each candidate with score 1 ("naive") or with its prior, which uses boxes and names only ("prior")."""
+    """Labels the candidates of images by `blind_labels`."""
 
-    def __init__(self, way: Literal["naive", "prior"], floor: float) -> None:
+    def __init__(self, way: Way, floor: float) -> None:
         self._way, self._floor = way, floor
 
     def label(
         self, images: Sequence[TaggingImage], progress: Callable[[int], None] = lambda done: None
     ) -> list[Labels]:
         """Returns the labels of each image, each label once; loads no image."""
-        labels = [Labels([one for one in self._scored(image) if one.score >= self._floor]) for image in images]
+        scored = (blind_labels(image.pairs, self._way) for image in images)
+        labels = [Labels([one for one in of_image if one.score >= self._floor]) for of_image in scored]
         progress(len(images))
         return labels
-
-    def _scored(self, image: TaggingImage) -> list[Relation]:
-        if self._way == "naive":
-            return naive_labels(image.pairs)
-        best: dict[tuple[int, int, str], Relation] = {}
-        for one in prior_labels(image.pairs):
-            known = best.setdefault((one.subject, one.object, one.predicate), one)
-            if one.score > known.score:
-                best[one.subject, one.object, one.predicate] = one
-        return list(best.values())

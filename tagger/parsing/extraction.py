@@ -222,12 +222,16 @@ class Extraction:
             self._emit(subjects, (start, verb.i + 2), objects, "relative-object")
 
     def _fronted(self, verb: Token) -> Token | None:
-        own = [child for child in verb.lefts if child.dep_ == "nsubj" and not self.mentions.is_relative(child)]
+        own = [
+            child
+            for child in verb.lefts
+            if child.dep_ in ("nsubj", "nsubjpass") and not self.mentions.is_relative(child)
+        ]
         if verb.dep_ == "relcl" and own and self.mentions.is_noun(verb.head):
             return verb.head
         # Without "that", the model reads both nouns as subjects.
         is_fronted = len(own) == 2 and verb.dep_ == "ROOT" and self.mentions.is_noun(own[0])
-        return own[0] if is_fronted and not own[0].rights else None
+        return own[0] if is_fronted and not own[0].n_rights else None
 
     def _verb_range(self, verb: Token) -> tuple[int, int]:
         """Returns the token range of the verb with its particle and its governing verbs ("trying to catch")."""

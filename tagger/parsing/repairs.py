@@ -47,7 +47,7 @@ def repair(doc: Doc) -> None:
             token.dep_ = "conj"
         elif _is_hidden_object(token):
             _make_object(token)
-        elif _is_split_name(token, before):
+        elif _is_split_name(token, before) or _is_split_compound(token, before):
             _make_head(token, before)
         elif _is_place_of_it(token, before):
             token.head = before
@@ -169,6 +169,13 @@ def _is_split_name(token: Token, before: Token) -> bool:
     if token.pos_ in ("NOUN", "PROPN") or f"{before.lower_} {token.lower_}" not in _NAMES:
         return False
     return token.head == before or not token.is_ancestor(before) or token.dep_ == "ROOT"
+
+
+def _is_split_compound(token: Token, before: Token) -> bool:
+    """Detects "standing next to a toilet lid" with "lid" read as the sentence's root, as if after a clause."""
+    is_last = token.i + 1 == len(token.doc) or token.nbor().pos_ == "PUNCT"
+    is_governed = before.dep_ == "pobj" and before.tag_ == "NN" and bool(list(before.lefts))
+    return is_last and is_governed and token.dep_ == "ROOT" and token.tag_ in ("NN", "NNS", "VB")
 
 
 def _make_head(token: Token, before: Token) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tagger.categories.coco import ANIMATE, LEXICAL_PHRASES
 from tagger.english.lemmas import noun_lemma, phrase_lemma
 from tagger.english.predicates import canonical
-from tagger.english.words import GARMENTS, names_more, words
+from tagger.english.words import GARMENTS, NUMBERS, SEVERAL, names_more, words
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
@@ -22,17 +22,13 @@ _TRANSPARENT = words(
     "sheet strip string series array mass heap pack mound half body game match"
 )
 _PERSONAL = words("it him her them itself himself herself themselves")
-_RELATIVE = words("who that which whom")
+# In "three men each holding a bat", "each" stands for the men as "who" would.
+_RELATIVE = words("who that which whom each both all")
 _NO = words("no neither")
 _NONE = words("none neither nobody nothing nowhere")
 # Before anybody is named, a pronoun stands for a person.
 _UNNAMED = {"he": "man", "she": "woman", "they": "person"}
 _INDEFINITE = words("someone somebody person one")
-_NUMBERS = {
-    "a": 1, "an": 1, "one": 1, "another": 1, "two": 2, "both": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
-    "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12,
-}  # fmt: skip
-_SEVERAL = words("several many few multiple various numerous each every all some these those")
 _DESCRIBING = ("amod", "compound", "nmod")
 _PREMODIFIERS = words("det amod compound nummod poss nmod predet quantmod case")
 
@@ -93,15 +89,15 @@ class Mentions:
     def count(self, token: Token) -> int:
         """Returns how many the noun means: its number word, 1 for a singular, 0 for a plural without a number."""
         for child in token.lefts:
-            if child.lower_ in _NUMBERS:
-                return _NUMBERS[child.lower_]
+            if child.lower_ in NUMBERS:
+                return NUMBERS[child.lower_]
             if child.dep_ == "nummod" and child.text.isdecimal() and len(child.text) < 4:
                 return int(child.text)
         if token.dep_ == "pobj" and token.head.lower_ == "of":
             holder = noun_lemma(token.head.head.lower_)
             if holder == "couple" or (holder == "pair" and self.is_animate(token)):
                 return 2
-        is_several = token.tag_ in ("NNS", "NNPS") or any(child.lower_ in _SEVERAL for child in token.lefts)
+        is_several = token.tag_ in ("NNS", "NNPS") or any(child.lower_ in SEVERAL for child in token.lefts)
         return 0 if is_several else 1
 
     def attributes(self, token: Token) -> tuple[str, ...]:
@@ -109,7 +105,7 @@ class Mentions:
         named = self.lemma(token).split()
         describing = []
         for child in token.lefts:
-            if child.dep_ in _DESCRIBING and child.lower_ not in named and child.lower_ not in _NUMBERS:
+            if child.dep_ in _DESCRIBING and child.lower_ not in named and child.lower_ not in NUMBERS:
                 describing += [
                     child,
                     *(joined for joined in child.rights if joined.dep_ == "conj" and joined.i < token.i),
@@ -245,7 +241,7 @@ PART_NOUNS = words(
 NO_LINK = words("as during than like about until since per via while whereas although though because if when")
 """Prepositions that state no visible relation."""
 
-_RECIPROCALS = (("each", "other"), ("one", "another"))
+_RECIPROCALS = ("each other", "one another")
 
 
 @dataclass(frozen=True)
@@ -288,7 +284,7 @@ class Phrases:
         for child in preposition.rights:
             if child.dep_ == "prep" and child.i == preposition.i + 1:
                 yield from self._followed(child, start)
-            elif child.i > 0 and (self._doc[child.i - 1].lower_, child.lower_) in _RECIPROCALS:
+            elif self._doc[preposition.i + 1 : preposition.i + 3].text in _RECIPROCALS:
                 yield Phrase(start, preposition.i + 1, None)
             elif child.dep_ == "pobj":
                 part = self._of_after(child) if child.lower_ in PART_NOUNS else None

@@ -15,9 +15,8 @@ from rlip_command import output_of
 from pipeline.cli.batch import batch
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Inputs, Output, ReportProgress
-from pipeline.stages.pretrain import PretrainStage
+from pipeline.stages.pretrain import PretrainStage, TrainTaggerStage
 from pipeline.stages.shard import ShardSettings, ShardStage, ShardTaggerStage
-from pipeline.stages.train_tagger import TrainTaggerStage
 from pipeline.training.batches import MicroBatches, Origin
 from pipeline.training.config import HELD_OUT, Shard, TrainConfig
 from pipeline.training.sample import TrainingSample

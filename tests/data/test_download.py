@@ -29,7 +29,7 @@ from pipeline.data.archives import gunzip, unpack
 from pipeline.data.catalogue import CATALOGUE, PublicFile, where_to_get
 from pipeline.data.download import ATTEMPTS, download, mirrored
 from pipeline.data.images.folders import open_folder
-from pipeline.data.images.refs import StoredImage
+from pipeline.data.images.refs import read_first
 from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError, RetryableError
 from tests.hostile.tars import base256, entry, pax, plain
@@ -39,10 +39,7 @@ MEBIBYTE = len(CONTENT)
 
 
 class Server:
-    """A web server on loopback. `cut` ends the next responses after that many bytes, `refuse` drops the next connections.
-
-    `length` is the Content-Length that it states, in place of the right one.
-    """
+    """A web server on loopback. `cut` ends the next responses after that many bytes, `refuse` drops the next connections."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -51,7 +48,6 @@ class Server:
         self.busy = 0
         self.ranges = True
         self.shift = 0
-        self.length: str | None = None
         self.tag: str | None = '"{}"'
         self.redirect: dict[str, tuple[str, str]] = {}
         self.asked: list[str | None] = []
@@ -92,6 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", target)
             self.send_header("X-Linked-ETag", f'"{tag}"')
             self.send_header("Content-Length", "0")
+            self.send_header("Connection", "close")  # or the client may ask this one for the target, too
             self.end_headers()
             return
         if name not in server.files:
@@ -111,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         if tag is not None:
             self.send_header("ETag", tag)
-        self.send_header("Content-Length", (server.length or str(len(data) - start)).encode().decode("latin-1"))
+        self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
         end = start + server.cut.pop(0) if server.cut else len(data)
         # Counted before it is written: a client that has it all may look at once.
@@ -275,20 +272,9 @@ def test_a_file_that_is_not_there_is_one_message_without_retry(server, tmp_path)
     assert not (tmp_path / "lost.zip").exists()
 
 
-@pytest.mark.parametrize("target", ["http://[::1/x", "http://127.0.0.1:port/x"])
-def test_a_redirect_to_no_address_is_one_message_without_retry(server, tmp_path, target):
-    server.redirect["/a"] = target, ""
-    with pytest.raises(FatalError, match=r"/a: .*address"):
-        download(f"{server.url}/a", tmp_path / "a", sleep=_never)
+def test_a_mirror_that_is_no_address_is_one_message_without_retry(tmp_path):
     with pytest.raises(FatalError, match="--mirror"):
-        download(mirrored(f"{server.url}/a", "no address"), tmp_path / "a", sleep=_never)
-
-
-@pytest.mark.parametrize("length", ["9" * 5000, "-5", "none"])
-def test_a_length_that_is_no_number_of_bytes_counts_as_unknown(server, tmp_path, length):
-    server.files["/a"], server.length = CONTENT, length
-    download(f"{server.url}/a", tmp_path / "a", sleep=_never)
-    assert (tmp_path / "a").read_bytes() == CONTENT
+        download(mirrored("https://host.org/a", "no address"), tmp_path / "a", sleep=_never)
 
 
 def test_no_network_is_told_at_once(tmp_path):
@@ -310,7 +296,7 @@ def test_a_disk_without_room_is_told_before_anything_is_fetched(server, tmp_path
 def test_a_disk_that_fills_up_meanwhile_is_told(server, tmp_path):
     server.files["/a.bin"] = CONTENT
     (tmp_path / "a.bin.part").symlink_to("/dev/full")
-    with pytest.raises(FatalError, match=r"disk full while writing .*a\.bin\.part; .*it resumes"):
+    with pytest.raises(FatalError, match=r"disk full while writing .*a\.bin\.part.*nothing is lost"):
         download(f"{server.url}/a.bin", tmp_path / "a.bin", sleep=_never)
     assert not (tmp_path / "a.bin").exists()
 
@@ -409,9 +395,10 @@ def _flagged(flags: int = 0, method: int = 0) -> bytes:
 LONG_NAME, LONG_PAX = (entry(kind=kind, size=base256(2**32)) + bytes(2**23) for kind in (b"L", b"x"))
 UNUSUAL = {
     "a sparse file": ("a.tar.gz", _sparse(), "is a sparse file"),
-    "an encrypted member": ("a.zip", _flagged(flags=1), "is encrypted"),
+    "an encrypted member": ("a.zip", _flagged(flags=1), "is encrypted, password required"),
     "a patch": ("a.zip", _flagged(flags=32), "was damaged"),
-    "LZMA": ("a.zip", _flagged(method=14), "unusual method"),
+    "LZMA": ("a.zip", _flagged(method=14), "was damaged"),
+    "an unknown method": ("a.zip", _flagged(method=77), "method is not supported"),
     "a name that is no UTF-8": ("a.zip", _flagged(flags=2048).replace(b"x.jpg", b"\xff.jpg"), "was damaged"),
     "a pax header of 4 GiB": ("a.tar.gz", gzip.compress(LONG_PAX, 1), "damaged"),
     "a long name of 4 GiB": ("a.tar.gz", gzip.compress(LONG_NAME, 1), "damaged"),
@@ -447,7 +434,7 @@ def test_a_compressed_tar_becomes_one_that_is_read_in_place(tmp_path):
     gunzip(archive, tmp_path / "patch3.tar")
     assert _names(tmp_path) == {"patch3.tar"}
     image = open_folder(tmp_path / "patch3.tar").place("patch3/a.jpg")
-    assert isinstance(image, StoredImage) and image.read(100) == b"picture"
+    assert read_first(image, 100) == b"picture"
     archive.write_bytes(gzip.compress(os.urandom(5000))[:3000])
     with pytest.raises(FatalError, match="was damaged"):
         gunzip(archive, tmp_path / "patch4.tar")

@@ -61,7 +61,7 @@ def test_a_text_file_has_comments_and_names(tmp_path):
         ('{"images": [{"id": 42}', r"not valid JSON at line 1"),
         ('{"annotations": [{"image_id": 42}]', r"not valid JSON at line 1"),
         ("# nothing\n", r"names no image"),
-        ("42\n\udcff\udcfe\n", r"not UTF-8 text"),
+        ("42\n\udcff\udcfe\n", r"not UTF-8"),
     ],
 )
 def test_a_file_at_fault_is_named_with_what_is_allowed(tmp_path, content, fault):

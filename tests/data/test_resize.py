@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
+from pipeline.data.images.folders import UprightRoot, open_folder
 from pipeline.data.images.opening import BadImage, ImageLimits, read_image
-from pipeline.data.images.refs import UprightImage
 from pipeline.data.images.resize import read_resized, resized
 
 
@@ -58,7 +58,7 @@ def test_an_upright_image_is_turned_before_it_is_resized(tmp_path):
     exif[0x0112] = 6
     path = tmp_path / "a.jpg"
     photograph(200, 160).save(path, exif=exif)
-    upright = UprightImage(path.name, path)
+    upright = open_folder(UprightRoot(tmp_path)).place(path.name)
     turned = torch.from_numpy(np.array(read_image(upright)))
     assert turned.shape == (200, 160, 3)
     assert torch.equal(read_resized(upright, 96, 96), resized(turned, 96, 96))

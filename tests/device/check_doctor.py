@@ -9,8 +9,7 @@ import torch
 
 from models.text_encoder import TextTokens
 from pipeline.run import device_networks, device_outcome, device_processes
-from pipeline.run.device_checks import CHECKS
-from pipeline.run.device_doctor import outcome_of
+from pipeline.run.device_doctor import CHECKS, outcome_of
 
 READINGS = [name for name in CHECKS if name.startswith("deformable attention")]
 NETWORKS = ["ParSeDA", "ParSeD", "R-Tagger", "training step"]

@@ -12,9 +12,9 @@ from benchmarks.evaluation import synthetic
 from pipeline.evaluation.benchmark import Options, hico_det, visual_genome
 from pipeline.evaluation.bootstrap import bootstrap
 from pipeline.evaluation.comparison import Compared, Comparison, Confusion, Model, compare
-from pipeline.evaluation.hico import score_hico
+from pipeline.evaluation.hico import match_hico
 from pipeline.evaluation.relations import Relations
-from pipeline.report.comparison_page import write_comparison_page
+from pipeline.report.evaluation_page import write_comparison_page
 from tests.cli.test_evaluate_reports import IMAGES, KNIFE, PERSON, detections, pictures
 from tests.data.toy_sets import save_json
 
@@ -35,7 +35,7 @@ def test_a_difference_is_that_of_the_figures_and_its_interval_that_of_both_on_th
     models = [hico("all", predicted, truth), hico("two fifths", predicted.take(kept), truth)]
     found = compare("hico-det", models, NAMES, resamples=20)
     full = row(found.figures, "mAP")
-    both = score_hico(predicted, truth).mean(), score_hico(predicted.take(kept), truth).mean()
+    both = match_hico(predicted, truth).scores().mean(), match_hico(predicted.take(kept), truth).scores().mean()
     assert full.values == pytest.approx(both) and full.differences[0].value == pytest.approx(both[1] - both[0])
     # Apart, either interval is wider than that of their difference.
     apart = [

@@ -12,7 +12,7 @@ from relation_rows import best_of_pairs
 
 from benchmarks.evaluation import plain_hico, plain_relations, synthetic
 from pipeline.data.datasets.names import COCO_CATEGORIES
-from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, match_hico, score_hico
+from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, match_hico
 from pipeline.evaluation.ranking import eleven_points
 from pipeline.evaluation.relations import Interactions, Relations, aligned_iou
 
@@ -20,7 +20,7 @@ PERSON, BOX = [10.0, 10.0, 50.0, 90.0], [40.0, 60.0, 80.0, 95.0]
 
 
 def score(predicted: list[Interactions], truth: list[Interactions], rules: HicoRules | None = None) -> HicoScores:
-    return score_hico(Relations.of(predicted), Relations.of(truth), rules)
+    return match_hico(Relations.of(predicted), Relations.of(truth), rules).scores()
 
 
 def counted(predicted: Relations, rules: HicoRules) -> Relations:
@@ -167,7 +167,7 @@ def test_equals_a_public_evaluator_where_no_scores_are_equal(recorded, shared, r
 def test_agrees_with_loops_over_images_and_their_interactions(rules):
     predicted, truth = synthetic(images=40, per_image=60, seed=3)
     expected = plain_hico(plain_relations(predicted), plain_relations(truth), rules)
-    assert score_hico(predicted, truth, rules).average_precision == pytest.approx(expected, abs=1e-12)
+    assert match_hico(predicted, truth, rules).scores().average_precision == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_kept_duplicate_suppresses_and_a_suppressed_one_does_not():

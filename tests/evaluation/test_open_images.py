@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from relation_rows import NONE, A, B, C, D, half, relations, truths
 
-from pipeline.evaluation.open_images import ChallengeScores, OpenImagesRules, match_challenge, score_open_images
+from pipeline.evaluation.open_images import ChallengeScores, OpenImagesRules, match_challenge, match_open_images
+from pipeline.evaluation.ranking import mean_of
 from pipeline.evaluation.relations import Integers, Relations
 
 OFFICIAL = OpenImagesRules(official=True)
@@ -16,7 +17,7 @@ def challenge(predicted: Relations, truth: Relations, verified: Integers | None 
 
 def test_a_perfect_prediction_scores_one():
     truth = truths([(0, A, B, 0, 1, 2)])
-    found = score_open_images(relations([(0, A, B, 0, 1, 2, 0.3)]), truth)
+    found = match_open_images(relations([(0, A, B, 0, 1, 2, 0.3)]), truth).scores()
     assert (found.recall, found.score_wtd) == pytest.approx((1.0, 1.0))
     assert challenge(relations([(0, A, B, 0, 1, 2, 0.3)]), truth).score == pytest.approx(1.0)
 
@@ -25,11 +26,11 @@ def test_precision_is_of_predicates_and_weighted_by_their_truths_but_of_triplets
     # Predicate 0: a right relation of one triplet, then a wrong and a right one of another. Predicate 1: never found.
     truth = truths([(0, A, B, 0, 1, 0), (0, A, C, 0, 2, 0), (0, A, D, 0, 3, 1)])
     predicted = relations([(0, A, B, 0, 1, 0, 0.9), (0, A, half(D), 0, 2, 0, 0.8), (0, A, C, 0, 2, 0, 0.7)])
-    found = score_open_images(predicted, truth)
+    found = match_open_images(predicted, truth).scores()
     assert found.relations.average_precision == pytest.approx({0: 1 / 2 + 2 / 3 / 2, 1: 0.0})
     assert found.relations.weighted_mean == pytest.approx((2 * (1 / 2 + 1 / 3) + 0) / 3)
-    assert found.relations.mean == pytest.approx((1 / 2 + 1 / 3) / 2)
-    official = score_open_images(predicted, truth, OFFICIAL)
+    assert mean_of(found.relations.average_precision.values()) == pytest.approx((1 / 2 + 1 / 3) / 2)
+    official = match_open_images(predicted, truth, OFFICIAL).scores()
     assert [*official.relations.average_precision.values()] == pytest.approx([1.0, 0.5, 0.0])
     assert official.relations.weighted_mean == pytest.approx((1 + 0.5 + 0) / 3)
 
@@ -37,10 +38,16 @@ def test_precision_is_of_predicates_and_weighted_by_their_truths_but_of_triplets
 def test_wrong_relations_on_images_without_truth_count_but_not_officially():
     truth = truths([(0, A, B, 0, 1, 0)], images=2)
     predicted = relations([(0, A, B, 0, 1, 0, 0.5), (1, A, B, 0, 1, 0, 0.9)], images=2)
-    found, official = (score_open_images(predicted, truth, rules) for rules in (None, OFFICIAL))
-    assert (found.relations.mean, official.relations.mean) == pytest.approx((0.5, 1.0))
+    found, official = (match_open_images(predicted, truth, rules).scores() for rules in (None, OFFICIAL))
+    assert (
+        mean_of(found.relations.average_precision.values()),
+        mean_of(official.relations.average_precision.values()),
+    ) == pytest.approx((0.5, 1.0))
     # Phrases there are wrong in both.
-    assert (found.phrases.mean, official.phrases.mean) == pytest.approx((0.5, 0.5))
+    assert (
+        mean_of(found.phrases.average_precision.values()),
+        mean_of(official.phrases.average_precision.values()),
+    ) == pytest.approx((0.5, 0.5))
 
 
 def test_a_phrase_has_its_own_match_but_officially_that_of_another():
@@ -53,17 +60,17 @@ def test_a_phrase_has_its_own_match_but_officially_that_of_another():
             (0, [400.0, 10, 440, 90], [450.0, 10, 490, 90], 0, 1, 0, 0.7),
         ]
     )
-    found, official = (score_open_images(predicted, truth, rules) for rules in (None, OFFICIAL))
-    assert found.phrases.mean == pytest.approx(1.0)
+    found, official = (match_open_images(predicted, truth, rules).scores() for rules in (None, OFFICIAL))
+    assert mean_of(found.phrases.average_precision.values()) == pytest.approx(1.0)
     # The second phrase gets the matches of the third, which has none, and the third those of the second.
     assert [*official.phrases.average_precision.values()] == pytest.approx([1.0, 0.0])
-    assert official.phrases.recall[(0, 1, 0)] == pytest.approx(2.0)
+    assert official.phrases.total_recall == pytest.approx(1.0)
 
 
 def test_recall_of_phrases_counts_triplets_that_were_never_predicted_but_not_officially():
     truth = truths([(0, A, B, 0, 1, 0), (0, C, D, 0, 2, 1)])
     predicted = relations([(0, A, B, 0, 1, 0, 0.9)])
-    found, official = (score_open_images(predicted, truth, rules) for rules in (None, OFFICIAL))
+    found, official = (match_open_images(predicted, truth, rules).scores() for rules in (None, OFFICIAL))
     assert (found.phrases.total_recall, official.phrases.total_recall) == pytest.approx((0.5, 1.0))
     assert official.relations.total_recall == pytest.approx(0.5)
 
@@ -71,18 +78,18 @@ def test_recall_of_phrases_counts_triplets_that_were_never_predicted_but_not_off
 def test_duplicates_of_a_triplet_are_suppressed_and_duplicates_of_phrases_too():
     truth = truths([(0, A, B, 0, 1, 0)])
     twice = relations([(0, A, B, 0, 1, 0, 0.9), (0, A, B, 0, 1, 0, 0.8), (0, B, A, 0, 1, 0, 0.95)])
-    found = score_open_images(twice, truth)
+    found = match_open_images(twice, truth).scores()
     # The relation from B to A stays, and is wrong. As a phrase it is right, and suppresses the other.
-    assert found.relations.mean == pytest.approx(0.5)
-    assert found.phrases.mean == pytest.approx(1.0)
-    kept = score_open_images(twice, truth, OpenImagesRules(suppression=None))
-    assert kept.phrases.mean == pytest.approx(1.0)
+    assert mean_of(found.relations.average_precision.values()) == pytest.approx(0.5)
+    assert mean_of(found.phrases.average_precision.values()) == pytest.approx(1.0)
+    kept = match_open_images(twice, truth, OpenImagesRules(suppression=None)).scores()
+    assert mean_of(kept.phrases.average_precision.values()) == pytest.approx(1.0)
 
 
 def test_only_fifty_relations_count_for_recall_and_a_hundred_for_precision():
     rows = [(0, C, D, 0, 1, 1, 1 - place / 200) for place in range(60)]
     predicted = relations([*rows, (0, A, B, 0, 1, 0, 0.1)])
-    found = score_open_images(predicted, truths([(0, A, B, 0, 1, 0)]), OpenImagesRules(suppression=None))
+    found = match_open_images(predicted, truths([(0, A, B, 0, 1, 0)]), OpenImagesRules(suppression=None)).scores()
     assert (found.recall, found.relations.total_recall) == (0.0, 1.0)
 
 
@@ -92,22 +99,22 @@ def test_the_challenge_ignores_what_nobody_checked():
     predicted = relations([wrong[0], wrong[1], (0, A, B, 0, 1, 0, 0.5), wrong[2]], images=2)
     # Classes 7 and 8 are unknown in the image, and the second image has no classes. From B to A is wrong.
     found = challenge(predicted, truth)
-    assert (found.relation_map, found.recall) == pytest.approx((0.5, 1.0))
-    assert found.phrase_map == pytest.approx(0.5)
+    assert (mean_of(found.relations.values()), found.recall) == pytest.approx((0.5, 1.0))
+    assert mean_of(found.phrases.values()) == pytest.approx(0.5)
     assert found.score == pytest.approx(0.4 * 0.5 + 0.2 + 0.4 * 0.5)
     # In one ranking, whatever the types: a wrong relation, then the right one.
     assert (found.weighted_relations, found.weighted_phrases) == pytest.approx((0.5, 0.5))
     # Class 8 is absent for certain.
     absent = challenge(predicted, truth, verified=np.array([[0, 8]]))
-    assert absent.relation_map == pytest.approx(1 / 3)
+    assert mean_of(absent.relations.values()) == pytest.approx(1 / 3)
 
 
 def test_the_challenge_has_no_pixels_at_both_ends():
     # With them, the IoU would be 0.5 exactly.
     truth = truths([(0, [0.0, 0, 9, 9], B, 0, 1, 0)])
     predicted = relations([(0, [0.0, 0, 9, 4], B, 0, 1, 0, 0.5)])
-    assert score_open_images(predicted, truth).relations.mean == 1.0
-    assert challenge(predicted, truth).relation_map == 0.0
+    assert match_open_images(predicted, truth).scores().relations.weighted_mean == 1.0
+    assert challenge(predicted, truth).relations == {0: 0.0}
 
 
 def test_an_attribute_has_the_box_of_its_subject():
@@ -118,20 +125,24 @@ def test_an_attribute_has_the_box_of_its_subject():
 def test_nothing_predicted_scores_zero_and_nothing_true_scores_nan():
     truth = truths([(0, A, B, 0, 1, 0)])
     for rules in (None, OFFICIAL):
-        found = score_open_images(relations([]), truth, rules)
+        found = match_open_images(relations([]), truth, rules).scores()
         assert (found.score_wtd, found.recall) == (0.0, 0.0) or rules is OFFICIAL
-        assert found.relations.mean == found.phrases.mean == 0.0
-        assert np.isnan(score_open_images(relations([(0, A, B, 0, 1, 0, 0.5)]), truths([]), rules).score_wtd)
+        assert (
+            mean_of(found.relations.average_precision.values())
+            == mean_of(found.phrases.average_precision.values())
+            == 0.0
+        )
+        assert np.isnan(match_open_images(relations([(0, A, B, 0, 1, 0, 0.5)]), truths([]), rules).scores().score_wtd)
     assert challenge(relations([]), truth).score == 0.0
     assert np.isnan(challenge(relations([]), truths([])).score)
 
 
-@pytest.mark.parametrize("score", [score_open_images, challenge])
-def test_bad_input_is_refused(score):
+@pytest.mark.parametrize("match", [match_open_images, match_challenge])
+def test_bad_input_is_refused(match):
     truth = truths([(0, A, B, 0, 1, 0)])
     with pytest.raises(ValueError, match="1 of 1 predictions have the score NaN"):
-        score(relations([(0, A, B, 0, 1, 0, float("nan"))]), truth)
+        match(relations([(0, A, B, 0, 1, 0, float("nan"))]), truth)
     with pytest.raises(ValueError, match="no scores"):
-        score(truth, truth)
+        match(truth, truth)
     with pytest.raises(ValueError, match="2 images"):
-        score(relations([], images=2), truth)
+        match(relations([], images=2), truth)

@@ -12,8 +12,8 @@ from benchmarks.evaluation import graphs, plain_graphs
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.relations import Relations
-from pipeline.evaluation.scene_graph_recall import SceneGraphRules, score_scene_graphs, that_count
-from pipeline.evaluation.visual_relationships import VrdRules, score_vrd
+from pipeline.evaluation.scene_graph_recall import SceneGraphRules, match_scene_graphs, that_count
+from pipeline.evaluation.visual_relationships import VrdRules, match_vrd
 from tests.evaluation.test_detections_read import HICO, NAMES, row, saved, write_parquet
 
 NEAR_A = [1.0, 10.0, 40.0, 89.0]
@@ -23,61 +23,61 @@ NEAR_A = [1.0, 10.0, 40.0, 89.0]
 def test_recall_is_averaged_over_images_and_mean_recall_over_predicates():
     truth = truths([(0, A, B, 0, 1, 0), (0, A, C, 0, 2, 0), (0, C, D, 2, 3, 1), (1, A, B, 0, 1, 0)], images=3)
     predicted = relations([(0, A, B, 0, 1, 0, 0.9), (1, A, B, 0, 1, 0, 0.8)], images=3)
-    found = score_scene_graphs(predicted, truth)
-    assert found.recall[50] == pytest.approx((1 / 3 + 1) / 2)
-    assert found.by_predicate[50] == pytest.approx({0: (1 / 2 + 1) / 2, 1: 0.0})
-    assert found.mean_recall[50] == pytest.approx(0.75 / 2)
+    found = match_scene_graphs(predicted, truth).scores()
+    assert found.figures["R@50"] == pytest.approx((1 / 3 + 1) / 2)
+    assert found.by_predicate == pytest.approx({0: (1 / 2 + 1) / 2, 1: 0.0})
+    assert found.figures["mR@50"] == pytest.approx(0.75 / 2)
 
 
 def test_predicates_that_the_truth_lacks_are_left_out_of_mean_recall_or_count_as_zero():
     truth = truths([(0, A, B, 0, 1, 0), (0, A, C, 0, 2, 3)])
     predicted = relations([(0, A, B, 0, 1, 0, 0.9)])
-    assert score_scene_graphs(predicted, truth).mean_recall[50] == 1 / 2
-    found = score_scene_graphs(predicted, truth, SceneGraphRules(predicates=5))
-    assert (found.mean_recall[50], found.unconstrained_mean[50], found.recall[50]) == (1 / 5, 1 / 5, 1 / 2)
+    assert match_scene_graphs(predicted, truth).scores().figures["mR@50"] == 1 / 2
+    found = match_scene_graphs(predicted, truth, SceneGraphRules(predicates=5)).scores()
+    assert (found.figures["mR@50"], found.figures["ng-mR@50"], found.figures["R@50"]) == (1 / 5, 1 / 5, 1 / 2)
 
 
 def test_only_the_best_k_of_an_image_count():
     truth = truths([(0, A, B, 0, 1, 0)])
     others = [(0, C, [300.0, 10, 340 + extra, 90], 2, 3, 0, 0.9 - extra / 100) for extra in range(30)]
     rules = SceneGraphRules(same_object=None)
-    found = score_scene_graphs(relations([*others, (0, A, B, 0, 1, 0, 0.1)]), truth, rules)
-    assert (found.recall[20], found.recall[50]) == (0.0, 1.0)
+    found = match_scene_graphs(relations([*others, (0, A, B, 0, 1, 0, 0.1)]), truth, rules).scores()
+    assert (found.figures["R@20"], found.figures["R@50"]) == (0.0, 1.0)
 
 
 def test_a_pair_has_one_predicate_with_the_graph_constraint():
     truth = truths([(0, A, B, 0, 1, 0), (0, A, B, 0, 1, 1)])
     predicted = relations([(0, A, B, 0, 1, 0, 0.9), (0, A, B, 0, 1, 1, 0.8)])
-    found = score_scene_graphs(predicted, truth)
-    assert (found.recall[50], found.unconstrained[50]) == (0.5, 1.0)
-    assert (found.mean_recall[50], found.unconstrained_mean[50]) == (0.5, 1.0)
+    found = match_scene_graphs(predicted, truth).scores()
+    assert (found.figures["R@50"], found.figures["ng-R@50"]) == (0.5, 1.0)
+    assert (found.figures["mR@50"], found.figures["ng-mR@50"]) == (0.5, 1.0)
 
 
 def test_an_object_found_twice_gives_no_second_predicate_but_officially_it_does():
     truth = truths([(0, A, B, 0, 1, 0), (0, A, B, 0, 1, 1)])
     predicted = relations([(0, A, B, 0, 1, 0, 0.9), (0, NEAR_A, B, 0, 1, 1, 0.8)])
-    assert score_scene_graphs(predicted, truth).recall[50] == 0.5
-    assert score_scene_graphs(predicted, truth, SceneGraphRules(official=True)).recall[50] == 1.0
+    assert match_scene_graphs(predicted, truth).scores().figures["R@50"] == 0.5
+    assert match_scene_graphs(predicted, truth, SceneGraphRules(official=True)).scores().figures["R@50"] == 1.0
     # Given boxes are objects of their own.
-    assert score_scene_graphs(predicted, truth, SceneGraphRules(same_object=None)).recall[50] == 1.0
+    assert match_scene_graphs(predicted, truth, SceneGraphRules(same_object=None)).scores().figures["R@50"] == 1.0
 
 
 def test_a_prediction_finds_one_truth_but_officially_all_that_it_overlaps():
     truth = truths([(0, A, B, 0, 1, 0), (0, NEAR_A, B, 0, 1, 0)])
     predicted = relations([(0, A, B, 0, 1, 0, 0.9)])
     for found, true in ((predicted, truth), (rectangles(predicted), rectangles(truth))):
-        assert score_scene_graphs(found, true).recall[50] == 0.5
-        assert score_scene_graphs(found, true, SceneGraphRules(official=True)).recall[50] == 1.0
+        assert match_scene_graphs(found, true).scores().figures["R@50"] == 0.5
+        assert match_scene_graphs(found, true, SceneGraphRules(official=True)).scores().figures["R@50"] == 1.0
 
 
 def test_zero_shot_recall_is_of_triplets_that_training_lacks():
     truth = truths([(0, A, B, 0, 1, 0), (0, C, D, 2, 3, 1), (1, C, D, 2, 3, 1)], images=2)
     predicted = relations([(0, A, B, 0, 1, 0, 0.9), (1, C, D, 2, 3, 1, 0.9)], images=2)
     seen = np.array([[0, 1, 0]])
-    found = score_scene_graphs(predicted, truth, seen=seen)
-    assert found.zero_shot[50] == found.unconstrained_zero_shot[50] == 0.5
-    assert np.isnan(score_scene_graphs(predicted, truth).zero_shot[50])
-    assert score_vrd(predicted, truth, seen=seen).zero_shot_relations[50] == 0.5
+    found = match_scene_graphs(predicted, truth, seen=seen).scores()
+    assert found.figures["zR@50"] == found.figures["ng-zR@50"] == 0.5
+    assert np.isnan(match_scene_graphs(predicted, truth).scores().figures["zR@50"])
+    assert match_vrd(predicted, truth, seen=seen).scores().figures["zero-shot relation R@50"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,9 @@ def test_it_agrees_with_a_loop_over_images(rules):
     # Equal boxes of other pairs, and boxes that show the same.
     predicted = replace(predicted, subject_labels=predicted.subject_labels % 3)
     truth = replace(truth, subject_labels=truth.subject_labels % 3, predicates=truth.predicates % 4)
-    found, expected = score_scene_graphs(predicted, truth, rules), plain_graphs(predicted, truth, rules)
-    kinds = {"R": found.recall, "mR": found.mean_recall, "ng-R": found.unconstrained, "ng-mR": found.unconstrained_mean}
-    assert {f"{kind}@{k}": value for kind, by_k in kinds.items() for k, value in by_k.items()} == pytest.approx(
-        expected
-    )
-    assert 0 < found.recall[20] < found.recall[100] < 1
+    found, expected = match_scene_graphs(predicted, truth, rules).scores(), plain_graphs(predicted, truth, rules)
+    assert {name: value for name, value in found.figures.items() if "z" not in name} == pytest.approx(expected)
+    assert 0 < found.figures["R@20"] < found.figures["R@100"] < 1
 
 
 @pytest.mark.parametrize("rules", [SceneGraphRules(), SceneGraphRules(official=True)])
@@ -105,10 +102,10 @@ def test_masks_of_rectangles_give_the_figures_of_boxes(rules):
         replace(each, subject_boxes=each.subject_boxes.round(), object_boxes=each.object_boxes.round())
         for each in (predicted, truth)
     )
-    expected = score_scene_graphs(predicted, truth, rules)
-    found = score_scene_graphs(rectangles(predicted), rectangles(truth), rules)
-    assert found.recall == expected.recall and found.mean_recall == expected.mean_recall
-    assert 0 < found.recall[20] < found.recall[100] < 1
+    expected = match_scene_graphs(predicted, truth, rules).scores()
+    found = match_scene_graphs(rectangles(predicted), rectangles(truth), rules).scores()
+    assert found.figures == pytest.approx(expected.figures, nan_ok=True, abs=0)
+    assert 0 < found.figures["R@20"] < found.figures["R@100"] < 1
 
 
 def rectangles(relations: Relations) -> Relations:
@@ -129,11 +126,14 @@ def test_predictions_that_cannot_count_change_no_figure():
     counted = predicted.take(that_count(predicted))
     assert len(counted) < len(predicted) / 3
     for rules in (SceneGraphRules(), SceneGraphRules(same_object=None), SceneGraphRules(official=True)):
-        found, expected = (score_scene_graphs(each, truth, rules, np.zeros((0, 3))) for each in (counted, predicted))
+        found, expected = (
+            match_scene_graphs(each, truth, rules, np.zeros((0, 3))).scores() for each in (counted, predicted)
+        )
         assert found == expected
     for k in (1, None):
         rules = VrdRules(predicates_per_pair=k)
-        assert score_vrd(counted, truth, rules).relations == score_vrd(predicted, truth, rules).relations
+        found, expected = (match_vrd(each, truth, rules, np.zeros((0, 3))).scores() for each in (counted, predicted))
+        assert found == expected
 
 
 def test_only_pairs_that_can_count_for_scene_graphs_are_kept(tmp_path):
@@ -154,46 +154,50 @@ def test_only_pairs_that_can_count_for_scene_graphs_are_kept(tmp_path):
     assert few.findings.faults == every.findings.faults and few.findings.faults[0].reason == "unknown predicate name"
     for rules in (SceneGraphRules(), SceneGraphRules(same_object=None), SceneGraphRules(official=True)):
         figures = [
-            score_scene_graphs(each.relations, every.relations, rules, np.zeros((0, 3))) for each in (few, every)
+            match_scene_graphs(each.relations, every.relations, rules, np.zeros((0, 3))).scores()
+            for each in (few, every)
         ]
-        assert figures[0] == figures[1] and figures[0].unconstrained[100] > 0
+        assert figures[0] == figures[1] and figures[0].figures["ng-R@100"] > 0
 
 
 def test_vrd_recall_is_of_all_truths_together():
     truth = truths([(0, A, B, 0, 1, 0), (0, A, C, 0, 2, 0), (0, C, D, 2, 3, 1), (1, A, B, 0, 1, 0)], images=2)
     predicted = relations([(0, A, B, 0, 1, 0, 0.9), (1, A, B, 0, 1, 0, 0.8)], images=2)
-    assert score_vrd(predicted, truth).relations == {50: 0.5, 100: 0.5}
+    assert match_vrd(predicted, truth).scores().figures["relation R@50"] == 0.5
 
 
 def test_vrd_counts_k_predicates_of_a_pair():
     truth = truths([(0, A, B, 0, 1, 0), (0, A, B, 0, 1, 1), (0, A, B, 0, 1, 2)])
     predicted = relations([(0, A, B, 0, 1, predicate, 0.9 - predicate / 10) for predicate in range(3)])
-    by_k = {k: score_vrd(predicted, truth, VrdRules(predicates_per_pair=k)).relations[50] for k in (1, 2, 70, None)}
+    by_k = {
+        k: match_vrd(predicted, truth, VrdRules(predicates_per_pair=k)).scores().figures["relation R@50"]
+        for k in (1, 2, 70, None)
+    }
     assert by_k == pytest.approx({1: 1 / 3, 2: 2 / 3, 70: 1.0, None: 1.0})
 
 
 def test_a_phrase_needs_only_the_box_around_both():
     truth = truths([(0, A, D, 0, 1, 0)])
-    found = score_vrd(relations([(0, half(A), D, 0, 1, 0, 0.9)]), truth)
-    assert (found.relations[50], found.phrases[50]) == (0.0, 1.0)
+    found = match_vrd(relations([(0, half(A), D, 0, 1, 0, 0.9)]), truth).scores()
+    assert (found.figures["relation R@50"], found.figures["phrase R@50"]) == (0.0, 1.0)
 
 
 def test_a_prediction_takes_a_truth_that_is_still_free():
     # Both overlap the first truth most, but the second overlaps the other, too.
     truth = truths([(0, A, B, 0, 1, 0), (0, [4.0, 10, 43, 89], B, 0, 1, 0)])
     predicted = relations([(0, A, B, 0, 1, 0, 0.9), (0, NEAR_A, B, 0, 1, 0, 0.8)])
-    assert score_vrd(predicted, truth).relations[50] == 1.0
+    assert match_vrd(predicted, truth).scores().figures["relation R@50"] == 1.0
 
 
-@pytest.mark.parametrize("score", [score_scene_graphs, score_vrd])
-def test_empty_and_bad_input(score):
+@pytest.mark.parametrize("match", [match_scene_graphs, match_vrd])
+def test_empty_and_bad_input(match):
     truth = truths([(0, A, B, 0, 1, 0)])
-    key = "recall" if score is score_scene_graphs else "relations"
-    assert getattr(score(relations([]), truth), key)[50] == 0.0
-    assert np.isnan(getattr(score(relations([(0, A, B, 0, 1, 0, 0.5)]), truths([])), key)[50])
+    figure = "R@50" if match is match_scene_graphs else "relation R@50"
+    assert match(relations([]), truth).scores().figures[figure] == 0.0
+    assert np.isnan(match(relations([(0, A, B, 0, 1, 0, 0.5)]), truths([])).scores().figures[figure])
     with pytest.raises(ValueError, match="score NaN"):
-        score(relations([(0, A, B, 0, 1, 0, float("nan"))]), truth)
+        match(relations([(0, A, B, 0, 1, 0, float("nan"))]), truth)
     with pytest.raises(ValueError, match="no scores"):
-        score(truth, truth)
+        match(truth, truth)
     with pytest.raises(ValueError, match="2 images"):
-        score(relations([], images=2), truth)
+        match(relations([], images=2), truth)

@@ -14,7 +14,7 @@ from pipeline.data.datasets.pairs import vcoco_predicate
 from pipeline.evaluation.anatomy import dissect
 from pipeline.evaluation.bootstrap import resampled
 from pipeline.evaluation.relations import Relations, scores_of
-from pipeline.evaluation.vcoco import VcocoRoles, VcocoRules, match_vcoco, score_vcoco
+from pipeline.evaluation.vcoco import VcocoRoles, VcocoRules, match_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections, in_roles, read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
 
@@ -53,24 +53,24 @@ def detections(*persons, images=1) -> VcocoDetections:
 
 def test_a_perfect_detection_scores_one_and_a_wrong_thing_only_as_agent():
     truth = truth_of((0, A, [1, 0], B))
-    scores = score_vcoco(detections((0, A, [0.9, 0.1], B, 0.8)), truth)
+    scores = match_vcoco(detections((0, A, [0.9, 0.1], B, 0.8)), truth).scores()
     assert (scores.agent["hold"], scores.scenario_1[ROLES[0]], scores.scenario_2[ROLES[0]]) == (1.0, 1.0, 1.0)
     # Nobody walks, so that walking has no AP, and no part in the mean.
     assert np.isnan(scores.agent["walk"]) and scores.agent_mean == 1.0
-    wrong = score_vcoco(detections((0, A, [0.9, 0.1], half(B), 0.8)), truth)
+    wrong = match_vcoco(detections((0, A, [0.9, 0.1], half(B), 0.8)), truth).scores()
     assert (wrong.agent["hold"], *wrong.means) == (1.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(("box", "expected"), [(NONE, (1.0, 1.0)), (NOTHING, (1.0, 1.0)), (B, (0.0, 1.0))])
 def test_where_nothing_is_held_scenario_1_asks_for_no_box(box, expected):
     truth = truth_of((0, A, [1, 0], NONE))
-    assert score_vcoco(detections((0, A, [0.9, 0.1], box, 0.8)), truth).means == expected
+    assert match_vcoco(detections((0, A, [0.9, 0.1], box, 0.8)), truth).scores().means == expected
 
 
 def test_a_person_is_found_once_and_recall_is_of_all_who_act():
     truth = truth_of((0, A, [1, 0], B), (0, C, [1, 0], D))
     twice = detections((0, A, [0.9, 0], B, 0.9), (0, A, [0.8, 0], B, 0.8), (0, C, [0.7, 0], D, 0.7))
-    scores = score_vcoco(twice, truth)
+    scores = match_vcoco(twice, truth).scores()
     assert scores.agent["hold"] == pytest.approx(1 / 2 + 2 / 3 / 2)
     assert scores.means[0] == pytest.approx(1 / 2 + 2 / 3 / 2)
     assert scores.persons == {"hold": 2, "walk": 0}
@@ -79,16 +79,16 @@ def test_a_person_is_found_once_and_recall_is_of_all_who_act():
 def test_detections_of_persons_without_annotation_do_not_count():
     truth = truth_of((0, A, [1, 0], B), (0, C, [-1, -1], NONE))
     found = detections((0, C, [0.9, 0], D, 0.9), (0, A, [0.8, 0], B, 0.8))
-    assert score_vcoco(found, truth).agent["hold"] == 1.0
+    assert match_vcoco(found, truth).scores().agent["hold"] == 1.0
     known = truth_of((0, A, [1, 0], B), (0, C, [0, 0], NONE))
-    assert score_vcoco(found, known).agent["hold"] == 0.5
+    assert match_vcoco(found, known).scores().agent["hold"] == 0.5
 
 
 def test_a_score_of_nan_says_nothing():
     truth = truth_of((0, A, [1, 0], B))
     nan = float("nan")
     found = detections((0, C, [nan, nan], D, nan), (0, A, [0.5, 0.5], B, 0.5))
-    scores = score_vcoco(found, truth)
+    scores = match_vcoco(found, truth).scores()
     assert (scores.agent["hold"], *scores.means) == (1.0, 1.0, 1.0)
 
 
@@ -102,7 +102,7 @@ def test_the_official_mean_without_point_leaves_out_the_third_action_from_the_en
     )
     roles = relations([(0, A, half(B), 0, 0, 0, 0.9), (0, A, B, 0, 0, 1, 0.9)])
     found = VcocoDetections(roles, np.array([0]), np.array([A]), np.full((1, 4), 0.5))
-    scores, official = (score_vcoco(found, truth, VcocoRules(official=each)) for each in (False, True))
+    scores, official = (match_vcoco(found, truth, VcocoRules(official=each)).scores() for each in (False, True))
     assert scores.scenario_1 == official.scenario_1 == {("point", "instr"): 0.0, ("hold", "obj"): 1.0}
     assert scores.means_without_point == (1.0, 1.0)
     assert official.means_without_point == pytest.approx((11.5 / 24,) * 2)
@@ -110,9 +110,9 @@ def test_the_official_mean_without_point_leaves_out_the_third_action_from_the_en
 
 def test_nothing_found_scores_zero_and_nobody_there_scores_nan():
     truth = truth_of((0, A, [1, 1], B))
-    scores = score_vcoco(detections(), truth)
+    scores = match_vcoco(detections(), truth).scores()
     assert (scores.agent_mean, *scores.means) == (0.0, 0.0, 0.0)
-    nobody = score_vcoco(detections((0, A, [0.9, 0.9], B, 0.9)), truth_of())
+    nobody = match_vcoco(detections((0, A, [0.9, 0.9], B, 0.9)), truth_of()).scores()
     assert np.isnan([nobody.agent_mean, *nobody.means, *nobody.means_without_point]).all()
 
 
@@ -120,13 +120,13 @@ def test_detections_that_do_not_fit_are_refused():
     truth = truth_of((0, A, [1, 0], B))
     found = detections((0, A, [0.9, 0], B, 0.8))
     with pytest.raises(ValueError, match="detections of 2 images"):
-        score_vcoco(detections(images=2), truth)
+        match_vcoco(detections(images=2), truth).scores()
     with pytest.raises(ValueError, match=r"agent scores have the shape \(1, 3\)"):
-        score_vcoco(replace(found, agent_scores=np.zeros((1, 3))), truth)
+        match_vcoco(replace(found, agent_scores=np.zeros((1, 3))), truth).scores()
     with pytest.raises(ValueError, match="predicates go from 4 to 4, but there are 1 roles"):
-        score_vcoco(replace(found, roles=replace(found.roles, predicates=np.array([4]))), truth)
+        match_vcoco(replace(found, roles=replace(found.roles, predicates=np.array([4]))), truth).scores()
     with pytest.raises(ValueError, match="1 of 1 detections have a person box with NaN"):
-        score_vcoco(replace(found, agent_boxes=np.array([NONE])), truth)
+        match_vcoco(replace(found, agent_boxes=np.array([NONE])), truth).scores()
 
 
 def test_relations_of_a_network_become_agents_and_roles():
@@ -149,7 +149,9 @@ def test_relations_of_a_network_become_agents_and_roles():
     assert sorted(map(tuple, np.nan_to_num(converted.agent_scores, nan=-1).tolist())) == [(0.5, 0.3), (0.6, -1.0)]
     assert converted.roles.predicates.tolist() == [0, 1, 1]
     assert converted.roles.scores.tolist() == [0.4, 0.6, 0.5]
-    assert score_vcoco(converted, truth).scenario_1 == pytest.approx({("cut", "instr"): 1.0, ("cut", "obj"): 0.5})
+    assert match_vcoco(converted, truth).scores().scenario_1 == pytest.approx(
+        {("cut", "instr"): 1.0, ("cut", "obj"): 0.5}
+    )
     with pytest.raises(ValueError, match="'fly' is no action of V-COCO"):
         VcocoDetections.of(found, ["walk", "cut_obj", "fly"], truth)
 
@@ -169,7 +171,7 @@ def board_roles(predicates, rows) -> list[tuple[str, float]]:
     )
     found = relations([(0, A, B, 3, thing, predicate, score) for thing, predicate, score in rows])
     converted = in_roles(found, (*BOARDS, "person"), predicates, truth)
-    assert score_vcoco(converted, truth).scenario_1["skateboard", "instr"] in (0.0, 1.0)
+    assert match_vcoco(converted, truth).scores().scenario_1["skateboard", "instr"] in (0.0, 1.0)
     return [(roles[p][0], s) for p, s in zip(converted.roles.predicates, scores_of(converted.roles), strict=True)]
 
 
@@ -224,7 +226,7 @@ def test_the_public_files_are_read_and_boxes_cleaned(tmp_path):
     assert truth.boxes.tolist() == [[100, 10, 139, 89], A]
     assert truth.labels.tolist() == [[-1, -1], [1, 0]]
     assert truth.role_boxes[1].tolist() == [[180, 10, 199, 89]] and np.isnan(truth.role_boxes[0]).all()
-    scores = score_vcoco(read_vcoco_detections(detected, truth), truth)
+    scores = match_vcoco(read_vcoco_detections(detected, truth), truth).scores()
     assert (scores.agent["hold"], *scores.means) == (1.0, 1.0, 1.0)
 
 
@@ -274,7 +276,7 @@ def test_images_without_detections_are_an_error_unless_allowed(tmp_path):
     truth = read_vcoco_truth(actions, instances)
     with pytest.raises(AnnotationError, match=r"1 of 1 images have no detection, e.g. \[7\]"):
         read_vcoco_detections(detected, truth)
-    assert score_vcoco(read_vcoco_detections(detected, truth, allow_missing=True), truth).means == (0.0, 0.0)
+    assert match_vcoco(read_vcoco_detections(detected, truth, allow_missing=True), truth).scores().means == (0.0, 0.0)
 
 
 def test_kept_matches_score_chosen_images_as_detections_on_copies_of_them_do():
@@ -296,7 +298,7 @@ def test_kept_matches_score_chosen_images_as_detections_on_copies_of_them_do():
         again = VcocoDetections(
             resampled(predicted.roles, chosen), copies, predicted.agent_boxes[rows], predicted.agent_scores[rows]
         )
-        expected, kept = score_vcoco(again, truth_again), matches.scores(chosen)
+        expected, kept = match_vcoco(again, truth_again).scores(), matches.scores(chosen)
         assert kept.persons == expected.persons
         for name in ("agent", "scenario_1", "scenario_2"):
             assert getattr(kept, name) == pytest.approx(getattr(expected, name), abs=1e-12, nan_ok=True)

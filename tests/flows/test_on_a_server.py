@@ -48,7 +48,7 @@ from pipeline.report.steps import StepOutcome
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
 from pipeline.run.planner import Planner
-from pipeline.run.progress import JsonLines
+from pipeline.run.progress import Display
 from pipeline.run.recipe import Recipe
 from storage.errors import FatalError
 from storage.local_store import LocalStore
@@ -165,7 +165,7 @@ def _count(root: Path, stage: type[CountStage] = CountStage, blocks: int = 2, **
     recipe = small_recipe(folder, f"run.blocks={blocks}")
     planner = Planner(RunContext(recipe))
     planner.context.steps = [Step("ingest", stage, CountSettings(marks=root, **failures), datasets=("set",))]
-    with shared(Session(planner, JsonLines(), reports=False)):
+    with shared(Session(planner, Display(), reports=False)):
         state: State[Any] = count(recipe, return_state=True)
     return state
 
@@ -402,7 +402,7 @@ def runs(
     """Flow runs on one worker at the same time: one that is refused, one of another store, and a training."""
     refused = plain(small_recipe(trained))
     refused["pretrain"]["variants"] = ["pseudo"]
-    other = plain(small_recipe(write_small_set(tmp_path_factory.mktemp("other") / "set").parent))
+    other = plain(small_recipe(write_small_set(tmp_path_factory.mktemp("other") / "set").parent, "run.until=ingest"))
     training = plain(small_recipe(trained, "pretrain.settings.processes=1"))
     recipes = {"refused": refused, "other": other, "training": training}
     with deployed.worker("train", worker_folder):

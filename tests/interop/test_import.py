@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.interop.import_file import ImageFiles, Imported, import_file
 from pipeline.interop.official_graphs import read_captions, read_graphs, read_groups
-from pipeline.interop.official_labels import MAX_KEPT, LabelledImage, read_element
+from pipeline.interop.official_labels import LabelledImage, read_element
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.runs import Run
@@ -143,23 +143,6 @@ def test_a_folder_without_any_of_the_images_stops_the_import(tmp_path):
 def test_one_name_is_not_given_to_two_sets(tmp_path):
     with pytest.raises(FatalError, match="coco2017, o365"):
         imported(tmp_path, [element(), element(dataset="o365")], dataset="mine")
-
-
-@pytest.mark.parametrize(
-    ("content", "step"),
-    [
-        ([element(), *[None] * 3 * MAX_KEPT], "ingest"),
-        ([element(relationships=[None] * 3 * MAX_KEPT)], "ingest"),
-        ({"1": ["a man"], **{f"x{number}": [] for number in range(3 * MAX_KEPT)}}, "caption"),
-        ({"1": ["a man", *[None] * 3 * MAX_KEPT]}, "caption"),
-    ],
-)
-def test_of_many_bad_entries_the_first_are_kept_and_all_are_counted(tmp_path, content, step):
-    made, run = imported(tmp_path, content)
-    (artifact,) = run.artifacts(step).values()
-    assert list(made.noted.values()) == list(artifact.manifest.counts.rejected.values()) == [3 * MAX_KEPT]
-    values = artifact.rejected()["value"].to_pylist()
-    assert len(values) == MAX_KEPT + 1 and values[-1] == f"and {2 * MAX_KEPT:,} more"
 
 
 def test_a_name_of_a_set_is_no_path(tmp_path):

@@ -147,7 +147,8 @@ def test_a_dead_server_is_an_error_without_the_password(run, monkeypatch):
     monkeypatch.setattr(openlineage_delivery, "RETRIES", 1)
     url = f"http://someone:{PASSWORD}@127.0.0.1:9/base?token={PASSWORD}"
     done = rlip("store", "lineage", "toy", "--store", run.store.address, "--url", url)
-    assert done.exit_code == 1 and "127.0.0.1:9/base: event 1 got no answer after 1 retries" in done.stderr
+    assert done.exit_code == 1 and "127.0.0.1:9/base" in done.stderr
+    assert "event 1 got no answer after 1 retries" in done.stderr
     assert PASSWORD not in done.output + done.stderr and "someone" not in done.stderr
 
 

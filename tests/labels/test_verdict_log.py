@@ -124,7 +124,7 @@ def test_a_line_torn_by_a_crash_is_never_merged_with_the_next(tmp_path: Path) ->
     log.append([verdict("reject", relation=DOG)])
     assert [each.kind for each in log.verdicts()] == ["accept", "reject"]
     assert len(log.damaged) == 1
-    assert log.damaged[0].startswith(f"{path}:2: skipped: not JSON")
+    assert log.damaged[0].startswith(f"{path}:2: skipped: Invalid JSON")
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])

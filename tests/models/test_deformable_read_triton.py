@@ -152,7 +152,7 @@ def test_the_module_needs_no_triton(root):
 *FIXED_ORDER, ANY_ORDER = KERNELS
 
 
-# Every size with each GPU would take twice as long; `make bench-kernel` compiles them all.
+# `make bench-kernel` compiles every size for each GPU.
 SIZES = [(8, 1, 80), (24, 1, 90), (32, 4, 80), (64, 1, 90)]
 
 

@@ -9,8 +9,7 @@ import torch
 from models import weights
 from models.config import NetworkConfig
 from models.network import Network
-from models.pretrained import PER_PAIR, first_pairs, fits_fewer_pairs, load_pretrained
-from models.weights import build, save
+from models.weights import PER_PAIR, build, first_pairs, fits_fewer_pairs, load_pretrained, save
 
 
 @pytest.fixture

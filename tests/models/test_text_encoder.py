@@ -1,4 +1,4 @@
-"""Features of label texts: each text is encoded by itself, once, and not at all when it is cached."""
+"""Features of label texts: each text is encoded by itself, and once."""
 
 from dataclasses import replace
 
@@ -7,7 +7,6 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 from transformers import AutoModel
 
-from models import text_encoder
 from models.config import ConfigError
 from models.text_encoder import TextEncoder
 
@@ -37,53 +36,6 @@ def test_a_text_given_twice_is_encoded_once(encoder, encoded_rows):
 def test_texts_are_encoded_each_by_itself(encoder):
     together = encoder(["person", "a text that is far longer than any label should be"])
     torch.testing.assert_close(together[:1], encoder(["person"]), atol=1e-6, rtol=0)
-
-
-def test_in_evaluation_a_list_is_encoded_once_and_its_features_keep_their_bits(encoder, encoded_rows):
-    plain = encoder(LABELS).detach()
-    with torch.inference_mode():
-        first = encoder(LABELS)
-        first.zero_()  # the caller may change its copy without changing the cache
-        again = encoder(LABELS)
-    with torch.no_grad():
-        assert torch.equal(encoder(LABELS), plain)
-    assert torch.equal(again, plain)
-    assert encoded_rows == [3, 3]
-    encoder(LABELS)  # with gradients: never cached
-    assert encoded_rows == [3, 3, 3]
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_changed_weights_are_noticed(encoder, fused):
-    """A fused optimizer leaves the weights' version as it is."""
-    optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.1, fused=fused)
-    with torch.no_grad():
-        before = encoder(LABELS)
-    encoder.train()(LABELS).sum().backward()
-    optimizer.step()
-    encoder.eval()
-    with torch.no_grad():
-        stepped = encoder(LABELS)
-        assert (stepped - before).abs().max() > 1e-3
-        encoder.load_state_dict({name: torch.zeros_like(x) for name, x in encoder.state_dict().items()})
-        assert not encoder(LABELS).any()
-        assert encoder.double()(LABELS).dtype == torch.float64
-
-
-def test_precision_is_part_of_what_is_remembered(encoder):
-    with torch.no_grad():
-        exact = encoder(LABELS)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert encoder(LABELS).dtype == torch.bfloat16
-        assert torch.equal(encoder(LABELS), exact)
-
-
-def test_memory_is_bounded(encoder, monkeypatch, encoded_rows):
-    monkeypatch.setattr(text_encoder, "REMEMBERED", 2)
-    with torch.no_grad():
-        for label in ("person", "dog", "bicycle", "bicycle", "person"):
-            encoder([label])
-    assert encoded_rows == [1, 1, 1, 1]
 
 
 def test_two_thousand_texts_and_none(encoder):

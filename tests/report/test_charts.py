@@ -14,7 +14,7 @@ from pipeline.report.charts import AXES, POINTS, Line, Series, lay_out, nice_tic
 from pipeline.report.drawing import Rect, beside, first_free
 from pipeline.report.static_report import write_report
 from pipeline.report.steps import Outcome
-from pipeline.report.training_charts import loss_figures, training_curves
+from pipeline.report.training_charts import training_curves
 from pipeline.run.context import run_view
 from storage.errors import FatalError
 from storage.runs import Run
@@ -50,22 +50,11 @@ def test_a_flat_line_of_one_step_can_be_drawn():
     assert len(chart.lines[0].points.split()) == 1
 
 
-def test_losses_of_a_kind_of_training_are_one_figure_told_apart_by_name(book):
-    first = (0, "loss", 4.0), (1, "loss", float("nan")), (2, "loss", 2.0), (2, "loss_box", 3.0), (0, "speed", 50.0)
-    book.metrics("pretrain:pseudo:0", *first)
-    book.metrics("pretrain:pseudo:1", (0, "loss", 5.0), (0, "loss_class", 1.0))
-    book.metrics("pretrain:none:0", (0, "loss", 6.0), (8, "loss_class", 1.5))
-    (figure,) = loss_figures(book.run)
-    assert figure.total is not None and figure.title == "Pre-training"
-    assert sorted(len(line.points.split()) for line in figure.total.lines) == [1, 1, 2], "broken values are left out"
-    assert {(variant, seeds) for _, variant, seeds in figure.variants} == {("pseudo", 2), ("none", 1)}
-    styles = {name: style for style, name in figure.names}
-    assert list(styles) == ["box", "class"] and len(set(styles.values())) == 2
-    terms = dict(figure.terms)
-    assert {line.label: line.style for line in terms["pseudo"].lines} == {
-        "loss_box pseudo (seed 0)": styles["box"], "loss_class pseudo (seed 1)": styles["class"],
-    }  # fmt: skip
-    assert terms["pseudo"].x_ticks == terms["none"].x_ticks and terms["pseudo"].y_ticks == terms["none"].y_ticks
+def test_values_that_are_no_numbers_are_left_out_of_a_line(book):
+    book.metrics("pretrain:pseudo:0", (0, "loss", 4.0), (1, "loss", float("nan")), (2, "loss", 2.0))
+    (curves,) = training_curves([book.run])
+    (line,) = curves.main[0].lines
+    assert (line.label, len(line.points.split())) == ("toy, pseudo (seed 0)", 2)
 
 
 @pytest.mark.parametrize(

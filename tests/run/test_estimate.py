@@ -20,7 +20,7 @@ from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
 from pipeline.run.runner import run
 from pipeline.runtime.stage import WHOLE
-from pipeline.stages.train_tagger import TrainTaggerStage
+from pipeline.stages.pretrain import TrainTaggerStage
 from storage.local_store import LocalStore
 from storage.runs import Run
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe_files import load_recipe, recorded_recipe
-from scenes.sample_weights import SAMPLE_WEIGHTS
+from scenes import SAMPLE_WEIGHTS
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.runs import Run

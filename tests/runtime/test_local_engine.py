@@ -112,7 +112,7 @@ def test_an_item_whose_workers_all_die_is_given_up_and_says_what_to_do(tmp_path)
     with LocalEngine(call, 1) as engine:
         futures = [engine.submit(item) for item in _items(2)]
         for number, future in enumerate(futures):
-            with pytest.raises(RetryableError, match=rf"set/000{number}: its worker process died 3 times .*-9"):
+            with pytest.raises(RetryableError, match=rf"set/000{number}: its worker died 3 times .*-9"):
                 future.result(timeout=120)
     assert len(list(tmp_path.glob("open-*"))) == 6
 

@@ -8,8 +8,8 @@ from toy_store import put, record
 
 from storage.errors import FatalError
 from storage.local_store import LocalStore
-from storage.open_store import existing_store, is_remote, local_folder, open_store
-from storage.remote_store import RemoteStore, folder_name
+from storage.open_store import existing_store, folder_name, is_remote, local_folder, open_store
+from storage.remote_store import RemoteStore
 
 
 @pytest.mark.parametrize(

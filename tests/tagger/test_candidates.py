@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tagger.box import Box
 from tagger.candidates.grounding import ground, pair_priors
 from tagger.candidates.source import Loss
-from tagger.labelling.blind_labeller import naive_labels
+from tagger.labelling.blind_labeller import blind_labels
 from tagger.pair import Pair
 from tagger.relation import Relation
 from tagger.triplet import Triplet
@@ -59,7 +59,7 @@ def test_mentions_that_may_mean_one_pair_each_have_it():
         (0, 1, "on", 2, 1),
     ]
     assert found[2].prior == 1
-    assert naive_labels(found) == [Relation(0, 1, "on", 1.0, True, 0), Relation(2, 1, "on", 1.0, True, 0)]
+    assert blind_labels(found, "naive") == [Relation(0, 1, "on", 1.0, True, 0), Relation(2, 1, "on", 1.0, True, 0)]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,11 @@ def test_crowds_are_left_out_and_indices_stay():
 def test_predicates_are_canonical_and_empty_ones_dropped():
     found = ground([triplet("man", "is riding", "horse"), triplet("man", "?", "horse")], boxes("person", "horse")).pairs
     assert [pair.predicate for pair in found] == ["ride"]
+
+
+def test_naive_labels_take_every_candidate_with_score_one():
+    found = ground([triplet("man", "ride", "horse")], boxes("person", "horse", "person")).pairs
+    assert blind_labels(found, "naive") == [Relation(0, 1, "ride", 1.0, True, 0), Relation(2, 1, "ride", 1.0, True, 0)]
 
 
 @pytest.mark.parametrize(

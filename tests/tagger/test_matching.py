@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tagger.categories import objects365
 from tagger.categories.coco import SYNONYMS
 from tagger.english.lemmas import noun_lemma, phrase_lemma
-from tagger.matching import AuthorsFileError, is_spoken_of, match, match_by_substrings, read_paraphrases
+from tagger.matching import AuthorsFileError, by_whole_words, is_spoken_of, match, match_by_substrings, read_paraphrases
 
 COCO = tuple(SYNONYMS)
 MORE = tuple(objects365.SYNONYMS)
@@ -139,16 +139,38 @@ def test_nouns_written_apart_from_the_tables_are_read_alike() -> None:
         ("whale calf", []),
         ("jet ski", []),
         ("one way sign", []),
-        ("yellow sign", ["stop sign"]),
+        ("yellow sign", []),
+        ("red sign", ["stop sign"]),
         ("christmas lights", []),
         ("disco ball", []),
         ("boxing glove", []),
         ("badminton racquet", []),
         ("toy giraffe", []),
+        ("rubber duck", []),
+        ("stuffed giraffe", ["teddy bear"]),
+        ("potted fern", ["potted plant"]),
+        ("black cat", ["cat"]),
+        ("teddybear", ["teddy bear"]),
+        ("book case", []),
+        ("horse trailer", []),
     ],
 )
 def test_kinds_and_nouns_before_a_name(noun: str, wanted: list[str]) -> None:
     assert match(noun, COCO) == wanted
+
+
+@pytest.mark.parametrize(
+    ("surface", "lemma", "wanted"),
+    [
+        ("a rocking horse", "horse", []),
+        ("a cricket bat", "bat", []),
+        ("a Yellow sign", "sign", []),
+        ("two glasses", "glass", ["wine glass", "cup"]),
+        ("He", "man", ["person"]),
+    ],
+)
+def test_words_that_the_lemma_lacks_say_what_a_noun_means(surface: str, lemma: str, wanted: list[str]) -> None:
+    assert by_whole_words(surface, lemma, COCO) == wanted
 
 
 def test_the_names_of_any_set_have_their_kinds() -> None:

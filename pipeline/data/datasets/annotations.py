@@ -64,6 +64,12 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text, parse_int=float)
 
 
+def opening(path: Path, expected: str) -> str:
+    """The first character of a text file that is not whitespace; "" when there is none. Raises `AnnotationError`."""
+    with explained(path, expected), path.open(encoding="utf-8-sig") as file:
+        return file.read(1000).strip()[:1]
+
+
 @contextmanager
 def explained(path: Path, expected: str) -> Iterator[None]:
     """Converts any error while the text or JSON file at `path` is read to `AnnotationError`."""
@@ -90,6 +96,11 @@ def rows(content: Any, path: Path, expected: str) -> list[Any]:
     if not isinstance(content, list):
         raise AnnotationError(f"{path}: holds a JSON {_kind(content)}; expected {expected}")
     return content
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """Returns `value` if it is a JSON object; an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
 
 
 def as_id(value: Any) -> int | None:

@@ -18,6 +18,7 @@ from pipeline.data.datasets.annotations import (
     NO_IMAGE,
     as_four_numbers,
     as_id,
+    as_object,
     as_size,
     readable,
     shown,
@@ -25,13 +26,14 @@ from pipeline.data.datasets.annotations import (
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.pairs import AnnotatedPair, add_pairs, read_pairs
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import Box, ImageRecord
+from pipeline.data.datasets.record import Box, Draft, ImageRecord, name_of
 from pipeline.data.datasets.spill import Spill
 from pipeline.runtime.stage import Rejected
 
 EXPECTED = "COCO instances: an object with the lists images, annotations and categories"
 _KEPT = ("category_id", "bbox", "id", "iscrowd", "isfake", "isreflected")
 """What a reader needs of an annotation. The last two are Objects365's."""
+_ENDS = ("subject_id", "predicate_id", "object_id")
 
 
 class CocoReader(Reader):
@@ -54,15 +56,21 @@ class CocoReader(Reader):
     def _spill(self, boxes: Spill, relations: Spill, images: IO[str]) -> tuple[dict[int, str], dict[int, str]]:
         """Spills images, annotations and relations to disk. Returns the names of both, which may come last."""
         names: dict[str, list[Any]] = {"categories": [], "rel_categories": []}
+        spilled = {
+            "annotations": (boxes, _KEPT, "annotation without image id"),
+            "rel_annotations": (relations, _ENDS, "relations of unknown image"),
+        }
         for name, entry in self.entries():
-            if name == "annotations":
-                self._spill_box(boxes, entry)
-            elif name == "images":
+            if name == "images":
                 images.write(json.dumps(entry) + "\n")
-            elif name == "rel_annotations":
-                self._spill_relation(relations, entry)
             elif name in names:
                 names[name].append(entry)
+            elif name in spilled:
+                (spill, fields, fault), values = spilled[name], as_object(entry)
+                if (image_id := as_id(values.get("image_id"))) is None:
+                    self.rejects.append(Rejected(NO_IMAGE, fault, shown(entry)))
+                else:
+                    spill.add(image_id, [values.get(field) for field in fields])
         images.seek(0)
         return self._categories(names["categories"]), self._categories(names["rel_categories"])
 
@@ -97,15 +105,18 @@ class CocoReader(Reader):
             record = self._record(json.loads(line), seen)
             if record is None:
                 continue
-            own, rejects = self._boxes(record.image_id, boxes, categories)
-            places = {box.source_id: place for place, box in enumerate(own) if box.source_id >= 0}
-            ids = (tuple(map(as_id, each)) for each in relations.of(record.image_id))
-            stated, lost = self.related(ids, places, predicates, record.image_id)
-            once = [*dict.fromkeys(stated)]
-            lost += [Rejected(record.image_id, "relation duplicate", "")] * (len(stated) - len(once))
-            paired, more = add_pairs(record.image_id, own, pairs.pop(record.image_id, []), names)
-            rejects += lost + more
-            yield replace(record, boxes=tuple(own), relations=tuple(once + paired), rejects=tuple(rejects))
+            draft = Draft(record.image_id)
+            self._add_boxes(draft, boxes, categories)
+            for keys in relations.of(record.image_id):
+                with draft.rejecting(keys):
+                    predicate = name_of(predicates, keys[1], "unknown verb id")
+                    draft.relate(as_id(keys[0]), predicate, as_id(keys[2]))
+            once = [*dict.fromkeys(draft.relations)]
+            draft.rejects += [Rejected(record.image_id, "relation duplicate")] * (len(draft.relations) - len(once))
+            paired, lost = add_pairs(record.image_id, draft.boxes, pairs.pop(record.image_id, []), names)
+            yield replace(
+                record, boxes=tuple(draft.boxes), relations=tuple(once + paired), rejects=(*draft.rejects, *lost)
+            )
         self.report(1.0)
         self.rejects += [
             Rejected(image_id, f"{what} of unknown image", f"{count} {what}")
@@ -131,8 +142,8 @@ class CocoReader(Reader):
         categories: dict[int, str] = {}
         unusable: set[int] = set()
         for entry in entries:
-            category_id = as_id(entry.get("id")) if isinstance(entry, dict) else None
-            name = entry.get("name") if isinstance(entry, dict) else None
+            found = as_object(entry)
+            category_id, name = as_id(found.get("id")), found.get("name")
             if category_id is None or not isinstance(name, str) or not name.strip():
                 self.rejects.append(Rejected(NO_IMAGE, "category without an integer id or a name", shown(entry)))
                 continue
@@ -143,44 +154,29 @@ class CocoReader(Reader):
         return {category_id: name for category_id, name in categories.items() if category_id not in unusable}
 
     def _record(self, entry: Any, seen: set[int]) -> ImageRecord | None:
-        image_id, name = (as_id(entry.get("id")), entry.get("file_name")) if isinstance(entry, dict) else (None, entry)
-        found = self.accepted(image_id, self._relative_path(name) if isinstance(name, str) else name, seen)
+        values = as_object(entry)
+        name = values.get("file_name", entry)
+        found = self.accepted(
+            as_id(values.get("id")), self._relative_path(name) if isinstance(name, str) else name, seen
+        )
         if found is None:
             return None
-        size = as_size(entry.get("width")), as_size(entry.get("height"))
+        size = as_size(values.get("width")), as_size(values.get("height"))
         return self.record(found[0], self.place(found[1]), size)
 
-    def _spill_box(self, boxes: Spill, entry: Any) -> None:
-        image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
-        if image_id is None:
-            self.rejects.append(Rejected(NO_IMAGE, "annotation without image id", shown(entry)))
-            return
-        boxes.add(image_id, [entry.get(name) for name in _KEPT])
-
-    def _spill_relation(self, relations: Spill, entry: Any) -> None:
-        image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
-        if image_id is None:
-            self.rejects.append(Rejected(NO_IMAGE, "relations of unknown image", shown(entry)))
-            return
-        relations.add(image_id, [entry.get(name) for name in ("subject_id", "predicate_id", "object_id")])
-
-    def _boxes(self, image_id: int, spilled: Spill, categories: Mapping[int, str]) -> tuple[list[Box], list[Rejected]]:
-        boxes: list[Box] = []
-        rejects: list[Rejected] = []
-        for category, sides, source, is_crowd, is_fake, is_reflected in spilled.of(image_id):
+    def _add_boxes(self, draft: Draft, spilled: Spill, categories: Mapping[int, str]) -> None:
+        for category, sides, source, is_crowd, is_fake, is_reflected in spilled.of(draft.image_id):
             category_id, numbers, source_id = as_id(category), as_four_numbers(sides), as_id(source)
             if category_id is None or category_id not in categories:
-                unknown = shown(category) if category_id is None else str(category_id)
-                rejects.append(Rejected(image_id, "unknown category id", unknown))
+                draft.reject("unknown category id", category if category_id is None else category_id)
             elif numbers is None:
-                rejects.append(Rejected(image_id, "box malformed", shown(sides)))
+                draft.reject("box malformed", sides)
             else:
                 box = Box(categories[category_id], *numbers, is_crowd == 1, -1 if source_id is None else source_id)
                 if unwanted := self._unwanted(is_fake == 1, is_reflected == 1):
-                    rejects.append(Rejected(image_id, unwanted, box.written()))
+                    draft.reject(unwanted, box.written())
                 else:
-                    boxes.append(box)
-        return boxes, rejects
+                    draft.add(box, source_id)
 
     def _unwanted(self, is_fake: bool, is_reflected: bool) -> str:
         """The reason to reject a box; "" to keep it."""

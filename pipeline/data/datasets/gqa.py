@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.data.datasets.annotations import as_object
 from pipeline.data.datasets.coco import CocoReader
 from pipeline.data.datasets.json_stream import stream_fields
 
@@ -21,13 +22,11 @@ class GqaReader(CocoReader):
         categories: dict[Any, int] = {}
         predicates: dict[Any, int] = {}
         for image_id, graph in stream_fields(self.annotation_file, EXPECTED):
-            further = (
-                {name: each for name, each in graph.items() if name != "objects"} if isinstance(graph, dict) else {}
-            )
+            further = {name: each for name, each in as_object(graph).items() if name != "objects"}
             yield "images", {**further, "id": image_id, "file_name": f"{image_id}.jpg"}
-            objects = graph.get("objects") if isinstance(graph, dict) else None
+            objects = as_object(graph).get("objects")
             for key, item in objects.items() if isinstance(objects, dict) else [(None, objects)]:
-                found = item if isinstance(item, dict) else {}
+                found = as_object(item)
                 category, sides = _numbered(categories, found), [found.get(side) for side in "xywh"]
                 stated = found.get("relations", [])
                 further = {name: each for name, each in found.items() if name not in _TRANSLATED}
@@ -36,7 +35,7 @@ class GqaReader(CocoReader):
                     {**further, "id": key, "image_id": image_id, "category_id": category, "bbox": sides},
                 )
                 for each in stated if isinstance(stated, list) else [stated]:
-                    relation = each if isinstance(each, dict) else {}
+                    relation = as_object(each)
                     ids = {"subject_id": key, "predicate_id": _numbered(predicates, relation)}
                     yield "rel_annotations", {"image_id": image_id, **ids, "object_id": relation.get("object")}
         for name, names in (("categories", categories), ("rel_categories", predicates)):

@@ -7,20 +7,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.data.datasets.annotations import (
-    NO_IMAGE,
     AnnotationError,
-    as_four_numbers,
     as_id,
+    as_object,
     as_size,
-    is_inside,
-    shown,
 )
 from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.names import COCO_CATEGORIES, read_names
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
+from pipeline.data.datasets.record import Box, Draft, ImageRecord, name_of, numbers_of
 from pipeline.data.datasets.source import DataSource
-from pipeline.runtime.stage import Rejected
 
 EXPECTED = "HICO-DET: a list of {file_name, img_id, annotations, hoi_annotation}"
 
@@ -44,63 +40,27 @@ class HicoDetReader(Reader):
 
     def _records(self) -> Iterator[ImageRecord]:
         seen: set[int] = set()
-        for entry in stream_rows(self.annotation_file, EXPECTED):
-            image_id = as_id(entry.get("img_id")) if isinstance(entry, dict) else None
-            if image_id is None:
-                self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(entry)))
-                continue
-            file_name = entry.get("file_name")
-            if not isinstance(file_name, str) or not is_inside(file_name):
-                self.rejects.append(Rejected(image_id, "file name not usable", shown(file_name)))
-                continue
-            if image_id in seen:
-                self.rejects.append(Rejected(image_id, "duplicate image id", shown(file_name)))
-                continue
-            seen.add(image_id)
-            yield self._record(image_id, file_name, entry)
+        for entry in map(as_object, stream_rows(self.annotation_file, EXPECTED)):
+            accepted = self.accepted(as_id(entry.get("img_id")), entry.get("file_name"), seen)
+            if accepted is not None:
+                yield self._record(*accepted, entry)
 
     def _record(self, image_id: int, file_name: str, entry: dict[str, Any]) -> ImageRecord:
-        rejects: list[Rejected] = []
-        boxes: list[Box] = []
-        places: list[int | None] = []
-        for item in _list(entry, "annotations", image_id, rejects):
-            box = self._box(image_id, item, len(places), rejects)
-            places.append(None if box is None else len(boxes))
-            boxes += [] if box is None else [box]
-        relations = []
-        for item in _list(entry, "hoi_annotation", image_id, rejects):
-            relation = self._relation(image_id, item, places, rejects)
-            if relation is not None:
-                self._check_subject(boxes[relation.subject])
-                relations.append(relation)
+        draft = Draft(image_id)
+        for position, item in enumerate(draft.listed(entry, "annotations")):
+            with draft.rejecting(item):
+                found = as_object(item)
+                corners = numbers_of(found.get("bbox"))
+                category = name_of(self._objects, found.get("category_id"), "unknown category id")
+                draft.add(Box.between(category, corners, position), position)
+        for item in draft.listed(entry, "hoi_annotation"):
+            with draft.rejecting(item):
+                found = as_object(item)
+                verb = name_of(self._verbs, found.get("category_id"), "unknown verb id")
+                draft.relate(as_id(found.get("subject_id")), verb, as_id(found.get("object_id")))
+                self._check_subject(draft.boxes[draft.relations[-1].subject])
         size = as_size(entry.get("width")), as_size(entry.get("height"))
-        return self.record(image_id, self.place(file_name), size, boxes, relations, rejects)
-
-    def _box(self, image_id: int, item: Any, position: int, rejects: list[Rejected]) -> Box | None:
-        numbers = as_four_numbers(item.get("bbox")) if isinstance(item, dict) else None
-        category_id = as_id(item.get("category_id")) if isinstance(item, dict) else None
-        if numbers is None:
-            rejects.append(Rejected(image_id, "box malformed", shown(item)))
-        elif category_id is None or category_id not in self._objects:
-            rejects.append(Rejected(image_id, "unknown category id", shown(item.get("category_id"))))
-        else:
-            x1, y1, x2, y2 = numbers
-            return Box(self._objects[category_id], x1, y1, x2 - x1, y2 - y1, False, position)
-        return None
-
-    def _relation(
-        self, image_id: int, item: Any, places: list[int | None], rejects: list[Rejected]
-    ) -> AnnotatedRelation | None:
-        verb = as_id(item.get("category_id")) if isinstance(item, dict) else None
-        if verb is None or verb not in self._verbs:
-            rejects.append(Rejected(image_id, "unknown verb id", shown(item)))
-            return None
-        ends = as_id(item.get("subject_id")), as_id(item.get("object_id"))
-        subject, target = (places[end] if end is not None and 0 <= end < len(places) else None for end in ends)
-        if subject is None or target is None:
-            rejects.append(Rejected(image_id, "relation without box", shown(item)))
-            return None
-        return AnnotatedRelation(subject, self._verbs[verb], target)
+        return self.drafted(draft, self.place(file_name), size)
 
     def _check_subject(self, box: Box) -> None:
         """Raises `AnnotationError` where a list of COCO's names by other ids turns persons into something else."""
@@ -109,11 +69,3 @@ class HicoDetReader(Reader):
                 f"{self.source.objects}: names the subject of an interaction {box.category!r}, so the annotations count COCO's "
                 "ids; leave `objects` out"
             )
-
-
-def _list(entry: dict[str, Any], name: str, image_id: int, rejects: list[Rejected]) -> list[Any]:
-    found = entry.get(name)
-    if isinstance(found, list):
-        return found
-    rejects.append(Rejected(image_id, f"{name} malformed", shown(found)))
-    return []

@@ -13,17 +13,15 @@ from typing import Any
 
 from pipeline.data.datasets.annotations import (
     AnnotationError,
-    as_four_numbers,
     as_id,
+    as_object,
     as_size,
     read_json,
     readable,
-    shown,
 )
 from pipeline.data.datasets.pairs import vcoco_predicate
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
-from pipeline.runtime.stage import Rejected
+from pipeline.data.datasets.record import Box, Draft, ImageRecord, name_of, numbers_of
 
 PERSON = "person"
 _NUMBER = re.compile(r"(\d{1,18})\.[A-Za-z]\w*$")
@@ -94,7 +92,7 @@ class InstancesReader(Reader):
         """File names, ids (None: those of the names) and sizes (None: unknown), as long as `entries`."""
         ids = sizes = None
         if fields is _VCOCO:
-            names: Sequence[Any] = [entry.get("file_name") if isinstance(entry, dict) else None for entry in entries]
+            names: Sequence[Any] = [as_object(entry).get("file_name") for entry in entries]
             ids = self._list(content, "images", fields)
         else:
             names = self._list(content, "filenames", fields)
@@ -111,40 +109,21 @@ class InstancesReader(Reader):
         self, image_id: int, name: str, size: Any, entry: Any, fields: _Fields, categories: Sequence[str]
     ) -> ImageRecord:
         width, height = size if isinstance(size, list) and len(size) == 2 else (None, None)
-        boxes: dict[Box, int] = {}
-        rejects: list[Rejected] = []
-        relations = []
+        draft = Draft(image_id)
         columns: list[Any] = [
-            entry.get(field) if isinstance(entry, dict) else None
-            for field in ("boxes_h", "boxes_o", fields.object, fields.predicate)
+            as_object(entry).get(field) for field in ("boxes_h", "boxes_o", fields.object, fields.predicate)
         ]
         if not all(isinstance(column, list) for column in columns) or len({len(column) for column in columns}) != 1:
-            rejects.append(Rejected(image_id, "relations malformed", shown(entry)))
+            draft.reject("relations malformed", entry)
             columns = [[], [], [], []]
+        names, predicates = dict(enumerate(categories)), dict(enumerate(self.predicates))
         for pair in zip(*columns, strict=True):
-            parsed = self._pair(categories, *pair)
-            if isinstance(parsed, str):
-                rejects.append(Rejected(image_id, parsed, shown(pair)))
-                continue
-            subject, predicate, target = parsed
-            ends = boxes.setdefault(subject, len(boxes)), boxes.setdefault(target, len(boxes))
-            relations.append(AnnotatedRelation(ends[0], predicate, ends[1]))
-        return self.record(image_id, self.place(name), (as_size(width), as_size(height)), boxes, relations, rejects)
-
-    def _pair(
-        self, categories: Sequence[str], person: Any, target: Any, object_id: Any, predicate_id: Any
-    ) -> tuple[Box, str, Box] | str:
-        """The two boxes and the predicate, or the reason to reject the pair."""
-        ends = as_four_numbers(person), as_four_numbers(target)
-        category = _at(categories, as_id(object_id))
-        predicate = _at(self.predicates, as_id(predicate_id))
-        if ends[0] is None or ends[1] is None:
-            return "relation without box"
-        if category is None:
-            return "unknown category id"
-        if predicate is None:
-            return "unknown verb id"
-        return _box(PERSON, ends[0]), predicate, _box(category, ends[1])
+            with draft.rejecting(pair):
+                person, target = (numbers_of(end, "relation without box") for end in pair[:2])
+                category = name_of(names, pair[2], "unknown category id")
+                predicate = name_of(predicates, pair[3], "unknown verb id")
+                draft.relate_boxes(Box.between(PERSON, person), predicate, Box.between(category, target))
+        return self.drafted(draft, self.place(name), (as_size(width), as_size(height)))
 
     def _names(self, content: dict[str, Any], field: str, fields: _Fields) -> list[str]:
         names = self._list(content, field, fields)
@@ -159,15 +138,6 @@ class InstancesReader(Reader):
         if not isinstance(found, list):
             raise AnnotationError(f"{self.annotation_file}: has no list {field!r}; expected {fields.expected}")
         return found
-
-
-def _at(names: Sequence[str], position: int | None) -> str | None:
-    return names[position] if position is not None and 0 <= position < len(names) else None
-
-
-def _box(category: str, xyxy: tuple[float, float, float, float]) -> Box:
-    x1, y1, x2, y2 = xyxy
-    return Box(category, x1, y1, x2 - x1, y2 - y1)
 
 
 def _number_of(name: Any) -> int | None:

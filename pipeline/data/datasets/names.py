@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import scenes.names
 from pipeline.data.datasets.annotations import AnnotationError, as_id, parse_json, read_text
 
-_COCO_NAMES = """
-person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, -, stop sign,
-parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, -, backpack, umbrella, -, -,
-handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
-surfboard, tennis racket, bottle, -, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
-broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, -, dining table, -, -, toilet, -, tv,
-laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, -, book, clock, vase,
-scissors, teddy bear, hair drier, toothbrush
-"""
 _EXPECTED = 'names by id: a JSON list of names, a JSON object {"name": id}, or lines such as "001 ride"'
 
-COCO_CATEGORIES: dict[int, str] = {
-    number: name
-    for number, name in enumerate((word.strip() for word in _COCO_NAMES.split(",")), start=1)
-    if name != "-"
-}
+COCO_CATEGORIES = {number: name for name, number in scenes.names.COCO_CATEGORIES.items()}
 """COCO's category names by id, 1 to 90 with gaps."""
 
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_size, readable, shown
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
+from pipeline.data.datasets.record import Box, Draft, ImageRecord, Unusable
 from pipeline.data.datasets.spill import Spill
 from pipeline.data.images.opening import BadImage, probe
 from pipeline.runtime.stage import Rejected
@@ -133,29 +133,24 @@ class OpenImagesReader(Reader):
         image_id = id_of(name)
         assert image_id is not None  # others were rejected
         width, height = size or (1, 1)
-        places: dict[Box, int] = {}
-        rejects: list[Rejected] = []
-        found = []
+        draft = Draft(image_id)
         for subject, target, *sides, predicate in relations.of(image_id):
             if predicate == ATTRIBUTE:
-                rejects.append(Rejected(image_id, "attribute, not a relation", shown(f"{subject} is {target}")))
+                draft.reject("attribute, not a relation", f"{subject} is {target}")
                 continue
-            ends = _box(subject, sides[:4], names), _box(target, sides[4:], names)
-            fault = next((end for end in ends if isinstance(end, str)), None)
-            if fault is not None:
-                reason = "relation without box" if fault == "box malformed" else fault
-                rejects.append(Rejected(image_id, reason, shown([subject, predicate, target, *sides])))
-                continue
-            first, second = (places.setdefault(end, len(places)) for end in ends if isinstance(end, Box))
-            found.append(AnnotatedRelation(first, readable(predicate), second))
+            with draft.rejecting([subject, predicate, target, *sides]):
+                ends = [
+                    _box(label, corners, names, "relation without box")
+                    for label, corners in ((subject, sides[:4]), (target, sides[4:]))
+                ]
+                draft.relate_boxes(ends[0], readable(predicate), ends[1])
         for label, *sides in boxes.of(image_id):
-            box = _box(label, sides, names)
-            if isinstance(box, str):
-                rejects.append(Rejected(image_id, box, shown([label, *sides])))
-            else:
-                places.setdefault(box, len(places))
-        scaled = (_scaled(box, width, height) for box in places)
-        return self.record(image_id, self.place(f"{name}.jpg"), (width, height), scaled, found, rejects)
+            with draft.rejecting([label, *sides]):
+                box = _box(label, sides, names, "box malformed")
+                if box not in draft.places:
+                    draft.add(box, box)
+        draft.boxes = [_scaled(box, width, height) for box in draft.boxes]
+        return self.drafted(draft, self.place(f"{name}.jpg"), (width, height))
 
 
 class OpenImagesBoxesReader(OpenImagesReader):
@@ -178,15 +173,14 @@ _RELATION_COLUMNS = (
 )  # fmt: skip
 
 
-def _box(label: str, sides: list[str], names: Mapping[str, str]) -> Box | str:
-    """The box in shares of the image, or the reason to reject it."""
+def _box(label: str, sides: list[str], names: Mapping[str, str], malformed: str) -> Box:
+    """The box in shares of the image. Raises `Unusable`, with reason `malformed` for sides that are no numbers."""
     if label not in names:
-        return "unknown category"
+        raise Unusable("unknown category")
     try:
-        x1, y1, x2, y2 = (float(side) for side in sides)
+        return Box.between(names[label], [float(side) for side in sides])
     except ValueError:
-        return "box malformed"
-    return Box(names[label], x1, y1, x2 - x1, y2 - y1)
+        raise Unusable(malformed) from None
 
 
 def _scaled(box: Box, width: int, height: int) -> Box:

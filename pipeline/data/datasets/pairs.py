@@ -83,7 +83,9 @@ def _pair(image_id: int, entry: Any, category: Callable[[str], str]) -> Annotate
     predicate = readable(str(predicate))
     words = predicate.strip() if "predicate" in entry else vcoco_predicate(predicate)
     return AnnotatedPair(
-        _box(category(str(subject_name)), subject_box), words, _box(category(str(object_name)), object_box)
+        Box.between(category(str(subject_name)), subject_box),
+        words,
+        Box.between(category(str(object_name)), object_box),
     )
 
 
@@ -96,11 +98,6 @@ def _corners(entry: dict[str, Any], *ends: str) -> Sequence[float] | None:
         if f"{end}_box" in entry:
             return as_four_numbers(entry[f"{end}_box"])
     return None
-
-
-def _box(category: str, xyxy: Sequence[float]) -> Box:
-    x1, y1, x2, y2 = xyxy
-    return Box(category, x1, y1, x2 - x1, y2 - y1)
 
 
 def _place(boxes: list[Box], wanted: Box) -> int:

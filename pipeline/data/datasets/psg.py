@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.data.datasets.annotations import AnnotationError, as_four_numbers, as_id
+from pipeline.data.datasets.annotations import AnnotationError, as_four_numbers, as_id, as_object
 from pipeline.data.datasets.coco import CocoReader
 from pipeline.data.datasets.json_stream import stream_lists
 
@@ -50,7 +50,7 @@ def _translated(entry: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "images", {"id": image_id} | {name: each for name, each in entry.items() if name not in ("image_id", *parts)}
     annotations, segments, relations = (found if isinstance(found := entry.get(name), list) else [] for name in parts)
     for place, box in enumerate(annotations):
-        found = box if isinstance(box, dict) else {}
+        found = as_object(box)
         corners = as_four_numbers(found.get("bbox"))
         sides = corners and [*corners[:2], corners[2] - corners[0], corners[3] - corners[1]]
         segment = segments[place] if len(segments) == len(annotations) else None

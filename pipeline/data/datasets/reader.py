@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, is_inside, shown
-from pipeline.data.datasets.record import NO_OBJECT, AnnotatedRelation, Box, ImageRecord
+from pipeline.data.datasets.record import NO_OBJECT, AnnotatedRelation, Box, Draft, ImageRecord
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.refs import ImageRef, uri_of
@@ -102,21 +102,9 @@ class Reader(ABC):
         self.rejects.append(Rejected(NO_IMAGE if image_id is None else image_id, reason, shown(name)))
         return None
 
-    def related(
-        self, stated: Iterable[Sequence[Any]], places: Mapping[Any, int], predicates: Mapping[Any, str], image_id: int
-    ) -> tuple[list[AnnotatedRelation], list[Rejected]]:
-        """The relations of an image from (subject, predicate, object) keys. `places`: key → index of its box."""
-        relations: list[AnnotatedRelation] = []
-        rejects: list[Rejected] = []
-        for keys in stated:
-            subject, predicate, target = keys
-            if predicate not in predicates:
-                rejects.append(Rejected(image_id, "unknown verb id", shown(keys)))
-            elif subject not in places or target not in places:
-                rejects.append(Rejected(image_id, "relation without box", shown(keys)))
-            else:
-                relations.append(AnnotatedRelation(places[subject], predicates[predicate], places[target]))
-        return relations, rejects
+    def drafted(self, draft: Draft, path: ImageRef, size: tuple[int | None, int | None] = (None, None)) -> ImageRecord:
+        """The record of an image whose boxes and relations were collected."""
+        return self.record(draft.image_id, path, size, draft.boxes, draft.relations, draft.rejects)
 
     @property
     def annotation_file(self) -> Path:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+from pipeline.data.datasets.annotations import as_four_numbers, as_id, shown
 from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.stage import Rejected
 
@@ -20,6 +23,12 @@ class Box(NamedTuple):
     crowd: bool = False
     source_id: int = -1
     """Id of the box in its dataset; -1 if it has none."""
+
+    @classmethod
+    def between(cls, category: str, corners: Sequence[float], source_id: int = -1) -> Box:
+        """The box between two corners: x1, y1, x2, y2."""
+        x1, y1, x2, y2 = corners
+        return cls(category, x1, y1, x2 - x1, y2 - y1, False, source_id)
 
     def written(self) -> str:
         """Formats the box for quarantine."""
@@ -54,6 +63,77 @@ class ImageRecord:
     rejects: tuple[Rejected, ...] = ()
     unpublished: bool = False
     """Whether the dataset lists the image without its file ever having been published."""
+
+
+class Unusable(Exception):
+    """An entry of the annotations can't be used. The message is the reason, short and countable."""
+
+
+@dataclass
+class Draft:
+    """An image while its boxes and relations are collected."""
+
+    image_id: int
+    boxes: list[Box] = field(default_factory=list)
+    places: dict[Any, int] = field(default_factory=dict)
+    """What relations call a box → its index."""
+    relations: list[AnnotatedRelation] = field(default_factory=list)
+    rejects: list[Rejected] = field(default_factory=list)
+
+    def reject(self, reason: str, value: Any) -> None:
+        """Rejects what can't be used of the image."""
+        self.rejects.append(Rejected(self.image_id, reason, shown(value)))
+
+    @contextmanager
+    def rejecting(self, entry: Any) -> Iterator[None]:
+        """Rejects the entry if using it raises `Unusable`."""
+        try:
+            yield
+        except Unusable as fault:
+            self.reject(str(fault), entry)
+
+    def listed(self, entry: Mapping[str, Any], name: str) -> list[Any]:
+        """A list of the image's entry; rejects anything else."""
+        found = entry.get(name)
+        if isinstance(found, list):
+            return found
+        self.reject(f"{name} malformed", found)
+        return []
+
+    def add(self, box: Box, key: Any) -> int:
+        """Adds a box, and returns its index."""
+        self.places[key] = len(self.boxes)
+        self.boxes.append(box)
+        return self.places[key]
+
+    def relate(self, subject: Any, predicate: str, target: Any) -> None:
+        """Adds a relation between boxes by their keys. Raises `Unusable` if one is missing."""
+        if subject not in self.places or target not in self.places:
+            raise Unusable("relation without box")
+        self.relations.append(AnnotatedRelation(self.places[subject], predicate, self.places[target]))
+
+    def relate_boxes(self, subject: Box, predicate: str, target: Box) -> None:
+        """Adds a relation that states its boxes. Equal boxes of one category are the same object."""
+        for box in (subject, target):
+            if box not in self.places:
+                self.add(box, box)
+        self.relate(subject, predicate, target)
+
+
+def name_of(names: Mapping[Any, str], number: Any, reason: str) -> str:
+    """The name with a number. Raises `Unusable` if there is none."""
+    found = as_id(number)
+    if found not in names:
+        raise Unusable(reason)
+    return names[found]
+
+
+def numbers_of(value: Any, reason: str = "box malformed") -> tuple[float, float, float, float]:
+    """A JSON list of four numbers. Raises `Unusable` for anything else."""
+    found = as_four_numbers(value)
+    if found is None:
+        raise Unusable(reason)
+    return found
 
 
 def overlap(a: Box, b: Box, pixel: float = 0.0) -> float:

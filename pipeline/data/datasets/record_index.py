@@ -18,7 +18,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -258,13 +258,7 @@ def open_index(source: DataSource, folder: Path | None, report: Callable[[float]
     far, 0 to 1. Raises `AnnotationError` when the files cannot be used, or no image exists on building.
     """
     if folder is None or not _writable(folder):
-        reader = open_source(source)
-        temporary = tempfile.TemporaryDirectory(prefix="rlip-index-")
-        path = Path(temporary.name) / "index"
-        _build(reader, path)
-        index = RecordIndex(path, reader, partial(_build, reader, path))
-        temporary.cleanup()  # the open files stay readable
-        return index
+        folder = Path(_private().name)
     reader = open_source(source, folder)
     reader.report = report or reader.report
     path = _place(source, folder)
@@ -272,6 +266,12 @@ def open_index(source: DataSource, folder: Path | None, report: Callable[[float]
         _build(reader, path)
         _remove_older(path, source.name)
     return RecordIndex(path, reader, partial(_rebuild, source, folder, path))
+
+
+@cache
+def _private() -> tempfile.TemporaryDirectory[str]:
+    """A folder for indexes that is removed at the end of this process."""
+    return tempfile.TemporaryDirectory(prefix="rlip-index-")
 
 
 def _rebuild(source: DataSource, folder: Path, path: Path) -> None:

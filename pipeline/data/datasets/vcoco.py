@@ -9,10 +9,8 @@ from typing import Any, ClassVar
 from pipeline.data.datasets.annotations import (
     NO_IMAGE,
     AnnotationError,
-    as_four_numbers,
     as_id,
     as_size,
-    is_inside,
     readable,
     shown,
 )
@@ -20,7 +18,7 @@ from pipeline.data.datasets.coco import EXPECTED as COCO_INSTANCES
 from pipeline.data.datasets.json_stream import stream_lists, stream_rows
 from pipeline.data.datasets.pairs import vcoco_predicate
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import NO_OBJECT, AnnotatedRelation, Box, ImageRecord
+from pipeline.data.datasets.record import NO_OBJECT, Box, Draft, ImageRecord, name_of, numbers_of
 from pipeline.runtime.stage import Rejected
 
 EXPECTED = "V-COCO: a list of actions {action_name, role_name, ann_id, image_id, role_object_id, label}"
@@ -151,29 +149,19 @@ class VcocoReader(Reader):
             count = f"{len(image.actions)} actions; is `instances` the file of this split?"
             self.rejects.append(Rejected(image_id, "relations of unknown image", count))
             return None
-        file_name = entry.get("file_name")
-        if not isinstance(file_name, str) or not is_inside(file_name):
-            self.rejects.append(Rejected(image_id, "file name not usable", shown(file_name)))
+        accepted = self.accepted(image_id, entry.get("file_name"), set())
+        if accepted is None:
             return None
-        boxes: list[Box] = []
-        places: dict[int, int] = {}
-        rejects = image.rejects
+        draft = Draft(image_id, rejects=image.rejects)
         for annotation in image.annotations:
-            source_id, numbers = as_id(annotation["id"]), as_four_numbers(annotation["bbox"])
-            category = categories.get(as_id(annotation["category_id"]) or 0)
-            if category is None or numbers is None:
-                reason = "unknown category id" if category is None else "box malformed"
-                rejects.append(Rejected(image_id, reason, shown(annotation)))
-                continue
-            if source_id is not None:
-                places[source_id] = len(boxes)
-            crowd = annotation["iscrowd"] == 1
-            boxes.append(Box(category, *numbers, crowd, -1 if source_id is None else source_id))
-        relations = []
-        for person, name, target in image.actions:
-            if person not in places or (target and target not in places):
-                rejects.append(Rejected(image_id, "relation without box", shown([person, name, target])))
-            else:
-                relations.append(AnnotatedRelation(places[person], name, places[target] if target else NO_OBJECT))
+            with draft.rejecting(annotation):
+                category = name_of(categories, annotation["category_id"], "unknown category id")
+                numbers, source_id = numbers_of(annotation["bbox"]), as_id(annotation["id"])
+                crowd = annotation["iscrowd"] == 1
+                draft.add(Box(category, *numbers, crowd, -1 if source_id is None else source_id), source_id)
+        draft.places[0] = NO_OBJECT
+        for action in image.actions:
+            with draft.rejecting(action):
+                draft.relate(*action)
         size = as_size(entry.get("width")), as_size(entry.get("height"))
-        return self.record(image_id, self.place(file_name), size, boxes, relations, rejects)
+        return self.drafted(draft, self.place(accepted[1]), size)

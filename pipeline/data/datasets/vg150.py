@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.datasets.annotations import AnnotationError, as_id, as_size, read_json, readable, shown
+from pipeline.data.datasets.annotations import AnnotationError, as_id, as_object, as_size, read_json, readable, shown
 from pipeline.data.datasets.json_stream import stream_rows
-from pipeline.data.datasets.record import Box, ImageRecord
+from pipeline.data.datasets.record import Box, Draft, ImageRecord, name_of
 from pipeline.data.datasets.visual_genome import IMAGE_DATA, VisualGenomeReader
-from pipeline.runtime.stage import Rejected
 
 EXPECTED = "VG150: the HDF5 file VG-SGG.h5 with boxes_1024, labels, relationships, predicates, split and img_to_..."
 DICTIONARY = "VG-SGG-dicts.json: an object with idx_to_label and idx_to_predicate"
@@ -75,7 +74,7 @@ class Vg150Reader(VisualGenomeReader):
         assert path is not None  # DataSource requires it for this format
         images = []
         for entry in stream_rows(path, IMAGE_DATA):
-            found = entry if isinstance(entry, dict) else {}
+            found = as_object(entry)
             image_id = as_id(found.get("image_id", found.get("id")))
             width, height = as_size(found.get("width")), as_size(found.get("height"))
             if image_id is None or width is None or height is None:
@@ -92,22 +91,18 @@ class Vg150Reader(VisualGenomeReader):
         chosen = slice(first, last + 1) if first >= 0 else slice(0, 0)
         scaled = columns["boxes_1024"][chosen].astype(np.float64) * (max(width, height) / SCALE)
         scaled[:, :2] -= scaled[:, 2:] / 2
-        boxes: list[Box] = []
-        places: dict[int, int] = {}
-        rejects: list[Rejected] = []
+        draft, names = Draft(image_id), dict(enumerate(self.objects, start=1))
         for offset, (label, box) in enumerate(zip(columns["labels"][chosen].tolist(), scaled.tolist(), strict=True)):
-            if not 1 <= label <= len(self.objects):
-                rejects.append(Rejected(image_id, "unknown category id", str(label)))
-                continue
-            places[first + offset] = len(boxes)
-            boxes.append(Box(self.objects[label - 1], *box))
+            with draft.rejecting(label):
+                draft.add(Box(name_of(names, label, "unknown category id"), *box), first + offset)
         first, last = (int(columns[f"img_to_{end}_rel"][position]) for end in ("first", "last"))
         chosen = slice(first, last + 1) if first >= 0 else slice(0, 0)
-        pairs, predicates = columns["relationships"][chosen].tolist(), columns["predicates"][chosen].tolist()
-        stated = [(subject, predicate, target) for (subject, target), predicate in zip(pairs, predicates, strict=True)]
-        relations, lost = self.related(stated, places, dict(enumerate(self.predicates, start=1)), image_id)
-        place = self.folder.place(f"{image_id}.jpg")
-        return self.record(image_id, place, (width, height), boxes, relations, rejects + lost)
+        predicates = dict(enumerate(self.predicates, start=1))
+        pairs, numbers = (columns[name][chosen].tolist() for name in ("relationships", "predicates"))
+        for (subject, target), number in zip(pairs, numbers, strict=True):
+            with draft.rejecting((subject, number, target)):
+                draft.relate(subject, name_of(predicates, number, "unknown verb id"), target)
+        return self.drafted(draft, self.folder.place(f"{image_id}.jpg"), (width, height))
 
 
 _LISTS = ("labels", "predicates", "split")

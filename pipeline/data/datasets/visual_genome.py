@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,8 +12,9 @@ from pipeline.data.datasets.annotations import (
     NO_IMAGE,
     as_four_numbers,
     as_id,
+    as_object,
     as_size,
-    explained,
+    opening,
     read_json,
     read_text,
     readable,
@@ -22,7 +23,7 @@ from pipeline.data.datasets.annotations import (
 )
 from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord, overlap
+from pipeline.data.datasets.record import AnnotatedRelation, Box, Draft, ImageRecord, Unusable, overlap
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.spill import Spill
 from pipeline.data.images.refs import ImageRef
@@ -38,19 +39,6 @@ _FOLDERS = ("", "VG_100K/", "VG_100K_2/")
 
 _Size = tuple[int | None, int | None]
 """Width and height; None if the files do not state them."""
-
-
-@dataclass
-class _Image:
-    """One image while its data from several files is assembled."""
-
-    image_id: int
-    width: int | None
-    height: int | None
-    boxes: list[Box] = field(default_factory=list)
-    places: dict[int, int] = field(default_factory=dict)
-    relations: list[AnnotatedRelation] = field(default_factory=list)
-    rejects: list[Rejected] = field(default_factory=list)
 
 
 class VisualGenomeReader(Reader):
@@ -70,8 +58,8 @@ class VisualGenomeReader(Reader):
 
     def __init__(self, source: DataSource, scratch: Path | None = None) -> None:
         super().__init__(source, scratch)
-        self._predicate_aliases = Aliases.read(source.predicate_aliases)
-        self._object_aliases = Aliases.read(source.object_aliases)
+        self._predicate_aliases = _aliases(source.predicate_aliases)
+        self._object_aliases = _aliases(source.object_aliases)
 
     def _records(self) -> Iterator[ImageRecord]:
         with closing(Spill(self.scratch)) as relations, closing(Spill(self.scratch)) as objects:
@@ -79,17 +67,17 @@ class VisualGenomeReader(Reader):
             self._spill_relationships(sizes, relations)
             self._spill_objects(sizes, objects)
             for image_id, size in sizes.items():
-                yield self._record(_Image(image_id, *size), relations, objects)
+                yield self._record(Draft(image_id), size, relations, objects)
 
-    def _record(self, image: _Image, relations: Spill, objects: Spill) -> ImageRecord:
+    def _record(self, image: Draft, size: _Size, relations: Spill, objects: Spill) -> ImageRecord:
         for relation in relations.of(image.image_id):
-            self._add_relation(image, relation)
+            with image.rejecting(relation):
+                self._add_relation(image, relation)
         for item in objects.of(image.image_id):
             if self._place(image, item) is None:
-                image.rejects.append(Rejected(image.image_id, "box malformed", shown(item)))
-        kept = self._deduplicated(image)
-        place = super().place(f"{image.image_id}.jpg")
-        return self.record(image.image_id, place, (image.width, image.height), image.boxes, kept, image.rejects)
+                image.reject("box malformed", item)
+        image.relations = self._deduplicated(image)
+        return self.drafted(image, super().place(f"{image.image_id}.jpg"), size)
 
     def _completed(self, record: ImageRecord) -> ImageRecord:
         return replace(record, path=self.place(record.path.name))
@@ -142,57 +130,55 @@ class VisualGenomeReader(Reader):
 
     def _entries(self, path: Path, expected: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for entry in _rows(path, expected):
-            image_id = as_id(entry.get("image_id", entry.get("id"))) if isinstance(entry, dict) else None
+            found = as_object(entry)
+            image_id = as_id(found.get("image_id", found.get("id")))
             if image_id is None:
                 self.rejects.append(Rejected(NO_IMAGE, "image id not an integer", shown(entry)))
             else:
-                yield image_id, entry
+                yield image_id, found
 
-    def _add_relation(self, image: _Image, entry: Any) -> None:
-        predicate = entry.get("predicate") if isinstance(entry, dict) else None
+    def _add_relation(self, image: Draft, entry: Any) -> None:
+        found = as_object(entry)
+        predicate = found.get("predicate")
         if not isinstance(predicate, str) or not predicate.strip():
-            image.rejects.append(Rejected(image.image_id, "relation malformed", shown(entry)))
-            return
-        subject, target = self._place(image, entry.get("subject")), self._place(image, entry.get("object"))
+            raise Unusable("relation malformed")
+        subject, target = self._place(image, found.get("subject")), self._place(image, found.get("object"))
         if subject is None or target is None:
-            image.rejects.append(Rejected(image.image_id, "relation without box", shown(entry)))
-            return
+            raise Unusable("relation without box")
         image.relations.append(AnnotatedRelation(subject, " ".join(readable(predicate).lower().split()), target))
 
-    def _place(self, image: _Image, item: Any) -> int | None:
+    def _place(self, image: Draft, item: Any) -> int | None:
         """The index of an object's box, which is added if its object id is new; None when it has no name or no box."""
-        name = _first_name(item) if isinstance(item, dict) else None
-        numbers = as_four_numbers([item.get(side) for side in "xywh"]) if isinstance(item, dict) else None
-        if name is None or numbers is None:
+        found = as_object(item)
+        first, *further_names = _names(found)
+        numbers = as_four_numbers([found.get(side) for side in "xywh"])
+        if not isinstance(first, str) or not first.strip() or numbers is None:
             return None
-        object_id = as_id(item.get("object_id"))
+        name, object_id = " ".join(readable(first).lower().split()), as_id(found.get("object_id"))
         if object_id is not None and object_id in image.places:
             return image.places[object_id]
-        image.boxes.append(Box(name, *numbers, False, -1 if object_id is None else object_id))
-        for further in _further_names(item):
-            image.rejects.append(Rejected(image.image_id, "further name", shown(f"{name}: {further}")))
-        if object_id is not None:
-            image.places[object_id] = len(image.boxes) - 1
-        return len(image.boxes) - 1
+        for further in further_names:
+            image.reject("further name", f"{name}: {further}")
+        return image.add(Box(name, *numbers, False, -1 if object_id is None else object_id), object_id)
 
-    def _deduplicated(self, image: _Image) -> list[AnnotatedRelation]:
+    def _deduplicated(self, image: Draft) -> list[AnnotatedRelation]:
         kept: list[AnnotatedRelation] = []
         exact: set[AnnotatedRelation] = set()
         by_names: dict[tuple[str, str, str], list[AnnotatedRelation]] = {}
         for relation in image.relations:
             subject, target = image.boxes[relation.subject], image.boxes[relation.object]
             names = (
-                self._object_aliases.canonical(subject.category),
-                self._predicate_aliases.canonical(relation.predicate),
-                self._object_aliases.canonical(target.category),
+                self._object_aliases.get(subject.category, subject.category),
+                self._predicate_aliases.get(relation.predicate, relation.predicate),
+                self._object_aliases.get(target.category, target.category),
             )
             same_names = by_names.setdefault(names, [])
             if relation in exact:
-                image.rejects.append(Rejected(image.image_id, "relation duplicate", _text(image, relation)))
+                image.reject("relation duplicate", _text(image, relation))
             elif any(_is_near(image, relation, other) for other in same_names):
-                image.rejects.append(Rejected(image.image_id, "relation near-duplicate", _text(image, relation)))
+                image.reject("relation near-duplicate", _text(image, relation))
             elif len(kept) == MAX_RELATIONS:
-                image.rejects.append(Rejected(image.image_id, "relation above 100", _text(image, relation)))
+                image.reject("relation above 100", _text(image, relation))
             else:
                 exact.add(relation)
                 same_names.append(relation)
@@ -202,54 +188,37 @@ class VisualGenomeReader(Reader):
 
 def _rows(path: Path, expected: str) -> Iterator[Any]:
     """Yields the entries of a list, or the only entry of a file that holds a single image."""
-    with explained(path, expected), path.open("rb") as file:
-        opening = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-    if opening == b"{":
+    if opening(path, expected) == "{":
         content = read_json(path, expected)
         yield from rows([content] if "image_id" in content else content, path, expected)
     else:
         yield from stream_rows(path, expected)
 
 
-def _first_name(item: dict[str, Any]) -> str | None:
+def _names(item: dict[str, Any]) -> list[Any]:
+    """The names of an object, at least one, as the file states them."""
     names = item.get("names")
-    name = names[0] if isinstance(names, list) and names else item.get("name", names)
-    return " ".join(readable(name).lower().split()) if isinstance(name, str) and name.strip() else None
+    return names if isinstance(names, list) and names else [item.get("name", names)]
 
 
-def _further_names(item: dict[str, Any]) -> list[Any]:
-    names = item.get("names")
-    return names[1:] if isinstance(names, list) else []
-
-
-def _is_near(image: _Image, a: AnnotatedRelation, b: AnnotatedRelation) -> bool:
+def _is_near(image: Draft, a: AnnotatedRelation, b: AnnotatedRelation) -> bool:
     """Whether both boxes of two relations nearly coincide. As in the authors' code, a box includes its last pixel."""
     subjects = overlap(image.boxes[a.subject], image.boxes[b.subject], pixel=1.0)
     return subjects >= NEAR_IOU and overlap(image.boxes[a.object], image.boxes[b.object], pixel=1.0) >= NEAR_IOU
 
 
-def _text(image: _Image, relation: AnnotatedRelation) -> str:
+def _text(image: Draft, relation: AnnotatedRelation) -> str:
     return f"{image.boxes[relation.subject].category} {relation.predicate} {image.boxes[relation.object].category}"
 
 
-class Aliases:
-    """Maps a word to the first word of its group. A word in several groups belongs to the first that lists it."""
+def _aliases(path: Path | None) -> dict[str, str]:
+    """Word → first word of its group, from lines of comma-separated equivalents. Raises `AnnotationError`.
 
-    def __init__(self, groups: dict[str, str]) -> None:
-        self._canonical = groups
-
-    @classmethod
-    def read(cls, path: Path | None) -> Aliases:
-        """Reads lines of comma-separated equivalents; no aliases when `path` is None. Raises `AnnotationError`."""
-        canonical: dict[str, str] = {}
-        if path is None:
-            return cls(canonical)
-        for line in read_text(path, _ALIASES).splitlines():
-            words = [" ".join(word.lower().split()) for word in line.split(",")]
-            for word in words:
-                canonical.setdefault(word, words[0])
-        return cls(canonical)
-
-    def canonical(self, word: str) -> str:
-        """The first word of the group of `word`, or `word` itself if it has none."""
-        return self._canonical.get(word, word)
+    A word in several groups belongs to the first that lists it.
+    """
+    first: dict[str, str] = {}
+    for line in read_text(path, _ALIASES).splitlines() if path is not None else ():
+        words = [" ".join(word.lower().split()) for word in line.split(",")]
+        for word in words:
+            first.setdefault(word, words[0])
+    return first

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.data.datasets.annotations import (
     AnnotationError,
-    as_four_numbers,
-    as_id,
+    as_object,
     read_json,
     readable,
     rows,
-    shown,
 )
 from pipeline.data.datasets.json_stream import stream_fields
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
-from pipeline.runtime.stage import Rejected
+from pipeline.data.datasets.record import Box, Draft, ImageRecord, name_of, numbers_of
 
 EXPECTED = 'VRD: an object {"name.jpg": [{predicate, subject: {category, bbox}, object: {category, bbox}}, ...]}'
 _NAMES = "a JSON list of names"
@@ -39,45 +36,27 @@ class VrdReader(Reader):
     def _records(self) -> Iterator[ImageRecord]:
         assert self.source.objects is not None and self.source.predicates is not None  # DataSource requires them
         self.objects, self.predicates = _names(self.source.objects), _names(self.source.predicates)
+        objects, predicates = dict(enumerate(self.objects)), dict(enumerate(self.predicates))
         seen: set[int] = set()
         for name, relations in stream_fields(self.annotation_file, EXPECTED):
             found = _PHOTO.match(name.rpartition("/")[2])
             accepted = self.accepted(None if found is None else int(found[0]), name, seen)
             if accepted is not None:
-                yield self._record(*accepted, relations)
+                draft = Draft(accepted[0])
+                for entry in draft.listed({"relations": relations}, "relations"):
+                    with draft.rejecting(entry):
+                        stated = as_object(entry)
+                        predicate = name_of(predicates, stated.get("predicate"), "unknown verb id")
+                        subject, target = (_box(stated.get(end), objects) for end in ("subject", "object"))
+                        draft.relate_boxes(subject, predicate, target)
+                yield self.drafted(draft, self.place(name))
 
-    def _record(self, image_id: int, name: str, entries: Any) -> ImageRecord:
-        boxes: dict[Box, int] = {}
-        rejects: list[Rejected] = []
-        relations = []
-        if not isinstance(entries, list):
-            rejects.append(Rejected(image_id, "relations malformed", shown(entries)))
-            entries = []
-        for entry in entries:
-            predicate_id = as_id(entry.get("predicate")) if isinstance(entry, dict) else None
-            if predicate_id is None or not 0 <= predicate_id < len(self.predicates):
-                rejects.append(Rejected(image_id, "unknown verb id", shown(entry)))
-                continue
-            subject, target = self._box(entry.get("subject")), self._box(entry.get("object"))
-            fault = subject if isinstance(subject, str) else target
-            if isinstance(fault, str):
-                rejects.append(Rejected(image_id, fault, shown(entry)))
-                continue
-            assert isinstance(subject, Box) and isinstance(target, Box)
-            ends = boxes.setdefault(subject, len(boxes)), boxes.setdefault(target, len(boxes))
-            relations.append(AnnotatedRelation(ends[0], self.predicates[predicate_id], ends[1]))
-        return self.record(image_id, self.place(name), boxes=boxes, relations=relations, rejects=rejects)
 
-    def _box(self, entry: Any) -> Box | str:
-        """The box, or the reason to reject it."""
-        numbers = as_four_numbers(entry.get("bbox")) if isinstance(entry, dict) else None
-        if numbers is None:
-            return "relation without box"
-        category = as_id(entry.get("category"))
-        if category is None or not 0 <= category < len(self.objects):
-            return "unknown category id"
-        y1, y2, x1, x2 = numbers
-        return Box(self.objects[category], x1, y1, x2 - x1, y2 - y1)
+def _box(entry: Any, objects: Mapping[int, str]) -> Box:
+    """The box of an end. Raises `Unusable`."""
+    found = as_object(entry)
+    y1, y2, x1, x2 = numbers_of(found.get("bbox"), "relation without box")
+    return Box.between(name_of(objects, found.get("category"), "unknown category id"), (x1, y1, x2, y2))
 
 
 def _names(path: Path) -> tuple[str, ...]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import PlainValidator
 
-from pipeline.data.images.refs import FileState, ImageFolder, ImageRef, StoredImage, UprightImage, state_of
+from pipeline.data.images.refs import FileState, ImageFolder, ImageRef, StoredImage, UprightImage, read_first, state_of
 from storage.errors import FatalError
 from storage.shards.scan import DamagedTar, entries_of, fault_of
 
 if TYPE_CHECKING:
-    from storage.remote import Entry, Remote
+    from storage.remote import Remote
 
 
 def _root(value: Any) -> Path | str:
@@ -42,10 +41,17 @@ class _UprightFolder(ImageFolder):
         self._stored = stored
 
     def place(self, uri: str) -> ImageRef:
-        return UprightImage(uri, self._stored.place(uri))
+        return UprightImage(self, uri)
 
     def names(self) -> list[str]:
         return self._stored.names()
+
+    def read(self, uri: str, most: int) -> bytes:
+        return read_first(self._stored.place(uri), most)
+
+    def state(self, uri: str) -> FileState:
+        state = state_of(self._stored.place(uri))
+        return state._replace(text=f"upright {state.text}")
 
     def fault(self) -> str:
         return self._stored.fault()
@@ -83,6 +89,14 @@ class LocalFolder(ImageFolder):
             found += [(here / name).relative_to(self._root).as_posix() for name in files if not name.startswith(".")]
         return sorted(found)
 
+    def read(self, uri: str, most: int) -> bytes:
+        """Reads the beginning of a file."""
+        return read_first(self.place(uri), most)
+
+    def state(self, uri: str) -> FileState:
+        """The state of a file."""
+        return state_of(self.place(uri))
+
     def fault(self) -> str:
         """Reports a missing folder."""
         return "" if self._root.is_dir() else f"no folder {self._root}"
@@ -96,24 +110,21 @@ def locate_image(folders: Mapping[str, Path | str], row: Mapping[str, Any]) -> I
     """Locates the image file of a row of the `images` table. `folders` maps each dataset to its images root."""
     uri: str = row["uri"]
     if uri.startswith("/") or ".." in PurePosixPath(uri).parts:
-        return _Outside(uri)
+        return StoredImage(_Nowhere(), uri)
     return open_folder(folders[row["dataset"]]).place(uri)
 
 
-class _Outside(StoredImage):
-    """An image whose name leads out of its folder, so that it counts as missing. Tables may come from elsewhere."""
+class _Nowhere(ImageFolder):
+    """The folder of images whose names lead out of theirs: they are missing. Tables may come from elsewhere."""
 
-    def read(self, most: int) -> bytes:
-        raise FileNotFoundError(self.uri)
+    def names(self) -> list[str]:
+        return []
 
-    def is_file(self) -> bool:
-        return False
+    def read(self, uri: str, most: int) -> bytes:
+        raise FileNotFoundError(uri)
 
-    def size_and_time(self) -> tuple[int, int]:
-        raise FileNotFoundError(self.uri)
-
-    def state(self) -> FileState:
-        raise FileNotFoundError(self.uri)
+    def state(self, uri: str) -> FileState:
+        raise FileNotFoundError(uri)
 
 
 @lru_cache(maxsize=64, typed=True)
@@ -134,10 +145,6 @@ class TarFolder(ImageFolder):
         self._read_as: tuple[int, int] | None = None
         self._members: dict[str, tuple[int, int, int]] = {}
 
-    def place(self, uri: str) -> ImageRef:
-        """The member of that name."""
-        return _Member(self, uri)
-
     def names(self) -> list[str]:
         """Every plain file in the tar. Raises `FatalError` for a damaged tar."""
         return sorted(self._listed())
@@ -146,21 +153,25 @@ class TarFolder(ImageFolder):
         """Reports a missing file."""
         return "" if self._path.is_file() else f"no file {self._path}"
 
-    def find(self, uri: str) -> tuple[int, int, int] | None:
-        """Offset and size in bytes of a member, and its time in seconds. Raises `FatalError` for a damaged tar."""
-        members = self._listed()
-        stem = self._path.stem
-        names = (uri, f"{stem}/{uri}", uri.removeprefix(f"{stem}/"))
-        return next((members[name] for name in names if name in members), None)
-
-    def read(self, start: int, size: int) -> bytes:
-        """Reads bytes of the tar."""
+    def read(self, uri: str, most: int) -> bytes:
+        """Reads the beginning of a member. Raises `FatalError` for a damaged tar."""
+        start, size, _ = self._find(uri)
         with self._path.open("rb") as file:
-            return os.pread(file.fileno(), size, start)
+            return os.pread(file.fileno(), min(size, most), start)
 
-    def state(self) -> FileState:
-        """The state of the tar itself."""
-        return state_of(self._path)
+    def state(self, uri: str) -> FileState:
+        """The state of a member and of the tar itself. Raises `FatalError` for a damaged tar."""
+        start, size, seconds = self._find(uri)
+        tar = state_of(self._path)
+        return FileState(size, seconds * 10**9, f"{start} {size} in {tar.text}", tar.newest_ns)
+
+    def _find(self, uri: str) -> tuple[int, int, int]:
+        """Offset and size in bytes of a member, and its time in seconds."""
+        members, stem = self._listed(), self._path.stem
+        for name in (uri, f"{stem}/{uri}", uri.removeprefix(f"{stem}/")):
+            if name in members:
+                return members[name]
+        raise FileNotFoundError(uri)
 
     def _listed(self) -> dict[str, tuple[int, int, int]]:
         status = self._path.stat()
@@ -168,34 +179,6 @@ class TarFolder(ImageFolder):
         if current != self._read_as:
             self._members, self._read_as = _list_tar(self._path), current
         return self._members
-
-
-class _Member(StoredImage):
-    def __init__(self, tar: TarFolder, uri: str) -> None:
-        super().__init__(uri)
-        self._tar = tar
-
-    def read(self, most: int) -> bytes:
-        start, size, _ = self._found()
-        return self._tar.read(start, min(size, most))
-
-    def is_file(self) -> bool:
-        return self._tar.find(self.uri) is not None
-
-    def size_and_time(self) -> tuple[int, int]:
-        _, size, seconds = self._found()
-        return size, seconds * 10**9
-
-    def state(self) -> FileState:
-        start, size, _ = self._found()
-        tar = self._tar.state()
-        return FileState(f"{start} {size} in {tar.text}", tar.newest_ns)
-
-    def _found(self) -> tuple[int, int, int]:
-        found = self._tar.find(self.uri)
-        if found is None:
-            raise FileNotFoundError(self.uri)
-        return found
 
 
 def _list_tar(path: Path) -> dict[str, tuple[int, int, int]]:
@@ -221,78 +204,41 @@ class UrlFolder(ImageFolder):
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._remote: Remote | None = None
-        self._listings: OrderedDict[str, dict[str, Entry]] = OrderedDict()
-
-    def place(self, uri: str) -> ImageRef:
-        """The file of that name at the URL."""
-        return _Remote(self, uri)
+        self._listing = lru_cache(LISTINGS)(lambda folder: self._remote.listing(folder))
 
     def names(self) -> list[str]:
         """Every file below the URL."""
-        return sorted(self._open().listing(""))
+        return sorted(self._remote.listing(""))
+
+    def read(self, uri: str, most: int) -> bytes:
+        """Reads the beginning of a file."""
+        data = self._remote.read(uri, most)
+        if data is None:
+            raise FileNotFoundError(f"{self._url}/{uri}")
+        return data
+
+    def state(self, uri: str) -> FileState:
+        """The state of a file, by the listing of its folder."""
+        folder, _, name = uri.rpartition("/")
+        entry = self._listing(folder).get(name)
+        if entry is None:
+            raise FileNotFoundError(f"{self._url}/{uri}")
+        return FileState(entry.size, int(entry.modified * 10**9), f"{entry.size} {entry.token}", 0)
 
     def fault(self) -> str:
         """Reports why the URL cannot be read."""
         try:
-            self._open().check()
+            self._remote.check()
         except FatalError as error:
             return str(error)
         return ""
 
     def refresh(self) -> None:
         """Forgets all listings."""
-        self._listings.clear()
+        self._listing.cache_clear()
 
-    def entry(self, uri: str) -> Entry:
-        """The entry of a file in the listing of its folder. Raises FileNotFoundError."""
-        folder, _, name = uri.rpartition("/")
-        if folder not in self._listings:
-            self._listings[folder] = self._open().listing(folder)
-            while len(self._listings) > LISTINGS:
-                self._listings.popitem(last=False)
-        try:
-            return self._listings[folder][name]
-        except KeyError:
-            raise FileNotFoundError(f"{self._url}/{uri}") from None
+    @cached_property
+    def _remote(self) -> Remote:
+        from storage.remote import Remote  # with fsspec, which local folders do without
 
-    def read(self, uri: str, most: int) -> bytes:
-        """Reads at most the first `most` bytes of a file. Raises FileNotFoundError."""
-        data = self._open().read(uri, most)
-        if data is None:
-            raise FileNotFoundError(f"{self._url}/{uri}")
-        return data
-
-    def _open(self) -> Remote:
-        if self._remote is None:
-            from storage.remote import Remote  # with fsspec, which local folders do without
-
-            try:
-                self._remote = Remote(self._url)
-            except ImportError as error:
-                raise FatalError(f"{self._url}: {error}; run pip install 'rlip[s3]'") from error
-        return self._remote
-
-
-class _Remote(StoredImage):
-    def __init__(self, folder: UrlFolder, uri: str) -> None:
-        super().__init__(uri)
-        self._folder = folder
-
-    def read(self, most: int) -> bytes:
-        return self._folder.read(self.uri, most)
-
-    def is_file(self) -> bool:
-        try:
-            self._folder.entry(self.uri)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def size_and_time(self) -> tuple[int, int]:
-        entry = self._folder.entry(self.uri)
-        return entry.size, int(entry.modified * 10**9)
-
-    def state(self) -> FileState:
-        entry = self._folder.entry(self.uri)
-        return FileState(f"{entry.size} {entry.token}", 0)
+        return Remote(self._url)

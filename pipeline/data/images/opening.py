@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 from pydantic import Field
 
-from pipeline.data.images.refs import ImageRef, UprightImage, read_first, size_and_time
+from pipeline.data.images.refs import ImageRef, UprightImage, read_first, state_of
 from pipeline.runtime.settings import Settings
 
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"]
@@ -318,8 +318,8 @@ def fingerprint(
     """
     if by == "stat":
         with _readable(ref):
-            size, time_ns = size_and_time(ref)
-        data = f"{size} {time_ns}".encode()
+            state = state_of(ref)
+        data = f"{state.size} {state.time_ns}".encode()
     return hashlib.sha256(_limited_bytes(ref, limits) if data is None else data).hexdigest()
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.relations import Floats, Integers, Masks
-from storage.errors import FatalError
 
 EXPECTED = (
     "detections: our table as .parquet, JSON with one image a line or in a list {image_id, uri, boxes, pairs}, a JSON list of "
@@ -127,15 +126,6 @@ class DetectionFindings:
         lines += [f"left out: {fault}" for fault in self.faults]
         lines += [f"scored nevertheless: {fault}" for fault in self.noted]
         return "\n  ".join([*lines, *([str(self.missing)] if self.missing else [])])
-
-
-class DetectionsError(FatalError):
-    """Detections that can't be scored as they are. `findings` says what is wrong with them."""
-
-    def __init__(self, findings: DetectionFindings, hints: Iterable[str]) -> None:
-        faults = [*findings.faults, *([findings.missing] if findings.missing else [])]
-        super().__init__(f"{findings.path} can't be scored:\n  " + "\n  ".join([*map(str, faults), *hints]))
-        self.findings = findings
 
 
 class Faults:

@@ -1,7 +1,7 @@
 """Reads detections, whoever made them, over the images and names of a ground truth.
 
-Formats: our table `DETECTIONS` as Parquet, or as JSON with one object a line or in a list (`table.py`); lists of pairs
-(`pair_list.py`); and lists of images with a score for every pair and predicate (`score_matrices.py`).
+Formats: our table `DETECTIONS` as Parquet, or as JSON with one object a line or in a list (`table.py`); lists of pairs,
+and lists of images with a score for every pair and predicate (`public_formats.py`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from pipeline.evaluation.detections.content import (
     DetectionColumns,
     DetectionFindings,
     DetectionsContent,
-    DetectionsError,
     Fault,
     Faults,
 )
 from pipeline.evaluation.detections.names import listed, matched
-from pipeline.evaluation.detections.pair_list import PAIR_FIELDS, read_pair_list
-from pipeline.evaluation.detections.score_matrices import MATRIX_FIELDS, read_score_matrices
+from pipeline.evaluation.detections.public_formats import (
+    MATRIX_FIELDS,
+    PAIR_FIELDS,
+    read_pair_list,
+    read_score_matrices,
+)
 from pipeline.evaluation.detections.table import json_lines, read_parquet, read_rows
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.relations import Floats, Integers, Relations
@@ -69,8 +72,8 @@ def read_detections(
     limit, only that with `verb_scores` for every pair and predicate uses it and `allowed`, as `read_score_matrices` does.
 
     If boxes of the ground truth are shares of the image, the row's width and height make them pixels, in which all
-    rules count. Raises `DetectionsError`, and `FatalError` for a file of another kind, names that do not fit at all, or
-    images whose size nobody states.
+    rules count. Raises `FatalError` for these errors, for a file of another kind, names that do not fit at all, and images
+    whose size nobody states.
     """
     content = DetectionsContent(path)
     if per_image is None:
@@ -130,10 +133,8 @@ _UNKNOWN, _AGAIN, _MISMATCH, _RESIZED = -1, -2, -3, -4
 def _over_truth(
     content: DetectionsContent, truth: GroundTruth, *, allow_missing: bool, drop_faulty: bool
 ) -> DetectionSet:
-    """Keeps what fits the ground truth. Raises `DetectionsError` for the rest, unless the two flags say otherwise.
-
-    Raises `FatalError` if no name fits, or true boxes are shares of an image of unknown size.
-    """
+    """Keeps what fits the ground truth. Raises `FatalError` for the rest, unless the two flags say otherwise, if no name
+    fits, and if true boxes are shares of an image of unknown size."""
     columns = DetectionColumns.joined(content.parts)
     content.parts.clear()
     places = _image_places(content, truth)
@@ -155,7 +156,8 @@ def _over_truth(
     if missing and not allow_missing:
         hints.append("predict the missing images, or count them as images without detections with --allow-missing")
     if (findings.faults and not drop_faulty) or (missing and not allow_missing):
-        raise DetectionsError(findings, hints)
+        wrong = [*map(str, findings.faults), *([str(missing)] if missing else []), *hints]
+        raise FatalError(f"{content.path} can't be scored:\n  " + "\n  ".join(wrong))
     return DetectionSet(truth, relations, findings)
 
 

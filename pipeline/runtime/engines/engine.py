@@ -1,15 +1,18 @@
-"""What every engine has, whichever machines its workers are on: what runners ask of it, and its workers."""
+"""A pool of workers for one stage, whichever machines they are on. A subclass starts them."""
 
 from __future__ import annotations
 
+import threading
 import traceback
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, InvalidStateError
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from pipeline.runtime.execute import Record, WorkItem, execute
 from pipeline.runtime.logs import RunLogs, log
@@ -22,32 +25,191 @@ Progress = Callable[[WorkItem, int, int, str], None]
 
 ATTEMPTS = 3
 """How often an item is tried when its worker dies (e.g. killed for lack of memory) before the run stops."""
+STOP_SECONDS = 10.0
 
 
-class Engine(Protocol):
-    """Workers of one stage. Use it as a context manager; on exit it waits for its items, or drops them after an error.
+class WorkerDied(Exception):
+    """A worker died, or could not be started. The message says where and how, as far as that is known."""
 
-    The futures of dropped items, and of those submitted later, raise `RetryableError`.
+
+class WorkerHandle(ABC):
+    """A worker as its engine has it."""
+
+    @abstractmethod
+    def execute(self, item: WorkItem, progress: Progress | None) -> Record | PipelineError:
+        """The record of an item, or what went wrong with it. Raises `WorkerDied`."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End the worker at once, from any thread. A call of `execute` then raises `WorkerDied`."""
+
+    def close(self) -> None:
+        """End a worker that is idle or dead."""
+        self.kill()
+
+
+@dataclass
+class _Task:
+    """An item on its way, and how many workers have tried it."""
+
+    item: WorkItem
+    future: Future[Record] = field(default_factory=Future)
+    attempts: int = 0
+
+    def stop(self) -> None:
+        self.future.set_exception(RetryableError(f"{self.item.step} {self.item.partition}: stopped"))
+
+
+class Engine(ABC):
+    """Workers of one stage. Use it as a context manager; `submit` is safe from any thread.
+
+    A worker has one item at a time, and the others wait here. One that dies is replaced and its item tried again,
+    `ATTEMPTS` times in all; then the item's future raises `RetryableError`. On exit, the engine waits for its items.
+    After an error it drops them and kills its workers (commits are atomic); the futures of dropped items, and of those
+    submitted later, raise `RetryableError`. Workers end with this process.
     """
 
-    @property
-    def workers(self) -> int:
+    idle_seconds: float | None = None
+    """How long a worker above the lower bound stays without work; None: until the end."""
+
+    def __init__(self, workers: int, progress: Progress | None = None, least: int = 0) -> None:
+        """`least`: number of workers that start at once and stay while they are idle."""
+        self.workers = workers
         """Maximum number of items that are executed at once."""
+        self._progress, self._least = progress, least
+        self._waiting: deque[_Task] = deque()
+        self._running: dict[int, WorkerHandle] = {}
+        self._free = 0
+        """Number of workers that start or are idle."""
+        self._failed_starts = 0
+        self._is_closing = self._is_stopped = False
+        self._changed = threading.Condition()
+        self._threads = [threading.Thread(target=self._serve, args=(n,), daemon=True) for n in range(workers)]
+
+    @abstractmethod
+    def _start(self, number: int) -> WorkerHandle | None:
+        """Start worker `number`. May give up, and return None, once it is not `_wanted`.
+
+        Raises `WorkerDied` if it can't be started, and `PipelineError` if none can.
+        """
 
     def submit(self, item: WorkItem) -> Future[Record]:
-        """Queue an item, from any thread. The future gives its record or raises what went wrong."""
+        """Queue an item. The future gives its record or raises what went wrong."""
+        task = _Task(item)
+        with self._changed:
+            if self._is_stopped:
+                task.stop()
+            else:
+                self._waiting.append(task)
+                self._changed.notify_all()
+        return task.future
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        with self._changed:
+            self._is_closing, self._is_stopped = True, kind is not None
+            while self._is_stopped and self._waiting:
+                self._waiting.popleft().stop()
+            self._changed.notify_all()
+        if self._is_stopped:
+            for worker in list(self._running.values()):
+                worker.kill()
+        for thread in self._threads:
+            thread.join(timeout=STOP_SECONDS if self._is_stopped else None)
 
+    def _serve(self, number: int) -> None:
+        """Have worker `number` whenever there is work for it, until the engine is closed and nothing waits."""
+        while self._is_needed(number):
+            try:
+                worker = self._start(number)
+            except WorkerDied as error:
+                log.warning("worker did not start", extra={"fields": {"worker": number, "error": error}})
+                self._failed_starts += 1
+                if self._failed_starts >= ATTEMPTS:
+                    self._give_up(FatalError(f"workers can't be started: {error}"))
+            except Exception as error:
+                self._give_up(error)
+            else:
+                if worker is not None:
+                    self._running[number] = worker
+                    self._failed_starts = 0
+                    self._feed(number, worker)
+                    del self._running[number]
+                    worker.close()
+                    continue
+            with self._changed:
+                self._free -= 1
 
-def drop(item: WorkItem, future: Future[Record]) -> None:
-    """End the future of an item that nobody will execute. `Future.cancel` alone would not wake `as_completed`."""
-    with suppress(InvalidStateError):
-        future.set_exception(RetryableError(f"{item.step} {item.partition}: stopped"))
+    def _is_needed(self, number: int) -> bool:
+        """Wait until more items wait than workers are free. False when there is nothing left to do."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    len(self._waiting) > self._free
+                    or (self._is_closing and not self._waiting)
+                    or (number < self._least and not self._failed_starts)
+                )
+            )
+            if self._is_closing and not self._waiting:
+                return False
+            self._free += 1
+            return True
+
+    def _wanted(self, number: int) -> bool:
+        """Whether a worker that starts still has something to do."""
+        return bool(self._waiting) or (number < self._least and not self._is_closing)
+
+    def _feed(self, number: int, worker: WorkerHandle) -> None:
+        """Give items to a worker until it dies, was idle for long, or nothing is left to do."""
+        while (task := self._next(number)) is not None:
+            try:
+                answer: Record | Exception = worker.execute(task.item, self._progress)
+            except WorkerDied as error:
+                self._note_death(number, task, str(error))
+                return
+            except Exception as error:
+                answer = error
+            if isinstance(answer, Exception):
+                task.future.set_exception(answer)
+            else:
+                task.future.set_result(answer)
+            with self._changed:
+                self._free += 1
+
+    def _next(self, number: int) -> _Task | None:
+        with self._changed:
+            patience = None if number < self._least else self.idle_seconds
+            self._changed.wait_for(lambda: self._waiting or self._is_closing, patience)
+            self._free -= 1
+            task = self._waiting.popleft() if self._waiting else None
+            self._changed.notify_all()
+            return task
+
+    def _note_death(self, number: int, task: _Task, why: str) -> None:
+        """Let another worker try the item, unless `ATTEMPTS` have."""
+        item, task.attempts = task.item, task.attempts + 1
+        with self._changed:
+            if self._is_stopped:
+                return task.stop()
+            fields = {"step": item.step, "partition": item.partition, "worker": number, "attempt": task.attempts}
+            log.warning("worker died", extra={"fields": {**fields, "error": why}})
+            if task.attempts < ATTEMPTS:
+                self._waiting.appendleft(task)
+                return self._changed.notify_all()
+        message = f"{item.step} {item.partition}: its worker died {ATTEMPTS} times (last: {why}); check whether memory "
+        task.future.set_exception(RetryableError(f"{message}ran out there, then run again to resume"))
+
+    def _give_up(self, error: Exception) -> None:
+        """Fail the items that wait."""
+        with self._changed:
+            while self._waiting:
+                self._waiting.popleft().future.set_exception(error)
 
 
 @dataclass(frozen=True)

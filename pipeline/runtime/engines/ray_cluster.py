@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import signal
 import socket
 import threading
@@ -44,18 +43,9 @@ class Node:
         return f"{self.ip} ({self.host}): {self.cpus:g} CPUs, {self.gpus:g} GPUs, {self.memory / GIB:.1f} GiB"
 
 
-@dataclass(frozen=True)
-class NodeView:
-    """One node: its name, its version of rlip, and those of the asked paths that it does not have."""
-
-    host: str
-    rlip: str
-    lacks: tuple[Path, ...]
-
-
-def look_around(paths: tuple[Path, ...]) -> NodeView:
-    """Runs on a node: which of these paths can't it see?"""
-    return NodeView(platform.node(), installed_version("rlip"), tuple(path for path in paths if not path.exists()))
+def look_around(paths: tuple[Path, ...]) -> tuple[str, list[Path]]:
+    """Runs on a node: its version of rlip, and which of these paths it doesn't see."""
+    return installed_version("rlip"), [path for path in paths if not path.exists()]
 
 
 def connect(address: str) -> Any:

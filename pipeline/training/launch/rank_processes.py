@@ -122,7 +122,6 @@ def _name_process(name: str) -> None:
 
 
 def _environment(config: TrainConfig, placement: Placement, local: int) -> dict[str, str]:
-    """Returns the environment variables of a rank."""
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = str(config.settings.threads)
     return os.environ | {

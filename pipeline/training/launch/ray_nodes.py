@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.runtime.engines.ray_cluster import Node, live_nodes
 from pipeline.training.launch.agent import FINISHED, join
 from pipeline.training.launch.rank_processes import WORKER
 from storage.errors import FatalError, RetryableError
@@ -50,7 +51,7 @@ def lend_nodes(
     checkpoint. Raises `FatalError` when the cluster has too few nodes.
     """
     own = ray.get_runtime_context().get_node_id()
-    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != own and "CPU" in node["Resources"]]
+    others = [node for node in live_nodes(ray) if node.id != own and node.cpus]
     if len(others) < nodes:
         raise FatalError(f"the Ray cluster has {len(others)} nodes besides this one, but {nodes} must join")
     running = [_start(ray, node, address, folder, stay, worker) for node in others[:nodes]]
@@ -63,14 +64,13 @@ def lend_nodes(
             ray.wait(running, num_returns=len(running), timeout=LEAVING_SECONDS)
 
 
-def _start(ray: Any, node: dict[str, Any], address: str, folder: Path, stay: bool, worker: str) -> Any:
+def _start(ray: Any, node: Node, address: str, folder: Path, stay: bool, worker: str) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    resources = node["Resources"]
     task = ray.remote(join).options(
         max_retries=0,
-        num_cpus=resources["CPU"],
-        num_gpus=resources.get("GPU", 0),
-        scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        num_cpus=node.cpus,
+        num_gpus=node.gpus,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
     )
     return task.remote(address, folder, stay, worker)

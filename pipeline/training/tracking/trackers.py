@@ -1,16 +1,20 @@
-"""Opens the trackers of a training run: TensorBoard always, others where the settings name them."""
+"""Opens the trackers of a training run: TensorBoard always, services where the settings name them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Full, Queue
 from threading import Thread
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.training.tracking.services import MlflowTracker, TrackioTracker, WandbTracker
 from storage.errors import FatalError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Tracker(Protocol):
@@ -23,13 +27,43 @@ class Tracker(Protocol):
         """Writes what is still to be written. Nothing is logged afterwards."""
 
 
-_TRACKERS = {
-    "tensorboard": ("TensorBoardTracker", ("tensorboard",)),
-    "wandb": ("WandbTracker", ("wandb",)),
-    "mlflow": ("MlflowTracker", ("mlflow", "sqlalchemy", "alembic")),
-    "trackio": ("TrackioTracker", ("trackio",)),
+class TensorBoardTracker:
+    """Writes an event file per attempt, which `tensorboard --logdir FOLDER` shows. Steps that a resumed run repeats are
+    shown from its file."""
+
+    def __init__(self, folder: Path, _run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
+        self._folder, self._settings, self._first_step = folder / "tensorboard", settings, first_step
+        self._writer: SummaryWriter | None = None
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the values to disk."""
+        writer = self._writer = self._writer or self._open()
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    def close(self) -> None:
+        """Closes the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _open(self) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(str(self._folder), purge_step=self._first_step + 1)
+        if not self._first_step:
+            text = json.dumps(self._settings, indent=1, ensure_ascii=False, default=str)
+            writer.add_text("settings", f"```\n{text}\n```")
+        return writer
+
+
+_TRACKERS: dict[str, tuple[Callable[..., Tracker], tuple[str, ...]]] = {
+    "tensorboard": (TensorBoardTracker, ("tensorboard",)),
+    "wandb": (WandbTracker, ("wandb",)),
+    "mlflow": (MlflowTracker, ("mlflow", "sqlalchemy", "alembic")),
+    "trackio": (TrackioTracker, ("trackio",)),
 }
-"""Module of this folder → its class, and the packages that it imports, sooner or later."""
+"""Kind → its class, and the packages that it imports, sooner or later."""
 
 
 def require_extras(kinds: Iterable[str]) -> None:
@@ -62,11 +96,9 @@ class Trackers:
         kinds = ("tensorboard", *kinds)
         require_extras(kinds)
         folder.mkdir(parents=True, exist_ok=True)
-        self._trackers: list[Tracker] = []
-        for kind in kinds:
-            # A tracker's library may take seconds to import.
-            make = getattr(import_module(f"pipeline.training.tracking.{kind}"), _TRACKERS[kind][0])
-            self._trackers.append(GuardedTracker(kind, make(folder, run_name, settings, first_step), warn))
+        self._trackers = [
+            GuardedTracker(kind, _TRACKERS[kind][0](folder, run_name, settings, first_step), warn) for kind in kinds
+        ]
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Hands the values of a step, counted from 1, to every tracker."""

@@ -39,7 +39,6 @@ class Reader:
 
 
 def rgb(data: bytes) -> Tensor:
-    """Decodes a JPEG to 3 x height x width bytes with torchvision."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the bytes can't be written to, and nobody does
         return decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)

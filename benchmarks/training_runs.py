@@ -1,12 +1,11 @@
-"""What the parts of the training benchmark share: two networks, a training set of photographs, and training runs in this process.
-
-The images are as large as COCO's; their labels are drawn at random, seven boxes and three relations each.
-"""
+"""What the parts of the training benchmark share: two networks, a training set of photographs with labels at random, and
+training runs in this process."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +15,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.photos import Photos
-from benchmarks.streaming.large_map import linked_tars
+from benchmarks.shards import linked_tars
+from pipeline.run.rehearsal_shards import random_label
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.config import SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
 from pipeline.training.ranks import Ranks
 from pipeline.training.run import prepare
-from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
+from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
 from pipeline.training.task import PretrainTask
@@ -69,32 +69,21 @@ def make_config(folder: Path, shards: Sequence[Shard], **changes: Any) -> TrainC
 
 
 def write_training_set(photos: Photos, folder: Path) -> list[Shard]:
-    """Writes photographs with labels into a tar."""
+    """Writes photographs with labels at random into a tar."""
     labels: dict[str, TrainingSample] = {}
+    random, settings = np.random.default_rng(0), TrainingSettings(**SETTINGS)
 
-    def kept() -> Iterator[Sample]:
-        for sample, label in _labelled(photos):
+    def labelled() -> Iterator[Sample]:
+        for number, (path, (width, height)) in enumerate(zip(photos.paths, photos.sizes, strict=True)):
+            label = replace(random_label(number, width, height, settings, random), dataset="coco")
+            sample = Sample("coco", number, {"jpg": path.read_bytes(), "json": label.to_json()}, width, height)
             labels[sample.key] = label
             yield sample
 
-    (tar,) = linked_tars(kept(), folder, 1)
+    (tar,) = linked_tars(labelled(), folder, 1)
     name, statistics = Path(tar.tar).name, folder / STATISTICS_FILE
     write_table(statistics_of(pa.table({"key": list(labels), "shard": [name] * len(labels)}), labels), statistics)
     return [Shard(tar=tar.tar, name=name, index=tar.index, statistics=statistics)]
-
-
-def _labelled(photos: Photos) -> Iterator[tuple[Sample, TrainingSample]]:
-    draws = np.random.default_rng(0)
-    for number, (path, (width, height)) in enumerate(zip(photos.paths, photos.sizes, strict=True)):
-        boxes = []
-        for _ in range(7):
-            w, h = draws.uniform(0.1, 0.5, 2) * (width, height)
-            x, y = draws.uniform(0, 1, 2) * (width - w, height - h)
-            sides = (round(float(side), 2) for side in (x, y, w, h))
-            boxes.append(SampleBox(f"object {draws.integers(80)}", *sides))
-        relations = tuple(SampleRelation(0, place, f"predicate {draws.integers(40)}") for place in (1, 2, 3))
-        label = TrainingSample(number, "coco", width, height, tuple(boxes), relations)
-        yield Sample("coco", number, {"jpg": path.read_bytes(), "json": label.to_json()}, width, height), label
 
 
 def of_one_size(photos: Photos) -> Photos:
@@ -105,12 +94,10 @@ def of_one_size(photos: Photos) -> Photos:
 
 
 def make_task(config: TrainConfig) -> PretrainTask:
-    """Returns the task of a prepared training."""
     return PretrainTask(config.settings, Vocabulary.load(config.work / VOCABULARY), config.work / TOKENIZER)
 
 
 def open_samples(config: TrainConfig) -> ShardSamples:
-    """Opens the training set of a prepared training."""
     return ShardSamples(SampleMap(config.work / SAMPLES))
 
 
@@ -120,7 +107,6 @@ def make_trainer(config: TrainConfig, ranks: Ranks | None = None, check: Check |
 
 
 def train(config: TrainConfig, **given: Any) -> TrainingResult:
-    """Trains in this process; `given`: as for `make_trainer`."""
     return make_trainer(config, **given).train(lambda: False)
 
 
@@ -153,6 +139,5 @@ class StepClock:
 
 
 def tracked(config: TrainConfig, name: str) -> dict[int, float]:
-    """Returns the values of a metric in TensorBoard by step."""
     events = EventAccumulator(str(config.tracking / "tensorboard")).Reload()
     return {event.step: event.value for event in events.Scalars(name)}
