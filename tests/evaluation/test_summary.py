@@ -95,6 +95,11 @@ def test_a_summary_is_json_without_nan():
     assert found["anatomy"]["counts"]["background"] == 1
 
 
+def test_half_an_interval_is_refused():
+    with pytest.raises(ValueError, match="needs both bounds"):
+        Figure("full", "full", 0.4, low=0.3)
+
+
 def test_images_without_relations_do_not_count_for_scene_graphs():
     found = summary_of(relations([(*TRUE, 0.9)], []), truth_of([TRUE], []), benchmark="vg")
     assert "VG150, 26,446 images and 50 classes with relations. This one has 1 images" in found.difference

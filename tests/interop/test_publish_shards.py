@@ -159,7 +159,7 @@ def test_missing_and_added_files_are_named(folder):
     assert len(faults) == 4
 
 
-@pytest.mark.parametrize("line", [f"{'0' * 64}  ../secret", "no digest"])
+@pytest.mark.parametrize("line", [f"{'0' * 64}  ../secret", f"{'0' * 64}  /etc/passwd", "no digest"])
 def test_checksums_that_lead_out_of_the_folder_are_refused(folder, line):
     (folder / CHECKSUMS).write_text(line + "\n")
     done = rlip("shards", "verify", folder)
@@ -327,10 +327,10 @@ def test_energon_gets_the_headers_of_samples(folder):
         index = read_index(folder / name).to_pylist()
         places = np.frombuffer((folder / name.replace(".tar", ".tar.idx")).read_bytes(), "<u8")
         data = (folder / name).read_bytes()
-        keys = list(dict.fromkeys(row["key"] for row in index))
-        assert len(places) == len(keys) + 1
-        for key, place in zip(keys, places, strict=False):
-            assert data[int(place) :].startswith(f"{key}.".encode())
+        firsts = {row["key"]: row["extension"] for row in reversed(index)}
+        assert len(places) == len(firsts) + 1
+        for (key, extension), place in zip(reversed(firsts.items()), places, strict=False):
+            assert data[int(place) :].startswith(f"{key}.{extension}\0".encode())
         assert data[int(places[-1]) :].strip(b"\0") == b"" and int(places[-1]) % 512 == 0
     info = json.loads((folder / ".nv-meta/.info.json").read_text())
     assert info["shard_counts"] == dict(zip(TARS, (8, 2, 1, 1), strict=True))

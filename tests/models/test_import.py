@@ -244,8 +244,7 @@ def test_parameters_that_do_not_fit_are_all_named(official, args, tmp_path):
     assert "shape (7,), but the network expects (32,): transformer.encoder.layers.1.norm2.weight" in str(error.value)
 
 
-@pytest.mark.parametrize("scalar", [True, False])
-def test_any_parameter_of_another_shape_is_named(official, args, tmp_path, scalar):
+def test_any_parameter_of_another_shape_is_named(official, args, tmp_path):
     """Covers sizes inferred from it, partly used gates, branches stored side by side, the backbone's first layer."""
     for name in (
         "transformer.level_embed",
@@ -253,9 +252,10 @@ def test_any_parameter_of_another_shape_is_named(official, args, tmp_path, scala
         "transformer.verb_tgt_generator.fc_3.0.bias",
         "backbone.0.body.layer1.0.conv3.weight",
     ):
-        other = torch.tensor(0.0) if scalar else torch.zeros(5, *official[name].shape)
-        with pytest.raises(WeightsError, match=re.escape(name)):
-            import_checkpoint(written(tmp_path / "unfit.pth", {**official, name: other}, args), overrides=NOT_INFERRED)
+        for other in (torch.tensor(0.0), torch.zeros(5, *official[name].shape)):
+            with pytest.raises(WeightsError, match=re.escape(name)):
+                path = written(tmp_path / "unfit.pth", {**official, name: other}, args)
+                import_checkpoint(path, overrides=NOT_INFERRED)
         without = {key: value for key, value in official.items() if key != name}
         with pytest.raises(WeightsError, match=re.escape(name.removeprefix("backbone.0."))):
             import_checkpoint(written(tmp_path / "unfit.pth", without, args), overrides=NOT_INFERRED)
