@@ -68,7 +68,7 @@ class NetworkConfig:
     """
 
     architecture: Literal["parseda", "parsed"] = "parseda"
-    """parseda: anchored queries, as DAB-DETR has them; parsed: learned queries, as Deformable DETR has them."""
+    """parseda: anchored queries, as in DAB-DETR; parsed: learned queries, as in Deformable DETR."""
     backbone: str = "resnet50"
     """Any timm model that supports feature extraction, or a ResNet of any size, e.g. resnet_w16_2_2_2_2."""
     backbone_norm: Literal["frozen", "batch", "group"] = "frozen"
@@ -109,7 +109,7 @@ class NetworkConfig:
     gate: Literal["VXAc", "GLIP", "none"] = "VXAc"
     """What scales the fused update: one learned number (VXAc), one per channel (GLIP), or nothing."""
     relation_queries: Literal["vanilla_MBF", "vanilla", "MBF"] = "vanilla_MBF"
-    """Content of relation queries: learned (vanilla), made from subject and object (MBF), or the sum of both."""
+    """Content of relation queries: learned (vanilla), from subject and object (MBF), or the sum of both."""
     relation_branches: int = Field(default=16, ge=1, le=BRANCHES)
     """Branches of the module that makes relation queries from subject and object."""
     text: TextConfig = TextConfig()

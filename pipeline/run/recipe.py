@@ -147,9 +147,9 @@ class RunSection(Settings):
     log_format: LogFormat = runtime("text")
     """Format of the log files: text for people, or JSON for machines."""
     metrics_file: Path | None = runtime(None)
-    """File for Prometheus metrics, e.g. of the textfile collector (*.prom), renewed while the run goes on."""
+    """File for Prometheus metrics, e.g. of the textfile collector (*.prom), renewed during the run."""
     metrics_port: int | None = runtime(None, ge=1, le=65535)
-    """Port at 127.0.0.1 that serves Prometheus metrics while the run goes on."""
+    """Port at 127.0.0.1 that serves Prometheus metrics during the run."""
     lineage: str | None = runtime(None)
     """Server that gets OpenLineage events of each execution, e.g. http://127.0.0.1:5000. Its key belongs in
     OPENLINEAGE_API_KEY, not in the URL."""

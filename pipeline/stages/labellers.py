@@ -32,10 +32,9 @@ class LabellerSettings(Settings):
     section: ClassVar[str] = "tag"
     """The recipe's section of these settings."""
     method: Annotated[str, AfterValidator(RequireName("labellers"))] = "tagger"
-    """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model that compares the box around both boxes
-    with words; vlm: a vision-language model behind an HTTP endpoint, by forced choice (docs/labels.md); prior: each
-    candidate's prior, from boxes and names alone; naive: every candidate gets score 1. Other packages can add labellers
-    (docs/api.md)."""
+    """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model on the rectangle around both boxes; vlm:
+    a vision-language model behind an HTTP endpoint, by forced choice (docs/labels.md); prior: boxes and names alone;
+    naive: every candidate gets score 1; or one of another package."""
     options: PluginOptions = runtime(PluginOptions())
     """Settings of method "vlm", or of a labeller of another package, which are part of the key."""
     answers: Path | None = runtime(None)

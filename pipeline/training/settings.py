@@ -145,8 +145,8 @@ class TrainingSettings(ViewSettings):
     """Number of steps of that median."""
     precision: Literal["auto", "float32", "tf32", "medium", "bfloat16"] = "float32"
     """Number format of the network; weights and losses stay float32. tf32: GPUs round factors of matrix products to 10
-    bits; float32 on a CPU. medium: CPUs with bfloat16 may round those factors to it; tf32 on a GPU. bfloat16: autocast,
-    with tf32 for the rest. auto: bfloat16 if the device has instructions for it, else float32; the key holds which."""
+    bits. medium: CPUs with bfloat16 may round those factors to it; tf32 on a GPU. bfloat16: autocast, with tf32 for the
+    rest. auto: bfloat16 if the device has instructions for it, else float32; the key holds which."""
 
     checkpoint_every: int = runtime(500, ge=1)
     """Steps between two checkpoints."""

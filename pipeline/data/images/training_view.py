@@ -52,7 +52,7 @@ class ViewSettings(Settings):
     flip: float = Field(0.5, ge=0, le=1)
     """Probability that an image is mirrored, which swaps "left" and "right" in its predicates unless `official`."""
     colour: float = Field(0.4, ge=0, lt=1)
-    """Colour augmentation: brightness, contrast and saturation change by factors in [1 - c, 1 + c]."""
+    """Colour augmentation c: brightness, contrast and saturation change by factors in [1 - c, 1 + c]."""
     official: bool = False
     """Prepare images exactly as the authors do, at more than twice the time: sizes are not rounded to multiples of 32,
     an image is resized before and after it is cropped, colours change in random order, "left" and "right" stay."""
