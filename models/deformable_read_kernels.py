@@ -1,7 +1,7 @@
 """Triton kernels that read maps at places, and their gradients; `models.deformable_read_triton` launches them.
 
-Import this module only where Triton is installed. docs/networks.md ("The reading on a GPU") states the order of every
-sum. No sum's order, and so no bit, depends on the configuration that tuning picks.
+Import this module only where Triton is installed. Each kernel states the order of its sums. No sum's order, and so no
+bit, depends on the configuration that tuning picks.
 
 Shapes: N images times heads, Q queries of a program, S tokens of a program, P partial sums, C channels per head. In
 memory, places are N×Q×2×LK, weights N×Q×LK, what was read and its gradient N×Q×C, all without gaps, with LK levels
