@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from scenes.sample_weights import SAMPLE_WEIGHTS
+from scenes import SAMPLE_WEIGHTS
 
 from benchmarks.given_boxes import GivenBoxes, blind_scores
 from benchmarks.harness import Row, parser, run

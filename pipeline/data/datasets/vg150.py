@@ -121,8 +121,8 @@ def _columns(path: Path) -> dict[str, NDArray[Any]]:
             # A link, external storage and a virtual array can lead to other files.
             for name in names:
                 array = file.get(name) if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-                is_ours = isinstance(array, h5py.Dataset) and not array.external and not array.is_virtual
-                if not is_ours or array.dtype.kind not in "iuf":
+                is_array = isinstance(array, h5py.Dataset) and array.dtype.kind in "iuf"
+                if array is None or not is_array or array.external or array.is_virtual:
                     raise AnnotationError(f"{path}: has no array of numbers {name}; expected {EXPECTED}")
             if (size := sum(file[name].nbytes for name in names)) > _MOST:
                 raise AnnotationError(
