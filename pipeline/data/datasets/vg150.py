@@ -121,8 +121,8 @@ def _columns(path: Path) -> dict[str, NDArray[Any]]:
             # A link, external storage and a virtual array can lead to other files.
             for name in names:
                 array = file.get(name) if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-                is_array = isinstance(array, h5py.Dataset) and array.dtype.kind in "iuf"
-                if array is None or not is_array or array.external or array.is_virtual:
+                is_data = isinstance(array, h5py.Dataset) and not array.external and not array.is_virtual
+                if array is None or not is_data or array.dtype.kind not in "iuf":
                     raise AnnotationError(f"{path}: has no array of numbers {name}; expected {EXPECTED}")
             if (size := sum(file[name].nbytes for name in names)) > _MOST:
                 raise AnnotationError(
