@@ -107,10 +107,10 @@ class CocoReader(Reader):
                 continue
             draft = Draft(record.image_id)
             self._add_boxes(draft, boxes, categories)
-            for keys in relations.of(record.image_id):
+            for each in relations.of(record.image_id):
+                keys = subject, predicate, target = tuple(map(as_id, each))
                 with draft.rejecting(keys):
-                    predicate = name_of(predicates, keys[1], "unknown verb id")
-                    draft.relate(as_id(keys[0]), predicate, as_id(keys[2]))
+                    draft.relate(subject, name_of(predicates, predicate, "unknown verb id"), target)
             once = [*dict.fromkeys(draft.relations)]
             draft.rejects += [Rejected(record.image_id, "relation duplicate")] * (len(draft.relations) - len(once))
             paired, lost = add_pairs(record.image_id, draft.boxes, pairs.pop(record.image_id, []), names)

@@ -161,7 +161,7 @@ class VcocoReader(Reader):
                 draft.add(Box(category, *numbers, crowd, -1 if source_id is None else source_id), source_id)
         draft.places[0] = NO_OBJECT
         for action in image.actions:
-            with draft.rejecting(action):
+            with draft.rejecting([*action]):
                 draft.relate(*action)
         size = as_size(entry.get("width")), as_size(entry.get("height"))
         return self.drafted(draft, self.place(accepted[1]), size)
