@@ -155,7 +155,7 @@ class CocoReader(Reader):
 
     def _record(self, entry: Any, seen: set[int]) -> ImageRecord | None:
         values = as_object(entry)
-        name = values.get("file_name", entry)
+        name = values.get("file_name") if isinstance(entry, dict) else entry
         found = self.accepted(
             as_id(values.get("id")), self._relative_path(name) if isinstance(name, str) else name, seen
         )
@@ -176,7 +176,7 @@ class CocoReader(Reader):
                 if unwanted := self._unwanted(is_fake == 1, is_reflected == 1):
                     draft.reject(unwanted, box.written())
                 else:
-                    draft.add(box, source_id)
+                    draft.add(box, box.source_id if box.source_id >= 0 else None)
 
     def _unwanted(self, is_fake: bool, is_reflected: bool) -> str:
         """The reason to reject a box; "" to keep it."""
