@@ -136,7 +136,7 @@ def random_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, cou
 def hardest_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> Gallery:
     """Chooses at most `count` images whose labels disagree most with the ground truth, in descending order.
 
-    If no image has ground truth, chooses those with the most uncertain scores. If there are more than `EXAMINED`
+    If no image has ground truth, chooses those with the most uncertain labels. If there are more than `EXAMINED`
     images, considers only as many whole partitions, drawn with the seed, as are needed to reach that number.
     """
     sizes = _sizes(run, datasets)
@@ -155,7 +155,7 @@ def hardest_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, co
         ranked = sorted(every, key=lambda sample: -sample.doubt)
         samples = [sample for sample in ranked if sample.doubt][:count]
         among = f"{len(every):,} images"
-        what = "the most doubtful labels: the expected number of wrong decisions if each score were a probability."
+        what = "the most doubtful labels: the expected number of wrong decisions if each confidence were a probability."
     if len(examined) < len(sizes):
         among += f" in {len(examined):,} of {len(sizes):,} partitions, drawn with seed {seed}"
     return Gallery("hardest", "Hardest", f"Of {among}, the {len(samples):,} with {what}", tuple(samples))

@@ -12,7 +12,7 @@ from rich.text import Text
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import choice_or_all
-from pipeline.labels.label_audit import LabelAudit, LabelCount
+from pipeline.labels.label_audit import LabelAudit, LabelCount, LabelScores, learned_datasets
 from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import partition_artifacts
@@ -48,7 +48,8 @@ class LabelView:
         choice = choice_or_all(run)
         datasets = sorted({dataset_of(partition) for partition in run.artifacts("tag")})
         tally, settled, spread = LabelTally(), overrides_of(run), np.zeros(BINS, np.int64)
-        labels = {dataset: LabelCount(choice, settled) for dataset in datasets}
+        learned = learned_datasets(run)
+        labels = {dataset: LabelCount(choice, settled, dataset in learned) for dataset in datasets}
         covered = {dataset: CoverageCount(choice, settled) for dataset in datasets}
         for partition, found in partition_artifacts(run, datasets):
             tally.add(label_tally(found, choice, settled.get(partition)))
@@ -148,14 +149,21 @@ def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
 REACHABLE_RECALL = "recall .8 of the reachable"
 
 
+SCORES = ("kept", "precision", "recall of all", f"precision at {REACHABLE_RECALL}", "average precision")
+"""Columns of `score_cells`."""
+
+
+def score_cells(scores: LabelScores) -> tuple[str, ...]:
+    """The cells of a labelling method: labels kept, precision, recall, precision at recall .8 and average precision."""
+    values = (scores.precision, scores.recall, scores.precision_at_recall, scores.average_precision)
+    return (f"{scores.kept:,}", *map(share, values))
+
+
 def methods_table(title: str, audit: LabelAudit, choice: str) -> Table:
-    """A row for each way to label: labels kept, precision, recall, precision at recall .8 and average precision."""
-    methods = table(
-        title, "labels", "kept", "precision", "recall of all", f"precision at {REACHABLE_RECALL}", "average precision"
-    )
+    """A row for each way to label."""
+    methods = table(title, "labels", *SCORES)
     for name, scores in audit.methods(choice):
-        values = (scores.precision, scores.recall, scores.precision_at_recall, scores.average_precision)
-        methods.add_row(name, f"{scores.kept:,}", *map(share, values))
+        methods.add_row(name, *score_cells(scores))
     return methods
 
 

@@ -1,10 +1,7 @@
 """Two models side by side: paired intervals, and what the parts of a comparison say."""
 
-from __future__ import annotations
-
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,7 +110,7 @@ def test_the_page_loads_and_runs_nothing_and_shows_names_as_text():
     assert text.count("<polyline") >= 6
 
 
-def test_the_command_compares_files_of_detections(tmp_path: Path):
+def test_the_command_compares_files_of_detections(tmp_path):
     uris = pictures(tmp_path, {number: f"{number}_a.jpg" for number in IMAGES})
     truth = {
         uri: [
