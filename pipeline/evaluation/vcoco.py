@@ -69,7 +69,7 @@ class VcocoScores:
 
 @dataclass(frozen=True)
 class VcocoMatches:
-    """Which predictions are right. Any choice of images can be scored from them without matching again."""
+    """Which predictions are right."""
 
     truth: VcocoTruth
     agents: Ranking
