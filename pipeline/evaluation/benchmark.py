@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -334,15 +333,17 @@ def _evaluated(
     *,
     measure: str = "AP",
     labels: Mapping[str, str] = _LABELS,
-    groups: Mapping[str, str] = MappingProxyType({}),
+    groups: Mapping[str, str] | None = None,
 ) -> Evaluated:
     """What follows from `measured`. `official`: the authors' values; `truths`, `groups`: of the classes, by name."""
     resamples = options.resamples if truth.images else 0
     found = bootstrap(lambda chosen: measured(chosen).figures, truth.images, resamples=resamples, report=options.report)
     figures = tuple(_figure(name, labels.get(name, name), each, official.get(name)) for name, each in found.items())
-    classes = measured(None).classes.items()
-    of_classes = tuple(ClassScore(name, value, truths[name], groups.get(name, "")) for name, value in classes)
-    return Evaluated(figures, of_classes, score, scored, measured, measure)
+    classes = tuple(
+        ClassScore(name, value, truths[name], (groups or {}).get(name, ""))
+        for name, value in measured(None).classes.items()
+    )
+    return Evaluated(figures, classes, score, scored, measured, measure)
 
 
 def _figure(name: str, label: str, found: Interval, authors: float | None) -> Figure:
