@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,7 +74,10 @@ class LabelView:
 
     def print(self, console: Console) -> None:
         """Prints the tables."""
-        console.print(Text(sanitise(" → ".join(self._yield()))))
+        levels = (
+            f"{count:,} {f'kept ({self.choice})' if name == 'kept' else name}" for name, count in self.counts.levels()
+        )
+        console.print(Text(sanitise(" → ".join(levels))))
         parts = [self._losses()] if self.counts.lost else []
         parts += [self._spread(), self._usual()]
         for dataset in sorted(self.audits.keys() | self.coverage.keys()):
@@ -87,10 +89,6 @@ class LabelView:
             console.print()
             console.print(part)
         console.print()
-
-    def _yield(self) -> Iterator[str]:
-        for name, count in self.counts.levels():
-            yield f"{count:,} {f'kept ({self.choice})' if name == 'kept' else name}"
 
     def _losses(self) -> Group:
         losses = table("What led to nothing, and why", "of", "number", "reason")

@@ -100,24 +100,6 @@ def test_a_wrong_recipe_is_one_message_and_exit_code_1(root, tmp_path):
     assert "caption.top_p = 2" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_missing_data_and_weights_stop_before_work(root, tmp_path):
-    store = tmp_path / "store"
-    done = rlip(
-        "run", "recipes/coco_sample.toml", "--direct", "--set", f"data.root={tmp_path}/none", "--set", f"store={store}",
-        cwd=root,
-    )  # fmt: skip
-    assert done.exit_code == 1
-    assert "no folder" in done.stderr and "data.root" in done.stderr
-    assert not list((store / "artifacts").glob("*"))
-
-
-def test_a_store_that_cannot_be_written_is_told(root, tmp_path):
-    (tmp_path / "file").touch()
-    done = rlip("run", "recipes/demo.toml", "--direct", "--set", f"store={tmp_path}/file/store", cwd=root)
-    assert done.exit_code == 1
-    assert "can't be written" in done.stderr and "--set store=" in done.stderr
-
-
 def test_parse_shows_what_a_caption_states(root):
     done = rlip("parse", "a man in a suit standing in front of a car", cwd=root)
     assert done.exit_code == 0

@@ -58,7 +58,6 @@ def test_what_is_found_is_written_and_drawn_and_a_damaged_picture_is_named(root,
     [
         (("--subject", "cat"), "none of the objects"),
         (("--objects", ","), "has no names of objects"),
-        (("--objects", "@nowhere.txt"), "nowhere.txt"),
         (("--out", "found.csv"), ".parquet or .json"),
         (("--device", "cuda:9"), "finds no such GPU"),
     ],
@@ -141,24 +140,6 @@ def test_detections_are_scored_with_intervals_and_a_report(scored, tmp_path):
     assert figures(scored(8, "hold", "--json")[1])["full"]["value"] == 0.0
 
 
-def test_images_without_detections_are_an_error_unless_allowed(scored):
-    code, told = scored(4, "ride")
-    assert code == 1 and "can't be scored" in told and "4" in told
-    code, told = scored(4, "ride", "--allow-missing", "--json", "--intervals", 0)
-    assert code == 0, told
-    # Recall ends at one half: 6 of 11 points have a precision of 1.
-    assert figures(told)["full"]["value"] == pytest.approx(6 / 11)
-
-
 def test_a_split_needs_the_list_that_it_counts_in(scored):
     code, told = scored(8, "ride", "--split", "UC-NF")
     assert code == 1 and "--interactions" in told
-
-
-def test_names_that_a_run_writes_fit_those_of_the_benchmark(scored, tmp_path):
-    # A run's predicates are canonical: "ride" is the set's "riding", as long as no other verb of the set is.
-    code, told = scored(8, "riding", "--json", "--intervals", 0)
-    assert code == 0, told
-    assert figures(told)["full"]["value"] == 1.0
-    code, told = scored(8, "fly", "--json", "--intervals", 0)
-    assert code == 1 and "'fly'" in told and "'ride'" in told

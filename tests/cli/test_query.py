@@ -109,21 +109,6 @@ def test_a_wrong_query_names_the_tables(labelled):
         _rows(labelled, "")
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "select * from read_csv('{file}')", "select * from '{file}'", "copy images to '{file}'",
-        "attach '{file}' as other", "install httpfs", "set enable_external_access = true",
-    ],
-)  # fmt: skip
-def test_a_query_reaches_nothing_but_the_run(labelled, sql, tmp_path):
-    file = tmp_path / "secret.csv"
-    file.write_text("a,b\n1,2\n")
-    with pytest.raises(FatalError):
-        _rows(labelled, sql.format(file=file))
-    assert file.read_text() == "a,b\n1,2\n"
-
-
 def test_labels_are_one_row_each_with_names_boxes_and_words(labelled):
     labelled.run.note("recipe", {"shard": {"threshold": 0.75}})
     found = _rows(labelled, "select * from labels order by score desc")

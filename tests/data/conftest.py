@@ -1,7 +1,5 @@
 """Builds small datasets on disk for the tests."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Lists of images that must not be trained on: which files are read, which images they name, and what contaminates."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,6 @@ CONTENTS: dict[str, Any] = {
     "ids": [42, "43", 44.0],
     "file names": ["COCO_val2014_000000000042.jpg", "some/folder/000000000043.png", "HICO_test2015_00000044.jpg"],
     "COCO captions": [{"image_id": 42, "id": 7, "caption": ""}, {"image_id": 43, "id": 8}, {"image_id": 44, "id": 9}],
-    "objects with an id": [{"id": 42}, {"id": 43}, {"id": 44}],
     "HICO-DET": [{"file_name": f"HICO_test2015_000000{i}.jpg", "img_id": i} for i in (42, 43, 44)],
     "objects with a file name": [{"file_name": f"HICO_test2015_000000{i}.jpg"} for i in (42, 43, 44)],
     "COCO": {
@@ -43,11 +40,11 @@ CONTENTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", CONTENTS)
-def test_json_files_that_name_images(tmp_path: Path, kind: str) -> None:
+def test_json_files_that_name_images(tmp_path, kind):
     assert read_ids(save_json(tmp_path / "list.json", CONTENTS[kind])) == {42, 43, 44}
 
 
-def test_a_text_file_has_comments_and_names(tmp_path: Path) -> None:
+def test_a_text_file_has_comments_and_names(tmp_path):
     content = "# the test split\n\n42\n  43  # twice labelled\r\nCOCO_val2014_000000000044.jpg\n"
     assert read_ids(text(tmp_path / "list.ids", content)) == {42, 43, 44}
 
@@ -56,7 +53,6 @@ def test_a_text_file_has_comments_and_names(tmp_path: Path) -> None:
     ("content", "fault"),
     [
         ("42\nforty-three\n", r"line 2 is no image id: forty-three"),
-        ("42.5\n", r"line 1 is no image id"),
         ('[42, {"name": "x"}]', r"element 2 is no image id"),
         ("[42, true]", r"element 2 is no image id: True"),
         ('{"images": [{"id": 42}, {"id": null}]}', r"images 2 is no image id"),
@@ -65,18 +61,17 @@ def test_a_text_file_has_comments_and_names(tmp_path: Path) -> None:
         ('{"images": [{"id": 42}', r"not valid JSON at line 1"),
         ('{"annotations": [{"image_id": 42}]', r"not valid JSON at line 1"),
         ("# nothing\n", r"names no image"),
-        ("[]", r"names no image"),
         ("42\n\udcff\udcfe\n", r"not UTF-8"),
     ],
 )
-def test_a_file_at_fault_is_named_with_what_is_allowed(tmp_path: Path, content: str, fault: str) -> None:
+def test_a_file_at_fault_is_named_with_what_is_allowed(tmp_path, content, fault):
     path = tmp_path / "list.txt"
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(FatalError, match=rf"list\.txt: .*{fault}.*expected image ids: a text file with one id"):
         read_ids(path)
 
 
-def test_a_missing_file_is_found_before_anything_runs(tmp_path: Path) -> None:
+def test_a_missing_file_is_found_before_anything_runs(tmp_path):
     there = text(tmp_path / "there.ids", "1")
     lists = [a_list(there), a_list(there, map=tmp_path / "image_data.json", datasets=("vg",))]
     with pytest.raises(FatalError, match=r"image_data\.json: no such file; expected a map of image ids"):
@@ -85,7 +80,7 @@ def test_a_missing_file_is_found_before_anything_runs(tmp_path: Path) -> None:
         exclusion_files([a_list(tmp_path / "gone.ids")])
 
 
-def test_a_key_holds_what_the_files_say_and_not_where_they_lie(tmp_path: Path) -> None:
+def test_a_key_holds_what_the_files_say_and_not_where_they_lie(tmp_path):
     one = a_list(tmp_path / "one.ids", datasets=("vg",), map=tmp_path / "map.json")
     other = a_list(tmp_path / "other.ids", datasets=("vg",))
     assert one.row_settings() == other.row_settings() == {"reason": "V-COCO test", "datasets": ["vg"]}
@@ -95,7 +90,7 @@ def test_a_key_holds_what_the_files_say_and_not_where_they_lie(tmp_path: Path) -
     assert sorted(path.name for path in files.values()) == ["map.json", "one.ids", "other.ids"]
 
 
-def test_a_list_holds_for_its_datasets_and_the_first_gives_the_reason(tmp_path: Path) -> None:
+def test_a_list_holds_for_its_datasets_and_the_first_gives_the_reason(tmp_path):
     first = a_list(text(tmp_path / "a.ids", "1\n2\n"), "V-COCO test", datasets=("coco",))
     second = a_list(text(tmp_path / "b.ids", "2\n3\n"), "held out")
     assert excluded_ids([first, second], "coco") == {1: "V-COCO test", 2: "V-COCO test", 3: "held out"}
@@ -110,7 +105,7 @@ def test_a_list_holds_for_its_datasets_and_the_first_gives_the_reason(tmp_path: 
         {"1": None, "2": 42, "3": 7},
     ],
 )
-def test_a_map_finds_the_images_of_another_numbering(tmp_path: Path, content: Any) -> None:
+def test_a_map_finds_the_images_of_another_numbering(tmp_path, content):
     listed = text(tmp_path / "coco.ids", "42\n3\n")
     mapped = a_list(listed, datasets=("vg",), map=save_json(tmp_path / "image_data.json", content))
     assert excluded_ids([mapped], "vg") == {2: "V-COCO test"}
@@ -126,19 +121,19 @@ def test_a_map_finds_the_images_of_another_numbering(tmp_path: Path, content: An
         (42, "holds a JSON number"),
     ],
 )
-def test_a_map_at_fault_is_named_with_what_is_allowed(tmp_path: Path, content: Any, fault: str) -> None:
+def test_a_map_at_fault_is_named_with_what_is_allowed(tmp_path, content, fault):
     listed = text(tmp_path / "coco.ids", "42\n")
     mapped = a_list(listed, datasets=("vg",), map=save_json(tmp_path / "map.json", content))
     with pytest.raises(FatalError, match=rf"map\.json: {fault}.*image_data\.json"):
         excluded_ids([mapped], "vg")
 
 
-def test_a_map_is_for_named_datasets_only(tmp_path: Path) -> None:
+def test_a_map_is_for_named_datasets_only(tmp_path):
     with pytest.raises(ValidationError, match="map: fits only the datasets whose image ids it maps"):
         a_list(tmp_path / "coco.ids", map=tmp_path / "image_data.json")
 
 
-def test_real_lists(shared: Path) -> None:
+def test_real_lists(shared):
     data = shared / "data"
     test = read_ids(data / "vcoco/vcoco_test.ids")
     train, val = (read_ids(data / f"vcoco/vcoco_{split}.ids") for split in ("train", "val"))
@@ -160,7 +155,7 @@ def fingerprints(*rows: tuple[str, int, str, int | None]) -> pa.Table:
 TESTS = (("test", 1, "aa", 0xFF << 56), ("test", 42, "bb", 0b1111), ("other", 7, "bb", None))
 
 
-def test_an_image_is_told_from_evaluation_images_by_its_surest_sign(tmp_path: Path) -> None:
+def test_an_image_is_told_from_evaluation_images_by_its_surest_sign(tmp_path):
     lists = [a_list(text(tmp_path / "a.ids", "123"), datasets=("coco",))]
     kept_out = Contamination(lists, fingerprints(*TESTS), distance=3)
     assert kept_out.find("coco", 123, "bb", 0b1111) == ("V-COCO test", "id 123")
@@ -175,12 +170,12 @@ def test_an_image_is_told_from_evaluation_images_by_its_surest_sign(tmp_path: Pa
     assert kept_out.find("o365", 123, "cc", None) is None
 
 
-def test_the_nearest_of_several_near_duplicates_is_named() -> None:
+def test_the_nearest_of_several_near_duplicates_is_named():
     kept_out = Contamination([], fingerprints(("a", 1, "aa", 0b111), ("b", 2, "bb", 0b1), ("c", 3, "cc", 0b11)), 8)
     assert kept_out.find("coco", 5, "dd", 0) == ("near-duplicate of an evaluation image", "b/2 at distance 1")
 
 
-def test_lists_are_known_before_an_image_is_read_and_no_distance_compares_no_hashes(tmp_path: Path) -> None:
+def test_lists_are_known_before_an_image_is_read_and_no_distance_compares_no_hashes(tmp_path):
     kept_out = Contamination([a_list(text(tmp_path / "a.ids", "123"))], None, distance=4)
     assert kept_out.listed("coco", 123) == ("V-COCO test", "id 123")
     assert kept_out.listed("coco", 124) is kept_out.find("coco", 124, "aa", 0) is None

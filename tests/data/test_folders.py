@@ -1,7 +1,5 @@
 """Folders, tars and S3 give the same rows, a bare folder is a dataset, and a network failure is no missing image."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 from hashlib import sha256
@@ -95,7 +93,7 @@ def ingested(source: DataSource, folder: Path) -> tuple[list[dict[str, Any]], li
     return rows, rejected, [part.digest for part in parts]
 
 
-def test_rows_and_keys_are_those_of_a_folder(images: Path | str, tmp_path: Path) -> None:
+def test_rows_and_keys_are_those_of_a_folder(images, tmp_path):
     rows, rejected, digests = ingested(source_of(images, tmp_path), tmp_path)
     plain = tmp_path / "plain"
     for number, name in enumerate(NAMES, start=1):
@@ -107,7 +105,7 @@ def test_rows_and_keys_are_those_of_a_folder(images: Path | str, tmp_path: Path)
     assert ingested(source_of(images, tmp_path), tmp_path)[2] == digests
 
 
-def test_files_are_found_by_uri(images: Path | str) -> None:
+def test_files_are_found_by_uri(images):
     folder = open_folder(images)
     place = folder.place(NAMES[2])
     assert (place.name, uri_of(place, images), place.is_file()) == ("c.jpg", NAMES[2], True)
@@ -124,7 +122,7 @@ def test_files_are_found_by_uri(images: Path | str) -> None:
         state_of(folder.place(LOST))
 
 
-def test_a_rewritten_tar_is_read_anew(tmp_path: Path) -> None:
+def test_a_rewritten_tar_is_read_anew(tmp_path):
     path = pack(tmp_path / "all.tar", {"a.jpg": picture(1)})
     place = open_folder(path).place("a.jpg")
     before = state_of(place)
@@ -132,7 +130,7 @@ def test_a_rewritten_tar_is_read_anew(tmp_path: Path) -> None:
     assert read_bytes(place) == picture(2) and state_of(place) != before
 
 
-def test_tars_that_can_not_be_read(tmp_path: Path) -> None:
+def test_tars_that_can_not_be_read(tmp_path):
     whole = pack(tmp_path / "all.tar", {"a.jpg": picture(1), "b.jpg": picture(2)}).read_bytes()
     for name, data in (("torn.tar", whole[:900]), ("text.tar", b"no tar at all" * 100)):
         (tmp_path / name).write_bytes(data)
@@ -140,7 +138,7 @@ def test_tars_that_can_not_be_read(tmp_path: Path) -> None:
             open_folder(tmp_path / name).place("a.jpg").is_file()
 
 
-def test_a_changed_object_changes_its_state(s3: str, tmp_path: Path) -> None:
+def test_a_changed_object_changes_its_state(s3, tmp_path):
     files = fsspec.filesystem("s3", skip_instance_cache=True)
     files.pipe_file(f"{s3}/{tmp_path.name}/a.jpg", picture(1))
     folder = open_folder(f"{s3}/{tmp_path.name}")
@@ -150,7 +148,7 @@ def test_a_changed_object_changes_its_state(s3: str, tmp_path: Path) -> None:
     assert state_of(folder.place("a.jpg")) != before
 
 
-def test_what_is_wrong_with_a_place_is_told_before_work(s3: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_place_is_told_before_work(s3, tmp_path):
     sources = {
         "no folder": tmp_path / "none", "no file": tmp_path / "none.tar", "there is no bucket 'nowhere'": "s3://nowhere/x",
     }  # fmt: skip
@@ -159,14 +157,14 @@ def test_what_is_wrong_with_a_place_is_told_before_work(s3: str, tmp_path: Path)
         assert lacking.startswith("images: ") and message in lacking
 
 
-def test_a_silent_network_is_no_missing_image(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_network_is_no_missing_image(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("storage.remote.Remote.__init__.__defaults__", (None, ()))
     with pytest.raises(RetryableError):
         read_image(open_folder(f"{s3}/silent").place("a.jpg"))
 
 
-def test_urls_stay_as_they_are_and_paths_start_from_the_root() -> None:
+def test_urls_stay_as_they_are_and_paths_start_from_the_root():
     sources = [
         DataSource(name=name, format="coco", images=images, annotations=Path("a.json"))
         for name, images in (("url", "s3://bucket/images"), ("path", "images"))
@@ -180,7 +178,7 @@ def bare(images: Path | str) -> DataSource:
     return DataSource(name="mine", format="images", images=images)
 
 
-def test_every_picture_of_the_folder_and_its_subfolders_is_an_image(tmp_path: Path) -> None:
+def test_every_picture_of_the_folder_and_its_subfolders_is_an_image(tmp_path):
     for name in ("b.jpg", "a.PNG", "more/c.jpeg", ".hidden/d.jpg", ".e.jpg"):
         save_picture(tmp_path / "mine" / name)
     (tmp_path / "mine" / "notes.txt").write_text("words")
@@ -191,7 +189,7 @@ def test_every_picture_of_the_folder_and_its_subfolders_is_an_image(tmp_path: Pa
     assert len({record.image_id for record in records}) == 3 and all(0 <= r.image_id < 2**53 for r in records)
 
 
-def test_new_pictures_append_a_partition_and_no_id_changes(tmp_path: Path) -> None:
+def test_new_pictures_append_a_partition_and_no_id_changes(tmp_path):
     for name in ("b.jpg", "d.jpg"):
         save_picture(tmp_path / "mine" / name)
     store = LocalStore(tmp_path / "store")
@@ -213,7 +211,7 @@ def test_new_pictures_append_a_partition_and_no_id_changes(tmp_path: Path) -> No
     assert known.items() <= ids().items()
 
 
-def test_pictures_are_turned_as_viewers_show_them_wherever_they_are_read(tmp_path: Path) -> None:
+def test_pictures_are_turned_as_viewers_show_them_wherever_they_are_read(tmp_path):
     images = tmp_path / "mine"
     images.mkdir()
     picture = Image.new("RGB", (100, 80), (255, 255, 255))
@@ -248,7 +246,7 @@ def test_pictures_are_turned_as_viewers_show_them_wherever_they_are_read(tmp_pat
         assert [row["width"] for row in rows] == [100] * 4 + [80] * 4
 
 
-def test_a_folder_of_an_earlier_version_is_ingested_again_and_annotated_sets_are_not(tmp_path: Path) -> None:
+def test_a_folder_of_an_earlier_version_is_ingested_again_and_annotated_sets_are_not(tmp_path):
     save_picture(tmp_path / "mine" / "a.jpg")
     stated = save_json(
         tmp_path / "set.json", {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": []}
@@ -273,7 +271,7 @@ def test_a_folder_of_an_earlier_version_is_ingested_again_and_annotated_sets_are
     )
 
 
-def test_a_folder_without_pictures_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_pictures_is_told(tmp_path):
     (tmp_path / "mine").mkdir()
     with pytest.raises(AnnotationError, match="no usable image for dataset 'mine'"):
         read_all(bare(tmp_path / "mine"))

@@ -1,7 +1,5 @@
 """Tests the readers of sets of boxes and scene graphs: LVIS, COCO panoptic, relations in COCO, PSG, GQA, Open Images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ def relation(subject: Any, predicate: Any, target: Any, image: Any = 7) -> dict[
     return {"image_id": image, "subject_id": subject, "predicate_id": predicate, "object_id": target}
 
 
-def test_coco_with_relations_between_annotations(tmp_path: Path) -> None:
+def test_coco_with_relations_between_annotations(tmp_path):
     stated = [
         relation(0, 4, 3),
         relation(0, 9, 3),
@@ -46,7 +44,7 @@ def test_coco_with_relations_between_annotations(tmp_path: Path) -> None:
     assert [reject.reason for reject in reader.rejects] == ["relations of unknown image"] * 2
 
 
-def test_relations_in_the_file_and_beside_it_are_joined(tmp_path: Path) -> None:
+def test_relations_in_the_file_and_beside_it_are_joined(tmp_path):
     content = COCO | {"rel_annotations": [relation(0, 4, 3)], "rel_categories": [{"id": 4, "name": "wears"}]}
     pair = {"subject": "person", "subject_bbox": [1, 2, 30, 40], "predicate": "holds", "object": "hat"}
     pairs = [{"image_id": 7, "relations": [pair | {"object_bbox": [5, 2, 9, 8]}]}]
@@ -58,7 +56,7 @@ def test_relations_in_the_file_and_beside_it_are_joined(tmp_path: Path) -> None:
     ]
 
 
-def test_lvis_names_images_by_their_address(tmp_path: Path) -> None:
+def test_lvis_names_images_by_their_address(tmp_path):
     save_picture(tmp_path / "val2017/000000000007.jpg")
     content = {
         "images": [
@@ -74,13 +72,13 @@ def test_lvis_names_images_by_their_address(tmp_path: Path) -> None:
     assert [(reject.image_id, reject.reason) for reject in reader.rejects] == [(8, "file name not usable")]
 
 
-def test_objects365_v1_lies_in_one_folder(tmp_path: Path) -> None:
+def test_objects365_v1_lies_in_one_folder(tmp_path):
     content = COCO | {"images": [IMAGE | {"file_name": "obj365_val_000000000007.jpg"}]}
     (record,) = annotations(opened("objects365", save_json(tmp_path / "objects365_val.json", content)))
     assert record.path.name == "obj365_val_000000000007.jpg" and len(record.boxes) == 2
 
 
-def test_coco_panoptic_has_a_box_for_each_segment(tmp_path: Path) -> None:
+def test_coco_panoptic_has_a_box_for_each_segment(tmp_path):
     segments = [
         {"id": 901, "category_id": 0, "bbox": [1, 2, 30, 40], "area": 9, "iscrowd": 0},
         {"id": 902, "category_id": 187, "bbox": [0, 0, 100, 20], "area": 9, "iscrowd": 1},
@@ -110,7 +108,7 @@ def psg_file(folder: Path, *data: Any) -> Path:
     return save_json(folder / "psg.json", {"data": data, **lists, "test_image_ids": ["7", "8"]})
 
 
-def test_psg_relates_segments_by_their_places(tmp_path: Path) -> None:
+def test_psg_relates_segments_by_their_places(tmp_path):
     faulty = [[1, 0, 0], [1, 0, 0], [1, 0, 2], [1, 2, 0], [1, 0]]
     path = psg_file(
         tmp_path, psg("7", faulty), psg("5", [[0, 1, 1]]), psg("8", [], annotations=[{"bbox": [0, 0, 1, 1]}])
@@ -135,7 +133,7 @@ def test_psg_relates_segments_by_their_places(tmp_path: Path) -> None:
         annotations(open_annotations(train.model_copy(update={"split": "val"})))
 
 
-def test_gqa_relates_objects_by_their_ids(tmp_path: Path) -> None:
+def test_gqa_relates_objects_by_their_ids(tmp_path):
     sides = {"x": 1, "y": 2, "w": 30, "h": 40}
     objects = {
         "11": {
@@ -157,7 +155,7 @@ def test_gqa_relates_objects_by_their_ids(tmp_path: Path) -> None:
     assert [reject.reason for reject in reader.rejects] == ["image id not an integer"]
 
 
-def test_open_images_boxes_take_sizes_from_the_images(tmp_path: Path) -> None:
+def test_open_images_boxes_take_sizes_from_the_images(tmp_path):
     for name in ("fe00000000000001", "00000000000000aa"):
         save_picture(tmp_path / f"{name}.jpg", 200, 100)
     files = {"annotations": text(tmp_path / "b.csv", BOXES), "classes": text(tmp_path / "classes.csv", CLASSES)}

@@ -1,10 +1,7 @@
 """Copies of an image have near hashes, different images have not, and images that show nothing have none."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,19 +51,19 @@ COPIES: dict[str, Callable[[Image.Image], bytes]] = {
 
 
 @pytest.mark.parametrize("copy", COPIES)
-def test_a_copy_is_a_near_duplicate(copy: str) -> None:
+def test_a_copy_is_a_near_duplicate(copy):
     image = picture(1)
     assert bits_apart(encoded(image, quality=92), COPIES[copy](image)) <= DEFAULT_DISTANCE
 
 
-@pytest.mark.parametrize("copy", COPIES)
-def test_copies_of_real_pictures_are_near_duplicates(shared: Path, copy: str) -> None:
-    for path in sorted((shared / "data/coco/sample2017").glob("*.jpg"))[:20]:
+def test_copies_of_real_pictures_are_near_duplicates(shared):
+    for path in sorted((shared / "data/coco/sample2017").glob("*.jpg"))[:5]:
         with Image.open(path) as image:
-            assert bits_apart(path.read_bytes(), COPIES[copy](image.convert("RGB"))) <= DEFAULT_DISTANCE
+            for copied in COPIES.values():
+                assert bits_apart(path.read_bytes(), copied(image.convert("RGB"))) <= DEFAULT_DISTANCE
 
 
-def test_different_real_pictures_are_far_apart(shared: Path) -> None:
+def test_different_real_pictures_are_far_apart(shared):
     paths = sorted((shared / "data/coco/sample2017").glob("*.jpg"))
     found = [perceptual_hash(path.read_bytes()) for path in paths]
     hashes = np.array([each for each in found if each is not None], np.uint64)
@@ -90,32 +87,26 @@ def horizon() -> Image.Image:
 
 
 @pytest.mark.parametrize("draw", [flat, gradient, horizon])
-@pytest.mark.parametrize("form", ["JPEG", "PNG"])
-def test_a_picture_without_structure_has_no_hash(draw: Callable[[], Image.Image], form: str) -> None:
-    assert perceptual_hash(encoded(draw(), form)) is None
+def test_a_picture_without_structure_has_no_hash(draw):
+    assert perceptual_hash(encoded(draw())) is None
 
 
-def test_a_hash_is_a_64_bit_number_that_a_table_can_hold() -> None:
+def test_a_hash_is_a_64_bit_number_that_a_table_can_hold():
     hashes = [perceptual_hash(encoded(picture(seed))) for seed in range(8)]
     assert all(each is not None and 0 <= each < 2**64 for each in hashes)
     assert any(each is not None and each >= 2**63 for each in hashes)
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_one_decoding_gives_what_probing_gives(form: str) -> None:
-    data = encoded(picture(2, 500, 333), form)
+def test_one_decoding_gives_what_probing_gives_within_the_same_limits():
+    data = encoded(picture(2, 500, 333))
     probe, phash = probe_and_hash(data)
     assert probe == probe_bytes(data)
     assert phash == perceptual_hash(data) is not None
+    with pytest.raises(BadImage, match="too large"):
+        probe_and_hash(data, ImageLimits(max_side=100))
 
 
-def test_limits_hold() -> None:
-    with pytest.raises(BadImage) as caught:
-        probe_and_hash(encoded(picture(3)), ImageLimits(max_side=100))
-    assert caught.value.reason == "too large"
-
-
-def test_near_duplicates_in_chunks_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_duplicates_in_chunks_are_those_of_a_loop(monkeypatch):
     random = np.random.default_rng(0)
     hashes = random.integers(0, 2**64, 20, np.uint64)
     others = np.concatenate([hashes[5:12] ^ np.uint64(2**63 + 1), random.integers(0, 2**64, 30, np.uint64), hashes[:1]])

@@ -1,7 +1,5 @@
 """Reads the files of the synthetic world with the readers of the public formats. No planted relation may get lost."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -62,7 +60,7 @@ SETS = {
 
 
 @pytest.mark.parametrize("format_name", SETS)
-def test_no_relation_gets_lost(made: SceneFolders, format_name: str) -> None:
+def test_no_relation_gets_lost(made, format_name):
     images, annotations, more = SETS[format_name]
     files = {setting: getattr(made, name) for setting, name in more.items()}
     places = {"images": getattr(made, images), "annotations": getattr(made, annotations)}

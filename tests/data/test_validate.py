@@ -1,7 +1,5 @@
 """Validates records against their image files: boxes, sizes, relations; and tests fingerprints."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path
@@ -46,7 +44,7 @@ def reasons(found: list) -> list[str]:  # type: ignore[type-arg]
         (Box("dog", 1e300, 10, 1e300, 5), "box outside"),
     ],
 )
-def test_boxes_that_can_not_be_used(picture: Path, box: Box, reason: str) -> None:
+def test_boxes_that_can_not_be_used(picture, box, reason):
     kept = Box("dog", 1, 1, 5, 5)
     found, rejects = validate(record(picture, box, kept))
     assert found is not None and found.boxes == (kept,)
@@ -54,7 +52,7 @@ def test_boxes_that_can_not_be_used(picture: Path, box: Box, reason: str) -> Non
     assert rejects[0].image_id == 7 and rejects[0].value.startswith("dog [")
 
 
-def test_boxes_are_clipped_and_only_what_matters_is_noted(picture: Path) -> None:
+def test_boxes_are_clipped_and_only_what_matters_is_noted(picture):
     found, rejects = validate(record(picture, Box("dog", -10, 70, 30, 30), Box("cat", 50, 40, 50.4, 40.2)))
     assert found is not None
     assert found.boxes == (Box("dog", 0, 70, 20, 10), Box("cat", 50, 40, 50, 40))
@@ -62,7 +60,7 @@ def test_boxes_are_clipped_and_only_what_matters_is_noted(picture: Path) -> None
     assert rejects[0].value == "dog [-10, 70, 30, 30] in 100x80"
 
 
-def test_relations_follow_their_boxes(picture: Path) -> None:
+def test_relations_follow_their_boxes(picture):
     boxes = (
         Box("a", 0, 0, 0, 5),
         Box("a", 1, 1, 5, 5),
@@ -86,7 +84,7 @@ def test_relations_follow_their_boxes(picture: Path) -> None:
     )
 
 
-def test_the_files_size_wins_and_is_counted(picture: Path) -> None:
+def test_the_files_size_wins_and_is_counted(picture):
     found, rejects = validate(record(picture, Box("dog", 70, 10, 30, 30), width=80, height=100))
     assert found is not None and (found.width, found.height) == (100, 80)
     assert found.boxes == (Box("dog", 70, 10, 30, 30),)
@@ -95,7 +93,7 @@ def test_the_files_size_wins_and_is_counted(picture: Path) -> None:
     assert reasons(validate(record(picture))[1]) == []
 
 
-def test_boxes_of_the_picture_as_viewers_turn_it_are_not_taken_for_raw_pixels(tmp_path: Path) -> None:
+def test_boxes_of_the_picture_as_viewers_turn_it_are_not_taken_for_raw_pixels(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     path = tmp_path / "turned.jpg"
@@ -106,7 +104,7 @@ def test_boxes_of_the_picture_as_viewers_turn_it_are_not_taken_for_raw_pixels(tm
     assert found is not None and not rejects and (found.width, found.height) == (100, 80)
 
 
-def test_a_torn_image_is_found_by_decoding_only(picture: Path, tmp_path: Path) -> None:
+def test_a_torn_image_is_found_by_decoding_only(picture, tmp_path):
     torn = tmp_path / "torn.jpg"
     torn.write_bytes(picture.read_bytes()[:-40])
     found, rejects = validate(record(torn))
@@ -114,7 +112,7 @@ def test_a_torn_image_is_found_by_decoding_only(picture: Path, tmp_path: Path) -
     assert validate(record(torn), verify="header")[0] is not None
 
 
-def test_limits_are_the_callers(picture: Path) -> None:
+def test_limits_are_the_callers(picture):
     found, rejects = validate(record(picture), ImageLimits(max_side=50))
     assert found is None and reasons(rejects) == ["too large"]
 
@@ -125,7 +123,7 @@ boxes = st.builds(Box, st.sampled_from("ab"), sides, sides, sides, sides)
 
 @given(st.lists(boxes, max_size=6), st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_comes_in_what_goes_out_is_usable(picture: Path, given_boxes: list[Box], data: st.DataObject) -> None:
+def test_whatever_comes_in_what_goes_out_is_usable(picture, given_boxes, data):
     ends = st.integers(0, len(given_boxes) - 1)
     relation = st.builds(AnnotatedRelation, ends, st.sampled_from(["on", "near"]), ends)
     relations = data.draw(st.lists(relation, max_size=5)) if given_boxes else []
@@ -142,7 +140,7 @@ def test_whatever_comes_in_what_goes_out_is_usable(picture: Path, given_boxes: l
     assert sum(reject.reason != "box clipped" for reject in rejects) == lost
 
 
-def test_fingerprints(tmp_path: Path) -> None:
+def test_fingerprints(tmp_path):
     path = save_picture(tmp_path / "a.jpg")
     by_bytes = fingerprint(record(path).path)
     assert by_bytes == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,7 +1,5 @@
 """Tests Visual Genome's relationships, objects and aliases."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +42,7 @@ def one(relations: list[Any], image_id: Any = 1) -> list[Any]:
 MAN, HAT, DOG = thing(1, "Man", 10, 10, 40, 60), thing(2, "red  Hat", 20, 5, 20, 10), thing(3, "dog", 60, 40, 30, 30)
 
 
-def test_names_and_predicates_are_lower_case_and_boxes_shared(tmp_path: Path) -> None:
+def test_names_and_predicates_are_lower_case_and_boxes_shared(tmp_path):
     relations = [fact(MAN, "WEARS", HAT), fact(MAN, " next  to", thing(3, "", 60, 40, 30, 30, names=["Dog", "puppy"]))]
     _, (record,) = read_all(genome(tmp_path, one(relations)))
     assert record.boxes == (
@@ -57,7 +55,7 @@ def test_names_and_predicates_are_lower_case_and_boxes_shared(tmp_path: Path) ->
     assert [(reject.reason, reject.value) for reject in record.rejects] == [("further name", "dog: puppy")]
 
 
-def test_exact_and_near_duplicates_go_and_aliases_only_compare(tmp_path: Path) -> None:
+def test_exact_and_near_duplicates_go_and_aliases_only_compare(tmp_path):
     same_man = thing(11, "man", 11, 10, 40, 60)
     relations = [
         fact(MAN, "near", DOG),
@@ -73,14 +71,14 @@ def test_exact_and_near_duplicates_go_and_aliases_only_compare(tmp_path: Path) -
     assert record.rejects[1].value == "man beside dog"
 
 
-def test_an_image_keeps_its_first_hundred_relations(tmp_path: Path) -> None:
+def test_an_image_keeps_its_first_hundred_relations(tmp_path):
     relations = [fact(MAN, f"predicate {number}", DOG) for number in range(105)]
     _, (record,) = read_all(genome(tmp_path, one(relations)))
     assert [relation.predicate for relation in record.relations] == [f"predicate {n}" for n in range(100)]
     assert [reject.reason for reject in record.rejects] == ["relation above 100"] * 5
 
 
-def test_what_can_not_be_used(tmp_path: Path) -> None:
+def test_what_can_not_be_used(tmp_path):
     relations = [
         fact(MAN, "on", {"object_id": 9, "name": "bench", "x": 1}),
         fact(MAN, "on", thing(10, " ")),
@@ -109,7 +107,7 @@ def test_what_can_not_be_used(tmp_path: Path) -> None:
     ]
 
 
-def test_image_data_orders_and_objects_add_boxes(tmp_path: Path) -> None:
+def test_image_data_orders_and_objects_add_boxes(tmp_path):
     files = {
         "image_data": [{"image_id": 2, "width": 100, "height": 80}, {"image_id": 1, "width": 90, "height": 80}],
         "objects": [{"image_id": 1, "objects": [DOG, thing(7, "", names=["tree"])]}, {"image_id": 5, "objects": []}],
@@ -124,7 +122,7 @@ def test_image_data_orders_and_objects_add_boxes(tmp_path: Path) -> None:
     ]
 
 
-def test_images_may_lie_in_the_two_official_folders(tmp_path: Path) -> None:
+def test_images_may_lie_in_the_two_official_folders(tmp_path):
     content = [*one([fact(MAN, "near", DOG)]), *one([], image_id=2)]
     source = genome(tmp_path, content, image_ids=())
     save_picture(source.images / "VG_100K_2" / "1.jpg")
@@ -133,7 +131,7 @@ def test_images_may_lie_in_the_two_official_folders(tmp_path: Path) -> None:
     assert [record.path.parent.name for record in records] == ["VG_100K_2", "VG_100K"]
 
 
-def test_real_images(shared: Path) -> None:
+def test_real_images(shared):
     folder = shared / "data" / "visual_genome"
     names = {"annotations": "relationships_1.json", "predicate_aliases": "predicate_alias.txt"}
     files = {setting: folder / name for setting, name in names.items()} | {

@@ -1,7 +1,5 @@
 """Helpers that write images and annotation files, and read a source to its end."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -53,7 +53,7 @@ BENCHMARKS: dict[str, tuple[Scored, Options]] = {
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_matching_once_gives_the_intervals_of_matching_every_resample_anew(name: str):
+def test_matching_once_gives_the_intervals_of_matching_every_resample_anew(name):
     scored, options = BENCHMARKS[name]
     predicted, truth = synthetic(images=20, per_image=40, seed=2)
 

@@ -33,10 +33,6 @@ def test_labels_that_the_truth_lacks_do_not_count():
     }
 
 
-def test_nothing_detected_scores_zero():
-    assert average_precision_50([detections([], [], [])], [detections([CAR], [3])]) == {3: 0.0}
-
-
 def test_duplicates_go_within_a_label_only():
     near = [11.0, 10.0, 61.0, 41.0]
     found = detections([CAR, near, near], [3, 3, 4], [0.6, 0.9, 0.5]).without_duplicates(0.6)

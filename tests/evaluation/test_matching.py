@@ -1,7 +1,7 @@
 """Joins, overlaps and matches of whole test sets, against loops over images that do what they say."""
 
 import numpy as np
-from relation_rows import A, B, half
+from relation_rows import B
 
 from pipeline.evaluation.matching import (
     Candidates,
@@ -74,12 +74,6 @@ def test_suppression_is_that_of_each_group_alone():
 
 def test_nothing_is_suppressed_where_there_is_nothing():
     assert kept(np.zeros(0, np.int64), [np.zeros((0, 4))], [1.0], 0.5).tolist() == []
-
-
-def test_a_chain_of_overlaps_keeps_every_second():
-    # Each overlaps its neighbours alone, so the second is dropped and the third is kept.
-    place = np.array([A, half(A), [box + 40 * (side % 2 == 0) for side, box in enumerate(A)]])
-    assert kept(np.zeros(3, np.int64), [place], [1.0], 0.3).tolist() == [True, False, True]
 
 
 def test_the_first_prediction_finds_a_truth_and_later_ones_do_not_turn_to_others():

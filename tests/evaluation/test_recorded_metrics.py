@@ -49,7 +49,7 @@ def given(recorded: dict, key: str) -> Relations:
 
 @pytest.mark.parametrize("name", ["hico", "hico_nms"])
 @pytest.mark.parametrize("suppression", [("nms", 0.7), ("no_nms", None)])
-def test_hico_agrees_with_the_authors_evaluator(shared: Path, name: str, suppression: tuple[str, float | None]):
+def test_hico_agrees_with_the_authors_evaluator(shared, name, suppression):
     recorded = recording(shared, name)
     key, threshold = suppression
     relations = predicted(recorded, np.array(recorded["inputs"]["correct_mat"]))
@@ -74,7 +74,7 @@ def vcoco_scores(recorded: dict, folder: Path, rules: VcocoRules | None = None) 
     return match_vcoco(read_vcoco_detections(folder / "detections.json", truth), truth, rules).scores()
 
 
-def test_vcoco_agrees_with_vsrl_eval(shared: Path, tmp_path: Path):
+def test_vcoco_agrees_with_vsrl_eval(shared, tmp_path):
     recorded = recording(shared, "vsrl")
     scores = vcoco_scores(recorded, tmp_path, VcocoRules(official=True))
     expected = recorded["outputs"]["ap_in_action_role_order"]
@@ -90,7 +90,7 @@ def test_vcoco_agrees_with_vsrl_eval(shared: Path, tmp_path: Path):
     assert [round(100 * mean, 2) for mean in scores.means_without_point] == [43.00, 68.50]
 
 
-def test_the_mean_without_point_is_that_of_the_other_roles(shared: Path, tmp_path: Path):
+def test_the_mean_without_point_is_that_of_the_other_roles(shared, tmp_path):
     recorded = recording(shared, "vsrl")
     scores = vcoco_scores(recorded, tmp_path)
     by_role = recorded["outputs"]["ap_in_action_role_order"]
@@ -100,7 +100,7 @@ def test_the_mean_without_point_is_that_of_the_other_roles(shared: Path, tmp_pat
     assert scores.means_without_point[0] == pytest.approx(0.448409, abs=1e-6)
 
 
-def test_open_images_agrees_with_the_authors_evaluator(shared: Path):
+def test_open_images_agrees_with_the_authors_evaluator(shared):
     recorded = recording(shared, "oi_sgg")
     expected = recorded["outputs"]
     for limit in (50, 100):
@@ -115,7 +115,7 @@ def test_open_images_agrees_with_the_authors_evaluator(shared: Path):
     assert all(isinstance(key, TripletClass) for key in found.relations.average_precision)
 
 
-def test_open_images_without_suppression_agrees_too(shared: Path):
+def test_open_images_without_suppression_agrees_too(shared):
     recorded = recording(shared, "oi_sgg")
     rules = OpenImagesRules(official=True, suppression=None)
     found = match_open_images(predicted(recorded), given(recorded, "rels"), rules).scores()
@@ -125,7 +125,7 @@ def test_open_images_without_suppression_agrees_too(shared: Path):
         assert [mean, scores.weighted_mean, scores.total_recall] == pytest.approx(expected, abs=1e-6)
 
 
-def test_correct_phrases_of_open_images_differ_and_more_relations_never_recall_less(shared: Path):
+def test_correct_phrases_of_open_images_differ_and_more_relations_never_recall_less(shared):
     recorded = recording(shared, "oi_sgg")
     relations, truth = predicted(recorded), given(recorded, "rels")
     found, official, found_50, official_50 = (

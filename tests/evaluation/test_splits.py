@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +32,7 @@ def scores(**values: float) -> HicoScores:
 
 
 @pytest.mark.parametrize("name", ["UC-RF", "UC-NF"])
-def test_published_lists_leave_out_rare_or_frequent_triplets_of_which_every_name_is_seen(shared: Path, name: str):
+def test_published_lists_leave_out_rare_or_frequent_triplets_of_which_every_name_is_seen(shared, name):
     truth = json.loads((shared / "data" / "hico_det" / "ground_truth_800.json").read_text())
     triplets = [TripletClass(0, thing, verb) for _, thing, verb in truth["correspondence"]]
     split = published_split(name, triplets, transductive=None)
@@ -45,7 +44,7 @@ def test_published_lists_leave_out_rare_or_frequent_triplets_of_which_every_name
     assert len({triplet.predicate for triplet in seen}) == 117
 
 
-def test_unseen_objects_and_verbs_occur_in_no_seen_triplet(shared: Path):
+def test_unseen_objects_and_verbs_occur_in_no_seen_triplet(shared):
     names = read_interactions(shared / "data" / "hico_det" / "hico_list_hoi.txt")
     places = {name: place for place, name in enumerate(sorted({name for both in names for name in both}))}
     triplets = [TripletClass(0, places[thing], places[verb]) for verb, thing in names]
@@ -96,16 +95,16 @@ def test_names_stay_seen_however_many_triplets_are_left_out():
         rare_first(counts, 600, transductive=None)
 
 
-@pytest.mark.parametrize("text", ["[3, 0]", "3 0", "3,\n0\n", " 3\t0 "])
-def test_positions_of_unseen_triplets_are_read_from_a_file(tmp_path: Path, text: str):
+@pytest.mark.parametrize("text", ["[3, 0]", "3,\n0\n"])
+def test_positions_of_unseen_triplets_are_read_from_a_file(tmp_path, text):
     (tmp_path / "unseen").write_text(text)
     positions = read_positions(tmp_path / "unseen")
     split = split_of_positions("own", positions, TRIPLETS, transductive=None)
     assert split.unseen == {TripletClass(0, 0, 3), TripletClass(0, 0, 0)}
 
 
-@pytest.mark.parametrize("text", ["", "3 zero", "[3, 0", "[3.5]", '["3"]', "[true]"])
-def test_a_file_without_positions_is_refused(tmp_path: Path, text: str):
+@pytest.mark.parametrize("text", ["3 zero", "[3, 0", "[3.5]", "[true]"])
+def test_a_file_without_positions_is_refused(tmp_path, text):
     (tmp_path / "unseen").write_text(text)
     with pytest.raises(ValueError, match="unseen is no list of positions"):
         read_positions(tmp_path / "unseen")

@@ -59,14 +59,11 @@ def test_caveats_are_of_the_benchmark_and_of_the_data():
         ("hico-det", 9658, 600, True),
         ("hico-det", 9546, 600, True),
         ("hico-det", 9658, 599, False),
-        ("hico-det", 800, 600, False),
         ("hico-det", 38118, 600, False),
         ("v-coco", 4946, 25, True),
         ("v-coco", 2867, 25, False),
         ("open-images", 5322, 30, True),
-        ("open-images", 1813, 30, False),
         ("vg", 26446, 50, True),
-        ("vg", 5000, 50, False),
         ("psg", 2177, 49, True),
     ],
 )
@@ -132,7 +129,3 @@ def test_published_means_agree_with_their_parts():
     for result in published_results("open-images"):
         weighted = 0.2 * result.scores["recall_50"] + 0.4 * (result.scores["wmap_rel"] + result.scores["wmap_phr"])
         assert result.scores["score_wtd"] == pytest.approx(weighted, abs=0.5), result
-
-
-def test_benchmarks_without_published_results_have_none():
-    assert published_results("ours") == ()

@@ -1,9 +1,5 @@
 """Figures of a run's evaluation beside HICO-DET's: unseen and seen triplets apart, and V-COCO's own."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 from relation_rows import A, B
@@ -45,7 +41,7 @@ def found(test_set: evaluated.TestSet, position: int, predicate: str, thing: str
     return Scored(position, relation, none)
 
 
-def test_unseen_and_seen_triplets_are_scored_apart() -> None:
+def test_unseen_and_seen_triplets_are_scored_apart():
     test_set = evaluated.TestSet([row(1, ("ride", "horse")), row(2, ("feed", "horse")), row(3, ("ride", "bus"))], {})
     predicted = [
         found(test_set, 0, "ride", "horse"),
@@ -64,7 +60,7 @@ def test_unseen_and_seen_triplets_are_scored_apart() -> None:
     assert not {"unseen_map", "unseen_triplets"} & test_set.scores(predicted).keys()
 
 
-def test_vcoco_is_scored_by_its_own_files(tmp_path: Path) -> None:
+def test_vcoco_is_scored_by_its_own_files(tmp_path):
     actions, instances, _ = files(tmp_path)
     truth = read_vcoco_truth(actions, instances)
     test_set = evaluated.TestSet([row(8, ("hold", "bat")), row(7, ("hold", "bat"))], {})
@@ -78,7 +74,7 @@ def test_vcoco_is_scored_by_its_own_files(tmp_path: Path) -> None:
         test_set.vcoco_scores([found(test_set, 0, "hold", "bat")], truth)
 
 
-def test_the_key_has_the_content_of_vcocos_files_and_nothing_where_there_are_none(tmp_path: Path) -> None:
+def test_the_key_has_the_content_of_vcocos_files_and_nothing_where_there_are_none(tmp_path):
     assert EvaluateStage(EvaluateSettings()).row_settings() == {"subject": None, "metrics": []}
     assert EvaluateStage(EvaluateSettings()).files() == {}
     actions, instances, _ = files(tmp_path)

@@ -1,7 +1,5 @@
 """Annotation files: a bad file is refused by name, a bad row costs itself."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 import h5py
 
 from tests.hostile.case import Case, table, written
-from tests.hostile.ingested import CATEGORIES, GOOD, good_image, ingested, instances
+from tests.hostile.ingested import CATEGORIES, good_image, ingested, instances
 
 REFUSED = r"refused: .*set\.json: .*expected COCO instances"
 INVALID = r"refused: .*set\.json: not (valid JSON|UTF-8)"
@@ -18,23 +16,16 @@ GOOD_KEPT = "kept 1 images, 1 boxes; quarantined "
 DEEP = 100_000
 
 FILES: dict[str, tuple[str, Any]] = {
-    "empty": (INVALID, b""),
-    "not JSON": (INVALID, b"images: []"),
     "no UTF-8": (INVALID, b'{"images": ["\xff\xfe"]}'),
     "cut short": (INVALID, b'{"images": [{"id": 1, "file_na'),
-    "something behind its end": (INVALID, b'{"images": [], "annotations": [], "categories": []} {}'),
-    "a list": (REFUSED, []),
     "a string of 10 MB": (REFUSED, b'"' + b"x" * 10**7 + b'"'),
     "no images": (r"refused: .*no field 'images'", {"annotations": [], "categories": []}),
     "images that are an object": (r"refused: .*field 'images' is a JSON object", {**instances(), "images": {}}),
     "an empty set": (r"refused: .*no usable image.*annotations of unknown image", {**instances(), "images": []}),
-    "a set of nothing": (r"refused: .*no usable image.*list of images is empty", {"images": [], "annotations": [], "categories": []}),
     "lists within lists": (INVALID, b'{"images": [' + b"[" * DEEP),
     "a number of 5,000 digits": (r"refused: .*no usable image .*image id not an integer", b'{"annotations": [], "categories": [], "images": [{"id": ' + b"1" * 5000 + b"}]}"),
     "a number of a million digits": ("refused: .*has no field 'annotations'", b'{"info": ' + b"1" * 10**6 + b"}"),
-    "a number longer than any element": (INVALID, b'{"images": [' + b"1" * 20 * 10**6),
     "a million empty lists in an element": ("refused: .*has no field", b'{"info": {"a": [' + b"[]," * 10**6 + b"[]]}}"),
-    "ten thousand fields of one name": (GOOD_KEPT + "nothing", b'{' + b'"info": 1, ' * 10_000 + str(instances()).replace("'", '"').encode()[1:]),
     "images twice": ("kept 1 images.*1 duplicate image id", str(instances()).replace("'", '"').encode()[:-1] + b', "images": [{"id": 1, "file_name": "good.png"}]}'),
 }  # fmt: skip
 
@@ -49,47 +40,25 @@ def box(**fields: Any) -> dict[str, Any]:
 
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "an image that is null": ("-1 image id not an integer", {"images": [None]}),
-    "an image without an id": ("-1 image id not an integer", {"images": [{"file_name": "2.png"}]}),
     "an id that is true": ("-1 image id not an integer", image(id=True)),
-    "an id of NaN": ("-1 image id not an integer", image(id=float("nan"))),
     "an id of 2^63": ("-1 image id not an integer", image(id=2**63)),
-    "an id of 2^53": (f"{2**53} missing file", image(id=2**53)),
-    "an id below zero": ("-5 missing file", image(id=-5)),
-    "an id in other digits": ("-1 image id not an integer", image(id="１２")),
     "an id of 400 digits": ("-1 image id not an integer", image(id=10**400)),
-    "an id that occurs twice": ("1 duplicate image id", image(id=1, file_name=GOOD)),
-    "a name of 300 characters": ("2 file name not usable", image(file_name="a" * 300 + ".png")),
     "a name of 300 bytes": ("2 file name not usable", image(file_name="ä" * 150 + ".png")),
     "a name of a megabyte": ("2 file name not usable", image(file_name="a" * 2**20)),
     "a name that leads out": ("2 file name not usable: ../../secret.png", image(file_name="../../secret.png")),
     "a name that leads out by backslashes": ("2 file name not usable", image(file_name="..\\..\\secret.png")),
     "an absolute name": ("2 file name not usable: /etc/passwd", image(file_name="/etc/passwd")),
     "a name that is the folder": ("2 file name not usable", image(file_name=".")),
-    "a name that is null": ("2 file name not usable", image(file_name=None)),
     "a name with a zero byte": ("2 file name not usable", image(file_name="2\0.png")),
     "a name with half a character": ("2 file name not usable", image(file_name="2\ud800.png")),
     "a name that clears terminals": ("2 missing file", image(file_name="\x1b[2J2.png")),
-    "a name that is written backwards": ("2 missing file", image(file_name="\u202egnp.2")),
     "a name that is a URL": ("2 missing file", image(file_name="http://169.254.169.254/latest.png")),
-    "a name of a shell": ("2 missing file", image(file_name="$(touch escaped).png")),
-    "a width below zero": ("2 missing file", image(width=-64)),
-    "the wrong size": ("2 declared size wrong", {"images": [{"id": 2, "file_name": GOOD, "width": 9, "height": 9}]}),
     "a box that is null": ("-1 annotation without image id", {"annotations": [None]}),
-    "a box of an unknown image": ("77 annotations of unknown image", box(image_id=77)),
-    "a box of an image out of range": ("annotations of unknown image|-1 annotation without image id", box(image_id=-5)),
-    "a box of an unknown category": ("1 unknown category id: 9", box(category_id=9)),
     "a box without numbers": ("1 box malformed: None", box(bbox=None)),
-    "a box of booleans": ("1 box malformed", box(bbox=[True] * 4)),
     "a box of NaN": ("1 box not finite", box(bbox=[float("nan")] * 4)),
     "a box of 1e308": ("1 box outside", box(bbox=[1e308, 1, 1e308, 1])),
-    "a box of 1e-320": ("1 box empty", box(bbox=[1, 1, 1e-320, 1])),
-    "a box turned inside out": ("1 box inverted", box(bbox=[9, 9, -5, -5])),
-    "a box outside": ("1 box outside", box(bbox=[999, 1, 5, 5])),
-    "a box that occurs twice": ("1 box duplicate", box(bbox=[4, 4, 20, 30])),
     "a box with an id of 10^400": ("kept 1 images, 2 boxes; quarantined nothing", box(id=10**400)),
-    "a crowd that is text": ("kept 1 images, 2 boxes; quarantined nothing", box(iscrowd="yes")),
     "a category without a name": ("-1 category without an integer id", {"categories": [*CATEGORIES, {"id": 3}]}),
-    "a category of blanks": ("-1 category without an integer id", {"categories": [*CATEGORIES, {"id": 3, "name": " "}]}),
     "a category of two names": ("-1 category id of several names", {"categories": [*CATEGORIES, {"id": 2, "name": "dog"}]}),
     "a category with half a character": ("kept 1 images, 2 boxes; quarantined nothing", {"categories": [*CATEGORIES, {"id": 3, "name": "\udc80"}], **box(category_id=3)}),
 }  # fmt: skip
@@ -97,7 +66,6 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 SPLITS: dict[str, tuple[str, str]] = {
     "a split with half a character": ("refused: .*split\n", "tr\ud800in"),
     "a split that clears terminals": ("refused: .*split\n", "\x1b[2J"),
-    "a split of a megabyte": ("refused: .*split\n", "x" * 2**20),
 }
 
 LARGER = r"refused: .*: has more than 20,971,520 bytes, the most that is read at once; expected "
@@ -139,16 +107,12 @@ ELSEWHERE: dict[str, tuple[str, Callable[[Any, str], object]]] = {
 }  # fmt: skip
 AT_ONCE: dict[str, tuple[str, tuple[str, dict[str, Any]]]] = {
     "HICO-DET: lists within lists of 12 MB": (r"refused: .*set\.json: has no list 'objects'", ("hico_instances", {"set.json": nested(12 * 2**20)})),
-    "HICO-DET: lists within lists of 30 MB": (LARGER + "HICO-DET", ("hico_instances", {"set.json": nested(30 * 2**20)})),
     "HICO-DET: a sparse file of 1 TiB": (LARGER + "HICO-DET", ("hico_instances", {"set.json": sparse})),
-    "V-COCO instances: a sparse file of 1 TiB": (LARGER + "V-COCO", ("vcoco_instances", {"set.json": sparse})),
     "V-COCO: lists within lists of 30 MB": ("refused: .*set\\.json: .*expected V-COCO", ("vcoco", {"set.json": nested(30 * 2**20).removeprefix(b'{"annotation": ').removesuffix(b"}"), "instances": {}})),
-    "V-COCO: a sparse file of 1 TiB": ("refused: .*set\\.json: .*expected V-COCO", ("vcoco", {"set.json": sparse, "instances": {}})),
     "VG150: a dictionary of 1 TiB": (LARGER + "VG-SGG-dicts.json", ("vg150", {**VG150, "dictionary": sparse, "image_data": []})),
     "VG150: image data of 1 TiB": (r"refused: .*image_data: .*expected image_data", ("vg150", {**VG150, "dictionary": DICTIONARY, "image_data": sparse})),
     "VG150: arrays that claim 4 TiB": (r"refused: .*set\.json: claims [\d,]+ bytes of arrays", ("vg150", {"set.json": arrays(lambda file, name: file.create_dataset(name, (2**40,), "i4", chunks=(2**20,))), "dictionary": DICTIONARY, "image_data": []})),
     "VG150: groups for arrays": (NO_ARRAYS, ("vg150", {"set.json": arrays(lambda file, name: file.create_group(name)), "dictionary": DICTIONARY, "image_data": []})),
-    "VG150: texts for arrays": (NO_ARRAYS, ("vg150", {"set.json": arrays(lambda file, name: file.create_dataset(name, data=["a"])), "dictionary": DICTIONARY, "image_data": []})),
     **{f"VG150: {name}": (given[0], ("vg150", {"set.json": arrays(given[1]), "dictionary": DICTIONARY, "image_data": []})) for name, given in ELSEWHERE.items()},
     "VRD: names of 1 TiB": (LARGER + "a JSON list of names", ("vrd", {"set.json": {}, "objects": sparse, "predicates": []})),
     "HICO-DET: verbs of 1 TiB": (LARGER, ("hico_det", {"set.json": [], "verbs": sparse})),

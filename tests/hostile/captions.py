@@ -1,7 +1,5 @@
 """Captions: read from files, parsed into triplets, shown on a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,32 +14,19 @@ NO_ID = "kept nothing; left out -1 caption without image id"
 FILES: dict[str, tuple[str, Any]] = {
     "empty": (REFUSED, b""),
     "no UTF-8": (REFUSED, b'{"1": "\xff"}'),
-    "a number": (REFUSED, b"7"),
     "lists within lists": (REFUSED, b"[" * 10**5),
     "an id of 5,000 digits": (NO_ID, b'[{"image_id": ' + b"1" * 5000 + b', "caption": "a man"}]'),
-    "a row that is null": (NO_ID, [None]),
-    "an id of text": (NO_ID, {"one": "a man"}),
     "a caption that is null": ("1 caption not text", {"1": None}),
     "a caption of nothing": ("1 caption empty", {"1": ""}),
-    "a caption of blanks": ("1 caption empty", {"1": " \t\n\u2003"}),
     "a caption of invisible characters": ("1 caption empty", {"1": "\u200b\u202e\ufeff"}),
     "a caption of a megabyte": ("1 caption too long", {"1": "man " * 2**18}),
     "a caption with half a character": ("kept 1: 'a man'", {"1": "a \ud800man"}),
     "a caption that clears terminals": (r"kept 1: '\[2J a man'", {"1": "\x1b[2J a man"}),
-    "a caption written backwards": ("kept 1: 'a man'", {"1": "\u202ea man\u202c"}),
-    "a caption of a script": ("kept 1: '<script>", {"1": "<script>alert(1)</script>"}),
-    "a caption of a template": (r"kept 1: .\{\{", {"1": "{{ 7 * 7 }} {% include '/etc/passwd' %}"}),
 }  # fmt: skip
 
 TEXTS: dict[str, tuple[str, str]] = {
-    "nothing": ("^(passed|refused)", ""),
-    "a man a thousand times": ("^(passed|refused)", "man " * 1000),
     "one word of 100,000 letters": ("^(passed|refused)", "m" * 100_000),
-    "brackets": ("^(passed|refused)", "(" * 2000),
     "relations within relations": ("^(passed|refused)", "a man on " * 400 + "a horse"),
-    "emoji": ("^(passed|refused)", "🐎" * 500),
-    "combining characters": ("^(passed|refused)", "a" + "\u0301" * 3000),
-    "right to left": ("^(passed|refused)", "\u202ea man rides a horse"),
     "control characters": ("^(passed|refused)[^\x1b]*$", "a man \x1b[2J rides a horse"),
     "half a character": ("^(passed|refused)", "a man \udc80 rides a horse"),
     "brackets of rich": ("^(passed|refused)", "a [red]man[/red] rides a [link=http://x]horse"),

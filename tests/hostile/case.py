@@ -1,7 +1,5 @@
 """A hostile case: something that anyone may have written, what is fed with it, and what must come of it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

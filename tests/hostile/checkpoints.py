@@ -1,7 +1,5 @@
 """Weights: safetensors of this project, and checkpoints of others, most of which are pickles."""
 
-from __future__ import annotations
-
 import argparse
 import io
 import json
@@ -70,10 +68,6 @@ def shorter(files: dict[str, bytes]) -> None:
     files[record(files, "data/0")] = b"\0" * 4
 
 
-def without_data(files: dict[str, bytes]) -> None:
-    del files[record(files, "data/0")]
-
-
 def other_pickle(data: bytes) -> Callable[[dict[str, bytes]], None]:
     def change(files: dict[str, bytes]) -> None:
         files[record(files, "data.pkl")] = data
@@ -120,52 +114,38 @@ HOSTILE_CODE = r"refused: .*weights\.pth: contains [\w.]+, which is code, not we
 FILES: dict[str, tuple[str, tuple[str, Make]]] = {
     "no file": ("refused: .*no (weights|checkpoint) at", ("weights.pth/none", b"")),
     "empty": (NOT_READABLE, (TORCH, b"")),
-    "text": (NOT_READABLE, (TORCH, b"weights\n" * 99)),
-    "zeros": (NOT_READABLE, (TORCH, bytes(4096))),
     "a header of 2^63 bytes": (NOT_READABLE, (TENSORS, safetensors(b"{}", length=2**63))),
     "a header of lists within lists": (NOT_READABLE, (TENSORS, safetensors(b'{"w": ' + b"[" * 10**5 + b"]" * 10**5 + b"}"))),
     "a tensor of 4e13 bytes": (NOT_READABLE, (TENSORS, safetensors({"w": {"dtype": "F32", "shape": [10**13], "data_offsets": [0, 4 * 10**13]}}))),
-    "a shape that overflows": (NOT_READABLE, (TENSORS, safetensors({"w": {**F32, "shape": [2**62, 2**62]}}, bytes(8)))),
     "offsets that overlap": (NOT_READABLE, (TENSORS, safetensors({"a": F32, "b": F32}, bytes(8)))),
-    "metadata that are a number": (NOT_READABLE, (TENSORS, safetensors({"__metadata__": 3}))),
     "metadata that are null": ("passed|refused", (TENSORS, safetensors({"__metadata__": None, "w": F32}, bytes(8)))),
-    "a network that is a list": (r"refused: .*weights\.safetensors: invalid network configuration", (TENSORS, own("[[1]]"))),
     "a network of 5,000 digits": (r"refused: .*weights\.safetensors: invalid network configuration", (TENSORS, own('{"width": ' + "1" * 5000 + "}"))),
-    "a network that is no JSON": (r"refused: .*weights\.safetensors: invalid network configuration", (TENSORS, own("{network}"))),
     "a network with an unknown setting": (r"refused: .*weights\.safetensors: invalid network configuration", (TENSORS, own('{"colour": "red"}'))),
     "a network of 10^9 layers": (r"refused: .*decoder_layers=1000000000: must be less", (TENSORS, own('{"decoder_layers": 1000000000}'))),
     "a sparse file of 1 TiB": ("passed|refused", (TENSORS, sparse)),
     "pickle: a command": (HOSTILE_CODE, (TORCH, pickle.dumps(Runs(os.system, "touch escaped"), protocol=2))),
     "pickle: a command in args": (HOSTILE_CODE, (TORCH, saved({"model": {}, "args": Runs(os.mkdir, "escaped")}))),
-    "pickle: getattr": (HOSTILE_CODE, (TORCH, saved({"model": {"w": Runs(getattr, 1, "real")}}))),
     "pickle: of the latest protocol": ("refused: .*weights.pth", (TORCH, saved({"model": {"w": Runs(os.mkdir, "escaped")}}, pickle_protocol=5))),
     "pickle: a bytearray of 1 GiB": (NOT_READABLE, (TORCH, saved({"model": {"w": Runs(bytearray, 2**30)}}))),
-    "pickle: that never ends": (NOT_READABLE, (TORCH, b"\x80\x02" + b"]" * 10**5)),
     "pickle: lists within lists": (NOT_READABLE, (TORCH, b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".")),
-    "pickle: a string of 4 EB": (NOT_READABLE, (TORCH, b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"x.")),
     "pickle: a memo of 4 billion": (NOT_READABLE, (TORCH, b"\x80\x02}r\xff\xff\xff\xff.")),
     "torch: a list": (r"refused: .*holds a list, not a table", (TORCH, saved([1, 2]))),
     "torch: a model that is a list": (r"refused: .*`model` is a list", (TORCH, saved({"model": [1]}))),
     "torch: a model of numbers": (r"refused: .*'w' is a int, not a tensor", (TORCH, saved({"model": {"w": 7}}))),
-    "torch: names that are numbers": (r"refused: .*not a tensor", (TORCH, saved({"model": {7: torch.zeros(1)}}))),
     "torch: NaN": (r"refused: .*w holds NaN", (TORCH, saved({"model": {"w": torch.tensor([float("nan")])}}))),
     "torch: a sparse tensor": (r"refused: .*sparse or quantised", (TORCH, saved({"model": {"w": torch.zeros(9).to_sparse()}}))),
     "torch: a tensor of 10^13 equal values": (r"refused: .*w claims", (TORCH, stretched(10**13))),
     "torch: a storage that claims 10^13 values": (NOT_READABLE, (TORCH, claiming(10**13))),
     "torch: a storage with fewer bytes": ("passed|refused", (TORCH, edited(SOUND, shorter))),
-    "torch: a storage that isn't there": (NOT_READABLE, (TORCH, edited(SOUND, without_data))),
     "torch: compressed storages": ("refused: .*weights.pth", (TORCH, edited(saved({"model": {"w": torch.zeros(10**6)}}), lambda files: None, compression=zipfile.ZIP_DEFLATED))),
     "torch: a flipped bit": (r"refused: .*weights\.pth: .*(checksum|damaged)", (TORCH, flipped(SOUND))),
     "torch: another pickle": (HOSTILE_CODE, (TORCH, edited(SOUND, other_pickle(pickle.dumps(Runs(os.mkdir, "escaped"), protocol=2))))),
     "torch: cut short": (NOT_READABLE, (TORCH, SOUND[: len(SOUND) // 2])),
-    "torch: without the zip's list": (NOT_READABLE, (TORCH, SOUND[:-40])),
     "torch: args of any class": ("(passed|refused): ", (TORCH, saved({"model": {"w": torch.zeros(2)}, "args": argparse.Namespace(hidden_dim="\x1b[2J")}))),
 }  # fmt: skip
 
 VOCABULARIES: dict[str, tuple[str, Make]] = {
-    "vocabulary: empty": (r"refused: .*vocabulary\.json: damaged", b""),
     "vocabulary: lists within lists": (r"refused: .*vocabulary\.json: damaged", b"[" * 10**5),
-    "vocabulary: a size below zero": (r"refused: .*vocabulary\.json: damaged \(image_size", b'{"image_size": -1}'),
     "vocabulary: names that are numbers": (r"refused: .*vocabulary\.json: damaged \(objects", b'{"image_size": 96, "objects": [7]}'),
     "vocabulary: a sparse file of 1 TiB": (r"refused: .*vocabulary\.json: damaged \(more than 67,108,864 bytes\)", sparse),
 }  # fmt: skip

@@ -1,7 +1,5 @@
 """Image files: each costs its row, whatever is in it."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct
@@ -111,7 +109,7 @@ def linked(target: str) -> Callable[[Path], None]:
     return lambda path: path.symlink_to(target)
 
 
-GIF, TIFF, AVIF = encoded("GIF"), encoded("TIFF", compression="tiff_lzw"), encoded("AVIF")
+GIF, TIFF = encoded("GIF"), encoded("TIFF", compression="tiff_lzw")
 KEPT = "kept 2 images, 1 boxes; quarantined nothing"
 JPEG, PNG = encoded("JPEG"), encoded("PNG")
 WEBP_OF_80_MEGAPIXELS = b"RIFF\x1a\0\0\0WEBPVP8L\x0e\0\0\0/\xef\xe2\xbb\x08\x07\x10\x11\xfd\x0fDD\xff\x03"
@@ -126,54 +124,28 @@ IMAGES: dict[str, tuple[str, Content]] = {
     "empty": (lost("empty file"), b""),
     "zeros": (lost("not an image"), bytes(4096)),
     "HTML with a script": (lost("not an image"), b"<html><script>alert(1)</script>"),
-    "zip": (lost("not an image"), b"PK\x03\x04" + bytes(99)),
     "SVG": (lost("format not allowed: SVG"), b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
-    "PostScript": (lost("format not allowed: PostScript"), b"%!PS\n(escaped) (w) file"),
-    "ICO": (lost("format not allowed: ICO"), b"\x00\x00\x01\x00" + bytes(99)),
-    "GIF": (KEPT, encoded("GIF", mode="P")),
-    "GIF cut in its middle": (lost("(truncated|corrupt)"), GIF[: len(GIF) // 2]),
     "GIF of 65,535 pixels a side": (lost("too large"), GIF[:6] + b"\xff" * 4 + GIF[10:]),
-    "TIFF": (KEPT, encoded("TIFF")),
-    "TIFF cut in its middle": (lost("(truncated|corrupt)"), TIFF[: len(TIFF) // 2]),
     "TIFF whose tags are noise": (lost("(truncated|corrupt|too large|too small)"), TIFF[:8] + b"\xff" * 300 + TIFF[308:]),
-    "AVIF": (KEPT, encoded("AVIF")),
-    "AVIF cut in its middle": (lost("(truncated|corrupt)"), AVIF[: len(AVIF) // 2]),
-    "HEIF": (lost("format not allowed: HEIF"), b"\x00\x00\x00\x18ftypheic" + bytes(99)),
     "JPEG cut in its middle": (lost("(truncated|corrupt)"), JPEG[: len(JPEG) // 2]),
     "JPEG of zero pixels": (lost("(too small|corrupt)"), jpeg_of_size(0, 0)),
     "JPEG of 65,500 pixels a side": (lost("too large"), jpeg_of_size(65_500, 65_500)),
     "JPEG that states a hundred times its pixels": ("kept 2 images.*2 declared size wrong", jpeg_of_size(640, 480)),
     "JPEG of 100,000 scans": (lost("too slow"), scans(100_000, 64)),
     "JPEG of 100 scans of 80 megapixels in 16 KB": (lost("too slow"), packed_scans(100, 8_944)),
-    "JPEG of 19 scans of 80 megapixels": (lost("too slow"), packed_scans(19, 8_944)),
-    "JPEG of 18 scans of 80 megapixels": ("kept 2 images.*2 declared size wrong", packed_scans(18, 8_944)),
-    "JPEG with a megabyte behind its end": (KEPT, JPEG + bytes(2**20)),
-    "JPEG with damaged EXIF": (KEPT, JPEG[:2] + b"\xff\xe1\x00\x10Exif\0\0\xff\xff\xff\xff\xff\xff\xff\xff" + JPEG[2:]),
-    "JPEG in CMYK": (KEPT, encoded("JPEG", mode="CMYK")),
-    "PNG cut in its data": (lost("(truncated|corrupt)"), PNG[:-40]),
     "PNG with a wrong checksum": (lost("corrupt"), PNG.replace(b"IDAT", b"IDAU")),
-    "PNG of zero pixels": (lost("(too small|corrupt)"), png(0, 0)),
     "PNG of 2^32 pixels a side": (lost("(too large|corrupt)"), png(2**32 - 1, 2**32 - 1)),
-    "PNG of 16,000 pixels a side": (lost("too large"), png(16_000, 16_000)),
     "PNG of one row of 80 million pixels": (lost("too large"), png(80_000_000, 1)),
-    "PNG of one pixel": (lost("too small"), encoded("PNG", (1, 1))),
     "PNG whose data unpack to 4 GiB": (KEPT, png(64, 48, bomb(4096))),
     "PNG with less data than pixels": (lost("(truncated|corrupt)"), png(64, 48, zlib.compress(b"\0" * 99))),
     "PNG with a comment of 4 GiB": (lost("corrupt"), png(64, 48, more=chunk(b"zTXt", b"a\0\0" + bomb(4096)))),
     "PNG with a profile of 4 GiB": (lost("corrupt"), png(64, 48, more=chunk(b"iCCP", b"x\0\0" + bomb(4096)))),
     "PNG with a chunk of 2 GB that isn't there": (lost("(truncated|corrupt)"), PNG[:33] + b"\x7f\xff\xff\xffzTXt" + bytes(99)),
     "PNG of unknown colours": (lost("corrupt"), png(64, 48, colour=7)),
-    "PNG with transparency": (KEPT, encoded("PNG", mode="RGBA")),
-    "PNG in 16 bits": (KEPT, encoded("PNG", mode="I;16")),
-    "PNG with 10,000 empty chunks": (KEPT, png(64, 48, more=chunk(b"tEXt", b"a\0b") * 10_000)),
     "animated PNG of a billion frames": (KEPT, png(64, 48, more=chunk(b"acTL", struct.pack(">II", 10**9, 0)))),
-    "BMP of a negative width": (lost("(too small|corrupt|too large)"), bmp(-64, 48)),
     "BMP whose pixels lie behind its end": (lost("(truncated|corrupt)"), bmp(64, 48, offset=2**31)),
-    "BMP of unknown compression": (lost("corrupt"), bmp(64, 48, compression=77)),
     "WebP cut short": (lost("truncated"), encoded("WEBP")[:-9]),
     "WebP that states 4 GB": (lost("truncated"), webp_of(2**32 - 10)),
-    "WebP that states no byte": (lost("corrupt"), webp_of(0)),
-    "WebP of frames": (KEPT, encoded("WEBP", save_all=True, append_images=[Image.new("RGB", SIZE)] * 9)),
     "WebP of 80 megapixels in 34 bytes": (lost("too large"), WEBP_OF_80_MEGAPIXELS),
     "sparse file of 1 TiB that begins as a JPEG": (lost("too large"), sparse(JPEG)),
     "folder": (lost("unreadable file"), lambda path: path.mkdir()),
@@ -181,7 +153,6 @@ IMAGES: dict[str, tuple[str, Content]] = {
     "link to an endless device": (lost("unreadable file"), linked("/dev/zero")),
     "link to itself": (lost("unreadable file"), lambda path: path.symlink_to(path.name)),
     "link to nothing": (lost("missing file"), linked("nowhere")),
-    "link to a process's memory": (lost("(unreadable file|empty file|not an image)"), linked("/proc/self/mem")),
 }  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """Feeds a dataset to the stage that reads it, planned first as a run does."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

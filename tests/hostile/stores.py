@@ -1,7 +1,5 @@
 """A small run in a store, and its files as anyone may have changed them: records, manifests, tables."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -93,8 +91,7 @@ def footer(length: int) -> Change:
 
 DAMAGED = "^refused: Error: .*(damaged|is not)"
 NOT_JSON: dict[str, Change] = {
-    "empty": replaced(b""), "zeros": replaced(bytes(99)), "cut short": cut, "no UTF-8": replaced(b'{"a": "\xff"}'),
-    "a list": replaced(b"[]"), "a number": replaced(b"7"), "null": replaced(b"null"),
+    "empty": replaced(b""), "no UTF-8": replaced(b'{"a": "\xff"}'), "a list": replaced(b"[]"),
     "an object of nothing": replaced(b"{}"), "5,000 digits": replaced(b'{"step": ' + b"1" * 5000 + b"}"),
 }  # fmt: skip
 STEP = "store/runs/toy/steps/tag.json"
@@ -104,7 +101,6 @@ TABLE = "store/artifacts/tag/*/relations.parquet"
 
 STEPS = {
     **{name: (DAMAGED, change) for name, change in NOT_JSON.items()},
-    "partitions that are a list": (DAMAGED, field("partitions", ["x"])),
     "a key that leads out": (DAMAGED, field("partitions", {"toys/0000": "../../../../etc"})),
     "a stage that leads out": (DAMAGED, field("stage", "../../runs")),
     "lists within lists": (DAMAGED, replaced(DEEP)),
@@ -116,12 +112,8 @@ MANIFESTS = {
     "lists within lists": ("^refused", replaced(DEEP)),
     "a gigabyte of blanks": ("^refused", padded),
     "an edited count": ("^refused", field("counts", {"rows_in": 10**9, "rows_out": 1, "rejected": {}})),
-    "an unknown field": ("^refused", field("evil", True)),
     "a file that leads out": ("^refused", field("files", {"../../../../escaped": {"digest": "0" * 64, "size": 1}})),
-    "a file of a megabyte of name": ("^refused", field("files", {"x" * 2**20: {"digest": "0" * 64, "size": 1}})),
-    "another key": ("^refused", field("key", "0" * 64)),
     "a later format": ("^refused: .*format 99", field("format", 99)),
-    "seconds of text": ("^refused", field("seconds", "long")),
     "a link to the passwords": ("^refused", linked),
     "a folder in its place": ("^refused", as_folder),
 }  # fmt: skip
@@ -131,10 +123,7 @@ TABLES = {
     "a flipped bit in its middle": ("^refused", flip(60)),
     "a flipped bit in its description": ("^(refused|passed)", flip(-60)),
     "a description of 4 GiB": (DAMAGED, footer(2**32 - 1)),
-    "a description of nothing": (DAMAGED, footer(0)),
     "other columns": ("^refused", rows(a=[1])),
-    "other types": ("^refused", rows(image_id=["one"], relations=[[1]])),
-    "no row": ("^(refused|passed)", rows(image_id=pa.array([], pa.int64()), relations=pa.array([], pa.list_(pa.int64())))),
     "a link to the passwords": (DAMAGED, linked),
     "a folder in its place": ("^refused", as_folder),
 }  # fmt: skip

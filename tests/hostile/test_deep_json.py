@@ -1,7 +1,5 @@
 """JSON of any depth that a user may name is refused in the words of its reader, never by a RecursionError."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +31,7 @@ READERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_file_is_refused_in_the_words_of_its_reader(reader: str, tmp_path: Path) -> None:
+def test_a_file_is_refused_in_the_words_of_its_reader(reader, tmp_path):
     path = tmp_path / "deep.json"
     path.write_bytes(DEEP)
     read, refusal = READERS[reader]
@@ -42,21 +40,21 @@ def test_a_file_is_refused_in_the_words_of_its_reader(reader: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "preprocessor_config.json"])
-def test_a_captioners_folder_names_the_file(name: str, root: Path, tmp_path: Path) -> None:
+def test_a_captioners_folder_names_the_file(name, root, tmp_path):
     folder = shutil.copytree(root / "scenes" / "weights" / "captioner", tmp_path / "captioner")
     assert model_fault(folder) == ""
     (folder / name).write_bytes(DEEP)
     assert f"{name} can't be read" in model_fault(folder)
 
 
-def test_the_settings_beside_a_checkpoint_name_the_file(tmp_path: Path) -> None:
+def test_the_settings_beside_a_checkpoint_name_the_file(tmp_path):
     save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     (tmp_path / "args.json").write_bytes(DEEP)
     with pytest.raises(WeightsError, match=r"args\.json: not a readable JSON file"):
         read_checkpoint(tmp_path / "model.safetensors", tmp_path / "args.json")
 
 
-def test_a_detectors_folder_names_the_file(tmp_path: Path) -> None:
+def test_a_detectors_folder_names_the_file(tmp_path):
     save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     for name in ("config.json", "preprocessor_config.json"):
         (tmp_path / name).write_bytes(DEEP)

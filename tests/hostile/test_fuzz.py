@@ -1,7 +1,5 @@
 """Changed files of every kind, drawn by hypothesis: whatever the change, there are rows, a quarantine or a message."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil
@@ -68,12 +66,7 @@ def read_manifest(path: Path) -> None:
 CAPTIONS = json.dumps({"1": ["a man rides"], "2": "a dog"}).encode()
 FILES: dict[str, tuple[bytes, Callable[[Path], Any]]] = {
     "JPEG": (encoded("JPEG", progressive=True), read_image),
-    "PNG": (encoded("PNG"), read_image),
-    "WebP": (encoded("WEBP"), read_image),
-    "BMP": (encoded("BMP"), read_image),
-    "GIF": (encoded("GIF", mode="P"), read_image),
     "TIFF": (encoded("TIFF", compression="tiff_lzw"), read_image),
-    "AVIF": (encoded("AVIF"), read_image),
     "tar": (tar(), read_tar),
     "checkpoint": (SOUND, read_checkpoint),
     "old checkpoint": (b"", read_checkpoint),
@@ -88,7 +81,7 @@ FILES["old checkpoint"] = _old.getvalue(), read_checkpoint
 @pytest.mark.parametrize("name", FILES)
 @few
 @given(data=st.data())
-def test_changed_bytes_are_read_or_refused(name: str, data: st.DataObject) -> None:
+def test_changed_bytes_are_read_or_refused(name, data):
     sound, read = FILES[name]
     changed = bytearray(sound)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -111,7 +104,7 @@ def test_changed_bytes_are_read_or_refused(name: str, data: st.DataObject) -> No
     box=st.dictionaries(st.sampled_from(["id", "image_id", "category_id", "bbox", "iscrowd"]), Value),
     category=Value,
 )
-def test_any_row_beside_a_good_one_costs_itself_at_most(image: Any, box: Any, category: Any) -> None:
+def test_any_row_beside_a_good_one_costs_itself_at_most(image, box, category):
     folder = Path("fuzzed")
     with TemporaryDirectory() as root:
         content = instances([image], [{"image_id": 1, "category_id": 1} | box])
@@ -121,7 +114,7 @@ def test_any_row_beside_a_good_one_costs_itself_at_most(image: Any, box: Any, ca
 
 @few
 @given(value=Value)
-def test_any_json_is_read_or_refused(value: Any) -> None:
+def test_any_json_is_read_or_refused(value):
     with TemporaryDirectory() as root:
         for feed in (read_captions, lambda path: ingested(path.parent / "set", path.read_bytes()), read_manifest):
             path = Path(root) / "x.json"
@@ -139,6 +132,6 @@ def test_any_json_is_read_or_refused(value: Any) -> None:
     password=st.text("xyz@:", min_size=1, max_size=6),
     path=st.text("/?a=", max_size=6),
 )
-def test_no_part_of_a_password_is_told(user: str, password: str, path: str) -> None:
+def test_no_part_of_a_password_is_told(user, password, path):
     told = redacted(f"http://{user}:S{password}S@host{path and '/'}{path} is silent")
     assert "S" not in told and told.startswith("http://***@host")

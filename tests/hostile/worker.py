@@ -3,8 +3,6 @@
 The process is forked from one that has imported everything. A case that it doesn't survive is told, and another goes on.
 """
 
-from __future__ import annotations
-
 import gc
 import importlib
 import json

@@ -12,7 +12,7 @@ from rlip_command import output_of, rlip
 from toy_store import put, put_chain, record
 
 from pipeline.interop import openlineage_delivery
-from pipeline.interop.column_sources import BESIDE, SOURCES, WRITTEN, schema_of
+from pipeline.interop.column_sources import SOURCES, WRITTEN, schema_of
 from pipeline.stages.order import STAGES
 from storage.local_store import LocalStore
 from storage.runs import Run
@@ -164,10 +164,3 @@ def test_declared_columns_exist_and_lead_only_to_tables_that_the_stage_reads():
             for source in (each for sources in columns.values() for each in sources):
                 above, _, column = source.partition(".")
                 assert column in tables[above].names and above in read[stage], (stage, table, source)
-
-
-def test_every_column_of_a_row_of_labels_has_a_source():
-    for stage, table in (("detect", "images"), ("caption", "captions"), ("parse", "triplets"), ("shard", "shards")):
-        schema = schema_of(stage, table)
-        assert schema is not None and set(SOURCES[stage][table]) == set(schema.names)
-    assert set(BESIDE["candidates"].names) == set(SOURCES["tag"]["candidates"])

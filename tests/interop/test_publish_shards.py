@@ -24,6 +24,7 @@ from pipeline.runtime.execute import WorkItem, execute
 from pipeline.stages.shard import ShardSettings, ShardStage
 from storage.errors import FatalError
 from storage.keys import KeyTerms
+from storage.local_store import LocalStore
 from storage.runs import Run
 from storage.shards.index import index_path, read_index
 from storage.shards.sample_map import ShardFile, write_sample_map
@@ -41,10 +42,12 @@ def picture(book: RunBuilder, dataset: str, image_id: int, side: int, form: str)
     return row | {"width": side, "height": side}
 
 
-@pytest.fixture
-def run(book: RunBuilder) -> Run:
-    """Two partitions of `toys`, the first with two tars, and one of `extra`, whose first images have no relations."""
-    keys = {}
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of a run with two partitions of `toys`, the first with two tars, and one of `extra`, whose first images have
+    no relations."""
+    folder, keys = tmp_path_factory.mktemp("packed"), {}
+    book = RunBuilder(Run(LocalStore(folder / "store"), "toy"), folder / "pictures")
     for partition, ids, side, form in (
         ("toys/0000", (1, 2, 3), 350, "PNG"),
         ("toys/0001", (4,), 64, "JPEG"),
@@ -65,15 +68,27 @@ def run(book: RunBuilder) -> Run:
         keys[partition] = execute(stage, item, book.run.store, lambda done, total, note="": None).key
     book.run.record("shard:pseudo", "shard", keys)
     book.run.note("recipe", {"name": "toys_recipe"})
-    return book.run
+    return folder / "store"
 
 
 @pytest.fixture
-def folder(run: Run, tmp_path: Path) -> Path:
-    """A copy of a published folder, as somebody else would get it."""
-    publish_shards(run, tmp_path / "made", license_="cc-by-4.0", indexes=["wids", "energon"])
-    shutil.copytree(tmp_path / "made", tmp_path / "copy")
-    return tmp_path / "copy"
+def run(packed: Path, tmp_path: Path) -> Run:
+    """That run, in a store that a test may change."""
+    return Run(LocalStore(Path(shutil.copytree(packed, tmp_path / "store"))), "toy")
+
+
+@pytest.fixture(scope="module")
+def published(packed: Path) -> Path:
+    """A published folder."""
+    made = packed.with_name("made")
+    publish_shards(Run(LocalStore(packed), "toy"), made, license_="cc-by-4.0", indexes=["wids", "energon"])
+    return made
+
+
+@pytest.fixture
+def folder(published: Path, tmp_path: Path) -> Path:
+    """A copy of it, as somebody else would get it."""
+    return Path(shutil.copytree(published, tmp_path / "copy"))
 
 
 def members(folder: Path) -> dict[str, dict[str, bytes]]:
@@ -312,10 +327,10 @@ def test_energon_gets_the_headers_of_samples(folder):
         index = read_index(folder / name).to_pylist()
         places = np.frombuffer((folder / name.replace(".tar", ".tar.idx")).read_bytes(), "<u8")
         data = (folder / name).read_bytes()
-        keys = list(dict.fromkeys(row["key"] for row in index))
-        assert len(places) == len(keys) + 1
-        for key, place in zip(keys, places, strict=False):
-            assert data[int(place) :].startswith(f"{key}.".encode())
+        firsts = {row["key"]: row["extension"] for row in reversed(index)}
+        assert len(places) == len(firsts) + 1
+        for (key, extension), place in zip(reversed(firsts.items()), places, strict=False):
+            assert data[int(place) :].startswith(f"{key}.{extension}\0".encode())
         assert data[int(places[-1]) :].strip(b"\0") == b"" and int(places[-1]) % 512 == 0
     info = json.loads((folder / ".nv-meta/.info.json").read_text())
     assert info["shard_counts"] == dict(zip(TARS, (8, 2, 1, 1), strict=True))

@@ -1,7 +1,5 @@
 """Fixtures: small networks and a small tokenizer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

@@ -5,8 +5,6 @@ anything imports Triton. What they take is the interpreter's time for each progr
 and points that is read on a CPU. So maps are small, and most of what is read there has one such number of each.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 
@@ -82,9 +80,7 @@ def test_values_and_gradients_are_those_of_a_cpu(images, heads, points, queries,
     [
         (1, 1, 1, 1, ((3, 4),)),
         (2, 5, 1, 3, TWO),
-        (1, 24, 2, 5, TWO),
         (1, 32, 4, 3, FOUR),
-        (1, 64, 3, 9, ((2, 3), (1, 2))),
         (3, 100, 1, 1, ((1, 2),)),
         (1, 128, 1, 3, ((2, 3),)),
     ],

@@ -1,7 +1,5 @@
 """Networks, predictions, targets and queries with random values."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import torch

@@ -1,7 +1,5 @@
 """Backbones by name, on images of any size."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 
 import pytest
@@ -50,16 +48,15 @@ def test_images_side_by_side_are_computed_as_alone():
             torch.testing.assert_close(together[:1], alone, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("drop_path", [0.0, 0.4])
-def test_residual_blocks_are_left_out_as_often_as_asked(drop_path):
+def test_residual_blocks_are_left_out_as_often_as_asked():
     for name in ("swin_tiny_patch4_window7_224", "resnet_w16_1_1_1_1"):
         with torch.device("meta"):
-            body = create_backbone(name, drop_path=drop_path)
+            body = create_backbone(name, drop_path=0.4)
         rates = [module.drop_prob for module in body.modules() if isinstance(module, DropPath)]
-        assert max(rates, default=0.0) == pytest.approx(drop_path)
+        assert max(rates) == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "test_resnet", "resnet_w16_1_2_1_1"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet_w16_1_2_1_1"])
 def test_folded_norms_compute_and_learn_as_they_do_unfolded(name):
     plain = freeze_batch_norm_2d(create_backbone(name))
     for name_, buffer in plain.named_buffers():
@@ -121,7 +118,7 @@ def test_narrow_resnets_have_a_narrow_stem():
 
 
 @pytest.mark.parametrize("name", ["resnet_w4", "resnet_w0_1_1_1_1", "swin_none"])
-def test_unknown_names_say_what_is_known(name: str) -> None:
+def test_unknown_names_say_what_is_known(name):
     with pytest.raises(ConfigError, match=f"{name}.*resnet_w16_2_2_2_2"):
         Backbone(name, "frozen", (8, 16, 32))
 

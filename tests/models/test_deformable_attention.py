@@ -1,7 +1,5 @@
 """Deformable attention against its formula."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os
@@ -100,7 +98,7 @@ def test_gradients():
     assert torch.autograd.gradcheck(read, (queries, memory, boxes, *layer.parameters()), eps=1e-7, atol=1e-5)
 
 
-@pytest.mark.parametrize("queries", [0, 1, 17])
+@pytest.mark.parametrize("queries", [0, 17])
 def test_the_fast_reading_is_the_plain_one(queries):
     inputs = [
         torch.randn(4, TOKENS, 5),
@@ -120,7 +118,7 @@ def test_the_fast_reading_is_the_plain_one(queries):
         torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("threads", [1, 5])
 def test_no_bit_depends_on_threads_or_on_other_images(monkeypatch, threads):
     monkeypatch.setattr(deformable_read, "SHARED", 0)
     inputs = torch.randn(3, TOKENS, 2, 8), torch.rand(3, 40, 2, 2, 6) * 8 - 2, torch.rand(3, 40, 2, 6)
@@ -145,15 +143,15 @@ def test_no_bit_depends_on_threads_or_on_other_images(monkeypatch, threads):
 def _digest(seed: int) -> str:
     """A digest of what is read of random maps, and of its gradients."""
     draws = torch.Generator().manual_seed(seed)
-    sizes = ((2, TOKENS, 2, 32), (2, 40, 2, 2, 6), (2, 40, 2, 6))
+    sizes = ((2, TOKENS, 2, 8), (2, 40, 2, 2, 6), (2, 40, 2, 6))
     leaves = [torch.rand(size, generator=draws).mul_(8).sub_(2).requires_grad_() for size in sizes]
     read = deformable_read.read_on_cpu(*leaves, tuple(SHAPES))
     found = read, *torch.autograd.grad(read, leaves, read.detach().square())
     return hashlib.sha256(b"".join(x.detach().numpy().tobytes() for x in found)).hexdigest()
 
 
-def test_an_older_processor_computes_the_same_bits(root):
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+def test_an_older_processor_computes_the_same_bits_and_needs_no_triton(root):
+    code = f"import sys; sys.modules['triton'] = None; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
     code += "from test_deformable_attention import _digest; print(_digest(3))"
     processor = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     paths = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
@@ -170,8 +168,7 @@ def test_places_that_are_no_numbers_read_as_none():
     assert not far.any()
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_torch_compile_takes_it_whole_and_computes_the_same_bits(backend):
+def test_torch_compile_takes_it_whole_and_computes_the_same_bits():
     layer = _layer().float()
     queries = torch.randn(2, 3, 8, requires_grad=True)
     memory, points = torch.randn(2, TOKENS, 8, requires_grad=True), torch.rand(2, 3, 2, 2)
@@ -183,7 +180,7 @@ def test_torch_compile_takes_it_whole_and_computes_the_same_bits(backend):
     def read(queries, memory, points):
         return layer(queries, References.at_points(points, SHAPES, layer.points), memory, SHAPES, None)
 
-    compiled = step(torch.compile(read, backend=backend, fullgraph=True))
+    compiled = step(torch.compile(read, backend="aot_eager", fullgraph=True))
     assert all(torch.equal(one, other) for one, other in zip(step(read), compiled, strict=True))
 
 

@@ -1,7 +1,5 @@
 """Late fusion: texts and decoded queries meet at the end, and the image tokens never see a text."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

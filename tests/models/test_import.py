@@ -1,7 +1,5 @@
 """Import of official checkpoints: intact, damaged and hostile."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import re
@@ -70,7 +68,7 @@ def written(path: Path, state: State, args: dict[str, Any] | None = None) -> Pat
 
 
 @pytest.mark.parametrize("name", ["parseda_own", "parsed_own", "tagger_own"])
-def test_a_checkpoint_becomes_the_recorded_network(own: Path, name: str, tmp_path: Path) -> None:
+def test_a_checkpoint_becomes_the_recorded_network(own, name, tmp_path):
     recording = Recording(own, name)
     path = written(tmp_path / "official.pth", load_file(own / f"{name}.safetensors"), recording.args)
     imported = import_checkpoint(path, overrides=NOT_INFERRED)
@@ -84,7 +82,7 @@ def test_a_checkpoint_becomes_the_recorded_network(own: Path, name: str, tmp_pat
     assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
 
 
-def test_a_plain_table_of_parameters_will_do(official: State, own: Path, tmp_path: Path) -> None:
+def test_a_plain_table_of_parameters_will_do(official, own, tmp_path):
     torch.save(official, tmp_path / "plain.pth")
     with_file = import_checkpoint(tmp_path / "plain.pth", own / "parseda_own_args.json", NOT_INFERRED)
     given = {"heads": 2, "gate": "VXAc", "relation_queries": "vanilla_MBF"} | NOT_INFERRED
@@ -94,16 +92,14 @@ def test_a_plain_table_of_parameters_will_do(official: State, own: Path, tmp_pat
         import_checkpoint(tmp_path / "plain.pth")
 
 
-def test_box_heads_of_two_names_may_differ_and_the_top_level_one_counts(
-    official: State, args: dict, tmp_path: Path
-) -> None:
+def test_box_heads_of_two_names_may_differ_and_the_top_level_one_counts(official, args, tmp_path):
     name = "transformer.verb_decoder.obj_bbox_embed.1.layers.2.bias"
     official["obj_bbox_embed.3.layers.2.bias"] = official[name] + 1
     imported = import_checkpoint(written(tmp_path / "two.pth", official, args), overrides=NOT_INFERRED)
     assert torch.equal(imported.state["obj_bbox_embed.3.layers.2.bias"], official[name] + 1)
 
 
-def test_an_anchored_detector_becomes_both_decoders(detector: State, tmp_path: Path) -> None:
+def test_an_anchored_detector_becomes_both_decoders(detector, tmp_path):
     path = written(tmp_path / "dab.pth", detector)
     imported = import_checkpoint(path, overrides=SMALL)
     assert imported.kind is Kind.DAB_DEFORMABLE and imported.config.architecture == "parseda"
@@ -140,7 +136,7 @@ def _comes_back_from_a_file(imported: Imported, folder: Path) -> None:
     assert all(torch.equal(value, imported.state[key]) for key, value in loaded.items())
 
 
-def test_a_detector_without_anchors_becomes_parsed(detector: State, tmp_path: Path) -> None:
+def test_a_detector_without_anchors_becomes_parsed(detector, tmp_path):
     for name in [name for name in detector if "query_scale" in name or "ref_point_head" in name]:
         del detector[name]
     content = detector.pop("tgt_embed.weight")
@@ -165,7 +161,7 @@ def test_a_detector_without_anchors_becomes_parsed(detector: State, tmp_path: Pa
 
 
 @pytest.mark.parametrize("prefix", ["", "roberta."])
-def test_a_detector_takes_the_text_encoder_of_a_folder(detector: State, tmp_path: Path, prefix: str) -> None:
+def test_a_detector_takes_the_text_encoder_of_a_folder(detector, tmp_path, prefix):
     path = written(tmp_path / "dab.pth", detector)
     without = import_checkpoint(path, overrides=SMALL)
     ours = "transformer.text_encoder.roberta."
@@ -188,14 +184,14 @@ def test_a_detector_takes_the_text_encoder_of_a_folder(detector: State, tmp_path
         import_checkpoint(path, overrides=SMALL, text_folder=tmp_path / "none")
 
 
-def test_a_gate_of_one_number_per_channel_can_be_asked_of_a_detector(detector: State, tmp_path: Path) -> None:
+def test_a_gate_of_one_number_per_channel_can_be_asked_of_a_detector(detector, tmp_path):
     settings = SMALL | {"gate": "GLIP", "relation_queries": "vanilla"}
     imported = import_checkpoint(written(tmp_path / "dab.pth", detector), overrides=settings)
     gates = [value for name, value in imported.state.items() if name.endswith("gamma_v")]
     assert gates and all(gate.shape == (imported.config.width,) for gate in gates)
 
 
-def test_only_a_detector_takes_another_text_encoder(official: State, args: dict, tmp_path: Path) -> None:
+def test_only_a_detector_takes_another_text_encoder(official, args, tmp_path):
     with pytest.raises(WeightsError, match="has a text encoder of its own; leave out --text"):
         import_checkpoint(written(tmp_path / "own.pth", official, args), overrides=NOT_INFERRED, text_folder=tmp_path)
 
@@ -206,9 +202,9 @@ def _new_is_what_reads_and_relates(imported: Imported) -> None:
     network.load_state_dict(imported.state)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.999])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_file_cut_short_is_named(tmp_path: Path, official: State, args: dict, suffix: str, share: float) -> None:
+def test_a_file_cut_short_is_named(tmp_path, official, args, suffix, share):
     whole = tmp_path / f"whole{suffix}"
     if suffix == ".pth":
         written(whole, official, args)
@@ -220,9 +216,7 @@ def test_a_file_cut_short_is_named(tmp_path: Path, official: State, args: dict, 
         import_checkpoint(tmp_path / f"cut{suffix}")
 
 
-def test_files_that_are_no_checkpoints_are_named(
-    tmp_path: Path, official: State, small_config, tokenizer: Path
-) -> None:
+def test_files_that_are_no_checkpoints_are_named(tmp_path, official, small_config, tokenizer):
     with pytest.raises(FileNotFoundError, match=r"none\.pth"):
         import_checkpoint(tmp_path / "none.pth")
     weights.save(weights.build(small_config, tokenizer), tmp_path / "ours.safetensors")
@@ -230,7 +224,7 @@ def test_files_that_are_no_checkpoints_are_named(
         import_checkpoint(tmp_path / "ours.safetensors")
 
 
-def test_another_architecture_is_told_by_its_names(tmp_path: Path) -> None:
+def test_another_architecture_is_told_by_its_names(tmp_path):
     state = {"encoder.layer.0.weight": torch.zeros(2), "head.bias": torch.zeros(1)}
     with pytest.raises(
         WeightsError, match=r"unsupported architecture; expected RLIPv2-ParSeDA.*encoder\.layer\.0\.weight, head\.bias"
@@ -238,7 +232,7 @@ def test_another_architecture_is_told_by_its_names(tmp_path: Path) -> None:
         import_checkpoint(written(tmp_path / "other.pth", state))
 
 
-def test_parameters_that_do_not_fit_are_all_named(official: State, args: dict, tmp_path: Path) -> None:
+def test_parameters_that_do_not_fit_are_all_named(official, args, tmp_path):
     official["projection_text.extra"] = torch.zeros(1)
     official |= {f"transformer.mystery.{layer}.weight": torch.zeros(1) for layer in range(3)}
     del official["bias_pred_a"]
@@ -250,27 +244,24 @@ def test_parameters_that_do_not_fit_are_all_named(official: State, args: dict, t
     assert "shape (7,), but the network expects (32,): transformer.encoder.layers.1.norm2.weight" in str(error.value)
 
 
-@pytest.mark.parametrize("scalar", [True, False])
-def test_any_parameter_of_another_shape_is_named(official: State, args: dict, tmp_path: Path, scalar: bool) -> None:
+def test_any_parameter_of_another_shape_is_named(official, args, tmp_path):
     """Covers sizes inferred from it, partly used gates, branches stored side by side, the backbone's first layer."""
     for name in (
         "transformer.level_embed",
         "transformer.encoder.VLFuse_layers.1.b_attn.gamma_l",
-        "transformer.verb_tgt_generator.fc_1.3.weight",
         "transformer.verb_tgt_generator.fc_3.0.bias",
-        "transformer.text_encoder.embeddings.word_embeddings.weight",
         "backbone.0.body.layer1.0.conv3.weight",
-        "tgt_embed.weight",
     ):
-        other = torch.tensor(0.0) if scalar else torch.zeros(5, *official[name].shape)
-        with pytest.raises(WeightsError, match=re.escape(name)):
-            import_checkpoint(written(tmp_path / "unfit.pth", {**official, name: other}, args), overrides=NOT_INFERRED)
+        for other in (torch.tensor(0.0), torch.zeros(5, *official[name].shape)):
+            with pytest.raises(WeightsError, match=re.escape(name)):
+                path = written(tmp_path / "unfit.pth", {**official, name: other}, args)
+                import_checkpoint(path, overrides=NOT_INFERRED)
         without = {key: value for key, value in official.items() if key != name}
         with pytest.raises(WeightsError, match=re.escape(name.removeprefix("backbone.0."))):
             import_checkpoint(written(tmp_path / "unfit.pth", without, args), overrides=NOT_INFERRED)
 
 
-def test_weights_of_ours_that_are_no_numbers_are_named(small_config, tokenizer: Path, tmp_path: Path) -> None:
+def test_weights_of_ours_that_are_no_numbers_are_named(small_config, tokenizer, tmp_path):
     network = weights.build(small_config, tokenizer)
     with torch.no_grad():
         network.projection_text.weight[0, 0] = float("nan")
@@ -279,7 +270,7 @@ def test_weights_of_ours_that_are_no_numbers_are_named(small_config, tokenizer: 
         weights.load(tmp_path / "diverged.safetensors", tokenizer)
 
 
-def test_training_settings_that_cannot_be_rebuilt_are_named(official: State, args: dict, tmp_path: Path) -> None:
+def test_training_settings_that_cannot_be_rebuilt_are_named(official, args, tmp_path):
     path = written(tmp_path / "other.pth", official, args | {"fusion_type": "MDETR_attn"})
     with pytest.raises(WeightsError, match=r"other\.pth: trained with fusion_type='MDETR_attn'"):
         import_checkpoint(path, overrides=NOT_INFERRED)

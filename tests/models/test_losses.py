@@ -1,7 +1,5 @@
 """Losses and matching against plain loops."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from itertools import permutations
@@ -154,8 +152,7 @@ def test_one_unknown_pair_leaves_the_others_to_be_learnt():
     assert learnt.tolist() == expected
 
 
-@pytest.mark.parametrize("counts", [(0, 0), (0, 2)])
-@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize(("counts", "official"), [((0, 0), True), ((0, 2), False)])
 def test_images_without_pairs(counts, official):
     predictions = make_predictions()
     targets = [make_target(count) for count in counts]
@@ -217,7 +214,7 @@ def test_labels_of_full_confidence_have_cornernet_s_loss_bit_for_bit():
 
 
 @pytest.mark.parametrize("localised", [False, True])
-def test_true_labels_are_drawn_to_their_confidence(localised: bool):
+def test_true_labels_are_drawn_to_their_confidence(localised):
     confidence = torch.linspace(1 / 48, 1, 48)
     for side, sign in ((-2.0, -1), (2.0, 1)):
         score = torch.sigmoid(torch.logit(confidence.clamp(max=0.999)) + side)
@@ -268,7 +265,7 @@ def converted(predictions: Predictions, dtype: torch.dtype) -> Predictions:
 
 
 @pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
-def test_losses_are_32_bit_under_autocast(given: torch.dtype):
+def test_losses_are_32_bit_under_autocast(given):
     settings = LossSettings(pseudo_predicates=True)
     features = torch.tensor([[0.0, 0.0], [0.1, 0.3], [1.0, 2.0]])
     predictions, targets = converted(make_predictions(layers=3), given), [make_target(3), make_target(4)]

@@ -1,7 +1,5 @@
 """What RLIP guarantees: shapes, order of labels, padding, gradients, repeatability; what it makes of unusual input."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 
@@ -31,9 +29,13 @@ def predict(network, images, sizes=None, objects=OBJECTS, predicates=PREDICATES)
     return network.predict(images, sizes, network.encode_texts(objects), network.encode_texts(predicates))
 
 
-@pytest.mark.parametrize("architecture", ["parseda", "parsed"])
-@pytest.mark.parametrize("fusion", ["alif", "late", "none"])
-@pytest.mark.parametrize("queries", ["vanilla_MBF", "vanilla", "MBF"])
+@pytest.mark.parametrize(
+    ("architecture", "fusion", "queries"),
+    [
+        ("parseda", "alif", "vanilla_MBF"), ("parseda", "late", "vanilla"), ("parseda", "none", "MBF"),
+        ("parsed", "alif", "MBF"), ("parsed", "late", "vanilla_MBF"), ("parsed", "none", "vanilla"),
+    ],
+)  # fmt: skip
 def test_shapes(small_config, tokenizer, architecture, fusion, queries):
     config = replace(small_config, architecture=architecture, fusion=fusion, relation_queries=queries)
     predictions = predict(RLIP(config, tokenizer), torch.randn(2, 3, 64, 96))
@@ -45,8 +47,9 @@ def test_shapes(small_config, tokenizer, architecture, fusion, queries):
         assert all(getattr(layer, name).isfinite().all() for name in FIELDS)
 
 
-@pytest.mark.parametrize("backbone", ["test_resnet", "test_byobnet", "test_efficientnet"])
-@pytest.mark.parametrize("norm", ["group", "batch", "frozen"])
+@pytest.mark.parametrize(
+    ("backbone", "norm"), [("test_resnet", "batch"), ("test_byobnet", "group"), ("test_efficientnet", "frozen")]
+)
 def test_backbones_and_norms(small_config, tokenizer, backbone, norm):
     config = replace(small_config, backbone=backbone, backbone_norm=norm, backbone_strides=(16, 32), levels=3)
     network = RLIP(config, tokenizer)
@@ -80,8 +83,9 @@ def test_order_of_labels_moves_their_columns_only(moved_network):
     torch.testing.assert_close(moved.subject_boxes, given.subject_boxes, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("architecture", ["parseda", "parsed"])
-@pytest.mark.parametrize("fusion", ["alif", "late", "none"])
+@pytest.mark.parametrize(
+    ("architecture", "fusion"), [("parseda", "alif"), ("parsed", "alif"), ("parseda", "late"), ("parsed", "none")]
+)
 def test_every_parameter_learns(small_config, tokenizer, architecture, fusion):
     # Box heads start at zero and pass no gradient to the layers below.
     network = moved(RLIP(replace(small_config, architecture=architecture, fusion=fusion), tokenizer).train(), by=0.02)
@@ -163,9 +167,6 @@ def test_few_graphs_serve_images_of_all_sizes(small_config, tokenizer):
     assert graphs[0] > 5 and graphs[-1] <= graphs[0] + 1, graphs
 
 
-BACKBONES = ["test_resnet", "test_byobnet", "test_efficientnet"]
-
-
 def target(boxes: torch.Tensor, predicates: int = 3) -> Target:
     count = len(boxes)
     return Target(
@@ -183,13 +184,13 @@ def network(small_config, tokenizer):
     return RLIP(small_config, tokenizer)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("size", [(1, 1), (1, 333), (333, 1), (31, 33), (65, 7)])
-def test_images_of_any_size_and_aspect(small_config, tokenizer, backbone, size):
-    config = replace(small_config, backbone=backbone, backbone_strides=(8, 16, 32))
-    predictions = predict(RLIP(config, tokenizer), torch.randn(2, 3, *size))
-    SetCriterion()(predictions, [target(torch.full((1, 4), 0.5))] * 2)["loss"].backward()
-    assert predictions.object_logits.isfinite().all()
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_byobnet", "test_efficientnet"])
+def test_images_of_any_size_and_aspect(small_config, tokenizer, backbone):
+    network = RLIP(replace(small_config, backbone=backbone, backbone_strides=(8, 16, 32)), tokenizer)
+    for size in ((1, 1), (1, 333), (65, 7)):
+        predictions = predict(network, torch.randn(2, 3, *size))
+        SetCriterion()(predictions, [target(torch.full((1, 4), 0.5))] * 2)["loss"].backward()
+        assert predictions.object_logits.isfinite().all()
 
 
 @pytest.mark.parametrize("official", [False, True])
@@ -235,13 +236,8 @@ def test_two_thousand_labels(network):
 
 @pytest.mark.parametrize(
     "boxes",
-    [
-        [[0.0, 0, 0, 0], [0.0, 0, 0, 0]],
-        [[0.5, 0.5, 0, 0], [1.0, 1, 0, 0]],
-        [[-3.0, 5, 0.2, 0.2], [0.5, 0.5, 40, 40]],
-        [[0.5, 0.5, -0.2, -0.2], [0.0, 0, 1, 1]],
-    ],
-    ids=["zero", "no area", "outside", "inverted"],
+    [[[0.5, 0.5, 0, 0], [0.0, 0, 0, 0]], [[-3.0, 5, 0.2, 0.2], [0.5, 0.5, -0.2, -0.2]]],
+    ids=["no area", "outside and inverted"],
 )
 def test_boxes_of_no_size_or_outside(small_config, small_tagger_config, tokenizer, boxes):
     boxes = torch.tensor(boxes)

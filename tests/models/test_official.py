@@ -1,7 +1,5 @@
 """The authors' parameter names and shapes, at full size: each has its place in ours, and none of ours is left over."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Each difference that `official_compat` makes: on, networks compute as the authors' do; off, as we think right."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """A packed network and fused layers compute the same as the original, which stays unchanged."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
@@ -35,7 +33,7 @@ def scores(tagger: RelationTagger) -> torch.Tensor:
     "backbone",
     [{"backbone": "resnet18", "backbone_norm": "frozen"}, {"backbone": "swin_tiny_patch4_window7_224"}, {}],
 )
-def test_scores_are_the_same_but_for_rounding(small_tagger_config, tokenizer, backbone) -> None:
+def test_scores_are_the_same_but_for_rounding(small_tagger_config, tokenizer, backbone):
     tagger = network(small_tagger_config, tokenizer, **backbone)
     fast = packed(tagger, torch.float32)
     torch.testing.assert_close(scores(fast), scores(tagger), atol=2e-4, rtol=1e-4)
@@ -43,14 +41,14 @@ def test_scores_are_the_same_but_for_rounding(small_tagger_config, tokenizer, ba
     torch.testing.assert_close(scores(fast), scores(tagger), atol=2e-4, rtol=1e-4)
 
 
-def test_in_half_precision_they_are_those_of_autocast(small_tagger_config, tokenizer) -> None:
+def test_in_half_precision_they_are_those_of_autocast(small_tagger_config, tokenizer):
     tagger = network(small_tagger_config, tokenizer, backbone="resnet18", backbone_norm="frozen")
     with torch.autocast("cpu", torch.bfloat16):
         plain, fast = scores(tagger), scores(packed(tagger, torch.bfloat16))
     torch.testing.assert_close(fast, plain, atol=0.1, rtol=0.05)
 
 
-def test_the_given_network_stays_as_it_is_and_shares_what_is_not_laid_out_anew(small_tagger_config, tokenizer) -> None:
+def test_the_given_network_stays_as_it_is_and_shares_what_is_not_laid_out_anew(small_tagger_config, tokenizer):
     tagger = network(small_tagger_config, tokenizer, backbone="resnet18", backbone_norm="frozen")
     names, before = list(tagger.state_dict()), scores(tagger)
     fast = packed(tagger, torch.float32)
@@ -62,7 +60,7 @@ def test_the_given_network_stays_as_it_is_and_shares_what_is_not_laid_out_anew(s
         assert not any(isinstance(module, nn.Conv2d) for module in fast.backbone.modules())
 
 
-def test_where_there_is_nothing_to_gain_it_is_the_network_itself(small_tagger_config, tokenizer) -> None:
+def test_where_there_is_nothing_to_gain_it_is_the_network_itself(small_tagger_config, tokenizer):
     tagger = network(small_tagger_config, tokenizer)
     assert packed(tagger, torch.float64) is tagger
     assert packed(tagger.to("meta"), torch.float32) is tagger
@@ -79,8 +77,7 @@ def _results(dtype, dropout=0.0):
     return read, *gradients
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dtype", "dropout"), [(torch.float32, 0.4), (torch.bfloat16, 0.0)])
 def test_fused_kernels_compute_the_same(monkeypatch, dtype, dropout):
     fused = _results(dtype, dropout)
     monkeypatch.setattr(layers, "can_pack", lambda device, dtype: False)

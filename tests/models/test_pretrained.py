@@ -1,7 +1,5 @@
 """Networks that start from the weights of others: what is taken, what stays random, and what is told of it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,26 +56,15 @@ def test_another_shape_is_named_and_changes_nothing(saved, small_config, tokeniz
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_the_first_pairs_stay_together():
+def test_the_first_pairs_stay_together_and_to_the_authors_subjects_become_objects():
     table = torch.arange(10)[:, None]  # subjects 0 to 4, objects 5 to 9
     assert first_pairs("tgt_embed.weight", table, 4)[:, 0].tolist() == [0, 1, 5, 6]
     assert first_pairs("transformer.verb_query_embed.weight", table, 4)[:, 0].tolist() == [0, 1, 2, 3]
-
-
-def test_the_authors_take_the_first_rows_so_that_subjects_become_objects():
-    table = torch.arange(10)[:, None]
     assert first_pairs("tgt_embed.weight", table, 6, official_compat=True)[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_only_query_tables_with_more_rows_fit():
-    assert fits_fewer_pairs("tgt_embed.weight", (200, 256), (128, 256))
-    assert not fits_fewer_pairs("tgt_embed.weight", (128, 256), (200, 256))
-    assert not fits_fewer_pairs("tgt_embed.weight", (200, 128), (128, 256))
-    assert not fits_fewer_pairs("transformer.level_embed", (5, 256), (4, 256))
-
-
 @pytest.mark.parametrize("architecture", ["parseda", "parsed"])
-def test_every_table_whose_size_depends_on_the_pairs_is_known(small_config: NetworkConfig, architecture: str):
+def test_every_table_whose_size_depends_on_the_pairs_is_known(small_config, architecture):
     config = replace(small_config, architecture=architecture)
     shapes = [
         {name: tuple(value.shape) for name, value in build(replace(config, pairs=pairs), None).state_dict().items()}
@@ -88,9 +75,7 @@ def test_every_table_whose_size_depends_on_the_pairs_is_known(small_config: Netw
     assert all(fits_fewer_pairs(name, shapes[0][name], shapes[1][name]) for name in differing)
 
 
-def test_a_training_takes_the_first_pairs_of_its_initial_weights(
-    small_config: NetworkConfig, tokenizer: Path, tmp_path: Path
-):
+def test_a_training_takes_the_first_pairs_of_its_initial_weights(small_config, tokenizer, tmp_path):
     given = build(small_config, tokenizer)
     save(given, tmp_path / "given.safetensors")
     started = build(replace(small_config, pairs=3), tokenizer)

@@ -1,15 +1,11 @@
 """Agreement with recordings of the authors' network, and with ours where those are absent."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from pytest import CaptureFixture
 
 from parity import differences, main
 from recorded.compare import TOLERANCES, compare
@@ -25,13 +21,13 @@ def assert_agrees(recording: Recording) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["parseda_tiny", "parsed_tiny", "tagger_tiny"])
-def test_the_authors_numbers(shared: Path, name: str) -> None:
+def test_the_authors_numbers(shared, name):
     compared = assert_agrees(Recording(shared / "oracle", name))
     assert compared == set(TOLERANCES) - ({"matches", "post-processing"} if name.startswith("tagger") else set())
 
 
 @pytest.mark.parametrize("name", ["parseda_own", "parsed_own", "tagger_own"])
-def test_our_numbers_stay(own: Path, name: str) -> None:
+def test_our_numbers_stay(own, name):
     compared = assert_agrees(Recording(own, name))
     assert compared == set(TOLERANCES) - ({"matches", "post-processing"} if name.startswith("tagger") else set())
 
@@ -45,7 +41,7 @@ def test_our_numbers_stay(own: Path, name: str) -> None:
         "sub_bbox_embed.3.layers.2.bias",
     ],
 )
-def test_a_slightly_different_network_is_noticed(own: Path, weight: str) -> None:
+def test_a_slightly_different_network_is_noticed(own, weight):
     recording = Recording(own, "parseda_own")
     with torch.no_grad():
         recording.network.get_parameter(weight).add_(0.01)
@@ -54,7 +50,7 @@ def test_a_slightly_different_network_is_noticed(own: Path, weight: str) -> None
     assert "activations" in {row.group for row in beyond}
 
 
-def test_what_is_not_measured_or_no_number_does_not_pass() -> None:
+def test_what_is_not_measured_or_no_number_does_not_pass():
     recorded = {"out.a": np.zeros(3, np.float32), "match.main.img0.src": np.arange(2), "loss_total": np.array(2.0)}
     rows = {row.group: row for row in compare("part", recorded, {"out.a": np.array([0, np.nan, 0], np.float32)})}
     assert all(row.largest == np.inf and not row.holds for row in rows.values()) and len(rows) == 3
@@ -66,7 +62,7 @@ def test_what_is_not_measured_or_no_number_does_not_pass() -> None:
     assert not any(row.holds for row in compare("part", recorded, far))
 
 
-def test_the_command_tells_agreement_by_its_exit_code(own: Path, tmp_path: Path, capsys: CaptureFixture[str]) -> None:
+def test_the_command_tells_agreement_by_its_exit_code(own, tmp_path, capsys):
     for path in own.glob("tagger_own*"):
         shutil.copy(path, tmp_path / path.name.replace("tagger_own", "other"))
     assert recordings_in(tmp_path) == ["other"]

@@ -25,6 +25,7 @@ from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
+CONTROLS = "\x1b\x00\x07\x9b\u202e\u2066\u200f"
 
 
 def rewritten(run: Run, name: str = "toy", pictures: int = 24, **options: Any) -> Page:
@@ -82,16 +83,28 @@ def test_hostile_text_stays_text(book, recipe, tmp_path):
     from pipeline.runtime.stage import Rejected
 
     boxes = [(f"person{HOSTILE}", 10.0, 10.0, 40.0, 80.0), ("horse", 20.0, 50.0, 60.0, 60.0)]
-    bad = [Rejected(2, HOSTILE, HOSTILE)]
+    bad = [Rejected(2, HOSTILE, HOSTILE + CONTROLS)]
     book.add("ingest", "toys/0000", [book.image(1, boxes, [(0, HOSTILE, 1)])], rejected=bad)
-    book.add("caption", "toys/0000", [captions(1, HOSTILE)])
+    book.add("caption", "toys/0000", [captions(1, HOSTILE + CONTROLS)])
     book.add("parse", "toys/0000", [triplets(1, (0, HOSTILE, HOSTILE, HOSTILE))])
-    book.add("tag", "toys/0000", [relations(1, (0, HOSTILE, 1, 0.9))], facts={HOSTILE: HOSTILE})
+    book.add("tag", "toys/0000", [relations(1, (0, HOSTILE + CONTROLS, 1, 0.9))], facts={HOSTILE: HOSTILE})
     page = report(recipe, book, tmp_path / "report")
     assert HOSTILE in page.text
+    assert not set((tmp_path / "report" / "index.html").read_text()) & set(CONTROLS)
     assert not page.all("script")
     assert {image["src"] for image in page.all("img")} == {"images/toys-1.jpg"}
     assert not any(name.startswith("on") or name == "style" for _, found in page.elements for name in found)
+
+
+@pytest.mark.parametrize("where", ["../secret.png", "absolute"])
+def test_no_picture_from_outside_its_folder_is_embedded(book, recipe, tmp_path, where):
+    secret = book.pictures / "secret.png"
+    uri = str(secret) if where == "absolute" else where
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE) | {"uri": uri}])
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(secret)
+    page = report(recipe, book, tmp_path / "report")
+    assert "missing file" in page.text
+    assert page.all("img") == [] and list((tmp_path / "report" / "images").iterdir()) == []
 
 
 def test_nothing_is_fetched_and_no_script_may_run(labelled, recipe, tmp_path):

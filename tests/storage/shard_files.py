@@ -1,7 +1,5 @@
 """Shards with made-up samples, and the map of all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tables are compared with their manifest; those of older versions are upgraded to today's columns where declared."""
 
-from __future__ import annotations
-
 import errno
 from pathlib import Path
 from typing import Any
@@ -42,19 +40,13 @@ def _manifest(stage: str, **rows: int | None) -> Manifest:
     )  # fmt: skip
 
 
-def _said(manifest: Manifest, folder: Path) -> str:
-    with pytest.raises(FatalError) as caught:
-        require_schemas(manifest, folder)
-    return str(caught.value)
-
-
-def test_a_table_of_today_is_read_without_a_look_at_the_manifest(tmp_path: Path) -> None:
+def test_a_table_of_today_is_read_without_a_look_at_the_manifest(tmp_path):
     artifact = put(LocalStore(tmp_path), "caption", rows=[3])
     (artifact.folder / MANIFEST).unlink()
     assert artifact.table("captions")["image_id"].to_pylist() == [3]
 
 
-def test_a_file_that_the_manifest_names_and_that_is_gone_is_damage(tmp_path: Path) -> None:
+def test_a_file_that_the_manifest_names_and_that_is_gone_is_damage(tmp_path):
     artifact = put(LocalStore(tmp_path), "caption")
     artifact.file("captions.parquet").unlink()
     with pytest.raises(
@@ -65,7 +57,7 @@ def test_a_file_that_the_manifest_names_and_that_is_gone_is_damage(tmp_path: Pat
         artifact.table("other")
 
 
-def test_a_torn_table_is_damage_and_a_failing_disk_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torn_table_is_damage_and_a_failing_disk_is_not(tmp_path, monkeypatch):
     artifact = put(LocalStore(tmp_path), "caption")
     path = artifact.file("captions.parquet")
     path.write_bytes(b"PAR1 torn PAR1")
@@ -83,7 +75,7 @@ def test_a_torn_table_is_damage_and_a_failing_disk_is_not(tmp_path: Path, monkey
     assert caught.value.errno == errno.EIO
 
 
-def test_a_whole_artifact_has_all_files_with_the_bytes_of_its_manifest(tmp_path: Path) -> None:
+def test_a_whole_artifact_has_all_files_with_the_bytes_of_its_manifest(tmp_path):
     artifact = put(LocalStore(tmp_path), "caption")
     artifact.require_whole()
     path = artifact.file("captions.parquet")
@@ -95,7 +87,7 @@ def test_a_whole_artifact_has_all_files_with_the_bytes_of_its_manifest(tmp_path:
         artifact.require_whole()
 
 
-def test_a_table_is_written_in_one_form(tmp_path: Path) -> None:
+def test_a_table_is_written_in_one_form(tmp_path):
     table = pa.table({"text": [f"a man rides horse {n % 97}" for n in range(5000)]})
     expected = tmp_path / "expected.parquet"
     pq.write_table(table, expected, compression="zstd", compression_level=3, write_statistics=False, store_schema=False)
@@ -104,7 +96,7 @@ def test_a_table_is_written_in_one_form(tmp_path: Path) -> None:
     assert (column.compression, column.is_stats_set) == ("ZSTD", False)
 
 
-def test_a_table_is_read_as_the_one_that_was_asked_for(tmp_path: Path) -> None:
+def test_a_table_is_read_as_the_one_that_was_asked_for(tmp_path):
     write_table(pa.table({"image_id": pa.array([1], pa.int32())}), tmp_path / "toys.parquet")
     assert read_table(tmp_path / "toys.parquet").schema.types == [pa.int32()]
     wanted = pa.schema({"image_id": pa.int64()})
@@ -113,35 +105,41 @@ def test_a_table_is_read_as_the_one_that_was_asked_for(tmp_path: Path) -> None:
         read_table(tmp_path / "toys.parquet", pa.schema({"other": pa.int64()}))
 
 
-def test_tables_that_fit_are_accepted(tmp_path: Path) -> None:
+def test_tables_that_fit_are_accepted(tmp_path):
     write_table(IMAGES, tmp_path / "toys.parquet")
     write_table(REJECTED.empty_table(), tmp_path / "rejected.parquet")
     require_schemas(_manifest("toy", toys__parquet=2, rejected__parquet=0, weights__bin=None), tmp_path)
     require_schemas(_manifest("toy", toys__parquet=None), tmp_path)
 
 
-def test_a_table_beside_other_files_is_compared(tmp_path: Path) -> None:
-    write_table(IMAGES, tmp_path / "toys.more.parquet")
-    manifest = _manifest("toy", weights__bin=None, toys__more__parquet=3000)
-    assert _said(manifest, tmp_path) == "toys.more.parquet has 2 rows, and its manifest says 3,000"
+MOODS = IMAGES.append_column("mood", pa.array(["a", "b"]))
 
 
-def test_what_is_no_table_is_told_with_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "toys.parquet").write_bytes(b"PAR1 no table PAR1")
-    said = _said(_manifest("toy", toys__parquet=2), tmp_path)
-    assert said.startswith("toys.parquet is no table (") and "arquet" in said.partition("(")[2]
-
-
-def test_quarantined_rows_have_todays_columns(tmp_path: Path) -> None:
-    write_table(IMAGES, tmp_path / "rejected.parquet")
-    manifest = _manifest("toy", rejected__parquet=2)
-    assert _said(manifest, tmp_path) == "rejected.parquet has other columns than quarantined rows have"
-
-
-def test_a_table_that_can_not_be_upgraded_is_named(tmp_path: Path) -> None:
-    write_table(IMAGES.append_column("mood", pa.array(["a", "b"])), tmp_path / "captions.parquet")
-    said = _said(_manifest("caption", captions__parquet=2), tmp_path)
-    assert said.startswith("captions.parquet: column captions.mood is of another version of rlip")
+@pytest.mark.parametrize(
+    ("stage", "name", "data", "rows", "said"),
+    [
+        (
+            "toy",
+            "toys.more",
+            table_bytes(IMAGES),
+            3000,
+            r"toys\.more\.parquet has 2 rows, and its manifest says 3,000$",
+        ),
+        ("toy", "toys", b"PAR1 no table PAR1", 2, r"toys\.parquet is no table \(.*arquet"),
+        ("toy", "rejected", table_bytes(IMAGES), 2, r"rejected\.parquet has other columns than quarantined rows have$"),
+        (
+            "caption",
+            "captions",
+            table_bytes(MOODS),
+            2,
+            r"captions\.parquet: column captions\.mood is of another version",
+        ),
+    ],
+)
+def test_a_table_that_does_not_fit_is_named(tmp_path, stage, name, data, rows, said):
+    (tmp_path / f"{name}.parquet").write_bytes(data)
+    with pytest.raises(FatalError, match=f"^{said}"):
+        require_schemas(_manifest(stage, weights__bin=None, **{f"{name}.parquet": rows}), tmp_path)
 
 
 FIRST: dict[str, list[tuple[str, pa.DataType]]] = {
@@ -180,7 +178,7 @@ def _old(tmp_path: Path, stage: str, name: str, extra: list[tuple[str, pa.DataTy
         return store.commit(draft, manifest)
 
 
-def test_an_older_table_is_read_with_todays_columns(tmp_path: Path) -> None:
+def test_an_older_table_is_read_with_todays_columns(tmp_path):
     captions = _old(tmp_path, "caption", "captions").table("captions")
     assert captions.schema == CAPTIONS
     assert captions.to_pylist() == [
@@ -197,7 +195,7 @@ def test_an_older_table_is_read_with_todays_columns(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_missing_lists_and_missing_items_stay_missing() -> None:
+def test_missing_lists_and_missing_items_stay_missing():
     """In rows of the first version, too."""
     items = pa.list_(pa.struct(FIRST["captions"]))
     rows = [{"image_id": 1, "captions": None}, {"image_id": 2, "captions": [None, ROWS["captions"][0]]}]
@@ -226,7 +224,7 @@ def test_missing_lists_and_missing_items_stay_missing() -> None:
         ),
     ],
 )
-def test_columns_of_another_kind_are_named_with_what_rebuilds_them(columns: dict[str, pa.DataType], said: str) -> None:
+def test_columns_of_another_kind_are_named_with_what_rebuilds_them(columns, said):
     fields = {"image_id": pa.int64(), "captions": pa.list_(pa.struct(FIRST["captions"])), **columns}
     with pytest.raises(FatalError) as caught:
         upgrade(pa.schema(fields).empty_table(), "caption", "captions", "here")
@@ -234,7 +232,7 @@ def test_columns_of_another_kind_are_named_with_what_rebuilds_them(columns: dict
     assert str(caught.value).endswith("; run its recipe again (`rlip run`): stage caption recomputes the table")
 
 
-def test_what_is_not_declared_is_refused_with_what_rebuilds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_declared_is_refused_with_what_rebuilds_it(tmp_path, monkeypatch):
     newer = _old(tmp_path / "newer", "caption", "captions", [("mood", pa.string())])
     with pytest.raises(
         FatalError,
@@ -248,7 +246,7 @@ def test_what_is_not_declared_is_refused_with_what_rebuilds_it(tmp_path: Path, m
         _old(tmp_path, "caption", "captions").table("captions")
 
 
-def test_the_index_of_one_tar_is_read_as_that_of_many() -> None:
+def test_the_index_of_one_tar_is_read_as_that_of_many():
     old = pa.table(
         {"image_id": [1, 1], "member": ["set-1.jpg", "set-1.tags.json"], "offset": [512, 2048], "size": [9, 7]}
     )
@@ -259,12 +257,12 @@ def test_the_index_of_one_tar_is_read_as_that_of_many() -> None:
     ]
 
 
-def test_an_index_without_rows_is_read_too() -> None:
+def test_an_index_without_rows_is_read_too():
     columns = {"image_id": pa.int64(), "member": pa.string(), "offset": pa.int64(), "size": pa.int64()}
     assert upgrade(pa.schema(columns).empty_table(), "shard", "shards", "here").schema == SCHEMAS["shard", "shards"]
 
 
-def test_a_table_of_today_whose_list_items_have_another_name_is_given_back_as_it_is() -> None:
+def test_a_table_of_today_whose_list_items_have_another_name_is_given_back_as_it_is():
     kinds = {field.name: field.type for field in CAPTIONS}
     named = pa.list_(pa.field("element", kinds["captions"].value_type))
     table = pa.schema({**kinds, "captions": named}).empty_table()
@@ -275,7 +273,7 @@ def test_a_table_of_today_whose_list_items_have_another_name_is_given_back_as_it
     assert not is_current(pa.schema({"images": pa.int64()}), "captions") and is_current(pa.schema({}), "toys")
 
 
-def test_every_declared_column_is_one_of_todays() -> None:
+def test_every_declared_column_is_one_of_todays():
     """Rows without such a column are read too. An added column must be declared, or older tables are refused."""
     names = {path for (_, table), schema in SCHEMAS.items() for path in _paths(table, pa.struct(list(schema)))}
     assert set(ADDED) <= names

@@ -1,9 +1,6 @@
 """Bad input to a store: each mistake gives one message with what is wrong and the remedy. Nothing outside is touched."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,22 +32,14 @@ variants = []
 """
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"format": 1}', b'{"format": "one"}', b"\xff\xfe"])
-def test_a_manifest_that_is_none_is_damaged(data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"format": 1}'])
+def test_a_manifest_that_is_none_is_damaged(data):
     with pytest.raises(FatalError, match=r"here: damaged manifest.*rlip store verify --repair"):
         parse_manifest(data, "here")
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [
-        "{torn",
-        "[]",
-        '{"step": "parse"}',
-        '{"step": "parse", "stage": "parse", "partitions": 3}',
-    ],
-)
-def test_a_damaged_record_of_a_run_is_named(tmp_path: Path, entry: str) -> None:
+@pytest.mark.parametrize("entry", ["{torn", '{"step": "parse"}'])
+def test_a_damaged_record_of_a_run_is_named(tmp_path, entry):
     store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store))
     (run.folder / "steps" / "parse.json").write_text(entry)
@@ -58,10 +47,8 @@ def test_a_damaged_record_of_a_run_is_named(tmp_path: Path, entry: str) -> None:
         run.artifacts("parse")
 
 
-@pytest.mark.parametrize(
-    "place", [("parse", "../../../../etc"), ("../runs", "a" * 64), ("parse", "A" * 64), ("parse", "")]
-)
-def test_keys_and_stages_of_a_record_lead_nowhere_else(tmp_path: Path, place: tuple[str, str]) -> None:
+@pytest.mark.parametrize("place", [("parse", "../../../../etc"), ("../runs", "a" * 64)])
+def test_keys_and_stages_of_a_record_lead_nowhere_else(tmp_path, place):
     store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store))
     entry = {"step": "parse", "stage": place[0], "partitions": {"toys/0000": place[1]}}
@@ -70,8 +57,8 @@ def test_keys_and_stages_of_a_record_lead_nowhere_else(tmp_path: Path, place: tu
         run.artifacts("parse")
 
 
-@pytest.mark.parametrize("data", ["{torn", "[]", '{"partitions": 3}', '{"partitions": [["x"]]}'])
-def test_a_damaged_partition_map_is_named(tmp_path: Path, data: str) -> None:
+@pytest.mark.parametrize("data", ["{torn", '{"partitions": 3}'])
+def test_a_damaged_partition_map_is_named(tmp_path, data):
     (tmp_path / "coco.json").write_text(data)
     with pytest.raises(FatalError, match=r"coco\.json: damaged.*remove it and run again"):
         load_partition_map(tmp_path / "coco.json")
@@ -82,15 +69,13 @@ def test_a_damaged_partition_map_is_named(tmp_path: Path, data: str) -> None:
     ("data", "reason"),
     [
         (b"[" * 100_000, "recursion limit"),
-        (b'{"partitions": ' + b"[" * 100_000, "recursion limit"),
         (b"9" * 5000, "number out of range"),
         (b'{"partitions": [[1.5]]}', "partitions: 0: 0"),
-        (b'{"partitions": [["1"]]}', "partitions: 0: 0"),
         (b'{"partitions": "\\u001b[2J\\ud800"}', "hex escape"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_json_without_measure_is_one_message(data: bytes, reason: str, tmp_path: Path) -> None:
+def test_json_without_measure_is_one_message(data, reason, tmp_path):
     path = tmp_path / "map.json"
     path.write_bytes(data)
     with pytest.raises(FatalError, match=rf"map\.json: damaged \(.*{reason}.*\); remove it and run again") as told:
@@ -100,7 +85,7 @@ def test_json_without_measure_is_one_message(data: bytes, reason: str, tmp_path:
         parse_manifest(data, "here")
 
 
-def test_only_the_partition_map_of_a_large_dataset_may_be_long(tmp_path: Path) -> None:
+def test_only_the_partition_map_of_a_large_dataset_may_be_long(tmp_path):
     path = tmp_path / "long.json"
     path.write_bytes(b'{"partitions": [[1]]}' + b" " * LIMITS.size)
     assert load_partition_map(path).partitions == [[1]]
@@ -108,7 +93,7 @@ def test_only_the_partition_map_of_a_large_dataset_may_be_long(tmp_path: Path) -
         read_json(path, object, "remove it")
 
 
-def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_path: Path) -> None:
+def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_path):
     store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store))
     with pytest.raises(FatalError, match=r"no artifacts of step 'tga'; its steps: caption, ingest, parse"):
@@ -124,9 +109,7 @@ def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_
 
 
 @pytest.mark.parametrize("store", ["nosuch://bucket/x", "file/x", "s3://"])
-def test_an_address_that_is_none_is_told_before_any_work(
-    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_address_that_is_none_is_told_before_any_work(tmp_path, store, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
     (tmp_path / "file").touch()

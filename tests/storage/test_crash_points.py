@@ -1,8 +1,6 @@
 """Every crash point of a commit: wherever it stops or fails, the store holds only whole artifacts, and the next attempt
 gives the bytes of an undisturbed one."""
 
-from __future__ import annotations
-
 import errno
 import platform
 import subprocess
@@ -10,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +22,7 @@ from pipeline.runtime.stage import Inputs, Output, ReportProgress
 from storage.errors import FatalError, PipelineError, RetryableError
 from storage.local_store import LocalStore
 
-STOPS: tuple[Stop, ...] = ("stop", "torn write", "power cut, names lost", "power cut, bytes lost")
+STOPS: tuple[Stop, ...] = ("torn write", "power cut, names lost", "power cut, bytes lost")
 ERRORS: dict[int, type[PipelineError]] = {
     errno.ENOSPC: FatalError, errno.EACCES: FatalError, errno.EROFS: FatalError, errno.EIO: RetryableError,
 }  # fmt: skip
@@ -47,12 +46,12 @@ def operations(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return disk.done
 
 
-def test_the_crash_points_are_all_of_a_commit(operations: list[str]) -> None:
+def test_the_crash_points_are_all_of_a_commit(operations):
     assert {"create", "write", "fsync", "fsync folder", "rename", "mkdir", "unlink", "rmtree"} == set(operations)
     assert len(operations) > 50
 
 
-def test_an_artifact_holds_what_its_manifest_names_and_no_more(tmp_path: Path) -> None:
+def test_an_artifact_holds_what_its_manifest_names_and_no_more(tmp_path):
     store = LocalStore(tmp_path)
     run_chain(store)
     for stage in ("first", "second"):
@@ -60,8 +59,8 @@ def test_an_artifact_holds_what_its_manifest_names_and_no_more(tmp_path: Path) -
             assert {path.name for path in artifact.folder.iterdir()} == {*artifact.manifest.files, "manifest.json"}
 
 
-@pytest.mark.parametrize("fault", STOPS[2:])
-def test_what_was_committed_outlives_a_power_cut(fault: Stop, whole: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", STOPS[1:])
+def test_what_was_committed_outlives_a_power_cut(fault, whole, tmp_path):
     LocalStore(tmp_path)
     disk = FaultyDisk(tmp_path, 0, fault)
     run_chain(LocalStore(tmp_path, disk))
@@ -70,9 +69,7 @@ def test_what_was_committed_outlives_a_power_cut(fault: Stop, whole: dict[str, A
 
 
 @pytest.mark.parametrize("fault", STOPS)
-def test_a_crash_anywhere_leaves_a_valid_prefix(
-    fault: Stop, operations: list[str], whole: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_crash_anywhere_leaves_a_valid_prefix(fault, operations, whole, tmp_path):
     for at in range(1, len(operations) + 1):
         root = tmp_path / str(at)
         LocalStore(root)
@@ -89,12 +86,9 @@ def test_a_crash_anywhere_leaves_a_valid_prefix(
         assert left == [], f"after {fault} at operation {at} ({operations[at - 1]})"
 
 
-@pytest.mark.parametrize("code", ERRORS, ids=lambda code: errno.errorcode[code])
-def test_an_error_anywhere_is_told_and_leaves_a_valid_prefix(
-    code: int, operations: list[str], whole: dict[str, Any], tmp_path: Path
-) -> None:
+def test_an_error_anywhere_is_told_and_leaves_a_valid_prefix(operations, whole, tmp_path):
     raised = 0
-    for at in range(1, len(operations) + 1):
+    for at, code in zip(range(1, len(operations) + 1), cycle(ERRORS)):
         root = tmp_path / str(at)
         LocalStore(root)
         try:
@@ -135,7 +129,7 @@ class Counted(First):
 
 
 @pytest.mark.parametrize("kind", [LocalStore, Unclaimed])
-def test_two_writers_of_one_key_are_harmless(kind: type[LocalStore], whole: dict[str, Any], tmp_path: Path) -> None:
+def test_two_writers_of_one_key_are_harmless(kind, whole, tmp_path):
     Counted.runs.clear()
     Counted.together.reset()
     Counted.patience = 0.2 if kind is LocalStore else 20
@@ -152,7 +146,7 @@ def test_two_writers_of_one_key_are_harmless(kind: type[LocalStore], whole: dict
     assert list((tmp_path / "pending").glob("[!.]*")) == []
 
 
-def test_the_claim_of_a_killed_process_holds_nobody_back(whole: dict[str, Any], tmp_path: Path) -> None:
+def test_the_claim_of_a_killed_process_holds_nobody_back(whole, tmp_path):
     item = first_item()
     code = (
         "import sys, time; from pathlib import Path; from storage.local_store import LocalStore\n"

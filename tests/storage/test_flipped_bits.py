@@ -1,7 +1,5 @@
 """A flipped bit in any file of a store is found by `rlip store verify`; in the copies of a remote one, it is mended on use."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +44,7 @@ def _fill(store: Store) -> Run:
     return run
 
 
-def test_in_a_store_it_is_found_by_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_a_store_it_is_found_by_verify(tmp_path, capsys):
     _fill(LocalStore(tmp_path))
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "pending"]
     assert {path.relative_to(tmp_path).parts[0] for path in files} == {"artifacts", "runs", "cuts"} and len(files) == 12
@@ -59,9 +57,7 @@ def test_in_a_store_it_is_found_by_verify(tmp_path: Path, capsys: pytest.Capture
     verify(None, repair=False, store=tmp_path, as_json=True)
 
 
-def test_verdicts_are_named_line_by_line_beside_artifacts_and_stay(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verdicts_are_named_line_by_line_beside_artifacts_and_stay(tmp_path, capsys):
     _fill(LocalStore(tmp_path))
     relation = JudgedRelation("d", (1, 1, 9, 9), (2, 2, 9, 9), "on")
     VerdictLog(tmp_path / "verdicts").append(
@@ -80,7 +76,7 @@ def test_verdicts_are_named_line_by_line_beside_artifacts_and_stay(
         assert told["examined"] == examined and path.read_bytes() == before
 
 
-def test_repair_removes_damaged_caches_and_no_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_repair_removes_damaged_caches_and_no_records(tmp_path, capsys):
     _fill(LocalStore(tmp_path))
     cache, cut = tmp_path / "parses.sqlite", tmp_path / "cuts" / "toys.json"
     cache.write_bytes(b"no database" * 100)
@@ -123,7 +119,7 @@ class Copies:
         return made, held, cut, [record.facts for record in run.records()]
 
 
-def test_in_a_remote_stores_copies_it_is_mended_on_use(tmp_path: Path) -> None:
+def test_in_a_remote_stores_copies_it_is_mended_on_use(tmp_path):
     copies = Copies(tmp_path / "one")
     whole = copies.use()
     files = [path for path in copies.folder.rglob("*") if path.is_file() and path.parent.name != "pending"]
@@ -136,7 +132,7 @@ def test_in_a_remote_stores_copies_it_is_mended_on_use(tmp_path: Path) -> None:
         assert copies.use() == whole, f"{path}, torn"
 
 
-def test_damaged_copies_of_a_remote_store_are_found(tmp_path: Path) -> None:
+def test_damaged_copies_of_a_remote_store_are_found(tmp_path):
     copies = Copies(tmp_path / "one")
     assert list(copies.open().damaged_copies()) == []
     for top in ("artifacts", "files", "manifests"):

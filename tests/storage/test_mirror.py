@@ -1,7 +1,5 @@
 """This machine's copies of runs and files are those at the URL, and only what changed is read."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path
@@ -58,12 +56,12 @@ def here(there: Remote, tmp_path: Path) -> Here:
     return Here(there.url, tmp_path / "here")
 
 
-def test_runs_and_partition_maps_are_copied_once(here: Here) -> None:
+def test_runs_and_partition_maps_are_copied_once(here):
     assert here.refresh() == 3 and here.copies == RECORDS
     assert here.refresh() == 0 and here.copies == RECORDS
 
 
-def test_what_changed_there_is_read_again(here: Here, there: Remote) -> None:
+def test_what_changed_there_is_read_again(here, there):
     here.refresh()
     there.write("cuts/toys.json", b"[3]")
     there.write("runs/other/recipe.json", b"[4]")
@@ -75,22 +73,22 @@ def test_what_changed_there_is_read_again(here: Here, there: Remote) -> None:
     assert here.refresh() == 0
 
 
-def test_a_copy_that_changed_or_went_here_is_made_anew(here: Here) -> None:
+def test_a_copy_that_changed_or_went_here_is_made_anew(here):
     here.refresh()
     (here.root / "cuts/toys.json").write_bytes(b"")
     (here.root / "runs/toy/recipe.json").unlink()
     assert here.refresh() == 2 and here.copies == RECORDS
 
 
-@pytest.mark.parametrize("note", [b"", b"{}", b'{"files": 3}', b"[" * 100_000])
-def test_without_a_note_that_can_be_read_all_is_read_again(note: bytes, here: Here) -> None:
+@pytest.mark.parametrize("note", [b"{}", b"[" * 100_000])
+def test_without_a_note_that_can_be_read_all_is_read_again(note, here):
     here.refresh()
     (here.root / "mirrored.json").write_bytes(note)
     assert here.refresh() == 3 and here.copies == RECORDS
     assert here.refresh() == 0
 
 
-def test_what_a_run_writes_here_meanwhile_stays(here: Here, tmp_path: Path) -> None:
+def test_what_a_run_writes_here_meanwhile_stays(here, tmp_path):
     here.refresh()
     for name, time_of_writing in (("new", time.time() + 60), ("old", time.time() - 60)):
         path = here.root / f"runs/toy/{name}.json"
@@ -100,7 +98,7 @@ def test_what_a_run_writes_here_meanwhile_stays(here: Here, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("listed", "named"), [("/../escaped.json", "runs/../escaped.json"), ("", "runs/.")])
-def test_a_record_whose_name_leads_out_is_refused(listed: str, named: str, here: Here) -> None:
+def test_a_record_whose_name_leads_out_is_refused(listed, named, here):
     class Lists(FaultyFiles):
         def find(self, path: str, **settings: object) -> object:
             return {f"{path}{listed}": {"type": "file", "size": 2}}
@@ -112,7 +110,7 @@ def test_a_record_whose_name_leads_out_is_refused(listed: str, named: str, here:
     assert not here.root.exists()
 
 
-def test_copies_and_their_note_are_on_the_disk(there: Remote, tmp_path: Path) -> None:
+def test_copies_and_their_note_are_on_the_disk(there, tmp_path):
     disk = NoSync()
     Here(there.url, tmp_path / "here", disk).refresh()
     assert len(disk.files) == 4
@@ -133,7 +131,7 @@ def _entry(data: bytes) -> FileEntry:
     return Counted(digest=digest_bytes(data), size=len(data))
 
 
-def test_a_file_is_read_once_until_it_changes(tmp_path: Path) -> None:
+def test_a_file_is_read_once_until_it_changes(tmp_path):
     files, one, other = VerifiedFiles(), tmp_path / "one", tmp_path / "other"
     one.write_bytes(b"same")
     other.write_bytes(b"same")
@@ -150,7 +148,7 @@ def test_a_file_is_read_once_until_it_changes(tmp_path: Path) -> None:
     assert not files.holds(one, _entry(b"wrong"))
 
 
-def test_other_bytes_of_the_same_size_and_time_are_noticed(tmp_path: Path) -> None:
+def test_other_bytes_of_the_same_size_and_time_are_noticed(tmp_path):
     files, path = VerifiedFiles(), tmp_path / "one"
     path.write_bytes(b"same")
     assert files.holds(path, _entry(b"same"))
@@ -162,13 +160,13 @@ def test_other_bytes_of_the_same_size_and_time_are_noticed(tmp_path: Path) -> No
     assert not files.holds(path, _entry(b"same"))
 
 
-def test_one_file_may_be_asked_for_with_other_bytes(tmp_path: Path) -> None:
+def test_one_file_may_be_asked_for_with_other_bytes(tmp_path):
     files, path = VerifiedFiles(), tmp_path / "one"
     path.write_bytes(b"1")
     assert files.holds(path, _entry(b"1")) and not files.holds(path, _entry(b"2")) and files.holds(path, _entry(b"1"))
 
 
-def test_cached_bytes_are_given_out_only_as_they_were_written(tmp_path: Path) -> None:
+def test_cached_bytes_are_given_out_only_as_they_were_written(tmp_path):
     path = tmp_path / "folder" / "cached"
     assert read_checked(path) is None
     for data in (b"", b"bytes"):

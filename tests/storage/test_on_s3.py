@@ -1,7 +1,5 @@
 """Runs with their store on S3: killed on one machine and resumed on another; a server that fails every fifth request."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -48,7 +46,7 @@ variants = []
 [run]
 workers = 1
 """
-IMAGES = 6
+IMAGES = 4
 
 
 @pytest.fixture
@@ -86,16 +84,14 @@ def _due(world: World, *overrides: str) -> dict[str, int | None]:
     return {step.step: step.due for step in forecast(Planner(RunContext(recipe))) if step.due != 0}
 
 
-def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(
-    there: World, machine: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(there, machine, tmp_path, capsys):
     machine("one")
     _kill_after(there, "caption")
     remote = ObjectStoreArtifacts(str(there.store)).files
     remote.remove([f"claims/{name}" for name in remote.listing("claims")])  # as if the killed run's lease had expired
     machine("other")
     done = {event["step"]: event["due"] for event in there.run() if event.get("event") == "step"}
-    assert done["ingest"] == 0 and done["caption"] < 3 and done["parse"] == 3
+    assert done["ingest"] == 0 and done["caption"] < 2 and done["parse"] == 2
     machine("third")
     capsys.readouterr()
 
@@ -106,7 +102,7 @@ def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(
     (tmp_path / "data" / "images" / "1.png").write_bytes((tmp_path / "data" / "images" / "2.png").read_bytes())
     assert _due(there)["ingest"] == 1
     verify("tiny", repair=False, store=there.store, as_json=True)
-    assert printed() == {"examined": 9, "damaged": [], "files": [], "removed": 0}
+    assert printed() == {"examined": 6, "damaged": [], "files": [], "removed": 0}
     query("tiny", "select count(*) as n from triplets", store=there.store, as_json=True)
     assert printed() == [{"n": IMAGES}]
     why("tiny", "parse", "coco/0000", store=there.store, as_json=True)
@@ -123,24 +119,19 @@ def _tables(world: World) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.timeout(1800)
-def test_two_runs_at_once_on_two_machines_or_one_end_with_the_bytes_of_one_alone(
-    there: World, machine: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_runs_at_once_on_two_machines_end_with_the_bytes_of_one_alone(there, machine, tmp_path, capsys):
     alone = World(there.root, there.recipe, there.data, tmp_path / "alone")
     alone.run()
-    for store in (there.store, tmp_path / "shared"):
-        world = World(there.root, there.recipe, there.data, store)
-        runs = []
-        for name in ("one", "other"):
-            machine(name)
-            runs.append(world.start())
-        outputs = [run.communicate(timeout=280) for run in runs]
-        assert [run.returncode for run in runs] == [0, 0], outputs
-        machine("third")
-        assert _tables(world) == _tables(alone)
-        verify("tiny", repair=False, store=store, as_json=True)
-        assert json.loads(capsys.readouterr().out)["damaged"] == []
-    assert list((tmp_path / "shared" / "pending").glob("[!.]*")) == []
+    runs = []
+    for name in ("one", "other"):
+        machine(name)
+        runs.append(there.start())
+    outputs = [run.communicate(timeout=280) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    machine("third")
+    assert _tables(there) == _tables(alone)
+    verify("tiny", repair=False, store=there.store, as_json=True)
+    assert json.loads(capsys.readouterr().out)["damaged"] == []
 
 
 ANSWERS = {
@@ -189,7 +180,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
     server.shutdown()
 
 
-def test_a_run_on_a_failing_server_ends_as_an_undisturbed_one(failing: Failing, tmp_path: Path) -> None:
+def test_a_run_on_a_failing_server_ends_as_an_undisturbed_one(failing, tmp_path):
     local = LocalStore(tmp_path / "local")
     run_chain(local)
     url = f"s3://failing/{uuid4().hex}"

@@ -1,7 +1,5 @@
 """Where artifacts lie and when they were last used, in a folder and at a URL: both stores give the same answers."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -44,7 +42,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return RemoteStore(f"memory://{uuid4().hex}", tmp_path / "store", FaultyFiles(), ())
 
 
-def test_an_artifact_is_located_by_its_key_alone(store: Store) -> None:
+def test_an_artifact_is_located_by_its_key_alone(store):
     chain = put_chain(store)
     for stage, (artifact,) in chain.items():
         found = locate(store, artifact.key)
@@ -52,7 +50,7 @@ def test_an_artifact_is_located_by_its_key_alone(store: Store) -> None:
     assert locate(store, "0" * 64) is None
 
 
-def test_bytes_lie_where_a_location_says(store: Store) -> None:
+def test_bytes_lie_where_a_location_says(store):
     artifact = put(store, "caption")
     (found,) = store.find_all("caption", [artifact.key]).values()
     with fsspec.open(found.location("captions.parquet")) as file:
@@ -68,14 +66,14 @@ def test_bytes_lie_where_a_location_says(store: Store) -> None:
                 ask("other.bin")
 
 
-def test_rejected_rows_are_read_and_none_where_none_were(store: Store) -> None:
+def test_rejected_rows_are_read_and_none_where_none_were(store):
     run_chain(store)
     (first,), (second,) = (list(store.artifacts(stage)) for stage in ("first", "second"))
     assert first.rejected().to_pylist() == [{"image_id": 9, "stage": "first", "reason": "unloved", "value": ""}]
     assert second.rejected().num_rows == 0 and second.rejected().column_names == first.rejected().column_names
 
 
-def test_a_run_that_finds_an_artifact_renews_its_time(store: Store) -> None:
+def test_a_run_that_finds_an_artifact_renews_its_time(store):
     began = time.time() - 2
     artifact, gone = put(store, "caption"), put(store, "parse")
     assert began < store.used("caption", artifact.key) < time.time() + 2
@@ -95,7 +93,7 @@ def test_a_run_that_finds_an_artifact_renews_its_time(store: Store) -> None:
     assert list(store.artifacts("caption")) == []
 
 
-def test_a_record_that_was_edited_is_named_by_its_place(tmp_path: Path) -> None:
+def test_a_record_that_was_edited_is_named_by_its_place(tmp_path):
     store = LocalStore(tmp_path / "source")
     run = record(store, "demo", put_chain(store))
     run.append("completed")
@@ -120,7 +118,7 @@ def remote(tmp_path: Path) -> RemoteStore:
     return RemoteStore(f"memory://{uuid4().hex}", tmp_path / "store", FaultyFiles(), ())
 
 
-def test_cached_manifests_of_one_time_are_not_mixed_up(remote: RemoteStore) -> None:
+def test_cached_manifests_of_one_time_are_not_mixed_up(remote):
     class SameTime(FaultyFiles):
         def find(self, path: str, **settings: object) -> object:
             return {place: {**info, "created": 5.0} for place, info in super().find(path, **settings).items()}
@@ -134,7 +132,7 @@ def test_cached_manifests_of_one_time_are_not_mixed_up(remote: RemoteStore) -> N
         }
 
 
-def test_an_artifact_that_is_there_costs_one_request(remote: RemoteStore, tmp_path: Path) -> None:
+def test_an_artifact_that_is_there_costs_one_request(remote, tmp_path):
     artifact = put(remote, "caption")
     counted = FaultyFiles()
     store = RemoteStore(remote.address, remote.root, counted, ())
@@ -144,7 +142,7 @@ def test_an_artifact_that_is_there_costs_one_request(remote: RemoteStore, tmp_pa
         assert found is not None and found.content == artifact.content and counted.asked == ["cat_file"]
 
 
-def test_what_can_not_be_copied_from_elsewhere_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_what_can_not_be_copied_from_elsewhere_is_named_with_what_to_do(tmp_path):
     remote = ObjectStoreArtifacts(f"memory://{uuid4().hex}", FaultyFiles(), ())
     artifact = put(LocalStore(tmp_path / "made"), "caption")
     place = f"{remote.url}: artifacts/caption/{artifact.key}"
@@ -165,7 +163,7 @@ def test_what_can_not_be_copied_from_elsewhere_is_named_with_what_to_do(tmp_path
     assert said().startswith(f"{place}/manifest.json: damaged manifest (")
 
 
-def test_a_data_file_elsewhere_is_named_by_its_digest(tmp_path: Path) -> None:
+def test_a_data_file_elsewhere_is_named_by_its_digest(tmp_path):
     remote, local = ObjectStoreArtifacts(f"memory://{uuid4().hex}", FaultyFiles(), ()), LocalStore(tmp_path)
     names = ("README", "a.b.bin")
     files = {name: FileEntry(digest=digest_bytes(name.encode()), size=len(name)) for name in names}
@@ -178,7 +176,7 @@ def test_a_data_file_elsewhere_is_named_by_its_digest(tmp_path: Path) -> None:
     assert set(remote.listing("toy")[made.key]) == {"manifest.json", f"README.{digests[0]}", f"a.b.{digests[1]}.bin"}
 
 
-def test_whoever_loses_to_a_removal_or_to_a_damaged_manifest_is_told(tmp_path: Path) -> None:
+def test_whoever_loses_to_a_removal_or_to_a_damaged_manifest_is_told(tmp_path):
     class Lost(FaultyFiles):
         def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: object) -> None:
             if mode == "create":
@@ -196,7 +194,7 @@ def test_whoever_loses_to_a_removal_or_to_a_damaged_manifest_is_told(tmp_path: P
         remote.put(artifact)
 
 
-def test_runs_elsewhere_are_named_when_one_is_unknown() -> None:
+def test_runs_elsewhere_are_named_when_one_is_unknown():
     remote = ObjectStoreArtifacts(f"memory://{uuid4().hex}", FaultyFiles(), ())
     with pytest.raises(FatalError, match=rf"^no run 'toy' at {remote.url}; runs there: none$"):
         remote.run_records("toy")
@@ -207,7 +205,7 @@ def test_runs_elsewhere_are_named_when_one_is_unknown() -> None:
     assert remote.run_records("a") == {"recipe.json": b"{}"}
 
 
-def test_a_store_elsewhere_tries_as_often_as_it_is_told(remote: RemoteStore, tmp_path: Path) -> None:
+def test_a_store_elsewhere_tries_as_often_as_it_is_told(remote, tmp_path):
     artifact = put(remote, "caption")
     for pauses in ((), (0.0,)):
         store = RemoteStore(remote.address, tmp_path / "other", FaultyFiles(1, "conflict"), pauses)
@@ -218,13 +216,13 @@ def test_a_store_elsewhere_tries_as_often_as_it_is_told(remote: RemoteStore, tmp
                 store.find("caption", artifact.key)
 
 
-def test_a_store_elsewhere_works_on_the_disk_that_it_was_given(tmp_path: Path) -> None:
+def test_a_store_elsewhere_works_on_the_disk_that_it_was_given(tmp_path):
     disk = NoSync()
     put(RemoteStore(f"memory://{uuid4().hex}", tmp_path, FaultyFiles(), (), disk=disk), "caption")
     assert sorted(path.name for path in disk.files) == ["captions.parquet", "manifest.json"]
 
 
-def test_a_record_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+def test_a_record_that_can_not_be_written_is_named(tmp_path):
     class Full(Disk):
         def write(self, path: Path, data: bytes) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -234,7 +232,7 @@ def test_a_record_that_can_not_be_written_is_named(tmp_path: Path) -> None:
         store.put(tmp_path / "cuts" / "toys.json", b"[]")
 
 
-def test_an_artifact_that_is_committed_again_stays_and_a_failing_disk_is_told(tmp_path: Path) -> None:
+def test_an_artifact_that_is_committed_again_stays_and_a_failing_disk_is_told(tmp_path):
     class Failing(Disk):
         def rename(self, source: Path, target: Path) -> None:
             raise OSError(errno.EIO, "no")
@@ -249,7 +247,7 @@ def test_an_artifact_that_is_committed_again_stays_and_a_failing_disk_is_told(tm
         Disk().sync_folder(first.file("captions.parquet"))
 
 
-def test_locks_admit_whom_the_umask_admits_and_what_is_gone_needs_no_removal(tmp_path: Path) -> None:
+def test_locks_admit_whom_the_umask_admits_and_what_is_gone_needs_no_removal(tmp_path):
     umask = os.umask(0)
     try:
         lock_file(tmp_path / "lock").close()
@@ -260,7 +258,7 @@ def test_locks_admit_whom_the_umask_admits_and_what_is_gone_needs_no_removal(tmp
     assert LocalStore(tmp_path / "store").address == str(tmp_path / "store")
 
 
-def test_a_manifest_is_written_as_people_read_it_and_as_it_was_read(tmp_path: Path) -> None:
+def test_a_manifest_is_written_as_people_read_it_and_as_it_was_read(tmp_path):
     data = put(LocalStore(tmp_path), "caption").manifest_bytes()
     assert data.startswith(b'{\n "format": 2,\n "stage": "caption",\n "key": "')
     values = json.loads(data)
@@ -269,7 +267,7 @@ def test_a_manifest_is_written_as_people_read_it_and_as_it_was_read(tmp_path: Pa
         assert parse_manifest(written, "here").as_bytes() == written
 
 
-def test_documents_and_steps_lie_where_other_programs_find_them(tmp_path: Path) -> None:
+def test_documents_and_steps_lie_where_other_programs_find_them(tmp_path):
     run = Run(LocalStore(tmp_path), "demo")
     run.note("recipe", {"name": "demo", "folder": tmp_path})
     run.record("shard:pseudo", "shard", {})
@@ -278,7 +276,7 @@ def test_documents_and_steps_lie_where_other_programs_find_them(tmp_path: Path) 
     assert json.loads((tmp_path / "runs/demo/steps/shard.pseudo.json").read_bytes())["step"] == "shard:pseudo"
 
 
-def test_both_places_are_tried_before_any_work(remote: RemoteStore, tmp_path: Path) -> None:
+def test_both_places_are_tried_before_any_work(remote, tmp_path):
     class Refuses(FaultyFiles):
         def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: object) -> None:
             raise PermissionError("no")
@@ -301,7 +299,7 @@ def test_both_places_are_tried_before_any_work(remote: RemoteStore, tmp_path: Pa
         remote.require_writable()
 
 
-def test_done_work_leaves_no_scratch_here_even_if_the_other_side_fails(remote: RemoteStore, tmp_path: Path) -> None:
+def test_done_work_leaves_no_scratch_here_even_if_the_other_side_fails(remote, tmp_path):
     silent = RemoteStore(remote.address, tmp_path / "silent", FaultyFiles(1, "conflict", times=10**6), ())
     for store in (remote, silent):
         with store.scratch("key") as folder:
@@ -313,7 +311,7 @@ def test_done_work_leaves_no_scratch_here_even_if_the_other_side_fails(remote: R
     assert list(remote.remote.files.listing("scratch")) == ["key/record.json"], "it is left by the one that failed"
 
 
-def test_cleaning_up_takes_old_notes_and_copies_of_what_is_gone_and_nothing_else(remote: RemoteStore) -> None:
+def test_cleaning_up_takes_old_notes_and_copies_of_what_is_gone_and_nothing_else(remote):
     kept, gone = put(remote, "caption"), put(remote, "caption", settings={"n": 1})
     remote.find_all("caption", [kept.key])
     other = RemoteStore(remote.address, remote.root.with_name("other"), FaultyFiles(), ())
@@ -333,7 +331,7 @@ def test_cleaning_up_takes_old_notes_and_copies_of_what_is_gone_and_nothing_else
     assert [found.key for found in remote.artifacts("caption")] == [kept.key]
 
 
-def test_of_an_artifact_that_is_removed_the_manifest_goes_first(tmp_path: Path) -> None:
+def test_of_an_artifact_that_is_removed_the_manifest_goes_first(tmp_path):
     url = f"memory://{uuid4().hex}"
     artifact = put(RemoteStore(url, tmp_path / "one", FaultyFiles(), ()), "caption")
     counted = FaultyFiles()
@@ -350,7 +348,7 @@ def test_of_an_artifact_that_is_removed_the_manifest_goes_first(tmp_path: Path) 
         store.manifest_bytes("caption", artifact.key)
 
 
-def test_a_note_of_what_a_run_found_names_the_keys(remote: RemoteStore, tmp_path: Path) -> None:
+def test_a_note_of_what_a_run_found_names_the_keys(remote, tmp_path):
     found = [put(remote, "caption"), put(remote, "caption", settings={"n": 1})]
     remote.touch("caption", [])
     assert remote.remote.files.listing("found") == {}
@@ -363,7 +361,7 @@ def test_a_note_of_what_a_run_found_names_the_keys(remote: RemoteStore, tmp_path
     refused.touch("caption", found)
 
 
-def test_what_lies_in_a_store_is_listed_in_order_with_sizes_and_times(tmp_path: Path) -> None:
+def test_what_lies_in_a_store_is_listed_in_order_with_sizes_and_times(tmp_path):
     store = LocalStore(tmp_path)
     chains = [put_chain(store), put_chain(store, "toys/0001")]
     (tmp_path / "artifacts" / "Not a stage").mkdir()
@@ -389,7 +387,7 @@ def test_what_lies_in_a_store_is_listed_in_order_with_sizes_and_times(tmp_path: 
     assert list((tmp_path / "pending").glob("[!.]*")) == [] and list((tmp_path / "pending").glob(".probe*")) == []
 
 
-def test_a_claim_waits_for_its_holder_alone_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_claim_waits_for_its_holder_alone_and_leaves_nothing(tmp_path):
     store, waited = LocalStore(tmp_path), threading.Event()
     order: list[str] = []
 
@@ -410,7 +408,7 @@ def test_a_claim_waits_for_its_holder_alone_and_leaves_nothing(tmp_path: Path) -
     assert list((tmp_path / "pending").glob("[!.]*")) == []
 
 
-def test_a_folder_appears_whole_replaces_another_or_gives_way(tmp_path: Path) -> None:
+def test_a_folder_appears_whole_replaces_another_or_gives_way(tmp_path):
     place = tmp_path / "deep" / "place"
     for replace, text, left in ((False, "one", "one"), (False, "two", "one"), (True, "three", "three")):
         with atomic_folder(place, replace=replace) as aside:
@@ -426,7 +424,7 @@ def test_a_folder_appears_whole_replaces_another_or_gives_way(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "file"]
 
 
-def test_what_was_used_at_the_very_time_is_spared(tmp_path: Path) -> None:
+def test_what_was_used_at_the_very_time_is_spared(tmp_path):
     store = LocalStore(tmp_path)
     artifact = put(store, "caption")
     with store.scratch("e" * 64) as scratch:
@@ -439,7 +437,7 @@ def test_what_was_used_at_the_very_time_is_spared(tmp_path: Path) -> None:
         assert store.find("caption", artifact.key) is not None and scratch.is_dir()
 
 
-def test_a_scratch_in_which_someone_works_hides_no_other(tmp_path: Path) -> None:
+def test_a_scratch_in_which_someone_works_hides_no_other(tmp_path):
     store = LocalStore(tmp_path)
     with store.scratch("a" * 64), store.scratch("b" * 64) as idle:
         pass
@@ -447,7 +445,7 @@ def test_a_scratch_in_which_someone_works_hides_no_other(tmp_path: Path) -> None
         assert list(store.idle_scratch()) == [idle]
 
 
-def test_of_several_notes_the_newest_counts_and_a_damaged_one_protects_nothing(remote: RemoteStore) -> None:
+def test_of_several_notes_the_newest_counts_and_a_damaged_one_protects_nothing(remote):
     artifact = put(remote, "caption")
     note = json.dumps([artifact.key]).encode()
     for name in ("z", "a"):
@@ -459,8 +457,8 @@ def test_of_several_notes_the_newest_counts_and_a_damaged_one_protects_nothing(r
     assert remote.used("caption", artifact.key) == newest
 
 
-@pytest.mark.parametrize("value", [{"a": 1}, {}, [], [{"a": None}], "text", {"value": 1, "other": 2}])
-def test_documents_are_read_as_they_were_noted_also_those_without_a_seal(value: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [{"a": 1}, [], "text", {"value": 1, "other": 2}])
+def test_documents_are_read_as_they_were_noted_also_those_without_a_seal(value, tmp_path):
     run = Run(LocalStore(tmp_path), "demo")
     run.note("outcome", value)
     assert parse_document((run.folder / "outcome.json").read_bytes(), "x", "") == value
@@ -469,22 +467,20 @@ def test_documents_are_read_as_they_were_noted_also_those_without_a_seal(value: 
         parse_document(b"{", "x", "do that")
 
 
-def test_copies_of_each_url_have_a_readable_folder_of_their_own() -> None:
+def test_copies_of_each_url_have_a_readable_folder_of_their_own():
     one, other = folder_name("s3://bucket/a.b"), folder_name("s3://bucket/a-b")
     assert re.fullmatch(r"s3---bucket-a-b-[0-9a-f]{8}", one) and re.fullmatch(r"s3---bucket-a-b-[0-9a-f]{8}", other)
     assert one != other and folder_name("s3://bucket/a.b") == one and len(folder_name("s3://" + "x" * 500)) == 69
 
 
-def test_names_of_steps_and_partitions_have_two_hundred_characters_at_most() -> None:
+def test_names_of_steps_and_partitions_have_two_hundred_characters_at_most():
     StepKeys(stage="ingest", partitions={"p" * 200: "0" * 64}).require_valid("s" * 200)
     for step, partition in (("s" * 201, "p"), ("s", "p" * 201)):
         with pytest.raises(FatalError, match="not the name of a"):
             StepKeys(stage="ingest", partitions={partition: "0" * 64}).require_valid(step)
 
 
-def test_a_folder_whose_first_file_appears_while_it_is_listed_is_empty_until_then(
-    remote: RemoteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_whose_first_file_appears_while_it_is_listed_is_empty_until_then(remote, monkeypatch):
     def found(files: MemoryFileSystem, path: str, detail: bool) -> dict[str, dict[str, object]]:
         return {path: {"name": path, "type": "directory", "size": 0}}
 

@@ -1,7 +1,5 @@
 """A pull from a place that anyone may write to: what was tampered with is refused by name, and nothing of it becomes visible."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable
@@ -76,8 +74,6 @@ def _rows(ids: list[int]) -> bytes:
 
 ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
     "step that climbs": (lambda e: e.step(step="../../../../escaped"), r"escaped': not the name of a step"),
-    "step that is absolute": (lambda e: e.step(step="/tmp/escaped"), r"escaped': not the name of a step"),
-    "step with 300 letters": (lambda e: e.step(step="a" * 300), r"not the name of a step"),
     "step with escape codes": (lambda e: e.step(step="a\x1b[2J"), r"not the name of a step"),
     "partition that climbs": (lambda e: e.step(partitions={"../x": e.caption}), r"'\.\./x': not the name of a partition"),
     "stage that climbs": (lambda e: e.step(stage="../runs"), r"not a stage and a key"),
@@ -89,18 +85,12 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
     "step of 100,000 levels": (
         lambda e: e.write("runs/demo/steps/caption.json", b"[" * 100_000), r"steps/caption\.json: damaged .*recursion"
     ),
-    "document of 100,000 levels": (
-        lambda e: e.write("runs/demo/recipe.json", b'{"a":' * 100_000), r"recipe\.json: damaged .*recursion"
-    ),
     "number of 5,000 digits": (lambda e: e.write("runs/demo/recipe.json", b"9" * 5000), r"recipe\.json: damaged .*number"),
     "record with a step that climbs": (
         lambda e: e.history({"../../x": {"stage": "caption", "partitions": {}}}), r"'\.\./\.\./x': not the name of a step"
     ),
     "record without steps": (lambda e: e.write("runs/demo/records/2.json", b"{}"), r"records/2\.json: damaged .*steps"),
     "file that climbs": (lambda e: e.edit(files={"../../evil": {"digest": "0" * 64, "size": 1}}), r"damaged manifest"),
-    "file with escape codes": (
-        lambda e: e.edit(files={"a\x1b[2J": {"digest": "0" * 64, "size": 1}}), r"damaged manifest \(files: a.x1b\[2J"
-    ),
     "file that is the manifest": (
         lambda e: e.edit(files={"manifest.json": {"digest": "0" * 64, "size": 1}}), r"not the name of a data file"
     ),
@@ -109,12 +99,8 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
     "key of another artifact": (lambda e: e.edit(key="0" * 64), r"refused \(manifest of another key\)"),
     "stage of another artifact": (lambda e: e.edit(stage="parse"), r"refused \(manifest of another key\)"),
     "seconds that are NaN": (lambda e: e.edit(seconds=float("nan")), r"damaged manifest \(seconds"),
-    "count that is text": (lambda e: e.edit(counts={"rows_in": "2"}), r"damaged manifest \(counts: rows_in"),
     "digest that climbs": (
         lambda e: e.edit(files={FILE: {"digest": "../" * 20, "size": 1}}), r"damaged manifest \(files: captions"
-    ),
-    "rows with another digest": (
-        lambda e: e.edit(sealed=False, files={FILE: {"digest": "0" * 64, "size": 9, "rows": 2}}), r"changed since it was written"
     ),
     "false size": (lambda e: e.poison(_rows([1, 2]), size=7), r"captions\.parquet is damaged"),
     "size below zero": (lambda e: e.poison(_rows([1, 2]), size=-1), r"damaged manifest \(files: captions\.parquet: size"),
@@ -127,7 +113,7 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_what_was_tampered_with_is_refused_by_name_and_leaves_nothing(attack: str, tmp_path: Path) -> None:
+def test_what_was_tampered_with_is_refused_by_name_and_leaves_nothing(attack, tmp_path):
     elsewhere = Elsewhere(tmp_path)
     change, message = ATTACKS[attack]
     change(elsewhere)
@@ -146,7 +132,7 @@ def _names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
-def test_a_run_that_nobody_touched_is_pulled(tmp_path: Path) -> None:
+def test_a_run_that_nobody_touched_is_pulled(tmp_path):
     elsewhere = Elsewhere(tmp_path)
     elsewhere.poison(_rows([1, 2]))  # an attacker who rewrites all digests writes what a stage could have written
     here = Run(LocalStore(tmp_path / "here"), "demo")

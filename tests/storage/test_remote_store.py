@@ -1,8 +1,6 @@
 """A store on an object store: wherever a run stops or fails, there are only whole artifacts, and the next run, on the same
 machine or another, ends like an undisturbed one."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -17,7 +15,7 @@ import fsspec
 import pyarrow as pa
 import pytest
 from faulty_disk import NoSync
-from faulty_files import Dead, Fault, FaultyFiles
+from faulty_files import Dead, FaultyFiles
 from toy_chain import SCHEMA, First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
 from toy_store import put, put_chain, record
 
@@ -41,7 +39,6 @@ from storage.resume_point import ResumePoint
 from storage.runs import Run, runs_of
 from storage.store import Store
 
-FAULTS: tuple[Fault, ...] = ("stop", "answer lost", "conflict")
 QUICK = Patience(heartbeat=0.05, look=0.01, expiry=0.5)
 
 
@@ -70,16 +67,16 @@ def operations(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return files.asked
 
 
-def test_an_undisturbed_run_leaves_what_a_local_one_does(whole: dict[str, Any], tmp_path: Path) -> None:
+def test_an_undisturbed_run_leaves_what_a_local_one_does(whole, tmp_path):
     url = _url()
     run_chain(_store(url, tmp_path / "one"))
     assert bytes_of(_store(url, tmp_path / "other")) == whole
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", ["stop", "conflict"])
 def test_a_fault_at_any_operation_leaves_a_valid_prefix_and_the_next_run_ends_the_same(
-    fault: Fault, operations: list[str], whole: dict[str, Any], tmp_path: Path
-) -> None:
+    fault, operations, whole, tmp_path
+):
     assert {"put_file", "create", "pipe_file", "cat_file", "rm_file"} <= set(operations)
     for at in range(1, len(operations) + 1):
         url, machine = _url(), tmp_path / str(at)
@@ -92,17 +89,16 @@ def test_a_fault_at_any_operation_leaves_a_valid_prefix_and_the_next_run_ends_th
         assert bytes_of(_store(url, next_machine)) == whole, f"after {fault} at {at} ({operations[at - 1]})"
 
 
-@pytest.mark.parametrize("fault", FAULTS[1:])
-def test_what_passes_by_itself_is_tried_again_and_nobody_notices(
-    fault: Fault, operations: list[str], whole: dict[str, Any], tmp_path: Path
-) -> None:
+def test_what_passes_by_itself_is_tried_again_and_nobody_notices(operations, whole, tmp_path):
     for at in range(1, len(operations) + 1):
         url = _url()
-        run_chain(_store(url, tmp_path / str(at), FaultyFiles(at, fault, times=2)))
-        assert bytes_of(_store(url, tmp_path / str(at))) == whole, f"after {fault} at {at} ({operations[at - 1]})"
+        run_chain(_store(url, tmp_path / str(at), FaultyFiles(at, "answer lost", times=2)))
+        assert bytes_of(_store(url, tmp_path / str(at))) == whole, (
+            f"after an answer was lost at {at} ({operations[at - 1]})"
+        )
 
 
-def test_only_what_may_pass_is_tried_again() -> None:
+def test_only_what_may_pass_is_tried_again():
     for kind, tries in ((RetryableError, 3), (FatalError, 1)):
         asked: list[int] = []
 
@@ -115,7 +111,7 @@ def test_only_what_may_pass_is_tried_again() -> None:
         assert len(asked) == tries
 
 
-def test_what_a_dead_process_did_not_finish_copying_is_copied_not_computed_again(tmp_path: Path) -> None:
+def test_what_a_dead_process_did_not_finish_copying_is_copied_not_computed_again(tmp_path):
     url = _url()
     runs: list[str] = []
 
@@ -136,7 +132,7 @@ def test_what_a_dead_process_did_not_finish_copying_is_copied_not_computed_again
     assert artifact.file("beside.bin").read_bytes() == b"beside" * 100
 
 
-def test_copies_that_a_disk_spoilt_are_not_sent(whole: dict[str, Any], tmp_path: Path) -> None:
+def test_copies_that_a_disk_spoilt_are_not_sent(whole, tmp_path):
     url = _url()
     store = _store(url, tmp_path / "one")
     run_chain(store)
@@ -147,7 +143,7 @@ def test_copies_that_a_disk_spoilt_are_not_sent(whole: dict[str, Any], tmp_path:
     assert bytes_of(_store(url, tmp_path / "other")) == whole
 
 
-def test_a_removal_that_stops_half_way_leaves_no_artifact_without_its_data(tmp_path: Path) -> None:
+def test_a_removal_that_stops_half_way_leaves_no_artifact_without_its_data(tmp_path):
     url, files = _url(), FaultyFiles()
     store = _store(url, tmp_path / "one", files)
     artifact = put(store, "ingest")
@@ -158,7 +154,7 @@ def test_a_removal_that_stops_half_way_leaves_no_artifact_without_its_data(tmp_p
     assert len(other.remote.listing("ingest")[artifact.key]) == 1 and other.find("ingest", artifact.key) is None
 
 
-def test_two_machines_whose_bytes_differ_end_with_one_whole_artifact(tmp_path: Path) -> None:
+def test_two_machines_whose_bytes_differ_end_with_one_whole_artifact(tmp_path):
     """For example, two training runs of one key: floats differ by machine."""
     url = _url()
     stores = [_store(url, tmp_path / name) for name in ("one", "other")]
@@ -184,7 +180,7 @@ def _commit(store: Store, artifact: Artifact) -> Artifact:
         return store.commit(draft, manifest)
 
 
-def test_machines_share_the_work_and_a_dead_ones_lease_runs_out(tmp_path: Path) -> None:
+def test_machines_share_the_work_and_a_dead_ones_lease_runs_out(tmp_path):
     url, began = _url(), threading.Event()
     runs: list[str] = []
 
@@ -212,7 +208,7 @@ def test_machines_share_the_work_and_a_dead_ones_lease_runs_out(tmp_path: Path) 
     assert _waits_for_a_dead_one(_store(_url(), tmp_path / "dead"), "another machine")
 
 
-def test_a_dead_process_of_the_same_machine_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_dead_process_of_the_same_machine_is_not_waited_for(tmp_path):
     store = _store(_url(), tmp_path)
     with store.claim(first_item().key, print):
         (note,) = store.remote.files.read_many(["claims/" + first_item().key]).values()
@@ -249,7 +245,7 @@ class Counting(First):
         return Output(pa.table({"image_id": [len((work / "notes").read_text().split())]}, schema=SCHEMA))
 
 
-def test_what_was_half_done_goes_on_on_another_machine(tmp_path: Path) -> None:
+def test_what_was_half_done_goes_on_on_another_machine(tmp_path):
     url, item = _url(), WorkItem("count", "all", KeyTerms("first", 1, {}, {}))
     Counting.counted.clear()
     Counting.dies_at = 3
@@ -266,7 +262,7 @@ def test_what_was_half_done_goes_on_on_another_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoilt", ["record", "file"])
-def test_copies_of_half_done_work_that_are_damaged_cost_that_work_only(spoilt: str, tmp_path: Path) -> None:
+def test_copies_of_half_done_work_that_are_damaged_cost_that_work_only(spoilt, tmp_path):
     url, item = _url(), WorkItem("count", "all", KeyTerms("first", 1, {}, {}))
     Counting.counted.clear()
     Counting.dies_at = 3
@@ -282,7 +278,7 @@ def test_copies_of_half_done_work_that_are_damaged_cost_that_work_only(spoilt: s
 
 
 @pytest.mark.parametrize("name", ["../escaped", "a/../../escaped", "{outside}/escaped", ""])
-def test_copies_of_half_done_work_under_a_name_that_leads_out_are_left(name: str, tmp_path: Path) -> None:
+def test_copies_of_half_done_work_under_a_name_that_leads_out_are_left(name, tmp_path):
     name = name.format(outside=tmp_path)
     files, folder = _store(_url(), tmp_path / "one").remote.files, tmp_path / "work"
     folder.mkdir()
@@ -293,7 +289,7 @@ def test_copies_of_half_done_work_under_a_name_that_leads_out_are_left(name: str
     assert list(folder.iterdir()) == [] and list(tmp_path.rglob("escaped")) == []
 
 
-def test_planning_asks_once_a_stage(tmp_path: Path) -> None:
+def test_planning_asks_once_a_stage(tmp_path):
     url = _url()
     made = [put(LocalStore(tmp_path / "made"), "parse", f"toys/{n:04d}", {"n": n}) for n in range(50)]
     for artifact in made:
@@ -307,7 +303,7 @@ def test_planning_asks_once_a_stage(tmp_path: Path) -> None:
     assert again.asked == ["find"], "manifests that were read are cached"
 
 
-def test_a_place_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+def test_a_place_that_was_written_anew_is_read_anew(tmp_path):
     url, key = _url(), ""
     one, other = _store(url, tmp_path / "one"), _store(url, tmp_path / "other")
     for rows, writer, reader in (([1], one, other), ([2], other, one)):
@@ -324,7 +320,7 @@ def test_a_place_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_manifests_travel_as_they_were_written_those_of_older_versions_too(version: int, tmp_path: Path) -> None:
+def test_manifests_travel_as_they_were_written_those_of_older_versions_too(version, tmp_path):
     url, made = _url(), put(LocalStore(tmp_path / "made"), "parse", "toys/0000", rows=[1])
     if version == 1:
         values = json.loads(made.manifest_bytes()) | {"format": 1}
@@ -337,14 +333,16 @@ def test_manifests_travel_as_they_were_written_those_of_older_versions_too(versi
     assert [d for d in find_damage(one) if d is not None] == []
 
 
-@pytest.fixture(params=["memory", "s3"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty location of each kind. This machine's copies are in the test's folder."""
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty location. This machine's copies are in the test's folder."""
     monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
-    return f"{request.getfixturevalue('s3')}/{uuid4().hex}" if request.param == "s3" else _url()
+    return _url()
 
 
-def test_care_of_a_store_elsewhere(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("where", ["memory", "s3"])
+def test_care_of_a_store_elsewhere(where, url, request, capsys):
+    url = f"{request.getfixturevalue('s3')}/{uuid4().hex}" if where == "s3" else url
     store = open_store(url)
     kept, lost = put_chain(store), put_chain(store, top_p=0.5, rows=[7])
     record(store, "demo", kept)
@@ -375,17 +373,7 @@ def test_care_of_a_store_elsewhere(url: str, tmp_path: Path, capsys: pytest.Capt
     assert runs_of(existing_store(url)) == []
 
 
-def test_what_a_run_found_lately_is_no_garbage(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    store = open_store(url)
-    chain = put_chain(store)
-    store.touch("parse", chain["parse"])
-    collect_garbage(store=url, grace=1, delete=True, as_json=True)
-    assert json.loads(capsys.readouterr().out)["garbage"] == []
-
-
-def test_runs_and_partition_maps_are_those_that_others_wrote(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_and_partition_maps_are_those_that_others_wrote(url, tmp_path, monkeypatch):
     one = open_store(url)
     record(one, "demo", put_chain(one))
     one.put(one.root / "cuts" / "toys.json", b'{"partitions": [[1, 2]]}')
@@ -400,7 +388,7 @@ def test_runs_and_partition_maps_are_those_that_others_wrote(
     assert runs_of(other) == []
 
 
-def test_a_place_that_can_not_work_is_told(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_place_that_can_not_work_is_told(s3, monkeypatch, tmp_path):
     monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
     with pytest.raises(FatalError, match=r"no bucket 'nosuch'.*aws s3 mb"):
         open_store("s3://nosuch/x")
@@ -421,10 +409,3 @@ def test_a_place_that_can_not_work_is_told(s3: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(FatalError, match="AWS_ACCESS_KEY_ID"):
         open_store("s3://bucket/x")
-
-
-def test_a_folder_may_be_named_by_its_url(tmp_path: Path) -> None:
-    store = open_store(f"file://{tmp_path}/store")
-    assert type(store) is LocalStore and store.root == tmp_path / "store"
-    put_chain(store)
-    assert existing_store(f"file://{tmp_path}/store").stages() == ["caption", "ingest", "parse"]

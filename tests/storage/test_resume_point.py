@@ -1,7 +1,5 @@
 """A resume point: another machine goes on from the copies in the store, and only complete copies count."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time
@@ -72,7 +70,7 @@ def other(url: str, tmp_path: Path) -> Machine:
     return Machine(url, tmp_path / "other")
 
 
-def test_another_machine_gets_the_files_and_their_list(one: Machine, other: Machine) -> None:
+def test_another_machine_gets_the_files_and_their_list(one, other):
     one.keep(weights=b"w", steps__a__b=b"1")
     one.point.send()
     other.point.fetch()
@@ -81,7 +79,7 @@ def test_another_machine_gets_the_files_and_their_list(one: Machine, other: Mach
     assert one.visible == other.visible, "nothing but copies is left behind"
 
 
-def test_what_the_copies_do_not_have_goes_and_what_no_list_names_stays(one: Machine, other: Machine) -> None:
+def test_what_the_copies_do_not_have_goes_and_what_no_list_names_stays(one, other):
     one.keep(weights=b"new")
     one.point.send()
     other.keep(gone__a=b"1", full__b=b"2", weights=b"old")
@@ -91,7 +89,7 @@ def test_what_the_copies_do_not_have_goes_and_what_no_list_names_stays(one: Mach
     assert other.visible == ["full", "full/log", "resume.json", "weights"]
 
 
-def test_copies_that_were_fetched_or_sent_are_not_taken_again(url: str, one: Machine, other: Machine) -> None:
+def test_copies_that_were_fetched_or_sent_are_not_taken_again(url, one, other):
     one.keep(weights=b"first")
     one.point.send()
     other.point.fetch()
@@ -101,7 +99,7 @@ def test_copies_that_were_fetched_or_sent_are_not_taken_again(url: str, one: Mac
         assert machine.held == {"weights": b"second"}, "work that this machine did since then is lost"
 
 
-def test_only_a_list_that_changed_is_sent(url: str, tmp_path: Path) -> None:
+def test_only_a_list_that_changed_is_sent(url, tmp_path):
     files = FaultyFiles()
     one, other = Machine(url, tmp_path / "one", files), Machine(url, tmp_path / "other", FaultyFiles())
     one.point.send()
@@ -118,7 +116,7 @@ def test_only_a_list_that_changed_is_sent(url: str, tmp_path: Path) -> None:
     assert other.remote._files.asked == asked, "what was just fetched is there"
 
 
-def test_copies_that_were_replaced_are_removed_and_the_others_stay(one: Machine, other: Machine) -> None:
+def test_copies_that_were_replaced_are_removed_and_the_others_stay(one, other):
     one.keep(kept=b"k", changed=b"1", dropped=b"d")
     one.point.send()
     one.keep(kept=b"k", changed=b"2")
@@ -128,7 +126,7 @@ def test_copies_that_were_replaced_are_removed_and_the_others_stay(one: Machine,
     assert other.held == {"kept": b"k", "changed": b"2"}
 
 
-def test_files_of_one_name_in_two_folders_have_a_copy_each(one: Machine, other: Machine) -> None:
+def test_files_of_one_name_in_two_folders_have_a_copy_each(one, other):
     one.keep(a__step=b"1", b__step=b"1")
     one.point.send()
     other.point.fetch()
@@ -136,9 +134,7 @@ def test_files_of_one_name_in_two_folders_have_a_copy_each(one: Machine, other: 
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_transfer_that_failed_is_made_whole_by_the_next(
-    at: int, url: str, tmp_path: Path, one: Machine, other: Machine
-) -> None:
+def test_a_transfer_that_failed_is_made_whole_by_the_next(at, url, tmp_path, one, other):
     one.keep(weights=b"first")
     one.point.send()
     faulty = Machine(url, tmp_path / "one", FaultyFiles(at, "conflict"))
@@ -153,7 +149,7 @@ def test_a_transfer_that_failed_is_made_whole_by_the_next(
     assert faulty.visible == ["resume.json", "steps", "weights"]
 
 
-def test_a_file_that_grows_after_the_copy_was_begun_is_sent_as_it_was(url: str, tmp_path: Path) -> None:
+def test_a_file_that_grows_after_the_copy_was_begun_is_sent_as_it_was(url, tmp_path):
     class Growing(FaultyFiles):
         def put_file(self, lpath: str, rpath: str, **settings: object) -> None:
             with (tmp_path / "one/log").open("ab") as file:
@@ -168,9 +164,7 @@ def test_a_file_that_grows_after_the_copy_was_begun_is_sent_as_it_was(url: str, 
 
 
 @pytest.mark.parametrize("record", [b"torn", b"[]", b'{"weights": 1}'])
-def test_a_record_that_tells_nothing_is_ignored_and_replaced(
-    record: bytes, url: str, one: Machine, other: Machine
-) -> None:
+def test_a_record_that_tells_nothing_is_ignored_and_replaced(record, url, one, other):
     one.remote.write("scratch/key/record.json", record)
     one.keep(weights=b"mine")
     Machine(url, one.folder).point.fetch()
@@ -181,7 +175,7 @@ def test_a_record_that_tells_nothing_is_ignored_and_replaced(
     assert other.held == {"weights": b"mine"}
 
 
-def test_copies_that_do_not_match_the_record_are_left(one: Machine, other: Machine) -> None:
+def test_copies_that_do_not_match_the_record_are_left(one, other):
     one.keep(weights=b"w")
     one.point.send()
     one.remote.write(f"scratch/key/{digest_bytes(b'w')[:16]}-weights", b"x")
@@ -190,7 +184,7 @@ def test_copies_that_do_not_match_the_record_are_left(one: Machine, other: Machi
     assert other.held == {"weights": b"mine"}
 
 
-def test_while_work_lasts_its_files_are_sent_as_they_come(url: str, tmp_path: Path) -> None:
+def test_while_work_lasts_its_files_are_sent_as_they_come(url, tmp_path):
     class Told(FaultyFiles):
         def pipe_file(self, path: str, *given: object, **settings: object) -> None:
             super().pipe_file(path, *given, **settings)  # type: ignore[arg-type]
@@ -210,7 +204,7 @@ def test_while_work_lasts_its_files_are_sent_as_they_come(url: str, tmp_path: Pa
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("fails", ["the other side", "this machine"])
-def test_a_transfer_that_failed_is_tried_again_while_work_lasts(fails: str, url: str, tmp_path: Path) -> None:
+def test_a_transfer_that_failed_is_tried_again_while_work_lasts(fails, url, tmp_path):
     class Told(FaultyFiles):
         def pipe_file(self, path: str, *given: object, **settings: object) -> None:
             super().pipe_file(path, *given, **settings)  # type: ignore[arg-type]
@@ -237,7 +231,7 @@ def test_a_transfer_that_failed_is_tried_again_while_work_lasts(fails: str, url:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("left", ["a file is gone", "the other side fails"])
-def test_the_last_transfer_may_fail(left: str, url: str, tmp_path: Path) -> None:
+def test_the_last_transfer_may_fail(left, url, tmp_path):
     one = Machine(url, tmp_path / "one", FaultyFiles(2, "conflict", times=99))
     with one.point.synchronised(interval=100):
         one.keep(weights=b"1")
@@ -253,7 +247,7 @@ def test_the_last_transfer_may_fail(left: str, url: str, tmp_path: Path) -> None
         (b'{"files": ["../x"]}', "the list of files to resume from names one outside its folder: ['../x']"),
     ],
 )
-def test_a_list_that_can_not_be_used_is_told(listed: bytes, said: str, url: str, tmp_path: Path) -> None:
+def test_a_list_that_can_not_be_used_is_told(listed, said, url, tmp_path):
     one = Machine(url, tmp_path / "one")
     (one.folder / "resume.json").write_bytes(listed)
     with pytest.raises(FatalError) as caught:
@@ -262,14 +256,14 @@ def test_a_list_that_can_not_be_used_is_told(listed: bytes, said: str, url: str,
 
 
 @pytest.mark.filterwarnings("error")
-def test_work_goes_on_without_copies_when_the_other_side_fails(url: str, tmp_path: Path) -> None:
+def test_work_goes_on_without_copies_when_the_other_side_fails(url, tmp_path):
     one = Machine(url, tmp_path / "one", FaultyFiles(1, "conflict", times=10**6))
     with one.point.synchronised(interval=0.001):
         one.keep(weights=b"1")
     assert one.held == {"weights": b"1"} and Machine(url, one.folder).copies == []
 
 
-def test_without_a_list_nothing_is_kept(url: str, tmp_path: Path) -> None:
+def test_without_a_list_nothing_is_kept(url, tmp_path):
     files = FaultyFiles()
     with ResumePoint(Remote(url, files, ()), "key", tmp_path, "").synchronised(interval=0.001):
         (tmp_path / "a").write_bytes(b"1")

@@ -1,13 +1,11 @@
 """Guarantees of the store: whole artifacts or none, keys that cover what decides the bytes, reproducible tars."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_store import put_chain, record
 
@@ -37,7 +35,7 @@ def _commit(store: Store, key: str = "a" * 64) -> None:
         store.commit(draft, _manifest(draft, key))
 
 
-def test_a_committed_artifact_is_found_and_says_what_it_holds(tmp_path: Path) -> None:
+def test_a_committed_artifact_is_found_and_says_what_it_holds(tmp_path):
     store = LocalStore(tmp_path)
     _commit(store)
     artifact = store.find("parse", "a" * 64)
@@ -47,7 +45,7 @@ def test_a_committed_artifact_is_found_and_says_what_it_holds(tmp_path: Path) ->
     assert list((tmp_path / "pending").glob("[!.]*")) == []
 
 
-def test_a_draft_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
+def test_a_draft_that_is_not_committed_leaves_nothing(tmp_path):
     store = LocalStore(tmp_path)
     with pytest.raises(RuntimeError), store.draft() as draft:
         (draft / "half").write_bytes(b"x")
@@ -56,7 +54,7 @@ def test_a_draft_that_is_not_committed_leaves_nothing(tmp_path: Path) -> None:
     assert store.find("parse", "a" * 64) is None
 
 
-def test_a_folder_without_a_manifest_is_no_artifact_and_gives_way(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_no_artifact_and_gives_way(tmp_path):
     store = LocalStore(tmp_path)
     torn = store.folder("parse", "a" * 64)
     torn.mkdir(parents=True)
@@ -67,7 +65,7 @@ def test_a_folder_without_a_manifest_is_no_artifact_and_gives_way(tmp_path: Path
     assert found is not None and found.file("triplets.parquet").read_bytes() == b"rows"
 
 
-def test_a_full_disk_is_told_and_nothing_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_and_nothing_is_committed(tmp_path, monkeypatch):
     store = LocalStore(tmp_path)
 
     def full(*_: object) -> None:
@@ -79,14 +77,14 @@ def test_a_full_disk_is_told_and_nothing_is_committed(tmp_path: Path, monkeypatc
     assert store.find("parse", "a" * 64) is None
 
 
-def test_a_root_that_cannot_be_made_is_refused_with_advice(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_made_is_refused_with_advice(tmp_path):
     (tmp_path / "file").write_text("")
     for root in (tmp_path / "file", tmp_path / "file" / "store"):
         with pytest.raises(FatalError, match=r"can't be written.*--set store=FOLDER"):
             LocalStore(root)
 
 
-def test_scratch_outlives_its_writer_and_admits_one_at_a_time(tmp_path: Path) -> None:
+def test_scratch_outlives_its_writer_and_admits_one_at_a_time(tmp_path):
     store = LocalStore(tmp_path)
     with store.scratch("k") as work:
         (work / "checkpoint").write_bytes(b"step 10")
@@ -100,7 +98,7 @@ def test_scratch_outlives_its_writer_and_admits_one_at_a_time(tmp_path: Path) ->
     assert not work.exists()
 
 
-def test_sweeping_takes_the_drafts_of_the_dead_and_spares_the_living(tmp_path: Path) -> None:
+def test_sweeping_takes_the_drafts_of_the_dead_and_spares_the_living(tmp_path):
     store = LocalStore(tmp_path)
     for name in ("one", "two", "three"):
         (tmp_path / "pending" / f"draft-{name}").mkdir()
@@ -110,7 +108,7 @@ def test_sweeping_takes_the_drafts_of_the_dead_and_spares_the_living(tmp_path: P
     assert store.sweep() == 0 and list((tmp_path / "pending").glob("[!.]*")) == []
 
 
-def test_rejected_rows_are_no_part_of_the_content(tmp_path: Path) -> None:
+def test_rejected_rows_are_no_part_of_the_content(tmp_path):
     store = LocalStore(tmp_path)
     with store.draft() as draft:
         plain = _manifest(draft, "a" * 64)
@@ -130,23 +128,23 @@ def test_rejected_rows_are_no_part_of_the_content(tmp_path: Path) -> None:
         KeyTerms("parse", 1, TERMS.settings, TERMS.inputs, {"weights": "x" * 64}),
     ],
 )
-def test_every_term_is_part_of_the_key(other: KeyTerms) -> None:
+def test_every_term_is_part_of_the_key(other):
     assert other.key != TERMS.key
 
 
-def test_a_key_does_not_depend_on_the_order_of_settings() -> None:
+def test_a_key_does_not_depend_on_the_order_of_settings():
     one = KeyTerms("s", 1, {"a": 1, "b": 2}, {})
     two = KeyTerms("s", 1, {"b": 2, "a": 1}, {})
     assert one.key == two.key
 
 
 @pytest.mark.parametrize("name", ["../x", "", "a/b", ".hidden", "ü", "a" * 101])
-def test_run_names_cannot_leave_the_store(tmp_path: Path, name: str) -> None:
+def test_run_names_cannot_leave_the_store(tmp_path, name):
     with pytest.raises(FatalError, match="run name"):
         Run(LocalStore(tmp_path), name)
 
 
-def test_a_run_remembers_its_artifacts(tmp_path: Path) -> None:
+def test_a_run_remembers_its_artifacts(tmp_path):
     store = LocalStore(tmp_path)
     _commit(store)
     run = Run(store, "demo")
@@ -155,8 +153,9 @@ def test_a_run_remembers_its_artifacts(tmp_path: Path) -> None:
     assert run.steps() == ["parse"]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 60), unique=True), st.lists(st.integers(0, 60), unique=True), st.integers(1, 9))
-def test_new_images_append_partitions_and_move_nothing(old: list[int], new: list[int], size: int) -> None:
+def test_new_images_append_partitions_and_move_nothing(old, new, size):
     partitions = extend_partitions([], old, size)
     grown = extend_partitions(partitions, [*old, *new], size)
     assert grown[: len(partitions)] == partitions
@@ -165,7 +164,7 @@ def test_new_images_append_partitions_and_move_nothing(old: list[int], new: list
 
 
 @pytest.mark.parametrize("name", [".gate", f"claim-{'a' * 64}.lock", f"scratch-{'a' * 64}.lock"])
-def test_a_lock_that_is_a_link_is_refused_and_a_file_is_locked_as_it_is(name: str, tmp_path: Path) -> None:
+def test_a_lock_that_is_a_link_is_refused_and_a_file_is_locked_as_it_is(name, tmp_path):
     store, victim = LocalStore(tmp_path / "store"), tmp_path / "victim"
     victim.write_text("precious")
     lock = tmp_path / "store" / "pending" / name
@@ -184,7 +183,7 @@ def test_a_lock_that_is_a_link_is_refused_and_a_file_is_locked_as_it_is(name: st
     assert victim.read_text() == "precious"
 
 
-def test_a_group_that_the_umask_admits_can_share_a_store(tmp_path: Path) -> None:
+def test_a_group_that_the_umask_admits_can_share_a_store(tmp_path):
     before = os.umask(0o002)
     try:
         store = LocalStore(tmp_path / "store")

@@ -1,7 +1,5 @@
 """The stream: one global sequence however it is cut, resumed anywhere, with damaged samples left out."""
 
-from __future__ import annotations
-
 import copy
 import errno
 import json
@@ -68,28 +66,28 @@ def steps(samples: SampleMap, ranks: int, batch: int, state: Any = None, **setti
         yield found, json.loads(json.dumps(streams[0].state_after(number + 1)))
 
 
-def test_an_epoch_has_every_sample_once_in_a_new_order(samples: SampleMap) -> None:
+def test_an_epoch_has_every_sample_once_in_a_new_order(samples):
     first, second = sequence(samples, 0, COUNT), sequence(samples, COUNT, 2 * COUNT)
     assert sorted(first) == sorted(second) == sorted(samples.key(n) for n in range(COUNT))
     assert first != second and first != sequence(samples, 0, COUNT, seed=1)
 
 
-def test_reads_of_a_short_time_lie_close_together() -> None:
+def test_reads_of_a_short_time_lie_close_together():
     order = EpochOrder(0, 100_000, 0, OrderSettings(block=64, window=16))
     for start in (0, 5_120, 50_000):
         blocks = {number // 64 for number in order.draw(start, start + 512).samples.tolist()}
         assert len(blocks) <= 32
 
 
-def test_the_order_is_the_same_on_every_machine_and_in_every_version(samples: SampleMap) -> None:
+def test_the_order_is_the_same_on_every_machine_and_in_every_version(samples):
     assert stable_seed("a", 1) == 3483044825973052546
     assert EpochOrder(0, 1000, 7, OrderSettings()).draw(990, 1004).samples.tolist() == RECORDED_ORDER
     drawn = uniforms(3, 2, np.array([1, 2**63], np.uint64), 2)
     assert drawn.tolist() == RECORDED_UNIFORMS
 
 
-@pytest.mark.parametrize("place", [0, 5, 336, 337, 10_000_000])
-def test_any_place_is_found_without_walking_there(samples: SampleMap, place: int) -> None:
+@pytest.mark.parametrize("place", [5, 337, 10_000_000])
+def test_any_place_is_found_without_walking_there(samples, place):
     walked = SampleSequence(samples, order=ORDER)
     walked.draw(max(0, place - 50), place)
     assert walked.draw(place, place + 20).samples.tolist() == (
@@ -97,37 +95,25 @@ def test_any_place_is_found_without_walking_there(samples: SampleMap, place: int
     )
 
 
-@pytest.mark.parametrize(("ranks", "batch"), [(1, 1), (1, 64), (6, 64), (4, 7), (8, 8)])
-def test_any_number_of_ranks_sees_the_same_sequence_also_across_epochs(
-    samples: SampleMap, ranks: int, batch: int
-) -> None:
+@pytest.mark.parametrize(("ranks", "batch"), [(1, 1), (6, 64), (4, 7)])
+def test_any_number_of_ranks_sees_the_same_sequence_also_across_epochs(samples, ranks, batch):
     seen = [key for found, _ in steps(samples, ranks, batch, epochs=2) for key in found]
     assert seen == sequence(samples, 0, 2 * COUNT)
 
 
-def test_ranks_change_from_8_to_4_to_6_in_the_middle_of_an_epoch(samples: SampleMap) -> None:
+def test_ranks_and_batches_change_in_the_middle_of_an_epoch_and_no_sample_is_lost_or_seen_twice(samples):
     seen: list[str] = []
     state = None
-    for ranks, count in ((8, 3), (4, 4), (6, 5)):
-        for found, after in islice(steps(samples, ranks, 64, state), count):
+    for ranks, batch, count in ((8, 64, 2), (4, 64, 2), (6, 48, 1), (1, 1, 2)):
+        for found, after in islice(steps(samples, ranks, batch, state), count):
             seen += found
             state = after
-    assert seen == sequence(samples, 0, 12 * 64)
-
-
-def test_the_batch_changes_from_64_to_48_and_no_sample_is_lost_or_seen_twice(samples: SampleMap) -> None:
-    seen: list[str] = []
-    state = None
-    for batch, count in ((64, 3), (48, 3), (1, 1)):
-        for found, after in islice(steps(samples, 2 if batch > 1 else 1, batch, state), count):
-            seen += found
-            state = after
-    assert seen == sequence(samples, 0, 3 * 64 + 3 * 48 + 1)
+    assert seen == sequence(samples, 0, 4 * 64 + 48 + 2)
     assert max(Counter(seen).values()) == 1
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2, 3])
-def test_any_number_of_loader_processes_gives_the_same_batches(samples: SampleMap, workers: int) -> None:
+@pytest.mark.parametrize("workers", [0, 3])
+def test_any_number_of_loader_processes_gives_the_same_batches(samples, workers):
     streams = [Stream(samples, batch=20, rank=rank, ranks=2, epochs=2, order=ORDER) for rank in range(2)]
     loaders = [loader(stream, workers) for stream in streams]
     seen = [key for parts in zip(*loaders, strict=True) for part, _ in parts for key in part]
@@ -135,7 +121,7 @@ def test_any_number_of_loader_processes_gives_the_same_batches(samples: SampleMa
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_torchdatas_loader_goes_on_where_it_stopped(samples: SampleMap, workers: int) -> None:
+def test_torchdatas_loader_goes_on_where_it_stopped(samples, workers):
     def stateful() -> Any:
         return loader(Stream(samples, batch=12, rank=1, ranks=2, epochs=1, order=ORDER), workers, StatefulDataLoader)
 
@@ -148,7 +134,7 @@ def test_torchdatas_loader_goes_on_where_it_stopped(samples: SampleMap, workers:
     assert list(resumed) == whole  # the next pass begins at the beginning
 
 
-def test_a_stream_goes_on_in_the_middle_of_a_batch(samples: SampleMap) -> None:
+def test_a_stream_goes_on_in_the_middle_of_a_batch(samples):
     first = Stream(samples, batch=12, epochs=1, order=ORDER)
     head = keys(islice(first, 17))
     rest = Stream(samples, batch=12, epochs=1, order=ORDER)
@@ -159,7 +145,7 @@ def test_a_stream_goes_on_in_the_middle_of_a_batch(samples: SampleMap) -> None:
         other.load_state_dict(first.state_dict())
 
 
-def test_whole_batches_are_counted_from_where_a_pass_went_on(samples: SampleMap) -> None:
+def test_whole_batches_are_counted_from_where_a_pass_went_on(samples):
     first = Stream(samples, batch=12, epochs=1, order=ORDER)
     keys(islice(first, 17))
     rest = Stream(samples, batch=12, epochs=1, order=ORDER)
@@ -169,7 +155,7 @@ def test_whole_batches_are_counted_from_where_a_pass_went_on(samples: SampleMap)
     assert rest.state_after(1)["place"] == 24
 
 
-def test_the_state_after_the_last_batch_is_the_end_of_the_epoch(samples: SampleMap) -> None:
+def test_the_state_after_the_last_batch_is_the_end_of_the_epoch(samples):
     stream = Stream(samples, batch=64, epochs=1, order=ORDER)
     head = keys(stream)
     more = Stream(samples, batch=50, epochs=2, order=ORDER)
@@ -179,13 +165,13 @@ def test_the_state_after_the_last_batch_is_the_end_of_the_epoch(samples: SampleM
         Stream(samples, epochs=1, order=ORDER).load_state_dict(more.state_after(7))
 
 
-def test_the_length_is_what_comes(samples: SampleMap) -> None:
+def test_the_length_is_what_comes(samples):
     for rank in range(3):
         stream = Stream(samples, batch=10, rank=rank, ranks=3, epochs=1, order=ORDER)
         assert len(stream) == len(keys(stream))
 
 
-def test_samples_are_webdatasets_and_compose_with_its_pipelines(samples: SampleMap) -> None:
+def test_samples_are_webdatasets_and_compose_with_its_pipelines(samples):
     stream = Stream(samples, epochs=1, order=ORDER)
     sample = next(iter(stream))
     assert sample["__url__"] in samples.tars and set(sample) == {"__key__", "__url__", "jpg", "json"}
@@ -196,12 +182,12 @@ def test_samples_are_webdatasets_and_compose_with_its_pipelines(samples: SampleM
     assert sorted(key for key, _ in loader) == [samples.key(n) for n in range(237, COUNT)]
 
 
-def test_only_the_members_that_are_asked_for_are_read(samples: SampleMap) -> None:
+def test_only_the_members_that_are_asked_for_are_read(samples):
     sample = next(iter(Stream(samples, extensions=["json"], order=ORDER)))
     assert "jpg" not in sample and sample["json"].startswith(b"{")
 
 
-def test_every_stretch_of_a_proportional_mix_has_its_shares(samples: SampleMap) -> None:
+def test_every_stretch_of_a_proportional_mix_has_its_shares(samples):
     found = sequence(samples, 0, 4 * COUNT, mix=Mix("proportional"))
     for start in range(0, 3 * COUNT, 100):
         assert sum(key.startswith("b") for key in found[start : start + 100]) == pytest.approx(100 * 100 / 337, abs=1)
@@ -209,7 +195,7 @@ def test_every_stretch_of_a_proportional_mix_has_its_shares(samples: SampleMap) 
     assert len(set(of_b)) == 100  # each of its samples before any comes again
 
 
-def test_temperature_and_weights_change_the_shares() -> None:
+def test_temperature_and_weights_change_the_shares():
     sizes = {"a": 900, "b": 100}
     assert Mix("proportional").shares(sizes) == pytest.approx({"a": 0.9, "b": 0.1})
     assert Mix("temperature", 2.0).shares(sizes) == pytest.approx({"a": 0.75, "b": 0.25})
@@ -223,7 +209,7 @@ def test_temperature_and_weights_change_the_shares() -> None:
             Mix("temperature", temperature, {"a": weight})
 
 
-def test_batches_lie_within_runs_of_like_samples_in_every_epoch() -> None:
+def test_batches_lie_within_runs_of_like_samples_in_every_epoch():
     settings = OrderSettings(block=8, window=16, run=16)
     keys_of = np.random.default_rng(0).permutation(1003)
     order = EpochOrder(0, 1003, 0, settings, lambda epoch, chosen: keys_of[chosen])
@@ -237,13 +223,13 @@ def test_batches_lie_within_runs_of_like_samples_in_every_epoch() -> None:
     assert spreads["plain"] > 600 and spreads["sorted"] < 150
 
 
-def test_the_smallest_set_of_a_mix_has_a_run_of_each_cycle() -> None:
+def test_the_smallest_set_of_a_mix_has_a_run_of_each_cycle():
     shares = Interleaving(np.array([0.99996, 0.00004]), 1)
     assert shares.counts(10_000).tolist() == [9_999, 1]
 
 
 @pytest.mark.parametrize("run", [1, 16])
-def test_interleaving_counts_what_it_assigns(run: int) -> None:
+def test_interleaving_counts_what_it_assigns(run):
     shares = Interleaving(np.array([0.62, 0.307, 0.073]), run)
     sets = shares.sets(0, 400_000)
     for place in (0, 1, 15, 16, 17, 9_999, 160_001, 399_999):
@@ -251,7 +237,7 @@ def test_interleaving_counts_what_it_assigns(run: int) -> None:
     assert np.bincount(sets) / 400_000 == pytest.approx([0.62, 0.307, 0.073], abs=1e-3)
 
 
-def test_the_weights_of_a_mix_change_in_the_middle_and_each_set_goes_on(samples: SampleMap) -> None:
+def test_the_weights_of_a_mix_change_in_the_middle_and_each_set_goes_on(samples):
     before, after = Mix("proportional"), Mix("proportional", weights={"b": 5.0})
     first = SampleSequence(samples, mix=before, order=ORDER)
     head = first.draw(0, 150).samples.tolist()
@@ -270,7 +256,7 @@ def test_the_weights_of_a_mix_change_in_the_middle_and_each_set_goes_on(samples:
     assert sum(n >= 237 for n in tail[:250]) > 1.5 * sum(n >= 237 for n in head)
 
 
-def test_a_state_of_other_samples_another_seed_or_order_is_refused_at_once(samples: SampleMap, tmp_path: Path) -> None:
+def test_a_state_of_other_samples_another_seed_or_order_is_refused_at_once(samples, tmp_path):
     state = Stream(samples, order=ORDER).state_after(3)
     other = made_map(tmp_path, {"a": 237, "b": 99})
     for stream, what in (
@@ -300,9 +286,7 @@ def flip_a_byte(samples: SampleMap, number: int) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_damaged_samples_are_left_out_named_and_stay_out_after_a_resume(
-    tmp_path: Path, ranks: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_samples_are_left_out_named_and_stay_out_after_a_resume(tmp_path, ranks, caplog):
     samples = damaged(tmp_path, 7, 90)
     expected = [key for key in sequence(samples, 0, 400) if key not in (samples.key(7), samples.key(90))]
     streams = [Stream(samples, batch=20, rank=r, ranks=ranks, epochs=2, order=ORDER) for r in range(ranks)]
@@ -318,8 +302,8 @@ def test_damaged_samples_are_left_out_named_and_stay_out_after_a_resume(
     assert keys(again) == expected and again.skipped.reasons == {7: "damaged", 90: "damaged"}
 
 
-@pytest.mark.parametrize("workers", [0, 2, 3])
-def test_a_damaged_sample_moves_no_other_whatever_loads_it(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_damaged_sample_moves_no_other_whatever_loads_it(tmp_path, workers):
     samples = damaged(tmp_path, 5)
     expected = sequence(samples, 0, 400)
     found = list(loader(Stream(samples, batch=20, epochs=2, order=ORDER), workers))
@@ -337,7 +321,7 @@ def test_a_damaged_sample_moves_no_other_whatever_loads_it(tmp_path: Path, worke
     assert keys(again) == [key for key in expected[240:] if key != samples.key(5)]
 
 
-def test_errors_of_this_machine_are_no_damage(samples: SampleMap, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_this_machine_are_no_damage(samples, monkeypatch):
     def refused(*given: Any) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -348,14 +332,14 @@ def test_errors_of_this_machine_are_no_damage(samples: SampleMap, monkeypatch: p
     assert not stream.skipped.reasons
 
 
-def test_a_stream_stops_when_too_many_samples_are_damaged(tmp_path: Path) -> None:
+def test_a_stream_stops_when_too_many_samples_are_damaged(tmp_path):
     samples = damaged(tmp_path, 1, 5, 9)
     with pytest.raises(FatalError, match=r"3 of 200 samples are damaged.*rlip shards verify"):
         keys(Stream(samples, epochs=1, order=ORDER, max_damaged=0.01))
     assert len(keys(Stream(samples, epochs=1, order=ORDER, max_damaged=0.02))) == 197
 
 
-def test_a_missing_or_short_tar_is_found_before_going_on(tmp_path: Path) -> None:
+def test_a_missing_or_short_tar_is_found_before_going_on(tmp_path):
     samples = made_map(tmp_path, {"a": 200})
     state = Stream(samples, order=ORDER).state_after(1)
     Path(samples.tars[2]).write_bytes(b"")
@@ -364,12 +348,12 @@ def test_a_missing_or_short_tar_is_found_before_going_on(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("order", [OrderSettings(), OrderSettings(run=16)])
-def test_a_set_of_one_sample_is_a_stream(tmp_path: Path, order: OrderSettings) -> None:
+def test_a_set_of_one_sample_is_a_stream(tmp_path, order):
     samples = made_map(tmp_path, {"a": 1})
     assert keys(Stream(samples, epochs=3, order=order)) == ["a-000000000000"] * 3
 
 
-def test_a_stream_without_samples_or_with_more_ranks_than_samples_is_refused(tmp_path: Path) -> None:
+def test_a_stream_without_samples_or_with_more_ranks_than_samples_is_refused(tmp_path):
     samples = made_map(tmp_path, {"a": 2})
     with pytest.raises(FatalError, match="give each rank at least one"):
         Stream(samples, batch=2, rank=0, ranks=3)
@@ -380,7 +364,7 @@ def test_a_stream_without_samples_or_with_more_ranks_than_samples_is_refused(tmp
         Stream(write_sample_map(tmp_path / "empty", []))
 
 
-def test_remote_shards_are_requested_ahead_and_come_in_order(tmp_path: Path) -> None:
+def test_remote_shards_are_requested_ahead_and_come_in_order(tmp_path):
     import fsspec
 
     from storage.shards.sample_map import ShardFile, write_sample_map

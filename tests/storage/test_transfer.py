@@ -1,7 +1,5 @@
 """Runs copied between stores: whole artifacts or none, only what is missing, checked by digest; also on S3."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from uuid import uuid4
 
 import fsspec
 import pytest
-from faulty_files import Dead, Fault, FaultyFiles
+from faulty_files import Dead, FaultyFiles
 from fsspec.implementations.memory import MemoryFileSystem
 from toy_store import put_chain, record
 
@@ -20,12 +18,10 @@ from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run
 
 
-@pytest.fixture(params=["memory", "file", "s3"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty location of each kind."""
-    if request.param == "s3":
-        return f"{request.getfixturevalue('s3')}/{uuid4().hex}"
-    return f"memory://{uuid4().hex}" if request.param == "memory" else f"file://{tmp_path}/remote"
+@pytest.fixture
+def url() -> str:
+    """An empty location."""
+    return f"memory://{uuid4().hex}"
 
 
 @pytest.fixture
@@ -44,7 +40,10 @@ def _contents(run: Run) -> dict[str, dict[str, str]]:
     return {step: {p: a.content for p, a in run.artifacts(step).items()} for step in run.steps()}
 
 
-def test_a_run_comes_back_as_it_was_and_nothing_is_copied_twice(run: Run, url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["memory", "file", "s3"])
+def test_a_run_comes_back_as_it_was_and_nothing_is_copied_twice(run, kind, url, tmp_path, request):
+    if kind != "memory":
+        url = f"file://{tmp_path}/remote" if kind == "file" else f"{request.getfixturevalue('s3')}/{uuid4().hex}"
     assert push_run(run, ObjectStoreArtifacts(url)) == Copied(6, 6)
     assert push_run(run, ObjectStoreArtifacts(url)) == Copied(6, 0)
     there = _there(tmp_path)
@@ -54,7 +53,7 @@ def test_a_run_comes_back_as_it_was_and_nothing_is_copied_twice(run: Run, url: s
     assert there.read_document("recipe") == {"name": "demo"}
 
 
-def test_bytes_that_changed_on_the_way_are_refused(run: Run, url: str, tmp_path: Path) -> None:
+def test_bytes_that_changed_on_the_way_are_refused(run, url, tmp_path):
     push_run(run, ObjectStoreArtifacts(url))
     files, root = fsspec.core.url_to_fs(url)
     (first, *_) = [path for path in files.find(root) if "/captions." in path]
@@ -64,7 +63,7 @@ def test_bytes_that_changed_on_the_way_are_refused(run: Run, url: str, tmp_path:
     assert not _there(tmp_path).exists
 
 
-def test_a_manifest_is_put_on_condition_that_there_is_none(run: Run, s3: str) -> None:
+def test_a_manifest_is_put_on_condition_that_there_is_none(run, s3):
     remote = ObjectStoreArtifacts(f"{s3}/{uuid4().hex}")
     push_run(run, remote)
     files, root = fsspec.core.url_to_fs(remote.url)
@@ -75,8 +74,8 @@ def test_a_manifest_is_put_on_condition_that_there_is_none(run: Run, s3: str) ->
         remote.put(artifact)  # a second writer of the same key is not an error
 
 
-@pytest.mark.parametrize("fault", ["stop", "answer lost", "conflict"])
-def test_a_push_that_stops_anywhere_leaves_whole_artifacts_and_goes_on(run: Run, fault: Fault, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", ["stop", "answer lost"])
+def test_a_push_that_stops_anywhere_leaves_whole_artifacts_and_goes_on(run, fault, tmp_path):
     def copy(remote: ObjectStoreArtifacts, store: LocalStore) -> None:
         for stage in ("ingest", "caption", "parse"):
             for key in remote.keys(stage):
@@ -99,10 +98,7 @@ def test_a_push_that_stops_anywhere_leaves_whole_artifacts_and_goes_on(run: Run,
         assert _contents(pulled) == _contents(run)
 
 
-def test_what_is_not_there_or_not_reached_is_told(run: Run, url: str, tmp_path: Path) -> None:
-    push_run(run, ObjectStoreArtifacts(url))
-    with pytest.raises(FatalError, match=r"no run 'other'.*runs there: demo"):
-        pull_run(Run(LocalStore(tmp_path / "there"), "other"), ObjectStoreArtifacts(url))
+def test_what_is_not_there_or_not_reached_is_told(run):
     with pytest.raises(FatalError, match="nosuch://x"):
         ObjectStoreArtifacts("nosuch://x")
     for none in ("", "s3://"):
@@ -114,7 +110,7 @@ def test_what_is_not_there_or_not_reached_is_told(run: Run, url: str, tmp_path: 
         push_run(run, ObjectStoreArtifacts(f"memory://{uuid4().hex}"))
 
 
-def test_missing_credentials_are_told(run: Run, s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_credentials_are_told(run, s3, monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.startswith("AWS_") and "KEY" in name]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -124,7 +120,7 @@ def test_missing_credentials_are_told(run: Run, s3: str, monkeypatch: pytest.Mon
         ObjectStoreArtifacts(f"{s3}/x", files).put(next(iter(run.artifacts("parse").values())))
 
 
-def test_a_full_disk_here_is_not_blamed_on_the_other_side(run: Run, tmp_path: Path) -> None:
+def test_a_full_disk_here_is_not_blamed_on_the_other_side(run, tmp_path):
     url = f"memory://{uuid4().hex}"
     push_run(run, ObjectStoreArtifacts(url))
 

@@ -27,7 +27,7 @@ RELATIONS = [
 ]
 
 
-def test_curve_by_hand() -> None:
+def test_curve_by_hand():
     curve = audit(RELATIONS, CANDIDATES, TRUTH).tagger
     assert (curve.labels, curve.truths, curve.reachable) == (5, 4, 3)
     assert curve.scores == (0.9, 0.8, 0.6, 0.1)
@@ -38,14 +38,14 @@ def test_curve_by_hand() -> None:
     assert curve.precision_at(0.6) == 1
 
 
-def test_naive_is_one_point() -> None:
+def test_naive_is_one_point():
     comparison = audit(RELATIONS, CANDIDATES, TRUTH)
     assert comparison.naive.scores == (1.0,)
     assert comparison.naive.precision == pytest.approx((3 / 5,))
     assert comparison.naive.recall == pytest.approx((1,))
 
 
-def test_what_boxes_and_names_tell_is_the_prior() -> None:
+def test_what_boxes_and_names_tell_is_the_prior():
     candidates = [[replace(p, prior=prior) for p, prior in zip(of_image, priors, strict=True)]
                   for of_image, priors in zip(CANDIDATES, [(0.7, 0.3, 0.9), (0.9, 0.2)], strict=True)]  # fmt: skip
     prior = audit(RELATIONS, candidates, TRUTH).prior
@@ -53,7 +53,7 @@ def test_what_boxes_and_names_tell_is_the_prior() -> None:
     assert prior.precision == pytest.approx((1, 1, 3 / 4, 3 / 5))
 
 
-def test_predicates_by_hand() -> None:
+def test_predicates_by_hand():
     relations = [*RELATIONS, [relation(0, "ride", 1, 0.7), relation(2, "ride", 3, 0.3), relation(3, "ride", 4, 0.1)]]
     candidates = [*CANDIDATES, [pair(0, "ride", 1), pair(2, "ride", 3), pair(3, "ride", 4)]]
     truth = [*TRUTH, [(1, "ride", 0), (2, "hold", 3), (2, "on", 3)]]
@@ -68,26 +68,26 @@ def test_predicates_by_hand() -> None:
     }  # fmt: skip
 
 
-def test_direction_counts_unless_symmetric() -> None:
+def test_direction_counts_unless_symmetric():
     reversed_truth = [[(object_, name, subject) for subject, name, object_ in facts] for facts in TRUTH]
     assert audit(RELATIONS, CANDIDATES, reversed_truth).tagger.reachable == 1
 
 
-def test_both_directions_of_a_symmetric_label_count_once() -> None:
+def test_both_directions_of_a_symmetric_label_count_once():
     both = [relation(0, "next to", 1, 0.3), relation(1, "next to", 0, 0.7)]
     proposed = [pair(0, "next to", 1), pair(1, "next to", 0)]
     curve = audit([both], [proposed], [[(0, "next to", 1), (1, "next to", 0)]]).tagger
     assert (curve.labels, curve.truths, curve.scores) == (1, 1, (0.7,))
 
 
-def test_recall_reaches_what_counts_reach_despite_rounding() -> None:
+def test_recall_reaches_what_counts_reach_despite_rounding():
     relations = [[relation(0, "on", place, 1 - place / 10) for place in range(1, 6)]]
     proposed = [[pair(0, "on", place) for place in range(1, 6)]]
     truth = [[(0, "on", place) for place in range(1, 6)]]
     assert audit(relations, proposed, truth).tagger.precision_at(0.6) == 1
 
 
-def test_nothing_labelled_or_nothing_true() -> None:
+def test_nothing_labelled_or_nothing_true():
     empty = audit([[]], [[]], [[(0, "on", 1)]]).tagger
     assert (empty.precision, empty.average_precision(), empty.precision_at()) == ((), 0, 0)
     untrue = audit([[relation(0, "on", 1, 0.5)]], [[pair(0, "on", 1)]], [[]]).tagger
@@ -95,6 +95,6 @@ def test_nothing_labelled_or_nothing_true() -> None:
     assert audit([], [], []).tagger.labels == 0
 
 
-def test_different_numbers_of_images_are_refused() -> None:
+def test_different_numbers_of_images_are_refused():
     with pytest.raises(ValueError, match="relations for 1 images, candidates for 2 and truth for 2"):
         audit([[]], [[], []], [[], []])

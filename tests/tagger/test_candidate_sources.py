@@ -21,7 +21,7 @@ def triplets(*captions: str):
     return [triplet for found in parse_captions(captions, load_parser()) for triplet in found]
 
 
-def test_official_enumeration_takes_every_ordered_pair_once_a_text_in_order() -> None:
+def test_official_enumeration_takes_every_ordered_pair_once_a_text_in_order():
     said = triplets("a man next to a horse", "a man riding a horse", "a man next to the horse")
     found = official_candidates(said, boxes("horse", "person", "person"), wording=WORDINGS["official"]).pairs
     assert [(p.subject, p.object, p.predicate) for p in found] == [
@@ -34,7 +34,7 @@ def test_official_enumeration_takes_every_ordered_pair_once_a_text_in_order() ->
 
 
 @pytest.mark.parametrize(("people", "sizes"), [(0, [0]), (9, [90]), (10, [100, 10]), (16, [100, 100, 72])])
-def test_groups_hold_100_pairs_and_an_exact_multiple_ends_with_an_empty_one(people: int, sizes: list[int]) -> None:
+def test_groups_hold_100_pairs_and_an_exact_multiple_ends_with_an_empty_one(people, sizes):
     said = triplets("a man and a woman next to a man")[:1]
     found = official_candidates(said, boxes(*["person"] * (people + 1))).pairs
     groups = official_groups(found)
@@ -43,13 +43,13 @@ def test_groups_hold_100_pairs_and_an_exact_multiple_ends_with_an_empty_one(peop
     assert official_groups([]) == [([], [])]
 
 
-def test_an_exact_multiple_of_100() -> None:
+def test_an_exact_multiple_of_100():
     said = triplets("a man riding a horse")
     found = official_candidates(said, boxes(*["person"] * 20, *["horse"] * 5)).pairs
     assert [len(pairs) for pairs, _ in official_groups(found)] == [100, 0]
 
 
-def test_the_authors_substrings_make_a_chair_a_person() -> None:
+def test_the_authors_substrings_make_a_chair_a_person():
     nouns = by_substrings({"person": ["man", "hair"], "chair": ["chair"]})
     said = triplets("a cat sitting on a chair")
     placed = boxes("cat", "person")
@@ -57,7 +57,7 @@ def test_the_authors_substrings_make_a_chair_a_person() -> None:
     assert ground(said, placed).pairs == []
 
 
-def test_an_external_dictionary_adds_to_our_words() -> None:
+def test_an_external_dictionary_adds_to_our_words():
     said = triplets("a gryphon sitting on a chair")
     placed = boxes("bird", "chair")
     assert ground(said, placed).pairs == []
@@ -66,7 +66,7 @@ def test_an_external_dictionary_adds_to_our_words() -> None:
     assert ground(triplets("a cat on a chair"), placed, nouns=more).pairs == []
 
 
-def test_overlap_keeps_pairs_that_intersect() -> None:
+def test_overlap_keeps_pairs_that_intersect():
     apart, touching = Box("horse", 40, 0, 10, 10), Box("horse", 10, 0, 10, 10)
     man = Box("person", 0, 0, 10, 10)
     over = replace(touching, x=9.0)
@@ -77,7 +77,7 @@ def test_overlap_keeps_pairs_that_intersect() -> None:
     assert official_candidates(said, [man, apart], overlapping=True).pairs == []
 
 
-def test_wordings_of_one_predicate() -> None:
+def test_wordings_of_one_predicate():
     [said] = triplets("a man standing in front of a car")
     assert {name: wording(said) for name, wording in WORDINGS.items()} == {
         "canonical": "in front of",
@@ -86,7 +86,7 @@ def test_wordings_of_one_predicate() -> None:
     }
 
 
-def test_cooccurring_predicates_need_no_caption() -> None:
+def test_cooccurring_predicates_need_no_caption():
     table = {"person": {"horse": ["riding", "near"], "person": ["near"]}}
     found = cooccurrence_candidates([], boxes("person", "horse", "person"), table=table).pairs
     assert [(p.subject, p.object, p.predicate) for p in found] == [
@@ -100,14 +100,14 @@ def test_cooccurring_predicates_need_no_caption() -> None:
     assert {(p.triplet, p.mention, p.prior, p.support) for p in found} == {(-1, -1, 0.0, 0)}
 
 
-def test_a_table_from_relations_by_falling_frequency() -> None:
+def test_a_table_from_relations_by_falling_frequency():
     relations = [("man", "on", "horse"), ("woman", "riding", "horse"), ("boy", "riding", "horse"), ("hat", "on", "man")]
     table = cooccurrence_table(relations, ["person", "horse"], by_whole_words)
     assert table == {"person": {"horse": ["riding", "on"]}}
     assert cooccurrence_table(relations, ["person", "horse"], by_whole_words, least=2) == {"person": {"horse": ["on"]}}
 
 
-def test_a_table_is_read_or_refused_by_name(tmp_path) -> None:
+def test_a_table_is_read_or_refused_by_name(tmp_path):
     path = tmp_path / "table.json"
     path.write_text(json.dumps({"person": {"horse": ["riding"]}}))
     assert read_cooccurrence(path) == {"person": {"horse": ["riding"]}}
@@ -117,7 +117,7 @@ def test_a_table_is_read_or_refused_by_name(tmp_path) -> None:
             read_cooccurrence(path)
 
 
-def test_official_enumeration_and_cooccurrence_account_for_every_triplet_too() -> None:
+def test_official_enumeration_and_cooccurrence_account_for_every_triplet_too():
     said = triplets("a man riding a horse", "a man on a street", "a cat next to a man", "a horse next to a horse")
     found = official_candidates(said, boxes("person", "horse"), known=("cat",))
     assert {lost.triplet: lost.reason for lost in found.dropped} == {

@@ -30,27 +30,27 @@ def boxes(*categories: str) -> list[Box]:
     return [Box(category, 10.0 * place, 0.0, 5.0, 5.0) for place, category in enumerate(categories)]
 
 
-def test_every_matching_ordered_pair_with_its_ambiguity() -> None:
+def test_every_matching_ordered_pair_with_its_ambiguity():
     found = ground([triplet("man", "ride", "horse")], boxes("person", "horse", "person", "dog")).pairs
     assert ends(found) == [(0, 1, "ride"), (2, 1, "ride")]
     assert {(pair.triplet, pair.ambiguity, pair.mention, pair.support) for pair in found} == {(0, 2, 0, 1)}
 
 
-def test_a_box_never_pairs_with_itself() -> None:
+def test_a_box_never_pairs_with_itself():
     found = ground([triplet("person", "next to", "woman")], boxes("person", "person", "person")).pairs
     assert [(pair.subject, pair.object) for pair in found] == [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
     assert {pair.ambiguity for pair in found} == {6}
     assert ground([triplet("person", "next to", "woman")], boxes("person")).pairs == []
 
 
-def test_captions_that_say_the_same_of_the_same_boxes_are_one_mention() -> None:
+def test_captions_that_say_the_same_of_the_same_boxes_are_one_mention():
     triplets = [triplet("man", "ride", "horse"), triplet("dog", "on", "horse"), triplet("person", "is riding", "horse")]
     found = ground(triplets, boxes("person", "horse", "person")).pairs
     assert {(pair.mention, pair.triplet, pair.support) for pair in found} == {(0, 0, 2)}
     assert sum(pair.prior for pair in found) == pytest.approx(1)
 
 
-def test_mentions_that_may_mean_one_pair_each_have_it() -> None:
+def test_mentions_that_may_mean_one_pair_each_have_it():
     triplets = [triplet("computer", "on", "bag"), triplet("person", "hold", "cup"), triplet("laptop", "on", "suitcase")]
     found = ground(triplets, boxes("laptop", "suitcase", "tv")).pairs
     assert [(*end, pair.triplet, pair.mention) for end, pair in zip(ends(found), found, strict=True)] == [
@@ -66,22 +66,20 @@ def test_mentions_that_may_mean_one_pair_each_have_it() -> None:
     ("subjects", "objects", "captions", "total"),
     [(1, 1, (), 1), (2, 1, (), 2), (0, 1, (), 2), (1, 3, (), 3), (9, 1, (), 4), (1, 1, (0, 0), 2), (1, 1, (0, 1), 1)],
 )
-def test_priors_of_a_mention_sum_to_what_a_caption_counts(
-    subjects: int, objects: int, captions: tuple[int, ...], total: int
-) -> None:
+def test_priors_of_a_mention_sum_to_what_a_caption_counts(subjects, objects, captions, total):
     said = replace(triplet("man", "hold", "cup"), subject_count=subjects, object_count=objects)
     found = ground([said] * max(len(captions), 1), boxes("person", "cup", "person", "cup"), captions).pairs
     assert len(found) == 4
     assert sum(pair.prior for pair in found) == pytest.approx(total)
 
 
-def test_near_and_overlapping_pairs_are_likelier() -> None:
+def test_near_and_overlapping_pairs_are_likelier():
     man, horse, far = Box("person", 0, 0, 30, 60), Box("horse", 5, 20, 60, 60), Box("horse", 500, 20, 60, 60)
     near = ground([triplet("man", "ride", "horse")], [man, horse, far]).pairs
     assert near[0].prior > 0.9
 
 
-def test_said_sizes_choose_among_alike() -> None:
+def test_said_sizes_choose_among_alike():
     placed = [Box("person", 0, 0, 50, 50), Box("dog", 60, 0, 20, 20), Box("dog", -30, 0, 40, 40)]
     said = triplet("man", "hold", "dog")
     small, large = (
@@ -95,42 +93,26 @@ any_box = st.builds(Box, st.just("person"), st.floats(-1e6, 1e6), st.floats(-1e6
 
 
 @given(st.lists(any_box, min_size=2, max_size=6), st.integers(1, 40), st.sets(st.sampled_from(["large", "tiny"])))
-def test_priors_are_probabilities_that_sum_to_the_count(placed: list[Box], stated: int, said: set[str]) -> None:
+def test_priors_are_probabilities_that_sum_to_the_count(placed, stated, said):
     pairs = [(i, j) for i in range(len(placed)) for j in range(len(placed)) if i != j]
     priors = pair_priors(pairs, placed, stated, said, said)
     assert all(0 < prior <= 1 for prior in priors)
     assert sum(priors) == pytest.approx(min(stated, len(pairs)))
 
 
-def test_one_pair_may_have_several_predicates() -> None:
-    found = ground([triplet("man", "on", "horse"), triplet("man", "ride", "horse")], boxes("person", "horse")).pairs
-    assert [(pair.predicate, pair.triplet) for pair in found] == [("on", 0), ("ride", 1)]
-
-
-def test_a_pair_has_only_predicates_of_its_own_categories() -> None:
-    found = ground([triplet("man", "ride", "horse")], boxes("person", "horse", "dog")).pairs
-    assert all(pair.object == 1 for pair in found)
-
-
-def test_crowds_are_left_out_and_indices_stay() -> None:
+def test_crowds_are_left_out_and_indices_stay():
     crowd = Box("person", 0.0, 0.0, 9.0, 9.0, crowd=True)
     found = ground([triplet("man", "ride", "horse")], [crowd, *boxes("person", "horse")]).pairs
     assert ends(found) == [(1, 2, "ride")]
     assert found[0].prior == 1
 
 
-def test_predicates_are_canonical_and_empty_ones_dropped() -> None:
+def test_predicates_are_canonical_and_empty_ones_dropped():
     found = ground([triplet("man", "is riding", "horse"), triplet("man", "?", "horse")], boxes("person", "horse")).pairs
     assert [pair.predicate for pair in found] == ["ride"]
 
 
-def test_nouns_without_a_box_propose_nothing() -> None:
-    assert ground([triplet("man", "hold", "cup")], boxes("person", "horse")).pairs == []
-    assert ground([], boxes("person")).pairs == []
-    assert ground([triplet("man", "hold", "cup")], []).pairs == []
-
-
-def test_naive_labels_take_every_candidate_with_score_one() -> None:
+def test_naive_labels_take_every_candidate_with_score_one():
     found = ground([triplet("man", "ride", "horse")], boxes("person", "horse", "person")).pairs
     assert blind_labels(found, "naive") == [Relation(0, 1, "ride", 1.0, True, 0), Relation(2, 1, "ride", 1.0, True, 0)]
 
@@ -147,18 +129,18 @@ def test_naive_labels_take_every_candidate_with_score_one() -> None:
         (triplet("horse", "next to", "horse"), Loss.SAME_BOX, "horse, horse"),
     ],
 )
-def test_a_triplet_without_candidates_says_why(said: Triplet, reason: Loss, value: str) -> None:
+def test_a_triplet_without_candidates_says_why(said, reason, value):
     found = ground([said], boxes("person", "horse"), known=("person", "horse", "cat"))
     assert found == ([], [(0, reason, value)])
 
 
-def test_boxes_that_do_not_intersect_say_so() -> None:
+def test_boxes_that_do_not_intersect_say_so():
     apart = ground([triplet("man", "ride", "horse")], boxes("person", "horse"), overlapping=True)
     assert [(lost.reason, lost.value) for lost in apart.dropped] == [(Loss.APART, "man, horse")]
 
 
 @given(st.lists(st.tuples(*[st.sampled_from(["man", "horse", "street", "cat", "?"])] * 3), max_size=8))
-def test_every_triplet_supports_a_mention_or_is_dropped(words: list[tuple[str, str, str]]) -> None:
+def test_every_triplet_supports_a_mention_or_is_dropped(words):
     said = [triplet(*each) for each in words]
     found = ground(said, boxes("person", "person", "horse"), known=("person", "horse", "cat"))
     support = {pair.mention: pair.support for pair in found.pairs}

@@ -49,7 +49,7 @@ def image(seed: int, load: Problem | None = None) -> TaggingImage:
     return TaggingImage(120, 80, boxes, PAIRS, (40, 60), lambda: load or pixels)
 
 
-def test_each_candidate_is_scored_against_its_absence(clip: Path) -> None:
+def test_each_candidate_is_scored_against_its_absence(clip):
     first, other = ClipLabeller(clip, 0.0).label([image(0), image(1)])
     assert [(r.subject, r.predicate, r.object, r.triplet) for r in first.relations] == [
         (0, "ride", 1, 4), (1, "ride", 0, 4), (0, "next to", 1, 5),
@@ -59,12 +59,12 @@ def test_each_candidate_is_scored_against_its_absence(clip: Path) -> None:
     assert len(set(scores[0])) == 3 and scores[0] != scores[1]
 
 
-def test_crops_together_or_one_by_one(clip: Path) -> None:
+def test_crops_together_or_one_by_one(clip):
     together, alone = (ClipLabeller(clip, 0.0, crops_together=n).label([image(0)])[0] for n in (8, 1))
     assert [r.score for r in together.relations] == pytest.approx([r.score for r in alone.relations], abs=1e-5)
 
 
-def test_only_what_is_around_both_boxes_is_seen(clip: Path) -> None:
+def test_only_what_is_around_both_boxes_is_seen(clip):
     pixels = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(0))
     changed = pixels.clone()
     changed[:, 31:] = 0  # the boxes end at row 30
@@ -73,13 +73,13 @@ def test_only_what_is_around_both_boxes_is_seen(clip: Path) -> None:
     assert labeller.label([image(0)]) == labeller.label([same])
 
 
-def test_unreadable_images_and_images_without_candidates(clip: Path) -> None:
+def test_unreadable_images_and_images_without_candidates(clip):
     problem = Problem("truncated")
     idle = TaggingImage(120, 80, image(0).boxes, [], (40, 60), lambda: problem)
     assert ClipLabeller(clip, 0.0).label([image(0, problem), idle]) == [Labels(problem=problem), Labels()]
 
 
-def test_labels_made_blindly() -> None:
+def test_labels_made_blindly():
     [naive], [prior] = BlindLabeller("naive", 0.05).label([image(0)]), BlindLabeller("prior", 0.35).label([image(0)])
     assert [(r.subject, r.predicate, r.score) for r in naive.relations] == [
         (0, "ride", 1), (1, "ride", 1), (0, "next to", 1),

@@ -54,9 +54,7 @@ def labels(*found: tuple[int, int, int]) -> CodedLabels:
         (box(SMALL), box(SMALL), "< 1/2", "1/4 to 4", "right"),
     ],
 )
-def test_a_pair_is_in_one_bin_of_each_measure(
-    subject: tuple[float, ...], object_: tuple[float, ...], distance: str, ratio: str, direction: str
-) -> None:
+def test_a_pair_is_in_one_bin_of_each_measure(subject, object_, distance, ratio, direction):
     # Other boxes come first, so that indices matter.
     boxes = np.array([box(LARGE, 999), subject, object_])
     (found,) = pair_bins(boxes, np.array([1]), np.array([2])).tolist()
@@ -75,7 +73,7 @@ def counted(kept: CodedLabels, naive: CodedLabels, given: CodedLabels) -> dict[s
     return {f"{row.measure} {row.bin}": (row.kept, row.precision, row.naive, row.naive_precision) for row in found}
 
 
-def test_precision_by_bin_by_hand() -> None:
+def test_precision_by_bin_by_hand():
     given = labels((0, RIDE, 2))
     kept = labels((0, RIDE, 2), (1, RIDE, 0))
     naive = labels((0, RIDE, 2), (2, RIDE, 0), (1, RIDE, 0), (0, RIDE, 1))
@@ -93,7 +91,7 @@ def test_precision_by_bin_by_hand() -> None:
     }
 
 
-def test_a_symmetric_label_counts_once_in_the_direction_that_comes_first() -> None:
+def test_a_symmetric_label_counts_once_in_the_direction_that_comes_first():
     kept = labels((1, NEXT_TO, 0), (0, NEXT_TO, 1), (1, NEXT_TO, 0))
     found = counted(kept, labels((0, NEXT_TO, 1)), labels((0, NEXT_TO, 1)))
     assert found["distance > 1"] == (1, 1.0, 1, 1.0)
@@ -104,17 +102,17 @@ def test_a_symmetric_label_counts_once_in_the_direction_that_comes_first() -> No
     assert found["distance > 1"] == (2, 0.5, 0, None)
 
 
-def test_equal_labels_count_once_and_other_predicates_do_not_confirm() -> None:
+def test_equal_labels_count_once_and_other_predicates_do_not_confirm():
     kept = labels((0, RIDE, 2), (0, RIDE, 2), (0, NEXT_TO, 2))
     assert counted(kept, labels(), labels((0, RIDE, 2)))["distance < 1/2"] == (2, 0.5, 0, None)
 
 
-def test_no_boxes_and_no_labels_are_no_error() -> None:
+def test_no_boxes_and_no_labels_are_no_error():
     nothing = bin_counts(np.zeros((0, 4)), labels(), labels())
     assert nothing.tolist() == [[0, 0]] * len(PAIR_BINS)
 
 
-def test_missing_predicates_tell_whether_labels_could_have_them() -> None:
+def test_missing_predicates_tell_whether_labels_could_have_them():
     found = missing_predicates(
         ["riding", "lying on", "wears", "growing on", "mounted on", "over"],
         kept={"ride": 3, "on": 1},
@@ -131,21 +129,21 @@ def test_missing_predicates_tell_whether_labels_could_have_them() -> None:
     ]
 
 
-def test_without_triplets_nobody_knows_whether_captions_state_it() -> None:
+def test_without_triplets_nobody_knows_whether_captions_state_it():
     (found,) = missing_predicates(["wears"], {}, {}, {}, None)
     assert (found.triplets, found.reason) == (None, NEVER_PROPOSED)
 
 
-def test_a_predicate_counts_as_kept_in_any_wording() -> None:
+def test_a_predicate_counts_as_kept_in_any_wording():
     assert missing_predicates(["over", "above", "wears", "wearing"], {"above": 1, "wear": 1}, {}, {}, {}) == []
 
 
-def test_visual_genome_has_fifty_names_with_47_forms() -> None:
+def test_visual_genome_has_fifty_names_with_47_forms():
     assert len(VG_PREDICATES) == len(set(VG_PREDICATES)) == 50
     assert len({canonical(name) for name in VG_PREDICATES}) == 47
 
 
-def test_density_and_tail_by_hand() -> None:
+def test_density_and_tail_by_hand():
     # Ten predicates with 2 relations each are not tail; two rare ones with 1 each are.
     predicates = Counter({f"frequent {place}": 2 for place in range(FREQUENT)} | {"rare": 1, "rarer": 1, "never": 0})
     found = density(np.array([0, 0, 4, 18]), predicates)
@@ -153,7 +151,7 @@ def test_density_and_tail_by_hand() -> None:
     assert (found.predicates, found.tail_share) == (12, pytest.approx(2 / 22))
 
 
-def test_nothing_has_no_density_and_no_tail() -> None:
+def test_nothing_has_no_density_and_no_tail():
     found = density(np.zeros(0, np.int64), {})
     assert (found.relations, found.mean, found.median, found.share_without, found.tail_share) == (0, *[None] * 4)
     unused = density(np.array([0, 0]), {"ride": 0})

@@ -36,29 +36,29 @@ def kept(**settings: object) -> list[tuple[int, str, int]]:
     return [(label.subject, label.predicate, label.object) for label, _ in chosen(choice)]
 
 
-def test_all_above_the_threshold() -> None:
+def test_all_above_the_threshold():
     assert len(kept(threshold=0.3)) == 5
     assert kept(threshold=0.4) == [(0, "ride", 2), (0, "next to", 3), (1, "next to", 3)]
     assert kept(threshold=0.4, thresholds={"ride": 0.9, "next to": 0.45}) == [(0, "next to", 3)]
 
 
-def test_best_keeps_as_many_of_a_mention_as_it_means() -> None:
+def test_best_keeps_as_many_of_a_mention_as_it_means():
     assert kept(rule="best", threshold=0.3) == [(0, "ride", 2), (0, "next to", 3), (1, "next to", 3)]
 
 
-def test_posterior_weighs_confidences() -> None:
+def test_posterior_weighs_confidences():
     found = chosen(LabelChoice("score", "posterior", threshold=0.3))
     assert [(label.subject, label.predicate) for label, _ in found] == [(0, "ride"), (0, "next to"), (1, "next to")]
     assert [confidence for _, confidence in found] == pytest.approx([0.72, 0.45, 0.32])
 
 
-def test_most_labels_of_a_pair() -> None:
+def test_most_labels_of_a_pair():
     both = [relation(0, "on", 1, 0.4), relation(0, "ride", 1, 0.9), relation(1, "on", 0, 0.3)]
     found = chosen(LabelChoice(threshold=0.3, per_pair=1), both)
     assert [(label.subject, label.predicate) for label, _ in found] == [(0, "ride"), (1, "on")]
 
 
-def test_calibrated_confidence() -> None:
+def test_calibrated_confidence():
     found = chosen(LabelChoice(measure="calibrated", threshold=0.4))
     assert [confidence for _, confidence in found] == [0.4]
     with pytest.raises(ValueError, match="held_out > 0"):
@@ -66,7 +66,7 @@ def test_calibrated_confidence() -> None:
 
 
 @pytest.mark.parametrize("rule", ["best", "posterior"])
-def test_labels_without_posteriors_are_not_taken_for_unlikely_ones(rule: str) -> None:
+def test_labels_without_posteriors_are_not_taken_for_unlikely_ones(rule):
     with pytest.raises(ValueError, match="no posteriors"):
         LabelChoice("score", rule).judge([relation(0, "on", 1, 0.9, None)], [])  # type: ignore[arg-type]
     unsaid = Relation(0, 1, "on", 0.9, False, -1)
@@ -74,7 +74,7 @@ def test_labels_without_posteriors_are_not_taken_for_unlikely_ones(rule: str) ->
     assert judged.reason is not None
 
 
-def test_every_label_that_is_not_kept_has_the_reason() -> None:
+def test_every_label_that_is_not_kept_has_the_reason():
     choice = LabelChoice(rule="best", threshold=0.45, per_pair=1)
     labels = [*LABELS, relation(0, "above", 2, 0.5), relation(0, "on", 2, 0.1)]
     pairs = [*PAIRS, Pair(0, 2, "above", 2, 1, mention=2, prior=1.0), Pair(0, 2, "on", 3, 1, mention=3, prior=1.0)]
@@ -89,7 +89,7 @@ def test_every_label_that_is_not_kept_has_the_reason() -> None:
     ]
 
 
-def test_posteriors_sum_to_what_a_mention_means_and_follow_prior_and_odds() -> None:
+def test_posteriors_sum_to_what_a_mention_means_and_follow_prior_and_odds():
     found = posteriors(PAIRS, [0.8, 0.2, 0.9, 0.5, 0.1])
     assert all(one is not None and 0 <= one <= 1 for one in found)
     assert found[:2] == pytest.approx([16 / 17, 1 / 17])  # odds 4 and 1/4
@@ -98,7 +98,7 @@ def test_posteriors_sum_to_what_a_mention_means_and_follow_prior_and_odds() -> N
     assert found[3:] == pytest.approx([0.9, 0.1])
 
 
-def test_a_mention_of_one_pair_means_it_and_no_mention_means_nothing() -> None:
+def test_a_mention_of_one_pair_means_it_and_no_mention_means_nothing():
     alone, unsaid = Pair(0, 1, "on", 0, 1, mention=0, prior=1.0), Pair(1, 0, "on", 0, 1)
     assert posteriors([alone, unsaid], [0.01, 0.9]) == [1.0, None]
     assert posteriors([], []) == []

@@ -9,10 +9,10 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 
+from benchmarks.labelling import label_sequentially
 from models.config import NetworkConfig, TextConfig
 from models.relation_tagger import RelationTagger
 from recorded.recording import Recording, targets_in
-from sequential_tagging import label_sequentially
 from tagger.box import Box
 from tagger.labelling.labeller import Labeller
 from tagger.labelling.tagging_image import TaggingImage
@@ -79,7 +79,7 @@ def furthest(tagger: RelationTagger, images: Sequence[TaggingImage], fixed: Sequ
 
 
 @pytest.mark.parametrize(("official_compat", "relation_queries"), [(False, "vanilla_MBF"), (True, "vanilla")])
-def test_packing_changes_no_score(official_compat: bool, relation_queries: str, tmp_path: Path) -> None:
+def test_packing_changes_no_score(official_compat, relation_queries, tmp_path):
     tagger = network(tmp_path, official_compat, relation_queries)
     images = [crowded(1, 5, 11), crowded(2, 3, 5), crowded(4, 5, 3, (96, 64)), crowded(5, 2, 1)]
     # The authors' own lists: the texts of the groups that go together, here all texts of an image.
@@ -94,7 +94,7 @@ def recording(shared: Path) -> Recording:
     return Recording(shared / "oracle", "tagger_tiny")
 
 
-def test_packing_changes_no_score_of_the_authors_weights(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_changes_no_score_of_the_authors_weights(recording, monkeypatch):
     tagger = recording.network.eval()
     assert isinstance(tagger, RelationTagger)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_packing_changes_no_score_of_the_authors_weights(recording: Recording, m
     assert furthest(tagger, images, ["stand", "on", "hold"], 1) < CLOSE
 
 
-def test_scores_are_those_that_the_authors_recorded(recording: Recording) -> None:
+def test_scores_are_those_that_the_authors_recorded(recording):
     """Checks the image that fills its batch: recorded beside a padded image, scored here without one."""
     recording.network.train()  # as in the recording: evaluation mode hides no text
     with torch.no_grad():
@@ -126,7 +126,7 @@ def _rows(features: Tensor, rows: list[int]) -> Tensor:
     return features[rows]
 
 
-def test_a_group_of_other_pairs_is_another_score(tmp_path: Path) -> None:
+def test_a_group_of_other_pairs_is_another_score(tmp_path):
     """Shows that the equality above is not trivial: pairs of a group do attend to each other."""
     tagger = network(tmp_path, False, "vanilla")
     image = crowded(1, 5, 14)

@@ -1,7 +1,5 @@
 """The stack weighs parts by what they are worth, and its probabilities follow from the candidates of an image."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -30,7 +28,7 @@ def likelihood(stack: Stack, labels: list[Parts], truth: list[bool]) -> float:
     return float(np.mean([np.log(p if right else 1 - p) for p, right in zip(probabilities, truth, strict=True)]))
 
 
-def test_a_tagger_that_knows_nothing_loses_its_weight() -> None:
+def test_a_tagger_that_knows_nothing_loses_its_weight():
     labels, truth = mentions(300, tagger_knows=False)
     fitted = Stack.fit(labels, truth)
     assert fitted.tagger < 0.1 and fitted.posterior < 0.1 and fitted.prior > 0.5
@@ -38,7 +36,7 @@ def test_a_tagger_that_knows_nothing_loses_its_weight() -> None:
     assert likelihood(fitted, labels, truth) > likelihood(blind, labels, truth) > likelihood(Stack(), labels, truth)
 
 
-def test_few_images_change_little_and_captions_none() -> None:
+def test_few_images_change_little_and_captions_none():
     labels, truth = mentions(2, tagger_knows=False)
     assert Stack.fit(labels, truth).tagger > 0.7
     assert Stack.fit([], []) == Stack()
@@ -53,7 +51,7 @@ def label(man: int, score: float, posterior: float | None) -> Relation:
     return Relation(man, 2, "ride", score, True, 0, score, posterior)
 
 
-def test_each_part_is_a_column_that_adds_up_to_the_probability() -> None:
+def test_each_part_is_a_column_that_adds_up_to_the_probability():
     found = with_probabilities([label(0, 0.8, 0.9), label(1, 0.8, 0.1)], PAIRS, Stack())
     for one in found:
         parts = [one.tagger_part, one.prior_part, one.posterior_part, one.captions_part]
@@ -63,7 +61,7 @@ def test_each_part_is_a_column_that_adds_up_to_the_probability() -> None:
     assert likely.captions_part == pytest.approx(0.8 * np.log(1.5))
 
 
-def test_without_captions_the_tagger_decides_and_other_pairs_are_least_likely() -> None:
+def test_without_captions_the_tagger_decides_and_other_pairs_are_least_likely():
     unread = [Pair(0, 2, "ride", -1, 1, support=0)]
     [alone] = with_probabilities([label(0, 0.8, None)], unread, Stack())
     assert (alone.prior_part, alone.posterior_part, alone.captions_part) == (0.0, 0.0, 0.0)
@@ -71,7 +69,7 @@ def test_without_captions_the_tagger_decides_and_other_pairs_are_least_likely() 
     assert other.probability < 0.01  # type: ignore[operator]
 
 
-def test_the_mean_of_calibrations_has_the_common_line_where_one_has_none_of_its_own() -> None:
+def test_the_mean_of_calibrations_has_the_common_line_where_one_has_none_of_its_own():
     one, other = (
         Calibration(Line(1.0, 0.0), {"on": Line(3.0, 1.0)}),
         Calibration(Line(2.0, 1.0), stack=Stack(tagger=0.0)),

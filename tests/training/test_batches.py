@@ -212,9 +212,8 @@ def train(work: Path, shard: Shard, **changes) -> dict:
     return json.loads((work / SUMMARY).read_bytes())
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_training_leaves_out_a_damaged_image_and_names_it(work, damaged, num_workers):
-    summary = train(work, damaged, max_damaged=0.1, processes=2, num_workers=num_workers)
+def test_a_training_leaves_out_a_damaged_image_and_names_it(work, damaged):
+    summary = train(work, damaged, max_damaged=0.1, processes=2, num_workers=1)
     assert list(summary["damaged"]) == ["made-000000000004"]
     assert "has other bytes than its index says" in summary["damaged"]["made-000000000004"]
     about = CheckpointFolder(work / CHECKPOINTS).record(6)["about"]

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,6 +51,21 @@ def undisturbed(tmp_path_factory, shard) -> tuple[dict[str, bytes], list[dict]]:
     return outcome(work)
 
 
+@pytest.fixture(scope="module")
+def third_step(tmp_path_factory, shard) -> Path:
+    """The work folder of a training that was stopped after its third step, with checkpoints of steps 2 and 3."""
+    folder = tmp_path_factory.mktemp("third step")
+    run(folder, shard, stop_after=3)
+    assert checkpoints(folder).steps() == [3, 2]
+    return folder
+
+
+@pytest.fixture
+def stopped(third_step, work) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(third_step, work, dirs_exist_ok=True))
+
+
 def flip_a_byte(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -69,48 +85,42 @@ def damage(folder: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["a byte", "its end", "a file", "the record"])
-def test_without_the_newest_checkpoint_a_training_goes_on_from_the_one_before(work, shard, undisturbed, how):
-    run(work, shard, stop_after=3)
-    assert checkpoints(work).steps() == [3, 2]
-    damage(checkpoints(work).path(3), how)
-    notes = run(work, shard)
+def test_without_the_newest_checkpoint_a_training_goes_on_from_the_one_before(stopped, shard, undisturbed, how):
+    damage(checkpoints(stopped).path(3), how)
+    notes = run(stopped, shard)
     assert "checkpoint step-00000003 is damaged and ignored: " in notes
     assert "continuing from the checkpoint of step 2" in notes
-    assert outcome(work) == undisturbed
-    assert checkpoints(work).steps() == [6, 4] and (work / CHECKPOINTS / "damaged-step-00000003").is_dir()
+    assert outcome(stopped) == undisturbed
+    assert checkpoints(stopped).steps() == [6, 4] and (stopped / CHECKPOINTS / "damaged-step-00000003").is_dir()
 
 
-def test_without_any_sound_checkpoint_it_begins_again_and_says_so(work, shard, undisturbed):
-    run(work, shard, stop_after=3)
-    for step in checkpoints(work).steps():
-        damage(checkpoints(work).path(step), "a byte")
-    assert "every checkpoint is damaged: training from the beginning" in run(work, shard)
-    assert outcome(work) == undisturbed
+def test_without_any_sound_checkpoint_it_begins_again_and_says_so(stopped, shard, undisturbed):
+    for step in checkpoints(stopped).steps():
+        damage(checkpoints(stopped).path(step), "a byte")
+    assert "every checkpoint is damaged: training from the beginning" in run(stopped, shard)
+    assert outcome(stopped) == undisturbed
 
 
-def test_what_an_interrupted_process_was_writing_is_no_checkpoint(work, shard, undisturbed):
-    run(work, shard, stop_after=3)
-    aside = checkpoints(work).aside(5)
+def test_what_an_interrupted_process_was_writing_is_no_checkpoint(stopped, shard, undisturbed):
+    aside = checkpoints(stopped).aside(5)
     aside.mkdir()
     (aside / "shard-00001-of-00001.safetensors").write_bytes(b"torn")
-    assert "continuing from the checkpoint of step 3" in run(work, shard)
-    assert not aside.exists() and outcome(work) == undisturbed
+    assert "continuing from the checkpoint of step 3" in run(stopped, shard)
+    assert not aside.exists() and outcome(stopped) == undisturbed
 
 
 @pytest.mark.parametrize("changes", [{"feedforward": 64}, {"encoder_layers": 2}])
-def test_a_checkpoint_of_another_network_is_refused(work, shard, changes):
-    run(work, shard, stop_after=1)
-    with pytest.raises(FatalError, match=r"step-00000001: it holds another network .*remove it to train"):
-        run(work, shard, network=TINY["network"] | changes)
-    assert checkpoints(work).steps() == [1]
+def test_a_checkpoint_of_another_network_is_refused(stopped, shard, changes):
+    with pytest.raises(FatalError, match=r"step-00000003: it holds another network .*remove it to train"):
+        run(stopped, shard, network=TINY["network"] | changes)
+    assert checkpoints(stopped).steps() == [3, 2]
 
 
-def test_a_checkpoint_of_another_version_is_refused(work, shard):
-    run(work, shard, stop_after=1)
-    record = checkpoints(work).path(1) / RECORD
+def test_a_checkpoint_of_another_version_is_refused(stopped, shard):
+    record = checkpoints(stopped).path(3) / RECORD
     record.write_text(json.dumps(json.loads(record.read_text()) | {"format": 99}))
     with pytest.raises(FatalError, match="has checkpoint format 99, but this version reads"):
-        run(work, shard)
+        run(stopped, shard)
 
 
 def test_damaged_checkpoints_push_no_sound_one_out(work, shard):
@@ -122,13 +132,12 @@ def test_damaged_checkpoints_push_no_sound_one_out(work, shard):
     assert checkpoints(work).steps()[0] == 5
 
 
-def test_another_machine_is_told_what_it_needs_to_go_on(work, shard, tmp_path, undisturbed):
-    run(work, shard, stop_after=3)
-    files = json.loads((work / RESUMES_FROM).read_text())["files"]
+def test_another_machine_is_told_what_it_needs_to_go_on(third_step, shard, tmp_path, undisturbed):
+    files = json.loads((third_step / RESUMES_FROM).read_text())["files"]
     other = tmp_path / "other"
     for name in files:
         (other / name).parent.mkdir(parents=True, exist_ok=True)
-        (other / name).write_bytes((work / name).read_bytes())
+        (other / name).write_bytes((third_step / name).read_bytes())
     assert "continuing from the checkpoint of step 3" in run(other, shard)
     assert outcome(other) == undisturbed
 

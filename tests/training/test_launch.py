@@ -93,7 +93,3 @@ def test_too_few_gpus_are_told_before_any_process_starts(work, monkeypatch):
     with pytest.raises(FatalError, match="processes = 2, but this machine has 1 GPU: set"):
         launch(config(work), Told(), WORKER)
     assert not (work / "starts.txt").exists()
-
-
-def test_one_process_needs_no_meeting(work):
-    assert launch(config(work, processes=1, steps=1), Told(), WORKER).processes == 1

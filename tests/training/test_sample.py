@@ -39,7 +39,7 @@ def test_the_strongest_relations_are_kept_once_each():
     assert strongest(relations, 1) == (SampleRelation(0, 1, "ride", 0.8),)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"boxes": [{"category": "a"}], "relations": []}', b"\xff"])
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"boxes": [{"category": "a"}], "relations": []}', b"\xff"])
 def test_a_damaged_sample_is_a_clear_error(data):
     with pytest.raises(FatalError, match="pack the images again"):
         TrainingSample.from_json(data)
