@@ -17,7 +17,6 @@ from storage.runs import find_run
 
 PICTURE = Path(__file__).with_name("tagger_real.png")
 RUN, DATASET, IMAGES = "coco_sample", "coco", (203629, 177489, 341921)
-THRESHOLD = 0.2
 ROWS = 8
 
 # Drawn at twice the size, for smooth lines.
@@ -61,8 +60,7 @@ class Sheet:
 def draw(store: Path) -> Sheet:
     """The whole image."""
     run = find_run(existing_store(store), RUN)
-    choice = ChoiceSettings(confidence="score", threshold=THRESHOLD)
-    every = {sample.row["image_id"]: sample for sample in read_samples(run, [DATASET], choice)}
+    every = {sample.row["image_id"]: sample for sample in read_samples(run, [DATASET], ChoiceSettings())}
     sheet = Sheet(len(IMAGES) * (PANEL + GAP) - GAP, HEIGHT + 44 + ROWS * LINE)
     for place, image_id in enumerate(IMAGES):
         draw_panel(sheet, every[image_id], place * (PANEL + GAP))
@@ -70,7 +68,7 @@ def draw(store: Path) -> Sheet:
 
 
 def draw_panel(sheet: Sheet, sample: Sample, left: float) -> None:
-    """Boxes on blank ground, each in its colour; below, labels by falling score."""
+    """Boxes on blank ground, each in its colour; below, labels by falling probability."""
     zoom = min(PANEL / sample.row["width"], HEIGHT / sample.row["height"])
     colours = {box.name: COLOURS[place % len(COLOURS)] for place, box in enumerate(sample.boxes)}
     size = sample.row["width"] * zoom, sample.row["height"] * zoom
@@ -83,7 +81,7 @@ def draw_panel(sheet: Sheet, sample: Sample, left: float) -> None:
         below = 6 if box.h * zoom > SMALL else box.h * zoom + 8
         sheet.plate((left + box.x * zoom + 6, box.y * zoom + below), box.name, colours[box.name])
     top = HEIGHT + 22
-    sheet.text((left + PANEL - 62, top), "score", FAINT, 12, "rs")
+    sheet.text((left + PANEL - 62, top), "probability", FAINT, 12, "rs")
     sheet.text((left + PANEL, top), "given", FAINT, 12, "rs")
     for row, label in enumerate([*sample.kept, *sample.dropped][:ROWS]):
         draw_label(sheet, label, label in sample.kept, (left, top + (row + 1) * LINE))
@@ -93,8 +91,8 @@ def draw_label(sheet: Sheet, label: ShownRelation, kept: bool, at: Place) -> Non
     """A row: faint where it is not kept; whether the set gives the relation too."""
     colour = INK if kept else FAINT
     sheet.text(at, f"{label.subject}  {label.predicate}  {label.object}", colour)
-    score = "< .05" if label.score is None else f"{label.score:.2f}"
-    sheet.text((at[0] + PANEL - 62, at[1]), score, colour, anchor="rs")
+    probability = "–" if label.confidence is None else f"{label.confidence:.2f}"
+    sheet.text((at[0] + PANEL - 62, at[1]), probability, colour, anchor="rs")
     answer, tint = ("yes", colour) if label.right else ("no", WRONG if kept else FAINT)
     sheet.text((at[0] + PANEL, at[1]), answer, tint, anchor="rs")
 

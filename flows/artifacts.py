@@ -18,9 +18,10 @@ from prefect.artifacts import (
 )
 from prefect.events import emit_event
 
-from pipeline.report.figures import DatasetAudit, Figures, figures_of, headline
+from pipeline.report.figures import Figures, figures_of, headline
+from pipeline.report.label_view import SCORES, score_cells
 from pipeline.report.steps import Outcome, StepOutcome
-from pipeline.report.variants import VariantScores
+from pipeline.report.variants import score_name, score_names, score_text
 from pipeline.run.context import RunContext
 from pipeline.run.planner import StepPlan
 from pipeline.run.progress import Display, summary
@@ -150,7 +151,13 @@ def _publish_report_link(recipe: Recipe, figures: Sequence[str]) -> None:
 def _summary_page(context: RunContext, figures: Figures) -> str:
     """The figures and paths of a run in Markdown. Contains no text from the data, because Prefect renders it."""
     counts = [[name, f"{count:,}"] for name, count in figures.labels.levels()]
-    audits = [row for audit in figures.audits for row in _audit(audit)]
+    audited = ((audit.dataset, audit.labels.methods(figures.choice)) for audit in figures.audits if audit.labels)
+    labels = [[f"{dataset}, {name}", *score_cells(scores)] for dataset, methods in audited for name, scores in methods]
+    names = score_names(figures.variants)
+    variants = [
+        [f"{variant.variant} ({variant.seeds})", *(score_text(variant.scores.get(name)) for name in names)]
+        for variant in figures.variants
+    ]
     lines = [
         f"# {context.recipe.name}",
         "",
@@ -161,34 +168,10 @@ def _summary_page(context: RunContext, figures: Figures) -> str:
         "",
         *(markdown_table(["", f"kept: {figures.choice}"], counts) if counts else ()),
         "",
-        *(markdown_table(["labels", "precision", "recall"], audits) if audits else ()),
-        *_variants(figures.variants, figures.share_of_gain),
+        *(markdown_table(["labels", *SCORES], labels) if labels else ()),
     ]
+    if names:
+        lines += ["", "## Scores", "", *markdown_table(["variant (seeds)", *map(score_name, names)], variants)]
+    if names and figures.share_of_gain is not None:
+        lines += ["", f"Pseudo-labels yield {figures.share_of_gain:.0%} of the gain of ground-truth relations."]
     return "\n".join(lines) + "\n"
-
-
-def _audit(audit: DatasetAudit) -> list[list[str]]:
-    """Rows for the tagger and for naive matching on one dataset; none if the dataset has no ground-truth relations."""
-    if audit.labels is None:
-        return []
-    methods = (("tagger", audit.labels.tagger), ("naive matching", audit.labels.naive))
-    return [[f"{audit.dataset}, {name}", _share(scores.precision), _share(scores.recall)] for name, scores in methods]
-
-
-def _variants(variants: Sequence[VariantScores], share: float | None) -> list[str]:
-    names = sorted({name for variant in variants for name in variant.scores})
-    if not names:
-        return []
-    rows = [
-        [
-            f"{variant.variant} ({variant.seeds})",
-            *(_share(variant.scores[name].mean if name in variant.scores else None) for name in names),
-        ]
-        for variant in variants
-    ]
-    gain = [] if share is None else ["", f"Pseudo-labels yield {share:.2f} of the gain of ground-truth relations."]
-    return ["", "## Scores", "", *markdown_table(["variant (seeds)", *names], rows), *gain]
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

@@ -29,7 +29,7 @@ from pipeline.cli.show import show_runs, show_steps
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.interop.export_run import export_run
-from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
+from pipeline.interop.shard_samples import SeenLabels, SeenRelation
 from pipeline.labels.label_rows import LABELS, flat_labels
 from pipeline.report.formatting import sanitise
 from pipeline.report.report_folder import report_folder
@@ -38,6 +38,7 @@ from pipeline.report.steps import summaries
 from pipeline.run.context import RunContext
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
+from pipeline.training.sample import SampleBox
 from rlip.notebook import Drawable, console_html
 from storage.errors import FatalError, PipelineError
 from storage.open_store import existing_store
@@ -179,7 +180,7 @@ class Explanation(Drawable):
     def seen(self, top: int) -> SeenLabels:
         """The boxes and the kept labels, with their confidence."""
         row = self.trace.image
-        boxes = tuple(SeenBox(b["category"], *(b[side] for side in "xywh")) for b in row["boxes"])
+        boxes = tuple(SampleBox(b["category"], *(b[side] for side in "xywh")) for b in row["boxes"])
         kept = [label for label in self.trace.labels if label["not_kept"] is None]
         relations = (SeenRelation(k["subject"], k["object"], k["predicate"], k["confidence"]) for k in kept)
         return SeenLabels(boxes, tuple(relations), row["width"])

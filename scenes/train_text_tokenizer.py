@@ -3,11 +3,12 @@
 It encodes any string, because it contains all 256 bytes. Names of objects and relations become one or two tokens.
 """
 
-import argparse
 import json
 from pathlib import Path
 from random import Random
+from typing import Annotated
 
+import typer
 from tokenizers import ByteLevelBPETokenizer
 
 from scenes.grammar import FORMS, NOUNS, caption
@@ -35,7 +36,7 @@ def corpus(scenes: int = 400, seed: int = 7) -> list[str]:
     return lines
 
 
-def write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Annotated[Path, typer.Option("--out")]) -> None:
     """Writes vocab.json, merges.txt, RoBERTa's two tokenizer files and config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = ByteLevelBPETokenizer()
@@ -54,12 +55,5 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "roberta"}) + "\n")
 
 
-def main() -> None:
-    """Runs the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    write_tokenizer(parser.parse_args().out)
-
-
 if __name__ == "__main__":
-    main()
+    typer.run(write_tokenizer)

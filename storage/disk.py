@@ -15,47 +15,40 @@ from typing import BinaryIO
 from storage.errors import FatalError
 
 
-class SystemCalls:
-    """The calls that change a disk. Tests replace them by calls that stop, fail or forget what was not synced."""
+class Disk:
+    """A local disk. Tests replace its system calls by some that stop, fail or forget what was not synced."""
 
     def open(self, path: Path, flags: int) -> int:
-        """A descriptor of a file or folder. Makes a file with O_CREAT, which the umask restricts."""
+        """System call: a descriptor of a file or folder. Makes a file with O_CREAT, which the umask restricts."""
         return os.open(path, flags | os.O_CLOEXEC, 0o666)
 
-    def write(self, descriptor: int, data: bytes) -> int:
-        """Write some of `data`; returns how many bytes. They may not survive a power cut before `fsync`."""
+    def write_some(self, descriptor: int, data: bytes) -> int:
+        """System call: write some of `data`; returns how many bytes. A power cut may take them before `fsync`."""
         return os.write(descriptor, data)
 
     def fsync(self, descriptor: int) -> None:
-        """Force the bytes of a file, or the entries of a folder, to the disk."""
+        """System call: force the bytes of a file, or the entries of a folder, to the disk."""
         os.fsync(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give a file or folder another name."""
+        """System call: move a file or folder. Replaces a file at `target`; raises OSError for a folder with entries."""
         source.rename(target)
 
     def mkdir(self, folder: Path) -> None:
-        """Make one folder, unless it exists."""
+        """System call: make one folder, unless it exists."""
         folder.mkdir(exist_ok=True)
 
     def unlink(self, path: Path) -> None:
-        """Remove a file."""
+        """System call: remove a file."""
         path.unlink()
 
     def rmtree(self, folder: Path) -> None:
-        """Remove a folder and everything in it, as far as it can be removed."""
+        """System calls: remove a folder and everything in it, as far as it can be removed."""
         shutil.rmtree(folder, ignore_errors=True)
-
-
-class Disk:
-    """A local disk."""
-
-    def __init__(self, calls: SystemCalls = SystemCalls()) -> None:  # noqa: B008 - it has no state
-        self._calls = calls
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a new file. Its bytes may not survive a power cut before `sync_file`."""
-        descriptor = self._calls.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        descriptor = self.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             self.append(descriptor, data)
         finally:
@@ -65,7 +58,7 @@ class Disk:
         """Write all of `data` to a file that was opened to append. Only `sync_file` makes it durable."""
         written = 0
         while written < len(data):
-            written += self._calls.write(descriptor, data[written:])
+            written += self.write_some(descriptor, data[written:])
 
     def sync_file(self, path: Path) -> None:
         """Force a file's bytes to the disk."""
@@ -85,34 +78,26 @@ class Disk:
         for each in under_way:
             each.result()
 
-    def rename(self, source: Path, target: Path) -> None:
-        """Move a file or folder atomically. Replaces a file at `target`; raises OSError for a folder with entries."""
-        self._calls.rename(source, target)
-
-    def make(self, folder: Path) -> None:
-        """Make one folder, unless it exists."""
-        self._calls.mkdir(folder)
-
     def remove(self, path: Path) -> None:
         """Remove a file, if it exists and can be removed."""
         with suppress(OSError):
-            self._calls.unlink(path)
+            self.unlink(path)
 
     def remove_tree(self, folder: Path) -> None:
         """Remove a folder and everything in it, as far as it can be removed."""
         with suppress(OSError):
-            self._calls.rmtree(folder)
+            self.rmtree(folder)
 
     def make_durable(self, folder: Path) -> None:
         """Make a folder and its missing parents, and sync each into its parent, so that a power cut spares them."""
         for missing in reversed([path for path in (folder, *folder.parents) if not path.is_dir()]):
-            self.make(missing)
+            self.mkdir(missing)
             self.sync_folder(missing.parent)
 
     def _sync(self, path: Path, flags: int) -> None:
-        descriptor = self._calls.open(path, flags)
+        descriptor = self.open(path, flags)
         try:
-            self._calls.fsync(descriptor)
+            self.fsync(descriptor)
         finally:
             os.close(descriptor)
 

@@ -103,7 +103,7 @@ class LocalStore:
         with ExitStack() as held:
             with self._gate(fcntl.LOCK_SH):
                 held.enter_context(_held(folder.with_suffix(".lock")))
-            self.disk.make(folder)
+            self.disk.mkdir(folder)
             try:
                 yield folder
             finally:
@@ -139,7 +139,7 @@ class LocalStore:
         folder = self._pending / f"scratch-{key}"
         try:
             with _held(folder.with_suffix(".lock")):
-                self.disk.make(folder)
+                self.disk.mkdir(folder)
                 yield folder
         except BlockingIOError as error:
             raise RetryableError(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -254,53 +254,41 @@ _RECORD = re.compile(r"records/[A-Za-z0-9][A-Za-z0-9.-]*\.json")
 _REMEDY = "push the run again"
 
 
-def history_of(records: Mapping[str, bytes], url: str) -> dict[str, bytes]:
-    """The records of a run's executions, oldest first, by path within its folder. Files of other names are ignored.
+class FetchedRun(NamedTuple):
+    """The records of a run at a URL, checked."""
 
-    Raises `FatalError` that names one which is damaged or names what is no step, partition or key.
+    steps: dict[str, StepKeys]
+    """Step → its stage and keys: the newest, or those of the record that was asked for."""
+    documents: dict[str, Any]
+    """Name → JSON document, such as the recipe."""
+    history: dict[str, bytes]
+    """The records of executions, oldest first, by path within the run's folder."""
+
+
+def parse_run(records: Mapping[str, bytes], url: str, number: str = "") -> FetchedRun:
+    """Parses a run's files, by path within its folder, as it is now or with its record `number`. Ignores other files.
+
+    Raises `FatalError` that names a file which is damaged or names what is no step, partition or key, and for an
+    unknown record.
     """
-    found = {path: data for path, data in sorted(records.items()) if _RECORD.fullmatch(path)}
-    for path, data in found.items():
-        _record(data, f"{url}: {path}")
-    return found
-
-
-def steps_of(records: Mapping[str, bytes], url: str, number: str = "") -> dict[str, StepKeys]:
-    """Step → its stage and keys: the newest, or those of record `number`. Raises as `history_of` does, or for an
-    unknown one."""
+    history = {path: data for path, data in sorted(records.items()) if _RECORD.fullmatch(path)}
+    executions = [parse_json(data, RecordFile, f"{url}: {path}", _REMEDY) for path, data in history.items()]
+    for execution in executions:
+        for step, keys in execution.steps.items():
+            keys.require_valid(step)
     if number:
-        return dict(_numbered(records, url, number).steps)
-    found: dict[str, StepKeys] = {}
+        if not _is_record_number(number, len(executions)):
+            raise FatalError(f"{url}: the run has {len(executions)} records, not a record {number!r}")
+        chosen = executions[int(number) - 1]
+        facts = {name: chosen.facts[name] for name in ("recipe", "outcome") if name in chosen.facts}
+        return FetchedRun(dict(chosen.steps), facts, history)
+    steps: dict[str, StepKeys] = {}
+    documents = {}
     for path, data in records.items():
         if _STEP.fullmatch(path):
             entry = parse_json(data, StepFile, f"{url}: {path}", _REMEDY)
             entry.require_valid(entry.step)
-            found[entry.step] = entry
-    return found
-
-
-def documents_of(records: Mapping[str, bytes], url: str, number: str = "") -> dict[str, Any]:
-    """Name → JSON document of a run, such as its recipe, or of its record `number`. Raises as `steps_of` does."""
-    if number:
-        facts = _numbered(records, url, number).facts
-        return {name: facts[name] for name in ("recipe", "outcome") if name in facts}
-    return {
-        path.removesuffix(".json"): parse_document(data, f"{url}: {path}", _REMEDY)
-        for path, data in records.items()
-        if _DOCUMENT.fullmatch(path)
-    }
-
-
-def _numbered(records: Mapping[str, bytes], url: str, number: str) -> RecordFile:
-    history = list(history_of(records, url).items())
-    if not _is_record_number(number, len(history)):
-        raise FatalError(f"{url}: the run has {len(history)} records, not a record {number!r}")
-    path, data = history[int(number) - 1]
-    return _record(data, f"{url}: {path}")
-
-
-def _record(data: bytes, name: str) -> RecordFile:
-    found = parse_json(data, RecordFile, name, _REMEDY)
-    for step, keys in found.steps.items():
-        keys.require_valid(step)
-    return found
+            steps[entry.step] = entry
+        elif _DOCUMENT.fullmatch(path):
+            documents[path.removesuffix(".json")] = parse_document(data, f"{url}: {path}", _REMEDY)
+    return FetchedRun(steps, documents, history)

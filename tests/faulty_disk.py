@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Literal
 
-from storage.disk import Disk, SystemCalls
+from storage.disk import Disk
 
 Stop = Literal["stop", "torn write", "power cut, names lost", "power cut, bytes lost"]
 """stop: the process dies before the operation. torn write: it dies within a
@@ -22,7 +22,6 @@ class NoSync(Disk):
     """A disk without syncs, since it need not outlive the test. It notes what was to be synced."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.files: list[Path] = []
         self.folders: list[Path] = []
 
@@ -36,31 +35,15 @@ class NoSync(Disk):
 class FaultyDisk(Disk):
     """A disk whose system calls work up to number `at` (counted from 1; 0 for never), where `fault` happens.
 
-    A fault that is a number is the errno that the call reports once; the process continues.
+    A fault that is a number is the errno that the call reports once; the process continues. Threads may share it.
     """
-
-    def __init__(self, root: Path, at: int, fault: Stop | int) -> None:
-        self._faulty = FaultyCalls(root, at, fault)
-        super().__init__(self._faulty)
-
-    @property
-    def done(self) -> list[str]:
-        """Names of the calls so far."""
-        return self._faulty.done
-
-    def cut_power(self) -> None:
-        """Reduce the disk to what survives a power cut."""
-        self._faulty.cut_power()
-
-
-class FaultyCalls(SystemCalls):
-    """The system calls of a `FaultyDisk`. Threads may make them."""
 
     def __init__(self, root: Path, at: int, fault: Stop | int) -> None:
         self.root = root
         self.at = at
         self.fault = fault
         self.done: list[str] = []
+        """Names of the calls so far."""
         self._dead = False
         self._lock = Lock()
         self._bytes: dict[int, tuple[int, int]] = {}
@@ -73,12 +56,12 @@ class FaultyCalls(SystemCalls):
             self._do("create", path)
         return super().open(path, flags)
 
-    def write(self, descriptor: int, data: bytes) -> int:
+    def write_some(self, descriptor: int, data: bytes) -> int:
         if self._happens("write"):
             if self.fault != "stop":
-                super().write(descriptor, data[: len(data) // 2])
+                super().write_some(descriptor, data[: len(data) // 2])
             self._fail(self.root)
-        return super().write(descriptor, data)
+        return super().write_some(descriptor, data)
 
     def fsync(self, descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()

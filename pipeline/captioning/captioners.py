@@ -20,7 +20,6 @@ class _Own(CaptionerPlugin):
         self.settings = settings
 
     def row_settings(self) -> dict[str, Any]:
-        """The settings of the section."""
         return self.settings.row_settings()
 
 
@@ -31,7 +30,6 @@ class Blip(_Own):
     uses_gpu = True
 
     def files(self) -> dict[str, Path]:
-        """The model's folder."""
         return {"captioner": find_model(self.settings.model, self.settings.hub)}
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -41,7 +39,6 @@ class Blip(_Own):
             yield "caption.model", f"{folder}: {fault}"
 
     def open(self, worker: int = 0) -> Captioner:
-        """Loads it."""
         from pipeline.captioning.blip import BlipCaptioner
 
         return BlipCaptioner(self.settings, worker)
@@ -57,7 +54,6 @@ class Lavis(_Own):
         return {"captioner": model, "vocabulary": vocabulary}
 
     def open(self, worker: int = 0) -> Captioner:
-        """Loads it."""
         from pipeline.captioning.lavis import LavisCaptioner
 
         return LavisCaptioner(self.settings)
@@ -67,11 +63,9 @@ class Recorded(_Own):
     """Files of captions. They count by name, which captions carry, and by content."""
 
     def row_settings(self) -> dict[str, Any]:
-        """The files' names."""
         return {"recorded": [path.name for path in self.settings.recorded]}
 
     def files(self) -> dict[str, Path]:
-        """The files."""
         return {f"recorded {number}": path for number, path in enumerate(self.settings.recorded)}
 
     def faults(self) -> Iterator[tuple[str, str]]:
@@ -81,7 +75,6 @@ class Recorded(_Own):
                 yield "caption.recorded", f"{path} {what}"
 
     def open(self, worker: int = 0) -> Captioner:
-        """Loads it."""
         from pipeline.captioning.recorded import RecordedCaptioner
 
         return RecordedCaptioner(self.settings)

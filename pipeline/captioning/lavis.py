@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from threading import Thread
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -127,18 +127,16 @@ class _Worker:
     """Side in pixels of the square image that its network takes."""
 
     def __init__(self, python: Path) -> None:
+        self._errors = TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._process = subprocess.Popen(
             [python, "-I", WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
         )
         assert self._process.stdin and self._process.stdout
         self._pipe = Pipe(self._process.stdout, self._process.stdin)  # type: ignore[arg-type]
-        self._last_lines: deque[str] = deque(maxlen=20)
-        self._listener = Thread(target=self._listen, daemon=True)
-        self._listener.start()
 
     def ask(self, header: dict[str, Any], payload: bytes = b"") -> dict[str, Any]:
         """Send a message and wait for the answer. Raises `_Died` when none will come."""
@@ -155,22 +153,13 @@ class _Worker:
         """Kill the process if it is alive, and wait for its end."""
         self._process.kill()
         self._process.wait()
-        self._listener.join()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            assert stream
-            try:
-                stream.close()
-            except OSError:  # the last message can no longer be flushed
-                continue
-
-    def _listen(self) -> None:
-        assert self._process.stderr
-        for line in self._process.stderr:
-            self._last_lines.append(line.decode(errors="replace").rstrip())
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            with suppress(OSError):  # the last message can no longer be flushed
+                stream.close()  # type: ignore[union-attr]
 
     def _how_it_ended(self) -> str:
         code = self._process.wait()
-        self._listener.join()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").splitlines()[-20:]
         end = f"signal {-code}" if code < 0 else f"exit code {code}"
-        lines = "\n".join(self._last_lines) or "nothing"
-        return f"{end}; its stderr: {lines}"
+        return f"{end}; its stderr: {chr(10).join(lines) or 'nothing'}"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.official.checkpoint import read_checkpoint
 from models.weights_file import WeightsError
-from pipeline.captioning.lavis_worker import HEAD_WIDTH
+from pipeline.captioning.lavis_worker import HEAD_WIDTH, layers
 from storage.errors import FatalError
 
 _EMBEDDINGS = "text_decoder.bert.embeddings.word_embeddings.weight"
@@ -99,7 +99,7 @@ def _sizes(weights: Mapping[str, Tensor], words: list[str]) -> dict[str, Any]:
         "vision_config": {
             "hidden_size": len(patches),
             "intermediate_size": len(weights[vision + "encoder.layers.0.mlp.fc1.bias"]),
-            "num_hidden_layers": _count(weights, vision + "encoder.layers."),
+            "num_hidden_layers": layers(weights, vision + "encoder.layers."),
             "num_attention_heads": len(patches) // HEAD_WIDTH,
             "image_size": math.isqrt(places) * patches.shape[-1],
             "patch_size": patches.shape[-1],
@@ -108,7 +108,7 @@ def _sizes(weights: Mapping[str, Tensor], words: list[str]) -> dict[str, Any]:
         "text_config": {
             "hidden_size": embedded.shape[1],
             "intermediate_size": len(weights[bert + "encoder.layer.0.intermediate.dense.bias"]),
-            "num_hidden_layers": _count(weights, bert + "encoder.layer."),
+            "num_hidden_layers": layers(weights, bert + "encoder.layer."),
             "num_attention_heads": embedded.shape[1] // HEAD_WIDTH,
             "max_position_embeddings": len(weights[bert + "embeddings.position_embeddings.weight"]),
             "encoder_hidden_size": len(patches),
@@ -119,10 +119,6 @@ def _sizes(weights: Mapping[str, Tensor], words: list[str]) -> dict[str, Any]:
             "pad_token_id": words.index("[PAD]"),
         },
     }
-
-
-def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
-    return 1 + max(int(name[len(prefix) :].split(".")[0]) for name in weights if name.startswith(prefix))
 
 
 if __name__ == "__main__":

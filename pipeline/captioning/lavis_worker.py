@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -42,7 +43,7 @@ def build(weights: Path, vocabulary: Path, prompt: str) -> Any:
         img_size=math.isqrt(state["visual_encoder.pos_embed"].shape[1] - 1) * patch,
         patch_size=patch,
         embed_dim=width,
-        depth=_layers(state, "visual_encoder.blocks."),
+        depth=layers(state, "visual_encoder.blocks."),
         num_heads=width // HEAD_WIDTH,
         mlp_ratio=state["visual_encoder.blocks.0.mlp.fc1.weight"].shape[0] / width,
     )
@@ -51,7 +52,7 @@ def build(weights: Path, vocabulary: Path, prompt: str) -> Any:
     config = BertConfig(
         vocab_size=vocabulary_size,
         hidden_size=hidden,
-        num_hidden_layers=_layers(state, text + "encoder.layer."),
+        num_hidden_layers=layers(state, text + "encoder.layer."),
         num_attention_heads=hidden // HEAD_WIDTH,
         intermediate_size=state[text + "encoder.layer.0.intermediate.dense.weight"].shape[0],
         max_position_embeddings=state[text + "embeddings.position_embeddings.weight"].shape[0],
@@ -83,7 +84,8 @@ def _only_the_captioner() -> None:
     models.BaseModel = import_module("lavis.models.base_model").BaseModel
 
 
-def _layers(state: dict[str, Tensor], prefix: str) -> int:
+def layers(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many layers the names of weights count."""
     return 1 + max(int(name[len(prefix) :].split(".")[0]) for name in state if name.startswith(prefix))
 
 

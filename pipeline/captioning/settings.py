@@ -68,8 +68,8 @@ class CaptionSettings(Settings):
     instructions for it, else float32, and the key holds which."""
     device: str = runtime("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
     """Where models run: "cpu", "cuda" (workers take GPUs in turn), "cuda:1" (that GPU), or "auto" (GPUs, else CPU)."""
-    batch_size: int = runtime(32)
-    """Images per batch of the network, at least 1."""
+    batch_size: int = runtime(32, ge=1)
+    """Images per batch of the network."""
     answers: Path | None = runtime(None)
     """openai: SQLite file that keeps every answer that was paid for. Unset: answers.sqlite in the store."""
     lavis_python: Path = runtime(Path(".lavis/bin/python"))
@@ -89,8 +89,6 @@ class CaptionSettings(Settings):
             raise ValueError(f"dense: {self.dense!r} needs captioner 'blip', not {self.captioner!r}")
         if self.min_length > self.max_length:
             raise ValueError(f"min_length: {self.min_length} is above max_length ({self.max_length})")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size: {self.batch_size} must be at least 1")
         return self
 
     def planned(self) -> Self:

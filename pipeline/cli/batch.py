@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pipeline.cli.contact_sheet import contact_sheet, labelled_cell
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
 from pipeline.data.images.opening import BadImage
-from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
+from pipeline.interop.shard_samples import SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
 from pipeline.runtime.wording import counted
 from pipeline.stages.pretrain import PretrainStage, TrainTaggerStage
@@ -155,7 +155,7 @@ def _draw(images: Sequence[StepImage], out: Path) -> int:
 
 def _seen(labels: TrainingSample) -> SeenLabels:
     return SeenLabels(
-        tuple(SeenBox(*box) for box in labels.boxes),
+        labels.boxes,
         tuple(SeenRelation(r.subject, r.object, r.predicate, r.confidence) for r in labels.relations),
         labels.width,
     )

@@ -9,21 +9,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import Progress, TaskID
 
 from pipeline.cli.errors import resumable
 from pipeline.cli.options import AsJson, Files, Overrides, further_files
 from pipeline.data.archives import gunzip, unpack
 from pipeline.data.catalogue import CATALOGUE, PublicFile, PublicSet, find_sets, in_bytes
 from pipeline.data.download import Report, download, mirrored, require_digest
+from pipeline.report.formatting import byte_bars
 from pipeline.runtime.plugins import plugin_names
 from storage.errors import FatalError
 
@@ -63,11 +56,7 @@ def get_data(
     files = _chosen(sets, only or [])
     lacking = [file for file in files if not file.is_there(root)]
     console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-        console=console, transient=True, disable=as_json,
-    )  # fmt: skip
-    with bar:
+    with byte_bars(console, disable=as_json) as bar:
         for number, file in enumerate(lacking, start=1):
             _get(file, root, mirror, bar, f"{number}/{len(lacking)} {Path(file.path).name}")
             if not as_json:

@@ -370,14 +370,11 @@ def judged_difference(before: Run, after: Run, standing: StandingVerdicts) -> di
     digests = {relation.image for relation in standing}
     counted = {}
     for way, relations in _ways(_scores(before, after, digests), _scores(after, before, digests)).items():
-        counts = Counter(_outcome(outcome_of(standing[each])) for each in relations if each in standing)
+        outcomes = (outcome_of(standing[each]) for each in relations if each in standing)
+        counts = Counter({RIGHT: "right", WRONG: "wrong"}.get(outcome, "unsure") for outcome in outcomes)
         if counts:
             counted[way] = dict(counts.most_common())
     return counted
-
-
-def _outcome(outcome: int) -> str:
-    return {RIGHT: "right", WRONG: "wrong"}.get(outcome, "unsure")
 
 
 def _scores(run: Run, other: Run, digests: Collection[str]) -> Scores:

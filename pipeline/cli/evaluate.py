@@ -16,7 +16,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pipeline.cli.options import AsJson, Files, further_files, printed
-from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.open_images import image_labels
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import BadImage, probe, read_image
@@ -44,7 +43,7 @@ from pipeline.evaluation.vcoco import VcocoRoles
 from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
 from pipeline.report.evaluation_images import EvaluatedImages
-from pipeline.report.evaluation_page import evaluation_markdown, write_comparison_page, write_evaluation_page
+from pipeline.report.evaluation_page import comparison_page, evaluation_markdown, evaluation_page
 from pipeline.report.formatting import table
 from storage.atomic import write_atomic
 from storage.errors import FatalError, translate_os_errors
@@ -116,7 +115,7 @@ def _write_report(
         suppression=options.suppression if benchmark in USED_BY["--no-suppression"] else None,
         named_rules=options.named_rules,
     )
-    write_evaluation_page(summary, folder / "index.html", None if root is None else shown)
+    write_atomic(folder / "index.html", evaluation_page(summary, None if root is None else shown).encode())
     write_atomic(folder / "evaluation.md", evaluation_markdown(summary).encode())
     write_atomic(folder / "evaluation.json", summary.as_json().encode())
 
@@ -256,7 +255,7 @@ def score(
         )
         try:
             if benchmark == "vcoco":
-                scored = _vcoco(ground_truth, further, models, faults, options, report_folder is not None)
+                scored = _vcoco(ground_truth, further, models, faults, options)
             else:
                 truth = _with_sizes(GroundTruth.open(format_name or FORMATS[benchmark], ground_truth, further), root)
                 truth = truth if panoptic is None else truth.with_masks(ground_truth, panoptic)
@@ -288,7 +287,7 @@ def score(
         with translate_os_errors(f"writing {report_folder}"):
             report_folder.mkdir(parents=True, exist_ok=True)
             if compared:
-                write_comparison_page(comparison, report_folder / "index.html")
+                write_atomic(report_folder / "index.html", comparison_page(comparison).encode())
                 write_atomic(report_folder / "comparison.json", comparison.as_json().encode())
             else:
                 setting = options.split.name if options.split and options.split.name in PUBLISHED else "full"
@@ -345,12 +344,10 @@ def _vcoco(
     models: Mapping[str, Path],
     faults: Mapping[str, Any],
     options: Options,
-    with_uris: bool,
 ) -> list[Scored]:
     if "instances" not in files:
         raise FatalError("vcoco: needs COCO's instances; add --file instances=instances_vcoco_all_2014.json")
     truth = read_vcoco_truth(annotations, files["instances"])
-    uris = _vcoco_files(truth, files["instances"]) if with_uris else ()
     scored = []
     for name, path in models.items():
         predicted = _vcoco_detections(path, truth, annotations, files, faults)
@@ -358,7 +355,7 @@ def _vcoco(
         sizes = np.zeros((truth.images, 2), np.int64)
         refuse_implausible(path, roles.predicted, roles.truth, sizes, roles.objects, roles.predicates)
         model = Model(name, benchmarks.vcoco(predicted, truth, options), roles.predicted, roles.truth)
-        scored.append(Scored(model, roles.objects, roles.predicates, uris))
+        scored.append(Scored(model, roles.objects, roles.predicates, truth.uris))
     return scored
 
 
@@ -374,13 +371,6 @@ def _vcoco_detections(
     order = np.argsort(image, kind="stable")
     moved = replace(found, images=truth.images, image=image).take(order)
     return VcocoDetections.of(moved, rows.predicates, truth)
-
-
-def _vcoco_files(truth: VcocoTruth, instances: Path) -> tuple[str, ...]:
-    """The file name of each image, as COCO's instances state it."""
-    images = stream_lists(instances, "COCO", ("images",))
-    names = {int(row["id"]): str(row.get("file_name", row["id"])) for _, row in images}
-    return tuple(names[image_id] for image_id in truth.image_ids)
 
 
 def _with_files(

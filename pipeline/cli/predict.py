@@ -20,9 +20,10 @@ from pipeline.data.datasets.bare_images import SUFFIXES
 from pipeline.data.images.opening import BadImage, read_ahead, read_image
 from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.detections.table import DetectionsWriter
-from pipeline.interop.shard_samples import SeenBox, SeenLabels, SeenRelation
+from pipeline.interop.shard_samples import SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
 from pipeline.training.config import MODEL, VOCABULARY
+from pipeline.training.sample import SampleBox
 from pipeline.training.vocabulary import TrainedNames
 from scenes import SAMPLE_WEIGHTS
 from storage.atomic import atomic_file
@@ -221,7 +222,7 @@ def drawable(row: Mapping[str, Any], width: int, top: int) -> SeenLabels:
     """The drawable part of a row: its `top` best relations with their boxes, and all confident boxes."""
     confident = {place for place, box in enumerate(row["boxes"]) if box["score"] >= CONFIDENT}
     drawn = _with_boxes(row, row["pairs"][:top], confident)
-    boxes = tuple(SeenBox(b["category"], b["x"], b["y"], b["w"], b["h"]) for b in drawn["boxes"])
+    boxes = tuple(SampleBox(b["category"], b["x"], b["y"], b["w"], b["h"]) for b in drawn["boxes"])
     relations = tuple(SeenRelation(p["subject"], p["object"], p["predicate"], p["score"]) for p in drawn["pairs"])
     return SeenLabels(boxes, relations, width)
 

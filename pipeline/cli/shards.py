@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from pipeline.cli.batch import batch
 from pipeline.cli.contact_sheet import contact_sheet, labelled_cell
@@ -37,7 +36,7 @@ from pipeline.interop.shard_samples import (
     require_tar,
     tar_samples,
 )
-from pipeline.report.formatting import bytes_in_words, sanitise
+from pipeline.report.formatting import byte_bars, bytes_in_words, sanitise
 from pipeline.runtime.wording import counted
 from storage.atomic import atomic_file, write_atomic
 from storage.errors import FatalError, translate_os_errors
@@ -398,10 +397,6 @@ def _complain(text: str) -> None:
 def _progress(path: Path, as_json: bool) -> Iterator[Report]:
     """A progress bar of the bytes read."""
     console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-        console=console, transient=True, disable=as_json or not console.is_terminal,
-    )  # fmt: skip
-    with bar:
+    with byte_bars(console, disable=as_json or not console.is_terminal) as bar:
         task = bar.add_task(path.name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -183,15 +183,10 @@ def show_runs(console: Console, store: Store, as_json: bool) -> None:
         console.print(made)
 
 
-def _lost(run: Run, steps: list[StepSummary]) -> dict[str, int]:
-    """Step → number of recorded artifacts that the store no longer has."""
-    missing = {summary.step: len(run.keys(summary.step)) - summary.partitions for summary in steps}
-    return {step: number for step, number in missing.items() if number}
-
-
 def show_steps(console: Console, run: Run, steps: list[StepSummary], as_json: bool) -> None:
     """Show steps of a run: counts of rows, time, size, and what the store has lost."""
-    lost = _lost(run, steps)
+    missing = {summary.step: len(run.keys(summary.step)) - summary.partitions for summary in steps}
+    lost = {step: number for step, number in missing.items() if number}
     if as_json:
         _print_json(console, {"run": run.name, "steps": [asdict(summary) for summary in steps], "lost": lost})
         return

@@ -19,7 +19,7 @@ from storage.damage import PARTITION_MAP_LIMITS, PARTITION_MAP_REMEDY
 from storage.errors import FatalError
 from storage.json_files import parse_json
 from storage.open_store import existing_store, open_store
-from storage.runs import Run, RunRecord, documents_of, find_run, history_of, steps_of
+from storage.runs import Run, RunRecord, find_run, parse_run
 from storage.store import Store
 
 if TYPE_CHECKING:
@@ -123,10 +123,7 @@ def pull_run(
 
     With a `number`, copies the artifacts of that record, and an existing run here keeps its state. Can be resumed.
     """
-    records = remote.run_records(run.name)
-    steps = steps_of(records, remote.url, number)
-    documents = documents_of(records, remote.url, number)
-    history = history_of(records, remote.url)
+    steps, documents, history = parse_run(remote.run_records(run.name), remote.url, number)
     if not steps:
         raise FatalError(
             f"{remote.url} has records of run {run.name!r} but no newest state; pull one, e.g. {run.name}@1"

@@ -129,6 +129,9 @@ def _same_names(near: NearTruths, predicted: Relations, truth: Relations) -> Fla
     return np.asarray(subjects & (predicted.object_labels[near.prediction] == truth.object_labels[near.truth]))
 
 
+BINS = 10
+
+
 class ReliabilityBin(NamedTuple):
     """The predictions whose score lies in [low, high); the last bin includes 1."""
 
@@ -150,20 +153,20 @@ class Reliability:
     """Mean gap between score and precision over bins, weighted by their predictions (ECE); NaN without predictions"""
 
 
-def calibration(scores: Floats, right: Flags, bins: int = 10) -> Reliability:
-    """Compares N scores in [0, 1] with what is right, in bins of equal width. Raises ValueError on other scores."""
+def calibration(scores: Floats, right: Flags) -> Reliability:
+    """Compares N scores in [0, 1] with what is right, in `BINS` of equal width. Raises ValueError on other scores."""
     if len(scores) and not (np.isfinite(scores).all() and scores.min() >= 0 and scores.max() <= 1):
         raise ValueError("calibration needs scores in [0, 1]")
-    edges = np.arange(bins + 1) / bins
-    number = np.minimum((scores * bins).astype(np.int64), bins - 1)
-    count = np.bincount(number, minlength=bins)
-    confidence = _ratio(np.bincount(number, weights=scores, minlength=bins), count)
-    precision = _ratio(np.bincount(number, weights=right, minlength=bins), count)
+    edges = np.arange(BINS + 1) / BINS
+    number = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+    count = np.bincount(number, minlength=BINS)
+    confidence = _ratio(np.bincount(number, weights=scores, minlength=BINS), count)
+    precision = _ratio(np.bincount(number, weights=right, minlength=BINS), count)
     rows = tuple(
         ReliabilityBin(float(low), float(high), int(size), float(mean), float(share))
         for low, high, size, mean, share in zip(edges[:-1], edges[1:], count, confidence, precision, strict=True)
     )
-    return Reliability(rows, calibration_error(scores, right, bins) if len(scores) else float("nan"))
+    return Reliability(rows, calibration_error(scores, right, BINS) if len(scores) else float("nan"))
 
 
 def _ratio(total: NDArray[Any], count: NDArray[Any]) -> Floats:

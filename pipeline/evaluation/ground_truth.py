@@ -231,7 +231,7 @@ class _Columns:
         object_names = _ordered(objects, self._objects)
         predicate_names = _ordered([self._form(name) for name in predicates], self._predicates)
         images = len(self.image_ids)
-        boxes = _floats(self._box_numbers).reshape(-1, 4)
+        boxes = np.array(self._box_numbers, np.float64).reshape(-1, 4)
         labels = _renumbered(self._objects, object_names)[_integers(self._box_labels)]
         ends = _integers(self._ends).reshape(-1, 2)
         subject, target = ends[:, 0], ends[:, 1]
@@ -275,7 +275,3 @@ def _renumbered(found: Mapping[str, int], names: Sequence[str]) -> Integers:
 
 def _integers(numbers: array[int]) -> Integers:
     return np.array(numbers, np.int64)
-
-
-def _floats(numbers: array[float]) -> Floats:
-    return np.array(numbers, np.float64)

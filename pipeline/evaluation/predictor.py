@@ -55,8 +55,8 @@ class Found:
     predicates: Integers
     scores: Floats
 
-    def unique(self, per_image: int, overlap: float = SAME_OBJECT) -> Found:
-        """Returns what is found with one box for each thing: the best of those of one name that overlap by more.
+    def unique(self, per_image: int) -> Found:
+        """Returns what is found with one box for each thing: the best of those of one name that overlap.
 
         Excludes relations of a thing with itself; keeps the best of equal relations, and the `per_image` best of all.
         """
@@ -64,7 +64,7 @@ class Found:
         assert found.scores is not None
         order = np.argsort(-found.scores, kind="stable")
         best = np.empty(len(order), np.int64)
-        best[order] = order[representatives(found.labels[order], [found.boxes[order]], [1.0], overlap)]
+        best[order] = order[representatives(found.labels[order], [found.boxes[order]], [1.0], SAME_OBJECT)]
         kept, thing = np.unique(best, return_inverse=True)
         ends = np.stack([thing[self.subjects], thing[self.objects], self.predicates], axis=1)
         _, first = np.unique(ends, axis=0, return_index=True)  # relations come best first

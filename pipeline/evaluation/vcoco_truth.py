@@ -40,7 +40,8 @@ class VcocoTruth:
     role_boxes: Floats
     """N×R×4; NaN where the person does not do the action, or does it without a thing"""
     image_ids: tuple[int, ...] = ()
-    """The id of each image"""
+    uris: tuple[str, ...] = ()
+    """The id and the file name of each image"""
 
     @property
     def unannotated(self) -> np.ndarray:
@@ -53,7 +54,9 @@ class VcocoTruth:
         image = np.array([places.get(each, -1) for each in self.image_ids], np.int64)[self.image]
         kept = np.argsort(image, kind="stable")[(image < 0).sum() :]
         columns = {name: getattr(self, name)[kept] for name in ("boxes", "labels", "role_boxes")}
-        return replace(self, images=len(image_ids), image=image[kept], image_ids=tuple(image_ids), **columns)
+        names = dict(zip(self.image_ids, self.uris, strict=True))
+        uris = tuple(names[image_id] for image_id in image_ids)
+        return replace(self, images=len(image_ids), image=image[kept], image_ids=tuple(image_ids), uris=uris, **columns)
 
 
 def read_vcoco_truth(actions: Path, instances: Path, image_ids: Iterable[int] | None = None) -> VcocoTruth:
@@ -105,6 +108,7 @@ class _Boxes:
     def __init__(self, ids: list[int], path: Path) -> None:
         position = {each: place for place, each in enumerate(ids)}
         sizes: dict[int, tuple[float, float]] = {}
+        self.uris: dict[int, str] = {}
         people: set[int] = set()
         annotations: list[dict[str, Any]] = []
         for kind, row in stream_lists(path, _INSTANCES, ("images", "annotations", "categories")):
@@ -112,6 +116,7 @@ class _Boxes:
                 people.add(row["id"])
             elif kind == "images" and int(row["id"]) in position:
                 sizes[int(row["id"])] = row["width"], row["height"]
+                self.uris[int(row["id"])] = str(row.get("file_name", row["id"]))
             elif kind == "annotations" and int(row["image_id"]) in position and row.get("ignore") != 1:
                 annotations.append({name: row[name] for name in ("id", "image_id", "category_id", "bbox", "area")})
         missing = [each for each in ids if each not in sizes]
@@ -162,6 +167,7 @@ def _truth(verbs: list[_Verb], boxes: _Boxes, ids: list[int], path: Path) -> Vco
         labels=labels,
         role_boxes=role_boxes,
         image_ids=tuple(ids),
+        uris=tuple(boxes.uris[image_id] for image_id in ids),
     )
 
 

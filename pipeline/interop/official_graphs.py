@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.data.datasets.annotations import as_id, readable, shown
+from pipeline.data.datasets.annotations import as_id, as_object, readable
+from pipeline.data.datasets.record import Draft, Unusable
 from pipeline.runtime.stage import Rejected
 from storage.tables import INT, LONG, TEXT
 from tagger.candidates.official import official_groups
@@ -27,36 +28,31 @@ def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[
 
     The table has no place for entities without a relation; they are rejected, as are relations of unknown entities.
     """
-    rejects: list[Rejected] = []
+    draft = Draft(image_id)
     triplets: list[dict[str, Any]] = []
-    if not isinstance(graphs, list):
-        return {"image_id": image_id, "triplets": []}, [Rejected(image_id, "graphs malformed", shown(graphs))]
-    for number, graph in enumerate(graphs):
-        entities, relations = (graph.get("entities"), graph.get("relations")) if isinstance(graph, dict) else (0, 0)
-        if not isinstance(entities, list) or not isinstance(relations, list):
-            rejects.append(Rejected(image_id, "graph malformed", shown(graph)))
-            continue
-        text = texts[number] if number < len(texts) else ""
-        places = _places(text)
-        nouns = [_noun(entity, text, places) for entity in entities]
-        used: set[int] = set()
-        for relation in relations:
-            values = relation if isinstance(relation, dict) else {}
-            ends = [as_id(values.get(role)) for role in ("subject", "object")]
-            predicate = values.get("relation")
-            if not isinstance(predicate, str) or not readable(predicate).strip():
-                rejects.append(Rejected(image_id, "relation malformed", shown(relation)))
-                continue
-            known = [nouns[end] if end is not None and 0 <= end < len(nouns) else None for end in ends]
-            subject, object_ = known
-            if subject is None or object_ is None:
-                rejects.append(Rejected(image_id, "relation of unknown entity", shown(relation)))
-                continue
-            used.update(end for end in ends if end is not None)
-            triplets.append(_triplet(number, subject, readable(predicate), object_, values))
-        lost = sum(index not in used for index in range(len(nouns)))
-        rejects.extend(Rejected(image_id, "entity without a relation") for _ in range(lost))
-    return {"image_id": image_id, "triplets": triplets}, rejects
+    for number, graph in enumerate(draft.listed({"graphs": graphs}, "graphs")):
+        with draft.rejecting(graph):
+            entities, relations = (as_object(graph).get(name) for name in ("entities", "relations"))
+            if not isinstance(entities, list) or not isinstance(relations, list):
+                raise Unusable("graph malformed")
+            text = texts[number] if number < len(texts) else ""
+            places = _places(text)
+            nouns = dict(enumerate(_noun(entity, text, places) for entity in entities))
+            used: set[int | None] = set()
+            for relation in relations:
+                with draft.rejecting(relation):
+                    values = as_object(relation)
+                    ends = [as_id(values.get(role)) for role in ("subject", "object")]
+                    predicate = values.get("relation")
+                    if not isinstance(predicate, str) or not readable(predicate).strip():
+                        raise Unusable("relation malformed")
+                    subject, object_ = (None if end is None else nouns.get(end) for end in ends)
+                    if subject is None or object_ is None:
+                        raise Unusable("relation of unknown entity")
+                    used.update(ends)
+                    triplets.append(_triplet(number, subject, readable(predicate), object_, values))
+            draft.rejects += [Rejected(image_id, "entity without a relation")] * len(nouns.keys() - used)
+    return {"image_id": image_id, "triplets": triplets}, draft.rejects
 
 
 def write_graphs(row: Mapping[str, Any], texts: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
@@ -103,7 +99,7 @@ def _entity(t: Mapping[str, Any], role: str, text: str) -> dict[str, Any]:
 
 def _noun(entity: Any, text: str, places: Sequence[tuple[int, int]]) -> dict[str, Any] | None:
     """Returns the columns that an entity fills for one end of a triplet; None if it has no text."""
-    values = entity if isinstance(entity, dict) else {}
+    values = as_object(entity)
     span = values.get("span")
     if not isinstance(span, str) or not readable(span).strip():
         return None
@@ -169,17 +165,14 @@ def _list(value: Any) -> list[Any]:
 
 def read_captions(image_id: int, texts: Any, source: str) -> tuple[dict[str, Any], Iterable[Rejected]]:
     """Converts texts to a row of `captions` from `source`. Rejects what is not text; draws keep their numbers."""
-    if not isinstance(texts, list):
-        return {"image_id": image_id, "captions": []}, [Rejected(image_id, "captions malformed", shown(texts))]
-    rejects = [
-        Rejected(image_id, "caption not a text", shown(text)) for text in texts if not isinstance(text, str) or not text
-    ]
-    kept = [
-        {"text": readable(text), "draw": draw, "seed": None, "log_probability": None, "source": source}
-        for draw, text in enumerate(texts)
-        if isinstance(text, str) and text
-    ]
-    return {"image_id": image_id, "captions": kept}, rejects
+    draft, kept = Draft(image_id), []
+    for number, text in enumerate(draft.listed({"captions": texts}, "captions")):
+        if isinstance(text, str) and text:
+            known = {"draw": number, "seed": None, "log_probability": None, "source": source}
+            kept.append({"text": readable(text), **known})
+        else:
+            draft.reject("caption not a text", text)
+    return {"image_id": image_id, "captions": kept}, draft.rejects
 
 
 def write_captions(row: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -195,13 +188,11 @@ _MAX_BOXES = 2**31
 
 def read_groups(image_id: int, groups: Any) -> tuple[dict[str, Any], Iterable[Rejected]]:
     """Converts groups to a row of `groups` and rejects."""
-    rejects: list[Rejected] = []
+    draft = Draft(image_id)
     kept: list[dict[str, Any]] = []
-    if not isinstance(groups, list):
-        return {"image_id": image_id, "groups": []}, [Rejected(image_id, "groups malformed", shown(groups))]
-    for group in groups:
+    for group in draft.listed({"groups": groups}, "groups"):
         if not (isinstance(group, list) and len(group) == 2 and all(isinstance(part, list) for part in group)):
-            rejects.append(Rejected(image_id, "group malformed", shown(group)))
+            draft.reject("group malformed", group)
             continue
         pairs, texts = [], []
         for pair in group[0]:
@@ -209,14 +200,14 @@ def read_groups(image_id: int, groups: Any) -> tuple[dict[str, Any], Iterable[Re
             if all(end is not None and 0 <= end < _MAX_BOXES for end in ends):
                 pairs.append(dict(zip(("subject", "object"), ends, strict=True)))
             else:
-                rejects.append(Rejected(image_id, "pair malformed", shown(pair)))
+                draft.reject("pair malformed", pair)
         for text in group[1]:
             if isinstance(text, str) and text:
                 texts.append(readable(text))
             else:
-                rejects.append(Rejected(image_id, "predicate not a text", shown(text)))
+                draft.reject("predicate not a text", text)
         kept.append({"pairs": pairs, "predicates": texts})
-    return {"image_id": image_id, "groups": kept}, rejects
+    return {"image_id": image_id, "groups": kept}, draft.rejects
 
 
 def write_groups(row: Mapping[str, Any]) -> tuple[str, list[Any]]:

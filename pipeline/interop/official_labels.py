@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, as_number, readable, shown
+from pipeline.data.datasets.annotations import NO_IMAGE, as_id, as_number, as_object, readable, shown
+from pipeline.data.datasets.record import Box, Draft, Unusable, numbers_of
 from pipeline.interop.json_writer import number
 from pipeline.runtime.stage import Rejected
 from storage.tables import LONG, TEXT
@@ -47,14 +48,16 @@ def read_element(entry: Any) -> LabelledImage | Rejected:
     if image_id is None:
         return Rejected(NO_IMAGE, "image id not an integer", shown(entry))
     dataset = entry.get("dataset", VISUAL_GENOME)
-    rejects: list[Rejected] = []
+    draft = Draft(image_id)
     if not isinstance(dataset, str) or not DATASET.fullmatch(dataset):
-        rejects.append(Rejected(image_id, "dataset unknown", shown(dataset)))
+        draft.reject("dataset unknown", dataset)
         dataset = VISUAL_GENOME
     split = entry.get("data_split")
     split = split if isinstance(split, str) and split else "train2017" if dataset == "coco2017" else "train"
-    boxes, places = _boxes(image_id, entry.get("objects"), rejects)
-    annotated, scored = _relations(image_id, entry.get("relationships"), places, dataset, rejects)
+    for item in draft.listed(entry, "objects"):
+        with draft.rejecting(item):
+            _add_box(draft, item)
+    annotated, scored = _relations(draft, entry, dataset)
     image = {
         "dataset": dataset,
         "split": readable(split),
@@ -63,10 +66,10 @@ def read_element(entry: Any) -> LabelledImage | Rejected:
         "digest": "",
         "width": None,
         "height": None,
-        "boxes": boxes,
+        "boxes": [box._asdict() for box in draft.boxes],
         "relations": annotated,
     }
-    return LabelledImage(image, scored, rejects)
+    return LabelledImage(image, scored, draft.rejects)
 
 
 class ElementWriter:
@@ -134,68 +137,56 @@ def _image_id(value: Any) -> tuple[int | None, str]:
     return (as_id(digits.group(1)), readable(value)) if digits else (None, "")
 
 
-def _boxes(image_id: int, listed: Any, rejects: list[Rejected]) -> tuple[list[dict[str, Any]], dict[int, int]]:
-    """Returns the usable boxes and object id → box index."""
-    boxes: list[dict[str, Any]] = []
-    places: dict[int, int] = {}
-    for entry in _list(image_id, "objects", listed, rejects):
-        values = entry if isinstance(entry, dict) else {}
-        object_id, name = as_id(values.get("object_id")), _name(values.get("names"))
-        numbers = as_four_numbers([values.get(side) for side in "xywh"])
-        if object_id is None or name is None or numbers is None or not all(abs(v) < _MAX_PIXELS for v in numbers):
-            rejects.append(Rejected(image_id, "box malformed", shown(entry)))
-            continue
-        x, y, w, h = numbers
-        left, top = max(x, 0.0), max(y, 0.0)
-        right, bottom = x + w, y + h
-        if right - left <= 0 or bottom - top <= 0:
-            rejects.append(Rejected(image_id, "box empty or outside", shown(entry)))
-        elif object_id in places:
-            rejects.append(Rejected(image_id, "object id twice", shown(entry)))
-        else:
-            # A box inside the image keeps its exact numbers: recomputing its coordinates would round them.
-            w, h = (w if left == x else right - left), (h if top == y else bottom - top)
-            if (left, top) != (x, y):
-                rejects.append(Rejected(image_id, "box clamped", shown(entry)))
-            places[object_id] = len(boxes)
-            boxes.append(
-                {"category": name, "x": left, "y": top, "w": w, "h": h, "crowd": False, "source_id": object_id}
-            )
-    return boxes, places
+def _add_box(draft: Draft, item: Any) -> None:
+    """Adds a box by its object id. Raises `Unusable`."""
+    values = as_object(item)
+    object_id, name = as_id(values.get("object_id")), _name(values.get("names"))
+    x, y, w, h = numbers_of([values.get(side) for side in "xywh"])
+    if object_id is None or name is None or not all(abs(side) < _MAX_PIXELS for side in (x, y, w, h)):
+        raise Unusable("box malformed")
+    left, top = max(x, 0.0), max(y, 0.0)
+    right, bottom = x + w, y + h
+    if right - left <= 0 or bottom - top <= 0:
+        raise Unusable("box empty or outside")
+    if object_id in draft.places:
+        raise Unusable("object id twice")
+    # A box inside the image keeps its exact numbers: recomputing its coordinates would round them.
+    w, h = (w if left == x else right - left), (h if top == y else bottom - top)
+    if (left, top) != (x, y):
+        draft.reject("box clamped", item)
+    draft.add(Box(name, left, top, w, h, False, object_id), object_id)
 
 
 def _relations(
-    image_id: int, listed: Any, places: Mapping[int, int], dataset: str, rejects: list[Rejected]
+    draft: Draft, entry: Mapping[str, Any], dataset: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Returns annotated relations, and relations with a confidence."""
     annotated: dict[tuple[int, str, int], None] = {}
     scored: dict[tuple[int, str, int], float] = {}
-    for entry in _list(image_id, "relationships", listed, rejects):
-        values = entry if isinstance(entry, dict) else {}
-        predicate = _name(values.get("predicate"))
-        ends = as_id(values.get("subject_id")), as_id(values.get("object_id"))
-        if predicate is None or None in ends:
-            rejects.append(Rejected(image_id, "relation malformed", shown(entry)))
-            continue
-        subject, object_ = (places.get(end) if end is not None else None for end in ends)
-        if subject is None or object_ is None:
-            rejects.append(Rejected(image_id, "relation of unknown box", shown(entry)))
-            continue
-        if subject == object_:
-            rejects.append(Rejected(image_id, "relation to itself (kept)", shown(entry)))
-        key = (subject, predicate, object_)
-        if key in annotated or key in scored:
-            rejects.append(Rejected(image_id, "relation twice", shown(entry)))
-        confidence = values.get("confidence")
-        if confidence is None and dataset == VISUAL_GENOME:
-            annotated[key] = None
-            continue
-        if confidence is None:
-            rejects.append(Rejected(image_id, "relation without confidence (kept with 1)", shown(entry)))
-        score = _score(1.0 if confidence is None else confidence)
-        if score is None:
-            rejects.append(Rejected(image_id, "confidence not a number from 0 to 1", shown(entry)))
-        else:
+    for item in draft.listed(entry, "relationships"):
+        with draft.rejecting(item):
+            values = as_object(item)
+            predicate = _name(values.get("predicate"))
+            ends = as_id(values.get("subject_id")), as_id(values.get("object_id"))
+            if predicate is None or None in ends:
+                raise Unusable("relation malformed")
+            if not draft.places.keys() >= {*ends}:
+                raise Unusable("relation of unknown box")
+            subject, object_ = (draft.places[end] for end in ends)
+            if subject == object_:
+                draft.reject("relation to itself (kept)", item)
+            key = (subject, predicate, object_)
+            if key in annotated or key in scored:
+                draft.reject("relation twice", item)
+            confidence = values.get("confidence")
+            if confidence is None and dataset == VISUAL_GENOME:
+                annotated[key] = None
+                continue
+            if confidence is None:
+                draft.reject("relation without confidence (kept with 1)", item)
+            score = as_number(1.0 if confidence is None else confidence)
+            if score is None or not 0 <= score <= 1:
+                raise Unusable("confidence not a number from 0 to 1")
             scored[key] = max(score, scored.get(key, 0.0))
     return (
         [{"subject": s, "predicate": p, "object": o} for s, p, o in annotated],
@@ -206,22 +197,10 @@ def _relations(
     )
 
 
-def _list(image_id: int, name: str, found: Any, rejects: list[Rejected]) -> list[Any]:
-    if isinstance(found, list):
-        return found
-    rejects.append(Rejected(image_id, f"{name} malformed", shown(found)))
-    return []
-
-
 def _name(value: Any) -> str | None:
     """Returns a name; from a list of names (Visual Genome's own layout), the first."""
     first = value[0] if isinstance(value, list) and value else value
     return readable(first) if isinstance(first, str) and readable(first).strip() else None
-
-
-def _score(value: Any) -> float | None:
-    found = as_number(value)
-    return found if found is not None and 0 <= found <= 1 else None
 
 
 def _uri(dataset: str, split: str, image_id: int, name: str) -> str:

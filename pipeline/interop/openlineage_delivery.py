@@ -59,7 +59,10 @@ def send_events(events: Iterable[RunEvent], url: str) -> int:
     auth = ApiKeyTokenProvider({"apiKey": key}) if key else TokenProvider({})
     base = url if url.endswith("/") else f"{url}/"
     shown, sent = redacted(url), 0
-    transport = HttpTransport(HttpConfig(url=base, timeout=TIMEOUT, auth=auth, retry=retry))
+    try:
+        transport = HttpTransport(HttpConfig(url=base, timeout=TIMEOUT, auth=auth, retry=retry))
+    except ValueError:
+        raise FatalError(f"{shown}: not a server URL; write e.g. http://127.0.0.1:5000") from None
     try:
         for event in events:
             transport.emit(event)

@@ -37,7 +37,7 @@ from pipeline.runtime.execute import installed_version
 from pipeline.stages.order import chain_order
 from storage.artifact import Artifact
 from storage.digests import digest_json
-from storage.manifest import FileEntry, Manifest
+from storage.manifest import Manifest
 from storage.runs import Run as StoredRun
 from storage.runs import RunRecord
 
@@ -202,50 +202,40 @@ class LineageTable:
     artifacts: Sequence[Artifact]
 
     @property
-    def version(self) -> dict[str, DatasetFacet]:
-        """The facet with the content's digest, which does not change if the stage runs again and writes equal bytes."""
+    def facets(self) -> dict[str, DatasetFacet]:
+        """The content's digest, which stays if the stage writes equal bytes again, and the columns, if declared."""
         contents = [artifact.content for artifact in self.artifacts]
         digest = contents[0] if len(contents) == 1 else digest_json(contents)
-        return {"version": dataset_version_dataset.DatasetVersionDatasetFacet(datasetVersion=digest)}
+        facets: dict[str, DatasetFacet] = {
+            "version": dataset_version_dataset.DatasetVersionDatasetFacet(datasetVersion=digest)
+        }
+        if (schema := schema_of(self.stage, self.table)) is not None:
+            facets["schema"] = schema_dataset.SchemaDatasetFacet(fields=_fields(schema))
+        return facets
 
-    @property
-    def schema(self) -> dict[str, DatasetFacet]:
-        """The facet with the columns; empty for an undeclared table."""
-        schema = schema_of(self.stage, self.table)
-        return {} if schema is None else {"schema": schema_dataset.SchemaDatasetFacet(fields=_fields(schema))}
-
-    @cached_property
-    def rows(self) -> int:
-        """Number of rows in all partitions."""
-        return sum(entry.rows or 0 for entry in self._entries)
-
-    @cached_property
-    def size(self) -> int:
-        """Size of all partitions in bytes."""
-        return sum(entry.size for entry in self._entries)
-
-    @cached_property
-    def _entries(self) -> list[FileEntry]:
-        files = [artifact.manifest.files for artifact in self.artifacts]
-        return [found[f"{self.table}.parquet"] for found in files if f"{self.table}.parquet" in found]
+    def measured(self) -> tuple[int, int]:
+        """Rows and bytes of all partitions."""
+        files = [artifact.manifest.files.get(f"{self.table}.parquet") for artifact in self.artifacts]
+        return sum(entry.rows or 0 for entry in files if entry), sum(entry.size for entry in files if entry)
 
 
 def input_dataset(table: LineageTable) -> InputDataset:
     """A table that a job read, with its rows and bytes."""
+    rows, size = table.measured()
     metrics = data_quality_metrics_input_dataset.DataQualityMetricsInputDatasetFacet(
-        columnMetrics={}, rowCount=table.rows, bytes=table.size, fileCount=len(table.artifacts)
+        columnMetrics={}, rowCount=rows, bytes=size, fileCount=len(table.artifacts)
     )
-    facets = {**table.version, **table.schema}
-    return InputDataset(table.namespace, table.name, facets=facets, inputFacets={"dataQualityMetrics": metrics})
+    return InputDataset(table.namespace, table.name, facets=table.facets, inputFacets={"dataQualityMetrics": metrics})
 
 
 def output_dataset(table: LineageTable, inputs: Sequence[LineageTable]) -> OutputDataset:
     """A table that a job wrote from `inputs`. The main table of the stage also states what was rejected."""
-    facets = {**table.version, **table.schema, **_column_lineage(table, inputs)}
+    facets = {**table.facets, **_column_lineage(table, inputs)}
     if table.table == WRITTEN.get(table.stage, ("", None))[0]:
         facets["rlip_rows"] = _rows(table.artifacts)
+    rows, size = table.measured()
     statistics = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(
-        rowCount=table.rows, size=table.size, fileCount=len(table.artifacts)
+        rowCount=rows, size=size, fileCount=len(table.artifacts)
     )
     return OutputDataset(table.namespace, table.name, facets=facets, outputFacets={"outputStatistics": statistics})
 

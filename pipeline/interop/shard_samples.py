@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from pipeline.training.sample import SampleBox
 from storage.errors import FatalError
 from storage.shards.index import artifact_index
 from storage.shards.scan import ENDS_EARLY, Member, Refused, scan_tar
@@ -48,16 +49,6 @@ class TarSample:
         return next((m for m in self.members if m.extension == LABELS), None)
 
 
-class SeenBox(NamedTuple):
-    """A box of a label file: category, and x, y, w, h in pixels."""
-
-    category: str
-    x: float
-    y: float
-    w: float
-    h: float
-
-
 class SeenRelation(NamedTuple):
     """A relation of a label file, by box indices. `confidence` is None if the file states none."""
 
@@ -71,7 +62,7 @@ class SeenRelation(NamedTuple):
 class SeenLabels:
     """The readable contents of a label file. Fields unknown to this version are ignored."""
 
-    boxes: tuple[SeenBox, ...]
+    boxes: tuple[SampleBox, ...]
     relations: tuple[SeenRelation, ...]
     width: int | None
     """Width in pixels of the image that the boxes refer to."""
@@ -140,7 +131,7 @@ def read_labels(data: bytes) -> SeenLabels | None:
     """Reads labels in this project's format. None for anything else, such as other JSON."""
     try:
         values = json.loads(data)
-        boxes = [SeenBox(str(box["category"]), *(_number(box[side]) for side in "xywh")) for box in values["objects"]]
+        boxes = [SampleBox(str(box["category"]), *(_number(box[side]) for side in "xywh")) for box in values["objects"]]
         relations = [_relation(relation, len(boxes)) for relation in values["relations"]]
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError):
         return None

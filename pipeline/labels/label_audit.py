@@ -14,8 +14,10 @@ from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, judged_labels, kept_labels
 from pipeline.labels.label_overrides import Overrides
 from pipeline.labels.labelled_partitions import candidates
+from pipeline.runtime.stage import dataset_of
 from storage.artifact import Artifact
 from storage.errors import FatalError
+from storage.runs import Run
 from tagger.audit.labels import (
     AUDITED_RECALL,
     SYMMETRIC,
@@ -32,6 +34,11 @@ from tagger.labelling.calibration import calibration_error
 from tagger.matching import match
 from tagger.pair import Pair
 from tagger.relation import Relation
+
+
+def learned_datasets(run: Run) -> frozenset[str]:
+    """Returns the datasets that the run's tagger learned from; none if taggers of several folds label unseen images."""
+    return frozenset(map(dataset_of, run.keys("shard_tagger"))) if run.keys("train_tagger") else frozenset()
 
 
 @dataclass(frozen=True)
@@ -95,14 +102,17 @@ class LabelAudit:
     """Predicates with the most kept labels come first."""
     rules: tuple[RuleScores, ...] = ()
     """Every rule, over the labels that have what it weighs; empty unless asked for."""
+    learned_from: bool = False
+    """Whether the tagger may have learned from these images, which flatters its labels."""
 
     @property
     def in_words(self) -> str:
-        """How many relations recall is over."""
+        """How many relations recall is over, and whether the tagger learned from their images."""
         reachable = self.reachable / self.given if self.given else 0.0
+        learned = "; not cross-validated: the tagger learned from these images" if self.learned_from else ""
         return (
             f"{self.given:,}, of which candidates reach {self.reachable:,}; recall .8 of the reachable is "
-            f"{AUDITED_RECALL * reachable:.3f} of all"
+            f"{AUDITED_RECALL * reachable:.3f} of all{learned}"
         )
 
     @property
@@ -126,6 +136,7 @@ class LabelCount:
     choice: ChoiceSettings
     overrides: Mapping[str, Overrides] = field(default_factory=dict)
     """Partition → what reviewers have settled."""
+    learned_from: bool = False
     _truth: list[set[Fact]] = field(default_factory=list)
     _relations: list[list[Relation]] = field(default_factory=list)
     _confidences: list[list[float]] = field(default_factory=list)
@@ -202,6 +213,7 @@ class LabelCount:
             if labels and len(probabilities) == len(labels)
             else None,
             predicates=audit_predicates(ranked, self._pairs, self._truth, self._kept),
+            learned_from=self.learned_from,
         )
 
     def _scores(self, curve: LabelCurve, kept: Sequence[set[Fact]]) -> LabelScores:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -13,7 +12,6 @@ import pyarrow.compute as pc
 
 from storage.artifact import Artifact
 from storage.errors import FatalError
-from storage.manifest import Manifest
 from storage.runs import Run
 from storage.tables import CANDIDATES
 
@@ -84,32 +82,8 @@ def partition_artifacts(run: Run, datasets: Sequence[str]) -> Iterator[tuple[str
         yield partition, LabelledPartition(*(None if one is None else held(one) for one in there))
 
 
-@dataclass(frozen=True)
-class HeldArtifact(Artifact):
-    """A wrapper of artifact `of` that keeps the tables it has read in memory for as long as it lives."""
-
-    of: Artifact
-
-    @property
-    def manifest(self) -> Manifest:
-        """The manifest."""
-        return self.of.manifest
-
-    def file(self, name: str) -> Path:
-        """Path of one data file."""
-        return self.of.file(name)
-
-    def table(self, name: str) -> pa.Table:
-        """The table `name`, as `Artifact.table` returns it."""
-        if name not in self._held:
-            self._held[name] = super().table(name)
-        return self._held[name]
-
-    @cached_property
-    def _held(self) -> dict[str, pa.Table]:
-        return {}
-
-
-def held(artifact: Artifact) -> HeldArtifact:
-    """The same artifact, reading each table once."""
-    return HeldArtifact(artifact.folder, artifact)
+def held(artifact: Artifact) -> Artifact:
+    """A copy of an artifact that keeps the tables it has read in memory for as long as it lives."""
+    copy = replace(artifact)
+    object.__setattr__(copy, "table", cache(artifact.table))
+    return copy

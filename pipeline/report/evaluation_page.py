@@ -1,4 +1,4 @@
-"""Writes an evaluation, or a comparison of several, as one self-contained HTML page, and an evaluation as Markdown."""
+"""Renders an evaluation, or a comparison of several, as one self-contained HTML page, and an evaluation as Markdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from pipeline.report.formatting import without_controls
 from pipeline.report.page import render_page
 from pipeline.report.report_folder import meta_of
 from pipeline.runtime.wording import markdown_table
-from storage.atomic import write_atomic
 
 MARK = "rlip-evaluation"
 """Name of the meta element that marks an evaluation page; its content is the stamp."""
@@ -79,24 +78,6 @@ class PublishedTable:
     rows: tuple[PublishedRow, ...]
 
 
-def write_evaluation_page(
-    summary: EvaluationSummary,
-    page: Path,
-    images: EvaluatedImages | None = None,
-    count: int = IMAGES,
-    *,
-    home: str = "",
-    stamp: str = "",
-) -> Path:
-    """Writes the page of an evaluation and returns its path. Given images, it shows the `count` best and worst.
-
-    `home`: address of a page to link back to; `stamp`: what `stamp_of` returns.
-    """
-    text = evaluation_page(summary, images, count, home=home, stamp=stamp)
-    write_atomic(page, text.encode())
-    return page
-
-
 def stamp_of(page: Path) -> str | None:
     """The stamp of an evaluation page; None if `page` is not one."""
     return meta_of(page, MARK)
@@ -110,7 +91,11 @@ def evaluation_page(
     home: str = "",
     stamp: str = "",
 ) -> str:
-    """Renders the page as HTML. It loads nothing, runs no script and shows all names as text."""
+    """Renders the page of an evaluation as HTML. Given images, it shows the `count` best and worst.
+
+    `home`: address of a page to link back to; `stamp`: what `stamp_of` returns. The page loads nothing, runs no script
+    and shows all names as text.
+    """
     best, worst = best_and_worst_images(images, count) if images else ([], [])
     tables = published_tables(summary)
     return render_page(
@@ -284,16 +269,13 @@ FILTERS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def write_comparison_page(comparison: Comparison, page: Path, *, home: str = "", stamp: str = "") -> None:
-    """Writes the page. It loads nothing, runs no script and shows all names as text.
-
-    `home` and `stamp` as in `write_evaluation_page`.
-    """
+def comparison_page(comparison: Comparison, *, home: str = "", stamp: str = "") -> str:
+    """Renders a comparison of models as HTML. `home` and `stamp` as in `evaluation_page`."""
     by_recall = [(RECALLS[: np.count_nonzero(each) or 1], np.array(each)) for each in comparison.precision]
     by_overlap = [(np.array(OVERLAPS), np.array(each)) for each in comparison.by_overlap]
     judged = [each for each in comparison.classes if not math.isnan(each.differences[0].low)]
     judged.sort(key=lambda each: (-max(abs(one.value) for one in each.differences), each.name))
-    text = render_page(
+    return render_page(
         "comparison.html",
         ("report.css", "evaluation.css"),
         {**FILTERS, "difference": lambda found: found.text(FILTERS["signed"])},
@@ -311,7 +293,6 @@ def write_comparison_page(comparison: Comparison, page: Path, *, home: str = "",
         clear=sum(any(one.leaves_out_zero for one in each.differences) for each in judged),
         judged=len(judged),
     )
-    write_atomic(page, text.encode())
 
 
 def _chart(title: str, models: Sequence[str], curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Chart:

@@ -15,7 +15,7 @@ from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.labels.label_audit import CaptionAudit, CaptionCount, LabelAudit, LabelCount
+from pipeline.labels.label_audit import CaptionAudit, CaptionCount, LabelAudit, LabelCount, learned_datasets
 from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.labelled_partitions import LabelledPartition, byte_copies, labelled_partitions, partition_artifacts
@@ -27,7 +27,7 @@ from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run, RunRecord
 
-_VERSION = 9
+_VERSION = 10
 """Incremented whenever the same run would give different figures."""
 
 
@@ -74,7 +74,8 @@ def compute_figures(
 ) -> Figures:
     """Computes the figures of a run. `datasets` are the labelled datasets; `choice` is what the shards keep."""
     tally, settled = LabelTally(), overrides_of(run)
-    audits = {dataset: _AuditCount(dataset, choice, settled) for dataset in datasets}
+    learned = learned_datasets(run)
+    audits = {dataset: _AuditCount(dataset, choice, settled, dataset in learned) for dataset in datasets}
     digests: list[pa.ChunkedArray] = []
     for partition, found in partition_artifacts(run, datasets):
         if found.images is not None:
@@ -141,11 +142,11 @@ def run_stamp(run: Run) -> str:
 class _AuditCount:
     """Collects a `DatasetAudit` over the partitions of one dataset."""
 
-    def __init__(self, dataset: str, choice: ChoiceSettings, settled: Mapping[str, Overrides]) -> None:
+    def __init__(self, dataset: str, choice: ChoiceSettings, settled: Mapping[str, Overrides], learned: bool) -> None:
         self.partitions = 0
         """Partitions whose images the run has."""
         self._dataset, self._has_truth, self._is_tagged, self._is_parsed = dataset, False, False, False
-        self._labels, self._captions = LabelCount(choice, settled), CaptionCount()
+        self._labels, self._captions = LabelCount(choice, settled, learned), CaptionCount()
         self._covered = CoverageCount(choice, settled)
 
     def add(self, found: LabelledPartition) -> None:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from pipeline.runtime.wording import one_line
@@ -60,6 +62,18 @@ def table(title: str | None, *columns: str) -> Table:
             column, justify="right" if place else "left", header_style="dim", no_wrap=not place, min_width=longest
         )
     return made
+
+
+def byte_bars(console: Console, disable: bool) -> Progress:
+    """Progress bars of bytes, which vanish in the end."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, disable=disable)
 
 
 def in_words(row: Mapping[str, Any]) -> tuple[str, str]:

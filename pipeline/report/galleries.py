@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data.images.folders import locate_image, open_folder
@@ -24,7 +24,9 @@ class Gallery:
     name: str
     title: str
     how: str
-    cards: tuple[Card, ...]
+    samples: tuple[Sample, ...]
+    cards: tuple[Card, ...] = ()
+    """The samples as they are drawn."""
 
 
 @dataclass(frozen=True)
@@ -47,37 +49,38 @@ class Galleries:
 
 
 def draw_galleries(view: RunView, count: int, seed: int, folder: Path) -> Galleries:
-    """Chooses the images of a run and saves them below `folder`. An image in both galleries is saved once."""
-    chosen = choose_images(view.run, view.label_sets, view.choice, count, seed)
-    datasets = {sample.row["dataset"] for each in chosen for sample in each.samples}
-    absent = {dataset: reason for dataset in sorted(datasets) if (reason := _absence(view.image_folders, dataset))}
+    """Chooses the images of a run, `count` at random and half as many of the hardest, and saves them below `folder`.
+
+    An image in both galleries is saved once. A gallery without images is omitted.
+    """
+    run, datasets, choice = view.run, view.label_sets, view.choice
+    random_ones, hardest = (
+        random_images(run, datasets, choice, count, seed),
+        hardest_images(run, datasets, choice, count // 2, seed),
+    )
+    chosen = [each for each in (random_ones, hardest) if each.samples]
+    sets = {sample.row["dataset"] for each in chosen for sample in each.samples}
+    absent = {dataset: reason for dataset in sorted(sets) if (reason := _absence(view.image_folders, dataset))}
+    cards = [
+        [
+            _card(f"{each.name}-{number}", sample, view.image_folders, absent, folder)
+            for number, sample in enumerate(each.samples, start=1)
+        ]
+        for each in chosen
+    ]
     return Galleries(
-        tuple(
-            Gallery(
-                each.name,
-                each.title,
-                each.how,
-                tuple(
-                    _card(f"{each.name}-{number}", sample, view.image_folders, absent, folder)
-                    for number, sample in enumerate(each.samples, start=1)
-                ),
-            )
-            for each in chosen
-        ),
-        absent,
+        tuple(replace(each, cards=tuple(drawn)) for each, drawn in zip(chosen, cards, strict=True)), absent
     )
 
 
 def highlights(arrows: int) -> str:
     """Style rules that highlight a hovered or focused relation in list and image, without a script."""
-    return "".join(_highlights(arrows))
-
-
-def _highlights(arrows: int) -> Iterator[str]:
-    for n in range(1, arrows + 1):
-        yield f".card:has(.r{n}:is(:hover,:focus)) .a{n}{{display:inline;opacity:1}}"
-        yield f".card:has(.r{n}:is(:hover,:focus)) .a{n} rect{{display:inline}}"
-        yield f".card:has(.a{n}:hover) .r{n}{{background:var(--mark)}}"
+    return "".join(
+        f".card:has(.r{n}:is(:hover,:focus)) .a{n}{{display:inline;opacity:1}}"
+        f".card:has(.r{n}:is(:hover,:focus)) .a{n} rect{{display:inline}}"
+        f".card:has(.a{n}:hover) .r{n}{{background:var(--mark)}}"
+        for n in range(1, arrows + 1)
+    )
 
 
 def _absence(folders: Mapping[str, Path | str], dataset: str) -> str:
@@ -109,28 +112,7 @@ EXAMINED = 5000
 """Maximum number of images from which the hardest are chosen: a thousand take about a second."""
 
 
-@dataclass(frozen=True)
-class ImageChoice:
-    """The images of one gallery, and a sentence that says how they were chosen and from how many."""
-
-    name: str
-    title: str
-    how: str
-    samples: tuple[Sample, ...]
-
-
-def choose_images(
-    run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int
-) -> list[ImageChoice]:
-    """Chooses `count` images at random and half as many of the hardest. A gallery without images is omitted."""
-    chosen = [
-        random_images(run, datasets, choice, count, seed),
-        hardest_images(run, datasets, choice, count // 2, seed),
-    ]
-    return [each for each in chosen if each.samples]
-
-
-def random_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> ImageChoice:
+def random_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> Gallery:
     """Draws at most `count` images of the labelled datasets with equal probability.
 
     The draw depends only on the seed and on the number of images per partition, so every copy of a run repeats it.
@@ -148,13 +130,13 @@ def random_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, cou
     how = f"{len(samples):,} of {population:,} images, drawn at random with seed {seed}."
     if len(samples) == population:
         how = f"All {population:,} images."
-    return ImageChoice("random", "Drawn at random", how, samples)
+    return Gallery("random", "Drawn at random", how, samples)
 
 
-def hardest_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> ImageChoice:
+def hardest_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, count: int, seed: int) -> Gallery:
     """Chooses at most `count` images whose labels disagree most with the ground truth, in descending order.
 
-    If no image has ground truth, chooses those with the most uncertain scores. If there are more than `EXAMINED`
+    If no image has ground truth, chooses those with the most uncertain labels. If there are more than `EXAMINED`
     images, considers only as many whole partitions, drawn with the seed, as are needed to reach that number.
     """
     sizes = _sizes(run, datasets)
@@ -176,12 +158,12 @@ def hardest_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, co
         samples = [sample for sample in ranked if sample.doubt][:count]
         of_which, what = (
             "images",
-            ("the most doubtful labels: the expected number of wrong decisions if each score were a probability."),
+            ("the most doubtful labels: the expected number of wrong decisions if each confidence were a probability."),
         )
     among = f"{len(judged) if judged else len(every):,} {of_which}"
     if len(examined) < len(sizes):
         among += f" in {len(examined):,} of {len(sizes):,} partitions, drawn with seed {seed}"
-    return ImageChoice("hardest", "Hardest", f"Of {among}, the {len(samples):,} with {what}", tuple(samples))
+    return Gallery("hardest", "Hardest", f"Of {among}, the {len(samples):,} with {what}", tuple(samples))
 
 
 def _sizes(run: Run, datasets: Sequence[str]) -> Mapping[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +11,7 @@ from rich.text import Text
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import choice_or_all
-from pipeline.labels.label_audit import LabelAudit, LabelCount, LabelScores
+from pipeline.labels.label_audit import LabelAudit, LabelCount, LabelScores, learned_datasets
 from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import partition_artifacts
@@ -48,7 +47,8 @@ class LabelView:
         choice = choice_or_all(run)
         datasets = sorted({dataset_of(partition) for partition in run.artifacts("tag")})
         tally, settled, spread = LabelTally(), overrides_of(run), np.zeros(BINS, np.int64)
-        labels = {dataset: LabelCount(choice, settled) for dataset in datasets}
+        learned = learned_datasets(run)
+        labels = {dataset: LabelCount(choice, settled, dataset in learned) for dataset in datasets}
         covered = {dataset: CoverageCount(choice, settled) for dataset in datasets}
         for partition, found in partition_artifacts(run, datasets):
             tally.add(label_tally(found, choice, settled.get(partition)))
@@ -74,7 +74,10 @@ class LabelView:
 
     def print(self, console: Console) -> None:
         """Prints the tables."""
-        console.print(Text(sanitise(" → ".join(self._yield()))))
+        levels = (
+            f"{count:,} {f'kept ({self.choice})' if name == 'kept' else name}" for name, count in self.counts.levels()
+        )
+        console.print(Text(sanitise(" → ".join(levels))))
         parts = [self._losses()] if self.counts.lost else []
         parts += [self._spread(), self._usual()]
         for dataset in sorted(self.audits.keys() | self.coverage.keys()):
@@ -86,10 +89,6 @@ class LabelView:
             console.print()
             console.print(part)
         console.print()
-
-    def _yield(self) -> Iterator[str]:
-        for name, count in self.counts.levels():
-            yield f"{count:,} {f'kept ({self.choice})' if name == 'kept' else name}"
 
     def _losses(self) -> Group:
         losses = table("What led to nothing, and why", "of", "number", "reason")

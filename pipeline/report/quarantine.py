@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.stages.order import chain_order
 from storage.artifact import Artifact
 from storage.runs import Run
 
 EXAMPLES = 3
-
-
-class Example(NamedTuple):
-    """A quarantined row."""
-
-    image_id: int
-    value: str
 
 
 @dataclass(frozen=True)
@@ -28,47 +21,37 @@ class Quarantined:
     step: str
     reason: str
     count: int
-    examples: tuple[Example, ...]
+    examples: tuple[Mapping[str, Any], ...]
 
 
 def quarantine(run: Run) -> list[Quarantined]:
     """All reasons of all steps, in DAG order; within a step, the most frequent reason comes first."""
-    return [found for step in sorted(run.steps(), key=chain_order) for found in _of_step(run, step)]
+    found = []
+    for step in sorted(run.steps(), key=chain_order):
+        artifacts = list(run.artifacts(step).values())
+        counts = _counts(artifacts)
+        rows = sampled(artifacts, EXAMPLES * len(counts))
+        for reason, count in counts.items():
+            found.append(Quarantined(step, reason, count, tuple(row for row in rows if row["reason"] == reason)))
+    return found
 
 
 def sampled(artifacts: Iterable[Artifact], most: int) -> list[dict[str, Any]]:
     """Samples about `most` quarantined rows: equally many per reason, at least one; most frequent reason first."""
-    held = [(artifact, artifact.manifest.counts.rejected) for artifact in artifacts]
-    counts: Counter[str] = Counter()
-    for _, reasons in held:
-        counts.update(reasons)
-    left = {
-        reason: max(1, most // len(counts)) for reason in sorted(counts, key=lambda reason: (-counts[reason], reason))
-    }
-    found: dict[str, list[dict[str, Any]]] = {reason: [] for reason in left}
-    for artifact, reasons in held:
-        if any(len(found[reason]) < left[reason] for reason in reasons):
+    held = list(artifacts)
+    found: dict[str, list[dict[str, Any]]] = {reason: [] for reason in _counts(held)}
+    each = max(1, most // max(len(found), 1))
+    for artifact in held:
+        if any(len(found[reason]) < each for reason in artifact.manifest.counts.rejected):
             for row in artifact.rejected().to_pylist():
-                if len(found[row["reason"]]) < left[row["reason"]]:
+                if len(found[row["reason"]]) < each:
                     found[row["reason"]].append(row)
     return [row for rows in found.values() for row in rows]
 
 
-def _of_step(run: Run, step: str) -> Sequence[Quarantined]:
-    counts: dict[str, int] = {}
-    examples: dict[str, list[Example]] = {}
-    for artifact in run.artifacts(step).values():
-        for reason, count in artifact.manifest.counts.rejected.items():
-            counts[reason] = counts.get(reason, 0) + count
-        for reason, example in _rows(artifact):
-            kept = examples.setdefault(reason, [])
-            if len(kept) < EXAMPLES:
-                kept.append(example)
-    ranked = sorted(counts, key=lambda reason: (-counts[reason], reason))
-    return [Quarantined(step, reason, counts[reason], tuple(examples.get(reason, ()))) for reason in ranked]
-
-
-def _rows(artifact: Artifact) -> Iterator[tuple[str, Example]]:
-    if artifact.manifest.counts.rejected:
-        for row in artifact.rejected().to_pylist():
-            yield row["reason"], Example(row["image_id"], row["value"])
+def _counts(artifacts: Iterable[Artifact]) -> dict[str, int]:
+    """Reason → number of rows, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for artifact in artifacts:
+        counts.update(artifact.manifest.counts.rejected)
+    return dict(sorted(counts.items(), key=lambda reason: (-reason[1], reason[0])))

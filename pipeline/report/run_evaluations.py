@@ -26,7 +26,7 @@ from pipeline.evaluation.published import published_test_set
 from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.summary import EvaluationSummary, summarise
 from pipeline.report.evaluation_images import EvaluatedImages
-from pipeline.report.evaluation_page import evaluation_markdown, stamp_of, write_comparison_page, write_evaluation_page
+from pipeline.report.evaluation_page import comparison_page, evaluation_markdown, evaluation_page, stamp_of
 from pipeline.report.view import RunView
 from pipeline.runtime.plugins import load_plugin
 from storage.artifact import Artifact
@@ -127,7 +127,8 @@ def _write_variant(
     evaluation: Callable[[str], _Evaluation], variant: str, shown: int, stamp: str, page: Path, markdown: Path
 ) -> None:
     summary, images, _, _ = evaluation(variant)
-    write_evaluation_page(summary, page, images if shown else None, shown, home=HOME, stamp=stamp)
+    text = evaluation_page(summary, images if shown else None, shown, home=HOME, stamp=stamp)
+    write_atomic(page, text.encode())
     write_atomic(markdown, evaluation_markdown(summary).encode())
 
 
@@ -140,7 +141,7 @@ def _write_comparison(
         raise ValueError("the variants were evaluated on different images")
     models, rules = [each.model for each in found], summary.caveats[:1]
     comparison = compare(summary.benchmark, models, summary.predicates, rules, resamples=RESAMPLES)
-    write_comparison_page(comparison, page, home=HOME, stamp=stamp)
+    write_atomic(page, comparison_page(comparison, home=HOME, stamp=stamp).encode())
 
 
 def _first_seeds(run: Run) -> dict[str, tuple[str, Artifact]]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
+from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, judged_labels, kept_labels
 from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.labelled_partitions import candidates, labelled_partitions
 from pipeline.training.sample import SampleRelation
@@ -36,14 +36,15 @@ class ShownBox(NamedTuple):
 
 
 class ShownRelation(NamedTuple):
-    """A label as text. `score`: None below the recording floor. `right`: None if the image has no ground truth."""
+    """A label as text. `right`: None if the image has no ground truth."""
 
     subject: str
     predicate: str
     object: str
     ends: tuple[int, int]
     """Indices of subject and object among the image's boxes."""
-    score: float | None
+    confidence: float | None
+    """As the choice of labels weighs it; None below the recording floor."""
     proposed: bool
     right: bool | None
 
@@ -71,9 +72,9 @@ class Sample:
 
     @property
     def doubt(self) -> float:
-        """Expected number of wrong decisions if each score were the probability that its label holds."""
-        wrongly_kept = sum(1 - label.score for label in self.kept if label.score is not None)
-        return wrongly_kept + sum(label.score for label in self.dropped if label.score is not None)
+        """Expected number of wrong decisions if each confidence were the probability that its label holds."""
+        wrongly_kept = sum(1 - label.confidence for label in self.kept if label.confidence is not None)
+        return wrongly_kept + sum(label.confidence for label in self.dropped if label.confidence is not None)
 
 
 def read_samples(
@@ -104,7 +105,12 @@ def _samples(
     labels, proposed = (_of(tagged.table("relations"), ids), _of(candidates(tagged), ids)) if tagged else (None, None)
     relations = _by_id(labels, "relations") if labels is not None else {}
     pairs = _by_id(proposed, "pairs") if proposed is not None else {}
-    chosen = kept_labels(labels, proposed, choice, settled) if labels is not None and proposed is not None else {}
+    chosen: KeptLabels = {}
+    if labels is not None and proposed is not None:
+        chosen = kept_labels(labels, proposed, choice, settled)
+        for image_id, verdicts in judged_labels(labels, proposed, choice, settled).items():
+            for relation, one in zip(relations[image_id], verdicts, strict=True):
+                relation["confidence"] = one.confidence
     for row in images.to_pylist():
         image_id = row["image_id"]
         texts = [caption["text"] for caption in captions.get(image_id, [])]
@@ -121,13 +127,13 @@ def _sample(
     truth = {(r["subject"], canonical(r["predicate"]), r["object"]) for r in row["relations"]}
     names = _names([box["category"] for box in row["boxes"]])
 
-    def shown(relation: Mapping[str, Any], score: float | None, proposed: bool) -> ShownRelation:
+    def shown(relation: Mapping[str, Any], confidence: float | None, proposed: bool) -> ShownRelation:
         subject, object_ = relation["subject"], relation["object"]
         predicate = canonical(relation["predicate"])
         right = holds((subject, predicate, object_), truth) if truth else None
-        return ShownRelation(names[subject], predicate, names[object_], (subject, object_), score, proposed, right)
+        return ShownRelation(names[subject], predicate, names[object_], (subject, object_), confidence, proposed, right)
 
-    ranked = sorted(relations, key=lambda r: (-r["score"], r["subject"], r["object"], r["predicate"]))
+    ranked = sorted(relations, key=lambda r: (-r["confidence"], r["subject"], r["object"], r["predicate"]))
     labels = {(r.subject, r.predicate, r.object) for r in chosen}
     kept = [r for r in ranked if _fact(r) in labels]
     below = [r for r in ranked if _fact(r) not in labels and r["proposed"]]
@@ -143,9 +149,9 @@ def _sample(
             for i, b in enumerate(row["boxes"])
         ),
         captions=tuple(captions),
-        kept=tuple(shown(r, r["score"], r["proposed"]) for r in kept),
+        kept=tuple(shown(r, r["confidence"], r["proposed"]) for r in kept),
         dropped=(
-            *(shown(r, r["score"], True) for r in below),
+            *(shown(r, r["confidence"], True) for r in below),
             *(shown(p, None, True) for p in unscored),
         ),
         missed=tuple(shown(r, None, False) for r in missed),

@@ -67,9 +67,9 @@ def variant_scores(run: Run) -> tuple[VariantScores, ...]:
     )
 
 
-def share_of_gain(variants: Sequence[VariantScores], score: str = ZERO_SHOT) -> float | None:
-    """(pseudo - none) / (given - none) of mean scores; None unless all three have the score and given beats none."""
-    means = {variant.variant: variant.scores[score].mean for variant in variants if score in variant.scores}
+def share_of_gain(variants: Sequence[VariantScores]) -> float | None:
+    """(pseudo - none) / (given - none) of mean zero-shot mAP; None unless all three have it and given beats none."""
+    means = {variant.variant: variant.scores[ZERO_SHOT].mean for variant in variants if ZERO_SHOT in variant.scores}
     if not {"none", "pseudo", "given"} <= means.keys() or means["given"] <= means["none"]:
         return None
     return (means["pseudo"] - means["none"]) / (means["given"] - means["none"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -28,16 +28,16 @@ class Piece(NamedTuple):
     marks: tuple[tuple[int, str], ...]
 
 
-def pieces(text: str, triplets: Mapping[int, Mapping[str, Any]]) -> list[Piece]:
-    """Splits a caption into pieces. `triplets`: number → row of table `triplets`, of this caption only.
+def pieces(text: str, caption: int, triplets: Sequence[Mapping[str, Any]]) -> list[Piece]:
+    """Splits the text of caption number `caption` into pieces. `triplets`: those of all captions of the image.
 
-    Offsets that do not fit the text, such as those of another caption, mark nothing.
+    Offsets that do not fit the text mark nothing.
     """
     spans = [
         (row[f"{role}_start"], row[f"{role}_end"], number, role)
-        for number, row in triplets.items()
+        for number, row in enumerate(triplets)
         for role in ROLES
-        if 0 <= row[f"{role}_start"] < row[f"{role}_end"] <= len(text)
+        if row["caption"] == caption and 0 <= row[f"{role}_start"] < row[f"{role}_end"] <= len(text)
     ]
     cuts: Sequence[int] = sorted({0, len(text), *(at for start, end, *_ in spans for at in (start, end))})
     return [
@@ -48,39 +48,6 @@ def pieces(text: str, triplets: Mapping[int, Mapping[str, Any]]) -> list[Piece]:
 
 _PARTITIONS = 12
 """Partitions whose tables are kept in memory."""
-
-
-@dataclass(frozen=True)
-class Caption:
-    """A caption whose words are marked."""
-
-    text: str
-    pieces: Sequence[Piece]
-    log_probability: float | None
-    source: str | None
-
-
-@dataclass(frozen=True)
-class ShownTriplet:
-    """Words of a caption. `lost`: why it led to no candidate, and the word responsible; None if it led to one."""
-
-    number: int
-    caption: int
-    subject: str
-    predicate: str
-    object: str
-    rule: str
-    lost: tuple[str, str] | None
-
-
-@dataclass(frozen=True)
-class Unscored:
-    """A candidate pair without a recorded score: below the recording floor, or never scored."""
-
-    subject: int
-    predicate: str
-    object: int
-    triplet: int
 
 
 @dataclass(frozen=True)
@@ -96,13 +63,16 @@ class ImageDetail:
     height: int
     partition: str
     boxes: Sequence[Mapping[str, Any]]
-    captions: Sequence[Caption]
-    triplets: Sequence[ShownTriplet]
+    captions: Sequence[Mapping[str, Any]]
+    """Each with its `pieces`, in which words of triplets are marked."""
+    triplets: Sequence[Mapping[str, Any]]
+    """Each with `lost`: why it led to no candidate, and the word responsible; None if it led to one."""
     labels: Sequence[Label]
     """Best first."""
     triplet_of: Mapping[int, int]
     """Number of a label → number of the triplet that proposed it."""
-    unscored: Sequence[Unscored]
+    unscored: Sequence[Mapping[str, Any]]
+    """Candidate pairs without a recorded score: below the recording floor, or never scored."""
     given: Sequence[tuple[int, str, int]]
     quarantined: Sequence[Mapping[str, Any]]
 
@@ -135,15 +105,15 @@ class ImageDetails:
             **{name: place[name] for name in ("dataset", "image_id", "uri", "digest", "width", "height")},
             partition=part.partition,
             boxes=image.get("boxes") or [],
-            captions=[_caption(at, row, triplets) for at, row in enumerate(captions)],
-            triplets=[_triplet(at, row, lost.get(at)) for at, row in enumerate(triplets)],
+            captions=[{**row, "pieces": pieces(row["text"], at, triplets)} for at, row in enumerate(captions)],
+            triplets=[{**row, "lost": lost.get(at)} for at, row in enumerate(triplets)],
             labels=labels,
             triplet_of={
                 label.number: scored[label.place]["triplet"]
                 for label in labels
                 if label.place < len(scored) and (scored[label.place]["triplet"] or 0) >= 0
             },
-            unscored=_unscored((_row(tables.get("candidates"), image_id) or {}).get("pairs") or [], scored),
+            unscored=[*_unscored((_row(tables.get("candidates"), image_id) or {}).get("pairs") or [], scored)],
             given=[(r["subject"], canonical(r["predicate"]), r["object"]) for r in image.get("relations") or []],
             quarantined=self._index.rows(
                 "SELECT step, reason, value FROM quarantined WHERE part = $part AND image_id = $image_id",
@@ -196,21 +166,9 @@ def _row(table: pa.Table | None, image_id: int) -> dict[str, Any] | None:
     return next(iter(_all(table, image_id)), None)
 
 
-def _caption(at: int, row: Mapping[str, Any], triplets: Sequence[Mapping[str, Any]]) -> Caption:
-    own = {number: triplet for number, triplet in enumerate(triplets) if triplet["caption"] == at}
-    return Caption(row["text"], pieces(row["text"], own), row["log_probability"], row["source"])
-
-
-def _triplet(number: int, row: Mapping[str, Any], lost: tuple[str, str] | None) -> ShownTriplet:
-    words = {name: row[name] for name in ("caption", "subject", "predicate", "object", "rule")}
-    return ShownTriplet(number=number, lost=lost, **words)
-
-
-def _unscored(pairs: Sequence[Mapping[str, Any]], scored: Sequence[Mapping[str, Any]]) -> list[Unscored]:
+def _unscored(pairs: Sequence[Mapping[str, Any]], scored: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     known = {(one["subject"], one["predicate"], one["object"]) for one in scored}
-    found = {
-        (pair["subject"], pair["predicate"], pair["object"]): pair["triplet"]
-        for pair in pairs
-        if (pair["subject"], pair["predicate"], pair["object"]) not in known
-    }
-    return [Unscored(subject, canonical(predicate), object_, t) for (subject, predicate, object_), t in found.items()]
+    for pair in pairs:
+        if (label := (pair["subject"], pair["predicate"], pair["object"])) not in known:
+            known.add(label)
+            yield {**pair, "predicate": canonical(pair["predicate"])}

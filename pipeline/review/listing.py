@@ -129,7 +129,9 @@ class Listing:
 def _joined(search: Search) -> str:
     """A query for the labels that a search finds, with the columns that its order needs."""
     where, _ = search.conditions()
-    source = _source(search)
+    source = "relations"
+    if search.dataset or search.text or search.image_id is not None:
+        source += " JOIN (SELECT image, dataset, image_id, captions FROM images) AS described USING (image)"
     columns = "relation, relations.image AS image, subject, object, score, probability, opinion, proposed"
     if search.order in ("informative", "rare"):
         columns += ", frequency"
@@ -144,12 +146,6 @@ def _joined(search: Search) -> str:
         columns += ", audit.place AS audit_place"
         source += " JOIN audit USING (relation)"
     return f"SELECT {columns} FROM {source} WHERE {where}"
-
-
-def _source(search: Search) -> str:
-    if search.reads_images():
-        return "relations JOIN (SELECT image, dataset, image_id, captions FROM images) AS described USING (image)"
-    return "relations"
 
 
 def _needs_labels(search: Search) -> bool:

@@ -75,11 +75,13 @@ class Pages:
         following = labels_of(
             self._state.index, listing.labels(search, page * GRID, GRID).numbers if page < pages else ()
         )
+        verdicts, queue = self._state.reviews.of(labels), QUEUES.get(search.order, "grid")
+        states = [verdict_state(verdicts.get(each.number, {}), reviewer, queue) for each in labels]
         return self.render(
             "labels.html",
             reviewer,
             search=search,
-            chips=self._chips(labels, reviewer, search),
+            chips=[{"label": each, "state": state} for each, state in zip(labels, states, strict=True)],
             page=page,
             pages=pages,
             total=found.total,
@@ -87,7 +89,7 @@ class Pages:
             judged=listing.judged(search, reviewer),
             blind=self._is_blind(search),
             following=dict.fromkeys(label.image for label in following),
-            queue=QUEUES.get(search.order, "grid"),
+            queue=queue,
             choices=self.choices,
             orders=ORDERS,
         )
@@ -176,11 +178,6 @@ class Pages:
         log = self._state.reviews.log
         summary = summarize(log.verdicts(), log.standing(), log.damaged, self._state.audit.precision())
         return self.render("audit.html", reviewer, summary=summary)
-
-    def _chips(self, labels: Sequence[Label], reviewer: str, search: Search) -> list[dict[str, Any]]:
-        verdicts, queue = self._state.reviews.of(labels), QUEUES.get(search.order, "grid")
-        states = [verdict_state(verdicts.get(each.number, {}), reviewer, queue) for each in labels]
-        return [{"label": each, "state": state} for each, state in zip(labels, states, strict=True)]
 
     def _neighbours(self, search: Search, at: int | None) -> dict[str, Label | None]:
         """The labels before and after a position of a search."""

@@ -73,7 +73,8 @@ class RunProgress:
         recorded = set(self._run.steps())
         for step in recorded:
             self._summarise(step)
-        last = self._last_execution()
+        records = self._run.records()
+        last: Mapping[str, Any] = records[-1].facts if records else {}
         outcome = {row["step"]: row for row in last.get("outcome") or ()}
         names = list(self._planned) + sorted(recorded.difference(self._planned), key=chain_order)
         has_ended = last.get("status") in ("failed", "stopped")
@@ -118,10 +119,6 @@ class RunProgress:
             first: list[Artifact] = list(artifacts.values())[:1]
             upstream = {key for artifact in first for found in artifact.manifest.upstream.values() for key in found}
             self._summaries[step] = stamp, StepSummary.of(step, artifacts.values()), keys, upstream
-
-    def _last_execution(self) -> Mapping[str, Any]:
-        records = self._run.records()
-        return records[-1].facts if records else {}
 
     def _is_newer(self, step: str) -> bool:
         """Whether a running execution recorded the step after the last execution ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -136,66 +137,35 @@ class Search(BaseModel):
         return urlencode({name: value for name, value in values.items() if value not in ("", None)})
 
     def conditions(self) -> tuple[str, dict[str, Any]]:
-        """The SQL condition over `relations` joined with `images`, and its parameters."""
-        where: list[str] = []
-        values: dict[str, Any] = {}
-
-        def add(condition: str, **parameters: Any) -> None:
-            where.append(condition)
-            values.update(parameters)
-
-        for name in ("dataset", "predicate", "reason", "image_id"):
-            if (value := getattr(self, name)) not in ("", None):
-                add(f"{name} = ${name}", **{name: value})
-        for end in ("subject", "object"):
-            if value := getattr(self, end):
-                add(f"{end}_category = ${end}", **{end: value})
-        if self.category:
-            add("(subject_category = $category OR object_category = $category)", category=self.category)
-        if self.text:
-            add("captions ILIKE $text ESCAPE '!'", text=f"%{_literally(self.text)}%")
-        if self.least > 0:
-            add("score >= $least", least=self.least)
-        if self.most < 1:
-            add("score <= $most", most=self.most)
-        if self.kept:
-            add("kept" if self.kept == "yes" else "NOT kept")
-        if self.correct:
-            add({"yes": "correct", "no": "NOT correct", "unknown": "correct IS NULL"}[self.correct])
-        if self.disagree:
-            add(_DISAGREEMENTS[self.disagree])
-        by_me = {"viewer": self.viewer}
-        if self.reviewed in ("yes", "no"):
-            add(f"{'' if self.reviewed == 'yes' else 'NOT '}relation IN (SELECT relation FROM {LIVE}.reviewed)")
-        elif self.reviewed:
-            add(f"{'' if self.reviewed == 'by me' else 'NOT '}relation IN ({MINE})", **by_me)
-        if self.verdict or self.reviewer or self.within:
-            add(
+        """The SQL condition over `relations` joined with `images`, and its parameters, which have the fields' names."""
+        own = f"image IN (SELECT image FROM {LIVE}.shares WHERE seat = $seat)"
+        again = f"relation IN (SELECT relation FROM {LIVE}.honeypots WHERE seat = $seat)"
+        conditions: tuple[tuple[object, str], ...] = (
+            *((getattr(self, name), f"{name} = ${name}") for name in ("dataset", "predicate", "reason")),
+            (self.image_id is not None, "image_id = $image_id"),
+            *((getattr(self, end), f"{end}_category = ${end}") for end in ("subject", "object")),
+            (self.category, "(subject_category = $category OR object_category = $category)"),
+            (self.text, "captions ILIKE $text ESCAPE '!'"),
+            (self.least > 0, "score >= $least"),
+            (self.most < 1, "score <= $most"),
+            (self.kept, "kept" if self.kept == "yes" else "NOT kept"),
+            (self.correct, _CORRECT.get(self.correct, "")),
+            (self.disagree, _DISAGREEMENTS.get(self.disagree, "")),
+            (self.reviewed, _REVIEWED.get(self.reviewed, "")),
+            (
+                self.verdict or self.reviewer or self.within,
                 f"relation IN (SELECT relation FROM {LIVE}.reviewed WHERE $verdict IN ('', kind) "
                 "AND $reviewer IN ('', reviewer) AND ($within::DOUBLE IS NULL OR seconds < $within))",
-                verdict=self.verdict, reviewer=self.reviewer, within=self.within,
-            )  # fmt: skip
-        if self.share:
-            own = f"image IN (SELECT image FROM {LIVE}.shares WHERE seat = $seat)"
-            again = f"relation IN (SELECT relation FROM {LIVE}.honeypots WHERE seat = $seat)"
-            add(f"({own} OR {again})" if self.order == "audit" else own, seat=self.seat)
-        if self.order == "audit":
-            add("relation IN (SELECT relation FROM audit)")
-        elif self.order == "adjudication":
-            add(f"relation IN ({CONTESTED}) AND relation NOT IN ({MINE})", **by_me)
-        elif self.order == "check":
-            add(
-                f"probability >= {SURE} AND relation NOT IN (SELECT relation FROM {LIVE}.reviewed WHERE reviewer = $viewer) "
-                f"AND (predicate, subject_category, object_category) IN ({CLASSES})",
-                **by_me,
-            )
-        return " AND ".join(where) or "true", values
-
-    def reads_images(self) -> bool:
-        """Whether the conditions concern images, so that these must be joined."""
-        return bool(self.dataset or self.text or self.image_id is not None)
+            ),
+            (self.share, f"({own} OR {again})" if self.order == "audit" else own),
+            (self.order in _QUEUED, _QUEUED.get(self.order, "")),
+        )
+        sql = " AND ".join(condition for is_set, condition in conditions if is_set) or "true"
+        values = {name: getattr(self, name) for name in re.findall(r"\$(\w+)", sql)}
+        return sql, values | ({"text": f"%{_literally(self.text)}%"} if self.text else {})
 
 
+_CORRECT = {"yes": "correct", "no": "NOT correct", "unknown": "correct IS NULL"}
 _DISAGREEMENTS = {
     "naive": "proposed AND NOT kept",
     "tagger": "kept AND NOT proposed",
@@ -204,6 +174,19 @@ _DISAGREEMENTS = {
     "kept here": "kept AND relation NOT IN (SELECT relation FROM against WHERE kept)",
     "kept there": "NOT kept AND relation IN (SELECT relation FROM against WHERE kept)",
 }
+_REVIEWED = {
+    "yes": f"relation IN (SELECT relation FROM {LIVE}.reviewed)",
+    "no": f"NOT relation IN (SELECT relation FROM {LIVE}.reviewed)",
+    "by me": f"relation IN ({MINE})",
+    "not by me": f"NOT relation IN ({MINE})",
+}
+_QUEUED: dict[Order, str] = {
+    "audit": "relation IN (SELECT relation FROM audit)",
+    "adjudication": f"relation IN ({CONTESTED}) AND relation NOT IN ({MINE})",
+    "check": f"probability >= {SURE} AND relation NOT IN (SELECT relation FROM {LIVE}.reviewed WHERE reviewer = $viewer) "
+    f"AND (predicate, subject_category, object_category) IN ({CLASSES})",
+}
+"""Orders that list only some labels → which."""
 
 
 def _literally(text: str) -> str:

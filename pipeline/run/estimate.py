@@ -289,40 +289,33 @@ def with_trainings(made: Estimate, context: RunContext, images: int | None) -> E
     rows = []
     for row in made.steps:
         settings, step = asked[row.step], steps[row.step]
-        if (images_due := row.images) and row.seconds is None and isinstance(settings, TrainingSettings):
-            if speed := rehearsed.get(step.stage.name):
-                row = _rehearsed(row, images_due, settings.planned(), speed)
-            elif settings.device != "cpu":
-                row = _by_flops(row, images_due, settings)
-            known = set(context.recipe.data.label)
-            unknown = sorted(_trained_on(step, context.steps) - known) if images is not None else []
-            if row.seconds is not None and settings.steps is None and unknown:
-                row = replace(row, basis=f"{row.basis}; without the images of {', '.join(unknown)}")
+        if row.images and row.seconds is None and isinstance(settings, TrainingSettings):
+            speed = rehearsed.get(step.stage.name)
+            if speed or settings.device != "cpu":
+                seconds, basis = _rehearsed(row.images, settings, speed) if speed else _by_flops(row.images, settings)
+                unknown = _trained_on(step, context.steps) - set(context.recipe.data.label)
+                if images is not None and settings.steps is None and unknown:
+                    basis += f"; without the images of {', '.join(sorted(unknown))}"
+                wall, on_gpu = seconds / (settings.processes * settings.nodes), not speed or speed["device"] != "CPU"
+                row = replace(row, seconds=seconds, wall=wall, on_gpu=on_gpu, basis=basis)
         rows.append(row)
     return replace(made, steps=tuple(rows))
 
 
-def _rehearsed(row: StepEstimate, images: int, settings: TrainingSettings, speed: Mapping[str, Any]) -> StepEstimate:
-    """`speed`: what a rehearsal noted."""
-    asked = settings.row_settings()
+def _rehearsed(images: int, settings: TrainingSettings, speed: Mapping[str, Any]) -> tuple[float, str]:
+    """Seconds of all processes, and their basis. `speed`: what a rehearsal noted."""
+    asked = settings.planned().row_settings()
     differing = [
         name for name, value in speed["settings"].items() if name not in _SAME_SPEED and value != asked.get(name)
     ]
-    seconds = images / speed["images_per_second"] * speed["processes"]
-    basis = (
+    return images / speed["images_per_second"] * speed["processes"], (
         f"rehearsed: {speed['images_per_second']:.3g} synthetic images/s on {speed['processes']} x {speed['device']}"
         f"{', with another ' if differing else ''}{', '.join(differing)}"
     )
-    return replace(
-        row,
-        seconds=seconds,
-        wall=seconds / (settings.processes * settings.nodes),
-        on_gpu=speed["device"] != "CPU",
-        basis=basis,
-    )
 
 
-def _by_flops(row: StepEstimate, images: int, settings: TrainingSettings) -> StepEstimate:
+def _by_flops(images: int, settings: TrainingSettings) -> tuple[float, str]:
+    """Seconds of all processes, and their basis."""
     from pipeline.training.tracking.flops import view_flops
     from pipeline.training.tracking.throughput import known_peak
 
@@ -330,10 +323,8 @@ def _by_flops(row: StepEstimate, images: int, settings: TrainingSettings) -> Ste
     peak = known_peak(GPU, "tf32" if precision == "medium" else precision)
     assert peak is not None, "the GPU is in the table"
     view = view_flops(settings)
-    seconds = images * view.flops / (peak * UTILISATION)
-    basis = (
+    return images * view.flops / (peak * UTILISATION), (
         f"{-(-images // settings.batch):,} steps, {view.flops / 1e12:.2g} TFLOP an image of {view.width}×{view.height}, "
         f"{view.padding:.0%} of it padding, at {UTILISATION:.0%} of the {peak / 1e12:g} TFLOP/s of an "
         f"{GPU.partition('-')[0]} in {precision}; assumed, not measured"
     )
-    return replace(row, seconds=seconds, wall=seconds / (settings.processes * settings.nodes), on_gpu=True, basis=basis)

@@ -184,9 +184,9 @@ class RangeCache:
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder, self._max_bytes = folder, max_bytes
-        self._before_sweep = 0.0
+        # Processes that begin together would otherwise all look, and in between all write, at the same time.
+        self._before_sweep = SystemRandom().uniform(0, max_bytes * SWEEP_SHARE)
         """Bytes that this process writes before it looks at the folder again."""
-        self._has_swept = False
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, name: str) -> bytes | None:
@@ -213,11 +213,8 @@ class RangeCache:
             return
         self._before_sweep -= len(data)
         if self._before_sweep <= 0:
-            interval = self._max_bytes * SWEEP_SHARE
             self._sweep()
-            # Processes that began together would otherwise all look, and in between all write, at the same time.
-            self._before_sweep = interval if self._has_swept else SystemRandom().uniform(0, interval)
-            self._has_swept = True
+            self._before_sweep = self._max_bytes * SWEEP_SHARE
 
     def _sweep(self) -> None:
         """Removes the files that were unused for longest, until all fit the limit."""

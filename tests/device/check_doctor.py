@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.text_encoder import TextTokens
-from pipeline.run import device_networks, device_outcome, device_processes
+from pipeline.run import device_doctor, device_networks, device_outcome
 from pipeline.run.device_doctor import CHECKS, outcome_of
 
 READINGS = [name for name in CHECKS if name.startswith("deformable attention")]
@@ -55,7 +55,7 @@ def test_an_operand_left_on_the_host_turns_the_networks_red(device, monkeypatch)
 
 
 def test_a_process_that_dies_turns_its_line_red(device, monkeypatch):
-    monkeypatch.setattr(device_processes, "_rank", die)
+    monkeypatch.setattr(device_doctor, "_rank", die)
     found = outcome_of(CHECKS["several processes"], device)
     assert found.state == "failed" and "exit code 3" in found.figure
 

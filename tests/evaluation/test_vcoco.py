@@ -211,8 +211,10 @@ def test_the_public_roles_are_reached_by_our_words_and_by_the_authors():
 
 
 def test_the_truth_of_some_images_is_in_their_order():
-    whole = replace(truth_of((0, A, [1, 0], B), (1, B, [0, 1], C), (1, C, [1, 1], D), images=3), image_ids=(7, 5, 9))
+    whole = truth_of((0, A, [1, 0], B), (1, B, [0, 1], C), (1, C, [1, 1], D), images=3)
+    whole = replace(whole, image_ids=(7, 5, 9), uris=("7.jpg", "5.jpg", "9.jpg"))
     part = whole.of_images([9, 5])
+    assert part.uris == ("9.jpg", "5.jpg")
     assert (part.images, part.image.tolist(), part.image_ids) == (2, [1, 1], (9, 5))
     assert part.boxes.tolist() == [B, C] and part.labels.tolist() == [[0, 1], [1, 1]]
     assert part.role_boxes[:, 0].tolist() == [C, D]

@@ -13,8 +13,8 @@ from packaging.utils import canonicalize_name
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
-from flows.gpu_slots import GPU_STAGES
 from flows.prune import PRUNED
+from flows.stages import GPU_STAGES
 from pipeline.stages.order import STAGES
 
 POOLS = ("cpu", "gpu", "train")

@@ -38,12 +38,11 @@ from warm_process import WarmProcess, ranks_of, wait_for
 from flows.automations import TAG, create_automations
 from flows.chain import end_to_end, from_file
 from flows.connection import connected, reread_settings
-from flows.gpu_slots import gpu_slots
 from flows.liveness import alive
 from flows.on_pools import on_pools
 from flows.prune import prune
 from flows.session import Session, shared
-from flows.stages import caption, run_stage
+from flows.stages import caption, gpu_slots, run_stage
 from pipeline.report.steps import StepOutcome
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step

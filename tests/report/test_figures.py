@@ -261,3 +261,14 @@ def test_what_is_kept_is_read_from_the_shards_not_from_the_last_command(labelled
     assert LabelView.of(labelled.run).choice == "score ≥ 0.75"
     figures = figures_of(run_view(recipe, labelled.run))
     assert (figures.choice, figures.labels.kept) == ("score ≥ 0.75", 2)
+
+
+def test_an_audit_says_that_the_tagger_learned_from_its_images(labelled):
+    note = "not cross-validated: the tagger learned from these images"
+    labelled.run.record("shard_tagger", "shard", {"toys/0000": "0" * 64})
+    labelled.run.record("train_tagger:0", "train_tagger", {"toys": "1" * 64})
+    assert note not in LabelView.of(labelled.run).audits["toys"].in_words
+    labelled.run.record("train_tagger", "train_tagger", {"toys": "1" * 64})
+    assert note in LabelView.of(labelled.run).audits["toys"].in_words
+    (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings()).audits
+    assert note in audit.labels.in_words

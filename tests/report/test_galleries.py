@@ -10,14 +10,15 @@ from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report import galleries
-from pipeline.report.galleries import choose_images, hardest_images, random_images
+from pipeline.report.galleries import draw_galleries, hardest_images, random_images
 from pipeline.report.image_card import BADGE, DRAWN, Card, lay_out_card
 from pipeline.report.samples import read_samples
+from pipeline.run.context import run_view
 
 CHOICE = ChoiceSettings(threshold=0.5)
 
 
-def ids(chosen: galleries.ImageChoice) -> list[int]:
+def ids(chosen: galleries.Gallery) -> list[int]:
     return [sample.row["image_id"] for sample in chosen.samples]
 
 
@@ -67,9 +68,11 @@ def test_the_hardest_of_a_large_run_name_their_partitions(thirty, monkeypatch):
     assert re.match(r"Of (5|10|20) images in [12] of 3 partitions, drawn with seed 1, the 2 with", hardest.how)
 
 
-def test_a_gallery_without_pictures_is_left_out(thirty):
-    assert [each.name for each in choose_images(thirty.run, ["toys"], CHOICE, 4, seed=0)] == ["random"]
-    assert choose_images(thirty.run, ["toys"], CHOICE, 0, seed=0) == []
+def test_a_gallery_without_pictures_is_left_out(thirty, recipe, tmp_path):
+    view = run_view(recipe, thirty.run)
+    (tmp_path / "images").mkdir()
+    assert [each.name for each in draw_galleries(view, 4, 0, tmp_path).galleries] == ["random"]
+    assert draw_galleries(view, 0, 0, tmp_path).galleries == ()
 
 
 def test_each_arrow_has_the_number_of_its_line(labelled, recipe, tmp_path):

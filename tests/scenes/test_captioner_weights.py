@@ -9,11 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertTokenizer, BlipForConditionalGeneration, BlipProcessor, RobertaTokenizer
 
-from scenes.captioning.feed import description, normalise, render_small
-from scenes.captioning.model import DEC, PROMPT, SEP, words
+from scenes.captioner_model import DEC, PROMPT, SEP, words
 from scenes.names import COCO_CATEGORIES, PREDICATES, canonical_names
 from scenes.scene import render
-from scenes.train_captioner import draw_captions, judge_captions
+from scenes.train_captioner import description, draw_captions, judge_captions, normalise, render_small
 from scenes.train_text_tokenizer import write_tokenizer
 from scenes.world import make_scene
 

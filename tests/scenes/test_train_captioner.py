@@ -8,9 +8,8 @@ import pytest
 import torch
 from transformers import BlipForConditionalGeneration
 
-from scenes.captioning.feed import PARTS, Feed, ImageCache
-from scenes.captioning.model import Learner, export
-from scenes.train_captioner import load_checkpoint, save_checkpoint
+from scenes.captioner_model import Learner, export
+from scenes.train_captioner import PARTS, Feed, ImageCache, load_checkpoint, save_checkpoint
 
 
 def steps(learner: Learner, optimizer: torch.optim.Optimizer, feed: Feed, first: int, last: int) -> list[float]:

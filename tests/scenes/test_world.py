@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from scenes.captioning.model import words
+from scenes.captioner_model import words
 from scenes.grammar import caption, read
 from scenes.names import COCO_CATEGORIES, PREDICATES, SYMMETRIC, WORLD_CATEGORIES, canonical_names
 from scenes.scene import Scene, render

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_disk import Died, FaultyCalls, FaultyDisk
+from faulty_disk import Died, FaultyDisk
 from toy_store import put
 
 from storage import local_store
 from storage.atomic import write_atomic
 from storage.damage import find_damage
-from storage.disk import Disk
 from storage.errors import FatalError
 from storage.garbage import find_garbage
 from storage.local_store import LocalStore
@@ -90,11 +89,11 @@ def test_syncs_at_once_miss_no_file_and_tell_each_error(tmp_path):
 
 
 def test_a_write_goes_on_where_the_system_stopped_it(tmp_path):
-    class Short(FaultyCalls):
-        def write(self, descriptor: int, data: bytes) -> int:
-            return super().write(descriptor, data[:3])
+    class Short(FaultyDisk):
+        def write_some(self, descriptor: int, data: bytes) -> int:
+            return super().write_some(descriptor, data[:3])
 
-    Disk(Short(tmp_path, 0, "stop")).write(tmp_path / "x", b"0123456789")
+    Short(tmp_path, 0, "stop").write(tmp_path / "x", b"0123456789")
     assert (tmp_path / "x").read_bytes() == b"0123456789"
 
 

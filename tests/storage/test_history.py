@@ -16,7 +16,7 @@ from storage.garbage import find_garbage
 from storage.json_files import sealed_json
 from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts
-from storage.runs import Run, documents_of, find_run, history_of, steps_of
+from storage.runs import Run, find_run, parse_run
 
 
 @pytest.fixture
@@ -179,23 +179,23 @@ def test_a_record_pulled_alone_is_the_run_with_the_recipe_that_made_it(store, tm
 
 def test_a_damaged_document_at_a_url_is_named_with_the_remedy():
     with pytest.raises(FatalError, match=r"^url: recipe\.json: damaged \(.*\); push the run again$"):
-        documents_of({"recipe.json": b"{"}, "url")
+        parse_run({"recipe.json": b"{"}, "url")
     with pytest.raises(FatalError, match=r"^url: the run has 0 records, not a record '1'$"):
-        documents_of({"recipe.json": b"{}"}, "url", "1")
+        parse_run({"recipe.json": b"{}"}, "url", "1")
 
 
 def test_the_newest_steps_at_a_url_are_those_of_the_step_files():
     entry = {"step": "parse", "stage": "parse", "partitions": {"toys/0000": "0" * 64}}
-    found = steps_of({"steps/parse.json": sealed_json(entry), "recipe.json": b"{}"}, "url")
+    found = parse_run({"steps/parse.json": sealed_json(entry), "recipe.json": b"{}"}, "url").steps
     assert {step: keys.partitions for step, keys in found.items()} == {"parse": {"toys/0000": "0" * 64}}
     with pytest.raises(FatalError, match=r"^url: steps/parse\.json: damaged \(.*\); push the run again$"):
-        steps_of({"steps/parse.json": b"{"}, "url")
+        parse_run({"steps/parse.json": b"{"}, "url")
 
 
 @pytest.mark.parametrize("path", ["records/../../../../x.json", "../../x.json"])
 def test_no_path_in_a_listing_leads_out_of_the_store(path):
     records = {path: b"{}", "recipe.json": b"{}"}
-    assert history_of(records, "url") == {} and list(documents_of(records, "url")) == ["recipe"]
+    assert parse_run(records, "url").history == {} and list(parse_run(records, "url").documents) == ["recipe"]
 
 
 def test_no_step_leads_out_of_the_store(store):

@@ -9,10 +9,10 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 
+from benchmarks.labelling import label_sequentially
 from models.config import NetworkConfig, TextConfig
 from models.relation_tagger import RelationTagger
 from recorded.recording import Recording, targets_in
-from sequential_tagging import label_sequentially
 from tagger.box import Box
 from tagger.labelling.labeller import Labeller
 from tagger.labelling.tagging_image import TaggingImage

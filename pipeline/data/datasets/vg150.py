@@ -118,16 +118,12 @@ def _columns(path: Path) -> dict[str, NDArray[Any]]:
     names = ("boxes_1024", "labels", "relationships", "predicates", *_BY_IMAGE)
     try:
         with h5py.File(path, "r") as file:
-            lacking = [name for name in names if name not in file]
-            if lacking:
-                raise AnnotationError(f"{path}: has no {', '.join(lacking)}; expected {EXPECTED}")
             # A link, external storage and a virtual array can lead to other files.
-            if not all(isinstance(file.get(name, getlink=True), h5py.HardLink) for name in names):
-                raise AnnotationError(f"{path}: holds links in place of arrays; expected {EXPECTED}")
-            if not all(isinstance(file[name], h5py.Dataset) and file[name].dtype.kind in "iuf" for name in names):
-                raise AnnotationError(f"{path}: holds other things than arrays of numbers; expected {EXPECTED}")
-            if any(file[name].external or file[name].is_virtual for name in names):
-                raise AnnotationError(f"{path}: keeps arrays in other files; expected {EXPECTED}")
+            for name in names:
+                array = file.get(name) if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+                is_data = isinstance(array, h5py.Dataset) and not array.external and not array.is_virtual
+                if array is None or not is_data or array.dtype.kind not in "iuf":
+                    raise AnnotationError(f"{path}: has no array of numbers {name}; expected {EXPECTED}")
             if (size := sum(file[name].nbytes for name in names)) > _MOST:
                 raise AnnotationError(
                     f"{path}: claims {size:,} bytes of arrays, {_MOST:,} at most are read; expected {EXPECTED}"

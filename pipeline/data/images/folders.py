@@ -90,7 +90,6 @@ class LocalFolder(ImageFolder):
         return sorted(found)
 
     def read(self, uri: str, most: int) -> bytes:
-        """Reads the beginning of a file."""
         return read_first(self.place(uri), most)
 
     def state(self, uri: str) -> FileState:
@@ -98,7 +97,6 @@ class LocalFolder(ImageFolder):
         return state_of(self.place(uri))
 
     def fault(self) -> str:
-        """Reports a missing folder."""
         return "" if self._root.is_dir() else f"no folder {self._root}"
 
     def refresh(self) -> None:
@@ -150,7 +148,6 @@ class TarFolder(ImageFolder):
         return sorted(self._listed())
 
     def fault(self) -> str:
-        """Reports a missing file."""
         return "" if self._path.is_file() else f"no file {self._path}"
 
     def read(self, uri: str, most: int) -> bytes:
@@ -207,11 +204,9 @@ class UrlFolder(ImageFolder):
         self._listing = lru_cache(LISTINGS)(lambda folder: self._remote.listing(folder))
 
     def names(self) -> list[str]:
-        """Every file below the URL."""
         return sorted(self._remote.listing(""))
 
     def read(self, uri: str, most: int) -> bytes:
-        """Reads the beginning of a file."""
         data = self._remote.read(uri, most)
         if data is None:
             raise FileNotFoundError(f"{self._url}/{uri}")
@@ -226,7 +221,6 @@ class UrlFolder(ImageFolder):
         return FileState(entry.size, int(entry.modified * 10**9), f"{entry.size} {entry.token}", 0)
 
     def fault(self) -> str:
-        """Reports why the URL cannot be read."""
         try:
             self._remote.check()
         except FatalError as error:
@@ -234,7 +228,6 @@ class UrlFolder(ImageFolder):
         return ""
 
     def refresh(self) -> None:
-        """Forgets all listings."""
         self._listing.cache_clear()
 
     @cached_property

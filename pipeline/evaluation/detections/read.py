@@ -272,7 +272,7 @@ def _faults(
     without = columns.objects == NO_OBJECT
     yield "unknown object name", (subject_labels < 0) | ((object_labels < 0) & ~without)
     yield "unknown predicate name", predicate < 0
-    yield "score negative or not finite", ~_usable(columns.scores)
+    yield "score negative or not finite", ~(np.isfinite(columns.scores) & (columns.scores >= 0))
     yield "box not finite", ~_finite(columns.subject_boxes) | ~(_finite(columns.object_boxes) | without)
 
 
@@ -322,10 +322,6 @@ def _by_image(image: Integers, kept: NDArray[np.bool_]) -> Integers | slice:
         return slice(None)
     order = np.flatnonzero(kept)
     return order[np.argsort(image[order], kind="stable")]
-
-
-def _usable(scores: Floats) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(scores) & (scores >= 0))
 
 
 def _finite(boxes: Floats) -> NDArray[np.bool_]:

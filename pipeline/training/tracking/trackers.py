@@ -1,17 +1,199 @@
-"""Opens the trackers of a training run: TensorBoard always, services where the settings name them."""
+"""The trackers of a training run: TensorBoard always; MLflow, Weights & Biases and Trackio where the settings name them.
+
+Each of these needs the extra of its name, which it imports when made.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Full, Queue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pipeline.training.tracking.services import MlflowTracker, TrackioTracker, WandbTracker
+from pydantic_core import from_json
+
+from storage.atomic import write_atomic
 from storage.errors import FatalError
+
+PROJECT = "rlip"
+"""Name of the project or experiment, unless the user sets another."""
+
+
+class ServiceTracker(ABC):
+    """A run of a service, which is opened with the first values. They can't be taken back.
+
+    A resumed training run continues it, and repeats the steps since its last checkpoint with the same losses. A JSON
+    file with the run's id and the last step that was sent tells those that the service already has.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
+        self._folder, self._name, self._settings = folder, run_name, settings
+        self._file, self._id, self._known = folder / f"{self.kind}.json", "", 0
+        if first_step and self._file.is_file():  # otherwise, the run is a new one
+            with suppress(ValueError, KeyError, TypeError):  # damaged: a new run shows the rest
+                saved = from_json(self._file.read_bytes())
+                self._id, self._known = str(saved["id"]), int(saved["step"])
+        self._step = self._known
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Sends the values of a step, unless an earlier attempt did."""
+        if step > self._known:
+            self._send(step, values)
+            self._remember(self._id, step)
+
+    def close(self) -> None:
+        """Finishes the run."""
+        if "_run" in vars(self):
+            self._finish()
+
+    @cached_property
+    def _run(self) -> Any:
+        return self._open()
+
+    def _remember(self, run_id: str, step: int = 0) -> None:
+        self._id, self._step = run_id, max(step, self._step)
+        write_atomic(self._file, json.dumps({"id": self._id, "step": self._step}).encode())
+
+    @abstractmethod
+    def _open(self) -> Any:
+        """Begins a run or continues that of `_id`. Returns what sends values to it."""
+
+    @abstractmethod
+    def _send(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def _finish(self) -> None:
+        self._run.finish()
+
+
+class MlflowTracker(ServiceTracker):
+    """Writes to `folder`/mlflow.db, or to the server in MLFLOW_TRACKING_URI.
+
+    `mlflow ui --backend-store-uri sqlite:///FOLDER/mlflow.db` shows the former.
+    """
+
+    kind = "mlflow"
+    longest = 6000
+    """Characters of a parameter's value that MLflow stores."""
+    most = 100
+    """Parameters that MLflow takes at once."""
+
+    def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
+        super().__init__(folder, run_name, settings, first_step)
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        self._tracking: Any = import_module("mlflow.tracking")
+        self._entities: Any = import_module("mlflow.entities")
+
+    def _send(self, step: int, values: Mapping[str, float]) -> None:
+        client, now = self._run, int(time.time() * 1000)
+        metrics = [self._entities.Metric(name, value, now, step) for name, value in values.items()]
+        client.log_batch(self._id, metrics=metrics)
+
+    def _finish(self) -> None:
+        self._run.set_terminated(self._id)
+
+    def _open(self) -> Any:
+        uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{(self._folder / 'mlflow.db').resolve()}")
+        client = self._tracking.MlflowClient(tracking_uri=uri)
+        if self._id:
+            client.update_run(self._id, status="RUNNING")
+            return client
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        experiment = client.get_experiment_by_name(name)
+        number = experiment.experiment_id if experiment else client.create_experiment(name)
+        self._remember(client.create_run(number, run_name=self._name).info.run_id)
+        flat = _flat("", self._settings)
+        parameters = [self._entities.Param(key, str(value)[: self.longest]) for key, value in flat]
+        for first in range(0, len(parameters), self.most):
+            client.log_batch(self._id, params=parameters[first : first + self.most])
+        return client
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields settings by dotted names, because MLflow's parameters are texts."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}", value
+
+
+class WandbTracker(ServiceTracker):
+    """Writes to `folder`/wandb offline, unless the user sets WANDB_MODE; `wandb sync` uploads that later.
+
+    Each attempt adds a folder of the same run id. Values are plotted over `step`, a value of their own: the service would
+    refuse to go back to an earlier step of its own.
+    """
+
+    kind = "wandb"
+
+    def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
+        super().__init__(folder, run_name, settings, first_step)
+        # Offline means offline: reports of the library's own errors would be sent all the same.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        self._wandb: Any = import_module("wandb")
+
+    def _send(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log({**values, "step": step})
+
+    def _open(self) -> Any:
+        self._remember(self._id or uuid.uuid4().hex[:8])
+        run = self._wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=self._name,
+            id=self._id,
+            resume="allow",
+            dir=str(self._folder),
+            mode=os.environ.get("WANDB_MODE", "offline"),
+            config=dict(self._settings),
+            settings=self._wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
+        )
+        run.define_metric("step", hidden=True)
+        run.define_metric("*", step_metric="step")
+        return run
+
+
+class TrackioTracker(ServiceTracker):
+    """Writes to `folder`/trackio, unless the user sets TRACKIO_DIR; `trackio show` displays it.
+
+    A resumed run continues that of its name.
+    """
+
+    kind = "trackio"
+
+    def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
+        super().__init__(folder, run_name, settings, first_step)
+        # Trackio reads this while it is imported.
+        os.environ.setdefault("TRACKIO_DIR", str((folder / "trackio").resolve()))
+        self._trackio: Any = import_module("trackio")
+
+    def _send(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def _open(self) -> Any:
+        resume = "allow" if self._id else "never"
+        self._remember(self._name)
+        return self._trackio.init(
+            project=PROJECT,
+            name=self._name,
+            config=dict(self._settings),
+            resume=resume,
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -1,1 +1,0 @@
-"""The small captioner of synthetic scenes: its model, training data and evaluation."""
