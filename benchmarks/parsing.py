@@ -139,7 +139,7 @@ def rows_of(path: Path) -> tuple[list[str], list[str]]:
     return [row["caption"] for row in rows], [row["scene_graph"] for row in rows]
 
 
-def parsed(captions: Sequence[str], layer: str = "rules", implied: bool = False) -> list[list[Triplet]]:
+def parsed(captions: Sequence[str], layer: str = "learned", implied: bool = False) -> list[list[Triplet]]:
     """Returns the triplets that our parser finds in each caption."""
     return parse_captions(captions, load_parser(), implied, load_layer() if layer == "learned" else None)
 
@@ -266,7 +266,7 @@ def shares(
     gold: Mapping[int, Interactions],
     judge: Judge,
     paraphrases: Paraphrases,
-    layer: str = "rules",
+    layer: str = "learned",
 ) -> dict[str, tuple[float, float]]:
     """Returns each way's recall and precision on the gold types of images with captions; `read` has no implied triplets."""
     images = sorted(gold.keys() & captions.keys())
@@ -340,7 +340,7 @@ def measure_speed(given: Namespace) -> Iterator[Row]:
     """Yields the rates of both parsers, and that of the cache. The files are lists of {"caption": text}."""
     rows = [row for path in given.captions for row in json.loads(path.read_bytes())[: given.limit]]
     distinct = list(dict.fromkeys(row["caption"] for row in rows))
-    ways: dict[str, Callable[[Sequence[str]], object]] = {"ours": lambda texts: parse_captions(texts, load_parser())}
+    ways: dict[str, Callable[[Sequence[str]], object]] = {"ours": parsed}
     if has_peer():
         ways["theirs"] = lambda texts: list(parse_as_authors(texts))
     for way in ways.values():
@@ -354,7 +354,7 @@ def measure_speed(given: Namespace) -> Iterator[Row]:
     yield Row(name, unit, rates["ours"], rates.get("theirs"), "" if has_peer() else MISSING)
     with tempfile.TemporaryDirectory() as folder:
         kept = ParseCache(Path(folder) / "parses.sqlite", "benchmark")
-        kept.keep(dict(zip(distinct, parse_captions(distinct, load_parser()), strict=True)))
+        kept.keep(dict(zip(distinct, parsed(distinct), strict=True)))
         cached = len(distinct) / cpu_seconds(lambda: kept.find(distinct))
     yield Row("distinct captions in a second run, beside the first", unit, cached, rates["ours"])
 
@@ -365,12 +365,12 @@ if __name__ == "__main__":
     parts = options.add_subparsers()
     chosen = parts.add_parser("graphs")
     chosen.add_argument("csv", type=Path)
-    chosen.add_argument("--layer", choices=("rules", "learned"), default="rules")
+    chosen.add_argument("--layer", choices=("rules", "learned"), default="learned")
     chosen.set_defaults(measure=measure_graphs)
     chosen = parts.add_parser("interactions")
     chosen.add_argument("folder", type=Path)
     chosen.add_argument("--dictionary", type=Path, help="paraphrases in the authors' JSON format")
-    chosen.add_argument("--layer", choices=("rules", "learned"), default="rules")
+    chosen.add_argument("--layer", choices=("rules", "learned"), default="learned")
     chosen.set_defaults(measure=measure_interactions)
     chosen = parts.add_parser("implied")
     chosen.add_argument("annotations", type=Path)

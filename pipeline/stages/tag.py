@@ -112,7 +112,7 @@ class TagStage(LabellingStage):
     """
 
     name = "tag"
-    version = 10
+    version = 11
     reads = ("images", "triplets")
     uses = ("tagger",)
     writes = "relations"

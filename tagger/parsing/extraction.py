@@ -84,7 +84,8 @@ class Extraction:
 
     def nouns(self) -> list[Token]:
         """Returns the nouns that may be subjects and objects, in order."""
-        return [t for t in self._doc if self.mentions.is_noun(t) and not self._phrases.is_part_noun(t)]
+        nouns = (t for t in self._doc if self.mentions.is_noun(t) and not self._phrases.is_part_noun(t))
+        return [t for t in nouns if not self.mentions.is_transparent(t)]
 
     def _revise(self, layer: Layer) -> None:
         """Replaces the rules' triplets by the layer's."""

@@ -38,6 +38,8 @@ _ALSO_LINKS = frozenset(("next", "full", "close", "adjacent"))
 _DESCRIBING = frozenset((*_NOUNS, "ADJ", "VERB"))
 _OWN_CLAUSE = frozenset(("nsubj", "nsubjpass", "parataxis"))
 _INNER = frozenset(("compound", "nmod", "poss"))
+_JOINTS = frozenset(("and", "while", "as"))
+"""Words between a noun and another clause, where the rules have found the subject of a later noun."""
 _LEAST = -0.5
 """The score above which an option is kept, where 0 is as likely as none. It balances precision and recall."""
 _NEAREST = 3
@@ -251,7 +253,9 @@ def pairs(doc: Doc, mentions: Mentions, nouns: Sequence[Token], found: Found) ->
             left = nouns[at - 1 - gap]
             theirs = ruled.get((left.i, right.i), [])
             is_within = left.i >= first
-            if theirs or is_within or (gap < _NEAREST and not _is_inner(left) and not _is_inner(right)):
+            is_apart = ends[right.i] and any(word.lower_ in _JOINTS for word in doc[left.i : first])
+            is_near = gap < _NEAREST and not is_apart and not _is_inner(left) and not _is_inner(right)
+            if theirs or is_within or is_near:
                 words = _words_within(doc, left, right) if is_within else said[at]
                 yield Pair(left, right, gap, words, said[at - 1 - gap].text, theirs, ends[right.i])
 
