@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from scenes.sample_weights import SAMPLE_WEIGHTS
 
 from benchmarks.given_boxes import GivenBoxes, blind_scores
 from benchmarks.harness import Row, parser, run
@@ -60,7 +59,7 @@ from pipeline.training.task import Draws, PretrainTask, StepInputs
 from pipeline.training.trainer import Trainer
 from pipeline.training.vocabulary import Vocabulary
 from pipeline.training.worker import be_deterministic
-from scenes import acts
+from scenes import SAMPLE_WEIGHTS, acts
 from scenes.dataset import write_scenes
 from scenes.names import WORLD_CATEGORIES
 from storage.artifact import Artifact

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from models.decoder import Decoded
 from models.encoder import Encoded
-from models.losses import SetCriterion, TaggerCriterion, pseudo_labels
-from models.matcher import Matches, hungarian
+from models.losses import Matches, SetCriterion, TaggerCriterion, hungarian, pseudo_labels
 from models.network import Network
 from models.official.names import place_of, share_of
 from models.predictions import Pairs, Predictions, Target, hoi, scene_graph, zero_shot

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models.config import LossSettings, TextConfig
 from models.encoder import Encoded
-from models.matcher import MatchWeights
+from models.losses import MatchWeights
 from models.official.checkpoint import read_checkpoint
 from models.official.imported import import_state
 from models.predictions import Predictions, Target

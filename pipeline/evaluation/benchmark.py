@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -26,7 +25,7 @@ from pipeline.evaluation.scene_graph_recall import (
 )
 from pipeline.evaluation.splits import Split
 from pipeline.evaluation.summary import ClassScore, Figure
-from pipeline.evaluation.vcoco import VcocoRules, VcocoScores, match_vcoco
+from pipeline.evaluation.vcoco import VcocoRules, match_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import VcocoTruth
 from pipeline.evaluation.visual_relationships import VrdRules, match_vrd
@@ -277,30 +276,19 @@ def visual_relationships(
 
 def vcoco(predicted: VcocoDetections, truth: VcocoTruth, options: Options) -> Evaluated:
     """Role AP of scenario 1 and 2 over 24 and 25 roles, and agent AP."""
-
-    def means(scores: VcocoScores) -> dict[str, float]:
-        (one, two), (all_one, all_two) = scores.means_without_point, scores.means
-        return {
-            "role_1": one,
-            "role_2": two,
-            "role_1_25": all_one,
-            "role_2_25": all_two,
-            "agent": scores.agent_mean,
-        }
-
     rules = VcocoRules(official=options.official)
     matches = match_vcoco(predicted, truth, rules)
 
     def measured(chosen: Integers | None = None) -> Measured:
         scores = matches.scores(chosen)
         roles = {" ".join(role): value for role, value in scores.scenario_1.items() if not np.isnan(value)}
-        return Measured(means(scores), roles, {})
+        return Measured(scores.figures, roles, {})
 
     def role_precision(found: Relations, _: Relations, overlap: float = 0.5) -> float:
         changed = replace(rules, overlap=overlap)
-        return match_vcoco(replace(predicted, roles=found), truth, changed).scores().means_without_point[0]
+        return match_vcoco(replace(predicted, roles=found), truth, changed).scores().figures["role_1"]
 
-    official = {} if options.official else means(match_vcoco(predicted, truth, VcocoRules(official=True)).scores())
+    official = {} if options.official else match_vcoco(predicted, truth, VcocoRules(official=True)).scores().figures
     persons = matches.scores().persons
     truths = {" ".join(role): persons[role[0]] for role in truth.roles}
     return _evaluated(measured, official, truths, truth, options, role_precision, _LABELS["role_1"])
@@ -345,15 +333,17 @@ def _evaluated(
     *,
     measure: str = "AP",
     labels: Mapping[str, str] = _LABELS,
-    groups: Mapping[str, str] = MappingProxyType({}),
+    groups: Mapping[str, str] | None = None,
 ) -> Evaluated:
     """What follows from `measured`. `official`: the authors' values; `truths`, `groups`: of the classes, by name."""
     resamples = options.resamples if truth.images else 0
     found = bootstrap(lambda chosen: measured(chosen).figures, truth.images, resamples=resamples, report=options.report)
     figures = tuple(_figure(name, labels.get(name, name), each, official.get(name)) for name, each in found.items())
-    classes = measured(None).classes.items()
-    of_classes = tuple(ClassScore(name, value, truths[name], groups.get(name, "")) for name, value in classes)
-    return Evaluated(figures, of_classes, score, scored, measured, measure)
+    classes = tuple(
+        ClassScore(name, value, truths[name], (groups or {}).get(name, ""))
+        for name, value in measured(None).classes.items()
+    )
+    return Evaluated(figures, classes, score, scored, measured, measure)
 
 
 def _figure(name: str, label: str, found: Interval, authors: float | None) -> Figure:

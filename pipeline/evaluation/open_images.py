@@ -101,10 +101,7 @@ class OpenImagesScores:
 
 @dataclass(frozen=True)
 class OpenImagesMatches:
-    """Which relations and phrases are right, of the `per_image` best, and which relations of the 50 best.
-
-    Any choice of images can be scored from them without matching again.
-    """
+    """Which relations and phrases are right, of the `per_image` best, and which relations of the 50 best."""
 
     relations: Ranking
     phrases: Ranking
@@ -228,7 +225,7 @@ class ChallengeScores:
 
 @dataclass(frozen=True)
 class ChallengeMatches:
-    """Which relations and phrases are right. Any choice of images can be scored without matching again."""
+    """Which relations and phrases are right."""
 
     relations: Ranking
     phrases: Ranking

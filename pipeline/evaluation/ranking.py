@@ -66,10 +66,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Shares:
-    """The share of each of G groups of an image's truths that its K best predictions find.
-
-    Any choice of images can be scored from them without matching again.
-    """
+    """The share of each of G groups of an image's truths that its K best predictions find."""
 
     images: int
     """Number of images of the test set."""

@@ -47,10 +47,7 @@ class SceneGraphRules:
 
 @dataclass(frozen=True)
 class SceneGraphMatches:
-    """Which truths are found by the best predictions of their image, with the graph constraint and without.
-
-    Any choice of images can be scored without matching again.
-    """
+    """Which truths are found by the best predictions of their image, with the graph constraint and without."""
 
     rules: SceneGraphRules
     by_image: tuple[Shares, Shares]

@@ -48,19 +48,16 @@ class VcocoScores:
     official: bool = False
 
     @property
-    def agent_mean(self) -> float:
-        """Mean agent AP over the actions of the test set."""
-        return mean_of(_known(self.agent))
-
-    @property
-    def means(self) -> tuple[float, float]:
-        """Mean role AP of scenario 1 and 2 over all roles, 25 in V-COCO."""
-        return mean_of(_known(self.scenario_1)), mean_of(_known(self.scenario_2))
-
-    @property
-    def means_without_point(self) -> tuple[float, float]:
-        """Mean role AP of scenario 1 and 2 without the action "point", over 24 roles in V-COCO, as papers report it."""
-        return self._without_point(self.scenario_1), self._without_point(self.scenario_2)
+    def figures(self) -> dict[str, float]:
+        """Mean role AP of scenario 1 and 2 without the action "point", over 24 roles in V-COCO, as papers report it; the
+        same over all 25 roles; and mean agent AP over the actions of the test set."""
+        return {
+            "role_1": self._without_point(self.scenario_1),
+            "role_2": self._without_point(self.scenario_2),
+            "role_1_25": mean_of(_known(self.scenario_1)),
+            "role_2_25": mean_of(_known(self.scenario_2)),
+            "agent": mean_of(_known(self.agent)),
+        }
 
     def _without_point(self, precision: Mapping[Role, float]) -> float:
         if not self.official:
@@ -72,7 +69,7 @@ class VcocoScores:
 
 @dataclass(frozen=True)
 class VcocoMatches:
-    """Which predictions are right. Any choice of images can be scored from them without matching again."""
+    """Which predictions are right."""
 
     truth: VcocoTruth
     agents: Ranking

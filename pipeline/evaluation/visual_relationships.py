@@ -39,7 +39,7 @@ class VrdRules:
 
 @dataclass(frozen=True)
 class VrdMatches:
-    """Which truths are found. Any choice of images can be scored without matching again."""
+    """Which truths are found."""
 
     shares: Mapping[str, Shares]
     """By what is recalled: relations and phrases, and those of true triplets that the training set lacks. Each truth is

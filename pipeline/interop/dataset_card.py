@@ -66,12 +66,14 @@ class Release:
 
     def datasets(self) -> list[str]:
         """The names of the images' datasets."""
-        return sorted({name for index in self.tables.values() for name in index["dataset"].unique().to_pylist()})
+        return sorted(self._values("dataset"))
 
     def image_extensions(self) -> list[str]:
         """The file extensions of the images."""
-        found = {name for index in self.tables.values() for name in index["extension"].unique().to_pylist()}
-        return sorted(found - {LABELS})
+        return sorted(self._values("extension") - {LABELS})
+
+    def _values(self, column: str) -> set[str]:
+        return {name for index in self.tables.values() for name in index[column].unique().to_pylist()}
 
     @cached_property
     def counts(self) -> Mapping[str, Counter[str]]:
@@ -229,9 +231,8 @@ def _how_to_stream(release: Release) -> list[str]:
 
 def _labels(release: Release) -> list[str]:
     settings = _settings(release.shards.values())
-    choice = "" if settings.get("labels", "pseudo") != "pseudo" else recorded_choice(settings).in_words()
     lines = ["## Labels", "", _origin(release), ""]
-    if choice:
+    if settings.get("labels", "pseudo") == "pseudo" and (choice := recorded_choice(settings).in_words()):
         lines += [f"Kept labels: {markdown_text(choice)}, at most {settings['max_relations']} per image.", ""]
     return lines
 
@@ -294,22 +295,18 @@ def _lineage(release: Release) -> list[str]:
         rows.append((step, ", ".join(map(str, versions)), f"{len(keys):,}", f"`{named[:16]}`"))
         for artifact in artifacts:
             for role, digest in sorted(artifact.manifest.terms.get("weights", {}).items()):
-                models[step, markdown_text(str(role)), str(digest)] = None
+                models[step, markdown_text(str(role)), f"`{digest}`"] = None
     lines = [
         "## Lineage", "",
         f"Run `{release.run.name}` of recipe `{markdown_text(str(recipe))}`. A key is the sha256 of",
         "everything that decides an artifact's bytes; the key of several artifacts is that of their sorted list.", "",
         *markdown_table(("step", "version", "artifacts", "key"), rows), "",
     ]  # fmt: skip
-    captioned = _settings(
-        artifact for step, found in release.lineage.items() if step == "caption" for artifact in found
-    )
-    if captioned:
+    if captioned := _settings(release.lineage.get("caption", ())):
         settings = ", ".join(f"{name} {json.dumps(captioned[name])}" for name in _CAPTIONING if name in captioned)
         lines += [f"Captions: {markdown_text(settings)}.", ""]
     if models:
-        used = [(step, role, f"`{digest}`") for step, role, digest in models]
-        lines += [*markdown_table(("step", "model or list", "sha256"), used), ""]
+        lines += [*markdown_table(("step", "model or list", "sha256"), [*models]), ""]
     return lines
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pipeline.report.figures import DatasetAudit, Figures
 from pipeline.report.formatting import sanitise, share, table
-from pipeline.report.label_view import SCORES, score_cells
+from pipeline.report.label_view import methods_table
 from pipeline.report.steps import Outcome, scored_estimate, stage_rows
 from pipeline.report.variants import VariantScores, score_name, score_names, score_text
 from pipeline.training.config import MODEL
@@ -123,12 +123,8 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
         return [Text(f"Labels of {name}: not audited, because the dataset gives no relations to compare with")]
     printed: list[Any] = []
     if audit.labels is not None:
-        methods = table(
-            f"Labels of {name}, compared with its ground-truth relations: {audit.labels.in_words}", "labels", *SCORES
-        )
-        for method, scores in audit.labels.methods(choice):
-            methods.add_row(method, *score_cells(scores))
-        printed.append(methods)
+        title = f"Labels of {name}, compared with its ground-truth relations: {audit.labels.in_words}"
+        printed.append(methods_table(title, audit.labels, choice))
     if audit.captions is not None:
         found = audit.captions
         printed.append(

@@ -52,11 +52,8 @@ class DrawnBox(NamedTuple):
     labelled: bool = True
 
 
-class DrawnLine(NamedTuple):
-    """From the centre of a subject to that of its object, in pixels of the image."""
-
-    line: Line
-    style: str
+DrawnLine = tuple[Line, str]
+"""From the centre of a subject to that of its object, in pixels of the image, and its style."""
 
 
 class ListedRelation(NamedTuple):
@@ -159,7 +156,7 @@ def _drawn(
                 boxes.append(DrawnBox(names[int(label)], rect, style))
                 ends.append(rect.centre)
         if len(ends) == 2:
-            lines.append(DrawnLine((*ends[0], *ends[1]), style))
+            lines.append(((*ends[0], *ends[1]), style))
     return boxes, lines
 
 

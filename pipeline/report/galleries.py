@@ -146,21 +146,16 @@ def hardest_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, co
     if judged:
         ranked = sorted(judged, key=lambda sample: (-sample.disagreements, -sample.doubt))
         samples = [sample for sample in ranked if sample.disagreements][:count]
-        of_which, what = (
-            "images with ground-truth relations",
-            (
-                "the most disagreements: kept labels that are not in the ground truth (✗) and ground-truth relations "
-                "that were not kept (○)."
-            ),
+        among = f"{len(judged):,} images with ground-truth relations"
+        what = (
+            "the most disagreements: kept labels that are not in the ground truth (✗) and ground-truth relations that were "
+            "not kept (○)."
         )
     else:
         ranked = sorted(every, key=lambda sample: -sample.doubt)
         samples = [sample for sample in ranked if sample.doubt][:count]
-        of_which, what = (
-            "images",
-            ("the most doubtful labels: the expected number of wrong decisions if each confidence were a probability."),
-        )
-    among = f"{len(judged) if judged else len(every):,} {of_which}"
+        among = f"{len(every):,} images"
+        what = "the most doubtful labels: the expected number of wrong decisions if each confidence were a probability."
     if len(examined) < len(sizes):
         among += f" in {len(examined):,} of {len(sizes):,} partitions, drawn with seed {seed}"
     return Gallery("hardest", "Hardest", f"Of {among}, the {len(samples):,} with {what}", tuple(samples))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from rich.console import Console, Group
+from rich.table import Table
 from rich.text import Text
 
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
@@ -117,12 +118,8 @@ class LabelView:
 
 
 def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
-    methods = table(
-        f"Labels of {sanitise(dataset)}, on the {audit.images:,} images with ground truth: {audit.in_words}",
-        "labels", *SCORES,
-    )  # fmt: skip
-    for name, scores in audit.methods(choice):
-        methods.add_row(name, *score_cells(scores))
+    title = f"Labels of {sanitise(dataset)}, on the {audit.images:,} images with ground truth: {audit.in_words}"
+    methods = methods_table(title, audit, choice)
     rules = table(
         "Every rule at the threshold with its highest F1", "confidence, rule", "threshold", "precision", "recall", "F1",
         f"precision at {REACHABLE_RECALL}",
@@ -150,6 +147,8 @@ def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
 
 
 REACHABLE_RECALL = "recall .8 of the reachable"
+
+
 SCORES = ("kept", "precision", "recall of all", f"precision at {REACHABLE_RECALL}", "average precision")
 """Columns of `score_cells`."""
 
@@ -158,6 +157,14 @@ def score_cells(scores: LabelScores) -> tuple[str, ...]:
     """The cells of a labelling method: labels kept, precision, recall, precision at recall .8 and average precision."""
     values = (scores.precision, scores.recall, scores.precision_at_recall, scores.average_precision)
     return (f"{scores.kept:,}", *map(share, values))
+
+
+def methods_table(title: str, audit: LabelAudit, choice: str) -> Table:
+    """A row for each way to label."""
+    methods = table(title, "labels", *SCORES)
+    for name, scores in audit.methods(choice):
+        methods.add_row(name, *score_cells(scores))
+    return methods
 
 
 def _covered(dataset: str, coverage: LabelCoverage) -> list[Group]:

@@ -116,19 +116,15 @@ class Audit:
         self._index = index
         self._reviews = reviews
         self._shares = shares
-        self._lock = threading.Lock()
-        self._population = _draw(index, shares.team)
+        self.refresh()
 
     def refresh(self) -> None:
         """Draw again after labels changed. Labels that were computed again keep their place."""
-        population = _draw(self._index, self._shares.team)
-        with self._lock:
-            self._population = population
+        self._population = _draw(self._index, self._shares.team)
 
     def precision(self) -> AuditPrecision:
         """Precision of the kept labels according to the verdicts so far, with its 95 % interval."""
-        with self._lock:
-            population = self._population
+        population = self._population
         outcomes = np.full(len(population.relations), UNJUDGED, np.int8)
         blind = np.zeros(len(outcomes), bool)
         place = {number: at for at, number in enumerate(population.relations.tolist())}

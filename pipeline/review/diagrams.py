@@ -37,9 +37,8 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Plot:
-    """A line as `x,y` pairs, and its points as (x, y, tooltip)."""
+    """A line through points, each (x, y, tooltip)."""
 
-    line: str
     points: tuple[tuple[float, float, str], ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
@@ -69,31 +68,21 @@ class Graph:
     node_height: float = _NODE[1]
 
 
-def histogram(
-    outer: Sequence[int],
-    inner: Sequence[int],
-    titles: Sequence[str],
-    addresses: Sequence[str],
-    ticks: Sequence[tuple[float, str]],
-) -> Histogram:
-    """Columns of equal width, as high as the logarithms of the counts; `inner` counts a part of `outer`.
+def histogram(rows: Sequence[tuple[int, int, str, str]], ticks: Sequence[tuple[float, str]]) -> Histogram:
+    """Columns of equal width, as high as the logarithms of the counts.
 
-    `ticks`: (position on the x axis, in columns; label).
+    `rows`: (count, part of it to highlight, tooltip, address). `ticks`: (position on the x axis, in columns; label).
     """
-    number = max(len(outer), 1)
-    power = max(1, math.ceil(math.log10(max([*outer, 1]) + 1)))
+    number = max(len(rows), 1)
+    power = max(1, math.ceil(math.log10(max((count for count, *_ in rows), default=1) + 1)))
 
     def box(place: int, count: int) -> tuple[float, float, float, float]:
         left, right = AXES.x(place, number) + 1, AXES.x(place + 1, number) - 1
         top = AXES.y(math.log10(count + 1), high=power)
         return round(left, 1), top, round(right - left, 1), round(AXES.y(0) - top, 1)
 
-    columns = (
-        Column(box(place, count), box(place, part), title, address)
-        for place, (count, part, title, address) in enumerate(zip(outer, inner, titles, addresses, strict=True))
-    )
     return Histogram(
-        tuple(columns),
+        tuple(Column(box(at, count), box(at, part), *words) for at, (count, part, *words) in enumerate(rows)),
         tuple(Tick(AXES.x(place, number), text) for place, text in ticks),
         tuple(Tick(AXES.y(math.log10(10**p + 1), high=power), _power(p)) for p in range(power)),
     )
@@ -104,7 +93,6 @@ def shares(points: Sequence[tuple[float, float, str]]) -> Plot:
     placed = tuple((AXES.x(x), AXES.y(y), title) for x, y, title in points)
     ticks = [place / 5 for place in range(6)]
     return Plot(
-        " ".join(f"{x},{y}" for x, y, _ in placed),
         placed,
         tuple(Tick(AXES.x(at), f"{at:g}") for at in ticks),
         tuple(Tick(AXES.y(at), f"{at:g}") for at in ticks),
@@ -126,7 +114,6 @@ def long_tail(counts: Sequence[int]) -> Plot:
         for rank in ranks
     )
     return Plot(
-        " ".join(f"{x},{y}" for x, y, _ in placed),
         placed,
         tuple(Tick(AXES.x(p, powers[0]), _power(p)) for p in range(powers[0] + 1)),
         tuple(Tick(AXES.y(p, high=powers[1]), _power(p)) for p in range(powers[1] + 1)),

@@ -206,7 +206,8 @@ class ReviewIndex:
                     log.warning(
                         "labels don't fit their images or settings", extra={"fields": {"partitions": sorted(left)}}
                     )
-                self._write(made, stamps, known)
+                if made:
+                    self._write(made, stamps, known)
                 changed += len(made)
                 done += len(batch)
                 progress(done, len(stale))
@@ -229,7 +230,7 @@ class ReviewIndex:
             for name, part, _ in made:
                 if name in known:
                     _delete(cursor, part)
-            for table in TABLES if made else ():
+            for table in TABLES:
                 rows = pa.concat_tables([tables[table] for *_, tables in made])
                 run_with(cursor, f"INSERT INTO {table} SELECT * FROM rows", rows=rows)
             for name, part, _ in made:

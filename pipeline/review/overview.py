@@ -215,12 +215,12 @@ def _scores(binned: BinnedLabels) -> tuple[Histogram, tuple[tuple[str, int, int,
     rows = []
     for place, (lost, kept) in enumerate(binned.spread(BARS).tolist()):
         rows.append((f"{place / BARS:.2f}", lost + kept, kept, f"labels?{_bin_search(place).query()}"))
-    titles = [f"from {least}: {labels:,} labels, {kept:,} kept" for least, labels, kept, _ in rows]
     ticks = [(place * BARS / 5, f"{place / 5:g}") for place in range(6)]
-    drawn = histogram(
-        [row[1] for row in rows], [row[2] for row in rows], titles, [row[3] if row[1] else "" for row in rows], ticks
-    )
-    return drawn, tuple(rows)
+    drawn = [
+        (labels, kept, f"from {least}: {labels:,} labels, {kept:,} kept", address if labels else "")
+        for least, labels, kept, address in rows
+    ]
+    return histogram(drawn, ticks), tuple(rows)
 
 
 def _bin_search(place: int) -> Search:
@@ -231,9 +231,9 @@ def _bin_search(place: int) -> Search:
 
 def _density(facts: LabelFacts) -> Histogram:
     names = [f"{number}{'+' if number == MOST_AN_IMAGE else ''}" for number in range(MOST_AN_IMAGE + 1)]
-    titles = [f"{name} kept: {images:,} images" for name, images in zip(names, facts.density, strict=True)]
     ticks = [(place + 0.5, names[place]) for place in range(0, MOST_AN_IMAGE + 1, 5)]
-    return histogram(facts.density, facts.density, titles, [""] * len(names), ticks)
+    counted = zip(names, facts.density, strict=True)
+    return histogram([(images, images, f"{name} kept: {images:,} images", "") for name, images in counted], ticks)
 
 
 def _audit_view(audit: ScoreAudit) -> AuditView:

@@ -33,7 +33,7 @@ from pipeline.stages.caption import CaptionStage
 from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
-from pipeline.stages.tag import TagStage, open_candidates
+from pipeline.stages.tag import CandidateSettings, open_candidates
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.tracking.trackers import require_extras
 from pipeline.training.vocabulary import is_tokenizer
@@ -153,8 +153,11 @@ def _weights(context: RunContext) -> Iterator[Finding]:
             if path not in seen and step.stage is not ImportTaggerStage:
                 seen.add(path)
                 yield _weight(f"{step.name} {role}", role, path)
-        if step.stage is TagStage:
-            yield from _candidate_files(step.settings)
+        if isinstance(step.settings, CandidateSettings):
+            try:
+                open_candidates(step.settings)
+            except FatalError as error:
+                yield Finding("missing", "tag", str(error))
         if step.stage is CaptionStage:
             yield from _captioner(step.settings)
     if any(step.stage is ParseStage for step in context.steps):
@@ -193,14 +196,6 @@ def _source_of(path: Path | str) -> str:
     if sentence and str(path) == CaptionSettings().model:
         sentence += "; then set caption.model=data/weights/blip-image-captioning-large"
     return f". {sentence}" if sentence else ""
-
-
-def _candidate_files(settings: Any) -> Iterator[Finding]:
-    """Open the files that decide candidates, which is quick."""
-    try:
-        open_candidates(settings)
-    except FatalError as error:
-        yield Finding("missing", "tag", str(error))
 
 
 def _captioner(settings: Any) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -29,8 +29,10 @@ def prepare(context: RunContext, display: Display) -> None:
     if context.recipe.scenes is not None:
         write_world(context.recipe.data.root, context.recipe.scenes, display.drawing)
     read_annotations(context, display.reading)
-    for doubts in doubts_about_boxes(context):
-        display.warn(doubts)
+    indexes = context.resolved.ingest.indexes
+    for source in context.sources:
+        if source.has_boxes and (doubts := box_doubts(source.name, open_index(source, indexes))):
+            display.warn(doubts)
     for finding in precisions(context):
         fields = {"step": finding.what.partition(" ")[0], "precision": finding.detail}
         log.info("precision", extra={"fields": fields})
@@ -49,15 +51,6 @@ def read_annotations(context: RunContext, reading: Callable[[str, float], None] 
     for source in context.sources:
         if not is_indexed(source, indexes):
             open_index(source, indexes, None if reading is None else partial(reading, source.name))
-
-
-def doubts_about_boxes(context: RunContext) -> Iterator[str]:
-    """Yield a warning for each dataset whose boxes look wrong. Their annotations must have been read."""
-    for source in context.sources:
-        if source.has_boxes and (
-            doubts := box_doubts(source.name, open_index(source, context.resolved.ingest.indexes))
-        ):
-            yield doubts
 
 
 def write_world(root: Path, settings: SceneSettings, progress: Callable[[int, int], None] | None) -> None:

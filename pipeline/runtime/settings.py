@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.runtime.devices import best_precision
 from storage.errors import FatalError
 
 
@@ -43,8 +44,11 @@ class Settings(BaseModel):
         return self.model_dump(mode="json", include=kept, by_alias=True)
 
     def planned(self) -> Self:
-        """These settings with what a run reads once, before its first step, so that plan and workers have the same."""
-        return self
+        """These settings with what a run finds out once, before its first step, so that plan and workers have the same,
+        such as the precision that "auto" stands for on this machine."""
+        if getattr(self, "precision", None) != "auto":
+            return self
+        return self.model_copy(update={"precision": best_precision(str(getattr(self, "device", "cpu")))})
 
     def with_paths(self, mark: PathMark, find: Callable[[str, str | Path], str | Path], section: str = "") -> Self:
         """These settings with what `find` makes of the dotted name and value of each path in a field with this mark."""

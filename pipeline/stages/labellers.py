@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import AfterValidator, Field
 
-from pipeline.runtime.devices import best_precision, choose_device
+from pipeline.runtime.devices import choose_device
 from pipeline.runtime.plugins import PluginOptions, RequireName, load_plugin, options_of, plugin_terms
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.runtime.settings import Settings, file_read, runtime
@@ -69,10 +69,6 @@ class TaggerLabellerSettings(LabellerSettings):
     holds which."""
     pairs_together: int = Field(1600, ge=1)
     """Maximum number of box pairs per pass through the decoders, which bounds memory. It is part of the key, too."""
-
-    def planned(self) -> Self:
-        """The same settings, with the precision that "auto" stands for on this machine."""
-        return self.model_copy(update={"precision": best_precision(self.device)}) if self.precision == "auto" else self
 
 
 class Labeller(Protocol):

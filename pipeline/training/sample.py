@@ -62,7 +62,10 @@ class TrainingSample:
         values = {"version": VERSION} | asdict(self)
         del values["boxes"], values["relations"]
         values["objects"] = [box._asdict() for box in self.boxes]
-        values["relations"] = [_known_fields(relation) for relation in self.relations]
+        values["relations"] = [
+            {name: value for name, value in relation._asdict().items() if value not in (None, "")}
+            for relation in self.relations
+        ]
         return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
@@ -113,10 +116,6 @@ class TrainingSample:
     def worded(self) -> TrainingSample:
         """Returns the sample with predicates in the words of its captions or its dataset."""
         return replace(self, relations=tuple(r._replace(predicate=r.surface or r.predicate) for r in self.relations))
-
-
-def _known_fields(relation: SampleRelation) -> dict[str, Any]:
-    return {name: value for name, value in relation._asdict().items() if value not in (None, "")}
 
 
 def _between(relations: Iterable[SampleRelation], place: Mapping[int, int]) -> tuple[SampleRelation, ...]:

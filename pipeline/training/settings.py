@@ -10,7 +10,6 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from models.config import LossSettings, NetworkConfig
 from pipeline.data.images.training_view import ViewSettings
-from pipeline.runtime.devices import best_precision
 from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.training.address import Address
 from storage.errors import FatalError
@@ -275,10 +274,6 @@ class TrainingSettings(ViewSettings):
     def lr_scale(self) -> float:
         """The factor of all learning rates that follows from `batch`."""
         return math.sqrt(self.batch / self.lr_for_batch) if self.lr_for_batch else 1.0
-
-    def planned(self) -> Self:
-        """The same settings, with the precision that "auto" stands for on this machine."""
-        return self.model_copy(update={"precision": best_precision(self.device)}) if self.precision == "auto" else self
 
     def reseeded(self, seed: int) -> Self:
         """Returns the same settings with another seed."""

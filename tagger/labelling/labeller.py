@@ -290,17 +290,14 @@ def _missing_box(image: TaggingImage) -> Problem | None:
 
 
 def _load(images: Sequence[TaggingImage], positions: Iterable[int]) -> list[Tensor | Problem]:
-    return [_checked(images[position]) for position in positions]
-
-
-def _checked(image: TaggingImage) -> Tensor | Problem:
-    pixels = image.load()
-    if isinstance(pixels, Tensor) and tuple(pixels.shape) != (3, *image.shape):
-        raise ValueError(
-            f"loaded pixels have shape {tuple(pixels.shape)}, but {(3, *image.shape)} was announced; compute the shape "
-            "from the actual size of the file"
-        )
-    return pixels
+    loaded = [(images[position], images[position].load()) for position in positions]
+    for image, pixels in loaded:
+        if isinstance(pixels, Tensor) and tuple(pixels.shape) != (3, *image.shape):
+            raise ValueError(
+                f"loaded pixels have shape {tuple(pixels.shape)}, but {(3, *image.shape)} was announced; compute the shape "
+                "from the actual size of the file"
+            )
+    return [pixels for _, pixels in loaded]
 
 
 def _row(encoded: Encoded, row: int) -> Encoded:

@@ -223,10 +223,10 @@ def test_v_coco_is_read_for_trainings_without_what_has_no_object(tmp_path):
 
 
 def test_actions_that_name_no_box_or_image_are_quarantined(tmp_path):
-    rows = [(11, 5, 1, [99]), (98, 5, 1, [12]), (1, 77, 1, [1]), ("x", 5, 1, [0])]
+    rows = [(11, 5, 1, [99]), (98, 5, 1, [12]), (0, 5, 1, [12]), (1, 77, 1, [1]), ("x", 5, 1, [0])]
     reader = vcoco(tmp_path, [action("hold", ["obj"], rows)])  # type: ignore[arg-type]
     (record,) = annotations(reader)
-    assert reasons(record) == ["relation without box", "relation without box"]
+    assert reasons(record) == ["relation without box"] * 3
     assert [(reject.image_id, reject.reason) for reject in reader.rejects] == [
         (5, "relation malformed"),
         (77, "relations of unknown image"),

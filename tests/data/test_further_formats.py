@@ -44,6 +44,17 @@ def test_coco_with_relations_between_annotations(tmp_path):
     assert [reject.reason for reject in reader.rejects] == ["relations of unknown image"] * 2
 
 
+def test_a_box_without_a_usable_id_has_no_relations(tmp_path):
+    boxes = [*ANNOTATIONS, *({"id": id, "image_id": 7, "category_id": 5, "bbox": [5, 2, 9, 8]} for id in (None, -4))]
+    stated = {
+        "rel_annotations": [relation(0, 4, None), relation(-4, 4, 3)],
+        "rel_categories": [{"id": 4, "name": "on"}],
+    }
+    (record,) = annotations(opened("coco", save_json(tmp_path / "a.json", COCO | {"annotations": boxes} | stated)))
+    assert len(record.boxes) == 4 and record.relations == ()
+    assert reasons(record) == ["relation without box"] * 2
+
+
 def test_relations_in_the_file_and_beside_it_are_joined(tmp_path):
     content = COCO | {"rel_annotations": [relation(0, 4, 3)], "rel_categories": [{"id": 4, "name": "wears"}]}
     pair = {"subject": "person", "subject_bbox": [1, 2, 30, 40], "predicate": "holds", "object": "hat"}

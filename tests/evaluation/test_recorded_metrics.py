@@ -16,6 +16,11 @@ from pipeline.evaluation.vcoco_detections import read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 
 
+def means(scores: VcocoScores, roles: str = "_25") -> tuple[float, float]:
+    """Mean role AP of scenario 1 and 2, over all roles or, with "", without "point"."""
+    return scores.figures[f"role_1{roles}"], scores.figures[f"role_2{roles}"]
+
+
 def recording(shared: Path, name: str) -> dict:
     return json.loads((shared / "oracle" / f"eval_{name}.json").read_text())
 
@@ -82,22 +87,22 @@ def test_vcoco_agrees_with_vsrl_eval(shared, tmp_path):
     assert [*scores.scenario_1.values()] == pytest.approx(expected["scenario_1"], abs=1e-6)
     assert [*scores.scenario_2.values()] == pytest.approx(expected["scenario_2"], abs=1e-6)
     mean = recorded["outputs"]["mean"]
-    assert (scores.agent_mean, *scores.means) == pytest.approx(
+    assert (scores.figures["agent"], *means(scores)) == pytest.approx(
         (mean["agent"], mean["scenario_1"], mean["scenario_2"]), abs=1e-6
     )
     assert 'Average Role [scenario_1] AP = 43.00, omitting the action "point"' in recorded["stdout"]
     assert 'Average Role [scenario_2] AP = 68.50, omitting the action "point"' in recorded["stdout"]
-    assert [round(100 * mean, 2) for mean in scores.means_without_point] == [43.00, 68.50]
+    assert [round(100 * mean, 2) for mean in means(scores, "")] == [43.00, 68.50]
 
 
 def test_the_mean_without_point_is_that_of_the_other_roles(shared, tmp_path):
     recorded = recording(shared, "vsrl")
     scores = vcoco_scores(recorded, tmp_path)
     by_role = recorded["outputs"]["ap_in_action_role_order"]
-    for mean, scenario in zip(scores.means_without_point, ("scenario_1", "scenario_2"), strict=True):
+    for mean, scenario in zip(means(scores, ""), ("scenario_1", "scenario_2"), strict=True):
         others = [value for place, value in enumerate(by_role[scenario]) if place != 4]
         assert mean == pytest.approx(np.mean(others), abs=1e-6)
-    assert scores.means_without_point[0] == pytest.approx(0.448409, abs=1e-6)
+    assert scores.figures["role_1"] == pytest.approx(0.448409, abs=1e-6)
 
 
 def test_open_images_agrees_with_the_authors_evaluator(shared):

@@ -10,8 +10,15 @@ import torch.nn.functional as F
 
 from models.boxes import cxcywh_to_xyxy, giou
 from models.config import LossSettings
-from models.losses import SetCriterion, TaggerCriterion, cornernet_focal, pseudo_labels
-from models.matcher import MatchWeights, hungarian, matching_costs
+from models.losses import (
+    MatchWeights,
+    SetCriterion,
+    TaggerCriterion,
+    cornernet_focal,
+    hungarian,
+    matching_costs,
+    pseudo_labels,
+)
 from models.predictions import Predictions, Target
 from tests.models.made import make_predictions, make_target
 

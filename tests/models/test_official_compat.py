@@ -11,8 +11,7 @@ from models.config import LossSettings
 from models.decoder import Decoder, PairBoxes
 from models.encoder import Encoded
 from models.layers import encode_map
-from models.losses import SetCriterion, TaggerCriterion
-from models.matcher import MatchWeights, matching_costs
+from models.losses import MatchWeights, SetCriterion, TaggerCriterion, matching_costs
 from models.predictions import Target
 from models.relation_tagger import PairQueries, RelationTagger
 from models.rlip import RLIP

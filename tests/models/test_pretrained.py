@@ -73,6 +73,8 @@ def test_every_table_whose_size_depends_on_the_pairs_is_known(small_config, arch
     differing = {name for name, shape in shapes[1].items() if shapes[0][name] != shape}
     assert differing and differing <= PER_PAIR.keys()
     assert all(fits_fewer_pairs(name, shapes[0][name], shapes[1][name]) for name in differing)
+    assert not fits_fewer_pairs("tgt_embed.weight", (200, 128), (128, 256))
+    assert not fits_fewer_pairs("transformer.level_embed", (5, 256), (4, 256))
 
 
 def test_a_training_takes_the_first_pairs_of_its_initial_weights(small_config, tokenizer, tmp_path):

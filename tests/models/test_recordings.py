@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from parity import differences, main
-from recorded.compare import TOLERANCES, compare
+from parity import TOLERANCES, compare, differences, main
 from recorded.measure import measure
 from recorded.recording import Recording, recordings_in
 

@@ -107,10 +107,10 @@ class CocoReader(Reader):
                 continue
             draft = Draft(record.image_id)
             self._add_boxes(draft, boxes, categories)
-            for keys in relations.of(record.image_id):
+            for each in relations.of(record.image_id):
+                keys = subject, predicate, target = tuple(map(as_id, each))
                 with draft.rejecting(keys):
-                    predicate = name_of(predicates, keys[1], "unknown verb id")
-                    draft.relate(as_id(keys[0]), predicate, as_id(keys[2]))
+                    draft.relate(subject, name_of(predicates, predicate, "unknown verb id"), target)
             once = [*dict.fromkeys(draft.relations)]
             draft.rejects += [Rejected(record.image_id, "relation duplicate")] * (len(draft.relations) - len(once))
             paired, lost = add_pairs(record.image_id, draft.boxes, pairs.pop(record.image_id, []), names)
@@ -155,7 +155,7 @@ class CocoReader(Reader):
 
     def _record(self, entry: Any, seen: set[int]) -> ImageRecord | None:
         values = as_object(entry)
-        name = values.get("file_name", entry)
+        name = values.get("file_name") if isinstance(entry, dict) else entry
         found = self.accepted(
             as_id(values.get("id")), self._relative_path(name) if isinstance(name, str) else name, seen
         )
@@ -176,7 +176,7 @@ class CocoReader(Reader):
                 if unwanted := self._unwanted(is_fake == 1, is_reflected == 1):
                     draft.reject(unwanted, box.written())
                 else:
-                    draft.add(box, source_id)
+                    draft.add(box, box.source_id if box.source_id >= 0 else None)
 
     def _unwanted(self, is_fake: bool, is_reflected: bool) -> str:
         """The reason to reject a box; "" to keep it."""

@@ -51,8 +51,9 @@ class HicoDetReader(Reader):
             with draft.rejecting(item):
                 found = as_object(item)
                 corners = numbers_of(found.get("bbox"))
-                category = name_of(self._objects, found.get("category_id"), "unknown category id")
-                draft.add(Box.between(category, corners, position), position)
+                with draft.rejecting(found.get("category_id")):
+                    category = name_of(self._objects, found.get("category_id"), "unknown category id")
+                    draft.add(Box.between(category, corners, position), position)
         for item in draft.listed(entry, "hoi_annotation"):
             with draft.rejecting(item):
                 found = as_object(item)

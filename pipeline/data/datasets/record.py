@@ -101,10 +101,11 @@ class Draft:
         return []
 
     def add(self, box: Box, key: Any) -> int:
-        """Adds a box, and returns its index."""
-        self.places[key] = len(self.boxes)
+        """Adds a box, and returns its index. No relation can name a box whose key is None."""
+        if key is not None:
+            self.places[key] = len(self.boxes)
         self.boxes.append(box)
-        return self.places[key]
+        return len(self.boxes) - 1
 
     def relate(self, subject: Any, predicate: str, target: Any) -> None:
         """Adds a relation between boxes by their keys. Raises `Unusable` if one is missing."""

@@ -159,9 +159,9 @@ class VcocoReader(Reader):
                 numbers, source_id = numbers_of(annotation["bbox"]), as_id(annotation["id"])
                 crowd = annotation["iscrowd"] == 1
                 draft.add(Box(category, *numbers, crowd, -1 if source_id is None else source_id), source_id)
-        draft.places[0] = NO_OBJECT
-        for action in image.actions:
-            with draft.rejecting(action):
-                draft.relate(*action)
+        draft.places["nobody"] = NO_OBJECT
+        for person, name, target in image.actions:
+            with draft.rejecting([person, name, target]):
+                draft.relate(person, name, target or "nobody")
         size = as_size(entry.get("width")), as_size(entry.get("height"))
         return self.drafted(draft, self.place(accepted[1]), size)

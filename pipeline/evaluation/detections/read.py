@@ -242,61 +242,57 @@ def _relations(
 ) -> Relations:
     """The pairs of images and names of the truth. Counts what is faulty, and in `noted` what is odd."""
     image = places[columns.row] if len(places) else columns.row
-    subject_labels, object_labels = _labels(objects, columns.subjects), _labels(objects, columns.objects)
-    predicate = _labels(predicates, columns.predicates)
+    found = _labelled(columns, images, image, objects, predicates)
     kept = image >= 0
-    for reason, wrong in _faults(columns, subject_labels, object_labels, predicate):
+    for reason, wrong in _faults(columns, found):
         values = columns.scores if "score" in reason else None
         content.note(reason, np.flatnonzero(kept & wrong), columns.row, values)
         kept &= ~wrong
     inverted = columns.row[kept & (_inverted(columns.subject_boxes) | _inverted(columns.object_boxes))]
     noted.add("box inverted", len(inverted), map(content.image_name, inverted.tolist()))
-    order = _by_image(image, kept)
+    return found.take(_by_image(image, kept))
+
+
+def _labelled(
+    columns: DetectionColumns, images: int, image: Integers, objects: Integers, predicates: Integers
+) -> Relations:
+    """The pairs as they follow in the file, with the labels of the truth; -1 for its images and names that it lacks."""
     return Relations(
         images=images,
-        image=image[order],
-        subject_boxes=columns.subject_boxes[order],
-        object_boxes=columns.object_boxes[order],
-        subject_labels=subject_labels[order],
-        object_labels=object_labels[order],
-        predicates=predicate[order],
-        scores=columns.scores[order],
-        masks=None if columns.masks is None else columns.masks[order],
+        image=image,
+        subject_boxes=columns.subject_boxes,
+        object_boxes=columns.object_boxes,
+        subject_labels=_labels(objects, columns.subjects),
+        object_labels=_labels(objects, columns.objects),
+        predicates=_labels(predicates, columns.predicates),
+        scores=columns.scores,
+        masks=columns.masks,
     )
 
 
-def _faults(
-    columns: DetectionColumns, subject_labels: Integers, object_labels: Integers, predicate: Integers
-) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def _faults(columns: DetectionColumns, found: Relations) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Each reason why pairs can't be scored, and those it holds of."""
     without = columns.objects == NO_OBJECT
-    yield "unknown object name", (subject_labels < 0) | ((object_labels < 0) & ~without)
-    yield "unknown predicate name", predicate < 0
+    yield "unknown object name", (found.subject_labels < 0) | ((found.object_labels < 0) & ~without)
+    yield "unknown predicate name", found.predicates < 0
     yield "score negative or not finite", ~(np.isfinite(columns.scores) & (columns.scores >= 0))
     yield "box not finite", ~_finite(columns.subject_boxes) | ~(_finite(columns.object_boxes) | without)
 
 
 def _counts(content: DetectionsContent, truth: GroundTruth, part: DetectionColumns) -> NDArray[np.bool_]:
     """Marks pairs that can count for scene graphs, and faulty ones, which are counted later. Masks may count anyhow."""
-    objects = matched(content.objects, truth.objects)
-    subject_labels, object_labels = _labels(objects, part.subjects), _labels(objects, part.objects)
-    predicates = _labels(matched(content.predicates, truth.predicates, canonical), part.predicates)
+    objects, predicates = (
+        matched(content.objects, truth.objects),
+        matched(content.predicates, truth.predicates, canonical),
+    )
+    image = part.row - part.row.min(initial=0)
+    found = _labelled(part, int(image.max(initial=-1)) + 1, image, objects, predicates)
     kept = np.zeros(len(part.row), bool)
-    for _, wrong in _faults(part, subject_labels, object_labels, predicates):
+    for _, wrong in _faults(part, found):
         kept |= wrong
     usable = np.flatnonzero(~kept)
     if part.masks is None and len(usable):
-        relations = Relations(
-            images=int(part.row[-1] - part.row[0]) + 1,
-            image=part.row - part.row[0],
-            subject_boxes=part.subject_boxes,
-            object_boxes=part.object_boxes,
-            subject_labels=subject_labels,
-            object_labels=object_labels,
-            predicates=predicates,
-            scores=part.scores,
-        )
-        usable = usable[that_count(relations.take(usable))]
+        usable = usable[that_count(found.take(usable))]
     kept[usable] = True
     return kept
 
