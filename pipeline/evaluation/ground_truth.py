@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.data.datasets.annotations import as_id
 from pipeline.data.datasets.coco_panoptic import segment_ids
@@ -147,11 +146,6 @@ class GroundTruth:
                     "list the segments in the order of `annotations`, and --masks name the folder of panoptic_val2017"
                 ) from error
         return replace(self, relations=replace(self.relations, masks=masks))
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """I: the number of relations of each image."""
-        return np.bincount(self.relations.image, minlength=len(self)).astype(np.int64)
 
     @cached_property
     def by_id(self) -> Mapping[int, int]:

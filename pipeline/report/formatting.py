@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -83,28 +84,14 @@ def in_words(row: Mapping[str, Any]) -> tuple[str, str]:
     parts = []
     for column, value in rest.items():
         if isinstance(value, list):
-            items = [_ITEMS.get(column, _as_json)(item) for item in value[:_MOST_ITEMS]]
+            in_short = _ITEMS.get(column, partial(json.dumps, ensure_ascii=False, default=str))
+            items = "; ".join(in_short(item) for item in value[:_MOST_ITEMS])
             more = f" (+{len(value) - _MOST_ITEMS})" if len(value) > _MOST_ITEMS else ""
-            parts.append(f"{len(value)} {column}: {'; '.join(items)}{more}" if value else f"no {column}")
+            parts.append(f"{len(value)} {column}: {items}{more}" if value else f"no {column}")
         elif column not in ("digest", "split"):
-            parts.append(f"{column} {_number(value)[: _DIGEST if column == 'tagger' else None]}")
+            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+            parts.append(f"{column} {text[: _DIGEST if column == 'tagger' else None]}")
     return name, sanitise(" · ".join(parts), 400)
-
-
-def _as_json(item: Any) -> str:
-    return json.dumps(item, ensure_ascii=False, default=str)
-
-
-def _box(item: Mapping[str, Any]) -> str:
-    return f"{item['category']} {item['x']:.0f},{item['y']:.0f} {item['w']:.0f}x{item['h']:.0f}"
-
-
-def _caption(item: Mapping[str, Any]) -> str:
-    return str(item["text"])
-
-
-def _triplet(item: Mapping[str, Any]) -> str:
-    return f"{item['subject_lemma']} | {item['predicate_lemma']} | {item['object_lemma']}"
 
 
 def _relation(item: Mapping[str, Any]) -> str:
@@ -112,14 +99,10 @@ def _relation(item: Mapping[str, Any]) -> str:
     return f"#{item['subject']} {item['predicate']} #{item['object']}{score}"
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 _ITEMS: Mapping[str, Callable[[Any], str]] = {
-    "boxes": _box,
-    "captions": _caption,
-    "triplets": _triplet,
+    "boxes": "{0[category]} {0[x]:.0f},{0[y]:.0f} {0[w]:.0f}x{0[h]:.0f}".format,
+    "captions": "{0[text]}".format,
+    "triplets": "{0[subject_lemma]} | {0[predicate_lemma]} | {0[object_lemma]}".format,
     "pairs": _relation,
     "relations": _relation,
 }

@@ -4,7 +4,7 @@
 * Means: a skier has skis and a surfer a surfboard, even if the caption does not name them.
 * Consequences: who rides a horse sits on it, and a reader holds the book. Only plain ones are listed. Where V-COCO
   annotates both actions, at least seven in ten pairs with the first have the second too: `python -m
-  benchmarks.implications` counts them.
+  benchmarks.parsing implied` counts them.
 """
 
 from __future__ import annotations

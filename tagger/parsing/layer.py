@@ -1,7 +1,7 @@
 """A learned layer over the rules: two linear models choose the words of each noun, and what relates two nouns.
 
 Each choice has a few options, whose features are hashed into one table of weights. `benchmarks/parsing_layer.py` trains
-them on FACTUAL's captions; LAYER.md names the licence.
+them on FACTUAL's captions; layer_card.md names the licence.
 """
 
 from __future__ import annotations

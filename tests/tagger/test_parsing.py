@@ -95,6 +95,10 @@ CASES = {
     # objects in front of the subject
     "the shirt the man is wearing": "man wear shirt",
     "the chair the woman is sitting on": "woman sit on chair",
+    "the plate the food is sitting on": "food sit on plate",
+    "three people each holding an umbrella": "person hold umbrella",
+    "giraffes standing next to one another": "giraffe next to giraffe",
+    "a person standing next to a toilet lid": "person next to toilet lid",
     "a plate that has vegetables on it": "vegetable on plate",
     # several relations
     "a cat sits on a chair next to a sofa": "cat sit on chair; cat next to sofa",
@@ -259,12 +263,15 @@ def test_the_layer_states_nothing_that_is_absent_and_keeps_what_the_rules_read_i
     captions = [
         "a man is not holding a cup", "there are no people on the beach", "a woman dressed in a red coat", "a bowl of fruit",
         "two women who are standing next to each other", "a man on a horse is wearing a white t-shirt",
+        "a boy kicks a ball while a girl riding a motorcycle", "a couple of men holding kites",
     ]  # fmt: skip
     parsed = [stated(triplets) for triplets in parse_captions(captions, parser, layer=load_layer())]
     assert parsed[:2] == [set(), set()]
     assert parsed[2] <= {"woman wear coat"} and parsed[3] <= {"fruit in bowl"}
     assert parsed[4] == {"woman next to woman"}
     assert parsed[5] == {"man on horse", "man wear t-shirt"}
+    assert parsed[6] == {"boy kick ball", "girl ride motorcycle"}
+    assert parsed[7] == {"man hold kite"}
 
 
 def test_control_characters_keep_the_offsets(parser) -> None:

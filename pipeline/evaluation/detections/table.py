@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -165,7 +164,7 @@ ROW_GROUP = 1000
 """Images that are held in memory and make a row group."""
 
 
-class DetectionsWriter:
+class DetectionsWriter(ExitStack):
     """Writes rows as Parquet, or as JSON for a path that ends in .json, within a `with` statement.
 
     Rows are streamed to a file aside, which takes the path's place when the context ends without an error.
@@ -175,28 +174,20 @@ class DetectionsWriter:
         """Raises `FatalError` for a folder, and for a name that ends neither in .parquet nor in .json."""
         if path.suffix not in (".parquet", ".json") or path.is_dir():
             raise FatalError(f"{path}: detections are written to a file; choose a name that ends in .parquet or .json")
+        super().__init__()
         self._path, self._row_group = path, row_group
         self._rows: list[Mapping[str, Any]] = []
-        self._contexts = ExitStack()
         self._table: pq.ParquetWriter | None = None
         self._text: Any = None
 
     def __enter__(self) -> DetectionsWriter:
-        aside = self._contexts.enter_context(atomic_file(self._path))
+        aside = self.enter_context(atomic_file(self._path))
         if self._path.suffix == ".parquet":
-            self._table = self._contexts.enter_context(pq.ParquetWriter(aside, DETECTIONS, compression="zstd"))
+            self._table = self.enter_context(pq.ParquetWriter(aside, DETECTIONS, compression="zstd"))
         else:
-            self._text = self._contexts.enter_context(aside.open("w", encoding="utf-8"))
+            self._text = self.enter_context(aside.open("w", encoding="utf-8"))
+        self.push(lambda kind, *_: self._flush() if kind is None else None)
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._contexts.pop_all() as contexts:
-            if error is None:
-                self._flush()
-            else:
-                contexts.__exit__(kind, error, trace)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Adds an image: a row of the table `DETECTIONS`. Raises `FatalError` for a non-finite score or side."""
