@@ -1,4 +1,4 @@
-"""Connects a run to a Prefect server: the one that the user has configured, or a temporary one beside the store."""
+"""Connects a run to a Prefect server: the one that the user has configured, or a temporary one next to the store."""
 
 from __future__ import annotations
 

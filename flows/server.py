@@ -1,4 +1,4 @@
-"""Prefect servers on the records beside a store: a temporary one for each run, and that of `rlip cluster server`."""
+"""Prefect servers on the records next to a store: a temporary one for each run, and that of `rlip cluster server`."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _last_run(database: Path) -> list[tuple[str, str]]:
 
 
 def prefect_folder(store: str) -> Path:
-    """The folder of the temporary servers' records: PREFECT_HOME, or `prefect` beside the store."""
+    """The folder of the temporary servers' records: PREFECT_HOME, or `prefect` next to the store."""
     return Path(os.environ.get("PREFECT_HOME", local_folder(store).absolute().parent / "prefect")).absolute()
 
 

@@ -24,7 +24,7 @@ def evaluate(
     annotations: str | Path,
     **options: Any,
 ) -> Evaluation:
-    """Scores predictions, or a file of detections whoever made it, by the rules of a public benchmark.
+    """Scores predictions, or a file of detections from any source, by the rules of a public benchmark.
 
     Several files are compared with the first. `benchmark`: hico-det, vcoco, open-images, vrd or vg. `annotations`: its
     ground truth. `options`: those of `rlip evaluate`, e.g. split and known_object; `--file` is files, a list, and

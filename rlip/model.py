@@ -32,7 +32,7 @@ def load(
 ) -> Model:
     """Loads weights of this project: a file, its folder, or sample weights such as "demo-detector".
 
-    `tokenizer`: folder of the tokenizer, for weights without one beside them. `image_size`: longest side in pixels at
+    `tokenizer`: folder of the tokenizer, for weights without one next to them. `image_size`: longest side in pixels at
     which images are seen; that of the training, or 1333. `device`: auto, cpu, cuda or cuda:1.
     """
     return Model(weights_path(weights), None if tokenizer is None else Path(tokenizer), image_size, device)

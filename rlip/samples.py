@@ -19,7 +19,7 @@ def stream(
 ) -> Stream:
     """The samples of tars in random order: {"__key__": ..., "__url__": ..., "jpg": b"...", "json": b"..."}.
 
-    `shards`: a folder with tars, e.g. of `rlip shards publish`, or tars; each with an index beside it, which
+    `shards`: a folder with tars, e.g. of `rlip shards publish`, or tars; each with an index next to it, which
     `rlip shards index` makes. `epoch`: the first epoch; `epochs`: how many, None for no end. `options`: batch, rank,
     ranks and others of `Stream`, which is a dataset for torch's DataLoader; its `batches()` gives whole batches.
     """
@@ -47,7 +47,7 @@ def _sample_map(tars: list[Path]) -> SampleMap:
 def _stamp(index: Path) -> list[int]:
     if not index.is_file():
         raise FatalError(
-            f"{index.parent}: no index beside the tars; make it with `rlip shards index {index.parent}/*.tar`"
+            f"{index.parent}: no index next to the tars; make it with `rlip shards index {index.parent}/*.tar`"
         )
     status = index.stat()
     return [status.st_size, status.st_mtime_ns]

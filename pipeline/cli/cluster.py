@@ -73,7 +73,7 @@ def serve_prefect(
     store: StorePath = STORE,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 0,
 ) -> None:
-    """Serve Prefect's pages for the runs recorded beside a store, on this machine only."""
+    """Serve Prefect's pages for the runs recorded next to a store, on this machine only."""
     # Found by entry point, so that the pipeline does not depend on Prefect.
     (entry,) = entry_points(group="rlip.servers", name="prefect")
     entry.load()(store, port)

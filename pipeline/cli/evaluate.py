@@ -1,4 +1,4 @@
-"""`rlip evaluate`: scores a file of detections, whoever made it, by the rules of a public benchmark."""
+"""`rlip evaluate`: scores a file of detections by the rules of a public benchmark."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def score(
         str | None, typer.Option("--images", help="The images' folder, for images in the report, and for sizes.")
     ] = None,
 ) -> Evaluation:
-    """Score a file of detections, whoever made it, by the rules of a public benchmark."""
+    """Score a file of detections by the rules of a public benchmark."""
     given = {
         "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
         "--validity": validity, "--no-suppression": no_suppression, "--verified": verified, "--boxes-given": boxes_given,

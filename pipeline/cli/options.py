@@ -44,7 +44,7 @@ VerdictsFolder = Annotated[
     typer.Option("--verdicts", metavar="FOLDER", help="Folder of verdicts; `verdicts` in the store if omitted."),
 ]
 Tokenizer = Annotated[
-    Path | None, typer.Option("--tokenizer", help="Folder of the tokenizer, for weights without one beside them.")
+    Path | None, typer.Option("--tokenizer", help="Folder of the tokenizer, for weights without one next to them.")
 ]
 
 

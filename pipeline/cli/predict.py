@@ -164,7 +164,7 @@ def _found(
 
 
 def trained_names(weights: Path) -> TrainedNames:
-    """The facts of the training that lie beside its weights; no names for weights that came alone."""
+    """The facts of the training that are kept with its weights; no names for weights that came alone."""
     path = weights.with_name(VOCABULARY)
     return TrainedNames.read(path) if path.is_file() else TrainedNames(IMAGE_SIZE)
 
@@ -173,7 +173,7 @@ def _names(kind: str, listed: str | None, known: Sequence[str]) -> tuple[str, ..
     """Names separated by commas, or one per line of a file after `@`; those of the training if none are listed."""
     if listed is None:
         names = list(known)
-        source = f"{VOCABULARY} beside the weights"
+        source = f"{VOCABULARY} next to the weights"
     elif listed.startswith("@"):
         source = listed[1:]
         names = read_text(Path(source), f"names of {kind}, one a line").splitlines()

@@ -63,7 +63,7 @@ def index_shards(
     keep_damaged: Annotated[bool, typer.Option("--keep-damaged", help="Index a damaged tar up to the damage.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write each tar's index beside it (X.index.parquet), and list skipped entries. Damaged tars get no index."""
+    """Write each tar's index next to it (X.index.parquet), and list skipped entries. Damaged tars get no index."""
     kinds = loaders(formats or [])
     indexes: dict[Path, TarIndex] = {}
     failed: list[str] = []

@@ -37,7 +37,7 @@ from storage.store import Store
 PARTITION_MAPS = "cuts"
 """Folder of a store with the partition maps of its datasets. Stores of all versions call it so."""
 DIGESTS = "digests.json"
-"""End of the name of the file that caches the digests of a dataset's partitions. It outlives the index beside it."""
+"""End of the name of the file that caches the digests of a dataset's partitions. It outlives the index next to it."""
 _SETTLED_NS = 2_000_000_000
 """A file changed more recently than this before it was read may change again within the same timestamp tick."""
 

@@ -83,7 +83,7 @@ def _own(path: Path, settings: DetectSettings) -> DetectorFiles:
     beside = file.parent if is_tokenizer(file.parent) else settings.tokenizer
     if beside is None or not is_tokenizer(beside):
         raise FatalError(
-            f"detect.weights = {file}: no tokenizer lies beside it (tokenizer.json, or vocab.json and merges.txt); copy its "
+            f"detect.weights = {file}: no tokenizer is next to it (tokenizer.json, or vocab.json and merges.txt); copy its "
             "files there, or set detect.tokenizer to its folder, e.g. of roberta-base"
         )
     return DetectorFiles("own", file, files | tokenizer_files(beside))

@@ -33,7 +33,7 @@ from pipeline.evaluation.visual_relationships import VrdRules, match_vrd
 RESAMPLES = 200
 """Test sets that are drawn for an interval."""
 SAME = 1e-9
-"""Difference from which the authors' value is stated beside the correct one."""
+"""Difference from which the authors' value is stated next to the correct one."""
 Values = Mapping[str, float]
 
 

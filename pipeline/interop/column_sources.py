@@ -25,7 +25,7 @@ BESIDE: Mapping[str, pa.Schema] = {
     "rejected": REJECTED,
     "statistics": SHARD_STATISTICS,
 }
-"""Tables that a stage writes beside its main one, by name."""
+"""Tables that a stage writes in addition to its main one, by name."""
 WRITTEN: Mapping[str, tuple[str, pa.Schema]] = {stage.name: (stage.writes, stage.schema) for stage in STAGES}
 """Stage → name and schema of its main table."""
 

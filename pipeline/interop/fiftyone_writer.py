@@ -16,7 +16,7 @@ from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
 
 
 def write_fiftyone(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Writes `metadata.json` and `samples.json` for each dataset. Put the images in `data/` beside them."""
+    """Writes `metadata.json` and `samples.json` for each dataset. Put the images in `data/` next to them."""
     for dataset, place in rows.folders(folder):
         info = {"run": rows.run.name, "dataset": dataset}
         (place / "metadata.json").write_text(json.dumps({"name": f"{rows.run.name}-{dataset}", "info": info}) + "\n")

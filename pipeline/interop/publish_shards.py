@@ -236,7 +236,7 @@ def loaders(names: Sequence[str]) -> list[LoaderIndex]:
 
 
 def index_files(kind: LoaderIndex, tars: Mapping[str, pa.Table], sizes: Mapping[str, int]) -> dict[str, bytes]:
-    """Returns the files that a loader needs, by their path beside the tars.
+    """Returns the files that a loader needs, by their path next to the tars.
 
     `tars`: a tar's path relative to the target folder → its index (schema `SHARD_MEMBERS`); `sizes`: that path →
     the tar's bytes. Tars must contain nothing beyond their indexes, since these loaders read whatever they find.

@@ -1,4 +1,4 @@
-"""Writes a run in V-COCO's layout (Gupta and Malik 2015): actions of people, beside COCO's instances."""
+"""Writes a run in V-COCO's layout (Gupta and Malik 2015): actions of people, in addition to COCO's instances."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def byte_copies(digests: Sequence[pa.ChunkedArray]) -> int:
 
 
 def candidates(tagged: Artifact) -> pa.Table:
-    """The candidate pairs stored beside the labels of stage `tag`; empty if the artifact has no such file."""
+    """The candidate pairs stored with the labels of stage `tag`; empty if the artifact has no such file."""
     return tagged.table("candidates") if "candidates.parquet" in tagged.manifest.files else CANDIDATES.empty_table()
 
 

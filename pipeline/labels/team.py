@@ -71,7 +71,7 @@ def read_team(verdicts: Path) -> Team | None:
 
 
 def write_team(verdicts: Path, team: Team) -> None:
-    """Keeps the team beside its verdicts, so that later servers and summaries know the shares."""
+    """Keeps the team next to its verdicts, so that later servers and summaries know the shares."""
     write_atomic(verdicts / TEAM_FILE, sealed_json(asdict(team)))
 
 

@@ -52,7 +52,7 @@ def print_outcome(
 
 
 def print_estimate_score(console: Console, run: Run) -> None:
-    """Prints the estimate that was estimates for a run beside what its steps took; nothing where none was estimates."""
+    """Prints the estimate of a run next to what its steps took; nothing without an estimate."""
     scored = scored_estimate(run)
     if not scored:
         return

@@ -20,7 +20,7 @@ from pipeline.report.drawing import Line, Rect
 LONGEST_SIDE = 560
 """Longest side of an image in the page, in pixels."""
 LISTED = 5
-"""Relations of each kind that are listed beside an image."""
+"""Relations of each kind that are listed next to an image."""
 DRAWN = {"found": 3, "wrong": 1, "unfound": 3}
 """Relations of each kind that are drawn, the most confident first; more would hide the image."""
 SAME_BOX = 0.5

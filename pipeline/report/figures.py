@@ -183,7 +183,7 @@ def _without_none(value: Any) -> Any:
 
 
 _COMPARED = {"naive": "naive matching", "none": "without relations"}
-"""Variant → its name beside the headline of variant "pseudo"; the first that a run has is the one to compare with."""
+"""Variant → its name next to the headline of variant "pseudo"; the first that a run has is the one to compare with."""
 
 
 def headline(figures: Figures, human: AuditPrecision | None = None) -> list[tuple[str, str, str]]:

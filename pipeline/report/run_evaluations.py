@@ -52,7 +52,7 @@ SIDE_BY_SIDE = "side by side"
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """The page of a variant's evaluation, beside the report, or the reason why there is none."""
+    """The page of a variant's evaluation, next to the report, or the reason why there is none."""
 
     variant: str
     file: str | None

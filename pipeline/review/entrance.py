@@ -239,7 +239,7 @@ def _page(
     request: Request, title: str, reason: str = "", status: int = 200, form: bool = False, target: str = "",
     reviewer: str = "",
 ) -> Response:  # fmt: skip
-    """The page of whoever is not inside: the sign-in form, or why there is nothing else."""
+    """The page for anyone who has not signed in: the sign-in form, or why there is nothing else."""
     values = {"title": title, "reason": reason, "form": form, "target": target, "reviewer": reviewer}
     return HTMLResponse(_PAGE.render(root=request.scope["root_path"], **values), status)
 

@@ -92,7 +92,7 @@ class AuditView:
     audit: ScoreAudit
     curve: Plot
     marks: tuple[tuple[str, float, float, str], ...]
-    """(CSS class, x, y, tooltip) of single points beside the curve."""
+    """(CSS class, x, y, tooltip) of single points next to the curve."""
     reliability: tuple[Reliability, ...]
 
 

@@ -79,7 +79,7 @@ def _exchange(ranks: Ranks) -> list[float]:
 
 
 def sharing(device: torch.device) -> Outcome:
-    """The gradient's norm by DDP and FSDP2 beside that of one process, and FSDP2's checkpoint read by one process."""
+    """The gradient's norm by DDP and FSDP2 against that of one process, and FSDP2's checkpoint read by one process."""
     differences = [max(each) for each in zip(*_by_rank(_share, device), strict=True)]
     figure = ", ".join(
         f"{what} differs by {far:.1e}"

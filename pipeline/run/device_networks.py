@@ -1,4 +1,4 @@
-"""Networks on a device: deformable attention beside grid_sample, outputs and gradients beside the CPU, and their speed.
+"""Networks on a device: deformable attention against grid_sample, outputs and gradients against the CPU, and their speed.
 
 They are small and random away from GPUs, where only the way matters, not the speed.
 """
@@ -95,7 +95,7 @@ def _plainly(value_BMSC: Tensor, places: Tensor, weights: Tensor, shapes: Shapes
 
 
 def reading(kind: Reading, dtype: torch.dtype, device: torch.device) -> Outcome:
-    """Deformable attention beside PyTorch's grid_sample, forward and backward, twice for equal bits and once fast."""
+    """Deformable attention against PyTorch's grid_sample, forward and backward, twice for equal bits and once fast."""
     if is_gpu(device) and (reason := unfit_machine(device.index)):  # grid_sample reads, whose sums have no fixed order
         return Outcome(reason, "absent")
     if not is_gpu(device):
@@ -197,7 +197,7 @@ def _values(predictions: Predictions) -> list[Tensor]:
 
 
 def forward(changes: Mapping[str, Any], device: torch.device) -> Outcome:
-    """A network's outputs beside those of the CPU, in float32 twice, then with bfloat16 where torch has autocast."""
+    """A network's outputs against those of the CPU, in float32 twice, then with bfloat16 where torch has autocast."""
     here, there = (Work.on(each, _config(**changes)) for each in (torch.device("cpu"), device))
     here.network.eval(), there.network.eval()
     with torch.no_grad(), tf32(False):
@@ -211,7 +211,7 @@ def forward(changes: Mapping[str, Any], device: torch.device) -> Outcome:
 
 
 def step(device: torch.device) -> Outcome:
-    """Loss and gradients of a training step beside those of the CPU, twice for equal bits."""
+    """Loss and gradients of a training step against those of the CPU, twice for equal bits."""
     be_deterministic()
     here, there = (Work.on(each, _config()) for each in (torch.device("cpu"), device))
     with tf32(False):

@@ -187,7 +187,7 @@ def _pretraining_images(context: RunContext) -> Iterator[Finding]:
 
 
 def _search_path() -> str:
-    return f"relative paths start in {Path.cwd()}, else beside the recipe"
+    return f"relative paths start in {Path.cwd()}, else next to the recipe"
 
 
 def _source_of(path: Path | str) -> str:

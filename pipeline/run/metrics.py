@@ -108,7 +108,7 @@ class Metrics(Display):
 
 @contextmanager
 def measured(recipe: Recipe, display: Display) -> Iterator[Display]:
-    """The display, with metrics beside it where the recipe asks for them. A port is served while the context lasts.
+    """The display, and metrics where the recipe asks for them. A port is served while the context lasts.
 
     Raises `FatalError` for a port that is taken and for a file that can't be written.
     """

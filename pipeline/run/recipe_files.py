@@ -93,7 +93,7 @@ def recipe_of(read: RecipeValues) -> Recipe:
 
 
 def _found(path: str | Path, origin: str | None) -> str | Path:
-    """A path in a recipe file: from the current folder, else beside that file if it exists only there."""
+    """A path in a recipe file: from the current folder, else next to that file if it exists only there."""
     beside = path if origin in (None, SET) else Path(origin).parent / path
     with suppress(OSError):  # of a name that no file can have
         return path if Path(path).expanduser().exists() or not Path(beside).exists() else beside

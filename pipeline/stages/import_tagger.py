@@ -29,9 +29,9 @@ class ImportTaggerSettings(Settings):
     """A weights file, a folder with one, or a run of the store (`demo`, `demo@2`)."""
     store: str = runtime("")
     tokenizer: Path | None = file_read(None)
-    """Folder of the tokenizer, for weights that have none beside them."""
+    """Folder of the tokenizer, for weights that have none next to them."""
     image_size: int = 800
-    """Side that images are scaled to, for weights without a vocabulary.json beside them, which would state it."""
+    """Side that images are scaled to, for weights without a vocabulary.json next to them, which would state it."""
 
 
 class ImportTaggerStage(Stage):
@@ -52,7 +52,7 @@ class ImportTaggerStage(Stage):
             return found
         if settings.tokenizer is None or not is_tokenizer(settings.tokenizer):
             raise FatalError(
-                f"tag.weights = {settings.weights}: no tokenizer lies beside {found[MODEL]} (tokenizer.json, or vocab.json and "
+                f"tag.weights = {settings.weights}: no tokenizer is next to {found[MODEL]} (tokenizer.json, or vocab.json and "
                 "merges.txt); copy its files there, or set train_tagger.tokenizer to its folder, e.g. of roberta-base"
             )
         return found | tokenizer_files(settings.tokenizer)

@@ -36,7 +36,7 @@ _MAKE = "CREATE TABLE IF NOT EXISTS parsed (parser BLOB, text BLOB, triplets BLO
 _DROP_EARLIER = "DROP TABLE IF EXISTS parses"
 """The table of earlier versions, which has no checksums."""
 _BESIDE = ("-journal", "-wal", "-shm")
-"""Ends of the names of files that SQLite writes beside its own. A new file would take up the journal of the old one."""
+"""Ends of the names of files that SQLite writes next to its own. A new file would take up the journal of the old one."""
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _OF_THE_MACHINE = (
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,

@@ -161,7 +161,7 @@ class VlmLabeller:
         if options.samples == 1 or not options.temperature:
             raise FatalError(
                 f"{options.base_url} gives no log-probabilities, and one answer alone has no probability; set samples to 5 "
-                "or more and temperature to about 1 beside it"
+                "or more and temperature to about 1"
             )
         return [
             [float(letter == each) for each in question.letters]

@@ -49,7 +49,7 @@ AS_THE_AUTHORS: dict[str, Any] = {
     "self_pairs": False,
     "predicate_form": "surface",
 }
-"""Settings that `official` changes, beside `network.official_compat`."""
+"""Settings that `official` changes, besides `network.official_compat`."""
 
 
 class TrainingSettings(ViewSettings):
@@ -295,7 +295,7 @@ def held_out_place(dataset: str, image_id: int) -> float:
 
 
 CALIBRATION = "calibration.json"
-"""File beside the weights of a tagger that maps its scores to probabilities."""
+"""File next to the weights of a tagger that maps its scores to probabilities."""
 _RELEASED: dict[str, Any] = {"feedforward": 1024, "dropout": 0.1, "gate": "GLIP", "relation_queries": "vanilla"}
 _TAGGER: dict[str, Any] = {"architecture": "parsed", "tagger": True}
 

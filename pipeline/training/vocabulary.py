@@ -133,7 +133,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class TrainedNames:
-    """What the vocabulary beside weights says to those who use them: label names, and the longest side of the training
+    """What the vocabulary next to weights says to those who use them: label names, and the longest side of the training
     images."""
 
     image_size: Annotated[int, Field(ge=32)]

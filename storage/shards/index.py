@@ -1,4 +1,4 @@
-"""Indexes of WebDataset tars: a Parquet file beside each tar, made by reading it once, and compared with it later."""
+"""Indexes of WebDataset tars: a Parquet file next to each tar, made by reading it once, and compared with it later."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TarIndex:
 
 
 ARTIFACT_INDEX = "shards.parquet"
-"""The index of all tars of an artifact of stage `shard`, beside them."""
+"""The index of all tars of an artifact of stage `shard`, next to them."""
 
 
 def index_path(tar: Path) -> Path:
@@ -67,14 +67,14 @@ def index_tar(tar: Path, progress: Progress = lambda done, total: None) -> TarIn
 
 
 def write_index(tar: Path, table: pa.Table) -> Path:
-    """Writes the index beside its tar and returns its path."""
+    """Writes the index next to its tar and returns its path."""
     path = index_path(tar)
     write_atomic(path, table_bytes(table))
     return path
 
 
 def read_index(tar: Path) -> pa.Table:
-    """Reads the index beside a tar. Raises `FatalError` that says how to make one where there is none."""
+    """Reads the index next to a tar. Raises `FatalError` that says how to make one where there is none."""
     path = index_path(tar)
     if path.is_file():
         return read_index_file(path)

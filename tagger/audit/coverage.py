@@ -63,7 +63,7 @@ class MissingPredicate:
 
 @dataclass(frozen=True)
 class PairBin:
-    """Precision of labels whose pairs of boxes have similar geometry, beside naive matching. None: no label."""
+    """Precision of labels whose pairs of boxes have similar geometry, against naive matching. None: no label."""
 
     measure: str
     bin: str

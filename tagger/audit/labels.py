@@ -1,4 +1,4 @@
-"""Scores labels against the truth, overall and by predicate, beside baselines that do not look at the image."""
+"""Scores labels against the truth, overall and by predicate, against baselines that do not look at the image."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def test_what_is_no_detector_is_told(root: Path, tmp_path: Path) -> None:
     refused(root / "scenes/weights/tagger", "is given boxes and finds none")
     refused(root / "scenes/weights/captioner", "transformers can't load it for object detection")
     alone = shutil.copy(root / "scenes/weights/detector/model.safetensors", tmp_path / "alone.safetensors")
-    refused(alone, "no tokenizer lies beside it")
+    refused(alone, "no tokenizer is next to it")
     ours = Path(shutil.copytree(root / "scenes/weights/detector", tmp_path / "ours"))
     for vocabulary in ("[" * 100_000, '{"image_size": 96, "objects": {}}', "7"):
         (ours / "vocabulary.json").write_text(vocabulary)

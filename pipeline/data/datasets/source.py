@@ -157,7 +157,7 @@ class DataSource(Settings):
         return lacking
 
     def _files(self) -> Iterator[tuple[str, Path]]:
-        """The files that are set, by field: the annotations, those beside them, and the list of images."""
+        """The files that are set, by field: the annotations, those next to them, and the list of images."""
         for name in ("annotations", *sorted(self.reader.files.keys() - {"annotations"}), "only"):
             path: Path | None = getattr(self, name)
             if path is not None:

@@ -1,1 +1,1 @@
-"""Files of detections, whoever made them: what they hold, what is wrong with them, and how ours are written."""
+"""Files of detections from any source: what they hold, what is wrong with them, and how ours are written."""

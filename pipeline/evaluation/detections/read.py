@@ -1,4 +1,4 @@
-"""Reads detections, whoever made them, over the images and names of a ground truth.
+"""Reads detections from any source over the images and names of a ground truth.
 
 Formats: our table `DETECTIONS` as Parquet, or as JSON with one object a line or in a list (`table.py`); lists of pairs,
 and lists of images with a score for every pair and predicate (`public_formats.py`).

@@ -132,7 +132,7 @@ def _stop(ranks: RankProcesses, nodes: Nodes, seconds: float, log: _Log) -> None
 
 
 class _Log:
-    """The log of the ranks of this node, to which the launcher adds lines, and the progress of rank 0 beside it."""
+    """The log of the ranks of this node, to which the launcher adds lines, and the progress of rank 0."""
 
     def __init__(self, work: Path, report: ReportProgress) -> None:
         self.path = work / LOG
