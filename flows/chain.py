@@ -41,7 +41,7 @@ def from_file(
     overrides: Annotated[tuple[str, ...], described("Settings to override, e.g. run.workers=4.")] = (),
     start: StartStage = FIRST,
 ) -> State[Outcome]:
-    """Run the chain by a recipe file on the worker's machine, which a schedule reads anew at every run.
+    """Run the chain by a recipe file on the worker's machine, which a schedule reads again at every run.
 
     Raises `FatalError` when the file is gone or is no valid recipe.
     """

@@ -54,9 +54,9 @@ class PublicSet:
     by_hand: str = ""
     """How to download it manually, for sets without stable addresses."""
     hand_places: tuple[str, ...] = ()
-    """The files and folders that are put in place by hand, relative to the root."""
+    """The files and folders that are put in place manually, relative to the root."""
     hand_size: int = 0
-    """Bytes to download by hand, approximately."""
+    """Bytes to download manually, approximately."""
     note: str = ""
     """What to do with the files afterwards."""
 

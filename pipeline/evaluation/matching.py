@@ -76,7 +76,7 @@ def numbered(columns: Sequence[Integers]) -> Integers:
     numbers = np.zeros(len(columns[0]), np.int64)
     for column in columns:
         values, place = np.unique(column, return_inverse=True)
-        # Numbered anew for each column, so that products never exceed 64 bits.
+        # Numbered again for each column, so that products never exceed 64 bits.
         numbers = np.unique(numbers * max(len(values), 1) + place, return_inverse=True)[1]
     return numbers.astype(np.int64)
 

@@ -176,7 +176,7 @@ def _find(predicted: Relations, truth: Relations, rules: SceneGraphRules, found:
 
     same = np.inf if rules.official or rules.same_object is None else rules.same_object
     bounds = [np.searchsorted(each.image, np.arange(each.images + 1)) for each in (predicted, truth)]
-    # Numba would compile the loop anew for arrays of another kind.
+    # Numba would compile the loop again for arrays of another kind.
     columns, true_columns = (
         (
             *(np.ascontiguousarray(boxes, np.float64) for boxes in (each.subject_boxes, each.object_boxes)),

@@ -95,7 +95,7 @@ class FurtherFields:
                     pixels[name] = pixels[name] if name in pixels else segment_ids(self._masks, name)
                 except BadImage as bad:
                     raise FatalError(
-                        f"--masks: {name}: {bad.reason} ({bad.value}); name the folder it lies in"
+                        f"--masks: {name}: {bad.reason} ({bad.value}); name the folder that it is in"
                     ) from bad
                 if (inside := pixels[name] == segment.get("id")).any():
                     found = encode(np.asfortranarray(inside, np.uint8))

@@ -344,7 +344,7 @@ def _open(path: Path) -> DuckDBPyConnection:
                     "it printed, or end it"
                 ) from error
             log.warning(
-                "the index was damaged and is made anew", extra={"fields": {"file": str(path), "reason": str(error)}}
+                "the index was damaged and is rebuilt", extra={"fields": {"file": str(path), "reason": str(error)}}
             )
         for part in (path, path.with_name(f"{path.name}.wal")):
             part.unlink(missing_ok=True)

@@ -51,7 +51,7 @@ LEAST_GIB_A_WORKER = 1.5
 GPU_DEVICES = ("nvidia[0-9]*", "nvhost-*gpu", "dxg", "kfd")
 """Files in /dev without which torch finds no GPU: NVIDIA's, on boards and in Windows too, and AMD's."""
 PROBE_SECONDS = 60.0
-"""How long the nodes may take to answer; a node that imports everything anew needs some."""
+"""How long the nodes may take to answer; a node that imports everything again needs some."""
 
 
 def examine(context: RunContext) -> Iterator[Finding]:

@@ -113,7 +113,7 @@ class ParseCache:
         """Replace an unreadable file by an empty one, unless another process has done so."""
         if self._inode() == inode:
             log.warning(
-                "the cache of parses was damaged and is made anew",
+                "the cache of parses was damaged and is rebuilt",
                 extra={"fields": {"file": str(self._path), "reason": reason}},
             )
             for suffix in _BESIDE:

@@ -138,7 +138,7 @@ class Sharded(Parallel):
                 "micro_batch"
             )
         _show_tensors_in_dataclasses()
-        # A mesh with its own group would connect the processes anew, without authentication.
+        # A mesh with its own group would connect the processes again, without authentication.
         assert dist.group.WORLD is not None
         mesh = DeviceMesh.from_group(dist.group.WORLD, ranks.device.type)
         for layer in _layers(network):
