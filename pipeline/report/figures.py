@@ -20,14 +20,22 @@ from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount
 from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.labelled_partitions import LabelledPartition, byte_copies, labelled_partitions, partition_artifacts
 from pipeline.report.steps import StepSummary, summaries
-from pipeline.report.variants import DETECTION, ZERO_SHOT, VariantScores, score_points, share_of_gain, variant_scores
+from pipeline.report.variants import (
+    DETECTION,
+    ZERO_SHOT,
+    VariantScores,
+    score_points,
+    share_of_gain,
+    steps_of_seeds,
+    variant_scores,
+)  # fmt: skip
 from pipeline.report.view import RunView
 from pipeline.runtime.stage import dataset_of
 from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run, RunRecord
 
-_VERSION = 10
+_VERSION = 11
 """Incremented whenever the same run would give different figures."""
 
 
@@ -101,7 +109,8 @@ def figures_of(view: RunView) -> Figures:
     """The figures of a run, cached with it unless it is an older record, and recomputed when artifacts change."""
     run, recordings = view.run, view.captioning.recorded
     changed = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in recordings if path.is_file()]
-    stamp = digest_json([_VERSION, list(view.label_sets), view.choice.row_settings(), run_stamp(run), changed])
+    read = [run_stamp(run), steps_of_seeds(run, "evaluate"), changed]
+    stamp = digest_json([_VERSION, list(view.label_sets), view.choice.row_settings(), *read])
     adapter = TypeAdapter(Figures)
     found = run.read_document("figures")
     if found.get("stamp") == stamp:

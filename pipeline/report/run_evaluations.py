@@ -27,6 +27,7 @@ from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.summary import EvaluationSummary, summarise
 from pipeline.report.evaluation_images import EvaluatedImages
 from pipeline.report.evaluation_page import comparison_page, evaluation_markdown, evaluation_page, stamp_of
+from pipeline.report.variants import steps_of_seeds
 from pipeline.report.view import RunView
 from pipeline.runtime.plugins import load_plugin
 from storage.artifact import Artifact
@@ -146,12 +147,12 @@ def _write_comparison(
 
 def _first_seeds(run: Run) -> dict[str, tuple[str, Artifact]]:
     """Variant → step of its first seed and its artifact, if that kept its detections."""
-    steps = [step for step in run.steps() if run.stage(step) == "evaluate"]
     found: dict[str, tuple[str, Artifact]] = {}
-    for step in sorted(steps, key=lambda step: (len(step), step)):
-        artifact = next(iter(run.artifacts(step).values()), None)
-        if artifact is not None and _DETECTIONS in artifact.manifest.files:
-            found.setdefault(step.split(":")[1] if ":" in step else step, (step, artifact))
+    for variant, steps in steps_of_seeds(run, "evaluate").items():
+        for step in steps:
+            artifact = next(iter(run.artifacts(step).values()), None)
+            if artifact is not None and _DETECTIONS in artifact.manifest.files:
+                found.setdefault(variant or step, (step, artifact))
     return found
 
 

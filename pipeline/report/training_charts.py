@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.report.charts import Chart, Line, Series, lay_out, line_style, series
+from pipeline.report.variants import steps_of_seeds
 from pipeline.stages.order import chain_order
 from storage.runs import Run
 
@@ -73,7 +74,8 @@ def has_training(run: Run) -> bool:
 
 
 def _trainings(run: Run) -> Iterator[_Training]:
-    for step in sorted((step for step in run.steps() if step.split(":")[0] in _STAGES), key=chain_order):
+    steps = [step for stage in _STAGES for of_variant in steps_of_seeds(run, stage).values() for step in of_variant]
+    for step in sorted(steps, key=chain_order):
         stage, _, rest = step.partition(":")
         variant, _, seed = rest.partition(":")
         metrics = {each.name: each for artifact in run.artifacts(step).values() for each in series(artifact)}

@@ -44,19 +44,33 @@ class VariantScores:
     scores: Mapping[str, Spread]
 
 
+def steps_of_seeds(run: Run, stage: str) -> dict[str, list[str]]:
+    """Variant → its steps of a stage, one for each seed of the run's recipe; all of them if the recipe names none.
+
+    A run keeps the steps of its earlier recipes, and the name of a step has a seed only where there are several. So a
+    run whose recipe got a second seed has the first one by two names.
+    """
+    found: dict[str, list[str]] = {}
+    for step in sorted(run.steps(), key=lambda step: (len(step), step)):
+        name, _, rest = step.partition(":")
+        if name == stage:
+            found.setdefault(rest.partition(":")[0], []).append(step)
+    seeds = run.read_document("recipe").get("pretrain", {}).get("seeds", [])
+    for variant, steps in found.items():
+        one = f"{stage}:{variant}"
+        named = [one] if len(seeds) == 1 else [f"{one}:{seed}" for seed in seeds]
+        found[variant] = [step for step in named if step in steps] or steps
+    return found
+
+
 def variant_scores(run: Run) -> tuple[VariantScores, ...]:
     """Collects the scores of every evaluated variant, in the order none, naive, pseudo, given."""
     collected: dict[str, dict[str, list[float]]] = {}
     seeds: dict[str, int] = {}
-    for step in sorted(run.steps()):
-        stage, _, rest = step.partition(":")
-        artifacts = list(run.artifacts(step).values()) if stage == "evaluate" else []
-        if not artifacts:
-            continue
-        variant = rest.partition(":")[0]
-        seeds[variant] = seeds.get(variant, 0) + 1
-        for artifact in artifacts:
-            for each in series(artifact):
+    for variant, steps in steps_of_seeds(run, "evaluate").items():
+        for artifacts in filter(None, (list(run.artifacts(step).values()) for step in steps)):
+            seeds[variant] = seeds.get(variant, 0) + 1
+            for each in (each for artifact in artifacts for each in series(artifact)):
                 collected.setdefault(variant, {}).setdefault(each.name, []).append(float(each.values[-1]))
     order = {"none": 0, "naive": 1, "pseudo": 2, "given": 3}
     return tuple(

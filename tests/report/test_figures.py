@@ -173,6 +173,15 @@ def test_variants_are_averaged_over_seeds(book):
     assert figures.share_of_gain == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(("seeds", "counted"), [([0, 1], (0.3, 0.5)), ([1], (0.3,)), ([], (0.3, 0.3, 0.5))])
+def test_a_seed_that_an_earlier_recipe_named_otherwise_counts_once(book, seeds, counted):
+    for step, score in {"evaluate:pseudo": 0.3, "evaluate:pseudo:0": 0.3, "evaluate:pseudo:1": 0.5}.items():
+        book.metrics(step, (0, "zero_shot_map", score))
+    book.run.note("recipe", {"pretrain": {"seeds": seeds}})
+    (pseudo,) = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).variants
+    assert pseudo.scores["zero_shot_map"].values == counted and pseudo.seeds == len(counted)
+
+
 def test_the_share_of_gain_needs_all_variants_and_a_gain(book):
     book.metrics("evaluate:none", (0, "zero_shot_map", 0.3))
     book.metrics("evaluate:pseudo", (0, "zero_shot_map", 0.4))
