@@ -28,7 +28,7 @@ from pipeline.report.variants import (
     share_of_gain,
     steps_of_seeds,
     variant_scores,
-)  # fmt: skip
+)
 from pipeline.report.view import RunView
 from pipeline.runtime.stage import dataset_of
 from storage.digests import digest_json
