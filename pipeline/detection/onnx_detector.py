@@ -106,7 +106,7 @@ class RfDetr:
     Images are stretched to a fixed size.
     """
 
-    colours = Colours(mean=255 * MEAN, deviation=255 * DEVIATION, around=(0, 0, 0))
+    colours = Colours((255 * MEAN).tolist(), (255 * DEVIATION).tolist(), around=(0, 0, 0))
 
     def __init__(self, whole: Size, names: Sequence[str], classes: int) -> None:
         if len(names) not in (classes - 1, classes):  # the last may be the background
