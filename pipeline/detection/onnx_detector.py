@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -25,25 +25,25 @@ from pipeline.evaluation.relations import Floats, Integers
 from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
 
-Found = tuple[Floats, Integers, Floats]
+_Found = tuple[Floats, Integers, Floats]
 """N×4 xyxy boxes in pixels of the network's input, N labels, N scores"""
-Size = tuple[int, int]
+_Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class View:
+class _View:
     """Where an image lies in a network's input, in pixels of the input."""
 
-    image: Size
+    image: _Size
     """Size of the resized image"""
-    whole: Size
+    whole: _Size
     """Size of the input"""
-    corner: Size = (0, 0)
+    corner: _Size = (0, 0)
     """Left and top of the image"""
 
 
 @dataclass(frozen=True)
-class Colours:
+class _Colours:
     """What is subtracted from colours of 0 to 255, what divides them, and the colour around an image."""
 
     mean: Sequence[float]
@@ -52,28 +52,13 @@ class Colours:
     bgr: bool = False
 
 
-class Layout(Protocol):
-    """What the exports of one library have in common. The constructors raise ValueError for what they can't use."""
-
-    names: tuple[str, ...]
-    colours: Colours
-
-    def view(self, size: Size) -> View:
-        """Places an image of this size."""
-        ...
-
-    def found(self, outputs: Mapping[str, Any]) -> Found:
-        """Reads the outputs of one image. Raises ValueError for another form."""
-        ...
-
-
-class Ultralytics:
+class _Ultralytics:
     """One output: 1×(4 + C)×N, boxes as cxcywh, or end to end 1×N×6, rows of xyxy, score and class.
 
     The metadata state names, image size and task. Images lie in the middle of a grey input.
     """
 
-    colours = Colours(mean=(0, 0, 0), deviation=(255, 255, 255), around=(114, 114, 114))
+    colours = _Colours(mean=(0, 0, 0), deviation=(255, 255, 255), around=(114, 114, 114))
 
     def __init__(self, metadata: Mapping[str, str]) -> None:
         if (task := metadata.get("task")) != "detect":
@@ -83,14 +68,14 @@ class Ultralytics:
         height, width = ast.literal_eval(metadata["imgsz"])
         self._whole = int(width), int(height)
 
-    def view(self, size: Size) -> View:
+    def view(self, size: _Size) -> _View:
         """Keeps the aspect ratio."""
         scale = min(whole / side for whole, side in zip(self._whole, size, strict=True))
         width, height = (max(1, round(side * scale)) for side in size)
         # Of an odd margin, the smaller half is left of or above the image.
-        return View((width, height), self._whole, ((self._whole[0] - width) // 2, (self._whole[1] - height) // 2))
+        return _View((width, height), self._whole, ((self._whole[0] - width) // 2, (self._whole[1] - height) // 2))
 
-    def found(self, outputs: Mapping[str, Any]) -> Found:
+    def found(self, outputs: Mapping[str, Any]) -> _Found:
         """Takes the best class of each candidate."""
         (found,) = next(iter(outputs.values()))
         if found.shape[1] == 6:
@@ -100,15 +85,15 @@ class Ultralytics:
         return _xyxy(found[:4].T), found[4:].argmax(axis=0), found[4:].max(axis=0)
 
 
-class RfDetr:
+class _RfDetr:
     """Outputs `dets`, 1×N×4 cxcywh as shares of the image, and `labels`, 1×N×C logits of independent classes.
 
     Images are stretched to a fixed size.
     """
 
-    colours = Colours((255 * MEAN).tolist(), (255 * DEVIATION).tolist(), around=(0, 0, 0))
+    colours = _Colours((255 * MEAN).tolist(), (255 * DEVIATION).tolist(), around=(0, 0, 0))
 
-    def __init__(self, whole: Size, names: Sequence[str], classes: int) -> None:
+    def __init__(self, whole: _Size, names: Sequence[str], classes: int) -> None:
         if len(names) not in (classes - 1, classes):  # the last may be the background
             raise ValueError(
                 f"has {classes} classes for {len(names)} names; COCO's weights have 91, numbered by COCO's ids"
@@ -116,18 +101,18 @@ class RfDetr:
         self.names = (*names, "")[:classes]
         self._whole, self._named_C = whole, np.array(self.names) != ""
 
-    def view(self, size: Size) -> View:
+    def view(self, size: _Size) -> _View:
         """The whole input."""
-        return View(self._whole, self._whole)
+        return _View(self._whole, self._whole)
 
-    def found(self, outputs: Mapping[str, Any]) -> Found:
+    def found(self, outputs: Mapping[str, Any]) -> _Found:
         """Takes the best class of each query, of those with a name."""
         (shares_N4,), (logits_NC,) = outputs["dets"], outputs["labels"]
         scores_NC = self._named_C / (1 + np.exp(-logits_NC.astype(np.float64)))
         return _xyxy(shares_N4 * (self._whole * 2)), scores_NC.argmax(axis=1), scores_NC.max(axis=1)
 
 
-class Mmdeploy:
+class _Mmdeploy:
     """Outputs `dets`, 1×N×5 xyxy and score, and `labels`, 1×N. Its pipeline.json says how images become input."""
 
     _STEPS = frozenset(
@@ -149,14 +134,14 @@ class Mmdeploy:
         if "Pad" in kinds[: kinds.index("Normalize")]:
             value = self._pads[0].get("pad_val", 0)
             around = value["img"] if isinstance(value, dict) else [value] * 3
-        self.colours = Colours(colours["mean"], colours["std"], around, bgr=not colours["to_rgb"])
+        self.colours = _Colours(colours["mean"], colours["std"], around, bgr=not colours["to_rgb"])
 
-    def view(self, size: Size) -> View:
+    def view(self, size: _Size) -> _View:
         """The corner is the input's; sizes follow the steps."""
         bound = _sides(self._resize["size"])
         if self._resize.get("keep_ratio", False):
             scale = min(max(bound) / max(size), min(bound) / min(size))
-            bound = int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
+            bound = max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
         width, height = bound
         for pad in self._pads:
             if pad.get("pad_to_square", False):
@@ -166,12 +151,17 @@ class Mmdeploy:
                 width, height = max(width, least_width), max(height, least_height)
             else:
                 width, height = (-(-side // pad["size_divisor"]) * pad["size_divisor"] for side in (width, height))
-        return View(bound, (width, height))
+        return _View(bound, (width, height))
 
-    def found(self, outputs: Mapping[str, Any]) -> Found:
+    def found(self, outputs: Mapping[str, Any]) -> _Found:
         """The graph has chosen already."""
         (rows_N5,), (labels_N,) = outputs["dets"], outputs["labels"]
         return rows_N5[:, :4], labels_N, rows_N5[:, 4]
+
+
+_Layout = _Ultralytics | _RfDetr | _Mmdeploy
+"""Each places an image of a size in the input, and reads the outputs for one image. The constructors and `found` raise
+ValueError for what has another form."""
 
 
 class OnnxDetector:
@@ -235,7 +225,7 @@ def _session(path: Path, device: torch.device) -> Any:
         raise FatalError(f"detector {path}: onnxruntime can't load it ({_reason(error)}); export it again") from error
 
 
-def _layout(session: Any, files: DetectorFiles) -> Layout:
+def _layout(session: Any, files: DetectorFiles) -> _Layout:
     """The layout of a graph. Raises ValueError and the errors of reading damaged metadata."""
     metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
     (entry, *more), outputs = session.get_inputs(), {output.name: output.shape for output in session.get_outputs()}
@@ -243,13 +233,13 @@ def _layout(session: Any, files: DetectorFiles) -> Layout:
     if is_image and isinstance(entry.shape[0], int) and entry.shape[0] != 1:
         raise ValueError(f"takes {entry.shape[0]} images at a time; export it for one")
     if is_image and {"names", "imgsz"} <= metadata.keys():
-        return Ultralytics(metadata)
+        return _Ultralytics(metadata)
     dets, labels = (outputs.get(name, ()) for name in ("dets", "labels"))
     if is_image and dets[2:] == [5] and len(labels) == 2:
         if PIPELINE not in files.files:
             raise ValueError(f"mmdeploy's {PIPELINE} is not next to it; export with --dump-info, and copy the file")
         pipeline = read_json(files.files[PIPELINE], "what mmdeploy writes with --dump-info")
-        return Mmdeploy(pipeline, _names_beside(files))
+        return _Mmdeploy(pipeline, _names_beside(files))
     if is_image and dets[2:] == [4] and len(labels) == 3:
         _, _, height, width = entry.shape
         if "rfdetr_inference" in metadata:
@@ -257,7 +247,7 @@ def _layout(session: Any, files: DetectorFiles) -> Layout:
             names: Sequence[str] = [by_number.get(str(number), "") for number in range(labels[2])]
         else:
             names = _names_beside(files)
-        return RfDetr((int(width), int(height)), names, labels[2])
+        return _RfDetr((int(width), int(height)), names, labels[2])
     shapes = ", ".join(f"{name} {shape}" for name, shape in outputs.items())
     raise ValueError(
         f"is no detector that Ultralytics, RF-DETR or mmdeploy exports: its outputs are {shapes}; of Ultralytics it needs "
@@ -275,7 +265,7 @@ def _names_beside(files: DetectorFiles) -> list[str]:
     return [line.strip() for line in read_text(path, "names of classes, one a line").splitlines()]
 
 
-def _pixels(image: Image.Image, view: View, colours: Colours) -> Floats:
+def _pixels(image: Image.Image, view: _View, colours: _Colours) -> Floats:
     """Returns 1×3×H×W. The libraries resize without antialiasing, as `transform` does."""
     whole = (0, 0, image.width, image.height)
     resized = image.transform(view.image, Image.Transform.EXTENT, whole, Image.Resampling.BILINEAR)
@@ -291,7 +281,7 @@ def _xyxy(cxcywh_N4: Floats) -> Floats:
     return np.concatenate((centre - half, centre + half), axis=1)
 
 
-def _sides(size: int | Sequence[int]) -> Size:
+def _sides(size: int | Sequence[int]) -> _Size:
     first, second = (size, size) if isinstance(size, int) else size
     return int(first), int(second)
 
