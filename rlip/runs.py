@@ -62,9 +62,9 @@ def run(recipe: str | Path, settings: Mapping[str, Any] | None = None, runner: s
 def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **options: Any) -> Run:
     """Labels the images of a folder that nobody annotated. Images that can't be used are named in warnings.
 
-    `tagger`: weights, their folder, or a run. `detector`: a folder or hub name of transformers, torchvision's .pth,
-    weights of this project, or a .json with boxes. `options`: those of `rlip label`, e.g. captioner, categories,
-    threshold and store; `--as` is run_name, and `--set` is overrides, a list.
+    `tagger`: weights, their folder, or a run. `detector`: a folder or hub name of transformers, torchvision's .pth, an
+    .onnx file, weights of this project, or a .json with boxes. `options`: those of `rlip label`, e.g. captioner,
+    categories, threshold and store; `--as` is run_name, and `--set` is overrides, a list.
     """
     context = _executed(validate_call(label_recipe)(str(folder), tagger=str(tagger), detector=str(detector), **options))
     for image, reason in require_usable(context).items():
