@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,10 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def changed(recipe: Recipe, **values: Any) -> Recipe:
     return Recipe.model_validate({**recipe.model_dump(), **values})
+
+
+def crashes(steps: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def missing(recipe: Recipe) -> dict[str, str]:
@@ -304,6 +310,14 @@ def test_the_vocabulary_beside_a_tagger_is_read_within_limits(vocabulary, state,
     recipe = load_recipe(tmp_path / "mine.toml", [f"tag.weights={tmp_path / 'tagger'}"])
     (found,) = networks(RunContext(recipe))
     assert found.state == state and words in found.detail
+
+
+def test_networks_that_end_the_process_that_builds_them_stop_a_run(tmp_path, monkeypatch):
+    path = write_small_set(tmp_path, 1)
+    train_long(tmp_path)
+    monkeypatch.setattr("pipeline.run.networks._built", crashes)
+    with pytest.raises(FatalError, match="networks: building them: its process ended with -9"):
+        require(RunContext(load_recipe(path)))
 
 
 def test_the_doctor_recalls_what_a_run_found_until_something_changes(tmp_path):
