@@ -108,7 +108,7 @@ def _share(ranks: Ranks) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(ranks.agreed(folder))
         checkpoints = Checkpointer(
-            TrainingState(work.network, optimizer, None), settings, place, ranks, True, lambda note: None
+            TrainingState(work.network, optimizer, None), settings, place, ranks, parallel.parts, lambda note: None
         )
         checkpoints.save(1, {})
         checkpoints.close()

@@ -46,6 +46,7 @@ DATA: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "tagger": ((), ("vg",), ()),
 }
 """Dataset or setting of a script → the sets to label or learn from, of the tagger, and of the mix."""
+PRETRAINING = re.compile(r"parseda?_(r50|swin_[tl])_vg")
 TEXTS = {"hico": (80, 117), "vcoco": (80, 29), "oi_sgg": (288, 30)}
 
 
@@ -158,11 +159,21 @@ def test_other_recipes_train_the_tagger_of_the_paper_and_pre_train_on_its_sides(
 
 def test_the_page_lists_each_recipe_and_each_script_without_one():
     page = (ROOT / "docs" / "training_recipes.md").read_text()
-    recipes = {path.stem for path in (RECIPES / "paper").glob("*.toml")}
-    assert recipes == {script["recipe"] for script in WITH_RECIPE} | WITHOUT_SCRIPT
+    files = {path.stem for path in (RECIPES / "paper").glob("*.toml")}
+    recipes = {script["recipe"] for script in WITH_RECIPE} | WITHOUT_SCRIPT
     assert set(_listed(page)) == recipes
+    assert files - recipes == {f"{name}_bf16" for name in recipes if PRETRAINING.match(name)}
     without = [script["script"].split("/")[1] for script in SCRIPTS if not script["recipe"]]
     assert [name for name in without if f"`{name}`" not in page] == []
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "paper").glob("*_bf16.toml")), ids=lambda path: path.stem)
+def test_a_variant_in_bfloat16_differs_in_nothing_else(path):
+    own, theirs = (load_recipe(each) for each in (path, path.with_stem(path.stem.removesuffix("_bf16"))))
+    settings = own.pretrain.settings
+    assert (settings.precision, theirs.pretrain.settings.precision) == ("bfloat16", "tf32")
+    pretrain = own.pretrain.model_copy(update={"settings": settings.model_copy(update={"precision": "tf32"})})
+    assert own.model_copy(update={"name": theirs.name, "pretrain": pretrain}) == theirs
 
 
 def _listed(page: str) -> Iterator[str]:

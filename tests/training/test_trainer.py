@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._dynamo import config as dynamo_config
 
 from models import weights
 from models.config import NetworkConfig, TextConfig
 from models.official.imported import import_checkpoint
+from pipeline.training import parallel
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS
 from pipeline.training.metrics_log import MetricsLog
@@ -17,6 +19,7 @@ from pipeline.training.optimizer import gradient_norm, make_optimizer, set_rates
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.worker import set_precision
+from storage.errors import FatalError
 from tests.detector_checkpoint import converted, detector
 from tests.training.conftest import NETWORK, TINY
 from tests.training.in_ranks import train
@@ -60,6 +63,14 @@ def test_a_compiled_network_trains_the_same(work, shard, plain, monkeypatch):
     )
     assert run(work, shard, stop_after=2, compile=True)["loss"] == pytest.approx(plain["loss"][:2], abs=1e-4)
     assert sum(graphs) > 100
+
+
+def test_a_layer_that_needs_ever_more_graphs_stops_the_run(work, shard, monkeypatch):
+    monkeypatch.setattr(parallel, "GRAPHS", 1)
+    monkeypatch.setattr(dynamo_config, "recompile_limit", 1)  # which is set again, and must be as before afterwards
+    monkeypatch.setattr(parallel.compile_layers, "__defaults__", ("eager",))
+    with pytest.raises(FatalError, match=r"ever more graphs of a layer .*; set compile = false and run again"):
+        run(work, shard, compile=True)
 
 
 def test_the_seed_decides_the_losses(work, shard, plain):

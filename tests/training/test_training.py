@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from warm_process import limited, ranks_of
+from warm_process import WarmProcess, limited, ranks_of
 
 from models import weights
 from models.config import NetworkConfig
+from pipeline.training import worker
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, MODEL, Summary, TrainConfig
 from pipeline.training.launch.launcher import launch
@@ -70,6 +71,20 @@ def killed_in_the_middle(work: Path, shard, number: int) -> None:
     thread.join()
     assert not (work / MODEL).exists()
     assert not ranks_of(work)
+
+
+def train_alone(path: Path) -> None:
+    worker.main(path)
+    print(torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
+
+
+@pytest.mark.parametrize(("deterministic", "found"), [("bits", "True False"), ("fast", "False True")])
+def test_sums_have_a_fixed_order_unless_they_may_be_fast(work, shard, deterministic, found):
+    """With an order, new tensors are not filled, which torch does by default then."""
+    made = config(work, shard, steps=1, processes=1, deterministic=deterministic)
+    (work / "config.json").write_text(made.model_dump_json())
+    said, errors = WarmProcess(train_alone, work / "config.json").communicate(60)
+    assert said.endswith(f"finished\n{found}\n"), errors
 
 
 def test_a_killed_training_ends_with_the_same_bits(work, shard, undisturbed):
