@@ -61,7 +61,7 @@ class CaptionSettings(Settings):
     num_beams: int = Field(default=3, ge=1, le=32)
     """Number of beams of beam search."""
     merge_draws: bool = False
-    """Merge equal captions of an image into the first, with their number as `times`."""
+    """Merge equal captions of an image, box or pair into the first, with their number as `times`."""
     filter: str = file_read("")
     """Folder or hub name of a `BlipForImageTextRetrieval` whose matching head scores every caption (CapFilt). "": no
     filter."""
@@ -85,8 +85,8 @@ class CaptionSettings(Settings):
 
     @field_validator("of", mode="before")
     @classmethod
-    def _each_once(cls, value: Any) -> Any:
-        return tuple(dict.fromkeys([value] if isinstance(value, str) else value))
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change captions. Those of whole images are the ones before `of`, so that keys stay."""
@@ -105,6 +105,8 @@ class CaptionSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> CaptionSettings:
+        if len({*self.of}) < len(self.of):
+            raise ValueError(f"of: {[*self.of]} names one twice")
         if self.captioner == "recorded" and not self.recorded:
             raise ValueError("recorded: name at least one file of captions, or set captioner to 'blip'")
         if self.captioner == "lavis" and self.precision == "bfloat16":

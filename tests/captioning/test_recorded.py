@@ -101,6 +101,7 @@ def test_a_missing_file_and_a_false_table_are_named(tmp_path: Path) -> None:
     [
         ({"captioner": "recorded"}, "name at least one file"),
         ({"top_p": 1.5}, "top_p"),
+        ({"of": ["box", "box"]}, "names one twice"),
         ({"min_length": 30}, "min_length: 30 is above max_length"),
         ({"nucleus_p": 0.9}, "nucleus_p"),
     ],
