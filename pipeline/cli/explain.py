@@ -258,11 +258,8 @@ def _quoted(words: Mapping[str, Any]) -> str:
 
 def _alternatives(label: Mapping[str, Any]) -> str:
     """The probability that the words mean this pair, if they may also mean others."""
-    ambiguous = [
-        mention for mention in label["mentions"] if mention["ambiguity"] > 1 and mention.get("prior") is not None
-    ]
-    if not ambiguous:
+    likeliest = max(label["mentions"], key=lambda mention: mention.get("prior") or 0.0, default=None)
+    if likeliest is None or likeliest["ambiguity"] <= 1 or likeliest.get("prior") is None:
         return ""
-    likeliest = max(ambiguous, key=lambda mention: mention["prior"])
     after = f", posterior {label['posterior']:.2f}" if label.get("posterior") is not None else ""
     return f", one of {likeliest['ambiguity']} pairs, prior {likeliest['prior']:.2f}{after}"

@@ -99,6 +99,7 @@ class CaptionStage(Stage):
         # BLIP encodes adjacent byte copies only once.
         first: dict[str, int] = {}
         rows.sort(key=lambda row: first.setdefault(row["digest"], len(first)))
+        done = {row["image_id"]: number for number, row in enumerate(rows, start=1)}
         total, began = 0, time.monotonic()
         regions = self._regions(rows, made, unreadable)
         batches = iter(lambda: list(islice(regions, self.settings.batch_size)), [])
@@ -111,7 +112,7 @@ class CaptionStage(Stage):
                 made[row["image_id"]] += [caption._asdict() for caption in fit]
                 total += len(found)
             pace = total / max(time.monotonic() - began, 1e-9)
-            report(len(made), len(rows), f"{pace:.0f} captions/s per worker")
+            report(done[row["image_id"]], len(rows), f"{pace:.0f} captions/s per worker")
         facts = {"captions_filtered": unfit} if self._scorer else {}
         facts |= tokens_taken(self._captioner)
         ordered = [{"image_id": image_id, "captions": made[image_id]} for image_id in place if image_id in made]
