@@ -184,8 +184,6 @@ def test_what_lacks_is_named_with_the_way_out(one_blip: Models, tmp_path: Path) 
         find_captioner(settings((tmp_path, tmp_path), tmp_path / "nowhere")).open()
     with pytest.raises(ValidationError, match="'lavis' supports float32 only"):
         settings(one_blip, tmp_path, precision="bfloat16")
-    with pytest.raises(ValidationError, match="'also' needs captioner 'blip', not 'lavis'"):
-        settings(one_blip, tmp_path, dense="also")
 
 
 def test_names_there_and_back(one_blip: Models) -> None:

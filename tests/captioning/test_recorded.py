@@ -23,8 +23,8 @@ def written(folder: Path, name: str, content: Any) -> Path:
     return path
 
 
-def recorded(*paths: Path) -> RecordedCaptioner:
-    return RecordedCaptioner(CaptionSettings(captioner="recorded", recorded=paths))
+def recorded(*paths: Path, **settings: Any) -> RecordedCaptioner:
+    return RecordedCaptioner(CaptionSettings(captioner="recorded", recorded=paths, **settings))
 
 
 def texts(captioner: RecordedCaptioner, image_id: int) -> list[str]:
@@ -67,11 +67,16 @@ def test_several_files_are_concatenated_by_image(tmp_path: Path) -> None:
 def test_the_captions_table_comes_back_as_it_was(tmp_path: Path) -> None:
     full = {"seed": 4, "log_probability": -2.5, "source": "blip nucleus", "match": 0.5, "times": 2}
     bare = {"seed": None, "log_probability": None, "source": "people", "match": None, "times": 1}
-    captions = [{"text": "a man", "draw": 0, **full}, {"text": "a horse", "draw": 1, **bare}]
+    captions = [
+        {"text": "a man", "draw": 0, **full, "boxes": None},
+        {"text": "a cow", "draw": 1, **bare, "boxes": (3,)},
+    ]
     path = tmp_path / "captions.parquet"
     write_table(pa.Table.from_pylist([{"image_id": 8, "captions": captions}], schema=CAPTIONS), path)
-    (found,) = recorded(path).caption([], [8])
+    (found,) = recorded(path, of=["image", "box"]).caption([], [8])
     assert [caption._asdict() for caption in found] == captions
+    unasked = recorded(path, of="pair").rejects
+    assert [each.reason for each in unasked] == ["caption.of lacks 'image'", "caption.of lacks 'box'"]
 
 
 def test_control_characters_are_stripped(tmp_path: Path) -> None:
@@ -96,6 +101,7 @@ def test_a_missing_file_and_a_false_table_are_named(tmp_path: Path) -> None:
     [
         ({"captioner": "recorded"}, "name at least one file"),
         ({"top_p": 1.5}, "top_p"),
+        ({"of": ["box", "box"]}, "names one twice"),
         ({"min_length": 30}, "min_length: 30 is above max_length"),
         ({"nucleus_p": 0.9}, "nucleus_p"),
     ],

@@ -40,7 +40,9 @@ def test_labels_without_a_tagger_need_no_set_with_relations(root: Path) -> None:
     recipe = load_recipe(root / "recipes/demo.toml", ["run.until=shard", 'tag.method="prior"', "data.tagger=[]"])
     made = {step.name: step for step in build_steps(recipe)}
     assert not {"shard_tagger", "train_tagger"} & made.keys()
-    assert "vg" not in made["ingest"].datasets and made["tag"].uses == {}
+    assert "vg" not in made["ingest"].datasets and made["tag"].uses == {} and "captions" not in made["tag"].reads
+    *_, tag = build_steps(load_recipe(root / "recipes/demo.toml", ["run.until=tag", "caption.of=pair"]))
+    assert tag.reads["captions"] == ("caption",), "which boxes they are of"
 
 
 def test_a_verifier_follows_the_labels_and_changes_no_other_step(root: Path) -> None:

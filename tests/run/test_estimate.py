@@ -141,6 +141,9 @@ def test_tokens_of_measured_answers_are_counted_and_priced(book, tmp_path):
     priced = [word for name in ("prompt", "completion") for word in ("--set", f"caption.options.{name}_price=0.2")]
     made = json.loads(output_of(*asked, *priced, "--json"))
     assert made["tokens"] == [160_000, 40_000] and made["tokens_price"] == pytest.approx(0.04)
+    crops = [word for each in ('of=["image", "pair"]', "max_regions=4") for word in ("--set", f"caption.{each}")]
+    made = json.loads(output_of(*asked, *crops, "--json"))
+    assert made["tokens"] == [800_000, 200_000] and "at most 5 captioned regions" in made["steps"][-1]["basis"]
 
 
 def test_the_score_compares_costs_per_image(labelled, tmp_path):

@@ -182,7 +182,7 @@ def test_an_older_table_is_read_with_todays_columns(tmp_path):
     captions = _old(tmp_path, "caption", "captions").table("captions")
     assert captions.schema == CAPTIONS
     assert captions.to_pylist() == [
-        {"image_id": 1, "captions": [{**row, "match": None, "times": 1} for row in ROWS["captions"]]},
+        {"image_id": 1, "captions": [{**row, "match": None, "times": 1, "boxes": None} for row in ROWS["captions"]]},
         {"image_id": 2, "captions": []},
     ]
     relations = _old(tmp_path, "tag", "relations").table("relations")
@@ -204,7 +204,7 @@ def test_missing_lists_and_missing_items_stay_missing():
     assert new.schema == CAPTIONS
     assert new.to_pylist() == [
         rows[0],
-        {"image_id": 2, "captions": [None, {**ROWS["captions"][0], "match": None, "times": 1}]},
+        {"image_id": 2, "captions": [None, {**ROWS["captions"][0], "match": None, "times": 1, "boxes": None}]},
     ]
 
 

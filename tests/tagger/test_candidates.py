@@ -50,6 +50,16 @@ def test_captions_that_say_the_same_of_the_same_boxes_are_one_mention():
     assert sum(pair.prior for pair in found) == pytest.approx(1)
 
 
+def test_a_triplet_is_about_the_boxes_that_its_caption_is_of():
+    said, placed = [triplet("man", "ride", "horse")] * 5, boxes("person", "horse", "person", "dog")
+    found = ground(said, placed, regions=[(), (1, 2), (0,), (1,), (1, 3)])
+    assert [(p.mention, p.subject, p.object, p.ambiguity, p.support) for p in found.pairs] == [
+        (0, 0, 1, 2, 1), (0, 2, 1, 2, 1), (1, 2, 1, 1, 1), (2, 0, 1, 1, 1), (3, 0, 1, 2, 1), (3, 2, 1, 2, 1),
+    ]  # fmt: skip
+    assert found.pairs[2].prior == found.pairs[3].prior == 1
+    assert [(each.triplet, each.reason) for each in found.dropped] == [(4, Loss.OTHER_BOXES)]
+
+
 def test_mentions_that_may_mean_one_pair_each_have_it():
     triplets = [triplet("computer", "on", "bag"), triplet("person", "hold", "cup"), triplet("laptop", "on", "suitcase")]
     found = ground(triplets, boxes("laptop", "suitcase", "tv")).pairs
