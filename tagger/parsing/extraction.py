@@ -59,6 +59,7 @@ class Extraction:
             self.mentions.forms = layer.forms(doc, self.mentions)
         self._phrases = Phrases(doc)
         self._subjects = Subjects(self.mentions)
+        self._mentioned: dict[int, Mention] = {}
         self.found: dict[tuple[int, int, str], Triplet] = {}
         self._linked: set[int] = set()
         self._said_by_pronoun: set[tuple[int, int]] = set()
@@ -92,9 +93,8 @@ class Extraction:
 
     def is_open(self, pronoun: Token) -> bool:
         """Whether the pronoun stands for a noun that the tree does not tell."""
-        if (pronoun.dep_ not in _ENDS and pronoun.tag_ != "PRP$") or self.mentions.is_negated(pronoun):
-            return False
-        return not (self.mentions.is_personal(pronoun) and self._subjects.antecedents(pronoun))
+        is_told = self.mentions.is_personal(pronoun) and self._subjects.antecedents(pronoun)
+        return not is_told and (pronoun.dep_ in _ENDS or pronoun.tag_ == "PRP$")
 
     def apart_from(self, pronoun: Token) -> list[Token]:
         """Returns tokens that the pronoun can't mean: what it is part of, and the subjects of its verb."""
@@ -102,8 +102,7 @@ class Extraction:
             return [pronoun.head]
         around = list(pronoun.ancestors)
         verb = next((token for token in around if token.pos_ in ("VERB", "AUX")), None)
-        is_object = verb is not None and pronoun.dep_ not in _SUBJECTS
-        return around + self._subjects.of(verb) if verb is not None and is_object else around
+        return around if verb is None or pronoun.dep_ in _SUBJECTS else around + self._subjects.of(verb)
 
     def _revise(self, layer: Layer) -> None:
         """Replaces the rules' triplets by the layer's."""
@@ -320,9 +319,12 @@ class Extraction:
 
     def mention(self, noun: Token) -> Mention:
         """Returns a noun as the caption has it."""
-        start, end = self._characters(*self.mentions.span(noun))
-        lemma, count = self.mentions.lemma(noun), self.mentions.count(noun)
-        return Mention(self._caption[start:end], lemma, start, end, count, self.mentions.attributes(noun))
+        if noun.i not in self._mentioned:
+            start, end = self._characters(*self.mentions.span(noun))
+            lemma, count = self.mentions.lemma(noun), self.mentions.count(noun)
+            attributes = self.mentions.attributes(noun)
+            self._mentioned[noun.i] = Mention(self._caption[start:end], lemma, start, end, count, attributes)
+        return self._mentioned[noun.i]
 
     def _triplet(self, subject: Token, object_: Token, predicate: tuple[int, int], meant: Reading) -> Triplet:
         start, end = self._characters(*predicate)

@@ -72,23 +72,22 @@ class Mentions:
     def is_noun(self, token: Token) -> bool:
         """Whether the token can be subject or object: a noun, if not negated, or a pronoun for an unnamed person."""
         if token.pos_ in ("NOUN", "PROPN"):
-            return any(letter.isalpha() for letter in token.text) and not self.is_negated(token)
-        is_person = token.lower_ in _INDEFINITE or (token.i == 0 and token.lower_ in _UNNAMED)
-        return token.pos_ == "PRON" and is_person and not self.is_negated(token)
+            return any(letter.isalpha() for letter in token.text) and not self._is_negated(token)
+        return token.pos_ == "PRON" and (token.lower_ in _INDEFINITE or (token.i == 0 and token.lower_ in _UNNAMED))
 
     def name(self, pronoun: Token, mention: Mention) -> None:
         """Makes a pronoun the noun that it stands for."""
         pronoun.pos_ = "NOUN"
         self.forms[pronoun.i], self._named[pronoun.i] = mention.lemma, mention
 
-    def is_negated(self, noun: Token) -> bool:
-        """Whether the noun is negated: "no chairs", "no one", "none of the cars", "neither of the boys"."""
+    def _is_negated(self, noun: Token) -> bool:
+        """Whether the noun is negated: "no chairs", "none of the cars", "neither of the boys"."""
         if noun.lower_ in _NONE or any(child.lower_ in _NO for child in noun.lefts):
             return True
         return noun.dep_ == "pobj" and noun.head.lower_ == "of" and noun.head.head.lower_ in _NONE
 
     def is_doubted(self, word: Token) -> bool:
-        """Whether the caption denies or only guesses what a word says: "is not holding", "might hold", "seems to hold"."""
+        """Whether the caption denies or only guesses what the word says: "is not holding", "might hold", "seems to hold"."""
         if not self._doubts:
             return False
         is_complement = word.dep_ in ("xcomp", "ccomp") and word.head.i in self._doubts
@@ -96,8 +95,7 @@ class Mentions:
 
     def is_animate(self, token: Token) -> bool:
         """Whether the noun is a person or an animal."""
-        head = self.forms[token.i].rpartition(" ")[2] if token.i in self._named else noun_lemma(token.lower_)
-        return token.pos_ == "PRON" or head in ANIMATE
+        return token.pos_ == "PRON" or noun_lemma(token.lower_) in ANIMATE
 
     def span(self, token: Token) -> tuple[int, int]:
         """Returns the token range of the noun with its premodifiers (determiner, adjectives, compounds)."""

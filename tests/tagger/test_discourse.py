@@ -25,11 +25,12 @@ CASES = {
     "Two cats are on a couch. One is looking at a dog. The other is under a blanket.": (
         "cat on couch; cat look at dog; cat under blanket"
     ),
+    "Two women are on a bench. They are next to each other.": "woman on bench; woman next to woman",
     "Three men are in a kitchen. Two of them are holding cups.": "man in kitchen; man hold cup",
     # nobody that was mentioned
     "A street is next to a park. It's a sunny day. He is wearing a hat.": "street next to park; man wear hat",
     # neither denied nor guessed
-    "There is a bench. No one is sitting on it.": "",
+    "There are two benches. No one is sitting on them.": "",
     "A man is on a horse. He isn't wearing a hat. It never jumps over a fence.": "man on horse",
     "A man might be holding a cup. He appears to be looking at a dog. He is possibly wearing a tie.": "",
     # no end of a sentence
@@ -59,15 +60,27 @@ def test_a_pronoun_or_definite_noun_has_place_count_and_attributes_of_the_first_
 
 
 def test_other_things_of_the_same_name_stay_apart() -> None:
-    text = "A man is on a bench. Two men are on a horse. Another man is on a bus. The man is holding a cup."
-    subjects = [(t.subject, t.subject_count) for t in parsed(text)]
-    assert subjects == [("A man", 1), ("Two men", 2), ("Another man", 1), ("Another man", 1)]
+    text = "A man is on a bench. Two men are on horses. The man is holding a cup. Two of them are near a tall man."
+    ends = [
+        (t.subject, t.subject_count, t.object) for t in parsed(f"{text} One is near a dog. The short man is on a bus.")
+    ]
+    assert ends == [
+        ("A man", 1, "a bench"), ("Two men", 2, "horses"), ("A man", 1, "a cup"), ("Two", 2, "a tall man"),
+        ("One", 1, "a dog"), ("The short man", 1, "a bus"),
+    ]  # fmt: skip
 
 
 def test_what_is_repeated_is_stated_once() -> None:
     [ride, wear] = parsed("A man rides a horse. The man who is riding the horse is wearing a hat.")
     assert (ride.predicate_lemma, wear.predicate_lemma) == ("ride", "wear")
     assert len(parsed("A cup is on a table. A cup is on a table.")) == 2
+
+
+def test_what_a_pronoun_implies_may_be_about_another_thing() -> None:
+    [triplets] = parse_captions(["A table is in a room. A man sits at it."], load_parser(), implied=True)
+    assert [(t.predicate_lemma, t.object_lemma) for t in triplets] == [
+        ("in", "room"), ("sit at", "table"), ("sit on", "chair"),
+    ]  # fmt: skip
 
 
 def test_documents_of_the_synthetic_world_are_read_as_well_as_their_sentences() -> None:
