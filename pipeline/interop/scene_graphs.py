@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.datasets.annotations import as_id, as_number, as_object, explained, parse_json, readable
+from pipeline.data.datasets.json_stream import MAX_ELEMENT
 from pipeline.data.datasets.record import Box, Draft, Unusable, numbers_of, overlap
 from pipeline.runtime.stage import Rejected
 from tagger.english.predicates import canonical
@@ -24,7 +25,7 @@ def stream_scene_graphs(path: Path, ids: Mapping[str, int]) -> Iterator[tuple[An
     A line that is no JSON object, or names no image, yields what it has instead of an id.
     """
     with explained(path, EXPECTED), path.open(encoding="utf-8-sig") as file:
-        for line in filter(str.strip, file):
+        for line in filter(str.strip, iter(lambda: file.readline(MAX_ELEMENT), "")):
             try:
                 graph = as_object(parse_json(line))
             except (ValueError, RecursionError):
@@ -83,8 +84,8 @@ def _meant(end: Any, role: str, objects: Sequence[Any], boxes: Sequence[Mapping[
             raise Unusable(f"{role} names several boxes")
         return usable[0]
     place = Box.between("", numbers_of(corners, f"{role} malformed"))
-    overlaps = [(overlap(place, Box("", *(boxes[index][side] for side in "xywh"))), -index) for index in usable]
-    share, index = max(overlaps, default=(0.0, 0))
-    if not share >= SAME_BOX:
+    shares = {index: overlap(place, Box("", *(boxes[index][side] for side in "xywh"))) for index in usable}
+    best = max(shares, key=lambda index: shares[index], default=-1)
+    if shares.get(best, 0.0) < SAME_BOX:
         raise Unusable(f"{role} overlaps no box")
-    return -index
+    return best
