@@ -12,43 +12,31 @@ def implied(caption: str) -> list[str]:
     return [f"{t.subject_lemma} {t.predicate_lemma} {t.object_lemma}" for t in triplets if t.rule == "implied"]
 
 
-@pytest.mark.parametrize(
-    ("caption", "wanted"),
-    [
-        ("a man skiing down a hill", ["man ski on ski"]),
-        ("a skier in a red jacket", ["skier ski on ski"]),
-        ("a surfer riding a wave", ["surfer ride surfboard", "surfer surf on surfboard"]),
-        ("two women playing tennis on a court", ["woman hold tennis racket"]),
-        ("a tennis player on a court", ["tennis player hold tennis racket"]),
-        ("an equestrian on a beach", ["equestrian ride horse", "equestrian sit on horse"]),
-        ("a man skiing on skis", []),
-        ("a chess player at a table", []),
-        ("a man hits a ball with a racket", ["man look at ball", "man hit with racket", "man hold racket"]),
-        ("a man eating dinner with a woman", []),
-    ],
-)
-def test_an_activity_takes_what_it_is_done_with(caption: str, wanted: list[str]) -> None:
-    assert sorted(implied(caption)) == sorted(wanted)
-
-
-@pytest.mark.parametrize(
-    ("caption", "wanted"),
-    [
-        ("a man riding a skateboard down a road", ["man skateboard on skateboard"]),
-        ("a woman on a brown horse", ["woman ride horse", "woman sit on horse"]),
-        ("a man on his cell phone", ["man talk on cell phone", "man hold cell phone"]),
-        ("a girl reading a book", ["girl look at book", "girl hold book"]),
-        ("two men sitting at a table", ["man sit on chair"]),
-        ("a man sitting in a chair at a table", ["man sit on chair"]),
-        ("two women drinking wine", ["woman drink with wine glass", "woman hold wine glass"]),
-        ("a man riding a board", []),
-        ("a monkey riding a bicycle", []),
-        ("a cat on a laptop", []),
-        ("a book on a bed", []),
-        ("a man next to a horse", []),
-    ],
-)
-def test_what_people_do_with_a_thing_has_its_consequences(caption: str, wanted: list[str]) -> None:
+@pytest.mark.parametrize("caption, wanted", [
+    ("a man skiing down a hill", ["man ski on ski"]),
+    ("a skier in a red jacket", ["skier ski on ski"]),
+    ("a surfer riding a wave", ["surfer ride surfboard", "surfer surf on surfboard"]),
+    ("two women playing tennis on a court", ["woman hold tennis racket"]),
+    ("a tennis player on a court", ["tennis player hold tennis racket"]),
+    ("an equestrian on a beach", ["equestrian ride horse", "equestrian sit on horse"]),
+    ("a man skiing on skis", []),
+    ("a chess player at a table", []),
+    ("a man hits a ball with a racket", ["man look at ball", "man hit with racket", "man hold racket"]),
+    ("a man eating dinner with a woman", []),
+    ("a man riding a skateboard down a road", ["man skateboard on skateboard"]),
+    ("a woman on a brown horse", ["woman ride horse", "woman sit on horse"]),
+    ("a man on his cell phone", ["man talk on cell phone", "man hold cell phone"]),
+    ("a girl reading a book", ["girl look at book", "girl hold book"]),
+    ("two men sitting at a table", ["man sit on chair"]),
+    ("a man sitting in a chair at a table", ["man sit on chair"]),
+    ("two women drinking wine", ["woman drink with wine glass", "woman hold wine glass"]),
+    ("a man riding a board", []),
+    ("a monkey riding a bicycle", []),
+    ("a cat on a laptop", []),
+    ("a book on a bed", []),
+    ("a man next to a horse", []),
+])  # fmt: skip
+def test_an_activity_and_what_people_do_with_a_thing_have_their_consequences(caption: str, wanted: list[str]) -> None:
     assert sorted(implied(caption)) == sorted(wanted)
 
 
@@ -80,22 +68,19 @@ def test_it_is_asked_for_traceable_and_never_the_authors() -> None:
     assert authors_predicate(skiing) == ""
 
 
-@pytest.mark.parametrize(
-    ("subject", "predicate", "object_", "wanted"),
-    [
-        ("leg", "of", "man", Reading("have", True, "possessive")),
-        ("bowl", "of", "soup", Reading("in", True, "contents")),
-        ("plate", "of", "food", Reading("on", True, "contents")),
-        ("man", "'s", "hat", Reading("have", False, "possessive")),
-        ("young boy", "is dressed in", "red shirt", Reading("wear", False, "attire")),
-        ("cat", "in", "hat", Reading("wear", False, "attire")),
-        ("shoe", "in", "box", None),
-        ("man", "in", "car", None),
-        ("hat", "in", "suit", None),
-        ("hill", "covered with", "snow", Reading("cover", True, "covering")),
-        ("woman", "with", "hair", Reading("have", False, "possessive")),
-        ("woman", "with", "dog", None),
-    ],
-)
+@pytest.mark.parametrize("subject, predicate, object_, wanted", [
+    ("leg", "of", "man", Reading("have", True, "possessive")),
+    ("bowl", "of", "soup", Reading("in", True, "contents")),
+    ("plate", "of", "food", Reading("on", True, "contents")),
+    ("man", "'s", "hat", Reading("have", False, "possessive")),
+    ("young boy", "is dressed in", "red shirt", Reading("wear", False, "attire")),
+    ("cat", "in", "hat", Reading("wear", False, "attire")),
+    ("shoe", "in", "box", None),
+    ("man", "in", "car", None),
+    ("hat", "in", "suit", None),
+    ("hill", "covered with", "snow", Reading("cover", True, "covering")),
+    ("woman", "with", "hair", Reading("have", False, "possessive")),
+    ("woman", "with", "dog", None),
+])  # fmt: skip
 def test_what_words_imply(subject: str, predicate: str, object_: str, wanted: Reading | None) -> None:
     assert reading(predicate, subject, object_) == wanted
