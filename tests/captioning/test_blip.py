@@ -105,13 +105,9 @@ def test_without_temperature_it_says_what_transformers_says_greedily(
     ids = tokenizer([prompt.strip()] * len(pictures), return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         tokens = model.generate(
-            pixel_values=ours.pixels(pictures),
-            input_ids=ids,
-            do_sample=False,
-            max_length=20,
-            min_length=8,
+            pixel_values=ours.pixels(pictures), input_ids=ids, do_sample=False, max_length=20, min_length=8,
             repetition_penalty=penalty,
-        )
+        )  # fmt: skip
     expected = tokenizer.batch_decode(tokens[:, ids.shape[1] - 1 :], skip_special_tokens=True)
     assert [texts(drawn) for drawn in found] == [[text, text] for text in expected]
 
@@ -190,13 +186,10 @@ def test_a_folder_that_lacks_a_file_names_it(blip_folder: Path, tmp_path: Path, 
         captioner(folder)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"prompt": "a photograph of"}, r"prompt 'a photograph of'.*setting: prompt"),
-        ({"max_length": 4, "min_length": 0}, "leave no room"),
-    ],
-)
+@pytest.mark.parametrize("settings, message", [
+    ({"prompt": "a photograph of"}, r"prompt 'a photograph of'.*setting: prompt"),
+    ({"max_length": 4, "min_length": 0}, "leave no room"),
+])  # fmt: skip
 def test_a_prompt_that_can_not_be_used_stops(blip_folder: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(FatalError, match=message):
         captioner(blip_folder, **settings)

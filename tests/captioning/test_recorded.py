@@ -91,15 +91,12 @@ def test_a_missing_file_and_a_false_table_are_named(tmp_path: Path) -> None:
         recorded(path)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"captioner": "recorded"}, "name at least one file"),
-        ({"top_p": 1.5}, "top_p"),
-        ({"min_length": 30}, "min_length: 30 is above max_length"),
-        ({"nucleus_p": 0.9}, "nucleus_p"),
-    ],
-)
+@pytest.mark.parametrize("settings, message", [
+    ({"captioner": "recorded"}, "name at least one file"),
+    ({"top_p": 1.5}, "top_p"),
+    ({"min_length": 30}, "min_length: 30 is above max_length"),
+    ({"nucleus_p": 0.9}, "nucleus_p"),
+])  # fmt: skip
 def test_settings_say_which_field_is_wrong(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         CaptionSettings.model_validate(settings)

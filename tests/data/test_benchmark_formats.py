@@ -147,15 +147,12 @@ def test_pairs_of_hico_det_share_equal_boxes(tmp_path):
     assert reader.predicates == ("adjust", "no interaction")
 
 
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"verb": [0, 7]}, "unknown verb id"),
-        ({"object": [1, -1]}, "unknown category id"),
-        ({"boxes_o": [[5, 5, 9, 9], [5, 5]]}, "relation without box"),
-        ({"object": [1]}, "relations malformed"),
-    ],
-)
+@pytest.mark.parametrize("changed, reason", [
+    ({"verb": [0, 7]}, "unknown verb id"),
+    ({"object": [1, -1]}, "unknown category id"),
+    ({"boxes_o": [[5, 5, 9, 9], [5, 5]]}, "relation without box"),
+    ({"object": [1]}, "relations malformed"),
+])  # fmt: skip
 def test_bad_pairs_are_quarantined(tmp_path, changed, reason):
     content = {**HICO, "annotation": [{**HICO["annotation"][0], **changed}, HICO["annotation"][1]]}
     first, _ = annotations(opened("hico_instances", save_json(tmp_path / "instances.json", content)))
@@ -163,15 +160,12 @@ def test_bad_pairs_are_quarantined(tmp_path, changed, reason):
     assert len(first.relations) == (0 if reason == "relations malformed" else 1)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ([], r"instances\.json: holds no JSON object; expected HICO-DET"),
-        ({**HICO, "filenames": HICO["filenames"][:1]}, "lists 1 images for 2 annotations"),
-        ({name: value for name, value in HICO.items() if name != "verbs"}, "has no list 'verbs'"),
-        ({**HICO, "objects": [1]}, "'objects' is no list of names"),
-    ],
-)
+@pytest.mark.parametrize("content, message", [
+    ([], r"instances\.json: holds no JSON object; expected HICO-DET"),
+    ({**HICO, "filenames": HICO["filenames"][:1]}, "lists 1 images for 2 annotations"),
+    ({name: value for name, value in HICO.items() if name != "verbs"}, "has no list 'verbs'"),
+    ({**HICO, "objects": [1]}, "'objects' is no list of names"),
+])  # fmt: skip
 def test_a_pair_file_that_does_not_fit_is_named(tmp_path, content, message):
     with pytest.raises(AnnotationError, match=message):
         annotations(opened("hico_instances", save_json(tmp_path / "instances.json", content)))
@@ -399,19 +393,16 @@ def test_missing_and_wrong_files_are_named(tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"format": "voc"}, "format"),
-        ({"name": "a/b"}, "name"),
-        ({"verbs": "v.json"}, "verbs: not used by format 'coco'; remove it"),
-        ({"format": "visual_genome", "relations": "r.json"}, "relations: not used by format 'visual_genome'"),
-        ({"drop_fake": True}, "drop_fake: only for format 'objects365'; remove it"),
-        ({"format": "images"}, "annotations: not used by format 'images'"),
-        ({"annotations": None}, r"annotations: required by format 'coco'.*format = .images."),
-        ({"images": 5}, "images"),
-    ],
-)
+@pytest.mark.parametrize("changed, message", [
+    ({"format": "voc"}, "format"),
+    ({"name": "a/b"}, "name"),
+    ({"verbs": "v.json"}, "verbs: not used by format 'coco'; remove it"),
+    ({"format": "visual_genome", "relations": "r.json"}, "relations: not used by format 'visual_genome'"),
+    ({"drop_fake": True}, "drop_fake: only for format 'objects365'; remove it"),
+    ({"format": "images"}, "annotations: not used by format 'images'"),
+    ({"annotations": None}, r"annotations: required by format 'coco'.*format = .images."),
+    ({"images": 5}, "images"),
+])  # fmt: skip
 def test_a_wrong_field_of_a_source_is_named(changed, message):
     with pytest.raises(ValidationError, match=message):
         DataSource(
@@ -425,14 +416,11 @@ def test_paths_are_no_part_of_a_key():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("format_name", "path", "counts"),
-    [
-        ("hico_instances", "hico_det/ground_truth_800.json", (800, 2621, 80, 117)),
-        ("vrd", "vrd/annotations_test.json", (1000, 7638, 100, 70)),
-        ("vcoco_instances", "vcoco/instances_vcoco_train.json", (2533, 6400, 80, 24)),
-    ],
-)
+@pytest.mark.parametrize("format_name, path, counts", [
+    ("hico_instances", "hico_det/ground_truth_800.json", (800, 2621, 80, 117)),
+    ("vrd", "vrd/annotations_test.json", (1000, 7638, 100, 70)),
+    ("vcoco_instances", "vcoco/instances_vcoco_train.json", (2533, 6400, 80, 24)),
+])  # fmt: skip
 def test_real_files(shared, tmp_path, format_name, path, counts):
     lists = {"objects": 100, "predicates": 70} if format_name == "vrd" else {}
     names = {name: save_json(tmp_path / name, [f"{name} {n}" for n in range(count)]) for name, count in lists.items()}
@@ -452,14 +440,10 @@ def hico(folder: Path, entries: Any, verbs: Any = VERBS, **more: Any) -> DataSou
     for number in (1, 2):
         save_picture(images / f"HICO_test2015_{number:08}.jpg")
     return DataSource(
-        name="hico",
-        format="hico_det",
-        split="test",
-        images=images,
-        annotations=save_json(folder / "test_hico.json", entries),
-        verbs=save_json(folder / "verbs.json", verbs),
+        name="hico", format="hico_det", split="test", images=images,
+        annotations=save_json(folder / "test_hico.json", entries), verbs=save_json(folder / "verbs.json", verbs),
         **more,
-    )
+    )  # fmt: skip
 
 
 def entry(number: Any, boxes: Any, pairs: Any) -> dict[str, Any]:
@@ -491,15 +475,9 @@ def test_pairs_follow_the_boxes_that_stay(tmp_path):
     assert [box.category for box in record.boxes] == ["person", "dog"]
     assert record.relations == (AnnotatedRelation(0, "adjust", 1),)
     assert [reject.reason for reject in record.rejects] == [
-        "unknown category id",
-        "box malformed",
-        "relation without box",
-        "relation without box",
-        "unknown verb id",
-        "relation without box",
-        "relation without box",
-        "unknown verb id",
-    ]
+        "unknown category id", "box malformed", "relation without box", "relation without box", "unknown verb id",
+        "relation without box", "relation without box", "unknown verb id",
+    ]  # fmt: skip
 
 
 def test_names_may_come_in_three_layouts(tmp_path):

@@ -243,14 +243,11 @@ def test_a_server_that_always_fails_ends_as_retryable_and_keeps_the_part(server,
     assert (tmp_path / "a.bin.part").read_bytes() == CONTENT[:100]
 
 
-@pytest.mark.parametrize(
-    ("kind", "right"),
-    [
-        ("md5", True),
-        ("sha256", False),
-        *(("sha256 that the hub states in its redirect", right) for right in (True, False)),
-    ],
-)
+@pytest.mark.parametrize("kind, right", [
+    ("md5", True),
+    ("sha256", False),
+    *(("sha256 that the hub states in its redirect", right) for right in (True, False)),
+])  # fmt: skip
 def test_a_published_digest_is_verified(server, tmp_path, kind, right):
     server.files["/cdn/model"] = CONTENT
     algorithm, _, redirected = kind.partition(" ")

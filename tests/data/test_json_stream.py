@@ -49,20 +49,17 @@ def test_numbers_are_never_cut_and_nan_and_a_byte_order_mark_are_read(file):
     assert found[3:] == [-math.inf, 123456789] and last is True
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        '{"a": [1, 2}',
-        '{"a": [1,\n {"b": 2,}\n]}',
-        '{"a": [1, "no end',
-        '{"a": [1]} more',
-        '{"a": [1] "b": 2}',
-        "{a: [1]}",
-        '{"a" [1]}',
-        "",
-        '{"a": [\n"' + "x" * 50 + '",\n\n  oops]}',
-    ],
-)
+@pytest.mark.parametrize("content", [
+    '{"a": [1, 2}',
+    '{"a": [1,\n {"b": 2,}\n]}',
+    '{"a": [1, "no end',
+    '{"a": [1]} more',
+    '{"a": [1] "b": 2}',
+    "{a: [1]}",
+    '{"a" [1]}',
+    "",
+    '{"a": [\n"' + "x" * 50 + '",\n\n  oops]}',
+])  # fmt: skip
 def test_faults_are_told_with_their_place(file, content):
     file.write_text(content)
     with pytest.raises(json.JSONDecodeError) as expected:

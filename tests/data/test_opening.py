@@ -95,20 +95,17 @@ WHITE = (255, 255, 255)
 RED_IMAGE = Image.new("RGB", (16, 16), RED)
 
 
-@pytest.mark.parametrize(
-    ("image", "options", "colour"),
-    [
-        (Image.new("L", (16, 16), 255), {}, WHITE),
-        (Image.new("1", (16, 16), 1), {}, WHITE),
-        (RED_IMAGE.convert("P", palette=Image.Palette.ADAPTIVE), {}, RED),
-        (RED_IMAGE.convert("P", palette=Image.Palette.ADAPTIVE), {"transparency": 0}, WHITE),
-        (RED_IMAGE, {"transparency": RED}, WHITE),
-        (Image.new("RGBA", (16, 16), (*RED, 255)), {}, RED),
-        (Image.new("RGBA", (16, 16), (*RED, 0)), {}, WHITE),
-        (Image.new("RGBA", (16, 16), (*RED, 0)), {"form": "WEBP", "lossless": True}, WHITE),
-        (Image.new("LA", (16, 16), (0, 0)), {}, WHITE),
-    ],
-)
+@pytest.mark.parametrize("image, options, colour", [
+    (Image.new("L", (16, 16), 255), {}, WHITE),
+    (Image.new("1", (16, 16), 1), {}, WHITE),
+    (RED_IMAGE.convert("P", palette=Image.Palette.ADAPTIVE), {}, RED),
+    (RED_IMAGE.convert("P", palette=Image.Palette.ADAPTIVE), {"transparency": 0}, WHITE),
+    (RED_IMAGE, {"transparency": RED}, WHITE),
+    (Image.new("RGBA", (16, 16), (*RED, 255)), {}, RED),
+    (Image.new("RGBA", (16, 16), (*RED, 0)), {}, WHITE),
+    (Image.new("RGBA", (16, 16), (*RED, 0)), {"form": "WEBP", "lossless": True}, WHITE),
+    (Image.new("LA", (16, 16), (0, 0)), {}, WHITE),
+])  # fmt: skip
 def test_every_mode_becomes_rgb_and_transparency_white(image, options, colour):
     assert decode_image(encoded(image, **options)).getpixel((3, 3)) == colour
 

@@ -26,15 +26,10 @@ IMAGES = [
     {"id": 2**60, "file_name": "d.jpg"},
 ]
 BOXES = [
-    box(1, 18, [1, 2, 3.25, 1 / 3]),
-    box(2, 1, [float("nan"), 1e300, float("inf"), 8], 3),
-    box(3, 1, "none", 2**60),
-    box(4, "x", [0, 0, 9, 9], 2**60),
-    box(5, 1, [0, 0, 9, 9], iscrowd=1),
-    box(6, 77, [0, 0, 9, 9], -5),
-    box(7, 1, [0, 0, 9, 9], 404),
-    {"bbox": 3},
-]
+    box(1, 18, [1, 2, 3.25, 1 / 3]), box(2, 1, [float("nan"), 1e300, float("inf"), 8], 3), box(3, 1, "none", 2**60),
+    box(4, "x", [0, 0, 9, 9], 2**60), box(5, 1, [0, 0, 9, 9], iscrowd=1), box(6, 77, [0, 0, 9, 9], -5),
+    box(7, 1, [0, 0, 9, 9], 404), {"bbox": 3},
+]  # fmt: skip
 RELATIONS = [{"image_id": 7, "relations": [pair("hold obj", "dog", [1, 2, 4, 5]), "nonsense"]}]
 
 

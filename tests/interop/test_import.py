@@ -75,23 +75,20 @@ def test_a_missing_set_is_visual_genome_and_its_relations_are_given(tmp_path):
     assert run.artifacts("tag") == {}
 
 
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"relationships": [RIDING, {**RIDING, "confidence": 0.6}]}, "relation twice"),
-        ({"relationships": [{**RIDING, "subject_id": 7}]}, "relation of unknown box"),
-        ({"relationships": [{**RIDING, "object_id": 10_000_000}]}, "relation to itself (kept)"),
-        ({"relationships": [{**RIDING, "confidence": float("nan")}]}, "confidence not a number from 0 to 1"),
-        ({"relationships": [{**RIDING, "confidence": None}]}, "relation without confidence (kept with 1)"),
-        ({"relationships": [{**RIDING, "predicate": 3}]}, "relation malformed"),
-        ({"relationships": None}, "relationships malformed"),
-        ({"objects": [{**BOX, "x": -5.0}, HORSE]}, "box clamped"),
-        ({"objects": [{**BOX, "x": -900.0}, HORSE]}, "box empty or outside"),
-        ({"objects": [{**BOX, "w": 1e300}, HORSE]}, "box malformed"),
-        ({"objects": [BOX, HORSE, HORSE]}, "object id twice"),
-        ({"dataset": ["coco"]}, "dataset unknown"),
-    ],
-)
+@pytest.mark.parametrize("changed, reason", [
+    ({"relationships": [RIDING, {**RIDING, "confidence": 0.6}]}, "relation twice"),
+    ({"relationships": [{**RIDING, "subject_id": 7}]}, "relation of unknown box"),
+    ({"relationships": [{**RIDING, "object_id": 10_000_000}]}, "relation to itself (kept)"),
+    ({"relationships": [{**RIDING, "confidence": float("nan")}]}, "confidence not a number from 0 to 1"),
+    ({"relationships": [{**RIDING, "confidence": None}]}, "relation without confidence (kept with 1)"),
+    ({"relationships": [{**RIDING, "predicate": 3}]}, "relation malformed"),
+    ({"relationships": None}, "relationships malformed"),
+    ({"objects": [{**BOX, "x": -5.0}, HORSE]}, "box clamped"),
+    ({"objects": [{**BOX, "x": -900.0}, HORSE]}, "box empty or outside"),
+    ({"objects": [{**BOX, "w": 1e300}, HORSE]}, "box malformed"),
+    ({"objects": [BOX, HORSE, HORSE]}, "object id twice"),
+    ({"dataset": ["coco"]}, "dataset unknown"),
+])  # fmt: skip
 def test_what_is_wrong_with_an_image_is_counted(changed, reason):
     assert reason in reasons(element(**changed))
 

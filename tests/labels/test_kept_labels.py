@@ -88,18 +88,15 @@ def judged_one_by_one(relations: pa.Table, candidates: pa.Table, choice: ChoiceS
     return every
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"confidence": "score", "threshold": 0.0, "max_relations": 3},
-        {"confidence": "calibrated", "thresholds": {"riding": 0.7, "ride": 0.1}},
-        {"rule": "posterior", "max_relations": 2},
-        {"rule": "best"},
-        {"per_pair": 1},
-        {"confidence": "calibrated", "calibration": {"": (1.0, -0.5), "ride": (0.7, 0.1)}},
-    ],
-)
+@pytest.mark.parametrize("settings", [
+    {},
+    {"confidence": "score", "threshold": 0.0, "max_relations": 3},
+    {"confidence": "calibrated", "thresholds": {"riding": 0.7, "ride": 0.1}},
+    {"rule": "posterior", "max_relations": 2},
+    {"rule": "best"},
+    {"per_pair": 1},
+    {"confidence": "calibrated", "calibration": {"": (1.0, -0.5), "ride": (0.7, 0.1)}},
+])  # fmt: skip
 @pytest.mark.parametrize("seed", range(3))
 def test_columns_hold_what_judging_image_by_image_finds(settings: dict[str, Any], seed: int) -> None:
     relations, candidates = drawn(seed)
@@ -146,20 +143,9 @@ def test_no_labels_are_no_columns() -> None:
 def test_numbers_made_from_columns_are_those_of_the_relations() -> None:
     generator = np.random.default_rng(0)
     sides = [
-        *(generator.random(388) * 700).tolist(),
-        0.005,
-        0.015,
-        2.675,
-        -0.001,
-        1.0,
-        1e15,
-        1e16,
-        640.0,
-        7e-5,
-        3.1,
-        4.0,
+        *(generator.random(388) * 700).tolist(), 0.005, 0.015, 2.675, -0.001, 1.0, 1e15, 1e16, 640.0, 7e-5, 3.1, 4.0,
         -0.0,
-    ]
+    ]  # fmt: skip
     boxes = np.array(sides).reshape(-1, 4).astype(np.float32)
     subject, object_ = generator.integers(0, len(boxes), (2, 300))
     digests = generator.choice(["a" * 64, 'quote " and ünicode', "b\\c"], 300).tolist()

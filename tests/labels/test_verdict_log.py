@@ -249,14 +249,9 @@ def test_lines_of_earlier_versions_are_read_and_new_ones_follow_them(tmp_path: P
 
 
 HOSTILE = {
-    "not JSON": b"{",
-    "deep": b"[" * 100_000,
-    "a list": b"[]",
-    "no relation": b'{"kind": "accept"}',
-    "other reviewer": None,
-    "too long": b'{"a": "' + b"x" * 200_000 + b'"}',
-    "not text": b"\xff\xfe",
-}
+    "not JSON": b"{", "deep": b"[" * 100_000, "a list": b"[]", "no relation": b'{"kind": "accept"}',
+    "other reviewer": None, "too long": b'{"a": "' + b"x" * 200_000 + b'"}', "not text": b"\xff\xfe",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -273,24 +268,21 @@ def test_a_hostile_line_is_named_with_file_and_line_and_the_others_are_read(tmp_
     assert len(log.damaged[0]) < 600
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("kind", "maybe"),
-        ("time", "yesterday"),
-        ("time", "2026-01-31T12:00:00+02:00"),
-        ("seconds", 1e400),
-        ("seconds", True),
-        ("score", "0.5"),
-        ("image_id", 1.5),
-        ("run", 7),
-        ("corrected_predicate", "..."),
-        ("corrected_subject", [1, 2, 3]),
-        ("corrected_subject", [1, 2, 3, 4]),
-        ("relation", {"image": "d", "subject": [0, 0, 1, 1], "object": [0, 0, 1, None], "predicate": "on"}),
-        ("relation", {"image": "d", "subject": [0, 0, 1, 1], "object": [0, 0, 1, 1]}),
-    ],
-)
+@pytest.mark.parametrize("name, value", [
+    ("kind", "maybe"),
+    ("time", "yesterday"),
+    ("time", "2026-01-31T12:00:00+02:00"),
+    ("seconds", 1e400),
+    ("seconds", True),
+    ("score", "0.5"),
+    ("image_id", 1.5),
+    ("run", 7),
+    ("corrected_predicate", "..."),
+    ("corrected_subject", [1, 2, 3]),
+    ("corrected_subject", [1, 2, 3, 4]),
+    ("relation", {"image": "d", "subject": [0, 0, 1, 1], "object": [0, 0, 1, None], "predicate": "on"}),
+    ("relation", {"image": "d", "subject": [0, 0, 1, 1], "object": [0, 0, 1, 1]}),
+])  # fmt: skip
 def test_a_line_with_a_wrong_value_names_the_field(tmp_path: Path, name: str, value: object) -> None:
     row = {**verdict().as_row(), name: value}
     (tmp_path / "ada.jsonl").write_text(json.dumps(row) + "\n")
@@ -362,17 +354,14 @@ def test_threads_share_a_log(tmp_path: Path) -> None:
     assert [len(said) for said in log.standing().values()] == [4] * 20
 
 
-@pytest.mark.parametrize(
-    ("kinds", "wanted"),
-    [
-        (["accept"], "accept"),
-        (["accept", "reject"], None),
-        (["accept", "reject", "reject"], "reject"),
-        (["unsure", "unsure", "accept"], "accept"),
-        (["unsure"], None),
-        ([], None),
-    ],
-)
+@pytest.mark.parametrize("kinds, wanted", [
+    (["accept"], "accept"),
+    (["accept", "reject"], None),
+    (["accept", "reject", "reject"], "reject"),
+    (["unsure", "unsure", "accept"], "accept"),
+    (["unsure"], None),
+    ([], None),
+])  # fmt: skip
 def test_most_reviewers_decide_and_a_tie_decides_nothing(kinds: list[Kind], wanted: Kind | None) -> None:
     assert agreed({f"r{place}": verdict(kind, f"r{place}") for place, kind in enumerate(kinds)}) == wanted
 

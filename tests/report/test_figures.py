@@ -230,16 +230,13 @@ def test_recorded_captions_of_unknown_images_are_counted(labelled, recipe, tmp_p
     assert figures_of(run_view(recipe, labelled.run)).unknown_captions == 0
 
 
-@pytest.mark.parametrize(
-    "choice",
-    [
-        ShardSettings(confidence="calibrated", threshold=0.4),
-        ShardSettings(rule="best", threshold=0.0),
-        ShardSettings(rule="posterior", threshold=0.3),
-        ShardSettings(thresholds={"ride": 0.95}, threshold=0.0),
-        ShardSettings(per_pair=1, max_relations=2, threshold=0.0),
-    ],
-)
+@pytest.mark.parametrize("choice", [
+    ShardSettings(confidence="calibrated", threshold=0.4),
+    ShardSettings(rule="best", threshold=0.0),
+    ShardSettings(rule="posterior", threshold=0.3),
+    ShardSettings(thresholds={"ride": 0.95}, threshold=0.0),
+    ShardSettings(per_pair=1, max_relations=2, threshold=0.0),
+])  # fmt: skip
 def test_what_counts_as_kept_is_what_the_shards_keep(book, choice, tmp_path):
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2)])])
     row = relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.8), (0, "sit on", 2, 0.5), (1, "next to", 0, 0.7))

@@ -141,17 +141,14 @@ def test_a_set_without_annotations_needs_a_detector_and_states_no_relations(tmp_
             )
 
 
-@pytest.mark.parametrize(
-    ("lines", "words", "ends_with"),
-    [
-        ("[shard]", [], "shard:pseudo"),
-        ("[shard]\nthreshold = 0.4\n[pretrain]\nvariants = []", [], "shard:pseudo"),
-        ("", ["run.until=shard"], "shard:pseudo"),
-        ("", [], "tag"),
-        ("[shard]\npack = false", [], "tag"),
-        ('[shard]\nlabels = "none"', [], "shard:none"),
-    ],
-)
+@pytest.mark.parametrize("lines, words, ends_with", [
+    ("[shard]", [], "shard:pseudo"),
+    ("[shard]\nthreshold = 0.4\n[pretrain]\nvariants = []", [], "shard:pseudo"),
+    ("", ["run.until=shard"], "shard:pseudo"),
+    ("", [], "tag"),
+    ("[shard]\npack = false", [], "tag"),
+    ('[shard]\nlabels = "none"', [], "shard:none"),
+])  # fmt: skip
 def test_labels_are_packed_if_a_recipe_says_so(tmp_path, lines, words, ends_with):
     source = '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "instances.json"\n'
     (tmp_path / "mine.toml").write_text(f'{source}[tag]\nweights = "demo"\n{lines}\n')

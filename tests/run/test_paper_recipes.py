@@ -137,15 +137,12 @@ SAME = {
 """What the taggers of recipes outside recipes/paper share with the authors'."""
 
 
-@pytest.mark.parametrize(
-    ("name", "paper"),
-    [
-        ("coco", "tagger_r50"),
-        ("coco_objects365", "tagger_r50"),
-        ("label_coco_swin_t", "tagger_swin_t"),
-        ("label_coco_swin_l", "tagger_swin_l"),
-    ],
-)
+@pytest.mark.parametrize("name, paper", [
+    ("coco", "tagger_r50"),
+    ("coco_objects365", "tagger_r50"),
+    ("label_coco_swin_t", "tagger_swin_t"),
+    ("label_coco_swin_l", "tagger_swin_l"),
+])  # fmt: skip
 def test_other_recipes_train_the_tagger_of_the_paper_and_pre_train_on_its_sides(name, paper):
     ours, theirs = (load_recipe(RECIPES / f"{each}.toml") for each in (name, f"paper/{paper}"))
     tagger, released = ours.train_tagger, theirs.train_tagger

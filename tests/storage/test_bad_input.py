@@ -65,16 +65,12 @@ def test_a_damaged_partition_map_is_named(tmp_path, data):
     assert load_partition_map(tmp_path / "none.json").partitions == []
 
 
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"[" * 100_000, "recursion limit"),
-        (b"9" * 5000, "number out of range"),
-        (b'{"partitions": [[1.5]]}', "partitions: 0: 0"),
-        (b'{"partitions": "\\u001b[2J\\ud800"}', "hex escape"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
+@pytest.mark.parametrize("data, reason", [
+    (b"[" * 100_000, "recursion limit"),
+    (b"9" * 5000, "number out of range"),
+    (b'{"partitions": [[1.5]]}', "partitions: 0: 0"),
+    (b'{"partitions": "\\u001b[2J\\ud800"}', "hex escape"),
+], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
 def test_json_without_measure_is_one_message(data, reason, tmp_path):
     path = tmp_path / "map.json"
     path.write_bytes(data)

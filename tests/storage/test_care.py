@@ -114,15 +114,12 @@ def test_reading_and_pushing_what_is_damaged_say_what_mends_it(store, damage, tm
         artifact.table("triplets")
 
 
-@pytest.mark.parametrize(
-    ("path", "most", "said"),
-    [
-        ("runs/demo/steps/caption.json", 2**26, r"remove it"),
-        ("runs/demo/records/1.json", 2**26, r"remove this record"),
-        ("runs/demo/recipe.json", 2**26, r"run the recipe again, which rewrites it$"),
-        ("cuts/toys.json", 2**28, r"remove it and run again: images are then partitioned from scratch"),
-    ],
-)
+@pytest.mark.parametrize("path, most, said", [
+    ("runs/demo/steps/caption.json", 2**26, r"remove it"),
+    ("runs/demo/records/1.json", 2**26, r"remove this record"),
+    ("runs/demo/recipe.json", 2**26, r"run the recipe again, which rewrites it$"),
+    ("cuts/toys.json", 2**28, r"remove it and run again: images are then partitioned from scratch"),
+])  # fmt: skip
 def test_a_damaged_record_is_found_with_its_remedy(store, path, most, said):
     record(store, "demo", put_chain(store)).append("completed")
     assert list(find_record_damage(store)) == []

@@ -223,16 +223,13 @@ def test_a_listing_tells_paths_sizes_and_times(remote):
     assert remote.folders("") == ["a"] and remote.folders("a") == ["c"]
 
 
-@pytest.mark.parametrize(
-    ("told", "token", "modified"),
-    [
-        ({"ETag": '"1"', "LastModified": datetime(2020, 1, 1, tzinfo=UTC)}, '"1"', 1577836800.0),
-        ({"LastModified": datetime(2020, 1, 1, tzinfo=UTC), "mtime": 3}, "1577836800.0", 1577836800.0),
-        ({"mtime": 3, "created": 7}, "3.0", 3.0),
-        ({"created": 7}, "7.0", 7.0),
-        ({}, "0.0", 0.0),
-    ],
-)
+@pytest.mark.parametrize("told, token, modified", [
+    ({"ETag": '"1"', "LastModified": datetime(2020, 1, 1, tzinfo=UTC)}, '"1"', 1577836800.0),
+    ({"LastModified": datetime(2020, 1, 1, tzinfo=UTC), "mtime": 3}, "1577836800.0", 1577836800.0),
+    ({"mtime": 3, "created": 7}, "3.0", 3.0),
+    ({"created": 7}, "7.0", 7.0),
+    ({}, "0.0", 0.0),
+])  # fmt: skip
 def test_a_time_and_a_token_are_taken_from_what_each_kind_of_store_tells(told, token, modified):
     class Told(FaultyFiles):
         def find(self, path: str, **settings: Any) -> Any:

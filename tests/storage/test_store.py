@@ -118,16 +118,13 @@ def test_rejected_rows_are_no_part_of_the_content(tmp_path):
         assert more.content == plain.content
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        KeyTerms("tag", 1, TERMS.settings, TERMS.inputs, TERMS.weights),
-        KeyTerms("parse", 2, TERMS.settings, TERMS.inputs, TERMS.weights),
-        KeyTerms("parse", 1, {"model": "n"}, TERMS.inputs, TERMS.weights),
-        KeyTerms("parse", 1, TERMS.settings, {"captions": ["d" * 64]}, TERMS.weights),
-        KeyTerms("parse", 1, TERMS.settings, TERMS.inputs, {"weights": "x" * 64}),
-    ],
-)
+@pytest.mark.parametrize("other", [
+    KeyTerms("tag", 1, TERMS.settings, TERMS.inputs, TERMS.weights),
+    KeyTerms("parse", 2, TERMS.settings, TERMS.inputs, TERMS.weights),
+    KeyTerms("parse", 1, {"model": "n"}, TERMS.inputs, TERMS.weights),
+    KeyTerms("parse", 1, TERMS.settings, {"captions": ["d" * 64]}, TERMS.weights),
+    KeyTerms("parse", 1, TERMS.settings, TERMS.inputs, {"weights": "x" * 64}),
+])  # fmt: skip
 def test_every_term_is_part_of_the_key(other):
     assert other.key != TERMS.key
 

@@ -90,13 +90,8 @@ def test_cooccurring_predicates_need_no_caption():
     table = {"person": {"horse": ["riding", "near"], "person": ["near"]}}
     found = cooccurrence_candidates([], boxes("person", "horse", "person"), table=table).pairs
     assert [(p.subject, p.object, p.predicate) for p in found] == [
-        (0, 1, "riding"),
-        (0, 1, "near"),
-        (0, 2, "near"),
-        (2, 0, "near"),
-        (2, 1, "riding"),
-        (2, 1, "near"),
-    ]
+        (0, 1, "riding"), (0, 1, "near"), (0, 2, "near"), (2, 0, "near"), (2, 1, "riding"), (2, 1, "near"),
+    ]  # fmt: skip
     assert {(p.triplet, p.mention, p.prior, p.support) for p in found} == {(-1, -1, 0.0, 0)}
 
 

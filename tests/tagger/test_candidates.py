@@ -117,18 +117,15 @@ def test_naive_labels_take_every_candidate_with_score_one():
     assert blind_labels(found, "naive") == [Relation(0, 1, "ride", 1.0, True, 0), Relation(2, 1, "ride", 1.0, True, 0)]
 
 
-@pytest.mark.parametrize(
-    ("said", "reason", "value"),
-    [
-        (triplet("man", "?", "horse"), Loss.NO_PREDICATE, "?"),
-        (triplet("cloud", "over", "horse"), Loss.NO_SUBJECT_CATEGORY, "cloud"),
-        (triplet("man", "on", "street"), Loss.NO_OBJECT_CATEGORY, "street"),
-        (triplet("cat", "on", "horse"), Loss.NO_SUBJECT_BOX, "cat"),
-        (triplet("man", "hold", "cat"), Loss.NO_OBJECT_BOX, "cat"),
-        (triplet("cat", "on", "street"), Loss.NO_OBJECT_CATEGORY, "street"),
-        (triplet("horse", "next to", "horse"), Loss.SAME_BOX, "horse, horse"),
-    ],
-)
+@pytest.mark.parametrize("said, reason, value", [
+    (triplet("man", "?", "horse"), Loss.NO_PREDICATE, "?"),
+    (triplet("cloud", "over", "horse"), Loss.NO_SUBJECT_CATEGORY, "cloud"),
+    (triplet("man", "on", "street"), Loss.NO_OBJECT_CATEGORY, "street"),
+    (triplet("cat", "on", "horse"), Loss.NO_SUBJECT_BOX, "cat"),
+    (triplet("man", "hold", "cat"), Loss.NO_OBJECT_BOX, "cat"),
+    (triplet("cat", "on", "street"), Loss.NO_OBJECT_CATEGORY, "street"),
+    (triplet("horse", "next to", "horse"), Loss.SAME_BOX, "horse, horse"),
+])  # fmt: skip
 def test_a_triplet_without_candidates_says_why(said, reason, value):
     found = ground([said], boxes("person", "horse"), known=("person", "horse", "cat"))
     assert found == ([], [(0, reason, value)])
