@@ -89,6 +89,7 @@ def test_reviewers_who_do_not_agree_settle_nothing() -> None:
     about = relation(0, "ride", 2)
     assert settled(said(about, "accept", "reject")) == SettledVerdicts()
     assert settled(said(about, "unsure")) == SettledVerdicts()
+    assert settled(said(about, "unsure", "unsure", "accept")).right == {DIGEST: {about}}
     assert settled(said(about, "accept", "accept", "reject")).right == {DIGEST: {about}}
 
 

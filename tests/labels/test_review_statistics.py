@@ -98,7 +98,7 @@ def test_intervals_of_stratified_samples_hold_the_truth_as_often_as_they_say() -
     truth = right.mean()
     strata = AuditStrata.of(predicates, scores)
     inside = widths = misses = 0.0
-    for seed in range(400):
+    for seed in range(200):
         numbers = np.random.default_rng(seed).random(3000)
         outcomes = np.full(3000, UNJUDGED, np.int8)
         judged = audit_order(strata, numbers)[:120]
@@ -109,10 +109,10 @@ def test_intervals_of_stratified_samples_hold_the_truth_as_often_as_they_say() -
         inside += found.low <= truth <= found.high
         widths += found.high - found.low
         misses += found.precision - truth
-    assert 0.925 <= inside / 400 <= 0.99
-    assert abs(misses / 400) < 0.01
+    assert 0.925 <= inside / 200 <= 0.99
+    assert abs(misses / 200) < 0.01
     low, high = wilson_interval(truth, 120)
-    assert widths / 400 < 1.05 * (high - low)
+    assert widths / 200 < 1.05 * (high - low)
 
 
 @pytest.mark.parametrize(("errors", "verdicts"), [(0.05, 160), (0.1, 220)])
