@@ -58,7 +58,7 @@ def test_a_compiled_network_trains_the_same(work, shard, plain, monkeypatch):
     monkeypatch.setattr(
         torch.nn.Module, "compile", lambda self, **given: compile_(self, **given | {"backend": backend})
     )
-    assert run(work, shard, stop_after=2, compile=True)["loss"] == pytest.approx(plain["loss"][:2], abs=1e-4)
+    assert run(work, shard, stop_after=1, compile=True)["loss"] == pytest.approx(plain["loss"][:1], abs=1e-4)
     assert sum(graphs) > 100
 
 

@@ -22,7 +22,7 @@ from pipeline.training.launch.rank_processes import WORKER
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.run import prepare
 from pipeline.training.settings import TrainingSettings
-from storage.errors import FatalError, RetryableError
+from storage.errors import FatalError
 from tests.training.conftest import TINY, sample, write_shard
 from tests.training.launched import agent, end_of
 
@@ -52,31 +52,6 @@ def undisturbed(tmp_path_factory, shard) -> tuple[bytes, list[dict]]:
     work = tmp_path_factory.mktemp("undisturbed")
     launch(config(work, shard), ignore)
     return outcome(work)
-
-
-def killed_in_the_middle(work: Path, shard, number: int) -> None:
-    """Kills all trainer processes at once as soon as there is a checkpoint."""
-
-    def strike() -> None:
-        while not CheckpointFolder(work / CHECKPOINTS).steps():
-            time.sleep(0.01)
-        for process in ranks_of(work):
-            os.kill(process, number)
-
-    thread = threading.Thread(target=strike)
-    thread.start()
-    with pytest.raises(RetryableError, match="run again to continue from its last checkpoint"):
-        launch(config(work, shard, restarts=0), ignore)
-    thread.join()
-    assert not (work / MODEL).exists()
-    assert not ranks_of(work)
-
-
-def test_a_killed_training_ends_with_the_same_bits(work, shard, undisturbed):
-    killed_in_the_middle(work, shard, signal.SIGKILL)
-    summary = launch(config(work, shard), ignore)
-    assert summary.resumed_from >= 3
-    assert outcome(work) == undisturbed
 
 
 def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undisturbed):
