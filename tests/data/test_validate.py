@@ -97,15 +97,12 @@ def test_boxes_of_the_picture_as_viewers_turn_it_are_not_taken_for_raw_pixels(tm
     assert found is not None and not rejects and (found.width, found.height) == (100, 80)
 
 
-def test_a_torn_image_is_found_by_decoding_only(picture, tmp_path):
+def test_a_torn_image_is_found_by_decoding_only_and_limits_are_the_callers(picture, tmp_path):
     torn = tmp_path / "torn.jpg"
     torn.write_bytes(picture.read_bytes()[:-40])
     found, rejects = validate(record(torn))
     assert found is None and reasons(rejects) == ["truncated"]
     assert validate(record(torn), verify="header")[0] is not None
-
-
-def test_limits_are_the_callers(picture):
     found, rejects = validate(record(picture), ImageLimits(max_side=50))
     assert found is None and reasons(rejects) == ["too large"]
 
