@@ -26,7 +26,7 @@ def test_a_tagger_needs_its_own_sets_alone(root):
     }  # fmt: skip
 
 
-def test_each_fold_has_a_tagger_of_its_own(root: Path) -> None:
+def test_each_fold_has_a_tagger_of_its_own(root):
     made = {step.name: step for step in build_steps(load_recipe(root / "recipes/coco_sample.toml"))}
     folds = [f"train_tagger:{fold}" for fold in range(3)]
     assert made["tag"].uses == {"tagger": tuple(folds)}
@@ -36,14 +36,14 @@ def test_each_fold_has_a_tagger_of_its_own(root: Path) -> None:
     assert all(fold_of("coco", image, 3) == fold for fold, images in enumerate(held_out) for image in images)
 
 
-def test_labels_without_a_tagger_need_no_set_with_relations(root: Path) -> None:
+def test_labels_without_a_tagger_need_no_set_with_relations(root):
     recipe = load_recipe(root / "recipes/demo.toml", ["run.until=shard", 'tag.method="prior"', "data.tagger=[]"])
     made = {step.name: step for step in build_steps(recipe)}
     assert not {"shard_tagger", "train_tagger"} & made.keys()
     assert "vg" not in made["ingest"].datasets and made["tag"].uses == {}
 
 
-def test_a_verifier_follows_the_labels_and_changes_no_other_step(root: Path) -> None:
+def test_a_verifier_follows_the_labels_and_changes_no_other_step(root):
     asked = ['tag.method="vlm"', 'tag.options.model="m"', "data.tagger=[]", "run.until=verify"]
     verified = ['verify.method="vlm"', 'verify.options.model="m"', "shard.threshold=0.6"]
     made = build_steps(load_recipe(root / "recipes/demo.toml", [*asked, *verified]))

@@ -66,7 +66,7 @@ def test_nothing_is_missing_where_all_is_there(recipe):
     assert {"data.sources toy", "disk", "versions", "machine", "accelerator"} <= found.keys()
 
 
-def test_categories_that_no_noun_names_are_listed(recipe: Recipe) -> None:
+def test_categories_that_no_noun_names_are_listed(recipe):
     path = Path(recipe.data.root) / "instances.json"
     given = json.loads(path.read_bytes())
     named = {finding.what for finding in examine(RunContext(recipe))}

@@ -52,7 +52,7 @@ def test_a_stage_parses_only_what_nobody_parsed_and_gives_the_same_rows(tmp_path
     assert second.table.equals(without.table)
 
 
-def test_what_the_layer_revises_has_a_key_and_cached_parses_of_its_own(tmp_path: Path) -> None:
+def test_what_the_layer_revises_has_a_key_and_cached_parses_of_its_own(tmp_path):
     stages = {layer: ParseStage(ParseSettings(layer=layer, cache=tmp_path / "parses.sqlite")) for layer in LAYERS}
     assert {layer: stage.row_settings()["layer"] for layer, stage in stages.items()} == {
         layer: layer for layer in LAYERS

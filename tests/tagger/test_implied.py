@@ -36,11 +36,11 @@ def implied(caption: str) -> list[str]:
     ("a book on a bed", []),
     ("a man next to a horse", []),
 ])  # fmt: skip
-def test_an_activity_and_what_people_do_with_a_thing_have_their_consequences(caption: str, wanted: list[str]) -> None:
+def test_an_activity_and_what_people_do_with_a_thing_have_their_consequences(caption, wanted):
     assert sorted(implied(caption)) == sorted(wanted)
 
 
-def test_a_consequence_has_the_words_and_counts_it_follows_from() -> None:
+def test_a_consequence_has_the_words_and_counts_it_follows_from():
     caption = "two men sitting at a table"
     [[at, on]] = parse_captions([caption], load_parser(), implied=True)
     assert (at.rule, on.rule, on.object_lemma, on.subject_count, on.object_count) == (
@@ -50,14 +50,14 @@ def test_a_consequence_has_the_words_and_counts_it_follows_from() -> None:
 
 
 @given(st.lists(st.sampled_from(["ride", "on", "sit on", "drink", "talk on", "read", "hold"])), st.text(max_size=20))
-def test_consequences_end(predicates: list[str], noun: str) -> None:
+def test_consequences_end(predicates, noun):
     for predicate in predicates:
         found = following(predicate, noun)
         assert len(set(found)) == len(found)
         assert (predicate, noun) not in found
 
 
-def test_it_is_asked_for_traceable_and_never_the_authors() -> None:
+def test_it_is_asked_for_traceable_and_never_the_authors():
     caption = "two men skiing down a hill"
     [plain] = parse_captions([caption], load_parser())
     [found] = parse_captions([caption], load_parser(), implied=True)
@@ -82,5 +82,5 @@ def test_it_is_asked_for_traceable_and_never_the_authors() -> None:
     ("woman", "with", "hair", Reading("have", False, "possessive")),
     ("woman", "with", "dog", None),
 ])  # fmt: skip
-def test_what_words_imply(subject: str, predicate: str, object_: str, wanted: Reading | None) -> None:
+def test_what_words_imply(subject, predicate, object_, wanted):
     assert reading(predicate, subject, object_) == wanted

@@ -43,11 +43,11 @@ def objects365_names(shared) -> list[str]:
     ("stuffed giraffe", ["teddy bear"]), ("potted fern", ["potted plant"]), ("black cat", ["cat"]),
     ("teddybear", ["teddy bear"]), ("book case", []), ("horse trailer", []),
 ])  # fmt: skip
-def test_nouns_to_coco_categories(noun: str, wanted: list[str]) -> None:
+def test_nouns_to_coco_categories(noun, wanted):
     assert match(noun, COCO) == wanted
 
 
-def test_every_coco_category_matches_itself_alone() -> None:
+def test_every_coco_category_matches_itself_alone():
     assert [category for category in COCO if match(category, COCO) != [category]] == []
 
 
@@ -59,7 +59,7 @@ def cases_of(table: str) -> list[tuple[str, str]]:
     return [(category, noun) for category, nouns in NOUNS[table].items() for noun in nouns.split(", ")]
 
 
-def test_nouns_that_name_a_category_are_found() -> None:
+def test_nouns_that_name_a_category_are_found():
     cases = cases_of("matches")
     wrong = [
         f"{noun} is a {category}"
@@ -70,7 +70,7 @@ def test_nouns_that_name_a_category_are_found() -> None:
     assert len(wrong) <= (1 - ACCURACY) * len(cases), wrong
 
 
-def test_nouns_that_only_look_like_a_category_are_not() -> None:
+def test_nouns_that_only_look_like_a_category_are_not():
     cases = cases_of("traps")
     wrong = [
         f"{noun} is not a {category}"
@@ -81,7 +81,7 @@ def test_nouns_that_only_look_like_a_category_are_not() -> None:
     assert wrong == []
 
 
-def test_nouns_written_apart_from_the_tables_are_read_alike() -> None:
+def test_nouns_written_apart_from_the_tables_are_read_alike():
     names, others = cases_of("unseen_matches"), cases_of("unseen_others")
     rejected = [f"{noun} is a {category}" for category, noun in names if category not in match(noun, COCO)]
     accepted = [f"{noun} is no {category}" for category, noun in others if category in match(noun, COCO)]
@@ -96,11 +96,11 @@ def test_nouns_written_apart_from_the_tables_are_read_alike() -> None:
     ("two glasses", "glass", ["wine glass", "cup"]),
     ("He", "man", ["person"]),
 ])  # fmt: skip
-def test_words_that_the_lemma_lacks_say_what_a_noun_means(surface: str, lemma: str, wanted: list[str]) -> None:
+def test_words_that_the_lemma_lacks_say_what_a_noun_means(surface, lemma, wanted):
     assert by_whole_words(surface, lemma, COCO) == wanted
 
 
-def test_categories_that_no_noun_names_are_known() -> None:
+def test_categories_that_no_noun_names_are_known():
     assert all(map(is_spoken_of, [*COCO, *MORE, "waterfowl", "cat/feline"]))
     assert not any(map(is_spoken_of, ["class_17", "xk", "n02123045"]))
 
@@ -119,17 +119,17 @@ FOREIGN = ("handbag/satchel", "Wild Bird", "dining_table", "Monitor/TV", "dinnin
     # A category's own name beats a synonym.
     ("man", ["person", "man"], ["man"]), ("woman", ["person", "man"], ["person"]),
 ])  # fmt: skip
-def test_nouns_to_the_categories_of_any_set(noun: str, categories: list[str], wanted: list[str]) -> None:
+def test_nouns_to_the_categories_of_any_set(noun, categories, wanted):
     assert match(noun, categories) == wanted
 
 
-def test_every_objects365_name_matches_itself_alone(objects365_names: list[str]) -> None:
+def test_every_objects365_name_matches_itself_alone(objects365_names):
     assert [name for name in objects365_names if match(name, objects365_names) != [name]] == []
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=30), st.lists(st.text(max_size=12), max_size=4))
-def test_matching_never_fails_and_gives_a_subset(noun: str, categories: list[str]) -> None:
+def test_matching_never_fails_and_gives_a_subset(noun, categories):
     found = match(noun, categories)
     assert set(found) <= set(categories)
     assert len(found) == len(set(found))
@@ -140,7 +140,7 @@ def test_matching_never_fails_and_gives_a_subset(noun: str, categories: list[str
     [("geese", "goose"), ("women", "woman"), ("buses", "bus"), ("bus", "bus"), ("tvs", "tv"), ("scissors", "scissors"),
      ("sheep", "sheep"), ("grass", "grass"), ("leaves", "leaf"), ("jeans", "jeans"), ("mice", "mouse")],
 )  # fmt: skip
-def test_singulars(word: str, wanted: str) -> None:
+def test_singulars(word, wanted):
     assert noun_lemma(word) == wanted
     assert phrase_lemma(f"Two_{word.upper()}") == f"two {wanted}"
 
@@ -158,16 +158,16 @@ PHRASES = {"person": ["man", "hair"], "chair": ["chair"], "oven": ["oven", "rang
     ("a cup", ["person", "oven"], []),
     ("", ["person"], []),
 ])  # fmt: skip
-def test_the_last_category_with_a_substring(span: str, categories: list[str], wanted: list[str]) -> None:
+def test_the_last_category_with_a_substring(span, categories, wanted):
     assert match_by_substrings(span, categories, PHRASES) == wanted
 
 
-def test_the_authors_dictionaries_are_read(shared) -> None:
+def test_the_authors_dictionaries_are_read(shared):
     phrases = read_paraphrases(shared / "data/rlipv2_priors/hico_obj_paraphrase.json")
     assert match_by_substrings("a wooden chair", ["person"], phrases) == ["person"]
 
 
-def test_a_good_file_round_trips_and_others_are_refused_with_their_name(tmp_path) -> None:
+def test_a_good_file_round_trips_and_others_are_refused_with_their_name(tmp_path):
     path = tmp_path / "phrases.json"
     path.write_text(json.dumps(PHRASES))
     assert read_paraphrases(path) == PHRASES

@@ -47,7 +47,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("wanted", FORMS)
-def test_surface_forms_share_one_canonical_form(wanted: str) -> None:
+def test_surface_forms_share_one_canonical_form(wanted):
     assert {text: canonical(text) for text in FORMS[wanted]} == dict.fromkeys(FORMS[wanted], wanted)
 
 
@@ -64,11 +64,11 @@ WORDS = words(
 @example("being being by")
 @example("right right of of")
 @example("seen set of")
-def test_canonical_is_total_and_idempotent(text: str) -> None:
+def test_canonical_is_total_and_idempotent(text):
     assert canonical(canonical(text)) == canonical(text)
 
 
-def test_hico_verbs_stay_distinct(shared) -> None:
+def test_hico_verbs_stay_distinct(shared):
     lines = (shared / "data/hico_det/hico_list_vb.txt").read_text().splitlines()[2:]
     verbs = [line.split()[1] for line in lines]
     assert len({canonical(verb) for verb in verbs}) == len(verbs) == 117

@@ -14,7 +14,7 @@ from tagger.parsing.wordings import authors_predicate, full_form, full_predicate
     ("", "be"),
     ("🐎", "be"),
 ])  # fmt: skip
-def test_every_preposition_stays(text: str, wanted: str) -> None:
+def test_every_preposition_stays(text, wanted):
     assert full_form(text) == wanted
 
 
@@ -25,7 +25,7 @@ def test_every_preposition_stays(text: str, wanted: str) -> None:
     ("the leg of a chair", "have"),
     ("a lake surrounding a house", "surround"),
 ])  # fmt: skip
-def test_full_predicate_of_a_caption(caption: str, wanted: str) -> None:
+def test_full_predicate_of_a_caption(caption, wanted):
     [[triplet]] = parse_captions([caption], load_parser())
     assert full_predicate(triplet) == wanted
 
@@ -43,6 +43,6 @@ def test_full_predicate_of_a_caption(caption: str, wanted: str) -> None:
         ("a man in a suit", ""),
     ],
 )
-def test_the_authors_wording_of_a_caption(caption: str, wanted: str) -> None:
+def test_the_authors_wording_of_a_caption(caption, wanted):
     [[triplet]] = parse_captions([caption], load_parser())
     assert authors_predicate(triplet) == wanted
