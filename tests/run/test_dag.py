@@ -20,10 +20,14 @@ def steps(root: Path, recipe: str, until: str) -> dict[str, tuple[str, ...]]:
     return {step.name: step.datasets for step in made}
 
 
-def test_a_tagger_needs_its_own_sets_alone(root):
-    assert steps(root, "coco", "train_tagger") == {
-        "ingest": ("vg",), "shard_tagger": ("vg",), "train_tagger": (),
-    }  # fmt: skip
+def test_a_run_up_to_a_stage_has_the_steps_and_datasets_that_it_needs(root):
+    assert steps(root, "demo", "ingest") == {"ingest": ("coco", "vg", "test")}
+    assert steps(root, "coco", "train_tagger") == {"ingest": ("vg",), "shard_tagger": ("vg",), "train_tagger": ()}
+    found = steps(root, "demo", "tag")
+    assert list(found) == ["ingest", "caption", "parse", "shard_tagger", "train_tagger", "tag"]
+    assert found["ingest"] == ("coco", "vg")
+    shards = [name for name in steps(root, "scenes", "shard") if name.startswith("shard:")]
+    assert shards == ["shard:pseudo", "shard:none", "shard:given"], "all steps of the stage"
 
 
 def test_each_fold_has_a_tagger_of_its_own(root):
@@ -56,17 +60,6 @@ def test_a_verifier_follows_the_labels_and_changes_no_other_step(root):
             load_recipe(root / "recipes/demo.toml", [*asked, *verified[1:], wrong])
 
 
-def test_labels_need_no_sets_of_pre_training_and_tests(root):
-    found = steps(root, "demo", "tag")
-    assert list(found) == ["ingest", "caption", "parse", "shard_tagger", "train_tagger", "tag"]
-    assert found["ingest"] == ("coco", "vg")
-
-
-def test_a_stage_of_several_steps_is_carried_out_whole(root):
-    found = steps(root, "scenes", "shard")
-    assert [name for name in found if name.startswith("shard:")] == ["shard:pseudo", "shard:none", "shard:given"]
-
-
 def test_a_training_waits_for_the_check_against_its_test_sets(root):
     made = {step.name: step for step in build_steps(load_recipe(root / "recipes/demo.toml"))}
     assert made["pretrain:pseudo"].after == ("overlap:pseudo",)
@@ -83,10 +76,6 @@ def test_naive_labels_come_from_what_the_tagger_read_too(root):
     assert "pretrain:naive" in made and "pretrain:pseudo" not in made
     with pytest.raises(FatalError, match=r"pretrain\.variants has 'naive', which needs a tagger"):
         load_recipe(root / "recipes/demo.toml", ['pretrain.variants=["naive", "pseudo"]', "data.tagger=[]"])
-
-
-def test_the_first_stage_covers_all_sets(root):
-    assert steps(root, "demo", "ingest") == {"ingest": ("coco", "vg", "test")}
 
 
 def test_a_stage_that_the_recipe_lacks_is_told_with_those_it_has(root):

@@ -58,10 +58,14 @@ def _batch(script: dict[str, str]) -> int:
 
 @pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
 def test_a_recipe_trains_as_its_script(script):
-    recipe = load_recipe(RECIPES / "paper" / f"{script['recipe']}.toml")
+    path = RECIPES / "paper" / f"{script['recipe']}.toml"
+    recipe, text = load_recipe(path), path.read_text()
+    weights = script["initial"].split()[0]
+    assert f"scripts/{script['script']}.sh" in text and f"Weights of the authors: {weights}" in text
     data = DATA[script["setting"] if script["setting"] != "-" else script["data"]]
     assert (recipe.data.label, recipe.data.tagger, recipe.data.mix) == data
     settings: Any = recipe.train_tagger if script["setting"] == "tagger" else recipe.pretrain.settings
+    assert settings.pretrained is not None and settings.pretrained.parent == Path("data/weights")
     network, drawn = settings.network, script["negative_texts"] == "500"
     rates = (float(script["lr"]), float(script["lr_backbone"]), float(script["lr_backbone"]))
     epochs, drop = int(script["epochs"]), int(script["drop"])
@@ -94,16 +98,6 @@ def test_a_recipe_trains_as_its_script(script):
     )
     if recipe.pretrain.variants == ("pseudo",):
         assert recipe.shard.threshold == float(script["threshold"])
-
-
-@pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
-def test_a_recipe_names_its_script_and_the_weights_that_it_starts_from(script):
-    text = (RECIPES / "paper" / f"{script['recipe']}.toml").read_text()
-    weights = script["initial"].split()[0]
-    assert f"scripts/{script['script']}.sh" in text and f"Weights of the authors: {weights}" in text
-    recipe = load_recipe(RECIPES / "paper" / f"{script['recipe']}.toml")
-    starts = recipe.train_tagger if script["setting"] == "tagger" else recipe.pretrain.settings
-    assert starts.pretrained is not None and starts.pretrained.parent == Path("data/weights")
 
 
 @pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])

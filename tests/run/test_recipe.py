@@ -143,19 +143,12 @@ def test_sample_weights_are_named_and_recorded_by_name(tmp_path):
     ('extends = "r.toml"', "remove one `extends`"),
     ("extends = 3", "name one recipe"),
     ('extends = ["base.toml", 3]', "name one recipe"),
+    (GOOD.replace('label = ["coco"]', 'label = ["cooc"]'), r"cooc.*sources are \['coco'\]"),
+    (GOOD.replace('tagger = ["coco"]', "") + "[pretrain]\n", r"pseudo.*data\.tagger"),
 ])  # fmt: skip
-def test_a_base_that_is_none_is_told(tmp_path, text, message):
+def test_what_does_not_fit_together_is_told(tmp_path, text, message):
     with pytest.raises(FatalError, match=message):
         load_recipe(_recipe(tmp_path, text))
-
-
-@pytest.mark.parametrize("line, instead, said", [
-    ('label = ["coco"]', 'label = ["cooc"]', r"cooc.*sources are \['coco'\]"),
-    ('tagger = ["coco"]', "", r"pseudo.*data\.tagger"),
-])  # fmt: skip
-def test_roles_name_sources_and_pseudo_labels_need_a_tagger(tmp_path, line, instead, said):
-    with pytest.raises(FatalError, match=said):
-        load_recipe(_recipe(tmp_path, GOOD.replace(line, instead) + "[pretrain]\n"))
 
 
 def test_overrides_reach_sections_and_list_members(tmp_path):
