@@ -93,18 +93,12 @@ def test_what_is_wrong_with_an_image_is_counted(changed, reason):
     assert reason in reasons(element(**changed))
 
 
-def test_doubled_relations_keep_the_highest_confidence_and_self_pairs_stay():
+def test_doubled_relations_keep_the_highest_confidence_self_pairs_stay_and_ids_may_be_names_of_files():
     itself = {**RIDING, "object_id": 10_000_000}
-    found = read_element(element(relationships=[RIDING, {**RIDING, "confidence": 0.6}, itself]))
-    assert isinstance(found, LabelledImage)
-    assert [(r["subject"], r["object"], r["score"]) for r in found.relations] == [(0, 1, 0.6), (0, 0, 0.31)]
-
-
-def test_ids_may_be_strings_and_stand_for_files():
-    found = read_element(element(image_id="139"))
+    found = read_element(element(image_id="139", relationships=[RIDING, {**RIDING, "confidence": 0.6}, itself]))
     hico = read_element(element(image_id="HICO_train2015_00000012.jpg", dataset="hico"))
-    assert isinstance(found, LabelledImage)
-    assert isinstance(hico, LabelledImage)
+    assert isinstance(found, LabelledImage) and isinstance(hico, LabelledImage)
+    assert [(r["subject"], r["object"], r["score"]) for r in found.relations] == [(0, 1, 0.6), (0, 0, 0.31)]
     assert found.image["image_id"] == 139
     assert (hico.image["image_id"], hico.image["uri"]) == (12, "HICO_train2015_00000012.jpg")
 
@@ -137,12 +131,9 @@ def test_a_folder_without_any_of_the_images_stops_the_import(tmp_path):
     assert not Run(LocalStore(tmp_path / "store"), "theirs").exists
 
 
-def test_one_name_is_not_given_to_two_sets(tmp_path):
+def test_a_name_of_a_set_is_no_path_and_is_not_given_to_two(tmp_path):
     with pytest.raises(FatalError, match="coco2017, o365"):
         imported(tmp_path, [element(), element(dataset="o365")], dataset="mine")
-
-
-def test_a_name_of_a_set_is_no_path(tmp_path):
     with pytest.raises(FatalError, match="--dataset"):
         imported(tmp_path, [element()], dataset="../x")
 

@@ -56,21 +56,13 @@ def informative(rows: list[tuple[str, float, int, int, int]]) -> list[str]:
         return [name for (name,) in connection.execute(order).fetchall()]
 
 
-def test_uncertain_labels_of_frequent_predicates_come_first():
+def test_uncertain_labels_of_frequent_and_seldom_judged_predicates_come_first():
     rows = [("on", 0.5, 3, 0, 0), ("on again", 0.5, 3, 0, 1), ("sure on", 0.99, 3, 0, 2), ("rides", 0.5, 1, 0, 0)]
     assert informative(rows) == ["on", "rides", "on again", "sure on"]
-
-
-def test_a_predicate_that_was_judged_often_gives_way_to_others():
-    assert informative([("on", 0.5, 2, 0, 0), ("rides", 0.5, 1, 0, 0)]) == ["on", "rides"]
     assert informative([("on", 0.5, 2, 5, 0), ("rides", 0.5, 1, 0, 0)]) == ["rides", "on"]
-
-
-def test_the_head_of_the_queue_shares_verdicts_by_the_root_of_frequency():
-    rows = [
-        (f"{name} {rank}", 0.5, size, 0, rank) for name, size in (("on", 900), ("rides", 100)) for rank in range(size)
-    ]
-    assert sum(name.startswith("on") for name in informative(rows)[:80]) == 60
+    sizes = {"on": 900, "rides": 100}
+    rows = [(f"{name} {rank}", 0.5, size, 0, rank) for name, size in sizes.items() for rank in range(size)]
+    assert sum(name.startswith("on") for name in informative(rows)[:80]) == 60, "by the root of their frequency"
 
 
 def test_the_sample_has_all_strata_first_and_then_follows_their_sizes():
@@ -178,21 +170,13 @@ def test_no_labels_make_no_strata():
     assert audit_precision(strata, np.zeros(0), np.zeros(0, np.int8)).precision is None
 
 
-def test_wilsons_interval_is_that_of_the_textbook():
-    assert wilson_interval(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert wilson_interval(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
-
-
-def test_krippendorffs_alpha_of_the_textbook():
+def test_krippendorffs_alpha_fleiss_kappa_and_wilsons_interval_are_those_of_the_textbook():
     # Krippendorff (2011), Computing Krippendorff's alpha-reliability, C: 12 items, 4 observers, missing answers.
     rows = ["1 1  1", "2232", "3333", "3333", "2222", "1234", "4444", "1121", "2222", " 555", "  11", "  3 "]
     found = krippendorff_alpha([Counter(row.replace(" ", "")) for row in rows])
     assert (found.value, found.items) == (pytest.approx(0.743, abs=5e-4), 11)
     assert krippendorff_alpha([{"yes": 1}]).items == 0
     assert krippendorff_alpha([{"yes": 2}]).value is None
-
-
-def test_fleiss_kappa_of_the_textbook():
     # Fleiss (1971): 10 items, 14 raters, 5 answers.
     table = [
         [0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
@@ -201,6 +185,8 @@ def test_fleiss_kappa_of_the_textbook():
     found = fleiss_kappa([{str(place): count for place, count in enumerate(row)} for row in table])
     assert found.value == pytest.approx(0.210, abs=5e-4)
     assert fleiss_kappa([{"yes": 1}]).items == 0
+    assert wilson_interval(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert wilson_interval(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
 
 
 def said(relation: JudgedRelation, queue: str | None = None, **kinds: str) -> dict[str, Verdict]:

@@ -282,13 +282,10 @@ def test_a_pipe_or_a_foreign_name_in_the_folder_is_named_and_not_waited_for(tmp_
     assert ["bob.jsonl: skipped" in log.damaged[0], "no body.jsonl: skipped" in log.damaged[1]] == [True, True]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../ada", "a/b", "-rf", "ada ", "ada\n", "x" * 65, "ä b"])
-def test_a_reviewer_is_a_safe_name_of_a_file(name):
-    with pytest.raises(FatalError, match="reviewer"):
-        verdict(reviewer=name)
-
-
-def test_accents_of_a_reviewer_are_composed_as_keyboards_differ(tmp_path):
+def test_a_reviewer_is_a_safe_name_of_a_file_with_composed_accents(tmp_path):
+    for name in ["", ".", "..", "../ada", "a/b", "-rf", "ada ", "ada\n", "x" * 65, "ä b"]:
+        with pytest.raises(FatalError, match="reviewer"):
+            verdict(reviewer=name)
     log = VerdictLog(tmp_path)
     log.append([verdict(reviewer="Zoe\u0308")])
     assert [one.reviewer for one in log.standing_of("Zoë")] == ["Zoë"]

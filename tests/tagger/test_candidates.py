@@ -34,6 +34,7 @@ def test_every_matching_ordered_pair_with_its_ambiguity():
     found = ground([triplet("man", "ride", "horse")], boxes("person", "horse", "person", "dog")).pairs
     assert ends(found) == [(0, 1, "ride"), (2, 1, "ride")]
     assert {(pair.triplet, pair.ambiguity, pair.mention, pair.support) for pair in found} == {(0, 2, 0, 1)}
+    assert blind_labels(found, "naive") == [Relation(0, 1, "ride", 1.0, True, 0), Relation(2, 1, "ride", 1.0, True, 0)]
 
 
 def test_a_box_never_pairs_with_itself():
@@ -110,11 +111,6 @@ def test_crowds_are_left_out_and_indices_stay():
 def test_predicates_are_canonical_and_empty_ones_dropped():
     found = ground([triplet("man", "is riding", "horse"), triplet("man", "?", "horse")], boxes("person", "horse")).pairs
     assert [pair.predicate for pair in found] == ["ride"]
-
-
-def test_naive_labels_take_every_candidate_with_score_one():
-    found = ground([triplet("man", "ride", "horse")], boxes("person", "horse", "person")).pairs
-    assert blind_labels(found, "naive") == [Relation(0, 1, "ride", 1.0, True, 0), Relation(2, 1, "ride", 1.0, True, 0)]
 
 
 @pytest.mark.parametrize("said, reason, value", [

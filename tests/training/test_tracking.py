@@ -279,12 +279,9 @@ def test_the_peak_is_the_vendors_for_a_whole_known_device(name, precision, tera)
     assert known_peak(name, precision) == (None if tera is None else pytest.approx(tera * 1e12))
 
 
-def test_the_peak_of_a_cpu_is_measured():
+def test_the_peak_of_a_cpu_is_measured_and_that_of_a_gpu_depends_on_the_precision(monkeypatch):
     assert measured_peak(CPU, torch.float32, 64, 1.0, clock(0.0, 0.0, 0.5, 0.5, 0.75, 0.75, 1.75)) == 2 * 64**3 / 0.25
     assert device_peak(CPU, "float32") > 1e8
-
-
-def test_the_peak_of_a_gpu_depends_on_the_precision_of_the_training(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     gpu = torch.device("cuda", 0)
     assert device_peak(gpu, "bfloat16") == 989.5e12
