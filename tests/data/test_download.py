@@ -344,7 +344,7 @@ def test_an_archive_is_unpacked_beside_what_is_there(tmp_path, name):
 def test_an_archive_that_leads_out_or_is_damaged_is_refused_and_leaves_nothing(tmp_path, name):
     folder = tmp_path / "in" / "here"
     folder.mkdir(parents=True)
-    for member in ("/evil", "a/../../evil"):
+    for member in ("/evil", "a/../../evil", "a\\b"):
         (folder / name).write_bytes(MAKE[name]({"good.txt": b"1", member: b"evil"}))
         with pytest.raises(FatalError, match="would lie outside the folder, so nothing was unpacked"):
             unpack(folder / name, folder)
