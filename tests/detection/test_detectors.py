@@ -179,7 +179,7 @@ def test_what_is_no_detector_is_told(root, tmp_path):
     refused(tmp_path / "empty", "no file .*model.safetensors")
     refused("nobody/nothing-here", "not in the local hub cache")
     refused(tmp_path / "gone.pth", "no such file")
-    for name in ("model.pt", "model.onnx", "model.pkl"):
+    for name in ("model.pt", "model.pkl"):
         (tmp_path / name).write_bytes(b"PK")
         refused(tmp_path / name, "is a file of another kind than those that are read")
     refused(root / "scenes/weights/tagger", "is given boxes and finds none")
