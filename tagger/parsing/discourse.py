@@ -9,7 +9,7 @@ from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, Literal
 
 from tagger.categories.coco import ANIMATE, PEOPLE
-from tagger.english.words import NUMBERS, SEVERAL, words
+from tagger.english.words import BODY_PARTS, GARMENTS, NUMBERS, SEVERAL, words
 
 if TYPE_CHECKING:
     from spacy.tokens import Token
@@ -149,7 +149,8 @@ class Discourse:
 def _kind(referent: Referent) -> str:
     if len(referent) > 1:
         return "joined"
-    if referent[0].count != 1:
-        return "plural"
     head = referent[0].lemma.rpartition(" ")[2]
+    if referent[0].count != 1:
+        # People wear "pants" and elephants have "tusks", but what is said next of "them" is seldom about these.
+        return "part" if head in GARMENTS | BODY_PARTS else "plural"
     return next((kind for kind, nouns in _KINDS.items() if head in nouns), "thing")
