@@ -36,7 +36,7 @@ from storage.digests import digest_bytes, digest_json
 from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.runs import Run
-from storage.tables import CAPTIONS, IMAGES, RELATIONS, TRIPLETS, table_bytes
+from storage.tables import IMAGE_CAPTIONS, IMAGES, RELATIONS, TRIPLETS, table_bytes
 
 KINDS = ("labels", "captions", "graphs", "candidates", "frequencies", "relations")
 PARTITION = 1000
@@ -236,7 +236,7 @@ def _import_fields(path: Path, run: Run, dataset: str, result: Imported, tally: 
 def _step_of(kind: str, path: Path, run: Run, boxed: Mapping[str, Artifact]) -> tuple[ImportStep, _Read]:
     if kind == "captions":
         read: _Read = lambda image_id, value: read_captions(image_id, value, path.stem)  # noqa: E731
-        return ImportStep(run, "caption", "captions", CAPTIONS), read
+        return ImportStep(run, "caption", "captions", IMAGE_CAPTIONS), read
     if kind == "graphs":
         captions = _lookup(run.artifacts("caption"), "captions", "captions")
         return ImportStep(run, "parse", "triplets", TRIPLETS), lambda image_id, value: read_graphs(

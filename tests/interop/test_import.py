@@ -77,39 +77,30 @@ def test_a_missing_set_is_visual_genome_and_its_relations_are_given(tmp_path):
     assert run.artifacts("tag") == {}
 
 
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"relationships": [RIDING, {**RIDING, "confidence": 0.6}]}, "relation twice"),
-        ({"relationships": [{**RIDING, "subject_id": 7}]}, "relation of unknown box"),
-        ({"relationships": [{**RIDING, "object_id": 10_000_000}]}, "relation to itself (kept)"),
-        ({"relationships": [{**RIDING, "confidence": float("nan")}]}, "confidence not a number from 0 to 1"),
-        ({"relationships": [{**RIDING, "confidence": None}]}, "relation without confidence (kept with 1)"),
-        ({"relationships": [{**RIDING, "predicate": 3}]}, "relation malformed"),
-        ({"relationships": None}, "relationships malformed"),
-        ({"objects": [{**BOX, "x": -5.0}, HORSE]}, "box clamped"),
-        ({"objects": [{**BOX, "x": -900.0}, HORSE]}, "box empty or outside"),
-        ({"objects": [{**BOX, "w": 1e300}, HORSE]}, "box malformed"),
-        ({"objects": [BOX, HORSE, HORSE]}, "object id twice"),
-        ({"dataset": ["coco"]}, "dataset unknown"),
-    ],
-)
+@pytest.mark.parametrize("changed, reason", [
+    ({"relationships": [RIDING, {**RIDING, "confidence": 0.6}]}, "relation twice"),
+    ({"relationships": [{**RIDING, "subject_id": 7}]}, "relation of unknown box"),
+    ({"relationships": [{**RIDING, "object_id": 10_000_000}]}, "relation to itself (kept)"),
+    ({"relationships": [{**RIDING, "confidence": float("nan")}]}, "confidence not a number from 0 to 1"),
+    ({"relationships": [{**RIDING, "confidence": None}]}, "relation without confidence (kept with 1)"),
+    ({"relationships": [{**RIDING, "predicate": 3}]}, "relation malformed"),
+    ({"relationships": None}, "relationships malformed"),
+    ({"objects": [{**BOX, "x": -5.0}, HORSE]}, "box clamped"),
+    ({"objects": [{**BOX, "x": -900.0}, HORSE]}, "box empty or outside"),
+    ({"objects": [{**BOX, "w": 1e300}, HORSE]}, "box malformed"),
+    ({"objects": [BOX, HORSE, HORSE]}, "object id twice"),
+    ({"dataset": ["coco"]}, "dataset unknown"),
+])  # fmt: skip
 def test_what_is_wrong_with_an_image_is_counted(changed, reason):
     assert reason in reasons(element(**changed))
 
 
-def test_doubled_relations_keep_the_highest_confidence_and_self_pairs_stay():
+def test_doubled_relations_keep_the_highest_confidence_self_pairs_stay_and_ids_may_be_names_of_files():
     itself = {**RIDING, "object_id": 10_000_000}
-    found = read_element(element(relationships=[RIDING, {**RIDING, "confidence": 0.6}, itself]))
-    assert isinstance(found, LabelledImage)
-    assert [(r["subject"], r["object"], r["score"]) for r in found.relations] == [(0, 1, 0.6), (0, 0, 0.31)]
-
-
-def test_ids_may_be_strings_and_stand_for_files():
-    found = read_element(element(image_id="139"))
+    found = read_element(element(image_id="139", relationships=[RIDING, {**RIDING, "confidence": 0.6}, itself]))
     hico = read_element(element(image_id="HICO_train2015_00000012.jpg", dataset="hico"))
-    assert isinstance(found, LabelledImage)
-    assert isinstance(hico, LabelledImage)
+    assert isinstance(found, LabelledImage) and isinstance(hico, LabelledImage)
+    assert [(r["subject"], r["object"], r["score"]) for r in found.relations] == [(0, 1, 0.6), (0, 0, 0.31)]
     assert found.image["image_id"] == 139
     assert (hico.image["image_id"], hico.image["uri"]) == (12, "HICO_train2015_00000012.jpg")
 
@@ -142,12 +133,9 @@ def test_a_folder_without_any_of_the_images_stops_the_import(tmp_path):
     assert not Run(LocalStore(tmp_path / "store"), "theirs").exists
 
 
-def test_one_name_is_not_given_to_two_sets(tmp_path):
+def test_a_name_of_a_set_is_no_path_and_is_not_given_to_two(tmp_path):
     with pytest.raises(FatalError, match="coco2017, o365"):
         imported(tmp_path, [element(), element(dataset="o365")], dataset="mine")
-
-
-def test_a_name_of_a_set_is_no_path(tmp_path):
     with pytest.raises(FatalError, match="--dataset"):
         imported(tmp_path, [element()], dataset="../x")
 
