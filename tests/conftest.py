@@ -40,6 +40,7 @@ LONGEST = (
     "training/test_launch.py", "models/test_import.py", "data/test_decoder_process.py", "review/test_browser_image.py",
     "training/test_tracking.py", "interop/test_publish_shards.py", "chain/test_funnel.py",
     "review/test_browser_people.py", "captioning/test_endpoint.py", "run/test_rehearsal.py",
+    "review/test_index.py", "detection/test_detectors.py", "cli/test_api.py", "cli/test_plugins.py",
 )  # fmt: skip
 """Files that take long, about the longest first. A worker that got one of them last would go on alone."""
 SLOW_FOLDERS = ("chain", "device", "flows", "hostile", "training")
