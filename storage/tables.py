@@ -22,10 +22,13 @@ BOX = pa.struct({"category": TEXT, **dict.fromkeys("xywh", FLOAT), "crowd": FLAG
 ANNOTATED_RELATION = pa.struct({"subject": INT, "predicate": TEXT, "object": INT})
 """A relation of a dataset's ground truth. `subject` and `object` are indices into the image's boxes."""
 
-CAPTION = pa.struct({
+IMAGE_CAPTION = pa.struct({
     "text": TEXT, "draw": INT, "seed": LONG, "log_probability": FLOAT, "source": TEXT, "match": FLOAT, "times": INT,
 })  # fmt: skip
 """`match`: probability that the caption belongs to the image, null without a filter; `times`: draws that gave it."""
+
+CAPTION = pa.struct([*IMAGE_CAPTION, pa.field("boxes", pa.list_(INT))])
+"""`boxes`: indices of the box or the two boxes that it is of; null for the whole image."""
 
 TRIPLET = pa.struct({
     **{f"{part}{form}": TEXT for part in ("subject", "predicate", "object") for form in ("", "_lemma")},
@@ -67,6 +70,8 @@ IMAGES = pa.schema({
     "boxes": pa.list_(BOX), "relations": pa.list_(ANNOTATED_RELATION),
 })  # fmt: skip
 CAPTIONS = pa.schema({"image_id": LONG, "captions": pa.list_(CAPTION)})
+IMAGE_CAPTIONS = pa.schema({"image_id": LONG, "captions": pa.list_(IMAGE_CAPTION)})
+"""How captions are written that are all of whole images, so that their digests stay. They are read as `CAPTIONS`."""
 TRIPLETS = pa.schema({"image_id": LONG, "triplets": pa.list_(TRIPLET)})
 CANDIDATES = pa.schema({"image_id": LONG, "pairs": pa.list_(CANDIDATE)})
 DROPPED = pa.schema({"image_id": LONG, "triplet": INT, "reason": TEXT, "value": TEXT})
@@ -176,6 +181,7 @@ ADDED: Mapping[str, Any] = {
     "candidates.pairs.mention": -1,
     "relations.relations.caption": -1,
     "captions.captions.match": None,
+    "captions.captions.boxes": None,
     "relations.tagger": None,
     **{f"triplets.triplets.{end}_{name}": None for end in ("subject", "object") for name in ("count", "attributes")},
     **{f"candidates.pairs.{name}": None for name in ("prior", "support")},

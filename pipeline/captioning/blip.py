@@ -6,14 +6,11 @@ Legend: B images, R draws, N live rows, G captions of one image, T positions, S 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pipeline.captioning.captioner import Caption, ImageInput
@@ -66,24 +63,13 @@ class BlipCaptioner:
     @torch.inference_mode()
     def caption(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:
         """Caption each image, in the order of `images`: `draws` captions, or one with beam search."""
-        if self._settings.decoding == "beam":
-            return [[caption] for caption in self.caption_with_beams(images)]
-        size = self._settings.batch_size
+        size, is_beam = self._settings.batch_size, self._settings.decoding == "beam"
         captions: list[list[Caption]] = []
         with one_thread():
             for start in range(0, len(images), size):
                 states_BSD = self.encode(self.pixels(images[start : start + size]))
-                captions += self._sample(states_BSD, image_ids[start : start + size])
-        return captions
-
-    @torch.inference_mode()
-    def caption_with_beams(self, images: Sequence[ImageInput]) -> list[Caption]:
-        """Caption each image with beam search, whatever `decoding` is."""
-        size = self._settings.batch_size
-        captions: list[Caption] = []
-        with one_thread():
-            for start in range(0, len(images), size):
-                captions += self._beam(self.encode(self.pixels(images[start : start + size])))
+                ids = image_ids[start : start + size]
+                captions += self._beam(states_BSD) if is_beam else self._sample(states_BSD, ids)
         return captions
 
     @torch.inference_mode()
@@ -132,11 +118,11 @@ class BlipCaptioner:
             for start in range(0, rows, draws)
         ]
 
-    def _beam(self, states_BSD: Tensor) -> list[Caption]:
+    def _beam(self, states_BSD: Tensor) -> list[list[Caption]]:
         best = search(self._decoder, states_BSD, self._prompt, self._settings, self._end)
         texts = self._texts([hypothesis.tokens[len(self._prompt) :] for hypothesis in best])
         return [
-            Caption(text, 0, None, hypothesis.log_probability, "blip beam")
+            [Caption(text, 0, None, hypothesis.log_probability, "blip beam")]
             for text, hypothesis in zip(texts, best, strict=True)
         ]
 
@@ -228,22 +214,3 @@ class MatchScorer:
             hidden_ND, _, _ = layer.read(hidden_ND, layer.image_keys(states_1SD), captions, seen)
         logits: Tensor = self._head(hidden_ND.view(captions, positions, -1)[:, 0])
         return logits
-
-
-def pair_crops(image: Image.Image, boxes: Sequence[Mapping[str, Any]], most: int) -> list[Image.Image]:
-    """Crop the image around each of the first `most` unordered pairs of boxes (docs/labels.md), ignoring crowds.
-
-    Boxes are x, y, w, h in pixels; the rectangle around a pair grows to whole pixels and ends at the image's border.
-    (The authors' script ignored the right and bottom of the second box.)
-    """
-    crops: list[Image.Image] = []
-    single = [box for box in boxes if not box["crowd"]]
-    for pair in combinations(single, 2):
-        if len(crops) == most:
-            break
-        left, top = (max(0, math.floor(min(box[side] for box in pair))) for side in ("x", "y"))
-        right = min(image.width, math.ceil(max(box["x"] + box["w"] for box in pair)))
-        bottom = min(image.height, math.ceil(max(box["y"] + box["h"] for box in pair)))
-        if left < right and top < bottom:
-            crops.append(image.crop((left, top, right, bottom)))
-    return crops

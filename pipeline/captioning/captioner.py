@@ -23,11 +23,11 @@ ImageInput: TypeAlias = "Image.Image | Tensor"
 
 
 class Caption(NamedTuple):
-    """One caption of one image."""
+    """One caption of an image, a box or a pair of boxes."""
 
     text: str
     draw: int
-    """Its position among the captions of the image, counted from 0."""
+    """Its position among the captions of the same image, box or pair, counted from 0."""
     seed: int | None
     """The seed it was sampled with; None for captions that were not sampled."""
     log_probability: float | None
@@ -38,10 +38,15 @@ class Caption(NamedTuple):
     """Probability that it belongs to the image, from the filter's matching head; None without a filter."""
     times: int = 1
     """Number of draws of the image with this text; more than 1 only where draws were merged."""
+    boxes: tuple[int, ...] | None = None
+    """Indices of the box or the two boxes that it is of, which the stage sets; None for the whole image."""
 
 
 class Captioner(Protocol):
-    """Makes captions. The captions of an image depend on the image and its id only, not on batch, order or worker."""
+    """Makes captions. The captions of an image depend on the image and its id only, not on batch, order or worker.
+
+    Crops are images, too, with the id of the image that they are from.
+    """
 
     needs_images: bool
     """False for a captioner that uses ids only, so that images need not be decoded for it."""
@@ -101,11 +106,12 @@ def find_captioner(settings: CaptionSettings) -> CaptionerPlugin:
 
 
 def merge(captions: Sequence[Caption]) -> list[Caption]:
-    """Merge equal texts: keep each text once, as in its first draw, with the number of draws that have it."""
-    counts: Counter[str] = Counter()
+    """Merge equal texts of the same boxes: keep the first draw, with the number of draws that have the text."""
+    counts: Counter[tuple[Any, ...]] = Counter()
     for caption in captions:
-        counts[caption.text] += caption.times
-    first: dict[str, Caption] = {}
+        counts[caption.text, caption.boxes] += caption.times
+    first: dict[tuple[Any, ...], Caption] = {}
     for caption in captions:
-        first.setdefault(caption.text, caption._replace(times=counts[caption.text]))
+        key = caption.text, caption.boxes
+        first.setdefault(key, caption._replace(times=counts[key]))
     return list(first.values())

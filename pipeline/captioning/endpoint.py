@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class EndpointCaptioner:
             captions.append(
                 [Caption(line, draw, seed, None, self._options.model) for draw, (line, seed) in enumerate(lines)]
             )
-        self.rejects.sort(key=lambda reject: reject.image_id)  # batches end in any order
+        self.rejects.sort(key=attrgetter("image_id", "reason", "value"))  # batches end in any order
         return captions
 
     def _ask(self, encoded: Future[bytes], sample: int) -> Answer:

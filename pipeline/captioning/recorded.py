@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.captioning.captioner import Caption, ImageInput
-from pipeline.captioning.settings import CaptionSettings
+from pipeline.captioning.settings import KINDS, CaptionSettings
 from pipeline.data.datasets.annotations import NO_IMAGE, as_id, parse_json, shown
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
@@ -45,6 +45,7 @@ class RecordedCaptioner:
 
     def __init__(self, settings: CaptionSettings) -> None:
         self._captions: dict[int, list[Caption]] = defaultdict(list)
+        self._of = settings.of
         self.rejects: list[Rejected] = []
         """Captions that failed validation: not text, empty, too long, or without an image id."""
         for path in settings.recorded:
@@ -66,6 +67,10 @@ class RecordedCaptioner:
             return
         if not isinstance(stated, str):
             self.rejects.append(Rejected(image_id, "caption not text", shown(stated)))
+            return
+        count = len(caption.boxes or ())
+        if (kind := dict(enumerate(KINDS)).get(count, f"{count} boxes")) not in self._of:
+            self.rejects.append(Rejected(image_id, f"caption.of lacks {kind!r}", stated[:200]))
             return
         text = clean(stated)
         if not text or len(text) > LONGEST_TEXT:
@@ -123,7 +128,8 @@ def _from_parquet(path: Path) -> Iterator[_Stated]:
     for row in rows:
         for caption in row["captions"] or ():
             stated = caption | {"source": caption["source"] or path.stem, "times": caption["times"] or 1}
-            yield row["image_id"], caption["text"], Caption(**stated)
+            boxes = caption["boxes"] and tuple(caption["boxes"])
+            yield row["image_id"], caption["text"], Caption(**stated | {"boxes": boxes})
 
 
 def _of(source: str) -> Caption:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pipeline.runtime.devices import best_precision
 from pipeline.runtime.plugins import PluginOptions, RequireName
 from pipeline.runtime.settings import Settings, data_file, file_read, runtime
 
 Decoding = Literal["nucleus", "beam"]
+KINDS = ("image", "box", "pair")
+"""What a caption is of, by the number of its boxes."""
+REGION_SETTINGS = {"of", "max_regions", "context"}
 
 
 class CaptionSettings(Settings):
@@ -22,6 +25,15 @@ class CaptionSettings(Settings):
     vision-language model behind an HTTP endpoint (docs/labels.md); or one of another package."""
     options: PluginOptions = runtime(PluginOptions())
     """Settings of a captioner of another package, which are part of the key."""
+    of: tuple[Literal["image", "box", "pair"], ...] = Field(("image",), min_length=1)
+    """What captions are of, one or several: the whole image, a box, a pair of boxes. All candidates from a caption
+    contain its boxes."""
+    max_regions: int = Field(10, ge=1)
+    """box, pair: maximum number of each per image: the largest boxes, and the pairs with the highest prior by size and
+    distance."""
+    context: float = Field(0.25, ge=0, le=10)
+    """box, pair: what the crop shows around the rectangle, on each side, as a share of its size. The rectangle is
+    outlined in red, unless this is 0."""
     model: str = file_read("Salesforce/blip-image-captioning-large")
     """The captioner's model. blip: a folder, or a name on the Hugging Face hub; lavis: a folder with one BLIP
     checkpoint (`*.pth`) and `vocab.txt`."""
@@ -48,12 +60,8 @@ class CaptionSettings(Settings):
     """Text with which captions begin for the model; it is removed from them."""
     num_beams: int = Field(default=3, ge=1, le=32)
     """Number of beams of beam search."""
-    dense: Literal["no", "also", "only"] = "no"
-    """blip: beam captions of crops around pairs of boxes. no: none; also: with the whole image's; only: alone."""
-    dense_pairs: int = Field(default=100, ge=1, le=10_000)
-    """dense: maximum number of pairs of boxes per image, in the order of its boxes."""
     merge_draws: bool = False
-    """Merge equal captions of an image into the first, with their number as `times`."""
+    """Merge equal captions of an image, box or pair into the first, with their number as `times`."""
     filter: str = file_read("")
     """Folder or hub name of a `BlipForImageTextRetrieval` whose matching head scores every caption (CapFilt). "": no
     filter."""
@@ -67,7 +75,7 @@ class CaptionSettings(Settings):
     device: str = runtime("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
     """Where models run: cpu, cuda (workers take GPUs in turn), cuda:1 (that GPU), or auto (GPUs, else CPU)."""
     batch_size: int = runtime(32, ge=1)
-    """Images per batch of the network."""
+    """Images, or crops of them, per batch of the network."""
     answers: Path | None = runtime(None)
     """openai: SQLite file of the answers. Unset: answers.sqlite in the store."""
     lavis_python: Path = runtime(Path(".lavis/bin/python"))
@@ -75,16 +83,36 @@ class CaptionSettings(Settings):
     recorded: tuple[Path, ...] = data_file(())
     """recorded: files of captions (docs/labels.md, Decoding); an image gets those of all."""
 
+    @field_validator("of", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    def row_settings(self) -> dict[str, Any]:
+        """The settings that change captions. Those of whole images are the ones before `of`, so that keys stay."""
+        found = super().row_settings() | {"dense": "no", "dense_pairs": 100}
+        return found if self.crops else {name: found[name] for name in found if name not in REGION_SETTINGS}
+
+    @property
+    def crops(self) -> bool:
+        """Whether anything but whole images is captioned."""
+        return self.of != ("image",)
+
+    @property
+    def regions(self) -> int:
+        """What is captioned of an image, at most."""
+        return sum(1 if kind == "image" else self.max_regions for kind in self.of)
+
     @model_validator(mode="after")
     def _consistent(self) -> CaptionSettings:
+        if len({*self.of}) < len(self.of):
+            raise ValueError(f"of: {[*self.of]} names one twice")
         if self.captioner == "recorded" and not self.recorded:
             raise ValueError("recorded: name at least one file of captions, or set captioner to 'blip'")
         if self.captioner == "lavis" and self.precision == "bfloat16":
             raise ValueError(f"precision: {self.precision} needs captioner 'blip'; 'lavis' supports float32 only")
         if self.captioner == "lavis" and self.device.startswith("cuda"):
             raise ValueError(f"device: {self.device!r} needs captioner 'blip'; 'lavis' runs on the CPU only")
-        if self.captioner != "blip" and self.dense != "no":
-            raise ValueError(f"dense: {self.dense!r} needs captioner 'blip', not {self.captioner!r}")
         if self.min_length > self.max_length:
             raise ValueError(f"min_length: {self.min_length} is above max_length ({self.max_length})")
         return self

@@ -17,13 +17,14 @@ from pipeline.cli.options import STORE, AsJson, StorePath
 from pipeline.data.datasets.annotations import readable
 from pipeline.labels.kept_labels import choice_of, judged_labels, recorded_choice
 from pipeline.labels.label_overrides import overrides_of
-from pipeline.labels.labelled_partitions import candidates, dropped, images_with_boxes
+from pipeline.labels.labelled_partitions import candidates, dropped, images_with_boxes, opinions
 from pipeline.report.formatting import sanitise
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.open_store import existing_store
 from storage.runs import Run, find_run, runs_of
 from storage.store import Store
+from tagger.english.predicates import canonical
 
 _PARTS = {
     "tagger_part": "tagger",
@@ -48,8 +49,9 @@ class ImageTrace:
     tagger: str | None
     """Content digest of the tagger artifact."""
     labels: Sequence[Mapping[str, Any]]
-    """Relations, best first, each with its `words` (a triplet), its `caption`, its pair's `mentions` (candidates), and
-    why it is not kept (`not_kept`, None if it is), with the `confidence` that decides."""
+    """Relations, best first, each with its `words` (a triplet), its `caption`, its pair's `mentions` (candidates), why
+    it is not kept (`not_kept`, None if it is), with the `confidence` that decides, and the verifier's `opinion`, the
+    probability that it holds (None without one)."""
     dropped: Sequence[Mapping[str, Any]]
     """Triplets that led to no candidate, each with the `reason` and the `value`, the word that it is about."""
     shards: Sequence[Mapping[str, Any]]
@@ -83,7 +85,7 @@ def trace_of(run: Run, image: str) -> ImageTrace:
     captions = _items(at.get("caption"), "captions", image_id)
     triplets = _items(at.get("parse"), "triplets", image_id)
     labels = sorted(_labels(run, at.get("tag"), image_id), key=lambda label: -label["score"])
-    mentions = _mentions(at.get("tag"), image_id)
+    mentions, said = _mentions(at.get("tag"), image_id), opinions(at.get("verify"), at["tag"]) if "tag" in at else {}
     return ImageTrace(
         run=run.name,
         partition=partition,
@@ -97,6 +99,7 @@ def trace_of(run: Run, image: str) -> ImageTrace:
                 "words": words,
                 "caption": _caption(captions, words),
                 "mentions": mentions.get(ends_of(label), []),
+                "opinion": said.get((image_id, label["subject"], label["object"], canonical(label["predicate"]))),
             }
             for label in labels
             for words in (triplets[label["triplet"]] if 0 <= label["triplet"] < len(triplets) else {},)
@@ -212,7 +215,8 @@ def _lines(trace: ImageTrace) -> Iterator[str]:
     made_by = ", ".join(f"{role} {digest[:12]}" for role, digest in trace.captioner.items())
     yield f"{len(trace.captions)} captions" + (f" by {made_by}" if made_by else "")
     for caption in trace.captions:
-        yield f"  {sanitise(caption['text'])} (draw {caption['draw']}, seed {caption['seed']})"
+        of = "".join(f", of #{box}" for box in caption["boxes"] or ())
+        yield f"  {sanitise(caption['text'])} (draw {caption['draw']}, seed {caption['seed']}{of})"
     tagger = f", scored by tagger {trace.tagger[:12]}" if trace.tagger else ""
     yield f"{len(trace.labels)} labels{tagger}"
     boxes = row["boxes"]
@@ -222,6 +226,8 @@ def _lines(trace: ImageTrace) -> Iterator[str]:
         if label["tagger_part"] is not None:
             parts = ", ".join(f"{words} {label[part]:+.2f}" for part, words in _PARTS.items())
             yield f"        probability {label['probability']:.3f}; added log-odds: {parts}"
+        if label["opinion"] is not None:
+            yield f"        verifier: holds with probability {label['opinion']:.3f}"
         if label["not_kept"] is not None:
             yield f"        not kept: {label['not_kept']}"
     if trace.dropped:
@@ -252,11 +258,8 @@ def _quoted(words: Mapping[str, Any]) -> str:
 
 def _alternatives(label: Mapping[str, Any]) -> str:
     """The probability that the words mean this pair, if they may also mean others."""
-    ambiguous = [
-        mention for mention in label["mentions"] if mention["ambiguity"] > 1 and mention.get("prior") is not None
-    ]
-    if not ambiguous:
+    likeliest = max(label["mentions"], key=lambda mention: mention.get("prior") or 0.0, default=None)
+    if likeliest is None or likeliest["ambiguity"] <= 1 or likeliest.get("prior") is None:
         return ""
-    likeliest = max(ambiguous, key=lambda mention: mention["prior"])
     after = f", posterior {label['posterior']:.2f}" if label.get("posterior") is not None else ""
     return f", one of {likeliest['ambiguity']} pairs, prior {likeliest['prior']:.2f}{after}"

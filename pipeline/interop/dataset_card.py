@@ -41,7 +41,7 @@ _LABELS = {
     "version": "int64", "image_id": "int64", "dataset": "string", "width": "int64", "height": "int64",
     "labels": "string", "tagger": "string",
 }  # fmt: skip
-_CAPTIONING = ("captioner", "decoding", "draws", "top_p", "top_k", "temperature", "num_beams", "prompt")
+_CAPTIONING = ("captioner", "of", "decoding", "draws", "top_p", "top_k", "temperature", "num_beams", "prompt")
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def _labelling(recipe: Recipe) -> list[Step]:
         Step("caption", CaptionStage, recipe.caption, datasets=data.label, reads={"images": images}),
         Step("parse", ParseStage, recipe.parse, datasets=data.label, reads={"captions": ("caption",)}),
     ]
-    reads = {"images": images, "triplets": ("parse",)}
+    reads = {"images": images, "triplets": ("parse",)} | ({"captions": ("caption",)} if recipe.caption.crops else {})
     tag = Step("tag", TagStage, recipe.tag, datasets=data.label, reads=reads)
     if recipe.tag.method != "tagger":
         steps.append(tag)

@@ -127,7 +127,7 @@ SMALL: dict[str, Any] = {
     "text": {"hidden": 64, "layers": 2, "heads": 4, "feedforward": 128, "vocabulary": 400, "max_positions": 40},
 }  # fmt: skip
 TAGGER: dict[str, Any] = {"tagger": True, "architecture": "parsed"}
-PIXELS = (256, 320)
+PIXELS = (128, 160)
 """Height and width of images of the small networks, which are compared with the CPU on every device."""
 
 

@@ -175,21 +175,27 @@ def _step(step: Step, images: int | None, costs: Mapping[str, StepCost], workers
         return StepEstimate(step.name, 0, 0.0, 0.0, 0.0, False, "cached")
     of_stage = (cost for name, cost in costs.items() if name.partition(":")[0] == step.stage.name)
     cost = costs.get(step.name) or next(of_stage, None)
+    of_whole = cost is None or "of" not in cost.settings
+    regions = getattr(step.settings, "regions", 1) if of_whole else 1
+    units, crops = images * regions, f"; at most {regions} captioned regions an image" if regions > 1 else ""
     if cost is None:
         benchmark = None if costs else _benchmark(step)
         if benchmark is None:
             return StepEstimate(step.name, images, *nothing, "never measured")
-        seconds, basis = images * benchmark.seconds_per_image, f"docs/benchmarks.md: {benchmark.what}, CPU seconds"
+        seconds, basis = (
+            units * benchmark.seconds_per_image,
+            f"docs/benchmarks.md: {benchmark.what}, CPU seconds{crops}",
+        )
         return StepEstimate(step.name, images, seconds, seconds / workers, None, False, basis)
-    seconds = images * cost.seconds_per_image
-    size = None if cost.bytes_per_image is None else images * cost.bytes_per_image
+    seconds = units * cost.seconds_per_image
+    size = None if cost.bytes_per_image is None else units * cost.bytes_per_image
     asked = step.stage(step.settings).row_settings()
     other = "" if asked == cost.settings else ", with other settings"
     on = f" ({', '.join(cost.devices)})" if cost.devices else ""
-    basis = f"{cost.images:,} images on {', '.join(cost.hosts)}{on}{other}"
+    basis = f"{cost.images:,} images on {', '.join(cost.hosts)}{on}{other}{crops}"
     wall = seconds if step.stage.whole else seconds / workers
     on_gpu = any("cuda" in name for name in cost.devices)
-    tokens = None if cost.tokens_per_image is None else tuple(round(images * each) for each in cost.tokens_per_image)
+    tokens = None if cost.tokens_per_image is None else tuple(round(units * each) for each in cost.tokens_per_image)
     price = None if tokens is None else _price(step, tokens)
     return StepEstimate(step.name, images, seconds, wall, size, on_gpu, basis, cost.images, tokens, price)
 

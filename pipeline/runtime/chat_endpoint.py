@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import psutil
 from PIL import Image
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.runtime.logs import log
 from pipeline.runtime.settings import Settings, runtime
@@ -50,8 +50,11 @@ _QUALITY = 90
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, owner TEXT, text TEXT, fault TEXT, prompt_tokens INTEGER,
     completion_tokens INTEGER) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS asked (terms TEXT PRIMARY KEY, model TEXT, tokens INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS asked (terms TEXT PRIMARY KEY, model TEXT, tokens INTEGER, completion_tokens INTEGER)
+    WITHOUT ROWID;
 """
+_LATER = (("answers", "prompt_tokens"), ("answers", "completion_tokens"), ("asked", "completion_tokens"))
+"""Columns that journals of earlier versions lack: their answers have no tokens but in sum, which is priced as answers."""
 
 
 class ChatOptions(Settings):
@@ -86,8 +89,10 @@ class ChatOptions(Settings):
     budget_tokens: int = runtime(0, ge=0)
     """Tokens of all answers in this store to the same model, prompt and settings after which the run stops; 0: no
     limit."""
+    budget_cost: float = runtime(0.0, ge=0)
+    """The same as a sum of money, by the two prices, which it needs. Answers in flight come on top of either budget."""
     prompt_price: float | None = runtime(None, ge=0)
-    """Price of a million tokens of prompts and images, in any currency, for `rlip estimate`."""
+    """Price of a million tokens of prompts and images, in any currency, for `rlip estimate` and `budget_cost`."""
     completion_price: float | None = runtime(None, ge=0)
     """Price of a million tokens of answers."""
 
@@ -97,6 +102,12 @@ class ChatOptions(Settings):
         if not url.startswith(("http://", "https://")) or not urlsplit(url).hostname:
             raise ValueError("base_url: write http:// or https:// before the host, e.g. http://127.0.0.1:8000/v1")
         return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _cost_has_prices(self) -> Self:
+        if self.budget_cost and None in (self.prompt_price, self.completion_price):
+            raise ValueError("budget_cost: set prompt_price and completion_price, too, each per million tokens")
+        return self
 
 
 class Answer(NamedTuple):
@@ -200,10 +211,11 @@ class ChatEndpoint:
             self._is_useful = True
             self._pace.spent(answer.prompt_tokens + answer.completion_tokens)
             self._journal.keep(request, answer, model)
-            if self._options.budget_tokens and not answer.fault and not answer.prompt_tokens:
+            has_budget = self._options.budget_tokens or self._options.budget_cost
+            if has_budget and not answer.fault and not answer.prompt_tokens:
                 raise FatalError(
-                    f"{self._options.base_url} counts no tokens, so {self._section}.options.budget_tokens can't stop the run; "
-                    "set it to 0 to go on without a budget"
+                    f"{self._options.base_url} counts no tokens, so no budget of {self._section}.options can stop the run; "
+                    "set budget_tokens and budget_cost to 0 to go on without one"
                 )
             return answer
         except BaseException:
@@ -221,7 +233,7 @@ class ChatEndpoint:
         options, pause, began = self._options, 1.0, time.monotonic()
         while True:
             self._pace.wait()
-            self._journal.require_budget(options.budget_tokens)
+            self._require_budget()
             try:
                 response = self._client.post(f"{options.base_url}/chat/completions", json=body)
                 status, reason = response.status_code, f"answers {response.status_code}"
@@ -249,6 +261,20 @@ class ChatEndpoint:
             log.warning("the endpoint is gone or busy", extra={"fields": {"reason": reason, "seconds": wait}})
             time.sleep(wait)
             pause *= 2
+
+    def _require_budget(self) -> None:
+        """Raises `FatalError` if all answers of these settings took as many tokens, or as much money, as they may."""
+        options = self._options
+        if not options.budget_tokens and not options.budget_cost:
+            return
+        prompt, completion = self._journal.spent()
+        cost = (prompt * (options.prompt_price or 0.0) + completion * (options.completion_price or 0.0)) / 1e6
+        for name, spent in (("budget_tokens", prompt + completion), ("budget_cost", round(cost, 6))):
+            if (budget := getattr(options, name)) and spent >= budget:
+                raise FatalError(
+                    f"the budget is spent: answers took {spent:,}, {self._section}.options.{name} is {budget:,}; raise it to "
+                    "go on. Every answer so far is kept"
+                )
 
     def _is_there(self) -> bool:
         """Whether the endpoint answers at all."""
@@ -344,13 +370,18 @@ class Journal:
         self._connection = sqlite3.connect(path, timeout=120, isolation_level=None, check_same_thread=False)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.executescript(_TABLES)
+        with self._transaction("FULL") as connection:
+            for table, column in _LATER:
+                if column not in {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}:
+                    connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER")
 
     def find(self, request: str) -> Answer | None:
         """The answer; None if there is none and this thread is to ask. Waits while another one asks."""
         while True:
             with self._transaction("NORMAL") as connection:
                 row = connection.execute(
-                    "SELECT owner, text, fault, prompt_tokens, completion_tokens FROM answers WHERE request = ?",
+                    "SELECT owner, text, fault, coalesce(prompt_tokens, 0), coalesce(completion_tokens, 0) FROM answers "
+                    "WHERE request = ?",
                     (request,),
                 ).fetchone()
                 if row is not None and row[1] is not None:
@@ -370,9 +401,10 @@ class Journal:
                 (*answer[:4], request),
             )
             connection.execute(
-                "INSERT INTO asked VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET tokens = tokens + excluded.tokens, "
+                "INSERT INTO asked VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET tokens = tokens + excluded.tokens, "
+                "completion_tokens = coalesce(completion_tokens, tokens) + excluded.completion_tokens, "
                 "model = iif(model = '', excluded.model, model)",
-                (self._terms, model, answer.prompt_tokens + answer.completion_tokens),
+                (self._terms, model, answer.prompt_tokens + answer.completion_tokens, answer.completion_tokens),
             )
             (known,) = connection.execute("SELECT model FROM asked WHERE terms = ?", (self._terms,)).fetchone()
             if model and model != known:  # undoes the transaction
@@ -386,17 +418,13 @@ class Journal:
         with self._transaction("NORMAL") as connection:
             connection.execute("DELETE FROM answers WHERE request = ? AND text IS NULL", (request,))
 
-    def require_budget(self, tokens: int) -> None:
-        """Raises `FatalError` if all answers of these settings took that many tokens; 0: no limit."""
-        if not tokens:
-            return
+    def spent(self) -> tuple[int, int]:
+        """The tokens of prompts and of answers that all requests of these settings took."""
         with self._transaction("NORMAL") as connection:
-            row = connection.execute("SELECT tokens FROM asked WHERE terms = ?", (self._terms,)).fetchone()
-        if row is not None and row[0] >= tokens:
-            raise FatalError(
-                f"the budget is spent: {row[0]:,} tokens, {self._section}.options.budget_tokens is {tokens:,}; raise it to "
-                "go on. Every answer so far is kept"
-            )
+            row = connection.execute(
+                "SELECT tokens, coalesce(completion_tokens, tokens) FROM asked WHERE terms = ?", (self._terms,)
+            ).fetchone()
+        return (0, 0) if row is None else (row[0] - row[1], row[1])
 
     @contextmanager
     def _transaction(self, synchronous: str) -> Iterator[sqlite3.Connection]:

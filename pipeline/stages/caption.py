@@ -1,54 +1,66 @@
-"""Stage `caption`: captions images with BLIP, or from recorded captions (docs/labels.md)."""
+"""Stage `caption`: captions images, boxes or pairs of boxes with any captioner (docs/labels.md)."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import repeat
+from itertools import combinations, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pipeline.captioning.captioner import Caption, ImageInput, find_captioner, merge
 from pipeline.captioning.captioners import Blip
 from pipeline.captioning.model_folder import find_model
-from pipeline.captioning.settings import CaptionSettings
+from pipeline.captioning.settings import REGION_SETTINGS, CaptionSettings
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, ImageLimits, read_ahead, read_image
 from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.chat_endpoint import tokens_taken
+from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage
-from storage.tables import CAPTIONS
+from storage.tables import CAPTIONS, IMAGE_CAPTIONS
+from tagger.box import Box
+from tagger.candidates.grounding import pair_priors
 
 if TYPE_CHECKING:
     from pipeline.captioning.blip import MatchScorer
 
-Batch: TypeAlias = "list[tuple[dict[str, Any], ImageInput | None]]"
-"""Rows of the images table with their images; None if no model looks at them."""
+Region: TypeAlias = tuple[int, ...]
+"""Indices of the one or two boxes that a caption is of; none for the whole image."""
+Batch: TypeAlias = "list[tuple[dict[str, Any], Region, ImageInput | None]]"
+"""Rows of the images table, each with a region and its image; None if no model looks at it."""
 _AFTER = {"merge_draws", "match_at_least"}
 """Settings that apply to every captioner."""
 
 
 class CaptionStage(Stage):
-    """Captions the images in one partition that have a box. An image without captions keeps an empty list."""
+    """Captions the images in one partition that have a box, or their boxes. One without captions keeps an empty list."""
 
     name = "caption"
     version = 4
     reads = ("images",)
     writes = "captions"
     loads = "the captioner"
-    schema = CAPTIONS
+    schema = IMAGE_CAPTIONS
     row_wise = True
     settings: CaptionSettings
+
+    def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
+        super().__init__(settings, image_folders)
+        if self.settings.crops:
+            self.schema = CAPTIONS  # type: ignore[misc]
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change captions: those of the captioner, and those that apply to all."""
         own = find_captioner(self.settings).row_settings()
-        return self.settings.model_dump(mode="json", include={"captioner", *_AFTER}) | own
+        applied = {"captioner", *_AFTER, *(REGION_SETTINGS if self.settings.crops else ())}
+        return self.settings.model_dump(mode="json", include=applied) | own
 
     def files(self) -> dict[str, Path]:
         """The files of the captioner and of the filter. Raises `FatalError` if one is missing."""
@@ -67,8 +79,8 @@ class CaptionStage(Stage):
         return (*find_captioner(self.settings).imports, *(Blip.imports if self.settings.filter else ()))
 
     def decisive(self, table: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The image and whether it has a box. Boxes themselves count only if captions of crops around them are set."""
-        boxes = row["boxes"] if self.settings.dense != "no" else bool(row["boxes"])
+        """The image and whether it has a box. Boxes themselves count only if they are captioned."""
+        boxes = row["boxes"] if self.settings.crops else bool(row["boxes"])
         return {**row, "boxes": boxes, "relations": None}
 
     def open(self, uses: Inputs) -> None:
@@ -80,28 +92,31 @@ class CaptionStage(Stage):
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Caption the partition batch by batch; unreadable images are quarantined."""
         rows = [row for row in inputs.table("images").to_pylist() if row["boxes"]]
-        made: list[dict[str, Any]] = []
+        made: dict[int, list[dict[str, Any]]] = {}
         unfit = 0
         place = {row["image_id"]: number for number, row in enumerate(rows)}
         unreadable: list[Rejected] = []
         # BLIP encodes adjacent byte copies only once.
         first: dict[str, int] = {}
         rows.sort(key=lambda row: first.setdefault(row["digest"], len(first)))
-        ahead, total, began = self._decoded(rows), 0, time.monotonic()
-        size = self.settings.batch_size
-        batches = (_readable(rows[start : start + size], ahead, unreadable) for start in range(0, len(rows), size))
-        for number, (batch, captions) in enumerate(self._captioned(batches), start=1):
-            for (row, image), drawn in zip(batch, captions, strict=True):
-                found = merge(drawn) if self.settings.merge_draws else drawn
+        done = {row["image_id"]: number for number, row in enumerate(rows, start=1)}
+        total, began = 0, time.monotonic()
+        regions = self._regions(rows, made, unreadable)
+        batches = iter(lambda: list(islice(regions, self.settings.batch_size)), [])
+        for batch, captions in self._captioned(batches):
+            for (row, region, image), drawn in zip(batch, captions, strict=True):
+                found = [c._replace(boxes=region) for c in drawn] if region else drawn
+                found = merge(found) if self.settings.merge_draws else found
                 fit = found if image is None else self._fit(image, found)
                 unfit += len(found) - len(fit)
-                made.append({"image_id": row["image_id"], "captions": [caption._asdict() for caption in fit]})
+                made[row["image_id"]] += [caption._asdict() for caption in fit]
                 total += len(found)
             pace = total / max(time.monotonic() - began, 1e-9)
-            report(min(number * size, len(rows)), len(rows), f"{pace:.0f} captions/s per worker")
+            report(done[row["image_id"]], len(rows), f"{pace:.0f} captions/s per worker")
         facts = {"captions_filtered": unfit} if self._scorer else {}
         facts |= tokens_taken(self._captioner)
-        table = pa.Table.from_pylist(sorted(made, key=lambda row: place[row["image_id"]]), schema=CAPTIONS)
+        ordered = [{"image_id": image_id, "captions": made[image_id]} for image_id in place if image_id in made]
+        table = pa.Table.from_pylist(ordered, schema=self.schema)
         rejected = [reject for reject in self._captioner.rejects if reject.image_id in place]
         rejected += sorted(unreadable, key=lambda reject: place[reject.image_id])
         return Output(table, rejected=rejected, rows_in=len(rows), facts=facts)
@@ -133,26 +148,24 @@ class CaptionStage(Stage):
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
+    def _regions(
+        self, rows: list[dict[str, Any]], made: dict[int, list[dict[str, Any]]], rejected: list[Rejected]
+    ) -> Iterator[tuple[dict[str, Any], Region, ImageInput | None]]:
+        """What is captioned of each image. Adds readable images to `made`; quarantines the others."""
+        of = self.settings.of if self._captioner.needs_images else ("image",)
+        for row, image in zip(rows, self._decoded(rows), strict=True):
+            if isinstance(image, BadImage):
+                rejected.append(Rejected(row["image_id"], image.reason, image.value))
+                continue
+            made[row["image_id"]] = []
+            boxes = [Box(b["category"], b["x"], b["y"], b["w"], b["h"], b["crowd"]) for b in row["boxes"]]
+            for kind in of:
+                for region in _regions_of(boxes, kind, self.settings.max_regions):
+                    yield row, region, _crop(image, [boxes[n] for n in region], self.settings.context)
+
     def _drawn(self, batch: Batch) -> list[list[Caption]]:
-        """The captions of each image: of the whole image, of its pairs of boxes, or both."""
-        images = [image for _, image in batch if image is not None]
-        captions: list[list[Caption]] = [[] for _ in batch]
-        if self.settings.dense != "only":
-            captions = self._captioner.caption(images, [row["image_id"] for row, _ in batch])
-        if self.settings.dense != "no":
-            self._add_dense(batch, captions)
-        return captions
-
-    def _add_dense(self, batch: Batch, captions: list[list[Caption]]) -> None:
-        """Add captions of the crops around each image's pairs of boxes."""
-        from pipeline.captioning.blip import BlipCaptioner, pair_crops
-
-        assert isinstance(self._captioner, BlipCaptioner), "settings allow dense captions with BLIP only"
-        for (row, image), found in zip(batch, captions, strict=True):
-            assert isinstance(image, Image.Image), "crops are cut from whole images"
-            crops = pair_crops(image, row["boxes"], self.settings.dense_pairs)
-            dense = self._captioner.caption_with_beams(crops)
-            found += [c._replace(draw=len(found) + i, source=f"{c.source} dense") for i, c in enumerate(dense)]
+        images = [image for *_, image in batch if image is not None]
+        return self._captioner.caption(images, [row["image_id"] for row, *_ in batch])
 
     def _fit(self, image: ImageInput, captions: list[Caption]) -> list[Caption]:
         """The captions that pass the filter, each with its score; all captions without a filter."""
@@ -170,7 +183,7 @@ class CaptionStage(Stage):
             return repeat(None, len(rows))
         places, ahead = (locate_image(self.image_folders, row) for row in rows), 2 * self.settings.batch_size
         (side, *others) = set(looking)
-        if side is None or others or self.settings.dense != "no":
+        if side is None or others or self.settings.crops:
             return read_ahead(places, read_image, self._limits, ahead=ahead)
         from pipeline.data.images.resize import read_resized
 
@@ -180,14 +193,34 @@ class CaptionStage(Stage):
         return read_ahead(places, read_square, self._limits, ahead=ahead)
 
 
-def _readable(
-    rows: list[dict[str, Any]], images: Iterator[ImageInput | BadImage | None], rejected: list[Rejected]
-) -> Batch:
-    """The next rows with their images; unreadable images are quarantined."""
-    found: Batch = []
-    for row, image in zip(rows, images):  # noqa: B905 - `images` goes on after these rows
-        if isinstance(image, BadImage):
-            rejected.append(Rejected(row["image_id"], image.reason, image.value))
-        else:
-            found.append((row, image))
-    return found
+def _regions_of(boxes: Sequence[Box], kind: str, most: int) -> list[Region]:
+    """The regions of a kind: at most `most` of an image's boxes or of its unordered pairs, without crowds."""
+    if kind == "image":
+        return [()]
+    single = [number for number, box in enumerate(boxes) if not box.crowd]
+    if kind == "box":
+        return [(n,) for n in sorted(single, key=lambda n: -boxes[n].w * boxes[n].h)[:most]]
+    pairs = list(combinations(single, 2))
+    priors = dict(zip(pairs, pair_priors(pairs, boxes, stated=1), strict=True))
+    return [*sorted(pairs, key=lambda pair: -priors[pair])[:most]]
+
+
+def _crop(image: ImageInput | None, boxes: Sequence[Box], context: float) -> ImageInput | None:
+    """The rectangle around boxes in whole pixels, outlined in red, with `context` of its size on each side, inside the
+    image. The rectangle alone without context; the image itself without boxes.
+
+    (The authors' script ignored the right and bottom of the second box.)
+    """
+    if not boxes:
+        return image
+    assert isinstance(image, Image.Image), "crops are cut from whole images"
+    left, top = (min(getattr(box, side) for box in boxes) for side in "xy")
+    right, bottom = max(box.x + box.w for box in boxes), max(box.y + box.h for box in boxes)
+    across, down = context * (right - left), context * (bottom - top)
+    start = max(0, math.floor(left - across)), max(0, math.floor(top - down))
+    end = min(image.width, math.ceil(right + across)), min(image.height, math.ceil(bottom + down))
+    crop = image.crop((*start, *end))
+    if context:
+        place = left - start[0], top - start[1], right - start[0], bottom - start[1]
+        ImageDraw.Draw(crop).rectangle(place, outline="red", width=max(2, max(crop.size) // 200))
+    return crop

@@ -113,7 +113,7 @@ class TagStage(LabellingStage):
 
     name = "tag"
     version = 11
-    reads = ("images", "triplets")
+    reads = ("images", "triplets", "captions")
     uses = ("tagger",)
     writes = "relations"
     loads = "the tagger"
@@ -135,7 +135,12 @@ class TagStage(LabellingStage):
         rows = inputs.table("images").to_pylist()
         captioned = {row["image_id"]: row["triplets"] for row in inputs.table("triplets").to_pylist()}
         known = sorted({box["category"] for row in rows for box in row["boxes"]}.union(self.settings.categories))
-        proposed = [self._propose(row, captioned.get(row["image_id"], []), known) for row in rows]
+        of_regions = inputs.table("captions").to_pylist() if "captions" in inputs.by_table else ()
+        boxes = {row["image_id"]: [caption["boxes"] or () for caption in row["captions"]] for row in of_regions}
+        proposed = [
+            self._propose(row, captioned.get(row["image_id"], []), known, boxes.get(row["image_id"], ()))
+            for row in rows
+        ]
         opened = [self._open[fold_of(row["dataset"], row["image_id"], len(self._open))] for row in rows]
         images = [
             tagging_image(row, candidates.pairs, own.image_size, self.image_folders)
@@ -170,10 +175,16 @@ class TagStage(LabellingStage):
         return Output(table, files, rejected, rows_in=len(rows), facts=facts)
 
     def _propose(
-        self, row: Mapping[str, Any], triplets: Sequence[Mapping[str, Any]], known: Collection[str]
+        self,
+        row: Mapping[str, Any],
+        triplets: Sequence[Mapping[str, Any]],
+        known: Collection[str],
+        boxes: Sequence[Collection[int]],
     ) -> Candidates:
+        """The candidates of an image. `boxes`: those that each of its captions is of, if captions have boxes."""
         captions = [values["caption"] for values in triplets]
-        return self._candidates([_triplet(values) for values in triplets], _boxes(row), captions, known)
+        regions = [boxes[caption] for caption in captions] if boxes else ()
+        return self._candidates([_triplet(values) for values in triplets], _boxes(row), captions, known, regions)
 
     def _label(
         self, images: Sequence[TaggingImage], opened: Sequence[OpenLabeller], progress: Callable[[int], None]

@@ -19,6 +19,7 @@ def cooccurrence_candidates(
     boxes: Sequence[Box],
     captions: Sequence[int] = (),
     known: Collection[str] = (),
+    regions: Sequence[Collection[int]] = (),
     *,
     table: Table,
     overlapping: bool = False,

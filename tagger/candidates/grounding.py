@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tagger.box import Box
-from tagger.candidates.source import Candidates, Dropped, box_pairs, dropped
+from tagger.candidates.source import Candidates, Dropped, Loss, box_pairs, dropped
 from tagger.english.words import words
 from tagger.matching import NounReader, by_whole_words
 from tagger.pair import Pair
@@ -20,6 +20,7 @@ SEVERAL = 2
 class _Mention:
     """One statement of one or more triplets: a predicate between some of these subjects and some of these objects."""
 
+    pairs: list[tuple[int, int]]
     triplets: list[int]
     stated: dict[int, int]
     """Caption → number of pairs that it states."""
@@ -32,6 +33,7 @@ def ground(
     boxes: Sequence[Box],
     captions: Sequence[int] = (),
     known: Collection[str] = (),
+    regions: Sequence[Collection[int]] = (),
     nouns: NounReader = by_whole_words,
     wording: Wording = canonical_predicate,
     overlapping: bool = False,
@@ -39,6 +41,7 @@ def ground(
     """Returns every ordered pair of distinct boxes whose categories match a triplet's subject and object.
 
     `captions`: the caption number of each triplet; without it, each triplet counts as a separate caption.
+    `regions`: the boxes that the caption of each triplet is of; all pairs of the triplet contain them.
     Triplets with the same predicate and the same boxes form one mention: captions repeat each other, but what one
     caption says twice counts twice. Crowd boxes are ignored. A mention has each pair once; two mentions
     ("a dog on a couch", "an animal on a couch") may share pairs. The order is by mention, then subject, then object.
@@ -47,26 +50,31 @@ def ground(
     `nouns` maps nouns to categories, `wording` words predicates; with `overlapping` both boxes must intersect.
     """
     indices_by_category = _indices_by_category(boxes)
-    mentions: dict[tuple[str, tuple[int, ...], tuple[int, ...]], _Mention] = {}
+    mentions: dict[tuple[str, tuple[int, ...], tuple[int, ...], frozenset[int]], _Mention] = {}
     lost: list[Dropped] = []
     for number, triplet in enumerate(triplets):
         predicate = wording(triplet)
         subjects = _meant(nouns(triplet.subject, triplet.subject_lemma, indices_by_category), indices_by_category)
         objects = _meant(nouns(triplet.object, triplet.object_lemma, indices_by_category), indices_by_category)
-        if not predicate or not box_pairs(subjects, objects, boxes, overlapping):
+        pairs = box_pairs(subjects, objects, boxes, overlapping)
+        if not predicate or not pairs:
             lost.append(dropped(number, triplet, predicate, subjects, objects, nouns, known))
             continue
-        mention = mentions.setdefault((predicate, tuple(subjects), tuple(objects)), _Mention([], {}, set(), set()))
+        region = frozenset(regions[number] if regions else ())
+        if not (pairs := [pair for pair in pairs if region.issubset(pair)]):
+            lost.append(Dropped(number, Loss.OTHER_BOXES, f"{triplet.subject_lemma}, {triplet.object_lemma}"))
+            continue
+        key = predicate, tuple(subjects), tuple(objects), region
+        mention = mentions.setdefault(key, _Mention(pairs, [], {}, set(), set()))
         caption = captions[number] if captions else number
         mention.triplets.append(number)
         mention.stated[caption] = mention.stated.get(caption, 0) + _stated(triplet)
         mention.subject_attributes.update(triplet.subject_attributes)
         mention.object_attributes.update(triplet.object_attributes)
     pairs_of_mentions = [
-        Pair(subject, object_, predicate, mention.triplets[0], len(pairs), number, prior, len(mention.triplets))
-        for number, ((predicate, subjects, objects), mention) in enumerate(mentions.items())
-        if (pairs := box_pairs(subjects, objects, boxes, overlapping))
-        for (subject, object_), prior in zip(pairs, _priors(mention, pairs, boxes), strict=True)
+        Pair(subject, object_, predicate, mention.triplets[0], len(mention.pairs), number, prior, len(mention.triplets))
+        for number, ((predicate, *_), mention) in enumerate(mentions.items())
+        for (subject, object_), prior in zip(mention.pairs, _priors(mention, boxes), strict=True)
     ]
     return Candidates(pairs_of_mentions, lost)
 
@@ -77,9 +85,9 @@ def _stated(triplet: Triplet) -> int:
     return subjects * (subjects - 1) if triplet.rule == "reciprocal" and subjects > 1 else max(subjects, objects)
 
 
-def _priors(mention: _Mention, pairs: Sequence[tuple[int, int]], boxes: Sequence[Box]) -> list[float]:
+def _priors(mention: _Mention, boxes: Sequence[Box]) -> list[float]:
     stated = max(mention.stated.values())
-    return pair_priors(pairs, boxes, stated, mention.subject_attributes, mention.object_attributes)
+    return pair_priors(mention.pairs, boxes, stated, mention.subject_attributes, mention.object_attributes)
 
 
 def _indices_by_category(boxes: Sequence[Box]) -> dict[str, list[int]]:

@@ -22,6 +22,7 @@ def official_candidates(
     boxes: Sequence[Box],
     captions: Sequence[int] = (),
     known: Collection[str] = (),
+    regions: Sequence[Collection[int]] = (),
     nouns: NounReader = by_whole_words,
     wording: Wording = canonical_predicate,
     overlapping: bool = False,
@@ -30,7 +31,7 @@ def official_candidates(
 
     Categories are matched in the order of the boxes, including crowds, as in the authors' code. Each pair counts as a
     separate fact: its prior is 1. `mention` numbers the distinct statements, `ambiguity` counts the pairs of each.
-    A triplet is dropped if none of its statements has a pair; all parameters as in `ground`.
+    A triplet is dropped if none of its statements has a pair; parameters as in `ground`, but `regions` are not read.
     """
     categories = list(dict.fromkeys(box.category for box in boxes))
     usable = [index for index, box in enumerate(boxes) if not box.crowd]

@@ -21,6 +21,7 @@ class Loss(StrEnum):
     NO_OBJECT_BOX = "no box of the object"
     SAME_BOX = "subject and object are one box"
     APART = "boxes do not intersect"
+    OTHER_BOXES = "caption is of other boxes"
     CAPTIONS_UNUSED = "captions are not used"
 
 
@@ -48,8 +49,11 @@ class CandidateSource(Protocol):
         boxes: Sequence[Box],
         captions: Sequence[int] = (),
         known: Collection[str] = (),
+        regions: Sequence[Collection[int]] = (),
     ) -> Candidates:
         """Returns candidates for the boxes of one image; `captions` holds the caption number of each triplet.
+
+        `regions`: the indices of the boxes that the caption of each triplet is of, none for the whole image.
 
         `known`: the categories of other images, which distinguish a noun without a box here from one without a
         category.

@@ -93,9 +93,23 @@ def test_a_budget_and_an_endpoint_that_is_gone_stop_the_run_which_goes_on_later(
     assert done.exit_code == 1 and "did not recover within 0 s" in done.stderr
     done = rlip(*words(endpoint.url, "store", budget_tokens=500))
     assert done.exit_code == 1 and "the budget is spent" in done.stderr
-    assert 5 <= len(endpoint.answers()) < IMAGES
+    assert 5 <= (paid := len(endpoint.answers())) < IMAGES
+    prices = {"prompt_price": 1.0, "completion_price": 4.0}
+    done = rlip(*words(endpoint.url, "store", budget_cost=0.0008, **prices))
+    assert f"answers took {round(paid * 160e-6, 6)}, caption.options.budget_cost is 0.0008;" in done.stderr
+    with closing(sqlite3.connect(tmp_path / "store" / "answers.sqlite")) as journal:  # as earlier versions wrote it
+        for table, column in (
+            ("answers", "prompt_tokens"),
+            ("answers", "completion_tokens"),
+            ("asked", "completion_tokens"),
+        ):
+            journal.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+    done = rlip(*words(endpoint.url, "store", budget_cost=0.002, **prices))
+    assert f"answers took {round(paid * 400e-6, 6)}, " in done.stderr, "tokens of an unknown kind are dear ones"
     output_of(*words(endpoint.url, "store"))
     assert len(endpoint.answers()) == IMAGES, "the first answers are not asked for again"
+    done = rlip(*words(endpoint.url, "store", budget_cost=1))
+    assert "budget_cost: set prompt_price and completion_price" in done.stderr
     endpoint.log.write_text("")
     done = rlip(*words(endpoint.url, "store", timeout=1, seed=1, retries=0, budget_tokens=10))
     assert "the budget is spent" in done.stderr and endpoint.answers() == [], "seeds share a budget"

@@ -1,7 +1,8 @@
-"""Variants of captions: merged draws, and captions of crops around pairs of boxes."""
+"""Variants of captions: merged draws, and captions of boxes and pairs of boxes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,12 @@ from caption_rows import ONE_BOX, caption_rows
 from PIL import Image
 from torch import Tensor
 
-from pipeline.captioning.blip import BlipCaptioner, pair_crops
 from pipeline.captioning.captioner import Caption, merge
+from pipeline.captioning.captioners import Blip
 from pipeline.captioning.network import ImageEncoder
-from pipeline.captioning.settings import CaptionSettings
 
 
-def test_merged_draws_are_counted(blip_folder: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
+def test_merged_draws_are_counted(blip_folder, pictures, tmp_path):
     plain: dict[str, Any] = {"model": str(blip_folder), "draws": 6, "temperature": 0}
     (every,), _ = caption_rows(tmp_path / "set", pictures[:1], **plain)
     (merged,), facts = caption_rows(tmp_path / "set", pictures[:1], **plain, merge_draws=True)
@@ -25,7 +25,7 @@ def test_merged_draws_are_counted(blip_folder: Path, pictures: list[Image.Image]
     assert merged == [{**every[0], "times": 6}] and facts["captions"] == 1
 
 
-def test_merging_keeps_the_first_of_each_text() -> None:
+def test_merging_keeps_the_first_of_each_text():
     drawn = [Caption(text, i, 7, -float(i), "blip") for i, text in enumerate(("b", "a", "b", "b"))]
     assert [(c.text, c.draw, c.log_probability, c.times) for c in merge(drawn)] == [("b", 0, 0.0, 3), ("a", 1, -1.0, 1)]
 
@@ -34,39 +34,59 @@ def box(x: float, y: float, w: float, h: float, crowd: bool = False) -> dict[str
     return {**ONE_BOX, "x": x, "y": y, "w": w, "h": h, "crowd": crowd}
 
 
-def test_a_pair_is_cut_out_with_both_boxes_whole() -> None:
+CROWDED = (box(4.5, 6, 10, 3), box(20, 2.2, 8.4, 20), box(0, 0, 9, 9, crowd=True), box(45, 30, 5, 10))
+
+
+class Seen:
+    """A captioner that keeps what it sees, and says the same of everything twice."""
+
+    needs_images, side, rejects = True, None, ()
+
+    def __init__(self) -> None:
+        self.images: list[Image.Image] = []
+
+    def caption(self, images: Sequence[Image.Image], image_ids: Sequence[int]) -> list[list[Caption]]:
+        self.images += images
+        return [[Caption("a dog", draw, None, None, "seen") for draw in (0, 1)] for _ in images]
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    captioner = Seen()
+    monkeypatch.setattr(Blip, "open", lambda self, worker=0: captioner)
+    return captioner
+
+
+def of_boxes(rows: list[dict[str, Any]]) -> list[tuple[list[int] | None, int]]:
+    return [(caption["boxes"], caption["times"]) for caption in rows]
+
+
+def test_a_pair_is_cut_out_with_both_boxes_whole_the_likeliest_pairs_first(seen: Seen, tmp_path: Path) -> None:
     image = Image.fromarray(np.arange(40 * 50 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 50, 3))
-    boxes = [box(4.5, 6, 10, 3), box(20, 2.2, 8.4, 20), box(0, 0, 9, 9, crowd=True), box(45, 30, 90, 90)]
-    crops = pair_crops(image, boxes, 100)
-    assert [crop.size for crop in crops] == [(25, 21), (46, 34), (30, 38)]
-    assert (np.asarray(crops[0]) == np.asarray(image)[2:23, 4:29]).all()
-    assert [crop.size for crop in pair_crops(image, boxes, 2)] == [(25, 21), (46, 34)]
+    (rows,), facts = caption_rows(tmp_path / "set", [image], CROWDED, of="pair", context=0, merge_draws=True)
+    assert of_boxes(rows) == [([0, 1], 2), ([1, 3], 2), ([0, 3], 2)] and facts["captions"] == 3
+    assert [crop.size for crop in seen.images] == [(25, 21), (30, 38), (46, 34)]
+    assert (np.asarray(seen.images[0]) == np.asarray(image)[2:23, 4:29]).all()
+    (rows,), _ = caption_rows(tmp_path / "set", [image], CROWDED, of="pair", max_regions=2, batch_size=1)
+    assert of_boxes(rows) == [([0, 1], 1)] * 2 + [([1, 3], 1)] * 2
 
 
-def test_boxes_outside_the_image_make_no_crop() -> None:
-    assert pair_crops(Image.new("RGB", (10, 10)), [box(20, 2, 5, 5), box(30, 2, 5, 5)], 100) == []
-    assert pair_crops(Image.new("RGB", (10, 10)), [box(1, 1, 5, 5)], 100) == []
+def test_boxes_are_cut_out_with_their_context_and_a_red_outline(seen: Seen, tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (50, 40)), Image.new("RGB", (50, 40), "white")]
+    rows, _ = caption_rows(tmp_path / "set", pictures, CROWDED, of=["image", "box"], max_regions=2, context=0.5)
+    assert [of_boxes(row) for row in rows] == [[(None, 1)] * 2 + [([1], 1)] * 2 + [([3], 1)] * 2] * 2
+    assert [crop.size for crop in seen.images] == [(50, 40), (18, 33), (8, 15)] * 2
+    reds = [(np.asarray(crop) == (255, 0, 0)).all(-1) for crop in seen.images]
+    assert not reds[0].any() and reds[1][3:22, 5].all() and not reds[1][:2].any() and not reds[1][5:20, 8:11].any()
 
 
-def test_dense_captions_are_the_likeliest_of_the_cut_outs(
-    blip_folder: Path, pictures: list[Image.Image], tmp_path: Path
-) -> None:
-    boxes = [box(0, 0, 20, 20), box(10, 30, 20, 15), box(40, 5, 10, 10)]
-    plain: dict[str, Any] = {"model": str(blip_folder), "draws": 2}
-    (whole,), _ = caption_rows(tmp_path / "set", pictures[:1], boxes, **plain)
-    (only,), _ = caption_rows(tmp_path / "set", pictures[:1], boxes, **plain, dense="only")
-    (both,), _ = caption_rows(tmp_path / "set", pictures[:1], boxes, **plain, dense="also", dense_pairs=2)
-    beams = BlipCaptioner(CaptionSettings(model=str(blip_folder), decoding="beam"))
-    expected = [c.text for (c,) in beams.caption(pair_crops(pictures[0], boxes, 3), [0, 1, 2])]
-    assert [c["text"] for c in only] == expected
-    assert [(c["draw"], c["seed"], c["source"]) for c in only] == [(i, None, "blip beam dense") for i in range(3)]
-    assert both == [*whole, *({**c, "draw": c["draw"] + 2} for c in only[:2])]
+def test_an_image_without_a_pair_keeps_an_empty_list(seen: Seen, tmp_path: Path) -> None:
+    assert caption_rows(tmp_path / "set", [Image.new("RGB", (9, 9))], of="pair")[0] == [[]]
+    assert seen.images == []
 
 
 @pytest.mark.parametrize("decoding", ["nucleus", "beam"])
-def test_byte_copies_are_encoded_once_and_change_no_caption(
-    blip_folder: Path, pictures: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoding: str
-) -> None:
+def test_byte_copies_are_encoded_once_and_change_no_caption(blip_folder, pictures, tmp_path, monkeypatch, decoding):
     encoded = []
 
     def counted(self: ImageEncoder, pixels_B3HW: Tensor, run: Any = ImageEncoder.__call__) -> Tensor:

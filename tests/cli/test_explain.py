@@ -65,8 +65,11 @@ def test_a_label_of_ambiguous_words_tells_how_sure_they_are(book, capsys):
 
 def test_control_characters_do_not_reach_the_terminal(book, capsys):
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
-    book.add("caption", "toys/0000", [captions(1, "a \x1b[31mred\x1b[0m man")])
+    stated = captions(1, "a \x1b[31mred\x1b[0m man")
+    stated["captions"][0]["boxes"] = [0, 2]
+    book.add("caption", "toys/0000", [stated])
     book.add("parse", "toys/0000", [triplets(1, (0, "\x1b[2Jman", "ride", "horse"))])
     book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1, (0, "ride", 2, 1))])
     explain("1", None, store=book.run.store.root, as_json=False)
-    assert "\x1b[2J" not in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "\x1b[2J" not in text and "man (draw 0, seed 0, of #0, of #2)" in text

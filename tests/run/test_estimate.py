@@ -115,15 +115,8 @@ def test_a_training_in_epochs_that_was_never_measured_is_estimated_from_its_oper
 def test_on_a_ray_cluster_the_most_actors_of_the_recipe_count_as_workers(tmp_path):
     on_ray = [word for each in ("engine=ray", "ray_address=127.0.0.1:1") for word in ("--set", f"run.{each}")]
     asked = (
-        "estimate",
-        write_small_set(tmp_path),
-        "--images",
-        1000,
-        *UNTIL,
-        "--set",
-        "caption.captioner=blip",
-        *on_ray,
-    )
+        "estimate", write_small_set(tmp_path), "--images", 1000, *UNTIL, "--set", "caption.captioner=blip", *on_ray,
+    )  # fmt: skip
     (_, caption) = json.loads(output_of(*asked, "--set", "run.max_actors=10", "--json"))["steps"]
     assert caption["wall"] == pytest.approx(397)
     unbounded = rlip(*asked)
@@ -141,6 +134,9 @@ def test_tokens_of_measured_answers_are_counted_and_priced(book, tmp_path):
     priced = [word for name in ("prompt", "completion") for word in ("--set", f"caption.options.{name}_price=0.2")]
     made = json.loads(output_of(*asked, *priced, "--json"))
     assert made["tokens"] == [160_000, 40_000] and made["tokens_price"] == pytest.approx(0.04)
+    crops = [word for each in ('of=["image", "pair"]', "max_regions=4") for word in ("--set", f"caption.{each}")]
+    made = json.loads(output_of(*asked, *crops, "--json"))
+    assert made["tokens"] == [800_000, 200_000] and "at most 5 captioned regions" in made["steps"][-1]["basis"]
 
 
 def test_the_score_compares_costs_per_image(labelled, tmp_path):

@@ -59,10 +59,14 @@ def _batch(script: dict[str, str]) -> int:
 
 @pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
 def test_a_recipe_trains_as_its_script(script):
-    recipe = load_recipe(RECIPES / "paper" / f"{script['recipe']}.toml")
+    path = RECIPES / "paper" / f"{script['recipe']}.toml"
+    recipe, text = load_recipe(path), path.read_text()
+    weights = script["initial"].split()[0]
+    assert f"scripts/{script['script']}.sh" in text and f"Weights of the authors: {weights}" in text
     data = DATA[script["setting"] if script["setting"] != "-" else script["data"]]
     assert (recipe.data.label, recipe.data.tagger, recipe.data.mix) == data
     settings: Any = recipe.train_tagger if script["setting"] == "tagger" else recipe.pretrain.settings
+    assert settings.pretrained is not None and settings.pretrained.parent == Path("data/weights")
     network, drawn = settings.network, script["negative_texts"] == "500"
     rates = (float(script["lr"]), float(script["lr_backbone"]), float(script["lr_backbone"]))
     epochs, drop = int(script["epochs"]), int(script["drop"])
@@ -98,16 +102,6 @@ def test_a_recipe_trains_as_its_script(script):
 
 
 @pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
-def test_a_recipe_names_its_script_and_the_weights_that_it_starts_from(script):
-    text = (RECIPES / "paper" / f"{script['recipe']}.toml").read_text()
-    weights = script["initial"].split()[0]
-    assert f"scripts/{script['script']}.sh" in text and f"Weights of the authors: {weights}" in text
-    recipe = load_recipe(RECIPES / "paper" / f"{script['recipe']}.toml")
-    starts = recipe.train_tagger if script["setting"] == "tagger" else recipe.pretrain.settings
-    assert starts.pretrained is not None and starts.pretrained.parent == Path("data/weights")
-
-
-@pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
 def test_a_recipe_is_scored_by_the_measure_of_its_benchmark(script):
     recipe = load_recipe(RECIPES / "paper" / f"{script['recipe']}.toml")
     if script["setting"] == "tagger":
@@ -138,15 +132,12 @@ SAME = {
 """What the taggers of recipes outside recipes/paper share with the authors'."""
 
 
-@pytest.mark.parametrize(
-    ("name", "paper"),
-    [
-        ("coco", "tagger_r50"),
-        ("coco_objects365", "tagger_r50"),
-        ("label_coco_swin_t", "tagger_swin_t"),
-        ("label_coco_swin_l", "tagger_swin_l"),
-    ],
-)
+@pytest.mark.parametrize("name, paper", [
+    ("coco", "tagger_r50"),
+    ("coco_objects365", "tagger_r50"),
+    ("label_coco_swin_t", "tagger_swin_t"),
+    ("label_coco_swin_l", "tagger_swin_l"),
+])  # fmt: skip
 def test_other_recipes_train_the_tagger_of_the_paper_and_pre_train_on_its_sides(name, paper):
     ours, theirs = (load_recipe(RECIPES / f"{each}.toml") for each in (name, f"paper/{paper}"))
     tagger, released = ours.train_tagger, theirs.train_tagger

@@ -139,9 +139,10 @@ def test_a_changed_box_captions_no_image_again_but_a_first_box_does(opened, tmp_
 def test_captions_of_crops_around_boxes_depend_on_them():
     row = {"image_id": 1, "boxes": [{"x": 1.0}], "relations": []}
     moved = {**row, "boxes": [{"x": 2.0}]}
-    for dense in ("no", "also", "only"):
-        stage = CaptionStage(CaptionSettings(dense=dense))
-        assert (stage.decisive("images", row) == stage.decisive("images", moved)) == (dense == "no")
+    for of in ("image", "box", "pair"):
+        stage = CaptionStage(CaptionSettings(of=of))
+        assert (stage.decisive("images", row) == stage.decisive("images", moved)) == (of == "image")
+        assert ("of" in stage.row_settings()) == (of != "image")
 
 
 @pytest.mark.parametrize("opened", ["parse"], indirect=True)

@@ -9,7 +9,7 @@ import torch
 from golden.stage_cases import PICTURES, recorded, rows_of, stages
 from golden.stage_cases import tagger as made_tagger
 from pydantic import ValidationError
-from run_builder import artifact
+from run_builder import TWO_PEOPLE, RunBuilder, artifact, captions, triplets
 
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
@@ -70,9 +70,7 @@ def test_rows_say_where_a_label_comes_from_and_what_it_means(tmp_path):
         assert relation["calibrated"] != relation["score"]
 
 
-def test_each_image_is_labelled_by_the_tagger_that_has_not_seen_it(
-    weights: Path, inputs: Inputs, tmp_path: Path
-) -> None:
+def test_each_image_is_labelled_by_the_tagger_that_has_not_seen_it(weights, inputs, tmp_path):
     taggers = [weights, *(made_tagger(tmp_path / f"fold{fold}") for fold in (1, 2))]
     for fold, folder in enumerate(taggers):
         network = load(folder / "model.safetensors", folder)
@@ -88,11 +86,25 @@ def test_each_image_is_labelled_by_the_tagger_that_has_not_seen_it(
     assert len(set(found.values())) > 1
 
 
-def test_boxes_names_and_captions_label_without_a_tagger(inputs: Inputs, tmp_path: Path) -> None:
+def test_boxes_names_and_captions_label_without_a_tagger(inputs, tmp_path):
     stage = TagStage(TagSettings(method="prior"), FOLDERS)
     stage.open(Inputs())
     labels = [label for row in stage.run(inputs, tmp_path, ignore).table.to_pylist() for label in row["relations"]]
     assert labels and all(label["tagger_part"] == 0 and 0 < label["probability"] < 1 for label in labels)
+
+
+def test_captions_of_boxes_are_about_these(book: RunBuilder, tmp_path: Path) -> None:
+    stated = captions(1, "a man rides a horse", "a man feeds a horse", "a man pats a horse")
+    for caption, boxes in zip(stated["captions"], (None, [1], [0, 2]), strict=True):
+        caption["boxes"] = boxes
+    parsed = triplets(1, *((n, "man", verb, "horse") for n, verb in enumerate(("ride", "feed", "pat"))))
+    made = artifact(tmp_path / "read", images=[book.image(1, TWO_PEOPLE)], captions=[stated], triplets=[parsed])
+    stage = TagStage(TagSettings(method="naive"), {"toys": book.pictures / "toys"})
+    stage.open(Inputs())
+    (row,) = stage.run(Inputs(dict.fromkeys(stage.reads, (made,))), tmp_path, ignore).table.to_pylist()
+    assert [(r["subject"], r["predicate"]) for r in row["relations"]] == [
+        (0, "ride"), (1, "ride"), (1, "feed"), (0, "pat"),
+    ]  # fmt: skip
 
 
 def test_an_unreadable_image_goes_to_quarantine(weights, inputs, tmp_path):

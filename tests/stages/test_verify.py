@@ -101,6 +101,12 @@ def test_a_verifier_says_how_many_labels_are_right_once_people_judged_some(book,
     assert found["verifier"]["of_right"] == pytest.approx(1 - VERIFIER_ERRS, abs=0.03)
     shown = output_of("show", "toy", "tag", "--store", store)
     assert "the verifier accepts" in shown and "of the wrong ones" in shown
+    traced = json.loads(output_of("explain", labels[0].image_id, "toy", "--store", store, "--json"))["labels"]
+    told = {(each["subject"], each["predicate"], each["object"]): each["opinion"] for each in traced}
+    of_first = [each for each in labels if each.image_id == labels[0].image_id]
+    assert {each.opinion for each in of_first} == {told[e.subject, e.relation.predicate, e.object] for e in of_first}
+    shown = output_of("explain", labels[0].image_id, "toy", "--store", store)
+    assert f"verifier: holds with probability {labels[0].opinion:.3f}" in shown
     alone = audit_of([each._replace(opinion=None) for each in labels], VerdictLog(store / "verdicts").standing())
     assert found["high"] - found["low"] < 0.8 * (alone.high - alone.low)
 

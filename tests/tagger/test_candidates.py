@@ -34,6 +34,7 @@ def test_every_matching_ordered_pair_with_its_ambiguity():
     found = ground([triplet("man", "ride", "horse")], boxes("person", "horse", "person", "dog")).pairs
     assert ends(found) == [(0, 1, "ride"), (2, 1, "ride")]
     assert {(pair.triplet, pair.ambiguity, pair.mention, pair.support) for pair in found} == {(0, 2, 0, 1)}
+    assert blind_labels(found, "naive") == [Relation(0, 1, "ride", 1.0, True, 0), Relation(2, 1, "ride", 1.0, True, 0)]
 
 
 def test_a_box_never_pairs_with_itself():
@@ -48,6 +49,16 @@ def test_captions_that_say_the_same_of_the_same_boxes_are_one_mention():
     found = ground(triplets, boxes("person", "horse", "person")).pairs
     assert {(pair.mention, pair.triplet, pair.support) for pair in found} == {(0, 0, 2)}
     assert sum(pair.prior for pair in found) == pytest.approx(1)
+
+
+def test_a_triplet_is_about_the_boxes_that_its_caption_is_of():
+    said, placed = [triplet("man", "ride", "horse")] * 5, boxes("person", "horse", "person", "dog")
+    found = ground(said, placed, regions=[(), (1, 2), (0,), (1,), (1, 3)])
+    assert [(p.mention, p.subject, p.object, p.ambiguity, p.support) for p in found.pairs] == [
+        (0, 0, 1, 2, 1), (0, 2, 1, 2, 1), (1, 2, 1, 1, 1), (2, 0, 1, 1, 1), (3, 0, 1, 2, 1), (3, 2, 1, 2, 1),
+    ]  # fmt: skip
+    assert found.pairs[2].prior == found.pairs[3].prior == 1
+    assert [(each.triplet, each.reason) for each in found.dropped] == [(4, Loss.OTHER_BOXES)]
 
 
 def test_mentions_that_may_mean_one_pair_each_have_it():
@@ -112,23 +123,15 @@ def test_predicates_are_canonical_and_empty_ones_dropped():
     assert [pair.predicate for pair in found] == ["ride"]
 
 
-def test_naive_labels_take_every_candidate_with_score_one():
-    found = ground([triplet("man", "ride", "horse")], boxes("person", "horse", "person")).pairs
-    assert blind_labels(found, "naive") == [Relation(0, 1, "ride", 1.0, True, 0), Relation(2, 1, "ride", 1.0, True, 0)]
-
-
-@pytest.mark.parametrize(
-    ("said", "reason", "value"),
-    [
-        (triplet("man", "?", "horse"), Loss.NO_PREDICATE, "?"),
-        (triplet("cloud", "over", "horse"), Loss.NO_SUBJECT_CATEGORY, "cloud"),
-        (triplet("man", "on", "street"), Loss.NO_OBJECT_CATEGORY, "street"),
-        (triplet("cat", "on", "horse"), Loss.NO_SUBJECT_BOX, "cat"),
-        (triplet("man", "hold", "cat"), Loss.NO_OBJECT_BOX, "cat"),
-        (triplet("cat", "on", "street"), Loss.NO_OBJECT_CATEGORY, "street"),
-        (triplet("horse", "next to", "horse"), Loss.SAME_BOX, "horse, horse"),
-    ],
-)
+@pytest.mark.parametrize("said, reason, value", [
+    (triplet("man", "?", "horse"), Loss.NO_PREDICATE, "?"),
+    (triplet("cloud", "over", "horse"), Loss.NO_SUBJECT_CATEGORY, "cloud"),
+    (triplet("man", "on", "street"), Loss.NO_OBJECT_CATEGORY, "street"),
+    (triplet("cat", "on", "horse"), Loss.NO_SUBJECT_BOX, "cat"),
+    (triplet("man", "hold", "cat"), Loss.NO_OBJECT_BOX, "cat"),
+    (triplet("cat", "on", "street"), Loss.NO_OBJECT_CATEGORY, "street"),
+    (triplet("horse", "next to", "horse"), Loss.SAME_BOX, "horse, horse"),
+])  # fmt: skip
 def test_a_triplet_without_candidates_says_why(said, reason, value):
     found = ground([said], boxes("person", "horse"), known=("person", "horse", "cat"))
     assert found == ([], [(0, reason, value)])
