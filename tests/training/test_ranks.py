@@ -52,7 +52,7 @@ def note_dtype(layer: torch.nn.Module, _) -> None:
 
 
 TREE, FSDP, HSDP = {"parallel": "tree"}, {"parallel": "fsdp"}, {"parallel": "hsdp", "processes": 2}
-ROUNDED = {"precision": "bfloat16", "network": TINY["network"] | {"official_compat": True}}
+ROUNDED = {"steps": 2, "precision": "bfloat16", "network": TINY["network"] | {"official_compat": True}}
 TAGGER = {"held_out": 0.5, "check_every": 2}
 CHANGING: list[list[Job]] = [
     [("changing", FSDP, 1), ("changing_tree", TREE, 1)],
