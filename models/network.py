@@ -80,7 +80,7 @@ class Network(nn.Module):
         normalised by ImageNet's mean and standard deviation.
         Raises `ValueError` when there are no object texts; predicates may be empty.
         """
-        if len(objects_TE) == 0:
+        if objects_TE.shape[0] == 0:  # an exporter takes `len` for a constant
             raise ValueError('the list of object texts is empty; give at least the text that stands for "no objects"')
         whole = (images_B3HW.shape[2], images_B3HW.shape[3])
         sizes = [whole] * len(images_B3HW) if sizes is None else sizes
@@ -117,7 +117,9 @@ class Network(nn.Module):
         layers = self.config.decoder_layers
         texts = [self.transformer.resizer(x) for x in fused[-layers:]]
         texts = texts[:1] * (layers - len(texts)) + texts
-        return Encoded(memory_BSD, padding_BS, shapes, valid_ratios_BL2, texts, key_padding_mask_1T, len(objects_TE))
+        return Encoded(
+            memory_BSD, padding_BS, shapes, valid_ratios_BL2, texts, key_padding_mask_1T, objects_TE.shape[0]
+        )
 
     def _levels(self, images_B3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Returns projected maps B×D×H×W of all levels, and paddings 1×H×W that are False everywhere."""

@@ -2,7 +2,8 @@
 
     python detect_relations.py MODEL.onnx IMAGE [NUMBER]
 
-MODEL.onnx comes from `rlip weights export --onnx`, and NUMBER relations are printed, the best first (default 10).
+MODEL.onnx comes from `rlip weights export --onnx`, and NUMBER relations are printed, the best first (default 10). They
+are the network's own pairs: `rlip predict` also merges boxes of one thing.
 """
 
 import json

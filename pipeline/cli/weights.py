@@ -171,7 +171,8 @@ def _export_onnx(
         "predicates": label_names("predicates", predicates, known.predicates),
     }
     network = open_network(file, tokenizer, "cpu")
-    with _errors_as_fatal(), atomic_file(out) as aside:
+    waiting = Console(stderr=True).status("Exporting takes minutes")
+    with _errors_as_fatal(), atomic_file(out) as aside, waiting:
         export_onnx(network, **names, image_size=known.image_size, path=aside)
     if as_json:
         print(json.dumps({"file": str(out), "image_size": known.image_size, **names}))
