@@ -210,7 +210,7 @@ def _import_fields(path: Path, run: Run, dataset: str, result: Imported, tally: 
     seen: set[int] = set()
 
     def put(partition: str, rows: list[dict[str, Any]], rejects: list[Rejected], rows_in: int) -> None:
-        step.put(partition, rows, rejects, rows_in, boxed.get(partition))
+        step.put(partition, rows, rejects, rows_in)
         tally.note_all(rejects)
 
     waiting = _Waiting(put)
@@ -244,7 +244,7 @@ def _step_of(kind: str, path: Path, run: Run, boxed: Mapping[str, Artifact]) -> 
         )
     if kind == "relations":
         boxes = _lookup(boxed, "images", "boxes")
-        return ImportStep(run, "tag", "relations", RELATIONS), lambda image_id, value: read_scene_graph(
+        return ImportStep(run, "tag", "relations", RELATIONS, boxed), lambda image_id, value: read_scene_graph(
             image_id, value, boxes(image_id)
         )
     return ImportStep(run, "candidates", "groups", GROUPS), read_groups
@@ -364,31 +364,28 @@ class ImageFiles:
 class ImportStep:
     """Commits partitions as artifacts of the step's stage, then records the step in the run."""
 
-    def __init__(self, run: Run, name: str, table: str, schema: pa.Schema) -> None:
-        """Raises `FatalError` if the run already has the step."""
+    def __init__(
+        self, run: Run, name: str, table: str, schema: pa.Schema, boxed: Mapping[str, Artifact] | None = None
+    ) -> None:
+        """`boxed`: the images whose boxes the rows refer to. Raises `FatalError` if the run already has the step."""
         if run.keys(name):
             raise FatalError(
                 f"run {run.name!r} already has a step {name!r}; import --as another run, or rlip store rm it"
             )
         self.name = name
-        self._run, self._table, self._schema = run, table, schema
+        self._run, self._table, self._schema, self._boxed = run, table, schema, boxed or {}
         self._keys: dict[str, str] = {}
 
     def put(
-        self,
-        partition: str,
-        rows: Sequence[dict[str, Any]],
-        rejects: Iterable[Rejected],
-        rows_in: int | None = None,
-        images: Artifact | None = None,
+        self, partition: str, rows: Sequence[dict[str, Any]], rejects: Iterable[Rejected], rows_in: int | None = None
     ) -> None:
-        """Commits a partition under a key derived from its content. `images`: has the boxes that the rows refer to."""
+        """Commits a partition under a key derived from its content."""
         rejects = list(rejects)
         table = pa.Table.from_pylist(list(rows), schema=self._schema)
         result = _ImportedTable(self.name, self._table, table, rejects, rows_in)
         reasons = digest_json([[reject.image_id, reject.reason, reject.value] for reject in rejects])
         content = {"imported": digest_bytes(table_bytes(table)), "rejected": reasons, "rows in": rows_in}
-        inputs = {} if images is None else {"images": [images.content]}
+        inputs = {"images": [self._boxed[partition].content]} if partition in self._boxed else {}
         terms = KeyTerms(self.name, result.version, content, inputs)
         item = WorkItem(self.name, partition, terms)
         self._keys[partition] = execute(result, item, self._run.store, lambda done, total, note="": None).key

@@ -9,7 +9,7 @@ from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, Literal
 
 from tagger.categories.coco import ANIMATE, PEOPLE
-from tagger.english.words import NUMBERS, SEVERAL, words
+from tagger.english.words import BODY_PARTS, GARMENTS, NUMBERS, SEVERAL, words
 
 if TYPE_CHECKING:
     from spacy.tokens import Token
@@ -94,19 +94,23 @@ class Discourse:
         """Returns what a pronoun means: of the nearest sentence the first that fits, since subjects come first."""
         word = pronoun.lower_
         meanings = (("plural",),) if word in _PARTS and pronoun.dep_ == "nsubj" else _MEANINGS.get(word, ())
-        is_said_before = pronoun.head.lower_ == "of" and pronoun.head.head.lower_ in _PARTS  # "two of them"
-        if not meanings or is_said_before or not extraction.is_open(pronoun):
+        is_counted = pronoun.head.lower_ == "of" and pronoun.head.head.lower_ in _PARTS  # "two of them"
+        if not meanings or is_counted or not extraction.is_open(pronoun):
             return None
         others = extraction.apart_from(pronoun)
-        excluded = [mention for token, referent in here if token in others for mention in referent]
-        for kinds in meanings:
-            for said in ([referent for _, referent in here], *reversed(self._said)):
-                for referent in said:
-                    if _kind(referent) in kinds and not any(mention in excluded for mention in referent):
-                        return referent
-        return None
+        excluded = {mention for token, referent in here if token in others for mention in referent}
+        nearest = [[referent for _, referent in here], *reversed(self._said)]
+        fitting = (
+            referent
+            for kinds in meanings
+            for said in nearest
+            for referent in said
+            if _kind(referent) in kinds and excluded.isdisjoint(referent)
+        )
+        return next(fitting, None)
 
     def _name(self, pronoun: Token, referent: Referent, extraction: Extraction) -> Referent:
+        """Makes a pronoun a noun. Returns what it means: for a part of several things, the part."""
         if pronoun.lower_ in _PARTS:
             extraction.mentions.name(pronoun, replace(referent[0], count=_PARTS[pronoun.lower_]))
             return [extraction.mention(pronoun)]
@@ -117,14 +121,14 @@ class Discourse:
 
     def _known(self, mention: Mention) -> Mention:
         """Returns the earlier mention that a definite noun repeats, or the noun itself."""
-        if mention.text.lower().startswith(_DEFINITE):
-            for earlier in (referent[0] for said in reversed(self._said) for referent in said):
-                is_same = f" {earlier.lemma}".endswith(f" {mention.lemma}") and {*mention.attributes} <= {
-                    *earlier.attributes
-                }
-                if is_same and (earlier.count == 1) == (mention.count == 1):
-                    self._meant[mention.start, mention.end] = [earlier]
-                    return earlier
+        if not mention.text.lower().startswith(_DEFINITE):
+            return mention
+        for earlier in (referent[0] for said in reversed(self._said) for referent in said):
+            is_same = f" {earlier.lemma}".endswith(f" {mention.lemma}")
+            is_alike = (earlier.count == 1) == (mention.count == 1) and {*mention.attributes} <= {*earlier.attributes}
+            if is_same and is_alike:
+                self._meant[mention.start, mention.end] = [earlier]
+                return earlier
         return mention
 
     def _resolved(self, triplet: Triplet) -> Iterator[Triplet]:
@@ -149,7 +153,8 @@ class Discourse:
 def _kind(referent: Referent) -> str:
     if len(referent) > 1:
         return "joined"
-    if referent[0].count != 1:
-        return "plural"
     head = referent[0].lemma.rpartition(" ")[2]
+    if referent[0].count != 1:
+        # People wear "pants" and elephants have "tusks", but what is said next of "them" is seldom about these.
+        return "part" if head in GARMENTS | BODY_PARTS else "plural"
     return next((kind for kind, nouns in _KINDS.items() if head in nouns), "thing")

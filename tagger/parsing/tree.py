@@ -29,7 +29,9 @@ _NONE = words("none neither nobody nothing nowhere")
 # Before anybody is named, a pronoun stands for a person.
 _UNNAMED = {"he": "man", "she": "woman", "they": "person"}
 _INDEFINITE = words("someone somebody person one")
-_GUESSES = words("might may could would possibly perhaps probably maybe presumably seemingly apparently if whether")
+_GUESSES = words(
+    "might may could would possibly perhaps probably likely maybe presumably seemingly apparently if whether"
+)
 _SEEMING = words("appear appears appeared seem seems seemed")
 _DESCRIBING = ("amod", "compound", "nmod")
 _PREMODIFIERS = words("det amod compound nummod poss nmod predet quantmod case")

@@ -27,6 +27,7 @@ CASES = {
     ),
     "Two women are on a bench. They are next to each other.": "woman on bench; woman next to woman",
     "Three men are in a kitchen. Two of them are holding cups.": "man in kitchen; man hold cup",
+    "Two elephants are in a field. The first has tusks. One follows a bird.": "elephant in field; elephant follow bird",
     # nobody that was mentioned
     "A street is next to a park. It's a sunny day. He is wearing a hat.": "street next to park; man wear hat",
     # neither denied nor guessed

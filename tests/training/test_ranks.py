@@ -52,7 +52,7 @@ def note_dtype(layer: torch.nn.Module, _) -> None:
 
 
 TREE, FSDP, HSDP = {"parallel": "tree"}, {"parallel": "fsdp"}, {"parallel": "hsdp", "processes": 2}
-ROUNDED = {"precision": "bfloat16", "network": TINY["network"] | {"official_compat": True}}
+ROUNDED = {"steps": 2, "precision": "bfloat16", "network": TINY["network"] | {"official_compat": True}}
 TAGGER = {"held_out": 0.5, "check_every": 2}
 CHANGING: list[list[Job]] = [
     [("changing", FSDP, 1), ("changing_tree", TREE, 1)],
@@ -78,9 +78,9 @@ def root(tmp_path_factory, shard) -> Path:
     return folder
 
 
-def losses(work: Path) -> list[float]:
+def losses(work: Path, name: str = "loss") -> list[float]:
     table = MetricsLog(work / "metrics.jsonl").table().to_pylist()
-    return [row["value"] for row in table if row["name"] == "loss"]
+    return [row["value"] for row in table if row["name"] == name]
 
 
 def weights(work: Path) -> dict[str, torch.Tensor]:
@@ -88,10 +88,12 @@ def weights(work: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", ["ddp2", "ddp3", "fsdp2", "hsdp4", "changing"])
-def test_the_losses_do_not_depend_on_the_processes(root, name):
+def test_losses_and_gradients_do_not_depend_on_the_processes(root, name):
     found = losses(root / name)
     assert len(found) == STEPS
     assert found == pytest.approx(losses(root / "ddp1"), abs=1e-5)
+    norms, expected = (losses(root / each, "gradient_norm") for each in (name, "ddp1"))
+    assert norms == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["tree2", "tree3", "changing_tree"])
