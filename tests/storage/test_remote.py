@@ -58,12 +58,12 @@ def test_a_file_is_read_whole_and_in_parts_replaced_copied_and_removed(remote, t
     assert remote.read_range("a/b.bin", 3, 0) == b""
     data = bytes(range(256)) * 2**13 + b"end"
     (tmp_path / "here").write_bytes(data)
-    remote.upload(tmp_path / "here", "large")
-    assert remote.digest("large") == (len(data), digest_bytes(data))
-    remote.download("large", tmp_path / "back")
+    remote.upload(tmp_path / "here", "new/large")
+    assert remote.digest("new/large") == (len(data), digest_bytes(data))
+    remote.download("new/large", tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == data
-    remote.remove(["large", "large"])
-    assert remote.read("large") is None
+    remote.remove(["new/large", "new/large"])
+    assert remote.read("new/large") is None
 
 
 def test_a_missing_file_is_told(remote, tmp_path):

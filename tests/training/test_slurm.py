@@ -12,10 +12,16 @@ from tests.training.launched import ROOT
 
 RECIPE = ROOT / "recipes" / "demo.toml"
 STAND_INS = {
-    "scontrol": "#!/bin/bash\necho 127.0.0.2\necho 127.0.0.3\n",
+    "scontrol": '#!/bin/bash\n[[ $1 == requeue ]] && echo "$*" >> told || printf "127.0.0.2\\n127.0.0.3\\n"\n',
     "srun": '#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n',
-    "rlip": '#!/bin/bash\necho "$*" >> told\n[[ $1 == run ]] && exit 7\nexec sleep 60\n',
-}
+    "rlip": """#!/bin/bash
+echo "$*" >> told
+[[ $1 == run ]] || exec sleep 60
+until grep -q ^cluster told; do sleep 0.1; done
+[[ $TIME_IS_UP ]] || exit 7
+sleep 0.5; kill -TERM $PPID; exec sleep 60
+""",
+}  # fmt: skip
 
 
 def script(tmp_path: Path, **changes) -> str:
@@ -35,16 +41,20 @@ def test_bash_accepts_the_script_and_slurm_gets_what_was_asked_for(tmp_path):
     assert """--set 'store=out/it'"'"'s here'""" in made
 
 
-def test_the_first_node_runs_the_recipe_and_the_others_join_it_until_it_ends(tmp_path):
+@pytest.mark.parametrize("time_is_up, code, last", [("", 7, []), ("yes", 143, ["requeue 40017"])])
+def test_the_first_node_runs_the_recipe_and_the_others_join_it_until_it_ends(tmp_path, time_is_up, code, last):
     for name, text in STAND_INS.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     script(tmp_path, overrides=[f"store={tmp_path}"])
     environment = {"SLURM_JOB_ID": "40017", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_CPUS_ON_NODE": "2"}
-    environment = {**os.environ, **environment, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "job.sh"], cwd=tmp_path, capture_output=True, text=True, timeout=30, env=environment)
-    assert done.returncode == 7, "the job ends as the recipe does"
-    joined, run = sorted((tmp_path / "told").read_text().splitlines())
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TIME_IS_UP": time_is_up}
+    done = subprocess.run(
+        ["bash", "job.sh"], cwd=tmp_path, capture_output=True, timeout=30, env=os.environ | environment
+    )
+    told = (tmp_path / "told").read_text().splitlines()
+    assert (done.returncode, told[2:]) == (code, last), "the job ends as the recipe does, or goes back into the queue"
+    joined, run = sorted(told[:2])
     assert joined == f"cluster join 127.0.0.2:20017 {tmp_path} --stay"
     assert run.startswith(f"run {RECIPE} --set store={tmp_path} ")
     for section in ("train_tagger", "pretrain.settings"):
