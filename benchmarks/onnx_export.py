@@ -1,6 +1,6 @@
 """Compares onnxruntime on exported networks with PyTorch on their weights: `python -m benchmarks.onnx_export`.
 
-R50 ParSeDA and ParSeD with random weights, one image, 80 objects and 117 predicates. Exporting takes some CPU-minutes.
+R50 ParSeDA and ParSeD with random weights, one image, 80 objects and 117 predicates. Exporting takes minutes.
 """
 
 from __future__ import annotations

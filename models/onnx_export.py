@@ -6,6 +6,7 @@ Shapes: H×W pixels, T texts (objects, the last of which stands for "no objects"
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,16 +51,18 @@ def export_onnx(
     features = network.encode_texts([*objects, NO_OBJECTS]), network.encode_texts(predicates)
     rows, columns = (torch.export.Dim(name, max=LARGEST_SIDE // STRIDE) for name in ("rows", "columns"))
     any_number = {0: torch.export.Dim.DYNAMIC}
+    # The exporter takes sizes of 1 for constants, and equal sizes for the same.
+    sizes = (1, 3, 8 * STRIDE, 10 * STRIDE), (13, features[0].shape[1]), (11, features[0].shape[1])
     try:
-        program = torch.onnx.export(
-            _Graph(network).eval(),
-            # Sizes that no other size equals, which the exporter would take for the same.
-            (torch.zeros(1, 3, 8 * STRIDE, 10 * STRIDE), *features),
-            input_names=["image", "objects", "predicates"],
-            output_names=OUTPUTS,
-            dynamic_shapes=({2: STRIDE * rows, 3: STRIDE * columns}, any_number, any_number),
-            verbose=False,
-        )
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch warns itself
+            program = torch.onnx.export(
+                _Graph(network).eval(),
+                tuple(map(torch.zeros, sizes)),
+                input_names=["image", "objects", "predicates"],
+                output_names=OUTPUTS,
+                dynamic_shapes=({2: STRIDE * rows, 3: STRIDE * columns}, any_number, any_number),
+                verbose=False,
+            )
     except torch.onnx.OnnxExporterError as error:
         raise ConfigError(f"network setting backbone={network.config.backbone!r}: torch can't export it") from error
     assert program is not None

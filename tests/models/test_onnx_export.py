@@ -22,7 +22,7 @@ from pipeline.cli.app import app
 from pipeline.evaluation.predictor import Names, Predictor
 from tests.models.made import moved
 
-OBJECTS, PREDICATES = ("person", "dog", "bicycle"), ("riding", "holding")
+OBJECTS, PREDICATES = ("person", "dog", "bicycle"), ("riding",)
 
 
 @pytest.fixture(scope="module")
