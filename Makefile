@@ -95,8 +95,9 @@ bench: dev ## measure speed and memory beside peers, as a table and as JSON
 RLIP_SHARED ?= ../shared
 CSV ?= $(RLIP_SHARED)/data/factual/dev.csv
 
-bench-parsing: dev ## measure the parser: FACTUAL's graphs, V-COCO's interactions, speed
+bench-parsing: dev ## measure the parser: FACTUAL's graphs, documents, V-COCO's interactions, speed
 	$(BIN)/python -m benchmarks.parsing graphs $(CSV)
+	$(BIN)/python -m benchmarks.parsing documents
 	$(BIN)/python -m benchmarks.parsing interactions $(RLIP_SHARED)/data/coco/annotations \
 		--dictionary $(RLIP_SHARED)/data/rlipv2_priors/hico_obj_paraphrase.json
 	$(BIN)/python -m benchmarks.parsing implied $(RLIP_SHARED)/data/vcoco/instances_vcoco_train.json \

@@ -10,6 +10,10 @@ interactions FOLDER
                 and captions of a sample of COCO. Judged by an action's own predicate and by all predicates that state it.
 implied JSON    how often implied actions hold in V-COCO's annotations (`instances_vcoco_train.json`), apart from the
                 images of --without, on which `interactions` measures, so that rules are not tuned on them
+documents       the captions of --scenes scenes of the synthetic world, five of each joined to one text, with pronouns and
+                definite nouns for what earlier sentences name (`benchmarks/documents.py`): precision and recall of its
+                triplets beside those of the same captions one by one. A triplet is right if the sentence that has its
+                predicate states it, with the nouns of the caption.
 speed JSON...   captions per CPU-second on slices that both parsers take in turns, without the cache, then from it. Set
                 OMP_NUM_THREADS=1: the waiting of a second thread would count.
 
@@ -25,17 +29,26 @@ import json
 import re
 import tempfile
 from argparse import Namespace
+from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import accumulate, compress
+from operator import not_
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from benchmarks.documents import PRONOUNS, document
 from benchmarks.harness import Row, cpu_seconds, parser, run
 from pipeline.stages.parse_cache import ParseCache
+from scenes.dataset import CAPTIONS, Written
+from scenes.dataset import captions as scene_captions
+from scenes.grammar import read
+from scenes.names import CANONICAL, WORLD_CATEGORIES
+from scenes.world import make_scene
 from tagger.english.lemmas import phrase_lemma, verb_lemma
 from tagger.english.predicates import canonical
 from tagger.english.words import DETERMINERS, FUNCTION_WORDS, phrases, tokens_of
@@ -48,6 +61,7 @@ from tagger.triplet import Triplet
 
 MISSING = "the authors' parser is not installed (pip install SceneGraphParser tabulate)"
 TURNS = 10
+SEED = 0
 Stated = tuple[str, str, str]
 Interactions = set[tuple[str, str]]
 Judge = Mapping[str, Collection[str]]
@@ -336,6 +350,51 @@ def measure_implied(given: Namespace) -> Iterator[Row]:
     yield Row(f"all {len(CONSEQUENCES)} rows", "share", total, note=f"{pairs} pairs of {len(images)} images")
 
 
+def facts(captions: Sequence[str], sentences: Sequence[str], found: Iterable[Triplet]) -> set[Stated]:
+    """Returns the categories and predicates of triplets. A noun that the sentence's caption lacks has no category."""
+    ends = list(accumulate(len(sentence) + 1 for sentence in sentences))
+    stated = set()
+    for t in found:
+        caption = captions[bisect(ends, t.predicate_start)]
+        nouns = (
+            match(lemma, WORLD_CATEGORIES) if re.search(rf"\b{re.escape(lemma)}\b", caption) else [f"no {lemma}"]
+            for lemma in (t.subject_lemma, t.object_lemma)
+        )
+        subject, object_ = map("/".join, nouns)
+        stated.add((subject, t.predicate_lemma, object_))
+    return stated
+
+
+def read_documents(scenes: int) -> Iterator[tuple[list[str], list[set[Stated]], list[set[Stated]], set[Stated]]]:
+    """Yields each document's sentences, what each states, what each states when parsed alone, and what the document does."""
+    images = [Written.of(make_scene(SEED, number), number, "") for number in range(scenes)]
+    listed = [row["caption"] for row in scene_captions(images, SEED)["annotations"]]
+    groups = [listed[start : start + CAPTIONS] for start in range(0, len(listed), CAPTIONS)]
+    texts = [list(document(captions)) for captions in groups]
+    joined = parsed([" ".join(sentences) for sentences in texts])
+    for captions, sentences, found in zip(groups, texts, joined, strict=True):
+        wanted = [{(subject, CANONICAL[name], object_) for subject, name, object_ in read(each)} for each in captions]
+        alone = [facts([each], [each], stated) for each, stated in zip(captions, parsed(captions), strict=True)]
+        yield sentences, wanted, alone, facts(captions, sentences, found)
+
+
+def measure_documents(given: Namespace) -> Iterator[Row]:
+    """Yields precision and recall of documents, beside those of their sentences parsed one by one."""
+    texts, wanted, alone, found = zip(*read_documents(given.scenes), strict=True)
+    every = [set().union(*stated) for stated in wanted]
+    ways = found, [set().union(*stated) for stated in alone]
+    has_pronoun = [[not PRONOUNS.isdisjoint(tokens_of(sentence)) for sentence in sentences] for sentences in texts]
+    note = f"{len(texts)} documents, {sum(map(sum, has_pronoun)):,} sentences with pronouns"
+    for what, *both in zip(("precision", "recall"), *(score(way, every) for way in ways), strict=True):
+        yield Row(f"{what} of documents, beside sentences", "share", *both, note=note)
+    by_pronoun = [
+        set().union(*compress(stated, marks)) - set().union(*compress(stated, map(not_, marks)))
+        for stated, marks in zip(wanted, has_pronoun, strict=True)
+    ]
+    recalls = (score(way, by_pronoun)[1] for way in ways)
+    yield Row("recall of what only they state", "share", *recalls, note=f"{sum(map(len, by_pronoun))} relations")
+
+
 def measure_speed(given: Namespace) -> Iterator[Row]:
     """Yields the rates of both parsers, and that of the cache. The files are lists of {"caption": text}."""
     rows = [row for path in given.captions for row in json.loads(path.read_bytes())[: given.limit]]
@@ -376,6 +435,9 @@ if __name__ == "__main__":
     chosen.add_argument("annotations", type=Path)
     chosen.add_argument("--without", type=Path, help="JSON list with the image_id of every image to leave out")
     chosen.set_defaults(measure=measure_implied)
+    chosen = parts.add_parser("documents")
+    chosen.add_argument("--scenes", type=int, default=400)
+    chosen.set_defaults(measure=measure_documents)
     chosen = parts.add_parser("speed")
     chosen.add_argument("captions", type=Path, nargs="+", metavar="JSON")
     chosen.add_argument("--limit", type=int, help="maximum number of captions per file")

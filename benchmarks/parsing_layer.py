@@ -95,7 +95,7 @@ def train(captions: Sequence[str], graphs: Sequence[set[Stated]], model: str) ->
     forms, known = Choices(), list[tuple[Pair, set[tuple[str, bool]]]]()
     meant: dict[str, Counter[tuple[str, bool]]] = defaultdict(Counter)
     for caption, wanted, tree in zip(captions, graphs, trees(captions, load_parser(model)), strict=True):
-        extraction = Extraction(tree, caption, len(tree.text) - len(caption))
+        extraction = Extraction(tree, caption, (0, len(caption)))
         extraction.triplets()
         named = {noun for subject, _, object_ in wanted for noun in (subject, object_)}
         lemmas = {noun.i: names_of(noun, extraction.mentions.lemma(noun)) for noun in extraction.nouns()}

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -34,8 +35,8 @@ NAMES = Names(tuple(f"object {n}" for n in range(80)), tuple(f"predicate {n}" fo
 FILES, LONGEST = 100, 1333
 
 
-def network(small: bool, folder: Path) -> RLIP:
-    config = NetworkConfig()
+def network(small: bool, folder: Path, architecture: Literal["parseda", "parsed"] = "parseda") -> RLIP:
+    config = NetworkConfig(architecture=architecture)
     if small:
         text = TextConfig(hidden=32, layers=1, heads=2, feedforward=32, vocabulary=400, max_positions=40)
         config = replace(

@@ -225,7 +225,7 @@ def save(state: TrainingState, settings: TrainingSettings, folder: Path, saves: 
 
     Raises `RuntimeError` when the last one differs from the state.
     """
-    checkpoints = Checkpointer(state, settings, folder, Ranks(), False, lambda note: None)
+    checkpoints = Checkpointer(state, settings, folder, Ranks(), 1, lambda note: None)
     stalls, writes = [], []
     for step in range(1, saves + 1):
         before, began = checkpoints.waited, time.perf_counter()

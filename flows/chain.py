@@ -60,10 +60,10 @@ def run_chain(recipe: Recipe, start: str) -> State[Outcome]:
 
     Raises `FatalError` when the recipe has no stage `start` or a stage before it is not wholly in the store.
     """
+    before, stages = split_stages(recipe, start)
+    preload_imports(step for step in build_steps(recipe) if step.stage in stages)
     with session_of(recipe) as session:
-        before, stages = split_stages(recipe, start)
         _adopt(session, before)
-        preload_imports(step for step in session.planner.context.steps if step.stage in stages)
         for stage in stages:
             cast(State[Any], stage_flow(stage)(recipe, return_state=True)).result()
         return _publish(session)

@@ -22,6 +22,7 @@ from flows.parameters import RecipeParameter
 from flows.session import session_of
 from flows.tasks import completed, run_block, run_whole, split_into_blocks
 from pipeline.report.steps import StepOutcome
+from pipeline.run.dag import build_steps
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.progress import Display, Displays
 from pipeline.run.recipe import Recipe
@@ -115,11 +116,11 @@ def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
 
     Raises a `FatalError` that names the step which must run first, and whatever a step raises.
     """
+    preload_imports(step for step in build_steps(recipe) if step.stage.name == stage)
     with session_of(recipe) as session:
         planner = session.planner
         _require_above(planner, stage)
         steps = [step for step in planner.context.steps if step.stage.name == stage]
-        preload_imports(steps)
         outcomes = []
         for step in steps:
             artifact = ProgressArtifact(recipe.name)

@@ -48,6 +48,9 @@ def read(value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes:
 
 def read_on_cpu(value_BSMC: Tensor, places_BQM2LK: Tensor, weights_BQMLK: Tensor, shapes: Shapes) -> Tensor:
     """Same as `read`, returning B×Q×M×C: in the order in which linear layers leave and take them."""
+    if torch.compiler.is_exporting():  # to a runtime that has no operators of ours
+        value, places, weights = (x.transpose(1, 2).flatten(0, 1) for x in (value_BSMC, places_BQM2LK, weights_BQMLK))
+        return read_plainly(value, places, weights, shapes).unflatten(0, (-1, value_BSMC.shape[2])).transpose(1, 2)
     sides = [side for shape in shapes for side in shape]
     read_BQMC: Tensor = _read_on_cpu(value_BSMC, places_BQM2LK, weights_BQMLK, sides)[0]
     return read_BQMC
@@ -55,15 +58,16 @@ def read_on_cpu(value_BSMC: Tensor, places_BQM2LK: Tensor, weights_BQMLK: Tensor
 
 def read_plainly(value_NSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Shapes) -> Tensor:
     """Same as `read`, level by level with grid_sample."""
+    levels = len(shapes)
     maps = value_NSC.transpose(1, 2).split([height * width for height, width in shapes], dim=2)
-    samples = []
-    for (height, width), level_NCS, places_NQ2K in zip(
-        shapes, maps, places_NQ2LK.chunk(len(shapes), dim=3), strict=True
-    ):
+    parts = zip(shapes, maps, places_NQ2LK.chunk(levels, dim=3), weights_NQLK.chunk(levels, dim=2), strict=True)
+    sums_NCQ = []
+    for (height, width), level_NCS, places_NQ2K, weights_NQK in parts:
         x_NQK, y_NQK = places_NQ2K.unbind(2)
         grid_NQK2 = torch.stack(((x_NQK * 2 + 1) / width - 1, (y_NQK * 2 + 1) / height - 1), dim=-1)
-        samples.append(F.grid_sample(level_NCS.unflatten(2, (height, width)), grid_NQK2, align_corners=False))
-    return (torch.cat(samples, dim=3) * weights_NQLK[:, None]).sum(3).transpose(1, 2)
+        samples_NCQK = F.grid_sample(level_NCS.unflatten(2, (height, width)), grid_NQK2, align_corners=False)
+        sums_NCQ.append((samples_NCQK * weights_NQK[:, None]).sum(3))
+    return sum(sums_NCQ[1:], sums_NCQ[0]).transpose(1, 2)
 
 
 # A custom operator, which torch.compile does not try to trace.

@@ -148,6 +148,6 @@ def _cell_centres(shapes: list[tuple[int, int]], valid_ratios_BL2: Tensor) -> Te
     for level, (height, width) in enumerate(shapes):
         rows, columns = (torch.arange(side, device=valid_ratios_BL2.device) for side in (height, width))
         y, x = ((cells.to(valid_ratios_BL2.dtype) + 0.5) / len(cells) for cells in (rows, columns))
-        centre_S2 = torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=-1)
+        centre_S2 = torch.stack((x.expand(height, -1), y[:, None].expand(-1, width)), dim=-1).flatten(0, 1)
         own_levels.append(centre_S2 / valid_ratios_BL2[:, None, level])
     return torch.cat(own_levels, dim=1)[:, :, None] * valid_ratios_BL2[:, None]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Triplet:
     """Subject, predicate and object as written, their lemmas, and their positions in the caption.
 
-    Offsets are in characters: `caption[subject_start:subject_end] == subject`, likewise for predicate and object.
+    Offsets are in characters: `caption[subject_start:subject_end] == subject`, likewise for predicate and object. A
+    pronoun has the words and the place of the noun that it means.
     `subject_lemma`, `object_lemma`: head noun, singular, with its compound words ("tennis racket").
     `predicate_lemma`: canonical form; for a passive it is the active verb, and subject and object are swapped.
     `rule`: name of the parser rule that found it.

@@ -36,10 +36,6 @@ def best_of_pairs(subject_boxes, object_boxes, subject_labels, object_labels, sc
     """The `limit` best interactions of an image with P pairs, from P×C scores of predicates."""
     pair, predicate = best_entries(scores, limit)
     return Interactions(
-        subject_boxes.reshape(-1, 4)[pair],
-        object_boxes.reshape(-1, 4)[pair],
-        subject_labels[pair],
-        object_labels[pair],
-        predicate,
-        scores[pair, predicate],
-    )
+        subject_boxes.reshape(-1, 4)[pair], object_boxes.reshape(-1, 4)[pair], subject_labels[pair],
+        object_labels[pair], predicate, scores[pair, predicate],
+    )  # fmt: skip

@@ -12,19 +12,11 @@ def files(folder: Path, **changes) -> tuple[Path, Path, Path]:
     contents = {
         "actions": [
             {
-                "action_name": "hold",
-                "role_name": ["agent", "obj"],
-                "image_id": [[7]],
-                "ann_id": [[1]],
-                "label": [[1]],
-                "role_object_id": [1, 3],
+                "action_name": "hold", "role_name": ["agent", "obj"], "image_id": [[7]], "ann_id": [[1]],
+                "label": [[1]], "role_object_id": [1, 3],
             },
             {
-                "action_name": "walk",
-                "role_name": ["agent"],
-                "image_id": [7],
-                "ann_id": [1],
-                "label": [0],
+                "action_name": "walk", "role_name": ["agent"], "image_id": [7], "ann_id": [1], "label": [0],
                 "role_object_id": [1],
             },
         ],
@@ -41,14 +33,11 @@ def files(folder: Path, **changes) -> tuple[Path, Path, Path]:
         },
         "detections": [
             {
-                "image_id": 7,
-                "person_box": A,
-                "hold_agent": 0.9,
-                "hold_obj": [180.0, 10.0, 199.0, 89.0, 0.8],
+                "image_id": 7, "person_box": A, "hold_agent": 0.9, "hold_obj": [180.0, 10.0, 199.0, 89.0, 0.8],
                 "walk_agent": None,
             }
         ],
-    } | changes
+    } | changes  # fmt: skip
     paths = tuple(folder / f"{name}.json" for name in ("actions", "instances", "detections"))
     for path, content in zip(paths, contents.values(), strict=True):
         path.write_text(content if isinstance(content, str) else json.dumps(content))

@@ -16,7 +16,7 @@ from pipeline.runtime.wording import printable
 
 LONGEST = 8_000
 """Maximum number of characters printed of a message. Names in files from elsewhere may be of any length."""
-_EXTRAS = {"duckdb": "review", "fastapi": "review", "uvicorn": "review"}
+_EXTRAS = {"duckdb": "review", "fastapi": "review", "uvicorn": "review", "onnx_ir": "onnx"}
 """Module → the extra that provides it, for modules whose absence only shows on import."""
 
 

@@ -1,4 +1,4 @@
-"""`rlip import`: imports a file of the RLIPv2 authors into a run."""
+"""`rlip import`: imports a file of the RLIPv2 authors, or scene graphs of a model, into a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from storage.runs import Run
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON of the RLIPv2 authors; its kind is detected.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="JSON of the RLIPv2 authors, whose kind is detected, or a model's scene graphs (.jsonl).",
+        ),
+    ],
     run_name: Annotated[str, typer.Option("--as", metavar="RUN", help="Name of the run to import into.")],
     dataset: Annotated[
         str | None, typer.Option(help="Name of the dataset; default: as in the file, else imported.")

@@ -34,6 +34,12 @@ Files = Annotated[
         help="A further file, e.g. verbs=hico_verbs.txt or instances=instances.json. Can be repeated.",
     ),
 ]
+Objects = Annotated[
+    str | None, typer.Option("--objects", metavar="A,B", help="Names, or @FILE; unset: those of the training.")
+]
+Predicates = Annotated[
+    str | None, typer.Option("--predicates", metavar="C,D", help="Names, or @FILE; unset: those of the training.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. shard.threshold=0.3. Can be repeated."),

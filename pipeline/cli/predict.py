@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pipeline.cli.contact_sheet import ARROWS, labelled_cell
-from pipeline.cli.options import AsJson, Tokenizer
+from pipeline.cli.options import AsJson, Objects, Predicates, Tokenizer
 from pipeline.data.datasets.annotations import read_text, readable
 from pipeline.data.datasets.bare_images import SUFFIXES
 from pipeline.data.images.opening import BadImage, read_ahead, read_image
@@ -51,12 +51,8 @@ def predict(
     out: Annotated[
         Path, typer.Option("--out", help="Table of detections to write: .parquet, or .json with one image a line.")
     ] = Path("out/detections.parquet"),
-    objects: Annotated[
-        str | None, typer.Option("--objects", metavar="A,B", help="Names, or @FILE; unset: those of the training.")
-    ] = None,
-    predicates: Annotated[
-        str | None, typer.Option("--predicates", metavar="C,D", help="Names, or @FILE; unset: those of the training.")
-    ] = None,
+    objects: Objects = None,
+    predicates: Predicates = None,
     subject: Annotated[
         str | None, typer.Option("--subject", help="Name that subjects must have, e.g. person; unset: any.")
     ] = None,
@@ -83,7 +79,9 @@ def predict(
 
     path = weights_path(weights)
     known = trained_names(path)
-    names = Names(_names("objects", objects, known.objects), _names("predicates", predicates, known.predicates))
+    names = Names(
+        label_names("objects", objects, known.objects), label_names("predicates", predicates, known.predicates)
+    )
     if subject is not None and subject not in names.objects:
         raise FatalError(
             f"--subject {subject}: is none of the objects ({', '.join(names.objects)}); add it to --objects"
@@ -169,8 +167,11 @@ def trained_names(weights: Path) -> TrainedNames:
     return TrainedNames.read(path) if path.is_file() else TrainedNames(IMAGE_SIZE)
 
 
-def _names(kind: str, listed: str | None, known: Sequence[str]) -> tuple[str, ...]:
-    """Names separated by commas, or one per line of a file after `@`; those of the training if none are listed."""
+def label_names(kind: str, listed: str | None, known: Sequence[str]) -> tuple[str, ...]:
+    """Names separated by commas, or one per line of a file after `@`; those of the training if none are listed.
+
+    Raises `FatalError` if there are none.
+    """
     if listed is None:
         names = list(known)
         source = f"{VOCABULARY} next to the weights"

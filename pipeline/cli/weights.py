@@ -20,7 +20,7 @@ from rich.table import Table
 from models.config import ConfigError, NetworkConfig
 from models.weights_file import WeightsError, by_part, is_own, read_config, read_shapes
 from pipeline.cli.errors import resumable
-from pipeline.cli.options import AsJson, Direct, Overrides, RecipePath
+from pipeline.cli.options import AsJson, Direct, Objects, Overrides, Predicates, RecipePath, Tokenizer
 from pipeline.runtime.settings import apply_override
 from storage.atomic import atomic_file
 from storage.errors import FatalError
@@ -117,18 +117,29 @@ def import_weights(
 @commands.command("export")
 def export_weights(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors file of this project.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .pth file to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .pth file to write; with --onnx, the .onnx file.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write a graph that onnxruntime runs without torch.")] = False,
+    objects: Objects = None,
+    predicates: Predicates = None,
+    tokenizer: Tokenizer = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert weights of this project to a checkpoint that the authors' code loads, and report the differences.
 
     Nothing is written if their code has no such network.
+
+    With --onnx, convert them to an ONNX file for any images, with names of objects and predicates.
     """
     from models.official.export import differences, export_checkpoint, official_options, write_checkpoint
     from models.official.sizes import kind_of
     from models.weights import load
 
     _refuse_target(file, out)
+    if onnx:
+        _export_onnx(file, out, objects, predicates, tokenizer, as_json)
+        return
+    if objects or predicates or tokenizer:
+        raise FatalError("--objects, --predicates and --tokenizer belong to --onnx: a checkpoint holds no names")
     with _errors_as_fatal():
         config = read_config(file)
         official = export_checkpoint(load(file, None).state_dict(), config)
@@ -146,6 +157,27 @@ def export_weights(
     console.print(f"{kind.value} → {out}: {len(official):,} parameters by the authors' names")
     for note in notes:
         console.print(f"• {note}")
+
+
+def _export_onnx(
+    file: Path, out: Path, objects: str | None, predicates: str | None, tokenizer: Path | None, as_json: bool
+) -> None:
+    from models.onnx_export import export_onnx
+    from pipeline.cli.predict import label_names, open_network, trained_names
+
+    known = trained_names(file)
+    names = {
+        "objects": label_names("objects", objects, known.objects),
+        "predicates": label_names("predicates", predicates, known.predicates),
+    }
+    network = open_network(file, tokenizer, "cpu")
+    with _errors_as_fatal(), atomic_file(out) as aside:
+        export_onnx(network, **names, image_size=known.image_size, path=aside)
+    if as_json:
+        print(json.dumps({"file": str(out), "image_size": known.image_size, **names}))
+        return
+    counts = " and ".join(f"{len(each):,} {kind}" for kind, each in names.items())
+    Console().print(f"{file} → {out}: {counts}; images of {known.image_size} pixels, or any multiples of 32")
 
 
 @commands.command("show")

@@ -1,1 +1,1 @@
-"""Finds the boxes of unannotated images, with any of five kinds of detectors."""
+"""Finds the boxes of unannotated images, with any of six kinds of detectors."""

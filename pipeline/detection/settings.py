@@ -16,8 +16,8 @@ class DetectSettings(Settings):
 
     weights: str | None = file_read(None)
     """The detector: a folder or hub name of an object detector that transformers loads; a weights file of this project,
-    or its folder; a .pth file of torchvision's detection weights; or a .json file with scored boxes
-    (docs/datasets.md)."""
+    or its folder; a .pth file of torchvision's detection weights; an .onnx file of Ultralytics, RF-DETR or mmdeploy;
+    or a .json file with scored boxes (docs/datasets.md)."""
     detector: Annotated[str, AfterValidator(RequireName("detectors"))] | None = runtime(None)
     """A kind of detector from another package (docs/api.md). Unset: the kind that `weights` are of."""
     options: PluginOptions = runtime(PluginOptions())

@@ -13,6 +13,9 @@ from pipeline.training.vocabulary import is_tokenizer, tokenizer_files
 from storage.errors import FatalError
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+NAMES_SUFFIX, PIPELINE = ".names", "pipeline.json"
+"""Next to an ONNX file: the names of its classes, and mmdeploy's description of its input. A third is FILE.data, with
+weights beyond 2 GB."""
 _HUB_PATTERNS = ["*.json", "*.txt", "model*.safetensors"]
 ZERO_SHOT = frozenset({"grounding-dino", "mm-grounding-dino", "owlvit", "owlv2"})
 """Model types of detectors that look for any names, and so come with a tokenizer."""
@@ -23,7 +26,7 @@ class DetectorFiles:
     """The files that decide what a detector finds."""
 
     kind: str
-    """The name under which the detector is registered: transformers, zero_shot, torchvision, own, recorded or another."""
+    """The name under which the detector is registered: transformers, zero_shot, torchvision, onnx, own, recorded or another."""
     place: Path
     """The folder of a transformers model, of fixed or any names; else the weights file, or that of recorded boxes."""
     files: dict[str, Path]
@@ -40,10 +43,13 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
                 f"detect.weights = {path}: no such file or folder; name what detector {settings.detector!r} loads"
             )
         return DetectorFiles(settings.detector, path, {path.name: path})
+    if path.suffix in (".pth", ".onnx") and not path.is_file():
+        raise FatalError(f"detect.weights = {path}: no such file; name torchvision's weights, or an ONNX file")
     if path.suffix == ".pth":
-        if not path.is_file():
-            raise FatalError(f"detect.weights = {path}: no such file; name the file with torchvision's weights")
         return DetectorFiles("torchvision", path, {path.name: path})
+    if path.suffix == ".onnx":
+        beside = (path.with_suffix(NAMES_SUFFIX), path.with_name(PIPELINE), path.with_name(f"{path.name}.data"))
+        return DetectorFiles("onnx", path, {each.name: each for each in (path, *beside) if each.is_file()})
     if path.suffix == ".safetensors" or (path.is_dir() and not _is_transformers(path)):
         return _own(path, settings)
     if path.suffix == ".json" and path.is_file():
@@ -51,7 +57,7 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
     if path.is_file():
         raise FatalError(
             f"detect.weights = {path}: is a file of another kind than those that are read: .safetensors of this project, .pth "
-            "of torchvision, and .json with recorded boxes. Of a model of transformers, name the folder"
+            "of torchvision, .onnx, and .json with recorded boxes. Of a model of transformers, name the folder"
         )
     folder = path if path.is_dir() else _from_hub(settings)
     return _transformers(folder)
@@ -122,7 +128,7 @@ def _from_hub(settings: DetectSettings) -> Path:
     model = settings.weights or ""
     ways = (
         f"Either set detect.weights to a folder with {CONFIG}, {PROCESSOR} and model.safetensors, to a .safetensors file of this "
-        "project or to a .pth file of torchvision, or set detect.hub = true on a machine with network access"
+        "project, a .pth file of torchvision or an .onnx file, or set detect.hub = true on a machine with network access"
     )
     try:
         return Path(snapshot_download(model, allow_patterns=_HUB_PATTERNS, local_files_only=not settings.hub))

@@ -1,16 +1,15 @@
-"""`rlip import`: converts one of the authors' files to steps of a run, partitioned as stages would."""
+"""`rlip import`: converts a file of the authors or of a model to steps of a run, partitioned as stages would."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from rich.console import Console
 
 from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, is_inside, opening, shown
@@ -27,16 +26,19 @@ from pipeline.interop.official_labels import (
     read_frequencies,
 )
 from pipeline.interop.run_rows import Tally
+from pipeline.interop.scene_graphs import read_scene_graph, stream_scene_graphs
+from pipeline.labels.labelled_partitions import images_with_boxes
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
+from storage.artifact import Artifact
 from storage.digests import digest_bytes, digest_json
 from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.runs import Run
 from storage.tables import IMAGE_CAPTIONS, IMAGES, RELATIONS, TRIPLETS, table_bytes
 
-KINDS = ("labels", "captions", "graphs", "candidates", "frequencies")
+KINDS = ("labels", "captions", "graphs", "candidates", "frequencies", "relations")
 PARTITION = 1000
 """Images per partition if the run has no partitions yet."""
 _OBJECTS = "an object {image id: ...} of captions, graphs or candidates, or names with frequencies"
@@ -70,11 +72,11 @@ def print_import(file: Path, run: Run, dataset: str | None, files: ImageFiles, a
 
 
 def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFiles | None = None) -> Imported:
-    """Imports one of the authors' files into `run` as steps. The kind of file is detected from its content.
+    """Imports a file into `run` as steps. Its kind is detected from its content; relations are in files named `.jsonl`.
 
     `dataset` names the dataset. Without it, labels go to the datasets that the file states, other files to "imported".
-    Bad entries are quarantined and counted. Raises `FatalError` if the file is not one of the authors', if the run
-    already has the steps, or if an image folder has none of the file's images.
+    Bad entries are quarantined and counted. Raises `FatalError` if the file is of no known kind, if the run already
+    has the steps, or if an image folder has none of the file's images.
     """
     run.store.require_writable()
     if dataset is not None and not DATASET.fullmatch(dataset):
@@ -101,7 +103,9 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
 
 
 def kind_of(path: Path) -> str:
-    """Detects the kind of file from its first image. Raises `AnnotationError` unless it is one of `KINDS`."""
+    """Detects the kind of file from its name or its first image. Raises `AnnotationError` unless it is one of `KINDS`."""
+    if path.suffix == ".jsonl":
+        return "relations"
     if opening(path, f"a file of {', '.join(KINDS)}") == "[":
         return "labels"
     for name, value in stream_fields(path, _OBJECTS):
@@ -196,8 +200,11 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, re
 
 
 def _import_fields(path: Path, run: Run, dataset: str, result: Imported, tally: Tally) -> None:
-    """Imports captions, graphs or candidates, in the run's own partitions if it has the images."""
-    step, read = _step_of(result.kind, path, run)
+    """Imports captions, graphs, candidates or relations, in the run's own partitions if it has the images."""
+    boxed = images_with_boxes(run) if result.kind == "relations" else {}
+    if result.kind == "relations" and not boxed:
+        raise FatalError(f"run {run.name!r} has no boxes; `rlip run RECIPE --set run.until=ingest` reads a dataset's")
+    step, read = _step_of(result.kind, path, run, boxed)
     known = _partitions_of(run)
     sizes = Counter(known.values())
     seen: set[int] = set()
@@ -207,11 +214,11 @@ def _import_fields(path: Path, run: Run, dataset: str, result: Imported, tally: 
         tally.note_all(rejects)
 
     waiting = _Waiting(put)
-    for name, value in stream_fields(path, _OBJECTS):
+    for name, value in stream_scene_graphs(path, _ids_of(boxed)) if boxed else stream_fields(path, _OBJECTS):
         image_id = as_id(name)
         if image_id is None or image_id in seen or (known and image_id not in known):
-            reason = "image id not an integer" if image_id is None else "image twice"
-            reason = reason if image_id is None or image_id in seen else "image unknown to the run"
+            reason = "image twice" if image_id in seen else "image unknown to the run"
+            reason = "image id not an integer" if image_id is None and not boxed else reason
             waiting.lost.append(Rejected(NO_IMAGE if image_id is None else image_id, reason, shown(name)))
             continue
         partition = known.get(image_id, f"{dataset}/{len(seen) // PARTITION:04d}")
@@ -220,20 +227,25 @@ def _import_fields(path: Path, run: Run, dataset: str, result: Imported, tally: 
         result.images += 1
     if not result.images:
         example = f"{waiting.lost[0].reason}: {waiting.lost[0].value!r}" if waiting.lost else "the file is empty"
-        raise AnnotationError(f"{path}: none of its {len(waiting.lost)} fields is a usable image, e.g. {example}")
+        raise AnnotationError(f"{path}: none of its {len(waiting.lost)} entries is a usable image, e.g. {example}")
     waiting.flush_all()
     step.record()
     result.steps.append(step.name)
 
 
-def _step_of(kind: str, path: Path, run: Run) -> tuple[ImportStep, _Read]:
+def _step_of(kind: str, path: Path, run: Run, boxed: Mapping[str, Artifact]) -> tuple[ImportStep, _Read]:
     if kind == "captions":
         read: _Read = lambda image_id, value: read_captions(image_id, value, path.stem)  # noqa: E731
         return ImportStep(run, "caption", "captions", IMAGE_CAPTIONS), read
     if kind == "graphs":
-        texts = _texts_of(run)
+        captions = _lookup(run.artifacts("caption"), "captions", "captions")
         return ImportStep(run, "parse", "triplets", TRIPLETS), lambda image_id, value: read_graphs(
-            image_id, value, texts(image_id)
+            image_id, value, [caption["text"] for caption in captions(image_id)]
+        )
+    if kind == "relations":
+        boxes = _lookup(boxed, "images", "boxes")
+        return ImportStep(run, "tag", "relations", RELATIONS, boxed), lambda image_id, value: read_scene_graph(
+            image_id, value, boxes(image_id)
         )
     return ImportStep(run, "candidates", "groups", GROUPS), read_groups
 
@@ -255,31 +267,36 @@ def _partitions_of(run: Run) -> dict[int, str]:
     return found
 
 
-def _texts_of(run: Run) -> Callable[[int], list[str]]:
-    """Returns a lookup of an image's captions that keeps one partition in memory."""
-    artifacts = run.artifacts("caption")
+def _ids_of(boxed: Mapping[str, Artifact]) -> dict[str, int]:
+    """Returns image ids by path and by file name, without those that several images have."""
+    ids: dict[str, set[int]] = defaultdict(set)
+    for artifact in boxed.values():
+        for row in artifact.table("images").select(["image_id", "uri"]).to_pylist():
+            for name in (row["uri"], Path(row["uri"]).name):
+                ids[name].add(row["image_id"])
+    return {name: image_id for name, (image_id, *others) in ids.items() if not others}
+
+
+def _lookup(artifacts: Mapping[str, Artifact], table: str, column: str) -> Callable[[int], list[Any]]:
+    """Returns a lookup of an image's list in a column, [] if there is none, that keeps one partition in memory."""
     places = {
         image_id: partition
         for partition, artifact in artifacts.items()
-        for image_id in artifact.table("captions")["image_id"].to_pylist()
+        for image_id in artifact.table(table)["image_id"].to_pylist()
     }
-    held: dict[str, dict[int, list[str]]] = {}
+    held: dict[str, dict[int, list[Any]]] = {}
 
-    def texts(image_id: int) -> list[str]:
+    def found(image_id: int) -> list[Any]:
         partition = places.get(image_id)
         if partition is None:
             return []
         if partition not in held:
             held.clear()
-            held[partition] = dict(_captions(artifacts[partition].table("captions")))
+            rows = artifacts[partition].table(table).select(["image_id", column]).to_pylist()
+            held[partition] = {row["image_id"]: row[column] or [] for row in rows}
         return held[partition][image_id]
 
-    return texts
-
-
-def _captions(table: pa.Table) -> Iterator[tuple[int, list[str]]]:
-    for row in table.filter(pc.is_valid(table["captions"])).to_pylist():
-        yield row["image_id"], [caption["text"] for caption in row["captions"]]
+    return found
 
 
 _EXPECTED = 'paths of images: an object {"image id": "train/patch16/name.jpg"} (image_id_to_filepath.json)'
@@ -347,14 +364,16 @@ class ImageFiles:
 class ImportStep:
     """Commits partitions as artifacts of the step's stage, then records the step in the run."""
 
-    def __init__(self, run: Run, name: str, table: str, schema: pa.Schema) -> None:
-        """Raises `FatalError` if the run already has the step."""
+    def __init__(
+        self, run: Run, name: str, table: str, schema: pa.Schema, boxed: Mapping[str, Artifact] | None = None
+    ) -> None:
+        """`boxed`: the images whose boxes the rows refer to. Raises `FatalError` if the run already has the step."""
         if run.keys(name):
             raise FatalError(
                 f"run {run.name!r} already has a step {name!r}; import --as another run, or rlip store rm it"
             )
         self.name = name
-        self._run, self._table, self._schema = run, table, schema
+        self._run, self._table, self._schema, self._boxed = run, table, schema, boxed or {}
         self._keys: dict[str, str] = {}
 
     def put(
@@ -366,7 +385,8 @@ class ImportStep:
         result = _ImportedTable(self.name, self._table, table, rejects, rows_in)
         reasons = digest_json([[reject.image_id, reject.reason, reject.value] for reject in rejects])
         content = {"imported": digest_bytes(table_bytes(table)), "rejected": reasons, "rows in": rows_in}
-        terms = KeyTerms(self.name, result.version, content, {})
+        inputs = {"images": [self._boxed[partition].content]} if partition in self._boxed else {}
+        terms = KeyTerms(self.name, result.version, content, inputs)
         item = WorkItem(self.name, partition, terms)
         self._keys[partition] = execute(result, item, self._run.store, lambda done, total, note="": None).key
 

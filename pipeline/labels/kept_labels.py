@@ -91,15 +91,21 @@ class ChoiceSettings(Settings):
         )
 
 
-def choice_of(run: Run) -> ChoiceSettings | None:
-    """The labels that a run's shards keep or, before it has shards, that its recipe keeps. None for imported labels."""
-    shard = next(iter(run.artifacts("shard:pseudo").values()), None)
-    settings = shard.manifest.terms["settings"] if shard is not None else run.read_document("recipe").get("shard")
-    return None if settings is None else recorded_choice(settings)
-
-
 EVERY_LABEL = ChoiceSettings(confidence="score", threshold=0.0, max_relations=2**31)
 """Keeps all labels, as those of an import are, which no shard chooses from."""
+
+
+def choice_of(run: Run) -> ChoiceSettings | None:
+    """The labels that a run's shards keep or, before it has shards, that its recipe keeps: all of imported ones.
+
+    None without a recipe.
+    """
+    shard = next(iter(run.artifacts("shard:pseudo").values()), None)
+    settings = shard.manifest.terms["settings"] if shard is not None else run.read_document("recipe").get("shard")
+    tagged = next(iter(run.artifacts("tag").values()), None)
+    if settings is not None and tagged is not None and "imported" in tagged.manifest.terms["settings"]:
+        return EVERY_LABEL
+    return None if settings is None else recorded_choice(settings)
 
 
 def choice_or_all(run: Run) -> ChoiceSettings:

@@ -14,9 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +38,7 @@ from pipeline.run.device_networks import (
 )
 from pipeline.run.device_outcome import NEAR, Absent, Check, Outcome, difference, is_gpu, judged, seconds, tf32, wait
 from pipeline.runtime.execute import installed_version
-from pipeline.runtime.processes import fork_context, preload
+from pipeline.runtime.processes import fork_context, in_fork, preload
 from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingState
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS
@@ -110,7 +108,7 @@ def _share(ranks: Ranks) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(ranks.agreed(folder))
         checkpoints = Checkpointer(
-            TrainingState(work.network, optimizer, None), settings, place, ranks, True, lambda note: None
+            TrainingState(work.network, optimizer, None), settings, place, ranks, parallel.parts, lambda note: None
         )
         checkpoints.save(1, {})
         checkpoints.close()
@@ -290,25 +288,14 @@ def interrupted(check: Check, device: torch.device, allowed: float) -> Outcome:
 def apart(check: Check, device: torch.device, allowed: float) -> Outcome:
     """What a check finds in a process of its own, which is killed after `allowed` seconds."""
     preload(("models.rlip", "transformers.models.blip.modeling_blip"))
-    context = fork_context()
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, check, device))
-    process.start()
-    theirs.close()
     try:
-        if not ours.poll(allowed):
-            return Outcome(f"cut after {allowed:.0f} s", "failed", f"{LONGER}; if it hangs, report it")
-        return Outcome(**json.loads(ours.recv_bytes()))
-    except EOFError:
-        process.join()
-        return Outcome(
-            f"its process ended with {process.exitcode}", "failed", "look at the kernel's log (`dmesg`), report it"
-        )
-    finally:
-        process.kill()
-        process.join()
+        return in_fork(allowed, _as_in_ranks, check, device)
+    except TimeoutError:
+        return Outcome(f"cut after {allowed:.0f} s", "failed", f"{LONGER}; if it hangs, report it")
+    except ChildProcessError as error:
+        return Outcome(str(error), "failed", "look at the kernel's log (`dmesg`), report it")
 
 
-def _answer(pipe: Connection, check: Check, device: torch.device) -> None:
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as ranks have it, for equal bits
-    pipe.send_bytes(json.dumps(asdict(outcome_of(check, device))).encode())
+def _as_in_ranks(check: Check, device: torch.device) -> Outcome:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for equal bits
+    return outcome_of(check, device)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.config import NetworkConfig
 from models.deformable_read import Shapes, read, read_plainly
-from models.deformable_read_triton import OFF, unfit_machine
+from models.deformable_read_triton import OFF, chosen, unfit_machine
 from models.losses import SetCriterion
 from models.network import Network
 from models.predictions import Predictions, Target
@@ -112,6 +112,8 @@ def reading(kind: Reading, dtype: torch.dtype, device: torch.device) -> Outcome:
     ours = seconds(partial(_read, read, inputs, kind.shapes), device)
     is_right = is_right and off <= near
     figure += f", {1e3 * ours:.3g} ms, fast by {off:.1e}, {1e3 * fast:.3g} ms, grid_sample {1e3 * plain:.3g} ms"
+    if is_gpu(device):
+        figure += "".join(f", {kernel}: {choice}" for kernel, picks in chosen().items() for choice in picks.values())
     if not is_right:
         return Outcome(figure, "wrong", f"set {OFF} in the environment, which reads with grid_sample, and {REPORT}")
     if is_gpu(device) and ours > plain:
@@ -125,7 +127,7 @@ SMALL: dict[str, Any] = {
     "text": {"hidden": 64, "layers": 2, "heads": 4, "feedforward": 128, "vocabulary": 400, "max_positions": 40},
 }  # fmt: skip
 TAGGER: dict[str, Any] = {"tagger": True, "architecture": "parsed"}
-PIXELS = (256, 320)
+PIXELS = (128, 160)
 """Height and width of images of the small networks, which are compared with the CPU on every device."""
 
 

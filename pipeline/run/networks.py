@@ -1,8 +1,8 @@
 """Checks of the networks that a recipe trains or imports: they are built, and their weights read, before any work.
 
-Networks are built without memory for their parameters, which takes a second; loading torch takes longer. A run
-therefore notes its findings where all are fit, and both the next run and the doctor recall them while nothing has
-changed.
+Networks are built without memory for their parameters, which takes a second; loading torch takes longer. A fork does
+both, since workers will need what the process that it is forked from has then loaded. A run notes its findings where all
+are fit, and both the next run and the doctor recall them while nothing has changed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
 from pipeline.runtime.execute import installed_version
+from pipeline.runtime.processes import in_fork
 from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import TrainingSettings
@@ -81,13 +82,22 @@ def _stamp(context: RunContext) -> str:
 
 def _examined(context: RunContext) -> Iterator[Finding]:
     yield from random_starts(context.steps)
-    for step in _steps(context):
+    if steps := _steps(context):
+        try:
+            yield from in_fork(None, _built, steps)
+        except ChildProcessError as error:
+            yield Finding("missing", "networks", f"building them: {error}; its output is above")
+
+
+def _built(steps: Iterable[Step]) -> list[Finding]:
+    findings = []
+    for step in steps:
         try:
             detail = _imported(step) if step.stage is ImportTaggerStage else _trained(step.settings)
+            findings.append(Finding("ok", f"{step.name} network", detail))
         except FatalError as error:
-            yield Finding("missing", f"{step.name} network", str(error))
-        else:
-            yield Finding("ok", f"{step.name} network", detail)
+            findings.append(Finding("missing", f"{step.name} network", str(error)))
+    return findings
 
 
 def _steps(context: RunContext) -> list[Step]:

@@ -38,6 +38,10 @@ from storage.runs import Run
 
 WORKER = "pipeline.run.rehearsal_worker"
 STEPS = 20
+LONG = 200
+"""Steps after which fragmentation of memory is measured."""
+MOST_RESERVED = 1.25
+"""How many times the memory that it had allocated at most a run may reserve."""
 GAIN = 1.03
 """How many times as fast a setting must be to be recommended; less may be chance."""
 MOST_WAITING = 0.05
@@ -104,6 +108,7 @@ class Rehearsal:
             "a rank dies": self._killed,
             **{f"{name} = {json.dumps(value)}": partial(self._variant, name, value) for name, value in variants},
             "grid_sample": self._plainly,
+            "fragmentation": self._fragmented,
             "largest view": self._largest,
             "the whole recipe": self._whole,
             "the best recipe": self._write,
@@ -180,6 +185,16 @@ class Rehearsal:
         if is_near and ran.speed <= GAIN * (self._best or self._needed).speed:
             return Outcome(figure)
         return Outcome(figure, "slow" if is_near else "wrong", f"set {OFF} in the environment, and {REPORT}")
+
+    def _fragmented(self, device: torch.device) -> Outcome:
+        """Trains for longer, on views of changing sizes, whose memory falls to pieces that fit no later view."""
+        if not is_gpu(device):
+            raise Absent("not measured: PyTorch counts the memory of GPUs only")
+        ran = self._run({**self._best_changes, "steps": LONG})
+        figure, allocated = f"{ran} after {LONG} steps", ran.tracked["memory_gib"]
+        if ran.measured["reserved_gib"] <= MOST_RESERVED * allocated:
+            return Outcome(figure)
+        return Outcome(figure, "slow", "set PYTORCH_ALLOC_CONF=expandable_segments:True in the environment")
 
     def _largest(self, device: torch.device) -> Outcome:
         """Trains on the largest views with the best settings, which are given up if that fails."""

@@ -36,14 +36,14 @@ Work = Callable[[Planner, StepPlan, Display], Sequence[Record]]
 
 def run(context: RunContext, display: Display) -> Outcome:
     """Run every step of a recipe. Raises `PipelineError`; what was committed stays and is reused."""
-    prepare(context, display)
     preload_imports(context.steps)
+    prepare(context, display)
     planner = Planner(context)
     return Outcome(context.recipe.name, [run_step(planner, step, display, work) for step in context.steps])
 
 
 def preload_imports(steps: Iterable[Step]) -> None:
-    """Import what the workers of these steps need once for all of them, when the first worker starts."""
+    """Import what the workers of these steps need once for all of them, when the first process is forked."""
     preload(module for step in steps for module in (step.stage.__module__, *step.stage(step.settings).imports()))
 
 

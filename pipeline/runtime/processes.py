@@ -10,11 +10,13 @@ import platform
 import select
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that limit the threads of numerical libraries."""
@@ -24,6 +26,8 @@ _PRELOADED: list[str] = []
 _STARTING = threading.Lock()
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """The numbers of these settings in glibc."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def die_with_parent(parent: int) -> None:
@@ -61,6 +65,40 @@ def ready_to_fork(modules: Iterable[str]) -> None:
     process = fork_context().Process(target=int)
     process.start()
     process.join()
+
+
+def in_fork(seconds: float | None, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a function that raises nothing in a fork of its own, and return its result.
+
+    Raises `TimeoutError` after `seconds`, and `ChildProcessError` when the fork ends without a result.
+    """
+    context = fork_context()
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_call, args=(theirs, dict(os.environ), function, args, kwargs))
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(seconds):
+            raise TimeoutError(f"no result after {seconds:.0f} s")
+        result: R = ours.recv()
+        return result
+    except EOFError:
+        process.join()
+        raise ChildProcessError(f"its process ended with {process.exitcode}") from None
+    finally:
+        process.kill()
+        process.join()
+
+
+def _call(
+    pipe: Connection,
+    environment: dict[str, str],
+    function: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> None:
+    begin_fork(environment)
+    pipe.send(function(*args, **kwargs))
 
 
 def begin_fork(environment: Mapping[str, str], output: Path | None = None) -> None:

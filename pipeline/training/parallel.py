@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from functools import cache
 from inspect import signature
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch._dynamo import config as dynamo_config
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.export import register_dataclass
 from torch.nn.parallel import DistributedDataParallel
 
@@ -42,10 +43,11 @@ _KEEPS_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broad
 class Parallel(ABC):
     """A network that processes train together. `module` runs it; `network` is the network itself."""
 
-    def __init__(self, network: Network, ranks: Ranks, micro_batches: int) -> None:
-        """`micro_batches`: the number in a step, over all processes."""
-        self.network, self.ranks, self.micro_batches = network, ranks, micro_batches
+    def __init__(self, network: Network, ranks: Ranks, settings: TrainingSettings) -> None:
+        self.network, self.ranks, self.micro_batches = network, ranks, settings.micro_batches
         self.module: nn.Module = network
+        self.parts = 1
+        """Number of processes, from rank 0 on, that hold the whole state between them."""
 
     @abstractmethod
     def backward(self, loss: Tensor, is_last: bool) -> None:
@@ -70,13 +72,15 @@ class Parallel(ABC):
 
 def make_parallel(network: Network, ranks: Ranks, settings: TrainingSettings) -> Parallel:
     """Wraps a network in the way that the settings choose."""
-    kinds: dict[str, type[Parallel]] = {"ddp": Replicated, "fsdp": Sharded, "tree": TreeSummed}
+    kinds: dict[str, type[Parallel]] = {"ddp": Replicated, "fsdp": Sharded, "hsdp": Sharded, "tree": TreeSummed}
     kind = Alone if ranks.count == 1 and settings.parallel != "tree" else kinds[settings.parallel]
     if settings.compile:
         compile_layers(network)
-    return kind(network, ranks, settings.micro_batches)
+    return kind(network, ranks, settings)
 
 
+CASTS_NORMS = ("cuda",)
+"""Devices whose autocast takes the weights of norms in bfloat16."""
 GRAPHS = 16
 """Most graphs of one kind of layer. Decoder layers have up to five uses, each with and without padding."""
 
@@ -103,8 +107,8 @@ class Alone(Parallel):
 class Replicated(Parallel):
     """Each process has the whole network; gradients are averaged in buckets while the backward pass goes on."""
 
-    def __init__(self, network: Network, ranks: Ranks, micro_batches: int) -> None:
-        super().__init__(network, ranks, micro_batches)
+    def __init__(self, network: Network, ranks: Ranks, settings: TrainingSettings) -> None:
+        super().__init__(network, ranks, settings)
         # Looking for unused parameters keeps the buckets as they are after the first step: otherwise the order of
         # summation, and so the last bits, would depend on where a training run was resumed. It also leaves a parameter
         # that no process reached without a gradient.
@@ -127,22 +131,28 @@ class Replicated(Parallel):
 
 
 class Sharded(Parallel):
-    """Each process keeps a part of every weight, gradient and average, and gathers a layer's weights when it runs."""
+    """Each process keeps a part of every weight, gradient and average, and gathers a layer's weights when it runs.
 
-    def __init__(self, network: Network, ranks: Ranks, micro_batches: int) -> None:
-        super().__init__(network, ranks, micro_batches)
-        if micro_batches % ranks.count:
+    With bfloat16, GPUs gather the weights of layers in it. The other weights, whose rounding would move boxes, and all
+    gradients are exchanged in float32.
+    """
+
+    def __init__(self, network: Network, ranks: Ranks, settings: TrainingSettings) -> None:
+        super().__init__(network, ranks, settings)
+        if self.micro_batches % ranks.count:
             raise FatalError(
-                f'parallel = "fsdp": the {micro_batches} micro-batches of a step are not a multiple of {ranks.count} '
-                "processes, and each process gathers weights as often as the others; change the number of processes, batch or "
-                "micro_batch"
+                f'parallel = "{settings.parallel}": the {self.micro_batches} micro-batches of a step are not a multiple of '
+                f"{ranks.count} processes, and each process gathers weights as often as the others; change the number of "
+                "processes, batch or micro_batch"
             )
         _show_tensors_in_dataclasses()
-        # A mesh with its own group would connect the processes again, without authentication.
-        assert dist.group.WORLD is not None
-        mesh = DeviceMesh.from_group(dist.group.WORLD, ranks.device.type)
-        for layer in _layers(network):
-            fully_shard(layer, mesh=mesh)
+        mesh = _mesh(ranks, settings)
+        self.parts = mesh.shape[-1]
+        policy = MixedPrecisionPolicy()
+        if settings.precision == "bfloat16" and ranks.device.type in CASTS_NORMS:
+            policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        for layer in (*_layers(network), *_embedders(network)):
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
         self._sharded: FSDPModule = fully_shard(network, mesh=mesh)
         for method in ("encode_tokens", "predict"):
             register_fsdp_forward_method(network, method)
@@ -158,14 +168,26 @@ class Sharded(Parallel):
         (loss * (self.ranks.count / self.micro_batches)).backward()  # type: ignore[no-untyped-call]
 
 
+def _mesh(ranks: Ranks, settings: TrainingSettings) -> DeviceMesh:
+    """Returns the processes that share weights: all, or with "hsdp" those of a node, whose weights other nodes copy."""
+    if settings.parallel == "fsdp":
+        # A mesh with its own group would connect the processes again.
+        assert dist.group.WORLD is not None
+        return DeviceMesh.from_group(dist.group.WORLD, ranks.device.type)
+    nodes = torch.arange(ranks.count).view(-1, settings.processes)
+    timeout = timedelta(seconds=settings.collective_timeout)
+    groups = [ranks.own_group(each.tolist(), timeout) for each in (nodes.T, nodes)]
+    return DeviceMesh.from_group(groups, ranks.device.type, nodes, mesh_dim_names=("replicate", "shard"))
+
+
 class TreeSummed(Parallel):
     """Sums the gradients of micro-batches in a fixed binary tree over their numbers.
 
     Floating-point sums depend on their order. Here it is the same with any number of processes, so the bits are too.
     """
 
-    def __init__(self, network: Network, ranks: Ranks, micro_batches: int) -> None:
-        super().__init__(network, ranks, micro_batches)
+    def __init__(self, network: Network, ranks: Ranks, settings: TrainingSettings) -> None:
+        super().__init__(network, ranks, settings)
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self._summed: list[tuple[int, int, Tensor]] = []
         """Sums over aligned ranges of micro-batches: first, number (a power of two), flat gradient."""
@@ -246,3 +268,14 @@ def _layers(network: Network) -> list[nn.Module]:
         *transformer.ho_decoder.layers,
         *transformer.verb_decoder.layers,
     ]
+
+
+def _embedders(network: Network) -> list[nn.Module]:
+    """What comes before the layers: the words of the text encoder, and the backbone's stem and stages.
+
+    A backbone that takes images of each size separately runs a different number of times in each process, which then
+    must not gather weights each time.
+    """
+    words: Any = network.transformer.text_encoder.roberta
+    stages = network.backbone.body.children() if network.config.official_compat else ()
+    return [words.embeddings, *(stage for stage in stages if any(True for _ in stage.parameters()))]

@@ -9,7 +9,8 @@ import hmac
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -30,8 +31,12 @@ class Ranks:
     rank: int = 0
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    secret: bytes = field(default=b"", repr=False)
+    """What only processes of this training run know."""
+    group: dist.ProcessGroup | None = None
+    """The processes that are meant; None: all."""
 
-    def prove(self, secret: bytes) -> None:
+    def prove(self) -> None:
         """Proves to every other process that this one knows the secret, and demands the same proof of each.
 
         Nothing else that others send may be trusted before. Raises `RetryableError` when another does not know the
@@ -39,13 +44,23 @@ class Ranks:
         """
         challenges = [secrets.token_bytes(32) for _ in range(self.count)]
         received = self._swapped(challenges)
-        answers = self._swapped([_answer(secret, self.rank, rank, each) for rank, each in enumerate(received)])
+        answers = self._swapped([_answer(self.secret, self.rank, rank, each) for rank, each in enumerate(received)])
         for rank, (challenge, answer) in enumerate(zip(challenges, answers, strict=True)):
-            if not hmac.compare_digest(answer, _answer(secret, rank, self.rank, challenge)):
+            if not hmac.compare_digest(answer, _answer(self.secret, rank, self.rank, challenge)):
                 raise RetryableError(
                     f"what answers rank {self.rank} as rank {rank} is not a process of this training run: "
                     "a program of another user connected first"
                 )
+
+    def own_group(self, groups: Sequence[Sequence[int]], timeout: timedelta) -> dist.ProcessGroup:
+        """Connects the processes of each group, and returns the group of this one.
+
+        All processes call it. Raises `RetryableError` as `prove` does, which these connections need as well.
+        """
+        group: dist.ProcessGroup
+        group, _ = dist.new_subgroups_by_enumeration(groups, timeout)  # type: ignore[no-untyped-call]
+        replace(self, rank=group.rank(), count=group.size(), group=group).prove()
+        return group
 
     def summed(self, values: Tensor) -> Tensor:
         """Returns the sum over all processes."""
@@ -87,7 +102,7 @@ class Ranks:
         Each part takes the connection of its two processes, which all later collectives use as well.
         """
         received = self._tensor(bytes(sum(map(len, parts))))
-        dist.all_to_all_single(received, self._tensor(b"".join(parts)))
+        dist.all_to_all_single(received, self._tensor(b"".join(parts)), group=self.group)
         return [_bytes(each) for each in received.chunk(self.count)]
 
     def _tensor(self, data: bytes) -> Tensor:

@@ -130,7 +130,7 @@ class TrainingSettings(ViewSettings):
     """Steps between two entries of the losses and the gradient norm."""
     evaluate_every: int | None = Field(None, ge=1)
     """Steps between two evaluations of a pre-training on `data.test` (zero-shot mAP, AP50). Unset: only at its end. Not
-    with `parallel = "fsdp"`."""
+    with FSDP2."""
     evaluate_images: int = Field(200, ge=1)
     """Number of images of these evaluations."""
     trackers: tuple[TrackerKind, ...] = runtime(())
@@ -155,14 +155,14 @@ class TrainingSettings(ViewSettings):
     """Steps between checkpoints that are kept until the run ends. Unset: none are."""
     write_aside: float = runtime(64.0, ge=0)
     """Size in MiB from which a checkpoint is written while training goes on."""
-    parallel: Literal["ddp", "fsdp", "tree"] = runtime("ddp")
-    """How processes share the work: ddp, fsdp (FSDP2), or tree, which gives the same bits for any number of processes
-    (docs/training.md, Several processes)."""
+    parallel: Literal["ddp", "fsdp", "hsdp", "tree"] = runtime("ddp")
+    """How processes share the work: ddp, fsdp (FSDP2 over all), hsdp (FSDP2 within a node, copies on other nodes), or
+    tree, which gives the same bits for any number of processes (docs/training.md, Several processes)."""
     deterministic: Literal["bits", "fast"] = runtime("bits")
     """bits: what runs again gives the same bits. fast: a GPU adds gradients up in any order, without a sort in each
     layer's backward pass and with cuDNN's faster convolutions, so last bits differ."""
     compile: bool = runtime(False)
-    """Compile the network's layers with torch.compile (docs/training.md). Not with `parallel = "fsdp"`."""
+    """Compile the network's layers with torch.compile (docs/training.md). Not with FSDP2."""
     processes: int = runtime(2, ge=1, le=1024)
     """Processes on each node: one per GPU, or several that share its cores."""
     nodes: int = runtime(1, ge=1, le=1024)
@@ -231,9 +231,10 @@ class TrainingSettings(ViewSettings):
             )
         if self.parallel == "tree" and self.deterministic == "fast":
             raise ValueError('deterministic: parallel = "tree" is for the same bits; set "bits", or parallel = "ddp"')
-        if self.compile and self.parallel == "fsdp":
-            raise ValueError('compile: torch.compile does not get through the layers of parallel = "fsdp"; use "ddp"')
-        if self.evaluate_every and self.parallel == "fsdp":
+        is_sharded = self.parallel in ("fsdp", "hsdp")
+        if self.compile and is_sharded:
+            raise ValueError('compile: torch.compile does not get through the layers of FSDP2; set parallel = "ddp"')
+        if self.evaluate_every and is_sharded:
             raise ValueError(
                 'evaluate_every: each process evaluates with the whole network; set parallel to "ddp" or "tree"'
             )

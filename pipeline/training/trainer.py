@@ -27,7 +27,7 @@ from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingSta
 from pipeline.training.config import TrainConfig
 from pipeline.training.monitor import Monitor
 from pipeline.training.optimizer import Ema, gradient_norm, make_optimizer, set_rates, update
-from pipeline.training.parallel import Sharded, make_parallel
+from pipeline.training.parallel import make_parallel
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
@@ -129,8 +129,7 @@ class Trainer:
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._ema = Ema(self.network, settings.ema) if settings.ema else None
         state = TrainingState(self.network, self._optimizer, self._ema)
-        is_sharded = isinstance(self._parallel, Sharded)
-        self._checkpoints = Checkpointer(state, settings, work, ranks, is_sharded, self._report)
+        self._checkpoints = Checkpointer(state, settings, work, ranks, self._parallel.parts, self._report)
 
     def _resume(self) -> None:
         """Goes back to the newest undamaged checkpoint."""
@@ -215,6 +214,7 @@ class Trainer:
             done = self._exchanged(losses, gradient_norm(self._parameters), is_asked_to_stop())
             if not math.isfinite(done.norm + done.losses["loss"]):
                 raise FatalError(self._diverged(f"loss {done.losses['loss']}, gradient norm {done.norm}"))
+            self._checkpoints.wait_for_copy()
             update(self._optimizer, done.norm, settings.max_grad_norm)
         if self._ema is not None:
             self._ema.update()

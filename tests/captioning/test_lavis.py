@@ -68,9 +68,7 @@ def by_transformers(models: Models, pictures: Pictures, **changed: Any) -> list[
     return captioner.caption(pictures, range(len(pictures)))
 
 
-def test_seeded_draws_are_those_of_transformers_weights(
-    lavis: LavisCaptioner, one_blip: Models, pictures: Pictures
-) -> None:
+def test_seeded_draws_are_those_of_transformers_weights(lavis, one_blip, pictures):
     found = lavis.caption(pictures, range(len(pictures)))
     expected = by_transformers(one_blip, pictures, draws=4)
     assert said(found) == said(expected)
@@ -79,7 +77,7 @@ def test_seeded_draws_are_those_of_transformers_weights(
     assert {c.source for drawn in found for c in drawn} == {"lavis blip nucleus"}
 
 
-def test_beam_search_says_the_same(python: Path, one_blip: Models, pictures: Pictures) -> None:
+def test_beam_search_says_the_same(python, one_blip, pictures):
     changed: dict[str, Any] = {"decoding": "beam", "num_beams": 4, "min_length": 8}
     captioner = LavisCaptioner(settings(one_blip, python, **changed))
     found = captioner.caption(pictures, range(len(pictures)))
@@ -89,7 +87,7 @@ def test_beam_search_says_the_same(python: Path, one_blip: Models, pictures: Pic
     assert likely(found) == pytest.approx(likely(expected), abs=1e-3)
 
 
-def test_other_rules_are_followed_too(python: Path, one_blip: Models, pictures: Pictures) -> None:
+def test_other_rules_are_followed_too(python, one_blip, pictures):
     changed: dict[str, Any] = {
         "draws": 3, "top_k": 0, "top_p": 1.0, "temperature": 0.7, "repetition_penalty": 1.4, "prompt": "", "seed": 6,
     }  # fmt: skip
@@ -99,12 +97,12 @@ def test_other_rules_are_followed_too(python: Path, one_blip: Models, pictures: 
     assert said(found) == said(by_transformers(one_blip, pictures, **changed))
 
 
-def test_batch_and_order_change_no_bit(lavis: LavisCaptioner, pictures: Pictures) -> None:
+def test_batch_and_order_change_no_bit(lavis, pictures):
     whole = lavis.caption(pictures, range(len(pictures)))
     assert lavis.caption([pictures[i] for i in (5, 2)], [5, 2]) == [whole[5], whole[2]]
 
 
-def test_a_killed_worker_is_replaced_and_the_captions_stay(lavis: LavisCaptioner, pictures: Pictures) -> None:
+def test_a_killed_worker_is_replaced_and_the_captions_stay(lavis, pictures):
     before = lavis.caption(pictures[:2], [0, 1])
     (first,) = workers()
     os.kill(first, signal.SIGKILL)
@@ -112,7 +110,7 @@ def test_a_killed_worker_is_replaced_and_the_captions_stay(lavis: LavisCaptioner
     assert first not in workers()
 
 
-def test_weights_that_are_no_captioner_are_named(python: Path, one_blip: Models, tmp_path: Path) -> None:
+def test_weights_that_are_no_captioner_are_named(python, one_blip, tmp_path):
     import torch
 
     torch.save({"model": {"visual_encoder.cls_token": torch.zeros(1, 1, 64)}}, tmp_path / "half.pth")
@@ -123,7 +121,7 @@ def test_weights_that_are_no_captioner_are_named(python: Path, one_blip: Models,
     assert not workers() - before
 
 
-def test_weights_of_a_stranger_are_looked_at_before_a_worker_reads_them(one_blip: Models, tmp_path: Path) -> None:
+def test_weights_of_a_stranger_are_looked_at_before_a_worker_reads_them(one_blip, tmp_path):
     import torch
 
     class Runs:
@@ -144,7 +142,7 @@ def test_weights_of_a_stranger_are_looked_at_before_a_worker_reads_them(one_blip
     assert not (tmp_path / "started").exists() and not (tmp_path / "escaped").exists()
 
 
-def test_an_interpreter_without_lavis_says_so_with_its_stderr(one_blip: Models, tmp_path: Path) -> None:
+def test_an_interpreter_without_lavis_says_so_with_its_stderr(one_blip, tmp_path):
     false = tmp_path / "python"
     false.write_text("#!/bin/sh\necho 'no such library' >&2\nexit 3\n")
     false.chmod(0o755)
@@ -153,7 +151,7 @@ def test_an_interpreter_without_lavis_says_so_with_its_stderr(one_blip: Models, 
         captioner.caption([Image.new("RGB", (8, 8))], [1])
 
 
-def test_a_worker_that_dies_of_a_batch_is_tried_twice(one_blip: Models, tmp_path: Path) -> None:
+def test_a_worker_that_dies_of_a_batch_is_tried_twice(one_blip, tmp_path):
     """A process that loads, then dies on every batch: the error names the images and is retryable."""
     dying = tmp_path / "python"
     dying.write_text(
@@ -168,7 +166,7 @@ def test_a_worker_that_dies_of_a_batch_is_tried_twice(one_blip: Models, tmp_path
     assert (tmp_path / "starts").read_text().split() == ["started"] * 2
 
 
-def test_the_stage_is_keyed_by_checkpoint_and_vocabulary(one_blip: Models, tmp_path: Path) -> None:
+def test_the_stage_is_keyed_by_checkpoint_and_vocabulary(one_blip, tmp_path):
     folder = one_blip[1]
     stage = CaptionStage(settings(one_blip, Path(sys.executable)))
     assert stage.files() == {"captioner": folder / "blip.pth", "vocabulary": folder / "vocab.txt"}
@@ -177,7 +175,7 @@ def test_the_stage_is_keyed_by_checkpoint_and_vocabulary(one_blip: Models, tmp_p
         CaptionStage(settings(one_blip, tmp_path / "nowhere")).files()
 
 
-def test_what_lacks_is_named_with_the_way_out(one_blip: Models, tmp_path: Path) -> None:
+def test_what_lacks_is_named_with_the_way_out(one_blip, tmp_path):
     with pytest.raises(FatalError, match=r"(?s)no such file \(setting: lavis_python\).*make lavis-env"):
         LavisCaptioner(settings(one_blip, tmp_path / "nowhere"))
     with pytest.raises(FatalError, match=r"one BLIP checkpoint.*vocab\.txt"):
@@ -186,23 +184,21 @@ def test_what_lacks_is_named_with_the_way_out(one_blip: Models, tmp_path: Path) 
         settings(one_blip, tmp_path, precision="bfloat16")
 
 
-def test_names_there_and_back(one_blip: Models) -> None:
+def test_names_there_and_back(one_blip):
     state = BlipForConditionalGeneration.from_pretrained(one_blip[0]).state_dict()
     back = to_transformers(to_lavis(state))
     assert {n for n in state if not n.endswith("position_ids")} == back.keys()
     assert all(torch.equal(state[name], values) for name, values in back.items())
 
 
-def test_a_converted_checkpoint_captions_as_the_original(
-    one_blip: Models, pictures: list[Image.Image], tmp_path: Path
-) -> None:
+def test_a_converted_checkpoint_captions_as_the_original(one_blip, pictures, tmp_path):
     convert(one_blip[1] / "blip.pth", one_blip[1] / "vocab.txt", tmp_path / "made")
     made, original = (BlipCaptioner(CaptionSettings(model=str(f), draws=3)) for f in (tmp_path / "made", one_blip[0]))
     ids = range(len(pictures))
     assert made.caption(pictures, ids) == original.caption(pictures, ids)
 
 
-def test_a_weight_of_something_else_is_named() -> None:
+def test_a_weight_of_something_else_is_named():
     with pytest.raises(FatalError, match=r"queue: not a captioning BLIP's weight"):
         to_transformers({"queue": torch.zeros(1)})
 
@@ -212,13 +208,13 @@ class _Code:
         return (Path, ("/",))
 
 
-def test_a_checkpoint_with_code_is_not_run(one_blip: Models, tmp_path: Path) -> None:
+def test_a_checkpoint_with_code_is_not_run(one_blip, tmp_path):
     torch.save({"model": {}, "args": _Code()}, tmp_path / "code.pth")
     with pytest.raises(FatalError, match=r"code\.pth: contains pathlib\.Path, which is code"):
         convert(tmp_path / "code.pth", one_blip[1] / "vocab.txt", tmp_path / "made")
 
 
-def test_the_words_that_blip_adds_to_the_vocabulary_get_their_places(one_blip: Models, tmp_path: Path) -> None:
+def test_the_words_that_blip_adds_to_the_vocabulary_get_their_places(one_blip, tmp_path):
     """A checkpoint has two more rows than bert-base-uncased's list: [DEC], the begin token, and [ENC]."""
     state = torch.load(one_blip[1] / "blip.pth", weights_only=True)["model"]
     for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight", "cls.predictions.bias"):
@@ -233,7 +229,7 @@ def test_the_words_that_blip_adds_to_the_vocabulary_get_their_places(one_blip: M
     assert captioner.caption([Image.new("RGB", (64, 64))], [1])[0][0].text
 
 
-def test_the_vocabulary_of_another_model_is_refused(one_blip: Models, tmp_path: Path) -> None:
+def test_the_vocabulary_of_another_model_is_refused(one_blip, tmp_path):
     (tmp_path / "vocab.txt").write_text("[PAD]\n[SEP]\na\n[DEC]")
     with pytest.raises(FatalError, match=r"the vocabulary has 5 words .* the checkpoint 90"):
         convert(one_blip[1] / "blip.pth", tmp_path / "vocab.txt", tmp_path / "made")

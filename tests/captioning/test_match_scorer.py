@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from caption_rows import caption_rows
-from PIL import Image
 from transformers import AutoTokenizer, BertTokenizer, BlipConfig, BlipForImageTextRetrieval
 
 from pipeline.captioning.blip import MatchScorer
@@ -44,7 +43,7 @@ def settings(matcher: Path, **changed: Any) -> CaptionSettings:
     return CaptionSettings(filter=str(matcher), **changed)
 
 
-def test_scores_are_those_of_transformers(matcher: Path, pictures: list[Image.Image]) -> None:
+def test_scores_are_those_of_transformers(matcher, pictures):
     scorer = MatchScorer(settings(matcher))
     model = BlipForImageTextRetrieval.from_pretrained(matcher).eval()
     tokens: Any = AutoTokenizer.from_pretrained(matcher)(TEXTS, padding=True, return_tensors="pt")
@@ -61,23 +60,21 @@ def test_scores_are_those_of_transformers(matcher: Path, pictures: list[Image.Im
     assert len(seen) == 9
 
 
-def test_bfloat16_scores_are_near(matcher: Path, pictures: list[Image.Image]) -> None:
+def test_bfloat16_scores_are_near(matcher, pictures):
     scorers = [MatchScorer(settings(matcher, precision=precision)) for precision in ("float32", "bfloat16")]
     exact, rough = (scorer.scores(pictures[0], TEXTS) for scorer in scorers)
     assert scorers[0].scores(pictures[0], []) == []
     assert rough == pytest.approx(exact, abs=0.05) and rough != exact
 
 
-def test_what_is_no_filter_is_told(blip_folder: Path, tmp_path: Path) -> None:
+def test_what_is_no_filter_is_told(blip_folder, tmp_path):
     with pytest.raises(FatalError, match=r"not a BlipForImageTextRetrieval: it lacks .*setting: filter"):
         MatchScorer(settings(blip_folder))
     with pytest.raises(FatalError, match=r"setting: filter.*Either set filter to a folder"):
         MatchScorer(settings(tmp_path / "nowhere"))
 
 
-def test_the_stage_keeps_what_matches_and_stores_scores(
-    matcher: Path, blip_folder: Path, pictures: list[Image.Image], tmp_path: Path
-) -> None:
+def test_the_stage_keeps_what_matches_and_stores_scores(matcher, blip_folder, pictures, tmp_path):
     plain: dict[str, Any] = {"model": str(blip_folder), "draws": 4}
     without, facts = caption_rows(tmp_path / "set", pictures[:4], **plain)
     assert {c["match"] for found in without for c in found} == {None} and "captions_filtered" not in facts

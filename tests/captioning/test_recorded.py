@@ -45,14 +45,14 @@ def texts(captioner: RecordedCaptioner, image_id: int) -> list[str]:
         ),
     ],
 )
-def test_layouts_of_files(tmp_path: Path, content: Any, expected: list[tuple[Any, ...]]) -> None:
+def test_layouts_of_files(tmp_path, content, expected):
     settings = CaptionSettings(captioner="recorded", recorded=(written(tmp_path, "a.json", content),))
     captioner = find_captioner(settings).open()
     assert not captioner.needs_images
     assert [(c.text, c.draw, c.source, c.seed) for c in captioner.caption([], [3])[0]] == expected
 
 
-def test_several_files_are_concatenated_by_image(tmp_path: Path) -> None:
+def test_several_files_are_concatenated_by_image(tmp_path):
     first = written(tmp_path, "first.json", [{"image_id": 1, "caption": "one"}])
     second = written(tmp_path, "second.json", {"1": ["two"], "2": ["three"]})
     captioner = recorded(first, second)
@@ -64,7 +64,7 @@ def test_several_files_are_concatenated_by_image(tmp_path: Path) -> None:
     assert captioner.caption([], [2, 77, 1])[1] == []
 
 
-def test_the_captions_table_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_the_captions_table_comes_back_as_it_was(tmp_path):
     full = {"seed": 4, "log_probability": -2.5, "source": "blip nucleus", "match": 0.5, "times": 2}
     bare = {"seed": None, "log_probability": None, "source": "people", "match": None, "times": 1}
     captions = [
@@ -79,12 +79,12 @@ def test_the_captions_table_comes_back_as_it_was(tmp_path: Path) -> None:
     assert [each.reason for each in unasked] == ["caption.of lacks 'image'", "caption.of lacks 'box'"]
 
 
-def test_control_characters_are_stripped(tmp_path: Path) -> None:
+def test_control_characters_are_stripped(tmp_path):
     rows = [{"image_id": 1, "caption": "a\x00 man\x1b[31m\n\triding \u202ea\u200b horse \ud800"}]
     assert texts(recorded(written(tmp_path, "a.json", rows)), 1) == ["a man [31m riding a horse"]
 
 
-def test_a_missing_file_and_a_false_table_are_named(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_false_table_are_named(tmp_path):
     with pytest.raises(FatalError, match=r"gone\.json: no such file"):
         recorded(tmp_path / "gone.json")
     path = tmp_path / "false.parquet"
@@ -96,28 +96,25 @@ def test_a_missing_file_and_a_false_table_are_named(tmp_path: Path) -> None:
         recorded(path)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"captioner": "recorded"}, "name at least one file"),
-        ({"top_p": 1.5}, "top_p"),
-        ({"of": ["box", "box"]}, "names one twice"),
-        ({"min_length": 30}, "min_length: 30 is above max_length"),
-        ({"nucleus_p": 0.9}, "nucleus_p"),
-    ],
-)
-def test_settings_say_which_field_is_wrong(settings: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize("settings, message", [
+    ({"captioner": "recorded"}, "name at least one file"),
+    ({"top_p": 1.5}, "top_p"),
+    ({"of": ["box", "box"]}, "names one twice"),
+    ({"min_length": 30}, "min_length: 30 is above max_length"),
+    ({"nucleus_p": 0.9}, "nucleus_p"),
+])  # fmt: skip
+def test_settings_say_which_field_is_wrong(settings, message):
     with pytest.raises(ValidationError, match=message):
         CaptionSettings.model_validate(settings)
 
 
-def test_only_settings_that_change_rows_are_in_the_key() -> None:
+def test_only_settings_that_change_rows_are_in_the_key():
     kept = CaptionSettings().row_settings()
     assert {"draws", "top_p", "seed", "precision", "prompt"} <= kept.keys()
     assert not {"batch_size", "model", "hub", "recorded"} & kept.keys()
 
 
-def test_real_recorded_captions(shared: Path) -> None:
+def test_real_recorded_captions(shared):
     coco = shared / "data" / "coco" / "annotations"
     people = recorded(coco / "captions_sample2017.json")
     assert len(people.image_ids()) == 188

@@ -17,7 +17,7 @@ from pipeline.captioning.captioners import Blip
 from pipeline.captioning.network import ImageEncoder
 
 
-def test_merged_draws_are_counted(blip_folder: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
+def test_merged_draws_are_counted(blip_folder, pictures, tmp_path):
     plain: dict[str, Any] = {"model": str(blip_folder), "draws": 6, "temperature": 0}
     (every,), _ = caption_rows(tmp_path / "set", pictures[:1], **plain)
     (merged,), facts = caption_rows(tmp_path / "set", pictures[:1], **plain, merge_draws=True)
@@ -25,7 +25,7 @@ def test_merged_draws_are_counted(blip_folder: Path, pictures: list[Image.Image]
     assert merged == [{**every[0], "times": 6}] and facts["captions"] == 1
 
 
-def test_merging_keeps_the_first_of_each_text() -> None:
+def test_merging_keeps_the_first_of_each_text():
     drawn = [Caption(text, i, 7, -float(i), "blip") for i, text in enumerate(("b", "a", "b", "b"))]
     assert [(c.text, c.draw, c.log_probability, c.times) for c in merge(drawn)] == [("b", 0, 0.0, 3), ("a", 1, -1.0, 1)]
 
@@ -86,9 +86,7 @@ def test_an_image_without_a_pair_keeps_an_empty_list(seen: Seen, tmp_path: Path)
 
 
 @pytest.mark.parametrize("decoding", ["nucleus", "beam"])
-def test_byte_copies_are_encoded_once_and_change_no_caption(
-    blip_folder: Path, pictures: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoding: str
-) -> None:
+def test_byte_copies_are_encoded_once_and_change_no_caption(blip_folder, pictures, tmp_path, monkeypatch, decoding):
     encoded = []
 
     def counted(self: ImageEncoder, pixels_B3HW: Tensor, run: Any = ImageEncoder.__call__) -> Tensor:

@@ -71,13 +71,9 @@ def test_v_coco(tmp_path):
     }
     ones = [1] * len(ids)
     cut = {
-        "action_name": "cut",
-        "role_name": ["agent", "instr"],
-        "ann_id": ids,
-        "image_id": list(IMAGES),
-        "label": ones,
+        "action_name": "cut", "role_name": ["agent", "instr"], "ann_id": ids, "image_id": list(IMAGES), "label": ones,
         "role_object_id": ids + [each + 1 for each in ids],
-    }
+    }  # fmt: skip
     corners = [(x, y, x + w - 1, y + h - 1) for x, y, w, h in (PERSON, KNIFE)]
     found = [
         {

@@ -208,17 +208,14 @@ def test_a_preview_shows_boxes_in_the_picture_and_lists_what_has_none(tar, tmp_p
     assert done.exit_code == 1 and not (tmp_path / "none.png").exists()
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [
-        b"[]",
-        b"[" * 100_000,
-        b'{"objects": [{"category": 1, "x": NaN, "y": 0, "w": 1, "h": 1}], "relations": []}',
-        b'{"objects": [], "relations": [{"subject": 0, "object": -1, "predicate": "on"}]}',
-        b'{"objects": [{"category": "a", "x": 1e308, "y": -1e308, "w": 1e308, "h": 1e308}], "relations": '
-        b'[{"subject": 0, "object": 0, "predicate": "on", "new": 1}], "width": -3, "other": {}}',
-    ],
-)
+@pytest.mark.parametrize("labels", [
+    b"[]",
+    b"[" * 100_000,
+    b'{"objects": [{"category": 1, "x": NaN, "y": 0, "w": 1, "h": 1}], "relations": []}',
+    b'{"objects": [], "relations": [{"subject": 0, "object": -1, "predicate": "on"}]}',
+    b'{"objects": [{"category": "a", "x": 1e308, "y": -1e308, "w": 1e308, "h": 1e308}], "relations": '
+    b'[{"subject": 0, "object": 0, "predicate": "on", "new": 1}], "width": -3, "other": {}}',
+])  # fmt: skip
 def test_labels_of_any_content_are_no_error(tmp_path, labels):
     tar = foreign(tmp_path / "x.tar", ("a.jpg", image()), ("a.json", labels))
     assert rlip("info", tar).exit_code == 0

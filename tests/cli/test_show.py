@@ -82,14 +82,11 @@ def test_text_from_captions_cannot_steer_the_terminal(book):
     assert "[bold]on[/bold] a horse" in text
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("other",), r"no run 'other' .*runs there: toy"),
-        (("toy", "shard"), r"no step 'shard'; name one of: ingest, caption, parse, tag"),
-        (("../x",), r"run name '../x'"),
-    ],
-)
+@pytest.mark.parametrize("arguments, message", [
+    (("other",), r"no run 'other' .*runs there: toy"),
+    (("toy", "shard"), r"no step 'shard'; name one of: ingest, caption, parse, tag"),
+    (("../x",), r"run name '../x'"),
+])  # fmt: skip
 def test_unknown_names_are_answered_with_others(labelled, arguments, message):
     with pytest.raises(FatalError, match=message):
         shown(labelled, *arguments)

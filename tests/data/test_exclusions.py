@@ -49,21 +49,18 @@ def test_a_text_file_has_comments_and_names(tmp_path):
     assert read_ids(text(tmp_path / "list.ids", content)) == {42, 43, 44}
 
 
-@pytest.mark.parametrize(
-    ("content", "fault"),
-    [
-        ("42\nforty-three\n", r"line 2 is no image id: forty-three"),
-        ('[42, {"name": "x"}]', r"element 2 is no image id"),
-        ("[42, true]", r"element 2 is no image id: True"),
-        ('{"images": [{"id": 42}, {"id": null}]}', r"images 2 is no image id"),
-        ('{"annotations": [{"id": 42}]}', r"annotations 1 is no image id"),
-        ('{"splits": [42]}', r"has no field 'images'"),
-        ('{"images": [{"id": 42}', r"not valid JSON at line 1"),
-        ('{"annotations": [{"image_id": 42}]', r"not valid JSON at line 1"),
-        ("# nothing\n", r"names no image"),
-        ("42\n\udcff\udcfe\n", r"not UTF-8"),
-    ],
-)
+@pytest.mark.parametrize("content, fault", [
+    ("42\nforty-three\n", r"line 2 is no image id: forty-three"),
+    ('[42, {"name": "x"}]', r"element 2 is no image id"),
+    ("[42, true]", r"element 2 is no image id: True"),
+    ('{"images": [{"id": 42}, {"id": null}]}', r"images 2 is no image id"),
+    ('{"annotations": [{"id": 42}]}', r"annotations 1 is no image id"),
+    ('{"splits": [42]}', r"has no field 'images'"),
+    ('{"images": [{"id": 42}', r"not valid JSON at line 1"),
+    ('{"annotations": [{"image_id": 42}]', r"not valid JSON at line 1"),
+    ("# nothing\n", r"names no image"),
+    ("42\n\udcff\udcfe\n", r"not UTF-8"),
+])  # fmt: skip
 def test_a_file_at_fault_is_named_with_what_is_allowed(tmp_path, content, fault):
     path = tmp_path / "list.txt"
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
@@ -98,13 +95,10 @@ def test_a_list_holds_for_its_datasets_and_the_first_gives_the_reason(tmp_path):
     assert excluded_ids([], "coco") == {}
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        [{"image_id": 1, "coco_id": None}, {"image_id": 2, "coco_id": 42}, {"image_id": 3, "coco_id": 7}],
-        {"1": None, "2": 42, "3": 7},
-    ],
-)
+@pytest.mark.parametrize("content", [
+    [{"image_id": 1, "coco_id": None}, {"image_id": 2, "coco_id": 42}, {"image_id": 3, "coco_id": 7}],
+    {"1": None, "2": 42, "3": 7},
+])  # fmt: skip
 def test_a_map_finds_the_images_of_another_numbering(tmp_path, content):
     listed = text(tmp_path / "coco.ids", "42\n3\n")
     mapped = a_list(listed, datasets=("vg",), map=save_json(tmp_path / "image_data.json", content))
@@ -112,15 +106,12 @@ def test_a_map_finds_the_images_of_another_numbering(tmp_path, content):
     assert excluded_ids([mapped], "coco") == {}
 
 
-@pytest.mark.parametrize(
-    ("content", "fault"),
-    [
-        ([{"image_id": 1, "coco_id": None}], "maps no image to an id"),
-        ([{"coco_id": 1}], "element 1 has no image_id"),
-        ({"one": 42}, "one → 42 maps no image id"),
-        (42, "holds a JSON number"),
-    ],
-)
+@pytest.mark.parametrize("content, fault", [
+    ([{"image_id": 1, "coco_id": None}], "maps no image to an id"),
+    ([{"coco_id": 1}], "element 1 has no image_id"),
+    ({"one": 42}, "one → 42 maps no image id"),
+    (42, "holds a JSON number"),
+])  # fmt: skip
 def test_a_map_at_fault_is_named_with_what_is_allowed(tmp_path, content, fault):
     listed = text(tmp_path / "coco.ids", "42\n")
     mapped = a_list(listed, datasets=("vg",), map=save_json(tmp_path / "map.json", content))

@@ -138,16 +138,6 @@ def test_tars_that_can_not_be_read(tmp_path):
             open_folder(tmp_path / name).place("a.jpg").is_file()
 
 
-def test_a_changed_object_changes_its_state(s3, tmp_path):
-    files = fsspec.filesystem("s3", skip_instance_cache=True)
-    files.pipe_file(f"{s3}/{tmp_path.name}/a.jpg", picture(1))
-    folder = open_folder(f"{s3}/{tmp_path.name}")
-    before = state_of(folder.place("a.jpg"))
-    files.pipe_file(f"{s3}/{tmp_path.name}/a.jpg", picture(2))
-    folder.refresh()
-    assert state_of(folder.place("a.jpg")) != before
-
-
 def test_what_is_wrong_with_a_place_is_told_before_work(s3, tmp_path):
     sources = {
         "no folder": tmp_path / "none", "no file": tmp_path / "none.tar", "there is no bucket 'nowhere'": "s3://nowhere/x",
@@ -157,7 +147,14 @@ def test_what_is_wrong_with_a_place_is_told_before_work(s3, tmp_path):
         assert lacking.startswith("images: ") and message in lacking
 
 
-def test_a_silent_network_is_no_missing_image(s3, monkeypatch):
+def test_a_changed_object_changes_its_state_and_a_silent_network_is_no_missing_image(s3, tmp_path, monkeypatch):
+    files = fsspec.filesystem("s3", skip_instance_cache=True)
+    files.pipe_file(f"{s3}/{tmp_path.name}/a.jpg", picture(1))
+    folder = open_folder(f"{s3}/{tmp_path.name}")
+    before = state_of(folder.place("a.jpg"))
+    files.pipe_file(f"{s3}/{tmp_path.name}/a.jpg", picture(2))
+    folder.refresh()
+    assert state_of(folder.place("a.jpg")) != before
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("storage.remote.Remote.__init__.__defaults__", (None, ()))
     with pytest.raises(RetryableError):
@@ -212,7 +209,7 @@ def test_new_pictures_append_a_partition_and_no_id_changes(tmp_path):
 
 
 def test_pictures_are_turned_as_viewers_show_them_wherever_they_are_read(tmp_path):
-    images = tmp_path / "mine"
+    images, around = tmp_path / "mine", ["top left", "top right", "bottom right", "bottom left"]
     images.mkdir()
     picture = Image.new("RGB", (100, 80), (255, 255, 255))
     picture.paste((200, 0, 0), (0, 0, 50, 40))
@@ -234,14 +231,8 @@ def test_pictures_are_turned_as_viewers_show_them_wherever_they_are_read(tmp_pat
             image = read_image(locate_image(folders, row))
             assert image.size == (row["width"], row["height"])
             right, bottom = image.width - 1, image.height - 1
-            places = {
-                "top left": (0, 0),
-                "top right": (right, 0),
-                "bottom right": (right, bottom),
-                "bottom left": (0, bottom),
-            }
-            corners += [corner for corner, place in places.items() if image.getpixel(place) == (200, 0, 0)]
-        around = ["top left", "top right", "bottom right", "bottom left"]
+            places = zip(around, ((0, 0), (right, 0), (right, bottom), (0, bottom)), strict=True)
+            corners += [corner for corner, place in places if image.getpixel(place) == (200, 0, 0)]
         assert corners == [*around, "top left", *around[1:]]
         assert [row["width"] for row in rows] == [100] * 4 + [80] * 4
 

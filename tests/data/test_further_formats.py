@@ -29,12 +29,8 @@ def relation(subject: Any, predicate: Any, target: Any, image: Any = 7) -> dict[
 
 def test_coco_with_relations_between_annotations(tmp_path):
     stated = [
-        relation(0, 4, 3),
-        relation(0, 9, 3),
-        relation(0, 4, 8),
-        relation(0, 4, 3, image=8),
-        relation(0, 4, 3, None),
-    ]
+        relation(0, 4, 3), relation(0, 9, 3), relation(0, 4, 8), relation(0, 4, 3, image=8), relation(0, 4, 3, None),
+    ]  # fmt: skip
     content = {"rel_annotations": stated, "rel_categories": [{"id": 4, "name": "wears"}], **COCO}
     reader = opened("coco", save_json(tmp_path / "a.json", content))
     (record,) = annotations(reader)
@@ -130,12 +126,8 @@ def test_psg_relates_segments_by_their_places(tmp_path):
     assert truth.relations.triplets.tolist() == [[1, 0, 0]]
     assert truth.relations.object_boxes.tolist() == [[1, 2, 31, 42]]
     expected = [
-        "unknown verb id",
-        "relation without box",
-        "unknown verb id",
-        "relation duplicate",
-        "unknown category id",
-    ]
+        "unknown verb id", "relation without box", "unknown verb id", "relation duplicate", "unknown category id",
+    ]  # fmt: skip
     assert [reject.reason for reject in truth.rejects] == expected
     train = annotation_source("psg", path, {}).model_copy(update={"split": "train"})
     (record,) = annotations(open_annotations(train))

@@ -50,14 +50,11 @@ def test_each_part_of_a_dataset_has_a_partition_map_of_its_own(folder):
     assert len({Sample.of(source(folder, **part), index).name for part in parts}) == len(parts)
 
 
-@pytest.mark.parametrize(
-    "written",
-    [
-        "# official list\n7\n12  # the second\n",
-        "[7, 12, 12]",
-        '[{"img_id": 7, "file_name": "x.jpg"}, {"file_name": "COCO_000000000012.jpg"}]',
-    ],
-)
+@pytest.mark.parametrize("written", [
+    "# official list\n7\n12  # the second\n",
+    "[7, 12, 12]",
+    '[{"img_id": 7, "file_name": "x.jpg"}, {"file_name": "COCO_000000000012.jpg"}]',
+])  # fmt: skip
 def test_a_list_may_hold_ids_names_or_annotations(folder, written):
     (folder / "list").write_text(written)
     assert taken(folder, only=folder / "list") == (7, 12)

@@ -29,21 +29,18 @@ def reasons(found: list) -> list[str]:  # type: ignore[type-arg]
     return [reject.reason for reject in found]
 
 
-@pytest.mark.parametrize(
-    ("box", "reason"),
-    [
-        (Box("dog", 10, 10, -5, 5), "box inverted"),
-        (Box("dog", 10, 10, 5, -5), "box inverted"),
-        (Box("dog", 10, 10, 0, 5), "box empty"),
-        (Box("dog", 100, 10, 5, 5), "box outside"),
-        (Box("dog", -20, 10, 20, 5), "box outside"),
-        (Box("dog", 10, 300, 5, 5), "box outside"),
-        (Box("dog", float("nan"), 10, 5, 5), "box not finite"),
-        (Box("dog", 1, 10, float("inf"), 5), "box not finite"),
-        (Box("dog", 10, 10, 1e-60, 5), "box empty"),
-        (Box("dog", 1e300, 10, 1e300, 5), "box outside"),
-    ],
-)
+@pytest.mark.parametrize("box, reason", [
+    (Box("dog", 10, 10, -5, 5), "box inverted"),
+    (Box("dog", 10, 10, 5, -5), "box inverted"),
+    (Box("dog", 10, 10, 0, 5), "box empty"),
+    (Box("dog", 100, 10, 5, 5), "box outside"),
+    (Box("dog", -20, 10, 20, 5), "box outside"),
+    (Box("dog", 10, 300, 5, 5), "box outside"),
+    (Box("dog", float("nan"), 10, 5, 5), "box not finite"),
+    (Box("dog", 1, 10, float("inf"), 5), "box not finite"),
+    (Box("dog", 10, 10, 1e-60, 5), "box empty"),
+    (Box("dog", 1e300, 10, 1e300, 5), "box outside"),
+])  # fmt: skip
 def test_boxes_that_can_not_be_used(picture, box, reason):
     kept = Box("dog", 1, 1, 5, 5)
     found, rejects = validate(record(picture, box, kept))
@@ -62,12 +59,8 @@ def test_boxes_are_clipped_and_only_what_matters_is_noted(picture):
 
 def test_relations_follow_their_boxes(picture):
     boxes = (
-        Box("a", 0, 0, 0, 5),
-        Box("a", 1, 1, 5, 5),
-        Box("b", 2, 2, 5, 5),
-        Box("a", 1, 1, 5, 5),
-        Box("b", 1, 1, 5, 5),
-    )
+        Box("a", 0, 0, 0, 5), Box("a", 1, 1, 5, 5), Box("b", 2, 2, 5, 5), Box("a", 1, 1, 5, 5), Box("b", 1, 1, 5, 5),
+    )  # fmt: skip
     relations = (
         AnnotatedRelation(0, "on", 2),
         AnnotatedRelation(1, "on", 2),
@@ -104,15 +97,12 @@ def test_boxes_of_the_picture_as_viewers_turn_it_are_not_taken_for_raw_pixels(tm
     assert found is not None and not rejects and (found.width, found.height) == (100, 80)
 
 
-def test_a_torn_image_is_found_by_decoding_only(picture, tmp_path):
+def test_a_torn_image_is_found_by_decoding_only_and_limits_are_the_callers(picture, tmp_path):
     torn = tmp_path / "torn.jpg"
     torn.write_bytes(picture.read_bytes()[:-40])
     found, rejects = validate(record(torn))
     assert found is None and reasons(rejects) == ["truncated"]
     assert validate(record(torn), verify="header")[0] is not None
-
-
-def test_limits_are_the_callers(picture):
     found, rejects = validate(record(picture), ImageLimits(max_side=50))
     assert found is None and reasons(rejects) == ["too large"]
 

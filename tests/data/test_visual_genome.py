@@ -80,25 +80,16 @@ def test_an_image_keeps_its_first_hundred_relations(tmp_path):
 
 def test_what_can_not_be_used(tmp_path):
     relations = [
-        fact(MAN, "on", {"object_id": 9, "name": "bench", "x": 1}),
-        fact(MAN, "on", thing(10, " ")),
-        fact(MAN, "  ", DOG),
-        fact(MAN, 5, DOG),
-        fact(MAN, "on", None),
-        "nonsense",
-        fact(MAN, "near", DOG),
-    ]
+        fact(MAN, "on", {"object_id": 9, "name": "bench", "x": 1}), fact(MAN, "on", thing(10, " ")),
+        fact(MAN, "  ", DOG), fact(MAN, 5, DOG), fact(MAN, "on", None), "nonsense", fact(MAN, "near", DOG),
+    ]  # fmt: skip
     content = [*one(relations), *one([]), {"image_id": 2}, {"relationships": []}, 7]
     reader, records = read_all(genome(tmp_path, content))
     assert [record.image_id for record in records] == [1]
     assert [reject.reason for reject in records[0].rejects] == [
-        "relation without box",
-        "relation without box",
-        "relation malformed",
-        "relation malformed",
-        "relation without box",
-        "relation malformed",
-    ]
+        "relation without box", "relation without box", "relation malformed", "relation malformed",
+        "relation without box", "relation malformed",
+    ]  # fmt: skip
     assert [(reject.image_id, reject.reason) for reject in reader.rejects] == [
         (1, "duplicate image id"),
         (2, "relations malformed"),

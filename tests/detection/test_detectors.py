@@ -38,7 +38,7 @@ def opened(weights: Path, **settings: object) -> OpenDetector:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_model_of_transformers_finds_what_its_own_library_says(kind: str, tmp_path: Path) -> None:
+def test_a_model_of_transformers_finds_what_its_own_library_says(kind, tmp_path):
     from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
     folder = save_detector(kind, tmp_path / kind)
@@ -63,9 +63,7 @@ NAMES_ASKED = ("person", "fire hydrant", "zebra")
 
 
 @pytest.mark.parametrize("kind", ["grounding-dino", "owlvit", "owlv2"])
-def test_a_zero_shot_detector_looks_for_the_names_of_the_recipe_as_its_own_library_does(
-    kind: str, tmp_path: Path
-) -> None:
+def test_a_zero_shot_detector_looks_for_the_names_of_the_recipe_as_its_own_library_does(kind, tmp_path):
     from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
     folder = save_zero_shot(kind, tmp_path / kind)
@@ -90,7 +88,7 @@ def test_a_zero_shot_detector_looks_for_the_names_of_the_recipe_as_its_own_libra
         opened(folder)
 
 
-def test_more_names_than_a_sentence_holds_are_looked_for_in_several(tmp_path: Path) -> None:
+def test_more_names_than_a_sentence_holds_are_looked_for_in_several(tmp_path):
     folder = save_zero_shot("grounding-dino", tmp_path / "detector")
     last = ("zebra person", "sofa sofa")
     (whole,) = opened(folder, categories=("person", "zebra", "fire hydrant", "sofa", *last)).detect(pictures()[:1])
@@ -103,7 +101,7 @@ def test_more_names_than_a_sentence_holds_are_looked_for_in_several(tmp_path: Pa
         opened(folder, categories=("zebra " * 12,)).detect(pictures()[:1])
 
 
-def test_names_are_mapped_and_the_others_left_out(tmp_path: Path) -> None:
+def test_names_are_mapped_and_the_others_left_out(tmp_path):
     folder = save_detector("rt_detr_v2", tmp_path / "detector")
     images = pictures()[:1]
     own, mapped = opened(folder), opened(folder, categories=("couch", "person"))
@@ -117,7 +115,7 @@ def test_names_are_mapped_and_the_others_left_out(tmp_path: Path) -> None:
         opened(folder, categories=("cup", "tie"))
 
 
-def test_threshold_duplicates_and_number_are_as_set(tmp_path: Path) -> None:
+def test_threshold_duplicates_and_number_are_as_set(tmp_path):
     folder = save_detector("detr", tmp_path / "detector")
     (every,) = opened(folder).detect(pictures()[:1])
     assert every.boxes.scores is not None
@@ -131,7 +129,7 @@ def test_threshold_duplicates_and_number_are_as_set(tmp_path: Path) -> None:
     assert len(apart.boxes.labels) < len(every.boxes.labels)
 
 
-def test_torchvisions_detector_is_told_by_its_files_name(tmp_path: Path) -> None:
+def test_torchvisions_detector_is_told_by_its_files_name(tmp_path):
     from torchvision.models import get_model
 
     torch.manual_seed(0)
@@ -156,7 +154,7 @@ def test_torchvisions_detector_is_told_by_its_files_name(tmp_path: Path) -> None
         opened(wrong)
 
 
-def test_a_network_of_this_project_finds_the_objects_of_its_world(root: Path) -> None:
+def test_a_network_of_this_project_finds_the_objects_of_its_world(root):
     scenes = [make_scene(4242, index) for index in range(20)]
     detector = opened(root / "scenes/weights/detector", threshold=0.05)
     found = [named.boxes for named in detector.detect([render(scene) for scene in scenes])]
@@ -172,7 +170,7 @@ def test_a_network_of_this_project_finds_the_objects_of_its_world(root: Path) ->
     assert np.mean(list(scores.values())) > 0.8
 
 
-def test_what_is_no_detector_is_told(root: Path, tmp_path: Path) -> None:
+def test_what_is_no_detector_is_told(root, tmp_path):
     def refused(weights: object, words: str, **settings: object) -> None:
         with pytest.raises(FatalError, match=words):
             opened(Path(str(weights)), **settings)
@@ -181,7 +179,7 @@ def test_what_is_no_detector_is_told(root: Path, tmp_path: Path) -> None:
     refused(tmp_path / "empty", "no file .*model.safetensors")
     refused("nobody/nothing-here", "not in the local hub cache")
     refused(tmp_path / "gone.pth", "no such file")
-    for name in ("model.pt", "model.onnx", "model.pkl"):
+    for name in ("model.pt", "model.pkl"):
         (tmp_path / name).write_bytes(b"PK")
         refused(tmp_path / name, "is a file of another kind than those that are read")
     refused(root / "scenes/weights/tagger", "is given boxes and finds none")
@@ -201,7 +199,7 @@ def test_what_is_no_detector_is_told(root: Path, tmp_path: Path) -> None:
     refused(stranger, "its weights are pytorch_model.bin, a pickle")
 
 
-def test_boxes_that_another_tool_found_come_from_its_file(tmp_path: Path) -> None:
+def test_boxes_that_another_tool_found_come_from_its_file(tmp_path):
     boxes = {"bbox": [2, 3, 10, 20], "image_id": 7, "category_id": 90}
     content = {
         "images": [{"id": 7, "file_name": "val/a.jpg"}, {"id": 8, "file_name": "val/b.jpg"}],
@@ -224,7 +222,7 @@ def test_boxes_that_another_tool_found_come_from_its_file(tmp_path: Path) -> Non
     assert set(find_detector(DetectSettings(weights=str(path))).files) == {"found.json"}
 
 
-def test_only_files_that_are_read_decide_the_key(tmp_path: Path) -> None:
+def test_only_files_that_are_read_decide_the_key(tmp_path):
     folder = save_detector("detr", tmp_path / "detector")
     (folder / "README.md").write_text("words")
     found = find_detector(DetectSettings(weights=str(folder)))
@@ -244,7 +242,7 @@ class Fixed:
         return [self._found] * len(images)
 
 
-def test_boxes_lie_in_the_picture_best_first_and_those_outside_it_are_left_out() -> None:
+def test_boxes_lie_in_the_picture_best_first_and_those_outside_it_are_left_out():
     found = Fixed((-5, 4, 30, 99), (50, 5, 60, 9), (3, 3, 9, 9), scores=[0.6, 0.9, 0.8], labels=[2, 0, 0])
     (named,) = OpenDetector(found, DetectSettings()).detect([Image.new("RGB", (40, 20))])
     assert named.boxes.boxes.tolist() == [[3, 3, 9, 9], [0, 4, 30, 20]]
@@ -252,13 +250,13 @@ def test_boxes_lie_in_the_picture_best_first_and_those_outside_it_are_left_out()
     assert named.boxes.scores.tolist() == [0.8, 0.6]
 
 
-def test_a_class_without_a_name_is_counted_and_left_out() -> None:
+def test_a_class_without_a_name_is_counted_and_left_out():
     found = Fixed((3, 3, 9, 9), (0, 0, 9, 9), scores=[0.6, 0.9], labels=[1, 0])
     (named,) = OpenDetector(found, DetectSettings()).detect([Image.new("RGB", (40, 20))])
     assert named.other_names == 1 and named.boxes.labels.tolist() == [0]
 
 
-def test_numbers_that_are_none_stop_the_run() -> None:
+def test_numbers_that_are_none_stop_the_run():
     for boxes, score in (((0, 0, float("nan"), 9), 0.5), ((0, 0, 9, 9), float("nan"))):
         detector = OpenDetector(Fixed(boxes, scores=[score], labels=[0]), DetectSettings())
         with pytest.raises(FatalError, match="not finite"):
@@ -285,20 +283,20 @@ FITTING = ("person", "couch", "tv", "truck", "hair drier", "handbag", "backpack"
         ("zebra", None),
     ],
 )
-def test_a_name_fits_one_category_or_none(name: str, category: str | None) -> None:
+def test_a_name_fits_one_category_or_none(name, category):
     assert map_names([name, "person"], FITTING) == [category, "person"]
 
 
-def test_a_broader_name_never_fits_a_narrower_category() -> None:
+def test_a_broader_name_never_fits_a_narrower_category():
     assert map_names(["animal", "dog"], ["dog"]) == [None, "dog"]
     assert map_names(["dog", "cat"], ["animal"]) == ["animal", "animal"]
 
 
-def test_the_same_words_come_before_a_synonym() -> None:
+def test_the_same_words_come_before_a_synonym():
     assert map_names(["computer", "laptop"], ["laptop", "computer"]) == ["computer", "laptop"]
 
 
-def test_names_that_fit_nothing_are_an_error_that_lists_both() -> None:
+def test_names_that_fit_nothing_are_an_error_that_lists_both():
     with pytest.raises(FatalError) as error:
         map_names(["zebra", "giraffe"], ["tie", "cup"])
     assert all(name in str(error.value) for name in ("zebra", "giraffe", "tie", "cup", "detect.categories"))

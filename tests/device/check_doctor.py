@@ -54,6 +54,14 @@ def test_an_operand_left_on_the_host_turns_the_networks_red(device, monkeypatch)
     assert states(device, (READINGS[1], *NETWORKS)) == {READINGS[1]: "ok"} | dict.fromkeys(NETWORKS, "failed")
 
 
+def test_a_forgotten_wait_turns_the_outputs_red(device, monkeypatch):
+    values = device_networks._values
+    monkeypatch.setattr(
+        device_networks, "_values", lambda found: [each.to("cpu", non_blocking=True) for each in values(found)]
+    )
+    assert states(device, (READINGS[2], "ParSeDA")) == {READINGS[2]: "ok", "ParSeDA": "failed"}
+
+
 def test_a_process_that_dies_turns_its_line_red(device, monkeypatch):
     monkeypatch.setattr(device_doctor, "_rank", die)
     found = outcome_of(CHECKS["several processes"], device)

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.training.checkpoints.folder import CheckpointFolder
+from pipeline.training.config import CHECKPOINTS
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.ranks import Ranks
 from pipeline.training.tracking import flops
-from tests.device.standin import Traffic, counted, register
+from tests.device.standin import Event, Stream, Traffic, counted, register
 from tests.training.conftest import TINY
 from tests.training.in_ranks import train
 
@@ -71,3 +73,27 @@ def test_a_step_waits_twice_and_copies_little(tmp_path, shard, device, values):
     waits, copies = after.waits - before.waits, after.copies - before.copies
     assert 2 <= waits.total() <= 2 * 2, waits
     assert 2 <= copies.total() <= 10 * 2, copies
+
+
+def test_a_step_goes_on_beside_the_copy_of_a_checkpoint_which_its_update_waits_for(
+    tmp_path, shard, device, monkeypatch
+):
+    monkeypatch.setattr(Stream, "patience", 20.0)
+    pending: list[int] = []
+
+    def passed() -> None:
+        """The passes of a step are over, and its update is to come."""
+        pending.append(sum(len(stream.copies) for stream in Event.streams))
+        if len(pending) == 2:
+            Stream.patience = 0.0  # after the last step, nobody else needs the copies
+
+    values = SETTINGS | {"checkpoint_every": 1, "write_aside": 0.0}
+    with counted() as traffic:
+        on(device, tmp_path / "two", shard, values, stop_after=2, each_step=passed)
+    assert pending[0] == 0 < pending[1]
+    assert not [line for line in traffic.waits if "checkpointer" in line]
+    on(device, tmp_path / "one", shard, values, stop_after=1)
+    two, one = (
+        next(CheckpointFolder(tmp_path / name / CHECKPOINTS).path(1).glob("*.safetensors")) for name in ("two", "one")
+    )
+    assert two.read_bytes() == one.read_bytes()

@@ -6,6 +6,7 @@ and waits of the host for the device.
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import torch
@@ -123,6 +124,9 @@ def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         with torch._C._DisableTorchDispatch():
             return func(*args, **kwargs)
     packet = func._overloadpacket
+    if packet is aten.copy_ and _aside and args[2:] == (True,) and not isinstance(args[0], StandInTensor):
+        _aside.copies.append((args[0], args[1].raw))
+        return args[0]
     if packet is aten._to_copy:
         _copied(func, args[0], to_us, bool(kwargs.get("non_blocking")))
     elif packet is aten.copy_:
@@ -176,8 +180,72 @@ class _FromHost(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class Stream:
+    """A queue of copies to the host beside the main queue, which is always empty. They are made as late as possible."""
+
+    patience = 0.0
+    """Seconds after which a host that waits for the copies has them made, if nothing else does."""
+
+    def __init__(self) -> None:
+        self.copies: list[tuple[Tensor, Tensor]] = []
+        self._making, self._made = threading.Lock(), threading.Event()
+
+    def wait_stream(self, main: None) -> None:
+        """Waits for the main queue."""
+
+    def make(self) -> None:
+        """Makes the copies."""
+        with self._making, torch._C._DisableTorchDispatch():
+            for to, source in self.copies:
+                to.copy_(source)
+            self.copies.clear()
+        self._made.set()
+
+    def synchronize(self) -> None:
+        """Lets the host wait for the copies."""
+        if not self._made.wait(self.patience):
+            self.make()
+
+
+class Event:
+    """What a stream holds. All are waited for together."""
+
+    streams: ClassVar[list[Stream]] = []
+
+    def record(self, stream: Stream) -> None:
+        """Stands for all that the stream holds now."""
+        self.streams.append(stream)
+
+    def wait(self) -> None:
+        """Lets the main queue wait for it."""
+        for stream in self.streams:
+            stream.make()
+
+    def synchronize(self) -> None:
+        """Lets the host wait for it."""
+        for stream in self.streams:
+            stream.synchronize()
+
+
+_aside: Stream | None = None
+"""The queue that takes copies to the host in the background; None: the main one."""
+
+
 class _Module(_DummyBackendModule):  # type: ignore[misc]
     """What torch asks of a device's module."""
+
+    Stream, Event = Stream, Event
+
+    @contextmanager
+    def stream(self, stream: Stream) -> Iterator[None]:
+        """Copies to the host are put in that queue inside the context."""
+        global _aside
+        _aside = stream
+        yield
+        _aside = None
+
+    def current_stream(self) -> None:
+        """The main queue."""
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         """Types that autocast may compute in."""

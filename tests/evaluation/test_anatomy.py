@@ -18,23 +18,14 @@ def micro_ap(predicted, truth):
     return float((np.cumsum(right) / np.arange(1, len(right) + 1))[right].sum() / len(truth))
 
 
-@pytest.mark.parametrize(
-    ("row", "kind"),
-    [
-        ((MAN, BIKE, 0, 1, 3), Kind.PREDICATE),
-        ((MAN, BIKE, 0, 5, 2), Kind.OBJECT_NAME),
-        ((MAN, BIKE, 5, 1, 2), Kind.SUBJECT_NAME),
-        ((MAN, BIKE_OFF, 0, 1, 2), Kind.OBJECT_BOX),
-        ((MAN_OFF, BIKE, 0, 1, 2), Kind.SUBJECT_BOX),
-        ((MAN_OFF, BIKE_OFF, 0, 1, 2), Kind.PAIR),
-        ((MAN, DOG, 0, 1, 2), Kind.PAIR),
-        ((DOG, BIKE, 0, 1, 2), Kind.PAIR),
-        ((MAN, BIKE, 0, 5, 3), Kind.SEVERAL),
-        ((MAN, BIKE_OFF, 0, 1, 3), Kind.SEVERAL),
-        ((DOG, DOG, 0, 1, 2), Kind.BACKGROUND),
-        ((MAN, DOG, 0, 1, 3), Kind.BACKGROUND),
-    ],
-)
+@pytest.mark.parametrize("row, kind", [
+    ((MAN, BIKE, 0, 1, 3), Kind.PREDICATE), ((MAN, BIKE, 0, 5, 2), Kind.OBJECT_NAME),
+    ((MAN, BIKE, 5, 1, 2), Kind.SUBJECT_NAME), ((MAN, BIKE_OFF, 0, 1, 2), Kind.OBJECT_BOX),
+    ((MAN_OFF, BIKE, 0, 1, 2), Kind.SUBJECT_BOX), ((MAN_OFF, BIKE_OFF, 0, 1, 2), Kind.PAIR),
+    ((MAN, DOG, 0, 1, 2), Kind.PAIR), ((DOG, BIKE, 0, 1, 2), Kind.PAIR), ((MAN, BIKE, 0, 5, 3), Kind.SEVERAL),
+    ((MAN, BIKE_OFF, 0, 1, 3), Kind.SEVERAL), ((DOG, DOG, 0, 1, 2), Kind.BACKGROUND),
+    ((MAN, DOG, 0, 1, 3), Kind.BACKGROUND),
+])  # fmt: skip
 def test_a_wrong_prediction_is_of_the_kind_whose_repair_makes_it_right(row, kind):
     found = dissect(relations([(*row, 0.9)]), truth_of([TRUE]))
     assert [each for each in Kind if each is not Kind.MISSED and found.counts[each]] == [kind]

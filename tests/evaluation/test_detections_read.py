@@ -252,20 +252,17 @@ def test_canonical_names_fit_where_one_of_the_truth_has_that_form(tmp_path):
         read_detections(detections, GroundTruth.open("hico_instances", both), allow_missing=True)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", r"is empty; expected detections"),
-        (b"[]", "holds no image"),
-        (b"\x80\x04]", "is a pickle, which can run code when it is read; write it as JSON"),
-        (b"PAR1 and no more", "can't be read as a table of detections"),
-        (b'[{"a": 1}]', r"its first entry is .*'a': 1"),
-        (json.dumps(ROWS).encode()[:-30], r"not valid JSON at line 1, column"),
-        ((json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1])[:-9]).encode(), "line 2 is not valid JSON"),
-        (json.dumps([ROWS[0], {"boxes": []}]).encode(), "image 1 has no boxes and pairs"),
-        (json.dumps([{**ROWS[0], "pairs": [{"subject": "x"}]}]).encode(), "image 0 to image 0: values of another type"),
-    ],
-)
+@pytest.mark.parametrize("content, message", [
+    (b"", r"is empty; expected detections"),
+    (b"[]", "holds no image"),
+    (b"\x80\x04]", "is a pickle, which can run code when it is read; write it as JSON"),
+    (b"PAR1 and no more", "can't be read as a table of detections"),
+    (b'[{"a": 1}]', r"its first entry is .*'a': 1"),
+    (json.dumps(ROWS).encode()[:-30], r"not valid JSON at line 1, column"),
+    ((json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1])[:-9]).encode(), "line 2 is not valid JSON"),
+    (json.dumps([ROWS[0], {"boxes": []}]).encode(), "image 1 has no boxes and pairs"),
+    (json.dumps([{**ROWS[0], "pairs": [{"subject": "x"}]}]).encode(), "image 0 to image 0: values of another type"),
+])  # fmt: skip
 def test_files_of_other_kinds_and_truncated_ones(tmp_path, truth, content, message):
     path = tmp_path / "detections"
     path.write_bytes(content)
@@ -285,13 +282,8 @@ def test_a_truncated_parquet_file_and_one_of_other_columns(tmp_path, truth):
 
 def pair(image: str, **changed: Any) -> dict[str, Any]:
     given = {
-        "image": image,
-        "box_h": [1, 2, 11, 22],
-        "box_o": [5, 5, 9, 9],
-        "object_coco80": 41,
-        "verb": 0,
-        "score": 0.5,
-    }
+        "image": image, "box_h": [1, 2, 11, 22], "box_o": [5, 5, 9, 9], "object_coco80": 41, "verb": 0, "score": 0.5,
+    }  # fmt: skip
     return given | changed
 
 
@@ -303,16 +295,13 @@ def test_a_list_of_pairs(tmp_path, truth):
     assert found.findings.images == 2
 
 
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"object_coco80": 80}, "object class out of range"),
-        ({"verb": -1}, "predicate out of range"),
-        ({"score": float("nan")}, "score negative or not finite"),
-        ({"box_o": [9, 9, 5]}, "pair malformed"),
-        ({"object_coco80": 0.5}, "pair malformed"),
-    ],
-)
+@pytest.mark.parametrize("changed, reason", [
+    ({"object_coco80": 80}, "object class out of range"),
+    ({"verb": -1}, "predicate out of range"),
+    ({"score": float("nan")}, "score negative or not finite"),
+    ({"box_o": [9, 9, 5]}, "pair malformed"),
+    ({"object_coco80": 0.5}, "pair malformed"),
+])  # fmt: skip
 def test_faulty_pairs(tmp_path, truth, changed, reason):
     path = saved(tmp_path / "a.json", [pair(NAMES[0]), pair(**{"image": NAMES[0], **changed})])
     with pytest.raises(FatalError, match=f"{reason}: 1 "):
@@ -350,16 +339,13 @@ def test_images_of_such_a_list_are_found_by_id_or_name_alone(tmp_path, truth):
         read_detections(saved(path, [dense(scores, image_id=9), dense(scores)]), truth)
 
 
-@pytest.mark.parametrize(
-    ("entry", "message"),
-    [
-        (dense([[0.5, float("nan")], [-1, 0]]), "score negative or not finite: 2"),
-        (dense([[0.5, 0], [0, 0]], obj_ids=[2, 0]), "box index out of range: 1"),
-        (dense([[0.5, 0], [0, 0]], labels=[1, 3]), "object class out of range: 2"),
-        (dense([[0.5], [0.5]]), "image 0 scores 1 predicates, the ground truth has 2"),
-        (dense([[0.5, "x"], [0, 0]]), "image 0 lacks one of .*, or they do not fit"),
-    ],
-)
+@pytest.mark.parametrize("entry, message", [
+    (dense([[0.5, float("nan")], [-1, 0]]), "score negative or not finite: 2"),
+    (dense([[0.5, 0], [0, 0]], obj_ids=[2, 0]), "box index out of range: 1"),
+    (dense([[0.5, 0], [0, 0]], labels=[1, 3]), "object class out of range: 2"),
+    (dense([[0.5], [0.5]]), "image 0 scores 1 predicates, the ground truth has 2"),
+    (dense([[0.5, "x"], [0, 0]]), "image 0 lacks one of .*, or they do not fit"),
+])  # fmt: skip
 def test_faulty_images_of_such_a_list(tmp_path, truth, entry, message):
     with pytest.raises(FatalError, match=message):
         read_detections(saved(tmp_path / "a.json", [{**entry, "image_id": 7}]), truth, allow_missing=True)

@@ -154,16 +154,13 @@ def test_equals_a_public_evaluator_where_no_scores_are_equal(recorded, shared, r
     assert scores.mean_recall == pytest.approx(expected["mean max recall"], abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    "rules",
-    [
-        HicoRules(),
-        HicoRules(suppression=None),
-        HicoRules(suppression=0.2, subject_power=0.5, object_power=1.5),
-        HicoRules(per_image=7),
-        HicoRules(overlap=0.8),
-    ],
-)
+@pytest.mark.parametrize("rules", [
+    HicoRules(),
+    HicoRules(suppression=None),
+    HicoRules(suppression=0.2, subject_power=0.5, object_power=1.5),
+    HicoRules(per_image=7),
+    HicoRules(overlap=0.8),
+])  # fmt: skip
 def test_agrees_with_loops_over_images_and_their_interactions(rules):
     predicted, truth = synthetic(images=40, per_image=60, seed=3)
     expected = plain_hico(plain_relations(predicted), plain_relations(truth), rules)
@@ -232,16 +229,13 @@ def test_invalid_combinations_leave_their_places_among_the_best_to_valid_ones():
     assert score([predicted], [truth], HicoRules(per_image=1, validity=validity)).mean() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(
-    ("predicted", "rules", "message"),
-    [
-        ([interactions([(PERSON, BOX, 0, 1, 2)], [0.5])] * 2, None, "of 2 images, the ground truth is of 1"),
-        ([interactions([(PERSON, BOX, 0, 1, 2)])], None, "no scores"),
-        ([interactions([(PERSON, BOX, 0, 1, 2)] * 2, [0.5, np.nan])], None, r"1 scores .* relation 1 \(image 0\)"),
-        ([interactions([(PERSON, BOX, 0, 1, 2)], [np.inf])], None, "not finite"),
-        ([interactions([(PERSON, BOX, 0, 1, 2)], [0.5])], HicoRules(validity=np.ones((2, 2))), "validity is 2 × 2"),
-    ],
-)
+@pytest.mark.parametrize("predicted, rules, message", [
+    ([interactions([(PERSON, BOX, 0, 1, 2)], [0.5])] * 2, None, "of 2 images, the ground truth is of 1"),
+    ([interactions([(PERSON, BOX, 0, 1, 2)])], None, "no scores"),
+    ([interactions([(PERSON, BOX, 0, 1, 2)] * 2, [0.5, np.nan])], None, r"1 scores .* relation 1 \(image 0\)"),
+    ([interactions([(PERSON, BOX, 0, 1, 2)], [np.inf])], None, "not finite"),
+    ([interactions([(PERSON, BOX, 0, 1, 2)], [0.5])], HicoRules(validity=np.ones((2, 2))), "validity is 2 × 2"),
+])  # fmt: skip
 def test_what_cannot_be_scored_is_refused(predicted, rules, message):
     with pytest.raises(ValueError, match=message):
         score(predicted, [interactions([(PERSON, BOX, 0, 1, 2)])], rules)

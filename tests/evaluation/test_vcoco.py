@@ -32,14 +32,9 @@ def truth_of(*persons, images=1) -> VcocoTruth:
     """`persons`: (image, box, labels of hold and walk, box of what is held)."""
     columns = list(zip(*persons, strict=True)) or [[]] * 4
     return VcocoTruth(
-        images,
-        ACTIONS,
-        ROLES,
-        np.array(columns[0], np.int64),
-        np.array(columns[1], float).reshape(-1, 4),
-        np.array(columns[2], np.int64).reshape(-1, 2),
-        np.array(columns[3], float).reshape(-1, 1, 4),
-    )
+        images, ACTIONS, ROLES, np.array(columns[0], np.int64), np.array(columns[1], float).reshape(-1, 4),
+        np.array(columns[2], np.int64).reshape(-1, 2), np.array(columns[3], float).reshape(-1, 1, 4),
+    )  # fmt: skip
 
 
 def detections(*persons, images=1) -> VcocoDetections:
@@ -255,16 +250,13 @@ def test_a_role_of_a_box_that_is_not_there_is_refused(tmp_path):
         read_vcoco_truth(actions, instances)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"image_id": 8}, r"1 images are not in the ground truth, e.g. \[8\]"),
-        ({"image_id": "x"}, r"1 images are not in the ground truth, e.g. \['x'\]"),
-        ({"person_box": [1, 2, 3]}, "detection 0: .*person_box is not a list of 4 numbers"),
-        ({"hold_agent": "much"}, "detection 0: .*'much' is not a number"),
-        ({"hold_obj": [1, 2, 3, 4]}, "detection 0: .*hold_obj is not a list of 5 numbers"),
-    ],
-)
+@pytest.mark.parametrize("change, message", [
+    ({"image_id": 8}, r"1 images are not in the ground truth, e.g. \[8\]"),
+    ({"image_id": "x"}, r"1 images are not in the ground truth, e.g. \['x'\]"),
+    ({"person_box": [1, 2, 3]}, "detection 0: .*person_box is not a list of 4 numbers"),
+    ({"hold_agent": "much"}, "detection 0: .*'much' is not a number"),
+    ({"hold_obj": [1, 2, 3, 4]}, "detection 0: .*hold_obj is not a list of 5 numbers"),
+])  # fmt: skip
 def test_bad_detections_are_named(tmp_path, change, message):
     actions, instances, detected = files(tmp_path)
     truth = read_vcoco_truth(actions, instances)

@@ -196,8 +196,7 @@ def test_an_error_reaches_the_terminal_once_and_in_its_own_words(folder, pages, 
     assert "run.checks.max_overall_reject_share" in err and err.count("Error:") == 1 and "Traceback" not in err
 
 
-@pytest.mark.parametrize("command", ["server", "run"])
-def test_a_database_of_a_newer_prefect_is_named_and_kept(folder, tmp_path, command):
+def test_a_database_of_a_newer_prefect_is_named_and_kept(folder, tmp_path):
     recipe = write_small_set(tmp_path / "set")
     copy = tmp_path / "set" / "out" / "prefect" / "prefect.db"
     copy.parent.mkdir(parents=True)
@@ -205,11 +204,7 @@ def test_a_database_of_a_newer_prefect_is_named_and_kept(folder, tmp_path, comma
         source.backup(target)
     with sqlite3.connect(copy) as database:
         database.execute("update alembic_version set version_num = 'f0f0f0f0f0f0'")
-    done = (
-        rlip("run", recipe)
-        if command == "run"
-        else rlip("cluster", "server", "--store", tmp_path / "set" / "out" / "store")
-    )
+    done = rlip("run", recipe)
     assert done.exit_code == 1
     assert "a newer Prefect wrote this database (revision f0f0f0f0f0f0)" in done.stderr, done.stderr
     assert copy.is_file()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ TOLERANCE = 1e-3
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_rows_change_only_with_the_version(name: str, tmp_path: Path) -> None:
+def test_rows_change_only_with_the_version(name, tmp_path):
     stage = stages()[name]
     rows = settle(rows_of(stage, tmp_path), name)
     path = HERE / "rows" / f"{name}.json"

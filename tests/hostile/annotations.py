@@ -105,7 +105,7 @@ NOT_ARRAYS: dict[str, Callable[[Any, str], object]] = {
     "a view of another file": lambda file, name: file.create_virtual_dataset(name, LAYOUT),
 }
 AT_ONCE: dict[str, tuple[str, tuple[str, dict[str, Any]]]] = {
-    "HICO-DET: lists within lists of 12 MB": (r"refused: .*set\.json: has no list 'objects'", ("hico_instances", {"set.json": nested(12 * 2**20)})),
+    "HICO-DET: lists within lists of 4 MB": (r"refused: .*set\.json: has no list 'objects'", ("hico_instances", {"set.json": nested(4 * 2**20)})),
     "HICO-DET: a sparse file of 1 TiB": (LARGER + "HICO-DET", ("hico_instances", {"set.json": sparse})),
     "V-COCO: lists within lists of 30 MB": ("refused: .*set\\.json: .*expected V-COCO", ("vcoco", {"set.json": nested(30 * 2**20).removeprefix(b'{"annotation": ').removesuffix(b"}"), "instances": {}})),
     "VG150: a dictionary of 1 TiB": (LARGER + "VG-SGG-dicts.json", ("vg150", {**VG150, "dictionary": sparse, "image_data": []})),

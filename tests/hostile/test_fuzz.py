@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,20 +20,12 @@ from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.images.opening import BadImage, decode_image
 from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError
-from storage.manifest import parse_manifest
-from storage.secrets import redacted
 from storage.shards.scan import scan_tar
 from tests.hostile.checkpoints import SOUND
 from tests.hostile.images import encoded
-from tests.hostile.ingested import CATEGORIES, ingested, instances
 from tests.hostile.recipes import GOOD as RECIPE
 
 few = settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
-Value = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
-    max_leaves=8,
-)
 
 
 def tar() -> bytes:
@@ -57,10 +48,6 @@ def read_image(path: Path) -> None:
 
 def read_captions(path: Path) -> None:
     RecordedCaptioner(CaptionSettings(captioner="recorded", recorded=(path,)))
-
-
-def read_manifest(path: Path) -> None:
-    parse_manifest(path.read_bytes(), "here")
 
 
 CAPTIONS = json.dumps({"1": ["a man rides"], "2": "a dog"}).encode()
@@ -96,42 +83,3 @@ def test_changed_bytes_are_read_or_refused(name, data):
             read(path)
         except (BadImage, FatalError, WeightsError) as error:
             assert str(error)
-
-
-@few
-@given(
-    image=st.dictionaries(st.sampled_from(["id", "file_name", "width", "height"]), Value),
-    box=st.dictionaries(st.sampled_from(["id", "image_id", "category_id", "bbox", "iscrowd"]), Value),
-    category=Value,
-)
-def test_any_row_beside_a_good_one_costs_itself_at_most(image, box, category):
-    folder = Path("fuzzed")
-    with TemporaryDirectory() as root:
-        content = instances([image], [{"image_id": 1, "category_id": 1} | box])
-        outcome = ingested(Path(root) / folder, content | {"categories": [category, *CATEGORIES]})
-    assert outcome.startswith(("kept 1 images", "kept 2 images")), outcome
-
-
-@few
-@given(value=Value)
-def test_any_json_is_read_or_refused(value):
-    with TemporaryDirectory() as root:
-        for feed in (read_captions, lambda path: ingested(path.parent / "set", path.read_bytes()), read_manifest):
-            path = Path(root) / "x.json"
-            path.write_text(json.dumps(value))
-            try:
-                feed(path)
-            except FatalError as error:
-                assert str(error)
-            shutil.rmtree(Path(root) / "set", ignore_errors=True)
-
-
-@few
-@given(
-    user=st.text("abc@:-", max_size=6),
-    password=st.text("xyz@:", min_size=1, max_size=6),
-    path=st.text("/?a=", max_size=6),
-)
-def test_no_part_of_a_password_is_told(user, password, path):
-    told = redacted(f"http://{user}:S{password}S@host{path and '/'}{path} is silent")
-    assert "S" not in told and told.startswith("http://***@host")

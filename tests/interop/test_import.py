@@ -12,6 +12,8 @@ from PIL import Image
 from pipeline.interop.import_file import ImageFiles, Imported, import_file
 from pipeline.interop.official_graphs import read_captions, read_graphs, read_groups
 from pipeline.interop.official_labels import LabelledImage, read_element
+from pipeline.interop.scene_graphs import read_scene_graph
+from pipeline.labels.label_rows import flat_labels
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.runs import Run
@@ -75,39 +77,30 @@ def test_a_missing_set_is_visual_genome_and_its_relations_are_given(tmp_path):
     assert run.artifacts("tag") == {}
 
 
-@pytest.mark.parametrize(
-    ("changed", "reason"),
-    [
-        ({"relationships": [RIDING, {**RIDING, "confidence": 0.6}]}, "relation twice"),
-        ({"relationships": [{**RIDING, "subject_id": 7}]}, "relation of unknown box"),
-        ({"relationships": [{**RIDING, "object_id": 10_000_000}]}, "relation to itself (kept)"),
-        ({"relationships": [{**RIDING, "confidence": float("nan")}]}, "confidence not a number from 0 to 1"),
-        ({"relationships": [{**RIDING, "confidence": None}]}, "relation without confidence (kept with 1)"),
-        ({"relationships": [{**RIDING, "predicate": 3}]}, "relation malformed"),
-        ({"relationships": None}, "relationships malformed"),
-        ({"objects": [{**BOX, "x": -5.0}, HORSE]}, "box clamped"),
-        ({"objects": [{**BOX, "x": -900.0}, HORSE]}, "box empty or outside"),
-        ({"objects": [{**BOX, "w": 1e300}, HORSE]}, "box malformed"),
-        ({"objects": [BOX, HORSE, HORSE]}, "object id twice"),
-        ({"dataset": ["coco"]}, "dataset unknown"),
-    ],
-)
+@pytest.mark.parametrize("changed, reason", [
+    ({"relationships": [RIDING, {**RIDING, "confidence": 0.6}]}, "relation twice"),
+    ({"relationships": [{**RIDING, "subject_id": 7}]}, "relation of unknown box"),
+    ({"relationships": [{**RIDING, "object_id": 10_000_000}]}, "relation to itself (kept)"),
+    ({"relationships": [{**RIDING, "confidence": float("nan")}]}, "confidence not a number from 0 to 1"),
+    ({"relationships": [{**RIDING, "confidence": None}]}, "relation without confidence (kept with 1)"),
+    ({"relationships": [{**RIDING, "predicate": 3}]}, "relation malformed"),
+    ({"relationships": None}, "relationships malformed"),
+    ({"objects": [{**BOX, "x": -5.0}, HORSE]}, "box clamped"),
+    ({"objects": [{**BOX, "x": -900.0}, HORSE]}, "box empty or outside"),
+    ({"objects": [{**BOX, "w": 1e300}, HORSE]}, "box malformed"),
+    ({"objects": [BOX, HORSE, HORSE]}, "object id twice"),
+    ({"dataset": ["coco"]}, "dataset unknown"),
+])  # fmt: skip
 def test_what_is_wrong_with_an_image_is_counted(changed, reason):
     assert reason in reasons(element(**changed))
 
 
-def test_doubled_relations_keep_the_highest_confidence_and_self_pairs_stay():
+def test_doubled_relations_keep_the_highest_confidence_self_pairs_stay_and_ids_may_be_names_of_files():
     itself = {**RIDING, "object_id": 10_000_000}
-    found = read_element(element(relationships=[RIDING, {**RIDING, "confidence": 0.6}, itself]))
-    assert isinstance(found, LabelledImage)
-    assert [(r["subject"], r["object"], r["score"]) for r in found.relations] == [(0, 1, 0.6), (0, 0, 0.31)]
-
-
-def test_ids_may_be_strings_and_stand_for_files():
-    found = read_element(element(image_id="139"))
+    found = read_element(element(image_id="139", relationships=[RIDING, {**RIDING, "confidence": 0.6}, itself]))
     hico = read_element(element(image_id="HICO_train2015_00000012.jpg", dataset="hico"))
-    assert isinstance(found, LabelledImage)
-    assert isinstance(hico, LabelledImage)
+    assert isinstance(found, LabelledImage) and isinstance(hico, LabelledImage)
+    assert [(r["subject"], r["object"], r["score"]) for r in found.relations] == [(0, 1, 0.6), (0, 0, 0.31)]
     assert found.image["image_id"] == 139
     assert (hico.image["image_id"], hico.image["uri"]) == (12, "HICO_train2015_00000012.jpg")
 
@@ -140,12 +133,9 @@ def test_a_folder_without_any_of_the_images_stops_the_import(tmp_path):
     assert not Run(LocalStore(tmp_path / "store"), "theirs").exists
 
 
-def test_one_name_is_not_given_to_two_sets(tmp_path):
+def test_a_name_of_a_set_is_no_path_and_is_not_given_to_two(tmp_path):
     with pytest.raises(FatalError, match="coco2017, o365"):
         imported(tmp_path, [element(), element(dataset="o365")], dataset="mine")
-
-
-def test_a_name_of_a_set_is_no_path(tmp_path):
     with pytest.raises(FatalError, match="--dataset"):
         imported(tmp_path, [element()], dataset="../x")
 
@@ -176,6 +166,76 @@ def test_a_step_is_imported_once(tmp_path):
     imported(tmp_path, {"1": ["a cat"]})
     with pytest.raises(FatalError, match=r"already has a step 'caption'"):
         imported(tmp_path, {"1": ["a dog"]})
+
+
+LEFT = {"object_id": 1, "x": 0.0, "y": 0.0, "w": 40.0, "h": 80.0, "names": "person"}
+RIGHT = {"object_id": 2, "x": 60.0, "y": 0.0, "w": 40.0, "h": 80.0, "names": "person"}
+STEED = {"object_id": 3, "x": 55.0, "y": 40.0, "w": 60.0, "h": 60.0, "names": "horse"}
+
+
+def of_model(tmp_path: Path, *lines: Any) -> tuple[Imported, Run]:
+    """Imports what a model states of one image with two people and a horse."""
+    _, run = imported(tmp_path, [{"image_id": 7, "objects": [LEFT, RIGHT, STEED], "relationships": []}])
+    path = tmp_path / "graphs.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return import_file(path, run), run
+
+
+def test_relations_of_a_model_join_the_boxes_that_they_mean(tmp_path):
+    made, run = of_model(
+        tmp_path,
+        {
+            "file_name": "7.jpg",
+            "objects": [{"name": "woman", "box": [61, 0, 99, 82]}, "a horse"],
+            "relations": [
+                {"subject": 0, "predicate": "is riding", "object": 1, "score": 0.7},
+                {"subject": [2, 1, 41, 79], "predicate": "looking at", "object": "stallion"},
+                [{"name": "man", "box": [0, 0, 40, 80]}, "next to", {"box": [60, 0, 100, 80]}],
+            ],
+        },
+    )
+    assert (made.kind, made.images, made.steps, made.noted) == ("relations", 1, ["tag"], {})
+    [row] = rows(run, "tag", "relations")
+    assert [(r["subject"], r["predicate"], r["object"], r["score"]) for r in row["relations"]] == [
+        (1, "ride", 2, pytest.approx(0.7)), (0, "look at", 2, 1.0), (0, "next to", 1, 1.0),
+    ]  # fmt: skip
+    run.note("recipe", {"shard": {"confidence": "probability"}})
+    [labels] = flat_labels(run)
+    assert labels["kept"].to_pylist() == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"subject": "man"}, "subject names several boxes"),
+        ({"object": "dog"}, "object names no box"),
+        ({"object": {"name": "horse", "box": [0, 0, 40, 80]}}, "object overlaps no box"),
+        ({"subject": [float("nan"), 0, 40, 80]}, "subject overlaps no box"),
+        ({"subject": [0, 0, 40]}, "subject malformed"),
+        ({"subject": 5}, "subject malformed"),
+        ({"object": [0, 0, 40, 80]}, "relation to itself"),
+        ({"predicate": " "}, "relation malformed"),
+        ({"score": 7}, "score not a number from 0 to 1"),
+    ],
+)
+def test_a_relation_that_means_no_pair_of_boxes_is_quarantined_with_its_reason(tmp_path, changed, reason):
+    stated = {"subject": [0, 0, 40, 80], "predicate": "riding", "object": "horse"}
+    lines = (
+        {"image_id": 7, "relations": [stated, {**stated, **changed}]},
+        {"file_name": "8.jpg"},
+        '{"image_id": 7, "rel',
+    )
+    made, run = of_model(tmp_path, *lines)
+    assert made.noted == {reason: 1, "image unknown to the run": 2}
+    assert len(rows(run, "tag", "relations")[0]["relations"]) == 1
+    [artifact] = run.artifacts("tag").values()
+    assert reason in artifact.rejected()["reason"].to_pylist()
+
+
+def test_relations_of_a_model_need_boxes(tmp_path):
+    (tmp_path / "graphs.jsonl").write_text('{"image_id": 7, "relations": []}')
+    with pytest.raises(FatalError, match=r"has no boxes; .*run\.until=ingest"):
+        import_file(tmp_path / "graphs.jsonl", Run(LocalStore(tmp_path / "store"), "theirs"))
 
 
 @pytest.mark.parametrize(
@@ -232,3 +292,5 @@ def test_no_caption_graph_or_group_crashes(value, texts):
         read_graphs(1, given_, texts)
         read_groups(1, given_)
     read_graphs(1, [graph], texts)
+    relation = {"subject": value, "predicate": "on", "object": {"name": value, "box": value}}
+    read_scene_graph(1, {"objects": [value], "relations": [value, relation, [0, "on", value]]}, [])

@@ -73,7 +73,7 @@ def of(found: list[dict[str, Any]], job: str, kind: str = "COMPLETE") -> list[di
     return [event for event in found if event["job"]["name"] == job and event["eventType"] == kind]
 
 
-def test_each_step_starts_and_ends_between_those_of_the_run(run):
+def test_each_step_starts_and_ends_between_those_of_the_run_and_reads_what_another_wrote(run):
     found = events(run)
     steps = [f"toy.{step}" for step in ("ingest", "caption", "parse", "relations")]
     both = [(step, kind) for step in steps for kind in ("START", "COMPLETE")]
@@ -82,10 +82,6 @@ def test_each_step_starts_and_ends_between_those_of_the_run(run):
     parent = found[0]["run"]["runId"]
     assert {event["run"]["facets"]["parent"]["run"]["runId"] for event in found[1:-1]} == {parent}
     assert found == events(run)
-
-
-def test_what_a_step_reads_is_what_another_wrote(run):
-    found = events(run)
     (parsed,) = of(found, "toy.parse")
     (captioned,) = of(found, "toy.caption")
     (read,) = parsed["inputs"]

@@ -103,24 +103,20 @@ def members(folder: Path) -> dict[str, dict[str, bytes]]:
     return found
 
 
-def test_the_folder_holds_the_tars_of_the_artifacts_byte_for_byte(run, tmp_path):
-    made = publish_shards(run, tmp_path / "made")
+def everything(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_folder_holds_the_tars_of_the_artifacts_byte_for_byte_and_again_the_same(run, published, tmp_path):
+    made = publish_shards(run, tmp_path / "made", license_="cc-by-4.0", indexes=["wids", "energon"])
     assert sorted(name for name in made.files if name.endswith(".tar")) == TARS
     assert (made.tars, made.samples) == (4, 12)
     toys = run.artifacts("shard:pseudo")["toys/0000"]
     for number in (0, 1):
-        published = tmp_path / f"made/data/toys-0000-{number:03d}.tar"
-        assert published.read_bytes() == toys.file(f"shard-{number:03d}.tar").read_bytes()
+        tar = tmp_path / f"made/data/toys-0000-{number:03d}.tar"
+        assert tar.read_bytes() == toys.file(f"shard-{number:03d}.tar").read_bytes()
     assert len(members(tmp_path / "made")) == 12
-
-
-def test_publishing_again_gives_the_same_bytes(run, tmp_path):
-    def everything(folder: Path) -> dict[str, bytes]:
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-    for name in ("a", "b"):
-        publish_shards(run, tmp_path / name, indexes=["wids", "energon"])
-    assert everything(tmp_path / "a") == everything(tmp_path / "b")
+    assert everything(tmp_path / "made") == everything(published)
 
 
 def test_a_copy_verifies_with_and_without_this_project(folder):
@@ -258,23 +254,15 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def test_the_stream_and_webdataset_read_the_same(folder, tmp_path):
+def test_the_stream_webdataset_and_wids_read_the_same(folder, tmp_path):
     import webdataset
+    import wids
 
     tars = [folder / name for name in TARS]
     samples = write_sample_map(tmp_path / "map", [ShardFile(str(tar), index_path(tar)) for tar in tars])
     ours = {sample["__key__"]: _members(sample) for sample in Stream(samples, epochs=1)}
     theirs = webdataset.WebDataset([str(tar) for tar in tars], shardshuffle=False)
     assert ours == {sample["__key__"]: _members(sample) for sample in theirs} == members(folder)
-
-
-def _members(sample: dict[str, Any]) -> dict[str, bytes]:
-    return {name: data for name, data in sample.items() if not name.startswith("__")}
-
-
-def test_wids_reads_the_same(folder, tmp_path):
-    import wids
-
     data = wids.ShardListDataset(
         str(folder / "wids.json"), localname=lambda url: str(url), transformations=[lambda sample: sample]
     )
@@ -283,6 +271,10 @@ def test_wids_reads_the_same(folder, tmp_path):
         sample = data[number]
         found[sample["__key__"]] = {name[1:]: part.read() for name, part in sample.items() if name.startswith(".")}
     assert found == members(folder)
+
+
+def _members(sample: dict[str, Any]) -> dict[str, bytes]:
+    return {name: data for name, data in sample.items() if not name.startswith("__")}
 
 
 HUGGING_FACE = """

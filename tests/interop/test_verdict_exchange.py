@@ -139,18 +139,15 @@ def test_attributes_and_groups_of_cvat_state_relations(run, tmp_path):
 LAUGHS = '<!ENTITY e0 "ha">' + "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        (f"<!DOCTYPE a [{LAUGHS}]><annotations>&e9;</annotations>", "not XML .*amplification"),
-        ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotations>&x;</annotations>', "not XML .*undefined"),
-        ("<annotations>", "not XML"),
-        ("<other/>", "no element `annotations`"),
-        (cvat(cvat_box(0, number="1", relations="rides 9")), "rides 9"),
-        (cvat(cvat_box(0, group=1, role="subject", predicate="ride")), "group 1 needs"),
-        (cvat('<box label="a"/>'), "xtl"),
-    ],
-)
+@pytest.mark.parametrize("text, reason", [
+    (f"<!DOCTYPE a [{LAUGHS}]><annotations>&e9;</annotations>", "not XML .*amplification"),
+    ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotations>&x;</annotations>', "not XML .*undefined"),
+    ("<annotations>", "not XML"),
+    ("<other/>", "no element `annotations`"),
+    (cvat(cvat_box(0, number="1", relations="rides 9")), "rides 9"),
+    (cvat(cvat_box(0, group=1, role="subject", predicate="ride")), "group 1 needs"),
+    (cvat('<box label="a"/>'), "xtl"),
+])  # fmt: skip
 def test_an_unfit_cvat_file_is_refused_with_the_reason(run, tmp_path, text, reason):
     with pytest.raises(FatalError, match=reason):
         imported(run, tmp_path, text)

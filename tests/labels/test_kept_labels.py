@@ -88,20 +88,17 @@ def judged_one_by_one(relations: pa.Table, candidates: pa.Table, choice: ChoiceS
     return every
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"confidence": "score", "threshold": 0.0, "max_relations": 3},
-        {"confidence": "calibrated", "thresholds": {"riding": 0.7, "ride": 0.1}},
-        {"rule": "posterior", "max_relations": 2},
-        {"rule": "best"},
-        {"per_pair": 1},
-        {"confidence": "calibrated", "calibration": {"": (1.0, -0.5), "ride": (0.7, 0.1)}},
-    ],
-)
+@pytest.mark.parametrize("settings", [
+    {},
+    {"confidence": "score", "threshold": 0.0, "max_relations": 3},
+    {"confidence": "calibrated", "thresholds": {"riding": 0.7, "ride": 0.1}},
+    {"rule": "posterior", "max_relations": 2},
+    {"rule": "best"},
+    {"per_pair": 1},
+    {"confidence": "calibrated", "calibration": {"": (1.0, -0.5), "ride": (0.7, 0.1)}},
+])  # fmt: skip
 @pytest.mark.parametrize("seed", range(3))
-def test_columns_hold_what_judging_image_by_image_finds(settings: dict[str, Any], seed: int) -> None:
+def test_columns_hold_what_judging_image_by_image_finds(settings, seed):
     relations, candidates = drawn(seed)
     choice = ChoiceSettings.model_validate(settings)
     wanted = judged_one_by_one(relations, candidates, choice)
@@ -118,14 +115,14 @@ def test_columns_hold_what_judging_image_by_image_finds(settings: dict[str, Any]
     ("settings", "lacking"),
     [({}, "probability"), ({"confidence": "calibrated"}, "calibrated"), ({"rule": "posterior"}, "posterior")],
 )
-def test_a_value_that_the_labels_lack_is_named(settings: dict[str, Any], lacking: str) -> None:
+def test_a_value_that_the_labels_lack_is_named(settings, lacking):
     tables = drawn(0, **{lacking: None})
     for more in ({}, {"per_pair": 2}):
         with pytest.raises(FatalError, match=f"shard.*{lacking}"):
             judged_columns(*tables, ChoiceSettings.model_validate(settings | more))
 
 
-def test_a_recipe_that_names_a_rule_or_a_measure_keeps_its_former_defaults() -> None:
+def test_a_recipe_that_names_a_rule_or_a_measure_keeps_its_former_defaults():
     def made(**settings: Any) -> tuple[str, str, float]:
         choice = ChoiceSettings.model_validate(settings)
         return choice.confidence, choice.rule, choice.threshold
@@ -138,28 +135,17 @@ def test_a_recipe_that_names_a_rule_or_a_measure_keeps_its_former_defaults() -> 
         made(rule="posterior", confidence="probability")
 
 
-def test_no_labels_are_no_columns() -> None:
+def test_no_labels_are_no_columns():
     found = judged_columns(RELATIONS.empty_table(), CANDIDATES.empty_table(), ChoiceSettings())
     assert (len(found.confidence), len(found.reason)) == (0, 0)
 
 
-def test_numbers_made_from_columns_are_those_of_the_relations() -> None:
+def test_numbers_made_from_columns_are_those_of_the_relations():
     generator = np.random.default_rng(0)
     sides = [
-        *(generator.random(388) * 700).tolist(),
-        0.005,
-        0.015,
-        2.675,
-        -0.001,
-        1.0,
-        1e15,
-        1e16,
-        640.0,
-        7e-5,
-        3.1,
-        4.0,
+        *(generator.random(388) * 700).tolist(), 0.005, 0.015, 2.675, -0.001, 1.0, 1e15, 1e16, 640.0, 7e-5, 3.1, 4.0,
         -0.0,
-    ]
+    ]  # fmt: skip
     boxes = np.array(sides).reshape(-1, 4).astype(np.float32)
     subject, object_ = generator.integers(0, len(boxes), (2, 300))
     digests = generator.choice(["a" * 64, 'quote " and ünicode', "b\\c"], 300).tolist()

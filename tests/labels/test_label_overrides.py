@@ -53,7 +53,7 @@ def placed(images: pa.Table, standing: dict[JudgedRelation, dict[str, Verdict]])
     return place_overrides(settled(standing), images, LABELS)
 
 
-def test_verdicts_come_before_scores(images: pa.Table) -> None:
+def test_verdicts_come_before_scores(images):
     standing = said(relation(0, "ride", 2), "reject") | said(relation(1, "rides", 2), "accept")
     overrides, homeless = placed(images, standing)
     assert [each for each in kept(None) if each[1] == "ride"] == [(0, "ride", 2, 0.9)]
@@ -63,21 +63,21 @@ def test_verdicts_come_before_scores(images: pa.Table) -> None:
     assert homeless == 0
 
 
-def test_a_corrected_pair_or_predicate_takes_the_place_of_the_label(images: pa.Table) -> None:
+def test_a_corrected_pair_or_predicate_takes_the_place_of_the_label(images):
     moved = said(relation(0, "ride", 2), "wrong_pair", corrected_subject=BOXES[1])
     renamed = said(relation(0, "near", 1), "wrong_predicate", corrected_predicate="looking at")
     overrides, _ = placed(images, moved | renamed)
     assert kept(overrides) == [(0, "look at", 1, 1.0), (1, "ride", 2, 1.0)]
 
 
-def test_a_label_that_only_a_person_knows_is_added_within_the_limit_of_an_image(images: pa.Table) -> None:
+def test_a_label_that_only_a_person_knows_is_added_within_the_limit_of_an_image(images):
     overrides, _ = placed(images, said(relation(1, "feed", 2), "accept") | said(relation(1, "ride", 2), "accept"))
     assert (1, "feed", 2, 1.0) in kept(overrides)
     assert kept(overrides, max_relations=2) == [(1, "feed", 2, 1.0), (1, "ride", 2, 1.0)]
     assert len(kept(overrides, max_relations=1)) == 1
 
 
-def test_a_rejected_label_takes_no_place_of_another(images: pa.Table) -> None:
+def test_a_rejected_label_takes_no_place_of_another(images):
     overrides, _ = placed(images, said(relation(0, "ride", 2), "reject"))
     of_pair = pa.Table.from_pylist([relations(7, (0, "riding", 2, 0.9), (0, "feeding", 2, 0.5))], schema=RELATIONS)
     one = ChoiceSettings(per_pair=1)
@@ -85,14 +85,15 @@ def test_a_rejected_label_takes_no_place_of_another(images: pa.Table) -> None:
     assert [r.predicate for r in kept_labels(of_pair, PAIRS, one, overrides)[7]] == ["feed"]
 
 
-def test_reviewers_who_do_not_agree_settle_nothing() -> None:
+def test_reviewers_who_do_not_agree_settle_nothing():
     about = relation(0, "ride", 2)
     assert settled(said(about, "accept", "reject")) == SettledVerdicts()
     assert settled(said(about, "unsure")) == SettledVerdicts()
+    assert settled(said(about, "unsure", "unsure", "accept")).right == {DIGEST: {about}}
     assert settled(said(about, "accept", "accept", "reject")).right == {DIGEST: {about}}
 
 
-def test_reviewers_who_find_different_faults_agree_that_a_label_is_wrong() -> None:
+def test_reviewers_who_find_different_faults_agree_that_a_label_is_wrong():
     about = relation(0, "ride", 2)
     one = said(about, "wrong_pair", corrected_subject=BOXES[1])[about]["r0"]
     other = replace(one, kind="wrong_predicate", corrected_subject=None, corrected_predicate="feed", reviewer="r1")
@@ -100,7 +101,7 @@ def test_reviewers_who_find_different_faults_agree_that_a_label_is_wrong() -> No
     assert (found.right, found.wrong) == ({}, {DIGEST: {about}})
 
 
-def test_a_verdict_on_a_relation_weighs_more_than_a_correction_that_leads_to_it() -> None:
+def test_a_verdict_on_a_relation_weighs_more_than_a_correction_that_leads_to_it():
     about, corrected = relation(0, "ride", 2), relation(1, "ride", 2)
     moved = said(about, "wrong_pair", corrected_subject=BOXES[1])
     assert settled(moved).right == {DIGEST: {corrected}}
@@ -108,14 +109,14 @@ def test_a_verdict_on_a_relation_weighs_more_than_a_correction_that_leads_to_it(
     assert (found.right, found.wrong) == ({}, {DIGEST: {about, corrected}})
 
 
-def test_verdicts_on_boxes_that_are_gone_are_counted_and_change_nothing(images: pa.Table) -> None:
+def test_verdicts_on_boxes_that_are_gone_are_counted_and_change_nothing(images):
     gone = JudgedRelation(DIGEST, (1, 1, 1, 1), BOXES[2], "ride")
     overrides, homeless = placed(images, said(gone, "reject"))
     assert (overrides, homeless) == ({}, 1)
     assert placed(images, said(replace(gone, image="e" * 64), "reject")) == ({}, 0)
 
 
-def test_of_boxes_in_one_place_all_are_meant_by_a_rejection_and_the_scored_by_an_acceptance(images: pa.Table) -> None:
+def test_of_boxes_in_one_place_all_are_meant_by_a_rejection_and_the_scored_by_an_acceptance(images):
     row = images.to_pylist()[0]
     twice = pa.Table.from_pylist([{**row, "boxes": [*row["boxes"], row["boxes"][2]]}], schema=IMAGES)
     overrides, _ = placed(twice, said(relation(0, "ride", 2), "reject") | said(relation(1, "ride", 2), "accept"))
@@ -124,7 +125,7 @@ def test_of_boxes_in_one_place_all_are_meant_by_a_rejection_and_the_scored_by_an
     assert overrides_table(overrides).num_rows == 3
 
 
-def test_the_digest_follows_from_what_is_settled_alone() -> None:
+def test_the_digest_follows_from_what_is_settled_alone():
     about = relation(0, "ride", 2)
     once, often = settled(said(about, "reject")), settled(said(about, "reject", "reject", "unsure", seconds=3.0))
     assert once.digest == often.digest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from uuid import uuid4
 
 import fsspec
@@ -12,7 +11,7 @@ from pipeline.labels.labelled_partitions import held
 from storage.remote_store import RemoteStore
 
 
-def test_a_held_artifact_of_an_object_store_brings_its_table_once(tmp_path: Path) -> None:
+def test_a_held_artifact_of_an_object_store_brings_its_table_once(tmp_path):
     url, files = f"memory://{uuid4().hex}", fsspec.filesystem("memory")
     key = put(RemoteStore(url, tmp_path / "here", files), "second", rows=(3, 4)).key
     found = RemoteStore(url, tmp_path / "elsewhere", files).find("second", key)

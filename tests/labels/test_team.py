@@ -1,7 +1,6 @@
 """Shares of a team: stable, complete, and no image of two people outside the overlap."""
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +11,7 @@ from storage.errors import FatalError
 DIGESTS = [f"{number:064x}" for number in range(2000)]
 
 
-def test_each_image_has_one_owner_and_those_of_the_overlap_two() -> None:
+def test_each_image_has_one_owner_and_those_of_the_overlap_two():
     team = Team(size=10, overlap=0.1)
     seats = {digest: team.seats(digest) for digest in DIGESTS}
     assert sum(len(each) == 2 for each in seats.values()) == pytest.approx(200, abs=40)
@@ -22,13 +21,13 @@ def test_each_image_has_one_owner_and_those_of_the_overlap_two() -> None:
     assert seats == {digest: Team(size=10, overlap=0.1, members=("ada",)).seats(digest) for digest in DIGESTS}
 
 
-def test_one_more_member_takes_images_and_moves_none_between_the_others() -> None:
+def test_one_more_member_takes_images_and_moves_none_between_the_others():
     before, after = Team(size=10), Team(size=11)
     moved = [after.seats(digest)[0] for digest in DIGESTS if before.seats(digest) != after.seats(digest)]
     assert set(moved) == {10} and 100 < len(moved) < 260
 
 
-def test_who_comes_first_takes_the_free_seats_for_good(tmp_path: Path) -> None:
+def test_who_comes_first_takes_the_free_seats_for_good(tmp_path):
     team = team_of("2", "10%", 500, None).joined("ada").joined("Zoë").joined("ada").joined("eve")
     assert (team.members, team.seat("Zoë"), team.seat("eve")) == (("ada", "Zoë"), 1, None)
     assert read_team(tmp_path) is None
@@ -41,6 +40,6 @@ def test_who_comes_first_takes_the_free_seats_for_good(tmp_path: Path) -> None:
     ("0", "10%", "a team of 0"), ("101", "10%", "a team of 101"), ("ada,../b", "10%", "reviewer '../b'"),
     ("2", "110%", "an overlap of 1.1"), ("2", "some", "--overlap some"),
 ])  # fmt: skip
-def test_an_impossible_team_is_refused(reviewers: str, overlap: str, reason: str) -> None:
+def test_an_impossible_team_is_refused(reviewers, overlap, reason):
     with pytest.raises(FatalError, match=reason):
         team_of(reviewers, overlap, 500, None)

@@ -98,14 +98,11 @@ def test_torch_compile_takes_the_kernels_whole(a_gpu):
     assert "rlip.read_by_kernel.default" in called
 
 
-@pytest.mark.parametrize(
-    ("inputs", "words"),
-    [
-        ({"dtype": torch.float64, "precision": torch.float64}, "values are torch.float64"),
-        ({"dtype": torch.bfloat16, "precision": torch.bfloat16}, "places are torch.bfloat16"),
-        ({"channels": 129}, "a head has 129 channels, not 1 to 128"),
-    ],
-)
+@pytest.mark.parametrize("inputs, words", [
+    ({"dtype": torch.float64, "precision": torch.float64}, "values are torch.float64"),
+    ({"dtype": torch.bfloat16, "precision": torch.bfloat16}, "places are torch.bfloat16"),
+    ({"channels": 129}, "a head has 129 channels, not 1 to 128"),
+])  # fmt: skip
 def test_inputs_that_the_kernels_dont_take_are_read_by_pytorch_with_a_word(reads_by, caplog, inputs, words):
     for _ in range(2):
         assert reads_by(**inputs) == ["PyTorch"]
@@ -113,29 +110,23 @@ def test_inputs_that_the_kernels_dont_take_are_read_by_pytorch_with_a_word(reads
     assert words in told.message
 
 
-@pytest.mark.parametrize(
-    ("place", "name", "value", "words"),
-    [
-        (deformable_read_triton, "_triton_version", lambda: None, "Triton is not installed; pip install 'rlip[gpu]'"),
-        (deformable_read_triton, "_triton_version", lambda: "3.5.1", "Triton 3.5.1 is older"),
-        (torch.cuda, "get_device_capability", lambda device=None: (7, 5), "compute capability 7.5, less than 8.0"),
-        (torch.version, "hip", "7.0", "not one of NVIDIA's"),
-    ],
-)
+@pytest.mark.parametrize("place, name, value, words", [
+    (deformable_read_triton, "_triton_version", lambda: None, "Triton is not installed; pip install 'rlip[gpu]'"),
+    (deformable_read_triton, "_triton_version", lambda: "3.5.1", "Triton 3.5.1 is older"),
+    (torch.cuda, "get_device_capability", lambda device=None: (7, 5), "compute capability 7.5, less than 8.0"),
+    (torch.version, "hip", "7.0", "not one of NVIDIA's"),
+])  # fmt: skip
 def test_a_machine_that_the_kernels_do_not_fit(reads_by, caplog, monkeypatch, place, name, value, words):
     monkeypatch.setattr(place, name, value)
     assert reads_by() == ["PyTorch"]
     assert words in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("sizes", "queries", "words"),
-    [
-        ((1, 2**16, 1, 1), 1, "images times heads are 65536"),
-        ((1, 1, 2**26, 32), 1, "too large for indices of 32 bits"),
-        ((1, 8, 4, 32), 2**24, "too large for indices of 32 bits"),
-    ],
-)
+@pytest.mark.parametrize("sizes, queries, words", [
+    ((1, 2**16, 1, 1), 1, "images times heads are 65536"),
+    ((1, 1, 2**26, 32), 1, "too large for indices of 32 bits"),
+    ((1, 8, 4, 32), 2**24, "too large for indices of 32 bits"),
+])  # fmt: skip
 def test_what_would_overflow_is_refused(a_gpu, sizes, queries, words):
     with torch.device("meta"):
         value, programs = torch.empty(*sizes), sizes[0] * sizes[1]

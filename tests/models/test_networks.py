@@ -170,13 +170,9 @@ def test_few_graphs_serve_images_of_all_sizes(small_config, tokenizer):
 def target(boxes: torch.Tensor, predicates: int = 3) -> Target:
     count = len(boxes)
     return Target(
-        torch.zeros(count, dtype=torch.int64),
-        torch.ones(count, dtype=torch.int64),
-        boxes,
-        boxes.flip(0),
-        torch.ones(count, predicates),
-        torch.ones(count, dtype=torch.bool),
-    )
+        torch.zeros(count, dtype=torch.int64), torch.ones(count, dtype=torch.int64), boxes, boxes.flip(0),
+        torch.ones(count, predicates), torch.ones(count, dtype=torch.bool),
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -28,15 +28,11 @@ RELEASED = {
     "tagger": (
         Kind.TAGGER,
         NetworkConfig(
-            architecture="parsed",
-            feedforward=1024,
-            tagger=True,
-            gate="GLIP",
-            relation_queries="vanilla",
+            architecture="parsed", feedforward=1024, tagger=True, gate="GLIP", relation_queries="vanilla",
             official_compat=True,
         ),
     ),
-}
+}  # fmt: skip
 WITHOUT_A_PLACE = {
     "parseda": {"transformer.text_encoder.embeddings.position_ids"},
     "parsed": {"transformer.text_encoder.embeddings.position_ids"},
@@ -149,18 +145,15 @@ def test_the_settings_of_the_training_tell_what_shapes_do_not(shared):
     assert infer_config(shapes, Kind.PARSED, args, {"gate": "GLIP", "text": {"dropout": 0.3}}).gate == "GLIP"
 
 
-@pytest.mark.parametrize(
-    ("args", "overrides", "message"),
-    [
-        ({}, {}, "--set relation_queries="),
-        ({"gating_mechanism": "VXAc"}, {}, "relation_queries"),
-        ({"gating_mechanism": "Vtanh", "verb_query_tgt_type": "MBF"}, {}, "gate='Vtanh'"),
-        ({"two_stage": True}, {}, "two_stage=True"),
-        ({"fusion_type": "MDETR_attn"}, {}, "MDETR_attn"),
-        ({}, {"text": 3}, "text=3"),
-        ({}, {"gate": "GLIP", "relation_queries": "MBF", "size": 1}, "size"),
-    ],
-)
+@pytest.mark.parametrize("args, overrides, message", [
+    ({}, {}, "--set relation_queries="),
+    ({"gating_mechanism": "VXAc"}, {}, "relation_queries"),
+    ({"gating_mechanism": "Vtanh", "verb_query_tgt_type": "MBF"}, {}, "gate='Vtanh'"),
+    ({"two_stage": True}, {}, "two_stage=True"),
+    ({"fusion_type": "MDETR_attn"}, {}, "MDETR_attn"),
+    ({}, {"text": 3}, "text=3"),
+    ({}, {"gate": "GLIP", "relation_queries": "MBF", "size": 1}, "size"),
+])  # fmt: skip
 def test_what_nothing_tells_or_is_not_supported_is_named(shared, args, overrides, message):
     shapes = {key: tuple(value.shape) for key, value in released(shared, "parseda")[0].items()}
     with pytest.raises(ConfigError) as error:

@@ -54,25 +54,11 @@ def test_nothing_is_allocated_for_a_file_that_has_other_shapes(tmp_path):
         weights.load(tmp_path / "huge", None)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("gate", "open"),
-        ("encoder_layers", 10**9),
-        ("width", 2**40),
-        ("text", {"vocabulary": 2**40}),
-        ("width", 100),
-        ("width", "64"),
-        ("pairs", 0),
-        ("dropout", 1.0),
-        ("points", True),
-        ("backbone_strides", [32, 16]),
-        ("unknown", 1),
-        ("tagger", True),
-        ("text", {"hidden": 30}),
-        ("text", 3),
-    ],
-)
+@pytest.mark.parametrize("field, value", [
+    ("gate", "open"), ("encoder_layers", 10**9), ("width", 2**40), ("text", {"vocabulary": 2**40}), ("width", 100),
+    ("width", "64"), ("pairs", 0), ("dropout", 1.0), ("points", True), ("backbone_strides", [32, 16]), ("unknown", 1),
+    ("tagger", True), ("text", {"hidden": 30}), ("text", 3),
+])  # fmt: skip
 def test_bad_settings_are_named(field, value):
     with pytest.raises(ConfigError) as error:
         NetworkConfig.from_dict({field: value})

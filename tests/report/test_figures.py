@@ -203,7 +203,7 @@ def test_recall_is_of_what_candidates_state(book):
     assert audit.labels.naive.recall == 0.5
 
 
-def test_figures_are_kept_with_the_run_until_an_artifact_changes(labelled, recipe):
+def test_figures_are_kept_with_the_run_until_an_artifact_changes_or_they_are_damaged(labelled, recipe):
     first = figures_of(run_view(recipe, labelled.run))
     kept = labelled.run.folder / "figures.json"
     stored = json.loads(kept.read_bytes())
@@ -213,12 +213,8 @@ def test_figures_are_kept_with_the_run_until_an_artifact_changes(labelled, recip
     assert figures_of(run_view(recipe, labelled.run)).labels.images == 77
     labelled.add("ingest", "toys/0001", [labelled.image(9, TWO_PEOPLE)])
     assert figures_of(run_view(recipe, labelled.run)).labels.images == 3
-
-
-def test_damaged_kept_figures_are_computed_again(labelled, recipe):
-    first = figures_of(run_view(recipe, labelled.run))
-    (labelled.run.folder / "figures.json").write_text("{torn")
-    assert figures_of(run_view(recipe, labelled.run)) == first
+    kept.write_text("{torn")
+    assert figures_of(run_view(recipe, labelled.run)).labels.images == 3
 
 
 def test_recorded_captions_of_unknown_images_are_counted(labelled, recipe, tmp_path):
@@ -230,16 +226,13 @@ def test_recorded_captions_of_unknown_images_are_counted(labelled, recipe, tmp_p
     assert figures_of(run_view(recipe, labelled.run)).unknown_captions == 0
 
 
-@pytest.mark.parametrize(
-    "choice",
-    [
-        ShardSettings(confidence="calibrated", threshold=0.4),
-        ShardSettings(rule="best", threshold=0.0),
-        ShardSettings(rule="posterior", threshold=0.3),
-        ShardSettings(thresholds={"ride": 0.95}, threshold=0.0),
-        ShardSettings(per_pair=1, max_relations=2, threshold=0.0),
-    ],
-)
+@pytest.mark.parametrize("choice", [
+    ShardSettings(confidence="calibrated", threshold=0.4),
+    ShardSettings(rule="best", threshold=0.0),
+    ShardSettings(rule="posterior", threshold=0.3),
+    ShardSettings(thresholds={"ride": 0.95}, threshold=0.0),
+    ShardSettings(per_pair=1, max_relations=2, threshold=0.0),
+])  # fmt: skip
 def test_what_counts_as_kept_is_what_the_shards_keep(book, choice, tmp_path):
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2)])])
     row = relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.8), (0, "sit on", 2, 0.5), (1, "next to", 0, 0.7))

@@ -16,9 +16,11 @@ from pipeline.report.figures import figures_of
 from pipeline.report.label_view import LabelView
 from pipeline.report.report_folder import remove_report
 from pipeline.report.static_report import write_report
+from pipeline.report.steps import Outcome
 from pipeline.run.context import RunContext, run_view
 from pipeline.run.doctor import needs
 from pipeline.run.recipe_files import STARTED
+from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts
@@ -69,7 +71,7 @@ def test_the_headlines_compare_with_baselines(labelled, recipe, tmp_path):
     assert "naive matching 12.50" in report(recipe, labelled, tmp_path / "compared").text
 
 
-def test_coverage_is_folded_away_below_the_agreement(labelled, recipe, tmp_path):
+def test_coverage_is_folded_away_and_nothing_is_fetched_and_no_script_may_run(labelled, recipe, tmp_path):
     page = report(recipe, labelled, tmp_path / "report")
     assert [found for found in page.all("details") if found.get("class") == "coverage"] == [{"class": "coverage"}]
     words = page.text.split("What the labels cover and miss")[1].split()
@@ -77,11 +79,15 @@ def test_coverage_is_folded_away_below_the_agreement(labelled, recipe, tmp_path)
     assert "kept 4 2.00 2.00 0.000 2 0.000" in text
     assert "Visual Genome 49 of 50" in text and "1 no candidate has it holding" in text
     assert "distance < 1/2 3 0.667 3 0.667 1/2 to 1 0 – 0 – > 1 1 1.000 4 0.250" in text
+    (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert str(policy).startswith("default-src 'none'; img-src 'self'; style-src 'sha256-")
+    targets = [value for _, found in page.elements for name, value in found.items() if name in ("src", "href")]
+    assert targets
+    assert all(str(target).startswith(("images/", "#")) for target in targets)
+    assert not page.all("link")
 
 
 def test_hostile_text_stays_text(book, recipe, tmp_path):
-    from pipeline.runtime.stage import Rejected
-
     boxes = [(f"person{HOSTILE}", 10.0, 10.0, 40.0, 80.0), ("horse", 20.0, 50.0, 60.0, 60.0)]
     bad = [Rejected(2, HOSTILE, HOSTILE + CONTROLS)]
     book.add("ingest", "toys/0000", [book.image(1, boxes, [(0, HOSTILE, 1)])], rejected=bad)
@@ -105,16 +111,6 @@ def test_no_picture_from_outside_its_folder_is_embedded(book, recipe, tmp_path, 
     page = report(recipe, book, tmp_path / "report")
     assert "missing file" in page.text
     assert page.all("img") == [] and list((tmp_path / "report" / "images").iterdir()) == []
-
-
-def test_nothing_is_fetched_and_no_script_may_run(labelled, recipe, tmp_path):
-    page = report(recipe, labelled, tmp_path / "report")
-    (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
-    assert str(policy).startswith("default-src 'none'; img-src 'self'; style-src 'sha256-")
-    targets = [value for _, found in page.elements for name, value in found.items() if name in ("src", "href")]
-    assert targets
-    assert all(str(target).startswith(("images/", "#")) for target in targets)
-    assert not page.all("link")
 
 
 def test_a_partial_run_gets_a_report_too(book, recipe, tmp_path):
@@ -152,8 +148,6 @@ def test_a_folder_with_other_files_is_left_alone(labelled, recipe, tmp_path):
 
 
 def test_a_run_that_computed_nothing_keeps_its_report(labelled, recipe, tmp_path):
-    from pipeline.report.steps import Outcome
-
     folder = tmp_path / "report"
     page = write_report(run_view(recipe, labelled.run), None, folder)
     (folder / "images" / "mark").write_bytes(b"")
@@ -165,8 +159,6 @@ def test_a_run_that_computed_nothing_keeps_its_report(labelled, recipe, tmp_path
 
 
 def test_a_flipped_bit_in_a_report_is_found_by_verify_and_mended_next(labelled, recipe):
-    from pipeline.report.steps import Outcome
-
     store = labelled.run.store
     folder = store.root / "reports" / "toy"
     page = write_report(run_view(recipe, labelled.run), None, folder)

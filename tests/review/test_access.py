@@ -36,31 +36,20 @@ def test_the_link_opens_a_session_and_its_token_leaves_the_address(by_link):
         assert browser.get("/").text == "Grace"
 
 
-def test_without_the_link_nothing_is_served(by_link):
+def test_without_the_link_or_with_a_wrong_token_nothing_is_served(by_link):
     with by_link.browser() as browser:
         for path, status in {"/": 401, "/images/1": 401, "/docs": 404, "/openapi.json": 404, "/logout": 404}.items():
             assert browser.get(path).status_code == status
         assert "Open the link" in browser.get("/").text
         for path in ["/", "/login", "/static/review.js", by_link.access.path[:-1] + "/"]:
             assert httpx.get(by_link.origin + path, trust_env=False).status_code == 404, "nothing tells the path"
-
-
-def test_a_wrong_token_opens_nothing(by_link):
-    with by_link.browser() as browser:
         for token in ("", "x", "%ff"):
             answer = browser.get(f"/login?token={token}")
             assert answer.status_code == 401
             assert "set-cookie" not in answer.headers
 
 
-def test_a_token_opens_no_server_with_a_password(by_password):
-    with by_password.browser() as browser:
-        assert by_password.access.token not in by_password.access.url
-        browser.get(f"/login?token={by_password.access.token}")
-        assert browser.get("/").status_code == 303
-
-
-def test_name_and_password_open_a_session(by_password):
+def test_name_and_password_open_a_session_and_scripts_are_not_led_to_the_form(by_password):
     root = by_password.access.path
     with by_password.browser() as browser:
         there = browser.get("/images/1?size=2")
@@ -69,21 +58,21 @@ def test_name_and_password_open_a_session(by_password):
         arrival = by_password.sign_in(browser, next="images/1?size=2")
         assert (arrival.status_code, arrival.headers["location"]) == (303, f"{root}/images/1?size=2")
         assert browser.get("/").text == "Ada"
-
-
-def test_scripts_and_images_are_refused_and_not_led_to_the_sign_in_page(by_password):
     answer = httpx.get(f"{by_password.origin}{by_password.access.path}/images/1", trust_env=False)
     assert answer.status_code == 401
     assert answer.json()["status"] == 401
 
 
-def test_the_right_password_is_the_only_one(by_password):
+def test_no_other_password_and_no_token_open_a_session(by_password):
     with by_password.browser() as browser:
         for wrong in ["", PASSWORD + " "]:
             answer = by_password.sign_in(browser, password=wrong)
             assert answer.status_code == 401
             assert "set-cookie" not in answer.headers
             assert browser.get("/").status_code == 303
+        assert by_password.access.token not in by_password.access.url
+        browser.get(f"/login?token={by_password.access.token}")
+        assert browser.get("/").status_code == 303
 
 
 def test_a_wrong_password_holds_up_all_attempts(caplog):
@@ -106,27 +95,19 @@ def test_a_wrong_password_holds_up_all_attempts(caplog):
     assert asyncio.run(attempts()) == []
 
 
-def test_signing_out_takes_the_cookie_back(by_password):
-    with by_password.browser() as browser:
-        by_password.sign_in(browser)
-        assert browser.get("/logout").status_code == 405
-        answer = browser.post("/logout")
-        assert (answer.status_code, answer.headers["location"]) == (303, by_password.access.path + "/login")
-        assert not browser.cookies and browser.get("/").status_code == 303
-
-
-def test_a_cookie_that_was_signed_out_stays_out_after_a_restart(tmp_path):
-    statuses = []
+def test_signing_out_takes_the_cookie_back_also_after_a_restart(tmp_path):
     with serving(PASSWORD, signed_out=tmp_path / "toy.ended") as server, server.browser() as browser:
         server.sign_in(browser)
         cookie = browser.cookies["rlip_review"]
-        browser.post("/logout")
+        assert browser.get("/logout").status_code == 405
+        answer = browser.post("/logout")
+        assert (answer.status_code, answer.headers["location"]) == (303, server.access.path + "/login")
+        assert not browser.cookies and browser.get("/").status_code == 303
         browser.cookies.set("rlip_review", cookie)
-        statuses.append(browser.get("/").status_code)
+        assert browser.get("/").status_code == 303
     with serving(PASSWORD, signed_out=tmp_path / "toy.ended") as server, server.browser() as browser:
         browser.cookies.set("rlip_review", cookie)
-        statuses.append(browser.get("/").status_code)
-    assert statuses == [303, 303]
+        assert browser.get("/").status_code == 303
 
 
 def test_a_proxy_names_the_reviewer_of_every_request():
@@ -192,20 +173,16 @@ def test_the_secret_is_its_owners_alone_and_a_torn_one_is_made_anew(tmp_path):
         kept_secret(file / "x")
 
 
-def test_the_cookie_goes_to_no_script_no_other_site_and_no_other_path(by_password):
-    with by_password.browser() as browser:
-        parts = {part.lower() for part in by_password.sign_in(browser).headers["set-cookie"].split("; ")[1:]}
-    assert {"httponly", "samesite=strict", f"path={by_password.access.path}"} <= parts
-    assert not any(part.startswith("domain") for part in parts)
-
-
-def test_behind_tls_the_cookie_travels_over_tls_only():
-    access = with_password("https://review.example.org")
-    client = TestClient(protected(APIRouter(), access), base_url="https://review.example.org")
+@pytest.mark.parametrize("origin", ["http://gpu7.lab", "https://review.example.org"])
+def test_the_cookie_goes_to_no_script_no_other_site_or_path_and_behind_tls_over_tls_alone(origin):
+    access = with_password(origin)
+    client = TestClient(protected(APIRouter(), access), base_url=origin)
     form = {"reviewer": "Ada", "password": PASSWORD}
     answer = client.post(f"{access.path}/login", data=form, follow_redirects=False)
-    assert "secure" in answer.headers["set-cookie"].split("; ")
-    assert access.url.startswith("https://review.example.org/")
+    parts = {part.lower() for part in answer.headers["set-cookie"].split("; ")[1:]}
+    assert {"httponly", "samesite=strict", f"path={access.path}"} <= parts
+    assert ("secure" in parts) == origin.startswith("https:")
+    assert not any(part.startswith("domain") for part in parts) and access.url.startswith(f"{origin}/")
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "gpu7.lab", ""])
@@ -215,10 +192,13 @@ def test_an_address_that_others_reach_needs_a_password(address):
     with_password("gpu7.lab:8765").require_password_beyond_loopback(address)
 
 
-def test_a_short_password_is_an_error():
+def test_a_short_password_and_an_invalid_name_of_the_host_are_errors():
     for password in ["", "1234567"]:
         with pytest.raises(FatalError, match="password"):
             with_password("gpu7.lab", password=password)
+    for host in ["", "a/b", "ftp://a", "http://u@a", "a\r\nb", "[::1"]:
+        with pytest.raises(FatalError, match="not a host name"):
+            with_password(host)
 
 
 def test_the_password_is_read_from_a_file_or_the_environment(tmp_path):
@@ -274,27 +254,11 @@ def test_nobody_signs_another_browser_in_or_out(by_password):
         assert victim.get("/").text == "Ada"
 
 
-@pytest.mark.parametrize("host", ["", "a/b", "ftp://a", "http://u@a", "a\r\nb", "[::1"])
-def test_an_invalid_name_of_the_host_is_an_error(host):
-    with pytest.raises(FatalError, match="not a host name"):
-        Access(names=[host], secret=SECRET, password=PASSWORD)
-
-
 def test_no_write_passes_without_a_session(by_link):
     address = f"{by_link.origin}{by_link.access.path}/verdicts"
-    for method in ["POST", "PUT", "DELETE"]:
-        assert httpx.request(method, address, trust_env=False).status_code == 401
-    for method in ["PATCH", "OPTIONS", "TRACE", "ANY"]:
-        assert httpx.request(method, address, trust_env=False).status_code == 405
+    for status, methods in {401: ["POST", "PUT", "DELETE"], 405: ["PATCH", "OPTIONS", "TRACE", "ANY"]}.items():
+        assert {httpx.request(each, address, trust_env=False).status_code for each in methods} == {status}
     assert by_link.verdicts == []
-
-
-def test_read_only_takes_no_writes_and_says_so():
-    with serving(read_only=True) as server, server.reviewer() as browser:
-        answer = browser.post("/verdicts")
-        assert (answer.status_code, "read-only" in answer.text) == (403, True)
-        assert server.verdicts == []
-        assert browser.get("/images/1").status_code == 200
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -307,15 +271,12 @@ def test_large_bodies_are_refused_even_in_chunks(by_link, chunked):
     assert [len(text) for _, text in by_link.verdicts] == [MAX_BODY]
 
 
-def test_a_large_sign_in_form_is_refused(by_password):
+def test_large_forms_and_heads_are_refused(by_password):
     with by_password.browser() as browser:
         assert by_password.sign_in(browser, password="x" * 70000).status_code == 413
         assert browser.post("/login", content=b"reviewer=\xff%ff&&=").status_code == 422
-
-
-def test_long_heads_are_refused(by_link):
-    unfinished = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{by_link.port}\r\nX: ".encode() + b"x" * 80000
-    assert by_link.raw(unfinished).startswith(b"HTTP/1.1 400")
+    unfinished = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{by_password.port}\r\nX: ".encode() + b"x" * 80000
+    assert by_password.raw(unfinished).startswith(b"HTTP/1.1 400")
 
 
 CSP = (
@@ -327,18 +288,11 @@ CSP = (
 def test_every_response_has_the_security_headers(by_link):
     with by_link.browser() as stranger, by_link.reviewer() as browser:
         answers = [
-            stranger.get("/"),
-            stranger.get("/static/review.js"),
-            stranger.get("/static/absent.js"),
-            stranger.get(by_link.origin),
-            stranger.get("/", headers={"Host": "evil.example"}),
-            stranger.get(by_link.access.url),
-            browser.get("/"),
-            browser.get("/images/1"),
-            browser.get("/absent"),
-            browser.post("/verdicts", headers={"Origin": "null"}),
-            browser.get("/fails"),
-        ]
+            stranger.get("/"), stranger.get("/static/review.js"), stranger.get("/static/absent.js"),
+            stranger.get(by_link.origin), stranger.get("/", headers={"Host": "evil.example"}),
+            stranger.get(by_link.access.url), browser.get("/"), browser.get("/images/1"), browser.get("/absent"),
+            browser.post("/verdicts", headers={"Origin": "null"}), browser.get("/fails"),
+        ]  # fmt: skip
     assert [answer.status_code for answer in answers] == [401, 200, 404, 404, 400, 303, 200, 200, 404, 403, 500]
     for answer in answers:
         for name, value in SECURITY_HEADERS.items():
@@ -347,8 +301,11 @@ def test_every_response_has_the_security_headers(by_link):
         assert "server" not in answer.headers
 
 
-def test_pages_are_never_stored_and_images_only_privately(by_link):
-    with by_link.reviewer() as browser:
+def test_read_only_takes_no_writes_and_says_so_and_only_images_are_stored_privately():
+    with serving(read_only=True) as server, server.reviewer() as browser:
+        answer = browser.post("/verdicts")
+        assert (answer.status_code, "read-only" in answer.text) == (403, True)
+        assert server.verdicts == []
         caching = [browser.get(path).headers["cache-control"] for path in ("/", "/images/1", "/static/icon.svg")]
     assert caching == ["no-store", "private, max-age=600, immutable", "no-cache"]
 

@@ -185,7 +185,7 @@ def test_a_flipped_bit_is_found_by_verify_and_mended_when_the_index_is_opened(bo
 
     made, whole, mended = use(), path.read_bytes(), 0
     assert index_fault(path) == "" and list(damaged_files(book.run.store)) == []
-    for place in (9, 4200, *range(8192 + 300, len(whole), len(whole) // 24)):
+    for place in (9, 4200, *range(8192 + 300, len(whole), len(whole) // 8)):
         data = bytearray(whole)
         data[place] ^= 4
         path.write_bytes(data)
@@ -195,7 +195,7 @@ def test_a_flipped_bit_is_found_by_verify_and_mended_when_the_index_is_opened(bo
         assert use() == made, place
         assert bool(caplog.records) >= bool(found), place
         mended += bool(found)
-    assert mended > 10
+    assert mended > 3
 
 
 def test_a_page_that_is_open_is_no_damage(book, tmp_path):

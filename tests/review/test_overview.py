@@ -66,36 +66,26 @@ def test_funnel_and_audit_are_those_of_the_report(labelled, opened):
     assert audit.curve()[-1] == (0.0, 1.0, 4 / 8)
 
 
-def test_the_losses_say_why(labelled, opened):
+def test_losses_say_why_and_counts_lead_to_the_labels_that_they_count(labelled, opened):
     more(labelled)
-    overview = overview_of(opened())
+    state = opened()
+    overview = overview_of(state)
     levels = {level.name: level for level in overview.levels}
     assert list(levels) == ["images", "captions", "triplets", "candidates", "scored labels", "kept labels"]
     assert [(loss.reason, loss.number) for loss in levels["images"].losses] == [("no caption <b>", 1)]
     assert levels["images"].losses[0].address == "quarantined?reason=no+caption+%3Cb%3E"
-    assert levels["scored labels"].number - levels["scored labels"].lost == levels["kept labels"].number
-
-
-def test_counts_lead_to_the_labels_that_they_count(labelled, opened):
-    more(labelled)
-    state = opened()
-    overview = overview_of(state)
+    scored, kept = levels["scored labels"], levels["kept labels"]
+    assert scored.losses and scored.number - scored.lost == kept.number
+    assert sum(labels for _, labels, _, _ in overview.score_rows) == scored.number
 
     def found(address: str) -> int:
         assert urlsplit(address).path == "labels"
         return state.listing.count(Search.model_validate(dict(parse_qsl(urlsplit(address).query))))
 
-    levels = {level.name: level for level in overview.levels}
-    for name in ("scored labels", "kept labels"):
-        assert found(levels[name].address) == levels[name].number
-    assert levels["scored labels"].losses
-    for loss in levels["scored labels"].losses:
-        assert found(loss.address) == loss.number
-    assert sum(labels for _, labels, _, _ in overview.score_rows) == levels["scored labels"].number
-    for _, labels, _, address in overview.score_rows:
-        assert found(address) == labels
-    for bar in overview.predicates:
-        assert found(bar.address) == bar.facts.kept
+    counted = [*((each.address, each.number) for each in (scored, kept, *scored.losses))]
+    counted += [(address, labels) for _, labels, _, address in overview.score_rows]
+    counted += [(bar.address, bar.facts.kept) for bar in overview.predicates]
+    assert [found(address) for address, _ in counted] == [number for _, number in counted]
 
 
 def test_a_run_on_its_way_is_shown_and_followed(book, recipe, opened):

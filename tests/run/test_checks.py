@@ -114,11 +114,7 @@ def test_nothing_stated_is_nothing_to_judge(book):
     book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1, (0, "ride", 2, 1))])
     tagged, images = (book.run.artifacts(step)["toys/0000"] for step in ("tag", "ingest"))
     measured = Measured(tagged, {"images": images})
-    assert (measured.average_precision(), measured.unreachable_share(), measured.relations_per_image()) == (
-        None,
-        None,
-        None,
-    )
+    assert measured.average_precision() is measured.unreachable_share() is measured.relations_per_image() is None
 
 
 def labelled(folder: Path, *riders: int, truth: bool = True) -> Inputs:
@@ -137,19 +133,13 @@ def labelled(folder: Path, *riders: int, truth: bool = True) -> Inputs:
     return Inputs({table: list(book.run.artifacts(step).values()) for table, step in steps.items()})
 
 
-def test_labels_below_the_limit_are_refused_and_their_predicates_named(tmp_path):
+def test_labels_below_the_limit_of_all_partitions_together_are_refused_and_their_predicates_named(tmp_path):
     with pytest.raises(FatalError, match=r"= 0\.9 .*; worst predicates: ride 0\.50 \(2 true\)\. ") as refused:
-        require_precise_labels(labelled(tmp_path, 1, 1), 0.9)
+        require_precise_labels(labelled(tmp_path / "wrong", 1, 1), 0.9)
     assert "next to" not in str(refused.value)
-
-
-def test_the_limit_is_that_of_all_partitions_together(tmp_path):
-    mixed = labelled(tmp_path, 0, 0, 0, 1)
+    mixed = labelled(tmp_path / "mixed", 0, 0, 0, 1)
     require_precise_labels(mixed, 0.75)  # the last partition alone has .58
     with pytest.raises(FatalError, match="4 true"):
         require_precise_labels(mixed, 0.99)
-
-
-def test_labels_that_nothing_can_judge_are_refused_too(tmp_path):
     with pytest.raises(FatalError, match="nothing to judge the labels by; set it to 0"):
-        require_precise_labels(labelled(tmp_path, 0, truth=False), 0.1)
+        require_precise_labels(labelled(tmp_path / "untrue", 0, truth=False), 0.1)

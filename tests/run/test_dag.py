@@ -20,13 +20,17 @@ def steps(root: Path, recipe: str, until: str) -> dict[str, tuple[str, ...]]:
     return {step.name: step.datasets for step in made}
 
 
-def test_a_tagger_needs_its_own_sets_alone(root):
-    assert steps(root, "coco", "train_tagger") == {
-        "ingest": ("vg",), "shard_tagger": ("vg",), "train_tagger": (),
-    }  # fmt: skip
+def test_a_run_up_to_a_stage_has_the_steps_and_datasets_that_it_needs(root):
+    assert steps(root, "demo", "ingest") == {"ingest": ("coco", "vg", "test")}
+    assert steps(root, "coco", "train_tagger") == {"ingest": ("vg",), "shard_tagger": ("vg",), "train_tagger": ()}
+    found = steps(root, "demo", "tag")
+    assert list(found) == ["ingest", "caption", "parse", "shard_tagger", "train_tagger", "tag"]
+    assert found["ingest"] == ("coco", "vg")
+    shards = [name for name in steps(root, "scenes", "shard") if name.startswith("shard:")]
+    assert shards == ["shard:pseudo", "shard:none", "shard:given"], "all steps of the stage"
 
 
-def test_each_fold_has_a_tagger_of_its_own(root: Path) -> None:
+def test_each_fold_has_a_tagger_of_its_own(root):
     made = {step.name: step for step in build_steps(load_recipe(root / "recipes/coco_sample.toml"))}
     folds = [f"train_tagger:{fold}" for fold in range(3)]
     assert made["tag"].uses == {"tagger": tuple(folds)}
@@ -36,7 +40,7 @@ def test_each_fold_has_a_tagger_of_its_own(root: Path) -> None:
     assert all(fold_of("coco", image, 3) == fold for fold, images in enumerate(held_out) for image in images)
 
 
-def test_labels_without_a_tagger_need_no_set_with_relations(root: Path) -> None:
+def test_labels_without_a_tagger_need_no_set_with_relations(root):
     recipe = load_recipe(root / "recipes/demo.toml", ["run.until=shard", 'tag.method="prior"', "data.tagger=[]"])
     made = {step.name: step for step in build_steps(recipe)}
     assert not {"shard_tagger", "train_tagger"} & made.keys()
@@ -45,7 +49,7 @@ def test_labels_without_a_tagger_need_no_set_with_relations(root: Path) -> None:
     assert tag.reads["captions"] == ("caption",), "which boxes they are of"
 
 
-def test_a_verifier_follows_the_labels_and_changes_no_other_step(root: Path) -> None:
+def test_a_verifier_follows_the_labels_and_changes_no_other_step(root):
     asked = ['tag.method="vlm"', 'tag.options.model="m"', "data.tagger=[]", "run.until=verify"]
     verified = ['verify.method="vlm"', 'verify.options.model="m"', "shard.threshold=0.6"]
     made = build_steps(load_recipe(root / "recipes/demo.toml", [*asked, *verified]))
@@ -56,17 +60,6 @@ def test_a_verifier_follows_the_labels_and_changes_no_other_step(root: Path) -> 
     for wrong in ('verify.method="prior"', 'verify.options.modle="m"'):
         with pytest.raises((FatalError, ValidationError), match=r"verify[.:]"):
             load_recipe(root / "recipes/demo.toml", [*asked, *verified[1:], wrong])
-
-
-def test_labels_need_no_sets_of_pre_training_and_tests(root):
-    found = steps(root, "demo", "tag")
-    assert list(found) == ["ingest", "caption", "parse", "shard_tagger", "train_tagger", "tag"]
-    assert found["ingest"] == ("coco", "vg")
-
-
-def test_a_stage_of_several_steps_is_carried_out_whole(root):
-    found = steps(root, "scenes", "shard")
-    assert [name for name in found if name.startswith("shard:")] == ["shard:pseudo", "shard:none", "shard:given"]
 
 
 def test_a_training_waits_for_the_check_against_its_test_sets(root):
@@ -85,10 +78,6 @@ def test_naive_labels_come_from_what_the_tagger_read_too(root):
     assert "pretrain:naive" in made and "pretrain:pseudo" not in made
     with pytest.raises(FatalError, match=r"pretrain\.variants has 'naive', which needs a tagger"):
         load_recipe(root / "recipes/demo.toml", ['pretrain.variants=["naive", "pseudo"]', "data.tagger=[]"])
-
-
-def test_the_first_stage_covers_all_sets(root):
-    assert steps(root, "demo", "ingest") == {"ingest": ("coco", "vg", "test")}
 
 
 def test_a_stage_that_the_recipe_lacks_is_told_with_those_it_has(root):
@@ -143,17 +132,14 @@ def test_a_set_without_annotations_needs_a_detector_and_states_no_relations(tmp_
             )
 
 
-@pytest.mark.parametrize(
-    ("lines", "words", "ends_with"),
-    [
-        ("[shard]", [], "shard:pseudo"),
-        ("[shard]\nthreshold = 0.4\n[pretrain]\nvariants = []", [], "shard:pseudo"),
-        ("", ["run.until=shard"], "shard:pseudo"),
-        ("", [], "tag"),
-        ("[shard]\npack = false", [], "tag"),
-        ('[shard]\nlabels = "none"', [], "shard:none"),
-    ],
-)
+@pytest.mark.parametrize("lines, words, ends_with", [
+    ("[shard]", [], "shard:pseudo"),
+    ("[shard]\nthreshold = 0.4\n[pretrain]\nvariants = []", [], "shard:pseudo"),
+    ("", ["run.until=shard"], "shard:pseudo"),
+    ("", [], "tag"),
+    ("[shard]\npack = false", [], "tag"),
+    ('[shard]\nlabels = "none"', [], "shard:none"),
+])  # fmt: skip
 def test_labels_are_packed_if_a_recipe_says_so(tmp_path, lines, words, ends_with):
     source = '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "instances.json"\n'
     (tmp_path / "mine.toml").write_text(f'{source}[tag]\nweights = "demo"\n{lines}\n')

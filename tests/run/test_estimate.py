@@ -115,15 +115,8 @@ def test_a_training_in_epochs_that_was_never_measured_is_estimated_from_its_oper
 def test_on_a_ray_cluster_the_most_actors_of_the_recipe_count_as_workers(tmp_path):
     on_ray = [word for each in ("engine=ray", "ray_address=127.0.0.1:1") for word in ("--set", f"run.{each}")]
     asked = (
-        "estimate",
-        write_small_set(tmp_path),
-        "--images",
-        1000,
-        *UNTIL,
-        "--set",
-        "caption.captioner=blip",
-        *on_ray,
-    )
+        "estimate", write_small_set(tmp_path), "--images", 1000, *UNTIL, "--set", "caption.captioner=blip", *on_ray,
+    )  # fmt: skip
     (_, caption) = json.loads(output_of(*asked, "--set", "run.max_actors=10", "--json"))["steps"]
     assert caption["wall"] == pytest.approx(397)
     unbounded = rlip(*asked)

@@ -63,32 +63,20 @@ def test_a_run_is_scraped_while_it_goes_on(tmp_path):
         urlopen(f"http://127.0.0.1:{port}/metrics")
 
 
-def test_a_failed_run_says_so_in_its_file(tmp_path):
+def test_a_failed_run_says_so_in_its_file_and_a_taken_port_or_unwritable_file_is_told(tmp_path):
     write_small_set(tmp_path)
-    recipe = small_recipe(tmp_path, f"run.metrics_file={tmp_path / 'run.prom'}")
-    with pytest.raises(FatalError), measured(recipe, Scraping(0)):
-        raise FatalError("no space")
+
+    def fails(setting: str, said: str) -> None:
+        with pytest.raises(FatalError, match=said), measured(small_recipe(tmp_path, setting), Scraping(0)):
+            raise FatalError("no space")
+
+    fails(f"run.metrics_file={tmp_path / 'run.prom'}", "no space")
     ended = values((tmp_path / "run.prom").read_text())
     assert (ended["rlip_run_running",], ended["rlip_run_failed",]) == (0, 1)
-
-
-def test_a_taken_port_and_an_unwritable_file_are_told_with_their_settings(tmp_path):
-    write_small_set(tmp_path)
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
+    with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
-        with (
-            pytest.raises(FatalError, match=rf"run\.metrics_port = {port}: .*choose another port"),
-            measured(small_recipe(tmp_path, f"run.metrics_port={port}"), Scraping(0)),
-        ):
-            pass
-    missing = tmp_path / "none" / "run.prom"
-    with (
-        pytest.raises(FatalError, match=r"run\.metrics_file = .* can't be written"),
-        measured(small_recipe(tmp_path, f"run.metrics_file={missing}"), Scraping(0)),
-    ):
-        pass
+        fails(f"run.metrics_port={port}", rf"run\.metrics_port = {port}: .*choose another port")
+    fails(f"run.metrics_file={tmp_path / 'none' / 'run.prom'}", r"run\.metrics_file = .* can't be written")
 
 
 def test_a_dead_lineage_server_does_not_fail_the_run(tmp_path, monkeypatch):

@@ -46,6 +46,7 @@ DATA: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "tagger": ((), ("vg",), ()),
 }
 """Dataset or setting of a script → the sets to label or learn from, of the tagger, and of the mix."""
+PRETRAINING = re.compile(r"parseda?_(r50|swin_[tl])_vg")
 TEXTS = {"hico": (80, 117), "vcoco": (80, 29), "oi_sgg": (288, 30)}
 
 
@@ -58,10 +59,14 @@ def _batch(script: dict[str, str]) -> int:
 
 @pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
 def test_a_recipe_trains_as_its_script(script):
-    recipe = load_recipe(RECIPES / "paper" / f"{script['recipe']}.toml")
+    path = RECIPES / "paper" / f"{script['recipe']}.toml"
+    recipe, text = load_recipe(path), path.read_text()
+    weights = script["initial"].split()[0]
+    assert f"scripts/{script['script']}.sh" in text and f"Weights of the authors: {weights}" in text
     data = DATA[script["setting"] if script["setting"] != "-" else script["data"]]
     assert (recipe.data.label, recipe.data.tagger, recipe.data.mix) == data
     settings: Any = recipe.train_tagger if script["setting"] == "tagger" else recipe.pretrain.settings
+    assert settings.pretrained is not None and settings.pretrained.parent == Path("data/weights")
     network, drawn = settings.network, script["negative_texts"] == "500"
     rates = (float(script["lr"]), float(script["lr_backbone"]), float(script["lr_backbone"]))
     epochs, drop = int(script["epochs"]), int(script["drop"])
@@ -97,16 +102,6 @@ def test_a_recipe_trains_as_its_script(script):
 
 
 @pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
-def test_a_recipe_names_its_script_and_the_weights_that_it_starts_from(script):
-    text = (RECIPES / "paper" / f"{script['recipe']}.toml").read_text()
-    weights = script["initial"].split()[0]
-    assert f"scripts/{script['script']}.sh" in text and f"Weights of the authors: {weights}" in text
-    recipe = load_recipe(RECIPES / "paper" / f"{script['recipe']}.toml")
-    starts = recipe.train_tagger if script["setting"] == "tagger" else recipe.pretrain.settings
-    assert starts.pretrained is not None and starts.pretrained.parent == Path("data/weights")
-
-
-@pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
 def test_a_recipe_is_scored_by_the_measure_of_its_benchmark(script):
     recipe = load_recipe(RECIPES / "paper" / f"{script['recipe']}.toml")
     if script["setting"] == "tagger":
@@ -137,15 +132,12 @@ SAME = {
 """What the taggers of recipes outside recipes/paper share with the authors'."""
 
 
-@pytest.mark.parametrize(
-    ("name", "paper"),
-    [
-        ("coco", "tagger_r50"),
-        ("coco_objects365", "tagger_r50"),
-        ("label_coco_swin_t", "tagger_swin_t"),
-        ("label_coco_swin_l", "tagger_swin_l"),
-    ],
-)
+@pytest.mark.parametrize("name, paper", [
+    ("coco", "tagger_r50"),
+    ("coco_objects365", "tagger_r50"),
+    ("label_coco_swin_t", "tagger_swin_t"),
+    ("label_coco_swin_l", "tagger_swin_l"),
+])  # fmt: skip
 def test_other_recipes_train_the_tagger_of_the_paper_and_pre_train_on_its_sides(name, paper):
     ours, theirs = (load_recipe(RECIPES / f"{each}.toml") for each in (name, f"paper/{paper}"))
     tagger, released = ours.train_tagger, theirs.train_tagger
@@ -158,11 +150,21 @@ def test_other_recipes_train_the_tagger_of_the_paper_and_pre_train_on_its_sides(
 
 def test_the_page_lists_each_recipe_and_each_script_without_one():
     page = (ROOT / "docs" / "training_recipes.md").read_text()
-    recipes = {path.stem for path in (RECIPES / "paper").glob("*.toml")}
-    assert recipes == {script["recipe"] for script in WITH_RECIPE} | WITHOUT_SCRIPT
+    files = {path.stem for path in (RECIPES / "paper").glob("*.toml")}
+    recipes = {script["recipe"] for script in WITH_RECIPE} | WITHOUT_SCRIPT
     assert set(_listed(page)) == recipes
+    assert files - recipes == {f"{name}_bf16" for name in recipes if PRETRAINING.match(name)}
     without = [script["script"].split("/")[1] for script in SCRIPTS if not script["recipe"]]
     assert [name for name in without if f"`{name}`" not in page] == []
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "paper").glob("*_bf16.toml")), ids=lambda path: path.stem)
+def test_a_variant_in_bfloat16_differs_in_nothing_else(path):
+    own, theirs = (load_recipe(each) for each in (path, path.with_stem(path.stem.removesuffix("_bf16"))))
+    settings = own.pretrain.settings
+    assert (settings.precision, theirs.pretrain.settings.precision) == ("bfloat16", "tf32")
+    pretrain = own.pretrain.model_copy(update={"settings": settings.model_copy(update={"precision": "tf32"})})
+    assert own.model_copy(update={"name": theirs.name, "pretrain": pretrain}) == theirs
 
 
 def _listed(page: str) -> Iterator[str]:

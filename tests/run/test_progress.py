@@ -56,7 +56,7 @@ class Clock:
         return self.now
 
 
-def test_speed_and_time_left_follow_from_all_workers():
+def test_speed_and_time_left_follow_from_all_workers_and_from_images():
     clock = Clock()
     pace = Throughput({"a": 100, "b": 100, "c": 100, "d": 100}, clock)
     pace.update("a", 0, 100)
@@ -66,6 +66,12 @@ def test_speed_and_time_left_follow_from_all_workers():
     pace.update("b", 50, 100)
     assert (pace.rate, pace.seconds_left) == (10.0, 30.0)
     assert pace.in_words("images") == "10.0 images/s, 0:00:30 left"
+    pace = Throughput({"small": 10, "large": 90}, clock)
+    pace.update("small", 0, 10)
+    clock.now += 10
+    pace.finish("small")
+    assert pace.in_words("images") == "1.0 images/s, 0:01:30 left"
+    assert pace.in_words("images", later=30) == "1.0 images/s, 0:01:30 left, 0:02:00 for the run"
 
 
 def test_loading_and_what_an_earlier_run_did_do_not_count():
@@ -78,16 +84,6 @@ def test_loading_and_what_an_earlier_run_did_do_not_count():
     assert pace.in_words("steps") == "2.0 steps/s, 0:00:40 left"
     clock.now += 990
     assert pace.in_words("steps").startswith("0.02 steps/s")
-
-
-def test_time_left_follows_from_images_and_not_from_partitions():
-    clock = Clock()
-    pace = Throughput({"small": 10, "large": 90}, clock)
-    pace.update("small", 0, 10)
-    clock.now += 10
-    pace.finish("small")
-    assert pace.in_words("images") == "1.0 images/s, 0:01:30 left"
-    assert pace.in_words("images", later=30) == "1.0 images/s, 0:01:30 left, 0:02:00 for the run"
 
 
 def test_a_committed_partition_counts_whole_even_if_it_told_nothing_more():

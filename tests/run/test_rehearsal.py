@@ -43,8 +43,10 @@ def rehearsed(recipe: Path) -> Iterator[tuple[Rehearsal, dict[str, Outcome]]]:
 def test_every_line_runs_and_the_best_settings_are_written(recipe, rehearsed):
     found = rehearsed[1]
     assert {name: each.state for name, each in found.items() if each.state not in ("ok", "slow")} == {
-        "grid_sample": "absent"
+        "grid_sample": "absent",
+        "fragmentation": "absent",
     }
+    assert found["fragmentation"].figure.startswith("not measured")
     assert "backward" in found["as it is"].figure and "decoders" in found["as it is"].figure
     assert "the same weights" in found["equal bits"].figure
     assert found["a rank dies"].figure == "killed after step 2, resumed from step 1, the same weights in the end"

@@ -29,14 +29,14 @@ def model(folder: Path) -> BlipForConditionalGeneration:
     return BlipForConditionalGeneration.from_pretrained(folder, local_files_only=True).eval()
 
 
-def test_files_are_small_and_half_precision(folder: Path) -> None:
+def test_files_are_small_and_half_precision(folder):
     assert (folder / "model.safetensors").stat().st_size <= 5_000_000
     assert (folder / "README.md").is_file()
     assert not list(folder.glob("*.bin"))
 
 
 @pytest.mark.parametrize("loader", [AutoTokenizer, BertTokenizer])
-def test_tokenizer_and_model_agree(folder: Path, model: BlipForConditionalGeneration, loader: type) -> None:
+def test_tokenizer_and_model_agree(folder, model, loader):
     tokenizer = loader.from_pretrained(folder, local_files_only=True)
     assert len(tokenizer) == model.config.text_config.vocab_size == len(words())
     assert tokenizer.convert_ids_to_tokens(list(range(len(words())))) == words()
@@ -46,14 +46,14 @@ def test_tokenizer_and_model_agree(folder: Path, model: BlipForConditionalGenera
     assert tokenizer(PROMPT)["input_ids"][1:-1] == [words().index(word) for word in PROMPT.split()]
 
 
-def test_processor_sees_what_training_saw(folder: Path) -> None:
+def test_processor_sees_what_training_saw(folder):
     processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
     scene = make_scene(SEED, 0)
     pixels = processor(images=render(scene), text=PROMPT, return_tensors="pt")["pixel_values"]
     assert torch.allclose(pixels, normalise(render_small(scene)[None]), atol=0.05)
 
 
-def test_captions_are_mostly_true(model: BlipForConditionalGeneration) -> None:
+def test_captions_are_mostly_true(model):
     scenes = [make_scene(SEED, i) for i in range(24)]
     torch.manual_seed(1)
     drawn = draw_captions(model, normalise(np.stack([render_small(scene) for scene in scenes])))
@@ -64,14 +64,14 @@ def test_captions_are_mostly_true(model: BlipForConditionalGeneration) -> None:
 
 
 @pytest.mark.parametrize("loader", [AutoTokenizer, RobertaTokenizer])
-def test_loads_as_roberta(root: Path, loader: type) -> None:
+def test_loads_as_roberta(root, loader):
     tokenizer = loader.from_pretrained(root / "scenes/weights/text", local_files_only=True)
     assert tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>"]) == [0, 1, 2, 3]
     batch = tokenizer(["person", "riding a horse"], padding=True)
     assert batch["input_ids"][0][0] == 0 and batch["input_ids"][0][-1] == 1
 
 
-def test_any_string_survives_and_names_are_short(root: Path) -> None:
+def test_any_string_survives_and_names_are_short(root):
     tokenizer = RobertaTokenizer.from_pretrained(root / "scenes/weights/text", local_files_only=True)
     for text in ("zebra crossing", "café 中文 🙂", "no objects", "A  b\tc"):
         ids = tokenizer(text)["input_ids"]
@@ -81,7 +81,7 @@ def test_any_string_survives_and_names_are_short(root: Path) -> None:
         assert len(tokenizer.tokenize(name)) <= 3, name
 
 
-def test_the_script_makes_the_shipped_files(root: Path, tmp_path: Path) -> None:
+def test_the_script_makes_the_shipped_files(root, tmp_path):
     write_tokenizer(tmp_path)
     for name in ("vocab.json", "merges.txt"):
         assert (tmp_path / name).read_text() == (root / "scenes/weights/text" / name).read_text()

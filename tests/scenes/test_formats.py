@@ -26,7 +26,7 @@ def digests(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_pycocotools_reads_instances_and_captions(written: SceneFolders) -> None:
+def test_pycocotools_reads_instances_and_captions(written):
     coco = pytest.importorskip("pycocotools.coco")
     boxes = coco.COCO(str(written.coco_instances))
     assert len(boxes.getImgIds()) == SMALL.train
@@ -39,7 +39,7 @@ def test_pycocotools_reads_instances_and_captions(written: SceneFolders) -> None
     assert len(captions.getAnnIds()) == 5 * SMALL.train
 
 
-def test_images_are_there_at_their_size(written: SceneFolders) -> None:
+def test_images_are_there_at_their_size(written):
     for entry in json.loads(written.coco_instances.read_text())["images"]:
         with Image.open(written.coco_images / entry["file_name"]) as image:
             assert image.format == "JPEG" and image.size == (entry["width"], entry["height"])
@@ -51,7 +51,7 @@ def test_images_are_there_at_their_size(written: SceneFolders) -> None:
         assert (written.vg_images / f"{entry['image_id']}.jpg").is_file()
 
 
-def test_hico_pairs_are_the_planted_ones(written: SceneFolders) -> None:
+def test_hico_pairs_are_the_planted_ones(written):
     verbs = json.loads(written.hico_verbs.read_text())
     for entry in json.loads(written.hico_test.read_text()):
         scene = make_scene(part_seed(SMALL, "hico"), entry["img_id"] - 1)
@@ -62,7 +62,7 @@ def test_hico_pairs_are_the_planted_ones(written: SceneFolders) -> None:
             assert box["bbox"] == [x, y, x + w, y + h]
 
 
-def test_visual_genome_ids_point_at_objects(written: SceneFolders) -> None:
+def test_visual_genome_ids_point_at_objects(written):
     objects = {
         item["object_id"]: (image["image_id"], item)
         for image in json.loads(written.vg_objects.read_text())
@@ -78,13 +78,13 @@ def test_visual_genome_ids_point_at_objects(written: SceneFolders) -> None:
     assert count > 0
 
 
-def test_parts_share_no_scene() -> None:
+def test_parts_share_no_scene():
     seeds = {part_seed(SceneSettings(seed=seed), part) for seed in range(200) for part in PARTS}
     assert len(seeds) == 200 * len(PARTS)
     assert not any(seed % 10 == 0 for seed in seeds)
 
 
-def test_same_settings_same_bytes_and_no_second_writing(written: SceneFolders, tmp_path: Path) -> None:
+def test_same_settings_same_bytes_and_no_second_writing(written, tmp_path):
     again = write_scenes(tmp_path / "set", SMALL.model_copy(update={"processes": 1}))
     assert digests(again.root) == digests(written.root)
     before = again.stamp.stat().st_mtime_ns
@@ -93,7 +93,7 @@ def test_same_settings_same_bytes_and_no_second_writing(written: SceneFolders, t
     assert again.stamp.stat().st_mtime_ns == before and calls == []
 
 
-def test_more_images_keep_the_old_ones(tmp_path: Path) -> None:
+def test_more_images_keep_the_old_ones(tmp_path):
     small = SceneSettings(seed=4, train=4, relations=0, test=0)
     folders = write_scenes(tmp_path / "set", small)
     before = digests(folders.coco_images)
@@ -102,7 +102,7 @@ def test_more_images_keep_the_old_ones(tmp_path: Path) -> None:
     assert len(after) == 7 and before.items() <= after.items()
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "precious.txt").write_text("keep")
     with pytest.raises(FileExistsError, match="not empty"):
         write_scenes(tmp_path, SMALL)

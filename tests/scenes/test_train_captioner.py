@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import BlipForConditionalGeneration
@@ -35,7 +33,7 @@ def fresh(feed: Feed) -> tuple[Learner, torch.optim.Optimizer]:
     return learner, torch.optim.AdamW(learner.groups(decay=0.05), lr=1e-3)
 
 
-def test_goes_on_as_if_never_stopped(feed: Feed, tmp_path: Path) -> None:
+def test_goes_on_as_if_never_stopped(feed, tmp_path):
     learner, optimizer = fresh(feed)
     whole = steps(learner, optimizer, feed, 0, 6)
     learner, optimizer = fresh(feed)
@@ -51,7 +49,7 @@ def test_goes_on_as_if_never_stopped(feed: Feed, tmp_path: Path) -> None:
     assert whole[-1] < whole[0]
 
 
-def test_captions_in_a_row_do_not_see_each_other(feed: Feed) -> None:
+def test_captions_in_a_row_do_not_see_each_other(feed):
     batch = feed.batch(0)
     sees = batch["mask"][:, 0] == 0
     places = batch["places"]
@@ -62,7 +60,7 @@ def test_captions_in_a_row_do_not_see_each_other(feed: Feed) -> None:
                 assert seen == list(range(int(places[row, token]) + 1))
 
 
-def test_exported_model_is_the_trained_one(feed: Feed, tmp_path: Path) -> None:
+def test_exported_model_is_the_trained_one(feed, tmp_path):
     learner, _ = fresh(feed)
     export(learner.captioner, tmp_path)
     loaded = BlipForConditionalGeneration.from_pretrained(tmp_path, local_files_only=True)

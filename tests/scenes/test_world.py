@@ -23,14 +23,14 @@ def scenes() -> list[Scene]:
     return [make_scene(31, i) for i in range(COUNT)]
 
 
-def test_a_scene_depends_on_seed_and_index_alone() -> None:
+def test_a_scene_depends_on_seed_and_index_alone():
     assert make_scene(5, 17) == make_scene(5, 17)
     assert make_scene(5, 17) != make_scene(5, 18)
     assert make_scene(5, 17) != make_scene(6, 17)
     assert render(make_scene(5, 17)).tobytes() == render(make_scene(5, 17)).tobytes()
 
 
-def test_the_world_has_not_moved() -> None:
+def test_the_world_has_not_moved():
     """Shipped weights were trained on exactly these scenes: a change here needs new weights and a new LAYOUT."""
     digest = hashlib.sha256()
     for i in range(20):
@@ -40,7 +40,7 @@ def test_the_world_has_not_moved() -> None:
     assert digest.hexdigest()[:16] == "cfdb87d996f366fc"
 
 
-def test_boxes_lie_inside_and_are_big_enough(scenes: list[Scene]) -> None:
+def test_boxes_lie_inside_and_are_big_enough(scenes):
     for scene in scenes:
         for thing in scene.objects:
             x, y, w, h = thing.box
@@ -48,7 +48,7 @@ def test_boxes_lie_inside_and_are_big_enough(scenes: list[Scene]) -> None:
             assert min(w, h) >= 7, (scene.index, thing)
 
 
-def test_boxes_bound_what_is_drawn() -> None:
+def test_boxes_bound_what_is_drawn():
     """Removing an object changes the image up to the edges of its box and nowhere outside."""
     scene = make_scene(31, 3)
     whole = np.asarray(render(scene)).astype(int)
@@ -61,14 +61,14 @@ def test_boxes_bound_what_is_drawn() -> None:
         assert x + w - 3 <= xs.max() <= x + w + 2 and y + h - 3 <= ys.max() <= y + h + 2
 
 
-def test_everything_occurs(scenes: list[Scene]) -> None:
+def test_everything_occurs(scenes):
     assert {r.predicate for s in scenes for r in s.relations} == set(PREDICATES)
     assert {o.category for s in scenes for o in s.objects} == set(WORLD_CATEGORIES)
     assert set(WORLD_CATEGORIES) <= set(COCO_CATEGORIES)
     assert len(canonical_names()) >= 10
 
 
-def test_scenes_are_ambiguous_on_purpose(scenes: list[Scene]) -> None:
+def test_scenes_are_ambiguous_on_purpose(scenes):
     """About half or more of the pairs that categories alone propose are wrong."""
     proposed = right = ambiguous = 0
     for scene in scenes:
@@ -91,7 +91,7 @@ def test_scenes_are_ambiguous_on_purpose(scenes: list[Scene]) -> None:
     assert ambiguous >= 0.5 * len(scenes)
 
 
-def test_neighbours_are_near_and_strangers_are_not(scenes: list[Scene]) -> None:
+def test_neighbours_are_near_and_strangers_are_not(scenes):
     for scene in scenes:
         stated = {frozenset((r.subject, r.object)) for r in scene.relations}
         for i, a in enumerate(scene.objects):
@@ -108,7 +108,7 @@ def test_neighbours_are_near_and_strangers_are_not(scenes: list[Scene]) -> None:
                 assert right[0] - left[0] - left[2] <= NEAR
 
 
-def test_relations_look_as_they_say(scenes: list[Scene]) -> None:
+def test_relations_look_as_they_say(scenes):
     for scene in scenes:
         for relation in scene.relations:
             a, b = scene.objects[relation.subject], scene.objects[relation.object]
@@ -125,7 +125,7 @@ def test_relations_look_as_they_say(scenes: list[Scene]) -> None:
                 assert max(bx - ax - aw, ax - bx - bw) < 3
 
 
-def test_no_pair_is_related_twice(scenes: list[Scene]) -> None:
+def test_no_pair_is_related_twice(scenes):
     for scene in scenes:
         pairs = Counter(frozenset((r.subject, r.object)) for r in scene.relations)
         assert max(pairs.values()) == 1
@@ -144,7 +144,7 @@ def captioned() -> list[tuple[Scene, list[str]]]:
     return out
 
 
-def test_captions_say_only_what_is_planted(captioned: list[tuple[Scene, list[str]]]) -> None:
+def test_captions_say_only_what_is_planted(captioned):
     for scene, captions in captioned:
         truth = scene.triplets()
         truth |= {(o, p, s) for s, p, o in truth if p in SYMMETRIC}
@@ -153,7 +153,7 @@ def test_captions_say_only_what_is_planted(captioned: list[tuple[Scene, list[str
             assert read(text) <= truth, (scene.index, text)
 
 
-def test_captions_are_short_and_known_to_the_captioner(captioned: list[tuple[Scene, list[str]]]) -> None:
+def test_captions_are_short_and_known_to_the_captioner(captioned):
     known = set(words())
     for _, captions in captioned:
         for text in captions:
@@ -161,7 +161,7 @@ def test_captions_are_short_and_known_to_the_captioner(captioned: list[tuple[Sce
             assert set(text.split()) <= known
 
 
-def test_captions_vary(captioned: list[tuple[Scene, list[str]]]) -> None:
+def test_captions_vary(captioned):
     texts = [text for _, captions in captioned for text in captions]
     assert len(set(texts)) > 0.6 * len(texts)
     for word in ("there", "while", "by", "is", "couch", "sofa", "bike", "bicycle", "puppy", "lady", "beside"):

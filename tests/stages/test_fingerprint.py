@@ -39,7 +39,7 @@ def inputs(tmp_path: Path) -> Inputs:
     return Inputs({"images": (artifact(tmp_path / "inputs", images=rows),)})
 
 
-def test_each_image_has_the_hashes_of_its_bytes_and_of_its_picture(inputs, tmp_path):
+def test_each_image_has_the_hashes_of_its_bytes_and_of_its_picture_or_is_quarantined(inputs, tmp_path):
     stage = FingerprintStage(Settings(), {"test": tmp_path})
     output = stage.run(inputs, tmp_path, lambda done, total, note="": None)
     write_table(output.table, tmp_path / "fingerprints.parquet")
@@ -51,9 +51,5 @@ def test_each_image_has_the_hashes_of_its_bytes_and_of_its_picture(inputs, tmp_p
     assert [row["phash"] for row in rows] == [perceptual_hash(picture(1)), perceptual_hash(picture(2)), None]
     assert rows[0]["phash"] != rows[1]["phash"]
     assert stage.describe(inputs, output.table) == {"images": 3, "without a perceptual hash": 1}
-
-
-def test_images_that_cannot_be_read_are_quarantined(inputs, tmp_path):
-    output = FingerprintStage(Settings(), {"test": tmp_path}).run(inputs, tmp_path, lambda done, total, note="": None)
     assert [(each.image_id, each.reason) for each in output.rejected] == [(4, "truncated"), (5, "missing file")]
     assert output.rows_in == 5

@@ -75,15 +75,6 @@ def test_the_distance_decides_what_is_near(inputs, tmp_path):
     assert near(8) == [("coco", 4), ("vg", 1), ("vg", 9)]
 
 
-def test_clean_shards_pass(tmp_path):
-    clean = shard(tmp_path / "clean", "coco", (1, "a", CAT), (2, "b", SKY))
-    tests = evaluation_set(tmp_path / "vcoco", "vcoco", (1, "c", DOG), (2, "d", SKY))
-    output, rows = overlap(Inputs({"shards": (clean,), "fingerprints": (tests,)}), tmp_path)
-    assert rows == []
-    write_table(output.table, tmp_path / "overlap.parquet")
-    OverlapStage(OverlapSettings()).audit(Inputs({"overlap": (Artifact(tmp_path),)}))
-
-
 def test_a_run_that_trains_on_evaluation_images_is_refused_unless_allowed(inputs, tmp_path):
     output, _ = overlap(inputs, tmp_path)
     write_table(output.table, tmp_path / "overlap.parquet")
@@ -98,7 +89,13 @@ def test_a_run_that_trains_on_evaluation_images_is_refused_unless_allowed(inputs
     OverlapStage(OverlapSettings(allow=True)).audit(made)
 
 
-def test_allowing_an_overlap_recomputes_nothing():
+def test_clean_shards_pass_and_allowing_an_overlap_recomputes_nothing(tmp_path):
+    clean = shard(tmp_path / "clean", "coco", (1, "a", CAT), (2, "b", SKY))
+    tests = evaluation_set(tmp_path / "vcoco", "vcoco", (1, "c", DOG), (2, "d", SKY))
+    output, rows = overlap(Inputs({"shards": (clean,), "fingerprints": (tests,)}), tmp_path)
+    assert rows == []
+    write_table(output.table, tmp_path / "overlap.parquet")
+    OverlapStage(OverlapSettings()).audit(Inputs({"overlap": (Artifact(tmp_path),)}))
     strict, lenient = (OverlapStage(OverlapSettings(allow=allow)) for allow in (False, True))
     assert strict.row_settings() == lenient.row_settings() == {"distance": 4}
 

@@ -101,8 +101,8 @@ def labels(sample: TrainingSample):
     return [(r.subject, r.predicate, r.object, r.confidence) for r in sample.relations]
 
 
-def test_pseudo_labels_above_the_threshold_go_into_the_shard(inputs, tmp_path):
-    output, _, samples = shard(inputs, tmp_path / "work")
+def test_pseudo_labels_above_the_threshold_go_into_the_shard_with_their_words_and_the_images_bytes(inputs, tmp_path):
+    output, members, samples = shard(inputs, tmp_path / "work")
     assert list(samples) == [1, 2, 5]
     assert labels(samples[1]) == [(0, "ride", 1, 0.6)]
     assert labels(samples[2]) == []
@@ -111,6 +111,13 @@ def test_pseudo_labels_above_the_threshold_go_into_the_shard(inputs, tmp_path):
     assert (output.rows_in, output.rows_out) == (4, 3)  # an image without a box is left out, not rejected
     counts = {"images": 3, "without a box": 1, "without a relation": 0, "relations": 2, "excluded": {}}
     assert output.facts == counts
+    (relation,) = samples[1].relations
+    assert (relation.surface, relation.ambiguity, relation.caption, relation.triplet) == ("riding", 2, 3, 0)
+    assert samples[5].relations[0].ambiguity is None
+    assert json.loads(members[1]["json"])["version"] == 1
+    assert samples[1].labels == "pseudo"
+    assert set(members[1]) == {"jpg", "json"} and members[1]["jpg"] == image_bytes()
+    assert members[2]["png"] == image_bytes("PNG")
 
 
 def test_what_other_loaders_would_show_otherwise_is_packed_upright_and_readable(tmp_path):
@@ -132,15 +139,6 @@ def test_what_other_loaders_would_show_otherwise_is_packed_upright_and_readable(
             assert np.abs(np.asarray(decode_image(data), int) - expected).mean() < 4
         stored = [(tmp_path / row["uri"]).read_bytes() for row in rows[:2]]
         assert ([data for _, data in packed[:2]] == stored) == (name == "raw")
-
-
-def test_a_label_tells_the_words_it_came_from_and_how_clear_they_were(inputs, tmp_path):
-    _, members, samples = shard(inputs, tmp_path / "work")
-    (relation,) = samples[1].relations
-    assert (relation.surface, relation.ambiguity, relation.caption, relation.triplet) == ("riding", 2, 3, 0)
-    assert samples[5].relations[0].ambiguity is None
-    assert json.loads(members[1]["json"])["version"] == 1
-    assert samples[1].labels == "pseudo"
 
 
 def test_images_without_relations_are_kept_or_dropped_and_counted(inputs, tmp_path):
@@ -175,14 +173,6 @@ def test_images_of_a_list_or_of_an_evaluation_set_are_left_out_and_listed(inputs
     assert output.rows_in == 1  # only the truncated one counts as rejected
 
 
-def test_a_list_that_changes_changes_the_key(tmp_path):
-    (tmp_path / "ids.txt").write_text("1\n")
-    stage = ShardStage(ShardSettings(exclude=[{"ids": tmp_path / "ids.txt", "reason": "test"}]))
-    assert list(stage.files().values()) == [tmp_path / "ids.txt"]
-    with pytest.raises(FatalError, match="no such file"):
-        ShardStage(ShardSettings(exclude=[{"ids": tmp_path / "none", "reason": "test"}])).files()
-
-
 def test_predicates_have_thresholds_of_their_own_and_a_pair_its_surest_label(inputs, tmp_path):
     _, _, strict = shard(inputs, tmp_path / "strict", threshold=0.05, thresholds={"near": 0.5})
     assert [r.predicate for r in strict[1].relations] == ["ride"]
@@ -193,12 +183,6 @@ def test_predicates_have_thresholds_of_their_own_and_a_pair_its_surest_label(inp
 def test_labels_without_calibration_are_not_taken_for_calibrated(inputs, tmp_path):
     with pytest.raises(FatalError, match=r"shard\.confidence = 'calibrated'.*held_out"):
         shard(inputs, tmp_path / "work", confidence="calibrated")
-
-
-def test_images_keep_their_bytes_and_get_the_extension_of_their_content(inputs, tmp_path):
-    _, members, _ = shard(inputs, tmp_path / "work")
-    assert set(members[1]) == {"jpg", "json"} and members[1]["jpg"] == image_bytes()
-    assert members[2]["png"] == image_bytes("PNG")
 
 
 def test_given_and_no_labels(inputs, tmp_path):
@@ -294,6 +278,11 @@ def test_verdicts_change_the_key_only_where_the_setting_names_them_and_as_they_w
     assert "verdicts" not in ShardStage(given).row_settings()
 
 
-def test_a_folder_of_verdicts_that_is_not_there_is_named(tmp_path):
+def test_a_list_is_a_file_of_the_key_and_what_is_not_there_is_named(tmp_path):
+    (tmp_path / "ids.txt").write_text("1\n")
+    stage = ShardStage(ShardSettings(exclude=[{"ids": tmp_path / "ids.txt", "reason": "test"}]))
+    assert list(stage.files().values()) == [tmp_path / "ids.txt"]
+    with pytest.raises(FatalError, match="no such file"):
+        ShardStage(ShardSettings(exclude=[{"ids": tmp_path / "none", "reason": "test"}])).files()
     with pytest.raises(FatalError, match=r"no folder of verdicts at .*none"):
         ShardSettings(verdicts=tmp_path / "none").planned()

@@ -70,9 +70,7 @@ def test_rows_say_where_a_label_comes_from_and_what_it_means(tmp_path):
         assert relation["calibrated"] != relation["score"]
 
 
-def test_each_image_is_labelled_by_the_tagger_that_has_not_seen_it(
-    weights: Path, inputs: Inputs, tmp_path: Path
-) -> None:
+def test_each_image_is_labelled_by_the_tagger_that_has_not_seen_it(weights, inputs, tmp_path):
     taggers = [weights, *(made_tagger(tmp_path / f"fold{fold}") for fold in (1, 2))]
     for fold, folder in enumerate(taggers):
         network = load(folder / "model.safetensors", folder)
@@ -88,7 +86,7 @@ def test_each_image_is_labelled_by_the_tagger_that_has_not_seen_it(
     assert len(set(found.values())) > 1
 
 
-def test_boxes_names_and_captions_label_without_a_tagger(inputs: Inputs, tmp_path: Path) -> None:
+def test_boxes_names_and_captions_label_without_a_tagger(inputs, tmp_path):
     stage = TagStage(TagSettings(method="prior"), FOLDERS)
     stage.open(Inputs())
     labels = [label for row in stage.run(inputs, tmp_path, ignore).table.to_pylist() for label in row["relations"]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_store import Inputs, put, put_chain, record
+from toy_store import Inputs, put, put_chain, record, rewrite
 
 from pipeline.cli.store import collect_garbage, remove_run, show_usage, verify
 from pipeline.cli.transfer import pull_run, push_run
@@ -42,11 +42,6 @@ def _edit(artifact: Artifact, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **values}))
 
 
-def _reseal(artifact: Artifact, **values: Any) -> None:
-    changed = artifact.manifest.model_copy(update={**values, "seal": ""})
-    (artifact.folder / "manifest.json").write_bytes(changed.as_bytes())
-
-
 def _shorten(artifact: Artifact) -> None:
     path = artifact.file("captions.parquet")
     path.write_bytes(path.read_bytes()[:-1])
@@ -68,7 +63,7 @@ DAMAGE: dict[str, Callable[[Artifact], None]] = {
     "bytes do not match the digest": _flip,
     "gone": lambda artifact: artifact.file("captions.parquet").unlink(),
     "damaged manifest": _truncate,
-    "manifest of another key": lambda artifact: _reseal(artifact, terms={"stage": "caption"}),
+    "manifest of another key": lambda artifact: rewrite(artifact, terms={"stage": "caption"}),
     "damaged manifest$": lambda artifact: _edit(artifact, counts={"rows_in": 9, "rows_out": 9}),
     "not in the store": lambda artifact: (artifact.folder / "manifest.json").unlink(),
 }
@@ -98,31 +93,23 @@ def test_of_some_runs_only_what_they_need_is_examined(store):
 
 
 @pytest.mark.parametrize("damage", ["gone", "torn"])
-def test_reading_and_pushing_what_is_damaged_say_what_mends_it(store, damage, tmp_path):
+def test_what_is_damaged_is_not_pushed_and_the_message_says_what_mends_it(store, damage, tmp_path):
     chain = put_chain(store)
     run = record(store, "demo", chain)
-    (artifact,) = chain["caption"]
-    path = artifact.file("captions.parquet")
+    path = chain["caption"][0].file("captions.parquet")
     path.unlink() if damage == "gone" else path.write_bytes(b"torn")
-    with pytest.raises(FatalError, match=r"captions\.parquet: damaged \(.*rlip store verify --repair"):
-        artifact.table("captions")
     remote = ObjectStoreArtifacts(f"file://{tmp_path}/elsewhere")
     with pytest.raises(FatalError, match=r"captions\.parquet: damaged \(.*rlip store verify --repair"):
         push_run(run, remote)
-    assert remote.keys("caption") == set(), "damaged artifacts are not pushed"
-    with pytest.raises(FileNotFoundError):
-        artifact.table("triplets")
+    assert remote.keys("caption") == set()
 
 
-@pytest.mark.parametrize(
-    ("path", "most", "said"),
-    [
-        ("runs/demo/steps/caption.json", 2**26, r"remove it"),
-        ("runs/demo/records/1.json", 2**26, r"remove this record"),
-        ("runs/demo/recipe.json", 2**26, r"run the recipe again, which rewrites it$"),
-        ("cuts/toys.json", 2**28, r"remove it and run again: images are then partitioned from scratch"),
-    ],
-)
+@pytest.mark.parametrize("path, most, said", [
+    ("runs/demo/steps/caption.json", 2**26, r"remove it"),
+    ("runs/demo/records/1.json", 2**26, r"remove this record"),
+    ("runs/demo/recipe.json", 2**26, r"run the recipe again, which rewrites it$"),
+    ("cuts/toys.json", 2**28, r"remove it and run again: images are then partitioned from scratch"),
+])  # fmt: skip
 def test_a_damaged_record_is_found_with_its_remedy(store, path, most, said):
     record(store, "demo", put_chain(store)).append("completed")
     assert list(find_record_damage(store)) == []

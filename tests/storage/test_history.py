@@ -37,6 +37,7 @@ def test_a_record_stays_as_it_was_written(store):
     assert (first.read_document("recipe"), first.name) == ({"top_p": 0.9}, "toy@1")
     assert first.artifacts("caption")["toys/0000"].manifest.terms["settings"]["top_p"] == 0.9
     assert set(first.steps()) == {"ingest", "caption", "parse"}
+    assert (first.keys("tag"), first.artifacts("tag"), first.stage("tag")) == ({}, {}, "")
 
 
 def test_a_record_tells_its_time_in_utc_and_what_json_lacks_as_text(store, tmp_path):
@@ -57,13 +58,10 @@ def test_history_is_not_rewritten(store):
             change()
 
 
-@pytest.mark.parametrize("number", ["0", "3", "x"])
-def test_an_unknown_record_is_answered_with_those_that_exist(store, number):
-    with pytest.raises(FatalError, match="toy@1 to toy@2"):
-        find_run(store, f"toy@{number}")
-
-
-def test_an_unknown_run_is_answered_with_those_that_exist(store):
+def test_an_unknown_run_or_record_is_answered_with_those_that_exist(store):
+    for number in ("0", "3", "x"):
+        with pytest.raises(FatalError, match="toy@1 to toy@2"):
+            find_run(store, f"toy@{number}")
     record(store, "other", {"parse": []})
     with pytest.raises(FatalError, match=r"no run 'none' in .*; runs there: other, toy$"):
         find_run(store, "none@1")
@@ -78,11 +76,6 @@ def test_a_document_that_is_damaged_or_has_no_end_is_none(store):
     for size in (5, 2**40):
         os.truncate(run.folder / "recipe.json", size)
         assert run.read_document("recipe") == {}
-
-
-def test_a_step_that_a_record_does_not_have_holds_nothing(store):
-    first = find_run(store, "toy@1")
-    assert (first.keys("tag"), first.artifacts("tag"), first.stage("tag")) == ({}, {}, "")
 
 
 def test_a_damaged_record_is_named(store):
@@ -177,28 +170,20 @@ def test_a_record_pulled_alone_is_the_run_with_the_recipe_that_made_it(store, tm
     assert pulled.read_document("outcome") == {"of": 0.9}
 
 
-def test_a_damaged_document_at_a_url_is_named_with_the_remedy():
-    with pytest.raises(FatalError, match=r"^url: recipe\.json: damaged \(.*\); push the run again$"):
-        parse_run({"recipe.json": b"{"}, "url")
-    with pytest.raises(FatalError, match=r"^url: the run has 0 records, not a record '1'$"):
-        parse_run({"recipe.json": b"{}"}, "url", "1")
-
-
-def test_the_newest_steps_at_a_url_are_those_of_the_step_files():
+def test_documents_at_a_url_are_read_or_named_and_no_path_leads_out_of_the_store(store):
+    for documents, number, said in (
+        ({"recipe.json": b"{"}, None, r"recipe\.json: damaged \(.*\); push the run again"),
+        ({"recipe.json": b"{}"}, "1", r"the run has 0 records, not a record '1'"),
+        ({"steps/parse.json": b"{"}, None, r"steps/parse\.json: damaged \(.*\); push the run again"),
+    ):
+        with pytest.raises(FatalError, match=rf"^url: {said}$"):
+            parse_run(documents, "url", number)
     entry = {"step": "parse", "stage": "parse", "partitions": {"toys/0000": "0" * 64}}
     found = parse_run({"steps/parse.json": sealed_json(entry), "recipe.json": b"{}"}, "url").steps
     assert {step: keys.partitions for step, keys in found.items()} == {"parse": {"toys/0000": "0" * 64}}
-    with pytest.raises(FatalError, match=r"^url: steps/parse\.json: damaged \(.*\); push the run again$"):
-        parse_run({"steps/parse.json": b"{"}, "url")
-
-
-@pytest.mark.parametrize("path", ["records/../../../../x.json", "../../x.json"])
-def test_no_path_in_a_listing_leads_out_of_the_store(path):
-    records = {path: b"{}", "recipe.json": b"{}"}
-    assert parse_run(records, "url").history == {} and list(parse_run(records, "url").documents) == ["recipe"]
-
-
-def test_no_step_leads_out_of_the_store(store):
+    for path in ("records/../../../../x.json", "../../x.json"):
+        found = parse_run({path: b"{}", "recipe.json": b"{}"}, "url")
+        assert found.history == {} and list(found.documents) == ["recipe"]
     with pytest.raises(FatalError, match="not the name of a step"):
         Run(store, "toy").record("../../../../x", "caption", {})
 

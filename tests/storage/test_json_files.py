@@ -39,15 +39,12 @@ def test_values_are_those_of_their_type():
     assert parse_json_or_none(None, Strict) is None and parse_json_or_none(b"{", Strict) is None
 
 
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        (b'{"size": "3"}', "size: Input should be a valid integer"),
-        (b'{"size": 3, "names": ["a", "b", 7]}', "names: 2: Input should be a valid string"),
-        (b'{"size": 3, "\\u001b[2Jx": 1}', "\\x1b[2Jx: Extra inputs are not permitted"),
-        (b"{}", "size: Field required"),
-    ],
-)
+@pytest.mark.parametrize("data, said", [
+    (b'{"size": "3"}', "size: Input should be a valid integer"),
+    (b'{"size": 3, "names": ["a", "b", 7]}', "names: 2: Input should be a valid string"),
+    (b'{"size": 3, "\\u001b[2Jx": 1}', "\\x1b[2Jx: Extra inputs are not permitted"),
+    (b"{}", "size: Field required"),
+])  # fmt: skip
 def test_what_is_wrong_is_told_in_a_line(data, said):
     assert _said(data) == f"here: damaged ({said})"
     assert _said(data, remedy="do that") == f"here: damaged ({said}); do that"

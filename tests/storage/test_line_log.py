@@ -68,14 +68,11 @@ def test_what_a_dead_process_left_of_a_line_stays_a_line_of_its_own(left, log):
     assert [line.number for line in found.lines] == [left.count(b"\n") + 1, left.count(b"\n") + 2]
 
 
-@pytest.mark.parametrize(
-    ("number", "kind", "said"),
-    [
-        (errno.ENOSPC, FatalError, "writing {path}: .*free space"),
-        (errno.EFBIG, FatalError, "^{path} may not grow further .*raise the limit of file sizes"),
-        (errno.EIO, RetryableError, "writing {path}"),
-    ],
-)
+@pytest.mark.parametrize("number, kind, said", [
+    (errno.ENOSPC, FatalError, "writing {path}: .*free space"),
+    (errno.EFBIG, FatalError, "^{path} may not grow further .*raise the limit of file sizes"),
+    (errno.EIO, RetryableError, "writing {path}"),
+])  # fmt: skip
 def test_after_a_failed_write_the_file_is_as_before(number, kind, said, log):
     class Failing(Disk):
         def append(self, descriptor: int, data: bytes) -> None:

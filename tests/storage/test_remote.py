@@ -47,14 +47,23 @@ class Ranges(MemoryFileSystem):
         return whole[start:end]
 
 
-def test_a_file_is_read_whole_and_in_parts(remote):
+def test_a_file_is_read_whole_and_in_parts_replaced_copied_and_removed(remote, tmp_path):
+    remote.write("a/b.bin", b"1")
     remote.write("a/b.bin", b"0123456789")
+    assert list(remote.listing("")) == ["a/b.bin"], "nothing is left beside it"
     assert remote.read("a/b.bin") == b"0123456789"
     assert remote.read("a/b.bin", 4) == remote.read_range("a/b.bin", 0, 4) == b"0123"
     assert remote.read_range("a/b.bin", 2, 3) == b"234"
     assert remote.read_range("a/b.bin", 8, 10) == b"89"
     assert remote.read_range("a/b.bin", 3, 0) == b""
-    assert remote.digest("a/b.bin") == (10, digest_bytes(b"0123456789"))
+    data = bytes(range(256)) * 2**13 + b"end"
+    (tmp_path / "here").write_bytes(data)
+    remote.upload(tmp_path / "here", "new/large")
+    assert remote.digest("new/large") == (len(data), digest_bytes(data))
+    remote.download("new/large", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == data
+    remote.remove(["new/large", "new/large"])
+    assert remote.read("new/large") is None
 
 
 def test_a_missing_file_is_told(remote, tmp_path):
@@ -67,12 +76,6 @@ def test_a_missing_file_is_told(remote, tmp_path):
         remote.download("none", tmp_path / "here")
 
 
-def test_a_large_file_has_the_digest_of_all_its_bytes(remote):
-    data = bytes(range(256)) * 2**13 + b"end"
-    remote.write("large", data)
-    assert remote.digest("large") == (len(data), digest_bytes(data))
-
-
 def test_ranges_are_read_from_a_server_that_rejects_empty_ones():
     remote = Remote(f"memory://{uuid4().hex}", Ranges("S3"), ())
     remote.write("empty", b"")
@@ -81,18 +84,14 @@ def test_ranges_are_read_from_a_server_that_rejects_empty_ones():
     assert remote.read_range("full", 4, 2) == b"" and remote.read_range("full", 3, 2) == b"3"
 
 
-def test_a_server_that_ignores_ranges_is_told():
+def test_a_server_that_ignores_ranges_or_fails_is_not_taken_for_one_without_the_bytes():
     remote = Remote(f"memory://{uuid4().hex}", Ranges("ignored"), ())
     remote.write("full", b"0123")
     assert remote.read_range("full", 0, 4) == b"0123"
     with pytest.raises(FatalError, match=f"{remote.url}: the server ignores ranges; copy the tars"):
         remote.read_range("full", 0, 3)
-
-
-def test_a_server_that_fails_is_not_taken_for_one_without_the_bytes():
-    remote = Remote(f"memory://{uuid4().hex}", Ranges("fails"), ())
-    remote.write("full", b"0123")
-    for read in (lambda: remote.read("full", 3), lambda: remote.read_range("full", 0, 3)):
+    failing = Remote(remote.url, Ranges("fails"), ())
+    for read in (lambda: failing.read("full", 3), lambda: failing.read_range("full", 0, 3)):
         with pytest.raises(RetryableError, match="no answer"):
             read()
 
@@ -201,12 +200,6 @@ def test_only_we_try_again_and_not_the_client():
     assert not hasattr(Remote("memory://x")._files, "retries")
 
 
-def test_a_file_is_made_once_and_replaced_as_often_as_one_likes(remote):
-    remote.write("a/b/c", b"1")
-    remote.write("a/b/c", b"2")
-    assert remote.read("a/b/c") == b"2" and list(remote.listing("")) == ["a/b/c"], "nothing is left beside it"
-
-
 def test_of_two_writers_one_wins():
     remote = Remote(f"memory://{uuid4().hex}")
     assert remote.create("a", b"1") and remote.create("a", b"1") and not remote.create("a", b"2")
@@ -223,16 +216,13 @@ def test_a_listing_tells_paths_sizes_and_times(remote):
     assert remote.folders("") == ["a"] and remote.folders("a") == ["c"]
 
 
-@pytest.mark.parametrize(
-    ("told", "token", "modified"),
-    [
-        ({"ETag": '"1"', "LastModified": datetime(2020, 1, 1, tzinfo=UTC)}, '"1"', 1577836800.0),
-        ({"LastModified": datetime(2020, 1, 1, tzinfo=UTC), "mtime": 3}, "1577836800.0", 1577836800.0),
-        ({"mtime": 3, "created": 7}, "3.0", 3.0),
-        ({"created": 7}, "7.0", 7.0),
-        ({}, "0.0", 0.0),
-    ],
-)
+@pytest.mark.parametrize("told, token, modified", [
+    ({"ETag": '"1"', "LastModified": datetime(2020, 1, 1, tzinfo=UTC)}, '"1"', 1577836800.0),
+    ({"LastModified": datetime(2020, 1, 1, tzinfo=UTC), "mtime": 3}, "1577836800.0", 1577836800.0),
+    ({"mtime": 3, "created": 7}, "3.0", 3.0),
+    ({"created": 7}, "7.0", 7.0),
+    ({}, "0.0", 0.0),
+])  # fmt: skip
 def test_a_time_and_a_token_are_taken_from_what_each_kind_of_store_tells(told, token, modified):
     class Told(FaultyFiles):
         def find(self, path: str, **settings: Any) -> Any:
@@ -298,15 +288,6 @@ def test_many_files_are_read_in_few_requests_and_a_failure_is_not_a_missing_file
         remote.read_many(wanted)
 
 
-def test_files_are_copied_there_and_back(remote, tmp_path):
-    (tmp_path / "here").write_bytes(b"1")
-    remote.upload(tmp_path / "here", "a/b")
-    remote.download("a/b", tmp_path / "back")
-    assert (tmp_path / "back").read_bytes() == b"1"
-    remote.remove(["a/b", "a/b"])
-    assert remote.read("a/b") is None
-
-
 def test_a_full_disk_of_this_machine_is_not_the_other_sides_fault(tmp_path):
     class Full(FaultyFiles):
         number = errno.ENOSPC
@@ -323,16 +304,10 @@ def test_a_full_disk_of_this_machine_is_not_the_other_sides_fault(tmp_path):
         remote.download("a/b", tmp_path / "here")
 
 
-@pytest.mark.parametrize("url", ["", "/", "memory://"])
-def test_an_incomplete_address_is_told(url):
-    with pytest.raises(FatalError, match=f"^'{url}' is not a complete address; name a folder"):
-        Remote(url)
-
-
-def test_an_address_keeps_all_but_slashes_at_its_end():
+def test_an_address_keeps_all_but_slashes_at_its_end_and_one_that_is_none_is_told():
     assert Remote("memory://folder/boX//").url == "memory://folder/boX"
-
-
-def test_an_address_that_no_package_knows_is_told():
+    for url in ("", "/", "memory://"):
+        with pytest.raises(FatalError, match=f"^'{url}' is not a complete address; name a folder"):
+            Remote(url)
     with pytest.raises(FatalError, match=r"^nosuch://x: .*name a folder"):
         Remote("nosuch://x")

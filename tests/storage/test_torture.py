@@ -26,6 +26,9 @@ KILLS = int(os.environ.get("RLIP_STORE_KILLS", "1"))
 STOPS = int(os.environ.get("RLIP_STOPS", "1"))
 SEED = int(os.environ.get("RLIP_SEED", "0"))
 AT_ONCE = 2
+ON_REQUEST = pytest.mark.skipif(
+    "RLIP_STORE_KILLS" not in os.environ, reason="test_on_s3.py has one kill; `make torture`"
+)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +122,7 @@ def _stop(life: BaseProcess) -> bool:
 
 
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("where", ["disk", "s3"])
+@pytest.mark.parametrize("where", ["disk", pytest.param("s3", marks=ON_REQUEST)])
 def test_killed_and_stopped_at_random_moments_they_leave_the_same_bytes(where, whole, tmp_path, request):
     bucket = request.getfixturevalue("s3") if where == "s3" else ""
     environment = request.getfixturevalue("s3_settings") if where == "s3" else {}

@@ -68,21 +68,18 @@ class _Records:
         self.content, self.key = content, "f" * 64
 
 
-@pytest.mark.parametrize(
-    ("value", "told"),
-    [
-        (None, "unset"),
-        (False, "False"),
-        (["one"], "one"),
-        ([None], "None"),
-        (["one", "two"], "['one', 'two']"),
-        ("0123456789abcdef" * 4, "0123456789ab"),
-        ("0123456789abcdeg" * 3 + "0123456789ab", "0123456789abcdeg" * 3 + "0123456789ab"),
-        ("0123456789ABCDEF" * 4, "0123456789ABCDEF" * 3 + "012345678..."),
-        ("x" * 60, "x" * 60),
-        ("x" * 61, "x" * 57 + "..."),
-    ],
-)
+@pytest.mark.parametrize("value, told", [
+    (None, "unset"),
+    (False, "False"),
+    (["one"], "one"),
+    ([None], "None"),
+    (["one", "two"], "['one', 'two']"),
+    ("0123456789abcdef" * 4, "0123456789ab"),
+    ("0123456789abcdeg" * 3 + "0123456789ab", "0123456789abcdeg" * 3 + "0123456789ab"),
+    ("0123456789ABCDEF" * 4, "0123456789ABCDEF" * 3 + "012345678..."),
+    ("x" * 60, "x" * 60),
+    ("x" * 61, "x" * 57 + "..."),
+])  # fmt: skip
 def test_values_are_told_in_a_few_words(value, told):
     assert [str(change) for change in changes({"settings": {"a": "old"}}, {"settings": {"a": value}})] == [
         f"a: old → {told}"

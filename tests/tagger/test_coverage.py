@@ -78,17 +78,11 @@ def test_precision_by_bin_by_hand():
     kept = labels((0, RIDE, 2), (1, RIDE, 0))
     naive = labels((0, RIDE, 2), (2, RIDE, 0), (1, RIDE, 0), (0, RIDE, 1))
     assert counted(kept, naive, given) == {
-        "distance < 1/2": (1, 1.0, 2, 0.5),
-        "distance 1/2 to 1": (0, None, 0, None),
-        "distance > 1": (1, 0.0, 2, 0.0),
-        "size ratio < 1/4": (1, 1.0, 1, 1.0),
-        "size ratio 1/4 to 4": (1, 0.0, 2, 0.0),
-        "size ratio > 4": (0, None, 1, 0.0),
-        "direction left": (1, 0.0, 1, 0.0),
-        "direction right": (0, None, 1, 0.0),
-        "direction above": (0, None, 1, 0.0),
-        "direction below": (1, 1.0, 1, 1.0),
-    }
+        "distance < 1/2": (1, 1.0, 2, 0.5), "distance 1/2 to 1": (0, None, 0, None), "distance > 1": (1, 0.0, 2, 0.0),
+        "size ratio < 1/4": (1, 1.0, 1, 1.0), "size ratio 1/4 to 4": (1, 0.0, 2, 0.0),
+        "size ratio > 4": (0, None, 1, 0.0), "direction left": (1, 0.0, 1, 0.0), "direction right": (0, None, 1, 0.0),
+        "direction above": (0, None, 1, 0.0), "direction below": (1, 1.0, 1, 1.0),
+    }  # fmt: skip
 
 
 def test_a_symmetric_label_counts_once_in_the_direction_that_comes_first():

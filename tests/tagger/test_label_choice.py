@@ -79,14 +79,9 @@ def test_every_label_that_is_not_kept_has_the_reason():
     labels = [*LABELS, relation(0, "above", 2, 0.5), relation(0, "on", 2, 0.1)]
     pairs = [*PAIRS, Pair(0, 2, "above", 2, 1, mention=2, prior=1.0), Pair(0, 2, "on", 3, 1, mention=3, prior=1.0)]
     assert [one.reason for one in choice.judge(labels, pairs)] == [
-        None,
-        NotKept.LESS_LIKELY,
-        None,
+        None, NotKept.LESS_LIKELY, None, NotKept.BELOW_THRESHOLD, NotKept.LESS_LIKELY, NotKept.OVER_PER_PAIR,
         NotKept.BELOW_THRESHOLD,
-        NotKept.LESS_LIKELY,
-        NotKept.OVER_PER_PAIR,
-        NotKept.BELOW_THRESHOLD,
-    ]
+    ]  # fmt: skip
 
 
 def test_posteriors_sum_to_what_a_mention_means_and_follow_prior_and_odds():

@@ -172,22 +172,12 @@ def test_boxes_beyond_the_image_are_clipped(tagger):
     torch.testing.assert_close(scores(tag(tagger, [inside])[0]), scores(tag(tagger, [beyond])[0]))
 
 
-def test_odd_boxes_and_pairs_get_scores(tagger):
-    odd = replace(
-        image(0, pairs((0, "ride", 0), (1, "hold", 2), (2, "on", 1), (3, "next to", 2))),
-        boxes=[
-            Box("person", 5, 5, 40, 80),
-            Box("cup", 9, 9, 0.01, 0.01),
-            Box("dog", 0, 0, 192, 128),
-            Box("cup", 500, 500, 10, 10),
-        ],
-    )
+def test_odd_boxes_pairs_and_predicates_get_scores(tagger):
+    sides = {"person": (5, 5, 40, 80), "cup": (9, 9, 0.01, 0.01), "dog": (0, 0, 192, 128), "horse": (500, 500, 10, 10)}
+    named = pairs((0, "ride", 0), (1, "hold", 2), (2, "on", 1), (3, "next to", 2), (0, "hold " * 200, 1))
+    odd = replace(image(0, named), boxes=[Box(name, *side) for name, side in sides.items()])
     [relations] = tag(tagger, [odd])
-    assert len(relations) == 4
-    assert all(0 < relation.score < 1 for relation in relations)
-
-
-def test_one_box_and_no_boxes(tagger):
+    assert len(relations) == 5 and all(0 < relation.score < 1 for relation in relations)
     one = replace(image(0, []), boxes=[Box("person", 0, 0, 9, 9)])
     assert tag(tagger, [one, replace(one, boxes=[])]) == [[], []]
 
@@ -199,11 +189,6 @@ def test_five_hundred_boxes(tagger):
     [in_small_calls] = tag(tagger, [crowded], pairs_together=30)
     assert len(relations) == 500
     torch.testing.assert_close(scores(relations), scores(in_small_calls), atol=1e-5, rtol=1e-4)
-
-
-def test_a_predicate_of_two_hundred_words(tagger):
-    [relations] = tag(tagger, [image(0, [Pair(0, 1, "hold " * 200, 0, 1)])])
-    assert 0 < relations[0].score < 1
 
 
 def test_a_candidate_that_names_a_missing_box_costs_its_image_the_labels(tagger):

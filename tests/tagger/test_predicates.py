@@ -3,6 +3,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tagger.english.predicates import canonical
+from tagger.english.words import words
 
 FORMS = {
     "ride": ["ride", "rides", "riding", "is riding", "RIDING", "rode", "riding on", "riding on top of", "has been riding",
@@ -45,73 +46,29 @@ FORMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("wanted", "surface"), [(form, text) for form, texts in FORMS.items() for text in texts])
-def test_surface_forms_share_one_canonical_form(wanted: str, surface: str) -> None:
-    assert canonical(surface) == wanted
+@pytest.mark.parametrize("wanted", FORMS)
+def test_surface_forms_share_one_canonical_form(wanted):
+    assert {text: canonical(text) for text in FORMS[wanted]} == dict.fromkeys(FORMS[wanted], wanted)
 
 
-WORDS = st.sampled_from(
-    [
-        "is",
-        "been",
-        "being",
-        "has",
-        "riding",
-        "ridden",
-        "saw",
-        "left",
-        "laid",
-        "lay",
-        "found",
-        "seated",
-        "right",
-        "next",
-        "to",
-        "by",
-        "on",
-        "top",
-        "of",
-        "in",
-        "front",
-        "the",
-        "a",
-        "over",
-        "back",
-        "out",
-        "side",
-        "each",
-        "other",
-        "not",
-        "stands",
-        "placed",
-        "wound",
-        "leaves",
-        "near",
-        "close",
-        "up",
-        "down",
-        "no",
-        "with",
-        "of",
-        "and",
-        "standing",
-        "beside",
-    ]
+WORDS = words(
+    "is been being has riding ridden saw left laid lay found seated right next to by on top of in front the a over back "
+    "out side each other not stands placed wound leaves near close up down no with and standing beside"
 )
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(WORDS, max_size=6).map(" ".join) | st.text(max_size=40))
+@given(st.lists(st.sampled_from(sorted(WORDS)), max_size=6).map(" ".join) | st.text(max_size=40))
 @example("İ")
 @example("\ud800")
 @example("being being by")
 @example("right right of of")
 @example("seen set of")
-def test_canonical_is_total_and_idempotent(text: str) -> None:
+def test_canonical_is_total_and_idempotent(text):
     assert canonical(canonical(text)) == canonical(text)
 
 
-def test_hico_verbs_stay_distinct(shared) -> None:
+def test_hico_verbs_stay_distinct(shared):
     lines = (shared / "data/hico_det/hico_list_vb.txt").read_text().splitlines()[2:]
     verbs = [line.split()[1] for line in lines]
     assert len({canonical(verb) for verb in verbs}) == len(verbs) == 117

@@ -1,11 +1,17 @@
 """Trainings with other numbers of processes, other ways to share the work, and other ways to stop: the same outcome."""
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+import torch.nn.functional as F
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers.models.roberta.modeling_roberta import RobertaSelfAttention
 
+from pipeline.training import parallel
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS
 from pipeline.training.metrics_log import MetricsLog
@@ -24,10 +30,29 @@ Job = tuple[str, dict, int | None]
 def several(ranks: Ranks, shard, root: Path, jobs: list[Job]) -> None:
     warnings.simplefilter("ignore")
     for name, changes, stop_after in jobs:
+        if changes == FSDP | ROUNDED:
+            cast_norms_as_a_gpu_does()
         train(ranks, shard, root / name, SETTINGS | changes, stop_after)
 
 
-TREE, FSDP = {"parallel": "tree"}, {"parallel": "fsdp"}
+def cast_norms_as_a_gpu_does() -> None:
+    """A CPU's autocast leaves the weights of norms as they are, and so can't have them in bfloat16."""
+    parallel.CASTS_NORMS = ("cpu",)
+
+    def cast(norm, *given):
+        return norm(*(each.float() if isinstance(each, torch.Tensor) else each for each in given))
+
+    F.layer_norm, F.group_norm = partial(cast, F.layer_norm), partial(cast, F.group_norm)
+    register_module_forward_pre_hook(note_dtype)
+
+
+def note_dtype(layer: torch.nn.Module, _) -> None:
+    if isinstance(layer, RobertaSelfAttention):
+        assert next(layer.parameters()).dtype == torch.bfloat16
+
+
+TREE, FSDP, HSDP = {"parallel": "tree"}, {"parallel": "fsdp"}, {"parallel": "hsdp", "processes": 2}
+ROUNDED = {"steps": 2, "precision": "bfloat16", "network": TINY["network"] | {"official_compat": True}}
 TAGGER = {"held_out": 0.5, "check_every": 2}
 CHANGING: list[list[Job]] = [
     [("changing", FSDP, 1), ("changing_tree", TREE, 1)],
@@ -42,28 +67,33 @@ def root(tmp_path_factory, shard) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     one = [("tagger1", TAGGER, None), ("ddp1", {}, None), ("tree1", TREE, None), ("ema1", {"ema": 0.9}, None)]
     two = [("tagger2", TAGGER, None), ("tagger2f", TAGGER | FSDP, None), ("ddp2", {}, None), ("tree2", TREE, None)]
-    two.append(("fsdp2", FSDP | {"ema": 0.9}, None))
+    two += [("fsdp2", FSDP | {"ema": 0.9}, None), ("rounded2", FSDP | ROUNDED, None)]
+    one.append(("rounded1", ROUNDED, None))
     three = [("ddp3", {}, None), ("tree3", TREE, None)]
-    for step, (count, jobs) in enumerate([(2, two), (1, one), (3, three)]):
+    four = [("hsdp4", {}, 1), ("hsdp4", HSDP, None)]
+    changing = [*CHANGING, []]
+    for step, (count, jobs) in enumerate([(2, two), (1, one), (3, three), (4, four)]):
         (folder / str(count)).mkdir()
-        in_ranks(count, folder / str(count), several, shard, folder, CHANGING[step] + jobs)
+        in_ranks(count, folder / str(count), several, shard, folder, changing[step] + jobs)
     return folder
 
 
-def losses(work: Path) -> list[float]:
+def losses(work: Path, name: str = "loss") -> list[float]:
     table = MetricsLog(work / "metrics.jsonl").table().to_pylist()
-    return [row["value"] for row in table if row["name"] == "loss"]
+    return [row["value"] for row in table if row["name"] == name]
 
 
 def weights(work: Path) -> dict[str, torch.Tensor]:
     return torch.load(work / "state.pt")
 
 
-@pytest.mark.parametrize("name", ["ddp2", "ddp3", "fsdp2", "changing"])
-def test_the_losses_do_not_depend_on_the_processes(root, name):
+@pytest.mark.parametrize("name", ["ddp2", "ddp3", "fsdp2", "hsdp4", "changing"])
+def test_losses_and_gradients_do_not_depend_on_the_processes(root, name):
     found = losses(root / name)
     assert len(found) == STEPS
     assert found == pytest.approx(losses(root / "ddp1"), abs=1e-5)
+    norms, expected = (losses(root / each, "gradient_norm") for each in (name, "ddp1"))
+    assert norms == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["tree2", "tree3", "changing_tree"])
@@ -105,6 +135,19 @@ def test_each_process_of_fsdp_writes_its_part(root):
     files = sorted(path.name for path in folder.glob("*.safetensors"))
     assert files == ["shard-00001-of-00002.safetensors", "shard-00002-of-00002.safetensors"]
     assert CheckpointFolder(root / "fsdp2" / CHECKPOINTS).record(STEPS)["about"]["step"] == STEPS
+
+
+def test_the_first_node_of_hsdp_writes_all_weights(root):
+    folder = CheckpointFolder(root / "hsdp4" / CHECKPOINTS).path(STEPS)
+    assert len(list(folder.glob("*-of-00002.safetensors"))) == 2
+    expected = weights(root / "hsdp4")
+    found = {f"model.{name}": torch.zeros_like(value) for name, value in expected.items()}
+    dcp.load(found, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=True)
+    assert all(torch.equal(found[f"model.{name}"], value) for name, value in expected.items())
+
+
+def test_weights_that_are_gathered_in_sixteen_bits_train_nearly_the_same(root):
+    assert losses(root / "rounded2") == pytest.approx(losses(root / "rounded1"), rel=2e-3)
 
 
 def test_fsdp_needs_as_many_micro_batches_in_each_process(shard, tmp_path):

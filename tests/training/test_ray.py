@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -31,20 +30,8 @@ def cluster() -> Iterator[Any]:
         yield made
 
 
-def joined(address: str, work: Path) -> WarmProcess:
-    """A process that lends the other node of the cluster to a training run."""
-    return WarmProcess(lend_a_node, address, work, WORKER)
-
-
-def test_a_node_of_the_cluster_takes_part_to_the_end(cluster, work, address):
-    process = joined(address, work)
-    summary = launch(config(work, nodes=2, address=address, node_timeout=PATIENCE), Told(), WORKER)
-    assert summary.processes == 4
-    assert process.wait(60) == 0
-
-
-def test_an_interrupt_stops_the_training_with_a_checkpoint(cluster, work, address):
-    process = joined(address, work)
+def test_an_interrupt_of_a_node_of_the_cluster_stops_the_training_with_a_checkpoint(cluster, work, address):
+    process = WarmProcess(lend_a_node, address, work, WORKER)
     with pytest.raises(RetryableError, match="stopped before its last step"):
         made = config(work, nodes=2, address=address, node_timeout=PATIENCE, steps=1000)
         launch(made, Told(lambda: process.send_signal(signal.SIGINT)), WORKER)

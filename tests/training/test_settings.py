@@ -7,29 +7,26 @@ from pipeline.training.settings import TaggerSettings, TrainingSettings
 from storage.errors import FatalError
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"alarm_factor": 1.0}, "greater than 1"),
-        ({"alarm_window": 5}, "greater than or equal to 6"),
-        ({"network": 3}, "not a table of network settings"),
-        ({"network": {"width": 33}}, "width=33: must be a multiple of 32"),
-        ({"network": {"widht": 64}}, "widht: unknown; allowed:"),
-        ({"network": {"text": {"heads": 5}}}, "text.hidden"),
-        ({"lr": 0}, "greater than 0"),
-        ({"epoch": 3}, "Extra inputs"),
-        ({"batch": 10, "micro_batch": 4}, "10 images aren't a multiple of micro_batch = 4"),
-        ({"batch": 8, "micro_batch": 8, "processes": 2}, "in micro-batches of 8 can't be shared by processes = 2"),
-        ({"evaluate_every": 5, "parallel": "fsdp"}, "each process evaluates with the whole network"),
-        ({"deterministic": "fast", "parallel": "tree"}, 'deterministic: parallel = "tree" is for the same bits'),
-        ({"compile": True, "parallel": "fsdp"}, "compile: torch.compile does not get through"),
-        ({"nodes": 2}, "address: nodes = 2 need one"),
-        ({"nodes": 2, "address": "0.0.0.0:1"}, "means every address"),
-        ({"address": "node7"}, "is not of the form HOST:PORT"),
-        ({"nodes": 2, "address": "node7:1", "min_nodes": 3}, "min_nodes: 3 is more than nodes = 2"),
-        ({"batch": 4, "micro_batch": 1, "nodes": 4, "address": "node7:1", "processes": 2}, "or fewer processes"),
-    ],
-)
+@pytest.mark.parametrize("values, message", [
+    ({"alarm_factor": 1.0}, "greater than 1"),
+    ({"alarm_window": 5}, "greater than or equal to 6"),
+    ({"network": 3}, "not a table of network settings"),
+    ({"network": {"width": 33}}, "width=33: must be a multiple of 32"),
+    ({"network": {"widht": 64}}, "widht: unknown; allowed:"),
+    ({"network": {"text": {"heads": 5}}}, "text.hidden"),
+    ({"lr": 0}, "greater than 0"),
+    ({"epoch": 3}, "Extra inputs"),
+    ({"batch": 10, "micro_batch": 4}, "10 images aren't a multiple of micro_batch = 4"),
+    ({"batch": 8, "micro_batch": 8, "processes": 2}, "in micro-batches of 8 can't be shared by processes = 2"),
+    ({"evaluate_every": 5, "parallel": "fsdp"}, "each process evaluates with the whole network"),
+    ({"deterministic": "fast", "parallel": "tree"}, 'deterministic: parallel = "tree" is for the same bits'),
+    ({"compile": True, "parallel": "fsdp"}, "compile: torch.compile does not get through"),
+    ({"nodes": 2}, "address: nodes = 2 need one"),
+    ({"nodes": 2, "address": "0.0.0.0:1"}, "means every address"),
+    ({"address": "node7"}, "is not of the form HOST:PORT"),
+    ({"nodes": 2, "address": "node7:1", "min_nodes": 3}, "min_nodes: 3 is more than nodes = 2"),
+    ({"batch": 4, "micro_batch": 1, "nodes": 4, "address": "node7:1", "processes": 2}, "or fewer processes"),
+])  # fmt: skip
 def test_impossible_settings_name_the_field(values, message):
     with pytest.raises(ValidationError, match=message):
         TrainingSettings(**values)

@@ -64,28 +64,19 @@ def test_boxes_are_shares_of_the_image_and_mirror_with_it():
     assert normalised_boxes(flipped)[1].tolist() == pytest.approx([0.65, 0.4, 0.1, 0.4])
     assert flipped.relations[0].predicate == "right of"
     assert mirrored(flipped) == sample
-
-
-def test_boxes_are_cut_at_the_edges():
     assert normalised_boxes(image([95]))[0].tolist() == pytest.approx([0.975, 0.4, 0.05, 0.4])
 
 
-def test_a_small_vocabulary_is_used_whole_in_a_fixed_order():
-    names = Names.of(Counter({"dog": 3, "cat": 3, "person": 9}))
-    assert names.draw({"cat"}, 3, np.random.default_rng(0)) == ["person", "cat", "dog"]
+def test_present_names_are_kept_others_fill_the_budget_and_a_small_vocabulary_is_used_whole():
+    def draw(names: Names, present: set[str], budget: int) -> list[str]:
+        return names.draw(present, budget, np.random.default_rng(0))
 
-
-def test_present_names_are_kept_and_others_fill_the_budget():
-    names = Names.of(Counter({f"n{i:02d}": i + 1 for i in range(50)}))
-    drawn = names.draw({"n00", "n01"}, 10, np.random.default_rng(0))
-    assert drawn[:2] == ["n00", "n01"]
-    assert len(drawn) == len(set(drawn)) == 10
-    assert names.draw({"n00", "n01"}, 10, np.random.default_rng(0)) == drawn
-
-
-def test_more_present_names_than_the_budget_are_all_kept():
-    names = Names.of(Counter({f"n{i}": 1 for i in range(9)}))
-    assert names.draw({"n1", "n2", "n3"}, 2, np.random.default_rng(0)) == ["n1", "n2", "n3"]
+    many = Names.of(Counter({f"n{i:02d}": i + 1 for i in range(50)}))
+    drawn = draw(many, {"n00", "n01"}, 10)
+    assert drawn[:2] == ["n00", "n01"] and len(drawn) == len(set(drawn)) == 10
+    assert draw(many, {"n00", "n01"}, 10) == drawn
+    assert draw(many, {"n01", "n02", "n03"}, 2) == ["n01", "n02", "n03"], "more than the budget"
+    assert draw(Names.of(Counter({"dog": 3, "cat": 3, "person": 9})), {"cat"}, 3) == ["person", "cat", "dog"]
 
 
 def test_frequent_names_are_drawn_more_often():

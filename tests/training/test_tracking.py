@@ -267,27 +267,21 @@ def test_the_first_steps_are_counted_and_the_others_estimated():
     assert [flops.of(pixels) for pixels in (100, 300, 1000)] == [392 + 20 * pixels for pixels in (100, 300, 1000)]
 
 
-@pytest.mark.parametrize(
-    ("name", "precision", "tera"),
-    [
-        ("NVIDIA H100 80GB HBM3", "bfloat16", 989.5),
-        ("NVIDIA H100 PCIe", "tf32", 378.0),
-        ("NVIDIA GeForce RTX 4090", "bfloat16", 165.2),
-        ("Tesla V100-SXM2-16GB", "bfloat16", None),
-        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bfloat16", None),
-        ("", "float32", None),
-    ],
-)
+@pytest.mark.parametrize("name, precision, tera", [
+    ("NVIDIA H100 80GB HBM3", "bfloat16", 989.5),
+    ("NVIDIA H100 PCIe", "tf32", 378.0),
+    ("NVIDIA GeForce RTX 4090", "bfloat16", 165.2),
+    ("Tesla V100-SXM2-16GB", "bfloat16", None),
+    ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bfloat16", None),
+    ("", "float32", None),
+])  # fmt: skip
 def test_the_peak_is_the_vendors_for_a_whole_known_device(name, precision, tera):
     assert known_peak(name, precision) == (None if tera is None else pytest.approx(tera * 1e12))
 
 
-def test_the_peak_of_a_cpu_is_measured():
+def test_the_peak_of_a_cpu_is_measured_and_that_of_a_gpu_depends_on_the_precision(monkeypatch):
     assert measured_peak(CPU, torch.float32, 64, 1.0, clock(0.0, 0.0, 0.5, 0.5, 0.75, 0.75, 1.75)) == 2 * 64**3 / 0.25
     assert device_peak(CPU, "float32") > 1e8
-
-
-def test_the_peak_of_a_gpu_depends_on_the_precision_of_the_training(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     gpu = torch.device("cuda", 0)
     assert device_peak(gpu, "bfloat16") == 989.5e12

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._dynamo import config as dynamo_config
 
 from models import weights
 from models.config import NetworkConfig, TextConfig
 from models.official.imported import import_checkpoint
+from pipeline.training import parallel
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS
 from pipeline.training.metrics_log import MetricsLog
@@ -17,6 +19,7 @@ from pipeline.training.optimizer import gradient_norm, make_optimizer, set_rates
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.worker import set_precision
+from storage.errors import FatalError
 from tests.detector_checkpoint import converted, detector
 from tests.training.conftest import NETWORK, TINY
 from tests.training.in_ranks import train
@@ -58,8 +61,16 @@ def test_a_compiled_network_trains_the_same(work, shard, plain, monkeypatch):
     monkeypatch.setattr(
         torch.nn.Module, "compile", lambda self, **given: compile_(self, **given | {"backend": backend})
     )
-    assert run(work, shard, stop_after=2, compile=True)["loss"] == pytest.approx(plain["loss"][:2], abs=1e-4)
+    assert run(work, shard, stop_after=1, compile=True)["loss"] == pytest.approx(plain["loss"][:1], abs=1e-4)
     assert sum(graphs) > 100
+
+
+def test_a_layer_that_needs_ever_more_graphs_stops_the_run(work, shard, monkeypatch):
+    monkeypatch.setattr(parallel, "GRAPHS", 1)
+    monkeypatch.setattr(dynamo_config, "recompile_limit", 1)  # which is set again, and must be as before afterwards
+    monkeypatch.setattr(parallel.compile_layers, "__defaults__", ("eager",))
+    with pytest.raises(FatalError, match=r"ever more graphs of a layer .*; set compile = false and run again"):
+        run(work, shard, compile=True)
 
 
 def test_the_seed_decides_the_losses(work, shard, plain):
@@ -155,17 +166,17 @@ def test_a_converted_detector_is_trained_from(shard, work, tmp_path):
     assert "transformer.ho_decoder.layers.0.linear1.weight" in moved
 
 
-def test_what_is_measured_again_after_a_crash_counts_once(tmp_path):
+def test_rewinding_forgets_later_steps_and_a_torn_line_and_what_is_measured_again_counts_once(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.write(2, {"loss": 3.0})
     log.write(12, {"loss": 1.0, "held_out_map": 0.5})
+    log.write(14, {"loss": 0.5})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 15, "na')
     log.rewind(12)
     log.write(12, {"held_out_map": 0.5})
-    assert log.table().to_pylist() == [
-        {"step": 2, "name": "loss", "value": 3.0},
-        {"step": 12, "name": "held_out_map", "value": 0.5},
-        {"step": 12, "name": "loss", "value": 1.0},
-    ]
+    expected = [(2, "loss", 3.0), (12, "held_out_map", 0.5), (12, "loss", 1.0)]
+    assert [tuple(row.values()) for row in log.table().to_pylist()] == expected
 
 
 def test_what_a_full_disk_did_not_take_is_written_later(tmp_path):
@@ -177,13 +188,3 @@ def test_what_a_full_disk_did_not_take_is_written_later(tmp_path):
     log.write(1, {"loss": 3.0})
     log.write(2, {"loss": 2.0})
     assert [(row["step"], row["value"]) for row in log.table().to_pylist()] == [(1, 3.0), (2, 2.0)]
-
-
-def test_rewinding_forgets_later_steps_and_a_torn_line(tmp_path):
-    log = MetricsLog(tmp_path / "metrics.jsonl")
-    log.write(4, {"loss": 3.0})
-    log.write(8, {"loss": 2.0})
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 9, "na')
-    log.rewind(4)
-    assert [row["step"] for row in log.table().to_pylist()] == [4]

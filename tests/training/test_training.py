@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from warm_process import limited, ranks_of
+from warm_process import WarmProcess, limited, ranks_of
 
 from models import weights
 from models.config import NetworkConfig
+from pipeline.training import worker
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, MODEL, Summary, TrainConfig
 from pipeline.training.launch.launcher import launch
@@ -22,7 +23,7 @@ from pipeline.training.launch.rank_processes import WORKER
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.run import prepare
 from pipeline.training.settings import TrainingSettings
-from storage.errors import FatalError, RetryableError
+from storage.errors import FatalError
 from tests.training.conftest import TINY, sample, write_shard
 from tests.training.launched import agent, end_of
 
@@ -54,29 +55,18 @@ def undisturbed(tmp_path_factory, shard) -> tuple[bytes, list[dict]]:
     return outcome(work)
 
 
-def killed_in_the_middle(work: Path, shard, number: int) -> None:
-    """Kills all trainer processes at once as soon as there is a checkpoint."""
-
-    def strike() -> None:
-        while not CheckpointFolder(work / CHECKPOINTS).steps():
-            time.sleep(0.01)
-        for process in ranks_of(work):
-            os.kill(process, number)
-
-    thread = threading.Thread(target=strike)
-    thread.start()
-    with pytest.raises(RetryableError, match="run again to continue from its last checkpoint"):
-        launch(config(work, shard, restarts=0), ignore)
-    thread.join()
-    assert not (work / MODEL).exists()
-    assert not ranks_of(work)
+def train_alone(path: Path) -> None:
+    worker.main(path)
+    print(torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory)
 
 
-def test_a_killed_training_ends_with_the_same_bits(work, shard, undisturbed):
-    killed_in_the_middle(work, shard, signal.SIGKILL)
-    summary = launch(config(work, shard), ignore)
-    assert summary.resumed_from >= 3
-    assert outcome(work) == undisturbed
+@pytest.mark.parametrize(("deterministic", "found"), [("bits", "True False"), ("fast", "False True")])
+def test_sums_have_a_fixed_order_unless_they_may_be_fast(work, shard, deterministic, found):
+    """With an order, new tensors are not filled, which torch does by default then."""
+    made = config(work, shard, steps=1, processes=1, deterministic=deterministic)
+    (work / "config.json").write_text(made.model_dump_json())
+    said, errors = WarmProcess(train_alone, work / "config.json").communicate(60)
+    assert said.endswith(f"finished\n{found}\n"), errors
 
 
 def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undisturbed):

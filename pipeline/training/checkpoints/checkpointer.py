@@ -1,6 +1,6 @@
 """Saves and restores training runs: small states at once, large ones while training goes on (docs/training.md).
 
-The trainer pays for a copy in memory; the thread that writes it does what is slow.
+A CPU copies the state at once, a GPU beside the next step up to its update; a thread then writes the copy.
 """
 
 from __future__ import annotations
@@ -46,19 +46,17 @@ def file_image(tensors: Mapping[str, Tensor], memory: Tensor) -> Tensor:
     """Copies tensors, of sharded ones the part of this process, into the bytes of a safetensors file.
 
     The header also says where each tensor lies in the whole, in the format of torch.distributed.checkpoint, whose
-    reader puts the parts together. The bytes lie in `memory`, which an earlier call returned, if they fit there.
-    A GPU copies all of them into page-locked memory, and is waited for once.
+    reader puts the parts together. The bytes lie in `memory`, which an earlier call returned, if they fit there. From a
+    GPU, they are there once its current stream is done.
     """
     parts = {name: part for name, tensor in tensors.items() if (part := _part(tensor))[0].numel()}
     header, places, size = _layout(parts)
-    on_gpu = any(tensor.is_cuda for tensor, _ in parts.values())
+    on_gpu = any(tensor.is_cuda for tensor, _ in parts.values())  # which copies in the background from pinned memory
     image = memory[:size] if size <= len(memory) else torch.empty(size, dtype=torch.uint8, pin_memory=on_gpu)
     image[: len(header)] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
     for name, (first, last) in places.items():
         tensor = parts[name][0]
-        image[first:last].view(tensor.dtype).view(tensor.shape).copy_(tensor, non_blocking=on_gpu)
-    if on_gpu:
-        torch.cuda.current_stream().synchronize()
+        image[first:last].view(tensor.dtype).view(tensor.shape).copy_(tensor, non_blocking=True)
     return image
 
 
@@ -172,14 +170,17 @@ class Checkpointer:
         settings: TrainingSettings,
         work: Path,
         ranks: Ranks,
-        is_sharded: bool,
+        parts: int,
         warn: Callable[[str], None],
     ) -> None:
-        """`warn` receives a sentence for people when a checkpoint could not be written or is damaged."""
+        """`parts`: number of processes, from rank 0 on, that hold the whole state between them; `warn` receives a sentence
+        for people when a checkpoint could not be written or is damaged."""
         self._state, self._settings, self._ranks, self._warn = state, settings, ranks, warn
         self._folder = CheckpointFolder(work / CHECKPOINTS)
-        self._parts = ranks.count if is_sharded else 1
+        self._parts = parts
         self._image = torch.empty(0, dtype=torch.uint8)
+        self._device: Any = torch.get_device_module(ranks.device)
+        self._copied = self._device.Event()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: tuple[int, Future[None]] | None = None
         self.waited = 0.0
@@ -230,8 +231,8 @@ class Checkpointer:
         return 0, {}, complaints
 
     def save(self, step: int, about: dict[str, Any], spared: Collection[int] = ()) -> None:
-        """Copies the state, which a thread writes while the training run goes on. It only waits for an unfinished
-        earlier write.
+        """Begins to copy the state, which a thread writes while the training run goes on. It only waits for an
+        unfinished earlier write. `wait_for_copy` must be called before the state changes.
 
         `spared`: steps whose checkpoints are kept, however old.
         """
@@ -239,15 +240,25 @@ class Checkpointer:
         if self._ranks.rank >= self._parts:
             return
         started = time.monotonic()
+        beside = self._device.Stream()
+        beside.wait_stream(self._device.current_stream())
         try:
-            self._image = file_image(self._state.tensors(self._ranks.rank), self._image)
+            with self._device.stream(beside):
+                self._image = file_image(self._state.tensors(self._ranks.rank), self._image)
+            self._copied.record(beside)
         except RuntimeError as error:  # torch's for memory that it can't allocate
             self._give_up(step, f"no memory for a copy of the weights: {error}")
         else:
             self._writing = step, self._thread.submit(self._write, step, about, tuple(spared))
+            if self._settings.network.backbone_norm == "batch":  # whose statistics the next forward pass changes
+                self.wait_for_copy()
         self.waited += time.monotonic() - started
         if len(self._image) < self._settings.write_aside * MIB:
             self.finish()
+
+    def wait_for_copy(self) -> None:
+        """Lets the device, not this process, wait until the state is copied."""
+        self._copied.wait()
 
     def finish(self) -> None:
         """Waits until the write under way is done, and warns if it failed."""
@@ -270,6 +281,7 @@ class Checkpointer:
 
     def _write(self, step: int, about: dict[str, Any], spared: Collection[int]) -> None:
         """Raises OSError, and TimeoutError when the part of another process is missing."""
+        self._copied.synchronize()
         self._folder.write_part(step, self._ranks.rank, self._parts, self._image.numpy().data)
         if self._ranks.rank == 0:
             self._folder.complete(step, self._parts, about, [METRICS_LOG])

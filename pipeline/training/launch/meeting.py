@@ -55,18 +55,18 @@ def join(config_file: Path, config: TrainConfig) -> Ranks:
     device = choose_device(config.settings.device, int(os.environ.get("LOCAL_RANK", 0)))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if count > 1:
-        timeout = timedelta(seconds=config.settings.collective_timeout)
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            store=_store(os.environ[STORE], count, timeout),
-            rank=rank,
-            world_size=count,
-            timeout=timeout,
-        )
-    ranks = Ranks(rank, count, device)
-    if count > 1:
-        ranks.prove((config_file.parent / _SECRET).read_bytes())
+    if count == 1:
+        return Ranks(device=device)
+    timeout = timedelta(seconds=config.settings.collective_timeout)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=_store(os.environ[STORE], count, timeout),
+        rank=rank,
+        world_size=count,
+        timeout=timeout,
+    )
+    ranks = Ranks(rank, count, device, (config_file.parent / _SECRET).read_bytes())
+    ranks.prove()
     return ranks
 
 
