@@ -442,9 +442,10 @@ class Journal:
 
 
 def _is_alive(owner: str) -> bool:
-    """Whether the process that a claim names still runs."""
+    """Whether the process that a claim names still runs. Nobody may reap one that was killed in a container."""
     pid, created = owner.split()
     try:
-        return bool(psutil.Process(int(pid)).create_time() == float(created))
+        process = psutil.Process(int(pid))
+        return bool(process.create_time() == float(created) and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False

@@ -2,16 +2,20 @@
 
 import signal
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import psutil
 import pytest
 from rlip_command import output_of, rlip, started
 from small_set import write_small_set
 
+from pipeline.runtime.chat_endpoint import Journal
 from storage.artifact import Artifact
 from storage.open_store import existing_store
 from storage.runs import Run
@@ -118,3 +122,17 @@ def test_a_budget_and_an_endpoint_that_is_gone_stop_the_run_which_goes_on_later(
     assert journalled(tmp_path / "store") == IMAGES, "none is kept under the name of another model"
     done = rlip(*words(stub(rejected=1.0).url, "refused", retries=1))
     assert done.exit_code == 1 and "answers 400 (bad image; your key is Bearer …)" in done.stderr, done.stderr
+
+
+def test_what_a_killed_process_asked_that_nobody_reaps_is_asked_again(tmp_path):
+    journal = Journal(tmp_path / "answers.sqlite", "terms", "caption")
+    with subprocess.Popen(["true"]) as process:  # a zombie until this block ends
+        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        owner = f"{process.pid} {psutil.Process(process.pid).create_time()}"
+        with closing(sqlite3.connect(tmp_path / "answers.sqlite", isolation_level=None)) as connection:
+            connection.execute("INSERT INTO answers (request, owner) VALUES ('one', ?)", (owner,))
+        asking = Thread(target=journal.find, args=("one",), daemon=True)
+        asking.start()
+        asking.join(timeout=5)
+        assert not asking.is_alive(), "it waits for an answer that will never come"
