@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pyarrow.parquet as pq
 import pytest
 from faulty_disk import Died, FaultyDisk, NoSync, Stop
 from tiny_chain import World
@@ -49,8 +50,8 @@ class Replayed(Stage):
     def __init__(self, stage: type[Stage], artifact: Artifact) -> None:
         super().__init__(Settings())
         self.name, self.version, self.writes = stage.name, stage.version, stage.writes
-        self.schema, self.whole = artifact.table(stage.writes).schema, stage.whole
-        self.artifact = artifact
+        self.table, self.whole = pq.read_table(artifact.file(f"{stage.writes}.parquet")), stage.whole
+        self.schema, self.artifact = self.table.schema, artifact
 
     def item(self, step: str) -> WorkItem:
         """The work item with the key of the artifact."""
@@ -66,7 +67,7 @@ class Replayed(Stage):
         rejected = [Rejected(r["image_id"], r["reason"], r["value"]) for r in self.artifact.rejected().to_pylist()]
         counts = manifest.counts
         return Output(
-            self.artifact.table(self.writes), {name: work / name for name in beside}, rejected, counts.rows_in,
+            self.table, {name: work / name for name in beside}, rejected, counts.rows_in,
             counts.rows_out, manifest.facts,
         )  # fmt: skip
 

@@ -67,9 +67,9 @@ def test_a_compiled_network_trains_the_same(work, shard, plain, monkeypatch):
 
 def test_a_layer_that_needs_ever_more_graphs_stops_the_run(work, shard, monkeypatch):
     monkeypatch.setattr(parallel, "GRAPHS", 1)
-    monkeypatch.setattr(dynamo_config, "recompile_limit", 1)  # which is set again, and must be as before afterwards
     monkeypatch.setattr(parallel.compile_layers, "__defaults__", ("eager",))
-    with pytest.raises(FatalError, match=r"ever more graphs of a layer .*; set compile = false and run again"):
+    message = r"ever more graphs of a layer .*; set compile = false and run again"
+    with dynamo_config.patch(recompile_limit=1), pytest.raises(FatalError, match=message):
         run(work, shard, compile=True)
 
 
