@@ -155,7 +155,7 @@ class Stage(ABC):
     reads: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[str]
-    schema: ClassVar[pa.Schema]
+    schema: pa.Schema
     whole: ClassVar[bool] = False
     """True for a stage that runs over all partitions at once; it may keep checkpoints in its work folder."""
     resumes_from: ClassVar[str] = ""

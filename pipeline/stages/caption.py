@@ -54,7 +54,7 @@ class CaptionStage(Stage):
     def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         super().__init__(settings, image_folders)
         if self.settings.crops:
-            self.schema = CAPTIONS  # type: ignore[misc]
+            self.schema = CAPTIONS
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change captions: those of the captioner, and those that apply to all."""
