@@ -165,12 +165,12 @@ def _export_onnx(
     from models.onnx_export import export_onnx
     from pipeline.cli.predict import label_names, open_network, trained_names
 
+    network = open_network(file, tokenizer, "cpu")
     known = trained_names(file)
     names = {
         "objects": label_names("objects", objects, known.objects),
         "predicates": label_names("predicates", predicates, known.predicates),
     }
-    network = open_network(file, tokenizer, "cpu")
     waiting = Console(stderr=True).status("Exporting takes minutes")
     with _errors_as_fatal(), atomic_file(out) as aside, waiting:
         export_onnx(network, **names, image_size=known.image_size, path=aside)
