@@ -1,13 +1,17 @@
 """What users see of a running step: what is loaded or waited for, images, and the time that is left."""
 
+import io
+import re
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from rich.console import Console
 
 from pipeline.run.dag import Step
 from pipeline.run.planner import StepPlan
-from pipeline.run.progress import Lines, Throughput
+from pipeline.run.progress import Display, Lines, Throughput, open_display
 from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.settings import Settings
 from pipeline.stages.caption import CaptionStage
@@ -47,6 +51,45 @@ def test_lines_count_images_over_all_workers(monkeypatch):
     shown.progress(LARGE, 30, 90, "")
     assert lines[1] == "caption: 5 of 100 images" and lines[2].startswith("caption: 35 of 100 images, ")
     assert " left, " in lines[2] and lines[2].endswith(" for the run")
+
+
+def on_a_terminal(events: Callable[[Display], None]) -> list[str]:
+    """What is left on a terminal after these events, without colours."""
+    out = io.StringIO()
+    with open_display(Console(file=out, force_terminal=True, no_color=True, width=120), as_json=False) as shown:
+        events(shown)
+    return [
+        line.strip()
+        for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "\r", out.getvalue()).replace("\r", "\n").splitlines()
+    ]
+
+
+def test_a_bar_counts_the_cached_images_and_says_what_is_loaded():
+    def events(shown: Display) -> None:
+        shown.busy("starting Prefect")
+        shown.reading("coco", 0.5)
+        shown.step(plan())
+
+    lines = on_a_terminal(events)
+    assert any(line.startswith("coco") and "50/100" in line and "reading annotations (once)" in line for line in lines)
+    assert any(line.startswith("caption") and "50/150" in line and "loading the captioner" in line for line in lines)
+    assert "starting Prefect" not in lines[-2]
+
+
+def test_a_bar_ends_full_with_images_and_their_rate():
+    def events(shown: Display) -> None:
+        shown.step(plan())
+        shown.progress(SMALL, 5, 10, "")
+        made = [
+            Record("caption", item.partition, "", False, item.images, item.images, {}, 1.0, item.images)
+            for item in (SMALL, LARGE)
+        ]
+        for record in made:
+            shown.finished(record)
+        shown.done(plan(), made, 4.0)
+
+    last = [line for line in on_a_terminal(events) if line.startswith("caption")][-1]
+    assert "150/150" in last and last.endswith("100 images, 25 images/s, 4.0 s")
 
 
 class Clock:

@@ -131,6 +131,14 @@ def test_too_few_gpus_are_told_before_work(cluster, tmp_path, root):
     assert "'cuda:1' names a GPU, but Ray deals GPUs out" in named["caption.device"]
 
 
+def test_nodes_with_another_version_are_named_before_work(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.run.doctor.installed_version", lambda package: "9.9")
+    write_small_set(tmp_path / "set")
+    found = _missing(tmp_path / "set", cluster.address)
+    assert all(each.startswith("node ") for each in found) and found
+    assert all("and this machine" in told and "9.9; install the same" in told for told in found.values())
+
+
 def test_too_few_nodes_for_a_training_are_told_before_work(cluster, tmp_path):
     train_long(write_small_set(tmp_path / "set").parent)
     training = [f"pretrain.settings.{each}" for each in ("nodes=3", "batch=6", "address=127.0.0.2:29500")]
