@@ -28,7 +28,7 @@ IMAGE_CAPTION = pa.struct({
 """`match`: probability that the caption belongs to the image, null without a filter; `times`: draws that gave it."""
 
 CAPTION = pa.struct([*IMAGE_CAPTION, pa.field("boxes", pa.list_(INT))])
-"""`boxes`: indices of the box or the two boxes that it is of; null for the whole image."""
+"""`boxes`: indices of the box or the two boxes that it describes; null for the whole image."""
 
 TRIPLET = pa.struct({
     **{f"{part}{form}": TEXT for part in ("subject", "predicate", "object") for form in ("", "_lemma")},
