@@ -54,7 +54,7 @@ CREATE TABLE IF NOT EXISTS asked (terms TEXT PRIMARY KEY, model TEXT, tokens INT
     WITHOUT ROWID;
 """
 _LATER = (("answers", "prompt_tokens"), ("answers", "completion_tokens"), ("asked", "completion_tokens"))
-"""Columns that journals of earlier versions lack: their answers have no tokens but in sum, which is priced as answers."""
+"""Columns that journals of earlier versions lack: these have only a total of tokens, which is priced like answers."""
 
 
 class ChatOptions(Settings):
