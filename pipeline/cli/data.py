@@ -32,7 +32,7 @@ def get_data(
         list[str] | None,
         typer.Argument(
             metavar="[NAME]...",
-            help="coco, objects365, visual_genome, hico_det, vcoco, blip or roberta; lists all if omitted.",
+            help="Names that `rlip data list` shows, e.g. coco or blip; lists all if omitted.",
         ),
     ] = None,
     root: DataRoot = DATA,
