@@ -28,7 +28,7 @@ IMAGE_CAPTION = pa.struct({
 """`match`: probability that the caption belongs to the image, null without a filter; `times`: draws that gave it."""
 
 CAPTION = pa.struct([*IMAGE_CAPTION, pa.field("boxes", pa.list_(INT))])
-"""`boxes`: indices of the box or the two boxes that it is of; null for the whole image."""
+"""`boxes`: indices of the box or the two boxes that it describes; null for the whole image."""
 
 TRIPLET = pa.struct({
     **{f"{part}{form}": TEXT for part in ("subject", "predicate", "object") for form in ("", "_lemma")},
@@ -71,7 +71,7 @@ IMAGES = pa.schema({
 })  # fmt: skip
 CAPTIONS = pa.schema({"image_id": LONG, "captions": pa.list_(CAPTION)})
 IMAGE_CAPTIONS = pa.schema({"image_id": LONG, "captions": pa.list_(IMAGE_CAPTION)})
-"""How captions are written that are all of whole images, so that their digests stay. They are read as `CAPTIONS`."""
+"""How captions of whole images alone are written, so that their digests stay. They are read as `CAPTIONS`."""
 TRIPLETS = pa.schema({"image_id": LONG, "triplets": pa.list_(TRIPLET)})
 CANDIDATES = pa.schema({"image_id": LONG, "pairs": pa.list_(CANDIDATE)})
 DROPPED = pa.schema({"image_id": LONG, "triplet": INT, "reason": TEXT, "value": TEXT})

@@ -39,7 +39,7 @@ class Caption(NamedTuple):
     times: int = 1
     """Number of draws of the image with this text; more than 1 only where draws were merged."""
     boxes: tuple[int, ...] | None = None
-    """Indices of the box or the two boxes that it is of, which the stage sets; None for the whole image."""
+    """Indices of the box or the two boxes that it describes, which the stage sets; None for the whole image."""
 
 
 class Captioner(Protocol):

@@ -13,7 +13,7 @@ from pipeline.runtime.settings import Settings, data_file, file_read, runtime
 
 Decoding = Literal["nucleus", "beam"]
 KINDS = ("image", "box", "pair")
-"""What a caption is of, by the number of its boxes."""
+"""What a caption describes, by the number of its boxes."""
 REGION_SETTINGS = {"of", "max_regions", "context"}
 
 
@@ -26,7 +26,7 @@ class CaptionSettings(Settings):
     options: PluginOptions = runtime(PluginOptions())
     """Settings of a captioner of another package, which are part of the key."""
     of: tuple[Literal["image", "box", "pair"], ...] = Field(("image",), min_length=1)
-    """What captions are of, one or several: the whole image, a box, a pair of boxes. All candidates from a caption
+    """What captions describe, one or several: the whole image, a box, a pair of boxes. All candidates from a caption
     contain its boxes."""
     max_regions: int = Field(10, ge=1)
     """box, pair: maximum number of each per image: the largest boxes, and the pairs with the highest prior by size and

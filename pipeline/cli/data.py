@@ -32,7 +32,7 @@ def get_data(
         list[str] | None,
         typer.Argument(
             metavar="[NAME]...",
-            help="coco, objects365, visual_genome, hico_det, vcoco, blip or roberta; lists all if omitted.",
+            help="Names that `rlip data list` shows, e.g. coco or blip; lists all if omitted.",
         ),
     ] = None,
     root: DataRoot = DATA,
@@ -45,9 +45,9 @@ def get_data(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Download public datasets and weights to where recipes look for them. Resumes, verifies and unpacks.
+    """Download public datasets and weights to where recipes look for them. Resume, verify and unpack.
 
-    Lists at the end what must be downloaded manually, and exits with 1 unless all of it is there.
+    List at the end what must be downloaded manually, and exit with 1 unless all of it is there.
     """
     if not names:
         list_data(root, as_json)
@@ -129,7 +129,7 @@ def convert(
         str, typer.Option(help="vg150, psg: the split to read. Other formats: what to call it.")
     ] = "train",
     masks: Annotated[
-        Path | None, typer.Option(help="psg, coco_panoptic: folder of the PNGs, whose masks become COCO's run lengths.")
+        Path | None, typer.Option(help="psg, coco_panoptic: folder of the PNGs, whose masks become COCO's RLEs.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

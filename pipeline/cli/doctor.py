@@ -26,7 +26,7 @@ def doctor(
     ] = None,
     overrides: Overrides = None,
     device: Annotated[
-        bool, typer.Option("--device", help="Try the GPU, else the CPU: results against the CPU's, speed, memory.")
+        bool, typer.Option("--device", help="Test the GPU, else the CPU: results against the CPU's, speed, memory.")
     ] = False,
     minutes: Annotated[float, typer.Option(min=0.1, help="What --device may take at most.")] = 10.0,
     as_json: AsJson = False,

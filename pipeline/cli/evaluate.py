@@ -133,7 +133,7 @@ class Evaluation:
     report: Path | None
     """The page, if a folder was named for it."""
     comparison: Comparison | None
-    """Of the first of several models, whose figures these are, with the others."""
+    """The first of several models, whose figures these are, compared with the others."""
 
     def as_json(self) -> str:
         """The comparison, or the figures, with null for those that the ground truth does not define."""
@@ -178,7 +178,7 @@ def score(
     ] = False,
     interactions: Annotated[
         Path | None,
-        typer.Option("--interactions", help="hico-det: hico_list_hoi.txt, in which --rare and --split count."),
+        typer.Option("--interactions", help="hico-det: hico_list_hoi.txt, whose positions --rare and --split name."),
     ] = None,
     rare: Annotated[
         Path | None, typer.Option("--rare", help="hico-det: file of the rare interactions' positions.")
@@ -215,7 +215,7 @@ def score(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Images without detections count as images where nothing was found.")
     ] = False,
-    drop_faulty: Annotated[bool, typer.Option("--drop-faulty", help="Leave faulty rows out and count them.")] = False,
+    drop_faulty: Annotated[bool, typer.Option("--drop-faulty", help="Reject faulty rows and count them.")] = False,
     intervals: Annotated[
         int, typer.Option("--intervals", min=0, help="Resampled test sets per interval; 0: no intervals.")
     ] = 200,
@@ -385,7 +385,7 @@ def _with_files(
     """The options with what HICO-DET's files say about the ground truth."""
     if (rare is not None or split is not None) and interactions is None:
         raise FatalError(
-            "--rare and --split count in HICO-DET's list of interactions; add --interactions hico_list_hoi.txt"
+            "--rare and --split name positions in HICO-DET's list of interactions; add --interactions hico_list_hoi.txt"
         )
     triplets: list[TripletClass] = []
     if interactions is not None and (rare is not None or split is not None):
@@ -436,7 +436,7 @@ def _validity(path: Path | None, truth: GroundTruth) -> np.ndarray | None:
         example = f"{truth.predicates[relations.predicates[first]]} {truth.objects[relations.object_labels[first]]}"
         raise FatalError(
             f"{path}: forbids {forbidden.sum():,} of {len(relations):,} true interactions, e.g. {example!r}; its rows must "
-            f"count the predicates of the ground truth, its columns {', '.join(names[:3])}, ..."
+            f"be the predicates of the ground truth, in order, its columns {', '.join(names[:3])}, ..."
         )
     return allowed
 
@@ -479,7 +479,7 @@ def _verified(path: Path, classes: Path, truth: GroundTruth) -> np.ndarray:
         if image_id in truth.by_id and name in places
     ]
     if not found:
-        raise FatalError(f"{path}: no label is of an image and a class of the ground truth")
+        raise FatalError(f"{path}: no label names both an image and a class of the ground truth")
     return np.array(found, np.int64)
 
 

@@ -51,7 +51,7 @@ def label_recipe(
         str | None, typer.Option("--categories", metavar="A,B", help="Names that boxes get; unset: the detector's.")
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option("--threshold", min=0, max=1, help="Leave out boxes with a lower score; unset: 0.5.")
+        float | None, typer.Option("--threshold", min=0, max=1, help="Exclude boxes with a lower score; unset: 0.5.")
     ] = None,
     tokenizer: Tokenizer = None,
     hub: Annotated[bool, typer.Option("--hub", help="Allow downloads from the Hugging Face hub.")] = False,

@@ -61,7 +61,7 @@ def predict(
     ] = None,
     per_image: Annotated[int, typer.Option("--per-image", min=1, help="Relations to keep per image.")] = 100,
     threshold: Annotated[
-        float, typer.Option("--threshold", min=0, help="Leave out boxes and relations with a lower score.")
+        float, typer.Option("--threshold", min=0, help="Exclude boxes and relations with a lower score.")
     ] = 0.0,
     top: Annotated[int, typer.Option("--top", min=0, help="Relations to draw per image, the best first.")] = ARROWS,
     tokenizer: Tokenizer = None,
@@ -70,9 +70,9 @@ def predict(
     draw: Annotated[Path | None, typer.Option("--draw", help="Folder for drawn images.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find boxes and relations in images: a network's texts are any names. Writes a table and, on request, drawings.
+    """Find objects and relations of any name in images. Write a table of detections and, on request, drawings.
 
-    A thing has one box, and no relation with itself. Images that can't be read are named and left out.
+    Each object has one box, and no relation with itself. Images that can't be read are named and skipped.
     """
     files = list(_files(images))
     from pipeline.evaluation.predictor import Names, Predictor  # loads torch, which a wrong name need not wait for

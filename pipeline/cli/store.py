@@ -190,7 +190,7 @@ def lineage(
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Export what a run read and wrote, down to columns, as OpenLineage events; prints them without --out or --url."""
+    """Export what a run read and wrote, down to columns, as OpenLineage events; print them without --out or --url."""
     try:
         from openlineage.client.serde import Serde
 

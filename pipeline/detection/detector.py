@@ -43,7 +43,7 @@ class Detector(Protocol):
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
         """Finds the boxes of each RGB image that score at least `threshold`; others are excluded afterwards.
 
-        Boxes are xyxy in pixels of the image as given, in any order; they may stick out of it. Labels index `names`.
+        Boxes are xyxy in pixels of the image as given, in any order; they may extend beyond it. Labels index `names`.
         """
         ...
 

@@ -123,9 +123,7 @@ class _Mmdeploy:
         steps: list[dict[str, Any]] = pipeline["pipeline"]["tasks"][0]["transforms"]
         kinds = [step["type"] for step in steps]
         if unknown := set(kinds) - self._STEPS:
-            raise ValueError(
-                f"{PIPELINE} has the step {min(unknown)}, and those that are known are {sorted(self._STEPS)}"
-            )
+            raise ValueError(f"{PIPELINE} has the step {min(unknown)}; known steps are {sorted(self._STEPS)}")
         self.names = tuple(names)
         self._resize = steps[kinds.index("Resize")]
         self._pads = [step for step in steps if step["type"] == "Pad"]
@@ -195,7 +193,7 @@ class OnnxDetector:
             outputs = dict(zip(names, self._session.run(names, {entry.name: pixels}), strict=True))
             boxes, labels, scores = self._layout.found(outputs)
             if (last := labels.max(initial=-1)) >= len(self.names):
-                raise ValueError(f"it finds class {last}, and has {len(self.names)} names")
+                raise ValueError(f"it finds class {last}, but has {len(self.names)} names")
         except Exception as error:  # onnxruntime's errors have no class of their own
             raise FatalError(f"detector {self._path}: {_reason(error)} (setting: detect.weights)") from error
         corner, scale = np.array(view.corner * 2), np.array(image.size * 2) / np.array(view.image * 2)
@@ -250,8 +248,8 @@ def _layout(session: Any, files: DetectorFiles) -> _Layout:
         return _RfDetr((int(width), int(height)), names, labels[2])
     shapes = ", ".join(f"{name} {shape}" for name, shape in outputs.items())
     raise ValueError(
-        f"is no detector that Ultralytics, RF-DETR or mmdeploy exports: its outputs are {shapes}; of Ultralytics it needs "
-        "the metadata, of the others outputs dets and labels"
+        f"is no detector that Ultralytics, RF-DETR or mmdeploy exports: its outputs are {shapes}; a file of "
+        "Ultralytics needs its metadata, one of the others the outputs dets and labels"
     )
 
 

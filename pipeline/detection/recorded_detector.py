@@ -60,7 +60,7 @@ class RecordedDetector:
     def _of(self, uri: str) -> Detections:
         image_id = self._ids.get(uri, self._ids.get(uri.rpartition("/")[2]))
         if image_id is None:
-            raise FatalError(f"detector {self._path}: lists no image {uri!r}; detect its boxes, too, or take it away")
+            raise FatalError(f"detector {self._path}: lists no image {uri!r}; detect its boxes, or remove the image")
         rows = self._rows.get(image_id, ())
         boxes = np.array([row[:4] for row in rows], np.float64).reshape(-1, 4)
         labels = np.array([self._labels[row[4]] for row in rows], np.int64)

@@ -56,8 +56,8 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
         return DetectorFiles("recorded", path, {path.name: path})
     if path.is_file():
         raise FatalError(
-            f"detect.weights = {path}: is a file of another kind than those that are read: .safetensors of this project, .pth "
-            "of torchvision, .onnx, and .json with recorded boxes. Of a model of transformers, name the folder"
+            f"detect.weights = {path}: is none of the files that can be read: .safetensors of this project, .pth of "
+            "torchvision, .onnx, and .json with recorded boxes. For a transformers model, name its folder"
         )
     folder = path if path.is_dir() else _from_hub(settings)
     return _transformers(folder)
@@ -81,7 +81,7 @@ def _own(path: Path, settings: DetectSettings) -> DetectorFiles:
         read_config(file)
     except WeightsError as error:
         raise FatalError(
-            f"detect.weights = {error}; of another project's model, name the folder with its {CONFIG}"
+            f"detect.weights = {error}; for another project's model, name the folder with its {CONFIG}"
         ) from error
     files = {MODEL: file}
     if (vocabulary := file.parent / VOCABULARY).is_file():

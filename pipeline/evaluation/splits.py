@@ -92,13 +92,13 @@ def published_split(name: str, triplets: Sequence[TripletClass], *, transductive
         raise ValueError(f"no split {name}: there are {', '.join(PUBLISHED)}")
     if len(triplets) != HICO_TRIPLETS:
         raise ValueError(
-            f"split {name} counts in HICO-DET's list of {HICO_TRIPLETS} triplets, and this list has {len(triplets)}"
+            f"split {name} needs HICO-DET's list of {HICO_TRIPLETS} triplets, but this list has {len(triplets)}"
         )
     split = split_of_positions(name, PUBLISHED[name], triplets, transductive=transductive)
     seen = frozenset(triplets) - split.unseen
     new = tuple(len({t[end] for t in split.unseen} - {t[end] for t in seen}) for end in (1, 2))
     if new != _UNSEEN_NAMES.get(name, new):
-        raise ValueError(f"split {name} counts in HICO-DET's list, and this list has its interactions in another order")
+        raise ValueError(f"split {name} needs HICO-DET's list, but this list has its interactions in another order")
     return split
 
 
@@ -112,7 +112,7 @@ def split_of_positions(
     positions = list(unseen)
     wrong = sorted({p for p in positions if not 0 <= p < len(triplets)})
     if wrong:
-        raise ValueError(f"split {name} names positions {wrong[:5]}, and the list has {len(triplets)} triplets, from 0")
+        raise ValueError(f"split {name} names positions {wrong[:5]}, but the list has {len(triplets)} triplets, from 0")
     twice = [position for position, times in Counter(positions).items() if times > 1]
     if twice:
         raise ValueError(f"split {name} names positions {twice[:5]} more than once")

@@ -111,6 +111,6 @@ def _captions(rows: RunRows, dataset: str, tally: Tally) -> Iterator[dict[str, A
     for image in rows.images(dataset, "captions"):
         for caption in image.items("captions"):
             tally.note("seed, log-probability and source of a caption", 1)
-            tally.note("boxes that a caption is of", caption["boxes"] is not None)
+            tally.note("boxes that a caption describes", caption["boxes"] is not None)
             yield {"id": following, "image_id": image.image_id, "caption": caption["text"]}
             following += 1

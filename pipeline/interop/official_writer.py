@@ -61,7 +61,7 @@ def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> Non
 def _captions(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, Any]]:
     for image in rows.images(dataset, "captions"):
         tally.note("seed, log-probability and source of a caption", len(image.items("captions")))
-        tally.note("boxes that a caption is of", sum(each["boxes"] is not None for each in image.items("captions")))
+        tally.note("boxes that a caption describes", sum(each["boxes"] is not None for each in image.items("captions")))
         tally.wrote["captions"] += len(image.items("captions"))
         yield write_captions(image.rows["captions"])
 

@@ -96,7 +96,7 @@ def _row(image: ImageRows, threshold: float, tally: Tally) -> dict[str, Any]:
         {"images": 1, "boxes": len(row["boxes"]), "captions": len(captions), "relations": len(relations)}
     )
     tally.note("seed, log-probability and source of a caption", len(captions))
-    tally.note("boxes that a caption is of", sum(caption["boxes"] is not None for caption in captions))
+    tally.note("boxes that a caption describes", sum(caption["boxes"] is not None for caption in captions))
     tally.note("origin and calibration of a relation", sum("score" in relation for relation in relations))
     return {
         "image_id": row["image_id"],

@@ -27,7 +27,7 @@ _HELD = frozenset(
 
 
 def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Writes `psg.json` for each dataset, and PNGs of the masks that it has as polygons or run lengths.
+    """Writes `psg.json` for each dataset, and PNGs of the masks that it has as polygons or RLEs.
 
     Images of a split "test" are in `test_image_ids`. Classes are things but for those that the source says are stuff.
     """
@@ -115,7 +115,7 @@ def _write_masks(
 
 
 def _mask(segmentation: Any, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """COCO's polygons or run lengths as pixels; None if they can't be read or are of another size."""
+    """COCO's polygons or RLEs as pixels; None if they can't be read or are of another size."""
     from pycocotools.mask import decode, frPyObjects, merge
 
     try:

@@ -132,7 +132,7 @@ class SettledVerdicts:
     def read(cls, folder: Path) -> SettledVerdicts:
         """Reads a folder of verdicts. Raises `FatalError` if it is missing; damaged lines are logged and skipped."""
         if not folder.is_dir():
-            raise FatalError(f"no folder of verdicts at {folder}; name the one that `rlip verdicts` summarizes")
+            raise FatalError(f"no folder of verdicts at {folder}; name the one that `rlip verdicts show` summarises")
         verdicts = VerdictLog(folder)
         standing = verdicts.standing()
         for text in verdicts.damaged:

@@ -39,9 +39,8 @@ class Team:
     def __post_init__(self) -> None:
         object.__setattr__(self, "members", tuple(dict.fromkeys(map(require_reviewer, self.members))))
         if not max(1, len(self.members)) <= self.size <= MOST_MEMBERS:
-            raise FatalError(
-                f"a team of {self.size} reviewers: 1 to {MOST_MEMBERS} are possible, no fewer than its names"
-            )
+            least = max(1, len(self.members))
+            raise FatalError(f"a team of {self.size} reviewers: give a number from {least} to {MOST_MEMBERS}")
         if not 0 <= self.overlap <= 1:
             raise FatalError(f"an overlap of {self.overlap:g}: write a share of the images, e.g. 10%")
         if self.labels < 1:

@@ -224,7 +224,7 @@ def require_passed(run: Run, steps: Iterable[Step]) -> None:
     if failed:
         more = f"\n  and {len(failed) - 10} more" if len(failed) > 10 else ""
         raise FatalError(
-            f"{len(failed)} check(s) failed, so the steps below held these partitions back; all others are done:\n  "
+            f"{len(failed)} check(s) failed, so later steps did not read these partitions; all others are done:\n  "
             + "\n  ".join(failed[:10])
             + f"{more}\n`rlip show {run.name} --checks` shows them all. "
             "Fix the data, or loosen [run.checks], which recomputes nothing"

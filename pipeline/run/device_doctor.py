@@ -173,7 +173,7 @@ def versions(device: torch.device) -> Outcome:
 
 
 def products(device: torch.device) -> Outcome:
-    """Products of matrices a second in each precision."""
+    """Matrix products per second in each precision."""
     side, rates = 8192 if is_gpu(device) else 256, {}
     kinds = [("fp32", torch.float32, False), ("TF32", torch.float32, True), ("bf16", torch.bfloat16, False)]
     for name, dtype, is_rounded in kinds if is_gpu(device) else (kinds[0], kinds[2]):

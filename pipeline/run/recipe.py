@@ -102,9 +102,9 @@ class PretrainSection(Settings):
 
 
 class ChecksSection(Settings):
-    """What the rows of a run must satisfy (docs/operations.md, Checks): those named overall judge all partitions of a
-    stage together and stop the run, the others judge each partition before a stage may read it. Other limits recompute
-    nothing.
+    """What the rows of a run must satisfy (docs/operations.md, Checks). Limits with `overall` in their names judge all
+    partitions of a stage together and stop the run, the others judge each partition before a stage may read it.
+    Changing them recomputes nothing.
     """
 
     max_overall_reject_share: float = runtime(0.1, ge=0, le=1)

@@ -187,7 +187,7 @@ class Rehearsal:
         return Outcome(figure, "slow" if is_near else "wrong", f"set {OFF} in the environment, and {REPORT}")
 
     def _fragmented(self, device: torch.device) -> Outcome:
-        """Trains for longer, on views of changing sizes, whose memory falls to pieces that fit no later view."""
+        """Trains for longer, on views of changing sizes, which fragment the memory."""
         if not is_gpu(device):
             raise Absent("not measured: PyTorch counts the memory of GPUs only")
         ran = self._run({**self._best_changes, "steps": LONG})

@@ -54,7 +54,7 @@ CREATE TABLE IF NOT EXISTS asked (terms TEXT PRIMARY KEY, model TEXT, tokens INT
     WITHOUT ROWID;
 """
 _LATER = (("answers", "prompt_tokens"), ("answers", "completion_tokens"), ("asked", "completion_tokens"))
-"""Columns that journals of earlier versions lack: their answers have no tokens but in sum, which is priced as answers."""
+"""Columns that journals of earlier versions lack: these have only a total of tokens, which is priced like answers."""
 
 
 class ChatOptions(Settings):
@@ -75,7 +75,7 @@ class ChatOptions(Settings):
     image_size: int = Field(640, ge=32)
     """Longest side in pixels of the image that is sent, as JPEG. Smaller images are sent as they are."""
     in_flight: int = runtime(16, ge=1, le=1024)
-    """Requests at once of each of `run.workers`; for captions, at most three times `caption.batch_size`."""
+    """Concurrent requests of each of `run.workers`; for captions, at most three times `caption.batch_size`."""
     requests_per_minute: float = runtime(0.0, ge=0)
     """Largest rate of each of `run.workers`; 0: no limit but the endpoint's own."""
     tokens_per_minute: float = runtime(0.0, ge=0)
@@ -442,7 +442,7 @@ class Journal:
 
 
 def _is_alive(owner: str) -> bool:
-    """Whether the process that a claim names still runs. Nobody may reap one that was killed in a container."""
+    """Whether the process that a claim names still runs. In a container, a killed one may remain as a zombie."""
     pid, created = owner.split()
     try:
         process = psutil.Process(int(pid))

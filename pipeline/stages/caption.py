@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline.captioning.blip import MatchScorer
 
 Region: TypeAlias = tuple[int, ...]
-"""Indices of the one or two boxes that a caption is of; none for the whole image."""
+"""Indices of the one or two boxes that a caption describes; none for the whole image."""
 Batch: TypeAlias = "list[tuple[dict[str, Any], Region, ImageInput | None]]"
 """Rows of the images table, each with a region and its image; None if no model looks at it."""
 _AFTER = {"merge_draws", "match_at_least"}

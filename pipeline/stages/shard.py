@@ -58,7 +58,7 @@ class ShardSettings(ChoiceSettings):
     exclude: tuple[ExclusionList, ...] = ()
     """Lists of images that must not be trained on, such as a test set."""
     verdicts: Path | None = data_file(None)
-    """Folder of reviewers' verdicts (docs/review.md), which come before all rules and thresholds. It is read when a run
+    """Folder of reviewers' verdicts (docs/review.md), which override all rules and thresholds. It is read when a run
     begins."""
     near_duplicates: int = Field(DEFAULT_DISTANCE, ge=0, le=16)
     """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are

@@ -181,7 +181,7 @@ class TagStage(LabellingStage):
         known: Collection[str],
         boxes: Sequence[Collection[int]],
     ) -> Candidates:
-        """The candidates of an image. `boxes`: those that each of its captions is of, if captions have boxes."""
+        """The candidates of an image. `boxes`: those that each of its captions describes, if captions have boxes."""
         captions = [values["caption"] for values in triplets]
         regions = [boxes[caption] for caption in captions] if boxes else ()
         return self._candidates([_triplet(values) for values in triplets], _boxes(row), captions, known, regions)

@@ -55,7 +55,7 @@ class VlmOptions(ChatOptions):
     image_size: int = Field(1024, ge=32)
     """Longest side in pixels of the image that is sent, as JPEG, with the boxes drawn and numbered."""
     ask: Literal["pair", "label"] = "pair"
-    """pair: which one of its predicates holds of a pair, if any; label: of each label, whether it holds."""
+    """What is asked. pair: which one of its predicates a pair has, if any; label: whether each label holds."""
     usual: Path | None = file_read(None)
     """JSON file of further choices, by category pair, as `rlip export --format cooccurrence` writes it."""
     choices: int = Field(12, ge=1, le=MOST_CHOICES)

@@ -86,7 +86,7 @@ GRAPHS = 16
 
 
 def compile_layers(network: Network, backend: str = "inductor") -> None:
-    """Compiles a network in parts and with sizes as variables, so that a few graphs serve all batches.
+    """Compiles a network in parts and with dynamic shapes, so that a few graphs serve all batches.
 
     Whatever sizes a batch joins, the code between the parts is Python's. A part that needs more than `GRAPHS` raises
     `FailOnRecompileLimitHit`.

@@ -114,7 +114,7 @@ class TrainingSettings(ViewSettings):
 
     mix: MixSettings = MixSettings()
     bucket: int = Field(16, ge=1)
-    """Number of images in a row whose views have similar sizes, which saves padding. 1: any order."""
+    """Number of consecutive images whose views have similar sizes, which saves padding. 1: any order."""
     object_texts: int = Field(333, ge=1)
     """Number of object names to score against: those of the images, then others drawn by frequency."""
     predicate_texts: int = Field(167, ge=1)

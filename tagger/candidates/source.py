@@ -53,7 +53,7 @@ class CandidateSource(Protocol):
     ) -> Candidates:
         """Returns candidates for the boxes of one image; `captions` holds the caption number of each triplet.
 
-        `regions`: the indices of the boxes that the caption of each triplet is of, none for the whole image.
+        `regions`: the indices of the boxes that the caption of each triplet describes, none for the whole image.
 
         `known`: the categories of other images, which distinguish a noun without a box here from one without a
         category.

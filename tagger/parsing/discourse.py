@@ -1,4 +1,4 @@
-"""Reads captions of several sentences: what their pronouns and definite nouns mean."""
+"""Reads captions of several sentences: what their pronouns and definite nouns refer to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _KINDS = {
     "person": PEOPLE,
     "animal": ANIMATE,
 }
-# What a pronoun may mean: kinds in order of preference, those of one group alike.
+# What a pronoun may refer to: kinds in order of preference, those of one group alike.
 _MEANINGS = {
     **dict.fromkeys(("he", "him", "his"), (("male",), ("person",), ("animal",))),
     **dict.fromkeys(("she", "her"), (("female",), ("person",), ("animal",))),
@@ -58,7 +58,7 @@ class Discourse:
     def __init__(self) -> None:
         self._said: list[list[Referent]] = []
         self._meant: dict[tuple[int, int], Referent] = {}
-        """Character range of a pronoun or definite noun → the earlier mention that it means."""
+        """Character range of a pronoun or definite noun → the earlier mention that it refers to."""
 
     def triplets(self, extractions: Iterable[Extraction], implied: bool) -> Iterator[Triplet]:
         """Yields what the sentences state, once each, with the first mention of each thing as subject or object.
@@ -76,7 +76,7 @@ class Discourse:
                         yield t
 
     def _enter(self, extraction: Extraction) -> None:
-        """Notes what a sentence mentions, and makes its pronouns nouns."""
+        """Notes what a sentence mentions, and replaces its pronouns by nouns."""
         here: list[tuple[Token, Referent]] = []
         nouns = {noun.i for noun in extraction.nouns()}
         for token in extraction.doc:
@@ -91,7 +91,7 @@ class Discourse:
     def _antecedent(
         self, pronoun: Token, here: Sequence[tuple[Token, Referent]], extraction: Extraction
     ) -> Referent | None:
-        """Returns what a pronoun means: of the nearest sentence the first that fits, since subjects come first."""
+        """Returns what a pronoun refers to: of the nearest sentence the first that fits, since subjects come first."""
         word = pronoun.lower_
         meanings = (("plural",),) if word in _PARTS and pronoun.dep_ == "nsubj" else _MEANINGS.get(word, ())
         is_counted = pronoun.head.lower_ == "of" and pronoun.head.head.lower_ in _PARTS  # "two of them"
@@ -110,7 +110,7 @@ class Discourse:
         return next(fitting, None)
 
     def _name(self, pronoun: Token, referent: Referent, extraction: Extraction) -> Referent:
-        """Makes a pronoun a noun. Returns what it means: for a part of several things, the part."""
+        """Replaces a pronoun by a noun. Returns what it refers to: for a part of several things, the part."""
         if pronoun.lower_ in _PARTS:
             extraction.mentions.name(pronoun, replace(referent[0], count=_PARTS[pronoun.lower_]))
             return [extraction.mention(pronoun)]
@@ -132,7 +132,7 @@ class Discourse:
         return mention
 
     def _resolved(self, triplet: Triplet) -> Iterator[Triplet]:
-        """Yields a triplet with what its ends mean: one for each pair of joined nouns."""
+        """Yields a triplet with what its ends refer to: one for each pair of joined nouns."""
         subjects, objects = self._ends(triplet, "subject"), self._ends(triplet, "object")
         is_of_itself = triplet.subject_start == triplet.object_start and len(subjects) == 1
         for subject, object_ in product(subjects, objects):
@@ -141,7 +141,7 @@ class Discourse:
                 yield t
 
     def _ends(self, triplet: Triplet, role: Literal["subject", "object"]) -> list[dict[str, Any]]:
-        """Returns the fields to replace for each noun that one end of the triplet means."""
+        """Returns the fields to replace for each noun that one end of the triplet refers to."""
         start, end, lemma = (getattr(triplet, f"{role}_{name}") for name in ("start", "end", "lemma"))
         referent = self._meant.get((start, end), ())
         # An implied relation may be about another noun at this place.

@@ -97,7 +97,7 @@ class Extraction:
         return not is_told and (pronoun.dep_ in _ENDS or pronoun.tag_ == "PRP$")
 
     def apart_from(self, pronoun: Token) -> list[Token]:
-        """Returns tokens that the pronoun can't mean: what it is part of, and the subjects of its verb."""
+        """Returns tokens that the pronoun can't refer to: what it is part of, and the subjects of its verb."""
         if pronoun.dep_ == "poss":
             return [pronoun.head]
         around = list(pronoun.ancestors)

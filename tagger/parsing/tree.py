@@ -78,7 +78,7 @@ class Mentions:
         return token.pos_ == "PRON" and (token.lower_ in _INDEFINITE or (token.i == 0 and token.lower_ in _UNNAMED))
 
     def name(self, pronoun: Token, mention: Mention) -> None:
-        """Makes a pronoun the noun that it stands for."""
+        """Replaces a pronoun by the noun that it stands for."""
         pronoun.pos_ = "NOUN"
         self.forms[pronoun.i], self._named[pronoun.i] = mention.lemma, mention
 

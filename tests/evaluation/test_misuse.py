@@ -251,7 +251,7 @@ WAYS: dict[str, tuple[Way, str]] = {
     "x, y, w, h as corners": (corner(lambda _, b: [b[0], b[1], b[2] - b[0], b[3] - b[1]]), "end before they start"),
     "x and y swapped": (corner(lambda _, b: [b[1], b[0], b[3], b[2]]), "outside their images"),
     "subject and object swapped": (
-        pair(lambda r: r.update(box_h=r["box_o"], box_o=r["box_h"])), "swap the two ends"
+        pair(lambda r: r.update(box_h=r["box_o"], box_o=r["box_h"])), "swap them"
     ),
     # Names
     "classes from 1": (matrix(lambda r: r.update(labels=[label + 1 for label in r["labels"]])), "out of range"),

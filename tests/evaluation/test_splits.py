@@ -115,7 +115,7 @@ def test_lists_that_do_not_fit_are_refused():
         published_split("UA", TRIPLETS, transductive=None)
     with pytest.raises(ValueError, match="this list has 599"):
         published_split("UC-RF", TRIPLETS[:-1], transductive=None)
-    with pytest.raises(ValueError, match=r"positions \[-1, 600\], and the list has 600"):
+    with pytest.raises(ValueError, match=r"positions \[-1, 600\], but the list has 600"):
         split_of_positions("own", [600, 0, -1], TRIPLETS, transductive=None)
     with pytest.raises(ValueError, match=r"positions \[7\] more than once"):
         split_of_positions("own", [7, 0, 7], TRIPLETS, transductive=None)

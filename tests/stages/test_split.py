@@ -55,12 +55,12 @@ def test_listed_triplets_count_in_the_list(inputs, tmp_path):
     files = {"interactions": tmp_path / "list.txt", "positions": tmp_path / "unseen"}
     found = split(inputs, tmp_path, method="listed", **files)
     assert unseen_triplets(found.table) == {("person", "ride", "bus"), ("person", "hop on", "stop sign")}
-    with pytest.raises(FatalError, match=r"UC-NF counts in HICO-DET's list of 600 triplets, and this list has 4"):
+    with pytest.raises(FatalError, match=r"UC-NF needs HICO-DET's list of 600 triplets, but this list has 4"):
         split(inputs, tmp_path, method="UC-NF", interactions=tmp_path / "list.txt")
     with pytest.raises(FatalError, match="no interaction of 'dog' on this list is in the training sets"):
         split(inputs, tmp_path, method="listed", subject="dog", **files)
     (tmp_path / "unseen").write_text("2 7")
-    with pytest.raises(FatalError, match=r"names positions \[7\], and the list has 4"):
+    with pytest.raises(FatalError, match=r"names positions \[7\], but the list has 4"):
         split(inputs, tmp_path, method="listed", **files)
 
 
@@ -70,7 +70,7 @@ def test_the_published_split_takes_its_120_places(inputs, tmp_path):
     (tmp_path / "list.txt").write_text("".join(f"{n} {thing} {verb}\n" for n, (thing, verb) in enumerate(pairs, 1)))
     found = split(inputs, tmp_path, method="UC-NF", interactions=tmp_path / "list.txt")
     assert unseen_triplets(found.table) == {("person", verbs[n // 120], f"thing {n % 120}") for n in UC_NF}
-    with pytest.raises(FatalError, match=r"UO counts in HICO-DET's list, and this list has .* another order"):
+    with pytest.raises(FatalError, match=r"UO needs HICO-DET's list, but this list has .* another order"):
         split(inputs, tmp_path, method="UO", interactions=tmp_path / "list.txt")
 
 

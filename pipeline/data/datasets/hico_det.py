@@ -67,6 +67,6 @@ class HicoDetReader(Reader):
         """Raises `AnnotationError` where a list of COCO's names by other ids turns persons into something else."""
         if self._numbered_anew and box.category != "person":
             raise AnnotationError(
-                f"{self.source.objects}: names the subject of an interaction {box.category!r}, so the annotations count COCO's "
+                f"{self.source.objects}: names the subject of an interaction {box.category!r}, so the annotations use COCO's "
                 "ids; leave `objects` out"
             )

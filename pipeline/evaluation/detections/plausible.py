@@ -79,7 +79,7 @@ def _name_faults(
     ends = {"subject": "object", "object": "subject"}
     turned = {f"{end}_{part}": getattr(best, f"{other}_{part}") for end, other in ends.items() for part in _PARTS}
     if len(_located(replace(best, **turned), truth)[0]) > max(LEAST, 4 * len(prediction)):
-        yield "subjects lie where true objects are, and objects where subjects are; swap the two ends"
+        yield "subjects lie where true objects are, and objects where subjects are; swap them"
     for kind, names in (("object_labels", objects), ("predicates", predicates)):
         if meant := _renamed(getattr(best, kind)[prediction], getattr(truth, kind)[true], names):
             yield f"{kind.replace('_labels', 's')} are numbered in another order than the ground truth's names: {meant}"

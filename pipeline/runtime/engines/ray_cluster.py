@@ -91,7 +91,7 @@ def room_for(nodes: Sequence[Node], worker: Resources) -> int:
             "start a node with a GPU (`ray start --num-gpus`), lower run.gpus_per_actor, or set the stage's device to "
             "'cpu'"
         )
-    raise FatalError(f"a worker takes {worker}, and no node of the Ray cluster has that: {there}. Please {what}")
+    raise FatalError(f"a worker takes {worker}, and no node of the Ray cluster has that: {there}; {what}")
 
 
 def _import_ray() -> Any:

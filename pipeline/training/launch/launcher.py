@@ -46,7 +46,7 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
     """
     settings = config.settings
     require_gpus(settings)
-    ready_to_fork([WORKER])  # Other nodes take a coordinator that waits for imports to be lost.
+    ready_to_fork([WORKER])  # A coordinator that waits for imports looks lost to the other nodes.
     for name in (SUMMARY, MODEL, PROGRESS):
         (config.work / name).unlink(missing_ok=True)
     checkpoints = CheckpointFolder(config.work / CHECKPOINTS)

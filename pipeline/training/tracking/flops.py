@@ -72,7 +72,7 @@ def count_flops(step: Callable[[], object], device: torch.device) -> int:
 
 
 TYPICAL = ((640, 480),) * 4 + ((480, 640),)
-"""Width and height of images of COCO, of which every fifth is upright."""
+"""Width and height of images of COCO, of which every fifth is taller than wide."""
 TOKENS = 5
 """Tokens of a label text, begin and end included."""
 
