@@ -124,6 +124,30 @@ def test_a_budget_and_an_endpoint_that_is_gone_stop_the_run_which_goes_on_later(
     assert done.exit_code == 1 and "answers 400 (bad image; your key is Bearer …)" in done.stderr, done.stderr
 
 
+def test_people_are_told_of_an_endpoint_that_is_gone_or_refuses_before_and_while_it_is_asked(stub, words, monkeypatch):
+    def told(url: str, model: str = "stub") -> str:
+        asked = words(url, "store", model=model)
+        done = rlip("doctor", asked[1], *asked[4:])
+        (line,) = [line for line in done.stdout.splitlines() if " caption.options: " in line]
+        assert done.exit_code == int(line.startswith("missing"))
+        return line
+
+    gone, url = "http://127.0.0.1:9/v1", stub().url
+    assert (
+        told(gone)
+        == f"missing caption.options: {gone} does not answer ([Errno 111] Connection refused); start it, or correct the URL"
+    )
+    assert told(url) == f"ok caption.options: {url} answers"
+    assert told(url, "other").startswith(f"note caption.options: {url} lists stub and not other")
+    done = rlip(*words(gone, "store", patience=1.5))
+    assert "does not answer ([Errno 111] Connection refused); trying again for up to 1.5 s" in done.stdout
+    monkeypatch.setenv("OPENAI_API_KEY", f"{SECRET}\n{SECRET}")
+    done = rlip(*words(url, "store"))
+    assert "the key in OPENAI_API_KEY has line breaks" in done.stderr and SECRET not in done.stdout + done.stderr
+    monkeypatch.setenv("OPENAI_API_KEY", f"{SECRET}\n")
+    output_of(*words(url, "store"))
+
+
 def test_what_a_killed_process_asked_that_nobody_reaps_is_asked_again(tmp_path):
     journal = Journal(tmp_path / "answers.sqlite", "terms", "caption")
     with subprocess.Popen(["true"]) as process:  # a zombie until this block ends

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.runtime.execute import Record, WorkItem, execute
-from pipeline.runtime.logs import RunLogs, log
+from pipeline.runtime.logs import RunLogs, log, noticing
 from pipeline.runtime.stage import Inputs, ReportProgress, Resources, Stage
 from storage.errors import FatalError, PipelineError, RetryableError
 from storage.open_store import Address, open_store
@@ -250,6 +250,7 @@ class Worker:
         with ExitStack() as stack:
             if self._call.logs is not None:
                 stack.enter_context(self._call.logs.open(f"worker-{self._number}"))
+            stack.enter_context(noticing(lambda text: report(0, 1, text)))
             fields = {"step": item.step, "partition": item.partition}
             try:
                 self._store = self._store or open_store(self._call.store)
