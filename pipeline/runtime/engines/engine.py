@@ -257,9 +257,11 @@ class Worker:
                 self._stage = self._stage or self._call.opened(self._store, self._number)
                 return execute(self._stage, item, self._store, report)
             except PipelineError as error:
+                self._stage = None  # a retry opens another, which holds nothing of this attempt
                 log.error("failed", extra={"fields": {**fields, "error": error}})
                 return error
             except Exception as error:
+                self._stage = None
                 log.exception("failed", extra={"fields": fields})
                 where = f"{item.step} {item.partition}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
                 return FatalError(where)
