@@ -1,5 +1,6 @@
 """Captions of a model behind an endpoint: what was paid for is kept, whatever happens to the run or the endpoint."""
 
+import json
 import signal
 import sqlite3
 import subprocess
@@ -130,6 +131,21 @@ def test_a_budget_and_an_endpoint_that_is_gone_stop_the_run_which_goes_on_later(
     assert journalled(tmp_path / "store") == IMAGES, "none is kept under the name of another model"
     done = rlip(*words(stub(rejected=1.0).url, "refused", retries=1))
     assert done.exit_code == 1 and "answers 400 (bad image; your key is Bearer …)" in done.stderr, done.stderr
+
+
+def test_datasets_with_the_same_ids_have_their_own_rejects(stub, words, tmp_path):
+    asked = words(stub(empty=0.4).url, "store", retries=0)
+    recipe = Path(asked[1])
+    (head, source) = recipe.read_text().replace('label = ["set"]', 'label = ["set", "twin"]').split("[[data.sources]]")
+    twin = source.split("[caption]")[0].replace('name = "set"', 'name = "twin"').replace("instances", "others")
+    instances = json.loads((recipe.parent / "instances.json").read_text())
+    others = {**instances, "annotations": instances["annotations"][::2]}
+    (recipe.parent / "others.json").write_text(json.dumps(others))
+    recipe.write_text(f"{head}[[data.sources]]{twin}[[data.sources]]{source}")
+    output_of(*asked)
+    made = Run(existing_store(tmp_path / "store"), "small").artifacts("caption")
+    first, second = (artifact.rejected().to_pylist() for artifact in made.values())
+    assert first == second != []
 
 
 def test_a_retry_in_the_same_worker_is_as_if_the_endpoint_had_never_been_gone(stub, words, tmp_path):
