@@ -147,8 +147,8 @@ class Run:
         all_scores: bool = False,
         masks: str | Path | None = None,
     ) -> Path:
-        """Writes the labels in a format of `rlip export` to a new folder, which is returned. `masks`: folder of the PNGs
-        that PSG and COCO panoptic name."""
+        """Writes the labels in a format of `rlip export` to a new folder, which is returned. `masks`: folder of the
+        PNGs that PSG and COCO panoptic name."""
         return Path(export_run(self._run, format, Path(folder), threshold, all_scores, masks).folder)
 
     def _table(self, name: str) -> pa.Table:

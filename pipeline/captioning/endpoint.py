@@ -69,7 +69,7 @@ class EndpointCaptioner:
         self._endpoint = ChatEndpoint(options, journal, "caption", self._prompt)
 
     def take_tokens(self) -> dict[str, int]:
-        """The tokens of a partition. Its rejects end with it, because images of other datasets may have the same ids."""
+        """The tokens of a partition. Its rejects end with it, since images of other datasets may have the same ids."""
         self.rejects = []
         return self._endpoint.take_tokens()
 

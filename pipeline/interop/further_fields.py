@@ -47,8 +47,8 @@ _EMPTY: tuple[Any, ...] = (None, "", [], {})
 class FurtherFields:
     """The fields that no table has. Those of images and boxes are kept on disk: COCO's outlines take a gigabyte.
 
-    A file that changed since the run read it may call another object by a box's id, so an entry belongs to a box if both
-    have the same id and the same sides.
+    A file that changed since the run read it may call another object by a box's id, so an entry belongs to a box if
+    both have the same id and the same sides.
     """
 
     def __init__(self, reader: CocoReader | None = None, masks: ImageFolder | None = None) -> None:
