@@ -140,10 +140,16 @@ class Run:
         return write_report(recorded_view(self._run), None, place, pictures, seed=seed, written=datetime.now())
 
     def export(
-        self, folder: str | Path, format: str = "parquet", threshold: float = 0, all_scores: bool = False
+        self,
+        folder: str | Path,
+        format: str = "parquet",
+        threshold: float = 0,
+        all_scores: bool = False,
+        masks: str | Path | None = None,
     ) -> Path:
-        """Writes the labels in a format of `rlip export` to a new folder, which is returned."""
-        return Path(export_run(self._run, format, Path(folder), threshold, all_scores).folder)
+        """Writes the labels in a format of `rlip export` to a new folder, which is returned. `masks`: folder of the
+        PNGs that PSG and COCO panoptic name."""
+        return Path(export_run(self._run, format, Path(folder), threshold, all_scores, masks).folder)
 
     def _table(self, name: str) -> pa.Table:
         tables = dict(tables_of(self._run))

@@ -2,8 +2,8 @@
 
 It prints its URL. What it answers follows from image and seed alone: two captions, or, at the given rates, a fault. Rates:
 `empty`, `cut`, `refused`, `prose` (an answer without use), `broken` (no JSON), `rejected` (status 400), `error` (500),
-`busy` (429 once), `hang` (no answer in time). `seconds` is the time of an answer, `model` the name that it reports. Each
-answer that is paid for is a line of LOG.
+`busy` (429 once), `hang` (no answer in time). `seconds` is the time of an answer, `model` the name that it reports, `port`
+where it listens. Each answer that is paid for is a line of LOG.
 
 To questions of a forced choice it answers with the first choice that is true, in `wrong` of the questions with another.
 `truth` is a JSON file of the true predicates by pair, "person (0, 0, 500, 500), horse (400, 0, 900, 900)"; without it, the
@@ -25,7 +25,7 @@ LOG = Path(sys.argv[1])
 RATES = json.loads(sys.argv[2] if len(sys.argv) > 2 else "{}")
 SECONDS, MODEL = RATES.pop("seconds", 0.0), RATES.pop("model", "stub")
 WRONG, SURETY, FILE = (RATES.pop(name, 0) for name in ("wrong", "surety", "truth"))
-COUNTS = RATES.pop("counts", True)
+COUNTS, PORT = RATES.pop("counts", True), RATES.pop("port", 0)
 TRUTH = json.loads(Path(FILE).read_text()) if FILE else None
 LOCK, BUSY = Lock(), set()
 BOX, QUESTION = re.compile(r"^(\d+): (.*)$", re.M), re.compile(r"^(\d+)\. .* (\d+) and .* (\d+): (.*)$", re.M)
@@ -118,6 +118,6 @@ class Server(ThreadingHTTPServer):
         """Stay silent about clients that are gone."""
 
 
-with Server(("127.0.0.1", 0), Handler) as server:
+with Server(("127.0.0.1", PORT), Handler) as server:
     print(f"http://127.0.0.1:{server.server_port}/v1", flush=True)
     server.serve_forever()

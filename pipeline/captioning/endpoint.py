@@ -63,11 +63,15 @@ class EndpointCaptioner:
 
     def __init__(self, options: EndpointOptions, journal: Path) -> None:
         self.rejects: list[Rejected] = []
-        """Answers that could not be used after all retries."""
+        """Answers that could not be used after all retries, since tokens were taken: at the end of each partition."""
         self._options, file = options, options.prompt_file
         self._prompt = options.prompt if file is None else read_text(file, "a prompt")
         self._endpoint = ChatEndpoint(options, journal, "caption", self._prompt)
-        self.take_tokens = self._endpoint.take_tokens
+
+    def take_tokens(self) -> dict[str, int]:
+        """The tokens of a partition. Its rejects end with it, since images of other datasets may have the same ids."""
+        self.rejects = []
+        return self._endpoint.take_tokens()
 
     def caption(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:
         """Each line of the answers to each image, in order. Raises `RetryableError` when the endpoint stays away."""

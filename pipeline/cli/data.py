@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from pipeline.cli.errors import resumable
-from pipeline.cli.options import AsJson, Files, Overrides, further_files
+from pipeline.cli.options import AsJson, Files, Masks, Overrides, further_files
 from pipeline.data.archives import gunzip, unpack
 from pipeline.data.catalogue import CATALOGUE, PublicFile, PublicSet, find_sets, in_bytes
 from pipeline.data.download import Report, download, mirrored, require_digest
@@ -128,9 +128,7 @@ def convert(
     split: Annotated[
         str, typer.Option(help="vg150, psg: the split to read. Other formats: what to call it.")
     ] = "train",
-    masks: Annotated[
-        Path | None, typer.Option(help="psg, coco_panoptic: folder of the PNGs, whose masks become COCO's RLEs.")
-    ] = None,
+    masks: Masks = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert annotations to another public format, and report what it can't represent."""

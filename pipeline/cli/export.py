@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import STORE, AsJson, RunName, StorePath
+from pipeline.cli.options import STORE, AsJson, Masks, RunName, StorePath
 from pipeline.interop.export_run import export_run, print_export
 from pipeline.runtime.plugins import plugin_names
 from storage.open_store import existing_store
@@ -30,10 +30,11 @@ def export(
     all_scores: Annotated[
         bool, typer.Option("--all", help="Every scored relation, not only those that the run keeps.")
     ] = False,
+    masks: Masks = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
     """Export the captions, triplets, candidates and labels of a run; report what the chosen format cannot represent."""
     run = find_run(existing_store(store), run_name)
     folder = out or Path("out/export") / f"{run_name}-{form}"
-    print_export(export_run(run, form, folder, threshold, all_scores), as_json)
+    print_export(export_run(run, form, folder, threshold, all_scores, masks), as_json)

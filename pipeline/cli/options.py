@@ -34,6 +34,10 @@ Files = Annotated[
         help="A further file, e.g. verbs=hico_verbs.txt or instances=instances.json. Can be repeated.",
     ),
 ]
+Masks = Annotated[
+    Path | None,
+    typer.Option("--masks", help="psg, coco_panoptic: folder of the PNGs, whose masks become COCO's RLEs."),
+]
 Objects = Annotated[
     str | None, typer.Option("--objects", metavar="A,B", help="Names, or @FILE; unset: those of the training.")
 ]

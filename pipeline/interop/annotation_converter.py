@@ -15,7 +15,7 @@ from pipeline.data.images.refs import uri_of
 from pipeline.interop.export_run import Exported, export_run
 from pipeline.interop.further_fields import further_fields
 from pipeline.interop.import_file import PARTITION, ImportStep
-from pipeline.interop.run_rows import NAMES, Tally
+from pipeline.interop.run_rows import NAMES, RunRows, Tally
 from pipeline.runtime.plugins import load_plugin
 from storage.atomic import atomic_folder
 from storage.errors import FatalError
@@ -58,11 +58,11 @@ def convert_annotations(
         raise FatalError(f"annotations ({source_format}): {'; '.join(unreadable)}")
     tally = Tally()
     with TemporaryDirectory() as scratch, atomic_folder(out, replace=False) as folder:
-        run, whole = _run_of(open_annotations(source), Path(scratch) / "store", masks, tally), Path(scratch) / "export"
+        run, whole = _run_of(open_annotations(source), Path(scratch) / "store", tally), Path(scratch) / "export"
         if target_format not in _KEEP_FIELDS:
-            for field, count in further_fields(run, source.name, tally).counts.items():
+            for field, count in further_fields(RunRows(run), source.name, tally).counts.items():
                 tally.note(f"field {field}", count)
-        made = export_run(run, target_format, whole)
+        made = export_run(run, target_format, whole, masks=masks)
         # Most exports write a folder for each dataset, of which there is one.
         for path in (whole / source.name if (whole / source.name).is_dir() else whole).iterdir():
             shutil.move(path, folder / path.name)
@@ -75,7 +75,7 @@ def convert_annotations(
     return made
 
 
-def _run_of(reader: Reader, store: Path, masks: Path | None, tally: Tally) -> Run:
+def _run_of(reader: Reader, store: Path, tally: Tally) -> Run:
     """A run whose step `ingest` holds what the annotation files state, whatever the images are."""
     source = reader.source
     run = Run(LocalStore(store), source.name)
@@ -107,6 +107,5 @@ def _run_of(reader: Reader, store: Path, masks: Path | None, tally: Tally) -> Ru
     if not step.record():
         raise FatalError(f"{source.annotations}: no usable image ({'; '.join(tally.counts) or 'it lists none'})")
     run.note("recipe", {"data": {"sources": [source.model_dump(mode="json")]}})
-    names = {"objects": reader.objects, "predicates": reader.predicates}
-    run.note(NAMES, names | ({} if masks is None else {"masks": str(masks)}))
+    run.note(NAMES, {"objects": reader.objects, "predicates": reader.predicates})
     return run

@@ -22,7 +22,7 @@ def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
     """
     for dataset, place in rows.folders(folder):
         objects, predicates = numbered_names(rows, dataset, threshold)
-        stated = further_fields(rows.run, dataset, tally)
+        stated = further_fields(rows, dataset, tally)
         instances, annotations = coco_instances(rows, dataset, objects, stated, tally)
         if relations := list(_relations(rows, dataset, threshold, tally, annotations, predicates)):
             instances["rel_annotations"] = relations
@@ -40,22 +40,20 @@ def coco_instances(
 ) -> tuple[dict[str, Any], Annotations]:
     """Returns the fields of COCO's instances JSON, and its annotations by image.
 
-    A box keeps its source id if that is positive and not yet taken. The first box with an id gets its further fields,
-    e.g. its outline and the outline's area.
+    A box keeps its source id if that is positive and not yet taken, and its further fields, e.g. its outline and the
+    outline's area.
     """
     images: list[dict[str, Any]] = []
     annotations: dict[int, list[dict[str, Any]]] = {}
     taken: set[int] = set()
     following = 1
     for image in rows.images(dataset, "images"):
-        row, further, own = (
-            image.rows["images"],
-            stated.boxes(image.image_id),
-            annotations.setdefault(image.image_id, []),
-        )
+        row, own = image.rows["images"], annotations.setdefault(image.image_id, [])
         known = {"id": image.image_id, "file_name": row["uri"], **size_fields(row)}
         images.append({**known, **stated.image(image.image_id)})
-        for box in row["boxes"]:
+        for box, further in zip(row["boxes"], stated.boxes(row, tally), strict=True):
+            unread = "segments_info" in further and "segmentation" not in further
+            tally.note("mask in a PNG, read with --masks", int(unread))
             key = box["source_id"]
             if key is None or key <= 0 or key in taken:
                 while following in taken:
@@ -70,7 +68,7 @@ def coco_instances(
                     "bbox": [number(box[side]) for side in "xywh"],
                     "area": number(box["w"] * box["h"]),
                     "iscrowd": int(box["crowd"]),
-                    **further.pop(box["source_id"], {}),
+                    **further,
                 }
             )
         tally.note("digest of an image", int(bool(row["digest"])))

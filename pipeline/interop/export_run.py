@@ -62,17 +62,20 @@ def print_export(result: Exported, as_json: bool = False) -> None:
         console.print(f"  not exported: {number} x {reason}", markup=False, soft_wrap=True)
 
 
-def export_run(run: Run, form: str, folder: Path, threshold: float = 0.0, all_scores: bool = False) -> Exported:
+def export_run(
+    run: Run, form: str, folder: Path, threshold: float = 0.0, all_scores: bool = False, masks: Path | str | None = None
+) -> Exported:
     """Writes a run into the new folder `folder`, which appears complete or not at all.
 
     Exports the relations that the run's shards keep, or with `all_scores` every scored one, except those below
-    `threshold`. `parquet` copies whole tables and ignores both. Raises `FatalError` if the folder exists or cannot be
-    written, if the run lacks the steps that the format needs, or if `all_scores` is set for a format without scores.
+    `threshold`. `parquet` copies whole tables and ignores both. `masks`: the folder of the PNGs that PSG and COCO
+    panoptic name. Raises `FatalError` if the folder exists or cannot be written, if the run lacks the steps that the
+    format needs, or if `all_scores` is set for a format without scores.
     """
     if folder.exists():
         raise FatalError(f"{folder} already exists; name a new folder with --out, or remove this one")
     write: Writer = load_plugin("exports", form)
-    rows, tally = RunRows(run, all_scores or form == "parquet"), Tally()
+    rows, tally = RunRows(run, all_scores or form == "parquet", masks), Tally()
     with translate_os_errors(f"writing {folder}"), atomic_folder(folder, replace=False) as aside:
         write(rows, aside, threshold, tally)
         files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())

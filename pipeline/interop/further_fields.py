@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,8 @@ from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import BadImage
 from pipeline.data.images.refs import ImageFolder
 from pipeline.interop.json_writer import number
-from pipeline.interop.run_rows import NAMES, Tally
+from pipeline.interop.run_rows import RunRows, Tally
 from storage.errors import FatalError
-from storage.runs import Run
 
 _FILES = dict.fromkeys(("coco", "coco_panoptic", "gqa", "lvis", "objects365", "psg"), "annotations") | {
     "vcoco": "instances"
@@ -44,7 +45,11 @@ _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
 class FurtherFields:
-    """The fields that no table has. Those of images and boxes are kept on disk: COCO's outlines take a gigabyte."""
+    """The fields that no table has. Those of images and boxes are kept on disk: COCO's outlines take a gigabyte.
+
+    A file that changed since the run read it may call another object by a box's id, so an entry belongs to a box if
+    both have the same id and the same sides.
+    """
 
     def __init__(self, reader: CocoReader | None = None, masks: ImageFolder | None = None) -> None:
         """Reads the annotation file. Of a damaged one, what precedes its error is known.
@@ -76,19 +81,32 @@ class FurtherFields:
         """The further fields of an image; empty if it is unknown."""
         return next(self._images.of(image_id), {})
 
-    def boxes(self, image_id: int) -> dict[int, dict[str, Any]]:
-        """The further fields of an image's boxes, by their ids. Of boxes with one id, those of the first."""
-        found: dict[int, dict[str, Any]] = {}
-        for key, fields in self._boxes.of(image_id):
-            found.setdefault(key, fields)
-        return found if self._masks is None else self._with_masks(image_id, found)
+    def boxes(self, image: Mapping[str, Any], tally: Tally) -> list[dict[str, Any]]:
+        """The further fields of each box of a row of `images`; empty for a box without any."""
+        entries = [(key, _corners(sides, image), own) for key, sides, own in self._boxes.of(image["image_id"])]
+        found: list[dict[str, Any]] = []
+        for box in image["boxes"]:
+            key, corners = box["source_id"], _corners([box[side] for side in "xywh"], image)
+            for entry in entries:
+                # Tables have single precision.
+                if entry[0] == key and all(abs(a - b) < 0.01 for a, b in zip(entry[1], corners, strict=True)):
+                    entries.remove(entry)
+                    break
+            else:
+                entry = (key, corners, {})
+            found.append(entry[2])
+        left = {key for key, *_ in entries}
+        lost = sum(not own and box["source_id"] in left for own, box in zip(found, image["boxes"], strict=True))
+        tally.note("box that the annotation file now places elsewhere: its mask and further fields", lost)
+        if self._masks is not None:
+            self._add_masks(self.image(image["image_id"]), found)
+        return found
 
-    def _with_masks(self, image_id: int, boxes: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    def _add_masks(self, common: Mapping[str, Any], boxes: Sequence[dict[str, Any]]) -> None:
         from pycocotools.mask import encode
 
-        common = self.image(image_id)
         pixels: dict[str, NDArray[np.int64]] = {}
-        for fields in boxes.values():
+        for fields in boxes:
             segment, name = fields.get("segments_info"), fields.get(PNG, common.get(PNG))
             if isinstance(segment, dict) and isinstance(name, str) and self._masks is not None:
                 try:
@@ -100,7 +118,6 @@ class FurtherFields:
                 if (inside := pixels[name] == segment.get("id")).any():
                     found = encode(np.asfortranarray(inside, np.uint8))
                     fields["segmentation"] = found | {"counts": found["counts"].decode()}
-        return boxes
 
     def category(self, name: str) -> dict[str, Any]:
         """The further fields of a category; empty if it is unknown."""
@@ -115,7 +132,7 @@ class FurtherFields:
         elif name in _IN_TABLES and isinstance(value, dict):
             further = {key: each for key, each in value.items() if key not in _IN_TABLES[name] and each not in _EMPTY}
             key = as_id(value.get("id"))
-            if not further or key is None or not self._is_writable(further):
+            if not further or not self._is_writable(further):
                 return
             # Without a mask, COCO's area is that of the box.
             sides = as_four_numbers(value.get("bbox"))
@@ -124,10 +141,10 @@ class FurtherFields:
             image_id = as_id(value.get("image_id"))
             if name == "categories":
                 self._categories[value["name"]] = further
-            elif name == "images":
+            elif name == "images" and key is not None:
                 self._images.add(key, further)
-            elif image_id is not None:
-                self._boxes.add(image_id, (key, further))
+            elif name == "annotations" and image_id is not None and sides is not None:
+                self._boxes.add(image_id, (-1 if key is None else key, sides, further))
 
     def _is_writable(self, value: Any) -> bool:
         try:
@@ -138,20 +155,26 @@ class FurtherFields:
         return True
 
 
-def further_fields(run: Run, dataset: str, tally: Tally) -> FurtherFields:
+def _corners(sides: Sequence[float], image: Mapping[str, Any]) -> list[float]:
+    """The corners of a box, inside its image."""
+    x, y, w, h = sides
+    ends = ((x, "width"), (y, "height"), (x + w, "width"), (y + h, "height"))
+    return [min(max(end, 0.0), image[side] or math.inf) for end, side in ends]
+
+
+def further_fields(rows: RunRows, dataset: str, tally: Tally) -> FurtherFields:
     """Reads the annotation file of a run's dataset again. Nothing is known if its layout is another, or it is gone."""
-    data = run.read_document("recipe").get("data", {})
+    data = rows.run.read_document("recipe").get("data", {})
     for source in data.get("sources", ()):
         if source.get("name") == dataset and (field := _FILES.get(source.get("format"))):
             path = Path(data.get("root", "."), source[field])
             if not path.is_file():
-                tally.note(f"info, licenses and further fields, because {path} is gone")
+                tally.note(f"masks, info, licenses and further fields, because {path.absolute()} is gone")
                 continue
             form, split = source["format"] if field == "annotations" else "coco", source.get("split", "train")
             reader = open_annotations(annotation_source(form, path, {}).model_copy(update={"split": split}))
             assert isinstance(reader, CocoReader)
-            masks = run.read_document(NAMES).get("masks")
-            fields = FurtherFields(reader, open_folder(masks) if masks else None)
+            fields = FurtherFields(reader, None if rows.masks is None else open_folder(rows.masks))
             tally.note("further fields after the damage in the annotation file", int(fields.is_damaged))
             for name, count in fields.lost.items():
                 tally.note(f"field {name}", count)

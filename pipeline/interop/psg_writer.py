@@ -34,7 +34,7 @@ def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
     rows.require_kept()
     for dataset, place in rows.folders(folder):
         objects, predicates = numbered_names(rows, dataset, threshold)
-        stated = further_fields(rows.run, dataset, tally)
+        stated = further_fields(rows, dataset, tally)
         things = [name for name in objects if stated.category(name).get("isthing", 1)]
         stuff = [name for name in objects if name not in things]
         numbers = {name: key for key, name in enumerate(things + stuff)}
@@ -42,8 +42,7 @@ def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
         test: list[str] = []
         for image in rows.images(dataset, "images", "relations"):
             row, boxes = image.rows["images"], image.items("images", "boxes")
-            by_id, further = stated.boxes(image.image_id), stated.image(image.image_id)
-            fields = [by_id.pop(box["source_id"], {}) for box in boxes]
+            fields, further = stated.boxes(row, tally), stated.image(image.image_id)
             if png := next((own[PNG] for own in fields if PNG in own), None):
                 further.setdefault(PNG, png)
             segments = [

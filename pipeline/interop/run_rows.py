@@ -65,9 +65,12 @@ class ImageRows:
 class RunRows:
     """The rows of a run, by dataset, with the relations that the run's shards keep, or all with `all_scores`."""
 
-    def __init__(self, run: Run, all_scores: bool = False) -> None:
-        """Raises `FatalError` if the run has no step to export."""
-        self.run, self._all_scores = run, all_scores
+    def __init__(self, run: Run, all_scores: bool = False, masks: Path | str | None = None) -> None:
+        """`masks`: the folder of the PNGs that PSG and COCO panoptic name.
+
+        Raises `FatalError` if the run has no step to export.
+        """
+        self.run, self.masks, self._all_scores = run, masks, all_scores
         self.choice = None if all_scores else choice_of(run)
         """Which relations are kept; None: all, as for imported labels."""
         self._settled = {} if all_scores else overrides_of(run)

@@ -71,7 +71,7 @@ def write_vcoco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
             actions.setdefault(action, _Action()).roles += [role] if role else []
         for each in actions.values():
             each.objects = [array("q") for _ in each.roles]
-        instances, annotations = coco_instances(rows, dataset, objects, further_fields(rows.run, dataset, tally), tally)
+        instances, annotations = coco_instances(rows, dataset, objects, further_fields(rows, dataset, tally), tally)
         for image in rows.images(dataset, "images", "relations"):
             ids = [box["id"] for box in annotations.get(image.image_id, ())]
             _add_rows(image, _stated(image, threshold, tally), ids, roles, actions, tally)

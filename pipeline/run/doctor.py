@@ -14,7 +14,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from pipeline.captioning.captioner import find_captioner
+from pipeline.captioning.captioner import CaptionerPlugin, find_captioner
 from pipeline.captioning.model_folder import model_fault
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.catalogue import where_to_get
@@ -26,11 +26,13 @@ from pipeline.run.context import RunContext
 from pipeline.run.dag import build_steps
 from pipeline.run.networks import Finding, networks, unfit_networks
 from pipeline.run.recipe import Recipe
+from pipeline.runtime.chat_endpoint import ChatOptions, models_of
 from pipeline.runtime.devices import has_bfloat16
 from pipeline.runtime.engines.ray_cluster import Node, connect, live_nodes, look_around, room_for
 from pipeline.runtime.execute import installed_version
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.import_tagger import ImportTaggerStage
+from pipeline.stages.labellers import LabellerPlugin, LabellerSettings, find_labeller
 from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.tag import CandidateSettings, open_candidates
@@ -57,6 +59,7 @@ PROBE_SECONDS = 60.0
 def examine(context: RunContext) -> Iterator[Finding]:
     """Check data, weights, store, disk, versions and machine for a recipe."""
     yield from needs(context)
+    yield from _endpoints(context)
     yield from _annotations(context)
     yield from networks(context)
     yield from _pretraining_images(context)
@@ -204,6 +207,31 @@ def _captioner(settings: Any) -> Iterator[Finding]:
     filter_ = Path(settings.filter).expanduser()
     if settings.filter and filter_.is_dir() and (what := model_fault(filter_)):
         yield Finding("missing", "caption.filter", f"{filter_}: {what}")
+
+
+def _endpoints(context: RunContext) -> Iterator[Finding]:
+    """Ask the endpoints of vision-language models for their models. A run waits for one, so this stops none."""
+    for step in context.steps:
+        plugin: CaptionerPlugin | LabellerPlugin
+        if isinstance(step.settings, CaptionSettings):
+            section, plugin = "caption", find_captioner(step.settings)
+        elif isinstance(step.settings, LabellerSettings):
+            section, plugin = step.settings.section, find_labeller(step.settings)
+        else:
+            continue
+        options, what = plugin.options, f"{section}.options"
+        if not isinstance(options, ChatOptions):
+            continue
+        try:
+            models = models_of(options, section)
+        except PipelineError as error:
+            yield Finding("missing", what, str(error))
+            continue
+        if models and options.model not in models:
+            lists = f"{options.base_url} lists {', '.join(models)} and not {options.model}"
+            yield Finding("note", what, f"{lists}; some servers answer nevertheless")
+        else:
+            yield Finding("ok", what, f"{options.base_url} answers")
 
 
 def _parser(package: str) -> Finding:

@@ -131,18 +131,9 @@ class ChatEndpoint:
     def __init__(self, options: ChatOptions, journal: Path, section: str, prompt: str) -> None:
         """`section`: that of the recipe. `prompt`: what the prompts of all requests have in common.
 
-        Raises `FatalError` if httpx is not installed.
+        Raises `FatalError` if httpx is not installed, or for a key that can't be sent.
         """
-        try:
-            import httpx
-        except ImportError as error:
-            raise FatalError(f"{section}.options.base_url needs httpx: pip install 'rlip[vlm]'") from error
-        key = os.environ.get(KEY, "")
-        self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=options.timeout,
-            limits=httpx.Limits(max_connections=options.in_flight + 1),
-        )
+        self._client = _client(options, section)
         self._options, self._section = options, section
         # Without the seed, which each request adds: further samples don't ask for the first ones again.
         self._terms = options.model_dump(include={"model", "temperature", "max_tokens", "image_size"})
@@ -238,7 +229,7 @@ class ChatEndpoint:
                 response = self._client.post(f"{options.base_url}/chat/completions", json=body)
                 status, reason = response.status_code, f"answers {response.status_code}"
             except httpx.RequestError as error:
-                status, reason = 0, repr(error)
+                status, reason = 0, _in_words(error)
             if status == 200:
                 return response
             if 200 < status < 500 and status not in (408, 409, 425, 429):
@@ -258,7 +249,9 @@ class ChatEndpoint:
                 )
             asked = response.headers.get("retry-after", "") if status else ""
             wait = min(float(asked) if asked.isdigit() else pause, _LONGEST_PAUSE)
-            log.warning("the endpoint is gone or busy", extra={"fields": {"reason": reason, "seconds": wait}})
+            fields = {"reason": reason, "seconds": wait}
+            notice = f"{options.base_url} {reason}; trying again for up to {options.patience:g} s"
+            log.warning("the endpoint is gone or busy", extra={"fields": fields, "notice": notice})
             time.sleep(wait)
             pause *= 2
 
@@ -286,6 +279,49 @@ class ChatEndpoint:
             return False
 
 
+def models_of(options: ChatOptions, section: str) -> list[str]:
+    """The models that an endpoint lists; none if it lists none.
+
+    Raises `RetryableError` if it does not answer, and `FatalError` if it refuses the key.
+    """
+    import httpx
+
+    with _client(options, section) as client:
+        try:
+            response = client.get(f"{options.base_url}/models", timeout=5.0)
+        except httpx.RequestError as error:
+            raise RetryableError(f"{options.base_url} {_in_words(error)}; start it, or correct the URL") from error
+    if response.status_code in (401, 403):
+        raise FatalError(f"{options.base_url} answers {response.status_code} ({_excerpt(response)}); check {KEY}")
+    try:
+        return [str(each["id"]) for each in response.json()["data"]]
+    except (ValueError, TypeError, KeyError):
+        return []
+
+
+def _client(options: ChatOptions, section: str) -> httpx.Client:
+    try:
+        import httpx
+    except ImportError as error:
+        raise FatalError(f"{section}.options.base_url needs httpx: pip install 'rlip[vlm]'") from error
+    key = _key()
+    if not (key.isascii() and key.isprintable()):  # httpx would repeat it in its error
+        raise FatalError(f"the key in {KEY} has line breaks or characters that no key has; set it again")
+    return httpx.Client(
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        timeout=options.timeout,
+        limits=httpx.Limits(max_connections=options.in_flight + 1),
+    )
+
+
+def _key() -> str:
+    return os.environ.get(KEY, "").strip()
+
+
+def _in_words(error: Exception) -> str:
+    return f"does not answer ({str(error) or type(error).__name__})"
+
+
 def tokens_taken(model: object) -> dict[str, int]:
     """The tokens that a captioner or labeller has used since the last call, by `TOKENS`; none without an endpoint."""
     taken: dict[str, int] = getattr(model, "take_tokens", dict)()
@@ -309,7 +345,7 @@ def jpeg(image: Image.Image) -> bytes:
 
 def _excerpt(response: httpx.Response) -> str:
     """The begin of a response, without the key, which endpoints may repeat."""
-    text, key = response.text, os.environ.get(KEY, "")
+    text, key = response.text, _key()
     return one_line((text.replace(key, "…") if key else text)[: 4 * _EXCERPT])[:_EXCERPT]
 
 

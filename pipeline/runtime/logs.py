@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -63,6 +63,28 @@ def bound(**fields: Any) -> Iterator[None]:
         yield
     finally:
         _bound.reset(token)
+
+
+@contextmanager
+def noticing(tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell people of this process's events that have a text for them, `extra={"notice": text}`."""
+    handler = _Notices(tell)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+class _Notices(logging.Handler):
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass the notice on, if the event has one."""
+        if notice := getattr(record, "notice", ""):
+            self._tell(notice)
 
 
 class _LogFile(logging.FileHandler):

@@ -114,11 +114,11 @@ class CaptionStage(Stage):
             pace = total / max(time.monotonic() - began, 1e-9)
             report(done[row["image_id"]], len(rows), f"{pace:.0f} captions/s per worker")
         facts = {"captions_filtered": unfit} if self._scorer else {}
-        facts |= tokens_taken(self._captioner)
         ordered = [{"image_id": image_id, "captions": made[image_id]} for image_id in place if image_id in made]
         table = pa.Table.from_pylist(ordered, schema=self.schema)
         rejected = [reject for reject in self._captioner.rejects if reject.image_id in place]
         rejected += sorted(unreadable, key=lambda reject: place[reject.image_id])
+        facts |= tokens_taken(self._captioner)
         return Output(table, rejected=rejected, rows_in=len(rows), facts=facts)
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Captions of a model behind an endpoint: what was paid for is kept, whatever happens to the run or the endpoint."""
 
+import json
 import signal
 import sqlite3
 import subprocess
@@ -15,8 +16,16 @@ import pytest
 from rlip_command import output_of, rlip, started
 from small_set import write_small_set
 
+from pipeline.run.context import RunContext
+from pipeline.run.planner import Planner
+from pipeline.run.progress import Display
+from pipeline.run.recipe_files import load_recipe
+from pipeline.run.runner import run_step, stage_call, work
 from pipeline.runtime.chat_endpoint import Journal
+from pipeline.runtime.engines.engine import Worker
+from pipeline.runtime.execute import Record
 from storage.artifact import Artifact
+from storage.errors import RetryableError
 from storage.open_store import existing_store
 from storage.runs import Run
 
@@ -122,6 +131,73 @@ def test_a_budget_and_an_endpoint_that_is_gone_stop_the_run_which_goes_on_later(
     assert journalled(tmp_path / "store") == IMAGES, "none is kept under the name of another model"
     done = rlip(*words(stub(rejected=1.0).url, "refused", retries=1))
     assert done.exit_code == 1 and "answers 400 (bad image; your key is Bearer …)" in done.stderr, done.stderr
+
+
+def test_datasets_with_the_same_ids_have_their_own_rejects(stub, words, tmp_path):
+    asked = words(stub(empty=0.4).url, "store", retries=0)
+    recipe = Path(asked[1])
+    (head, source) = recipe.read_text().replace('label = ["set"]', 'label = ["set", "twin"]').split("[[data.sources]]")
+    twin = source.split("[caption]")[0].replace('name = "set"', 'name = "twin"').replace("instances", "others")
+    instances = json.loads((recipe.parent / "instances.json").read_text())
+    others = {**instances, "annotations": instances["annotations"][::2]}
+    (recipe.parent / "others.json").write_text(json.dumps(others))
+    recipe.write_text(f"{head}[[data.sources]]{twin}[[data.sources]]{source}")
+    output_of(*asked)
+    made = Run(existing_store(tmp_path / "store"), "small").artifacts("caption")
+    first, second = (artifact.rejected().to_pylist() for artifact in made.values())
+    assert first == second != []
+
+
+def test_a_retry_in_the_same_worker_is_as_if_the_endpoint_had_never_been_gone(stub, words, tmp_path):
+    faults = {"empty": 0.4}
+    calm, gone = stub(**faults), stub(seconds=0.1, **faults)
+    output_of(*words(calm.url, "calm", retries=0))
+    asked = words(gone.url, "gone", retries=0, patience=0)
+    planner = Planner(RunContext(load_recipe(Path(asked[1]), asked[5::2])))
+    ingest, caption = planner.context.steps
+    run_step(planner, ingest, Display(), work)
+    plan = planner.plan(caption)
+    worker, (item,) = Worker(stage_call(planner, plan), 0), plan.due
+
+    def end_stub() -> None:
+        while len(gone.answers()) < IMAGES // 2:
+            time.sleep(0.01)
+        gone.process.kill()
+
+    Thread(target=end_stub, daemon=True).start()
+    failed = worker.execute(item, lambda done, total, note="": None)
+    assert isinstance(failed, RetryableError) and "did not recover" in str(failed)
+    stub(port=int(gone.url.split(":")[2].split("/")[0]), **faults)
+    record = worker.execute(item, lambda done, total, note="": None)
+    assert isinstance(record, Record), record
+    made = existing_store(tmp_path / "gone").find("caption", record.key)
+    assert made.content == captioned(tmp_path / "calm").content
+    assert made.manifest.counts == captioned(tmp_path / "calm").manifest.counts
+    assert made.manifest.facts == captioned(tmp_path / "calm").manifest.facts
+
+
+def test_people_are_told_of_an_endpoint_that_is_gone_or_refuses_before_and_while_it_is_asked(stub, words, monkeypatch):
+    def told(url: str, model: str = "stub") -> str:
+        asked = words(url, "store", model=model)
+        done = rlip("doctor", asked[1], *asked[4:])
+        (line,) = [line for line in done.stdout.splitlines() if " caption.options: " in line]
+        assert done.exit_code == int(line.startswith("missing"))
+        return line
+
+    gone, url = "http://127.0.0.1:9/v1", stub().url
+    assert (
+        told(gone)
+        == f"missing caption.options: {gone} does not answer ([Errno 111] Connection refused); start it, or correct the URL"
+    )
+    assert told(url) == f"ok caption.options: {url} answers"
+    assert told(url, "other").startswith(f"note caption.options: {url} lists stub and not other")
+    done = rlip(*words(gone, "store", patience=1.5))
+    assert "does not answer ([Errno 111] Connection refused); trying again for up to 1.5 s" in done.stdout
+    monkeypatch.setenv("OPENAI_API_KEY", f"{SECRET}\n{SECRET}")
+    done = rlip(*words(url, "store"))
+    assert "the key in OPENAI_API_KEY has line breaks" in done.stderr and SECRET not in done.stdout + done.stderr
+    monkeypatch.setenv("OPENAI_API_KEY", f"{SECRET}\n")
+    output_of(*words(url, "store"))
 
 
 def test_what_a_killed_process_asked_that_nobody_reaps_is_asked_again(tmp_path):

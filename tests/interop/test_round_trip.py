@@ -6,16 +6,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from pycocotools.mask import decode
 from run_builder import RunBuilder, box, pair, relation
 from toy_store import rewrite
 
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
+from pipeline.interop.annotation_converter import convert_annotations
 from pipeline.interop.export_run import Exported, export_run
 from pipeline.interop.import_file import ImportStep, import_file
 from storage.errors import FatalError
@@ -192,9 +195,10 @@ def test_pycocotools_reads_boxes_and_captions_and_relations_name_annotations(run
 def test_what_no_table_holds_comes_from_the_file_that_was_ingested(run, tmp_path):
     header = {"info": {"year": 2017}, "licenses": [{"id": 3, "name": "BY"}, {"id": 4, "name": "BY-SA"}]}
     image = {"id": 1, "file_name": "another.jpg", "width": 1, "height": 1, "coco_url": "http://a/1.jpg", "license": 3}
-    box = {"id": 5, "image_id": 1, "category_id": 77, "bbox": [0, 0, 1, 1], "iscrowd": 0, "area": 7.5}
+    box = {"id": 5, "image_id": 1, "category_id": 77, "bbox": [1, 2, 30, 40], "iscrowd": 0, "area": 7.5}
     horse = {"id": 77, "name": "horse", "supercategory": "animal"}
-    given = {**header, "images": [image], "annotations": [box, {"id": 4, "score": math.nan}], "categories": [horse]}
+    boxes = [box, {"id": 4, "score": math.nan}]
+    given = {**header, "images": [image], "annotations": boxes, "categories": [horse]}
     (tmp_path / "instances.json").write_text(json.dumps(given))
     source = {"name": "coco2017", "format": "coco", "annotations": "instances.json"}
     run.note("recipe", {"data": {"root": str(tmp_path), "sources": [source]}})
@@ -207,12 +211,52 @@ def test_what_no_table_holds_comes_from_the_file_that_was_ingested(run, tmp_path
     }  # fmt: skip
     found = {each["name"]: each for each in instances["categories"]}
     assert found["horse"]["supercategory"] == "animal" and found["horse"]["id"] != 77
-    boxes = {each["id"]: each for each in instances["annotations"]}
-    assert boxes[5]["area"] == 7.5 and boxes[5]["bbox"] != [0, 0, 1, 1]
+    assert {each["id"]: each["area"] for each in instances["annotations"]}[5] == 7.5
     assert made.lost["further fields that JSON can't hold"] == 1
+    elsewhere = "box that the annotation file now places elsewhere: its mask and further fields"
+    assert elsewhere not in made.lost
+    (tmp_path / "instances.json").write_text(json.dumps({**given, "annotations": [box | {"id": 4}, box]}))
+    made = exported(run, "coco", tmp_path / "changed", all_scores=True)
+    areas = {each["id"]: each["area"] for each in read(tmp_path / "changed/coco2017/instances.json")["annotations"]}
+    assert areas[5] == 7.5 and areas[4] == pytest.approx(53.05 * 138.01, rel=1e-6) and made.lost[elsewhere] == 1
     (tmp_path / "instances.json").unlink()
     gone = exported(run, "coco", tmp_path / "gone", all_scores=True)
     assert [reason for reason in gone.lost if "info, licenses" in reason and "is gone" in reason]
+
+
+def test_a_run_of_segments_is_exported_with_their_masks(run, tmp_path):
+    segment = {"id": 5, "category_id": 77, "bbox": [1, 2, 30, 40], "area": 1200}
+    given = {
+        "images": [{"id": 1, "file_name": "1.jpg"}],
+        "annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": [segment]}],
+        "categories": [{"id": 77, "name": "horse"}],
+    }
+    (tmp_path / "panoptic.json").write_text(json.dumps(given))
+    source = {"name": "coco2017", "format": "coco_panoptic", "annotations": "panoptic.json"}
+    run.note("recipe", {"data": {"root": str(tmp_path), "sources": [source]}})
+    pixels = np.zeros((300, 200, 3), np.uint8)
+    pixels[2:42, 1:31, 0] = 5
+    (tmp_path / "png").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "png/1.png")
+    made = export_run(run, "coco", tmp_path / "out", masks=tmp_path / "png")
+    masks = [each.get("segmentation") for each in read(tmp_path / "out/coco2017/instances.json")["annotations"]]
+    assert masks[:2] == [None, None] and (decode(masks[2]) * 5 == pixels[..., 0]).all()
+    unread = "mask in a PNG, read with --masks"
+    assert unread not in made.lost and exported(run, "coco", tmp_path / "bare").lost[unread] == 1
+
+
+def test_boxes_that_share_an_id_or_have_none_keep_their_own_masks(tmp_path):
+    boxes = [
+        {"image_id": 1, "category_id": 1, "bbox": [at, at, 4, 4], "segmentation": [[at, at, at + 4, at, at, at + 4]]}
+        for at in range(0, 16, 4)
+    ]
+    boxes = [boxes[0], boxes[1], boxes[2] | {"id": 3}, boxes[3] | {"id": 3}]
+    image, category = {"id": 1, "file_name": "1.jpg", "width": 50, "height": 50}, {"id": 1, "name": "cup"}
+    given = {"images": [image], "annotations": boxes, "categories": [category]}
+    (tmp_path / "instances.json").write_text(json.dumps(given))
+    convert_annotations("coco", tmp_path / "instances.json", "coco", tmp_path / "out")
+    again = read(tmp_path / "out/instances.json")["annotations"]
+    assert [each["segmentation"] for each in again] == [each["segmentation"] for each in boxes]
 
 
 def test_vg_has_whole_pixels_and_no_confidence(run, tmp_path):

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.runtime.execute import Record, WorkItem, execute
-from pipeline.runtime.logs import RunLogs, log
+from pipeline.runtime.logs import RunLogs, log, noticing
 from pipeline.runtime.stage import Inputs, ReportProgress, Resources, Stage
 from storage.errors import FatalError, PipelineError, RetryableError
 from storage.open_store import Address, open_store
@@ -250,15 +250,18 @@ class Worker:
         with ExitStack() as stack:
             if self._call.logs is not None:
                 stack.enter_context(self._call.logs.open(f"worker-{self._number}"))
+            stack.enter_context(noticing(lambda text: report(0, 1, text)))
             fields = {"step": item.step, "partition": item.partition}
             try:
                 self._store = self._store or open_store(self._call.store)
                 self._stage = self._stage or self._call.opened(self._store, self._number)
                 return execute(self._stage, item, self._store, report)
             except PipelineError as error:
+                self._stage = None  # a retry opens another, which holds nothing of this attempt
                 log.error("failed", extra={"fields": {**fields, "error": error}})
                 return error
             except Exception as error:
+                self._stage = None
                 log.exception("failed", extra={"fields": fields})
                 where = f"{item.step} {item.partition}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
                 return FatalError(where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from multiprocessing.connection import Connection
+from threading import Lock
 
 from pipeline.runtime.engines.engine import Engine, Progress, StageCall, Worker, WorkerDied, WorkerHandle
 from pipeline.runtime.execute import Record, WorkItem
@@ -64,10 +65,15 @@ def _main(pipe: Connection, call: StageCall, number: int, environment: dict[str,
     begin_fork(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
-    worker = Worker(call, number)
+    worker, sending = Worker(call, number), Lock()
+
+    def send(answer: object) -> None:
+        with sending:  # threads of a stage report, too
+            pipe.send(answer)
+
     while True:
         try:
             item: WorkItem = pipe.recv()
         except EOFError:
             return
-        pipe.send(worker.execute(item, lambda done, total, note="": pipe.send((done, total, note))))
+        send(worker.execute(item, lambda done, total, note="": send((done, total, note))))
