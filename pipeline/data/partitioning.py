@@ -80,7 +80,7 @@ def partition_dataset(
             digest = digests.find(number, stated)
             if digest is None:
                 described = [_described(record, fingerprint_by, limits) for record in index.records(present)]
-                digest = digest_json([source.split, described, lost])
+                digest = digest_json([source.name, source.split, described, lost])
             if stated and indexed:
                 digests.keep(number, (stated, indexed), digest)
         return Partition(f"{source.name}/{number:04d}", present, digest)

@@ -153,6 +153,13 @@ def test_digests_of_partitions_that_changed_on_the_disk_are_computed_again(coco,
         kept.write_bytes(original)
 
 
+def test_datasets_of_the_same_files_have_rows_of_their_own(coco, tmp_path):
+    """Rows name their dataset, so that neither a second name nor a new one may find the rows of another."""
+    source = coco(IMAGES, BOXES)
+    other = source.model_copy(update={"name": "other"})
+    assert not set(digests(source, tmp_path)) & set(digests(other, tmp_path))
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_costs_another_reading(coco, tmp_path):
     source = coco(IMAGES, BOXES)
