@@ -5,7 +5,7 @@ They are small and random away from GPUs, where only the way matters, not the sp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -30,8 +30,10 @@ from models.predictions import Predictions, Target
 from models.relation_tagger import PairQueries
 from models.text_encoder import TextTokens
 from models.weights import build
-from pipeline.data.images.opening import read_ahead
+from pipeline.data.images.opening import ImageLimits, read_ahead, read_image
+from pipeline.data.images.refs import ImageRef
 from pipeline.data.images.resize import read_resized
+from pipeline.data.images.views import to_pixels
 from pipeline.run.device_outcome import (
     MOST_WAITING,
     NEAR,
@@ -226,7 +228,11 @@ def captioning(device: torch.device) -> Outcome:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if is_gpu(device) else nullcontext():
             model.generate(pixels_B3HW, max_new_tokens=20, do_sample=True, top_p=0.9)
 
-    return _by_batch(caption, (1, 8, 64, 256) if is_gpu(device) else (1, 4), (side, side), device)
+    def square(place: ImageRef, limits: ImageLimits) -> Tensor:
+        return read_resized(place, side, side, limits) / 255
+
+    reader = partial(read_ahead, read=square)
+    return _by_batch(caption, (1, 8, 64, 256) if is_gpu(device) else (1, 4), (side, side), reader, device)
 
 
 def labelling(device: torch.device) -> Outcome:
@@ -243,14 +249,25 @@ def labelling(device: torch.device) -> Outcome:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if is_gpu(device) else nullcontext():
             works[batch].predict()
 
+    def view(place: ImageRef, limits: ImageLimits) -> Tensor:
+        return to_pixels(read_image(place, limits), max(sides))
+
     works: dict[int, Work] = {}
-    return _by_batch(label, (1, 4, 16) if is_gpu(device) else (1, 2), sides, device)
+    reader = partial(read_ahead, read=view, threads=1)
+    return _by_batch(label, (1, 4, 16) if is_gpu(device) else (1, 2), sides, reader, device)
 
 
 def _by_batch(
-    work: Callable[[Tensor], None], batches: Sequence[int], sides: tuple[int, int], device: torch.device
+    work: Callable[[Tensor], None],
+    batches: Sequence[int],
+    sides: tuple[int, int],
+    reader: Callable[..., Iterator[Any]],
+    device: torch.device,
 ) -> Outcome:
-    """Images a second for each batch, up to the first that doesn't fit, and for the last, how long it waits for JPEGs."""
+    """Images a second for each batch, up to the first that doesn't fit, and for the last, the share of waits.
+
+    `reader`: `read_ahead` as a process of the stage uses it.
+    """
     rates: dict[int, float] = {}
     for batch in batches:
         try:
@@ -259,7 +276,7 @@ def _by_batch(
             break
     if not rates:
         return Outcome("no image fits", "failed", "free the GPU's memory")
-    waits = _waits(work, max(rates), sides, device)
+    waits = _waits(work, max(rates), sides, reader, device)
     figure = ", ".join(f"{rate:.3g} images/s at batch {batch}" for batch, rate in rates.items())
     figure += f", {waits:.0%} of the time waits for JPEGs"
     if is_gpu(device) and waits > MOST_WAITING:
@@ -267,17 +284,22 @@ def _by_batch(
     return Outcome(figure)
 
 
-def _waits(work: Callable[[Tensor], None], batch: int, sides: tuple[int, int], device: torch.device) -> float:
-    """Share of the time in which the device waits for JPEGs that one process reads ahead, as stages do."""
+def _waits(
+    work: Callable[[Tensor], None],
+    batch: int,
+    sides: tuple[int, int],
+    reader: Callable[..., Iterator[Any]],
+    device: torch.device,
+) -> float:
+    """Share of the time in which the device waits for JPEGs with as many pixels as COCO's."""
     with TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.jpg"
-        photo.write_bytes(noise(640, 480, np.random.default_rng(0)))
-        photos = repeat(photo, (BATCHES + 1) * batch)
-        images = read_ahead(photos, lambda place, _: read_resized(place, *sides[::-1]), ahead=2 * batch)
+        photo.write_bytes(noise(640, 640 * sides[0] // sides[1], np.random.default_rng(0)))
+        images = reader(repeat(photo, (BATCHES + 1) * batch), ahead=2 * batch)
         waited, began = 0.0, perf_counter()
         for number in range(BATCHES + 1):
             asked = perf_counter()
-            pixels_B3HW = torch.stack([each for each in islice(images, batch) if isinstance(each, Tensor)])
+            pixels_B3HW = torch.stack(list(islice(images, batch)))
             if number == 0:  # nothing was read ahead yet
                 began = perf_counter()
             else:

@@ -78,7 +78,7 @@ def test_outputs_unlike_the_recorded_ones_are_wrong(monkeypatch):
 
 
 def test_waits_are_the_share_of_the_time_without_images(monkeypatch):
-    def images(photos, *_, **__):
+    def images(photos, ahead):
         for _ in photos:
             clock[0] += 1
             yield torch.zeros(3, 2, 2)
@@ -88,5 +88,4 @@ def test_waits_are_the_share_of_the_time_without_images(monkeypatch):
 
     clock = [0]
     monkeypatch.setattr(device_networks, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(device_networks, "read_ahead", images)
-    assert device_networks._waits(work, 2, (2, 2), CPU) == 3 * 2 / (3 * 2 + 4 * 6)
+    assert device_networks._waits(work, 2, (2, 2), images, CPU) == 3 * 2 / (3 * 2 + 4 * 6)
