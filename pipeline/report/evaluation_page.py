@@ -47,6 +47,12 @@ LABELS = {
     "wmap_phr": "wmAP phr",
     "score_wtd": "score wtd",
     **{name: name for kind in ("R", "mR", "ng-R", "zR") for name in (f"{kind}@20", f"{kind}@50", f"{kind}@100")},
+    **{
+        f"{kind} R@{limit}{k}": f"{kind[:3]} R@{limit}{k}"
+        for k in (", k=1", ", k=all", "")
+        for kind in ("relation", "phrase")
+        for limit in (50, 100)
+    },
 }
 """Headings of published metrics, short enough for a column."""
 WORST = 12

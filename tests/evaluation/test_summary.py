@@ -63,6 +63,8 @@ def test_caveats_are_of_the_benchmark_and_of_the_data():
     ("open-images", 5322, 30, True),
     ("vg", 26446, 50, True),
     ("psg", 2177, 49, True),
+    ("vrd", 955, 63, True),
+    ("vrd", 4000, 70, False),
 ])  # fmt: skip
 def test_results_compare_on_the_whole_test_set_only(benchmark, images, classes, compares):
     told = published_test_set(benchmark).difference(images, classes)
@@ -102,13 +104,13 @@ def test_images_without_relations_do_not_count_for_scene_graphs():
     assert "VG150, 26,446 images and 50 classes with relations. This one has 1 images" in found.difference
 
 
-@pytest.mark.parametrize("benchmark", ["hico-det", "v-coco", "open-images", "vg", "psg"])
+@pytest.mark.parametrize("benchmark", ["hico-det", "v-coco", "open-images", "vg", "vrd", "psg"])
 def test_published_results_name_their_source(benchmark):
     results = published_results(benchmark)
     assert results
     assert all(result.source.url.startswith("https://") and result.source.name for result in results)
     assert all(0 < value < 100 for result in results for value in result.scores.values())
-    assert {"RLIPv2-ParSeDA", "Motifs"} & {result.method for result in results}
+    assert {"RLIPv2-ParSeDA", "Motifs", "BLOCK"} & {result.method for result in results}
 
 
 def test_published_means_agree_with_their_parts():
