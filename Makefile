@@ -90,7 +90,7 @@ reference: dev ## write docs/api.md, docs/cli.md and docs/settings.md from the c
 	$(BIN)/python docs/reference.py
 
 bench: dev ## measure speed and memory beside peers, as a table and as JSON
-	@for script in $(filter-out benchmarks/miniature.py benchmarks/rehearsal.py, $(shell grep -l "run(options" benchmarks/*.py)); do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
+	@for script in $(filter-out benchmarks/miniature.py benchmarks/precision.py benchmarks/rehearsal.py, $(shell grep -l "run(options" benchmarks/*.py)); do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
 
 RLIP_SHARED ?= ../shared
 CSV ?= $(RLIP_SHARED)/data/factual/dev.csv

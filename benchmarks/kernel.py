@@ -19,13 +19,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.harness import Row, parser, run
+from pipeline.run.device_reading import Reading
 
 CAPABILITIES = (80, 90)
 KERNELS = ("read_kernel", "query_gradients_kernel", "value_gradient_kernel", "add_value_gradient_kernel")
 POINTERS = {"value": "*{}", "of_value": "*{}", "bins": "*i32", "points": "*i64", "starts": "*i32"}
 FLOATS = ("read", "sums", "of_places", "of_weights", "places", "weights", "gradient")
-BYTES = {"fp32": 4, "bf16": 2}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -40,68 +43,13 @@ class Peak:
 PEAKS = (Peak("A100 80 GB SXM", 19.5, 2039), Peak("H100 SXM", 67, 3350))
 
 
-@dataclass(frozen=True)
-class Layers:
-    """Layers of one kind: images, heads, channels per head, queries, shapes of the maps, points per level."""
-
-    name: str
-    queries: int
-    images: int = 2
-    heads: int = 8
-    channels: int = 32
-    points: int = 4
-    shapes: tuple[tuple[int, int], ...] = ((64, 80), (32, 40), (16, 20), (8, 10))
-
-    @property
-    def tokens(self) -> int:
-        return sum(height * width for height, width in self.shapes)
-
-
-LAYERS = (Layers("encoder", 6800), Layers("subjects and objects", 200), Layers("relations", 100))
-"""What one forward pass of R50 ParSeDA reads on two images of 512×640."""
-
-
-def work(layers: Layers, dtype: str) -> dict[str, dict[str, float]]:
-    """Counts MB and GFLOP of one layer by kernel: `memory` if each tensor moves once, `gathered` as cells are loaded.
-
-    A cell is loaded once for each point around it. Most of these loads end in the L2 cache, whose speed vendors don't
-    state, so the least time by `memory` is optimistic.
-    """
-    programs = layers.images * layers.heads
-    points = programs * layers.queries * len(layers.shapes) * layers.points
-    bins = programs * sum((height + 1) * (width + 1) for height, width in layers.shapes)
-    read = programs * layers.queries * layers.channels * 4
-    value, inputs = programs * layers.tokens * layers.channels * BYTES[dtype], points * 3 * 4
-    corners = points * 4 * layers.channels
-    counted = {
-        # Each corner is one product and one sum per channel; a point's shares take ten operations more.
-        "read_kernel": (value + inputs + read, corners * BYTES[dtype], 2 * corners + 10 * points),
-        "query_gradients_kernel": (
-            value + 2 * inputs + read + points * 4, corners * BYTES[dtype], 2 * corners + 30 * points,
-        ),
-        # A radix sort of 32-bit keys with 64-bit numbers: four passes that read and write both.
-        "sort": (points * 4 * 2 * 12, 0, 0),
-        "starts": (points * 4 + bins * 4, 0, 0),
-        "value_gradient_kernel": (
-            points * 8 + bins * 4 + inputs + read + value, corners * 4, 2 * corners + 4 * 12 * points,
-        ),
-        # In place of the three before it, without deterministic mode. It adds to fp32, which is made zero before it.
-        "add_value_gradient_kernel": (
-            inputs + read + 2 * value // BYTES[dtype] * 4, corners * 4, 2 * corners + 10 * points,
-        ),
-    }  # fmt: skip
-    names = ("memory_mb", "gathered_mb", "gflop")
-    scales = (1e6, 1e6, 1e9)
-    return {
-        kernel: {name: number / scale for name, number, scale in zip(names, numbers, scales, strict=True)}
-        for kernel, numbers in counted.items()
-    }
-
-
-def least_time(counted: dict[str, float], peak: Peak) -> tuple[float, str]:
-    """Returns the least microseconds on a GPU, and what bounds them."""
-    by_memory, by_operations = counted["memory_mb"] / peak.memory * 1e3, counted["gflop"] / peak.fp32 * 1e3
-    return max((by_memory, "memory"), (by_operations, "operations"))
+SHAPES = ((64, 80), (32, 40), (16, 20), (8, 10))
+LAYERS = {
+    "encoder": Reading(queries=6800, shapes=SHAPES),
+    "subjects and objects": Reading(queries=200, shapes=SHAPES),
+    "relations": Reading(queries=100, shapes=SHAPES),
+}
+"""What a layer of each kind of R50 ParSeDA reads on two images of 512×640."""
 
 
 def compiled(kernel: Any, configuration: Any, capability: int, dtype: str, channels: int, levels: int = 4) -> Any:
@@ -157,7 +105,7 @@ def resources(kernel: Any) -> dict[str, int]:
 def all_resources(channels: int) -> Iterator[Row]:
     """Yields the registers of each kernel, configuration, kind of GPU and precision of values."""
     kernels = importlib.import_module("models.deformable_read_kernels")
-    for name, capability, dtype in product(KERNELS, CAPABILITIES, BYTES):
+    for name, capability, dtype in product(KERNELS, CAPABILITIES, DTYPES):
         kernel = getattr(kernels, name)
         for configuration in kernel.configs:
             used = resources(compiled(kernel, configuration, capability, dtype, channels))
@@ -168,11 +116,12 @@ def all_resources(channels: int) -> Iterator[Row]:
 
 
 def all_least_times() -> Iterator[Row]:
-    for dtype, peak, layers in product(BYTES, PEAKS, LAYERS):
-        for name, counted in work(layers, dtype).items():
-            microseconds, bound = least_time(counted, peak)
-            note = f"by {bound}; " + ", ".join(f"{unit} {number:.2f}" for unit, number in counted.items())
-            yield Row(f"{layers.name}, {name}, {dtype}, {peak.name}", "us at least", microseconds, note=note)
+    for dtype, peak, (layers, kind) in product(DTYPES, PEAKS, LAYERS.items()):
+        for name, counted in kind.counted(DTYPES[dtype]).items():
+            microseconds = 1e6 * counted.least_seconds(peak.memory * 1e9, peak.fp32 * 1e12)
+            note = f"memory_mb {counted.memory / 1e6:.2f}, gathered_mb {counted.gathered / 1e6:.2f}, "
+            note += f"gflop {counted.operations / 1e9:.2f}"
+            yield Row(f"{layers}, {name}, {dtype}, {peak.name}", "us at least", microseconds, note=note)
 
 
 def measure(given: Namespace) -> Iterator[Row]:

@@ -150,7 +150,7 @@ def _relative(found: np.ndarray, expected: np.ndarray) -> float:
     return np.inf if np.isnan(difference) else difference / (size or 1.0)
 
 
-OWN = Path(__file__).with_name("recorded") / "own"
+OWN = Path(__file__).parents[1] / "models" / "recorded"
 
 
 def differences(recording: Recording) -> Iterator[Difference]:

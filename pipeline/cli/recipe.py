@@ -15,6 +15,7 @@ from rich.text import Text
 
 from pipeline.cli.errors import LONGEST
 from pipeline.cli.options import AsJson, Overrides, RecipePath
+from pipeline.data.images.training_view import ViewSettings, padded
 from pipeline.report.formatting import sanitise
 from pipeline.run.dag import build_steps
 from pipeline.run.networks import random_starts
@@ -53,6 +54,7 @@ def show_recipe(
 ) -> None:
     """Show every setting of a recipe and its origin: a file, --set, official = true or the default."""
     settings = resolve(path, overrides or [])
+    notes = {f"{each}.bucket": _padding(settings, each) for each in TRAININGS if f"{each}.bucket" in settings}
     if section is not None:
         known = list(dict.fromkeys(name.partition(".")[0] for name in settings))
         settings = {name: found for name, found in settings.items() if f"{name}.".startswith(f"{section}.")}
@@ -62,7 +64,7 @@ def show_recipe(
         print(json.dumps({name: {"value": found.value, "from": found.origin} for name, found in settings.items()}))
         return
     for heading, below in groupby(settings.items(), key=lambda each: each[0].rpartition(".")[0]):
-        print(*([f"\n[{heading}]"] if heading else []), *_lines(dict(below)), sep="\n")
+        print(*([f"\n[{heading}]"] if heading else []), *_lines(dict(below), notes), sep="\n")
 
 
 @commands.command("check")
@@ -153,11 +155,21 @@ def _origin(name: str, values: RecipeValues, resolved: Recipe) -> str:
     return DEFAULT
 
 
-def _lines(settings: Mapping[str, Resolved]) -> list[str]:
-    """One line per setting, as in a recipe, with its origin in a comment."""
+def _padding(settings: Mapping[str, Resolved], section: str) -> str:
+    """The price of a training section's `bucket`."""
+    values = {name.removeprefix(f"{section}."): found.value for name, found in settings.items()}
+    view = ViewSettings(**{name: values[name] for name in ViewSettings.model_fields})
+    images = min(values["micro_batch"], values["batch"])
+    as_set, in_order = (padded(view, images, is_sorted)[2] for is_sorted in (values["bucket"] > 1, True))
+    better = f", with bucket = 16 {in_order:.1%}" if values["bucket"] == 1 else ""
+    return f"; a micro-batch of {images} is {as_set:.1%} padding{better}"
+
+
+def _lines(settings: Mapping[str, Resolved], notes: Mapping[str, str]) -> list[str]:
+    """One line per setting, as in a recipe, with its origin and what is to note in a comment."""
     lines = {name: f"{name.rpartition('.')[2]} = {_shown(found.value)}" for name, found in settings.items()}
     width = min(60, max(map(len, lines.values())))
-    return [f"{line:<{width}}  # {settings[name].origin}" for name, line in lines.items()]
+    return [f"{line:<{width}}  # {settings[name].origin}{notes.get(name, '')}" for name, line in lines.items()]
 
 
 def _shown(value: Any) -> str:

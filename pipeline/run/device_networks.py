@@ -1,32 +1,43 @@
-"""Networks on a device: deformable attention against grid_sample, outputs and gradients against the CPU, and their speed.
+"""Networks on a device: outputs against recorded ones, gradients against the CPU's, and their speed.
 
 They are small and random away from GPUs, where only the way matters, not the speed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice, repeat
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+import models
 from models.config import NetworkConfig
-from models.deformable_read import Shapes, read, read_plainly
-from models.deformable_read_triton import OFF, chosen, unfit_machine
+from models.deformable_read_triton import unfit_machine
 from models.losses import SetCriterion
 from models.network import Network
+from models.official.imported import import_checkpoint
 from models.predictions import Predictions, Target
 from models.relation_tagger import PairQueries
 from models.text_encoder import TextTokens
 from models.weights import build
+from pipeline.data.images.opening import ImageLimits, read_ahead, read_image
+from pipeline.data.images.refs import ImageRef
+from pipeline.data.images.resize import read_resized
+from pipeline.data.images.views import to_pixels
 from pipeline.run.device_outcome import (
+    MOST_WAITING,
     NEAR,
     NEAR_BF16,
-    REPORT,
     Outcome,
     compared,
     difference,
@@ -34,95 +45,22 @@ from pipeline.run.device_outcome import (
     judged,
     seconds,
     tf32,
+    wait,
 )
+from pipeline.run.rehearsal_shards import noise
 from pipeline.training.parallel import compile_layers
 from pipeline.training.worker import be_deterministic
 
+RECORDED = Path(models.__file__).parent / "recorded"
+"""Outputs of small networks, as `benchmarks/parity.py` compares them, with weights and inputs."""
 SIZES = 20
 """Number of image sizes for torch.compile."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Sizes of one reading of deformable attention."""
-
-    images: int = 2
-    channels: int = 32
-    queries: int = 300
-    heads: int = 8
-    points: int = 4
-    shapes: Shapes = ((100, 167), (50, 84), (25, 42), (13, 21))
-    """Maps of an image of 800×1333 pixels."""
-    spread: float = 1.2
-    """Places lie in a square of this side, where the map has side 1, around its middle."""
-
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values, places, weights, and a gradient of what is read, on the CPU."""
-        random = torch.Generator().manual_seed(0)
-        programs, columns = self.images * self.heads, len(self.shapes) * self.points
-        tokens = sum(height * width for height, width in self.shapes)
-        value = torch.randn(self.images, self.heads, tokens, self.channels, generator=random)
-        sides = torch.tensor([(width, height) for height, width in self.shapes for _ in range(self.points)]).T
-        places = torch.rand(programs, self.queries, 2, columns, generator=random) - 0.5
-        weights = torch.rand(programs, self.queries, columns, generator=random)
-        pushed = torch.randn(programs, self.queries, self.channels, generator=random)
-        return value, (places * self.spread + 0.5) * sides - 0.5, weights / columns, pushed
-
-    def small(self) -> Reading:
-        """The same with maps of a fifth of the sides, for devices on which only the way matters."""
-        return replace(self, shapes=tuple((-(-height // 5), -(-width // 5)) for height, width in self.shapes))
-
-
-READINGS = {
-    "encoder": Reading(queries=22_223),
-    "decoder": Reading(),
-    "one query": Reading(images=1, queries=1),
-    "no query": Reading(queries=0),
-    "odd sizes": Reading(images=1, channels=24, heads=3, points=3, shapes=((17, 31), (9, 1))),
-    "points outside": Reading(spread=6.0),
-}
-
-
-def _read(reader: Callable[..., Tensor], inputs: Sequence[Tensor], shapes: Shapes) -> list[Tensor]:
-    *leaves, pushed = inputs
-    leaves = [leaf.detach().requires_grad_() for leaf in leaves]
-    found = reader(*leaves, shapes)
-    return [found.detach(), *torch.autograd.grad(found, leaves, pushed.to(found.dtype))]
-
-
-def _plainly(value_BMSC: Tensor, places: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
-    return read_plainly(value_BMSC.flatten(0, 1).to(places.dtype), places, weights, shapes)
-
-
-def reading(kind: Reading, dtype: torch.dtype, device: torch.device) -> Outcome:
-    """Deformable attention against PyTorch's grid_sample, forward and backward, twice for equal bits and once fast."""
-    if is_gpu(device) and (reason := unfit_machine(device.index)):  # grid_sample reads, whose sums have no fixed order
-        return Outcome(reason, "absent")
-    if not is_gpu(device):
-        kind = replace(kind.small(), queries=min(kind.queries, 300))
-    value, *rest = kind.inputs()
-    expected = _read(_plainly, (value, *rest), kind.shapes)
-    inputs = [each.to(device) for each in (value.to(dtype), *rest)]
-    near = NEAR if dtype == torch.float32 else NEAR_BF16
-    fast, plain = (seconds(partial(_read, reader, inputs, kind.shapes), device) for reader in (read, _plainly))
-    off = difference(_read(read, inputs, kind.shapes), expected)
-    be_deterministic()
-    found, again = (_read(read, inputs, kind.shapes) for _ in range(2))
-    is_right, figure = compared(found, again, expected, near)
-    ours = seconds(partial(_read, read, inputs, kind.shapes), device)
-    is_right = is_right and off <= near
-    figure += f", {1e3 * ours:.3g} ms, fast by {off:.1e}, {1e3 * fast:.3g} ms, grid_sample {1e3 * plain:.3g} ms"
-    if is_gpu(device):
-        figure += "".join(f", {kernel}: {choice}" for kernel, picks in chosen().items() for choice in picks.values())
-    if not is_right:
-        return Outcome(figure, "wrong", f"set {OFF} in the environment, which reads with grid_sample, and {REPORT}")
-    if is_gpu(device) and ours > plain:
-        return Outcome(figure, "slow", f"{OFF} in the environment reads with grid_sample; {REPORT}")
-    return Outcome(figure)
+BATCHES = 3
+"""Number of batches over which waits for images are measured."""
 
 
 SMALL: dict[str, Any] = {
-    "backbone": "resnet18", "width": 64, "feedforward": 128, "encoder_layers": 1, "decoder_layers": 2, "pairs": 10,
+    "backbone": "resnet_w8_1_1_1_1", "width": 64, "feedforward": 128, "encoder_layers": 1, "decoder_layers": 2, "pairs": 10,
     "fusion_interval": 1, "fusion_width": 64, "fusion_heads": 2,
     "text": {"hidden": 64, "layers": 2, "heads": 4, "feedforward": 128, "vocabulary": 400, "max_positions": 40},
 }  # fmt: skip
@@ -185,7 +123,8 @@ class Work:
         return [loss.detach(), torch.cat(reached)]
 
 
-def _config(**changes: Any) -> NetworkConfig:
+def small_config(**changes: Any) -> NetworkConfig:
+    """The small networks' configuration, without dropout."""
     return NetworkConfig.from_dict({**SMALL, **changes, "dropout": 0.0, "text": {**SMALL["text"], "dropout": 0.0}})
 
 
@@ -198,16 +137,42 @@ def _values(predictions: Predictions) -> list[Tensor]:
     ]
 
 
-def forward(changes: Mapping[str, Any], device: torch.device) -> Outcome:
-    """A network's outputs against those of the CPU, in float32 twice, then with bfloat16 where torch has autocast."""
-    here, there = (Work.on(each, _config(**changes)) for each in (torch.device("cpu"), device))
-    here.network.eval(), there.network.eval()
+def recorded(name: str, heads: int, device: torch.device) -> Outcome:
+    """A network's outputs against recorded ones, in float32 twice, then with bfloat16 where torch has autocast.
+
+    `heads`: of its layers for texts, which no file states.
+    """
+    path, args = RECORDED / f"{name}.safetensors", RECORDED / f"{name}_args.json"
+    imported = import_checkpoint(path, args, {"dropout": 0.0, "text": {"dropout": 0.0, "heads": heads}})
+    network: Any = build(imported.config, None)
+    network.load_state_dict(imported.state)
+    network.to(device).train()  # as it was recorded
+    with np.load(RECORDED / f"{name}_forward.npz", allow_pickle=False) as file:
+        there = {key: torch.from_numpy(file[key]) for key in file.files}
+    expected = [there[f"out.pred_{each}"] for each in ("obj_logits", "verb_logits", "sub_boxes", "obj_boxes")]
+    features_TE, objects = there["act.text.pooler_output"].to(device), int(there["in.n_obj"])
+    sizes = [(height, width) for height, width in there["in.sizes"].tolist()]
+    inputs = there["in.images"].to(device), sizes, features_TE[:objects], features_TE[objects:]
+    queries = []
+    if imported.config.tagger:
+        slots = imported.config.pairs
+
+        def padded(name: str) -> Tensor:
+            rows = (there[f"tgt{image}.{name}"] for image in range(2))
+            return torch.stack([F.pad(each, (0, 0) * (each.dim() - 1) + (0, slots - len(each))) for each in rows])
+
+        counts = torch.tensor([[len(there[f"tgt{image}.sub_labels"])] for image in range(2)])
+        pairs = [*map(padded, ("sub_boxes", "obj_boxes", "sub_labels", "obj_labels")), torch.arange(slots) < counts]
+        queries = [PairQueries(*(each.to(device) for each in pairs))]
+
+    def predicted() -> list[Tensor]:
+        return _values(network.predict(*inputs, *queries).float())
+
     with torch.no_grad(), tf32(False):
-        expected, found, again = (_values(work.predict()) for work in (here, there, there))
-        is_right, figure = compared(found, again, expected)
+        is_right, figure = compared(predicted(), predicted(), expected)
         if device.type in ("cuda", "cpu"):
             with torch.autocast(device.type, torch.bfloat16):
-                rounded = difference(_values(there.predict()), expected)
+                rounded = difference(predicted(), expected)
             is_right, figure = is_right and rounded <= NEAR_BF16, f"{figure}, with bf16 by {rounded:.1e}"
     return judged(is_right, figure, "a reading above")
 
@@ -215,12 +180,13 @@ def forward(changes: Mapping[str, Any], device: torch.device) -> Outcome:
 def step(device: torch.device) -> Outcome:
     """Loss and gradients of a training step against those of the CPU, twice for equal bits."""
     be_deterministic()
-    here, there = (Work.on(each, _config()) for each in (torch.device("cpu"), device))
+    here, there = (Work.on(each, small_config()) for each in (torch.device("cpu"), device))
     with tf32(False):
         expected, found, again = (work.gradients() for work in (here, there, there))
         taken = seconds(there.gradients, device)
-    is_right, figure = compared(found, again, expected, 10 * NEAR)
-    figure += f", {1e3 * taken:.3g} ms"
+    has_order = not is_gpu(device) or unfit_machine(device.index) is None
+    is_right, figure = compared(found, again if has_order else found, expected, 10 * NEAR)
+    figure += f", {1e3 * taken:.3g} ms" + ("" if has_order else ", bits are not compared without kernels")
     return judged(is_right, figure, "a network above")
 
 
@@ -230,7 +196,7 @@ def compilation(device: torch.device) -> Outcome:
         return Outcome(f"torch.compile has no code for {device.type}", "absent")
     from torch._dynamo import utils
 
-    work = Work.on(device, _config(), batch=1)
+    work = Work.on(device, small_config(), batch=1)
     work.network.eval()
     compile_layers(work.network, "inductor" if is_gpu(device) else "eager")
     utils.counters.clear()
@@ -258,37 +224,86 @@ def captioning(device: torch.device) -> Outcome:
     model.to(device).eval()
     side = model.config.vision_config.image_size
 
-    def caption(batch: int) -> None:
+    def caption(pixels_B3HW: Tensor) -> None:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if is_gpu(device) else nullcontext():
-            model.generate(
-                torch.zeros(batch, 3, side, side, device=device), max_new_tokens=20, do_sample=True, top_p=0.9
-            )
+            model.generate(pixels_B3HW, max_new_tokens=20, do_sample=True, top_p=0.9)
 
-    return _by_batch(caption, (1, 8, 64, 256) if is_gpu(device) else (1, 4), device)
+    def square(place: ImageRef, limits: ImageLimits) -> Tensor:
+        return read_resized(place, side, side, limits) / 255
+
+    reader = partial(read_ahead, read=square)
+    return _by_batch(caption, (1, 8, 64, 256) if is_gpu(device) else (1, 4), (side, side), reader, device)
 
 
 def labelling(device: torch.device) -> Outcome:
     """Images whose pairs the R-Tagger scores a second, by batch; with ResNet-50 on a GPU."""
-    config = NetworkConfig(**TAGGER) if is_gpu(device) else _config(**TAGGER)
+    config = NetworkConfig(**TAGGER) if is_gpu(device) else small_config(**TAGGER)
+    sides = (800, 1333) if is_gpu(device) else PIXELS
 
-    def label(batch: int) -> None:
+    def label(pixels_B3HW: Tensor) -> None:
+        batch = len(pixels_B3HW)
         if batch not in works:
-            works[batch] = Work.on(device, config, batch, (800, 1333) if is_gpu(device) else PIXELS)
+            works[batch] = Work.on(device, config, batch, sides)
             works[batch].network.eval()
+        works[batch].images = pixels_B3HW
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if is_gpu(device) else nullcontext():
             works[batch].predict()
 
+    def view(place: ImageRef, limits: ImageLimits) -> Tensor:
+        return to_pixels(read_image(place, limits), max(sides))
+
     works: dict[int, Work] = {}
-    return _by_batch(label, (1, 4, 16) if is_gpu(device) else (1, 2), device)
+    reader = partial(read_ahead, read=view, threads=1)
+    return _by_batch(label, (1, 4, 16) if is_gpu(device) else (1, 2), sides, reader, device)
 
 
-def _by_batch(work: Callable[[int], None], batches: Sequence[int], device: torch.device) -> Outcome:
-    """Images a second for each batch, up to the first that doesn't fit."""
+def _by_batch(
+    work: Callable[[Tensor], None],
+    batches: Sequence[int],
+    sides: tuple[int, int],
+    reader: Callable[..., Iterator[Any]],
+    device: torch.device,
+) -> Outcome:
+    """Images a second for each batch, up to the first that doesn't fit, and for the last, the share of waits.
+
+    `reader`: `read_ahead` as a process of the stage uses it.
+    """
     rates: dict[int, float] = {}
     for batch in batches:
         try:
-            rates[batch] = batch / seconds(partial(work, batch), device)
+            rates[batch] = batch / seconds(partial(work, torch.zeros(batch, 3, *sides, device=device)), device)
         except torch.OutOfMemoryError:
             break
+    if not rates:
+        return Outcome("no image fits", "failed", "free the GPU's memory")
+    waits = _waits(work, max(rates), sides, reader, device)
     figure = ", ".join(f"{rate:.3g} images/s at batch {batch}" for batch, rate in rates.items())
-    return Outcome(figure) if rates else Outcome("no image fits", "failed", "free the GPU's memory")
+    figure += f", {waits:.0%} of the time waits for JPEGs"
+    if is_gpu(device) and waits > MOST_WAITING:
+        return Outcome(figure, "slow", "raise run.workers, so that more processes read images for a GPU")
+    return Outcome(figure)
+
+
+def _waits(
+    work: Callable[[Tensor], None],
+    batch: int,
+    sides: tuple[int, int],
+    reader: Callable[..., Iterator[Any]],
+    device: torch.device,
+) -> float:
+    """Share of the time in which the device waits for JPEGs with as many pixels as COCO's."""
+    with TemporaryDirectory() as folder:
+        photo = Path(folder) / "photo.jpg"
+        photo.write_bytes(noise(640, 640 * sides[0] // sides[1], np.random.default_rng(0)))
+        images = reader(repeat(photo, (BATCHES + 1) * batch), ahead=2 * batch)
+        waited, began = 0.0, perf_counter()
+        for number in range(BATCHES + 1):
+            asked = perf_counter()
+            pixels_B3HW = torch.stack(list(islice(images, batch)))
+            if number == 0:  # nothing was read ahead yet
+                began = perf_counter()
+            else:
+                waited += perf_counter() - asked
+            work(pixels_B3HW.to(device))
+            wait(device)
+        return waited / (perf_counter() - began)

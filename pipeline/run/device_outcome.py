@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from models.deformable_read_triton import OFF
+from pipeline.training.tracking.throughput import measured_peak
+
 State = Literal["ok", "wrong", "slow", "failed", "absent"]
-"""wrong: another result than that of the CPU, or of the same computation a second time. absent: this machine lacks what
+"""wrong: another result than is expected, or than that of the same computation a second time. absent: this machine lacks what
 the check is about."""
 
 
@@ -40,6 +45,8 @@ LEAST_SECONDS = 0.2
 """What is timed is repeated for so long."""
 NEAR, NEAR_BF16 = 1e-4, 0.05
 """Allowed differences from the CPU in float32, as shares of the largest value there; the second with bfloat16."""
+MOST_WAITING = 0.05
+"""Share of the time that a device may wait for data."""
 REPORT = "report this line, with the versions, to the project"
 
 
@@ -67,6 +74,18 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
         wait(device)
         taken = time.perf_counter() - began
     return taken / count
+
+
+def product_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Floating-point operations a second in products of matrices."""
+    return measured_peak(device, dtype, 1024 if is_gpu(device) else 256, LEAST_SECONDS)
+
+
+def memory_rate(device: torch.device) -> float:
+    """Bytes a second that copies within the device's memory read and write."""
+    size = 2**28 if is_gpu(device) else 2**22
+    there, other = torch.zeros(2, size, dtype=torch.uint8, device=device)
+    return 2 * size / seconds(partial(other.copy_, there), device)
 
 
 def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
@@ -98,3 +117,15 @@ def tf32(is_allowed: bool) -> Iterator[None]:
         yield
     finally:
         products.allow_tf32, convolutions.allow_tf32 = before
+
+
+@contextmanager
+def without_kernels() -> Iterator[None]:
+    """Deformable attention reads without Triton inside the context, also in processes that start there."""
+    name, _, value = OFF.partition("=")
+    before = os.environ.get(name, "")
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ[name] = before

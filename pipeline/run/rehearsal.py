@@ -6,7 +6,6 @@ A run has `STEPS` steps to warm up and as many that are measured, of one micro-b
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ import torch
 from models.deformable_read_triton import OFF
 from pipeline.report.formatting import bytes_in_words
 from pipeline.run.context import RunContext
-from pipeline.run.device_outcome import NEAR_BF16, REPORT, Absent, Check, Outcome, is_gpu
+from pipeline.run.device_outcome import MOST_WAITING, NEAR_BF16, REPORT, Absent, Check, Outcome, is_gpu, without_kernels
 from pipeline.run.doctor import require_readable
 from pipeline.run.estimate import REHEARSAL, estimate, with_trainings
 from pipeline.run.networks import networks
@@ -44,8 +43,6 @@ MOST_RESERVED = 1.25
 """How many times the memory that it had allocated at most a run may reserve."""
 GAIN = 1.03
 """How many times as fast a setting must be to be recommended; less may be chance."""
-MOST_WAITING = 0.05
-"""Share of the time that a run may wait for data."""
 TUNED = ("precision", "activation_checkpointing", "micro_batch", "num_workers", "deterministic")
 
 
@@ -174,13 +171,8 @@ class Rehearsal:
     def _plainly(self, device: torch.device) -> Outcome:
         if not is_gpu(device):
             raise Absent("a CPU reads without Triton")
-        name, _, value = OFF.partition("=")
-        before = os.environ.get(name, "")
-        os.environ[name] = value  # ranks have the environment of this process
-        try:
+        with without_kernels():
             ran = self._run(self._best_changes)
-        finally:
-            os.environ[name] = before
         figure, is_near = f"{self._beside(ran)}; the loss differs by {self._far(ran):.2%}", self._far(ran) <= NEAR_BF16
         if is_near and ran.speed <= GAIN * (self._best or self._needed).speed:
             return Outcome(figure)

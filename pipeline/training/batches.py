@@ -18,7 +18,7 @@ from torch import Tensor
 from models.network import Size
 from pipeline.data.images.opening import BadImage
 from pipeline.data.images.training_pixels import load_view, normalised
-from pipeline.data.images.training_view import DRAWS, STRIDE, TrainingView, training_view, training_views
+from pipeline.data.images.training_view import DRAWS, STRIDE, WINDOW, TrainingView, snake, training_view, training_views
 from pipeline.training.sample import TrainingSample, viewed
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
@@ -28,9 +28,6 @@ from storage.shards.reader import DamagedSample
 from storage.shards.writer import image_id_of
 from storage.stream.order import OrderSettings, Samples, uniforms
 from storage.stream.sequence import SampleSequence
-
-WINDOW = 128
-"""Blocks of 64 images that are shuffled together: enough to find batches of one size, however many sizes views have."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +80,6 @@ class ViewOrder:
         sizes = training_views(draws, widths, heights, self._settings.view).sizes
         heights, widths = (sizes // STRIDE).astype(np.int64).T
         return snake(heights, widths)
-
-
-def snake(heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns sort keys: heights rise, and widths rise and fall in turns, so neighbours differ in one side only."""
-    _, rows = np.unique(heights, return_inverse=True)
-    highest = int(widths.max(initial=0)) + 1
-    return rows * highest + np.where(rows % 2, highest - 1 - widths, widths)
 
 
 class MicroBatches(torch.utils.data.Dataset[MicroBatch | PipelineError]):

@@ -1,6 +1,7 @@
 """`rlip recipe` as users see it: values with their origin, mistakes of several recipes at once, and what differs."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,20 @@ def test_a_section_is_shown_as_a_recipe_has_it(folder):
     assert [line.split("#")[1].strip() for line in lines if line.startswith("lr = 0.001 ")] == ["train.toml"]
     wrong = recipe("show", "train.toml", "--section", "pre")
     assert wrong.exit_code == 1 and "no such section; it has name, store" in wrong.output
+
+
+def test_the_price_of_padding_is_beside_its_setting(folder):
+    def note(**settings: int) -> tuple[str, list[float]]:
+        words = [word for name, value in settings.items() for word in ("--set", f"pretrain.settings.{name}={value}")]
+        lines = recipe("show", "train.toml", "--section", "pretrain.settings", *words).output.splitlines()
+        (found,) = [line.partition("; ")[2] for line in lines if line.startswith("bucket = ")]
+        return re.sub(r"\S+%", "P", found), [float(share) for share in re.findall(r"(\S+)%", found)]
+
+    words, (of_eight, sorted_eight) = note()
+    assert words == "a micro-batch of 8 is P padding, with bucket = 16 P" and of_eight > 10 > sorted_eight
+    words, (of_two, _) = note(micro_batch=2)
+    assert words.startswith("a micro-batch of 2 is P padding") and of_two < of_eight
+    assert note(bucket=2) == ("a micro-batch of 8 is P padding", [sorted_eight])
 
 
 def test_a_list_that_is_replaced_keeps_no_origin_of_the_one_before(folder):

@@ -1,72 +1,109 @@
-"""`rlip doctor --device` on another device: every line runs, and a fault turns its own lines red."""
+"""`rlip doctor --device` on another device: every line runs, and a fault turns exactly its lines red."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from models.text_encoder import TextTokens
-from pipeline.run import device_doctor, device_networks, device_outcome
-from pipeline.run.device_doctor import CHECKS, outcome_of
+from models import deformable_attention
+from models.deformable_read_triton import OFF
+from models.relation_tagger import PairQueries, RelationTagger
+from pipeline.run import device_doctor, device_networks, device_outcome, device_reading
+from pipeline.run.device_doctor import CHECKS, READS, examine_device, outcome_of
+from pipeline.run.device_outcome import Outcome
+from pipeline.training.ranks import Ranks
+from tests.device.standin import Event
 
-READINGS = [name for name in CHECKS if name.startswith("deformable attention")]
-NETWORKS = ["ParSeDA", "ParSeD", "R-Tagger", "training step"]
+Patch = pytest.MonkeyPatch
 
 
 @pytest.fixture(autouse=True)
-def timed_once(monkeypatch):
+def quick(monkeypatch):
+    """Measures once, and keeps what checks set for a process of their own."""
     monkeypatch.setattr(device_outcome, "LEAST_SECONDS", 1e-9)
+    monkeypatch.setattr(device_networks, "BATCHES", 1)
+    monkeypatch.setenv("RLIP_TRITON", "")
 
 
-def states(device: torch.device, names=tuple(CHECKS)) -> dict[str, str]:
-    return {name: outcome_of(CHECKS[name], device).state for name in names}
+@pytest.fixture
+def lines(device) -> Callable[[], dict[str, Outcome]]:
+    """Runs every check of the doctor in this process. Returns what each found."""
+    return lambda: {
+        line.name: line.outcome
+        for line in examine_device(device, 60, CHECKS, lambda check, on, _: outcome_of(check, on))
+    }
 
 
-def test_every_line_runs(device):
-    found = states(device)
-    assert {name for name, state in found.items() if state == "absent"} == {"torch.compile"}
-    assert {state for name, state in found.items() if name != "torch.compile"} == {"ok"}
+def red(found: dict[str, Outcome]) -> dict[str, str]:
+    """The lines that say that something is not right, and their states. torch.compile knows no stand-in."""
+    assert found.pop("torch.compile").state == "absent"
+    return {name: outcome.state for name, outcome in found.items() if outcome.state != "ok"}
 
 
-def test_a_reading_that_is_off_turns_the_readings_red(device, monkeypatch):
-    read = device_networks.read
-    monkeypatch.setattr(device_networks, "read", lambda *inputs: read(*inputs) * 1.001)
-    found = states(device, ("versions", *READINGS[:2], "ParSeDA"))
-    assert found == {"versions": "ok", READINGS[0]: "wrong", READINGS[1]: "wrong", "ParSeDA": "ok"}
+def test_every_line_runs(lines):
+    found = lines()
+    assert red(found) == {}
+    assert all("on paper" in found[name].figure for name in READS)
+    assert all("of the time waits for JPEGs" in found[name].figure for name in ("captioning", "labelling"))
+    assert "through 1, 2 and 1 processes, 0 of" in found["checkpoints"].figure
 
 
-def test_sums_in_another_order_each_time_are_seen(device, monkeypatch):
-    read, calls = device_networks.read, []
+def in_another_order(patch: Patch) -> None:
+    """The kernel adds every other time in another order, wherever it reads."""
+    read, calls = device_reading.read, []
 
-    def other_order(value, *rest):
+    def disordered(value, places, weights, shapes):
         calls.append(value)
-        return read(value * (1 + len(calls) % 2 * 1e-7), *rest)
+        if os.environ["RLIP_TRITON"] == "0" or len(calls) % 2:
+            return read(value, places, weights, shapes)
+        first = torch.zeros_like(weights)
+        first[..., ::2] = weights[..., ::2]
+        return read(value, places, first, shapes) + read(value, places, weights - first, shapes)
 
-    monkeypatch.setattr(device_networks, "read", other_order)
-    outcome = outcome_of(CHECKS[READINGS[1]], device)
-    assert outcome.state == "wrong" and "from itself" in outcome.figure and "RLIP_TRITON=0" in outcome.advice
-
-
-def test_an_operand_left_on_the_host_turns_the_networks_red(device, monkeypatch):
-    monkeypatch.setattr(TextTokens, "to", lambda self, device: self)
-    assert states(device, (READINGS[1], *NETWORKS)) == {READINGS[1]: "ok"} | dict.fromkeys(NETWORKS, "failed")
+    for module in (device_reading, deformable_attention):
+        patch.setattr(module, "read", disordered)
 
 
-def test_a_forgotten_wait_turns_the_outputs_red(device, monkeypatch):
-    values = device_networks._values
-    monkeypatch.setattr(
-        device_networks, "_values", lambda found: [each.to("cpu", non_blocking=True) for each in values(found)]
-    )
-    assert states(device, (READINGS[2], "ParSeDA")) == {READINGS[2]: "ok", "ParSeDA": "failed"}
+def pairs_on_the_host(patch: Patch) -> None:
+    score = RelationTagger.score
+
+    def misplaced(self, encoded, queries):
+        return score(self, encoded, PairQueries(*(each.cpu() for each in vars(queries).values())))
+
+    patch.setattr(RelationTagger, "score", misplaced)
 
 
-def test_a_process_that_dies_turns_its_line_red(device, monkeypatch):
-    monkeypatch.setattr(device_doctor, "_rank", die)
-    found = outcome_of(CHECKS["several processes"], device)
-    assert found.state == "failed" and "exit code 3" in found.figure
+def copy_not_waited_for(patch: Patch) -> None:
+    patch.setattr(Event, "synchronize", lambda self: None)
 
 
-def die(rank: int, *rest: object) -> None:
-    os._exit(3)
+def a_rank_dies(patch: Patch) -> None:
+    patch.setattr(device_doctor, "_share", dies)
+
+
+def dies(ranks: Ranks) -> list[float]:
+    """The work of a rank, of which the last dies while the others wait for it."""
+    if ranks.rank == ranks.count - 1:
+        os._exit(3)
+    return [float(ranks.summed(torch.ones(1)))]
+
+
+FAULTS = [
+    (in_another_order, dict.fromkeys(READS.keys() - {"deformable attention, no query"}, "wrong"), "from itself"),
+    (pairs_on_the_host, dict.fromkeys(("R-Tagger", "labelling"), "failed"), "on one device"),
+    (copy_not_waited_for, {"checkpoints": "wrong"}, "tensors differ"),
+    (a_rank_dies, {"DDP and FSDP2": "failed"}, "exit code 3"),
+]
+
+
+@pytest.mark.parametrize(("fault", "expected", "words"), FAULTS)
+def test_a_fault_turns_exactly_its_lines_red(fault, expected, words, lines, monkeypatch):
+    fault(monkeypatch)
+    found = lines()
+    assert red(found) == expected
+    assert all(words in found[name].figure for name in expected)
+    unread = {name for name, outcome in found.items() if OFF in outcome.figure}
+    assert unread == (found.keys() - {*list(CHECKS)[:3], *READS} if fault is in_another_order else set())

@@ -9,8 +9,9 @@ import pytest
 import torch
 from rlip_command import rlip
 
-from pipeline.run import device_doctor
-from pipeline.run.device_doctor import examine_device
+from models import deformable_attention
+from pipeline.run import device_doctor, device_networks
+from pipeline.run.device_doctor import CHECKS, examine_device, outcome_of
 from pipeline.run.device_outcome import Outcome
 
 CPU = torch.device("cpu")
@@ -67,3 +68,24 @@ def test_the_command_ends_with_what_is_not_fit(monkeypatch, as_json):
 def test_it_takes_a_recipe_or_the_device():
     for words in ((), ("demo", "--device"), ("--device", "--set", "a=1")):
         assert "name a recipe, or use --device alone" in rlip("doctor", *words).stderr
+
+
+def test_outputs_unlike_the_recorded_ones_are_wrong(monkeypatch):
+    assert outcome_of(CHECKS["ParSeD"], CPU).state == "ok"
+    read = deformable_attention.read_on_cpu
+    monkeypatch.setattr(deformable_attention, "read_on_cpu", lambda *inputs: read(*inputs) * 1.001)
+    assert outcome_of(CHECKS["ParSeD"], CPU).state == "wrong"
+
+
+def test_waits_are_the_share_of_the_time_without_images(monkeypatch):
+    def images(photos, ahead):
+        for _ in photos:
+            clock[0] += 1
+            yield torch.zeros(3, 2, 2)
+
+    def work(pixels):
+        clock[0] += 6
+
+    clock = [0]
+    monkeypatch.setattr(device_networks, "perf_counter", lambda: clock[0])
+    assert device_networks._waits(work, 2, (2, 2), images, CPU) == 3 * 2 / (3 * 2 + 4 * 6)

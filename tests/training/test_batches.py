@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence, snake
+from pipeline.data.images.training_view import snake
+from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, HELD_OUT, SUMMARY, Shard, TrainConfig
 from pipeline.training.launch.launcher import launch

@@ -23,6 +23,11 @@ STRIDE = 32
 DRAWS = 12
 """Number of uniform random numbers in [0, 1) that a view needs."""
 
+WINDOW = 128
+"""Blocks of 64 images that are shuffled together: enough to find batches of one size, however many sizes views have."""
+TYPICAL = ((640, 480),) * 4 + ((480, 640),)
+"""Width and height of images of COCO, of which every fifth is taller than wide."""
+
 _Draws = NDArray[np.float64]
 """Uniform random numbers in [0, 1)."""
 Colour = Literal["brightness", "contrast", "saturation"]
@@ -152,6 +157,28 @@ def training_views(
         orders=np.floor(order_N * (len(_ORDERS) if settings.official else 1)).astype(np.int64),
         official=settings.official,
     )
+
+
+def snake(heights: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns sort keys: heights rise, and widths rise and fall in turns, so neighbours differ in one side only."""
+    _, rows = np.unique(heights, return_inverse=True)
+    highest = int(widths.max(initial=0)) + 1
+    return rows * highest + np.where(rows % 2, highest - 1 - widths, widths)
+
+
+def padded(view: ViewSettings, images: int, is_sorted: bool) -> tuple[int, int, float]:
+    """Returns the mean height and width of micro-batches of `TYPICAL` images, in multiples of `STRIDE`, and the share
+    of their pixels that is padding. `is_sorted`: views of similar sizes follow each other."""
+    count = max(1, WINDOW * 64 // images) * images
+    width, height = np.resize(np.array(TYPICAL), (count, 2)).T
+    sizes_N2 = training_views(np.random.default_rng(0).random((count, DRAWS)), width, height, view).sizes
+    if is_sorted:
+        sizes_N2 = sizes_N2[np.argsort(snake(*(sizes_N2.astype(np.int64) // STRIDE).T))]
+    sizes_BI2 = sizes_N2.reshape(-1, images, 2).astype(np.int64)
+    sides_B2 = sizes_BI2.max(1)
+    padding = 1 - sizes_BI2.prod(2).sum() / (images * sides_B2.prod(1).sum())
+    padded_height, padded_width = (max(STRIDE, STRIDE * round(side / STRIDE)) for side in sides_B2.mean(0).tolist())
+    return padded_height, padded_width, float(padding)
 
 
 def training_view(draws_D: NDArray[np.float64], width: int, height: int, settings: ViewSettings) -> TrainingView:

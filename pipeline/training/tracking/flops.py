@@ -14,8 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.rlip import RLIP
-from pipeline.data.images.training_view import DRAWS, STRIDE, training_views
-from pipeline.training.batches import WINDOW, snake
+from pipeline.data.images.training_view import padded
 from pipeline.training.settings import TrainingSettings
 
 COUNTED = 4
@@ -71,8 +70,6 @@ def count_flops(step: Callable[[], object], device: torch.device) -> int:
     return int(counter.get_total_flops())
 
 
-TYPICAL = ((640, 480),) * 4 + ((480, 640),)
-"""Width and height of images of COCO, of which every fifth is taller than wide."""
 TOKENS = 5
 """Tokens of a label text, begin and end included."""
 
@@ -95,7 +92,7 @@ def view_flops(settings: TrainingSettings) -> ViewFlops:
     its own pairs. It takes some seconds and hardly any memory, because tensors have shapes alone.
     """
     images = min(settings.micro_batch, settings.batch)
-    height, width, padding = _padded(settings, images)
+    height, width, padding = padded(settings.view, images, settings.bucket > 1)
     config = replace(settings.network, tagger=False)
     with torch.device("meta"):
         network = RLIP(config, None).train()
@@ -113,18 +110,3 @@ def view_flops(settings: TrainingSettings) -> ViewFlops:
         torch.stack(values).sum().backward()  # type: ignore[no-untyped-call]
 
     return ViewFlops(count_flops(step, torch.device("cpu")) / images, height, width, padding)
-
-
-def _padded(settings: TrainingSettings, images: int) -> tuple[int, int, float]:
-    """Mean height and width of micro-batches of COCO's typical images, in multiples of the backbone's stride, and the
-    share of their pixels that is padding."""
-    count = max(1, WINDOW * 64 // images) * images
-    width, height = np.resize(np.array(TYPICAL), (count, 2)).T
-    sizes_N2 = training_views(np.random.default_rng(0).random((count, DRAWS)), width, height, settings.view).sizes
-    if settings.bucket > 1:
-        sizes_N2 = sizes_N2[np.argsort(snake(*(sizes_N2.astype(np.int64) // STRIDE).T))]
-    sizes_BI2 = sizes_N2.reshape(-1, images, 2).astype(np.int64)
-    sides_B2 = sizes_BI2.max(1)
-    padding = 1 - sizes_BI2.prod(2).sum() / (images * sides_B2.prod(1).sum())
-    padded_height, padded_width = (max(STRIDE, STRIDE * round(side / STRIDE)) for side in sides_B2.mean(0).tolist())
-    return padded_height, padded_width, float(padding)
