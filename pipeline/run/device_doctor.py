@@ -89,8 +89,7 @@ class SmallTraining:
         self._parallel = make_parallel(self.network, ranks, settings)
         self.optimizer = make_optimizer(self.network, settings)
         self.state = TrainingState(self.network, self.optimizer, None)
-        parts = self._parallel.parts
-        self.checkpoints = Checkpointer(self.state, settings, work, ranks, parts, lambda warning: None)
+        self.checkpoints = Checkpointer(self.state, settings, work, ranks, self._parallel.parts, lambda warning: None)
 
     def backward(self) -> float:
         """Runs the passes of a step. Returns the gradient's norm."""

@@ -128,15 +128,6 @@ def small_config(**changes: Any) -> NetworkConfig:
     return NetworkConfig.from_dict({**SMALL, **changes, "dropout": 0.0, "text": {**SMALL["text"], "dropout": 0.0}})
 
 
-def _values(predictions: Predictions) -> list[Tensor]:
-    return [
-        predictions.object_logits,
-        predictions.predicate_logits,
-        predictions.subject_boxes,
-        predictions.object_boxes,
-    ]
-
-
 def recorded(name: str, heads: int, device: torch.device) -> Outcome:
     """A network's outputs against recorded ones, in float32 twice, then with bfloat16 where torch has autocast.
 
@@ -166,7 +157,8 @@ def recorded(name: str, heads: int, device: torch.device) -> Outcome:
         queries = [PairQueries(*(each.to(device) for each in pairs))]
 
     def predicted() -> list[Tensor]:
-        return _values(network.predict(*inputs, *queries).float())
+        found: Predictions = network.predict(*inputs, *queries).float()
+        return [found.object_logits, found.predicate_logits, found.subject_boxes, found.object_boxes]
 
     with torch.no_grad(), tf32(False):
         is_right, figure = compared(predicted(), predicted(), expected)
