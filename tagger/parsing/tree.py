@@ -242,7 +242,7 @@ class Mentions:
         return any(child.lower_ in ("a", "an") for child in noun.lefts)
 
     def _heads(self, token: Token, ancestor: Token) -> bool:
-        while token.dep_ == "compound" and token.head is not token:
+        while token.dep_ == "compound" and token.head != token:
             token = token.head
             if token == ancestor:
                 return True

@@ -1,10 +1,13 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spacy.tokens import Doc
+from spacy.vocab import Vocab
 
 from tagger.english.predicates import canonical
 from tagger.parsing.layer import Layer, load_layer
 from tagger.parsing.parser import ParserUnavailableError, load_parser, parse_captions, refusal
+from tagger.parsing.tree import Mentions
 from tagger.triplet import Triplet
 
 CASES = {
@@ -377,3 +380,9 @@ def test_real_blip_captions_mostly_state_something(shared, parser) -> None:
     assert sum(map(bool, parsed)) / len(captions) > 0.93
     for caption, triplets in zip(captions, parsed, strict=True):
         check_spans(caption, triplets)
+
+
+@pytest.mark.timeout(60)
+def test_a_root_that_is_labelled_compound_ends_the_search_for_its_noun() -> None:
+    doc = Doc(Vocab(), words=["pear", "tripod"], pos=["NOUN", "NOUN"], heads=[0, 0], deps=["compound", "dep"])
+    assert Mentions(doc).lemma(doc[1]) == "tripod"
