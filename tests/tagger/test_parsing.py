@@ -1,8 +1,8 @@
 import pytest
+import spacy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from spacy.tokens import Doc
-from spacy.vocab import Vocab
 
 from tagger.english.predicates import canonical
 from tagger.parsing.layer import Layer, load_layer
@@ -384,5 +384,7 @@ def test_real_blip_captions_mostly_state_something(shared, parser) -> None:
 
 @pytest.mark.timeout(60)
 def test_a_root_that_is_labelled_compound_ends_the_search_for_its_noun() -> None:
-    doc = Doc(Vocab(), words=["pear", "tripod"], pos=["NOUN", "NOUN"], heads=[0, 0], deps=["compound", "dep"])
+    doc = Doc(
+        spacy.blank("en").vocab, words=["pear", "tripod"], pos=["NOUN", "NOUN"], heads=[0, 0], deps=["compound", "dep"]
+    )
     assert Mentions(doc).lemma(doc[1]) == "tripod"
