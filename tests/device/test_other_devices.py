@@ -1,6 +1,7 @@
 """What runs on the CPU runs on another device, with the same results and few waits for it.
 
-Each file of checks has a process of its own, because torch learns of the stand-in's device before anything else.
+Each file of checks has a process of its own, because torch learns of the stand-in's device before anything else. The
+doctor's takes most of a minute, because all of its lines examine each fault.
 """
 
 from __future__ import annotations
