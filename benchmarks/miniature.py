@@ -79,7 +79,7 @@ SETTINGS = (
     "pretrain.settings.batch=8", "pretrain.settings.micro_batch=8", "pretrain.settings.loss.predicates=4.0",
     "pretrain.settings.loss.box=1.5", "pretrain.settings.loss.giou=1.0", "pretrain.settings.processes=1",
     "pretrain.settings.log_every=5", "pretrain.settings.checkpoint_every=100", "pretrain.settings.warmup=25",
-    "pretrain.settings.lr_backbone=5e-4", "pretrain.settings.predicate_texts=90",
+    "pretrain.settings.lr_backbone=5e-4", "pretrain.settings.predicate_texts=90", "shard.uncertain=0.1",
 )  # fmt: skip
 MEASURED = ("relation_ap", "unseen_wordings_ap", "unseen_combinations_ap", "zero_shot_map", "detection_ap50")
 REPLACED = 0.3
@@ -98,13 +98,15 @@ class Variant:
     """Share of the labelled images, whole partitions, in the order of their names."""
     replaced: float = 0.0
     """Share of the relations whose predicate is another."""
+    uncertain: bool = False
+    """Pairs with uncertain labels alone are neither positive nor negative."""
 
 
 CLAIMS = {
     "fusion": {"ALIF": Variant(), "late fusion": Variant(fusion="late"), "no fusion": Variant(fusion="none")},
     "source": {
         "tagger": Variant(), "naive": Variant(labels="naive"), "true": Variant(labels="given"),
-        f"tagger, {REPLACED:.0%} replaced": Variant(replaced=REPLACED),
+        f"tagger, {REPLACED:.0%} replaced": Variant(replaced=REPLACED), "tagger, uncertain": Variant(uncertain=True),
     },
     "amount": {"all": Variant(), "half": Variant(share=0.5), "a quarter": Variant(share=0.25)},
 }  # fmt: skip
@@ -118,23 +120,26 @@ class CurveSettings(TrainingSettings):
     """Number of evaluations, spread evenly over the training; the last one is of the finished weights."""
     replaced: float = 0.0
     """Share of the relations whose predicate is another."""
+    uncertain: bool = False
+    """Pairs with uncertain labels alone are neither positive nor negative."""
 
 
 class CurveTask(PretrainTask):
-    """Pre-trains on labels of which a share is wrong, the same ones in every epoch."""
+    """Pre-trains on labels of which a share is wrong, the same ones in every epoch, and with uncertain ones or without."""
 
     _settings: CurveSettings
 
     def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
-        return super().inputs([self._damaged(sample) for sample in samples], draws)
+        return super().inputs([self._changed(sample) for sample in samples], draws)
 
-    def _damaged(self, sample: TrainingSample) -> TrainingSample:
+    def _changed(self, sample: TrainingSample) -> TrainingSample:
         share, names = self._settings.replaced, self._vocabulary.predicates.names
         rng, relations = Random(f"{self._settings.seed}/{sample.image_id}"), []
         for relation in sample.relations:
             wrong, name = rng.random() < share, rng.choice(names)
             relations.append(relation._replace(predicate=name) if wrong else relation)
-        return replace(sample, relations=tuple(relations))
+        uncertain = sample.uncertain if self._settings.uncertain else ()
+        return replace(sample, relations=tuple(relations), uncertain=uncertain)
 
 
 class CurveStage(PretrainStage):
@@ -212,7 +217,7 @@ def work(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, p
     values = section.model_dump()
     values["network"] |= {"fusion": variant.fusion}
     values |= {"pretrained": pretrained, "steps": steps, "milestones": number, "seed": seed}
-    settings = CurveSettings.model_validate(values | {"replaced": variant.replaced})
+    settings = CurveSettings.model_validate(values | {"replaced": variant.replaced, "uncertain": variant.uncertain})
     made = Run(open_store(recipe.store), recipe.name)
     shards = [artifact for _, artifact in sorted(made.artifacts(f"shard:{variant.labels}").items())]
     images = [each for part, each in sorted(made.artifacts("ingest").items()) if dataset_of(part) == "test"]
@@ -221,7 +226,7 @@ def work(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, p
     weights = {role: digest_path(path) for role, path in settings.files().items()}
     terms = KeyTerms(CurveStage.name, CurveStage.version, settings.row_settings(), contents, weights)
     inputs = {table: tuple(artifact.folder for artifact in given) for table, given in read.items()}
-    name = f"curve:{variant.fusion}:{variant.labels}:{variant.share:g}:{variant.replaced:g}:{seed}"
+    name = f"curve:{variant.fusion}:{variant.labels}:{variant.share:g}:{variant.replaced:g}:{variant.uncertain}:{seed}"
     return CurveStage(settings, recipe.resolved().data.image_folders()), WorkItem(name, WHOLE, terms, inputs)
 
 

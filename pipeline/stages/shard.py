@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 from PIL import Image
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
 from pipeline.data.exclusions import Contaminated, Contamination, ExclusionList, exclusion_files
 from pipeline.data.images.folders import locate_image
@@ -53,6 +53,10 @@ class ShardSettings(ChoiceSettings):
     """Pack shards in a recipe without pre-training. A section `[shard]` turns it on, and so does `--until shard`."""
     without_relations: Literal["keep", "drop"] = "keep"
     """What becomes of images without any relation to train on. They still teach boxes."""
+    uncertain: float | None = Field(None, ge=0.0, le=1.0)
+    """Minimum confidence of an uncertain pseudo-label, below the threshold. If a pair of boxes has only such labels,
+    pre-training takes it neither for a positive nor for a negative example. Unset: labels that are not kept are
+    negative."""
     max_bytes: int = Field(2**30, ge=2**20)
     """Largest size of a tar in bytes. A partition with more gets several."""
     exclude: tuple[ExclusionList, ...] = ()
@@ -64,6 +68,12 @@ class ShardSettings(ChoiceSettings):
     """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are
     excluded."""
     _settled: SettledVerdicts | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _keeps_none_that_is_uncertain(self) -> Self:
+        if self.uncertain is not None and self.uncertain >= self.threshold:
+            raise ValueError(f"uncertain: must be below the threshold, {self.threshold:g}")
+        return self
 
     def planned(self) -> ShardSettings:
         """These settings with the verdicts as they are now. Raises `FatalError` when there is no folder of verdicts."""
@@ -101,12 +111,13 @@ class ShardStage(Stage):
         """Settings that change rows: the choice of labels for pseudo-labels, `max_relations` for any relations."""
         settings = super().row_settings()
         settings["exclude"] = [each.row_settings() for each in self.settings.exclude]
-        if not self.settings.calibration:
-            del settings["calibration"]  # Keys from before this setting stay.
+        for name in ("calibration", "uncertain"):
+            if settings[name] in ({}, None):
+                del settings[name]  # Keys from before this setting stay.
         if self.settings.labels == "pseudo":
             settled = self.settings.settled
             return settings if settled is None else {**settings, "verdicts": settled.digest}
-        for name in ChoiceSettings.model_fields:
+        for name in (*ChoiceSettings.model_fields, "uncertain"):
             if name != "max_relations" or self.settings.labels == "none":
                 settings.pop(name, None)
         return settings
@@ -150,10 +161,11 @@ class ShardStage(Stage):
         self, rows: Sequence[dict[str, Any]], inputs: Inputs, packed: _Packed, report: ReportProgress
     ) -> Iterator[Sample]:
         """Yields the images to pack, and notes in `packed` what becomes of each."""
-        kept, tagger = self._kept(inputs, packed) if self.settings.labels in FROM_CAPTIONS else ({}, None)
+        from_captions = self.settings.labels in FROM_CAPTIONS
+        kept, uncertain, tagger = self._kept(inputs, packed) if from_captions else ({}, {}, None)
         for done, row in enumerate(rows):
             report(done, len(rows))
-            labels = self._labels(row, kept, tagger, packed)
+            labels = self._labels(row, kept, uncertain, tagger, packed)
             if not labels.boxes:
                 packed.counts["without a box"] += 1
             elif not labels.relations and self.settings.without_relations == "drop":
@@ -188,7 +200,9 @@ class ShardStage(Stage):
         packed.counts["relations"] += len(labels.relations)
         yield sample
 
-    def _labels(self, row: dict[str, Any], kept: KeptLabels, tagger: str | None, packed: _Packed) -> TrainingSample:
+    def _labels(
+        self, row: dict[str, Any], kept: KeptLabels, uncertain: KeptLabels, tagger: str | None, packed: _Packed
+    ) -> TrainingSample:
         relations: Sequence[SampleRelation] = kept.get(row["image_id"], ())
         if self.settings.labels == "given":
             true = [
@@ -203,22 +217,27 @@ class ShardStage(Stage):
             relations = seen
         if self.settings.labels == "given":
             relations = strongest(relations, self.settings.max_relations)
-        return TrainingSample.from_row(row, relations, self.settings.labels, tagger)
+        return TrainingSample.from_row(row, relations, self.settings.labels, tagger, uncertain.get(row["image_id"], ()))
 
-    def _kept(self, inputs: Inputs, packed: _Packed) -> tuple[KeptLabels, str | None]:
-        """The labels of each image to train on, and the digest of the tagger that scored them, if one did.
+    def _kept(self, inputs: Inputs, packed: _Packed) -> tuple[KeptLabels, KeptLabels, str | None]:
+        """The labels of each image to train on, the uncertain ones, and the digest of the tagger, if one scored them.
 
         Raises `FatalError` when they lack what the settings ask for.
         """
         tagged = inputs.artifact("relations")
         if self.settings.labels == "naive":
-            return naive_labels(tagged.table("candidates"), self.settings.max_relations), None
-        relations = tagged.table("relations")
+            return naive_labels(tagged.table("candidates"), self.settings.max_relations), {}, None
+        relations, candidates, uncertain = tagged.table("relations"), tagged.table("candidates"), {}
         tagger = relations["tagger"][0].as_py() if len(relations) else None
         if (settled := self.settings.settled) is not None:
             packed.override(*place_overrides(settled, inputs.table("images"), relations))
         try:
-            return kept_labels(relations, tagged.table("candidates"), self.settings, packed.overrides), tagger
+            kept = kept_labels(relations, candidates, self.settings, packed.overrides)
+            if (least := self.settings.uncertain) is not None:
+                lower = self.settings.model_copy(update={"threshold": least, "thresholds": {}})
+                wider = kept_labels(relations, candidates, lower, packed.overrides)
+                uncertain = {number: tuple(r for r in its if r not in kept[number]) for number, its in wider.items()}
+            return kept, uncertain, tagger
         except FatalError as error:
             raise FatalError(f"{inputs.partition}: {error}") from error
 

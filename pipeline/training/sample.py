@@ -51,6 +51,8 @@ class TrainingSample:
     height: int
     boxes: tuple[SampleBox, ...]
     relations: tuple[SampleRelation, ...]
+    uncertain: tuple[SampleRelation, ...] = ()
+    """Relations of other pairs that may hold or not, so their pairs are neither positive nor negative."""
     labels: str = "given"
     """Where the relations come from: pseudo (a tagger), naive (captions alone), given (ground truth of the dataset), or
     none."""
@@ -60,12 +62,11 @@ class TrainingSample:
     def to_json(self) -> bytes:
         """Returns the JSON member of a shard. Equal samples give equal bytes."""
         values = {"version": VERSION} | asdict(self)
-        del values["boxes"], values["relations"]
+        del values["boxes"], values["relations"], values["uncertain"]
         values["objects"] = [box._asdict() for box in self.boxes]
-        values["relations"] = [
-            {name: value for name, value in relation._asdict().items() if value not in (None, "")}
-            for relation in self.relations
-        ]
+        values["relations"] = _json(self.relations)
+        if self.uncertain:
+            values["uncertain"] = _json(self.uncertain)
         return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
@@ -83,7 +84,8 @@ class TrainingSample:
             if not all(isinstance(side, int | float) for box in boxes for side in box[1:]):
                 raise TypeError("a side of a box is not a number")
             relations = tuple(SampleRelation(**relation) for relation in values.pop("relations"))
-            return cls(boxes=boxes, relations=relations, **values)
+            uncertain = tuple(SampleRelation(**relation) for relation in values.pop("uncertain", ()))
+            return cls(boxes=boxes, relations=relations, uncertain=uncertain, **values)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise FatalError(f"its labels are damaged ({error}): {data[:120]!r}; pack the images again") from error
 
@@ -94,8 +96,9 @@ class TrainingSample:
         relations: Sequence[SampleRelation],
         labels: str = "given",
         tagger: str | None = None,
+        uncertain: Sequence[SampleRelation] = (),
     ) -> TrainingSample:
-        """Builds the sample of a row of the `images` table. `relations` index the boxes of the row.
+        """Builds the sample of a row of the `images` table. Relations index the boxes of the row.
 
         Crowd boxes stand for many objects, so they are excluded together with their relations.
         """
@@ -109,6 +112,7 @@ class TrainingSample:
             height=row["height"],
             boxes=tuple(SampleBox(box["category"], *(round(box[side], 3) for side in "xywh")) for box in boxes),
             relations=_between(relations, place),
+            uncertain=_between(uncertain, place),
             labels=labels,
             tagger=tagger,
         )
@@ -116,6 +120,10 @@ class TrainingSample:
     def worded(self) -> TrainingSample:
         """Returns the sample with predicates in the words of its captions or its dataset."""
         return replace(self, relations=tuple(r._replace(predicate=r.surface or r.predicate) for r in self.relations))
+
+
+def _json(relations: Iterable[SampleRelation]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in each._asdict().items() if value not in (None, "")} for each in relations]
 
 
 def _between(relations: Iterable[SampleRelation], place: Mapping[int, int]) -> tuple[SampleRelation, ...]:
@@ -143,8 +151,10 @@ def viewed(sample: TrainingSample, view: TrainingView) -> TrainingSample:
         if right > x and bottom > y:
             place[index] = len(boxes)
             boxes.append(SampleBox(box.category, x * across, y * down, (right - x) * across, (bottom - y) * down))
-    relations = _between(sample.relations, place)
-    shown = replace(sample, width=view.width, height=view.height, boxes=tuple(boxes), relations=relations)
+    relations, uncertain = _between(sample.relations, place), _between(sample.uncertain, place)
+    shown = replace(
+        sample, width=view.width, height=view.height, boxes=tuple(boxes), relations=relations, uncertain=uncertain
+    )
     if not view.mirrored:
         return shown
     turned = mirrored(shown)

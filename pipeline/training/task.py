@@ -188,31 +188,37 @@ class TargetPair:
 
 
 def labelled_pairs(sample: TrainingSample, limit: int | None = None) -> list[TargetPair]:
-    """Merges the relations of each (subject, object) pair. Returns up to `limit` pairs, the most confident first."""
+    """Merges the relations of each (subject, object) pair. Returns up to `limit` pairs, the most confident first.
+
+    Pairs with uncertain relations alone come last, as pairs with unknown predicates.
+    """
     merged: dict[tuple[int, int], dict[str, float]] = {}
     for relation in sample.relations:
         predicates = merged.setdefault((relation.subject, relation.object), {})
         predicates[relation.predicate] = max(relation.confidence, predicates.get(relation.predicate, 0.0))
     ranked = sorted(merged.items(), key=lambda item: (-max(item[1].values()), item[0]))
-    return [TargetPair(subject, object_, predicates) for (subject, object_), predicates in ranked[:limit]]
+    pairs = [TargetPair(subject, object_, predicates) for (subject, object_), predicates in ranked]
+    others = {(relation.subject, relation.object) for relation in sample.uncertain} - merged.keys()
+    return (pairs + [TargetPair(*pair, known=False) for pair in sorted(others)])[:limit]
 
 
 def detection_pairs(sample: TrainingSample, limit: int) -> list[TargetPair]:
-    """Returns up to `limit` pairs: the labelled pairs, then each remaining box paired with itself.
+    """Returns up to `limit` pairs: those of `labelled_pairs`, then each remaining box paired with itself.
 
     The network thus learns every object, with or without relations, and no pairing is invented. A box has no relation
     to itself. In an image without any known relation this says nothing, so no predicate is scored there.
     """
     pairs = labelled_pairs(sample, limit)
     covered = {index for pair in pairs for index in (pair.subject, pair.object)}
-    alone = [TargetPair(index, index, known=bool(pairs)) for index in range(len(sample.boxes)) if index not in covered]
+    known = any(pair.known for pair in pairs)
+    alone = [TargetPair(index, index, known=known) for index in range(len(sample.boxes)) if index not in covered]
     return pairs + alone[: limit - len(pairs)]
 
 
 def tagging_pairs(sample: TrainingSample, limit: int, generator: np.random.Generator) -> list[TargetPair]:
     """Returns up to `limit` pairs: labelled pairs, then random others as negatives (docs/labels.md)."""
     pairs = labelled_pairs(sample, limit)
-    taken = {(relation.subject, relation.object) for relation in sample.relations}
+    taken = {(relation.subject, relation.object) for relation in sample.relations + sample.uncertain}
     count = len(sample.boxes)
     others = [(s, o) for s in range(count) for o in range(count) if s != o and (s, o) not in taken]
     chosen = generator.permutation(len(others))[: limit - len(pairs)]

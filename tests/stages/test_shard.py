@@ -180,6 +180,17 @@ def test_predicates_have_thresholds_of_their_own_and_a_pair_its_surest_label(inp
     assert [r.predicate for r in loose[1].relations] == ["ride", "near"]
 
 
+def test_labels_below_the_threshold_may_be_uncertain(inputs, tmp_path):
+    _, _, samples = shard(inputs, tmp_path / "work", threshold=0.5, uncertain=0.1)
+    assert [r.predicate for r in samples[1].relations] == ["ride"]
+    assert [(r.subject, r.predicate, r.object, r.confidence) for r in samples[1].uncertain] == [(1, "near", 0, 0.1)]
+    assert [r.predicate for r in samples[5].uncertain] == ["walk"]
+    _, _, fewer = shard(inputs, tmp_path / "fewer", threshold=0.5, uncertain=0.3)
+    assert not any(sample.uncertain for sample in fewer.values())
+    with pytest.raises(ValueError, match=r"uncertain: must be below the threshold, 0\.2"):
+        ShardSettings(threshold=0.2, uncertain=0.2)
+
+
 def test_labels_without_calibration_are_not_taken_for_calibrated(inputs, tmp_path):
     with pytest.raises(FatalError, match=r"shard\.confidence = 'calibrated'.*held_out"):
         shard(inputs, tmp_path / "work", confidence="calibrated")

@@ -148,7 +148,7 @@ def test_pauses_differ_so_that_many_workers_do_not_come_back_at_once(monkeypatch
         (OSError(errno.EINVAL, "The authorization header is malformed"), FatalError, "refused"),
         (OSError(errno.ENOSPC, "No space left on device"), FatalError, "free space"),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )  # fmt: skip
 def test_errors_of_each_library_are_told_in_full(error, kind, said):
     with pytest.raises(kind) as caught, translate_remote_errors("s3://b/x"):
@@ -307,7 +307,10 @@ def test_a_full_disk_of_this_machine_is_not_the_other_sides_fault(tmp_path):
 def test_an_address_keeps_all_but_slashes_at_its_end_and_one_that_is_none_is_told():
     assert Remote("memory://folder/boX//").url == "memory://folder/boX"
     for url in ("", "/", "memory://"):
-        with pytest.raises(FatalError, match=f"^'{url}' is not a complete address; name a folder"):
+        said = "; name a folder, or a bucket and a folder in it, e.g. s3://bucket/folder$"
+        with pytest.raises(FatalError, match=f"^'{url}' is not a complete address{said}"):
             Remote(url)
+    with pytest.raises(FatalError, match=r"^github://x: .*missing 2 required positional arguments"):
+        Remote("github://x")
     with pytest.raises(FatalError, match=r"^nosuch://x: .*name a folder"):
         Remote("nosuch://x")

@@ -19,9 +19,9 @@ from pipeline.training.vocabulary import Names, Vocabulary
 from tests.training.conftest import TINY, sample, statistics
 
 
-def image(xs, relations=()):
+def image(xs, relations=(), uncertain=()):
     boxes = tuple(SampleBox("thing", float(x), 10.0, 10.0, 20.0) for x in xs)
-    return TrainingSample(1, "made", 100, 50, boxes, tuple(relations))
+    return TrainingSample(1, "made", 100, 50, boxes, tuple(relations), tuple(uncertain))
 
 
 def test_relations_of_a_pair_are_merged_and_the_surest_pair_comes_first():
@@ -39,8 +39,20 @@ def test_a_box_without_a_relation_is_paired_with_itself_and_related_to_nothing()
     assert found == [TargetPair(0, 1, {"ride": 1.0}), TargetPair(2, 2), TargetPair(3, 3)]
 
 
-def test_an_image_without_relations_says_nothing_of_predicates():
-    assert detection_pairs(image([5, 60]), limit=10) == [TargetPair(0, 0, known=False), TargetPair(1, 1, known=False)]
+def test_an_uncertain_pair_is_neither_a_positive_nor_a_negative():
+    ride, unsure = SampleRelation(0, 1, "ride"), [SampleRelation(0, 1, "on", 0.2), SampleRelation(1, 2, "on", 0.3)]
+    labelled = [TargetPair(0, 1, {"ride": 1.0}), TargetPair(1, 2, known=False)]
+    assert detection_pairs(image([0, 20, 80, 95], [ride], unsure), limit=10) == [*labelled, TargetPair(3, 3)]
+    assert labelled_pairs(image([0, 20, 80], [ride], unsure), limit=1) == labelled[:1]
+    negatives = tagging_pairs(image([0, 20, 40], [ride], unsure), 10, np.random.default_rng(0))[2:]
+    assert (1, 2) not in {(pair.subject, pair.object) for pair in negatives}
+
+
+def test_an_image_without_kept_relations_says_nothing_of_predicates():
+    alone = [TargetPair(0, 0, known=False), TargetPair(1, 1, known=False)]
+    assert detection_pairs(image([5, 60]), limit=10) == alone
+    unsure = [SampleRelation(2, 3, "on", 0.2)]
+    assert detection_pairs(image([5, 60, 70, 80], [], unsure), limit=10) == [TargetPair(2, 3, known=False), *alone]
 
 
 def test_the_network_is_never_asked_for_more_pairs_than_it_has():
