@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipeline.data.datasets.record import ImageRecord
 from pipeline.data.datasets.record_index import open_index
 from pipeline.data.datasets.source import DataSource
-from pipeline.data.datasets.validate import BOX_REASONS, RELATION_REASONS, validate
+from pipeline.data.datasets.validate import BOX_REASONS, CORRECTED, IMAGE_REASONS, RELATION_REASONS, validate
 from pipeline.data.images.decoder_process import DecoderProcess
 from pipeline.data.images.opening import FORMATS, BadImage, ImageLimits, fingerprint, probe_bytes, read_bytes
 from pipeline.data.images.refs import uri_of
@@ -51,6 +51,7 @@ class IngestStage(Stage):
     writes = "images"
     schema = IMAGES
     parts = {"boxes": BOX_REASONS, "relations": RELATION_REASONS}  # noqa: RUF012 - a constant
+    corrected = CORRECTED
     settings: IngestSettings
 
     def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
@@ -80,6 +81,7 @@ class IngestStage(Stage):
         rows: list[dict[str, Any]] = []
         # Entries without a record belong to no partition. They are reported once, with the first.
         rejected = list(index.lost) if inputs.partition.endswith("/0000") else []
+        rows_in = len(inputs.image_ids) + sum(reject.reason in IMAGE_REASONS for reject in rejected)
         read = (self._read(record) for record in index.records(inputs.image_ids))
         for done, ((record_read, digest), probe) in enumerate(decoder.probes(read)):
             record, reasons = validate(record_read, self.settings.limits, self.settings.verify, probe)
@@ -89,7 +91,7 @@ class IngestStage(Stage):
             report(done + 1, len(inputs.image_ids))
         facts = {"sample": source.sample} if source.sample else {}
         table = pa.Table.from_pylist(rows, schema=IMAGES)
-        return Output(table, rejected=rejected, rows_in=len(inputs.image_ids), facts=facts)
+        return Output(table, rejected=rejected, rows_in=rows_in, facts=facts)
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
         """Count boxes and relations."""

@@ -102,19 +102,20 @@ class CocoReader(Reader):
         relations: Spill,
         categories: dict[int, str],
         predicates: dict[int, str],
-        seen: set[int],
+        shared: set[int],
     ) -> Iterator[ImageRecord]:
         pairs = self._pairs()
         names = frozenset(categories.values())
         self.predicates = tuple(dict.fromkeys(name for _, name in sorted(predicates.items())))
         self.objects = tuple(dict.fromkeys(name for _, name in sorted(categories.items())))
+        seen: set[int] = set()
         size = max(1, os.fstat(images.fileno()).st_size)
         done = 0
         for number, line in enumerate(images):
             done += len(line)
             if number % 1000 == 0:
                 self.report(0.5 + done / size / 2)
-            record = self._record(json.loads(line), seen)
+            record = self._record(json.loads(line), seen, shared)
             if record is None:
                 continue
             draft = Draft(record.image_id)
@@ -134,7 +135,7 @@ class CocoReader(Reader):
             Rejected(image_id, f"{what} of unknown image", f"{count} {what}")
             for what, spilled in (("annotations", boxes), ("relations", relations))
             for image_id, count in spilled.counts()
-            if image_id not in seen
+            if image_id not in seen | shared
         ]
         self.rejects += [
             Rejected(image_id, "relations of unknown image", f"{len(pairs[image_id])} relations")
@@ -165,12 +166,14 @@ class CocoReader(Reader):
                 unusable.add(category_id)
         return {category_id: name for category_id, name in categories.items() if category_id not in unusable}
 
-    def _record(self, entry: Any, seen: set[int]) -> ImageRecord | None:
+    def _record(self, entry: Any, seen: set[int], shared: set[int]) -> ImageRecord | None:
         values = as_object(entry)
         name = values.get("file_name") if isinstance(entry, dict) else entry
-        found = self.accepted(
-            as_id(values.get("id")), self._relative_path(name) if isinstance(name, str) else name, seen
-        )
+        image_id = as_id(values.get("id"))
+        if image_id is not None and image_id in shared:
+            self.rejects.append(Rejected(image_id, "image id of several files", shown(name)))
+            return None
+        found = self.accepted(image_id, self._relative_path(name) if isinstance(name, str) else name, seen)
         if found is None:
             return None
         size = as_size(values.get("width")), as_size(values.get("height"))
