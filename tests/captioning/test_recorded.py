@@ -140,8 +140,16 @@ STATED = {
     ("content", "datasets", "message"),
     [
         (STATED, {"a": [(1, "val/000000000001.jpg"), (2, "b.jpg")], "b": [(2, "other/b.jpg"), (3, "c.jpg")]}, None),
-        (STATED, {"a": [(1, "000000000002.jpg")]}, r"image 1 is COCO_val2014_0+1\.jpg in the captions, and 0+2\.jpg in"),
-        (STATED, {"a": [(2, "x.jpg")], "b": [(2, "y.jpg")]}, r"image 2 is x\.jpg in dataset a, and y\.jpg in dataset b"),
+        (
+            STATED,
+            {"a": [(1, "000000000002.jpg")]},
+            r"image 1 is COCO_val2014_0+1\.jpg in the captions, and 0+2\.jpg in",
+        ),
+        (
+            STATED,
+            {"a": [(2, "x.jpg")], "b": [(2, "y.jpg")]},
+            r"image 2 is x\.jpg in dataset a, and y\.jpg in dataset b",
+        ),
         (STATED, {"a": [(3, "c.jpg")]}, "none of the captions is of a labelled image .all have other ids"),
         ({"a.jpg": ["a man", "a dog"]}, {"a": [(1, "a.jpg")]}, "caption without image id: 2"),
     ],

@@ -10,7 +10,6 @@ from rlip_command import output_of
 from small_set import write_small_set
 
 
-
 def _due(root: Path, store: str | Path, *words: str) -> dict[str, Any]:
     """Step → number of partitions that a run would compute."""
     sets = [word for setting in (f"data.root={root}", f"store={store}", *words) for word in ("--set", setting)]

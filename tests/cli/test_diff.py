@@ -66,7 +66,9 @@ def test_boxes_are_compared_by_what_they_are_and_not_by_number(book):
         one.add("tag", "toys/0000", [relations(1, ends), relations(2, ends)], settings={"as": name})
         both.append(run)
     found, kept = difference(*both), Comparison.of(*both).kept
-    assert (found.same, kept.same, kept.added, kept.lost) == (1, 1, {"near": 1}, {"near": 1}), "the second has other bytes"
+    assert (found.same, kept.same, kept.added, kept.lost) == (1, 1, {"near": 1}, {"near": 1}), (
+        "the second has other bytes"
+    )
     (cause,) = found.by_size
     assert [str(each[0]) for each in cause.examples.values()] == [
         "image 2: #0 near #1, none → 0.900", "image 2: #1 near #2, 0.900 → none",

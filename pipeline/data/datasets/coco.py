@@ -115,7 +115,12 @@ class CocoReader(Reader):
             done += len(line)
             if number % 1000 == 0:
                 self.report(0.5 + done / size / 2)
-            record = self._record(json.loads(line), seen, shared)
+            entry = json.loads(line)
+            image_id = as_id(as_object(entry).get("id"))
+            if image_id is not None and image_id in shared:
+                self.rejects.append(Rejected(image_id, "image id of several files", shown(entry.get("file_name"))))
+                continue
+            record = self._record(entry, seen)
             if record is None:
                 continue
             draft = Draft(record.image_id)
@@ -166,14 +171,12 @@ class CocoReader(Reader):
                 unusable.add(category_id)
         return {category_id: name for category_id, name in categories.items() if category_id not in unusable}
 
-    def _record(self, entry: Any, seen: set[int], shared: set[int]) -> ImageRecord | None:
+    def _record(self, entry: Any, seen: set[int]) -> ImageRecord | None:
         values = as_object(entry)
         name = values.get("file_name") if isinstance(entry, dict) else entry
-        image_id = as_id(values.get("id"))
-        if image_id is not None and image_id in shared:
-            self.rejects.append(Rejected(image_id, "image id of several files", shown(name)))
-            return None
-        found = self.accepted(image_id, self._relative_path(name) if isinstance(name, str) else name, seen)
+        found = self.accepted(
+            as_id(values.get("id")), self._relative_path(name) if isinstance(name, str) else name, seen
+        )
         if found is None:
             return None
         size = as_size(values.get("width")), as_size(values.get("height"))

@@ -79,7 +79,7 @@ def _name_faults(
     ends = {"subject": "object", "object": "subject"}
     turned = {f"{end}_{part}": getattr(best, f"{other}_{part}") for end, other in ends.items() for part in _PARTS}
     right, turned_right = (
-        np.count_nonzero(best.predicates[at] == truth.predicates[there])
+        int(np.count_nonzero(best.predicates[at] == truth.predicates[there]))
         for at, there in ((prediction, true), _located(replace(best, **turned), truth))
     )
     if turned_right > max(LEAST, 2 * right):
