@@ -158,10 +158,9 @@ def planned(recipe: Recipe) -> dict[str, StepForecast]:
 
 
 def grow(root: Path, count: int) -> None:
-    """Make the set larger by images without relations."""
+    """Make the set larger by images without relations and captions: a longer file would caption all images again."""
     write_small_set(root / "more", count)
-    for name in ("instances.json", "captions.json"):
-        (root / name).write_bytes((root / "more" / name).read_bytes())
+    (root / "instances.json").write_bytes((root / "more" / "instances.json").read_bytes())
     for path in (root / "more" / "images").iterdir():
         if not (root / "images" / path.name).exists():
             path.rename(root / "images" / path.name)
