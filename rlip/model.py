@@ -64,10 +64,13 @@ class Model:
     ) -> Prediction:
         """Finds boxes and relations in an image, as `rlip predict` does.
 
-        `objects`, `predicates`: any names; those of the training if none are given. `subject`: the name that subjects
-        must have. `per_image`: relations to keep. `threshold`: least score of a box or relation.
+        `objects`, `predicates`: any names, as a list or separated by commas; those of the training if none are given.
+        `subject`: the name that subjects must have. `per_image`: relations to keep. `threshold`: least score of a box
+        or relation.
         """
-        names = Names(distinct(objects) or self.objects, distinct(predicates) or self.predicates)
+        listed = (names.split(",") if isinstance(names, str) else names for names in (objects, predicates))
+        given = [distinct(names) for names in listed]
+        names = Names(given[0] or self.objects, given[1] or self.predicates)
         if not names.objects or not names.predicates:
             raise FatalError("the weights state no names; give objects and predicates, e.g. objects=['person', 'dog']")
         if subject is not None and subject not in names.objects:

@@ -10,16 +10,16 @@ A file is one of:
 from __future__ import annotations
 
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.captioning.captioner import Caption, ImageInput
 from pipeline.captioning.settings import KINDS, CaptionSettings
-from pipeline.data.datasets.annotations import NO_IMAGE, as_id, parse_json, shown
+from pipeline.data.datasets.annotations import NO_IMAGE, as_id, as_object, parse_json, shown
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 from storage.tables import CAPTIONS, read_table
@@ -46,10 +46,12 @@ class RecordedCaptioner:
     def __init__(self, settings: CaptionSettings) -> None:
         self._captions: dict[int, list[Caption]] = defaultdict(list)
         self._of = settings.of
+        self._names: dict[int, str] = {}
+        """Image id → the file name that a file of captions states."""
         self.rejects: list[Rejected] = []
         """Captions that failed validation: not text, empty, too long, or without an image id."""
         for path in settings.recorded:
-            for image_id, text, caption in _read(path):
+            for image_id, text, caption in _read(path, self._names):
                 self._add(image_id, text, caption)
 
     def caption(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:
@@ -59,6 +61,35 @@ class RecordedCaptioner:
     def image_ids(self) -> frozenset[int]:
         """The ids of images that have captions, so that a caller can find missing ones."""
         return frozenset(self._captions)
+
+    def require_fit(self, datasets: Mapping[str, Iterable[tuple[int, str]]]) -> None:
+        """Check that the captions are of images of these datasets. `datasets`: name → image ids with file names.
+
+        Raises `FatalError` if an id that has captions is that of different images, or none is that of any image.
+        """
+        names = {image_id: ("the captions", name) for image_id, name in self._names.items()}
+        fit = False
+        for dataset, images in datasets.items():
+            for image_id, name in images:
+                if image_id not in self._captions:
+                    continue
+                fit = True
+                where, other = names.setdefault(image_id, (f"dataset {dataset}", name))
+                ours, theirs = PurePosixPath(name).stem.lower(), PurePosixPath(other).stem.lower()
+                # COCO named its images COCO_train2014_000000000009.jpg before it named them 000000000009.jpg.
+                if not (ours.endswith(theirs) or theirs.endswith(ours)):
+                    raise FatalError(
+                        f"caption.recorded: image {image_id} is {other} in {where}, and {name} in dataset {dataset}, so "
+                        "captions would be given to other images; number the images alike, and those of several "
+                        "datasets differently"
+                    )
+        if not fit:
+            reasons = Counter(reject.reason for reject in self.rejects)
+            listed = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
+            raise FatalError(
+                f"caption.recorded: none of the captions is of a labelled image ({listed or 'all have other ids'}); "
+                f"expected the ids of the datasets' images in {EXPECTED}"
+            )
 
     def _add(self, stated_id: Any, stated: Any, caption: Caption) -> None:
         image_id = as_id(stated_id)
@@ -80,8 +111,11 @@ class RecordedCaptioner:
         captions.append(caption._replace(text=text, draw=len(captions)))
 
 
-def _read(path: Path) -> Iterator[_Stated]:
-    """The captions of one file. Raises `FatalError` when it is missing or holds something else."""
+def _read(path: Path, names: dict[int, str]) -> Iterator[_Stated]:
+    """The captions of one file. Adds the file names of its images to `names`.
+
+    Raises `FatalError` when it is missing or holds something else.
+    """
     if not path.is_file():
         raise FatalError(f"{path}: no such file (setting: recorded); expected {EXPECTED}")
     if path.suffix == ".parquet":
@@ -91,6 +125,9 @@ def _read(path: Path) -> Iterator[_Stated]:
         content = parse_json(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise FatalError(f"{path}: can't be read as JSON ({error}); expected {EXPECTED}") from error
+    for image in map(as_object, rows) if isinstance(rows := as_object(content).get("images"), list) else ():
+        if (image_id := as_id(image.get("id"))) is not None and isinstance(name := image.get("file_name"), str):
+            names[image_id] = name
     yield from _from_json(content, path)
 
 

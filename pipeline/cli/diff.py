@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from heapq import nlargest
 from pathlib import Path
@@ -52,7 +52,10 @@ Relation = TypeVar("Relation", bound=Hashable)
 
 
 class Example(NamedTuple):
-    """One relation that differs. A score is None if a run lacks the relation."""
+    """One relation that differs. A score is None if a run lacks the relation.
+
+    Boxes have the numbers of the second run if it has the relation, else of the first.
+    """
 
     image_id: int
     subject: int
@@ -230,11 +233,15 @@ def difference(before: Run, after: Run) -> Difference:
         if one == other:
             result.same += len(labels)
             continue
-        others, cause = _labels(other), _cause(before.store, partition, one, other)
+        number = _numbering(before, after, partition)
+        found = _labels(other)
+        keys = {(i, number(i, s), name, number(i, o)): (i, s, name, o) for i, s, name, o in found}
+        others, cause = {key: found[own] for key, own in keys.items()}, _cause(before.store, partition, one, other)
         ways = _ways(labels, others)
         result.same += len(labels.keys() & others.keys()) - len(ways["re-scored"])
-        for kind, keys in ways.items():
-            result.add(cause, kind, [Example(*key, labels.get(key), others.get(key)) for key in sorted(keys)])
+        for kind, differing in ways.items():
+            examples = [Example(*keys.get(key, key), labels.get(key), others.get(key)) for key in sorted(differing)]
+            result.add(cause, kind, examples)
     return result
 
 
@@ -243,6 +250,29 @@ def _ways(before: Mapping[Relation, float], after: Mapping[Relation, float]) -> 
     shared = before.keys() & after.keys()
     changed = {key for key in shared if abs(before[key] - after[key]) >= MIN_SCORE_CHANGE}
     return {"added": after.keys() - shared, "lost": before.keys() - shared, "re-scored": changed}
+
+
+def _numbering(before: Run, after: Run, partition: str) -> Callable[[int, int], int]:
+    """Image id and number of a box in the second run → its number in the first, or one that no box has there.
+
+    A box is the same if it has the same name and place in an image of the same bytes.
+    """
+    old, new = (images_with_boxes(run).get(partition) for run in (before, after))
+    if old is None or new is None or old == new:
+        return lambda image_id, number: number
+    known = {row["image_id"]: row for row in old.table("images").select(_IMAGE).to_pylist()}
+    numbers: dict[tuple[int, int], int] = {}
+    for row in new.table("images").select(_IMAGE).to_pylist():
+        same = known.get(row["image_id"], {})
+        boxes = same.get("boxes", []) if same.get("digest") == row["digest"] else []
+        places = {(box["category"], box4(box)): number for number, box in enumerate(boxes)}
+        for number, box in enumerate(row["boxes"]):
+            beyond = len(same.get("boxes", ())) + number
+            numbers[row["image_id"], number] = places.get((box["category"], box4(box)), beyond)
+    return lambda image_id, number: numbers[image_id, number]
+
+
+_IMAGE = ["image_id", "digest", "boxes"]
 
 
 def _cause(store: Store, partition: str, before: Artifact | None, after: Artifact | None) -> tuple[str, str]:
@@ -306,13 +336,17 @@ def _kept_change(before: Run, after: Run) -> KeptChange:
     old, new = before.artifacts("tag"), after.artifacts("tag")
     for partition in sorted(old.keys() | new.keys()):
         one = _kept(old.get(partition), choices[0], settled[0].get(partition))
-        other = _kept(new.get(partition), choices[1], settled[1].get(partition))
+        number = _numbering(before, after, partition)
+        found = _kept(new.get(partition), choices[1], settled[1].get(partition))
+        other = {(i, number(i, s), name, number(i, o)) for i, s, name, o in found}
         change.same += len(one & other)
         change.added.update(predicate for _, _, predicate, _ in other - one)
         change.lost.update(predicate for _, _, predicate, _ in one - other)
         for image_id, said in settled[1].get(partition, {}).items():
             for way, side, labels in (("added", said.right, other - one), ("lost", said.wrong, one - other)):
-                change.corrected[way] += sum((image_id, s, name, o) in labels for s, o, name in side)
+                change.corrected[way] += sum(
+                    (image_id, number(image_id, s), name, number(image_id, o)) in labels for s, o, name in side
+                )
     change.corrected = +change.corrected
     return change
 

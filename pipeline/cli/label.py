@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import typer
@@ -131,11 +132,14 @@ def _run_name(folder: str) -> str:
 def require_usable(context: RunContext) -> dict[str, str]:
     """Name of each image that can't be read, or is left out for another reason → the reason.
 
+    Files of no image format are counted by their ending.
     Raises `FatalError` if no image is left.
     """
     (source,) = context.recipe.data.sources
-    names = {id_of_name(name): name for name in image_names(open_folder(source.image_root))}
-    reasons: dict[str, str] = {}
+    folder = open_folder(source.image_root)
+    names = {id_of_name(name): name for name in image_names(folder)}
+    others = Counter(PurePosixPath(name).suffix for name in set(folder.names()) - set(names.values()))
+    reasons = {f"*{ending}": f"no image format that is read ({count})" for ending, count in sorted(others.items())}
     for step in ("ingest", "detect"):
         for artifact in context.run.artifacts(step).values():
             for row in artifact.rejected().to_pylist():

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -56,8 +55,7 @@ def partition_dataset(
     (`share`, `only`) has partitions of its own. Raises `FatalError` for a list that does not fit.
     """
     open_folder(source.images).refresh()
-    # The names of bare images are their annotations, and change while a process lives.
-    index = index_of(source, indexes) if source.has_boxes else open_index(source, indexes)
+    index = open_index(source, indexes)
     index.require_one_image()
     # Datasets of other recipes may have the same name. The path of their annotations, or images, distinguishes them,
     # and the content where a path is new.
@@ -98,12 +96,6 @@ def partition_dataset(
             store.put(path, sealed_json(now.model_dump()))
     digests.save()
     yield from partitions
-
-
-@lru_cache(maxsize=8)
-def index_of(source: DataSource, folder: Path | None) -> RecordIndex:
-    """Opens the record index of a source, once per process."""
-    return open_index(source, folder)
 
 
 def extend_partitions(partitions: Sequence[Sequence[int]], image_ids: Sequence[int], size: int) -> list[list[int]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+from bisect import insort
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from pipeline.labels.verdicts import JudgedRelation, Verdict, parse_verdict, require_reviewer
@@ -133,24 +135,30 @@ class _ReviewerFile:
         self.torn = False
         self.reviewer = reviewer
         self._log = LineLog(path)
-        self._undoable: dict[JudgedRelation, list[Verdict]] = {}
+        self._said: dict[JudgedRelation, list[Verdict]] = {}
+        """By time, since the file may be joined from two machines'."""
 
     def last(self, relation: JudgedRelation) -> Verdict | None:
         """The last verdict on a relation that was not undone."""
-        found = self._undoable.get(relation)
-        return found[-1] if found else None
+        undoable: list[Verdict] = []
+        for verdict in self._said.get(relation, ()):
+            if verdict.kind != "undo":
+                undoable.append(verdict)
+            elif undoable:
+                undoable.pop()
+        return undoable[-1] if undoable else None
 
     def standing(self) -> list[Verdict]:
         """The last verdict on each relation that was not undone."""
-        return [found[-1] for found in self._undoable.values() if found]
+        return [last for relation in self._said if (last := self.last(relation)) is not None]
 
     def refresh(self) -> set[JudgedRelation]:
         """Reads appended verdicts, and returns the relations that they judge."""
         new = self._log.read_new()
         touched: set[JudgedRelation] = set()
         if new.afresh:
-            touched.update(self._undoable)
-            self.verdicts, self.damaged, self._undoable = [], [], {}
+            touched.update(self._said)
+            self.verdicts, self.damaged, self._said = [], [], {}
         self.torn = new.torn
         for line in new.lines:
             try:
@@ -158,13 +166,11 @@ class _ReviewerFile:
             except (ValueError, FatalError) as error:
                 self.damaged.append(f"{self.path}:{line.number}: skipped: {reason_of(error)}")
                 continue
-            self.verdicts.append(verdict)
-            touched.add(verdict.relation)
-            earlier = self._undoable.setdefault(verdict.relation, [])
-            if verdict.kind != "undo":
-                earlier.append(verdict)
-            elif earlier:
-                earlier.pop()
+            said = self._said.setdefault(verdict.relation, [])
+            if verdict not in said:
+                self.verdicts.append(verdict)
+                touched.add(verdict.relation)
+                insort(said, verdict, key=lambda each: datetime.fromisoformat(each.time))
         return touched
 
     def _parse(self, line: Line) -> Verdict:

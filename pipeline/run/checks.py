@@ -232,7 +232,7 @@ def require_passed(run: Run, steps: Iterable[Step]) -> None:
 
 
 def require_few_rejects(step: Step, made: Sequence[Artifact], limit: float, run: str) -> None:
-    """Raise `FatalError` when a step rejected too many rows, or too many of what rows hold, such as boxes."""
+    """Raise `FatalError` when a step rejected or corrected too many rows, or too many of what they hold, as boxes."""
     if step.stage.whole:
         return
     manifests = [artifact.manifest for artifact in made]
@@ -247,10 +247,12 @@ def require_few_rejects(step: Step, made: Sequence[Artifact], limit: float, run:
             rejected = sum(reasons[reason] for reason in why)
             rejects[part] = (rejected + sum(manifest.facts[part] for manifest in manifests), rejected)
     for unit, (total, rejected) in rejects.items():
-        if total and rejected / total > limit:
+        corrected = sum(reasons[reason] for reason, of in step.stage.corrected.items() if of == unit)
+        if total and (rejected + corrected) / total > limit:
+            done = "rejected or corrected" if corrected else "rejected"
             listed = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
             raise FatalError(
-                f"{step.name}: {rejected} of {total} {unit} rejected ({listed}), more than "
+                f"{step.name}: {rejected + corrected} of {total} {unit} {done} ({listed}), more than "
                 f"run.checks.max_overall_reject_share = {limit}; `rlip show {run} {step.name}` lists them. Fix the "
                 "data, or raise the limit"
             )

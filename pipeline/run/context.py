@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 
 from pipeline.data.datasets.source import DataSource
 from pipeline.labels.kept_labels import choice_of
@@ -14,6 +15,7 @@ from pipeline.report.view import RunView
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.logs import RunLogs
+from storage.digests import digest_path
 from storage.open_store import open_store
 from storage.runs import Run
 from storage.store import Store
@@ -48,6 +50,11 @@ class RunContext:
         store = open_store(self.recipe.store)
         store.refresh()
         return store
+
+    @cached_property
+    def digest(self) -> Callable[[Path], str]:
+        """Digest of the content of a file or folder that steps read, which is read once in a run."""
+        return cache(digest_path)
 
     @cached_property
     def run(self) -> Run:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 
 from pipeline.run.checks import Gates, InputsOf, checks_of, require_few_rejects, require_precise_labels
@@ -14,7 +13,7 @@ from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.stage import WHOLE, Inputs, Partition, Stage, dataset_of
 from pipeline.stages.tag import TagStage
 from storage.artifact import Artifact
-from storage.digests import digest_json, digest_path
+from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.keys import KeyTerms, changes
 
@@ -170,7 +169,7 @@ class Planner:
     def _items(self, step: Step, without: Collection[str]) -> Iterator[WorkItem]:
         stage = step.stage(step.settings)
         settings = stage.row_settings()
-        weights = {role: _digest(path) for role, path in stage.files().items()}
+        weights = {role: self.context.digest(path) for role, path in stage.files().items()}
         uses = {table: self._whole(step, table, steps) for table, steps in step.uses.items()}
         before = self.context.run.keys(step.name) if step.stage.row_wise else {}
         for partition, inputs in self._partitions(step, stage, without):
@@ -320,8 +319,3 @@ def _why(item: WorkItem, keys: Mapping[str, str], before: Mapping[str, Artifact]
 
 def _folders(artifacts: Mapping[str, list[Artifact]]) -> dict[str, tuple[Path, ...]]:
     return {table: tuple(artifact.folder for artifact in found) for table, found in artifacts.items()}
-
-
-@cache
-def _digest(path: Path) -> str:
-    return digest_path(path)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.data.datasets.record_index import is_indexed, open_index
 from pipeline.data.datasets.validate import box_doubts
 from pipeline.run.context import RunContext
@@ -13,6 +14,7 @@ from pipeline.run.doctor import precisions, require
 from pipeline.run.progress import Display
 from pipeline.run.recipe_files import STARTED
 from pipeline.runtime.logs import log
+from pipeline.stages.caption import CaptionStage
 from scenes.settings import SceneSettings
 from storage.errors import FatalError
 
@@ -33,6 +35,10 @@ def prepare(context: RunContext, display: Display) -> None:
     for source in context.sources:
         if source.has_boxes and (doubts := box_doubts(source.name, open_index(source, indexes))):
             display.warn(doubts)
+    captioning = context.resolved.caption
+    if captioning.captioner == "recorded" and any(step.stage is CaptionStage for step in context.steps):
+        labelled = [source for source in context.sources if source.name in context.recipe.data.label]
+        RecordedCaptioner(captioning).require_fit({s.name: open_index(s, indexes).names() for s in labelled})
     for finding in precisions(context):
         fields = {"step": finding.what.partition(" ")[0], "precision": finding.detail}
         log.info("precision", extra={"fields": fields})

@@ -267,7 +267,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LONGEST_FILE:
             raise FatalError(f"{path}: not a recipe: it has more than {LONGEST_FILE:,} bytes")
-        return parse_toml(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:
         raise FatalError(f"{path}: not a readable TOML file: {error}") from error
 

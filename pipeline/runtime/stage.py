@@ -165,6 +165,8 @@ class Stage(ABC):
     parts: ClassVar[Mapping[str, frozenset[str]]] = {}
     """What rows hold several of, which `describe` counts under the same name → the reasons for which one is
     rejected."""
+    corrected: ClassVar[Mapping[str, str]] = {}
+    """Reasons for which "rows", or one of `parts`, are corrected and kept → which."""
     row_wise: ClassVar[bool] = False
     """True where an image's row depends only on that image's rows in the tables read, so that rows of images of which
     nothing `decisive` changed can be reused. It is False for scores whose last bits depend on what else is in the

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache, partial
+from collections.abc import Iterator, Mapping
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.data.datasets.record import ImageRecord
+from pipeline.data.datasets.record_index import open_index
 from pipeline.data.datasets.source import DataSource
-from pipeline.data.datasets.validate import BOX_REASONS, RELATION_REASONS, validate
+from pipeline.data.datasets.validate import BOX_REASONS, CORRECTED, IMAGE_REASONS, RELATION_REASONS, validate
 from pipeline.data.images.decoder_process import DecoderProcess
 from pipeline.data.images.opening import FORMATS, BadImage, ImageLimits, fingerprint, probe_bytes, read_bytes
 from pipeline.data.images.refs import uri_of
-from pipeline.data.partitioning import index_of, partition_dataset
+from pipeline.data.partitioning import partition_dataset
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, Partition, ReportProgress, Stage, dataset_of
 from storage.store import Store
@@ -50,7 +51,12 @@ class IngestStage(Stage):
     writes = "images"
     schema = IMAGES
     parts = {"boxes": BOX_REASONS, "relations": RELATION_REASONS}  # noqa: RUF012 - a constant
+    corrected = CORRECTED
     settings: IngestSettings
+
+    def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
+        super().__init__(settings, image_folders)
+        self._index = cache(lambda source: open_index(source, self.settings.indexes))
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change rows. The order of formats changes none."""
@@ -71,10 +77,11 @@ class IngestStage(Stage):
         """Read and check the partition's images. Unusable data is rejected with its reason."""
         source = self._source(dataset_of(inputs.partition))
         decoder = decoder_of(self.settings.limits, self.settings.verify)
-        index = index_of(source, self.settings.indexes)
+        index = self._index(source)
         rows: list[dict[str, Any]] = []
         # Entries without a record belong to no partition. They are reported once, with the first.
         rejected = list(index.lost) if inputs.partition.endswith("/0000") else []
+        rows_in = len(inputs.image_ids) + sum(reject.reason in IMAGE_REASONS for reject in rejected)
         read = (self._read(record) for record in index.records(inputs.image_ids))
         for done, ((record_read, digest), probe) in enumerate(decoder.probes(read)):
             record, reasons = validate(record_read, self.settings.limits, self.settings.verify, probe)
@@ -84,7 +91,7 @@ class IngestStage(Stage):
             report(done + 1, len(inputs.image_ids))
         facts = {"sample": source.sample} if source.sample else {}
         table = pa.Table.from_pylist(rows, schema=IMAGES)
-        return Output(table, rejected=rejected, rows_in=len(inputs.image_ids), facts=facts)
+        return Output(table, rejected=rejected, rows_in=rows_in, facts=facts)
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
         """Count boxes and relations."""

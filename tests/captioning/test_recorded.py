@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,33 @@ def test_real_recorded_captions(shared):
     }
     assert len(recorded(shared / "data" / "blip_captions" / "BLIP_ViT-L.json").image_ids()) == 5000
     assert not people.rejects and not models.rejects
+
+
+STATED = {
+    "images": [{"id": 1, "file_name": "COCO_val2014_000000000001.jpg"}],
+    "annotations": [{"image_id": 1, "caption": "a man"}, {"image_id": 2, "caption": "a dog"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "datasets", "message"),
+    [
+        (STATED, {"a": [(1, "val/000000000001.jpg"), (2, "b.jpg")], "b": [(2, "other/b.jpg"), (3, "c.jpg")]}, None),
+        (
+            STATED,
+            {"a": [(1, "000000000002.jpg")]},
+            r"image 1 is COCO_val2014_0+1\.jpg in the captions, and 0+2\.jpg in",
+        ),
+        (
+            STATED,
+            {"a": [(2, "x.jpg")], "b": [(2, "y.jpg")]},
+            r"image 2 is x\.jpg in dataset a, and y\.jpg in dataset b",
+        ),
+        (STATED, {"a": [(3, "c.jpg")]}, "none of the captions is of a labelled image .all have other ids"),
+        ({"a.jpg": ["a man", "a dog"]}, {"a": [(1, "a.jpg")]}, "caption without image id: 2"),
+    ],
+)
+def test_captions_are_given_to_no_other_images(tmp_path, content, datasets, message):
+    captioner = recorded(written(tmp_path, "stated.json", content))
+    with pytest.raises(FatalError, match=message) if message else nullcontext():
+        captioner.require_fit(datasets)

@@ -96,12 +96,13 @@ def test_files_that_are_no_pictures_are_named_and_the_rest_is_labelled(root, tmp
     scene.save(tmp_path / "found" / "upright.png")
     scene.rotate(90, expand=True).save(tmp_path / "found" / "sideways.png", exif=exif)
     (tmp_path / "found" / "page.jpg").write_text("<html>Not found</html>")
+    (tmp_path / "found" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     (tmp_path / "found" / "torn.png").write_bytes((tmp_path / "found" / "upright.png").read_bytes()[:900])
     options = [word for name in ("tagger", "detector", "captioner") for word in (f"--{name}", f"scenes/weights/{name}")]
     _, made = label(tmp_path, "label", "found", *options)
     assert made["images"] == 2 and made["boxes"] > 0
     assert {name: reason.partition(" (")[0] for name, reason in made["left_out"].items()} == {
-        "page.jpg": "not an image", "torn.png": "truncated",
+        "page.jpg": "not an image", "torn.png": "truncated", "*.HEIC": "no image format that is read",
     }  # fmt: skip
     found = {each["file_name"]: each for each in json.loads((tmp_path / made["json"]).read_bytes())}
     sideways, upright = found["sideways.png"], found["upright.png"]

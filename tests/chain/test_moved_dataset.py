@@ -9,8 +9,6 @@ import pytest
 from rlip_command import output_of
 from small_set import write_small_set
 
-from pipeline.data.partitioning import index_of
-
 
 def _due(root: Path, store: str | Path, *words: str) -> dict[str, Any]:
     """Step → number of partitions that a run would compute."""
@@ -28,7 +26,6 @@ def grown(tmp_path: Path) -> Path:
     whole = json.loads((root / "instances.json").read_text())
     first = {**whole, "images": whole["images"][:5], "annotations": whole["annotations"][:10]}
     for stated in (first, whole):
-        index_of.cache_clear()  # each command of a user is a process of its own
         (root / "instances.json").write_text(json.dumps(stated))
         output_of("run", recipe, "--direct")
     assert sorted(_due(root, root / "out" / "store").values()) == [0, 0, 0]

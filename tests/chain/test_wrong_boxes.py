@@ -12,12 +12,12 @@ from small_set import write_small_set
 Change = Callable[[dict[str, Any]], object]
 
 
-def _changed(root: Path, change: Change) -> Path:
-    """A set whose annotations were changed one by one, and its recipe."""
+def _changed(root: Path, change: Change, name: str = "annotations") -> Path:
+    """A set of whose annotations or images each was changed, and its recipe."""
     recipe = write_small_set(root)
     path = root / "instances.json"
     stated = json.loads(path.read_text())
-    stated["annotations"] = [each for each in stated["annotations"] if change(each) is not False]
+    stated[name] = [each for each in stated[name] if change(each) is not False]
     path.write_text(json.dumps(stated))
     return recipe
 
@@ -50,14 +50,27 @@ def test_boxes_that_look_wrong_are_told_by_doctor_and_by_the_run(tmp_path, chang
     assert len(warnings) == 1 and said in warnings[0]
 
 
-def test_a_run_that_loses_its_boxes_is_refused(tmp_path):
-    recipe = _changed(tmp_path / "set", lambda annotation: annotation.update(category_id=99))
+def _of_images_half_as_wide(image: dict[str, Any]) -> None:
+    image["width"] //= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        (
+            "annotations",
+            lambda annotation: annotation.update(category_id=99),
+            "16 of 16 boxes rejected (unknown category id: 16), more than run.checks.max_overall_reject_share = 0.1",
+        ),
+        ("annotations", _corners, "8 of 16 boxes rejected or corrected (box clipped: 8)"),
+        ("images", _of_images_half_as_wide, "8 of 8 rows rejected or corrected (declared size wrong: 8)"),
+        ("images", lambda image: image.update(id=image["id"] if image["id"] > 2 else "a"), "2 of 8 rows rejected ("),
+    ],
+)
+def test_a_run_whose_annotations_hardly_fit_is_refused(tmp_path, name, change, said):
+    recipe = _changed(tmp_path / "set", change, name)
     done = rlip("run", recipe, "--direct", "--until", "ingest")
-    assert done.exit_code == 1
-    assert (
-        "ingest: 16 of 16 boxes rejected (unknown category id: 16), more than run.checks.max_overall_reject_share = 0.1"
-        in done.stderr
-    )
+    assert (done.exit_code, said in done.stderr) == (1, True), done.stderr
     assert (
         rlip("run", recipe, "--direct", "--until", "ingest", "--set", "run.checks.max_overall_reject_share=1").exit_code
         == 0

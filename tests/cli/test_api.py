@@ -50,6 +50,23 @@ def test_a_recipe_runs_and_its_tables_are_read(tmp_path):
     assert "caption" in run._repr_html_() and "small" in store._repr_html_()
 
 
+def test_a_recipe_runs_again_on_files_that_have_changed(tmp_path):
+    recipe = write_small_set(tmp_path)
+    words = {"run.until": "caption"}
+    for name, number in (("captions", 4), ("instances", 3)):
+        rlip.run(recipe, words)
+        stated = json.loads((tmp_path / f"{name}.json").read_text())
+        stated["annotations"] = [each for each in stated["annotations"] if each["image_id"] != number]
+        (tmp_path / f"{name}.json").write_text(json.dumps(stated))
+    run = rlip.run(recipe, words)
+    captions = {row["image_id"]: len(row["captions"]) for row in run.captions().to_pylist()}
+    assert captions == {1: 1, 2: 1, 4: 0, 5: 1, 6: 1, 7: 1, 8: 1}, "an image without boxes has no row"
+    assert [bool(row["boxes"]) for row in run.images().to_pylist()] == [image != 3 for image in range(1, 9)]
+    (tmp_path / "captions.json").write_text("{}")
+    with pytest.raises(rlip.Error, match="none of the captions is of a labelled image"):
+        rlip.run(recipe, words)
+
+
 def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
     render(make_scene(31, 0)).save(tmp_path / "scene.png")
     names = {"objects": ["person", "horse"], "predicates": ["ride", "next to"]}
@@ -61,6 +78,8 @@ def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
     assert found.relations()["score"].to_pylist() == pytest.approx([pair["score"] for pair in row["pairs"]], abs=1e-5)
     assert found.draw(tmp_path / "drawn.png").size == (560, found.draw().height)
     assert "data:image/png;base64," in found._repr_html_()
+    said = rlip.load("demo-detector").predict(tmp_path / "scene.png", "person, horse", "ride,next to", threshold=0.01)
+    assert said.row == found.row
     with pytest.raises(rlip.Error, match="can't be read"):
         rlip.load("demo-detector").predict(Path(__file__), **names)
     ends = [{"bbox": [10, 10, 50, 90], "category_id": 1}, {"bbox": [40, 60, 80, 95], "category_id": 2}]

@@ -54,6 +54,27 @@ def test_relations_are_told_apart_by_kind_cause_and_predicate(runs):
     assert str(cause.examples["lost"][0]) == "image 1: #0 near #1, 0.500 → none"
 
 
+def test_boxes_are_compared_by_what_they_are_and_not_by_number(book):
+    places = [("person", 0, 0, 9, 9), ("dog", 20, 0, 9, 9), ("horse", 40, 0, 9, 9)]
+    both = []
+    for name, numbers, digest in (("before", (0, 1, 2), "0"), ("after", (1, 2), "1")):
+        run = Run(book.run.store, name)
+        one = RunBuilder(run, book.pictures)
+        same, other = (book.image(number, [places[n] for n in numbers]) for number in (1, 2))
+        one.add("ingest", "toys/0000", [same, {**other, "digest": digest}], settings={"as": name})
+        ends = numbers.index(1), "near", numbers.index(2), 0.9
+        one.add("tag", "toys/0000", [relations(1, ends), relations(2, ends)], settings={"as": name})
+        both.append(run)
+    found, kept = difference(*both), Comparison.of(*both).kept
+    assert (found.same, kept.same, kept.added, kept.lost) == (1, 1, {"near": 1}, {"near": 1}), (
+        "the second has other bytes"
+    )
+    (cause,) = found.by_size
+    assert [str(each[0]) for each in cause.examples.values()] == [
+        "image 2: #0 near #1, none → 0.900", "image 2: #1 near #2, 0.900 → none",
+    ]  # fmt: skip
+
+
 CAUSES = {"caption": "top_p", "parse": "model", "tag": "floor"}
 TABLES = {"caption": "captions", "parse": "triplets"}
 

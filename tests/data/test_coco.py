@@ -32,6 +32,15 @@ def test_images_and_boxes_in_file_order(coco):
     assert (records[2].boxes, records[2].height) == ((), None)
 
 
+def test_images_that_share_an_id_get_nobodys_boxes(coco):
+    images = [IMAGE, {**IMAGE, "file_name": "b.jpg"}, {"id": 5, "file_name": "c.jpg"}, {"id": 5, "file_name": "c.jpg"}]
+    reader, records = read_all(coco(images, [box(1, 18, [1, 2, 3, 4]), box(2, 1, [5, 6, 7.5, 8], 5)]))
+    assert [(record.image_id, len(record.boxes)) for record in records] == [(5, 1)]
+    assert [(r.image_id, r.reason, r.value) for r in reader.rejects] == [
+        (7, "image id of several files", "a.jpg"), (7, "image id of several files", "b.jpg"), (5, "duplicate image id", "c.jpg"),
+    ]  # fmt: skip
+
+
 def test_a_folder_without_any_of_the_images_stops_before_work(coco):
     source = coco([IMAGE], [], without=("a.jpg",))
     with pytest.raises(AnnotationError, match=r"images: none of the 1 images of 'toy'.*a\.jpg; the folder is empty"):

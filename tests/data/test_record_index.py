@@ -12,7 +12,7 @@ from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.record_index import damaged_indexes, is_indexed, open_index, open_source
 from pipeline.data.images.opening import fingerprint
-from pipeline.data.partitioning import index_of, partition_dataset
+from pipeline.data.partitioning import partition_dataset
 from storage.disk import Disk
 from storage.errors import FatalError
 from storage.local_store import LocalStore
@@ -211,7 +211,6 @@ def test_after_new_annotations_images_are_read_again_where_a_partition_states_so
     monkeypatch.setattr("pipeline.data.partitioning._SETTLED_NS", -(10**12))
     first = digests(source, tmp_path)
     save_json(source.annotations, {**json.loads(source.annotations.read_text()), "annotations": BOXES[1:]})
-    index_of.cache_clear()  # as in a process that begins anew
     with monkeypatch.context() as patch:
         asked = watched(patch)
         second = digests(source, tmp_path)
@@ -221,7 +220,6 @@ def test_after_new_annotations_images_are_read_again_where_a_partition_states_so
     changed = source.images / "d.jpg"
     changed.write_bytes(changed.read_bytes() + b"more")
     save_json(source.annotations, {**json.loads(source.annotations.read_text()), "annotations": BOXES})
-    index_of.cache_clear()
     assert digests(source, tmp_path) == digests(source, tmp_path / "again") != first
 
 

@@ -253,6 +253,13 @@ WAYS: dict[str, tuple[Way, str]] = {
     "subject and object swapped": (
         pair(lambda r: r.update(box_h=r["box_o"], box_o=r["box_h"])), "swap them"
     ),
+    "the same where every pair is scored in both directions": (
+        lambda f: f.call(
+            [each | {"box_h": each["box_o"], "box_o": each["box_h"]} for each in f.pair_list()]
+            + [each | {"verb": (each["verb"] + 1) % 4, "score": 0.01} for each in f.pair_list()]
+        ),
+        "swap them",
+    ),
     # Names
     "classes from 1": (matrix(lambda r: r.update(labels=[label + 1 for label in r["labels"]])), "out of range"),
     "classes in another order": (
@@ -267,7 +274,7 @@ WAYS: dict[str, tuple[Way, str]] = {
     ),
     "names in another case": (box(lambda _, b: b.update(category=b["category"].upper())), RIGHT),
     "HICO-DET's list of objects": (lambda f: hico_det(f, alphabetical()), "leave `objects` out"),
-    "verb ids from 0": (lambda f: hico_det(f, first=0), "unknown verb id"),
+    "verb ids from 0": (lambda f: hico_det(f, first=0), "are numbered from 0"),
     # Scores
     "percent": (row(lambda r: [each.update(score=100 * each["score"]) for each in r["pairs"]]), RIGHT),
     # Options

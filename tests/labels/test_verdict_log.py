@@ -195,11 +195,27 @@ def test_undo_takes_back_the_last_verdict_that_stands_of_this_reviewer_on_this_r
     log.append([verdict(), verdict("reject"), verdict(relation=DOG), verdict("reject", reviewer="bob")])
     log.append([verdict("undo")])
     assert {name: said.kind for name, said in log.standing()[MUG].items()} == {"ada": "accept", "bob": "reject"}
-    log.append([verdict("undo"), verdict("undo")])
+    log.append([verdict("undo", seconds=1.0), verdict("undo", seconds=2.0)])
     assert set(log.standing()[MUG]) == {"bob"}
     log.append([verdict("undo", reviewer="bob")])
     assert set(log.standing()) == {DOG}
     assert len(list(log.verdicts())) == 8
+
+
+def test_files_of_one_reviewer_from_two_machines_may_be_joined_in_any_order(tmp_path):
+    said = [
+        verdict(kind, time=f"2026-01-31T12:00:0{second}+00:00")
+        for second, kind in enumerate(("accept", "reject", "undo", "unsure", "undo"))
+    ]
+    for name, verdicts in (("office", said[:2]), ("home", said)):  # the file was copied, and went on in both places
+        VerdictLog(tmp_path / name).append(verdicts)
+    VerdictLog(tmp_path / "office").append([verdict("reject", relation=DOG)])
+    office, home = ((tmp_path / name / "ada.jsonl").read_bytes() for name in ("office", "home"))
+    for joined in (office + home, home + office):
+        (tmp_path / "ada.jsonl").write_bytes(joined)
+        log = VerdictLog(tmp_path)
+        standing = {relation: by["ada"].kind for relation, by in log.standing().items()}
+        assert (standing, len(list(log.verdicts())), log.damaged) == ({MUG: "accept", DOG: "reject"}, 6, ())
 
 
 def test_a_flipped_bit_costs_the_lines_that_it_hits_and_is_named(tmp_path):

@@ -52,6 +52,12 @@ def test_mistakes_are_named(tmp_path, change, words):
     assert "Input should" not in str(caught.value) and "Value error" not in str(caught.value)
 
 
+def test_a_recipe_may_come_from_a_windows_editor(tmp_path):
+    path = _recipe(tmp_path, GOOD)
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert load_recipe(path).name == "r"
+
+
 @pytest.mark.parametrize("right, wrong, meant", [
     ("[data]\n", "[dta]\n", "dta: unknown name (did you mean 'data'?)"),
     ("[[data.sources]]", "[[data.source]]", "data.source: unknown name (did you mean 'sources'?)"),

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from typing import IO, Any, ClassVar
+
+import numpy as np
 
 from pipeline.data.datasets.annotations import (
     NO_IMAGE,
@@ -50,11 +53,17 @@ class CocoReader(Reader):
             closing(Spill(self.scratch)) as relations,
             tempfile.TemporaryFile("w+", dir=self.scratch, encoding="ascii") as images,
         ):
-            categories, predicates = self._spill(boxes, relations, images)
-            yield from self._joined(images, boxes, relations, categories, predicates)
+            categories, predicates, shared = self._spill(boxes, relations, images)
+            yield from self._joined(images, boxes, relations, categories, predicates, shared)
 
-    def _spill(self, boxes: Spill, relations: Spill, images: IO[str]) -> tuple[dict[int, str], dict[int, str]]:
-        """Spills images, annotations and relations to disk. Returns the names of both, which may come last."""
+    def _spill(
+        self, boxes: Spill, relations: Spill, images: IO[str]
+    ) -> tuple[dict[int, str], dict[int, str], set[int]]:
+        """Spills images, annotations and relations to disk.
+
+        Returns the names of both, which may come last, and the ids that several files share.
+        """
+        listed = array("q")
         names: dict[str, list[Any]] = {"categories": [], "rel_categories": []}
         spilled = {
             "annotations": (boxes, _KEPT, "annotation without image id"),
@@ -63,6 +72,9 @@ class CocoReader(Reader):
         for name, entry in self.entries():
             if name == "images":
                 images.write(json.dumps(entry) + "\n")
+                values = as_object(entry)
+                if (image_id := as_id(values.get("id"))) is not None:
+                    listed.extend((image_id, hash(str(values.get("file_name")))))
             elif name in names:
                 names[name].append(entry)
             elif name in spilled:
@@ -72,7 +84,7 @@ class CocoReader(Reader):
                 else:
                     spill.add(image_id, [values.get(field) for field in fields])
         images.seek(0)
-        return self._categories(names["categories"]), self._categories(names["rel_categories"])
+        return self._categories(names["categories"]), self._categories(names["rel_categories"]), _of_several(listed)
 
     def entries(self) -> Iterator[tuple[str, Any]]:
         """Yields the entries of COCO's lists with the name of their list, and `info`.
@@ -90,6 +102,7 @@ class CocoReader(Reader):
         relations: Spill,
         categories: dict[int, str],
         predicates: dict[int, str],
+        shared: set[int],
     ) -> Iterator[ImageRecord]:
         pairs = self._pairs()
         names = frozenset(categories.values())
@@ -102,7 +115,12 @@ class CocoReader(Reader):
             done += len(line)
             if number % 1000 == 0:
                 self.report(0.5 + done / size / 2)
-            record = self._record(json.loads(line), seen)
+            entry = json.loads(line)
+            image_id = as_id(as_object(entry).get("id"))
+            if image_id is not None and image_id in shared:
+                self.rejects.append(Rejected(image_id, "image id of several files", shown(entry.get("file_name"))))
+                continue
+            record = self._record(entry, seen)
             if record is None:
                 continue
             draft = Draft(record.image_id)
@@ -122,7 +140,7 @@ class CocoReader(Reader):
             Rejected(image_id, f"{what} of unknown image", f"{count} {what}")
             for what, spilled in (("annotations", boxes), ("relations", relations))
             for image_id, count in spilled.counts()
-            if image_id not in seen
+            if image_id not in seen | shared
         ]
         self.rejects += [
             Rejected(image_id, "relations of unknown image", f"{len(pairs[image_id])} relations")
@@ -188,3 +206,14 @@ class CocoReader(Reader):
         pairs, rejects = read_pairs(self.source.relations, self.category_name)
         self.rejects += rejects
         return pairs
+
+
+def _of_several(listed: array[int]) -> set[int]:
+    """The ids that stand with several names in a flat list of ids and hashes of names.
+
+    Their boxes can't be told apart: two files of annotations were joined without numbering them anew.
+    """
+    ids, names = np.asarray(listed, np.int64).reshape(-1, 2).T
+    order = np.argsort(ids, kind="stable")
+    ids, names = ids[order], names[order]
+    return set(ids[1:][(ids[1:] == ids[:-1]) & (names[1:] != names[:-1])].tolist())

@@ -57,7 +57,12 @@ class HicoDetReader(Reader):
         for item in draft.listed(entry, "hoi_annotation"):
             with draft.rejecting(item):
                 found = as_object(item)
-                verb = name_of(self._verbs, found.get("category_id"), "unknown verb id")
+                if (number := as_id(found.get("category_id"))) == 0 and 0 not in self._verbs:
+                    raise AnnotationError(
+                        f"{self.annotation_file}: unknown verb id 0: its verbs are numbered from 0, and those of "
+                        f"{self.source.verbs} from 1, so each would be the one before; add 1 to `category_id`"
+                    )
+                verb = name_of(self._verbs, number, "unknown verb id")
                 draft.relate(as_id(found.get("subject_id")), verb, as_id(found.get("object_id")))
                 self._check_subject(draft.boxes[draft.relations[-1].subject])
         size = as_size(entry.get("width")), as_size(entry.get("height"))

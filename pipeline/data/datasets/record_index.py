@@ -142,7 +142,7 @@ T = TypeVar("T")
 
 LAYOUT = 3
 """Incremented whenever this module changes what is written, which gives every partition another digest."""
-READERS = 1
+READERS = 2
 """Incremented whenever readers read more of the same files, so that indexes are built again."""
 _READ_WHOLE_BELOW = 2**23
 """Annotation files below this size in bytes are digested by content, larger ones by inode, size and times."""

@@ -21,6 +21,11 @@ BOX_REASONS = frozenset({
                                                                                                        "category id",
 })  # fmt: skip
 """Reasons for which a box is lost."""
+IMAGE_REASONS = frozenset({"file name not usable", "image id not an integer", "image id of several files"})
+"""Reasons for which an image has no record."""
+CORRECTED = {"box clipped": "boxes", "declared size wrong": "rows"}
+"""Reasons for which something is corrected and kept → what it is. If many are, boxes are in another convention, or of
+other images."""
 RELATION_REASONS = frozenset({"relation malformed", "relation to itself", "relation without box", "unknown verb id"})
 """Reasons for which a relation is lost."""
 MAX_SILENT_CLIP = 1.0

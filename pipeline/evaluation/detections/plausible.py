@@ -78,7 +78,11 @@ def _name_faults(
         yield f"of {len(truth):,} true pairs of boxes, none has a prediction on it (both IoU of at least 0.5)"
     ends = {"subject": "object", "object": "subject"}
     turned = {f"{end}_{part}": getattr(best, f"{other}_{part}") for end, other in ends.items() for part in _PARTS}
-    if len(_located(replace(best, **turned), truth)[0]) > max(LEAST, 4 * len(prediction)):
+    right, turned_right = (
+        int(np.count_nonzero(best.predicates[at] == truth.predicates[there]))
+        for at, there in ((prediction, true), _located(replace(best, **turned), truth))
+    )
+    if turned_right > max(LEAST, 2 * right):
         yield "subjects lie where true objects are, and objects where subjects are; swap them"
     for kind, names in (("object_labels", objects), ("predicates", predicates)):
         if meant := _renamed(getattr(best, kind)[prediction], getattr(truth, kind)[true], names):
