@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from prefect_server import PROCESS_POOL, PrefectServer
@@ -29,11 +30,8 @@ class Postgres:
         self._binaries, self._data, self.port = binaries, folder / "data", free_port()
         self._user = "nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
         self._data.mkdir(mode=0o700)
-        if os.geteuid() == 0:
-            shutil.chown(self._data, self._user)
-            for parent in (folder, *folder.parents):  # so that the user reaches it
-                if parent.stat().st_uid == 0 and parent.stat().st_mode & 0o077 == 0:
-                    parent.chmod(0o711)
+        folder.chmod(0o711)
+        shutil.chown(self._data, self._user)
         self.command("initdb", "-D", str(self._data), "-U", "prefect", "--auth=trust", "-E", "UTF8", "--no-sync")
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
         self.command("pg_ctl", "-D", str(self._data), "-w", "-l", str(self._data / "log"), "-o", options, "start")
@@ -44,12 +42,15 @@ class Postgres:
 
     def command(self, name: str, *words: str) -> str:
         """Run a program of PostgreSQL to its end and return its output."""
-        done = subprocess.run(
-            [self._binaries / name, *words], cwd=self._data, user=self._user if os.geteuid() == 0 else None,
-            stdout=subprocess.PIPE if name == "psql" else subprocess.DEVNULL, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout
-        return done.stdout or ""
+        user, output = self._user if os.geteuid() == 0 else None, self._data.parent / "output"
+        # A file, because the server keeps what it is started with open.
+        with output.open("w") as file:
+            done = subprocess.run(
+                [self._binaries / name, *words], cwd=self._data, user=user, stdout=file, stderr=subprocess.STDOUT
+            )
+        log = self._data / "log"
+        assert done.returncode == 0, f"{output.read_text()}\n{log.read_text() if log.exists() else ''}"
+        return output.read_text()
 
     def stop(self) -> None:
         """End the server."""
@@ -57,15 +58,17 @@ class Postgres:
 
 
 @pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server on loopback with an empty database `prefect`."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
         pytest.skip("no PostgreSQL here (make services)")
-    server = Postgres(found[-1].parent, tmp_path_factory.mktemp("postgres"))
-    server.command("createdb", "prefect", "-h", "127.0.0.1", "-p", str(server.port), "-U", "prefect")
-    yield server
-    server.stop()
+    # Each start of pytest closes its own folder of temporary files to other users.
+    with TemporaryDirectory() as folder:
+        server = Postgres(found[-1].parent, Path(folder))
+        server.command("createdb", "prefect", "-h", "127.0.0.1", "-p", str(server.port), "-U", "prefect")
+        yield server
+        server.stop()
 
 
 @pytest.mark.timeout(600)
