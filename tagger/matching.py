@@ -9,7 +9,7 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from tagger.categories import coco, objects365
 from tagger.categories.coco import ANIMATE, PEOPLE
-from tagger.categories.shared import HYPERNYMS, IMITATED_BY, OTHER_THINGS, UNCLEAR, YOUNG
+from tagger.categories.shared import COOKED, HYPERNYMS, IMITATED_BY, OTHER_THINGS, PORTIONS, UNCLEAR, YOUNG
 from tagger.categories.wordnet import kinds_above, may_be
 from tagger.english.lemmas import known_lemmas, phrase_lemma
 from tagger.english.words import COLOURS, DETERMINERS, MATERIALS, NUMBERS, SEVERAL, names_more
@@ -42,24 +42,26 @@ def match(noun: str, categories: Collection[str], more: Mapping[str, Collection[
     A word of `UNCLEAR` counts as more than a category's own name only if no noun precedes it. A compound means the same
     in one word ("teacup", "tea cup"). Each part of a slash name ("handbag/satchel") can match.
     """
-    words = [word for word in phrase_lemma(noun).split() if word not in _COUNTING]
+    words = [word for word in phrase_lemma(noun.replace("-", " ")).split() if word not in _COUNTING]
     distinct = list(dict.fromkeys(categories))
     for start in range(len(words)):
         phrase, before = " ".join(words[start:]), words[start - 1] if start else ""
-        if phrase in YOUNG and may_be(before, "animal"):
+        is_portion = phrase in PORTIONS or (phrase in YOUNG and may_be(before, "animal"))
+        if before and is_portion and before not in PEOPLE:
             return match(" ".join(words[:start]), categories, more)
-        if before == "potted" or (before == "stuffed" and may_be(phrase, "animal")):
+        if before == "potted" or (before in ("stuffed", "plush") and may_be(phrase, "animal")):
             return match("potted plant" if before == "potted" else "stuffed animal", categories, more)
-        if before in IMITATED_BY or (before in MATERIALS and phrase in ANIMATE - PEOPLE):
+        is_food = before in COOKED and may_be(phrase, "animal")
+        if before in IMITATED_BY or is_food or (before in MATERIALS and phrase in ANIMATE - PEOPLE):
             return []
         joined = "".join(words[start:])
-        if start == len(words) - 2 and not _is_known(phrase) and _is_known(joined):
+        if start == len(words) - 2 and names_more(phrase) and not _is_known(phrase) and _is_known(joined):
             phrase = joined
         is_clear = phrase not in UNCLEAR or not before or not _narrows(before, phrase)
         meant = _named(phrase, distinct, more, _OF_NOUNS if is_clear else _OF_UNCLEAR)
         if phrase == "sign" and before in COLOURS - {"red"}:
             return [category for category in meant if "stop sign" not in _own_names(category)]
-        if meant or not is_clear or phrase in OTHER_THINGS:
+        if meant or not is_clear or phrase in _other_things():
             return meant
         if not names_more(phrase) and any(words[-1] in _own_names(category) for category in distinct):
             continue  # A black cat is a cat; WordNet has a marten of that name.
@@ -73,14 +75,17 @@ def match(noun: str, categories: Collection[str], more: Mapping[str, Collection[
 
 
 def _meant(
-    kinds: Iterable[Sequence[str]],
+    kinds: Collection[Sequence[str]],
     categories: Sequence[str],
     more: Mapping[str, Collection[str]] | None,
     is_above: bool = False,
 ) -> list[str]:
-    """Returns the categories that the nearest kind names. Above a known thing, only a category's own name counts."""
+    """Returns the categories that the nearest kind names: above a known thing by their own names, above others none."""
+    are_people = any("person" in words for words in kinds)
     for number, words in enumerate(kinds):
-        for word in words:
+        if not _other_things().isdisjoint(words):
+            return []
+        for word in (word for word in words if are_people or word not in PEOPLE):
             if meant := _named(word, categories, more, _OF_UNCLEAR if is_above or word in UNCLEAR else _OF_KINDS):
                 return meant
         is_above = is_above or (number > 0 and not _known_phrases().isdisjoint(words))
@@ -172,20 +177,27 @@ def _in_lemmas(table: Mapping[str, Collection[str]]) -> dict[str, frozenset[str]
 
 
 def _spelled(names: Iterable[str]) -> frozenset[str]:
-    """Returns the names, and each in one word: "surf board" and "surfboard"."""
-    return frozenset(spelling for name in names for spelling in (name, name.replace(" ", "")) if name)
+    """Returns the names without hyphens, and each in one word: "surf board" and "surfboard"."""
+    plain = [name.replace("-", " ") for name in names if name]
+    return frozenset(plain + [name.replace(" ", "") for name in plain])
 
 
 @cache
 def _known_phrases() -> frozenset[str]:
     table = _synonym_table()
-    return frozenset(table).union(*table.values()) | OTHER_THINGS
+    return frozenset(table).union(*table.values()) | _other_things()
+
+
+@cache
+def _other_things() -> frozenset[str]:
+    return _spelled(OTHER_THINGS)
 
 
 def _narrows(word: str, noun: str) -> bool:
     """Whether the word before a noun is a noun ("exit sign") or gerund ("cutting board"), and not of appearance."""
     is_noun = word.endswith("ing") or bool(known_lemmas(word, "NOUN")) or not known_lemmas(word, "VERB")
-    return is_noun and not known_lemmas(word, "ADJ") and names_more(f"{word} {noun}")
+    # Numbers and owners ("3 glasses", "a man's glove") narrow nothing.
+    return is_noun and word.isalpha() and not known_lemmas(word, "ADJ") and names_more(f"{word} {noun}")
 
 
 def _is_known(phrase: str) -> bool:
@@ -218,7 +230,7 @@ def _described(surface: str, lemma: str) -> str:
 
 def by_whole_words_and(paraphrases: Paraphrases) -> NounReader:
     """Returns our matching, with the phrases of an external dictionary added to our own synonyms."""
-    more = {category: frozenset(map(phrase_lemma, phrases)) for category, phrases in paraphrases.items()}
+    more = {category: _spelled(map(phrase_lemma, phrases)) for category, phrases in paraphrases.items()}
     return lambda surface, lemma, categories: match(_described(surface, lemma), categories, more)
 
 

@@ -112,7 +112,7 @@ class TagStage(LabellingStage):
     """
 
     name = "tag"
-    version = 11
+    version = 12
     reads = ("images", "triplets", "captions")
     uses = ("tagger",)
     writes = "relations"

@@ -60,29 +60,42 @@ HYPERNYMS: dict[str, tuple[str, ...]] = {
 
 UNCLEAR = words(
     "sign light ball glove racket racquet bat board bag meter glass disc disk plant card weight monitor feline canine "
-    "paddle mitt container footwear paper trailer"
+    "paddle mitt container footwear paper trailer seat toy pastry cooker trolley"
 )
 """Words that name a category alone or with a word of appearance, but rarely with a noun before them: "exit sign"."""
 
 IMITATED_BY = words("toy model mechanical carousel rocking hobby gummy lego origami inflatable")
 """What comes before the name of something that is an image of the thing: "toy car"."""
 
+COOKED = words("fried roast roasted grilled baked smoked shredded barbecued")
+"""What comes before the name of an animal that is food: "fried chicken"."""
+
 YOUNG = words("calf cub pup puppy foal chick kitten kit")
 """The young of several animals: the word before says whose, as in "elephant calf"."""
 
+PORTIONS = words("slice half wedge segment piece chunk floret stalk spear bunch herd flock")
+"""Parts and numbers of the thing before them: "apple slice", "horse herd"."""
+
 OTHER_THINGS = frozenset(
     phrases(
-        "adam's apple, adams apple, air hockey table, airship, baby monitor, balloon, battering ram, bear paw, beer "
-        "pitcher, bird bath, bleacher, booth, bulletin board, bumper, bus stop sign, cable car, cable tie, car seat, "
-        "changing table, charger, check book, coast guard, console, cooler, corn dog, cotton ball, counter, crab "
-        "apple, crab cake, dust pan, dutch oven, electric chair, electric meter, fish cake, flower bed, fried "
-        "chicken, garden bed, ginger bread man, glass pitcher, glider, gravy boat, grinder, hand truck, high chair, "
-        "ice cream sandwich, jet ski, keypad, knee guard, latex glove, light bulb, looking glass, mickey mouse, milk "
-        "pitcher, mountain lion, mouth guard, movie screen, music keyboard, operating table, oven glove, paddle "
-        "boat, paper airplane, paper plane, pay phone, periodic table, piano keyboard, pilot light, ping pong table, "
-        "plant pot, plastic bag, pommel horse, pool table, projection screen, projector screen, railroad tie, rice "
-        "cake, roast chicken, roast turkey, rubber glove, shower screen, spider man, stained glass, straw man, sun "
-        "screen, super bowl, switch, table runner, table tennis table, tea bag, twist tie, urinal cake, vinyl disc, "
-        "water bed, water pitcher, website, work bench, worker bee, world cup, zip tie"
+        "adam's apple, adams apple, air hockey table, airship, baby monitor, baby seat, balloon, balloon animal, "
+        "balloon dog, battering ram, bear paw, beer pitcher, bicycle fork, bike fork, billiard table, bird bath, "
+        "bleacher, block plane, boat launch, booth, bra cup, bread tie, bridal train, bulletin board, bumper, bus stop "
+        "sign, cable car, cable tie, cake batter, car seat, carpet runner, changing table, charger, check book, coast "
+        "guard, console, cooler, corn dog, cotton ball, counter, crab apple, crab cake, craps table, cream pitcher, "
+        "creek bed, drawing board, dress train, dust bowl, dust pan, dutch oven, dvd player, egg beater, electric "
+        "chair, electric meter, electronic keyboard, field mouse, fish cake, flower bed, foosball table, fork truck, "
+        "garden bed, ginger bread man, glass pitcher, glider, gravy boat, grinder, hair tie, hand plane, hand truck, "
+        "hello kitty, ice cream sandwich, iron man, jet ski, keypad, knee guard, lake bed, latex glove, light bulb, "
+        "looking glass, lynx, massage table, media player, mickey mouse, milk pitcher, minnie mouse, mountain lion, "
+        "mouth guard, movie screen, mp3 player, muffin cup, multiplication table, music keyboard, music player, "
+        "musical keyboard, nuclear plant, ocelot, operating table, oven glove, pallet truck, paper airplane, paper "
+        "plane, pay phone, periodic table, piano keyboard, pickup bed, pilot light, ping pong table, plant pot, "
+        "plastic bag, pommel horse, pool table, potato cake, projection screen, projector screen, railroad tie, rash "
+        "guard, rice cake, roller coaster car, rose bed, rose bowl, rubber glove, seed bed, shower screen, skate bowl, "
+        "ski gondola, slow cooker, snooker table, speaker phone, spider man, stained glass, stanley cup, steering "
+        "wheel, stick man, straw man, sun screen, super bowl, switch, table runner, table tennis table, tanning bed, "
+        "tea bag, time table, tin man, trojan horse, trophy cup, truck cab, twist tie, urinal cake, vinyl disc, water "
+        "bed, water pitcher, website, wedding train, work bench, worker bee, world cup, zip tie"
     )
 )

@@ -231,12 +231,22 @@ def _is_last_noun(token: Token, before: Token) -> bool:
 
 def _is_hidden_noun(token: Token, before: Token) -> bool:
     """Detects "a suit and tie" with "tie" read as a verb."""
+    if _is_only_noun(token) and before.pos_ in ("DET", "ADJ", "NOUN", "PROPN"):
+        return True
     if token.pos_ not in ("VERB", "AUX") or token.tag_ in ("VBG", "VBN", "VBD"):
         return False
-    if noun_lemma(token.lower_) not in _CATEGORY_HEADS:
+    if noun_lemma(token.lower_) not in _CATEGORY_HEADS | (ANIMATE - PEOPLE):
         return False
     is_inner_noun = before.pos_ in ("NOUN", "PROPN") and noun_lemma(before.lower_) not in PEOPLE
     return is_inner_noun or before.pos_ in ("DET", "ADJ", "CCONJ")
+
+
+def _is_only_noun(token: Token) -> bool:
+    """Whether the word is read as another part of speech than the only one that it has in the dictionary, a noun."""
+    if token.pos_ not in ("VERB", "ADJ", "ADV") or token.tag_ == "VBG" or token.lower_ in ("other", "all"):
+        return False
+    others = any(known_lemmas(token.lower_, part) for part in ("VERB", "ADJ", "ADV"))
+    return not others and bool(known_lemmas(token.lower_, "NOUN"))
 
 
 def _is_hidden_name(token: Token, before: Token) -> bool:

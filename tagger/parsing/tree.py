@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 _TRANSPARENT = words(
     "group bunch pair couple herd flock pack crowd lot number variety assortment collection row line pile stack "
     "team set piece slice type kind close closeup picture photo photograph image view shot portrait painting "
-    "drawing dozen hundred part patch bit chunk cluster clump bunch bouquet bundle roll range layer droplet drop pane hint "
-    "sheet strip string series array mass heap pack mound half body game match"
+    "dozen hundred part patch bit chunk cluster clump bunch bouquet bundle roll range layer droplet drop pane hint "
+    "sheet strip string series array mass heap pack mound half body game match ball bag pitcher trio duo stalk bed"
 )
+# "a statue of a dog" is no dog.
+_DEPICTIONS = words("statue sculpture figurine painting drawing sketch portrait poster mural carving sticker logo")
 _PERSONAL = words("it him her them itself himself herself themselves")
 # In "three men each holding a bat", "each" stands for the men as "who" would.
 _RELATIVE = words("who that which whom each both all")
@@ -105,6 +107,9 @@ class Mentions:
         for child in reversed(list(token.lefts)):
             if child.dep_ not in _PREMODIFIERS or child.right_edge.i != start - 1:
                 break
+            # In "child holding spoon", read as one noun phrase, only the spoon is named.
+            if child.right_edge.tag_ == "VBG" and child.right_edge.i > 0 and child.right_edge.nbor(-1).pos_ == "NOUN":
+                break
             start = child.left_edge.i
         return start, token.i + 1
 
@@ -158,10 +163,13 @@ class Mentions:
         return tuple(word.lower_ for word in describing if word.is_alpha)
 
     def referents(self, token: Token) -> list[Token]:
-        """Returns the nouns that a noun stands for: itself, or what a quantity or picture noun is "of"."""
+        """Returns the nouns that a noun stands for: itself, what a quantity is "of", or the statue "of" it."""
         return self._referents(token, depth=0)
 
     def _referents(self, token: Token, depth: int) -> list[Token]:
+        if token.dep_ == "pobj" and noun_lemma(token.head.head.lower_) in _DEPICTIONS and token.head.lower_ == "of":
+            # What it does, as in "a painting of a man riding a horse", is seen all the same.
+            return [token] if any(child.dep_ == "acl" for child in token.rights) else [token.head.head]
         if noun_lemma(token.lower_) in _TRANSPARENT and depth < 4:
             for child in token.rights:
                 if child.lower_ in ("of", "up") and child.dep_ in ("prep", "advmod", "prt"):
