@@ -12,24 +12,19 @@ V-COCO's with resampled copies.
 from __future__ import annotations
 
 import functools
-import importlib
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pycocotools.coco
-import pycocotools.cocoeval
 
 from benchmarks.harness import Row, cpu_seconds, in_own_process, parser, peak_mib, run
 from pipeline.evaluation.bootstrap import bootstrap, resampled
-from pipeline.evaluation.detection import Detections, average_precision_50
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import HicoRules, TripletClass, match_hico
@@ -163,67 +158,6 @@ def plain_hico(
     return {triplet: _plain_precision(ranked[triplet], number) for triplet, number in truths.items()}
 
 
-def authors_hico(predicted: Relations, truth: Relations, rules: HicoRules) -> dict[TripletClass, float]:
-    """Returns HICO-DET's average precision per triplet by the steps of RLIPv2's `hico_eval.py`.
-
-    Each prediction is a query of a network: an entry for each of 117 verbs, all of which are sorted. Duplicates of a
-    triplet are suppressed in NumPy; overlaps are computed for each true and predicted box, one after the other.
-    """
-    found: dict[TripletClass, list[tuple[float, bool]]] = defaultdict(list)
-    truths: dict[TripletClass, int] = defaultdict(int)
-    for image in range(truth.images):
-        own, given = (each.take(slice(*np.searchsorted(each.image, (image, image + 1)))) for each in (predicted, truth))
-        boxes, true = (_as_entries(each) for each in (own, given))
-        scores = np.zeros((len(own), 117))
-        scores[np.arange(len(own)), own.predicates] = scores_of(own)
-        pairs = [
-            {"subject": 2 * query, "object": 2 * query + 1, "verb": verb, "score": score}
-            for query, row in enumerate(scores)
-            for verb, score in enumerate(row)
-        ]
-        pairs.sort(key=lambda pair: pair.get("score", 0), reverse=True)
-        groups: dict[TripletClass, list[dict[str, Any]]] = defaultdict(list)
-        for pair in pairs[: rules.per_image]:
-            ends = (int(boxes[pair[end]]["label"]) for end in ("subject", "object"))
-            groups[TripletClass(*ends, pair["verb"])].append(pair)
-        overlaps = np.zeros((len(true), len(boxes)))
-        for row, one in enumerate(true):
-            for column, other in enumerate(boxes):
-                overlaps[row, column] = plain_iou(one["box"], other["box"]) if one["label"] == other["label"] else 0.0
-        kept = [(pair, kind) for kind, group in groups.items() for pair in _suppressed(group, boxes, rules)]
-        taken: set[int] = set()
-        for pair, kind in sorted(kept, key=lambda each: -each[0]["score"]):
-            nearest, most = -1, 0.0
-            for place in range(len(given)):
-                least = min(overlaps[2 * place, pair["subject"]], overlaps[2 * place + 1, pair["object"]])
-                if pair["verb"] == given.predicates[place] and least >= rules.overlap and least > most:
-                    nearest, most = place, least
-            found[kind].append((pair["score"], nearest >= 0 and nearest not in taken))
-            taken.add(nearest)
-        for labels in given.triplets.tolist():
-            truths[TripletClass(*labels)] += 1
-    return {kind: _plain_precision(found[kind], number) for kind, number in truths.items()}
-
-
-def _as_entries(relations: Relations) -> list[dict[str, Any]]:
-    """Subject and object of each relation in turn."""
-    ends = (relations.subject_boxes, relations.object_boxes), (relations.subject_labels, relations.object_labels)
-    boxes, labels = (np.stack(each, axis=1) for each in ends)
-    return [{"box": box, "label": label} for box, label in zip(boxes.reshape(-1, 4), labels.reshape(-1), strict=True)]
-
-
-def _suppressed(group: list[dict[str, Any]], boxes: list[dict[str, Any]], rules: HicoRules) -> list[dict[str, Any]]:
-    """The pairs of a triplet, best first, that no better one suppresses."""
-    ends = [np.array([boxes[pair[end]]["box"] for pair in group]) for end in ("subject", "object")]
-    left, kept = np.arange(len(group)), []
-    while len(left):
-        kept.append(group[left[0]])
-        subject, object_ = (aligned_iou(each[left[:1]], each[left[1:]]) for each in ends)
-        overlap = subject**rules.subject_power * object_**rules.object_power
-        left = left[1:][overlap <= (np.inf if rules.suppression is None else rules.suppression)]
-    return kept
-
-
 def graphs(images: int, pairs: int = 150, predicates: int = 50, seed: int = 0) -> tuple[Relations, Relations]:
     """Returns predictions and truth of scene graphs: each predicate of `pairs` pairs of an image, seven truths on average.
 
@@ -334,13 +268,9 @@ def plain_relations(relations: Relations) -> list[list[PlainRelation]]:
     made: list[list[PlainRelation]] = [[] for _ in range(relations.images)]
     scores = np.zeros(len(relations)) if relations.scores is None else relations.scores
     rows = zip(
-        relations.image.tolist(),
-        scores.tolist(),
-        relations.subject_boxes.tolist(),
-        relations.object_boxes.tolist(),
-        relations.triplets.tolist(),
-        strict=True,
-    )
+        relations.image.tolist(), scores.tolist(), relations.subject_boxes.tolist(), relations.object_boxes.tolist(),
+        relations.triplets.tolist(), strict=True,
+    )  # fmt: skip
     for image, score, subject, object_, labels in rows:
         made[image].append((score, tuple(subject), tuple(object_), TripletClass(*labels)))
     return made
@@ -384,15 +314,10 @@ def beside_the_loop(images: int, plain_images: int, resamples: int) -> list[Row]
     ours = match_hico(*part, rules).scores().average_precision
     if expected.keys() != ours.keys() or any(abs(expected[each] - ours[each]) > 1e-9 for each in ours):
         raise RuntimeError("the loop gives other average precisions")
-    theirs: dict[TripletClass, float] = {}
-    authors = cpu_seconds(lambda: theirs.update(authors_hico(*part, rules))) * images / len(few)
-    if any(abs(expected[each] - theirs[each]) > 1e-9 for each in expected):
-        raise RuntimeError("the authors' steps give other average precisions")
     seconds = cpu_seconds(lambda: match_hico(predicted, truth, rules).scores())
     note = f"the loop ran on {len(few):,} images and is scaled"
     return [
         Row("metric, beside a plain loop over images", "s", seconds, loop, note),
-        Row("metric, beside the steps of the authors' evaluator", "s", seconds, authors, note),
         Row(f"an interval from {resamples:,} resamples", "s", interval),
     ]
 
@@ -424,11 +349,8 @@ def write_graphs(path: Path, images: int) -> None:
             numbers = np.tile(np.repeat(np.arange(0, len(labels) // PART, 2), 50), PART).astype(np.int32)
             boxes = [pa.array(labels).cast(pa.string()), pa.array(np.ones(len(labels), np.float32)), *sides]
             pairs = [
-                numbers,
-                numbers + 1,
-                pa.array(found.predicates).cast(pa.string()),
-                found.scores.astype(np.float32),
-            ]
+                numbers, numbers + 1, pa.array(found.predicates).cast(pa.string()), found.scores.astype(np.float32),
+            ]  # fmt: skip
             lists = [
                 pa.ListArray.from_arrays(
                     np.arange(0, len(columns[-1]) + 1, len(columns[-1]) // PART, dtype=np.int32),
@@ -455,36 +377,6 @@ def read_graphs(path: Path, images: int) -> list[Row]:
     return [Row("a table of scene graphs for Visual Genome's figures, CPU time", "s", seconds, note=note), memory]
 
 
-COCO_PEERS = {"faster-coco-eval": ("faster_coco_eval", "COCOeval_faster"), "hotcoco": ("hotcoco", "COCOeval")}
-"""Package → its module, and its counterpart of `COCOeval`."""
-
-
-def coco_boxes(images: int, peer: str) -> list[Row]:
-    """Measures AP50 of boxes as we compute it, by pycocotools, beside a package with the same interface."""
-    draws = np.random.default_rng(0)
-    found, given = [], []
-    for _ in range(images):
-        boxes, labels = _boxes(draws, 7), draws.integers(0, 80, 7)
-        row = np.where(draws.random(100) < 0.3, draws.integers(0, 7, 100), -1)
-        own = np.where(row >= 0, labels[row], draws.integers(0, 80, 100))
-        found.append(Detections(_moved_or_random(draws, row, boxes[row]), own, draws.random(100)))
-        given.append(Detections(boxes, labels))
-    name = f"AP50 of boxes, {images:,} images, beside {peer}, CPU time"
-    module, evaluator = COCO_PEERS[peer]
-    expected: dict[int, float] = {}
-    seconds = cpu_seconds(lambda: expected.update(average_precision_50(found, given)))
-    try:
-        package = importlib.import_module(module)
-    except ImportError:
-        return [Row(name, "s", seconds, note="not installed")]
-    pycocotools.coco.COCO, pycocotools.cocoeval.COCOeval = package.COCO, getattr(package, evaluator)
-    values: dict[int, float] = {}
-    peers = cpu_seconds(lambda: values.update(average_precision_50(found, given)))
-    if any(abs(values[label] - expected[label]) > 1e-9 for label in expected):
-        raise RuntimeError(f"{peer} gives other average precisions")
-    return [Row(name, "s", seconds, peers)]
-
-
 def measure(given: Namespace) -> Iterator[Row]:
     yield from in_own_process(alone, given.images, given.repeats)
     yield from in_own_process(scene_graphs, given.graphs, given.plain_images)
@@ -493,15 +385,13 @@ def measure(given: Namespace) -> Iterator[Row]:
         in_own_process(write_graphs, path, given.table)
         yield from in_own_process(read_graphs, path, given.table)
     yield from in_own_process(beside_the_loop, given.images, given.plain_images, given.resamples)
-    for peer in COCO_PEERS:
-        yield from in_own_process(coco_boxes, given.graphs, peer)
 
 
 if __name__ == "__main__":
     options = parser(__doc__)
     options.add_argument("--images", type=int, default=HICO_IMAGES)
     options.add_argument("--plain-images", type=int, default=200, help="number of images that the loop runs on")
-    options.add_argument("--graphs", type=int, default=1000, help="number of images with scene graphs, and with boxes")
+    options.add_argument("--graphs", type=int, default=1000, help="number of images with scene graphs")
     options.add_argument("--table", type=int, default=2600, help="number of images in the table that is read")
     options.add_argument("--repeats", type=int, default=5)
     options.add_argument("--resamples", type=int, default=1000)

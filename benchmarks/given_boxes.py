@@ -89,12 +89,8 @@ def blind_scores(training: GivenBoxes, test: GivenBoxes, categories: Sequence[st
     torch.manual_seed(0)
     known, wanted = training.features(categories), torch.from_numpy(training.truth).float()
     layers = (
-        nn.Linear(known.shape[1], 256),
-        nn.ReLU(),
-        nn.Linear(256, 256),
-        nn.ReLU(),
-        nn.Linear(256, wanted.shape[1]),
-    )
+        nn.Linear(known.shape[1], 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, wanted.shape[1]),
+    )  # fmt: skip
     head = nn.Sequential(*layers)
     optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3)
     for step in range(steps):

@@ -59,14 +59,11 @@ def compiled(kernel: Any, configuration: Any, capability: int, dtype: str, chann
     from triton.compiler import ASTSource
 
     constants = {
-        "UNIT": min(16, channels & -channels),
-        "LEVELS": levels,
-        "POINTS": 4,
-        "CHANNELS": channels,
+        "UNIT": min(16, channels & -channels), "LEVELS": levels, "POINTS": 4, "CHANNELS": channels,
         "PADDED": 1 << (channels - 1).bit_length(),
         "PARTS": importlib.import_module("models.deformable_read_kernels").PARTIAL_SUMS,
         **configuration.kwargs,
-    }
+    }  # fmt: skip
     types = dict.fromkeys(FLOATS, "*fp32") | {name: type_.format(dtype) for name, type_ in POINTERS.items()}
     parameters = kernel.fn.params
     signature = {

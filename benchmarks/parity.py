@@ -22,13 +22,8 @@ from recorded.measure import measure
 from recorded.recording import Arrays, Recording, recordings_in
 
 TOLERANCES = {
-    "activations": 5e-5,
-    "outputs": 1e-5,
-    "matches": 0.0,
-    "losses": 1e-5,
-    "gradients": 1e-4,
-    "post-processing": 1e-5,
-}
+    "activations": 5e-5, "outputs": 1e-5, "matches": 0.0, "losses": 1e-5, "gradients": 1e-4, "post-processing": 1e-5,
+}  # fmt: skip
 """Maximum differences: absolute for activations, outputs and scores, relative for losses and gradients, relative to the
 image for boxes in pixels; matches must be equal."""
 NOISE = 1e-4

@@ -69,30 +69,19 @@ Deeds = dict[tuple[tuple[float, ...], str], set[str]]
 """(person's box, object's category) → V-COCO's actions, in one image."""
 STATING = {
     "hold obj": phrases("hold, carry, grab, swing, wave, hold in"),
-    "sit instr": phrases("sit on, sit in, sit at, ride, ride in"),
-    "ride instr": phrases("ride, ride in, drive"),
-    "look obj": phrases("look at, watch, read, look through"),
-    "hit instr": phrases("hit with, swing"),
-    "hit obj": phrases("hit, swing at, hit at"),
-    "eat obj": phrases("eat, bite, bite into, taste"),
-    "eat instr": phrases("eat with"),
-    "jump instr": phrases("jump on, jump, jump with, jump over, do on"),
+    "sit instr": phrases("sit on, sit in, sit at, ride, ride in"), "ride instr": phrases("ride, ride in, drive"),
+    "look obj": phrases("look at, watch, read, look through"), "hit instr": phrases("hit with, swing"),
+    "hit obj": phrases("hit, swing at, hit at"), "eat obj": phrases("eat, bite, bite into, taste"),
+    "eat instr": phrases("eat with"), "jump instr": phrases("jump on, jump, jump with, jump over, do on"),
     "lay instr": phrases("lie on, lie in, sleep on, sleep in, lie"),
-    "talk_on_phone instr": phrases("talk on, speak on, talk into"),
-    "carry obj": phrases("carry"),
-    "throw obj": phrases("throw, pitch, toss"),
-    "catch obj": phrases("catch"),
-    "cut instr": phrases("cut with"),
-    "cut obj": phrases("cut, slice, cut into"),
-    "work_on_computer instr": phrases("work on, use, type on, work at"),
-    "ski instr": phrases("ski on, on, ride, ride in"),
-    "surf instr": phrases("surf on, on, ride, surf"),
+    "talk_on_phone instr": phrases("talk on, speak on, talk into"), "carry obj": phrases("carry"),
+    "throw obj": phrases("throw, pitch, toss"), "catch obj": phrases("catch"), "cut instr": phrases("cut with"),
+    "cut obj": phrases("cut, slice, cut into"), "work_on_computer instr": phrases("work on, use, type on, work at"),
+    "ski instr": phrases("ski on, on, ride, ride in"), "surf instr": phrases("surf on, on, ride, surf"),
     "skateboard instr": phrases("skateboard on, on, ride, skate on"),
-    "snowboard instr": phrases("snowboard on, on, ride"),
-    "drink instr": phrases("drink with, drink from, sip from"),
-    "kick obj": phrases("kick"),
-    "read obj": phrases("read"),
-}
+    "snowboard instr": phrases("snowboard on, on, ride"), "drink instr": phrases("drink with, drink from, sip from"),
+    "kick obj": phrases("kick"), "read obj": phrases("read"),
+}  # fmt: skip
 """V-COCO's action → canonical predicates that state it, its own first; the same for all ways."""
 LITERAL = {action: stating[:1] for action, stating in STATING.items()}
 """V-COCO's action → its own predicate: "man on a surfboard" does not state that he surfs."""

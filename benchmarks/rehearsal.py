@@ -32,6 +32,7 @@ import torch
 from benchmarks.harness import Row, parser, peak_mib, run
 from benchmarks.photos import write_noise
 from benchmarks.scale import captioner
+from tests.small_set import LONG_TRAINING
 
 CATEGORIES = """
 person man woman child dog cat horse cow sheep bird car bus truck train boat bicycle motorcycle airplane bench
@@ -73,31 +74,6 @@ method = "prior"
 weights = "{root}/scenes/weights/tagger"
 [shard]
 threshold = 0.05
-[pretrain]
-variants = ["pseudo"]
-[pretrain.settings]
-steps = 2
-batch = 4
-micro_batch = 2
-processes = 1
-image_size = 64
-checkpoint_every = 1
-log_every = 1
-[pretrain.settings.network]
-backbone = "test_resnet"
-backbone_norm = "group"
-backbone_strides = [8, 16]
-levels = 3
-width = 32
-heads = 2
-encoder_layers = 1
-decoder_layers = 1
-feedforward = 64
-pairs = 4
-fusion_width = 32
-fusion_heads = 2
-fusion_interval = 1
-text = {{ hidden = 32, layers = 1, heads = 2, feedforward = 64, vocabulary = 300, max_positions = 24, dropout = 0.0 }}
 [run]
 blocks = 256
 workers = {workers}
@@ -131,7 +107,8 @@ class World:
         (model / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{captioner.__file__}"\n')
         (model / "python").chmod(0o755)
         values = {"name": NAME, "folder": self.folder, "root": _ROOT, "partition": self.partition}
-        self.recipe.write_text(_RECIPE.format(**values, draws=self.draws, workers=self.workers))
+        training = LONG_TRAINING.replace("steps = 100000", "steps = 2\nprocesses = 1").replace('"none"', '"pseudo"')
+        self.recipe.write_text(_RECIPE.format(**values, draws=self.draws, workers=self.workers) + training)
 
     def add(self, first: int, end: int) -> None:
         """Writes the images `first` to `end`, and annotations of all images up to `end`."""
@@ -180,12 +157,9 @@ DEFAULT = (18_200, 36_400)
 LOOK_EVERY = 0.25
 """Seconds between two looks. A peak is the kernel's own, so only what a process takes after the last look is missed."""
 _ROLES = {
-    "prefect server": "Prefect server",
-    "scale/captioner.py": "stand-in",
-    "resource_tracker": "",
-    "multiprocessing.forkserver": "worker",
-    "pipeline.training": "training",
-}
+    "prefect server": "Prefect server", "scale/captioner.py": "stand-in", "resource_tracker": "",
+    "multiprocessing.forkserver": "worker", "pipeline.training": "training",
+}  # fmt: skip
 """Part of a command line → what such a process is called; others belong to the command itself."""
 
 

@@ -1,8 +1,7 @@
-"""Measures the review page's own share of a verdict: `python -m benchmarks.review_keyboard [--labels 500] [--faults]`.
+"""Measures how soon the review page shows the next label: `python -m benchmarks.review_keyboard [--labels 500] [--faults]`.
 
-A script judges label after label in Chromium by keys, without a person's time. For each verdict it takes three times from
-the key: until the next label is current, until the verdict is on the server's disk and shown, and how long of that the
-request took. What remains is the page's own work.
+A script judges label after label in Chromium by keys, without a person's time, and waits until each verdict is on the
+server's disk and shown.
 
 With `--faults`, the script types eight keys a second whether or not they are answered, while one send in twenty fails,
 half of these after the server has recorded it, and another one in twenty takes a second. The log must equal the keys.
@@ -16,7 +15,6 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,49 +33,31 @@ window.passed = [];
 document.addEventListener("keydown", (event) => {
   const chip = document.querySelector(".chip.current");
   if (!"aru".includes(event.key) || chip.dataset.kind) return;
-  const one = {label: Number(chip.dataset.label), key: event.key, began: performance.now()};
+  const began = performance.now();
+  let next = null;
   new MutationObserver((_, observer) => {
     if (!chip.dataset.kind) return;
-    one.shown = performance.now() - one.began;
-    window.passed.push(one);
+    window.passed.push(next);
     observer.disconnect();
   }).observe(chip, {attributeFilter: ["data-kind"]});
-  setTimeout(() => { one.next = performance.now() - one.began; });
+  setTimeout(() => { next = performance.now() - began; });
 }, {capture: true});
 """
-_TAKE = """
-const asked = performance.getEntriesByType("resource").filter((e) => new URL(e.name).pathname.endsWith("/verdicts"));
-const found = window.passed.splice(0).map((one) => {
-  const request = asked.find((e) => e.startTime >= one.began);
-  return {...one, request: request ? request.responseEnd - request.startTime : null};
-});
-performance.clearResourceTimings();
-return found;
-"""
 
 
-def keyboard_pass(window: Browser, labels: int, ahead: int = 1) -> list[dict[str, Any]]:
-    """Judges the first `labels` labels of the grid by keys. Returns, for each, its number, key and times in milliseconds.
-
-    `ahead`: keys that are typed before the first of them is answered. From two on, times hold the waiting for each other.
-    """
+def keyboard_pass(window: Browser, labels: int) -> list[float]:
+    """Judges the first `labels` labels of the grid by keys. Returns milliseconds from each key to the next current label."""
     window.open("/labels?order=image")
-    window.script("performance.setResourceTimingBufferSize(5000);" + _WATCH)
-    found: list[dict[str, Any]] = []
+    window.script(_WATCH)
+    found: list[float] = []
     while True:
-        here = min(window.count(".chip[data-kind='']"), labels - len(found))
-        keys = [KEYS[(len(found) + place) % len(KEYS)] for place in range(here)]
-        for place in range(0, here, ahead):
-            window.press(*keys[place : place + ahead])
-            typed = min(place + ahead, here)
-            window.until(lambda typed=typed: window.script("return window.passed.length") == typed)
-        found += window.script(_TAKE)
+        for place in range(min(window.count(".chip[data-kind='']"), labels - len(found))):
+            window.press(KEYS[(len(found) + place) % len(KEYS)])
+            window.until(lambda typed=place + 1: window.script("return window.passed.length") == typed)
+        found += window.script("return window.passed.splice(0)")
         if len(found) >= labels:
             return found
-        before = window.text(".pager span")
-        window.press("n")
-        window.until(lambda before=before: window.text(".pager span") not in ("", before))
-        window.ready()
+        window.next_screen()
 
 
 _FAULTS = """
@@ -119,10 +99,7 @@ def faulty_pass(window: Browser, labels: int) -> tuple[str, int, int]:
         if len(typed) >= labels:
             window.until(lambda: window.count(".chip[data-sending]") == 0)
             return typed, *window.script("return [window.failed, window.slow]")
-        before = window.text(".pager span")
-        window.press("n")
-        window.until(lambda before=before: window.text(".pager span") not in ("", before))
-        window.ready()
+        window.next_screen()
 
 
 def measure(given: Namespace) -> Iterator[Row]:
@@ -143,15 +120,8 @@ def measure(given: Namespace) -> Iterator[Row]:
                 return
             times = keyboard_pass(window, given.labels)
             assert len(server.log()) == given.labels
-    table = {
-        "until the next label is current": [one["next"] for one in times],
-        "until the verdict is on disk and shown": [one["shown"] for one in times],
-        "of that, the request": [one["request"] for one in times],
-        "the page's own share": [one["shown"] - one["request"] for one in times],
-    }
-    for name, values in table.items():
-        p50, p95 = map(float, np.percentile(values, (50, 95)))
-        yield Row(f"{name}, p95", "ms", p95, note=f"p50 {p50:.1f} ms, {len(values)} verdicts")
+    p50, p95 = map(float, np.percentile(times, (50, 95)))
+    yield Row("until the next label is current, p95", "ms", p95, note=f"p50 {p50:.1f} ms, {len(times)} verdicts")
 
 
 if __name__ == "__main__":

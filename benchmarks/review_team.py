@@ -110,11 +110,8 @@ def judge_audit(window: Browser, truth: Truth, name: str) -> int:
     judged = 0
     while judged < wanted:
         judged += person.judge_screen(wanted - judged)
-        before = window.text(".pager span")
         if judged < wanted:
-            window.press("n")
-            window.until(lambda before=before: window.text(".pager span") not in ("", before))
-            window.ready()
+            window.next_screen()
     window.open("/")
     assert window.text("#work-title") == "Your share of the audit is judged"
     return judged

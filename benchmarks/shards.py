@@ -43,7 +43,7 @@ from torchvision.datasets import CocoDetection
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor
 
-from benchmarks.harness import Row, best_of, cpu_seconds, in_own_process, parser, run, wall_seconds
+from benchmarks.harness import Row, best_of, in_own_process, parser, run, wall_seconds
 from benchmarks.photos import Photos, write_photos
 from pipeline.runtime.processes import keep_freed_memory
 from storage.shards.index import index_path, write_index
@@ -76,12 +76,9 @@ def rgb(data: bytes) -> Tensor:
 def peers(photos: Photos, tars: Sequence[str], folder: Path) -> list[Reader]:
     """Returns the readers, after each has written the samples as it likes them below `folder`."""
     return [
-        _webdataset(tars),
-        _litdata(photos, folder / "litdata"),
-        _spdl(tars),
-        _grain(photos, folder / "grain"),
+        _webdataset(tars), _litdata(photos, folder / "litdata"), _spdl(tars), _grain(photos, folder / "grain"),
         _coco_detection(photos, folder / "annotations.json"),
-    ]
+    ]  # fmt: skip
 
 
 def _webdataset(tars: Sequence[str]) -> Reader:
@@ -287,10 +284,7 @@ def _decoded(sample: dict[str, bytes]) -> tuple[Tensor, object]:
 def measure_large_map(photos: Photos, folder: Path, tars: int, rounds: int) -> Iterator[Row]:
     """Yields what processes that begin anew need."""
     shards = linked_tars(photos.first(SAMPLES_PER_TAR).samples(), folder, tars)
-    spent = cpu_seconds(lambda: write_sample_map(folder / "map", shards))
-    samples = SampleMap(folder / "map")
-    yield Row(f"map / samples, in {tars:,} tars", "samples", len(samples))
-    yield Row("map / time to make it", "CPU-s", spent)
+    samples = write_sample_map(folder / "map", shards)
     for place in (NEAR, FAR):
         state = json.dumps(Stream(samples, batch=BATCH).state_after(place // BATCH))
         seconds = min(in_own_process(resume, samples.folder, state) for _ in range(rounds))

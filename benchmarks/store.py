@@ -21,7 +21,6 @@ from statistics import median
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from benchmarks.harness import Row, parser, run, wall_seconds
 from pipeline.run.context import RunContext
@@ -37,26 +36,7 @@ from storage.local_store import LocalStore
 from storage.manifest import Counts, FileEntry, Manifest
 from storage.store import Store
 from storage.tables import CAPTIONS, write_table
-
-RECIPE = """
-name = "synthetic"
-store = "{folder}/store"
-[data]
-root = "{folder}/data"
-partition_size = 1
-label = ["coco"]
-tagger = ["coco"]
-[[data.sources]]
-name = "coco"
-format = "coco"
-images = "images"
-annotations = "instances.json"
-[caption]
-captioner = "recorded"
-recorded = ["captions.json"]
-[pretrain]
-variants = ["pseudo", "none"]
-"""
+from tests.small_set import write_small_set
 
 
 class Given(Stage):
@@ -75,26 +55,16 @@ class Given(Stage):
         return Output(self._table)
 
 
-def build(folder: Path, partitions: int) -> Path:
-    """Writes a dataset of tiny images, one per partition, and a store with all its keys. Returns the recipe's path."""
-    (folder / "data" / "images").mkdir(parents=True)
-    Image.new("RGB", (16, 16)).save(folder / "data" / "images" / "0.png")
-    data = (folder / "data" / "images" / "0.png").read_bytes()
-    for number in range(1, partitions + 1):
-        (folder / "data" / "images" / f"{number}.png").write_bytes(data + str(number).encode())
-    images = [{"id": n, "file_name": f"{n}.png", "width": 16, "height": 16} for n in range(1, partitions + 1)]
-    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [2, 2, 9, 9]} for n in range(1, partitions + 1)]
-    sets = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "person"}]}
-    (folder / "data" / "instances.json").write_text(json.dumps(sets))
-    (folder / "data" / "captions.json").write_text("[]")
-    recipe = folder / "synthetic.toml"
-    recipe.write_text(RECIPE.format(folder=folder))
-    planner = Planner(RunContext(load_recipe(recipe)))
+def build(folder: Path, partitions: int) -> list[str]:
+    """Writes a dataset of an image a partition, and a store with all its keys. Returns the words that name its recipe."""
+    recipe = write_small_set(folder / "data", partitions)
+    settings = ["data.partition_size=1", 'data.tagger=["set"]', 'pretrain.variants=["pseudo", "none"]']
+    planner = Planner(RunContext(load_recipe(recipe, settings)))
     planner.context.store.disk = CacheDisk()
     for step in planner.context.steps:
         plan = planner.plan(step)
         planner.finish(step, [_take(planner.context.store, step.stage.name, item) for item in plan.due])
-    return recipe
+    return [str(recipe), *(word for setting in settings for word in ("--set", setting))]
 
 
 def _take(store: Store, stage: str, item: WorkItem) -> Record:
@@ -113,8 +83,7 @@ def _take(store: Store, stage: str, item: WorkItem) -> Record:
 
 def measure_plan(folder: Path, partitions: int) -> Iterator[Row]:
     """Runs the command three times in separate processes."""
-    recipe = build(folder, partitions)
-    command = [sys.executable, "-m", "pipeline.cli", "plan", str(recipe), "--json"]
+    command = [sys.executable, "-m", "pipeline.cli", "plan", *build(folder, partitions), "--json"]
     seconds, before = [], getrusage(RUSAGE_CHILDREN)
     for _ in range(3):
         began = time.monotonic()

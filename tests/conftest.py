@@ -112,6 +112,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 
 @pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Callable[[], Any]:
+    """Returns what was printed as JSON since the last call."""
+    return lambda: json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
 def book(tmp_path: Path) -> RunBuilder:
     """An empty run."""
     return RunBuilder(Run(LocalStore(tmp_path / "store"), "toy"), tmp_path / "pictures")

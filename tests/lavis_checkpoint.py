@@ -9,11 +9,9 @@ _LAVIS = {
     "vision_model.embeddings.class_embedding": "visual_encoder.cls_token",
     "vision_model.embeddings.position_embedding": "visual_encoder.pos_embed",
     "vision_model.embeddings.patch_embedding.": "visual_encoder.patch_embed.proj.",
-    "vision_model.post_layernorm.": "visual_encoder.norm.",
-    ".layer_norm": ".norm",
-    ".self_attn.": ".attn.",
+    "vision_model.post_layernorm.": "visual_encoder.norm.", ".layer_norm": ".norm", ".self_attn.": ".attn.",
     ".attn.projection.": ".attn.proj.",
-}
+}  # fmt: skip
 """Part of a name in transformers' image encoder → that in LAVIS's."""
 
 

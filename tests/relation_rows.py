@@ -19,13 +19,10 @@ def relations(rows, images=1, scored=True) -> Relations:
     """`rows`: (image, subject box, object box, subject label, object label, predicate, and a score if `scored`)."""
     columns = list(zip(*rows, strict=True)) if rows else [[]] * 7
     return Relations(
-        images,
-        np.array(columns[0], np.int64),
-        np.array(columns[1], float).reshape(-1, 4),
-        np.array(columns[2], float).reshape(-1, 4),
-        *(np.array(column, np.int64) for column in columns[3:6]),
+        images, np.array(columns[0], np.int64), np.array(columns[1], float).reshape(-1, 4),
+        np.array(columns[2], float).reshape(-1, 4), *(np.array(column, np.int64) for column in columns[3:6]),
         scores=np.array(columns[6], float) if scored else None,
-    )
+    )  # fmt: skip
 
 
 def truths(rows, images=1) -> Relations:

@@ -64,3 +64,11 @@ class World:
             step: {part: artifact.content for part, artifact in found.items()}
             for step, found in self.artifacts().items()
         }
+
+    def files(self) -> dict[str, dict[str, str]]:
+        """Step and partition → digest of every file, including quarantined rows."""
+        return {
+            f"{step} {partition}": {name: entry.digest for name, entry in artifact.manifest.files.items()}
+            for step, found in self.artifacts().items()
+            for partition, artifact in found.items()
+        }

@@ -23,20 +23,13 @@ from models.predictions import Pairs, Predictions, Target, hoi, scene_graph, zer
 from recorded.recording import Arrays, Recording, targets_in
 
 FIELDS = {
-    "pred_sub_logits": "subject_logits",
-    "pred_obj_logits": "object_logits",
-    "pred_verb_logits": "predicate_logits",
-    "pred_sub_boxes": "subject_boxes",
-    "pred_obj_boxes": "object_boxes",
-}
+    "pred_sub_logits": "subject_logits", "pred_obj_logits": "object_logits", "pred_verb_logits": "predicate_logits",
+    "pred_sub_boxes": "subject_boxes", "pred_obj_boxes": "object_boxes",
+}  # fmt: skip
 TERMS = {
-    "loss_obj_ce": "loss_class",
-    "loss_verb_ce": "loss_predicates",
-    "loss_sub_bbox": "loss_subject_box",
-    "loss_obj_bbox": "loss_object_box",
-    "loss_sub_giou": "loss_subject_giou",
-    "loss_obj_giou": "loss_object_giou",
-}
+    "loss_obj_ce": "loss_class", "loss_verb_ce": "loss_predicates", "loss_sub_bbox": "loss_subject_box",
+    "loss_obj_bbox": "loss_object_box", "loss_sub_giou": "loss_subject_giou", "loss_obj_giou": "loss_object_giou",
+}  # fmt: skip
 SMALL = 600
 """Maximum number of elements of parameters whose gradients are recorded in full."""
 

@@ -29,17 +29,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "tagger_own": {"gating_mechanism": "GLIP", "verb_query_tgt_type": "vanilla"},
 }
 LOSSES = {
-    "set_cost_obj_class": 1,
-    "set_cost_verb_class": 1,
-    "set_cost_bbox": 2.5,
-    "set_cost_giou": 1.0,
-    "obj_loss_coef": 1,
-    "verb_loss_coef": 1,
-    "bbox_loss_coef": 2.5,
-    "giou_loss_coef": 1.0,
-    "eos_coef": 0.1,
-    "clip_max_norm": 0.1,
-}
+    "set_cost_obj_class": 1, "set_cost_verb_class": 1, "set_cost_bbox": 2.5, "set_cost_giou": 1.0, "obj_loss_coef": 1,
+    "verb_loss_coef": 1, "bbox_loss_coef": 2.5, "giou_loss_coef": 1.0, "eos_coef": 0.1, "clip_max_norm": 0.1,
+}  # fmt: skip
 OBJECTS, PREDICATES, WIDTH = 6, 4, 32
 """Number of object texts and predicate texts, and the width of image and text features."""
 HEIGHT_WIDTH = (72, 80)
@@ -97,24 +89,14 @@ def record(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
 def _config(name: str, settings: Mapping[str, Any]) -> NetworkConfig:
     return NetworkConfig(
         architecture="parseda" if name.startswith("parseda") else "parsed",
-        tagger=name.startswith("tagger"),
-        backbone="resnet_w2_1_1_1_1",
-        width=WIDTH,
-        heads=2,
-        points=1,
-        encoder_layers=2,
-        decoder_layers=2,
-        feedforward=16,
-        pairs=4,
-        fusion_interval=1,
-        fusion_width=WIDTH,
-        gate=settings["gating_mechanism"],
-        relation_queries=settings["verb_query_tgt_type"],
+        tagger=name.startswith("tagger"), backbone="resnet_w2_1_1_1_1", width=WIDTH, heads=2, points=1,
+        encoder_layers=2, decoder_layers=2, feedforward=16, pairs=4, fusion_interval=1, fusion_width=WIDTH,
+        gate=settings["gating_mechanism"], relation_queries=settings["verb_query_tgt_type"],
         text=TextConfig(
             hidden=WIDTH, layers=1, heads=2, feedforward=16, vocabulary=30, max_positions=10, initial_deviation=0.3
         ),
         official_compat=True,
-    )
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -139,14 +121,10 @@ def _inputs(config: NetworkConfig) -> Arrays:
     ids = np.where(mask, generator.integers(3, config.text.vocabulary, mask.shape), 1)
     ids[:, 0] = 0
     return {
-        "in.images": images,
-        "in.mask": padding,
-        "in.input_ids": ids,
-        "in.attention_mask": mask,
-        "in.n_obj": np.array(OBJECTS),
-        "in.n_rel": np.array(PREDICATES),
+        "in.images": images, "in.mask": padding, "in.input_ids": ids, "in.attention_mask": mask,
+        "in.n_obj": np.array(OBJECTS), "in.n_rel": np.array(PREDICATES),
         "in.sizes": np.array([[height, width], [50, 66]]),
-    } | _targets("hard")
+    } | _targets("hard")  # fmt: skip
 
 
 def _targets(kind: str) -> Arrays:

@@ -109,23 +109,17 @@ class Recording:
         return MatchWeights(
             object_class=args["set_cost_obj_class"],
             # The authors weight both classes by the object's weight.
-            subject_class=args["set_cost_obj_class"],
-            predicates=args["set_cost_verb_class"],
-            box=args["set_cost_bbox"],
-            giou=args["set_cost_giou"],
-        )
+            subject_class=args["set_cost_obj_class"], predicates=args["set_cost_verb_class"],
+            box=args["set_cost_bbox"], giou=args["set_cost_giou"],
+        )  # fmt: skip
 
     def loss_settings(self) -> LossSettings:
         args = self.args
         return LossSettings(
-            classes=args["obj_loss_coef"],
-            predicates=args["verb_loss_coef"],
-            box=args["bbox_loss_coef"],
-            giou=args["giou_loss_coef"],
-            background=args["eos_coef"],
-            localised_predicates=args["giou_verb_label"],
+            classes=args["obj_loss_coef"], predicates=args["verb_loss_coef"], box=args["bbox_loss_coef"],
+            giou=args["giou_loss_coef"], background=args["eos_coef"], localised_predicates=args["giou_verb_label"],
             pseudo_predicates=args["pseudo_verb"],
-        )
+        )  # fmt: skip
 
     def _with_heads(self, text: TextConfig, state: dict[str, Tensor]) -> TextConfig:
         """Sets the number of heads that best reproduces the recorded text features, because no file states it."""

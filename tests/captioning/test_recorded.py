@@ -98,10 +98,8 @@ def test_a_missing_file_and_a_false_table_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("settings, message", [
-    ({"captioner": "recorded"}, "name at least one file"),
-    ({"top_p": 1.5}, "top_p"),
-    ({"of": ["box", "box"]}, "names one twice"),
-    ({"min_length": 30}, "min_length: 30 is above max_length"),
+    ({"captioner": "recorded"}, "name at least one file"), ({"top_p": 1.5}, "top_p"),
+    ({"of": ["box", "box"]}, "names one twice"), ({"min_length": 30}, "min_length: 30 is above max_length"),
     ({"nucleus_p": 0.9}, "nucleus_p"),
 ])  # fmt: skip
 def test_settings_say_which_field_is_wrong(settings, message):
@@ -122,10 +120,8 @@ def test_real_recorded_captions(shared):
     assert sum(len(found) for found in people.caption([], sorted(people.image_ids()))) == 940
     models = recorded(coco / "captions_blip_sample2017.json")
     assert {c.source for found in models.caption([], sorted(models.image_ids())) for c in found} == {
-        "blip_vitl_beam",
-        "blip_vitl_nucleus",
-        "blip2_opt27b",
-    }
+        "blip_vitl_beam", "blip_vitl_nucleus", "blip2_opt27b",
+    }  # fmt: skip
     assert len(recorded(shared / "data" / "blip_captions" / "BLIP_ViT-L.json").image_ids()) == 5000
     assert not people.rejects and not models.rejects
 

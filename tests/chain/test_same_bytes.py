@@ -20,15 +20,6 @@ from pipeline.runtime.stage import Stage
 LABELLING = ("caption", "parse", "tag", "shard:pseudo")
 
 
-def _files(world: World) -> dict[str, dict[str, str]]:
-    """Step and partition → digest of every file, including quarantined rows."""
-    return {
-        f"{step} {partition}": {name: entry.digest for name, entry in artifact.manifest.files.items()}
-        for step, found in world.artifacts().items()
-        for partition, artifact in found.items()
-    }
-
-
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """One thread, as in a worker."""
@@ -47,8 +38,8 @@ def test_any_order_and_crashes_give_the_bytes_of_an_undisturbed_run(finished, co
     while not _goes_to_the_end(copied, chance, opened):
         crashes += 1
     assert crashes > 2
-    assert _files(copied) == _files(finished)
-    assert any(name.endswith(".tar") for files in _files(copied).values() for name in files)
+    assert copied.files() == finished.files()
+    assert any(name.endswith(".tar") for files in copied.files().values() for name in files)
     assert copied.due() == set(), "so nothing downstream is recomputed"
 
 

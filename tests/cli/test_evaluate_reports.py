@@ -30,10 +30,7 @@ def detections(folder: Path, uris: dict[int, str], names: tuple[str, str], predi
     """Right detections in all but the last image, where the person's box is off."""
     rows = [
         {
-            "image_id": number,
-            "uri": uri,
-            "width": 100,
-            "height": 80,
+            "image_id": number, "uri": uri, "width": 100, "height": 80,
             "boxes": [
                 dict(zip("xywh", (x + 40.0 * (number == IMAGES[-1] and name == names[0]), *rest), strict=True))
                 | {"category": name, "score": 1.0}
@@ -42,7 +39,7 @@ def detections(folder: Path, uris: dict[int, str], names: tuple[str, str], predi
             "pairs": [{"subject": 0, "object": 1, "predicate": predicate, "score": 0.9 - number / 100}],
         }
         for number, uri in uris.items()
-    ]
+    ]  # fmt: skip
     return save_json(folder / "found.json", rows)
 
 
@@ -77,13 +74,11 @@ def test_v_coco(tmp_path):
     corners = [(x, y, x + w - 1, y + h - 1) for x, y, w, h in (PERSON, KNIFE)]
     found = [
         {
-            "image_id": number,
-            "person_box": list(corners[0]),
-            "cut_agent": 0.9,
+            "image_id": number, "person_box": list(corners[0]), "cut_agent": 0.9,
             "cut_instr": [*(corners[1] if number < IMAGES[-1] else (0, 0, 9, 9)), 0.9 - number / 100],
         }
         for number in IMAGES
-    ]
+    ]  # fmt: skip
     folder, summary = evaluated(
         tmp_path, "vcoco", "--ground-truth", save_json(tmp_path / "vcoco.json", [cut]),
         "--file", f"instances={save_json(tmp_path / 'instances.json', instances)}",

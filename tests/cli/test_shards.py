@@ -23,15 +23,14 @@ from storage.errors import FatalError
 from storage.shards.index import index_path, index_tar, read_index
 from storage.shards.writer import Sample, write_shards
 from storage.tables import write_table
+from tests.data.toy_sets import encoded
 
 SIDE = 200
 rlip = partial(rlip_command.rlip, "shards")
 
 
 def image(form: str = "JPEG") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (SIDE, SIDE), (200, 200, 200)).save(buffer, form)
-    return buffer.getvalue()
+    return encoded(Image.new("RGB", (SIDE, SIDE), (200, 200, 200)), form)
 
 
 def foreign(path: Path, *entries: tuple[str, bytes]) -> Path:

@@ -2,9 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -37,11 +35,6 @@ def run(book: RunBuilder) -> Run:
     book.add("tag", "toys/0000", found, candidates=[pairs(number) for number in range(IMAGES)])
     book.run.note("recipe", {"name": "demo", "shard": {"threshold": 0.2}})
     return book.run
-
-
-@pytest.fixture
-def printed(capsys: pytest.CaptureFixture[str]) -> Callable[[], Any]:
-    return lambda: json.loads(capsys.readouterr().out)
 
 
 def judge(label: ReviewableLabel, kind: Kind, reviewer: str = "ada", seconds: float | None = None) -> Verdict:

@@ -33,12 +33,9 @@ def coco(tmp_path: Path) -> Build:
                 save_picture(folder / name)
         content = {"images": images, "annotations": annotations, "categories": categories}
         chosen: dict[str, Any] = {
-            "name": "toy",
-            "format": "coco",
-            "images": folder,
-            "annotations": save_json(tmp_path / "instances.json", content),
-            **settings,
-        }
+            "name": "toy", "format": "coco", "images": folder,
+            "annotations": save_json(tmp_path / "instances.json", content), **settings,
+        }  # fmt: skip
         if relations is not None:
             chosen["relations"] = save_json(tmp_path / "relations.json", relations)
         return DataSource(**chosen)

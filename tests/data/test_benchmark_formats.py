@@ -25,15 +25,12 @@ HICO: dict[str, Any] = {
     "size": [[100, 80], [50, 40]],
     "annotation": [
         {
-            "boxes_h": [[1, 2, 11, 22], [1, 2, 11, 22]],
-            "boxes_o": [[5, 5, 9, 9], [5, 5, 9, 8]],
-            "hoi": [0, 1],
-            "object": [1, 1],
-            "verb": [0, 1],
+            "boxes_h": [[1, 2, 11, 22], [1, 2, 11, 22]], "boxes_o": [[5, 5, 9, 9], [5, 5, 9, 8]], "hoi": [0, 1],
+            "object": [1, 1], "verb": [0, 1],
         },
         {"boxes_h": [], "boxes_o": [], "hoi": [], "object": [], "verb": []},
     ],
-}
+}  # fmt: skip
 PEOPLE = {"id": 1, "name": "person"}, {"id": 49, "name": "knife"}
 INSTANCES: dict[str, Any] = {
     "categories": PEOPLE,
@@ -55,13 +52,10 @@ def action(name: str, roles: list[str], rows: list[tuple[int, int, int, list[int
     """An action of V-COCO; rows are (person, image, label, objects by role)."""
     people = [row[0] for row in rows]
     return {
-        "action_name": name,
-        "role_name": ["agent", *roles],
-        "ann_id": people,
-        "image_id": [row[1] for row in rows],
+        "action_name": name, "role_name": ["agent", *roles], "ann_id": people, "image_id": [row[1] for row in rows],
         "label": [row[2] for row in rows],
         "role_object_id": people + [row[3][k] for k in range(len(roles)) for row in rows],
-    }
+    }  # fmt: skip
 
 
 VCOCO = [
@@ -130,10 +124,8 @@ def test_pairs_of_hico_det_share_equal_boxes(tmp_path):
     first, second = annotations(reader)
     assert (first.image_id, first.width, first.height, second.image_id) == (7, 100, 80, 9)
     assert first.boxes == (
-        Box("person", 1, 2, 10, 20),
-        Box("dining table", 5, 5, 4, 4),
-        Box("dining table", 5, 5, 4, 3),
-    )
+        Box("person", 1, 2, 10, 20), Box("dining table", 5, 5, 4, 4), Box("dining table", 5, 5, 4, 3),
+    )  # fmt: skip
     assert first.relations == (AnnotatedRelation(0, "adjust", 1), AnnotatedRelation(0, "no interaction", 2))
     assert second.boxes == ()
     assert reader.objects == ("airplane", "dining table", "person")
@@ -141,10 +133,8 @@ def test_pairs_of_hico_det_share_equal_boxes(tmp_path):
 
 
 @pytest.mark.parametrize("changed, reason", [
-    ({"verb": [0, 7]}, "unknown verb id"),
-    ({"object": [1, -1]}, "unknown category id"),
-    ({"boxes_o": [[5, 5, 9, 9], [5, 5]]}, "relation without box"),
-    ({"object": [1]}, "relations malformed"),
+    ({"verb": [0, 7]}, "unknown verb id"), ({"object": [1, -1]}, "unknown category id"),
+    ({"boxes_o": [[5, 5, 9, 9], [5, 5]]}, "relation without box"), ({"object": [1]}, "relations malformed"),
 ])  # fmt: skip
 def test_bad_pairs_are_quarantined(tmp_path, changed, reason):
     content = {**HICO, "annotation": [{**HICO["annotation"][0], **changed}, HICO["annotation"][1]]}
@@ -169,10 +159,8 @@ def test_v_coco_as_pairs_keeps_its_actions_and_reads_as_predicates(tmp_path):
         "annotations": [
             {"boxes_h": [[1, 1, 9, 9]], "boxes_o": [[2, 2, 5, 5]], "objects": [2], "actions": [1], "file_name": "x.jpg"}
         ],
-        "classes": ["hold obj", "sit instr"],
-        "objects": ["background", "person", "knife"],
-        "images": [368],
-    }
+        "classes": ["hold obj", "sit instr"], "objects": ["background", "person", "knife"], "images": [368],
+    }  # fmt: skip
     path = save_json(tmp_path / "instances.json", content)
     reader = opened("vcoco_instances", path)
     (record,) = annotations(reader)
@@ -198,12 +186,9 @@ def test_v_coco_is_read_for_trainings_without_what_has_no_object(tmp_path):
     for name in "ab":
         save_picture(tmp_path / f"{name}.jpg")
     source = DataSource(
-        name="v",
-        format="vcoco",
-        images=tmp_path,
-        annotations=tmp_path / "vcoco.json",
+        name="v", format="vcoco", images=tmp_path, annotations=tmp_path / "vcoco.json",
         instances=tmp_path / "instances.json",
-    )
+    )  # fmt: skip
     _, (second, first) = read_all(source)
     assert first.relations == (AnnotatedRelation(0, "cut with", 1),) and second.relations == ()
     assert reasons(first) == reasons(second) == ["relation without object"]
@@ -240,11 +225,9 @@ def test_vrd(tmp_path):
 def test_bad_relations_of_vrd_are_quarantined(tmp_path):
     good = VRD["31_a_b.jpg"][0]
     bad = [
-        {**good, "predicate": 2},
-        {**good, "object": {"category": 2, "bbox": [1, 2, 3, 4]}},
-        {**good, "subject": {}},
+        {**good, "predicate": 2}, {**good, "object": {"category": 2, "bbox": [1, 2, 3, 4]}}, {**good, "subject": {}},
         4,
-    ]
+    ]  # fmt: skip
     reader = vrd(tmp_path, {"1_x.jpg": [*bad, good], "2_x.jpg": 5, "x.jpg": [], "../3_x.jpg": [], "1_y.jpg": []})
     first, second = annotations(reader)
     assert reasons(first) == ["unknown verb id", "unknown category id", "relation without box", "unknown verb id"]
@@ -287,12 +270,9 @@ def test_open_images_in_pixels_by_a_file_or_by_the_images(tmp_path):
     assert [(reject.image_id, reject.reason) for reject in reader.rejects] == [(2, "image size not usable")]
     save_picture(tmp_path / "fe00000000000001.jpg", 400, 200)
     source = DataSource(
-        name="o",
-        format="open_images",
-        images=tmp_path,
-        annotations=tmp_path / "vrd.csv",
+        name="o", format="open_images", images=tmp_path, annotations=tmp_path / "vrd.csv",
         classes=tmp_path / "classes.csv",
-    )
+    )  # fmt: skip
     first, second = read_all(source)[1]
     assert (first.width, first.height) == (400, 200) and first.boxes[1] == Box("Coffee cup", 200, 100, 100, 100)
     assert second.width is None
@@ -317,15 +297,10 @@ def vg150(tmp_path: Path) -> DataSource:
     h5py = pytest.importorskip("h5py")
     columns: dict[str, Any] = {
         "boxes_1024": [[100, 50, 40, 20], [512, 256, 512, 256], [10, 10, 20, 20], [30, 30, 4, 4], [30, 30, 4, 4]],
-        "labels": [[1], [2], [1], [2], [9]],
-        "relationships": [[0, 1], [1, 0], [3, 4]],
-        "predicates": [[1], [2], [1]],
-        "split": [0, 0, 0, 2],
-        "img_to_first_box": [0, 2, -1, 3],
-        "img_to_last_box": [1, 2, -1, 4],
-        "img_to_first_rel": [0, -1, -1, 2],
-        "img_to_last_rel": [1, -1, -1, 2],
-    }
+        "labels": [[1], [2], [1], [2], [9]], "relationships": [[0, 1], [1, 0], [3, 4]], "predicates": [[1], [2], [1]],
+        "split": [0, 0, 0, 2], "img_to_first_box": [0, 2, -1, 3], "img_to_last_box": [1, 2, -1, 4],
+        "img_to_first_rel": [0, -1, -1, 2], "img_to_last_rel": [1, -1, -1, 2],
+    }  # fmt: skip
     with h5py.File(tmp_path / "VG-SGG.h5", "w") as file:
         for name, values in columns.items():
             file[name] = values

@@ -68,20 +68,16 @@ def test_pairs_find_their_boxes_or_bring_them(coco):
         {
             "image_id": 7,
             "relations": [
-                pair("ride instr", "horse", [20, 31, 70, 70]),
-                pair("look obj", "horse", [58, 30, 90, 70]),
-                pair("hold obj", "dog", [1, 1, 8, 8]),
-                pair("hold obj", "dog", [1, 1, 8, 8]),
+                pair("ride instr", "horse", [20, 31, 70, 70]), pair("look obj", "horse", [58, 30, 90, 70]),
+                pair("hold obj", "dog", [1, 1, 8, 8]), pair("hold obj", "dog", [1, 1, 8, 8]),
             ],
         }
-    ]
+    ]  # fmt: skip
     _, (record,) = read_all(coco([IMAGE], boxes, relations))
     assert record.relations == (
-        AnnotatedRelation(0, "ride", 1),
-        AnnotatedRelation(0, "look at", 2),
+        AnnotatedRelation(0, "ride", 1), AnnotatedRelation(0, "look at", 2), AnnotatedRelation(0, "hold", 3),
         AnnotatedRelation(0, "hold", 3),
-        AnnotatedRelation(0, "hold", 3),
-    )
+    )  # fmt: skip
     assert record.boxes[3] == Box("dog", 1, 1, 7, 7)
     checked, rejects = validate(record)
     assert checked is not None and len(checked.relations) == 3
@@ -90,19 +86,14 @@ def test_pairs_find_their_boxes_or_bring_them(coco):
 
 def test_pairs_that_can_not_be_used(coco):
     bad = [
-        pair("hold obj", "unicorn", [1, 2, 3, 4]),
-        pair("hold obj", "dog", None),
-        pair("", "dog", [1, 2, 3, 4]),
+        pair("hold obj", "unicorn", [1, 2, 3, 4]), pair("hold obj", "dog", None), pair("", "dog", [1, 2, 3, 4]),
         "nonsense",
-    ]
+    ]  # fmt: skip
     relations = [{"image_id": 7, "relations": bad}, {"image_id": 99, "relations": bad}, {"relations": []}]
     reader, (record,) = read_all(coco([IMAGE], [], relations))
     assert [reject.reason for reject in record.rejects] == [
-        "unknown category",
-        "relation without box",
-        "relation malformed",
-        "relation malformed",
-    ]
+        "unknown category", "relation without box", "relation malformed", "relation malformed",
+    ]  # fmt: skip
     assert record.boxes == () and record.relations == ()
     assert [(r.image_id, r.reason) for r in reader.rejects] == [
         (-1, "relations malformed"),
@@ -120,11 +111,9 @@ def test_a_crowd_is_nobodys_box(coco):
 def test_objects365_names_files_and_doubled_boxes(coco, tmp_path):
     images = [{"id": 1, "file_name": "images/v2/patch16/objects365_v2_01.jpg", "width": 100, "height": 80}]
     categories = [
-        {"id": 1, "name": "Person"},
-        {"id": 38, "name": "Moniter/TV"},
-        {"id": 197, "name": "Cigar/Cigarette "},
+        {"id": 1, "name": "Person"}, {"id": 38, "name": "Moniter/TV"}, {"id": 197, "name": "Cigar/Cigarette "},
         {"id": 300, "name": "Tape Measur/ Ruler"},
-    ]
+    ]  # fmt: skip
     boxes = [box(n, category, [1, 2, 30, 40], 1) for n, category in enumerate((1, 1, 38, 197, 300))]
     source = coco(images, boxes, categories=categories, format="objects365")
     save_picture(source.images / "patch16" / "objects365_v2_01.jpg")

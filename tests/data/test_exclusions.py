@@ -107,10 +107,8 @@ def test_a_map_finds_the_images_of_another_numbering(tmp_path, content):
 
 
 @pytest.mark.parametrize("content, fault", [
-    ([{"image_id": 1, "coco_id": None}], "maps no image to an id"),
-    ([{"coco_id": 1}], "element 1 has no image_id"),
-    ({"one": 42}, "one → 42 maps no image id"),
-    (42, "holds a JSON number"),
+    ([{"image_id": 1, "coco_id": None}], "maps no image to an id"), ([{"coco_id": 1}], "element 1 has no image_id"),
+    ({"one": 42}, "one → 42 maps no image id"), (42, "holds a JSON number"),
 ])  # fmt: skip
 def test_a_map_at_fault_is_named_with_what_is_allowed(tmp_path, content, fault):
     listed = text(tmp_path / "coco.ids", "42\n")

@@ -20,7 +20,7 @@ from pipeline.runtime.stage import Inputs
 from pipeline.stages.ingest import IngestSettings, IngestStage
 from storage.errors import FatalError, RetryableError
 from storage.local_store import LocalStore
-from tests.data.toy_sets import read_all, save_json, save_picture
+from tests.data.toy_sets import encoded, read_all, save_json, save_picture
 
 NAMES = ("patch0/a.jpg", "patch0/b.jpg", "patch1/c.jpg")
 EMPTY, LOST = "patch1/empty.jpg", "patch1/lost.jpg"
@@ -28,9 +28,7 @@ CATEGORIES = [{"id": 1, "name": "person"}]
 
 
 def picture(number: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (100, 80), (40 * number, 120, 60)).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return encoded(Image.new("RGB", (100, 80), (40 * number, 120, 60)), "JPEG")
 
 
 def pack(path: Path, names: dict[str, bytes]) -> Path:

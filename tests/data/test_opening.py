@@ -5,7 +5,6 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,14 +22,9 @@ from pipeline.data.images.opening import (
     read_image,
 )
 from pipeline.data.images.refs import ImageRef
+from tests.data.toy_sets import encoded
 
 RED = (200, 30, 40)
-
-
-def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def noise(width: int = 64, height: int = 48) -> Image.Image:

@@ -1,8 +1,6 @@
 """Copies of an image have near hashes, different images have not, and images that show nothing have none."""
 
-import io
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +9,7 @@ from PIL import Image
 from pipeline.data.images import perceptual_hash as module
 from pipeline.data.images.opening import BadImage, ImageLimits, probe_bytes
 from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, near_duplicates, perceptual_hash, probe_and_hash
-
-
-def encoded(image: Image.Image, form: str = "JPEG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
+from tests.data.toy_sets import encoded
 
 
 def picture(seed: int, width: int = 320, height: int = 240) -> Image.Image:
@@ -40,20 +33,20 @@ def trimmed(image: Image.Image) -> Image.Image:
 
 
 COPIES: dict[str, Callable[[Image.Image], bytes]] = {
-    "stronger compression": lambda image: encoded(image, quality=50),
+    "stronger compression": lambda image: encoded(image, "JPEG", quality=50),
     "PNG": lambda image: encoded(image, "PNG"),
     "PNG with transparency": lambda image: encoded(image.convert("RGBA"), "PNG"),
     "WEBP": lambda image: encoded(image, "WEBP", quality=60),
-    "half the size": lambda image: encoded(halved(image), quality=85),
-    "a slight crop": lambda image: encoded(trimmed(image), quality=85),
-    "grey": lambda image: encoded(image.convert("L"), quality=85),
+    "half the size": lambda image: encoded(halved(image), "JPEG", quality=85),
+    "a slight crop": lambda image: encoded(trimmed(image), "JPEG", quality=85),
+    "grey": lambda image: encoded(image.convert("L"), "JPEG", quality=85),
 }
 
 
 @pytest.mark.parametrize("copy", COPIES)
 def test_a_copy_is_a_near_duplicate(copy):
     image = picture(1)
-    assert bits_apart(encoded(image, quality=92), COPIES[copy](image)) <= DEFAULT_DISTANCE
+    assert bits_apart(encoded(image, "JPEG", quality=92), COPIES[copy](image)) <= DEFAULT_DISTANCE
 
 
 def test_copies_of_real_pictures_are_near_duplicates(shared):
@@ -88,17 +81,17 @@ def horizon() -> Image.Image:
 
 @pytest.mark.parametrize("draw", [flat, gradient, horizon])
 def test_a_picture_without_structure_has_no_hash(draw):
-    assert perceptual_hash(encoded(draw())) is None
+    assert perceptual_hash(encoded(draw(), "JPEG")) is None
 
 
 def test_a_hash_is_a_64_bit_number_that_a_table_can_hold():
-    hashes = [perceptual_hash(encoded(picture(seed))) for seed in range(8)]
+    hashes = [perceptual_hash(encoded(picture(seed), "JPEG")) for seed in range(8)]
     assert all(each is not None and 0 <= each < 2**64 for each in hashes)
     assert any(each is not None and each >= 2**63 for each in hashes)
 
 
 def test_one_decoding_gives_what_probing_gives_within_the_same_limits():
-    data = encoded(picture(2, 500, 333))
+    data = encoded(picture(2, 500, 333), "JPEG")
     probe, phash = probe_and_hash(data)
     assert probe == probe_bytes(data)
     assert phash == perceptual_hash(data) is not None

@@ -20,11 +20,9 @@ from tests.data.test_coco import box, pair
 from tests.data.toy_sets import save_json
 
 IMAGES = [
-    {"id": 7, "file_name": "a.jpg", "width": 100, "height": 80},
-    {"id": 3, "file_name": "sub/ü b.jpg"},
-    {"id": -5, "file_name": "c.jpg"},
-    {"id": 2**60, "file_name": "d.jpg"},
-]
+    {"id": 7, "file_name": "a.jpg", "width": 100, "height": 80}, {"id": 3, "file_name": "sub/ü b.jpg"},
+    {"id": -5, "file_name": "c.jpg"}, {"id": 2**60, "file_name": "d.jpg"},
+]  # fmt: skip
 BOXES = [
     box(1, 18, [1, 2, 3.25, 1 / 3]), box(2, 1, [float("nan"), 1e300, float("inf"), 8], 3), box(3, 1, "none", 2**60),
     box(4, "x", [0, 0, 9, 9], 2**60), box(5, 1, [0, 0, 9, 9], iscrowd=1), box(6, 77, [0, 0, 9, 9], -5),

@@ -1,7 +1,5 @@
 """The size of a view follows from random numbers and the image's size alone; its pixels are those that it describes."""
 
-from io import BytesIO
-
 import numpy as np
 import pytest
 import torch
@@ -12,6 +10,7 @@ from pipeline.data.images.opening import BadImage
 from pipeline.data.images.training_pixels import load_view, normalised
 from pipeline.data.images.training_view import DRAWS, Crop, TrainingView, ViewSettings, training_view, training_views
 from pipeline.data.images.views import to_pixels, view_size
+from tests.data.toy_sets import encoded
 
 PAPER = {"image_size": 1333, "shortest": tuple(range(480, 801, 32)), "crop": 0.5}
 
@@ -20,12 +19,6 @@ def picture(width: int = 300, height: int = 200) -> Image.Image:
     """Soft areas of random colours."""
     coarse = np.random.default_rng(0).integers(0, 255, (height // 20, width // 20, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encoded(image: Image.Image, form: str = "PNG") -> bytes:
-    file = BytesIO()
-    image.save(file, form)
-    return file.getvalue()
 
 
 def shown(image: Image.Image, view: TrainingView) -> np.ndarray:

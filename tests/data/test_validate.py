@@ -30,16 +30,11 @@ def reasons(found: list) -> list[str]:  # type: ignore[type-arg]
 
 
 @pytest.mark.parametrize("box, reason", [
-    (Box("dog", 10, 10, -5, 5), "box inverted"),
-    (Box("dog", 10, 10, 5, -5), "box inverted"),
-    (Box("dog", 10, 10, 0, 5), "box empty"),
-    (Box("dog", 100, 10, 5, 5), "box outside"),
-    (Box("dog", -20, 10, 20, 5), "box outside"),
-    (Box("dog", 10, 300, 5, 5), "box outside"),
-    (Box("dog", float("nan"), 10, 5, 5), "box not finite"),
-    (Box("dog", 1, 10, float("inf"), 5), "box not finite"),
-    (Box("dog", 10, 10, 1e-60, 5), "box empty"),
-    (Box("dog", 1e300, 10, 1e300, 5), "box outside"),
+    (Box("dog", 10, 10, -5, 5), "box inverted"), (Box("dog", 10, 10, 5, -5), "box inverted"),
+    (Box("dog", 10, 10, 0, 5), "box empty"), (Box("dog", 100, 10, 5, 5), "box outside"),
+    (Box("dog", -20, 10, 20, 5), "box outside"), (Box("dog", 10, 300, 5, 5), "box outside"),
+    (Box("dog", float("nan"), 10, 5, 5), "box not finite"), (Box("dog", 1, 10, float("inf"), 5), "box not finite"),
+    (Box("dog", 10, 10, 1e-60, 5), "box empty"), (Box("dog", 1e300, 10, 1e300, 5), "box outside"),
 ])  # fmt: skip
 def test_boxes_that_can_not_be_used(picture, box, reason):
     kept = Box("dog", 1, 1, 5, 5)
@@ -62,12 +57,9 @@ def test_relations_follow_their_boxes(picture):
         Box("a", 0, 0, 0, 5), Box("a", 1, 1, 5, 5), Box("b", 2, 2, 5, 5), Box("a", 1, 1, 5, 5), Box("b", 1, 1, 5, 5),
     )  # fmt: skip
     relations = (
-        AnnotatedRelation(0, "on", 2),
-        AnnotatedRelation(1, "on", 2),
-        AnnotatedRelation(3, "on", 2),
-        AnnotatedRelation(1, "near", 3),
-        AnnotatedRelation(4, "in", 3),
-    )
+        AnnotatedRelation(0, "on", 2), AnnotatedRelation(1, "on", 2), AnnotatedRelation(3, "on", 2),
+        AnnotatedRelation(1, "near", 3), AnnotatedRelation(4, "in", 3),
+    )  # fmt: skip
     found, rejects = validate(record(picture, *boxes, relations=relations))
     assert found is not None
     assert [box.category for box in found.boxes] == ["a", "b", "b"]

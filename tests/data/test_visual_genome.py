@@ -58,12 +58,9 @@ def test_names_and_predicates_are_lower_case_and_boxes_shared(tmp_path):
 def test_exact_and_near_duplicates_go_and_aliases_only_compare(tmp_path):
     same_man = thing(11, "man", 11, 10, 40, 60)
     relations = [
-        fact(MAN, "near", DOG),
-        fact(MAN, "near", DOG),
-        fact(same_man, "beside", DOG),
-        fact(same_man, "holding", DOG),
+        fact(MAN, "near", DOG), fact(MAN, "near", DOG), fact(same_man, "beside", DOG), fact(same_man, "holding", DOG),
         fact(thing(12, "man", 50, 10, 40, 60), "near", DOG),
-    ]
+    ]  # fmt: skip
     files = {"predicate_aliases": "near,next to,beside\n", "object_aliases": "man,guy\n"}
     _, (record,) = read_all(genome(tmp_path, one(relations), files))
     assert [relation.predicate for relation in record.relations] == ["near", "holding", "near"]
@@ -91,11 +88,9 @@ def test_what_can_not_be_used(tmp_path):
         "relation without box", "relation malformed",
     ]  # fmt: skip
     assert [(reject.image_id, reject.reason) for reject in reader.rejects] == [
-        (1, "duplicate image id"),
-        (2, "relations malformed"),
+        (1, "duplicate image id"), (2, "relations malformed"), (-1, "image id not an integer"),
         (-1, "image id not an integer"),
-        (-1, "image id not an integer"),
-    ]
+    ]  # fmt: skip
 
 
 def test_image_data_orders_and_objects_add_boxes(tmp_path):

@@ -1,5 +1,6 @@
 """Helpers that write images and annotation files, and read a source to its end."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ def save_picture(path: Path, width: int = 100, height: int = 80) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), (90, 120, 60)).save(path, "JPEG")
     return path
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    """Returns the bytes of an image in a format."""
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
 
 
 def save_json(path: Path, content: Any) -> Path:

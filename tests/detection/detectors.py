@@ -90,12 +90,9 @@ def save_zero_shot(kind: str, folder: Path) -> Path:
         letters = [f"{letter}{end}" for end in ("", "</w>") for letter in "abcdefghijklmnopqrstuvwxyz"]
         pieces = {piece: place for place, piece in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
         ends = {
-            "vocab_size": len(pieces),
-            "max_position_embeddings": 16,
-            "pad_token_id": 0,
-            "bos_token_id": 52,
+            "vocab_size": len(pieces), "max_position_embeddings": 16, "pad_token_id": 0, "bos_token_id": 52,
             "eos_token_id": 53,
-        }
+        }  # fmt: skip
         module = t.OwlViTConfig if kind == "owlvit" else t.Owlv2Config
         config = module(text_config={**text, **ends}, vision_config={**text, **size}, projection_dim=32)
         network = (t.OwlViTForObjectDetection if kind == "owlvit" else t.Owlv2ForObjectDetection)(config)

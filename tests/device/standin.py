@@ -26,14 +26,9 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 NAME = "standin"
 aten = torch.ops.aten
 WAITS = {
-    aten._local_scalar_dense,
-    aten.nonzero,
-    aten.masked_select,
-    aten.equal,
-    aten._unique2,
-    aten.unique_dim,
+    aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten._unique2, aten.unique_dim,
     aten.bincount,
-}
+}  # fmt: skip
 """Operations whose result the host needs before it can go on: values, or a shape that depends on values."""
 
 
@@ -45,13 +40,9 @@ class StandInTensor(Tensor):
     @staticmethod
     def __new__(cls, raw: Tensor) -> StandInTensor:
         return Tensor._make_wrapper_subclass(
-            cls,
-            raw.size(),
-            strides=raw.stride(),
-            storage_offset=raw.storage_offset(),
-            dtype=raw.dtype,
+            cls, raw.size(), strides=raw.stride(), storage_offset=raw.storage_offset(), dtype=raw.dtype,
             device=f"{NAME}:0",
-        )
+        )  # fmt: skip
 
     def __init__(self, raw: Tensor) -> None:
         self.raw = raw

@@ -1,7 +1,6 @@
 """What runs on the CPU runs on another device, with the same results and few waits for it.
 
-Each file of checks has a process of its own, because torch learns of the stand-in's device before anything else. The
-doctor's takes most of a minute, because all of its lines examine each fault.
+Each file of checks has a process of its own, because torch learns of the stand-in's device before anything else.
 """
 
 from __future__ import annotations

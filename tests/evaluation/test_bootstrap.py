@@ -101,13 +101,10 @@ def drawn_set(draws: np.random.Generator) -> HicoMatches:
         images=IMAGES,
         triplets=tuple(TripletClass(0, number, 0) for number in range(CLASSES)),
         bounds=np.searchsorted(columns[1][order], np.arange(CLASSES + 1)),
-        position=order,
-        image=columns[0][order],
-        right=columns[2][order],
-        truth=np.repeat(of_truth[1], truths[of_truth]),
-        truth_image=np.repeat(of_truth[0], truths[of_truth]),
+        position=order, image=columns[0][order], right=columns[2][order],
+        truth=np.repeat(of_truth[1], truths[of_truth]), truth_image=np.repeat(of_truth[0], truths[of_truth]),
         official=False,
-    )
+    )  # fmt: skip
 
 
 def test_intervals_of_a_mean_over_rare_classes_hold_the_mean_over_test_sets():

@@ -15,6 +15,7 @@ from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.evaluation.ground_truth import GroundTruth
 from storage.errors import FatalError
 from storage.tables import DETECTIONS
+from tests.data.toy_sets import save_json
 
 HICO: dict[str, Any] = {
     "objects": ["cup", "person", "dining_table"],
@@ -24,38 +25,28 @@ HICO: dict[str, Any] = {
     "annotation": [
         {"boxes_h": [[1, 2, 11, 22]], "boxes_o": [[5, 5, 9, 9]], "object": [0], "verb": [0]},
         {
-            "boxes_h": [[1, 2, 11, 22], [9, 9, 1, 1]],
-            "boxes_o": [[5, 5, 9, 9], [5, 5, 9, 9]],
-            "object": [2, 2],
+            "boxes_h": [[1, 2, 11, 22], [9, 9, 1, 1]], "boxes_o": [[5, 5, 9, 9], [5, 5, 9, 9]], "object": [2, 2],
             "verb": [1, 1],
         },
         {"boxes_h": [], "boxes_o": [], "object": [], "verb": []},
     ],
-}
+}  # fmt: skip
 NAMES = HICO["filenames"]
-
-
-def saved(path: Path, content: Any) -> Path:
-    path.write_text(json.dumps(content))
-    return path
 
 
 @pytest.fixture
 def truth(tmp_path: Path) -> GroundTruth:
-    return GroundTruth.open("hico_instances", saved(tmp_path / "truth.json", HICO))
+    return GroundTruth.open("hico_instances", save_json(tmp_path / "truth.json", HICO))
 
 
 def row(image_id: int | None, uri: str, pairs: Any = ((0, 1, "hold", 0.5),), boxes: Any = None) -> dict[str, Any]:
     """A row of DETECTIONS: a person and a cup, and pairs (subject, object, predicate, score)."""
     boxes = boxes or [("person", 0.9, 1, 2, 10, 20), ("cup", 0.8, 5, 5, 4, 4)]
     return {
-        "image_id": image_id,
-        "uri": uri,
-        "width": 100,
-        "height": 80,
+        "image_id": image_id, "uri": uri, "width": 100, "height": 80,
         "boxes": [dict(zip(("category", "score", "x", "y", "w", "h"), box, strict=True)) for box in boxes],
         "pairs": [dict(zip(("subject", "object", "predicate", "score"), pair, strict=True)) for pair in pairs],
-    }
+    }  # fmt: skip
 
 
 ROWS = [
@@ -83,7 +74,8 @@ def write_with_us(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 FILES: dict[str, Callable[[Path, list[dict[str, Any]]], Path]] = {
-    "a.parquet": write_parquet, "b.json": write_lines, "c.json": saved,
+    "a.parquet": write_parquet, "b.json": write_lines, "c.json": save_json, "w.parquet": write_with_us,
+    "w.json": write_with_us,
 }  # fmt: skip
 """Each form of our table, and what writes it."""
 
@@ -122,7 +114,7 @@ def test_interactions_without_an_object(tmp_path):
     walk = {"action_name": "walk", "role_name": ["agent"], "ann_id": [11], "image_id": [5], "label": [1],
             "role_object_id": [11]}  # fmt: skip
     truth = GroundTruth.open(
-        "vcoco", saved(tmp_path / "v.json", [walk]), {"instances": saved(tmp_path / "i.json", instances)}
+        "vcoco", save_json(tmp_path / "v.json", [walk]), {"instances": save_json(tmp_path / "i.json", instances)}
     )
     assert truth.relations.object_labels.tolist() == [-1] and np.isnan(truth.relations.object_boxes).all()
 
@@ -132,7 +124,7 @@ def test_ground_truth_of_no_use_is_refused(tmp_path):
         GroundTruth.open("hico_instances", tmp_path / "none.json")
     empty = {**HICO, "filenames": [], "annotation": [], "size": []}
     with pytest.raises(FatalError, match="no usable image"):
-        GroundTruth.open("hico_instances", saved(tmp_path / "e.json", empty))
+        GroundTruth.open("hico_instances", save_json(tmp_path / "e.json", empty))
     (tmp_path / "cut.json").write_text(json.dumps(HICO)[:-20])
     with pytest.raises(FatalError, match="ends in the middle of its JSON"):
         GroundTruth.open("hico_instances", tmp_path / "cut.json")
@@ -149,25 +141,18 @@ def check_rows(found: DetectionSet) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_our_table_in_every_form(tmp_path, truth, name):
-    check_rows(read_detections(FILES[name](tmp_path / name, ROWS), truth))
-
-
-@pytest.mark.parametrize("name", ["w.parquet", "w.json"])
-def test_what_is_written_is_read(tmp_path, truth, name):
-    path = write_with_us(tmp_path / name, ROWS)
+def test_our_table_is_read_in_every_form_and_in_batches(tmp_path, truth, monkeypatch, name):
+    path = FILES[name](tmp_path / name, ROWS)
     check_rows(read_detections(path, truth))
-    if name.endswith("json"):
-        assert [json.loads(line)["uri"] for line in path.read_text().splitlines()] == [each["uri"] for each in ROWS]
-        assert '"score": 0.9,' in path.read_text()
-    else:
-        assert pq.ParquetFile(path).num_row_groups == 2
-
-
-def test_a_batch_boundary_changes_nothing(tmp_path, truth, monkeypatch):
     monkeypatch.setattr("pipeline.evaluation.detections.table.BATCH", 1)
-    for name, write in FILES.items():
-        check_rows(read_detections(write(tmp_path / name, ROWS), truth))
+    check_rows(read_detections(path, truth))
+
+
+def test_what_is_written_has_groups_of_rows_and_short_scores(tmp_path):
+    assert pq.ParquetFile(write_with_us(tmp_path / "w.parquet", ROWS)).num_row_groups == 2
+    text = write_with_us(tmp_path / "w.json", ROWS).read_text()
+    assert [json.loads(line)["uri"] for line in text.splitlines()] == [each["uri"] for each in ROWS]
+    assert '"score": 0.9,' in text
 
 
 @pytest.mark.parametrize("name", ["w.parquet", "w.json"])
@@ -243,11 +228,11 @@ def test_names_that_fit_nothing_are_told_with_those_that_would(tmp_path, truth):
 
 
 def test_canonical_names_fit_where_one_of_the_truth_has_that_form(tmp_path):
-    path = saved(tmp_path / "truth.json", HICO)
+    path = save_json(tmp_path / "truth.json", HICO)
     detections = write_parquet(tmp_path / "a.parquet", [row(7, NAMES[0], [(0, 1, "is holding", 0.5)])])
     truth = GroundTruth.open("hico_instances", path)
     assert len(read_detections(detections, truth, allow_missing=True).relations) == 1
-    both = saved(tmp_path / "both.json", HICO | {"verbs": ["hold", "holding"]})
+    both = save_json(tmp_path / "both.json", HICO | {"verbs": ["hold", "holding"]})
     with pytest.raises(FatalError, match="none of its predicate names"):
         read_detections(detections, GroundTruth.open("hico_instances", both), allow_missing=True)
 
@@ -289,21 +274,19 @@ def pair(image: str, **changed: Any) -> dict[str, Any]:
 
 def test_a_list_of_pairs(tmp_path, truth):
     entries = [pair(NAMES[1], object_coco80=60, verb=1), pair(NAMES[0]), pair(NAMES[1], score=0.9)]
-    found = read_detections(saved(tmp_path / "a.json", entries), truth, allow_missing=True)
+    found = read_detections(save_json(tmp_path / "a.json", entries), truth, allow_missing=True)
     assert found.relations.image.tolist() == [0, 1, 1]
     assert found.relations.triplets.tolist() == [[1, 0, 0], [1, 2, 1], [1, 0, 0]]
     assert found.findings.images == 2
 
 
 @pytest.mark.parametrize("changed, reason", [
-    ({"object_coco80": 80}, "object class out of range"),
-    ({"verb": -1}, "predicate out of range"),
-    ({"score": float("nan")}, "score negative or not finite"),
-    ({"box_o": [9, 9, 5]}, "pair malformed"),
+    ({"object_coco80": 80}, "object class out of range"), ({"verb": -1}, "predicate out of range"),
+    ({"score": float("nan")}, "score negative or not finite"), ({"box_o": [9, 9, 5]}, "pair malformed"),
     ({"object_coco80": 0.5}, "pair malformed"),
 ])  # fmt: skip
 def test_faulty_pairs(tmp_path, truth, changed, reason):
-    path = saved(tmp_path / "a.json", [pair(NAMES[0]), pair(**{"image": NAMES[0], **changed})])
+    path = save_json(tmp_path / "a.json", [pair(NAMES[0]), pair(**{"image": NAMES[0], **changed})])
     with pytest.raises(FatalError, match=f"{reason}: 1 "):
         read_detections(path, truth, allow_missing=True)
     assert len(read_detections(path, truth, allow_missing=True, drop_faulty=True).relations) == 1
@@ -319,7 +302,7 @@ def dense(scores: Any, **changed: Any) -> dict[str, Any]:
 
 def test_scores_of_every_pair_and_predicate(tmp_path, truth):
     entries = [dense([[0.1, 0.9], [0.8, 0.2]]), dense([[0.1, 0.2], [0.3, 0.4]]), dense([], sub_ids=[], obj_ids=[])]
-    path = saved(
+    path = save_json(
         tmp_path / "a.json", [{**entry, "file_name": name} for entry, name in zip(entries, NAMES, strict=True)]
     )
     found = read_detections(path, truth, per_image=3).relations
@@ -333,10 +316,10 @@ def test_scores_of_every_pair_and_predicate(tmp_path, truth):
 
 def test_images_of_such_a_list_are_found_by_id_or_name_alone(tmp_path, truth):
     scores = [[0.5, 0], [0, 0]]
-    path = saved(tmp_path / "a.json", [dense(scores, image_id=9), dense(scores, file_name=NAMES[0])])
+    path = save_json(tmp_path / "a.json", [dense(scores, image_id=9), dense(scores, file_name=NAMES[0])])
     assert read_detections(path, truth, allow_missing=True, per_image=1).relations.image.tolist() == [0, 1]
     with pytest.raises(FatalError, match="not all of its images have an image_id or a file_name"):
-        read_detections(saved(path, [dense(scores, image_id=9), dense(scores)]), truth)
+        read_detections(save_json(path, [dense(scores, image_id=9), dense(scores)]), truth)
 
 
 @pytest.mark.parametrize("entry, message", [
@@ -348,7 +331,7 @@ def test_images_of_such_a_list_are_found_by_id_or_name_alone(tmp_path, truth):
 ])  # fmt: skip
 def test_faulty_images_of_such_a_list(tmp_path, truth, entry, message):
     with pytest.raises(FatalError, match=message):
-        read_detections(saved(tmp_path / "a.json", [{**entry, "image_id": 7}]), truth, allow_missing=True)
+        read_detections(save_json(tmp_path / "a.json", [{**entry, "image_id": 7}]), truth, allow_missing=True)
 
 
 def test_a_truth_in_shares_becomes_pixels_by_the_sizes_of_the_detections(tmp_path):

@@ -9,16 +9,12 @@ from relation_rows import best_of_pairs
 
 from pipeline.evaluation.hico import HicoRules, TripletClass, match_hico
 from pipeline.evaluation.open_images import OpenImagesRules, match_open_images
-from pipeline.evaluation.ranking import mean_of
 from pipeline.evaluation.relations import Interactions, Relations
 from pipeline.evaluation.vcoco import VcocoRules, VcocoScores, match_vcoco
 from pipeline.evaluation.vcoco_detections import read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import read_vcoco_truth
-
-
-def means(scores: VcocoScores, roles: str = "_25") -> tuple[float, float]:
-    """Mean role AP of scenario 1 and 2, over all roles or, with "", without "point"."""
-    return scores.figures[f"role_1{roles}"], scores.figures[f"role_2{roles}"]
+from tests.evaluation.test_open_images import mean
+from tests.evaluation.test_vcoco import means
 
 
 def recording(shared: Path, name: str) -> dict:
@@ -99,9 +95,9 @@ def test_the_mean_without_point_is_that_of_the_other_roles(shared, tmp_path):
     recorded = recording(shared, "vsrl")
     scores = vcoco_scores(recorded, tmp_path)
     by_role = recorded["outputs"]["ap_in_action_role_order"]
-    for mean, scenario in zip(means(scores, ""), ("scenario_1", "scenario_2"), strict=True):
+    for found, scenario in zip(means(scores, ""), ("scenario_1", "scenario_2"), strict=True):
         others = [value for place, value in enumerate(by_role[scenario]) if place != 4]
-        assert mean == pytest.approx(np.mean(others), abs=1e-6)
+        assert found == pytest.approx(np.mean(others), abs=1e-6)
     assert scores.figures["role_1"] == pytest.approx(0.448409, abs=1e-6)
 
 
@@ -112,8 +108,7 @@ def test_open_images_agrees_with_the_authors_evaluator(shared):
         rules = OpenImagesRules(official=True, per_image=limit)
         found = match_open_images(predicted(recorded), given(recorded, "rels"), rules).scores()
         for kind, scores in (("RelD", found.relations), ("PhrD", found.phrases)):
-            mean = mean_of(scores.average_precision.values())
-            assert mean == pytest.approx(expected[f"mAP@{limit} ({kind})"], abs=1e-6)
+            assert mean(scores) == pytest.approx(expected[f"mAP@{limit} ({kind})"], abs=1e-6)
             assert scores.weighted_mean == pytest.approx(expected[f"wmAP@{limit} ({kind})"], abs=1e-6)
             assert scores.total_recall == pytest.approx(expected[f"max recall@{limit} ({kind})"], abs=1e-6)
     assert found.score_wtd == pytest.approx(expected["score_wtd (wmAP)"], abs=1e-6)
@@ -126,8 +121,7 @@ def test_open_images_without_suppression_agrees_too(shared):
     found = match_open_images(predicted(recorded), given(recorded, "rels"), rules).scores()
     for kind, scores in (("RelD", found.relations), ("PhrD", found.phrases)):
         expected = [v for k, v in recorded["outputs_no_nms_top100"].items() if kind in k and "mean max" not in k]
-        mean = mean_of(scores.average_precision.values())
-        assert [mean, scores.weighted_mean, scores.total_recall] == pytest.approx(expected, abs=1e-6)
+        assert [mean(scores), scores.weighted_mean, scores.total_recall] == pytest.approx(expected, abs=1e-6)
 
 
 def test_correct_phrases_of_open_images_differ_and_more_relations_never_recall_less(shared):

@@ -14,7 +14,8 @@ from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, match_scene_graphs, that_count
 from pipeline.evaluation.visual_relationships import VrdRules, match_vrd
-from tests.evaluation.test_detections_read import HICO, NAMES, row, saved, write_parquet
+from tests.data.toy_sets import save_json
+from tests.evaluation.test_detections_read import HICO, NAMES, row, write_parquet
 
 NEAR_A = [1.0, 10.0, 40.0, 89.0]
 """A box that shows the same as A."""
@@ -137,7 +138,7 @@ def test_predictions_that_cannot_count_change_no_figure():
 
 
 def test_only_pairs_that_can_count_for_scene_graphs_are_kept(tmp_path):
-    truth = GroundTruth.open("hico_instances", saved(tmp_path / "truth.json", HICO))
+    truth = GroundTruth.open("hico_instances", save_json(tmp_path / "truth.json", HICO))
     boxes = [("person" if place % 2 else "cup", 0.9, place * 7 % 50, place * 3 % 40, 12, 9) for place in range(40)]
     scores = iter(np.random.default_rng(0).permutation(4800) / 4800)
     # "holding" is "hold", so that a pair has it twice. The last pair is faulty, however low its score.

@@ -54,16 +54,9 @@ def test_caveats_are_of_the_benchmark_and_of_the_data():
 
 
 @pytest.mark.parametrize("benchmark, images, classes, compares", [
-    ("hico-det", 9658, 600, True),
-    ("hico-det", 9546, 600, True),
-    ("hico-det", 9658, 599, False),
-    ("hico-det", 38118, 600, False),
-    ("v-coco", 4946, 25, True),
-    ("v-coco", 2867, 25, False),
-    ("open-images", 5322, 30, True),
-    ("vg", 26446, 50, True),
-    ("psg", 2177, 49, True),
-    ("vrd", 955, 63, True),
+    ("hico-det", 9658, 600, True), ("hico-det", 9546, 600, True), ("hico-det", 9658, 599, False),
+    ("hico-det", 38118, 600, False), ("v-coco", 4946, 25, True), ("v-coco", 2867, 25, False),
+    ("open-images", 5322, 30, True), ("vg", 26446, 50, True), ("psg", 2177, 49, True), ("vrd", 955, 63, True),
     ("vrd", 4000, 70, False),
 ])  # fmt: skip
 def test_results_compare_on_the_whole_test_set_only(benchmark, images, classes, compares):

@@ -44,10 +44,8 @@ def found(test_set: evaluated.TestSet, position: int, predicate: str, thing: str
 def test_unseen_and_seen_triplets_are_scored_apart():
     test_set = evaluated.TestSet([row(1, ("ride", "horse")), row(2, ("feed", "horse")), row(3, ("ride", "bus"))], {})
     predicted = [
-        found(test_set, 0, "ride", "horse"),
-        found(test_set, 1, "ride", "horse"),
-        found(test_set, 2, "ride", "bus"),
-    ]
+        found(test_set, 0, "ride", "horse"), found(test_set, 1, "ride", "horse"), found(test_set, 2, "ride", "bus"),
+    ]  # fmt: skip
     scores = test_set.scores(
         predicted, unseen={("person", "feed", "horse"), ("person", "ride", "bus"), ("cat", "eat", "x")}
     )

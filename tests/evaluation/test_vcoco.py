@@ -45,10 +45,8 @@ def detections(*persons, images=1) -> VcocoDetections:
     things = np.array(columns[3], float).reshape(-1, 4)
     return VcocoDetections(
         Relations(images, image, boxes, things, none, none, none, np.array(columns[4], float)),
-        image,
-        boxes,
-        np.array(columns[2], float).reshape(-1, 2),
-    )
+        image, boxes, np.array(columns[2], float).reshape(-1, 2),
+    )  # fmt: skip
 
 
 def test_a_perfect_detection_scores_one_and_a_wrong_thing_only_as_agent():
@@ -94,12 +92,9 @@ def test_a_score_of_nan_says_nothing():
 
 def test_the_official_mean_without_point_leaves_out_the_third_action_from_the_end():
     truth = replace(
-        truth_of((0, A, [1, 0], B)),
-        actions=("point", "hold", "walk", "run"),
-        roles=(("point", "instr"), ("hold", "obj")),
-        labels=np.array([[1, 1, 0, 0]]),
-        role_boxes=np.array([[B, B]]),
-    )
+        truth_of((0, A, [1, 0], B)), actions=("point", "hold", "walk", "run"),
+        roles=(("point", "instr"), ("hold", "obj")), labels=np.array([[1, 1, 0, 0]]), role_boxes=np.array([[B, B]]),
+    )  # fmt: skip
     roles = relations([(0, A, half(B), 0, 0, 0, 0.9), (0, A, B, 0, 0, 1, 0.9)])
     found = VcocoDetections(roles, np.array([0]), np.array([A]), np.full((1, 4), 0.5))
     scores, official = (match_vcoco(found, truth, VcocoRules(official=each)).scores() for each in (False, True))
@@ -131,20 +126,15 @@ def test_detections_that_do_not_fit_are_refused():
 
 def test_relations_of_a_network_become_agents_and_roles():
     truth = replace(
-        truth_of((0, A, [1, 0], B)),
-        actions=("cut", "walk"),
-        roles=(("cut", "instr"), ("cut", "obj")),
+        truth_of((0, A, [1, 0], B)), actions=("cut", "walk"), roles=(("cut", "instr"), ("cut", "obj")),
         role_boxes=np.array([[B, C]]),
-    )
+    )  # fmt: skip
     names = ["walk", "cut_obj", "cut instr"]
     found = relations(
         [
-            (0, A, B, 0, 5, 2, 0.4),
-            (0, A, B, 0, 5, 1, 0.6),
-            (0, A, C, 0, 6, 1, 0.5),
-            (0, A, C, 0, 6, 0, 0.3),
+            (0, A, B, 0, 5, 2, 0.4), (0, A, B, 0, 5, 1, 0.6), (0, A, C, 0, 6, 1, 0.5), (0, A, C, 0, 6, 0, 0.3),
         ]
-    )
+    )  # fmt: skip
     converted = VcocoDetections.of(found, names, truth)
     assert sorted(map(tuple, np.nan_to_num(converted.agent_scores, nan=-1).tolist())) == [(0.5, 0.3), (0.6, -1.0)]
     assert converted.roles.predicates.tolist() == [0, 1, 1]
@@ -163,12 +153,9 @@ def board_roles(predicates, rows) -> list[tuple[str, float]]:
     """The role and score of each relation between a person and `BOARDS[object]`, from (object, predicate, score)."""
     roles = (("skateboard", "instr"), ("surf", "instr"), ("ride", "instr"), ("sit", "instr"))
     truth = replace(
-        truth_of((0, A, [1, 0], B)),
-        actions=tuple(action for action, _ in roles),
-        roles=roles,
-        labels=np.array([[1, 0, 0, 0]]),
-        role_boxes=np.array([[B, NONE, NONE, NONE]]),
-    )
+        truth_of((0, A, [1, 0], B)), actions=tuple(action for action, _ in roles), roles=roles,
+        labels=np.array([[1, 0, 0, 0]]), role_boxes=np.array([[B, NONE, NONE, NONE]]),
+    )  # fmt: skip
     found = relations([(0, A, B, 3, thing, predicate, score) for thing, predicate, score in rows])
     converted = in_roles(found, (*BOARDS, "person"), predicates, truth)
     assert match_vcoco(converted, truth).scores().scenario_1["skateboard", "instr"] in (0.0, 1.0)
@@ -288,12 +275,9 @@ def test_kept_matches_score_chosen_images_as_detections_on_copies_of_them_do():
         found = [np.flatnonzero(predicted.agent_image == image) for image in chosen]
         rows, copies = np.concatenate(found), np.repeat(np.arange(40), [len(each) for each in found])
         truth_again = replace(
-            truth,
-            image=np.repeat(np.arange(40), ends - starts),
-            boxes=truth.boxes[persons],
-            labels=truth.labels[persons],
-            role_boxes=truth.role_boxes[persons],
-        )
+            truth, image=np.repeat(np.arange(40), ends - starts), boxes=truth.boxes[persons],
+            labels=truth.labels[persons], role_boxes=truth.role_boxes[persons],
+        )  # fmt: skip
         again = VcocoDetections(
             resampled(predicted.roles, chosen), copies, predicted.agent_boxes[rows], predicted.agent_scores[rows]
         )

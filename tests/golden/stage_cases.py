@@ -40,15 +40,11 @@ TABLES = {"images": IMAGES, "captions": CAPTIONS, "triplets": TRIPLETS, "relatio
 WRITER = {"images": "ingest", "captions": "caption", "triplets": "parse", "relations": "tag"}
 
 SENTENCES = (
-    "a man riding a brown horse on the beach",
-    "two dogs are lying on a couch next to a cat",
-    "a woman in a red coat holding an umbrella over her head",
-    "there is a bird that sits on top of a wooden bench",
-    "a person being pulled by a boat",
-    "a cup of coffee and a laptop on a desk in front of a window",
-    "the boy is about to throw the frisbee to his friend",
-    "a tall building",
-)
+    "a man riding a brown horse on the beach", "two dogs are lying on a couch next to a cat",
+    "a woman in a red coat holding an umbrella over her head", "there is a bird that sits on top of a wooden bench",
+    "a person being pulled by a boat", "a cup of coffee and a laptop on a desk in front of a window",
+    "the boy is about to throw the frisbee to his friend", "a tall building",
+)  # fmt: skip
 """Captions for the parser beside the recorded ones: one construction each."""
 
 

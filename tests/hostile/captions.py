@@ -12,9 +12,7 @@ REFUSED = r"^refused: .*captions\.json: .*expected COCO captions"
 NO_ID = "kept nothing; left out -1 caption without image id"
 
 FILES: dict[str, tuple[str, Any]] = {
-    "empty": (REFUSED, b""),
-    "no UTF-8": (REFUSED, b'{"1": "\xff"}'),
-    "lists within lists": (REFUSED, b"[" * 10**5),
+    "empty": (REFUSED, b""), "no UTF-8": (REFUSED, b'{"1": "\xff"}'), "lists within lists": (REFUSED, b"[" * 10**5),
     "an id of 5,000 digits": (NO_ID, b'[{"image_id": ' + b"1" * 5000 + b', "caption": "a man"}]'),
     "a caption that is null": ("1 caption not text", {"1": None}),
     "a caption of nothing": ("1 caption empty", {"1": ""}),

@@ -84,11 +84,9 @@ LISTS = {
 
 def _scored(folder: Path, detections: Any, *words: str) -> str:
     lists = {
-        "verbs": ["ride", "hold"],
-        "objects": ["person", "bicycle"],
-        "positions": [0],
+        "verbs": ["ride", "hold"], "objects": ["person", "bicycle"], "positions": [0],
         "interactions": "1 bicycle ride",
-    }
+    }  # fmt: skip
     for name, content in lists.items():
         written(folder / name, content)
     written(folder / "latin", LATIN)

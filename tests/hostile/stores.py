@@ -118,14 +118,11 @@ MANIFESTS = {
     "a folder in its place": ("^refused", as_folder),
 }  # fmt: skip
 TABLES = {
-    "empty": (DAMAGED, replaced(b"")),
-    "cut short": (DAMAGED, cut),
+    "empty": (DAMAGED, replaced(b"")), "cut short": (DAMAGED, cut),
     "a flipped bit in its middle": ("^refused", flip(60)),
     "a flipped bit in its description": ("^(refused|passed)", flip(-60)),
-    "a description of 4 GiB": (DAMAGED, footer(2**32 - 1)),
-    "other columns": ("^refused", rows(a=[1])),
-    "a link to the passwords": (DAMAGED, linked),
-    "a folder in its place": ("^refused", as_folder),
+    "a description of 4 GiB": (DAMAGED, footer(2**32 - 1)), "other columns": ("^refused", rows(a=[1])),
+    "a link to the passwords": (DAMAGED, linked), "a folder in its place": ("^refused", as_folder),
 }  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Tars: as the folder of a dataset's images, and as shards."""
 
-import io
 import os
 import tarfile
 from collections.abc import Callable, Iterator
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from tests.data.toy_sets import encoded
 from tests.hostile.case import Case, table, told
 from tests.hostile.images import bomb
 from tests.hostile.ingested import GOOD, ingested, instances
@@ -16,9 +16,7 @@ Make = bytes | Callable[[Path], None]
 
 
 def picture() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (64, 48), (90, 90, 200)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(Image.new("RGB", (64, 48), (90, 90, 200)))
 
 
 def entry(

@@ -22,12 +22,10 @@ from tagger.matching import AuthorsFileError, read_paraphrases
 
 DEEP = b"[" * 100_000
 READERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
-    "label studio": (read_label_studio, FatalError),
-    "positions": (read_positions, ValueError),
-    "paraphrases": (read_paraphrases, AuthorsFileError),
-    "co-occurrence": (read_cooccurrence, AuthorsFileError),
+    "label studio": (read_label_studio, FatalError), "positions": (read_positions, ValueError),
+    "paraphrases": (read_paraphrases, AuthorsFileError), "co-occurrence": (read_cooccurrence, AuthorsFileError),
     "calibration": (lambda path: Calibration.from_json(path.read_bytes()), ValueError),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -53,13 +53,10 @@ def read_captions(path: Path) -> None:
 CAPTIONS = json.dumps({"1": ["a man rides"], "2": "a dog"}).encode()
 FILES: dict[str, tuple[bytes, Callable[[Path], Any]]] = {
     "JPEG": (encoded("JPEG", progressive=True), read_image),
-    "TIFF": (encoded("TIFF", compression="tiff_lzw"), read_image),
-    "tar": (tar(), read_tar),
-    "checkpoint": (SOUND, read_checkpoint),
-    "old checkpoint": (b"", read_checkpoint),
-    "captions.json": (CAPTIONS, read_captions),
-    "recipe.toml": (RECIPE.encode(), load_recipe),
-}
+    "TIFF": (encoded("TIFF", compression="tiff_lzw"), read_image), "tar": (tar(), read_tar),
+    "checkpoint": (SOUND, read_checkpoint), "old checkpoint": (b"", read_checkpoint),
+    "captions.json": (CAPTIONS, read_captions), "recipe.toml": (RECIPE.encode(), load_recipe),
+}  # fmt: skip
 _old = io.BytesIO()
 torch.save({"model": {"w": torch.ones(8)}}, _old, _use_new_zipfile_serialization=False)
 FILES["old checkpoint"] = _old.getvalue(), read_checkpoint

@@ -15,6 +15,7 @@ from pipeline.data.images.folders import open_folder
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.interop.annotation_converter import convert_annotations
 from storage.errors import FatalError
+from tests.data.toy_sets import save_json
 
 HICO: dict[str, Any] = {
     "objects": ["dining_table", "person", "unused"],
@@ -24,13 +25,11 @@ HICO: dict[str, Any] = {
     "annotation": [
         {
             "boxes_h": [[1, 2, 11, 22], [1, 2, 11, 22], [0, 0, 5, 5]],
-            "boxes_o": [[5, 5, 9, 9], [5, 5, 9, 7], [5, 5, 9, 9]],
-            "object": [0, 0, 0],
-            "verb": [0, 0, 1],
+            "boxes_o": [[5, 5, 9, 9], [5, 5, 9, 7], [5, 5, 9, 9]], "object": [0, 0, 0], "verb": [0, 0, 1],
         },
         {"boxes_h": [], "boxes_o": [], "object": [], "verb": []},
     ],
-}
+}  # fmt: skip
 FILES = {
     "coco": ("instances.json", {}),
     "psg": ("psg.json", {}),
@@ -40,11 +39,6 @@ FILES = {
 }
 
 UNSIZED = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [], "categories": []}
-
-
-def saved(path: Path, content: Any) -> Path:
-    path.write_text(json.dumps(content))
-    return path
 
 
 def content_of(folder: Path, form: str) -> dict[int, set[tuple[Any, ...]]]:
@@ -66,7 +60,7 @@ TABLE, LOW = ("dining table", 5, 5, 4, 4), ("dining table", 5, 5, 4, 2)
 
 @pytest.mark.parametrize(("form", "role"), [(form, " obj" if form == "vcoco" else "") for form in FILES])
 def test_relations_survive(tmp_path, form, role):
-    made = convert_annotations("hico_instances", saved(tmp_path / "a.json", HICO), form, tmp_path / "out")
+    made = convert_annotations("hico_instances", save_json(tmp_path / "a.json", HICO), form, tmp_path / "out")
     expected = {(PERSON, f"hold{role}", TABLE), (PERSON, f"hold{role}", LOW), (CHILD, f"no interaction{role}", TABLE)}
     found = content_of(tmp_path / "out", form)
     assert found[7] == expected
@@ -91,8 +85,8 @@ def test_v_coco_becomes_v_coco_again(tmp_path):
            "role_object_id": [11, 7, 0], "include": ["agent", "instr", "obj"]}  # fmt: skip
     walk = {"action_name": "walk", "role_name": ["agent"], "ann_id": [11], "image_id": [5], "label": [0],
             "role_object_id": [11], "include": ["agent"]}  # fmt: skip
-    given = saved(tmp_path / "v.json", [cut, walk])
-    files = {"instances": saved(tmp_path / "i.json", instances)}
+    given = save_json(tmp_path / "v.json", [cut, walk])
+    files = {"instances": save_json(tmp_path / "i.json", instances)}
     convert_annotations("vcoco", given, "vcoco", tmp_path / "out", files)
     assert json.loads((tmp_path / "out/vcoco.json").read_text()) == [cut, walk]
     written = json.loads((tmp_path / "out/instances.json").read_text())
@@ -100,22 +94,23 @@ def test_v_coco_becomes_v_coco_again(tmp_path):
     assert {each["name"]: each["id"] for each in written["categories"]}["knife"] == 49
     made = convert_annotations("vcoco", given, "visual_genome", tmp_path / "vg", files)
     assert made.lost == {
-        "relation without object": 1,
-        "crowd box": 1,
-        "file name (images are named by their ids)": 1,
-    }
+        "relation without object": 1, "crowd box": 1, "file name (images are named by their ids)": 1,
+    }  # fmt: skip
 
 
 def test_subjects_that_are_no_people_are_lost_to_v_coco(tmp_path):
-    files = {"objects": saved(tmp_path / "o.json", ["dog", "ball"]), "predicates": saved(tmp_path / "p.json", ["on"])}
+    files = {
+        "objects": save_json(tmp_path / "o.json", ["dog", "ball"]),
+        "predicates": save_json(tmp_path / "p.json", ["on"]),
+    }
     dog, ball = ({"category": k, "bbox": [1, 9, 1, 9]} for k in (0, 1))
-    given = saved(tmp_path / "a.json", {"5_x.jpg": [{"predicate": 0, "subject": dog, "object": ball}]})
+    given = save_json(tmp_path / "a.json", {"5_x.jpg": [{"predicate": 0, "subject": dog, "object": ball}]})
     made = convert_annotations("vrd", given, "vcoco", tmp_path / "out", files)
     assert made.lost["relation whose subject is no person"] == 1 and not made.wrote.get("relations")
 
 
 def test_what_can_not_be_converted_leaves_nothing(tmp_path):
-    given = saved(tmp_path / "a.json", HICO)
+    given = save_json(tmp_path / "a.json", HICO)
     with pytest.raises(FatalError, match=r"no export 'yolo'.*hico_det, "):
         convert_annotations("hico_instances", given, "yolo", tmp_path / "out")
     header = "ImageID,LabelName1,LabelName2,XMin1,XMax1,YMin1,YMax1,XMin2,XMax2,YMin2,YMax2,RelationshipLabel\n"
@@ -134,7 +129,7 @@ def test_what_can_not_be_converted_leaves_nothing(tmp_path):
 
 
 def test_the_command_tells_what_was_written_and_lost(tmp_path, capsys):
-    given = saved(tmp_path / "a.json", HICO)
+    given = save_json(tmp_path / "a.json", HICO)
     convert("hico_instances", given, "visual_genome", tmp_path / "out", [], as_json=True)
     printed = json.loads(capsys.readouterr().out)
     assert printed["files"] == ["image_data.json", "objects.json", "relationships.json"]
@@ -152,31 +147,25 @@ def psg_image(number: int, predicate: int) -> dict[str, Any]:
     things = {"category_id": 1, "isthing": 1, "iscrowd": 1, "area": 900, "id": 3226956}
     stuff = {"category_id": 2, "isthing": 0, "iscrowd": 0, "area": 1500, "id": 5}
     return {
-        "file_name": f"val2017/{number:012d}.jpg",
-        "width": 100,
-        "height": 80,
-        "image_id": str(number),
-        "pan_seg_file_name": f"panoptic_val2017/{number:012d}.png",
-        "coco_image_id": f"{number}0",
+        "file_name": f"val2017/{number:012d}.jpg", "width": 100, "height": 80, "image_id": str(number),
+        "pan_seg_file_name": f"panoptic_val2017/{number:012d}.png", "coco_image_id": f"{number}0",
         "segments_info": [things, stuff],
         "annotations": [
             {"bbox": [1, 2, 31, 42], "bbox_mode": 0, "category_id": 1},
             {"bbox": [0, 0, 100, 20.5], "bbox_mode": 0, "category_id": 2},
         ],
         "relations": [[0, 1, predicate], [1, 0, 0]],
-    }
+    }  # fmt: skip
 
 
 PSG_NAMES = {
-    "thing_classes": ["car", "person"],
-    "stuff_classes": ["sky-other-merged"],
-    "predicate_classes": ["over", "on"],
-}
+    "thing_classes": ["car", "person"], "stuff_classes": ["sky-other-merged"], "predicate_classes": ["over", "on"],
+}  # fmt: skip
 
 
 def test_psg_comes_back_from_coco_as_it_was(tmp_path):
     images = [psg_image(7, 1), psg_image(8, 0)]
-    given = saved(tmp_path / "psg.json", {"data": images, **PSG_NAMES, "test_image_ids": ["8"]})
+    given = save_json(tmp_path / "psg.json", {"data": images, **PSG_NAMES, "test_image_ids": ["8"]})
     made = convert_annotations("psg", given, "coco", tmp_path / "coco", split="test")
     coco = json.loads((tmp_path / "coco/instances.json").read_text())
     assert made.lost == {"mask in a PNG, read with --masks": 2} and coco["annotations"][0]["area"] == 900
@@ -202,16 +191,13 @@ def test_outlines_and_run_lengths_become_the_masks_of_psg(tmp_path):
         "rel_annotations": [{"image_id": 7, "subject_id": 4, "predicate_id": 0, "object_id": 5, "score": 0.5}],
         "rel_categories": [{"id": 0, "name": "under"}],
     }
-    given = saved(tmp_path / "a.json", named)
+    given = save_json(tmp_path / "a.json", named)
     made = convert_annotations("coco", given, "psg", tmp_path / "psg", split="test")
     assert made.files == ["masks/7.png", "psg.json"]
     assert made.lost == {
-        "pixel of a mask under another one": 1200,
-        "box without a usable mask": 1,
-        "field images.license": 1,
-        "field info": 1,
-        "field rel_annotations.score": 1,
-    }
+        "pixel of a mask under another one": 1200, "box without a usable mask": 1, "field images.license": 1,
+        "field info": 1, "field rel_annotations.score": 1,
+    }  # fmt: skip
     truth = GroundTruth.open("psg", tmp_path / "psg/psg.json").with_masks(
         tmp_path / "psg/psg.json", open_folder(tmp_path / "psg")
     )
@@ -227,27 +213,19 @@ def test_outlines_and_run_lengths_become_the_masks_of_psg(tmp_path):
     assert (decode(boxes[0]["segmentation"]) == expected).all() and "segmentation" not in boxes[2]
     made = convert_annotations("coco", given, "hico_det", tmp_path / "hico")
     assert made.lost == {
-        "field annotations.segmentation": 3,
-        "field categories.isthing": 1,
-        "field images.license": 1,
-        "field info": 1,
-        "field rel_annotations.score": 1,
-    }
+        "field annotations.segmentation": 3, "field categories.isthing": 1, "field images.license": 1,
+        "field info": 1, "field rel_annotations.score": 1,
+    }  # fmt: skip
 
 
 def test_vg150_comes_back_from_coco_as_it_was(tmp_path):
     h5py = pytest.importorskip("h5py")
     columns = {
         "boxes_1024": [[101, 50, 41, 20], [512, 256, 512, 256], [30, 33, 4, 5]],
-        "labels": [[3], [2], [1]],
-        "relationships": [[0, 1], [1, 0], [1, 0]],
-        "predicates": [[1], [2], [1]],
-        "split": [2, 2, 2],
-        "img_to_first_box": [0, -1, 2],
-        "img_to_last_box": [1, -1, 2],
-        "img_to_first_rel": [0, -1, -1],
-        "img_to_last_rel": [2, -1, -1],
-    }
+        "labels": [[3], [2], [1]], "relationships": [[0, 1], [1, 0], [1, 0]], "predicates": [[1], [2], [1]],
+        "split": [2, 2, 2], "img_to_first_box": [0, -1, 2], "img_to_last_box": [1, -1, 2],
+        "img_to_first_rel": [0, -1, -1], "img_to_last_rel": [2, -1, -1],
+    }  # fmt: skip
     with h5py.File(tmp_path / "VG-SGG.h5", "w") as file:
         for name, values in columns.items():
             file[name] = np.array(values, np.int32)
@@ -261,7 +239,7 @@ def test_vg150_comes_back_from_coco_as_it_was(tmp_path):
         )
     }
     sizes = [{"image_id": number, "width": 333, "height": 499} for number in (4, 5, 6)]
-    files = {"dictionary": saved(tmp_path / "d.json", names), "image_data": saved(tmp_path / "i.json", sizes)}
+    files = {"dictionary": save_json(tmp_path / "d.json", names), "image_data": save_json(tmp_path / "i.json", sizes)}
     made = convert_annotations("vg150", tmp_path / "VG-SGG.h5", "coco", tmp_path / "coco", files, "test")
     assert made.lost == {"image whose attributes of VG-SGG-with-attri.h5 are never read": 3}
     made = convert_annotations("coco", tmp_path / "coco/instances.json", "vg150", tmp_path / "vg", split="test")
@@ -271,6 +249,6 @@ def test_vg150_comes_back_from_coco_as_it_was(tmp_path):
     assert json.loads((tmp_path / "vg/VG-SGG-dicts.json").read_text()) == names
     assert json.loads((tmp_path / "vg/image_data.json").read_text()) == sizes
     with pytest.raises(FatalError, match="no image has a known size"):
-        convert_annotations("coco", saved(tmp_path / "c.json", UNSIZED), "vg150", tmp_path / "unsized")
-    made = convert_annotations("hico_instances", saved(tmp_path / "a.json", HICO), "vg150", tmp_path / "rounded")
+        convert_annotations("coco", save_json(tmp_path / "c.json", UNSIZED), "vg150", tmp_path / "unsized")
+    made = convert_annotations("hico_instances", save_json(tmp_path / "a.json", HICO), "vg150", tmp_path / "rounded")
     assert made.lost["box in parts of 1/1024 of the longer side"] == 4

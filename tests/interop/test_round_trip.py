@@ -30,11 +30,9 @@ from tagger.candidates.cooccurrence import cooccurrence_candidates, read_cooccur
 from tagger.parsing.parser import load_parser, parse_captions
 
 TEXTS = [
-    "a man riding a brown horse on a beach",
-    "two men and a dog next to a horse",
-    "The leg of a man sitting at a table",
-    "a horse ridden by a man in a suit",
-]
+    "a man riding a brown horse on a beach", "two men and a dog next to a horse",
+    "The leg of a man sitting at a table", "a horse ridden by a man in a suit",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -89,36 +87,29 @@ def test_labels_as_the_authors_write_them(run, tmp_path):
     ]
     assert read(tmp_path / "out/coco2017/labels.json") == [
         {
-            "image_id": 1,
-            "dataset": "coco2017",
-            "data_split": "train2017",
+            "image_id": 1, "dataset": "coco2017", "data_split": "train2017",
             "objects": [
                 {"object_id": 10000000, "x": 12.8, "y": 57.61, "w": 53.05, "h": 138.01, "names": "person"},
                 {"object_id": 10000001, "x": 1.0, "y": 2.0, "w": 30.0, "h": 40.0, "names": "horse"},
             ],
             "relationships": [
                 {
-                    "relationship_id": 10000000,
-                    "predicate": "ride",
-                    "subject_id": 10000000,
-                    "object_id": 10000001,
+                    "relationship_id": 10000000, "predicate": "ride", "subject_id": 10000000, "object_id": 10000001,
                     "confidence": 0.75,
                 }
             ],
         },
         {"image_id": 2, "dataset": "coco2017", "data_split": "train2017", "objects": [], "relationships": []},
-    ]
+    ]  # fmt: skip
     assert read(tmp_path / "out/coco2017/candidates.json") == {
         "1": [[[[0, 1], [0, 1]], ["ride", "on"]]],
         "2": [[[], []]],
     }
     assert read(tmp_path / "out/coco2017/captions.json") == {"1": TEXTS, "2": []}
     assert read(tmp_path / "out/coco2017/keep_names_freq.json") == {
-        "relationship_names": ["ride"],
-        "object_names": ["person", "horse"],
-        "relationship_freq": {"ride": 1},
+        "relationship_names": ["ride"], "object_names": ["person", "horse"], "relationship_freq": {"ride": 1},
         "object_freq": {"horse": 1, "person": 1},
-    }
+    }  # fmt: skip
     assert made.lost["relation scored below 0.3"] == 1
     assert made.lost["crowd box"] == made.lost["relation of a crowd box"] == 1
 
@@ -352,11 +343,8 @@ def test_an_export_replaces_nothing_and_leaves_nothing_half_done(run, tmp_path):
 def test_predicates_between_categories_are_what_candidates_are_taken_from(tmp_path):
     run = Run(LocalStore(tmp_path / "store"), "genome")
     facts = [
-        ("man", "riding", "brown horse"),
-        ("boy", "riding", "pony"),
-        ("woman", "on", "horse"),
-        ("sky", "over", "cow"),
-    ]
+        ("man", "riding", "brown horse"), ("boy", "riding", "pony"), ("woman", "on", "horse"), ("sky", "over", "cow"),
+    ]  # fmt: skip
     boxes = [box(name, 1, 2, 30, 40) for subject, _, object_ in facts for name in (subject, object_)]
     relations = [{"subject": 2 * i, "predicate": facts[i][1], "object": 2 * i + 1} for i in range(len(facts))]
     image = {"dataset": "vg", "split": "train", "digest": "d", "width": 9, "height": 9, "uri": "7.jpg", "image_id": 7}

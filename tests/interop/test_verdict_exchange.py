@@ -63,10 +63,8 @@ def test_what_people_keep_remove_rename_and_add_in_label_studio_become_verdicts(
     result.append({**look, "from_id": look["from_id"], "to_id": "box-2", "labels": ["watch"], "direction": "left"})
     changed = import_verdicts(run, returned(tmp_path, tasks), None, "ada")
     assert said(changed) == {
-        ("ride", "wrong_predicate", "feed"),
-        ("look at", "reject", None),
-        ("watch", "accept", None),
-    }
+        ("ride", "wrong_predicate", "feed"), ("look at", "reject", None), ("watch", "accept", None),
+    }  # fmt: skip
     (added,) = [each for each in changed if each.relation.predicate == "watch"]
     assert (added.relation.subject, added.subject_category) == ((20.0, 50.0, 60.0, 60.0), "horse")
     assert added.score is None

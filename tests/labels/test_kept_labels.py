@@ -92,9 +92,7 @@ def judged_one_by_one(relations: pa.Table, candidates: pa.Table, choice: ChoiceS
     {},
     {"confidence": "score", "threshold": 0.0, "max_relations": 3},
     {"confidence": "calibrated", "thresholds": {"riding": 0.7, "ride": 0.1}},
-    {"rule": "posterior", "max_relations": 2},
-    {"rule": "best"},
-    {"per_pair": 1},
+    {"rule": "posterior", "max_relations": 2}, {"rule": "best"}, {"per_pair": 1},
     {"confidence": "calibrated", "calibration": {"": (1.0, -0.5), "ride": (0.7, 0.1)}},
 ])  # fmt: skip
 @pytest.mark.parametrize("seed", range(3))

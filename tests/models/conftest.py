@@ -30,20 +30,9 @@ def small_config() -> NetworkConfig:
     """A ParSeDA that trains from scratch in moments."""
     text = TextConfig(hidden=32, layers=1, heads=2, feedforward=32, vocabulary=300, max_positions=16, dropout=0.0)
     return NetworkConfig(
-        architecture="parseda",
-        backbone="test_resnet",
-        backbone_norm="group",
-        width=32,
-        heads=2,
-        points=2,
-        encoder_layers=2,
-        decoder_layers=2,
-        feedforward=32,
-        pairs=5,
-        fusion_width=32,
-        fusion_heads=2,
-        text=text,
-    )
+        architecture="parseda", backbone="test_resnet", backbone_norm="group", width=32, heads=2, points=2,
+        encoder_layers=2, decoder_layers=2, feedforward=32, pairs=5, fusion_width=32, fusion_heads=2, text=text,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

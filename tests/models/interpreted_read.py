@@ -76,10 +76,7 @@ def test_values_and_gradients_are_those_of_a_cpu(images, heads, points, queries,
 
 
 @pytest.mark.parametrize("heads, channels, points, queries, shapes", [
-    (1, 1, 1, 1, ((3, 4),)),
-    (2, 5, 1, 3, TWO),
-    (1, 32, 4, 3, FOUR),
-    (3, 100, 1, 1, ((1, 2),)),
+    (1, 1, 1, 1, ((3, 4),)), (2, 5, 1, 3, TWO), (1, 32, 4, 3, FOUR), (3, 100, 1, 1, ((1, 2),)),
     (1, 128, 1, 3, ((2, 3),)),
 ])  # fmt: skip
 def test_heads_of_any_width(heads, channels, points, queries, shapes):

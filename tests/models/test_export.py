@@ -15,18 +15,11 @@ from models.weights import build
 from recorded.recording import Recording, targets_in
 
 SMALL = NetworkConfig(
-    backbone="resnet_w4_1_1_1_1",
-    width=32,
-    heads=2,
-    points=2,
-    encoder_layers=4,
-    decoder_layers=2,
-    feedforward=24,
-    pairs=5,
-    fusion_width=32,
+    backbone="resnet_w4_1_1_1_1", width=32, heads=2, points=2, encoder_layers=4, decoder_layers=2, feedforward=24,
+    pairs=5, fusion_width=32,
     text=TextConfig(hidden=16, layers=1, heads=2, feedforward=8, vocabulary=40, max_positions=12),
     official_compat=True,
-)
+)  # fmt: skip
 PARSED = replace(SMALL, architecture="parsed", relation_queries="MBF")
 TAGGER = replace(PARSED, tagger=True, gate="GLIP")
 SWIN = "swin_tiny_patch4_window7_224"
@@ -171,16 +164,13 @@ def test_batch_norms_of_our_own_become_frozen_ones(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "setting"),
     [
-        ({"fusion": "late"}, "fusion='late'"),
-        ({"fusion": "none"}, "fusion='none'"),
+        ({"fusion": "late"}, "fusion='late'"), ({"fusion": "none"}, "fusion='none'"),
         ({"backbone": "convnext_tiny"}, "backbone='convnext_tiny'"),
-        ({"backbone": "resnet18"}, "backbone='resnet18'"),
-        ({"backbone_norm": "group"}, "backbone_norm='group'"),
+        ({"backbone": "resnet18"}, "backbone='resnet18'"), ({"backbone_norm": "group"}, "backbone_norm='group'"),
         ({"backbone_strides": (16, 32)}, r"backbone_strides=\(16, 32\)"),
-        ({"encoder_layers": 3}, "fusion_interval=2"),
-        ({"text": TextConfig(kind="bert")}, r"text\.kind='bert'"),
+        ({"encoder_layers": 3}, "fusion_interval=2"), ({"text": TextConfig(kind="bert")}, r"text\.kind='bert'"),
     ],
-)
+)  # fmt: skip
 def test_what_their_code_cannot_be_is_refused_by_its_name(changed, setting):
     config = replace(SMALL, **changed)
     with pytest.raises(ConfigError, match=setting):

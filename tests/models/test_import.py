@@ -18,12 +18,10 @@ from recorded.recording import Recording
 
 NOT_INFERRED = {"text": {"heads": 2}}
 SMALL = {
-    "decoder_layers": 1,
-    "pairs": 3,
-    "heads": 2,
+    "decoder_layers": 1, "pairs": 3, "heads": 2,
     "text": {"hidden": 32, "layers": 1, "heads": 2, "feedforward": 16, "vocabulary": 40, "max_positions": 12},
     "fusion_width": 32,
-}
+}  # fmt: skip
 OF_THE_ENCODER = ("transformer.encoder.layers.", "transformer.level_embed")
 KEPT_OF_DETECTORS = ("backbone.", "input_proj.", "refpoint_embed.", "tgt_embed.", *OF_THE_ENCODER)
 State = dict[str, torch.Tensor]

@@ -133,12 +133,9 @@ def _as_the_authors_name(name: str) -> str:
 def test_the_settings_of_the_training_tell_what_shapes_do_not(shared):
     shapes = {key: tuple(value.shape) for key, value in released(shared, "parsed")[0].items()}
     args = {
-        "gating_mechanism": "XGating",
-        "verb_query_tgt_type": "MBF",
-        "nheads": 4,
-        "dropout": 0.1,
+        "gating_mechanism": "XGating", "verb_query_tgt_type": "MBF", "nheads": 4, "dropout": 0.1,
         "fusion_interval": 2,
-    }
+    }  # fmt: skip
     config = infer_config(shapes, Kind.PARSED, args, {})
     inferred = (config.gate, config.relation_queries, config.heads, config.points, config.dropout)
     assert inferred == ("none", "MBF", 4, 8, 0.1)

@@ -32,10 +32,8 @@ def test_our_numbers_stay(own, name):
 
 
 @pytest.mark.parametrize("weight", [
-    "backbone.body.layer2.0.conv2.weight",
-    "transformer.encoder.VLFuse_layers.1.b_attn.gamma_l",
-    "transformer.verb_tgt_generator.fc_2.weight",
-    "sub_bbox_embed.3.layers.2.bias",
+    "backbone.body.layer2.0.conv2.weight", "transformer.encoder.VLFuse_layers.1.b_attn.gamma_l",
+    "transformer.verb_tgt_generator.fc_2.weight", "sub_bbox_embed.3.layers.2.bias",
 ])  # fmt: skip
 def test_a_slightly_different_network_is_noticed(own, weight):
     recording = Recording(own, "parseda_own")

@@ -91,15 +91,12 @@ def test_training_step(tagger, counts):
     predictions = tagger.predict(torch.randn(2, 3, 64, 96), None, *texts(tagger), queries)
     targets = [
         Target(
-            queries.subject_labels[row, :count],
-            queries.object_labels[row, :count],
-            queries.subject_boxes[row, :count],
-            queries.object_boxes[row, :count],
-            torch.ones(count, 2),
+            queries.subject_labels[row, :count], queries.object_labels[row, :count],
+            queries.subject_boxes[row, :count], queries.object_boxes[row, :count], torch.ones(count, 2),
             torch.ones(count, dtype=torch.bool),
         )
         for row, count in enumerate(counts)
-    ]
+    ]  # fmt: skip
     losses = TaggerCriterion()(predictions, targets)
     losses["loss"].backward()
     assert losses["loss"].isfinite()

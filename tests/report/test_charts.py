@@ -87,13 +87,10 @@ def trained(book: RunBuilder, step: str, last: float, *, steps: int = 100, rate:
     for number in range(10, steps + 1, 10):
         done = number / steps
         rows += [
-            (number, "loss", 10 - (10 - last) * done),
-            (number, "loss_box", 5 - 4 * done),
-            (number, "lr", rate * (1 - done)),
-            (number, "images_per_second", 40.0 + last + number % 3),
-            (number, "data_wait", 0.1),
-            (number, "mfu", 0.35),
-        ]
+            (number, "loss", 10 - (10 - last) * done), (number, "loss_box", 5 - 4 * done),
+            (number, "lr", rate * (1 - done)), (number, "images_per_second", 40.0 + last + number % 3),
+            (number, "data_wait", 0.1), (number, "mfu", 0.35),
+        ]  # fmt: skip
     values = [dict(zip(("step", "name", "value"), row, strict=True)) for row in rows]
     book.add(step, "all", values, settings={"run": book.run.name, "step": step})
 
@@ -124,11 +121,9 @@ def test_each_metric_has_one_chart_with_a_line_per_training(book, other):
     assert tagger.legend == (("line-0", "other", 1),)
     loss = pretraining.main[0]
     assert [(line.label, line.style, line.last) for line in loss.lines] == [
-        ("toy, none (seed 0)", "line-0", 4.0),
-        ("toy, pseudo (seed 0)", "line-1", 2.0),
-        ("toy, pseudo (seed 1)", "line-1", 2.5),
-        ("other, pseudo (seed 0)", "line-2", 1.0),
-    ]
+        ("toy, none (seed 0)", "line-0", 4.0), ("toy, pseudo (seed 0)", "line-1", 2.0),
+        ("toy, pseudo (seed 1)", "line-1", 2.5), ("other, pseudo (seed 0)", "line-2", 1.0),
+    ]  # fmt: skip
     ends = [float(line.points.split()[-1].split(",")[0]) for line in loss.lines]
     middle = AXES.x(0.5)
     assert ends == [middle, middle, middle, AXES.x(1)], "half as many steps, half as long a line"

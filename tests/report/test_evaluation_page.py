@@ -191,10 +191,8 @@ def test_each_variant_has_a_page_of_its_first_seed_with_what_was_scored(evaluate
     made = sorted(path.name for path in (page.parent / "evaluations").iterdir())
     assert made == ["none.html", "none.md", "pseudo.html", "pseudo.md", "side_by_side.html"]
     assert re.findall(r'href="(evaluations/[^"]*)"', page.read_text()) == [
-        "evaluations/none.html",
-        "evaluations/pseudo.html",
-        "evaluations/side_by_side.html",
-    ]
+        "evaluations/none.html", "evaluations/pseudo.html", "evaluations/side_by_side.html",
+    ]  # fmt: skip
     text = (page.parent / "evaluations" / "pseudo.html").read_text()
     assert "toy, evaluate:pseudo:3" in text and 'href="../index.html"' in text
     assert text.count("data:image/jpeg;base64,") == 2

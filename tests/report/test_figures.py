@@ -227,10 +227,8 @@ def test_recorded_captions_of_unknown_images_are_counted(labelled, recipe, tmp_p
 
 
 @pytest.mark.parametrize("choice", [
-    ShardSettings(confidence="calibrated", threshold=0.4),
-    ShardSettings(rule="best", threshold=0.0),
-    ShardSettings(rule="posterior", threshold=0.3),
-    ShardSettings(thresholds={"ride": 0.95}, threshold=0.0),
+    ShardSettings(confidence="calibrated", threshold=0.4), ShardSettings(rule="best", threshold=0.0),
+    ShardSettings(rule="posterior", threshold=0.3), ShardSettings(thresholds={"ride": 0.95}, threshold=0.0),
     ShardSettings(per_pair=1, max_relations=2, threshold=0.0),
 ])  # fmt: skip
 def test_what_counts_as_kept_is_what_the_shards_keep(book, choice, tmp_path):

@@ -33,13 +33,10 @@ def judged(window: Browser, server: Served) -> None:
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     words = Words(
-        subject=ATTACK,
-        captions=(f"a man rides {ATTACK} {{{{7*7}}}}", *HOSTILE, LONG),
-        predicates=("ride", *HOSTILE, LONG[:5000]),
-        uri="<img src=x onerror=alert(1)> '{}\u202e\"&.png",
-        reason=ATTACK,
-        value=LONG,
-    )
+        subject=ATTACK, captions=(f"a man rides {ATTACK} {{{{7*7}}}}", *HOSTILE, LONG),
+        predicates=("ride", *HOSTILE, LONG[:5000]), uri="<img src=x onerror=alert(1)> '{}\u202e\"&.png",
+        reason=ATTACK, value=LONG,
+    )  # fmt: skip
     with served(review_run(tmp_path_factory.mktemp("hostile"), images=3, words=words).run.store.root, "toy") as running:
         yield running
 

@@ -198,10 +198,8 @@ def test_a_small_network_starts_at_random_without_a_word(recipe):
 
 
 @pytest.mark.parametrize("flags, precision", [
-    ("flags\t\t: fpu avx2 avx512f avx512_bf16\n", "bfloat16"),
-    ("flags\t\t: fpu amx_bf16 avx512f\n", "bfloat16"),
-    ("Features\t: fp asimd i8mm bf16\n", "bfloat16"),
-    ("flags\t\t: fpu avx2 avx512f\n", "float32"),
+    ("flags\t\t: fpu avx2 avx512f avx512_bf16\n", "bfloat16"), ("flags\t\t: fpu amx_bf16 avx512f\n", "bfloat16"),
+    ("Features\t: fp asimd i8mm bf16\n", "bfloat16"), ("flags\t\t: fpu avx2 avx512f\n", "float32"),
 ])  # fmt: skip
 def test_precision_auto_is_what_the_device_can_and_the_key_holds_which(
     recipe, root, tmp_path, monkeypatch, flags, precision

@@ -36,15 +36,11 @@ DATA: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "vg_coco2017_hico": (("coco_train", "coco_val"), ("vg",), ("vg", "hico_train")),
     "vg_coco2017_o365": (("coco_train", "coco_val", "o365_train", "o365_val"), ("vg",), ("vg",)),
     "vg_coco2017_o365_hico": (("coco_train", "coco_val", "o365_train", "o365_val"), ("vg",), ("vg", "hico_train")),
-    "hico": (("hico_train",), (), ()),
-    "vcoco": (("vcoco_trainval",), (), ()),
-    "oi_sgg": (("oi_train",), (), ()),
-    "UC-RF": (("hico_train_uc_rf",), (), ()),
-    "UC-NF": (("hico_train_uc_nf",), (), ()),
-    "few 10%": (("hico_train_10_percent",), (), ()),
-    "few 1%": (("hico_train_1_percent",), (), ()),
+    "hico": (("hico_train",), (), ()), "vcoco": (("vcoco_trainval",), (), ()), "oi_sgg": (("oi_train",), (), ()),
+    "UC-RF": (("hico_train_uc_rf",), (), ()), "UC-NF": (("hico_train_uc_nf",), (), ()),
+    "few 10%": (("hico_train_10_percent",), (), ()), "few 1%": (("hico_train_1_percent",), (), ()),
     "tagger": ((), ("vg",), ()),
-}
+}  # fmt: skip
 """Dataset or setting of a script → the sets to label or learn from, of the tagger, and of the mix."""
 PRETRAINING = re.compile(r"parseda?_(r50|swin_[tl])_vg")
 TEXTS = {"hico": (80, 117), "vcoco": (80, 29), "oi_sgg": (288, 30)}
@@ -79,24 +75,17 @@ def test_a_recipe_trains_as_its_script(script):
     assert (settings.flip, settings.colour) == (0.5, 0.4)
     assert (settings.object_texts, settings.predicate_texts) == ((333, 167) if drawn else TEXTS[script["data"]])
     assert settings.loss == LossSettings(
-        box=2.5,
-        giou=1.0,
-        localised_predicates=script["localised_predicates"] == "Y",
+        box=2.5, giou=1.0, localised_predicates=script["localised_predicates"] == "Y",
         pseudo_predicates=script["pseudo_predicates"] == "Y",
-    )
+    )  # fmt: skip
     assert network == NetworkConfig(
         architecture="parseda" if "ParSeDA" in script["script"] else "parsed",
-        backbone=BACKBONES[script["backbone"]][0],
-        backbone_drop_path=BACKBONES[script["backbone"]][1],
-        feedforward=int(script["feedforward"]),
-        pairs=int(script["queries"]) // 2,
-        dropout=float(script["dropout"]),
+        backbone=BACKBONES[script["backbone"]][0], backbone_drop_path=BACKBONES[script["backbone"]][1],
+        feedforward=int(script["feedforward"]), pairs=int(script["queries"]) // 2, dropout=float(script["dropout"]),
         fusion="late" if "MDETR" in script["script"] else "alif",
-        gate={"XGating": "none"}.get(script["gate"], script["gate"]),
-        relation_queries=script["relation_queries"],
-        official_compat=True,
-        tagger=script["setting"] == "tagger",
-    )
+        gate={"XGating": "none"}.get(script["gate"], script["gate"]), relation_queries=script["relation_queries"],
+        official_compat=True, tagger=script["setting"] == "tagger",
+    )  # fmt: skip
     if recipe.pretrain.variants == ("pseudo",):
         assert recipe.shard.threshold == float(script["threshold"])
 
@@ -133,9 +122,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("name, paper", [
-    ("coco", "tagger_r50"),
-    ("coco_objects365", "tagger_r50"),
-    ("label_coco_swin_t", "tagger_swin_t"),
+    ("coco", "tagger_r50"), ("coco_objects365", "tagger_r50"), ("label_coco_swin_t", "tagger_swin_t"),
     ("label_coco_swin_l", "tagger_swin_l"),
 ])  # fmt: skip
 def test_other_recipes_train_the_tagger_of_the_paper_and_pre_train_on_its_sides(name, paper):

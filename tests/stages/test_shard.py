@@ -26,12 +26,11 @@ from storage.errors import FatalError
 from storage.shards.reader import SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
 from storage.tables import FINGERPRINTS, REJECTED, read_table, write_table
+from tests.data.toy_sets import encoded
 
 
 def image_bytes(form="JPEG"):
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 100, 3), np.uint8)).save(buffer, form)
-    return buffer.getvalue()
+    return encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 100, 3), np.uint8)), form)
 
 
 def one(category, crowd=False):
@@ -54,12 +53,10 @@ def inputs(tmp_path: Path) -> Inputs:
     two = [one("person"), one("dog")]
     given = [{"subject": 0, "predicate": "sitting on", "object": 1}]
     rows = [
-        images_row(tmp_path, 1, image_bytes(), two, given),
-        images_row(tmp_path, 2, image_bytes("PNG"), two),
-        images_row(tmp_path, 3, image_bytes()[:900], two),
-        images_row(tmp_path, 4, image_bytes(), []),
+        images_row(tmp_path, 1, image_bytes(), two, given), images_row(tmp_path, 2, image_bytes("PNG"), two),
+        images_row(tmp_path, 3, image_bytes()[:900], two), images_row(tmp_path, 4, image_bytes(), []),
         images_row(tmp_path, 5, image_bytes(), [one("person", crowd=True), *two]),
-    ]
+    ]  # fmt: skip
     relations = [
         {
             "image_id": 1,
@@ -126,9 +123,8 @@ def test_what_other_loaders_would_show_otherwise_is_packed_upright_and_readable(
     picture = Image.open(io.BytesIO(image_bytes("PNG")))
     rows = []
     for image_id, form in enumerate(("JPEG", "PNG", "GIF"), start=1):
-        buffer = io.BytesIO()
-        picture.save(buffer, form, **({} if form == "GIF" else {"exif": exif}))
-        rows.append(images_row(tmp_path, image_id, buffer.getvalue(), [one("person")]))
+        data = encoded(picture, form, **({} if form == "GIF" else {"exif": exif}))
+        rows.append(images_row(tmp_path, image_id, data, [one("person")]))
     given = Inputs({"images": (artifact(tmp_path, images=rows),)})
     for name, folder in (("raw", tmp_path), ("upright", UprightRoot(tmp_path))):
         _, members, _ = shard(given, tmp_path / name, folder=folder, labels="none")

@@ -49,11 +49,8 @@ def test_a_damaged_record_of_a_run_is_named_and_leads_nowhere_else(tmp_path, ent
 
 
 @pytest.mark.parametrize("data, reason", [
-    (b"", "EOF"),
-    (b"{torn", "key must be a string"),
-    (b"[" * 100_000, "recursion limit"),
-    (b"9" * 5000, "number out of range"),
-    (b'{"partitions": [[1.5]]}', "partitions: 0: 0"),
+    (b"", "EOF"), (b"{torn", "key must be a string"), (b"[" * 100_000, "recursion limit"),
+    (b"9" * 5000, "number out of range"), (b'{"partitions": [[1.5]]}', "partitions: 0: 0"),
     (b'{"partitions": "\\u001b[2J\\ud800"}', "hex escape"),
 ], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
 def test_json_without_measure_is_one_message(data, reason, tmp_path):

@@ -23,14 +23,6 @@ from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run, runs_of
 from storage.store import Store
 
-Printed = Callable[[], Any]
-
-
-@pytest.fixture
-def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
-    """Returns what was printed as JSON since the last call."""
-    return lambda: json.loads(capsys.readouterr().out)
-
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:

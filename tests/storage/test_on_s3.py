@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from uuid import uuid4
 import fsspec
 import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
-from PIL import Image
+from small_set import write_small_set
 from tiny_chain import World
 from toy_chain import bytes_of, run_chain
 from werkzeug.serving import make_server
@@ -28,43 +29,16 @@ from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.remote_store import RemoteStore
 
-RECIPE = """
-name = "tiny"
-[data]
-partition_size = 2
-label = ["coco"]
-[[data.sources]]
-name = "coco"
-format = "coco"
-images = "images"
-annotations = "instances.json"
-[caption]
-captioner = "recorded"
-recorded = ["captions.json"]
-[pretrain]
-variants = []
-[run]
-workers = 1
-"""
-IMAGES = 4
+IMAGES = 8
 
 
 @pytest.fixture
 def there(s3: str, root: Path, tmp_path: Path) -> World:
     """A small dataset with recorded captions, and an empty store on S3."""
-    data = tmp_path / "data"
-    (data / "images").mkdir(parents=True)
-    ids = range(1, IMAGES + 1)
-    for n in ids:
-        Image.new("RGB", (32, 32), (n, n, n)).save(data / "images" / f"{n}.png")
-    images = [{"id": n, "file_name": f"{n}.png", "width": 32, "height": 32} for n in ids]
-    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [2, 2, 9, 9]} for n in ids]
-    sets = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "person"}]}
-    captions = [{"image_id": n, "id": n, "caption": "a man riding a horse"} for n in ids]
-    (data / "instances.json").write_text(json.dumps(sets))
-    (data / "captions.json").write_text(json.dumps({"annotations": captions}))
-    (tmp_path / "tiny.toml").write_text(RECIPE)
-    return World(root, tmp_path / "tiny.toml", data, f"{s3}/{uuid4().hex}")
+    recipe = write_small_set(tmp_path / "data", IMAGES)
+    data = recipe.parent
+    recipe.write_text(recipe.read_text().replace(f'reports = "{data}/out/reports"', ""))  # they stand in the store
+    return World(root, recipe, data, f"{s3}/{uuid4().hex}", "small")
 
 
 def _kill_after(world: World, step: str) -> None:
@@ -84,7 +58,7 @@ def _due(world: World, *overrides: str) -> dict[str, int | None]:
     return {step.step: step.due for step in forecast(Planner(RunContext(recipe))) if step.due != 0}
 
 
-def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(there, machine, tmp_path, capsys):
+def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(there, machine, printed, capsys):
     machine("one")
     _kill_after(there, "caption")
     remote = ObjectStoreArtifacts(str(there.store)).files
@@ -94,33 +68,21 @@ def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(ther
     assert done["ingest"] == 0 and done["caption"] < 2 and done["parse"] == 2
     machine("third")
     capsys.readouterr()
-
-    def printed() -> Any:
-        return json.loads(capsys.readouterr().out)
-
     assert _due(there) == {}
-    (tmp_path / "data" / "images" / "1.png").write_bytes((tmp_path / "data" / "images" / "2.png").read_bytes())
+    first, second = (there.data / "images" / f"00000{n}.png" for n in (1, 2))
+    first.write_bytes(second.read_bytes())
     assert _due(there)["ingest"] == 1
-    verify("tiny", repair=False, store=there.store, as_json=True)
+    verify("small", repair=False, store=there.store, as_json=True)
     assert printed() == {"examined": 6, "damaged": [], "files": [], "removed": 0}
-    query("tiny", "select count(*) as n from triplets", store=there.store, as_json=True)
+    query("small", "select count(*) as n from triplets", store=there.store, as_json=True)
     assert printed() == [{"n": IMAGES}]
-    why("tiny", "parse", "coco/0000", store=there.store, as_json=True)
-    assert printed() == [{"partition": "coco/0000", "causes": []}]
-
-
-def _tables(world: World) -> dict[str, dict[str, str]]:
-    """Step and partition → digest of every file, as seen by a machine that has no copies."""
-    return {
-        f"{step} {partition}": {name: entry.digest for name, entry in artifact.manifest.files.items()}
-        for step, found in world.artifacts().items()
-        for partition, artifact in found.items()
-    }
+    why("small", "parse", "set/0000", store=there.store, as_json=True)
+    assert printed() == [{"partition": "set/0000", "causes": []}]
 
 
 @pytest.mark.timeout(1800)
-def test_two_runs_at_once_on_two_machines_end_with_the_bytes_of_one_alone(there, machine, tmp_path, capsys):
-    alone = World(there.root, there.recipe, there.data, tmp_path / "alone")
+def test_two_runs_at_once_on_two_machines_end_with_the_bytes_of_one_alone(there, machine, tmp_path, printed):
+    alone = replace(there, store=tmp_path / "alone")
     alone.run()
     runs = []
     for name in ("one", "other"):
@@ -129,9 +91,9 @@ def test_two_runs_at_once_on_two_machines_end_with_the_bytes_of_one_alone(there,
     outputs = [run.communicate(timeout=280) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], outputs
     machine("third")
-    assert _tables(there) == _tables(alone)
-    verify("tiny", repair=False, store=there.store, as_json=True)
-    assert json.loads(capsys.readouterr().out)["damaged"] == []
+    assert there.files() == alone.files()
+    verify("small", repair=False, store=there.store, as_json=True)
+    assert printed()["damaged"] == []
 
 
 ANSWERS = {

@@ -15,11 +15,9 @@ from storage.secrets import redacted, require_no_secret
 
 SECRET = "hunter2"
 WITH_SECRET = [
-    f"s3://key:{SECRET}@bucket/x",
-    f"http://user:@{SECRET}@host:9/x?a=b",
-    f"simplecache::http://user:{SECRET}@host/x",
+    f"s3://key:{SECRET}@bucket/x", f"http://user:@{SECRET}@host:9/x?a=b", f"simplecache::http://user:{SECRET}@host/x",
     f"https://host/x?a=b&X-Amz-Signature={SECRET}",
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("url", WITH_SECRET)

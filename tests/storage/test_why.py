@@ -90,9 +90,6 @@ def test_terms_are_told_version_first_and_inputs_last():
     old = {"version": 1, "settings": {"a": 1, "b": {"c": [1, 2]}}, "weights": {"w": "x"}, "inputs": {"t": ["1"]}}
     new = {"version": 2, "settings": {"a": 1, "b": {"c": (1, 3)}}, "weights": {}, "inputs": {"t": ("1", "2")}}
     assert [str(change) for change in changes(old, new)] == [
-        "version: 1 → 2",
-        "b.c: [1, 2] → [1, 3]",
-        "weights.w: x → unset",
-        "inputs.t: 1 → 2 artifacts",
-    ]
+        "version: 1 → 2", "b.c: [1, 2] → [1, 3]", "weights.w: x → unset", "inputs.t: 1 → 2 artifacts",
+    ]  # fmt: skip
     assert changes(new, new) == []

@@ -25,11 +25,8 @@ def test_official_enumeration_takes_every_ordered_pair_once_a_text_in_order():
     said = triplets("a man next to a horse", "a man riding a horse", "a man next to the horse")
     found = official_candidates(said, boxes("horse", "person", "person"), wording=WORDINGS["official"]).pairs
     assert [(p.subject, p.object, p.predicate) for p in found] == [
-        (1, 0, "next to"),
-        (1, 0, "riding"),
-        (2, 0, "next to"),
-        (2, 0, "riding"),
-    ]
+        (1, 0, "next to"), (1, 0, "riding"), (2, 0, "next to"), (2, 0, "riding"),
+    ]  # fmt: skip
     assert [(p.triplet, p.mention, p.support, p.prior) for p in found[:2]] == [(0, 0, 2, 1.0), (1, 1, 1, 1.0)]
 
 
@@ -74,10 +71,8 @@ def test_overlap_keeps_pairs_that_intersect():
 def test_wordings_of_one_predicate():
     [said] = triplets("a man standing in front of a car")
     assert {name: wording(said) for name, wording in WORDINGS.items()} == {
-        "canonical": "in front of",
-        "full": "stand in front of",
-        "official": "in front of",
-    }
+        "canonical": "in front of", "full": "stand in front of", "official": "in front of",
+    }  # fmt: skip
 
 
 def test_cooccurring_predicates_need_no_caption():
@@ -110,10 +105,8 @@ def test_official_enumeration_and_cooccurrence_account_for_every_triplet_too():
     said = triplets("a man riding a horse", "a man on a street", "a cat next to a man", "a horse next to a horse")
     found = official_candidates(said, boxes("person", "horse"), known=("cat",))
     assert {lost.triplet: lost.reason for lost in found.dropped} == {
-        1: Loss.NO_OBJECT_CATEGORY,
-        2: Loss.NO_SUBJECT_BOX,
-        3: Loss.SAME_BOX,
-    }
+        1: Loss.NO_OBJECT_CATEGORY, 2: Loss.NO_SUBJECT_BOX, 3: Loss.SAME_BOX,
+    }  # fmt: skip
     assert {pair.triplet for pair in found.pairs} == {0}
     unread = cooccurrence_candidates(said, boxes("person", "horse"), table={}).dropped
     assert [lost.reason for lost in unread] == [Loss.CAPTIONS_UNUSED] * len(said)

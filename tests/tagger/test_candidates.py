@@ -65,10 +65,8 @@ def test_mentions_that_may_mean_one_pair_each_have_it():
     triplets = [triplet("computer", "on", "bag"), triplet("person", "hold", "cup"), triplet("laptop", "on", "suitcase")]
     found = ground(triplets, boxes("laptop", "suitcase", "tv")).pairs
     assert [(*end, pair.triplet, pair.mention) for end, pair in zip(ends(found), found, strict=True)] == [
-        (0, 1, "on", 0, 0),
-        (2, 1, "on", 0, 0),
-        (0, 1, "on", 2, 1),
-    ]
+        (0, 1, "on", 0, 0), (2, 1, "on", 0, 0), (0, 1, "on", 2, 1),
+    ]  # fmt: skip
     assert found[2].prior == 1
     assert blind_labels(found, "naive") == [Relation(0, 1, "on", 1.0, True, 0), Relation(2, 1, "on", 1.0, True, 0)]
 

@@ -14,11 +14,9 @@ from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 from tagger.pair import Pair
 
 PAIRS = [
-    Pair(0, 1, "ride", 4, 2, mention=0, prior=0.7),
-    Pair(1, 0, "ride", 4, 2, mention=0, prior=0.3),
-    Pair(0, 1, "next to", 5, 1, mention=1, prior=0.4),
-    Pair(0, 1, "ride", 6, 1, mention=2, prior=0.9),
-]
+    Pair(0, 1, "ride", 4, 2, mention=0, prior=0.7), Pair(1, 0, "ride", 4, 2, mention=0, prior=0.3),
+    Pair(0, 1, "next to", 5, 1, mention=1, prior=0.4), Pair(0, 1, "ride", 6, 1, mention=2, prior=0.9),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

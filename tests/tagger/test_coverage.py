@@ -108,19 +108,14 @@ def test_no_boxes_and_no_labels_are_no_error():
 
 def test_missing_predicates_tell_whether_labels_could_have_them():
     found = missing_predicates(
-        ["riding", "lying on", "wears", "growing on", "mounted on", "over"],
-        kept={"ride": 3, "on": 1},
-        scored={"ride": 9, "lie on": 2},
-        candidates={"ride": 9, "wear": 4},
+        ["riding", "lying on", "wears", "growing on", "mounted on", "over"], kept={"ride": 3, "on": 1},
+        scored={"ride": 9, "lie on": 2}, candidates={"ride": 9, "wear": 4},
         triplets={"ride": 20, "lie on": 5, "wear": 7, "grow on": 2},
-    )
+    )  # fmt: skip
     assert [(each.predicate, each.reason, each.triplets, each.candidates, each.scored) for each in found] == [
-        ("lying on", NEVER_KEPT, 5, 0, 2),
-        ("wears", NEVER_KEPT, 7, 4, 0),
-        ("growing on", NEVER_PROPOSED, 2, 0, 0),
-        ("mounted on", NEVER_STATED, 0, 0, 0),
-        ("over", NEVER_STATED, 0, 0, 0),
-    ]
+        ("lying on", NEVER_KEPT, 5, 0, 2), ("wears", NEVER_KEPT, 7, 4, 0), ("growing on", NEVER_PROPOSED, 2, 0, 0),
+        ("mounted on", NEVER_STATED, 0, 0, 0), ("over", NEVER_STATED, 0, 0, 0),
+    ]  # fmt: skip
 
 
 def test_without_triplets_nobody_knows_whether_captions_state_it():

@@ -19,11 +19,9 @@ from tagger.pair import Pair
 
 BOXES = [Box("person", 0, 0, 50, 100), Box("horse", 25, 50, 100, 50), Box("dog", 0, 0, 10, 10)]
 PAIRS = [
-    Pair(0, 1, "ride", 0, 1, mention=0, prior=1.0),
-    Pair(0, 1, "on", 1, 1, mention=1, prior=1.0),
-    Pair(0, 1, "ride", 2, 1, mention=2, prior=0.5),
-    Pair(2, 1, "near", 3, 1, mention=3, prior=1.0),
-]
+    Pair(0, 1, "ride", 0, 1, mention=0, prior=1.0), Pair(0, 1, "on", 1, 1, mention=1, prior=1.0),
+    Pair(0, 1, "ride", 2, 1, mention=2, prior=0.5), Pair(2, 1, "near", 3, 1, mention=3, prior=1.0),
+]  # fmt: skip
 IMAGE = TaggingImage(100, 100, BOXES, PAIRS, (100, 100), lambda: pytest.fail("no pixels are read"))
 USUAL = {"person": {"horse": ["on", "feed", "lead", "wash"]}}
 

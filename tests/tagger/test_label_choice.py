@@ -18,12 +18,9 @@ PAIRS = [
     *(Pair(man, 3, "next to", 1, 3, mention=1, prior=2 / 3) for man in (0, 1, 2)),
 ]
 LABELS = [
-    relation(0, "ride", 2, 0.8, 0.9),
-    relation(1, "ride", 2, 0.3, 0.1),
-    relation(0, "next to", 3, 0.5, 0.9),
-    relation(1, "next to", 3, 0.4, 0.8),
-    relation(2, "next to", 3, 0.3, 0.3),
-]
+    relation(0, "ride", 2, 0.8, 0.9), relation(1, "ride", 2, 0.3, 0.1), relation(0, "next to", 3, 0.5, 0.9),
+    relation(1, "next to", 3, 0.4, 0.8), relation(2, "next to", 3, 0.3, 0.3),
+]  # fmt: skip
 
 
 def chosen(choice: LabelChoice, labels: list[Relation] = LABELS) -> list[tuple[Relation, float]]:

@@ -48,11 +48,9 @@ def tagger(tmp_path_factory: pytest.TempPathFactory) -> RelationTagger:
 def image(seed: int, pairs: Sequence[Pair], shape: tuple[int, int] = (64, 96)) -> TaggingImage:
     pixels = torch.randn(3, *shape, generator=torch.Generator().manual_seed(seed))
     boxes = [
-        Box("person", 5, 5, 40, 80),
-        Box("horse", 30, 20, 90, 70),
-        Box("cup", 150, 90, 20, 30),
+        Box("person", 5, 5, 40, 80), Box("horse", 30, 20, 90, 70), Box("cup", 150, 90, 20, 30),
         Box("dog", 60, 9, 50, 50),
-    ]
+    ]  # fmt: skip
     return TaggingImage(width=192, height=128, boxes=boxes, pairs=pairs, shape=shape, load=lambda: pixels)
 
 

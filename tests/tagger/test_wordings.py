@@ -5,25 +5,17 @@ from tagger.parsing.wordings import authors_predicate, full_form, full_predicate
 
 
 @pytest.mark.parametrize("text, wanted", [
-    ("is standing in front of the", "stand in front of"),
-    ("SITS on", "sit on"),
-    ("laying on top of", "lie on top of"),
-    ("underneath", "under"),
-    ("directly behind", "behind"),
-    ("is", "be"),
-    ("", "be"),
-    ("🐎", "be"),
+    ("is standing in front of the", "stand in front of"), ("SITS on", "sit on"),
+    ("laying on top of", "lie on top of"), ("underneath", "under"), ("directly behind", "behind"), ("is", "be"),
+    ("", "be"), ("🐎", "be"),
 ])  # fmt: skip
 def test_every_preposition_stays(text, wanted):
     assert full_form(text) == wanted
 
 
 @pytest.mark.parametrize("caption, wanted", [
-    ("a man standing in front of a car", "stand in front of"),
-    ("a horse ridden by a man", "ride"),
-    ("a man in a suit", "wear"),
-    ("the leg of a chair", "have"),
-    ("a lake surrounding a house", "surround"),
+    ("a man standing in front of a car", "stand in front of"), ("a horse ridden by a man", "ride"),
+    ("a man in a suit", "wear"), ("the leg of a chair", "have"), ("a lake surrounding a house", "surround"),
 ])  # fmt: skip
 def test_full_predicate_of_a_caption(caption, wanted):
     [[triplet]] = parse_captions([caption], load_parser())

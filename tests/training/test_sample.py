@@ -13,6 +13,7 @@ from pipeline.data.images.training_view import DRAWS, Crop, TrainingView, ViewSe
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample, mirrored, strongest, viewed
 from pipeline.training.task import normalised_boxes
 from storage.errors import FatalError
+from tests.data.toy_sets import encoded
 
 
 def row(crowd=False):
@@ -60,14 +61,13 @@ def sample(*boxes: SampleBox, relations: tuple[SampleRelation, ...] = ()) -> Tra
 def test_a_box_is_where_its_object_is_seen(official):
     image = Image.new("RGB", (320, 200))
     image.paste(RED, (150, 40, 230, 110))
-    file = BytesIO()
-    image.save(file, "PNG")
+    data = encoded(image)
     settings = ViewSettings(**PAPER, official=official)
     seen = 0
     for row in np.random.default_rng(0).random((40, DRAWS)):
         view = training_view(row, 320, 200, settings)
         found = viewed(sample(SampleBox("red", 150, 40, 80, 70)), view)
-        rows, columns = np.nonzero(load_view(file.getvalue(), view)[0].numpy() > 127)
+        rows, columns = np.nonzero(load_view(data, view)[0].numpy() > 127)
         assert len(found.boxes) == bool(len(rows))
         for seen_box in found.boxes:
             seen += 1

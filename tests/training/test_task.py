@@ -101,10 +101,8 @@ def test_the_vocabulary_knows_mirror_images_and_survives_its_file(tmp_path):
     vocabulary = Vocabulary.of([statistics([sample(1), sample(2), sample(3)])], "predicate")
     assert vocabulary.objects.names == ("dog", "kite", "person")
     assert dict(zip(vocabulary.predicates.names, vocabulary.predicates.counts, strict=True)) == {
-        "hold": 2,
-        "left of": 2,
-        "right of": 2,
-    }
+        "hold": 2, "left of": 2, "right of": 2,
+    }  # fmt: skip
     vocabulary.save(tmp_path / "v.json", image_size=64)
     assert Vocabulary.load(tmp_path / "v.json") == vocabulary
 

@@ -268,12 +268,9 @@ def test_the_first_steps_are_counted_and_the_others_estimated():
 
 
 @pytest.mark.parametrize("name, precision, tera", [
-    ("NVIDIA H100 80GB HBM3", "bfloat16", 989.5),
-    ("NVIDIA H100 PCIe", "tf32", 378.0),
-    ("NVIDIA GeForce RTX 4090", "bfloat16", 165.2),
-    ("Tesla V100-SXM2-16GB", "bfloat16", None),
-    ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bfloat16", None),
-    ("", "float32", None),
+    ("NVIDIA H100 80GB HBM3", "bfloat16", 989.5), ("NVIDIA H100 PCIe", "tf32", 378.0),
+    ("NVIDIA GeForce RTX 4090", "bfloat16", 165.2), ("Tesla V100-SXM2-16GB", "bfloat16", None),
+    ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "bfloat16", None), ("", "float32", None),
 ])  # fmt: skip
 def test_the_peak_is_the_vendors_for_a_whole_known_device(name, precision, tera):
     assert known_peak(name, precision) == (None if tera is None else pytest.approx(tera * 1e12))

@@ -18,6 +18,7 @@ from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.optimizer import gradient_norm, make_optimizer, set_rates, update
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
+from pipeline.training.tracking import flops
 from pipeline.training.worker import set_precision
 from storage.errors import FatalError
 from tests.detector_checkpoint import converted, detector
@@ -43,6 +44,11 @@ def plain(tmp_path_factory, shard) -> dict[str, list[float]]:
 
 def test_recomputing_activations_changes_no_bit(work, shard, plain):
     assert run(work, shard, activation_checkpointing=True) == plain
+
+
+def test_counting_operations_changes_no_bit(work, shard, plain, monkeypatch):
+    monkeypatch.setattr(flops, "COUNTED", 1)
+    assert run(work, shard) == plain
 
 
 def test_sixteen_bits_give_nearly_the_same_losses(work, shard, plain):
