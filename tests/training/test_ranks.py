@@ -16,7 +16,7 @@ from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.ranks import Ranks
-from pipeline.training.settings import CALIBRATION
+from pipeline.training.settings import CALIBRATION, TrainingSettings
 from pipeline.training.tracking import flops
 from tests.training.conftest import TINY
 from tests.training.in_ranks import in_ranks, train
@@ -101,6 +101,18 @@ def test_summed_in_a_tree_not_a_bit_depends_on_the_processes(root, name):
     expected, found = weights(root / "tree1"), weights(root / name)
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert losses(root / name) == losses(root / "tree1")
+
+
+@pytest.mark.parametrize("number", [3, 6, 7])
+def test_the_tree_sums_any_number_of_micro_batches(number):
+    layer = torch.nn.Linear(2, 3)
+    settings = TrainingSettings(batch=number, micro_batch=1, parallel="tree", processes=1)
+    tree = parallel.make_parallel(layer, Ranks(), settings)  # type: ignore[arg-type] - any module has parameters
+    images = torch.randn(number, 2)
+    for image in images:
+        tree.backward(layer(image).sum(), is_last=False)
+    tree.finish()
+    torch.testing.assert_close(layer.weight.grad, images.mean(0).expand(3, 2))
 
 
 def test_the_tree_trains_as_the_others_do(root):

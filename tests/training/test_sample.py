@@ -1,7 +1,6 @@
 """Training samples survive JSON, leave out crowds and keep the strongest relations."""
 
 from dataclasses import replace
-from io import BytesIO
 
 import numpy as np
 import pytest
