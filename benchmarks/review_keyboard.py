@@ -45,15 +45,21 @@ document.addEventListener("keydown", (event) => {
 """
 
 
-def keyboard_pass(window: Browser, labels: int) -> list[float]:
-    """Judges the first `labels` labels of the grid by keys. Returns milliseconds from each key to the next current label."""
+def keyboard_pass(window: Browser, labels: int, ahead: int = 1) -> list[float]:
+    """Judges the first `labels` labels of the grid by keys. Returns milliseconds from each key to the next current label.
+
+    `ahead`: keys that are typed before the first of them is answered.
+    """
     window.open("/labels?order=image")
     window.script(_WATCH)
     found: list[float] = []
     while True:
-        for place in range(min(window.count(".chip[data-kind='']"), labels - len(found))):
-            window.press(KEYS[(len(found) + place) % len(KEYS)])
-            window.until(lambda typed=place + 1: window.script("return window.passed.length") == typed)
+        here = min(window.count(".chip[data-kind='']"), labels - len(found))
+        keys = [KEYS[(len(found) + place) % len(KEYS)] for place in range(here)]
+        for place in range(0, here, ahead):
+            window.press(*keys[place : place + ahead])
+            typed = min(place + ahead, here)
+            window.until(lambda typed=typed: window.script("return window.passed.length") == typed)
         found += window.script("return window.passed.splice(0)")
         if len(found) >= labels:
             return found

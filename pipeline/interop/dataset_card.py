@@ -30,13 +30,15 @@ from storage.shards.writer import LABELS
 TOP = 25
 """Number of categories and predicates listed."""
 _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
+_RELATION = {
+    "subject": "int64", "object": "int64", "predicate": "string", "confidence": "float64", "surface": "string",
+    "ambiguity": "int64", "triplet": "int64", "caption": "int64",
+}  # fmt: skip
 _LISTS = {
     "objects": {"category": "string", **dict.fromkeys("xywh", "float64")},
-    "relations": {
-        "subject": "int64", "object": "int64", "predicate": "string", "confidence": "float64", "surface": "string",
-        "ambiguity": "int64", "triplet": "int64", "caption": "int64",
-    },
-}  # fmt: skip
+    "relations": _RELATION,
+    "uncertain": _RELATION,
+}
 _LABELS = {
     "version": "int64", "image_id": "int64", "dataset": "string", "width": "int64", "height": "int64",
     "labels": "string", "tagger": "string",
@@ -146,10 +148,10 @@ def _front_matter(release: Release) -> str:
 
 def _features(release: Release) -> list[dict[str, Any]]:
     """The fields of a sample. Without them, `datasets` would guess from the first five, which may lack relations."""
-    objects, relations = ({"name": name, "list": _typed(fields)} for name, fields in _LISTS.items())
+    lists = ({"name": name, "list": _typed(fields)} for name, fields in _LISTS.items())
     return [
         *_typed(dict.fromkeys(release.image_extensions(), "image")),
-        {"name": LABELS, "struct": [*_typed(_LABELS), objects, relations]},
+        {"name": LABELS, "struct": [*_typed(_LABELS), *lists]},
         *_typed({"__key__": "string", "__url__": "string"}),
     ]
 

@@ -205,5 +205,5 @@ def agreed(verdicts: Mapping[str, Verdict]) -> Kind | None:
 
 
 def now() -> str:
-    """The current time in the format of verdicts: UTC, ISO 8601, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    """The current time in the format of verdicts: UTC, ISO 8601, microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")

@@ -60,7 +60,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             label["caption"] = 0
         book.add("tag", partition, scored, candidates=[pairs(i, (0, "ride", 1, 1)) for i in ids])
         found = {step: book.run.artifacts(step)[partition] for step in ("ingest", "tag")}
-        stage = ShardStage(ShardSettings(max_bytes=2**20), {dataset: book.pictures / dataset})
+        stage = ShardStage(ShardSettings(max_bytes=2**20, uncertain=0.05), {dataset: book.pictures / dataset})
         settings = stage.row_settings() | {"partition": partition}
         terms = KeyTerms("shard", stage.version, settings, {}, {"list": "0" * 64})
         places = {"images": (found["ingest"].folder,), "relations": (found["tag"].folder,)}
@@ -305,8 +305,10 @@ def test_the_code_of_the_card_runs_and_hugging_face_datasets_reads_the_same_offl
         assert bytes.fromhex(pixels) == (own.get("jpg") or own.get("png"))
         stated = json.loads(own["json"])
         assert labels["objects"] == stated["objects"]
-        assert [_told(relation) for relation in labels["relations"]] == [_told(each) for each in stated["relations"]]
-        assert labels.keys() == stated.keys()  # the features of the card are those of the labels
+        for name in ("relations", "uncertain"):
+            assert list(map(_told, labels[name] or ())) == list(map(_told, stated.get(name, ())))
+        # The features of the card are those of the labels.
+        assert labels.keys() == {*stated, "uncertain"}
 
 
 def _told(relation: dict[str, Any]) -> dict[str, Any]:

@@ -29,8 +29,7 @@ def test_a_long_pass_is_logged_exactly_once(window, book, tmp_path):
         with build_opener(HTTPCookieProcessor()).open(server.url) as answer:
             assert answer.status == 200, "the printed link can be followed at once"
         window.visit(server)
-        times = keyboard_pass(window, LABELS, ahead=20)
-        assert [one["key"] for one in times] == [KEYS[place % len(KEYS)] for place in range(LABELS)]
+        assert len(keyboard_pass(window, LABELS, ahead=20)) == LABELS
         assert judged(server) == [(place + 1, KINDS[KEYS[place % len(KEYS)]]) for place in range(LABELS)]
         window.open("/labels?order=image&reviewed=yes")
         assert window.text("h1") == f"{LABELS} labels"

@@ -14,7 +14,16 @@ from toy_store import put
 
 from storage.digests import canonical_json, digest_bytes, digest_file, digest_json, digest_path
 from storage.errors import FatalError
-from storage.json_files import LIMITS, Limits, parse_json, parse_json_or_none, read_json, read_within_limit, sealed_json
+from storage.json_files import (
+    LIMITS,
+    Limits,
+    json_values,
+    parse_json,
+    parse_json_or_none,
+    read_json,
+    read_within_limit,
+    sealed_json,
+)
 from storage.local_store import LocalStore
 from storage.manifest import FutureManifest, parse_manifest
 
@@ -149,6 +158,11 @@ def test_equal_values_give_the_same_bytes_in_every_version():
 def test_a_number_that_json_has_not_is_refused(value):
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical_json(value)
+
+
+def test_values_that_json_lacks_become_null_text_and_lists():
+    given = {1: (math.nan, "a", {"b": [-math.inf, 2]})}
+    assert json_values(given) == {"1": [None, "a", {"b": [None, 2]}]}
 
 
 def test_a_folder_is_told_by_the_names_and_bytes_of_its_files_but_hidden_ones(tmp_path):
