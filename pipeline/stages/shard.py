@@ -198,6 +198,8 @@ class ShardStage(Stage):
         sample = Sample(row["dataset"], row["image_id"], members, row["width"], row["height"], phash)
         packed.labels[sample.key] = labels
         packed.counts["relations"] += len(labels.relations)
+        if self.settings.uncertain is not None:
+            packed.counts["uncertain relations"] += len(labels.uncertain)
         yield sample
 
     def _labels(
@@ -275,8 +277,8 @@ class _Packed:
     rejected: list[Rejected] = field(default_factory=list)
     excluded: list[dict[str, Any]] = field(default_factory=list)
     """Rows of images that must not be trained on (schema `REJECTED`)."""
-    counts: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("without a box", "without a relation", "relations"), 0)
+    counts: Counter[str] = field(
+        default_factory=lambda: Counter(dict.fromkeys(("without a box", "without a relation", "relations"), 0))
     )
     overrides: Overrides | None = None
     """What reviewers have settled about the partition's labels; None where no verdicts are read."""

@@ -177,7 +177,8 @@ def test_predicates_have_thresholds_of_their_own_and_a_pair_its_surest_label(inp
 
 
 def test_labels_below_the_threshold_may_be_uncertain(inputs, tmp_path):
-    _, _, samples = shard(inputs, tmp_path / "work", threshold=0.5, uncertain=0.1)
+    output, _, samples = shard(inputs, tmp_path / "work", threshold=0.5, uncertain=0.1)
+    assert (output.facts["relations"], output.facts["uncertain relations"]) == (1, 2)
     assert [r.predicate for r in samples[1].relations] == ["ride"]
     assert [(r.subject, r.predicate, r.object, r.confidence) for r in samples[1].uncertain] == [(1, "near", 0, 0.1)]
     assert [r.predicate for r in samples[5].uncertain] == ["walk"]
