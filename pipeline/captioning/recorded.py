@@ -63,9 +63,9 @@ class RecordedCaptioner:
         return frozenset(self._captions)
 
     def require_fit(self, datasets: Mapping[str, Iterable[tuple[int, str]]]) -> None:
-        """Check that the captions are of images of these datasets. `datasets`: name → image ids with file names.
+        """Check that the captions belong to images of these datasets. `datasets`: name → image ids with file names.
 
-        Raises `FatalError` if an id that has captions is that of different images, or none is that of any image.
+        Raises `FatalError` if an id that has captions stands for different images, or if no id is that of an image.
         """
         names = {image_id: ("the captions", name) for image_id, name in self._names.items()}
         fit = False

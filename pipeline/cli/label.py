@@ -132,14 +132,13 @@ def _run_name(folder: str) -> str:
 def require_usable(context: RunContext) -> dict[str, str]:
     """Name of each image that can't be read, or is left out for another reason → the reason.
 
-    Files of no image format are counted by their ending.
-    Raises `FatalError` if no image is left.
+    Files of other formats are counted by their extension. Raises `FatalError` if no image is left.
     """
     (source,) = context.recipe.data.sources
     folder = open_folder(source.image_root)
     names = {id_of_name(name): name for name in image_names(folder)}
     others = Counter(PurePosixPath(name).suffix for name in set(folder.names()) - set(names.values()))
-    reasons = {f"*{ending}": f"no image format that is read ({count})" for ending, count in sorted(others.items())}
+    reasons = {f"*{ending}": f"not a supported image format ({count})" for ending, count in sorted(others.items())}
     for step in ("ingest", "detect"):
         for artifact in context.run.artifacts(step).values():
             for row in artifact.rejected().to_pylist():

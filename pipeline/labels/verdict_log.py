@@ -136,7 +136,7 @@ class _ReviewerFile:
         self.reviewer = reviewer
         self._log = LineLog(path)
         self._said: dict[JudgedRelation, list[Verdict]] = {}
-        """By time, since the file may be joined from two machines'."""
+        """In the order of their times, since the file may be joined from those of two machines."""
 
     def last(self, relation: JudgedRelation) -> Verdict | None:
         """The last verdict on a relation that was not undone."""

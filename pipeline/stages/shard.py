@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import pyarrow as pa
 from PIL import Image
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr
 
 from pipeline.data.exclusions import Contaminated, Contamination, ExclusionList, exclusion_files
 from pipeline.data.images.folders import locate_image
@@ -54,9 +54,9 @@ class ShardSettings(ChoiceSettings):
     without_relations: Literal["keep", "drop"] = "keep"
     """What becomes of images without any relation to train on. They still teach boxes."""
     uncertain: float | None = Field(None, ge=0.0, le=1.0)
-    """Minimum confidence of an uncertain pseudo-label, below the threshold. If a pair of boxes has only such labels,
-    pre-training takes it neither for a positive nor for a negative example. Unset: labels that are not kept are
-    negative."""
+    """Minimum confidence of an uncertain pseudo-label, which is below the threshold. If a pair of boxes has only such
+    labels, pre-training takes it neither for a positive nor for a negative example. Unset, or not below the threshold:
+    pairs without a kept label are negative."""
     max_bytes: int = Field(2**30, ge=2**20)
     """Largest size of a tar in bytes. A partition with more gets several."""
     exclude: tuple[ExclusionList, ...] = ()
@@ -68,12 +68,6 @@ class ShardSettings(ChoiceSettings):
     """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are
     excluded."""
     _settled: SettledVerdicts | None = PrivateAttr(None)
-
-    @model_validator(mode="after")
-    def _keeps_none_that_is_uncertain(self) -> Self:
-        if self.uncertain is not None and self.uncertain >= self.threshold:
-            raise ValueError(f"uncertain: must be below the threshold, {self.threshold:g}")
-        return self
 
     def planned(self) -> ShardSettings:
         """These settings with the verdicts as they are now. Raises `FatalError` when there is no folder of verdicts."""
@@ -198,7 +192,8 @@ class ShardStage(Stage):
         sample = Sample(row["dataset"], row["image_id"], members, row["width"], row["height"], phash)
         packed.labels[sample.key] = labels
         packed.counts["relations"] += len(labels.relations)
-        if self.settings.uncertain is not None:
+        # Other sources of labels don't have the setting in their keys.
+        if self.settings.labels == "pseudo" and self.settings.uncertain is not None:
             packed.counts["uncertain relations"] += len(labels.uncertain)
         yield sample
 

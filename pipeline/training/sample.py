@@ -52,7 +52,7 @@ class TrainingSample:
     boxes: tuple[SampleBox, ...]
     relations: tuple[SampleRelation, ...]
     uncertain: tuple[SampleRelation, ...] = ()
-    """Relations of other pairs that may hold or not, so their pairs are neither positive nor negative."""
+    """Relations that may hold or not. A pair that has no others is neither a positive nor a negative example."""
     labels: str = "given"
     """Where the relations come from: pseudo (a tagger), naive (captions alone), given (ground truth of the dataset), or
     none."""

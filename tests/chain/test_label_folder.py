@@ -102,7 +102,7 @@ def test_files_that_are_no_pictures_are_named_and_the_rest_is_labelled(root, tmp
     _, made = label(tmp_path, "label", "found", *options)
     assert made["images"] == 2 and made["boxes"] > 0
     assert {name: reason.partition(" (")[0] for name, reason in made["left_out"].items()} == {
-        "page.jpg": "not an image", "torn.png": "truncated", "*.HEIC": "no image format that is read",
+        "page.jpg": "not an image", "torn.png": "truncated", "*.HEIC": "not a supported image format",
     }  # fmt: skip
     found = {each["file_name"]: each for each in json.loads((tmp_path / made["json"]).read_bytes())}
     sideways, upright = found["sideways.png"], found["upright.png"]

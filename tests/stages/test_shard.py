@@ -182,10 +182,11 @@ def test_labels_below_the_threshold_may_be_uncertain(inputs, tmp_path):
     assert [r.predicate for r in samples[1].relations] == ["ride"]
     assert [(r.subject, r.predicate, r.object, r.confidence) for r in samples[1].uncertain] == [(1, "near", 0, 0.1)]
     assert [r.predicate for r in samples[5].uncertain] == ["walk"]
-    _, _, fewer = shard(inputs, tmp_path / "fewer", threshold=0.5, uncertain=0.3)
-    assert not any(sample.uncertain for sample in fewer.values())
-    with pytest.raises(ValueError, match=r"uncertain: must be below the threshold, 0\.2"):
-        ShardSettings(threshold=0.2, uncertain=0.2)
+    for least in (0.3, 0.5, 1.0):
+        _, _, fewer = shard(inputs, tmp_path / str(least), threshold=0.5, uncertain=least)
+        assert not any(sample.uncertain for sample in fewer.values())
+    same, _, _ = shard(inputs, tmp_path / "given", labels="given", uncertain=0.1)
+    assert "uncertain relations" not in same.facts
 
 
 def test_labels_without_calibration_are_not_taken_for_calibrated(inputs, tmp_path):

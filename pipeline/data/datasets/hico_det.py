@@ -60,7 +60,7 @@ class HicoDetReader(Reader):
                 if (number := as_id(found.get("category_id"))) == 0 and 0 not in self._verbs:
                     raise AnnotationError(
                         f"{self.annotation_file}: unknown verb id 0: its verbs are numbered from 0, and those of "
-                        f"{self.source.verbs} from 1, so each would be the one before; add 1 to `category_id`"
+                        f"{self.source.verbs} from 1, so each would be read as the one before it; add 1 to `category_id`"
                     )
                 verb = name_of(self._verbs, number, "unknown verb id")
                 draft.relate(as_id(found.get("subject_id")), verb, as_id(found.get("object_id")))
