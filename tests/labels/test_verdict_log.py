@@ -209,13 +209,14 @@ def test_files_of_one_reviewer_from_two_machines_may_be_joined_in_any_order(tmp_
     ]
     for name, verdicts in (("office", said[:2]), ("home", said)):  # the file was copied, and went on in both places
         VerdictLog(tmp_path / name).append(verdicts)
-    VerdictLog(tmp_path / "office").append([verdict("reject", relation=DOG)])
+    for name, kind, second in (("office", "reject", 6), ("home", "accept", 7)):
+        VerdictLog(tmp_path / name).append([verdict(kind, relation=DOG, time=f"2026-01-31T12:00:0{second}+00:00")])
     office, home = ((tmp_path / name / "ada.jsonl").read_bytes() for name in ("office", "home"))
     for joined in (office + home, home + office):
         (tmp_path / "ada.jsonl").write_bytes(joined)
         log = VerdictLog(tmp_path)
         standing = {relation: by["ada"].kind for relation, by in log.standing().items()}
-        assert (standing, len(list(log.verdicts())), log.damaged) == ({MUG: "accept", DOG: "reject"}, 6, ())
+        assert (standing, len(list(log.verdicts())), log.damaged) == ({MUG: "accept", DOG: "accept"}, 7, ())
 
 
 def test_a_flipped_bit_costs_the_lines_that_it_hits_and_is_named(tmp_path):

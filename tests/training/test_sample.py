@@ -31,9 +31,10 @@ def test_a_sample_survives_json():
 
 
 def test_crowds_go_with_their_relations_and_the_rest_is_renumbered():
-    sample = TrainingSample.from_row(row(crowd=True), [SampleRelation(0, 2, "ride"), SampleRelation(1, 2, "hold")])
+    relations = [SampleRelation(0, 2, "ride"), SampleRelation(1, 2, "hold")]
+    sample = TrainingSample.from_row(row(crowd=True), relations, uncertain=relations)
     assert [box.category for box in sample.boxes] == ["person", "dog"]
-    assert sample.relations == (SampleRelation(0, 1, "ride"),)
+    assert sample.relations == sample.uncertain == (SampleRelation(0, 1, "ride"),)
 
 
 def test_the_strongest_relations_are_kept_once_each():
@@ -88,8 +89,10 @@ def test_boxes_that_are_cut_away_go_with_their_relations_and_the_rest_is_renumbe
 
 def test_boxes_without_area_are_dropped_from_whole_images_too():
     boxes = (SampleBox("flat", 10, 10, 50, 0), SampleBox("cup", 10, 10, 50, 20))
-    found = viewed(sample(*boxes, relations=(SampleRelation(0, 1, "on"),)), TrainingView(320, 192))
-    assert [box.category for box in found.boxes] == ["cup"] and found.relations == ()
+    relations = (SampleRelation(0, 1, "on"), SampleRelation(1, 1, "near"))
+    found = viewed(replace(sample(*boxes, relations=relations), uncertain=relations), TrainingView(320, 192))
+    assert [box.category for box in found.boxes] == ["cup"]
+    assert found.relations == found.uncertain == (SampleRelation(0, 0, "near"),)
 
 
 def test_left_and_right_change_places_unless_official():
