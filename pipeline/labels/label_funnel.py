@@ -137,26 +137,17 @@ def _most_frequent_first(reasons: Counter[str]) -> dict[str, int]:
 def label_tally(found: LabelledPartition, choice: ChoiceSettings, settled: Overrides | None) -> LabelTally:
     """Counts the labels of one partition."""
     if found.tagged is None:
-        return partition_tally(*found, ())
+        return partition_tally(found, ())
     judged = judged_columns(found.tagged.table("relations"), candidates(found.tagged), choice, settled)
-    return partition_tally(*found, judged.reason.to_pylist())
+    return partition_tally(found, judged.reason.to_pylist())
 
 
-def partition_tally(
-    images: Artifact | None,
-    captioned: Artifact | None,
-    parsed: Artifact | None,
-    tagged: Artifact | None,
-    judged: Sequence[str | None],
-) -> LabelTally:
-    """Counts the labels of one partition, for which a run may lack artifacts.
-
-    `judged`: why each label of `tagged` is not kept, in their order; None if it is.
-    """
-    tally = LabelTally()
-    if images is not None:
-        table = images.table("images")
-        tally.numbers["images"] = images.manifest.counts.rows_out
+def partition_tally(found: LabelledPartition, judged: Sequence[str | None]) -> LabelTally:
+    """Counts the labels of one partition. `judged`: why each is not kept, in their order; None if it is."""
+    tally, captioned, parsed, tagged = LabelTally(), found.captioned, found.parsed, found.tagged
+    if found.images is not None:
+        table = found.images.table("images")
+        tally.numbers["images"] = found.images.manifest.counts.rows_out
         tally.parts["given"] = Counter(FlatList.of(table, "relations").values("predicate"))
         tally.parts["images"] = _uncaptioned(table, captioned)
     if captioned is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,13 +16,32 @@ from storage.runs import Run
 from storage.tables import CANDIDATES
 
 
-class LabelledPartition(NamedTuple):
-    """A run's artifacts of one partition, from images to labels."""
+@dataclass(frozen=True)
+class LabelledPartition:
+    """A run's artifacts of one partition, from images to labels. A run may be on its way, and lack some."""
 
+    name: str
     images: Artifact | None
-    captioned: Artifact | None
-    parsed: Artifact | None
-    tagged: Artifact | None
+    """The one that `images_with_boxes` returns."""
+    ingested: Artifact | None
+    captioned: Artifact | None = None
+    parsed: Artifact | None = None
+    tagged: Artifact | None = None
+    verified: Artifact | None = None
+
+    def steps(self) -> Mapping[str, Artifact]:
+        """Step → artifact, of those that are there."""
+        found = {"ingest": self.ingested, "caption": self.captioned, "parse": self.parsed, "tag": self.tagged}
+        found["verify"] = self.verified
+        if self.images is not self.ingested:
+            found["detect"] = self.images
+        return {step: artifact for step, artifact in found.items() if artifact is not None}
+
+    def held(self) -> LabelledPartition:
+        """The same artifacts, which keep the tables that they have read in memory for as long as they live."""
+        copies = {artifact: held(artifact) for artifact in self.steps().values()}
+        changed: dict[str, Any] = {n: copies[each] for n, each in vars(self).items() if isinstance(each, Artifact)}
+        return replace(self, **changed)
 
 
 def images_with_boxes(run: Run) -> dict[str, Artifact]:
@@ -74,12 +93,18 @@ def require_same_boxes(ingested: Artifact, tagged: Artifact) -> None:
         )
 
 
-def partition_artifacts(run: Run, datasets: Sequence[str]) -> Iterator[tuple[str, LabelledPartition]]:
-    """Yields the partitions of these datasets, each with its tables kept in memory for as long as it is used."""
-    steps = [labelled_partitions(run, step, datasets) for step in ("ingest", "caption", "parse", "tag")]
-    for partition in dict.fromkeys(name for found in steps for name in found):
-        there = (found.get(partition) for found in steps)
-        yield partition, LabelledPartition(*(None if one is None else held(one) for one in there))
+def partition_artifacts(run: Run, datasets: Sequence[str] | None = None) -> dict[str, LabelledPartition]:
+    """Partition → its artifacts, for these datasets or for all of the run."""
+    ingested = run.artifacts("ingest")
+    images = ingested | run.artifacts("detect")
+    others = [run.artifacts(step) for step in ("caption", "parse", "tag", "verify")]
+    return {
+        name: LabelledPartition(
+            name, images.get(name), ingested.get(name, images.get(name)), *(found.get(name) for found in others)
+        )
+        for name in dict.fromkeys(name for found in (images, *others) for name in found)
+        if datasets is None or name.split("/")[0] in datasets
+    }
 
 
 def held(artifact: Artifact) -> Artifact:

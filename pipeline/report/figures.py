@@ -83,9 +83,10 @@ def compute_figures(
     """Computes the figures of a run. `datasets` are the labelled datasets; `choice` is what the shards keep."""
     tally, settled = LabelTally(), overrides_of(run)
     learned = learned_datasets(run)
-    audits = {dataset: _AuditCount(dataset, choice, settled, dataset in learned) for dataset in datasets}
+    audits = {dataset: AuditCount(dataset, choice, settled, dataset in learned) for dataset in datasets}
     digests: list[pa.ChunkedArray] = []
-    for partition, found in partition_artifacts(run, datasets):
+    for partition, artifacts in partition_artifacts(run, datasets).items():
+        found = artifacts.held()
         if found.images is not None:
             digests.append(found.images.table("images")["digest"])
         tally.add(label_tally(found, choice, settled.get(partition)))
@@ -148,15 +149,15 @@ def run_stamp(run: Run) -> str:
     return digest_json(steps)
 
 
-class _AuditCount:
+class AuditCount:
     """Collects a `DatasetAudit` over the partitions of one dataset."""
 
     def __init__(self, dataset: str, choice: ChoiceSettings, settled: Mapping[str, Overrides], learned: bool) -> None:
         self.partitions = 0
         """Partitions whose images the run has."""
+        self.labels, self.covered = LabelCount(choice, settled, learned), CoverageCount(choice, settled)
         self._dataset, self._has_truth, self._is_tagged, self._is_parsed = dataset, False, False, False
-        self._labels, self._captions = LabelCount(choice, settled, learned), CaptionCount()
-        self._covered = CoverageCount(choice, settled)
+        self._captions = CaptionCount()
 
     def add(self, found: LabelledPartition) -> None:
         """Add a partition."""
@@ -169,17 +170,17 @@ class _AuditCount:
         self._has_truth = self._has_truth or len(FlatList.of(images, "relations")) > 0
         triplets = None if found.parsed is None else found.parsed.table("triplets")
         if found.tagged is not None:
-            self._labels.add(images, found.tagged)
-            self._covered.add(images, found.tagged, triplets)
+            self.labels.add(images, found.tagged)
+            self.covered.add(images, found.tagged, triplets)
         if triplets is not None:
             self._captions.add(images, triplets)
 
     def audit(self) -> DatasetAudit:
         """The audit of everything added so far."""
-        coverage = self._covered.coverage()
+        coverage = self.covered.coverage()
         if not self._has_truth:
             return DatasetAudit(self._dataset, False, None, None, coverage)
-        labels = self._labels.audit() if self._is_tagged else None
+        labels = self.labels.audit() if self._is_tagged else None
         return DatasetAudit(self._dataset, True, labels, self._captions.audit() if self._is_parsed else None, coverage)
 
 

@@ -9,13 +9,14 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.labels.coverage import CoverageCount, LabelCoverage
+from pipeline.labels.coverage import LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import choice_or_all
-from pipeline.labels.label_audit import LabelAudit, LabelCount, LabelScores, learned_datasets
+from pipeline.labels.label_audit import LabelAudit, LabelScores, learned_datasets
 from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import partition_artifacts
+from pipeline.report.figures import AuditCount
 from pipeline.report.formatting import sanitise, share, table
 from pipeline.runtime.stage import dataset_of
 from storage.runs import Run
@@ -49,21 +50,19 @@ class LabelView:
         datasets = sorted({dataset_of(partition) for partition in run.artifacts("tag")})
         tally, settled, spread = LabelTally(), overrides_of(run), np.zeros(BINS, np.int64)
         learned = learned_datasets(run)
-        labels = {dataset: LabelCount(choice, settled, dataset in learned) for dataset in datasets}
-        covered = {dataset: CoverageCount(choice, settled) for dataset in datasets}
-        for partition, found in partition_artifacts(run, datasets):
+        counts = {dataset: AuditCount(dataset, choice, settled, dataset in learned) for dataset in datasets}
+        for partition, artifacts in partition_artifacts(run, datasets).items():
+            found = artifacts.held()
             tally.add(label_tally(found, choice, settled.get(partition)))
             if found.tagged is None:
                 continue
             scores = FlatList.of(found.tagged.table("relations"), "relations").numbers("score")
             spread += np.bincount(np.minimum((scores * BINS).astype(int), BINS - 1), minlength=BINS)
-            if found.images is not None:
-                images = found.images.table("images")
-                labels[dataset_of(partition)].add(images, found.tagged)
-                triplets = None if found.parsed is None else found.parsed.table("triplets")
-                covered[dataset_of(partition)].add(images, found.tagged, triplets)
-        audits = {dataset: replace(count.audit(), rules=count.rules()) for dataset, count in labels.items()}
-        coverage = {dataset: count.coverage() for dataset, count in covered.items()}
+            counts[dataset_of(partition)].add(found)
+        audits = {
+            dataset: replace(count.labels.audit(), rules=count.labels.rules()) for dataset, count in counts.items()
+        }
+        coverage = {dataset: count.covered.coverage() for dataset, count in counts.items()}
         return cls(
             choice.in_words(),
             tally.funnel(),

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.labels.labelled_partitions import images_with_boxes
+from pipeline.labels.labelled_partitions import partition_artifacts
 from pipeline.report.view import RunView
 from pipeline.review.index import ReviewIndex, run_with
-from pipeline.review.partition_rows import PartitionArtifacts, partition_rows
+from pipeline.review.partition_rows import partition_rows
 
 MOST_DIFFERENT = 12
 """Predicates that the comparison names."""
@@ -38,10 +38,9 @@ class Comparison:
         with self._index.cursor() as cursor:
             cursor.begin()
             cursor.execute("DELETE FROM against")
-            run, tagged = self.other.run, self.other.run.artifacts("tag")
-            images = images_with_boxes(run)
-            for name in sorted(tagged.keys() & images.keys()):
-                found = PartitionArtifacts(name, images[name], images[name], tagged=tagged[name])
+            for found in partition_artifacts(self.other.run).values():
+                if found.images is None or found.tagged is None:
+                    continue
                 rows = partition_rows(0, found, self.other.choice)
                 matched = " AND ".join(f"r.{side} = t.{side}" for side in ("predicate", *_ENDS))
                 run_with(

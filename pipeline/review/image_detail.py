@@ -103,7 +103,7 @@ class ImageDetails:
         return ImageDetail(
             number=number,
             **{name: place[name] for name in ("dataset", "image_id", "uri", "digest", "width", "height")},
-            partition=part.partition,
+            partition=part.name,
             boxes=image.get("boxes") or [],
             captions=[{**row, "pieces": pieces(row["text"], at, triplets)} for at, row in enumerate(captions)],
             triplets=[{**row, "lost": lost.get(at)} for at, row in enumerate(triplets)],
@@ -139,13 +139,13 @@ class ImageDetails:
     def _read(self, part: int, generation: int) -> dict[str, pa.Table] | None:
         """The tables of a partition, as long as the generation of the index is this one."""
         found = self._index.partition(part)
-        if found is None:
+        if found is None or found.images is None:
             return None
         tables = {"images": found.images.table("images")}
-        if found.captions is not None:
-            tables["captions"] = found.captions.table("captions")
-        if found.triplets is not None:
-            tables["triplets"] = found.triplets.table("triplets")
+        if found.captioned is not None:
+            tables["captions"] = found.captioned.table("captions")
+        if found.parsed is not None:
+            tables["triplets"] = found.parsed.table("triplets")
         if found.tagged is not None:
             tables |= {"relations": found.tagged.table("relations"), "candidates": candidates(found.tagged)}
             if (lost := dropped(found.tagged)) is not None:

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.labels.labelled_partitions import images_with_boxes
+from pipeline.labels.labelled_partitions import LabelledPartition, partition_artifacts
 from pipeline.report.view import RunView
-from pipeline.review.partition_rows import TABLES, PartitionArtifacts, partition_counts, partition_rows
+from pipeline.review.partition_rows import TABLES, partition_counts, partition_rows
 from pipeline.review.run_progress import file_stamps
 from pipeline.runtime.logs import log
 from storage.errors import FatalError, PipelineError
@@ -42,7 +42,7 @@ _AHEAD = 2
 
 
 def flattened(
-    partitions: Sequence[tuple[int, PartitionArtifacts]], choice: ChoiceSettings
+    partitions: Sequence[tuple[int, LabelledPartition]], choice: ChoiceSettings
 ) -> Iterator[dict[str, pa.Table] | None]:
     """Flattens partitions, given with their numbers, and yields the rows of each table of the index, in order.
 
@@ -63,7 +63,7 @@ def flattened(
             yield waiting.popleft().result()
 
 
-def _flatten(part: int, found: PartitionArtifacts, choice: ChoiceSettings) -> dict[str, pa.Table] | None:
+def _flatten(part: int, found: LabelledPartition, choice: ChoiceSettings) -> dict[str, pa.Table] | None:
     held = found.held()
     try:
         rows = partition_rows(part, held, choice)
@@ -117,7 +117,7 @@ class ReviewIndex:
         self._known: list[tuple[str, int, int]] | None = None
         """The run as it was when it was last read."""
         self._searching = threading.BoundedSemaphore(_SEARCHES)
-        self._artifacts: Mapping[int, PartitionArtifacts] = {}
+        self._artifacts: Mapping[int, LabelledPartition] = {}
         self._refreshing = threading.Lock()
         self._opening = threading.Lock()
         """A connection that two threads call at a time refuses the second."""
@@ -172,7 +172,7 @@ class ReviewIndex:
         if f"{LIVE}." in sql:
             self.settle()
 
-    def partition(self, part: int) -> PartitionArtifacts | None:
+    def partition(self, part: int) -> LabelledPartition | None:
         """The artifacts that a partition was indexed from; None for a number that no partition has."""
         return self._artifacts.get(part)
 
@@ -187,7 +187,8 @@ class ReviewIndex:
             recorded = file_stamps(self.view.run.folder / "steps")
             if recorded == self._known:
                 return 0
-            found = self._partitions()
+            every = partition_artifacts(self.view.run, self.view.label_sets or None)
+            found = {name: every[name] for name in sorted(every) if every[name].images is not None}
             choice = self.view.choice.model_dump(mode="json")
             stamps = {name: _stamp(one, choice) for name, one in found.items()}
             known = {row["partition"]: (row["part"], row["stamp"]) for row in self.rows("SELECT * FROM parts")}
@@ -262,19 +263,6 @@ class ReviewIndex:
             cursor.execute(f"CREATE OR REPLACE TABLE offered AS {' UNION ALL '.join(map(_offer, OFFERED))}")
             cursor.execute("DELETE FROM uncounted")
             cursor.commit()
-
-    def _partitions(self) -> dict[str, PartitionArtifacts]:
-        """Partition → artifacts, of the datasets that are labelled, in a stable order."""
-        run = self.view.run
-        images, ingested = images_with_boxes(run), run.artifacts("ingest")
-        others = [run.artifacts(step) for step in ("caption", "parse", "tag", "verify")]
-        return {
-            name: PartitionArtifacts(
-                name, images[name], ingested.get(name, images[name]), *(one.get(name) for one in others)
-            )
-            for name in sorted(images)
-            if not self.view.label_sets or name.split("/")[0] in self.view.label_sets
-        }
 
     def _lay_out(self) -> None:
         with self.cursor() as cursor:
@@ -400,7 +388,7 @@ def _offer(kind: str) -> str:
     return f"(SELECT '{kind}' AS kind, name, place FROM ({ranked}) WHERE place <= {_MOST_OFFERED})"
 
 
-def _stamp(found: PartitionArtifacts, choice: Mapping[str, Any]) -> str:
+def _stamp(found: LabelledPartition, choice: Mapping[str, Any]) -> str:
     """What the rows of a partition follow from."""
     keys = {step: artifact.key for step, artifact in found.steps().items()}
     terms = [_FORMAT, sorted(keys.items()), choice]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.labels.label_funnel import LabelFunnel
+from pipeline.labels.label_funnel import LabelFunnel, LabelTally
 from pipeline.review.index import ReviewIndex
-from pipeline.review.partition_rows import BINS, tally_of
+from pipeline.review.partition_rows import BINS
 from tagger.labelling import calibration
 
 Counts = npt.NDArray[np.int64]
@@ -161,7 +161,8 @@ def label_facts(index: ReviewIndex) -> LabelFacts:
 
 
 def _facts_of(index: ReviewIndex) -> LabelFacts:
-    tally = tally_of(index.rows("SELECT level, name, sum(number)::BIGINT AS number FROM counts GROUP BY ALL"))
+    counts = index.rows("SELECT level, name, sum(number)::BIGINT AS number FROM counts GROUP BY ALL")
+    tally = LabelTally.of_rows((row["level"], row["name"], row["number"]) for row in counts)
     given = {each.predicate: each.given for each in tally.predicates()}
     predicates = [
         PredicateFacts(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,110 +12,46 @@ import pyarrow.compute as pc
 from pipeline.labels.audit_sample import AUDIT_SEED, permanent_numbers_of
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, judged_columns
-from pipeline.labels.label_funnel import LabelTally, partition_tally
-from pipeline.labels.labelled_partitions import candidates, held, opinions, require_same_boxes
+from pipeline.labels.label_funnel import partition_tally
+from pipeline.labels.labelled_partitions import LabelledPartition, candidates, opinions, require_same_boxes
 from storage.artifact import Artifact
+from storage.tables import FLAG, FLOAT, INT, LONG, TEXT
 from tagger.audit.labels import SYMMETRIC, Fact, holds, unordered
 from tagger.english.predicates import canonical
 
+DOUBLE = pa.float64()
 PART_BITS = 32
 """The number of an image or label: its partition's number in the high bits, and its row in the low 32."""
 
-IMAGES = pa.schema(
-    [
-        ("image", pa.int64()),
-        ("part", pa.int32()),
-        ("row", pa.int32()),
-        ("dataset", pa.string()),
-        ("image_id", pa.int64()),
-        ("uri", pa.string()),
-        ("digest", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("scored", pa.int32()),
-        ("kept", pa.int32()),
-        ("captions", pa.string()),
-    ]
-)
+IMAGES = pa.schema({
+    "image": LONG, "part": INT, "row": INT, "dataset": TEXT, "image_id": LONG, "uri": TEXT, "digest": TEXT, "width": INT,
+    "height": INT, "scored": INT, "kept": INT, "captions": TEXT,
+})  # fmt: skip
 """`row` is the row in the partition's table `images`. `captions` holds the texts, one a line, to search in."""
 
-_SIDES = ("x", "y", "w", "h")
-RELATIONS = pa.schema(
-    [
-        ("relation", pa.int64()),
-        ("image", pa.int64()),
-        ("place", pa.int32()),
-        ("subject", pa.int32()),
-        ("object", pa.int32()),
-        ("subject_category", pa.string()),
-        ("predicate", pa.string()),
-        ("object_category", pa.string()),
-        *((f"{end}_{side}", pa.float32()) for end in ("subject", "object") for side in _SIDES),
-        ("score", pa.float32()),
-        ("probability", pa.float32()),
-        ("opinion", pa.float32()),
-        ("confidence", pa.float64()),
-        ("number", pa.float64()),
-        ("proposed", pa.bool_()),
-        ("kept", pa.bool_()),
-        ("reason", pa.string()),
-        ("correct", pa.bool_()),
-    ]
-)
+RELATIONS = pa.schema({
+    "relation": LONG, "image": LONG, "place": INT, "subject": INT, "object": INT,
+    "subject_category": TEXT, "predicate": TEXT, "object_category": TEXT,
+    **{f"{end}_{side}": FLOAT for end in ("subject", "object") for side in "xywh"},
+    "score": FLOAT, "probability": FLOAT, "opinion": FLOAT, "confidence": DOUBLE, "number": DOUBLE,
+    "proposed": FLAG, "kept": FLAG, "reason": TEXT, "correct": FLAG,
+})  # fmt: skip
 """`place` is the label's index in its image; `subject` and `object` index the image's boxes, whose sides are in pixels.
 `predicate` is canonical. `probability` is the calibrated or raw score where labels have none; `opinion` is that of the
-verifier, null where it has not judged a label. `confidence` decides
-whether a label is kept. `number` is a kept label's place in random audits (`pipeline/labels/audit_sample.py`).
-`correct` says whether the dataset annotates this relation; null for images without ground-truth relations."""
+verifier, null where it has not judged a label. `confidence` decides whether a label is kept. `number` is a kept label's
+place in random audits (`pipeline/labels/audit_sample.py`). `correct` says whether the dataset annotates this relation;
+null for images without ground-truth relations."""
 
-QUARANTINED = pa.schema(
-    [
-        ("part", pa.int32()),
-        ("dataset", pa.string()),
-        ("image_id", pa.int64()),
-        ("step", pa.string()),
-        ("reason", pa.string()),
-        ("value", pa.string()),
-    ]
-)
+QUARANTINED = pa.schema({"part": INT, "dataset": TEXT, "image_id": LONG, "step": TEXT, "reason": TEXT, "value": TEXT})
 
 
-@dataclass(frozen=True)
-class PartitionArtifacts:
-    """What a run has of one partition. Only `images` is always there: a run may be on its way."""
+def partition_rows(part: int, found: LabelledPartition, choice: ChoiceSettings) -> dict[str, pa.Table]:
+    """The rows of `images`, `relations` and `quarantined` of a partition whose images are there.
 
-    partition: str
-    images: Artifact
-    ingested: Artifact
-    captions: Artifact | None = None
-    triplets: Artifact | None = None
-    tagged: Artifact | None = None
-    verified: Artifact | None = None
-
-    def steps(self) -> Mapping[str, Artifact]:
-        """Step → artifact, of those that are there."""
-        found = {"ingest": self.ingested, "caption": self.captions, "parse": self.triplets, "tag": self.tagged}
-        found["verify"] = self.verified
-        if self.images is not self.ingested:
-            found["detect"] = self.images
-        return {step: artifact for step, artifact in found.items() if artifact is not None}
-
-    def held(self) -> PartitionArtifacts:
-        """The same artifacts, which read each table once."""
-        images = held(self.images)
-        ingested = images if self.ingested is self.images else held(self.ingested)
-        others = (self.captions, self.triplets, self.tagged, self.verified)
-        return PartitionArtifacts(
-            self.partition, images, ingested, *(None if one is None else held(one) for one in others)
-        )
-
-
-def partition_rows(part: int, found: PartitionArtifacts, choice: ChoiceSettings) -> dict[str, pa.Table]:
-    """The rows of `images`, `relations` and `quarantined`. `part` is the partition's number in the index; `choice` decides
-    which labels count as kept.
-
-    Raises `FatalError` when the images were ingested, or their boxes detected, again after they were tagged.
+    `part` is its number in the index; `choice` decides which labels count as kept. Raises `FatalError` when the images
+    were ingested, or their boxes detected, again after they were tagged.
     """
+    assert found.images is not None
     images = found.images.table("images")
     numbers = (part << PART_BITS) + np.arange(len(images), dtype=np.int64)
     relations = RELATIONS.empty_table()
@@ -136,7 +71,7 @@ def partition_rows(part: int, found: PartitionArtifacts, choice: ChoiceSettings)
         **_sizes(images),
         "scored": scored,
         "kept": kept,
-        "captions": _texts(images, found.captions),
+        "captions": _texts(images, found.captioned),
     }
     images = pa.table(columns).cast(IMAGES)
     return {"images": images, "relations": relations, "quarantined": _quarantined(part, found)}
@@ -193,7 +128,7 @@ def _relations(
     for end, index in box.items():
         of_end = boxes.fields.take(pa.array(index))
         columns[f"{end}_category"] = of_end.field("category")
-        columns |= {f"{end}_{side}": of_end.field(side) for side in _SIDES}
+        columns |= {f"{end}_{side}": of_end.field(side) for side in "xywh"}
     columns["number"] = _numbers(images["digest"].take(pa.array(row)), boxes.fields, box, predicates, kept)
     return pa.table([columns[name] for name in RELATIONS.names], RELATIONS.names).cast(RELATIONS)
 
@@ -207,7 +142,7 @@ def _numbers(
 ) -> pa.Array:
     """The places of the kept labels in random audits. `digests`: of each label's image; `ends`: rows of `boxes`."""
     places = np.flatnonzero(kept)
-    sides = np.stack([np.asarray(boxes.field(side), np.float64) for side in _SIDES], axis=1)
+    sides = np.stack([np.asarray(boxes.field(side), np.float64) for side in "xywh"], axis=1)
     found = np.zeros(len(kept))
     found[places] = permanent_numbers_of(
         digests.take(pa.array(places)).to_pylist(),
@@ -277,9 +212,9 @@ def _texts(images: pa.Table, captioned: Artifact | None) -> pa.Array:
     return pa.array(["\n".join(texts[row]) if row in texts else None for row in range(len(images))], pa.string())
 
 
-def _quarantined(part: int, found: PartitionArtifacts) -> pa.Table:
+def _quarantined(part: int, found: LabelledPartition) -> pa.Table:
     """The rows that each stage rejected, with reasons."""
-    dataset = found.partition.split("/")[0]
+    dataset = found.name.split("/")[0]
     rows = [
         {"part": part, "dataset": dataset, "step": step, **{n: row[n] for n in ("image_id", "reason", "value")}}
         for step, artifact in found.steps().items()
@@ -293,22 +228,14 @@ BINS = 60
 EDGES = np.arange(1, BINS) / BINS
 """Where a bin ends and the next begins; a score on an edge is in the upper one."""
 
-COUNTS = pa.schema([("part", pa.int32()), ("level", pa.string()), ("name", pa.string()), ("number", pa.int64())])
+COUNTS = pa.schema({"part": INT, "level": TEXT, "name": TEXT, "number": LONG})
 """Rows of a `LabelTally`. Levels `audited images`, `audited given`, `audited proposed` and `audited reachable` count
 what curves need besides labels: images with ground-truth relations, these relations, distinct proposals on these
 images, and proposed ground-truth relations."""
 
-SCORES = pa.schema(
-    [
-        ("part", pa.int32()),
-        ("measure", pa.string()),
-        ("bin", pa.int32()),
-        ("kept", pa.bool_()),
-        ("correct", pa.bool_()),
-        ("number", pa.int64()),
-        ("total", pa.float64()),
-    ]
-)
+SCORES = pa.schema({
+    "part": INT, "measure": TEXT, "bin": INT, "kept": FLAG, "correct": FLAG, "number": LONG, "total": DOUBLE,
+})  # fmt: skip
 """Labels by bin. `measure` is `score` or `probability`, over all labels, or `fact`: distinct labels of images with
 ground-truth relations, by score; both directions of a symmetric predicate are one label. `total` sums the values."""
 
@@ -317,21 +244,16 @@ TABLES = {"images": IMAGES, "relations": RELATIONS, "quarantined": QUARANTINED, 
 """The tables of the index that follow from a partition alone."""
 
 
-def partition_counts(part: int, found: PartitionArtifacts, relations: pa.Table) -> dict[str, pa.Table]:
+def partition_counts(part: int, found: LabelledPartition, relations: pa.Table) -> dict[str, pa.Table]:
     """The rows of `counts` and `scores`. `relations`: the partition's labels, as `partition_rows` has them."""
     judged = relations["reason"].to_pylist()
-    tally = partition_tally(found.images, found.captions, found.triplets, found.tagged, judged)
-    if found.tagged is not None:
+    tally = partition_tally(found, judged)
+    if found.images is not None and found.tagged is not None:
         tally.numbers.update(_audited(found.images, found.tagged))
     rows = [{"part": part, "level": level, "name": name, "number": number} for level, name, number in tally.rows()]
     scored = [_binned(part, measure, relations, measure) for measure in ("score", "probability")]
     scored.append(_binned(part, "fact", _facts(relations), "score"))
     return {"counts": pa.Table.from_pylist(rows, schema=COUNTS), "scores": pa.concat_tables(scored)}
-
-
-def tally_of(rows: list[dict[str, Any]]) -> LabelTally:
-    """The sum of rows of `COUNTS`."""
-    return LabelTally.of_rows((row["level"], row["name"], row["number"]) for row in rows)
 
 
 def bins_of(values: Any) -> np.ndarray[Any, np.dtype[np.int32]]:

@@ -11,22 +11,20 @@ from pipeline.labels.verdict_log import Standing, VerdictLog
 from pipeline.labels.verdicts import JudgedRelation, Kind, Verdict, now
 from pipeline.review.index import LIVE, ReviewIndex, rows_with, run_with, sql_list
 from pipeline.review.labels import Label, labels_of_images
+from pipeline.review.partition_rows import DOUBLE
+from storage.tables import LONG, TEXT
 
-_JUDGED = pa.schema(
-    [
-        ("number", pa.int64()),
-        ("digest", pa.string()),
-        ("predicate", pa.string()),
-        *((f"{end}_{side}", pa.float64()) for end in ("subject", "object") for side in "xywh"),
-    ]
-)
+_JUDGED = pa.schema({
+    "number": LONG, "digest": TEXT, "predicate": TEXT,
+    **{f"{end}_{side}": DOUBLE for end in ("subject", "object") for side in "xywh"},
+})  # fmt: skip
 _ROUNDING = 0.0051
 """Verdicts record box coordinates with two decimals."""
 _NEAR = " AND ".join(
     f"abs(r.{end}_{side} - j.{end}_{side}) < {_ROUNDING}" for end in ("subject", "object") for side in "xywh"
 )
 _REVIEWED = pa.schema({
-    "relation": pa.int64(), **dict.fromkeys(("kind", "reviewer", "queue", "answer"), pa.string()), "seconds": pa.float64(),
+    "relation": LONG, **dict.fromkeys(("kind", "reviewer", "queue", "answer"), TEXT), "seconds": DOUBLE,
 })  # fmt: skip
 """`answer`: the verdict with its correction, by which reviewers agree or not."""
 
