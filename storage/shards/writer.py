@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,19 +65,19 @@ def _named(dataset: str) -> str:
 def write_shards(folder: Path, samples: Iterable[Sample], max_bytes: int) -> pa.Table:
     """Writes `shard-000.tar`, `shard-001.tar`, ... and returns their index (schema `SHARD_MEMBERS`).
 
-    A tar takes samples until another one would make it larger than `max_bytes`, but at least one. Members have mtime 0,
-    owner 0:0, mode 0644 and USTAR headers, in the given order.
+    A tar takes samples until another one would make it larger than `max_bytes`, but at least one. Members have USTAR
+    headers with mtime 0, owner 0:0 and mode 0644, which are the defaults of `TarInfo`, in the given order.
     """
     rows: list[dict[str, object]] = []
-    numbers = 0
-    tar: _Tar | None = None
+    shards: list[str] = []
+    tar: tarfile.TarFile | None = None
     for sample in samples:
-        if tar is None or not tar.has_room(sample, max_bytes):
+        if tar is None or not _has_room(tar, sample, max_bytes):
             if tar is not None:
                 tar.close()
-            tar = _Tar(folder / f"shard-{numbers:03d}.tar")
-            numbers += 1
-        rows += tar.add(sample)
+            shards.append(f"shard-{len(shards):03d}.tar")
+            tar = tarfile.TarFile(folder / shards[-1], "w", format=tarfile.USTAR_FORMAT)
+        rows += _add(tar, shards[-1], sample)
     if tar is not None:
         tar.close()
     return pa.Table.from_pylist(rows, schema=SHARD_MEMBERS)
@@ -87,66 +88,35 @@ def tars_among(files: Iterable[str]) -> list[str]:
     return sorted((name for name in files if name.endswith(".tar")), key=lambda name: (len(name), name))
 
 
-class _Tar:
-    """A tar that is being written."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("wb")
-        self._size = 0
-
-    def has_room(self, sample: Sample, max_bytes: int) -> bool:
-        """Whether the tar, with this sample and its end marker, stays within `max_bytes`."""
-        added = sum(tarfile.BLOCKSIZE + len(data) + _padding(len(data)) for data in sample.members.values())
-        whole = self._size + added + 2 * tarfile.BLOCKSIZE
-        return -(-whole // tarfile.RECORDSIZE) * tarfile.RECORDSIZE <= max_bytes
-
-    def add(self, sample: Sample) -> list[dict[str, object]]:
-        """Adds the members of a sample and returns their index rows."""
-        rows: list[dict[str, object]] = []
-        for extension, data in sorted(sample.members.items()):
-            offset = self._write(f"{sample.key}.{extension}", data)
-            rows.append(
-                {
-                    "shard": self._path.name,
-                    "key": sample.key,
-                    "extension": extension,
-                    "offset": offset,
-                    "size": len(data),
-                    "digest": hashlib.sha256(data).hexdigest(),
-                    "check": xxhash.xxh3_128_hexdigest(data),
-                    "dataset": sample.dataset,
-                    "image_id": sample.image_id,
-                    "width": sample.width,
-                    "height": sample.height,
-                    "phash": sample.phash if extension != LABELS else None,
-                }
-            )
-        return rows
-
-    def close(self) -> None:
-        """Writes the end marker: two empty blocks, and more up to a whole record."""
-        end = 2 * tarfile.BLOCKSIZE
-        self._file.write(bytes(end + -(self._size + end) % tarfile.RECORDSIZE))
-        self._file.close()
-
-    def _write(self, name: str, data: bytes) -> int:
-        """Writes a member and returns the offset of its bytes."""
-        header = _header(name, len(data))
-        for part in (header, data, bytes(_padding(len(data)))):
-            self._file.write(part)
-        offset = self._size + len(header)
-        self._size = offset + len(data) + _padding(len(data))
-        return offset
+def _has_room(tar: tarfile.TarFile, sample: Sample, max_bytes: int) -> bool:
+    """Whether the tar, with this sample and its end marker, stays within `max_bytes`."""
+    added = sum(tarfile.BLOCKSIZE + _padded(len(data)) for data in sample.members.values())
+    whole = tar.offset + added + 2 * tarfile.BLOCKSIZE
+    return -(-whole // tarfile.RECORDSIZE) * tarfile.RECORDSIZE <= max_bytes
 
 
-def _header(name: str, size: int) -> bytes:
-    """A USTAR header with mode 0644 and zeros for owner and time, which are the defaults of `TarInfo`."""
-    info = tarfile.TarInfo(name)
-    info.size = size
-    return info.tobuf(tarfile.USTAR_FORMAT)
+def _add(tar: tarfile.TarFile, shard: str, sample: Sample) -> Iterator[dict[str, object]]:
+    """Adds the members of a sample and yields their index rows."""
+    for extension, data in sorted(sample.members.items()):
+        info = tarfile.TarInfo(f"{sample.key}.{extension}")
+        info.size = len(data)
+        tar.addfile(info, io.BytesIO(data))
+        yield {
+            "shard": shard,
+            "key": sample.key,
+            "extension": extension,
+            "offset": tar.offset - _padded(len(data)),
+            "size": len(data),
+            "digest": hashlib.sha256(data).hexdigest(),
+            "check": xxhash.xxh3_128_hexdigest(data),
+            "dataset": sample.dataset,
+            "image_id": sample.image_id,
+            "width": sample.width,
+            "height": sample.height,
+            "phash": sample.phash if extension != LABELS else None,
+        }
 
 
-def _padding(size: int) -> int:
-    """The number of bytes after a member's bytes up to the next block."""
-    return -size % tarfile.BLOCKSIZE
+def _padded(size: int) -> int:
+    """The number of bytes up to the next block that a member's bytes take."""
+    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
