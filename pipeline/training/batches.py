@@ -64,7 +64,7 @@ class MicroBatch:
 def sample_sequence(samples: ShardSamples, settings: TrainingSettings) -> SampleSequence:
     """Returns the order of a training run: images whose views have similar sizes follow each other in runs."""
     order = OrderSettings(window=WINDOW, run=settings.bucket, sorted_by=settings.view.model_dump_json())
-    return SampleSequence(samples.samples, settings.seed, settings.mix.storage(), order, ViewOrder(samples, settings))
+    return SampleSequence(samples.samples, settings.seed, settings.mix, order, ViewOrder(samples, settings))
 
 
 class ViewOrder:

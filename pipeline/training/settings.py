@@ -4,41 +4,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from models.config import LossSettings, NetworkConfig
 from pipeline.data.images.training_view import ViewSettings
-from pipeline.runtime.settings import Settings, file_read, runtime
+from pipeline.runtime.settings import file_read, runtime
 from pipeline.training.address import Address
 from storage.errors import FatalError
-from storage.stream.order import LEAST_TEMPERATURE, Mix, stable_seed
+from storage.stream.order import Mix, stable_seed
 
 TrackerKind = Literal["wandb", "mlflow", "trackio"]
 """The trackers besides TensorBoard. Each needs the extra of its name."""
-
-
-class MixSettings(Settings):
-    """How several datasets are mixed."""
-
-    kind: Literal["concat", "proportional", "temperature"] = "concat"
-    """concat (authors): one large dataset, each image once per epoch. proportional: images of each dataset in
-    proportion to its size at all times. temperature: in proportion to its size to the power of 1 / `temperature`."""
-    temperature: float = Field(2.0, ge=LEAST_TEMPERATURE)
-    """1 is proportional; the higher, the more equal the shares of datasets."""
-    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """Dataset → factor of its share, unless the kind is "concat"; 1 by default."""
-
-    @model_validator(mode="after")
-    def _has_no_useless_weights(self) -> Self:
-        if self.kind == "concat" and self.weights:
-            raise ValueError('weights: "concat" takes every image once; choose kind "proportional" or "temperature"')
-        return self
-
-    def storage(self) -> Mix:
-        """Returns the same for streams."""
-        return Mix(self.kind, self.temperature, self.weights)
 
 
 AS_THE_AUTHORS: dict[str, Any] = {
@@ -112,7 +90,7 @@ class TrainingSettings(ViewSettings):
     """Decay of the moving average of the weights, which is then the result; 0: no average."""
     loss: LossSettings = LossSettings()
 
-    mix: MixSettings = MixSettings()
+    mix: Mix = Mix()
     bucket: int = Field(16, ge=1)
     """Number of consecutive images whose views have similar sizes, which saves padding. 1: any order."""
     object_texts: int = Field(333, ge=1)

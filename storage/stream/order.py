@@ -4,13 +4,13 @@ Mixing)."""
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
 
 from storage.errors import FatalError
 
@@ -23,18 +23,14 @@ SortKey = Callable[[int, Samples], NDArray[np.int64]]
 class OrderSettings:
     """How far samples are moved from where they lie. All of it is part of the order."""
 
-    block: int = 64
+    block: int = Field(default=64, ge=1)
     """Neighbouring samples that move together, so that what is read within a short time lies close together."""
-    window: int = 64
+    window: int = Field(default=64, ge=1)
     """Blocks whose samples are shuffled among each other."""
-    run: int = 1
+    run: int = Field(default=1, ge=1)
     """Samples in a row whose sort keys are near to each other. 1: no sorting."""
     sorted_by: str = ""
     """Names the sort key, since a function can't be compared with that of an earlier process."""
-
-    def __post_init__(self) -> None:
-        if min(self.block, self.window, self.run) < 1:
-            raise ValueError(f"{self}: block, window and run must be at least 1")
 
 
 class Drawn(NamedTuple):
@@ -147,34 +143,28 @@ def _generator(*parts: str | int) -> np.random.Generator:
     return np.random.default_rng(stable_seed(*parts))
 
 
-LEAST_TEMPERATURE = 0.1
 CYCLE = 10_000
 """Runs after which the interleaving of datasets repeats. Shares are exact to one in this number."""
 
 
-@dataclass(frozen=True)
-class Mix:
-    """The share of each dataset in a stream."""
+class Mix(BaseModel):
+    """How several datasets are mixed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     kind: Literal["concat", "proportional", "temperature"] = "concat"
-    """concat: one large dataset, each sample once per epoch (the authors' way). proportional: every stretch of the
-    stream has each dataset in proportion to its size. temperature: in proportion to its size to the power of 1 /
-    `temperature`."""
-    temperature: float = 2.0
-    """For kind "temperature": 1 is proportional, infinity gives all datasets equal shares."""
-    weights: Mapping[str, float] = field(default_factory=dict)
+    """concat (authors): one large dataset, each image once per epoch. proportional: images of each dataset in
+    proportion to its size at all times. temperature: in proportion to its size to the power of 1 / `temperature`."""
+    temperature: float = Field(2.0, ge=0.1)
+    """1 is proportional; the higher, the more equal the shares of datasets."""
+    weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field({})
     """Dataset → factor of its share, unless the kind is "concat"; 1 by default."""
 
-    def __post_init__(self) -> None:
-        if not self.temperature >= LEAST_TEMPERATURE or any(
-            not 0 < weight < math.inf for weight in self.weights.values()
-        ):
-            raise FatalError(
-                f"mix: the temperature must be at least {LEAST_TEMPERATURE}, weights finite and above 0; leave a "
-                "dataset out to have none of it"
-            )
+    @model_validator(mode="after")
+    def _has_no_useless_weights(self) -> Self:
         if self.kind == "concat" and self.weights:
-            raise FatalError('mix: weights need kind "proportional" or "temperature"; "concat" takes every sample once')
+            raise ValueError('weights: "concat" takes every image once; choose kind "proportional" or "temperature"')
+        return self
 
     def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
         """Returns each dataset's share of the stream; they sum to 1. Raises `FatalError` for unknown ones."""

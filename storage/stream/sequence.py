@@ -68,7 +68,13 @@ class SampleSequence:
     def state(self, place: int) -> dict[str, Any]:
         """Returns what is needed to resume at a place, as JSON values."""
         begun = dict(zip(self._sets, self._begun.tolist(), strict=True))
-        return {**self._identity(), "place": place, "origin": self._origin, "begun": begun, "mix": asdict(self.mix)}
+        return {
+            **self._identity(),
+            "place": place,
+            "origin": self._origin,
+            "begun": begun,
+            "mix": self.mix.model_dump(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> int:
         """Resumes from a state, and returns its place. The weights of the mix may differ from those of the state.
@@ -92,7 +98,7 @@ class SampleSequence:
                 "which orders all datasets together; only weights and temperature may change"
             )
         self._origin, self._begun = int(state["origin"]), np.array([state["begun"][name] for name in self._sets])
-        if state["mix"] != asdict(self.mix):
+        if state["mix"] != self.mix.model_dump():
             before = SampleSequence(self.samples, self.seed, Mix(**state["mix"]), self.order)
             self._begun = self._begun + before._interleaving.counts(place - self._origin)
             self._origin = place

@@ -3,6 +3,7 @@
 import copy
 import errno
 import json
+import math
 import os
 from collections import Counter
 from itertools import islice
@@ -191,7 +192,7 @@ def test_only_the_members_that_are_asked_for_are_read(samples):
 
 
 def test_every_stretch_of_a_proportional_mix_has_its_shares(samples):
-    found = sequence(samples, 0, 4 * COUNT, mix=Mix("proportional"))
+    found = sequence(samples, 0, 4 * COUNT, mix=Mix(kind="proportional"))
     for start in range(0, 3 * COUNT, 100):
         assert sum(key.startswith("b") for key in found[start : start + 100]) == pytest.approx(100 * 100 / 337, abs=1)
     of_b = [key for key in found if key.startswith("b")][:100]
@@ -200,16 +201,20 @@ def test_every_stretch_of_a_proportional_mix_has_its_shares(samples):
 
 def test_temperature_and_weights_change_the_shares():
     sizes = {"a": 900, "b": 100}
-    assert Mix("proportional").shares(sizes) == pytest.approx({"a": 0.9, "b": 0.1})
-    assert Mix("temperature", 2.0).shares(sizes) == pytest.approx({"a": 0.75, "b": 0.25})
-    assert Mix("proportional", weights={"b": 9.0}).shares(sizes) == pytest.approx({"a": 0.5, "b": 0.5})
+    assert Mix(kind="proportional").shares(sizes) == pytest.approx({"a": 0.9, "b": 0.1})
+    assert Mix(kind="temperature", temperature=2.0).shares(sizes) == pytest.approx({"a": 0.75, "b": 0.25})
+    assert Mix(kind="proportional", weights={"b": 9.0}).shares(sizes) == pytest.approx({"a": 0.5, "b": 0.5})
     with pytest.raises(FatalError, match="'c'; the datasets are a, b"):
-        Mix("proportional", weights={"c": 1.0}).shares(sizes)
-    with pytest.raises(FatalError, match="concat"):
-        Mix("concat", weights={"a": 2.0})
-    for temperature, weight in ((0.01, 1.0), (2.0, 0.0), (2.0, float("inf"))):
-        with pytest.raises(FatalError, match="above 0"):
-            Mix("temperature", temperature, {"a": weight})
+        Mix(kind="proportional", weights={"c": 1.0}).shares(sizes)
+    with pytest.raises(ValueError, match="concat"):
+        Mix(kind="concat", weights={"a": 2.0})
+    for temperature, weight, wrong in (
+        (0.01, 1.0, "temperature"),
+        (2.0, 0.0, "weights.a"),
+        (2.0, math.inf, "weights.a"),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            Mix(kind="temperature", temperature=temperature, weights={"a": weight})
 
 
 def test_batches_lie_within_runs_of_like_samples_in_every_epoch():
@@ -241,7 +246,7 @@ def test_interleaving_counts_what_it_assigns(run):
 
 
 def test_the_weights_of_a_mix_change_in_the_middle_and_each_set_goes_on(samples):
-    before, after = Mix("proportional"), Mix("proportional", weights={"b": 5.0})
+    before, after = Mix(kind="proportional"), Mix(kind="proportional", weights={"b": 5.0})
     first = SampleSequence(samples, mix=before, order=ORDER)
     head = first.draw(0, 150).samples.tolist()
     second = SampleSequence(samples, mix=after, order=ORDER)
@@ -266,7 +271,7 @@ def test_a_state_of_other_samples_another_seed_or_order_is_refused_at_once(sampl
         (Stream(samples, seed=1, order=ORDER), "the seed is 1"),
         (Stream(samples, order=OrderSettings(block=9, window=4)), "the order is"),
         (Stream(other, order=ORDER), "the samples are"),
-        (Stream(samples, order=ORDER, mix=Mix("proportional")), "only weights and temperature may change"),
+        (Stream(samples, order=ORDER, mix=Mix(kind="proportional")), "only weights and temperature may change"),
     ):
         with pytest.raises(FatalError, match=what):
             stream.load_state_dict(copy.deepcopy(state))

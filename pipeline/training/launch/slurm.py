@@ -53,10 +53,11 @@ def sbatch_script(
     if nodes > 1:
         words += [f'--set {section}.address="$address"' for section in _SECTIONS]
     template = Template(_SCRIPT.read_text(), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    return template.render(
+    script: str = template.render(
         options=[(name, value) for name, value in options.items() if value is not None],
         others=nodes - 1,
         store=shlex.quote(store),
         recipe=shlex.quote(str(recipe)),
         settings=" \\\n    ".join(words),
     )
+    return script
