@@ -21,7 +21,7 @@ from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.ranks import Ranks
 from pipeline.training.tracking.flops import StepFlops
 from pipeline.training.tracking.throughput import StepTimer, device_peak
-from pipeline.training.tracking.trackers import Trackers
+from pipeline.training.tracking.trackers import GuardedTracker, open_trackers
 
 IN_A_ROW = 3
 """Steps that must be too high one after the other. A single hard batch is no divergence."""
@@ -102,55 +102,42 @@ class Monitor:
         settings = config.settings
         self._config, self._ranks, self._warn = config, ranks, warn
         self._metrics = MetricsLog(config.work / METRICS_LOG)
-        self._alarm = DivergenceAlarm(settings.alarm_factor, settings.alarm_window)
+        self.alarm = DivergenceAlarm(settings.alarm_factor, settings.alarm_window)
         assert settings.precision != "auto", "a run plans its settings"
         peak = device_peak(ranks.device, settings.precision) if ranks.rank == 0 else None
-        self._timer = StepTimer(ranks.device, peak)
-        self._flops = StepFlops(ranks.device)
-        self._trackers: Trackers | None = None
+        self.timer = StepTimer(ranks.device, peak)
+        self.flops = StepFlops(ranks.device)
+        self._trackers: list[GuardedTracker] = []
         self._unwritten: list[tuple[int, Mapping[str, float]]] = []
 
     def open(self, step: int, alarm: Mapping[str, Any] | None) -> None:
         """Starts after so many steps, with the state of the alarm if there is one."""
         if alarm:
-            self._alarm.restore(alarm)
+            self.alarm.restore(alarm)
         if self._ranks.rank == 0:
             self._metrics.rewind(step)
             settings = self._config.settings.model_dump(mode="json")
             folder: Path = self._config.tracking
             kinds = self._config.settings.trackers
-            self._trackers = Trackers(kinds, folder, folder.name, settings, step, self._warn)
-        self._timer.pause()
-
-    @property
-    def counts_flops(self) -> bool:
-        """Whether the next micro-batch should be counted first, by `count`."""
-        return self._flops.is_counting
+            self._trackers = open_trackers(kinds, folder, folder.name, settings, step, self._warn)
+        self.timer.pause()
 
     def count(self, batch: MicroBatch, passes: Callable[[], object]) -> None:
         """Counts the operations of a forward and backward pass over a micro-batch, which leave gradients behind."""
-        self._flops.count(_pixels(batch), passes)
-        self._timer.pause()
-
-    def loaded(self) -> None:
-        """Ends the wait for a micro-batch."""
-        self._timer.loaded()
+        self.flops.count(_pixels(batch), passes)
+        self.timer.pause()
 
     def passed(self, batch: MicroBatch) -> None:
         """Ends the passes over a micro-batch."""
         pixels = _pixels(batch)
         images = len(batch.pixels) * self._ranks.count
-        self._timer.trained(images, batch.shown_pixels, pixels, self._flops.of(pixels))
+        self.timer.trained(images, batch.shown_pixels, pixels, self.flops.of(pixels))
 
     def updated(self, step: int, losses: Mapping[str, float], norm: float, checkpoints: Iterable[int]) -> None:
         """Ends a step. Warns when the training run begins to diverge."""
-        self._timer.trained(0, 0, 0)
-        if warning := self._alarm.check(step, {"loss": losses["loss"], "gradient_norm": norm}, checkpoints):
+        self.timer.trained(0, 0, 0)
+        if warning := self.alarm.check(step, {"loss": losses["loss"], "gradient_norm": norm}, checkpoints):
             self._warn(warning)
-
-    def paused(self) -> None:
-        """Excludes the time since the last call from the speed, such as that of a checkpoint."""
-        self._timer.pause()
 
     def log(self, step: int, values: Mapping[str, float], *, with_speed: bool = False) -> None:
         """Records values; with `with_speed`, the trackers also get the speed since the last time."""
@@ -158,16 +145,11 @@ class Monitor:
             return
         self._unwritten.append((step, values))
         self._write()
-        assert self._trackers is not None
-        speed = self._timer.take() if with_speed else {}
+        speed = self.timer.take() if with_speed else {}
         if with_speed and self._config.settings.compile:
             speed["compiled_graphs"] = counters["stats"]["unique_graphs"]
-        self._trackers.log(step, {**values, **speed})
-
-    @property
-    def data_wait(self) -> float:
-        """The share of the time so far, up to the last `log`, that was spent waiting for data."""
-        return self._timer.data_wait
+        for tracker in self._trackers:
+            tracker.log(step, {**values, **speed})
 
     def sync(self) -> bool:
         """Forces the metrics to disk, before a checkpoint relies on them. Returns whether they are there."""
@@ -191,19 +173,10 @@ class Monitor:
         except OSError:
             pass  # `sync` warns, before a checkpoint
 
-    def good_checkpoints(self, checkpoints: Iterable[int]) -> list[int]:
-        """Returns the step of the checkpoint that a divergence under way must not push out."""
-        kept = self._alarm.kept(checkpoints)
-        return [] if kept is None else [kept]
-
-    def state(self) -> dict[str, Any]:
-        """Returns the alarm's state as JSON values."""
-        return self._alarm.state()
-
     def close(self) -> None:
         """Closes the trackers, which may take some seconds."""
-        if self._trackers is not None:
-            self._trackers.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def _pixels(batch: MicroBatch) -> int:

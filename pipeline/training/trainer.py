@@ -176,7 +176,7 @@ class Trainer:
                 reported = now
             if is_last or done.stop or self.step % self._settings.checkpoint_every == 0:
                 self._save()
-            self._monitor.paused()
+            self._monitor.timer.pause()
             if done.stop:
                 break
         self._checkpoints.close()
@@ -189,7 +189,7 @@ class Trainer:
             self._first,
             time.monotonic() - started,
             self._skipped.reasons,
-            self._monitor.data_wait,
+            self._monitor.timer.data_wait,
             self._checkpoints.waited,
         )
 
@@ -199,9 +199,9 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         losses: dict[int, dict[str, torch.Tensor]] = {}
         for number, batch in zip(numbers, parts, strict=True):
-            self._monitor.loaded()
+            self._monitor.timer.loaded()
             self._skipped.add(batch.damaged)
-            if number == numbers[0] and self._monitor.counts_flops:
+            if number == numbers[0] and self._monitor.flops.is_counting:
                 with self._explain_out_of_memory(batch):
                     self._count(batch, number)
             is_last = number == numbers[-1]
@@ -283,9 +283,9 @@ class Trainer:
                 "samples": samples,
                 "sequence": self._sequence.state(samples),
                 "skipped": self._skipped.as_state(),
-                "alarm": self._monitor.state(),
+                "alarm": self._monitor.alarm.state(),
             },
-            self._monitor.good_checkpoints(self._checkpoints.steps()),
+            self._monitor.alarm.kept(self._checkpoints.steps()),
         )
 
     def _final_state(self) -> Mapping[str, torch.Tensor]:

@@ -23,7 +23,7 @@ from pipeline.training.shards import ShardSamples
 from pipeline.training.task import PretrainTask
 from pipeline.training.tracking.flops import StepFlops, count_flops
 from pipeline.training.tracking.throughput import StepTimer, device_peak, known_peak, measured_peak, memory_gib
-from pipeline.training.tracking.trackers import GuardedTracker, Trackers
+from pipeline.training.tracking.trackers import GuardedTracker, open_trackers
 from pipeline.training.vocabulary import Vocabulary
 from storage.shards.sample_map import SampleMap
 from tests.training.conftest import TINY
@@ -42,10 +42,11 @@ def no_choice_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 def attempt(folder: Path, first: int, last: int, *kinds: str) -> None:
     """Logs the steps after `first`, as a training does that is killed or ends after `last`."""
     warned: list[str] = []
-    trackers = Trackers(kinds, folder, "toy", SETTINGS, first, warned.append)
-    for step in range(first + 1, last + 1):
-        trackers.log(step, {"loss": 1 / step, "lr": 1e-3})
-    trackers.close()
+    trackers = open_trackers(kinds, folder, "toy", SETTINGS, first, warned.append)
+    for tracker in trackers:
+        for step in range(first + 1, last + 1):
+            tracker.log(step, {"loss": 1 / step, "lr": 1e-3})
+        tracker.close()
     assert warned == []
 
 
@@ -169,7 +170,7 @@ def test_a_tracker_that_fails_warns_once_and_gets_the_later_values():
 def test_a_full_disk_of_tensorboard_does_not_stop_the_training(tmp_path):
     (tmp_path / "tensorboard").write_text("a file where the folder should be")
     warned: list[str] = []
-    tracker = Trackers([], tmp_path, "toy", SETTINGS, 0, warned.append)
+    (tracker,) = open_trackers([], tmp_path, "toy", SETTINGS, 0, warned.append)
     for step in (1, 2):
         tracker.log(step, {"loss": 1.0})
     tracker.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -230,11 +230,11 @@ class Checkpointer:
             complaints.append("every checkpoint is damaged: training from the beginning")
         return 0, {}, complaints
 
-    def save(self, step: int, about: dict[str, Any], spared: Collection[int] = ()) -> None:
+    def save(self, step: int, about: dict[str, Any], spared: int | None = None) -> None:
         """Begins to copy the state, which a thread writes while the training run goes on. It only waits for an
         unfinished earlier write. `wait_for_copy` must be called before the state changes.
 
-        `spared`: steps whose checkpoints are kept, however old.
+        `spared`: step whose checkpoint is kept, however old.
         """
         self.finish()
         if self._ranks.rank >= self._parts:
@@ -249,7 +249,7 @@ class Checkpointer:
         except RuntimeError as error:  # torch's for memory that it can't allocate
             self._give_up(step, f"no memory for a copy of the weights: {error}")
         else:
-            self._writing = step, self._thread.submit(self._write, step, about, tuple(spared))
+            self._writing = step, self._thread.submit(self._write, step, about, spared)
             if self._settings.network.backbone_norm == "batch":  # whose statistics the next forward pass changes
                 self.wait_for_copy()
         self.waited += time.monotonic() - started
@@ -279,7 +279,7 @@ class Checkpointer:
         self._thread.shutdown()
         self._image = torch.empty(0, dtype=torch.uint8)
 
-    def _write(self, step: int, about: dict[str, Any], spared: Collection[int]) -> None:
+    def _write(self, step: int, about: dict[str, Any], spared: int | None) -> None:
         """Raises OSError, and TimeoutError when the part of another process is missing."""
         self._copied.synchronize()
         self._folder.write_part(step, self._ranks.rank, self._parts, self._image.numpy().data)

@@ -94,10 +94,10 @@ class CheckpointFolder:
         self.path(step).rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
-    def prune(self, newest: int, every: int | None, spared: Collection[int] = ()) -> None:
-        """Removes all but the `newest` ones, those of every so many steps, and those to be spared."""
+    def prune(self, newest: int, every: int | None, spared: int | None = None) -> None:
+        """Removes all but the `newest` ones, those of every so many steps, and the one to be spared."""
         for step in self.steps()[newest:]:
-            if step not in spared and not (every and step % every == 0):
+            if step != spared and not (every and step % every == 0):
                 self.discard(step)
 
     def write_part(self, step: int, rank: int, parts: int, data: memoryview) -> None:

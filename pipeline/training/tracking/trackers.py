@@ -256,41 +256,24 @@ def require_extras(kinds: Iterable[str]) -> None:
             raise FatalError(f"the tracker {kind!r} needs {', '.join(missing)}: pip install 'rlip[{kind}]'")
 
 
-class Trackers:
-    """TensorBoard and the trackers that the settings name."""
+def open_trackers(
+    kinds: Sequence[str],
+    folder: Path,
+    run_name: str,
+    settings: Mapping[str, Any],
+    first_step: int,
+    warn: Callable[[str], None],
+) -> list[GuardedTracker]:
+    """Opens TensorBoard and `kinds`, which write to `folder` unless their environment variables say otherwise.
 
-    def __init__(
-        self,
-        kinds: Sequence[str],
-        folder: Path,
-        run_name: str,
-        settings: Mapping[str, Any],
-        first_step: int,
-        warn: Callable[[str], None],
-    ) -> None:
-        """Opens the trackers, which write to `folder` unless their environment variables say otherwise.
-
-        `settings` are shown with the run as JSON values. `first_step` is the number of steps that a resumed training
-        run has behind it: it goes on with the runs that `folder` knows, and no step counts twice; with 0, new runs
-        begin. A tracker that fails later is reported by `warn`, once. Raises `FatalError` when an extra is not
-        installed.
-        """
-        kinds = ("tensorboard", *kinds)
-        require_extras(kinds)
-        folder.mkdir(parents=True, exist_ok=True)
-        self._trackers = [
-            GuardedTracker(kind, _TRACKERS[kind][0](folder, run_name, settings, first_step), warn) for kind in kinds
-        ]
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Hands the values of a step, counted from 1, to every tracker."""
-        for tracker in self._trackers:
-            tracker.log(step, values)
-
-    def close(self) -> None:
-        """Closes every tracker, which may take some seconds: do it after the last checkpoint is written."""
-        for tracker in self._trackers:
-            tracker.close()
+    `settings` are shown with the run as JSON values. `first_step` is the number of steps that a resumed training run
+    has behind it: it goes on with the runs that `folder` knows, and no step counts twice; with 0, new runs begin. A
+    tracker that fails later is reported by `warn`, once. Raises `FatalError` when an extra is not installed.
+    """
+    kinds = ("tensorboard", *kinds)
+    require_extras(kinds)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [GuardedTracker(kind, _TRACKERS[kind][0](folder, run_name, settings, first_step), warn) for kind in kinds]
 
 
 MOST_WAITING = 1000
