@@ -31,8 +31,8 @@ BADGE = 52
 """Minimum distance between the numbers of two arrows, if there is room."""
 ASIDE = 9
 """Distance of an arrow from the line between the centres of its boxes."""
-CHARACTER, LINE_HEIGHT = 20, 40
-"""Size of a character in a box's name."""
+CHARACTER, LINE_HEIGHT = 24, 40
+"""Size of a wide character in the name of a box, in the bold font that pages use."""
 
 
 class Outline(NamedTuple):
