@@ -23,7 +23,7 @@ RARE_TRUTHS = 10
 KNOWN_CAVEATS: Mapping[str, tuple[str, ...]] = {
     "hico-det": (
         "Missing labels: true interactions that HICO-DET does not mark count as wrong predictions.",
-        "Each class weighs the same in the mean, also the 138 of the 600 that have fewer than ten training instances.",
+        "Each class has the same weight in the mean, including the 138 of 600 with fewer than ten training instances.",
     ),
     "v-coco": (
         "The usual mean is over 24 roles. Means over 25, which include that of pointing, are not comparable.",
@@ -167,18 +167,18 @@ def _measured_caveats(dissection: Dissection, truth: Relations, classes: Sequenc
     caveats = []
     wrong = np.flatnonzero(~dissection.right)
     if len(wrong) and dissection.predicted.scores is not None:
-        surest = wrong[np.argsort(-dissection.predicted.scores[wrong], kind="stable")[:SURE]]
-        unmarked = int((dissection.of_kind(Kind.BACKGROUND) | dissection.of_kind(Kind.PREDICATE))[surest].sum())
+        confident = wrong[np.argsort(-dissection.predicted.scores[wrong], kind="stable")[:SURE]]
+        unmarked = int((dissection.of_kind(Kind.BACKGROUND) | dissection.of_kind(Kind.PREDICATE))[confident].sum())
         caveats.append(
-            f"Of the {len(surest)} surest wrong predictions, {unmarked} name a predicate that a true pair lacks, or a pair "
-            "that the truth lacks: where a label is missing, they are right."
+            f"Of the {len(confident)} most confident wrong predictions, {unmarked} name a predicate that a true pair lacks, "
+            "or a pair that the truth lacks: where a label is missing, they are right."
         )
     _, counts = np.unique(truth.triplets, axis=0, return_counts=True)
     if len(counts):
         tenth = max(1, len(counts) // 10)
         share = np.sort(counts)[::-1][:tenth].sum() / counts.sum()
         caveats.append(
-            f"Imbalance: the {tenth} most frequent of {len(counts)} triplets hold {share:.0%} of all truths."
+            f"Imbalance: {share:.0%} of all truths belong to the most frequent {tenth} of {len(counts)} triplets."
         )
     few = sum(each.truths < RARE_TRUTHS for each in classes)
     if few:
