@@ -120,9 +120,8 @@ def api_page() -> str:
 
 def _members(of: type[Any]) -> Iterator[str]:
     """A list of what a class documents: its methods in order, and its fields."""
-    meanings = extract_docstrings_from_cls(of, use_inspect=True)
     yield ""
-    yield from (f"- `{name}`: {' '.join(text.split())}" for name, text in meanings.items())
+    yield from (f"- `{name}`: {' '.join(text.split())}" for name, text in _meanings(of).items())
     for name in dict.fromkeys(name for base in reversed(of.__mro__[:-1]) for name in vars(base)):
         member = inspect.getattr_static(of, name)
         function = getattr(member, "__func__", member)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.runtime.plugins import load_plugin, options_of, plugin_terms
-from pipeline.runtime.settings import Settings
+from pipeline.runtime.plugins import OpenedPlugin, load_plugin
 from pipeline.runtime.stage import Rejected
 
 if TYPE_CHECKING:
@@ -63,32 +61,14 @@ class Captioner(Protocol):
         ...
 
 
-class CaptionerPlugin(ABC):
+class CaptionerPlugin(OpenedPlugin):
     """What is registered as a captioner: what it reads and how it is opened. Creating it must be quick."""
-
-    version: ClassVar[int]
-    """Part of the key: raise it whenever the same image would get other captions. Required of other packages."""
-    Options: ClassVar[type[Settings]] = Settings
-    """Its own settings, `[caption.options]` of a recipe. They are part of the key, unless declared `runtime`."""
-    uses_gpu: ClassVar[bool] = False
-    """Whether it runs where setting `device` says; else on the CPU."""
-    imports: ClassVar[tuple[str, ...]] = ()
-    """Modules that take seconds to import, which is done once for all workers."""
 
     batches_at_once: ClassVar[int] = 1
     """Batches that `caption` gets at the same time, each in a thread: several for a captioner that waits for a server."""
 
     def __init__(self, settings: CaptionSettings) -> None:
-        """Raises `FatalError` for options that it does not have."""
-        self.options = options_of(self, settings.options, "caption.options")
-
-    def row_settings(self) -> dict[str, Any]:
-        """The settings that change captions, for the key."""
-        return plugin_terms(self, self.options)
-
-    def files(self) -> dict[str, Path]:
-        """Files or folders whose content is part of the key, by role. Raises `FatalError` when one is missing."""
-        return {}
+        super().__init__(settings.options, "caption")
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """What is wrong with files that exist, for `rlip doctor`: the setting that names one, and the fault."""

@@ -6,12 +6,14 @@ A plug-in is imported when it is used, so a broken one costs its users a message
 
 from __future__ import annotations
 
+from abc import ABC
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict, ValidationError
 
@@ -100,3 +102,29 @@ def plugin_terms(plugin: Any, options: Settings | None = None) -> dict[str, Any]
     if not hasattr(plugin, "version"):
         return {}
     return {"version": plugin.version, **({} if options is None else {"options": options.row_settings()})}
+
+
+class OpenedPlugin(ABC):
+    """What is registered as a captioner or labeller: what it reads and how it is opened. Creating it must be quick."""
+
+    version: ClassVar[int]
+    """Part of the key: raise it whenever the same input would get another result. Required of other packages."""
+    Options: ClassVar[type[Settings]] = Settings
+    """Its own settings, section `options` of its stage in a recipe. They are part of the key, unless declared
+    `runtime`."""
+    imports: ClassVar[tuple[str, ...]] = ()
+    """Modules that take seconds to import, which is done once for all workers."""
+    uses_gpu: ClassVar[bool] = False
+    """Whether it runs where setting `device` says; else on the CPU."""
+
+    def __init__(self, options: PluginOptions, section: str) -> None:
+        """Raises `FatalError` for options that it does not have."""
+        self.options = options_of(self, options, f"{section}.options")
+
+    def row_settings(self) -> dict[str, Any]:
+        """What it adds to the settings in the key."""
+        return plugin_terms(self, self.options)
+
+    def files(self) -> dict[str, Path]:
+        """Files or folders whose content is part of the key, by role. Raises `FatalError` when one is missing."""
+        return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 from pydantic import AfterValidator, Field
 
 from pipeline.runtime.devices import choose_device
-from pipeline.runtime.plugins import PluginOptions, RequireName, load_plugin, options_of, plugin_terms
+from pipeline.runtime.plugins import OpenedPlugin, PluginOptions, RequireName, load_plugin
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.training.settings import CALIBRATION
@@ -90,30 +90,12 @@ class OpenLabeller:
     stack: Stack
 
 
-class LabellerPlugin(ABC):
+class LabellerPlugin(OpenedPlugin):
     """What is registered as a labeller: what it reads and how it is opened. Creating it must be quick."""
 
-    version: ClassVar[int]
-    """Part of the key: raise it whenever the same candidates would get other scores. Required of other packages."""
-    Options: ClassVar[type[Settings]] = Settings
-    """Its own settings, `[tag.options]` of a recipe. They are part of the key, unless declared `runtime`."""
-    imports: ClassVar[tuple[str, ...]] = ()
-    """Modules that take seconds to import, which is done once for all workers."""
-    uses_gpu: ClassVar[bool] = False
-    """Whether it runs where setting `device` says; else on the CPU."""
-
     def __init__(self, settings: LabellerSettings) -> None:
-        """Raises `FatalError` for options that it does not have."""
+        super().__init__(settings.options, settings.section)
         self.settings = settings
-        self.options = options_of(self, settings.options, f"{settings.section}.options")
-
-    def row_settings(self) -> dict[str, Any]:
-        """What it adds to the settings in the key."""
-        return plugin_terms(self, self.options)
-
-    def files(self) -> dict[str, Path]:
-        """Files or folders whose content is part of the key, by role. Raises `FatalError` when one is missing."""
-        return {}
 
     @abstractmethod
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
