@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -289,7 +290,7 @@ class CaptionAudit:
 class CaptionCount:
     """Collects a `CaptionAudit` over the partitions of one dataset."""
 
-    _images: list[tuple[list[str], set[Named], list[tuple[str, str, str]]]] = field(default_factory=list)
+    _images: list[tuple[tuple[str, ...], set[Named], list[Named]]] = field(default_factory=list)
     _vocabulary: set[str] = field(default_factory=set)
 
     def add(self, images: pa.Table, triplets: pa.Table) -> None:
@@ -306,15 +307,24 @@ class CaptionCount:
             own = categories[box_slices[row]]
             named = {(own[s], canonical(p), own[o]) for s, p, o in truth[given_slices[row]]}
             if named:
-                self._images.append((sorted(set(own)), named, stated.get(image_id, [])))
+                self._images.append((tuple(sorted(set(own))), named, stated.get(image_id, [])))
 
     def audit(self) -> CaptionAudit | None:
         """Audits everything added so far; None when the dataset gives no relations."""
         if not self._images:
             return None
-        reader = _Nouns(sorted(self._vocabulary))
-        counts = [_judge(reader, *image) for image in self._images]
-        judged, true, found = (sum(column) for column in zip(*counts, strict=True))
+        vocabulary = tuple(sorted(self._vocabulary))
+        meant = cache(lambda noun, categories: frozenset(match(noun, categories)))
+        judged = true = found = 0
+        for categories, given, stated in self._images:
+            confirmed = [
+                _confirmed(predicate, meant(subject, categories), meant(object_, categories), given)
+                for subject, predicate, object_ in stated
+                if meant(subject, vocabulary) and meant(object_, vocabulary)
+            ]
+            judged += len(confirmed)
+            true += sum(map(bool, confirmed))
+            found += len(frozenset().union(*confirmed))
         return CaptionAudit(
             images=len(self._images),
             stated=sum(len(stated) for _, _, stated in self._images),
@@ -325,47 +335,13 @@ class CaptionCount:
         )
 
 
-class _Nouns:
-    """Looks up which categories a noun means, and caches the answers."""
-
-    def __init__(self, vocabulary: Sequence[str]) -> None:
-        self._vocabulary = tuple(vocabulary)
-        self._known: dict[tuple[str, tuple[str, ...]], frozenset[str]] = {}
-
-    def among(self, noun: str, categories: Sequence[str]) -> frozenset[str]:
-        """The ones of an image's `categories` that the noun means."""
-        key = (noun, tuple(categories))
-        if key not in self._known:
-            self._known[key] = frozenset(match(noun, categories))
-        return self._known[key]
-
-    def known(self, noun: str) -> bool:
-        """Whether the noun means any category of the dataset."""
-        return bool(self.among(noun, self._vocabulary))
-
-
-def _judge(
-    nouns: _Nouns, categories: list[str], given: set[Named], stated: list[tuple[str, str, str]]
-) -> tuple[int, int, int]:
-    """Counts for one image: triplets judged, triplets true, ground-truth relations found."""
-    judged = true = 0
-    found: set[Named] = set()
-    for subject, predicate, object_ in stated:
-        if not (nouns.known(subject) and nouns.known(object_)):
-            continue
-        judged += 1
-        confirmed = {
-            relation
-            for relation in given
-            if any(
-                s in nouns.among(subject, categories) and o in nouns.among(object_, categories)
-                for s, o in _directions(relation)
-                if relation[1] == predicate
-            )
-        }
-        true += bool(confirmed)
-        found |= confirmed
-    return judged, true, len(found)
+def _confirmed(predicate: str, subjects: Set[str], objects: Set[str], given: Set[Named]) -> Set[Named]:
+    """The ground-truth relations that a triplet states whose nouns mean these categories."""
+    return {
+        relation
+        for relation in given
+        if relation[1] == predicate and any(s in subjects and o in objects for s, o in _directions(relation))
+    }
 
 
 def _directions(relation: Named) -> list[tuple[str, str]]:
@@ -374,7 +350,7 @@ def _directions(relation: Named) -> list[tuple[str, str]]:
     return both if predicate in SYMMETRIC else both[:1]
 
 
-def _stated(triplets: pa.Table) -> Mapping[int, list[tuple[str, str, str]]]:
+def _stated(triplets: pa.Table) -> Mapping[int, list[Named]]:
     """Image id → the triplets of its captions, each once per caption, with canonical predicates."""
     items = FlatList.of(triplets, "triplets")
     columns: list[list[Any]] = [
