@@ -1,4 +1,4 @@
-"""Renders the HTML pages of reports. They load nothing, run no script, and show all names as text."""
+"""Renders HTML pages, which show all names as text. Those of reports load nothing and run no script."""
 
 from __future__ import annotations
 
@@ -13,24 +13,31 @@ from markupsafe import Markup
 
 from pipeline.report.formatting import without_controls
 
-_TEMPLATES = Path(__file__).parent / "templates"
+
+def templates_in(folder: Path, **options: Any) -> Environment:
+    """The templates of a folder. Data become text, never markup, and a name that a template misspells is an error."""
+    return Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+        **options,
+    )
+
+
+_FOLDER = Path(__file__).parent / "templates"
 # One for all pages, since it keeps compiled templates: compiling takes as long as drawing a page.
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(_TEMPLATES),
-    autoescape=True,
-    finalize=without_controls,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = templates_in(_FOLDER, finalize=without_controls)
 
 
 def render_page(
     template: str, styles: Sequence[str], filters: Mapping[str, Callable[[Any], Any]], *, rules: str = "", **values: Any
 ) -> str:
     """Renders a template with the style sheets `styles` and further CSS `rules`; the template shows `values`."""
-    style = "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in styles) + rules
-    _ENVIRONMENT.filters |= filters
+    style = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in styles) + rules
+    _TEMPLATES.filters |= filters
     # The page's policy allows only this style, by its hash.
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return _ENVIRONMENT.get_template(template).render(style=Markup(style), style_hash=f"sha256-{digest}", **values)
+    return _TEMPLATES.get_template(template).render(style=Markup(style), style_hash=f"sha256-{digest}", **values)

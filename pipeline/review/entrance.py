@@ -18,7 +18,6 @@ import uvicorn
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -31,6 +30,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.labels.verdicts import require_reviewer
+from pipeline.report.page import templates_in
 from pipeline.review.access import Access
 from pipeline.runtime.logs import log
 from storage.errors import FatalError
@@ -48,8 +48,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _HERE = Path(__file__).parent
-_TEMPLATES = Environment(loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined)
-_PAGE = _TEMPLATES.get_template("entrance.html")
+_PAGE = templates_in(_HERE / "templates").get_template("entrance.html")
 
 
 def protected(pages: APIRouter, access: Access) -> Starlette:

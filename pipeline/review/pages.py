@@ -1,4 +1,4 @@
-"""Renders the pages: templates filled with the run's contents. Data becomes text, never markup."""
+"""Renders the pages: templates filled with the run's contents."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.labels.verdict_summary import summarize
 from pipeline.labels.verdicts import ADJUDICATION, AUDIT, Verdict, box4, looked_at
 from pipeline.report.drawing import Rect, name_places
+from pipeline.report.page import templates_in
 from pipeline.review.image_detail import ImageDetail
 from pipeline.review.index import OFFERED
 from pipeline.review.labels import Label, labels_of
@@ -35,20 +35,12 @@ class Pages:
         self._state = state
         self._read_only = read_only
         self._signed_in = signed_in
-        self._environment = Environment(
-            loader=FileSystemLoader(Path(__file__).parent / "templates"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        self._environment.filters["printable"] = printable
-        self._environment.filters["urlpart"] = lambda text: quote(str(text), safe="")
+        self._templates = templates_in(Path(__file__).parent / "templates")
+        self._templates.filters |= {"printable": printable, "urlpart": lambda text: quote(str(text), safe="")}
 
     def render(self, template: str, reviewer: str, **values: Any) -> str:
         """Renders a template with what every page shows: run, reviewer and navigation."""
-        return self._environment.get_template(template).render(
+        return self._templates.get_template(template).render(
             run=self._state.view.run.name,
             reviewer=reviewer,
             read_only=self._read_only,
