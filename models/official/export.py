@@ -17,8 +17,8 @@ from torch import Tensor
 from models.backbone import is_window_transformer
 from models.config import ConfigError, NetworkConfig, TextConfig
 from models.official.names import to_official
+from models.official.sizes import GATES, ONLY
 
-_GATES = {"VXAc": "VXAc", "GLIP": "GLIP", "none": "XGating"}
 _RESNET = re.compile(r"resnet(?:50|101|152)|resnet_w[\d_]+")
 _SWIN = re.compile(r"swin_(tiny|small|base|large)_patch4_window(?:7_224|(12)_384)")
 _RELEASED_BACKBONES = ("resnet50", "swin_tiny", "swin_large")
@@ -43,7 +43,6 @@ def official_options(config: NetworkConfig) -> dict[str, Any]:
         "text_encoder_type": "roberta-base",
         "backbone": _official_backbone(config.backbone),
         "drop_path_rate": config.backbone_drop_path,
-        "dilation": False,
         "position_embedding": "sine",
         "num_feature_levels": config.levels,
         "hidden_dim": config.width,
@@ -54,18 +53,13 @@ def official_options(config: NetworkConfig) -> dict[str, Any]:
         "dec_layers": config.decoder_layers,
         "dim_feedforward": config.feedforward,
         "num_queries": 2 * config.pairs,
-        "num_patterns": 0,
         "dropout": config.dropout,
-        "pre_norm": False,
-        "two_stage": False,
         "with_box_refine": True,
         "aux_loss": True,
-        "fusion_type": "GLIP_attn",
         "fusion_interval": config.fusion_interval,
-        "fusion_last_vis": True,
-        "lang_aux_loss": True,
-        "gating_mechanism": _GATES[config.gate],
+        "gating_mechanism": next(theirs for theirs, ours in GATES.items() if ours == config.gate),
         "verb_query_tgt_type": config.relation_queries,
+        **ONLY,
     }
 
 
@@ -146,7 +140,7 @@ def export_checkpoint(network_state: Mapping[str, Tensor], config: NetworkConfig
     Importing it gives the same state. Without `official_compat`, what their network has and ours lacks is added:
     box heads of zeros for the relation decoder, an equal embedding for each slot of the tagger, and the layers from
     which its boxes start. What their forward pass does not use is 0. Raises `ConfigError` that names a setting which
-    no network of theirs can have; `options.differences` tells what else their code does differently.
+    no network of theirs can have; `differences` tells what else their code does differently.
     """
     refuse_unknown(config)
     complete = {**network_state, **_unused(network_state, config)}

@@ -51,9 +51,10 @@ def kind_of(names: Collection[str]) -> Kind | None:
 
 
 Shapes = Mapping[str, tuple[int, ...]]
-_GATES = {"VXAc": "VXAc", "GLIP": "GLIP", "XGating": "none"}
+GATES = {"VXAc": "VXAc", "GLIP": "GLIP", "XGating": "none"}
+"""The authors' name of a gating mechanism → ours."""
 _QUERIES = ("vanilla_MBF", "vanilla", "MBF")
-_ONLY = {
+ONLY = {
     "two_stage": False,
     "dilation": False,
     "pre_norm": False,
@@ -140,7 +141,7 @@ def _language(shapes: Shapes, kind: Kind, args: Mapping[str, Any]) -> dict[str, 
     if not fusions:
         return settings | {"fusion": "none"}
     return settings | {
-        "gate": _GATES.get(args["gating_mechanism"], args["gating_mechanism"]) if "gating_mechanism" in args else None,
+        "gate": GATES.get(args["gating_mechanism"], args["gating_mechanism"]) if "gating_mechanism" in args else None,
         "fusion_interval": args.get("fusion_interval", -(-layers // fusions)),
         "fusion_width": _matrix(shapes, f"{encoder}.VLFuse_layers.0.b_attn.attn.v_proj.weight")[0],
     }
@@ -173,7 +174,7 @@ def _count(shapes: Shapes, prefix: str) -> int:
 
 
 def _refuse_others(args: Mapping[str, Any]) -> None:
-    for name, only in _ONLY.items():
+    for name, only in ONLY.items():
         if name in args and args[name] != only:
             raise ConfigError(f"trained with {name}={args[name]!r}; only networks with {name}={only!r} can be rebuilt")
 
