@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.labels.kept_labels import ChoiceSettings, choice_of, choice_or_all, judged_labels, kept_labels
 from pipeline.labels.label_overrides import overrides_of
-from pipeline.labels.labelled_partitions import candidates, images_with_boxes, opinions, require_same_boxes
+from pipeline.labels.labelled_partitions import candidates, opinions, tagged_partitions
 from pipeline.labels.verdicts import JudgedRelation, box4
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -37,18 +37,12 @@ def flat_labels(run: Run) -> Iterator[pa.Table]:
 
     Raises `FatalError` if images were ingested, or their boxes detected, again after tagging.
     """
-    images = images_with_boxes(run)
-    captions, triplets = (run.artifacts(step) for step in ("caption", "parse"))
     choice, settled = choice_of(run), overrides_of(run)
-    for partition, tagged in sorted(run.artifacts("tag").items()):
-        if partition not in images:
-            continue
-        require_same_boxes(images[partition], tagged)
-        rows = {row["image_id"]: row for row in images[partition].table("images").to_pylist()}
-        texts = _items(captions.get(partition), "captions")
-        parsed = _items(triplets.get(partition), "triplets")
-        relations = tagged.table("relations")
-        judged = {} if choice is None else judged_labels(relations, candidates(tagged), choice, settled.get(partition))
+    for found, images, tagged in tagged_partitions(run):
+        rows = {row["image_id"]: row for row in images.table("images").to_pylist()}
+        texts, parsed = _items(found.captioned, "captions"), _items(found.parsed, "triplets")
+        relations, own = tagged.table("relations"), settled.get(found.name)
+        judged = {} if choice is None else judged_labels(relations, candidates(tagged), choice, own)
         flat: list[dict[str, Any]] = []
         for row in relations.to_pylist():
             image_id, labels = row["image_id"], row["relations"]
@@ -125,16 +119,12 @@ def reviewable_labels(
     choice = choice or choice_or_all(run)
     if all_scores:
         choice = choice.model_copy(update=NO_THRESHOLD)
-    images, tagged, verified = images_with_boxes(run), run.artifacts("tag"), run.artifacts("verify")
-    if not tagged:
+    if not run.artifacts("tag"):
         raise FatalError(f"run {run.name!r} has no artifacts of step 'tag': there are no labels to judge")
-    for partition, artifact in sorted(tagged.items()):
-        if partition not in images:
-            continue
-        require_same_boxes(images[partition], artifact)
-        kept = kept_labels(artifact.table("relations"), candidates(artifact), choice)
-        said = opinions(verified.get(partition), artifact)
-        for row in images[partition].table("images").to_pylist():
+    for found, images, tagged in tagged_partitions(run):
+        kept = kept_labels(tagged.table("relations"), candidates(tagged), choice)
+        said = opinions(found.verified, tagged)
+        for row in images.table("images").to_pylist():
             boxes = row["boxes"]
             for label in kept.get(row["image_id"], ()):
                 ends = boxes[label.subject], boxes[label.object]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -49,12 +49,6 @@ def images_with_boxes(run: Run) -> dict[str, Artifact]:
     return run.artifacts("ingest") | run.artifacts("detect")
 
 
-def labelled_partitions(run: Run, step: str, datasets: Sequence[str]) -> dict[str, Artifact]:
-    """Partition → artifact of a step, for these datasets; for `ingest`, the one that `images_with_boxes` returns."""
-    found = images_with_boxes(run) if step == "ingest" else run.artifacts(step)
-    return {part: a for part, a in found.items() if part.split("/")[0] in datasets}
-
-
 def byte_copies(digests: Sequence[pa.ChunkedArray]) -> int:
     """Counts images that repeat the bytes of an earlier image, by the digests of the bytes."""
     every = pa.chunked_array([chunk for column in digests for chunk in column.chunks], pa.string())
@@ -91,6 +85,17 @@ def require_same_boxes(ingested: Artifact, tagged: Artifact) -> None:
             f"{tagged.manifest.partition}: its images were ingested, or their boxes detected, again after the labels "
             "were made; run stage tag again"
         )
+
+
+def tagged_partitions(run: Run) -> Iterator[tuple[LabelledPartition, Artifact, Artifact]]:
+    """Yields the partitions with images and labels, ordered by name, with the artifacts of these two.
+
+    Raises `FatalError` as `require_same_boxes` does.
+    """
+    for _, found in sorted(partition_artifacts(run).items()):
+        if found.images is not None and found.tagged is not None:
+            require_same_boxes(found.images, found.tagged)
+            yield found, found.images, found.tagged
 
 
 def partition_artifacts(run: Run, datasets: Sequence[str] | None = None) -> dict[str, LabelledPartition]:

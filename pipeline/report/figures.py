@@ -18,7 +18,7 @@ from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import CaptionAudit, CaptionCount, LabelAudit, LabelCount, learned_datasets
 from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import Overrides, overrides_of
-from pipeline.labels.labelled_partitions import LabelledPartition, byte_copies, labelled_partitions, partition_artifacts
+from pipeline.labels.labelled_partitions import LabelledPartition, byte_copies, partition_artifacts
 from pipeline.report.steps import StepSummary, summaries
 from pipeline.report.variants import (
     DETECTION,
@@ -136,8 +136,9 @@ def count_unknown_captions(view: RunView) -> int | None:
         return None
     captioner = RecordedCaptioner(view.captioning)
     known: set[int] = set()
-    for artifact in labelled_partitions(view.run, "ingest", view.label_sets).values():
-        known.update(artifact.table("images")["image_id"].to_pylist())
+    for found in partition_artifacts(view.run, view.label_sets).values():
+        if found.images is not None:
+            known.update(found.images.table("images")["image_id"].to_pylist())
     return sum(map(len, captioner.caption([], sorted(captioner.image_ids() - known))))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.data.images.folders import locate_image, open_folder
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.labels.labelled_partitions import labelled_partitions
+from pipeline.labels.labelled_partitions import partition_artifacts
 from pipeline.report.image_card import Card, lay_out_card, save_image
 from pipeline.report.samples import Sample, read_samples
 from pipeline.report.view import RunView
@@ -163,8 +163,8 @@ def hardest_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, co
 
 def _sizes(run: Run, datasets: Sequence[str]) -> Mapping[str, int]:
     """Partition → number of its images, ordered by name."""
-    images = labelled_partitions(run, "ingest", datasets)
-    return {partition: images[partition].manifest.counts.rows_out for partition in sorted(images)}
+    every = sorted(partition_artifacts(run, datasets).items())
+    return {name: found.images.manifest.counts.rows_out for name, found in every if found.images is not None}
 
 
 def _some_partitions(sizes: Mapping[str, int], seed: int) -> list[str]:

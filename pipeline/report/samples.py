@@ -12,9 +12,8 @@ import pyarrow.compute as pc
 
 from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, judged_labels, kept_labels
 from pipeline.labels.label_overrides import Overrides, overrides_of
-from pipeline.labels.labelled_partitions import candidates, labelled_partitions
+from pipeline.labels.labelled_partitions import LabelledPartition, candidates, partition_artifacts
 from pipeline.training.sample import SampleRelation
-from storage.artifact import Artifact
 from storage.runs import Run
 from tagger.audit.labels import Fact, holds
 from tagger.english.predicates import canonical
@@ -84,29 +83,25 @@ def read_samples(
 
     `rows`: partition → row indices in its table of images; None: every image.
     """
-    images, captioned, tagged = (labelled_partitions(run, step, datasets) for step in ("ingest", "caption", "tag"))
     settled = overrides_of(run)
-    for partition in sorted(images if rows is None else rows):
-        table = images[partition].table("images")
-        if rows is not None:
-            table = table.take(pa.array(sorted(rows[partition]), pa.int64()))
-        yield from _samples(table, captioned.get(partition), tagged.get(partition), choice, settled.get(partition))
+    for name, found in sorted(partition_artifacts(run, datasets).items()):
+        if found.images is not None and (rows is None or name in rows):
+            images = found.images.table("images")
+            if rows is not None:
+                images = images.take(pa.array(sorted(rows[name]), pa.int64()))
+            yield from _samples(images, found, choice, settled.get(name))
 
 
 def _samples(
-    images: pa.Table,
-    captioned: Artifact | None,
-    tagged: Artifact | None,
-    choice: ChoiceSettings,
-    settled: Overrides | None,
+    images: pa.Table, found: LabelledPartition, choice: ChoiceSettings, settled: Overrides | None
 ) -> Iterator[Sample]:
-    ids = images["image_id"]
-    captions = _by_id(_of(captioned.table("captions"), ids), "captions") if captioned else {}
-    labels, proposed = (_of(tagged.table("relations"), ids), _of(candidates(tagged), ids)) if tagged else (None, None)
-    relations = _by_id(labels, "relations") if labels is not None else {}
-    pairs = _by_id(proposed, "pairs") if proposed is not None else {}
+    captions, relations, pairs, ids = {}, {}, {}, images["image_id"]
     chosen: KeptLabels = {}
-    if labels is not None and proposed is not None:
+    if found.captioned is not None:
+        captions = _by_id(_of(found.captioned.table("captions"), ids), "captions")
+    if found.tagged is not None:
+        labels, proposed = _of(found.tagged.table("relations"), ids), _of(candidates(found.tagged), ids)
+        relations, pairs = _by_id(labels, "relations"), _by_id(proposed, "pairs")
         chosen = kept_labels(labels, proposed, choice, settled)
         for image_id, verdicts in judged_labels(labels, proposed, choice, settled).items():
             for relation, one in zip(relations[image_id], verdicts, strict=True):
