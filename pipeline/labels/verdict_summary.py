@@ -203,19 +203,12 @@ def fleiss_kappa(answers: Sequence[Mapping[str, int]]) -> Kappa:
     Items may have different numbers of answers. Each item counts once in the observed agreement; items with a single
     answer are excluded.
     """
-    shared = [item for item in answers if sum(item.values()) >= 2]
+    shared, total = _shared(answers)
     if not shared:
         return Kappa(None, 0, None, None)
-    numbers = [sum(item.values()) for item in shared]
-    agreements = [
-        sum(count * (count - 1) for count in item.values()) / (number * (number - 1))
-        for item, number in zip(shared, numbers, strict=True)
-    ]
-    total: Counter[str] = Counter()
-    for item in shared:
-        total.update(item)
-    expected = sum((count / sum(numbers)) ** 2 for count in total.values())
-    return _kappa(len(shared), sum(agreements) / len(shared), expected)
+    expected = sum((count / total.total()) ** 2 for count in total.values())
+    agreeing = sum(_agreeing_pairs(item) / (item.total() * (item.total() - 1)) for item in shared)
+    return _kappa(len(shared), agreeing / len(shared), expected)
 
 
 def krippendorff_alpha(answers: Sequence[Mapping[str, int]]) -> Kappa:
@@ -224,16 +217,22 @@ def krippendorff_alpha(answers: Sequence[Mapping[str, int]]) -> Kappa:
     Each answer to a shared item counts once, so items with many answers weigh more. Expected agreement draws without
     replacement, which keeps alpha unbiased for few answers.
     """
-    shared = [item for item in answers if sum(item.values()) >= 2]
-    total: Counter[str] = Counter()
-    for item in shared:
-        total.update(item)
-    number = total.total()
+    shared, total = _shared(answers)
     if not shared:
         return Kappa(None, 0, None, None)
-    agreeing = sum(sum(count * (count - 1) for count in item.values()) / (sum(item.values()) - 1) for item in shared)
-    expected = sum(count * (count - 1) for count in total.values()) / (number * (number - 1))
-    return _kappa(len(shared), agreeing / number, expected)
+    number = total.total()
+    agreeing = sum(_agreeing_pairs(item) / (item.total() - 1) for item in shared)
+    return _kappa(len(shared), agreeing / number, _agreeing_pairs(total) / (number * (number - 1)))
+
+
+def _shared(answers: Sequence[Mapping[str, int]]) -> tuple[list[Counter[str]], Counter[str]]:
+    """The items with several answers, and the sum of their answers."""
+    shared = [item for item in map(Counter, answers) if item.total() >= 2]
+    return shared, sum(shared, Counter())
+
+
+def _agreeing_pairs(answers: Counter[str]) -> int:
+    return sum(count * (count - 1) for count in answers.values())
 
 
 def _kappa(items: int, observed: float, expected: float) -> Kappa:
