@@ -78,7 +78,7 @@ class SampleReader:
 
     def require_tars(self) -> None:
         """Raises `FatalError` for a local tar that is missing or ends before its last sample."""
-        for number, end in enumerate(self.samples.ends()):
+        for number, end in enumerate(self.samples.ends):
             tar = self.samples.tars[number]
             if "://" in tar or not end:
                 continue

@@ -125,10 +125,18 @@ class SampleMap:
             self.fingerprint: str = about["fingerprint"]
             """Digest of everything that decides which samples there are and in which order. Paths are no part of it."""
             self.tars: list[str] = about["tars"]
-            self._ends: list[int] = about["ends"]
+            self.ends: list[int] = about["ends"]
+            """The offset after the last member of each tar; 0 for a tar without samples."""
             self.datasets: list[str] = about["datasets"]
             self._extensions: list[str] = about["extensions"]
             self._samples = _mapped(folder / "samples.bin", _SAMPLE, about["samples"])
+            self.identities: NDArray[np.uint64] = self._samples["identity"]
+            """A number for each sample that follows from its key alone."""
+            self.widths: NDArray[np.int32] = self._samples["width"]
+            """The width of each sample's image in pixels; 0 where it is unknown."""
+            self.heights: NDArray[np.int32] = self._samples["height"]
+            self.sets: NDArray[np.int16] = self._samples["set"]
+            """The dataset of each sample, as its place in `datasets`."""
             self._members = _mapped(folder / "members.bin", _MEMBER, about["members"])
             self._keys = _mapped(folder / "keys.bin", np.dtype("u1"), about["key_bytes"])
             self._checks: dict[str, str] = about.get("checks", {})
@@ -150,34 +158,6 @@ class SampleMap:
 
     def __reduce__(self) -> tuple[type[SampleMap], tuple[Path]]:
         return SampleMap, (self.folder,)
-
-    @property
-    def identities(self) -> NDArray[np.uint64]:
-        """A number for each sample that follows from its key alone."""
-        found: NDArray[np.uint64] = self._samples["identity"]
-        return found
-
-    @property
-    def widths(self) -> NDArray[np.int32]:
-        """The width of each sample's image in pixels; 0 where it is unknown."""
-        found: NDArray[np.int32] = self._samples["width"]
-        return found
-
-    @property
-    def heights(self) -> NDArray[np.int32]:
-        """The height of each sample's image in pixels; 0 where it is unknown."""
-        found: NDArray[np.int32] = self._samples["height"]
-        return found
-
-    @property
-    def sets(self) -> NDArray[np.int16]:
-        """The dataset of each sample, as its place in `datasets`."""
-        found: NDArray[np.int16] = self._samples["set"]
-        return found
-
-    def ends(self) -> list[int]:
-        """The offset after the last member of each tar; 0 for a tar without samples."""
-        return self._ends
 
     def key(self, sample: int) -> str:
         """The key of a sample."""
