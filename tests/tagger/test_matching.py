@@ -129,7 +129,7 @@ def test_every_objects365_name_matches_itself_alone(objects365_names):
     assert [name for name in objects365_names if match(name, objects365_names) != [name]] == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=30), st.lists(st.text(max_size=12), max_size=4))
 def test_matching_never_fails_and_gives_a_subset(noun, categories):
     found = match(noun, categories)
