@@ -8,13 +8,7 @@ import pyarrow as pa
 
 from pipeline.labels.label_overrides import OVERRIDES
 from pipeline.stages.order import STAGES
-from storage.tables import (
-    CANDIDATES,
-    DETECTIONS,
-    DROPPED,
-    REJECTED,
-    SHARD_STATISTICS,
-)
+from storage.tables import CANDIDATES, DETECTIONS, DROPPED, REJECTED, SHARD_STATISTICS
 
 BESIDE: Mapping[str, pa.Schema] = {
     "candidates": CANDIDATES,
