@@ -146,18 +146,18 @@ def _measured_caveats(dissection: Dissection, truth: Relations, classes: Sequenc
     caveats = []
     wrong = np.flatnonzero(~dissection.right)
     if len(wrong) and dissection.predicted.scores is not None:
-        surest = wrong[np.argsort(-dissection.predicted.scores[wrong], kind="stable")[:SURE]]
-        unmarked = int((dissection.of_kind(Kind.BACKGROUND) | dissection.of_kind(Kind.PREDICATE))[surest].sum())
+        confident = wrong[np.argsort(-dissection.predicted.scores[wrong], kind="stable")[:SURE]]
+        unmarked = int((dissection.of_kind(Kind.BACKGROUND) | dissection.of_kind(Kind.PREDICATE))[confident].sum())
         caveats.append(
-            f"Of the {len(surest)} surest wrong predictions, {unmarked} name a predicate that a true pair lacks, or a pair "
-            "that the truth lacks: where a label is missing, they are right."
+            f"Of the {len(confident)} most confident wrong predictions, {unmarked} name a predicate that a true pair lacks, "
+            "or a pair that the truth lacks: where a label is missing, they are right."
         )
     _, counts = np.unique(truth.triplets, axis=0, return_counts=True)
     if len(counts):
         tenth = max(1, len(counts) // 10)
         share = np.sort(counts)[::-1][:tenth].sum() / counts.sum()
         caveats.append(
-            f"Imbalance: the {tenth} most frequent of {len(counts)} triplets hold {share:.0%} of all truths."
+            f"Imbalance: {share:.0%} of all truths belong to the most frequent {tenth} of {len(counts)} triplets."
         )
     few = sum(each.truths < RARE_TRUTHS for each in classes)
     if few:
