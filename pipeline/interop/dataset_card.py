@@ -211,7 +211,7 @@ def _contents(release: Release) -> list[Row]:
 def _most_frequent(counts: Counter[str]) -> list[Row]:
     ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     total = counts.total()
-    rows = [(markdown_text(name), f"{count:,}", f"{count / total:.1%}") for name, count in ranked[:TOP]]
+    rows: list[Row] = [(markdown_text(name), f"{count:,}", f"{count / total:.1%}") for name, count in ranked[:TOP]]
     if len(ranked) > TOP:
         rest = sum(count for _, count in ranked[TOP:])
         rows.append((f"{len(ranked) - TOP:,} others", f"{rest:,}", f"{rest / total:.1%}"))
