@@ -6,13 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tagger.categories import objects365
-from tagger.categories.coco import SYNONYMS
+from tagger.categories.names import COCO, OBJECTS365
 from tagger.english.lemmas import noun_lemma, phrase_lemma
 from tagger.matching import AuthorsFileError, by_whole_words, is_spoken_of, match, match_by_substrings, read_paraphrases
 
-COCO = tuple(SYNONYMS)
-MORE = tuple(objects365.SYNONYMS)
+MORE = tuple(OBJECTS365)
 NOUNS = tomllib.loads(Path(__file__).with_name("nouns.toml").read_text())
 
 
