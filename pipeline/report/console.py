@@ -14,6 +14,7 @@ from rich.text import Text
 from pipeline.report.figures import DatasetAudit, Figures
 from pipeline.report.formatting import sanitise, share, table
 from pipeline.report.label_view import methods_table
+from pipeline.report.names import NAMES
 from pipeline.report.steps import Outcome, scored_estimate, stage_rows
 from pipeline.report.variants import VariantScores, score_name, score_names, score_text
 from pipeline.training.config import MODEL
@@ -146,16 +147,6 @@ def _variants(variants: tuple[VariantScores, ...]) -> Table:
     return scores
 
 
-_IN_WORDS = {
-    "held_out_map": "predicate mAP",
-    "held_out_recall": "recall, two predicates per pair",
-    "held_out_recall_20": "recall, 20 labels per image",
-    "held_out_recall_50": "recall, 50 labels per image",
-    "held_out_calibration_error": "calibration error, raw scores",
-    "held_out_calibrated_error": "calibration error, calibrated scores",
-}
-
-
 @dataclass(frozen=True)
 class TrainedTagger:
     """A trained tagger. `scores` is the last measurement on held-out images; empty when none were held out."""
@@ -174,7 +165,7 @@ class TrainedTagger:
             weights=str(tagger.file(MODEL)),
             images=tagger.manifest.counts.rows_out,
             held_out=int(last.get("held_out_images", 0)),
-            scores={name: round(last[name], 4) for name in _IN_WORDS if name in last},
+            scores={name: round(last[name], 4) for name in NAMES["tagger"] if name in last},
         )
 
     def print(self, console: Console) -> None:
@@ -184,6 +175,6 @@ class TrainedTagger:
                 f"Tagger of {self.images:,} images, scored on {self.held_out:,} held-out images", "metric", ""
             )
             for name, score in self.scores.items():
-                scores.add_row(_IN_WORDS[name], share(score))
+                scores.add_row(NAMES["tagger"][name], share(score))
             console.print(scores)
         console.print(Text(f"Weights: {self.weights}"), soft_wrap=True)

@@ -13,19 +13,7 @@ from pipeline.evaluation.anatomy import Anatomy, Kind
 from pipeline.evaluation.diagnostics import Reliability
 from pipeline.evaluation.summary import ClassScore
 from pipeline.report.charts import AXES, Axes, Tick
-
-EXPLAINED: dict[Kind, str] = {
-    Kind.DUPLICATE: "a better prediction already found the same truth",
-    Kind.PREDICATE: "boxes and names are right, the predicate is not",
-    Kind.OBJECT_NAME: "only the object's name is wrong",
-    Kind.SUBJECT_NAME: "only the subject's name is wrong",
-    Kind.OBJECT_BOX: "only the object's box is off",
-    Kind.SUBJECT_BOX: "only the subject's box is off",
-    Kind.PAIR: "both boxes are off, or a box is paired with the wrong partner",
-    Kind.SEVERAL: "near a truth, but more than one thing is wrong",
-    Kind.BACKGROUND: "no true relation is near",
-    Kind.MISSED: "true relations that no prediction comes near",
-}
+from pipeline.report.names import NAMES
 
 
 class CostBar(NamedTuple):
@@ -45,7 +33,7 @@ def cost_bars(anatomy: Anatomy) -> list[CostBar]:
     return [
         CostBar(
             kind.value,
-            EXPLAINED[kind],
+            NAMES["errors"][kind.value],
             anatomy.counts[kind],
             anatomy.costs[kind],
             max(anatomy.costs[kind], 0) / largest,

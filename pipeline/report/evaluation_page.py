@@ -17,44 +17,13 @@ from pipeline.report.charts import Chart, Line, Series, lay_out, line_style
 from pipeline.report.evaluation_charts import class_chart, class_groups, cost_bars, reliability_chart
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images
 from pipeline.report.formatting import without_controls
+from pipeline.report.names import NAMES
 from pipeline.report.page import render_page
 from pipeline.report.report_folder import meta_of
 from pipeline.runtime.wording import markdown_table
 
 MARK = "rlip-evaluation"
 """Name of the meta element that marks an evaluation page; its content is the stamp."""
-TITLES = {
-    "hico-det": "HICO-DET",
-    "v-coco": "V-COCO",
-    "open-images": "Open Images V6",
-    "vrd": "Visual Relationship Detection",
-    "vg": "Visual Genome",
-    "psg": "PSG",
-}
-LABELS = {
-    "full": "full",
-    "rare": "rare",
-    "non_rare": "non-rare",
-    "unseen": "unseen",
-    "seen": "seen",
-    "known_full": "full (KO)",
-    "known_rare": "rare (KO)",
-    "known_non_rare": "non-rare (KO)",
-    "role_1": "AP role 1",
-    "role_2": "AP role 2",
-    "recall_50": "R@50",
-    "wmap_rel": "wmAP rel",
-    "wmap_phr": "wmAP phr",
-    "score_wtd": "score wtd",
-    **{name: name for kind in ("R", "mR", "ng-R", "zR") for name in (f"{kind}@20", f"{kind}@50", f"{kind}@100")},
-    **{
-        f"{kind} R@{limit}{k}": f"{kind[:3]} R@{limit}{k}"
-        for k in (", k=1", ", k=all", "")
-        for kind in ("relation", "phrase")
-        for limit in (50, 100)
-    },
-}
-"""Headings of published metrics, short enough for a column."""
 WORST = 12
 """Number of classes listed as the worst."""
 IMAGES = 6
@@ -187,7 +156,7 @@ def published_tables(summary: EvaluationSummary) -> tuple[PublishedTable, ...]:
     tables = []
     for setting in ordered:
         results = [result for result in summary.published if result.setting == setting]
-        names = [name for name in LABELS if any(name in result.scores for result in results)]
+        names = [name for name in NAMES["published"] if any(name in result.scores for result in results)]
         rows = [
             PublishedRow(
                 result.method,
@@ -199,7 +168,7 @@ def published_tables(summary: EvaluationSummary) -> tuple[PublishedTable, ...]:
         ]
         if setting == summary.setting:
             rows.insert(0, PublishedRow(summary.subject, summary.backbone, _ours(summary.figures, names), 0))
-        tables.append(PublishedTable(setting, tuple(LABELS[name] for name in names), tuple(rows)))
+        tables.append(PublishedTable(setting, tuple(NAMES["published"][name] for name in names), tuple(rows)))
     return tuple(tables)
 
 
@@ -232,7 +201,7 @@ def _predicate_rows(summary: EvaluationSummary) -> list[ClassScore]:
 
 
 def _title(summary: EvaluationSummary) -> str:
-    return TITLES.get(summary.benchmark, summary.benchmark)
+    return NAMES["benchmarks"].get(summary.benchmark, summary.benchmark)
 
 
 def _figures_markdown(figures: Sequence[Figure]) -> str:
@@ -288,7 +257,7 @@ def comparison_page(comparison: Comparison, *, home: str = "", stamp: str = "") 
         mark=MARK,
         stamp=stamp,
         home=home,
-        title=TITLES.get(comparison.benchmark, comparison.benchmark),
+        title=NAMES["benchmarks"].get(comparison.benchmark, comparison.benchmark),
         found=comparison,
         legend=[(name, line_style(number)) for number, name in enumerate(comparison.models)],
         charts=[

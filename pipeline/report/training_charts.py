@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.report.charts import Chart, Line, Series, lay_out, line_style, series
+from pipeline.report.names import shown_name
 from pipeline.report.variants import steps_of_seeds
 from pipeline.stages.order import chain_order
 from storage.runs import Run
@@ -13,16 +14,6 @@ from storage.runs import Run
 _STAGES = {"train_tagger": "Tagger", "pretrain": "Pre-training"}
 _MAIN = ("loss", "gradient_norm", "lr", "images_per_second", "data_wait", "mfu")
 """Metrics that are always visible; the others are folded."""
-_WORDS = {
-    "lr": "learning rate",
-    "lr_backbone": "learning rate of the backbone",
-    "lr_text": "learning rate of the text encoder",
-    "images_per_second": "images per second",
-    "data_wait": "share of time waiting for data",
-    "padding": "share of pixels that are padding",
-    "memory_gib": "memory in GiB",
-    "mfu": "model FLOPs utilisation",
-}
 
 
 @dataclass(frozen=True)
@@ -98,4 +89,4 @@ def _curves(title: str, trainings: Sequence[_Training]) -> Curves:
 
 def _chart(metric: str, trainings: Sequence[_Training], styles: dict[str, str]) -> Chart:
     lines = [each.line(metric, styles[each.name]) for each in trainings if metric in each.metrics]
-    return lay_out(_WORDS.get(metric, metric.replace("_", " ")), lines)
+    return lay_out(shown_name("training", metric), lines)

@@ -7,16 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.report.charts import series
+from pipeline.report.names import shown_name
 from storage.runs import Run
 
 ZERO_SHOT = "zero_shot_map"
 DETECTION = "detection_ap50"
-_WORDS = {
-    ZERO_SHOT: "zero-shot mAP",
-    DETECTION: "detection AP50",
-    "zero_shot_recall": "zero-shot recall",
-    "triplets": "triplets tested",
-}
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ def score_names(variants: Sequence[VariantScores]) -> list[str]:
 
 def score_name(name: str) -> str:
     """The display name of a score."""
-    return _WORDS.get(name, name.replace("_", " "))
+    return shown_name("scores", name)
 
 
 def score_points(score: Spread) -> float:

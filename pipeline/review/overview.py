@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.label_funnel import LabelFunnel
+from pipeline.report.names import NAMES
 from pipeline.review.audit import Progress
 from pipeline.review.diagrams import Graph, Histogram, Plot, graph, histogram, long_tail, shares
 from pipeline.review.label_facts import MOST_AN_IMAGE, BinnedLabels, LabelFacts, PredicateFacts, ScoreAudit, label_facts
@@ -23,15 +24,6 @@ BARS = 20
 """Number of bins of the score histogram."""
 MOST_PREDICATES = 20
 """Number of predicates in the table; the curve has all."""
-_NAMES = {
-    "images": "images",
-    "captions": "captions",
-    "triplets": "triplets",
-    "grounded": "matched triplets",
-    "candidates": "candidates",
-    "scored": "scored labels",
-    "kept": "kept labels",
-}
 _ADDRESSES = {"images": "images", "scored": "labels", "kept": f"labels?{Search(kept='yes').query()}"}
 
 
@@ -180,7 +172,7 @@ def _levels(funnel: LabelFunnel, quarantined: frozenset[str]) -> tuple[Level, ..
             for reason, count in funnel.lost.get(name, {}).items()
         )
         note = f"with {funnel.unproposed:,} that no caption proposes" if name == "scored" and funnel.unproposed else ""
-        found.append(Level(_NAMES[name], number, _ADDRESSES.get(name, ""), losses, note))
+        found.append(Level(NAMES["levels"][name], number, _ADDRESSES.get(name, ""), losses, note))
     return tuple(found)
 
 

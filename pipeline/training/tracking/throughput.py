@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -101,24 +103,7 @@ def memory_gib(device: torch.device) -> float:
 Precision = Literal["bfloat16", "medium", "tf32", "float32"]
 _TERA = 1e12
 
-_PEAKS: tuple[tuple[str, dict[Precision, float]], ...] = (
-    # H100 Tensor Core GPU data sheet and H200 data sheet: half of the figures, which are with sparsity.
-    (r"H100 PCIe", {"bfloat16": 756.0, "tf32": 378.0, "float32": 51.0}),
-    (r"H[12]00 NVL", {"bfloat16": 835.5, "tf32": 417.5, "float32": 60.0}),
-    (r"H100( 80GB HBM3| SXM.*)?|H200( SXM.*)?", {"bfloat16": 989.5, "tf32": 494.5, "float32": 67.0}),
-    # A100, A10, L4, L40S, T4 and V100 data sheets; GA102 and Ada GPU architecture white papers, FP32 accumulate.
-    (r"A100(?!.* MIG ).*", {"bfloat16": 312.0, "tf32": 156.0, "float32": 19.5}),
-    (r"A10", {"bfloat16": 125.0, "tf32": 62.5, "float32": 31.2}),
-    (r"L40S", {"bfloat16": 362.05, "tf32": 183.0, "float32": 91.6}),
-    (r"L4", {"bfloat16": 121.0, "tf32": 60.0, "float32": 30.3}),
-    (r"GeForce RTX 4090", {"bfloat16": 165.2, "tf32": 82.6, "float32": 82.6}),
-    (r"GeForce RTX 3090", {"bfloat16": 71.0, "tf32": 35.6, "float32": 35.6}),
-    # Before Ampere there is neither bfloat16 nor TF32: PyTorch computes in float32 instead of TF32.
-    (r"V100-SXM2.*", {"tf32": 15.7, "float32": 15.7}),
-    (r"V100-PCIE.*", {"tf32": 14.0, "float32": 14.0}),
-    (r"T4", {"tf32": 8.1, "float32": 8.1}),
-)
-"""Device name in PyTorch, without the maker's → dense TFLOP/s by precision."""
+_PEAKS: Mapping[str, Mapping[str, float]] = tomllib.loads(Path(__file__).with_name("peaks.toml").read_text("utf-8"))
 _MAKER = re.compile(r"^(NVIDIA|Tesla)\s+")
 
 
@@ -136,7 +121,7 @@ def device_peak(device: torch.device, precision: Precision) -> float:
 def known_peak(name: str, precision: Precision) -> float | None:
     """Returns the FLOP/s of a device by its name; None for one outside the table, e.g. a part of a GPU (MIG)."""
     bare = _MAKER.sub("", name)
-    peaks = next((peaks for pattern, peaks in _PEAKS if re.fullmatch(pattern, bare)), {})
+    peaks = next((peaks for pattern, peaks in _PEAKS.items() if re.fullmatch(pattern, bare)), {})
     return peaks[precision] * _TERA if precision in peaks else None
 
 
