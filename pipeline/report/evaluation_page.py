@@ -18,9 +18,8 @@ from pipeline.report.evaluation_charts import class_chart, class_groups, cost_ba
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images
 from pipeline.report.formatting import without_controls
 from pipeline.report.names import NAMES
-from pipeline.report.page import render_page
+from pipeline.report.page import render, render_page
 from pipeline.report.report_folder import meta_of
-from pipeline.runtime.wording import markdown_table
 
 MARK = "rlip-evaluation"
 """Name of the meta element that marks an evaluation page; its content is the stamp."""
@@ -72,7 +71,6 @@ def evaluation_page(
     and shows all names as text.
     """
     best, worst = best_and_worst_images(images, count) if images else ([], [])
-    tables = published_tables(summary)
     return render_page(
         "evaluation.html",
         ("report.css", "evaluation.css"),
@@ -80,69 +78,35 @@ def evaluation_page(
         mark=MARK,
         stamp=stamp,
         home=home,
-        summary=summary,
-        title=_title(summary),
         tiles=summary.figures[:TILES],
         official=any(figure.official is not None for figure in summary.figures),
         intervals=any(figure.low is not None for figure in summary.figures),
-        tables=tables,
-        sources=_sources(summary.published),
-        bars=cost_bars(summary.anatomy),
         reliability=reliability_chart(summary.calibration) if summary.calibration else None,
         chart=class_chart(summary.classes, summary.measure),
         groups=class_groups(summary.classes),
-        worst_classes=summary.worst(WORST),
-        classes=_best_first(summary.classes),
         predicates=_predicate_rows(summary),
         galleries=[("Best images", best), ("Worst images", worst)],
+        **_tables_of(summary),
     )
 
 
 def evaluation_markdown(summary: EvaluationSummary) -> str:
     """Returns the scores, the comparison, the costs of errors, the caveats and the classes as Markdown."""
-    about = [part for part in (summary.subject, summary.backbone, f"setting {summary.setting}") if part]
-    parts = [
-        f"# {_title(summary)}",
-        f"{_text(', '.join(about))}: {summary.images} images, {summary.truths} true relations, "
-        f"{summary.predictions} predictions.",
-        _figures_markdown(summary.figures),
-    ]
-    sources = _sources(summary.published)
-    for table in published_tables(summary):
-        if table.setting == summary.setting:
-            parts.append("## Comparison with published results")
-            parts.append(
-                _table(
-                    ("method", "backbone", *table.columns, "source"),
-                    [
-                        (
-                            f"**{row.method}**" if not row.note else row.method,
-                            row.backbone,
-                            *("" if cell is None else f"{cell:.2f}" for cell in row.cells),
-                            f"[{sources[row.note - 1].name}]({sources[row.note - 1].url})"
-                            if row.note
-                            else "measured here",
-                        )
-                        for row in table.rows
-                    ],
-                )
-            )
-    if summary.difference:
-        parts += ["## Comparison with published results", _text(summary.difference)]
-    parts += [
-        "## Cost of errors",
-        _table(
-            ("error", "number", f"cost in {summary.scored}", "meaning"),
-            [(bar.kind, str(bar.number), _signed(bar.cost), bar.explanation) for bar in cost_bars(summary.anatomy)],
-        ),
-        "## Worst classes",
-        _classes_markdown(summary.worst(WORST), summary.measure),
-        "## Caveats",
-        "\n".join(f"* {_text(caveat)}" for caveat in summary.caveats),
-        "## All classes, best first",
-        _classes_markdown(_best_first(summary.classes), summary.measure),
-    ]
-    return "\n\n".join(parts) + "\n"
+    about = (summary.subject, summary.backbone, f"setting {summary.setting}")
+    return render("evaluation.md", FILTERS, about=", ".join(filter(None, about)), **_tables_of(summary))
+
+
+def _tables_of(summary: EvaluationSummary) -> dict[str, Any]:
+    """What the page and the Markdown of an evaluation both show."""
+    return {
+        "summary": summary,
+        "title": NAMES["benchmarks"].get(summary.benchmark, summary.benchmark),
+        "tables": published_tables(summary),
+        "sources": _sources(summary.published),
+        "bars": cost_bars(summary.anatomy),
+        "worst_classes": summary.worst(WORST),
+        "classes": sorted(summary.classes, key=lambda each: (-each.average_precision, each.name)),
+    }
 
 
 def published_tables(summary: EvaluationSummary) -> tuple[PublishedTable, ...]:
@@ -181,15 +145,6 @@ def _sources(published: Sequence[PublishedResult]) -> list[Source]:
     return list(dict.fromkeys(result.source for result in published))
 
 
-def _best_first(classes: Sequence[ClassScore]) -> list[ClassScore]:
-    return sorted(classes, key=lambda each: (-each.average_precision, each.name))
-
-
-def _classes_markdown(classes: Sequence[ClassScore], measure: str) -> str:
-    rows = [(each.name, _percent(each.average_precision), str(each.truths)) for each in classes]
-    return _table(("class", measure, "truths"), rows)
-
-
 def _predicate_rows(summary: EvaluationSummary) -> list[ClassScore]:
     """Each predicate with its average precision on located pairs, worst first."""
     pairs = summary.pairs
@@ -200,30 +155,7 @@ def _predicate_rows(summary: EvaluationSummary) -> list[ClassScore]:
     return sorted(rows, key=lambda each: (each.average_precision, each.name))
 
 
-def _title(summary: EvaluationSummary) -> str:
-    return NAMES["benchmarks"].get(summary.benchmark, summary.benchmark)
-
-
-def _figures_markdown(figures: Sequence[Figure]) -> str:
-    return _table(
-        ("score", "value", "95 % interval", "official evaluator"),
-        [
-            (
-                figure.label,
-                _percent(figure.value),
-                "" if figure.low is None else f"{_percent(figure.low)} to {_percent(figure.high)}",
-                "" if figure.official is None else _percent(figure.official),
-            )
-            for figure in figures
-        ],
-    )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(markdown_table(head, [[_text(cell) for cell in row] for row in rows]))
-
-
-def _text(cell: str) -> str:
+def _cell(cell: str) -> str:
     """Prevents a name from ending its table cell or line, or from becoming HTML."""
     return str(without_controls(cell)).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
@@ -237,6 +169,7 @@ def _signed(value: float) -> str:
 
 
 FILTERS: Mapping[str, Callable[[Any], Any]] = {
+    "cell": _cell,
     "percent": _percent,
     "signed": _signed,
     "share": lambda value: "–" if math.isnan(value) else f"{value:.1%}",

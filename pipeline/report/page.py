@@ -37,7 +37,12 @@ def render_page(
 ) -> str:
     """Renders a template with the style sheets `styles` and further CSS `rules`; the template shows `values`."""
     style = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in styles) + rules
-    _TEMPLATES.filters |= filters
     # The page's policy allows only this style, by its hash.
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return _TEMPLATES.get_template(template).render(style=Markup(style), style_hash=f"sha256-{digest}", **values)
+    return render(template, filters, style=Markup(style), style_hash=f"sha256-{digest}", **values)
+
+
+def render(template: str, filters: Mapping[str, Callable[[Any], Any]], **values: Any) -> str:
+    """Renders a template, which shows `values`."""
+    _TEMPLATES.filters |= filters
+    return _TEMPLATES.get_template(template).render(**values)
