@@ -44,8 +44,7 @@ from typing import Any, NamedTuple
 from benchmarks.documents import PRONOUNS, document
 from benchmarks.harness import Row, cpu_seconds, parser, run
 from pipeline.stages.parse_cache import ParseCache
-from scenes.dataset import CAPTIONS, Written
-from scenes.dataset import captions as scene_captions
+from scenes.dataset import CAPTIONS, Written, captions as scene_captions
 from scenes.grammar import read
 from scenes.names import CANONICAL, WORLD_CATEGORIES
 from scenes.world import make_scene

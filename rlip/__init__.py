@@ -9,17 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlip.evaluation import Evaluation as Evaluation
-    from rlip.evaluation import evaluate as evaluate
-    from rlip.model import Model as Model
-    from rlip.model import Prediction as Prediction
-    from rlip.model import load as load
-    from rlip.runs import Error as Error
-    from rlip.runs import Run as Run
-    from rlip.runs import Store as Store
-    from rlip.runs import label as label
-    from rlip.runs import open as open
-    from rlip.runs import run as run
+    from rlip.evaluation import Evaluation as Evaluation, evaluate as evaluate
+    from rlip.model import Model as Model, Prediction as Prediction, load as load
+    from rlip.runs import Error as Error, Run as Run, Store as Store, label as label, open as open, run as run
     from rlip.samples import stream as stream
 
 _HOMES = {

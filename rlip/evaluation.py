@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import validate_call
 
-from pipeline.cli.evaluate import Evaluation as Evaluation
-from pipeline.cli.evaluate import score
+from pipeline.cli.evaluate import Evaluation as Evaluation, score
 from pipeline.evaluation.detections.table import DetectionsWriter
 from rlip.model import Prediction
 

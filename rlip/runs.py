@@ -42,8 +42,7 @@ from pipeline.training.sample import SampleBox
 from rlip.notebook import Drawable, console_html
 from storage.errors import FatalError, PipelineError
 from storage.open_store import existing_store
-from storage.runs import Run as RecordedRun
-from storage.runs import find_run, runs_of
+from storage.runs import Run as RecordedRun, find_run, runs_of
 
 Error = PipelineError
 """What is raised for unusable input; the message says what is wrong, where, and what to do."""

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from random import Random
 
-from scenes.figures import draw, pick_colour
-from scenes.figures import person as body
+from scenes.figures import draw, person as body, pick_colour
 from scenes.figures.objects import SURFACES
 from scenes.ink import Pen, Point, Stroke
 

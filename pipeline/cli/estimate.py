@@ -15,8 +15,7 @@ from pipeline.report.formatting import bytes_in_words, table
 from pipeline.report.steps import ESTIMATE
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require_readable
-from pipeline.run.estimate import Estimate, with_trainings
-from pipeline.run.estimate import estimate as estimated
+from pipeline.run.estimate import Estimate, estimate as estimated, with_trainings
 from pipeline.run.planner import Planner
 from pipeline.run.prepare import read_annotations
 from pipeline.run.progress import open_display

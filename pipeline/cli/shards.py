@@ -42,8 +42,7 @@ from storage.atomic import atomic_file, write_atomic
 from storage.errors import FatalError, translate_os_errors
 from storage.open_store import existing_store
 from storage.runs import find_run
-from storage.shards.index import Progress as Report
-from storage.shards.index import TarIndex, compare, index_path, index_tar, read_index, write_index
+from storage.shards.index import Progress as Report, TarIndex, compare, index_path, index_tar, read_index, write_index
 from storage.shards.scan import Refused
 
 SHOWN = 20

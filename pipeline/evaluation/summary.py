@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from pipeline.evaluation.anatomy import Anatomy, Dissection, Kind, anatomy
-from pipeline.evaluation.anatomy import Score as ScoreFunction
+from pipeline.evaluation.anatomy import Anatomy, Dissection, Kind, Score as ScoreFunction, anatomy
 from pipeline.evaluation.diagnostics import PairQuality, Reliability, calibration, pair_quality
 from pipeline.evaluation.published import PublishedResult, known_caveats, published_results, published_test_set
 from pipeline.evaluation.relations import Relations

@@ -38,8 +38,7 @@ from pipeline.stages.order import chain_order
 from storage.artifact import Artifact
 from storage.digests import digest_json
 from storage.manifest import Manifest
-from storage.runs import Run as StoredRun
-from storage.runs import RunRecord
+from storage.runs import Run as StoredRun, RunRecord
 
 JOBS = "rlip"
 """The namespace of jobs."""

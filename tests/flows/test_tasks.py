@@ -2,8 +2,7 @@
 
 from threading import Event
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from small_stages import CountSettings, CountStage
 
 from flows.artifacts import artifact_key

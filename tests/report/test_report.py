@@ -8,8 +8,7 @@ from PIL import Image
 from report_page import Page, report
 from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
 
-from pipeline.cli.report import last_recipe
-from pipeline.cli.report import report as rlip_report
+from pipeline.cli.report import last_recipe, report as rlip_report
 from pipeline.cli.store import damaged_files, remove_run
 from pipeline.cli.transfer import pull, push_run
 from pipeline.report.figures import figures_of

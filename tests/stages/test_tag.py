@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden.stage_cases import PICTURES, recorded, rows_of, stages
-from golden.stage_cases import tagger as made_tagger
+from golden.stage_cases import PICTURES, recorded, rows_of, stages, tagger as made_tagger
 from pydantic import ValidationError
 from run_builder import TWO_PEOPLE, RunBuilder, artifact, captions, triplets
 

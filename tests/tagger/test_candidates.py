@@ -2,8 +2,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tagger.box import Box
 from tagger.candidates.grounding import ground, pair_priors

@@ -1,6 +1,5 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tagger.parsing.implied import Reading, following, reading
 from tagger.parsing.parser import load_parser, parse_captions

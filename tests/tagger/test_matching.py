@@ -3,8 +3,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tagger.categories.names import COCO, OBJECTS365
 from tagger.english.lemmas import noun_lemma, phrase_lemma

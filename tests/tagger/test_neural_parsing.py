@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
 from tagger.parsing.neural import NeuralParser, NeuralParserError, supported_triplets

@@ -1,7 +1,6 @@
 import pytest
 import spacy
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from spacy.tokens import Doc
 
 from tagger.english.predicates import canonical

@@ -1,8 +1,7 @@
 """Cached parts of speech equal the ruler's own."""
 
 import spacy
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tagger.english.words import words
 from tagger.parsing.parser import DEFAULT_PARSER, RULER, PartsOfSpeech, load_parser

@@ -1,6 +1,5 @@
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from tagger.english.predicates import canonical
 from tagger.english.words import words
