@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -134,9 +135,13 @@ class Run:
         return [RunRecord(self, number, path) for number, path in enumerate(paths, start=1)]
 
     def artifacts(self, step: str) -> dict[str, Artifact]:
-        """Partition → artifact of a step, for recorded artifacts that still exist."""
+        """Partition → artifact of a step, for recorded artifacts that still exist. Warns of those that don't."""
         entry = self._entry(step)
         found = self.store.find_all(entry.stage, entry.partitions.values()) if entry.partitions else {}
+        if lost := len(set(entry.partitions.values()) - found.keys()):
+            some = f"{lost} of {len(entry.partitions)} artifacts of {step}"
+            remedy = "run the recipe again, or pull the run"
+            warnings.warn(f"run {self.name}: the store lacks {some}; {remedy}", stacklevel=2)
         return {part: found[key] for part, key in entry.partitions.items() if key in found}
 
     def keys(self, step: str) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib.metadata
+import os
+import re
 import sys
 from functools import cache
 from typing import Annotated, Any
@@ -75,6 +77,8 @@ FORMER = {
 }
 """Name of a command before release 0.2.0 → its present name. The next release drops the former names."""
 
+_TILDE = re.compile(r"^([\w.-]+=)?~(?=/|$)")
+
 
 class Commands(TyperGroup):
     """The commands in `COMMANDS`: their lines in `rlip --help`, and each as declared in its file once it is called."""
@@ -92,6 +96,8 @@ class Commands(TyperGroup):
         if now := FORMER.get(args[0]):
             typer.echo(f"Warning: `rlip {args[0]}` is now `rlip {now}`", err=True)
             args = [*now.split(), *args[1:]]
+        # A shell leaves the `~` of --store=~/store and of --set data.root=~/coco.
+        args = [_TILDE.sub(lambda word: (word[1] or "") + os.path.expanduser("~"), word) for word in args]
         name, _, rest = super().resolve_command(ctx, args)
         return name, name and _loaded(name), rest
 

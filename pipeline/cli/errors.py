@@ -89,7 +89,7 @@ def _show_warning(
     """Prints what users should change, e.g. a setting's former name, without the line of code that warned."""
     shown = (
         str(message)
-        if issubclass(category, FutureWarning)
+        if issubclass(category, FutureWarning | UserWarning)
         else warnings.formatwarning(message, category, filename, lineno)
     )
     sys.stderr.write(f"Warning: {as_printed(shown)}\n")

@@ -12,12 +12,13 @@ import typer
 from PIL.Image import Image
 from rich.console import Console
 from rich.progress import Progress
+from rich.text import Text
 
 from pipeline.cli.contact_sheet import ARROWS, labelled_cell
 from pipeline.cli.options import AsJson, Objects, Predicates, Tokenizer
 from pipeline.data.datasets.annotations import read_text, readable
 from pipeline.data.datasets.bare_images import SUFFIXES
-from pipeline.data.images.opening import BadImage, read_ahead, read_image
+from pipeline.data.images.opening import BadImage, orientation_of, read_ahead, read_image
 from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.interop.shard_samples import SeenLabels, SeenRelation
@@ -61,7 +62,7 @@ def predict(
     ] = None,
     per_image: Annotated[int, typer.Option("--per-image", min=1, help="Relations to keep per image.")] = 100,
     threshold: Annotated[
-        float, typer.Option("--threshold", min=0, help="Exclude boxes and relations with a lower score.")
+        float, typer.Option("--threshold", min=0, max=1, help="Exclude boxes and relations with a lower score.")
     ] = 0.0,
     top: Annotated[int, typer.Option("--top", min=0, help="Relations to draw per image, the best first.")] = ARROWS,
     tokenizer: Tokenizer = None,
@@ -92,12 +93,15 @@ def predict(
         with translate_os_errors(f"making {draw}"):
             draw.mkdir(parents=True, exist_ok=True)
     left_out: dict[Path, BadImage] = {}
+    turned: list[Path] = []
     console = Console(stderr=True)
     with Progress(console=console, disable=as_json) as progress, DetectionsWriter(out) as writer:
         bar = progress.add_task("images", total=len(files))
         for number, (file, image, found) in enumerate(_found(predictor, files, batch, left_out)):
             row = relations_above(found.unique(per_image).row(names), threshold)
             writer.write({"image_id": None, "uri": str(file), "width": image.width, "height": image.height, **row})
+            if orientation_of(image) != 1:
+                turned.append(file)
             if draw is not None:
                 with (
                     translate_os_errors(f"writing to {draw}"),
@@ -113,10 +117,20 @@ def predict(
         reasons = {str(file): str(bad) for file, bad in left_out.items()}
         print(json.dumps({"detections": str(out), "images": len(files) - len(left_out), "left_out": reasons}))
         return
+    if turned:
+        console.print(Text(f"Note: {turned_in_words(len(turned), readable(str(turned[0])))}"), soft_wrap=True)
     if left_out:
         console.print(f"Left out {len(left_out)}: {_listed(left_out)}", highlight=False, soft_wrap=True)
     drawn = "" if draw is None else f"; drawn in {draw}"
     print(f"{len(files) - len(left_out)} images: {out}{drawn}")
+
+
+def turned_in_words(number: int, first: str) -> str:
+    """What to know about images that are searched as they are stored although viewers turn them."""
+    return (
+        f"{number:,} image(s) with an EXIF orientation were searched as stored, like the images of test sets, and not as "
+        f"viewers turn them (first: {first}); save photos upright"
+    )
 
 
 def weights_path(weights: str | Path) -> Path:

@@ -36,7 +36,7 @@ class DetectorFiles:
 def find_detector(settings: DetectSettings) -> DetectorFiles:
     """Finds the detector of the settings; downloads it only with `hub`. Raises `FatalError` if files are missing."""
     assert settings.weights is not None  # the recipe requires it where the stage runs
-    path = Path(settings.weights).expanduser()
+    path = Path(settings.weights)
     if settings.detector is not None:
         if not path.exists():
             raise FatalError(

@@ -204,7 +204,7 @@ def _source_of(path: Path | str) -> str:
 def _captioner(settings: Any) -> Iterator[Finding]:
     for setting, fault in find_captioner(settings).faults():
         yield Finding("missing", setting, fault)
-    filter_ = Path(settings.filter).expanduser()
+    filter_ = Path(settings.filter)
     if settings.filter and filter_.is_dir() and (what := model_fault(filter_)):
         yield Finding("missing", "caption.filter", f"{filter_}: {what}")
 

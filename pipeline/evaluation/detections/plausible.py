@@ -27,15 +27,21 @@ INVERTED = 0.1
 
 def refuse_implausible(
     path: Path, found: Relations, truth: Relations, sizes: Integers, objects: Sequence[str], predicates: Sequence[str]
-) -> None:
+) -> str:
     """Raises `FatalError` if boxes or names of detections are not what they are read as, and else would be scored.
 
     `sizes`: width and height of each image, 0 where unknown. Boxes are of other pixels, or not corners; both ends are
-    swapped; or names are numbered in another order, so that each stands for one other name.
+    swapped; or names are numbered in another order, so that each stands for one other name. Returns a note on
+    detections that lie on no true pair, as those of a bad detector do; "" for others.
     """
-    faults = [*_box_faults(found, truth, sizes), *_name_faults(found, truth, objects, predicates)]
-    if faults:
+    best = best_first(found, BEST)
+    prediction, true = _located(best, truth)
+    named = _name_faults(best, truth, prediction, true, objects, predicates)
+    if faults := [*_box_faults(found, truth, sizes), *named]:
         raise FatalError(f"{path}: its figures would be wrong:\n  " + "\n  ".join(faults))
+    if len(true) or min(len(best), len(truth)) < LEAST:
+        return ""
+    return f"{path.name}: of {len(truth):,} true pairs of boxes, none has a prediction on it (both IoU of at least 0.5)"
 
 
 def _box_faults(found: Relations, truth: Relations, sizes: Integers) -> Iterator[str]:
@@ -70,12 +76,16 @@ def _listed(place: Floats) -> str:
 
 
 def _name_faults(
-    found: Relations, truth: Relations, objects: Sequence[str], predicates: Sequence[str]
+    best: Relations,
+    truth: Relations,
+    prediction: Integers,
+    true: Integers,
+    objects: Sequence[str],
+    predicates: Sequence[str],
 ) -> Iterator[str]:
-    best = best_first(found, BEST)
-    prediction, true = _located(best, truth)
-    if not len(true) and min(len(best), len(truth)) >= LEAST:
-        yield f"of {len(truth):,} true pairs of boxes, none has a prediction on it (both IoU of at least 0.5)"
+    moved = {f"{end}_boxes": _moved_by_half(getattr(best, f"{end}_boxes")) for end in ("subject", "object")}
+    if len(_located(replace(best, **moved), truth)[1]) > max(LEAST, 2 * len(true)):
+        yield "boxes begin where the centres of true ones are; write their left and top side"
     ends = {"subject": "object", "object": "subject"}
     turned = {f"{end}_{part}": getattr(best, f"{other}_{part}") for end, other in ends.items() for part in _PARTS}
     right, turned_right = (
@@ -90,6 +100,11 @@ def _name_faults(
 
 
 _PARTS = ("boxes", "labels")
+
+
+def _moved_by_half(boxes: Floats) -> Floats:
+    """Boxes moved left and up by half their size."""
+    return boxes - np.tile((boxes[:, 2:] - boxes[:, :2]) / 2, 2)
 
 
 def _located(found: Relations, truth: Relations) -> tuple[Integers, Integers]:
