@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipeline.runtime.chat_endpoint import TOKENS
@@ -74,6 +74,8 @@ class StepSummary:
     hosts: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The settings that the artifacts were computed with and that all partitions share, whatever later recipes say."""
+    outdated: bool = False
+    """Whether it was made from artifacts that the run had and has no more, e.g. since a later execution ended before it."""
 
     @classmethod
     def of(cls, step: str, artifacts: Iterable[Artifact]) -> StepSummary:
@@ -116,7 +118,30 @@ class StepSummary:
 
 def summaries(run: Run) -> list[StepSummary]:
     """All recorded steps of a run, in DAG order. Steps whose artifacts are missing have no partitions."""
-    return [StepSummary.of(step, run.artifacts(step).values()) for step in sorted(run.steps(), key=chain_order)]
+    found: list[StepSummary] = []
+    current: set[str] = set()
+    is_known = True
+    for step in sorted(run.steps(), key=chain_order):
+        artifacts = run.artifacts(step).values()
+        read = {digest for artifact in artifacts for digest in _contents_read(artifact)}
+        outdated = is_known and not read <= current
+        found.append(replace(StepSummary.of(step, artifacts), outdated=outdated))
+        is_known &= len(artifacts) == len(run.keys(step))
+        current |= set() if outdated else {artifact.content for artifact in artifacts}
+    return found
+
+
+def outdated_in_words(steps: Sequence[StepSummary]) -> str:
+    """What to know about the outdated steps among these; "" if there are none."""
+    names = ", ".join(step.step for step in steps if step.outdated)
+    of = "made by an earlier execution from what the run has no more; a run to the end makes them anew"
+    return f"Outdated: {names} ({of})" if names else ""
+
+
+def _contents_read(artifact: Artifact) -> Iterator[str]:
+    """The digests of the artifacts that one was made from."""
+    for table, digests in artifact.manifest.terms.get("inputs", {}).items():
+        yield from digests if table != "records" else ()
 
 
 def stage_rows(steps: Sequence[StepSummary], outcome: Outcome | None) -> list[StepOutcome]:
