@@ -133,7 +133,7 @@ def _members(of: type[Any]) -> Iterator[str]:
 
 def _signature(function: Callable[..., Any]) -> str:
     """The parameters of a function, without `self` and what it returns if that is nothing."""
-    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(function)))
+    text = re.sub(r"""(: |-> )(['\"])(.*?)\2""", r"\1\3", str(inspect.signature(function)))
     return re.sub(r"^\((self|cls)(, )?", "(", text).removesuffix(" -> None")
 
 

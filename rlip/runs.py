@@ -59,7 +59,8 @@ def run(
     recipe, by dotted name or in sections, e.g. {"shard.threshold": 0.3}. `runner`: "direct", in this process and its
     workers, or "prefect".
     """
-    return Run(_executed(load_recipe(Path(recipe), list(_overrides(settings or {}))), runner).run)
+    context = _executed(load_recipe(Path(recipe), list(_overrides(settings or {}))), runner)
+    return Run(context.run.records()[-1])
 
 
 def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **options: Any) -> Run:
@@ -71,11 +72,11 @@ def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **opt
     """
     if isinstance(listed := options.get("categories"), list | tuple):
         options["categories"] = ",".join(listed)
-    named = {"tagger": str(tagger), "detector": str(detector)}
-    context = _executed(checked(label_recipe)(str(folder), **named, **options))
+    options |= {"folder": str(folder), "tagger": str(tagger), "detector": str(detector)}
+    context = _executed(checked(label_recipe)(**options))
     for image, reason in require_usable(context).items():
         warnings.warn(f"{image} is left out: {reason}", stacklevel=2)
-    return Run(context.run)
+    return Run(context.run.records()[-1])
 
 
 @checked
@@ -107,7 +108,8 @@ class Store:
 
 
 class Run:
-    """A run in a store, by its `name`. Its tables are pyarrow's, so that `.to_pandas()` converts each."""
+    """A run in a store, by its `name`: what `run` and `label` return stays as that execution left it, e.g. demo@2. Its
+    tables are pyarrow's, so that `.to_pandas()` converts each."""
 
     def __init__(self, record: RecordedRun) -> None:
         self._run = record
@@ -128,7 +130,7 @@ class Run:
     def labels(self, all_scores: bool = False) -> pa.Table:
         """One row for each label that the run keeps; with `all_scores` for each scored one, with the column `kept` and
         the `reason`. docs/exchange.md describes the columns."""
-        self._require("labels", "tag" in self._run.steps())
+        self._require("labels", bool(self._run.artifacts("tag")))
         found = pa.concat_tables([LABELS.empty_table(), *flat_labels(self._run)])
         return found if all_scores else found.filter(pc.field("kept"))
 
@@ -166,8 +168,9 @@ class Run:
 
     def _require(self, name: str, is_there: bool) -> None:
         if not is_there:
-            steps = ", ".join(sorted(self._run.steps())) or "none: it was removed, or its store has moved"
-            raise FatalError(f"run {self.name!r} in {self._run.store.address} has no {name}; its steps: {steps}")
+            steps = ", ".join(step for step in sorted(self._run.steps()) if self._run.artifacts(step))
+            why = f"; its steps: {steps}" if steps else ": it was removed, or the store moved"
+            raise FatalError(f"run {self.name!r} in {self._run.store.address} has no {name}{why}")
 
     def __repr__(self) -> str:
         return f"Run({self.name!r}, steps={self._run.steps()})"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib.metadata
-import os
 import re
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -97,7 +97,7 @@ class Commands(TyperGroup):
             typer.echo(f"Warning: `rlip {args[0]}` is now `rlip {now}`", err=True)
             args = [*now.split(), *args[1:]]
         # A shell leaves the `~` of --store=~/store and of --set data.root=~/coco.
-        args = [_TILDE.sub(lambda word: (word[1] or "") + os.path.expanduser("~"), word) for word in args]
+        args = [_TILDE.sub(lambda word: f"{word[1] or ''}{Path.home()}", word) for word in args]
         name, _, rest = super().resolve_command(ctx, args)
         return name, name and _loaded(name), rest
 

@@ -335,7 +335,8 @@ def _scored(
     }
     evaluated = run[benchmark]()
     predicted, true = (replace(each, masks=None) for each in (predicted, true))
-    return Scored(Model(name, evaluated, predicted, true), *names, truth.uris, "\n".join(filter(None, (str(found.findings), doubt))))
+    findings = "\n".join(filter(None, (str(found.findings), doubt)))
+    return Scored(Model(name, evaluated, predicted, true), *names, truth.uris, findings)
 
 
 def _vcoco(

@@ -158,7 +158,7 @@ def interrupted(stage: type[Stage], item: WorkItem, store: Store) -> str:
                     left.append(changes(begun["terms"], item.terms.as_json()))
     if not left:
         return ""
-    changed = ", ".join(map(str, min(left, key=len)))
+    changed = ", ".join(str(change) for change in min(left, key=len))
     if not changed:
         return "continues from its last checkpoint"
     return f"starts from scratch, although one was interrupted here after a checkpoint: it had other terms ({changed})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -71,8 +70,8 @@ def expanded(value: Any) -> Any:
     """A setting with the home folder for a leading `~`, as in a shell, also in the texts of a list."""
     if isinstance(value, list | tuple):
         return [expanded(each) for each in value]
-    is_below_home = isinstance(value, str | Path) and str(value).startswith("~")
-    return type(value)(os.path.expanduser(value)) if is_below_home else value
+    is_below_home = isinstance(value, str | Path) and Path(value).parts[:1] == ("~",)
+    return type(value)(Path(value).expanduser()) if is_below_home else value
 
 
 def _visited(

@@ -33,7 +33,7 @@ def test_the_import_loads_nothing_and_names_at_most_12_things():
 def test_a_recipe_runs_and_its_tables_are_read(tmp_path):
     run = rlip.run(write_small_set(tmp_path), {"run.workers": 1, "tag.method": "prior", "tag.floor": 0.0})
     store = rlip.open(tmp_path / "out" / "store")
-    assert store.runs() == ["small"] and repr(store.run("small")) == repr(run)
+    assert store.runs() == ["small"] and repr(store.run("small@1")) == repr(run)
     assert run.images().num_rows == run.captions().num_rows == run.triplets().num_rows == 8
     words = ("--store", tmp_path / "out" / "store", "--json")
     told = json.loads(output_of("query", "small", "select predicate, score from labels where kept", *words))
@@ -47,18 +47,20 @@ def test_a_recipe_runs_and_its_tables_are_read(tmp_path):
     with pytest.raises(rlip.Error, match=r"run\.workers = 0"):
         rlip.run(tmp_path / "recipe.toml", {"run": {"workers": 0}})
     explained = run.explain(image=1)
-    assert str(explained) == output_of("explain", "1", "small", *words[:2]).rstrip("\n")
+    assert str(explained) == output_of("explain", "1", "small@1", *words[:2]).rstrip("\n")
     assert explained._repr_html_().startswith("<img alt=") and "a person riding a horse" in explained._repr_html_()
     (tmp_path / "images" / "000001.png").unlink()
     assert run.explain(image=1)._repr_html_().startswith("<pre>"), "without its image"
     assert "caption" in run._repr_html_() and "small" in store._repr_html_()
+    named = store.run("small")
     lost, *_ = (tmp_path / "out/store/artifacts/tag").iterdir()
     lost.rename(tmp_path / "lost")
     with pytest.warns(UserWarning, match="the store lacks 1 of 2 artifacts of tag"):
-        assert 0 < run.labels(all_scores=True).num_rows
+        assert run.labels(all_scores=True).num_rows > 0
     (tmp_path / "out" / "store").rename(tmp_path / "moved")
-    with pytest.raises(rlip.Error, match="has no labels; its steps: none: it was removed, or its store has moved"):
-        run.labels()
+    for moved in (run, named):
+        with pytest.raises(rlip.Error, match=r"'small.* has no labels: it was removed, or the store moved"):
+            moved.labels()
 
 
 @pytest.mark.parametrize(("call", "message"), [
@@ -87,14 +89,16 @@ def test_a_tilde_is_the_home_folder_in_calls_settings_and_commands(tmp_path, mon
 
 def test_a_recipe_runs_again_on_files_that_have_changed(tmp_path):
     recipe = write_small_set(tmp_path)
-    words = {"run.until": "caption"}
+    words, runs = {"run.until": "caption"}, []
     for name, number in (("captions", 4), ("instances", 3)):
-        rlip.run(recipe, words)
+        runs.append(rlip.run(recipe, words))
         stated = json.loads((tmp_path / f"{name}.json").read_text())
         stated["annotations"] = [each for each in stated["annotations"] if each["image_id"] != number]
         (tmp_path / f"{name}.json").write_text(json.dumps(stated))
     run = rlip.run(recipe, words)
     captions = {row["image_id"]: len(row["captions"]) for row in run.captions().to_pylist()}
+    sizes = [sum(map(len, each.captions()["captions"].to_pylist())) for each in (*runs, run)]
+    assert sizes == [8, 7, 6], "what an execution returned stays as it left it"
     assert captions == {1: 1, 2: 1, 4: 0, 5: 1, 6: 1, 7: 1, 8: 1}, "an image without boxes has no row"
     assert [bool(row["boxes"]) for row in run.images().to_pylist()] == [image != 3 for image in range(1, 9)]
     (tmp_path / "captions.json").write_text("{}")

@@ -51,7 +51,9 @@ def test_a_record_tells_its_time_in_utc_and_what_json_lacks_as_text(store, tmp_p
 
 def test_records_stay_in_order_when_the_clock_is_set_back(store, monkeypatch):
     before = [find_run(store, f"toy@{number}").facts for number in (1, 2)]
-    monkeypatch.setattr("storage.runs.datetime", Mock(wraps=datetime, now=lambda zone: datetime(2020, 1, 1, tzinfo=zone)))
+    monkeypatch.setattr(
+        "storage.runs.datetime", Mock(wraps=datetime, now=lambda zone: datetime(2020, 1, 1, tzinfo=zone))
+    )
     for status in ("failed", "completed"):
         Run(store, "toy").append(status)
     assert [find_run(store, f"toy@{number}").facts for number in (1, 2)] == before

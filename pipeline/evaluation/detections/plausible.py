@@ -83,8 +83,9 @@ def _name_faults(
     objects: Sequence[str],
     predicates: Sequence[str],
 ) -> Iterator[str]:
-    moved = {f"{end}_boxes": _moved_by_half(getattr(best, f"{end}_boxes")) for end in ("subject", "object")}
-    if len(_located(replace(best, **moved), truth)[1]) > max(LEAST, 2 * len(true)):
+    subjects, objects_ = _moved_by_half(best.subject_boxes), _moved_by_half(best.object_boxes)
+    moved = replace(best, subject_boxes=subjects, object_boxes=objects_)
+    if len(_located(moved, truth)[1]) > max(LEAST, 2 * len(true)):
         yield "boxes begin where the centres of true ones are; write their left and top side"
     ends = {"subject": "object", "object": "subject"}
     turned = {f"{end}_{part}": getattr(best, f"{other}_{part}") for end, other in ends.items() for part in _PARTS}
