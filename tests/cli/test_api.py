@@ -63,6 +63,15 @@ def test_a_recipe_runs_and_its_tables_are_read(tmp_path):
             moved.labels()
 
 
+def test_a_run_whose_name_another_folder_takes_says_so(tmp_path, capfd):
+    settings = {"run.until": "ingest", "store": str(tmp_path / "store"), "reports": str(tmp_path / "reports")}
+    for name in ("one", "one", "two"):
+        recipe = tmp_path / name / "recipe.toml"
+        rlip.run(recipe if recipe.exists() else write_small_set(tmp_path / name), settings)
+        told = "run small was made of other images" in capfd.readouterr().err
+        assert told == (name == "two")
+
+
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: rlip.label("photos", tagger="t", detector="d", treshold=0.3), r"'treshold' \(did you mean 'threshold'"),
     (lambda: rlip.label("photos", tagger="t", detector="d", threshold="high"), "threshold = 'high': give a number"),
