@@ -105,7 +105,8 @@ class Planner:
         self.gates.note(step, made, self.gates.judge(step, made, self._inputs_of(step)))
         self.audit(step)
         keys = {partition: artifact.key for partition, artifact in made.items()}
-        self.context.run.record(step.name, step.stage.name, dict(sorted((self._other_sets(step) | keys).items())))
+        self.context.recorded[step.name] = keys = dict(sorted((self._other_sets(step) | keys).items()))
+        self.context.run.record(step.name, step.stage.name, keys)
         recipe = self.context.recipe
         require_few_rejects(step, list(made.values()), recipe.run.checks.max_overall_reject_share, recipe.name)
 
