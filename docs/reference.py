@@ -57,7 +57,7 @@ def settings_page() -> str:
         "Every setting of a recipe, by section, with its default, or with its type in brackets where it has none. A ● marks",
         "settings that decide rows: changing one recomputes its stage and the stages below whose input then differs. Models",
         "and other input files decide rows by their content. The other settings (paths, batch sizes, devices, workers) change",
-        "no row. `rlip run RECIPE --set shard.threshold=0.3` sets one for a single run.",
+        "no row. `rlip run RECIPE --set shard.threshold=0.3` sets one for a single run. `~/` begins in the home folder.",
     ]  # fmt: skip
     sections = list(_sections(Recipe, "", keyed=False, seen=set()))
     for group, section in (("captioners", "caption"), ("labellers", "tag"), ("detectors", "detect")):

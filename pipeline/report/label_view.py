@@ -112,8 +112,10 @@ class LabelView:
     def _usual(self) -> Group:
         most = f", most frequent of {len(self.predicates):,}" if len(self.predicates) > MAX_PREDICATES else ""
         frequent = table(f"Predicates{most}", "predicate", "kept", "in the ground truth")
+        has_truth = any(each.given for each in self.predicates)
         for each in self.predicates[:MAX_PREDICATES]:
-            frequent.add_row(Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.given:,}")
+            given = f"{each.given:,}" if has_truth else "–"
+            frequent.add_row(Text(sanitise(each.predicate)), f"{each.kept:,}", given)
         return Group(frequent)
 
 
