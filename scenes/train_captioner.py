@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, TextIO
@@ -21,8 +22,6 @@ import numpy as np
 import torch
 import typer
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import BlipForConditionalGeneration, BlipImageProcessor
 
@@ -62,7 +61,7 @@ def train(
     feed = Feed(ImageCache.open(images, seed, scenes), seed, batch, captions)
     learner = Learner(len(PARTS), len(feed.triplets))
     optimizer = torch.optim.AdamW(learner.groups(decay=0.05), lr=rate, betas=(0.9, 0.98))
-    checkpoint = out / "checkpoint.safetensors"
+    checkpoint = out / "checkpoint.pt"
     step, spent = load_checkpoint(checkpoint, learner, optimizer) if checkpoint.exists() else (0, 0.0)
     budget = minutes * 60
     saved = checked = spent
@@ -166,33 +165,20 @@ def judge_captions(scenes: Sequence[dict[str, Any]], drawn: Sequence[Sequence[st
 
 def save_checkpoint(path: Path, learner: Learner, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
     """Saves weights, optimizer state, step and seconds spent. A kill leaves either the old or the new file."""
-    tensors = {f"model.{name}": p.detach().contiguous() for name, p in learner.named_parameters()}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{key}": value.contiguous() for key, value in state.items()}
     aside = path.with_suffix(".part")
-    save_file(tensors, aside, metadata={"step": str(step), "seconds": str(seconds)})
+    state = {"model": learner.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
+    torch.save(state, aside)
     aside.replace(path)
 
 
 def load_checkpoint(path: Path, learner: Learner, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     """Restores a checkpoint. Returns its step and the seconds spent before it."""
-    tensors = load_file(path)
-    # `named_parameters` lists tied parameters once, so the file does too.
-    with torch.no_grad():
-        for name, parameter in learner.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, i, name = key.split(".")
-            state.setdefault(int(i), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    return int(metadata["step"]), float(metadata["seconds"])
+    state = torch.load(path, weights_only=True)
+    learner.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["seconds"]
 
 
-CHUNK = 500
 KNOWN_SCENES = 5_000
 """The relation head has an output for each triplet in this many scenes; rarer triplets have none."""
 PARTS = (*WORLD_CATEGORIES, *PEOPLE, *(f"{p} subject" for p in PREDICATES), *(f"{p} object" for p in PREDICATES))
@@ -217,15 +203,9 @@ def description(scene: Scene) -> dict[str, Any]:
     }
 
 
-def _fill(path: str, seed: int, start: int, stop: int) -> list[str]:
-    images = np.load(path, mmap_mode="r+")
-    lines = []
-    for i in range(start, stop):
-        scene = make_scene(seed, i)
-        images[i] = render_small(scene)
-        lines.append(json.dumps(description(scene)))
-    images.flush()
-    return lines
+def _drawn(seed: int, index: int) -> tuple[np.ndarray, str]:
+    scene = make_scene(seed, index)
+    return render_small(scene), json.dumps(description(scene))
 
 
 @dataclass(frozen=True)
@@ -237,31 +217,23 @@ class ImageCache:
 
     @classmethod
     def open(cls, folder: Path, seed: int, count: int, processes: int = 2) -> ImageCache:
-        """Opens the cache of a seed's first `count` scenes. Draws the images first if the cache does not exist."""
+        """Opens the cache of a seed's first `count` scenes. Draws the images first if the cache is not complete."""
         stem = folder / f"scenes-{seed}-{count}"
         array, lines = stem.with_suffix(".npy"), stem.with_suffix(".jsonl")
         if not lines.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            _draw(array, lines, seed, count, processes)
+            images = np.lib.format.open_memmap(array, mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3))
+            descriptions = []
+            with ProcessPoolExecutor(processes) as pool:
+                for index, (image, line) in enumerate(pool.map(_drawn, repeat(seed), range(count), chunksize=100)):
+                    images[index] = image
+                    descriptions.append(line)
+            images.flush()
+            aside = lines.with_suffix(".part")
+            aside.write_text("\n".join(descriptions))
+            aside.rename(lines)
         with lines.open() as text:
             return cls(np.load(array, mmap_mode="r"), [json.loads(line) for line in text])
-
-
-def _draw(array: Path, lines: Path, seed: int, count: int, processes: int) -> None:
-    """Draws the images. Resumes after the last complete chunk of an interrupted run."""
-    aside = lines.with_suffix(".part")
-    done = aside.read_text().splitlines() if aside.exists() and array.exists() else []
-    done = done[: len(done) // CHUNK * CHUNK]
-    if not done:
-        np.lib.format.open_memmap(array, mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3)).flush()
-    with aside.open("w") as out, ProcessPoolExecutor(processes) as pool:
-        out.writelines(line + "\n" for line in done)
-        starts = range(len(done), count, CHUNK)
-        jobs = [pool.submit(_fill, str(array), seed, s, min(s + CHUNK, count)) for s in starts]
-        for job in jobs:
-            out.writelines(line + "\n" for line in job.result())
-            out.flush()
-    aside.rename(lines)
 
 
 def triplet(scene: dict[str, Any], relation: list[Any]) -> tuple[str, str, str]:

@@ -7,9 +7,20 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
-from tagger.categories import coco, objects365
-from tagger.categories.coco import ANIMATE, PEOPLE
-from tagger.categories.shared import COOKED, HYPERNYMS, IMITATED_BY, OTHER_THINGS, PORTIONS, UNCLEAR, YOUNG
+from tagger.categories.names import (
+    ANIMATE,
+    COCO,
+    COOKED,
+    HYPERNYMS,
+    IMITATED_BY,
+    OBJECTS365,
+    OTHER_THINGS,
+    PEOPLE,
+    PORTIONS,
+    SPELLINGS,
+    UNCLEAR,
+    YOUNG,
+)
 from tagger.categories.wordnet import kinds_above, may_be
 from tagger.english.lemmas import known_lemmas, phrase_lemma
 from tagger.english.words import COLOURS, DETERMINERS, MATERIALS, NUMBERS, SEVERAL, names_more
@@ -157,13 +168,13 @@ def _broader(phrase: str) -> tuple[str, ...]:
 
 @cache
 def _aliases() -> dict[str, str]:
-    return {variant: phrase_lemma(name) for variant, name in (objects365.ALIASES | coco.ALIASES).items()}
+    return {variant: phrase_lemma(name) for variant, name in SPELLINGS.items()}
 
 
 @cache
 def _synonym_table() -> dict[str, frozenset[str]]:
     """Maps plain names to synonyms; a name of both datasets gets the words of both tables."""
-    ours, more = _in_lemmas(coco.SYNONYMS), _in_lemmas(objects365.SYNONYMS)
+    ours, more = _in_lemmas(COCO), _in_lemmas(OBJECTS365)
     return {name: ours.get(name, _NOTHING) | more.get(name, _NOTHING) for name in ours.keys() | more.keys()}
 
 

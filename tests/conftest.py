@@ -11,6 +11,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from hypothesis import HealthCheck, settings
 from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 
 from pipeline.runtime import processes
@@ -22,6 +23,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Tests started in the background of a shell, and their child processes, ignore Ctrl-C, which some tests are about.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# On a busy machine, any example may take long. Fixtures of hypothesis tests hold nothing that an example changes.
+settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("tests")
 
 # The processes of all tests of a worker are forks of one that has loaded and compiled what they use.
 processes.preload(["tests.warm_parent"])

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from pipeline.data.hub import hub_folder
 from storage.errors import FatalError
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _JSON_FILES = ("tokenizer.json", "processor_config.json", "preprocessor_config.json")
-_HUB_PATTERNS = ["*.json", "*.txt", "model*.safetensors"]
 
 
 def find_model(model: str, hub: bool, setting: str = "model") -> Path:
@@ -21,7 +21,7 @@ def find_model(model: str, hub: bool, setting: str = "model") -> Path:
     """
     folder = Path(model)
     if not folder.is_dir():
-        folder = _from_hub(model, hub, setting)
+        folder = hub_folder(model, hub, setting, _ways(model, setting))
     lacking = [] if (folder / "config.json").is_file() else ["config.json"]
     lacking += [] if any(folder.glob("model*.safetensors")) else ["model.safetensors"]
     lacking += [] if any((folder / name).is_file() for name in _TOKENIZER_FILES) else [" or ".join(_TOKENIZER_FILES)]
@@ -81,23 +81,6 @@ def find_lavis_python(python: Path) -> Path:
             "there. Run `make lavis-env`, or set captioner to 'blip', which needs no such environment"
         )
     return python
-
-
-def _from_hub(model: str, hub: bool, setting: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, allow_patterns=_HUB_PATTERNS, local_files_only=not hub))
-    except HFValidationError:
-        raise FatalError(
-            f"captioner model {model}: no such folder (setting: {setting}). {_ways(model, setting)}"
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        tried = "and it could not be downloaded from the hub" if hub else "not in the local hub cache, and hub = false"
-        raise FatalError(
-            f"captioner model {model}: no such folder, {tried} (setting: {setting}). {_ways(model, setting)}"
-        ) from error
 
 
 def _ways(model: str, setting: str) -> str:

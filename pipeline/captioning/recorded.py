@@ -180,5 +180,7 @@ def _listed(texts: Any) -> list[Any]:
 
 def clean(text: str) -> str:
     """The text with single blanks, without control and other invisible characters."""
+    if text.isprintable():  # fast path: almost all of millions of captions
+        return " ".join(text.split())
     spaced = (" " if unicodedata.category(c) == "Cc" else c for c in text)
     return " ".join("".join(c for c in spaced if not unicodedata.category(c).startswith("C")).split())

@@ -71,9 +71,7 @@ def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson 
 
 
 def _remote(url: str) -> ObjectStoreArtifacts:
-    from storage.object_store_artifacts import (
-        ObjectStoreArtifacts,
-    )  # loads fsspec, which no other store command needs
+    from storage.object_store_artifacts import ObjectStoreArtifacts  # loads fsspec, which no other store command needs
 
     return ObjectStoreArtifacts(url)
 

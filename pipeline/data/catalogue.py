@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from storage.errors import FatalError
 
@@ -86,211 +90,29 @@ def _exists(place: Path) -> bool:
     return place.is_file() or (place.is_dir() and any(place.iterdir()))
 
 
-def _coco() -> PublicSet:
-    host = "http://images.cocodataset.org"
-    annotations = tuple(f"coco/annotations/instances_{split}2017.json" for split in ("train", "val"))
-    return PublicSet(
-        name="coco",
-        title="COCO 2017",
-        page="https://cocodataset.org/#download",
-        files=(
-            PublicFile(
-                "annotations", f"{host}/annotations/annotations_trainval2017.zip", "coco/annotations_trainval2017.zip",
-                252_907_541, "md5:f4bbac642086de4f52a3fdda2de5fa2c", "unpack", annotations,
-            ),
-            PublicFile(
-                "val", f"{host}/zips/val2017.zip", "coco/val2017.zip",
-                815_585_330, "md5:442b8da7639aecaf257c1dceb8ba8c80", "unpack", ("coco/val2017",),
-            ),
-            PublicFile(
-                "train", f"{host}/zips/train2017.zip", "coco/train2017.zip",
-                19_336_861_798, "md5:cced6f7f71b7629ddf16f17bbcfab6b2", "unpack", ("coco/train2017",),
-            ),
-        ),
-    )  # fmt: skip
+def _public_set(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a `PublicSet`. The Hugging Face hub states the sha256 of large files with the download."""
+    if hub := entry.pop("hub", ""):
+        page, folder = f"https://huggingface.co/{hub}", f"weights/{PurePosixPath(hub).name}"
+        listed = [
+            {"part": name, "url": f"{page}/resolve/main/{file}", "path": f"{folder}/{file}", "size": size}
+            for file, size in entry.pop("sizes").items()
+        ]
+        entry |= {"page": page, "files": listed}
+    files = [file for each in entry.pop("files", ()) for file in _files(**each)]
+    return {**entry, "name": name, "files": files}
 
 
-def _objects365() -> PublicSet:
-    host = "https://dorc.ks3-cn-beijing.ksyun.com/data-set/2020Objects365%E6%95%B0%E6%8D%AE%E9%9B%86"
-    annotations = (
-        PublicFile(
-            "annotations", f"{host}/train/zhiyuan_objv2_train.tar.gz", "objects365/zhiyuan_objv2_train.tar.gz",
-            1_200_000_000, None, "unpack", ("objects365/zhiyuan_objv2_train.json",),
-        ),
-        PublicFile(
-            "annotations", f"{host}/val/zhiyuan_objv2_val.json", "objects365/zhiyuan_objv2_val.json", 269_422_006,
-        ),
-    )  # fmt: skip
-    val = (_patch("val", f"{host}/val/images/v{1 if n < 16 else 2}", n, 350_000_000) for n in range(44))
-    train = (_patch("train", f"{host}/train", n, 6_500_000_000) for n in range(51))
-    return PublicSet(
-        name="objects365",
-        title="Objects365 v2",
-        page="https://www.objects365.org/download.html",
-        files=(*annotations, *val, *train),
-        note="Each patch stays one uncompressed .tar, which is read in place: patch16.tar serves as the folder "
-        "patch16.",
-    )
+def _files(numbers: tuple[int, int] = (0, 1), **entry: Any) -> Iterator[dict[str, Any]]:
+    """An entry's files, one for each number."""
+    template = json.dumps(entry)
+    return (json.loads(template.replace("{n}", str(number))) for number in range(*numbers))
 
 
-def _patch(split: str, address: str, number: int, size: int) -> PublicFile:
-    path = f"objects365/{split}/patch{number}.tar"
-    return PublicFile(
-        split, f"{address}/patch{number}.tar.gz", f"{path}.gz", size, then="gunzip", unpacked=(path,)
-    )  # fmt: skip
-
-
-def _visual_genome() -> PublicSet:
-    data = "https://homes.cs.washington.edu/~ranjay/visualgenome/data/dataset"
-    images = "https://cs.stanford.edu/people/rak248/VG_100K_2"
-    lists = tuple(
-        PublicFile(
-            "annotations", f"{data}/{name}.json.zip", f"visual_genome/{name}.json.zip",
-            size, None, "unpack", (f"visual_genome/{name}.json",),
-        )
-        for name, size in (("image_data", 2_000_000), ("relationships", 100_000_000), ("objects", 100_000_000))
-    )  # fmt: skip
-    aliases = tuple(
-        PublicFile("annotations", f"{data}/{name}.txt", f"visual_genome/{name}.txt", 200_000)
-        for name in ("relationship_alias", "object_alias")
-    )
-    return PublicSet(
-        name="visual_genome",
-        title="Visual Genome 1.4",
-        page="https://homes.cs.washington.edu/~ranjay/visualgenome/api.html",
-        files=(
-            *lists,
-            *aliases,
-            PublicFile(
-                "images", f"{images}/images.zip", "visual_genome/images/images.zip",
-                9_700_000_000, None, "unpack", ("visual_genome/images/VG_100K",),
-            ),
-            PublicFile(
-                "images", f"{images}/images2.zip", "visual_genome/images/images2.zip",
-                5_500_000_000, None, "unpack", ("visual_genome/images/VG_100K_2",),
-            ),
-        ),
-    )  # fmt: skip
-
-
-def _hico_det() -> PublicSet:
-    return PublicSet(
-        name="hico_det",
-        title="HICO-DET",
-        page="http://www-personal.umich.edu/~ywchao/hico/",
-        by_hand="The images lie on Google Drive, linked from the official page: unpack hico_20160224_det.tar.gz and "
-        "move images/test2015 to hico_det/images. test_hico.json is in the annotations of PPDM's authors, which the "
-        "README of https://github.com/JacobYuan7/RLIPv2 links (Downstream Dataset preparation, also on Google Drive). "
-        'verbs.json names the verbs by id: a JSON list of 117 names, or lines such as "001 adjust" (the official '
-        "hico_list_vb.txt).",
-        hand_places=("hico_det/images/test2015", "hico_det/annotations/test_hico.json", "hico_det/verbs.json"),
-        hand_size=8_000_000_000,
-    )
-
-
-def _vcoco() -> PublicSet:
-    host = "https://raw.githubusercontent.com/s-gupta/v-coco/master/data/vcoco"
-    names = (("vcoco_train", 3_100_000), ("vcoco_val", 3_600_000), ("vcoco_test", 6_300_000))
-    return PublicSet(
-        name="vcoco",
-        title="V-COCO",
-        page="https://github.com/s-gupta/v-coco",
-        files=tuple(PublicFile(name[6:], f"{host}/{name}.json", f"vcoco/{name}.json", size) for name, size in names),
-        note="The files name COCO's annotation ids by action: format `vcoco`, with COCO's instances JSON of 2014 as "
-        "`instances`. The images are COCO's.",
-    )
-
-
-def _open_images() -> PublicSet:
-    return PublicSet(
-        name="open_images",
-        title="Open Images V6, test split with relations",
-        page="https://storage.googleapis.com/openimages/web/download_v6.html",
-        by_hand="From the official page: Visual relationships (test) to open_images/oidv6-test-annotations-vrd.csv, "
-        "Boxes (test) to open_images/test-annotations-bbox.csv, Class Names to "
-        "open_images/class-descriptions-boxable.csv, and the images of the test split to open_images/test.",
-        hand_places=(
-            "open_images/oidv6-test-annotations-vrd.csv",
-            "open_images/test-annotations-bbox.csv",
-            "open_images/class-descriptions-boxable.csv",
-            "open_images/test",
-        ),
-        hand_size=36_000_000_000,
-        note="The CSVs state no image sizes; `image_data` of a source may give them (ImageID, Width, Height).",
-    )
-
-
-def _vg150() -> PublicSet:
-    return PublicSet(
-        name="vg150",
-        title="VG150, Visual Genome's split for scene graphs",
-        page="https://github.com/danfeiX/scene-graph-TF-release",
-        by_hand="The README of data_tools there links VG-SGG.h5, VG-SGG-dicts.json and image_data.json: put them in "
-        "vg150. The images are Visual Genome's.",
-        hand_places=("vg150/VG-SGG.h5", "vg150/VG-SGG-dicts.json", "vg150/image_data.json"),
-        hand_size=60_000_000,
-    )
-
-
-def _vrd() -> PublicSet:
-    return PublicSet(
-        name="vrd",
-        title="VRD",
-        page="https://cs.stanford.edu/people/ranjaykrishna/vrd/",
-        by_hand="The official page links the annotations (json_dataset.zip: annotations_train.json, "
-                "annotations_test.json, objects.json, predicates.json), which go to vrd, and the images "
-                "(sg_dataset.zip): move sg_test_images and sg_train_images to vrd.",
-        hand_places=(
-            "vrd/annotations_train.json", "vrd/annotations_test.json", "vrd/objects.json", "vrd/predicates.json",
-            "vrd/sg_train_images", "vrd/sg_test_images",
-        ),
-        hand_size=2_000_000_000,
-    )  # fmt: skip
-
-
-def _hub(name: str, title: str, repository: str, files: Iterable[tuple[str, int]], note: str) -> PublicSet:
-    """The files of a repository on the Hugging Face hub, which states the sha256 of large ones with the download."""
-    page, folder = f"https://huggingface.co/{repository}", f"weights/{repository.rpartition('/')[2]}"
-    found = tuple(PublicFile(name, f"{page}/resolve/main/{file}", f"{folder}/{file}", size) for file, size in files)
-    return PublicSet(name=name, title=title, page=page, files=found, note=note)
-
-
-CATALOGUE: dict[str, PublicSet] = {
-    each.name: each
-    for each in (
-        _coco(),
-        _objects365(),
-        _visual_genome(),
-        _hico_det(),
-        _vcoco(),
-        _open_images(),
-        _vg150(),
-        _vrd(),
-        _hub(
-            "blip",
-            "BLIP, large, for captions",
-            "Salesforce/blip-image-captioning-large",
-            (
-                ("config.json", 4_600),
-                ("preprocessor_config.json", 445),
-                ("special_tokens_map.json", 125),
-                ("tokenizer.json", 711_000),
-                ("tokenizer_config.json", 527),
-                ("vocab.txt", 232_000),
-                ("model.safetensors", 1_880_000_000),
-            ),
-            "Set caption.model to the folder, e.g. --set caption.model=data/weights/blip-image-captioning-large.",
-        ),
-        _hub(
-            "roberta",
-            "RoBERTa's tokenizer",
-            "FacebookAI/roberta-base",
-            (("tokenizer.json", 1_360_000), ("vocab.json", 899_000), ("merges.txt", 456_000)),
-            "The recipes name this folder as `tokenizer`. The text encoder's weights come with `pretrained` or are "
-            "trained.",
-        ),
-    )
-}
+_ENTRIES = tomllib.loads(Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8"))
+CATALOGUE = TypeAdapter(dict[str, PublicSet]).validate_python(
+    {name: _public_set(name, entry) for name, entry in _ENTRIES.items()}
+)
 """The sets by name, in the order in which they are listed."""
 
 _ROLES = {

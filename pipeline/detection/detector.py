@@ -17,7 +17,7 @@ from pipeline.evaluation.detections.names import without_case
 from pipeline.runtime.plugins import load_plugin
 from pipeline.runtime.processes import keep_freed_memory
 from storage.errors import FatalError
-from tagger.categories.shared import HYPERNYMS
+from tagger.categories.names import HYPERNYMS
 from tagger.english.lemmas import phrase_lemma
 from tagger.matching import match
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.weights_file import WeightsError, is_own, read_config
+from pipeline.data.hub import hub_folder
 from pipeline.detection.settings import DetectSettings
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.vocabulary import is_tokenizer, tokenizer_files
@@ -16,7 +17,10 @@ CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 NAMES_SUFFIX, PIPELINE = ".names", "pipeline.json"
 """Next to an ONNX file: the names of its classes, and mmdeploy's description of its input. A third is FILE.data, with
 weights beyond 2 GB."""
-_HUB_PATTERNS = ["*.json", "*.txt", "model*.safetensors"]
+_WAYS = (
+    f"Either set detect.weights to a folder with {CONFIG}, {PROCESSOR} and model.safetensors, to a .safetensors file of this "
+    "project, a .pth file of torchvision or an .onnx file, or set detect.hub = true on a machine with network access"
+)
 ZERO_SHOT = frozenset({"grounding-dino", "mm-grounding-dino", "owlvit", "owlv2"})
 """Model types of detectors that look for any names, and so come with a tokenizer."""
 
@@ -59,8 +63,7 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
             f"detect.weights = {path}: is none of the files that can be read: .safetensors of this project, .pth of "
             "torchvision, .onnx, and .json with recorded boxes. For a transformers model, name its folder"
         )
-    folder = path if path.is_dir() else _from_hub(settings)
-    return _transformers(folder)
+    return _transformers(path if path.is_dir() else hub_folder(settings.weights, settings.hub, "detect.weights", _WAYS))
 
 
 def _is_transformers(folder: Path) -> bool:
@@ -119,21 +122,3 @@ def _transformers(folder: Path) -> DetectorFiles:
     if not is_tokenizer(folder):
         raise FatalError(f"detector {folder}: lacks its tokenizer (setting: detect.weights); copy the folder again")
     return DetectorFiles("zero_shot", folder, files | tokenizer_files(folder))
-
-
-def _from_hub(settings: DetectSettings) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    model = settings.weights or ""
-    ways = (
-        f"Either set detect.weights to a folder with {CONFIG}, {PROCESSOR} and model.safetensors, to a .safetensors file of this "
-        "project, a .pth file of torchvision or an .onnx file, or set detect.hub = true on a machine with network access"
-    )
-    try:
-        return Path(snapshot_download(model, allow_patterns=_HUB_PATTERNS, local_files_only=not settings.hub))
-    except HFValidationError:
-        raise FatalError(f"detector {model}: no such file or folder (setting: detect.weights). {ways}") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        tried = "it could not be downloaded" if settings.hub else "it is not in the local hub cache, and hub = false"
-        raise FatalError(f"detector {model}: no such folder, and {tried} (setting: detect.weights). {ways}") from error

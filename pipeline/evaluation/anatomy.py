@@ -122,7 +122,7 @@ class Dissection:
         scores = scores_of(self.predicted)
         score = float(np.median(scores[self.right])) if self.right.any() else 1.0
         added = self.truth.take(truths)
-        joined = _joined(self.predicted, replace(added, scores=np.full(len(added), score)))
+        joined = Relations.joined([self.predicted, replace(added, scores=np.full(len(added), score))])
         return joined.take(np.argsort(joined.image, kind="stable"))
 
 
@@ -288,11 +288,3 @@ def _overwritten(predicted: Relations, rows: Integers, truth: Relations, truths:
         columns[field.name] = getattr(predicted, field.name).copy()
         columns[field.name][rows] = getattr(truth, field.name)[truths]
     return replace(predicted, **columns)
-
-
-def _joined(first: Relations, second: Relations) -> Relations:
-    columns = {
-        name: np.concatenate([getattr(first, name), getattr(second, name)])
-        for name in ("image", *(field.name for field in fields(Interactions)))
-    }
-    return Relations(images=first.images, **columns)

@@ -11,18 +11,10 @@ import numpy as np
 from pipeline.evaluation.bootstrap import Interval, OnResample, bootstrap
 from pipeline.evaluation.detections.names import without_case
 from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, match_hico
-from pipeline.evaluation.open_images import (
-    OpenImagesRules,
-    OpenImagesScores,
-    match_challenge,
-    match_open_images,
-)
+from pipeline.evaluation.open_images import OpenImagesRules, OpenImagesScores, match_challenge, match_open_images
 from pipeline.evaluation.ranking import Recalls, mean_of
 from pipeline.evaluation.relations import Integers, Relations
-from pipeline.evaluation.scene_graph_recall import (
-    SceneGraphRules,
-    match_scene_graphs,
-)
+from pipeline.evaluation.scene_graph_recall import SceneGraphRules, match_scene_graphs
 from pipeline.evaluation.splits import Split
 from pipeline.evaluation.summary import ClassScore, Figure
 from pipeline.evaluation.vcoco import VcocoRules, match_vcoco

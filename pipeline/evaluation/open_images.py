@@ -33,14 +33,7 @@ from pipeline.evaluation.matching import (
     phrase_candidates,
     relation_candidates,
 )
-from pipeline.evaluation.ranking import (
-    Ranking,
-    best_first,
-    check_test_set,
-    eleven_points,
-    mean_of,
-    places,
-)
+from pipeline.evaluation.ranking import Ranking, best_first, check_test_set, eleven_points, mean_of, places
 from pipeline.evaluation.relations import Flags, Integers, Relations
 
 RECALLED = 50

@@ -1,4 +1,4 @@
-"""Scores that other methods published, with where each was found."""
+"""Scores that other methods published, with where each was found, and caveats of the benchmarks."""
 
 from __future__ import annotations
 
@@ -55,6 +55,11 @@ class PublishedResult:
     setting: str
     scores: Mapping[str, float]
     source: Source
+
+
+def known_caveats(benchmark: str) -> tuple[str, ...]:
+    """Returns what readers of a benchmark's scores should know, as sentences."""
+    return tuple(_document()["caveats"].get(benchmark, ()))
 
 
 def published_test_set(benchmark: str) -> PublishedTestSet | None:

@@ -70,6 +70,15 @@ class Relations:
         image = np.repeat(np.arange(len(by_image)), [len(each) for each in by_image])
         return cls(images=len(by_image), image=image, **columns)  # type: ignore[arg-type]
 
+    @classmethod
+    def joined(cls, parts: Sequence[Relations]) -> Relations:
+        """Joins relations of the same images, in their order. Scores or masks that a part lacks are lost."""
+        columns: dict[str, Any] = {}
+        for name in (field.name for field in fields(cls) if field.name != "images"):
+            found = [getattr(part, name) for part in parts]
+            columns[name] = None if any(each is None for each in found) else np.concatenate(found)
+        return cls(max(part.images for part in parts), **columns)
+
     def __len__(self) -> int:
         return len(self.image)
 

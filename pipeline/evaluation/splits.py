@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, starmap
 from pathlib import Path
 
 from pipeline.data.datasets.annotations import read_text
@@ -27,39 +27,11 @@ from storage.errors import FatalError
 
 HICO_TRIPLETS = 600
 
-# Positions in HICO-DET's list of 600 interactions, in the published order: by number of instances.
-# fmt: off
-UC_RF = (
-    509, 279, 280, 402, 504, 286, 499, 498, 289, 485, 303, 311, 325, 439, 351, 358, 66, 427, 379, 418, 70, 416, 389, 90,
-    395, 76, 397, 84, 135, 262, 401, 592, 560, 586, 548, 593, 526, 181, 257, 539, 535, 260, 596, 345, 189, 205, 206, 429,
-    179, 350, 405, 522, 449, 261, 255, 546, 547, 44, 22, 334, 599, 239, 315, 317, 229, 158, 195, 238, 364, 222, 281, 149,
-    399, 83, 127, 254, 398, 403, 555, 552, 520, 531, 440, 436, 482, 274, 8, 188, 216, 597, 77, 407, 556, 469, 474, 107,
-    390, 410, 27, 381, 463, 99, 184, 100, 292, 517, 80, 333, 62, 354, 104, 55, 50, 198, 168, 391, 192, 595, 136, 581,
-)
-UC_NF = (
-    38, 41, 20, 18, 245, 11, 19, 154, 459, 42, 155, 139, 60, 461, 577, 153, 582, 89, 141, 576, 75, 212, 472, 61, 457, 146,
-    208, 94, 471, 131, 248, 544, 515, 566, 370, 481, 226, 250, 470, 323, 169, 480, 479, 230, 385, 73, 159, 190, 377, 176,
-    249, 371, 284, 48, 583, 53, 162, 140, 185, 106, 294, 56, 320, 152, 374, 338, 29, 594, 346, 456, 589, 45, 23, 67, 478,
-    223, 493, 228, 240, 215, 91, 115, 337, 559, 7, 218, 518, 297, 191, 266, 304, 6, 572, 529, 312, 9, 308, 417, 197, 193,
-    163, 455, 25, 54, 575, 446, 387, 483, 534, 340, 508, 110, 329, 246, 173, 506, 383, 93, 516, 64,
-)
-UO = tuple(chain.from_iterable(starmap(range, (
-    (111, 129), (224, 232), (290, 295), (313, 325), (336, 342), (418, 434), (453, 474), (533, 538), (558, 562), (595, 600),
-))))
-UV = (
-    4, 6, 12, 15, 18, 25, 34, 38, 40, 49, 58, 60, 68, 69, 72, 73, 77, 82, 96, 97, 104, 113, 116, 118, 122, 129, 139, 147,
-    150, 153, 165, 166, 172, 175, 176, 181, 190, 202, 210, 212, 219, 227, 228, 233, 235, 243, 298, 313, 315, 320, 326, 336,
-    342, 345, 354, 372, 401, 404, 409, 431, 436, 459, 466, 470, 472, 479, 481, 488, 491, 494, 498, 504, 519, 523, 535, 536,
-    541, 544, 562, 565, 569, 572, 591, 595,
-)
-# fmt: on
 PUBLISHED: Mapping[str, Sequence[int]] = {
     "NF": range(HICO_TRIPLETS),
-    "UC-RF": UC_RF,
-    "UC-NF": UC_NF,
-    "UO": UO,
-    "UV": UV,
+    **tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")),
 }
+"""Split → the positions of its unseen triplets in HICO-DET's list of interactions."""
 _UNSEEN_NAMES = {"UC-RF": (0, 0), "UC-NF": (0, 0), "UO": (12, 5), "UV": (0, 20)}
 """Split → how many objects, and how many predicates, occur in no seen triplet."""
 

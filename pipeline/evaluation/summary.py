@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.evaluation.anatomy import Anatomy, Dissection, Kind, anatomy
 from pipeline.evaluation.anatomy import Score as ScoreFunction
 from pipeline.evaluation.diagnostics import PairQuality, Reliability, calibration, pair_quality
-from pipeline.evaluation.published import PublishedResult, published_results, published_test_set
+from pipeline.evaluation.published import PublishedResult, known_caveats, published_results, published_test_set
 from pipeline.evaluation.relations import Relations
 from storage.json_files import json_values
 
@@ -19,27 +19,6 @@ SURE = 100
 """Number of the most confident wrong predictions that the caveat on missing labels looks at."""
 RARE_TRUTHS = 10
 """Classes with fewer truths have an average precision that one image can change."""
-
-KNOWN_CAVEATS: Mapping[str, tuple[str, ...]] = {
-    "hico-det": (
-        "Missing labels: true interactions that HICO-DET does not mark count as wrong predictions.",
-        "Each class weighs the same in the mean, also the 138 of the 600 that have fewer than ten training instances.",
-    ),
-    "v-coco": (
-        "The usual mean is over 24 roles. Means over 25, which include that of pointing, are not comparable.",
-        "Where the object is hidden, scenario 1 expects an empty box and scenario 2 ignores the box.",
-    ),
-    "open-images": (
-        "Missing labels: true relations that Open Images does not mark count as wrong predictions.",
-        "wmAP weighs predicates by their frequency, so that few of them decide it.",
-    ),
-    "vrd": ("Missing labels: VRD marks few of the relations in an image, so that recall says more than precision.",),
-    "vg": (
-        "Missing labels: Visual Genome's annotators chose freely what to mark. Synonyms and unmarked relations are wrong.",
-        "The most frequent predicates decide R@K; mR@K weighs all predicates the same.",
-    ),
-    "psg": ("The most frequent predicates decide R@K; mR@K weighs all predicates the same.",),
-}
 
 
 @dataclass(frozen=True)
@@ -154,7 +133,7 @@ def summarise(
         pairs=pair_quality(dissection),
         calibration=calibration(scores, dissection.right) if is_share else None,
         predicates=tuple(predicates),
-        caveats=(*named_rules, *KNOWN_CAVEATS.get(benchmark, ()), *_measured_caveats(dissection, truth, classes)),
+        caveats=(*named_rules, *known_caveats(benchmark), *_measured_caveats(dissection, truth, classes)),
         published=() if difference else published_results(benchmark, suppression),
         difference=difference,
         scored=scored,
@@ -167,18 +146,18 @@ def _measured_caveats(dissection: Dissection, truth: Relations, classes: Sequenc
     caveats = []
     wrong = np.flatnonzero(~dissection.right)
     if len(wrong) and dissection.predicted.scores is not None:
-        surest = wrong[np.argsort(-dissection.predicted.scores[wrong], kind="stable")[:SURE]]
-        unmarked = int((dissection.of_kind(Kind.BACKGROUND) | dissection.of_kind(Kind.PREDICATE))[surest].sum())
+        confident = wrong[np.argsort(-dissection.predicted.scores[wrong], kind="stable")[:SURE]]
+        unmarked = int((dissection.of_kind(Kind.BACKGROUND) | dissection.of_kind(Kind.PREDICATE))[confident].sum())
         caveats.append(
-            f"Of the {len(surest)} surest wrong predictions, {unmarked} name a predicate that a true pair lacks, or a pair "
-            "that the truth lacks: where a label is missing, they are right."
+            f"Of the {len(confident)} most confident wrong predictions, {unmarked} name a predicate that a true pair lacks, "
+            "or a pair that the truth lacks: where a label is missing, they are right."
         )
     _, counts = np.unique(truth.triplets, axis=0, return_counts=True)
     if len(counts):
         tenth = max(1, len(counts) // 10)
         share = np.sort(counts)[::-1][:tenth].sum() / counts.sum()
         caveats.append(
-            f"Imbalance: the {tenth} most frequent of {len(counts)} triplets hold {share:.0%} of all truths."
+            f"Imbalance: {share:.0%} of all truths belong to the most frequent {tenth} of {len(counts)} triplets."
         )
     few = sum(each.truths < RARE_TRUTHS for each in classes)
     if few:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.labels.kept_labels import recorded_choice
+from pipeline.labels.audit_sample import AuditPrecision
+from pipeline.labels.kept_labels import ChoiceSettings, recorded_choice
 from pipeline.labels.label_audit import LabelCount
 from pipeline.labels.labelled_partitions import byte_copies, images_with_boxes
 from pipeline.labels.verdict_log import VERDICTS
@@ -43,7 +46,22 @@ _LABELS = {
     "version": "int64", "image_id": "int64", "dataset": "string", "width": "int64", "height": "int64",
     "labels": "string", "tagger": "string",
 }  # fmt: skip
+_FREQUENT = {"category": "object", "predicate": "predicate"}
+"""What the card calls names → their kind in the statistics."""
 _CAPTIONING = ("captioner", "of", "decoding", "draws", "top_p", "top_k", "temperature", "num_beams", "prompt")
+
+
+Row = tuple[str, ...]
+"""Cells of a table, in Markdown."""
+_FOLDER = Path(__file__).parent / "templates"
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(_FOLDER),
+    keep_trailing_newline=True,
+    lstrip_blocks=True,
+    trim_blocks=True,
+    undefined=StrictUndefined,
+)
+_TEMPLATES.filters |= {"markdown": markdown_text, "table": lambda rows, *head: "\n".join(markdown_table(head, rows))}
 
 
 @dataclass(frozen=True)
@@ -113,15 +131,27 @@ def describe(release: Release) -> str:
 
 def dataset_card(release: Release) -> str:
     """Returns the card as Markdown. Equal shards of the same run give equal text as long as the verdicts are the same."""
-    return "\n".join(
-        [
-            "---", _front_matter(release), "---", "",
-            f"# {markdown_text(release.title)}", "", markdown_text(describe(release)), "",
-            *_contents(release), *_how_to_stream(release), *_labels(release), *_audits(release), *_lineage(release),
-            "## Licence", "",
-            f"The publisher states `{release.license}`. The images keep the terms of their original datasets.", "",
-        ]
-    )  # fmt: skip
+    settings = _settings(release.shards.values())
+    is_pseudo = settings.get("labels", "pseudo") == "pseudo"
+    reviewed = run_precision(release.run, release.run.store.root / VERDICTS) if is_pseudo else None
+    captions = _settings(release.lineage.get("caption", ()))
+    return _TEMPLATES.get_template("dataset_card.md").render(
+        release=release,
+        settings=settings,
+        front_matter=_front_matter(release),
+        description=describe(release),
+        contents=_contents(release),
+        frequent={kind: _most_frequent(release.counts.get(of, Counter())) for kind, of in _FREQUENT.items()},
+        origin=_origin(release),
+        choice=recorded_choice(settings).in_words() if is_pseudo else "",
+        reviewed=reviewed,
+        judged=_judged(reviewed) if reviewed else [],
+        audits=_audits(release, recorded_choice(settings)) if is_pseudo else [],
+        recipe=str(release.run.read_document("recipe").get("name", release.run.name)),
+        steps=[_step(step, artifacts) for step, artifacts in release.lineage.items()],
+        captioning=", ".join(f"{name} {json.dumps(captions[name])}" for name in _CAPTIONING if name in captions),
+        models=_models(release),
+    )
 
 
 def _front_matter(release: Release) -> str:
@@ -160,83 +190,32 @@ def _typed(fields: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{"name": name, "dtype": kind} for name, kind in fields.items()]
 
 
-def _contents(release: Release) -> list[str]:
+def _contents(release: Release) -> list[Row]:
     totals = release.counts.get("total", Counter())
     with_relations = totals["images"] - totals["images without relations"]
     share = f" ({totals['relations'] / totals['images']:.2f} per image)" if totals["images"] else ""
     copies = byte_copies([t.filter(pc.field("extension") != LABELS)["digest"] for t in release.tables.values()])
-    predicates, objects = (release.counts.get(kind, Counter()) for kind in ("predicate", "object"))
-    rows = [
+    return [
         ("images", f"{totals['images']:,}"),
         ("of these with relations", f"{with_relations:,}"),
         *([("byte copies of others", f"{copies:,}")] if copies else []),
         ("boxes", f"{totals['boxes']:,}"),
         ("relations", f"{totals['relations']:,}{share}"),
-        ("categories", f"{len(objects):,}"),
-        ("predicates", f"{len(predicates):,}"),
+        ("categories", f"{len(release.counts.get('object', ())):,}"),
+        ("predicates", f"{len(release.counts.get('predicate', ())):,}"),
         ("tars", f"{len(release.tables):,}"),
         ("bytes", f"{sum(release.sizes.values()):,}"),
     ]
-    return [
-        "## Contents", "", *markdown_table(("", "count"), rows), "",
-        "A sample has two members: the original image, and `json` with its labels. Boxes (`objects`) are x, y, w and h",
-        "in pixels of that image. Relations refer to boxes by their index in the list, and `predicate` is the",
-        "canonical form of the words in `surface`.", "",
-        *_histogram("category", objects), *_histogram("predicate", predicates),
-        "`statistics.parquet` has all counts for each tar. Each tar has an index, `*.index.parquet`, with position and",
-        "sha256 of every member; `sha256sum --check SHA256SUMS` or `rlip shards verify .` checks the whole copy.", "",
-    ]  # fmt: skip
 
 
-def _histogram(what: str, counts: Counter[str]) -> list[str]:
-    if not counts:
-        return []
+def _most_frequent(counts: Counter[str]) -> list[Row]:
     ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     total = counts.total()
-    rows = [(markdown_text(name), f"{count:,}", f"{count / total:.1%}") for name, count in ranked[:TOP]]
+    rows: list[Row] = [(markdown_text(name), f"{count:,}", f"{count / total:.1%}") for name, count in ranked[:TOP]]
     if len(ranked) > TOP:
         rest = sum(count for _, count in ranked[TOP:])
         rows.append((f"{len(ranked) - TOP:,} others", f"{rest:,}", f"{rest / total:.1%}"))
-    return [*markdown_table((what, "count", "share"), rows), ""]
-
-
-def _how_to_stream(release: Release) -> list[str]:
-    return [
-        "## How to stream it", "",
-        "With this project, in an order that any number of ranks shares and that resumes exactly where it stopped:", "",
-        "```python",
-        "from pathlib import Path",
-        "",
-        "from storage.shards.index import index_path",
-        "from storage.shards.sample_map import ShardFile, write_sample_map",
-        "from storage.stream.stream import Stream",
-        "",
-        'tars = sorted(Path("data").glob("*.tar"))',
-        'samples = write_sample_map(Path("../samples"), [ShardFile(str(tar), index_path(tar)) for tar in tars])',
-        "for sample in Stream(samples, epochs=1):",
-        '    print(sample["__key__"], sample["json"])',
-        "```", "",
-        "With webdataset, or with Hugging Face `datasets`:", "",
-        "```python",
-        "from glob import glob",
-        "from pathlib import Path",
-        "",
-        "import datasets",
-        "import webdataset",
-        "",
-        'for sample in webdataset.WebDataset(sorted(glob("data/*.tar")), shardshuffle=False).decode("pil"):',
-        '    print(sample["__key__"], sample["json"]["relations"])',
-        'print(datasets.load_dataset(str(Path().absolute()), split="train")[0])',
-        "```", "",
-    ]  # fmt: skip
-
-
-def _labels(release: Release) -> list[str]:
-    settings = _settings(release.shards.values())
-    lines = ["## Labels", "", _origin(release), ""]
-    if settings.get("labels", "pseudo") == "pseudo" and (choice := recorded_choice(settings).in_words()):
-        lines += [f"Kept labels: {markdown_text(choice)}, at most {settings['max_relations']} per image.", ""]
-    return lines
+    return rows
 
 
 def _origin(release: Release) -> str:
@@ -249,25 +228,19 @@ def _origin(release: Release) -> str:
     }[kind]
 
 
-def _audits(release: Release) -> list[str]:
-    """The precision of pseudo-labels: by the verdicts in the run's store, and by the datasets' ground truth, if any."""
-    settings = _settings(release.shards.values())
-    if settings.get("labels", "pseudo") != "pseudo":
-        return []
-    lines = []
-    if (by_people := run_precision(release.run, release.run.store.root / VERDICTS)) is not None:
-        judged = [
-            (markdown_text(each.predicate), f"{each.judged:,}", f"{each.right:,}", f"{each.low:.3f} to {each.high:.3f}")
-            for each in by_people.predicates[:TOP]
-        ]
-        lines += [
-            "## Precision by reviewers", "", f"{by_people.in_words()}.", "",
-            *markdown_table(("predicate", "judged", "right", "95 % interval"), judged), "",
-        ]  # fmt: skip
+def _judged(reviewed: AuditPrecision) -> list[Row]:
+    return [
+        (markdown_text(each.predicate), f"{each.judged:,}", f"{each.right:,}", f"{each.low:.3f} to {each.high:.3f}")
+        for each in reviewed.predicates[:TOP]
+    ]
+
+
+def _audits(release: Release, choice: ChoiceSettings) -> list[Row]:
+    """The precision of pseudo-labels by the datasets' ground truth, of those that have any."""
     ingested, tagged = images_with_boxes(release.run), release.run.artifacts("tag")
     rows = []
     for dataset in release.datasets():
-        count = LabelCount(recorded_choice(settings))
+        count = LabelCount(choice)
         for partition in sorted(release.shards):
             if partition.split("/")[0] == dataset and partition in ingested and partition in tagged:
                 count.add(ingested[partition].table("images"), tagged[partition])
@@ -275,41 +248,26 @@ def _audits(release: Release) -> list[str]:
             numbers = (f"{number:,}" for number in (audit.images, audit.given, audit.tagger.kept))
             shares = (audit.tagger.precision, audit.tagger.recall)
             rows.append((markdown_text(dataset), *numbers, *("–" if x is None else f"{x:.3f}" for x in shares)))
-    if rows:
-        lines += [
-            "## Audit", "",
-            "On images with ground-truth relations. Ground truth is never complete, so labels that it lacks count as",
-            "wrong here, and precision is a lower bound.", "",
-            *markdown_table(("dataset", "images", "ground truth", "kept", "precision", "recall"), rows), "",
-        ]  # fmt: skip
-    return lines
+    return rows
 
 
-def _lineage(release: Release) -> list[str]:
-    """How the labels were made: every step, with what identifies it."""
-    recipe = release.run.read_document("recipe").get("name", release.run.name)
-    rows = []
-    models: dict[tuple[str, str, str], None] = {}
-    for step, artifacts in release.lineage.items():
-        versions = sorted({artifact.manifest.terms["version"] for artifact in artifacts})
-        keys = sorted(artifact.key for artifact in artifacts)
-        named = keys[0] if len(keys) == 1 else digest_json(keys)
-        rows.append((step, ", ".join(map(str, versions)), f"{len(keys):,}", f"`{named[:16]}`"))
-        for artifact in artifacts:
-            for role, digest in sorted(artifact.manifest.terms.get("weights", {}).items()):
-                models[step, markdown_text(str(role)), f"`{digest}`"] = None
-    lines = [
-        "## Lineage", "",
-        f"Run `{release.run.name}` of recipe `{markdown_text(str(recipe))}`. A key is the sha256 of",
-        "everything that decides an artifact's bytes; the key of several artifacts is that of their sorted list.", "",
-        *markdown_table(("step", "version", "artifacts", "key"), rows), "",
-    ]  # fmt: skip
-    if captioned := _settings(release.lineage.get("caption", ())):
-        settings = ", ".join(f"{name} {json.dumps(captioned[name])}" for name in _CAPTIONING if name in captioned)
-        lines += [f"Captions: {markdown_text(settings)}.", ""]
-    if models:
-        lines += [*markdown_table(("step", "model or list", "sha256"), [*models]), ""]
-    return lines
+def _step(step: str, artifacts: Sequence[Artifact]) -> Row:
+    """A step of the lineage, with what identifies it."""
+    versions = sorted({artifact.manifest.terms["version"] for artifact in artifacts})
+    keys = sorted(artifact.key for artifact in artifacts)
+    named = keys[0] if len(keys) == 1 else digest_json(keys)
+    return step, ", ".join(map(str, versions)), f"{len(keys):,}", f"`{named[:16]}`"
+
+
+def _models(release: Release) -> list[Row]:
+    """Step, role and digest of each model or list that a step read, once each."""
+    found = dict.fromkeys(
+        (step, markdown_text(str(role)), f"`{digest}`")
+        for step, artifacts in release.lineage.items()
+        for artifact in artifacts
+        for role, digest in sorted(artifact.manifest.terms.get("weights", {}).items())
+    )
+    return list(found)
 
 
 def _settings(artifacts: Any) -> dict[str, Any]:
@@ -318,24 +276,6 @@ def _settings(artifacts: Any) -> dict[str, Any]:
     return {} if first is None else dict(first.manifest.terms["settings"])
 
 
-_TERMS = (
-    "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field", "fileObject", "fileProperty",
-    "fileSet", "format", "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet",
-    "references", "regex", "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
-)  # fmt: skip
-_CONTEXT: Mapping[str, Any] = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "sc": "https://schema.org/",
-    "cr": "http://mlcommons.org/croissant/",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "dct": "http://purl.org/dc/terms/",
-    "conformsTo": "dct:conformsTo",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-    **{term: f"cr:{term}" for term in _TERMS},
-}
 _IMAGE_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp", "bmp": "image/bmp"}
 _STATISTICS = {"shard": "sc:Text", "kind": "sc:Text", "name": "sc:Text", "count": "sc:Integer"}
 
@@ -359,7 +299,7 @@ def croissant(release: Release, digests: Mapping[str, str]) -> str:
         for name, kind in _STATISTICS.items()
     ]
     values = {
-        "@context": _CONTEXT,
+        "@context": json.loads((_FOLDER / "croissant_context.json").read_bytes()),
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": release.title,

@@ -66,6 +66,21 @@ def first_free(places: Iterable[Rect], taken: Sequence[Rect]) -> Rect | None:
     return next((place for place in places if not any(map(place.overlaps, taken))), None)
 
 
+def name_places(named: Iterable[tuple[str, Rect]], letters: float, width: float, height: float) -> list[Rect]:
+    """Where to write the names of boxes: each at a corner of its box that no earlier name covers, if there is one.
+
+    `named`: names and boxes; `letters`: size of the bold font; `width` and `height`: of the image, which holds all names.
+    """
+    places: list[Rect] = []
+    for name, box in named:
+        across, down, margin = letters * 0.66 * len(name), letters * 1.1, letters / 6
+        right, bottom = box.x + box.w - across - margin, box.y + box.h - down
+        corners = [(x, y) for y in (box.y + margin, bottom) for x in (box.x + margin, right)]
+        inside = [Rect(x, y, across, down).moved_into(width, height).scaled(1) for x, y in corners]
+        places.append(first_free(inside, places) or inside[0])
+    return places
+
+
 def along(line: Line, share: float) -> Point:
     """The point at a share of the line's length."""
     x1, y1, x2, y2 = line

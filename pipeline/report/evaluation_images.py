@@ -15,7 +15,7 @@ from pipeline.data.images.opening import BadImage
 from pipeline.evaluation.anatomy import FALSE_POSITIVES, Dissection
 from pipeline.evaluation.diagnostics import best_and_worst, image_precision
 from pipeline.evaluation.relations import Integers, Relations, aligned_iou
-from pipeline.report.drawing import Line, Rect
+from pipeline.report.drawing import Line, Point, Rect, name_places
 
 LONGEST_SIDE = 560
 """Longest side of an image in the page, in pixels."""
@@ -44,12 +44,11 @@ class EvaluatedImages:
 
 
 class DrawnBox(NamedTuple):
-    """A box in pixels of the image, with its name, which is written unless that of another box stands there."""
+    """A box in pixels of the image, with its name."""
 
     name: str
     rect: Rect
     style: str
-    labelled: bool = True
 
 
 DrawnLine = tuple[Line, str]
@@ -77,7 +76,11 @@ class ShownImage:
     problem: str
     width: int
     height: int
+    letters: float
+    """Font size of the names"""
     boxes: tuple[DrawnBox, ...]
+    names: tuple[tuple[str, Point], ...]
+    """Each with its upper left corner"""
     lines: tuple[DrawnLine, ...]
     found: tuple[ListedRelation, ...]
     wrong: tuple[ListedRelation, ...]
@@ -123,7 +126,9 @@ def shown_image(images: EvaluatedImages, position: int, precision: float) -> Sho
         lines += more
         for box in drawn:  # what is found is drawn first, so that its colour stays
             if not any(_is_same(box, other) for other in boxes):
-                boxes.append(box._replace(labelled=not any(_hides(box, other, max(size)) for other in boxes)))
+                boxes.append(box)
+    letters = max(size) / 30
+    places = name_places(((box.name, box.rect) for box in boxes), letters, *size)
     listed = {style: _listed(images, relations, rows, style) for style, relations, rows in shown}
     return ShownImage(
         title=images.titles[position],
@@ -132,7 +137,9 @@ def shown_image(images: EvaluatedImages, position: int, precision: float) -> Sho
         problem=problem,
         width=size[0],
         height=size[1],
+        letters=letters,
         boxes=tuple(boxes),
+        names=tuple((box.name, place[:2]) for box, place in zip(boxes, places, strict=True)),
         lines=tuple(lines),
         found=listed["found"],
         wrong=listed["wrong"],
@@ -163,12 +170,6 @@ def _drawn(
 def _is_same(box: DrawnBox, other: DrawnBox) -> bool:
     corners = [np.array(each.rect.corners) for each in (box, other)]
     return box.name == other.name and float(aligned_iou(corners[0], corners[1])) >= SAME_BOX
-
-
-def _hides(box: DrawnBox, other: DrawnBox, longest: int) -> bool:
-    """Whether the names in two boxes' upper left corners would overlap in an image whose longest side is `longest`."""
-    reach = longest / 50 * max(len(box.name), len(other.name))
-    return other.labelled and abs(box.rect.x - other.rect.x) < reach and abs(box.rect.y - other.rect.y) < longest / 28
 
 
 def _listed(images: EvaluatedImages, relations: Relations, rows: Integers, style: str) -> tuple[ListedRelation, ...]:

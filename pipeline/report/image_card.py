@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from pipeline.report.drawing import Line, Point, Rect, along, beside, first_free
-from pipeline.report.samples import Sample, ShownBox, ShownRelation
+from pipeline.report.drawing import Line, Point, Rect, along, beside, name_places
+from pipeline.report.samples import Sample, ShownRelation
 
 WIDTH = 1000
 """Width of every drawing, in drawing units."""
@@ -31,8 +31,8 @@ BADGE = 52
 """Minimum distance between the numbers of two arrows, if there is room."""
 ASIDE = 9
 """Distance of an arrow from the line between the centres of its boxes."""
-CHARACTER, LINE_HEIGHT = 20, 40
-"""Size of a character in a box's name."""
+LETTERS = 36
+"""Font size of the names of boxes."""
 
 
 class Outline(NamedTuple):
@@ -104,6 +104,8 @@ def lay_out_card(
     unit = WIDTH / size[0]
     rects = [Rect(box.x, box.y, box.w, box.h).scaled(unit) for box in sample.boxes]
     height = round(size[1] * unit)
+    named = [(box, rect) for box, rect in zip(sample.boxes, rects, strict=True) if box.named]
+    places = name_places(((box.name, rect) for box, rect in named), LETTERS, WIDTH, height)
     kinds: dict[str, Sequence[ShownRelation]] = {
         "kept": sample.kept,
         "dropped": sample.dropped,
@@ -116,7 +118,7 @@ def lay_out_card(
         problem=problem,
         height=height,
         outlines=tuple(_outlines(sample, rects)),
-        names=tuple(_names(sample.boxes, rects, height)),
+        names=tuple(Name(box.name, place.x, place.y) for (box, _), place in zip(named, places, strict=True)),
         arrows=tuple(_arrows(kinds, rects)),
         omitted={kind: max(0, len(found) - DRAWN[kind]) for kind, found in kinds.items()},
     )
@@ -168,18 +170,3 @@ def _badge(line: Line, taken: Sequence[Point]) -> Point:
         if apart > farthest:
             best, farthest = at, apart
     return best
-
-
-def _names(boxes: Sequence[ShownBox], rects: Sequence[Rect], height: int) -> Iterator[Name]:
-    """Names of the boxes in relations, each at a corner of its box that no earlier name covers."""
-    taken: list[Rect] = []
-    for box, rect in zip(boxes, rects, strict=True):
-        if not box.named:
-            continue
-        width = CHARACTER * len(box.name)
-        right, bottom = rect.x + rect.w - width - 6, rect.y + rect.h - LINE_HEIGHT
-        corners = [(x, y) for y in (rect.y + 4, bottom) for x in (rect.x + 6, right)]
-        inside = [Rect(x, y, width, LINE_HEIGHT).moved_into(WIDTH, height) for x, y in corners]
-        place = first_free(inside, taken) or inside[0]
-        taken.append(place)
-        yield Name(box.name, round(place.x, 1), round(place.y, 1))

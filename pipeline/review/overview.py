@@ -14,14 +14,7 @@ from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.label_funnel import LabelFunnel
 from pipeline.review.audit import Progress
 from pipeline.review.diagrams import Graph, Histogram, Plot, graph, histogram, long_tail, shares
-from pipeline.review.label_facts import (
-    MOST_AN_IMAGE,
-    BinnedLabels,
-    LabelFacts,
-    PredicateFacts,
-    ScoreAudit,
-    label_facts,
-)
+from pipeline.review.label_facts import MOST_AN_IMAGE, BinnedLabels, LabelFacts, PredicateFacts, ScoreAudit, label_facts
 from pipeline.review.review_state import ReviewState
 from pipeline.review.run_progress import StepProgress
 from pipeline.review.search import LONGEST_NAME, Search

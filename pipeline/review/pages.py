@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from pipeline.labels.verdict_summary import summarize
 from pipeline.labels.verdicts import ADJUDICATION, AUDIT, Verdict, box4, looked_at
+from pipeline.report.drawing import Rect, name_places
 from pipeline.review.image_detail import ImageDetail
 from pipeline.review.index import OFFERED
 from pipeline.review.labels import Label, labels_of
@@ -122,7 +123,10 @@ class Pages:
     ) -> str:
         """One image with the label to judge. `origin`: the list that it was opened from, labels or images."""
         verdicts, queue = self._state.reviews.of(detail.labels), QUEUES.get(search.order, "image")
-        boxes = sorted(enumerate(detail.boxes), key=lambda placed: -placed[1]["w"] * placed[1]["h"])
+        placed = sorted(enumerate(detail.boxes), key=lambda box: -box[1]["w"] * box[1]["h"])
+        named = [(f"{box['category']} {place}", Rect(box["x"], box["y"], box["w"], box["h"])) for place, box in placed]
+        letters = max(detail.width, detail.height * 1.5) / 52
+        places = name_places(named, letters, detail.width, detail.height)
         at = None if chosen is None else self._state.listing.place(search, chosen.number)
         return self.render(
             "image.html",
@@ -134,7 +138,8 @@ class Pages:
                 each.number: verdict_state(verdicts.get(each.number, {}), reviewer, queue) for each in detail.labels
             },
             blind=self._is_blind(search),
-            boxes=boxes,
+            boxes=[(*box, name) for box, name in zip(placed, places, strict=True)],
+            letters=letters,
             added=self._added(detail, reviewer),
             graph=scene_graph(detail, chosen),
             choice=self._state.view.choice,

@@ -15,8 +15,8 @@ from pipeline.data.datasets.record_index import open_index
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import BOX_REASONS, CORRECTED, IMAGE_REASONS, RELATION_REASONS, validate
 from pipeline.data.images.decoder_process import DecoderProcess
-from pipeline.data.images.opening import FORMATS, BadImage, ImageLimits, fingerprint, probe_bytes, read_bytes
-from pipeline.data.images.refs import uri_of
+from pipeline.data.images.opening import FORMATS, BadImage, ImageLimits, Probe, fingerprint, probe_bytes, read_bytes
+from pipeline.data.images.refs import ImageRef, uri_of
 from pipeline.data.partitioning import partition_dataset
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, Partition, ReportProgress, Stage, dataset_of
@@ -76,19 +76,18 @@ class IngestStage(Stage):
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Read and check the partition's images. Unusable data is rejected with its reason."""
         source = self._source(dataset_of(inputs.partition))
-        decoder = decoder_of(self.settings.limits, self.settings.verify)
         index = self._index(source)
         rows: list[dict[str, Any]] = []
         # Entries without a record belong to no partition. They are reported once, with the first.
         rejected = list(index.lost) if inputs.partition.endswith("/0000") else []
         rows_in = len(inputs.image_ids) + sum(reject.reason in IMAGE_REASONS for reject in rejected)
-        read = (self._read(record) for record in index.records(inputs.image_ids))
-        for done, ((record_read, digest), probe) in enumerate(decoder.probes(read)):
-            record, reasons = validate(record_read, self.settings.limits, self.settings.verify, probe)
+        for done, stated in enumerate(index.records(inputs.image_ids), start=1):
+            digest, probe = self._opened(stated.path)
+            record, reasons = validate(stated, self.settings.limits, self.settings.verify, probe)
             rejected += reasons
             if record is not None:
                 rows.append(_row(record, digest, source))
-            report(done + 1, len(inputs.image_ids))
+            report(done, len(inputs.image_ids))
         facts = {"sample": source.sample} if source.sample else {}
         table = pa.Table.from_pylist(rows, schema=IMAGES)
         return Output(table, rejected=rejected, rows_in=rows_in, facts=facts)
@@ -101,13 +100,15 @@ class IngestStage(Stage):
         (source,) = [source for source in self.settings.sources if source.name == dataset]
         return source
 
-    def _read(self, record: ImageRecord) -> tuple[tuple[ImageRecord, str], bytes | BadImage]:
-        """A record with its image's digest, and the bytes, which are read once for all checks."""
+    def _opened(self, place: ImageRef) -> tuple[str, Probe | BadImage]:
+        """The digest of an image's file, and what is found of the image. Its bytes are read once for both."""
+        settings = self.settings
         try:
-            data = read_bytes(record.path, self.settings.limits)
-            return (record, fingerprint(record.path, self.settings.fingerprint, data)), data
+            data = read_bytes(place, settings.limits)
+            digest = fingerprint(place, settings.fingerprint, data)
         except BadImage as bad:
-            return (record, ""), bad
+            return "", bad
+        return digest, decoder_of(settings.limits, settings.verify).probe(data)
 
 
 @lru_cache(maxsize=1)

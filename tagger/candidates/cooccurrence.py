@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from functools import cache
+from itertools import product
 from pathlib import Path
 
 from tagger.box import Box
@@ -41,23 +43,17 @@ def cooccurrence_candidates(
 
 
 def cooccurrence_table(
-    relations: Iterable[tuple[str, str, str]], categories: Collection[str], nouns: NounReader, least: int = 0
+    relations: Iterable[tuple[str, str, str]], categories: Collection[str], nouns: NounReader
 ) -> Table:
     """Groups the predicates of (subject name, predicate, object name) by the categories that both names mean.
 
-    Names and predicates that occur fewer than `least` times are left out; predicates are sorted by falling frequency.
+    Predicates are sorted by falling frequency.
     """
-    relations = list(relations)
-    predicates = Counter(predicate for _, predicate, _ in relations)
-    names = Counter(name for subject, _, object_ in relations for name in (subject, object_))
     counts: dict[tuple[str, str], Counter[str]] = {}
-    meant = {name: nouns(name, name, categories) for name, count in names.items() if count >= least}
+    meant = cache(lambda name: nouns(name, name, categories))
     for subject, predicate, object_ in relations:
-        if predicates[predicate] < least:
-            continue
-        for one in meant.get(subject, ()):
-            for other in meant.get(object_, ()):
-                counts.setdefault((one, other), Counter())[predicate] += 1
+        for pair in product(meant(subject), meant(object_)):
+            counts.setdefault(pair, Counter())[predicate] += 1
     table: Table = {}
     for (one, other), of_pair in sorted(counts.items()):
         table.setdefault(one, {})[other] = sorted(of_pair, key=lambda predicate: (-of_pair[predicate], predicate))

@@ -1,4 +1,4 @@
-"""WordNet's kinds of things: a beagle is a dog. `make_wordnet.py` makes the table; wordnet_licence.txt has its licence."""
+"""WordNet's kinds of things: a beagle is a dog. `benchmarks/wordnet.py` makes the table; wordnet_licence.txt has its licence."""
 
 from __future__ import annotations
 

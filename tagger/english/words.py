@@ -11,7 +11,7 @@ def words(text: str) -> frozenset[str]:
 
 def phrases(text: str) -> tuple[str, ...]:
     """Returns the comma-separated phrases of `text`, in order."""
-    return tuple(phrase.strip() for phrase in text.split(","))
+    return tuple(filter(None, map(str.strip, text.split(","))))
 
 
 def merged(variants: Mapping[str, str]) -> dict[str, str]:

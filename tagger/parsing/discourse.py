@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, Literal
 
-from tagger.categories.coco import ANIMATE, PEOPLE
+from tagger.categories.names import ANIMATE, PEOPLE
 from tagger.english.words import BODY_PARTS, GARMENTS, NUMBERS, SEVERAL, words
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
-from tagger.categories.coco import ANIMATE, PEOPLE, SYNONYMS
+from tagger.categories.names import ANIMATE, COCO, PEOPLE
 from tagger.english.lemmas import noun_lemma, phrase_lemma, verb_lemma
 from tagger.english.words import AUXILIARIES, BODY_PARTS, CARRIERS, CONTAINERS, GARMENTS, phrases
 from tagger.triplet import Triplet
@@ -203,5 +203,5 @@ def _names(things: str, noun: str) -> bool:
 @cache
 def _nouns(things: str) -> frozenset[str]:
     named = phrases(things)
-    synonyms = (synonym for thing in named for synonym in SYNONYMS.get(thing, ()))
+    synonyms = (synonym for thing in named for synonym in COCO.get(thing, ()))
     return frozenset(map(phrase_lemma, (*named, *synonyms))) - _UNCLEAR

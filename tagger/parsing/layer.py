@@ -17,7 +17,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from tagger.categories import coco, objects365
+from tagger.categories.names import COCO, OBJECTS365
 from tagger.english.lemmas import known_lemmas, noun_lemma, phrase_lemma
 from tagger.parsing import LAYER
 from tagger.parsing.implied import READINGS
@@ -150,7 +150,7 @@ def load_layer() -> Layer:
 @cache
 def _names() -> frozenset[str]:
     """Names of things in several words, which stay whole: a "hot dog" is no dog."""
-    known = (*coco.SYNONYMS, *chain.from_iterable(coco.SYNONYMS.values()), *objects365.SYNONYMS)
+    known = (*COCO, *chain.from_iterable(COCO.values()), *OBJECTS365)
     return frozenset(phrase_lemma(name) for name in known if " " in name)
 
 

@@ -4,8 +4,7 @@ from itertools import pairwise
 
 from spacy.tokens import Doc, Token
 
-from tagger.categories import objects365
-from tagger.categories.coco import ANIMATE, PEOPLE, SYNONYMS
+from tagger.categories.names import ANIMATE, COCO, OBJECTS365, PEOPLE
 from tagger.english.lemmas import known_lemmas, noun_lemma, verb_lemma
 from tagger.english.words import COLOURS, FUNCTION_WORDS, TOOLS, words
 from tagger.parsing.tree import PART_NOUNS
@@ -19,7 +18,7 @@ _GERUNDS = words(
 _MODIFIERS = words("compound amod nmod npadvmod")
 # Plurals that can modify another noun.
 _PLURAL_MODIFIERS = words("sports clothes glasses")
-_NAMES = frozenset((*SYNONYMS, *objects365.SYNONYMS)).union(*SYNONYMS.values())
+_NAMES = frozenset((*COCO, *OBJECTS365)).union(*COCO.values())
 # In "holds a bowl with a spoon", the object may have its own tools.
 _KEEPING = words("hold have carry contain show see")
 # Category names that captions also use as verbs.
@@ -27,7 +26,7 @@ _ALSO_VERBS = words("ski kite skateboard snowboard surfboard bat")
 # After these, "to" is a preposition.
 _BEFORE_TO = words("next close adjacent attached connected tied")
 _OWNERS = words("his her its their my your our")
-_CATEGORY_HEADS = frozenset(noun_lemma(name.split()[-1]) for name in SYNONYMS) - _ALSO_VERBS
+_CATEGORY_HEADS = frozenset(noun_lemma(name.split()[-1]) for name in COCO) - _ALSO_VERBS
 
 
 def repair(doc: Doc) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from tagger.categories.coco import ANIMATE, LEXICAL_PHRASES
+from tagger.categories.names import ANIMATE, LEXICAL_PHRASES
 from tagger.english.lemmas import noun_lemma, phrase_lemma
 from tagger.english.predicates import canonical
 from tagger.english.words import GARMENTS, NUMBERS, SEVERAL, names_more, words

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.datasets import json_stream
@@ -27,14 +27,14 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @given(st.lists(values, max_size=5), st.sampled_from([None, 1]), st.booleans())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 def test_rows_are_what_json_reads(file, rows, indent, escaped):
     file.write_text(json.dumps(rows, indent=indent, ensure_ascii=escaped), encoding="utf-8", errors="replace")
     assert list(stream_rows(file, "rows")) == json.loads(file.read_text(encoding="utf-8"))
 
 
 @given(st.dictionaries(st.sampled_from(["a", "b", "c", "other"]), st.lists(values, max_size=3)), values)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 def test_lists_come_in_file_order_and_the_rest_is_skipped(file, lists, info):
     file.write_text(json.dumps({"info": info, **{name: lists.get(name, []) for name in ("c", "a")}, **lists, "z": 1}))
     found = list(stream_lists(file, "lists", ("a", "c")))

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -106,7 +106,7 @@ boxes = st.builds(Box, st.sampled_from("ab"), sides, sides, sides, sides)
 
 
 @given(st.lists(boxes, max_size=6), st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 def test_whatever_comes_in_what_goes_out_is_usable(picture, given_boxes, data):
     ends = st.integers(0, len(given_boxes) - 1)
     relation = st.builds(AnnotatedRelation, ends, st.sampled_from(["on", "near"]), ends)

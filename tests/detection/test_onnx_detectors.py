@@ -122,6 +122,36 @@ def test_mmdeploys_graph_gets_the_input_that_its_pipeline_describes(tmp_path: Pa
     np.testing.assert_allclose(boxes.scores, [(50 - 10) / 200 * share], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("pad", "width", "height"), [({"pad_to_square": True}, 96, 96), ({"size": [64, 128]}, 128, 64)]
+)
+@pytest.mark.parametrize("grey", [{"pad_val": {"img": [114, 114, 114]}}, {"pad_val": 114}, {}])
+def test_mmdeploy_pads_before_it_normalizes(pad, width: int, height: int, grey, tmp_path: Path) -> None:
+    load, resize, normalize, _ = PIPELINE["pipeline"]["tasks"][0]["transforms"]
+    steps = [load, resize, {"type": "Pad"} | pad | grey, normalize]
+    (tmp_path / "pipeline.json").write_text(json.dumps({"pipeline": {"tasks": [{"transforms": steps}]}}))
+    outputs = {"dets": [[[24, 12, 72, 36, MEAN]]], "labels": [[1]]}
+    path = save_graph(tmp_path / "end2end.onnx", outputs, shape=(1, 3, "height", "width"))
+    path.with_suffix(".names").write_text("person\ndog\n")
+    _, boxes = found(path, threshold=0.01)
+    np.testing.assert_allclose(boxes.boxes, [[20, 10, 60, 30]], atol=1e-4)
+    share = 96 * 48 / (width * height)
+    np.testing.assert_allclose(boxes.scores, (share * 50 + (1 - share) * (114 if grey else 0) - 10) / 200, atol=1e-5)
+
+
+def test_a_step_that_is_not_known_and_a_damaged_graph_are_one_message(tmp_path: Path) -> None:
+    outputs = {"dets": np.zeros((1, 1, 5)), "labels": [[0]]}
+    path = save_graph(tmp_path / "end2end.onnx", outputs)
+    path.with_suffix(".names").write_text("person\n")
+    steps = [{"type": "RandomFlip"}, *PIPELINE["pipeline"]["tasks"][0]["transforms"]]
+    (tmp_path / "pipeline.json").write_text(json.dumps({"pipeline": {"tasks": [{"transforms": steps}]}}))
+    with pytest.raises(FatalError, match="has the step RandomFlip; known steps are"):
+        found(path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(FatalError, match=r"onnxruntime can't load it .*; export it again"):
+        found(path)
+
+
 CANDIDATES = {"output0": np.zeros((1, 6, 21))}
 
 

@@ -3,14 +3,7 @@
 import numpy as np
 from relation_rows import B
 
-from pipeline.evaluation.matching import (
-    Candidates,
-    joined,
-    kept,
-    numbered,
-    numbered_alike,
-    representatives,
-)
+from pipeline.evaluation.matching import Candidates, joined, kept, numbered, numbered_alike, representatives
 from pipeline.evaluation.relations import aligned_iou
 
 

@@ -44,8 +44,8 @@ def test_caveats_are_of_the_benchmark_and_of_the_data():
     )
     found = summary_of(predicted, truth_of([TRUE], []))
     text = "\n".join(found.caveats)
-    assert "the 138 of the 600" in text
-    assert "Of the 3 surest wrong predictions, 2 name" in text
+    assert "the 138 of 600" in text
+    assert "Of the 3 most confident wrong predictions, 2 name" in text
     assert "1 of 3 classes have fewer than 10 truths" in text
     assert "1 of 2 images have no truth" in text
     other = summary_of(predicted, truth_of([TRUE], []), benchmark="ours")

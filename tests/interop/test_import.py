@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -262,7 +262,7 @@ elements = st.fixed_dictionaries(
      "relationships": st.lists(relationships | anything, max_size=4) | anything},
     optional={"dataset": st.sampled_from(["coco2017", "o365", "hico"]) | anything, "data_split": anything},
 )  # fmt: skip
-short = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+short = settings(max_examples=60)
 
 
 @short

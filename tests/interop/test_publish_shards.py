@@ -290,6 +290,7 @@ def test_the_code_of_the_card_runs_and_hugging_face_datasets_reads_the_same_offl
     blocks = [block.split("```")[0] for block in front_matter(folder)[1].split("```python\n")[1:]]
     assert len(blocks) == 2
     env = {**os.environ, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    env["RLIP_CACHE"] = str(tmp_path / "cache")
     code = "\n".join([*blocks, HUGGING_FACE])
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300, env=env

@@ -22,13 +22,7 @@ from pipeline.labels.audit_sample import (
     wilson_interval,
 )
 from pipeline.labels.label_overrides import settled
-from pipeline.labels.verdict_summary import (
-    audited,
-    fleiss_kappa,
-    krippendorff_alpha,
-    reviewer_agreement,
-    summarize,
-)
+from pipeline.labels.verdict_summary import audited, fleiss_kappa, krippendorff_alpha, reviewer_agreement, summarize
 from pipeline.labels.verdicts import JudgedRelation, Verdict, asked_again
 from pipeline.review.search import ORDERS
 

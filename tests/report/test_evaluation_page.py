@@ -15,11 +15,7 @@ from pipeline.evaluation.anatomy import Kind, dissect
 from pipeline.evaluation.published import published_results
 from pipeline.evaluation.summary import ClassScore, Figure, summarise
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images, shown_image
-from pipeline.report.evaluation_page import (
-    evaluation_markdown,
-    evaluation_page,
-    published_tables,
-)
+from pipeline.report.evaluation_page import evaluation_markdown, evaluation_page, published_tables
 from pipeline.report.report_folder import report_fault, write_digests
 from pipeline.report.static_report import write_report
 from pipeline.run.context import run_view

@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections import Counter
+from itertools import combinations
 
 import pytest
 from report_page import report
@@ -10,6 +11,7 @@ from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report import galleries
+from pipeline.report.drawing import Rect, name_places
 from pipeline.report.galleries import draw_galleries, hardest_images, random_images
 from pipeline.report.image_card import BADGE, DRAWN, Card, lay_out_card
 from pipeline.report.samples import read_samples
@@ -123,3 +125,10 @@ def test_pictures_on_another_machine_are_replaced_by_a_line(labelled, recipe, tm
     assert not page.all("img")
     assert page.text.count("No images of toys: no folder") == 1 and "on this machine" in page.text
     assert "a man rides a horse" in page.text and "Drawn at random" in page.text
+
+
+def test_the_names_of_boxes_stay_inside_the_image_and_apart():
+    boxes = [Rect(5, 5, 60, 50), Rect(6, 4, 300, 200), Rect(960, 300, 30, 60), Rect(2, 560, 20, 38)]
+    places = name_places(zip(("person 1", "dining table", "person 2", "suitcase"), boxes, strict=True), 36, 1000, 600)
+    assert all(place.moved_into(1000, 600) == place and place.w > 8 * 22 for place in places)
+    assert not any(one.overlaps(other) for one, other in combinations(places, 2))

@@ -53,15 +53,17 @@ def output(settings: IngestSettings) -> Output:
     return IngestStage(settings).run(Inputs({}, "toy/0000", tuple(range(COUNT))), Path(), lambda *_: None)
 
 
-def test_a_crash_of_the_decoder_costs_a_row_alone(settings, monkeypatch):
+def test_a_crash_of_the_decoder_and_a_missing_file_cost_their_rows_alone(settings, tmp_path, monkeypatch):
     rows = output(settings).table.to_pylist()
     assert [row["width"] for row in rows] == list(range(100, 100 + COUNT))
     ingest.decoder_of.cache_clear()
     monkeypatch.setattr(ingest, "probe_bytes", crashes_at_one)
+    (tmp_path / "images" / "3.jpg").unlink()
     again = output(settings)
-    assert again.table.to_pylist() == [row for row in rows if row["width"] != HOSTILE_WIDTH]
-    (reject,) = again.rejected
-    assert (reject.image_id, reject.reason, reject.value) == (19, "corrupt", "the decoder ended by signal 11")
+    assert again.table.to_pylist() == [row for row in rows if row["image_id"] != 3 and row["width"] != HOSTILE_WIDTH]
+    missing, crash = again.rejected
+    assert (missing.image_id, missing.reason, missing.value) == (3, "missing file", "3.jpg")
+    assert (crash.image_id, crash.reason, crash.value) == (19, "corrupt", "the decoder ended by signal 11")
 
 
 def decoders(mark: str) -> list[psutil.Process]:

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 from run_builder import artifact
 
-from pipeline.evaluation.splits import UC_NF
+from pipeline.evaluation.splits import PUBLISHED
 from pipeline.runtime.stage import Inputs, Output
 from pipeline.stages.split import SplitSettings, SplitStage, unseen_triplets
 from storage.artifact import Artifact
@@ -69,7 +69,7 @@ def test_the_published_split_takes_its_120_places(inputs, tmp_path):
     pairs = [("horse", "ride"), *((f"thing_{n % 120}", verbs[n // 120]) for n in range(1, 600))]
     (tmp_path / "list.txt").write_text("".join(f"{n} {thing} {verb}\n" for n, (thing, verb) in enumerate(pairs, 1)))
     found = split(inputs, tmp_path, method="UC-NF", interactions=tmp_path / "list.txt")
-    assert unseen_triplets(found.table) == {("person", verbs[n // 120], f"thing {n % 120}") for n in UC_NF}
+    assert unseen_triplets(found.table) == {("person", verbs[n // 120], f"thing {n % 120}") for n in PUBLISHED["UC-NF"]}
     with pytest.raises(FatalError, match=r"UO needs HICO-DET's list, but this list has .* another order"):
         split(inputs, tmp_path, method="UO", interactions=tmp_path / "list.txt")
 

@@ -8,12 +8,7 @@ from uuid import uuid4
 
 import aiohttp
 import pytest
-from botocore.exceptions import (
-    EndpointConnectionError,
-    HTTPClientError,
-    NoCredentialsError,
-    ParamValidationError,
-)
+from botocore.exceptions import EndpointConnectionError, HTTPClientError, NoCredentialsError, ParamValidationError
 from faulty_files import FaultyFiles
 from fsspec.implementations.memory import MemoryFileSystem
 

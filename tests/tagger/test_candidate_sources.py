@@ -88,7 +88,6 @@ def test_a_table_from_relations_by_falling_frequency():
     relations = [("man", "on", "horse"), ("woman", "riding", "horse"), ("boy", "riding", "horse"), ("hat", "on", "man")]
     table = cooccurrence_table(relations, ["person", "horse"], by_whole_words)
     assert table == {"person": {"horse": ["riding", "on"]}}
-    assert cooccurrence_table(relations, ["person", "horse"], by_whole_words, least=2) == {"person": {"horse": ["on"]}}
 
 
 def test_a_table_is_read_or_refused_by_name(tmp_path):

@@ -6,13 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tagger.categories import objects365
-from tagger.categories.coco import SYNONYMS
+from tagger.categories.names import COCO, OBJECTS365
 from tagger.english.lemmas import noun_lemma, phrase_lemma
 from tagger.matching import AuthorsFileError, by_whole_words, is_spoken_of, match, match_by_substrings, read_paraphrases
 
-COCO = tuple(SYNONYMS)
-MORE = tuple(objects365.SYNONYMS)
+MORE = tuple(OBJECTS365)
 NOUNS = tomllib.loads(Path(__file__).with_name("nouns.toml").read_text())
 
 
@@ -129,7 +127,7 @@ def test_every_objects365_name_matches_itself_alone(objects365_names):
     assert [name for name in objects365_names if match(name, objects365_names) != [name]] == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=30), st.lists(st.text(max_size=12), max_size=4))
 def test_matching_never_fails_and_gives_a_subset(noun, categories):
     found = match(noun, categories)

@@ -279,7 +279,7 @@ WORDS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(WORDS, max_size=14).map(" ".join) | st.text(max_size=60), min_size=1, max_size=8))
 def test_any_words_parse_with_valid_spans(captions: list[str]) -> None:
     parser = load_parser()
@@ -288,7 +288,7 @@ def test_any_words_parse_with_valid_spans(captions: list[str]) -> None:
             check_spans(caption, triplets)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.text(alphabet=st.sampled_from("a man on\u202e\u200f\x00\x07\x1b\u200d🐎<>&/حصان שולחן\u0301İß\n\t"), max_size=80)
 )

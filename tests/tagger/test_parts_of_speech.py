@@ -15,7 +15,7 @@ SPACES = {"\n", "\t"}
 PLAIN = spacy.load(DEFAULT_PARSER, exclude=["ner", "senter", "lemmatizer"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.sampled_from(sorted(WORDS | SPACES)), max_size=14), min_size=1, max_size=4))
 def test_they_are_the_rulers(captions: list[list[str]]) -> None:
     quick, remembered = load_parser(), PartsOfSpeech(load_parser())

@@ -49,7 +49,7 @@ WORDS = words(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(sorted(WORDS)), max_size=6).map(" ".join) | st.text(max_size=40))
 @example("İ")
 @example("\ud800")

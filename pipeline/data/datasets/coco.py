@@ -17,15 +17,7 @@ from typing import IO, Any, ClassVar
 
 import numpy as np
 
-from pipeline.data.datasets.annotations import (
-    NO_IMAGE,
-    as_four_numbers,
-    as_id,
-    as_object,
-    as_size,
-    readable,
-    shown,
-)
+from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, as_object, as_size, readable, shown
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.pairs import AnnotatedPair, add_pairs, read_pairs
 from pipeline.data.datasets.reader import Reader

@@ -6,12 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.data.datasets.annotations import (
-    AnnotationError,
-    as_id,
-    as_object,
-    as_size,
-)
+from pipeline.data.datasets.annotations import AnnotationError, as_id, as_object, as_size
 from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.names import COCO_CATEGORIES, read_names
 from pipeline.data.datasets.reader import Reader

@@ -11,14 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.data.datasets.annotations import (
-    AnnotationError,
-    as_id,
-    as_object,
-    as_size,
-    read_json,
-    readable,
-)
+from pipeline.data.datasets.annotations import AnnotationError, as_id, as_object, as_size, read_json, readable
 from pipeline.data.datasets.pairs import vcoco_predicate
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, Draft, ImageRecord, name_of, numbers_of

@@ -12,13 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.data.datasets.annotations import (
-    NO_IMAGE,
-    as_four_numbers,
-    as_id,
-    readable,
-    shown,
-)
+from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, readable, shown
 from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.record import AnnotatedRelation, Box, overlap
 from pipeline.runtime.stage import Rejected

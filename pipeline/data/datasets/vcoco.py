@@ -6,14 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from pipeline.data.datasets.annotations import (
-    NO_IMAGE,
-    AnnotationError,
-    as_id,
-    as_size,
-    readable,
-    shown,
-)
+from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, as_size, readable, shown
 from pipeline.data.datasets.coco import EXPECTED as COCO_INSTANCES
 from pipeline.data.datasets.json_stream import stream_lists, stream_rows
 from pipeline.data.datasets.pairs import vcoco_predicate

@@ -7,13 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.data.datasets.annotations import (
-    AnnotationError,
-    as_object,
-    read_json,
-    readable,
-    rows,
-)
+from pipeline.data.datasets.annotations import AnnotationError, as_object, read_json, readable, rows
 from pipeline.data.datasets.json_stream import stream_fields
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, Draft, ImageRecord, name_of, numbers_of

@@ -12,12 +12,12 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -33,7 +33,6 @@ DECODER_BYTES = 2**30
 """Address space that the process may take beyond what it begins with."""
 MAX_VALUE = 500
 """Characters of what is wrong with a bad image that are passed on."""
-Key = TypeVar("Key")
 _MAX_ANSWER = 2**16
 """Bytes of an answer."""
 PATIENCE = 600
@@ -55,18 +54,29 @@ class DecoderProcess:
         self._decode = decode
         self._start()
 
-    def probes(self, images: Iterable[tuple[Key, bytes | BadImage]]) -> Iterator[tuple[Key, Probe | BadImage]]:
-        """Yield the probe of each image, in their order; a `BadImage` is passed through.
+    def probe(self, image: bytes) -> Probe | BadImage:
+        """Return what is found of an image. One that the process does not survive, or that takes too long, is bad, too.
 
-        An image that the process does not survive, or that takes too long, is a `BadImage`, too. Raises
-        `RetryableError` when something else ended the process.
+        Raises `RetryableError` when something else ended the process.
         """
-        for key, data in images:
-            yield key, data if isinstance(data, BadImage) else self._probe(data)
+        try:
+            self._channel.send_bytes(image)
+            for _ in range(PATIENCE):  # by the second, because both processes may be stopped for hours
+                if self._channel.poll(1):
+                    answer = _ANSWER.validate_json(self._channel.recv_bytes(_MAX_ANSWER))
+                    return BadImage(**answer) if isinstance(answer, dict) else answer
+            self.close()
+            ended: int = signal.SIGPROF
+        except (EOFError, OSError):
+            ended = -self.close()
+        self._start()
+        return _fault(ended)
 
-    def close(self) -> None:
-        """End the process."""
-        self._end()
+    def close(self) -> int:
+        """End the process, unless it has ended by itself, and return its exit code."""
+        self._process.kill()
+        self._channel.close()
+        return self._process.wait()
 
     def _start(self) -> None:
         self._channel, theirs = Pipe()
@@ -78,27 +88,6 @@ class DecoderProcess:
                 command, env=finds_our_modules, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
             )
         self._channel.send_bytes(pickle.dumps(self._decode))
-
-    def _end(self) -> int:
-        """End the process, unless it has ended by itself, and return its exit code."""
-        self._process.kill()
-        self._channel.close()
-        return self._process.wait()
-
-    def _probe(self, image: bytes) -> Probe | BadImage:
-        """Return what is found of an image. Another process follows one that does not survive it."""
-        try:
-            self._channel.send_bytes(image)
-            for _ in range(PATIENCE):  # by the second, because both processes may be stopped for hours
-                if self._channel.poll(1):
-                    answer = _ANSWER.validate_json(self._channel.recv_bytes(_MAX_ANSWER))
-                    return BadImage(**answer) if isinstance(answer, dict) else answer
-            self._end()
-            ended: int = signal.SIGPROF
-        except (EOFError, OSError):
-            ended = -self._end()
-        self._start()
-        return _fault(ended)
 
 
 def _fault(ended: int) -> BadImage:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.relations import Floats, Integers, Masks
+from pipeline.evaluation.relations import Flags, Integers, Relations
 
 EXPECTED = (
     "detections: our table as .parquet, JSON with one image a line or in a list {image_id, uri, boxes, pairs}, a JSON list of "
@@ -21,45 +20,12 @@ EXPECTED = (
 """The formats, for messages about other files."""
 
 
-@dataclass
-class DetectionColumns:
-    """P pairs as columns. Boxes are (left, top, right, bottom); codes count the names met so far."""
-
-    row: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
-    """P: the place of each pair's image in the file"""
-    subject_boxes: Floats = field(default_factory=lambda: np.zeros((0, 4)))
-    object_boxes: Floats = field(default_factory=lambda: np.zeros((0, 4)))
-    """P×4; NaN for an interaction without an object"""
-    subjects: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
-    objects: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
-    predicates: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
-    """P codes; `NO_OBJECT` for an interaction without an object"""
-    scores: Floats = field(default_factory=lambda: np.zeros(0))
-    masks: Masks | None = None
-    """P×2, of subject and object; None if the file has none"""
-
-    def take(self, kept: NDArray[np.bool_]) -> DetectionColumns:
-        """The pairs that `kept` marks."""
-        columns: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
-        columns = {name: None if column is None else column[kept] for name, column in columns.items()}
-        return DetectionColumns(**columns)
-
-    @classmethod
-    def joined(cls, parts: Sequence[DetectionColumns]) -> DetectionColumns:
-        """All parts, in their order."""
-        columns: dict[str, Any] = {}
-        for name in (each.name for each in fields(cls)):
-            found = [getattr(part, name) for part in parts or (cls(),)]
-            columns[name] = None if any(each is None for each in found) else np.concatenate(found)
-        return cls(**columns)
-
-
 class DetectionsContent:
     """The content of one file, which the reader of its format gathers in batches."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.counts: Callable[[DetectionColumns], NDArray[np.bool_]] | None = None
+        self.counts: Callable[[Relations], Flags] | None = None
         """Marks the pairs of some whole images that can count. Others are forgotten; None: nothing is."""
         self.images: list[tuple[int | None, str | None]] = []
         """Id and file name of each image, as far as the file states them."""
@@ -68,10 +34,11 @@ class DetectionsContent:
         self.objects: dict[str, int] = {}
         self.predicates: dict[str, int] = {}
         """The code of each name."""
-        self.parts: list[DetectionColumns] = []
+        self.parts: list[Relations] = []
+        """The pairs, with the places of images in the file, and codes of names."""
         self.faults = Faults()
 
-    def add(self, part: DetectionColumns) -> None:
+    def add(self, part: Relations) -> None:
         """Adds the pairs of some images."""
         self.parts.append(part if self.counts is None else part.take(self.counts(part)))
 

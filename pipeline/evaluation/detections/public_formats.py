@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from pipeline.data.datasets.annotations import as_four_numbers, as_id, as_number, shown
 from pipeline.data.datasets.names import COCO_CATEGORIES
-from pipeline.evaluation.detections.content import DetectionColumns, DetectionsContent
+from pipeline.evaluation.detections.content import DetectionsContent
 from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.relations import Floats, Integers
+from pipeline.evaluation.relations import Floats, Integers, Relations
 from storage.errors import FatalError
 
 MATRIX_FIELDS = ("boxes", "labels", "verb_scores", "sub_ids", "obj_ids")
@@ -97,11 +97,11 @@ def _permitted(allowed: NDArray[np.bool_], names: Sequence[str], truth: GroundTr
 
 def _best(
     content: DetectionsContent, row: int, found: _Scored, per_image: int | None, permitted: NDArray[np.bool_] | None
-) -> DetectionColumns:
+) -> Relations:
     """The highest scores of an image."""
     boxes, labels, scores, subjects, objects = found
     if not len(subjects):
-        return DetectionColumns()
+        return Relations.of(())
     predicates = len(content.predicates)
     rows = np.full(max(scores.size, len(subjects)), row)
     wrong = (subjects < 0) | (subjects >= len(boxes)) | (objects < 0) | (objects >= len(boxes))
@@ -124,7 +124,7 @@ def _best(
     pair, predicate = order // max(predicates, 1), order % max(predicates, 1)
     ends = subjects[pair], objects[pair]
     columns = *(boxes[end] for end in ends), *(labels[end] for end in ends), predicate, flat[order]
-    return DetectionColumns(np.full(len(order), row), *columns)
+    return Relations(row + 1, np.full(len(order), row), *columns)
 
 
 PAIR_FIELDS = ("image", "box_h", "box_o", "object_coco80", "verb", "score")
@@ -158,12 +158,13 @@ def read_pair_list(content: DetectionsContent, entries: Iterable[Any], predicate
     content.note("predicate out of range", np.flatnonzero(known[0] & ~known[1]), places_of, codes[:, 1])
     kept = known[0] & known[1]
     content.parts.append(
-        DetectionColumns(
-            row=places_of[kept],
+        Relations(
+            images=len(places),
+            image=places_of[kept],
             subject_boxes=values[kept, :4],
             object_boxes=values[kept, 4:8],
-            subjects=np.full(int(kept.sum()), content.objects["person"]),
-            objects=codes[kept, 0],
+            subject_labels=np.full(int(kept.sum()), content.objects["person"]),
+            object_labels=codes[kept, 0],
             predicates=codes[kept, 1],
             scores=values[kept, 10],
         )

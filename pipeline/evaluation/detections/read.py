@@ -7,7 +7,7 @@ and lists of images with a score for every pair and predicate (`public_formats.p
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,14 +18,7 @@ from numpy.typing import NDArray
 from pipeline.data.datasets.annotations import shown
 from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.record import NO_OBJECT
-from pipeline.evaluation.detections.content import (
-    EXPECTED,
-    DetectionColumns,
-    DetectionFindings,
-    DetectionsContent,
-    Fault,
-    Faults,
-)
+from pipeline.evaluation.detections.content import EXPECTED, DetectionFindings, DetectionsContent, Fault, Faults
 from pipeline.evaluation.detections.names import listed, matched
 from pipeline.evaluation.detections.public_formats import (
     MATRIX_FIELDS,
@@ -35,7 +28,7 @@ from pipeline.evaluation.detections.public_formats import (
 )
 from pipeline.evaluation.detections.table import json_lines, read_parquet, read_rows
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.relations import Floats, Integers, Relations
+from pipeline.evaluation.relations import Floats, Integers, Relations, scores_of
 from pipeline.evaluation.scene_graph_recall import that_count
 from storage.errors import FatalError
 from tagger.english.predicates import canonical
@@ -135,13 +128,13 @@ def _over_truth(
 ) -> DetectionSet:
     """Keeps what fits the ground truth. Raises `FatalError` for the rest, unless the two flags say otherwise, if no name
     fits, and if true boxes are shares of an image of unknown size."""
-    columns = DetectionColumns.joined(content.parts)
+    columns = Relations.joined(content.parts or [Relations.of(())])
     content.parts.clear()
     places = _image_places(content, truth)
     truth = _in_pixels(truth, content, places)
     objects = matched(content.objects, truth.objects)
     predicates = matched(content.predicates, truth.predicates, canonical)
-    used = np.union1d(columns.subjects, columns.objects)
+    used = np.union1d(columns.subject_labels, columns.object_labels)
     hints = _name_hints(content, "object", _chosen(content.objects, used[used >= 0]), objects, truth.objects)
     used_predicates = _chosen(content.predicates, np.unique(columns.predicates))
     hints += _name_hints(content, "predicate", used_predicates, predicates, truth.predicates)
@@ -233,7 +226,7 @@ def _in_pixels(truth: GroundTruth, content: DetectionsContent, places: Integers)
 
 def _relations(
     content: DetectionsContent,
-    columns: DetectionColumns,
+    columns: Relations,
     images: int,
     places: Integers,
     objects: Integers,
@@ -241,53 +234,45 @@ def _relations(
     noted: Faults,
 ) -> Relations:
     """The pairs of images and names of the truth. Counts what is faulty, and in `noted` what is odd."""
-    image = places[columns.row] if len(places) else columns.row
-    found = _labelled(columns, images, image, objects, predicates)
+    image = places[columns.image] if len(places) else columns.image
+    found = replace(_labelled(columns, objects, predicates), images=images, image=image)
     kept = image >= 0
     for reason, wrong in _faults(columns, found):
-        values = columns.scores if "score" in reason else None
-        content.note(reason, np.flatnonzero(kept & wrong), columns.row, values)
+        values = scores_of(columns) if "score" in reason else None
+        content.note(reason, np.flatnonzero(kept & wrong), columns.image, values)
         kept &= ~wrong
-    inverted = columns.row[kept & (_inverted(columns.subject_boxes) | _inverted(columns.object_boxes))]
+    inverted = columns.image[kept & (_inverted(columns.subject_boxes) | _inverted(columns.object_boxes))]
     noted.add("box inverted", len(inverted), map(content.image_name, inverted.tolist()))
     return found.take(_by_image(image, kept))
 
 
-def _labelled(
-    columns: DetectionColumns, images: int, image: Integers, objects: Integers, predicates: Integers
-) -> Relations:
-    """The pairs as they follow in the file, with the labels of the truth; -1 for its images and names that it lacks."""
-    return Relations(
-        images=images,
-        image=image,
-        subject_boxes=columns.subject_boxes,
-        object_boxes=columns.object_boxes,
-        subject_labels=_labels(objects, columns.subjects),
-        object_labels=_labels(objects, columns.objects),
+def _labelled(columns: Relations, objects: Integers, predicates: Integers) -> Relations:
+    """The pairs as they follow in the file, with the labels of the truth; -1 for names that it lacks."""
+    return replace(
+        columns,
+        subject_labels=_labels(objects, columns.subject_labels),
+        object_labels=_labels(objects, columns.object_labels),
         predicates=_labels(predicates, columns.predicates),
-        scores=columns.scores,
-        masks=columns.masks,
     )
 
 
-def _faults(columns: DetectionColumns, found: Relations) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def _faults(columns: Relations, found: Relations) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Each reason why pairs can't be scored, and those it holds of."""
-    without = columns.objects == NO_OBJECT
+    scores, without = scores_of(columns), columns.object_labels == NO_OBJECT
     yield "unknown object name", (found.subject_labels < 0) | ((found.object_labels < 0) & ~without)
     yield "unknown predicate name", found.predicates < 0
-    yield "score negative or not finite", ~(np.isfinite(columns.scores) & (columns.scores >= 0))
+    yield "score negative or not finite", ~(np.isfinite(scores) & (scores >= 0))
     yield "box not finite", ~_finite(columns.subject_boxes) | ~(_finite(columns.object_boxes) | without)
 
 
-def _counts(content: DetectionsContent, truth: GroundTruth, part: DetectionColumns) -> NDArray[np.bool_]:
+def _counts(content: DetectionsContent, truth: GroundTruth, part: Relations) -> NDArray[np.bool_]:
     """Marks pairs that can count for scene graphs, and faulty ones, which are counted later. Masks may count anyhow."""
     objects, predicates = (
         matched(content.objects, truth.objects),
         matched(content.predicates, truth.predicates, canonical),
     )
-    image = part.row - part.row.min(initial=0)
-    found = _labelled(part, int(image.max(initial=-1)) + 1, image, objects, predicates)
-    kept = np.zeros(len(part.row), bool)
+    found = _labelled(part, objects, predicates)
+    kept = np.zeros(len(part), bool)
     for _, wrong in _faults(part, found):
         kept |= wrong
     usable = np.flatnonzero(~kept)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from pipeline.data.datasets.annotations import shown
 from pipeline.data.datasets.record import NO_OBJECT
-from pipeline.evaluation.detections.content import EXPECTED, DetectionColumns, DetectionsContent
-from pipeline.evaluation.relations import Integers, Masks
+from pipeline.evaluation.detections.content import EXPECTED, DetectionsContent
+from pipeline.evaluation.relations import Integers, Masks, Relations
 from storage.atomic import atomic_file
 from storage.errors import FatalError
 from storage.tables import DETECTIONS
@@ -106,12 +106,13 @@ def _add(content: DetectionsContent, table: pa.Table) -> None:
     object_boxes = corners[target]
     object_boxes[without] = np.nan
     content.add(
-        DetectionColumns(
-            row=row[kept],
+        Relations(
+            images=len(content.images),
+            image=row[kept],
             subject_boxes=corners[subject],
             object_boxes=object_boxes,
-            subjects=labels[subject],
-            objects=np.where(without, NO_OBJECT, labels[target]),
+            subject_labels=labels[subject],
+            object_labels=np.where(without, NO_OBJECT, labels[target]),
             predicates=_coded(pairs["predicate"], content.predicates)[kept],
             scores=_numbers(pairs["score"], np.nan).astype(np.float64)[kept],
             masks=None if masks is None else np.stack([masks[subject], np.where(without, None, masks[target])], axis=1),

