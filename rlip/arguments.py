@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import cache, wraps
+from inspect import signature
 from typing import Any, ParamSpec, TypeVar
 
 from pydantic import ValidationError, validate_call
@@ -19,7 +19,6 @@ R = TypeVar("R")
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """A function that raises `Error` for an unknown argument or another type, and reads `~` as the home folder."""
-    names = list(inspect.signature(function).parameters)
     validated = cache(lambda: validate_call(function))  # types may be declared below the function
 
     @wraps(function)
@@ -27,16 +26,11 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return validated()(*map(expanded, args), **{name: expanded(value) for name, value in options.items()})
         except ValidationError as error:
-            raise FatalError(_fault(error, names)) from error
+            mistake, names = error.errors()[0], list(signature(function).parameters)
+            name = names[place] if isinstance(place := mistake["loc"][0], int) else place
+            fault = f"{name} = {mistake['input']!r}: {wanted(mistake)}"
+            if mistake["type"] == "unexpected_keyword_argument":
+                fault = f"unknown argument {name!r}{did_you_mean(name, names)}; the arguments are {', '.join(names)}"
+            raise FatalError(fault) from error
 
     return call
-
-
-def _fault(error: ValidationError, names: list[str]) -> str:
-    """The first mistake, with the argument and what it may be."""
-    mistake, *_ = error.errors()
-    place = mistake["loc"][0]
-    name = names[place] if isinstance(place, int) else place
-    if mistake["type"] == "unexpected_keyword_argument":
-        return f"unknown argument {name!r}{did_you_mean(name, names)}; the arguments are {', '.join(names)}"
-    return f"{name} = {mistake['input']!r}: {wanted(mistake)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.cli.predict import drawable, open_network, relations_above, trained_names, turned_in_words, weights_path
-from pipeline.data.images.opening import BadImage, as_rgb, orientation_of, read_image
+from pipeline.cli.predict import drawable, open_network, relations_above, trained_names, warn_if_turned, weights_path
+from pipeline.data.images.opening import BadImage, as_rgb, read_image
 from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.interop.shard_samples import SeenLabels
@@ -82,9 +81,8 @@ class Model:
             raise FatalError("the weights state no names; give objects and predicates, e.g. objects=['person', 'dog']")
         if subject is not None and subject not in names.objects:
             raise FatalError(f"subject {subject!r} is none of the objects ({', '.join(names.objects)}); add it to them")
-        opened, uri = (_read(image), str(image)) if isinstance(image, str | Path) else (_converted(image), "image")
-        if orientation_of(opened) != 1:
-            warnings.warn(turned_in_words(1, uri), stacklevel=2)
+        opened, uri = _read(image), str(image) if isinstance(image, str | Path) else "image"
+        warn_if_turned(opened)
         (found,) = self._predictor(names, subject).predict([opened], batch=1)
         return Prediction(opened, uri, relations_above(found.unique(per_image).row(names), threshold))
 
@@ -131,16 +129,10 @@ class Prediction(Drawable):
         return f"Prediction({self.title!r}, {len(self.row['boxes'])} boxes, {len(self.row['pairs'])} relations)"
 
 
-def _converted(image: Any) -> Image.Image:
+def _read(image: Any) -> Image.Image:
     try:
+        if isinstance(image, str | Path):
+            return read_image(Path(expanded(image)))
         return as_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image))
-    except (AttributeError, TypeError, ValueError) as error:
-        wanted = "give a file, an image of Pillow, or an array (height, width, 3) of uint8 in RGB"
-        raise FatalError(f"{type(image).__name__} is no image that can be read ({error}); {wanted}") from error
-
-
-def _read(image: str | Path) -> Image.Image:
-    try:
-        return read_image(Path(expanded(image)))
-    except BadImage as bad:
-        raise FatalError(f"{image}: can't be read ({bad})") from bad
+    except (BadImage, AttributeError, TypeError, ValueError) as bad:
+        raise FatalError(f"{str(image)[:200]}: can't be read as one image ({bad})") from bad

@@ -56,10 +56,10 @@ def run(
     """Runs a recipe as `rlip run` does: what the store has is reused, and what is committed survives any crash.
 
     `recipe`: a file, or the name of one of the project's own, e.g. "demo". `settings`: values that replace those of the
-    recipe, by dotted name or in sections, e.g. {"shard.threshold": 0.3}. `runner`: "direct", in this process and its
-    workers, or "prefect".
+    recipe, e.g. {"shard.threshold": 0.3}. `runner`: "direct", in this process and its workers, or "prefect".
     """
-    context = _executed(load_recipe(Path(recipe), list(_overrides(settings or {}))), runner)
+    overrides = [f"{name}={json.dumps(value, default=str)}" for name, value in (settings or {}).items()]
+    context = _executed(load_recipe(Path(recipe), overrides), runner)
     return Run(context.run.records()[-1])
 
 
@@ -213,17 +213,6 @@ class Explanation(Drawable):
         with suppress(PipelineError):
             return f"{super()._repr_html_()}<pre>{escape(str(self))}</pre>"
         return f"<pre>{escape(str(self))}</pre>"
-
-
-def _overrides(settings: Mapping[str, Any], section: str = "") -> Iterator[str]:
-    """Settings in the form of `--set`. Raises `FatalError` for None, which TOML does not have."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _overrides(value, f"{section}{name}.")
-        elif value is None:
-            raise FatalError(f"{section}{name} = None: give a value, or leave it out")
-        else:
-            yield f"{section}{name}={json.dumps(value, default=str, ensure_ascii=False)}"
 
 
 def _executed(recipe: Recipe, runner: str = "direct") -> RunContext:

@@ -24,9 +24,8 @@ def stream(
     `rlip shards index` makes. `epoch`: the first epoch; `epochs`: how many, None for no end. `options`: batch, rank,
     ranks and others of `Stream`, which is a dataset for torch's DataLoader; its `batches()` gives whole batches.
     """
-    listed = [shards] if isinstance(shards, str | Path) else shards
-    paths = [Path(expanded(each)) for each in listed]
-    tars = [tar for path in paths for tar in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]
+    listed = expanded([shards] if isinstance(shards, str | Path) else list(shards))
+    tars = [tar for path in map(Path, listed) for tar in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]
     if not tars:
         raise FatalError(f"{shards}: holds no tar; name a folder of shards, or tars")
     end = None if epochs is None else epoch + epochs

@@ -11,7 +11,7 @@ import uuid
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,6 @@ STEP_REMEDY = "remove it and run the recipe again: the artifacts that it named a
 RECORD_REMEDY = "remove this record, and the later ones move up by one"
 _STEP_NAME = re.compile(r"[a-z][a-z0-9_]*(:[A-Za-z0-9._-]+)*")
 _PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[0-9]+)?")
-_RECORD_TIME = "%Y%m%dT%H%M%S.%f"
 _MAX_NAME = 200
 """Characters of a name. That of a step is also the name of a file."""
 
@@ -140,9 +139,8 @@ class Run:
         entry = self._entry(step)
         found = self.store.find_all(entry.stage, entry.partitions.values()) if entry.partitions else {}
         if lost := len(set(entry.partitions.values()) - found.keys()):
-            some = f"{lost} of {len(entry.partitions)} artifacts of {step}"
-            remedy = "run the recipe again, or pull the run"
-            warnings.warn(f"run {self.name}: the store lacks {some}; {remedy}", stacklevel=2)
+            what = f"run {self.name}: the store lacks {lost} of {len(entry.partitions)} artifacts of {step}"
+            warnings.warn(f"{what}; run the recipe again, or pull the run", stacklevel=2)
         return {part: found[key] for part, key in entry.partitions.items() if key in found}
 
     def keys(self, step: str) -> dict[str, str]:
@@ -178,12 +176,10 @@ class Run:
     def _append(self, time: datetime, status: str, facts: Mapping[str, Any]) -> None:
         steps = {step: {"stage": self.stage(step), "partitions": self.keys(step)} for step in self.steps()}
         content = {"time": time.isoformat(timespec="seconds"), "status": status, **facts, "steps": steps}
-        # Records are in the order of their names, also where a clock was set back, or another machine's is slow.
-        for path in sorted((self.folder / "records").glob("*.json"))[-1:]:
-            with suppress(ValueError):
-                last = datetime.strptime(path.name.partition("-")[0], _RECORD_TIME).replace(tzinfo=UTC)
-                time = max(time, last + timedelta(microseconds=1))
-        name = f"{time.strftime(_RECORD_TIME)}-{uuid.uuid4().hex[:8]}.json"
+        # Records are in the order of their names, also if a clock was set back, or another machine's is slow.
+        last = max((path.name.partition("-")[0] for path in (self.folder / "records").glob("*.json")), default="")
+        stamp = max(f"{time:%Y%m%dT%H%M%S}.{time.microsecond:06d}", f"{last}0")
+        name = f"{stamp}-{uuid.uuid4().hex[:8]}.json"
         self.store.put(self.folder / "records" / name, sealed_json(content, default=str))
 
     def _read(self, name: str) -> Any:

@@ -77,8 +77,6 @@ FORMER = {
 }
 """Name of a command before release 0.2.0 → its present name. The next release drops the former names."""
 
-_TILDE = re.compile(r"^([\w.-]+=)?~(?=/|$)")
-
 
 class Commands(TyperGroup):
     """The commands in `COMMANDS`: their lines in `rlip --help`, and each as declared in its file once it is called."""
@@ -97,7 +95,7 @@ class Commands(TyperGroup):
             typer.echo(f"Warning: `rlip {args[0]}` is now `rlip {now}`", err=True)
             args = [*now.split(), *args[1:]]
         # A shell leaves the `~` of --store=~/store and of --set data.root=~/coco.
-        args = [_TILDE.sub(lambda word: f"{word[1] or ''}{Path.home()}", word) for word in args]
+        args = [re.sub(r"^([\w.-]+=)?~(?=/|$)", lambda found: f"{found[1] or ''}{Path.home()}", word) for word in args]
         name, _, rest = super().resolve_command(ctx, args)
         return name, name and _loaded(name), rest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ import typer
 from PIL.Image import Image
 from rich.console import Console
 from rich.progress import Progress
-from rich.text import Text
 
 from pipeline.cli.contact_sheet import ARROWS, labelled_cell
 from pipeline.cli.options import AsJson, Objects, Predicates, Tokenizer
@@ -93,15 +93,12 @@ def predict(
         with translate_os_errors(f"making {draw}"):
             draw.mkdir(parents=True, exist_ok=True)
     left_out: dict[Path, BadImage] = {}
-    turned: list[Path] = []
     console = Console(stderr=True)
     with Progress(console=console, disable=as_json) as progress, DetectionsWriter(out) as writer:
         bar = progress.add_task("images", total=len(files))
         for number, (file, image, found) in enumerate(_found(predictor, files, batch, left_out)):
             row = relations_above(found.unique(per_image).row(names), threshold)
             writer.write({"image_id": None, "uri": str(file), "width": image.width, "height": image.height, **row})
-            if orientation_of(image) != 1:
-                turned.append(file)
             if draw is not None:
                 with (
                     translate_os_errors(f"writing to {draw}"),
@@ -117,20 +114,17 @@ def predict(
         reasons = {str(file): str(bad) for file, bad in left_out.items()}
         print(json.dumps({"detections": str(out), "images": len(files) - len(left_out), "left_out": reasons}))
         return
-    if turned:
-        console.print(Text(f"Note: {turned_in_words(len(turned), readable(str(turned[0])))}"), soft_wrap=True)
     if left_out:
         console.print(f"Left out {len(left_out)}: {_listed(left_out)}", highlight=False, soft_wrap=True)
     drawn = "" if draw is None else f"; drawn in {draw}"
     print(f"{len(files) - len(left_out)} images: {out}{drawn}")
 
 
-def turned_in_words(number: int, first: str) -> str:
-    """What to know about images that are searched as they are stored although viewers turn them."""
-    return (
-        f"{number:,} image(s) with an EXIF orientation were searched as stored, like the images of test sets, and not as "
-        f"viewers turn them (first: {first}); save photos upright"
-    )
+def warn_if_turned(image: Image) -> None:
+    """Warns that an image which viewers turn is searched as it is stored, like those of test sets."""
+    if orientation_of(image) != 1:
+        what = "images with an EXIF orientation are searched as they are stored, not as viewers turn them"
+        warnings.warn(f"{what}, since test sets state boxes in stored pixels; save photos upright", stacklevel=3)
 
 
 def weights_path(weights: str | Path) -> Path:
@@ -167,6 +161,7 @@ def _found(
             elif readable(str(path)) != str(path):
                 left_out[path] = BadImage("file name not usable", "not UTF-8")
             else:
+                warn_if_turned(image)
                 waiting.append((path, image))
                 yield image
 

@@ -112,10 +112,9 @@ class LabelView:
     def _usual(self) -> Group:
         most = f", most frequent of {len(self.predicates):,}" if len(self.predicates) > MAX_PREDICATES else ""
         frequent = table(f"Predicates{most}", "predicate", "kept", "in the ground truth")
-        has_truth = any(each.given for each in self.predicates)
+        known = any(each.given for each in self.predicates)
         for each in self.predicates[:MAX_PREDICATES]:
-            given = f"{each.given:,}" if has_truth else "–"
-            frequent.add_row(Text(sanitise(each.predicate)), f"{each.kept:,}", given)
+            frequent.add_row(Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.given:,}" if known else "–")
         return Group(frequent)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -120,28 +120,18 @@ def summaries(run: Run) -> list[StepSummary]:
     """All recorded steps of a run, in DAG order. Steps whose artifacts are missing have no partitions."""
     found: list[StepSummary] = []
     current: set[str] = set()
-    is_known = True
     for step in sorted(run.steps(), key=chain_order):
         artifacts = run.artifacts(step).values()
-        read = {digest for artifact in artifacts for digest in _contents_read(artifact)}
-        outdated = is_known and not read <= current
-        found.append(replace(StepSummary.of(step, artifacts), outdated=outdated))
-        is_known &= len(artifacts) == len(run.keys(step))
-        current |= set() if outdated else {artifact.content for artifact in artifacts}
+        read = {d for a in artifacts for t, ds in a.manifest.terms["inputs"].items() if t != "records" for d in ds}
+        found.append(replace(StepSummary.of(step, artifacts), outdated=not read <= current))
+        current |= set() if found[-1].outdated else {artifact.content for artifact in artifacts}
     return found
 
 
 def outdated_in_words(steps: Sequence[StepSummary]) -> str:
     """What to know about the outdated steps among these; "" if there are none."""
     names = ", ".join(step.step for step in steps if step.outdated)
-    of = "made by an earlier execution from what the run has no more; a run to the end makes them anew"
-    return f"Outdated: {names} ({of})" if names else ""
-
-
-def _contents_read(artifact: Artifact) -> Iterator[str]:
-    """The digests of the artifacts that one was made from."""
-    for table, digests in artifact.manifest.terms.get("inputs", {}).items():
-        yield from digests if table != "records" else ()
+    return names and f"Outdated: {names} (made by an earlier execution of what the run has no more; run to the end)"
 
 
 def stage_rows(steps: Sequence[StepSummary], outcome: Outcome | None) -> list[StepOutcome]:

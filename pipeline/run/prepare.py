@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from pipeline.data.datasets.validate import box_doubts
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import precisions, require
 from pipeline.run.progress import Display
-from pipeline.run.recipe_files import STARTED, recorded_recipe
+from pipeline.run.recipe_files import STARTED
 from pipeline.runtime.logs import log
 from pipeline.stages.caption import CaptionStage
 from scenes.settings import SceneSettings
@@ -29,8 +28,6 @@ def prepare(context: RunContext, display: Display) -> None:
     """
     display.busy("checking data, weights and networks")
     require(context)
-    if doubt := _other_data(context):
-        display.warn(doubt)
     if context.recipe.scenes is not None:
         write_world(context.recipe.data.root, context.recipe.scenes, display.drawing)
     read_annotations(context, display.reading)
@@ -52,33 +49,6 @@ def prepare(context: RunContext, display: Display) -> None:
     context.is_prepared = True
     # The review page and others look at a run before it has completed, and need its recipe.
     context.run.note(STARTED, context.recipe.model_dump(mode="json"))
-
-
-def _other_data(context: RunContext) -> str:
-    """What to know if the run has results of other images, which this execution replaces; "" if it has none.
-
-    Relative folders say nothing, since they began where the command was called.
-    """
-    with suppress(FatalError):  # the recipe of another version
-        if (before := recorded_recipe(context.run, STARTED)) is not None:
-            old, new = (each.resolved().data.image_folders() for each in (before, context.recipe))
-            others = new.keys() - old.keys()
-            replaced = [
-                f"{name} in {folder}"
-                for name, folder in old.items()
-                if (others if name not in new else _differ(folder, new[name]))
-            ]
-            if replaced:
-                return (
-                    f"run {context.run.name} was made of other images ({', '.join(replaced)}), whose results it no longer "
-                    "shows; to keep both, give one another name (`name` in the recipe, --as of rlip label)"
-                )
-    return ""
-
-
-def _differ(folder: Path | str, other: Path | str) -> bool:
-    both = str(folder), str(other)
-    return both[0] != both[1] and all("://" in each or Path(each).is_absolute() for each in both)
 
 
 def read_annotations(context: RunContext, reading: Callable[[str, float], None] | None) -> None:

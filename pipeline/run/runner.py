@@ -220,14 +220,12 @@ def _append_unfinished(context: RunContext, status: str, **facts: object) -> Non
 def conclude(context: RunContext, outcome: Outcome) -> tuple[Figures, Path]:
     """Store recipe and outcome with the run and write the report. Returns the figures and the path of the report.
 
-    Raises `FatalError` after that if a partition failed one of `run.checks`, and before it `RetryableError` if another
-    execution has recorded other results meanwhile: the run would have some of each.
+    Raises `FatalError` after that if a partition failed one of `run.checks`, and `RetryableError` before it if another
+    execution of the run has recorded other results.
     """
     if mixed := [step for step, keys in context.recorded.items() if context.run.keys(step) != keys]:
-        raise RetryableError(
-            f"run {context.run.name}: another execution with other settings or data has replaced {', '.join(mixed)} "
-            "meanwhile; give one of the two another name, or let it end first"
-        )
+        what = f"run {context.run.name}: another execution has replaced {', '.join(mixed)} meanwhile"
+        raise RetryableError(f"{what}, with other settings or data; give one of them another name, or let it end first")
     context.run.note("recipe", context.recipe.model_dump(mode="json"))
     context.run.note("outcome", outcome.as_rows())
     view = context.view

@@ -132,7 +132,6 @@ def _claim_and_make(stage: Stage, item: WorkItem, store: Store, report: ReportPr
         if stage.resumes_from and not any(work.iterdir()):
             if note := interrupted(type(stage), item, store):
                 report(0, 1, note)
-                log.info("starts from scratch", extra={"fields": {"note": note}})
             begun = {"step": item.step, "terms": item.terms.as_json()}
             store.disk.write(work / TERMS, json.dumps(begun).encode())
         artifact = store.commit(draft, _make(stage, item, store, report, draft, work))
@@ -145,23 +144,19 @@ def _claim_and_make(stage: Stage, item: WorkItem, store: Store, report: ReportPr
 
 
 def interrupted(stage: type[Stage], item: WorkItem, store: Store) -> str:
-    """What becomes of checkpoints that an interrupted execution of the step left; "" if there are none.
-
-    Those of other settings or inputs are of no use: the key has changed, and with it their folder.
-    """
+    """What becomes of the checkpoints that an interrupted execution of the step left; "" if there are none."""
     left = []
     for folder in store.idle_scratch():
-        if (folder / stage.resumes_from).is_file():
-            with suppress(OSError, ValueError):  # a crash may tear the file
-                begun = json.loads((folder / TERMS).read_bytes())
-                if begun["step"] == item.step:
-                    left.append(changes(begun["terms"], item.terms.as_json()))
+        with suppress(OSError, ValueError):  # there is no checkpoint yet, or a crash tore the file
+            (folder / stage.resumes_from).stat()
+            begun = json.loads((folder / TERMS).read_bytes())
+            if begun["step"] == item.step:
+                left.append(changes(begun["terms"], item.terms.as_json()))
     if not left:
         return ""
     changed = ", ".join(str(change) for change in min(left, key=len))
-    if not changed:
-        return "continues from its last checkpoint"
-    return f"starts from scratch, although one was interrupted here after a checkpoint: it had other terms ({changed})"
+    scratch = f"starts from scratch, since its terms differ from those of the one that was interrupted: {changed}"
+    return scratch if changed else "continues from its last checkpoint"
 
 
 def _make(stage: Stage, item: WorkItem, store: Store, report: ReportProgress, draft: Path, work: Path) -> Manifest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,13 +35,11 @@ def refuse_implausible(
     detections that lie on no true pair, as those of a bad detector do; "" for others.
     """
     best = best_first(found, BEST)
-    prediction, true = _located(best, truth)
-    named = _name_faults(best, truth, prediction, true, objects, predicates)
-    if faults := [*_box_faults(found, truth, sizes), *named]:
+    located, names = _located(best, truth), {"object_labels": objects, "predicates": predicates}
+    if faults := [*_box_faults(found, truth, sizes), *_name_faults(best, truth, located, names)]:
         raise FatalError(f"{path}: its figures would be wrong:\n  " + "\n  ".join(faults))
-    if len(true) or min(len(best), len(truth)) < LEAST:
-        return ""
-    return f"{path.name}: of {len(truth):,} true pairs of boxes, none has a prediction on it (both IoU of at least 0.5)"
+    note = f"{path.name}: of {len(truth):,} true pairs of boxes, none has a prediction on it (both IoU of at least 0.5)"
+    return "" if len(located[1]) or min(len(best), len(truth)) < LEAST else note
 
 
 def _box_faults(found: Relations, truth: Relations, sizes: Integers) -> Iterator[str]:
@@ -76,15 +74,13 @@ def _listed(place: Floats) -> str:
 
 
 def _name_faults(
-    best: Relations,
-    truth: Relations,
-    prediction: Integers,
-    true: Integers,
-    objects: Sequence[str],
-    predicates: Sequence[str],
+    best: Relations, truth: Relations, located: tuple[Integers, Integers], names: Mapping[str, Sequence[str]]
 ) -> Iterator[str]:
-    subjects, objects_ = _moved_by_half(best.subject_boxes), _moved_by_half(best.object_boxes)
-    moved = replace(best, subject_boxes=subjects, object_boxes=objects_)
+    prediction, true = located
+    subjects, things = (
+        each - np.tile((each[:, 2:] - each[:, :2]) / 2, 2) for each in (best.subject_boxes, best.object_boxes)
+    )
+    moved = replace(best, subject_boxes=subjects, object_boxes=things)
     if len(_located(moved, truth)[1]) > max(LEAST, 2 * len(true)):
         yield "boxes begin where the centres of true ones are; write their left and top side"
     ends = {"subject": "object", "object": "subject"}
@@ -95,17 +91,12 @@ def _name_faults(
     )
     if turned_right > max(LEAST, 2 * right):
         yield "subjects lie where true objects are, and objects where subjects are; swap them"
-    for kind, names in (("object_labels", objects), ("predicates", predicates)):
-        if meant := _renamed(getattr(best, kind)[prediction], getattr(truth, kind)[true], names):
+    for kind, own in names.items():
+        if meant := _renamed(getattr(best, kind)[prediction], getattr(truth, kind)[true], own):
             yield f"{kind.replace('_labels', 's')} are numbered in another order than the ground truth's names: {meant}"
 
 
 _PARTS = ("boxes", "labels")
-
-
-def _moved_by_half(boxes: Floats) -> Floats:
-    """Boxes moved left and up by half their size."""
-    return boxes - np.tile((boxes[:, 2:] - boxes[:, :2]) / 2, 2)
 
 
 def _located(found: Relations, truth: Relations) -> tuple[Integers, Integers]:
