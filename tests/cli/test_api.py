@@ -82,8 +82,8 @@ def test_a_tilde_is_the_home_folder_in_calls_settings_and_commands(tmp_path, mon
     words = {"run.until": "ingest", "data.root": "~/coco", "data.sources.0.annotations": "~/coco/instances.json"}
     rlip.run("~/coco/recipe.toml", words | {"store": "~/here", "reports": "~/reports"})
     assert rlip.open("~/here").runs() == ["small"] and (tmp_path / "reports" / "small").is_dir()
-    assert "small" in output_of("show", "--store=~/here", cwd=tmp_path)
-    assert not (tmp_path / "~").exists()
+    output_of("export", "small", "--format", "coco", "--out=~/exported", "--store=~/here", cwd=tmp_path)
+    assert (tmp_path / "exported").is_dir() and not (tmp_path / "~").exists()
 
 
 def test_a_recipe_runs_again_on_files_that_have_changed(tmp_path):
