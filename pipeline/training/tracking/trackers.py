@@ -345,4 +345,4 @@ class GuardedTracker:
     def _warn(self, what: str) -> None:
         if not self._has_warned:
             self._has_warned = True
-            self._warn_person(f"the tracker {self._name} failed, so training continues without it ({what})")
+            self._warn_person(f"the tracker {self._name} fails ({what}); training continues")
