@@ -85,7 +85,7 @@ def predict(
     )
     if subject is not None and subject not in names.objects:
         raise FatalError(
-            f"--subject {subject}: is none of the objects ({', '.join(names.objects)}); add it to --objects"
+            f"--subject {subject}: is not among the objects ({', '.join(names.objects)}); add it to --objects"
         )
     network = open_network(path, tokenizer, device)
     predictor = Predictor(network, names, image_size or known.image_size, subject=subject, per_image=None)

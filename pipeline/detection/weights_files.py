@@ -60,8 +60,8 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
         return DetectorFiles("recorded", path, {path.name: path})
     if path.is_file():
         raise FatalError(
-            f"detect.weights = {path}: is none of the files that can be read: .safetensors of this project, .pth of "
-            "torchvision, .onnx, and .json with recorded boxes. For a transformers model, name its folder"
+            f"detect.weights = {path}: is no detector; expected .safetensors of this project, .pth of torchvision, "
+            ".onnx, or .json with recorded boxes. For a transformers model, name its folder"
         )
     return _transformers(path if path.is_dir() else hub_folder(settings.weights, settings.hub, "detect.weights", _WAYS))
 

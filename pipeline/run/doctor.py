@@ -458,7 +458,7 @@ def _answer(ray: Any, node: str, task: Any, probes: Sequence[Path]) -> Iterator[
     try:
         version_there, lacks = ray.get(task, timeout=0.1)
     except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
-        yield Finding("note", node, "was just lost; the run goes on without it")
+        yield Finding("note", node, "was just lost; the run continues without it")
         return
     except ray.exceptions.RayError as error:
         ray.cancel(task)
