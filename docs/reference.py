@@ -56,7 +56,7 @@ def settings_page() -> str:
         "Every setting of a recipe, by section, with its default, or with its type in brackets where it has none. A ● marks",
         "settings that decide rows: changing one recomputes its stage and the stages below whose input then differs. Models",
         "and other input files decide rows by their content. The other settings (paths, batch sizes, devices, workers) change",
-        "no row. `rlip run RECIPE --set shard.threshold=0.3` sets one for a single run.",
+        "no row. `rlip run RECIPE --set shard.threshold=0.3` sets one for a single run. `~/` begins in the home folder.",
     ]  # fmt: skip
     sections = list(_sections(Recipe, "", keyed=False, seen=set()))
     for group, section in (("captioners", "caption"), ("labellers", "tag"), ("detectors", "detect")):
@@ -131,7 +131,7 @@ def _members(of: type[Any]) -> Iterator[str]:
 
 def _signature(function: Callable[..., Any]) -> str:
     """The parameters of a function, without `self` and what it returns if that is nothing."""
-    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(function)))
+    text = re.sub(r"""(: |-> )(['\"])(.*?)\2""", r"\1\3", str(inspect.signature(function)))
     return re.sub(r"^\((self|cls)(, )?", "(", text).removesuffix(" -> None")
 
 

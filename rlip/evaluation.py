@@ -7,17 +7,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pydantic import validate_call
-
 from pipeline.cli.evaluate import Evaluation as Evaluation, score
 from pipeline.evaluation.detections.table import DetectionsWriter
+from rlip.arguments import checked
 from rlip.model import Prediction
 
-_score: Callable[..., Evaluation] = validate_call(score)
+_score: Callable[..., Evaluation] = checked(score)
 
 
 def evaluate(
-    predictions: str | Path | Iterable[str | Path] | Iterable[Prediction],
+    predictions: str | Path | Prediction | Iterable[str | Path] | Iterable[Prediction],
     *,
     benchmark: str,
     annotations: str | Path,
@@ -29,7 +28,7 @@ def evaluate(
     ground truth. `options`: those of `rlip evaluate`, e.g. split and known_object; `--file` is files, a list, and
     `--report` is report_folder.
     """
-    given = [predictions] if isinstance(predictions, str | Path) else list(predictions)
+    given = [predictions] if isinstance(predictions, str | Path | Prediction) else list(predictions)
     with TemporaryDirectory(prefix="rlip-evaluate-") as folder:
         files = [each for each in given if not isinstance(each, Prediction)]
         if found := [each for each in given if isinstance(each, Prediction)]:
@@ -37,4 +36,4 @@ def evaluate(
             with DetectionsWriter(Path(folder, "predictions.parquet")) as writer:
                 for prediction in found:
                     writer.write(prediction.row)
-        return _score(benchmark, ground_truth=annotations, detections=files, **options)
+        return _score(benchmark=benchmark, ground_truth=annotations, detections=files, **options)

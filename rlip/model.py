@@ -7,16 +7,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.cli.predict import drawable, open_network, relations_above, trained_names, weights_path
-from pipeline.data.images.opening import BadImage, read_image
+from pipeline.cli.predict import drawable, open_network, relations_above, trained_names, warn_if_turned, weights_path
+from pipeline.data.images.opening import BadImage, as_rgb, read_image
 from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.interop.shard_samples import SeenLabels
 from pipeline.labels.label_rows import LABELS
 from pipeline.report.formatting import sanitise
+from pipeline.runtime.settings import expanded
+from rlip.arguments import checked
 from rlip.notebook import Drawable
 from storage.errors import FatalError
 
@@ -27,6 +31,7 @@ RELATIONS = (
 )
 
 
+@checked
 def load(
     weights: str | Path, *, tokenizer: str | Path | None = None, image_size: int | None = None, device: str = "auto"
 ) -> Model:
@@ -54,9 +59,9 @@ class Model:
 
     def predict(
         self,
-        image: str | Path | Image.Image,
-        objects: Sequence[str] = (),
-        predicates: Sequence[str] = (),
+        image: str | Path | Image.Image | npt.NDArray[np.uint8],
+        objects: str | Sequence[str] | None = None,
+        predicates: str | Sequence[str] | None = None,
         *,
         subject: str | None = None,
         per_image: int = 100,
@@ -64,18 +69,20 @@ class Model:
     ) -> Prediction:
         """Finds boxes and relations in an image, as `rlip predict` does.
 
-        `objects`, `predicates`: any names, as a list or separated by commas; those of the training if none are given.
+        `image`: a file, an image of Pillow, or an array (height, width, 3) in RGB. `objects`, `predicates`: any names,
+        as a list or separated by commas; those of the training if none are given.
         `subject`: the name that subjects must have. `per_image`: relations to keep. `threshold`: least score of a box
         or relation.
         """
-        listed = (names.split(",") if isinstance(names, str) else names for names in (objects, predicates))
+        listed = (names.split(",") if isinstance(names, str) else names or () for names in (objects, predicates))
         given = [distinct(names) for names in listed]
         names = Names(given[0] or self.objects, given[1] or self.predicates)
         if not names.objects or not names.predicates:
             raise FatalError("the weights state no names; give objects and predicates, e.g. objects=['person', 'dog']")
         if subject is not None and subject not in names.objects:
             raise FatalError(f"subject {subject!r} is none of the objects ({', '.join(names.objects)}); add it to them")
-        opened, uri = (image.convert("RGB"), "image") if isinstance(image, Image.Image) else (_read(image), str(image))
+        opened, uri = _read(image), str(image) if isinstance(image, str | Path) else "image"
+        warn_if_turned(opened)
         (found,) = self._predictor(names, subject).predict([opened], batch=1)
         return Prediction(opened, uri, relations_above(found.unique(per_image).row(names), threshold))
 
@@ -122,8 +129,10 @@ class Prediction(Drawable):
         return f"Prediction({self.title!r}, {len(self.row['boxes'])} boxes, {len(self.row['pairs'])} relations)"
 
 
-def _read(image: str | Path) -> Image.Image:
+def _read(image: Any) -> Image.Image:
     try:
-        return read_image(Path(image))
-    except BadImage as bad:
-        raise FatalError(f"{image}: can't be read ({bad})") from bad
+        if isinstance(image, str | Path):
+            return read_image(Path(expanded(image)))
+        return as_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image))
+    except (BadImage, AttributeError, TypeError, ValueError) as bad:
+        raise FatalError(f"{str(image)[:200]}: can't be read as one image ({bad})") from bad

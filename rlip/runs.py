@@ -11,12 +11,11 @@ from datetime import datetime
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
-from pydantic import validate_call
 from rich.console import Console
 
 from pipeline.cli.explain import ImageTrace, trace_of
@@ -39,6 +38,7 @@ from pipeline.run.context import RunContext
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
 from pipeline.training.sample import SampleBox
+from rlip.arguments import checked
 from rlip.notebook import Drawable, console_html
 from storage.errors import FatalError, PipelineError
 from storage.open_store import existing_store
@@ -48,14 +48,18 @@ Error = PipelineError
 """What is raised for unusable input; the message says what is wrong, where, and what to do."""
 
 
-def run(recipe: str | Path, settings: Mapping[str, Any] | None = None, runner: str = "direct") -> Run:
+@checked
+def run(
+    recipe: str | Path, settings: Mapping[str, Any] | None = None, runner: Literal["direct", "prefect"] = "direct"
+) -> Run:
     """Runs a recipe as `rlip run` does: what the store has is reused, and what is committed survives any crash.
 
     `recipe`: a file, or the name of one of the project's own, e.g. "demo". `settings`: values that replace those of the
     recipe, e.g. {"shard.threshold": 0.3}. `runner`: "direct", in this process and its workers, or "prefect".
     """
     overrides = [f"{name}={json.dumps(value, default=str)}" for name, value in (settings or {}).items()]
-    return Run(_executed(load_recipe(Path(recipe), overrides), runner).run)
+    context = _executed(load_recipe(Path(recipe), overrides), runner)
+    return Run(context.run.records()[-1])
 
 
 def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **options: Any) -> Run:
@@ -65,12 +69,16 @@ def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **opt
     .onnx file, weights of this project, or a .json with boxes. `options`: those of `rlip label`, e.g. captioner,
     categories, threshold and store; `--as` is run_name, and `--set` is overrides, a list.
     """
-    context = _executed(validate_call(label_recipe)(str(folder), tagger=str(tagger), detector=str(detector), **options))
+    if isinstance(listed := options.get("categories"), list | tuple):
+        options["categories"] = ",".join(listed)
+    options |= {"folder": str(folder), "tagger": str(tagger), "detector": str(detector)}
+    context = _executed(checked(label_recipe)(**options))
     for image, reason in require_usable(context).items():
         warnings.warn(f"{image} is left out: {reason}", stacklevel=2)
-    return Run(context.run)
+    return Run(context.run.records()[-1])
 
 
+@checked
 def open(store: str | Path = STORE) -> Store:
     """Opens a store: a folder, or a URL such as s3://bucket/folder."""
     return Store(store)
@@ -99,7 +107,8 @@ class Store:
 
 
 class Run:
-    """A run in a store, by its `name`. Its tables are pyarrow's, so that `.to_pandas()` converts each."""
+    """A run in a store, by its `name`: what `run` and `label` return stays as that execution left it, e.g. demo@2. Its
+    tables are pyarrow's, so that `.to_pandas()` converts each."""
 
     def __init__(self, record: RecordedRun) -> None:
         self._run = record
@@ -120,6 +129,7 @@ class Run:
     def labels(self, all_scores: bool = False) -> pa.Table:
         """One row for each label that the run keeps; with `all_scores` for each scored one, with the column `kept` and
         the `reason`. docs/exchange.md describes the columns."""
+        self._require("labels", bool(self._run.artifacts("tag")))
         found = pa.concat_tables([LABELS.empty_table(), *flat_labels(self._run)])
         return found if all_scores else found.filter(pc.field("kept"))
 
@@ -152,9 +162,14 @@ class Run:
 
     def _table(self, name: str) -> pa.Table:
         tables = dict(tables_of(self._run))
-        if name not in tables:
-            raise FatalError(f"run {self.name!r} has no table {name!r}; it has {', '.join(tables) or 'none'}")
+        self._require(name, name in tables)
         return tables[name].to_table()
+
+    def _require(self, name: str, is_there: bool) -> None:
+        if not is_there:
+            steps = ", ".join(step for step in sorted(self._run.steps()) if self._run.artifacts(step))
+            why = f"; its steps: {steps}" if steps else ": it was removed, or the store moved"
+            raise FatalError(f"run {self.name!r} in {self._run.store.address} has no {name}{why}")
 
     def __repr__(self) -> str:
         return f"Run({self.name!r}, steps={self._run.steps()})"

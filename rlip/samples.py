@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.runtime.settings import expanded
 from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.open_store import cache_folder
@@ -23,7 +24,7 @@ def stream(
     `rlip shards index` makes. `epoch`: the first epoch; `epochs`: how many, None for no end. `options`: batch, rank,
     ranks and others of `Stream`, which is a dataset for torch's DataLoader; its `batches()` gives whole batches.
     """
-    listed = [shards] if isinstance(shards, str | Path) else shards
+    listed = expanded([shards] if isinstance(shards, str | Path) else list(shards))
     tars = [tar for path in map(Path, listed) for tar in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]
     if not tars:
         raise FatalError(f"{shards}: holds no tar; name a folder of shards, or tars")

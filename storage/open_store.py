@@ -55,7 +55,7 @@ def local_folder(address: Address) -> Path:
         raise FatalError(f"{text!r} is not the address of a store; name a folder, or a URL such as s3://bucket/folder")
     require_no_secret(text)
     if "://" not in text:
-        return Path(text)
+        return Path(text).expanduser() if text.startswith("~/") else Path(text)
     if is_remote(address):
         return cache_folder() / folder_name(text.rstrip("/"))
     import fsspec

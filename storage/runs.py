@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -134,9 +135,12 @@ class Run:
         return [RunRecord(self, number, path) for number, path in enumerate(paths, start=1)]
 
     def artifacts(self, step: str) -> dict[str, Artifact]:
-        """Partition → artifact of a step, for recorded artifacts that still exist."""
+        """Partition → artifact of a step, for recorded artifacts that still exist. Warns of those that don't."""
         entry = self._entry(step)
         found = self.store.find_all(entry.stage, entry.partitions.values()) if entry.partitions else {}
+        if lost := len(set(entry.partitions.values()) - found.keys()):
+            what = f"run {self.name}: the store lacks {lost} of {len(entry.partitions)} artifacts of {step}"
+            warnings.warn(f"{what}; run the recipe again, or pull the run", stacklevel=2)
         return {part: found[key] for part, key in entry.partitions.items() if key in found}
 
     def keys(self, step: str) -> dict[str, str]:
@@ -172,7 +176,10 @@ class Run:
     def _append(self, time: datetime, status: str, facts: Mapping[str, Any]) -> None:
         steps = {step: {"stage": self.stage(step), "partitions": self.keys(step)} for step in self.steps()}
         content = {"time": time.isoformat(timespec="seconds"), "status": status, **facts, "steps": steps}
-        name = f"{time:%Y%m%dT%H%M%S}.{time.microsecond:06d}-{uuid.uuid4().hex[:8]}.json"
+        # Records are in the order of their names, also if a clock was set back, or another machine's is slow.
+        last = max((path.name.partition("-")[0] for path in (self.folder / "records").glob("*.json")), default="")
+        stamp = max(f"{time:%Y%m%dT%H%M%S}.{time.microsecond:06d}", f"{last}0")
+        name = f"{stamp}-{uuid.uuid4().hex[:8]}.json"
         self.store.put(self.folder / "records" / name, sealed_json(content, default=str))
 
     def _read(self, name: str) -> Any:

@@ -60,6 +60,7 @@ class RunBuilder:
         rows_in: int | None = None,
         settings: Mapping[str, Any] | None = None,
         detections: Sequence[Mapping[str, Any]] | None = None,
+        inputs: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         def output(work: Path) -> Output:
             files = {}
@@ -72,7 +73,7 @@ class RunBuilder:
             return Output(table, files=files, rejected=rejected, rows_in=rows_in, facts=facts or {})
 
         stage = Made(step, output)
-        terms = KeyTerms(stage.name, 1, settings or {"step": step, "partition": partition}, {})
+        terms = KeyTerms(stage.name, 1, settings or {"step": step, "partition": partition}, inputs or {})
         record = execute(stage, WorkItem(step, partition, terms), self.run.store, lambda done, total, note="": None)
         keys = self._keys.setdefault(step, {})
         keys[partition] = record.key

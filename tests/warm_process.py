@@ -162,6 +162,7 @@ def _run(
         os.dup2(pipe.fileno(), stream)
         pipe.close()
     begin_fork(environment)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it stands for a command, which Ctrl-C reaches
     os.chdir(cwd)
     try:
         function(*words)

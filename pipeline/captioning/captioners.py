@@ -34,7 +34,7 @@ class Blip(_Own):
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """What the model's folder lacks."""
-        folder = Path(self.settings.model).expanduser()
+        folder = Path(self.settings.model)
         if folder.is_dir() and (fault := model_fault(folder)):
             yield "caption.model", f"{folder}: {fault}"
 

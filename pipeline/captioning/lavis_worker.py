@@ -198,7 +198,7 @@ def serve(pipe: Pipe) -> None:
 
 
 def _batch(model: Any, header: dict[str, Any], payload: bytes, settings: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """Caption images one by one, because their number would change the rounding, and thereby captions."""
+    """Caption images one by one: a larger batch would change the rounding, and so the captions."""
     images, side, draws, steps = (header[name] for name in ("images", "side", "draws", "steps"))
     cut = images * side * side * 3
     pixels = torch.frombuffer(bytearray(payload[:cut]), dtype=torch.uint8).view(images, side, side, 3)

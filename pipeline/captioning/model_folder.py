@@ -19,7 +19,7 @@ def find_model(model: str, hub: bool, setting: str = "model") -> Path:
 
     Raises `FatalError` that names what is missing, the setting, and the ways to get it.
     """
-    folder = Path(model).expanduser()
+    folder = Path(model)
     if not folder.is_dir():
         folder = hub_folder(model, hub, setting, _ways(model, setting))
     lacking = [] if (folder / "config.json").is_file() else ["config.json"]
@@ -60,7 +60,7 @@ def model_fault(folder: Path) -> str:
 
 def find_lavis_model(model: str) -> tuple[Path, Path]:
     """Find the checkpoint and the vocabulary in a folder for LAVIS. Raises `FatalError` that says what is missing."""
-    folder = Path(model).expanduser()
+    folder = Path(model)
     checkpoints, vocabulary = sorted(folder.glob("*.pth")), folder / "vocab.txt"
     if len(checkpoints) != 1 or not vocabulary.is_file():
         present = (
@@ -75,13 +75,12 @@ def find_lavis_model(model: str) -> tuple[Path, Path]:
 
 def find_lavis_python(python: Path) -> Path:
     """Find the Python of LAVIS's environment. Raises `FatalError` that says how to build it."""
-    path = python.expanduser()
-    if not path.is_file():
+    if not python.is_file():
         raise FatalError(
-            f"{path}: no such file (setting: lavis_python); captioner 'lavis' needs the Python of LAVIS's environment "
+            f"{python}: no such file (setting: lavis_python); captioner 'lavis' needs the Python of LAVIS's environment "
             "there. Run `make lavis-env`, or set captioner to 'blip', which needs no such environment"
         )
-    return path
+    return python
 
 
 def _ways(model: str, setting: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib.metadata
+import re
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -92,6 +94,8 @@ class Commands(TyperGroup):
         if now := FORMER.get(args[0]):
             typer.echo(f"Warning: `rlip {args[0]}` is now `rlip {now}`", err=True)
             args = [*now.split(), *args[1:]]
+        # A shell leaves the `~` of --store=~/store and of --set data.root=~/coco.
+        args = [re.sub(r"^([\w.-]+=)?~(?=/|$)", lambda found: f"{found[1] or ''}{Path.home()}", word) for word in args]
         name, _, rest = super().resolve_command(ctx, args)
         return name, name and _loaded(name), rest
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Timer, main_thread
-from typing import TextIO
+from typing import Any
 
 import typer
 
@@ -78,21 +78,9 @@ def _interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Prints what users should change, e.g. a setting's former name, without the line of code that warned."""
-    shown = (
-        str(message)
-        if issubclass(category, FutureWarning)
-        else warnings.formatwarning(message, category, filename, lineno)
-    )
-    sys.stderr.write(f"Warning: {as_printed(shown)}\n")
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Prints a warning without the line of code that warned."""
+    sys.stderr.write(f"Warning: {as_printed(str(message))}\n")
 
 
 def as_printed(message: str) -> str:

@@ -271,7 +271,7 @@ def score(
                     verified=None if verified is None else _verified(verified, further["classes"], truth),
                 )
                 scored = [_scored(benchmark, *named, truth, faults, options) for named in models.items()]
-            findings += "\n".join(each.findings for each in scored)
+            findings += "\n".join(each.findings for each in scored if each.findings)
             if compared:
                 comparison = compare(
                     NAMES.get(benchmark, benchmark),
@@ -326,7 +326,7 @@ def _scored(
     found = read_detections(path, truth, **faults, per_image=per_image, allowed=allowed)
     truth, predicted, true = found.truth, found.relations, found.truth.relations
     names = truth.objects, truth.predicates
-    refuse_implausible(path, predicted, true, truth.sizes, *names)
+    doubt = refuse_implausible(path, predicted, true, truth.sizes, *names)
     run: dict[str, Callable[[], Evaluated]] = {
         "hico-det": lambda: benchmarks.hico_det(predicted, true, *names, options),
         "open-images": lambda: benchmarks.open_images(predicted, true, truth.predicates, options),
@@ -335,7 +335,8 @@ def _scored(
     }
     evaluated = run[benchmark]()
     predicted, true = (replace(each, masks=None) for each in (predicted, true))
-    return Scored(Model(name, evaluated, predicted, true), *names, truth.uris, str(found.findings))
+    findings = "\n".join(filter(None, (str(found.findings), doubt)))
+    return Scored(Model(name, evaluated, predicted, true), *names, truth.uris, findings)
 
 
 def _vcoco(
@@ -353,9 +354,9 @@ def _vcoco(
         predicted = _vcoco_detections(path, truth, annotations, files, faults)
         roles = VcocoRoles.of(predicted, truth)
         sizes = np.zeros((truth.images, 2), np.int64)
-        refuse_implausible(path, roles.predicted, roles.truth, sizes, roles.objects, roles.predicates)
+        doubt = refuse_implausible(path, roles.predicted, roles.truth, sizes, roles.objects, roles.predicates)
         model = Model(name, benchmarks.vcoco(predicted, truth, options), roles.predicted, roles.truth)
-        scored.append(Scored(model, roles.objects, roles.predicates, truth.uris))
+        scored.append(Scored(model, roles.objects, roles.predicates, truth.uris, doubt))
     return scored
 
 

@@ -84,5 +84,5 @@ def further_files(pairs: Sequence[str]) -> Mapping[str, Path]:
         field, equals, path = pair.partition("=")
         if not equals or not path or field not in FURTHER_FILES:
             raise FatalError(f"--file {pair}: expected FIELD=PATH, with one of the fields {', '.join(FURTHER_FILES)}")
-        files[field] = Path(path).expanduser()
+        files[field] = Path(path)
     return files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.cli.contact_sheet import ARROWS, labelled_cell
 from pipeline.cli.options import AsJson, Objects, Predicates, Tokenizer
 from pipeline.data.datasets.annotations import read_text, readable
 from pipeline.data.datasets.bare_images import SUFFIXES
-from pipeline.data.images.opening import BadImage, read_ahead, read_image
+from pipeline.data.images.opening import BadImage, orientation_of, read_ahead, read_image
 from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.interop.shard_samples import SeenLabels, SeenRelation
@@ -61,7 +62,7 @@ def predict(
     ] = None,
     per_image: Annotated[int, typer.Option("--per-image", min=1, help="Relations to keep per image.")] = 100,
     threshold: Annotated[
-        float, typer.Option("--threshold", min=0, help="Exclude boxes and relations with a lower score.")
+        float, typer.Option("--threshold", min=0, max=1, help="Exclude boxes and relations with a lower score.")
     ] = 0.0,
     top: Annotated[int, typer.Option("--top", min=0, help="Relations to draw per image, the best first.")] = ARROWS,
     tokenizer: Tokenizer = None,
@@ -84,7 +85,7 @@ def predict(
     )
     if subject is not None and subject not in names.objects:
         raise FatalError(
-            f"--subject {subject}: is none of the objects ({', '.join(names.objects)}); add it to --objects"
+            f"--subject {subject}: is not among the objects ({', '.join(names.objects)}); add it to --objects"
         )
     network = open_network(path, tokenizer, device)
     predictor = Predictor(network, names, image_size or known.image_size, subject=subject, per_image=None)
@@ -117,6 +118,13 @@ def predict(
         console.print(f"Left out {len(left_out)}: {_listed(left_out)}", highlight=False, soft_wrap=True)
     drawn = "" if draw is None else f"; drawn in {draw}"
     print(f"{len(files) - len(left_out)} images: {out}{drawn}")
+
+
+def warn_if_turned(image: Image) -> None:
+    """Warns that an image which viewers turn is searched as it is stored, like those of test sets."""
+    if orientation_of(image) != 1:
+        what = "images with an EXIF orientation are searched as they are stored, not as viewers turn them"
+        warnings.warn(f"{what}, since test sets state boxes in stored pixels; save photos upright", stacklevel=3)
 
 
 def weights_path(weights: str | Path) -> Path:
@@ -153,6 +161,7 @@ def _found(
             elif readable(str(path)) != str(path):
                 left_out[path] = BadImage("file name not usable", "not UTF-8")
             else:
+                warn_if_turned(image)
                 waiting.append((path, image))
                 yield image
 

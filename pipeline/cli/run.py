@@ -56,7 +56,7 @@ def run_context(context: RunContext, direct: bool, as_json: bool) -> None:
 
 
 class Executed(NamedTuple):
-    """What an execution of a recipe leaves for people, besides the artifacts."""
+    """What an execution of a recipe leaves for people in addition to its artifacts."""
 
     outcome: Outcome
     figures: Figures

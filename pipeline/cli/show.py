@@ -184,10 +184,12 @@ def show_runs(console: Console, store: Store, as_json: bool) -> None:
 
 
 def show_steps(console: Console, run: Run, steps: list[StepSummary], as_json: bool) -> None:
-    """Show steps of a run: counts of rows, time, size, and what the store has lost."""
-    missing = {summary.step: len(run.keys(summary.step)) - summary.partitions for summary in steps}
-    lost = {step: number for step, number in missing.items() if number}
+    """Show steps of a run: counts of rows, time and size; as JSON also how many artifacts the store has lost."""
+    from pipeline.report.steps import outdated_in_words
+
     if as_json:
+        missing = {summary.step: len(run.keys(summary.step)) - summary.partitions for summary in steps}
+        lost = {step: number for step, number in missing.items() if number}
         _print_json(console, {"run": run.name, "steps": [asdict(summary) for summary in steps], "lost": lost})
         return
     made = table(
@@ -200,9 +202,8 @@ def show_steps(console: Console, run: Run, steps: list[StepSummary], as_json: bo
             Text(step.step), *(f"{n:,}" for n in counts), f"{step.seconds:,.1f}", rate, bytes_in_words(step.bytes)
         )
     console.print(made)
-    for name, number in lost.items():
-        text = f"{name}: the store has lost {number} of {len(run.keys(name))} artifacts; run the recipe again, or pull the run"
-        console.print(Text(sanitise(text, 200), "bold"))
+    if note := outdated_in_words(steps):
+        console.print(Text(note, "bold"))
     for step in steps:
         if step.rejected:
             reasons = ", ".join(f"{reason}: {count:,}" for reason, count in step.rejected.items())

@@ -40,7 +40,7 @@ class DetectorFiles:
 def find_detector(settings: DetectSettings) -> DetectorFiles:
     """Finds the detector of the settings; downloads it only with `hub`. Raises `FatalError` if files are missing."""
     assert settings.weights is not None  # the recipe requires it where the stage runs
-    path = Path(settings.weights).expanduser()
+    path = Path(settings.weights)
     if settings.detector is not None:
         if not path.exists():
             raise FatalError(
@@ -60,8 +60,8 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
         return DetectorFiles("recorded", path, {path.name: path})
     if path.is_file():
         raise FatalError(
-            f"detect.weights = {path}: is none of the files that can be read: .safetensors of this project, .pth of "
-            "torchvision, .onnx, and .json with recorded boxes. For a transformers model, name its folder"
+            f"detect.weights = {path}: is no detector; expected .safetensors of this project, .pth of torchvision, "
+            ".onnx, or .json with recorded boxes. For a transformers model, name its folder"
         )
     return _transformers(path if path.is_dir() else hub_folder(settings.weights, settings.hub, "detect.weights", _WAYS))
 

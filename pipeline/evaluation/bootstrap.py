@@ -45,7 +45,7 @@ class Interval:
 
     @property
     def leaves_out_zero(self) -> bool:
-        """Whether a difference is told apart from none."""
+        """Whether the interval of a difference excludes zero."""
         return self.low > 0 or self.high < 0
 
     def text(self, form: Callable[[float], str]) -> str:

@@ -31,7 +31,7 @@ SCORE_BANDS = 4
 HOLDS = 0.5
 """Probability from which a verifier counts as accepting a label."""
 REFUSED_RATE = 2.0
-"""How many times as often a label is drawn that the verifier refuses: such labels tell more, being right or wrong."""
+"""Factor by which labels that the verifier refuses are drawn more often, since they are more informative."""
 _SAID = {True: "accepted by the verifier", False: "refused by the verifier", None: "not verified"}
 MOST_AUDITED = 100_000
 """Maximum number of labels in an audit: those with the lowest numbers, a random sample large enough for any audit."""

@@ -15,7 +15,7 @@ from pipeline.report.figures import DatasetAudit, Figures
 from pipeline.report.formatting import sanitise, share, table
 from pipeline.report.label_view import methods_table
 from pipeline.report.names import NAMES
-from pipeline.report.steps import Outcome, scored_estimate, stage_rows
+from pipeline.report.steps import Outcome, outdated_in_words, scored_estimate, stage_rows
 from pipeline.report.variants import VariantScores, score_name, score_names, score_text
 from pipeline.training.config import MODEL
 from storage.artifact import Artifact
@@ -30,6 +30,8 @@ def print_outcome(
     `review`: the command that opens it for review.
     """
     console.print(_stages(figures, outcome))
+    if note := outdated_in_words(figures.steps):
+        console.print(Text(note, "bold"))
     if figures.unknown_captions:
         console.print(
             f"{figures.unknown_captions:,} recorded captions ignored: no labelled dataset contains their images"

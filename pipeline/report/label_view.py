@@ -111,8 +111,9 @@ class LabelView:
     def _usual(self) -> Group:
         most = f", most frequent of {len(self.predicates):,}" if len(self.predicates) > MAX_PREDICATES else ""
         frequent = table(f"Predicates{most}", "predicate", "kept", "in the ground truth")
+        known = any(each.given for each in self.predicates)
         for each in self.predicates[:MAX_PREDICATES]:
-            frequent.add_row(Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.given:,}")
+            frequent.add_row(Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.given:,}" if known else "–")
         return Group(frequent)
 
 

@@ -30,7 +30,7 @@ from pipeline.report.report_folder import (
     write_digests,
 )
 from pipeline.report.run_evaluations import RunEvaluation, write_run_evaluations
-from pipeline.report.steps import ESTIMATE, Outcome, scored_estimate, stage_rows
+from pipeline.report.steps import ESTIMATE, Outcome, outdated_in_words, scored_estimate, stage_rows
 from pipeline.report.training_charts import training_curves
 from pipeline.report.variants import score_name, score_names, score_text
 from pipeline.report.view import RunView
@@ -40,7 +40,7 @@ from storage.errors import FatalError
 from storage.runs import Run
 from tagger.audit.coverage import FREQUENT
 
-_VERSION = 13
+_VERSION = 14
 """Incremented whenever the page of the same run would look different."""
 IMAGES = 24
 """Number of images drawn at random; half as many of the hardest are added."""
@@ -119,6 +119,7 @@ def _render(
         scores=score_names(figures.variants),
         evaluations=evaluations,
         stages=stage_rows(figures.steps, outcome),
+        outdated=outdated_in_words(figures.steps),
         estimated=scored_estimate(view.run),
         curves=training_curves([view.run, *against]),
         compared=bool(against),

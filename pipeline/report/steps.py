@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipeline.runtime.chat_endpoint import TOKENS
@@ -74,6 +74,8 @@ class StepSummary:
     hosts: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The settings that the artifacts were computed with and that all partitions share, whatever later recipes say."""
+    outdated: bool = False
+    """Whether it was made from artifacts that the run had and has no more, e.g. since a later execution ended before it."""
 
     @classmethod
     def of(cls, step: str, artifacts: Iterable[Artifact]) -> StepSummary:
@@ -116,7 +118,20 @@ class StepSummary:
 
 def summaries(run: Run) -> list[StepSummary]:
     """All recorded steps of a run, in DAG order. Steps whose artifacts are missing have no partitions."""
-    return [StepSummary.of(step, run.artifacts(step).values()) for step in sorted(run.steps(), key=chain_order)]
+    found: list[StepSummary] = []
+    current: set[str] = set()
+    for step in sorted(run.steps(), key=chain_order):
+        artifacts = run.artifacts(step).values()
+        read = {d for a in artifacts for t, ds in a.manifest.terms["inputs"].items() if t != "records" for d in ds}
+        found.append(replace(StepSummary.of(step, artifacts), outdated=not read <= current))
+        current |= set() if found[-1].outdated else {artifact.content for artifact in artifacts}
+    return found
+
+
+def outdated_in_words(steps: Sequence[StepSummary]) -> str:
+    """What to know about the outdated steps among these; "" if there are none."""
+    names = ", ".join(step.step for step in steps if step.outdated)
+    return names and f"Outdated: {names} (made by an earlier execution of what the run has no more; run to the end)"
 
 
 def stage_rows(steps: Sequence[StepSummary], outcome: Outcome | None) -> list[StepOutcome]:

@@ -35,6 +35,8 @@ class RunContext:
         self.steps = [replace(step, settings=step.settings.planned()) for step in build_steps(recipe)]
         self.outcomes: list[StepOutcome] = []
         """The steps that this execution has finished so far."""
+        self.recorded: dict[str, Mapping[str, str]] = {}
+        """Step → partition → key, as this execution recorded them."""
         self.expected: Mapping[str, float | None] | None = None
         """Step → seconds that it is expected to take (`estimate.expected_seconds`), once that was asked for."""
         self.is_prepared = False

@@ -204,7 +204,7 @@ def _source_of(path: Path | str) -> str:
 def _captioner(settings: Any) -> Iterator[Finding]:
     for setting, fault in find_captioner(settings).faults():
         yield Finding("missing", setting, fault)
-    filter_ = Path(settings.filter).expanduser()
+    filter_ = Path(settings.filter)
     if settings.filter and filter_.is_dir() and (what := model_fault(filter_)):
         yield Finding("missing", "caption.filter", f"{filter_}: {what}")
 
@@ -458,7 +458,7 @@ def _answer(ray: Any, node: str, task: Any, probes: Sequence[Path]) -> Iterator[
     try:
         version_there, lacks = ray.get(task, timeout=0.1)
     except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
-        yield Finding("note", node, "was just lost; the run goes on without it")
+        yield Finding("note", node, "was just lost; the run continues without it")
         return
     except ray.exceptions.RayError as error:
         ray.cancel(task)

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a run while it goes on: in a file for the textfile collector, or at a port on loopback."""
+"""Prometheus metrics of a run in progress: in a file for the textfile collector, or at a port on loopback."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Metrics(Display):
 
         self._run, self._registry, self._file = run, registry, file
         self._lock, self._written = threading.Lock(), 0.0
-        self._running = Gauge("rlip_run_running", "1 while the run goes on", ["run"], registry=registry)
+        self._running = Gauge("rlip_run_running", "1 while the run is in progress", ["run"], registry=registry)
         self._failed = Gauge("rlip_run_failed", "1 after the run failed or was stopped", ["run"], registry=registry)
         step = ["run", "step"]
         self._due = Gauge("rlip_partitions_due", "Partitions that remain to be computed", step, registry=registry)

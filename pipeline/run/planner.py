@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.run.checks import Gates, InputsOf, checks_of, require_few_rejects, require_precise_labels
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
-from pipeline.runtime.execute import Record, WorkItem
+from pipeline.runtime.execute import Record, WorkItem, interrupted
 from pipeline.runtime.stage import WHOLE, Inputs, Partition, Stage, dataset_of
 from pipeline.stages.tag import TagStage
 from storage.artifact import Artifact
@@ -105,7 +105,8 @@ class Planner:
         self.gates.note(step, made, self.gates.judge(step, made, self._inputs_of(step)))
         self.audit(step)
         keys = {partition: artifact.key for partition, artifact in made.items()}
-        self.context.run.record(step.name, step.stage.name, dict(sorted((self._other_sets(step) | keys).items())))
+        self.context.recorded[step.name] = keys = dict(sorted((self._other_sets(step) | keys).items()))
+        self.context.run.record(step.name, step.stage.name, keys)
         recipe = self.context.recipe
         require_few_rejects(step, list(made.values()), recipe.run.checks.max_overall_reject_share, recipe.name)
 
@@ -274,6 +275,8 @@ def _forecast(planner: Planner) -> Iterator[StepForecast]:
             plan = planner.plan(step, without=inherited)
             keys, before = context.run.keys(step.name), context.run.artifacts(step.name)
             cached, due = len(plan.cached), {item.partition: _why(item, keys, before) for item in plan.due}
+            if step.stage.resumes_from:
+                due |= {i.partition: note for i in plan.due if (note := interrupted(step.stage, i, context.store))}
         pending[step.name] = causes = due | inherited
         if WHOLE in inherited:
             planner.done[step.name] = {}

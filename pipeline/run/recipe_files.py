@@ -96,7 +96,7 @@ def _found(path: str | Path, origin: str | None) -> str | Path:
     """A path in a recipe file: from the current folder, else next to that file if it exists only there."""
     beside = path if origin in (None, SET) else Path(origin).parent / path
     with suppress(OSError):  # of a name that no file can have
-        return path if Path(path).expanduser().exists() or not Path(beside).exists() else beside
+        return path if Path(path).exists() or not Path(beside).exists() else beside
     return path
 
 
@@ -280,8 +280,8 @@ def explain(error: ValidationError, origin: Callable[[str], str]) -> str:
         if any(_explains(other, mistake) for other in mistakes):
             continue
         field = ".".join(str(part) for part in mistake["loc"]) or "recipe"
-        wanted = _wanted(mistake)
-        file = origin(".".join([*map(str, mistake["loc"]), *_AT_FAULT.findall(wanted)]))
+        must = wanted(mistake)
+        file = origin(".".join([*map(str, mistake["loc"]), *_AT_FAULT.findall(must)]))
         if mistake["type"] == "extra_forbidden":
             allowed = _allowed(mistake["loc"])
             question = did_you_mean(str(mistake["loc"][-1]), allowed)
@@ -290,7 +290,7 @@ def explain(error: ValidationError, origin: Callable[[str], str]) -> str:
             lines.append(f"{file}: {field}: missing")
         else:
             value = "" if isinstance(mistake["input"], dict | list | Settings) else f" = {mistake['input']!r}"
-            lines.append(f"{file}: {field}{value}: {wanted}"[:500])
+            lines.append(f"{file}: {field}{value}: {must}"[:500])
     return "\n".join(lines)
 
 
@@ -330,7 +330,7 @@ _WANTED = {
 """Kind of mistake, or its first word → what a setting must be."""
 
 
-def _wanted(mistake: Any) -> str:
+def wanted(mistake: Any) -> str:
     """What a setting must be, in words. Checks of this project say it themselves."""
     kind, context = mistake["type"], mistake.get("ctx", {})
     if kind in ("value_error", "assertion_error"):

@@ -28,7 +28,7 @@ from pipeline.runtime.execute import Record, execute, installed_version
 from pipeline.runtime.logs import bound, log
 from pipeline.runtime.processes import preload
 from pipeline.training.settings import TrainingSettings
-from storage.errors import PipelineError
+from storage.errors import PipelineError, RetryableError
 
 Work = Callable[[Planner, StepPlan, Display], Sequence[Record]]
 """Function with which a runner executes the due items of a step. It may do more, but returns their records."""
@@ -220,8 +220,12 @@ def _append_unfinished(context: RunContext, status: str, **facts: object) -> Non
 def conclude(context: RunContext, outcome: Outcome) -> tuple[Figures, Path]:
     """Store recipe and outcome with the run and write the report. Returns the figures and the path of the report.
 
-    Raises `FatalError` after that if a partition failed one of `run.checks`.
+    Raises `FatalError` after that if a partition failed one of `run.checks`, and `RetryableError` before it if another
+    execution of the run has recorded other results.
     """
+    if mixed := [step for step, keys in context.recorded.items() if context.run.keys(step) != keys]:
+        what = f"run {context.run.name}: another execution has replaced {', '.join(mixed)} meanwhile"
+        raise RetryableError(f"{what}, with other settings or data; give one of them another name, or let it end first")
     context.run.note("recipe", context.recipe.model_dump(mode="json"))
     context.run.note("outcome", outcome.as_rows())
     view = context.view

@@ -206,7 +206,7 @@ class ChatEndpoint:
             if has_budget and not answer.fault and not answer.prompt_tokens:
                 raise FatalError(
                     f"{self._options.base_url} counts no tokens, so no budget of {self._section}.options can stop the run; "
-                    "set budget_tokens and budget_cost to 0 to go on without one"
+                    "set budget_tokens and budget_cost to 0 to continue without one"
                 )
             return answer
         except BaseException:
@@ -266,7 +266,7 @@ class ChatEndpoint:
             if (budget := getattr(options, name)) and spent >= budget:
                 raise FatalError(
                     f"the budget is spent: answers took {spent:,}, {self._section}.options.{name} is {budget:,}; raise it to "
-                    "go on. Every answer so far is kept"
+                    "continue. Every answer so far is kept"
                 )
 
     def _is_there(self) -> bool:

@@ -6,12 +6,13 @@ When a few images of a partition changed, only those are processed again.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -30,6 +31,9 @@ from storage.keys import KeyTerms, changes
 from storage.manifest import REJECTED_FILE, Counts, FileEntry, Manifest
 from storage.store import Store
 from storage.tables import REJECTED, read_table, table_bytes, write_table
+
+TERMS = "terms.json"
+"""File in the work folder of a stage that resumes: the step, and the terms of its key."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,11 @@ def _claim_and_make(stage: Stage, item: WorkItem, store: Store, report: ReportPr
         log.info("started", extra={"fields": {"key": item.key}})
         draft = stack.enter_context(store.draft())
         work = stack.enter_context(store.scratch(item.key, stage.resumes_from)) if stage.whole else draft
+        if stage.resumes_from and not any(work.iterdir()):
+            if note := interrupted(type(stage), item, store):
+                report(0, 1, note)
+            begun = {"step": item.step, "terms": item.terms.as_json()}
+            store.disk.write(work / TERMS, json.dumps(begun).encode())
         artifact = store.commit(draft, _make(stage, item, store, report, draft, work))
     if stage.whole:
         store.drop_scratch(item.key)
@@ -132,6 +141,22 @@ def _claim_and_make(stage: Stage, item: WorkItem, store: Store, report: ReportPr
     counts = {"rows_in": record.rows_in, "rows_out": record.rows_out, "rejected": dict(record.rejected)}
     log.info("committed", extra={"fields": {"key": item.key, "seconds": record.seconds, **counts}})
     return record
+
+
+def interrupted(stage: type[Stage], item: WorkItem, store: Store) -> str:
+    """What becomes of the checkpoints that an interrupted execution of the step left; "" if there are none."""
+    left = []
+    for folder in store.idle_scratch():
+        with suppress(OSError, ValueError):  # there is no checkpoint yet, or a crash tore the file
+            (folder / stage.resumes_from).stat()
+            begun = json.loads((folder / TERMS).read_bytes())
+            if begun["step"] == item.step:
+                left.append(changes(begun["terms"], item.terms.as_json()))
+    if not left:
+        return ""
+    changed = ", ".join(str(change) for change in min(left, key=len))
+    scratch = f"starts from scratch, since its terms differ from those of the one that was interrupted: {changed}"
+    return scratch if changed else "continues from its last checkpoint"
 
 
 def _make(stage: Stage, item: WorkItem, store: Store, report: ReportProgress, draft: Path, work: Path) -> Manifest:

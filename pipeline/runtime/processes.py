@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -50,12 +50,18 @@ def preload(modules: Iterable[str]) -> None:
 def fork_context() -> ForkServerContext:
     """Return how workers, ranks and loaders start: as forks of one process, which ends with the last of them.
 
-    It imports what `preload` named before it started. A fork imports anything else by itself.
+    It imports what `preload` named before it started. A fork imports anything else by itself. Ctrl-C reaches none of
+    them, not even while they import: the process that started them ends them.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_PRELOADED))
-    with one_thread_each():
-        forkserver.ensure_running()
+    resource_tracker.ensure_running()  # which would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with one_thread_each():
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.runtime.devices import best_precision
 from storage.errors import FatalError
@@ -36,6 +36,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _tilde_is_the_home_folder(cls, values: Any) -> Any:
+        return {name: expanded(value) for name, value in values.items()} if isinstance(values, dict) else values
+
     def row_settings(self) -> dict[str, Any]:
         """The fields that change rows, as JSON values, which go into a key. One that was renamed keeps its former name
         there, its alias."""
@@ -59,6 +64,14 @@ class Settings(BaseModel):
             if visited != value:
                 changed[name] = visited
         return self.model_copy(update=changed) if changed else self
+
+
+def expanded(value: Any) -> Any:
+    """A setting with the home folder for a leading `~`, as in a shell, also in the texts of a list."""
+    if isinstance(value, list | tuple):
+        return [expanded(each) for each in value]
+    is_below_home = isinstance(value, str | Path) and Path(value).parts[:1] == ("~",)
+    return type(value)(Path(value).expanduser()) if is_below_home else value
 
 
 def _visited(

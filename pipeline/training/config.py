@@ -38,7 +38,7 @@ class Shard(Settings):
 
 
 class TestTables(Settings):
-    """The test sets on which a training run is evaluated while it goes on."""
+    """The test sets on which the network is evaluated during training."""
 
     tables: tuple[Path, ...]
     """Files of the `images` table."""

@@ -16,7 +16,7 @@ from storage.errors import FatalError
 from storage.stream.order import Mix, stable_seed
 
 TrackerKind = Literal["wandb", "mlflow", "trackio"]
-"""The trackers besides TensorBoard. Each needs the extra of its name."""
+"""Trackers in addition to TensorBoard. Each needs the extra of its name."""
 
 
 AS_THE_AUTHORS: dict[str, Any] = {
@@ -132,7 +132,7 @@ class TrainingSettings(ViewSettings):
     milestone_every: int | None = runtime(None, ge=1)
     """Steps between checkpoints that are kept until the run ends. Unset: none are."""
     write_aside: float = runtime(64.0, ge=0)
-    """Size in MiB from which a checkpoint is written while training goes on."""
+    """Size in MiB from which a checkpoint is written while training continues."""
     parallel: Literal["ddp", "fsdp", "hsdp", "tree"] = runtime("ddp")
     """How processes share the work: ddp, fsdp (FSDP2 over all), hsdp (FSDP2 within a node, copies on other nodes), or
     tree, which gives the same bits for any number of processes (docs/training.md, Several processes)."""
@@ -146,7 +146,7 @@ class TrainingSettings(ViewSettings):
     nodes: int = runtime(1, ge=1, le=1024)
     """Number of machines that train together; all but the coordinator run `rlip cluster join` (docs/training.md)."""
     min_nodes: int | None = runtime(None, ge=1)
-    """Number of nodes to go on with after some were lost. Unset: all of `nodes`."""
+    """Number of nodes with which to continue after losing some. Unset: all of `nodes`."""
     address: Address | None = runtime(None)
     """HOST:PORT where the coordinator listens for the other nodes, on a private network: anyone who can connect to it
     can disturb training (docs/security.md)."""

@@ -370,5 +370,4 @@ def _begin_loader(environment: Mapping[str, str], trainer: int, loader: int) -> 
     """Sets up a loader process. It ignores a request to stop, because its trainer still finishes the step."""
     begin_fork(environment, Path(f"/proc/{trainer}/fd/1"))
     keep_freed_memory()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -117,10 +117,9 @@ def _parts(config: TrainConfig, vocabulary: Vocabulary, make_check: MakeCheck | 
 
 
 def _listen() -> Callable[[], bool]:
-    """Makes SIGTERM and SIGINT request a checkpoint and an end after the current step."""
+    """Makes SIGTERM request a checkpoint and an end after the current step."""
     received: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _frame: received.append(number))
+    signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
     return lambda: bool(received)
 
 

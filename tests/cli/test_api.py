@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from rlip_command import output_of
 from small_set import write_small_set
 
@@ -31,7 +33,7 @@ def test_the_import_loads_nothing_and_names_at_most_12_things():
 def test_a_recipe_runs_and_its_tables_are_read(tmp_path):
     run = rlip.run(write_small_set(tmp_path), {"run.workers": 1, "tag.method": "prior", "tag.floor": 0.0})
     store = rlip.open(tmp_path / "out" / "store")
-    assert store.runs() == ["small"] and repr(store.run("small")) == repr(run)
+    assert store.runs() == ["small"] and repr(store.run("small@1")) == repr(run)
     assert run.images().num_rows == run.captions().num_rows == run.triplets().num_rows == 8
     words = ("--store", tmp_path / "out" / "store", "--json")
     told = json.loads(output_of("query", "small", "select predicate, score from labels where kept", *words))
@@ -42,24 +44,60 @@ def test_a_recipe_runs_and_its_tables_are_read(tmp_path):
     assert (run.export(tmp_path / "csv", "csv") / "labels.csv").is_file()
     with pytest.raises(rlip.Error, match="has no record"):
         store.run("small@7")
+    with pytest.raises(rlip.Error, match=r"run\.workers = 0"):
+        rlip.run(tmp_path / "recipe.toml", {"run.workers": 0})
     explained = run.explain(image=1)
-    assert str(explained) == output_of("explain", "1", "small", *words[:2]).rstrip("\n")
+    assert str(explained) == output_of("explain", "1", "small@1", *words[:2]).rstrip("\n")
     assert explained._repr_html_().startswith("<img alt=") and "a person riding a horse" in explained._repr_html_()
     (tmp_path / "images" / "000001.png").unlink()
     assert run.explain(image=1)._repr_html_().startswith("<pre>"), "without its image"
     assert "caption" in run._repr_html_() and "small" in store._repr_html_()
+    named = store.run("small")
+    lost, *_ = (tmp_path / "out/store/artifacts/tag").iterdir()
+    lost.rename(tmp_path / "lost")
+    with pytest.warns(UserWarning, match="the store lacks 1 of 2 artifacts of tag"):
+        assert run.labels(all_scores=True).num_rows > 0
+    (tmp_path / "out" / "store").rename(tmp_path / "moved")
+    for moved in (run, named):
+        with pytest.raises(rlip.Error, match=r"'small.* has no labels: it was removed, or the store moved"):
+            moved.labels()
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: rlip.label("photos", tagger="t", detector="d", treshold=0.3), r"'treshold' \(did you mean 'threshold'"),
+    (lambda: rlip.label("photos", tagger="t", detector="d", threshold="high"), "threshold = 'high': give a number"),
+    (lambda: rlip.run("demo", ["run.workers=1"]), r"settings = \['run.workers=1'\]"),
+    (lambda: rlip.run("demo", runner="prefct"), "runner = 'prefct': give one of 'direct' or 'prefect'"),
+    (lambda: rlip.load("demo-detector", devise="cpu"), r"unknown argument 'devise' \(did you mean 'device'"),
+    (lambda: rlip.evaluate([], benchmark="hico", annotations="a.json"), "benchmark = 'hico': give one of 'hico-det'"),
+])  # fmt: skip
+def test_arguments_are_checked_as_those_of_commands_are(call, message):
+    with pytest.raises(rlip.Error, match=message):
+        call()
+
+
+def test_a_tilde_is_the_home_folder_in_calls_settings_and_commands(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_small_set(tmp_path / "coco")
+    words = {"run.until": "ingest", "data.root": "~/coco", "data.sources.0.annotations": "~/coco/instances.json"}
+    rlip.run("~/coco/recipe.toml", words | {"store": "~/here", "reports": "~/reports"})
+    assert rlip.open("~/here").runs() == ["small"] and (tmp_path / "reports" / "small").is_dir()
+    output_of("export", "small", "--format", "coco", "--out=~/exported", "--store=~/here", cwd=tmp_path)
+    assert (tmp_path / "exported").is_dir() and not (tmp_path / "~").exists()
 
 
 def test_a_recipe_runs_again_on_files_that_have_changed(tmp_path):
     recipe = write_small_set(tmp_path)
-    words = {"run.until": "caption"}
+    words, runs = {"run.until": "caption"}, []
     for name, number in (("captions", 4), ("instances", 3)):
-        rlip.run(recipe, words)
+        runs.append(rlip.run(recipe, words))
         stated = json.loads((tmp_path / f"{name}.json").read_text())
         stated["annotations"] = [each for each in stated["annotations"] if each["image_id"] != number]
         (tmp_path / f"{name}.json").write_text(json.dumps(stated))
     run = rlip.run(recipe, words)
     captions = {row["image_id"]: len(row["captions"]) for row in run.captions().to_pylist()}
+    sizes = [sum(map(len, each.captions()["captions"].to_pylist())) for each in (*runs, run)]
+    assert sizes == [8, 7, 6], "what an execution returned stays as it left it"
     assert captions == {1: 1, 2: 1, 4: 0, 5: 1, 6: 1, 7: 1, 8: 1}, "an image without boxes has no row"
     assert [bool(row["boxes"]) for row in run.images().to_pylist()] == [image != 3 for image in range(1, 9)]
     (tmp_path / "captions.json").write_text("{}")
@@ -80,8 +118,19 @@ def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
     assert "data:image/png;base64," in found._repr_html_()
     said = rlip.load("demo-detector").predict(tmp_path / "scene.png", "person, horse", "ride,next to", threshold=0.01)
     assert said.row == found.row
-    with pytest.raises(rlip.Error, match="can't be read"):
-        rlip.load("demo-detector").predict(Path(__file__), **names)
+    model = rlip.load("demo-detector")
+    with Image.open(tmp_path / "scene.png") as image:
+        for given in (image, image.convert("RGBA"), np.asarray(image)):
+            assert model.predict(given, **names, threshold=0.01).row == found.row | {"uri": "image"}
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(tmp_path / "turned.png", exif=exif)
+    with pytest.warns(UserWarning, match="EXIF orientation are searched as they are stored"):
+        assert model.predict(tmp_path / "turned.png", **names, threshold=0.01).row["boxes"] == found.row["boxes"]
+    output_of("predict", "demo-detector", "turned.png", *listed, "--out", "b.json", cwd=tmp_path)
+    for unusable in (Path(__file__), [tmp_path / "scene.png"]):
+        with pytest.raises(rlip.Error, match="can't be read as one image"):
+            model.predict(unusable, **names)
     ends = [{"bbox": [10, 10, 50, 90], "category_id": 1}, {"bbox": [40, 60, 80, 95], "category_id": 2}]
     pair = {"subject_id": 0, "object_id": 1, "category_id": 1}
     truth = [{"file_name": "scene.png", "img_id": 1, "annotations": ends, "hoi_annotation": [pair]}]

@@ -3,12 +3,13 @@ import json
 import os
 from contextlib import redirect_stdout
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
 import pytest
 from rich.console import Console
-from run_builder import RunBuilder, captions
+from run_builder import TWO_PEOPLE, RunBuilder, captions
 
 from pipeline.cli.show import show
 from pipeline.labels.kept_labels import ChoiceSettings
@@ -47,8 +48,20 @@ def test_lost_artifacts_are_named(labelled):
     assert "lost" not in shown(labelled, "toy") and json.loads(shown(labelled, "toy", as_json=True))["lost"] == {}
     (artifact,) = labelled.run.artifacts("parse").values()
     labelled.run.store.discard("parse", artifact.key)
-    assert "parse: the store has lost 1 of 1 artifacts" in shown(labelled, "toy")
-    assert json.loads(shown(labelled, "toy", as_json=True))["lost"] == {"parse": 1}
+    with pytest.warns(UserWarning, match="run toy: the store lacks 1 of 1 artifacts of parse; run the recipe again"):
+        assert json.loads(shown(labelled, "toy", as_json=True))["lost"] == {"parse": 1}
+
+
+def test_steps_that_were_left_behind_by_an_execution_that_ended_before_them_are_named(book):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    for above, step in pairwise(("ingest", "tag", "shard:pseudo", "pretrain:pseudo")):
+        read = [artifact.content for artifact in book.run.artifacts(above).values()]
+        book.add(step, "toys/0000", [], inputs={"what it reads": read, "records": ["of files"]})
+    assert "Outdated" not in shown(book, "toy")
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE[:2])], settings={"other": 1})
+    assert "Outdated: tag, shard:pseudo, pretrain:pseudo (made by an earlier execution of" in shown(book, "toy")
+    steps = json.loads(shown(book, "toy", as_json=True))["steps"]
+    assert [step["outdated"] for step in steps] == [False, True, True, True]
 
 
 def test_a_step_shows_sample_rows_and_quarantine(labelled):

@@ -86,6 +86,8 @@ def test_boxes_of_the_picture_as_viewers_turn_it_are_not_taken_for_raw_pixels(tm
     assert found is None and reasons(rejects) == ["boxes of the turned image"]
     found, rejects = validate(record(path, Box("dog", 1, 1, 5, 5), width=100, height=80))
     assert found is not None and not rejects and (found.width, found.height) == (100, 80)
+    found, rejects = validate(record(path, Box("dog", 1, 1, 5, 5)))
+    assert found is not None and reasons(rejects) == ["EXIF orientation not applied"], "nothing tells what boxes are of"
 
 
 def test_a_torn_image_is_found_by_decoding_only_and_limits_are_the_callers(picture, tmp_path):

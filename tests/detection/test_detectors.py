@@ -181,7 +181,7 @@ def test_what_is_no_detector_is_told(root, tmp_path):
     refused(tmp_path / "gone.pth", "no such file")
     for name in ("model.pt", "model.pkl"):
         (tmp_path / name).write_bytes(b"PK")
-        refused(tmp_path / name, "is none of the files that can be read")
+        refused(tmp_path / name, "is no detector; expected .safetensors")
     refused(root / "scenes/weights/tagger", "is given boxes and finds none")
     refused(root / "scenes/weights/captioner", "transformers can't load it for object detection")
     alone = shutil.copy(root / "scenes/weights/detector/model.safetensors", tmp_path / "alone.safetensors")

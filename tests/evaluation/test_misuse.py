@@ -246,7 +246,7 @@ WAYS: dict[str, tuple[Way, str]] = {
         box(lambda _, b: b.update(w=b["x"] + b["w"], h=b["y"] + b["h"])), "outside their images"
     ),
     "centre as x, y, w, h": (
-        box(lambda _, b: b.update(x=b["x"] + b["w"] / 2, y=b["y"] + b["h"] / 2)), "none has a prediction"
+        box(lambda _, b: b.update(x=b["x"] + b["w"] / 2, y=b["y"] + b["h"] / 2)), "begin where the centres"
     ),
     "x, y, w, h as corners": (corner(lambda _, b: [b[0], b[1], b[2] - b[0], b[3] - b[1]]), "end before they start"),
     "x and y swapped": (corner(lambda _, b: [b[1], b[0], b[3], b[2]]), "outside their images"),
@@ -293,6 +293,14 @@ def test_the_authors_table_fits_a_truth_in_another_order_of_objects(files, share
     path = shared / "data/rlipv2_priors/corre_hico.npy"  # columns count COCO's names, the truth has HICO-DET's order
     assert files.call(found, "--allow-missing", truth=truth) == "mAP 0.5779"
     assert files.call(found, "--allow-missing", "--validity", path, truth=truth) == "mAP 0.5780"
+
+
+def test_a_detector_that_finds_no_true_pair_is_scored_with_a_note(files, monkeypatch):
+    monkeypatch.setattr(Files, "found", lambda self, image, number: pair_of(image, number, 60.0))
+    assert files.call(files.rows()) == "mAP 0.0000"
+    words = ("--ground-truth", files.folder / "truth.json", "--detections", files.folder / "found.json")
+    said = rlip("evaluate", "hico-det", *words, "--format", "hico_instances", "--intervals", "0").stdout
+    assert "found.json: of 36 true pairs of boxes, none has a prediction on it" in said
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -17,13 +17,15 @@ from toy_store import commit
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.run.context import RunContext
 from pipeline.run.planner import Planner
-from pipeline.run.runner import stage_call
+from pipeline.run.progress import Display
+from pipeline.run.runner import conclude, run, stage_call
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.stages.caption import CaptionStage
 from storage.artifact import Artifact
 from storage.digests import digest_bytes
+from storage.errors import RetryableError
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
 from storage.store import Store
@@ -271,3 +273,15 @@ def test_whoever_waited_for_another_takes_what_that_one_made(tmp_path):
         assert began.wait(20)
         second = execute(Slow(Settings()), first_item(), store, lambda done, total, note="": waited.set())
     assert (second.key, second.cached, runs) == (first.result(), True, ["run"])
+
+
+def test_results_that_another_execution_replaced_meanwhile_are_not_taken_for_those_of_this_one(tmp_path):
+    write_small_set(tmp_path, 2)
+    context = RunContext(small_recipe(tmp_path, "run.until=ingest"))
+    outcome = run(context, Display())
+    keys = context.run.keys("ingest")
+    context.run.record("ingest", "ingest", dict.fromkeys(keys, "0" * 64))
+    with pytest.raises(RetryableError, match="another execution has replaced ingest meanwhile"):
+        conclude(context, outcome)
+    context.run.record("ingest", "ingest", keys)
+    assert conclude(context, outcome)[1].is_file(), "an equal one does no harm"

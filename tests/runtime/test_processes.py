@@ -4,6 +4,7 @@ just cleared."""
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 from multiprocessing import forkserver
@@ -96,3 +97,31 @@ def test_a_fork_has_the_modules_that_were_named_before_the_first_one(tmp_path, r
 def test_the_process_that_others_are_forked_from_has_one_thread():
     ready_to_fork(["pyarrow.dataset"])  # and all that tests' processes share
     assert len(list(Path(f"/proc/{forkserver._forkserver._forkserver_pid}/task").iterdir())) == 1
+
+
+IMPORTING = """
+from pipeline.runtime.processes import preload, ready_to_fork
+if __name__ == "__main__":
+    preload(["slow_to_import"])
+    try:
+        ready_to_fork([])
+    except KeyboardInterrupt:
+        print("stopped")
+"""
+
+
+def test_ctrl_c_is_told_of_once_while_forks_still_import(tmp_path):
+    (tmp_path / "script.py").write_text(IMPORTING)
+    (tmp_path / "slow_to_import.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(1)\n")
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path)])
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "importing\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60) == ("stopped\n", "")

@@ -14,7 +14,7 @@ from storage.remote_store import RemoteStore
 
 @pytest.mark.parametrize("address, folder", [
     ("out/store", "out/store"), ("/out/größe", "/out/größe"), (Path("/out"), "/out"),
-    ("file:///out/store", "/out/store"), ("local:///out/store/", "/out/store"), ("~/store", "~/store"),
+    ("file:///out/store", "/out/store"), ("local:///out/store/", "/out/store"), ("~/store", Path.home() / "store"),
 ])  # fmt: skip
 def test_a_folder_is_where_its_address_says(address, folder):
     assert local_folder(address) == Path(folder) and not is_remote(address)

@@ -163,14 +163,14 @@ def _readable(path: ImageRef) -> Iterator[None]:
 
 
 def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, upright: bool = False) -> Image.Image:
-    """Decodes bytes as RGB. Transparency is blended with white, 16-bit grey keeps its upper byte. Raises `BadImage`.
+    """Decodes bytes as RGB, as `as_rgb` does. Raises `BadImage`.
 
     `upright`: turn the image as its EXIF orientation says.
     """
     with _opened(data, limits) as image:
         image.load()
-        turn = _TURNS.get(_orientation(image)) if upright else None
-        return _as_rgb(image) if turn is None else _as_rgb(image).transpose(turn)
+        turn = _TURNS.get(orientation_of(image)) if upright else None
+        return as_rgb(image) if turn is None else as_rgb(image).transpose(turn)
 
 
 def probe_bytes(
@@ -194,14 +194,14 @@ def probe_and_reduce(data: bytes, side: int, limits: ImageLimits = DEFAULT_LIMIT
         found = _probe(image)
         image.draft(None, (side, side))
         image.load()
-        return found, _as_rgb(image).convert("L")
+        return found, as_rgb(image).convert("L")
 
 
 def _probe(image: Image.Image) -> Probe:
-    return Probe(image.width, image.height, image.format or "", image.mode, _orientation(image))
+    return Probe(image.width, image.height, image.format or "", image.mode, orientation_of(image))
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation; 1 without EXIF, for damaged EXIF, and for TIFF, which Pillow turns itself."""
     exif = Image.Exif()
     try:
@@ -290,7 +290,8 @@ def _is_cut_off(message: str) -> bool:
     return any(sign in message.lower() for sign in ("truncated", "unexpected end", "too short", "end of file"))
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image in RGB: transparency is blended with white, 16-bit grey keeps its upper byte."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()
     if image.mode.startswith("I"):

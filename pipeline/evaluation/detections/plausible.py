@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,15 +27,19 @@ INVERTED = 0.1
 
 def refuse_implausible(
     path: Path, found: Relations, truth: Relations, sizes: Integers, objects: Sequence[str], predicates: Sequence[str]
-) -> None:
+) -> str:
     """Raises `FatalError` if boxes or names of detections are not what they are read as, and else would be scored.
 
     `sizes`: width and height of each image, 0 where unknown. Boxes are of other pixels, or not corners; both ends are
-    swapped; or names are numbered in another order, so that each stands for one other name.
+    swapped; or names are numbered in another order, so that each stands for one other name. Returns a note on
+    detections that lie on no true pair, as those of a bad detector do; "" for others.
     """
-    faults = [*_box_faults(found, truth, sizes), *_name_faults(found, truth, objects, predicates)]
-    if faults:
+    best = best_first(found, BEST)
+    located, names = _located(best, truth), {"object_labels": objects, "predicates": predicates}
+    if faults := [*_box_faults(found, truth, sizes), *_name_faults(best, truth, located, names)]:
         raise FatalError(f"{path}: its figures would be wrong:\n  " + "\n  ".join(faults))
+    note = f"{path.name}: of {len(truth):,} true pairs of boxes, none has a prediction on it (both IoU of at least 0.5)"
+    return "" if len(located[1]) or min(len(best), len(truth)) < LEAST else note
 
 
 def _box_faults(found: Relations, truth: Relations, sizes: Integers) -> Iterator[str]:
@@ -70,12 +74,15 @@ def _listed(place: Floats) -> str:
 
 
 def _name_faults(
-    found: Relations, truth: Relations, objects: Sequence[str], predicates: Sequence[str]
+    best: Relations, truth: Relations, located: tuple[Integers, Integers], names: Mapping[str, Sequence[str]]
 ) -> Iterator[str]:
-    best = best_first(found, BEST)
-    prediction, true = _located(best, truth)
-    if not len(true) and min(len(best), len(truth)) >= LEAST:
-        yield f"of {len(truth):,} true pairs of boxes, none has a prediction on it (both IoU of at least 0.5)"
+    prediction, true = located
+    subjects, things = (
+        each - np.tile((each[:, 2:] - each[:, :2]) / 2, 2) for each in (best.subject_boxes, best.object_boxes)
+    )
+    moved = replace(best, subject_boxes=subjects, object_boxes=things)
+    if len(_located(moved, truth)[1]) > max(LEAST, 2 * len(true)):
+        yield "boxes begin where the centres of true ones are; write their left and top side"
     ends = {"subject": "object", "object": "subject"}
     turned = {f"{end}_{part}": getattr(best, f"{other}_{part}") for end, other in ends.items() for part in _PARTS}
     right, turned_right = (
@@ -84,8 +91,8 @@ def _name_faults(
     )
     if turned_right > max(LEAST, 2 * right):
         yield "subjects lie where true objects are, and objects where subjects are; swap them"
-    for kind, names in (("object_labels", objects), ("predicates", predicates)):
-        if meant := _renamed(getattr(best, kind)[prediction], getattr(truth, kind)[true], names):
+    for kind, own in names.items():
+        if meant := _renamed(getattr(best, kind)[prediction], getattr(truth, kind)[true], own):
             yield f"{kind.replace('_labels', 's')} are numbered in another order than the ground truth's names: {meant}"
 
 

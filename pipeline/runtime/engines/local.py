@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from multiprocessing.connection import Connection
 from threading import Lock
 
@@ -63,7 +62,6 @@ class _Process(WorkerHandle):
 def _main(pipe: Connection, call: StageCall, number: int, environment: dict[str, str]) -> None:
     """Main loop of a worker: answer each item with progress, as tuples, and then a record or an error."""
     begin_fork(environment)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
     worker, sending = Worker(call, number), Lock()
 

@@ -200,7 +200,7 @@ if TYPE_CHECKING:
 
 
 class Tracker(Protocol):
-    """Receives values by name while a training run goes on."""
+    """Receives values by name during training."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Shows the values measured at a step. Steps are counted from 1."""
@@ -328,4 +328,4 @@ class GuardedTracker:
     def _warn(self, what: str) -> None:
         if not self._has_warned:
             self._has_warned = True
-            self._warn_person(f"the tracker {self._name} fails, and the training run goes on without it ({what})")
+            self._warn_person(f"the tracker {self._name} fails ({what}); training continues")

@@ -1,0 +1,36 @@
+"""Checks the arguments of functions as those of commands are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from inspect import signature
+from typing import Any, ParamSpec, TypeVar
+
+from pydantic import ValidationError, validate_call
+
+from pipeline.run.recipe_files import wanted
+from pipeline.runtime.settings import expanded
+from storage.errors import FatalError, did_you_mean
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that raises `Error` for an unknown argument or another type, and reads `~` as the home folder."""
+    validated = cache(lambda: validate_call(function))  # types may be declared below the function
+
+    @wraps(function)
+    def call(*args: Any, **options: Any) -> R:
+        try:
+            return validated()(*map(expanded, args), **{name: expanded(value) for name, value in options.items()})
+        except ValidationError as error:
+            mistake, names = error.errors()[0], list(signature(function).parameters)
+            name = names[place] if isinstance(place := mistake["loc"][0], int) else place
+            fault = f"{name} = {mistake['input']!r}: {wanted(mistake)}"
+            if mistake["type"] == "unexpected_keyword_argument":
+                fault = f"unknown argument {name!r}{did_you_mean(name, names)}; the arguments are {', '.join(names)}"
+            raise FatalError(fault) from error
+
+    return call
