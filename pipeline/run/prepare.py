@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pipeline.data.datasets.validate import box_doubts
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import precisions, require
 from pipeline.run.progress import Display
-from pipeline.run.recipe_files import STARTED
+from pipeline.run.recipe_files import STARTED, recorded_recipe
 from pipeline.runtime.logs import log
 from pipeline.stages.caption import CaptionStage
 from scenes.settings import SceneSettings
@@ -23,11 +24,13 @@ def prepare(context: RunContext, display: Display) -> None:
     """Check what the recipe needs, write its scenes, read new annotations, remove what dead writers left, keep old
     history.
 
-    Boxes that look wrong, and precisions that the device lacks, are reported to the display. Raises `FatalError` before
-    any work.
+    Other images under the run's name, boxes that look wrong, and precisions that the device lacks are reported to the
+    display. Raises `FatalError` before any work.
     """
     display.busy("checking data, weights and networks")
     require(context)
+    if doubt := other_folders(context):
+        display.warn(doubt)
     if context.recipe.scenes is not None:
         write_world(context.recipe.data.root, context.recipe.scenes, display.drawing)
     read_annotations(context, display.reading)
@@ -49,6 +52,20 @@ def prepare(context: RunContext, display: Display) -> None:
     context.is_prepared = True
     # The review page and others look at a run before it has completed, and need its recipe.
     context.run.note(STARTED, context.recipe.model_dump(mode="json"))
+
+
+def other_folders(context: RunContext) -> str:
+    """What to know if the run's last execution read none of this one's folders of images; "" otherwise."""
+    with suppress(FatalError):  # the recipe of another version
+        if (before := recorded_recipe(context.run, STARTED)) is not None:
+            old, new = ({*map(str, each.resolved().data.image_folders().values())} for each in (before, context.recipe))
+            if old and old.isdisjoint(new):
+                return (
+                    f"run {context.run.name} was last made of the images in {', '.join(sorted(old))}, and is now made of "
+                    f"those in {', '.join(sorted(new))}; to keep the results of both, give one another name (`name` in the "
+                    "recipe, --as of rlip label)"
+                )
+    return ""
 
 
 def read_annotations(context: RunContext, reading: Callable[[str, float], None] | None) -> None:

@@ -63,6 +63,15 @@ def test_a_recipe_runs_and_its_tables_are_read(tmp_path):
             moved.labels()
 
 
+def test_a_run_whose_name_other_images_take_says_so(tmp_path, capfd):
+    settings = {"run.until": "ingest", "store": str(tmp_path / "store"), "reports": str(tmp_path / "reports")}
+    recipes = [write_small_set(tmp_path / name) for name in ("one", "two")]
+    for recipe, is_other in ((recipes[0], False), (recipes[0], False), (recipes[1], True)):
+        rlip.run(recipe, settings)
+        told = capfd.readouterr().err
+        assert ("run small was last made of the images in" in told) == is_other
+
+
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: rlip.label("photos", tagger="t", detector="d", treshold=0.3), r"'treshold' \(did you mean 'threshold'"),
     (lambda: rlip.label("photos", tagger="t", detector="d", threshold="high"), "threshold = 'high': give a number"),
