@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from warm_process import WarmProcess
 
 from models.network import Network
@@ -37,6 +38,12 @@ def no_choice_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undoes what trackers and the environment of the tests set."""
     for name in ("WANDB_MODE", "WANDB_PROJECT", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "TRACKIO_DIR"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def fresh_counter_of_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of one second are read by the text of their number: .10 before .9. Attempts are processes, which begin at 0."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 def attempt(folder: Path, first: int, last: int, *kinds: str) -> None:
