@@ -92,8 +92,8 @@ def test_a_killed_run_asks_nothing_again_that_was_answered(stub, words, tmp_path
 def test_two_runs_at_once_ask_once(stub, words, tmp_path):
     endpoint = stub(seconds=0.05)
     first, second = (
-        started(*words(endpoint.url, "store"), "--set", f"caption.merge_draws={merged}", cwd=tmp_path)
-        for merged in ("false", "true")
+        started(*words(endpoint.url, "store"), f"--set=name=run-{on}", f"--set=caption.merge_draws={on}", cwd=tmp_path)
+        for on in ("false", "true")
     )
     told = [process.communicate(timeout=120) for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [0, 0], told
