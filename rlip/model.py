@@ -80,7 +80,9 @@ class Model:
         if not names.objects or not names.predicates:
             raise FatalError("the weights state no names; give objects and predicates, e.g. objects=['person', 'dog']")
         if subject is not None and subject not in names.objects:
-            raise FatalError(f"subject {subject!r} is not among the objects ({', '.join(names.objects)}); add it to them")
+            raise FatalError(
+                f"subject {subject!r} is not among the objects ({', '.join(names.objects)}); add it to them"
+            )
         opened, uri = _read(image), str(image) if isinstance(image, str | Path) else "image"
         warn_if_turned(opened)
         (found,) = self._predictor(names, subject).predict([opened], batch=1)
