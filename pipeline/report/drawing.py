@@ -73,7 +73,7 @@ def name_places(named: Iterable[tuple[str, Rect]], letters: float, width: float,
     """
     places: list[Rect] = []
     for name, box in named:
-        across, down, margin = letters * 0.66 * len(name), letters * 1.1, letters / 6
+        across, down, margin = letters * 0.62 * len(name), letters * 1.1, letters / 6
         right, bottom = box.x + box.w - across - margin, box.y + box.h - down
         corners = [(x, y) for y in (box.y + margin, bottom) for x in (box.x + margin, right)]
         inside = [Rect(x, y, across, down).moved_into(width, height).scaled(1) for x, y in corners]
