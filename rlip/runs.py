@@ -57,6 +57,8 @@ def run(
     `recipe`: a file, or the name of one of the project's own, e.g. "demo". `settings`: values that replace those of the
     recipe, e.g. {"shard.threshold": 0.3}. `runner`: "direct", in this process and its workers, or "prefect".
     """
+    if unset := [name for name, value in (settings or {}).items() if value is None]:
+        raise FatalError(f"settings: {', '.join(unset)} = None: TOML has no such value; leave the setting out")
     overrides = [f"{name}={json.dumps(value, default=str)}" for name, value in (settings or {}).items()]
     context = _executed(load_recipe(Path(recipe), overrides), runner)
     return Run(context.run.records()[-1])

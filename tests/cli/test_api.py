@@ -73,6 +73,7 @@ def test_a_run_whose_name_other_images_take_says_so(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(("call", "message"), [
+    (lambda: rlip.run("demo", {"tag.weights": None}), "tag.weights = None: .* leave the setting out"),
     (lambda: rlip.label("photos", tagger="t", detector="d", treshold=0.3), r"'treshold' \(did you mean 'threshold'"),
     (lambda: rlip.label("photos", tagger="t", detector="d", threshold="high"), "threshold = 'high': give a number"),
     (lambda: rlip.run("demo", ["run.workers=1"]), r"settings = \['run.workers=1'\]"),
