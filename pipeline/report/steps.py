@@ -75,7 +75,7 @@ class StepSummary:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The settings that the artifacts were computed with and that all partitions share, whatever later recipes say."""
     outdated: bool = False
-    """Whether it was made from artifacts that the run had and has no more, e.g. since a later execution ended before it."""
+    """Whether it was made from artifacts that the run no longer has, e.g. because a later execution ended before it."""
 
     @classmethod
     def of(cls, step: str, artifacts: Iterable[Artifact]) -> StepSummary:
@@ -131,7 +131,7 @@ def summaries(run: Run) -> list[StepSummary]:
 def outdated_in_words(steps: Sequence[StepSummary]) -> str:
     """What to know about the outdated steps among these; "" if there are none."""
     names = ", ".join(step.step for step in steps if step.outdated)
-    return names and f"Outdated: {names} (made by an earlier execution of what the run has no more; run to the end)"
+    return names and f"Outdated: {names} (made from results that a later execution replaced; run the recipe to the end)"
 
 
 def stage_rows(steps: Sequence[StepSummary], outcome: Outcome | None) -> list[StepOutcome]:

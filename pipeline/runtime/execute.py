@@ -155,7 +155,7 @@ def interrupted(stage: type[Stage], item: WorkItem, store: Store) -> str:
     if not left:
         return ""
     changed = ", ".join(str(change) for change in min(left, key=len))
-    scratch = f"starts from scratch, since its terms differ from those of the one that was interrupted: {changed}"
+    scratch = f"starts from scratch, because it differs from the interrupted one: {changed}"
     return scratch if changed else "continues from its last checkpoint"
 
 

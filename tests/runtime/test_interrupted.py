@@ -36,5 +36,5 @@ def test_a_changed_setting_that_costs_checkpoints_is_named(tmp_path):
     assert notes == [], "the same training, and one of another step"
     attempt("pretrain:none", 16)
     assert notes == [
-        "starts from scratch, since its terms differ from those of the one that was interrupted: batch: 8 → 16"
+        "starts from scratch, because it differs from the interrupted one: batch: 8 → 16"
     ]
