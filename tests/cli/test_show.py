@@ -59,7 +59,9 @@ def test_steps_that_were_left_behind_by_an_execution_that_ended_before_them_are_
         book.add(step, "toys/0000", [], inputs={"what it reads": read, "records": ["of files"]})
     assert "Outdated" not in shown(book, "toy")
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE[:2])], settings={"other": 1})
-    assert "Outdated: tag, shard:pseudo, pretrain:pseudo (made from results that a later execution replaced" in shown(book, "toy")
+    assert "Outdated: tag, shard:pseudo, pretrain:pseudo (made from results that a later execution replaced" in shown(
+        book, "toy"
+    )
     steps = json.loads(shown(book, "toy", as_json=True))["steps"]
     assert [step["outdated"] for step in steps] == [False, True, True, True]
 

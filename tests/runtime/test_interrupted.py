@@ -35,6 +35,4 @@ def test_a_changed_setting_that_costs_checkpoints_is_named(tmp_path):
     attempt("pretrain:pseudo", 16)
     assert notes == [], "the same training, and one of another step"
     attempt("pretrain:none", 16)
-    assert notes == [
-        "starts from scratch, because it differs from the interrupted one: batch: 8 → 16"
-    ]
+    assert notes == ["starts from scratch, because it differs from the interrupted one: batch: 8 → 16"]
