@@ -369,7 +369,8 @@ def read_graphs(path: Path, images: int) -> list[Row]:
     none, boxes = np.zeros(0, np.int64), np.zeros((0, 4))
     truth = GroundTruth(
         *names, np.arange(images), tuple(map(str, range(images))), np.tile([640, 480], (images, 1)),
-        Relations(images, none, boxes, boxes, none, none, none), LabelledBoxes(none, boxes, none), np.zeros((0, 2), np.int64),
+        Relations(images, none, boxes, boxes, none, none, none),
+        LabelledBoxes(none, boxes, none, np.zeros(0, bool)), np.zeros((0, 2), np.int64),
     )  # fmt: skip
     seconds = cpu_seconds(lambda: read_detections(path, truth, per_image=None))
     note = f"{images:,} images with 7,500 pairs"

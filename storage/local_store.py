@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from storage.artifact import Artifact
 from storage.atomic import put_in_place
@@ -118,16 +119,20 @@ class LocalStore:
         dies.
         """
         path = self._pending / f"claim-{key}.lock"
-        with lock_file(path) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waiting(platform.node())
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                self.disk.remove(path)
+        while True:
+            with lock_file(path) as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    waiting(platform.node())
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                if not _is_file(lock, path):
+                    continue  # The holder before removed this file, and a third process may hold a new one.
+                try:
+                    yield
+                    return
+                finally:
+                    self.disk.remove(path)
 
     @contextmanager
     def scratch(self, key: str, resumes_from: str = "") -> Iterator[Path]:
@@ -253,6 +258,14 @@ def last_used(folder: Path) -> float:
 def size_of(folder: Path) -> int:
     """Total bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _is_file(opened: BinaryIO, path: Path) -> bool:
+    """Whether an open file still is the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(opened.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

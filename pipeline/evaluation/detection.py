@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.evaluation.matching import kept
 from pipeline.evaluation.relations import Floats, Integers
@@ -16,11 +17,15 @@ from pipeline.evaluation.relations import Floats, Integers
 
 @dataclass(frozen=True)
 class Detections:
-    """Labelled boxes of one image, N×4 absolute pixels (left, top, right, bottom). Ground truth has no scores."""
+    """Labelled boxes of one image, N×4 absolute pixels (left, top, right, bottom). Ground truth has no scores.
+
+    `crowd` (N) marks ground truth that is no object to find: what lies in it counts neither as right nor as wrong.
+    """
 
     boxes: Floats
     labels: Integers
     scores: Floats | None = None
+    crowd: NDArray[np.bool_] | None = None
 
     def without_duplicates(self, threshold: float) -> Detections:
         """Suppresses boxes that overlap a better one of the same label by more than `threshold`. Sorts best first."""
@@ -32,11 +37,15 @@ class Detections:
 
 
 def average_precision_50(predictions: Sequence[Detections], truths: Sequence[Detections]) -> dict[int, float]:
-    """Returns AP50 per label of the ground truth. Images are in the same order; unequal lengths raise ValueError."""
+    """Returns AP50 per label that the ground truth has outside crowds.
+
+    Images are in the same order; unequal lengths raise ValueError.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    present = sorted({int(label) for truth in truths for label in truth.labels})
+    crowds = [np.zeros(len(truth.labels), bool) if truth.crowd is None else truth.crowd for truth in truths]
+    present = sorted({int(n) for truth, crowd in zip(truths, crowds, strict=True) for n in truth.labels[~crowd]})
     results = [
         _annotation(image, box, label) | {"score": float(score)}
         for image, (found, _) in enumerate(zip(predictions, truths, strict=True))
@@ -46,9 +55,9 @@ def average_precision_50(predictions: Sequence[Detections], truths: Sequence[Det
     if not results or not present:
         return dict.fromkeys(present, 0.0)
     truth_rows = [
-        _annotation(image, box, label)
-        for image, truth in enumerate(truths)
-        for box, label in zip(truth.boxes, truth.labels, strict=True)
+        _annotation(image, box, label) | {"iscrowd": int(is_crowd)}
+        for image, (truth, crowd) in enumerate(zip(truths, crowds, strict=True))
+        for box, label, is_crowd in zip(truth.boxes, truth.labels, crowd, strict=True)
     ]
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO()
@@ -77,5 +86,4 @@ def _annotation(image: int, box: Floats, label: np.int64) -> dict[str, Any]:
         "category_id": int(label),
         "bbox": [left, top, width, height],
         "area": width * height,
-        "iscrowd": 0,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from pipeline.data.datasets.coco_panoptic import segment_ids
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.psg import EXPECTED
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record import NO_OBJECT
+from pipeline.data.datasets.record import NO_OBJECT, Box
 from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import annotation_source
 from pipeline.data.images.opening import BadImage
@@ -57,12 +57,10 @@ class GroundTruth:
         Predicates are the dataset's own, as public benchmarks score them. Inverted and non-finite boxes are excluded,
         with their relations and a reason. Raises `AnnotationError` for unusable files, `FatalError` without images.
         """
-        columns = _Columns(str)
+        columns = _Columns()
         for record in reader.annotations():
-            boxes = [(box.category, box.x, box.y, box.w, box.h) for box in record.boxes]
             uri = uri_of(record.path, reader.source.images)
-            ids = [box.source_id for box in record.boxes]
-            columns.add(record.image_id, uri, (record.width, record.height), boxes, record.relations, ids)
+            columns.add(record.image_id, uri, (record.width, record.height), record.boxes, record.relations)
             columns.rejects += record.rejects
         columns.rejects += reader.rejects
         if not columns.image_ids:
@@ -87,13 +85,15 @@ class GroundTruth:
     def of_rows(cls, rows: Iterable[Mapping[str, Any]]) -> GroundTruth:
         """Takes the truth from rows of the `images` table, with canonical predicates, which merge synonyms.
 
+        Two wordings of one relation ("hold", "is holding") count once.
+
         Relations whose predicate has no word don't count, as they are no label to train on either.
         """
-        columns = _Columns(canonical)
+        columns = _Columns()
         for row in rows:
-            boxes = [(box["category"], box["x"], box["y"], box["w"], box["h"]) for box in row["boxes"]]
-            stated = [(each["subject"], each["predicate"], each["object"]) for each in row["relations"]]
-            relations = [relation for relation in stated if canonical(relation[1])]
+            boxes = [Box(**box) for box in row["boxes"]]
+            named = ((each["subject"], canonical(each["predicate"]), each["object"]) for each in row["relations"])
+            relations = list(dict.fromkeys(relation for relation in named if relation[1]))
             columns.add(row["image_id"], row["uri"], (row["width"], row["height"]), boxes, relations)
         return columns.joined((), ())
 
@@ -168,9 +168,7 @@ class GroundTruth:
 class _Columns:
     """Gathers images one by one. Names get numbers as they occur and their final ones at the end."""
 
-    def __init__(self, form: Callable[[str], str]) -> None:
-        """`form`: of each predicate."""
-        self._form = form
+    def __init__(self) -> None:
         self.image_ids: array[int] = array("q")
         self.uris: list[str] = []
         self.rejects: list[Rejected] = []
@@ -178,7 +176,7 @@ class _Columns:
         self._objects: dict[str, int] = {}
         self._predicates: dict[str, int] = {}
         self._box_numbers, self._box_labels, self._box_images = array("d"), array("q"), array("q")
-        self._ids: array[int] = array("q")
+        self._crowds, self._ids = array("b"), array("q")
         self._ends, self._relation_images, self._relation_predicates = array("q"), array("q"), array("q")
 
     def add(
@@ -186,28 +184,26 @@ class _Columns:
         image_id: int,
         uri: str,
         size: tuple[int | None, int | None],
-        boxes: Sequence[tuple[str, float, float, float, float]],
+        boxes: Sequence[Box],
         relations: Iterable[tuple[int, str, int]],
-        ids: Sequence[int] = (),
     ) -> None:
-        """Adds an image. Boxes: name, left, top, width, height. Relations: subject's box index, predicate, object's.
-
-        `ids`: of the boxes in the dataset.
-        """
+        """Adds an image. Relations: subject's box index, predicate, object's."""
         position, first = len(self.image_ids), len(self._box_labels)
         self.image_ids.append(image_id)
         self.uris.append(uri)
         self._sizes.extend((size[0] or 0, size[1] or 0))
         places: list[int | None] = []
-        for category, x, y, w, h in boxes:
+        for box in boxes:
+            category, x, y, w, h, crowd, _ = box
             if not (math.isfinite(x + y + w + h) and w >= 0 and h >= 0):
                 fault = "box inverted" if math.isfinite(x + y + w + h) else "box not finite"
-                self.rejects.append(Rejected(image_id, fault, f"{category} [{x:g}, {y:g}, {w:g}, {h:g}]"))
+                self.rejects.append(Rejected(image_id, fault, box.written()))
                 places.append(None)
                 continue
             places.append(len(self._box_labels))
             self._box_numbers.extend((x, y, x + w, y + h))
             self._box_labels.append(self._objects.setdefault(category, len(self._objects)))
+            self._crowds.append(crowd)
         self._box_images.extend([position] * (len(self._box_labels) - first))
         for subject, predicate, target in relations:
             ends = places[subject], NO_OBJECT if target == NO_OBJECT else places[target]
@@ -215,15 +211,14 @@ class _Columns:
                 self.rejects.append(Rejected(image_id, "relation without box", predicate))
                 continue
             self._ends.extend((ends[0], ends[1]))
-            self._ids.extend(ids[end] if ids and end != NO_OBJECT else -1 for end in (subject, target))
+            self._ids.extend(boxes[end].source_id if end != NO_OBJECT else -1 for end in (subject, target))
             self._relation_images.append(position)
-            form = self._form(predicate)
-            self._relation_predicates.append(self._predicates.setdefault(form, len(self._predicates)))
+            self._relation_predicates.append(self._predicates.setdefault(predicate, len(self._predicates)))
 
     def joined(self, objects: Sequence[str], predicates: Sequence[str]) -> GroundTruth:
         """The truth, with the dataset's own names first."""
         object_names = _ordered(objects, self._objects)
-        predicate_names = _ordered([self._form(name) for name in predicates], self._predicates)
+        predicate_names = _ordered(predicates, self._predicates)
         images = len(self.image_ids)
         boxes = np.array(self._box_numbers, np.float64).reshape(-1, 4)
         labels = _renumbered(self._objects, object_names)[_integers(self._box_labels)]
@@ -250,7 +245,7 @@ class _Columns:
             uris=tuple(self.uris),
             sizes=_integers(self._sizes).reshape(-1, 2),
             relations=relations,
-            boxes=LabelledBoxes(_integers(self._box_images), boxes, labels),
+            boxes=LabelledBoxes(_integers(self._box_images), boxes, labels, np.array(self._crowds, bool)),
             ends=_integers(self._ids).reshape(-1, 2),
             rejects=tuple(self.rejects),
         )

@@ -114,7 +114,7 @@ class Predictor:
         `subject`: the name that the likeliest subject of a pair must have (HICO-DET: "person"), whose own probability
         is then no factor of the score; None allows all.
 
-        Raises `FatalError` for a network that finds no boxes, too many names and too large images.
+        Raises `FatalError` for a network that finds no boxes, too many names, too large images and an unknown subject.
         """
         if not isinstance(network, RLIP):
             raise FatalError(
@@ -127,6 +127,8 @@ class Predictor:
             raise FatalError(f"{count:,} names: {MOST_NAMES:,} objects and as many predicates can be asked for at most")
         self._network, self._image_size, self._per_image = network.eval(), image_size, per_image
         self._device = next(network.parameters()).device
+        if subject is not None and subject not in names.objects:
+            raise FatalError(f"subject {subject!r} is none of the object names: {', '.join(names.objects)}")
         self._subject = None if subject is None else names.objects.index(subject)
         with torch.inference_mode():
             self._objects_TE = network.encode_texts([*names.objects, NO_OBJECTS])

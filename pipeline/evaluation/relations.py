@@ -107,6 +107,8 @@ class LabelledBoxes:
     """N×4 absolute pixels (left, top, right, bottom)"""
     labels: Integers
     """N: indices into the object names"""
+    crowd: NDArray[np.bool_]
+    """N: whether a box holds a group that nobody annotated one by one (COCO's `iscrowd`)"""
 
 
 def scores_of(predicted: Relations) -> Floats:

@@ -136,14 +136,19 @@ class TestSet:
         Only images that the truth has and that were predicted count. Raises `FatalError` if there is none, or if no
         predicate names a role.
         """
-        known = frozenset(truth.image_ids)
-        scored = {self.rows[each.position]["image_id"]: each for each in found}
-        ids = [image_id for image_id in scored if image_id in known]
+        listed = dict(zip(truth.image_ids, map(_file_name, truth.uris), strict=True))
+        scored = [(self.rows[each.position], each) for each in found]
+        scored = [(row, each) for row, each in scored if row["image_id"] in listed]
+        if len({row["dataset"] for row, _ in scored}) > 1:  # Datasets may use the same ids for other images.
+            scored = [(row, each) for row, each in scored if _file_name(row["uri"]) == listed[row["image_id"]]]
+        ids = [row["image_id"] for row, _ in scored]
         if not ids:
             raise FatalError(
                 "evaluate.vcoco: no image of the test sets is on V-COCO's list; name its test set in data.test"
             )
-        predicted = Relations.of([scored[image_id].relations for image_id in ids])
+        if len(set(ids)) < len(ids):
+            raise FatalError("evaluate.vcoco: several test sets have V-COCO's images; name one of them in data.test")
+        predicted = Relations.of([each.relations for _, each in scored])
         part = truth.of_images(ids)
         try:
             detections = in_roles(predicted, self.names.objects, self.names.predicates, part)
@@ -165,7 +170,11 @@ class TestSet:
     def _boxes(self, position: int) -> Detections:
         every = self.truth.boxes
         first, last = np.searchsorted(every.image, (position, position + 1))
-        return Detections(every.boxes[first:last], every.labels[first:last])
+        return Detections(every.boxes[first:last], every.labels[first:last], crowd=every.crowd[first:last])
+
+
+def _file_name(uri: str) -> str:
+    return uri.rpartition("/")[2]
 
 
 def _measured(evaluated: Evaluated) -> dict[str, float]:

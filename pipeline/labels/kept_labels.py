@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.label_overrides import ImageOverrides, Named, Overrides
@@ -40,7 +40,7 @@ class ChoiceSettings(Settings):
     threshold: float = Field(0.45, ge=0.0, le=1.0)
     """Minimum confidence of a pseudo-label; by default 0.2 where the confidence is no probability."""
     thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = Field({})
-    """Thresholds for individual predicates, by canonical name."""
+    """Thresholds for individual predicates, in any wording of them."""
     per_pair: int | None = Field(None, ge=1)
     """Maximum number of pseudo-labels per ordered pair of boxes; the most confident are kept. Unset: no limit."""
     max_relations: int = Field(100, ge=1)
@@ -64,9 +64,19 @@ class ChoiceSettings(Settings):
             raise ValueError("rule: a probability already holds the posterior; use 'all', or confidence = 'calibrated'")
         return self
 
+    @field_validator("thresholds")
+    @classmethod
+    def _has_one_threshold_each(cls, values: dict[str, float]) -> dict[str, float]:
+        named: dict[str, str] = {}
+        for name in values:
+            if (other := named.setdefault(canonical(name), name)) != name:
+                raise ValueError(f"{other!r} and {name!r} are one predicate; give one threshold for both")
+        return values
+
     def choice(self) -> LabelChoice:
         """The rule to apply to each image."""
-        return LabelChoice(self.confidence, self.rule, self.threshold, self.thresholds, self.per_pair)
+        thresholds = {canonical(name): least for name, least in self.thresholds.items()}
+        return LabelChoice(self.confidence, self.rule, self.threshold, thresholds, self.per_pair)
 
     def fitted_calibration(self) -> Calibration | None:
         """The calibration that replaces the tagger's; None where the settings have none or do not use any."""
@@ -91,7 +101,9 @@ class ChoiceSettings(Settings):
         )
 
 
-EVERY_LABEL = ChoiceSettings(confidence="score", threshold=0.0, max_relations=2**31)
+UNLIMITED = 2**31
+"""`max_relations` that leaves out no label."""
+EVERY_LABEL = ChoiceSettings(confidence="score", threshold=0.0, max_relations=UNLIMITED)
 """Keeps all labels, as those of an import are, which no shard chooses from."""
 
 
@@ -239,6 +251,7 @@ def judged_columns(
     coded = labels.fields.field("predicate").dictionary_encode()
     names, surface = coded.dictionary.to_pylist(), np.asarray(coded.indices, np.int64)
     most = np.full(len(relations), settings.max_relations)
+    readable = [canonical(name) for name in names]
     if settings.rule == "best" or settings.per_pair is not None or settings.fitted_calibration() or overrides:
         rows = relations.to_pylist()
         judged = _judged_by_image(rows, candidates, settings, overrides or {})
@@ -248,12 +261,12 @@ def judged_columns(
     else:
         # The same rules as `LabelChoice`, in a tenth of the time: these settings judge each label alone.
         confidence = _confidence(labels, settings)
-        least = np.array([settings.thresholds.get(name, settings.threshold) for name in names], np.float64)
+        thresholds = settings.choice().thresholds
+        least = np.array([thresholds.get(name, settings.threshold) for name in readable], np.float64)
         exact, reason = confidence.tolist(), np.full(len(labels), "", object)
         reason[confidence < least[surface]] = str(NotKept.BELOW_THRESHOLD)
     # numpy rounds in binary, Python the decimal value: the last digit would differ now and then.
     rounded = np.array([round(value, 6) for value in exact], np.float64)
-    readable = [canonical(name) for name in names]
     order = {name: place for place, name in enumerate(sorted(set(readable)))}
     predicate = np.array([order[name] for name in readable], np.int64)[surface]
     if "" in order:

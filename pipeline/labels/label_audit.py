@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.kept_labels import ChoiceSettings, judged_labels, kept_labels
+from pipeline.labels.kept_labels import UNLIMITED, ChoiceSettings, judged_labels, kept_labels
 from pipeline.labels.label_overrides import Overrides
 from pipeline.labels.labelled_partitions import candidates
 from pipeline.runtime.stage import dataset_of
@@ -29,6 +29,7 @@ from tagger.audit.labels import (
     audit,
     audit_predicates,
     holds,
+    label_curve,
 )
 from tagger.english.predicates import canonical
 from tagger.labelling.calibration import calibration_error
@@ -79,7 +80,7 @@ RULES: tuple[dict[str, Any], ...] = (
     ),
 )
 """Settings of every rule."""
-_NO_LIMITS = {"threshold": 0.0, "thresholds": {}, "per_pair": None, "max_relations": 2**31}
+_NO_LIMITS = {"threshold": 0.0, "thresholds": {}, "per_pair": None, "max_relations": UNLIMITED}
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class LabelAudit:
     given: int
     """Ground-truth relations; the two directions of a symmetric predicate count once."""
     reachable: int
-    """Ground-truth relations that some candidate pair proposes."""
+    """Ground-truth relations that a candidate proposes or the tagger scores."""
     tagger: LabelScores
     naive: LabelScores
     prior: LabelScores
@@ -112,7 +113,7 @@ class LabelAudit:
         reachable = self.reachable / self.given if self.given else 0.0
         learned = "; not cross-validated: the tagger learned from these images" if self.learned_from else ""
         return (
-            f"{self.given:,}, of which candidates reach {self.reachable:,}; recall .8 of the reachable is "
+            f"{self.given:,}, of which {self.reachable:,} are reachable; recall .8 of the reachable is "
             f"{AUDITED_RECALL * reachable:.3f} of all{learned}"
         )
 
@@ -172,6 +173,7 @@ class LabelCount:
     def rules(self) -> tuple[RuleScores, ...]:
         """Scores every rule on everything added so far, except rules that need what the labels lack."""
         found = []
+        reachable = audit(self._relations, self._pairs, self._truth).tagger.reachable
         for rule in RULES:
             choice = ChoiceSettings.model_validate(rule | _NO_LIMITS)
             with suppress(FatalError):
@@ -184,7 +186,7 @@ class LabelCount:
                     ]
                     for of_image in zip(self._relations, judged, strict=True)
                 ]
-                curve = audit(left, self._pairs, self._truth).tagger
+                curve = label_curve(left, self._truth, reachable)
                 found.append(RuleScores(choice.rule_in_words(), *curve.best_f1(), curve.precision_at()))
         return tuple(found)
 

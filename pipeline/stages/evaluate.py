@@ -47,7 +47,7 @@ class EvaluateStage(Stage):
     """Scores one set of weights on the test sets, whose label names training never saw."""
 
     name = "evaluate"
-    version = 5
+    version = 6
     reads = ("images", "weights")
     uses = ("split",)
     writes = "scores"

@@ -19,7 +19,7 @@ from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, Probe, decode_image, read_bytes
 from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, perceptual_hash, probe_and_hash
 from pipeline.data.images.refs import UprightImage
-from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, kept_labels, naive_labels
+from pipeline.labels.kept_labels import UNLIMITED, ChoiceSettings, KeptLabels, kept_labels, naive_labels
 from pipeline.labels.label_overrides import OVERRIDES_FILE, Overrides, SettledVerdicts, overrides_table, place_overrides
 from pipeline.runtime.settings import data_file, runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
@@ -55,8 +55,8 @@ class ShardSettings(ChoiceSettings):
     """What becomes of images without any relation to train on. They still teach boxes."""
     uncertain: float | None = Field(None, ge=0.0, le=1.0)
     """Minimum confidence of an uncertain pseudo-label, which is below the threshold. If a pair of boxes has only such
-    labels, pre-training takes it neither for a positive nor for a negative example. Unset, or not below the threshold:
-    pairs without a kept label are negative."""
+    labels, or labels over `max_relations`, pre-training takes it neither for a positive nor for a negative example.
+    Unset: pairs without a kept label are negative."""
     max_bytes: int = Field(2**30, ge=2**20)
     """Largest size of a tar in bytes. A partition with more gets several."""
     exclude: tuple[ExclusionList, ...] = ()
@@ -89,7 +89,7 @@ class ShardStage(Stage):
     """Writes tars with an index and statistics. Images without a box are excluded; unreadable images are rejected."""
 
     name = "shard"
-    version = 4
+    version = 5
     reads = ("images", "relations")
     writes = "shards"
     uses = ("fingerprints", "split")
@@ -156,10 +156,10 @@ class ShardStage(Stage):
     ) -> Iterator[Sample]:
         """Yields the images to pack, and notes in `packed` what becomes of each."""
         from_captions = self.settings.labels in FROM_CAPTIONS
-        kept, uncertain, tagger = self._kept(inputs, packed) if from_captions else ({}, {}, None)
+        kept, uncertain, taggers = self._kept(inputs, packed) if from_captions else ({}, {}, {})
         for done, row in enumerate(rows):
             report(done, len(rows))
-            labels = self._labels(row, kept, uncertain, tagger, packed)
+            labels = self._labels(row, kept, uncertain, taggers, packed)
             if not labels.boxes:
                 packed.counts["without a box"] += 1
             elif not labels.relations and self.settings.without_relations == "drop":
@@ -198,7 +198,12 @@ class ShardStage(Stage):
         yield sample
 
     def _labels(
-        self, row: dict[str, Any], kept: KeptLabels, uncertain: KeptLabels, tagger: str | None, packed: _Packed
+        self,
+        row: dict[str, Any],
+        kept: KeptLabels,
+        uncertain: KeptLabels,
+        taggers: Mapping[int, str | None],
+        packed: _Packed,
     ) -> TrainingSample:
         relations: Sequence[SampleRelation] = kept.get(row["image_id"], ())
         if self.settings.labels == "given":
@@ -214,27 +219,33 @@ class ShardStage(Stage):
             relations = seen
         if self.settings.labels == "given":
             relations = strongest(relations, self.settings.max_relations)
-        return TrainingSample.from_row(row, relations, self.settings.labels, tagger, uncertain.get(row["image_id"], ()))
+        number = row["image_id"]
+        return TrainingSample.from_row(
+            row, relations, self.settings.labels, taggers.get(number), uncertain.get(number, ())
+        )
 
-    def _kept(self, inputs: Inputs, packed: _Packed) -> tuple[KeptLabels, KeptLabels, str | None]:
-        """The labels of each image to train on, the uncertain ones, and the digest of the tagger, if one scored them.
+    def _kept(self, inputs: Inputs, packed: _Packed) -> tuple[KeptLabels, KeptLabels, Mapping[int, str | None]]:
+        """The labels of each image to train on, the uncertain ones, and the digest of the tagger that scored them.
 
         Raises `FatalError` when they lack what the settings ask for.
         """
         tagged = inputs.artifact("relations")
         if self.settings.labels == "naive":
-            return naive_labels(tagged.table("candidates"), self.settings.max_relations), {}, None
+            return naive_labels(tagged.table("candidates"), self.settings.max_relations), {}, {}
         relations, candidates, uncertain = tagged.table("relations"), tagged.table("candidates"), {}
-        tagger = relations["tagger"][0].as_py() if len(relations) else None
+        taggers = dict(zip(relations["image_id"].to_pylist(), relations["tagger"].to_pylist(), strict=True))
         if (settled := self.settings.settled) is not None:
             packed.override(*place_overrides(settled, inputs.table("images"), relations))
         try:
             kept = kept_labels(relations, candidates, self.settings, packed.overrides)
             if (least := self.settings.uncertain) is not None:
-                lower = self.settings.model_copy(update={"threshold": least, "thresholds": {}})
+                # Without the limit per image: a label that it leaves out is no evidence against the label.
+                lower = self.settings.model_copy(
+                    update={"threshold": least, "thresholds": {}, "max_relations": UNLIMITED}
+                )
                 wider = kept_labels(relations, candidates, lower, packed.overrides)
                 uncertain = {number: tuple(r for r in its if r not in kept[number]) for number, its in wider.items()}
-            return kept, uncertain, tagger
+            return kept, uncertain, taggers
         except FatalError as error:
             raise FatalError(f"{inputs.partition}: {error}") from error
 

@@ -107,10 +107,10 @@ class TrainingSettings(ViewSettings):
     log_every: int = Field(20, ge=1)
     """Steps between two entries of the losses and the gradient norm."""
     evaluate_every: int | None = Field(None, ge=1)
-    """Steps between two evaluations of a pre-training on `data.test` (zero-shot mAP, AP50). Unset: only at its end. Not
-    with FSDP2."""
+    """Steps between two evaluations of a pre-training on `data.test` (zero-shot mAP with any subject, AP50). Unset: only
+    at its end. Not with FSDP2."""
     evaluate_images: int = Field(200, ge=1)
-    """Number of images of these evaluations."""
+    """Number of images of these evaluations, the first ones. Stage `evaluate` scores all."""
     trackers: tuple[TrackerKind, ...] = runtime(())
     """Trackers in addition to TensorBoard, offline unless their settings say otherwise (docs/training.md, Tracking)."""
     tracking: Path = runtime(Path("out/training"))

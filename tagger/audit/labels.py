@@ -37,7 +37,7 @@ class LabelCurve:
     """Precision and recall of labels, from the highest score down; labels with equal scores form one point.
 
     `scores`, `precision`, `recall`: one entry per distinct score. Recall is measured over the `reachable` truths: those
-    that at least one candidate states.
+    that at least one candidate states, or that the tagger scores unasked (`tag.predicates = "image"`).
     """
 
     labels: int
@@ -114,10 +114,17 @@ def audit(
             f"audit: relations for {len(relations)} images, candidates for {len(candidates)} and truth for "
             f"{len(truth)}; give one entry per image in each"
         )
-    facts = _labels(truth)
+    facts, scored = _labels(truth), _scored(relations)
     naive, blind = (_scored([blind_labels(pairs, way) for pairs in candidates]) for way in ("naive", "prior"))
-    curves = (_curve(scored, facts, naive) for scored in (_scored(relations), naive, blind))
-    return LabelComparison(*curves)
+    reachable = len(facts & (naive.keys() | scored.keys()))
+    return LabelComparison(*(_curve(each, facts, reachable) for each in (scored, naive, blind)))
+
+
+def label_curve(
+    relations: Sequence[Sequence[Relation]], truth: Sequence[Collection[Fact]], reachable: int
+) -> LabelCurve:
+    """The curve of some of the labels that `audit` compares, with recall over its `reachable` truths."""
+    return _curve(_scored(relations), _labels(truth), reachable)
 
 
 def agreement(kept: Sequence[Collection[Fact]], truth: Sequence[Collection[Fact]]) -> Agreement:
@@ -145,8 +152,7 @@ def _scored(relations: Sequence[Sequence[Relation]]) -> dict[_Label, float]:
     return scored
 
 
-def _curve(scored: dict[_Label, float], facts: set[_Label], proposed: Collection[_Label]) -> LabelCurve:
-    reachable = sum(fact in proposed for fact in facts)
+def _curve(scored: dict[_Label, float], facts: set[_Label], reachable: int) -> LabelCurve:
     points = list(_points(scored, facts))
     return LabelCurve(
         labels=len(scored),
@@ -175,7 +181,7 @@ class PredicateScores:
     predicate: str
     kept: int
     truths: int
-    """True relations that at least one candidate states."""
+    """True relations that are reachable (see `LabelCurve`)."""
     precision: float | None
     recall: float | None
     """Recall over the reachable truths."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
+from tagger.english.predicates import canonical
 from tagger.labelling.calibration import USUAL_SUPPORT, Stack, features
 from tagger.pair import NO_MENTION, Pair
 from tagger.relation import Relation
@@ -40,8 +41,8 @@ class LabelChoice:
 
     `measure`: the field that is a label's confidence. `rule`: "all" keeps every pair of a mention; "best" the
     likeliest, as many as the mention means; "posterior" every pair, its confidence times its posterior. `threshold`:
-    the minimum confidence for predicates that `thresholds` does not name. `per_pair`: the maximum number of labels per
-    ordered pair of boxes, the most confident ones (None: no limit).
+    the minimum confidence for predicates whose canonical name is not in `thresholds`. `per_pair`: the maximum number of
+    labels per ordered pair of boxes, the most confident ones (None: no limit).
     """
 
     measure: Literal["probability", "calibrated", "score"] = "probability"
@@ -69,7 +70,7 @@ class LabelChoice:
         return judged if self.per_pair is None else _strongest_per_pair(relations, judged, self.per_pair)
 
     def _reason(self, relation: Relation, confidence: float) -> str | None:
-        least = self.thresholds.get(relation.predicate, self.threshold)
+        least = self.thresholds.get(canonical(relation.predicate), self.threshold)
         return NotKept.BELOW_THRESHOLD if confidence < least else None
 
     def _confidence(self, relation: Relation) -> float:

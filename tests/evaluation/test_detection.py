@@ -1,5 +1,7 @@
 """AP50 of detections with pycocotools."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,15 @@ def test_perfect_missing_and_false_detections():
     assert scores[3] == pytest.approx(0.5, abs=0.01)
     assert scores[5] == pytest.approx(0.5, abs=0.01)
     assert average_precision_50(truths_with_scores(truths), truths) == {3: pytest.approx(1.0), 5: pytest.approx(1.0)}
+
+
+def test_crowds_are_no_objects_to_find():
+    crowd = [200.0, 10.0, 300.0, 90.0]
+    truth = detections([CAR, crowd, crowd], [3, 3, 5])
+    truth = replace(truth, crowd=np.array([False, True, True]))
+    inside = [210.0, 20.0, 240.0, 60.0]
+    found = detections([inside, CAR, inside], [3, 3, 5], [0.9, 0.8, 0.7])
+    assert average_precision_50([found], [truth]) == {3: pytest.approx(1.0)}
 
 
 def truths_with_scores(truths):

@@ -8,6 +8,7 @@ from PIL import Image
 from models.rlip import RLIP
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.predictor import WINDOW, Found, Names, Predictor
+from storage.errors import FatalError
 from storage.tables import DETECTIONS
 
 NAMES = Names(("person", "dog", "bicycle"), ("riding", "holding"))
@@ -39,6 +40,11 @@ def test_a_batch_changes_no_relation(network):
         assert sorted(zip(one.subjects, one.predicates, strict=True)) == sorted(
             zip(other.subjects, other.predicates, strict=True)
         )
+
+
+def test_a_subject_that_no_name_has_is_refused(network):
+    with pytest.raises(FatalError, match="subject 'human' is none of the object names: person, dog, bicycle"):
+        Predictor(network, NAMES, 96, subject="human")
 
 
 def test_images_are_read_as_they_are_needed(network):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from relation_rows import A, B
+from run_builder import box
 from vcoco_files import files
 
 from pipeline.evaluation import test_set as evaluated
@@ -20,10 +21,10 @@ BAT = [180.0, 10.0, 199.0, 89.0]
 def row(image_id: int, *relations: tuple[str, str]) -> dict:
     """An image of a person at `A` and a thing at `B` in each of the relations (predicate, thing)."""
 
-    def box(name: str, sides: list[float]) -> dict:
-        return {"category": name, "x": sides[0], "y": sides[1], "w": sides[2] - sides[0], "h": sides[3] - sides[1]}
+    def corners(name: str, sides: list[float]) -> dict:
+        return box(name, sides[0], sides[1], sides[2] - sides[0], sides[3] - sides[1])
 
-    boxes = [box("person", A), *(box(thing, B) for _, thing in relations)]
+    boxes = [corners("person", A), *(corners(thing, B) for _, thing in relations)]
     stated = [{"subject": 0, "predicate": p, "object": place} for place, (p, _) in enumerate(relations, 1)]
     return {
         "dataset": "toy", "image_id": image_id, "uri": f"{image_id}.jpg", "width": 200, "height": 100, "boxes": boxes,
@@ -70,6 +71,26 @@ def test_vcoco_is_scored_by_its_own_files(tmp_path):
     assert (wrong["vcoco_role_1"], wrong["vcoco_agent"]) == (0.0, 1.0)
     with pytest.raises(FatalError, match="no image of the test sets is on V-COCO's list"):
         test_set.vcoco_scores([found(test_set, 0, "hold", "bat")], truth)
+
+
+def test_vcocos_images_are_known_by_name_where_other_test_sets_use_their_ids(tmp_path):
+    actions, instances, _ = files(tmp_path)
+    truth = read_vcoco_truth(actions, instances)
+    own = row(7, ("hold", "bat")) | {"uri": f"val/{truth.uris[0]}"}
+    rows = [own, row(7, ("hold", "bat")) | {"dataset": "other"}]
+    test_set = evaluated.TestSet(rows, {})
+    right, other = found(test_set, 0, "hold", "bat", (PERSON, BAT)), found(test_set, 1, "hold", "bat")
+    assert test_set.vcoco_scores([right, other], truth)["vcoco_role_1"] == 1.0
+    twice = evaluated.TestSet([own, own | {"dataset": "again"}], {})
+    with pytest.raises(FatalError, match="several test sets have V-COCO's images"):
+        twice.vcoco_scores([right, other], truth)
+
+
+def test_two_wordings_of_one_relation_are_one_truth():
+    worded = row(1, ("hold", "bat"))
+    worded["relations"] += [{"subject": 0, "predicate": "is holding", "object": 1}]
+    test_set = evaluated.TestSet([worded], {})
+    assert test_set.scores([found(test_set, 0, "hold", "bat")])["zero_shot_map"] == 1.0
 
 
 def test_the_key_has_the_content_of_vcocos_files_and_nothing_where_there_are_none(tmp_path):

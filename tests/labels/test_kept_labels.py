@@ -22,7 +22,7 @@ from pipeline.labels.verdicts import JudgedRelation
 from storage.errors import FatalError
 from storage.tables import CANDIDATES, RELATIONS
 from tagger.english.predicates import canonical
-from tagger.labelling.label_choice import Judged
+from tagger.labelling.label_choice import Judged, NotKept
 from tagger.pair import Pair
 from tagger.relation import Relation
 
@@ -91,7 +91,7 @@ def judged_one_by_one(relations: pa.Table, candidates: pa.Table, choice: ChoiceS
 @pytest.mark.parametrize("settings", [
     {},
     {"confidence": "score", "threshold": 0.0, "max_relations": 3},
-    {"confidence": "calibrated", "thresholds": {"riding": 0.7, "ride": 0.1}},
+    {"confidence": "calibrated", "thresholds": {"riding": 0.7, "on top of": 0.1}},
     {"rule": "posterior", "max_relations": 2}, {"rule": "best"}, {"per_pair": 1},
     {"confidence": "calibrated", "calibration": {"": (1.0, -0.5), "ride": (0.7, 0.1)}},
 ])  # fmt: skip
@@ -118,6 +118,19 @@ def test_a_value_that_the_labels_lack_is_named(settings, lacking):
     for more in ({}, {"per_pair": 2}):
         with pytest.raises(FatalError, match=f"shard.*{lacking}"):
             judged_columns(*tables, ChoiceSettings.model_validate(settings | more))
+
+
+@pytest.mark.parametrize("more", [{}, {"per_pair": 100}])
+def test_a_threshold_holds_for_every_wording_of_its_predicate(more):
+    relations, candidates = drawn(0)
+    choice = ChoiceSettings.model_validate({"threshold": 0.0, "thresholds": {"rides": 1.0}} | more)
+    names = [label["predicate"] for row in relations.to_pylist() for label in row["relations"]]
+    below = judged_columns(relations, candidates, choice).reason.to_pylist()
+    assert {name for name, reason in zip(names, below, strict=True) if reason == NotKept.BELOW_THRESHOLD} == {
+        "riding", "rides", "is riding",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="'rides' and 'riding' are one predicate"):
+        ChoiceSettings(thresholds={"rides": 0.1, "riding": 0.2})
 
 
 def test_a_recipe_that_names_a_rule_or_a_measure_keeps_its_former_defaults():

@@ -60,10 +60,12 @@ def inputs(tmp_path: Path) -> Inputs:
     relations = [
         {
             "image_id": 1,
+            "tagger": "first fold",
             "relations": [relation(0, "riding", 1, 0.6, caption=3), relation(1, "near", 0, 0.1, caption=3)],
         },
         {
             "image_id": 5,
+            "tagger": "second fold",
             "relations": [relation(0, "ride", 1, 0.9, caption=3), relation(1, "walking", 2, 0.21, caption=3)],
         },
     ]
@@ -112,7 +114,7 @@ def test_pseudo_labels_above_the_threshold_go_into_the_shard_with_their_words_an
     assert (relation.surface, relation.ambiguity, relation.caption, relation.triplet) == ("riding", 2, 3, 0)
     assert samples[5].relations[0].ambiguity is None
     assert json.loads(members[1]["json"])["version"] == 1
-    assert samples[1].labels == "pseudo"
+    assert (samples[1].labels, samples[1].tagger, samples[5].tagger) == ("pseudo", "first fold", "second fold")
     assert set(members[1]) == {"jpg", "json"} and members[1]["jpg"] == image_bytes()
     assert members[2]["png"] == image_bytes("PNG")
 
@@ -185,6 +187,9 @@ def test_labels_below_the_threshold_may_be_uncertain(inputs, tmp_path):
     for least in (0.3, 0.5, 1.0):
         _, _, fewer = shard(inputs, tmp_path / str(least), threshold=0.5, uncertain=least)
         assert not any(sample.uncertain for sample in fewer.values())
+    _, _, capped = shard(inputs, tmp_path / "capped", threshold=0.05, uncertain=0.01, max_relations=1)
+    assert [r.predicate for r in capped[1].relations] == ["ride"]
+    assert [r.predicate for r in capped[1].uncertain] == ["near"], "what the limit leaves out is not negative either"
     same, _, _ = shard(inputs, tmp_path / "given", labels="given", uncertain=0.1)
     assert "uncertain relations" not in same.facts
 

@@ -388,21 +388,28 @@ def test_what_lies_in_a_store_is_listed_in_order_with_sizes_and_times(tmp_path):
 
 
 def test_a_claim_waits_for_its_holder_alone_and_leaves_nothing(tmp_path):
-    store, waited = LocalStore(tmp_path), threading.Event()
+    store, waited, waited_again = LocalStore(tmp_path), threading.Event(), threading.Event()
     order: list[str] = []
+
+    def third() -> None:
+        with LocalStore(tmp_path).claim("a" * 64, lambda host: waited_again.set()):
+            order.append("third")
 
     def second() -> None:
         with LocalStore(tmp_path).claim("a" * 64, lambda host: waited.set()):
+            last.start()
+            waited_again.wait(20)
             order.append("second")
 
-    other = threading.Thread(target=second)
+    other, last = threading.Thread(target=second), threading.Thread(target=third)
     with store.claim("a" * 64, order.append), store.claim("b" * 64, order.append):
         other.start()
         assert waited.wait(20) and store.sweep() == 0
         assert len(list((tmp_path / "pending").glob("claim-*.lock"))) == 2, "a claim that is held is not swept"
         order.append("first")
     other.join()
-    assert order == ["first", "second"]
+    last.join()
+    assert order == ["first", "second", "third"]
     (tmp_path / "pending" / f"claim-{'c' * 64}.lock").touch()
     LocalStore(tmp_path).sweep()
     assert list((tmp_path / "pending").glob("[!.]*")) == []

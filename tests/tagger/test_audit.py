@@ -95,6 +95,14 @@ def test_nothing_labelled_or_nothing_true():
     assert audit([], [], []).tagger.labels == 0
 
 
+def test_what_the_tagger_scores_unasked_is_reachable_too():
+    right, unasked = relation(0, "ride", 1, 0.9), relation(0, "hold", 2, 0.8)
+    comparison = audit([[right, unasked]], [[pair(0, "ride", 1)]], [[(0, "ride", 1), (0, "hold", 2), (1, "on", 2)]])
+    assert (comparison.tagger.reachable, comparison.tagger.recall) == (2, (0.5, 1.0))
+    assert comparison.tagger.average_precision() == 1
+    assert comparison.naive.recall == (0.5,), "recall is over the same relations"
+
+
 def test_different_numbers_of_images_are_refused():
     with pytest.raises(ValueError, match="relations for 1 images, candidates for 2 and truth for 2"):
         audit([[]], [[], []], [[], []])
