@@ -29,6 +29,8 @@ from pipeline.evaluation.detections.plausible import refuse_implausible
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import TripletClass
+from pipeline.evaluation.ranking import PER_IMAGE
+from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.splits import (
     HICO_TRIPLETS,
     PUBLISHED,
@@ -136,11 +138,12 @@ class Evaluation:
     """The first of several models, whose figures these are, compared with the others."""
 
     def as_json(self) -> str:
-        """The comparison, or the figures, with null for those that the ground truth does not define."""
+        """The comparison, or findings and figures, with null for those that the ground truth does not define."""
         if self.comparison is not None:
             return self.comparison.as_json()
         figures = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in self.figures]
-        return json.dumps({"benchmark": self.benchmark, "rules": self.rules, "figures": figures}, allow_nan=False)
+        said = {"benchmark": self.benchmark, "rules": self.rules, "findings": self.findings}
+        return json.dumps(said | {"figures": figures}, allow_nan=False)
 
     def print(self, console: Console) -> None:
         """Prints findings, rules, and the comparison or figures."""
@@ -322,7 +325,7 @@ def _scored(
     benchmark: Benchmark, name: str, path: Path, truth: GroundTruth, faults: Mapping[str, Any], options: Options
 ) -> Scored:
     allowed = None if options.validity is None else options.validity.T > 0
-    per_image = None if benchmark in ("vg", "vrd") else 100
+    per_image = None if benchmark in ("vg", "vrd") else PER_IMAGE
     found = read_detections(path, truth, **faults, per_image=per_image, allowed=allowed)
     truth, predicted, true = found.truth, found.relations, found.truth.relations
     names = truth.objects, truth.predicates
@@ -334,9 +337,20 @@ def _scored(
         "vrd": lambda: benchmarks.visual_relationships(predicted, true, truth.predicates, options),
     }
     evaluated = run[benchmark]()
+    predicted = predicted if evaluated.counted is None else evaluated.counted
     predicted, true = (replace(each, masks=None) for each in (predicted, true))
-    findings = "\n".join(filter(None, (str(found.findings), doubt)))
+    findings = "\n".join(filter(None, (str(found.findings), doubt, _cut_before(path, found.relations, options))))
     return Scored(Model(name, evaluated, predicted, true), *names, truth.uris, findings)
+
+
+def _cut_before(path: Path, predicted: Relations, options: Options) -> str:
+    """A note on relations that were chosen before the validity could rule out others."""
+    if options.validity is None or np.bincount(predicted.image).max(initial=0) != PER_IMAGE:
+        return ""
+    return (
+        f"{path}: holds the {PER_IMAGE} best relations of an image, chosen before --validity ruled some out, so these figures "
+        "are lower bounds; `rlip predict --per-image 1000` writes more"
+    )
 
 
 def _vcoco(

@@ -165,8 +165,8 @@ def dissect(predicted: Relations, truth: Relations, per_image: int | None = 100)
     """Gives each prediction that counts its kind of error. Raises ValueError on unequal image counts or missing scores.
 
     A prediction is right as in HICO-DET: all names agree, both boxes overlap enough, and no better prediction found the
-    truth that it overlaps most. The best `per_image` predictions of each image count; None: all. Predictions that the
-    metric would suppress as duplicates are left out by the caller.
+    truth that it overlaps most. The best `per_image` predictions of each image count; None: all. For HICO-DET, the
+    caller leaves out what its rules do not count (`Evaluated.counted`).
     """
     if predicted.images != truth.images:
         raise ValueError(f"predictions are of {predicted.images} images, the truth of {truth.images}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.evaluation.bootstrap import Interval, OnResample, bootstrap
 from pipeline.evaluation.detections.names import without_case
-from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, match_hico
+from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, counted, match_hico
 from pipeline.evaluation.open_images import OpenImagesRules, OpenImagesScores, match_challenge, match_open_images
 from pipeline.evaluation.ranking import Recalls, mean_of
 from pipeline.evaluation.relations import Integers, Relations
@@ -112,6 +112,8 @@ class Evaluated:
     """What is measured on chosen images (positions; repeated ones count repeatedly), without matching again"""
     measure: str = "AP"
     """What the classes' scores are"""
+    counted: Relations | None = field(default=None, compare=False)
+    """HICO-DET: the predictions that count, which `score` takes; None: it takes all"""
 
 
 class Metric(Protocol):
@@ -149,7 +151,8 @@ def hico_det(
         )
 
     def mean(found: Relations, true: Relations, overlap: float = 0.5) -> float:
-        return match_hico(found, true, replace(rules, overlap=overlap)).scores().mean()
+        # The scores of `found` have been multiplied by the validity.
+        return match_hico(found, true, replace(rules, overlap=overlap, validity=None)).scores().mean()
 
     authors = {p: replace(each, official=True) for p, each in settings.items() if not options.official}
     official = _hico_means({p: match_hico(predicted, truth, each).scores() for p, each in authors.items()}, options)
@@ -157,7 +160,8 @@ def hico_det(
     groups |= dict.fromkeys(options.split.unseen if options.split else (), "unseen")
     truths = {names[t]: count for t, count in matches[""].scores().truths.items()}
     of_name = {names[t]: group for t, group in groups.items() if t in names}
-    return _evaluated(measured, official, truths, truth, options, mean, "mAP", groups=of_name)
+    evaluated = _evaluated(measured, official, truths, truth, options, mean, "mAP", groups=of_name)
+    return replace(evaluated, counted=counted(predicted, rules))
 
 
 def _hico_means(scores: Mapping[str, HicoScores], options: Options) -> dict[str, float]:

@@ -33,7 +33,7 @@ SMALL, MEDIUM = 32.0**2, 96.0**2
 
 
 class Model(NamedTuple):
-    """A model's evaluation, and the relations that it was of."""
+    """A model's evaluation, and the predictions that it counts."""
 
     name: str
     evaluated: Evaluated

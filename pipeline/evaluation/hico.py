@@ -11,13 +11,14 @@ Equal scores are taken by ascending image, and within an image in the order of t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.ranking import Ranking, eleven_points, mean_of
+from pipeline.evaluation.matching import kept, numbered
+from pipeline.evaluation.ranking import PER_IMAGE, Ranking, best_first, eleven_points, mean_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 
 
@@ -33,7 +34,7 @@ class TripletClass(NamedTuple):
 class HicoRules:
     """The rules that the public evaluators fix, and where the authors' own differs."""
 
-    per_image: int = 100
+    per_image: int = PER_IMAGE
     """Number of interactions per image that count, taken best first."""
     overlap: float = 0.5
     """Minimum IoU of both boxes."""
@@ -144,6 +145,23 @@ def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None =
         truth_image=truth.image,
         official=rules.official,
     )
+
+
+def counted(predicted: Relations, rules: HicoRules) -> Relations:
+    """The predictions that count, the best of each image first, with the scores they count with.
+
+    The rules leave out those over the limit, duplicates of better ones, and combinations that are not valid. Raises
+    ValueError as `match_hico` does.
+    """
+    scored = replace(predicted, scores=_scores(predicted, rules))
+    if rules.validity is not None:
+        scored = scored.take(scores_of(scored) > 0)
+    best = best_first(scored, rules.per_image)
+    if rules.suppression is None:
+        return best
+    group = numbered([best.image, best.subject_labels, best.object_labels, best.predicates])
+    boxes, powers = [best.subject_boxes, best.object_boxes], [rules.subject_power, rules.object_power]
+    return best.take(kept(group, boxes, powers, rules.suppression))
 
 
 def _scores(predicted: Relations, rules: HicoRules) -> Floats:

@@ -33,7 +33,7 @@ from pipeline.evaluation.matching import (
     phrase_candidates,
     relation_candidates,
 )
-from pipeline.evaluation.ranking import Ranking, best_first, check_test_set, eleven_points, mean_of, places
+from pipeline.evaluation.ranking import PER_IMAGE, Ranking, best_first, check_test_set, eleven_points, mean_of, places
 from pipeline.evaluation.relations import Flags, Integers, Relations
 
 RECALLED = 50
@@ -48,7 +48,7 @@ PHRASE_SUPPRESSION = 0.5
 class OpenImagesRules:
     """The rules of the metric, and of RLIPv2's suppression of duplicates."""
 
-    per_image: int = 100
+    per_image: int = PER_IMAGE
     """Number of relations per image that count for average precision, taken best first."""
     overlap: float = 0.5
     """Minimum IoU of boxes."""

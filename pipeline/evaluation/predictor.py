@@ -108,8 +108,11 @@ class Predictor:
         *,
         subject: str | None = None,
         per_image: int | None = 100,
+        every_pair: bool = False,
     ) -> None:
         """`image_size`: pixels to which an image's longest side is resized; `per_image`: relations to keep, None all.
+
+        `every_pair`: also keep the best predicate of each pair, of which recall of scene graphs takes the best.
 
         `subject`: the name that the likeliest subject of a pair must have (HICO-DET: "person"), whose own probability
         is then no factor of the score; None allows all.
@@ -126,6 +129,7 @@ class Predictor:
         if (count := max(len(names.objects), len(names.predicates))) > MOST_NAMES:
             raise FatalError(f"{count:,} names: {MOST_NAMES:,} objects and as many predicates can be asked for at most")
         self._network, self._image_size, self._per_image = network.eval(), image_size, per_image
+        self._every_pair = every_pair
         self._device = next(network.parameters()).device
         if subject is not None and subject not in names.objects:
             raise FatalError(f"subject {subject!r} is none of the object names: {', '.join(names.objects)}")
@@ -173,6 +177,10 @@ class Predictor:
         """`places`: those of `pairs` among all."""
         scores = pairs.predicate_scores.double().numpy()
         pair, predicate = best_entries(scores, scores.size if self._per_image is None else self._per_image)
+        if self._every_pair:
+            best = np.stack([np.arange(len(scores)), scores.argmax(axis=1)])
+            entries = np.unique(np.concatenate([[pair, predicate], best], axis=1), axis=1)
+            pair, predicate = entries[:, np.argsort(-scores[tuple(entries)], kind="stable")]
         boxes = torch.cat((every.subject_boxes, every.object_boxes)).double().numpy()
         labels = torch.cat((every.subject_labels, every.object_labels)).numpy()
         confidence = torch.cat((every.subject_scores, every.object_scores)).double().numpy()

@@ -10,6 +10,8 @@ import numpy as np
 
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 
+PER_IMAGE = 100
+"""Predictions of an image that most benchmarks count, the best ones."""
 FLOAT_THRESHOLDS = np.arange(0, 1.1, 0.1)
 """Recall thresholds of the public evaluators. Three exceed the tenth that they stand for (0.30000000000000004)."""
 

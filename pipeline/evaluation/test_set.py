@@ -21,6 +21,7 @@ from pipeline.evaluation.detection import Detections, average_precision_50
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import HicoScores, match_hico
 from pipeline.evaluation.predictor import Found, Names, Predictor
+from pipeline.evaluation.ranking import PER_IMAGE, best_first
 from pipeline.evaluation.relations import Interactions, Relations
 from pipeline.evaluation.splits import Split
 from pipeline.evaluation.vcoco_detections import in_roles
@@ -74,14 +75,15 @@ class TestSet:
         batch: int,
         report: ReportProgress,
         chosen: Iterable[int] | None = None,
+        every_pair: bool = False,
     ) -> Iterator[tuple[int, Found]]:
         """Yields the position of each chosen image, all by default, with what a network finds in it.
 
-        Images that can't be read are `rejected`. `image_size`, `subject`: as for `Predictor`; `batch`: images that pass
-        through the network together.
+        Images that can't be read are `rejected`. `image_size`, `subject`, `every_pair`: as for `Predictor`; `batch`:
+        images that pass through the network together.
         """
         positions = list(range(len(self.rows)) if chosen is None else chosen)
-        predictor = Predictor(network, self.names, image_size, subject=subject)
+        predictor = Predictor(network, self.names, image_size, subject=subject, every_pair=every_pair)
         readable: list[int] = []
         places = (locate_image(self.folders, self.rows[position]) for position in positions)
 
@@ -148,7 +150,7 @@ class TestSet:
             )
         if len(set(ids)) < len(ids):
             raise FatalError("evaluate.vcoco: several test sets have V-COCO's images; name one of them in data.test")
-        predicted = Relations.of([each.relations for _, each in scored])
+        predicted = best_first(Relations.of([each.relations for _, each in scored]), PER_IMAGE)
         part = truth.of_images(ids)
         try:
             detections = in_roles(predicted, self.names.objects, self.names.predicates, part)

@@ -44,7 +44,7 @@ class ChoiceSettings(Settings):
     per_pair: int | None = Field(None, ge=1)
     """Maximum number of pseudo-labels per ordered pair of boxes; the most confident are kept. Unset: no limit."""
     max_relations: int = Field(100, ge=1)
-    """Maximum number of relations per image; the most confident are kept."""
+    """Maximum number of relations per image; the most confident are kept. The tagger learns from all."""
 
     calibration: dict[str, tuple[float, float]] = Field({})
     """For confidence "calibrated": scale and offset of the score's logit by canonical predicate ("": all others), in

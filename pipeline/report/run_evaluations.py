@@ -162,16 +162,19 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     rows = _rows(view.run, names)
     truth = GroundTruth.of_rows(rows)
     file = artifact.file(_DETECTIONS)
+    metrics = view.recipe.get("evaluate", {}).get("metrics", ())
     found = read_detections(file, truth, allow_missing=True)
     # The stage does not score unreadable images.
     scored = set(pq.read_table(file, columns=["image_id"])["image_id"].to_pylist())
     positions = np.flatnonzero(np.isin(truth.image_ids, list(scored)))
     predicted, true = resampled(found.relations, positions), resampled(truth.relations, positions)
     evaluated = benchmark.hico_det(predicted, true, truth.objects, truth.predicates, Options())
-    evaluated = _with_further(evaluated, predicted, true, truth, view.recipe.get("evaluate", {}).get("metrics", ()))
+    counted = evaluated.counted
+    assert counted is not None
+    evaluated = _with_further(evaluated, predicted, true, truth, metrics)
     hico = published_test_set("hico-det")
     is_hico = hico is not None and not hico.difference(true.images, len(evaluated.classes))
-    dissection = dissect(predicted, true)
+    dissection = dissect(counted, true)
     summary = summarise(
         "hico-det" if is_hico else ", ".join(names),
         f"{view.run.name}, {step}",
@@ -194,7 +197,7 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
 
     titles = [truth.uris[position] for position in positions]
     images = EvaluatedImages(dissection, truth.objects, truth.predicates, titles, read, longest_side=LONGEST_SIDE)
-    return _Evaluation(summary, images, Model(variant, evaluated, predicted, true), positions)
+    return _Evaluation(summary, images, Model(variant, evaluated, counted, true), positions)
 
 
 def _rows(run: Run, names: Sequence[str]) -> list[Mapping[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from pipeline.labels.kept_labels import UNLIMITED
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Stage
@@ -141,7 +142,10 @@ def _tagger(recipe: Recipe) -> list[Step]:
         return [Step("import_tagger", ImportTaggerStage, imported)]
     if not recipe.data.tagger:
         return []
-    settings = recipe.shard.model_copy(update={"labels": "given", "without_relations": "drop"})
+    # A relation that the limit left out would be a negative example.
+    settings = recipe.shard.model_copy(
+        update={"labels": "given", "without_relations": "drop", "max_relations": UNLIMITED}
+    )
     packed = Step("shard_tagger", ShardTaggerStage, settings, datasets=recipe.data.tagger, reads=_INGESTED)
     reads = {"shards": (packed.name,)}
     folds = range(recipe.train_tagger.folds)

@@ -100,7 +100,9 @@ class EvaluateStage(Stage):
         file = work / "detections.parquet"
         scored = []
         with DetectionsWriter(file) as writer:
-            predicted = test_set.predict(network, size, settings.subject, settings.batch_size, report)
+            predicted = test_set.predict(
+                network, size, settings.subject, settings.batch_size, report, every_pair=bool(settings.metrics)
+            )
             for position, found in predicted:
                 row = test_set.rows[position]
                 writer.write({name: row[name] for name in ("image_id", "uri", "width", "height")} | found.row(names))

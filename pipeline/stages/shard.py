@@ -205,7 +205,9 @@ class ShardStage(Stage):
         taggers: Mapping[int, str | None],
         packed: _Packed,
     ) -> TrainingSample:
-        relations: Sequence[SampleRelation] = kept.get(row["image_id"], ())
+        number = row["image_id"]
+        relations: Sequence[SampleRelation] = kept.get(number, ())
+        unsure: Sequence[SampleRelation] = uncertain.get(number, ())
         if self.settings.labels == "given":
             true = [
                 SampleRelation(r["subject"], r["object"], canonical(r["predicate"]), surface=r["predicate"])
@@ -214,15 +216,14 @@ class ShardStage(Stage):
             relations = [relation for relation in true if relation.predicate]
         if self._unseen is not None:
             categories = [box["category"] for box in row["boxes"]]
-            seen = [r for r in relations if _names(r, categories) not in self._unseen]
+            seen, unsure = (
+                [r for r in these if _names(r, categories) not in self._unseen] for these in (relations, unsure)
+            )
             packed.counts[UNSEEN] += len(relations) - len(seen)
             relations = seen
         if self.settings.labels == "given":
             relations = strongest(relations, self.settings.max_relations)
-        number = row["image_id"]
-        return TrainingSample.from_row(
-            row, relations, self.settings.labels, taggers.get(number), uncertain.get(number, ())
-        )
+        return TrainingSample.from_row(row, relations, self.settings.labels, taggers.get(number), unsure)
 
     def _kept(self, inputs: Inputs, packed: _Packed) -> tuple[KeptLabels, KeptLabels, Mapping[int, str | None]]:
         """The labels of each image to train on, the uncertain ones, and the digest of the tagger that scored them.

@@ -6,6 +6,7 @@ from pair_scenes import BIKE, BIKE_OFF, DOG, MAN, MAN_OFF, TRUE, random_relation
 
 from pipeline.evaluation import anatomy as module
 from pipeline.evaluation.anatomy import Kind, anatomy, dissect
+from pipeline.evaluation.benchmark import Options, hico_det
 from pipeline.evaluation.hico import HicoRules, match_hico
 from pipeline.evaluation.ranking import best_first
 
@@ -43,6 +44,19 @@ def test_a_prediction_is_judged_by_the_truth_to_which_the_least_is_missing():
     found = dissect(relations([(DOG, BIKE, 3, 1, 2, 0.5)]), truth_of([TRUE, other]))
     assert found.counts[Kind.PREDICATE] == 1
     assert found.target.tolist() == [1]
+
+
+def test_errors_are_those_of_the_predictions_that_hico_counts():
+    names, other = ["name"] * 6, (DOG, BIKE, 3, 1, 4)
+    truth = truth_of([TRUE, other])
+    impossible = [(DOG, MAN, 3, 0, 1, 0.9)] * 100
+    predicted = relations([*impossible, (*TRUE, 0.8), (*TRUE, 0.7), (*other, 0.6)])
+    validity = np.ones((6, 6))
+    validity[1, 0] = 0
+    evaluated = hico_det(predicted, truth, names, names, Options(validity=validity, resamples=0))
+    report = anatomy(dissect(evaluated.counted, truth), evaluated.score)
+    assert report.score == evaluated.figures[0].value == pytest.approx(1.0)
+    assert (report.right, sum(report.counts.values())) == (2, 0)
 
 
 def test_costs_of_two_kinds_are_told_apart():

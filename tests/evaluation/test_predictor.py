@@ -71,6 +71,23 @@ def test_the_best_relations_come_first_and_a_subject_leaves_pairs_out(network):
         assert (each.boxes.labels[each.subjects] == subject).all()
 
 
+def test_every_pair_keeps_its_best_predicate_for_recall_of_scene_graphs(network):
+    for few, every, wide in zip(
+        found(network, 2, per_image=None),
+        found(network, 2, per_image=2, every_pair=True),
+        found(network, 2, per_image=2),
+        strict=True,
+    ):
+        pairs = {*zip(few.subjects, few.objects, strict=True)}
+        first: dict[tuple[int, int], int] = {}
+        for subject, object_, predicate in zip(few.subjects, few.objects, few.predicates, strict=True):
+            first.setdefault((subject, object_), predicate)
+        kept = {*zip(every.subjects, every.objects, every.predicates, strict=True)}
+        assert {(*pair, first[pair]) for pair in pairs} <= kept, "of few, only two would be left"
+        assert every.scores[:2].tolist() == wide.scores.tolist() and (np.diff(every.scores) <= 0).all()
+        assert len(pairs) <= len(kept) <= len(pairs) + 1 < len(few.scores)
+
+
 def test_a_thing_has_one_box_and_no_relation_with_itself():
     dog, near, man = [0.0, 0, 50, 50], [2.0, 0, 52, 50], [100.0, 0, 150, 90]
     boxes = Detections(

@@ -40,6 +40,12 @@ def test_each_fold_has_a_tagger_of_its_own(root):
     assert all(fold_of("coco", image, 3) == fold for fold, images in enumerate(held_out) for image in images)
 
 
+def test_the_tagger_learns_from_all_relations_of_an_image(root):
+    made = {step.name: step for step in build_steps(load_recipe(root / "recipes/demo.toml", ["shard.max_relations=3"]))}
+    assert made["shard_tagger"].settings.max_relations > 10**6  # type: ignore[attr-defined]
+    assert made["shard:pseudo"].settings.max_relations == 3  # type: ignore[attr-defined]
+
+
 def test_labels_without_a_tagger_need_no_set_with_relations(root):
     recipe = load_recipe(root / "recipes/demo.toml", ["run.until=shard", 'tag.method="prior"', "data.tagger=[]"])
     made = {step.name: step for step in build_steps(recipe)}

@@ -238,18 +238,20 @@ def test_settings_that_do_not_matter_are_not_in_the_key():
 
 
 def test_relations_of_unseen_triplets_are_left_out_whoever_states_them(inputs, tmp_path):
-    def packed(labels, *unseen):
+    def packed(labels, *unseen, **settings):
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
         rows = [dict(zip(("subject", "predicate", "object"), t, strict=True), instances=0, unseen=True) for t in unseen]
-        stage = ShardStage(ShardSettings(labels=labels, threshold=0.2), {"scenes": tmp_path})
+        stage = ShardStage(ShardSettings(labels=labels, threshold=0.2, **settings), {"scenes": tmp_path})
         stage.open(Inputs({"split": (artifact(folder, split=rows),)}))
         facts = stage.run(inputs, folder, lambda done, total, note="": None).facts
-        return facts["relations"], facts["relations of unseen triplets"]
+        return facts["relations"], facts["relations of unseen triplets"], facts.get("uncertain relations")
 
-    assert packed("given", ("person", "ride", "dog")) == (1, 0)
-    assert packed("given", ("person", "sit on", "dog")) == (0, 1)
-    kept, none = packed("pseudo")
-    left, gone = packed("pseudo", ("person", "ride", "dog"))
+    assert packed("given", ("person", "ride", "dog")) == (1, 0, None)
+    assert packed("given", ("person", "sit on", "dog")) == (0, 1, None)
+    assert packed("pseudo", uncertain=0.1)[2] == 1
+    assert packed("pseudo", ("dog", "near", "person"), uncertain=0.1)[2] == 0
+    kept, none, _ = packed("pseudo")
+    left, gone, _ = packed("pseudo", ("person", "ride", "dog"))
     assert none == 0 and gone > 0 and left + gone == kept
 
 
