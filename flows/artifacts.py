@@ -155,7 +155,7 @@ def _summary_page(context: RunContext, figures: Figures) -> str:
     labels = [[f"{dataset}, {name}", *score_cells(scores)] for dataset, methods in audited for name, scores in methods]
     names = score_names(figures.variants)
     variants = [
-        [f"{variant.variant} ({variant.seeds})", *(score_text(variant.scores.get(name)) for name in names)]
+        [f"{variant.variant} ({variant.seeds})", *(score_text(variant.scores.get(name), name) for name in names)]
         for variant in figures.variants
     ]
     lines = [

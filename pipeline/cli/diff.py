@@ -387,7 +387,7 @@ def _named_figures(run: Run) -> Iterator[tuple[str, float | None]]:
             yield f"{name.replace('_', ' ')}, {dataset}", _rounded(getattr(audit.tagger, name))
     for variant in variant_scores(run):
         for name, spread in variant.scores.items():
-            yield f"{score_name(name)}, {variant.variant}", _rounded(score_points(spread))
+            yield f"{score_name(name)}, {variant.variant}", _rounded(score_points(spread, name))
     for summary in summaries(run):
         yield f"seconds, {summary.step}", summary.seconds
 

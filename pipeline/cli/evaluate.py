@@ -116,6 +116,7 @@ def _write_report(
         measure=evaluated.measure,
         suppression=options.suppression if benchmark in USED_BY["--no-suppression"] else None,
         named_rules=options.named_rules,
+        official=options.official,
     )
     write_atomic(folder / "index.html", evaluation_page(summary, None if root is None else shown).encode())
     write_atomic(folder / "evaluation.md", evaluation_markdown(summary).encode())
@@ -509,7 +510,7 @@ def _table(figures: Sequence[Figure]) -> Table:
 
 def _compared_table(comparison: Comparison) -> Table:
     others = (f"{name} − {comparison.models[0]}" for name in comparison.models[1:])
-    shown = table(None, "figure", *comparison.models, *others)
+    shown = table("Differences with 95 % intervals", "figure", *comparison.models, *others)
     for row in comparison.figures:
         values = (f"{value:.4f}" for value in row.values)
         shown.add_row(row.name, *values, *(each.text("{:+.4f}".format) for each in row.differences))

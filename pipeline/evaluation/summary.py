@@ -106,10 +106,11 @@ def summarise(
     measure: str = "AP",
     suppression: bool | None = None,
     named_rules: Sequence[str] = (),
+    official: bool = False,
 ) -> EvaluationSummary:
     """Collects an evaluation. `score`, named `scored`, prices the errors (`anatomy`); `measure` names the class scores.
 
-    `named_rules` says which rules are not the default ones. Published results are left out unless the test set is the
+    `named_rules` says which rules are not the default ones; `official`: whether they are the authors' evaluator's. Published results are left out unless the test set is the
     benchmark's and they suppressed duplicates as this evaluation did.
     """
     predicted, truth = dissection.predicted, dissection.truth
@@ -132,7 +133,11 @@ def summarise(
         pairs=pair_quality(dissection),
         calibration=calibration(scores, dissection.right) if is_share else None,
         predicates=tuple(predicates),
-        caveats=(*named_rules, *known_caveats(benchmark), *_measured_caveats(dissection, truth, classes)),
+        caveats=(
+            *named_rules,
+            *known_caveats(benchmark),
+            *_measured_caveats(dissection, truth, classes, measure, official),
+        ),
         published=() if difference else published_results(benchmark, suppression),
         difference=difference,
         scored=scored,
@@ -140,7 +145,9 @@ def summarise(
     )
 
 
-def _measured_caveats(dissection: Dissection, truth: Relations, classes: Sequence[ClassScore]) -> list[str]:
+def _measured_caveats(
+    dissection: Dissection, truth: Relations, classes: Sequence[ClassScore], measure: str, official: bool
+) -> list[str]:
     """What the truth and the most confident errors of this evaluation say about how far its figures can be trusted."""
     caveats = []
     wrong = np.flatnonzero(~dissection.right)
@@ -162,9 +169,9 @@ def _measured_caveats(dissection: Dissection, truth: Relations, classes: Sequenc
     if few:
         caveats.append(
             f"{few} of {len(classes)} classes have fewer than {RARE_TRUTHS} truths in the test set: a single image can "
-            "change their average precision."
+            f"change their {'average precision' if measure == 'AP' else measure}."
         )
     empty = truth.images - len(np.unique(truth.image))
-    if empty:
+    if empty and measure == "AP" and not official:
         caveats.append(f"{empty} of {truth.images} images have no truth, so every prediction in them counts as wrong.")
     return caveats

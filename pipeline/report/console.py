@@ -144,7 +144,7 @@ def _variants(variants: tuple[VariantScores, ...]) -> Table:
     scores = table("Pre-training", "labels", "seeds", *(score_name(name) for name in names))
     for variant in variants:
         scores.add_row(
-            Text(variant.variant), str(variant.seeds), *(score_text(variant.scores.get(name)) for name in names)
+            Text(variant.variant), str(variant.seeds), *(score_text(variant.scores.get(name), name) for name in names)
         )
     return scores
 

@@ -173,7 +173,7 @@ FILTERS: Mapping[str, Callable[[Any], Any]] = {
     "percent": _percent,
     "signed": _signed,
     "share": lambda value: "–" if math.isnan(value) else f"{value:.1%}",
-    "count": lambda value: f"{value:,}".replace(",", "\u2009"),
+    "count": lambda value: f"{value:,}",
 }
 
 

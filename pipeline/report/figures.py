@@ -201,15 +201,14 @@ def headline(figures: Figures, human: AuditPrecision | None = None) -> list[tupl
     """The headline numbers: value, what it measures, what to compare it with. `human`: the precision by reviewers."""
     tiles = []
     if figures.labels.kept is not None:
-        tiles.append((f"{figures.labels.kept:,}".replace(",", "\u2009"), "labels kept", figures.choice))
+        tiles.append((f"{figures.labels.kept:,}", "labels kept", figures.choice))
     if human is not None:
         interval = f"95 % interval {human.low:.2f} to {human.high:.2f}, {human.judged:,} labels judged"
         tiles.append((f"{human.precision:.2f}", "precision by reviewers, before corrections", interval))
     for audit in figures.audits:
         if audit.labels and audit.labels.tagger.precision is not None:
-            recall = (
-                f"recall {audit.labels.tagger.recall or 0.0:.2f} of all {audit.labels.given:,} ground-truth relations"
-            )
+            share = "–" if audit.labels.tagger.recall is None else f"{audit.labels.tagger.recall:.2f}"
+            recall = f"recall {share} of all {audit.labels.given:,} ground-truth relations"
             value = f"{audit.labels.tagger.precision:.2f}"
             tiles.append((value, f"precision of the labels kept, {audit.dataset}", recall))
         if audit.labels and audit.labels.tagger.precision_at_recall is not None:
@@ -232,7 +231,7 @@ def headline(figures: Figures, human: AuditPrecision | None = None) -> list[tupl
             f"detection AP50 {score_points(scores['pseudo'][DETECTION]):.2f}" if DETECTION in scores["pseudo"] else ""
         )
         tiles.append(
-            (f"{score_points(scores['pseudo'][ZERO_SHOT]):.2f}", "zero-shot triplet mAP", next(compared, boxes))
+            (f"{score_points(scores['pseudo'][ZERO_SHOT]):.2f}", "zero-shot triplet mAP, of 100", next(compared, boxes))
         )
     if figures.share_of_gain is not None:
         tiles.append((f"{figures.share_of_gain:.0%}", "of the gain of ground-truth relations", "zero-shot triplet mAP"))

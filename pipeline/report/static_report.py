@@ -134,7 +134,7 @@ _FILTERS: Mapping[str, Callable[[Any], Any]] = {
     "decimals": lambda value: "–" if value is None else f"{value:.2f}",
     "score_name": score_name,
     "score_text": score_text,
-    "count": lambda value: "–" if value is None else f"{value:,}".replace(",", "\u2009"),
+    "count": lambda value: "–" if value is None else f"{value:,}",
     "seconds": lambda value: f"{value / 60:.1f} min" if value >= 120 else f"{value:.1f} s",
     "times": lambda texts: list(Counter(texts).items()),
 }

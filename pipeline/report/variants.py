@@ -12,6 +12,8 @@ from storage.runs import Run
 
 ZERO_SHOT = "zero_shot_map"
 DETECTION = "detection_ap50"
+_COUNTS = ("triplets", "unseen_triplets")
+"""Scores that are numbers of triplets."""
 
 
 @dataclass(frozen=True)
@@ -96,19 +98,15 @@ def score_name(name: str) -> str:
     return shown_name("scores", name)
 
 
-def score_points(score: Spread) -> float:
+def score_points(score: Spread, name: str = "") -> float:
     """The mean as evaluations print it: shares in points out of 100, counts as they are."""
-    return score.mean if _is_count(score) else 100 * score.mean
+    return score.mean if name in _COUNTS else 100 * score.mean
 
 
-def score_text(score: Spread | None) -> str:
+def score_text(score: Spread | None, name: str) -> str:
     """Formats a score and its deviation: counts as whole numbers, shares in points out of 100."""
     if score is None:
         return "–"
-    if _is_count(score):
+    if name in _COUNTS:
         return f"{score.mean:,.0f}"
     return f"{score_points(score):.2f}" + ("" if score.deviation is None else f" ± {100 * score.deviation:.2f}")
-
-
-def _is_count(score: Spread) -> bool:
-    return all(value > 1 and value.is_integer() for value in score.values)

@@ -44,7 +44,7 @@ class EvaluateSettings(Settings):
 
 
 class EvaluateStage(Stage):
-    """Scores one set of weights on the test sets, whose label names training never saw."""
+    """Scores one set of weights on the test sets, whose annotations training never saw."""
 
     name = "evaluate"
     version = 6

@@ -72,20 +72,16 @@ def test_the_best_relations_come_first_and_a_subject_leaves_pairs_out(network):
 
 
 def test_every_pair_keeps_its_best_predicate_for_recall_of_scene_graphs(network):
-    for few, every, wide in zip(
-        found(network, 2, per_image=None),
-        found(network, 2, per_image=2, every_pair=True),
-        found(network, 2, per_image=2),
-        strict=True,
-    ):
-        pairs = {*zip(few.subjects, few.objects, strict=True)}
+    whole, two = found(network, 2, per_image=None), found(network, 2, per_image=2)
+    for every, best, kept in zip(whole, two, found(network, 2, per_image=2, every_pair=True), strict=True):
         first: dict[tuple[int, int], int] = {}
-        for subject, object_, predicate in zip(few.subjects, few.objects, few.predicates, strict=True):
+        for subject, object_, predicate in zip(every.subjects, every.objects, every.predicates, strict=True):
             first.setdefault((subject, object_), predicate)
-        kept = {*zip(every.subjects, every.objects, every.predicates, strict=True)}
-        assert {(*pair, first[pair]) for pair in pairs} <= kept, "of few, only two would be left"
-        assert every.scores[:2].tolist() == wide.scores.tolist() and (np.diff(every.scores) <= 0).all()
-        assert len(pairs) <= len(kept) <= len(pairs) + 1 < len(few.scores)
+        assert {(*pair, predicate) for pair, predicate in first.items()} <= {
+            *zip(kept.subjects, kept.objects, kept.predicates, strict=True)
+        }
+        assert kept.scores[:2].tolist() == best.scores.tolist() and (np.diff(kept.scores) <= 0).all()
+        assert len(first) <= len(kept.scores) <= len(first) + 1 < len(every.scores)
 
 
 def test_a_thing_has_one_box_and_no_relation_with_itself():

@@ -13,13 +13,13 @@ from pipeline.evaluation.summary import ClassScore, Figure, summarise
 CLASSES = [ClassScore("ride bike", 0.4, 30), ClassScore("hold dog", 0.0, 2), ClassScore("see bike", 0.0, 40)]
 
 
-def summary_of(predicted, truth, benchmark="hico-det", classes=CLASSES):
+def summary_of(predicted, truth, benchmark="hico-det", classes=CLASSES, **more):
     def share_found(p, t):
         return float(dissect(p, t).found.sum() / max(len(t), 1))
 
     names = tuple(f"predicate {number}" for number in range(10))
     figures = [Figure("full", "full", 0.4, 0.3, 0.5, official=0.35)]
-    return summarise(benchmark, "a run", figures, classes, dissect(predicted, truth), share_found, names)
+    return summarise(benchmark, "a run", figures, classes, dissect(predicted, truth), share_found, names, **more)
 
 
 def test_a_summary_holds_scores_errors_pairs_and_calibration():
@@ -48,6 +48,8 @@ def test_caveats_are_of_the_benchmark_and_of_the_data():
     assert "Of the 3 most confident wrong predictions, 2 name" in text
     assert "1 of 3 classes have fewer than 10 truths" in text
     assert "1 of 2 images have no truth" in text
+    recalls = summary_of(predicted, truth_of([TRUE], []), measure="R@100")
+    assert not any("have no truth" in caveat for caveat in recalls.caveats), "recall is a mean over images with truths"
     other = summary_of(predicted, truth_of([TRUE], []), benchmark="ours")
     assert "600" not in "\n".join(other.caveats)
     assert (other.published, other.difference) == ((), "")

@@ -7,6 +7,7 @@ from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.figures import compute_figures, figures_of
 from pipeline.report.label_view import LabelView
 from pipeline.report.samples import read_samples
+from pipeline.report.variants import Spread, score_text
 from pipeline.run.context import run_view
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.shard import ShardSettings, ShardStage
@@ -166,6 +167,7 @@ def test_variants_are_averaged_over_seeds(book):
             book.metrics(f"evaluate:{variant}:{seed}", (0, "zero_shot_map", score), (0, "detection_ap50", 0.9))
     figures = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5))
     assert {each.variant: each.seeds for each in figures.variants} == {"none": 2, "naive": 2, "pseudo": 2, "given": 2}
+    assert [score_text(Spread.of([1.0]), name) for name in ("triplets", "seen_map")] == ["1", "100.00"]
     pseudo = figures.variants[2].scores["zero_shot_map"]
     assert pseudo.mean == pytest.approx(0.35)
     assert pseudo.deviation == pytest.approx(0.0707, abs=1e-4)
