@@ -110,8 +110,9 @@ def summarise(
 ) -> EvaluationSummary:
     """Collects an evaluation. `score`, named `scored`, prices the errors (`anatomy`); `measure` names the class scores.
 
-    `named_rules` says which rules are not the default ones; `official`: whether they are the authors' evaluator's. Published results are left out unless the test set is the
-    benchmark's and they suppressed duplicates as this evaluation did.
+    `named_rules` says which rules are not the default ones; `official` whether they are those of the authors' evaluator.
+    Published results are left out unless the test set is the benchmark's and they suppressed duplicates as this
+    evaluation did.
     """
     predicted, truth = dissection.predicted, dissection.truth
     scores = np.zeros(0) if predicted.scores is None else predicted.scores
