@@ -105,4 +105,7 @@ def kept_secret(file: Path) -> str:
             made.write(secret)
         return secret
     except (OSError, UnicodeDecodeError) as error:
-        raise FatalError(f"{file}: the secret of the review page can't be read or written ({error})") from error
+        raise FatalError(
+            f"{file}: the secret of the review page can't be read or written ({error}); give the store "
+            "room and permissions, or copy the run to a store of your own with `rlip store pull`"
+        ) from error
