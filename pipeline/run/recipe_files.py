@@ -101,7 +101,9 @@ def _warn_of_second_store(store: str, recipe: Path) -> None:
     for other in (folder / local_folder(store) for folder in recipe.parents):
         if (other / "artifacts").is_dir():
             here = f"store = {store} is no store in {Path.cwd()}, where one would begin empty"
-            warnings.warn(f"{here}; to use {other}, set `store` to this path, or start where it is {store}", stacklevel=3)
+            warnings.warn(
+                f"{here}; to use {other}, set `store` to this path, or start where it is {store}", stacklevel=3
+            )
             return
 
 
