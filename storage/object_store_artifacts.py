@@ -12,7 +12,6 @@ from storage.artifact import Artifact, require_schemas
 from storage.errors import FatalError
 from storage.manifest import MANIFEST, Manifest, parse_manifest
 from storage.remote import PAUSES, Entry, Remote
-from storage.runs import Run, RunRecord
 from storage.store import Store, require_valid_address
 
 
@@ -128,12 +127,6 @@ class ObjectStoreArtifacts:
         """Remove an artifact's files, the manifest first, so that nobody finds half an artifact."""
         ordered = sorted(names, key=lambda name: name != MANIFEST)
         self.files.remove(f"{_place(stage, key)}/{name}" for name in ordered)
-
-    def put_run(self, run: Run) -> None:
-        """Copy a run's records here, or its history alone for a `RunRecord`. Call it after its artifacts are here."""
-        folder = run.folder / "records" if isinstance(run, RunRecord) else run.folder
-        for path in sorted(path for path in folder.rglob("*.json") if path.is_file()):
-            self.files.write(path.relative_to(run.store.root).as_posix(), path.read_bytes())
 
     def run_records(self, name: str) -> dict[str, bytes]:
         """A run's records, by path within its folder. For an unknown run, raises `FatalError` that lists the runs

@@ -23,7 +23,7 @@ from storage.disk import CACHE, LOCAL, Disk
 from storage.errors import FatalError, PipelineError
 from storage.json_files import parse_json_or_none, read_json, sealed_json
 from storage.lease import Patience, hold_lease
-from storage.local_store import LocalStore
+from storage.local_store import LocalStore, last_used
 from storage.manifest import MANIFEST, FileEntry, Manifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.remote import PAUSES, Entry, Remote
@@ -240,7 +240,8 @@ class RemoteStore:
         for stage in self._local.stages():
             there = self.remote.keys(stage)
             for artifact in self._local.artifacts(stage):
-                if artifact.key not in there:
+                # A newer one may be on its way there, by a run that goes on.
+                if artifact.key not in there and last_used(artifact.folder) < before:
                     self.remove(artifact.folder)
         for copies in (self._file_cache, self._manifest_cache):
             self.disk.remove_tree(copies)

@@ -156,6 +156,12 @@ class Run:
         paths = sorted((self.folder / "steps").glob("*.json"))
         return [entry.step for path in paths if (entry := self._load(path)) is not None]
 
+    def files(self) -> dict[str, bytes]:
+        """The run's files as they are now, by path in the store; of a record, those of the history."""
+        folder = self.folder / "records" if isinstance(self, RunRecord) else self.folder
+        paths = sorted(path for path in folder.rglob("*.json") if path.is_file())
+        return {path.relative_to(self.store.root).as_posix(): path.read_bytes() for path in paths}
+
     def remove(self) -> None:
         """Forget the run; its artifacts stay until `rlip store gc`."""
         self._require_current()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 from rich.console import Console
@@ -63,7 +64,9 @@ class ImageTrace:
 
 
 def explain(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An id (42), dataset and id (coco/42), or file name.")],
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="An id (42), dataset and id (coco/42), file name or path.")
+    ],
     run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Required if there are several.")] = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
@@ -78,7 +81,7 @@ def explain(
 
 
 def trace_of(run: Run, image: str) -> ImageTrace:
-    """Look up an image by id, by `dataset/id` or by file name. Raises `FatalError` unless exactly one image matches."""
+    """Look up an image by id, by `dataset/id`, by file name or path. Raises `FatalError` unless exactly one matches."""
     partition, row = _find(run, image)
     image_id = row["image_id"]
     at = {step: found[partition] for step in run.steps() if partition in (found := run.artifacts(step))}
@@ -116,22 +119,24 @@ def _find(run: Run, image: str) -> tuple[str, dict[str, Any]]:
     """Partition and row of the one image that `image` names."""
     dataset, _, name = image.rpartition("/")
     image = readable(image)
+    parts = image.split("/")
+    ends = ["/".join(parts[start:]) for start in range(len(parts))]
     matches = []
     for partition, artifact in images_with_boxes(run).items():
         images = artifact.table("images")
-        meant = pc.equal(images["uri"], image)
+        meant = pc.is_in(images["uri"], pa.array(ends, pa.string()))
         if _IMAGE_ID.fullmatch(name):
             meant = pc.or_(meant, pc.equal(images["image_id"], int(name)))
         matches += [
             (partition, row)
             for row in images.filter(meant).to_pylist()
-            if row["uri"] == image or dataset in ("", row["dataset"])
+            if row["uri"] in ends or dataset in ("", row["dataset"])
         ]
     if len(matches) == 1:
         return matches[0]
     if not matches:
         raise FatalError(
-            f"run {run.name!r} has no image {image!r}; name it by id, by dataset and id (coco/42) or by file name"
+            f"run {run.name!r} has no image {image!r}; name it by id, by dataset and id (coco/42) or by file"
         )
     names = ", ".join(f"{row['dataset']}/{row['image_id']}" for _, row in matches)
     raise FatalError(f"{image!r} names {len(matches)} images: {names}; name one of them")

@@ -64,6 +64,7 @@ def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson 
     name, _, number = run_name.partition("@")
     opened = open_store(store)
     opened.refresh()
+    opened.sweep()
     run = Run(opened, name)
     _show(lambda report: pull_run(run, _remote(url), report, number), as_json)
     if not as_json:
@@ -84,6 +85,7 @@ def push_run(
     `last`: only of the newest state. A `RunRecord` is copied alone. Raises `FatalError` if the store lacks an artifact
     of the newest state, or if an artifact to copy is damaged; earlier states that the store has lost are skipped.
     """
+    files = run.files()  # of this moment: a run that goes on must not publish what it makes meanwhile
     newest = _places(run)
     earlier = {} if isinstance(run, RunRecord) else {record.name: _places(record) for record in run.records()}
     asked = list(dict.fromkeys([*newest, *(place for places in earlier.values() if not last for place in places)]))
@@ -104,7 +106,8 @@ def push_run(
             raise FatalError(
                 f"run {run.name!r} needs {stage} {key[:12]}, which the store has lost; run its recipe again"
             )
-    remote.put_run(run)
+    for path, data in files.items():
+        remote.files.write(path, data)
     _push_partition_maps(run, remote)
     report(len(lacking), len(lacking))
     behind = (name for name, places in earlier.items() if any(key not in there[stage] for stage, key in places))

@@ -105,4 +105,7 @@ def kept_secret(file: Path) -> str:
             made.write(secret)
         return secret
     except (OSError, UnicodeDecodeError) as error:
-        raise FatalError(f"{file}: the secret of the review page can't be read or written ({error})") from error
+        raise FatalError(
+            f"{file}: the secret of the review page can't be read or written ({error}); make room and "
+            "the folder writable, or copy the run to another store with `rlip store pull`"
+        ) from error

@@ -173,7 +173,7 @@ class Recipe(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run; unset: the name of the recipe's file."""
     store: str = "out/store"
-    """A folder or an fsspec URL, e.g. s3://bucket/folder."""
+    """A folder, relative to the current one, or an fsspec URL, e.g. s3://bucket/folder."""
     reports: Path | None = None
     """Folder of reports and log files; unset: `reports` in the store."""
     scenes: SceneSettings | None = None

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.settings import Settings, apply_override, parse_toml
 from storage.errors import FatalError, did_you_mean
+from storage.open_store import local_folder
 from storage.runs import Run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -89,7 +90,21 @@ def recipe_of(read: RecipeValues) -> Recipe:
             f"{origin}: pretrain.settings.seed = {recipe.pretrain.settings.seed}: has no effect, since each variant is "
             f"trained once per seed of a list; set pretrain.seeds = [{recipe.pretrain.settings.seed}]"
         )
+    _warn_of_second_store(recipe.store, read.file.absolute())
     return recipe.with_paths("file_read", lambda setting, path: _found(path, read.origin(setting)))
+
+
+def _warn_of_second_store(store: str, recipe: Path) -> None:
+    """Warns where a relative store names none here but one at a folder above the recipe, e.g. in a cron job."""
+    if "://" in store or (local_folder(store) / "artifacts").is_dir() or recipe.is_relative_to(RECIPES):
+        return
+    for other in (folder / local_folder(store) for folder in recipe.parents):
+        if (other / "artifacts").is_dir():
+            here = f"store = {store} is no store in {Path.cwd()}, where one would begin empty"
+            warnings.warn(
+                f"{here}; to use {other}, set `store` to this path, or start where it is {store}", stacklevel=3
+            )
+            return
 
 
 def _found(path: str | Path, origin: str | None) -> str | Path:

@@ -25,7 +25,7 @@ from pipeline.runtime.engines.local import LocalEngine
 from pipeline.runtime.engines.ray import RayEngine
 from pipeline.runtime.engines.ray_cluster import connect
 from pipeline.runtime.execute import Record, execute, installed_version
-from pipeline.runtime.logs import bound, log
+from pipeline.runtime.logs import bound, log, noticing
 from pipeline.runtime.processes import preload
 from pipeline.training.settings import TrainingSettings
 from storage.errors import PipelineError, RetryableError
@@ -112,8 +112,8 @@ def execute_whole(planner: Planner, plan: StepPlan, display: Display) -> Record:
     """Execute a whole-set step in this process and thread, where signals reach its trainer."""
     (item,) = plan.due
     store = planner.context.store
-    stage = stage_call(planner, plan).opened(store)
-    with _lent_nodes(planner.context, plan.step):
+    stage = stage_call(planner, plan).opened(store, item)
+    with _lent_nodes(planner.context, plan.step), noticing(display.warn):
         record = execute(stage, item, store, lambda done, total, note="": display.progress(item, done, total, note))
     display.finished(record)
     return record
@@ -225,7 +225,10 @@ def conclude(context: RunContext, outcome: Outcome) -> tuple[Figures, Path]:
     """
     if mixed := [step for step, keys in context.recorded.items() if context.run.keys(step) != keys]:
         what = f"run {context.run.name}: another execution has replaced {', '.join(mixed)} meanwhile"
-        raise RetryableError(f"{what}, with other settings or data; give one of them another name, or let it end first")
+        raise RetryableError(
+            f"{what}, with other settings or data, or `rlip store rm` has removed it; let one of them end before the other "
+            "begins, or give them different names"
+        )
     context.run.note("recipe", context.recipe.model_dump(mode="json"))
     context.run.note("outcome", outcome.as_rows())
     view = context.view

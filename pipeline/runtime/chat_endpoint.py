@@ -402,10 +402,11 @@ class Journal:
         self._path, self._terms, self._section, self._lock = path, terms, section, Lock()
         own = psutil.Process()
         self._owner = f"{own.pid} {own.create_time()}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, timeout=120, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.executescript(_TABLES)
+        with self._errors_reported():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, timeout=120, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.executescript(_TABLES)
         with self._transaction("FULL") as connection:
             for table, column in _LATER:
                 if column not in {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}:
@@ -465,16 +466,20 @@ class Journal:
     @contextmanager
     def _transaction(self, synchronous: str) -> Iterator[sqlite3.Connection]:
         """A transaction that is on the disk when it ends ("FULL"), or soon after ("NORMAL")."""
-        with self._lock:
-            try:
-                self._connection.execute(f"PRAGMA synchronous = {synchronous}")
-                self._connection.execute("BEGIN IMMEDIATE")
-                with self._connection:
-                    yield self._connection
-            except sqlite3.Error as error:
-                raise FatalError(
-                    f"{self._path}: {error}; set {self._section}.answers to a file on another disk, or restore this one"
-                ) from error
+        with self._lock, self._errors_reported():
+            self._connection.execute(f"PRAGMA synchronous = {synchronous}")
+            self._connection.execute("BEGIN IMMEDIATE")
+            with self._connection:
+                yield self._connection
+
+    @contextmanager
+    def _errors_reported(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise FatalError(
+                f"{self._path}: {error}; free space, restore the file, or set {self._section}.answers to one on another disk"
+            ) from error
 
 
 def _is_alive(owner: str) -> bool:

@@ -98,14 +98,14 @@ class ParseCache:
                     connection.execute(_MAKE)
                     return action(connection)
             except OSError as error:
-                raise FatalError(f"{self._path}: {error.strerror}; set parse.cache to a writable file") from error
+                raise FatalError(f"{self._path}: {error.strerror}; free space or set parse.cache elsewhere") from error
             except sqlite3.Error as error:
                 if _code(error) in _LOCKED:
                     raise RetryableError(
                         f"{self._path}: another process has locked it for {_WAIT:g} seconds; run again when it is done"
                     ) from error
                 if is_new or not _is_damage(error, self._path):
-                    raise FatalError(f"{self._path}: {error}; set parse.cache to a writable file") from error
+                    raise FatalError(f"{self._path}: {error}; free space or set parse.cache elsewhere") from error
                 self._replace(str(error), inode)
                 is_new = True
 

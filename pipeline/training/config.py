@@ -26,6 +26,7 @@ VOCABULARY = "vocabulary.json"
 TOKENIZER = "tokenizer"
 SUMMARY = "summary.json"
 PROGRESS = "progress.json"
+WARNING = "warning: "
 
 
 class Shard(Settings):
@@ -71,6 +72,7 @@ class Progress(Settings):
     step: int
     total: int
     message: str
+    """Begins with `WARNING` if people must not miss it."""
 
     def write(self, work: Path) -> None:
         """Replaces the file in the work folder. It need not survive a crash, so nothing is forced to disk."""

@@ -24,7 +24,7 @@ from models.network import Network
 from pipeline.runtime.processes import begin_fork, fork_context, keep_freed_memory, preload
 from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence
 from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingState
-from pipeline.training.config import TrainConfig
+from pipeline.training.config import WARNING, TrainConfig
 from pipeline.training.monitor import Monitor
 from pipeline.training.optimizer import Ema, gradient_norm, make_optimizer, set_rates, update
 from pipeline.training.parallel import make_parallel
@@ -112,7 +112,7 @@ class Trainer:
         self.total = settings.steps or -(-settings.epochs * len(self._sequence) // settings.batch)
         self.step = 0
         self._skipped = Skipped(len(samples), settings.max_damaged)
-        self._monitor = Monitor(config, ranks, self._report)
+        self._monitor = Monitor(config, ranks, self._warn)
         self._build(config.work)
         self._resume()
 
@@ -129,7 +129,7 @@ class Trainer:
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._ema = Ema(self.network, settings.ema) if settings.ema else None
         state = TrainingState(self.network, self._optimizer, self._ema)
-        self._checkpoints = Checkpointer(state, settings, work, ranks, self._parallel.parts, self._report)
+        self._checkpoints = Checkpointer(state, settings, work, ranks, self._parallel.parts, self._warn)
 
     def _resume(self) -> None:
         """Goes back to the newest undamaged checkpoint."""
@@ -311,6 +311,9 @@ class Trainer:
     def _report(self, message: str) -> None:
         if self._ranks.rank == 0:
             self._progress(self.step, self.total, message)
+
+    def _warn(self, message: str) -> None:
+        self._report(f"{WARNING}{message}")
 
     @contextmanager
     def _explain_out_of_memory(self, batch: MicroBatch) -> Iterator[None]:

@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 
 from models.weights import write
 from pipeline.runtime.processes import keep_freed_memory
+from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import (
+    CHECKPOINTS,
     HELD_OUT,
     MODEL,
     SAMPLES,
@@ -137,7 +139,7 @@ def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples,
     except (SafetensorError, OSError) as error:
         raise FatalError(
             f"the trained weights could not be written to {config.work} ({error}); free space and run again: the "
-            "training run continues from its last checkpoint"
+            f"training run continues from step {CheckpointFolder(config.work / CHECKPOINTS).newest()}"
         ) from error
     seen = (trained.steps - trained.resumed_from) * config.settings.batch
     summary = Summary(

@@ -25,7 +25,7 @@ from pipeline.runtime.chat_endpoint import Journal
 from pipeline.runtime.engines.engine import Worker
 from pipeline.runtime.execute import Record
 from storage.artifact import Artifact
-from storage.errors import RetryableError
+from storage.errors import FatalError, RetryableError
 from storage.open_store import existing_store
 from storage.runs import Run
 
@@ -212,3 +212,10 @@ def test_what_a_killed_process_asked_that_nobody_reaps_is_asked_again(tmp_path):
         asking.start()
         asking.join(timeout=5)
         assert not asking.is_alive(), "it waits for an answer that will never come"
+
+
+def test_a_file_of_answers_that_can_not_be_opened_is_told_with_its_setting(tmp_path):
+    for path in (tmp_path, tmp_path / "answers" / "answers.sqlite"):
+        (tmp_path / "answers").touch()
+        with pytest.raises(FatalError, match=f"{path}: .*; free space, .*caption.answers"):
+            Journal(path, "terms", "caption")

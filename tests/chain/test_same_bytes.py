@@ -55,7 +55,7 @@ def _goes_to_the_end(world: World, chance: random.Random, opened: dict[str, Stag
             chance.shuffle(plan.due)
             assert step.name in LABELLING or not plan.due
             if plan.due and step.name not in opened:
-                opened[step.name] = stage_call(planner, plan).opened(planner.context.store)
+                opened[step.name] = stage_call(planner, plan).opened(planner.context.store, plan.due[0])
             made = [
                 execute(opened[step.name], item, planner.context.store, lambda done, total, note="": None)
                 for item in plan.due

@@ -21,7 +21,7 @@ def test_a_label_tells_words_rule_caption_and_score(labelled):
     assert [label["score"] for label in lineage.labels] == sorted((x["score"] for x in lineage.labels), reverse=True)
 
 
-@pytest.mark.parametrize("name", ["1", "toys/1", "1.png"])
+@pytest.mark.parametrize("name", ["1", "toys/1", "1.png", "/data/toys/1.png", "../toys/1.png"])
 def test_an_image_is_named_by_id_by_set_and_id_or_by_file(labelled, name):
     assert trace_of(labelled.run, name).image["image_id"] == 1
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli.app import app
 from pipeline.cli.plan import plan
+from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError
 
 BASE = """
@@ -122,3 +123,15 @@ def test_a_plan_before_the_synthetic_world_is_written_says_so(root, tmp_path):
     settings = [f"data.root={tmp_path / 'world'}", f"store={tmp_path / 'store'}"]
     with pytest.raises(FatalError, match=r"world does not exist yet.*rlip run"):
         plan(root / "recipes/demo.toml", settings)
+
+
+def test_a_relative_store_that_is_elsewhere_is_not_begun_anew_without_a_word(folder, monkeypatch, recwarn):
+    (folder / "out" / "store" / "artifacts").mkdir(parents=True)
+    (folder / "recipes").mkdir()
+    (folder / "base.toml").rename(folder / "recipes" / "base.toml")
+    load_recipe(Path("recipes/base.toml"))
+    monkeypatch.chdir("/")
+    load_recipe(folder / "recipes" / "base.toml", [f"store={folder}/out/store"])
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=f"no store in /, .* to use {folder}/out/store, "):
+        load_recipe(folder / "recipes" / "base.toml")

@@ -225,7 +225,7 @@ def test_a_chain_takes_over_rows_of_its_last_run(tmp_path):
         planner = Planner(RunContext(small_recipe(tmp_path)))
         for step in planner.context.steps[:2]:
             plan = planner.plan(step)
-            stage = stage_call(planner, plan).opened(planner.context.store)
+            stage = stage_call(planner, plan).opened(planner.context.store, plan.due[0])
             made = [execute(stage, item, planner.context.store, lambda done, total, note="": None) for item in plan.due]
             planner.finish(step, [*plan.cached, *made])
         return planner.done["caption"]

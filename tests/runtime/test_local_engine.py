@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import as_completed
+from dataclasses import replace
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pipeline.runtime.engines.engine import StageCall
 from pipeline.runtime.engines.local import LocalEngine
 from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.stage import Inputs
+from storage.digests import digest_file
 from storage.errors import FatalError, RetryableError
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
@@ -115,6 +117,27 @@ def test_an_item_whose_workers_all_die_is_given_up_and_says_what_to_do(tmp_path)
             with pytest.raises(RetryableError, match=rf"set/000{number}: its worker died 3 times .*-9"):
                 future.result(timeout=120)
     assert len(list(tmp_path.glob("open-*"))) == 6
+
+
+class LoadingStage(CountStage):
+    """Loads weights, which another process replaces."""
+
+    def files(self) -> dict[str, Path]:
+        return {"model": self.settings.marks / "weights"}
+
+
+def test_weights_that_were_replaced_since_the_plan_make_nothing_under_the_key_of_the_former_ones(tmp_path):
+    weights = tmp_path / "weights"
+    weights.write_text("former")
+    terms = KeyTerms("count", 1, {}, {}, {"model": digest_file(weights)})
+    item, call = WorkItem("count", "set/0000", terms, {}, (1,)), replace(_call(tmp_path), stage=LoadingStage)
+    weights.write_text("newer!")
+    with LocalEngine(call, 1) as engine:
+        with pytest.raises(FatalError, match=rf"count: {weights} \(model\) .* was replaced since"):
+            engine.submit(item).result()
+        assert LocalStore(tmp_path / "store").find("count", item.key) is None
+        weights.write_text("former")
+        assert engine.submit(item).result().rows_out == 1
 
 
 def _origin(tmp_path: Path, key: str) -> psutil.Process:

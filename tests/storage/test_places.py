@@ -323,6 +323,7 @@ def test_cleaning_up_takes_old_notes_and_copies_of_what_is_gone_and_nothing_else
         remote.remote.files.write(note, b"[]")
     remote.clean_up(before=time.time() - 60)
     assert all(remote.remote.files.read(note) == b"[]" for note in notes)
+    assert gone.folder.exists(), "a run may be copying it to the URL now"
     for store in (remote, other):
         store.clean_up(before=time.time() + 60)
     assert not any(remote.remote.files.listing(kind) for kind in ("found", "claims", "scratch"))

@@ -85,6 +85,13 @@ def test_a_push_that_stops_anywhere_leaves_whole_artifacts_and_goes_on(run, faul
         assert _contents(pulled) == _contents(run)
 
 
+def test_what_a_run_makes_while_it_is_pushed_is_not_published_without_its_artifacts(run, url, tmp_path):
+    before, newer = _contents(run), put_chain(run.store, "toys/0002")
+    push_run(run, ObjectStoreArtifacts(url), lambda done, total: record(run.store, "demo", newer) and None)
+    pull_run(there := _there(tmp_path), ObjectStoreArtifacts(url))
+    assert _contents(there) == before != _contents(run)
+
+
 def test_an_artifact_that_the_store_has_lost_is_not_pushed(run, url):
     artifact = next(iter(run.artifacts("parse").values()))
     (artifact.folder / "manifest.json").unlink()

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+import re
 import resource
 import signal
 import threading
@@ -153,12 +154,14 @@ def test_a_mix_without_relations_is_told_before_any_process_starts(work, tmp_pat
     assert run(work, shard, loss={"predicates": 0.0}).steps == 4
 
 
-def test_a_full_disk_is_told_and_the_last_checkpoint_stays(work, shard):
+def test_a_full_disk_is_told_and_the_last_checkpoint_stays(work, shard, caplog):
     run(work, shard, steps=2)
-    said = pytest.raises(FatalError, match=r"the trained weights could not be written .*File too large")
+    said = pytest.raises(FatalError, match=r"the trained weights could not be written .*File too large.* from step 2")
     with limited(resource.RLIMIT_FSIZE, 400_000), said:
         run(work, shard)
     assert CheckpointFolder(work / CHECKPOINTS).steps() == [2]
+    (notice,) = {record.notice for record in caplog.records if record.name == "rlip"}
+    assert re.match(rf"the checkpoint of step 4 could not .*{work}/.*; the last one is of step 2", notice)
     assert run(work, shard).resumed_from == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 import traceback
 from abc import ABC, abstractmethod
@@ -17,6 +18,7 @@ from typing import Any, Self
 from pipeline.runtime.execute import Record, WorkItem, execute
 from pipeline.runtime.logs import RunLogs, log, noticing
 from pipeline.runtime.stage import Inputs, ReportProgress, Resources, Stage
+from storage.digests import digest_path
 from storage.errors import FatalError, PipelineError, RetryableError
 from storage.open_store import Address, open_store
 from storage.store import Store
@@ -228,11 +230,20 @@ class StageCall:
         """What one worker of the stage takes of its machine."""
         return self.stage(self.settings, self.image_folders).resources()
 
-    def opened(self, store: Store, worker: int = 0) -> Stage:
-        """Make the stage of worker number `worker` and open it."""
+    def opened(self, store: Store, item: WorkItem, worker: int = 0) -> Stage:
+        """Make the stage of worker number `worker` and open it for items like this one.
+
+        Raises `FatalError` if a file that it loaded, e.g. of weights, is not the one in the item's key.
+        """
         stage = self.stage(self.settings, self.image_folders)
         stage.worker = worker
         stage.open(Inputs({name: store.fetch_artifacts(paths) for name, paths in self.uses.items()}))
+        for role, path in stage.files().items():
+            if digest_path(path) != item.terms.weights.get(role):
+                raise FatalError(
+                    f"{item.step}: {path} ({role}) on {platform.node()} is not what this run was planned with: it was "
+                    "replaced since, or differs between machines; run again"
+                )
         return stage
 
 
@@ -254,7 +265,7 @@ class Worker:
             fields = {"step": item.step, "partition": item.partition}
             try:
                 self._store = self._store or open_store(self._call.store)
-                self._stage = self._stage or self._call.opened(self._store, self._number)
+                self._stage = self._stage or self._call.opened(self._store, item, self._number)
                 return execute(self._stage, item, self._store, report)
             except PipelineError as error:
                 self._stage = None  # a retry opens another, which holds nothing of this attempt

@@ -261,7 +261,7 @@ class Checkpointer:
             write.result()
             self.written = step
         except OSError as error:
-            self._give_up(step, f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+            self._give_up(step, f"{error.strerror or error}: {error.filename or self._folder.path(step)}")
         self.waited += time.monotonic() - started
 
     def close(self) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pipeline.runtime import logs
 from pipeline.runtime.processes import ready_to_fork
 from pipeline.runtime.stage import ReportProgress
 from pipeline.training.address import resolve
 from pipeline.training.checkpoints.folder import CheckpointFolder
-from pipeline.training.config import CHECKPOINTS, MODEL, PROGRESS, SUMMARY, Progress, Summary, TrainConfig
+from pipeline.training.config import CHECKPOINTS, MODEL, PROGRESS, SUMMARY, WARNING, Progress, Summary, TrainConfig
 from pipeline.training.launch import messages
 from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.meeting import LOOPBACK, file_store, interface_of, meeting, require_gpus, tcp_store
@@ -141,12 +142,15 @@ class _Log:
         self._progress = Progress(step=0, total=1, message="")
 
     def follow(self) -> None:
-        """Reports the latest progress if it is new."""
+        """Reports the latest progress if it is new. The next one would hide a warning, so the run's log has it too."""
         if not self._progress_file.is_file():
             return
         latest = Progress.model_validate_json(self._progress_file.read_bytes())
         if latest != self._progress:
             self._progress = latest
+            if latest.message.startswith(WARNING):
+                warning = latest.message.removeprefix(WARNING)
+                logs.log.warning(warning, extra={"notice": warning})
             self._report(latest.step, latest.total, latest.message)
 
     def write(self, text: str) -> None:
