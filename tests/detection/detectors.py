@@ -1,7 +1,5 @@
 """Small detectors of each kind with random weights, in the layout that their libraries save and load."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A verdict that was acknowledged is in the log, whatever dies, fails or writes beside it."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json
