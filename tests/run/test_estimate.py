@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rlip_command import output_of, rlip
 from run_builder import captions
-from small_set import small_recipe, train_long, write_small_set
+from small_set import small_recipe, state_relations, train_long, write_small_set
 
 from pipeline.report.formatting import bytes_in_words
 from pipeline.report.steps import ESTIMATE, scored_estimate, step_costs
@@ -166,12 +166,6 @@ def grow(root: Path, count: int) -> None:
             path.rename(root / "images" / path.name)
 
 
-def ride(image_id: int) -> dict[str, object]:
-    """A relation between the two boxes of an image, in the pair layout."""
-    ends = {"person_box": [4, 4, 24, 34], "object": "horse", "object_box": [20, 10, 50, 40]}
-    return {"image_id": image_id, "relations": [{**ends, "action": "ride"}]}
-
-
 def test_the_cause_is_told_below_the_step_where_it_lies(tmp_path):
     write_small_set(tmp_path)
     run(RunContext(small_recipe(tmp_path)), Display())
@@ -185,13 +179,7 @@ def test_the_cause_is_told_below_the_step_where_it_lies(tmp_path):
 
 def test_pictures_without_relations_do_not_train_the_tagger_again(tmp_path):
     write_small_set(tmp_path)
-    pairs = [ride(1)]
-    (tmp_path / "relations.json").write_text(json.dumps(pairs))
-    (tmp_path / "recipe.toml").write_text(
-        (tmp_path / "recipe.toml").read_text()
-        .replace('label = ["set"]', 'label = ["set"]\ntagger = ["set"]')
-        .replace('annotations = "instances.json"', 'annotations = "instances.json"\nrelations = "relations.json"')
-    )  # fmt: skip
+    state_relations(tmp_path, 1)
 
     def tagger_key() -> str:
         recipe = small_recipe(tmp_path)
@@ -207,6 +195,5 @@ def test_pictures_without_relations_do_not_train_the_tagger_again(tmp_path):
     before = tagger_key()
     grow(tmp_path, 9)
     assert tagger_key() == before
-    pairs.append(ride(9))
-    (tmp_path / "relations.json").write_text(json.dumps(pairs))
+    state_relations(tmp_path, 1, 9)
     assert tagger_key() != before
