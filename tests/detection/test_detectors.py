@@ -287,10 +287,7 @@ def test_a_name_fits_one_category_or_none(name, category):
     assert map_names([name, "person"], FITTING) == [category, "person"]
 
 
-def test_a_broader_name_never_fits_a_narrower_category():
+def test_a_broader_name_never_fits_a_narrower_category_and_the_same_words_come_before_a_synonym():
     assert map_names(["animal", "dog"], ["dog"]) == [None, "dog"]
     assert map_names(["dog", "cat"], ["animal"]) == ["animal", "animal"]
-
-
-def test_the_same_words_come_before_a_synonym():
     assert map_names(["computer", "laptop"], ["laptop", "computer"]) == ["computer", "laptop"]
