@@ -1,7 +1,5 @@
 """A BLIP with random weights, small enough to caption in milliseconds, saved as a model folder."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

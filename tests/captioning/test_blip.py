@@ -1,7 +1,5 @@
 """The BLIP captioner: seeded by image and draw, equal to transformers where comparable, on the device asked for."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -80,7 +78,7 @@ def test_fewer_draws_are_the_first_of_more(blip_folder, pictures, whole):
 
 def test_seed_and_image_id_decide_the_draws(blip_folder, pictures, whole):
     other_seed = captions(blip_folder, pictures[:1], [100], draws=6, seed=1)[100]
-    other_id = captions(blip_folder, pictures[:1], [9], draws=6)[9]
+    other_id = captions(blip_folder, pictures[:1], [-9], draws=6)[-9]
     assert texts(other_seed) != texts(whole[100])
     assert texts(other_id) != texts(whole[100])
     assert [caption.draw for caption in other_id] == list(range(6))
@@ -190,10 +188,6 @@ def _score(drawn: list[Caption]) -> float:
     return drawn[0].log_probability / max(1, len(drawn[0].text.split()))
 
 
-def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-
-
 @pytest.mark.parametrize(
     ("setting", "gpus", "worker", "expected"),
     [
@@ -202,13 +196,13 @@ def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     ],
 )  # fmt: skip
 def test_workers_share_the_gpus_in_turn(monkeypatch, setting, gpus, worker, expected):
-    with_gpus(monkeypatch, gpus)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert choose_device(setting, worker) == torch.device(expected)
 
 
 @pytest.mark.parametrize(("setting", "gpus", "there"), [("cuda", 0, "none"), ("cuda:2", 2, "cuda:0 to cuda:1")])
 def test_a_gpu_that_is_not_there_stops(monkeypatch, blip_folder, setting, gpus, there):
-    with_gpus(monkeypatch, gpus)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     with pytest.raises(FatalError, match=rf"'{setting}': .*no such GPU \(available: {there}\).*'auto' or 'cpu'"):
         BlipCaptioner(CaptionSettings(model=str(blip_folder), device=setting))
 

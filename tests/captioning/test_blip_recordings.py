@@ -1,7 +1,5 @@
 """The recipe that reads BLIP's own captions, and the stage on all 15,000 of them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The filter: its scores are those of transformers' matching head, and the stage keeps the captions that it should."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

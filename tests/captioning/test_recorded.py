@@ -1,7 +1,5 @@
 """Recorded captions: every supported layout, and what can be wrong in files from outside."""
 
-from __future__ import annotations
-
 import json
 from contextlib import nullcontext
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Variants of captions: merged draws, and captions of boxes and pairs of boxes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Small detectors of each kind with random weights, in the layout that their libraries save and load."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,6 @@ _BACKBONE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _rt_detr() -> dict[str, Any]:
-    from transformers import RTDetrResNetConfig
-
-    return {
-        "backbone_config": RTDetrResNetConfig(**_BACKBONE), "encoder_in_channels": [16, 16, 16],
-        "encoder_hidden_dim": 32, "feat_channels": None, "decoder_in_channels": [32, 32, 32], **_SIZES,
-    }  # fmt: skip
-
-
 def save_detector(kind: str, folder: Path) -> Path:
     """Saves a detector with 3 names and random weights, and its image processor, to `folder`."""
     import transformers as t
@@ -35,14 +24,12 @@ def save_detector(kind: str, folder: Path) -> Path:
     names = {"id2label": NAMES, "label2id": {name: number for number, name in NAMES.items()}}
     processor: Any = t.RTDetrImageProcessor(size={"height": 64, "width": 64})
     if kind in ("rt_detr_v2", "d_fine"):
-        settings = _rt_detr()
-        settings.pop("feat_channels")
-        config: Any = (t.RTDetrV2Config if kind == "rt_detr_v2" else t.DFineConfig)(**settings, **names)
-    else:
-        backbone = t.ResNetConfig(
-            embedding_size=8, hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1], layer_type="basic",
-            out_features=["stage4"] if kind == "detr" else ["stage2", "stage3", "stage4"],
+        config: Any = (t.RTDetrV2Config if kind == "rt_detr_v2" else t.DFineConfig)(
+            backbone_config=t.RTDetrResNetConfig(**_BACKBONE), encoder_in_channels=[16, 16, 16], encoder_hidden_dim=32,
+            decoder_in_channels=[32, 32, 32], **_SIZES, **names,
         )  # fmt: skip
+    else:
+        backbone = t.ResNetConfig(**_BACKBONE | ({"out_features": ["stage4"]} if kind == "detr" else {}))
         made = {"detr": t.DetrConfig, "deformable_detr": t.DeformableDetrConfig}[kind]
         more = {} if kind == "detr" else {"num_feature_levels": 4}
         config = made(

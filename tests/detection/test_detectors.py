@@ -1,7 +1,5 @@
 """Detectors of transformers, of torchvision and of this project find what their own libraries say they find."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence
@@ -111,7 +109,9 @@ def test_names_are_mapped_and_the_others_left_out(tmp_path):
     by_name = {name: (every.boxes.labels == place).sum() for place, name in enumerate(own.categories)}
     assert (fitting.boxes.labels == 0).sum() == by_name["sofa"]
     assert (fitting.boxes.labels == 1).sum() == by_name["person"]
-    with pytest.raises(FatalError, match=r"none of the detector's 3 names.*person, sofa, zebra.*cup, tie"):
+    with pytest.raises(
+        FatalError, match=r"^detect\.categories: none of the detector's 3 names.*person, sofa, zebra.*cup, tie"
+    ):
         opened(folder, categories=("cup", "tie"))
 
 
@@ -287,16 +287,7 @@ def test_a_name_fits_one_category_or_none(name, category):
     assert map_names([name, "person"], FITTING) == [category, "person"]
 
 
-def test_a_broader_name_never_fits_a_narrower_category():
+def test_a_broader_name_never_fits_a_narrower_category_and_the_same_words_come_before_a_synonym():
     assert map_names(["animal", "dog"], ["dog"]) == [None, "dog"]
     assert map_names(["dog", "cat"], ["animal"]) == ["animal", "animal"]
-
-
-def test_the_same_words_come_before_a_synonym():
     assert map_names(["computer", "laptop"], ["laptop", "computer"]) == ["computer", "laptop"]
-
-
-def test_names_that_fit_nothing_are_an_error_that_lists_both():
-    with pytest.raises(FatalError) as error:
-        map_names(["zebra", "giraffe"], ["tie", "cup"])
-    assert all(name in str(error.value) for name in ("zebra", "giraffe", "tie", "cup", "detect.categories"))

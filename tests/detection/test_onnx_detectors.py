@@ -1,7 +1,5 @@
 """Small ONNX graphs with the inputs, outputs and metadata of Ultralytics, RF-DETR and mmdeploy."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -27,8 +27,6 @@ from storage.keys import KeyTerms
 from storage.local_store import LocalStore
 from storage.runs import Run
 from storage.shards.index import index_path, read_index
-from storage.shards.sample_map import ShardFile, write_sample_map
-from storage.stream.stream import Stream
 
 TARS = ["data/extra-0000-000.tar", "data/toys-0000-000.tar", "data/toys-0000-001.tar", "data/toys-0001-000.tar"]
 BOXES = [("person", 10.0, 10.0, 80.0, 80.0), ("horse|<b>", 20.0, 50.0, 60.0, 60.0)]
@@ -254,15 +252,9 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def test_the_stream_webdataset_and_wids_read_the_same(folder, tmp_path):
-    import webdataset
+def test_wids_reads_the_same(folder):
     import wids
 
-    tars = [folder / name for name in TARS]
-    samples = write_sample_map(tmp_path / "map", [ShardFile(str(tar), index_path(tar)) for tar in tars])
-    ours = {sample["__key__"]: _members(sample) for sample in Stream(samples, epochs=1)}
-    theirs = webdataset.WebDataset([str(tar) for tar in tars], shardshuffle=False)
-    assert ours == {sample["__key__"]: _members(sample) for sample in theirs} == members(folder)
     data = wids.ShardListDataset(
         str(folder / "wids.json"), localname=lambda url: str(url), transformations=[lambda sample: sample]
     )
@@ -271,10 +263,6 @@ def test_the_stream_webdataset_and_wids_read_the_same(folder, tmp_path):
         sample = data[number]
         found[sample["__key__"]] = {name[1:]: part.read() for name, part in sample.items() if name.startswith(".")}
     assert found == members(folder)
-
-
-def _members(sample: dict[str, Any]) -> dict[str, bytes]:
-    return {name: data for name, data in sample.items() if not name.startswith("__")}
 
 
 HUGGING_FACE = """

@@ -1,7 +1,5 @@
 """Labels judged as columns, and permanent numbers made from columns, are those that loops over images and labels give."""
 
-from __future__ import annotations
-
 from dataclasses import fields, replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What reviewers settle decides labels: what they reject is out, what they accept or correct is in."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pyarrow as pa

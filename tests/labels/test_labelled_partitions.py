@@ -1,7 +1,5 @@
 """An artifact that is held reads each table once, wherever its files lie."""
 
-from __future__ import annotations
-
 from uuid import uuid4
 
 import fsspec

@@ -1,7 +1,5 @@
 """Queues and audits: what is judged first, what a sample says of all labels, and how far reviewers agree."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 

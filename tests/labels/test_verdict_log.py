@@ -1,14 +1,9 @@
 """A verdict that was acknowledged is in the log, whatever dies, fails or writes beside it."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json
 import os
-import resource
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -24,51 +19,10 @@ from storage.errors import FatalError, RetryableError
 MUG = JudgedRelation("d" * 64, (1, 2, 30, 40), (5, 6, 70, 80), "on")
 DOG = JudgedRelation("e" * 64, (1, 2, 30, 40), (5, 6, 70, 80), "next to")
 
-APPEND_FOREVER = """
-import sys
-from pathlib import Path
-from dataclasses import replace
-sys.path[:0] = sys.argv[3:]
-from test_verdict_log import MUG, verdict
-from pipeline.labels.verdict_log import VerdictLog
-log = VerdictLog(Path(sys.argv[1]))
-number = int(sys.argv[2])
-while True:
-    log.append([verdict("accept", relation=MUG, image_id=number, run="x" * 2000)])
-    sys.stdout.write(f"{number}\\n")
-    sys.stdout.flush()
-    number += 1
-"""
-
 
 def verdict(kind: Kind = "accept", reviewer: str = "ada", relation: JudgedRelation = MUG, **values: object) -> Verdict:
     given = {"time": "2026-01-31T12:00:00+00:00", "subject_category": "cup", "object_category": "table", **values}
     return Verdict(relation, kind, reviewer, **given)  # type: ignore[arg-type]
-
-
-def appender(folder: Path, first: int) -> subprocess.Popen[str]:
-    tests = Path(__file__).parent
-    paths = [str(tests), str(tests.parent), str(tests.parents[1])]
-    command = [sys.executable, "-c", APPEND_FOREVER, str(folder), str(first), *paths]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def test_two_processes_that_append_to_one_file_lose_and_mix_nothing(tmp_path):
-    both = [appender(tmp_path, 0), appender(tmp_path, 1_000_000)]
-    told: list[int] = []
-    for process in both:
-        assert process.stdout is not None
-        told += [int(process.stdout.readline()) for _ in range(60)]
-    for process in both:
-        process.kill()
-        assert process.stdout is not None
-        told += [int(line) for line in process.stdout.read().split("\n")[:-1]]
-        process.wait()
-    log = VerdictLog(tmp_path)
-    found = [each.image_id for each in log.verdicts()]
-    assert set(told) <= set(found)
-    assert len(set(found)) == len(found)
-    assert not [text for text in log.damaged if "incomplete last line" not in text]
 
 
 def test_a_writer_and_a_reader_wait_for_a_writer_in_the_middle_of_its_lines(tmp_path):
@@ -121,20 +75,6 @@ def test_where_the_disk_fails_the_append_is_refused_as_a_whole_and_may_be_repeat
         assert not log.damaged
     log.append([verdict(image_id=3)])
     assert [each.image_id for each in log.verdicts()] == [None, 3]
-
-
-def test_a_limit_that_cuts_a_write_in_half_leaves_nothing_of_it(tmp_path):
-    log = VerdictLog(tmp_path)
-    log.append([verdict()])
-    size = (tmp_path / "ada.jsonl").stat().st_size
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, hard))
-    try:
-        with pytest.raises(FatalError, match="may not grow"):
-            log.append([verdict("reject", relation=DOG)])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert (tmp_path / "ada.jsonl").stat().st_size == size
 
 
 @pytest.mark.parametrize("fault", ["stop", "torn write", "power cut, names lost", "power cut, bytes lost"])
@@ -219,33 +159,6 @@ def test_files_of_one_reviewer_from_two_machines_may_be_joined_in_any_order(tmp_
         assert (standing, len(list(log.verdicts())), log.damaged) == ({MUG: "accept", DOG: "accept"}, 7, ())
 
 
-def test_a_flipped_bit_costs_the_lines_that_it_hits_and_is_named(tmp_path):
-    VerdictLog(tmp_path).append(
-        [verdict(image_id=1), verdict("wrong_pair", relation=DOG, corrected_object=(1, 2, 3, 4))]
-    )
-    path = tmp_path / "ada.jsonl"
-    given, whole = list(VerdictLog(tmp_path).verdicts()), path.read_bytes()
-    for bit in range(0, 8 * len(whole), 7):
-        data = bytearray(whole)
-        data[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(data)
-        log = VerdictLog(tmp_path)
-        assert log.damaged, bit
-        assert [each for each in given if each in list(log.verdicts())] == list(log.verdicts()), bit
-    path.write_bytes(whole)
-    assert not VerdictLog(tmp_path).damaged
-
-
-def test_lines_of_earlier_versions_are_read_and_new_ones_follow_them(tmp_path):
-    (tmp_path / "ada.jsonl").write_text(json.dumps(verdict(image_id=1).as_row()) + "\n")
-    log = VerdictLog(tmp_path)
-    log.append([verdict(image_id=2)])
-    assert [each.image_id for each in log.verdicts()] == [1, 2] and not log.damaged
-    (earlier, new) = map(json.loads, (tmp_path / "ada.jsonl").read_text().splitlines())
-    assert "checksum" not in earlier and len(new.pop("checksum")) == 8
-    assert new == verdict(image_id=2).as_row() | {"relation": earlier["relation"]}
-
-
 HOSTILE = {
     "not JSON": b"{", "deep": b"[" * 100_000, "a list": b"[]", "no relation": b'{"kind": "accept"}',
     "other reviewer": None, "too long": b'{"a": "' + b"x" * 200_000 + b'"}', "not text": b"\xff\xfe",
@@ -307,13 +220,6 @@ def test_a_reviewer_is_a_safe_name_of_a_file_with_composed_accents(tmp_path):
     log.append([verdict(reviewer="Zoe\u0308")])
     assert [one.reviewer for one in log.standing_of("Zoë")] == ["Zoë"]
     assert [path.name for path in tmp_path.iterdir()] == ["Zoë.jsonl"]
-
-
-def test_a_verdict_that_is_too_long_for_a_line_is_refused(tmp_path):
-    log = VerdictLog(tmp_path)
-    with pytest.raises(FatalError, match="nothing was written"):
-        log.append([verdict(), verdict(run="x" * 70_000)])
-    assert not list(log.verdicts())
 
 
 def test_what_is_read_equals_what_was_appended(tmp_path):

@@ -11,7 +11,7 @@ from run_builder import RunBuilder
 
 from pipeline.cli.report import report
 from pipeline.report.charts import AXES, POINTS, Line, Series, lay_out, nice_ticks
-from pipeline.report.drawing import Rect, beside, first_free
+from pipeline.report.drawing import Rect, beside
 from pipeline.report.static_report import write_report
 from pipeline.report.steps import Outcome
 from pipeline.report.training_charts import training_curves
@@ -52,15 +52,6 @@ def test_values_that_are_no_numbers_are_left_out_of_a_line(book):
     (curves,) = training_curves([book.run])
     (line,) = curves.main[0].lines
     assert (line.label, len(line.points.split())) == ("toy, pseudo (seed 0)", 2)
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "covers"), [(5, 5, True), (10, 0, False), (0, 10, False), (5, 20, False), (20, 5, False)]
-)
-def test_text_stands_at_the_first_place_that_no_other_covers(x, y, covers):
-    places = [Rect(0, 0, 10, 10), Rect(50, 50, 10, 10)]
-    assert first_free(places, [Rect(x, y, 10, 10)]) == places[covers]
-    assert first_free(places, places) is None
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pipeline.report.variants import Spread, score_text
 from pipeline.run.context import run_view
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.shard import ShardSettings, ShardStage
-from tagger.audit.coverage import NEVER_KEPT, NEVER_PROPOSED, NEVER_STATED
+from tagger.audit.coverage import NEVER_KEPT
 
 
 def test_labels_are_audited_against_given_relations(labelled):
@@ -43,31 +43,6 @@ def test_captions_are_audited_by_category(labelled):
     assert (found.given, found.found) == (3, 1)
     assert found.precision == pytest.approx(1 / 2)
     assert found.recall == pytest.approx(1 / 3)
-
-
-def test_coverage_by_hand(labelled):
-    (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
-    found = audit.coverage
-    assert (found.images, found.kept.relations, found.kept.mean, found.kept.share_without) == (2, 4, 2.0, 0.0)
-    assert (found.given.relations, found.given.mean, found.given.median) == (3, 1.5, 1.5)
-    usual, own = found.lists
-    assert (usual.name, usual.predicates, usual.missing) == ("Visual Genome", 50, 49)
-    assert usual.reasons == {NEVER_STATED: 48, NEVER_PROPOSED: 1}
-    assert usual.by_reason()[NEVER_PROPOSED] == ["holding"]
-    assert (own.predicates, own.missing) == (2, 0)
-    rows = {(row.measure, row.bin): row for row in found.geometry}
-    # Kept: person 0 rides the horse below, twice; person 0 left of person 1; person 0 above the horse, wrongly.
-    assert [(name, rows["direction", name].kept, rows["direction", name].precision)
-            for name in ("left", "right", "above", "below")] == [
-        ("left", 1, 1.0), ("right", 0, None), ("above", 1, 0.0), ("below", 2, 1.0),
-    ]  # fmt: skip
-    assert [(row.kept, row.precision, row.naive, row.naive_precision) for row in found.geometry[:3]] == [
-        (3, 2 / 3, 3, 2 / 3), (0, None, 0, None), (1, 1.0, 4, 1 / 4),
-    ]  # fmt: skip
-    for measure in ("distance", "size ratio", "direction"):
-        of_measure = [row for (name, _), row in rows.items() if name == measure]
-        assert sum(row.kept for row in of_measure) == audit.labels.tagger.kept
-        assert sum(row.naive for row in of_measure) == audit.labels.naive.kept
 
 
 def test_what_is_never_kept_could_have_been(labelled):

@@ -1,7 +1,6 @@
 """The images of a report: how they are chosen, drawn and told in words."""
 
 import re
-import shutil
 from collections import Counter
 from itertools import combinations
 
@@ -117,14 +116,6 @@ def test_the_numbers_of_a_crowd_stay_inside_and_apart(book):
 def test_labels_over_the_limit_are_counted(book):
     card = crowd(book, DRAWN["kept"] + 5)
     assert len(card.of_kind("kept")) == DRAWN["kept"] and card.omitted["kept"] == 5
-
-
-def test_pictures_on_another_machine_are_replaced_by_a_line(labelled, recipe, tmp_path):
-    shutil.rmtree(labelled.pictures)
-    page = report(recipe, labelled, tmp_path / "report")
-    assert not page.all("img")
-    assert page.text.count("No images of toys: no folder") == 1 and "on this machine" in page.text
-    assert "a man rides a horse" in page.text and "Drawn at random" in page.text
 
 
 def test_the_names_of_boxes_stay_inside_the_image_and_apart():

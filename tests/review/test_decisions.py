@@ -14,10 +14,8 @@ from pipeline.review.access import Access
 from pipeline.review.app import page_routes
 from pipeline.review.decisions import Decided, Decisions, accept_class, decide
 from pipeline.review.entrance import protected
-from pipeline.review.labels import labels_of
 from pipeline.review.pages import scene_graph
 from pipeline.review.review_state import ReviewState
-from pipeline.review.reviews import verdict_on
 from pipeline.review.search import Search
 from storage.local_store import LocalStore
 from storage.runs import Run
@@ -82,18 +80,6 @@ def test_the_scene_graph_of_a_crowded_image_is_about_the_chosen_label(book, open
     assert [edge.label for edge in graph.edges] == [last, best, before] and graph.left_out == 19
     assert {node.box for node in graph.nodes} == {19, 20, 21}
     assert len(scene_graph(replace(detail, labels=detail.labels[2:]), last).edges) == 13, "20 labels are no crowd"
-
-
-def test_the_precision_is_the_share_of_audited_labels_that_are_accepted(opened, labelled):
-    state = opened()
-    labels = {label.words: label for label in labels_of(state.index, state.listing.labels(Search(), 0, 10).numbers)}
-    wrong, right = labels["person next to person"], labels["horse next to person"]
-    before = state.audit.precision()
-    verdicts = [verdict_on(wrong, "reject", "ann", "toy"), verdict_on(right, "accept", "ann", "toy")]
-    state.reviews.record([wrong, right], verdicts)
-    after = state.audit.precision()
-    assert (before.precision, before.judged) == (None, 0)
-    assert (after.precision, after.judged) == (0.5, 2)
 
 
 def test_a_class_is_accepted_but_for_a_sample_and_is_open_again_when_one_of_these_is_wrong(book, opened):

@@ -1,6 +1,5 @@
 """The overview of a small run, with every figure counted by hand or compared with that of the report."""
 
-import re
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -137,20 +136,6 @@ def test_without_a_recipe_steps_follow_what_they_were_made_of(tmp_path):
     ]  # fmt: skip
     nodes = {node.progress.step: node.y for node in graph(steps).nodes}
     assert nodes["ingest"] < nodes["caption"] < nodes["parse"]
-
-
-def test_no_style_no_script_and_hostile_text_stays_text(book, opened):
-    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, HOSTILE, 2)])], rejected=[Rejected(3, HOSTILE, "")])
-    book.add("caption", "toys/0000", [], rejected=[Rejected(1, HOSTILE, "")])
-    book.add("parse", "toys/0000", [])
-    book.add("tag", "toys/0000", [relations(1, (0, HOSTILE, 2, 0.9))], candidates=[])
-    state = opened()
-    page = page_of(state)
-    assert HOSTILE in page.text
-    scripts = [attributes for name, attributes in page.elements if name == "script"]
-    assert scripts and all(str(script.get("src")).startswith("static/") for script in scripts)
-    assert not any(name == "style" or "style" in attributes for name, attributes in page.elements)
-    assert not any(re.match("on", name) for _, attributes in page.elements for name in attributes)
 
 
 def test_another_run_is_set_beside_this_one(labelled, opened):

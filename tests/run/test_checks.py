@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rlip_command import output_of, rlip
 from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
-from small_set import small_recipe, write_small_set
+from small_set import small_recipe, state_relations, write_small_set
 
 from pipeline.run.checks import Measured, require_precise_labels
 from pipeline.run.context import RunContext
@@ -72,12 +72,7 @@ def test_a_plan_shows_the_checks_and_what_they_leave_out(damaged):
 
 def test_a_step_over_the_whole_set_is_refused(damaged):
     root = damaged.parent
-    ends = {"person_box": [4, 4, 24, 34], "object": "horse", "object_box": [20, 10, 50, 40]}
-    (root / "relations.json").write_text(json.dumps([{"image_id": 1, "relations": [{**ends, "action": "ride"}]}]))
-    damaged.write_text(
-        damaged.read_text().replace('label = ["set"]', 'label = ["set"]\ntagger = ["set"]')
-        .replace('annotations = "instances.json"', 'annotations = "instances.json"\nrelations = "relations.json"')
-    )  # fmt: skip
+    state_relations(root, 1)
     run(RunContext(small_recipe(root, LIMIT, "run.until=shard_tagger")), Display())
     planner = Planner(RunContext(small_recipe(root, LIMIT)))
     steps = {step.name: step for step in planner.context.steps}

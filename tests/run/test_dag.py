@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.run.context import RunContext
-from pipeline.run.dag import build_steps
+from pipeline.run.dag import Step, build_steps
 from pipeline.run.doctor import needs
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
@@ -14,10 +14,14 @@ from pipeline.training.settings import fold_of
 from storage.errors import FatalError
 
 
+def built(recipe: Path, *settings: str) -> dict[str, Step]:
+    return {step.name: step for step in build_steps(load_recipe(recipe, settings))}
+
+
 def steps(root: Path, recipe: str, until: str) -> dict[str, tuple[str, ...]]:
     """Step → its datasets."""
-    made = build_steps(load_recipe(root / f"recipes/{recipe}.toml", [f"run.until={until}"]))
-    return {step.name: step.datasets for step in made}
+    made = built(root / f"recipes/{recipe}.toml", f"run.until={until}")
+    return {name: step.datasets for name, step in made.items()}
 
 
 def test_a_run_up_to_a_stage_has_the_steps_and_datasets_that_it_needs(root):
@@ -31,7 +35,7 @@ def test_a_run_up_to_a_stage_has_the_steps_and_datasets_that_it_needs(root):
 
 
 def test_each_fold_has_a_tagger_of_its_own(root):
-    made = {step.name: step for step in build_steps(load_recipe(root / "recipes/coco_sample.toml"))}
+    made = built(root / "recipes/coco_sample.toml")
     folds = [f"train_tagger:{fold}" for fold in range(3)]
     assert made["tag"].uses == {"tagger": tuple(folds)}
     held_out = [{image for image in range(200) if made[name].settings.holds_out("coco", image)} for name in folds]  # type: ignore[attr-defined]
@@ -47,12 +51,11 @@ def test_the_tagger_learns_from_all_relations_of_an_image(root):
 
 
 def test_labels_without_a_tagger_need_no_set_with_relations(root):
-    recipe = load_recipe(root / "recipes/demo.toml", ["run.until=shard", 'tag.method="prior"', "data.tagger=[]"])
-    made = {step.name: step for step in build_steps(recipe)}
+    made = built(root / "recipes/demo.toml", "run.until=shard", 'tag.method="prior"', "data.tagger=[]")
     assert not {"shard_tagger", "train_tagger"} & made.keys()
     assert "vg" not in made["ingest"].datasets and made["tag"].uses == {} and "captions" not in made["tag"].reads
-    *_, tag = build_steps(load_recipe(root / "recipes/demo.toml", ["run.until=tag", "caption.of=pair"]))
-    assert tag.reads["captions"] == ("caption",), "which boxes they are of"
+    of_pairs = built(root / "recipes/demo.toml", "run.until=tag", "caption.of=pair")
+    assert of_pairs["tag"].reads["captions"] == ("caption",), "which boxes they are of"
 
 
 def test_a_verifier_follows_the_labels_and_changes_no_other_step(root):
@@ -69,17 +72,14 @@ def test_a_verifier_follows_the_labels_and_changes_no_other_step(root):
 
 
 def test_a_training_waits_for_the_check_against_its_test_sets(root):
-    made = {step.name: step for step in build_steps(load_recipe(root / "recipes/demo.toml"))}
+    made = built(root / "recipes/demo.toml")
     assert made["pretrain:pseudo"].after == ("overlap:pseudo",)
     assert "overlap:none" in steps(root, "scenes", "pretrain")
     assert not made["pretrain:pseudo"].reads.keys() & {"overlap", "fingerprints"}  # a new test set trains nothing again
 
 
 def test_naive_labels_come_from_what_the_tagger_read_too(root):
-    made = {
-        step.name: step
-        for step in build_steps(load_recipe(root / "recipes/demo.toml", ['pretrain.variants=["naive"]']))
-    }
+    made = built(root / "recipes/demo.toml", 'pretrain.variants=["naive"]')
     assert made["shard:naive"].reads == {"images": ("ingest",), "relations": ("tag",)}
     assert "pretrain:naive" in made and "pretrain:pseudo" not in made
     with pytest.raises(FatalError, match=r"pretrain\.variants has 'naive', which needs a tagger"):
@@ -94,10 +94,8 @@ def test_a_stage_that_the_recipe_lacks_is_told_with_those_it_has(root):
 
 
 def test_what_is_not_carried_out_is_not_asked_for(root):
-    asked = {
-        finding.what
-        for finding in needs(RunContext(load_recipe(root / "recipes/coco.toml", ["run.until=train_tagger"])))
-    }
+    context = RunContext(load_recipe(root / "recipes/coco.toml", ["run.until=train_tagger"]))
+    asked = {finding.what for finding in needs(context)}
     assert "data.sources vg" in asked
     assert not asked & {"data.sources coco_train", "caption model", "parse.model"}
 
@@ -119,12 +117,12 @@ weights = "demo"
 
 def test_only_sets_without_annotations_go_through_the_detector(tmp_path):
     (tmp_path / "mine.toml").write_text(BARE + '[detect]\nweights = "detector"\n')
-    made = {step.name: step for step in build_steps(load_recipe(tmp_path / "mine.toml"))}
+    made = built(tmp_path / "mine.toml")
     assert list(made) == ["ingest", "detect", "caption", "parse", "import_tagger", "tag"]
     assert made["detect"].datasets == ("bare",) and made["ingest"].datasets == ("annotated", "bare")
     assert made["caption"].reads["images"] == made["tag"].reads["images"] == ("ingest", "detect")
     (tmp_path / "one.toml").write_text('extends = "mine.toml"\n[data]\nlabel = ["annotated"]\n')
-    assert "detect" not in {step.name for step in build_steps(load_recipe(tmp_path / "one.toml"))}
+    assert "detect" not in built(tmp_path / "one.toml")
 
 
 def test_a_set_without_annotations_needs_a_detector_and_states_no_relations(tmp_path):
@@ -133,9 +131,7 @@ def test_a_set_without_annotations_needs_a_detector_and_states_no_relations(tmp_
         load_recipe(tmp_path / "mine.toml")
     for role in ("tagger", "mix", "test"):
         with pytest.raises(FatalError, match=rf"{role}: 'bare' has format 'images'"):
-            load_recipe(
-                tmp_path / "mine.toml", ["detect.weights=d", 'data.label=["annotated"]', f'data.{role}=["bare"]']
-            )
+            built(tmp_path / "mine.toml", "detect.weights=d", 'data.label=["annotated"]', f'data.{role}=["bare"]')
 
 
 @pytest.mark.parametrize("lines, words, ends_with", [

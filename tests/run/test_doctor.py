@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from rlip_command import loaded_by
-from small_set import train_long, write_small_set
+from small_set import small_recipe, train_long, write_small_set
 
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import examine, require, require_readable, stated_ranges, unmet
@@ -23,13 +23,7 @@ from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime import devices
 from storage.errors import FatalError
-from tests.data.toy_sets import save_json, save_picture
-
-CONTENT = {
-    "images": [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 48}],
-    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 20, 30], "iscrowd": 0}],
-    "categories": [{"id": 1, "name": "person"}],
-}
+from tests.data.toy_sets import save_json
 
 SMALL = {
     "backbone": "test_resnet", "backbone_norm": "group", "backbone_strides": [8, 16], "levels": 3,
@@ -40,22 +34,7 @@ SMALL = {
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
     """A recipe with complete data."""
-    save_picture(tmp_path / "images" / "a.jpg")
-    save_json(tmp_path / "instances.json", CONTENT)
-    save_json(tmp_path / "captions.json", {})
-    return Recipe.model_validate(
-        {
-            "name": "toy",
-            "store": str(tmp_path / "store"),
-            "data": {
-                "root": tmp_path,
-                "sources": [{"name": "toy", "format": "coco", "images": "images", "annotations": "instances.json"}],
-                "label": ["toy"],
-            },
-            "caption": {"captioner": "recorded", "recorded": ["captions.json"]},
-            "pretrain": {"variants": []},
-        }
-    )
+    return small_recipe(write_small_set(tmp_path, 1).parent)
 
 
 def changed(recipe: Recipe, **values: Any) -> Recipe:
@@ -66,27 +45,30 @@ def crashes(steps: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def found(recipe: Recipe, *states: str) -> dict[str, str]:
+    """What the doctor finds → detail, of any state or of these."""
+    findings = examine(RunContext(recipe))
+    return {each.what: each.detail for each in findings if not states or each.state in states}
+
+
 def missing(recipe: Recipe) -> dict[str, str]:
-    return {finding.what: finding.detail for finding in examine(RunContext(recipe)) if finding.state == "missing"}
+    return found(recipe, "missing")
 
 
 def test_nothing_is_missing_where_all_is_there(recipe):
     assert missing(recipe) == {}
     require(RunContext(recipe))
-    found = {finding.what: finding.detail for finding in examine(RunContext(recipe))}
-    assert {"data.sources toy", "disk", "versions", "machine", "accelerator"} <= found.keys()
+    assert {"data.sources set", "disk", "versions", "machine", "accelerator"} <= found(recipe).keys()
 
 
 def test_categories_that_no_noun_names_are_listed(recipe):
     path = Path(recipe.data.root) / "instances.json"
     given = json.loads(path.read_bytes())
-    named = {finding.what for finding in examine(RunContext(recipe))}
+    assert "categories of set" not in found(recipe)
     given["categories"][0]["name"] = "class_17"
     path.write_text(json.dumps(given))
-    notes = {finding.what: finding.detail for finding in examine(RunContext(recipe)) if finding.state == "note"}
-    assert "categories of toy" not in named
-    assert "class_17" in notes["categories of toy"]
-    assert "tag.paraphrases" in notes["categories of toy"]
+    note = found(recipe, "note")["categories of set"]
+    assert "class_17" in note and "tag.paraphrases" in note
 
 
 @pytest.mark.parametrize("data, message", [
@@ -98,33 +80,31 @@ def test_categories_that_no_noun_names_are_listed(recipe):
 ])  # fmt: skip
 def test_annotations_that_are_no_json(recipe, tmp_path, data, message):
     (tmp_path / "instances.json").write_bytes(data)
-    assert re.search(message, missing(recipe)["data.sources toy"])
-    with pytest.raises(FatalError, match=r"data.sources toy: annotations: .*instances\.json (is|ends)"):
+    assert re.search(message, missing(recipe)["data.sources set"])
+    with pytest.raises(FatalError, match=r"data.sources set: annotations: .*instances\.json (is|ends)"):
         require(RunContext(recipe))
 
 
 def test_files_of_a_benchmark_that_are_missing_are_told_with_their_origin(recipe, tmp_path):
     save_json(tmp_path / "annotations.json", {})
-    source = {"name": "toy", "format": "vrd", "images": "images", "annotations": "annotations.json"}
+    source = {"name": "set", "format": "vrd", "images": "images", "annotations": "annotations.json"}
     source |= {"objects": "vrd/objects.json", "predicates": "vrd/predicates.json"}
-    asked = changed(recipe, data={"root": tmp_path, "sources": [source], "label": ["toy"]})
-    found = missing(asked)["data.sources toy"]
-    assert f"objects: no file {tmp_path}/vrd/objects.json; predicates: no file" in found
-    assert (
-        "must be downloaded manually from https://cs.stanford.edu/people/ranjaykrishna/vrd/; `rlip data get vrd` says how"
-        in found
-    )
+    asked = changed(recipe, data={"root": tmp_path, "sources": [source], "label": ["set"]})
+    detail = missing(asked)["data.sources set"]
+    assert f"objects: no file {tmp_path}/vrd/objects.json; predicates: no file" in detail
+    origin = "https://cs.stanford.edu/people/ranjaykrishna/vrd/"
+    assert f"must be downloaded manually from {origin}; `rlip data get vrd` says how" in detail
     (tmp_path / "vrd").mkdir()
     save_json(tmp_path / "vrd/objects.json", ["person"])
     (tmp_path / "vrd/predicates.json").write_bytes(b"<html>")
-    assert "predicates.json is not JSON: it begins with b'<html>'" in missing(asked)["data.sources toy"]
+    assert "predicates.json is not JSON: it begins with b'<html>'" in missing(asked)["data.sources set"]
 
 
 def test_a_tokenizer_folder_without_a_tokenizer(recipe, tmp_path):
     folder = tmp_path / "tokenizer"
     folder.mkdir()
     settings = {"tokenizer": folder, "random_start": True}
-    asked = changed(recipe, pretrain={"variants": ["none"], "settings": settings}, data=recipe.data.model_dump())
+    asked = changed(recipe, pretrain={"variants": ["none"], "settings": settings})
     assert "needs tokenizer.json, or vocab.json and merges.txt" in missing(asked)["pretrain:none tokenizer"]
     (folder / "vocab.json").write_text("{}")
     (folder / "merges.txt").write_text("")
@@ -142,7 +122,7 @@ def test_recorded_captions_that_can_not_be_read(recipe, tmp_path, data, message)
 
 def test_a_captioner_is_looked_into(recipe, tmp_path, root):
     folder = shutil.copytree(root / "scenes/weights/captioner", tmp_path / "captioner")
-    asked = changed(recipe, caption={"model": str(folder)}, data=recipe.data.model_dump())
+    asked = changed(recipe, caption={"model": str(folder)})
     assert missing(asked) == {}
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:1000])
@@ -162,7 +142,7 @@ def test_a_captioner_is_looked_into(recipe, tmp_path, root):
 ])  # fmt: skip
 def test_networks_that_can_not_be_trained_stop_a_run_before_work(recipe, root, monkeypatch, settings, message):
     monkeypatch.chdir(root)
-    asked = changed(recipe, pretrain={"variants": ["none"], "settings": settings}, data=recipe.data.model_dump())
+    asked = changed(recipe, pretrain={"variants": ["none"], "settings": settings})
     assert re.search(message, missing(asked)["pretrain:none network"])
     with pytest.raises(FatalError, match=message):
         require(RunContext(asked))
@@ -176,7 +156,7 @@ def test_networks_that_can_not_be_trained_stop_a_run_before_work(recipe, root, m
 def test_a_network_starts_at_random_only_if_asked_to(recipe, network, words):
     def asked(**settings: Any) -> Recipe:
         training = {"network": network, "processes": 1, **settings}
-        return changed(recipe, pretrain={"variants": ["none"], "settings": training}, data=recipe.data.model_dump())
+        return changed(recipe, pretrain={"variants": ["none"], "settings": training})
 
     detail = missing(asked())["pretrain:none weights"]
     assert all(word in detail for word in [*words, "pretrain.settings.pretrained", "random_start = true"])
@@ -185,16 +165,13 @@ def test_a_network_starts_at_random_only_if_asked_to(recipe, network, words):
         require(RunContext(asked()))
     meant = asked(random_start=True)
     assert missing(meant) == {}
-    notes = {finding.what: finding.detail for finding in examine(RunContext(meant)) if finding.state == "note"}
-    assert notes["pretrain:none weights"].startswith("starts from random weights")
+    assert found(meant, "note")["pretrain:none weights"].startswith("starts from random weights")
     assert meant.pretrain.settings.row_settings() == asked().pretrain.settings.row_settings()
 
 
 def test_a_small_network_starts_at_random_without_a_word(recipe):
-    asked = changed(
-        recipe, pretrain={"variants": ["none"], "settings": {"network": SMALL}}, data=recipe.data.model_dump()
-    )
-    assert "pretrain:none weights" not in {finding.what for finding in examine(RunContext(asked))}
+    asked = changed(recipe, pretrain={"variants": ["none"], "settings": {"network": SMALL}})
+    assert "pretrain:none weights" not in found(asked)
 
 
 @pytest.mark.parametrize("flags, precision", [
@@ -211,15 +188,15 @@ def test_precision_auto_is_what_the_device_can_and_the_key_holds_which(
         on_cpu = {"precision": chosen, "device": "cpu"}
         caption = {"model": str(root / "scenes/weights/captioner"), **on_cpu}
         training = {"variants": variants, "settings": {"network": SMALL, "processes": 1, **on_cpu}}
-        return RunContext(changed(recipe, caption=caption, pretrain=training, data=recipe.data.model_dump()))
+        return RunContext(changed(recipe, caption=caption, pretrain=training))
 
     def keys(context: RunContext) -> list[Any]:
         return [step.stage(step.settings).row_settings() for step in context.steps]
 
     for variants, step in (((), "caption"), (("none",), "pretrain:none")):
         assert keys(asked("auto", *variants)) == keys(asked(precision, *variants))
-        (found,) = (each for each in examine(asked("auto", *variants)) if each.what.endswith(" precision"))
-        assert found.what == f"{step} precision" and found.detail.startswith(f"auto: {precision}")
+        (chosen,) = (each for each in examine(asked("auto", *variants)) if each.what.endswith(" precision"))
+        assert chosen.what == f"{step} precision" and chosen.detail.startswith(f"auto: {precision}")
         said: list[str] = []
         prepare(asked("bfloat16", *variants), Lines(said.append))
         warned = [line for line in said if "emulates it, several times slower than float32" in line]
@@ -227,15 +204,14 @@ def test_precision_auto_is_what_the_device_can_and_the_key_holds_which(
 
 
 def test_a_plan_needs_neither_space_nor_permission(recipe):
-    full = changed(recipe, run={"min_free_gib": 1e9}, data=recipe.data.model_dump())
+    full = changed(recipe, run={"min_free_gib": 1e9})
     assert "min_free_gib" in missing(full)["disk"]
     require_readable(RunContext(full))
 
 
 def test_workers_of_this_machine_do_not_concern_a_ray_cluster(recipe):
     def notes(**run: Any) -> set[str]:
-        asked = changed(recipe, run={"workers": 256, **run}, data=recipe.data.model_dump())
-        return {finding.what for finding in examine(RunContext(asked)) if finding.state == "note"}
+        return set(found(changed(recipe, run={"workers": 256, **run}), "note"))
 
     ours = {"memory", "run.workers"}
     assert ours <= notes()
@@ -245,7 +221,7 @@ def test_workers_of_this_machine_do_not_concern_a_ray_cluster(recipe):
 def test_everything_that_is_missing_is_told_at_once(recipe, tmp_path):
     (tmp_path / "instances.json").unlink()
     (tmp_path / "captions.json").unlink()
-    assert {"data.sources toy", "caption recorded 0"} <= missing(recipe).keys()
+    assert {"data.sources set", "caption recorded 0"} <= missing(recipe).keys()
 
 
 def test_versions_out_of_range_are_named_with_what_to_install():
@@ -287,8 +263,8 @@ def test_the_vocabulary_beside_a_tagger_is_read_within_limits(vocabulary, state,
     shutil.copytree(root / "scenes/weights/tagger", tmp_path / "tagger")
     (tmp_path / "tagger" / "vocabulary.json").write_text(vocabulary)
     recipe = load_recipe(tmp_path / "mine.toml", [f"tag.weights={tmp_path / 'tagger'}"])
-    (found,) = networks(RunContext(recipe))
-    assert found.state == state and words in found.detail
+    (fit,) = networks(RunContext(recipe))
+    assert fit.state == state and words in fit.detail
 
 
 def test_networks_that_end_the_process_that_builds_them_stop_a_run(tmp_path, monkeypatch):
@@ -306,12 +282,12 @@ def test_the_doctor_recalls_what_a_run_found_until_something_changes(tmp_path):
     assert not loaded_by("doctor", path) & {"torch", "timm", "transformers"}
 
     def network(*overrides: str) -> Finding:
-        (found,) = networks(RunContext(load_recipe(path, overrides)))
-        return found
+        (fit,) = networks(RunContext(load_recipe(path, overrides)))
+        return fit
 
-    found = network()
-    assert found.state == "ok" and "RLIP with test_resnet" in found.detail
+    fit = network()
+    assert fit.state == "ok" and "RLIP with test_resnet" in fit.detail
     assert network("pretrain.settings.network.backbone=none_such").state == "missing"
     noted = RunContext(load_recipe(path)).run
     noted.note(FIT, {**noted.read_document(FIT), "found": [{"state": "fine"}]})
-    assert network() == found, "a note that is none is not believed"
+    assert network() == fit, "a note that is none is not believed"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rlip_command import output_of, rlip
 from run_builder import captions
-from small_set import small_recipe, train_long, write_small_set
+from small_set import small_recipe, state_relations, train_long, write_small_set
 
 from pipeline.report.formatting import bytes_in_words
 from pipeline.report.steps import ESTIMATE, scored_estimate, step_costs
@@ -24,6 +24,11 @@ from storage.local_store import LocalStore
 from storage.runs import Run
 
 UNTIL = ("--set", "run.until=caption")
+
+
+def estimated(*words: object) -> dict[str, dict[str, Any]]:
+    """Step → its estimate."""
+    return {step["step"]: step for step in json.loads(output_of("estimate", *words, "--json"))["steps"]}
 
 
 def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path):
@@ -69,27 +74,18 @@ def test_steps_over_whole_sets_that_are_cached_cost_nothing(tmp_path, root):
     recipe = write_small_set(tmp_path)
     asked = ("--set", f"tag.weights={root / 'scenes/weights/tagger'}", "--set", "run.until=import_tagger")
 
-    def basis() -> str:
-        return {s["step"]: s["basis"] for s in json.loads(output_of("estimate", recipe, *asked, "--json"))["steps"]}[
-            "import_tagger"
-        ]
-
-    assert basis() == "number of images not known before it runs"
+    assert estimated(recipe, *asked)["import_tagger"]["basis"] == "number of images not known before it runs"
     output_of("run", recipe, "--direct", *asked)
-    assert basis() == "cached"
+    assert estimated(recipe, *asked)["import_tagger"]["basis"] == "cached"
 
 
 def test_without_an_earlier_run_only_what_was_measured_with_these_settings_counts(tmp_path):
     recipe = write_small_set(tmp_path)
-    counted = json.loads(output_of("estimate", recipe, "--json", *UNTIL))
-    assert [(step["step"], step["images"], step["seconds"]) for step in counted["steps"]] == [
-        ("ingest", 8, None), ("caption", 8, None),  # recorded captions
-    ]  # fmt: skip
-    model = json.loads(
-        output_of("estimate", recipe, "--images", 1000, "--json", *UNTIL, "--set", "caption.captioner=blip")
-    )
-    (ingest, caption) = model["steps"]
-    assert (ingest["seconds"], caption["seconds"]) == (None, pytest.approx(3970)) and "BLIP-large" in caption["basis"]
+    counted = {name: (step["images"], step["seconds"]) for name, step in estimated(recipe, *UNTIL).items()}
+    assert counted == {"ingest": (8, None), "caption": (8, None)}, "captions are recorded ones"
+    model = estimated(recipe, "--images", 1000, *UNTIL, "--set", "caption.captioner=blip")
+    assert (model["ingest"]["seconds"], model["caption"]["seconds"]) == (None, pytest.approx(3970))
+    assert "BLIP-large" in model["caption"]["basis"]
 
 
 def test_a_training_in_epochs_that_was_never_measured_is_estimated_from_its_operations(tmp_path):
@@ -98,8 +94,7 @@ def test_a_training_in_epochs_that_was_never_measured_is_estimated_from_its_oper
     recipe.write_text(recipe.read_text().replace("steps = 100000\n", "epochs = 3\n"))
 
     def training(*words: object) -> dict[str, Any]:
-        steps = json.loads(output_of("estimate", recipe, "--json", *words))["steps"]
-        return next(step for step in steps if step["step"] == "pretrain:none")
+        return estimated(recipe, *words)["pretrain:none"]
 
     plain = training()
     assert (plain["images"], plain["on_gpu"], plain["wall"]) == (24, True, plain["seconds"] / 2)
@@ -166,12 +161,6 @@ def grow(root: Path, count: int) -> None:
             path.rename(root / "images" / path.name)
 
 
-def ride(image_id: int) -> dict[str, object]:
-    """A relation between the two boxes of an image, in the pair layout."""
-    ends = {"person_box": [4, 4, 24, 34], "object": "horse", "object_box": [20, 10, 50, 40]}
-    return {"image_id": image_id, "relations": [{**ends, "action": "ride"}]}
-
-
 def test_the_cause_is_told_below_the_step_where_it_lies(tmp_path):
     write_small_set(tmp_path)
     run(RunContext(small_recipe(tmp_path)), Display())
@@ -185,13 +174,7 @@ def test_the_cause_is_told_below_the_step_where_it_lies(tmp_path):
 
 def test_pictures_without_relations_do_not_train_the_tagger_again(tmp_path):
     write_small_set(tmp_path)
-    pairs = [ride(1)]
-    (tmp_path / "relations.json").write_text(json.dumps(pairs))
-    (tmp_path / "recipe.toml").write_text(
-        (tmp_path / "recipe.toml").read_text()
-        .replace('label = ["set"]', 'label = ["set"]\ntagger = ["set"]')
-        .replace('annotations = "instances.json"', 'annotations = "instances.json"\nrelations = "relations.json"')
-    )  # fmt: skip
+    state_relations(tmp_path, 1)
 
     def tagger_key() -> str:
         recipe = small_recipe(tmp_path)
@@ -207,6 +190,5 @@ def test_pictures_without_relations_do_not_train_the_tagger_again(tmp_path):
     before = tagger_key()
     grow(tmp_path, 9)
     assert tagger_key() == before
-    pairs.append(ride(9))
-    (tmp_path / "relations.json").write_text(json.dumps(pairs))
+    state_relations(tmp_path, 1, 9)
     assert tagger_key() != before

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -88,11 +89,17 @@ def test_a_dead_lineage_server_does_not_fail_the_run(tmp_path, monkeypatch):
     assert "lineage not sent" in file.read_text()
 
 
-def test_a_run_and_its_workers_log_what_they_do(tmp_path):
-    write_small_set(tmp_path)
-    context = RunContext(small_recipe(tmp_path, "run.log_format=json", "run.workers=1", "run.until=ingest"))
+def finished(root: Path, *settings: str) -> tuple[RunContext, Path]:
+    """A run with one worker up to its images, and its log."""
+    context = RunContext(small_recipe(root, "run.workers=1", "run.until=ingest", *settings))
     with logged_run(context, "direct") as path, open_display(Console(quiet=True), as_json=False) as display:
         run(context, display)
+    return context, path
+
+
+def test_a_run_and_its_workers_log_what_they_do(tmp_path):
+    write_small_set(tmp_path)
+    context, path = finished(tmp_path, "run.log_format=json")
     events = [json.loads(line) for line in path.read_text().splitlines()]
     assert [event["event"] for event in events] == ["run started", "planned", "done", "run finished"]
     assert {event["run"] for event in events} == {context.recipe.name}
@@ -104,32 +111,15 @@ def test_a_run_and_its_workers_log_what_they_do(tmp_path):
     assert all(event["step"] == "ingest" and len(event["key"]) == 64 for event in worker)
 
 
-def test_a_failed_run_logs_why(tmp_path):
+def test_every_execution_is_recorded_with_how_it_ended_and_a_failed_one_logs_why(tmp_path):
     write_small_set(tmp_path)
-    context = RunContext(small_recipe(tmp_path, "data.root=nowhere"))
-    with (
-        pytest.raises(FatalError, match="nowhere"),
-        logged_run(context, "direct") as path,
-        open_display(Console(quiet=True), as_json=False) as display,
-    ):
-        run(context, display)
-    started, failed = path.read_text().splitlines()
-    assert "INFO    run started" in started and "ERROR   run failed" in failed and "nowhere" in failed
-
-
-def test_every_execution_is_recorded_with_how_it_ended(tmp_path):
-    write_small_set(tmp_path)
-
-    def execute(*settings: str) -> RunContext:
-        context = RunContext(small_recipe(tmp_path, "run.workers=1", "run.until=ingest", *settings))
-        with logged_run(context, "direct"), open_display(Console(quiet=True), as_json=False) as display:
-            run(context, display)
-        return context
-
-    execute()
+    _, log = finished(tmp_path)
     with pytest.raises(FatalError, match="8 of 8 rows rejected"):
-        execute("ingest.limits.min_side=5000", "run.checks.max_overall_reject_share=0")
-    first, second = execute().run.records()[:2]
+        finished(tmp_path, "ingest.limits.min_side=5000", "run.checks.max_overall_reject_share=0")
+    (of_failed,) = {*log.parents[1].glob("*/run.log")} - {log}
+    *_, failed = of_failed.read_text().splitlines()
+    assert "ERROR   run failed" in failed and "8 of 8 rows rejected" in failed
+    first, second = finished(tmp_path)[0].run.records()[:2]
     assert (first.facts["status"], [step["step"] for step in first.facts["outcome"]]) == ("completed", ["ingest"])
     assert (second.facts["status"], second.facts["outcome"]) == ("failed", [])
     assert "rejected" in second.facts["error"]

@@ -104,11 +104,7 @@ def made(store: LocalStore, stage: str, name: str, file: str, upstream=(), initi
 
 
 def shard_of(store: LocalStore, folder: Path, name: str, *images: tuple[int, str, int]) -> str:
-    rows = [
-        {"dataset": name, "image_id": i, "extension": "jpg", "digest": digest, "phash": phash}
-        for i, digest, phash in images
-    ]
-    data = (artifact(folder / name, shards=rows).folder / "shards.parquet").read_bytes()
+    data = (shard(folder / name, name, *images).folder / "shards.parquet").read_bytes()
     return made(store, "shard", name, "shards.parquet", data=data).key
 
 

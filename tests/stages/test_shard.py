@@ -171,13 +171,6 @@ def test_images_of_a_list_or_of_an_evaluation_set_are_left_out_and_listed(inputs
     assert output.rows_in == 1  # only the truncated one counts as rejected
 
 
-def test_predicates_have_thresholds_of_their_own_and_a_pair_its_surest_label(inputs, tmp_path):
-    _, _, strict = shard(inputs, tmp_path / "strict", threshold=0.05, thresholds={"near": 0.5})
-    assert [r.predicate for r in strict[1].relations] == ["ride"]
-    _, _, loose = shard(inputs, tmp_path / "loose", threshold=0.05)
-    assert [r.predicate for r in loose[1].relations] == ["ride", "near"]
-
-
 def test_labels_below_the_threshold_may_be_uncertain(inputs, tmp_path):
     output, _, samples = shard(inputs, tmp_path / "work", threshold=0.5, uncertain=0.1)
     assert (output.facts["relations"], output.facts["uncertain relations"]) == (1, 2)
@@ -192,11 +185,6 @@ def test_labels_below_the_threshold_may_be_uncertain(inputs, tmp_path):
     assert [r.predicate for r in capped[1].uncertain] == ["near"], "what the limit leaves out is not negative either"
     same, _, _ = shard(inputs, tmp_path / "given", labels="given", uncertain=0.1)
     assert "uncertain relations" not in same.facts
-
-
-def test_labels_without_calibration_are_not_taken_for_calibrated(inputs, tmp_path):
-    with pytest.raises(FatalError, match=r"shard\.confidence = 'calibrated'.*held_out"):
-        shard(inputs, tmp_path / "work", confidence="calibrated")
 
 
 def test_given_and_no_labels(inputs, tmp_path):
@@ -219,13 +207,6 @@ def test_naive_labels_are_all_candidates_whatever_the_tagger_says(inputs, tmp_pa
     assert (first.surface, first.ambiguity, first.triplet, first.caption) == ("riding", 2, 0, None)
     _, _, fewer = shard(inputs, tmp_path / "fewer", labels="naive", max_relations=1)
     assert labels(fewer[1]) == [(0, "ride", 1, 1.0)]
-
-
-def test_equal_input_gives_equal_bytes(inputs, tmp_path):
-    shard(inputs, tmp_path / "one")
-    shard(inputs, tmp_path / "two")
-    for name in ("shard-000.tar", "shards.parquet", "statistics.parquet"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_settings_that_do_not_matter_are_not_in_the_key():
