@@ -6,14 +6,12 @@ import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-from toy_chain import SCHEMA, First, Second
+from toy_chain import SCHEMA, First, Second, carry
 
-from pipeline.runtime.execute import WorkItem, execute
-from pipeline.runtime.settings import Settings
-from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
+from pipeline.runtime.execute import WorkItem
+from pipeline.runtime.stage import Inputs, Output, ReportProgress
 from storage.atomic import write_atomic
 from storage.keys import KeyTerms
 from storage.lease import Patience
@@ -71,17 +69,9 @@ def work_through(store: Store) -> None:
         for n in range(PARTITIONS)
     ]
     run = Run(store, "small")
-    keys = {item.partition: _carry(SlowFirst, item, store) for item in random.sample(items, len(items))}
+    keys = {item.partition: carry(SlowFirst, item, store) for item in random.sample(items, len(items))}
     run.record("first", "first", dict(sorted(keys.items())))
     inputs = {"images": tuple(store.folder("first", item.key) for item in items)}
     for stage in (Second, Training):
         item = WorkItem(stage.name, "all", KeyTerms(stage.name, 1, {}, {"images": ["c"]}), inputs)
-        run.record(stage.name, stage.name, {"all": _carry(stage, item, store)})
-
-
-def _carry(stage: type[Stage], item: WorkItem, store: Store) -> str:
-    return execute(stage(Settings()), item, store, _ignored).key
-
-
-def _ignored(*_: Any, **__: Any) -> None:
-    """Progress."""
+        run.record(stage.name, stage.name, {"all": carry(stage, item, store)})

@@ -12,7 +12,6 @@ from tests.hostile.ingested import CATEGORIES, good_image, ingested, instances
 
 REFUSED = r"refused: .*set\.json: .*expected COCO instances"
 INVALID = r"refused: .*set\.json: not (valid JSON|UTF-8)"
-GOOD_KEPT = "kept 1 images, 1 boxes; quarantined "
 DEEP = 100_000
 
 FILES: dict[str, tuple[str, Any]] = {

@@ -1,9 +1,7 @@
 """Rows of unchanged images are reused: only changed images are processed, and the bytes equal a full computation's."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +9,6 @@ import pytest
 from golden.stage_cases import TABLES, WRITER, recorded, stages
 from PIL import Image
 from small_set import small_recipe, write_small_set
-from toy_chain import First, carry, first_item
 from toy_store import commit
 
 from pipeline.captioning.settings import CaptionSettings
@@ -255,24 +252,6 @@ def test_datasets_of_one_name_in_one_store_are_partitioned_separately(tmp_path):
 
 def test_a_stage_says_whether_its_rows_depend_on_their_image_alone():
     assert {name for name, stage in stages().items() if stage.row_wise} == set(CHANGE)
-
-
-def test_whoever_waited_for_another_takes_what_that_one_made(tmp_path):
-    store, began, waited = LocalStore(tmp_path), Event(), Event()
-    runs: list[str] = []
-
-    class Slow(First):
-        def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-            runs.append("run")
-            began.set()
-            assert waited.wait(20)
-            return super().run(inputs, work, report)
-
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(carry, Slow, first_item(), store)
-        assert began.wait(20)
-        second = execute(Slow(Settings()), first_item(), store, lambda done, total, note="": waited.set())
-    assert (second.key, second.cached, runs) == (first.result(), True, ["run"])
 
 
 def test_results_that_another_execution_replaced_meanwhile_are_not_taken_for_those_of_this_one(tmp_path):

@@ -260,14 +260,6 @@ def collect_and_measure(store: Store) -> int:
     return usage_of(store).size
 
 
-def test_a_store_or_run_that_is_not_there_is_named(store, tmp_path):
-    with pytest.raises(FatalError, match=r"no store at .*none; name it with --store"):
-        show_usage(tmp_path / "none", as_json=True)
-    assert not (tmp_path / "none").exists()
-    with pytest.raises(FatalError, match=r"no run 'demo'.*runs there: none yet"):
-        remove_run("demo", store=store.root, as_json=True)
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
 def test_a_store_that_may_not_be_written_can_still_be_read(store, printed):
     record(store, "demo", put_chain(store))

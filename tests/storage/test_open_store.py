@@ -52,6 +52,7 @@ def test_a_store_exists_once_something_is_in_it(remote, tmp_path, monkeypatch):
         assert str(caught.value) == f"no store at {address}; name it with --store, or make one with rlip run"
     with pytest.raises(FatalError, match=r"no store at .*none; name it with --store, or make one with rlip run"):
         existing_store(f"file://{tmp_path}/none")
+    assert not (tmp_path / "none").exists()
     store = open_store(address)
     assert type(store) is (RemoteStore if remote else LocalStore)
     put(store, "caption")

@@ -16,15 +16,13 @@ from faulty_disk import NoSync
 from faulty_files import Dead, FaultyFiles
 from fsspec.implementations.memory import MemoryFileSystem
 from toy_chain import run_chain
-from toy_store import put, put_chain, record
+from toy_store import put, put_chain
 
-from pipeline.cli.transfer import pull_run, push_run
 from storage.atomic import atomic_folder
 from storage.digests import digest_bytes
 from storage.disk import Disk, lock_file
 from storage.errors import FatalError, RetryableError
 from storage.garbage import find_garbage
-from storage.json_files import sealed_json
 from storage.local_store import LocalStore
 from storage.manifest import FileEntry, parse_manifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
@@ -91,26 +89,6 @@ def test_a_run_that_finds_an_artifact_renews_its_time(store):
     assert [found.key for found in store.artifacts("caption")] == [artifact.key], "it was found after it was listed"
     lost.remove(store, time.time() + 60)
     assert list(store.artifacts("caption")) == []
-
-
-def test_a_record_that_was_edited_is_named_by_its_place(tmp_path):
-    store = LocalStore(tmp_path / "source")
-    run = record(store, "demo", put_chain(store))
-    run.append("completed")
-    remote = ObjectStoreArtifacts(f"memory://{uuid4().hex}")
-    push_run(run, remote)
-    here = Run(LocalStore(tmp_path / "here"), "demo")
-    assert pull_run(here, remote, number="1").copied == 3
-    for number in ("0", "2", "x", "-1", "9" * 5000):
-        with pytest.raises(FatalError, match=rf"{remote.url}: the run has 1 records, not a record '{number}'"):
-            pull_run(here, remote, number=number)
-    (name,) = [path for path in remote.files.listing("runs/demo") if path.startswith("records/")]
-    remote.files.write(f"runs/demo/{name}", sealed_json({"steps": {"../x": {"stage": "a", "partitions": {}}}}))
-    with pytest.raises(FatalError, match=r"'\.\./x': not the name of a step"):
-        pull_run(here, remote, number="1")
-    remote.files.write(f"runs/demo/{name}", b"{}")
-    with pytest.raises(FatalError, match=rf"{remote.url}: {name}: damaged \(steps: .*\); push the run again"):
-        pull_run(here, remote, number="1")
 
 
 @pytest.fixture

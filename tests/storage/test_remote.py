@@ -195,8 +195,10 @@ def test_only_we_try_again_and_not_the_client():
     assert not hasattr(Remote("memory://x")._files, "retries")
 
 
-def test_of_two_writers_one_wins():
-    remote = Remote(f"memory://{uuid4().hex}")
+@pytest.mark.parametrize("kind", ["memory", "s3"])
+def test_of_two_writers_one_wins(kind, request):
+    place = "memory:/" if kind == "memory" else request.getfixturevalue("s3")
+    remote = Remote(f"{place}/{uuid4().hex}")
     assert remote.create("a", b"1") and remote.create("a", b"1") and not remote.create("a", b"2")
     assert remote.read("a") == b"1"
 

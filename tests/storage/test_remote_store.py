@@ -67,12 +67,6 @@ def operations(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return files.asked
 
 
-def test_an_undisturbed_run_leaves_what_a_local_one_does(whole, tmp_path):
-    url = _url()
-    run_chain(_store(url, tmp_path / "one"))
-    assert bytes_of(_store(url, tmp_path / "other")) == whole
-
-
 @pytest.mark.parametrize("fault", ["stop", "conflict"])
 def test_a_fault_at_any_operation_leaves_a_valid_prefix_and_the_next_run_ends_the_same(
     fault, operations, whole, tmp_path
@@ -169,7 +163,7 @@ def _commit(store: Store, artifact: Artifact) -> Artifact:
         return store.commit(draft, manifest)
 
 
-def test_machines_share_the_work_and_a_dead_ones_lease_runs_out(tmp_path):
+def test_machines_share_the_work(tmp_path):
     url, began = _url(), threading.Event()
     runs: list[str] = []
 
@@ -194,23 +188,16 @@ def test_machines_share_the_work_and_a_dead_ones_lease_runs_out(tmp_path):
     assert runs == ["run"] and notes == [f"another run on {platform.node()} is making it"], (
         "a holder that shows signs of life is waited for"
     )
-    assert _waits_for_a_dead_one(_store(_url(), tmp_path / "dead"), "another machine")
 
 
 def test_a_dead_process_of_the_same_machine_is_not_waited_for(tmp_path):
-    store = _store(_url(), tmp_path)
-    with store.claim(first_item().key, print):
-        (note,) = store.remote.files.read_many(["claims/" + first_item().key]).values()
-    assert not _waits_for_a_dead_one(store, json.loads(note)["holder"])
-
-
-def _waits_for_a_dead_one(store: RemoteStore, holder: str) -> bool:
-    """Whether a claim waits until the lease of a dead holder expires. The work is done in the end."""
-    notes: list[str] = []
-    store.remote.files.create(f"claims/{first_item().key}", json.dumps({"holder": holder, "beat": 3}).encode())
-    execute(First(Settings()), first_item(), store, lambda done, total, note="": notes.append(note))
-    assert store.find("first", first_item().key) is not None and store.remote.files.listing("claims") == {}
-    return "another run on another machine is making it" in notes
+    store, key = _store(_url(), tmp_path), "a" * 64
+    with store.claim(key, print):
+        note = store.remote.files.read(f"claims/{key}")
+    store.remote.files.create(f"claims/{key}", note)
+    with store.claim(key, lambda host: pytest.fail(f"it waits for {host}")):
+        pass
+    assert store.remote.files.listing("claims") == {}
 
 
 class Counting(First):
@@ -234,8 +221,7 @@ class Counting(First):
         return Output(pa.table({"image_id": [len((work / "notes").read_text().split())]}, schema=SCHEMA))
 
 
-@pytest.mark.parametrize("spoilt", ["", "record", "file"])
-def test_what_was_half_done_goes_on_on_another_machine_and_damaged_copies_cost_that_work_only(spoilt, tmp_path):
+def test_what_was_half_done_goes_on_on_another_machine(tmp_path):
     url, item = _url(), WorkItem("count", "all", KeyTerms("first", 1, {}, {}))
     Counting.counted.clear()
     Counting.dies_at = 3
@@ -243,12 +229,9 @@ def test_what_was_half_done_goes_on_on_another_machine_and_damaged_copies_cost_t
         carry(Counting, item, _store(url, tmp_path / "one"))
     copies = _store(url, tmp_path / "one").remote.files
     assert len(copies.listing("scratch")) == 3
-    for path in copies.listing("scratch"):
-        if spoilt and path.endswith("record.json") == (spoilt == "record"):
-            copies.write(f"scratch/{path}", b"torn")
     Counting.dies_at = 0
     carry(Counting, item, _store(url, tmp_path / "other"))
-    assert Counting.counted == [1, 2, 3, *([1, 2, 3] if spoilt else []), 4, 5]
+    assert Counting.counted == [1, 2, 3, 4, 5]
     (artifact,) = _store(url, tmp_path / "third").artifacts("first")
     assert artifact.table("images")["image_id"].to_pylist() == [5] and copies.listing("scratch") == {}
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from uuid import uuid4
 
-import fsspec
 import pytest
 from faulty_files import Dead, FaultyFiles
 from toy_store import put_chain, record
@@ -48,17 +47,6 @@ def test_a_run_comes_back_as_it_was_and_nothing_is_copied_twice(run, kind, url, 
     assert pull_run(there, ObjectStoreArtifacts(url)) == Copied(6, 0)
     assert _contents(there) == _contents(run)
     assert there.read_document("recipe") == {"name": "demo"}
-
-
-def test_a_manifest_is_put_on_condition_that_there_is_none(run, s3):
-    remote = ObjectStoreArtifacts(f"{s3}/{uuid4().hex}")
-    push_run(run, remote)
-    files, root = fsspec.core.url_to_fs(remote.url)
-    (manifest, *_) = [path for path in files.find(root) if path.endswith("manifest.json")]
-    with pytest.raises(FileExistsError):
-        files.pipe_file(manifest, b"{}", mode="create")
-    for artifact in run.artifacts("parse").values():
-        remote.put(artifact)  # a second writer of the same key is not an error
 
 
 @pytest.mark.parametrize("fault", ["stop", "answer lost"])
