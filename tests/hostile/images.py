@@ -1,6 +1,5 @@
 """Image files: each costs its row, whatever is in it."""
 
-import io
 import os
 import struct
 import zlib
@@ -12,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.data.images.opening import BadImage, probe
+from tests.data import toy_sets
 from tests.hostile.case import Case, table
 from tests.hostile.ingested import ingested, instances
 
@@ -19,11 +19,9 @@ SIZE = (64, 48)
 Content = bytes | Callable[[Path], None]
 
 
-def encoded(form: str, size: tuple[int, int] = SIZE, mode: str = "RGB", **options: Any) -> bytes:
+def encoded(form: str, size: tuple[int, int] = SIZE, **options: Any) -> bytes:
     """An image in a format."""
-    buffer = io.BytesIO()
-    Image.radial_gradient("L").resize(size).convert(mode).save(buffer, form, **options)
-    return buffer.getvalue()
+    return toy_sets.encoded(Image.radial_gradient("L").resize(size).convert("RGB"), form, **options)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

@@ -1,7 +1,5 @@
 """Plain mistakes: files in another encoding, names and numbers out of range, weights and folders that were mixed up."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

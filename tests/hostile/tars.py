@@ -2,7 +2,7 @@
 
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -13,6 +13,7 @@ from tests.hostile.images import bomb
 from tests.hostile.ingested import GOOD, ingested, instances
 
 Make = bytes | Callable[[Path], None]
+END = bytes(1024)
 
 
 def picture() -> bytes:
@@ -36,6 +37,11 @@ def plain(name: str, data: bytes) -> bytes:
     return entry(name, size=b"%011o\0" % len(data), data=data)
 
 
+def tar_of(members: Mapping[str, bytes]) -> bytes:
+    """A tar of plain files."""
+    return b"".join(plain(name, data) for name, data in members.items()) + END
+
+
 def negative(number: int) -> bytes:
     """A size below zero, as GNU tar encodes it."""
     return b"\xff" + (256**11 + number).to_bytes(11, "big")
@@ -57,7 +63,6 @@ def pax(**fields: str) -> bytes:
 
 
 GOOD_ENTRY = plain(GOOD, picture())
-END = bytes(1024)
 DAMAGED = r"refused: .*images\.tar: can't be read as a tar"
 LOST = "kept 1 images, 1 boxes; quarantined 2 missing file"
 KEPT = r"kept 1 images, 1 boxes; quarantined (nothing|2 missing file: x\.jpg)"
