@@ -5,12 +5,17 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
+from pipeline.runtime.engines.engine import StageCall
+from pipeline.runtime.execute import WorkItem
+from pipeline.runtime.logs import RunLogs
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, Partition, Rejected, ReportProgress, Stage
 from storage.errors import FatalError, RetryableError
+from storage.keys import KeyTerms
 from storage.store import Store
 
 SCHEMA = pa.schema([("image_id", pa.int64()), ("process", pa.int64())])
@@ -90,3 +95,16 @@ class SteadyStage(CountStage):
         made = super().run(inputs, work, report)
         ids = made.table["image_id"]
         return Output(pa.table({"image_id": ids, "process": pa.array([0] * len(ids), pa.int64())}, schema=SCHEMA))
+
+
+def count_items(count: int, stage: str = "count") -> list[WorkItem]:
+    """That many partitions of two images."""
+    terms = [KeyTerms(stage, 1, {}, {"ids": [str(n)]}) for n in range(count)]
+    return [WorkItem(stage, f"set/{n:04d}", terms[n], {}, (10 * n, 10 * n + 1)) for n in range(count)]
+
+
+def count_call(folder: Path, stage: type[CountStage] = CountStage, **settings: Any) -> StageCall:
+    """What an engine is given: the stage, and its marks, logs and store in `folder`."""
+    folder.mkdir(exist_ok=True)
+    logs = RunLogs(folder / "logs", "toy")
+    return StageCall(stage, CountSettings(marks=folder, **settings), {}, {}, folder / "store", logs)

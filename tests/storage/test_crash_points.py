@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import pytest
 from faulty_disk import Died, FaultyDisk, NoSync, Stop
-from toy_chain import First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
+from toy_chain import First, assert_valid_prefix, bytes_of, first_item, run_chain
 
-from pipeline.runtime.execute import execute
+from pipeline.runtime.execute import Record, execute
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, ReportProgress
 from storage.errors import FatalError, PipelineError, RetryableError
@@ -134,14 +134,19 @@ def test_two_writers_of_one_key_are_harmless(kind, whole, tmp_path):
     Counted.together.reset()
     Counted.patience = 0.2 if kind is LocalStore else 20
     item = first_item()
-    keys: list[str] = []
-    writers = [threading.Thread(target=lambda: keys.append(carry(Counted, item, kind(tmp_path)))) for _ in range(4)]
+    made: list[Record] = []
+
+    def work() -> None:
+        made.append(execute(Counted(Settings()), item, kind(tmp_path), lambda done, total, note="": None))
+
+    writers = [threading.Thread(target=work) for _ in range(4)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    assert keys == [item.key] * 4
+    assert [record.key for record in made] == [item.key] * 4
     assert len(Counted.runs) == (1 if kind is LocalStore else 4), "claims save work, but the bytes don't need them"
+    assert sum(not record.cached for record in made) == len(Counted.runs)
     assert bytes_of(LocalStore(tmp_path)).items() <= whole.items()
     assert list((tmp_path / "pending").glob("[!.]*")) == []
 
