@@ -200,16 +200,6 @@ def test_a_store_elsewhere_works_on_the_disk_that_it_was_given(tmp_path):
     assert sorted(path.name for path in disk.files) == ["captions.parquet", "manifest.json"]
 
 
-def test_a_record_that_can_not_be_written_is_named(tmp_path):
-    class Full(Disk):
-        def write(self, path: Path, data: bytes) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    store = LocalStore(tmp_path, Full())
-    with pytest.raises(FatalError, match=rf"writing {tmp_path}/cuts/toys\.json: .*free space"):
-        store.put(tmp_path / "cuts" / "toys.json", b"[]")
-
-
 def test_an_artifact_that_is_committed_again_stays_and_a_failing_disk_is_told(tmp_path):
     class Failing(Disk):
         def rename(self, source: Path, target: Path) -> None:
@@ -413,14 +403,6 @@ def test_what_was_used_at_the_very_time_is_spared(tmp_path):
     for garbage in find_garbage(store, 1001.0):
         garbage.remove(store, 1000.0)
         assert store.find("caption", artifact.key) is not None and scratch.is_dir()
-
-
-def test_a_scratch_in_which_someone_works_hides_no_other(tmp_path):
-    store = LocalStore(tmp_path)
-    with store.scratch("a" * 64), store.scratch("b" * 64) as idle:
-        pass
-    with store.scratch("a" * 64):
-        assert list(store.idle_scratch()) == [idle]
 
 
 def test_of_several_notes_the_newest_counts_and_a_damaged_one_protects_nothing(remote):
