@@ -9,7 +9,7 @@ import pytest
 from golden.stage_cases import TABLES, WRITER, recorded, stages
 from PIL import Image
 from small_set import small_recipe, write_small_set
-from toy_chain import Second
+from toy_chain import Counting
 from toy_store import commit
 
 from pipeline.captioning.settings import CaptionSettings
@@ -256,13 +256,10 @@ def test_results_that_another_execution_replaced_meanwhile_are_not_taken_for_tho
     assert conclude(context, outcome)[1].is_file(), "an equal one does no harm"
 
 
-class Training(Second):
-    """Is interrupted after a checkpoint."""
+class Training(Counting):
+    """Is interrupted after each checkpoint."""
 
-    resumes_from = "resume.json"
-
-    def run(self, inputs: Inputs, work, report: ReportProgress) -> Output:
-        (work / "resume.json").touch()
+    def counted(self, number: int) -> None:
         raise KeyboardInterrupt
 
 
@@ -270,7 +267,7 @@ def test_a_changed_setting_that_costs_checkpoints_is_named(tmp_path):
     store, notes = LocalStore(tmp_path), []
 
     def attempt(step: str, batch: int) -> WorkItem:
-        item = WorkItem(step, "all", KeyTerms("second", 1, {"batch": batch, "steps": 9}, {"shards": [step]}))
+        item = WorkItem(step, "all", KeyTerms("counting", 1, {"batch": batch, "steps": 9}, {"shards": [step]}))
         with pytest.raises(KeyboardInterrupt):
             execute(Training(Settings()), item, store, lambda done, total, note="": notes.append(note))
         return item

@@ -68,6 +68,15 @@ def test_what_was_committed_outlives_a_power_cut(fault, whole, tmp_path):
     assert bytes_of(LocalStore(tmp_path)) == whole
 
 
+def _assert_goes_on(root: Path, whole: dict[str, Any], after: str) -> None:
+    """Assert that a store holds a valid prefix, and that the next run completes it."""
+    assert_valid_prefix(LocalStore(root), whole)
+    store = LocalStore(root, NoSync())
+    store.sweep()
+    run_chain(store)
+    assert bytes_of(LocalStore(root)) == whole, after
+
+
 @pytest.mark.parametrize("fault", STOPS)
 def test_a_crash_anywhere_leaves_a_valid_prefix(fault, operations, whole, tmp_path):
     for at in range(1, len(operations) + 1):
@@ -77,11 +86,7 @@ def test_a_crash_anywhere_leaves_a_valid_prefix(fault, operations, whole, tmp_pa
         with pytest.raises(Died):
             run_chain(LocalStore(root, disk))
         disk.cut_power()
-        assert_valid_prefix(LocalStore(root), whole)
-        store = LocalStore(root, NoSync())
-        store.sweep()
-        run_chain(store)
-        assert bytes_of(LocalStore(root)) == whole, f"after {fault} at operation {at} ({operations[at - 1]})"
+        _assert_goes_on(root, whole, f"after {fault} at operation {at} ({operations[at - 1]})")
         left = [path.name for path in (root / "pending").glob("[!.]*") if not path.name.startswith("scratch")]
         assert left == [], f"after {fault} at operation {at} ({operations[at - 1]})"
 
@@ -96,13 +101,7 @@ def test_an_error_anywhere_is_told_and_leaves_a_valid_prefix(operations, whole, 
         except PipelineError as error:
             assert type(error) is ERRORS[code] and str(root) in str(error)
             raised += 1
-        assert_valid_prefix(LocalStore(root), whole)
-        store = LocalStore(root, NoSync())
-        store.sweep()
-        run_chain(store)
-        assert bytes_of(LocalStore(root)) == whole, (
-            f"after {errno.errorcode[code]} at operation {at} ({operations[at - 1]})"
-        )
+        _assert_goes_on(root, whole, f"after {errno.errorcode[code]} at operation {at} ({operations[at - 1]})")
     assert raised > len(operations) // 2
 
 

@@ -12,19 +12,16 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 import fsspec
-import pyarrow as pa
 import pytest
 from faulty_disk import NoSync
 from faulty_files import Dead, FaultyFiles
-from toy_chain import SCHEMA, First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
+from toy_chain import Counting, First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
 from toy_store import put, put_chain, record
 
 from pipeline.cli.store import collect_garbage, remove_run, show_usage, verify
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.settings import Settings
-from pipeline.runtime.stage import Inputs, Output, ReportProgress
 from storage.artifact import Artifact
-from storage.atomic import write_atomic
 from storage.damage import find_damage
 from storage.digests import digest_bytes, digest_file
 from storage.errors import FatalError, RetryableError
@@ -200,40 +197,31 @@ def test_a_dead_process_of_the_same_machine_is_not_waited_for(tmp_path):
     assert store.remote.files.listing("claims") == {}
 
 
-class Counting(First):
-    """Counts to five in a file and notes each number. Dies at `dies_at`, if set."""
+class Dying(Counting):
+    """Dies at a number, if set."""
 
-    whole = True
-    resumes_from = "resume.json"
-    dies_at: ClassVar[int] = 0
-    counted: ClassVar[list[int]] = []
+    at: ClassVar[int] = 0
+    seen: ClassVar[list[int]] = []
 
-    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        begun = int((work / "state").read_text()) if (work / "state").is_file() else 0
-        for number in range(begun + 1, 6):
-            self.counted.append(number)
-            with (work / "notes").open("a") as notes:
-                notes.write(f"{number} ")
-            write_atomic(work / "state", str(number).encode())
-            write_atomic(work / "resume.json", json.dumps({"files": ["state", "notes"], "number": number}).encode())
-            if number == self.dies_at:
-                raise RuntimeError("died")
-        return Output(pa.table({"image_id": [len((work / "notes").read_text().split())]}, schema=SCHEMA))
+    def counted(self, number: int) -> None:
+        self.seen.append(number)
+        if number == self.at:
+            raise RuntimeError("died")
 
 
 def test_what_was_half_done_goes_on_on_another_machine(tmp_path):
-    url, item = _url(), WorkItem("count", "all", KeyTerms("first", 1, {}, {}))
-    Counting.counted.clear()
-    Counting.dies_at = 3
+    url, item = _url(), WorkItem("count", "all", KeyTerms("counting", 1, {}, {}))
+    Dying.seen.clear()
+    Dying.at = 3
     with pytest.raises(RuntimeError):
-        carry(Counting, item, _store(url, tmp_path / "one"))
+        carry(Dying, item, _store(url, tmp_path / "one"))
     copies = _store(url, tmp_path / "one").remote.files
-    assert len(copies.listing("scratch")) == 3
-    Counting.dies_at = 0
-    carry(Counting, item, _store(url, tmp_path / "other"))
-    assert Counting.counted == [1, 2, 3, 4, 5]
-    (artifact,) = _store(url, tmp_path / "third").artifacts("first")
-    assert artifact.table("images")["image_id"].to_pylist() == [5] and copies.listing("scratch") == {}
+    assert len(copies.listing("scratch")) == 2
+    Dying.at = 0
+    carry(Dying, item, _store(url, tmp_path / "other"))
+    assert Dying.seen == [1, 2, 3, 4, 5]
+    (artifact,) = _store(url, tmp_path / "third").artifacts("counting")
+    assert artifact.table("doubles")["image_id"].to_pylist() == [5] and copies.listing("scratch") == {}
 
 
 @pytest.mark.parametrize("name", ["../escaped", "a/../../escaped", "{outside}/escaped", ""])

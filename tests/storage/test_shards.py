@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import webdataset
+from faulty_disk import flip
 
 import storage.shards.index
 from storage.errors import FatalError
@@ -72,9 +73,7 @@ def test_labels_are_read_without_the_image(tmp_path):
     samples = made_map(tmp_path, {"a": 5})
     tar = Path(samples.tars[0])
     image = next(member for member in samples.members(3) if member.extension == "jpg")
-    data = bytearray(tar.read_bytes())
-    data[image.offset] ^= 1
-    tar.write_bytes(data)
+    flip(tar, image.offset)
     reader = SampleReader(samples)
     assert reader.read(3, ["json"]) == {"json": b"{3}"}
     with pytest.raises(DamagedSample, match=r"a-000000000003\.jpg: has other bytes"):
@@ -152,9 +151,8 @@ def test_a_flipped_bit_in_a_map_is_found(file, tmp_path):
     path = samples.folder / file
     original = path.read_bytes()
     for bit in range(0, 8 * len(original), len(original)):
-        data = bytearray(original)
-        data[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(data)
+        path.write_bytes(original)
+        flip(path, bit // 8, bit % 8)
         with pytest.raises(FatalError, match="remove the folder and run again"):
             SampleMap(samples.folder).require_whole()
 
@@ -326,9 +324,7 @@ def test_an_index_is_made_in_little_memory(tmp_path):
 
 def test_a_damaged_header_ends_the_listing(tmp_path):
     tar = write(tmp_path / "x.tar", GOOD, ("b.jpg", b"x"), ("c.jpg", b"x"))
-    data = bytearray(tar.read_bytes())
-    data[1024 + 10] ^= 1
-    tar.write_bytes(data)
+    flip(tar, 1024 + 10)
     assert members(tar) == ["a.jpg"]
 
 

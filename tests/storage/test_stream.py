@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from faulty_disk import flip
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from storage.errors import FatalError, RetryableError
@@ -286,10 +287,7 @@ def damaged(folder: Path, *numbers: int) -> SampleMap:
 
 def flip_a_byte(samples: SampleMap, number: int) -> None:
     """Damages a sample, or heals it again."""
-    tar = Path(samples.tars[samples.shard(number)])
-    data = bytearray(tar.read_bytes())
-    data[samples.members(number)[0].offset] ^= 1
-    tar.write_bytes(data)
+    flip(Path(samples.tars[samples.shard(number)]), samples.members(number)[0].offset)
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
