@@ -13,7 +13,7 @@ from pipeline.runtime.engines.engine import StageCall
 from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.logs import RunLogs
 from pipeline.runtime.settings import Settings, runtime
-from pipeline.runtime.stage import Inputs, Output, Partition, Rejected, ReportProgress, Stage
+from pipeline.runtime.stage import Inputs, Output, Partition, ReportProgress, Stage
 from storage.errors import FatalError, RetryableError
 from storage.keys import KeyTerms
 from storage.store import Store
@@ -22,7 +22,7 @@ SCHEMA = pa.schema([("image_id", pa.int64()), ("process", pa.int64())])
 
 
 class CountSettings(Settings):
-    """`die_at`, `fail_at`, `waver_at`, `reject_at`: the image id at which it happens; `marks` is a folder for marker files.
+    """`die_at`, `fail_at`, `fail_once_at`: the image id at which it happens; `marks` is a folder for marker files.
 
     `wait`: the first try of each partition stops at its last image until there is a file `go`.
     """
@@ -31,7 +31,6 @@ class CountSettings(Settings):
     die_at: int = runtime(-1)
     fail_at: int = runtime(-1)
     fail_once_at: int = runtime(-1)
-    reject_at: int = runtime(-1)
     wait: bool = runtime(False)
 
 
@@ -71,9 +70,8 @@ class CountStage(Stage):
             if image_id == self.settings.fail_at:
                 raise FatalError(f"image {image_id} is impossible")
             report(done + 1, len(inputs.image_ids))
-        rejected = [Rejected(i, "unloved") for i in inputs.image_ids if i == self.settings.reject_at]
-        rows = [{"image_id": i, "process": os.getpid()} for i in inputs.image_ids if i != self.settings.reject_at]
-        return Output(pa.Table.from_pylist(rows, schema=SCHEMA), rejected=rejected, rows_in=len(inputs.image_ids))
+        rows = [{"image_id": image_id, "process": os.getpid()} for image_id in inputs.image_ids]
+        return Output(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 class ManyStage(CountStage):

@@ -1,13 +1,12 @@
 """Annotation files: a bad file is refused by name, a bad row costs itself."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from tests.hostile.case import Case, table, written
+from tests.hostile.case import Case, sparse, table, written
 from tests.hostile.ingested import CATEGORIES, good_image, ingested, instances
 
 REFUSED = r"refused: .*set\.json: .*expected COCO instances"
@@ -70,10 +69,6 @@ SPLITS: dict[str, tuple[str, str]] = {
 LARGER = r"refused: .*: has more than 20,971,520 bytes, the most that is read at once; expected "
 
 
-def sparse(path: Path) -> None:
-    os.truncate(path, 2**40)
-
-
 def nested(size: int) -> bytes:
     """Lists within lists, the JSON that takes most memory for its size."""
     deep = b"[" * 900 + b"]" * 900 + b","
@@ -105,15 +100,15 @@ NOT_ARRAYS: dict[str, Callable[[Any, str], object]] = {
 }
 AT_ONCE: dict[str, tuple[str, tuple[str, dict[str, Any]]]] = {
     "HICO-DET: lists within lists of 4 MB": (r"refused: .*set\.json: has no list 'objects'", ("hico_instances", {"set.json": nested(4 * 2**20)})),
-    "HICO-DET: a sparse file of 1 TiB": (LARGER + "HICO-DET", ("hico_instances", {"set.json": sparse})),
+    "HICO-DET: a sparse file of 1 TiB": (LARGER + "HICO-DET", ("hico_instances", {"set.json": sparse()})),
     "V-COCO: lists within lists of 30 MB": ("refused: .*set\\.json: .*expected V-COCO", ("vcoco", {"set.json": nested(30 * 2**20).removeprefix(b'{"annotation": ').removesuffix(b"}"), "instances": {}})),
-    "VG150: a dictionary of 1 TiB": (LARGER + "VG-SGG-dicts.json", ("vg150", {**VG150, "dictionary": sparse, "image_data": []})),
-    "VG150: image data of 1 TiB": (r"refused: .*image_data: .*expected image_data", ("vg150", {**VG150, "dictionary": DICTIONARY, "image_data": sparse})),
+    "VG150: a dictionary of 1 TiB": (LARGER + "VG-SGG-dicts.json", ("vg150", {**VG150, "dictionary": sparse(), "image_data": []})),
+    "VG150: image data of 1 TiB": (r"refused: .*image_data: .*expected image_data", ("vg150", {**VG150, "dictionary": DICTIONARY, "image_data": sparse()})),
     "VG150: arrays that claim 4 TiB": (r"refused: .*set\.json: claims [\d,]+ bytes of arrays", ("vg150", {"set.json": arrays(lambda file, name: file.create_dataset(name, (2**40,), "i4", chunks=(2**20,))), "dictionary": DICTIONARY, "image_data": []})),
     **{f"VG150: {name}": (NO_ARRAYS, ("vg150", {"set.json": arrays(make), "dictionary": DICTIONARY, "image_data": []})) for name, make in NOT_ARRAYS.items()},
-    "VRD: names of 1 TiB": (LARGER + "a JSON list of names", ("vrd", {"set.json": {}, "objects": sparse, "predicates": []})),
-    "HICO-DET: verbs of 1 TiB": (LARGER, ("hico_det", {"set.json": [], "verbs": sparse})),
-    "Visual Genome: aliases of 1 TiB": (LARGER + "comma-separated lines", ("visual_genome", {"set.json": [], "object_aliases": sparse})),
+    "VRD: names of 1 TiB": (LARGER + "a JSON list of names", ("vrd", {"set.json": {}, "objects": sparse(), "predicates": []})),
+    "HICO-DET: verbs of 1 TiB": (LARGER, ("hico_det", {"set.json": [], "verbs": sparse()})),
+    "Visual Genome: aliases of 1 TiB": (LARGER + "comma-separated lines", ("visual_genome", {"set.json": [], "object_aliases": sparse()})),
 }  # fmt: skip
 
 
@@ -134,9 +129,7 @@ def _beside_a_good_row(folder: Path, added: dict[str, Any]) -> str:
 def _of_format(folder: Path, given: tuple[str, dict[str, Any]]) -> str:
     form, contents = given
     for name, content in contents.items():
-        path = written(folder / name, b"" if callable(content) else content)
-        if callable(content):
-            content(path)
+        written(folder / name, content)
     files = {name: folder / name for name in contents if name != "set.json"}
     return ingested(folder, None, format=form, split="test", **files)
 

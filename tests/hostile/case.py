@@ -1,6 +1,7 @@
 """A hostile case: something that anyone may have written, what is fed with it, and what must come of it."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from rlip_command import rlip
 from storage.errors import PipelineError
 
 Feed = Callable[[Path], str]
+Make = bytes | Callable[[Path], object]
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,22 @@ def told(*words: str | Path) -> str:
     return f"{ {0: 'passed', 1: 'refused', 2: 'usage'}.get(done.exit_code, done.exit_code) }: {said}"
 
 
-def written(path: Path, content: bytes | str | Any) -> Path:
-    """Writes a file of bytes, of text, or of a value as JSON."""
+def sparse(head: bytes = b"") -> Make:
+    """A file of a tebibyte that takes no room."""
+
+    def make(path: Path) -> None:
+        path.write_bytes(head)
+        os.truncate(path, 2**40)
+
+    return make
+
+
+def written(path: Path, content: Make | str | Any) -> Path:
+    """Writes a file of bytes, of text, or of a value as JSON, or lets a function make it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if callable(content):
+        content(path)
+        return path
     data = content if isinstance(content, bytes | str) else json.dumps(content)
     path.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass"))
     return path

@@ -3,7 +3,7 @@
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,10 @@ from PIL import Image
 
 from pipeline.data.images.opening import BadImage, probe
 from tests.data import toy_sets
-from tests.hostile.case import Case, table
+from tests.hostile.case import Case, Make, sparse, table, written
 from tests.hostile.ingested import ingested, instances
 
 SIZE = (64, 48)
-Content = bytes | Callable[[Path], None]
 
 
 def encoded(form: str, size: tuple[int, int] = SIZE, **options: Any) -> bytes:
@@ -93,17 +92,7 @@ def bomb(mebibytes: int) -> bytes:
     return head + block * mebibytes
 
 
-def sparse(head: bytes = b"") -> Callable[[Path], None]:
-    """A file of a tebibyte that takes no room."""
-
-    def write(path: Path) -> None:
-        path.write_bytes(head)
-        os.truncate(path, 2**40)
-
-    return write
-
-
-def linked(target: str) -> Callable[[Path], None]:
+def linked(target: str) -> Make:
     return lambda path: path.symlink_to(target)
 
 
@@ -118,7 +107,7 @@ def lost(reason: str) -> str:
     return f"kept 1 images, 1 boxes; quarantined 2 {reason}"
 
 
-IMAGES: dict[str, tuple[str, Content]] = {
+IMAGES: dict[str, tuple[str, Make]] = {
     "empty": (lost("empty file"), b""),
     "zeros": (lost("not an image"), bytes(4096)),
     "HTML with a script": (lost("not an image"), b"<html><script>alert(1)</script>"),
@@ -159,13 +148,9 @@ def cases() -> Iterator[Case]:
     yield from table("image", IMAGES, _beside_a_good_one)
 
 
-def _beside_a_good_one(folder: Path, content: Content) -> str:
+def _beside_a_good_one(folder: Path, content: Make) -> str:
     name = "bad.jpg"
-    (folder / "images").mkdir()
-    if callable(content):
-        content(folder / "images" / name)
-    else:
-        (folder / "images" / name).write_bytes(content)
+    written(folder / "images" / name, content)
     with suppress(BadImage):  # here, as later stages open what ingest accepted, and where every step is watched
         probe(folder / "images" / name)
     return ingested(folder, instances([{"id": 2, "file_name": name, "width": 64, "height": 48}]))

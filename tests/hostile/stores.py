@@ -19,7 +19,7 @@ from storage.runs import Run
 from tests.hostile.case import Case, table, told
 
 DEEP = b"[" * 100_000
-Change = Callable[[Path], None]
+Change = Callable[[Path], object]
 
 
 def labelled_run(folder: Path) -> Path:
@@ -42,16 +42,12 @@ def _made() -> Path:
 
 
 def replaced(data: bytes) -> Change:
-    return lambda path: _write(path, data)
+    return lambda path: path.write_bytes(data)
 
 
 def field(name: str, value: Any) -> Change:
     """A JSON object with one field changed."""
-    return lambda path: _write(path, json.dumps({**json.loads(path.read_bytes()), name: value}).encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+    return lambda path: path.write_text(json.dumps({**json.loads(path.read_bytes()), name: value}))
 
 
 def cut(path: Path) -> None:
@@ -82,7 +78,7 @@ def rows(**columns: Any) -> Change:
 
 def footer(length: int) -> Change:
     """A table that states another length of its description."""
-    return lambda path: _write(path, path.read_bytes()[:-8] + length.to_bytes(4, "little") + b"PAR1")
+    return lambda path: path.write_bytes(path.read_bytes()[:-8] + length.to_bytes(4, "little") + b"PAR1")
 
 
 DAMAGED = "^refused: Error: .*(damaged|is not)"

@@ -128,11 +128,3 @@ def test_after_an_interrupt_nobody_waits_for_what_was_dropped(tmp_path):
     for future in as_completed([*futures, engine.submit(count_items(4)[3])], timeout=20):
         with pytest.raises(RetryableError, match="stopped"):
             future.result()
-
-
-def test_what_is_rejected_is_counted_and_kept_for_reading(tmp_path):
-    with LocalEngine(count_call(tmp_path, reject_at=1), 1) as engine:
-        record = engine.submit(count_items(1)[0]).result()
-    assert (record.rows_in, record.rows_out, record.rejected) == (2, 1, {"unloved": 1})
-    artifact = LocalStore(tmp_path / "store").find("count", record.key)
-    assert artifact.rejected().to_pylist() == [{"image_id": 1, "stage": "count", "reason": "unloved", "value": ""}]

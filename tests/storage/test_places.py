@@ -8,6 +8,7 @@ import stat
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 from uuid import uuid4
 
 import fsspec
@@ -201,15 +202,13 @@ def test_a_store_elsewhere_works_on_the_disk_that_it_was_given(tmp_path):
 
 
 def test_an_artifact_that_is_committed_again_stays_and_a_failing_disk_is_told(tmp_path):
-    class Failing(Disk):
-        def rename(self, source: Path, target: Path) -> None:
-            raise OSError(errno.EIO, "no")
-
+    failing = Disk()
+    failing.rename = Mock(side_effect=OSError(errno.EIO, "no"))
     first = put(LocalStore(tmp_path), "caption")
     inode = first.folder.stat().st_ino
     assert put(LocalStore(tmp_path), "caption").folder == first.folder and first.folder.stat().st_ino == inode
     with pytest.raises(RetryableError, match=f"writing {first.folder}"):
-        put(LocalStore(tmp_path, Failing()), "caption")
+        put(LocalStore(tmp_path, failing), "caption")
     assert first.folder.stat().st_ino == inode
     with pytest.raises(NotADirectoryError):
         Disk().sync_folder(first.file("captions.parquet"))
@@ -245,14 +244,12 @@ def test_documents_and_steps_lie_where_other_programs_find_them(tmp_path):
 
 
 def test_both_places_are_tried_before_any_work(remote, tmp_path):
-    class Refuses(FaultyFiles):
-        def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: object) -> None:
-            raise PermissionError("no")
-
+    refusing = FaultyFiles()
+    refusing.pipe_file = Mock(side_effect=PermissionError("no"))
     remote.require_writable()
     assert remote.remote.files.listing("") == {} and not [path for path in remote.root.rglob("*") if path.is_file()]
     with pytest.raises(FatalError, match="not allowed"):
-        RemoteStore(remote.address, tmp_path / "refused", Refuses(), ()).require_writable()
+        RemoteStore(remote.address, tmp_path / "refused", refusing, ()).require_writable()
     silent = RemoteStore(remote.address, tmp_path / "silent", FaultyFiles(1, "conflict", times=9), ())
     with pytest.raises(RetryableError):
         silent.require_writable()
