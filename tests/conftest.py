@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 from hypothesis import HealthCheck, settings
-from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
+from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, recipe_of, relations, triplets
 
 from pipeline.runtime import processes
 from pipeline.runtime.stage import Rejected
@@ -157,12 +157,8 @@ def labelled(book: RunBuilder) -> RunBuilder:
 
 @pytest.fixture
 def recipe(book: RunBuilder) -> Any:
-    """The recipe of the run in `book`, with one labelled dataset, `toys`."""
-    from pipeline.run.recipe import Recipe
-
-    source = {"name": "toys", "format": "coco", "images": book.pictures / "toys", "annotations": "none.json"}
-    data = {"sources": [source], "label": ["toys"], "tagger": ["toys"]}
-    return Recipe.model_validate({"name": "toy", "data": data, "shard": {"threshold": 0.5}})
+    """The recipe of the run in `book`."""
+    return recipe_of(book)
 
 
 class Stub:

@@ -38,16 +38,20 @@ def pack(path: Path, names: dict[str, bytes]) -> Path:
     return path
 
 
+def written(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
 @pytest.fixture(params=["folder", "tar", "tars", "s3"])
 def images(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
     """Stores the same three images in each kind of location."""
     data = {name: picture(number) for number, name in enumerate(NAMES, start=1)}
     data[EMPTY] = b""
     if request.param == "folder":
-        for name, content in data.items():
-            (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / "images" / name).write_bytes(content)
-        return tmp_path / "images"
+        return written(tmp_path / "images", data)
     if request.param == "tar":
         return pack(tmp_path / "all.tar", {f"./{name}": content for name, content in data.items()})
     if request.param == "tars":
@@ -84,10 +88,7 @@ def ingested(source: DataSource, folder: Path) -> tuple[list[dict[str, Any]], li
 
 def test_rows_and_keys_are_those_of_a_folder(images, tmp_path):
     rows, rejected, digests = ingested(source_of(images, tmp_path), tmp_path)
-    plain = tmp_path / "plain"
-    for number, name in enumerate(NAMES, start=1):
-        (plain / name).parent.mkdir(parents=True, exist_ok=True)
-        (plain / name).write_bytes(picture(number))
+    plain = written(tmp_path / "plain", {name: picture(number) for number, name in enumerate(NAMES, start=1)})
     expected = ingested(source_of(plain, tmp_path), tmp_path / "beside")
     assert (rows, rejected, digests) == expected
     assert [row["uri"] for row in rows] == list(NAMES) and rejected == [(3, "missing file")]

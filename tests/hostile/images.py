@@ -31,13 +31,8 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def png(width: int, height: int, data: bytes = b"", more: bytes = b"", depth: int = 8, colour: int = 2) -> bytes:
     """A PNG with any header."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + head
-        + more
-        + chunk(b"IDAT", data or zlib.compress(bytes(49 * 193)))
-        + chunk(b"IEND", b"")
-    )
+    body = chunk(b"IDAT", data or zlib.compress(bytes(49 * 193))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + head + more + body
 
 
 def bmp(width: int, height: int, offset: int = 54, bits: int = 24, compression: int = 0) -> bytes:
@@ -85,10 +80,7 @@ def webp_of(size: int) -> bytes:
 def bomb(mebibytes: int) -> bytes:
     """Compressed data that unpack to that many MiB of zeros."""
     press = zlib.compressobj(1)
-    head, block = (
-        press.compress(b"") + press.flush(zlib.Z_FULL_FLUSH),
-        press.compress(bytes(2**20)) + press.flush(zlib.Z_FULL_FLUSH),
-    )
+    head, block = (press.compress(data) + press.flush(zlib.Z_FULL_FLUSH) for data in (b"", bytes(2**20)))
     return head + block * mebibytes
 
 
