@@ -116,3 +116,7 @@ def test_no_planted_relation_gets_lost_in_our_readers(written, format_name):
     if format_name == "visual_genome":
         objects = json.loads(written.vg_objects.read_text())
         assert [len(record.boxes) for record in records] == [len(image["objects"]) for image in objects]
+        for image, relations in zip(objects, stated, strict=True):
+            named = {each["object_id"]: each["names"] for each in image["objects"]}
+            ends = [relation[end] for relation in relations for end in ("subject", "object")]
+            assert all(named[end["object_id"]] == [end["name"]] for end in ends)
