@@ -14,7 +14,7 @@ from storage.artifact import Artifact, require_schemas
 from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
-from storage.manifest import MANIFEST, Counts, FileEntry, Manifest
+from storage.manifest import Counts, FileEntry, Manifest
 from storage.tables import (
     ADDED,
     CAPTIONS,
@@ -38,12 +38,6 @@ def _manifest(stage: str, **rows: int | None) -> Manifest:
         stage=stage, key="0" * 64, terms={}, upstream={}, files=files, counts=Counts(), schema_fingerprint="",
         seconds=0, host="", versions={},
     )  # fmt: skip
-
-
-def test_a_table_of_today_is_read_without_a_look_at_the_manifest(tmp_path):
-    artifact = put(LocalStore(tmp_path), "caption", rows=[3])
-    (artifact.folder / MANIFEST).unlink()
-    assert artifact.table("captions")["image_id"].to_pylist() == [3]
 
 
 def test_a_file_that_the_manifest_does_not_name_is_missing(tmp_path):
