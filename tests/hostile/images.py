@@ -12,8 +12,7 @@ from PIL import Image
 
 from pipeline.data.images.opening import BadImage, probe
 from tests.data import toy_sets
-from tests.hostile.case import Case, Make, sparse, table, written
-from tests.hostile.ingested import ingested, instances
+from tests.hostile.case import Case, Make, ingested, instances, sparse, table, written
 
 SIZE = (64, 48)
 

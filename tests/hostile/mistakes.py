@@ -9,8 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from tests.hostile.case import Case, table, told, written
-from tests.hostile.ingested import GOOD, good_image, ingested
+from tests.hostile.case import GOOD, Case, good_image, ingested, table, told, written
 from tests.hostile.recipes import GOOD as RECIPE
 
 LATIN = "Mädchen".encode("latin-1")

@@ -7,9 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from tests.data.toy_sets import encoded
-from tests.hostile.case import Case, Make, sparse, table, told, written
+from tests.hostile.case import GOOD, Case, Make, ingested, instances, sparse, table, told, written
 from tests.hostile.images import bomb
-from tests.hostile.ingested import GOOD, ingested, instances
 
 END = bytes(1024)
 
