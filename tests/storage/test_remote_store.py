@@ -39,9 +39,9 @@ from storage.store import Store
 QUICK = Patience(heartbeat=0.05, look=0.01, expiry=0.5)
 
 
-def _store(url: str, folder: Path, files: FaultyFiles | None = None, tries: int = 3) -> RemoteStore:
+def _store(url: str, folder: Path, files: FaultyFiles | None = None, patience: Patience = QUICK) -> RemoteStore:
     """The store as a machine sees it; `folder` is on that machine."""
-    return RemoteStore(url, folder, files or FaultyFiles(), (0.0,) * (tries - 1), QUICK, NoSync())
+    return RemoteStore(url, folder, files or FaultyFiles(), (0.0, 0.0), patience, NoSync())
 
 
 def _url() -> str:
@@ -111,11 +111,11 @@ def test_what_a_dead_process_did_not_finish_copying_is_copied_not_computed_again
             runs.append("run")
             return super().run(*given)
 
-    files = FaultyFiles()
-    carry(Counted, first_item(), _store(_url(), tmp_path / "count", files))
+    files, calm = FaultyFiles(), Patience(heartbeat=60)  # else heartbeats are among the operations
+    carry(Counted, first_item(), _store(_url(), tmp_path / "count", files, calm))
     at = files.asked.index("put_file") + 2
     with pytest.raises(Dead):
-        carry(Counted, first_item(), _store(url, tmp_path / "one", FaultyFiles(at)))
+        carry(Counted, first_item(), _store(url, tmp_path / "one", FaultyFiles(at), calm))
     assert _store(url, tmp_path / "other").find("first", first_item().key) is None
     carry(Counted, first_item(), _store(url, tmp_path / "one"))
     assert len(runs) == 2
