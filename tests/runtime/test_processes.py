@@ -80,12 +80,12 @@ def script(folder: Path, text: str) -> subprocess.Popen[str]:
 def test_a_busy_fork_has_the_modules_that_were_named_and_is_killed_with_the_process_that_started_it(tmp_path):
     starter = script(tmp_path, STARTER)
     pid, has_module = starter.stdout.readline().split()
-    assert has_module == "True"
     with watched(int(pid)) as ends:
         assert not ends(0)
         starter.kill()
         starter.wait()
         assert ends(30)
+    assert has_module == "True"
 
 
 def test_the_process_that_others_are_forked_from_has_one_thread():
