@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 from hypothesis import HealthCheck, settings
-from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
+from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, recipe_of, relations, triplets
 
 from pipeline.runtime import processes
 from pipeline.runtime.stage import Rejected
@@ -136,53 +136,29 @@ def labelled(book: RunBuilder) -> RunBuilder:
 
     Given relations: in image 1 person 0 rides horse 2 and stands next to person 1; in image 2 person 0 rides horse 2.
     """
-    book.add(
-        "ingest",
-        "toys/0000",
-        [
-            book.image(1, TWO_PEOPLE, [(0, "riding", 2), (0, "next to", 1)]),
-            book.image(2, TWO_PEOPLE, [(0, "riding", 2)]),
-        ],
-        rows_in=3,
-        rejected=[Rejected(3, "truncated", "JPEG: <b>cut</b>")],
-    )
-    book.add(
-        "caption",
-        "toys/0000",
-        [captions(1, "a man rides a horse", "a man holds a cup"), captions(2, "a horse <script>alert(1)</script>")],
-    )
-    book.add(
-        "parse",
-        "toys/0000",
-        [
-            triplets(1, (0, "man", "ride", "horse"), (1, "man", "hold", "cup")),
-            triplets(2, (0, "horse", "next to", "man")),
-        ],
-    )
-    book.add(
-        "tag",
-        "toys/0000",
-        [
-            relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.1), (1, "next to", 0, 0.8)),
-            relations(2, (0, "ride", 2, 0.6), (2, "next to", 0, 0.7)),
-        ],
-        candidates=[
-            pairs(1, (0, "ride", 2, 2), (1, "ride", 2, 2), (0, "next to", 1, 1)),
-            pairs(2, (0, "ride", 2, 2), (1, "ride", 2, 2), (2, "next to", 0, 2), (2, "next to", 1, 2)),
-        ],
-        facts={"images/s": 2.0},
-    )
+    first = book.image(1, TWO_PEOPLE, [(0, "riding", 2), (0, "next to", 1)])
+    cut = Rejected(3, "truncated", "JPEG: <b>cut</b>")
+    book.add("ingest", "toys/0000", [first, book.image(2, TWO_PEOPLE, [(0, "riding", 2)])], rows_in=3, rejected=[cut])
+    texts = captions(1, "a man rides a horse", "a man holds a cup"), captions(2, "a horse <script>alert(1)</script>")
+    book.add("caption", "toys/0000", texts)
+    parsed = triplets(1, (0, "man", "ride", "horse"), (1, "man", "hold", "cup"))
+    book.add("parse", "toys/0000", [parsed, triplets(2, (0, "horse", "next to", "man"))])
+    labels = [
+        relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.1), (1, "next to", 0, 0.8)),
+        relations(2, (0, "ride", 2, 0.6), (2, "next to", 0, 0.7)),
+    ]
+    proposed = [
+        pairs(1, (0, "ride", 2, 2), (1, "ride", 2, 2), (0, "next to", 1, 1)),
+        pairs(2, (0, "ride", 2, 2), (1, "ride", 2, 2), (2, "next to", 0, 2), (2, "next to", 1, 2)),
+    ]
+    book.add("tag", "toys/0000", labels, candidates=proposed, facts={"images/s": 2.0})
     return book
 
 
 @pytest.fixture
 def recipe(book: RunBuilder) -> Any:
-    """The recipe of the run in `book`, with one labelled dataset, `toys`."""
-    from pipeline.run.recipe import Recipe
-
-    source = {"name": "toys", "format": "coco", "images": book.pictures / "toys", "annotations": "none.json"}
-    data = {"sources": [source], "label": ["toys"], "tagger": ["toys"]}
-    return Recipe.model_validate({"name": "toy", "data": data, "shard": {"threshold": 0.5}})
+    """The recipe of the run in `book`."""
+    return recipe_of(book)
 
 
 class Stub:

@@ -137,3 +137,10 @@ class FaultyDisk(Disk):
 def _state(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def flip(path: Path, place: int, bit: int = 0) -> None:
+    """Flip a bit of the byte at `place` of a file."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1 << bit
+    path.write_bytes(data)

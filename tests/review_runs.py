@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
-from run_builder import RunBuilder, box, captions, pairs, relation
+from run_builder import RunBuilder, box, captions, pairs, recipe_of, relation
 
-from pipeline.run.recipe import Recipe
 from pipeline.runtime.stage import Rejected
 from storage.local_store import LocalStore
 from storage.runs import Run
@@ -42,12 +41,7 @@ PLAIN = Words()
 def review_run(folder: Path, name: str = "toy", images: int = IMAGES, words: Words = PLAIN) -> RunBuilder:
     """A finished run in the store `folder`/store."""
     book = RunBuilder(Run(LocalStore(folder / "store"), name), folder / "pictures")
-    source = {"name": "toys", "format": "coco", "images": book.pictures / "toys", "annotations": "none.json"}
-    data = {"sources": [source], "label": ["toys"], "tagger": ["toys"]}
-    recipe = Recipe.model_validate(
-        {"name": name, "store": str(folder / "store"), "data": data, "shard": {"threshold": 0.5}}
-    )
-    book.run.note("recipe", recipe.model_dump(mode="json"))
+    book.run.note("recipe", recipe_of(book, store=str(folder / "store")).model_dump(mode="json"))
     add_partition(book, "toys/0000", range(1, images + 1), words)
     return book
 

@@ -99,6 +99,15 @@ class RunBuilder:
         return {**row, "width": 200, "height": 120, "boxes": found, "relations": given}
 
 
+def recipe_of(book: RunBuilder, **settings: Any) -> Any:
+    """The recipe of a run with one labelled dataset, `toys`."""
+    from pipeline.run.recipe import Recipe  # which tests of the store need not load
+
+    source = {"name": "toys", "format": "coco", "images": book.pictures / "toys", "annotations": "none.json"}
+    data = {"sources": [source], "label": ["toys"], "tagger": ["toys"]}
+    return Recipe.model_validate({"name": book.run.name, "data": data, "shard": {"threshold": 0.5}, **settings})
+
+
 def artifact(folder: Path, **rows: Sequence[Mapping[str, Any]]) -> Artifact:
     """An artifact in `folder` for a stage to read, with these rows in tables of these names."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,19 +5,24 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
+from pipeline.runtime.engines.engine import StageCall
+from pipeline.runtime.execute import WorkItem
+from pipeline.runtime.logs import RunLogs
 from pipeline.runtime.settings import Settings, runtime
-from pipeline.runtime.stage import Inputs, Output, Partition, Rejected, ReportProgress, Stage
+from pipeline.runtime.stage import Inputs, Output, Partition, ReportProgress, Stage
 from storage.errors import FatalError, RetryableError
+from storage.keys import KeyTerms
 from storage.store import Store
 
 SCHEMA = pa.schema([("image_id", pa.int64()), ("process", pa.int64())])
 
 
 class CountSettings(Settings):
-    """`die_at`, `fail_at`, `waver_at`, `reject_at`: the image id at which it happens; `marks` is a folder for marker files.
+    """`die_at`, `fail_at`, `fail_once_at`: the image id at which it happens; `marks` is a folder for marker files.
 
     `wait`: the first try of each partition stops at its last image until there is a file `go`.
     """
@@ -26,7 +31,6 @@ class CountSettings(Settings):
     die_at: int = runtime(-1)
     fail_at: int = runtime(-1)
     fail_once_at: int = runtime(-1)
-    reject_at: int = runtime(-1)
     wait: bool = runtime(False)
 
 
@@ -66,9 +70,8 @@ class CountStage(Stage):
             if image_id == self.settings.fail_at:
                 raise FatalError(f"image {image_id} is impossible")
             report(done + 1, len(inputs.image_ids))
-        rejected = [Rejected(i, "unloved") for i in inputs.image_ids if i == self.settings.reject_at]
-        rows = [{"image_id": i, "process": os.getpid()} for i in inputs.image_ids if i != self.settings.reject_at]
-        return Output(pa.Table.from_pylist(rows, schema=SCHEMA), rejected=rejected, rows_in=len(inputs.image_ids))
+        rows = [{"image_id": image_id, "process": os.getpid()} for image_id in inputs.image_ids]
+        return Output(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 class ManyStage(CountStage):
@@ -90,3 +93,16 @@ class SteadyStage(CountStage):
         made = super().run(inputs, work, report)
         ids = made.table["image_id"]
         return Output(pa.table({"image_id": ids, "process": pa.array([0] * len(ids), pa.int64())}, schema=SCHEMA))
+
+
+def count_items(count: int, stage: str = "count") -> list[WorkItem]:
+    """That many partitions of two images."""
+    terms = [KeyTerms(stage, 1, {}, {"ids": [str(n)]}) for n in range(count)]
+    return [WorkItem(stage, f"set/{n:04d}", terms[n], {}, (10 * n, 10 * n + 1)) for n in range(count)]
+
+
+def count_call(folder: Path, stage: type[CountStage] = CountStage, **settings: Any) -> StageCall:
+    """What an engine is given: the stage, and its marks, logs and store in `folder`."""
+    folder.mkdir(exist_ok=True)
+    logs = RunLogs(folder / "logs", "toy")
+    return StageCall(stage, CountSettings(marks=folder, **settings), {}, {}, folder / "store", logs)

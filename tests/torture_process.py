@@ -1,20 +1,15 @@
 """A process that works on a store until it is done, killed or stopped: what `test_torture.py` starts many of."""
 
-import json
 import os
 import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-from toy_chain import SCHEMA, First, Second
+from toy_chain import Counting, First, Second, carry
 
-from pipeline.runtime.execute import WorkItem, execute
-from pipeline.runtime.settings import Settings
-from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
-from storage.atomic import write_atomic
+from pipeline.runtime.execute import WorkItem
+from pipeline.runtime.stage import Inputs, Output, ReportProgress
 from storage.keys import KeyTerms
 from storage.lease import Patience
 from storage.local_store import LocalStore
@@ -36,19 +31,11 @@ class SlowFirst(First):
         return super().run(inputs, work, report)
 
 
-class Training(Second):
-    """Goes on from its last step, as a training does from its checkpoint."""
+class Training(Counting):
+    """Can be killed between any two steps."""
 
-    name = "training"
-    resumes_from = "resume.json"
-
-    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        begun = int((work / "state").read_text()) if (work / "state").is_file() else 0
-        for step in range(begun + 1, 6):
-            time.sleep(random.uniform(0, _PAUSE))
-            write_atomic(work / "state", str(step).encode())
-            write_atomic(work / "resume.json", json.dumps({"files": ["state"], "step": step}).encode())
-        return Output(pa.table({"image_id": [int((work / "state").read_text())]}, schema=SCHEMA))
+    def counted(self, number: int) -> None:
+        time.sleep(random.uniform(0, _PAUSE))
 
 
 def open_place(address: str, folder: Path) -> Store:
@@ -71,17 +58,9 @@ def work_through(store: Store) -> None:
         for n in range(PARTITIONS)
     ]
     run = Run(store, "small")
-    keys = {item.partition: _carry(SlowFirst, item, store) for item in random.sample(items, len(items))}
+    keys = {item.partition: carry(SlowFirst, item, store) for item in random.sample(items, len(items))}
     run.record("first", "first", dict(sorted(keys.items())))
     inputs = {"images": tuple(store.folder("first", item.key) for item in items)}
     for stage in (Second, Training):
         item = WorkItem(stage.name, "all", KeyTerms(stage.name, 1, {}, {"images": ["c"]}), inputs)
-        run.record(stage.name, stage.name, {"all": _carry(stage, item, store)})
-
-
-def _carry(stage: type[Stage], item: WorkItem, store: Store) -> str:
-    return execute(stage(Settings()), item, store, _ignored).key
-
-
-def _ignored(*_: Any, **__: Any) -> None:
-    """Progress."""
+        run.record(stage.name, stage.name, {"all": carry(stage, item, store)})

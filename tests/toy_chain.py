@@ -1,5 +1,6 @@
 """A chain of two small stages, for tests that disturb it and compare the store byte by byte."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
+from storage.atomic import write_atomic
 from storage.damage import find_damage
 from storage.keys import KeyTerms
 from storage.runs import Run
@@ -44,6 +46,24 @@ class Second(Stage):
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         ids = [2 * row["image_id"] for row in inputs.table("images").to_pylist()]
         return Output(pa.table({"image_id": ids}, schema=SCHEMA))
+
+
+class Counting(Second):
+    """Counts to five in a file. Goes on from its last number, as a training does from its checkpoint."""
+
+    name = "counting"
+    resumes_from = "resume.json"
+
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
+        state = work / "state"
+        for number in range(int(state.read_text()) + 1 if state.is_file() else 1, 6):
+            write_atomic(state, str(number).encode())
+            write_atomic(work / "resume.json", json.dumps({"files": ["state"], "number": number}).encode())
+            self.counted(number)
+        return Output(pa.table({"image_id": [int(state.read_text())]}, schema=SCHEMA))
+
+    def counted(self, number: int) -> None:
+        """Called after each number."""
 
 
 def run_chain(store: Store) -> None:

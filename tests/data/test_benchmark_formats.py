@@ -16,7 +16,7 @@ from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import DataSource, annotation_source
 from pipeline.evaluation.ground_truth import GroundTruth
 from storage.errors import FatalError
-from tests.data.toy_sets import read_all, save_json, save_picture
+from tests.data.toy_sets import read_all, save_json, save_picture, text
 
 HICO: dict[str, Any] = {
     "objects": ["airplane", "dining_table", "person"],
@@ -93,11 +93,6 @@ def opened(format_name: str, path: Path, **files: Path) -> Reader:
 
 def reasons(record: ImageRecord) -> list[str]:
     return [reject.reason for reject in record.rejects]
-
-
-def text(path: Path, content: str) -> Path:
-    path.write_text(content)
-    return path
 
 
 def vrd(folder: Path, content: Any) -> Reader:

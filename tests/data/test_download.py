@@ -32,7 +32,7 @@ from pipeline.data.images.folders import open_folder
 from pipeline.data.images.refs import read_first
 from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError, RetryableError
-from tests.hostile.tars import base256, entry, pax, plain
+from tests.hostile.tars import base256, entry, pax, plain, tar_of
 
 CONTENT = bytes(range(256)) * 4096
 MEBIBYTE = len(CONTENT)
@@ -316,17 +316,7 @@ def _zip(members: dict[str, bytes]) -> bytes:
     return target.getvalue()
 
 
-def _tar(members: dict[str, bytes], mode: str = "w:gz") -> bytes:
-    target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode=mode) as packed:  # type: ignore[call-overload]
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            packed.addfile(member, io.BytesIO(data))
-    return target.getvalue()
-
-
-MAKE = {"a.zip": _zip, "a.tar.gz": _tar}
+MAKE = {"a.zip": _zip, "a.tar.gz": lambda members: gzip.compress(tar_of(members))}
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -409,7 +399,7 @@ def test_what_no_published_archive_holds_is_refused_and_leaves_nothing(tmp_path,
 
 def test_a_compressed_tar_becomes_one_that_is_read_in_place(tmp_path):
     archive = tmp_path / "patch3.tar.gz"
-    archive.write_bytes(gzip.compress(_tar({"patch3/a.jpg": b"picture"}, "w:")))
+    archive.write_bytes(gzip.compress(tar_of({"patch3/a.jpg": b"picture"})))
     gunzip(archive, tmp_path / "patch3.tar")
     assert _names(tmp_path) == {"patch3.tar"}
     image = open_folder(tmp_path / "patch3.tar").place("patch3/a.jpg")
@@ -435,9 +425,9 @@ def _serve_tiny(server: Server) -> None:
                 server.files[_address(file)] = _zip(members)
             elif file.then == "gunzip":
                 patch = Path(file.places[0]).stem
-                server.files[_address(file)] = gzip.compress(_tar({f"{patch}/1.jpg": b"x"}, "w:"))
+                server.files[_address(file)] = gzip.compress(tar_of({f"{patch}/1.jpg": b"x"}))
             elif file.path.endswith(".tar.gz"):
-                server.files[_address(file)] = _tar(members)
+                server.files[_address(file)] = gzip.compress(tar_of(members))
             else:
                 server.files[_address(file)] = b"{}"
 

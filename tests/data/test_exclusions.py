@@ -11,12 +11,7 @@ from pydantic import ValidationError
 from pipeline.data.exclusions import Contamination, ExclusionList, excluded_ids, exclusion_files, read_ids
 from storage.errors import FatalError
 from storage.tables import FINGERPRINTS
-from tests.data.toy_sets import save_json
-
-
-def text(path: Path, content: str) -> Path:
-    path.write_text(content)
-    return path
+from tests.data.toy_sets import save_json, text
 
 
 def a_list(path: Path, reason: str = "V-COCO test", **settings: Any) -> ExclusionList:

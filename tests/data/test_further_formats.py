@@ -10,8 +10,8 @@ from pipeline.data.datasets.record import AnnotatedRelation, Box
 from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import DataSource, annotation_source
 from pipeline.evaluation.ground_truth import GroundTruth
-from tests.data.test_benchmark_formats import BOXES, CLASSES, annotations, opened, reasons, text
-from tests.data.toy_sets import read_all, save_json, save_picture
+from tests.data.test_benchmark_formats import BOXES, CLASSES, annotations, opened, reasons
+from tests.data.toy_sets import read_all, save_json, save_picture, text
 
 SIZE = {"width": 100, "height": 80}
 IMAGE = {"id": 7, "file_name": "a.jpg", **SIZE}

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from faulty_disk import flip
 
 from pipeline.cli.store import damaged_files
 from pipeline.data.datasets.annotations import AnnotationError
@@ -100,12 +101,6 @@ def test_old_indexes_and_halves_of_the_killed_are_removed(coco, tmp_path):
 FILES = ["records", "names", "places.npy", "lost", "seal"]
 
 
-def _flip(path: Path, bit: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(data)
-
-
 @pytest.mark.parametrize("file", FILES)
 def test_a_file_that_is_damaged_cut_or_gone_is_found_and_the_index_is_rebuilt_on_use(file, coco, tmp_path):
     source = coco(IMAGES, BOXES)
@@ -113,7 +108,7 @@ def test_a_file_that_is_damaged_cut_or_gone_is_found_and_the_index_is_rebuilt_on
     whole, path = list(index), index.folder / file
     original = path.read_bytes()
     for bit in range(0, 8 * len(original), 8 * len(original) // 4):
-        _flip(path, bit + bit % 7)
+        flip(path, (bit + bit % 7) // 8, (bit + bit % 7) % 8)
         ((folder, what),) = damaged_indexes(tmp_path / "kept")
         assert folder == index.folder and what
         again = open_index(source, tmp_path / "kept")
@@ -129,10 +124,10 @@ def test_a_bit_that_flips_while_an_index_is_open_is_found_and_mended_from_the_sa
     source = coco(IMAGES, BOXES)
     index = open_index(source, tmp_path / "kept")
     whole = list(index)
-    _flip(index.folder / "records", 3)
+    flip(index.folder / "records", 0, 3)
     assert list(index) == whole
     source.annotations.write_text(source.annotations.read_text() + " ")
-    _flip(index.folder / "records", 3)
+    flip(index.folder / "records", 0, 3)
     with pytest.raises(AnnotationError, match="its annotations have changed since it was built; run again"):
         list(index)
 
@@ -145,7 +140,7 @@ def test_digests_of_partitions_that_changed_on_the_disk_are_computed_again(coco,
     assert list(damaged_files(LocalStore(tmp_path))) == []
     original = kept.read_bytes()
     for bit in range(0, 8 * len(original), 797):
-        _flip(kept, bit)
+        flip(kept, bit // 8, bit % 8)
         assert [(found.path, found.is_cache) for found in damaged_files(LocalStore(tmp_path))] == [(kept, True)]
         assert digests(source, tmp_path) == first
         kept.write_bytes(original)
@@ -191,9 +186,7 @@ def test_planning_reads_an_image_again_only_when_it_changed(coco, tmp_path, monk
         assert digests(source, tmp_path) == first
     changed = source.images / "c.jpg"
     before = changed.stat()
-    data = bytearray(changed.read_bytes())
-    data[-3] ^= 1
-    changed.write_bytes(data)
+    flip(changed, -3)
     os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
     second = digests(source, tmp_path)
     assert second[0] == first[0] and second[1] != first[1]

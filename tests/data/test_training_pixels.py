@@ -121,9 +121,6 @@ def test_pixels_for_prediction_are_normalised_by_the_same_statistics():
     assert pixels.dtype == torch.float32 and pixels.shape == (3, 64, 64)
 
 
-NOTHING_DRAWN = {"flip": 0.0, "colour": 0.0}
-
-
 def draws(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((count, DRAWS))
 

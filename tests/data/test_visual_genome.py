@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.data.datasets.record import AnnotatedRelation, Box
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import validate
-from tests.data.toy_sets import read_all, save_json, save_picture
+from tests.data.toy_sets import read_all, save_json, save_picture, text
 
 
 def thing(number: int, name: str, x: int = 0, y: int = 0, w: int = 20, h: int = 20, **more: Any) -> dict[str, Any]:
@@ -24,13 +24,10 @@ def genome(
     images.mkdir(exist_ok=True)
     for image_id in image_ids:
         save_picture(images / f"{image_id}.jpg")
-    extra = {}
-    for name, content in (files or {}).items():
-        extra[name] = folder / name
-        if isinstance(content, str):
-            (folder / name).write_text(content)
-        else:
-            save_json(folder / name, content)
+    extra = {
+        name: (text if isinstance(content, str) else save_json)(folder / name, content)
+        for name, content in (files or {}).items()
+    }
     path = save_json(folder / "relationships.json", relationships)
     return DataSource(name="vg", format="visual_genome", images=images, annotations=path, **extra)
 

@@ -32,6 +32,12 @@ def save_json(path: Path, content: Any) -> Path:
     return path
 
 
+def text(path: Path, content: str) -> Path:
+    """Writes a text file."""
+    path.write_text(content)
+    return path
+
+
 def read_all(source: DataSource) -> tuple[Reader, list[Any]]:
     """Reads a source to its end. Returns the exhausted reader and the records."""
     reader = open_source(source)

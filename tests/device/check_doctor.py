@@ -1,7 +1,5 @@
 """`rlip doctor --device` on another device: every line runs, and a fault turns exactly its lines red."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Tagging, captioning, the filter and evaluation on another device: the CPU's results, and a bounded number of waits."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Training on another device: the CPU's losses, exact resume, and a bounded number of copies and waits."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The stand-in device, for the checks that run in a process of their own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

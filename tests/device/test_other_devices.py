@@ -3,8 +3,6 @@
 Each file of checks has a process of its own, because torch learns of the stand-in's device before anything else.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

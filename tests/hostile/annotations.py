@@ -1,18 +1,17 @@
-"""Annotation files: a bad file is refused by name, a bad row costs itself."""
+"""Files of annotations and captions, of which a bad one is refused by name and a bad row costs itself; captions to parse."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from tests.hostile.case import Case, table, written
-from tests.hostile.ingested import CATEGORIES, good_image, ingested, instances
+from pipeline.captioning.recorded import RecordedCaptioner
+from pipeline.captioning.settings import CaptionSettings
+from tests.hostile.case import CATEGORIES, Case, good_image, ingested, instances, sparse, table, told, written
 
 REFUSED = r"refused: .*set\.json: .*expected COCO instances"
 INVALID = r"refused: .*set\.json: not (valid JSON|UTF-8)"
-GOOD_KEPT = "kept 1 images, 1 boxes; quarantined "
 DEEP = 100_000
 
 FILES: dict[str, tuple[str, Any]] = {
@@ -71,10 +70,6 @@ SPLITS: dict[str, tuple[str, str]] = {
 LARGER = r"refused: .*: has more than 20,971,520 bytes, the most that is read at once; expected "
 
 
-def sparse(path: Path) -> None:
-    os.truncate(path, 2**40)
-
-
 def nested(size: int) -> bytes:
     """Lists within lists, the JSON that takes most memory for its size."""
     deep = b"[" * 900 + b"]" * 900 + b","
@@ -106,24 +101,48 @@ NOT_ARRAYS: dict[str, Callable[[Any, str], object]] = {
 }
 AT_ONCE: dict[str, tuple[str, tuple[str, dict[str, Any]]]] = {
     "HICO-DET: lists within lists of 4 MB": (r"refused: .*set\.json: has no list 'objects'", ("hico_instances", {"set.json": nested(4 * 2**20)})),
-    "HICO-DET: a sparse file of 1 TiB": (LARGER + "HICO-DET", ("hico_instances", {"set.json": sparse})),
+    "HICO-DET: a sparse file of 1 TiB": (LARGER + "HICO-DET", ("hico_instances", {"set.json": sparse()})),
     "V-COCO: lists within lists of 30 MB": ("refused: .*set\\.json: .*expected V-COCO", ("vcoco", {"set.json": nested(30 * 2**20).removeprefix(b'{"annotation": ').removesuffix(b"}"), "instances": {}})),
-    "VG150: a dictionary of 1 TiB": (LARGER + "VG-SGG-dicts.json", ("vg150", {**VG150, "dictionary": sparse, "image_data": []})),
-    "VG150: image data of 1 TiB": (r"refused: .*image_data: .*expected image_data", ("vg150", {**VG150, "dictionary": DICTIONARY, "image_data": sparse})),
+    "VG150: a dictionary of 1 TiB": (LARGER + "VG-SGG-dicts.json", ("vg150", {**VG150, "dictionary": sparse(), "image_data": []})),
+    "VG150: image data of 1 TiB": (r"refused: .*image_data: .*expected image_data", ("vg150", {**VG150, "dictionary": DICTIONARY, "image_data": sparse()})),
     "VG150: arrays that claim 4 TiB": (r"refused: .*set\.json: claims [\d,]+ bytes of arrays", ("vg150", {"set.json": arrays(lambda file, name: file.create_dataset(name, (2**40,), "i4", chunks=(2**20,))), "dictionary": DICTIONARY, "image_data": []})),
     **{f"VG150: {name}": (NO_ARRAYS, ("vg150", {"set.json": arrays(make), "dictionary": DICTIONARY, "image_data": []})) for name, make in NOT_ARRAYS.items()},
-    "VRD: names of 1 TiB": (LARGER + "a JSON list of names", ("vrd", {"set.json": {}, "objects": sparse, "predicates": []})),
-    "HICO-DET: verbs of 1 TiB": (LARGER, ("hico_det", {"set.json": [], "verbs": sparse})),
-    "Visual Genome: aliases of 1 TiB": (LARGER + "comma-separated lines", ("visual_genome", {"set.json": [], "object_aliases": sparse})),
+    "VRD: names of 1 TiB": (LARGER + "a JSON list of names", ("vrd", {"set.json": {}, "objects": sparse(), "predicates": []})),
+    "HICO-DET: verbs of 1 TiB": (LARGER, ("hico_det", {"set.json": [], "verbs": sparse()})),
+    "Visual Genome: aliases of 1 TiB": (LARGER + "comma-separated lines", ("visual_genome", {"set.json": [], "object_aliases": sparse()})),
+}  # fmt: skip
+
+NO_CAPTIONS = r"^refused: .*captions\.json: .*expected COCO captions"
+NO_ID = "kept nothing; left out -1 caption without image id"
+
+CAPTIONS: dict[str, tuple[str, Any]] = {
+    "empty": (NO_CAPTIONS, b""), "no UTF-8": (NO_CAPTIONS, b'{"1": "\xff"}'), "lists within lists": (NO_CAPTIONS, b"[" * 10**5),
+    "an id of 5,000 digits": (NO_ID, b'[{"image_id": ' + b"1" * 5000 + b', "caption": "a man"}]'),
+    "a caption that is null": ("1 caption not text", {"1": None}),
+    "a caption of nothing": ("1 caption empty", {"1": ""}),
+    "a caption of invisible characters": ("1 caption empty", {"1": "\u200b\u202e\ufeff"}),
+    "a caption of a megabyte": ("1 caption too long", {"1": "man " * 2**18}),
+    "a caption with half a character": ("kept 1: 'a man'", {"1": "a \ud800man"}),
+    "a caption that clears terminals": (r"kept 1: '\[2J a man'", {"1": "\x1b[2J a man"}),
+}  # fmt: skip
+
+TEXTS: dict[str, tuple[str, str]] = {
+    "one word of 100,000 letters": ("^(passed|refused)", "m" * 100_000),
+    "relations within relations": ("^(passed|refused)", "a man on " * 400 + "a horse"),
+    "control characters": ("^(passed|refused)[^\x1b]*$", "a man \x1b[2J rides a horse"),
+    "half a character": ("^(passed|refused)", "a man \udc80 rides a horse"),
+    "brackets of rich": ("^(passed|refused)", "a [red]man[/red] rides a [link=http://x]horse"),
 }  # fmt: skip
 
 
 def cases() -> Iterator[Case]:
-    """Files as a whole, of COCO and of formats that are read at once, rows beside a good one, and names of splits."""
+    """Files as a whole, of COCO and of formats that are read at once, rows beside a good one, splits, and captions."""
     yield from table("annotations", AT_ONCE, _of_format)
     yield from table("annotations", FILES, ingested)
     yield from table("annotation rows", ROWS, _beside_a_good_row)
     yield from table("names", SPLITS, _of_split)
+    yield from table("captions", CAPTIONS, _read)
+    yield from table("caption", TEXTS, lambda folder, text: told("parse", text))
 
 
 def _beside_a_good_row(folder: Path, added: dict[str, Any]) -> str:
@@ -135,9 +154,7 @@ def _beside_a_good_row(folder: Path, added: dict[str, Any]) -> str:
 def _of_format(folder: Path, given: tuple[str, dict[str, Any]]) -> str:
     form, contents = given
     for name, content in contents.items():
-        path = written(folder / name, b"" if callable(content) else content)
-        if callable(content):
-            content(path)
+        written(folder / name, content)
     files = {name: folder / name for name in contents if name != "set.json"}
     return ingested(folder, None, format=form, split="test", **files)
 
@@ -150,3 +167,14 @@ def _of_split(folder: Path, split: str) -> str:
         return ingested(folder, instances(), split=split)
     except ValidationError as error:
         return f"refused: {error}"
+
+
+def _read(folder: Path, content: Any) -> str:
+    captioner = RecordedCaptioner(
+        CaptionSettings(captioner="recorded", recorded=(written(folder / "captions.json", content),))
+    )
+    kept = [
+        f"{i}: {caption.text!r}" for i in sorted(captioner.image_ids()) for caption in captioner.caption([], [i])[0]
+    ]
+    lost = [f"{reject.image_id} {reject.reason}" for reject in captioner.rejects]
+    return f"kept {'; '.join(kept) or 'nothing'}; left out {'; '.join(lost) or 'nothing'}"

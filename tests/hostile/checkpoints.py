@@ -15,9 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tests.hostile.case import Case, table, told
-
-Make = bytes | Callable[[Path], None]
+from tests.hostile.case import Case, Make, sparse, table, told, written
 
 
 class Runs:
@@ -100,7 +98,7 @@ def flipped(data: bytes) -> bytes:
     return data[: at + 3] + bytes([data[at + 3] ^ 1]) + data[at + 4 :]
 
 
-def sparse(path: Path) -> None:
+def of_a_tebibyte(path: Path) -> None:
     path.write_bytes(safetensors({"w": {"dtype": "F32", "shape": [2**38], "data_offsets": [0, 2**40]}}))
     os.truncate(path, path.stat().st_size + 2**40)
 
@@ -112,7 +110,7 @@ TORCH, TENSORS = "weights.pth", "weights.safetensors"
 HOSTILE_CODE = r"refused: .*weights\.pth: contains [\w.]+, which is code, not weights; none of it was run"
 
 FILES: dict[str, tuple[str, tuple[str, Make]]] = {
-    "no file": ("refused: .*no (weights|checkpoint) at", ("weights.pth/none", b"")),
+    "no file": ("refused: .*no (weights|checkpoint) at", (TORCH, lambda path: None)),
     "empty": (NOT_READABLE, (TORCH, b"")),
     "a header of 2^63 bytes": (NOT_READABLE, (TENSORS, safetensors(b"{}", length=2**63))),
     "a header of lists within lists": (NOT_READABLE, (TENSORS, safetensors(b'{"w": ' + b"[" * 10**5 + b"]" * 10**5 + b"}"))),
@@ -122,7 +120,7 @@ FILES: dict[str, tuple[str, tuple[str, Make]]] = {
     "a network of 5,000 digits": (r"refused: .*weights\.safetensors: invalid network configuration", (TENSORS, own('{"width": ' + "1" * 5000 + "}"))),
     "a network with an unknown setting": (r"refused: .*weights\.safetensors: invalid network configuration", (TENSORS, own('{"colour": "red"}'))),
     "a network of 10^9 layers": (r"refused: .*decoder_layers=1000000000: must be less", (TENSORS, own('{"decoder_layers": 1000000000}'))),
-    "a sparse file of 1 TiB": ("passed|refused", (TENSORS, sparse)),
+    "a sparse file of 1 TiB": ("passed|refused", (TENSORS, of_a_tebibyte)),
     "pickle: a command": (HOSTILE_CODE, (TORCH, pickle.dumps(Runs(os.system, "touch escaped"), protocol=2))),
     "pickle: a command in args": (HOSTILE_CODE, (TORCH, saved({"model": {}, "args": Runs(os.mkdir, "escaped")}))),
     "pickle: of the latest protocol": ("refused: .*weights.pth", (TORCH, saved({"model": {"w": Runs(os.mkdir, "escaped")}}, pickle_protocol=5))),
@@ -147,7 +145,7 @@ FILES: dict[str, tuple[str, tuple[str, Make]]] = {
 VOCABULARIES: dict[str, tuple[str, Make]] = {
     "vocabulary: lists within lists": (r"refused: .*vocabulary\.json: damaged", b"[" * 10**5),
     "vocabulary: names that are numbers": (r"refused: .*vocabulary\.json: damaged \(objects", b'{"image_size": 96, "objects": [7]}'),
-    "vocabulary: a sparse file of 1 TiB": (r"refused: .*vocabulary\.json: damaged \(more than 67,108,864 bytes\)", sparse),
+    "vocabulary: a sparse file of 1 TiB": (r"refused: .*vocabulary\.json: damaged \(more than 67,108,864 bytes\)", sparse()),
 }  # fmt: skip
 
 
@@ -159,23 +157,17 @@ def cases() -> Iterator[Case]:
     yield from table("weights", dict(list(unreadable.items())[::2]), _imported)
 
 
-def _write(folder: Path, given: tuple[str, Make]) -> Path:
-    name, content = given
-    path = folder / name
-    if path.parent == folder:
-        content(path) if callable(content) else path.write_bytes(content)
-    return path
-
-
 def _used(folder: Path, vocabulary: Make) -> str:
-    _write(folder, ("vocabulary.json", vocabulary))
+    written(folder / "vocabulary.json", vocabulary)
     Image.new("RGB", (32, 32)).save(folder / "image.png")
     return told("predict", folder, folder, "--out", folder / "found.json")
 
 
 def _shown(folder: Path, given: tuple[str, Make]) -> str:
-    return told("weights", "show", _write(folder, given))
+    name, content = given
+    return told("weights", "show", written(folder / name, content))
 
 
 def _imported(folder: Path, given: tuple[str, Make]) -> str:
-    return told("weights", "import", _write(folder, given), folder / "ours.safetensors")
+    name, content = given
+    return told("weights", "import", written(folder / name, content), folder / "ours.safetensors")

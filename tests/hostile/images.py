@@ -1,10 +1,9 @@
 """Image files: each costs its row, whatever is in it."""
 
-import io
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,15 @@ from typing import Any
 from PIL import Image
 
 from pipeline.data.images.opening import BadImage, probe
-from tests.hostile.case import Case, table
-from tests.hostile.ingested import ingested, instances
+from tests.data import toy_sets
+from tests.hostile.case import Case, Make, ingested, instances, sparse, table, written
 
 SIZE = (64, 48)
-Content = bytes | Callable[[Path], None]
 
 
-def encoded(form: str, size: tuple[int, int] = SIZE, mode: str = "RGB", **options: Any) -> bytes:
+def encoded(form: str, size: tuple[int, int] = SIZE, **options: Any) -> bytes:
     """An image in a format."""
-    buffer = io.BytesIO()
-    Image.radial_gradient("L").resize(size).convert(mode).save(buffer, form, **options)
-    return buffer.getvalue()
+    return toy_sets.encoded(Image.radial_gradient("L").resize(size).convert("RGB"), form, **options)
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -34,13 +30,8 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def png(width: int, height: int, data: bytes = b"", more: bytes = b"", depth: int = 8, colour: int = 2) -> bytes:
     """A PNG with any header."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + head
-        + more
-        + chunk(b"IDAT", data or zlib.compress(bytes(49 * 193)))
-        + chunk(b"IEND", b"")
-    )
+    body = chunk(b"IDAT", data or zlib.compress(bytes(49 * 193))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + head + more + body
 
 
 def bmp(width: int, height: int, offset: int = 54, bits: int = 24, compression: int = 0) -> bytes:
@@ -88,24 +79,11 @@ def webp_of(size: int) -> bytes:
 def bomb(mebibytes: int) -> bytes:
     """Compressed data that unpack to that many MiB of zeros."""
     press = zlib.compressobj(1)
-    head, block = (
-        press.compress(b"") + press.flush(zlib.Z_FULL_FLUSH),
-        press.compress(bytes(2**20)) + press.flush(zlib.Z_FULL_FLUSH),
-    )
+    head, block = (press.compress(data) + press.flush(zlib.Z_FULL_FLUSH) for data in (b"", bytes(2**20)))
     return head + block * mebibytes
 
 
-def sparse(head: bytes = b"") -> Callable[[Path], None]:
-    """A file of a tebibyte that takes no room."""
-
-    def write(path: Path) -> None:
-        path.write_bytes(head)
-        os.truncate(path, 2**40)
-
-    return write
-
-
-def linked(target: str) -> Callable[[Path], None]:
+def linked(target: str) -> Make:
     return lambda path: path.symlink_to(target)
 
 
@@ -120,7 +98,7 @@ def lost(reason: str) -> str:
     return f"kept 1 images, 1 boxes; quarantined 2 {reason}"
 
 
-IMAGES: dict[str, tuple[str, Content]] = {
+IMAGES: dict[str, tuple[str, Make]] = {
     "empty": (lost("empty file"), b""),
     "zeros": (lost("not an image"), bytes(4096)),
     "HTML with a script": (lost("not an image"), b"<html><script>alert(1)</script>"),
@@ -161,13 +139,9 @@ def cases() -> Iterator[Case]:
     yield from table("image", IMAGES, _beside_a_good_one)
 
 
-def _beside_a_good_one(folder: Path, content: Content) -> str:
+def _beside_a_good_one(folder: Path, content: Make) -> str:
     name = "bad.jpg"
-    (folder / "images").mkdir()
-    if callable(content):
-        content(folder / "images" / name)
-    else:
-        (folder / "images" / name).write_bytes(content)
+    written(folder / "images" / name, content)
     with suppress(BadImage):  # here, as later stages open what ingest accepted, and where every step is watched
         probe(folder / "images" / name)
     return ingested(folder, instances([{"id": 2, "file_name": name, "width": 64, "height": 48}]))

@@ -1,7 +1,5 @@
 """Plain mistakes: files in another encoding, names and numbers out of range, weights and folders that were mixed up."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -11,8 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from tests.hostile.case import Case, table, told, written
-from tests.hostile.ingested import GOOD, good_image, ingested
+from tests.hostile.case import GOOD, Case, good_image, ingested, table, told, written
 from tests.hostile.recipes import GOOD as RECIPE
 
 LATIN = "Mädchen".encode("latin-1")

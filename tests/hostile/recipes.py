@@ -1,9 +1,10 @@
-"""Recipes and the names that they and commands are given."""
+"""Recipes, and the names and URLs that they and commands are given. No password of a URL is ever told."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.hostile.case import Case, table, told, written
+from tests.hostile.stores import labelled_run
 
 GOOD = 'name = "r"\n[data]\nlabel = ["s"]\n[[data.sources]]\nname = "s"\nformat = "coco"\nimages = "i"\nannotations = "a.json"\n[pretrain]\nvariants = []\n'
 BAD_TOML = r"^refused: Error: .*r\.toml: not a readable TOML file"
@@ -47,12 +48,44 @@ NAMES: dict[str, tuple[str, tuple[str, ...]]] = {
     "a difference to a run that isn't": ("^refused", ("diff", "toy", "\x1b[2J")),
 }  # fmt: skip
 
+SECRET = "hunter2"
+NO_SECRET = f"^refused: (?!.*{SECRET})"
+MISTYPED: dict[str, tuple[str, str]] = {
+    "an archive of no name": ("^refused", "zip://"),
+    "5,000 characters": ("^refused: .*(too long|not a server URL)", "s" * 5000),
+    "a port of letters": ("^refused", "http://127.0.0.1:port/x"),
+    "half an IPv6 address": ("^refused", "http://[::1/x"),
+}
+PASSWORDS: dict[str, tuple[str, str]] = {
+    "a password to an unknown protocol": (NO_SECRET, f"nosuch://user:{SECRET}@host/x"),
+    "a password to a silent host": (NO_SECRET, f"http://user:{SECRET}@127.0.0.1:9/x"),
+    "a password in a query": (NO_SECRET, f"http://127.0.0.1:9/x?token={SECRET}"),
+    "a password behind a chain": (NO_SECRET, f"simplecache::http://user:{SECRET}@127.0.0.1:9/x"),
+}
+STRANGE: dict[str, tuple[str, str]] = {
+    "an unknown protocol": ("^refused", "nosuch://bucket/x"),
+    "a chain of protocols": ("^refused", "simplecache::file:///etc"),
+    "control characters": ("^refused: [^\x1b]*$", "nosuch://\x1b[2J"),
+}
+LABEL = ("label", "{}", "--tagger", "demo-tagger", "--detector", "demo-detector", "--captioner", "demo-captioner")
+ADDRESSED: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str]]]] = {
+    "show": (("show", "--store", "{}"), STRANGE | MISTYPED | PASSWORDS),
+    "push": (("store", "push", "toy", "{}", "--store", "store"), PASSWORDS),
+    "pull": (("store", "pull", "toy", "{}", "--store", "store"), PASSWORDS),
+    "lineage": (("store", "lineage", "toy", "--url", "{}", "--store", "store"), MISTYPED | PASSWORDS),
+    "label": (LABEL, MISTYPED), "shards": (("shards", "info", "{}"), MISTYPED),
+}  # fmt: skip
+"""Commands, with the addresses that each is given in a folder with a store."""
+
 
 def cases() -> Iterator[Case]:
-    """Recipes that are checked, settings of the command line, and names of things that a store holds."""
+    """Recipes that are checked, settings of the command line, names of things that a store holds, and URLs."""
     yield from table("recipe", RECIPES, lambda folder, text: told("plan", written(folder / "r.toml", text)))
     yield from table("setting", SETTINGS, _set)
     yield from table("names", NAMES, _named)
+    for command, (words, addresses) in ADDRESSED.items():
+        given = {f"{command}: {name}": each for name, each in addresses.items()}
+        yield from table("URL", given, lambda folder, url, words=words: _addressed(folder, words, url))
 
 
 def _set(folder: Path, setting: str) -> str:
@@ -60,6 +93,9 @@ def _set(folder: Path, setting: str) -> str:
 
 
 def _named(folder: Path, words: tuple[str, ...]) -> str:
-    from tests.hostile.stores import labelled_run
-
     return told(*words, "--store", labelled_run(folder))
+
+
+def _addressed(folder: Path, words: tuple[str, ...], url: str) -> str:
+    labelled_run(folder)
+    return told(*(word.format(url) for word in words))

@@ -1,4 +1,4 @@
-"""A small run in a store, and its files as anyone may have changed them: records, manifests, tables."""
+"""A small run in a store, its files as anyone may have changed them, and SQL that must reach its tables alone."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from faulty_disk import flip
 from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
 
 from storage.local_store import LocalStore
@@ -18,7 +19,7 @@ from storage.runs import Run
 from tests.hostile.case import Case, table, told
 
 DEEP = b"[" * 100_000
-Change = Callable[[Path], None]
+Change = Callable[[Path], object]
 
 
 def labelled_run(folder: Path) -> Path:
@@ -41,29 +42,20 @@ def _made() -> Path:
 
 
 def replaced(data: bytes) -> Change:
-    return lambda path: _write(path, data)
+    return lambda path: path.write_bytes(data)
 
 
 def field(name: str, value: Any) -> Change:
     """A JSON object with one field changed."""
-    return lambda path: _write(path, json.dumps({**json.loads(path.read_bytes()), name: value}).encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+    return lambda path: path.write_text(json.dumps({**json.loads(path.read_bytes()), name: value}))
 
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
-def flip(place: int) -> Change:
-    def change(path: Path) -> None:
-        data = bytearray(path.read_bytes())
-        data[place] ^= 1
-        path.write_bytes(data)
-
-    return change
+def flipped(place: int) -> Change:
+    return lambda path: flip(path, place)
 
 
 def padded(path: Path) -> None:
@@ -86,7 +78,7 @@ def rows(**columns: Any) -> Change:
 
 def footer(length: int) -> Change:
     """A table that states another length of its description."""
-    return lambda path: _write(path, path.read_bytes()[:-8] + length.to_bytes(4, "little") + b"PAR1")
+    return lambda path: path.write_bytes(path.read_bytes()[:-8] + length.to_bytes(4, "little") + b"PAR1")
 
 
 DAMAGED = "^refused: Error: .*(damaged|is not)"
@@ -119,15 +111,37 @@ MANIFESTS = {
 }  # fmt: skip
 TABLES = {
     "empty": (DAMAGED, replaced(b"")), "cut short": (DAMAGED, cut),
-    "a flipped bit in its middle": ("^refused", flip(60)),
-    "a flipped bit in its description": ("^(refused|passed)", flip(-60)),
+    "a flipped bit in its middle": ("^refused", flipped(60)),
+    "a flipped bit in its description": ("^(refused|passed)", flipped(-60)),
     "a description of 4 GiB": (DAMAGED, footer(2**32 - 1)), "other columns": ("^refused", rows(a=[1])),
     "a link to the passwords": (DAMAGED, linked), "a folder in its place": ("^refused", as_folder),
 }  # fmt: skip
 
 
+NO = "^refused: Error: "
+FORBIDDEN = NO + ".*(disabled|Permission|not allowed|locked|Cannot)"
+
+QUERIES: dict[str, tuple[str, str]] = {
+    "a file": (NO, "select * from '/etc/passwd'"),
+    "a file as text": (FORBIDDEN, "select * from read_text('/etc/passwd')"),
+    "a URL": (NO, "select * from 'http://127.0.0.1:9/x.parquet'"),
+    "a copy to a file": (FORBIDDEN, "copy images to 'escaped.csv'"),
+    "another database": (FORBIDDEN, "attach 'escaped.db' as other"),
+    "an extension to install": (NO, "install httpfs"),
+    "access switched on": (NO, "set enable_external_access = true"),
+    "a secret": (NO, "create persistent secret s (type s3, key_id 'a', secret 'b')"),
+    "a prepared statement": (FORBIDDEN, "prepare p as select * from read_text('/etc/passwd'); execute p"),
+    "five thousand brackets": (NO, "select " + "(" * 5000 + "1" + ")" * 5000),
+    "a name of a megabyte": (NO, f'select "{"x" * 2**20}" from images'),
+    "a zero byte": ("^passed: [^\0]*$", "select 'a\0b'"),
+    "control characters in the answer": ("^passed: [^\x1b]*$", "select '\x1b[2J' || chr(7) as a"),
+    "a string of 2 GB": (NO, "select length(repeat('x', 2000000000) || repeat('y', 2000000000))"),
+    "a pattern that explodes": ("^(passed|refused)", "select regexp_matches(repeat('a', 5000), '(a*)*b')"),
+}  # fmt: skip
+
+
 def cases() -> Iterator[Case]:
-    """Each change of a file, then the commands that read it."""
+    """Each change of a file, then the commands that read it; and each query of the same small run."""
     yield from _cases("record", "show", ("show", "toy", "tag"), STEP, STEPS)
     histories = {name: ("^(refused|passed)", change) for name, change in NOT_JSON.items()}
     yield from _cases("record", "history", ("show", "toy", "--history"), RECORD, histories)
@@ -137,6 +151,7 @@ def cases() -> Iterator[Case]:
     asked = {name: ("^(refused|passed)", change) for name, (_, change) in TABLES.items()}
     yield from _cases("table", "query", ("query", "toy", "select * from relations"), TABLE, asked)
     yield from _cases("table", "show", ("show", "toy", "tag"), TABLE, TABLES)
+    yield from table("SQL", QUERIES, lambda folder, sql: told("query", "toy", sql, "--store", labelled_run(folder)))
 
 
 def _cases(

@@ -1,18 +1,16 @@
 """Tars: as the folder of a dataset's images, and as shards."""
 
-import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from PIL import Image
 
 from tests.data.toy_sets import encoded
-from tests.hostile.case import Case, table, told
+from tests.hostile.case import GOOD, Case, Make, ingested, instances, sparse, table, told, written
 from tests.hostile.images import bomb
-from tests.hostile.ingested import GOOD, ingested, instances
 
-Make = bytes | Callable[[Path], None]
+END = bytes(1024)
 
 
 def picture() -> bytes:
@@ -36,6 +34,11 @@ def plain(name: str, data: bytes) -> bytes:
     return entry(name, size=b"%011o\0" % len(data), data=data)
 
 
+def tar_of(members: Mapping[str, bytes]) -> bytes:
+    """A tar of plain files."""
+    return b"".join(plain(name, data) for name, data in members.items()) + END
+
+
 def negative(number: int) -> bytes:
     """A size below zero, as GNU tar encodes it."""
     return b"\xff" + (256**11 + number).to_bytes(11, "big")
@@ -57,26 +60,9 @@ def pax(**fields: str) -> bytes:
 
 
 GOOD_ENTRY = plain(GOOD, picture())
-END = bytes(1024)
 DAMAGED = r"refused: .*images\.tar: can't be read as a tar"
 LOST = "kept 1 images, 1 boxes; quarantined 2 missing file"
 KEPT = r"kept 1 images, 1 boxes; quarantined (nothing|2 missing file: x\.jpg)"
-
-
-def sparse(length: int) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        path.write_bytes(GOOD_ENTRY)
-        os.truncate(path, length)
-
-    return write
-
-
-def huge_header(kind: bytes) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        path.write_bytes(GOOD_ENTRY + entry(kind=kind, size=base256(2**39)))
-        os.truncate(path, 2**40)
-
-    return write
 
 
 TARS: dict[str, tuple[str, Make]] = {
@@ -92,9 +78,9 @@ TARS: dict[str, tuple[str, Make]] = {
     "pax: a name that leads out": (KEPT, GOOD_ENTRY + pax(path="../../x.jpg") + plain("x.jpg", b"x") + END),
     "pax: a record that is longer than it": (f"{KEPT}|{DAMAGED}|2 not an image", GOOD_ENTRY + entry("pax", b"x", b"%011o\0" % 9, b"999 a=b\n\n") + plain("x.jpg", b"x") + END),
     "pax: a map of a sparse file": (f"{KEPT}|{DAMAGED}", GOOD_ENTRY + pax(GNU__sparse__major="1", GNU__sparse__minor="0", GNU__sparse__name="x.jpg") + plain("x.jpg", b"9999999\n" * 64) + END),
-    "a long name of 512 GiB": (DAMAGED, huge_header(b"L")),
+    "a long name of 512 GiB": (DAMAGED, sparse(GOOD_ENTRY + entry(kind=b"L", size=base256(2**39)))),
     "two thousand headers of headers": (DAMAGED, GOOD_ENTRY + entry(kind=b"L") * 2000 + END),
-    "a tebibyte of zeros behind it": (KEPT, sparse(2**40)),
+    "a tebibyte of zeros behind it": (KEPT, sparse(GOOD_ENTRY)),
     "the same name twice": ("kept 2 images", GOOD_ENTRY + plain("x.jpg", b"x") + plain("x.jpg", picture()) + END),
 }  # fmt: skip
 
@@ -112,18 +98,10 @@ def cases() -> Iterator[Case]:
             )  # fmt: skip
 
 
-def _make(path: Path, content: Make) -> Path:
-    if callable(content):
-        content(path)
-    else:
-        path.write_bytes(content)
-    return path
-
-
 def _as_images(folder: Path, content: Make) -> str:
-    tar = _make(folder / "images.tar", content)
+    tar = written(folder / "images.tar", content)
     return ingested(folder, instances([{"id": 2, "file_name": "x.jpg", "width": 64, "height": 48}]), tar)
 
 
 def _as_shard(folder: Path, content: Make, command: str) -> str:
-    return told("shards", command, _make(folder / "x.tar", content))
+    return told("shards", command, written(folder / "x.tar", content))

@@ -2,7 +2,6 @@
 
 import io
 import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,18 +22,9 @@ from storage.shards.scan import scan_tar
 from tests.hostile.checkpoints import SOUND
 from tests.hostile.images import encoded
 from tests.hostile.recipes import GOOD as RECIPE
+from tests.hostile.tars import END, pax, plain
 
 few = settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
-
-
-def tar() -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as file:
-        for name in ("a.jpg", "ä" * 60 + ".json"):
-            info = tarfile.TarInfo(name)
-            info.size = 600
-            file.addfile(info, io.BytesIO(bytes(600)))
-    return buffer.getvalue()
 
 
 def read_tar(path: Path) -> None:
@@ -49,10 +39,11 @@ def read_captions(path: Path) -> None:
     RecordedCaptioner(CaptionSettings(captioner="recorded", recorded=(path,)))
 
 
+TAR = plain("a.jpg", bytes(600)) + pax(path="ä" * 60 + ".json") + plain("x.json", bytes(600)) + END
 CAPTIONS = json.dumps({"1": ["a man rides"], "2": "a dog"}).encode()
 FILES: dict[str, tuple[bytes, Callable[[Path], Any]]] = {
     "JPEG": (encoded("JPEG", progressive=True), read_image),
-    "TIFF": (encoded("TIFF", compression="tiff_lzw"), read_image), "tar": (tar(), read_tar),
+    "TIFF": (encoded("TIFF", compression="tiff_lzw"), read_image), "tar": (TAR, read_tar),
     "checkpoint": (SOUND, read_checkpoint), "old checkpoint": (b"", read_checkpoint),
     "captions.json": (CAPTIONS, read_captions), "recipe.toml": (RECIPE.encode(), load_recipe),
 }  # fmt: skip

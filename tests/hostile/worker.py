@@ -25,10 +25,10 @@ import pyarrow as pa
 import pipeline.cli
 from pipeline.data.images import decoder_process
 from tagger.parsing.parser import load_parser
-from tests.hostile import annotations, captions, checkpoints, images, mistakes, queries, recipes, stores, tars, urls
+from tests.hostile import annotations, checkpoints, images, mistakes, recipes, stores, tars
 from tests.hostile.case import Case, outcome_of
 
-KINDS = (images, annotations, tars, checkpoints, stores, queries, recipes, captions, urls, mistakes)
+KINDS = (images, annotations, tars, checkpoints, stores, recipes, mistakes)
 SECONDS = 10
 """Processor time that a case may take."""
 PATIENCE = 90

@@ -1,9 +1,7 @@
-"""Rows of unchanged images are reused: only changed images are processed, and the bytes equal a full computation's."""
+"""Rows of unchanged images are reused, with the bytes of a full computation; what can't be reused is told."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +9,7 @@ import pytest
 from golden.stage_cases import TABLES, WRITER, recorded, stages
 from PIL import Image
 from small_set import small_recipe, write_small_set
-from toy_chain import First, carry, first_item
+from toy_chain import Counting
 from toy_store import commit
 
 from pipeline.captioning.settings import CaptionSettings
@@ -19,7 +17,7 @@ from pipeline.run.context import RunContext
 from pipeline.run.planner import Planner
 from pipeline.run.progress import Display
 from pipeline.run.runner import conclude, run, stage_call
-from pipeline.runtime.execute import WorkItem, execute
+from pipeline.runtime.execute import WorkItem, execute, interrupted
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.stages.caption import CaptionStage
@@ -148,31 +146,20 @@ def test_captions_of_crops_around_boxes_depend_on_them():
 
 
 @pytest.mark.parametrize("opened", ["parse"], indirect=True)
-def test_nothing_is_taken_over_from_what_other_settings_made_or_is_damaged(opened, tmp_path):
+def test_nothing_is_taken_over_from_what_other_settings_made_or_if_one_table_is_damaged(opened, tmp_path):
     store, rows = LocalStore(tmp_path / "store"), _rows(opened)
     images = {row["image_id"] for row in rows["captions"]}
+    rows["captions"][-1]["captions"][0]["text"] = "12345"
     other, before = _execute(opened, store, rows, model="other"), _execute(opened, store, rows)
+    assert set(before.manifest.files) == {"triplets.parquet", "rejected.parquet"}
     _changed_words(rows)
-    before.file("triplets.parquet").write_bytes(b"PAR1 torn")
+    still_a_table = before.table("triplets").take([0] * len(images))
+    before.file("triplets.parquet").write_bytes(table_bytes(still_a_table))
     for previous in (other.key, before.key, "f" * 64):
         watch = Watch(opened)
         after = _execute(opened, store, rows, previous)
         assert set(watch.seen) == images
         store.discard("parse", after.key)
-
-
-@pytest.mark.parametrize("opened", ["parse"], indirect=True)
-def test_one_damaged_table_is_enough_for_nothing_to_be_taken_over(opened, tmp_path):
-    """The damage still reads as a table, so that only its digest tells."""
-    store, rows = LocalStore(tmp_path / "store"), _rows(opened)
-    rows["captions"][-1]["captions"][0]["text"] = "12345"
-    before = _execute(opened, store, rows)
-    assert set(before.manifest.files) == {"triplets.parquet", "rejected.parquet"}
-    before.file("triplets.parquet").write_bytes(table_bytes(before.table("triplets").take([0] * len(rows["captions"]))))
-    _changed_words(rows)
-    after = _execute(opened, store, rows, before.key)
-    whole = _execute(opened, LocalStore(tmp_path / "other"), rows)
-    assert after.table("triplets").to_pylist() == whole.table("triplets").to_pylist()
 
 
 class Lengths(Stage):
@@ -257,24 +244,6 @@ def test_a_stage_says_whether_its_rows_depend_on_their_image_alone():
     assert {name for name, stage in stages().items() if stage.row_wise} == set(CHANGE)
 
 
-def test_whoever_waited_for_another_takes_what_that_one_made(tmp_path):
-    store, began, waited = LocalStore(tmp_path), Event(), Event()
-    runs: list[str] = []
-
-    class Slow(First):
-        def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-            runs.append("run")
-            began.set()
-            assert waited.wait(20)
-            return super().run(inputs, work, report)
-
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(carry, Slow, first_item(), store)
-        assert began.wait(20)
-        second = execute(Slow(Settings()), first_item(), store, lambda done, total, note="": waited.set())
-    assert (second.key, second.cached, runs) == (first.result(), True, ["run"])
-
-
 def test_results_that_another_execution_replaced_meanwhile_are_not_taken_for_those_of_this_one(tmp_path):
     write_small_set(tmp_path, 2)
     context = RunContext(small_recipe(tmp_path, "run.until=ingest"))
@@ -285,3 +254,28 @@ def test_results_that_another_execution_replaced_meanwhile_are_not_taken_for_tho
         conclude(context, outcome)
     context.run.record("ingest", "ingest", keys)
     assert conclude(context, outcome)[1].is_file(), "an equal one does no harm"
+
+
+class Training(Counting):
+    """Is interrupted after each checkpoint."""
+
+    def counted(self, number: int) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_changed_setting_that_costs_checkpoints_is_named(tmp_path):
+    store, notes = LocalStore(tmp_path), []
+
+    def attempt(step: str, batch: int) -> WorkItem:
+        item = WorkItem(step, "all", KeyTerms("counting", 1, {"batch": batch, "steps": 9}, {"shards": [step]}))
+        with pytest.raises(KeyboardInterrupt):
+            execute(Training(Settings()), item, store, lambda done, total, note="": notes.append(note))
+        return item
+
+    item = attempt("pretrain:none", 8)
+    assert notes == [] and interrupted(Training, item, store) == "continues from its last checkpoint"
+    attempt("pretrain:none", 8)
+    attempt("pretrain:pseudo", 16)
+    assert notes == [], "the same training, and one of another step"
+    attempt("pretrain:none", 16)
+    assert notes == ["starts from scratch, because it differs from the interrupted one: batch: 8 → 16"]

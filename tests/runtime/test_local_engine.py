@@ -11,16 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from small_stages import CountSettings, CountStage
+from small_stages import CountStage, count_call, count_items
 
 from pipeline.runtime import processes
-from pipeline.runtime.engines.engine import StageCall
 from pipeline.runtime.engines.local import LocalEngine
-from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.stage import Inputs
 from storage.digests import digest_file
 from storage.errors import FatalError, RetryableError
-from storage.keys import KeyTerms
 from storage.local_store import LocalStore
 
 
@@ -35,24 +32,13 @@ def own_parent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     server._stop()
 
 
-def _items(count: int) -> list[WorkItem]:
-    return [
-        WorkItem("count", f"set/{n:04d}", KeyTerms("count", 1, {}, {"ids": [str(n)]}), {}, (10 * n, 10 * n + 1))
-        for n in range(count)
-    ]
-
-
-def _call(tmp_path: Path, **settings: int) -> StageCall:
-    return StageCall(CountStage, CountSettings(marks=tmp_path, **settings), {}, {}, tmp_path / "store")
-
-
 def test_items_are_committed_and_the_stage_is_opened_once_a_worker(tmp_path):
     seen: list[tuple[int, int]] = []
-    with LocalEngine(_call(tmp_path), 2, lambda item, done, total, note: seen.append((done, total))) as engine:
-        records = [future.result() for future in [engine.submit(item) for item in _items(6)]]
+    with LocalEngine(count_call(tmp_path), 2, lambda item, done, total, note: seen.append((done, total))) as engine:
+        records = [future.result() for future in [engine.submit(item) for item in count_items(6)]]
     store = LocalStore(tmp_path / "store")
     workers = set()
-    for record, item in zip(records, _items(6), strict=True):
+    for record, item in zip(records, count_items(6), strict=True):
         artifact = store.find("count", item.key)
         assert artifact is not None and record.key == item.key and record.rows_out == 2
         workers |= set(artifact.table("counts")["process"].to_pylist())
@@ -70,8 +56,8 @@ def _kill(process: psutil.Process) -> None:
 
 def test_a_worker_computes_with_one_thread_from_its_first_library_on(tmp_path, own_parent):
     before = dict(os.environ)
-    with LocalEngine(_call(tmp_path), 1) as engine:
-        record = engine.submit(_items(1)[0]).result()
+    with LocalEngine(count_call(tmp_path), 1) as engine:
+        record = engine.submit(count_items(1)[0]).result()
         artifact = LocalStore(tmp_path / "store").find("count", record.key)
         (process,) = set(artifact.table("counts")["process"].to_pylist())
         began_with = psutil.Process(process).environ()
@@ -83,21 +69,15 @@ def test_a_worker_has_the_environment_of_its_start(tmp_path, monkeypatch):
     for home in (tmp_path / "one", tmp_path / "other"):
         home.mkdir()
         monkeypatch.setenv("HOME", str(home))
-        with LocalEngine(_call(home), 1) as engine:
-            engine.submit(_items(1)[0]).result()
+        with LocalEngine(count_call(home), 1) as engine:
+            engine.submit(count_items(1)[0]).result()
         (mark,) = home.glob("open-*")
         assert mark.read_text() == str(home)
 
 
-def test_an_item_that_is_in_the_store_is_not_worked_again(tmp_path):
-    for expected in (False, True):
-        with LocalEngine(_call(tmp_path), 1) as engine:
-            assert engine.submit(_items(1)[0]).result().cached is expected
-
-
 def test_a_worker_that_dies_is_replaced_and_its_item_tried_again(tmp_path):
-    with LocalEngine(_call(tmp_path, die_at=10), 1) as engine:
-        records = [future.result() for future in [engine.submit(item) for item in _items(3)]]
+    with LocalEngine(count_call(tmp_path, die_at=10), 1) as engine:
+        records = [future.result() for future in [engine.submit(item) for item in count_items(3)]]
     assert [record.partition for record in records] == ["set/0000", "set/0001", "set/0002"]
 
 
@@ -110,9 +90,8 @@ class DeadlyStage(CountStage):
 
 
 def test_an_item_whose_workers_all_die_is_given_up_and_says_what_to_do(tmp_path):
-    call = StageCall(DeadlyStage, CountSettings(marks=tmp_path), {}, {}, tmp_path / "store")
-    with LocalEngine(call, 1) as engine:
-        futures = [engine.submit(item) for item in _items(2)]
+    with LocalEngine(count_call(tmp_path, DeadlyStage), 1) as engine:
+        futures = [engine.submit(item) for item in count_items(2)]
         for number, future in enumerate(futures):
             with pytest.raises(RetryableError, match=rf"set/000{number}: its worker died 3 times .*-9"):
                 future.result(timeout=120)
@@ -148,22 +127,16 @@ def _origin(tmp_path: Path, key: str) -> psutil.Process:
     return origin
 
 
-def test_the_process_that_workers_are_forked_from_has_a_single_thread(tmp_path):
-    with LocalEngine(_call(tmp_path), 1) as engine:
-        origin = _origin(tmp_path, engine.submit(_items(1)[0]).result().key)
-        assert origin.num_threads() == 1, "a fork has no copies of threads, but of the locks that they held"
-
-
 def test_the_process_that_workers_are_forked_from_may_die(tmp_path, own_parent):
-    with LocalEngine(_call(tmp_path, die_at=10), 1) as engine:
-        first, second, third = _items(3)
+    with LocalEngine(count_call(tmp_path, die_at=10), 1) as engine:
+        first, second, third = count_items(3)
         _kill(_origin(tmp_path, engine.submit(first).result().key))
         assert [engine.submit(item).result().partition for item in (second, third)] == ["set/0001", "set/0002"]
 
 
 def test_errors_keep_their_type_and_words(tmp_path):
-    with LocalEngine(_call(tmp_path, fail_at=0, fail_once_at=10), 1) as engine:
-        first, second, third = [engine.submit(item) for item in _items(3)]
+    with LocalEngine(count_call(tmp_path, fail_at=0, fail_once_at=10), 1) as engine:
+        first, second, third = [engine.submit(item) for item in count_items(3)]
         with pytest.raises(FatalError, match="image 0 is impossible"):
             first.result()
         with pytest.raises(RetryableError, match="did not answer"):
@@ -172,17 +145,9 @@ def test_errors_keep_their_type_and_words(tmp_path):
 
 
 def test_after_an_interrupt_nobody_waits_for_what_was_dropped(tmp_path):
-    with pytest.raises(KeyboardInterrupt), LocalEngine(_call(tmp_path, wait=True), 1) as engine:
-        futures = [engine.submit(item) for item in _items(3)]
+    with pytest.raises(KeyboardInterrupt), LocalEngine(count_call(tmp_path, wait=True), 1) as engine:
+        futures = [engine.submit(item) for item in count_items(3)]
         raise KeyboardInterrupt
-    for future in as_completed([*futures, engine.submit(_items(4)[3])], timeout=20):
+    for future in as_completed([*futures, engine.submit(count_items(4)[3])], timeout=20):
         with pytest.raises(RetryableError, match="stopped"):
             future.result()
-
-
-def test_what_is_rejected_is_counted_and_kept_for_reading(tmp_path):
-    with LocalEngine(_call(tmp_path, reject_at=1), 1) as engine:
-        record = engine.submit(_items(1)[0]).result()
-    assert (record.rows_in, record.rows_out, record.rejected) == (2, 1, {"unloved": 1})
-    artifact = LocalStore(tmp_path / "store").find("count", record.key)
-    assert artifact.rejected().to_pylist() == [{"image_id": 1, "stage": "count", "reason": "unloved", "value": ""}]

@@ -41,64 +41,21 @@ def test_kept_memory_is_not_mapped_again():
 
 
 STARTER = """
-import os, time
-from pipeline.runtime import processes
-from pipeline.runtime.processes import begin_fork, fork_context
+import os, sys, time
+from pipeline.runtime.processes import begin_fork, fork_context, preload
 def work(pipe):
     begin_fork({})
-    pipe.send(os.getpid())
+    pipe.send((os.getpid(), "colorsys" in sys.modules))
     while True:
         pass
-if __name__ == "__main__":
-    context = fork_context()
-    mine, theirs = context.Pipe()
-    context.Process(target=work, args=(theirs,)).start()
-    print(mine.recv(), flush=True)
-    time.sleep(600)
-"""
-
-
-def test_a_busy_fork_is_killed_with_the_process_that_started_it(tmp_path):
-    script = tmp_path / "starter.py"
-    script.write_text(STARTER)
-    root = Path(__file__).parents[2]
-    starter = subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(root)}
-    )
-    with watched(int(starter.stdout.readline())) as ends:
-        assert not ends(0)
-        starter.kill()
-        starter.wait()
-        assert ends(30)
-
-
-PRELOADING = """
-import sys
-from pipeline.runtime.processes import fork_context, preload
-def work(pipe):
-    pipe.send("colorsys" in sys.modules)
 if __name__ == "__main__":
     preload(["colorsys"])
     context = fork_context()
     mine, theirs = context.Pipe()
     context.Process(target=work, args=(theirs,)).start()
-    print(mine.recv(), flush=True)
+    print(*mine.recv(), flush=True)
+    time.sleep(600)
 """
-
-
-def test_a_fork_has_the_modules_that_were_named_before_the_first_one(tmp_path, root):
-    script = tmp_path / "preloading.py"
-    script.write_text(PRELOADING)
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    said = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
-    assert said.stdout == "True\n", said.stderr
-
-
-def test_the_process_that_others_are_forked_from_has_one_thread():
-    ready_to_fork(["pyarrow.dataset"])  # and all that tests' processes share
-    assert len(list(Path(f"/proc/{forkserver._forkserver._forkserver_pid}/task").iterdir())) == 1
-
-
 IMPORTING = """
 from pipeline.runtime.processes import preload, ready_to_fork
 if __name__ == "__main__":
@@ -110,18 +67,35 @@ if __name__ == "__main__":
 """
 
 
+def script(folder: Path, text: str) -> subprocess.Popen[str]:
+    """Starts a script, in a session of its own, that may import what lies beside it."""
+    (folder / "script.py").write_text(text)
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), str(folder)])
+    return subprocess.Popen(
+        [sys.executable, folder / "script.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": paths}, start_new_session=True,
+    )  # fmt: skip
+
+
+def test_a_busy_fork_has_the_modules_that_were_named_and_is_killed_with_the_process_that_started_it(tmp_path):
+    starter = script(tmp_path, STARTER)
+    pid, has_module = starter.stdout.readline().split()
+    with watched(int(pid)) as ends:
+        assert not ends(0)
+        starter.kill()
+        starter.wait()
+        assert ends(30)
+    assert has_module == "True"
+
+
+def test_the_process_that_others_are_forked_from_has_one_thread():
+    ready_to_fork(["pyarrow.dataset"])  # and all that tests' processes share
+    assert len(list(Path(f"/proc/{forkserver._forkserver._forkserver_pid}/task").iterdir())) == 1
+
+
 def test_ctrl_c_is_told_of_once_while_forks_still_import(tmp_path):
-    (tmp_path / "script.py").write_text(IMPORTING)
     (tmp_path / "slow_to_import.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(1)\n")
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path)])
-    process = subprocess.Popen(
-        [sys.executable, tmp_path / "script.py"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths},
-        start_new_session=True,
-    )
+    process = script(tmp_path, IMPORTING)
     assert process.stdout.readline() == "importing\n"
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=60) == ("stopped\n", "")

@@ -10,20 +10,17 @@ import psutil
 import pytest
 from ray_on_loopback import two_nodes
 from small_set import small_recipe, train_long, write_small_set
-from small_stages import CountSettings, CountStage, SteadyStage
+from small_stages import SteadyStage, count_call, count_items
 from warm_process import wait_for
 
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import needs, require
-from pipeline.runtime.engines.engine import StageCall
 from pipeline.runtime.engines.local import LocalEngine
 from pipeline.runtime.engines.ray import RayEngine
 from pipeline.runtime.engines.ray_cluster import Node, room_for
 from pipeline.runtime.execute import WorkItem
-from pipeline.runtime.logs import RunLogs
 from pipeline.runtime.stage import GIB, Resources
 from storage.errors import FatalError, RetryableError
-from storage.keys import KeyTerms
 from storage.local_store import LocalStore
 
 ray = pytest.importorskip("ray")
@@ -39,21 +36,10 @@ def cluster() -> Iterator[Any]:
 def expected(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Digests of the first items of `SteadyStage`, made by the local engine."""
     folder = tmp_path_factory.mktemp("here")
-    with LocalEngine(_call(folder, SteadyStage), 1) as engine:
-        for future in [engine.submit(item) for item in _items(3, "steady")]:
+    with LocalEngine(count_call(folder, SteadyStage), 1) as engine:
+        for future in [engine.submit(item) for item in count_items(3, "steady")]:
             future.result()
-    return _contents(folder / "store", _items(3, "steady"))
-
-
-def _items(count: int, stage: str = "count") -> list[WorkItem]:
-    terms = [KeyTerms(stage, 1, {}, {"ids": [str(n)]}) for n in range(count)]
-    return [WorkItem(stage, f"set/{n:04d}", terms[n], {}, (10 * n, 10 * n + 1)) for n in range(count)]
-
-
-def _call(folder: Path, stage: type[CountStage] = CountStage, **settings: Any) -> StageCall:
-    folder.mkdir(exist_ok=True)
-    logs = RunLogs(folder / "logs", "toy")
-    return StageCall(stage, CountSettings(marks=folder, **settings), {}, {}, folder / "store", logs)
+    return _contents(folder / "store", count_items(3, "steady"))
 
 
 def _contents(store: Path, items: list[WorkItem]) -> list[str]:
@@ -72,8 +58,8 @@ def _waiting(folder: Path, count: int) -> list[int]:
 
 
 def test_a_killed_actor_is_replaced_and_digests_stay(cluster, tmp_path, expected):
-    items = _items(3, "steady")
-    with RayEngine(_call(tmp_path, SteadyStage, die_at=10), address=cluster.address, most=1) as engine:
+    items = count_items(3, "steady")
+    with RayEngine(count_call(tmp_path, SteadyStage, die_at=10), address=cluster.address, most=1) as engine:
         records = [future.result() for future in [engine.submit(item) for item in items]]
     assert [record.partition for record in records] == [item.partition for item in items]
     assert (tmp_path / "once-10").exists() and len(list(tmp_path.glob("open-*"))) == 2
@@ -81,15 +67,15 @@ def test_a_killed_actor_is_replaced_and_digests_stay(cluster, tmp_path, expected
 
 
 def test_one_actor_opens_its_stage_once_and_its_errors_keep_type_and_words(cluster, tmp_path):
-    with RayEngine(_call(tmp_path, fail_at=0, fail_once_at=10), address=cluster.address, most=1) as engine:
+    with RayEngine(count_call(tmp_path, fail_at=0, fail_once_at=10), address=cluster.address, most=1) as engine:
         assert engine.workers == 1
-        first, second, third = [engine.submit(item) for item in _items(3)]
+        first, second, third = [engine.submit(item) for item in count_items(3)]
         with pytest.raises(FatalError, match="image 0 is impossible"):
             first.result()
         with pytest.raises(RetryableError, match="did not answer"):
             second.result()
         assert third.result().rows_out == 2
-        assert engine.submit(_items(3)[2]).result().cached
+        assert engine.submit(count_items(3)[2]).result().cached
     assert len(list(tmp_path.glob("open-*"))) == 1
     (log,) = (tmp_path / "logs").glob("worker-*.log")
     assert log.read_text().count("committed run=toy step=count partition=set/0002") == 1
@@ -98,16 +84,16 @@ def test_one_actor_opens_its_stage_once_and_its_errors_keep_type_and_words(clust
 def test_progress_arrives_and_an_interrupt_leaves_no_process(cluster, tmp_path):
     seen: list[tuple[str, int, int]] = []
     engine = RayEngine(
-        _call(tmp_path, wait=True),
+        count_call(tmp_path, wait=True),
         lambda i, done, total, note: seen.append((i.partition, done, total)),
         address=cluster.address,
     )
     with pytest.raises(KeyboardInterrupt), engine:
-        futures = [engine.submit(item) for item in _items(3)]
+        futures = [engine.submit(item) for item in count_items(3)]
         pids = _waiting(tmp_path, 2)
         wait_for(lambda: len({p for p, *rest in seen if rest == [1, 2]}) == 2 or None, 20, "no progress")
         raise KeyboardInterrupt
-    for future in as_completed([*futures, engine.submit(_items(4)[3])], timeout=5):
+    for future in as_completed([*futures, engine.submit(count_items(4)[3])], timeout=5):
         with pytest.raises(RetryableError, match="stopped"):
             future.result()
     wait_for(lambda: not any(map(psutil.pid_exists, pids)) or None, 20, "an actor outlived its engine")
@@ -170,8 +156,8 @@ def test_room_counts_shares_of_gpus():
 
 def test_a_lost_node_costs_its_partitions_only(cluster, tmp_path, expected):
     """The last test of the cluster, which lacks a node afterwards."""
-    items = _items(3, "steady")
-    with RayEngine(_call(tmp_path, SteadyStage, wait=True), address=cluster.address) as engine:
+    items = count_items(3, "steady")
+    with RayEngine(count_call(tmp_path, SteadyStage, wait=True), address=cluster.address) as engine:
         futures = [engine.submit(item) for item in items]
         _waiting(tmp_path, 2)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)

@@ -1,7 +1,5 @@
 """In the second world, boxes say nothing about acts, and tests have what training lacks in words that it knows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from random import Random
 

@@ -1,7 +1,5 @@
 """The synthetic world is deterministic and follows its own rules; its captions are true, short and varied."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from random import Random

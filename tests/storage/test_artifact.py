@@ -3,18 +3,18 @@
 import errno
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from toy_store import put
+from toy_store import commit, put
 
 from storage.artifact import Artifact, require_schemas
-from storage.digests import digest_file
 from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
-from storage.manifest import MANIFEST, Counts, FileEntry, Manifest
+from storage.manifest import Counts, FileEntry, Manifest
 from storage.tables import (
     ADDED,
     CAPTIONS,
@@ -40,51 +40,31 @@ def _manifest(stage: str, **rows: int | None) -> Manifest:
     )  # fmt: skip
 
 
-def test_a_table_of_today_is_read_without_a_look_at_the_manifest(tmp_path):
-    artifact = put(LocalStore(tmp_path), "caption", rows=[3])
-    (artifact.folder / MANIFEST).unlink()
-    assert artifact.table("captions")["image_id"].to_pylist() == [3]
-
-
-def test_a_file_that_the_manifest_names_and_that_is_gone_is_damage(tmp_path):
+def test_a_file_that_the_manifest_does_not_name_is_missing(tmp_path):
     artifact = put(LocalStore(tmp_path), "caption")
-    artifact.file("captions.parquet").unlink()
-    with pytest.raises(
-        FatalError, match=rf"^{artifact.folder}/captions\.parquet: damaged \(gone\); remove its artifact"
-    ):
-        artifact.table("captions")
     with pytest.raises(FileNotFoundError, match=rf"^caption {artifact.key[:12]} has no other\.parquet$"):
         artifact.table("other")
 
 
-def test_a_torn_table_is_damage_and_a_failing_disk_is_not(tmp_path, monkeypatch):
-    artifact = put(LocalStore(tmp_path), "caption")
-    path = artifact.file("captions.parquet")
-    path.write_bytes(b"PAR1 torn PAR1")
-    with pytest.raises(
-        FatalError, match=rf"^{path}: damaged \(.*arquet.*\); remove its artifact with `rlip store verify"
-    ):
-        artifact.table("captions")
-
-    def fail(path: Path) -> None:
-        raise OSError(errno.EIO, "no")
-
-    monkeypatch.setattr("storage.artifact.read_table", fail)
-    with pytest.raises(OSError, match="no") as caught:
-        artifact.table("captions")
-    assert caught.value.errno == errno.EIO
-
-
-def test_a_whole_artifact_has_all_files_with_the_bytes_of_its_manifest(tmp_path):
+@pytest.mark.parametrize("data, of_table, of_artifact", [
+    (None, "gone", "gone"), (b"PAR1 torn PAR1", ".*arquet.*", "bytes do not match the digest"),
+])  # fmt: skip
+def test_a_file_that_is_gone_or_torn_is_damage(tmp_path, data, of_table, of_artifact):
     artifact = put(LocalStore(tmp_path), "caption")
     artifact.require_whole()
     path = artifact.file("captions.parquet")
-    path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(FatalError, match=rf"^{path}: damaged \(bytes do not match the digest\); remove its artifact"):
-        artifact.require_whole()
-    path.unlink()
-    with pytest.raises(FatalError, match=rf"^{path}: damaged \(gone\); remove its artifact"):
-        artifact.require_whole()
+    path.unlink() if data is None else path.write_bytes(data)
+    for read, what in ((lambda: artifact.table("captions"), of_table), (artifact.require_whole, of_artifact)):
+        with pytest.raises(FatalError, match=rf"^{path}: damaged \({what}\); remove its artifact with `rlip store"):
+            read()
+
+
+def test_a_failing_disk_is_no_damage(tmp_path, monkeypatch):
+    artifact = put(LocalStore(tmp_path), "caption")
+    monkeypatch.setattr("storage.artifact.read_table", Mock(side_effect=OSError(errno.EIO, "no")))
+    with pytest.raises(OSError, match="no") as caught:
+        artifact.table("captions")
+    assert caught.value.errno == errno.EIO
 
 
 def test_a_table_is_written_in_one_form(tmp_path):
@@ -151,16 +131,8 @@ def _old(tmp_path: Path, stage: str, name: str, extra: list[tuple[str, pa.DataTy
     """An artifact with a table of the first version: two images, one without items."""
     items = pa.list_(pa.struct([*FIRST[name], *(extra or [])]))
     rows = [{"image_id": 1, name: ROWS[name]}, {"image_id": 2, name: []}]
-    store, terms = LocalStore(tmp_path), KeyTerms(stage, 1, {}, {})
-    with store.draft() as draft:
-        path = draft / f"{name}.parquet"
-        write_table(pa.Table.from_pylist(rows, pa.schema([("image_id", pa.int64()), (name, items)])), path)
-        entry = FileEntry(digest=digest_file(path), size=path.stat().st_size)
-        manifest = Manifest(
-            stage=stage, key=terms.key, terms=terms.as_json(), upstream={}, files={path.name: entry}, counts=Counts(),
-            schema_fingerprint="", seconds=0, host="", versions={},
-        )  # fmt: skip
-        return store.commit(draft, manifest)
+    data = table_bytes(pa.Table.from_pylist(rows, pa.schema([("image_id", pa.int64()), (name, items)])))
+    return commit(LocalStore(tmp_path), KeyTerms(stage, 1, {}, {}), f"{name}.parquet", data)
 
 
 def test_an_older_table_is_read_with_todays_columns(tmp_path):

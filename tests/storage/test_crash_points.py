@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import pytest
 from faulty_disk import Died, FaultyDisk, NoSync, Stop
-from toy_chain import First, assert_valid_prefix, bytes_of, carry, first_item, run_chain
+from toy_chain import First, assert_valid_prefix, bytes_of, first_item, run_chain
 
-from pipeline.runtime.execute import execute
+from pipeline.runtime.execute import Record, execute
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, ReportProgress
 from storage.errors import FatalError, PipelineError, RetryableError
@@ -68,6 +68,15 @@ def test_what_was_committed_outlives_a_power_cut(fault, whole, tmp_path):
     assert bytes_of(LocalStore(tmp_path)) == whole
 
 
+def _assert_goes_on(root: Path, whole: dict[str, Any], after: str) -> None:
+    """Assert that a store holds a valid prefix, and that the next run completes it."""
+    assert_valid_prefix(LocalStore(root), whole)
+    store = LocalStore(root, NoSync())
+    store.sweep()
+    run_chain(store)
+    assert bytes_of(LocalStore(root)) == whole, after
+
+
 @pytest.mark.parametrize("fault", STOPS)
 def test_a_crash_anywhere_leaves_a_valid_prefix(fault, operations, whole, tmp_path):
     for at in range(1, len(operations) + 1):
@@ -77,11 +86,7 @@ def test_a_crash_anywhere_leaves_a_valid_prefix(fault, operations, whole, tmp_pa
         with pytest.raises(Died):
             run_chain(LocalStore(root, disk))
         disk.cut_power()
-        assert_valid_prefix(LocalStore(root), whole)
-        store = LocalStore(root, NoSync())
-        store.sweep()
-        run_chain(store)
-        assert bytes_of(LocalStore(root)) == whole, f"after {fault} at operation {at} ({operations[at - 1]})"
+        _assert_goes_on(root, whole, f"after {fault} at operation {at} ({operations[at - 1]})")
         left = [path.name for path in (root / "pending").glob("[!.]*") if not path.name.startswith("scratch")]
         assert left == [], f"after {fault} at operation {at} ({operations[at - 1]})"
 
@@ -96,13 +101,7 @@ def test_an_error_anywhere_is_told_and_leaves_a_valid_prefix(operations, whole, 
         except PipelineError as error:
             assert type(error) is ERRORS[code] and str(root) in str(error)
             raised += 1
-        assert_valid_prefix(LocalStore(root), whole)
-        store = LocalStore(root, NoSync())
-        store.sweep()
-        run_chain(store)
-        assert bytes_of(LocalStore(root)) == whole, (
-            f"after {errno.errorcode[code]} at operation {at} ({operations[at - 1]})"
-        )
+        _assert_goes_on(root, whole, f"after {errno.errorcode[code]} at operation {at} ({operations[at - 1]})")
     assert raised > len(operations) // 2
 
 
@@ -134,14 +133,19 @@ def test_two_writers_of_one_key_are_harmless(kind, whole, tmp_path):
     Counted.together.reset()
     Counted.patience = 0.2 if kind is LocalStore else 20
     item = first_item()
-    keys: list[str] = []
-    writers = [threading.Thread(target=lambda: keys.append(carry(Counted, item, kind(tmp_path)))) for _ in range(4)]
+    made: list[Record] = []
+
+    def work() -> None:
+        made.append(execute(Counted(Settings()), item, kind(tmp_path), lambda done, total, note="": None))
+
+    writers = [threading.Thread(target=work) for _ in range(4)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    assert keys == [item.key] * 4
+    assert [record.key for record in made] == [item.key] * 4
     assert len(Counted.runs) == (1 if kind is LocalStore else 4), "claims save work, but the bytes don't need them"
+    assert sum(not record.cached for record in made) == len(Counted.runs)
     assert bytes_of(LocalStore(tmp_path)).items() <= whole.items()
     assert list((tmp_path / "pending").glob("[!.]*")) == []
 

@@ -16,9 +16,7 @@ from storage import local_store
 from storage.atomic import write_atomic
 from storage.damage import find_damage
 from storage.errors import FatalError
-from storage.garbage import find_garbage
 from storage.local_store import LocalStore
-from storage.store import Store
 
 _watched: list[tuple[str, str]] | None = None
 
@@ -153,27 +151,6 @@ def test_a_sweep_waits_until_a_draft_that_is_being_opened_holds_its_lock(tmp_pat
         sweeper.join(20)
         assert draft.is_dir() and draft.with_suffix(".lock").is_file()
     assert ended.is_set()
-
-
-def test_garbage_that_a_run_finds_before_it_is_removed_is_spared(tmp_path):
-    store: Store = LocalStore(tmp_path)
-    kept, lost = put(store, "caption"), put(store, "caption", settings={"other": 1})
-    with store.scratch("e" * 64) as busy, store.scratch("f" * 64):
-        pass
-    for path in (
-        kept.folder / "manifest.json",
-        lost.folder / "manifest.json",
-        *(tmp_path / "pending").glob("scratch-*"),
-    ):
-        os.utime(path, (1, 1))
-    found = list(find_garbage(store, 1000.0))
-    assert len(found) == 4
-    store.touch("caption", [kept])
-    (busy / "state").write_text("it goes on")
-    for garbage in found:
-        garbage.remove(store, 1000.0)
-    assert [artifact.key for artifact in store.artifacts("caption")] == [kept.key]
-    assert [folder.name for folder in store.idle_scratch()] == [busy.name]
 
 
 def test_a_full_disk_at_the_root_is_told(tmp_path):

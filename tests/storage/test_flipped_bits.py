@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from faulty_disk import flip
 from faulty_files import FaultyFiles
 from toy_chain import bytes_of, run_chain
 
@@ -26,9 +27,7 @@ def _flips(path: Path, number: int) -> Iterator[int]:
     original = path.read_bytes()
     size = 8 * len(original)
     for bit in range(0, size, max(1, size // number)):
-        data = bytearray(original)
-        data[bit // 8] ^= 1 << (bit + bit // 8) % 8
-        path.write_bytes(data)
+        flip(path, bit // 8, (bit + bit // 8) % 8)
         yield bit
         path.write_bytes(original)
 

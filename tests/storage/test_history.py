@@ -72,7 +72,7 @@ def test_history_is_not_rewritten(store):
 
 
 def test_an_unknown_run_or_record_is_answered_with_those_that_exist(store):
-    for number in ("0", "3", "x"):
+    for number in ("0", "3", "x", "-1", "9" * 5000):
         with pytest.raises(FatalError, match="toy@1 to toy@2"):
             find_run(store, f"toy@{number}")
     record(store, "other", {"parse": []})

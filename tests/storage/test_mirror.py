@@ -95,11 +95,9 @@ def test_what_a_run_writes_here_meanwhile_stays(here, tmp_path):
 
 @pytest.mark.parametrize(("listed", "named"), [("/../escaped.json", "runs/../escaped.json"), ("", "runs/.")])
 def test_a_record_whose_name_leads_out_is_refused(listed, named, here):
-    class Lists(FaultyFiles):
-        def find(self, path: str, **settings: object) -> object:
-            return {f"{path}{listed}": {"type": "file", "size": 2}}
-
-    remote = Remote(f"memory://{uuid4().hex}", Lists(), ())
+    files = FaultyFiles()
+    files.find = lambda path, **_: {f"{path}{listed}": {"type": "file", "size": 2}}
+    remote = Remote(f"memory://{uuid4().hex}", files, ())
     with pytest.raises(FatalError) as caught:
         Mirror(remote, here.root, Disk()).refresh()
     assert str(caught.value) == f"{remote.url}: a record is named {named!r}, which leads out of the store; remove it"

@@ -4,6 +4,7 @@ import errno
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import Mock
 from uuid import uuid4
 
 import aiohttp
@@ -195,8 +196,10 @@ def test_only_we_try_again_and_not_the_client():
     assert not hasattr(Remote("memory://x")._files, "retries")
 
 
-def test_of_two_writers_one_wins():
-    remote = Remote(f"memory://{uuid4().hex}")
+@pytest.mark.parametrize("kind", ["memory", "s3"])
+def test_of_two_writers_one_wins(kind, request):
+    place = "memory:/" if kind == "memory" else request.getfixturevalue("s3")
+    remote = Remote(f"{place}/{uuid4().hex}")
     assert remote.create("a", b"1") and remote.create("a", b"1") and not remote.create("a", b"2")
     assert remote.read("a") == b"1"
 
@@ -219,21 +222,19 @@ def test_a_listing_tells_paths_sizes_and_times(remote):
     ({}, "0.0", 0.0),
 ])  # fmt: skip
 def test_a_time_and_a_token_are_taken_from_what_each_kind_of_store_tells(told, token, modified):
-    class Told(FaultyFiles):
-        def find(self, path: str, **settings: Any) -> Any:
-            return {f"{path}/a": {"type": "file", "size": 5, **told}, path: {"type": "directory", "size": 0}}
-
-    (entry,) = Remote(f"memory://{uuid4().hex}", Told()).listing("x").values()
+    url, files = f"memory://{uuid4().hex}", FaultyFiles()
+    files.find = lambda path, **_: {
+        f"{path}/a": {"type": "file", "size": 5, **told},
+        path: {"type": "directory", "size": 0},
+    }
+    (entry,) = Remote(url, files).listing("x").values()
     assert (entry.size, entry.token, entry.modified) == (5, token, modified)
 
 
 def test_folders_are_named_whether_or_not_a_server_ends_their_names_with_a_slash():
-    class Slashes(FaultyFiles):
-        def ls(self, path: str, **settings: Any) -> Any:
-            found = [(f"{path}/b/", "directory"), (f"{path}/a", "directory"), (f"{path}/c", "file")]
-            return [{"name": name, "type": kind} for name, kind in found]
-
-    assert Remote(f"memory://{uuid4().hex}", Slashes()).folders("x") == ["a", "b"]
+    files, found = FaultyFiles(), {"b/": "directory", "a": "directory", "c": "file"}
+    files.ls = lambda path, **_: [{"name": f"{path}/{name}", "type": kind} for name, kind in found.items()]
+    assert Remote(f"memory://{uuid4().hex}", files).folders("x") == ["a", "b"]
 
 
 def test_listings_are_asked_for_anew():
@@ -284,19 +285,15 @@ def test_many_files_are_read_in_few_requests_and_a_failure_is_not_a_missing_file
 
 
 def test_a_full_disk_of_this_machine_is_not_the_other_sides_fault(tmp_path):
-    class Full(FaultyFiles):
-        number = errno.ENOSPC
-
-        def get_file(self, rpath: str, lpath: str, **settings: Any) -> None:
-            raise OSError(self.number, "what happened")
-
-    files = Full()
+    files = FaultyFiles()
     remote = Remote(f"memory://{uuid4().hex}", files, ())
-    with pytest.raises(FatalError, match=f"copying {remote.url}/a/b to {tmp_path}/here: .*free space"):
-        remote.download("a/b", tmp_path / "here")
-    files.number = errno.EIO
-    with pytest.raises(RetryableError, match=f"^{remote.url} can't be reached .*what happened"):
-        remote.download("a/b", tmp_path / "here")
+    for number, kind, said in (
+        (errno.ENOSPC, FatalError, f"copying {remote.url}/a/b to {tmp_path}/here: .*free space"),
+        (errno.EIO, RetryableError, f"^{remote.url} can't be reached .*what happened"),
+    ):
+        files.get_file = Mock(side_effect=OSError(number, "what happened"))
+        with pytest.raises(kind, match=said):
+            remote.download("a/b", tmp_path / "here")
 
 
 def test_an_address_keeps_all_but_slashes_at_its_end_and_one_that_is_none_is_told():

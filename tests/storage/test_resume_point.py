@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -184,17 +185,27 @@ def test_copies_that_do_not_match_the_record_are_left(one, other):
     assert other.held == {"weights": b"mine"}
 
 
-def test_while_work_lasts_its_files_are_sent_as_they_come(url, tmp_path):
-    class Told(FaultyFiles):
-        def pipe_file(self, path: str, *given: object, **settings: object) -> None:
-            super().pipe_file(path, *given, **settings)  # type: ignore[arg-type]
-            sent.set()
+class Watched(FaultyFiles):
+    """Says when a copy was tried, and when a record was written."""
 
-    sent = threading.Event()
-    one, other, third = (Machine(url, tmp_path / name, Told()) for name in ("one", "other", "third"))
+    def __init__(self, *given: Any, **settings: Any) -> None:
+        super().__init__(*given, **settings)
+        self.tried, self.sent = threading.Event(), threading.Event()
+
+    def put_file(self, *given: Any, **settings: Any) -> None:
+        self.tried.set()
+        super().put_file(*given, **settings)
+
+    def pipe_file(self, *given: Any, **settings: Any) -> None:
+        super().pipe_file(*given, **settings)
+        self.sent.set()
+
+
+def test_while_work_lasts_its_files_are_sent_as_they_come(url, tmp_path):
+    one, other, third = (Machine(url, tmp_path / name, Watched()) for name in ("one", "other", "third"))
     with one.point.synchronised(interval=0.01):
         one.keep(weights=b"1")
-        assert sent.wait(20), "nothing was sent before the work ended"
+        assert one.remote._files.sent.wait(20), "nothing was sent before the work ended"
         with other.point.synchronised(interval=100):
             assert other.held == {"weights": b"1"}
             other.keep(weights=b"1", steps=b"2")
@@ -205,27 +216,17 @@ def test_while_work_lasts_its_files_are_sent_as_they_come(url, tmp_path):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("fails", ["the other side", "this machine"])
 def test_a_transfer_that_failed_is_tried_again_while_work_lasts(fails, url, tmp_path):
-    class Told(FaultyFiles):
-        def pipe_file(self, path: str, *given: object, **settings: object) -> None:
-            super().pipe_file(path, *given, **settings)  # type: ignore[arg-type]
-            sent.set()
-
-        def put_file(self, lpath: str, rpath: str, **settings: object) -> None:
-            tried.set()
-            super().put_file(lpath, rpath, **settings)
-
-    sent, tried = threading.Event(), threading.Event()
-    files = Told(2, "conflict", times=2) if fails == "the other side" else Told()
+    files = Watched(2, "conflict", times=2) if fails == "the other side" else Watched()
     one = Machine(url, tmp_path / "one", files)
     with one.point.synchronised(interval=0.01):
         if fails == "this machine":
             (one.folder / "resume.json").write_text('{"files": ["weights"]}')
             time.sleep(0.1)
-            assert not tried.is_set(), "the file is not there yet"
+            assert not files.tried.is_set(), "the file is not there yet"
             (one.folder / "weights").write_bytes(b"1")
         else:
             one.keep(weights=b"1")
-        assert sent.wait(20)
+        assert files.sent.wait(20)
     assert one.copies == [b"1"]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import webdataset
+from faulty_disk import flip
 
 import storage.shards.index
 from storage.errors import FatalError
@@ -24,7 +25,7 @@ from storage.shards.scan import MAX_GLOBALS, MAX_HEADER, MAX_NAME, Member, Refus
 from storage.shards.writer import Sample, image_id_of, sample_key, write_shards
 from storage.tables import SHARD_MEMBERS, read_table, table_bytes, write_table
 from tests.hostile.tars import entry, negative, plain
-from tests.storage.shard_files import made_map, made_samples, write_sets
+from tests.storage.shard_files import made_map, made_samples, moved, write_sets
 
 
 def test_equal_samples_give_equal_tars_below_the_largest_size_or_of_one_sample(tmp_path):
@@ -72,9 +73,7 @@ def test_labels_are_read_without_the_image(tmp_path):
     samples = made_map(tmp_path, {"a": 5})
     tar = Path(samples.tars[0])
     image = next(member for member in samples.members(3) if member.extension == "jpg")
-    data = bytearray(tar.read_bytes())
-    data[image.offset] ^= 1
-    tar.write_bytes(data)
+    flip(tar, image.offset)
     reader = SampleReader(samples)
     assert reader.read(3, ["json"]) == {"json": b"{3}"}
     with pytest.raises(DamagedSample, match=r"a-000000000003\.jpg: has other bytes"):
@@ -152,9 +151,8 @@ def test_a_flipped_bit_in_a_map_is_found(file, tmp_path):
     path = samples.folder / file
     original = path.read_bytes()
     for bit in range(0, 8 * len(original), len(original)):
-        data = bytearray(original)
-        data[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(data)
+        path.write_bytes(original)
+        flip(path, bit // 8, bit % 8)
         with pytest.raises(FatalError, match="remove the folder and run again"):
             SampleMap(samples.folder).require_whole()
 
@@ -178,16 +176,14 @@ def test_a_renamed_tar_or_one_given_twice_is_told(tmp_path):
 
 def test_remote_tars_are_read_in_ranges_and_kept_up_to_a_size(tmp_path):
     shards = write_sets(tmp_path, {"a": 40}, max_bytes=10**6)
-    memory = fsspec.filesystem("memory")
-    memory.pipe("/bucket/deep/a.tar", Path(shards[0].tar).read_bytes())
-    remote = [ShardFile("memory://bucket/deep/a.tar", shards[0].index, "shard-000.tar")]
+    remote = moved(shards)
     samples = write_sample_map(tmp_path / "map", remote)
     cache = RangeCache(tmp_path / "cache", 20_000)
     expected = [SampleReader(write_sample_map(tmp_path / "local", shards)).read(n) for n in range(40)]
     assert [SampleReader(samples, cache).read(n) for n in range(40)] == expected
     held = sum(path.stat().st_size for path in (tmp_path / "cache").iterdir())
     assert 0 < held <= 20_000
-    memory.rm("/bucket/deep/a.tar")
+    fsspec.filesystem("memory").rm(remote[0].tar)
     assert SampleReader(samples, cache).read(39) == expected[39]
     with pytest.raises(DamagedSample, match="a-000000000000"):
         SampleReader(samples).read(0)
@@ -206,9 +202,7 @@ def test_a_cache_of_many_processes_stays_near_its_limit(tmp_path):
 
 
 def test_a_cache_with_wrong_bytes_is_not_believed(tmp_path):
-    shards = write_sets(tmp_path, {"a": 4}, max_bytes=10**6)
-    fsspec.filesystem("memory").pipe("/bucket/b.tar", Path(shards[0].tar).read_bytes())
-    samples = write_sample_map(tmp_path / "map", [ShardFile("memory://bucket/b.tar", shards[0].index, "shard-000.tar")])
+    samples = write_sample_map(tmp_path / "map", moved(write_sets(tmp_path, {"a": 4}, max_bytes=10**6)))
     cache = RangeCache(tmp_path / "cache", 10**6)
     whole = SampleReader(samples, cache).read(2)
     (kept,) = (tmp_path / "cache").iterdir()
@@ -217,13 +211,9 @@ def test_a_cache_with_wrong_bytes_is_not_believed(tmp_path):
 
 
 def test_a_tar_with_long_names_of_another_program_is_read(tmp_path):
-    tar = tmp_path / "foreign.tar"
     name = "folder/" + "x" * 150
-    with tarfile.open(tar, "w", format=tarfile.PAX_FORMAT) as file:
-        for extension, data in (("cls", b"7"), ("jpg", b"picture")):
-            info = tarfile.TarInfo(f"./{name}.{extension}")
-            info.size = len(data)
-            file.addfile(info, io.BytesIO(data))
+    members = ((f"./{name}.{extension}", data) for extension, data in (("cls", b"7"), ("jpg", b"picture")))
+    tar = write(tmp_path / "foreign.tar", *members, form=tarfile.PAX_FORMAT)
     write_index(tar, index_tar(tar).table)
     samples = write_sample_map(tmp_path / "map", [ShardFile(str(tar), tmp_path / "foreign.index.parquet")])
     assert samples.key(0) == name and SampleReader(samples).read(0) == {"cls": b"7", "jpg": b"picture"}
@@ -334,9 +324,7 @@ def test_an_index_is_made_in_little_memory(tmp_path):
 
 def test_a_damaged_header_ends_the_listing(tmp_path):
     tar = write(tmp_path / "x.tar", GOOD, ("b.jpg", b"x"), ("c.jpg", b"x"))
-    data = bytearray(tar.read_bytes())
-    data[1024 + 10] ^= 1
-    tar.write_bytes(data)
+    flip(tar, 1024 + 10)
     assert members(tar) == ["a.jpg"]
 
 

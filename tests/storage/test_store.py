@@ -1,46 +1,23 @@
-"""Guarantees of the store: whole artifacts or none, keys that cover what decides the bytes, reproducible tars."""
+"""Guarantees of the store: its address, whole artifacts or none, keys that cover what decides the bytes."""
 
 import os
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from hypothesis import given, settings, strategies as st
-from toy_store import put_chain, record
+from toy_store import put, put_chain, record
 
 from pipeline.data.partitioning import extend_partitions
-from storage.digests import digest_file
 from storage.errors import FatalError, RetryableError
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
-from storage.manifest import Counts, FileEntry, Manifest
+from storage.manifest import FileEntry
+from storage.open_store import existing_store, folder_name, is_remote, local_folder, open_store
+from storage.remote_store import RemoteStore
 from storage.runs import Run
-from storage.store import Store
 
 TERMS = KeyTerms("parse", 1, {"model": "m"}, {"captions": ["c" * 64]}, {"weights": "w" * 64})
-
-
-def _manifest(draft: Path, key: str) -> Manifest:
-    (draft / "triplets.parquet").write_bytes(b"rows")
-    entry = FileEntry(digest=digest_file(draft / "triplets.parquet"), size=4)
-    return Manifest(
-        stage="parse", key=key, terms=TERMS.as_json(), upstream={}, files={"triplets.parquet": entry},
-        schema_fingerprint="f", counts=Counts(), seconds=0.1, host="h", versions={},
-    )  # fmt: skip
-
-
-def _commit(store: Store, key: str = "a" * 64) -> None:
-    with store.draft() as draft:
-        store.commit(draft, _manifest(draft, key))
-
-
-def test_a_committed_artifact_is_found_and_says_what_it_holds(tmp_path):
-    store = LocalStore(tmp_path)
-    _commit(store)
-    artifact = store.find("parse", "a" * 64)
-    assert artifact is not None
-    assert artifact.file("triplets.parquet").read_bytes() == b"rows"
-    assert artifact.manifest.terms["settings"] == {"model": "m"}
-    assert list((tmp_path / "pending").glob("[!.]*")) == []
 
 
 def test_a_draft_that_is_not_committed_leaves_nothing(tmp_path):
@@ -53,14 +30,13 @@ def test_a_draft_that_is_not_committed_leaves_nothing(tmp_path):
 
 
 def test_a_folder_without_a_manifest_is_no_artifact_and_gives_way(tmp_path):
-    store = LocalStore(tmp_path)
-    torn = store.folder("parse", "a" * 64)
+    store = LocalStore(tmp_path / "store")
+    whole = put(LocalStore(tmp_path / "other"), "parse")
+    torn = store.folder("parse", whole.key)
     torn.mkdir(parents=True)
     (torn / "triplets.parquet").write_bytes(b"ro")
-    assert store.find("parse", "a" * 64) is None
-    _commit(store)
-    found = store.find("parse", "a" * 64)
-    assert found is not None and found.file("triplets.parquet").read_bytes() == b"rows"
+    assert store.find("parse", whole.key) is None
+    assert put(store, "parse").file("triplets.parquet").read_bytes() == whole.file("triplets.parquet").read_bytes()
 
 
 def test_a_root_that_cannot_be_made_is_refused_with_advice(tmp_path):
@@ -95,13 +71,9 @@ def test_sweeping_takes_the_drafts_of_the_dead_and_spares_the_living(tmp_path):
 
 
 def test_rejected_rows_are_no_part_of_the_content(tmp_path):
-    store = LocalStore(tmp_path)
-    with store.draft() as draft:
-        plain = _manifest(draft, "a" * 64)
-        more = plain.model_copy(
-            update={"files": {**plain.files, "rejected.parquet": FileEntry(digest="d" * 64, size=1)}}
-        )
-        assert more.content == plain.content
+    plain = put(LocalStore(tmp_path), "parse").manifest
+    more = {**plain.files, "rejected.parquet": FileEntry(digest="d" * 64, size=1)}
+    assert plain.model_copy(update={"files": more}).content == plain.content
 
 
 @pytest.mark.parametrize("other", [
@@ -115,23 +87,10 @@ def test_every_term_is_part_of_the_key(other):
     assert other.key != TERMS.key
 
 
-def test_a_key_does_not_depend_on_the_order_of_settings():
-    assert KeyTerms("s", 1, {"a": 1, "b": 2}, {}).key == KeyTerms("s", 1, {"b": 2, "a": 1}, {}).key
-
-
 @pytest.mark.parametrize("name", ["../x", "", "a/b", ".hidden", "ü", "a" * 101])
 def test_run_names_cannot_leave_the_store(tmp_path, name):
-    with pytest.raises(FatalError, match="run name"):
+    with pytest.raises(FatalError, match=f"run name {name!r}"):
         Run(LocalStore(tmp_path), name)
-
-
-def test_a_run_remembers_its_artifacts(tmp_path):
-    store = LocalStore(tmp_path)
-    _commit(store)
-    run = Run(store, "demo")
-    run.record("parse", "parse", {"coco/0000": "a" * 64, "coco/0001": "b" * 64})
-    assert list(Run(store, "demo").artifacts("parse")) == ["coco/0000"]
-    assert run.steps() == ["parse"]
 
 
 @settings(max_examples=30)
@@ -175,3 +134,57 @@ def test_a_group_that_the_umask_admits_can_share_a_store(tmp_path):
         os.umask(before)
     assert {path.suffix for path in modes} >= {".lock", ".json"}
     assert [path for path, mode in modes.items() if mode & 0o060 != 0o060] == []
+
+
+@pytest.mark.parametrize("address, folder", [
+    ("out/store", "out/store"), ("/out/größe", "/out/größe"), (Path("/out"), "/out"),
+    ("file:///out/store", "/out/store"), ("local:///out/store/", "/out/store"), ("~/store", Path.home() / "store"),
+])  # fmt: skip
+def test_a_folder_is_where_its_address_says(address, folder):
+    assert local_folder(address) == Path(folder) and not is_remote(address)
+
+
+def test_copies_of_what_is_elsewhere_lie_in_the_cache_of_the_user(tmp_path, monkeypatch):
+    for name in ("RLIP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    url = "memory://bucket/simplecache://x"
+    assert is_remote(url) and is_remote("simplecache::file://x")
+    assert local_folder(url) == tmp_path / ".cache" / "rlip" / folder_name(url)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert local_folder(url) == Path("/caches/rlip") / folder_name(url)
+    monkeypatch.setenv("RLIP_CACHE", "/mine")
+    assert local_folder(url) == local_folder(f"{url}/") == Path("/mine") / folder_name(url)
+    assert local_folder("memory://other") != local_folder("memory://another")
+
+
+@pytest.mark.parametrize("address", ["", "a\0b", "memory://\udfff"])
+def test_what_can_be_no_address_is_told(address):
+    said = f"{address!r} is not the address of a store" if address else "no store is named"
+    with pytest.raises(FatalError) as caught:
+        open_store(address)
+    assert str(caught.value) == f"{said}; name a folder, or a URL such as s3://bucket/folder"
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_store_exists_once_something_is_in_it(remote, tmp_path, monkeypatch):
+    monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
+    address = f"memory://{uuid4().hex}" if remote else str(tmp_path / "store")
+    for existing in (address, Path(address)) if not remote else (address,):
+        with pytest.raises(FatalError) as caught:
+            existing_store(existing)
+        assert str(caught.value) == f"no store at {address}; name it with --store, or make one with rlip run"
+    with pytest.raises(FatalError, match=r"no store at .*none; name it with --store, or make one with rlip run"):
+        existing_store(f"file://{tmp_path}/none")
+    assert not (tmp_path / "none").exists()
+    store = open_store(address)
+    assert type(store) is (RemoteStore if remote else LocalStore)
+    put(store, "caption")
+    assert existing_store(address).stages() == ["caption"]
+
+
+def test_a_store_elsewhere_exists_even_if_it_has_no_more_than_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
+    store = open_store(f"memory://{uuid4().hex}")
+    record(store, "demo", {"parse": []})
+    assert existing_store(store.address).stages() == []

@@ -10,19 +10,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 import torch
 import webdataset
+from faulty_disk import flip
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from storage.errors import FatalError, RetryableError
-from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
+from storage.shards.sample_map import SampleMap, write_sample_map
 from storage.stream.order import EpochOrder, Interleaving, Mix, OrderSettings, stable_seed, uniforms
 from storage.stream.sequence import SampleSequence
 from storage.stream.stream import Stream, StreamBatch
-from tests.storage.shard_files import made_map, write_sets
+from tests.storage.shard_files import made_map, moved, write_sets
 
 ORDER = OrderSettings(block=8, window=4)
 SIZES = {"a": 237, "b": 100}
@@ -287,10 +287,7 @@ def damaged(folder: Path, *numbers: int) -> SampleMap:
 
 def flip_a_byte(samples: SampleMap, number: int) -> None:
     """Damages a sample, or heals it again."""
-    tar = Path(samples.tars[samples.shard(number)])
-    data = bytearray(tar.read_bytes())
-    data[samples.members(number)[0].offset] ^= 1
-    tar.write_bytes(data)
+    flip(Path(samples.tars[samples.shard(number)]), samples.members(number)[0].offset)
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
@@ -365,13 +362,8 @@ def test_a_stream_without_samples_or_with_more_ranks_than_samples_is_refused(tmp
 
 def test_remote_shards_are_requested_ahead_and_come_in_order(tmp_path):
     shards = write_sets(tmp_path, {"a": 120})
-    memory = fsspec.filesystem("memory")
-    for number, shard in enumerate(shards):
-        memory.pipe(f"/bucket/ahead/{number}.tar", Path(shard.tar).read_bytes())
-    remote = [
-        ShardFile(f"memory://bucket/ahead/{number}.tar", shard.index, Path(shard.tar).name)
-        for number, shard in enumerate(shards)
-    ]
-    found, local = (write_sample_map(tmp_path / name, each) for name, each in (("far", remote), ("near", shards)))
+    found, local = (
+        write_sample_map(tmp_path / name, each) for name, each in (("far", moved(shards)), ("near", shards))
+    )
     assert keys(Stream(found, epochs=1, order=ORDER)) == keys(Stream(local, epochs=1, order=ORDER))
     assert found.fingerprint == local.fingerprint

@@ -1,18 +1,27 @@
-"""Runs copied between stores: whole artifacts or none, only what is missing, checked by digest; also on S3."""
+"""Runs copied between stores: whole artifacts or none, only what is missing, and nothing that was tampered with."""
 
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import fsspec
+import pyarrow as pa
 import pytest
 from faulty_files import Dead, FaultyFiles
 from toy_store import put_chain, record
 
 from pipeline.cli.transfer import Copied, pull_run, push_run
+from storage.digests import digest_bytes
 from storage.errors import FatalError, RetryableError
+from storage.json_files import sealed_json
 from storage.local_store import LocalStore
+from storage.manifest import FileEntry, parse_manifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
 from storage.runs import Run
+from storage.tables import CAPTIONS, table_bytes
 
 
 @pytest.fixture
@@ -48,17 +57,6 @@ def test_a_run_comes_back_as_it_was_and_nothing_is_copied_twice(run, kind, url, 
     assert pull_run(there, ObjectStoreArtifacts(url)) == Copied(6, 0)
     assert _contents(there) == _contents(run)
     assert there.read_document("recipe") == {"name": "demo"}
-
-
-def test_a_manifest_is_put_on_condition_that_there_is_none(run, s3):
-    remote = ObjectStoreArtifacts(f"{s3}/{uuid4().hex}")
-    push_run(run, remote)
-    files, root = fsspec.core.url_to_fs(remote.url)
-    (manifest, *_) = [path for path in files.find(root) if path.endswith("manifest.json")]
-    with pytest.raises(FileExistsError):
-        files.pipe_file(manifest, b"{}", mode="create")
-    for artifact in run.artifacts("parse").values():
-        remote.put(artifact)  # a second writer of the same key is not an error
 
 
 @pytest.mark.parametrize("fault", ["stop", "answer lost"])
@@ -97,3 +95,121 @@ def test_an_artifact_that_the_store_has_lost_is_not_pushed(run, url):
     (artifact.folder / "manifest.json").unlink()
     with pytest.raises(FatalError, match="which the store has lost"):
         push_run(run, ObjectStoreArtifacts(url))
+
+
+FILE = "captions.parquet"
+
+
+class Elsewhere:
+    """A pushed run, and how an attacker changes it. Data files are renamed with their digests, as a writer would."""
+
+    def __init__(self, folder: Path) -> None:
+        run = record(LocalStore(folder / "source"), "demo", put_chain(LocalStore(folder / "source")))
+        run.note("recipe", {"name": "demo"})
+        run.append("completed")
+        self.url = f"memory://{uuid4().hex}"
+        push_run(run, ObjectStoreArtifacts(self.url))
+        self.files, self.root = fsspec.core.url_to_fs(self.url)
+        (self.caption,) = run.keys("caption").values()
+        self.place = f"{self.root}/artifacts/caption/{self.caption}"
+        self.manifest = parse_manifest(self.files.cat_file(f"{self.place}/manifest.json"), "m")
+
+    def write(self, path: str, data: bytes) -> None:
+        self.files.pipe_file(f"{self.root}/{path}", data)
+
+    def edit(self, sealed: bool = True, **values: Any) -> None:
+        """Change fields of the manifest of the captions, whatever their types, and seal it again if `sealed`."""
+        changed = json.loads(self.manifest.model_dump_json()) | values
+        seal = {}
+        if sealed:
+            rest = {name: value for name, value in changed.items() if name != "seal"}
+            seal = {"seal": digest_bytes(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())}
+        self.files.pipe_file(f"{self.place}/manifest.json", json.dumps(changed | seal).encode())
+
+    def poison(self, data: bytes, rows: int = 2, **changed: Any) -> None:
+        """Put another table in place of the captions, with its own digest and size in the manifest."""
+        entry = FileEntry(digest=digest_bytes(data), size=len(data), rows=rows).model_dump() | changed
+        self.files.pipe_file(f"{self.place}/captions.{entry['digest'][:16]}.parquet", data)
+        self.edit(files={FILE: entry})
+
+    def step(self, **changed: Any) -> None:
+        entry = {"step": "caption", "stage": "caption", "partitions": {"toys/0000": self.caption}}
+        self.write("runs/demo/steps/caption.json", sealed_json(entry | changed))
+
+    def history(self, steps: dict[str, Any]) -> None:
+        self.write("runs/demo/records/20000101.json", sealed_json({"status": "completed", "steps": steps}))
+
+
+def _rows(ids: list[int]) -> bytes:
+    columns = {field.name: pa.nulls(len(ids), field.type) for field in CAPTIONS} | {
+        "image_id": pa.array(ids, pa.int64())
+    }
+    return table_bytes(pa.table(columns, schema=CAPTIONS))
+
+
+ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
+    "step that climbs": (lambda e: e.step(step="../../../../escaped"), r"escaped': not the name of a step"),
+    "step with escape codes": (lambda e: e.step(step="a\x1b[2J"), r"not the name of a step"),
+    "partition that climbs": (lambda e: e.step(partitions={"../x": e.caption}), r"'\.\./x': not the name of a partition"),
+    "stage that climbs": (lambda e: e.step(stage="../runs"), r"not a stage and a key"),
+    "key that climbs": (lambda e: e.step(partitions={"toys/0000": "../../../etc"}), r"not a stage and a key"),
+    "step with another seal": (
+        lambda e: e.write("runs/demo/steps/caption.json", sealed_json({"step": "caption"}).replace(b"caption", b"captiom")),
+        r"steps/caption\.json: damaged \(changed since it was written\)",
+    ),
+    "step of 100,000 levels": (
+        lambda e: e.write("runs/demo/steps/caption.json", b"[" * 100_000), r"steps/caption\.json: damaged .*recursion"
+    ),
+    "number of 5,000 digits": (lambda e: e.write("runs/demo/recipe.json", b"9" * 5000), r"recipe\.json: damaged .*number"),
+    "record with a step that climbs": (
+        lambda e: e.history({"../../x": {"stage": "caption", "partitions": {}}}), r"'\.\./\.\./x': not the name of a step"
+    ),
+    "record without steps": (lambda e: e.write("runs/demo/records/2.json", b"{}"), r"records/2\.json: damaged .*steps"),
+    "file that climbs": (lambda e: e.edit(files={"../../evil": {"digest": "0" * 64, "size": 1}}), r"damaged manifest"),
+    "file that is the manifest": (
+        lambda e: e.edit(files={"manifest.json": {"digest": "0" * 64, "size": 1}}), r"not the name of a data file"
+    ),
+    "edited manifest": (lambda e: e.edit(sealed=False, host="other"), r"damaged manifest \(changed since it was written\)"),
+    "terms of another key": (lambda e: e.edit(terms={"stage": "caption"}), r"refused \(manifest of another key\)"),
+    "key of another artifact": (lambda e: e.edit(key="0" * 64), r"refused \(manifest of another key\)"),
+    "stage of another artifact": (lambda e: e.edit(stage="parse"), r"refused \(manifest of another key\)"),
+    "seconds that are NaN": (lambda e: e.edit(seconds=float("nan")), r"damaged manifest \(seconds"),
+    "digest that climbs": (
+        lambda e: e.edit(files={FILE: {"digest": "../" * 20, "size": 1}}), r"damaged manifest \(files: captions"
+    ),
+    "false size": (lambda e: e.poison(_rows([1, 2]), size=7), r"captions\.parquet is damaged"),
+    "size below zero": (lambda e: e.poison(_rows([1, 2]), size=-1), r"damaged manifest \(files: captions\.parquet: size"),
+    "more rows than said": (lambda e: e.poison(_rows([1, 2, 3])), r"has 3 rows, and its manifest says 2"),
+    "other columns": (
+        lambda e: e.poison(table_bytes(pa.table({"image_id": [1, 2], "sql": ["x", "y"]}))), r"column captions\.\w+"
+    ),
+    "no table": (lambda e: e.poison(b"PAR1 no table PAR1"), r"captions\.parquet is no table"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_what_was_tampered_with_is_refused_by_name_and_leaves_nothing(attack, tmp_path):
+    elsewhere = Elsewhere(tmp_path)
+    change, message = ATTACKS[attack]
+    change(elsewhere)
+    here = Run(LocalStore(tmp_path / "deep" / "here"), "demo")
+    before = _names(tmp_path)
+    with pytest.raises(FatalError, match=message) as refused:
+        pull_run(here, ObjectStoreArtifacts(elsewhere.url))
+    assert not re.search(r"[\x00-\x1f]", str(refused.value)), "a message controls no terminal"
+    left = _names(tmp_path) - before
+    assert not here.exists and not (here.store.root / "runs").exists()
+    assert not any(elsewhere.caption in name or "escaped" in name or "evil" in name for name in left)
+    assert {name.split("/")[0] for name in left} <= {"deep"}
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def test_a_run_that_nobody_touched_is_pulled(tmp_path):
+    elsewhere = Elsewhere(tmp_path)
+    elsewhere.poison(_rows([1, 2]))  # an attacker who rewrites all digests writes what a stage could have written
+    here = Run(LocalStore(tmp_path / "here"), "demo")
+    assert pull_run(here, ObjectStoreArtifacts(elsewhere.url)).copied == 3
+    assert here.exists and here.records()[0].facts["status"] == "completed"
