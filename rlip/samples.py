@@ -20,9 +20,9 @@ def stream(
 ) -> Stream:
     """The samples of tars in random order: {"__key__": ..., "__url__": ..., "jpg": b"...", "json": b"..."}.
 
-    `shards`: a folder with tars, e.g. of `rlip shards publish`, or tars; each with an index next to it, which
-    `rlip shards index` makes. `epoch`: the first epoch; `epochs`: how many, None for no end. `options`: batch, rank,
-    ranks and others of `Stream`, which is a dataset for torch's DataLoader; its `batches()` gives whole batches.
+    `shards`: tars, or a folder with tars, e.g. from `rlip shards publish`; each needs an index next to it (`rlip shards
+    index`). `epoch`: the first epoch; `epochs`: how many, None for no end. `options`: batch, rank, ranks and others of
+    `Stream`, a dataset for torch's DataLoader; its `batches()` yields whole batches.
     """
     listed = expanded([shards] if isinstance(shards, str | Path) else list(shards))
     tars = [tar for path in map(Path, listed) for tar in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]

@@ -55,7 +55,7 @@ def predict(
     objects: Objects = None,
     predicates: Predicates = None,
     subject: Annotated[
-        str | None, typer.Option("--subject", help="Name that subjects must have, e.g. person; unset: any.")
+        str | None, typer.Option("--subject", help="Required name of subjects, e.g. person; unset: any.")
     ] = None,
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=32, help="Longest side in pixels; unset: the training's, or 1333.")
@@ -64,16 +64,16 @@ def predict(
     threshold: Annotated[
         float, typer.Option("--threshold", min=0, max=1, help="Exclude boxes and relations with a lower score.")
     ] = 0.0,
-    top: Annotated[int, typer.Option("--top", min=0, help="Relations to draw per image, the best first.")] = ARROWS,
+    top: Annotated[int, typer.Option("--top", min=0, help="Relations to draw per image, best first.")] = ARROWS,
     tokenizer: Tokenizer = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images per pass of the network.")] = 1,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "auto",
     draw: Annotated[Path | None, typer.Option("--draw", help="Folder for drawn images.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find objects and relations of any name in images. Write a table of detections and, on request, drawings.
+    """Find objects and relations of any name in images. Write a detections table and, on request, drawings.
 
-    Each object has one box, and no relation with itself. Images that can't be read are named and skipped.
+    Each object has one box and no relation with itself. Unreadable images are named and skipped.
     """
     files = list(_files(images))
     from pipeline.evaluation.predictor import Names, Predictor  # loads torch, which a wrong name need not wait for

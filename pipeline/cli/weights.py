@@ -82,7 +82,7 @@ def import_weights(
 ) -> None:
     """Convert a checkpoint of RLIPv2, R-Tagger or (DAB-)Deformable-DETR to weights of this project.
 
-    Nothing is written if a parameter does not fit or a setting is unknown.
+    If a parameter does not fit or a setting is unknown, nothing is written.
     """
     from models.official.imported import import_checkpoint
     from models.weights import write

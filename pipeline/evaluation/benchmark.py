@@ -115,7 +115,7 @@ class Evaluated:
 
 
 class Metric(Protocol):
-    """What is registered as a metric: figures besides those of HICO-DET.
+    """A registered metric: figures besides those of HICO-DET.
 
     A metric of another package has a `version`, to be raised whenever the same relations would give other figures.
     """
@@ -123,7 +123,7 @@ class Metric(Protocol):
     def __call__(
         self, predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options
     ) -> Evaluated:
-        """Scores the relations of all images. `predicates`: names, which the relations number."""
+        """Scores the relations of all images. `predicates`: names, which relations index."""
         ...
 
 

@@ -65,36 +65,36 @@ class ChatOptions(Settings):
     model: str
     """The model's name at the endpoint. An endpoint that reports another model than earlier is refused."""
     samples: int = Field(1, ge=1, le=64)
-    """Answers per image."""
+    """Responses per image."""
     temperature: float = Field(0.0, ge=0, le=2)
     """0 takes the most probable token; several samples need more."""
     seed: int = Field(0, ge=0, lt=2**31)
-    """Seed of the first answer; others and retries have their own."""
+    """Seed of the first response; others and retries have their own."""
     max_tokens: int = Field(200, ge=1)
-    """Tokens of an answer. One that is cut off there is not used."""
+    """Maximum tokens of a response. A truncated response is not used."""
     image_size: int = Field(640, ge=32)
     """Longest side in pixels of the image that is sent, as JPEG. Smaller images are sent as they are."""
     in_flight: int = runtime(16, ge=1, le=1024)
     """Concurrent requests of each of `run.workers`; for captions, at most three times `caption.batch_size`."""
     requests_per_minute: float = runtime(0.0, ge=0)
-    """Largest rate of each of `run.workers`; 0: no limit but the endpoint's own."""
+    """Maximum rate of each of `run.workers`; 0: only the endpoint's own limit."""
     tokens_per_minute: float = runtime(0.0, ge=0)
-    """The same for tokens that answers report, prompt and image included."""
+    """The same for tokens reported by responses, including prompt and image."""
     timeout: float = runtime(120.0, gt=0)
-    """Seconds to wait for an answer."""
+    """Seconds to wait for a response."""
     retries: int = runtime(3, ge=0, le=100)
-    """How often a request without a usable answer is repeated."""
+    """Maximum retries of a request without a usable response."""
     patience: float = runtime(600.0, ge=0)
-    """Seconds that an endpoint may be gone or busy before the run stops."""
+    """Seconds that an endpoint may be down or busy before the run stops."""
     budget_tokens: int = runtime(0, ge=0)
-    """Tokens of all answers in this store to the same model, prompt and settings after which the run stops; 0: no
-    limit."""
+    """The run stops after this many tokens in all responses of this store with the same model, prompt and settings; 0:
+    no limit."""
     budget_cost: float = runtime(0.0, ge=0)
-    """The same as a sum of money, by the two prices, which it needs. Answers in flight come on top of either budget."""
+    """The same as a sum of money; needs both prices. Responses in flight come on top of either budget."""
     prompt_price: float | None = runtime(None, ge=0)
     """Price of a million tokens of prompts and images, in any currency, for `rlip estimate` and `budget_cost`."""
     completion_price: float | None = runtime(None, ge=0)
-    """Price of a million tokens of answers."""
+    """Price of a million tokens of responses."""
 
     @field_validator("base_url")
     @classmethod
