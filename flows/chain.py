@@ -100,7 +100,7 @@ def _refuse(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Reco
         raise FatalError(
             f"{plan.step.name}: {len(plan.due)} of {plan.partitions} partitions are not in "
             f"{planner.context.recipe.store}, and this run does not compute them: start at {plan.step.stage.name} or "
-            "before, and use one store everywhere"
+            "earlier, and use one store everywhere"
         )
     return []
 

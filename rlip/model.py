@@ -77,7 +77,7 @@ class Model:
         given = [distinct(names) for names in listed]
         names = Names(given[0] or self.objects, given[1] or self.predicates)
         if not names.objects or not names.predicates:
-            raise FatalError("the weights state no names; give objects and predicates, e.g. objects=['person', 'dog']")
+            raise FatalError("the weights have no names; pass objects and predicates, e.g. objects=['person', 'dog']")
         if subject is not None and subject not in names.objects:
             raise FatalError(
                 f"subject {subject!r} is not among the objects ({', '.join(names.objects)}); add it to them"

@@ -58,7 +58,7 @@ def run(
     recipe, e.g. {"shard.threshold": 0.3}. `runner`: "direct", in this process and its workers, or "prefect".
     """
     if unset := [name for name, value in (settings or {}).items() if value is None]:
-        raise FatalError(f"settings: {', '.join(unset)} = None: TOML has no such value; leave the setting out")
+        raise FatalError(f"settings: {', '.join(unset)} = None: TOML has no such value; omit the setting")
     overrides = [f"{name}={json.dumps(value, default=str)}" for name, value in (settings or {}).items()]
     context = _executed(load_recipe(Path(recipe), overrides), runner)
     return Run(context.run.records()[-1])
@@ -76,7 +76,7 @@ def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **opt
     options |= {"folder": str(folder), "tagger": str(tagger), "detector": str(detector)}
     context = _executed(checked(label_recipe)(**options))
     for image, reason in require_usable(context).items():
-        warnings.warn(f"{image} is left out: {reason}", stacklevel=2)
+        warnings.warn(f"{image} is excluded: {reason}", stacklevel=2)
     return Run(context.run.records()[-1])
 
 

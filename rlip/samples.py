@@ -27,7 +27,7 @@ def stream(
     listed = expanded([shards] if isinstance(shards, str | Path) else list(shards))
     tars = [tar for path in map(Path, listed) for tar in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]
     if not tars:
-        raise FatalError(f"{shards}: holds no tar; name a folder of shards, or tars")
+        raise FatalError(f"{shards}: contains no tar; name a folder of shards, or tars")
     end = None if epochs is None else epoch + epochs
     found = Stream(_sample_map(tars), seed=seed, epochs=end, **options)
     if epoch:
@@ -48,7 +48,7 @@ def _sample_map(tars: list[Path]) -> SampleMap:
 def _stamp(index: Path) -> list[int]:
     if not index.is_file():
         raise FatalError(
-            f"{index.parent}: no index next to the tars; make it with `rlip shards index {index.parent}/*.tar`"
+            f"{index.parent}: no index next to the tars; create it with `rlip shards index {index.parent}/*.tar`"
         )
     status = index.stat()
     return [status.st_size, status.st_mtime_ns]

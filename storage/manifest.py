@@ -92,7 +92,7 @@ class Manifest(BaseModel):
                 return "manifest of another key"
             return None
         except ValueError as error:
-            return f"manifest with impossible values: {error}"
+            return f"manifest with invalid values: {error}"
 
     def checksum(self) -> str:
         """Digest of all fields but the seal."""

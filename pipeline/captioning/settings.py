@@ -108,7 +108,7 @@ class CaptionSettings(Settings):
         if len({*self.of}) < len(self.of):
             raise ValueError(f"of: {[*self.of]} names one twice")
         if self.captioner == "recorded" and not self.recorded:
-            raise ValueError("recorded: name at least one file of captions, or set captioner to 'blip'")
+            raise ValueError("recorded: name at least one caption file, or set captioner to 'blip'")
         if self.captioner == "lavis" and self.precision == "bfloat16":
             raise ValueError(f"precision: {self.precision} needs captioner 'blip'; 'lavis' supports float32 only")
         if self.captioner == "lavis" and self.device.startswith("cuda"):

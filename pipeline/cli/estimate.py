@@ -107,7 +107,7 @@ def _lines(total: Estimate) -> list[str]:
         price = "set prompt_price and completion_price in the options to price them"
         if total.tokens_price is not None:
             price = f"{total.tokens_price:,.2f} by prompt_price and completion_price"
-        lines.append(f"Endpoint: {total.tokens[0]:,} tokens of prompts and {total.tokens[1]:,} of answers; {price}")
+        lines.append(f"Endpoint: {total.tokens[0]:,} tokens of prompts and {total.tokens[1]:,} of responses; {price}")
     if far := [step for step in total.steps if step.factor > FARTHEST]:
         worst = max(far, key=lambda step: step.factor)
         lines.append(

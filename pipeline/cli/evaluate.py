@@ -232,9 +232,9 @@ def score(
     }  # fmt: skip
     for option, value in given.items():
         if value and benchmark not in USED_BY[option]:
-            raise FatalError(f"{option}: {benchmark} has no such rule, only {', '.join(USED_BY[option])}; leave it out")
+            raise FatalError(f"{option}: {benchmark} has no such rule, only {', '.join(USED_BY[option])}; omit it")
     if masks and format_name != "psg":
-        raise FatalError("--masks: only PSG's annotations name masks; add --format psg, or leave it out")
+        raise FatalError("--masks: only PSG's annotations name masks; add --format psg, or omit it")
     root, panoptic = (
         None if each is None else open_folder(each if "://" in each else Path(each)) for each in (images, masks)
     )
@@ -434,8 +434,8 @@ def _validity(path: Path | None, truth: GroundTruth) -> np.ndarray | None:
         first = int(forbidden.argmax())
         example = f"{truth.predicates[relations.predicates[first]]} {truth.objects[relations.object_labels[first]]}"
         raise FatalError(
-            f"{path}: forbids {forbidden.sum():,} of {len(relations):,} true interactions, e.g. {example!r}; its rows must "
-            f"be the predicates of the ground truth, in order, its columns {', '.join(names[:3])}, ..."
+            f"{path}: forbids {forbidden.sum():,} of {len(relations):,} true interactions, e.g. {example!r}; its rows "
+            f"must be the predicates of the ground truth, in order, its columns {', '.join(names[:3])}, ..."
         )
     return allowed
 
@@ -459,9 +459,10 @@ def _rejected(truth: GroundTruth, drop_faulty: bool) -> str:
     unknown = [f"{counts[reason]:,} × {reason}" for reason in UNKNOWN_IDS if counts[reason]]
     if unknown and not drop_faulty:
         raise FatalError(
-            f"ground truth: {', '.join(unknown)}; name the lists that belong to its file, or leave these out with --drop-faulty"
+            f"ground truth: {', '.join(unknown)}; name the lists that belong to its file, or exclude "
+            "these with --drop-faulty"
         )
-    return "".join(f"ground truth, left out: {count:,} × {reason}\n" for reason, count in counts.items())
+    return "".join(f"ground truth, excluded: {count:,} × {reason}\n" for reason, count in counts.items())
 
 
 def _seen(path: Path, truth: GroundTruth) -> np.ndarray:

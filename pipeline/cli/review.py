@@ -105,7 +105,7 @@ def review(
     if reviewers is None and (overlap or labels):
         raise FatalError("--overlap and --labels describe a team; name it with --reviewers")
     if reviewers is not None and access.reviewer:
-        raise FatalError("--reviewers: a link gives everyone the same name; set a password, or name --user-header")
+        raise FatalError("--reviewers: a link gives everyone the same name; set a password, or use --user-header")
     if reviewers is not None:
         write_team(verdicts, team_of(reviewers, overlap or "10%", labels or LABELS, read_team(verdicts)))
     console = Console(stderr=True)

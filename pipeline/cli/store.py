@@ -35,7 +35,7 @@ from storage.secrets import redacted
 from storage.store import Store
 
 DAY = 86400.0
-_VERDICT_REMEDY = "verdicts can't be computed again: restore the file from a copy, or remove the line and judge again"
+_VERDICT_REMEDY = "verdicts can't be recomputed: restore the file from a copy, or remove the line and judge again"
 commands = typer.Typer(no_args_is_help=True)
 
 

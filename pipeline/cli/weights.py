@@ -139,7 +139,7 @@ def export_weights(
         _export_onnx(file, out, objects, predicates, tokenizer, as_json)
         return
     if objects or predicates or tokenizer:
-        raise FatalError("--objects, --predicates and --tokenizer belong to --onnx: a checkpoint holds no names")
+        raise FatalError("--objects, --predicates and --tokenizer belong to --onnx: a checkpoint contains no names")
     with _errors_as_fatal():
         config = read_config(file)
         official = export_checkpoint(load(file, None).state_dict(), config)

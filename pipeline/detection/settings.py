@@ -46,5 +46,5 @@ class DetectSettings(Settings):
     @model_validator(mode="after")
     def _options_are_of_a_plugin(self) -> DetectSettings:
         if self.options and self.detector is None:
-            raise ValueError("options: are those of another package's detector; name it in `detector`, or remove them")
+            raise ValueError("options: belong to another package's detector; name it in `detector`, or remove them")
         return self

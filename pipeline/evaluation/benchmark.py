@@ -67,11 +67,9 @@ class Options:
             "Scores are those of the authors' evaluator, with its bugs.": self.official,
             "Duplicates are not suppressed.": not self.suppression,
             "Boxes were given (PredCls, SGCls).": self.boxes_given,
-            "Predicates that the truth lacks count as 0 in mean recall.": self.absent_as_zero,
-            "Relations are found by boxes, where PSG's own figures are by masks.": self.masks is False,
-            "Relations are found by masks. Errors' costs, sizes, distances and IoU sweeps are by boxes.": bool(
-                self.masks
-            ),
+            "Predicates absent from the truth count as 0 in mean recall.": self.absent_as_zero,
+            "Relations are matched by boxes; PSG's own figures use masks.": self.masks is False,
+            "Relations are matched by masks. Error costs, sizes, distances and IoU sweeps use boxes.": bool(self.masks),
         }
         return tuple(rule for rule, holds in named.items() if holds)
 

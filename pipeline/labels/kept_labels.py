@@ -61,7 +61,9 @@ class ChoiceSettings(Settings):
     @model_validator(mode="after")
     def _weighs_a_posterior_once(self) -> Self:
         if self.confidence == "probability" and self.rule == "posterior":
-            raise ValueError("rule: a probability already holds the posterior; use 'all', or confidence = 'calibrated'")
+            raise ValueError(
+                "rule: a probability already includes the posterior; use 'all', or confidence = 'calibrated'"
+            )
         return self
 
     def choice(self) -> LabelChoice:

@@ -205,8 +205,8 @@ class ChatEndpoint:
             has_budget = self._options.budget_tokens or self._options.budget_cost
             if has_budget and not answer.fault and not answer.prompt_tokens:
                 raise FatalError(
-                    f"{self._options.base_url} counts no tokens, so no budget of {self._section}.options can stop the run; "
-                    "set budget_tokens and budget_cost to 0 to continue without one"
+                    f"{self._options.base_url} counts no tokens, so no budget of {self._section}.options can stop the "
+                    "run; set budget_tokens and budget_cost to 0 to continue without one"
                 )
             return answer
         except BaseException:
@@ -216,7 +216,7 @@ class ChatEndpoint:
     def _response(self, body: dict[str, Any]) -> httpx.Response | Answer:
         """What the endpoint answers, or the fault if it is there, and fails at or refuses this request alone.
 
-        While it is gone or busy, waits and tries again. Raises `RetryableError` after `patience`, and `FatalError` if the
+        While it is down or busy, waits and tries again. Raises `RetryableError` after `patience`, and `FatalError` if the
         budget is spent or the endpoint refuses the key, the model, the path or every request.
         """
         import httpx
@@ -236,22 +236,22 @@ class ChatEndpoint:
                 self._refused += 1
                 if status < 400 or status in (401, 403, 404) or (self._refused >= _ALL and not self._is_useful):
                     raise FatalError(
-                        f"{options.base_url} answers {status} ({_excerpt(response)}); check {self._section}.options.base_url "
-                        f"and model, and the key in {KEY}"
+                        f"{options.base_url} answers {status} ({_excerpt(response)}); check "
+                        f"{self._section}.options.base_url and model, and the key in {KEY}"
                     )
                 return Answer(_excerpt(response), "request refused")
             if status != 429 and self._is_there():
                 return Answer(reason, "no answer")
             if time.monotonic() - began + pause > options.patience:
                 raise RetryableError(
-                    f"{options.base_url} {reason} and did not recover within {options.patience:g} s; start it, or correct "
-                    f"{self._section}.options.base_url. Every answer so far is kept"
+                    f"{options.base_url} {reason} and did not recover within {options.patience:g} s; start it, or "
+                    f"correct {self._section}.options.base_url. Every response so far is kept"
                 )
             asked = response.headers.get("retry-after", "") if status else ""
             wait = min(float(asked) if asked.isdigit() else pause, _LONGEST_PAUSE)
             fields = {"reason": reason, "seconds": wait}
             notice = f"{options.base_url} {reason}; trying again for up to {options.patience:g} s"
-            log.warning("the endpoint is gone or busy", extra={"fields": fields, "notice": notice})
+            log.warning("the endpoint is down or busy", extra={"fields": fields, "notice": notice})
             time.sleep(wait)
             pause *= 2
 
@@ -265,8 +265,8 @@ class ChatEndpoint:
         for name, spent in (("budget_tokens", prompt + completion), ("budget_cost", round(cost, 6))):
             if (budget := getattr(options, name)) and spent >= budget:
                 raise FatalError(
-                    f"the budget is spent: answers took {spent:,}, {self._section}.options.{name} is {budget:,}; raise it to "
-                    "continue. Every answer so far is kept"
+                    f"the budget is spent: responses took {spent:,}, {self._section}.options.{name} is {budget:,}; "
+                    "raise it to continue. Every response so far is kept"
                 )
 
     def _is_there(self) -> bool:
@@ -319,7 +319,7 @@ def _key() -> str:
 
 
 def _in_words(error: Exception) -> str:
-    return f"does not answer ({str(error) or type(error).__name__})"
+    return f"does not respond ({str(error) or type(error).__name__})"
 
 
 def tokens_taken(model: object) -> dict[str, int]:
@@ -416,8 +416,8 @@ class Journal:
         while True:
             with self._transaction("NORMAL") as connection:
                 row = connection.execute(
-                    "SELECT owner, text, fault, coalesce(prompt_tokens, 0), coalesce(completion_tokens, 0) FROM answers "
-                    "WHERE request = ?",
+                    "SELECT owner, text, fault, coalesce(prompt_tokens, 0), coalesce(completion_tokens, 0) FROM "
+                    "answers WHERE request = ?",
                     (request,),
                 ).fetchone()
                 if row is not None and row[1] is not None:
@@ -445,8 +445,8 @@ class Journal:
             (known,) = connection.execute("SELECT model FROM asked WHERE terms = ?", (self._terms,)).fetchone()
             if model and model != known:  # undoes the transaction
                 raise FatalError(
-                    f"the endpoint reports model {model!r}, but {known!r} gave the earlier answers of these settings; serve "
-                    f"that model again, or name the new one in {self._section}.options.model"
+                    f"the endpoint reports model {model!r}, but {known!r} gave the earlier responses with these "
+                    f"settings; serve that model again, or name the new one in {self._section}.options.model"
                 )
 
     def release(self, request: str) -> None:

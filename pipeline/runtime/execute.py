@@ -121,7 +121,7 @@ def execute(stage: Stage, item: WorkItem, store: Store, report: ReportProgress) 
 def _claim_and_make(stage: Stage, item: WorkItem, store: Store, report: ReportProgress) -> Record:
     with ExitStack() as stack:
         stack.enter_context(translate_os_errors(f"making {item.step} {item.partition}"))
-        stack.enter_context(store.claim(item.key, lambda host: report(0, 1, f"another run on {host} is making it")))
+        stack.enter_context(store.claim(item.key, lambda host: report(0, 1, f"another run on {host} is computing it")))
         found = store.recover(stage.name, item.key)
         if found is not None:
             log.info("made by another process", extra={"fields": {"key": item.key}})

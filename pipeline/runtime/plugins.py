@@ -42,7 +42,7 @@ def load_plugin(group: str, name: str) -> Any:
         known = plugin_names(group)
         raise FatalError(
             f"no {group.removesuffix('s')} {name!r}{did_you_mean(name, known)}; registered are {', '.join(known) or 'none'}. "
-            "Install the package that brings it, or install rlip again (pip install -e .) if the name is its own"
+            "Install the package that provides it, or install rlip again (pip install -e .) if the name is its own"
         )
     if len(found) > 1:
         packages = ", ".join(map(_package, found))

@@ -190,7 +190,7 @@ def _tagger(
     try:
         tagger = load(weights, artifact.folder)
         if not isinstance(tagger, RelationTagger):
-            raise WeightsError(f"holds weights of {type(tagger).__name__}, not of a Relation Tagger")
+            raise WeightsError(f"contains weights of {type(tagger).__name__}, not of a Relation Tagger")
         labeller = TaggerLabeller(
             tagger.to(choose_device(settings.device, worker)),
             settings.categories or vocabulary["objects"][: settings.category_texts],

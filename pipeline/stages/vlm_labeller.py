@@ -160,8 +160,8 @@ class VlmLabeller:
         options = self._options
         if options.samples == 1 or not options.temperature:
             raise FatalError(
-                f"{options.base_url} gives no log-probabilities, and one answer alone has no probability; set samples to 5 "
-                "or more and temperature to about 1"
+                f"{options.base_url} gives no log-probabilities, and a single response has no probability; set samples "
+                "to 5 or more and temperature to about 1"
             )
         return [
             [float(letter == each) for each in question.letters]

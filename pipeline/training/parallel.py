@@ -142,7 +142,7 @@ class Sharded(Parallel):
         if self.micro_batches % ranks.count:
             raise FatalError(
                 f'parallel = "{settings.parallel}": the {self.micro_batches} micro-batches of a step are not a multiple of '
-                f"{ranks.count} processes, and each process gathers weights as often as the others; change the number of "
+                f"{ranks.count} processes, but each process must gather weights equally often; change the number of "
                 "processes, batch or micro_batch"
             )
         _show_tensors_in_dataclasses()

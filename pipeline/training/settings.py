@@ -204,14 +204,16 @@ class TrainingSettings(ViewSettings):
             )
         if self.network.backbone_norm == "batch" and self.processes * self.nodes > 1:
             raise ValueError(
-                'network.backbone_norm: with "batch", each process would have statistics of its own; set processes = 1, '
+                'network.backbone_norm: with "batch", each process would have its own statistics; set processes = 1, '
                 "or another norm"
             )
         if self.parallel == "tree" and self.deterministic == "fast":
-            raise ValueError('deterministic: parallel = "tree" is for the same bits; set "bits", or parallel = "ddp"')
+            raise ValueError(
+                'deterministic: parallel = "tree" guarantees the same bits; set "bits", or parallel = "ddp"'
+            )
         is_sharded = self.parallel in ("fsdp", "hsdp")
         if self.compile and is_sharded:
-            raise ValueError('compile: torch.compile does not get through the layers of FSDP2; set parallel = "ddp"')
+            raise ValueError('compile: torch.compile fails on the layers of FSDP2; set parallel = "ddp"')
         if self.evaluate_every and is_sharded:
             raise ValueError(
                 'evaluate_every: each process evaluates with the whole network; set parallel to "ddp" or "tree"'
@@ -317,6 +319,6 @@ class TaggerSettings(TrainingSettings):
     def _is_for_pretraining(cls, value: int | None) -> int | None:
         if value is not None:
             raise ValueError(
-                "a tagger is measured on its held-out images, every `check_every` steps; remove this setting"
+                "a tagger is evaluated on its held-out images, every `check_every` steps; remove this setting"
             )
         return value

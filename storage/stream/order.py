@@ -163,7 +163,7 @@ class Mix(BaseModel):
     @model_validator(mode="after")
     def _has_no_useless_weights(self) -> Self:
         if self.kind == "concat" and self.weights:
-            raise ValueError('weights: "concat" takes every image once; choose kind "proportional" or "temperature"')
+            raise ValueError('weights: "concat" uses every image once; choose kind "proportional" or "temperature"')
         return self
 
     def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:

@@ -273,7 +273,7 @@ WAYS: dict[str, tuple[Way, str]] = {
         matrix(lambda r: r.update(verb_scores=[[0.5, *scores] for scores in r["verb_scores"]])), "scores 5 predicates"
     ),
     "names in another case": (box(lambda _, b: b.update(category=b["category"].upper())), RIGHT),
-    "HICO-DET's list of objects": (lambda f: hico_det(f, alphabetical()), "leave `objects` out"),
+    "HICO-DET's list of objects": (lambda f: hico_det(f, alphabetical()), "omit `objects`"),
     "verb ids from 0": (lambda f: hico_det(f, first=0), "are numbered from 0"),
     # Scores
     "percent": (row(lambda r: [each.update(score=100 * each["score"]) for each in r["pairs"]]), RIGHT),

@@ -130,7 +130,7 @@ def test_a_limit_that_cuts_a_write_in_half_leaves_nothing_of_it(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, hard))
     try:
-        with pytest.raises(FatalError, match="may not grow"):
+        with pytest.raises(FatalError, match="can't grow"):
             log.append([verdict("reject", relation=DOG)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -191,7 +191,7 @@ def test_machines_share_the_work_and_a_dead_ones_lease_runs_out(tmp_path):
     assert began.wait(20)
     work("other", Slow)
     first.join()
-    assert runs == ["run"] and notes == [f"another run on {platform.node()} is making it"], (
+    assert runs == ["run"] and notes == [f"another run on {platform.node()} is computing it"], (
         "a holder that shows signs of life is waited for"
     )
     assert _waits_for_a_dead_one(_store(_url(), tmp_path / "dead"), "another machine")
@@ -210,7 +210,7 @@ def _waits_for_a_dead_one(store: RemoteStore, holder: str) -> bool:
     store.remote.files.create(f"claims/{first_item().key}", json.dumps({"holder": holder, "beat": 3}).encode())
     execute(First(Settings()), first_item(), store, lambda done, total, note="": notes.append(note))
     assert store.find("first", first_item().key) is not None and store.remote.files.listing("claims") == {}
-    return "another run on another machine is making it" in notes
+    return "another run on another machine is computing it" in notes
 
 
 class Counting(First):

@@ -154,7 +154,7 @@ class Reader(ABC):
             reasons = "; ".join(sorted({reject.reason for reject in self.rejects})) or "the list of images is empty"
             return AnnotationError(f"{source.listed_in}: no usable image for dataset {source.name!r} ({reasons})")
         present = _first_names(source.images)
-        holds = f"it holds {', '.join(present)}, ..." if present else "the folder is empty"
+        holds = f"it contains {', '.join(present)}, ..." if present else "the folder is empty"
         holds = holds if Path(source.images).is_dir() else "it holds other names"
         expected = f"{source.images}/{uri_of(first.path, source.images)}"
         return AnnotationError(

@@ -118,7 +118,7 @@ class DataSource(Settings):
             if not is_set and name in self.reader.required:
                 raise ValueError(f"{name}: required by format {self.format!r}; set it")
         if self.share is not None and self.only is not None:
-            raise ValueError("share: not together with `only`, which lists the images already; remove one of them")
+            raise ValueError("share: can't be combined with `only`, which already lists the images; remove one of them")
         for name in ("drop_fake", "drop_reflected"):
             if getattr(self, name) and self.format != "objects365":
                 raise ValueError(f"{name}: only for format 'objects365'; remove it")
@@ -210,8 +210,8 @@ def file_fault(path: Path, kind: str) -> str:
         if tail[-1:] == _ENDS[first]:
             return ""
         return (
-            f"ends in the middle of its JSON, with {tail[-20:]!r}: it was not written or downloaded completely; get it "
-            "again"
+            f"ends in the middle of its JSON, with {tail[-20:]!r}: it was not written or downloaded completely; "
+            "download it again"
         )
     if fault := _other_file(head):
         return fault

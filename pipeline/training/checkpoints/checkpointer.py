@@ -141,7 +141,7 @@ class TrainingState:
             if name.startswith((_MODEL, _EMA)) and isinstance(about, TensorStorageMetadata)
         }
         if wrong := state_dict_diff(saved, {name: tuple(value.shape) for name, value in own.items()}, {}):
-            raise ValueError(f"it holds another network than the settings describe: {'; '.join(wrong)}")
+            raise ValueError(f"it is of another network than the settings describe: {'; '.join(wrong)}")
 
 
 def _at_least_1d(value: Tensor) -> Tensor:
