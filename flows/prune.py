@@ -1,4 +1,4 @@
-"""Flow `prune`: deletes what Prefect's server recorded of old runs. The store, with its runs, stays."""
+"""Flow `prune`: deletes the Prefect server's records of old runs. The store and its runs are kept."""
 
 from __future__ import annotations
 

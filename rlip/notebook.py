@@ -1,4 +1,4 @@
-"""How objects show in notebooks: the tables and texts of the commands as HTML, and images with their labels."""
+"""How notebooks display objects: the tables and texts of the commands as HTML, and images with their labels."""
 
 from __future__ import annotations
 

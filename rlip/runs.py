@@ -1,4 +1,4 @@
-"""Runs: executing recipes, labelling folders, and reading what a store has of them."""
+"""Runs: executing recipes, labelling folders, and reading their results from a store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON of our own that others may have touched: read within limits, checked against a type, and sealed."""
+"""Our own JSON files, which others may have edited: read within limits, checked against a type, and sealed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leases: files in a store that say who is making an artifact, for machines that share no locks. They only save
+"""Leases: files in a store that say who is computing an artifact, for machines without shared locks. They only save
 work."""
 
 from __future__ import annotations

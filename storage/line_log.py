@@ -1,4 +1,4 @@
-"""A file of JSON lines that only grows: what was appended is on the disk, and other processes read only what is new."""
+"""An append-only file of JSON lines: appended lines are on disk, and other processes read only new ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifest: one JSON file in each artifact that says what it holds and how it was made."""
+"""The manifest: one JSON file in each artifact that describes its content and how it was made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store: what the pipeline relies on, wherever artifacts are. `LocalStore` and `RemoteStore` implement it.
+"""The store protocol, which `LocalStore` and `RemoteStore` implement.
 
 It is a protocol: with a base class, a remote store overrode half of a local one, and callers asked which one they had.
 """

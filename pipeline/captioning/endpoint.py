@@ -1,4 +1,4 @@
-"""Captions of a vision-language model behind an endpoint (`pipeline/runtime/chat_endpoint.py`)."""
+"""Captions from a vision-language model behind an endpoint (`pipeline/runtime/chat_endpoint.py`)."""
 
 from __future__ import annotations
 

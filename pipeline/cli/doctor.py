@@ -1,4 +1,4 @@
-"""`rlip doctor`: shows what a recipe needs and which of it is missing, or tries the device of this machine."""
+"""`rlip doctor`: shows a recipe's requirements and which are missing, or tests the device of this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rlip evaluate`: scores a file of detections by the rules of a public benchmark."""
+"""`rlip evaluate`: scores a detections file by the rules of a public benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rlip parse`: shows the triplets of a caption, their character offsets and what found them."""
+"""`rlip parse`: shows the triplets of a caption, their character offsets and the rules that found them."""
 
 from __future__ import annotations
 

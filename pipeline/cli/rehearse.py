@@ -1,4 +1,4 @@
-"""`rlip rehearse`: rehearses a recipe's training on this machine, and writes a recipe with what was best."""
+"""`rlip rehearse`: rehearses a recipe's training on this machine, and writes a recipe with the best settings."""
 
 from __future__ import annotations
 

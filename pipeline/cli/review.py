@@ -1,4 +1,4 @@
-"""`rlip review`: serves the page on which people judge the labels of a run."""
+"""`rlip review`: serves the page for judging the labels of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detectors in ONNX files as Ultralytics, RF-DETR and mmdeploy export them, run by onnxruntime.
+"""Detectors in ONNX files exported by Ultralytics, RF-DETR and mmdeploy, run by onnxruntime.
 
 Shapes: N boxes, C classes, H×W pixels. Sizes and places are (width, height) and (x, y).
 """

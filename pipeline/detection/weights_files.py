@@ -1,4 +1,4 @@
-"""Finds the files of a detector, and determines of which kind it is."""
+"""Finds the files of a detector, and determines its kind."""
 
 from __future__ import annotations
 

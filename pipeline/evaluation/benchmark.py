@@ -1,4 +1,4 @@
-"""Each public benchmark's figures by one call: the correct value, its interval, and the authors' if it differs."""
+"""Computes each public benchmark's figures: the correct value, its interval, and the authors' value if it differs."""
 
 from __future__ import annotations
 

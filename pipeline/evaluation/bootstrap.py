@@ -1,4 +1,4 @@
-"""How much a score owes to the choice of test images: the value and its bootstrap standard error (Efron 1979).
+"""How much a score depends on the choice of test images: the value and its bootstrap standard error (Efron 1979).
 
 Quantiles of resampled scores are no bounds for a mean over classes: an image that is drawn twice is found twice, and a
 class whose only images are not drawn leaves the mean, so that resampled scores lie above the value when many classes

@@ -1,4 +1,5 @@
-"""What a benchmark's figure hides: which pairs are located and how they are named, calibration, and image scores."""
+"""Details behind a benchmark's figure: which pairs are located and how they are named, calibration, and image
+scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds boxes and relations in a stream of images with a pre-trained network, whose texts are any names.
+"""Finds boxes and relations in a stream of images with a pre-trained network, for any names.
 
 Shapes: P pairs, V predicates, N relations.
 """

@@ -1,4 +1,4 @@
-"""Scores that other methods published, with where each was found, and caveats of the benchmarks."""
+"""Published scores of other methods, each with its source, and caveats of the benchmarks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what steps made: of each partition, which no step reads if it failed, and of a step as a whole."""
+"""Checks of step outputs: of each partition, which no step reads if it failed, and of a step as a whole."""
 
 from __future__ import annotations
 

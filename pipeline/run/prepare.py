@@ -1,4 +1,4 @@
-"""Prepares a run: checks what it needs, writes the synthetic world if the recipe has one, and sweeps the store."""
+"""Prepares a run: checks its requirements, writes the synthetic world if the recipe has one, and sweeps the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What scores candidates: the protocol of labellers, those of this project, and their settings."""
+"""Labellers, which score candidates: their protocol, this project's own, and their settings."""
 
 from __future__ import annotations
 

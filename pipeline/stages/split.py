@@ -1,4 +1,4 @@
-"""Stage `split`: chooses combinations of names that training excludes, so that their scores are of unseen ones."""
+"""Stage `split`: chooses triplets that are withheld from training and scored as unseen."""
 
 from __future__ import annotations
 

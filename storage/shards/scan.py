@@ -1,4 +1,4 @@
-"""Lists the members of a WebDataset tar that anyone may have written, without extracting or trusting any of it."""
+"""Lists the members of an untrusted WebDataset tar, without extracting anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file of detections holds, in its own images and names, and what is wrong with it, whatever its format."""
+"""The content of a detections file, in its own images and names, and its faults, in any format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recognises detections written in another convention than they are read in, which would yield a wrong figure."""
+"""Recognises detections in another convention than the reader's, which would yield a wrong figure."""
 
 from __future__ import annotations
 
