@@ -342,7 +342,7 @@ def test_a_start_needs_all_that_comes_before_it(client, folder, tmp_path):
 
 def test_a_second_flow_run_of_a_run_waits_and_says_so_and_others_go_on(client, folder):
     recipe, store = folder / "recipe.toml", small_recipe(folder).store
-    waits = f"another flow run, on {platform.node()}, works on run 'one' of {store}"
+    waits = f"another flow run, on {platform.node()}, is working on run 'one' of {store}"
 
     def said() -> bool | None:
         return any(waits in entry.message for entry in client.read_logs(sort=LogSort.TIMESTAMP_DESC)) or None
