@@ -14,7 +14,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-setup: $(BIN)/.installed ## create .venv with everything that runs need
+setup: $(BIN)/.installed ## create .venv with the packages that runs need
 
 dev: $(BIN)/.installed-dev ## setup, and everything for tests, lint and benchmarks
 
