@@ -43,7 +43,7 @@ def from_file(
 ) -> State[Outcome]:
     """Run the chain by a recipe file on the worker's machine, which a schedule reads again at every run.
 
-    Raises `FatalError` when the file is gone or is no valid recipe.
+    Raises `FatalError` when the file is missing or not a valid recipe.
     """
     try:
         recipe = load_recipe(recipe_file, overrides)

@@ -120,7 +120,7 @@ def require_allowed(recipe: Recipe, environment: Mapping[str, str]) -> None:
 
 
 def _is_within(store: Path | str, place: str) -> bool:
-    """Whether a store lies at or below a place. Links are resolved."""
+    """Whether a store is at or below a place. Links are resolved."""
     if is_remote(store) or is_remote(place):
         below = str(store).removeprefix(place.rstrip("/"))
         return below != str(store) and below[:1] in ("", "/") and ".." not in below.split("/")

@@ -70,7 +70,7 @@ class Artifact:
         return self._read(REJECTED_FILE)
 
     def require_whole(self) -> None:
-        """Read the data files again. Raises `FatalError` if one is gone or does not match its digest."""
+        """Read the data files again. Raises `FatalError` if one is missing or does not match its digest."""
         for name, entry in self.manifest.files.items():
             path = self.file(name)
             if not entry.matches(path):

@@ -206,7 +206,7 @@ class RecordedTraining:
 
     @contextmanager
     def samples(self) -> Iterator[ShardSamples]:
-        """Opens the training set. Raises `FatalError` when its shards are gone."""
+        """Opens the training set. Raises `FatalError` when its shards are missing."""
         from pipeline.training.shards import ShardSamples, map_samples, range_cache, shards_of
 
         kind: Literal["pretrain", "tagger"] = "tagger" if isinstance(self.settings, TaggerSettings) else "pretrain"

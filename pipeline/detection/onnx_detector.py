@@ -32,7 +32,7 @@ _Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class _View:
-    """Where an image lies in a network's input, in pixels of the input."""
+    """Where an image is placed in a network's input, in pixels of the input."""
 
     image: _Size
     """Size of the resized image"""
@@ -55,7 +55,7 @@ class _Colours:
 class _Ultralytics:
     """One output: 1×(4 + C)×N, boxes as cxcywh, or end to end 1×N×6, rows of xyxy, score and class.
 
-    The metadata state names, image size and task. Images lie in the middle of a grey input.
+    The metadata state names, image size and task. Images are centred in a grey input.
     """
 
     colours = _Colours(mean=(0, 0, 0), deviation=(255, 255, 255), around=(114, 114, 114))

@@ -134,7 +134,7 @@ BINS = 10
 
 
 class ReliabilityBin(NamedTuple):
-    """The predictions whose score lies in [low, high); the last bin includes 1."""
+    """The predictions whose score is in [low, high); the last bin includes 1."""
 
     low: float
     high: float

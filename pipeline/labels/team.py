@@ -62,7 +62,7 @@ class Team:
 
 
 def read_team(verdicts: Path) -> Team | None:
-    """The team that judges in a folder of verdicts; None if nobody named one. Raises `FatalError` for a damaged file."""
+    """The team that judges in a folder of verdicts; None if there is none. Raises `FatalError` for a damaged file."""
     try:
         return read_json(verdicts / TEAM_FILE, Team, "remove it and name the team again with --reviewers")
     except (FileNotFoundError, NotADirectoryError):

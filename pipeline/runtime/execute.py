@@ -292,7 +292,7 @@ def _merged(old: pa.Table, new: pa.Table, reusable: ReusableRows) -> pa.Table:
 
 
 def _in_place(store: Store, paths: Sequence[Path]) -> tuple[Artifact, ...]:
-    """The artifacts at these places, without their files. Raises `FatalError` for one that is gone."""
+    """The artifacts at these places, without their files. Raises `FatalError` for one that is missing."""
     found: dict[str, Artifact] = {}
     for stage in {path.parent.name for path in paths}:
         found |= store.find_all(stage, [path.name for path in paths if path.parent.name == stage])

@@ -105,7 +105,7 @@ class Alone(Parallel):
 
 
 class Replicated(Parallel):
-    """Each process has the whole network; gradients are averaged in buckets while the backward pass goes on."""
+    """Each process has the whole network; gradients are averaged in buckets during the backward pass."""
 
     def __init__(self, network: Network, ranks: Ranks, settings: TrainingSettings) -> None:
         super().__init__(network, ranks, settings)

@@ -135,7 +135,7 @@ class _LocalTar:
 
 
 class _RemoteTar:
-    """A file at a URL. The members of a sample lie together, so that one request brings them."""
+    """A file at a URL. The members of a sample are contiguous, so one request fetches them."""
 
     def __init__(self, url: str, cache: RangeCache | None) -> None:
         self._remote, self._file = _remote_file(url)

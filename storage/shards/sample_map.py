@@ -63,7 +63,7 @@ class ShardFile:
 
 
 class MemberPlace(NamedTuple):
-    """Where a member's bytes lie in its tar, and their 128-bit XXH3."""
+    """Where a member's bytes are in its tar, and their 128-bit XXH3."""
 
     extension: str
     offset: int
@@ -98,7 +98,7 @@ def write_sample_map(folder: Path, shards: Iterable[ShardFile], keep: Keep | Non
 
 
 def _by_tar(path: Path) -> dict[str, pa.Table]:
-    """Tar → its rows of an index, which must lie together."""
+    """Tar → its rows of an index, which must be contiguous."""
     index = read_index_file(path)
     tars = pc.run_end_encode(index["shard"].combine_chunks(), run_end_type=pa.int64())
     ends = tars.run_ends.to_pylist()

@@ -24,7 +24,7 @@ MAX_GLOBALS = 100
 
 @dataclass(frozen=True)
 class Member:
-    """A plain file in a tar: its key and extension, and where its bytes lie."""
+    """A plain file in a tar: its key and extension, and where its bytes are."""
 
     key: str
     extension: str

@@ -168,7 +168,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         """Resumes from a state. Batch size, number of ranks and weights of the mix may have changed in `state_after`
         states.
 
-        Raises `FatalError` at once when samples, seed or order differ, the state lies behind the end of the stream, or
+        Raises `FatalError` at once when samples, seed or order differ, the state is beyond the end of the stream, or
         a local tar is missing or too short.
         """
         self._reader.require_tars()
