@@ -14,9 +14,9 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-setup: $(BIN)/.installed ## create .venv with what runs need
+setup: $(BIN)/.installed ## create .venv with the packages that runs need
 
-dev: $(BIN)/.installed-dev ## the same with what tests, lint and benchmarks need
+dev: $(BIN)/.installed-dev ## setup, and everything for tests, lint and benchmarks
 
 # It does not depend on `dev`, which can't install a package that constraints.txt lacks.
 lock: ## write constraints.txt from pyproject.toml; versions that fit stay (UPGRADE="-P numpy" or UPGRADE=-U renews one or all); needs make dev once
@@ -49,7 +49,7 @@ browser: ## install the Chromium that tests of the review page drive (on Debian,
 	{ echo "Chromium with chromedriver was neither found nor installed, so the browser tests of the review page can't run. \
 	Install both, on Debian as root: apt-get install chromium chromium-driver"; test -z "$$RLIP_REQUIRE_BROWSER"; }
 
-demo: setup ## run the whole chain on the synthetic world; it ends with figures and the report's path
+demo: setup ## run the whole chain on the synthetic world, then print figures and the report's path
 	$(BIN)/rlip run demo
 
 # Tests start hundreds of Python processes, each of which would compile the project's modules anew.
@@ -58,7 +58,7 @@ test: dev browser services ## run every test and list the slowest
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 check: export PYTHONDONTWRITEBYTECODE :=
-check: dev ## before each commit: lint, types, imports, and the tests that need no chain, training, browser or server
+check: dev ## before each commit: lint, types, imports, and all tests without a chain, training, browser or server
 	@$(MAKE) -j2 --output-sync=target lint quick
 
 .PHONY: quick
@@ -69,7 +69,7 @@ torture: dev ## kill and stop processes at random moments (STORE_KILLS=300 STOPS
 	RLIP_STORE_KILLS=$(or $(STORE_KILLS),300) RLIP_STOPS=$(or $(STOPS),30) $(BIN)/python -m pytest tests/storage/test_torture.py -s
 	RLIP_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/chain tests/training/test_training.py -s -k 'random_moments or crash_point or on_s3'
 
-mutants: dev ## change the store's code in thousands of small ways that quick tests must notice (MUTANTS="storage.disk*": some of them): hours
+mutants: dev ## mutation-test the store's code against its quick tests (MUTANTS="storage.disk*": some of them): hours
 	$(BIN)/mutmut run $(MUTANTS)
 	$(BIN)/mutmut results
 

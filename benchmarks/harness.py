@@ -1,4 +1,4 @@
-"""What every benchmark shares: its arguments, turns beside peers, processes of its own, and rows as a table and as JSON."""
+"""Shared by all benchmarks: arguments, turns beside peers, separate processes, and rows as a table and as JSON."""
 
 from __future__ import annotations
 

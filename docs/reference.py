@@ -53,10 +53,10 @@ def settings_page() -> str:
     """The sections of a recipe, with every setting, its default and whether it decides rows."""
     lines = [
         MADE, "", "# Settings", "",
-        "Every setting of a recipe, by section, with its default, or with its type in brackets where it has none. A ● marks",
-        "settings that decide rows: changing one recomputes its stage and the stages below whose input then differs. Models",
-        "and other input files decide rows by their content. The other settings (paths, batch sizes, devices, workers) change",
-        "no row. `rlip run RECIPE --set shard.threshold=0.3` sets one for a single run. `~/` begins in the home folder.",
+        "Every setting of a recipe, by section, with its default or, if it has none, its type in parentheses. A ● marks",
+        "settings that decide rows: changing one recomputes its stage and any later stage whose input changes. Models and",
+        "other input files decide rows by their content. Other settings (paths, batch sizes, devices, workers) change no",
+        "row. `rlip run RECIPE --set shard.threshold=0.3` overrides a setting for a single run. `~/` is the home folder.",
     ]  # fmt: skip
     sections = list(_sections(Recipe, "", keyed=False, seen=set()))
     for group, section in (("captioners", "caption"), ("labellers", "tag"), ("detectors", "detect")):
@@ -91,10 +91,9 @@ def api_page() -> str:
     """The names of `rlip`, and the protocols of plug-ins."""
     lines = [
         MADE, "", "# Python", "",
-        "`import rlip` loads nothing else; a name is imported when it is first used. Input that can't be used raises",
+        "`import rlip` is lazy: a name is imported when it is first used. Invalid input raises",
         "`rlip.Error`, whose message says what to do. Tables are pyarrow's; `.to_pandas()` converts them. In a notebook,",
-        "runs and stores show as tables, predictions and explanations as drawn images, and progress as bars if ipywidgets",
-        "is installed.",
+        "runs and stores appear as tables, predictions and explanations as drawn images. Progress bars need ipywidgets.",
     ]  # fmt: skip
     for name in rlip.__all__:
         found = getattr(rlip, name)
@@ -106,9 +105,9 @@ def api_page() -> str:
             lines += ["", f"## rlip.{name}", "", _doc(found), *_members(found)]
     lines += [
         "", "## Plug-ins", "",
-        "A package registers what it adds in a group of entry points, under the name that recipes and commands use.",
-        "[examples/plugin](../examples/plugin) adds a captioner and an export. `rlip.plugins` has the classes below and what",
-        "their methods take and return.",
+        "A package registers a plug-in in a group of entry points, under the name that recipes and commands use.",
+        "[examples/plugin](../examples/plugin) adds a captioner and an export. `rlip.plugins` has the classes below and the",
+        "types of their arguments and results.",
     ]  # fmt: skip
     for group, classes in PLUGINS.items():
         lines += ["", f"### rlip.{group}", "", f"Registered by this project: {', '.join(plugin_names(group))}."]

@@ -139,12 +139,12 @@ def _publish_report_link(recipe: Recipe, figures: Sequence[str]) -> None:
     lines = [
         *figures,
         f"report on {platform.node()}, once the run has ended: `{path}`",
-        f"`rlip report {recipe.name} --store {recipe.store}` writes it anew",
+        f"`rlip report {recipe.name} --store {recipe.store}` writes it again",
     ]
     create_markdown_artifact(
         markdown="".join(f"* {line}\n" for line in lines),
         key=artifact_key("report", recipe.name),
-        description=f"Where the report of {recipe.name} lies, with key figures.",
+        description=f"Location of the report of {recipe.name}, with key figures.",
     )
 
 

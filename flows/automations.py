@@ -41,7 +41,7 @@ def zombies(silent_for: timedelta = SILENT_FOR) -> AutomationCore:
         within=silent_for,
     )
     message = (
-        f"no heartbeat for {silent_for.total_seconds():g} seconds; what it committed is in the store: run it again"
+        f"no heartbeat for {silent_for.total_seconds():g} seconds; its committed results are in the store: run it again"
     )
     action = ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message=message)
     return AutomationCore(name=f"{TAG}: crash zombies", trigger=trigger, actions=[action])
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     api = configured("PREFECT_API_URL")
     if api is None:
-        raise FatalError("PREFECT_API_URL is not set: set it to the server that is to have the automations")
+        raise FatalError("PREFECT_API_URL is not set: set it to the server for the automations")
     require_server(api)
     with get_client(sync_client=True) as client:
         for name in create_automations(client, options.notify):

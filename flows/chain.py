@@ -43,7 +43,7 @@ def from_file(
 ) -> State[Outcome]:
     """Run the chain by a recipe file on the worker's machine, which a schedule reads again at every run.
 
-    Raises `FatalError` when the file is gone or is no valid recipe.
+    Raises `FatalError` when the file is missing or not a valid recipe.
     """
     try:
         recipe = load_recipe(recipe_file, overrides)
@@ -100,7 +100,7 @@ def _refuse(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Reco
         raise FatalError(
             f"{plan.step.name}: {len(plan.due)} of {plan.partitions} partitions are not in "
             f"{planner.context.recipe.store}, and this run does not compute them: start at {plan.step.stage.name} or "
-            "before, and use one store everywhere"
+            "earlier, and use one store everywhere"
         )
     return []
 

@@ -66,7 +66,7 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
                 _send_what_is_queued()
     except httpx.TransportError as error:
         raise RetryableError(
-            f"Prefect's server no longer answers ({error}). What was committed is kept: start the server, or run with "
+            f"Prefect's server no longer responds ({error}). Committed results are kept: start the server, or run with "
             "--direct"
         ) from error
     finally:

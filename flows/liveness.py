@@ -17,7 +17,7 @@ from prefect.states import Crashed
 from storage.disk import lock_file
 from storage.store import Store
 
-MESSAGE = "its process is gone; what it committed is in the store, and another run continues from there"
+MESSAGE = "its process died; its committed results are in the store, and another run continues from there"
 _OPEN = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING"]
 
 

@@ -83,7 +83,7 @@ def _require_pool(client: SyncPrefectClient, name: str, deployment: str, taken: 
     if limit is not None and limit <= taken:
         why = "this run holds it while it waits for that one" if taken else "so that nothing starts in it"
         raise FatalError(
-            f"work pool {name} of {deployment} has a concurrency limit of {limit}, and {why}: it would wait for ever. "
+            f"work pool {name} of {deployment} has a concurrency limit of {limit}, and {why}: it would wait forever. "
             f"Raise the limit (prefect work-pool set-concurrency-limit {name} {taken + 1})"
             + (", or deploy on_pools in another pool" if taken else "")
         )
@@ -110,5 +110,5 @@ def _run(client: SyncPrefectClient, deployment: str, recipe: Recipe) -> None:
     if state.type is not StateType.COMPLETED:
         raise FatalError(
             f"{deployment}: flow run {run.name!r} ended {state.name}: {state.message} "
-            f"What it committed is kept; run again with start = {deployment.partition('/')[0]!r}"
+            f"Committed results are kept; run again with start = {deployment.partition('/')[0]!r}"
         )

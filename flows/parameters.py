@@ -45,7 +45,7 @@ FIRST = STAGES[0].name
 StartStage = Annotated[
     str,
     described(
-        "Run from this stage on. Everything before it must be in the store; what is there is never recomputed.",
+        "Run from this stage on. The results of earlier stages must be in the store; they are never recomputed.",
         enum=[stage.name for stage in STAGES],
     ),
 ]

@@ -1,4 +1,4 @@
-"""Flow `prune`: deletes what Prefect's server recorded of old runs. The store, with its runs, stays."""
+"""Flow `prune`: deletes the Prefect server's records of old runs. The store and its runs are kept."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ _PAGE = 200
 
 @flow(name="prune", persist_result=False)
 def prune(
-    days: Annotated[float, Field(ge=0), described("Days for which a flow run that has ended is kept.")] = 30.0,
-    keep: Annotated[
-        int, Field(ge=0), described("Number of the last runs of each flow that are kept however old.")
-    ] = 20,
+    days: Annotated[float, Field(ge=0), described("Days to keep flow runs after they end.")] = 30.0,
+    keep: Annotated[int, Field(ge=0), described("Number of latest runs of each flow to keep, however old.")] = 20,
 ) -> int:
     """Delete flow runs that ended more than `days` ago, except the last `keep` of each flow. Returns their number."""
     with get_client(sync_client=True) as client:

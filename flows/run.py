@@ -26,7 +26,7 @@ def run(context: RunContext, display: Display) -> Outcome:
         from flows.session import Session, shared
 
         session = Session.begin(context, display, reports=False)
-        sys.stderr.write(f"While it lasts, Prefect shows this run at {ready()}\n")
+        sys.stderr.write(f"Follow this run in Prefect at {ready()}\n")
         # Heartbeats detect dead workers, which do not exist here, and make each flow run wait a second for a thread.
         with shared(session), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             return cast(Outcome, end_to_end(context.recipe, return_state=True).result())

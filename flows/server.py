@@ -138,7 +138,7 @@ def serve(store: str, port: int) -> None:
     if not (home / DATABASE).is_file():
         raise FatalError(
             f"{home / DATABASE}: no such database yet; `rlip run` writes it, without --direct and without "
-            "PREFECT_API_URL. Name the store whose runs you look for: --store"
+            "PREFECT_API_URL. Name the store of your runs with --store"
         )
     _require_free(port)
     with TemporaryServer(home, os.environ, port) as server:

@@ -81,7 +81,7 @@ def session_of(recipe: Recipe) -> Iterator[Session]:
 
             def report_wait(node: str) -> None:
                 logger.info(
-                    "another flow run, on %s, works on run %r of %s; this one goes on when that has ended",
+                    "another flow run, on %s, is working on run %r of %s; this one continues when it ends",
                     node, recipe.name, recipe.store,
                 )  # fmt: skip
 
@@ -108,19 +108,19 @@ def require_allowed(recipe: Recipe, environment: Mapping[str, str]) -> None:
     default = CaptionSettings.model_fields["lavis_python"].default
     if str(python) not in (str(default), environment.get(LAVIS_PYTHON)):
         raise FatalError(
-            f"caption.lavis_python = {python}: a deployment starts {default} or what {LAVIS_PYTHON} names in its "
-            "worker's environment, and no other program"
+            f"caption.lavis_python = {python}: a deployment may start only {default} or what {LAVIS_PYTHON} names in "
+            "its worker's environment"
         )
     allowed = environment.get(STORES, "").split()
     if allowed and not any(_is_within(recipe.store, place) for place in allowed):
         raise FatalError(
-            f"store = {recipe.store}: stores of this worker lie in {', '.join(allowed)}; name one there, or add its "
-            f"place to {STORES} in the worker's environment"
+            f"store = {recipe.store}: this worker accepts only stores in {', '.join(allowed)}; name one there, or add "
+            f"its location to {STORES} in the worker's environment"
         )
 
 
 def _is_within(store: Path | str, place: str) -> bool:
-    """Whether a store lies at or below a place. Links are resolved."""
+    """Whether a store is at or below a place. Links are resolved."""
     if is_remote(store) or is_remote(place):
         below = str(store).removeprefix(place.rstrip("/"))
         return below != str(store) and below[:1] in ("", "/") and ".." not in below.split("/")

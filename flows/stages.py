@@ -56,7 +56,9 @@ def gpu_slots(stage: str, environment: Mapping[str, str] = os.environ) -> Iterat
         yield
         return
     if not wanted.isdecimal() or int(wanted) < 1:
-        raise FatalError(f"{VARIABLE} = {wanted!r}: give the number of GPU slots a step takes, at least 1, or unset it")
+        raise FatalError(
+            f"{VARIABLE} = {wanted!r}: set it to the number of GPU slots per step, at least 1, or unset it"
+        )
     _require_limit(int(wanted))
     # A server that restarts forgets its leases. That is no reason to stop a training run: it goes on without its slot.
     with concurrency(

@@ -15,7 +15,7 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
 def giou(first: Tensor, second: Tensor) -> Tensor:
     """Returns the generalised IoU (Rezatofighi et al., 2019) of xyxy boxes whose leading axes broadcast.
 
-    It lies in [-1, 1]; two boxes without area give a finite value, not NaN.
+    It is in [-1, 1]; two boxes without area give a finite value, not NaN.
     """
     first_min, first_max, second_min, second_max = first[..., :2], first[..., 2:], second[..., :2], second[..., 2:]
     area_first, area_second = (first_max - first_min).prod(-1), (second_max - second_min).prod(-1)

@@ -46,7 +46,7 @@ class TextConfig:
     feedforward: int = Field(default=3072, ge=1, le=SIZES)
     """Width of the feed-forward networks."""
     vocabulary: int = Field(default=50265, ge=1, le=ROWS)
-    """Number of tokens that the tokenizer knows, at most."""
+    """Maximum number of tokens of the tokenizer."""
     max_positions: int = Field(default=514, ge=4, le=ROWS)
     """Length of the longest token sequence + 2, because RoBERTa counts positions from its padding index."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -107,16 +107,16 @@ class NetworkConfig:
     fusion_heads: int = Field(default=8, ge=1)
     """Heads of the fusion attention."""
     gate: Literal["VXAc", "GLIP", "none"] = "VXAc"
-    """What scales the fused update: one learned number (VXAc), one per channel (GLIP), or nothing."""
+    """Scale of the fused update: one learned number (VXAc), one per channel (GLIP), or none."""
     relation_queries: Literal["vanilla_MBF", "vanilla", "MBF"] = "vanilla_MBF"
     """Content of relation queries: learned (vanilla), from subject and object (MBF), or the sum of both."""
     relation_branches: int = Field(default=16, ge=1, le=BRANCHES)
-    """Branches of the module that makes relation queries from subject and object."""
+    """Branches of the module that computes relation queries from subject and object."""
     text: TextConfig = TextConfig()
     official_compat: bool = False
-    """Compute as the authors' code does, bugs included, so that their weights give their numbers."""
+    """Compute as the authors' code does, bugs included, so their weights reproduce their results."""
     tagger: bool = False
-    """Whether this is a Relation Tagger, which gets its pairs of boxes as input."""
+    """Whether this is a Relation Tagger, whose pairs of boxes are inputs."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -116,7 +116,7 @@ def _log(reason: str) -> None:
 
 @cache
 def _log_once(reason: str) -> None:
-    logger.warning("deformable attention reads with plain PyTorch, which is slower, because %s", reason)
+    logger.warning("deformable attention uses plain PyTorch, which is slower, because %s", reason)
 
 
 def chosen() -> dict[str, dict[tuple[Any, ...], str]]:

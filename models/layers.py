@@ -147,7 +147,7 @@ def encode_boxes(boxes_BQ4: Tensor, width: int) -> Tensor:
 
 
 def _waves(positions: Tensor, features: int) -> Tensor:
-    """Returns ...×features: sine on even, cosine on odd features, one frequency per pair; positions lie in [0, 1]."""
+    """Returns ...×features: sine on even, cosine on odd features, one frequency per pair; positions are in [0, 1]."""
     pair = torch.arange(features // 2, dtype=torch.float32, device=positions.device)
     angle = positions[..., None] * (2 * math.pi) / TEMPERATURE ** (2 * pair / features)
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)

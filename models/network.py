@@ -81,7 +81,7 @@ class Network(nn.Module):
         Raises `ValueError` when there are no object texts; predicates may be empty.
         """
         if objects_TE.shape[0] == 0:  # an exporter takes `len` for a constant
-            raise ValueError('the list of object texts is empty; give at least the text that stands for "no objects"')
+            raise ValueError('the list of object texts is empty; pass at least the text for "no objects"')
         whole = (images_B3HW.shape[2], images_B3HW.shape[3])
         sizes = [whole] * len(images_B3HW) if sizes is None else sizes
         padded = any(size != whole for size in sizes)

@@ -47,7 +47,7 @@ def export_onnx(
     import onnx_ir
 
     if not isinstance(network, RLIP):
-        raise ConfigError("network setting tagger=True: a tagger is given boxes and finds none, and isn't exported")
+        raise ConfigError("network setting tagger=True: a tagger takes boxes and detects none, so it can't be exported")
     features = network.encode_texts([*objects, NO_OBJECTS]), network.encode_texts(predicates)
     rows, columns = (torch.export.Dim(name, max=LARGEST_SIDE // STRIDE) for name in ("rows", "columns"))
     any_number = {0: torch.export.Dim.DYNAMIC}

@@ -127,7 +127,7 @@ def scene_graph(predictions: Predictions, sizes: list[tuple[int, int]]) -> list[
 def _pairs(predictions: Predictions, sizes: list[tuple[int, int]]) -> list[Pairs]:
     """Returns pairs whose labels exclude "no objects"; predicate scores are not yet multiplied by class scores."""
     if predictions.object_logits.shape[-1] < 2:
-        raise ValueError('"no objects" is the only object text, so there is nothing to find; add names of objects')
+        raise ValueError('"no objects" is the only object text, so there is nothing to find; add object names')
     subject_scores, subject_labels = predictions.subject_logits.softmax(-1)[..., :-1].max(-1)
     object_scores, object_labels = predictions.object_logits.softmax(-1)[..., :-1].max(-1)
     predicates = predictions.predicate_logits.sigmoid()

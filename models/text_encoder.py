@@ -29,7 +29,7 @@ SHORTENED = ("roberta", "bert")
 
 
 class TextEncoder(nn.Module):
-    """Encodes each text by itself, without a prompt, into one pooled feature.
+    """Encodes each text separately, without a prompt, into one pooled feature.
 
     Without a tokenizer folder, only `encode_tokens` works.
     """
@@ -142,7 +142,7 @@ class TextTokens:
 
 
 class LabelTokenizer:
-    """Tokenises label texts, each by itself and without a prompt. It can be handed to other processes."""
+    """Tokenises label texts, each separately and without a prompt. It can be handed to other processes."""
 
     def __init__(self, folder: Path | str | None, config: TextConfig) -> None:
         """Without a folder, it knows only its padding. Raises `ConfigError` when the tokenizer doesn't fit."""

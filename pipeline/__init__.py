@@ -1,1 +1,1 @@
-"""Rooms from `cli` down to `runtime`; a room imports only the rooms below it (docs/design.md, The house)."""
+"""Subpackages from `cli` down to `runtime`; each imports only those below it (docs/design.md, Packages)."""

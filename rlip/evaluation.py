@@ -22,10 +22,10 @@ def evaluate(
     annotations: str | Path,
     **options: Any,
 ) -> Evaluation:
-    """Scores predictions, or a file of detections from any source, by the rules of a public benchmark.
+    """Scores predictions, or a detections file from any source, by the rules of a public benchmark.
 
     Several files are compared with the first. `benchmark`: hico-det, vcoco, open-images, vrd or vg. `annotations`: its
-    ground truth. `options`: those of `rlip evaluate`, e.g. split and known_object; `--file` is files, a list, and
+    ground truth. `options`: as in `rlip evaluate`, e.g. split and known_object; `--file` is files, a list, and
     `--report` is report_folder.
     """
     given = [predictions] if isinstance(predictions, str | Path | Prediction) else list(predictions)

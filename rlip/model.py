@@ -37,14 +37,14 @@ def load(
 ) -> Model:
     """Loads weights of this project: a file, its folder, or sample weights such as "demo-detector".
 
-    `tokenizer`: folder of the tokenizer, for weights without one next to them. `image_size`: longest side in pixels at
-    which images are seen; that of the training, or 1333. `device`: auto, cpu, cuda or cuda:1.
+    `tokenizer`: folder of the tokenizer, for weights without one next to them. `image_size`: longest side of input
+    images in pixels; by default that of the training, or 1333. `device`: auto, cpu, cuda or cuda:1.
     """
     return Model(weights_path(weights), None if tokenizer is None else Path(tokenizer), image_size, device)
 
 
 class Model:
-    """A network. `objects` and `predicates` are the names of its training, which any others can replace."""
+    """A network. `objects` and `predicates` are the names used in training; any others can replace them."""
 
     def __init__(self, weights: Path, tokenizer: Path | None, image_size: int | None, device: str) -> None:
         known = trained_names(weights)
@@ -69,16 +69,15 @@ class Model:
     ) -> Prediction:
         """Finds boxes and relations in an image, as `rlip predict` does.
 
-        `image`: a file, an image of Pillow, or an array (height, width, 3) in RGB. `objects`, `predicates`: any names,
-        as a list or separated by commas; those of the training if none are given.
-        `subject`: the name that subjects must have. `per_image`: relations to keep. `threshold`: least score of a box
-        or relation.
+        `image`: a file, a Pillow image, or an array (height, width, 3) in RGB. `objects`, `predicates`: any names, as a
+        list or separated by commas; by default those used in training. `subject`: required name of subjects.
+        `per_image`: number of relations to keep. `threshold`: minimum score of a box or relation.
         """
         listed = (names.split(",") if isinstance(names, str) else names or () for names in (objects, predicates))
         given = [distinct(names) for names in listed]
         names = Names(given[0] or self.objects, given[1] or self.predicates)
         if not names.objects or not names.predicates:
-            raise FatalError("the weights state no names; give objects and predicates, e.g. objects=['person', 'dog']")
+            raise FatalError("the weights have no names; pass objects and predicates, e.g. objects=['person', 'dog']")
         if subject is not None and subject not in names.objects:
             raise FatalError(
                 f"subject {subject!r} is not among the objects ({', '.join(names.objects)}); add it to them"
@@ -93,7 +92,7 @@ class Model:
 
 
 class Prediction(Drawable):
-    """The boxes and relations that were found in an image.
+    """The boxes and relations found in an image.
 
     `row` is a row of the table `detections`: boxes with category and score, and pairs of them with predicate and score.
     """

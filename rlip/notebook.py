@@ -1,4 +1,4 @@
-"""How objects show in notebooks: the tables and texts of the commands as HTML, and images with their labels."""
+"""How notebooks display objects: the tables and texts of the commands as HTML, and images with their labels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Drawable(ABC):
         """What is drawn: boxes, and relations, of which the `top` best count."""
 
     def draw(self, out: str | Path | None = None, top: int = ARROWS) -> Image.Image:
-        """Draws the image with its boxes and its `top` best relations, which are also listed. `out`: a file for it."""
+        """Draws the image with its boxes and a list of its `top` best relations. `out`: file to write."""
         drawn = labelled_cell(self.title, self.image, self.seen(top), top)
         if out is not None:
             drawn.save(out)

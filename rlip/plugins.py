@@ -1,4 +1,4 @@
-"""What plug-ins of other packages are made of: a protocol for each group of entry points (docs/api.md)."""
+"""The protocols of plug-ins from other packages, one for each group of entry points (docs/api.md)."""
 
 from pipeline.captioning.captioner import Caption as Caption, Captioner as Captioner, CaptionerPlugin as CaptionerPlugin
 from pipeline.data.datasets.reader import Reader as Reader

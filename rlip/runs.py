@@ -1,4 +1,4 @@
-"""Runs: executing recipes, labelling folders, and reading what a store has of them."""
+"""Runs: executing recipes, labelling folders, and reading their results from a store."""
 
 from __future__ import annotations
 
@@ -52,23 +52,23 @@ Error = PipelineError
 def run(
     recipe: str | Path, settings: Mapping[str, Any] | None = None, runner: Literal["direct", "prefect"] = "direct"
 ) -> Run:
-    """Runs a recipe as `rlip run` does: what the store has is reused, and what is committed survives any crash.
+    """Runs a recipe as `rlip run` does: it reuses artifacts in the store, and committed artifacts survive any crash.
 
     `recipe`: a file, or the name of one of the project's own, e.g. "demo". `settings`: values that replace those of the
     recipe, e.g. {"shard.threshold": 0.3}. `runner`: "direct", in this process and its workers, or "prefect".
     """
     if unset := [name for name, value in (settings or {}).items() if value is None]:
-        raise FatalError(f"settings: {', '.join(unset)} = None: TOML has no such value; leave the setting out")
+        raise FatalError(f"settings: {', '.join(unset)} = None: TOML has no such value; omit the setting")
     overrides = [f"{name}={json.dumps(value, default=str)}" for name, value in (settings or {}).items()]
     context = _executed(load_recipe(Path(recipe), overrides), runner)
     return Run(context.run.records()[-1])
 
 
 def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **options: Any) -> Run:
-    """Labels the images of a folder that nobody annotated. Images that can't be used are named in warnings.
+    """Labels a folder of unannotated images. Unusable images are named in warnings.
 
     `tagger`: weights, their folder, or a run. `detector`: a folder or hub name of transformers, torchvision's .pth, an
-    .onnx file, weights of this project, or a .json with boxes. `options`: those of `rlip label`, e.g. captioner,
+    .onnx file, weights of this project, or a .json with boxes. `options`: as in `rlip label`, e.g. captioner,
     categories, threshold and store; `--as` is run_name, and `--set` is overrides, a list.
     """
     if isinstance(listed := options.get("categories"), list | tuple):
@@ -76,7 +76,7 @@ def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **opt
     options |= {"folder": str(folder), "tagger": str(tagger), "detector": str(detector)}
     context = _executed(checked(label_recipe)(**options))
     for image, reason in require_usable(context).items():
-        warnings.warn(f"{image} is left out: {reason}", stacklevel=2)
+        warnings.warn(f"{image} is excluded: {reason}", stacklevel=2)
     return Run(context.run.records()[-1])
 
 
@@ -87,7 +87,7 @@ def open(store: str | Path = STORE) -> Store:
 
 
 class Store:
-    """A store with the runs that were made in it."""
+    """A store and its runs."""
 
     def __init__(self, address: str | Path = STORE) -> None:
         """Raises `Error` if there is none at this address."""
@@ -98,7 +98,7 @@ class Store:
         return [run.name for run in runs_of(self._store)]
 
     def run(self, name: str) -> Run:
-        """A run by its name, or by NAME@2 as its second execution left it."""
+        """A run by its name; NAME@2 is its state after the second execution."""
         return Run(find_run(self._store, name))
 
     def __repr__(self) -> str:
@@ -109,15 +109,15 @@ class Store:
 
 
 class Run:
-    """A run in a store, by its `name`: what `run` and `label` return stays as that execution left it, e.g. demo@2. Its
-    tables are pyarrow's, so that `.to_pandas()` converts each."""
+    """A run in a store, by its `name`. The runs that `run` and `label` return keep the state of that execution, e.g.
+    demo@2."""
 
     def __init__(self, record: RecordedRun) -> None:
         self._run = record
         self.name = record.name
 
     def images(self) -> pa.Table:
-        """One row for each image, with its boxes; of images that nobody annotated, those that were detected."""
+        """One row for each image, with its annotated boxes or, if it has none, the detected ones."""
         return self._table("images")
 
     def captions(self) -> pa.Table:
@@ -129,20 +129,20 @@ class Run:
         return self._table("triplets")
 
     def labels(self, all_scores: bool = False) -> pa.Table:
-        """One row for each label that the run keeps; with `all_scores` for each scored one, with the column `kept` and
-        the `reason`. docs/exchange.md describes the columns."""
+        """One row for each label that the run keeps; with `all_scores`, for every scored label, with columns `kept` and
+        `reason`. docs/exchange.md describes the columns."""
         self._require("labels", bool(self._run.artifacts("tag")))
         found = pa.concat_tables([LABELS.empty_table(), *flat_labels(self._run)])
         return found if all_scores else found.filter(pc.field("kept"))
 
     def sql(self, query: str) -> pa.Table:
-        """The result of an SQL query on the run's tables, as of `rlip query`. Needs `pip install 'rlip[review]'`."""
+        """The result of an SQL query on the run's tables, as in `rlip query`. Needs `pip install 'rlip[review]'`."""
         schema, batches = select(self._run, query)
         return pa.Table.from_batches(batches, schema)
 
     def explain(self, image: int | str) -> Explanation:
-        """How the labels of an image came about, to be printed; its `draw(out)` draws those that are kept, and `trace` has
-        the rows. `image`: its id, dataset and id ("coco/42"), or file name."""
+        """Traces the labels of an image, for printing; `draw(out)` draws the kept labels, and `trace` has the rows.
+        `image`: its id, dataset and id ("coco/42"), or file name."""
         return Explanation(self._run, trace_of(self._run, str(image)))
 
     def report(self, folder: str | Path | None = None, pictures: int = 24, seed: int = 0) -> Path:
@@ -158,8 +158,8 @@ class Run:
         all_scores: bool = False,
         masks: str | Path | None = None,
     ) -> Path:
-        """Writes the labels in a format of `rlip export` to a new folder, which is returned. `masks`: folder of the
-        PNGs that PSG and COCO panoptic name."""
+        """Writes the labels in a format of `rlip export` to a new folder, and returns the folder. `masks`: folder of
+        the PNGs of PSG and COCO panoptic."""
         return Path(export_run(self._run, format, Path(folder), threshold, all_scores, masks).folder)
 
     def _table(self, name: str) -> pa.Table:

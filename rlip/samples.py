@@ -20,14 +20,14 @@ def stream(
 ) -> Stream:
     """The samples of tars in random order: {"__key__": ..., "__url__": ..., "jpg": b"...", "json": b"..."}.
 
-    `shards`: a folder with tars, e.g. of `rlip shards publish`, or tars; each with an index next to it, which
-    `rlip shards index` makes. `epoch`: the first epoch; `epochs`: how many, None for no end. `options`: batch, rank,
-    ranks and others of `Stream`, which is a dataset for torch's DataLoader; its `batches()` gives whole batches.
+    `shards`: tars, or a folder with tars, e.g. from `rlip shards publish`; each needs an index next to it (`rlip shards
+    index`). `epoch`: the first epoch; `epochs`: how many, None for no end. `options`: batch, rank, ranks and others of
+    `Stream`, a dataset for torch's DataLoader; its `batches()` yields whole batches.
     """
     listed = expanded([shards] if isinstance(shards, str | Path) else list(shards))
     tars = [tar for path in map(Path, listed) for tar in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]
     if not tars:
-        raise FatalError(f"{shards}: holds no tar; name a folder of shards, or tars")
+        raise FatalError(f"{shards}: contains no tar; name a folder of shards, or tars")
     end = None if epochs is None else epoch + epochs
     found = Stream(_sample_map(tars), seed=seed, epochs=end, **options)
     if epoch:
@@ -48,7 +48,7 @@ def _sample_map(tars: list[Path]) -> SampleMap:
 def _stamp(index: Path) -> list[int]:
     if not index.is_file():
         raise FatalError(
-            f"{index.parent}: no index next to the tars; make it with `rlip shards index {index.parent}/*.tar`"
+            f"{index.parent}: no index next to the tars; create it with `rlip shards index {index.parent}/*.tar`"
         )
     status = index.stat()
     return [status.st_size, status.st_mtime_ns]

@@ -70,7 +70,7 @@ class Artifact:
         return self._read(REJECTED_FILE)
 
     def require_whole(self) -> None:
-        """Read the data files again. Raises `FatalError` if one is gone or does not match its digest."""
+        """Read the data files again. Raises `FatalError` if one is missing or does not match its digest."""
         for name, entry in self.manifest.files.items():
             path = self.file(name)
             if not entry.matches(path):
@@ -103,11 +103,11 @@ def require_schemas(manifest: Manifest, folder: Path) -> None:
             found = pq.read_metadata(path)
             schema = found.schema.to_arrow_schema()
         except (pa.ArrowException, OSError) as error:
-            raise FatalError(f"{file} is no table ({str(error).splitlines()[0][:200]})") from error
+            raise FatalError(f"{file} is not a table ({str(error).splitlines()[0][:200]})") from error
         if entry.rows is not None and found.num_rows != entry.rows:
             raise FatalError(f"{file} has {found.num_rows:,} rows, and its manifest says {entry.rows:,}")
         if file == REJECTED_FILE and not schema.equals(REJECTED):
-            raise FatalError(f"{file} has other columns than quarantined rows have")
+            raise FatalError(f"{file} does not have the columns of quarantined rows")
         upgrade(schema.empty_table(), manifest.stage, path.stem, file)
 
 

@@ -25,7 +25,7 @@ class Damage:
 
 PARTITION_MAP_REMEDY = (
     "remove it and run again: images are then partitioned from scratch, and those that move to another partition are "
-    "computed again"
+    "recomputed"
 )
 PARTITION_MAP_LIMITS = Limits(2**28, 2**24)
 """Eleven million images with ids of 19 digits fit."""

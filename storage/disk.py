@@ -127,7 +127,7 @@ def lock_file(path: Path) -> BinaryIO:
         return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+b")
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise FatalError(f"{path}: is a link, where only files are locked; remove it") from error
+            raise FatalError(f"{path}: is a link, but only files can be locked; remove it") from error
         raise
 
 

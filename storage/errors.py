@@ -44,7 +44,9 @@ def translate_os_errors(doing: str) -> Iterator[None]:
         if error.errno in _FULL:
             raise FatalError(f"disk full while {where}; free space and run again: nothing is lost") from error
         if error.errno in _REFUSED:
-            raise FatalError(f"not allowed while {where}; change its permissions or name another folder") from error
+            raise FatalError(
+                f"permission denied while {where}; change its permissions or name another folder"
+            ) from error
         if error.errno in _MAY_PASS:
             raise RetryableError(f"the disk failed while {where}; if this persists, check the disk") from error
         raise

@@ -1,4 +1,5 @@
-"""What runs refer to takes space, and what none refers to is garbage, removed after a grace period, by one rename."""
+"""Disk usage, and garbage collection: artifacts that no run refers to are removed after a grace period, by one
+rename."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON of our own that others may have touched: read within limits, checked against a type, and sealed."""
+"""Our own JSON files, which others may have edited: read within limits, checked against a type, and sealed."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def read_within_limit(path: Path, most: int = LIMITS.size) -> bytes:
         with path.open("rb") as file:
             return file.read(most + 1)
     except IsADirectoryError:
-        raise FatalError(f"{path}: damaged (a folder in place of a file); remove it and run again") from None
+        raise FatalError(f"{path}: damaged (a folder instead of a file); remove it and run again") from None
 
 
 def sealed_json(value: dict[str, Any], default: Callable[[Any], Any] | None = None) -> bytes:

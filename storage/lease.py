@@ -1,4 +1,4 @@
-"""Leases: files in a store that say who is making an artifact, for machines that share no locks. They only save
+"""Leases: files in a store that say who is computing an artifact, for machines without shared locks. They only save
 work."""
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def hold_lease(
 
     A holder counts as dead when its lease stays the same for `expiry` seconds by the clock of the one who waits; clocks
     of two machines are never compared. A holder on this `machine` is certainly dead, since the caller holds a lock that
-    excludes live ones. If the remote side fails, work goes on without a lease.
+    excludes live ones. If the remote side fails, work continues without a lease.
     """
     holder = f"{machine} {uuid.uuid4().hex}"
     try:
@@ -104,5 +104,5 @@ def _lease_bytes(holder: str, heartbeat: int) -> bytes:
 
 
 def _lease_of(data: bytes | None) -> _Lease:
-    """What a lease says; the default of each field where it is gone or damaged."""
+    """What a lease says; the default of each field where it is missing or damaged."""
     return parse_json_or_none(data, _Lease) or _Lease()

@@ -1,4 +1,4 @@
-"""A file of JSON lines that only grows: what was appended is on the disk, and other processes read only what is new."""
+"""An append-only file of JSON lines: appended lines are on disk, and other processes read only new ones."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ class LineLog:
         if not data:
             return
         if any(len(line) >= MAX_LINE or b"\n" in line for line in checked):
-            raise FatalError(f"{self.path}: a line may have {MAX_LINE:,} bytes and no line end; nothing was written")
+            raise FatalError(
+                f"{self.path}: a line has at most {MAX_LINE:,} bytes and no line break; nothing was written"
+            )
         with translate_os_errors(f"writing {self.path}"):
             self._disk.make_durable(self.path.parent)
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -87,7 +89,7 @@ class LineLog:
                         os.ftruncate(descriptor, size)
                     if error.errno == errno.EFBIG:
                         raise FatalError(
-                            f"{self.path} may not grow further ({error.strerror}); raise the limit of file sizes"
+                            f"{self.path} can't grow further ({error.strerror}); raise the file size limit"
                         ) from error
                     raise
             finally:

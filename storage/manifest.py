@@ -1,4 +1,4 @@
-"""The manifest: one JSON file in each artifact that says what it holds and how it was made."""
+"""The manifest: one JSON file in each artifact that describes its content and how it was made."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Manifest(BaseModel):
                 return "manifest of another key"
             return None
         except ValueError as error:
-            return f"manifest with impossible values: {error}"
+            return f"manifest with invalid values: {error}"
 
     def checksum(self) -> str:
         """Digest of all fields but the seal."""

@@ -120,7 +120,7 @@ class ObjectStoreArtifacts:
             return store.commit(draft, self.download(stage, key, draft))
 
     def digest(self, stage: str, key: str, name: str, digest: str) -> tuple[int, str] | None:
-        """Size and sha256 of a data file whose manifest says `digest`, read again; None where it is gone."""
+        """Size and sha256 of a data file whose manifest says `digest`, read again; None where it is missing."""
         return self.files.digest(f"{_place(stage, key)}/{self._stored_name(name, digest)}")
 
     def remove(self, stage: str, key: str, names: Iterable[str]) -> None:

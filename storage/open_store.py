@@ -33,12 +33,12 @@ def existing_store(address: Address) -> Store:
     if not is_remote(address):
         folder = local_folder(address)
         if not (folder / "artifacts").is_dir():
-            raise FatalError(f"no store at {folder}; name it with --store, or make one with rlip run")
+            raise FatalError(f"no store at {folder}; name it with --store, or create one with rlip run")
         return LocalStore(folder)
     store = open_store(address)
     store.refresh()
     if not store.stages() and not (store.root / "runs").is_dir():
-        raise FatalError(f"no store at {address}; name it with --store, or make one with rlip run")
+        raise FatalError(f"no store at {address}; name it with --store, or create one with rlip run")
     return store
 
 
@@ -50,7 +50,7 @@ def local_folder(address: Address) -> Path:
     """
     text = str(address)
     if not text:
-        raise FatalError("no store is named; name a folder, or a URL such as s3://bucket/folder")
+        raise FatalError("no store given; name a folder, or a URL such as s3://bucket/folder")
     if any(each == "\0" or "\ud800" <= each <= "\udfff" for each in text):
         raise FatalError(f"{text!r} is not the address of a store; name a folder, or a URL such as s3://bucket/folder")
     require_no_secret(text)

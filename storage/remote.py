@@ -154,8 +154,8 @@ class Remote:
         data = self._do(ask) if size else b""
         if len(data) > size:
             raise FatalError(
-                f"{self.url}: the server ignores ranges; copy the tars to this machine, or use a server that answers "
-                "them"
+                f"{self.url}: the server ignores range requests; copy the tars to this machine, or use a server that "
+                "supports them"
             )
         return data
 

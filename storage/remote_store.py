@@ -152,7 +152,7 @@ class RemoteStore:
         yield from dict(sorted(self.find_all(stage, self.remote.keys(stage)).items())).values()
 
     def entries(self, stage: str) -> Iterator[StoredEntry]:
-        """What lies at each place of a stage, ordered by key. Lists twice; reads only which keys runs have found."""
+        """What is at each place of a stage, ordered by key. Lists twice; reads only which keys runs have found."""
         found = self._touched()
         for key, files in sorted(self.remote.listing(stage).items()):
             yield _holding(stage, key, files, found)

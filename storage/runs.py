@@ -232,7 +232,7 @@ class RunRecord(Run):
         return self._content.facts.get(name)
 
     def _require_current(self) -> None:
-        raise FatalError(f"{self.name} is a record of what was done and can't be changed; name the run without @")
+        raise FatalError(f"{self.name} is a record of a past execution and can't be changed; name the run without @")
 
 
 def runs_of(store: Store) -> list[Run]:

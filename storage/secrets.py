@@ -17,9 +17,9 @@ def redacted(text: str) -> str:
 
 
 def require_no_secret(url: str) -> None:
-    """Raises `FatalError` for a URL that holds a password, a token or a key."""
+    """Raises `FatalError` for a URL that contains a password, a token or a key."""
     if _PASSWORD.search(url) or _VALUE.search(url):
         raise FatalError(
-            f"{redacted(url)}: the URL holds a password or a key, which would be kept with the run; give it by the "
+            f"{redacted(url)}: the URL contains a password or a key, which would be stored with the run; set it in the "
             "environment (docs/security.md, Secrets)"
         )

@@ -1,4 +1,4 @@
-"""The store: what the pipeline relies on, wherever artifacts are. `LocalStore` and `RemoteStore` implement it.
+"""The store protocol, which `LocalStore` and `RemoteStore` implement.
 
 It is a protocol: with a base class, a remote store overrode half of a local one, and callers asked which one they had.
 """
@@ -23,7 +23,7 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class StoredEntry:
-    """What lies at an artifact's place: the artifact, or the remains of one."""
+    """What is at an artifact's place: the artifact, or the remains of one."""
 
     stage: str
     key: str
@@ -54,7 +54,7 @@ class Store(Protocol):
         """Bring this machine's view of runs and partition maps up to date."""
 
     def folder(self, stage: str, key: str) -> Path:
-        """Where an artifact lies on this machine. Raises `FatalError` for names that could lead elsewhere."""
+        """Where an artifact is on this machine. Raises `FatalError` for names that could lead elsewhere."""
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The committed artifact, or None. A folder without a manifest does not count as one."""
@@ -75,16 +75,16 @@ class Store(Protocol):
         """Every committed artifact of a stage, ordered by key."""
 
     def entries(self, stage: str) -> Iterator[StoredEntry]:
-        """What lies at each place of a stage, ordered by key. Reads no data."""
+        """What is at each place of a stage, ordered by key. Reads no data."""
 
     def used(self, stage: str, key: str) -> float:
         """Unix time at which an artifact was made or last found by a run."""
 
     def manifest_bytes(self, stage: str, key: str) -> bytes:
-        """The manifest as it lies in the store now, whatever this machine has cached."""
+        """The manifest as it is in the store now, whatever this machine has cached."""
 
     def measure(self, stage: str, key: str, name: str, digest: str) -> tuple[int, str] | None:
-        """Size and sha256 of a data file, read again; None where it is gone. `digest` is what the manifest says."""
+        """Size and sha256 of a data file, read again; None where it is missing. `digest` is what the manifest says."""
 
     def draft(self) -> AbstractContextManager[Path]:
         """A folder to write an artifact's files in. Whatever `commit` did not take is removed on exit."""
@@ -127,7 +127,7 @@ class Store(Protocol):
         """Remove drafts that dead processes left behind, and return how many. Scratch folders stay for resuming."""
 
     def damaged_copies(self) -> Iterator[Path]:
-        """Read this machine's copies of what lies elsewhere. Yields damaged ones, which can be removed."""
+        """Read this machine's copies of remote files. Yields damaged ones, which can be removed."""
 
     def clean_up(self, before: float) -> None:
         """Remove what dead processes left behind, and notes and copies from before `before` (a Unix time)."""

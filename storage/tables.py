@@ -236,7 +236,7 @@ def _read_as(held: pa.Array, wanted: pa.DataType, path: str, where: str, stage: 
         unknown = {field.name for field in held.type} - {field.name for field in wanted}
         if unknown:
             raise FatalError(
-                f"{where}: column {path}.{min(unknown)} is of another version of rlip; upgrade rlip or {_again(stage)}"
+                f"{where}: column {path}.{min(unknown)} is from another version of rlip; upgrade rlip or {_again(stage)}"
             )
         children = [_field(held, field, f"{path}.{field.name}", where, stage) for field in wanted]
         return pa.StructArray.from_arrays(children, fields=list(wanted), mask=held.is_null())
@@ -256,7 +256,7 @@ def _field(held: pa.Array, field: pa.Field, path: str, where: str, stage: str) -
     if held.type.get_field_index(field.name) >= 0:
         return _read_as(held.field(field.name), field.type, path, where, stage)
     if path not in ADDED:
-        raise FatalError(f"{where}: made by an older version, without column {path}; {_again(stage)}")
+        raise FatalError(f"{where}: written by an older version, without column {path}; {_again(stage)}")
     return pa.array([ADDED[path]] * len(held), field.type)
 
 

@@ -48,7 +48,7 @@ def _is_safetensors(path: Path) -> bool:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if is_own(path):
-        raise WeightsError(f"{path}: already holds weights of this project, so there is nothing to import")
+        raise WeightsError(f"{path}: already contains weights of this project, so there is nothing to import")
     with opened(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, {}  # noqa: SIM118, a file is not a mapping
 
@@ -56,7 +56,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _read_pickled(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     content = read_torch_file(path)
     if not isinstance(content, Mapping):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a table of parameters")
+        raise WeightsError(f"{path}: contains a {type(content).__name__}, not a table of parameters")
     state, args = content.get("model", content), content.get("args", {})
     if not isinstance(state, Mapping):
         raise WeightsError(f"{path}: `model` is a {type(state).__name__}, not a table of parameters")
@@ -87,9 +87,9 @@ def _checked(path: Path, name: object, value: object) -> Tensor:
     if value.layout != torch.strided or value.is_quantized:
         raise WeightsError(f"{path}: {name} is sparse or quantised; only dense tensors can be read")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise WeightsError(f"{path}: {name} claims {value.numel():,} values, more than the file has for it")
+        raise WeightsError(f"{path}: {name} claims {value.numel():,} values, more than the file has")
     if not value.is_floating_point():
         return value
     if not value.isfinite().all():
-        raise WeightsError(f"{path}: {name} holds NaN or infinite values; the training diverged")
+        raise WeightsError(f"{path}: {name} has NaN or infinite values; the training diverged")
     return value.float()

@@ -78,7 +78,7 @@ def import_state(
             f"parameters begin with {', '.join(sorted(checkpoint.state)[:3]) or 'nothing'}"
         )
     if text_folder is not None and not kind.detector:
-        raise WeightsError(f"{checkpoint.path}: a {kind.value} has a text encoder of its own; leave out --text")
+        raise WeightsError(f"{checkpoint.path}: a {kind.value} has its own text encoder; omit --text")
     sources = {name: name for name in checkpoint.state}
     state: Mapping[str, Tensor] = checkpoint.state
     try:
@@ -245,6 +245,6 @@ def read_text_encoder(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> di
         raise WeightsError(f"{path}: lacks {summary(missing)}; name the folder of a RoBERTa with a pooled output")
     if wrong := [wanted[name] for name in values if tuple(values[name].shape) != shapes[name]]:
         raise WeightsError(
-            f"{path}: other sizes than the network in {summary(wrong)}; set them, e.g. --set text.hidden=1024"
+            f"{path}: sizes differ from the network's in {summary(wrong)}; set them, e.g. --set text.hidden=1024"
         )
     return values

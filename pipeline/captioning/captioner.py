@@ -41,15 +41,14 @@ class Caption(NamedTuple):
 
 
 class Captioner(Protocol):
-    """Makes captions. The captions of an image depend on the image and its id only, not on batch, order or worker.
-
-    Crops are images, too, with the id of the image that they are from.
+    """Captions images. Captions depend only on the image and its id, not on batch, order or worker. Crops are passed as
+    images with the id of their image.
     """
 
     needs_images: bool
-    """False for a captioner that uses ids only, so that images need not be decoded for it."""
+    """False for a captioner that uses only ids, so images need not be decoded for it."""
     rejects: list[Rejected]
-    """Recorded captions that could not be used, each with its image."""
+    """Unusable recorded captions, each with its image."""
 
     @property
     def side(self) -> int | None:
@@ -62,16 +61,16 @@ class Captioner(Protocol):
 
 
 class CaptionerPlugin(OpenedPlugin):
-    """What is registered as a captioner: what it reads and how it is opened. Creating it must be quick."""
+    """A registered captioner: the files it reads and how to open it. Creating it must be quick."""
 
     batches_at_once: ClassVar[int] = 1
-    """Batches that `caption` gets at the same time, each in a thread: several for a captioner that waits for a server."""
+    """Concurrent calls of `caption`, each in a thread: several for a captioner that waits for a server."""
 
     def __init__(self, settings: CaptionSettings) -> None:
         super().__init__(settings.options, "caption")
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """What is wrong with files that exist, for `rlip doctor`: the setting that names one, and the fault."""
+        """Faults of existing files, for `rlip doctor`: the setting that names the file, and the fault."""
         return iter(())
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Captions of a vision-language model behind an endpoint (`pipeline/runtime/chat_endpoint.py`)."""
+"""Captions from a vision-language model behind an endpoint (`pipeline/runtime/chat_endpoint.py`)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PROMPT = (
 
 
 class EndpointOptions(ChatOptions):
-    """Captioner "openai": the endpoint, what it is asked, and how fast."""
+    """Captioner "openai": the endpoint, its prompt, and the request rate."""
 
     prompt: str = PROMPT
-    """What the model is asked about each image. Each line of its answer is a caption."""
+    """The prompt for each image. Each line of the response is a caption."""
     prompt_file: Path | None = file_read(None)
     """File with the prompt, which replaces `prompt`."""
 

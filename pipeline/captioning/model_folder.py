@@ -52,7 +52,7 @@ def model_fault(folder: Path) -> str:
     for path in (folder / name for name in _JSON_FILES):
         try:
             if path.is_file() and not isinstance(json.loads(path.read_bytes()), dict):
-                return f"{path.name} is no JSON object; copy it again"
+                return f"{path.name} is not a JSON object; copy it again"
         except (OSError, ValueError, RecursionError) as error:
             return f"{path.name} can't be read ({error}); copy it again"
     return ""
@@ -85,6 +85,6 @@ def find_lavis_python(python: Path) -> Path:
 
 def _ways(model: str, setting: str) -> str:
     return (
-        f"Either set {setting} to a folder that holds config.json, model.safetensors and the tokenizer's files, "
+        f"Either set {setting} to a folder with config.json, model.safetensors and the tokenizer's files, "
         f"or set hub = true on a machine with network access to download {model!r} from the Hugging Face hub"
     )

@@ -79,15 +79,15 @@ class RecordedCaptioner:
                 # COCO named its images COCO_train2014_000000000009.jpg before it named them 000000000009.jpg.
                 if not (ours.endswith(theirs) or theirs.endswith(ours)):
                     raise FatalError(
-                        f"caption.recorded: image {image_id} is {other} in {where}, and {name} in dataset {dataset}, so "
-                        "captions would be given to other images; number the images alike, and those of several "
-                        "datasets differently"
+                        f"caption.recorded: image {image_id} is {other} in {where}, and {name} in dataset {dataset}, "
+                        "so captions would go to other images; use the same image ids in both, and different ones in "
+                        "each dataset"
                     )
         if not fit:
             reasons = Counter(reject.reason for reject in self.rejects)
             listed = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
             raise FatalError(
-                f"caption.recorded: none of the captions is of a labelled image ({listed or 'all have other ids'}); "
+                f"caption.recorded: none of the captions belongs to a labelled image ({listed or 'all have other ids'}); "
                 f"expected the ids of the datasets' images in {EXPECTED}"
             )
 
@@ -140,7 +140,7 @@ def _from_json(content: Any, path: Path) -> Iterator[_Stated]:
     elif isinstance(content, list):
         yield from _from_rows(content, path, only_caption=False)
     else:
-        raise FatalError(f"{path}: holds neither a JSON object nor a list; expected {EXPECTED}")
+        raise FatalError(f"{path}: is neither a JSON object nor a list; expected {EXPECTED}")
 
 
 def _from_rows(rows: list[Any], path: Path, only_caption: bool) -> Iterator[_Stated]:

@@ -26,13 +26,13 @@ class CaptionSettings(Settings):
     options: PluginOptions = runtime(PluginOptions())
     """Settings of a captioner of another package, which are part of the key."""
     of: tuple[Literal["image", "box", "pair"], ...] = Field(("image",), min_length=1)
-    """What captions describe, one or several: the whole image, a box, a pair of boxes. All candidates from a caption
-    contain its boxes."""
+    """What captions describe, one or several: the whole image, a box, a pair of boxes. Candidates of a caption contain
+    its boxes."""
     max_regions: int = Field(10, ge=1)
     """box, pair: maximum number of each per image: the largest boxes, and the pairs with the highest prior by size and
     distance."""
     context: float = Field(0.25, ge=0, le=10)
-    """box, pair: what the crop shows around the rectangle, on each side, as a share of its size. The rectangle is
+    """box, pair: margin of the crop around the rectangle, on each side, as a share of its size. The rectangle is
     outlined in red, unless this is 0."""
     model: str = file_read("Salesforce/blip-image-captioning-large")
     """The captioner's model. blip: a folder, or a name on the Hugging Face hub; lavis: a folder with one BLIP
@@ -54,14 +54,14 @@ class CaptionSettings(Settings):
     min_length: int = Field(default=5, ge=0)
     """Minimum length of a caption in tokens, with the begin token and the prompt."""
     repetition_penalty: float = Field(default=1.1, gt=0)
-    """nucleus: divisor of positive and factor of negative logits of tokens that occurred already, also in the
+    """nucleus: divisor of positive and factor of negative logits of tokens that already occurred, also in the
     prompt."""
     prompt: str = "a picture of "
-    """Text with which captions begin for the model; it is removed from them."""
+    """Text with which the model starts a caption; it is removed from the result."""
     num_beams: int = Field(default=3, ge=1, le=32)
     """Number of beams of beam search."""
     merge_draws: bool = False
-    """Merge equal captions of an image, box or pair into the first, with their number as `times`."""
+    """Merge equal captions of an image, box or pair, with their number as `times`."""
     filter: str = file_read("")
     """Folder or hub name of a `BlipForImageTextRetrieval` whose matching head scores every caption (CapFilt). "": no
     filter."""
@@ -77,11 +77,11 @@ class CaptionSettings(Settings):
     batch_size: int = runtime(32, ge=1)
     """Images, or crops of them, per batch of the network."""
     answers: Path | None = runtime(None)
-    """openai: SQLite file of the answers. Unset: answers.sqlite in the store."""
+    """openai: SQLite file of responses. Unset: answers.sqlite in the store."""
     lavis_python: Path = runtime(Path(".lavis/bin/python"))
-    """lavis: Python interpreter of its environment, which `make lavis-env` builds."""
+    """lavis: Python interpreter of the environment built by `make lavis-env`."""
     recorded: tuple[Path, ...] = data_file(())
-    """recorded: files of captions (docs/labels.md, Decoding); an image gets those of all."""
+    """recorded: caption files (docs/labels.md, Decoding); an image gets the captions of all files."""
 
     @field_validator("of", mode="before")
     @classmethod
@@ -108,7 +108,7 @@ class CaptionSettings(Settings):
         if len({*self.of}) < len(self.of):
             raise ValueError(f"of: {[*self.of]} names one twice")
         if self.captioner == "recorded" and not self.recorded:
-            raise ValueError("recorded: name at least one file of captions, or set captioner to 'blip'")
+            raise ValueError("recorded: name at least one caption file, or set captioner to 'blip'")
         if self.captioner == "lavis" and self.precision == "bfloat16":
             raise ValueError(f"precision: {self.precision} needs captioner 'blip'; 'lavis' supports float32 only")
         if self.captioner == "lavis" and self.device.startswith("cuda"):

@@ -37,7 +37,7 @@ COMMANDS = {
     },
     "Judge": {
         "evaluate": "Score detections by the rules of a public benchmark.",
-        "review": "Serve the page on which people judge labels.",
+        "review": "Serve the page for judging labels.",
         "verdicts": "Verdicts: summary, thresholds, calibration, import.",
     },
     "Exchange": {

@@ -55,7 +55,7 @@ def batch(
     training = RecordedTraining.find(find_run(existing_store(store), run_name), step_name)
     if training.steps is not None and not 1 <= step <= training.steps:
         raise FatalError(
-            f"{training.step_name} of run {run_name!r} has the steps 1 to {training.steps}, and no step {step}"
+            f"{training.step_name} of run {run_name!r} has steps 1 to {training.steps}, but no step {step}"
         )
     with training.samples() as samples:
         images = step_images(samples, training.settings, step)
@@ -147,7 +147,7 @@ def _draw(images: Sequence[StepImage], out: Path) -> int:
         title = f"{sanitise(image.dataset, 40)}/{image.image_id}  {pixels.width}x{pixels.height}"
         cells.append(labelled_cell(title, pixels, _seen(image.shown.labels)))
     if not cells:
-        raise FatalError("no image of this step can be read; `rlip store verify` names what is damaged")
+        raise FatalError("no image of this step can be read; `rlip store verify` names the damage")
     with translate_os_errors(f"writing {out}"), atomic_file(out) as aside:
         contact_sheet(cells).save(aside, "PNG")
     return len(cells)
@@ -182,8 +182,8 @@ class RecordedTraining:
         terms = artifact.manifest.terms
         if terms["version"] != _VERSIONS[run.stage(name)]:
             raise FatalError(
-                f"{name} of run {run.name!r} was trained by version {terms['version']} of its stage, but this one is version "
-                f"{_VERSIONS[run.stage(name)]}, which orders images differently; use the rlip that trained it"
+                f"{name} of run {run.name!r} was trained by version {terms['version']} of its stage, but this one is "
+                f"version {_VERSIONS[run.stage(name)]}, which orders images differently; use the rlip that trained it"
             )
         model = TaggerSettings if run.stage(name) == TrainTaggerStage.name else TrainingSettings
         try:
@@ -206,7 +206,7 @@ class RecordedTraining:
 
     @contextmanager
     def samples(self) -> Iterator[ShardSamples]:
-        """Opens the training set. Raises `FatalError` when its shards are gone."""
+        """Opens the training set. Raises `FatalError` when its shards are missing."""
         from pipeline.training.shards import ShardSamples, map_samples, range_cache, shards_of
 
         kind: Literal["pretrain", "tagger"] = "tagger" if isinstance(self.settings, TaggerSettings) else "pretrain"
@@ -227,7 +227,8 @@ def _shards(run: Run, artifact: Artifact) -> tuple[Artifact, ...]:
     gone = [key[:12] for key in keys if key not in shards]
     if gone:
         raise FatalError(
-            f"{len(gone)} of {len(keys)} shards that the training read are gone ({', '.join(gone[:5])}); run the recipe again"
+            f"{len(gone)} of {len(keys)} shards that training read are missing ({', '.join(gone[:5])}); "
+            "run the recipe again"
         )
     return tuple(shards[key] for key in keys)
 

@@ -29,7 +29,7 @@ def join_training(
         bool, typer.Option("--stay", help="After a training run, wait for the next one until asked to stop.")
     ] = False,
     ray: Annotated[
-        int | None, typer.Option(min=1, help="Join with this many nodes of this machine's Ray cluster instead.")
+        int | None, typer.Option(min=1, help="Join this many nodes of the machine's Ray cluster instead.")
     ] = None,
 ) -> None:
     """Join a multi-node training run: run processes for the coordinator, which runs the recipe."""
@@ -50,7 +50,7 @@ def write_slurm_script(
         int | None, typer.Option("--gpus-per-node", min=1, help="GPUs, and thus training processes, per node.")
     ] = None,
     partition: Annotated[str | None, typer.Option(help="Partition of the cluster.")] = None,
-    time: Annotated[str | None, typer.Option(help="Time limit as Slurm writes it, e.g. 12:00:00.")] = None,
+    time: Annotated[str | None, typer.Option(help="Time limit in Slurm's format, e.g. 12:00:00.")] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; unset: print the script.")] = None,
     overrides: Overrides = None,
 ) -> None:

@@ -77,7 +77,7 @@ def _draw_labels(picture: Image.Image, labels: SeenLabels, scale: float, most: i
 
 def _lines(labels: SeenLabels | None, most: int) -> list[str]:
     if labels is None:
-        return ["no labels of this project's form"]
+        return ["no labels in this project's format"]
     if not labels.relations:
         return [f"{len(labels.boxes)} boxes, no relations"]
     shown = _surest(labels, most)

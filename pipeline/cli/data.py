@@ -32,7 +32,7 @@ def get_data(
         list[str] | None,
         typer.Argument(
             metavar="[NAME]...",
-            help="Names that `rlip data list` shows, e.g. coco or blip; lists all if omitted.",
+            help="Names from `rlip data list`, e.g. coco or blip; lists all if omitted.",
         ),
     ] = None,
     root: DataRoot = DATA,
@@ -47,7 +47,7 @@ def get_data(
 ) -> None:
     """Download public datasets and weights to where recipes look for them. Resume, verify and unpack.
 
-    List at the end what must be downloaded manually, and exit with 1 unless all of it is there.
+    At the end, list what must be downloaded manually, and exit with 1 if anything is missing.
     """
     if not names:
         list_data(root, as_json)

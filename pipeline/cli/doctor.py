@@ -1,4 +1,4 @@
-"""`rlip doctor`: shows what a recipe needs and which of it is missing, or tries the device of this machine."""
+"""`rlip doctor`: shows a recipe's requirements and which are missing, or tests the device of this machine."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def doctor(
     ] = None,
     overrides: Overrides = None,
     device: Annotated[
-        bool, typer.Option("--device", help="Test the GPU, else the CPU: results against the CPU's, speed, memory.")
+        bool, typer.Option("--device", help="Test the GPU, else the CPU: agreement with the CPU, speed, memory.")
     ] = False,
-    minutes: Annotated[float, typer.Option(min=0.1, help="What --device may take at most.")] = 10.0,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time limit of --device.")] = 10.0,
     as_json: AsJson = False,
 ) -> None:
     """Check that data, weights, store, disk, versions and machine suit a recipe, and say how to fix what is missing."""

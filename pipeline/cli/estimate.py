@@ -32,10 +32,10 @@ def estimate(
     recipe: RecipePath,
     earlier: Annotated[
         str | None,
-        typer.Option("--from", metavar="RUN", help="The run whose costs per image count; unset: docs/benchmarks.md."),
+        typer.Option("--from", metavar="RUN", help="The run that provides costs per image; unset: docs/benchmarks.md."),
     ] = None,
     images: Annotated[
-        int | None, typer.Option("--images", min=1, help="Number of images to label, if the data are elsewhere.")
+        int | None, typer.Option("--images", min=1, help="Number of images to label, if the data is elsewhere.")
     ] = None,
     workers: Annotated[
         int | None,
@@ -49,9 +49,9 @@ def estimate(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Estimate a run's worker-hours, wall time, bytes, tokens and cost from what an earlier run took per image.
+    """Estimate a run's worker-hours, wall time, bytes, tokens and cost from an earlier run's costs per image.
 
-    Unless --images is set, the run's report compares the estimate with what the run took.
+    Unless --images is set, the run's report compares the estimate with the actual costs.
     """
     context = RunContext(load_recipe(recipe, overrides or []))
     run = None if earlier is None else find_run(context.store, earlier)
@@ -107,7 +107,7 @@ def _lines(total: Estimate) -> list[str]:
         price = "set prompt_price and completion_price in the options to price them"
         if total.tokens_price is not None:
             price = f"{total.tokens_price:,.2f} by prompt_price and completion_price"
-        lines.append(f"Endpoint: {total.tokens[0]:,} tokens of prompts and {total.tokens[1]:,} of answers; {price}")
+        lines.append(f"Endpoint: {total.tokens[0]:,} tokens of prompts and {total.tokens[1]:,} of responses; {price}")
     if far := [step for step in total.steps if step.factor > FARTHEST]:
         worst = max(far, key=lambda step: step.factor)
         lines.append(

@@ -1,4 +1,4 @@
-"""`rlip evaluate`: scores a file of detections by the rules of a public benchmark."""
+"""`rlip evaluate`: scores a detections file by the rules of a public benchmark."""
 
 from __future__ import annotations
 
@@ -129,17 +129,17 @@ class Evaluation:
 
     benchmark: str
     rules: tuple[str, ...]
-    """The rules that differ from the usual ones, in words."""
+    """Rules that differ from the default, in words."""
     figures: tuple[Figure, ...]
     findings: str
-    """What was left out or looks wrong, in words."""
+    """What was excluded or looks wrong, in words."""
     report: Path | None
-    """The page, if a folder was named for it."""
+    """The report page, if a folder was passed."""
     comparison: Comparison | None
-    """The first of several models, whose figures these are, compared with the others."""
+    """The comparison of the first model, whose figures these are, with the others."""
 
     def as_json(self) -> str:
-        """The comparison, or findings and figures, with null for those that the ground truth does not define."""
+        """The comparison, or findings and figures, with null where the ground truth does not define them."""
         if self.comparison is not None:
             return self.comparison.as_json()
         figures = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in self.figures]
@@ -166,7 +166,7 @@ def score(
         list[Path],
         typer.Option(
             "--detections",
-            help="A file of `rlip predict`, or a public format. Repeat it to compare further models with the first.",
+            help="Output of `rlip predict`, or a public format. Repeat it to compare further models with the first.",
         ),
     ],
     format_name: Annotated[
@@ -182,7 +182,7 @@ def score(
     ] = False,
     interactions: Annotated[
         Path | None,
-        typer.Option("--interactions", help="hico-det: hico_list_hoi.txt, whose positions --rare and --split name."),
+        typer.Option("--interactions", help="hico-det: hico_list_hoi.txt, which --rare and --split refer to."),
     ] = None,
     rare: Annotated[
         Path | None, typer.Option("--rare", help="hico-det: file of the rare interactions' positions.")
@@ -199,25 +199,23 @@ def score(
     ] = False,
     seen: Annotated[
         Path | None,
-        typer.Option("--seen", help="vg, vrd: JSON list of training's [subject, predicate, object] names, for zR@K."),
+        typer.Option("--seen", help="vg, vrd: JSON list of trained [subject, predicate, object] names, for zR@K."),
     ] = None,
     verified: Annotated[
         Path | None,
         typer.Option("--verified", help="open-images: CSV of verified image labels, for the challenge's metric."),
     ] = None,
     absent_as_zero: Annotated[
-        bool, typer.Option("--absent-as-zero", help="vg: predicates that the truth lacks count as 0 in mR@K.")
+        bool, typer.Option("--absent-as-zero", help="vg: predicates absent from the truth count as 0 in mR@K.")
     ] = False,
-    subject: Annotated[
-        str, typer.Option("--subject", help="hico-det: the subject of the list's interactions.")
-    ] = "person",
-    boxes_given: Annotated[bool, typer.Option("--boxes-given", help="vg: boxes were given (PredCls, SGCls).")] = False,
+    subject: Annotated[str, typer.Option("--subject", help="hico-det: the subject of all interactions.")] = "person",
+    boxes_given: Annotated[bool, typer.Option("--boxes-given", help="vg: boxes are given (PredCls, SGCls).")] = False,
     masks: Annotated[
         str | None,
-        typer.Option("--masks", help="vg --format psg: folder of panoptic_val2017, to find relations by masks."),
+        typer.Option("--masks", help="vg --format psg: folder of panoptic_val2017, to match relations by masks."),
     ] = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Images without detections count as images where nothing was found.")
+        bool, typer.Option("--allow-missing", help="Count images without a row as images without detections.")
     ] = False,
     drop_faulty: Annotated[bool, typer.Option("--drop-faulty", help="Reject faulty rows and count them.")] = False,
     intervals: Annotated[
@@ -227,10 +225,10 @@ def score(
         Path | None, typer.Option("--report", help="Folder for a page, Markdown and JSON.")
     ] = None,
     images: Annotated[
-        str | None, typer.Option("--images", help="The images' folder, for images in the report, and for sizes.")
+        str | None, typer.Option("--images", help="Folder of the images, for the report and for sizes.")
     ] = None,
 ) -> Evaluation:
-    """Score a file of detections by the rules of a public benchmark."""
+    """Score a detections file by the rules of a public benchmark."""
     given = {
         "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
         "--validity": validity, "--no-suppression": no_suppression, "--verified": verified, "--boxes-given": boxes_given,
@@ -238,9 +236,9 @@ def score(
     }  # fmt: skip
     for option, value in given.items():
         if value and benchmark not in USED_BY[option]:
-            raise FatalError(f"{option}: {benchmark} has no such rule, only {', '.join(USED_BY[option])}; leave it out")
+            raise FatalError(f"{option}: {benchmark} has no such rule, only {', '.join(USED_BY[option])}; omit it")
     if masks and format_name != "psg":
-        raise FatalError("--masks: only PSG's annotations name masks; add --format psg, or leave it out")
+        raise FatalError("--masks: only PSG's annotations name masks; add --format psg, or omit it")
     root, panoptic = (
         None if each is None else open_folder(each if "://" in each else Path(each)) for each in (images, masks)
     )
@@ -451,8 +449,8 @@ def _validity(path: Path | None, truth: GroundTruth) -> np.ndarray | None:
         first = int(forbidden.argmax())
         example = f"{truth.predicates[relations.predicates[first]]} {truth.objects[relations.object_labels[first]]}"
         raise FatalError(
-            f"{path}: forbids {forbidden.sum():,} of {len(relations):,} true interactions, e.g. {example!r}; its rows must "
-            f"be the predicates of the ground truth, in order, its columns {', '.join(names[:3])}, ..."
+            f"{path}: forbids {forbidden.sum():,} of {len(relations):,} true interactions, e.g. {example!r}; its rows "
+            f"must be the predicates of the ground truth, in order, its columns {', '.join(names[:3])}, ..."
         )
     return allowed
 
@@ -476,9 +474,10 @@ def _rejected(truth: GroundTruth, drop_faulty: bool) -> str:
     unknown = [f"{counts[reason]:,} × {reason}" for reason in UNKNOWN_IDS if counts[reason]]
     if unknown and not drop_faulty:
         raise FatalError(
-            f"ground truth: {', '.join(unknown)}; name the lists that belong to its file, or leave these out with --drop-faulty"
+            f"ground truth: {', '.join(unknown)}; name the lists that belong to its file, or exclude "
+            "these with --drop-faulty"
         )
-    return "".join(f"ground truth, left out: {count:,} × {reason}\n" for reason, count in counts.items())
+    return "".join(f"ground truth, excluded: {count:,} × {reason}\n" for reason, count in counts.items())
 
 
 def _seen(path: Path, truth: GroundTruth) -> np.ndarray:

@@ -18,7 +18,7 @@ def import_(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="JSON of the RLIPv2 authors, whose kind is detected, or a model's scene graphs (.jsonl).",
+            help="JSON from the RLIPv2 authors, of any kind, or a model's scene graphs (.jsonl).",
         ),
     ],
     run_name: Annotated[str, typer.Option("--as", metavar="RUN", help="Name of the run to import into.")],

@@ -49,13 +49,13 @@ def label_recipe(
         str | None, typer.Option("--captioner", help="BLIP's folder or name; unset: BLIP large.")
     ] = None,
     categories: Annotated[
-        str | None, typer.Option("--categories", metavar="A,B", help="Names that boxes get; unset: the detector's.")
+        str | None, typer.Option("--categories", metavar="A,B", help="Names of boxes; unset: the detector's.")
     ] = None,
     threshold: Annotated[
         float | None, typer.Option("--threshold", min=0, max=1, help="Exclude boxes with a lower score; unset: 0.5.")
     ] = None,
     tokenizer: Tokenizer = None,
-    hub: Annotated[bool, typer.Option("--hub", help="Allow downloads from the Hugging Face hub.")] = False,
+    hub: Annotated[bool, typer.Option("--hub", help="Allow downloads from the Hugging Face Hub.")] = False,
     run_name: Annotated[
         str | None, typer.Option("--as", metavar="RUN", help="Name of the run; unset: FOLDER's.")
     ] = None,

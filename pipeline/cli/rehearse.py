@@ -1,4 +1,4 @@
-"""`rlip rehearse`: rehearses a recipe's training on this machine, and writes a recipe with what was best."""
+"""`rlip rehearse`: rehearses a recipe's training on this machine, and writes a recipe with the best settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.cli.options import AsJson, Overrides, RecipePath
 
 def rehearse(
     recipe: RecipePath,
-    minutes: Annotated[float, typer.Option(min=0.1, help="What it may take at most.")] = 15.0,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time limit.")] = 15.0,
     out: Annotated[
         Path | None, typer.Option("--out", help="Recipe to write; default: RECIPE_rehearsed.toml in this folder.")
     ] = None,

@@ -1,4 +1,4 @@
-"""`rlip review`: serves the page on which people judge the labels of a run."""
+"""`rlip review`: serves the page for judging the labels of a run."""
 
 from __future__ import annotations
 
@@ -37,23 +37,21 @@ def review(
     ] = None,
     reviewers: Annotated[
         str | None,
-        typer.Option(
-            metavar="N|NAMES", help="A team that shares the images: how many, or their names, separated by commas."
-        ),
+        typer.Option(metavar="N|NAMES", help="A team that shares the images: its size, or names separated by commas."),
     ] = None,
     overlap: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="Share of the images that two of the team judge; unset: 10%.")
+        str | None, typer.Option(metavar="SHARE", help="Share of the images judged by two team members; unset: 10%.")
     ] = None,
     labels: Annotated[
-        int | None, typer.Option(min=1, help=f"Labels of the audit that the team is to judge; unset: {LABELS}.")
+        int | None, typer.Option(min=1, help=f"Number of audit labels for the team to judge; unset: {LABELS}.")
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any that other machines can reach needs a password.")
+        str, typer.Option(help="Address to listen on; one that other machines can reach needs a password.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 0,
     names: Annotated[
         list[str] | None,
-        typer.Option("--name", help="A host by which browsers reach the server, e.g. gpu7.lab:8765. Can be repeated."),
+        typer.Option("--name", help="The server's host name for browsers, e.g. gpu7.lab:8765. Can be repeated."),
     ] = None,
     password_file: Annotated[
         Path | None, typer.Option("--password-file", help="File with the password; unset: RLIP_REVIEW_PASSWORD.")
@@ -62,7 +60,7 @@ def review(
         str,
         typer.Option(metavar="HEADER", help="Header in which your proxy names the reviewer, e.g. X-Forwarded-User."),
     ] = "",
-    read_only: Annotated[bool, typer.Option("--read-only", help="Show everything, accept no verdicts.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Show everything, but accept no verdicts.")] = False,
     verdicts_at: VerdictsFolder = None,
     images: Annotated[
         list[str] | None,
@@ -72,7 +70,7 @@ def review(
     ] = None,
     store_at: StorePath = STORE,
 ) -> None:
-    """Serve a page on which people browse and judge the labels of a run, even while the run is going on.
+    """Serve a page for browsing and judging the labels of a run, even while it executes.
 
     Print the link that opens the page, and serve until Ctrl-C.
     """
@@ -107,7 +105,7 @@ def review(
     if reviewers is None and (overlap or labels):
         raise FatalError("--overlap and --labels describe a team; name it with --reviewers")
     if reviewers is not None and access.reviewer:
-        raise FatalError("--reviewers: a link gives everyone the same name; set a password, or name --user-header")
+        raise FatalError("--reviewers: a link gives everyone the same name; set a password, or use --user-header")
     if reviewers is not None:
         write_team(verdicts, team_of(reviewers, overlap or "10%", labels or LABELS, read_team(verdicts)))
     console = Console(stderr=True)

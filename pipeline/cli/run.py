@@ -33,7 +33,7 @@ def run(
     recipe: RecipePath,
     overrides: Overrides = None,
     until: Annotated[
-        str | None, typer.Option("--until", metavar="STAGE", help="Run only this stage, e.g. tag, and what it needs.")
+        str | None, typer.Option("--until", metavar="STAGE", help="Run only this stage, e.g. tag, and those it needs.")
     ] = None,
     direct: Direct = False,
     as_json: AsJson = False,

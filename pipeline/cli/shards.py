@@ -243,15 +243,15 @@ def _members(sample: TarSample) -> str:
 def publish(
     run_name: RunName,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder to write.")],
-    step: Annotated[str, typer.Option("--step", help="The step whose shards to publish.")] = "shard:pseudo",
+    step: Annotated[str, typer.Option("--step", help="Publish this step's shards.")] = "shard:pseudo",
     license_: Annotated[
-        str, typer.Option("--license", help="Licence id of the Hugging Face hub, e.g. cc-by-4.0.")
+        str, typer.Option("--license", help="Licence id on the Hugging Face Hub, e.g. cc-by-4.0.")
     ] = "unknown",
     indexes: Annotated[list[str] | None, typer.Option("--index", metavar="LOADER", help=LOADER)] = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run's shards as a folder to release: tars, indexes, statistics, dataset card, Croissant, checksums."""
+    """Write a run's shards to a folder for release: tars, indexes, statistics, dataset card, Croissant, checksums."""
     run = find_run(existing_store(store), run_name)
     print_publish(run, folder, step, license_, loaders(indexes or []), as_json)
 

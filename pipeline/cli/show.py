@@ -41,7 +41,7 @@ def show(
     ] = False,
     checks: Annotated[
         bool,
-        typer.Option("--checks", help="Show the checks of partitions (run.checks): limits, worst values, what failed."),
+        typer.Option("--checks", help="Show the checks of partitions (run.checks): limits, worst values, failures."),
     ] = False,
     store: StorePath = STORE,
     as_json: AsJson = False,

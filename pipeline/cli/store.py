@@ -35,14 +35,14 @@ from storage.secrets import redacted
 from storage.store import Store
 
 DAY = 86400.0
-_VERDICT_REMEDY = "verdicts can't be computed again: restore the file from a copy, or remove the line and judge again"
+_VERDICT_REMEDY = "verdicts can't be recomputed: restore the file from a copy, or remove the line and judge again"
 commands = typer.Typer(no_args_is_help=True)
 
 
 @commands.command()
 def verify(
     run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Check only this run's artifacts.")] = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Remove what is damaged; the next run rebuilds it.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove damaged files; the next run rebuilds them.")] = False,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
@@ -105,11 +105,9 @@ def damaged_files(store: Store) -> Iterator[DamagedFile]:
 
 @commands.command("gc")
 def collect_garbage(
-    grace: Annotated[float, typer.Option(min=0, help="Keep what a run made or used within this many days.")] = 14.0,
+    grace: Annotated[float, typer.Option(min=0, help="Keep artifacts made or used within this many days.")] = 14.0,
     delete: Annotated[bool, typer.Option("--delete", help="Delete the garbage; without this, only list it.")] = False,
-    newest: Annotated[
-        bool, typer.Option("--newest", help="Keep only what the newest state of each run needs.")
-    ] = False,
+    newest: Annotated[bool, typer.Option("--newest", help="Keep only artifacts of each run's newest state.")] = False,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:

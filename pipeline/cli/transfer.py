@@ -45,7 +45,7 @@ def push(
     run_name: RunName,
     url: Url,
     last: Annotated[
-        bool, typer.Option("--last", help="Exclude artifacts that only earlier states need (RUN@1, ...).")
+        bool, typer.Option("--last", help="Exclude artifacts needed only by earlier states (RUN@1, ...).")
     ] = False,
     store: StorePath = STORE,
     as_json: AsJson = False,

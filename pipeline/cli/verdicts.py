@@ -41,7 +41,7 @@ commands = typer.Typer(no_args_is_help=True)
 @commands.command("show")
 def show_verdicts(
     run_name: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run whose precision to estimate from the verdicts.")
+        str | None, typer.Argument(metavar="[RUN]", help="Estimate the precision of this run from the verdicts.")
     ] = None,
     folder: VerdictsFolder = None,
     store: StorePath = STORE,
@@ -64,8 +64,8 @@ def show_verdicts(
 @commands.command("thresholds")
 def show_thresholds(
     run_name: RunName,
-    precision: Annotated[float, typer.Option(min=0, max=1, help="Precision that labels should reach.")] = 0.9,
-    fewest: Annotated[int, typer.Option(min=1, help="Confident verdicts that a predicate needs.")] = 20,
+    precision: Annotated[float, typer.Option(min=0, max=1, help="Target precision of the labels.")] = 0.9,
+    fewest: Annotated[int, typer.Option(min=1, help="Minimum number of confident verdicts per predicate.")] = 20,
     folder: VerdictsFolder = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
@@ -88,7 +88,7 @@ def show_thresholds(
 @commands.command("calibration")
 def show_calibration(
     run_name: RunName,
-    fewest: Annotated[int, typer.Option(min=1, help="Total number of confident verdicts needed.")] = 100,
+    fewest: Annotated[int, typer.Option(min=1, help="Minimum number of confident verdicts.")] = 100,
     folder: VerdictsFolder = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
@@ -111,7 +111,7 @@ def show_calibration(
 @commands.command("import")
 def import_annotations(
     run_name: RunName,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON of Label Studio, or XML of CVAT for images 1.1.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Label Studio's JSON, or XML of CVAT for images 1.1.")],
     reviewer: Annotated[str, typer.Option(help="Who annotated the file.")],
     form: Annotated[AnnotationFormat | None, typer.Option("--format", help="Default: by file extension.")] = None,
     additions_only: Annotated[
@@ -121,7 +121,7 @@ def import_annotations(
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Convert the relations of an annotation tool to verdicts: labels kept, removed, renamed and added."""
+    """Convert relations from an annotation tool to verdicts: labels kept, removed, renamed and added."""
     log = _log(store, folder, must_exist=False)
     run = find_run(existing_store(store), run_name)
     verdicts = import_verdicts(run, file, form, reviewer, additions_only)

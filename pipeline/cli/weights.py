@@ -82,7 +82,7 @@ def import_weights(
 ) -> None:
     """Convert a checkpoint of RLIPv2, R-Tagger or (DAB-)Deformable-DETR to weights of this project.
 
-    Nothing is written if a parameter does not fit or a setting is unknown.
+    If a parameter does not fit or a setting is unknown, nothing is written.
     """
     from models.official.imported import import_checkpoint
     from models.weights import write
@@ -139,7 +139,7 @@ def export_weights(
         _export_onnx(file, out, objects, predicates, tokenizer, as_json)
         return
     if objects or predicates or tokenizer:
-        raise FatalError("--objects, --predicates and --tokenizer belong to --onnx: a checkpoint holds no names")
+        raise FatalError("--objects, --predicates and --tokenizer belong to --onnx: a checkpoint contains no names")
     with _errors_as_fatal():
         config = read_config(file)
         official = export_checkpoint(load(file, None).state_dict(), config)

@@ -1,4 +1,4 @@
-"""The public datasets and weights that recipes use: where each is published, how large it is, and what goes where."""
+"""The public datasets and weights that recipes use: where each is published, its size, and where its files go."""
 
 from __future__ import annotations
 

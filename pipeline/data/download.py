@@ -124,7 +124,9 @@ def _fetch_all(url: str, part: _Part, report: Report, sleep: Callable[[float], N
         received = received or grown
         failures = 1 if grown else failures + 1
         if failures == ATTEMPTS:
-            raise RetryableError(f"{url}: gave up after {ATTEMPTS} attempts ({reason}); {part.path} keeps what arrived")
+            raise RetryableError(
+                f"{url}: gave up after {ATTEMPTS} attempts ({reason}); {part.path} keeps the partial download"
+            )
         sleep(min(2.0 ** (failures - 1), MAX_PAUSE))
 
 
@@ -143,7 +145,7 @@ def _fetch(url: str, part: _Part, report: Report) -> None:
     ):
         if response.status_code == 416:
             part.restart(None)
-            raise _InterruptedError("the file is shorter than what arrived of it; starting over")
+            raise _InterruptedError("the file is shorter than the partial download; starting over")
         response.raise_for_status()
         if response.status_code != 206:
             done = 0
@@ -176,7 +178,7 @@ def _require_digest(url: str, part: _Part, digest: str | None) -> None:
     if digest is not None and (difference := _difference(part.path, digest)):
         part.discard()
         raise FatalError(
-            f"{url}: what arrived is not the published file ({difference}); nothing was kept. Run again; if it fails "
+            f"{url}: the download is not the published file ({difference}); nothing was kept. Run again; if it fails "
             "again, the file changed or a proxy alters it: download it from its official page (`rlip data list`)"
         )
 

@@ -22,9 +22,9 @@ SAME_ID = "same image id"
 NEAR_DUPLICATE = "near-duplicate"
 
 IDS = (
-    "image ids: a text file with one id or file name a line (# starts a comment), a JSON list of ids, of file names or "
-    "of objects with image_id, img_id, id or file_name, or a JSON object with such a list as images (COCO), filenames "
-    "or annotations"
+    "image ids: a text file with one id or file name per line (# starts a comment), a JSON list of ids, of file names "
+    "or of objects with image_id, img_id, id or file_name, or a JSON object with such a list as images (COCO), "
+    "filenames or annotations"
 )
 """What a list of images may be, in words."""
 _MAP = (
@@ -54,7 +54,7 @@ class ExclusionList(Settings):
     @model_validator(mode="after")
     def _map_names_its_datasets(self) -> ExclusionList:
         if self.map is not None and not self.datasets:
-            raise ValueError("map: fits only the datasets whose image ids it maps; name them in `datasets`")
+            raise ValueError("map: applies only to datasets whose image ids it maps; name them in `datasets`")
         return self
 
 
@@ -96,7 +96,7 @@ def excluded_ids(lists: Sequence[ExclusionList], dataset: str) -> Mapping[int, s
 def read_ids(path: Path) -> frozenset[int]:
     """Reads the image ids of a list.
 
-    It may be a text with one id or file name a line, where # starts a comment; a JSON list of ids, file names, or
+    It may be a text with one id or file name per line, where # starts a comment; a JSON list of ids, file names, or
     objects with `image_id`, `img_id` (HICO-DET), `id` or `file_name`; or a JSON object with such a list as `images`
     (COCO annotations), `filenames` or `annotations` (V-COCO and HICO-DET of other projects). The id of a file name is
     the digits before its extension. Raises `FatalError` that names the file, the entry at fault and what is allowed.
@@ -105,7 +105,7 @@ def read_ids(path: Path) -> frozenset[int]:
     for where, entry in list_entries(path):
         image_id = _id_of(entry)
         if image_id is None:
-            raise FatalError(f"{path}: {where} is no image id: {shown(entry)}; expected {IDS}")
+            raise FatalError(f"{path}: {where} is not an image id: {shown(entry)}; expected {IDS}")
         ids.add(image_id)
     if not ids:
         raise FatalError(f"{path}: names no image; expected {IDS}")

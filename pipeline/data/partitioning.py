@@ -266,8 +266,8 @@ def _listed(path: Path, dataset: str, index: RecordIndex) -> frozenset[int]:
             found.add(listed)
     if unknown:
         raise FatalError(
-            f"{path}: {len(unknown)} of {len(unknown) + len(found)} entries are no image of dataset {dataset!r}, e.g. "
-            f"{'; '.join(unknown[:3])}. Check that the list belongs to this dataset. Expected {IDS}"
+            f"{path}: {len(unknown)} of {len(unknown) + len(found)} entries are not images of dataset {dataset!r}, "
+            f"e.g. {'; '.join(unknown[:3])}. Check that the list belongs to this dataset. Expected {IDS}"
         )
     if not found:
         raise FatalError(f"{path}: names no image of dataset {dataset!r}; expected {IDS}")

@@ -26,14 +26,14 @@ _SHOWN = 20
 
 
 class Detector(Protocol):
-    """Finds objects. The boxes of an image depend on the image alone, except for the last bits of their numbers.
+    """Detects objects. The boxes of an image depend only on the image, except for the last bits of their numbers.
 
     A detector of another package also has a `version`, which is part of the key, and may have `Options`, the section
     `[detect.options]` of a recipe.
     """
 
     names: tuple[str, ...]
-    """What the labels of its boxes mean."""
+    """The class names that labels index."""
 
     @classmethod
     def open(cls, files: DetectorFiles, settings: DetectSettings, worker: int) -> Self:
@@ -41,9 +41,8 @@ class Detector(Protocol):
         ...
 
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
-        """Finds the boxes of each RGB image that score at least `threshold`; others are excluded afterwards.
-
-        Boxes are xyxy in pixels of the image as given, in any order; they may extend beyond it. Labels index `names`.
+        """Detects boxes that score at least `threshold` in each RGB image; lower ones are excluded afterwards. Boxes
+        are xyxy in pixels of the input image, in any order, and may extend beyond it. Labels index `names`.
         """
         ...
 

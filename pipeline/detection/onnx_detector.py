@@ -1,4 +1,4 @@
-"""Detectors in ONNX files as Ultralytics, RF-DETR and mmdeploy export them, run by onnxruntime.
+"""Detectors in ONNX files exported by Ultralytics, RF-DETR and mmdeploy, run by onnxruntime.
 
 Shapes: N boxes, C classes, H×W pixels. Sizes and places are (width, height) and (x, y).
 """
@@ -32,7 +32,7 @@ _Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class _View:
-    """Where an image lies in a network's input, in pixels of the input."""
+    """Where an image is placed in a network's input, in pixels of the input."""
 
     image: _Size
     """Size of the resized image"""
@@ -55,7 +55,7 @@ class _Colours:
 class _Ultralytics:
     """One output: 1×(4 + C)×N, boxes as cxcywh, or end to end 1×N×6, rows of xyxy, score and class.
 
-    The metadata state names, image size and task. Images lie in the middle of a grey input.
+    The metadata state names, image size and task. Images are centred in a grey input.
     """
 
     colours = _Colours(mean=(0, 0, 0), deviation=(255, 255, 255), around=(114, 114, 114))
@@ -206,13 +206,13 @@ def _session(path: Path, device: torch.device) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise FatalError(f"detector {path}: is run by onnxruntime: pip install 'rlip[onnx]'") from error
+        raise FatalError(f"detector {path}: needs onnxruntime: pip install 'rlip[onnx]'") from error
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda":
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             raise FatalError(
-                f"detector {path}: the installed onnxruntime can't use a GPU; pip install onnxruntime-gpu in its place, or set "
-                "detect.device = 'cpu'"
+                f"detector {path}: the installed onnxruntime can't use a GPU; pip install onnxruntime-gpu instead, or "
+                "set detect.device = 'cpu'"
             )
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
     options = onnxruntime.SessionOptions()
@@ -236,7 +236,7 @@ def _layout(session: Any, files: DetectorFiles) -> _Layout:
     if is_image and dets[2:] == [5] and len(labels) == 2:
         if PIPELINE not in files.files:
             raise ValueError(f"mmdeploy's {PIPELINE} is not next to it; export with --dump-info, and copy the file")
-        pipeline = read_json(files.files[PIPELINE], "what mmdeploy writes with --dump-info")
+        pipeline = read_json(files.files[PIPELINE], "a file that mmdeploy writes with --dump-info")
         return _Mmdeploy(pipeline, _names_beside(files))
     if is_image and dets[2:] == [4] and len(labels) == 3:
         _, _, height, width = entry.shape
@@ -248,7 +248,7 @@ def _layout(session: Any, files: DetectorFiles) -> _Layout:
         return _RfDetr((int(width), int(height)), names, labels[2])
     shapes = ", ".join(f"{name} {shape}" for name, shape in outputs.items())
     raise ValueError(
-        f"is no detector that Ultralytics, RF-DETR or mmdeploy exports: its outputs are {shapes}; a file of "
+        f"is not a detector exported by Ultralytics, RF-DETR or mmdeploy: its outputs are {shapes}; a file of "
         "Ultralytics needs its metadata, one of the others the outputs dets and labels"
     )
 
@@ -257,10 +257,10 @@ def _names_beside(files: DetectorFiles) -> list[str]:
     path = files.place.with_suffix(NAMES_SUFFIX)
     if path.name not in files.files:
         raise ValueError(
-            f"the file has no class names; write them to {path}, one a line in the order of their numbers, with an empty line "
-            "for a number without a name"
+            f"the file has no class names; write them to {path}, one a line in the order of their numbers, with an "
+            "empty line for a number without a name"
         )
-    return [line.strip() for line in read_text(path, "names of classes, one a line").splitlines()]
+    return [line.strip() for line in read_text(path, "class names, one per line").splitlines()]
 
 
 def _pixels(image: Image.Image, view: _View, colours: _Colours) -> Floats:

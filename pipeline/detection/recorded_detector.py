@@ -41,7 +41,7 @@ class RecordedDetector:
                     row = (x, y, x + w, y + h, entry["category_id"], float(entry["score"]))
                     rows[entry["image_id"]].append(row)
             except (KeyError, TypeError, ValueError):
-                raise FatalError(f"detector {path}: {kind} hold {shown(entry)}; expected {EXPECTED}") from None
+                raise FatalError(f"detector {path}: {kind} contain {shown(entry)}; expected {EXPECTED}") from None
         if unknown := {row[4] for found in rows.values() for row in found} - names.keys():
             raise FatalError(f"detector {path}: categories lack the ids {sorted(unknown)[:5]}; expected {EXPECTED}")
         self._path, self._ids, self._rows = path, ids, rows

@@ -12,14 +12,14 @@ from pipeline.runtime.settings import Settings, file_read, runtime
 
 
 class DetectSettings(Settings):
-    """Which detector finds the boxes of datasets of format images, and which of its boxes are kept."""
+    """Which detector finds boxes in datasets of format images, and which boxes are kept."""
 
     weights: str | None = file_read(None)
     """The detector: a folder or hub name of an object detector that transformers loads; a weights file of this project,
     or its folder; a .pth file of torchvision's detection weights; an .onnx file of Ultralytics, RF-DETR or mmdeploy;
     or a .json file with scored boxes (docs/datasets.md)."""
     detector: Annotated[str, AfterValidator(RequireName("detectors"))] | None = runtime(None)
-    """A kind of detector from another package (docs/api.md). Unset: the kind that `weights` are of."""
+    """A kind of detector from another package (docs/api.md). Unset: the kind of `weights`."""
     options: PluginOptions = runtime(PluginOptions())
     """Settings of such a detector, which are part of the key."""
     hub: bool = runtime(False)
@@ -27,7 +27,7 @@ class DetectSettings(Settings):
     tokenizer: Path | None = file_read(None)
     """Folder of the tokenizer, for this project's weights without one in their folder."""
     categories: tuple[str, ...] = ()
-    """Names that boxes get. The detector's own names are mapped to them, also by synonyms; names that match none are
+    """Names of boxes. The detector's own names are mapped to them, also by synonyms; names that match none are
     excluded. Weights of this project and zero-shot detectors look for these names. Empty: the detector's, or those of
     its vocabulary.json."""
     threshold: float = Field(0.5, ge=0, le=1)
@@ -37,7 +37,7 @@ class DetectSettings(Settings):
     max_boxes: int = Field(50, ge=1)
     """Maximum number of boxes per image; the best-scored are kept."""
     image_size: int = Field(800, ge=32)
-    """Longest side that weights of this project see images at, if their vocabulary.json does not say it."""
+    """Longest side of input images for weights of this project whose vocabulary.json does not state it."""
     batch_size: int = Field(8, ge=1)
     """Images per pass, which changes the last bits of scores."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
@@ -46,5 +46,5 @@ class DetectSettings(Settings):
     @model_validator(mode="after")
     def _options_are_of_a_plugin(self) -> DetectSettings:
         if self.options and self.detector is None:
-            raise ValueError("options: are those of another package's detector; name it in `detector`, or remove them")
+            raise ValueError("options: belong to another package's detector; name it in `detector`, or remove them")
         return self

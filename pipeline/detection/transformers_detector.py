@@ -1,4 +1,4 @@
-"""Any object detector of fixed names that transformers loads: RT-DETR, D-FINE, DETR, Deformable DETR and their kin.
+"""Any transformers object detector with fixed class names: RT-DETR, D-FINE, DETR, Deformable DETR and similar ones.
 
 Shapes: B images.
 """

@@ -1,4 +1,4 @@
-"""Finds the files of a detector, and determines of which kind it is."""
+"""Finds the files of a detector, and determines its kind."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NAMES_SUFFIX, PIPELINE = ".names", "pipeline.json"
 """Next to an ONNX file: the names of its classes, and mmdeploy's description of its input. A third is FILE.data, with
 weights beyond 2 GB."""
 _WAYS = (
-    f"Either set detect.weights to a folder with {CONFIG}, {PROCESSOR} and model.safetensors, to a .safetensors file of this "
-    "project, a .pth file of torchvision or an .onnx file, or set detect.hub = true on a machine with network access"
+    f"Either set detect.weights to a folder with {CONFIG}, {PROCESSOR} and model.safetensors, to a .safetensors file "
+    "of this project, a .pth file of torchvision or an .onnx file, or set detect.hub = true on a machine with network access"
 )
 ZERO_SHOT = frozenset({"grounding-dino", "mm-grounding-dino", "owlvit", "owlv2"})
 """Model types of detectors that look for any names, and so come with a tokenizer."""
@@ -60,7 +60,7 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
         return DetectorFiles("recorded", path, {path.name: path})
     if path.is_file():
         raise FatalError(
-            f"detect.weights = {path}: is no detector; expected .safetensors of this project, .pth of torchvision, "
+            f"detect.weights = {path}: is not a detector; expected .safetensors of this project, .pth of torchvision, "
             ".onnx, or .json with recorded boxes. For a transformers model, name its folder"
         )
     return _transformers(path if path.is_dir() else hub_folder(settings.weights, settings.hub, "detect.weights", _WAYS))
@@ -77,8 +77,8 @@ def _own(path: Path, settings: DetectSettings) -> DetectorFiles:
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():
         raise FatalError(
-            f"detect.weights = {path}: no file {file}; name a .safetensors file of this project, or a folder with {CONFIG} and "
-            "model.safetensors that transformers loads"
+            f"detect.weights = {path}: no file {file}; name a .safetensors file of this project, or a folder with "
+            f"{CONFIG} and model.safetensors that transformers loads"
         )
     try:
         read_config(file)
@@ -92,8 +92,8 @@ def _own(path: Path, settings: DetectSettings) -> DetectorFiles:
     beside = file.parent if is_tokenizer(file.parent) else settings.tokenizer
     if beside is None or not is_tokenizer(beside):
         raise FatalError(
-            f"detect.weights = {file}: no tokenizer is next to it (tokenizer.json, or vocab.json and merges.txt); copy its "
-            "files there, or set detect.tokenizer to its folder, e.g. of roberta-base"
+            f"detect.weights = {file}: no tokenizer is next to it (tokenizer.json, or vocab.json and merges.txt); copy "
+            "its files there, or set detect.tokenizer to its folder, e.g. of roberta-base"
         )
     return DetectorFiles("own", file, files | tokenizer_files(beside))
 
@@ -104,8 +104,9 @@ def _transformers(folder: Path) -> DetectorFiles:
     lacking += [] if weights else ["model.safetensors"]
     if lacking == ["model.safetensors"] and any(folder.glob("pytorch_model*.bin")):
         raise FatalError(
-            f"detector {folder}: its weights are pytorch_model.bin, a pickle, which can run code and is not read (setting: "
-            "detect.weights); save the model as model.safetensors where you trust it, or take the hub's revision that has one"
+            f"detector {folder}: its weights are pytorch_model.bin, a pickle, which can run code and is never read "
+            "(setting: detect.weights); save the model as model.safetensors where you trust it, or take "
+            "the hub's revision that has one"
         )
     if lacking:
         raise FatalError(

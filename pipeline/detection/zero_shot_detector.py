@@ -29,9 +29,7 @@ class ZeroShotDetector:
         from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
         if not names:
-            raise FatalError(
-                f"detector {folder}: looks for any names, and none are given; set detect.categories, e.g. person, bicycle"
-            )
+            raise FatalError(f"detector {folder}: needs names to look for; set detect.categories, e.g. person, bicycle")
         self._processor, self._model = load_model(folder, AutoProcessor, AutoModelForZeroShotObjectDetection, device)
         self._device, self._batch, self.names = device, batch, tuple(names)
         self._is_grounded = "grounding-dino" in self._model.config.model_type
@@ -85,7 +83,7 @@ class ZeroShotDetector:
         for place, name in enumerate(self.names):
             count = len(tokenizer(name.lower(), add_special_tokens=False)["input_ids"])
             if count + 3 > most:
-                raise FatalError(f"detect.categories: {name!r} is longer than the detector's text, of {most} tokens")
+                raise FatalError(f"detect.categories: {name!r} exceeds the detector's limit of {most} tokens")
             if tokens + count + 2 > most:
                 yield first, sentence.strip(), spans
                 first, sentence, spans, tokens = place, "", [], 1

@@ -169,7 +169,7 @@ def dissect(predicted: Relations, truth: Relations, per_image: int | None = 100)
     caller leaves out what its rules do not count (`Evaluated.counted`).
     """
     if predicted.images != truth.images:
-        raise ValueError(f"predictions are of {predicted.images} images, the truth of {truth.images}")
+        raise ValueError(f"predictions cover {predicted.images} images, the truth {truth.images}")
     counted = best_first(predicted, per_image)
     kind = np.full(len(counted), _CODE[Kind.BACKGROUND], dtype=np.int8)
     target = np.full(len(counted), -1, dtype=np.int64)

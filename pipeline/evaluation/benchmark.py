@@ -1,4 +1,4 @@
-"""Each public benchmark's figures by one call: the correct value, its interval, and the authors' if it differs."""
+"""Computes each public benchmark's figures: the correct value, its interval, and the authors' value if it differs."""
 
 from __future__ import annotations
 
@@ -67,11 +67,9 @@ class Options:
             "Scores are those of the authors' evaluator, with its bugs.": self.official,
             "Duplicates are not suppressed.": not self.suppression,
             "Boxes were given (PredCls, SGCls).": self.boxes_given,
-            "Predicates that the truth lacks count as 0 in mean recall.": self.absent_as_zero,
-            "Relations are found by boxes, where PSG's own figures are by masks.": self.masks is False,
-            "Relations are found by masks. Errors' costs, sizes, distances and IoU sweeps are by boxes.": bool(
-                self.masks
-            ),
+            "Predicates absent from the truth count as 0 in mean recall.": self.absent_as_zero,
+            "Relations are matched by boxes; PSG's own figures use masks.": self.masks is False,
+            "Relations are matched by masks. Error costs, sizes, distances and IoU sweeps use boxes.": bool(self.masks),
         }
         return tuple(rule for rule, holds in named.items() if holds)
 
@@ -117,7 +115,7 @@ class Evaluated:
 
 
 class Metric(Protocol):
-    """What is registered as a metric: figures besides those of HICO-DET.
+    """A registered metric: figures besides those of HICO-DET.
 
     A metric of another package has a `version`, to be raised whenever the same relations would give other figures.
     """
@@ -125,7 +123,7 @@ class Metric(Protocol):
     def __call__(
         self, predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options
     ) -> Evaluated:
-        """Scores the relations of all images. `predicates`: names, which the relations number."""
+        """Scores the relations of all images. `predicates`: names, which relations index."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Several models on one test set: how far they are apart, and whether other test images would say the same.
+"""Compares several models on one test set: their differences, and whether other test images would show the same.
 
 Each model is matched once. Figures, classes and strata are then resampled on the same images for all of them, so that
 what makes an image hard for both cancels out of their difference (paired bootstrap; Efron and Tibshirani 1993).

@@ -1,4 +1,5 @@
-"""What a benchmark's figure hides: which pairs are located and how they are named, calibration, and image scores."""
+"""Details behind a benchmark's figure: which pairs are located and how they are named, calibration, and image
+scores."""
 
 from __future__ import annotations
 
@@ -133,7 +134,7 @@ BINS = 10
 
 
 class ReliabilityBin(NamedTuple):
-    """The predictions whose score lies in [low, high); the last bin includes 1."""
+    """The predictions whose score is in [low, high); the last bin includes 1."""
 
     low: float
     high: float

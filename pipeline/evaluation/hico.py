@@ -106,7 +106,7 @@ def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None =
 
     rules = rules or HicoRules()
     if predicted.images != truth.images:
-        raise ValueError(f"predictions are of {predicted.images} images, the ground truth is of {truth.images}")
+        raise ValueError(f"predictions cover {predicted.images} images, the ground truth {truth.images}")
     kinds, numbers = _numbering(truth)
     number, true_number = _numbered(predicted, numbers), _numbered(truth, numbers)
     ranked = sort_by_digits(_descending(_scores(predicted, rules)), np.arange(len(predicted)))

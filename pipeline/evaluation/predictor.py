@@ -1,4 +1,4 @@
-"""Finds boxes and relations in a stream of images with a pre-trained network, whose texts are any names.
+"""Finds boxes and relations in a stream of images with a pre-trained network, for any names.
 
 Shapes: P pairs, V predicates, N relations.
 """
@@ -121,13 +121,13 @@ class Predictor:
         """
         if not isinstance(network, RLIP):
             raise FatalError(
-                f"the weights hold a {type(network).__name__}, which is given boxes and finds none; name those of a detector "
-                "or of a pre-training"
+                f"the weights are of a {type(network).__name__}, which takes boxes and detects none; name those of a "
+                "detector or of a pre-training"
             )
         if image_size > LARGEST_SIDE:
-            raise FatalError(f"image size {image_size:,}: the longest side may have {LARGEST_SIDE:,} pixels at most")
+            raise FatalError(f"image size {image_size:,}: the longest side may have at most {LARGEST_SIDE:,} pixels")
         if (count := max(len(names.objects), len(names.predicates))) > MOST_NAMES:
-            raise FatalError(f"{count:,} names: {MOST_NAMES:,} objects and as many predicates can be asked for at most")
+            raise FatalError(f"{count:,} names: {MOST_NAMES:,} objects and as many predicates are the maximum")
         self._network, self._image_size, self._per_image = network.eval(), image_size, per_image
         self._every_pair = every_pair
         self._device = next(network.parameters()).device

@@ -1,4 +1,4 @@
-"""Scores that other methods published, with where each was found, and caveats of the benchmarks."""
+"""Published scores of other methods, each with its source, and caveats of the benchmarks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PublishedTestSet:
         of = f"{of} with relations" if self.related else of
         words = "class" if classes == 1 else "classes"
         found = f"{images:,} images" + ("" if self.classes is None else f" and {classes} {words}")
-        return f"Published results are of the whole test set of {self.name}, {of}. This one has {found}: they do not compare."
+        return f"Published results cover the whole test set of {self.name}, {of}. This one has {found}: not comparable."
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def published_split(name: str, triplets: Sequence[TripletClass], *, transductive
     Raises ValueError if the name is unknown, or the list has another length or order.
     """
     if name not in PUBLISHED:
-        raise ValueError(f"no split {name}: there are {', '.join(PUBLISHED)}")
+        raise ValueError(f"no split {name}; the splits are {', '.join(PUBLISHED)}")
     if len(triplets) != HICO_TRIPLETS:
         raise ValueError(
             f"split {name} needs HICO-DET's list of {HICO_TRIPLETS} triplets, but this list has {len(triplets)}"
@@ -104,9 +104,9 @@ def read_positions(file: Path) -> list[int]:
             else [int(word) for word in re.split(r"[\s,]+", text.strip())]
         )
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is no list of positions: {error}") from None
+        raise ValueError(f"{file} is not a list of positions: {error}") from None
     if not all(type(each) is int for each in found):
-        raise ValueError(f"{file} is no list of positions: it holds more than whole numbers")
+        raise ValueError(f"{file} is not a list of positions: it contains more than whole numbers")
     return list(found)
 
 

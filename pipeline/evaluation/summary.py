@@ -1,4 +1,4 @@
-"""An evaluation as one plain structure: what a page, a Markdown table and JSON are written from."""
+"""An evaluation as one plain structure, from which a page, a Markdown table and JSON are written."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Rules: A prediction belongs to the true person that its person box overlaps most. It is correct if that person does the
 action, the boxes overlap by at least half (+1 pixel convention), and no better prediction has found the person. For a
 role, the box of the thing must overlap by half, too. Where the person has no thing, scenario 1 asks for a prediction
-without a box, and scenario 2 accepts any. Predictions of persons that nobody annotated do not count. Average precision
+without a box, and scenario 2 accepts any. Predictions of unannotated persons do not count. Average precision
 is the area under the falling envelope of precision, and recall is of all persons who do the action.
 """
 

@@ -56,7 +56,7 @@ class VcocoDetections:
             else:
                 action = name.replace(" ", "_")
             if action not in truth.actions:
-                raise ValueError(f"{name!r} is no action of V-COCO with a role, which are {_names(truth)}")
+                raise ValueError(f"{name!r} is not an action of V-COCO with a role; these are {_names(truth)}")
             action_of[place] = truth.actions.index(action)
         _, first, pair = np.unique(pair_numbers(relations), return_index=True, return_inverse=True)
         agents = np.full((len(first), len(truth.actions)), -np.inf)

@@ -1,4 +1,4 @@
-"""Converts annotation files of any format that is read to any that is written, without images."""
+"""Converts annotation files from any readable format to any writable one, without images."""
 
 from __future__ import annotations
 

@@ -20,14 +20,13 @@ SHOWN = 12
 
 
 class Writer(Protocol):
-    """What is registered as an export: writes the rows of a run into an empty folder, with relations that score enough.
-
-    It counts in `tally.wrote` what it writes, and notes what the format can't hold. A writer without scores begins with
+    """A registered export: writes the rows of a run to an empty folder, with relations of sufficient score. It counts
+    what it writes in `tally.wrote`, and notes what the format can't represent. A writer without scores begins with
     `rows.require_kept()`.
     """
 
     def __call__(self, rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-        """Raises `FatalError` for a run that the format can't hold."""
+        """Raises `FatalError` for a run that the format can't represent."""
 
 
 @dataclass

@@ -76,8 +76,8 @@ def send_events(events: Iterable[RunEvent], url: str) -> int:
         ) from None
     except requests.RequestException as error:
         raise RetryableError(
-            f"{shown}: event {sent + 1} got no answer after {RETRIES} retries ({type(error).__name__}); check the URL "
-            "and that the server is running"
+            f"{shown}: event {sent + 1} got no response after {RETRIES} retries ({type(error).__name__}); check the "
+            "URL and that the server is running"
         ) from None
     finally:
         transport.close()

@@ -127,7 +127,7 @@ def checksum_faults(folder: Path, progress: Callable[[int, int], None]) -> Itera
             yield name, "is missing"
             continue
         if digest_file(folder / name) != digest:
-            yield name, f"has other bytes than {CHECKSUMS} says"
+            yield name, f"does not match {CHECKSUMS}"
         done += there[name]
         progress(done, total)
     for path in sorted(folder.rglob("*")):
@@ -173,7 +173,7 @@ def _shards_of(run: Run, step: str) -> dict[str, Artifact]:
     for partition, artifact in found.items():
         if f"{STATISTICS}.parquet" not in artifact.manifest.files:
             raise FatalError(
-                f"run {run.name!r}: the shards of {partition} are of an earlier version; run its recipe again"
+                f"run {run.name!r}: the shards of {partition} are from an earlier version; run its recipe again"
             )
     whole = {partition: found[partition] for partition in sorted(found) if tars_among(found[partition].manifest.files)}
     if not whole:

@@ -83,7 +83,7 @@ class RunRows:
         """Raises `FatalError` if relations were asked for that the run does not keep; formats without scores call it."""
         if self._all_scores:
             raise FatalError(
-                "the format holds no scores, so --all would mix kept and rejected labels; leave out --all, or export coco"
+                "the format has no scores, so --all would mix kept and rejected labels; omit --all, or export coco"
             )
 
     def steps(self) -> list[str]:

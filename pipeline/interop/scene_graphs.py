@@ -1,4 +1,4 @@
-"""Reads scene graphs that a model states of images, and finds the boxes that their relations mean."""
+"""Reads a model's scene graphs of images, and finds the boxes that their relations refer to."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
     try:
         import h5py
     except ImportError as error:
-        raise FatalError("VG150 is written by h5py, which is not installed: pip install 'rlip[vg150]'") from error
+        raise FatalError("writing VG150 needs h5py, which is not installed: pip install 'rlip[vg150]'") from error
     for dataset, place in rows.folders(folder):
         names = numbered_names(rows, dataset, threshold)
         objects, predicates = ({name: key for key, name in enumerate(each, start=1)} for each in names)

@@ -32,13 +32,13 @@ class ChoiceSettings(Settings):
     """Which of the tagger's labels are used for training. Changing these never reruns the tagger."""
 
     confidence: Literal["probability", "calibrated", "score"] = "probability"
-    """Confidence of a pseudo-label. probability: that it holds for this very pair, from the tagger, boxes, names and
-    captions; calibrated: from the tagger's score alone; score: the raw score, the default if a rule is named."""
+    """Confidence of a pseudo-label. probability: that it holds for this exact pair, from the tagger, boxes, names and
+    captions; calibrated: from the tagger's score alone; score: the raw score, the default if a rule is set."""
     rule: Literal["all", "best", "posterior"] = "all"
     """Which pairs to keep of an ambiguous caption. all: every pair; best: the most probable, as many as the caption
     means; posterior: every pair, its confidence multiplied by its posterior (a probability includes it already)."""
     threshold: float = Field(0.45, ge=0.0, le=1.0)
-    """Minimum confidence of a pseudo-label; by default 0.2 where the confidence is no probability."""
+    """Minimum confidence of a pseudo-label; the default is 0.2 unless the confidence is a probability."""
     thresholds: dict[str, Annotated[float, Field(ge=0.0, le=1.0)]] = Field({})
     """Thresholds for individual predicates, in any wording of them."""
     per_pair: int | None = Field(None, ge=1)
@@ -61,7 +61,9 @@ class ChoiceSettings(Settings):
     @model_validator(mode="after")
     def _weighs_a_posterior_once(self) -> Self:
         if self.confidence == "probability" and self.rule == "posterior":
-            raise ValueError("rule: a probability already holds the posterior; use 'all', or confidence = 'calibrated'")
+            raise ValueError(
+                "rule: a probability already includes the posterior; use 'all', or confidence = 'calibrated'"
+            )
         return self
 
     @field_validator("thresholds")

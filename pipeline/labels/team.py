@@ -40,7 +40,7 @@ class Team:
         object.__setattr__(self, "members", tuple(dict.fromkeys(map(require_reviewer, self.members))))
         if not max(1, len(self.members)) <= self.size <= MOST_MEMBERS:
             least = max(1, len(self.members))
-            raise FatalError(f"a team of {self.size} reviewers: give a number from {least} to {MOST_MEMBERS}")
+            raise FatalError(f"a team of {self.size} reviewers: choose a number from {least} to {MOST_MEMBERS}")
         if not 0 <= self.overlap <= 1:
             raise FatalError(f"an overlap of {self.overlap:g}: write a share of the images, e.g. 10%")
         if self.labels < 1:
@@ -62,7 +62,7 @@ class Team:
 
 
 def read_team(verdicts: Path) -> Team | None:
-    """The team that judges in a folder of verdicts; None if nobody named one. Raises `FatalError` for a damaged file."""
+    """The team that judges in a folder of verdicts; None if there is none. Raises `FatalError` for a damaged file."""
     try:
         return read_json(verdicts / TEAM_FILE, Team, "remove it and name the team again with --reviewers")
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""The log of verdicts: a folder with one append-only file of JSON lines per reviewer."""
+"""The verdict log: a folder with one append-only file of JSON lines per reviewer."""
 
 from __future__ import annotations
 

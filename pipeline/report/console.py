@@ -45,7 +45,7 @@ def print_outcome(
             f"Pseudo-labels recover {figures.share_of_gain:.0%} of the gain of ground-truth relations over no relations."
         )
     if figures.copies:
-        console.print(Text(f"{figures.copies:,} images have the same bytes as another; each is labelled as its own"))
+        console.print(Text(f"{figures.copies:,} images have the same bytes as another; each is labelled separately"))
     for line in _made(run, figures):
         console.print(Text(line), soft_wrap=True)
     if review is not None and figures.labels.scored:
@@ -123,7 +123,7 @@ def _stages(figures: Figures, outcome: Outcome) -> Table:
 def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
     name = sanitise(audit.dataset)
     if not audit.has_truth:
-        return [Text(f"Labels of {name}: not audited, because the dataset gives no relations to compare with")]
+        return [Text(f"Labels of {name}: not audited, because the dataset has no relations to compare with")]
     printed: list[Any] = []
     if audit.labels is not None:
         title = f"Labels of {name}, compared with its ground-truth relations: {audit.labels.in_words}"
@@ -132,8 +132,8 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
         found = audit.captions
         printed.append(
             Text(
-                f"Captions of {name}: {share(found.precision)} of {found.judged:,} stated triplets agree with given "
-                f"relations, {share(found.recall)} of {found.given:,} ground-truth relations are stated"
+                f"Captions of {name}: {share(found.precision)} of {found.judged:,} stated triplets agree with "
+                f"ground-truth relations, {share(found.recall)} of {found.given:,} ground-truth relations are stated"
             )
         )
     return printed

@@ -45,7 +45,7 @@ class Rect(NamedTuple):
         return Rect(*(round(value, 1) for value in (self.x + by, self.y + by, self.w - 2 * by, self.h - 2 * by)))
 
     def within(self, width: float, height: float) -> Rect:
-        """The part inside an image of this size. Boxes of damaged labels may be inverted or lie outside."""
+        """The part inside an image of this size. Boxes of damaged labels may be inverted or outside."""
         # `max` with 0 first turns a NaN into 0; Pillow would draw billions of rows.
         x, right = sorted(min(max(0.0, edge), width - 1.0) for edge in (self.x, self.x + self.w))
         y, bottom = sorted(min(max(0.0, edge), height - 1.0) for edge in (self.y, self.y + self.h))

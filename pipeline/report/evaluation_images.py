@@ -1,4 +1,4 @@
-"""Drawings of single evaluated images: what was found, what was wrong, what was not found."""
+"""Drawings of single evaluated images: correct, wrong and missed relations."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class LabelView:
             parts += [_audited(dataset, self.audits[dataset], self.choice)] if dataset in self.audits else []
             parts += _covered(dataset, self.coverage[dataset]) if dataset in self.coverage else []
         if not self.audits:
-            parts.append(Group(Text("No audit: the labelled datasets give no relations to compare with")))
+            parts.append(Group(Text("No audit: the labelled datasets have no relations to compare with")))
         for part in parts:
             console.print()
             console.print(part)

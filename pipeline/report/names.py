@@ -1,4 +1,4 @@
-"""How pages and tables show what files and settings name (names.toml)."""
+"""Display names of names in files and settings (names.toml)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The review page: a local web page on which people judge a run's labels."""
+"""The review page: a local web page for judging a run's labels."""

@@ -1,4 +1,4 @@
-"""Who may open the review page, and under which address: who has its link, knows its password or comes by a proxy."""
+"""Access to the review page: its address, and entry by link, by password or through a proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The web application of the review page: its addresses, and what each of them shows or takes."""
+"""The web application of the review page: its routes, and what each shows or accepts."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class Entrance:
             location = f"{self._access.path}/login?{urlencode({'next': page})}"
             raise HTTPException(303, headers={"Location": location})
         if request.method != "GET" and self._access.read_only:
-            raise HTTPException(403, "This server was started read-only: it takes no verdicts.")
+            raise HTTPException(403, "This server was started read-only: it accepts no verdicts.")
 
     def _take_named(self, request: Request) -> None:
         """Believes the proxy, which names the reviewer in every request. Refuses (401) other names and none."""

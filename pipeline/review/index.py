@@ -255,10 +255,10 @@ class ReviewIndex:
                 "count(*) FILTER (kept AND correct) AS correct FROM relations GROUP BY predicate"
             )
             cursor.execute(
-                "CREATE OR REPLACE TABLE informative AS SELECT relation, row_number() OVER (PARTITION BY predicate ORDER BY "
-                "abs(probability - 0.5), relation) - 1 AS rank FROM relations WHERE relation IN (SELECT unnest(most) FROM "
-                f"(SELECT min_by(relation, abs(probability - 0.5), {MOST_INFORMATIVE}) AS most FROM relations "
-                "GROUP BY predicate))"
+                "CREATE OR REPLACE TABLE informative AS SELECT relation, row_number() OVER (PARTITION BY predicate "
+                "ORDER BY abs(probability - 0.5), relation) - 1 AS rank FROM relations WHERE relation IN (SELECT "
+                f"unnest(most) FROM (SELECT min_by(relation, abs(probability - 0.5), {MOST_INFORMATIVE}) AS most FROM "
+                "relations GROUP BY predicate))"
             )
             cursor.execute(f"CREATE OR REPLACE TABLE offered AS {' UNION ALL '.join(map(_offer, OFFERED))}")
             cursor.execute("DELETE FROM uncounted")
@@ -328,8 +328,8 @@ def _open(path: Path) -> DuckDBPyConnection:
         except duckdb.Error as error:
             if _is_held(error):
                 raise FatalError(
-                    f"another process shows this run already and holds its index {path}; open the page at the address that "
-                    "it printed, or end it"
+                    f"another process already serves this run and has locked its index {path}; open the page at the "
+                    "address that it printed, or stop it"
                 ) from error
             log.warning(
                 "the index was damaged and is rebuilt", extra={"fields": {"file": str(path), "reason": str(error)}}
@@ -339,8 +339,8 @@ def _open(path: Path) -> DuckDBPyConnection:
         return duckdb.connect(str(path), config=_settings(path))
     except (OSError, duckdb.IOException) as error:
         raise FatalError(
-            f"{path}: the index of the review page can't be written ({error}); make the folder writable, or copy the run to "
-            "another store with `rlip store pull`"
+            f"{path}: the index of the review page can't be written ({error}); make the folder writable, or copy the "
+            "run to another store with `rlip store pull`"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A run under review: its index, verdicts and everything else the page needs, kept current while the run goes on."""
+"""A run under review: its index, verdicts and everything else the page needs, kept current during the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what steps made: of each partition, which no step reads if it failed, and of a step as a whole."""
+"""Checks of step outputs: of each partition, which no step reads if it failed, and of a step as a whole."""
 
 from __future__ import annotations
 
@@ -269,8 +269,8 @@ def require_precise_labels(labelled: Inputs, limit: float) -> None:
     audit = _audit(zip(labelled.artifacts("images"), labelled.artifacts("relations"), strict=True))
     if not audit.reachable:
         raise FatalError(
-            f"{setting}: the labelled datasets have no ground-truth relation that a candidate has, so there is nothing "
-            "to judge the labels by; set it to 0"
+            f"{setting}: the labelled datasets have no ground-truth relation that a candidate has, so the labels "
+            "can't be evaluated; set it to 0"
         )
     if audit.tagger.average_precision >= limit:
         return

@@ -1,4 +1,4 @@
-"""`rlip doctor --device`: what it tries on a device, in order of risk, every check in a process of its own.
+"""`rlip doctor --device`: the checks of a device, in order of risk, each in its own process.
 
 So neither a crash nor a hang keeps the next from running.
 """

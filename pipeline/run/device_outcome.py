@@ -1,4 +1,4 @@
-"""What a check of a device found, how its results are compared, and how it is timed."""
+"""The outcome of a device check, how its results are compared, and how it is timed."""
 
 from __future__ import annotations
 

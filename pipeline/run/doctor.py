@@ -135,7 +135,7 @@ def _annotations(context: RunContext) -> Iterator[Finding]:
         yield Finding("note" if doubts else "ok", what, doubts or "boxes are in pixels and fit their images")
         named = {box.category for record in islice(records, LOOKED_AT) for box in record.boxes}
         if unnamed := sorted(name for name in named if not is_spoken_of(name)):
-            hint = f"no noun of captions names {', '.join(unnamed)}; name a file of phrases for them in tag.paraphrases"
+            hint = f"no caption noun names {', '.join(unnamed)}; name a file of phrases for them in tag.paraphrases"
             yield Finding("note", f"categories of {source.name}", hint)
 
 
@@ -411,7 +411,7 @@ def _room(context: RunContext, nodes: Sequence[Node]) -> Iterator[Finding]:
             continue
         seen.add(step.stage.name)
         if ":" in (device := str(getattr(step.settings, "device", ""))):
-            named = f"{device!r} names a GPU, but Ray deals GPUs out to its workers; set device to 'cuda' or 'auto'"
+            named = f"{device!r} names a GPU, but Ray assigns GPUs to its workers; set device to 'cuda' or 'auto'"
             yield Finding("missing", f"{step.stage.name}.device", named)
             continue
         try:

@@ -1,4 +1,4 @@
-"""Estimates what a run will cost, from what an earlier run took per image, or from figures of docs/benchmarks.md."""
+"""Estimates the cost of a run, from an earlier run's costs per image or from figures of docs/benchmarks.md."""
 
 from __future__ import annotations
 

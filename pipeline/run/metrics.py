@@ -1,4 +1,4 @@
-"""Prometheus metrics of a run in progress: in a file for the textfile collector, or at a port on loopback."""
+"""Prometheus metrics of a run in progress: in a file for the textfile collector, or on a loopback port."""
 
 from __future__ import annotations
 

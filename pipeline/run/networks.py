@@ -167,7 +167,7 @@ def _imported(step: Step) -> str:
         raise FatalError(f"tag.weights: {error!s} ({files[MODEL]}); name the weights of a Relation Tagger") from error
     if not config.tagger:
         raise FatalError(
-            f"tag.weights: {files[MODEL]} holds a detector, not a Relation Tagger; name the weights of a tagger"
+            f"tag.weights: {files[MODEL]} contains a detector, not a Relation Tagger; name the weights of a tagger"
         )
     if VOCABULARY in files:
         TrainedNames.read(files[VOCABULARY])
@@ -192,6 +192,6 @@ def random_starts(steps: Iterable[Step]) -> Iterator[Finding]:
             section = "train_tagger" if step.stage.name == "train_tagger" else "pretrain.settings"
             detail += (
                 f"; set {section}.pretrained to converted weights (docs/training_recipes.md says how to get them), or "
-                f"{section}.random_start = true if it is meant"
+                f"{section}.random_start = true if this is intended"
             )
         yield Finding("note" if settings.random_start else "missing", f"{step.name} weights", detail)

@@ -287,7 +287,7 @@ def _forecast(planner: Planner) -> Iterator[StepForecast]:
 
 
 def _inherited(planner: Planner, step: Step, pending: Mapping[str, _Causes]) -> _Causes:
-    """The partitions of a step that wait for what they read, each with the first cause and the step where it lies."""
+    """The partitions of a step that wait for what they read, each with the first cause and the step where it occurred."""
     causes: _Causes = {}
     for table, names in {**step.reads, **step.uses}.items():
         for name in names:

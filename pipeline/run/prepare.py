@@ -1,4 +1,4 @@
-"""Prepares a run: checks what it needs, writes the synthetic world if the recipe has one, and sweeps the store."""
+"""Prepares a run: checks its requirements, writes the synthetic world if the recipe has one, and sweeps the store."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def other_folders(context: RunContext) -> str:
             old, new = ({*map(str, each.resolved().data.image_folders().values())} for each in (before, context.recipe))
             if old and old.isdisjoint(new):
                 return (
-                    f"run {context.run.name} was last made of the images in {', '.join(sorted(old))}, and is now made of "
-                    f"those in {', '.join(sorted(new))}; to keep the results of both, give one another name (`name` in the "
+                    f"run {context.run.name} was last made from the images in {', '.join(sorted(old))}, and is now "
+                    f"made from those in {', '.join(sorted(new))}; to keep both results, rename one (`name` in the "
                     "recipe, --as of rlip label)"
                 )
     return ""

@@ -106,7 +106,7 @@ class Display:
         """This share (0 to 1) of the annotations of a dataset is read; they are read only once."""
 
     def warn(self, text: str) -> None:
-        """Something looks wrong, and the run goes on."""
+        """Something looks wrong, but the run continues."""
 
     def step(self, plan: StepPlan) -> None:
         """A step starts."""

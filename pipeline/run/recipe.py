@@ -35,15 +35,15 @@ from storage.secrets import require_no_secret
 
 
 class DataSection(Settings):
-    """Where the data are, and what each dataset is used for."""
+    """Where the data is, and what each dataset is used for."""
 
     root: Path = file_read(Path())
-    """Folder that relative paths of the sources start at; unset: the recipe's folder."""
+    """Base folder of relative paths in sources; unset: the recipe's folder."""
     partition_size: int = Field(1000, ge=1)
     """Number of images per partition, fixed when a dataset is first ingested."""
     sources: tuple[DataSource, ...] = Field(min_length=1)
     label: tuple[str, ...] = ()
-    """Datasets to caption, tag and pre-train on; all, if no set has a role."""
+    """Datasets to caption, tag and pre-train on; all, if no dataset has a role."""
     tagger: tuple[str, ...] = ()
     """Datasets whose annotated relations train the tagger."""
     mix: tuple[str, ...] = ()
@@ -96,38 +96,38 @@ class PretrainSection(Settings):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Each variant is pre-trained and evaluated once per seed."""
     allow_overlap: bool = runtime(False)
-    """Train on images of `data.test` too, which are otherwise excluded or refused. Scores on them say nothing about new
-    images."""
+    """Also train on images of `data.test`, which are otherwise excluded or refused. Scores on them say nothing about
+    new images."""
     settings: TrainingSettings = TrainingSettings()
 
 
 class ChecksSection(Settings):
-    """What the rows of a run must satisfy (docs/operations.md, Checks). Limits with `overall` in their names judge all
-    partitions of a stage together and stop the run, the others judge each partition before a stage may read it.
-    Changing them recomputes nothing.
+    """Limits on the rows of a run (docs/operations.md, Checks). Limits with `overall` in their names apply to all
+    partitions of a stage together and stop the run; others apply to each partition before a stage may read it. Changing
+    them recomputes nothing.
     """
 
     max_overall_reject_share: float = runtime(0.1, ge=0, le=1)
-    """Largest share of its rows that a stage may reject, or ingest of the boxes or relations."""
+    """Maximum share of rows that a stage may reject, or of boxes or relations that ingest may reject."""
     min_overall_average_precision: float = runtime(0.0, ge=0, le=1)
     """Average precision of all labels of stage `tag` together, against the ground truth; 0 turns the check off."""
     min_rows: int = runtime(0, ge=0)
     """Rows that each stage must yield; 0 turns the check off."""
     max_reject_share: float = runtime(1.0, ge=0, le=1)
-    """Largest share of its rows that a stage may reject; 1 turns the check off."""
+    """Maximum share of rows that a stage may reject; 1 turns the check off."""
     min_relations_per_image: float = runtime(0.0, ge=0)
     """Scored relations that stage `tag` must yield per image; 0 turns the check off."""
     min_average_precision: float = runtime(0.0, ge=0, le=1)
     """Average precision of the labels of stage `tag` against the ground truth; 0 turns the check off."""
     max_unreachable_share: float = runtime(1.0, ge=0, le=1)
-    """Largest share of the ground-truth predicates that no candidate of stage `tag` has; 1 turns the check off."""
+    """Maximum share of ground-truth predicates that no candidate of stage `tag` has; 1 turns the check off."""
 
 
 class RunSection(Settings):
     """How a run is executed. Nothing here changes a row."""
 
     until: str | None = runtime(None)
-    """The last stage to run, with only the stages and datasets that it needs; unset: all stages."""
+    """The last stage to run, with only the stages and datasets it needs; unset: all stages."""
     engine: Literal["local", "ray"] = runtime("local")
     """Where partitions are processed. local: processes of this machine; ray: actors on the nodes of a Ray cluster."""
     workers: int = runtime(2, ge=1, le=256)
@@ -135,11 +135,12 @@ class RunSection(Settings):
     ray_address: Address | None = runtime(None)
     """ray: HOST:PORT of the head of the cluster, which this machine has joined (docs/operations.md)."""
     min_actors: int = runtime(1, ge=1, le=4096)
-    """ray: number of actors that a stage starts at once, and keeps while they are idle."""
+    """ray: number of actors that a stage starts with and keeps while idle."""
     max_actors: int | None = runtime(None, ge=1, le=4096)
-    """ray: maximum actors of a stage; unset: as many as fit when it starts. Set it on an autoscaling cluster."""
+    """ray: maximum number of actors of a stage; unset: as many as fit when it starts. Set it on an autoscaling
+    cluster."""
     gpus_per_actor: float = runtime(1.0, gt=0, le=1)
-    """ray: share of a GPU that an actor takes, where its stage uses GPUs."""
+    """ray: share of a GPU per actor, if its stage uses GPUs."""
     blocks: int = runtime(16, ge=1, le=256)
     """Maximum number of Prefect task runs per stage."""
     min_free_gib: float = runtime(1.0, ge=0)
@@ -147,11 +148,11 @@ class RunSection(Settings):
     log_format: LogFormat = runtime("text")
     """Format of the log files: text for people, or JSON for machines."""
     metrics_file: Path | None = runtime(None)
-    """File for Prometheus metrics, e.g. of the textfile collector (*.prom), renewed during the run."""
+    """File for Prometheus metrics, e.g. for the textfile collector (*.prom), updated during the run."""
     metrics_port: int | None = runtime(None, ge=1, le=65535)
-    """Port at 127.0.0.1 that serves Prometheus metrics during the run."""
+    """Port on 127.0.0.1 that serves Prometheus metrics during the run."""
     lineage: str | None = runtime(None)
-    """Server that gets OpenLineage events of each execution, e.g. http://127.0.0.1:5000. Its key belongs in
+    """Server that receives OpenLineage events of each execution, e.g. http://127.0.0.1:5000. Its key belongs in
     OPENLINEAGE_API_KEY, not in the URL."""
     checks: ChecksSection = ChecksSection()
 

@@ -226,8 +226,7 @@ def conclude(context: RunContext, outcome: Outcome) -> tuple[Figures, Path]:
     if mixed := [step for step, keys in context.recorded.items() if context.run.keys(step) != keys]:
         what = f"run {context.run.name}: another execution has replaced {', '.join(mixed)} meanwhile"
         raise RetryableError(
-            f"{what}, with other settings or data, or `rlip store rm` has removed it; let one of them end before the other "
-            "begins, or give them different names"
+            f"{what}, with other settings or data, or `rlip store rm` has removed it; rename one of them, or let it end first"
         )
     context.run.note("recipe", context.recipe.model_dump(mode="json"))
     context.run.note("outcome", outcome.as_rows())

@@ -65,36 +65,36 @@ class ChatOptions(Settings):
     model: str
     """The model's name at the endpoint. An endpoint that reports another model than earlier is refused."""
     samples: int = Field(1, ge=1, le=64)
-    """Answers per image."""
+    """Responses per image."""
     temperature: float = Field(0.0, ge=0, le=2)
     """0 takes the most probable token; several samples need more."""
     seed: int = Field(0, ge=0, lt=2**31)
-    """Seed of the first answer; others and retries have their own."""
+    """Seed of the first response; others and retries have their own."""
     max_tokens: int = Field(200, ge=1)
-    """Tokens of an answer. One that is cut off there is not used."""
+    """Maximum tokens of a response. A truncated response is not used."""
     image_size: int = Field(640, ge=32)
     """Longest side in pixels of the image that is sent, as JPEG. Smaller images are sent as they are."""
     in_flight: int = runtime(16, ge=1, le=1024)
     """Concurrent requests of each of `run.workers`; for captions, at most three times `caption.batch_size`."""
     requests_per_minute: float = runtime(0.0, ge=0)
-    """Largest rate of each of `run.workers`; 0: no limit but the endpoint's own."""
+    """Maximum rate of each of `run.workers`; 0: only the endpoint's own limit."""
     tokens_per_minute: float = runtime(0.0, ge=0)
-    """The same for tokens that answers report, prompt and image included."""
+    """The same for tokens reported by responses, including prompt and image."""
     timeout: float = runtime(120.0, gt=0)
-    """Seconds to wait for an answer."""
+    """Seconds to wait for a response."""
     retries: int = runtime(3, ge=0, le=100)
-    """How often a request without a usable answer is repeated."""
+    """Maximum retries of a request without a usable response."""
     patience: float = runtime(600.0, ge=0)
-    """Seconds that an endpoint may be gone or busy before the run stops."""
+    """Seconds that an endpoint may be down or busy before the run stops."""
     budget_tokens: int = runtime(0, ge=0)
-    """Tokens of all answers in this store to the same model, prompt and settings after which the run stops; 0: no
-    limit."""
+    """The run stops after this many tokens in all responses of this store with the same model, prompt and settings; 0:
+    no limit."""
     budget_cost: float = runtime(0.0, ge=0)
-    """The same as a sum of money, by the two prices, which it needs. Answers in flight come on top of either budget."""
+    """The same as a sum of money; needs both prices. Responses in flight come on top of either budget."""
     prompt_price: float | None = runtime(None, ge=0)
     """Price of a million tokens of prompts and images, in any currency, for `rlip estimate` and `budget_cost`."""
     completion_price: float | None = runtime(None, ge=0)
-    """Price of a million tokens of answers."""
+    """Price of a million tokens of responses."""
 
     @field_validator("base_url")
     @classmethod
@@ -205,8 +205,8 @@ class ChatEndpoint:
             has_budget = self._options.budget_tokens or self._options.budget_cost
             if has_budget and not answer.fault and not answer.prompt_tokens:
                 raise FatalError(
-                    f"{self._options.base_url} counts no tokens, so no budget of {self._section}.options can stop the run; "
-                    "set budget_tokens and budget_cost to 0 to continue without one"
+                    f"{self._options.base_url} counts no tokens, so no budget of {self._section}.options can stop the "
+                    "run; set budget_tokens and budget_cost to 0 to continue without one"
                 )
             return answer
         except BaseException:
@@ -216,7 +216,7 @@ class ChatEndpoint:
     def _response(self, body: dict[str, Any]) -> httpx.Response | Answer:
         """What the endpoint answers, or the fault if it is there, and fails at or refuses this request alone.
 
-        While it is gone or busy, waits and tries again. Raises `RetryableError` after `patience`, and `FatalError` if the
+        While it is down or busy, waits and tries again. Raises `RetryableError` after `patience`, and `FatalError` if the
         budget is spent or the endpoint refuses the key, the model, the path or every request.
         """
         import httpx
@@ -236,22 +236,22 @@ class ChatEndpoint:
                 self._refused += 1
                 if status < 400 or status in (401, 403, 404) or (self._refused >= _ALL and not self._is_useful):
                     raise FatalError(
-                        f"{options.base_url} answers {status} ({_excerpt(response)}); check {self._section}.options.base_url "
-                        f"and model, and the key in {KEY}"
+                        f"{options.base_url} answers {status} ({_excerpt(response)}); check "
+                        f"{self._section}.options.base_url and model, and the key in {KEY}"
                     )
                 return Answer(_excerpt(response), "request refused")
             if status != 429 and self._is_there():
                 return Answer(reason, "no answer")
             if time.monotonic() - began + pause > options.patience:
                 raise RetryableError(
-                    f"{options.base_url} {reason} and did not recover within {options.patience:g} s; start it, or correct "
-                    f"{self._section}.options.base_url. Every answer so far is kept"
+                    f"{options.base_url} {reason} and did not recover within {options.patience:g} s; start it, or "
+                    f"correct {self._section}.options.base_url. Every response so far is kept"
                 )
             asked = response.headers.get("retry-after", "") if status else ""
             wait = min(float(asked) if asked.isdigit() else pause, _LONGEST_PAUSE)
             fields = {"reason": reason, "seconds": wait}
             notice = f"{options.base_url} {reason}; trying again for up to {options.patience:g} s"
-            log.warning("the endpoint is gone or busy", extra={"fields": fields, "notice": notice})
+            log.warning("the endpoint is down or busy", extra={"fields": fields, "notice": notice})
             time.sleep(wait)
             pause *= 2
 
@@ -265,8 +265,8 @@ class ChatEndpoint:
         for name, spent in (("budget_tokens", prompt + completion), ("budget_cost", round(cost, 6))):
             if (budget := getattr(options, name)) and spent >= budget:
                 raise FatalError(
-                    f"the budget is spent: answers took {spent:,}, {self._section}.options.{name} is {budget:,}; raise it to "
-                    "continue. Every answer so far is kept"
+                    f"the budget is spent: responses took {spent:,}, {self._section}.options.{name} is {budget:,}; "
+                    "raise it to continue. Every response so far is kept"
                 )
 
     def _is_there(self) -> bool:
@@ -319,7 +319,7 @@ def _key() -> str:
 
 
 def _in_words(error: Exception) -> str:
-    return f"does not answer ({str(error) or type(error).__name__})"
+    return f"does not respond ({str(error) or type(error).__name__})"
 
 
 def tokens_taken(model: object) -> dict[str, int]:
@@ -417,8 +417,8 @@ class Journal:
         while True:
             with self._transaction("NORMAL") as connection:
                 row = connection.execute(
-                    "SELECT owner, text, fault, coalesce(prompt_tokens, 0), coalesce(completion_tokens, 0) FROM answers "
-                    "WHERE request = ?",
+                    "SELECT owner, text, fault, coalesce(prompt_tokens, 0), coalesce(completion_tokens, 0) FROM "
+                    "answers WHERE request = ?",
                     (request,),
                 ).fetchone()
                 if row is not None and row[1] is not None:
@@ -446,8 +446,8 @@ class Journal:
             (known,) = connection.execute("SELECT model FROM asked WHERE terms = ?", (self._terms,)).fetchone()
             if model and model != known:  # undoes the transaction
                 raise FatalError(
-                    f"the endpoint reports model {model!r}, but {known!r} gave the earlier answers of these settings; serve "
-                    f"that model again, or name the new one in {self._section}.options.model"
+                    f"the endpoint reports model {model!r}, but {known!r} gave the earlier responses with these "
+                    f"settings; serve that model again, or name the new one in {self._section}.options.model"
                 )
 
     def release(self, request: str) -> None:

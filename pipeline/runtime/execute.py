@@ -121,7 +121,7 @@ def execute(stage: Stage, item: WorkItem, store: Store, report: ReportProgress) 
 def _claim_and_make(stage: Stage, item: WorkItem, store: Store, report: ReportProgress) -> Record:
     with ExitStack() as stack:
         stack.enter_context(translate_os_errors(f"making {item.step} {item.partition} in {store.root}"))
-        stack.enter_context(store.claim(item.key, lambda host: report(0, 1, f"another run on {host} is making it")))
+        stack.enter_context(store.claim(item.key, lambda host: report(0, 1, f"another run on {host} is computing it")))
         found = store.recover(stage.name, item.key)
         if found is not None:
             log.info("made by another process", extra={"fields": {"key": item.key}})
@@ -292,7 +292,7 @@ def _merged(old: pa.Table, new: pa.Table, reusable: ReusableRows) -> pa.Table:
 
 
 def _in_place(store: Store, paths: Sequence[Path]) -> tuple[Artifact, ...]:
-    """The artifacts at these places, without their files. Raises `FatalError` for one that is gone."""
+    """The artifacts at these places, without their files. Raises `FatalError` for one that is missing."""
     found: dict[str, Artifact] = {}
     for stage in {path.parent.name for path in paths}:
         found |= store.find_all(stage, [path.name for path in paths if path.parent.name == stage])

@@ -97,7 +97,7 @@ class _LogFile(logging.FileHandler):
         except OSError as error:
             raise FatalError(
                 f"log file {self.baseFilename} can't be written ({error.strerror}); set `reports` to a folder that you "
-                "may write, or the store in which they lie, e.g. --set store=FOLDER"
+                "may write, or the store that contains them, e.g. --set store=FOLDER"
             ) from error
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that `logging` calls

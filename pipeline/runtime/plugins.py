@@ -42,7 +42,7 @@ def load_plugin(group: str, name: str) -> Any:
         known = plugin_names(group)
         raise FatalError(
             f"no {group.removesuffix('s')} {name!r}{did_you_mean(name, known)}; registered are {', '.join(known) or 'none'}. "
-            "Install the package that brings it, or install rlip again (pip install -e .) if the name is its own"
+            "Install the package that provides it, or install rlip again (pip install -e .) if the name is its own"
         )
     if len(found) > 1:
         packages = ", ".join(map(_package, found))
@@ -108,21 +108,20 @@ class OpenedPlugin(ABC):
     """What is registered as a captioner or labeller: what it reads and how it is opened. Creating it must be quick."""
 
     version: ClassVar[int]
-    """Part of the key: raise it whenever the same input would get another result. Required of other packages."""
+    """Part of the key: raise it whenever the same input would give another result. Required of other packages."""
     Options: ClassVar[type[Settings]] = Settings
-    """Its own settings, section `options` of its stage in a recipe. They are part of the key, unless declared
-    `runtime`."""
+    """Its settings, section `options` of its stage in a recipe. They are part of the key, unless declared `runtime`."""
     imports: ClassVar[tuple[str, ...]] = ()
-    """Modules that take seconds to import, which is done once for all workers."""
+    """Modules that take seconds to import; they are imported once for all workers."""
     uses_gpu: ClassVar[bool] = False
-    """Whether it runs where setting `device` says; else on the CPU."""
+    """Whether it runs on the device of setting `device`, or always on the CPU."""
 
     def __init__(self, options: PluginOptions, section: str) -> None:
         """Raises `FatalError` for options that it does not have."""
         self.options = options_of(self, options, f"{section}.options")
 
     def row_settings(self) -> dict[str, Any]:
-        """What it adds to the settings in the key."""
+        """Further settings for the key."""
         return plugin_terms(self, self.options)
 
     def files(self) -> dict[str, Path]:

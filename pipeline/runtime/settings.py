@@ -97,7 +97,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ValueError("lists or tables within each other without end") from None
+        raise ValueError("lists or tables nested without end") from None
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

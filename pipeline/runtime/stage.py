@@ -207,7 +207,7 @@ class Stage(ABC):
         return True
 
     def open(self, uses: Inputs) -> None:  # noqa: B027 - most stages have nothing to load
-        """Load models and whatever else is heavy. The engine calls this once per worker, before the first `run`."""
+        """Load models and other heavy objects. The engine calls this once per worker, before the first `run`."""
 
     def audit(self, made: Inputs) -> None:  # noqa: B027 - most stages are checked one partition at a time
         """Inspect all partitions of a step before the run accepts them: what it reads, and what it `writes`, by table.

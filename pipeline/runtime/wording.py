@@ -1,4 +1,4 @@
-"""Text for people: numbers of things, and names from files made safe for a terminal, a page and Markdown."""
+"""Text for people: counts of things, and names from files made safe for a terminal, a page and Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage `fingerprint`: hashes evaluation images, so that none of them is trained on."""
+"""Stage `fingerprint`: hashes evaluation images, so that training can exclude them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What scores candidates: the protocol of labellers, those of this project, and their settings."""
+"""Labellers, which score candidates: their protocol, this project's own, and their settings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LabellerSettings(Settings):
     options: PluginOptions = runtime(PluginOptions())
     """Settings of method "vlm", or of a labeller of another package, which are part of the key."""
     answers: Path | None = runtime(None)
-    """vlm: SQLite file of the answers. Unset: answers.sqlite in the store."""
+    """vlm: SQLite file of responses. Unset: answers.sqlite in the store."""
     clip: Path | None = file_read(None)
     """clip: folder of a transformers CLIP model."""
     floor: float = Field(0.05, ge=0, le=1)
@@ -59,7 +59,7 @@ class TaggerLabellerSettings(LabellerSettings):
     categories: tuple[str, ...] = ()
     """Object names in every image's list of texts; empty: the tagger's most frequent."""
     category_texts: int = Field(100, ge=0)
-    """How many of them, if `categories` is empty."""
+    """Number of these names, if `categories` is empty."""
     predicate_texts: int = Field(200, ge=0)
     """Number of the tagger's most frequent predicates in every image's list of texts; the authors use 0."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
@@ -91,7 +91,7 @@ class OpenLabeller:
 
 
 class LabellerPlugin(OpenedPlugin):
-    """What is registered as a labeller: what it reads and how it is opened. Creating it must be quick."""
+    """A registered labeller: the files it reads and how to open it. Creating it must be quick."""
 
     def __init__(self, settings: LabellerSettings) -> None:
         super().__init__(settings.options, settings.section)
@@ -99,7 +99,7 @@ class LabellerPlugin(OpenedPlugin):
 
     @abstractmethod
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
-        """Loads a labeller in worker `worker`, counted from 0; several take turns by image, one for each fold.
+        """Loads the labellers in worker `worker`, counted from 0: one for each fold, which take turns by image.
 
         `taggers`: the Relation Taggers of the recipe. Raises `FatalError` if files can't be used or the GPU is missing.
         """
@@ -190,7 +190,7 @@ def _tagger(
     try:
         tagger = load(weights, artifact.folder)
         if not isinstance(tagger, RelationTagger):
-            raise WeightsError(f"holds weights of {type(tagger).__name__}, not of a Relation Tagger")
+            raise WeightsError(f"contains weights of {type(tagger).__name__}, not of a Relation Tagger")
         labeller = TaggerLabeller(
             tagger.to(choose_device(settings.device, worker)),
             settings.categories or vocabulary["objects"][: settings.category_texts],

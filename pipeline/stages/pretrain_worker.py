@@ -1,4 +1,4 @@
-"""One process of a pre-training run that is evaluated while it goes on.
+"""One process of a pre-training run that is evaluated while it runs.
 
 Training code knows nothing of evaluation; this stage knows both.
 """

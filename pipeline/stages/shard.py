@@ -50,20 +50,20 @@ class ShardSettings(ChoiceSettings):
     """Source of the relations. pseudo: the tagger; naive: every candidate; given: the ground truth; none: boxes
     only."""
     pack: bool = runtime(False)
-    """Pack shards in a recipe without pre-training. A section `[shard]` turns it on, and so does `--until shard`."""
+    """Pack shards in a recipe without pre-training. A section `[shard]` or `--until shard` turns it on."""
     without_relations: Literal["keep", "drop"] = "keep"
-    """What becomes of images without any relation to train on. They still teach boxes."""
+    """Whether to keep images without a relation to train on. They still train boxes."""
     uncertain: float | None = Field(None, ge=0.0, le=1.0)
     """Minimum confidence of an uncertain pseudo-label, which is below the threshold. If a pair of boxes has only such
-    labels, or labels over `max_relations`, pre-training takes it neither for a positive nor for a negative example.
-    Unset: pairs without a kept label are negative."""
+    labels, or labels over `max_relations`, it is neither a positive nor a negative example in pre-training. Unset: pairs
+    without a kept label are negative."""
     max_bytes: int = Field(2**30, ge=2**20)
-    """Largest size of a tar in bytes. A partition with more gets several."""
+    """Maximum size of a tar in bytes. A larger partition gets several tars."""
     exclude: tuple[ExclusionList, ...] = ()
     """Lists of images that must not be trained on, such as a test set."""
     verdicts: Path | None = data_file(None)
     """Folder of reviewers' verdicts (docs/review.md), which override all rules and thresholds. It is read when a run
-    begins."""
+    starts."""
     near_duplicates: int = Field(DEFAULT_DISTANCE, ge=0, le=16)
     """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are
     excluded."""

@@ -1,4 +1,4 @@
-"""Stage `split`: chooses combinations of names that training excludes, so that their scores are of unseen ones."""
+"""Stage `split`: chooses triplets that are withheld from training and scored as unseen."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NameTriplet = tuple[str, str, str]
 
 
 class SplitSettings(Settings):
-    """Unseen combinations: triplets whose relations no training run gets, and that are scored separately."""
+    """Unseen combinations: triplets withheld from training and scored separately."""
 
     method: Method
     """UC-RF, UC-NF, UO, UV: HICO-DET's published triplets (docs/evaluation.md). listed: those at `positions` of

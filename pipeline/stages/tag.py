@@ -62,9 +62,10 @@ class CandidateSettings(Settings):
     wording: Literal["canonical", "full", "official"] = "canonical"
     """Predicate wording. canonical: "in front of"; full: "stand in front of"; official: like the authors' parser."""
     enumeration: Literal["mentions", "official"] = "mentions"
-    """How pairs are listed. mentions: as alternatives of a mention; official (authors): all ordered pairs as facts."""
+    """How pairs are enumerated. mentions: as alternatives of a mention; official (authors): all ordered pairs as
+    facts."""
     overlap: bool = False
-    """Whether only pairs of boxes that intersect become candidates."""
+    """Propose only pairs of boxes that intersect."""
     cooccurrence: Path | None = file_read(None)
     """JSON file of predicates by category pair (authors' format) that replaces captions."""
 

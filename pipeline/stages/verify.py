@@ -21,13 +21,12 @@ from tagger.pair import Pair
 
 
 class VerifySettings(LabellerSettings):
-    """What gives each kept label a second opinion."""
+    """A second opinion on each kept label."""
 
     section: ClassVar[str] = "verify"
 
     method: Annotated[str, AfterValidator(RequireName("labellers"))] = "vlm"
-    """A labeller that needs no tagger: clip; vlm, which asks of each label whether it holds; or one of another
-    package."""
+    """A labeller that needs no tagger: clip; vlm, which asks whether each label holds; or one of another package."""
     floor: float = Field(0.0, ge=0, le=1)
     """Minimum probability of an opinion; a label without one counts as not verified."""
     _kept: ChoiceSettings = PrivateAttr(ChoiceSettings())

@@ -48,21 +48,21 @@ _PREPARED = 2
 
 
 class VlmOptions(ChatOptions):
-    """Labeller "vlm": the endpoint, what the model chooses from, and how fast it is asked."""
+    """Labeller "vlm": the endpoint, the choices of the model, and the request rate."""
 
     max_tokens: int = Field(1000, ge=1)
-    """Tokens of an answer, about seven for each question. One that is cut off there is not used."""
+    """Maximum tokens of a response, about seven per question. A truncated response is not used."""
     image_size: int = Field(1024, ge=32)
     """Longest side in pixels of the image that is sent, as JPEG, with the boxes drawn and numbered."""
     ask: Literal["pair", "label"] = "pair"
-    """What is asked. pair: which one of its predicates a pair has, if any; label: whether each label holds."""
+    """The question. pair: which one of its predicates a pair has, if any; label: whether each label holds."""
     usual: Path | None = file_read(None)
-    """JSON file of further choices, by category pair, as `rlip export --format cooccurrence` writes it."""
+    """JSON file of further choices, by category pair, from `rlip export --format cooccurrence`."""
     choices: int = Field(12, ge=1, le=MOST_CHOICES)
-    """Predicates of a question: those that captions propose, then the most frequent of `usual`. A pair with more gets
+    """Predicates per question: those proposed by captions, then the most frequent of `usual`. A pair with more gets
     several questions."""
     questions: int = Field(50, ge=1, le=200)
-    """Questions of a request. An image with more takes several requests."""
+    """Questions per request. An image with more takes several requests."""
 
 
 class Vlm(LabellerPlugin):
@@ -160,8 +160,8 @@ class VlmLabeller:
         options = self._options
         if options.samples == 1 or not options.temperature:
             raise FatalError(
-                f"{options.base_url} gives no log-probabilities, and one answer alone has no probability; set samples to 5 "
-                "or more and temperature to about 1"
+                f"{options.base_url} gives no log-probabilities, and a single response has no probability; set samples "
+                "to 5 or more and temperature to about 1"
             )
         return [
             [float(letter == each) for each in question.letters]

@@ -126,8 +126,8 @@ class MicroBatches(torch.utils.data.Dataset[MicroBatch | PipelineError]):
         if not loaded:
             reason = {**self._damaged, **damaged}[int(drawn.samples[0])]
             raise FatalError(
-                f"step {step + 1} has {size} images that go together and none can be read ({reason}); restore the tar, "
-                "or run `rlip store verify --repair` and the recipe"
+                f"step {step + 1} has {size} images that go together, none of which can be read ({reason}); restore "
+                "the tar, or run `rlip store verify --repair` and the recipe"
             )
         height, width = (max(pixels.shape[side] for pixels, _ in loaded) for side in (1, 2))
         images = torch.zeros(len(loaded), 3, height, width, dtype=torch.uint8).contiguous(

@@ -1,8 +1,7 @@
-"""What can be seen of a training run while it goes on: metrics, trackers, speed, and the alarm for divergence
-(docs/training.md).
+"""What a training run reports while it runs: metrics, trackers, speed, and the alarm for divergence (docs/training.md).
 
-The metrics file holds only what a repeated training run would give again, because it becomes part of the result. Speed
-and memory go to the trackers.
+The metrics file contains only values that a repeated training run reproduces, because it becomes part of the result.
+Speed and memory go to the trackers.
 """
 
 from __future__ import annotations

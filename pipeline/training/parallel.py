@@ -105,7 +105,7 @@ class Alone(Parallel):
 
 
 class Replicated(Parallel):
-    """Each process has the whole network; gradients are averaged in buckets while the backward pass goes on."""
+    """Each process has the whole network; gradients are averaged in buckets during the backward pass."""
 
     def __init__(self, network: Network, ranks: Ranks, settings: TrainingSettings) -> None:
         super().__init__(network, ranks, settings)
@@ -142,7 +142,7 @@ class Sharded(Parallel):
         if self.micro_batches % ranks.count:
             raise FatalError(
                 f'parallel = "{settings.parallel}": the {self.micro_batches} micro-batches of a step are not a multiple of '
-                f"{ranks.count} processes, and each process gathers weights as often as the others; change the number of "
+                f"{ranks.count} processes, but each process must gather weights equally often; change the number of "
                 "processes, batch or micro_batch"
             )
         _show_tensors_in_dataclasses()

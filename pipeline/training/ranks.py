@@ -49,7 +49,7 @@ class Ranks:
             if not hmac.compare_digest(answer, _answer(self.secret, rank, self.rank, challenge)):
                 raise RetryableError(
                     f"what answers rank {self.rank} as rank {rank} is not a process of this training run: "
-                    "a program of another user connected first"
+                    "another user's program connected first"
                 )
 
     def own_group(self, groups: Sequence[Sequence[int]], timeout: timedelta) -> dist.ProcessGroup:

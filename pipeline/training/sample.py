@@ -1,4 +1,4 @@
-"""The labels of one training image, its objects and relations, and their form in a shard (docs/shards.md, Labels)."""
+"""The labels of one training image, its objects and relations, and their format in a shard (docs/shards.md, Labels)."""
 
 from __future__ import annotations
 

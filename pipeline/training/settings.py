@@ -38,7 +38,7 @@ class TrainingSettings(ViewSettings):
     order; no pairs of a box with itself; predicates as worded; `network.official_compat`. The recipe's own settings
     take precedence."""
     seed: int = Field(0, ge=0)
-    """Seed of all random numbers."""
+    """Random seed."""
     network_defaults: ClassVar[dict[str, Any]] = {}
     """Network settings in which this kind of training run differs from the released pre-training."""
     network_constants: ClassVar[dict[str, Any]] = {}
@@ -49,7 +49,7 @@ class TrainingSettings(ViewSettings):
     """Folder with the files of a RoBERTa tokenizer. Without it, one is made from the label names of the training set.
     """
     pretrained: Path | None = file_read(None)
-    """Weights to start from: a safetensors file of this project, or its folder. Weights that it lacks are random."""
+    """Weights to start from: a safetensors file of this project, or its folder. Missing weights are random."""
 
     random_start: bool = runtime(False)
     """Allow random weights for a network whose backbone is partly frozen (`backbone_norm`) or whose text encoder is as
@@ -65,8 +65,8 @@ class TrainingSettings(ViewSettings):
     """Number of images that pass through the network together (docs/training.md); `batch` is a multiple of it, or
     smaller. The released scripts: 8 with ResNet-50, 4 with Swin-T, 2 with Swin-L."""
     lr_for_batch: int | None = Field(None, ge=1)
-    """The `batch` that the learning rates are meant for. With another, they are scaled by the square root of the ratio.
-    Unset: no scaling."""
+    """The `batch` that the learning rates are meant for. For other batches, they are scaled by the square root of the
+    ratio. Unset: no scaling."""
     lr: float = Field(1.41e-4, gt=0)
     """Peak learning rate of all other parameters."""
     lr_backbone: float = Field(1.41e-5, ge=0)
@@ -78,66 +78,66 @@ class TrainingSettings(ViewSettings):
     max_grad_norm: float = Field(
         0.1, gt=0, validation_alias=AliasChoices("max_grad_norm", "clip"), serialization_alias="clip"
     )
-    """Largest norm of the gradient; a larger one is scaled down to it."""
+    """Maximum gradient norm; larger gradients are scaled down to it."""
     schedule: Literal["step", "cosine"] = "step"
-    """Course of the learning rates. step: a tenth from `drop_at` on; cosine: a smooth fall to a hundredth at the end.
+    """Learning rate schedule. step: a tenth from `drop_at` on; cosine: cosine decay to a hundredth at the end.
     """
     drop_at: float = Field(0.75, gt=0, le=1)
     """step: share of the training run, in (0, 1], after which the learning rates drop."""
     warmup: int = Field(0, ge=0)
-    """Number of first steps in which the learning rates rise linearly."""
+    """Number of initial steps with linearly rising learning rates."""
     ema: float = Field(0.0, ge=0, lt=1)
-    """Decay of the moving average of the weights, which is then the result; 0: no average."""
+    """Decay of the moving average of the weights, which becomes the result; 0: no average."""
     loss: LossSettings = LossSettings()
 
     mix: Mix = Mix()
     bucket: int = Field(16, ge=1)
     """Number of consecutive images whose views have similar sizes, which saves padding. 1: any order."""
     object_texts: int = Field(333, ge=1)
-    """Number of object names to score against: those of the images, then others drawn by frequency."""
+    """Number of object names to score against: those of the images, then others sampled by frequency."""
     predicate_texts: int = Field(167, ge=1)
     """The same for predicates."""
     self_pairs: bool = True
-    """Also learn boxes in no relation, as pairs of a box with itself. The authors ignore them."""
+    """Also learn boxes without a relation, as pairs of a box with itself. The authors ignore them."""
     predicate_form: Literal["predicate", "surface"] = "predicate"
     """Form of predicates. predicate: canonical ("hold"); surface (authors): as worded ("is holding")."""
     soft_targets: bool = False
     """Use the confidence of a pseudo-label as its target, instead of 1."""
 
     log_every: int = Field(20, ge=1)
-    """Steps between two entries of the losses and the gradient norm."""
+    """Steps between log entries of losses and gradient norm."""
     evaluate_every: int | None = Field(None, ge=1)
-    """Steps between two evaluations of a pre-training on `data.test` (zero-shot mAP with any subject, AP50). Unset: only
-    at its end. Not with FSDP2."""
+    """Steps between evaluations of a pre-training on `data.test` (zero-shot mAP with any subject, AP50). Unset: only at
+    its end. Not with FSDP2."""
     evaluate_images: int = Field(200, ge=1)
     """Number of images of these evaluations, the first ones. Stage `evaluate` scores all."""
     trackers: tuple[TrackerKind, ...] = runtime(())
     """Trackers in addition to TensorBoard, offline unless their settings say otherwise (docs/training.md, Tracking)."""
     tracking: Path = runtime(Path("out/training"))
-    """Folder of what trackers write."""
+    """Output folder of trackers."""
     alarm_factor: float = runtime(4.0, gt=1)
     """A run whose loss or gradient norm exceeds this many times the median of its last steps, three steps in a row, is
     reported as diverging."""
     alarm_window: int = runtime(100, ge=6)
-    """Number of steps of that median."""
+    """Number of steps in this median."""
     precision: Literal["auto", "float32", "tf32", "medium", "bfloat16"] = "float32"
     """Number format of the network; weights and losses stay float32. tf32: GPUs round factors of matrix products to 10
     bits. medium: CPUs with bfloat16 may round those factors to it; tf32 on a GPU. bfloat16: autocast, with tf32 for the
     rest. auto: bfloat16 if the device has instructions for it, else float32; the key holds which."""
 
     checkpoint_every: int = runtime(500, ge=1)
-    """Steps between two checkpoints."""
+    """Steps between checkpoints."""
     keep_checkpoints: int = runtime(2, ge=1)
     """Number of newest checkpoints to keep."""
     milestone_every: int | None = runtime(None, ge=1)
-    """Steps between checkpoints that are kept until the run ends. Unset: none are."""
+    """Steps between checkpoints that are kept until the run ends. Unset: none."""
     write_aside: float = runtime(64.0, ge=0)
-    """Size in MiB from which a checkpoint is written while training continues."""
+    """Minimum size in MiB of checkpoints that are written while training continues."""
     parallel: Literal["ddp", "fsdp", "hsdp", "tree"] = runtime("ddp")
     """How processes share the work: ddp, fsdp (FSDP2 over all), hsdp (FSDP2 within a node, copies on other nodes), or
     tree, which gives the same bits for any number of processes (docs/training.md, Several processes)."""
     deterministic: Literal["bits", "fast"] = runtime("bits")
-    """bits: what runs again gives the same bits. fast: a GPU adds gradients up in any order, without a sort in each
+    """bits: repeated training gives the same bits. fast: a GPU sums gradients in any order, without a sort in each
     layer's backward pass and with cuDNN's faster convolutions, so last bits differ."""
     compile: bool = runtime(False)
     """Compile the network's layers with torch.compile (docs/training.md). Not with FSDP2."""
@@ -151,23 +151,23 @@ class TrainingSettings(ViewSettings):
     """HOST:PORT where the coordinator listens for the other nodes, on a private network: anyone who can connect to it
     can disturb training (docs/security.md)."""
     restarts: int = runtime(3, ge=0)
-    """How often training restarts after losing a process, without a new checkpoint in between."""
+    """Maximum restarts after losing a process, without a new checkpoint in between."""
     collective_timeout: float = runtime(600.0, gt=0)
     """Seconds in a collective operation after which training counts as hung."""
     stop_timeout: float = runtime(120.0, gt=0)
-    """Seconds that a stop may take: the rest of a step, and a checkpoint (2.6 GB with Swin-L)."""
+    """Maximum seconds for a stop: the rest of a step, and a checkpoint (2.6 GB with Swin-L)."""
     node_timeout: float = runtime(15.0, gt=1)
     """Seconds without a heartbeat after which a node counts as lost; the coordinator after half as long again."""
     threads: int = runtime(1, ge=1)
     """Number of CPU threads per training process."""
     activation_checkpointing: bool = runtime(False)
-    """Compute parts of the forward pass again in the backward pass: less memory, more time, same weights."""
+    """Recompute parts of the forward pass in the backward pass: less memory, more time, same weights."""
     max_damaged: float = runtime(0.01, ge=0, le=1)
     """Training stops if more than this share of its samples is damaged, checked at each checkpoint."""
     cache_gib: float = runtime(20.0, ge=0)
-    """Size in GiB of the copies that a run keeps of samples in a remote store."""
+    """Maximum size in GiB of a run's local copies of samples in a remote store."""
     num_workers: int = runtime(0, ge=0)
-    """Number of loader processes for each training process. 0: it loads images itself, between steps."""
+    """Number of loader processes per training process. 0: it loads images itself, between steps."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
     """Device to train on. auto: the machine's GPUs if it has any, else its CPU."""
 
@@ -204,14 +204,16 @@ class TrainingSettings(ViewSettings):
             )
         if self.network.backbone_norm == "batch" and self.processes * self.nodes > 1:
             raise ValueError(
-                'network.backbone_norm: with "batch", each process would have statistics of its own; set processes = 1, '
+                'network.backbone_norm: with "batch", each process would have its own statistics; set processes = 1, '
                 "or another norm"
             )
         if self.parallel == "tree" and self.deterministic == "fast":
-            raise ValueError('deterministic: parallel = "tree" is for the same bits; set "bits", or parallel = "ddp"')
+            raise ValueError(
+                'deterministic: parallel = "tree" guarantees the same bits; set "bits", or parallel = "ddp"'
+            )
         is_sharded = self.parallel in ("fsdp", "hsdp")
         if self.compile and is_sharded:
-            raise ValueError('compile: torch.compile does not get through the layers of FSDP2; set parallel = "ddp"')
+            raise ValueError('compile: torch.compile fails on the layers of FSDP2; set parallel = "ddp"')
         if self.evaluate_every and is_sharded:
             raise ValueError(
                 'evaluate_every: each process evaluates with the whole network; set parallel to "ddp" or "tree"'
@@ -294,12 +296,12 @@ class TaggerSettings(TrainingSettings):
     held_out: float = Field(0.05, ge=0, lt=1)
     """Share of the images, by a hash of their ids, held out to measure and calibrate the tagger. 0: neither."""
     folds: int = Field(1, ge=1)
-    """Number of taggers, each trained without its own share of the images instead of `held_out` (cross-fitting). An
-    image is labelled by the one that has not seen it."""
+    """Number of taggers, each trained without its own share of the images instead of `held_out` (cross-fitting). Each
+    image is labelled by the tagger that has not seen it."""
     fold: int = Field(0, ge=0)
-    """Which of them; filled in for each."""
+    """Index of the tagger; set for each fold."""
     check_every: int = Field(1000, ge=1)
-    """Steps between two measurements on some of the held-out images."""
+    """Steps between evaluations on some of the held-out images."""
 
     def holds_out(self, dataset: str, image_id: int) -> bool:
         """Whether this training never sees an image."""
@@ -317,6 +319,6 @@ class TaggerSettings(TrainingSettings):
     def _is_for_pretraining(cls, value: int | None) -> int | None:
         if value is not None:
             raise ValueError(
-                "a tagger is measured on its held-out images, every `check_every` steps; remove this setting"
+                "a tagger is evaluated on its held-out images, every `check_every` steps; remove this setting"
             )
         return value

@@ -243,7 +243,7 @@ class Trainer:
             raise FatalError(self._diverged(str(error))) from error
         except FailOnRecompileLimitHit as error:
             raise FatalError(
-                "torch.compile would make ever more graphs of a layer (TORCH_LOGS=recompiles in the environment says "
+                "torch.compile would create ever more graphs of a layer (TORCH_LOGS=recompiles in the environment says "
                 "why); set compile = false and run again: training continues from its last checkpoint"
             ) from error
 

@@ -49,7 +49,7 @@ MakeCheck = Callable[[TrainConfig], Check]
 def main(path: Path, make_check: MakeCheck | None = None) -> int:
     """Trains as the configuration says. Returns the exit code: 0 when it finished or stopped on request, otherwise 1.
 
-    `make_check` builds what measures a pre-training run while it goes on.
+    `make_check` builds what measures a pre-training run while it runs.
     """
     config = TrainConfig.model_validate_json(path.read_bytes())
     try:

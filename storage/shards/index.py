@@ -49,7 +49,7 @@ def index_tar(tar: Path, progress: Progress = lambda done, total: None) -> TarIn
     try:
         tar.name.encode()
     except UnicodeEncodeError as error:
-        raise FatalError(f"{tar}: an index can't state this name, which is not UTF-8; rename the tar") from error
+        raise FatalError(f"{tar}: the tar's name is not UTF-8, so no index can state it; rename the tar") from error
     refused: list[Refused] = []
     # A mapping per row would take several hundred bytes more of each.
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
@@ -80,7 +80,7 @@ def read_index(tar: Path) -> pa.Table:
         return read_index_file(path)
     found = artifact_index(tar)
     if found is None:
-        raise FatalError(f"{tar}: has no index {path.name}; make one with `rlip shards index {tar}`")
+        raise FatalError(f"{tar}: has no index {path.name}; create it with `rlip shards index {tar}`")
     return found
 
 
@@ -96,7 +96,7 @@ def artifact_index(tar: Path) -> pa.Table | None:
 def read_index_file(path: Path) -> pa.Table:
     """Reads an index. Raises `FatalError` for a missing or invalid one, `RetryableError` when the disk fails."""
     if not path.is_file():
-        raise FatalError(f"{path}: no such file; make the index with `rlip shards index`")
+        raise FatalError(f"{path}: no such file; create the index with `rlip shards index`")
     try:
         with translate_os_errors(f"reading {path}"):
             found = read_table(path, SHARD_MEMBERS)
@@ -106,13 +106,11 @@ def read_index_file(path: Path) -> pa.Table:
                 raise ValueError(f"a row without {name}")
         for name in ("offset", "size"):
             if len(found) and pc.min(found[name]).as_py() < 0:
-                raise ValueError(f"a row whose {name} is below 0")
+                raise ValueError(f"a row with a negative {name}")
         return found
     except (pa.ArrowException, ValueError, OSError) as error:
         reason = str(error).partition("\n")[0][:200]
-        raise FatalError(
-            f"{path}: not an index of a shard ({reason}); make it again with `rlip shards index`"
-        ) from error
+        raise FatalError(f"{path}: not a shard index ({reason}); rebuild it with `rlip shards index`") from error
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def compare(tar: Path, index: pa.Table, progress: Progress = lambda done, total:
     faults = [f"{entry.name or tar.name}: {entry.reason}" for entry in found.refused if entry.damaged]
     stated, actual = (_by_name(table) for table in (index, found.table))
     if repeated := len(index) - len(stated):
-        faults.append(f"{tar.name}: {repeated:,} rows of the index name a member again")
+        faults.append(f"{tar.name}: {repeated:,} rows of the index repeat a member")
     for name in sorted(stated.keys() | actual.keys()):
         if name not in actual:
             faults.append(f"{name}: in the index, but not in the tar")

@@ -65,7 +65,7 @@ class SampleReader:
             if not damaged:
                 return found
         size = next(m.size for m in wanted if m.extension == damaged)
-        what = "ends early" if len(found[damaged]) < size else "has other bytes than its index says"
+        what = "ends early" if len(found[damaged]) < size else "differs from its index"
         raise DamagedSample(f"{self._name(sample)}.{damaged}: {what}")
 
     def _meaning(self, sample: int, error: OSError) -> Exception:
@@ -73,7 +73,7 @@ class SampleReader:
         if error.errno in _OF_THE_FILE:
             return DamagedSample(what)
         if error.errno in (errno.EACCES, errno.EPERM):
-            return FatalError(f"{what}; let this user read the tar")
+            return FatalError(f"{what}; make the tar readable for this user")
         return RetryableError(f"{what}; run again when this machine has room for it")
 
     def require_tars(self) -> None:
@@ -85,7 +85,7 @@ class SampleReader:
             size = Path(tar).stat().st_size if Path(tar).is_file() else None
             if size is None or size < end:
                 what = "there is no such file" if size is None else f"its index needs {end} bytes, but it has {size}"
-                raise FatalError(f"{tar}: {what}; restore the tar, or make its index again")
+                raise FatalError(f"{tar}: {what}; restore the tar, or rebuild its index")
 
     def __reduce__(self) -> tuple[type[SampleReader], tuple[SampleMap, RangeCache | None, int]]:
         return SampleReader, (self.samples, self._cache, self._max_open)
@@ -135,7 +135,7 @@ class _LocalTar:
 
 
 class _RemoteTar:
-    """A file at a URL. The members of a sample lie together, so that one request brings them."""
+    """A file at a URL. The members of a sample are contiguous, so one request fetches them."""
 
     def __init__(self, url: str, cache: RangeCache | None) -> None:
         self._remote, self._file = _remote_file(url)

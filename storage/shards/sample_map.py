@@ -63,7 +63,7 @@ class ShardFile:
 
 
 class MemberPlace(NamedTuple):
-    """Where a member's bytes lie in its tar, and their 128-bit XXH3."""
+    """Where a member's bytes are in its tar, and their 128-bit XXH3."""
 
     extension: str
     offset: int
@@ -86,7 +86,7 @@ def write_sample_map(folder: Path, shards: Iterable[ShardFile], keep: Keep | Non
                 read = shard.index, _by_tar(shard.index)
             name = shard.name or shard.tar.rpartition("/")[2]
             if (shard.tar, name) in seen:
-                raise FatalError(f"{shard.tar}: given twice; give each tar once")
+                raise FatalError(f"{shard.tar}: listed twice; list each tar once")
             seen.add((shard.tar, name))
             if name in read[1]:
                 writer.add(shard, read[1][name], keep)
@@ -98,7 +98,7 @@ def write_sample_map(folder: Path, shards: Iterable[ShardFile], keep: Keep | Non
 
 
 def _by_tar(path: Path) -> dict[str, pa.Table]:
-    """Tar → its rows of an index, which must lie together."""
+    """Tar → its rows of an index, which must be contiguous."""
     index = read_index_file(path)
     tars = pc.run_end_encode(index["shard"].combine_chunks(), run_end_type=pa.int64())
     ends = tars.run_ends.to_pylist()
@@ -108,7 +108,7 @@ def _by_tar(path: Path) -> dict[str, pa.Table]:
         for name, begin, end in zip(tars.values.to_pylist(), begins, ends, strict=True)
     }
     if len(found) < len(ends):
-        raise FatalError(f"{path}: rows of one tar lie apart; make the index again")
+        raise FatalError(f"{path}: rows of one tar are not contiguous; rebuild the index")
     return found
 
 
@@ -142,7 +142,7 @@ class SampleMap:
             self._checks: dict[str, str] = about.get("checks", {})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FatalError(
-                f"{folder}: not a whole map of samples ({error}); remove the folder and run again"
+                f"{folder}: not a complete sample map ({error}); remove the folder and run again"
             ) from error
 
     def require_whole(self) -> None:
@@ -217,7 +217,9 @@ class _Writer:
             return
         firsts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
         if len(set(keys[firsts])) != len(firsts):
-            raise FatalError(f"{shard.index}: members of one sample lie apart in {shard.tar}; make the index again")
+            raise FatalError(
+                f"{shard.index}: members of one sample are not contiguous in {shard.tar}; rebuild the index"
+            )
         counts = np.diff(np.r_[firsts, len(keys)])
         if counts.max() > MAX_MEMBERS:
             raise FatalError(
@@ -261,7 +263,7 @@ def _members(rows: pa.Table, extensions: dict[str, int], shard: ShardFile) -> ND
     except ValueError:
         checks = b""
     if len(checks) != 16 * len(rows):
-        raise FatalError(f"{shard.index}: states checks that are no 128-bit XXH3; make the index again")
+        raise FatalError(f"{shard.index}: its checksums are not 128-bit XXH3; rebuild the index")
     members["check"] = np.frombuffer(checks, "V16")
     return members
 
@@ -275,7 +277,7 @@ def _mapped(path: Path, kind: np.dtype[Any], count: int) -> NDArray[Any]:
     """A file as a read-only array that takes no memory of the process. Raises ValueError when its size is another."""
     size = count * kind.itemsize
     if path.stat().st_size != size:
-        raise ValueError(f"{path.name} has {path.stat().st_size} bytes, and not {size}")
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {size}")
     if not size:
         return np.zeros(0, kind)
     with path.open("rb") as file:

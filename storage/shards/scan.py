@@ -1,4 +1,4 @@
-"""Lists the members of a WebDataset tar that anyone may have written, without extracting or trusting any of it."""
+"""Lists the members of an untrusted WebDataset tar, without extracting anything."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_GLOBALS = 100
 
 @dataclass(frozen=True)
 class Member:
-    """A plain file in a tar: its key and extension, and where its bytes lie."""
+    """A plain file in a tar: its key and extension, and where its bytes are."""
 
     key: str
     extension: str
@@ -47,7 +47,7 @@ def scan_tar(path: Path) -> Iterator[Member | Refused]:
 
     An entry is refused if it is a link, a device or sparse, has an absolute name or one with "..", is pickled, or has
     the name of an earlier member of its sample or the key of an earlier sample. Damage ends the listing with a refusal:
-    a header that can't be read, or an entry that ends after the tar does.
+    a header that can't be read, or an entry that extends beyond the tar.
     """
     keys: set[str] = set()
     before: set[str] = set()
@@ -106,7 +106,7 @@ def entries_in(file: IO[bytes], size: float = math.inf) -> Iterator[tarfile.TarI
                 # Not every type states its bytes in `size`, but the next entry must lie behind this one, or this never
                 # ends.
                 if info.size < 0 or tar.offset <= info.offset:
-                    raise DamagedTar(info.name, "has a size below zero")
+                    raise DamagedTar(info.name, "has a negative size")
                 if _is_plain(info) and info.offset_data + info.size > size:
                     raise DamagedTar(info.name, ENDS_EARLY)
                 yield info
@@ -114,7 +114,7 @@ def entries_in(file: IO[bytes], size: float = math.inf) -> Iterator[tarfile.TarI
         raise DamagedTar("", f"the tar is damaged: {error}") from error
 
 
-ENDS_EARLY = "ends after the tar does"
+ENDS_EARLY = "extends beyond the tar"
 
 
 class _Headers:
@@ -157,7 +157,7 @@ def fault_of(info: tarfile.TarInfo) -> str:
     if not info.isreg():
         return "is a device or pipe"
     if not math.isfinite(info.mtime):
-        return "has a time that is no number"
+        return "has a time that is not a number"
     if len(info.name) > MAX_NAME:
         return f"has a name of more than {MAX_NAME} characters"
     name = PurePosixPath(info.name)

@@ -153,8 +153,8 @@ class Mix(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     kind: Literal["concat", "proportional", "temperature"] = "concat"
-    """concat (authors): one large dataset, each image once per epoch. proportional: images of each dataset in
-    proportion to its size at all times. temperature: in proportion to its size to the power of 1 / `temperature`."""
+    """concat (authors): one large dataset, each image once per epoch. proportional: at all times, images of each
+    dataset in proportion to its size. temperature: in proportion to its size to the power of 1 / `temperature`."""
     temperature: float = Field(2.0, ge=0.1)
     """1 is proportional; the higher, the more equal the shares of datasets."""
     weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field({})
@@ -163,7 +163,7 @@ class Mix(BaseModel):
     @model_validator(mode="after")
     def _has_no_useless_weights(self) -> Self:
         if self.kind == "concat" and self.weights:
-            raise ValueError('weights: "concat" takes every image once; choose kind "proportional" or "temperature"')
+            raise ValueError('weights: "concat" uses every image once; choose kind "proportional" or "temperature"')
         return self
 
     def shares(self, sizes: Mapping[str, int]) -> dict[str, float]:

@@ -33,7 +33,7 @@ class SampleSequence:
     ) -> None:
         """Raises `FatalError` when there are no samples, or the mix does not fit them."""
         if not len(samples):
-            raise FatalError("there are no samples to stream: the shards are empty, or all samples were left out")
+            raise FatalError("there are no samples to stream: the shards are empty, or all samples were excluded")
         self.samples, self.seed, self.mix, self.order = samples, seed, mix, order
         ranges = {"": (0, len(samples))} if mix.kind == "concat" else _ranges(samples)
         self._sets = list(ranges)
@@ -95,7 +95,7 @@ class SampleSequence:
         if "concat" in (state["mix"]["kind"], self.mix.kind):
             raise FatalError(
                 f"the stream can't resume: the mix is {self.mix.kind!r}, but the state is of {state['mix']['kind']!r}, "
-                "which orders all datasets together; only weights and temperature may change"
+                "which uses one order for all datasets; only weights and temperature may change"
             )
         self._origin, self._begun = int(state["origin"]), np.array([state["begun"][name] for name in self._sets])
         if state["mix"] != self.mix.model_dump():
@@ -128,6 +128,8 @@ def _ranges(samples: SampleMap) -> dict[str, tuple[int, int]]:
     begins = np.flatnonzero(np.r_[True, sets[1:] != sets[:-1]])
     names = [samples.datasets[int(sets[begin])] for begin in begins]
     if len(set(names)) != len(names):
-        raise FatalError("the shards of a dataset lie apart; list all tars of one dataset before those of the next")
+        raise FatalError(
+            "the shards of a dataset are not contiguous; list all tars of one dataset before those of the next"
+        )
     ends = [*begins[1:].tolist(), len(samples)]
     return dict(zip(names, zip(begins.tolist(), ends, strict=True), strict=True))

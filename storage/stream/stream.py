@@ -168,7 +168,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         """Resumes from a state. Batch size, number of ranks and weights of the mix may have changed in `state_after`
         states.
 
-        Raises `FatalError` at once when samples, seed or order differ, the state lies behind the end of the stream, or
+        Raises `FatalError` at once when samples, seed or order differ, the state is beyond the end of the stream, or
         a local tar is missing or too short.
         """
         self._reader.require_tars()
@@ -180,8 +180,8 @@ class Stream(IterableDataset[dict[str, Any]]):
         taken = int(state.get("given", 0))
         if taken and (state["batch"], state["rank"], state["ranks"]) != (self.batch, self.rank, self.ranks):
             raise FatalError(
-                "the state is of another rank, number of ranks or batch, within a batch; save `state_after` to change "
-                "them"
+                "the state is from another rank, number of ranks or batch, within a batch; save `state_after` to "
+                "change them"
             )
         self._at = self._loaded = _Place(start, taken, taken, int(state.get("workers", 0)))
         self.skipped.restore(state.get("skipped", {}))
@@ -213,8 +213,8 @@ class Stream(IterableDataset[dict[str, Any]]):
         at, self._loaded = self._loaded or _Place(0), None
         if at.taken and at.workers != workers:
             raise FatalError(
-                f"the state is of {at.workers} loader processes, but there are {workers}; save `state_after` to change "
-                "them"
+                f"the state is from {at.workers} loader processes, but there are {workers}; save `state_after` to "
+                "change them"
             )
         self._at = replace(at, resumed=at.taken, workers=workers)
         for sample, found, is_last in self._read(self._places(self._at, worker)):

@@ -12,7 +12,7 @@ from tagger.triplet import Triplet
 
 
 class Loss(StrEnum):
-    """Why a triplet leads to no candidate. The first reason that applies counts (docs/labels.md, Fates)."""
+    """Why a triplet leads to no candidate. The first reason that applies counts (docs/labels.md, Excluded triplets)."""
 
     NO_PREDICATE = "no predicate"
     NO_SUBJECT_CATEGORY = "subject names no category"

@@ -1,4 +1,4 @@
-"""Converts what is known of a label to probabilities by logistic models, fitted on labels whose truth is known.
+"""Converts facts about a label to probabilities with logistic models, fitted on labels whose truth is known.
 
 Because of the focal loss and rare positives, a tagger's scores are not probabilities. Each predicate with enough labels
 has its own line on the score's logit, pulled towards the common line of all predicates, the more strongly the fewer

@@ -1,4 +1,4 @@
-"""Multiple-choice questions about the box pairs of an image: how they are put in words, and what an answer says."""
+"""Multiple-choice questions about the box pairs of an image: their wording, and how responses are read."""
 
 from __future__ import annotations
 

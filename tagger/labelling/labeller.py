@@ -69,7 +69,7 @@ class Labeller:
         """
         for name, weight in tagger.named_parameters():
             if not weight.isfinite().all():
-                raise FloatingPointError(f"weight {name} is not finite: the tagger's training diverged; train it again")
+                raise FloatingPointError(f"weight {name} is not finite: the tagger's training diverged; retrain it")
         self._device = next(tagger.parameters()).device
         self._scope, self._floor, self._calibration = scope, floor, calibration
         self._images_together, self._pairs_together = images_together, pairs_together
@@ -294,8 +294,8 @@ def _load(images: Sequence[TaggingImage], positions: Iterable[int]) -> list[Tens
     for image, pixels in loaded:
         if isinstance(pixels, Tensor) and tuple(pixels.shape) != (3, *image.shape):
             raise ValueError(
-                f"loaded pixels have shape {tuple(pixels.shape)}, but {(3, *image.shape)} was announced; compute the shape "
-                "from the actual size of the file"
+                f"loaded pixels have shape {tuple(pixels.shape)}, but {(3, *image.shape)} was declared; compute the "
+                "shape from the actual size of the file"
             )
     return [pixels for _, pixels in loaded]
 

@@ -40,13 +40,13 @@ class NeuralParser:
         """`longest`: maximum number of tokens of a graph. Raises NeuralParserError when the folder cannot be used."""
         if not folder.is_dir():
             raise NeuralParserError(
-                f"{folder}: folder not found; give one with config.json, safetensors weights and a tokenizer"
+                f"{folder}: folder not found; name one with config.json, safetensors weights and a tokenizer"
             )
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
             model = AutoModelForSeq2SeqLM.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise NeuralParserError(f"{folder}: {error}; give a sequence-to-sequence model of transformers") from error
+            raise NeuralParserError(f"{folder}: {error}; name a sequence-to-sequence model of transformers") from error
         self._model = model.eval()
         self._batch_size, self._longest, self._prompt = batch_size, longest, prompt
         self.unsupported_facts = 0

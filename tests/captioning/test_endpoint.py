@@ -109,7 +109,7 @@ def test_a_budget_and_an_endpoint_that_is_gone_stop_the_run_which_goes_on_later(
     assert 5 <= (paid := len(endpoint.answers())) < IMAGES
     prices = {"prompt_price": 1.0, "completion_price": 4.0}
     done = rlip(*words(endpoint.url, "store", budget_cost=0.0008, **prices))
-    assert f"answers took {round(paid * 160e-6, 6)}, caption.options.budget_cost is 0.0008;" in done.stderr
+    assert f"responses took {round(paid * 160e-6, 6)}, caption.options.budget_cost is 0.0008;" in done.stderr
     with closing(sqlite3.connect(tmp_path / "store" / "answers.sqlite")) as journal:  # as earlier versions wrote it
         for table, column in (
             ("answers", "prompt_tokens"),
@@ -118,7 +118,7 @@ def test_a_budget_and_an_endpoint_that_is_gone_stop_the_run_which_goes_on_later(
         ):
             journal.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
     done = rlip(*words(endpoint.url, "store", budget_cost=0.002, **prices))
-    assert f"answers took {round(paid * 400e-6, 6)}, " in done.stderr, "tokens of an unknown kind are dear ones"
+    assert f"responses took {round(paid * 400e-6, 6)}, " in done.stderr, "tokens of an unknown kind are dear ones"
     output_of(*words(endpoint.url, "store"))
     assert len(endpoint.answers()) == IMAGES, "the first answers are not asked for again"
     done = rlip(*words(endpoint.url, "store", budget_cost=1))
@@ -127,7 +127,7 @@ def test_a_budget_and_an_endpoint_that_is_gone_stop_the_run_which_goes_on_later(
     done = rlip(*words(endpoint.url, "store", timeout=1, seed=1, retries=0, budget_tokens=10))
     assert "the budget is spent" in done.stderr and endpoint.answers() == [], "seeds share a budget"
     done = rlip(*words(stub(model="other").url, "store", seed=1))
-    assert "reports model 'other', but 'stub' gave the earlier answers" in done.stderr
+    assert "reports model 'other', but 'stub' gave the earlier responses" in done.stderr
     assert journalled(tmp_path / "store") == IMAGES, "none is kept under the name of another model"
     done = rlip(*words(stub(rejected=1.0).url, "refused", retries=1))
     assert done.exit_code == 1 and "answers 400 (bad image; your key is Bearer …)" in done.stderr, done.stderr
@@ -187,12 +187,13 @@ def test_people_are_told_of_an_endpoint_that_is_gone_or_refuses_before_and_while
     gone, url = "http://127.0.0.1:9/v1", stub().url
     assert (
         told(gone)
-        == f"missing caption.options: {gone} does not answer ([Errno 111] Connection refused); start it, or correct the URL"
+        == f"missing caption.options: {gone} does not respond ([Errno 111] Connection refused); start it, or correct "
+        "the URL"
     )
     assert told(url) == f"ok caption.options: {url} answers"
     assert told(url, "other").startswith(f"note caption.options: {url} lists stub and not other")
     done = rlip(*words(gone, "store", patience=1.5))
-    assert "does not answer ([Errno 111] Connection refused); trying again for up to 1.5 s" in done.stdout
+    assert "does not respond ([Errno 111] Connection refused); trying again for up to 1.5 s" in done.stdout
     monkeypatch.setenv("OPENAI_API_KEY", f"{SECRET}\n{SECRET}")
     done = rlip(*words(url, "store"))
     assert "the key in OPENAI_API_KEY has line breaks" in done.stderr and SECRET not in done.stdout + done.stderr

@@ -96,7 +96,7 @@ def test_a_missing_file_and_a_false_table_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("settings, message", [
-    ({"captioner": "recorded"}, "name at least one file"), ({"top_p": 1.5}, "top_p"),
+    ({"captioner": "recorded"}, "name at least one caption file"), ({"top_p": 1.5}, "top_p"),
     ({"of": ["box", "box"]}, "names one twice"), ({"min_length": 30}, "min_length: 30 is above max_length"),
     ({"nucleus_p": 0.9}, "nucleus_p"),
 ])  # fmt: skip
@@ -144,7 +144,7 @@ STATED = {
             {"a": [(2, "x.jpg")], "b": [(2, "y.jpg")]},
             r"image 2 is x\.jpg in dataset a, and y\.jpg in dataset b",
         ),
-        (STATED, {"a": [(3, "c.jpg")]}, "none of the captions is of a labelled image .all have other ids"),
+        (STATED, {"a": [(3, "c.jpg")]}, "none of the captions belongs to a labelled image .all have other ids"),
         ({"a.jpg": ["a man", "a dog"]}, {"a": [(1, "a.jpg")]}, "caption without image id: 2"),
     ],
 )

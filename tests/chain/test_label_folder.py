@@ -134,7 +134,7 @@ def test_what_cannot_work_is_one_message_before_any_work(root, tmp_path):
         ("empty", {}, "no usable image"),
         ("mine", {"--detector": "nobody/nothing"}, "not in the local hub cache"),
         ("mine", {"--tagger": "none"}, "neither a file nor a run"),
-        ("mine", {"--categories": "unicorn", "--detector": "scenes/weights/tagger"}, "is given boxes and finds none"),
+        ("mine", {"--categories": "unicorn", "--detector": "scenes/weights/tagger"}, "takes boxes and detects none"),
     ):
         options = [word for option in (weights | changed).items() for word in option]
         done = rlip("label", folder, *options, cwd=tmp_path)

@@ -69,11 +69,11 @@ def test_a_run_whose_name_other_images_take_says_so(tmp_path, capfd):
     for recipe, is_other in ((recipes[0], False), (recipes[0], False), (recipes[1], True)):
         rlip.run(recipe, settings)
         told = capfd.readouterr().err
-        assert ("run small was last made of the images in" in told) == is_other
+        assert ("run small was last made from the images in" in told) == is_other
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda: rlip.run("demo", {"tag.weights": None}), "tag.weights = None: .* leave the setting out"),
+    (lambda: rlip.run("demo", {"tag.weights": None}), "tag.weights = None: .* omit the setting"),
     (lambda: rlip.label("photos", tagger="t", detector="d", treshold=0.3), r"'treshold' \(did you mean 'threshold'"),
     (lambda: rlip.label("photos", tagger="t", detector="d", threshold="high"), "threshold = 'high': give a number"),
     (lambda: rlip.run("demo", ["run.workers=1"]), r"settings = \['run.workers=1'\]"),
@@ -111,7 +111,7 @@ def test_a_recipe_runs_again_on_files_that_have_changed(tmp_path):
     assert captions == {1: 1, 2: 1, 4: 0, 5: 1, 6: 1, 7: 1, 8: 1}, "an image without boxes has no row"
     assert [bool(row["boxes"]) for row in run.images().to_pylist()] == [image != 3 for image in range(1, 9)]
     (tmp_path / "captions.json").write_text("{}")
-    with pytest.raises(rlip.Error, match="none of the captions is of a labelled image"):
+    with pytest.raises(rlip.Error, match="none of the captions belongs to a labelled image"):
         rlip.run(recipe, words)
 
 
@@ -135,7 +135,7 @@ def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
         exif = Image.Exif()
         exif[0x0112] = 6
         image.save(tmp_path / "turned.png", exif=exif)
-    with pytest.warns(UserWarning, match="EXIF orientation are searched as they are stored"):
+    with pytest.warns(UserWarning, match="EXIF orientation are read as stored"):
         assert model.predict(tmp_path / "turned.png", **names, threshold=0.01).row["boxes"] == found.row["boxes"]
     output_of("predict", "demo-detector", "turned.png", *listed, "--out", "b.json", cwd=tmp_path)
     for unusable in (Path(__file__), [tmp_path / "scene.png"]):
@@ -160,5 +160,5 @@ def test_a_stream_begins_at_any_epoch(tmp_path, monkeypatch):
     assert [sample["__key__"] for sample in rlip.stream(tmp_path, seed=3, epoch=1)] == both[70:]
     parts = [[s["__key__"] for s in rlip.stream(tmp_path, seed=3, batch=7, rank=rank, ranks=2)] for rank in (0, 1)]
     assert sorted(parts[0] + parts[1]) == sorted(both[:70])
-    with pytest.raises(rlip.Error, match="holds no tar"):
+    with pytest.raises(rlip.Error, match="contains no tar"):
         rlip.stream(tmp_path / "cache")

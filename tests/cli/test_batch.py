@@ -159,7 +159,7 @@ def test_what_is_damaged_or_was_left_out_is_told(store, tmp_path, capsys, monkey
 
 def test_what_can_not_be_told_says_why(store, capsys):
     for step in (0, 7):
-        with pytest.raises(FatalError, match=f"has the steps 1 to 6, and no step {step}"):
+        with pytest.raises(FatalError, match=f"has steps 1 to 6, but no step {step}"):
             batch("toy", step, None, None, store=store.root, as_json=False)
     for name in ("pretrain:given", "shard:pseudo"):
         with pytest.raises(FatalError, match=f"no training {name!r}; its training runs: pretrain:pseudo"):
@@ -172,7 +172,7 @@ def test_what_can_not_be_told_says_why(store, capsys):
         batch("toy", 1, "pretrain:pseudo:2", None, store=store.root, as_json=False)
     (shards,) = Run(store, "toy").artifacts("shard:pseudo").values()
     shutil.rmtree(shards.folder)
-    with pytest.raises(FatalError, match="1 of 1 shards that the training read are gone"):
+    with pytest.raises(FatalError, match="1 of 1 shards that training read are missing"):
         batch("toy", 1, "pretrain:pseudo", None, store=store.root, as_json=False)
 
 

@@ -166,7 +166,7 @@ class PanopticSet:
 def test_psg_by_boxes_says_so(tmp_path):
     summary = PanopticSet(tmp_path).scored()
     assert figure(summary, "R@20")["value"] == pytest.approx(5 / 6)
-    assert summary["caveats"][0] == "Relations are found by boxes, where PSG's own figures are by masks."
+    assert summary["caveats"][0] == "Relations are matched by boxes; PSG's own figures use masks."
 
 
 def test_psg_by_masks_finds_other_relations_than_by_boxes(tmp_path):
@@ -178,7 +178,7 @@ def test_psg_by_masks_finds_other_relations_than_by_boxes(tmp_path):
     summary = files.scored("--masks", tmp_path)
     assert figure(summary, "R@20")["value"] == figure(summary, "mR@20")["value"] == pytest.approx(4 / 6)
     assert figure(summary, "mR@20")["official"] == pytest.approx(4 / 6 / 3)  # over all predicates
-    assert summary["caveats"][0].startswith("Relations are found by masks.")
+    assert summary["caveats"][0].startswith("Relations are matched by masks.")
     assert summary["scored"] == "R@50 by boxes" and summary["anatomy"]["score"] == pytest.approx(5 / 6)
     del files.rows[-1]["pairs"][:]
     summary = files.scored("--masks", tmp_path)
@@ -207,7 +207,7 @@ def test_masks_that_would_be_misread_are_refused(tmp_path):
     files.masked(*[np.flip(files.person)] * 6)
     for row in files.rows:
         row["masks"].reverse()
-    assert "most masks lie elsewhere than their boxes" in refused()
+    assert "most masks don't match their boxes" in refused()
     (tmp_path / "panoptic_val2017" / "3.png").unlink()
     assert "val2017/3.jpg: its masks can't be read" in refused()
 

@@ -83,7 +83,7 @@ def test_the_index_of_an_artifact_serves_its_tars(tar, tmp_path):
     assert rlip("verify", tar).exit_code == 1
     os.truncate(tar, start)
     done = rlip("ls", tar)
-    assert done.exit_code == 1 and "ends after the tar does" in done.stderr
+    assert done.exit_code == 1 and "extends beyond the tar" in done.stderr
     assert listed.stdout.startswith(done.stdout)
 
 

@@ -139,10 +139,10 @@ def test_bad_pairs_are_quarantined(tmp_path, changed, reason):
 
 
 @pytest.mark.parametrize("content, message", [
-    ([], r"instances\.json: holds no JSON object; expected HICO-DET"),
+    ([], r"instances\.json: is not a JSON object; expected HICO-DET"),
     ({**HICO, "filenames": HICO["filenames"][:1]}, "lists 1 images for 2 annotations"),
     ({name: value for name, value in HICO.items() if name != "verbs"}, "has no list 'verbs'"),
-    ({**HICO, "objects": [1]}, "'objects' is no list of names"),
+    ({**HICO, "objects": [1]}, "'objects' is not a list of names"),
 ])  # fmt: skip
 def test_a_pair_file_that_does_not_fit_is_named(tmp_path, content, message):
     with pytest.raises(AnnotationError, match=message):

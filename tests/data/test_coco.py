@@ -46,7 +46,7 @@ def test_a_folder_without_any_of_the_images_stops_before_work(coco):
     with pytest.raises(AnnotationError, match=r"images: none of the 1 images of 'toy'.*a\.jpg; the folder is empty"):
         next(open_source(source).read())
     save_picture(source.images / "other.jpg")
-    with pytest.raises(AnnotationError, match=r"it holds other\.jpg"):
+    with pytest.raises(AnnotationError, match=r"it contains other\.jpg"):
         next(open_source(source).read())
 
 
@@ -195,7 +195,7 @@ def test_real_coco_images(shared):
 
 def test_a_name_list_that_is_no_list_of_relations(coco, tmp_path):
     source = coco([IMAGE], [], relations={"image_id": 7})
-    with pytest.raises(AnnotationError, match=r"relations\.json: holds a JSON object; expected relations: a list"):
+    with pytest.raises(AnnotationError, match=r"relations\.json: contains a JSON object; expected relations: a list"):
         list(open_source(source).read())
     save_json(tmp_path / "relations.json", [])
     assert len(list(open_source(source).read())) == 1

@@ -258,7 +258,7 @@ def test_a_published_digest_is_verified(server, tmp_path, kind, right):
         download(f"{server.url}{url}", tmp_path / "model", digest, sleep=_never)
         assert (tmp_path / "model").read_bytes() == CONTENT
     else:
-        with pytest.raises(FatalError, match=rf"model: what arrived is not the published file .*{stated}"):
+        with pytest.raises(FatalError, match=rf"model: the download is not the published file .*{stated}"):
             download(f"{server.url}{url}", tmp_path / "model", digest, sleep=_never)
         assert _names(tmp_path) == set()
 

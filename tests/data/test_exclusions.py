@@ -45,11 +45,11 @@ def test_a_text_file_has_comments_and_names(tmp_path):
 
 
 @pytest.mark.parametrize("content, fault", [
-    ("42\nforty-three\n", r"line 2 is no image id: forty-three"),
-    ('[42, {"name": "x"}]', r"element 2 is no image id"),
-    ("[42, true]", r"element 2 is no image id: True"),
-    ('{"images": [{"id": 42}, {"id": null}]}', r"images 2 is no image id"),
-    ('{"annotations": [{"id": 42}]}', r"annotations 1 is no image id"),
+    ("42\nforty-three\n", r"line 2 is not an image id: forty-three"),
+    ('[42, {"name": "x"}]', r"element 2 is not an image id"),
+    ("[42, true]", r"element 2 is not an image id: True"),
+    ('{"images": [{"id": 42}, {"id": null}]}', r"images 2 is not an image id"),
+    ('{"annotations": [{"id": 42}]}', r"annotations 1 is not an image id"),
     ('{"splits": [42]}', r"has no field 'images'"),
     ('{"images": [{"id": 42}', r"not valid JSON at line 1"),
     ('{"annotations": [{"image_id": 42}]', r"not valid JSON at line 1"),
@@ -103,7 +103,7 @@ def test_a_map_finds_the_images_of_another_numbering(tmp_path, content):
 
 @pytest.mark.parametrize("content, fault", [
     ([{"image_id": 1, "coco_id": None}], "maps no image to an id"), ([{"coco_id": 1}], "element 1 has no image_id"),
-    ({"one": 42}, "one → 42 maps no image id"), (42, "holds a JSON number"),
+    ({"one": 42}, "one → 42 maps no image id"), (42, "contains a JSON number"),
 ])  # fmt: skip
 def test_a_map_at_fault_is_named_with_what_is_allowed(tmp_path, content, fault):
     listed = text(tmp_path / "coco.ids", "42\n")
@@ -113,7 +113,7 @@ def test_a_map_at_fault_is_named_with_what_is_allowed(tmp_path, content, fault):
 
 
 def test_a_map_is_for_named_datasets_only(tmp_path):
-    with pytest.raises(ValidationError, match="map: fits only the datasets whose image ids it maps"):
+    with pytest.raises(ValidationError, match="map: applies only to datasets whose image ids it maps"):
         a_list(tmp_path / "coco.ids", map=tmp_path / "image_data.json")
 
 

@@ -64,10 +64,10 @@ def test_faults_are_told_with_their_place(file, content):
 def test_other_kinds_of_file(file, tmp_path):
     for content, kind in (("[1]", "list"), ("3", "number"), ('"x"', "string"), ("null", "null")):
         file.write_text(content)
-        with pytest.raises(AnnotationError, match=f"holds a JSON {kind}; expected lists"):
+        with pytest.raises(AnnotationError, match=f"contains a JSON {kind}; expected lists"):
             list(stream_lists(file, "lists", ("a",)))
     file.write_text("3")
-    with pytest.raises(AnnotationError, match="holds a JSON number; expected rows"):
+    with pytest.raises(AnnotationError, match="contains a JSON number; expected rows"):
         list(stream_rows(file, "rows"))
     with pytest.raises(AnnotationError, match="no such file"):
         list(stream_rows(tmp_path / "none.json", "rows"))

@@ -63,13 +63,13 @@ def test_a_list_may_hold_ids_names_or_annotations(folder, written):
 def test_a_list_of_other_images_or_of_none_is_refused(folder):
     path = folder / "list"
     path.write_text("7\n99\nHICO_train2015_00000123.jpg\n")
-    with pytest.raises(FatalError, match=r"list: 2 of 3 entries are no image of dataset 'toy', e\.g\. line 2: '?99"):
+    with pytest.raises(FatalError, match=r"list: 2 of 3 entries are not images of dataset 'toy', e\.g\. line 2: '?99"):
         taken(folder, only=path)
     path.write_text("# nothing\n")
     with pytest.raises(FatalError, match="names no image of dataset 'toy'; expected image ids"):
         taken(folder, only=path)
     assert source(folder, only=folder / "gone").missing_files() == [f"only: no file {folder / 'gone'}"]
-    with pytest.raises(ValueError, match="share: not together with `only`"):
+    with pytest.raises(ValueError, match="share: can't be combined with `only`"):
         source(folder, share=0.1, only=path)
 
 

@@ -95,7 +95,7 @@ def test_more_names_than_a_sentence_holds_are_looked_for_in_several(tmp_path):
     of_last = whole.boxes.labels >= 4
     np.testing.assert_allclose(whole.boxes.scores[of_last], alone.boxes.scores, atol=1e-6)
     np.testing.assert_array_equal(whole.boxes.labels[of_last] - 4, alone.boxes.labels)
-    with pytest.raises(FatalError, match="longer than the detector's text, of 12 tokens"):
+    with pytest.raises(FatalError, match="exceeds the detector's limit of 12 tokens"):
         opened(folder, categories=("zebra " * 12,)).detect(pictures()[:1])
 
 
@@ -181,8 +181,8 @@ def test_what_is_no_detector_is_told(root, tmp_path):
     refused(tmp_path / "gone.pth", "no such file")
     for name in ("model.pt", "model.pkl"):
         (tmp_path / name).write_bytes(b"PK")
-        refused(tmp_path / name, "is no detector; expected .safetensors")
-    refused(root / "scenes/weights/tagger", "is given boxes and finds none")
+        refused(tmp_path / name, "is not a detector; expected .safetensors")
+    refused(root / "scenes/weights/tagger", "takes boxes and detects none")
     refused(root / "scenes/weights/captioner", "transformers can't load it for object detection")
     alone = shutil.copy(root / "scenes/weights/detector/model.safetensors", tmp_path / "alone.safetensors")
     refused(alone, "no tokenizer is next to it")

@@ -156,7 +156,7 @@ CANDIDATES = {"output0": np.zeros((1, 6, 21))}
 @pytest.mark.parametrize(
     ("outputs", "metadata", "shape", "message"),
     [
-        (CANDIDATES, None, (1, 3, 64, 64), r"no detector that Ultralytics, RF-DETR or mmdeploy exports: .*output0 \[1, 6, 21\]"),
+        (CANDIDATES, None, (1, 3, 64, 64), r"not a detector exported by Ultralytics, .*output0 \[1, 6, 21\]"),
         (CANDIDATES, ULTRALYTICS, (8, 3, 64, 64), "takes 8 images at a time; export it for one"),
         (CANDIDATES, ULTRALYTICS | {"task": "segment"}, (1, 3, 64, 64), "its task is segment"),
         (CANDIDATES, ULTRALYTICS | {"names": "{0: ["}, (1, 3, 64, 64), r"\(setting: detect\.weights\)"),

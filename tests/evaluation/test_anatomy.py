@@ -154,5 +154,5 @@ def test_no_predictions_and_no_truth():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="no scores"):
         dissect(truth_of([TRUE]), truth_of([TRUE]))
-    with pytest.raises(ValueError, match="of 1 images, the truth of 2"):
+    with pytest.raises(ValueError, match="cover 1 images, the truth 2"):
         dissect(relations([(*TRUE, 0.5)]), truth_of([TRUE], []))

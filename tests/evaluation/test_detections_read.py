@@ -239,8 +239,8 @@ def test_canonical_names_fit_where_one_of_the_truth_has_that_form(tmp_path):
 
 @pytest.mark.parametrize("content, message", [
     (b"", r"is empty; expected detections"),
-    (b"[]", "holds no image"),
-    (b"\x80\x04]", "is a pickle, which can run code when it is read; write it as JSON"),
+    (b"[]", "contains no image"),
+    (b"\x80\x04]", "is a pickle, which can run code when loaded; write it as JSON"),
     (b"PAR1 and no more", "can't be read as a table of detections"),
     (b'[{"a": 1}]', r"its first entry is .*'a': 1"),
     (json.dumps(ROWS).encode()[:-30], r"not valid JSON at line 1, column"),

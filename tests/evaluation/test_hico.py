@@ -195,7 +195,7 @@ def test_invalid_combinations_leave_their_places_among_the_best_to_valid_ones():
 
 
 @pytest.mark.parametrize("predicted, rules, message", [
-    ([interactions([(PERSON, BOX, 0, 1, 2)], [0.5])] * 2, None, "of 2 images, the ground truth is of 1"),
+    ([interactions([(PERSON, BOX, 0, 1, 2)], [0.5])] * 2, None, "cover 2 images, the ground truth 1"),
     ([interactions([(PERSON, BOX, 0, 1, 2)])], None, "no scores"),
     ([interactions([(PERSON, BOX, 0, 1, 2)] * 2, [0.5, np.nan])], None, r"1 scores .* relation 1 \(image 0\)"),
     ([interactions([(PERSON, BOX, 0, 1, 2)], [np.inf])], None, "not finite"),

@@ -246,7 +246,7 @@ WAYS: dict[str, tuple[Way, str]] = {
         box(lambda _, b: b.update(w=b["x"] + b["w"], h=b["y"] + b["h"])), "outside their images"
     ),
     "centre as x, y, w, h": (
-        box(lambda _, b: b.update(x=b["x"] + b["w"] / 2, y=b["y"] + b["h"] / 2)), "begin where the centres"
+        box(lambda _, b: b.update(x=b["x"] + b["w"] / 2, y=b["y"] + b["h"] / 2)), "start at the centres"
     ),
     "x, y, w, h as corners": (corner(lambda _, b: [b[0], b[1], b[2] - b[0], b[3] - b[1]]), "end before they start"),
     "x and y swapped": (corner(lambda _, b: [b[1], b[0], b[3], b[2]]), "outside their images"),
@@ -273,7 +273,7 @@ WAYS: dict[str, tuple[Way, str]] = {
         matrix(lambda r: r.update(verb_scores=[[0.5, *scores] for scores in r["verb_scores"]])), "scores 5 predicates"
     ),
     "names in another case": (box(lambda _, b: b.update(category=b["category"].upper())), RIGHT),
-    "HICO-DET's list of objects": (lambda f: hico_det(f, alphabetical()), "leave `objects` out"),
+    "HICO-DET's list of objects": (lambda f: hico_det(f, alphabetical()), "omit `objects`"),
     "verb ids from 0": (lambda f: hico_det(f, first=0), "are numbered from 0"),
     # Scores
     "percent": (row(lambda r: [each.update(score=100 * each["score"]) for each in r["pairs"]]), RIGHT),

@@ -106,12 +106,12 @@ def test_positions_of_unseen_triplets_are_read_from_a_file(tmp_path, text):
 @pytest.mark.parametrize("text", ["3 zero", "[3, 0", "[3.5]", "[true]"])
 def test_a_file_without_positions_is_refused(tmp_path, text):
     (tmp_path / "unseen").write_text(text)
-    with pytest.raises(ValueError, match="unseen is no list of positions"):
+    with pytest.raises(ValueError, match="unseen is not a list of positions"):
         read_positions(tmp_path / "unseen")
 
 
 def test_lists_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="no split UA: there are NF, UC-RF, UC-NF, UO, UV"):
+    with pytest.raises(ValueError, match="no split UA; the splits are NF, UC-RF, UC-NF, UO, UV"):
         published_split("UA", TRIPLETS, transductive=None)
     with pytest.raises(ValueError, match="this list has 599"):
         published_split("UC-RF", TRIPLETS[:-1], transductive=None)

@@ -142,7 +142,7 @@ def test_relations_of_a_network_become_agents_and_roles():
     assert match_vcoco(converted, truth).scores().scenario_1 == pytest.approx(
         {("cut", "instr"): 1.0, ("cut", "obj"): 0.5}
     )
-    with pytest.raises(ValueError, match="'fly' is no action of V-COCO"):
+    with pytest.raises(ValueError, match="'fly' is not an action of V-COCO"):
         VcocoDetections.of(found, ["walk", "cut_obj", "fly"], truth)
 
 

@@ -67,7 +67,9 @@ def test_what_answers_but_is_no_server_for_this_project_is_named(
 
 def test_a_server_that_is_lost_during_a_run_is_reported(no_settings, monkeypatch, serve):
     monkeypatch.setenv("PREFECT_API_URL", serve(200, '"3.9.1"'))
-    lost = pytest.raises(RetryableError, match=r"no longer answers \(refused\).*start the server, or run with --direct")
+    lost = pytest.raises(
+        RetryableError, match=r"no longer responds \(refused\).*start the server, or run with --direct"
+    )
     with lost, connected(no_settings / "prefect"):
         raise httpx.ConnectError("refused")
 

@@ -244,7 +244,7 @@ def test_a_killed_run_is_marked_as_crashed_by_the_next_and_a_living_one_not(serv
     process.wait(20)
     assert _count(tmp_path).is_completed()
     states = [server.get(f"flow_runs/{run}")["state"] for run in runs]
-    assert [state["type"] for state in states] == ["CRASHED"] * 2 and "process is gone" in states[0]["message"]
+    assert [state["type"] for state in states] == ["CRASHED"] * 2 and "process died" in states[0]["message"]
     assert server.task_states(runs[0])["hang"] == "Crashed"
     assert list((tmp_path / "out" / "store" / "pending").glob("*flow-*")) == []
 
@@ -316,7 +316,7 @@ def test_gpu_slots_are_held_while_a_step_computes_and_a_limit_that_can_not_grant
         assert client.read_global_concurrency_limit_by_name("gpu").active_slots == 1
     assert client.read_global_concurrency_limit_by_name("gpu").active_slots == 0
     two = {"RLIP_GPU_SLOTS": "2"}
-    with pytest.raises(FatalError, match="is 1, so a step would wait for ever"), gpu_slots("caption", two):
+    with pytest.raises(FatalError, match="is 1, so a step would wait forever"), gpu_slots("caption", two):
         pass
     with pytest.raises(FatalError, match="'many'"), gpu_slots("caption", {"RLIP_GPU_SLOTS": "many"}):
         pass
@@ -342,7 +342,7 @@ def test_a_start_needs_all_that_comes_before_it(client, folder, tmp_path):
 
 def test_a_second_flow_run_of_a_run_waits_and_says_so_and_others_go_on(client, folder):
     recipe, store = folder / "recipe.toml", small_recipe(folder).store
-    waits = f"another flow run, on {platform.node()}, works on run 'one' of {store}"
+    waits = f"another flow run, on {platform.node()}, is working on run 'one' of {store}"
 
     def said() -> bool | None:
         return any(waits in entry.message for entry in client.read_logs(sort=LogSort.TIMESTAMP_DESC)) or None

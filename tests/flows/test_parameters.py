@@ -45,7 +45,7 @@ def test_stores_lie_where_the_worker_allows(store, allowed, is_allowed, recipe, 
     if is_allowed:
         require_allowed(changed, {STORES: allowed})
     else:
-        with pytest.raises(FatalError, match=f"stores of this worker lie in .*{STORES}"):
+        with pytest.raises(FatalError, match=f"this worker accepts only stores in .*{STORES}"):
             require_allowed(changed, {STORES: allowed})
 
 
@@ -61,6 +61,6 @@ def test_no_program_is_started_that_the_worker_did_not_name(recipe):
 def test_flows_ask_before_anything_is_opened(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv(STORES, str(tmp_path / "allowed"))
     changed = recipe.model_copy(update={"store": tmp_path / "elsewhere"})
-    with pytest.raises(FatalError, match="stores of this worker"), session_of(changed):
+    with pytest.raises(FatalError, match="this worker accepts only stores"), session_of(changed):
         pass
     assert not (tmp_path / "elsewhere").exists()

@@ -132,7 +132,7 @@ def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "While it lasts, Prefect shows this run at http://127.0.0.1:" in err
+    assert "Follow this run in Prefect at http://127.0.0.1:" in err
     assert "run the same command again to resume" in err and "Traceback" not in err
     assert list((folder / "out" / "store" / "pending").glob("scratch-*/checkpoints/step-*"))
     wait_for(lambda: not processes_on(folder) or None, 20, "processes of the stopped run are still running")
@@ -192,7 +192,7 @@ def test_an_error_reaches_the_terminal_once_and_in_its_own_words(folder, pages, 
     process = started("run", folder / "recipe.toml", *refused, cwd=folder)
     _, err = process.communicate(timeout=280)
     assert process.returncode == 1
-    assert f"While it lasts, Prefect shows this run at {pages[0]}" in err
+    assert f"Follow this run in Prefect at {pages[0]}" in err
     assert "run.checks.max_overall_reject_share" in err and err.count("Error:") == 1 and "Traceback" not in err
 
 

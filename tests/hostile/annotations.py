@@ -67,7 +67,7 @@ SPLITS: dict[str, tuple[str, str]] = {
     "a split that clears terminals": ("refused: .*split\n", "\x1b[2J"),
 }
 
-LARGER = r"refused: .*: has more than 20,971,520 bytes, the most that is read at once; expected "
+LARGER = r"refused: .*: has more than 20,971,520 bytes, the maximum for reading at once; expected "
 
 
 def nested(size: int) -> bytes:

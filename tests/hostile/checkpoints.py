@@ -130,7 +130,7 @@ FILES: dict[str, tuple[str, tuple[str, Make]]] = {
     "torch: a list": (r"refused: .*holds a list, not a table", (TORCH, saved([1, 2]))),
     "torch: a model that is a list": (r"refused: .*`model` is a list", (TORCH, saved({"model": [1]}))),
     "torch: a model of numbers": (r"refused: .*'w' is a int, not a tensor", (TORCH, saved({"model": {"w": 7}}))),
-    "torch: NaN": (r"refused: .*w holds NaN", (TORCH, saved({"model": {"w": torch.tensor([float("nan")])}}))),
+    "torch: NaN": (r"refused: .*w has NaN", (TORCH, saved({"model": {"w": torch.tensor([float("nan")])}}))),
     "torch: a sparse tensor": (r"refused: .*sparse or quantised", (TORCH, saved({"model": {"w": torch.zeros(9).to_sparse()}}))),
     "torch: a tensor of 10^13 equal values": (r"refused: .*w claims", (TORCH, stretched(10**13))),
     "torch: a storage that claims 10^13 values": (NOT_READABLE, (TORCH, claiming(10**13))),

@@ -144,7 +144,7 @@ def test_a_dead_server_is_an_error_without_the_password(run, monkeypatch):
     url = f"http://someone:{PASSWORD}@127.0.0.1:9/base?token={PASSWORD}"
     done = rlip("store", "lineage", "toy", "--store", run.store.address, "--url", url)
     assert done.exit_code == 1 and "127.0.0.1:9/base" in done.stderr
-    assert "event 1 got no answer after 1 retries" in done.stderr
+    assert "event 1 got no response after 1 retries" in done.stderr
     assert PASSWORD not in done.output + done.stderr and "someone" not in done.stderr
 
 

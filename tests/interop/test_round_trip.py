@@ -167,7 +167,7 @@ def test_every_score_is_exported_on_request(run, tmp_path, form):
 
 @pytest.mark.parametrize("form", ["official_vg", "hico_det", "cooccurrence"])
 def test_a_format_without_scores_takes_no_rejected_labels(run, tmp_path, form):
-    with pytest.raises(FatalError, match="holds no scores"):
+    with pytest.raises(FatalError, match="has no scores"):
         exported(run, form, tmp_path / "out", all_scores=True)
     assert not (tmp_path / "out").exists()
 

@@ -168,5 +168,5 @@ def test_label_studio_gets_an_interface_that_knows_all_names(run, tmp_path):
     text = (tmp_path / "out/toys/interface.xml").read_text()
     assert all(f'value="{name}"' in text for name in ("person", "horse", "ride", "look at"))
     assert made.lost["score of a relation"] == 4
-    with pytest.raises(FatalError, match="holds no scores"):
+    with pytest.raises(FatalError, match="has no scores"):
         export_run(run, "label_studio", tmp_path / "all", all_scores=True)

@@ -140,7 +140,7 @@ def test_a_recipe_that_names_a_rule_or_a_measure_keeps_its_former_defaults():
     assert made(rule="best") == ("score", "best", 0.2)
     assert made(confidence="calibrated") == ("calibrated", "all", 0.2)
     assert made(rule="posterior", confidence="calibrated", threshold=0.1) == ("calibrated", "posterior", 0.1)
-    with pytest.raises(ValueError, match="already holds the posterior"):
+    with pytest.raises(ValueError, match="already includes the posterior"):
         made(rule="posterior", confidence="probability")
 
 

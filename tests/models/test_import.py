@@ -176,7 +176,7 @@ def test_a_detector_takes_the_text_encoder_of_a_folder(detector, tmp_path, prefi
     with pytest.raises(WeightsError, match=r"model\.safetensors: lacks .*pooler"):
         import_checkpoint(path, overrides=SMALL, text_folder=tmp_path)
     save_file(encoder | {f"{prefix}pooler.dense.bias": torch.zeros(3)}, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match=r"other sizes .*pooler\.dense\.bias"):
+    with pytest.raises(WeightsError, match=r"sizes differ .*pooler\.dense\.bias"):
         import_checkpoint(path, overrides=SMALL, text_folder=tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no model\.safetensors in .*none"):
         import_checkpoint(path, overrides=SMALL, text_folder=tmp_path / "none")
@@ -190,7 +190,7 @@ def test_a_gate_of_one_number_per_channel_can_be_asked_of_a_detector(detector, t
 
 
 def test_only_a_detector_takes_another_text_encoder(official, args, tmp_path):
-    with pytest.raises(WeightsError, match="has a text encoder of its own; leave out --text"):
+    with pytest.raises(WeightsError, match="has its own text encoder; omit --text"):
         import_checkpoint(written(tmp_path / "own.pth", official, args), overrides=NOT_INFERRED, text_folder=tmp_path)
 
 
@@ -218,7 +218,7 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path, official, small_confi
     with pytest.raises(FileNotFoundError, match=r"none\.pth"):
         import_checkpoint(tmp_path / "none.pth")
     weights.save(weights.build(small_config, tokenizer), tmp_path / "ours.safetensors")
-    with pytest.raises(WeightsError, match="already holds weights of this project"):
+    with pytest.raises(WeightsError, match="already contains weights of this project"):
         import_checkpoint(tmp_path / "ours.safetensors")
 
 

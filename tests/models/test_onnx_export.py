@@ -83,4 +83,4 @@ def test_what_can_not_be_exported_is_one_message(small_tagger_config, tokenizer,
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 1 and "belong to --onnx" in done.output
     done = CliRunner().invoke(app, [*words, "--predicates", "on", "--onnx"])
-    assert done.exit_code == 1 and "a tagger is given boxes" in done.output and not (tmp_path / "out").exists()
+    assert done.exit_code == 1 and "a tagger takes boxes" in done.output and not (tmp_path / "out").exists()

@@ -104,6 +104,6 @@ def test_a_run_that_grows_is_followed_by_its_open_page(window, shared_server, bo
 
 
 def test_a_second_server_of_a_run_says_where_the_first_is(shared_server, book):
-    said = pytest.raises(AssertionError, match=r"ended with 1: [^\0]*another process shows this run already")
+    said = pytest.raises(AssertionError, match=r"ended with 1: [^\0]*another process already serves this run")
     with said, served(Path(book.run.store.root), "toy"):
         pass

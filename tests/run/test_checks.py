@@ -136,5 +136,5 @@ def test_labels_below_the_limit_of_all_partitions_together_are_refused_and_their
     require_precise_labels(mixed, 0.75)  # the last partition alone has .58
     with pytest.raises(FatalError, match="4 true"):
         require_precise_labels(mixed, 0.99)
-    with pytest.raises(FatalError, match="nothing to judge the labels by; set it to 0"):
+    with pytest.raises(FatalError, match="the labels can't be evaluated; set it to 0"):
         require_precise_labels(labelled(tmp_path / "untrue", 0, truth=False), 0.1)

@@ -124,7 +124,7 @@ def test_tokens_of_measured_answers_are_counted_and_priced(book, tmp_path):
     sets = ("store=" + book.run.store.address, "caption.captioner=openai", "caption.options.model=m")
     words = [word for each in sets for word in ("--set", each)]
     asked = ["estimate", write_small_set(tmp_path / "set"), "--from", "toy", "--images", 2000, *UNTIL, *words]
-    assert "160,000 tokens of prompts and 40,000 of answers; set prompt_price" in output_of(*asked)
+    assert "160,000 tokens of prompts and 40,000 of responses; set prompt_price" in output_of(*asked)
     priced = [word for name in ("prompt", "completion") for word in ("--set", f"caption.options.{name}_price=0.2")]
     made = json.loads(output_of(*asked, *priced, "--json"))
     assert made["tokens"] == [160_000, 40_000] and made["tokens_price"] == pytest.approx(0.04)

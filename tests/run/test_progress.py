@@ -33,12 +33,12 @@ def test_lines_say_at_once_what_is_loaded_and_waited_for():
     shown.busy("starting Prefect")
     shown.step(plan())
     for _ in range(2):
-        shown.progress(SMALL, 0, 1, "another run on gpu-7 is making it")
+        shown.progress(SMALL, 0, 1, "another run on gpu-7 is computing it")
     shown.progress(SMALL, 1, 10, "")
     assert lines == [
         "starting Prefect",
         "caption: 1 cached, 2 due; loading the captioner",
-        "caption set/0: another run on gpu-7 is making it",
+        "caption set/0: another run on gpu-7 is computing it",
     ]
 
 

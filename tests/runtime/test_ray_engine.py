@@ -111,10 +111,10 @@ def test_too_few_gpus_are_told_before_work(cluster, tmp_path, root):
     assert _missing(tmp_path / "set", cluster.address) == {}
     found = _missing(tmp_path / "set", cluster.address, *asks, "caption.device=cuda")
     assert set(found) == {"caption on Ray"}
-    assert "a worker takes 1 CPU, 1 GPU and" in found["caption on Ray"]
+    assert "a worker needs 1 CPU, 1 GPU and" in found["caption on Ray"]
     assert "1 CPUs, 0 GPUs" in found["caption on Ray"] and "device to 'cpu'" in found["caption on Ray"]
     named = _missing(tmp_path / "set", cluster.address, *asks, "caption.device=cuda:1")
-    assert "'cuda:1' names a GPU, but Ray deals GPUs out" in named["caption.device"]
+    assert "'cuda:1' names a GPU, but Ray assigns GPUs" in named["caption.device"]
 
 
 def test_nodes_with_another_version_are_named_before_work(cluster, tmp_path, monkeypatch):

@@ -147,7 +147,7 @@ def test_what_no_store_knows_is_said(store, tmp_path):
     shards, why = known(tmp_path, "foreign", store.address)
     assert shards == ["vg"] and "began with weights that are of no training" in why
     (store.root / "artifacts/shard" / shard_key(store, "coco") / "manifest.json").unlink()
-    assert "is gone from the store" in known(tmp_path, "first", store.address)[1]
+    assert "is missing from the store" in known(tmp_path, "first", store.address)[1]
 
 
 def shard_key(store: LocalStore, name: str) -> str:

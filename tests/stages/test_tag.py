@@ -121,7 +121,7 @@ def test_images_with_fewer_than_two_boxes_are_never_opened(weights, inputs, tmp_
 def test_weights_of_another_network_are_named(weights):
     config = load(weights / "model.safetensors", weights).config
     save(RLIP(replace(config, tagger=False), weights), weights / "model.safetensors")
-    with pytest.raises(FatalError, match="holds weights of RLIP, not of a Relation Tagger"):
+    with pytest.raises(FatalError, match="contains weights of RLIP, not of a Relation Tagger"):
         opened(weights)
 
 

@@ -164,5 +164,5 @@ def test_the_claim_of_a_killed_process_holds_nobody_back(whole, tmp_path):
         notes: list[str] = []
         stage = First(Settings())
         execute(stage, item, LocalStore(tmp_path), lambda done, total, note="": notes.append(note))
-    assert notes == [f"another run on {platform.node()} is making it"]
+    assert notes == [f"another run on {platform.node()} is computing it"]
     assert bytes_of(LocalStore(tmp_path)).items() <= whole.items()

@@ -90,7 +90,7 @@ def test_repair_removes_damaged_caches_and_no_records(tmp_path, capsys):
     cut.write_bytes(cut.read_bytes().replace(b"3", b"4"))
     with pytest.raises(FatalError, match="the store is damaged"):
         verify(None, repair=True, store=tmp_path, as_json=False)
-    assert cut.exists() and "those that move to another partition are computed again" in capsys.readouterr().out
+    assert cut.exists() and "those that move to another partition are recomputed" in capsys.readouterr().out
 
 
 class Copies:

@@ -87,7 +87,7 @@ def test_a_file_is_read_no_further_than_its_limit(tmp_path):
         read_json(path, object, "do that")
     with pytest.raises(FatalError, match=rf"^{path}: damaged \(more than 9 bytes\)$"):
         read_json(path, object, most=Limits(9))
-    with pytest.raises(FatalError, match=rf"^{tmp_path}: damaged \(a folder in place of a file\); remove it and run"):
+    with pytest.raises(FatalError, match=rf"^{tmp_path}: damaged \(a folder instead of a file\); remove it and run"):
         read_json(tmp_path, object)
 
 

@@ -49,7 +49,7 @@ def test_a_line_may_fill_its_limit_and_no_more(log):
     fits = b'{"a": "%s"}' % (b"x" * (MAX_LINE - CHECKSUM - 1 - len(b'{"a": ""}')))
     log.append([fits])
     assert _texts(log) == [fits]
-    said = f"^{log.path}: a line may have 65,536 bytes and no line end; nothing was written$"
+    said = f"^{log.path}: a line has at most 65,536 bytes and no line break; nothing was written$"
     for refused in (fits.replace(b"x", b"xx", 1), b'{"a":\n1}'):
         with pytest.raises(FatalError, match=said):
             log.append([b'{"a": 1}', refused])
@@ -70,7 +70,7 @@ def test_what_a_dead_process_left_of_a_line_stays_a_line_of_its_own(left, log):
 
 @pytest.mark.parametrize("number, kind, said", [
     (errno.ENOSPC, FatalError, "writing {path}: .*free space"),
-    (errno.EFBIG, FatalError, "^{path} may not grow further .*raise the limit of file sizes"),
+    (errno.EFBIG, FatalError, "^{path} can't grow further .*raise the file size limit"),
     (errno.EIO, RetryableError, "writing {path}"),
 ])  # fmt: skip
 def test_after_a_failed_write_the_file_is_as_before(number, kind, said, log):

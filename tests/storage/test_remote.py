@@ -84,7 +84,7 @@ def test_a_server_that_ignores_ranges_or_fails_is_not_taken_for_one_without_the_
     remote = Remote(f"memory://{uuid4().hex}", Ranges("ignored"), ())
     remote.write("full", b"0123")
     assert remote.read_range("full", 0, 4) == b"0123"
-    with pytest.raises(FatalError, match=f"{remote.url}: the server ignores ranges; copy the tars"):
+    with pytest.raises(FatalError, match=f"{remote.url}: the server ignores range requests; copy the tars"):
         remote.read_range("full", 0, 3)
     failing = Remote(remote.url, Ranges("fails"), ())
     for read in (lambda: failing.read("full", 3), lambda: failing.read_range("full", 0, 3)):

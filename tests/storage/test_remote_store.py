@@ -182,7 +182,7 @@ def test_machines_share_the_work(tmp_path):
     assert began.wait(20)
     work("other", Slow)
     first.join()
-    assert runs == ["run"] and notes == [f"another run on {platform.node()} is making it"], (
+    assert runs == ["run"] and notes == [f"another run on {platform.node()} is computing it"], (
         "a holder that shows signs of life is waited for"
     )
 

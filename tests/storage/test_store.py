@@ -160,7 +160,7 @@ def test_copies_of_what_is_elsewhere_lie_in_the_cache_of_the_user(tmp_path, monk
 
 @pytest.mark.parametrize("address", ["", "a\0b", "memory://\udfff"])
 def test_what_can_be_no_address_is_told(address):
-    said = f"{address!r} is not the address of a store" if address else "no store is named"
+    said = f"{address!r} is not the address of a store" if address else "no store given"
     with pytest.raises(FatalError) as caught:
         open_store(address)
     assert str(caught.value) == f"{said}; name a folder, or a URL such as s3://bucket/folder"
@@ -173,8 +173,8 @@ def test_a_store_exists_once_something_is_in_it(remote, tmp_path, monkeypatch):
     for existing in (address, Path(address)) if not remote else (address,):
         with pytest.raises(FatalError) as caught:
             existing_store(existing)
-        assert str(caught.value) == f"no store at {address}; name it with --store, or make one with rlip run"
-    with pytest.raises(FatalError, match=r"no store at .*none; name it with --store, or make one with rlip run"):
+        assert str(caught.value) == f"no store at {address}; name it with --store, or create one with rlip run"
+    with pytest.raises(FatalError, match=r"no store at .*none; name it with --store, or create one with rlip run"):
         existing_store(f"file://{tmp_path}/none")
     assert not (tmp_path / "none").exists()
     store = open_store(address)

@@ -183,7 +183,7 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
     "other columns": (
         lambda e: e.poison(table_bytes(pa.table({"image_id": [1, 2], "sql": ["x", "y"]}))), r"column captions\.\w+"
     ),
-    "no table": (lambda e: e.poison(b"PAR1 no table PAR1"), r"captions\.parquet is no table"),
+    "no table": (lambda e: e.poison(b"PAR1 no table PAR1"), r"captions\.parquet is not a table"),
 }  # fmt: skip
 
 

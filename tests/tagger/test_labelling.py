@@ -196,7 +196,7 @@ def test_a_candidate_that_names_a_missing_box_costs_its_image_the_labels(tagger)
 
 
 def test_pixels_of_another_shape_are_refused(tagger):
-    with pytest.raises(ValueError, match=r"shape \(3, 32, 32\), but \(3, 64, 96\) was announced"):
+    with pytest.raises(ValueError, match=r"shape \(3, 32, 32\), but \(3, 64, 96\) was declared"):
         tag(tagger, [with_load(image(0, RIDING), lambda: torch.zeros(3, 32, 32))])
 
 

@@ -216,7 +216,7 @@ def train(work: Path, shard: Shard, **changes) -> dict:
 def test_a_training_leaves_out_a_damaged_image_and_names_it(work, damaged):
     summary = train(work, damaged, max_damaged=0.1, processes=2, num_workers=1)
     assert list(summary["damaged"]) == ["made-000000000004"]
-    assert "has other bytes than its index says" in summary["damaged"]["made-000000000004"]
+    assert "differs from its index" in summary["damaged"]["made-000000000004"]
     about = CheckpointFolder(work / CHECKPOINTS).record(6)["about"]
     assert about["skipped"].keys() == {"3"} and about["sequence"]["place"] == 24
 
@@ -246,7 +246,7 @@ def test_a_training_stops_when_too_many_images_are_damaged(work, damaged):
 def test_a_batch_without_a_readable_image_is_an_error_that_names_one(tmp_path, work):
     shard = write_shard(tmp_path, [sample(1)])
     flip_a_byte(shard, 1)
-    with pytest.raises(FatalError, match=r"step 1 .* none can be read \(.*made-000000000001") as caught:
+    with pytest.raises(FatalError, match=r"step 1 .* none of which can be read \(.*made-000000000001") as caught:
         train(work, shard, max_damaged=1.0, processes=1, batch=1, num_workers=1)
     assert "Traceback" not in str(caught.value)
 

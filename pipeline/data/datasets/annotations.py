@@ -43,7 +43,7 @@ def read_at_once(path: Path, expected: str) -> bytes:
         data = file.read(MAX_WHOLE_FILE + 1)
     if len(data) > MAX_WHOLE_FILE:
         raise AnnotationError(
-            f"{path}: has more than {MAX_WHOLE_FILE:,} bytes, the most that is read at once; expected {expected}"
+            f"{path}: has more than {MAX_WHOLE_FILE:,} bytes, the maximum for reading at once; expected {expected}"
         )
     return data
 
@@ -94,7 +94,7 @@ def explained(path: Path, expected: str) -> Iterator[None]:
 def rows(content: Any, path: Path, expected: str) -> list[Any]:
     """Returns `content` if it is a list. Raises `AnnotationError` otherwise."""
     if not isinstance(content, list):
-        raise AnnotationError(f"{path}: holds a JSON {_kind(content)}; expected {expected}")
+        raise AnnotationError(f"{path}: contains a JSON {_kind(content)}; expected {expected}")
     return content
 
 

@@ -203,7 +203,7 @@ class CocoReader(Reader):
 def _of_several(listed: array[int]) -> set[int]:
     """The ids that stand with several names in a flat list of ids and hashes of names.
 
-    Their boxes can't be told apart: two files of annotations were joined without numbering them anew.
+    Their boxes can't be told apart: two files of annotations were joined without renumbering them.
     """
     ids, names = np.asarray(listed, np.int64).reshape(-1, 2).T
     order = np.argsort(ids, kind="stable")

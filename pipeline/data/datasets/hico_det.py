@@ -68,5 +68,5 @@ class HicoDetReader(Reader):
         if self._numbered_anew and box.category != "person":
             raise AnnotationError(
                 f"{self.source.objects}: names the subject of an interaction {box.category!r}, so the annotations use COCO's "
-                "ids; leave `objects` out"
+                "ids; omit `objects`"
             )

@@ -58,7 +58,7 @@ class InstancesReader(Reader):
         fields = _VCOCO if self.source.format == "vcoco_instances" else _HICO
         content = read_json(path, fields.expected)
         if not isinstance(content, dict):
-            raise AnnotationError(f"{path}: holds no JSON object; expected {fields.expected}")
+            raise AnnotationError(f"{path}: is not a JSON object; expected {fields.expected}")
         entries = self._list(content, fields.annotations, fields)
         categories = self._names(content, fields.objects, fields)
         self.objects = tuple(name for name in categories if name != "background")
@@ -121,7 +121,9 @@ class InstancesReader(Reader):
     def _names(self, content: dict[str, Any], field: str, fields: _Fields) -> list[str]:
         names = self._list(content, field, fields)
         if not names or not all(isinstance(name, str) and name.strip() for name in names):
-            raise AnnotationError(f"{self.annotation_file}: {field!r} is no list of names; expected {fields.expected}")
+            raise AnnotationError(
+                f"{self.annotation_file}: {field!r} is not a list of names; expected {fields.expected}"
+            )
         if fields is _VCOCO and field == fields.predicates:
             return [readable(name.strip()) for name in names]
         return [readable(name.strip().replace("_", " ")) for name in names]

@@ -43,7 +43,7 @@ def stream_rows(path: Path, expected: str) -> Iterator[Any]:
             text.end()
             return
         if text.peek() == "{":
-            raise AnnotationError(f"{path}: holds a JSON object; expected {expected}")
+            raise AnnotationError(f"{path}: contains a JSON object; expected {expected}")
     yield from rows(read_json(path, expected), path, expected)
 
 
@@ -99,7 +99,7 @@ def _object(path: Path, expected: str, report: Callable[[float], None] | None = 
         if opening != "{":
             # Other values than lists are parsed, so that an invalid one is reported as such.
             kind = "list" if opening == "[" else _kind(json.dumps(read_json(path, expected))[0])
-            raise AnnotationError(f"{path}: holds a JSON {kind}; expected {expected}")
+            raise AnnotationError(f"{path}: contains a JSON {kind}; expected {expected}")
         yield text
         text.end()
 

@@ -208,7 +208,7 @@ def _rows(path: Path, columns: tuple[str, ...], expected: str) -> Iterator[list[
                 elif row:
                     raise AnnotationError(
                         f"{path}: line {reader.line_num} has {len(row)} of {len(header)} values, so the file is "
-                        f"damaged or incomplete; get it again. Expected {expected}"
+                        f"damaged or incomplete; download it again. Expected {expected}"
                     )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AnnotationError(f"{path}: can't be read ({error}); expected {expected}") from error

@@ -25,16 +25,15 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 class Reader(ABC):
-    """Reads one source. Subclasses parse a format; this class holds what all formats share.
-
-    A format of another package has a `version`, to be raised whenever the same files would give other records, and may
-    have `Options`, the `options` of a source, which it finds in `self.options`.
+    """Reads one source. Subclasses parse a format. A format of another package has a `version`, to be raised whenever
+    the same files would give other records, and may have `Options`, the `options` of a source, available as
+    `self.options`.
     """
 
     files: ClassVar[Mapping[str, str]] = {"annotations": "JSON"}
-    """The fields of a source that the format reads → what such a file is: JSON, CSV, HDF5, or else text."""
+    """The fields of a source that the format reads → the kind of file: JSON, CSV, HDF5, or else text."""
     required: ClassVar[tuple[str, ...]] = ()
-    """Those that must be set, besides the annotations."""
+    """Required fields, besides the annotations."""
 
     def __init__(self, source: DataSource, scratch: Path | None = None) -> None:
         self.source = source
@@ -54,18 +53,18 @@ class Reader(ABC):
     def read(self) -> Iterator[ImageRecord]:
         """Yields the records in the order of the annotation file. Raises `AnnotationError`.
 
-        Single missing images are left to `validate`. Only a folder with none of the images is an error here, raised
-        before the first record (after the last one in datasets of more than 10,000 images).
+        Single missing images are left to `validate`. A folder with none of the images is an error, raised before the
+        first record (after the last one in datasets of more than 10,000 images).
         """
         self.rejects.clear()
         yield from self._held_back(map(self._completed, self._records()))
 
     def annotations(self) -> Iterator[ImageRecord]:
-        """Yields the records of the annotation files alone, without looking for images. Raises `AnnotationError`.
+        """Yields records from the annotation files alone, without looking for images. Raises `AnnotationError`.
 
-        Predicates are the dataset's own names. A relation without an object has -1 as `object`. Boxes of files that
-        state neither pixels nor the images' sizes are shares of the image: such a record is 1 wide and 1 high. Boxes
-        that tables can't hold are rejected, as `validate` does where there are images.
+        Predicates are the dataset's own names. A relation without an object has -1 as `object`. If files state neither
+        pixels nor image sizes, boxes are shares of the image, and the record is 1 wide and 1 high. Boxes that tables
+        can't represent are rejected, as in `validate`.
         """
         self.rejects.clear()
         yield from map(_finite, self._records())
@@ -86,9 +85,8 @@ class Reader(ABC):
         )
 
     def accepted(self, image_id: int | None, name: Any, seen: set[int]) -> tuple[int, str] | None:
-        """The id and the file name of an image, if both can be used and the id is new to `seen`, which it joins.
-
-        Another image is rejected.
+        """The id and the file name of an image, if both are valid and the id is not in `seen`, to which it is added.
+        Other images are rejected.
         """
         if image_id is None:
             reason = "image id not an integer"
@@ -103,7 +101,7 @@ class Reader(ABC):
         return None
 
     def drafted(self, draft: Draft, path: ImageRef, size: tuple[int | None, int | None] = (None, None)) -> ImageRecord:
-        """The record of an image whose boxes and relations were collected."""
+        """The record of an image from its collected boxes and relations."""
         return self.record(draft.image_id, path, size, draft.boxes, draft.relations, draft.rejects)
 
     @property
@@ -156,7 +154,7 @@ class Reader(ABC):
             reasons = "; ".join(sorted({reject.reason for reject in self.rejects})) or "the list of images is empty"
             return AnnotationError(f"{source.listed_in}: no usable image for dataset {source.name!r} ({reasons})")
         present = _first_names(source.images)
-        holds = f"it holds {', '.join(present)}, ..." if present else "the folder is empty"
+        holds = f"it contains {', '.join(present)}, ..." if present else "the folder is empty"
         holds = holds if Path(source.images).is_dir() else "it holds other names"
         expected = f"{source.images}/{uri_of(first.path, source.images)}"
         return AnnotationError(

@@ -79,7 +79,7 @@ class IndexFiles:
             self.name(position)
         for file, starts in ((self._records, self._starts), (self._names, self._name_starts)):
             if os.fstat(file.fileno()).st_size != starts[-1]:
-                raise DamagedIndex(f"{Path(file.name).name}: has another size than when it was written")
+                raise DamagedIndex(f"{Path(file.name).name}: its size changed since it was written")
 
 
 def write_index(reader: Reader, folder: Path) -> None:
@@ -119,7 +119,7 @@ def _read(file: BinaryIO, starts: npt.NDArray[np.int64], checks: npt.NDArray[np.
     start = int(starts[position])
     data = os.pread(file.fileno(), int(starts[position + 1]) - start, start)
     if _check(data) != checks[position]:
-        raise DamagedIndex(f"{Path(file.name).name}: what lies at byte {start:,} does not match its checksum")
+        raise DamagedIndex(f"{Path(file.name).name}: the data at byte {start:,} does not match its checksum")
     return data
 
 
@@ -210,7 +210,7 @@ class RecordIndex:
         if len(present := self.present(image_ids)) < len(wanted):
             gone = next(iter(set(wanted.tolist()) - set(present)))
             raise AnnotationError(
-                f"dataset {self._reader.source.name!r}: image {gone} is gone since the run was planned; run again"
+                f"dataset {self._reader.source.name!r}: image {gone} disappeared after the run was planned; run again"
             )
         positions: list[int] = self._order[np.searchsorted(self._sorted, wanted)].tolist()
         return positions

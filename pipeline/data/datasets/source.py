@@ -43,32 +43,32 @@ class DataSource(Settings):
     """visual_genome, vg150: image_data JSON with image sizes and images without relations. open_images,
     open_images_boxes: CSV with sizes."""
     objects: Path | None = data_file(None)
-    """visual_genome: objects JSON, for boxes in no relation. hico_det: object names by id (default: COCO's 80). vrd:
-    names."""
+    """visual_genome: objects JSON, for boxes without a relation. hico_det: object names by id (default: COCO's 80).
+    vrd: names."""
     verbs: Path | None = data_file(None)
     """hico_det: verb names by id."""
     predicate_aliases: Path | None = data_file(None)
     """visual_genome: file with equivalent predicates per line, to find near-duplicate relations."""
     object_aliases: Path | None = data_file(None)
-    """visual_genome: file with equivalent object names per line, used in the same way."""
+    """visual_genome: the same for object names."""
     instances: Path | None = data_file(None)
     """vcoco: COCO's instances JSON, with the boxes that actions name by annotation id."""
     classes: Path | None = data_file(None)
     """open_images, open_images_boxes: class descriptions CSV."""
     boxes: Path | None = data_file(None)
-    """open_images: bbox annotations CSV, for boxes in no relation."""
+    """open_images: bbox annotations CSV, for boxes without a relation."""
     predicates: Path | None = data_file(None)
     """vrd: JSON list of predicate names."""
     dictionary: Path | None = data_file(None)
     """vg150: VG-SGG-dicts JSON with the names of labels and predicates."""
 
     share: float | None = runtime(None, gt=0, lt=1)
-    """Share of the images to take, by a hash of `seed` and image id, so a smaller share is part of a larger one. Unset:
+    """Share of the images to use, by a hash of `seed` and image id, so a smaller share is part of a larger one. Unset:
     all."""
     seed: int = runtime(0, ge=0)
-    """Which images `share` takes."""
+    """Seed that selects the images of `share`."""
     only: Path | None = data_file(None)
-    """File that lists the images to take, by id or file name, in any form that `shard.exclude.ids` reads."""
+    """File that lists the images to use, by id or file name, in any form that `shard.exclude.ids` reads."""
 
     drop_fake: bool = False
     """objects365: exclude boxes of depicted objects (`isfake`). The authors keep them."""
@@ -118,7 +118,7 @@ class DataSource(Settings):
             if not is_set and name in self.reader.required:
                 raise ValueError(f"{name}: required by format {self.format!r}; set it")
         if self.share is not None and self.only is not None:
-            raise ValueError("share: not together with `only`, which lists the images already; remove one of them")
+            raise ValueError("share: can't be combined with `only`, which already lists the images; remove one of them")
         for name in ("drop_fake", "drop_reflected"):
             if getattr(self, name) and self.format != "objects365":
                 raise ValueError(f"{name}: only for format 'objects365'; remove it")
@@ -210,8 +210,8 @@ def file_fault(path: Path, kind: str) -> str:
         if tail[-1:] == _ENDS[first]:
             return ""
         return (
-            f"ends in the middle of its JSON, with {tail[-20:]!r}: it was not written or downloaded completely; get it "
-            "again"
+            f"ends in the middle of its JSON, with {tail[-20:]!r}: it was not written or downloaded completely; "
+            "download it again"
         )
     if fault := _other_file(head):
         return fault

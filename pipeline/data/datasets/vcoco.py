@@ -75,13 +75,13 @@ class VcocoReader(Reader):
             objects = entry.get("role_object_id")
             lists = (people, labels, images_of, objects)
             if not all(isinstance(listed, list) for listed in lists):
-                raise AnnotationError(f"{where} ({action}): ann_id, image_id, label or role_object_id is no list")
+                raise AnnotationError(f"{where} ({action}): ann_id, image_id, label or role_object_id is not a list")
             assert people is not None and labels is not None and images_of is not None and objects is not None
             count = len(people)
             if not len(labels) == len(images_of) == count or len(objects) != count * len(roles):
                 raise AnnotationError(
                     f"{where} ({action}): {count} people, {len(images_of)} images, {len(labels)} labels and "
-                    f"{len(objects)} objects of {len(roles)} roles do not belong together; get the file again"
+                    f"{len(objects)} objects of {len(roles)} roles are inconsistent; download the file again"
                 )
             named = [f"{action} {role}" for role in roles[1:]] or [action]
             names += named

@@ -114,7 +114,7 @@ def _columns(path: Path) -> dict[str, NDArray[Any]]:
     try:
         import h5py
     except ImportError as error:
-        raise AnnotationError(f"{path}: is read by h5py, which is not installed: pip install 'rlip[vg150]'") from error
+        raise AnnotationError(f"{path}: needs h5py, which is not installed: pip install 'rlip[vg150]'") from error
     names = ("boxes_1024", "labels", "relationships", "predicates", *_BY_IMAGE)
     try:
         with h5py.File(path, "r") as file:

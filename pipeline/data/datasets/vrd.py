@@ -56,5 +56,5 @@ def _box(entry: Any, objects: Mapping[int, str]) -> Box:
 def _names(path: Path) -> tuple[str, ...]:
     names: Sequence[Any] = rows(read_json(path, _NAMES), path, _NAMES)
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise AnnotationError(f"{path}: holds other entries than names; expected {_NAMES}")
+        raise AnnotationError(f"{path}: contains entries that are not names; expected {_NAMES}")
     return tuple(readable(name.strip()) for name in names)

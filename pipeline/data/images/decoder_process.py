@@ -1,4 +1,4 @@
-"""Decodes untrusted images in a process of their own, which may hang or crash at the cost of one image.
+"""Decodes untrusted images in a separate process, which may hang or crash at the cost of one image.
 
 The other process runs this module as a program (`_serve`).
 """

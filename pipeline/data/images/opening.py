@@ -77,13 +77,13 @@ class ImageLimits(Settings):
     """Limits on image files."""
 
     formats: tuple[ImageFormat, ...] = FORMATS
-    """Formats that are decoded. The content of a file decides, never its extension."""
+    """Accepted formats, judged by a file's content, never by its extension."""
     max_pixels: int = Field(default=80_000_000, gt=0, le=PILLOW_WARNS_ABOVE)
-    """Largest number of pixels, width times height."""
+    """Maximum number of pixels, width times height."""
     max_side: int = Field(default=20_000, gt=0)
     """Maximum length of a side in pixels."""
     min_side: int = Field(default=8, gt=0)
-    """Minimum length of a side in pixels; smaller images show nothing."""
+    """Minimum length of a side in pixels."""
     max_bytes: int = Field(default=128 * 2**20, gt=0)
     """Maximum size of the file in bytes."""
 

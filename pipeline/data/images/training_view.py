@@ -49,13 +49,13 @@ class ViewSettings(Settings):
     smallest: float = Field(1.0, gt=0, le=1)
     """Smallest scale of an image, as a share of `image_size`; it applies only if `shortest` is empty."""
     shortest: tuple[Annotated[int, Field(ge=STRIDE)], ...] = ()
-    """Lengths of the shorter side in pixels, of which one is drawn per image, within `image_size`. The paper: 480, 512,
+    """Lengths of the shorter side in pixels; one is drawn per image, within `image_size`. The paper: 480, 512,
     ..., 800 with an `image_size` of 1333. Empty: the longest side decides."""
     crop: float = Field(0.0, ge=0, le=1)
     """Probability of a random crop. The paper: 0.5. Each side of the crop is drawn between 384 and 600 pixels of
     the image at a shorter side of 400, 500 or 600 pixels."""
     flip: float = Field(0.5, ge=0, le=1)
-    """Probability that an image is mirrored, which swaps "left" and "right" in its predicates unless `official`."""
+    """Probability of mirroring an image, which swaps "left" and "right" in its predicates unless `official`."""
     colour: float = Field(0.4, ge=0, lt=1)
     """Colour augmentation c: brightness, contrast and saturation change by factors in [1 - c, 1 + c]."""
     official: bool = False

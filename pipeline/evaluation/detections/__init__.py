@@ -1,1 +1,1 @@
-"""Files of detections from any source: what they hold, what is wrong with them, and how ours are written."""
+"""Detections files from any source: their content, their faults, and how ours are written."""

@@ -1,4 +1,4 @@
-"""What a file of detections holds, in its own images and names, and what is wrong with it, whatever its format."""
+"""The content of a detections file, in its own images and names, and its faults, in any format."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pipeline.evaluation.relations import Flags, Integers, Relations
 
 EXPECTED = (
-    "detections: our table as .parquet, JSON with one image a line or in a list {image_id, uri, boxes, pairs}, a JSON list of "
-    "pairs {image, box_h, box_o, object_coco80, verb, score}, or a JSON list of images {boxes, labels, verb_scores, sub_ids, "
-    "obj_ids} with image_id or file_name"
+    "detections: our table as .parquet, JSON with one image per line or in a list {image_id, uri, boxes, pairs}, a "
+    "JSON list of pairs {image, box_h, box_o, object_coco80, verb, score}, or a JSON list of images "
+    "{boxes, labels, verb_scores, sub_ids, obj_ids} with image_id or file_name"
 )
 """The formats, for messages about other files."""
 

@@ -1,4 +1,4 @@
-"""Matches the names of one list with those of another, such as those of a file with those of a ground truth."""
+"""Matches the names of two lists, such as those of a file and of a ground truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recognises detections written in another convention than they are read in, which would yield a wrong figure."""
+"""Recognises detections in another convention than the reader's, which would yield a wrong figure."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _box_faults(found: Relations, truth: Relations, sizes: Integers) -> Iterator
         left, top, width, height = toBbox(found.masks.T.reshape(-1)[known].tolist()).T
         around = np.stack([left, top, left + width, top + height], axis=1)
         if np.mean(aligned_iou(boxes, around, pixel=0) >= 0.5) < 0.5:
-            yield "most masks lie elsewhere than their boxes; encode them by columns, in the order of `boxes`"
+            yield "most masks don't match their boxes; encode them by columns, in the order of `boxes`"
     frame = "write them in pixels of the image as it is stored"
     if np.mean((boxes[:, 2:] < boxes[:, :2]).any(axis=1)) > INVERTED:
         yield "many boxes end before they start; write the corners (left, top, right, bottom), or sides where they are read"
@@ -82,7 +82,7 @@ def _name_faults(
     )
     moved = replace(best, subject_boxes=subjects, object_boxes=things)
     if len(_located(moved, truth)[1]) > max(LEAST, 2 * len(true)):
-        yield "boxes begin where the centres of true ones are; write their left and top side"
+        yield "boxes start at the centres of the true ones; write their left and top sides"
     ends = {"subject": "object", "object": "subject"}
     turned = {f"{end}_{part}": getattr(best, f"{other}_{part}") for end, other in ends.items() for part in _PARTS}
     right, turned_right = (
@@ -90,7 +90,7 @@ def _name_faults(
         for at, there in ((prediction, true), _located(replace(best, **turned), truth))
     )
     if turned_right > max(LEAST, 2 * right):
-        yield "subjects lie where true objects are, and objects where subjects are; swap them"
+        yield "subjects are where true objects are, and vice versa; swap them"
     for kind, own in names.items():
         if meant := _renamed(getattr(best, kind)[prediction], getattr(truth, kind)[true], own):
             yield f"{kind.replace('_labels', 's')} are numbered in another order than the ground truth's names: {meant}"
@@ -123,4 +123,4 @@ def _renamed(found: Integers, true: Integers, names: Sequence[str]) -> str:
     if matched.sum() < max(LEAST, named.sum() / 2) or renamed.sum() < 3 or np.trace(counts) > matched.sum() / 4:
         return ""
     first = int(np.flatnonzero(renamed)[matched[renamed].argmax()])
-    return f"{names[rows[first]]!r} stands where {names[columns[first]]!r} is true"
+    return f"{names[rows[first]]!r} appears where {names[columns[first]]!r} is true"

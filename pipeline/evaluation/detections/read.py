@@ -79,12 +79,10 @@ def read_detections(
     elif head[:1] == b"[":
         _read_list(content, truth, per_image, allowed)
     else:
-        kind = (
-            "is a pickle, which can run code when it is read; write it as JSON" if head[:1] == b"\x80" else "holds none"
-        )
+        kind = "is a pickle, which can run code when loaded; write it as JSON" if head[:1] == b"\x80" else "holds none"
         raise FatalError(f"{path}: {kind}; expected {EXPECTED}")
     if not content.images:
-        raise FatalError(f"{path}: holds no image; expected {EXPECTED}")
+        raise FatalError(f"{path}: contains no image; expected {EXPECTED}")
     return _over_truth(content, truth, allow_missing=allow_missing, drop_faulty=drop_faulty)
 
 
@@ -145,7 +143,7 @@ def _over_truth(
         content.path, len(content.images), len(relations), tuple(content.faults), tuple(noted), missing
     )
     if findings.faults and not drop_faulty:
-        hints.append("remove the faulty rows, or leave them out with --drop-faulty")
+        hints.append("remove the faulty rows, or exclude them with --drop-faulty")
     if missing and not allow_missing:
         hints.append("predict the missing images, or count them as images without detections with --allow-missing")
     if (findings.faults and not drop_faulty) or (missing and not allow_missing):
@@ -195,7 +193,7 @@ def _name_hints(
     lacking = [name for name, code in used.items() if places[code] < 0]
     if used and len(lacking) == len(used):
         raise FatalError(
-            f"{content.path}: none of its {kind} names is one of the ground truth.\n  the file has {listed(used)}\n"
+            f"{content.path}: none of its {kind} names is in the ground truth.\n  the file has {listed(used)}\n"
             f"  the ground truth has {listed(own)}"
         )
     if not lacking:

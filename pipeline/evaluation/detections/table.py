@@ -1,4 +1,4 @@
-"""Reads and writes our table of detections, as Parquet or as JSON with one image a line."""
+"""Reads and writes our detections table, as Parquet or as JSON with one image per line."""
 
 from __future__ import annotations
 

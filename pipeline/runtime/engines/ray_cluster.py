@@ -91,7 +91,7 @@ def room_for(nodes: Sequence[Node], worker: Resources) -> int:
             "start a node with a GPU (`ray start --num-gpus`), lower run.gpus_per_actor, or set the stage's device to "
             "'cpu'"
         )
-    raise FatalError(f"a worker takes {worker}, and no node of the Ray cluster has that: {there}; {what}")
+    raise FatalError(f"a worker needs {worker}, but no node of the Ray cluster has it: {there}; {what}")
 
 
 def _import_ray() -> Any:
@@ -129,7 +129,7 @@ def _why(error: BaseException) -> str:
             f"{' '.join(lines)} Install the same versions of Python and Ray (`pip install 'ray==...'`) here and on all "
             "nodes"
         )
-    what = "run rlip on a node of the cluster, which `ray start --address HOST:PORT` makes of this machine"
+    what = "run rlip on a node of the cluster; `ray start --address HOST:PORT` turns this machine into one"
     return f"can't connect to the Ray cluster ({' '.join(lines)}); {what}"
 
 

@@ -1,4 +1,4 @@
-"""Saves and restores training runs: small states at once, large ones while training goes on (docs/training.md).
+"""Saves and restores training runs: small states at once, large ones while training continues (docs/training.md).
 
 A CPU copies the state at once, a GPU beside the next step up to its update; a thread then writes the copy.
 """
@@ -36,7 +36,7 @@ _ALIGNMENT = 64
 def file_image(tensors: Mapping[str, Tensor], memory: Tensor) -> Tensor:
     """Copies tensors, of sharded ones the part of this process, into the bytes of a safetensors file.
 
-    The header also says where each tensor lies in the whole, in the format of torch.distributed.checkpoint, whose
+    The header also says where each tensor belongs in the whole, in the format of torch.distributed.checkpoint, whose
     reader puts the parts together. The bytes lie in `memory`, which an earlier call returned, if they fit there. From a
     GPU, they are there once its current stream is done.
     """
@@ -141,7 +141,7 @@ class TrainingState:
             if name.startswith((_MODEL, _EMA)) and isinstance(about, TensorStorageMetadata)
         }
         if wrong := state_dict_diff(saved, {name: tuple(value.shape) for name, value in own.items()}, {}):
-            raise ValueError(f"it holds another network than the settings describe: {'; '.join(wrong)}")
+            raise ValueError(f"it is of another network than the settings describe: {'; '.join(wrong)}")
 
 
 def _at_least_1d(value: Tensor) -> Tensor:
@@ -222,7 +222,7 @@ class Checkpointer:
         return 0, {}, complaints
 
     def save(self, step: int, about: dict[str, Any], spared: int | None = None) -> None:
-        """Begins to copy the state, which a thread writes while the training run goes on. It only waits for an
+        """Begins to copy the state, which a thread writes while the training run continues. It only waits for an
         unfinished earlier write. `wait_for_copy` must be called before the state changes.
 
         `spared`: step whose checkpoint is kept, however old.

@@ -1,4 +1,4 @@
-"""Why a rank ended early: as the rank itself writes, or else as its exit code says."""
+"""Why a rank ended early: as reported by the rank, or else by its exit code."""
 
 from __future__ import annotations
 
