@@ -84,13 +84,10 @@ def test_encoders_without_a_pooled_output_are_refused(small_config, kind):
         TextEncoder(replace(small_config.text, kind=kind), None)
 
 
-def test_bad_tokenizers_are_named(small_config, tokenizer, word_pieces, tmp_path):
+def test_bad_and_missing_tokenizers_are_named(small_config, tokenizer, word_pieces, tmp_path):
     with pytest.raises(ConfigError, match=r"vocab\.json"):
         TextEncoder(small_config.text, tmp_path)
     with pytest.raises(ConfigError, match="vocabulary"):
         TextEncoder(replace(small_config.text, vocabulary=50), tokenizer)
-
-
-def test_a_network_without_tokenizer_says_so(small_config):
     with pytest.raises(ConfigError, match="tokenizer"):
         TextEncoder(small_config.text, None)(["person"])
