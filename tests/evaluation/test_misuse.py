@@ -104,8 +104,15 @@ class Files:
             )  # fmt: skip
         return made
 
-    def call(self, found: Any, *options: object, truth: Row | Path | None = None, benchmark: str = "hico-det") -> str:
-        """Evaluate, and return the mean AP, or the message."""
+    def call(
+        self,
+        found: Any,
+        *options: object,
+        truth: Row | Path | None = None,
+        benchmark: str = "hico-det",
+        figure: str = "full",
+    ) -> str:
+        """Evaluate, and return the mean AP that is named `figure`, or the message."""
         given = truth if isinstance(truth, Path) else save_json(self.folder / "truth.json", truth or self.truth)
         detections = found if isinstance(found, Path) else save_json(self.folder / "found.json", found)
         form = ["--format", "hico_instances"] if benchmark == "hico-det" and "--format" not in options else []
@@ -113,7 +120,8 @@ class Files:
         done = rlip("evaluate", benchmark, *map(str, words))
         if done.exit_code:
             return done.stderr
-        return f"mAP {json.loads(done.stdout)['figures'][0]['value']:.4f}"
+        (value,) = (each["value"] for each in json.loads(done.stdout)["figures"] if each["name"] == figure)
+        return f"mAP {value:.4f}"
 
 
 RIGHT = f"mAP {10 / 11:.4f}"
@@ -278,6 +286,8 @@ WAYS: dict[str, tuple[Way, str]] = {
     # Scores
     "percent": (row(lambda r: [each.update(score=100 * each["score"]) for each in r["pairs"]]), RIGHT),
     # Options
+    "objects are known": (lambda f: f.call(f.rows(), "--known-object", figure="known_full"), RIGHT),
+    "a split without the list that it counts in": (option("--split", "UC-NF"), "--interactions"),
     "a table of allowed combinations": (table(ALLOWED), RIGHT),
     "the same of another set": (table(ALLOWED[:3]), "expected numbers of predicates"),
     "the same in another order": (table(ALLOWED[:, ::-1]), "forbids 36 of 36 true interactions"),

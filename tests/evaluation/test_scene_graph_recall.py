@@ -11,6 +11,7 @@ from relation_rows import A, B, C, D, half, relations, truths
 from benchmarks.evaluation import graphs, plain_graphs
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.open_images import match_challenge, match_open_images
 from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, match_scene_graphs, that_count
 from pipeline.evaluation.visual_relationships import VrdRules, match_vrd
@@ -190,13 +191,16 @@ def test_a_prediction_takes_a_truth_that_is_still_free():
     assert match_vrd(predicted, truth).scores().figures["relation R@50"] == 1.0
 
 
-@pytest.mark.parametrize("match", [match_scene_graphs, match_vrd])
-def test_empty_and_bad_input(match):
-    truth = truths([(0, A, B, 0, 1, 0)])
-    figure = "R@50" if match is match_scene_graphs else "relation R@50"
-    assert match(relations([]), truth).scores().figures[figure] == 0.0
+@pytest.mark.parametrize("match, figure", [(match_scene_graphs, "R@50"), (match_vrd, "relation R@50")])
+def test_nothing_predicted_scores_zero_and_nothing_true_scores_nan(match, figure):
+    assert match(relations([]), truths([(0, A, B, 0, 1, 0)])).scores().figures[figure] == 0.0
     assert np.isnan(match(relations([(0, A, B, 0, 1, 0, 0.5)]), truths([])).scores().figures[figure])
-    with pytest.raises(ValueError, match="score NaN"):
+
+
+@pytest.mark.parametrize("match", [match_scene_graphs, match_vrd, match_open_images, match_challenge])
+def test_bad_input_is_refused(match):
+    truth = truths([(0, A, B, 0, 1, 0)])
+    with pytest.raises(ValueError, match="1 of 1 predictions have the score NaN"):
         match(relations([(0, A, B, 0, 1, 0, float("nan"))]), truth)
     with pytest.raises(ValueError, match="no scores"):
         match(truth, truth)
