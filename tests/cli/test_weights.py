@@ -3,17 +3,16 @@
 import argparse
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from rlip_command import output_of
+from rlip_command import output_of, rlip
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner, Result
 
 from models import weights
 from models.config import NetworkConfig, TextConfig
 from parity import OWN
-from pipeline.cli.app import app
 from recorded.recording import Recording
 from tests.detector_checkpoint import converted, detector
 
@@ -22,8 +21,7 @@ OF_TAGGER = ("--args", OWN / "tagger_own_args.json", "--set", "text.heads=2")
 OF_PARSED = ("--args", OWN / "parsed_own_args.json", "--set", "text.heads=2")
 
 
-def rlip_weights(*words: object) -> Result:
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["weights", *map(str, words)])
+rlip_weights = partial(rlip, "weights")
 
 
 def test_what_became_of_every_parameter_is_told(tmp_path):
