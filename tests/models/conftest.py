@@ -9,7 +9,6 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 
 from models.config import NetworkConfig, TextConfig
-from parity import OWN
 
 
 @pytest.fixture(scope="session")
@@ -39,12 +38,6 @@ def small_config() -> NetworkConfig:
 def small_tagger_config(small_config: NetworkConfig) -> NetworkConfig:
     """A tagger of the same size."""
     return replace(small_config, architecture="parsed", tagger=True)
-
-
-@pytest.fixture(scope="session")
-def own() -> Path:
-    """Folder of our own recordings."""
-    return OWN
 
 
 @pytest.fixture(autouse=True)

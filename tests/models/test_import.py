@@ -17,6 +17,7 @@ from models.config import NetworkConfig
 from models.official.imported import NEW_TO_TWO_STAGES, Imported, import_checkpoint
 from models.official.sizes import Kind
 from models.weights_file import WeightsError
+from parity import OWN
 from recorded.recording import Recording
 from tests.detector_checkpoint import converted, detector
 
@@ -35,15 +36,15 @@ State = dict[str, torch.Tensor]
 
 
 @pytest.fixture
-def official(own: Path) -> State:
+def official() -> State:
     """A small ParSeDA's parameters under the authors' names."""
-    return {name: value.float() for name, value in load_file(own / "parseda_own.safetensors").items()}
+    return {name: value.float() for name, value in load_file(OWN / "parseda_own.safetensors").items()}
 
 
 @pytest.fixture
-def args(own: Path) -> dict[str, Any]:
+def args() -> dict[str, Any]:
     """The settings that it was trained with."""
-    settings: dict[str, Any] = json.loads((own / "parseda_own_args.json").read_text())["args"]
+    settings: dict[str, Any] = json.loads((OWN / "parseda_own_args.json").read_text())["args"]
     return settings
 
 
@@ -57,9 +58,9 @@ def written(path: Path, state: State, args: dict[str, Any] | None = None) -> Pat
 
 
 @pytest.mark.parametrize("name", ["parseda_own", "parsed_own", "tagger_own"])
-def test_a_checkpoint_becomes_the_recorded_network(own, name, tmp_path):
-    recording = Recording(own, name)
-    path = written(tmp_path / "official.pth", load_file(own / f"{name}.safetensors"), recording.args)
+def test_a_checkpoint_becomes_the_recorded_network(name, tmp_path):
+    recording = Recording(OWN, name)
+    path = written(tmp_path / "official.pth", load_file(OWN / f"{name}.safetensors"), recording.args)
     imported = import_checkpoint(path, overrides=NOT_INFERRED)
     assert imported.new == [] and imported.kind is Kind[name.partition("_")[0].upper()]
     assert imported.left_out == (["query_embed.weight"] if name == "tagger_own" else [])
@@ -71,9 +72,9 @@ def test_a_checkpoint_becomes_the_recorded_network(own, name, tmp_path):
     assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
 
 
-def test_a_plain_table_of_parameters_will_do(official, own, tmp_path):
+def test_a_plain_table_of_parameters_will_do(official, tmp_path):
     torch.save(official, tmp_path / "plain.pth")
-    with_file = import_checkpoint(tmp_path / "plain.pth", own / "parseda_own_args.json", NOT_INFERRED)
+    with_file = import_checkpoint(tmp_path / "plain.pth", OWN / "parseda_own_args.json", NOT_INFERRED)
     given = {"heads": 2, "gate": "VXAc", "relation_queries": "vanilla_MBF"} | NOT_INFERRED
     with_settings = import_checkpoint(tmp_path / "plain.pth", overrides=given)
     assert with_file.config == with_settings.config
@@ -179,20 +180,6 @@ def test_a_gate_of_one_number_per_channel_can_be_asked_of_a_detector(tmp_path):
 def test_only_a_detector_takes_another_text_encoder(official, args, tmp_path):
     with pytest.raises(WeightsError, match="has a text encoder of its own; leave out --text"):
         import_checkpoint(written(tmp_path / "own.pth", official, args), overrides=NOT_INFERRED, text_folder=tmp_path)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.999])
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_file_cut_short_is_named(tmp_path, official, args, suffix, share):
-    whole = tmp_path / f"whole{suffix}"
-    if suffix == ".pth":
-        written(whole, official, args)
-    else:
-        save_file(official, str(whole))
-    content = whole.read_bytes()
-    (tmp_path / f"cut{suffix}").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(WeightsError, match=rf"cut\{suffix}: not a readable"):
-        import_checkpoint(tmp_path / f"cut{suffix}")
 
 
 def test_files_that_are_no_checkpoints_are_named(tmp_path, official, small_config, tokenizer):

@@ -38,13 +38,6 @@ def test_texts_are_encoded_each_by_itself(encoder):
     torch.testing.assert_close(together[:1], encoder(["person"]), atol=1e-6, rtol=0)
 
 
-def test_two_thousand_texts_and_none(encoder):
-    texts = [f"label number {number}" for number in range(2000)]
-    with torch.no_grad():
-        assert encoder(texts).isfinite().all()
-    assert encoder([]).shape == (0, 32)
-
-
 @pytest.fixture(scope="module")
 def word_pieces(tmp_path_factory):
     """Folder with a tokenizer like BERT's."""
