@@ -163,15 +163,6 @@ def test_odd_boxes_pairs_and_predicates_get_scores(tagger):
     assert tag(tagger, [one, replace(one, boxes=[])]) == [[], []]
 
 
-def test_five_hundred_boxes(tagger):
-    boxes = [Box(CATEGORIES[i % 4], i % 25 * 7, i // 25 * 6, 9, 9) for i in range(500)]
-    crowded = replace(image(0, [Pair(i, (i + 7) % 500, "hold", i, 1) for i in range(500)]), boxes=boxes)
-    [relations] = tag(tagger, [crowded])
-    [in_small_calls] = tag(tagger, [crowded], pairs_together=30)
-    assert len(relations) == 500
-    torch.testing.assert_close(scores(relations), scores(in_small_calls), atol=1e-5, rtol=1e-4)
-
-
 def test_a_candidate_that_names_a_missing_box_costs_its_image_the_labels(tagger):
     wrong = with_load(image(0, [*RIDING, Pair(0, 4, "hold", 7, 1)]), never)
     bad, good = label(tagger, [wrong, image(1, RIDING)])
