@@ -20,11 +20,8 @@ def test_perfect_missing_and_false_detections():
     scores = average_precision_50(found, truths)
     assert scores[3] == pytest.approx(0.5, abs=0.01)
     assert scores[5] == pytest.approx(0.5, abs=0.01)
-    assert average_precision_50(truths_with_scores(truths), truths) == {3: pytest.approx(1.0), 5: pytest.approx(1.0)}
-
-
-def truths_with_scores(truths):
-    return [Detections(t.boxes, t.labels, np.ones(len(t.labels))) for t in truths]
+    perfect = [Detections(t.boxes, t.labels, np.ones(len(t.labels))) for t in truths]
+    assert average_precision_50(perfect, truths) == {3: pytest.approx(1.0), 5: pytest.approx(1.0)}
 
 
 def test_labels_that_the_truth_lacks_do_not_count():

@@ -150,8 +150,8 @@ def scaled(row: Row, by: float) -> None:
         box.update({side: box[side] * by for side in "xywh"})
 
 
-def as_hico_det(files: Files, objects: dict[str, int], verbs: dict[str, int], first: int = 1) -> tuple[Path, list[str]]:
-    """The truth in the authors' layout, whose category ids are COCO's, and its lists of names."""
+def hico_det(files: Files, objects: dict[str, int] | None = None, first: int = 1) -> str:
+    """Evaluates with the truth in the authors' layout, whose category ids are COCO's, and its lists of names."""
     ids = {"person": 1, "bicycle": 2, "horse": 19, "cup": 47}
     entries = [
         {
@@ -168,15 +168,10 @@ def as_hico_det(files: Files, objects: dict[str, int], verbs: dict[str, int], fi
         }
         for image in IMAGES
     ]  # fmt: skip
-    lists = {"verbs": verbs, **({"objects": objects} if objects else {})}
+    lists = {"verbs": {name: place for place, name in enumerate(VERBS, 1)}, **({"objects": objects} if objects else {})}
     named = [f"--file={kind}={save_json(files.folder / f'{kind}.json', names)}" for kind, names in lists.items()]
-    return save_json(files.folder / "hico.json", entries), ["--format", "hico_det", *named]
-
-
-def hico_det(files: Files, objects: dict[str, int] | None = None, first: int = 1) -> str:
-    verbs = {name: place for place, name in enumerate(VERBS, 1)}
-    truth, options = as_hico_det(files, objects or {}, verbs, first)
-    return files.call(files.rows(), *options, truth=truth)
+    truth = save_json(files.folder / "hico.json", entries)
+    return files.call(files.rows(), "--format", "hico_det", *named, truth=truth)
 
 
 def other_split(files: Files) -> Row:

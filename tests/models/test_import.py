@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from models import weights
 from models.config import NetworkConfig
-from models.official.imported import NEW_TO_TWO_STAGES, Imported, import_checkpoint
+from models.official.imported import NEW_TO_TWO_STAGES, import_checkpoint
 from models.official.sizes import Kind
 from models.weights_file import WeightsError
 from parity import OWN
@@ -121,18 +121,12 @@ def test_a_detector_and_its_conversion_become_both_decoders(architecture, backbo
     assert [name for name, value in wanted.items() if not torch.equal(state[name], value)] == []
     assert imported.new and all(name.startswith(NEW_TO_TWO_STAGES) for name in imported.new)
     assert any("reference_points" in name for name in imported.new) == two_stage
-    _comes_back_from_a_file(imported, tmp_path)
+    weights.write(state, imported.config, tmp_path / "ours.safetensors")
+    loaded = weights.load(tmp_path / "ours.safetensors", None).state_dict()
+    assert loaded.keys() == state.keys() and all(torch.equal(value, state[name]) for name, value in loaded.items())
     again = import_checkpoint(written(tmp_path / "both.pth", converted(found), args), overrides=SMALL)
     assert again.kind is imported.kind and "sub_bbox_embed.0.layers.0.weight" in again.left_out
     assert all(torch.equal(value, again.state[name]) for name, value in state.items())
-
-
-def _comes_back_from_a_file(imported: Imported, folder: Path) -> None:
-    """The parameters that both decoders share have one value in a detector, and each its own in the file."""
-    weights.write(imported.state, imported.config, folder / "ours.safetensors")
-    loaded = weights.load(folder / "ours.safetensors", None).state_dict()
-    assert loaded.keys() == imported.state.keys()
-    assert all(torch.equal(value, imported.state[key]) for key, value in loaded.items())
 
 
 def test_new_parameters_follow_the_seed_and_what_has_no_place_is_told(tmp_path):

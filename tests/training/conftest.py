@@ -46,7 +46,7 @@ def config_of(work: Path, *shards: Shard, **changes: Any) -> TrainConfig:
     return TrainConfig(kind="tagger" if is_tagger else "pretrain", settings=settings, work=work, shards=shards)
 
 
-def launched(work: Path, *shards: Shard, **changes: Any) -> Summary:
+def train_as_a_stage(work: Path, *shards: Shard, **changes: Any) -> Summary:
     """Trains in processes, as a stage does."""
     config = config_of(work, *shards, **changes)
     prepare(config)

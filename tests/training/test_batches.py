@@ -24,7 +24,7 @@ from storage.errors import FatalError
 from storage.shards.sample_map import SampleMap
 from storage.tables import read_table
 from tests.training import in_ranks
-from tests.training.conftest import TINY, config_of, launched, sample, statistics, write_shard
+from tests.training.conftest import TINY, config_of, sample, statistics, train_as_a_stage, write_shard
 
 CPU = torch.device("cpu")
 PAPER = {"image_size": 133, "shortest": (48, 64, 80), "crop": 0.0}
@@ -203,7 +203,7 @@ def damaged(tmp_path) -> Shard:
 
 
 def train(work: Path, shard: Shard, **changes) -> Summary:
-    return launched(work, shard, **{"steps": 6, "checkpoint_every": 3, "processes": 1} | changes)
+    return train_as_a_stage(work, shard, **{"steps": 6, "checkpoint_every": 3, "processes": 1} | changes)
 
 
 def test_a_training_leaves_out_a_damaged_image_and_names_it(work, damaged):

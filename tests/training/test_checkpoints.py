@@ -61,16 +61,12 @@ def stopped(third_step, work) -> Path:
     return Path(shutil.copytree(third_step, work, dirs_exist_ok=True))
 
 
-def flip_a_byte(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
 def damage(folder: Path, how: str) -> None:
     (shard,) = folder.glob("*.safetensors")
     if how == "a byte":
-        flip_a_byte(shard)
+        data = bytearray(shard.read_bytes())
+        data[len(data) // 2] ^= 1
+        shard.write_bytes(data)
     elif how == "its end":
         os.truncate(shard, shard.stat().st_size - 1)
     elif how == "a file":

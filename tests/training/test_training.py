@@ -22,7 +22,7 @@ from pipeline.training.launch.launcher import launch
 from pipeline.training.launch.rank_processes import WORKER
 from pipeline.training.run import prepare
 from storage.errors import FatalError
-from tests.training.conftest import TINY, config_of, ignore, launched, metrics, sample, write_shard
+from tests.training.conftest import TINY, config_of, ignore, metrics, sample, train_as_a_stage, write_shard
 from tests.training.launched import agent, end_of
 
 KILLS = int(os.environ.get("RLIP_KILLS", 1))
@@ -132,7 +132,9 @@ def test_nothing_to_train_on_is_said_before_any_process_starts(work):
 
 def run(work: Path, shard, **changes) -> Summary:
     """Trains with one process and one loader."""
-    return launched(work, shard, **{"steps": 4, "processes": 1, "num_workers": 1, "checkpoint_every": 2} | changes)
+    return train_as_a_stage(
+        work, shard, **{"steps": 4, "processes": 1, "num_workers": 1, "checkpoint_every": 2} | changes
+    )
 
 
 def test_a_mix_without_relations_is_told_before_any_process_starts(work, tmp_path):
