@@ -15,7 +15,7 @@ from tensorboard.summary.writer import event_file_writer
 from warm_process import WarmProcess
 
 from pipeline.training.monitor import DivergenceAlarm
-from pipeline.training.tracking.flops import StepFlops
+from pipeline.training.tracking.flops import StepFlops, count_flops
 from pipeline.training.tracking.throughput import StepTimer, device_peak, known_peak, measured_peak, memory_gib
 from pipeline.training.tracking.trackers import GuardedTracker, open_trackers
 
@@ -218,6 +218,14 @@ def test_memory_is_that_of_this_process():
     held = torch.ones(2**26)
     assert 0.2 < memory_gib(CPU) - before < 0.3
     del held
+
+
+def test_random_numbers_go_on_as_if_nothing_had_been_counted():
+    torch.manual_seed(0)
+    expected = torch.rand(5)
+    torch.manual_seed(0)
+    count_flops(lambda: torch.rand(7), CPU)
+    assert torch.equal(torch.rand(5), expected)
 
 
 def test_the_first_steps_are_counted_and_the_others_estimated():
